@@ -219,9 +219,9 @@ def test_a_control_chooses_on_the_grid_of_the_head(run, corpus, split, method, s
         for name in ("penalties", "weights", "gammas"):
             assert choices[0].get(name) == choices[1].get(name)
             compared += name in choices[0]
-    # Of kernel ridge also the width; with real pairs also the mixing weight, where it is chosen.
-    kernel = method == "kernel-ridge"
-    assert compared == (2 if kernel else 1 + (n_pairs > 0))
+    # Of kernel ridge also the width; of CCA, with real pairs, also the mixing weight.
+    expected = {"kernel-ridge": 2, "ridge": 1, "cca": 1 + (n_pairs > 0)}
+    assert compared == expected[method]
     assert control["choice"]["scores"] != head["choice"]["scores"]
     assert control["grid"] == "given"
     assert "grid" not in head
@@ -286,7 +286,8 @@ def test_facts_say_what_was_used_and_chosen(run, corpus, split):
     assert (facts["n_images_fitted"], facts["n_prototypes"]) == (8, 120)
     assert facts["image_mean"] == "training images"
     assert facts["penalty_chosen"] > 0
-    assert facts["mix_chosen"] > 0
+    assert facts["mix_chosen"] is None
+    assert fit_run(run.changed(method="cca"), corpus, split).facts["mix_chosen"] > 0
     assert facts["penalty_at_edge"] in (True, False)
     assert facts["flat_choice"] in (True, False)
     assert "flat_choice" not in fit_run(run.changed(penalty=0.3, mix=2.0), corpus, split).facts
