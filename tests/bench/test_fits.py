@@ -287,9 +287,11 @@ def test_facts_say_what_was_used_and_chosen(run, corpus, split):
     assert facts["image_mean"] == "training images"
     assert facts["penalty_chosen"] > 0
     assert facts["mix_chosen"] is None
-    assert fit_run(run.changed(method="cca"), corpus, split).facts["mix_chosen"] > 0
-    assert facts["penalty_at_edge"] in (True, False)
-    assert facts["flat_choice"] in (True, False)
+    chosen = fit_run(run.changed(method="cca"), corpus, split).facts
+    assert chosen["mix_chosen"] > 0
+    assert chosen["penalty_at_edge"] in (True, False)
+    assert chosen["flat_choice"] in (True, False)
+    assert facts["flat_choice"] is None
     assert "flat_choice" not in fit_run(run.changed(penalty=0.3, mix=2.0), corpus, split).facts
     alone = fit_run(run.changed(source="none"), corpus, split).facts
     assert alone["n_prototypes"] == 0
