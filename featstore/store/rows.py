@@ -296,14 +296,22 @@ class MappedRows(_FileRows):
         return gather(self.array, rows, out)
 
     def _is_cold(self, rows: np.ndarray) -> bool:
-        """Tell whether rows lie on the disk: four are asked about, and one is timed."""
+        """Tell whether rows lie on the disk: four are asked about, and up to three are timed.
+
+        All of them must be slow: one may be where the process had to wait for a processor.
+        """
         probe = rows[:: rows.size // 4][:4]
         row_bytes = self._layout.row_bytes
         if not all(is_resident(self._address + row * row_bytes) for row in probe.tolist()):
             return True
+        return all(
+            self._seconds(probe[one : one + 1]) > self._tuning.cold_seconds for one in range(3)
+        )
+
+    def _seconds(self, rows: np.ndarray) -> float:
         started = time.perf_counter()
-        gather(self.array, probe[:1])
-        return time.perf_counter() - started > self._tuning.cold_seconds
+        gather(self.array, rows)
+        return time.perf_counter() - started
 
     def _gather_cold(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Gather in the order of the disk, after asking for all ranges at once."""
