@@ -125,7 +125,7 @@ def write(
             raise ManifestError(unknown_name("column", EMBEDDING, table.columns, where=where))
         rows, items = table[EMBEDDING], table.drop(EMBEDDING, BIAS, strict=False)
         bias = table[BIAS].to_numpy() if bias is None and BIAS in table.columns else bias
-    given = Rows.of(rows)
+    given = _Given.of(rows)
     known = _items(kind, ids, items, n=given.n)
     spec = SetSpec(dataset, kind, encoder, _space(space, encoder), dtype or given.dtype)
     if spec.dtype not in DTYPES:
@@ -161,7 +161,7 @@ def _frame(table: Any) -> pl.DataFrame | None:
 
 
 @dataclass(frozen=True)
-class Rows:
+class _Given:
     """Rows as they were given: arrays that are read by slices, or blocks that come once.
 
     Attributes
@@ -182,7 +182,7 @@ class Rows:
     dtype: str
 
     @classmethod
-    def of(cls, rows: Any) -> Rows:
+    def of(cls, rows: Any) -> _Given:
         """Return rows of any library.
 
         Raises
@@ -204,7 +204,7 @@ class Rows:
         return cls._of_block(rows)
 
     @classmethod
-    def _of_block(cls, block: Any) -> Rows:
+    def _of_block(cls, block: Any) -> _Given:
         table = _frame(block)
         data, dtype = _matrix(block if table is None else table[EMBEDDING])
         return cls([data], data.shape[0], data.shape[1], dtype)
@@ -223,7 +223,7 @@ def _is_stream(rows: Any) -> bool:
     return isinstance(rows, Iterable) and not in_memory
 
 
-def _alike(blocks: Iterable[Rows], first: Rows) -> Iterator[Any]:
+def _alike(blocks: Iterable[_Given], first: _Given) -> Iterator[Any]:
     """Yield the arrays of blocks, which must have the width and dtype of the first."""
     start = 0
     for block in blocks:
@@ -360,13 +360,12 @@ def _check_finite(parts: Iterable[np.ndarray], ids: pl.Series, start: int = 0) -
 
 
 def _write(
-    root: Path, spec: SetSpec, given: Rows, items: pl.DataFrame, bias: np.ndarray | None
+    root: Path, spec: SetSpec, given: _Given, items: pl.DataFrame, bias: np.ndarray | None
 ) -> None:
     """Write what the set does not have yet; nothing, if it has everything."""
     table, n_old, parts = items, 0, _counted(given, items["item_id"])
     if read_pointer(spec.directory(root)) is not None:
-        old = open_store(root).view(str(spec.key))
-        before = _Before.of(old, open_store(root), given, items)
+        before = _Before.of(open_store(root), str(spec.key), given, items)
         parts, n_old = before.new(parts), before.items.height
         if not before.fresh.any():
             before.check_bias(bias)
@@ -410,9 +409,7 @@ class _Before:
     at: np.ndarray
 
     @classmethod
-    def of(
-        cls, view: EmbeddingsView, store: FeatureStore, given: Rows, items: pl.DataFrame
-    ) -> _Before:
+    def of(cls, store: FeatureStore, key: str, given: _Given, items: pl.DataFrame) -> _Before:
         """Hold the rows and items given against the set.
 
         Raises
@@ -420,7 +417,7 @@ class _Before:
         ManifestError
             If the set was extracted, or has another width or other items of these ids.
         """
-        info = store.info(view.key)
+        info, view = store.info(key), store.view(key)
         if info.attributes["facts"].get("provenance") != FACTS["provenance"]:
             raise ManifestError(f"{view.key} was extracted: rows from elsewhere are no part of it.")
         if given.dim != view.dim:
@@ -432,9 +429,8 @@ class _Before:
         for name in items.columns if len(again) else ():
             was = old.get_column(name, default=pl.repeat(None, old.height, eager=True))[rows]
             own = items[name][again]
-            if own.dtype != was.dtype and own.null_count() == was.null_count() == len(rows):
-                continue
-            if not own.equals(was):
+            stated = own.is_not_null()  # what is left out is as it was
+            if not own.filter(stated).equals(was.filter(stated)):
                 first = items["item_id"][int(again[0])]
                 raise ManifestError(
                     f"{len(again):,} ids are in {view.key} already (first: {first!r}), and some "
@@ -480,7 +476,7 @@ class _Before:
             raise ManifestError(f"{self.view.key} has another bias. Remove it first to change it.")
 
 
-def _counted(given: Rows, ids: pl.Series) -> Iterator[np.ndarray]:
+def _counted(given: _Given, ids: pl.Series) -> Iterator[np.ndarray]:
     """Yield the rows; of blocks that come once, those that are checked."""
     start = 0
     for part in given.parts():

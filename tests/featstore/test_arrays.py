@@ -173,6 +173,8 @@ def test_further_ids_are_a_new_revision_that_keeps_the_rows(tmp_path: Path) -> N
     # Rows that are there may come again among the others.
     two = write(tmp_path, rows=np.concatenate([first[4990:], more[:4000]]), ids=ids[4990:9000],
                 items={"split": ["train"] * 10 + ["test"] * 4000}, **SET)  # fmt: skip
+    again = write(tmp_path, rows=first[:9], ids=ids[:9], **SET)  # items left out are as they were
+    assert again.revision_id == two.revision_id
     three = write(open_store(tmp_path), rows=_blocks(more[4000:]), ids=ids[9000:], **SET)
     assert three.items["item_id"].to_list() == ids
     assert three.items["split"].value_counts().height == 3
