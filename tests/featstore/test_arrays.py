@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -184,6 +185,29 @@ def test_further_ids_are_a_new_revision_that_keeps_the_rows(tmp_path: Path) -> N
     assert history == [view.revision_id for view in (one, two, three)]
     np.testing.assert_array_equal(store.view(one.key, revision=one.revision_id), first)
     assert not verify_store(tmp_path).problems
+
+
+@settings(deadline=None, max_examples=15)
+@given(data=st.data())
+def test_any_writes_in_any_blocks_leave_the_rows_in_the_order_of_their_ids(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """A dictionary says what the set must hold; the set has blocks of four rows, eight a file."""
+    root, rng = tmp_path_factory.mktemp("store"), np.random.default_rng(0)
+    rows = rng.standard_normal((40, 2)).astype(np.float32)
+    held = {str(i): rows[i] for i in range(data.draw(st.integers(1, 12)))}
+    space = {"name": SET["encoder"], "provenance": "imported"}
+    write_set(root, rows[: len(held)], item_table(list(held)), facts={"provenance": "imported"},
+              space=space, block_rows=4, plain_bytes=0, shard_bytes=64)  # fmt: skip
+    for _ in range(data.draw(st.integers(1, 3))):
+        ids = data.draw(st.lists(st.integers(0, 39), unique=True, min_size=1, max_size=20))
+        cuts = sorted(data.draw(st.sets(st.integers(1, len(ids)), max_size=3)) | {0, len(ids)})
+        parts = (rows[ids[a:b]] for a, b in itertools.pairwise(cuts))
+        view = write(root, rows=parts, ids=ids, **SET)
+        held |= {str(i): rows[i] for i in ids if str(i) not in held}
+        assert view.items["item_id"].to_list() == list(held)
+        np.testing.assert_array_equal(view, list(held.values()))
+    assert not verify_store(root).problems
 
 
 @pytest.mark.parametrize(("change", "said"), [
