@@ -21,11 +21,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import polars as pl
 
-from bench.code import code_digest, own_code
+from bench.code import code_digest, origin_of, whole_code
 from bench.errors import ProtocolError
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import (
-    TASK_OPTIONS,
+    TASKS,
     FewShot,
     Generalised,
     Neighbours,
@@ -37,13 +37,11 @@ from featstore.errors import unknown_name
 from featstore.identity import canonical_json, sha256_hex
 from featstore.options import check_values, option
 from fitters.jobs import TEMPLATES, VARIANTS
-from fitters.methods import METHODS, FitConfig
+from fitters.methods import METHODS, FitConfig, Method
 from fitters.prototypes import PAIR_CONTROLS
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
 PROTOCOL_VERSION = 5
-
-TASKS = tuple(TASK_OPTIONS)
 
 Eval = Literal["all-names", "held-out", "split", "in-class"]
 Source = Literal[
@@ -281,8 +279,8 @@ class Protocol:
             (
                 bool(self.pairs_per_class) and self.n_pairs != 0,
                 (
-                    "Real pairs are counted by n_pairs or by pairs_per_class, not both; got "
-                    f"{self.n_pairs} and {self.pairs_per_class}."
+                    "Real pairs are counted by n_pairs or by pairs_per_class, not both; "
+                    f"got {self.n_pairs} and {self.pairs_per_class}."
                 ),
             ),
             (
@@ -339,20 +337,18 @@ class Run:
     suite : str
         The suite that planned it.
     task : str
-        One of `bench.options.TASK_OPTIONS`.
+        One of `bench.options.TASKS`.
     data : Data
     protocol : Protocol
     fit : FitConfig
-        The method and its settings; `IDENTITY` leaves the embeddings as they are, for an image and
-        a text tower of one model.
+        The method and its settings; `IDENTITY` leaves embeddings as they are, of a model's towers.
     options : Options, optional
         Of the task; None for the defaults.
     seed : int
         Draws the split, the subset, the shots and the control.
     metric_version, protocol_version : int
     code : str
-        Digest of the sources that make a result; see `bench.code`. Of a method or a learner that
-        was registered from outside, "+" and the digest of its own follow.
+        Digest of the sources that make a result; see `bench.code.whole_code`.
     """
 
     suite: str
@@ -371,9 +367,8 @@ class Run:
             raise ProtocolError(unknown_name("task", self.task, TASKS))
         options = checked_options(self.task, self.options)
         object.__setattr__(self, "options", None if options == type(options)() else options)
-        own = own_code(self.fit.method, self.learner)
-        ours = self.code.partition("+")[0]
-        object.__setattr__(self, "code", f"{ours}+{own}" if own else ours)
+        whole = whole_code(self.code, self.fit.method, self.learner, self.task)
+        object.__setattr__(self, "code", whole)
         self._check_fit()
         self._check_texts()
         self._check_task(options)
@@ -576,6 +571,11 @@ class Run:
         return options.learner if isinstance(options, FewShot) else None
 
     @property
+    def origin(self) -> str:
+        """Where method, learner and task are from; see `bench.code.origin_of`."""
+        return origin_of(self.fit.method, self.learner, self.task)
+
+    @property
     def task_options(self) -> Options:
         """The options of the task, defaults filled in."""
         return checked_options(self.task, self.options)
@@ -597,6 +597,7 @@ class Run:
 
     def _fit_key_without(self, *names: str) -> str:
         facts = self._facts("task", "options", "relevance", "metric_version", *names)
+        facts["code"] = facts["code"].partition(".")[0]  # without the task's own
         return sha256_hex(canonical_json({"fit": facts}))
 
     def _facts(self, *left_out: str) -> dict[str, Any]:
@@ -767,7 +768,7 @@ RUN_COLUMNS: dict[str, Any] = {"run_id": pl.String, **{leaf.name: leaf.dtype for
 
 def has_setting(method: str, name: str) -> bool:
     """Return whether a method has a setting; of one that is not registered here, True."""
-    spec = METHODS.get(method)
+    spec: Method | None = METHODS.get(method)
     if spec is None:
         return method != IDENTITY
     return spec.fitted_on == "training" if name == "precision" else spec.takes(name)
