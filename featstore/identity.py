@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from featstore.errors import needs_extra
 
 #: Characters of an id that a directory name carries.
@@ -163,6 +161,8 @@ def files_sha256(files: Mapping[str, Path]) -> str:
 
 def _plain(tensor: Any) -> tuple[str, list[int], memoryview]:
     """Return the name of the dtype, the shape and the bytes of an array or a torch tensor."""
+    import numpy as np
+
     shape = [int(n) for n in tensor.shape]
     if hasattr(tensor, "detach"):
         import torch  # a tensor is here, so torch is loaded already

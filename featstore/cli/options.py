@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -14,9 +14,11 @@ from click.core import ParameterSource
 from featstore.command_line import store_option
 from featstore.errors import unknown_name
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig
-from featstore.extraction.progress import ExtractResult
-from featstore.manifest.manifest import Manifest
 from featstore.options import DEFAULT, file_key, option, option_names, options_from
+
+if TYPE_CHECKING:
+    from featstore.extraction.progress import ExtractResult
+    from featstore.manifest.manifest import Manifest
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

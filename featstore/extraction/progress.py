@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import StoreWriteError
-from featstore.store.files import IrregularFileError, open_descriptor
 
 #: Stages that run in worker threads, ...
 IN_WORKERS = ("read", "decode", "prepare")
@@ -267,6 +266,8 @@ class JobLog:
     """
 
     def __init__(self, path: str | Path | None) -> None:
+        from featstore.store.files import IrregularFileError, open_descriptor
+
         self._handle = -1
         if path is None:
             return
