@@ -9,11 +9,10 @@ from bench.errors import ProtocolError
 from featstore.errors import unknown_name
 from featstore.identity import canonical_json
 from featstore.options import check_values, option
+from fitters.settings import Scorer
 
 #: Numbers of items and rows are below it: more fit in no set.
 MOST = 2**31
-
-Scorer = Literal["cosine", "csls", "inverted-softmax", "sinkhorn"]
 
 
 @dataclass(frozen=True)

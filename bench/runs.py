@@ -2,7 +2,7 @@
 
 Two runs with the same id do the same thing to the same data. Whatever changes a result is a field:
 the sets and their revisions (`Data`), what is trained on and scored (`Protocol`), the settings of
-the fit (`fitters.methods.FitConfig`), the options of the task, and the versions of protocol,
+the fit (`fitters.settings.FitConfig`), the options of the task, and the versions of protocol,
 metrics and code. Dates, machines and seconds are not.
 
 A field that is at its default is not part of the id, so that a new one changes no id.
@@ -17,7 +17,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import polars as pl
 
@@ -35,10 +35,9 @@ from bench.options import (
 )
 from featstore.errors import unknown_name
 from featstore.identity import canonical_json, sha256_hex
-from featstore.options import check_values, option
-from fitters.jobs import TEMPLATES, VARIANTS
-from fitters.methods import METHODS, FitConfig
-from fitters.prototypes import PAIR_CONTROLS
+from featstore.options import check_values, hints_of, option
+from fitters.methods import METHODS
+from fitters.settings import TEMPLATES, VARIANTS, Control, FitConfig, PairControl
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
 PROTOCOL_VERSION = 5
@@ -46,10 +45,7 @@ PROTOCOL_VERSION = 5
 TASKS = tuple(TASK_OPTIONS)
 
 Eval = Literal["all-names", "held-out", "split", "in-class"]
-Source = Literal[
-    "none", "head", "random", "random-cov", "shuffled", "rotated", "shuffled-within", "repeated",
-    "mixup", "class-means",
-]  # fmt: skip
+Source = Literal["none", "head", Control, PairControl, "class-means"]
 HeadBy = Literal["random", "nearest", "farthest"]
 Relevance = Literal["parent_id", "class_id"]
 EVALS: tuple[str, ...] = get_args(Eval)
@@ -315,7 +311,7 @@ class Protocol:
     @property
     def has_prototypes(self) -> bool:
         """Whether prototypes are fitted."""
-        return self.source != "none" and self.source not in PAIR_CONTROLS
+        return self.source not in ("none", *get_args(PairControl))
 
     @property
     def needs_pairs(self) -> bool:
@@ -728,12 +724,13 @@ class Leaf:
 
 def leaves_of(cls: type, path: tuple[str, ...] = ()) -> Iterator[Leaf]:
     """Yield the fields of a dataclass, and of those in it, that hold a plain value."""
-    hints = get_type_hints(cls)
-    for entry in fields(cls):
+    entries = [entry for entry in fields(cls) if entry.name not in _NO_RESULT]
+    hints = hints_of(cls, [entry.name for entry in entries])
+    for entry in entries:
         hint, own = hints[entry.name], (*path, entry.name)
         if isinstance(hint, type) and is_dataclass(hint):
             yield from leaves_of(hint, own)
-        elif entry.name not in _NO_RESULT:
+        else:
             default = MISSING if entry.name in _ALWAYS else entry.default
             types, optional = tuple(dict.fromkeys(_types(hint))), NoneType in get_args(hint)
             yield Leaf(own, default, types, optional, cls, entry.metadata)

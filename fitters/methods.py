@@ -7,19 +7,17 @@ method has.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from importlib.metadata import entry_points
 from inspect import signature
-from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Literal
+from typing import Any
 
 import numpy.typing as npt
 
-from featstore.errors import lookup, unknown_name
-from featstore.options import check_values, option
+from featstore.errors import lookup
 from fitters.aligners.asif import ASIFAligner
 from fitters.aligners.base import BaseAligner, takes_weights, tune_by_refitting
 from fitters.aligners.conse import ConSEAligner
@@ -31,252 +29,17 @@ from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.pairs import Pairs
-from fitters.select.grid import MOST, Choice, Search, parameter_of
-from fitters.select.kernel import Validation
-from fitters.select.ranking import METRICS, Metric
-from fitters.sources import Preparation, Sources, prepare
-from fitters.trained.base import OnEpoch, Precision
+from fitters.select.grid import Choice, Search, parameter_of
+from fitters.settings import (
+    OPTIONS,
+    TRAINING,
+    FitConfig,
+    Preparation,
+)
+from fitters.sources import Sources, prepare
 from fitters.trained.presets import PRESETS, preset
 
 logger = logging.getLogger(__name__)
-
-OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "scale", "top_k", "power", "legacy")
-"""Settings that some methods have and others do not."""
-
-TRAINING = ("epochs", "batch_size", "learning_rate", "share", "sequential", "patience")
-"""Settings of the methods that are trained; see `TrainingOptions`."""
-
-Criterion = Literal["cosine", "rank", "error"]
-"""How a choice is scored; see `fitters.recipe.fit_alignment`."""
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """What may be asked of a trained method; None leaves the preset's own.
-
-    Attributes
-    ----------
-    epochs, batch_size : int, optional
-    learning_rate : float, optional
-    share : float, optional
-        Share of prototypes in every batch; None concatenates both sources, as in the paper.
-    sequential : bool
-        Prototypes first, then real pairs alone.
-    patience : int, optional
-        Epochs without a better held-out mean reciprocal rank before it stops.
-    precision : {"auto", "float32", "bf16"}, optional
-        See `fitters.MLPAligner`.
-    checkpoint : Path, optional
-        File that the state is kept in; see `TrainedAligner.fit`.
-    on_epoch : callable, optional
-        Is given an `EpochDone` after each epoch.
-    """
-
-    epochs: int | None = option(
-        None,
-        help="Number of epochs (trained methods) [default: the preset's].",
-        at_least=1,
-        below=1_000_000,
-    )
-    batch_size: int | None = option(
-        None,
-        help="Rows in a batch (trained methods) [default: the preset's].",
-        at_least=2,
-        below=MOST,
-    )
-    learning_rate: float | None = option(
-        None,
-        help="Learning rate (trained methods) [default: the preset's].",
-        above=0,
-        below=1000,
-    )
-    share: float | None = option(
-        None,
-        help="Share of prototypes in every batch (trained methods) [default: shuffle both "
-        "sources].",
-        above=0,
-        below=1,
-        needs=("y", "head"),
-    )
-    sequential: bool = option(
-        False,
-        help="Train on the prototypes first, then on the real pairs (trained methods).",
-        needs=("y", "head"),
-    )
-    patience: int | None = option(
-        None,
-        help="Stop after this many epochs without a better held-out MRR (trained methods).",
-        at_least=1,
-        below=MOST,
-    )
-    precision: Precision | None = option(
-        None, help="Precision of a training [default: the preset's].", flag=None
-    )
-    checkpoint: Path | None = None
-    on_epoch: OnEpoch | None = None
-
-    def __post_init__(self) -> None:
-        check_values(self, SettingError, of="a training")
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        """The settings that differ from the preset's own."""
-        requested = {name: getattr(self, name) for name in (*TRAINING, "precision")}
-        return {name: value for name, value in requested.items() if value not in (None, False)}
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """The method and every setting of a fit; "auto" is chosen from the training data.
-
-    Attributes
-    ----------
-    method : str
-        One of `METHODS`.
-    penalty : float or "auto"
-        Relative: α = penalty · tr(gram) / columns. For kernel ridge it is absolute, on a kernel
-        whose diagonal is 1.
-    mix : float or "auto"
-        Mass of one class relative to one real image, above 0. No part without both sources.
-    gamma : float or "auto"
-        Of kernel ridge: inverse squared width of the kernel between unit text rows, above 0. It
-        is chosen with the penalty, by closed forms in either case.
-    n_components : int, "auto" or None
-        Directions of CCA, CSA and PLS; None keeps all.
-    rank : int, optional
-        Of a truncated Procrustes rotation.
-    scale : bool
-        Procrustes also scales; cosines do not see it.
-    top_k : int, "auto" or None
-        Classes in ConSE's mix (10 if None), or anchors that ASIF keeps (800). Only ASIF's can be
-        chosen; see `fitters.aligners.asif.choose_anchors`.
-    power : float, "auto" or None
-        Of ASIF's similarities (8 if None).
-    legacy : bool
-        Text-to-Concept with the bias bug of its original; for the trained methods see
-        `fitters.trained.presets`.
-    centre : bool, optional
-        False: rows are brought to unit length only, and no mean is subtracted. None: as the
-        method's source has it, which is True but for the trained ones and paper-cca. ConSE reads
-        images raw in any case; its source has texts as they are, and centring them is ours.
-    criterion : {"cosine", "rank", "error"}, optional
-        "cosine" and "rank" are of leave-one-name-group-out; see `leave_one_group_out`. "error"
-        chooses a ridge by its held-out squared error in either case; see `validate_by_error`.
-        None: the aligner's own, "rank" of a ridge and "cosine" of kernel ridge.
-    validation : str
-        What cross-validation over real pairs scores by: "mrr", or "top-1", "top-5" or "top-10",
-        the recall (with class texts, the accuracy) that will be reported; see `METRICS` in
-        `fitters.select.ranking`; of ridges also "squared", which is criterion "error". Of kernel
-        ridge: see `VALIDATIONS` in `fitters.select.kernel`.
-    training : TrainingOptions
-        Of the trained methods: epochs, mixing, early stopping, checkpoint, progress.
-
-    Raises
-    ------
-    SettingError
-        If a number is out of its range.
-    """
-
-    method: str = option(help="A method that `fitters fit --help` lists.", flag=None)
-    penalty: float | Literal["auto"] = option(
-        "auto",
-        help="Ridge penalty; auto chooses it on the training pairs.",
-        at_least=0,
-        below=MOST,
-    )
-    mix: float | Literal["auto"] = option(
-        "auto",
-        help="Weight of the prototypes beside real pairs; auto chooses it on the training pairs.",
-        above=0,
-        below=MOST,
-        needs=("y", "head"),
-    )
-    gamma: float | Literal["auto"] = option(
-        "auto",
-        help="Inverse squared width of the kernel of kernel-ridge; auto chooses it.",
-        above=0,
-        # The kernel of rows that are apart by more than 1 is then 0 but for rounding.
-        below=1000,
-    )
-    n_components: int | Literal["auto"] | None = option(
-        "auto",
-        help="Number of directions that cca, csa and pls keep; auto chooses it.",
-        flag="--components",
-        none="all",
-        at_least=1,
-        below=MOST,
-    )
-    rank: int | None = option(
-        None, help="Rank of procrustes [default: the full rank].", at_least=1, below=MOST
-    )
-    scale: bool = option(False, help="Let procrustes fit a scale too.")
-    top_k: int | Literal["auto"] | None = option(
-        None,
-        help="Number of classes that conse averages [default: 10], or of anchors that asif keeps "
-        "[default: 800]; auto chooses that of asif.",
-        at_least=1,
-        below=MOST,
-    )
-    power: float | Literal["auto"] | None = option(
-        None,
-        help="Exponent of the similarities of asif [default: 8]; auto chooses it.",
-        above=0,
-        below=1000,
-    )
-    legacy: bool = option(
-        False, help="Reproduce the original code where it differs from the paper."
-    )
-    centre: bool | None = option(
-        None,
-        help="Centre the rows of a trained method, or not [default: as in its paper]; of conse its "
-        "texts [default: centred].",
-        flag="--centred/--uncentred",
-    )
-    criterion: Criterion | None = option(
-        None,
-        help="How a ridge is chosen: by cosine or rank without real pairs, or by the held-out "
-        "squared error, which needs moments alone [default: rank; of kernel-ridge cosine].",
-    )
-    validation: Validation | Metric = option(
-        "mrr",
-        help="Metric by which settings are chosen on held-out real pairs.",
-        choices=tuple(METRICS),
-        needs=("y",),
-    )
-    training: TrainingOptions = TrainingOptions()
-
-    def __post_init__(self) -> None:
-        check_values(self, SettingError, of="a fit")
-
-    @classmethod
-    def of(cls, method: str | FitConfig, settings: Mapping[str, Any]) -> FitConfig:
-        """Return the config of a method, or the given one, with these settings by keyword.
-
-        Raises
-        ------
-        SettingError
-            If there is no setting of a name, or a number is out of its range.
-        """
-        known = [setting.name for setting in fields(FitConfig) if setting.name != "method"]
-        for name in settings:
-            if name not in known:
-                raise SettingError(unknown_name("setting", name, known, where="of a fit"))
-        if isinstance(method, str):
-            return cls(method, **settings)
-        return replace(method, **settings)
-
-    def open_settings(self, method: Method, *, mixed: bool) -> list[str]:
-        """Return the settings of a method that are left to choose, on both sources or on one."""
-        return [
-            name
-            for name in method.options
-            if getattr(self, name, None) == "auto" and (mixed or name != "mix")
-        ]
-
-    def chooses(self, method: Method, *, mixed: bool) -> bool:
-        """Return whether anything is left to choose."""
-        return bool(self.open_settings(method, mixed=mixed))
-
 
 _DEFAULTS = {setting.name: setting.default for setting in fields(FitConfig)}
 

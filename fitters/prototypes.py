@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,9 @@ from scipy.special import softmax
 from fitters.errors import PairsError
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs, Rows
+from fitters.settings import Duplicates
 
 Index = npt.NDArray[np.intp]
-Duplicates = Literal["keep", "merge", "drop"]
-
 DUPLICATES: dict[str, str] = {
     "keep": "every class is a prototype; those that share a name pull its text both ways",
     "merge": "the classes of one name become one, the mean of their unit rows, of the mass of one",

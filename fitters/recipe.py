@@ -17,9 +17,10 @@ import numpy.typing as npt
 from fitters.aligners.asif import ASIFAligner
 from fitters.alignment import Alignment, OnStage, closed
 from fitters.errors import SettingError
-from fitters.methods import FitConfig, method_named
+from fitters.methods import method_named
 from fitters.pairs import Pairs
 from fitters.select.grid import Axis, Choice
+from fitters.settings import FitConfig
 from fitters.sources import Sources
 
 

@@ -17,9 +17,9 @@ from bench.metrics.both_ways import rank_both_ways
 from bench.metrics.ranks import NO_ITEM, Ranks, rank_blocks, rank_relevant
 from bench.metrics.summary import chance_levels, class_metrics, summarise
 from bench.metrics.ties import Relevance, different_rows, first_equal
-from bench.options import Scorer
 from fitters.scorers import labelled, scorer_named
 from fitters.select.held_out import Projected
+from fitters.settings import Scorer
 
 #: Gallery ids kept per query, for the pictures of what was found.
 KEPT = 5

@@ -19,8 +19,9 @@ from featstore.command_line import StorePlace, json_option, print_json, store_op
 from featstore.errors import unknown_name
 from featstore.options import check_needs, config_from, option, options_from
 from featstore.parallel import Engine
-from fitters.jobs import FitRequest, check_request, fit_from_store
-from fitters.methods import METHODS, Method, TrainingOptions, needs_rows
+from fitters.jobs import check_request, fit_from_store
+from fitters.methods import METHODS, Method, needs_rows
+from fitters.settings import FitRequest, TrainingOptions
 from fitters.trained.base import EpochDone
 
 

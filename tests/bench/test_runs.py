@@ -11,7 +11,7 @@ from bench.results import RESULT_SCHEMA
 from bench.runs import LEAVES, RUN_COLUMNS
 from featstore.identity import canonical_json, sha256_hex
 from fitters.errors import SettingError
-from fitters.methods import FitConfig
+from fitters.settings import FitConfig
 
 RUN = Run.of(
     suite="demo",
