@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fitters.aligners.procrustes import ProcrustesAligner
     from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
     from fitters.alignment import Alignment, read_alignment, save_alignment
-    from fitters.methods import ALIGNERS, METHODS, Method, register_method
+    from fitters.methods import ALIGNERS, METHODS, Method
     from fitters.moments.moments import Moments
     from fitters.moments.transform import SideTransform
     from fitters.pairs import Pairs
@@ -62,7 +62,6 @@ _HOMES = {
     "PRESETS": "fitters.trained.presets",
     "ProcrustesAligner": "fitters.aligners.procrustes",
     "read_alignment": "fitters.alignment",
-    "register_method": "fitters.methods",
     "RidgeAligner": "fitters.aligners.ridge",
     "save_alignment": "fitters.alignment",
     "Schedule": "fitters.trained.base",
@@ -108,7 +107,6 @@ __all__ = [
     "fit_alignment",
     "preset",
     "read_alignment",
-    "register_method",
     "save_alignment",
 ]
 
