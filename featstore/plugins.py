@@ -81,8 +81,8 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
     accept : callable, optional
         Is given the name and the thing, and returns what the registry holds, or raises what says
         that it is not of the kind.
-    reserved : iterable of str
-        Names that Headstock uses elsewhere.
+    reserved : callable, optional
+        Returns names that Headstock uses elsewhere. It is asked when something is added.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
         built_in: Mapping[str, Thing],
         *,
         accept: Callable[[str, Any], Any] | None = None,
-        reserved: Iterable[str] = (),
+        reserved: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self.kind = kind
         self.group = f"headstock.{kind}s"
         self.built_in = dict(built_in)
         self._accept = accept
-        self._reserved = {*built_in, *reserved}
+        self._reserved = reserved
         self._things: dict[str, Any] = dict(built_in)
         self._warned: set[str] = set()
         self._complete = False
@@ -239,7 +239,7 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
         return f"The {self.kind} {name!r}"
 
     def _check_name(self, name: str, origin: str) -> None:
-        if name in self._reserved:
+        if name in self.built_in or name in self._reserved():
             raise PluginError(
                 f"{self._called(name)} of {origin} is left out: {name!r} is a name of Headstock. "
                 "Give it another."

@@ -1,47 +1,35 @@
-"""The methods by name, and the settings of a fit.
+"""The methods by name: what makes the aligner of each, and which settings it has.
 
-`FitConfig` holds every setting that a fit may be asked for, `Method.options` says which of them a
-method has.
+The table names the classes and imports none, so that a command can list the methods in no time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, cached_property, partial
 from inspect import signature
-from typing import Any
-
-import numpy.typing as npt
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
 from featstore.errors import lookup
 from featstore.plugins import Registry, first_line
-from fitters.aligners.asif import ASIFAligner
-from fitters.aligners.base import (
-    BaseAligner,
-    fits_matrices,
-    matrix_aligner,
-    takes_weights,
-    tune_by_refitting,
-)
-from fitters.aligners.conse import ConSEAligner
-from fitters.aligners.directions import CCAAligner, CSAAligner, PLSAligner
-from fitters.aligners.kernel import KernelRidgeAligner
-from fitters.aligners.mean_shift import MeanShiftAligner, TextToConceptAligner
-from fitters.aligners.mini_vec2vec import MiniVec2VecAligner
-from fitters.aligners.procrustes import ProcrustesAligner
-from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
 from fitters.errors import SettingError, UnknownMethodError
-from fitters.pairs import Pairs
-from fitters.select.grid import Choice, Search, parameter_of
 from fitters.settings import (
     OPTIONS,
     TRAINING,
     FitConfig,
     Preparation,
 )
-from fitters.sources import Sources, prepare
-from fitters.trained.presets import PRESETS, preset
+from fitters.trained.presets import PRESETS
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from fitters.aligners.base import BaseAligner
+    from fitters.pairs import Pairs
+    from fitters.select.grid import Choice
+    from fitters.sources import Sources
 
 _DEFAULTS = {setting.name: setting.default for setting in fields(FitConfig)}
 
@@ -55,11 +43,12 @@ class Method:
 
     Attributes
     ----------
-    aligner : type or callable
+    aligner : type, callable or str
         What makes it: its class, a ``functools.partial`` of it, or a function without arguments
         that must be given; or a function that fits two matrices, see
-        `fitters.aligners.base.matrix_aligner`. A setting of `OPTIONS` exists if this has a
-        parameter of its name ("alpha" for the penalty) that no partial gives.
+        `fitters.aligners.base.matrix_aligner`; of Headstock's own "module:name", which is imported
+        when it is first used. A setting of `fitters.settings.OPTIONS` exists if this has a
+        parameter of its name ("alpha" for the penalty) that neither a partial nor `given` gives.
     text : str
         One line on it.
     title : str
@@ -68,18 +57,26 @@ class Method:
         In place of the class's own.
     version : str
         Of a method of one's own: whatever its source does not show; see `METHODS`.
+    given : mapping
+        Parameters of `aligner` that the method gives.
     """
 
-    aligner: Callable[..., Any]
+    aligner: Callable[..., Any] | str
     text: str = ""
     title: str = ""
     preparation: Preparation | None = None
     version: str = ""
+    given: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @cached_property
     def factory(self) -> Callable[..., Any]:
         """What makes the aligner; of a function that fits two matrices, its class."""
-        return matrix_aligner(self.aligner) if fits_matrices(self.aligner) else self.aligner
+        from fitters.aligners.base import fits_matrices, matrix_aligner
+
+        named = self.aligner
+        made: Callable[..., Any] = resolve_name(named) if isinstance(named, str) else named
+        made = matrix_aligner(made) if fits_matrices(made) else made
+        return partial(made, **self.given) if self.given else made
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled: not what follows from the fields."""
@@ -96,6 +93,9 @@ class Method:
     @cached_property
     def options(self) -> tuple[str, ...]:
         """Those of `OPTIONS` and `TRAINING` that it has."""
+        from fitters.aligners.base import takes_weights
+        from fitters.select.grid import parameter_of
+
         given = self.factory.keywords if isinstance(self.factory, partial) else {}
         free = signature(self.factory).parameters.keys() - given.keys()
         own = [name for name in OPTIONS if parameter_of(name) in free]
@@ -170,6 +170,8 @@ class Method:
         SettingError
             If a source that the method needs is missing, or one that it cannot use is there.
         """
+        from fitters.sources import prepare
+
         how, name = self.rows.centred(config.centre), config.method
         if self.fitted_on == "head":
             real, bias_column = None, False
@@ -229,6 +231,8 @@ class Method:
 
         `params` are constructor parameters that count before these.
         """
+        from fitters.select.grid import parameter_of
+
         given = {
             parameter_of(name): getattr(config, name)
             for name in self.options
@@ -247,6 +251,9 @@ class Method:
         SettingError
             If a setting has no effect, or is "auto" and the aligner cannot choose it.
         """
+        from fitters.aligners.base import BaseAligner, tune_by_refitting
+        from fitters.select.grid import Search
+
         self.check(config, prototypes=data.prototypes is not None, real=data.real is not None)
         own = config.criterion or getattr(self.cls, "criterion", BaseAligner.criterion)
         aligner = self.make(config)
@@ -261,6 +268,8 @@ class Method:
 
     def facts(self, aligner: Any, choice: Choice, *, mixed: bool) -> dict[str, Any]:
         """Return the settings of an aligner by name, and what its choice records."""
+        from fitters.select.grid import parameter_of
+
         own = [name for name in self.options if name != "mix"]
         mix = {"mix": choice.mix} if mixed and "mix" in self.options else {}
         return mix | choice.facts | {name: getattr(aligner, parameter_of(name)) for name in own}
@@ -282,101 +291,141 @@ def _trained(name: str) -> Method:
     """Return the method that trains a preset."""
     chosen = PRESETS[name]
     never = {} if chosen.legacy else {"legacy": False}
-    return Method(partial(preset, name, **never), chosen.text, chosen.title)
+    return _method("trained.presets:preset", chosen.text, chosen.title, name=name, **never)
 
 
-_CCA_200 = partial(CCAAligner, 200, alpha=1e-6, relative=False)
+def _method(aligner: str, text: str, title: str, **given: Any) -> Method:
+    return Method(f"fitters.{aligner}", text, title, given=given)
+
+
 _UNIT = Preparation(images="unit", texts="unit")
+_CCA_200: dict[str, Any] = {"n_components": 200, "alpha": 1e-6, "relative": False}
 
 _BUILT_IN: dict[str, Method] = {
-    "ridge": Method(
-        partial(RidgeAligner, "y->x", center=False),
+    "ridge": _method(
+        "aligners.ridge:RidgeAligner",
         "ridge regression from text to image rows: each text becomes a row of a head",
         "Ridge",
+        direction="y->x",
+        center=False,
     ),
-    "ridge-x2y": Method(
-        partial(RidgeAligner, "x->y", center=False),
+    "ridge-x2y": _method(
+        "aligners.ridge:RidgeAligner",
         "ridge regression from image to text rows",
         "Ridge to texts",
+        direction="x->y",
+        center=False,
     ),
-    "ridge-both": Method(
-        partial(TwoWayRidgeAligner, center=False),
+    "ridge-both": _method(
+        "aligners.ridge:TwoWayRidgeAligner",
         "ridge regression in both directions, the mean of the two cosines",
         "Ridge both ways",
+        center=False,
     ),
-    "kernel-ridge": Method(
-        partial(KernelRidgeAligner, relative=False, center=False),
+    "kernel-ridge": _method(
+        "aligners.kernel:KernelRidgeAligner",
         "ridge from text to image rows, nonlinear: Gaussian kernel ridge regression",
         "Kernel ridge",
+        relative=False,
+        center=False,
     ),
-    "least-squares": Method(
-        partial(RidgeAligner, "x->y", alpha=0.0, center=False),
+    "least-squares": _method(
+        "aligners.ridge:RidgeAligner",
         "ridge-x2y without a penalty: needs more pairs than image columns",
         "Least squares",
+        direction="x->y",
+        alpha=0.0,
+        center=False,
     ),
-    "text-to-concept": Method(
-        partial(TextToConceptAligner, alpha=0.0),
+    "text-to-concept": _method(
+        "aligners.mean_shift:TextToConceptAligner",
         "affine map into the image space of a CLIP model, whose texts then need none",
         "Text-to-Concept",
+        alpha=0.0,
     ),
-    "procrustes": Method(
-        partial(ProcrustesAligner, center=False),
+    "procrustes": _method(
+        "aligners.procrustes:ProcrustesAligner",
         "the rotation between both spaces that fits best",
         "Procrustes",
+        center=False,
     ),
-    "cca": Method(
-        CCAAligner, "canonical correlations with shrinkage, scored by the plain cosine", "CCA"
+    "cca": _method(
+        "aligners.directions:CCAAligner",
+        "canonical correlations with shrinkage, scored by the plain cosine",
+        "CCA",
     ),
-    "csa": Method(
-        CSAAligner,
+    "csa": _method(
+        "aligners.directions:CSAAligner",
         "canonical correlations, each direction of the cosine weighted by its strength",
         "CSA",
     ),
-    "cca-200": Method(
-        _CCA_200,
+    "cca-200": _method(
+        "aligners.directions:CCAAligner",
         "canonical correlations as in the head-recycling experiments: 200, plain cosine, 1e-6 I",
         "CCA, 200 directions",
+        **_CCA_200,
     ),
-    "paper-cca": Method(
-        _CCA_200,
+    "paper-cca": _method(
+        "aligners.directions:CCAAligner",
         "cca-200 as the paper's code has it: rows not centred, one mean of all pairs, all alike",
         "CCA of the paper",
-        replace(_UNIT, alike=True),
+        **_CCA_200,
     ),
-    "pls": Method(PLSAligner, "the directions of both spaces that covary most", "PLS"),
-    "mean-shift": Method(
-        MeanShiftAligner,
+    "pls": _method(
+        "aligners.directions:PLSAligner", "the directions of both spaces that covary most", "PLS"
+    ),
+    "mean-shift": _method(
+        "aligners.mean_shift:MeanShiftAligner",
         "subtract the mean of each side and nothing else: a baseline",
         "Mean shift",
     ),
-    "mini-vec2vec": Method(
-        partial(MiniVec2VecAligner, center=False),
+    "mini-vec2vec": _method(
+        "aligners.mini_vec2vec:MiniVec2VecAligner",
         "a rotation from the geometry of each side alone, blind to which rows are pairs: a control",
         "mini-vec2vec (no pairs)",
+        center=False,
     ),
-    "asif": Method(
-        partial(ASIFAligner, precision="float32"),
+    "asif": _method(
+        "aligners.asif:ASIFAligner",
         "similarity to the same pairs, on both sides; fits nothing",
         "ASIF",
+        precision="float32",
     ),
-    "conse": Method(
-        ConSEAligner,
+    "conse": _method(
+        "aligners.conse:ConSEAligner",
         "the mix of the class texts that the classifier believes in; uses no real pair",
         "ConSE",
     ),
     **{name: _trained(name) for name in PRESETS},
 }
-_BUILT_IN["paper-mlp"] = replace(
-    _BUILT_IN["paper-mlp"], preparation=replace(_UNIT, legacy_texts=True)
-)
+for _name, _how in (
+    ("paper-cca", replace(_UNIT, alike=True)),
+    ("paper-mlp", replace(_UNIT, legacy_texts=True)),
+):
+    _BUILT_IN[_name] = replace(_BUILT_IN[_name], preparation=_how)
 
-ALIGNERS: dict[str, type[BaseAligner]] = {
-    method.cls.method: method.cls for method in reversed(_BUILT_IN.values())
-}
+ALIGNERS: dict[str, type[BaseAligner]]
 """The classes behind them, by the name that saved alignments have for them."""
 
 
+@cache
+def _aligners() -> dict[str, type[BaseAligner]]:
+    return {method.cls.method: method.cls for method in reversed(_BUILT_IN.values())}
+
+
+def __getattr__(name: str) -> Any:
+    if name != "ALIGNERS":
+        raise AttributeError(f"module 'fitters.methods' has no attribute '{name}'")
+    return _aligners()
+
+
+def _reserved() -> set[str]:
+    return {*_aligners(), "identity"}
+
+
 def _as_method(_: str, thing: Any) -> Method:
+    from fitters.aligners.base import fits_matrices
+
     if not isinstance(thing, Method):
         thing = Method(thing, first_line(thing))
     method: Method = thing
@@ -392,9 +441,7 @@ def _as_method(_: str, thing: Any) -> Method:
     return method
 
 
-METHODS: Registry[Method] = Registry(
-    "aligner", _BUILT_IN, accept=_as_method, reserved=[*ALIGNERS, "identity"]
-)
+METHODS: Registry[Method] = Registry("aligner", _BUILT_IN, accept=_as_method, reserved=_reserved)
 """Methods of `fit_alignment`, and what each is.
 
 An aligner of one's own (``register("aligner", NAME)``, an entry point of ``headstock.aligners``) is
@@ -421,10 +468,10 @@ def aligner_class(name: str) -> type[Any]:
     UnknownMethodError
         If there is none; the message lists those that exist.
     """
-    if name in METHODS and name not in ALIGNERS:
+    if name in METHODS and name not in _aligners():
         return METHODS[name].cls
     return lookup(
-        ALIGNERS, name, what="aligner", error=UnknownMethodError, listed_by="fitters.ALIGNERS"
+        _aligners(), name, what="aligner", error=UnknownMethodError, listed_by="fitters.ALIGNERS"
     )
 
 
