@@ -15,15 +15,18 @@ import threading
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib import import_module, metadata
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from inspect import getdoc
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from featstore.errors import PluginError, lookup
 from featstore.identity import sha256_hex
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 logger = logging.getLogger(__name__)
 
@@ -130,12 +133,16 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
         known = isinstance(given, _Given) and given.found_anywhere
         return given is not None and not known and not self.is_ours(name)
 
+    def known(self) -> list[tuple[str, str]]:
+        """Return names and texts of what is here without a search of the installed packages."""
+        return [(name, self.about(name)) for name in self._things]
+
     def about(self, name: str) -> str:
         """Return one line on a thing: its text, or its summary, or the first of its docstring.
 
         Of an entry point that was not used yet it is where it is from: nothing is imported.
         """
-        given = self._names()[name]
+        given = self._things[name] if name in self._things else self._names()[name]
         thing = given.thing if isinstance(given, _Given) else given
         text = getattr(thing, "text", "") or getattr(thing, "summary", "")
         return str(text) or (first_line(thing) if callable(thing) else "") or self.origin(name)
@@ -396,6 +403,8 @@ def _load_file(file: Path) -> None:
 
 def _origin(module: Mapping[str, Any]) -> str:
     """Return what a module is of: its distribution, or its file, or else a notebook."""
+    from importlib import metadata
+
     name = str(module.get("__name__"))
     released = distributions().get(name.partition(".")[0], [])
     if released:
@@ -407,9 +416,13 @@ def _origin(module: Mapping[str, Any]) -> str:
 @cache
 def distributions() -> dict[str, list[str]]:
     """Return the distributions that have a top-level module, by its name."""
+    from importlib import metadata
+
     return {top: sorted(set(names)) for top, names in metadata.packages_distributions().items()}
 
 
 @cache
 def _entry_points() -> Any:
+    from importlib import metadata
+
     return metadata.entry_points()

@@ -135,7 +135,7 @@ class _SuiteCommand(click.Command):
         from bench.suites.registry import SUITES
 
         with formatter.section("Suites"):
-            formatter.write_dl([(name, SUITES.about(name)) for name in SUITES])
+            formatter.write_dl(SUITES.known())
         super().format_options(ctx, formatter)
 
 
@@ -153,7 +153,9 @@ class _SuiteCommand(click.Command):
     "\n      --store build/demo/store -o results"
     "\n  bench run --suite paper --store store -o results --dry-run",
 )
-@click.option("--suite", required=True, help="Name of one of the suites above.")
+@click.option(
+    "--suite", required=True, help="Name of one of the suites above, or of another package's."
+)
 @store_option(
     "The store to read: folder or address. The smoke suite makes its own if none is given.",
     required=False,

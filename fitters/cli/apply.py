@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy.typing as npt
 
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import StorePlace, json_option, print_json, store_option, usage_error
@@ -21,12 +20,15 @@ from fitters.settings import MOST, Scorer
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     import polars as pl
 
     from featstore.store.store import FeatureStore
     from featstore.store.view import EmbeddingsView
     from fitters.aligners.base import Projection
     from fitters.alignment import Alignment
+
+    Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -211,8 +213,6 @@ def _write(path: Path, data: bytes) -> None:
     except OSError as err:
         raise unwritable(path, err) from err
 
-
-Arrays = dict[str, npt.NDArray[Any]]
 
 RULE = (
     "images: z = normalize(normalize(x) - x_mean), where an absent x_mean is 0; "
