@@ -6,7 +6,8 @@ the fit (`fitters.settings.FitConfig`), the options of the task, and the version
 metrics and code. Dates, machines and seconds are not.
 
 A field that is at its default is not part of the id, so that a new one changes no id.
-`RUN_COLUMNS`, the columns of a result row that say what was run, follow from these fields.
+`bench.results.RUN_COLUMNS`, the columns of a result row that say what was run, follow from these
+fields.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from functools import cached_property
 from operator import attrgetter
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
-
-import polars as pl
 
 from bench.code import code_digest, origin_of, own_code
 from bench.errors import ProtocolError
@@ -630,7 +629,7 @@ class Run:
         return [(leaf, value) for leaf, value in values if value != leaf.default]
 
     def columns(self) -> dict[str, Any]:
-        """Return all fields as one row of plain values under `RUN_COLUMNS`."""
+        """Return all fields as one row of plain values under `bench.results.RUN_COLUMNS`."""
         row = {"run_id": self.run_id, **{leaf.name: leaf.cell(self) for leaf in LEAVES}}
         if self.protocol.pairs_per_class:
             row["n_pairs"] = f"{self.protocol.pairs_per_class}/class"
@@ -681,6 +680,8 @@ class Leaf:
     @cached_property
     def dtype(self) -> Any:
         """Type of its column: a number that may be a word is text."""
+        import polars as pl
+
         known = {bool: pl.Boolean, int: pl.Int64, float: pl.Float64}
         (only, *others) = self.types
         return pl.String if others else known.get(only, pl.String)
@@ -727,6 +728,8 @@ class Leaf:
 
     def cell(self, run: Run) -> Any:
         """Return its value in a column: lists joined, numbers or words as text."""
+        import polars as pl
+
         if self.name == "options":
             return options_text(run.task_options)
         value = self.value(run)
@@ -770,9 +773,6 @@ assert len(_PATHS) == len(LEAVES), "two fields of a run have the same name"
 
 #: Names of the settings of a fit.
 FIT_SETTINGS = tuple(leaf.name for leaf in LEAVES if leaf.is_setting)
-
-#: Columns of a result row that say what was run, with their types.
-RUN_COLUMNS: dict[str, Any] = {"run_id": pl.String, **{leaf.name: leaf.dtype for leaf in LEAVES}}
 
 
 def has_setting(method: str, name: str) -> bool:

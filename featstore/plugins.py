@@ -142,7 +142,7 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
 
         Of an entry point that was not used yet it is where it is from: nothing is imported.
         """
-        given = self._things[name] if name in self._things else self._names()[name]
+        given = self._found(name)
         thing = given.thing if isinstance(given, _Given) else given
         text = getattr(thing, "text", "") or getattr(thing, "summary", "")
         return str(text) or (first_line(thing) if callable(thing) else "") or self.origin(name)
@@ -161,7 +161,7 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
         ]
 
     def __getitem__(self, name: str) -> Thing:
-        given = self._names()[name]
+        given = self._found(name)
         if not isinstance(given, _Given):
             thing: Thing = given
             return thing
@@ -190,7 +190,7 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
         return len(self._names())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names()
+        return name in self._things or name in self._names()
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a thing, or the default where there is none or it cannot be used: a warning."""
@@ -212,6 +212,10 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
     def values(self) -> Any:
         """Return the things of `items`."""
         return dict(self.items()).values()
+
+    def _found(self, name: str) -> Any:
+        """Return what has a name; for Headstock's own no installed package is looked at."""
+        return self._things[name] if name in self._things else self._names()[name]
 
     def _names(self) -> dict[str, Any]:
         """Return what there is, after the entry points and plugins were asked for once."""

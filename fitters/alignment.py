@@ -166,7 +166,7 @@ class Alignment(BaseEstimator):  # type: ignore[misc]
                 f"{config.method} with these settings needs rows, not moments. Use fit_alignment."
             )
         if chosen is None:
-            left = config.open_settings(method, mixed=data.mixed)
+            left = config.open_settings(method.options, mixed=data.mixed)
             if left:
                 say(f"choosing {' and '.join(left)}")
             chosen = method.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))

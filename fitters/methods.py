@@ -482,7 +482,7 @@ def needs_rows(config: FitConfig, *, mixed: bool) -> bool:
         # Moments of a store are of centred rows, or of raw ones.
         return True
     by_error = config.criterion == "error" and method.by_error
-    return config.chooses(method, mixed=mixed) and not by_error
+    return config.chooses(method.options, mixed=mixed) and not by_error
 
 
 def method_named(name: str) -> Method:

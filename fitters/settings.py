@@ -7,18 +7,14 @@ and no numeric library. `FitConfig` holds every setting that a fit may be asked 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from featstore.errors import unknown_name
 from featstore.options import check_values, option
 from fitters.errors import SettingError
-
-if TYPE_CHECKING:
-    from fitters.methods import Method
-    from fitters.trained.base import OnEpoch
 
 MOST = 10**12
 """Settings are below this: beyond, sums in float64 lose what they are added to, or overflow."""
@@ -155,7 +151,7 @@ class TrainingOptions:
         None, help="Precision of a training [default: the preset's].", flag=None
     )
     checkpoint: Path | None = None
-    on_epoch: OnEpoch | None = None
+    on_epoch: Callable[[Any], None] | None = None
 
     def __post_init__(self) -> None:
         check_values(self, SettingError, of="a training")
@@ -307,17 +303,17 @@ class FitConfig:
             return cls(method, **settings)
         return replace(method, **settings)
 
-    def open_settings(self, method: Method, *, mixed: bool) -> list[str]:
-        """Return the settings of a method that are left to choose, on both sources or on one."""
+    def open_settings(self, options: Collection[str], *, mixed: bool) -> list[str]:
+        """Return which options of a method are left to choose, on both sources or on one."""
         return [
             name
-            for name in method.options
+            for name in options
             if getattr(self, name, None) == "auto" and (mixed or name != "mix")
         ]
 
-    def chooses(self, method: Method, *, mixed: bool) -> bool:
+    def chooses(self, options: Collection[str], *, mixed: bool) -> bool:
         """Return whether anything is left to choose."""
-        return bool(self.open_settings(method, mixed=mixed))
+        return bool(self.open_settings(options, mixed=mixed))
 
 
 #: Variants and templates of class names, unless others are asked for.

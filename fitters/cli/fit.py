@@ -252,7 +252,7 @@ def check_effects(
           "setting, or --criterion error")),
         (("validation",), by_error, "--criterion error goes by the held-out squared error"),
         (("criterion",), not method.by_error, f"it is for ridges, not for {request.method}"),
-        (("validation", "criterion"), not request.chooses(method, mixed=mixed),
+        (("validation", "criterion"), not request.chooses(method.options, mixed=mixed),
          "nothing is left to choose"),
         (("variants", "templates"), not of_names,
          "there are no class names. They are those of --head, or of a --y of class names"),
