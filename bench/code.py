@@ -7,9 +7,7 @@ learner, a task of the user's own) adds `own_code`, and goes to other processes 
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
-import pickle
 import sys
 import weakref
 from collections.abc import Iterable, Iterator
@@ -35,6 +33,7 @@ BENCH_PARTS = (
 @cache
 def code_digest() -> str:
     """Return 16 digits of the sha256 over the sources of fitters and of `BENCH_PARTS`."""
+    import hashlib
     from importlib import resources
 
     bench = resources.files("bench")
@@ -82,6 +81,8 @@ def own_code(
     ProtocolError
         If a source cannot be read and no version replaces it.
     """
+    import hashlib
+
     digests = [
         _digest_of(f"{kind} {name!r}", registry[name])
         for kind, name, registry in _outside(method, learner, task)
@@ -109,6 +110,8 @@ def origin_of(method: str, learner: str | None, task: str) -> str:
 
 
 def _digest_of(what: str, thing: Any) -> str:
+    import hashlib
+
     if (known := _known.get(thing)) is not None:
         return known
     digest = hashlib.sha256()
@@ -237,6 +240,8 @@ class Own:
         EngineError
             If one cannot be pickled.
         """
+        import pickle
+
         found = {}
         for triple in dict.fromkeys(names):
             for kind, name, registry in _outside(*triple):
@@ -259,6 +264,8 @@ class Own:
         EngineError
             If one cannot be read here.
         """
+        import pickle
+
         for kind, name, origin, pickled in self.things:
             try:
                 # Written by this program's own parent a moment ago.

@@ -7,7 +7,6 @@ registers itself. An entry point is imported when its thing is used, not before.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sys
@@ -16,10 +15,8 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Mu
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from inspect import getdoc
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from featstore.errors import PluginError, lookup
@@ -27,8 +24,6 @@ from featstore.identity import sha256_hex
 
 if TYPE_CHECKING:
     from importlib import metadata
-
-logger = logging.getLogger(__name__)
 
 Thing = TypeVar("Thing")
 
@@ -201,7 +196,7 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
         except PluginError as err:
             if name not in self._warned:
                 self._warned.add(name)
-                logger.warning("%s", err)
+                _warn("%s", err)
             return default
 
     def items(self) -> ItemsView[str, Thing]:
@@ -236,10 +231,10 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
         try:
             self._check_name(entry.name, origin)
         except PluginError as err:
-            logger.warning("%s", err)
+            _warn("%s", err)
             return
         if entry.name in self._things:
-            logger.warning(
+            _warn(
                 "%s is declared by %s, too: the one of %s is left out.",
                 self._called(entry.name), self.origin(entry.name), origin,
             )  # fmt: skip
@@ -268,6 +263,13 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
             raise PluginError(f"{self._called(name)} of {origin} cannot be used: {err}") from err
 
 
+def _warn(text: str, *values: Any) -> None:
+    # Here, because a help that warns of nothing needs no logging.
+    import logging
+
+    logging.getLogger(__name__).warning(text, *values)
+
+
 def first_line(made: Any) -> str:
     """Return the first line of what a thing says of itself; of a partial, what it is of."""
     while isinstance(made, partial):
@@ -283,6 +285,8 @@ def registry_of(kind: str) -> Registry[Any]:
     PluginError
         If there is no such kind.
     """
+    from pkgutil import resolve_name
+
     place = lookup(KINDS, kind, what="kind", where="of plugin", error=PluginError)
     found: Registry[Any] = resolve_name(place)
     return found
@@ -389,6 +393,8 @@ def _is_file(place: str | Path) -> bool:
 
 def _load_file(file: Path) -> None:
     """Load a file under a name that is the same in every process, so that pickles find it."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
     stem = re.sub(r"\W", "_", file.stem)
     name = f"headstock_plugin_{stem}_{sha256_hex(bytes(file))[:8]}"
     spec = spec_from_file_location(name, file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -363,6 +362,8 @@ def _of_dataset(document: Any, keys: Sequence[str], kind: type | tuple[type, ...
 
 
 def _load(path: Path, form: str) -> Any:
+    import json
+
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ManifestError(

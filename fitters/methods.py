@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property, partial
 from inspect import signature
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from featstore.errors import lookup
@@ -71,6 +70,8 @@ class Method:
     @cached_property
     def factory(self) -> Callable[..., Any]:
         """What makes the aligner; of a function that fits two matrices, its class."""
+        from pkgutil import resolve_name
+
         from fitters.aligners.base import fits_matrices, matrix_aligner
 
         named = self.aligner

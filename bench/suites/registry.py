@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.errors import UnknownSuiteError
@@ -66,7 +65,13 @@ class Suite:
 
 def _late(place: str) -> Callable[..., Any]:
     """Return the function "module:name" of `bench`, imported when it is called."""
-    return lambda *args, **kwargs: resolve_name(f"bench.{place}")(*args, **kwargs)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        from pkgutil import resolve_name
+
+        return resolve_name(f"bench.{place}")(*args, **kwargs)
+
+    return call
 
 
 _BUILT_IN: dict[str, Suite] = {

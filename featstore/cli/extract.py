@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass, replace
 from functools import partial
@@ -140,6 +139,8 @@ def extract_command(
     an interrupted job, extends a set whose manifest has grown, and touches nothing once all is
     done. Items that cannot be read are skipped and listed; the exit code is then 3.
     """
+    import logging
+
     from featstore.extraction.heads import extract_head
 
     request = read_request(manifest, kinds, given, exist=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -402,6 +401,8 @@ def builder_options(dataset: str, config: BuildConfig, options: dict[str, str]) 
 @contextmanager
 def _log_to_stderr() -> Iterator[None]:
     """Show what builders log while they work."""
+    import logging
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     loggers = [logging.getLogger(name) for name in ("data_manifests", "featstore.datasets")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,6 +159,8 @@ def read_config(ctx: click.Context, _parameter: click.Parameter, path: Path | No
     click.UsageError
         If the file cannot be read, or has a key that is no option.
     """
+    import tomllib
+
     if path is None:
         return None
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
 import time
@@ -284,6 +283,8 @@ class JobLog:
 
     def write(self, event: str, **facts: Any) -> None:
         """Append an event: ``time`` (UTC), ``event``, and what is known of it."""
+        import json
+
         if self._handle < 0:
             return
         now = time.time()

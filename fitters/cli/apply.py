@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ import click
 
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import StorePlace, json_option, print_json, store_option, usage_error
-from featstore.durable import write_durably
 from featstore.options import check_needs, config_from, option, options_from
 from fitters.errors import unwritable
 from fitters.settings import MOST, Scorer
@@ -208,6 +206,8 @@ def _as_file(rows: Projection) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
+    from featstore.durable import write_durably
+
     try:
         write_durably(path, [data])
     except OSError as err:
@@ -321,6 +321,8 @@ def _class_rows(
 
 
 def _pack(arrays: Arrays, facts: dict[str, Any], suffix: str) -> bytes:
+    import json
+
     import numpy as np
 
     text = json.dumps(facts, sort_keys=True, ensure_ascii=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from featstore.errors import lookup
@@ -267,6 +266,8 @@ def preset(
     SettingError
         If it has no `legacy`.
     """
+    from pkgutil import resolve_name
+
     chosen = lookup(PRESETS, name, what="preset", error=UnknownMethodError)
     if legacy and not chosen.legacy:
         raise SettingError(
