@@ -424,12 +424,12 @@ def _reserved() -> set[str]:
     return {*_aligners(), "identity"}
 
 
-def _as_method(_: str, thing: Any) -> Method:
+def _as_method(_: str, thing: Any, **about: Any) -> Method:
     from fitters.aligners.base import fits_matrices
 
-    if not isinstance(thing, Method):
-        thing = Method(thing, first_line(thing))
-    method: Method = thing
+    own = isinstance(thing, Method)
+    made = thing if own else Method(thing, first_line(thing))
+    method: Method = replace(made, **about)
     if not callable(method.aligner):
         raise TypeError(
             f"expected a class with fit, project_x and project_y, a function f(x, y) or "
