@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fitters.aligners.asif import ASIFAligner
 from fitters.alignment import Alignment, OnStage, closed
 from fitters.errors import SettingError
 from fitters.methods import method_named
@@ -112,6 +111,8 @@ def select(
     SelectionError
         If there are too few groups to choose from.
     """
+    from fitters.aligners.asif import ASIFAligner
+
     config = FitConfig.of(method, settings)
     spec = method_named(config.method)
     if issubclass(spec.cls, ASIFAligner):
