@@ -420,10 +420,6 @@ def __getattr__(name: str) -> Any:
     return _aligners()
 
 
-def _reserved() -> set[str]:
-    return {*_aligners(), "identity"}
-
-
 def _as_method(_: str, thing: Any, **about: Any) -> Method:
     from fitters.aligners.base import fits_matrices
 
@@ -442,7 +438,9 @@ def _as_method(_: str, thing: Any, **about: Any) -> Method:
     return method
 
 
-METHODS: Registry[Method] = Registry("aligner", _BUILT_IN, accept=_as_method, reserved=_reserved)
+METHODS: Registry[Method] = Registry(
+    "aligner", _BUILT_IN, accept=_as_method, reserved=lambda: {*_aligners(), "identity"}
+)
 """Methods of `fit_alignment`, and what each is.
 
 An aligner of one's own (``register("aligner", NAME)``, an entry point of ``headstock.aligners``) is
