@@ -24,9 +24,9 @@ from featstore.errors import (
 )
 from featstore.manifest.manifest import ITEM_SCHEMA, KINDS, conform_items
 from featstore.remote.objects import Address, parse_address
+from featstore.store import BLOCK_ROWS
 from featstore.store.casting import as_tensor, cast_rows
 from featstore.store.layout import (
-    BLOCK_ROWS,
     DTYPES,
     ArrayLayout,
     LayoutError,

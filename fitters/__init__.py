@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from fitters.aligners.procrustes import ProcrustesAligner
     from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
     from fitters.alignment import Alignment, read_alignment, save_alignment
-    from fitters.methods import ALIGNERS, METHODS, FitConfig, Method
+    from fitters.methods import ALIGNERS, METHODS, Method
     from fitters.moments.moments import Moments
     from fitters.moments.transform import SideTransform
     from fitters.pairs import Pairs
     from fitters.prototypes import CONTROLS
     from fitters.recipe import fit, fit_alignment
-    from fitters.sources import Preparation, Sources
+    from fitters.settings import FitConfig, Preparation
+    from fitters.sources import Sources
     from fitters.trained.base import Schedule
     from fitters.trained.icis import ICISAligner
     from fitters.trained.mlp import MLPAligner, PairLoss, TrainedHead
@@ -44,7 +45,7 @@ _HOMES = {
     "CSAAligner": "fitters.aligners.directions",
     "fit": "fitters.recipe",
     "fit_alignment": "fitters.recipe",
-    "FitConfig": "fitters.methods",
+    "FitConfig": "fitters.settings",
     "ICISAligner": "fitters.trained.icis",
     "KernelRidgeAligner": "fitters.aligners.kernel",
     "MeanShiftAligner": "fitters.aligners.mean_shift",
@@ -56,7 +57,7 @@ _HOMES = {
     "PairLoss": "fitters.trained.mlp",
     "Pairs": "fitters.pairs",
     "PLSAligner": "fitters.aligners.directions",
-    "Preparation": "fitters.sources",
+    "Preparation": "fitters.settings",
     "preset": "fitters.trained.presets",
     "PRESETS": "fitters.trained.presets",
     "ProcrustesAligner": "fitters.aligners.procrustes",

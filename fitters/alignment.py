@@ -40,12 +40,13 @@ from fitters.errors import (
     unwritable,
 )
 from fitters.feature_maps import FEATURE_MAPS, FeatureMap
-from fitters.methods import ALIGNERS, FitConfig, aligner_class, method_named, needs_rows
+from fitters.methods import ALIGNERS, aligner_class, method_named, needs_rows
 from fitters.moments.moments import Folds
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import PLURALS, Axis, Choice
-from fitters.select.ranking import HeldOut, Metric
+from fitters.select.ranking import HeldOut
+from fitters.settings import FitConfig, Metric
 from fitters.sources import Sources
 
 BLOCK_ROWS = 8192
@@ -165,7 +166,7 @@ class Alignment(BaseEstimator):  # type: ignore[misc]
                 f"{config.method} with these settings needs rows, not moments. Use fit_alignment."
             )
         if chosen is None:
-            left = config.open_settings(method, mixed=data.mixed)
+            left = config.open_settings(method.options, mixed=data.mixed)
             if left:
                 say(f"choosing {' and '.join(left)}")
             chosen = method.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))

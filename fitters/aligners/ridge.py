@@ -20,11 +20,12 @@ from fitters.aligners.solvers import (
 from fitters.moments.moments import Folds, Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs, Rows
-from fitters.select.grid import MOST, Axis, Choice, Search, Surface
+from fitters.select.grid import Axis, Choice, Search, Surface
 from fitters.select.held_out import cross_validate, decompose, validate_by_error
 from fitters.select.kernel import pairs_to_weigh, weigh_noise
 from fitters.select.leave_out import leave_one_group_out
 from fitters.select.refitting import Folded
+from fitters.settings import MOST
 from fitters.sources import Sources
 
 

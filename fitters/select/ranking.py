@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,10 @@ from scipy.sparse import issparse
 
 from fitters.errors import SettingError
 from fitters.pairs import Pairs, Rows
+from fitters.settings import Metric
 
 if TYPE_CHECKING:
     from fitters.aligners.base import Projection
-
-Metric = Literal["mrr", "top-1", "top-5", "top-10"]
 
 METRICS: dict[str, str] = {
     "mrr": "mean reciprocal rank of the true text among the texts of the held-out fold",
