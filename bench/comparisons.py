@@ -31,11 +31,11 @@ than `LARGEST_FAMILY` have nothing primary.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -625,8 +625,33 @@ def _comparisons(cells: list[Cell], metric: str) -> Iterator[Comparison]:
                 yield max(parts, key=lambda part: part.sides(metric)[1].mean)
 
 
-def chosen_rows(choice: str) -> tuple[Path, pl.DataFrame, pl.DataFrame]:
-    """Return the folder of ``FOLDER[:method/source/K][:name=value,…]``, its series and the choice.
+Choice: TypeAlias = tuple[Path, pl.DataFrame, pl.DataFrame]
+"""A results folder, the rows that its table is of, and those of them that are chosen."""
+
+
+def choose(root: Path, series: pl.DataFrame, wanted: Mapping[str, str], *, where: str) -> Choice:
+    """Return the rows of a series that have these values of `FIELDS`.
+
+    Raises
+    ------
+    NoResultsError
+        If there is no such field or row; the message says what there is.
+    """
+    rows = series
+    for name, value in wanted.items():
+        if name not in FIELDS:
+            raise NoResultsError(unknown_name("field", name, FIELDS, where=f"in {where!r}"))
+        own = pl.col(name).cast(pl.String)
+        kept = rows.filter(own.str.starts_with(value) if name == "run_id" else own == value)
+        if kept.is_empty():
+            have = listed(sorted(set(rows[name].cast(pl.String).drop_nulls())), shown=20)
+            raise NoResultsError(f"{root} has no {name} {value!r} there. It has: {have}.")
+        rows = kept
+    return root, series, rows
+
+
+def chosen_rows(choice: str) -> Choice:
+    """Return the cells of ``FOLDER[:method/source/K][:name=value,…]``, of its series written last.
 
     Raises
     ------
@@ -640,31 +665,27 @@ def chosen_rows(choice: str) -> tuple[Path, pl.DataFrame, pl.DataFrame]:
         if "=" in part:
             wanted |= dict(item.split("=", 1) for item in part.split(",") if "=" in item)
         else:
-            words = zip(("method", "source", "n_pairs"), part.split("/"), strict=False)
-            wanted |= {name: word for name, word in words if word}
-    unknown = [name for name in wanted if name not in FIELDS]
-    if unknown:
-        raise NoResultsError(unknown_name("field", unknown[0], FIELDS, where=f"in {choice!r}"))
+            wanted |= path_fields(part)
     series = only_series(root, read_results(root), suite=wanted.pop("suite", None))
-    rows = series
-    for name, value in wanted.items():
-        own = pl.col(name).cast(pl.String)
-        kept = rows.filter(own.str.starts_with(value) if name == "run_id" else own == value)
-        if kept.is_empty():
-            have = listed(sorted(set(rows[name].cast(pl.String).drop_nulls())), shown=20)
-            raise NoResultsError(f"{root} has no {name} {value!r} there. It has: {have}.")
-        rows = kept
-    return root, series, rows
+    return choose(root, series, wanted, where=choice)
 
 
-def compare_choices(a: str, b: str, *, metrics: Sequence[str] = DEFAULT_METRICS) -> pl.DataFrame:
+def path_fields(path: str) -> dict[str, str]:
+    """Return the fields that ``method/source/K`` gives; an empty part leaves its field open."""
+    words = zip(("method", "source", "n_pairs"), path.split("/", 2), strict=False)
+    return {name: word for name, word in words if word}
+
+
+def compare_choices(
+    a: str | Choice, b: str | Choice, *, metrics: Sequence[str] = DEFAULT_METRICS
+) -> pl.DataFrame:
     """Return the paired differences of two choices of cells, on the queries that both have.
 
     Parameters
     ----------
-    a, b : str
-        Choices; see `chosen_rows`. Where each leaves one cell to a question, these two are
-        compared; where they leave several, cells that agree in everything the choices leave open.
+    a, b : str or Choice
+        Choices; see `chosen_rows` and `choose`. Where each leaves one cell to a question, these two
+        are compared; where they leave several, cells that agree in all that the choices leave open.
     metrics : sequence of str
 
     Returns
@@ -679,7 +700,9 @@ def compare_choices(a: str, b: str, *, metrics: Sequence[str] = DEFAULT_METRICS)
     NoResultsError
         If a choice is empty, or no two cells can be paired.
     """
-    (root_a, series, rows_a), (root_b, _, rows_b) = chosen_rows(a), chosen_rows(b)
+    (root_a, series, rows_a), (root_b, _, rows_b) = (
+        chosen_rows(side) if isinstance(side, str) else side for side in (a, b)
+    )
     primary = primary_family(root_a, series) if root_a.resolve() == root_b.resolve() else {}
     blocks = dict(rows_b.group_by(ARENA, maintain_order=True))
     rows: list[dict[str, Any]] = []
@@ -704,8 +727,9 @@ def compare_choices(a: str, b: str, *, metrics: Sequence[str] = DEFAULT_METRICS)
         )
     if not rows:
         raise NoResultsError(
-            f"No two cells of {a} and {b} have the same task, evaluation, sets and queries. "
-            "`bench ls` lists what a folder holds; choose cells as FOLDER:method/source/K."
+            f"No two cells of {a if isinstance(a, str) else root_a} and "
+            f"{b if isinstance(b, str) else root_b} have the same task, evaluation, sets and "
+            "queries. `bench ls` lists what a folder holds; choose cells as FOLDER:method/source/K."
         )
     return in_order(pl.DataFrame(rows, schema=SCHEMA))
 
