@@ -18,13 +18,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.errors import NoResultsError
+from bench.metrics.summary import CLASS_METRICS
+from bench.metrics.summary import METRICS as METRICS_BY_RANK
+from bench.options import TASKS
 from bench.protocol import FRESH_SPLITS
 from bench.results import SUMMED, files_of, read_sums, run_path, summed_as
 from bench.runs import FIT_SETTINGS, IDENTITY
 from bench.statistics import DrawSums
 from featstore.errors import unknown_name
 from featstore.identity import SHORT, canonical_json, sha256_hex
-from fitters.methods import BUILT_IN, METHODS
+from fitters.methods import METHODS
 
 #: Which classes of a head are prototypes, and how like each other names are that were shuffled.
 HEAD_PARTS = {"clusters": 0, "head_size": 0, "head_by": "random", "leave_seen": False}
@@ -102,7 +105,7 @@ def _method_order() -> list[str]:
 
     `METHODS` begins with the main one, and what is simpler follows.
     """
-    closed = [name for name, method in BUILT_IN.items() if method.fitted_on != "training"]
+    closed = [name for name, method in METHODS.built_in.items() if method.fitted_on != "training"]
     return list(dict.fromkeys([*_NOT_FITTED, *reversed(closed), *METHODS]))
 
 
@@ -245,7 +248,7 @@ class Cell:
     def is_drawn(self) -> bool:
         """Whether another seed would give another result."""
         task = self.arena[ARENA.index("task")]
-        trained = self.method in METHODS and METHODS[self.method].fitted_on == "training"
+        trained = getattr(METHODS.get(self.method), "fitted_on", "") == "training"
         shots = task == "few_shot" or "/" in self.n_pairs
         return (
             self.fresh or shots or trained or self.source in CONTROLS
@@ -327,7 +330,11 @@ def read_cells(root: Path, block: pl.DataFrame) -> list[Cell]:
     )
     sums = sums.with_columns(
         pl.Series("cluster", np.searchsorted(clusters, sums["cluster_id"].to_numpy().astype(str)))
-    ).select("run_id", "cluster", "n_queries", *SUMMED)
+    ).select(
+        "run_id", "cluster", "n_queries", *SUMMED,
+        *(pl.col("own").list.get(i, null_on_oob=True).alias(name)
+          for i, name in enumerate(own_metrics(block))),
+    )  # fmt: skip
     out = []
     for key, cell in runs.group_by(["method", "source", "n_pairs", *SETTINGS], maintain_order=True):
         method, source, n_pairs, *settings = key
@@ -358,6 +365,14 @@ def _cell_order(cell: Cell) -> tuple[float, int, int]:
     """Return what sorts cells by their number of real pairs, then by their part of a head."""
     clusters, size = (int(cell.settings[name] or 0) for name in ("clusters", "head_size"))
     return pairs_order(cell.n_pairs), clusters, size
+
+
+def own_metrics(results: pl.DataFrame) -> list[str]:
+    """Return the metrics of tasks that are not Headstock's, by name."""
+    own = results.filter(~pl.col("task").is_in(list(TASKS.built_in)))
+    for task in set(own["task"]):
+        TASKS.get(task)  # declares what is known of its metrics
+    return sorted(set(own["metric"]) - METRICS_BY_RANK.keys() - CLASS_METRICS.keys())
 
 
 def chance_and_gallery(block: pl.DataFrame) -> dict[str, tuple[float, float]]:

@@ -13,7 +13,6 @@ import polars as pl
 
 from bench.cells import in_order, method_title, only_series, whole_heads
 from bench.comparisons import (
-    DEFAULT_METRICS,
     PRIMARY_METRICS,
     choose,
     compare,
@@ -158,7 +157,7 @@ class Results:
         a: str | Mapping[str, Any],
         b: str | Mapping[str, Any],
         *,
-        metrics: Sequence[str] = DEFAULT_METRICS,
+        metrics: Sequence[str] | None = None,
     ) -> pl.DataFrame:
         """Return the paired differences a - b, on the same queries.
 
@@ -167,8 +166,8 @@ class Results:
         a, b : str or mapping
             A method, ``method/source/K`` such as "ridge/head/16", or values of columns. What both
             leave open is paired: two methods are compared on every source and K that both have.
-        metrics : sequence of str
-            Of `bench.comparisons.PAIRED_METRICS`.
+        metrics : sequence of str, optional
+            As of `bench.compare`. None: top-1, top-10, R@1, R@10 and those of tasks of one's own.
 
         Returns
         -------

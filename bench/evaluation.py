@@ -6,6 +6,8 @@ Both do what the commands do, with the same ids and the same rows: `evaluate` pl
 
 from __future__ import annotations
 
+import re
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,9 +23,10 @@ from numpy.typing import NDArray
 from bench.errors import ProtocolError
 from bench.evaluated import Results
 from bench.execution import run_all
-from bench.options import TASK_OPTIONS, parse_options
+from bench.options import TASKS, parse_options
 from bench.protocol import FRESH_SPLITS
-from bench.runs import LEAVES, TASKS, Protocol, Run
+from bench.results import finished
+from bench.runs import LEAVES, Protocol, Run
 from bench.suites.demo import (
     CONTROL_DRAWS,
     Plan,
@@ -33,8 +36,10 @@ from bench.suites.demo import (
     possible_pairs,
 )
 from bench.suites.single import SUITE, SetNames, check_settings, combinations
+from featstore.cli.progress import ProgressBar
 from featstore.errors import AlreadyFinishedError, listed, unknown_name
 from featstore.parallel import Engine
+from featstore.plugins import origin_in
 from featstore.store.store import FeatureStore, open_store
 from featstore.testing import item_table, write_set
 from fitters.aligners.base import params_of
@@ -42,7 +47,7 @@ from fitters.alignment import Alignment
 from fitters.errors import SettingError
 from fitters.jobs import FitRequest, fit_from_store
 from fitters.kept import digest_of
-from fitters.methods import METHODS, FitConfig, Method, register_method
+from fitters.methods import METHODS, FitConfig, Method
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.recipe import fit_alignment
@@ -53,7 +58,10 @@ Store: TypeAlias = FeatureStore | Path | str
 Amount: TypeAlias = int | Literal["all"]
 """A number of real pairs."""
 
-#: Fields of a fit that a user's arrays cannot have.
+#: Characters of a name that is made of parameters, before a digest of them.
+_LONGEST = 48
+
+#: What names a set of a store.
 _SETS = tuple(own.name for own in fields(SetNames))
 
 
@@ -167,6 +175,7 @@ def evaluate(
     out: Path | str | None = None,
     jobs: int = 1,
     engine: Engine = "local",
+    progress: bool = True,
     **given: Any,
 ) -> Results:
     """Score methods beside the controls that decide whether a gain is real.
@@ -209,6 +218,8 @@ def evaluate(
         ``store``.
     jobs, engine
         As of `bench.execution.run_all`.
+    progress : bool
+        Whether a bar on stderr says how far it is.
     **given
         Of a store, the sets by the names of `bench task` (images, names, captions, head,
         head_names, views), or ``dataset`` and ``label_set``; without any, those that fit together.
@@ -266,7 +277,11 @@ def evaluate(
         tuple(range(seeds) if isinstance(seeds, int) else seeds),
     )  # fmt: skip
     runs = asked.runs(store, sets, entries, _tasks(tasks, sets), given)
-    run_all(runs, store.address, folder, jobs=jobs, engine=engine)
+    left = {run.fit_key for run in runs if run.run_id not in finished(folder)}
+    with ProgressBar("evaluate", "fits", total=len(left) if progress else 0) as bar:
+        run_all(
+            runs, store.address, folder, jobs=jobs, engine=engine, on_done=lambda _: bar.advance()
+        )
     return Results(
         folder, store=store.address, methods=list(dict(entries)),
         run_ids={run.run_id for run in runs}, kept=kept,
@@ -396,7 +411,7 @@ def _tasks(
         raise ProtocolError("The store has neither class names nor captions of these images.")
     found = []
     for name, options in of_tasks.items():
-        if name not in TASK_OPTIONS:
+        if name not in TASKS:
             raise ProtocolError(unknown_name("task", name, TASKS))
         words = [
             f"{key}={','.join(map(str, value)) if isinstance(value, tuple | list) else value}"
@@ -454,30 +469,34 @@ def _registered(thing: Any, name: str = "") -> str:
             return known
     if isinstance(thing, Alignment):
         raise SettingError("An Alignment is the whole protocol: pass its method, or a FitConfig.")
-    made, default = thing, getattr(getattr(thing, "func", thing), "__name__", "")
+    defined: Any = getattr(thing, "func", thing)
+    default, made = getattr(defined, "__name__", ""), thing
     if not isinstance(thing, type) and hasattr(thing, "project_x"):
+        defined = type(thing)
         default, made = _of_aligner(thing)
-    register_method(name or default, made)
+    module = sys.modules.get(getattr(defined, "__module__", ""))
+    METHODS.add(name or default, made, origin=origin_in(vars(module) if module else {}))
     return name or default
 
 
 def _of_aligner(aligner: Any) -> tuple[str, Method]:
     """Return the name of an aligner, with those of its parameters that are not defaults."""
+    cls: Any = type(aligner)
     try:
         params = params_of(aligner)
-        plain = {
-            n: v for n, v in params_of(cls()).items() if repr(params[n]) == repr(v)
-        }
+        plain = {n: v for n, v in params_of(cls()).items() if repr(params[n]) == repr(v)}
     except AttributeError as err:
         raise SettingError(
-            f"{type(aligner).__name__} does not keep its constructor parameters under their own "
-            f"names ({err}), so that no second one can be made of it. Pass the class, or a partial."
+            f"{cls.__name__} does not keep its constructor parameters under their own names "
+            f"({err}), so that no second one can be made of it. Pass the class, or a partial."
         ) from err
     except TypeError:  # it has a parameter without a default
         plain = {}
-    changed = ", ".join(f"{n}={v!r}" for n, v in params.items() if n not in plain)
-    name = type(aligner).__name__ + (f"({changed})" if changed else "")
-    return name, Method(partial(type(aligner), **params))
+    said = "-".join([cls.__name__, *(f"{n}-{v}" for n, v in params.items() if n not in plain)])
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", said).strip("-_.+")
+    if name != said or len(name) > _LONGEST:
+        name = f"{name[:_LONGEST]}-{digest_of(sorted(params.items())).hex()[:8]}"
+    return name, Method(partial(cls, **params))
 
 
 def _store_arrays(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fitters.aligners.procrustes import ProcrustesAligner
     from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
     from fitters.alignment import Alignment, read_alignment, save_alignment
-    from fitters.methods import ALIGNERS, METHODS, FitConfig, Method, register_method
+    from fitters.methods import ALIGNERS, METHODS, FitConfig, Method
     from fitters.moments.moments import Moments
     from fitters.moments.transform import SideTransform
     from fitters.pairs import Pairs
@@ -61,7 +61,6 @@ _HOMES = {
     "PRESETS": "fitters.trained.presets",
     "ProcrustesAligner": "fitters.aligners.procrustes",
     "read_alignment": "fitters.alignment",
-    "register_method": "fitters.methods",
     "RidgeAligner": "fitters.aligners.ridge",
     "save_alignment": "fitters.alignment",
     "Schedule": "fitters.trained.base",
@@ -107,7 +106,6 @@ __all__ = [
     "fit_alignment",
     "preset",
     "read_alignment",
-    "register_method",
     "save_alignment",
 ]
 

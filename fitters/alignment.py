@@ -439,7 +439,7 @@ def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
     if not ours and (not isinstance(method, str) or method in ALIGNERS):
         raise AlignmentWriteError(
             f"{type(aligner).__name__} is no aligner of the package, so what is saved must say how "
-            "it is registered: give facts={'method': NAME}, the name of register_method."
+            "it is registered: give facts={'method': NAME}, the NAME of register('aligner', NAME)."
         )
     params = aligner.plain_params() if isinstance(aligner, BaseAligner) else params_of(aligner)
     record: dict[str, Any] = {

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bench.runs import Run
     from featstore.errors import FeatstoreError
     from featstore.extraction.job import extract
+    from featstore.plugins import register
     from featstore.store.store import FeatureStore, open_store
     from featstore.store.view import EmbeddingsView, PairedView
     from fitters.alignment import Alignment, read_alignment, save_alignment
@@ -49,6 +50,7 @@ _HOME = {
     "extract": "featstore.extraction.job",
     "fit": "bench.evaluation",
     "open_store": "featstore.store.store",
+    "register": "featstore.plugins",
     "read_alignment": "fitters.alignment",
     "save_alignment": "fitters.alignment",
 }
@@ -70,6 +72,7 @@ __all__ = [
     "fit",
     "open_store",
     "read_alignment",
+    "register",
     "save_alignment",
 ]
 

@@ -135,7 +135,7 @@ class _SuiteCommand(click.Command):
         from bench.suites.registry import SUITES
 
         with formatter.section("Suites"):
-            formatter.write_dl([(name, suite.summary) for name, suite in SUITES.items()])
+            formatter.write_dl([(name, SUITES.about(name)) for name in SUITES])
         super().format_options(ctx, formatter)
 
 
@@ -360,15 +360,15 @@ def task_command(name: str, words: tuple[str, ...], **given: Any) -> None:
     head,random`): every combination is a run for each seed. `bench frame` prints the rows, `bench
     table` a table.
     """
-    from bench.options import TASK_OPTIONS
+    from bench.options import TASKS
     from bench.runs import Run
     from bench.suites.single import SUITE, check_settings, combinations
     from featstore.errors import unknown_name
     from featstore.store.store import open_store
     from fitters.cli.fit import parse_seeds
 
-    if name not in TASK_OPTIONS:
-        raise usage_error(unknown_name("task", name, TASK_OPTIONS))
+    if name not in TASKS:
+        raise usage_error(unknown_name("task", name, TASKS))
     seeds = parse_seeds(given["seeds"])
     if given["unseen_only"]:
         words = (*words, "classes=unseen")
@@ -492,7 +492,7 @@ def sweep_command(
     chosen; other settings (gamma) are at their defaults, unless they are listed. Tables,
     comparisons and the report read a sweep as they read a suite.
     """
-    from bench.options import TASK_OPTIONS
+    from bench.options import TASKS
     from bench.suites.demo import find_sets
     from bench.suites.single import SWEEP, SWEEP_SUITE, check_settings, sweep_runs
     from featstore.errors import unknown_name
@@ -500,8 +500,8 @@ def sweep_command(
     from fitters.cli.fit import parse_seeds
 
     for name in tasks or ():
-        if name not in TASK_OPTIONS:
-            raise usage_error(unknown_name("task", name, TASK_OPTIONS))
+        if name not in TASKS:
+            raise usage_error(unknown_name("task", name, TASKS))
     own: dict[str, Any] = {"seed": parse_seeds(given["seeds"])}
     own |= {} if tasks is None else {"task": tasks}
     own |= lists_of(given, "protocol", "fit", "data")
