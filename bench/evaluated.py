@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from html import escape
@@ -65,8 +64,6 @@ class Results:
         else the first that was fitted on a head.
     run_ids : collection of str, optional
         Only these runs.
-    kept : TemporaryDirectory, optional
-        Lasts as long as these results.
 
     Attributes
     ----------
@@ -88,10 +85,9 @@ class Results:
         suite: str | None = None,
         methods: Sequence[str] = (),
         run_ids: Collection[str] | None = None,
-        kept: tempfile.TemporaryDirectory[str] | None = None,
     ) -> None:
         self.folder, self.store = Path(folder), store
-        self._methods, self._kept = tuple(methods), kept
+        self._methods = tuple(methods)
         rows = read_results(self.folder)
         if run_ids is None:
             self.rows = only_series(self.folder, rows, suite=suite)
@@ -300,7 +296,7 @@ class Results:
         axes.set_title(f"{method_title(method)}: {direction}, {metric}", loc="left")
         axes.set_xlabel("real pairs")
         axes.set_ylabel(f"{metric} %")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
         return axes
 
     def plot_controls(
@@ -402,4 +398,4 @@ def _axes(given: Any) -> Any:
         return given
     with needs_extra("A plot"):
         import matplotlib.pyplot as plt
-    return plt.subplots()[1]
+    return plt.subplots(layout="constrained")[1]

@@ -7,10 +7,12 @@ Both do what the commands do, with the same ids and the same rows: `evaluate` pl
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import product
@@ -247,45 +249,47 @@ def evaluate(
     >>> "random vectors would not have done as well" in results.verdict
     True
     """
-    kept = None
-    if out is None:
-        kept = tempfile.TemporaryDirectory(prefix="headstock-")
-        out = kept.name
-    given, place, folder = dict(given), data, Path(out)
-    if isinstance(data, Pairs):
-        place, given = folder / "store", {"templates": ("none",)} | given
-        given |= _store_arrays(folder / "store", data, prototypes, bias)
-    elif prototypes is not None or bias is not None:
+    if not isinstance(data, Pairs) and not (prototypes is None and bias is None):
         raise ProtocolError(
             "A store has its own prototypes: name head and head_names, or pass Pairs as data."
         )
-    assert not isinstance(place, Pairs)
-    store = place if isinstance(place, FeatureStore) else open_store(place)
-    entries = _entries(methods)
-    sets = _sets(store, given)
-    sources: tuple[str, ...] = ("none",)
-    if _has_head(sets):
-        sources += ("head", *(Plan().controls if controls is True else controls or ()))
-        if controls is True and "conse" not in dict(entries):
-            entries.append(("conse", {}))
-    elif n_pairs is None:
-        n_pairs = "all"
-    amounts = [k for k in _several(n_pairs) if k != 0]
-    evals = given.pop("eval", ["all-names", "held-out"] if amounts else "all-names")
-    asked = _Asked(
-        tuple(_several(evals)), sources, tuple(amounts), draws,
-        tuple(range(seeds) if isinstance(seeds, int) else seeds),
-    )  # fmt: skip
-    runs = asked.runs(store, sets, entries, _tasks(tasks, sets), given)
-    left = {run.fit_key for run in runs if run.run_id not in finished(folder)}
-    with ProgressBar("evaluate", "fits", total=len(left) if progress else 0) as bar:
-        run_all(
-            runs, store.address, folder, jobs=jobs, engine=engine, on_done=lambda _: bar.advance()
-        )
-    return Results(
-        folder, store=store.address, methods=list(dict(entries)),
-        run_ids={run.run_id for run in runs}, kept=kept,
-    )  # fmt: skip
+    with ExitStack() as stack:
+        if out is None:
+            out = tempfile.mkdtemp(prefix="headstock-")
+            stack.callback(shutil.rmtree, out, ignore_errors=True)
+        folder = Path(out)
+        if isinstance(data, Pairs):
+            arrays = _store_arrays(folder / "store", data, prototypes, bias)
+            data, given = folder / "store", {"templates": ("none",)} | given | arrays
+        store = data if isinstance(data, FeatureStore) else open_store(data)
+        entries, sets = _entries(methods), _sets(store, given)
+        sources: tuple[str, ...] = ("none",)
+        if _has_head(sets):
+            sources += ("head", *(Plan().controls if controls is True else controls or ()))
+            if controls is True and "conse" not in dict(entries):
+                entries.append(("conse", {}))
+        elif n_pairs is None:
+            n_pairs = "all"
+        amounts = [k for k in _several(n_pairs) if k != 0]
+        evals = given.pop("eval", ["all-names", "held-out"] if amounts else "all-names")
+        asked = _Asked(
+            tuple(_several(evals)), sources, tuple(amounts), draws,
+            tuple(range(seeds) if isinstance(seeds, int) else seeds),
+        )  # fmt: skip
+        runs = asked.runs(store, sets, entries, _tasks(tasks, sets), given)
+        left = {run.fit_key for run in runs if run.run_id not in finished(folder)}
+        with ProgressBar("evaluate", "fits", total=len(left) if progress else 0) as bar:
+            run_all(
+                runs, store.address, folder, jobs=jobs, engine=engine,
+                on_done=lambda _: bar.advance(),
+            )  # fmt: skip
+        results = Results(
+            folder, store=store.address, methods=list(dict(entries)),
+            run_ids={run.run_id for run in runs},
+        )  # fmt: skip
+        # A temporary folder goes away with the results.
+        weakref.finalize(results, stack.pop_all().close)
+    return results
 
 
 @dataclass(frozen=True)
@@ -441,19 +445,20 @@ def _has_head(sets: Mapping[str, Any]) -> bool:
 def _entries(methods: Any) -> list[tuple[str, dict[str, Any]]]:
     """Return the name and the settings of each method; what has no name yet is registered."""
     if isinstance(methods, Mapping):
-        return [(_registered(thing, str(name)), {}) for name, thing in methods.items()]
+        return [_entry(thing, str(name)) for name, thing in methods.items()]
     several = isinstance(methods, Iterable) and not isinstance(methods, str)
     return [_entry(thing) for thing in (methods if several else [methods])]
 
 
-def _entry(thing: Any) -> tuple[str, dict[str, Any]]:
+def _entry(thing: Any, name: str = "") -> tuple[str, dict[str, Any]]:
+    """Return the name and the settings of one; a name of its own has only what is registered."""
     if isinstance(thing, str):
         return thing, {}
     if isinstance(thing, FitConfig):
         settings = ((leaf, thing) for leaf in LEAVES if leaf.is_setting)
         values = {leaf.name: _setting(leaf.path[1:], config) for leaf, config in settings}
         return thing.method, {n: v for n, v in values.items() if v != _LEAF[n].default}
-    return _registered(thing), {}
+    return _registered(thing, name), {}
 
 
 def _setting(path: Sequence[str], config: Any) -> Any:
@@ -523,7 +528,9 @@ def _store_arrays(
     groups = np.arange(pairs.n) if pairs.groups is None else np.asarray(pairs.groups)
     labels, first, codes = np.unique(groups, return_index=True, return_inverse=True)
     classes = [str(label) for label in labels]
-    write = partial(_write, root)
+    # Of one width, they may be the two towers of one model: method "identity" says that they are.
+    one_width = pairs.x.shape[1] == pairs.y.shape[1]
+    write = partial(_write, root, {"pair": "arrays"} if one_width else {})
     sets: dict[str, Any] = {}
     images = np.arange(pairs.n)
     by_class = pairs.groups is not None and np.array_equal(pairs.y, pairs.y[first][codes])
@@ -576,15 +583,22 @@ def _digest(pairs: Pairs, *more: Any) -> str:
 
 
 def _write(
-    root: Path, dataset: str, kind: str, rows: NDArray[Any], ids: list[str], *, bias: Any = None,
+    root: Path,
+    space: Mapping[str, str],
+    dataset: str,
+    kind: str,
+    rows: NDArray[Any],
+    ids: list[str],
+    *,
+    bias: Any = None,
     **columns: list[str],
-) -> str:  # fmt: skip
+) -> str:
     """Write one set, unless it is there, and return the beginning of its key."""
     side = "images" if kind in ("image", "head_weight") else "texts"
     with suppress(AlreadyFinishedError):
         write_set(
             root, rows.astype(np.float32), item_table(ids, kind, **columns), dataset=dataset,
-            kind=kind, encoder=f"arrays:{side}", space={"name": f"arrays:{side}"}, bias=bias,
-            sealed=True,
+            kind=kind, encoder=f"arrays:{side}", bias=bias, sealed=True,
+            space={"name": f"arrays:{side}", **space},
         )  # fmt: skip
     return f"{dataset}/{kind}/arrays:{side}"

@@ -151,10 +151,14 @@ def verdict(
     head = _alone(own, "head").row(0, named=True)
     seeds = f"{head['n_seeds']} draws" if head["n_seeds"] > 1 else "one run"
     title = method_title(method)
-    what, found = "Zero-shot {} by {}, {:,.0f} candidate names", "of images are named correctly"
+    value = f"{value_text(metric, head['a'])} %"
+    what, found = (
+        "Zero-shot {} by {}, {:,.0f} candidate names",
+        f"{value} of images are named right",
+    )
     if direction != DIRECTION:
         what = f"{{}} of {direction} by {{}}, {{:,.0f}} candidates"
-        found = f"is {metric} of {direction}"
+        found = f"{metric} of {direction} is {value}"
     setting = (
         f"{what.format(metric, title, head['gallery'])}, "
         f"chance {value_text(metric, head['chance'])} %, {head['n_queries']:,} image queries over "
@@ -175,7 +179,7 @@ def verdict(
     return Verdict(
         answer=answer,
         sentence=(
-            f"{value_text(metric, head['a'])} % {found} by {title} on head weights alone (chance "
+            f"{found} by {title} on head weights alone (chance "
             f"{value_text(metric, head['chance'])} %), and {_CLAUSES[tone]}{numbers}."
         ),
         tone=tone,
