@@ -662,14 +662,18 @@ def choose(root: Path, series: pl.DataFrame, wanted: Mapping[str, str], *, where
     return root, series, rows
 
 
-def chosen_rows(choice: str) -> Choice:
+def chosen_rows(choice: str | Choice) -> Choice:
     """Return the cells of ``FOLDER[:method/source/K][:name=value,…]``, of its series written last.
+
+    What is chosen already is returned as it is.
 
     Raises
     ------
     NoResultsError
         If the folder holds no such row; the message says what it holds.
     """
+    if not isinstance(choice, str):
+        return choice
     folder, *rest = choice.split(":")
     root = Path(folder)
     wanted: dict[str, str] = {}
@@ -713,9 +717,7 @@ def compare_choices(
     NoResultsError
         If a choice is empty, or no two cells can be paired.
     """
-    (root_a, series, rows_a), (root_b, _, rows_b) = (
-        chosen_rows(side) if isinstance(side, str) else side for side in (a, b)
-    )
+    (root_a, series, rows_a), (root_b, _, rows_b) = chosen_rows(a), chosen_rows(b)
     primary = primary_family(root_a, series) if root_a.resolve() == root_b.resolve() else {}
     blocks = dict(rows_b.group_by(ARENA, maintain_order=True))
     rows: list[dict[str, Any]] = []
@@ -740,11 +742,15 @@ def compare_choices(
         )
     if not rows:
         raise NoResultsError(
-            f"No two cells of {a if isinstance(a, str) else root_a} and "
-            f"{b if isinstance(b, str) else root_b} have the same task, evaluation, sets and "
-            "queries. `bench ls` lists what a folder holds; choose cells as FOLDER:method/source/K."
+            f"No two cells of {_called(a)} and {_called(b)} have the same task, evaluation, sets "
+            "and queries. `bench ls` lists what a folder holds; choose cells as "
+            "FOLDER:method/source/K."
         )
     return in_order(pl.DataFrame(rows, schema=SCHEMA))
+
+
+def _called(choice: str | Choice) -> str:
+    return choice if isinstance(choice, str) else str(choice[0])
 
 
 def _matched(left: list[Cell], right: list[Cell]) -> list[Comparison]:

@@ -313,6 +313,27 @@ class _Asked:
     draws: int
     seeds: tuple[int, ...]
 
+    @classmethod
+    def of(
+        cls,
+        evals: Any,
+        n_pairs: Any,
+        *,
+        draws: int,
+        seeds: int | Sequence[int],
+        controls: bool | Sequence[str] | None,
+    ) -> _Asked:
+        """Return what is asked; `controls` are None where there is no head."""
+        sources: tuple[str, ...] = ("none",)
+        if controls is not None:
+            sources += ("head", *(Plan().controls if controls is True else controls or ()))
+        elif n_pairs is None:
+            n_pairs = "all"
+        amounts = tuple(k for k in _several(n_pairs) if k != 0)
+        evals = evals or (["all-names", "held-out"] if amounts else "all-names")
+        own = range(seeds) if isinstance(seeds, int) else seeds
+        return cls(tuple(_several(evals)), sources, amounts, draws, tuple(own))
+
     def runs(
         self,
         store: FeatureStore,
@@ -506,75 +527,69 @@ def _of_aligner(aligner: Any) -> tuple[str, Method]:
 
 def _store_arrays(
     root: Path, pairs: Pairs, prototypes: Pairs | None, bias: NDArray[Any] | None
-) -> dict[str, Any]:
+) -> dict[str, str]:
     """Write arrays as sets of a store, under names that follow from them; return the sets' names.
 
     The same arrays are the same sets, so that finished runs are found again.
     """
-    for given in (pairs, prototypes):
-        if given is not None and (given.weight is not None or given.asked is not None):
-            raise ProtocolError(
-                "Weights and other texts to ask by are not evaluated: an image weighs 1, and so do "
-                "its captions together. Leave weight and asked out."
-            )
-    if prototypes is not None and (
-        prototypes.x.shape[1] != pairs.x.shape[1] or prototypes.y.shape[1] != pairs.y.shape[1]
-    ):
+    given = [pairs] if prototypes is None else [pairs, prototypes]
+    if any(one.weight is not None or one.asked is not None for one in given):
         raise ProtocolError(
-            f"Data have rows of {pairs.x.shape[1]:,} and {pairs.y.shape[1]:,} columns, prototypes "
-            f"of {prototypes.x.shape[1]:,} and {prototypes.y.shape[1]:,}. Use one encoder a side."
+            "Weights and other texts to ask by are not evaluated: an image weighs 1, and so do its "
+            "captions together. Leave weight and asked out."
         )
-    name = f"data-{_digest(pairs)}"
-    groups = np.arange(pairs.n) if pairs.groups is None else np.asarray(pairs.groups)
-    labels, first, codes = np.unique(groups, return_index=True, return_inverse=True)
-    classes = [str(label) for label in labels]
+    widths = [(one.x.shape[1], one.y.shape[1]) for one in given]
+    if len(set(widths)) > 1:
+        raise ProtocolError(
+            f"Data have rows of {widths[0][0]:,} and {widths[0][1]:,} columns, prototypes of "
+            f"{widths[1][0]:,} and {widths[1][1]:,}. Use one encoder a side."
+        )
     # Of one width, they may be the two towers of one model: method "identity" says that they are.
-    one_width = pairs.x.shape[1] == pairs.y.shape[1]
-    write = partial(_write, root, {"pair": "arrays"} if one_width else {})
-    sets: dict[str, Any] = {}
-    images = np.arange(pairs.n)
-    by_class = pairs.groups is not None and np.array_equal(pairs.y, pairs.y[first][codes])
-    owner = images
-    if not by_class:
-        keys = [(code, row.tobytes()) for code, row in zip(codes, pairs.x, strict=True)]
-        place = {key: number for number, key in reversed([*enumerate(keys)])}
-        owner = np.array([place[key] for key in keys])
-        images = np.unique(owner)
-    of_rows = [classes[code] for code in codes]
-    ids = [f"{name}/{row}" for row in range(pairs.n)]
-    sets["images"] = write(
-        name, "image", pairs.x[images], [ids[row] for row in images],
-        class_id=[of_rows[row] for row in images],
+    write = partial(_write, root, {"pair": "arrays"} if len(set(widths[0])) == 1 else {})
+    name = f"data-{_digest(pairs)}"
+    labels, first, codes = np.unique(
+        np.arange(pairs.n) if pairs.groups is None else np.asarray(pairs.groups),
+        return_index=True, return_inverse=True,
     )  # fmt: skip
+    ids, classes = np.array([f"{name}/{row}" for row in range(pairs.n)]), labels.astype(str)
+    by_class = pairs.groups is not None and np.array_equal(pairs.y, pairs.y[first][codes])
+    owner = np.arange(pairs.n)
+    if not by_class:
+        rows = np.column_stack([codes, pairs.x])
+        firsts, same = np.unique(rows, axis=0, return_index=True, return_inverse=True)[1:]
+        owner = firsts[same.ravel()]
+    images = np.unique(owner)
+    sets = {"images": write(name, "image", pairs.x[images], ids[images],
+                            class_id=classes[codes[images]])}  # fmt: skip
     if by_class:
-        sets["names"] = write(
-            name, "class_name", pairs.y[first], [f"{name}/{label}#name" for label in classes],
-            class_id=classes, text=classes, variant=["name"] * len(classes),
-            template_id=["none"] * len(classes),
-        )  # fmt: skip
+        sets["names"] = _write_names(write, name, pairs.y[first], classes, classes)
     else:
         sets["captions"] = write(
-            name, "caption", pairs.y, [f"{one}#text" for one in ids], class_id=of_rows,
-            parent_id=[ids[row] for row in owner], text=of_rows,
+            name, "caption", pairs.y, np.char.add(ids, "#text"), class_id=classes[codes],
+            parent_id=ids[owner], text=classes[codes],
         )  # fmt: skip
-    if prototypes is None:
-        return sets
-    of_head = f"prototypes-{_digest(prototypes, bias)}"
-    rows = range(prototypes.n)
-    names = [f"prototype {row}" for row in rows]
-    if prototypes.groups is not None:
-        names = [str(group) for group in prototypes.groups]
-    class_ids = [f"{of_head}/{row}" for row in rows]
-    sets["head"] = write(
-        of_head, "head_weight", prototypes.x, [f"{one}#head" for one in class_ids],
-        class_id=class_ids, bias=bias,
-    )  # fmt: skip
-    sets["head_names"] = write(
-        of_head, "class_name", prototypes.y, [f"{one}#name" for one in class_ids],
-        class_id=class_ids, text=names, variant=["name"] * len(names),
-        template_id=["none"] * len(names),
-    )  # fmt: skip
+    if prototypes is not None:
+        name = f"prototypes-{_digest(prototypes, bias)}"
+        ids = np.array([f"{name}/{row}" for row in range(prototypes.n)])
+        groups = np.arange(prototypes.n) if prototypes.groups is None else prototypes.groups
+        called = np.asarray(groups).astype(str)
+        if prototypes.groups is None:
+            called = np.char.add("prototype ", called)
+        sets["head"] = write(name, "head_weight", prototypes.x, np.char.add(ids, "#head"),
+                             bias=bias, class_id=ids)  # fmt: skip
+        sets["head_names"] = _write_names(write, name, prototypes.y, ids, called)
     return sets
+
+
+def _write_names(
+    write: partial[str], name: str, rows: NDArray[Any], ids: NDArray[Any], texts: NDArray[Any]
+) -> str:
+    """Write one text a class, the bare name."""
+    n = len(ids)
+    return write(
+        name, "class_name", rows, np.char.add(ids, "#name"), class_id=ids, text=texts,
+        variant=np.repeat("name", n), template_id=np.repeat("none", n),
+    )  # fmt: skip
 
 
 def _digest(pairs: Pairs, *more: Any) -> str:
@@ -588,17 +603,18 @@ def _write(
     dataset: str,
     kind: str,
     rows: NDArray[Any],
-    ids: list[str],
+    ids: NDArray[Any],
     *,
-    bias: Any = None,
-    **columns: list[str],
+    bias: NDArray[Any] | None = None,
+    **columns: NDArray[Any],
 ) -> str:
     """Write one set, unless it is there, and return the beginning of its key."""
     side = "images" if kind in ("image", "head_weight") else "texts"
+    items = {name: column.tolist() for name, column in columns.items()}
     with suppress(AlreadyFinishedError):
         write_set(
-            root, rows.astype(np.float32), item_table(ids, kind, **columns), dataset=dataset,
-            kind=kind, encoder=f"arrays:{side}", bias=bias, sealed=True,
+            root, rows.astype(np.float32), item_table(ids.tolist(), kind, **items),
+            dataset=dataset, kind=kind, encoder=f"arrays:{side}", bias=bias, sealed=True,
             space={"name": f"arrays:{side}", **space},
         )  # fmt: skip
     return f"{dataset}/{kind}/arrays:{side}"

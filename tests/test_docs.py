@@ -40,7 +40,7 @@ from tests.small_files import picture, write, write_tar
 from tests.test_notebook import OF_DOCUMENTS, run_notebook
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("featstore", "fitters", "bench", "data_manifests")
+PACKAGES = ("headstock", "featstore", "fitters", "bench", "data_manifests")
 
 GROUPS = {
     "headstock": headstock_cli, "featstore": featstore_cli, "fitters": fitters_cli,
