@@ -263,19 +263,12 @@ def evaluate(
             data, given = folder / "store", {"templates": ("none",)} | given | arrays
         store = data if isinstance(data, FeatureStore) else open_store(data)
         entries, sets = _entries(methods), _sets(store, given)
-        sources: tuple[str, ...] = ("none",)
-        if _has_head(sets):
-            sources += ("head", *(Plan().controls if controls is True else controls or ()))
-            if controls is True and "conse" not in dict(entries):
-                entries.append(("conse", {}))
-        elif n_pairs is None:
-            n_pairs = "all"
-        amounts = [k for k in _several(n_pairs) if k != 0]
-        evals = given.pop("eval", ["all-names", "held-out"] if amounts else "all-names")
-        asked = _Asked(
-            tuple(_several(evals)), sources, tuple(amounts), draws,
-            tuple(range(seeds) if isinstance(seeds, int) else seeds),
+        asked = _Asked.of(
+            given.pop("eval", None), n_pairs, draws=draws, seeds=seeds,
+            controls=controls if _has_head(sets) else None,
         )  # fmt: skip
+        if asked.sources[1:] and controls is True:
+            entries.append(("conse", {}))
         runs = asked.runs(store, sets, entries, _tasks(tasks, sets), given)
         left = {run.fit_key for run in runs if run.run_id not in finished(folder)}
         with ProgressBar("evaluate", "fits", total=len(left) if progress else 0) as bar:

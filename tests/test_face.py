@@ -48,7 +48,7 @@ if __name__ == "__main__":
     texts, to_images = rng.standard_normal((90, 6)), rng.standard_normal((6, 12))
     head = hs.Pairs(texts[:60] @ to_images, texts[:60])
     pairs = hs.Pairs(texts[60:] @ to_images, texts[60:])
-    results = hs.evaluate("ridge", pairs, prototypes=head, draws=4, jobs=2, progress=False)
+    results = hs.evaluate("ridge", pairs, prototypes=head, draws=6, jobs=2, progress=False)
     print(results.verdict)
 """
 
