@@ -12,7 +12,7 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import product
@@ -38,12 +38,12 @@ from bench.suites.demo import (
     possible_pairs,
 )
 from bench.suites.single import SUITE, SetNames, check_settings, combinations
+from featstore.arrays import write
 from featstore.cli.progress import ProgressBar
-from featstore.errors import AlreadyFinishedError, listed, unknown_name
+from featstore.errors import listed, unknown_name
 from featstore.parallel import Engine
 from featstore.plugins import origin_in
 from featstore.store.store import FeatureStore, open_store
-from featstore.testing import item_table, write_set
 from fitters.aligners.base import params_of
 from fitters.alignment import Alignment
 from fitters.errors import SettingError
@@ -538,7 +538,7 @@ def _store_arrays(
             f"{widths[1][0]:,} and {widths[1][1]:,}. Use one encoder a side."
         )
     # Of one width, they may be the two towers of one model: method "identity" says that they are.
-    write = partial(_write, root, {"pair": "arrays"} if len(set(widths[0])) == 1 else {})
+    add = partial(_write, root, {"pair": "arrays"} if len(set(widths[0])) == 1 else {})
     name = f"data-{_digest(pairs)}"
     labels, first, codes = np.unique(
         np.arange(pairs.n) if pairs.groups is None else np.asarray(pairs.groups),
@@ -552,12 +552,16 @@ def _store_arrays(
         firsts, same = np.unique(rows, axis=0, return_index=True, return_inverse=True)[1:]
         owner = firsts[same.ravel()]
     images = np.unique(owner)
-    sets = {"images": write(name, "image", pairs.x[images], ids[images],
-                            class_id=classes[codes[images]])}  # fmt: skip
+    sets = {
+        "images": add(name, "image", pairs.x[images], ids[images], class_id=classes[codes[images]])
+    }
     if by_class:
-        sets["names"] = _write_names(write, name, pairs.y[first], classes, classes)
+        names = np.char.add(f"{name}/", np.char.add(classes, "#name"))
+        sets["names"] = add(
+            name, "class_name", pairs.y[first], names, class_id=classes, text=classes
+        )
     else:
-        sets["captions"] = write(
+        sets["captions"] = add(
             name, "caption", pairs.y, np.char.add(ids, "#text"), class_id=classes[codes],
             parent_id=ids[owner], text=classes[codes],
         )  # fmt: skip
@@ -568,21 +572,13 @@ def _store_arrays(
         called = np.asarray(groups).astype(str)
         if prototypes.groups is None:
             called = np.char.add("prototype ", called)
-        sets["head"] = write(name, "head_weight", prototypes.x, np.char.add(ids, "#head"),
-                             bias=bias, class_id=ids)  # fmt: skip
-        sets["head_names"] = _write_names(write, name, prototypes.y, ids, called)
+        sets["head"] = add(
+            name, "head_weight", prototypes.x, np.char.add(ids, "#head"), bias=bias, class_id=ids
+        )
+        sets["head_names"] = add(
+            name, "class_name", prototypes.y, np.char.add(ids, "#name"), class_id=ids, text=called
+        )
     return sets
-
-
-def _write_names(
-    write: partial[str], name: str, rows: NDArray[Any], ids: NDArray[Any], texts: NDArray[Any]
-) -> str:
-    """Write one text a class, the bare name."""
-    n = len(ids)
-    return write(
-        name, "class_name", rows, np.char.add(ids, "#name"), class_id=ids, text=texts,
-        variant=np.repeat("name", n), template_id=np.repeat("none", n),
-    )  # fmt: skip
 
 
 def _digest(pairs: Pairs, *more: Any) -> str:
@@ -599,15 +595,11 @@ def _write(
     ids: NDArray[Any],
     *,
     bias: NDArray[Any] | None = None,
-    **columns: NDArray[Any],
+    **items: NDArray[Any],
 ) -> str:
-    """Write one set, unless it is there, and return the beginning of its key."""
-    side = "images" if kind in ("image", "head_weight") else "texts"
-    items = {name: column.tolist() for name, column in columns.items()}
-    with suppress(AlreadyFinishedError):
-        write_set(
-            root, rows.astype(np.float32), item_table(ids.tolist(), kind, **items),
-            dataset=dataset, kind=kind, encoder=f"arrays:{side}", bias=bias, sealed=True,
-            space={"name": f"arrays:{side}", **space},
-        )  # fmt: skip
-    return f"{dataset}/{kind}/arrays:{side}"
+    """Write one set, unless it is there, and return its key."""
+    encoder = f"arrays:{'images' if kind in ('image', 'head_weight') else 'texts'}"
+    return write(
+        root, dataset=dataset, kind=kind, encoder=encoder, rows=rows.astype(np.float32), ids=ids,
+        items=items, bias=bias, space={"name": encoder, **space},
+    ).key  # fmt: skip

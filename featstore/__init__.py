@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featstore.arrays import write
     from featstore.errors import FeatstoreError
     from featstore.extraction.heads import extract_head
     from featstore.extraction.job import extract, extract_many
@@ -46,6 +47,7 @@ _HOME = {
     "open_store": "featstore.store.store",
     "pair_views": "featstore.store.view",
     "read_manifest": "featstore.manifest.io",
+    "write": "featstore.arrays",
     "write_manifest": "featstore.manifest.io",
 }
 
@@ -72,6 +74,7 @@ __all__ = [
     "open_store",
     "pair_views",
     "read_manifest",
+    "write",
     "write_manifest",
 ]
 

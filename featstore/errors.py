@@ -9,6 +9,7 @@ The tree, by what a handler would do::
     ├── UnknownSetError(KeyError)             fix the key, or extract the set
     ├── AmbiguousSetError(KeyError)           say more of the name
     ├── UnknownColumnError(KeyError)          fix the column
+    ├── UnknownItemError(KeyError)            fix the id
     ├── DecoderStartError(RuntimeError)       decode in threads (--decode-timeout 0)
     ├── EncoderError(RuntimeError)            fix the weights, the label set or the request
     ├── NonFiniteEmbeddingError(ValueError)   extract in float32, or drop the item
@@ -98,6 +99,10 @@ class AmbiguousSetError(FeatstoreError, KeyError):
 
 class UnknownColumnError(FeatstoreError, KeyError):
     """An item table has no such column."""
+
+
+class UnknownItemError(FeatstoreError, KeyError):
+    """No row of a view is of an item with this id."""
 
 
 class EncoderError(FeatstoreError, RuntimeError):

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.errors import MisalignedItemsError, lookup
+from featstore.labels import BARE, DEFINITION
 from featstore.options import option
 from featstore.parallel import Workers
 from featstore.store.store import FeatureStore
-from featstore.store.view import BARE, DEFINITION, EmbeddingsView, PairedView, join_ids
+from featstore.store.view import EmbeddingsView, PairedView, join_ids
 from fitters.alignment import Alignment, OnStage
 from fitters.errors import SettingError, ZeroRowError
 from fitters.from_store import MomentsRequest, moment_sources, pairs_of, training_sources

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bench.evaluated import Results
     from bench.evaluation import evaluate, fit
     from bench.runs import Run
+    from featstore.arrays import write
     from featstore.errors import FeatstoreError
     from featstore.extraction.job import extract
     from featstore.plugins import register
@@ -53,6 +54,7 @@ _HOME = {
     "register": "featstore.plugins",
     "read_alignment": "fitters.alignment",
     "save_alignment": "fitters.alignment",
+    "write": "featstore.arrays",
 }
 
 __all__ = [
@@ -74,6 +76,7 @@ __all__ = [
     "read_alignment",
     "register",
     "save_alignment",
+    "write",
 ]
 
 

@@ -98,6 +98,7 @@ CASES = [
     ("extract", "transformers", _TEXTS + " hf:roberta-base"),
     ("extract", "open_clip_torch", _TEXTS + " oc:ViT-B-32"),
     ("extract", "torch", f"{_OPEN}.view('toy/image/toy').torch()"),
+    ("sources", "pyarrow", f"{_OPEN}['toy/image/toy'].to_arrow()"),
     ("extract", "pillow", f"import numpy as np; {_EXTRACT}, {_MINE})"),
     ("train", "torch", f"import numpy as np; {_FIT}'paper-mlp', real=p, {_RNG}"),
     ("train", "torch", f"{_SHOTS} learner_named('cross-modal'){_FIT_SHOTS}"),

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featstore.labels import class_texts
     from featstore.store.catalog import write_catalog
     from featstore.store.gc import collect_garbage, make_store, remove_set
     from featstore.store.layout import (
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
         EmbeddingsView,
         PairedView,
         Selection,
-        class_texts,
         join_ids,
         pair_views,
     )
@@ -67,7 +67,7 @@ _HOME = {
     "Tuning": "featstore.store.rows",
     "Verify": "featstore.store.rows",
     "WriteOptions": "featstore.store.writer",
-    "class_texts": "featstore.store.view",
+    "class_texts": "featstore.labels",
     "collect_garbage": "featstore.store.gc",
     "content_duplicates": "featstore.store.store",
     "join_ids": "featstore.store.view",

@@ -1,6 +1,6 @@
-"""Conversion of rows to the stored type and back, to NumPy or torch.
+"""Conversion of rows to the stored type and back, to NumPy or torch, and what views do to them.
 
-Both run at the speed of memory or of the processor's cores: a writer is as fast as what it
+Conversions run at the speed of memory or of the processor's cores: a writer is as fast as what it
 adds to the disk. NumPy's float16 arithmetic is done in software, so finiteness is read off the
 bits, and rows that are already what is stored are not copied.
 """
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import polars as pl
 
-from featstore.errors import NonFiniteEmbeddingError, needs_extra
+from featstore.errors import MisalignedItemsError, NonFiniteEmbeddingError, needs_extra
+from featstore.identity import sha256_hex
 from featstore.store.layout import DTYPES, INTEGERS, ArrayLayout, LayoutError, to_bfloat16
 from featstore.store.staging import N_THREADS, workers
 
@@ -234,3 +235,63 @@ def as_tensor(rows: np.ndarray, dtype: str) -> torch.Tensor:
         if dtype == "bfloat16":
             return torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(rows)
+
+
+class Transform(Protocol):
+    """A change of rows, in place; each row by itself."""
+
+    @property
+    def name(self) -> str:
+        """One word for what it does."""
+
+    @property
+    def facts(self) -> list[Any]:
+        """What it does, as JSON: part of a view's fingerprint."""
+
+    def apply(self, rows: np.ndarray, *, key: str) -> None:
+        """Change floating-point rows of shape (b, d) in place; `key` is for messages."""
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Divide each row by its L2 norm."""
+
+    name: str = field(default="normalized", init=False)
+
+    @property
+    def facts(self) -> list[Any]:
+        """What it does."""
+        return ["l2"]
+
+    def apply(self, rows: np.ndarray, *, key: str) -> None:
+        """Divide in place.
+
+        Raises
+        ------
+        MisalignedItemsError
+            If a row is zero.
+        """
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        if not norms.all():
+            bad = int(np.flatnonzero(norms[:, 0] == 0)[0])
+            raise MisalignedItemsError(
+                f"Row {bad:,} of a batch of {key} is zero and cannot be normalised."
+            )
+        rows /= norms
+
+
+@dataclass(frozen=True, eq=False)
+class Center:
+    """Subtract a mean that was fitted elsewhere, on training rows."""
+
+    mean: np.ndarray
+    name: str = field(default="centered", init=False)
+
+    @property
+    def facts(self) -> list[Any]:
+        """What it does: the hash of the mean as float64."""
+        return ["center", sha256_hex(np.ascontiguousarray(self.mean, dtype="<f8").tobytes())]
+
+    def apply(self, rows: np.ndarray, *, key: str) -> None:  # noqa: ARG002
+        """Subtract in place, in the precision of the rows."""
+        rows -= self.mean.astype(rows.dtype)

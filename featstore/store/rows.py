@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import functools
 import os
+import reprlib
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,42 @@ def check_bounds(rows: np.ndarray, n: int) -> None:
         raise IndexError(
             f"Rows {int(rows.min()):,} to {int(rows.max()):,} are outside 0 to {n - 1:,}."
         )
+
+
+def row_numbers(index: Any, n: int, find: Callable[[list[str]], np.ndarray]) -> int | np.ndarray:
+    """Return the row, or the rows, of n that an index in brackets means.
+
+    Parameters
+    ----------
+    index : int, slice, list or array
+        As NumPy takes it along one axis; or a list or array of ids.
+    n : int
+        Number of rows.
+    find : callable
+        Returns the rows of ids.
+
+    Raises
+    ------
+    IndexError
+        If there is no such row, or the index is something else.
+    """
+    if isinstance(index, slice):
+        return np.arange(*index.indices(n))
+    given = np.asarray([] if isinstance(index, tuple) else index)
+    if given.dtype.kind in "OUT" and given.ndim == 1 and all(isinstance(i, str) for i in index):
+        return find([str(one) for one in index])
+    if given.dtype == bool and given.shape == (n,):
+        return np.flatnonzero(given)
+    if isinstance(index, tuple) or given.ndim > 1 or (given.size and given.dtype.kind not in "iu"):
+        raise IndexError(
+            f"Rows are chosen by a number, an id, a slice, numbers, ids or a mask of {n:,} "
+            f"booleans; got {reprlib.repr(index)}."
+        )
+    numbers = given.astype(np.int64)
+    if numbers.size and not -n <= numbers.min() <= numbers.max() < n:
+        raise IndexError(f"Rows {numbers.min():,} to {numbers.max():,} are not all among {n:,}.")
+    numbers = np.where(numbers < 0, numbers + n, numbers)
+    return numbers if numbers.ndim else int(numbers)
 
 
 def gather(array: np.ndarray, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -259,14 +296,22 @@ class MappedRows(_FileRows):
         return gather(self.array, rows, out)
 
     def _is_cold(self, rows: np.ndarray) -> bool:
-        """Tell whether rows lie on the disk: four are asked about, and one is timed."""
+        """Tell whether rows lie on the disk: four are asked about, and up to three are timed.
+
+        All of them must be slow: one may be where the process had to wait for a processor.
+        """
         probe = rows[:: rows.size // 4][:4]
         row_bytes = self._layout.row_bytes
         if not all(is_resident(self._address + row * row_bytes) for row in probe.tolist()):
             return True
+        return all(
+            self._seconds(probe[one : one + 1]) > self._tuning.cold_seconds for one in range(3)
+        )
+
+    def _seconds(self, rows: np.ndarray) -> float:
         started = time.perf_counter()
-        gather(self.array, probe[:1])
-        return time.perf_counter() - started > self._tuning.cold_seconds
+        gather(self.array, rows)
+        return time.perf_counter() - started
 
     def _gather_cold(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Gather in the order of the disk, after asking for all ranges at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from featstore.errors import (
 )
 from featstore.remote.objects import Address, parse_address
 from featstore.store.blocks import layout_of
+from featstore.store.casting import Transform
 from featstore.store.catalog import (
     ambiguous_set,
     match_names,
@@ -70,7 +71,7 @@ from featstore.store.tables import (
     read_items,
     read_thumbnails,
 )
-from featstore.store.view import EmbeddingsView, Origin, Selection, Transform
+from featstore.store.view import EmbeddingsView, Origin, Selection
 
 
 @dataclass(frozen=True)
@@ -304,6 +305,40 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         return f"FeatureStore({self.address!r}, {len(self.sets())} sets)"
+
+    def __len__(self) -> int:
+        return len(self.folders())
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the key of every finished set, sorted."""
+        return (str(key_of(folder)) for folder in self.folders())
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether a name means one set, as in brackets."""
+        try:
+            return isinstance(name, str) and bool(self._named(name))
+        except (UnknownSetError, AmbiguousSetError, IncompleteEmbeddingsError):
+            return False
+
+    def __getitem__(self, name: str) -> EmbeddingsView:
+        """Return a view of the set that a name means: as of `view`, or the beginning of one key.
+
+        Raises
+        ------
+        UnknownSetError, AmbiguousSetError, IncompleteEmbeddingsError, CorruptStoreError
+            See `view`.
+        """
+        return self.view(self._named(name))
+
+    def _named(self, name: str) -> str:
+        """Return the key of the set that a name means, or that alone begins with it."""
+        _check_text(name)
+        found = [key for key in self if key.startswith(name)]
+        if len(found) == 1:
+            return found[0]
+        if found and not self.place.find(name, self._pins):
+            raise AmbiguousSetError(ambiguous_set(self.address, name, found))
+        return str(self.info(name).key)
 
     @property
     def form(self) -> StoreFormat:

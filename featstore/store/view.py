@@ -6,10 +6,11 @@ what it is (space, revision, rows, transforms), so that whatever is computed fro
 
 from __future__ import annotations
 
+import difflib
 import operator
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 import numpy as np
 import polars as pl
@@ -19,77 +20,28 @@ from featstore.errors import (
     EmptySelectionError,
     MisalignedItemsError,
     UnknownColumnError,
+    UnknownItemError,
     listed,
+    needs_extra,
     unknown_name,
 )
 from featstore.identity import canonical_json, sha256_hex
-from featstore.store.casting import as_tensor
+from featstore.store.casting import Center, Normalize, Transform, as_tensor
 from featstore.store.layout import DTYPES, INTEGERS
-from featstore.store.rows import ForeseeingRows, MemoryRows, Mode, RowSource, decode
+from featstore.store.rows import ForeseeingRows, Mode, RowSource, decode, row_numbers
 from featstore.store.tables import ItemTable
 
 if TYPE_CHECKING:
+    import pyarrow
     import torch
 
+    from featstore.arrays import TorchRows
 
-class Transform(Protocol):
-    """A change of rows, in place; each row by itself."""
+#: What stands in brackets behind a view and chooses several rows.
+Several = slice | list[int] | list[bool] | list[str] | np.ndarray | pl.Series
 
-    @property
-    def name(self) -> str:
-        """One word for what it does."""
-
-    @property
-    def facts(self) -> list[Any]:
-        """What it does, as JSON: part of a view's fingerprint."""
-
-    def apply(self, rows: np.ndarray, *, key: str) -> None:
-        """Change floating-point rows of shape (b, d) in place; `key` is for messages."""
-
-
-@dataclass(frozen=True)
-class Normalize:
-    """Divide each row by its L2 norm."""
-
-    name: str = field(default="normalized", init=False)
-
-    @property
-    def facts(self) -> list[Any]:
-        """What it does."""
-        return ["l2"]
-
-    def apply(self, rows: np.ndarray, *, key: str) -> None:
-        """Divide in place.
-
-        Raises
-        ------
-        MisalignedItemsError
-            If a row is zero.
-        """
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        if not norms.all():
-            bad = int(np.flatnonzero(norms[:, 0] == 0)[0])
-            raise MisalignedItemsError(
-                f"Row {bad:,} of a batch of {key} is zero and cannot be normalised."
-            )
-        rows /= norms
-
-
-@dataclass(frozen=True, eq=False)
-class Center:
-    """Subtract a mean that was fitted elsewhere, on training rows."""
-
-    mean: np.ndarray
-    name: str = field(default="centered", init=False)
-
-    @property
-    def facts(self) -> list[Any]:
-        """What it does: the hash of the mean as float64."""
-        return ["center", sha256_hex(np.ascontiguousarray(self.mean, dtype="<f8").tobytes())]
-
-    def apply(self, rows: np.ndarray, *, key: str) -> None:  # noqa: ARG002
-        """Subtract in place, in the precision of the rows."""
-        rows -= self.mean.astype(rows.dtype)
+#: Columns of a view's table beside those of its items.
+EMBEDDING, BIAS = "embedding", "bias"
 
 
 @dataclass(frozen=True)
@@ -175,6 +127,80 @@ class Selection:
 
     def __len__(self) -> int:
         return int(self.rows.size)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the rows one by one, each of shape (d,); they are read in blocks."""
+        for batch in self.batches():
+            yield from batch
+
+    def __contains__(self, item_id: object) -> bool:
+        """Return whether one of the rows is of the item with this id."""
+        return isinstance(item_id, str) and item_id in self.items["item_id"]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: FBT001
+        """Return the rows as `numpy` does, so that NumPy's functions take a view.
+
+        Raises
+        ------
+        ValueError
+            If `copy` is False: rows are copied out of the files of the store.
+        """
+        if copy is False:
+            raise ValueError(f"The rows of {self.key} are copied out of a store: copy=False fails.")
+        return self.numpy(dtype)
+
+    @overload
+    def __getitem__(self, index: int | np.integer[Any] | str) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: Several) -> Self: ...
+    def __getitem__(self, index: Any) -> Any:
+        """Return one row, of shape (d,), or a view of several; numbers mean what they do in NumPy.
+
+        Parameters
+        ----------
+        index : int, str, slice, list or array
+            The number of a row, negative ones from the end, or the id of its item; a slice; or
+            numbers, ids or a mask of booleans. Of an item with several rows an id means the first.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row, or the index is something else.
+        UnknownItemError
+            If there is no item with an id; the message names the closest.
+        """
+        if isinstance(index, str):
+            index = int(self.places([index])[1][0])
+        rows = row_numbers(index, len(self), self._first)
+        if isinstance(rows, int):
+            return self._read(self.rows[rows : rows + 1])[0]
+        return self.take(rows)
+
+    def places(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places of equal item ids in `ids` and in the view, in the order of `ids`.
+
+        Raises
+        ------
+        UnknownItemError
+            If the view has no row of an item.
+        """
+        known = self.items["item_id"]
+        asked, rows = join_ids(pl.Series(ids, dtype=pl.String), known)
+        lost = [ids[place] for place in np.setdiff1d(np.arange(len(ids)), asked)]
+        if lost:
+            # Among many ids, comparing each takes seconds: those beside it in the alphabet do.
+            at = int((known < lost[0]).sum())
+            near = known.sort()[max(0, at - _NEAR) : at + _NEAR]
+            raise UnknownItemError(
+                f"{self.key} has no item {listed(lost)}. The closest id is "
+                f"{_closest(lost[0], near)!r}."
+            )
+        return asked, rows
+
+    def _first(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the first row of each of these items."""
+        asked, rows = self.places(ids)
+        return rows[np.unique(asked, return_index=True)[1]]
 
     def __repr__(self) -> str:
         splits = ",".join(sorted(self.items["split"].drop_nulls().unique().to_list()))
@@ -395,13 +421,19 @@ class Selection:
         tensor = as_tensor(self._read(self.rows), str(self.dtype))
         return tensor if dtype is None else tensor.to(dtype)
 
-    def batches(self, rows: int = 4096, *, reuse: bool = False) -> Iterator[np.ndarray]:
+    def batches(
+        self, rows: int = 4096, *, shuffle: np.random.Generator | None = None, reuse: bool = False
+    ) -> Iterator[np.ndarray]:
         """Yield the rows in the view's dtype, at most `rows` rows at a time.
 
         Parameters
         ----------
         rows : int
             Rows of a batch; the last may be shorter.
+        shuffle : numpy.random.Generator, optional
+            Draws an order of all rows when the first batch is asked for; each row comes once.
+            Where the items are needed too, take rows in an order of your own:
+            ``view[rng.permutation(len(view))]``.
         reuse : bool
             Convert every batch into the same memory: faster, but each batch is overwritten
             when the next is asked for. By default each is a new array.
@@ -419,6 +451,9 @@ class Selection:
             raise TypeError(f"The rows of a batch are a whole number; got rows={rows!r}.") from err
         if rows < 1:
             raise ValueError(f"A batch has at least one row; got rows={rows}.")
+        if shuffle is not None:
+            yield from self.take(shuffle.permutation(len(self))).batches(rows, reuse=reuse)
+            return
         if isinstance(self.source, ForeseeingRows):
             self.source.prefetch(self.rows)
         size = min(rows, len(self))
@@ -426,6 +461,42 @@ class Selection:
         stored = np.empty((size, self.dim), DTYPES[self.source.dtype]) if reuse else None
         for start in range(0, len(self), rows):
             yield self._read(self.rows[start : start + rows], stored, out)
+
+    def torch_dataset(self) -> TorchRows:
+        """Return the rows as a dataset for `torch.utils.data.DataLoader`; see `TorchRows`."""
+        from featstore.arrays import TorchRows
+
+        return TorchRows((self,))
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return the items with their rows: a column ``embedding`` of type Array, behind the rest.
+
+        A head has its ``bias`` as a column, too.
+        """
+        bias = [] if self.bias is None else [pl.Series(BIAS, self.bias)]
+        return self.items.with_columns(*bias, pl.Series(EMBEDDING, self.numpy()))
+
+    def to_arrow(self) -> pyarrow.Table:
+        """Return the items with their rows: ``embedding`` is a FixedSizeList, behind the rest.
+
+        Consecutive rows of a view without transforms are not copied, where its dtype is the one in
+        which they are stored: the table shares the memory of the store's files. A head has its
+        ``bias`` as a column, too.
+
+        Raises
+        ------
+        MissingPackageError
+            If pyarrow is not installed.
+        """
+        with needs_extra("Selection.to_arrow"):
+            import pyarrow as pa
+        as_stored = self.source.dtype == self.dtype.name and not self.transforms
+        rows = self.source.read(self.rows) if as_stored else self._read(self.rows)
+        table = self.items.to_arrow()
+        if self.bias is not None:
+            table = table.append_column(BIAS, pa.array(self.bias))
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), self.dim)
+        return table.append_column(EMBEDDING, lists)
 
     def require_same_space(self, other: Selection, *, what: str = "They") -> None:
         """Raise MisalignedItemsError unless both views lie in the same embedding space."""
@@ -467,6 +538,15 @@ class Selection:
         return out
 
 
+#: Ids on either side of an unknown one that it is compared with.
+_NEAR = 500
+
+
+def _closest(name: str, ids: pl.Series) -> str:
+    """Return the id that is most like a name."""
+    return max(ids, key=lambda own: difflib.SequenceMatcher(None, name, own).ratio(), default="")
+
+
 def _equals(column: pl.Series, value: Any) -> pl.Series:
     """Return where a column equals `value`, or any of the values in a collection."""
     collection = isinstance(value, Collection) and not isinstance(value, str | bytes)
@@ -489,117 +569,6 @@ def _values(items: pl.DataFrame, column: str) -> str:
 
 
 View = TypeVar("View", bound=Selection)
-
-
-#: The variant of class names that is a sentence of its own, and the template that adds nothing.
-DEFINITION, BARE = "definition", "none"
-
-
-def class_texts(
-    view: View,
-    *,
-    variants: Sequence[str] | str | None = None,
-    templates: Sequence[str] | str | None = None,
-) -> View:
-    """Reduce class × variant × template prompts to one row per class.
-
-    Each prompt is L2-normalised, the prompts of a class are averaged, and the mean is
-    L2-normalised (encode → L2 → mean → L2, as open_clip does), so that 80 templates give a
-    class no more mass than one. Of several variants each has such a mean, and the means are
-    averaged likewise, so that a name under two templates has no more say than its definition.
-
-    A definition stands bare: of the variant ``definition`` only the template ``none`` is taken
-    beside other variants, whatever the templates. "A photo of a <definition>" is no sentence.
-
-    Parameters
-    ----------
-    view : Selection
-        Of kind class_name.
-    variants, templates : sequence of str, or str, optional
-        Which to use, or the only one; all by default. A class lacking one of the variants keeps
-        the others.
-
-    Returns
-    -------
-    Selection
-        One row per class in order of first appearance; its items are the class's first
-        prompt, with ``item_id`` = class_id.
-
-    Raises
-    ------
-    EmptySelectionError
-        If a variant or template does not occur, or a class has none of those asked for.
-    """
-    chosen = view
-    # A text is a sequence of letters, too.
-    variants = [variants] if isinstance(variants, str) else variants
-    templates = [templates] if isinstance(templates, str) else templates
-    if variants is not None:
-        _require(view, "variant", variants)
-        chosen = chosen.where(variant=list(variants))
-    if templates is not None:
-        _require(view, "template_id", templates)
-        kept = chosen.items["template_id"].is_in(list(templates))
-        defined = chosen.items["variant"] == DEFINITION
-        bare = defined & (chosen.items["template_id"] == BARE)
-        if bare.any() and not defined.all():
-            kept = (kept & ~defined) | bare
-        chosen = chosen.take(np.flatnonzero(kept.fill_null(value=False).to_numpy()))
-    classes = chosen.items["class_id"]
-    if classes.null_count():
-        raise EmptySelectionError(
-            f"{classes.null_count():,} items of {view.key} have no class_id; they are not class "
-            "names."
-        )
-    order = classes.unique(maintain_order=True)
-    lost = set(view.items["class_id"].drop_nulls()) - set(order)
-    if lost:
-        raise EmptySelectionError(
-            f"{len(lost):,} classes of {view.key} have none of the variants and templates asked "
-            f"for (first: {min(lost)!r})."
-        )
-    position = {name: index for index, name in enumerate(order.to_list())}
-    index = np.array([position[name] for name in classes.to_list()])
-    data = chosen.normalized().numpy(np.float64)
-    sums = np.zeros((len(order), view.dim))
-    of_variant = chosen.items["variant"].fill_null("")
-    alike = of_variant.n_unique() == 1
-    for variant in of_variant.unique(maintain_order=True):
-        rows = np.flatnonzero((of_variant == variant).to_numpy())
-        part = sums if alike else np.zeros_like(sums)
-        np.add.at(part, index[rows], data[rows])
-        if not alike:
-            lengths = np.linalg.norm(part, axis=1, keepdims=True)
-            sums += np.divide(part, lengths, out=part, where=lengths > 0)
-    norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    if not norms.all():
-        raise EmptySelectionError(
-            f"The prompts of class {order[int(np.flatnonzero(norms[:, 0] == 0)[0])]!r} cancel out."
-        )
-    first = np.unique(index, return_index=True)[1]
-    items = chosen.items[first].with_columns(pl.col("class_id").alias("item_id"))
-    by = "l2-mean-l2" if alike else "l2-mean-l2 by variant"
-    facts = {"class_texts": chosen.fingerprint, "reduction": by}
-    return replace(
-        chosen,
-        source=MemoryRows((sums / norms).astype(np.float32)),
-        rows=np.arange(len(order)),
-        table=ItemTable(lambda: items),
-        revision_id=sha256_hex(canonical_json(facts)),
-        transforms=(),
-        origin=None,
-    )
-
-
-def _require(view: Selection, column: str, wanted: Sequence[str]) -> None:
-    """Raise if one of the wanted values does not occur: it would silently change nothing."""
-    known = set(view.items[column].drop_nulls().to_list())
-    absent = [value for value in wanted if value not in known]
-    if absent or not wanted:
-        raise EmptySelectionError(
-            f"{view.key} has no {column} {listed(absent) if wanted else '(none asked for)'}. It "
-            f"has: {listed(sorted(known), shown=LISTED)}."
-        )
 
 
 COLUMNS = ("parent_id", "class_id")
@@ -632,6 +601,43 @@ class PairedView(Generic[View]):
     def __len__(self) -> int:
         return len(self.x)
 
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (x row, y row) of each pair; they are read in blocks."""
+        for x, y, _ in self.batches():
+            yield from zip(x, y, strict=True)
+
+    def __contains__(self, item_id: object) -> bool:
+        """Return whether the x of a pair is the item with this id."""
+        return item_id in self.x
+
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> tuple[np.ndarray, np.ndarray]: ...
+    @overload
+    def __getitem__(self, index: str | Several) -> PairedView[View]: ...
+    def __getitem__(self, index: Any) -> Any:
+        """Return the two rows of one pair, or several pairs, which keep their weights.
+
+        Parameters
+        ----------
+        index : int, str, slice, list or array
+            As of a view. Ids are those of x, and mean all of its pairs.
+
+        Raises
+        ------
+        IndexError, UnknownItemError
+            As of `Selection.__getitem__`.
+        """
+        index = [index] if isinstance(index, str) else index
+        rows = row_numbers(index, len(self), lambda ids: self.x.places(ids)[1])
+        if isinstance(rows, int):
+            return self.x[rows], self.y[rows]
+        return self._take(rows)
+
+    def _take(self, rows: np.ndarray) -> PairedView[View]:
+        """Return these pairs, in this order."""
+        x = self.x.take(rows)
+        return replace(self, x=x, y=self.y.take(rows), weight=self.weight[rows])
+
     def __repr__(self) -> str:
         missing = f", missing partners: {len(self.missing_x):,} x, {len(self.missing_y):,} y"
         return f"PairedView({len(self):,} pairs by {self.by}{missing}; x={self.x!r}, y={self.y!r})"
@@ -640,13 +646,27 @@ class PairedView(Generic[View]):
         """Return (n, p) and (n, q) float32 arrays, row i of each being pair i."""
         return self.x.numpy(), self.y.numpy()
 
+    def torch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (n, p) and (n, q) tensors, row i of each being pair i; see `Selection.torch`."""
+        return self.x.torch(), self.y.torch()
+
+    def torch_dataset(self) -> TorchRows:
+        """Return the pairs as a dataset for `torch.utils.data.DataLoader`; see `TorchRows`."""
+        from featstore.arrays import TorchRows
+
+        return TorchRows((self.x, self.y))
+
     def batches(
-        self, rows: int = 4096, *, reuse: bool = False
+        self, rows: int = 4096, *, shuffle: np.random.Generator | None = None, reuse: bool = False
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (x, y, weight) of at most `rows` pairs each: the seam to the fitters.
 
-        With `reuse` each x and y is overwritten by the next; see `Selection.batches`.
+        With `shuffle` the pairs come in an order that it draws, each once; with `reuse` each x and
+        y is overwritten by the next. See `Selection.batches`.
         """
+        if shuffle is not None:
+            yield from self._take(shuffle.permutation(len(self))).batches(rows, reuse=reuse)
+            return
         start = 0
         x_batches, y_batches = (view.batches(rows, reuse=reuse) for view in (self.x, self.y))
         for x, y in zip(x_batches, y_batches, strict=True):
@@ -748,5 +768,7 @@ class EmbeddingsView(Selection):
         variants: Sequence[str] | str | None = None,
         templates: Sequence[str] | str | None = None,
     ) -> Self:
-        """Return one text row per class; see `featstore.store.view.class_texts`."""
+        """Return one text row per class; see `featstore.labels.class_texts`."""
+        from featstore.labels import class_texts
+
         return class_texts(self, variants=variants, templates=templates)

@@ -34,6 +34,7 @@ class Peer(NamedTuple):
 
 def figures(sample: Sample) -> Iterator[Figure]:
     """Yield two lines a peer; a peer that cannot be had says why."""
+    yield batches_figure(sample)
     rows = sample.plain()[:PART].copy()
     for name, open_peer in PEERS.items():
         names = f"store.scan/{name}", f"store.gather/{name}"
@@ -44,6 +45,49 @@ def figures(sample: Sample) -> Iterator[Figure]:
         except Exception as err:  # whatever a peer raises, the others are still measured
             why = f"not measured: {type(err).__name__}: {str(err)[:100]}"
             yield from (not_measured(line, why) for line in names)
+
+
+def batches_figure(sample: Sample) -> Figure:
+    """Compare an epoch of shuffled batches with annbatch, or with what it does.
+
+    annbatch reads runs of rows that lie at random places, some of them together, and shuffles
+    their rows in memory: an approximate shuffle of few reads, where ours is an exact one. It needs
+    Python 3.12; before that zarr-python does the same here. Runs are as long as the blocks, and
+    eight are shuffled together.
+    """
+    import zarr
+
+    view, array, together = sample.view(), zarr.open_array(str(sample.array), mode="r"), 8
+
+    def ours() -> None:
+        for _ in view.batches(BLOCK, shuffle=np.random.default_rng(0)):
+            pass
+
+    def plain() -> None:
+        rng = np.random.default_rng(0)
+        starts = rng.permutation(np.arange(0, len(view), BLOCK)).tolist()
+        for first in range(0, len(starts), together):
+            runs = starts[first : first + together]
+            rows = np.concatenate([array[start : start + BLOCK] for start in runs])
+            order = rng.permutation(len(rows))
+            for start in range(0, len(rows), BLOCK):
+                _ = rows[order[start : start + BLOCK]]
+
+    try:
+        from annbatch import Loader
+    except ImportError:
+        against = "zarr-python, shuffled in windows as annbatch does, which needs Python 3.12"
+        return compare("store.batches/chunks", ours, plain, against=against, pairs=6)
+
+    def annbatch() -> None:
+        loader = Loader(
+            chunk_size=BLOCK, preload_nchunks=together, batch_size=BLOCK, shuffle=True,
+            rng=np.random.default_rng(0), preload_to_gpu=False,
+        )  # fmt: skip
+        for _ in loader.add_dataset(array):
+            pass
+
+    return compare("store.batches/chunks", ours, annbatch, against="annbatch", pairs=6)
 
 
 def scan_figure(name: str, sample: Sample, peer: Peer, rows: np.ndarray) -> Figure:

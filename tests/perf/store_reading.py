@@ -21,6 +21,7 @@ MEMORY_BYTES = 64 * 2**20
 def figures(sample: Sample) -> Iterator[Figure]:
     """Yield the lines of reading."""
     yield from warm_figures(sample)
+    yield shuffled_figure(sample)
     yield first_touch_figure(sample)
     yield cold_figure(sample)
     yield memory_figure(sample)
@@ -57,6 +58,27 @@ def warm_figures(sample: Sample) -> Iterator[Figure]:
         lambda: plain[chosen],
         against=f"np.memmap, {GATHERED:,} random rows",
         pairs=MANY_PAIRS,
+    )
+
+
+def shuffled_figure(sample: Sample) -> Figure:
+    """Compare an epoch of shuffled batches with the same order of a memory map's rows."""
+    view, plain = sample.view(), sample.plain()
+
+    def ours() -> None:
+        for _ in view.batches(BLOCK, shuffle=np.random.default_rng(0)):
+            pass
+
+    def theirs() -> None:
+        order = np.random.default_rng(0).permutation(N)
+        for start in range(0, N, BLOCK):
+            _ = plain[order[start : start + BLOCK]]
+
+    return compare(
+        "store.batches",
+        ours,
+        theirs,
+        against=f"np.memmap, {N:,} rows shuffled, {BLOCK:,} at a time",
     )
 
 

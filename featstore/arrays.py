@@ -1,0 +1,539 @@
+"""Arrays of other libraries as sets of a store, and rows of a store as a dataset of torch."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import secrets
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from featstore.errors import (
+    ManifestError,
+    NonFiniteEmbeddingError,
+    StoreWriteError,
+    listed,
+    needs_extra,
+    unknown_name,
+)
+from featstore.manifest.manifest import ITEM_SCHEMA, KINDS, conform_items
+from featstore.remote.objects import Address, parse_address
+from featstore.store.casting import as_tensor, cast_rows
+from featstore.store.layout import (
+    BLOCK_ROWS,
+    DTYPES,
+    ArrayLayout,
+    LayoutError,
+    SetSpec,
+    from_bfloat16,
+)
+from featstore.store.records import read_pointer
+from featstore.store.store import FeatureStore, open_store
+from featstore.store.view import BIAS, EMBEDDING, EmbeddingsView, Selection, join_ids
+from featstore.store.writer import SetWriter
+
+#: What class names are where nothing else is said: a name without a template.
+BARE_NAME = {"variant": "name", "template_id": "none"}
+
+
+def write(
+    store: str | Path | FeatureStore,
+    *,
+    dataset: str,
+    kind: str,
+    encoder: str,
+    rows: Any,
+    ids: Any = None,
+    items: Any = None,
+    bias: Any = None,
+    dtype: str | None = None,
+    space: EmbeddingsView | Mapping[str, Any] | None = None,
+) -> EmbeddingsView:
+    """Write rows as a set of a store, or further rows of a set that is there, and return its view.
+
+    Rows are stored as they are, neither centred nor normalised. The same rows, ids and items make
+    the same bytes, and written again they change nothing. Further ids are appended: the set gets a
+    new revision, and earlier ones stay readable. Ids that the set has may be given again beside
+    them, with the same rows and items. A set is never changed otherwise: another dtype is another
+    set, and other rows need another name, or ``featstore rm`` first.
+
+    Parameters
+    ----------
+    store : path or FeatureStore
+        A local store; a path is made one if it is missing.
+    dataset, kind, encoder : str
+        Name of the dataset; ``image``, ``caption``, ``class_name`` or ``head_weight``; and what
+        made the rows, ``family:name``.
+    rows : array_like of shape (n, d), table, or iterable of either
+        An array of NumPy or of a library that NumPy reads (also one that is read by slices, such as
+        a memory map, HDF5 or Zarr); a tensor of torch, on any device; a column of vectors (polars
+        List or Array, Arrow list or fixed-size list, pandas); or a table (polars, pandas, Arrow,
+        Hugging Face ``datasets``) whose column ``embedding`` holds them, and whose other columns
+        are the items. An iterator, or a list of two-dimensional arrays, is taken block by block:
+        rows larger than memory, whose number the ids or items say.
+    ids : sequence of str or int, or str, optional
+        Id of each row; or the column of the items that holds them. Whole numbers are kept as
+        texts: 7 is ``"7"``. Default: the items' ``item_id``, or the numbers of the rows.
+    items : table or mapping of columns, optional
+        What is known of each row, in the columns of `featstore.manifest.ITEM_SCHEMA`: ``class_id``,
+        ``split``, ``text``, ``parent_id`` and so on, whole numbers kept as texts. Further columns
+        are kept as they are. A class name is of variant ``name`` and template ``none`` where
+        nothing else is said.
+    bias : array_like of shape (n,), optional
+        Of a head; stored as float32. A head with one is written whole, and never extended.
+    dtype : str, optional
+        Stored dtype, one of `featstore.store.layout.DTYPES`. Default: that of the rows.
+    space : EmbeddingsView or mapping, optional
+        The embedding space of the rows: a view of a set in it, such as the images that a head was
+        trained on; or its keyed facts. Default: what the encoder's name claims, so that a head
+        fits images that were written under the same name.
+
+    Raises
+    ------
+    ManifestError
+        If rows, ids and items do not fit: different numbers, ids that are missing or stand twice,
+        vectors of different widths, or ids of the set with other rows or items.
+    NonFiniteEmbeddingError
+        If a row is NaN or Inf, or has a value that the stored dtype cannot hold.
+    LayoutError
+        If a name or dtype is one that no store can have.
+    StoreWriteError
+        If the store is remote or cannot be written. What a failed write of many blocks leaves is
+        no set, and the next write of it begins anew.
+    """
+    if kind not in KINDS:
+        raise ManifestError(unknown_name("kind", kind, KINDS))
+    how: dict[str, Any] = {}
+    if isinstance(store, FeatureStore):
+        how = {"mode": store.mode, "verify": store.verify}
+        store = store.address
+    root = parse_address(store)
+    if isinstance(root, Address):
+        raise StoreWriteError(f"{store} is remote. Write a local store, and `featstore push` it.")
+    table = _frame(rows)
+    if table is not None:
+        if items is not None:
+            raise ManifestError("Items stand beside a table of rows, or in it: give one of them.")
+        if EMBEDDING not in table.columns:
+            where = "in the table of rows"
+            raise ManifestError(unknown_name("column", EMBEDDING, table.columns, where=where))
+        rows, items = table[EMBEDDING], table.drop(EMBEDDING, BIAS, strict=False)
+        bias = table[BIAS].to_numpy() if bias is None and BIAS in table.columns else bias
+    given = _Given.of(rows)
+    known = _items(kind, ids, items, n=given.n)
+    spec = SetSpec(dataset, kind, encoder, _space(space, encoder), dtype or given.dtype)
+    if spec.dtype not in DTYPES:
+        raise LayoutError(
+            f"The rows are {spec.dtype}, which a store cannot hold. Say dtype='float32'."
+        )
+    if given.n is not None:
+        _check_finite(given.parts(), known["item_id"])
+    _write(root, spec, given, known, None if bias is None else np.asarray(bias, np.float32))
+    return open_store(root, **how).view(str(spec.key))
+
+
+def _space(given: EmbeddingsView | Mapping[str, Any] | None, encoder: str) -> Mapping[str, Any]:
+    """Return the keyed facts of the space that rows are said to lie in."""
+    if isinstance(given, Selection):
+        if given.origin is None:
+            raise ManifestError(f"{given!r} is of rows in memory: its space is in no store.")
+        info = open_store(given.origin.address).info(given.key, revision=given.revision_id)
+        return dict(info.attributes["space"])
+    return given if given is not None else {"name": encoder, "provenance": "imported"}
+
+
+def _frame(table: Any) -> pl.DataFrame | None:
+    """Return a table of another library as one of polars; None if it is no table."""
+    if hasattr(table, "with_format"):  # of Hugging Face: it may be a selection of its file
+        table = table.with_format("arrow")[:]
+    if isinstance(table, pl.DataFrame):
+        return table
+    if isinstance(table, Mapping) or hasattr(table, "columns") or hasattr(table, "column_names"):
+        with needs_extra("A table of pandas or Arrow"):
+            return pl.DataFrame(table)
+    return None
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Rows as they were given: arrays that are read by slices, or blocks that come once.
+
+    Attributes
+    ----------
+    blocks : iterable of arrays
+        Of shape (b, d) each; bfloat16 as its bits.
+    n : int or None
+        Number of rows; None of blocks that come once.
+    dim : int
+        Width of a row.
+    dtype : str
+        As a store names it.
+    """
+
+    blocks: Iterable[Any]
+    n: int | None
+    dim: int
+    dtype: str
+
+    @classmethod
+    def of(cls, rows: Any) -> _Given:
+        """Return rows of any library.
+
+        Raises
+        ------
+        ManifestError
+            If they are no matrix of numbers, or blocks of different widths or dtypes.
+        """
+        in_list = isinstance(rows, list | tuple)
+        first = rows[0] if in_list and rows else None
+        if getattr(first, "ndim", 1) == 2 or _frame(first) is not None or _is_stream(rows):
+            own = map(cls._of_block, rows)
+            begin = next(own, None)
+            if begin is None:
+                raise ManifestError("There is no block of rows. Nothing was written.")
+            blocks = _alike(itertools.chain([begin], own), begin)
+            kept = list(blocks) if in_list else blocks
+            n = sum(map(len, kept)) if isinstance(kept, list) else None
+            return cls(kept, n, begin.dim, begin.dtype)
+        return cls._of_block(rows)
+
+    @classmethod
+    def _of_block(cls, block: Any) -> _Given:
+        table = _frame(block)
+        data, dtype = _matrix(block if table is None else table[EMBEDDING])
+        return cls([data], data.shape[0], data.shape[1], dtype)
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """Yield the rows as numbers, at most `BLOCK_ROWS` at a time; bfloat16 as float32."""
+        for block in self.blocks:
+            for start in range(0, block.shape[0], BLOCK_ROWS):
+                part = np.asarray(block[start : start + BLOCK_ROWS])
+                yield from_bfloat16(part) if self.dtype == "bfloat16" else part
+
+
+def _is_stream(rows: Any) -> bool:
+    """Return whether rows come block by block, and once."""
+    in_memory = isinstance(rows, list | tuple) or hasattr(rows, "__array__")
+    return isinstance(rows, Iterable) and not in_memory
+
+
+def _alike(blocks: Iterable[_Given], first: _Given) -> Iterator[Any]:
+    """Yield the arrays of blocks, which must have the width and dtype of the first."""
+    start = 0
+    for block in blocks:
+        if (block.dim, block.dtype) != (first.dim, first.dtype):
+            raise ManifestError(
+                f"The block of rows {start:,} to {start + (block.n or 0) - 1:,} has {block.dim:,} "
+                f"columns of {block.dtype}; the first has {first.dim:,} of {first.dtype}."
+            )
+        yield from block.blocks
+        start += block.n or 0
+
+
+def _matrix(rows: Any) -> tuple[Any, str]:
+    """Return rows as an array that is read by slices, and its dtype as a store names it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(rows, torch.Tensor):
+        rows = rows.detach().cpu()
+        bits = rows.dtype == torch.bfloat16
+        rows = rows.view(torch.int16).numpy().view("<u2") if bits else rows.numpy()
+        dtype = "bfloat16" if bits else rows.dtype.name
+    else:
+        if hasattr(rows, "__arrow_c_array__") or hasattr(rows, "__arrow_c_stream__"):
+            rows = _vectors(pl.Series(rows))
+        elif getattr(getattr(rows, "dtype", None), "kind", "") == "O":
+            rows = _vectors(pl.Series(list(rows)))  # of pandas or NumPy: vectors as objects
+        elif not hasattr(rows, "shape"):
+            try:
+                rows = np.asarray(rows)
+            except ValueError:  # lists of different lengths
+                rows = _vectors(pl.Series(rows))
+        dtype = np.dtype(rows.dtype).newbyteorder("=").name
+        if dtype == "bfloat16":  # of ml_dtypes, as JAX has it
+            rows = np.asarray(rows).view("<u2")
+    if len(rows.shape) != 2 or not all(rows.shape) or np.dtype(rows.dtype).kind not in "fiu":
+        raise ManifestError(
+            f"Rows are a matrix of numbers, neither side of it 0; got {dtype} of shape "
+            f"{tuple(rows.shape)}."
+        )
+    return rows, dtype
+
+
+def _vectors(column: pl.Series) -> np.ndarray:
+    """Return a column of vectors as a matrix."""
+    if not isinstance(column.dtype, pl.List | pl.Array):
+        raise ManifestError(f"Rows are vectors; got a column of {column.dtype}.")
+    lists = column.cast(pl.List(column.dtype.inner))
+    widths = lists.list.len().to_list()
+    usual = collections.Counter(widths).most_common(1)[0][0]
+    wrong = [row for row, width in enumerate(widths) if not width or width != usual]
+    if wrong:
+        shown = ", ".join(f"row {row:,} has {widths[row]}" for row in wrong[:5])
+        raise ManifestError(
+            f"{len(wrong):,} of {column.len():,} vectors do not have the {usual} columns of most: "
+            f"{shown}. Every row needs one vector of one width."
+        )
+    flat: np.ndarray = lists.explode().to_numpy()
+    return flat.reshape(column.len(), -1)
+
+
+def _items(kind: str, ids: Any, items: Any, *, n: int | None) -> pl.DataFrame:
+    """Return the item table of n rows, conformed; n of blocks is what it says itself."""
+    table = pl.DataFrame() if items is None else _frame(items)
+    if table is None:
+        raise ManifestError(f"Items are a table or a mapping of columns; got {type(items)}.")
+    taken = [name for name in (EMBEDDING, BIAS) if name in table.columns]
+    if taken:
+        raise ManifestError(f"Items cannot have a column {listed(taken)}: rows are called so.")
+    column = _ids(ids, table, n)
+    heights = {"rows": n, "ids": column.len(), "items": None if items is None else table.height}
+    if len({count for count in heights.values() if count is not None}) > 1:
+        counts = ", ".join(f"{v:,} {k}" for k, v in heights.items() if v is not None)
+        raise ManifestError(f"There are {counts}. Each row has one id and one item.")
+    _check_ids(column)
+    columns = {name: _as_text(table[name]) for name in table.columns if name in ITEM_SCHEMA}
+    known: dict[str, Any] = {**table.to_dict(), **columns, "item_id": column}
+    if kind == "class_name":
+        known = {name: [value] * column.len() for name, value in BARE_NAME.items()} | known
+    return conform_items(pl.DataFrame(known), kind)
+
+
+def _ids(ids: Any, table: pl.DataFrame, n: int | None) -> pl.Series:
+    """Return the ids of rows as they are given: themselves, as a column of the items, or not."""
+    name = ids if isinstance(ids, str) else "item_id" if ids is None else None
+    if name is not None and name in table.columns:
+        ids = table[name]
+    elif isinstance(ids, str):
+        raise ManifestError(unknown_name("column", ids, table.columns, where="in the items"))
+    elif ids is None:
+        ids = range(n if n is not None else table.height)
+        if not ids:
+            raise ManifestError("Rows that come in blocks need ids or items: how many are there?")
+    try:
+        return _as_text(pl.Series("item_id", ids))
+    except (TypeError, pl.exceptions.PolarsError) as err:
+        raise ManifestError(f"Ids are texts or whole numbers, one a row: {err}.") from err
+
+
+def _as_text(column: pl.Series) -> pl.Series:
+    """Return a column of whole numbers or categories as texts; others as they are."""
+    texts = column.dtype.is_integer() or column.dtype in (pl.Categorical, pl.Enum)
+    return column.cast(pl.String) if texts else column
+
+
+def _check_ids(ids: pl.Series) -> None:
+    """Refuse ids that are no texts, are missing, or stand twice."""
+    if ids.dtype != pl.String:
+        raise ManifestError(f"Ids are texts or whole numbers; got {ids.dtype}.")
+    missing = (ids.is_null() | (ids.str.len_bytes() == 0)).arg_true()
+    if len(missing):
+        raise ManifestError(f"{len(missing):,} rows have no id: {_numbers(missing)}.")
+    twice = ids.filter(ids.is_duplicated()).unique(maintain_order=True)
+    if len(twice):
+        shown = "; ".join(f"{one!r} ({_numbers((ids == one).arg_true())})" for one in twice[:5])
+        raise ManifestError(f"{len(twice):,} ids stand in several rows: {shown}. Each has one row.")
+
+
+def _numbers(rows: pl.Series | Sequence[int]) -> str:
+    """Return the first few row numbers for a message."""
+    more = f" and {len(rows) - 5:,} more" if len(rows) > 5 else ""
+    return f"row{'s' * (len(rows) > 1)} {', '.join(f'{row:,}' for row in rows[:5])}{more}"
+
+
+def _check_finite(parts: Iterable[np.ndarray], ids: pl.Series, start: int = 0) -> None:
+    """Refuse rows with NaN or Inf, naming them; the first is row `start`."""
+    bad: list[int] = []
+    for part in parts:
+        bad += (start + np.flatnonzero(~np.isfinite(part).all(axis=1))).tolist()
+        start += len(part)
+    if bad:
+        raise NonFiniteEmbeddingError(
+            f"{len(bad):,} rows have NaN or Inf: {_numbers(bad)} (ids {listed(ids[bad])}). Leave "
+            "them out, with their ids and items."
+        )
+
+
+def _write(
+    root: Path, spec: SetSpec, given: _Given, items: pl.DataFrame, bias: np.ndarray | None
+) -> None:
+    """Write what the set does not have yet; nothing, if it has everything."""
+    table, n_old, parts = items, 0, _counted(given, items["item_id"])
+    if read_pointer(spec.directory(root)) is not None:
+        before = _Before.of(open_store(root), str(spec.key), given, items)
+        parts, n_old = before.new(parts), before.items.height
+        if not before.fresh.any():
+            before.check_bias(bias)
+            collections.deque(parts, maxlen=0)
+            return
+        fresh = items.filter(pl.Series(before.fresh))
+        table = pl.concat([before.items, fresh], how="diagonal_relaxed")
+    # Nobody can tell whether rows that were staged before are these.
+    plan = {"rows": secrets.token_hex(8)}
+    with SetWriter(root, spec, table, given.dim, facts=FACTS, plan=plan) as writer:
+        blocks = _in_blocks(parts, writer.layout, n_old % writer.layout.block_rows)
+        for block, data in zip(writer.pending(), blocks, strict=True):
+            writer.write_block(block, data)
+        writer.finish(bias=bias)
+
+
+#: What a set records of where it is from.
+FACTS = {"provenance": "imported", "source": "arrays"}
+
+
+@dataclass(frozen=True)
+class _Before:
+    """A set as it is before rows of it are given again, or further ones.
+
+    Attributes
+    ----------
+    view : EmbeddingsView
+    layout : ArrayLayout
+    items : DataFrame
+        Of all its rows.
+    ids : Series of str
+        Of the rows given.
+    at : ndarray of shape (rows given,), int64
+        Row of the set that each row given is again; -1 of further ones.
+    """
+
+    view: EmbeddingsView
+    layout: ArrayLayout
+    items: pl.DataFrame
+    ids: pl.Series
+    at: np.ndarray
+
+    @classmethod
+    def of(cls, store: FeatureStore, key: str, given: _Given, items: pl.DataFrame) -> _Before:
+        """Hold the rows and items given against the set.
+
+        Raises
+        ------
+        ManifestError
+            If the set was extracted, or has another width or other items of these ids.
+        """
+        info, view = store.info(key), store.view(key)
+        if info.attributes["facts"].get("provenance") != FACTS["provenance"]:
+            raise ManifestError(f"{view.key} was extracted: rows from elsewhere are no part of it.")
+        if given.dim != view.dim:
+            raise ManifestError(f"{view.key} has {view.dim:,} columns; got rows of {given.dim:,}.")
+        old = store.item_table(info)
+        again, rows = join_ids(items["item_id"], old["item_id"])
+        if view.bias is not None and len(again) < items.height:
+            raise StoreWriteError(f"{view.key} is a head: it is written whole, and never extended.")
+        for name in items.columns if len(again) else ():
+            was = old.get_column(name, default=pl.repeat(None, old.height, eager=True))[rows]
+            own = items[name][again]
+            stated = own.is_not_null()  # what is left out is as it was
+            if not own.filter(stated).equals(was.filter(stated)):
+                first = items["item_id"][int(again[0])]
+                raise ManifestError(
+                    f"{len(again):,} ids are in {view.key} already (first: {first!r}), and some "
+                    f"with another {name}. A set is only appended to: give further ids, or write "
+                    "another dataset."
+                )
+        at = np.full(items.height, -1)
+        at[again] = rows
+        return cls(view, store.layout(info), old, items["item_id"], at)
+
+    @property
+    def fresh(self) -> np.ndarray:
+        """Which of the rows given the set does not have."""
+        return self.at < 0
+
+    def new(self, parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield what is new of rows, after comparing the others with the set, bit by bit."""
+        start = 0
+        for part in parts:
+            here = slice(start, start + len(part))
+            known = ~self.fresh[here]
+            if known.any():
+                ids = self.ids[here].filter(pl.Series(known))
+                own = cast_rows(
+                    part[known], ids, failed=(), layout=self.layout, where="rows given again"
+                )
+                was = np.ascontiguousarray(self.view.source.read(self.at[here][known]))
+                other = (own.view(np.uint8) != was.view(np.uint8)).any(axis=1)
+                if other.any():
+                    others = ids.filter(pl.Series(other))
+                    raise ManifestError(
+                        f"{len(others):,} ids are in {self.view.key} with other rows: "
+                        f"{listed(others)}. A set is only appended to: give further ids, another "
+                        f"name, or remove it first (`featstore rm`)."
+                    )
+            start += len(part)
+            yield part[~known]
+
+    def check_bias(self, bias: np.ndarray | None) -> None:
+        """Refuse another bias than the set has."""
+        own, was = (np.empty(0) if one is None else one for one in (bias, self.view.bias))
+        if not np.array_equal(own, was):
+            raise ManifestError(f"{self.view.key} has another bias. Remove it first to change it.")
+
+
+def _counted(given: _Given, ids: pl.Series) -> Iterator[np.ndarray]:
+    """Yield the rows; of blocks that come once, those that are checked."""
+    start = 0
+    for part in given.parts():
+        if given.n is None:
+            _check_finite([part], ids, start)
+        start += len(part)
+        if start > len(ids):
+            break
+        yield part
+    if start != len(ids):
+        more = " or more" if start > len(ids) else ""
+        raise ManifestError(f"The blocks hold {start:,}{more} rows; there are {len(ids):,} ids.")
+
+
+def _in_blocks(
+    parts: Iterable[np.ndarray], layout: ArrayLayout, n_before: int
+) -> Iterator[np.ndarray]:
+    """Yield rows in blocks of a layout, the first of which begins with `n_before` that are kept."""
+    held = [np.zeros((n_before, layout.dim), np.float32)] if n_before else []
+    size = n_before
+    for part in parts:
+        rest = part
+        while size + len(rest) >= layout.block_rows:
+            cut = layout.block_rows - size
+            yield np.concatenate([*held, rest[:cut]]) if held else rest[:cut]
+            held, size, rest = [], 0, rest[cut:]
+        held, size = [*held, rest], size + len(rest)
+    if size:
+        yield np.concatenate(held)
+
+
+@dataclass(frozen=True)
+class TorchRows:
+    """A map-style dataset for `torch.utils.data.DataLoader`: rows as tensors that the caller owns.
+
+    An item is one row, of shape (d,), of each view: a tensor, or a tuple of them for pairs. Workers
+    are sent what the views select of their stores, and no rows. A list of numbers gives a batch in
+    one reading, the fast way: a DataLoader with ``batch_size=None`` and a `BatchSampler` as its
+    sampler asks for such lists.
+
+    Attributes
+    ----------
+    views : tuple of Selection
+        Of one length.
+    """
+
+    views: tuple[Selection, ...]
+
+    def __len__(self) -> int:
+        return len(self.views[0])
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return the tensors of a row, or of several, stacked; `index` as a view takes it."""
+        found = tuple(as_tensor(np.asarray(view[index]), view.dtype.name) for view in self.views)
+        return found if len(found) > 1 else found[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return the items of these numbers, read together: what a DataLoader asks for."""
+        found = self[list(indices)]
+        return list(zip(*found, strict=True) if isinstance(found, tuple) else found)

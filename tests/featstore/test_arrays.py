@@ -1,0 +1,346 @@
+"""Rows of arrays become a set that holds the same rows, whatever library they are of."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from featstore import open_store, write
+from featstore.errors import (
+    FeatstoreError,
+    ManifestError,
+    NonFiniteEmbeddingError,
+    StoreWriteError,
+)
+from featstore.store.layout import LayoutError
+from featstore.store.verify import verify_store
+from featstore.testing import item_table, write_set
+
+SET: dict[str, Any] = {"dataset": "birds", "kind": "image", "encoder": "timm:toy"}
+
+
+def _lists(rows: np.ndarray) -> Any:
+    flat = pa.array(rows.reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])
+
+
+def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), 3):
+        yield rows[start : start + 3]
+
+
+#: Name -> how rows are given, and whether they come with ids of their own.
+CONTAINERS: dict[str, Callable[[np.ndarray], Any]] = {
+    "numpy": lambda rows: rows,
+    "fortran": np.asfortranarray,
+    "big-endian": lambda rows: rows.astype(rows.dtype.newbyteorder(">")),
+    "torch": torch.from_numpy,
+    "polars array": lambda rows: pl.Series(rows),
+    "polars list": lambda rows: pl.Series(rows).arr.to_list(),
+    "arrow": _lists,
+    "arrow slice": lambda rows: _lists(np.concatenate([rows[:1], rows]))[1:],
+    "arrow list": lambda rows: _lists(rows).cast(pa.list_(pa.from_numpy_dtype(rows.dtype))),
+    "arrow chunked": lambda rows: pa.chunked_array([_lists(rows[:1]), _lists(rows[1:])]),
+    "pandas": lambda rows: pd.Series(list(rows)),
+    "objects": lambda rows: pd.Series(list(rows)).to_numpy(),
+    "list of rows": list,
+    "blocks": lambda rows: list(_blocks(rows)),
+    "iterator": _blocks,
+    "iterator of tensors": lambda rows: map(torch.from_numpy, _blocks(rows)),
+    "polars table": lambda rows: pl.DataFrame({"embedding": rows}),
+    "arrow table": lambda rows: pa.table({"embedding": _lists(rows)}),
+    "pandas table": lambda rows: pd.DataFrame({"embedding": list(rows)}),
+}
+
+
+@pytest.mark.parametrize("how", CONTAINERS)
+@settings(deadline=None, max_examples=5)
+@given(data=st.data())
+def test_rows_of_any_container_are_read_back(
+    tmp_path_factory: pytest.TempPathFactory, how: str, data: st.DataObject
+) -> None:
+    dtype = data.draw(st.sampled_from(["float16", "float32", "float64"]))
+    shape = data.draw(st.tuples(st.integers(2, 9), st.integers(1, 4)))
+    values = hnp.from_dtype(np.dtype(dtype), allow_nan=False, allow_infinity=False)
+    rows = data.draw(hnp.arrays(dtype, shape, elements=values))
+    ids = [f"b{i}" for i in range(len(rows))]
+    root = tmp_path_factory.mktemp("store")
+    view = write(root, rows=CONTAINERS[how](rows), ids=ids, **SET)
+    assert view.source.dtype == dtype
+    assert view.items["item_id"].to_list() == ids
+    np.testing.assert_array_equal(view.astype(dtype), rows)
+    assert not verify_store(root).problems
+
+
+@pytest.mark.parametrize("bits", [
+    torch.tensor([[1.0, -2.5]], dtype=torch.bfloat16, requires_grad=True),
+    np.array([[1.0, -2.5]], ml_dtypes.bfloat16),
+], ids=["torch", "ml_dtypes"])  # fmt: skip
+def test_bfloat16_stays_bfloat16(tmp_path: Path, bits: Any) -> None:
+    view = write(tmp_path, rows=bits, **SET)
+    assert view.source.dtype == "bfloat16"
+    np.testing.assert_array_equal(view, [[1.0, -2.5]])
+
+
+def test_arrays_that_are_read_by_slices_are_not_read_whole(tmp_path: Path) -> None:
+    class Slices:
+        shape, dtype, largest = (10_000, 2), np.dtype(np.float32), 0
+
+        def __array__(self, *_: Any) -> np.ndarray:
+            raise MemoryError
+
+        def __getitem__(self, rows: slice) -> np.ndarray:
+            numbers = np.arange(10_000, dtype=np.float32)[rows]
+            self.largest = max(self.largest, len(numbers))
+            return np.stack([numbers, -numbers], axis=1)
+
+    rows = Slices()
+    view = write(tmp_path, rows=rows, **SET)
+    assert view[7777].tolist() == [7777, -7777]
+    assert rows.largest == 4096
+
+
+def test_a_view_is_written_as_rows(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
+    one = write(tmp_path / "a", rows=rows, **SET)
+    unit = write(tmp_path / "b", rows=one.normalized(), items=one.items, **SET)
+    np.testing.assert_array_equal(unit, one.normalized())
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_same_rows_make_the_same_bytes_however_they_come(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((9000, 3)).astype(np.float32)
+    ids = list(range(9000))
+    one = write(tmp_path / "a", rows=rows, **SET)
+    two = write(tmp_path / "b", rows=(rows[i : i + 700] for i in range(0, 9000, 700)), ids=ids,
+                **SET)  # fmt: skip
+    assert one.set_id == two.set_id
+    assert _files(tmp_path / "a") == _files(tmp_path / "b")
+    before = _files(tmp_path / "a")
+    again = write(tmp_path / "a", rows=_blocks(rows), ids=ids, **SET)
+    assert again.revision_id == one.revision_id
+    assert _files(tmp_path / "a") == before
+
+
+def test_items_are_kept_as_item_tables_have_them(tmp_path: Path) -> None:
+    items = pd.DataFrame({
+        "name": ["a", "b"], "class_id": [3, 4], "split": pd.Categorical(["train", "test"]),
+        "width": [2.5, 3.5],
+    })  # fmt: skip
+    view = write(tmp_path, rows=np.eye(2), ids="name", items=items, **SET)
+    expected = item_table(
+        ["a", "b"], class_id=["3", "4"], split=["train", "test"], name=["a", "b"],
+        width=[2.5, 3.5],
+    )  # fmt: skip
+    assert view.items.select(expected.columns).equals(expected)
+    assert view.where(class_id="4").numpy().tolist() == [[0, 1]]
+
+
+def test_whole_numbers_are_ids_as_text(tmp_path: Path) -> None:
+    view = write(tmp_path, rows=np.eye(3), ids=np.array([7, 3, 5]), **SET)
+    assert view.items["item_id"].to_list() == ["7", "3", "5"]
+    assert view["3"].tolist() == [0, 1, 0]
+    assert view[0].tolist() == [1, 0, 0]
+
+
+def test_further_ids_are_a_new_revision_that_keeps_the_rows(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal((5000, 3)).astype(np.float32)
+    more = rng.standard_normal((6000, 3)).astype(np.float32)
+    ids = [f"b{i}" for i in range(11_000)]
+    one = write(tmp_path, rows=first, ids=ids[:5000], items={"split": ["train"] * 5000}, **SET)
+    # Rows that are there may come again among the others.
+    two = write(tmp_path, rows=np.concatenate([first[4990:], more[:4000]]), ids=ids[4990:9000],
+                items={"split": ["train"] * 10 + ["test"] * 4000}, **SET)  # fmt: skip
+    again = write(tmp_path, rows=first[:9], ids=ids[:9], **SET)  # items left out are as they were
+    assert again.revision_id == two.revision_id
+    three = write(open_store(tmp_path), rows=_blocks(more[4000:]), ids=ids[9000:], **SET)
+    assert three.items["item_id"].to_list() == ids
+    assert three.items["split"].value_counts().height == 3
+    np.testing.assert_array_equal(three, np.concatenate([first, more]))
+    store = open_store(tmp_path)
+    history = [info.commit.revision_id for info in store.revisions(three.key)]
+    assert history == [view.revision_id for view in (one, two, three)]
+    np.testing.assert_array_equal(store.view(one.key, revision=one.revision_id), first)
+    assert not verify_store(tmp_path).problems
+
+
+@settings(deadline=None, max_examples=15)
+@given(data=st.data())
+def test_any_writes_in_any_blocks_leave_the_rows_in_the_order_of_their_ids(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """A dictionary says what the set must hold; the set has blocks of four rows, eight a file."""
+    root, rng = tmp_path_factory.mktemp("store"), np.random.default_rng(0)
+    rows = rng.standard_normal((40, 2)).astype(np.float32)
+    held = {str(i): rows[i] for i in range(data.draw(st.integers(1, 12)))}
+    space = {"name": SET["encoder"], "provenance": "imported"}
+    write_set(root, rows[: len(held)], item_table(list(held)), facts={"provenance": "imported"},
+              space=space, block_rows=4, plain_bytes=0, shard_bytes=64)  # fmt: skip
+    for _ in range(data.draw(st.integers(1, 3))):
+        ids = data.draw(st.lists(st.integers(0, 39), unique=True, min_size=1, max_size=20))
+        cuts = sorted(data.draw(st.sets(st.integers(1, len(ids)), max_size=3)) | {0, len(ids)})
+        parts = (rows[ids[a:b]] for a, b in itertools.pairwise(cuts))
+        view = write(root, rows=parts, ids=ids, **SET)
+        held |= {str(i): rows[i] for i in ids if str(i) not in held}
+        assert view.items["item_id"].to_list() == list(held)
+        np.testing.assert_array_equal(view, list(held.values()))
+    assert not verify_store(root).problems
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"rows": np.eye(3) + 1}, "3 ids are in birds/image/.* with other rows: '0', '1', '2'"),
+    ({"items": {"split": ["a", "b", "b"]}}, "some with another split"),
+    ({"rows": np.ones((3, 4))}, "has 3 columns; got rows of 4"),
+    ({"rows": np.ones((1, 4)), "ids": ["x"], "items": None}, "has 3 columns; got rows of 4"),
+    ({"bias": [1, 2, 4]}, "another bias"),
+    ({"rows": np.eye(4)[:, :3], "items": None}, "written whole, and never extended"),
+])  # fmt: skip
+def test_what_a_set_has_is_not_changed(tmp_path: Path, change: Any, said: str) -> None:
+    same: dict[str, Any] = {"rows": np.eye(3), "items": {"split": ["a", "b", "c"]}}
+    if "never extended" in said:
+        same["items"] = None
+    one = write(tmp_path, bias=[1, 2, 3], **same, **SET)
+    before = _files(tmp_path)
+    with pytest.raises(FeatstoreError, match=said):
+        write(tmp_path, **{"bias": [1, 2, 3], **same, **SET, **change})
+    assert _files(tmp_path) == before
+    assert write(tmp_path, bias=[1, 2, 3], **same, **SET).revision_id == one.revision_id
+
+
+BAD = np.ones((9, 2))
+BAD[[2, 5], 1] = [np.nan, np.inf]
+
+
+@pytest.mark.parametrize(("given", "error", "said"), [
+    ({"rows": BAD}, NonFiniteEmbeddingError, r"2 rows .*: rows 2, 5 \(ids '2', '5'\)"),
+    ({"rows": _blocks(BAD), "ids": list("abcdefghi")}, NonFiniteEmbeddingError,
+     r"1 rows have NaN or Inf: row 2 \(ids 'c'\)"),
+    ({"rows": np.full((2, 1), 1e6), "dtype": "float16"}, NonFiniteEmbeddingError, "too large"),
+    ({"rows": np.eye(3), "ids": ["a", "b", "a"]}, ManifestError, r"'a' \(rows 0, 2\)"),
+    ({"rows": np.eye(7), "ids": ["a", None, "", "c", "d", "e", None]}, ManifestError,
+     "3 rows have no id: rows 1, 2, 6"),
+    ({"rows": np.eye(2), "ids": ["a"]}, ManifestError, "There are 2 rows, 1 ids"),
+    ({"rows": np.eye(2), "items": {"split": ["a"] * 3}}, ManifestError, "2 rows, 2 ids, 3 items"),
+    ({"rows": np.eye(2), "ids": [0.5, 1.5]}, ManifestError, "got Float64"),
+    ({"rows": np.eye(2), "ids": ["a", 1]}, ManifestError, "Ids are texts or whole numbers"),
+    ({"rows": np.eye(2), "ids": "idd", "items": {"id": [1, 2]}}, ManifestError,
+     "No column named 'idd' in the items.*Did you mean 'id'"),
+    ({"rows": np.eye(2), "items": {"bias": [1, 2]}}, ManifestError, "cannot have a column 'bias'"),
+    ({"rows": np.eye(2), "items": [1, 2]}, ManifestError, "a table or a mapping of columns"),
+    ({"rows": np.eye(2), "items": {"split": [0.5, 1]}}, ManifestError, "split .Float64 instead"),
+    ({"rows": [[1.0, 2.0], [3.0], [4.0, 5.0]]}, ManifestError, "2 columns of most: row 1 has 1"),
+    ({"rows": pl.Series([[1.0], None])}, ManifestError, "row 1 has None"),
+    ({"rows": pl.Series([[1.0], [None]])}, NonFiniteEmbeddingError, "row 1"),
+    ({"rows": pl.Series([1.0])}, ManifestError, "Rows are vectors; got a column of Float64"),
+    ({"rows": pl.DataFrame({"x": [1.0]})}, ManifestError, "No column named 'embedding'"),
+    ({"rows": pl.DataFrame({"embedding": np.eye(2)}), "items": {"a": [1, 2]}}, ManifestError,
+     "give one of them"),
+    ({"rows": [np.eye(2), np.ones((1, 3))]}, ManifestError, "rows 2 to 2 has 3 columns"),
+    ({"rows": iter([])}, ManifestError, "no block"),
+    ({"rows": iter([np.eye(2)])}, ManifestError, "how many are there"),
+    ({"rows": iter([np.eye(2)]), "ids": [1]}, ManifestError, "hold 2 or more rows; there are 1"),
+    ({"rows": iter([np.eye(2)]), "ids": [1, 2, 3]}, ManifestError, "hold 2 rows; there are 3"),
+    ({"rows": np.ones(3)}, ManifestError, r"matrix of numbers.*float64 of shape \(3,\)"),
+    ({"rows": np.ones((0, 3))}, ManifestError, "matrix"),
+    ({"rows": [["a"]]}, ManifestError, "matrix"),
+    ({"rows": [[1, 2]]}, LayoutError, "int64, which a store cannot hold. Say dtype='float32'"),
+    ({"rows": np.eye(2), "dtype": "int7"}, LayoutError, "int7"),
+    ({"rows": np.eye(2), "kind": "picture"}, ManifestError, "No kind named 'picture'"),
+    ({"rows": np.eye(2), "dataset": "a/b"}, LayoutError, "not a name"),
+    ({"rows": np.eye(2), "store": "s3://bucket/store"}, StoreWriteError, "remote"),
+])  # fmt: skip
+def test_what_does_not_fit_is_named_and_nothing_is_written(
+    tmp_path: Path, given: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        write(**{"store": tmp_path / "s", **SET, **given})
+    assert not (tmp_path / "s").exists() or not list(open_store(tmp_path / "s"))
+
+
+def test_an_interrupted_stream_leaves_no_set_and_is_written_again(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((9000, 2)).astype(np.float32)
+    ids = list(range(9000))
+
+    def breaks() -> Iterator[np.ndarray]:
+        yield -rows[:8000]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a", rows=breaks(), ids=ids, **SET)
+    assert list(open_store(tmp_path / "a")) == []
+    np.testing.assert_array_equal(write(tmp_path / "a", rows=rows, **SET), rows)
+    write(tmp_path / "b", rows=rows, **SET)
+    assert _files(tmp_path / "a") == _files(tmp_path / "b")
+
+
+def test_rows_are_not_added_to_what_an_encoder_extracted(tmp_path: Path) -> None:
+    write_set(tmp_path, np.eye(2, dtype=np.float32), item_table(["a", "b"]))
+    view = open_store(tmp_path)["birds/image/"]
+    with pytest.raises(ManifestError, match="was extracted"):
+        write(tmp_path, rows=np.eye(2, dtype=np.float32), ids=["c", "d"], space=view, **SET)
+
+
+def test_a_head_may_lie_in_the_space_of_stored_images(tmp_path: Path) -> None:
+    write_set(tmp_path, np.eye(2, dtype=np.float32), item_table(["a", "b"]), space={"of": "model"})
+    images = open_store(tmp_path)["birds"]
+    head = write(
+        tmp_path, dataset="labels", kind="head_weight", encoder="mine:probe", rows=np.eye(2),
+        items={"class_id": ["x", "y"]}, bias=[1, 2], space=images,
+    )  # fmt: skip
+    images.require_same_space(head)
+    assert head.bias is not None
+    assert head.bias.tolist() == [1, 2]
+    with pytest.raises(ManifestError, match="rows in memory"):
+        write(tmp_path, rows=np.eye(2), **SET, space=_in_memory(tmp_path))
+
+
+def _in_memory(root: Path) -> Any:
+    names = write(
+        root, dataset="labels", kind="class_name", encoder="st:toy", rows=np.eye(2),
+        items={"class_id": ["x", "y"], "text": ["X", "Y"]},
+    )  # fmt: skip
+    return names.class_texts(["name"], ["none"])
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "python.md"
+
+
+def test_the_section_of_the_document_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its Python in order; a block that needs DuckDB, marked ``py``, where that is installed."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    monkeypatch.chdir(tmp_path)
+    _, _, section = DOCUMENT.read_text("utf-8").partition("## Stores from arrays, and rows out")
+    blocks = re.findall(r"```(python|py)\n(.*?)```", re.split(r"\n## ", section)[0], re.DOTALL)
+    names: dict[str, Any] = {}
+    for kind, block in blocks:
+        if kind == "python" or importlib.util.find_spec("duckdb"):
+            exec(compile(block, DOCUMENT.name, "exec"), names)
+    assert len(blocks) == 8
+    assert len(open_store("other")["birds/image/mine.vision"]) == 500
+    assert "birds/class_name/mine.language" in capsys.readouterr().out
