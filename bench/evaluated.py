@@ -373,8 +373,7 @@ class Results:
         n_runs = self.rows["run_id"].n_unique()
         tasks = ", ".join(dict.fromkeys(self.rows["task"]))
         return (
-            f"Results({n_runs:,} runs of {listed(self.methods, shown=6)}; {tasks}; "
-            f"{str(self.folder)!r})\n{self.verdict}"
+            f"Results({n_runs:,} runs of {listed(self.methods, shown=6)}: {tasks})\n{self.verdict}"
         )
 
     def _repr_html_(self) -> str:

@@ -156,7 +156,7 @@ def test_three_lines_lead_from_arrays_to_a_verdict(rng):
     assert "a control may have done as well" in again.verdict
     alone = evaluate("ridge", pairs, prototypes=head, controls=False, progress=False)
     assert "no control says whether" in alone.verdict
-    assert repr(alone).startswith("Results(1 runs of 'ridge'; zero_shot; ")
+    assert repr(alone).splitlines() == ["Results(1 runs of 'ridge': zero_shot)", alone.verdict]
 
 
 def test_without_a_head_the_verdict_is_on_the_pairs(rng):
