@@ -89,10 +89,11 @@ heights: list[int] = [results.frame.height, results.compare("a", "b").height]
 wrong: int = results.verdict
 hs.fit("ridge", rows, seed="zero")
 hs.Results(3)
+hs.opne_store("store")
 """
 
 #: Line -> code of what a type checker finds in it.
-WRONG = [(13, "assignment"), (14, "arg-type"), (15, "arg-type")]
+WRONG = [(13, "assignment"), (14, "arg-type"), (15, "arg-type"), (16, "attr-defined")]
 
 
 @pytest.mark.skipif(
