@@ -70,6 +70,7 @@ test-minimal:
 # Beside `make test`: hours. The demo in an environment of its own shows that `demo` is enough.
 test-long: export HEADSTOCK_FAULTS = all
 test-long: export HEADSTOCK_FUZZ_EXAMPLES = 10000
+test-long: export HEADSTOCK_TYPES = 1
 test-long: test test-minimal validate-statistics
 	rm -rf $(FRESH)/demo $(FRESH)/out
 	$(MAKE) demo VENV=$(FRESH)/demo DEMO=$(FRESH)/out

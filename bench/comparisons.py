@@ -31,11 +31,11 @@ than `LARGEST_FAMILY` have nothing primary.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -637,29 +637,22 @@ def _comparisons(cells: list[Cell], metric: str) -> Iterator[Comparison]:
                 yield max(parts, key=lambda part: part.sides(metric)[1].mean)
 
 
-def chosen_rows(choice: str) -> tuple[Path, pl.DataFrame, pl.DataFrame]:
-    """Return the folder of ``FOLDER[:method/source/K][:name=value,…]``, its series and the choice.
+Choice: TypeAlias = tuple[Path, pl.DataFrame, pl.DataFrame]
+"""A results folder, the rows that its table is of, and those of them that are chosen."""
+
+
+def choose(root: Path, series: pl.DataFrame, wanted: Mapping[str, str], *, where: str) -> Choice:
+    """Return the rows of a series that have these values of `FIELDS`.
 
     Raises
     ------
     NoResultsError
-        If the folder holds no such row; the message says what it holds.
+        If there is no such field or row; the message says what there is.
     """
-    folder, *rest = choice.split(":")
-    root = Path(folder)
-    wanted: dict[str, str] = {}
-    for part in rest:
-        if "=" in part:
-            wanted |= dict(item.split("=", 1) for item in part.split(",") if "=" in item)
-        else:
-            words = zip(("method", "source", "n_pairs"), part.split("/"), strict=False)
-            wanted |= {name: word for name, word in words if word}
-    unknown = [name for name in wanted if name not in FIELDS]
-    if unknown:
-        raise NoResultsError(unknown_name("field", unknown[0], FIELDS, where=f"in {choice!r}"))
-    series = only_series(root, read_results(root), suite=wanted.pop("suite", None))
     rows = series
     for name, value in wanted.items():
+        if name not in FIELDS:
+            raise NoResultsError(unknown_name("field", name, FIELDS, where=f"in {where!r}"))
         own = pl.col(name).cast(pl.String)
         kept = rows.filter(own.str.starts_with(value) if name == "run_id" else own == value)
         if kept.is_empty():
@@ -669,14 +662,46 @@ def chosen_rows(choice: str) -> tuple[Path, pl.DataFrame, pl.DataFrame]:
     return root, series, rows
 
 
-def compare_choices(a: str, b: str, *, metrics: Sequence[str] | None = None) -> pl.DataFrame:
+def chosen_rows(choice: str | Choice) -> Choice:
+    """Return the cells of ``FOLDER[:method/source/K][:name=value,…]``, of its series written last.
+
+    What is chosen already is returned as it is.
+
+    Raises
+    ------
+    NoResultsError
+        If the folder holds no such row; the message says what it holds.
+    """
+    if not isinstance(choice, str):
+        return choice
+    folder, *rest = choice.split(":")
+    root = Path(folder)
+    wanted: dict[str, str] = {}
+    for part in rest:
+        if "=" in part:
+            wanted |= dict(item.split("=", 1) for item in part.split(",") if "=" in item)
+        else:
+            wanted |= path_fields(part)
+    series = only_series(root, read_results(root), suite=wanted.pop("suite", None))
+    return choose(root, series, wanted, where=choice)
+
+
+def path_fields(path: str) -> dict[str, str]:
+    """Return the fields that ``method/source/K`` gives; an empty part leaves its field open."""
+    words = zip(("method", "source", "n_pairs"), path.split("/", 2), strict=False)
+    return {name: word for name, word in words if word}
+
+
+def compare_choices(
+    a: str | Choice, b: str | Choice, *, metrics: Sequence[str] | None = None
+) -> pl.DataFrame:
     """Return the paired differences of two choices of cells, on the queries that both have.
 
     Parameters
     ----------
-    a, b : str
-        Choices; see `chosen_rows`. Where each leaves one cell to a question, these two are
-        compared; where they leave several, cells that agree in everything the choices leave open.
+    a, b : str or Choice
+        Choices; see `chosen_rows` and `choose`. Where each leaves one cell to a question, these two
+        are compared; where they leave several, cells that agree in all that the choices leave open.
     metrics : sequence of str, optional
         As of `compare`.
 
@@ -717,10 +742,15 @@ def compare_choices(a: str, b: str, *, metrics: Sequence[str] | None = None) -> 
         )
     if not rows:
         raise NoResultsError(
-            f"No two cells of {a} and {b} have the same task, evaluation, sets and queries. "
-            "`bench ls` lists what a folder holds; choose cells as FOLDER:method/source/K."
+            f"No two cells of {_called(a)} and {_called(b)} have the same task, evaluation, sets "
+            "and queries. `bench ls` lists what a folder holds; choose cells as "
+            "FOLDER:method/source/K."
         )
     return in_order(pl.DataFrame(rows, schema=SCHEMA))
+
+
+def _called(choice: str | Choice) -> str:
+    return choice if isinstance(choice, str) else str(choice[0])
 
 
 def _matched(left: list[Cell], right: list[Cell]) -> list[Comparison]:

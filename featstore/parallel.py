@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -179,7 +180,11 @@ class _ProcessRun:
     ) -> Iterator[Answer]:
         # Threads of polars and BLAS do not survive a fork; a spawned process starts clean.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_begin) as pool:
+        # Where `headstock` was imported, a worker too finds the packages in its folder alone.
+        face = getattr(sys.modules.get("headstock"), "import_siblings", None)
+        with ProcessPoolExecutor(
+            self.jobs, mp_context=context, initializer=_begin, initargs=(face,)
+        ) as pool:
             futures = [pool.submit(work, task) for task in tasks]
             try:
                 for future in futures if ordered else as_completed(futures):
@@ -259,7 +264,9 @@ class _RayRun:
             ) from err
 
 
-def _begin() -> None:
+def _begin(import_siblings: Callable[[], None] | None) -> None:
+    if import_siblings is not None:
+        import_siblings()
     single_thread()
     end_with_parent()
     load_plugins()

@@ -342,7 +342,7 @@ def register(kind: str, name: str, thing: Any = None, **about: Any) -> Any:
     ...     r = min(x.shape[1], y.shape[1])
     ...     return np.eye(x.shape[1], r), np.eye(y.shape[1], r)
     """
-    origin = _origin(sys._getframe(1).f_globals)
+    origin = origin_in(sys._getframe(1).f_globals)
     found_anywhere = bool(_loading)
 
     def add(given: Any) -> Any:
@@ -429,8 +429,8 @@ def _load_file(file: Path) -> None:
         raise
 
 
-def _origin(module: Mapping[str, Any]) -> str:
-    """Return what a module is of: its distribution, or its file, or else a notebook."""
+def origin_in(module: Mapping[str, Any]) -> str:
+    """Return what the names of a module are of: its distribution, or its file, or a notebook."""
     from importlib import metadata
 
     name = str(module.get("__name__"))

@@ -1,4 +1,4 @@
-"""Count the four packages and compare with `[tool.headstock.limits]`: ``python tests/house.py``.
+"""Count the packages and compare with `[tool.headstock.limits]`: ``python tests/house.py``.
 
 Counted are modules, statements, the lines of each module and the cyclomatic complexity of each
 function. `make check` runs this; what is above its limit is named, and the exit code is 1.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("featstore", "fitters", "bench", "data_manifests")
+PACKAGES = ("headstock", "featstore", "fitters", "bench", "data_manifests")
 
 #: What to do about a number above its limit.
 HOW = (

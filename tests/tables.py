@@ -45,6 +45,7 @@ from bench.tables import (
     value_text,
 )
 from tests.accuracy import trained
+from tests.house import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -287,7 +288,7 @@ def statistics_cells(data: list[Data]) -> list[str]:
 def tree(_: None) -> list[str]:
     """Return folders and files of the packages, each with the first line of its docstring."""
     rows = []
-    for package in ("featstore", "fitters", "bench", "data_manifests"):
+    for package in PACKAGES:
         root = ROOT / package
         rows.append((f"**{package}/**", _summary(root / "__init__.py")))
         for folder in sorted(path.parent for path in root.glob("*/__init__.py")):

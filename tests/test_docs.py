@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -25,7 +27,7 @@ from bench.cli.demo import commands as demo_commands
 from bench.cli.demo import run_step
 from bench.cli.headstock import cli as headstock_cli
 from bench.cli.main import cli as bench_cli
-from bench.suites.demo import demo_runs
+from bench.suites.demo import create_smoke_store, demo_runs
 from featstore.cli import cli as featstore_cli
 from featstore.command_line import EXIT_USAGE, run_command
 from featstore.extraction.job import open_job
@@ -40,7 +42,7 @@ from tests.small_files import picture, write, write_tar
 from tests.test_notebook import OF_DOCUMENTS, run_notebook
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("featstore", "fitters", "bench", "data_manifests")
+PACKAGES = ("headstock", "featstore", "fitters", "bench", "data_manifests")
 
 GROUPS = {
     "headstock": headstock_cli, "featstore": featstore_cli, "fitters": fitters_cli,
@@ -323,8 +325,9 @@ def test_commands_in_documents_run(
             said = capfd.readouterr().err.strip().splitlines()
             if code:
                 failed.append(f"{place}: {command}: exit {code}: {said[-1] if said else ''}")
+    names: dict[str, object] = {}
     for block in _python_blocks(ROOT / "README.md"):
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, "README.md", "exec"), names)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.setenv("IPYTHONDIR", str(Path("ipython").absolute()))
     monkeypatch.setenv("STORE_ADDRESS", str(Path("store").absolute()))
@@ -342,6 +345,27 @@ def test_python_in_documents_compiles_and_its_imports_exist(document: Path) -> N
         for node in ast.parse(block).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 exec(ast.unparse(node), {})
+
+
+def test_python_in_its_own_document_runs_and_prints_what_stands_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All blocks in order, with the names of those before, in a folder that has a small store."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    create_smoke_store(Path("store"))
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {"__name__": "python_md"}
+    blocks = re.findall(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", text, flags=re.DOTALL)
+    for number, (block, said) in enumerate(blocks):
+        # In a file: the id of a run holds the source of its method.
+        file = tmp_path / f"block_{number}.py"
+        file.write_text(block)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(compile(block, str(file), "exec"), names)
+        if said:
+            assert out.getvalue() == said.replace("\n", " ").strip() + "\n"
 
 
 SCRIPTS = sorted(

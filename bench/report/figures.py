@@ -94,7 +94,7 @@ def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
     panels = [panel for panel in PANELS if panel[1] in table.columns and _has(held, *panel[:2])]
     if not panels or held.filter(pl.col("n_pairs") != "0").is_empty():
         return None
-    positions = _Positions.of(held)
+    positions = Positions.of(held)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     data = []
@@ -105,7 +105,7 @@ def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
             top=1 - 0.72 / (2.75 * rows + 0.45), wspace=0.17, hspace=0.42,
         )  # fmt: skip
         for axes, (direction, metric, heading) in zip(grid.flat, panels, strict=False):
-            data += _draw_panel(axes, table, method, direction, metric, positions)
+            data += draw_pairs(axes, table, method, direction, metric, positions)
             axes.set_title(heading, loc="left", color=colour("ink"), fontsize=9.5, pad=6)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
@@ -132,15 +132,25 @@ _SHORT_NAMES = {
 
 
 @dataclass(frozen=True)
-class _Positions:
-    """Where each number of pairs lies on the logarithmic axis; 0 is left of a break."""
+class Positions:
+    """Where each number of pairs lies on the logarithmic axis; 0 is left of a break.
+
+    Attributes
+    ----------
+    at : dict
+        Number of pairs → place.
+    labels : dict
+    broken : float
+        Place of the break.
+    """
 
     at: dict[str, float]
     labels: dict[str, str]
     broken: float
 
     @classmethod
-    def of(cls, held: pl.DataFrame) -> _Positions:
+    def of(cls, held: pl.DataFrame) -> Positions:
+        """Return the places of the numbers of pairs in a result table."""
         fitted = {
             str(k): float(n)
             for k, n in held.filter(pl.col("n_pairs") != "0")
@@ -156,9 +166,20 @@ class _Positions:
         return cls(at, labels, first - 0.8)
 
 
-def _draw_panel(
-    axes: Any, table: pl.DataFrame, method: str, direction: str, metric: str, at: _Positions
+def draw_pairs(
+    axes: Any, table: pl.DataFrame, method: str, direction: str, metric: str, at: Positions
 ) -> list[dict[str, Any]]:
+    """Draw one metric of a method against the number of real pairs; return what is drawn.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+    table : DataFrame
+        Of `bench.tables.result_table`.
+    method, direction, metric : str
+    at : Positions
+        Where the numbers of pairs lie.
+    """
     here = table.filter(
         pl.col("eval").is_in(["held-out", "split"]) & (pl.col("direction") == direction)
     )

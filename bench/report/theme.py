@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,9 +131,22 @@ class Figure:
     title: str
 
 
+_PAINTED: ContextVar[bool] = ContextVar("painted", default=False)
+
+
 def colour(role: str) -> str:
-    """Return the placeholder colour of a role."""
-    return INKS[role].placeholder
+    """Return the placeholder colour of a role; within `painted`, that of the light palette."""
+    return INKS[role].light if _PAINTED.get() else INKS[role].placeholder
+
+
+@contextmanager
+def painted() -> Iterator[None]:
+    """Draw in the light palette at once, on axes that are no part of a page."""
+    token = _PAINTED.set(True)
+    try:
+        yield
+    finally:
+        _PAINTED.reset(token)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The verdict: whether random vectors would have done as well.
 
 The question is settled by one task, metric and method that were named before any result was seen,
-never by the best of many: by the rank of the head among the draws of its controls.
+never by the best of many: by the rank of the head among the draws of its controls. The method is
+ridge; where it was not run, the first that stands on a head, or the one that is asked about.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from bench.cells import method_title, whole_heads
+from bench.comparisons import PRIMARY_METRICS
 from bench.geometry import METHOD
 from bench.tables import BY_NAME, interval_text, p_text, pairs_text, signed_text, value_text
 
@@ -65,6 +67,8 @@ class Verdict:
     ----------
     answer : str
         A sentence.
+    sentence : str
+        The same with its numbers, to stand alone.
     tone : str
         ``"better"``, ``"same"``, ``"worse"`` or ``"unknown"``.
     reason : str
@@ -83,6 +87,7 @@ class Verdict:
     """
 
     answer: str
+    sentence: str
     tone: str
     reason: str
     tiles: tuple[Tile, ...]
@@ -93,7 +98,9 @@ class Verdict:
     sources: tuple[str, ...]
 
 
-def verdict(comparisons: pl.DataFrame, table: pl.DataFrame) -> Verdict | None:
+def verdict(
+    comparisons: pl.DataFrame, table: pl.DataFrame, *, method: str | None = None
+) -> Verdict | None:
     """Return the verdict, or None if the results do not hold the question.
 
     Parameters
@@ -102,11 +109,18 @@ def verdict(comparisons: pl.DataFrame, table: pl.DataFrame) -> Verdict | None:
         Of `bench.comparisons.compare`.
     table : DataFrame
         Of `bench.tables.result_table`.
+    method : str, optional
+        Instead of the method that is named above.
     """
-    main = whole_heads(comparisons).filter(
-        (pl.col("direction") == DIRECTION) & (pl.col("metric") == METRIC)
+    on_head = table.filter((pl.col("source") == "head") & (pl.col("method") != "conse"))["method"]
+    if method is None:
+        method = METHOD if METHOD in on_head or on_head.is_empty() else str(on_head[0])
+    of_method = whole_heads(comparisons).filter(pl.col("method") == method)
+    direction, metric = next(
+        (asked for asked in PRIMARY_METRICS if asked[0] in of_method["direction"]),
+        (DIRECTION, METRIC),
     )
-    own = main.filter(pl.col("method") == METHOD)
+    own = of_method.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
     evaluation = next(
         (
             name
@@ -124,23 +138,30 @@ def verdict(comparisons: pl.DataFrame, table: pl.DataFrame) -> Verdict | None:
         & (pl.col("n_pairs") == "0")
         & pl.col("source").is_in(list(NAMES))
     )
+    shown_cells = whole_heads(table).filter(
+        (pl.col("method") == method)
+        & (pl.col("eval") == evaluation)
+        & (pl.col("direction") == direction)
+    )
     cells = {
         row["source"]: row
-        for row in whole_heads(table)
-        .filter(
-            (pl.col("method") == METHOD)
-            & (pl.col("eval") == evaluation)
-            & (pl.col("direction") == DIRECTION)
-            & (pl.col("n_pairs") == "0")
-        )
-        .iter_rows(named=True)
+        for row in shown_cells.filter(pl.col("n_pairs") == "0").iter_rows(named=True)
     }
     answer, tone, reason = _answer(against)
     head = _alone(own, "head").row(0, named=True)
     seeds = f"{head['n_seeds']} draws" if head["n_seeds"] > 1 else "one run"
+    title = method_title(method)
+    value = f"{value_text(metric, head['a'])} %"
+    what, found = (
+        "Zero-shot {} by {}, {:,.0f} candidate names",
+        f"{value} of images are named right",
+    )
+    if direction != DIRECTION:
+        what = f"{{}} of {direction} by {{}}, {{:,.0f}} candidates"
+        found = f"{metric} of {direction} is {value}"
     setting = (
-        f"Zero-shot {METRIC} by {method_title(METHOD)}, {head['gallery']:,.0f} candidate names, "
-        f"chance {value_text(METRIC, head['chance'])} %, {head['n_queries']:,} image queries over "
+        f"{what.format(metric, title, head['gallery'])}, "
+        f"chance {value_text(metric, head['chance'])} %, {head['n_queries']:,} image queries over "
         f"{seeds}, {head['n_clusters']:,} clusters."
     )
     if (share := cells["head"]["seen_share"]) is not None:
@@ -152,12 +173,19 @@ def verdict(comparisons: pl.DataFrame, table: pl.DataFrame) -> Verdict | None:
         ((pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0"))
         | ((pl.col("comparison") == "over-real") & (pl.col("n_pairs") != "0"))
     )
+    numbers = ""
+    if not against.is_empty():
+        numbers = f": the head differs from {' and from '.join(_beside(against))}"
     return Verdict(
         answer=answer,
+        sentence=(
+            f"{found} by {title} on head weights alone (chance "
+            f"{value_text(metric, head['chance'])} %), and {_CLAUSES[tone]}{numbers}."
+        ),
         tone=tone,
         reason=reason,
         tiles=tuple(_tile(own, source, cells[source]) for source in sources),
-        remarks=tuple(_remarks(own, table, evaluation)),
+        remarks=tuple(_remarks(own, shown_cells)),
         setting=setting,
         eval=evaluation,
         gains=shown,
@@ -183,7 +211,7 @@ def _tile(own: pl.DataFrame, source: str, cell: dict[str, Any]) -> Tile:
         name=NAMES[source],
         gain=signed_text(row["difference"]),
         interval=interval_text(row["low"], row["high"]),
-        value=value_text(METRIC, row["a"]),
+        value=value_text(row["metric"], row["a"]),
         by_name=", ".join(by_name),
     )
 
@@ -195,13 +223,8 @@ def _answer(against: pl.DataFrame) -> tuple[str, str, str]:
             "unknown",
             "Run the sources random and shuffled beside the head.",
         )
-    rows = sorted(against.iter_rows(named=True), key=lambda row: _ORDER.index(row["source"]))
-    parts = [
-        f"{NAMES[row['source']].lower()} by {signed_text(row['difference'])} points "
-        f"{interval_text(row['low'], row['high'])} ({_standing(row)})"
-        for row in rows
-    ]
-    reason = f"On the same images, head weights differ from {' and from '.join(parts)}."
+    reason = f"On the same images, head weights differ from {' and from '.join(_beside(against))}."
+    rows = against.to_dicts()
     if any(row["p"] is None for row in rows):
         return "Undecided. A control was drawn only once.", "unknown", reason
     if all(row["low"] is not None and row["low"] > 0 and row["p"] < LEVEL for row in rows):
@@ -209,6 +232,25 @@ def _answer(against: pl.DataFrame) -> tuple[str, str, str]:
     if any(row["high"] is not None and row["high"] < 0 and row["p_below"] < LEVEL for row in rows):
         return "Yes. A control did better than the head weights.", "worse", reason
     return "Undecided. A control may have done as well.", "same", reason
+
+
+#: What the sentence of a verdict ends with.
+_CLAUSES = {
+    "better": "random vectors would not have done as well",
+    "same": "a control may have done as well",
+    "worse": "a control did better",
+    "unknown": "no control says whether random vectors would have done as well",
+}
+
+
+def _beside(against: pl.DataFrame) -> list[str]:
+    """Return how far the head is from each of its controls, in words."""
+    rows = sorted(against.iter_rows(named=True), key=lambda row: _ORDER.index(row["source"]))
+    return [
+        f"{NAMES[row['source']].lower()} by {signed_text(row['difference'])} points "
+        f"{interval_text(row['low'], row['high'])} ({_standing(row)})"
+        for row in rows
+    ]
 
 
 def _standing(row: dict[str, Any]) -> str:
@@ -221,18 +263,16 @@ def _standing(row: dict[str, Any]) -> str:
     return f"{first} {row['n_controls']} draws, p {p_text(row['p'])}"
 
 
-def _remarks(own: pl.DataFrame, table: pl.DataFrame, evaluation: str) -> list[str]:
+def _remarks(own: pl.DataFrame, cells: pl.DataFrame) -> list[str]:
     conse = own.filter((pl.col("comparison") == "over-conse") & (pl.col("n_pairs") == "0"))
     remarks = [
-        f"ConSE reads the same head without fitting and reaches {value_text(METRIC, row['b'])} %; "
-        f"the fitted map differs from it by {_difference(row)}."
+        f"ConSE reads the same head without fitting and reaches "
+        f"{value_text(row['metric'], row['b'])} %; the fitted map differs from it by "
+        f"{_difference(row)}."
         for row in conse.iter_rows(named=True)
     ]
     images: dict[str, Any] = {
-        row["n_pairs"]: row["n_images_fitted"]
-        for row in table.filter(
-            (pl.col("eval") == evaluation) & (pl.col("method") == METHOD)
-        ).iter_rows(named=True)
+        row["n_pairs"]: row["n_images_fitted"] for row in cells.iter_rows(named=True)
     }
     mixed = own.filter(pl.col("comparison") == "over-parts")
     if not mixed.is_empty():

@@ -151,6 +151,29 @@ def find_sets(
     return SuiteSets(image_set, name, head, head_name, caption)
 
 
+def find_scored(store: FeatureStore, *, dataset: str | None = None) -> dict[str, str]:
+    """Return the fields of a run that name images with their names and captions, without a head.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    dataset : str, optional
+        If left out, the only one with images.
+
+    Raises
+    ------
+    ProtocolError
+        If there are no images, or several sets of a kind.
+    """
+    infos = store.sets()
+    dataset = dataset or _only_dataset(infos, store, "image", "--dataset")
+    kinds = {"image": "image", "name": "class_name", "caption": "caption"}
+    found = {role: _of(infos, dataset, kind) for role, kind in kinds.items()}
+    return set_fields(
+        **{role: _only(own, store, dataset, kinds[role]) for role, own in found.items() if own}
+    )
+
+
 #: Encoders that commands name where a store says none.
 IMAGES_BY, TEXTS_BY = "timm:tf_efficientnet_lite0.in1k", "st:all-MiniLM-L6-v2"
 

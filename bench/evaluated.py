@@ -1,0 +1,400 @@
+"""Results in Python: frame, table, comparisons, plots, the report and the verdict's sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from bench.cells import in_order, method_title, only_series, whole_heads
+from bench.comparisons import (
+    PRIMARY_METRICS,
+    choose,
+    compare,
+    compare_choices,
+    path_fields,
+)
+from bench.errors import NoResultsError
+from bench.report.figures import Positions, draw_pairs
+from bench.report.page import write_report
+from bench.report.theme import SOURCE_STYLES, colour, painted
+from bench.report.verdict import NAMES, verdict
+from bench.results import CHOSEN, read_results
+from bench.runs import LEAVES
+from bench.tables import (
+    interval_text,
+    metric_columns,
+    p_text,
+    result_lines,
+    result_table,
+    signed_text,
+    value_text,
+    varying,
+)
+from featstore.errors import listed, needs_extra
+
+#: Columns of a comparison that `Results.compare` shows, in this order.
+COMPARED = (
+    "direction", "eval", "metric", "method", "source", "n_pairs", "side_a", "side_b", "a", "b",
+    "difference", "low", "high", "p", "test", "population", "n_seeds", "n_queries", "n_clusters",
+    "gallery", "chance",
+)  # fmt: skip
+
+#: Lines of the table in a notebook: of more, the rest is counted.
+_LINES = 40
+
+
+class Results:
+    """The results of an evaluation, or of a folder that `bench` wrote.
+
+    Parameters
+    ----------
+    folder : path
+        A results folder.
+    store : path or address, optional
+        The store that was read; only the report needs it.
+    suite : str, optional
+        Which suite, where the folder holds several; of it the series written last.
+    methods : sequence of str
+        In the order in which they were asked for: the verdict is on the first. None: ridge, or
+        else the first that was fitted on a head.
+    run_ids : collection of str, optional
+        Only these runs.
+
+    Attributes
+    ----------
+    rows : DataFrame
+        As `bench.read_results` returns them: settings that may be words ("auto", "all") are text.
+    folder, store
+
+    Raises
+    ------
+    NoResultsError
+        If the folder holds no such run, or several suites and none was named.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        store: Path | str | None = None,
+        suite: str | None = None,
+        methods: Sequence[str] = (),
+        run_ids: Collection[str] | None = None,
+    ) -> None:
+        self.folder, self.store = Path(folder), store
+        self._methods = tuple(methods)
+        rows = read_results(self.folder)
+        if run_ids is None:
+            self.rows = only_series(self.folder, rows, suite=suite)
+        else:
+            self.rows = rows.filter(pl.col("run_id").is_in(list(run_ids)))
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods, those that were asked for first."""
+        return list(dict.fromkeys([*self._methods, *in_order(self.rows)["method"]]))
+
+    @cached_property
+    def frame(self) -> pl.DataFrame:
+        """Every result row: one run, direction and metric; numbers are numbers.
+
+        A setting that was chosen (``auto``) has the chosen value, and ``n_pairs`` of all images
+        their number. Values are shares: 0.1 is ten percent.
+        """
+        numbers = []
+        for leaf in LEAVES:
+            if leaf.dtype == pl.String and {int, float} & set(leaf.types):
+                given = pl.col(leaf.name).cast(pl.Float64, strict=False)
+                if leaf.name in CHOSEN:
+                    given = pl.coalesce(given, pl.col(f"{leaf.name}_chosen"))
+                if leaf.name == "n_pairs":
+                    given = pl.coalesce(given, pl.col("n_images_fitted"))
+                dtype = pl.Float64 if float in leaf.types else pl.Int64
+                numbers.append(given.cast(dtype).alias(leaf.name))
+        return self.rows.with_columns(numbers)
+
+    @cached_property
+    def _table(self) -> pl.DataFrame:
+        return result_table(self.rows)
+
+    @cached_property
+    def _comparisons(self) -> pl.DataFrame:
+        return compare(self.folder, self.rows)
+
+    def table(self, metrics: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return one row a cell: the mean over all queries of all draws, and the sd over draws.
+
+        Parameters
+        ----------
+        metrics : sequence of str, optional
+            None: those that `bench table` shows.
+
+        Returns
+        -------
+        DataFrame
+            Columns ``<metric>`` and ``<metric>_sd`` (null for a single run), as shares. Method
+            "chance" is what a random order gives. Of the settings, those that differ.
+        """
+        table = self._table if metrics is None else result_table(self.rows, metrics)
+        shown = [name for name in metric_columns(table) if table[name].null_count() < table.height]
+        values = [column for name in shown for column in (name, f"{name}_sd")]
+        own = varying(table.filter(pl.col("method") != "chance"))
+        return table.select(
+            "direction", "eval", "method", "source", "n_pairs", *own, "n_seeds", "gallery", *values
+        )
+
+    def compare(
+        self,
+        a: str | Mapping[str, Any],
+        b: str | Mapping[str, Any],
+        *,
+        metrics: Sequence[str] | None = None,
+    ) -> pl.DataFrame:
+        """Return the paired differences a - b, on the same queries.
+
+        Parameters
+        ----------
+        a, b : str or mapping
+            A method, ``method/source/K`` such as "ridge/head/16", or values of columns. What both
+            leave open is paired: two methods are compared on every source and K that both have.
+        metrics : sequence of str, optional
+            As of `bench.compare`. None: top-1, top-10, R@1, R@10 and those of tasks of one's own.
+
+        Returns
+        -------
+        DataFrame
+            Means, difference, its 95 % interval and p, all as shares; what the interval is about,
+            and how many draws, queries and clusters it is from. docs/statistics.md has the tests.
+
+        Raises
+        ------
+        NoResultsError
+            If there is no such cell, or no two can be paired.
+        """
+        left, right = (
+            choose(self.folder, self.rows, self._fields(side), where=str(side)) for side in (a, b)
+        )
+        return compare_choices(left, right, metrics=metrics).select(COMPARED)
+
+    def _fields(self, choice: str | Mapping[str, Any]) -> dict[str, str]:
+        if isinstance(choice, str):
+            return {"method": choice} if choice in self.methods else path_fields(choice)
+        return {name: str(value) for name, value in choice.items()}
+
+    @cached_property
+    def verdict(self) -> str:
+        """One sentence: whether the head's weights gain over its controls, or what pairs give.
+
+        It is on the first method that was named and the first question that was asked (zero-shot
+        top-1, or else R@1 of captions), not on the best of many.
+        """
+        method = next((name for name in self._methods if name != "conse"), None)
+        found = verdict(self._comparisons, self._table, method=method)
+        if found is not None:
+            return found.sentence
+        direction, metric = self._question()
+        cells = self._table.filter(
+            (pl.col("direction") == direction)
+            & pl.col(metric).is_not_null()
+            & ~pl.col("method").is_in(["chance", "conse"])
+        )
+        if cells.is_empty():
+            return "No method that was fitted is scored here, so there is no verdict."
+        name = method if method in cells["method"] else str(cells["method"][0])
+        first = cells.filter(pl.col("method") == name).row(-1, named=True)
+        chance = self.rows.filter(
+            (pl.col("direction") == direction) & (pl.col("metric") == metric)
+        )["chance"].mean()
+        text = (
+            f"{metric} of {direction} is {value_text(metric, first[metric])} % by "
+            f"{method_title(name)} (chance {value_text(metric, float(chance or 0.0))} %)"  # type: ignore[arg-type]
+        )
+        others = [other for other in self.methods if other in cells["method"] and other != name]
+        parts = [self._against(first, other, metric) for other in others]
+        return ", ".join([text, *filter(None, parts)]) + "."
+
+    def _against(self, first: Mapping[str, Any], other: str, metric: str) -> str:
+        """Return how far a cell is from that of another method, in words; empty if it has none."""
+        names = ("direction", "eval", "source", "n_pairs")
+        try:
+            found = self.compare(first["method"], other, metrics=[metric])
+        except NoResultsError:
+            return ""
+        found = found.filter(*(pl.col(name) == first[name] for name in names))
+        return "".join(
+            f"{signed_text(row['difference'])} points {interval_text(row['low'], row['high'])} "
+            f"over {method_title(other)} (p {p_text(row['p'])})"
+            for row in found.head(1).iter_rows(named=True)
+        )
+
+    def _question(self) -> tuple[str, str]:
+        """Return the first direction and metric of `PRIMARY_METRICS` that was scored."""
+        have = set(self.rows.select("direction", "metric").iter_rows())
+        return next((asked for asked in PRIMARY_METRICS if asked in have), PRIMARY_METRICS[0])
+
+    def _cells(self, method: str | None, metric: str | None) -> tuple[str, str, str, pl.DataFrame]:
+        """Return method, direction and metric of a plot, and the rows of a table that have them."""
+        direction, first = self._question()
+        metric = metric or first
+        if metric not in self._table.columns:
+            raise NoResultsError(
+                f"No metric {metric!r} was scored. There are: "
+                f"{listed(metric_columns(self._table), shown=20)}."
+            )
+        fitted = [name for name in self.methods if name not in ("chance", "conse", "identity")]
+        if method is None and fitted:
+            method = fitted[0]
+        if method not in fitted:
+            raise NoResultsError(
+                f"No run of method {method!r} is here. There are: {listed(fitted, shown=20)}."
+            )
+        own = whole_heads(self._table).filter(
+            (pl.col("direction") == direction) & pl.col(metric).is_not_null()
+        )
+        return method, direction, metric, own
+
+    def plot_pairs(
+        self, ax: Any = None, *, method: str | None = None, metric: str | None = None
+    ) -> Any:
+        """Draw accuracy against the number of real pairs, a line a source, with ± sd over draws.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            None: of a new figure.
+        method : str, optional
+            None: the first that was named.
+        metric : str, optional
+            None: top-1 of names, or else R@1 of captions.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        NoResultsError
+            If the method was not run on real pairs.
+        MissingPackageError
+            If matplotlib is missing.
+        """
+        method, direction, metric, own = self._cells(method, metric)
+        own = own.filter(pl.col("eval").is_in(["held-out", "split"]))
+        of_method = own.filter(pl.col("method") == method)
+        if of_method.filter(pl.col("n_pairs") != "0").is_empty():
+            raise NoResultsError(
+                f"{method} was not run on real pairs, held out. Evaluate it with n_pairs=[16, 64]."
+            )
+        axes = _axes(ax)
+        with painted():
+            draw_pairs(axes, own, method, direction, metric, Positions.of(of_method))
+        axes.set_title(f"{method_title(method)}: {direction}, {metric}", loc="left")
+        axes.set_xlabel("real pairs")
+        axes.set_ylabel(f"{metric} %")
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        return axes
+
+    def plot_controls(
+        self, ax: Any = None, *, method: str | None = None, metric: str | None = None
+    ) -> Any:
+        """Draw the head beside every draw of its controls, without real pairs.
+
+        Parameters
+        ----------
+        ax, method, metric
+            As of `plot_pairs`.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        NoResultsError
+            If the method was not run on a head alone.
+        MissingPackageError
+            If matplotlib is missing.
+        """
+        method, direction, metric, own = self._cells(method, metric)
+        alone = own.filter((pl.col("method") == method) & (pl.col("n_pairs") == "0"))
+        if "head" not in alone["source"]:
+            raise NoResultsError(f"{method} was not run on a head alone: nothing has controls.")
+        evaluation = in_order(alone)["eval"][0]
+        runs = whole_heads(self.rows).filter(
+            (pl.col("method") == method) & (pl.col("n_pairs") == "0")
+            & (pl.col("direction") == direction) & (pl.col("metric") == metric)
+            & (pl.col("eval") == evaluation)
+        )  # fmt: skip
+        axes = _axes(ax)
+        sources = [source for source in NAMES if source in runs["source"]]
+        with painted():
+            for place, source in enumerate(sources):
+                role, marker, _ = SOURCE_STYLES[source]
+                values = 100 * runs.filter(pl.col("source") == source)["value"].to_numpy()
+                axes.plot(values, [place] * len(values), marker, color=colour(role), alpha=0.6)
+                axes.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color=colour(role))
+            chance = runs["chance"].mean()
+            if chance is not None:
+                line = {"color": colour("muted"), "linestyle": ":", "label": "chance"}
+                axes.axvline(100 * float(chance), **line)  # type: ignore[arg-type]
+        axes.set_yticks(range(len(sources)), [NAMES[source] for source in sources])
+        axes.invert_yaxis()
+        axes.set_title(f"{method_title(method)} without real pairs, {evaluation}", loc="left")
+        axes.set_xlabel(f"{metric} of {direction}, %")
+        return axes
+
+    def report(self, path: Path | str) -> Path:
+        """Write the report, one HTML file that opens offline, and return where it lies.
+
+        Raises
+        ------
+        NoResultsError
+            If no store was named.
+        MissingPackageError
+            If jinja2 or matplotlib is missing.
+        """
+        if self.store is None:
+            raise NoResultsError(
+                "The report shows texts and the health of the data, which come from the store. "
+                "Name it: Results(folder, store=…)."
+            )
+        suite = str(self.rows["suite"][0])
+        of_store = f"store={str(self.store)!r}"
+        command = f"hs.Results({str(self.folder)!r}, {of_store}).report({str(path)!r})"
+        page = write_report(self.folder, store=self.store, out=path, suite=suite, command=command)
+        return page.page
+
+    def __repr__(self) -> str:
+        n_runs = self.rows["run_id"].n_unique()
+        tasks = ", ".join(dict.fromkeys(self.rows["task"]))
+        return (
+            f"Results({n_runs:,} runs of {listed(self.methods, shown=6)}: {tasks})\n{self.verdict}"
+        )
+
+    def _repr_html_(self) -> str:
+        headings, lines = result_lines(self._table)
+        head = "".join(f"<th>{escape(text)}</th>" for text in headings)
+        body = "".join(
+            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>"
+            for line in lines[:_LINES]
+        )
+        more = len(lines) - _LINES
+        rest = f"<p>{more:,} more rows: <code>.table()</code></p>" if more > 0 else ""
+        return (
+            f"<p>{escape(self.verdict)}</p><table><thead><tr>{head}</tr></thead>"
+            f"<tbody>{body}</tbody></table>{rest}"
+        )
+
+
+def _axes(given: Any) -> Any:
+    """Return the axes to draw on."""
+    if given is not None:
+        return given
+    with needs_extra("A plot"):
+        import matplotlib.pyplot as plt
+    return plt.subplots(layout="constrained")[1]

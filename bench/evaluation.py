@@ -1,0 +1,605 @@
+"""Fit a method, or score methods beside their controls, on a store or on arrays.
+
+Both do what the commands do, with the same ids and the same rows: `evaluate` plans the runs of
+``bench task``, on every evaluation that the data allow.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import ProtocolError
+from bench.evaluated import Results
+from bench.execution import run_all
+from bench.options import TASKS, parse_options
+from bench.protocol import FRESH_SPLITS
+from bench.results import finished
+from bench.runs import LEAVES, Protocol, Run
+from bench.suites.demo import (
+    CONTROL_DRAWS,
+    Plan,
+    find_scored,
+    find_sets,
+    has_meaning,
+    possible_pairs,
+)
+from bench.suites.single import SUITE, SetNames, check_settings, combinations
+from featstore.arrays import write
+from featstore.cli.progress import ProgressBar
+from featstore.errors import listed, unknown_name
+from featstore.parallel import Engine
+from featstore.plugins import origin_in
+from featstore.store.store import FeatureStore, open_store
+from fitters.aligners.base import params_of
+from fitters.alignment import Alignment
+from fitters.errors import SettingError
+from fitters.jobs import FitRequest, fit_from_store
+from fitters.kept import digest_of
+from fitters.methods import METHODS, FitConfig, Method
+from fitters.moments.transform import SideTransform
+from fitters.pairs import Pairs
+from fitters.recipe import fit_alignment
+
+Store: TypeAlias = FeatureStore | Path | str
+"""An open store, its folder or its address."""
+
+Amount: TypeAlias = int | Literal["all"]
+"""A number of real pairs."""
+
+#: Characters of a name that is made of parameters, before a digest of them.
+_LONGEST = 48
+
+#: What names a set of a store.
+_SETS = tuple(own.name for own in fields(SetNames))
+
+
+def fit(
+    method: Any,
+    data: Store | Pairs | NDArray[Any] | None = None,
+    texts: NDArray[Any] | None = None,
+    *,
+    prototypes: Pairs | None = None,
+    groups: NDArray[Any] | None = None,
+    bias: NDArray[Any] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Alignment:
+    """Fit an alignment on arrays, or on the sets of a store.
+
+    Parameters
+    ----------
+    method : str, FitConfig, class, function or aligner
+        As of `evaluate`.
+    data : ndarray of shape (n, p), Pairs, store, or None
+        Raw image embeddings; with `texts`, real pairs, and without, unlabelled images whose mean
+        centres the images. Or the pairs themselves, or a store. None: `prototypes` alone.
+    texts : ndarray of shape (n, q), optional
+        Raw text embeddings, row i of image i.
+    prototypes : Pairs, optional
+        Rows of a classification head and the texts of its classes, raw; `groups` are the names.
+    groups : ndarray of shape (n,), optional
+        Images or descriptions of the real pairs, which no choice may split.
+    bias : ndarray of shape (c,), optional
+        The head's bias, for methods that read it.
+    seed : int
+        Draws folds, subsets and trainings.
+    **settings
+        Those of `fitters.FitConfig`: penalty, mix, … Of a store also the sets, by the names that
+        `bench task` has for them (images, captions, names, head, head_names; without ``images``
+        those that fit together, of ``dataset`` and ``label_set``), and what `fitters fit` takes:
+        n_pairs, split, source, variants, … There, real pairs are used if ``n_pairs`` is given, a
+        number or "all", or if there is no head.
+
+    Returns
+    -------
+    Alignment
+        Fitted: `project_x` and `project_y` take raw embeddings.
+
+    Raises
+    ------
+    FeatstoreError
+        What `fitters.fit_alignment` and `fitters.jobs.fit_from_store` raise.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> images = rng.standard_normal((50, 8))
+    >>> alignment = fit("ridge", images, images[:, :4], penalty=0.1)
+    >>> alignment.project_x(images).shape
+    (50, 8)
+    """
+    config = method if isinstance(method, FitConfig) else FitConfig(_entry(method)[0])
+    if isinstance(data, FeatureStore | str | Path):
+        if any(given is not None for given in (texts, prototypes, groups, bias)):
+            raise SettingError(
+                "A store has texts, prototypes, groups and bias of its own. Name its sets (images, "
+                "captions, head, head_names), or pass arrays without a store."
+            )
+        store = data if isinstance(data, FeatureStore) else open_store(data)
+        return fit_from_store(store, _request(store, config, settings, seed))
+    image_mean = None
+    if isinstance(data, np.ndarray) and texts is not None:
+        data = Pairs(data, texts, groups)
+    elif isinstance(data, np.ndarray):
+        image_mean, data = SideTransform.fit([data], label="images").mean, None
+    elif texts is not None:
+        raise SettingError("Texts need images, row i of text i: pass both, or one Pairs.")
+    return fit_alignment(
+        config, prototypes=prototypes, real=data, image_mean=image_mean, bias=bias,
+        rng=np.random.default_rng(seed), **settings,
+    )  # fmt: skip
+
+
+def _request(
+    store: FeatureStore, config: FitConfig, given: Mapping[str, Any], seed: int
+) -> FitRequest:
+    """Return what ``fitters fit`` would be asked for."""
+    left = dict(given)
+    found = _sets(store, left)
+    head = {"head": found["head_set"], "names": found["head_name_set"]} if _has_head(found) else {}
+    n_pairs = left.pop("n_pairs", 0 if head else "all")
+    real: dict[str, Any] = {}
+    if n_pairs != 0:
+        texts = found.get("caption_set") or found.get("name_set")
+        real = {"y": texts, "n_pairs": None if n_pairs == "all" else n_pairs}
+    known = [own.name for own in fields(FitRequest)]
+    for name in left:
+        if name not in known:
+            raise SettingError(unknown_name("setting", name, known, where="of a fit"))
+    return FitRequest(**vars(config) | {"x": found["image_set"], "seed": seed} | head | real | left)
+
+
+def evaluate(
+    methods: Any,
+    data: Store | Pairs,
+    *,
+    prototypes: Pairs | None = None,
+    bias: NDArray[Any] | None = None,
+    tasks: str | Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    n_pairs: Amount | Sequence[Amount] | None = None,
+    controls: bool | Sequence[str] = True,
+    draws: int = CONTROL_DRAWS,
+    seeds: int | Sequence[int] = 10,
+    out: Path | str | None = None,
+    jobs: int = 1,
+    engine: Engine = "local",
+    progress: bool = True,
+    **given: Any,
+) -> Results:
+    """Score methods beside the controls that decide whether a gain is real.
+
+    A method is fitted on the prototypes of a head, on real pairs and on both, as far as the data
+    have them. *All names*: every image is scored, with the head alone beside `draws` draws of each
+    control and ConSE, which reads the head unfitted. *Held out*, where `n_pairs` asks for real
+    pairs: `seeds` splits of the classes, each with one draw of each control.
+
+    Parameters
+    ----------
+    methods : one or a sequence of them, or a mapping of names to them
+        A name of `fitters.METHODS` or "identity", a `FitConfig`, an aligner with its parameters
+        (not fitted), the class of one, or a function of two matrices of rows that returns two
+        matrices of weights. What is not named yet is registered for this process, under the name
+        of its class or function, an aligner with its parameters behind it.
+    data : Pairs, or store
+        Images x and texts y. Where every row of a group has the same text, the groups are classes
+        and the texts their names (task zero_shot); otherwise the texts are captions (task
+        retrieval), and rows of one group with equal x are one image with several captions. Rows
+        are kept as float32. A store, open or by its place, holds sets of any kind.
+    prototypes : Pairs, optional
+        Rows of a head and the texts of its classes; `groups` are their names. A class of `data` is
+        *seen* if its group is one of these names.
+    bias : ndarray of shape (c,), optional
+        Of the head, for methods that read it.
+    tasks : str, sequence, or mapping of names to options, optional
+        As of ``bench task``. None: zero_shot and retrieval, as the data allow.
+    n_pairs : int, "all", or a sequence of them, optional
+        Numbers of real pairs. None: none, or "all" where there is no head.
+    controls : bool or sequence of str
+        Sources beside the head; True: random, random-cov and shuffled, and ConSE.
+    draws : int
+        Of each control over all names: 19 are the fewest whose rank reaches 5 %.
+    seeds : int or sequence of int
+        Splits of the held-out evaluation.
+    out : path, optional
+        Results folder, in which finished runs are reused; ``bench table`` and ``bench report`` read
+        it. None: a temporary one that lasts as long as the results. Arrays are kept in its folder
+        ``store``.
+    jobs, engine
+        As of `bench.execution.run_all`.
+    progress : bool
+        Whether a bar on stderr says how far it is.
+    **given
+        Of a store, the sets by the names of `bench task` (images, names, captions, head,
+        head_names, views), or ``dataset`` and ``label_set``; without any, those that fit together.
+        And fields of a run: eval, relevance, locales, limit, …, and settings of the fit (penalty,
+        mix, …), for the methods that have them. A list is several values, a run each.
+
+    Returns
+    -------
+    Results
+
+    Raises
+    ------
+    ProtocolError
+        If a field, a task or a control is unknown, the data lack what is asked, or nothing is left
+        to run.
+    fitters.errors.UnknownMethodError, featstore.errors.FeatstoreError
+        As the commands do.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> texts, to_images = rng.standard_normal((90, 6)), rng.standard_normal((6, 12))
+    >>> head = Pairs(texts[:60] @ to_images, texts[:60])
+    >>> results = evaluate("ridge", Pairs(texts[60:] @ to_images, texts[60:]), prototypes=head)
+    >>> "random vectors would not have done as well" in results.verdict
+    True
+    """
+    if not isinstance(data, Pairs) and not (prototypes is None and bias is None):
+        raise ProtocolError(
+            "A store has its own prototypes: name head and head_names, or pass Pairs as data."
+        )
+    with ExitStack() as stack:
+        if out is None:
+            out = tempfile.mkdtemp(prefix="headstock-")
+            stack.callback(shutil.rmtree, out, ignore_errors=True)
+        folder = Path(out)
+        if isinstance(data, Pairs):
+            arrays = _store_arrays(folder / "store", data, prototypes, bias)
+            data, given = folder / "store", {"templates": ("none",)} | given | arrays
+        store = data if isinstance(data, FeatureStore) else open_store(data)
+        entries, sets = _entries(methods), _sets(store, given)
+        asked = _Asked.of(
+            given.pop("eval", None), n_pairs, draws=draws, seeds=seeds,
+            controls=controls if _has_head(sets) else None,
+        )  # fmt: skip
+        if asked.sources[1:] and controls is True:
+            entries.append(("conse", {}))
+        runs = asked.runs(store, sets, entries, _tasks(tasks, sets), given)
+        left = {run.fit_key for run in runs if run.run_id not in finished(folder)}
+        with ProgressBar("evaluate", "fits", total=len(left) if progress else 0) as bar:
+            run_all(
+                runs, store.address, folder, jobs=jobs, engine=engine,
+                on_done=lambda _: bar.advance(),
+            )  # fmt: skip
+        results = Results(
+            folder, store=store.address, methods=list(dict(entries)),
+            run_ids={run.run_id for run in runs},
+        )  # fmt: skip
+        # A temporary folder goes away with the results.
+        weakref.finalize(results, stack.pop_all().close)
+    return results
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What an evaluation goes through, whatever the method.
+
+    Attributes
+    ----------
+    evals : tuple of str
+    sources : tuple of str
+        "none" first, then the head and its controls, if there is a head.
+    n_pairs : tuple of int or "all"
+        Numbers of real pairs, without 0.
+    draws : int
+    seeds : tuple of int
+    """
+
+    evals: tuple[str, ...]
+    sources: tuple[str, ...]
+    n_pairs: tuple[Amount, ...]
+    draws: int
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        evals: Any,
+        n_pairs: Any,
+        *,
+        draws: int,
+        seeds: int | Sequence[int],
+        controls: bool | Sequence[str] | None,
+    ) -> _Asked:
+        """Return what is asked; `controls` are None where there is no head."""
+        sources: tuple[str, ...] = ("none",)
+        if controls is not None:
+            sources += ("head", *(Plan().controls if controls is True else controls or ()))
+        elif n_pairs is None:
+            n_pairs = "all"
+        amounts = tuple(k for k in _several(n_pairs) if k != 0)
+        evals = evals or (["all-names", "held-out"] if amounts else "all-names")
+        own = range(seeds) if isinstance(seeds, int) else seeds
+        return cls(tuple(_several(evals)), sources, amounts, draws, tuple(own))
+
+    def runs(
+        self,
+        store: FeatureStore,
+        sets: Mapping[str, Any],
+        entries: Sequence[tuple[str, Mapping[str, Any]]],
+        tasks: Sequence[tuple[str, Any]],
+        given: Mapping[str, Any],
+    ) -> list[Run]:
+        """Return the runs, each once, the tasks of a fit one after another."""
+        lists = {name: _values(name, value) for name, value in given.items()}
+        check_settings(lists, [name for name, _ in entries])
+        if self.n_pairs and "held-out" in self.evals:
+            self._check_pairs(store, str(sets["image_set"]), lists)
+        found: dict[Run, None] = {}
+        for (name, own), block in product(entries, self._blocks()):
+            if not _is_possible(name, block):
+                continue
+            every = {**lists, **{key: (value,) for key, value in own.items()}, **block}
+            for task, options in tasks:
+                make = partial(Run.of, suite=SUITE, task=task, options=options, **sets)
+                made = combinations(make, every | {"method": (name,)}, skip=True)
+                found |= dict.fromkeys(run for run in made if not self._is_repeated(run))
+        if not found:
+            raise ProtocolError(
+                f"Nothing is left to run of {listed(dict(entries))}: the data have "
+                f"{'a head' if len(self.sources) > 1 else 'no head'}, and n_pairs is "
+                f"{list(self.n_pairs)}. Ask for real pairs, or give prototypes."
+            )
+        return list(found)
+
+    def _blocks(self) -> Iterator[dict[str, Sequence[Any]]]:
+        """Yield the lists of every evaluation: the head and its controls, then real pairs."""
+        for evaluation in self.evals:
+            block: dict[str, Sequence[Any]] = {"eval": (evaluation,), "source": self.sources}
+            if evaluation in FRESH_SPLITS:
+                yield block | {"n_pairs": (0, *self.n_pairs), "seed": self.seeds}
+                continue
+            yield block | {"n_pairs": (0,), "seed": range(self.draws)}
+            if evaluation != "all-names" and self.n_pairs:
+                yield block | {"n_pairs": self.n_pairs, "seed": self.seeds}
+
+    def _is_repeated(self, run: Run) -> bool:
+        """Whether a run is that of its first seed again: nothing is drawn in it."""
+        drawn = run.protocol.eval in FRESH_SPLITS or run.protocol.has_pairs
+        sampled = run.task == "few_shot" or run.protocol.source not in ("none", "head")
+        return run.seed > 0 and not drawn and not sampled
+
+    def _check_pairs(
+        self, store: FeatureStore, images: str, lists: Mapping[str, Sequence[Any]]
+    ) -> None:
+        possible = possible_pairs(
+            store, images, self.n_pairs, seeds=self.seeds, limits=lists.get("limit", (None,)),
+            fractions=lists.get("train_fraction", (Protocol.train_fraction,)),
+        )  # fmt: skip
+        if lost := [k for k in self.n_pairs if k not in possible]:
+            raise ProtocolError(
+                f"A held-out split has too few training images for n_pairs {lost}. Ask for fewer, "
+                'or for "all".'
+            )
+
+
+def _is_possible(method: str, block: Mapping[str, Sequence[Any]]) -> bool:
+    """Return whether a method can be fitted on anything of a block."""
+    names = ("eval", "source", "n_pairs")
+    return any(
+        has_meaning(method, Protocol(**dict(zip(names, values, strict=True))))
+        for values in product(*(block[name] for name in names))
+    )
+
+
+def _several(given: Any) -> list[Any]:
+    """Return what may be one value, several or none as a list."""
+    if given is None:
+        return []
+    return [given] if isinstance(given, str | int) else list(given)
+
+
+_LEAF = {leaf.name: leaf for leaf in LEAVES}
+
+
+def _values(name: str, value: Any) -> tuple[Any, ...]:
+    """Return the values of a field of a run: a list is several; texts are cut at commas."""
+    values = tuple(value) if isinstance(value, list) else (value,)
+    if name in _LEAF and tuple in _LEAF[name].types:
+        return tuple(tuple(one.split(",")) if isinstance(one, str) else one for one in values)
+    return values
+
+
+def _tasks(
+    asked: str | Sequence[str] | Mapping[str, Mapping[str, Any]] | None, sets: Mapping[str, Any]
+) -> list[tuple[str, Any]]:
+    """Return tasks with their options, by default those that the sets allow."""
+    if asked is None:
+        texts = (("zero_shot", "name_set"), ("retrieval", "caption_set"))
+        asked = [task for task, role in texts if sets.get(role)]
+    if isinstance(asked, str):
+        asked = [asked]
+    of_tasks = asked if isinstance(asked, Mapping) else {name: {} for name in asked}
+    if not of_tasks:
+        raise ProtocolError("The store has neither class names nor captions of these images.")
+    found = []
+    for name, options in of_tasks.items():
+        if name not in TASKS:
+            raise ProtocolError(unknown_name("task", name, TASKS))
+        words = [
+            f"{key}={','.join(map(str, value)) if isinstance(value, tuple | list) else value}"
+            for key, value in options.items()
+        ]
+        found.append((name, parse_options(name, words)))
+    return found
+
+
+def _sets(store: FeatureStore, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a run that name its sets, and take what names them out of `given`."""
+    named = {name: given.pop(name) for name in _SETS if name in given}
+    where = {name: given.pop(name, None) for name in ("dataset", "label_set")}
+    if named:
+        if "images" not in named:
+            raise ProtocolError(f"Name the images too, beside {listed(named)}.")
+        return SetNames(**named).fields(store)
+    if where["label_set"] or any(info.key.kind == "head_weight" for info in store.sets()):
+        return dict(find_sets(store, **where).fields())
+    return dict(find_scored(store, dataset=where["dataset"]))
+
+
+def _has_head(sets: Mapping[str, Any]) -> bool:
+    return bool(sets.get("head_set"))
+
+
+def _entries(methods: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Return the name and the settings of each method; what has no name yet is registered."""
+    if isinstance(methods, Mapping):
+        return [_entry(thing, str(name)) for name, thing in methods.items()]
+    several = isinstance(methods, Iterable) and not isinstance(methods, str)
+    return [_entry(thing) for thing in (methods if several else [methods])]
+
+
+def _entry(thing: Any, name: str = "") -> tuple[str, dict[str, Any]]:
+    """Return the name and the settings of one; a name of its own has only what is registered."""
+    if isinstance(thing, str):
+        return thing, {}
+    if isinstance(thing, FitConfig):
+        settings = ((leaf, thing) for leaf in LEAVES if leaf.is_setting)
+        values = {leaf.name: _setting(leaf.path[1:], config) for leaf, config in settings}
+        return thing.method, {n: v for n, v in values.items() if v != _LEAF[n].default}
+    return _registered(thing, name), {}
+
+
+def _setting(path: Sequence[str], config: Any) -> Any:
+    for name in path:
+        config = getattr(config, name)
+    return config
+
+
+def _registered(thing: Any, name: str = "") -> str:
+    """Return the name of an aligner, its class or a function in `METHODS`, to which it is added."""
+    for known, method in METHODS.items():
+        if (method is thing or method.aligner is thing) and name in ("", known):
+            return known
+    if isinstance(thing, Alignment):
+        raise SettingError("An Alignment is the whole protocol: pass its method, or a FitConfig.")
+    defined: Any = getattr(thing, "func", thing)
+    default, made = getattr(defined, "__name__", ""), thing
+    if not isinstance(thing, type) and hasattr(thing, "project_x"):
+        defined = type(thing)
+        default, made = _of_aligner(thing)
+    module = sys.modules.get(getattr(defined, "__module__", ""))
+    METHODS.add(name or default, made, origin=origin_in(vars(module) if module else {}))
+    return name or default
+
+
+def _of_aligner(aligner: Any) -> tuple[str, Method]:
+    """Return the name of an aligner, with those of its parameters that are not defaults."""
+    cls: Any = type(aligner)
+    try:
+        params = params_of(aligner)
+        plain = {n: v for n, v in params_of(cls()).items() if repr(params[n]) == repr(v)}
+    except AttributeError as err:
+        raise SettingError(
+            f"{cls.__name__} does not keep its constructor parameters under their own names "
+            f"({err}), so that no second one can be made of it. Pass the class, or a partial."
+        ) from err
+    except TypeError:  # it has a parameter without a default
+        plain = {}
+    said = "-".join([cls.__name__, *(f"{n}-{v}" for n, v in params.items() if n not in plain)])
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", said).strip("-_.+")
+    if name != said or len(name) > _LONGEST:
+        name = f"{name[:_LONGEST]}-{digest_of(sorted(params.items())).hex()[:8]}"
+    return name, Method(partial(cls, **params))
+
+
+def _store_arrays(
+    root: Path, pairs: Pairs, prototypes: Pairs | None, bias: NDArray[Any] | None
+) -> dict[str, str]:
+    """Write arrays as sets of a store, under names that follow from them; return the sets' names.
+
+    The same arrays are the same sets, so that finished runs are found again.
+    """
+    given = [pairs] if prototypes is None else [pairs, prototypes]
+    if any(one.weight is not None or one.asked is not None for one in given):
+        raise ProtocolError(
+            "Weights and other texts to ask by are not evaluated: an image weighs 1, and so do its "
+            "captions together. Leave weight and asked out."
+        )
+    widths = [(one.x.shape[1], one.y.shape[1]) for one in given]
+    if len(set(widths)) > 1:
+        raise ProtocolError(
+            f"Data have rows of {widths[0][0]:,} and {widths[0][1]:,} columns, prototypes of "
+            f"{widths[1][0]:,} and {widths[1][1]:,}. Use one encoder a side."
+        )
+    # Of one width, they may be the two towers of one model: method "identity" says that they are.
+    add = partial(_write, root, {"pair": "arrays"} if len(set(widths[0])) == 1 else {})
+    name = f"data-{_digest(pairs)}"
+    labels, first, codes = np.unique(
+        np.arange(pairs.n) if pairs.groups is None else np.asarray(pairs.groups),
+        return_index=True, return_inverse=True,
+    )  # fmt: skip
+    ids, classes = np.array([f"{name}/{row}" for row in range(pairs.n)]), labels.astype(str)
+    by_class = pairs.groups is not None and np.array_equal(pairs.y, pairs.y[first][codes])
+    owner = np.arange(pairs.n)
+    if not by_class:
+        rows = np.column_stack([codes, pairs.x])
+        firsts, same = np.unique(rows, axis=0, return_index=True, return_inverse=True)[1:]
+        owner = firsts[same.ravel()]
+    images = np.unique(owner)
+    sets = {
+        "images": add(name, "image", pairs.x[images], ids[images], class_id=classes[codes[images]])
+    }
+    if by_class:
+        names = np.char.add(f"{name}/", np.char.add(classes, "#name"))
+        sets["names"] = add(
+            name, "class_name", pairs.y[first], names, class_id=classes, text=classes
+        )
+    else:
+        sets["captions"] = add(
+            name, "caption", pairs.y, np.char.add(ids, "#text"), class_id=classes[codes],
+            parent_id=ids[owner], text=classes[codes],
+        )  # fmt: skip
+    if prototypes is not None:
+        name = f"prototypes-{_digest(prototypes, bias)}"
+        ids = np.array([f"{name}/{row}" for row in range(prototypes.n)])
+        groups = np.arange(prototypes.n) if prototypes.groups is None else prototypes.groups
+        called = np.asarray(groups).astype(str)
+        if prototypes.groups is None:
+            called = np.char.add("prototype ", called)
+        sets["head"] = add(
+            name, "head_weight", prototypes.x, np.char.add(ids, "#head"), bias=bias, class_id=ids
+        )
+        sets["head_names"] = add(
+            name, "class_name", prototypes.y, np.char.add(ids, "#name"), class_id=ids, text=called
+        )
+    return sets
+
+
+def _digest(pairs: Pairs, *more: Any) -> str:
+    groups = None if pairs.groups is None else [str(group) for group in pairs.groups]
+    return digest_of(pairs.x, pairs.y, groups, *more).hex()[:8]
+
+
+def _write(
+    root: Path,
+    space: Mapping[str, str],
+    dataset: str,
+    kind: str,
+    rows: NDArray[Any],
+    ids: NDArray[Any],
+    *,
+    bias: NDArray[Any] | None = None,
+    **items: NDArray[Any],
+) -> str:
+    """Write one set, unless it is there, and return its key."""
+    encoder = f"arrays:{'images' if kind in ('image', 'head_weight') else 'texts'}"
+    return write(
+        root, dataset=dataset, kind=kind, encoder=encoder, rows=rows.astype(np.float32), ids=ids,
+        items=items, bias=bias, space={"name": encoder, **space},
+    ).key  # fmt: skip

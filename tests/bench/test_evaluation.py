@@ -1,0 +1,385 @@
+"""`evaluate` and `Results`: the rows of the commands, from a store or from arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import headstock as hs
+from bench import compare, read_results
+from bench.cli.main import cli
+from bench.comparisons import compare_choices
+from bench.errors import NoResultsError, ProtocolError
+from bench.evaluation import evaluate, fit
+from featstore import open_store
+from featstore.command_line import run_command
+from featstore.errors import PluginError
+from fitters import METHODS, FitConfig, Pairs, RidgeAligner, SideTransform, fit_alignment
+from fitters.errors import SettingError, UnknownMethodError
+from fitters.jobs import FitRequest, fit_from_store
+
+TIMES = ["fit_seconds", "score_seconds", "finished_at"]
+SETS = {
+    "images": "smoke/image/synthetic:image",
+    "names": "smoke/class_name/synthetic:text",
+    "captions": "smoke/caption/synthetic:text",
+    "head": "smokehead/head_weight/synthetic:image",
+    "head_names": "smokehead/class_name/synthetic:text",
+}
+#: The sets in short.
+WHERE = {"dataset": "smoke", "label_set": "smokehead", "progress": False}
+
+
+@pytest.fixture(autouse=True)
+def no_methods_are_left():
+    before = set(METHODS)
+    yield
+    for name in set(METHODS) - before:
+        del METHODS[name]
+
+
+@pytest.fixture(scope="module")
+def found(smoke_store, tmp_path_factory):
+    """An evaluation over all names and held out; tests only read it."""
+    return evaluate(
+        ["ridge", "procrustes"], smoke_store, n_pairs=[8, "all"], draws=3, seeds=2,
+        out=tmp_path_factory.mktemp("found"), **WHERE,
+    )  # fmt: skip
+
+
+def command(*words):
+    assert run_command(cli, "bench", [str(word) for word in words]) == 0
+
+
+def test_its_rows_are_those_of_bench_task(smoke_store, tmp_path):
+    given = [f"--{role.replace('_', '-')}={key}" for role, key in SETS.items()]
+    for task in ("zero_shot", "retrieval"):
+        command("task", task, *given, "--method=ridge,conse", "--source=head,random", "--seeds=0-2",
+                "--store", smoke_store, "-o", tmp_path / "typed")  # fmt: skip
+    ours = evaluate(["ridge", "conse"], smoke_store, controls=["random"], draws=3, progress=False,
+                    out=tmp_path / "ours", **SETS)  # fmt: skip
+    typed = read_results(tmp_path / "typed").filter(
+        (pl.col("source") == "random") | (pl.col("seed") == 0)  # a head alone is fitted once
+    )
+    assert ours.rows["run_id"].n_unique() == 2 * (3 + 1 + 1)
+    assert_frame_equal(ours.rows.drop(TIMES), typed.drop(TIMES))
+
+
+def test_its_rows_are_those_of_bench_sweep(smoke_store, tmp_path):
+    command("sweep", "--dataset=smoke", "--label-set=smokehead", "--method=ridge,procrustes",
+            "--source=none,head,random", "--n-pairs=0,8", "--mix=1", "--penalty=0.1,1",
+            "--seeds=0,1", "--store", smoke_store, "-o", tmp_path / "typed")  # fmt: skip
+    ours = evaluate(
+        ["ridge", "procrustes"], smoke_store, eval="held-out", controls=["random"], n_pairs=8,
+        seeds=2, mix=1.0, penalty=[0.1, 1.0], relevance="class_id", **WHERE,
+    )  # fmt: skip
+    typed = read_results(tmp_path / "typed")
+    left = [*TIMES, "suite", "run_id"]
+    order = ["task", "direction", "method", "source", "n_pairs", "seed", "penalty", "metric"]
+    assert ours.rows.height > 100
+    assert_frame_equal(ours.rows.drop(left).sort(order), typed.drop(left).sort(order))
+
+
+def arrays(store):
+    """Return images with the names of their classes, and a head with those of its own."""
+    opened = open_store(store)
+    images, head = opened.view(SETS["images"]), opened.view(SETS["head"])
+    names, of_head = (
+        opened.view(SETS[role]).where(template_id="none") for role in ("names", "head_names")
+    )
+    x, y = images.pair_by("class_id", names).numpy()
+    groups = images.items["class_id"].to_numpy()
+    paired = head.pair_by("class_id", of_head)
+    prototypes = Pairs(*paired.numpy(), paired.y.items["text"].to_numpy())
+    return Pairs(x, y, groups), prototypes
+
+
+def test_arrays_give_what_the_store_gives_that_they_are_from(smoke_store):
+    pairs, prototypes = arrays(smoke_store)
+    how = {"draws": 3, "n_pairs": [8], "seeds": 2, "progress": False, "tasks": "zero_shot"}
+    of_arrays = evaluate("ridge", pairs, prototypes=prototypes, **how)
+    sets = {role: key for role, key in SETS.items() if role != "captions"}
+    of_store = evaluate("ridge", smoke_store, templates="none", **how, **sets)
+    keys = ["eval", "direction", "method", "source", "n_pairs", "seed", "metric"]
+    both = [
+        one.rows.select(*keys, "value", "chance", "n_queries", "penalty_chosen").sort(keys)
+        for one in (of_arrays, of_store)
+    ]
+    assert both[0].height > 100
+    assert_frame_equal(*both)
+
+
+@pytest.mark.parametrize("several", [1, 3])
+def test_retrieval_on_arrays_is_that_of_a_loop(several, rng):
+    """Rows of a group with equal images are the captions of one image."""
+    images = rng.standard_normal((12, 5)).astype(np.float32)
+    owner = np.repeat(np.arange(12), several)
+    texts = (images[owner] + 0.8 * rng.standard_normal((12 * several, 5))).astype(np.float32)
+    groups = None if several == 1 else owner // 2
+    shuffled = rng.permutation(len(owner))
+    pairs = Pairs(images[owner][shuffled], texts[shuffled],
+                  None if groups is None else groups[shuffled])  # fmt: skip
+    found = evaluate("identity", pairs, tasks="retrieval", n_pairs=0, progress=False)
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (images, texts)]
+    scores = unit[0] @ unit[1].T
+    hits = {
+        "image→caption": np.mean([owner[row.argmax()] == n for n, row in enumerate(scores)]),
+        "caption→image": np.mean(
+            [column.argmax() == n for n, column in zip(owner, scores.T, strict=True)]
+        ),
+    }
+    rows = found.rows.filter(metric="R@1")
+    assert dict(rows.select("direction", "value").iter_rows()) == pytest.approx(hits)
+    assert dict(rows.select("direction", "gallery").iter_rows()) == {
+        "image→caption": 12 * several, "caption→image": 12,
+    }  # fmt: skip
+
+
+def planted(rng, classes=60):
+    """Return images of 30 classes with the texts of their names, and a head of other classes."""
+    texts, to_images = rng.standard_normal((90, 6)), rng.standard_normal((6, 12))
+    own = texts[classes:]
+    data = Pairs(own @ to_images, own, np.array([f"kind {n}" for n in range(len(own))]))
+    return data, Pairs(texts[:classes] @ to_images, texts[:classes])
+
+
+def test_three_lines_lead_from_arrays_to_a_verdict(rng):
+    pairs, head = planted(rng)
+    results = evaluate("ridge", pairs, prototypes=head, progress=False)
+    assert results.verdict.startswith("100.0 % of images are named right by Ridge on head weights")
+    assert "random vectors would not have done as well" in results.verdict
+    assert "names shuffled by" in results.verdict
+    spoilt = Pairs(head.x, head.y[rng.permutation(head.n)])
+    again = evaluate("ridge", pairs, prototypes=spoilt, progress=False)
+    assert "a control may have done as well" in again.verdict
+    alone = evaluate("ridge", pairs, prototypes=head, controls=False, progress=False)
+    assert "no control says whether" in alone.verdict
+    assert repr(alone).splitlines() == ["Results(1 runs of 'ridge': zero_shot)", alone.verdict]
+
+
+def test_without_a_head_the_verdict_is_on_the_pairs(rng):
+    pairs, _ = planted(rng)
+    results = evaluate(["ridge", "mean-shift"], Pairs(pairs.x, pairs.y), seeds=3, progress=False)
+    assert set(results.rows["source"]) == {"none"}
+    assert results.verdict.startswith("R@1 of image→caption is ")
+    assert "over Mean shift (p " in results.verdict
+    cell = results.compare("ridge", "mean-shift", metrics=["R@1"]).row(0, named=True)
+    assert f"{100 * cell['difference']:+.1f} points".replace("-", "−") in results.verdict
+
+
+def same_axes(x, y):
+    return np.eye(x.shape[1]), np.eye(y.shape[1], x.shape[1])
+
+
+class Untitled:
+    title = "<script>alert(1)</script>"
+
+    def __init__(self, alpha=0.1, name="a b"):
+        self.alpha, self.name = alpha, name
+
+    def fit(self, X, y):
+        gram = y.T @ y + self.alpha * np.eye(y.shape[1])
+        self.coef_ = np.linalg.solve(gram, y.T @ X)
+        return self
+
+    def project_x(self, x):
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    def project_y(self, y):
+        return self.project_x(y @ self.coef_)
+
+
+def test_whatever_is_a_method_is_scored_and_named(smoke_store):
+    ridge = RidgeAligner("y->x", alpha=0.5, center=False)
+    methods = [Untitled, Untitled(0.5), Untitled(name="c/d"), same_axes, ridge,
+               FitConfig("ridge", penalty=0.5)]  # fmt: skip
+    results = evaluate(methods, smoke_store, controls=False, tasks="zero_shot", **WHERE)
+    own, changed, odd, function, aligner, ours = results.methods
+    assert [own, changed, function, ours] == [
+        "Untitled",
+        "Untitled-alpha-0.5",
+        "same_axes",
+        "ridge",
+    ]
+    assert odd.startswith("Untitled-name-c-d-")
+    assert aligner.startswith("RidgeAligner-alpha-0.5-center-False")
+    values = dict(results.rows.filter(metric="MRR").select("method", "value").iter_rows())
+    assert values[aligner] == values[ours] != values[function]
+    # Of a class its settings are open, of an aligner they are given.
+    assert (METHODS[own].options, METHODS[changed].options) == (("penalty",), ())
+    assert METHODS[changed].make().alpha == 0.5
+    assert set(results.rows.filter(method=own)["origin"]) == {"test_evaluation.py"}
+    assert set(results.rows.filter(method="ridge")["origin"]) == {""}
+    again = evaluate({"mine": Untitled}, smoke_store, controls=False, tasks="zero_shot", **WHERE)
+    assert again.methods == ["mine"]
+    assert "<script>" not in again._repr_html_()
+    assert "&lt;script&gt;" in again._repr_html_()
+
+
+def test_finished_runs_are_reused(rng, tmp_path):
+    pairs, head = planted(rng)
+    how = {"prototypes": head, "draws": 2, "out": tmp_path, "progress": False}
+    first = evaluate("ridge", pairs, **how)
+    more = evaluate(["ridge", "procrustes"], pairs, **how)
+    same = set(first.rows["run_id"])
+    assert same < set(more.rows["run_id"])
+    assert_frame_equal(more.rows.filter(pl.col("run_id").is_in(same)), first.rows)
+    other = evaluate("ridge", Pairs(pairs.x + 1, pairs.y, pairs.groups), **how)
+    assert same.isdisjoint(other.rows["run_id"])
+
+
+def test_a_frame_has_numbers_where_there_are_numbers(found):
+    frame = found.frame
+    dtypes = frame.schema
+    assert dtypes["n_pairs"] == pl.Int64
+    assert {dtypes[name] for name in ("penalty", "mix", "gamma", "power")} == {pl.Float64}
+    assert {"learner", "shots"} <= set(frame.columns)
+    every = frame.filter(pl.Series(found.rows["n_pairs"] == "all"))
+    assert_frame_equal(every.select("n_pairs"), every.select(n_pairs="n_images_fitted"))
+    chosen = frame.filter(found.rows["penalty"] == "auto").filter(method="ridge")
+    assert_frame_equal(chosen.select("penalty"), chosen.select(penalty="penalty_chosen"))
+    assert frame.height == found.rows.height
+
+
+def test_a_table_has_the_means_of_the_frame(found):
+    table = found.table(["top-1"])
+    rows = found.frame.filter(metric="top-1", method="ridge", source="head", eval="held-out")
+    by_hand = {
+        str(k): (own["value"] * own["n_queries"]).sum() / own["n_queries"].sum()
+        for (k,), own in rows.filter(n_pairs=8).group_by("n_pairs")
+    }
+    cell = table.filter(method="ridge", source="head", eval="held-out", n_pairs="8")
+    assert cell["top-1"].to_list() == pytest.approx([by_hand["8"]])
+    assert table.columns[:5] == ["direction", "eval", "method", "source", "n_pairs"]
+    assert {"chance", "conse"} < set(table["method"])
+
+
+def test_a_comparison_is_that_of_the_folder(found):
+    ours = found.compare("ridge/head/8", "ridge/random/8")
+    typed = compare_choices(f"{found.folder}:ridge/head/8", f"{found.folder}:ridge/random/8")
+    assert_frame_equal(ours, typed.select(ours.columns))
+    by_fields = found.compare(
+        {"method": "ridge", "source": "head", "n_pairs": 8},
+        {"method": "ridge", "source": "random", "n_pairs": 8},
+    )
+    assert_frame_equal(by_fields, ours)
+    methods = found.compare("ridge", "procrustes", metrics=["top-1"])
+    assert methods.filter(eval="held-out").height == 2 * 5 + 4
+    whole = compare(found.folder, found.rows)
+    row = whole.filter(comparison="over-control", source="random", method="ridge", n_pairs="8")
+    assert ours["p"].to_list() == row.filter(pl.col("metric").is_in(ours["metric"]))["p"].to_list()
+    with pytest.raises(NoResultsError, match="has no method 'rigde' there"):
+        found.compare("rigde", "ridge")
+    with pytest.raises(NoResultsError, match="No two cells of "):
+        found.compare("ridge/head/0", "ridge/head/0")
+
+
+def test_plots_draw_what_the_frame_holds_on_the_axes_given(found):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    left, right = Figure().subplots(1, 2)
+    assert found.plot_pairs(left) is left
+    table = found.table(["top-1"]).filter(method="ridge", eval="held-out", source="head")
+    (line,) = [own for own in left.lines if own.get_label() == "real + head weights"]
+    assert line.get_ydata() == pytest.approx(100 * table["top-1"].to_numpy())
+    assert line.get_color() == "#0a5ea8"
+    assert found.plot_controls(right, method="procrustes", metric="top-5") is right
+    rows = found.rows.filter(
+        method="procrustes", metric="top-5", eval="all-names", source="random", n_pairs="0"
+    )
+    assert any(
+        sorted(own.get_xdata()) == pytest.approx(sorted(100 * rows["value"].to_numpy()))
+        for own in right.lines if len(own.get_xdata()) == 3
+    )  # fmt: skip
+    with pytest.raises(NoResultsError, match="No run of method 'rigde' is here"):
+        found.plot_pairs(left, method="rigde")
+    with pytest.raises(NoResultsError, match="No metric 'top-2' was scored"):
+        found.plot_controls(left, metric="top-2")
+
+
+def test_the_report_is_on_the_method_that_was_run(rng, tmp_path):
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    pairs, head = planted(rng)
+    results = evaluate(Untitled, pairs, prototypes=head, draws=2, n_pairs=8, seeds=2,
+                       out=tmp_path / "out", progress=False)  # fmt: skip
+    page = results.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(1)" in page
+    assert "No run on head weights answers the question yet." not in page
+    again = hs.Results(tmp_path / "out")
+    assert again.verdict == results.verdict
+    with pytest.raises(NoResultsError, match=r"Name it: Results\(folder, store=…\)"):
+        again.report(tmp_path / "page.html")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"methods": "rigde"}, UnknownMethodError, "No method named 'rigde'.*'ridge'"),
+        ({"tasks": "zeroshot"}, ProtocolError, "zeroshot.*zero_shot"),
+        ({"tasks": {"zero_shot": {"prompt": "max"}}}, ProtocolError, "'prompt'.*'prompts'"),
+        ({"penalyt": 1.0}, ProtocolError, "'penalyt'.*'penalty'"),
+        ({"gamma": 1.0}, ProtocolError, "No method that is to be run .* has a setting 'gamma'"),
+        ({"controls": ["randm"]}, ProtocolError, "randm"),
+        ({"n_pairs": [8, 64]}, ProtocolError, r"too few training images for n_pairs \[64\]"),
+        ({"names": SETS["names"]}, ProtocolError, "Name the images too, beside 'names'"),
+        ({"prototypes": Pairs(np.eye(2), np.eye(2))}, ProtocolError, "name head and head_names"),
+        ({"methods": {"ridge": Untitled}}, PluginError, "'ridge' is a name of Headstock"),
+        ({"methods": hs.Alignment("ridge")}, SettingError, "pass its method, or a FitConfig"),
+        ({"methods": "conse", "eval": "held-out", "controls": False, "seeds": 0}, ProtocolError,
+         "Nothing is left to run"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(smoke_store, given, error, message):
+    methods = given.pop("methods", "ridge")
+    with pytest.raises(error, match=message):
+        evaluate(methods, smoke_store, **{**WHERE, **given})
+
+
+def test_arrays_that_cannot_be_scored_are_refused(rng):
+    pairs, head = planted(rng)
+    weighted = Pairs(pairs.x, pairs.y, weight=np.ones(pairs.n))
+    with pytest.raises(ProtocolError, match="Leave weight and asked out"):
+        evaluate("ridge", weighted, prototypes=head)
+    with pytest.raises(ProtocolError, match="12 and 6 columns, prototypes of 12 and 5"):
+        evaluate("ridge", pairs, prototypes=Pairs(head.x, head.y[:, :5]))
+
+
+def test_a_fit_on_arrays_is_that_of_fit_alignment(rng):
+    pairs, head = planted(rng)
+    mean = SideTransform.fit([pairs.x], label="images").mean
+    cases = [
+        (fit("ridge", pairs.x, prototypes=head, penalty=0.1), {"prototypes": head,
+         "image_mean": mean}),
+        (fit(FitConfig("ridge", penalty=0.1), pairs.x, pairs.y), {"real": pairs}),
+        (fit("ridge", pairs, prototypes=head, penalty=0.1), {"real": pairs, "prototypes": head}),
+    ]  # fmt: skip
+    for ours, data in cases:
+        theirs = fit_alignment("ridge", **data, penalty=0.1, rng=np.random.default_rng(0))
+        assert np.array_equal(ours.project_x(pairs.x), theirs.project_x(pairs.x))
+        assert np.array_equal(ours.project_y(pairs.y), theirs.project_y(pairs.y))
+    assert fit(Untitled(0.5), pairs).aligner.alpha == 0.5
+
+
+def test_a_fit_on_a_store_is_that_of_the_command(smoke_store):
+    store = open_store(smoke_store)
+    sets = {"x": SETS["images"], "head": SETS["head"], "names": SETS["head_names"]}
+    where = {"dataset": "smoke", "label_set": "smokehead"}
+    cases = [
+        (fit("ridge", smoke_store, **where), {}),
+        (fit("ridge", store, n_pairs=20, mix=2.0, seed=3, **where),
+         {"y": SETS["captions"], "n_pairs": 20, "mix": 2.0, "seed": 3}),
+    ]  # fmt: skip
+    for ours, more in cases:
+        theirs = fit_from_store(store, FitRequest("ridge", **sets, **more))
+        assert np.array_equal(ours.aligner.coef_, theirs.aligner.coef_)
+        assert ours.facts["fitted_on"] == theirs.facts["fitted_on"]
+    with pytest.raises(SettingError, match=r"'penalyt'.*'penalty'"):
+        fit("ridge", store, penalyt=1.0, **where)
+    with pytest.raises(SettingError, match="A store has texts, prototypes"):
+        fit("ridge", store, prototypes=Pairs(np.eye(2), np.eye(2)))
+    with pytest.raises(SettingError, match="Texts need images"):
+        fit("ridge", texts=np.eye(2))
