@@ -1,27 +1,17 @@
-"""Contracts: what an aligner, a learner, a task or another thing of one's own promises, checked.
+"""Contracts of an aligner, a learner and a task of one's own; see `featstore.contracts`.
 
-A contract is a class, and every public method of it one promise: its docstring says what is
-promised, and it raises `ContractError` where that is not kept. Nothing here needs a store: the rows
-are planted, small and the same every time.
+Nothing here needs a store: the rows are planted, small and the same every time.
 """
 
 from __future__ import annotations
 
 import inspect
-import os
 import pickle
-import sys
 import tempfile
-import traceback
-import warnings
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from functools import cached_property
-from importlib import import_module
-from io import BytesIO
-from numbers import Real
-from operator import attrgetter
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +21,14 @@ from scipy.sparse import issparse
 from scipy.stats import binom
 from sklearn.base import BaseEstimator, clone
 
-import bench
-import data_manifests
-import featstore
-import fitters
-from bench.errors import ContractError
-from featstore.datasets import build_dataset, find_builder
-from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder
-from featstore.encoders.golden import golden_images, golden_inputs
-from featstore.encoders.registry import open_encoder
-from featstore.errors import FeatstoreError, PluginError
-from featstore.identity import canonical_json, space_id
-from featstore.images import decode_image
-from featstore.manifest.manifest import Manifest
-from featstore.plugins import registry_of, use_plugins
-from featstore.sources.making import make_manifest
-from featstore.sources.reader import check_bytes
+from bench.corpus import Corpus, Head, Items
+from bench.options import TASKS, FewShot, checked_options, parse_options
+from bench.runs import Run
+from bench.scoring import Scoring, split_of
+from featstore import contracts
+from featstore.contracts import Contract, defined, equal, expect, unchanged
+from featstore.errors import ContractError, FeatstoreError, PluginError, lookup
+from featstore.plugins import registry_of
 from fitters.aligners.base import params_of, stacked, takes_weights
 from fitters.alignment import Alignment, read_alignment, save_alignment
 from fitters.few_shot.learner import Learner, Shots
@@ -56,7 +38,7 @@ from fitters.moments.moments import moments_of
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS
-from fitters.recipe import fit
+from fitters.recipe import fit, fit_alignment
 from fitters.select.grid import Choice
 from fitters.sources import Sources
 
@@ -73,107 +55,12 @@ HELD_OUT, DRAWS = 60, 3
 _CLEAR = (FeatstoreError, ValueError)
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What came of one promise.
-
-    Attributes
-    ----------
-    name : str
-        The name of the promise, with blanks.
-    promise : str
-        What is promised.
-    kept : bool
-    text : str
-        Of a broken promise what was expected, what was found and what to do; else what is worth
-        knowing, often nothing.
-    """
-
-    name: str
-    promise: str
-    kept: bool
-    text: str = ""
-
-
-class Contract:
-    """The promises of one kind of thing: the public methods of a subclass, in their order.
-
-    Parameters
-    ----------
-    name : str
-        Under which the thing is registered.
-    location : Path, optional
-        What a source lists, or the root of a dataset.
-    options : mapping, optional
-        Of an encoder, a source or a dataset.
-    """
-
-    def __init__(
-        self, name: str, location: Path | None = None, options: Mapping[str, Any] | None = None
-    ) -> None:
-        self._name, self._location, self._options = name, location, dict(options or {})
-
-    @classmethod
-    def promises(cls) -> dict[str, str]:
-        """Return what is promised, by the name of the promise."""
-        above = cls.__mro__[-3::-1]  # below `Contract` and `object`
-        own = {name: vars(each)[name] for each in above for name in vars(each)}
-        return {
-            name.replace("_", " "): inspect.getdoc(promise) or ""
-            for name, promise in own.items()
-            if inspect.isfunction(promise) and not name.startswith("_")
-        }
-
-    def findings(self) -> Iterator[Finding]:
-        """Check one promise after another; without the first, none of the others is looked at."""
-        for number, (name, promise) in enumerate(promises := self.promises().items()):
-            found = Finding(name, promise, *self._checked(name))
-            if not found.kept and not number:
-                more = f" The other {len(promises) - 1} checks need this one: repair it first."
-                yield replace(found, text=found.text + more)
-                return
-            yield found
-
-    def _checked(self, name: str) -> tuple[bool, str]:
-        """Return whether a promise is kept, and what there is to say."""
-        try:
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore")
-                return True, getattr(self, name.replace(" ", "_"))() or ""
-        except ContractError as err:
-            return False, str(err)
-        except Exception as err:  # whatever a stranger's code raises
-            said = [f"{type(err).__name__}: {err}", *getattr(err, "__notes__", []), _line_of(err)]
-            return False, " ".join(" ".join(said).split())
-
-
-#: Where the packages lie that are not a stranger's.
-_OURS = tuple(
-    f"{Path(str(package.__file__)).parent}{os.sep}"
-    for package in (bench, data_manifests, featstore, fitters)
-)
-
-
-def _line_of(err: Exception) -> str:
-    """Return the last line of a stranger's file that an error went through, if there is one."""
-    frames = traceback.extract_tb(err.__traceback__)
-    first = next((f.filename for f in frames if not f.filename.startswith(_OURS)), None)
-    own = [frame for frame in frames if frame.filename == first]
-    return f"({Path(own[-1].filename).name}, line {own[-1].lineno}: {own[-1].line})" if own else ""
-
-
-def _expect(kept: bool, broken: str) -> None:  # noqa: FBT001
-    """Raise ContractError with a text, unless something holds."""
-    if not kept:
-        raise ContractError(broken)
-
-
 def _dense(rows: Any) -> Matrix:
-    return rows.toarray() if issparse(rows) else np.asarray(rows)
+    return np.asarray(rows.toarray() if issparse(rows) else rows)
 
 
 def _answers(scores: Matrix) -> Matrix:
-    return np.argmax(scores, axis=1)
+    return np.asarray(scores.argmax(axis=1))
 
 
 def _stays(scores: Matrix, expected: Matrix, when: str, todo: str, *, drawn: bool = False) -> str:
@@ -202,7 +89,7 @@ def planted(n: int, p: int, q: int, *, seed: int = 0) -> Pairs:
 
     Where p = q the map changes little: for what aligns spaces that are alike already.
     """
-    rng, of_map = np.random.default_rng(seed), np.random.default_rng([p, q])
+    rng, of_map = np.random.default_rng([p, q, seed]), np.random.default_rng([p, q])
     y = rng.standard_normal((n, q))
     noise, drawn = 0.05 * rng.standard_normal((n, p)), of_map.standard_normal((q, p)) / np.sqrt(q)
     x = y @ (drawn if p != q else np.eye(p) + 0.2 * drawn) + noise
@@ -281,7 +168,7 @@ class AlignerContract(Contract):
         for dtype in (np.float64, np.float32):
             made = self._make()
             found = made.fit(self._given.x.astype(dtype), self._given.y.astype(dtype))
-            _expect(
+            expect(
                 found is made, f"Expected fit to return self; it returned {type(found).__name__}. "
                 "End it with `return self`.",
             )  # fmt: skip
@@ -293,9 +180,9 @@ class AlignerContract(Contract):
         copy = type(made)(**{name: getattr(made, name) for name in names if hasattr(made, name)})
         other = [name for name in names
                  if getattr(made, name, copy) is not getattr(copy, name, made)]  # fmt: skip
-        _expect(
-            not other, f"Expected attributes that are the parameters; {', '.join(other)} is "
-            "missing, or another in a copy. Write self.NAME = NAME in __init__, and no more.",
+        expect(
+            not other, f"Expected an attribute for every parameter, as it was given; "
+            f"{', '.join(other)} is missing or changed. Write self.NAME = NAME in __init__.",
         )  # fmt: skip
         if not isinstance(made, BaseEstimator):
             return "scikit-learn's clone needs a BaseEstimator, which it is not."
@@ -304,48 +191,41 @@ class AlignerContract(Contract):
 
     def inputs(self) -> None:
         """Leave the rows that are passed as they are."""
-        passed = self._given.x, self._given.y, *self._rows
-        before = [rows.copy() for rows in passed]
-        self._scores(self._make().fit(*passed[:2]), passed[2:])
-        for name, old, rows in zip(("X", "y", "x", "y"), before, passed, strict=True):
-            _expect(
-                not (moved := np.count_nonzero(rows != old)), f"Expected {name} unchanged; {moved:,}"
-                f" of {rows.size:,} values are others. Rows of a store are read-only: write "
-                "X = X - mean, not X -= mean.",
-            )  # fmt: skip
+        x, y = self._rows
+        passed = {"X": self._given.x, "y": self._given.y, "x": x, "y that is projected": y}
+        unchanged(passed, lambda: self._scores(self._make().fit(passed["X"], passed["y"])))
 
     def projections(self) -> None:
         """Give n finite rows of floats for n rows, of equal columns on both sides, of length 1."""
         x, y = self._rows[0], self._rows[1][1:]
         made = _dense(self._fit.project_x(x)), _dense(self._fit.project_y(y))
         for side, rows, n in zip("xy", made, (len(x), len(y)), strict=True):
-            _expect(
+            expect(
                 rows.ndim == 2 and len(rows) == n and rows.dtype.kind == "f",
                 f"Expected project_{side} of {n} rows to give {n} rows of floats; got "
                 f"{rows.dtype} of shape {rows.shape}.",
             )
             lost = np.count_nonzero(~np.isfinite(rows))
-            _expect(not lost, f"Expected finite values of project_{side}; {lost:,} of "
+            expect(not lost, f"Expected finite values of project_{side}; {lost:,} of "
                     f"{rows.size:,} are not.")  # fmt: skip
+        columns = [rows.shape[1] for rows in made]
+        expect(
+            columns[0] == columns[1], f"Expected one space; project_x gives {columns[0]} columns, "
+            f"project_y {columns[1]}. Project both sides into the same one.",
+        )  # fmt: skip
+        for side, rows in zip("xy", made, strict=True):
             off = np.abs(np.linalg.norm(rows, axis=1) - 1).max()
-            _expect(
+            expect(
                 off < 1e-3 or not getattr(self._fit, "unit_rows", True),
                 f"Expected rows of length 1 of project_{side}; one is off by {off:.2g}. Divide by "
                 "the norms, or say `unit_rows = False` in the class.",
             )
-        columns = [rows.shape[1] for rows in made]
-        _expect(
-            columns[0] == columns[1], f"Expected one space; project_x gives {columns[0]} columns, "
-            f"project_y {columns[1]}. Project both sides into the same one.",
-        )  # fmt: skip
 
     def determinism(self) -> None:
         """Give the same bytes for the same rows."""
-        moved = np.abs(self._scores(self._fitted(self._world[0])) - self._scores(self._fit)).max()
-        _expect(
-            moved == 0, f"Expected equal scores of two fits on the same pairs; they differ by up "
-            f"to {moved:.2g}. Draw from numpy.random.default_rng(self.seed), and make `seed` a "
-            "parameter.",
+        equal(
+            self._scores(self._fitted(self._world[0])), self._scores(self._fit),
+            "Draw from numpy.random.default_rng(self.seed), and make `seed` a parameter.",
         )  # fmt: skip
 
     def rows(self) -> str:
@@ -409,7 +289,7 @@ class AlignerContract(Contract):
                 columns = projects[side](wide).shape[1]
             except _CLEAR:
                 continue
-            _expect(
+            expect(
                 columns != projects[1 - side](self._rows[1 - side]).shape[1],
                 f"Expected a ValueError for {'xy'[side]} of {wide.shape[1]} columns after a fit on "
                 f"{own.shape[1]}; {columns} columns came out, as if nothing were wrong. Compare "
@@ -442,7 +322,7 @@ class AlignerContract(Contract):
             except Exception as err:
                 err.add_note(f"for {case}; expected finite rows, or a ValueError that says why")
                 raise
-            _expect(
+            expect(
                 not lost, f"Expected finite rows for {case}, or a ValueError that says why; "
                 f"{lost:,} of 16 scores are not finite. Add a penalty, or refuse such rows.",
             )  # fmt: skip
@@ -466,7 +346,7 @@ class AlignerContract(Contract):
     def planted_pairs(self) -> str:
         """Find held-out pairs of a planted map, with settings that are chosen on its pairs."""
         right, most = self._right(self._world[0]), int(binom.isf(1e-6, HELD_OUT, 1 / HELD_OUT))
-        _expect(
+        expect(
             right > most, f"Expected more than {most} of {HELD_OUT} held-out images to find "
             f"their text, where chance finds 1; found {right}. Look whether both sides are "
             "projected by what was fitted.",
@@ -478,8 +358,10 @@ class AlignerContract(Contract):
         # Images of one draw share their control: hence twice the bound of independent ones.
         n, most = DRAWS * HELD_OUT, 2 * int(binom.isf(1e-3, DRAWS * HELD_OUT, 1 / HELD_OUT))
         for name in ("random", "random-cov", "shuffled", "rotated"):
-            drawn = (CONTROLS[name](self._world[0], np.random.default_rng(k)) for k in range(DRAWS))
-            _expect(
+            drawn = (
+                CONTROLS[name](self._world[0], np.random.default_rng([17, k])) for k in range(DRAWS)
+            )
+            expect(
                 (right := sum(map(self._right, drawn))) <= most, f"Expected at most {most} of {n} "
                 f"held-out images to find their text after fits on the control {name!r}; {right} "
                 "do. What it finds does not come from which rows are pairs: over this control it "
@@ -491,17 +373,14 @@ class AlignerContract(Contract):
         made = self._alignment(self._world[0])
         with tempfile.TemporaryDirectory() as folder:
             again = read_alignment(save_alignment(Path(folder) / "a", made))
-        moved = np.abs(self._raw_scores(again) - self._raw_scores(made)).max()
-        _expect(moved == 0, f"Expected equal scores; they differ by up to {moved:.2g}. Keep what is "
-                "fitted in attributes that end in _: arrays of floats, and numbers.")  # fmt: skip
+        equal(self._raw_scores(again), self._raw_scores(made), "Keep what is fitted in attributes "
+              "that end in _: arrays of floats, and numbers.")  # fmt: skip
 
     def pickled(self) -> None:
         """Give the same projections in another process, which gets it pickled."""
         made = self._alignment(self._world[0])
         again = pickle.loads(pickle.dumps((self._method, made)))[1]  # noqa: S301
-        moved = np.abs(self._raw_scores(again) - self._raw_scores(made)).max()
-        _expect(moved == 0, f"Expected equal scores; they differ by up to {moved:.2g}. Keep nothing "
-                "that a copy does not get.")  # fmt: skip
+        equal(self._raw_scores(again), self._raw_scores(made), "A copy lacks something.")
 
     def scikit_learn(self) -> str:
         """Say what scikit-learn's own checks find; none of them has to pass."""
@@ -561,9 +440,9 @@ class LearnerContract(Contract):
         """Return scores of the test rows, learned from shots with these changes."""
         scores = self._make().fit(replace(self._shots, **changes)).scores(self._test)
         wanted, got = (len(self._test), _CLASSES), np.shape(scores)
-        _expect(got == wanted, f"Expected scores of shape {wanted}; got {got}. Score every class.")
+        expect(got == wanted, f"Expected scores of shape {wanted}; got {got}. Score every class.")
         lost = np.count_nonzero(~np.isfinite(scores))
-        _expect(not lost, f"Expected finite scores; {lost:,} of {scores.size:,} are not.")
+        expect(not lost, f"Expected finite scores; {lost:,} of {scores.size:,} are not.")
         return np.asarray(scores)
 
     def _stays(self, when: str, todo: str, expected: Matrix, **changes: Any) -> str:
@@ -576,22 +455,20 @@ class LearnerContract(Contract):
     def facts(self) -> None:
         """Say in `facts` what was chosen: numbers by name."""
         facts = self._make().fit(self._shots).facts
-        bad = [name for name, value in facts.items() if not isinstance(value, Real)]
-        _expect(not bad, f"Expected numbers; {', '.join(bad)} is none. Leave it out.")
+        bad = [name for name, value in facts.items() if not isinstance(value, Number)]
+        expect(not bad, f"Expected numbers; {', '.join(bad)} is none. Leave it out.")
 
     def inputs(self) -> None:
         """Leave the shots as they are."""
-        before = pickle.dumps(self._shots)
-        self._scores()
-        _expect(before == pickle.dumps(self._shots), "Expected shots unchanged; fit wrote into "
-                "them. Copy before writing.")  # fmt: skip
+        passed = {
+            name: own for name, own in vars(self._shots).items() if isinstance(own, np.ndarray)
+        }
+        unchanged(passed, self._scores)
 
     def determinism(self) -> None:
         """Give the same scores for the same shots, here and where it comes pickled."""
-        made = pickle.loads(pickle.dumps(LEARNERS[self._name]))()  # noqa: S301
-        moved = np.abs(made.fit(self._shots).scores(self._test) - self._scores()).max()
-        _expect(moved == 0, f"Expected equal scores of two fits; they differ by up to {moved:.2g}. "
-                "Draw from a seed of the learner's own.")  # fmt: skip
+        made = pickle.loads(pickle.dumps(LEARNERS[self._name]))().fit(self._shots)  # noqa: S301
+        equal(made.scores(self._test), self._scores(), "Draw from a seed of the learner's own.")
 
     def rows(self) -> str:
         """Score a row alone as it does among others."""
@@ -644,7 +521,7 @@ class LearnerContract(Contract):
     def planted_classes(self) -> str:
         """Find planted classes far above chance."""
         n, right = len(self._test), self._right(0)
-        _expect(2 * right > n, f"Expected more than half of {n} test rows in their class, where "
+        expect(2 * right > n, f"Expected more than half of {n} test rows in their class, where "
                 f"chance puts {n // _CLASSES}; found {right}.")  # fmt: skip
         return f"{right} of {n} test rows are put into their class."
 
@@ -653,185 +530,112 @@ class LearnerContract(Contract):
         # Rows of one class are answered together: classes are what is counted.
         n, right = 5 * _CLASSES, sum(map(self._right, range(1, 6))) / _TESTED
         most = int(binom.isf(1e-3, n, 1 / _CLASSES))
-        _expect(right <= most, f"Expected at most {most} of {n} classes found after shots of other "
+        expect(right <= most, f"Expected at most {most} of {n} classes found after shots of other "
                 f"classes; found {right:.1f}. What it finds is not in the shots.")  # fmt: skip
 
 
-class EncoderContract(Contract):
-    """What an extraction needs of an encoder: see `featstore.encoders.base.Encoder`."""
-
-    def _opened(self) -> Encoder:
-        return open_encoder(self._name, **self._options)
+class TaskContract(Contract):
+    """What `bench` needs of a task: see `bench.options.Task`."""
 
     @cached_property
-    def _encoder(self) -> Encoder:
-        return self._opened()
-
-    @cached_property
-    def _items(self) -> list[Any]:
-        """Golden items, and odd ones: files of every mode as an extraction decodes them."""
-        if not IMAGE_KINDS & self._encoder.kinds:
-            return [*golden_inputs(self._encoder.kinds), "", "?", "many words " * 2000]
-        from PIL import Image
-
-        files = [BytesIO() for _ in range(8)]
-        drawn = golden_images()[0]
-        for file, mode in zip(files, ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), strict=False):
-            (drawn.convert("L") if mode == "I;16" else drawn).convert(mode).save(file, "PNG")
-        drawn.convert("CMYK").save(files[-1], "JPEG")
-        return [
-            *golden_images(),
-            *(Image.new("RGB", size) for size in ((1, 1), (300, 2), (2, 300))),
-            *(decode_image(file.getvalue()) for file in files),
-        ]
-
-    def _rows(self, items: list[Any]) -> Matrix:
-        return self._encoder.encode([self._encoder.prepare(item) for item in items])
-
-    def _near(self, rows: Matrix, when: str, todo: str) -> None:
-        expected = self._rows(self._items)
-        sizes = np.linalg.norm(expected, axis=1)
-        moved = float((np.linalg.norm(rows - expected, axis=1) / np.maximum(sizes, 1e-9)).max())
-        _expect(moved < 1e-3, f"Expected the same rows {when}; one moves by {moved:.1%}. {todo}")
-
-    def rows(self) -> None:
-        """Give a finite float32 row of `dim` numbers for every item, of whatever mode or length."""
-        rows, shape = self._rows(self._items), (len(self._items), self._encoder.dim)
-        got = f"{getattr(rows, 'dtype', type(rows).__name__)} of shape {np.shape(rows)}"
-        _expect(
-            isinstance(rows, np.ndarray) and rows.shape == shape and rows.dtype == np.float32,
-            f"Expected float32 of shape {shape}; got {got}.",
+    def _corpus(self) -> Corpus:
+        """60 images of 12 classes with a caption each, their names, and a head of 32 classes."""
+        drawn, rng = planted(32, 12, 9), np.random.default_rng(3)
+        texts, label = normalize_rows(drawn.y).astype(np.float32), np.arange(60) % 12
+        classes, ids = (
+            np.array([f"{kind}/{i:02}" for i in range(60)]) for kind in ("class", "image")
         )
-        lost = int(np.count_nonzero(~np.isfinite(rows).all(axis=1)))
-        _expect(not lost, f"Expected finite rows; {lost} of {len(rows)} are not.")
+        of, own = classes[label], (0.3 * rng.standard_normal((60, 9))).astype(np.float32)
+        truth = np.linalg.lstsq(drawn.y, drawn.x, rcond=None)[0].astype(np.float32)
+        return Corpus(
+            Items(ids, of, drawn.x[label] + own @ truth),
+            Items(classes[:12], classes[:12], texts[:12]),
+            Items(np.char.add(ids, "#0"), of, (drawn.y[label] + own), parents=ids),
+            Head(drawn.x, np.zeros(32, np.float32), texts, np.arange(32), classes[:32]),
+            seen=np.arange(12) < 4,
+        )  # fmt: skip
 
-    def batches(self) -> None:
-        """Encode an item alone as it does in a batch."""
-        alone = [self._rows([item]) for item in self._items]
-        self._near(np.concatenate(alone), "for items one by one", "Mask what pads a batch, and use "
-                   "no statistics of the batch (model.eval()).")  # fmt: skip
+    @cached_property
+    def _run(self) -> Run:
+        few_shot = isinstance(checked_options(self._name, None), FewShot)
+        return Run.of(
+            suite="check", task=self._name, method="ridge", source="head", image_set="images",
+            image_revision="", name_set="names", caption_set="captions", head_set="head",
+            head_name_set="head names", eval="in-class" if few_shot else "all-names",
+        )  # fmt: skip
+
+    def _values(self, corpus: Corpus | None = None, *, seed: int = 0) -> dict[str, float]:
+        """Return metric → value of a ridge on the head; of a seed above 0, on a shuffled one."""
+        corpus = corpus or self._corpus
+        head = Pairs(self._corpus.head.weight, self._corpus.head.texts)  # type: ignore[union-attr]
+        rng = np.random.default_rng(seed)
+        made = CONTROLS["shuffled"](head, rng) if seed else head
+        fitted = fit_alignment("ridge", prototypes=made, penalty=0.1, rng=rng)
+        outcomes = Scoring(corpus, split_of(self._run, corpus)).score(self._run, fitted)
+        return {
+            f"{outcome.direction} {metric}": float(value)
+            for outcome in outcomes
+            for metric, value in outcome.values.items()
+        }
+
+    def score(self) -> str:
+        """Score an alignment in finite numbers, a share between 0 and 1."""
+        values, shuffled = self._values(), self._values(seed=1)
+        expect(bool(values), "Expected at least one metric; got none.")
+        lost = [name for name, value in values.items() if not np.isfinite(value)]
+        expect(not lost, f"Expected finite values; {', '.join(lost)} is none.")
+        shown = [f"{name} {value:.3g} (names shuffled: {shuffled[name]:.3g})"
+                 for name, value in [*values.items()][:3]]  # fmt: skip
+        return ", ".join(shown)
 
     def determinism(self) -> None:
-        """Give the same rows again, and when it is opened again."""
-        self._near(self._rows(self._items), "again", "Switch off what is drawn (model.eval()).")
-        again = self._opened()
-        rows = again.encode([again.prepare(item) for item in self._items])
-        self._near(rows, "of one that is opened again", "Draw no weights without a seed.")
+        """Give the same values again, and go to another process."""
+        pickle.dumps(TASKS[self._name])
+        one, two = ([*self._values().values()] for _ in range(2))
+        equal(one, two, "Draw from `rng`.")
 
-    def space(self) -> str:
-        """Name its space in plain JSON, the same whenever it is opened."""
-        one, two = (space_id(encoder.space) for encoder in (self._encoder, self._opened()))
-        _expect(one == two, "Expected one space of two encoders of this name; the ids differ "
-                f"({one[:8]}, {two[:8]}). Leave times, paths and devices to `facts`.")  # fmt: skip
-        canonical_json(dict(self._encoder.facts))
-        return f"Space {one[:8]}: {', '.join(sorted(self._encoder.space))}."
+    def inputs(self) -> None:
+        """Leave the corpus as it is."""
+        parts = {"images": self._corpus.images, "names": self._corpus.names}
+        unchanged({name: part.rows for name, part in parts.items()}, self._values)
 
-    def name(self) -> None:
-        """Have the name that it was opened by, and kinds of items that it takes."""
-        name, kinds = self._encoder.name, frozenset(self._encoder.kinds)
-        _expect(name == self._name, f"Expected the name {self._name!r}; it is {name!r}.")
-        known = kinds and (kinds <= IMAGE_KINDS or kinds <= TEXT_KINDS)
-        _expect(bool(known), f"Expected kinds {{'image'}}, or some of {sorted(TEXT_KINDS)}; got "
-                f"{sorted(kinds)}.")  # fmt: skip
-
-    def threads(self) -> None:
-        """Prepare items in threads, and leave them as they are."""
-        before = pickle.dumps(self._items)
-        with ThreadPoolExecutor(4) as pool:
-            prepared = list(pool.map(self._encoder.prepare, self._items))
-        _expect(pickle.dumps(self._items) == before, "Expected items unchanged by prepare.")
-        self._near(self._encoder.encode(prepared), "prepared in threads", "Keep no state.")
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    """Return the bytes of the files in a folder by their paths, but for hidden ones."""
-    found = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
-
-
-class SourceContract(Contract):
-    """What ``featstore manifests make`` needs of a source: see `featstore.sources.making`."""
-
-    def _made(self, folder: Path, **more: str) -> Manifest:
-        assert self._location is not None
-        return make_manifest(self._name, self._location, folder, options=self._options | more)
-
-    def items(self) -> str:
-        """List items with unique ids and files that exist, and leave the location as it is."""
-        place = self._location
-        before = {} if place is None else _files(place)
-        with tempfile.TemporaryDirectory() as folder:
-            manifest = self._made(Path(folder))
-            check_bytes(manifest)
-        _expect(place is None or before == _files(place), f"Expected no other files in {place}.")
-        return ", ".join(f"{table.height:,} of {kind}" for kind, table in manifest.tables.items())
-
-    def same_bytes(self) -> None:
-        """Make the same bytes twice."""
-        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-            for folder in (one, two):
-                self._made(Path(folder))
-            made = [_files(Path(folder)) for folder in (one, two)]
-        other = sorted(name for name in made[0] if made[0][name] != made[1].get(name))
-        _expect(not other, f"Expected the same bytes when it is made twice; {', '.join(other[:3])} "
-                "differ. Sort what a folder lists, and record no time.")  # fmt: skip
-
-    def unknown_options(self) -> None:
-        """Refuse an option that it does not have."""
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                self._made(Path(folder), **{"no-such-option": "1"})
-            except FeatstoreError:
-                return
-        raise ContractError("Expected an error for the option 'no-such-option'; it was taken.")
-
-
-class DatasetContract(SourceContract):
-    """What ``featstore manifests build`` needs of a dataset: see `data_manifests.plan`."""
-
-    def _made(self, folder: Path, **more: str) -> Manifest:
-        root = {} if self._location is None else {"root": self._location}
-        return build_dataset(self._name, folder, **root, **self._options, **more).manifest
-
-    def plan(self) -> str:
-        """Plan twice alike."""
-        builder = find_builder(self._name)
-        if builder.source:
-            return f"It is planned by the source {builder.source!r}."
-        root = {} if self._location is None else {"root": self._location}
-        one, two = (builder.plan(**root, **self._options).fingerprint for _ in range(2))
-        _expect(one == two, f"Expected one fingerprint; two plans have {one[:8]} and {two[:8]}. "
-                "Make it of the source's bytes, the options and a version.")  # fmt: skip
+    def order(self) -> str:
+        """Depend on no order of images, captions and names."""
+        own = TASKS[self._name].score
+        if own is None or "rng" in inspect.signature(own).parameters:
+            return "It may draw, and so it is not looked at."
+        corpus, (n, c) = self._corpus, (np.roll(np.arange(60), 7), np.roll(np.arange(12), 5))
+        assert corpus.captions is not None
+        turned = replace(
+            corpus, images=corpus.images.take(n), captions=corpus.captions.take(n),
+            names=corpus.names.take(c), seen=np.asarray(corpus.seen)[c],
+        )  # fmt: skip
+        values, expected = self._values(turned), self._values()
+        moved = [f"{name} from {value:.4g} to {values.get(name, np.nan):.4g}"
+                 for name, value in expected.items()
+                 if not np.isclose(values.get(name, np.nan), value, atol=TOLERANCE)]  # fmt: skip
+        expect(not moved, f"Expected equal values in another order; {', '.join(moved)} goes. Join "
+               "rows by id, parent and class, never by position.")  # fmt: skip
         return ""
+
+    def options(self) -> None:
+        """Take each of its options as a command line gives it, and tell changed ones apart."""
+        made = checked_options(self._name, None)
+        for own in fields(made):
+            words = getattr(made, own.name)
+            word = ",".join(map(str, words)) if isinstance(words, tuple) else str(words)
+            found = getattr(parse_options(self._name, [f"{own.name}={word}"]), own.name)
+            expect(found == words, f"Expected {own.name}={word} to give {words!r}; it gave "
+                   f"{found!r}. Use int, float, bool, str, or a tuple of int.")  # fmt: skip
 
 
 CONTRACTS: dict[str, type[Contract]] = {
     "aligner": AlignerContract,
     "learner": LearnerContract,
-    "encoder": EncoderContract,
-    "source": SourceContract,
-    "dataset": DatasetContract,
+    "task": TaskContract,
+    **contracts.CONTRACTS,
 }
 """The contract of each kind."""
-
-
-#: The name under which a thing is registered that has none.
-CHECKED = "checked"
-
-
-def _defined(place: str, name: str) -> Any:
-    """Return what a module, or a file that ends in .py, defines under a name."""
-    use_plugins([place])
-    if place.endswith(".py"):
-        file = str(Path(place).resolve())
-        module = next(m for m in [*sys.modules.values()] if getattr(m, "__file__", None) == file)
-    else:
-        module = import_module(place)
-    try:
-        return attrgetter(name)(module)
-    except AttributeError as err:
-        known = ", ".join(own for own in vars(module) if not own.startswith("_"))
-        raise PluginError(f"{place} defines no {name!r}. It has {known}.") from err
 
 
 def contract_of(
@@ -856,10 +660,11 @@ def contract_of(
         If it cannot be imported, or is not of the kind.
     """
     registry, (place, _, thing) = registry_of(kind), what.rpartition(":")
-    own = dict(options or {})
-    if not place or (kind == "encoder" and place.partition(":")[0] in registry):
-        return CONTRACTS[kind](what, location, own)
-    made = _defined(place, thing)
-    name = made.name if isinstance(made, Path) else CHECKED
-    registry.add(name, made, origin=place)
-    return CONTRACTS[kind](f"{name}:{name}" if kind == "encoder" else name, location, own)
+    name, family = what, what.partition(":")[0]
+    if place and not (kind == "encoder" and family in registry):
+        made = defined(place, thing)
+        family = made.name if isinstance(made, Path) else contracts.CHECKED
+        registry.add(family, made, origin=place)
+        name = f"{family}:{family}" if kind == "encoder" else family
+    lookup(registry, family, what=kind, error=PluginError)
+    return CONTRACTS[kind](name, location, options)

@@ -35,7 +35,3 @@ class UnknownSuiteError(BenchError, KeyError):
 
 class NoResultsError(BenchError, ValueError):
     """A folder holds no result that fits the request."""
-
-
-class ContractError(BenchError):
-    """A promise of a contract is broken: what was expected, what was found and what to do."""
