@@ -23,7 +23,7 @@ from bench.metrics.summary import METRICS as METRICS_BY_RANK
 from bench.options import TASKS
 from bench.protocol import FRESH_SPLITS
 from bench.results import SUMMED, files_of, read_sums, run_path, summed_as
-from bench.runs import FIT_SETTINGS, IDENTITY
+from bench.runs import FIT_SETTINGS, IDENTITY, OWN_CODE
 from bench.statistics import DrawSums
 from featstore.errors import unknown_name
 from featstore.identity import SHORT, canonical_json, sha256_hex
@@ -459,8 +459,15 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     combination of revisions is a series of its own. So it is with what was chosen for a set and a
     task (`CHOICES`); a run without real pairs of classes has no texts of them, and goes with any.
     """
-    marked = results.with_columns(_written(root, results).alias("written"))
-    fresh = pl.lit(value=True)
+    code = pl.col("code")
+    marked = results.with_columns(
+        _written(root, results).alias("written"),
+        code.str.replace(OWN_CODE, ""),
+        code.str.extract(f"({OWN_CODE})").fill_null("").alias("own_code"),
+    )
+    # Methods and tasks of others stand beside ours; of what changed the last version does.
+    last = pl.col("own_code").sort_by("written").last()
+    fresh = pl.col("own_code") == last.over([*SERIES, "method", "task", "options"])
     for role in SETS:
         key, revision = f"{role}_set", f"{role}_revision"
         last = pl.col(revision).sort_by("written").last().over([*SERIES, key])
@@ -474,13 +481,16 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     marked = marked.with_columns(fresh.alias("fresh"))
     names: dict[str, str] = {}
     revisions = [f"{role}_revision" for role in SETS]
-    columns = [*SERIES, "fresh", *revisions, *CHOICES]
+    columns = [*SERIES, "fresh", "own_code", *revisions, *CHOICES]
     for values, part in marked.group_by(columns, maintain_order=True):
         facts = dict(zip(columns, values, strict=True))
         if facts.pop("fresh"):
             facts = {name: facts[name] for name in SERIES}
+        elif not facts["own_code"]:
+            del facts["own_code"]
         names |= dict.fromkeys(part["run_id"], sha256_hex(canonical_json(facts))[:SHORT])
-    return marked.with_columns(pl.col("run_id").replace_strict(names).alias("series"))
+    series = pl.col("run_id").replace_strict(names).alias("series")
+    return marked.with_columns(series, results["code"]).drop("own_code")
 
 
 def _written(root: Path, results: pl.DataFrame) -> pl.Expr:

@@ -262,7 +262,7 @@ class Own:
                 raise EngineError(
                     f"A worker cannot read the {kind} {name!r} ({err}). {_HOW}"
                 ) from err
-            registry_of(kind).add(name, thing, origin=origin)
+            registry_of(kind).put(name, thing, origin)
 
 
 _HOW = "Define it at the top of a module that workers can import, without lambdas; or use jobs=1."

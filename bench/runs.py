@@ -64,7 +64,7 @@ IDENTITY = "identity"
 _NOTHING = FitConfig(IDENTITY)
 
 #: The digests of what is not Headstock's own, in the field `code` of a run.
-_OWN_CODE = re.compile(r"[+.].*")
+OWN_CODE = r"[+.].*"
 
 #: Fields that change no result.
 _NO_RESULT = ("checkpoint", "on_epoch")
@@ -374,7 +374,7 @@ class Run:
             raise ProtocolError(unknown_name("task", self.task, TASKS))
         options = checked_options(self.task, self.options)
         object.__setattr__(self, "options", None if options == type(options)() else options)
-        code = _OWN_CODE.sub("", self.code)
+        code = re.sub(OWN_CODE, "", self.code)
         for mark, own in (
             ("+", own_code(self.fit.method, self.learner)), (".", own_code(task=self.task)),
         ):  # fmt: skip

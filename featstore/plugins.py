@@ -113,12 +113,18 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
             the kind.
         """
         self._check_name(name, origin)
-        self._names()[name] = _Given(self._accepted(name, thing, origin), origin, found_anywhere)
+        self.put(name, self._accepted(name, thing, origin), origin, found_anywhere=found_anywhere)
+
+    def put(self, name: str, thing: Thing, origin: str, *, found_anywhere: bool = False) -> None:
+        """Hold a thing that a registry of this kind, perhaps in another process, has accepted."""
+        self._names()[name] = _Given(thing, origin, found_anywhere)
 
     def origin(self, name: str) -> str:
         """Return where a thing is from: "" for Headstock's own, or "package 1.2", or a file."""
         given = self._names().get(name)
-        return given.origin if isinstance(given, _Given) else ""
+        if isinstance(given, _Given):
+            return given.origin
+        return "" if given is None or self.is_ours(name) else "this process"
 
     def is_ours(self, name: str) -> bool:
         """Return whether the thing of this name is the one that comes with Headstock."""

@@ -14,7 +14,9 @@ from safetensors import safe_open
 
 from featstore import open_store
 from featstore.command_line import run_command
-from fitters import Alignment, Pairs, read_alignment, register_method, save_alignment
+from featstore.errors import PluginError
+from featstore.plugins import register
+from fitters import Alignment, Pairs, read_alignment, save_alignment
 from fitters.aligners.ridge import RidgeAligner
 from fitters.cli import cli
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError, SettingError
@@ -119,7 +121,8 @@ def test_one_that_cannot_be_imported_is_named_when_it_is_used(installed):
     (installed / "plain_of_a_stranger.py").write_text("import a_module_that_is_not_there")
     fit = "fitters.fit_alignment('{}', prototypes=fitters.Pairs(np.eye(4), np.eye(4)), rng=None)"
     code = "import fitters, numpy as np; " + fit
-    assert "Repair the package that declares it" in python(installed, code.format("plain")).stderr
+    error = python(installed, code.format("plain")).stderr
+    assert "Plain of plain-of-a-stranger 1.0. Repair or remove that package." in error
     others = python(installed, "from fitters import METHODS; print(METHODS['ridge'].options)")
     assert others.stdout.strip() == "('penalty', 'mix')"
 
@@ -129,7 +132,7 @@ def plain():
     """Register the class for one test."""
     names: dict[str, type] = {}
     exec(SOURCE, names)
-    register_method("plain", names["Plain"])
+    register("aligner", "plain", names["Plain"])
     yield names["Plain"]
     del METHODS["plain"]
 
@@ -204,13 +207,13 @@ def test_numbers_of_numpy_are_saved_as_numbers(plain, make_world, tmp_path, numb
 def test_the_names_of_the_package_are_not_given_away(plain, installed):
     """A saved alignment of the name `mlp` is that of a training, whatever is registered."""
     for name in ("mlp", "ridge"):
-        with pytest.raises(SettingError, match=f"'{name}' is a name of the package"):
-            register_method(name, plain)
+        with pytest.raises(PluginError, match=f"'{name}' is a name of Headstock"):
+            register("aligner", name, plain)
     entries = installed / "plain_of_a_stranger-1.0.dist-info" / "entry_points.txt"
     entries.write_text(ENTRY.replace("plain =", "mlp ="))
     done = python(installed, "from fitters import METHODS; print('mlp' in METHODS)")
     assert done.stdout.strip() == "False"
-    assert "plain_of_a_stranger:Plain is left out: 'mlp' is a name of the package" in done.stderr
+    assert "of plain-of-a-stranger 1.0 is left out: 'mlp' is a name of Headstock" in done.stderr
 
 
 def test_what_only_asif_chooses_is_not_asked_of_it(plain, make_world):
@@ -221,7 +224,7 @@ def test_what_only_asif_chooses_is_not_asked_of_it(plain, make_world):
             super().__init__(alpha)
             self.power = power
 
-    register_method("plain", Powered)
+    register("aligner", "plain", Powered)
     head, _ = make_world()
     choice = select("plain", prototypes=head, rng=np.random.default_rng(0))
     assert (set(choice.params), choice.facts["power"]) == ({"alpha"}, 2.0)
