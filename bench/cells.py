@@ -376,13 +376,13 @@ def own_metrics(results: pl.DataFrame) -> list[str]:
 
 
 def chance_and_gallery(block: pl.DataFrame) -> dict[str, tuple[float, float]]:
-    """Return metric → (chance, gallery size) of one arena, the mean over its draws.
+    """Return metric → (chance or NaN, gallery size) of one arena, the mean over its draws.
 
     Draws count by their queries, as they do in every mean of a table.
     """
     levels = block.group_by("metric").agg(mean_over_queries("chance"), mean_over_queries("gallery"))
     return {
-        metric: (chance or 0.0, gallery or 0.0)
+        metric: (math.nan if chance is None else chance, gallery or 0.0)
         for metric, chance, gallery in levels.select("metric", "chance", "gallery").iter_rows()
     }
 

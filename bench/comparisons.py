@@ -390,7 +390,7 @@ def _rows(
     return [
         _row(found, metric, levels[metric], primary.get(found.key(metric)))
         for found in comparisons
-        if found.seeds
+        if found.seeds and not (found.b is None and math.isnan(levels[metric][0]))
     ]
 
 
@@ -441,7 +441,7 @@ def _row(
         "n_queries": estimate.n_rows,
         "n_clusters": estimate.n_clusters,
         "gallery": gallery,
-        "chance": chance,
+        "chance": _finite(chance),
         "bold": False,
     }
     if primary is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeAlias, get_type_hints
 
 from bench.errors import ProtocolError
@@ -280,12 +280,11 @@ _BUILT_IN = {
 _GIVEN = ("alignment", "corpus", "options", "rng")
 
 
-def _as_task(_: str, thing: Any) -> Task:
+def _as_task(_: str, thing: Any, **about: Any) -> Task:
     if not isinstance(thing, Task):
         hints = get_type_hints(thing) if inspect.isfunction(thing) else {}
-        own, metrics = hints.get("options", NoOptions), getattr(thing, "metrics", {})
-        thing = Task(thing, own, metrics, first_line(thing))
-    task: Task = thing
+        thing = Task(thing, hints.get("options", NoOptions), text=first_line(thing))
+    task: Task = replace(thing, **about)
     if not callable(task.score):
         raise TypeError(f"expected a function of {', '.join(_GIVEN)}; got {task.score!r}.")
     for name, one in inspect.signature(task.score).parameters.items():
@@ -304,9 +303,9 @@ TASKS: Registry[Task] = Registry("task", _BUILT_IN, accept=_as_task)
 """The tasks, and the options of each.
 
 A task of one's own (``register("task", NAME)``, an entry point of ``headstock.tasks``) is a
-function, or a `Task` of one. Of a function, the type of its argument ``options`` and its attribute
-``metrics`` are those of the `Task`. The id of a run holds a digest of its source, as that of an
-aligner of one's own.
+function, or a `Task` of one; ``register("task", NAME, metrics=…)`` gives fields of the `Task`. The
+type of the function's argument ``options`` is that of its options. The id of a run holds a digest
+of its source, as that of an aligner of one's own.
 """
 
 

@@ -227,7 +227,7 @@ class Scoring:
                 "options": run.task_options, "rng": sample_rng(run.seed),
             }  # fmt: skip
             taken = {name: given[name] for name in signature(own).parameters if name in given}
-            return outcomes_of(own(**taken), self.held_out(run))
+            return outcomes_of(run.task, own(**taken), self.held_out(run))
         if run.task not in _PREPARED:
             return _TASKS[run.task](run, alignment, self.held_out(run))
         key = (run.task, run.task_options, run.protocol.relevance, run.protocol.eval)

@@ -79,8 +79,8 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
     built_in : mapping
         What comes with Headstock.
     accept : callable, optional
-        Is given the name and the thing, and returns what the registry holds, or raises what says
-        that it is not of the kind.
+        Is given the name, the thing and what is said of it by keyword, and returns what the
+        registry holds, or raises TypeError or ValueError if it is not of the kind.
     reserved : iterable of str
         Names that Headstock uses elsewhere.
     """
@@ -90,7 +90,7 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
         kind: str,
         built_in: Mapping[str, Thing],
         *,
-        accept: Callable[[str, Any], Any] | None = None,
+        accept: Callable[..., Any] | None = None,
         reserved: Iterable[str] = (),
     ) -> None:
         self.kind = kind
@@ -103,8 +103,16 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
         self._complete = False
         self._lock = threading.RLock()
 
-    def add(self, name: str, thing: Any, *, origin: str, found_anywhere: bool = False) -> None:
-        """Add a thing from outside; the same name may be added again.
+    def add(
+        self,
+        name: str,
+        thing: Any,
+        *,
+        origin: str,
+        found_anywhere: bool = False,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a thing from outside; the same name may be added again. See `register` for `about`.
 
         Raises
         ------
@@ -113,7 +121,8 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
             the kind.
         """
         self._check_name(name, origin)
-        self.put(name, self._accepted(name, thing, origin), origin, found_anywhere=found_anywhere)
+        accepted = self._accepted(name, thing, origin, about or {})
+        self.put(name, accepted, origin, found_anywhere=found_anywhere)
 
     def put(self, name: str, thing: Thing, origin: str, *, found_anywhere: bool = False) -> None:
         """Hold a thing that a registry of this kind, perhaps in another process, has accepted."""
@@ -172,7 +181,7 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
                     f"{self._called(name)} cannot be imported ({err!r}): entry point "
                     f"{given.entry.value} of {given.origin}. Repair or remove that package."
                 ) from err
-            given.thing, given.entry = self._accepted(name, made, given.origin), None
+            given.thing, given.entry = self._accepted(name, made, given.origin, {}), None
         accepted: Thing = given.thing
         return accepted
 
@@ -256,9 +265,9 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
                 "and . _ + -, and begins with a letter or digit."
             )
 
-    def _accepted(self, name: str, thing: Any, origin: str) -> Any:
+    def _accepted(self, name: str, thing: Any, origin: str, about: Mapping[str, Any]) -> Any:
         try:
-            return thing if self._accept is None else self._accept(name, thing)
+            return thing if self._accept is None else self._accept(name, thing, **about)
         except (TypeError, ValueError) as err:
             raise PluginError(f"{self._called(name)} of {origin} cannot be used: {err}") from err
 
@@ -283,7 +292,7 @@ def registry_of(kind: str) -> Registry[Any]:
     return found
 
 
-def register(kind: str, name: str, thing: Any = None) -> Any:
+def register(kind: str, name: str, thing: Any = None, **about: Any) -> Any:
     """Add a thing of one's own under a name; without the thing, decorate what follows.
 
     Parameters
@@ -295,6 +304,10 @@ def register(kind: str, name: str, thing: Any = None) -> Any:
         Up to 64 letters, digits and ``. _ + -``; none of Headstock's own. It may be registered
         again, with what was changed.
     thing : object, optional
+    **about
+        What is known of it: fields of the `fitters.methods.Method` of an aligner (``title``,
+        ``text`` ...), the `bench.options.Task` of a task (``metrics`` ...), the `Family` of an
+        encoder (``kinds``, ``takes``), the `Source` (``options``) or the `Suite` (``tables`` ...).
 
     Returns
     -------
@@ -318,7 +331,9 @@ def register(kind: str, name: str, thing: Any = None) -> Any:
     found_anywhere = _loading.place is not None
 
     def add(given: Any) -> Any:
-        registry_of(kind).add(name, given, origin=origin, found_anywhere=found_anywhere)
+        registry_of(kind).add(
+            name, given, origin=origin, found_anywhere=found_anywhere, about=about
+        )
         return given
 
     return add if thing is None else add(thing)

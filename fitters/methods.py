@@ -613,10 +613,10 @@ ALIGNERS: dict[str, type[BaseAligner]] = {
 """The classes behind them, by the name that saved alignments have for them."""
 
 
-def _as_method(_: str, thing: Any) -> Method:
-    if not isinstance(thing, Method):
-        thing = Method(thing, first_line(thing))
-    method: Method = thing
+def _as_method(_: str, thing: Any, **about: Any) -> Method:
+    own = isinstance(thing, Method)
+    made = thing if own else Method(thing, first_line(thing))
+    method: Method = replace(made, **about)
     if not callable(method.aligner):
         raise TypeError(
             f"expected a class with fit, project_x and project_y, a function f(x, y) or "

@@ -358,6 +358,7 @@ def task_command(name: str, words: tuple[str, ...], **given: Any) -> None:
 
     NAME is zero_shot, generalised, retrieval, few_shot, head_names, neighbours, modality_gap,
     neural_collapse, cosine_head, hubness or spectrum; docs/metrics.md says what each measures.
+    `bench ls --tasks` lists them, with those of other packages.
     Most options take several values, separated by commas (`--method ridge,csa --source
     head,random`): every combination is a run for each seed. `bench frame` prints the rows, `bench
     table` a table.
@@ -416,8 +417,8 @@ _OF_FITS = (
 @click.argument("aligner", type=click.Path(path_type=Path))
 @store_option("The store to read: folder or address.")
 @click.option("--task", "tasks", multiple=True, metavar="NAME",
-              help="zero_shot, generalised, retrieval or hubness; repeatable [default: zero_shot "
-              "with --names, retrieval with --captions].")  # fmt: skip
+              help="zero_shot, generalised, retrieval, hubness or a task of your own; repeatable "
+              "[default: zero_shot with --names, retrieval with --captions].")  # fmt: skip
 @set_options
 @click.option("--eval", "evaluation", type=click.Choice(["all-names", "split"]),
               default="all-names", show_default=True,
@@ -437,6 +438,7 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
     import polars as pl
 
     from bench.cli.results import write_rows
+    from bench.options import TASKS
     from bench.suites.single import score_alignment, task_runs
     from bench.tables import score_lines
     from featstore.store.store import open_store
@@ -445,8 +447,9 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
     wanted = tasks or tuple(
         task for task, key in (("zero_shot", "names"), ("retrieval", "captions")) if given[key]
     )
-    if not wanted or not set(wanted) <= set(SCORED):
-        raise usage_error(f"Give --names or --captions, or --task: {', '.join(SCORED)}.")
+    known = [*SCORED, *(task for task in TASKS if not TASKS.is_ours(task))]
+    if not wanted or not set(wanted) <= set(known):
+        raise usage_error(f"Give --names or --captions, or --task: {', '.join(known)}.")
     options = [_parsed(task, given["words"]) for task in wanted]
     fields: dict[str, Any] = {"eval": given["evaluation"], **vars(config_from(SetNames, given))}
     fields |= {name: value for name, (value,) in lists_of(given, "protocol", "data").items()}

@@ -78,12 +78,16 @@ class Metric:
     higher_is_better : bool
         False: tables have it, and comparisons leave it out, as they do ranks.
     percent : bool
-        Whether it is a share, which tables show in percent; others stand as they are.
+        Whether it is a share, which tables show in percent; others stand as they are, and
+        comparisons leave them out.
+    chance : float, optional
+        What an answer at random gives, if that is known.
     """
 
     text: str = ""
     higher_is_better: bool = True
     percent: bool = True
+    chance: float | None = None
 
 
 #: Metrics that tasks of one's own have declared, by name. One that is not declared is a share.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -98,10 +98,11 @@ _BUILT_IN: dict[str, Suite] = {
 }
 
 
-def _as_suite(_: str, thing: Any) -> Suite:
-    if not isinstance(thing, Suite) and not callable(thing):
+def _as_suite(_: str, thing: Any, **about: Any) -> Suite:
+    suite = thing if isinstance(thing, Suite) else Suite(thing, first_line(thing))
+    if not callable(suite.runs):
         raise TypeError(f"expected a Suite, or a function that plans its runs; got {thing!r}.")
-    return thing if isinstance(thing, Suite) else Suite(thing, first_line(thing))
+    return replace(suite, **about)
 
 
 SUITES: Registry[Suite] = Registry("suite", _BUILT_IN, accept=_as_suite)

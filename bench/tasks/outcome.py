@@ -268,11 +268,13 @@ def with_class_metrics(outcome: Outcome, *, seen: NDArray[np.bool_] | None = Non
     )
 
 
-def outcomes_of(found: Any, corpus: Corpus) -> list[Outcome]:
+def outcomes_of(task: str, found: Any, corpus: Corpus) -> list[Outcome]:
     """Return what the function of a task of one's own found, as outcomes.
 
     Parameters
     ----------
+    task : str
+        Its name, which is the direction of what it returns without one.
     found : mapping, Outcome or sequence of Outcome
         Metric → an array of shape (n,), the value of every image of the corpus in its order: the
         result is the mean, and comparisons pair the images, whose clusters are the classes; or a
@@ -313,18 +315,23 @@ def outcomes_of(found: Any, corpus: Corpus) -> list[Outcome]:
                 "lies between 0 and 1: declare what is none with Metric(percent=False)."
             )
     alone = {name: float(value) for name, value in values.items() if value.ndim == 0}
-    made = [Outcome("all", alone, {}, n, 0)] if alone else []
+    chance = {
+        name: one.chance
+        for name, one in OWN_METRICS.items()
+        if name in values and one.chance is not None
+    }
+    made = [Outcome(f"{task} as a whole", alone, chance, n, 0)] if alone else []
     each = {name: value for name, value in values.items() if value.ndim}
     if each:
         ids, classes = corpus.images.ids, corpus.images.classes
-        question = Question("images", ids, ids, (classes, classes), tuple(each))
+        question = Question(task, ids, ids, (classes, classes), tuple(each))
         nothing, zero = np.zeros(n, np.int64), np.zeros(n)
         ranks = Ranks(
             nothing, zero, zero, np.zeros((n, len(CUTOFFS)), np.int64), nothing, nothing[:, None], 0
         )
         queries = Queries(ranks, question, np.stack([*each.values()], axis=1))
         means = {name: float(value.mean()) for name, value in each.items()}
-        made.append(Outcome("images", means, {}, n, 0, queries))
+        made.append(Outcome(task, means, chance, n, 0, queries))
     return made
 
 

@@ -114,19 +114,17 @@ _BUILT_IN: dict[str, Family] = {
 }
 
 
-def _as_family(name: str, thing: Any) -> Family:
+def _as_family(
+    name: str, thing: Any, *, kinds: Collection[str] = (), takes: Collection[str] = ()
+) -> Family:
     if isinstance(thing, Family):
         return thing
-    kinds, takes = getattr(thing, "kinds", IMAGE_KINDS | TEXT_KINDS), getattr(thing, "takes", ())
-    if (
-        not callable(thing)
-        or not {*kinds} <= IMAGE_KINDS | TEXT_KINDS
-        or not {*takes} <= {*OPTIONS}
-    ):
+    kinds = kinds or getattr(thing, "kinds", IMAGE_KINDS | TEXT_KINDS)
+    if not (callable(thing) and {*kinds} <= IMAGE_KINDS | TEXT_KINDS and {*takes} <= {*OPTIONS}):
         raise TypeError(
-            f"expected a function of a name and EncoderOptions, whose attribute `kinds` is some of "
+            "expected a function of a name and EncoderOptions, `kinds` of "
             f"{', '.join(sorted(IMAGE_KINDS | TEXT_KINDS))} and `takes` of {', '.join(OPTIONS)}; "
-            f"got {thing!r}."
+            f"got {thing!r}, {[*kinds]} and {[*takes]}."
         )
     return OwnFamily(
         first_line(thing), frozenset(kinds), "", "", "", f"{name}:MODEL", frozenset(takes),
@@ -140,8 +138,10 @@ FAMILIES: Registry[Family] = Registry("encoder", _BUILT_IN, accept=_as_family)
 An encoder of one's own (``register("encoder", FAMILY)``, an entry point of ``headstock.encoders``)
 is opened by a function, or by its class: called with the name, ``FAMILY:MODEL``, and
 `featstore.encoders.base.EncoderOptions`, it returns what `featstore.encoders.base.Encoder`
-describes. Its attribute ``kinds`` says which kinds of item it may be opened for (default: all),
-``takes`` which of :data:`OPTIONS` it looks at (default: none). The id of a set follows from the
+describes. ``register(…, kinds=…)``, or an attribute ``kinds`` of the class, says which kinds of
+item it may be opened for (default: all), ``takes`` which of :data:`OPTIONS` it looks at (default:
+none).
+An entry point may lead to an `OwnFamily` that says so. The id of a set follows from the
 encoder's ``space``, and so nothing of its source enters it: whatever changes a coordinate must be
 in there.
 """

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
+from types import MappingProxyType
 from typing import Any
 
 from data_manifests.cache import cache_folder
@@ -162,13 +163,15 @@ _BUILT_IN: dict[str, Source] = {
 }
 
 
-def _as_source(name: str, thing: Any) -> Source:
+def _as_source(
+    name: str, thing: Any, *, options: Mapping[str, str] = MappingProxyType({})
+) -> Source:
     if isinstance(thing, Source):
         return thing
     if not callable(thing):
         raise TypeError(f"expected a function of a Request that returns Found; got {thing!r}.")
     example = f"featstore manifests make {name} LOCATION -o manifests/{name}"
-    return Source(name, first_line(thing), example, thing, getattr(thing, "options", {}))
+    return Source(name, first_line(thing), example, thing, options)
 
 
 SOURCES: Registry[Source] = Registry("source", _BUILT_IN, accept=_as_source)
@@ -176,7 +179,7 @@ SOURCES: Registry[Source] = Registry("source", _BUILT_IN, accept=_as_source)
 
 A source of one's own (``register("source", NAME)``, an entry point of ``headstock.sources``) is a
 function of a `featstore.sources.tables.Request` that returns a `featstore.sources.tables.Found`, or
-a `Source` with it. An attribute ``options`` of the function says what each of its options is for.
+a `Source` with it. ``register(…, options={NAME: TEXT})`` says what each of its options is for.
 """
 
 

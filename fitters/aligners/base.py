@@ -23,7 +23,7 @@ from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, _fit_context
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fitters.errors import PairsError
+from fitters.errors import PairsError, SettingError
 from fitters.moments.moments import Folds, Moments, merge_pooled, moments_of
 from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Pairs, Rows, check_weight
@@ -324,8 +324,21 @@ def changed_copy(aligner: Any, **changes: Any) -> Any:
 
 
 def params_of(aligner: Any) -> dict[str, Any]:
-    """Return the constructor parameters of an aligner, which it keeps under their own names."""
-    return {name: getattr(aligner, name) for name in signature(type(aligner)).parameters}
+    """Return the constructor parameters of an aligner, which it keeps under their own names.
+
+    Raises
+    ------
+    SettingError
+        If it does not.
+    """
+    names = signature(type(aligner)).parameters
+    lost = [name for name in names if not hasattr(aligner, name)]
+    if lost:
+        raise SettingError(
+            f"{type(aligner).__name__} does not keep its parameter {lost[0]!r}, so that it cannot "
+            f"be saved or fitted again. Write self.{lost[0]} = {lost[0]} in its __init__."
+        )
+    return {name: getattr(aligner, name) for name in names}
 
 
 def fit_on(aligner: Any, data: Sources[Any], mix: float = 1.0) -> Any:
