@@ -648,7 +648,8 @@ def contract_of(
     kind : str
         One of `CONTRACTS`.
     what : str
-        A registered name (of an encoder ``family:model``), ``module:Object`` or ``file.py:Object``.
+        A registered name (of an encoder ``family:model``), ``module:Object`` or ``file.py:Object``;
+        ``:model`` may follow the object of an encoder.
     location : Path, optional
         What a source lists, or the root of a dataset.
     options : mapping, optional
@@ -659,12 +660,20 @@ def contract_of(
     PluginError
         If it cannot be imported, or is not of the kind.
     """
-    registry, (place, _, thing) = registry_of(kind), what.rpartition(":")
-    name, family = what, what.partition(":")[0]
-    if place and not (kind == "encoder" and family in registry):
-        made = defined(place, thing)
-        family = made.name if isinstance(made, Path) else contracts.CHECKED
-        registry.add(family, made, origin=place)
-        name = f"{family}:{family}" if kind == "encoder" else family
+    registry, (family, *rest) = registry_of(kind), what.split(":")
+    if rest and not (kind == "encoder" and family in registry):
+        made = defined(family, rest.pop(0))
+        # What the file itself registers has what is said of it there.
+        known = (name for name, thing in registry.items()
+                 if thing is made or made in getattr(thing, "__dict__", {}).values())  # fmt: skip
+        family = next(known, made.name if isinstance(made, Path) else CHECKED)
+        if family not in registry:
+            registry.add(family, made, origin=what)
+        rest = rest or ["model"]
     lookup(registry, family, what=kind, error=PluginError)
+    name = ":".join([family, *rest]) if kind == "encoder" else family
     return CONTRACTS[kind](name, location, options)
+
+
+#: The name under which a thing is registered that has none.
+CHECKED = "checked"

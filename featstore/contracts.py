@@ -331,10 +331,6 @@ CONTRACTS: dict[str, type[Contract]] = {
 }  # fmt: skip
 
 
-#: The name under which a thing is registered that has none.
-CHECKED = "checked"
-
-
 def defined(place: str, name: str) -> Any:
     """Return what a module, or a file that ends in .py, defines under a name.
 
