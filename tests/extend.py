@@ -37,9 +37,7 @@ SETS = (
     "--head smokehead/head_weight/synthetic.image --head-names smokehead/class_name/synthetic.text"
 )
 _RUN = "--eval in-class --jobs 2 -o results"
-_STORE = (
-    "from bench.suites import create_smoke_store as c; from pathlib import Path; c(Path('smoke'))"
-)
+_STORE = "import pathlib, bench.suites; bench.suites.create_smoke_store(pathlib.Path('smoke'))"
 
 #: What is run where the package is installed: no --plugin anywhere.
 COMMANDS = (
