@@ -7,12 +7,14 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import polars as pl
 import pytest
 
 from bench import read_results
 from bench.cli.headstock import cli as headstock_cli
 from bench.cli.main import cli as bench_cli
+from featstore import open_store
 from featstore.command_line import run_command
 from tests.extend import PAGE, SETS, files, write_files
 
@@ -98,6 +100,19 @@ def test_a_task_and_a_learner_of_files_are_in_one_table(typed, tmp_path):
     assert origins == {"margins": "mine.py, margins.py", "few_shot": "prior_means.py"}
     values = rows.filter(task="margins", metric="margin").sort("source")["value"].to_list()
     assert values[0] > 0 > values[1]
+
+
+def test_a_dataset_a_source_and_an_encoder_of_files_make_a_set_without_torch(typed, tmp_path):
+    typed("headstock data build swatches --plugin swatches.py -o swatches")
+    (tmp_path / "swatches/list.txt").write_text("red-0.png\tA red square.\n")
+    listed = "headstock data make captioned-list swatches/list.txt -o listed --option split=test"
+    assert "1  (test 1)" in typed(f"{listed} --plugin captioned_list.py")
+    extract = "extract swatches --kind image --encoder colours:4 --plugin colours.py --store own"
+    code = "import sys; sys.modules['torch'] = None; from bench.cli.headstock import main; main()"
+    subprocess.run([sys.executable, "-c", code, *extract.split()], check=True)
+    rows = open_store(tmp_path / "own").view("swatches/image/colours.4").numpy().astype(np.float64)
+    # The last shade of red is 255, 0, 0 in every cell.
+    np.testing.assert_array_equal(rows[3].reshape(16, 3), np.tile([1.0, 0.0, 0.0], (16, 1)))
 
 
 def test_what_is_typed_into_a_notebook_runs(no_plugins, capsys):
