@@ -523,7 +523,7 @@ def sweep_command(
 )
 @click.argument("kind", type=click.Choice([kind for kind in KINDS if kind != "suite"]))
 @click.argument("what")
-@click.option("--location", type=click.Path(path_type=Path, exists=True),
+@click.option("--location", type=click.Path(path_type=Path),
               help="What a source lists, or the root of a dataset.")  # fmt: skip
 @options_option("an encoder, a source or a dataset", "What defines it")
 @json_option
