@@ -74,6 +74,7 @@ test-long: export HEADSTOCK_TYPES = 1
 test-long: test test-minimal validate-statistics
 	rm -rf $(FRESH)/demo $(FRESH)/out
 	$(MAKE) demo VENV=$(FRESH)/demo DEMO=$(FRESH)/out
+	$(BIN)/python -m tests.extend
 
 check: $(DEV)
 	$(BIN)/ruff check .

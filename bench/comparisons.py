@@ -58,7 +58,7 @@ from bench.cells import (
 )
 from bench.errors import NoResultsError
 from bench.metrics.summary import OWN_METRICS, Metric, cutoff
-from bench.results import RUN_COLUMNS, read_ranks, read_results, summed_as, sums_of
+from bench.results import RUN_COLUMNS, SUMMED, read_ranks, read_results, summed_as, sums_of
 from bench.runs import CLASS_MEANS
 from bench.statistics import (
     ENOUGH_CONTROLS,
@@ -550,7 +550,10 @@ def _per_query(cell: Cell, metric: str) -> DrawSums:
         pl.col("direction") == cell.arena[ARENA.index("direction")]
     )
     own = sums_of(ranks.with_columns(pl.col("query_id").alias("cluster_id"))).sort("cluster_id")
-    total = own[summed_as(metric)].to_numpy()[None]
+    columns = cell.sums.columns
+    others = columns[columns.index(SUMMED[-1]) + 1 :]
+    place = pl.col("own").list.get(others.index(metric)) if metric in others else summed_as(metric)
+    total = own.select(place).to_series().to_numpy()[None]
     return DrawSums(total, own["n_queries"].cast(pl.Float64).to_numpy()[None])
 
 

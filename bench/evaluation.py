@@ -47,12 +47,13 @@ from featstore.store.store import FeatureStore, open_store
 from fitters.aligners.base import params_of
 from fitters.alignment import Alignment
 from fitters.errors import SettingError
-from fitters.jobs import FitRequest, fit_from_store
+from fitters.jobs import fit_from_store
 from fitters.kept import digest_of
-from fitters.methods import METHODS, FitConfig, Method
+from fitters.methods import METHODS, Method
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.recipe import fit_alignment
+from fitters.settings import FitConfig, FitRequest
 
 Store: TypeAlias = FeatureStore | Path | str
 """An open store, its folder or its address."""

@@ -192,6 +192,10 @@ class PluginError(FeatstoreError, RuntimeError):
     """What another package, a file or a notebook registers cannot be used."""
 
 
+class ContractError(FeatstoreError, AssertionError):
+    """A promise is not kept: what was expected, what was found and what to do."""
+
+
 class MissingPackageError(FeatstoreError, ImportError):
     """An optional package that is needed here is not installed."""
 

@@ -183,9 +183,12 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
                     f"{self._called(name)} cannot be imported ({err!r}): entry point "
                     f"{given.entry.value} of {given.origin}. Repair or remove that package."
                 ) from err
-            given.thing, given.entry = self._accepted(name, made, given.origin, {}), None
-        accepted: Thing = given.thing
-        return accepted
+            # Its module may have registered it meanwhile, with more that is known of it.
+            own = self._things[name]
+            accepted = self._accepted(name, made, given.origin, {}) if own is given else own.thing
+            given.thing, given.entry, self._things[name] = accepted, None, given
+        found: Thing = given.thing
+        return found
 
     def __setitem__(self, name: str, thing: Thing) -> None:
         self._names()[name] = thing

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from featstore.store.store import FeatureStore, open_store
     from featstore.store.view import EmbeddingsView, PairedView
     from fitters.alignment import Alignment, read_alignment, save_alignment
-    from fitters.methods import METHODS, FitConfig
+    from fitters.methods import METHODS
     from fitters.pairs import Pairs
+    from fitters.settings import FitConfig
 
     __version__: str
 
@@ -40,7 +41,7 @@ _HOME = {
     "EmbeddingsView": "featstore.store.view",
     "FeatstoreError": "featstore.errors",
     "FeatureStore": "featstore.store.store",
-    "FitConfig": "fitters.methods",
+    "FitConfig": "fitters.settings",
     "METHODS": "fitters.methods",
     "PairedView": "featstore.store.view",
     "Pairs": "fitters.pairs",

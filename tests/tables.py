@@ -32,6 +32,7 @@ import polars as pl
 from bench import compare, read_results
 from bench.cells import only_series, source_name
 from bench.code import code_digest
+from bench.contracts import CONTRACTS
 from bench.doses import SCHEMA as DOSES
 from bench.doses import dose_table
 from bench.tables import (
@@ -379,9 +380,20 @@ def _counted(numbers: Mapping[str, int]) -> list[str]:
     return [f"{numbers['calls']:,}", f"{numbers['sites']:,}", f"{made:,}{sampled}", *held]
 
 
+def contracts(_: None) -> list[str]:
+    """Return what each kind of plugin promises, as `headstock check` asks for it."""
+    rows = [
+        [kind, name, promise.partition("\n")[0]]
+        for kind, contract in CONTRACTS.items()
+        for name, promise in contract.promises().items()
+    ]
+    return table(["kind", "check", "what it asks"], rows)
+
+
 #: Name of a table -> (file of docs/data, or None if it needs none; what renders it).
 TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "tree": (None, tree),
+    "contracts": (None, contracts),
     "demo, all names": ("demo.json", demo_all_names),
     "demo, held out": ("demo.json", demo_held_out),
     "demo, gains": ("demo.json", demo_gains),

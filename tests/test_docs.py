@@ -36,7 +36,7 @@ from featstore.manifest.io import read_manifest
 from featstore.sources.making import SOURCES
 from featstore.store.writer import SetWriter
 from fitters.cli import cli as fitters_cli
-from tests import tables
+from tests import extend, tables
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.small_files import picture, write, write_tar
 from tests.test_notebook import OF_DOCUMENTS, run_notebook
@@ -153,7 +153,8 @@ def _runnable(command: str) -> str:
 
 def _parse(command: str) -> None:
     """Parse a command line with the real command, without running it."""
-    name, *args = shlex.split(re.sub(r" > \S+", "", command))
+    # Files of docs/extend.md are loaded where they are, below.
+    name, *args = shlex.split(re.sub(r" > \S+| --plugin \S+", "", command))
     group: click.Command = GROUPS[name]
     context = click.Context(group, info_name=name)
     while isinstance(group, click.Group):
@@ -213,6 +214,7 @@ def _inputs(root: Path) -> None:
         "pairs.jsonl": '{"path": "photos/a.png", "caption": "A dot."}\n',
         "dataset_coco.json": json.dumps({"images": [one], "dataset": "coco"}),
         "birds.txt": "wren\nrobin\n", "items.csv": "item_id\na\nb\n",
+        "photos.txt": "photos/a.png\tA dot.\nphotos/b.png\tTwo dots.\n", **extend.files(),
     })  # fmt: skip
     write_tar(root / "wds_cars" / "0.tar", [("a.png", picture(1)), ("a.txt", "A dot.")])
     np.save(root / "feats.npy", np.eye(2, dtype=np.float32))
@@ -303,6 +305,7 @@ def workspace(
     return typed
 
 
+@pytest.mark.usefixtures("no_plugins")
 def test_commands_in_documents_run(
     workspace: set[tuple[str, ...]],
     capfd: pytest.CaptureFixture[str],

@@ -31,6 +31,7 @@ _MOVED = {
     "featstore extract": "extract",
     "featstore plan": "plan",
     "fitters cache": "store moments",
+    "bench check": "check",
     "bench report": "report",
 }
 #: Command of a program -> its place: ``featstore ls`` -> ``store ls``.
@@ -53,6 +54,7 @@ _SUMMARIES = {
     "show": "Show what a saved alignment was fitted on.",
     "apply": "Project embeddings with a saved alignment.",
     "export": "Write a saved alignment for other programs.",
+    "check": "Check a method, a task or another thing of your own.",
     "eval": "Score alignments: suites, tasks, sweeps, tables.",
     "report": "Draw the report of a results folder.",
 }

@@ -28,6 +28,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
         "task": "bench.cli.run:task_command",
         "score": "bench.cli.run:score_command",
         "sweep": "bench.cli.run:sweep_command",
+        "check": "bench.cli.run:check_command",
         "ls": "bench.cli.results:ls_command",
         "table": "bench.cli.results:table_command",
         "compare": "bench.cli.results:compare_command",

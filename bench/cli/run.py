@@ -1,4 +1,4 @@
-"""Commands that run: run, task, score, sweep."""
+"""Commands that run: run, task, score, sweep; and check, which runs what is yours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +27,7 @@ from bench.cli.main import (
     values_of,
 )
 from bench.suites.single import SCORED, SWEEP, SetNames
+from featstore.cli.manifests import options_option
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     StorePlace,
@@ -37,6 +38,7 @@ from featstore.command_line import (
 )
 from featstore.errors import FeatstoreError
 from featstore.options import config_from
+from featstore.plugins import KINDS
 
 if TYPE_CHECKING:
     from bench.options import Options
@@ -517,3 +519,39 @@ def sweep_command(
     sets = find_sets(opened, dataset=dataset, label_set=label_set)
     runs = sweep_runs(opened, sets, own)
     config_from(Execution, given).run(SWEEP_SUITE, runs)
+
+
+@click.command(
+    "check",
+    epilog="\b\nExample:\n  bench check aligner ridge\n  bench check learner class-means --json",
+)
+@click.argument("kind", type=click.Choice([kind for kind in KINDS if kind != "suite"]))
+@click.argument("what")
+@click.option("--location", type=click.Path(path_type=Path),
+              help="What a source lists, or the root of a dataset.")  # fmt: skip
+@options_option("an encoder, a source or a dataset", "What defines it")
+@json_option
+def check_command(
+    kind: str, what: str, location: Path | None, options: dict[str, str], as_json: bool
+) -> int:
+    """Check whether WHAT of a KIND keeps what others rely on; exit 1 if it does not.
+
+    WHAT is a name (of an encoder FAMILY:MODEL), module:Object or file.py:Object (of an encoder
+    with :MODEL behind). The rows are
+    planted, and no store is read. A line a check: ✓ it is kept; ✗ what was expected, what was
+    found and what to do. docs/extend.md says how each kind is written.
+    """
+    from bench.contracts import contract_of
+
+    if kind == "source" and location is None:
+        raise usage_error("A source lists files: give it some by --location PATH.")
+    contract = contract_of(kind, what, location=location, options=options)
+    found = []
+    for one in contract.findings():
+        found.append(one)
+        if not as_json:
+            text = one.text or one.promise.partition("\n")[0]
+            click.echo(f"{'✓' if one.kept else '✗'} {one.name}: {text}")
+    if as_json:
+        print_json({"kind": kind, "what": what, "checks": [asdict(one) for one in found]})
+    return int(not all(one.kept for one in found))

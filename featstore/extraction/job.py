@@ -82,8 +82,11 @@ def open_choices(choices: Sequence[EncoderSpec], kind: str, config: ExtractConfi
 
 
 def default_threads(choices: Sequence[EncoderSpec]) -> int | None:
-    """Return the threads that torch would run on, or None for encoder objects alone."""
-    if not any(isinstance(choice.encoder, str) for choice in choices):
+    """Return the threads that torch would run on, or None where no encoder of ours needs it."""
+    from featstore.encoders.registry import FAMILIES, family_of
+
+    named = [choice.encoder for choice in choices if isinstance(choice.encoder, str)]
+    if not any(FAMILIES.is_ours(family_of(name)) for name in named):
         return None
     with needs_extra("Encoding with a named encoder"):
         import torch

@@ -18,7 +18,8 @@ from featstore.command_line import run_command
 from featstore.errors import PluginError
 from fitters import METHODS, FitConfig, Pairs, RidgeAligner, SideTransform, fit_alignment
 from fitters.errors import SettingError, UnknownMethodError
-from fitters.jobs import FitRequest, fit_from_store
+from fitters.jobs import fit_from_store
+from fitters.settings import FitRequest
 
 TIMES = ["fit_seconds", "score_seconds", "finished_at"]
 SETS = {

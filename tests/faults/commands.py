@@ -179,6 +179,7 @@ READS = (
     Command("bench compare", "bench compare results:ridge/head/0 results:ridge/head/4", **_SWEPT),
     Command("bench frame", "bench frame results", **_SWEPT),
     Command("bench ls", "bench ls results", **_SWEPT),
+    Command("bench check", "bench check learner class-means"),
     Command("bench score", f"bench score ridge --store store {_SETS}", **_FITTED),
     Command("headstock", "headstock", **_SWEPT),
 )  # fmt: skip

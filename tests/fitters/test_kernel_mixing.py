@@ -10,7 +10,7 @@ from fitters import Pairs, SideTransform, fit_alignment, read_alignment, save_al
 from fitters.aligners.kernel import KernelRidgeAligner
 from fitters.aligners.ridge import RidgeAligner
 from fitters.errors import PairsError, SettingError
-from fitters.methods import METHODS, FitConfig
+from fitters.methods import METHODS
 from fitters.moments.transform import unit_or_zero
 from fitters.select.grid import Axis, Search, folds_by_group, search
 from fitters.select.kernel import (
@@ -23,6 +23,7 @@ from fitters.select.kernel import (
     weigh_noise,
 )
 from fitters.select.leave_out import LeftOut, leave_one_group_out
+from fitters.settings import FitConfig
 from fitters.sources import Sources, prepare
 from tests.oracles import reciprocal_rank_of_text
 

@@ -1,0 +1,122 @@
+"""The files of docs/extend.md through ``--plugin``, on the smoke suite's store."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from bench import read_results
+from bench.cli.headstock import cli as headstock_cli
+from bench.cli.main import cli as bench_cli
+from featstore import open_store
+from featstore.command_line import run_command
+from tests.extend import PAGE, SETS, files, write_files
+
+GROUPS = {"headstock": headstock_cli, "bench": bench_cli}
+
+
+@pytest.fixture
+def typed(tmp_path, monkeypatch, smoke_store, no_plugins, capfd):
+    """Return what runs a command in a folder with the files of the page and the smoke store."""
+    write_files(tmp_path)
+    (tmp_path / "smoke").symlink_to(smoke_store)
+    monkeypatch.chdir(tmp_path)
+
+    def run(command):
+        name, *words = shlex.split(command)
+        code = run_command(GROUPS[name], name, words)
+        out, err = capfd.readouterr()
+        assert code == 0, f"{command}: {err or out}"
+        return out
+
+    return run
+
+
+def test_every_file_is_short_and_of_one_kind():
+    found = files()
+    assert len(found) == 7
+    for name, text in found.items():
+        assert len(text.splitlines()) <= 60, name
+        assert text.count("@register(") == (name != "pyproject.toml"), name
+
+
+def test_a_method_of_a_file_is_scored_beside_its_controls(typed, tmp_path):
+    what = "bench task zero_shot --plugin mine.py --method mine,ridge --source head,shuffled"
+    command = f"{what} {SETS} --eval held-out --seeds 0-1 -o results"
+    typed(command)
+    rows = read_results(tmp_path / "results")
+    origins = dict(rows.select("method", "origin").unique().iter_rows())
+    assert origins == {"mine": "mine.py", "ridge": ""}
+    means = rows.filter(metric="top-1").group_by("method", "source").agg(pl.col("value").mean())
+    found = {(method, source): value for method, source, value in means.iter_rows()}
+    assert found["mine", "head"] > 0.7
+    assert found["mine", "shuffled"] < 0.3
+    # It is the package's ridge; what chooses its penalty is another search.
+    assert abs(found["mine", "head"] - found["ridge", "head"]) < 0.1
+    # A new process, as a file is read once in each: a changed line makes its runs new, not ours.
+    file = tmp_path / "mine.py"
+    for text, said in ((file.read_text(), "8 finished, 0 new"),
+                       (file.read_text().replace("penalty = alpha", "penalty = 2 * alpha"),
+                        "4 finished, 4 new")):  # fmt: skip
+        file.write_text(text)
+        code = "from bench.cli.main import main; main()"
+        words = [sys.executable, "-c", code, *shlex.split(command)[1:], "--dry-run"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert said in done.stdout
+
+
+def test_the_report_shows_a_method_of_a_file_with_its_controls(typed, tmp_path):
+    typed(
+        "bench sweep --plugin mine.py --method mine,ridge --source none,head,shuffled --n-pairs 8 "
+        "--penalty 0.3 --mix 1 --seeds 0,1 --dataset smoke --store smoke -o sweep"
+    )
+    typed("bench report sweep --plugin mine.py --store smoke -o report.html")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "mine" in page
+    assert "names shuffled" in page
+    assert "mine.py" in page
+
+
+def test_a_task_and_a_learner_of_files_are_in_one_table(typed, tmp_path):
+    typed(
+        f"bench task margins --plugin margins.py --plugin mine.py -O others=3 --method mine "
+        f"--source head,shuffled --eval held-out {SETS} -o results"
+    )
+    typed(
+        f"bench task few_shot --plugin prior_means.py -O learner=prior-means --method ridge "
+        f"--source head --eval in-class {SETS} -o results"
+    )
+    table = typed("bench table results --plugin margins.py --plugin mine.py")
+    assert "others=3" in table
+    assert "learner=prior-means" in table
+    rows = read_results(tmp_path / "results")
+    origins = dict(rows.select("task", "origin").unique().iter_rows())
+    assert origins == {"margins": "mine.py, margins.py", "few_shot": "prior_means.py"}
+    values = rows.filter(task="margins", metric="margin").sort("source")["value"].to_list()
+    assert values[0] > 0 > values[1]
+
+
+def test_a_dataset_a_source_and_an_encoder_of_files_make_a_set_without_torch(typed, tmp_path):
+    typed("headstock data build swatches --plugin swatches.py -o swatches")
+    (tmp_path / "swatches/list.txt").write_text("red-0.png\tA red square.\n")
+    listed = "headstock data make captioned-list swatches/list.txt -o listed --option split=test"
+    assert "1  (test 1)" in typed(f"{listed} --plugin captioned_list.py")
+    extract = "extract swatches --kind image --encoder colours:4 --plugin colours.py --store own"
+    code = "import sys; sys.modules['torch'] = None; from bench.cli.headstock import main; main()"
+    subprocess.run([sys.executable, "-c", code, *extract.split()], check=True)
+    rows = open_store(tmp_path / "own").view("swatches/image/colours.4").numpy().astype(np.float64)
+    # The last shade of red is 255, 0, 0 in every cell.
+    np.testing.assert_array_equal(rows[3].reshape(16, 3), np.tile([1.0, 0.0, 0.0], (16, 1)))
+
+
+def test_what_is_typed_into_a_notebook_runs(no_plugins, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), flags=re.DOTALL)
+    (block,) = [block for block in blocks if block not in files().values()]
+    exec(compile(block, "docs/extend.md", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out == "(20, 3)\n"
