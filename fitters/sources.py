@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy.typing as npt
 
+from featstore.cards import Card, Shown
 from fitters.errors import PairsError
 from fitters.moments.transform import SideTransform, append_column, row_norms
 from fitters.pairs import Pairs
@@ -46,11 +47,19 @@ class Preparation:
         return replace(self, images=images, texts=texts)
 
 
-P = TypeVar("P")
+class Counted(Protocol):
+    """What has a number of rows."""
+
+    @property
+    def n(self) -> int:
+        """Rows."""
 
 
-@dataclass(frozen=True, eq=False)
-class Sources(Generic[P]):
+P = TypeVar("P", bound=Counted)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sources(Shown, Generic[P]):
     """What is fitted on: transformed rows of both sources, or their moments.
 
     Attributes
@@ -86,6 +95,12 @@ class Sources(Generic[P]):
     def masses(self, mix: float) -> tuple[float, ...]:
         """Return what each of `given` is multiplied by: prototypes by `mix` if there are both."""
         return (mix, 1.0) if self.mixed else (1.0,)
+
+    def _card(self) -> Card:
+        named = {"prototypes": self.prototypes, "real pairs": self.real}
+        counts = {what: None if one is None else f"{one.n:,}" for what, one in named.items()}
+        sides = {"images": self.image.steps, "texts": self.text.steps}
+        return Card("Sources, prepared", {**counts, **sides})
 
 
 def prepare(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from featstore.cards import SHOWN, Card
 from featstore.errors import (
     LISTED,
     AmbiguousSetError,
@@ -560,6 +561,21 @@ class FeatureStore:
         """Return how a set's array is cut into files; raises as `view`."""
         self.place.fetch_files(info.key, info.commit)
         return read_layout(info.key.directory(self.root), info.commit)
+
+    def _repr_html_(self) -> str:
+        found = self.listing()
+        rows = [
+            (key, f"{info.commit.n:,} × {info.commit.dim:,}", info.commit.dtype, info.encoder)
+            if isinstance(info, SetInfo)
+            else (key, "damaged", "", "")
+            for key, info in found[:SHOWN]
+        ]
+        title, facts = f"FeatureStore {self.address}", {"sets": f"{len(found):,}"}
+        columns = ("set", "rows", "type", "encoder")
+        return Card(title, facts, columns, rows, len(found) - len(rows)).html
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [str(key_of(directory)) for directory in self.folders()]
 
     def _info(self, directory: Path, revision: str | None = None) -> SetInfo:
         key = key_of(directory)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 import numpy as np
 import polars as pl
 
+from featstore.cards import SHOWN, Card, printable
 from featstore.errors import (
     LISTED,
     EmptySelectionError,
@@ -179,7 +180,7 @@ class Selection:
     def __repr__(self) -> str:
         splits = ",".join(sorted(self.items["split"].drop_nulls().unique().to_list()))
         form = "".join(f", {transform.name}" for transform in self.transforms)
-        return (
+        return printable(
             f"{type(self).__name__}({self.key}, encoder={self.encoder}, "
             f"{len(self):,} × {self.dim:,} {self.dtype}{form}, "
             f"split={splits or None}, fingerprint={self.fingerprint[:8]})"
@@ -466,6 +467,19 @@ class Selection:
             np.copyto(out, work, casting="same_kind")
         return out
 
+    def _repr_html_(self) -> str:
+        facts = {
+            "rows": f"{len(self):,} × {self.dim:,}, read as {self.dtype}",
+            "encoder": self.encoder,
+            "changed": ", ".join(transform.name for transform in self.transforms),
+            "failed": f"{self.n_failed:,} items of the set" if self.n_failed else None,
+            "fingerprint": self.fingerprint[:8],
+        }
+        items = self.items.head(SHOWN)
+        told = [name for name in items.columns if items[name].null_count() < len(items)]
+        rows = items.select(told).rows()
+        return Card(self.key, facts, told, rows, len(self) - len(rows)).html
+
 
 def _equals(column: pl.Series, value: Any) -> pl.Series:
     """Return where a column equals `value`, or any of the values in a collection."""
@@ -652,6 +666,12 @@ class PairedView(Generic[View]):
         for x, y in zip(x_batches, y_batches, strict=True):
             yield x, y, self.weight[start : start + len(x)]
             start += len(x)
+
+    def _repr_html_(self) -> str:
+        pairs = {"x": repr(self.x), "y": repr(self.y), "by": self.by}
+        missing = {"x without y": len(self.missing_x), "y without x": len(self.missing_y)}
+        counts = {name: f"{n:,}" for name, n in missing.items() if n}
+        return Card(f"PairedView, {len(self):,} pairs", {**pairs, **counts}).html
 
 
 def pair_views(x: View, y: View, *, by: str) -> PairedView[View]:
