@@ -22,8 +22,9 @@ from featstore.options import check_needs, config_from, option, options_from
 from featstore.store.store import FeatureStore
 from featstore.store.view import EmbeddingsView
 from fitters.aligners.base import Projection
-from fitters.alignment import Alignment, fitted_arrays
+from fitters.alignment import Alignment
 from fitters.errors import unwritable
+from fitters.saved import fitted_arrays
 from fitters.scorers import SCORERS, TRANSDUCTIVE, labelled, scorer_named
 from fitters.select.grid import MOST
 
@@ -81,8 +82,8 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     length (those of csa: at most).
     """
     from featstore.store.store import open_store
-    from fitters.alignment import read_alignment
     from fitters.from_store import embed_texts, project_view
+    from fitters.saved import read_alignment
 
     query = config_from(Query, given)
     _check(query, given, store)
@@ -242,7 +243,7 @@ def export_command(
     space. For `ridge`, whose shared space is the image space, that is a classification head
     made from text alone; the file says how to use it.
     """
-    from fitters.alignment import read_alignment
+    from fitters.saved import read_alignment
 
     if out.suffix not in (".safetensors", ".npz"):
         raise usage_error(f"The file must end in .safetensors or .npz; got {out.name!r}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -197,7 +197,7 @@ class MLPAligner(TrainedAligner):
     method: ClassVar[str] = "mlp"
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "direction": [StrOptions({"y->x", "x->y", "both"})],
-        **{name: [cls] for name, cls in _GROUPS.items()},
+        **{name: [cls, None] for name, cls in _GROUPS.items()},
         "precision": [StrOptions(set(PRECISIONS))],
         "legacy": ["boolean"],
         "seed": [Interval(Integral, 0, None, closed="left")],
@@ -235,6 +235,27 @@ class MLPAligner(TrainedAligner):
             given[group][own] = value
         groups = {group: make(**given[group]) for group, make in _GROUPS.items()}
         return cls(direction, **groups, **given[""])
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002
+        """Return the parameters; a group that is as by default is None, as it may be given."""
+        params: dict[str, Any] = super().get_params(deep)
+        return params | {
+            name: None
+            for name, cls in _GROUPS.items()
+            if isinstance(params[name], cls) and params[name] == cls()
+        }
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, also those of a group, such as ``loss__temperature``."""
+        nested = {name: v for name, v in params.items() if name.partition("__")[0] in _GROUPS}
+        super().set_params(**{name: v for name, v in params.items() if name not in nested})
+        for name, value in nested.items():
+            group, _, own = name.partition("__")
+            if own:
+                getattr(self, group).set_params(**{own: value})
+            else:
+                setattr(self, group, _GROUPS[group]() if value is None else value)
+        return self
 
     def plain_params(self) -> dict[str, Any]:
         """Return the parameters side by side, as `of` takes them: plain values for JSON."""
