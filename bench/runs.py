@@ -336,23 +336,24 @@ class Run:
 
     Attributes
     ----------
-    suite : str
-        The suite that planned it.
-    task : str
-        One of `bench.options.TASK_OPTIONS`.
-    data : Data
-    protocol : Protocol
+    suite, task : str
+        The suite that planned it, and one of `bench.options.TASK_OPTIONS`.
+    data, protocol : Data, Protocol
     fit : FitConfig
-        The method and its settings; `IDENTITY` leaves the embeddings as they are, for an image and
-        a text tower of one model.
+        The method and its settings; `IDENTITY` is for image and text towers of one model.
     options : Options, optional
         Of the task; None for the defaults.
     seed : int
         Draws the split, the subset, the shots and the control.
     metric_version, protocol_version : int
     code : str
-        Digest of the sources that make a result; see `bench.code`. Of a method or a learner that
-        was registered from outside, "+" and the digest of its own follow.
+        Digest of the sources that make a result, also those from outside; see `bench.code`.
+
+    Examples
+    --------
+    >>> sets = {"image_set": "pets/image/timm", "image_revision": "5f1c"}
+    >>> Run.of(suite="mine", task="hubness", **sets).changed(seed=5).seed
+    5
     """
 
     suite: str

@@ -105,6 +105,13 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         p, where it was fitted by `fit` on real pairs.
     feature_names_in_ : ndarray of shape (p,)
         Only if X had string column names.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((40, 8))
+    >>> texts = images[:, ::-1]
+    >>> Alignment("ridge", penalty=0.01).fit(images, texts).score(images, texts)
+    1.0
     """
 
     x: _Fitted[SideTransform] = _Fitted()

@@ -175,6 +175,14 @@ class FitConfig:
     ------
     SettingError
         If a number is out of its range.
+
+    Examples
+    --------
+    >>> FitConfig("ridge", penalty=0.3).penalty
+    0.3
+    >>> FitConfig("ridge", penalty=-1)
+    Traceback (most recent call last):
+    fitters.errors.SettingError: ...
     """
 
     method: str = option(help="A method that `fitters fit --help` lists.", flag=None)
@@ -302,6 +310,13 @@ class Method:
         In place of the class's own.
     version : str
         Of a method of one's own: whatever its source does not show; see `register_method`.
+
+    Examples
+    --------
+    >>> METHODS["ridge"].label, METHODS["ridge"].options
+    ('Ridge', ('penalty', 'mix'))
+    >>> METHODS["ridge"].make(FitConfig("ridge", penalty=0.3)).alpha
+    0.3
     """
 
     aligner: Callable[..., Any] | str
@@ -656,6 +671,13 @@ def register_method(name: str, method: Method | Callable[..., Any]) -> None:
     ------
     SettingError
         If a method of the package has this name, or an aligner in saved alignments.
+
+    Examples
+    --------
+    >>> class Stiff(RidgeAligner): ...
+    >>> register_method("stiff", Method(Stiff, "a ridge of my own"))
+    >>> Alignment("stiff").config.method, METHODS.pop("stiff").text
+    ('stiff', 'a ridge of my own')
     """
     if name in BUILT_IN or name in ALIGNERS:
         raise SettingError(f"{name!r} is a name of the package. Register yours under another name.")

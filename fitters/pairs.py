@@ -44,6 +44,12 @@ class Pairs(Shown):
     ------
     PairsError
         If the shapes disagree, a value is not finite, or a weight is negative.
+
+    Examples
+    --------
+    >>> captions = Pairs(np.eye(4), np.ones((4, 3)), groups=np.array(["a", "a", "b", "c"]))
+    >>> captions.n, captions.row_groups
+    (4, array([0, 0, 1, 2]))
     """
 
     x: Rows

@@ -61,6 +61,12 @@ def save_alignment(path: Path | str, alignment: Any, *, replace: bool = True) ->
     ------
     AlignmentWriteError
         If `path` exists and may not be replaced, or cannot be written.
+
+    Examples
+    --------
+    >>> made = Alignment(penalty=0.3).fit(np.eye(6), np.eye(6))
+    >>> [file.name for file in sorted(save_alignment("aligners/ridge", made).iterdir())]
+    ['alignment.json', 'arrays.safetensors']
     """
     if isinstance(alignment, BaseEstimator):
         check_is_fitted(alignment)
@@ -97,6 +103,12 @@ def read_alignment(path: Path | str) -> Alignment:
     CorruptAlignmentError
         If a file is missing, has another size, type or digest than declared, or declares what
         this version does not know. The message names the file and the field.
+
+    Examples
+    --------
+    >>> path = Alignment(penalty=0.3).fit(np.eye(6), np.eye(6)).save("aligners/ridge")
+    >>> read_alignment(path).facts["choice"]
+    {'penalty': 0.3}
     """
     path = Path(path)
     if not (path / JSON_NAME).exists():

@@ -30,6 +30,13 @@ class Preparation:
         Every pair counts alike: the m captions of an image are m pairs, not m parts of one.
     legacy_texts : bool
         With the setting `legacy`, texts are prepared for the fit and left raw for scoring.
+
+    Examples
+    --------
+    >>> METHODS["ridge"].rows.images, METHODS["sail"].rows.images
+    ('centred', 'unit')
+    >>> Preparation().centred(False).texts
+    'unit'
     """
 
     images: Centring = "centred"
@@ -72,6 +79,13 @@ class Sources(Shown, Generic[P]):
         Whose mean each side is centred by.
     bias : ndarray of shape (c,), optional
         The head's bias, one value a prototype.
+
+    Examples
+    --------
+    >>> pairs = Pairs(np.eye(4), np.eye(4, 3) + 1)
+    >>> data = METHODS["ridge"].sources(FitConfig("ridge"), real=pairs)
+    >>> data.mixed, data.image_centre, data.text_centre
+    (False, 'real images', 'real texts')
     """
 
     prototypes: P | None

@@ -101,6 +101,7 @@ def shown(store):
     made = Alignment(penalty=0.3).fit(x, y)
     image, caption = (store.view(f"toy/{kind}/{of}") for kind, of in
                       (("image", "timm:toy"), ("caption", "st:toy")))  # fmt: skip
+    pair = image.pair_by("parent_id", caption)
     evil = next(view for info in store.sets() if (view := store.view(str(info.key))).dim == 2)
     label = pl.DataFrame({"class_id": ["c"]})
     tables = {"image": pl.DataFrame({"item_id": ["a", "b"]})}
@@ -116,11 +117,11 @@ def shown(store):
         "alignment": (made, ["Alignment('ridge'), fitted", "12 real pairs", "penalty 0.3"]),
         "not fitted": (Alignment("cca"), ["Alignment(method='cca')"]),
         "store": (store, ["5", image.key, "40 × 12", "st:toy"]),
-        "view": (image, ["40 × 12, read as float32", "toy/39" if len(image) < 20 else "toy/19",
+        "view": (image, [repr(image), "toy/39" if len(image) < 20 else "toy/19",
                          "… and 20 more"]),
-        "changed": (image.normalized(), ["normalized"]),
+        "changed": (image.normalized(), [repr(image.normalized())]),
         "foreign view": (evil, [printable(HOSTILE), "</div>"]),
-        "pair": (image.pair_by("parent_id", caption), ["PairedView, 40 pairs", "parent_id"]),
+        "pair": (pair, [repr(pair), repr(pair.x), repr(pair.y)]),
         "manifest": (Manifest(HOSTILE, "root", {"licence": "MIT"}, tables, label), [
             "2 image", "1", "MIT"]),
     }  # fmt: skip

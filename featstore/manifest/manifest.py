@@ -29,6 +29,12 @@ class Manifest(Shown):
     """What exists in one dataset: items by kind, their label set, and facts.
 
     Made by `read_manifest` or `write_manifest`, so it is valid.
+
+    Examples
+    --------
+    >>> birds = toy_manifest("birds", 4, captions=True)
+    >>> birds.items("image")["split"].to_list()
+    ['train', 'train', 'train', 'test']
     """
 
     name: str

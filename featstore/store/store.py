@@ -76,7 +76,15 @@ from featstore.store.view import EmbeddingsView, Origin, Selection, Transform
 
 @dataclass(frozen=True)
 class SetInfo:
-    """A finished set: its key, commit and attributes."""
+    """A finished set: its key, commit and attributes.
+
+    Examples
+    --------
+    >>> key = toy_store("store")["image"]
+    >>> info = open_store("store").info(key)
+    >>> info.encoder, info.commit.n, info.n_failed
+    ('timm:toy', 40, 0)
+    """
 
     key: SetKey
     commit: Commit
@@ -290,6 +298,13 @@ class FeatureStore:
         Folder that its small files are read from: the store itself, or its mirror in the cache.
     address : str
         Where the store lies.
+
+    Examples
+    --------
+    >>> key = toy_store("store")
+    >>> store = open_store("store")
+    >>> [f"{info.key.dataset}/{info.key.kind}" for info in store.sets()]
+    ['labels/class_name', 'labels/head_weight', 'toy/caption', 'toy/image']
     """
 
     def __init__(
@@ -681,6 +696,12 @@ def open_store(
         If the address is malformed, of an unknown scheme, or holds credentials.
     RemoteStoreError
         If a remote store can be neither reached nor read from the cache.
+
+    Examples
+    --------
+    >>> key = toy_store("store")
+    >>> open_store("store").view(key["image"]).numpy().shape
+    (40, 12)
     """
     for what, value, known in (("mode", mode, MODES), ("verify", verify, VERIFY)):
         if value not in known:

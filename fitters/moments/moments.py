@@ -42,6 +42,13 @@ class Moments(Shown):
         Σ w_i dx_i and Σ w_i dy_i.
     sxx, sxy, syy : ndarray of shape (p, p), (p, q), (q, q)
         Σ w_i dx_i dx_iᵀ, Σ w_i dx_i dy_iᵀ, Σ w_i dy_i dy_iᵀ.
+
+    Examples
+    --------
+    >>> x, y = np.random.default_rng(0).standard_normal((2, 40, 8))
+    >>> made = RidgeAligner().fit_moments(Moments.from_rows(x, y))
+    >>> bool(np.allclose(made.coef_, RidgeAligner().fit(x, y).coef_))
+    True
     """
 
     n: int

@@ -277,6 +277,14 @@ def scoring(
     ------
     SettingError
         If there is no such name or direction, or `texts` and a direction from texts.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import cross_val_score
+    >>> x = np.random.default_rng(0).standard_normal((40, 8))
+    >>> both = scoring("r@5", direction="both")
+    >>> cross_val_score(Alignment(penalty=0.01), x, x[:, ::-1], scoring=both, cv=2)
+    array([1., 1.])
     """
     lookup(SCORINGS, name.lower(), what="scoring", error=SettingError)
     if direction not in ("x->y", "y->x", "both"):

@@ -57,6 +57,11 @@ class TrainedHead(BaseEstimator):  # type: ignore[misc]
         First logit of the gate of "residual".
     feature_dropout, feature_dropout_batches : float
         Probability of an input value to become 0, and of a batch in which this is done at all.
+
+    Examples
+    --------
+    >>> MLPAligner(head=TrainedHead("linear")).architecture
+    'linear'
     """
 
     architecture: str = "paper"
@@ -102,6 +107,11 @@ class PairLoss(BaseEstimator):  # type: ignore[misc]
         Rows of one group (classes of one name) are no negatives of each other.
     structure, structure_levels, structure_warmup : float, int, int
         Weight of STRUCTURE's regulariser, its levels, and steps over which the weight rises.
+
+    Examples
+    --------
+    >>> MLPAligner(loss=PairLoss("infonce", temperature=0.1)).get_params()["loss__name"]
+    'infonce'
     """
 
     name: str = "cosine"
@@ -192,6 +202,13 @@ class MLPAligner(TrainedAligner):
     -----
     Same seed, same bytes: on one kind of processor, one version of torch, and one number of
     threads. torch's global random state is neither used nor changed.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((40, 8))
+    >>> made = MLPAligner("x->y", head=TrainedHead("linear"), schedule=Schedule(epochs=3))
+    >>> made.set_params(loss__name="mse").fit(images, images[:, :5]).epochs_
+    3
     """
 
     method: ClassVar[str] = "mlp"

@@ -265,6 +265,12 @@ def preset(
         If there is no such preset.
     SettingError
         If it has no `legacy`.
+
+    Examples
+    --------
+    >>> sail = preset("sail", epochs=5)
+    >>> sail.architecture, sail.loss.name, sail.epochs
+    ('sail', 'siglip', 5)
     """
     chosen = lookup(PRESETS, name, what="preset", error=UnknownMethodError)
     if legacy and not chosen.legacy:

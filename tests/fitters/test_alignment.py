@@ -10,7 +10,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, KFold, cross_val_score, cross_validate
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -176,6 +176,22 @@ def test_scikit_learn_validates_it_as_fits_by_hand_do(make_world):
     assert_close(found["test_both"], by_hand[0.3][1])
     assert_same(search.transform(real.x), search.best_estimator_.project_x(real.x))
     assert both(search, real.x, real.y) == both(search.best_estimator_, real.x, real.y)
+
+
+def test_groups_reach_the_inner_choice(make_world):
+    _, real = make_world(noise=2.0)
+    groups = np.arange(48) // 4
+    folds = list(GroupKFold(3).split(real.x, groups=groups))
+    found = cross_validate(
+        Alignment(), real.x, real.y, cv=folds, params={"groups": groups}, return_estimator=True
+    )
+    for (train, test), made, score in zip(
+        folds, found["estimator"], found["test_score"], strict=True
+    ):
+        pairs = Pairs(real.x[train], real.y[train], groups[train])
+        by_hand = fit_alignment("ridge", real=pairs, rng=np.random.default_rng(0))
+        assert made.facts == by_hand.facts
+        assert score == by_hand.score(real.x[test], real.y[test])
 
 
 def test_a_search_goes_over_methods(make_world):
