@@ -18,13 +18,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.errors import NoResultsError
+from bench.metrics.summary import CLASS_METRICS
+from bench.metrics.summary import METRICS as METRICS_BY_RANK
+from bench.options import TASKS
 from bench.protocol import FRESH_SPLITS
 from bench.results import SUMMED, files_of, read_sums, run_path, summed_as
-from bench.runs import FIT_SETTINGS, IDENTITY
+from bench.runs import FIT_SETTINGS, IDENTITY, OWN_CODE
 from bench.statistics import DrawSums
 from featstore.errors import unknown_name
 from featstore.identity import SHORT, canonical_json, sha256_hex
-from fitters.methods import BUILT_IN, METHODS
+from fitters.methods import METHODS
 
 #: Which classes of a head are prototypes, and how like each other names are that were shuffled.
 HEAD_PARTS = {"clusters": 0, "head_size": 0, "head_by": "random", "leave_seen": False}
@@ -102,7 +105,7 @@ def _method_order() -> list[str]:
 
     `METHODS` begins with the main one, and what is simpler follows.
     """
-    closed = [name for name, method in BUILT_IN.items() if method.fitted_on != "training"]
+    closed = [name for name, method in METHODS.built_in.items() if method.fitted_on != "training"]
     return list(dict.fromkeys([*_NOT_FITTED, *reversed(closed), *METHODS]))
 
 
@@ -245,7 +248,7 @@ class Cell:
     def is_drawn(self) -> bool:
         """Whether another seed would give another result."""
         task = self.arena[ARENA.index("task")]
-        trained = self.method in METHODS and METHODS[self.method].fitted_on == "training"
+        trained = getattr(METHODS.get(self.method), "fitted_on", "") == "training"
         shots = task == "few_shot" or "/" in self.n_pairs
         return (
             self.fresh or shots or trained or self.source in CONTROLS
@@ -327,7 +330,11 @@ def read_cells(root: Path, block: pl.DataFrame) -> list[Cell]:
     )
     sums = sums.with_columns(
         pl.Series("cluster", np.searchsorted(clusters, sums["cluster_id"].to_numpy().astype(str)))
-    ).select("run_id", "cluster", "n_queries", *SUMMED)
+    ).select(
+        "run_id", "cluster", "n_queries", *SUMMED,
+        *(pl.col("own").list.get(i, null_on_oob=True).alias(name)
+          for i, name in enumerate(own_metrics(block))),
+    )  # fmt: skip
     out = []
     for key, cell in runs.group_by(["method", "source", "n_pairs", *SETTINGS], maintain_order=True):
         method, source, n_pairs, *settings = key
@@ -360,14 +367,22 @@ def _cell_order(cell: Cell) -> tuple[float, int, int]:
     return pairs_order(cell.n_pairs), clusters, size
 
 
+def own_metrics(results: pl.DataFrame) -> list[str]:
+    """Return the metrics of tasks that are not Headstock's, by name."""
+    own = results.filter(~pl.col("task").is_in(list(TASKS.built_in)))
+    for task in set(own["task"]):
+        TASKS.get(task)  # declares what is known of its metrics
+    return sorted(set(own["metric"]) - METRICS_BY_RANK.keys() - CLASS_METRICS.keys())
+
+
 def chance_and_gallery(block: pl.DataFrame) -> dict[str, tuple[float, float]]:
-    """Return metric → (chance, gallery size) of one arena, the mean over its draws.
+    """Return metric → (chance or NaN, gallery size) of one arena, the mean over its draws.
 
     Draws count by their queries, as they do in every mean of a table.
     """
     levels = block.group_by("metric").agg(mean_over_queries("chance"), mean_over_queries("gallery"))
     return {
-        metric: (chance or 0.0, gallery or 0.0)
+        metric: (math.nan if chance is None else chance, gallery or 0.0)
         for metric, chance, gallery in levels.select("metric", "chance", "gallery").iter_rows()
     }
 
@@ -444,8 +459,15 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     combination of revisions is a series of its own. So it is with what was chosen for a set and a
     task (`CHOICES`); a run without real pairs of classes has no texts of them, and goes with any.
     """
-    marked = results.with_columns(_written(root, results).alias("written"))
-    fresh = pl.lit(value=True)
+    code = pl.col("code")
+    marked = results.with_columns(
+        _written(root, results).alias("written"),
+        code.str.replace(OWN_CODE, ""),
+        code.str.extract(f"({OWN_CODE})").fill_null("").alias("own_code"),
+    )
+    # Methods and tasks of others stand beside ours; of what changed the last version does.
+    last = pl.col("own_code").sort_by("written").last()
+    fresh = pl.col("own_code") == last.over([*SERIES, "method", "task", "options"])
     for role in SETS:
         key, revision = f"{role}_set", f"{role}_revision"
         last = pl.col(revision).sort_by("written").last().over([*SERIES, key])
@@ -459,13 +481,16 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     marked = marked.with_columns(fresh.alias("fresh"))
     names: dict[str, str] = {}
     revisions = [f"{role}_revision" for role in SETS]
-    columns = [*SERIES, "fresh", *revisions, *CHOICES]
+    columns = [*SERIES, "fresh", "own_code", *revisions, *CHOICES]
     for values, part in marked.group_by(columns, maintain_order=True):
         facts = dict(zip(columns, values, strict=True))
         if facts.pop("fresh"):
             facts = {name: facts[name] for name in SERIES}
+        elif not facts["own_code"]:
+            del facts["own_code"]
         names |= dict.fromkeys(part["run_id"], sha256_hex(canonical_json(facts))[:SHORT])
-    return marked.with_columns(pl.col("run_id").replace_strict(names).alias("series"))
+    series = pl.col("run_id").replace_strict(names).alias("series")
+    return marked.with_columns(series, results["code"]).drop("own_code")
 
 
 def _written(root: Path, results: pl.DataFrame) -> pl.Expr:

@@ -1,7 +1,7 @@
 """The digest of the code that makes a result, so that changed code never passes for a rerun.
 
 `code_digest` is of this project's own sources. What was registered from outside (a method, a
-learner of the user's own) adds `own_code`, and goes to other processes by `Own`.
+learner, a task of the user's own) adds `own_code`, and goes to other processes by `Own`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pickle
 import sys
 import weakref
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib import metadata, resources
 from importlib.resources.abc import Traversable
@@ -22,6 +22,7 @@ from typing import Any
 
 from bench.errors import ProtocolError
 from featstore.errors import EngineError
+from featstore.plugins import Registry, distributions, registry_of
 
 #: What decides a number: everything of fitters, and these parts of bench.
 BENCH_PARTS = (
@@ -57,13 +58,15 @@ def _sources(place: Traversable, name: str) -> list[tuple[str, bytes]]:
 
 
 #: Packages whose sources `code_digest` knows, or that decide no number.
-_OURS = {"bench", "fitters", "featstore", "data_manifests"}
+_OURS = {"bench", "fitters", "featstore", "data_manifests", "headstock"}
 _PLAIN = (str, int, float, bool, type(None))
 _known: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
-def own_code(method: str, learner: str | None = None) -> str:
-    """Return the digest of a method and a learner that were registered from outside, or "".
+def own_code(
+    method: str | None = None, learner: str | None = None, *, task: str | None = None
+) -> str:
+    """Return the digest of those of these that were registered from outside, or "".
 
     16 digits of a sha256 over the sources of the modules that define what is in the registry,
     what it makes and the classes that this inherits from, over their distributions' versions, and
@@ -77,23 +80,29 @@ def own_code(method: str, learner: str | None = None) -> str:
         If a source cannot be read and no version replaces it.
     """
     digests = [
-        _digest_of(f"{kind} {name!r}", thing) for kind, name, thing in _outside(method, learner)
+        _digest_of(f"{kind} {name!r}", registry[name])
+        for kind, name, registry in _outside(method, learner, task)
     ]
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:16] if digests else ""
 
 
-def _outside(method: str, learner: str | None) -> Iterator[tuple[str, str, Any]]:
-    """Yield kind, name and thing of what the package did not put under these names."""
-    from fitters import methods
+def _outside(*names: str | None) -> Iterator[tuple[str, str, Registry[Any]]]:
+    """Yield kind, name and registry of what the package did not put under these names.
 
-    if (given := methods.METHODS.get(method)) is not methods.BUILT_IN.get(method):
-        yield "method", method, given
-    if learner is not None:
-        # Here, because it loads every learner, and other tasks have none.
-        from fitters.few_shot import registry
+    They are those of a method, a learner and a task. A registry is looked up if there is a name
+    for it: that of the learners loads all of them.
+    """
+    for kind, name in zip(("aligner", "learner", "task"), names, strict=True):
+        if name is not None:
+            registry = registry_of(kind)
+            if name in registry and not registry.is_ours(name):
+                yield kind, name, registry
 
-        if (made := registry.LEARNERS.get(learner)) is not registry.BUILT_IN.get(learner):
-            yield "learner", learner, made
+
+def origin_of(method: str, learner: str | None, task: str) -> str:
+    """Return the packages or files that a method, a learner and a task are from; "" for ours."""
+    found = (registry.origin(name) for _, name, registry in _outside(method, learner, task))
+    return ", ".join(dict.fromkeys(found))
 
 
 def _digest_of(what: str, thing: Any) -> str:
@@ -108,18 +117,19 @@ def _digest_of(what: str, thing: Any) -> str:
 
 def _parts_of(what: str, thing: Any) -> Iterator[str]:
     """Yield the sources, versions and settings that decide what a registered thing does."""
-    from fitters.methods import Method
-
     version = str(getattr(thing, "version", ""))
     yield version
-    if isinstance(thing, Method):
+    if is_dataclass(thing) and not isinstance(thing, type):
         for column in fields(thing):
             value = getattr(thing, column.name)
-            # A title decides no number.
-            if not callable(value) and column.name != "title":
+            if callable(value):
+                yield from _callable_parts(what, value, version)
+            # A title and a text decide no number.
+            elif column.name not in ("title", "text", "metrics"):
                 yield f"{column.name}={value!r}"
-        yield from _callable_parts(what, thing.factory, version)
-        yield from _class_parts(what, thing.cls, version)
+        # What makes an aligner may be a function.
+        if hasattr(thing, "cls"):
+            yield from _class_parts(what, thing.cls, version)
     else:
         yield from _callable_parts(what, thing, version)
         if not isinstance(thing, type):
@@ -161,7 +171,7 @@ def _source_parts(what: str, defined: Any, version: str) -> Iterator[str]:
     top = name.partition(".")[0]
     if top in _OURS or (top in sys.stdlib_module_names and top != "__main__"):
         return
-    released = [metadata.version(found) for found in _distributions().get(top, ())]
+    released = [metadata.version(found) for found in distributions().get(top, ())]
     yield from released
     module = sys.modules.get(name)
     # A notebook's cells are a module without a file: there the definition alone is taken.
@@ -198,27 +208,24 @@ def _cell_parts(defined: Any) -> Iterator[str]:
             yield f"{name}={value!r}"
 
 
-@cache
-def _distributions() -> dict[str, list[str]]:
-    return {top: sorted(set(names)) for top, names in metadata.packages_distributions().items()}
-
-
 @dataclass(frozen=True)
 class Own:
-    """Methods and learners from outside, on their way to another process.
+    """Methods, learners and tasks that are registered by hand, on their way to another process.
+
+    Those of installed packages and of ``--plugin`` are found there.
 
     Attributes
     ----------
-    things : tuple of (str, str, bytes)
-        Kind, name and pickle. Pickled apart from the task, so that one that a worker cannot read
-        is an error that says so, not a dead worker.
+    things : tuple of (str, str, str, bytes)
+        Kind, name, origin and pickle. Pickled apart from the task, so that one that a worker
+        cannot read is an error that says so, not a dead worker.
     """
 
-    things: tuple[tuple[str, str, bytes], ...] = ()
+    things: tuple[tuple[str, str, str, bytes], ...] = ()
 
     @classmethod
-    def of(cls, names: Iterable[tuple[str, str | None]]) -> Own:
-        """Return those among pairs of a method and a learner.
+    def of(cls, names: Iterable[tuple[str, str | None, str]]) -> Own:
+        """Return those among triples of a method, a learner and a task.
 
         Raises
         ------
@@ -226,15 +233,18 @@ class Own:
             If one cannot be pickled.
         """
         found = {}
-        for method, learner in dict.fromkeys(names):
-            for kind, name, thing in _outside(method, learner):
+        for triple in dict.fromkeys(names):
+            for kind, name, registry in _outside(*triple):
+                if not registry.travels(name):
+                    continue
                 try:
-                    found[kind, name] = pickle.dumps(thing)
+                    pickled = pickle.dumps(registry[name])
+                    found[kind, name] = (kind, name, registry.origin(name), pickled)
                 except (pickle.PicklingError, AttributeError, TypeError) as err:
                     raise EngineError(
                         f"The {kind} {name!r} cannot be sent to other processes ({err}). {_HOW}"
                     ) from err
-        return cls(tuple((*key, pickled) for key, pickled in found.items()))
+        return cls(tuple(found.values()))
 
     def install(self) -> None:
         """Register them in this process.
@@ -244,7 +254,7 @@ class Own:
         EngineError
             If one cannot be read here.
         """
-        for kind, name, pickled in self.things:
+        for kind, name, origin, pickled in self.things:
             try:
                 # Written by this program's own parent a moment ago.
                 thing = pickle.loads(pickled)  # noqa: S301
@@ -252,17 +262,7 @@ class Own:
                 raise EngineError(
                     f"A worker cannot read the {kind} {name!r} ({err}). {_HOW}"
                 ) from err
-            _registry(kind)[name] = thing
-
-
-def _registry(kind: str) -> dict[str, Any]:
-    if kind == "method":
-        from fitters.methods import METHODS
-
-        return METHODS
-    from fitters.few_shot.registry import LEARNERS
-
-    return LEARNERS
+            registry_of(kind).put(name, thing, origin)
 
 
 _HOW = "Define it at the top of a module that workers can import, without lambdas; or use jobs=1."

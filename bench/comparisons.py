@@ -52,11 +52,12 @@ from bench.cells import (
     chance_and_gallery,
     in_order,
     only_series,
+    own_metrics,
     read_cells,
     sample_sd,
 )
 from bench.errors import NoResultsError
-from bench.metrics.summary import cutoff
+from bench.metrics.summary import OWN_METRICS, Metric, cutoff
 from bench.results import read_ranks, read_results, summed_as, sums_of
 from bench.runs import CLASS_MEANS, RUN_COLUMNS
 from bench.statistics import (
@@ -269,7 +270,7 @@ def control_means(
 
 
 def compare(
-    root: Path | str, results: pl.DataFrame, *, metrics: Sequence[str] = DEFAULT_METRICS
+    root: Path | str, results: pl.DataFrame, *, metrics: Sequence[str] | None = None
 ) -> pl.DataFrame:
     """Return every comparison that the results allow, one row each.
 
@@ -280,8 +281,9 @@ def compare(
     results : DataFrame
         Rows of `bench.results.read_results`, of one series. Leave rows out afterwards, not here:
         the primary family is that of all rows.
-    metrics : sequence of str
-        Of `PAIRED_METRICS`.
+    metrics : sequence of str, optional
+        Of `PAIRED_METRICS` and of the shares that tasks of one's own have for every image, where
+        higher is better. None: `DEFAULT_METRICS` and all such shares.
 
     Returns
     -------
@@ -303,11 +305,21 @@ def compare(
     rows: list[dict[str, Any]] = []
     for _, block in results.group_by(ARENA, maintain_order=True):
         levels = chance_and_gallery(block)
-        present = [m for m in metrics if m in PAIRED_METRICS and m in levels]
+        present = _present(block, metrics, levels)
         cells = read_cells(root, block) if present else []
         for metric in present:
             rows += _rows(_comparisons(cells, metric), levels, metric, primary)
     return in_order(pl.DataFrame(rows, schema=SCHEMA))
+
+
+def _present(
+    block: pl.DataFrame, metrics: Sequence[str] | None, levels: Collection[str]
+) -> list[str]:
+    """Return those of these metrics that can be paired, of result rows of one arena."""
+    declared = ((name, OWN_METRICS.get(name, Metric())) for name in own_metrics(block))
+    own = [name for name, one in declared if one.percent and one.higher_is_better]
+    wanted = (*DEFAULT_METRICS, *own) if metrics is None else metrics
+    return [m for m in wanted if m in levels and (m in PAIRED_METRICS or m in own)]
 
 
 @dataclass(frozen=True)
@@ -387,7 +399,7 @@ def _rows(
     return [
         _row(found, metric, levels[metric], primary.get(found.key(metric)))
         for found in comparisons
-        if found.seeds
+        if found.seeds and not (found.b is None and math.isnan(levels[metric][0]))
     ]
 
 
@@ -438,7 +450,7 @@ def _row(
         "n_queries": estimate.n_rows,
         "n_clusters": estimate.n_clusters,
         "gallery": gallery,
-        "chance": chance,
+        "chance": _finite(chance),
         "bold": False,
     }
     if primary is not None:
@@ -666,7 +678,7 @@ def chosen_rows(choice: str) -> tuple[Path, pl.DataFrame, pl.DataFrame]:
     return root, series, rows
 
 
-def compare_choices(a: str, b: str, *, metrics: Sequence[str] = DEFAULT_METRICS) -> pl.DataFrame:
+def compare_choices(a: str, b: str, *, metrics: Sequence[str] | None = None) -> pl.DataFrame:
     """Return the paired differences of two choices of cells, on the queries that both have.
 
     Parameters
@@ -674,7 +686,8 @@ def compare_choices(a: str, b: str, *, metrics: Sequence[str] = DEFAULT_METRICS)
     a, b : str
         Choices; see `chosen_rows`. Where each leaves one cell to a question, these two are
         compared; where they leave several, cells that agree in everything the choices leave open.
-    metrics : sequence of str
+    metrics : sequence of str, optional
+        As of `compare`.
 
     Returns
     -------
@@ -696,7 +709,7 @@ def compare_choices(a: str, b: str, *, metrics: Sequence[str] = DEFAULT_METRICS)
         if arena not in blocks:
             continue
         levels = chance_and_gallery(block)
-        present = [m for m in metrics if m in PAIRED_METRICS and m in levels]
+        present = _present(block, metrics, levels)
         if not present:
             continue
         left, right = read_cells(root_a, block), read_cells(root_b, blocks[arena])
@@ -705,8 +718,8 @@ def compare_choices(a: str, b: str, *, metrics: Sequence[str] = DEFAULT_METRICS)
         for metric in present:
             pairs = _matched([c.on(clusters) for c in left], [c.on(clusters) for c in right])
             rows += _rows(pairs, levels, metric, primary)
-    unpaired = [metric for metric in metrics if metric not in PAIRED_METRICS]
-    if not rows and (unpaired or not metrics):
+    unpaired = [metric for metric in metrics or () if metric not in PAIRED_METRICS]
+    if not rows and (unpaired or metrics == []):
         raise NoResultsError(
             f"Not a metric that can be paired: {', '.join(unpaired) or '(none named)'}. "
             f"Known: {', '.join(PAIRED_METRICS)}."

@@ -144,7 +144,7 @@ def run_all(
         place = store if "://" in str(store) else Path(store).resolve()
         if weights is not None and Path(weights).exists():
             weights = str(Path(weights).resolve())
-        own = Own.of((run.fit.method, run.learner) for run in left)
+        own = Own.of((run.fit.method, run.learner, run.task) for run in left)
         work = partial(
             _run_batch, store=place, root=root.resolve(), weights=weights, own=own, call=uuid4().hex
         )
@@ -204,12 +204,12 @@ def _run_batch(
     call: str,
 ) -> list[FitDone]:
     own.install()
-    for run in [run for group in groups for run in group] if own.things else []:
+    for run in [run for group in groups for run in group if run.origin]:
         if replace(run).code != run.code:
             raise EngineError(
-                f"A worker has other code than this process for method {run.fit.method!r}. Where "
-                "modules lie elsewhere (Ray), bring the same files everywhere; after a change, "
-                "begin a new process."
+                f"A worker has other code than this process for {run.origin} (method "
+                f"{run.fit.method!r}, task {run.task!r}). Where modules lie elsewhere (Ray), bring "
+                "the same files everywhere; after a change, begin a new process."
             )
     return list(_run_groups(groups, _corpora_of(call, store, weights), root))
 
@@ -361,7 +361,7 @@ def _scored(
 
 def _add_rows(table: Columns, run: Run, outcomes: list[Outcome], facts: dict[str, Any]) -> None:
     """Add a run's result rows: one per direction and metric."""
-    fixed = run.columns() | facts
+    fixed = run.columns() | facts | {"origin": run.origin}
     for outcome in outcomes:
         metrics = list(outcome.values)
         table.add(
@@ -402,7 +402,9 @@ def _add_ranks(table: Columns, run: Run, outcomes: list[Outcome], *, places: boo
             "hits": ranks.hits,
             "n_relevant": ranks.n_relevant,
         }
-        if places:
+        if queries.own is not None:
+            varied["own"] = queries.own.tolist()
+        elif places:
             varied["top"] = queries.top_ids
         fixed = {"run_id": run.run_id, "direction": outcome.direction}
         table.add(outcome.n, varied, fixed)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeAlias, get_type_hints
 
 from bench.errors import ProtocolError
+from bench.metrics.summary import OWN_METRICS, Metric, check_own_metrics
 from featstore.errors import unknown_name
 from featstore.identity import canonical_json
 from featstore.options import check_values, option
+from featstore.plugins import Registry, first_line
 
 #: Numbers of items and rows are below it: more fit in no set.
 MOST = 2**31
@@ -210,20 +214,99 @@ Options: TypeAlias = (
     | Spectrum
 )
 
-#: The tasks, and the options of each.
-TASK_OPTIONS: dict[str, type[Options]] = {
-    "zero_shot": ZeroShot,
-    "generalised": Generalised,
-    "retrieval": Retrieval,
-    "few_shot": FewShot,
-    "head_names": HeadNames,
-    "neighbours": Neighbours,
-    "modality_gap": ModalityGap,
-    "neural_collapse": NeuralCollapse,
-    "cosine_head": CosineHead,
-    "hubness": Hubness,
-    "spectrum": Spectrum,
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Options of a task of one's own that declares none."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task, as `bench.scoring` scores it.
+
+    Attributes
+    ----------
+    score : callable, optional
+        Of a task of one's own: a function that takes some of these by name, and returns what
+        `bench.tasks.outcome.outcomes_of` describes.
+
+        - ``alignment``: has ``project_x`` and ``project_y`` of raw embeddings, (n, p) to (n, r);
+        - ``corpus``: the `bench.corpus.Corpus` of the images that the run scores;
+        - ``options``: a record of the type `options`;
+        - ``rng``: a numpy Generator that follows from the seed of the run.
+    options : type
+        A frozen dataclass of plain values, each with a default. ``featstore.options.option`` gives
+        a field its range.
+    metrics : mapping
+        What is known of the metrics by name; see `bench.metrics.summary.Metric`.
+    text : str
+        One line on it.
+    version : str
+        Whatever its source does not show; part of the id of its runs.
+    """
+
+    score: Callable[..., Any] | None = None
+    options: type[Any] = NoOptions
+    metrics: Mapping[str, Metric] = field(default_factory=dict, hash=False)
+    text: str = ""
+    version: str = ""
+
+
+_BUILT_IN = {
+    "zero_shot": Task(options=ZeroShot, text="images are classified by the names of their classes"),
+    "generalised": Task(
+        options=Generalised, text="the same with seen and unseen classes in one gallery"
+    ),
+    "retrieval": Task(options=Retrieval, text="captions of images, and images of captions"),
+    "few_shot": Task(
+        options=FewShot, text="a few labelled images of every class, with or without names"
+    ),
+    "head_names": Task(
+        options=HeadNames, text="whether the rows of a head match the names of their classes"
+    ),
+    "neighbours": Task(
+        options=Neighbours, text="whether two sides have the same nearest neighbours"
+    ),
+    "modality_gap": Task(options=ModalityGap, text="how far two sides lie apart"),
+    "neural_collapse": Task(
+        options=NeuralCollapse, text="how far images of a class lie at its mean"
+    ),
+    "cosine_head": Task(options=CosineHead, text="how well a head classifies by cosines"),
+    "hubness": Task(options=Hubness, text="how unevenly texts are found"),
+    "spectrum": Task(options=Spectrum, text="singular values of the rows of each side"),
 }
+
+#: What the function of a task may take.
+_GIVEN = ("alignment", "corpus", "options", "rng")
+
+
+def _as_task(_: str, thing: Any, **about: Any) -> Task:
+    if not isinstance(thing, Task):
+        hints = get_type_hints(thing) if inspect.isfunction(thing) else {}
+        thing = Task(thing, hints.get("options", NoOptions), text=first_line(thing))
+    task: Task = replace(thing, **about)
+    if not callable(task.score):
+        raise TypeError(f"expected a function of {', '.join(_GIVEN)}; got {task.score!r}.")
+    for name, one in inspect.signature(task.score).parameters.items():
+        if name not in _GIVEN and one.default is one.empty:
+            raise TypeError(f"its function takes {name!r}; it may take {', '.join(_GIVEN)}.")
+    kind = task.options
+    frozen = is_dataclass(kind) and getattr(kind, "__dataclass_params__").frozen  # noqa: B009
+    if not frozen or any(one.default is MISSING for one in fields(kind)):
+        raise TypeError(f"{kind.__name__} must be a frozen dataclass, with a default a field.")
+    check_own_metrics(task.metrics)
+    OWN_METRICS.update(task.metrics)
+    return task
+
+
+TASKS: Registry[Task] = Registry("task", _BUILT_IN, accept=_as_task)
+"""The tasks, and the options of each.
+
+A task of one's own (``register("task", NAME)``, an entry point of ``headstock.tasks``) is a
+function, or a `Task` of one; ``register("task", NAME, metrics=…)`` gives fields of the `Task`. The
+type of the function's argument ``options`` is that of its options. The id of a run holds a digest
+of its source, as that of an aligner of one's own.
+"""
 
 
 def checked_options(task: str, options: Options | None) -> Options:
@@ -234,7 +317,7 @@ def checked_options(task: str, options: Options | None) -> Options:
     ProtocolError
         If they are another task's, or hold a value that is not allowed.
     """
-    kind = TASK_OPTIONS[task]
+    kind: type[Options] = TASKS[task].options
     if options is None:
         return kind()
     if not isinstance(options, kind):
@@ -264,7 +347,7 @@ def parse_options(task: str, words: list[str]) -> Options:
     ProtocolError
         If a name or a value is not one of the task's.
     """
-    kind = TASK_OPTIONS[task]
+    kind = TASKS[task].options
     hints: dict[str, Any] = get_type_hints(kind)
     values: dict[str, Any] = {}
     for word in words:
@@ -278,14 +361,16 @@ def parse_options(task: str, words: list[str]) -> Options:
             )
         try:
             values[name] = _value(hints[name], text)
-        except ValueError as err:
+        except (ValueError, KeyError) as err:
             raise ProtocolError(f"Option {name} of {task} cannot be {text[:40]!r}.") from err
     return checked_options(task, kind(**values))
 
 
 def _value(hint: Any, text: str) -> Any:
-    if hint is int:
-        return int(text)
+    if hint in (int, float):
+        return hint(text)
+    if hint is bool:
+        return {"true": True, "false": False}[text.lower()]
     if hint == tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     return text

@@ -78,6 +78,7 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "learner_seconds": pl.Float64,  # processor time of the learner's fit
     "fit_seconds": pl.Float64,
     "score_seconds": pl.Float64,
+    "origin": pl.String,  # package or file of a method, learner or task of others; "" for ours
     "finished_at": pl.Float64,  # seconds since 1970; null in files of an older version
 }
 
@@ -93,6 +94,7 @@ RANK_SCHEMA: dict[str, Any] = {
     "hits": pl.List(pl.Int64),  # relevant items among the first 1, 5 and 10
     "n_relevant": pl.Int64,
     "top": pl.List(pl.String),  # item_ids of the first places, best first; null in a sweep
+    "own": pl.List(pl.Float64),  # of a task of others: its metrics by name; rank is then 0
 }
 
 #: Metrics whose sums over the queries of a cluster are kept; ``top-k`` is ``R@k``.
@@ -112,6 +114,7 @@ SUM_SCHEMA: dict[str, Any] = {
     "cluster_id": pl.String,
     "n_queries": pl.Int64,
     **dict.fromkeys(SUMMED, pl.Float64),
+    "own": pl.List(pl.Float64),
 }
 
 
@@ -143,9 +146,13 @@ def sums_of(ranks: pl.DataFrame) -> pl.DataFrame:
         ranks["n_relevant"].to_numpy(),
     )
     keys = ["run_id", "direction"]
-    values = ranks.select(*keys, "query_id", "cluster_id").with_columns(
-        pl.Series(metric, query_values(metric, columns), dtype=pl.Float64) for metric in SUMMED
-    )
+    n_own: Any = ranks["own"].list.len().max() or 0
+    own = [pl.col("own").list.get(i, null_on_oob=True).alias(f"own{i}") for i in range(n_own)]
+    # Ranks of a task of others are 0.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = ranks.select(*keys, "query_id", "cluster_id", *own).with_columns(
+            pl.Series(metric, query_values(metric, columns), dtype=pl.Float64) for metric in SUMMED
+        )
     digests = (
         ranks.lazy().select(*keys, "query_id").sort(*keys, "query_id").group_by(keys)
         .agg(pl.col("query_id").str.join("\0")).collect()
@@ -155,8 +162,12 @@ def sums_of(ranks: pl.DataFrame) -> pl.DataFrame:
                   dtype=pl.String)
     ).drop("query_id")  # fmt: skip
     sums = values.group_by([*keys, "cluster_id"], maintain_order=True).agg(
-        pl.len().cast(pl.Int64).alias("n_queries"), *(pl.col(metric).sum() for metric in SUMMED)
+        pl.len().cast(pl.Int64).alias("n_queries"),
+        *(pl.col(metric).sum() for metric in SUMMED),
+        *(pl.col(f"own{i}").sum() for i in range(n_own)),
     )
+    lists = pl.concat_list(f"own{i}" for i in range(n_own)) if n_own else pl.lit(None)
+    sums = sums.with_columns(lists.alias("own"))
     joined = sums.join(digests, on=keys, how="left", maintain_order="left")
     return joined.select(pl.col(name).cast(dtype) for name, dtype in SUM_SCHEMA.items())
 

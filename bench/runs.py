@@ -11,6 +11,7 @@ A field that is at its default is not part of the id, so that a new one changes 
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
@@ -21,11 +22,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import polars as pl
 
-from bench.code import code_digest, own_code
+from bench.code import code_digest, origin_of, own_code
 from bench.errors import ProtocolError
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import (
-    TASK_OPTIONS,
+    TASKS,
     FewShot,
     Generalised,
     Neighbours,
@@ -37,13 +38,11 @@ from featstore.errors import unknown_name
 from featstore.identity import canonical_json, sha256_hex
 from featstore.options import check_values, option
 from fitters.jobs import TEMPLATES, VARIANTS
-from fitters.methods import METHODS, FitConfig
+from fitters.methods import METHODS, FitConfig, Method
 from fitters.prototypes import PAIR_CONTROLS
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
 PROTOCOL_VERSION = 5
-
-TASKS = tuple(TASK_OPTIONS)
 
 Eval = Literal["all-names", "held-out", "split", "in-class"]
 Source = Literal[
@@ -63,6 +62,9 @@ CLASS_MEANS = "class-means"
 #: The method that fits nothing.
 IDENTITY = "identity"
 _NOTHING = FitConfig(IDENTITY)
+
+#: The digests of what is not Headstock's own, in the field `code` of a run.
+OWN_CODE = r"[+.].*"
 
 #: Fields that change no result.
 _NO_RESULT = ("checkpoint", "on_epoch")
@@ -337,7 +339,7 @@ class Run:
     Attributes
     ----------
     suite, task : str
-        The suite that planned it, and one of `bench.options.TASK_OPTIONS`.
+        The suite that planned it, and one of `bench.options.TASKS`.
     data, protocol : Data, Protocol
     fit : FitConfig
         The method and its settings; `IDENTITY` is for image and text towers of one model.
@@ -372,9 +374,12 @@ class Run:
             raise ProtocolError(unknown_name("task", self.task, TASKS))
         options = checked_options(self.task, self.options)
         object.__setattr__(self, "options", None if options == type(options)() else options)
-        own = own_code(self.fit.method, self.learner)
-        ours = self.code.partition("+")[0]
-        object.__setattr__(self, "code", f"{ours}+{own}" if own else ours)
+        code = re.sub(OWN_CODE, "", self.code)
+        for mark, own in (
+            ("+", own_code(self.fit.method, self.learner)), (".", own_code(task=self.task)),
+        ):  # fmt: skip
+            code += f"{mark}{own}" if own else ""
+        object.__setattr__(self, "code", code)
         self._check_fit()
         self._check_texts()
         self._check_task(options)
@@ -577,6 +582,11 @@ class Run:
         return options.learner if isinstance(options, FewShot) else None
 
     @property
+    def origin(self) -> str:
+        """The packages or files that method, learner and task are from; "" for Headstock's own."""
+        return origin_of(self.fit.method, self.learner, self.task)
+
+    @property
     def task_options(self) -> Options:
         """The options of the task, defaults filled in."""
         return checked_options(self.task, self.options)
@@ -598,6 +608,8 @@ class Run:
 
     def _fit_key_without(self, *names: str) -> str:
         facts = self._facts("task", "options", "relevance", "metric_version", *names)
+        # Tasks of one's own share a fit with others.
+        facts["code"] = facts["code"].partition(".")[0]
         return sha256_hex(canonical_json({"fit": facts}))
 
     def _facts(self, *left_out: str) -> dict[str, Any]:
@@ -768,7 +780,7 @@ RUN_COLUMNS: dict[str, Any] = {"run_id": pl.String, **{leaf.name: leaf.dtype for
 
 def has_setting(method: str, name: str) -> bool:
     """Return whether a method has a setting; of one that is not registered here, True."""
-    spec = METHODS.get(method)
+    spec: Method | None = METHODS.get(method)
     if spec is None:
         return method != IDENTITY
     return spec.fitted_on == "training" if name == "precision" else spec.takes(name)

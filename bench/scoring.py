@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from bench.corpus import Corpus, Head, Items
 from bench.errors import ProtocolError
 from bench.fits import Identity
 from bench.options import (
+    TASKS,
     FewShot,
     Generalised,
     HeadNames,
@@ -34,7 +36,7 @@ from bench.tasks.diagnostics import (
     score_spectrum,
 )
 from bench.tasks.few_shot import score_few_shot
-from bench.tasks.outcome import KEPT, Aligned, Outcome, Prepared
+from bench.tasks.outcome import KEPT, Aligned, Outcome, Prepared, outcomes_of
 from bench.tasks.retrieval import prepare_retrieval
 from bench.tasks.zero_shot import prepare_zero_shot, score_generalised
 from featstore.errors import FeatstoreError, needs_extra
@@ -218,6 +220,14 @@ class Scoring:
                 pair_names=corpus.pair_names, head=corpus.head, views=corpus.views,
                 options=_options(run), make_learner=learner,
             )  # fmt: skip
+        own = TASKS[run.task].score
+        if own is not None:
+            given = {
+                "alignment": alignment, "corpus": self.held_out(run),
+                "options": run.task_options, "rng": sample_rng(run.seed),
+            }  # fmt: skip
+            taken = {name: given[name] for name in signature(own).parameters if name in given}
+            return outcomes_of(run.task, own(**taken), self.held_out(run))
         if run.task not in _PREPARED:
             return _TASKS[run.task](run, alignment, self.held_out(run))
         key = (run.task, run.task_options, run.protocol.relevance, run.protocol.eval)

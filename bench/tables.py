@@ -28,10 +28,11 @@ from bench.cells import (
     in_order,
     mean_over_queries,
     method_title,
+    own_metrics,
     set_name,
     source_name,
 )
-from bench.metrics.summary import METRICS
+from bench.metrics.summary import METRICS, OWN_METRICS, Metric
 from bench.results import CHOSEN
 from bench.runs import FIT_SETTINGS
 
@@ -51,9 +52,12 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def with_generalised(results: pl.DataFrame, metrics: Sequence[str]) -> list[str]:
-    """Return the metrics, behind those of generalised zero-shot where runs of it are there."""
+    """Return the metrics, behind those of generalised zero-shot where runs of it are there.
+
+    Those of tasks of one's own follow.
+    """
     own = SHOWN_GENERALISED if "generalised" in set(results["task"]) else ()
-    return [*own, *(metric for metric in metrics if metric not in own)]
+    return list(dict.fromkeys([*own, *metrics, *own_metrics(results)]))
 
 
 def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) -> pl.DataFrame:
@@ -500,7 +504,7 @@ def score_lines(scores: pl.DataFrame) -> Table:
 
 def _score_text(metric: str, value: float | None) -> str:
     """Return a share in percent, and a rank or a skewness as it is."""
-    if value is None or metric in METRICS or metric in SHOWN_GENERALISED:
+    if value is None or metric in (METRICS.keys() | {*SHOWN_GENERALISED} | OWN_METRICS.keys()):
         return value_text(metric, value)
     return f"{value:.4g}"
 
@@ -568,16 +572,22 @@ def _no_formula(value: Any) -> Any:
 
 def metric_name(metric: str) -> str:
     """Return the heading of a metric, with its unit."""
-    return "median rank" if metric == "median_rank" else f"{metric} %"
+    if metric == "median_rank":
+        return "median rank"
+    return f"{metric} %" if OWN_METRICS.get(metric, Metric()).percent else metric
 
 
 def value_text(metric: str, value: float | None, sd: float | None = None) -> str:
     """Return a value as percent with one decimal (ranks as they are), and ± sd if given."""
     if value is None:
         return ""
-    scale = 1.0 if metric == "median_rank" else 100.0
-    text = _decimal(scale * value)
-    return text if sd is None else f"{text} ± {_decimal(scale * sd)}"
+    percent = OWN_METRICS.get(metric, Metric()).percent
+    scale, form = (
+        1.0 if metric == "median_rank" or not percent else 100.0,
+        ".1f" if percent else ".4f",
+    )
+    text = _decimal(scale * value, form)
+    return text if sd is None else f"{text} ± {_decimal(scale * sd, form)}"
 
 
 def _decimal(value: float, form: str = ".1f") -> str:

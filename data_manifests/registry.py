@@ -17,6 +17,7 @@ from data_manifests.plan import BuildError, Built, Plan, read_facts
 
 #: Keyword arguments of every dataset that is read from its official layout.
 FROM_DISK = frozenset({"root", "splits", "subset", "images", "split_file"})
+_WITH_FLAGS = FROM_DISK | {"source", "locales"}
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,26 @@ class Builder:
     def build(self, out: Path, **options: Any) -> Built:
         """Plan and make in one go: files under `out`, tables returned."""
         return self.plan(**options).make(out, None)
+
+
+@dataclass(frozen=True)
+class OwnBuilder(Builder):
+    """A dataset of another package, which a function plans."""
+
+    plan_with: Callable[..., Plan]
+    named: str
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Its name, the first line of the function's docstring, and options without a flag."""
+        text = (inspect.getdoc(self.plan_with) or "").partition("\n")[0]
+        free = inspect.signature(self.plan_with).parameters.keys() - _WITH_FLAGS
+        options = {name: {"what": f"parameter of {self.plan_with.__name__}"} for name in free}
+        return {"name": self.named, "summary": text, "options": dict(sorted(options.items()))}
+
+    @property
+    def _own_plan(self) -> Callable[..., Plan]:
+        return self.plan_with
 
 
 #: Name -> dataset, by name.

@@ -32,8 +32,29 @@ EXIT_SKIPPED = 3
 EXIT_VERIFY = 4
 
 
+def _use(ctx: click.Context, _: click.Parameter, places: tuple[str, ...]) -> tuple[str, ...]:
+    """Load plugins, before any name is looked at."""
+    if places:
+        from featstore.plugins import use_plugins
+
+        use_plugins(places)
+    ctx.meta["plugins"] = places
+    return places
+
+
+#: The option of every command.
+plugin_option = click.Option(
+    ["--plugin", "plugins"], type=click.Path(), multiple=True, metavar="MODULE|FILE.py",
+    is_eager=True, expose_value=False, callback=_use, envvar="HEADSTOCK_PLUGINS", show_envvar=True,
+    help="Module or file that registers methods, tasks, encoders or others of your own; "
+    "repeatable.",
+)  # fmt: skip
+
+
 class CommandGroup(click.Group):
     """A click group whose unknown commands come with a suggestion, imported when used.
+
+    Each command has the option ``--plugin``.
 
     Parameters
     ----------
@@ -72,6 +93,8 @@ class CommandGroup(click.Group):
 
             module, attribute = self.lazy[cmd_name].split(":")
             command = getattr(import_module(module), attribute)
+        if not isinstance(command, click.Group | None) and plugin_option not in command.params:
+            command.params.append(plugin_option)
         if command is not None and command.epilog and not command.epilog.startswith("\b"):
             command.epilog = f"\b\n{command.epilog}"  # an example that is wrapped cannot be pasted
         return command
@@ -326,6 +349,17 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             text = _DIGITS.sub(lambda found: click.style(found[0], dim=True), text, count=1)
         out = drawing_on(sys.stdout)
         click.echo(encodable(text, out), file=out)
+
+
+def print_listed(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:
+    """Print what registries list (`featstore.plugins.Registry.listed`): a line a thing, or JSON."""
+    if as_json:
+        print_json(rows)
+        return
+    widths = {key: max(len(row[key]) for row in rows) for key in ("kind", "name", "package")}
+    for row in rows:
+        cells = (f"{row[key]:<{width}}" for key, width in widths.items())
+        click.echo(f"{'  '.join(cells)}  {row['text']}")
 
 
 #: The digits of a set_id at the end of a set's name, and how a number or a size begins.

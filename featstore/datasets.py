@@ -12,18 +12,45 @@ import polars as pl
 
 from data_manifests.official.inspection import Inspection
 from data_manifests.plan import BuildError, Plan
-from data_manifests.registry import BUILDERS, Builder
+from data_manifests.registry import BUILDERS, Builder, OwnBuilder
 from featstore.errors import ManifestError, OptionError, lookup, unknown_name
 from featstore.labels import read_label_file
 from featstore.manifest.folder import building, take_folder
 from featstore.manifest.io import check_name, read_manifest, write_manifest
 from featstore.manifest.manifest import FACTS_FILE, Manifest
 from featstore.options import option, with_options
+from featstore.plugins import Registry
 from featstore.prompts import PromptChoice
 from featstore.sources.reader import check_bytes
 from featstore.sources.web_pairs import check_pairs, plan_pairs
 
 logger = logging.getLogger(__name__)
+
+
+def _as_builder(name: str, thing: Any) -> Builder:
+    if isinstance(thing, Builder):
+        return thing
+    if callable(thing):
+        return OwnBuilder(Path(), thing, name)
+    builder = Builder(Path(thing))
+    if not (builder.folder / "dataset.toml").is_file() or builder.name != name:
+        raise TypeError(
+            f"expected a function that returns a Plan, or a folder with a dataset.toml whose name "
+            f"is {name!r}; got {thing!r}."
+        )
+    return builder
+
+
+DATASETS: Registry[Builder] = Registry("dataset", BUILDERS, accept=_as_builder)
+"""The datasets that can be built by name.
+
+A dataset of one's own (``register("dataset", NAME)``, an entry point of ``headstock.datasets``) is
+a folder with a ``dataset.toml`` like those of data_manifests, whose ``reader``, ``synsets`` or
+``source`` says what reads it, or a function that returns a `data_manifests.plan.Plan`. The
+parameters of the function are the options that it takes: ``root``, ``source``, ``splits``,
+``subset``, ``images``, ``split_file`` and ``locales`` have flags of ``featstore manifests build``,
+others are given as ``--option NAME=VALUE``.
+"""
 
 
 @dataclass(frozen=True)
@@ -120,7 +147,7 @@ def build_dataset(
     Parameters
     ----------
     dataset : str
-        Key of ``data_manifests.registry.BUILDERS``.
+        Key of `DATASETS`.
     out : Path
         A folder that is empty, does not exist, or holds an earlier build of this dataset; files
         of that build that are not in the new one are removed.
@@ -196,7 +223,7 @@ def check_dataset(name: str, **options: Any) -> Inspection:
     Parameters
     ----------
     name : str
-        Key of ``data_manifests.registry.BUILDERS``.
+        Key of `DATASETS`.
     **options
         ``root`` (Path), ``splits``, ``images`` and those of its dataset.toml, as for
         `build_dataset`.
@@ -271,7 +298,7 @@ def find_builder(name: str) -> Builder:
         If there is none of this name.
     """
     return lookup(
-        BUILDERS, name, what="dataset", error=ManifestError, listed_by="featstore manifests ls"
+        DATASETS, name, what="dataset", error=ManifestError, listed_by="featstore manifests ls"
     )
 
 

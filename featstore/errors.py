@@ -184,6 +184,10 @@ class EngineError(FeatstoreError, RuntimeError):
     """Tasks cannot run as asked, or Ray lost a worker too often."""
 
 
+class PluginError(FeatstoreError, RuntimeError):
+    """What another package, a file or a notebook registers cannot be used."""
+
+
 class MissingPackageError(FeatstoreError, ImportError):
     """An optional package that is needed here is not installed."""
 

@@ -20,6 +20,7 @@ from featstore.errors import (
     needs_extra,
     unknown_name,
 )
+from featstore.plugins import ENVIRONMENT, load_plugins, use_plugins
 
 
 def single_thread() -> None:
@@ -229,13 +230,15 @@ class _RayRun:
         remote = ray.remote(_alone).options(num_cpus=1, max_retries=RETRIES)
         waiting = enumerate(tasks)
         running: dict[Any, int] = {}
+        # A cluster has another environment than this process.
+        plugins = os.environ.get(ENVIRONMENT, "")
         full = self.jobs >= ray.cluster_resources().get("CPU", 1)
         most = 2 * self.jobs if full else self.jobs
         while True:
             while len(running) < most and (following := next(waiting, None)) is not None:
                 number, task = following
                 # Opened by us, not by Ray: what opening a view raises then is the task's own error.
-                running[remote.remote(work, ray.cloudpickle.dumps(task))] = number
+                running[remote.remote(work, ray.cloudpickle.dumps(task), plugins)] = number
             if not running:
                 return
             (ready,), _ = ray.wait(list(running), num_returns=1)
@@ -259,10 +262,12 @@ class _RayRun:
 def _begin() -> None:
     single_thread()
     end_with_parent()
+    load_plugins()
 
 
-def _alone(work: Callable[[Any], Any], packed: bytes) -> Any:
+def _alone(work: Callable[[Any], Any], packed: bytes, plugins: str) -> Any:
     single_thread()
+    use_plugins(filter(None, plugins.split(os.pathsep)))
     return work(pickle.loads(packed))  # noqa: S301 -- our own bytes
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fitters.aligners.procrustes import ProcrustesAligner
     from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
     from fitters.alignment import Alignment
-    from fitters.methods import ALIGNERS, METHODS, FitConfig, Method, register_method
+    from fitters.methods import ALIGNERS, METHODS, FitConfig, Method
     from fitters.moments.moments import Moments
     from fitters.moments.transform import SideTransform
     from fitters.pairs import Pairs
@@ -63,7 +63,6 @@ _HOMES = {
     "PRESETS": "fitters.trained.presets",
     "ProcrustesAligner": "fitters.aligners.procrustes",
     "read_alignment": "fitters.saved",
-    "register_method": "fitters.methods",
     "RidgeAligner": "fitters.aligners.ridge",
     "save_alignment": "fitters.saved",
     "Schedule": "fitters.trained.base",
@@ -110,7 +109,6 @@ __all__ = [
     "fit_alignment",
     "preset",
     "read_alignment",
-    "register_method",
     "save_alignment",
     "scoring",
 ]

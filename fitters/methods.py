@@ -6,22 +6,26 @@ method has.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
-from importlib.metadata import entry_points
 from inspect import signature
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, Literal
 
 import numpy.typing as npt
 
 from featstore.errors import lookup, unknown_name
 from featstore.options import check_values, option
+from featstore.plugins import Registry, first_line
 from fitters.aligners.asif import ASIFAligner
-from fitters.aligners.base import BaseAligner, takes_weights, tune_by_refitting
+from fitters.aligners.base import (
+    BaseAligner,
+    fits_matrices,
+    matrix_aligner,
+    takes_weights,
+    tune_by_refitting,
+)
 from fitters.aligners.conse import ConSEAligner
 from fitters.aligners.directions import CCAAligner, CSAAligner, PLSAligner
 from fitters.aligners.kernel import KernelRidgeAligner
@@ -37,8 +41,6 @@ from fitters.select.ranking import METRICS, Metric
 from fitters.sources import Preparation, Sources, prepare
 from fitters.trained.base import OnEpoch, Precision
 from fitters.trained.presets import PRESETS, preset
-
-logger = logging.getLogger(__name__)
 
 OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "scale", "top_k", "power", "legacy")
 """Settings that some methods have and others do not."""
@@ -298,10 +300,11 @@ class Method:
 
     Attributes
     ----------
-    aligner : type, callable or str
-        What makes it: its class, a ``functools.partial`` of it, a function, or "module:name" of one
-        of these, which is imported when it is first used. A setting of `OPTIONS` exists if this has
-        a parameter of its name ("alpha" for the penalty) that no partial gives.
+    aligner : type or callable
+        What makes it: its class, a ``functools.partial`` of it, or a function without arguments
+        that must be given; or a function that fits two matrices, see
+        `fitters.aligners.base.matrix_aligner`. A setting of `OPTIONS` exists if this has a
+        parameter of its name ("alpha" for the penalty) that no partial gives.
     text : str
         One line on it.
     title : str
@@ -309,7 +312,7 @@ class Method:
     preparation : Preparation, optional
         In place of the class's own.
     version : str
-        Of a method of one's own: whatever its source does not show; see `register_method`.
+        Of a method of one's own: whatever its source does not show; see `METHODS`.
 
     Examples
     --------
@@ -319,7 +322,7 @@ class Method:
     0.3
     """
 
-    aligner: Callable[..., Any] | str
+    aligner: Callable[..., Any]
     text: str = ""
     title: str = ""
     preparation: Preparation | None = None
@@ -327,23 +330,12 @@ class Method:
 
     @cached_property
     def factory(self) -> Callable[..., Any]:
-        """What makes the aligner, imported.
+        """What makes the aligner; of a function that fits two matrices, its class."""
+        return matrix_aligner(self.aligner) if fits_matrices(self.aligner) else self.aligner
 
-        Raises
-        ------
-        UnknownMethodError
-            If it cannot be imported.
-        """
-        if not isinstance(self.aligner, str):
-            return self.aligner
-        try:
-            found: Callable[..., Any] = resolve_name(self.aligner)
-        except Exception as err:  # the module is anyone's, and so is what it raises
-            raise UnknownMethodError(
-                f"The aligner {self.aligner} cannot be imported ({err!r}). Repair the package that "
-                f"declares it under {ENTRY_POINTS}, or remove it."
-            ) from err
-        return found
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: not what follows from the fields."""
+        return {own.name: getattr(self, own.name) for own in fields(self)}
 
     @cached_property
     def cls(self) -> type[Any]:
@@ -548,7 +540,7 @@ def _trained(name: str) -> Method:
 _CCA_200 = partial(CCAAligner, 200, alpha=1e-6, relative=False)
 _UNIT = Preparation(images="unit", texts="unit")
 
-METHODS: dict[str, Method] = {
+_BUILT_IN: dict[str, Method] = {
     "ridge": Method(
         partial(RidgeAligner, "y->x", center=False),
         "ridge regression from text to image rows: each text becomes a row of a head",
@@ -626,62 +618,51 @@ METHODS: dict[str, Method] = {
     ),
     **{name: _trained(name) for name in PRESETS},
 }
-"""Methods of `fit_alignment`, and what each is: one table, to which `register_method` adds."""
-
-METHODS["paper-mlp"] = replace(METHODS["paper-mlp"], preparation=replace(_UNIT, legacy_texts=True))
-
-BUILT_IN = dict(METHODS)
-"""Those that come with the package: `bench.code` tells what was registered from outside by it."""
+_BUILT_IN["paper-mlp"] = replace(
+    _BUILT_IN["paper-mlp"], preparation=replace(_UNIT, legacy_texts=True)
+)
 
 ALIGNERS: dict[str, type[BaseAligner]] = {
-    method.cls.method: method.cls for method in reversed(BUILT_IN.values())
+    method.cls.method: method.cls for method in reversed(_BUILT_IN.values())
 }
 """The classes behind them, by the name that saved alignments have for them."""
 
-ENTRY_POINTS = "headstock.aligners"
-"""The group of entry points by which installed packages add methods, one each, under its name."""
 
-for _entry in entry_points(group=ENTRY_POINTS):
-    if _entry.name in {*BUILT_IN, *ALIGNERS}:
-        logger.warning(
-            "The aligner %s is left out: %r is a name of the package. Declare it under another.",
-            _entry.value, _entry.name,
-        )  # fmt: skip
-        continue
-    METHODS.setdefault(_entry.name, Method(_entry.value))
+def _as_method(_: str, thing: Any, **about: Any) -> Method:
+    own = isinstance(thing, Method)
+    made = thing if own else Method(thing, first_line(thing))
+    method: Method = replace(made, **about)
+    if not callable(method.aligner):
+        raise TypeError(
+            f"expected a class with fit, project_x and project_y, a function f(x, y) or "
+            f"f(x, y, weight) that returns two matrices, or a Method; got {method.aligner!r}."
+        )
+    if not fits_matrices(method.aligner):
+        lacks = [own for own in ("fit", "project_x", "project_y") if not hasattr(method.cls, own)]
+        if lacks:
+            raise TypeError(f"{method.cls.__name__} has no {lacks[0]}.")
+    return method
 
 
-def register_method(name: str, method: Method | Callable[..., Any]) -> None:
-    """Add a method of one's own to `METHODS`, for `fit_alignment` and for `bench`'s runs.
+METHODS: Registry[Method] = Registry(
+    "aligner", _BUILT_IN, accept=_as_method, reserved=[*ALIGNERS, "identity"]
+)
+"""Methods of `fit_alignment`, and what each is.
 
-    An installed package needs no call: it declares its aligner under `ENTRY_POINTS`.
+An aligner of one's own (``register("aligner", NAME)``, an entry point of ``headstock.aligners``) is
 
-    The id of a run holds a digest of its source (the modules that define ``method.aligner``, the
-    class and those that it inherits from) and of ``method.version``: change one of them, and the
-    runs are made anew. To run in other processes (``jobs`` above 1, Ray), the aligner must be
-    defined at the top of a module that they can import. A name may be registered again.
+- a class with `fit`, `project_x` and `project_y`; see `fitters.aligners.base`. What else it has
+  decides which settings the method has, and what is fitted is saved if it is named as
+  `fitters.saved.save_alignment` says;
+- or a function ``f(x, y)`` or ``f(x, y, weight)`` that returns two matrices; see
+  `fitters.aligners.base.matrix_aligner`;
+- or a `Method` of one of these, with a title, a preparation and settings that are given.
 
-    Parameters
-    ----------
-    name : str
-    method : Method or callable
-        The class of the aligner, or what makes it; see `Method`.
-
-    Raises
-    ------
-    SettingError
-        If a method of the package has this name, or an aligner in saved alignments.
-
-    Examples
-    --------
-    >>> class Stiff(RidgeAligner): ...
-    >>> register_method("stiff", Method(Stiff, "a ridge of my own"))
-    >>> Alignment("stiff").config.method, METHODS.pop("stiff").text
-    ('stiff', 'a ridge of my own')
-    """
-    if name in BUILT_IN or name in ALIGNERS:
-        raise SettingError(f"{name!r} is a name of the package. Register yours under another name.")
-    METHODS[name] = method if isinstance(method, Method) else Method(method)
+The id of a run holds a digest of its source (the modules that define it and the classes that it
+inherits from), the versions of their distributions and `Method.version`: change one of them, and
+its runs are made anew. To run in other processes (``jobs`` above 1, Ray) what is registered by hand
+must be at the top of a module that they can import.
+"""
 
 
 def aligner_class(name: str) -> type[Any]:

@@ -182,7 +182,7 @@ def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
     if not ours and (not isinstance(method, str) or method in ALIGNERS):
         raise AlignmentWriteError(
             f"{type(aligner).__name__} is no aligner of the package, so what is saved must say how "
-            "it is registered: give facts={'method': NAME}, the name of register_method."
+            "it is registered: give facts={'method': NAME}, the NAME of register('aligner', NAME)."
         )
     params = aligner.plain_params() if isinstance(aligner, BaseAligner) else params_of(aligner)
     record: dict[str, Any] = {
@@ -248,7 +248,7 @@ class _State:
     """What a fitted aligner consists of.
 
     An aligner of the package declares it. Of any other object these are its attributes with a name
-    that ends in "_": arrays of floats, and numbers.
+    that ends in "_", and those that its class names in ``arrays``: arrays of floats, and numbers.
 
     Attributes
     ----------
@@ -276,7 +276,13 @@ class _State:
             return cls(aligner.array_shapes(), aligner.fitted_values, aligner.array_dtype)
         arrays, values = {}, []
         for name, value in vars(aligner).items():
-            if not _is_fitted_name(name):
+            if not _is_fitted_name(aligner, name):
+                if isinstance(value, np.ndarray) and name not in params_of(aligner):
+                    raise AlignmentWriteError(
+                        f"{type(aligner).__name__}.{name} is an array that would not be saved. "
+                        f"Call it {name.strip('_')}_, or name it in the class: "
+                        f"arrays = ({name!r},)."
+                    )
                 continue
             if isinstance(value, np.ndarray) and value.dtype.kind == "f":
                 arrays[name] = list(value.shape)
@@ -296,7 +302,8 @@ class _State:
         if _declares(aligner):
             return cls.of(aligner)
         found = cls._by_names(_field(record, "arrays", dict), _field(record, "values", dict))
-        bad = [name for name in (*found.shapes, *found.values) if not _is_fitted_name(name)]
+        names = (*found.shapes, *found.values)
+        bad = [name for name in names if not _is_fitted_name(aligner, name)]
         if bad:
             raise ValueError(f"{bad[0]!r} is no name of what is fitted.")
         return found
@@ -320,8 +327,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, numbers) and not isinstance(value, bool)
 
 
-def _is_fitted_name(name: str) -> bool:
-    return name.isidentifier() and name.endswith("_") and not name.startswith("_")
+def _is_fitted_name(aligner: Any, name: str) -> bool:
+    own = name.isidentifier() and name.endswith("_") and not name.startswith("_")
+    return own or name in getattr(type(aligner), "arrays", ())
 
 
 def _empty_aligner(record: dict[str, Any]) -> Any:
@@ -331,7 +339,8 @@ def _empty_aligner(record: dict[str, Any]) -> Any:
         cls = aligner_class(method)
     except UnknownMethodError as err:
         raise CorruptAlignmentError(
-            f"This alignment is of the method {method!r}. Known here: {', '.join(ALIGNERS)}."
+            f"This alignment is of the method {method!r}. Known here: {', '.join(ALIGNERS)}. If "
+            "another package or a file defines it, install that, or name it with --plugin."
         ) from err
     make = cls.of if issubclass(cls, BaseAligner) else cls
     aligner = make(**_field(record, "params", dict))

@@ -23,6 +23,26 @@ if WORKERS > 1:
 
 
 @pytest.fixture
+def no_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget what a test registers and loads."""
+    from bench.metrics.summary import OWN_METRICS
+    from featstore import plugins
+
+    monkeypatch.setenv(plugins.ENVIRONMENT, "")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(plugins, "_loaded", set())
+    for kind in plugins.KINDS:
+        registry = plugins.registry_of(kind)
+        monkeypatch.setattr(registry, "_things", dict(registry._names()))
+    metrics = dict(OWN_METRICS)
+    yield
+    OWN_METRICS.clear()
+    OWN_METRICS.update(metrics)
+    for name in [name for name in sys.modules if name.startswith("headstock_plugin_")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
 def torch_threads() -> Iterator[int]:
     """Three threads in torch, whatever the machine has: for tests that look how many there are."""
     import torch

@@ -240,10 +240,10 @@ def run_leaves(*parts: str, without: Sequence[str] = ()) -> list[Leaf]:
 
 def values_of(name: str, *, several: bool = True, task: str | None = None) -> Values:
     """Return the type of an option whose values are those of a field of a run, or of a task."""
-    from bench.options import TASK_OPTIONS
+    from bench.options import TASKS
     from bench.runs import LEAVES, leaves_of
 
-    leaves = LEAVES if task is None else leaves_of(TASK_OPTIONS[task])
+    leaves = LEAVES if task is None else leaves_of(TASKS[task].options)
     return Values(next(leaf for leaf in leaves if leaf.name == name), several=several)
 
 
@@ -266,10 +266,11 @@ def typed_command() -> str:
     words = context.command_path.split()
     given = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT
     for option in context.command.params:
-        value = context.params.get(option.name or "")
-        if context.get_parameter_source(option.name or "") not in given or value is None:
+        name = option.name or ""
+        value = context.params.get(name, context.meta.get(name))
+        if context.get_parameter_source(name) not in given or value is None:
             continue
-        if option.name in ("as_json", "dry_run"):
+        if name in ("as_json", "dry_run"):
             continue
         if isinstance(option, click.Argument):
             words.append(str(value))

@@ -17,7 +17,14 @@ from bench.cli.main import (
     words_of,
 )
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import StorePlace, json_option, print_json, store_option
+from featstore.command_line import (
+    StorePlace,
+    json_option,
+    print_json,
+    print_listed,
+    store_option,
+    usage_error,
+)
 from featstore.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -81,7 +88,7 @@ def table_command(
     published numbers. docs/statistics.md has the rules.
     """
     from bench.cells import only_series
-    from bench.comparisons import PAIRED_METRICS, bold_cells, compare
+    from bench.comparisons import bold_cells, compare
     from bench.results import read_results
     from bench.tables import result_table
 
@@ -97,7 +104,7 @@ def table_command(
         frames["results"] = result_table(rows, names)
     if marks or {"gains", "comparisons"} & set(parts):
         # Of the whole series, whatever is shown of it: a family is not what one looks at.
-        found = compare(results, series, metrics=[n for n in names if n in PAIRED_METRICS])
+        found = compare(results, series, metrics=names)
         found = _equal(found, conditions)
         bold = bold_cells(found, names) if marks else ()
         if "gains" in parts:
@@ -257,13 +264,13 @@ _TITLES = {
 @click.argument("b")
 @click.option(
     "--metrics",
-    default="top-1,top-10,R@1,R@10",
-    show_default=True,
-    help="Comma-separated; those that are means over queries.",
+    default=None,
+    help="Comma-separated; those that are means over queries [default: top-1,top-10,R@1,R@10, and "
+    "those of tasks that other packages define].",
 )
 @form_option
 @json_option
-def compare_command(a: str, b: str, metrics: str, form: str, as_json: bool) -> None:
+def compare_command(a: str, b: str, metrics: str | None, form: str, as_json: bool) -> None:
     """Print the paired differences A - B on the same queries.
 
     A and B are FOLDER[:method/source/K][:name=value,...], for instance results:ridge/head/16 or
@@ -275,7 +282,7 @@ def compare_command(a: str, b: str, metrics: str, form: str, as_json: bool) -> N
     from bench.comparisons import compare_choices
     from bench.tables import comma_separated, gain_lines
 
-    found = compare_choices(a, b, metrics=words_of(metrics))
+    found = compare_choices(a, b, metrics=None if metrics is None else words_of(metrics))
     if as_json or form == "json":
         print_json(found.to_dicts())
     elif form == "csv":
@@ -352,14 +359,24 @@ def _text(value: object) -> str:
     "ls",
     epilog="\b\nExample:\n  bench ls build/demo/results",
 )
-@results_argument
+@click.argument("results", type=click.Path(path_type=Path, file_okay=False), required=False)
+@click.option("--tasks", is_flag=True,
+              help="List the tasks, each with the package that defines it, instead of a "
+              "folder.")  # fmt: skip
 @json_option
-def ls_command(results: Path, as_json: bool) -> None:
+def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
     """List the series of a results folder, the last written first.
 
     A series is what one table may hold: one suite over the same revisions of its sets,
     prompts, limit and definitions. Tables and the report show the last one.
     """
+    if tasks is (results is not None):
+        raise usage_error("Give a folder of results, or --tasks.")
+    if results is None:
+        from bench.options import TASKS
+
+        print_listed(TASKS.listed(), as_json=as_json)
+        return
     from bench.cells import series_table
     from bench.results import read_results
 

@@ -135,7 +135,7 @@ class _SuiteCommand(click.Command):
         from bench.suites.registry import SUITES
 
         with formatter.section("Suites"):
-            formatter.write_dl([(name, suite.summary) for name, suite in SUITES.items()])
+            formatter.write_dl([(name, SUITES.about(name)) for name in SUITES])
         super().format_options(ctx, formatter)
 
 
@@ -356,19 +356,20 @@ def task_command(name: str, words: tuple[str, ...], **given: Any) -> None:
 
     NAME is zero_shot, generalised, retrieval, few_shot, head_names, neighbours, modality_gap,
     neural_collapse, cosine_head, hubness or spectrum; docs/metrics.md says what each measures.
+    `bench ls --tasks` lists them, with those of other packages.
     Most options take several values, separated by commas (`--method ridge,csa --source
     head,random`): every combination is a run for each seed. `bench frame` prints the rows, `bench
     table` a table.
     """
-    from bench.options import TASK_OPTIONS
+    from bench.options import TASKS
     from bench.runs import Run
     from bench.suites.single import SUITE, check_settings, combinations
     from featstore.errors import unknown_name
     from featstore.store.store import open_store
     from fitters.cli.fit import parse_seeds
 
-    if name not in TASK_OPTIONS:
-        raise usage_error(unknown_name("task", name, TASK_OPTIONS))
+    if name not in TASKS:
+        raise usage_error(unknown_name("task", name, TASKS))
     seeds = parse_seeds(given["seeds"])
     if given["unseen_only"]:
         words = (*words, "classes=unseen")
@@ -414,8 +415,8 @@ _OF_FITS = (
 @click.argument("aligner", type=click.Path(path_type=Path))
 @store_option("The store to read: folder or address.")
 @click.option("--task", "tasks", multiple=True, metavar="NAME",
-              help="zero_shot, generalised, retrieval or hubness; repeatable [default: zero_shot "
-              "with --names, retrieval with --captions].")  # fmt: skip
+              help="zero_shot, generalised, retrieval, hubness or a task of your own; repeatable "
+              "[default: zero_shot with --names, retrieval with --captions].")  # fmt: skip
 @set_options
 @click.option("--eval", "evaluation", type=click.Choice(["all-names", "split"]),
               default="all-names", show_default=True,
@@ -435,6 +436,7 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
     import polars as pl
 
     from bench.cli.results import write_rows
+    from bench.options import TASKS
     from bench.suites.single import score_alignment, task_runs
     from bench.tables import score_lines
     from featstore.store.store import open_store
@@ -443,8 +445,9 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
     wanted = tasks or tuple(
         task for task, key in (("zero_shot", "names"), ("retrieval", "captions")) if given[key]
     )
-    if not wanted or not set(wanted) <= set(SCORED):
-        raise usage_error(f"Give --names or --captions, or --task: {', '.join(SCORED)}.")
+    known = [*SCORED, *(task for task in TASKS if not TASKS.is_ours(task))]
+    if not wanted or not set(wanted) <= set(known):
+        raise usage_error(f"Give --names or --captions, or --task: {', '.join(known)}.")
     options = [_parsed(task, given["words"]) for task in wanted]
     fields: dict[str, Any] = {"eval": given["evaluation"], **vars(config_from(SetNames, given))}
     fields |= {name: value for name, (value,) in lists_of(given, "protocol", "data").items()}
@@ -492,7 +495,7 @@ def sweep_command(
     chosen; other settings (gamma) are at their defaults, unless they are listed. Tables,
     comparisons and the report read a sweep as they read a suite.
     """
-    from bench.options import TASK_OPTIONS
+    from bench.options import TASKS
     from bench.suites.demo import find_sets
     from bench.suites.single import SWEEP, SWEEP_SUITE, check_settings, sweep_runs
     from featstore.errors import unknown_name
@@ -500,8 +503,8 @@ def sweep_command(
     from fitters.cli.fit import parse_seeds
 
     for name in tasks or ():
-        if name not in TASK_OPTIONS:
-            raise usage_error(unknown_name("task", name, TASK_OPTIONS))
+        if name not in TASKS:
+            raise usage_error(unknown_name("task", name, TASKS))
     own: dict[str, Any] = {"seed": parse_seeds(given["seeds"])}
     own |= {} if tasks is None else {"task": tasks}
     own |= lists_of(given, "protocol", "fit", "data")

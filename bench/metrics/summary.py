@@ -26,7 +26,8 @@ place was taken for the other.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,6 +65,47 @@ METRICS: dict[str, str] = {
 
 #: Lower is better.
 LOWER_IS_BETTER = frozenset({"median_rank", "mean_rank"})
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is known of a metric of a task of one's own.
+
+    Attributes
+    ----------
+    text : str
+        What it is, in one line.
+    higher_is_better : bool
+        False: tables have it, and comparisons leave it out, as they do ranks.
+    percent : bool
+        Whether it is a share, which tables show in percent; others stand as they are, and
+        comparisons leave them out.
+    chance : float, optional
+        What an answer at random gives, if that is known.
+    """
+
+    text: str = ""
+    higher_is_better: bool = True
+    percent: bool = True
+    chance: float | None = None
+
+
+#: Metrics that tasks of one's own have declared, by name. One that is not declared is a share.
+OWN_METRICS: dict[str, Metric] = {}
+
+
+def check_own_metrics(names: Iterable[str]) -> None:
+    """Raise MetricError for a name that is no word, or one of Headstock's.
+
+    Raises
+    ------
+    MetricError
+    """
+    for name in names:
+        if name in METRICS or name in CLASS_METRICS:
+            raise MetricError(f"{name!r} is a metric of Headstock. Give yours another name.")
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][\w@.+-]{0,63}", name):
+            raise MetricError(f"{name!r} names no metric: it is a word of letters and digits.")
 
 
 class RankColumns(Protocol):

@@ -201,7 +201,7 @@ def _shade(
         return Shade(tuple("" for _ in metrics), tuple(0 for _ in metrics))
     weights = []
     for metric in metrics:
-        span = best[metric] - chance[metric]
+        span = 0.0 if chance[metric] is None else best[metric] - chance[metric]
         known = cell[metric] is not None and span > 0
         share = (cell[metric] - chance[metric]) / span if known else 0.0
         weights.append(0 if metric == "median_rank" else round(100 * max(0.0, min(1.0, share))))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import polars as pl
 
@@ -19,6 +19,7 @@ from bench.suites.paper import Lacking, lacking, paper_runs
 from bench.suites.published import published_table
 from bench.suites.single import OF_MIXED, Lists, check_settings, combinations
 from featstore.errors import lookup
+from featstore.plugins import Registry, first_line
 from featstore.store.store import FeatureStore
 
 
@@ -65,7 +66,7 @@ class Suite:
     tables: Mapping[str, Callable[[Path, pl.DataFrame], pl.DataFrame]] = field(default_factory=dict)
 
 
-SUITES: dict[str, Suite] = {
+_BUILT_IN: dict[str, Suite] = {
     "demo": Suite(
         demo_runs,
         "all 517 names, and 16 to all real pairs, beside the controls",
@@ -95,6 +96,22 @@ SUITES: dict[str, Suite] = {
         tables={"learners": few_shot_table},
     ),
 }
+
+
+def _as_suite(_: str, thing: Any, **about: Any) -> Suite:
+    suite = thing if isinstance(thing, Suite) else Suite(thing, first_line(thing))
+    if not callable(suite.runs):
+        raise TypeError(f"expected a Suite, or a function that plans its runs; got {thing!r}.")
+    return replace(suite, **about)
+
+
+SUITES: Registry[Suite] = Registry("suite", _BUILT_IN, accept=_as_suite)
+"""The suites.
+
+A suite of one's own (``register("suite", NAME)``, an entry point of ``headstock.suites``) is a
+`Suite`, or the function that plans its runs (`PlanRuns`). Its source enters no id of a run: what
+decides a number is in the run.
+"""
 
 
 def suite_named(name: str) -> Suite:

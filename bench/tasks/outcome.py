@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias
@@ -11,11 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from bench.corpus import Items
+from bench.corpus import Corpus, Items
 from bench.errors import ProtocolError
 from bench.metrics.both_ways import rank_both_ways
-from bench.metrics.ranks import NO_ITEM, Ranks, rank_blocks, rank_relevant
-from bench.metrics.summary import chance_levels, class_metrics, summarise
+from bench.metrics.ranks import CUTOFFS, NO_ITEM, Ranks, rank_blocks, rank_relevant
+from bench.metrics.summary import (
+    OWN_METRICS,
+    Metric,
+    chance_levels,
+    check_own_metrics,
+    class_metrics,
+    summarise,
+)
 from bench.metrics.ties import Relevance, different_rows, first_equal
 from bench.options import Scorer
 from fitters.scorers import labelled, scorer_named
@@ -205,10 +212,13 @@ class Queries:
     ----------
     ranks : Ranks
     question : Question
+    own : array of shape (n, m), optional
+        Values of the m metrics of a task of one's own, by name; the ranks are then 0.
     """
 
     ranks: Ranks
     question: Question
+    own: NDArray[np.float64] | None = None
 
     @property
     def ids(self) -> NDArray[Any]:
@@ -256,6 +266,73 @@ def with_class_metrics(outcome: Outcome, *, seen: NDArray[np.bool_] | None = Non
     return replace(
         outcome, values=outcome.values | values, chance=outcome.chance | chance, facts=facts
     )
+
+
+def outcomes_of(task: str, found: Any, corpus: Corpus) -> list[Outcome]:
+    """Return what the function of a task of one's own found, as outcomes.
+
+    Parameters
+    ----------
+    task : str
+        Its name, which is the direction of what it returns without one.
+    found : mapping, Outcome or sequence of Outcome
+        Metric → an array of shape (n,), the value of every image of the corpus in its order: the
+        result is the mean, and comparisons pair the images, whose clusters are the classes; or a
+        number, which has no comparison with an interval. Values are finite; a share lies in [0, 1],
+        where higher is better, unless `bench.options.Task.metrics` says otherwise. Or an `Outcome`
+        or several, such as those of `Question.rank`.
+    corpus : Corpus
+        That the function was given.
+
+    Raises
+    ------
+    ProtocolError
+        If it is none of these.
+    bench.errors.MetricError
+        If a metric has a name of Headstock's.
+    """
+    if isinstance(found, Outcome):
+        return [found]
+    if not isinstance(found, Mapping):
+        if isinstance(found, Sequence) and found and all(isinstance(o, Outcome) for o in found):
+            return list(found)
+        raise ProtocolError(
+            "A task returns a mapping of metrics to a number, or to an array with a value for "
+            f"every image, or Outcomes; got {type(found).__name__}."
+        )
+    check_own_metrics(found)
+    n, values = len(corpus.images), {name: np.asarray(found[name], float) for name in sorted(found)}
+    for name, value in values.items():
+        share = OWN_METRICS.get(name, Metric()).percent
+        if value.shape not in ((), (n,)) or not np.isfinite(value).all():
+            raise ProtocolError(
+                f"Metric {name!r} has shape {value.shape}; it is a finite number, or {n:,} finite "
+                "numbers, one an image."
+            )
+        if share and value.size and not (value.min() >= 0 and value.max() <= 1):
+            raise ProtocolError(
+                f"Metric {name!r} lies between {value.min():.4g} and {value.max():.4g}. A share "
+                "lies between 0 and 1: declare what is none with Metric(percent=False)."
+            )
+    alone = {name: float(value) for name, value in values.items() if value.ndim == 0}
+    chance = {
+        name: one.chance
+        for name, one in OWN_METRICS.items()
+        if name in values and one.chance is not None
+    }
+    made = [Outcome(f"{task} as a whole", alone, chance, n, 0)] if alone else []
+    each = {name: value for name, value in values.items() if value.ndim}
+    if each:
+        ids, classes = corpus.images.ids, corpus.images.classes
+        question = Question(task, ids, ids, (classes, classes), tuple(each))
+        nothing, zero = np.zeros(n, np.int64), np.zeros(n)
+        ranks = Ranks(
+            nothing, zero, zero, np.zeros((n, len(CUTOFFS)), np.int64), nothing, nothing[:, None], 0
+        )
+        queries = Queries(ranks, question, np.stack([*each.values()], axis=1))
+        means = {name: float(value.mean()) for name, value in each.items()}
+        made.append(Outcome(task, means, chance, n, 0, queries))
+    return made
 
 
 def project_images(alignment: Aligned, images: Items) -> Any:

@@ -172,7 +172,7 @@ def labels_command(
 @json_option
 def ls_command(as_json: bool) -> None:
     """List the datasets that can be built by name."""
-    from data_manifests.registry import BUILDERS
+    from featstore.datasets import DATASETS
 
     if as_json:
         print_json(
@@ -181,12 +181,12 @@ def ls_command(as_json: bool) -> None:
                     **{key: b.facts.get(key) for key in ("name", "revision", "licence", "summary")},
                     "options": sorted(b.options),
                 }
-                for b in BUILDERS.values()
+                for b in DATASETS.values()
             ]
         )
         return
-    width = max(map(len, BUILDERS))
-    for name, builder in BUILDERS.items():
+    width = max(map(len, DATASETS))
+    for name, builder in DATASETS.items():
         click.echo(f"{name:<{width}}  {builder.summary}")
 
 
@@ -200,13 +200,13 @@ def show_command(what: str, hashes: bool, as_json: bool) -> None:
     A manifest (DIR) is validated; NAME is a dataset that `featstore manifests ls` lists.
     """
     from data_manifests.plan import published_facts
-    from data_manifests.registry import BUILDERS
+    from featstore.datasets import DATASETS
     from featstore.manifest.io import read_manifest, split_counts
     from featstore.sources.reader import check_bytes
 
     folder = Path(what)
-    if what in BUILDERS and not (folder / "dataset.toml").is_file():
-        facts = BUILDERS[what].facts
+    if what in DATASETS and not (folder / "dataset.toml").is_file():
+        facts = DATASETS[what].facts
         own = {key: _option_text(option) for key, option in facts.get("options", {}).items()}
         document = {**published_facts(facts), **({"options": own} if own else {})}
     elif folder.exists():
@@ -221,7 +221,7 @@ def show_command(what: str, hashes: bool, as_json: bool) -> None:
         }
     else:
         by = "featstore manifests ls"
-        known = unknown_name("dataset", what, BUILDERS, listed_by=by)
+        known = unknown_name("dataset", what, DATASETS, listed_by=by)
         raise ManifestError(f"{what!r} is not a folder. {known}")
     if as_json:
         print_json(document)

@@ -23,8 +23,10 @@ from featstore.command_line import (
     human_bytes,
     json_option,
     print_json,
+    print_listed,
     print_table,
     signed_options,
+    usage_error,
 )
 from featstore.errors import CorruptStoreError, SignatureError
 from featstore.identity import HASHES, hash_hex
@@ -231,13 +233,23 @@ def _flat(space: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
 
 
 @click.command("ls", epilog="Example: featstore ls build/demo/store")
-@click.argument("store", type=StoreType())
+@click.argument("store", type=StoreType(), required=False)
+@click.option("--encoders", is_flag=True,
+              help="List the families of encoders, each with the package that defines it, instead "
+              "of a store.")  # fmt: skip
 @json_option
-def ls_command(store: StorePlace, as_json: bool) -> int:
+def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
     """List the sets of a store: rows, dimension, dtype, size, age.
 
     Exits 4 if something of the store may not be read.
     """
+    if encoders is (store is not None):
+        raise usage_error("Give a store, or --encoders.")
+    if store is None:
+        from featstore.encoders.registry import FAMILIES
+
+        print_listed(FAMILIES.listed(), as_json=as_json)
+        return 0
     opened = open_store(store)
     listing = opened.listing()
     closed = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import Any
 
 from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder, EncoderOptions
 from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean, needs_extra
+from featstore.plugins import Registry, first_line
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,44 @@ class Family:
     takes: frozenset[str] = frozenset()
     """Which of :data:`OPTIONS` it looks at; the others are refused."""
 
+    def check_model(self, model: str) -> None:
+        """Refuse a model that the family does not have."""
+        # First, because transformers prints a notice of its own where torch is missing.
+        import torch  # noqa: F401
+
+        getattr(import_module(self.module), self.check)(model)
+
+    def build(self, name: str, options: EncoderOptions) -> Encoder:
+        """Build an encoder."""
+        encoder: Encoder = getattr(import_module(self.module), self.open)(name, options)
+        return encoder
+
+
+@dataclass(frozen=True)
+class OwnFamily(Family):
+    """A family of another package: a function, or the class of its encoders."""
+
+    opener: Callable[[str, EncoderOptions], Encoder] = field(kw_only=True)
+
+    def check_model(self, model: str) -> None:
+        """Take any model: what there is, the function says when it opens one."""
+
+    def build(self, name: str, options: EncoderOptions) -> Encoder:
+        """Build an encoder, which has what `featstore.encoders.base.Encoder` asks for.
+
+        Raises
+        ------
+        EncoderError
+            If it lacks some of that.
+        """
+        found: Any = self.opener(name, options)
+        wanted = ("name", "kinds", "dim", "space", "facts", "batch_size", "prepare", "encode")
+        lacking = [own for own in wanted if not hasattr(found, own)]
+        if lacking:
+            raise EncoderError(f"The encoder {name} has no {', '.join(lacking)}.")
+        encoder: Encoder = found
+        return encoder
+
 
 #: Options that only some families take, with the value that leaves them out.
 OPTIONS: dict[str, Any] = {
@@ -35,7 +74,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-FAMILIES: dict[str, Family] = {
+_BUILT_IN: dict[str, Family] = {
     "timm": Family(
         summary="image models of timm: the input of their head, or another layer",
         kinds=IMAGE_KINDS,
@@ -75,6 +114,39 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def _as_family(
+    name: str, thing: Any, *, kinds: Collection[str] = (), takes: Collection[str] = ()
+) -> Family:
+    if isinstance(thing, Family):
+        return thing
+    kinds = kinds or getattr(thing, "kinds", IMAGE_KINDS | TEXT_KINDS)
+    if not (callable(thing) and {*kinds} <= IMAGE_KINDS | TEXT_KINDS and {*takes} <= {*OPTIONS}):
+        raise TypeError(
+            "expected a function of a name and EncoderOptions, `kinds` of "
+            f"{', '.join(sorted(IMAGE_KINDS | TEXT_KINDS))} and `takes` of {', '.join(OPTIONS)}; "
+            f"got {thing!r}, {[*kinds]} and {[*takes]}."
+        )
+    return OwnFamily(
+        first_line(thing), frozenset(kinds), "", "", "", f"{name}:MODEL", frozenset(takes),
+        opener=thing,
+    )  # fmt: skip
+
+
+FAMILIES: Registry[Family] = Registry("encoder", _BUILT_IN, accept=_as_family)
+"""The families of encoders; the name of one is what stands before the colon.
+
+An encoder of one's own (``register("encoder", FAMILY)``, an entry point of ``headstock.encoders``)
+is opened by a function, or by its class: called with the name, ``FAMILY:MODEL``, and
+`featstore.encoders.base.EncoderOptions`, it returns what `featstore.encoders.base.Encoder`
+describes. ``register(…, kinds=…)``, or an attribute ``kinds`` of the class, says which kinds of
+item it may be opened for (default: all), ``takes`` which of :data:`OPTIONS` it looks at (default:
+none).
+An entry point may lead to an `OwnFamily` that says so. The id of a set follows from the
+encoder's ``space``, and so nothing of its source enters it: whatever changes a coordinate must be
+in there.
+"""
+
+
 def family_of(name: str) -> str:
     """Return the family of an encoder by its name, importing nothing.
 
@@ -112,10 +184,7 @@ def check_name(name: str) -> str:
     """
     family, model = family_of(name), name.partition(":")[2]
     with needs_extra(name):
-        # First, because transformers prints a notice of its own where torch is missing.
-        import torch  # noqa: F401
-
-        getattr(import_module(FAMILIES[family].module), FAMILIES[family].check)(model)
+        FAMILIES[family].check_model(model)
     return family
 
 
@@ -195,9 +264,7 @@ def open_encoder(name: str, **options: Any) -> Encoder:
     check_name(name)
     family = check_options(name, **{option: getattr(chosen, option) for option in OPTIONS})
     with needs_extra(name):
-        build = getattr(import_module(family.module), family.open)
-        encoder: Encoder = build(name, chosen)
-    return encoder
+        return family.build(name, chosen)
 
 
 _OUTSIDE_BLOCKS = {

@@ -27,6 +27,7 @@ from featstore.extraction.workers import (
 )
 from featstore.manifest.manifest import Manifest
 from featstore.parallel import connected
+from featstore.plugins import ENVIRONMENT, use_plugins
 
 #: How often Ray starts an actor again, and tries a task again that was lost with one.
 RESTARTS = 4
@@ -94,7 +95,8 @@ def extract_on_ray(
 class RayWorker:
     """What runs in an actor: a `Worker`, whose reports wait until they are asked for."""
 
-    def __init__(self, device: str, cores: int) -> None:
+    def __init__(self, device: str, cores: int, plugins: str = "") -> None:
+        use_plugins(filter(None, plugins.split(os.pathsep)))
         self._device, self._cores = device, cores
         self._lock = threading.Lock()
         self._reports: list[tuple[int, BlockDone | Progress]] = []
@@ -155,7 +157,9 @@ class RayCrew:
                 # One thread works while another tells how far it is.
                 max_concurrency=2,
             )
-            self._actors[number] = actor.remote("cuda:0" if on_gpu else device, cores)
+            self._actors[number] = actor.remote(
+                "cuda:0" if on_gpu else device, cores, os.environ.get(ENVIRONMENT, "")
+            )
         self._tasks: dict[Any, int] = {}
         self._looks: dict[Any, int] = {}
 

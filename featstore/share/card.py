@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from data_manifests.registry import BUILDERS
+from featstore.datasets import DATASETS
 from featstore.durable import make_folders, write_durably, write_error
 from featstore.errors import CorruptStoreError
 from featstore.identity import sha256_hex
@@ -98,7 +98,7 @@ def set_cards(store: FeatureStore, licences: Mapping[str, str]) -> list[SetCard]
     cards = []
     for info in store.sets():
         table = store.item_table(info)
-        known = BUILDERS.get(info.key.dataset)
+        known = DATASETS.get(info.key.dataset)
         stated = "" if known is None else str(known.facts.get("licence", ""))
         splits: dict[str, int] = {}
         if "split" in table.columns:

@@ -8,8 +8,9 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
+from types import MappingProxyType
 from typing import Any
 
 from data_manifests.cache import cache_folder
@@ -19,6 +20,7 @@ from featstore.manifest.folder import building, publish, take_folder
 from featstore.manifest.io import check_name, read_manifest, write_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.manifest.paths import open_plain, parse_locator
+from featstore.plugins import Registry, first_line
 from featstore.sources.location import local_path
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
 
@@ -38,11 +40,9 @@ class Source:
     example: str
     """A command."""
 
-    module: str
-    """Module below featstore.sources, imported when used."""
-
-    function: str
-    """Its function: a Request to what was found."""
+    function: Callable[[Request], Found] | str
+    """What a Request asks for, found; "module:name" below featstore.sources is imported when
+    used."""
 
     options: Mapping[str, str] = field(default_factory=dict)
     """What each option is for."""
@@ -58,21 +58,24 @@ class Source:
         where = f"for the source {self.name!r}"
         for name in request.options:
             lookup(self.options, name, what="option", where=where, error=ManifestError)
-        module = import_module(f"featstore.sources.{self.module}")
-        function: Callable[[Request], Found] = getattr(module, self.function)
-        return function(request)
+        own = self.function
+        find = resolve_name(f"featstore.sources.{own}") if isinstance(own, str) else own
+        found = find(request)
+        if not isinstance(found, Found):
+            raise ManifestError(
+                f"The source {self.name!r} returned {type(found).__name__}; a source returns what "
+                "it found as featstore.sources.tables.Found."
+            )
+        return found
 
 
 def _source(
     name: str, summary: str, example: str, where: str, options: Mapping[str, str]
 ) -> Source:
-    module, function = where.split(":")
-    return Source(
-        name, summary, f"featstore manifests make {name} {example}", module, function, options
-    )
+    return Source(name, summary, f"featstore manifests make {name} {example}", where, options)
 
 
-SOURCES: dict[str, Source] = {
+_BUILT_IN: dict[str, Source] = {
     source.name: source
     for source in (
         _source(
@@ -158,6 +161,26 @@ SOURCES: dict[str, Source] = {
         ),
     )
 }
+
+
+def _as_source(
+    name: str, thing: Any, *, options: Mapping[str, str] = MappingProxyType({})
+) -> Source:
+    if isinstance(thing, Source):
+        return thing
+    if not callable(thing):
+        raise TypeError(f"expected a function of a Request that returns Found; got {thing!r}.")
+    example = f"featstore manifests make {name} LOCATION -o manifests/{name}"
+    return Source(name, first_line(thing), example, thing, options)
+
+
+SOURCES: Registry[Source] = Registry("source", _BUILT_IN, accept=_as_source)
+"""The sources of manifests.
+
+A source of one's own (``register("source", NAME)``, an entry point of ``headstock.sources``) is a
+function of a `featstore.sources.tables.Request` that returns a `featstore.sources.tables.Found`, or
+a `Source` with it. ``register(…, options={NAME: TEXT})`` says what each of its options is for.
+"""
 
 
 def find_source(name: str) -> Source:

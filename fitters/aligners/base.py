@@ -13,8 +13,8 @@ inherit from `BaseAligner`, which makes them scikit-learn estimators.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Container
-from inspect import signature
+from collections.abc import Callable, Container
+from inspect import Parameter, Signature, signature
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
@@ -23,9 +23,9 @@ from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, _fit_context
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fitters.errors import PairsError
+from fitters.errors import PairsError, SettingError
 from fitters.moments.moments import Folds, Moments, merge_pooled, moments_of
-from fitters.moments.transform import normalize_rows
+from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Pairs, Rows, check_weight
 from fitters.select.grid import Choice, Search, parameter_of
 from fitters.select.refitting import Folded, Refit, validate_by_refitting
@@ -194,6 +194,123 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
         return tags
 
 
+class MatrixAligner:
+    """Two matrices that a function fits: rows are projected by them, and brought to unit length.
+
+    `matrix_aligner` makes the class of a function; its constructor has the settings of the
+    function.
+
+    Attributes
+    ----------
+    a_, b_ : float64 arrays of shape (p, r), (q, r)
+        What the function returned.
+    """
+
+    function: ClassVar[Callable[..., Any]]
+    a_: Matrix
+    b_: Matrix
+
+    def __init__(self, **settings: Any) -> None:
+        own = signature(type(self))
+        bound = own.bind(**settings)
+        bound.apply_defaults()
+        vars(self).update(bound.arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _matrix_aligner_with, (type(self).function, vars(self))
+
+    def fit(self, X: Rows, y: Rows) -> Self:
+        """Fit on n paired rows, of shape (n, p) and (n, q).
+
+        Raises
+        ------
+        PairsError
+            If the function does not return two finite matrices of as many columns.
+        """
+        return self._fit(X, y)
+
+    def _fit(self, *rows: Rows) -> Self:
+        function = type(self).function
+        found = function(*rows, **params_of(self))
+        name = getattr(function, "__name__", repr(function))
+        p, q = rows[0].shape[1], rows[1].shape[1]
+        try:
+            a, b = (np.asarray(matrix, dtype=np.float64) for matrix in found)
+            good = a.ndim == b.ndim == 2 and a.shape == (p, b.shape[1]) and len(b) == q
+        except (TypeError, ValueError):
+            good = False
+        if not good or not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise PairsError(
+                f"{name} must return two finite matrices of shapes ({p}, r) and ({q}, r): those "
+                "that images and texts are multiplied by."
+            )
+        self.a_, self.b_ = a, b
+        return self
+
+    def project_x(self, x: Rows) -> Matrix:
+        """Return x @ a_ at unit length, shape (n, r); rows of zeros stay zeros."""
+        return unit_or_zero(np.asarray(x, dtype=np.float64) @ self.a_)
+
+    def project_y(self, y: Rows) -> Matrix:
+        """Return y @ b_ at unit length, shape (n, r); rows of zeros stay zeros."""
+        return unit_or_zero(np.asarray(y, dtype=np.float64) @ self.b_)
+
+
+class _WeightedMatrixAligner(MatrixAligner):
+    def fit(self, X: Rows, y: Rows, sample_weight: Matrix | None = None) -> Self:
+        """Fit on n paired rows, with the mass of each."""
+        return self._fit(X, y, np.ones(len(X)) if sample_weight is None else sample_weight)
+
+
+def fits_matrices(function: Any) -> bool:
+    """Return whether this is a function of paired rows: it needs two or three arguments."""
+    return not isinstance(function, type) and len(_needed(function)) in (2, 3)
+
+
+def matrix_aligner(function: Callable[..., Any]) -> type[MatrixAligner]:
+    """Return the class of aligners whose two matrices a function returns.
+
+    Parameters
+    ----------
+    function : callable
+        ``f(x, y)`` or ``f(x, y, weight)``: rows of shape (n, p) and (n, q), prepared as those of
+        other methods are (unit length, centred, unit length), and the mass of each, shape (n,).
+        It returns A of shape (p, r) and B of shape (q, r): the score of an image and a text is the
+        cosine of x @ A and y @ B. With `weight`, prototypes and real pairs are mixed by weight.
+        Keyword arguments with a default, such as ``alpha=0.1``, are settings if a setting has
+        their name; see `fitters.methods.Method`.
+    """
+    needed = _needed(function)
+    weighted = len(needed) == 3
+    own = [one for one in signature(function).parameters.values() if one.name not in needed]
+    return type(
+        getattr(function, "__name__", "MatrixAligner"),
+        (_WeightedMatrixAligner if weighted else MatrixAligner,),
+        {
+            "function": staticmethod(function),
+            "__doc__": function.__doc__,
+            "__module__": function.__module__,
+            "__signature__": Signature([one.replace(kind=one.KEYWORD_ONLY) for one in own]),
+        },
+    )
+
+
+def _matrix_aligner_with(function: Callable[..., Any], state: dict[str, Any]) -> MatrixAligner:
+    made = matrix_aligner(function)()
+    vars(made).update(state)
+    return made
+
+
+def _needed(function: Any) -> list[str]:
+    """Return the arguments that a function must be given."""
+    try:
+        found = signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return [one.name for one in found if one.default is one.empty and one.kind in kinds]
+
+
 def validate_pairs(
     aligner: BaseAligner, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None
 ) -> tuple[Matrix, Matrix, Matrix]:
@@ -215,8 +332,21 @@ def changed_copy(aligner: Any, **changes: Any) -> Any:
 
 
 def params_of(aligner: Any) -> dict[str, Any]:
-    """Return the constructor parameters of an aligner, which it keeps under their own names."""
-    return {name: getattr(aligner, name) for name in signature(type(aligner)).parameters}
+    """Return the constructor parameters of an aligner, which it keeps under their own names.
+
+    Raises
+    ------
+    SettingError
+        If it does not.
+    """
+    names = signature(type(aligner)).parameters
+    lost = [name for name in names if not hasattr(aligner, name)]
+    if lost:
+        raise SettingError(
+            f"{type(aligner).__name__} does not keep its parameter {lost[0]!r}, so that it cannot "
+            f"be saved or fitted again. Write self.{lost[0]} = {lost[0]} in its __init__."
+        )
+    return {name: getattr(aligner, name) for name in names}
 
 
 def fit_on(aligner: Any, data: Sources[Any], mix: float = 1.0) -> Any:

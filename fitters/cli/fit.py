@@ -53,7 +53,7 @@ class FitCommand(click.Command):
         """Write the options, then the methods."""
         super().format_options(ctx, formatter)
         with formatter.section("Methods"):
-            formatter.write_dl([(name, method.text) for name, method in METHODS.items()])
+            formatter.write_dl([(name, METHODS.about(name)) for name in METHODS])
 
 
 @click.command(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import partial
-from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from featstore.command_line import (
     human_bytes,
     json_option,
     print_json,
+    print_listed,
     usage_error,
 )
 from featstore.options import option, options_from
@@ -81,34 +80,11 @@ def _print_methods(*, as_json: bool) -> None:
     from fitters.few_shot.registry import LEARNERS, PROMPT_LEARNERS
     from fitters.methods import METHODS
 
-    aligners = {
-        name: {"kind": "aligner", **_about(method.aligner), "text": method.text}
-        for name, method in METHODS.items()
-    }
     prompts = "Learns prompts through the text tower of the images' own model."
-    learners = {name: {"kind": "learner", **_about(made)} for name, made in LEARNERS.items()} | {
-        name: {"kind": "learner", "package": "fitters", "text": prompts} for name in PROMPT_LEARNERS
-    }
+    of_towers = {"kind": "learner", "package": "fitters", "text": prompts}
     # An aligner and a learner may share a name.
-    rows = [{"name": name, **row} for own in (aligners, learners) for name, row in own.items()]
-    if as_json:
-        print_json(rows)
-        return
-    width = max(len(row["name"]) for row in rows)
-    for row in rows:
-        click.echo(f"{row['kind']:<7}  {row['name']:<{width}}  {row['package']}  {row['text']}")
-
-
-def _about(made: Any) -> dict[str, str]:
-    """Return the package that defines what makes a method, and the first line of what it says.
-
-    A method of an installed package is not imported for it.
-    """
-    while isinstance(made, partial):
-        made = made.func
-    module = made if isinstance(made, str) else made.__module__
-    text = "" if isinstance(made, str) else getdoc(made) or ""
-    return {"package": module.partition(":")[0].partition(".")[0], "text": text.partition("\n")[0]}
+    rows = METHODS.listed() + LEARNERS.listed()
+    print_listed(rows + [{"name": name, **of_towers} for name in PROMPT_LEARNERS], as_json=as_json)
 
 
 @click.command("show", epilog="Example: fitters show build/demo/aligners/ridge-head")

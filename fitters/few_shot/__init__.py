@@ -10,7 +10,7 @@ from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.lp_plus_plus import LPPlusPlus
 from fitters.few_shot.paper_few_shot import PaperFewShot
 from fitters.few_shot.proker import ProKeR, ReHARK
-from fitters.few_shot.registry import LEARNERS, learner_named, register_learner
+from fitters.few_shot.registry import LEARNERS, learner_named
 from fitters.few_shot.ridge_probe import RanPAC, RidgeProbe
 from fitters.few_shot.tip_adapter import APE, TipAdapter, TipAdapterF
 
@@ -36,5 +36,4 @@ __all__ = [
     "TipAdapter",
     "TipAdapterF",
     "learner_named",
-    "register_learner",
 ]

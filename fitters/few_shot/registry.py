@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from featstore.errors import lookup, needs_extra
-from fitters.errors import SettingError, UnknownMethodError
+from featstore.plugins import Registry
+from fitters.errors import UnknownMethodError
 from fitters.few_shot.clap import CLAP, ZSLP
 from fitters.few_shot.class_means import ClassMeans
 from fitters.few_shot.cross_modal import CrossModal
@@ -100,7 +101,7 @@ def prompt_learner(name: str, tower: TextTower, names: Sequence[str], *, seed: i
     return CoOp(tower, names, seed=seed, **settings)
 
 
-LEARNERS: dict[str, Callable[[], Learner]] = {
+_BUILT_IN: dict[str, Callable[[], Learner]] = {
     "class-means": ClassMeans,
     "ridge-probe": RidgeProbe,
     "logistic-probe": LogisticProbe,
@@ -117,36 +118,27 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "cross-modal": CrossModal,
     "paper-few-shot": PaperFewShot,
 }
-"""Name → what makes the learner; `register_learner` adds one's own."""
-
-BUILT_IN = dict(LEARNERS)
-"""Those that come with the package: `bench.code` tells what was registered from outside by it."""
 
 
-def register_learner(name: str, make: Callable[[], Learner]) -> None:
-    """Add a learner of one's own to `LEARNERS`, for `bench`'s few-shot runs.
+def _checked(_: str, make: Any) -> Callable[[], Learner]:
+    if not callable(make):
+        raise TypeError(f"expected what makes a learner: its class, or a function; got {make!r}.")
+    made: Callable[[], Learner] = make
+    return made
 
-    The id of a run holds a digest of its source (the modules that define `make`, the learner and
-    the classes that this inherits from) and of its attribute ``version``, if it has one: change one
-    of them, and the runs are made anew. To run in other processes (``jobs`` above 1, Ray), it must
-    be at the top of a module that they can import. A name may be registered again.
 
-    Parameters
-    ----------
-    name : str
-    make : callable
-        Called without arguments: the class, or a ``functools.partial`` of it.
+LEARNERS: Registry[Callable[[], Learner]] = Registry(
+    "learner", _BUILT_IN, accept=_checked, reserved=PROMPT_LEARNERS
+)
+"""Name → what makes the learner.
 
-    Raises
-    ------
-    SettingError
-        If a learner of the package has this name.
-    """
-    if name in BUILT_IN or name in PROMPT_LEARNERS:
-        raise SettingError(
-            f"{name!r} is a learner of the package. Register yours under another name."
-        )
-    LEARNERS[name] = make
+A learner of one's own (``register("learner", NAME)``, an entry point of ``headstock.learners``) is
+called without arguments: its class, or a ``functools.partial`` of it; see
+`fitters.few_shot.Learner`. The id of a run holds a digest of its source (the modules that define
+it and the classes that it inherits from) and of its attribute ``version``, if it has one: change
+one of them, and the runs are made anew. To run in other processes (``jobs`` above 1, Ray), one that
+is registered by hand must be at the top of a module that they can import.
+"""
 
 
 def learner_named(name: str) -> Learner:

@@ -82,7 +82,7 @@ def write_ranks(
                     "average_precision": 1 / ranks, "n_relevant": [1] * n,
                     "truncated_precision": (ranks == 1).astype(float),
                     "hits": (ranks[:, None] <= np.array(CUTOFFS)).astype(int).tolist(),
-                    "top": [["x", "y"]] * n,
+                    "top": [["x", "y"]] * n, "own": [None] * n,
                 },
                 schema=RANK_SCHEMA,
             )

@@ -18,11 +18,11 @@ from polars.testing import assert_frame_equal
 import bench.code as code
 from bench import read_results, run_all
 from bench.errors import ProtocolError
-from featstore.errors import EngineError
-from fitters import Preparation, methods, register_method
-from fitters.errors import SettingError
+from featstore.errors import EngineError, PluginError
+from featstore.plugins import register
+from fitters import Preparation, methods
 from fitters.few_shot.clap import CLAP
-from fitters.few_shot.registry import LEARNERS, register_learner
+from fitters.few_shot.registry import LEARNERS
 
 
 def test_it_is_the_same_twice_and_sixteen_digits() -> None:
@@ -111,15 +111,15 @@ def first(runs, **more):
 
 
 def test_a_changed_method_of_ones_own_is_run_again(own, runs, smoke_store, tmp_path):
-    register_method("mine", own("1.0").METHOD)
+    register("aligner", "mine", own("1.0").METHOD)
     run = first(runs, method="mine")
     assert run.code.startswith(code.code_digest() + "+")
     root = tmp_path / "results"
     summaries = [run_all([run], smoke_store, root), run_all([run], smoke_store, root)]
     assert [(done.reused, done.new) for done in summaries] == [(0, 1), (1, 0)]
-    register_method("mine", own("1.0").METHOD)
+    register("aligner", "mine", own("1.0").METHOD)
     assert first(runs, method="mine").run_id == run.run_id
-    register_method("mine", own("1000.0").METHOD)
+    register("aligner", "mine", own("1000.0").METHOD)
     changed = first(runs, method="mine")
     assert changed.run_id != run.run_id
     assert run_all([changed], smoke_store, root).new == 1
@@ -145,14 +145,14 @@ def test_an_entry_of_the_dict_and_a_version_count_too(own, runs):
 
 def test_a_learner_of_ones_own_counts(own):
     assert code.own_code("ridge", "class-means") == ""
-    register_learner("voter", own().Voter)
+    register("learner", "voter", own().Voter)
     before = code.own_code("ridge", "voter")
     assert len(before) == 16
-    register_learner("voter", own(source=METHOD + "\n# changed\n").Voter)
+    register("learner", "voter", own(source=METHOD + "\n# changed\n").Voter)
     assert code.own_code("ridge", "voter") != before
     digests = set()
     for rate in (0.1, 0.2):
-        register_learner("clap-2", partial(CLAP, learning_rate=rate))
+        register("learner", "clap-2", partial(CLAP, learning_rate=rate))
         digests.add(code.own_code("ridge", "clap-2"))
     assert len(digests) == 2
 
@@ -160,15 +160,15 @@ def test_a_learner_of_ones_own_counts(own):
 def test_what_cannot_be_read_or_is_the_packages_is_refused(own, runs):
     namespace: dict[str, Any] = {"__name__": "nowhere"}
     exec(METHOD.replace("ALPHA", "1.0"), namespace)  # as a shell without a history
-    register_method("mine", namespace["METHOD"])
-    with pytest.raises(ProtocolError, match=r"The source of method 'mine' \(make of nowhere\) "):
+    register("aligner", "mine", namespace["METHOD"])
+    with pytest.raises(ProtocolError, match=r"The source of aligner 'mine' \(make of nowhere\) "):
         first(runs, method="mine")
-    register_method("mine", replace(namespace["METHOD"], version="1"))
+    register("aligner", "mine", replace(namespace["METHOD"], version="1"))
     assert "+" in first(runs, method="mine").code
-    with pytest.raises(SettingError, match="'ridge' is a name of the package"):
-        register_method("ridge", namespace["METHOD"])
-    with pytest.raises(SettingError, match="'coop' is a learner of the package"):
-        register_learner("coop", namespace["Voter"])
+    with pytest.raises(PluginError, match="'ridge' is a name of Headstock"):
+        register("aligner", "ridge", namespace["METHOD"])
+    with pytest.raises(PluginError, match="'coop' is a name of Headstock"):
+        register("learner", "coop", namespace["Voter"])
 
 
 def test_the_cells_of_a_notebook_count(own):
@@ -180,14 +180,14 @@ def test_the_cells_of_a_notebook_count(own):
         notebook = ModuleType("a_notebook")
         sys.modules["a_notebook"] = notebook
         exec(compile(text, name, "exec"), vars(notebook))
-        register_method("mine", notebook.METHOD)
+        register("aligner", "mine", notebook.METHOD)
         digests.append(code.own_code("mine"))
         del sys.modules["a_notebook"], linecache.cache[name]
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_workers_have_the_same_method(own, runs, smoke_store, tmp_path):
-    register_method("mine", own().METHOD)
+    register("aligner", "mine", own().METHOD)
     # Fits enough for two batches.
     mine = [first(runs, method="mine", seed=seed) for seed in range(9)]
     alone, together = tmp_path / "one", tmp_path / "two"
@@ -201,15 +201,15 @@ def test_workers_have_the_same_method(own, runs, smoke_store, tmp_path):
 
 def test_what_workers_cannot_have_is_said_before_and_there(own, runs, smoke_store, tmp_path):
     module = own()
-    register_method("mine", replace(module.METHOD, aligner=lambda: module.make()))
+    register("aligner", "mine", replace(module.METHOD, aligner=lambda: module.make()))
     mine = [first(runs, method="mine", seed=seed) for seed in range(9)]
-    with pytest.raises(EngineError, match=r"method 'mine' cannot be sent.*or use jobs=1"):
+    with pytest.raises(EngineError, match=r"aligner 'mine' cannot be sent.*or use jobs=1"):
         run_all(mine, smoke_store, tmp_path / "no", jobs=2)
-    register_method("mine", module.METHOD)
+    register("aligner", "mine", module.METHOD)
     mine = [first(runs, method="mine", seed=seed) for seed in range(9)]
     (tmp_path / "mine_of_a_user.py").write_text(METHOD.replace("ALPHA", "7.0"))
     with pytest.raises(EngineError, match="A worker has other code than this process"):
         run_all(mine, smoke_store, tmp_path / "no", jobs=2)
     (tmp_path / "mine_of_a_user.py").unlink()
-    with pytest.raises(EngineError, match=r"A worker cannot read the method 'mine' \(No module"):
+    with pytest.raises(EngineError, match=r"A worker cannot read the aligner 'mine' \(No module"):
         run_all(mine, smoke_store, tmp_path / "no", jobs=2)

@@ -7,7 +7,7 @@ import click
 import pytest
 
 from bench.cli.main import Values, cli
-from bench.options import TASK_OPTIONS
+from bench.options import TASKS
 from featstore.command_line import run_command
 
 #: What each command needs beside the option that is tried; no store is there.
@@ -68,10 +68,10 @@ def test_a_value_out_of_range_is_wrong_usage(command, option, tmp_path, monkeypa
         assert not list(tmp_path.iterdir()), shown
 
 
-@pytest.mark.parametrize("task", TASK_OPTIONS)
+@pytest.mark.parametrize("task", TASKS)
 def test_an_option_of_a_task_out_of_range_is_wrong_usage(task, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for name, own in TASK_OPTIONS[task].__dataclass_fields__.items():
+    for name, own in TASKS[task].options.__dataclass_fields__.items():
         if own.type not in ("int", "tuple[int, ...]"):
             continue
         for value in ("nan", "inf", "-1", "1e300", "", "9" * 30, "9" * 5000, "0.5", "1,2,x"):

@@ -17,7 +17,6 @@ from bench.report.theme import INKS
 from bench.suites.demo import find_sets
 from bench.suites.single import sweep_runs
 from featstore import open_store
-from fitters import register_method
 from fitters.aligners.ridge import RidgeAligner
 from fitters.methods import METHODS, Method
 from tests.bench.hostile_store import TEXTS, write_hostile_store
@@ -261,7 +260,7 @@ def hostile(smoke_store, tmp_path_factory):
     root = tmp_path_factory.mktemp("hostile")
     write_hostile_store(smoke_store, root / "store")
     name = "<img src=x onerror=\"document.title = 'broken'\"> {{ 7 * 7 }} $\\frac{"
-    register_method(name, Method(RidgeAligner, title=f"{name} </script>"))
+    METHODS[name] = Method(RidgeAligner, title=f"{name} </script>")
     try:
         sets = find_sets(open_store(root / "store"))
         lists = {"method": ("ridge", name), "source": ("none", "head"), "n_pairs": (0, 8)}

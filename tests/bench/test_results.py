@@ -47,6 +47,7 @@ def a_run(number):
             "hits": [[1, 1, 1], [0, 0, 1]],
             "n_relevant": [1, 1],
             "top": [["x"], ["x", "y"]],
+            "own": [None, None],
         },
         schema=RANK_SCHEMA,
     )

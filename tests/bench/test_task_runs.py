@@ -15,7 +15,7 @@ from bench.errors import MetricError, ProtocolError
 from bench.execution import execute
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import (
-    TASK_OPTIONS,
+    TASKS,
     FewShot,
     HeadNames,
     ModalityGap,
@@ -85,7 +85,7 @@ def test_every_task_gives_rows(store, task, changes, directions):
 
 def test_every_task_is_in_the_list():
     # Those beside CASES need another store: below, and in test_generalised.py.
-    assert {task for task, *_ in CASES} | {"cosine_head", "generalised"} == set(TASK_OPTIONS)
+    assert {task for task, *_ in CASES} | {"cosine_head", "generalised"} == set(TASKS)
 
 
 def test_planted_data_gives_the_planted_answers(store):

@@ -16,6 +16,7 @@ from scipy.sparse import load_npz
 
 from featstore import open_store
 from featstore.command_line import run_command
+from featstore.plugins import first_line
 from fitters import METHODS, read_alignment
 from fitters.cli import cli
 from fitters.few_shot.registry import LEARNERS, PROMPT_LEARNERS
@@ -182,16 +183,16 @@ def test_the_help_of_fit_lists_the_methods(capsys: pytest.CaptureFixture[str]) -
 def test_ls_lists_aligners_and_learners_with_their_packages(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "mine", Method("mypackage.aligners:Mine", "one of one's own"))
+    monkeypatch.setitem(METHODS, "mine", Method(Fraction))  # gone after the test
+    METHODS.put("mine", Method(Fraction, "one of one's own"), "mypackage 1.2")
     monkeypatch.setitem(LEARNERS, "third", partial(Fraction, 3))
     assert _run("ls", "--methods", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     found = {(row["kind"], row["name"]): row for row in rows}
     assert len(found) == len(rows) == len(METHODS) + len(LEARNERS) + len(PROMPT_LEARNERS)
-    assert {row["package"] for row in rows} == {"fitters", "mypackage", "fractions"}
-    # Named, not imported: there is no such package.
-    assert found["aligner", "mine"]["package"] == "mypackage"
-    assert found["learner", "third"]["package"] == "fractions"
+    assert {row["package"] for row in rows} == {"fitters", "mypackage 1.2", "this process"}
+    assert found["aligner", "mine"]["package"] == "mypackage 1.2"
+    assert found["learner", "third"]["text"] == first_line(Fraction)
     for name in ("gda", "ape", "proker", "rehark", "ranpac"):
         assert found["learner", name]["text"].endswith(".")
     assert found["aligner", "ridge"]["text"] == METHODS["ridge"].text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,12 @@ from safetensors import safe_open
 
 from featstore import open_store
 from featstore.command_line import run_command
-from fitters import Alignment, Pairs, read_alignment, register_method, save_alignment
+from featstore.errors import PluginError
+from featstore.plugins import register
+from fitters import Alignment, Pairs, read_alignment, save_alignment
 from fitters.aligners.ridge import RidgeAligner
 from fitters.cli import cli
-from fitters.errors import AlignmentWriteError, CorruptAlignmentError, SettingError
+from fitters.errors import AlignmentWriteError, CorruptAlignmentError, PairsError, SettingError
 from fitters.methods import METHODS
 from fitters.recipe import select
 from tests.assertions import assert_close, assert_same
@@ -119,7 +122,8 @@ def test_one_that_cannot_be_imported_is_named_when_it_is_used(installed):
     (installed / "plain_of_a_stranger.py").write_text("import a_module_that_is_not_there")
     fit = "fitters.fit_alignment('{}', prototypes=fitters.Pairs(np.eye(4), np.eye(4)), rng=None)"
     code = "import fitters, numpy as np; " + fit
-    assert "Repair the package that declares it" in python(installed, code.format("plain")).stderr
+    error = python(installed, code.format("plain")).stderr
+    assert "Plain of plain-of-a-stranger 1.0. Repair or remove that package." in error
     others = python(installed, "from fitters import METHODS; print(METHODS['ridge'].options)")
     assert others.stdout.strip() == "('penalty', 'mix')"
 
@@ -129,7 +133,7 @@ def plain():
     """Register the class for one test."""
     names: dict[str, type] = {}
     exec(SOURCE, names)
-    register_method("plain", names["Plain"])
+    register("aligner", "plain", names["Plain"])
     yield names["Plain"]
     del METHODS["plain"]
 
@@ -204,13 +208,13 @@ def test_numbers_of_numpy_are_saved_as_numbers(plain, make_world, tmp_path, numb
 def test_the_names_of_the_package_are_not_given_away(plain, installed):
     """A saved alignment of the name `mlp` is that of a training, whatever is registered."""
     for name in ("mlp", "ridge"):
-        with pytest.raises(SettingError, match=f"'{name}' is a name of the package"):
-            register_method(name, plain)
+        with pytest.raises(PluginError, match=f"'{name}' is a name of Headstock"):
+            register("aligner", name, plain)
     entries = installed / "plain_of_a_stranger-1.0.dist-info" / "entry_points.txt"
     entries.write_text(ENTRY.replace("plain =", "mlp ="))
     done = python(installed, "from fitters import METHODS; print('mlp' in METHODS)")
     assert done.stdout.strip() == "False"
-    assert "plain_of_a_stranger:Plain is left out: 'mlp' is a name of the package" in done.stderr
+    assert "of plain-of-a-stranger 1.0 is left out: 'mlp' is a name of Headstock" in done.stderr
 
 
 def test_what_only_asif_chooses_is_not_asked_of_it(plain, make_world):
@@ -221,7 +225,7 @@ def test_what_only_asif_chooses_is_not_asked_of_it(plain, make_world):
             super().__init__(alpha)
             self.power = power
 
-    register_method("plain", Powered)
+    register("aligner", "plain", Powered)
     head, _ = make_world()
     choice = select("plain", prototypes=head, rng=np.random.default_rng(0))
     assert (set(choice.params), choice.facts["power"]) == ({"alpha"}, 2.0)
@@ -239,3 +243,116 @@ def test_pairs_are_all_that_is_needed(plain):
     pairs = Pairs(np.eye(4) + 0.1, np.eye(4) + 0.2)
     made = Alignment("plain").fit(pairs.x, pairs.y)
     assert made.score(pairs.x, pairs.y) == 1.0
+
+
+def ridge_matrices(x, y, weight, alpha=0.1):
+    """Ridge from texts to images, as two matrices."""
+    gram = (y.T * weight) @ y
+    gram += alpha * np.trace(gram) / len(gram) * np.eye(len(gram))
+    return np.eye(x.shape[1]), np.linalg.solve(gram, (y.T * weight) @ x)
+
+
+def test_a_function_that_returns_two_matrices_is_a_ridge(no_plugins, make_world, tmp_path):
+    register("aligner", "matrices", ridge_matrices, title="Matrices")
+    method = METHODS["matrices"]
+    assert (method.options, method.label) == (("penalty", "mix"), "Matrices")
+    assert method.text == "Ridge from texts to images, as two matrices."
+    head, real = make_world()
+    theirs = Alignment("matrices").fit(real.x, real.y, groups=real.groups, prototypes=head)
+    choice = theirs.facts["choice"]
+    sources = method.sources(_config("matrices"), prototypes=head, real=real)
+    x, y = (
+        np.vstack([getattr(sources.prototypes, side), getattr(sources.real, side)]) for side in "xy"
+    )
+    mass = np.repeat([choice["mix"], 1.0], [head.n, real.n])
+    ridge = RidgeAligner(alpha=choice["penalty"], center=False).fit(x, y, mass)
+    assert_close(theirs.aligner.b_, ridge.coef_, times=10)
+    assert_close(theirs.aligner.project_y(y), ridge.project_y(y), times=10)
+    # Row by row: the dot product of what both matrices give, over both lengths.
+    i, j = 3, 5
+    a, b = x[i] @ theirs.aligner.a_, y[j] @ theirs.aligner.b_
+    cosine = sum(p * q for p, q in zip(a, b, strict=True)) / (sum(a**2) * sum(b**2)) ** 0.5
+    scored = theirs.aligner.project_x(x)[i] @ theirs.aligner.project_y(y)[j]
+    assert scored == pytest.approx(cosine)
+    assert_same(theirs.aligner.project_x(np.zeros((1, x.shape[1]))), np.zeros((1, x.shape[1])))
+    for again in (
+        read_alignment(save_alignment(tmp_path / "a", theirs)),
+        pickle.loads(pickle.dumps(theirs)),
+    ):
+        assert_same(again.project_y(real.y), theirs.project_y(real.y))
+        assert again.aligner.alpha == choice["penalty"]
+
+
+def test_without_a_weight_nothing_is_mixed(no_plugins):
+    register("aligner", "plain-matrices", lambda x, y: (np.eye(4, 2), np.eye(3, 2)))
+    assert METHODS["plain-matrices"].options == ()
+    pairs = Pairs(np.eye(4) + 0.1, np.eye(4)[:, :3] + 0.2)
+    assert Alignment("plain-matrices").fit(pairs.x, pairs.y).project_y(pairs.y).shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [None, (np.eye(4), np.eye(3)), (np.eye(4), np.ones(3)), (np.eye(4), np.eye(4) * np.nan)],
+)
+def test_what_is_not_two_matrices_is_named(no_plugins, found):
+    def wrong(x, y):
+        return found
+
+    register("aligner", "wrong", wrong)
+    pairs = Pairs(np.eye(4) + 0.1, np.eye(4) + 0.2)
+    with pytest.raises(PairsError, match=r"wrong must return two finite .* \(4, r\) and \(4, r\)"):
+        Alignment("wrong").fit(pairs.x, pairs.y)
+
+
+class Kept:
+    """An aligner that calls its arrays what it likes."""
+
+    arrays = ("_shift",)
+
+    def __init__(self, sign=1.0):
+        self.sign = sign
+
+    def fit(self, X, y):
+        self._shift = X.mean(0) - y.mean(0)
+        return self
+
+    def project_x(self, x):
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    def project_y(self, y):
+        return self.project_x(y + self.sign * self._shift)
+
+
+class Lost(Kept):
+    arrays = ()
+
+
+class Forgetful(Kept):
+    def __init__(self, sign=1.0):
+        self.signs = [sign]
+
+
+def test_arrays_are_saved_by_the_names_that_a_class_gives(no_plugins, tmp_path):
+    for name, made in (("kept", Kept), ("lost", Lost), ("forgetful", Forgetful)):
+        register("aligner", name, made)
+    x, y = np.eye(4) + 0.1, np.eye(4) + 0.2
+    kept = Alignment("kept").fit(x, y)
+    again = read_alignment(save_alignment(tmp_path / "a", kept))
+    assert_same(again.project_y(y), kept.project_y(y))
+    with pytest.raises(AlignmentWriteError, match=r"Lost\._shift .* arrays = \('_shift',\)"):
+        save_alignment(tmp_path / "b", Alignment("lost").fit(x, y))
+    with pytest.raises(SettingError, match=r"Forgetful does not keep .* Write self\.sign = sign"):
+        save_alignment(tmp_path / "c", Alignment("forgetful").fit(x, y))
+
+
+@pytest.mark.parametrize(
+    ("thing", "message"),
+    [
+        (3, "expected a class with fit, project_x and project_y"),
+        (dict, "dict has no fit"),
+        (lambda x, y, weight, more: None, "has no fit|takes|argument"),
+    ],
+)
+def test_what_is_no_aligner(no_plugins, thing, message):
+    with pytest.raises(PluginError, match=f"'mine' of .* cannot be used: .*(?:{message})"):
+        register("aligner", "mine", thing)

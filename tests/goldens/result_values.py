@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import read_ranks, read_results, run_all
-from bench.options import TASK_OPTIONS
+from bench.options import TASKS
 from bench.suites.single import task_runs
 from featstore import open_store
 from fitters.few_shot.registry import LEARNERS
@@ -84,7 +84,7 @@ def _tasks() -> Iterator[tuple[str, dict[str, Any]]]:
     ]
     for task, options, changes in chosen:
         said = ", ".join(f"{key}={value}" for key, value in {**options, **changes}.items())
-        made = TASK_OPTIONS[task](**options)
+        made = TASKS[task].options(**options)
         yield f"task {task} ({said})", {"task": task, **base, **changes, "options": made}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import Run
-from bench.options import TASK_OPTIONS
+from bench.options import TASKS
 from bench.runs import PROTOCOL_VERSION
 
 _BASE: dict[str, Any] = {
@@ -61,7 +61,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 def run_ids(_: Path) -> dict[str, Any]:
     """Return the version of the protocol, and case -> id of the run and of its fit."""
     runs = {name: Run.of(**{**_BASE, **changes}) for name, changes in _CHANGES.items()}
-    for task, make in TASK_OPTIONS.items():
+    for task, make in ((name, task.options) for name, task in TASKS.items()):
         changes = {"task": task, "eval": "in-class" if task == "few_shot" else "all-names"}
         if task != _BASE["task"]:
             runs[f"task {task}"] = Run.of(**{**_BASE, **changes})

@@ -1,0 +1,436 @@
+"""Plugins: methods, tasks, encoders and more of other packages, of a file, or of a notebook.
+
+What there is of a kind stands in a `Registry`: what comes with Headstock, what installed packages
+declare as entry points, what the modules and files of ``--plugin`` register, and what a program
+registers itself. An entry point is imported when its thing is used, not before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import import_module, metadata
+from importlib.util import module_from_spec, spec_from_file_location
+from inspect import getdoc
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, Generic, TypeVar
+
+from featstore.errors import PluginError, lookup
+from featstore.identity import sha256_hex
+
+logger = logging.getLogger(__name__)
+
+Thing = TypeVar("Thing")
+
+#: Kind -> where its registry is. Looked up by name: it lies in a layer above this one.
+KINDS = {
+    "aligner": "fitters.methods:METHODS",
+    "learner": "fitters.few_shot.registry:LEARNERS",
+    "task": "bench.options:TASKS",
+    "encoder": "featstore.encoders.registry:FAMILIES",
+    "source": "featstore.sources.making:SOURCES",
+    "dataset": "featstore.datasets:DATASETS",
+    "suite": "bench.suites.registry:SUITES",
+}
+
+#: Modules and files that this process and those that it starts load, parted as PATH is.
+ENVIRONMENT = "HEADSTOCK_PLUGINS"
+
+#: What can be typed in a list by comma, and be part of a file's name.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+
+
+@dataclass
+class _Given:
+    """A thing from outside, or the entry point that leads to it.
+
+    Attributes
+    ----------
+    origin : str
+        The distribution and its version, the file or module, or "notebook".
+    found_anywhere : bool
+        Whether other processes find it by themselves.
+    """
+
+    thing: Any
+    origin: str
+    found_anywhere: bool = False
+    entry: metadata.EntryPoint | None = None
+
+
+class Registry(MutableMapping[str, Thing], Generic[Thing]):
+    """The things of a kind by name: those of Headstock first, then those from outside.
+
+    Names are known without an import; looking one up imports what its entry point names. A thing
+    that cannot be imported, or is not of its kind, is a `PluginError` where it is looked up, and a
+    warning where all are listed (`items`, `values`) or `get` asks for it.
+
+    Parameters
+    ----------
+    kind : str
+        Key of `KINDS`; the entry points are of the group ``headstock.<kind>s``.
+    built_in : mapping
+        What comes with Headstock.
+    accept : callable, optional
+        Is given the name, the thing and what is said of it by keyword, and returns what the
+        registry holds, or raises TypeError or ValueError if it is not of the kind.
+    reserved : iterable of str
+        Names that Headstock uses elsewhere.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        built_in: Mapping[str, Thing],
+        *,
+        accept: Callable[..., Any] | None = None,
+        reserved: Iterable[str] = (),
+    ) -> None:
+        self.kind = kind
+        self.group = f"headstock.{kind}s"
+        self.built_in = dict(built_in)
+        self._accept = accept
+        self._reserved = {*built_in, *reserved}
+        self._things: dict[str, Any] = dict(built_in)
+        self._warned: set[str] = set()
+        self._complete = False
+        self._lock = threading.RLock()
+
+    def add(
+        self,
+        name: str,
+        thing: Any,
+        *,
+        origin: str,
+        found_anywhere: bool = False,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a thing from outside; the same name may be added again. See `register` for `about`.
+
+        Raises
+        ------
+        PluginError
+            If the name is one of Headstock's or cannot be typed in a list, or the thing is not of
+            the kind.
+        """
+        self._check_name(name, origin)
+        accepted = self._accepted(name, thing, origin, about or {})
+        self.put(name, accepted, origin, found_anywhere=found_anywhere)
+
+    def put(self, name: str, thing: Thing, origin: str, *, found_anywhere: bool = False) -> None:
+        """Hold a thing that a registry of this kind, perhaps in another process, has accepted."""
+        self._names()[name] = _Given(thing, origin, found_anywhere)
+
+    def origin(self, name: str) -> str:
+        """Return where a thing is from: "" for Headstock's own, or "package 1.2", or a file."""
+        given = self._names().get(name)
+        if isinstance(given, _Given):
+            return given.origin
+        return "" if given is None or self.is_ours(name) else "this process"
+
+    def is_ours(self, name: str) -> bool:
+        """Return whether the thing of this name is the one that comes with Headstock."""
+        return name in self.built_in and self._things[name] is self.built_in[name]
+
+    def travels(self, name: str) -> bool:
+        """Return whether another process has to be sent the thing of this name."""
+        given = self._names().get(name)
+        known = isinstance(given, _Given) and given.found_anywhere
+        return given is not None and not known and not self.is_ours(name)
+
+    def about(self, name: str) -> str:
+        """Return one line on a thing: its text, or its summary, or the first of its docstring.
+
+        Of an entry point that was not used yet it is where it is from: nothing is imported.
+        """
+        given = self._names()[name]
+        thing = given.thing if isinstance(given, _Given) else given
+        text = getattr(thing, "text", "") or getattr(thing, "summary", "")
+        return str(text) or (first_line(thing) if callable(thing) else "") or self.origin(name)
+
+    def listed(self) -> list[dict[str, str]]:
+        """Return name, kind, package and one line of all things, without an import."""
+        ours = KINDS[self.kind].partition(".")[0]
+        return [
+            {
+                "name": name,
+                "kind": self.kind,
+                "package": self.origin(name) or ours,
+                "text": self.about(name),
+            }
+            for name in self
+        ]
+
+    def __getitem__(self, name: str) -> Thing:
+        given = self._names()[name]
+        if not isinstance(given, _Given):
+            thing: Thing = given
+            return thing
+        if given.entry is not None:
+            try:
+                made = given.entry.load()
+            except Exception as err:  # the module is anyone's, and so is what it raises
+                raise PluginError(
+                    f"{self._called(name)} cannot be imported ({err!r}): entry point "
+                    f"{given.entry.value} of {given.origin}. Repair or remove that package."
+                ) from err
+            given.thing, given.entry = self._accepted(name, made, given.origin, {}), None
+        accepted: Thing = given.thing
+        return accepted
+
+    def __setitem__(self, name: str, thing: Thing) -> None:
+        self._names()[name] = thing
+
+    def __delitem__(self, name: str) -> None:
+        del self._names()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._names()))
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a thing, or the default where there is none or it cannot be used: a warning."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+        except PluginError as err:
+            if name not in self._warned:
+                self._warned.add(name)
+                logger.warning("%s", err)
+            return default
+
+    def items(self) -> ItemsView[str, Thing]:
+        """Return the names and things that can be used; of others there is a warning."""
+        found = {name: self.get(name) for name in self}
+        return {name: thing for name, thing in found.items() if thing is not None}.items()
+
+    def values(self) -> Any:
+        """Return the things of `items`."""
+        return dict(self.items()).values()
+
+    def _names(self) -> dict[str, Any]:
+        """Return what there is, after the entry points and plugins were asked for once."""
+        if not self._complete:
+            with self._lock:
+                if not self._complete:
+                    self._complete = True
+                    declared = _entry_points().select(group=self.group)
+                    # Whatever order the installed packages are in.
+                    for entry in sorted(declared, key=lambda one: (one.name, one.value)):
+                        self._declare(entry)
+                    load_plugins()
+        return self._things
+
+    def _declare(self, entry: metadata.EntryPoint) -> None:
+        dist = entry.dist
+        origin = "" if dist is None else f"{dist.name} {dist.version}"
+        try:
+            self._check_name(entry.name, origin)
+        except PluginError as err:
+            logger.warning("%s", err)
+            return
+        if entry.name in self._things:
+            logger.warning(
+                "%s is declared by %s, too: the one of %s is left out.",
+                self._called(entry.name), self.origin(entry.name), origin,
+            )  # fmt: skip
+            return
+        self._things[entry.name] = _Given(None, origin, found_anywhere=True, entry=entry)
+
+    def _called(self, name: str) -> str:
+        return f"The {self.kind} {name!r}"
+
+    def _check_name(self, name: str, origin: str) -> None:
+        if name in self._reserved:
+            raise PluginError(
+                f"{self._called(name)} of {origin} is left out: {name!r} is a name of Headstock. "
+                "Give it another."
+            )
+        if not _NAME.fullmatch(name):
+            raise PluginError(
+                f"{self._called(name)} of {origin} is left out: a name is up to 64 letters, digits "
+                "and . _ + -, and begins with a letter or digit."
+            )
+
+    def _accepted(self, name: str, thing: Any, origin: str, about: Mapping[str, Any]) -> Any:
+        try:
+            return thing if self._accept is None else self._accept(name, thing, **about)
+        except (TypeError, ValueError) as err:
+            raise PluginError(f"{self._called(name)} of {origin} cannot be used: {err}") from err
+
+
+def first_line(made: Any) -> str:
+    """Return the first line of what a thing says of itself; of a partial, what it is of."""
+    while isinstance(made, partial):
+        made = made.func
+    return (getdoc(made) or "").partition("\n")[0]
+
+
+def registry_of(kind: str) -> Registry[Any]:
+    """Return the registry of a kind.
+
+    Raises
+    ------
+    PluginError
+        If there is no such kind.
+    """
+    place = lookup(KINDS, kind, what="kind", where="of plugin", error=PluginError)
+    found: Registry[Any] = resolve_name(place)
+    return found
+
+
+def register(kind: str, name: str, thing: Any = None, **about: Any) -> Any:
+    """Add a thing of one's own under a name; without the thing, decorate what follows.
+
+    Parameters
+    ----------
+    kind : str
+        "aligner", "learner", "task", "encoder", "source", "dataset" or "suite"; the registry of
+        each says what its things are (`KINDS`).
+    name : str
+        Up to 64 letters, digits and ``. _ + -``; none of Headstock's own. It may be registered
+        again, with what was changed.
+    thing : object, optional
+    **about
+        What is known of it: fields of the `fitters.methods.Method` of an aligner (``title``,
+        ``text`` ...), the `bench.options.Task` of a task (``metrics`` ...), the `Family` of an
+        encoder (``kinds``, ``takes``), the `Source` (``options``) or the `Suite` (``tables`` ...).
+
+    Returns
+    -------
+    object
+        The thing as it was given; without one, the decorator.
+
+    Raises
+    ------
+    PluginError
+        If there is no such kind, the name is taken, or the thing is not of the kind.
+
+    Examples
+    --------
+    >>> @register("aligner", "same-axes")
+    ... def same_axes(x, y):
+    ...     "Compare column i of the images with column i of the texts."
+    ...     r = min(x.shape[1], y.shape[1])
+    ...     return np.eye(x.shape[1], r), np.eye(y.shape[1], r)
+    """
+    origin = _origin(sys._getframe(1).f_globals)
+    found_anywhere = _loading.place is not None
+
+    def add(given: Any) -> Any:
+        registry_of(kind).add(
+            name, given, origin=origin, found_anywhere=found_anywhere, about=about
+        )
+        return given
+
+    return add if thing is None else add(thing)
+
+
+class _Loading(threading.local):
+    place: str | None = None
+
+
+_loading = _Loading()
+_loaded: set[str] = set()
+
+
+def use_plugins(places: Iterable[str | Path]) -> None:
+    """Load modules and files that register things, here and in every process that this one starts.
+
+    Parameters
+    ----------
+    places : iterable of str or Path
+        Names of modules, and paths of files that end in .py.
+
+    Raises
+    ------
+    PluginError
+        If one cannot be loaded.
+    """
+    known = [place for place in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if place]
+    # A worker may have another working directory.
+    given = [str(Path(place).resolve()) if _is_file(place) else str(place) for place in places]
+    os.environ[ENVIRONMENT] = os.pathsep.join(dict.fromkeys([*known, *given]))
+    load_plugins()
+
+
+def load_plugins() -> None:
+    """Load what `ENVIRONMENT` names, unless this process has done so.
+
+    Raises
+    ------
+    PluginError
+        If one cannot be loaded.
+    """
+    for place in os.environ.get(ENVIRONMENT, "").split(os.pathsep):
+        if place and place not in _loaded:
+            _loaded.add(place)
+            before, _loading.place = _loading.place, place
+            try:
+                _load_file(Path(place)) if _is_file(place) else import_module(place)
+            except Exception as err:  # the module is anyone's, and so is what it raises
+                _loaded.discard(place)
+                if isinstance(err, PluginError):
+                    raise
+                raise PluginError(
+                    f"The plugin {place} cannot be loaded: {err!r}. Repair it, or leave out "
+                    f"--plugin (or {ENVIRONMENT})."
+                ) from err
+            finally:
+                _loading.place = before
+
+
+def _is_file(place: str | Path) -> bool:
+    return str(place).endswith(".py") or os.sep in str(place)
+
+
+def _load_file(file: Path) -> None:
+    """Load a file under a name that is the same in every process, so that pickles find it."""
+    stem = re.sub(r"\W", "_", file.stem)
+    name = f"headstock_plugin_{stem}_{sha256_hex(bytes(file))[:8]}"
+    spec = spec_from_file_location(name, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise PluginError(f"There is no plugin {file}: --plugin takes a module or a file.py.")
+    module = module_from_spec(spec)
+    # Modules beside it can be imported, and shadow no other.
+    sys.path.append(str(file.parent))
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def _origin(module: Mapping[str, Any]) -> str:
+    """Return what a module is of: its distribution, or its file, or else a notebook."""
+    name = str(module.get("__name__"))
+    released = distributions().get(name.partition(".")[0], [])
+    if released:
+        return f"{released[0]} {metadata.version(released[0])}"
+    file = module.get("__file__")
+    return Path(file).name if file else "notebook"
+
+
+@cache
+def distributions() -> dict[str, list[str]]:
+    """Return the distributions that have a top-level module, by its name."""
+    return {top: sorted(set(names)) for top, names in metadata.packages_distributions().items()}
+
+
+@cache
+def _entry_points() -> Any:
+    return metadata.entry_points()

@@ -1,0 +1,259 @@
+"""A task, a suite, a learner and an aligner in one file of one's own, through every command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from bench import read_results, write_report
+from bench.cells import only_series
+from bench.cli import cli
+from bench.comparisons import compare
+from bench.corpus import read_corpus
+from bench.errors import MetricError, ProtocolError
+from bench.fits import fit_run
+from bench.metrics import Metric
+from bench.options import Task, parse_options
+from bench.results import read_ranks, read_sessions, read_sums
+from bench.scoring import Scoring
+from bench.suites.single import task_runs
+from bench.tables import value_text
+from bench.tasks.outcome import outcomes_of
+from bench.tasks.zero_shot import score_zero_shot
+from featstore import open_store
+from featstore.command_line import run_command
+from featstore.errors import PluginError
+from featstore.plugins import register
+
+PLUGIN = '''
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench import Run
+from bench.metrics import Metric
+from featstore.options import option
+from featstore.plugins import register
+from fitters.few_shot import ClassMeans
+
+
+@register("aligner", "first-columns")
+def first_columns(x, y):
+    """Column i of the images beside column i of the texts."""
+    r = min(x.shape[1], y.shape[1])
+    return np.eye(x.shape[1], r), np.eye(y.shape[1], r)
+
+
+@register("learner", "means-again")
+class MeansAgain(ClassMeans):
+    """Class means under another name."""
+
+
+@dataclass(frozen=True)
+class Margin:
+    least: float = option(0.0, help="Smallest margin.", at_least=0, below=1)
+
+
+@register("task", "margin", metrics={
+    "nearer": Metric("Share of images nearer to their own name.", chance=0.5),
+    "gap": Metric("Mean difference of cosines.", percent=False),
+})
+def margin(alignment, corpus, options: Margin, rng):
+    """Whether an image is nearer to its own name than to a random other, and by how much."""
+    x = alignment.project_x(corpus.images.rows)
+    y = alignment.project_y(corpus.names.rows)
+    own = corpus.names.places_of(corpus.images.classes)
+    other = (own + rng.integers(1, len(y), size=len(x))) % len(y)
+    gap = np.einsum("nr,nr->n", x, y[own] - y[other])
+    return {"nearer": (gap > options.least).astype(float), "gap": float(gap.mean())}
+
+
+@register("suite", "margins")
+def margins(store, *, limit=None, methods=(), sources=()):
+    """The margin of two methods."""
+    from bench.suites.demo import smoke_runs
+
+    runs = smoke_runs(store)
+    base = next(r for r in runs if r.task == "zero_shot" and r.protocol.source == "head"
+                and r.protocol.eval == "all-names" and r.fit.method == "ridge")
+    return [base.changed(task=t, suite="margins", method=m, penalty=p, source=s)
+            for t in ("margin", "zero_shot") for s in ("head", "random")
+            for m, p in (("ridge", 1.0), ("first-columns", "auto"))]
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, no_plugins: None) -> Path:
+    (tmp_path / "margins.py").write_text(PLUGIN)
+    return tmp_path / "margins.py"
+
+
+def run(*args: str | Path) -> int:
+    return run_command(cli, "bench", [str(arg) for arg in args])
+
+
+TIMES = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
+
+
+def test_a_file_is_a_suite_with_controls_tables_and_a_report(plugin, smoke_store, tmp_path, capsys):
+    suite = ("run", "--suite", "margins", "--store", smoke_store, "--plugin", plugin)
+    alone, together = tmp_path / "one", tmp_path / "two"
+    assert run(*suite, "-o", alone) == 0
+    assert run(*suite, "-o", together, "--jobs", "2") == 0  # workers load the file themselves
+    one, two = (read_results(root) for root in (alone, together))
+    assert_frame_equal(one.drop(TIMES), two.drop(TIMES))
+    assert f"--plugin {plugin}" in read_sessions(alone)[0]["command"]
+
+    # Ours has no origin, whatever else is loaded; a task of others has one with our methods too.
+    origins = {key: set(part["origin"]) for key, part in one.group_by(["method", "task"])}
+    assert origins == {
+        ("ridge", "zero_shot"): {""}, ("ridge", "margin"): {"margins.py"},
+        ("first-columns", "zero_shot"): {"margins.py"},
+        ("first-columns", "margin"): {"margins.py"},
+    }  # fmt: skip
+    # One series, and one fit of a method and a source for both tasks.
+    assert only_series(alone, one)["run_id"].n_unique() == 8
+
+    # The mean of what was found for every image, and of its sums; by hand.
+    rows = one.filter((pl.col("task") == "margin") & (pl.col("method") == "first-columns"))
+    nearer = rows.filter((pl.col("metric") == "nearer") & (pl.col("source") == "head"))
+    ranks = read_ranks(alone, nearer["run_id"])
+    sums = read_sums(alone, nearer["run_id"])
+    values = ranks["own"].list.get(0)
+    assert set(values) <= {0.0, 1.0}
+    assert nearer["value"][0] == pytest.approx(values.mean())
+    assert sums["own"].list.get(0).sum() == pytest.approx(values.sum())
+    assert (nearer["chance"][0], nearer["n_queries"][0]) == (0.5, len(values))
+    gap = rows.filter(pl.col("metric") == "gap")
+    assert set(gap["direction"]) == {"margin as a whole"}
+    assert gap["chance"].null_count() == gap.height
+
+    found = compare(alone, one).filter(pl.col("metric") == "nearer")
+    assert set(found["comparison"]) == {"over-chance", "over-control"}
+    control = one.filter((pl.col("metric") == "nearer") & (pl.col("source") == "random")
+                         & (pl.col("method") == "first-columns"))["value"][0]  # fmt: skip
+    over = found.filter((pl.col("comparison") == "over-control")
+                        & (pl.col("method") == "first-columns"))  # fmt: skip
+    assert over["difference"][0] == pytest.approx(nearer["value"][0] - control)
+    assert "gap" not in set(compare(alone, one)["metric"])
+
+    capsys.readouterr()
+    assert run("table", alone, "--plugin", plugin) == 0
+    heading = capsys.readouterr().out.splitlines()[2]
+    assert "nearer %" in heading
+    assert " gap " in heading
+    write_report(alone, store=smoke_store, out=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "nearer %" in page
+    assert "Share of images nearer to their own name." in page
+
+
+def test_a_changed_line_makes_new_runs_of_what_it_decides(plugin, smoke_store, tmp_path, capsys):
+    plan = ("run", "--suite", "margins", "--store", smoke_store, "-o", tmp_path / "out",
+            "--dry-run", "--json", "--plugin", plugin)  # fmt: skip
+    # The same name in one process is the same module: a new process sees the change.
+    script = ("import sys, bench.suites.registry as r; from featstore import open_store;"
+              "from featstore.plugins import use_plugins; use_plugins([sys.argv[1]]);"
+              "runs = r.SUITES['margins'].runs(open_store(sys.argv[2]));"
+              "print([f'{x.task} {x.fit.method} {x.run_id} {x.fit_key}' for x in runs"
+              " if x.protocol.source == 'head'])")  # fmt: skip
+    assert run(*plan) == 0
+    assert json.loads(capsys.readouterr().out) == {"runs": 8, "reused": 0, "new": 8, "fits": 4}
+    ids = []
+    for text in (PLUGIN, PLUGIN.replace("gap > options.least", "gap >= options.least")):
+        plugin.write_text(text)
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", script, str(plugin), str(smoke_store)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        ids.append([line.split() for line in eval(done.stdout)])
+    changed = {
+        (task, method): a != b for (task, method, a, _), (*_, b, _) in zip(*ids, strict=True)
+    }
+    assert changed == {
+        ("margin", "ridge"): True, ("margin", "first-columns"): True,
+        ("zero_shot", "first-columns"): True, ("zero_shot", "ridge"): False,
+    }  # fmt: skip
+    fits = {(task, method): a != b for (task, method, _, a), (*_, b) in zip(*ids, strict=True)}
+    assert not fits["margin", "ridge"]
+
+
+def test_the_options_of_a_task_of_ones_own(plugin, capsys):
+    assert run("ls", "--tasks", "--plugin", plugin) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[-1].split()[:3] == ["task", "margin", "margins.py"]
+    assert listed[0].split()[:3] == ["task", "zero_shot", "bench"]
+    assert parse_options("margin", ["least=0.25"]).least == 0.25
+    with pytest.raises(ProtocolError, match=r"'least'.*at least 0"):
+        parse_options("margin", ["least=-1"])
+    with pytest.raises(ProtocolError, match="Did you mean 'least'"):
+        parse_options("margin", ["leats=1"])
+
+
+def corpus_of(store: Path):
+    return read_corpus(open_store(store), task_run(store, "zero_shot"))
+
+
+def task_run(store: Path, task: str):
+    (made,) = task_runs(
+        open_store(store), task, images="smoke/image/synthetic", method="ridge", source="head",
+        names="smoke/class_name/synthetic", head="smokehead/head_weight/synthetic",
+        head_names="smokehead/class_name/synthetic",
+    )  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "message"),
+    [
+        ({"mine": 1.5}, ProtocolError, r"'mine' lies between 1.5 and 1.5. A share lies"),
+        ({"mine": float("nan")}, ProtocolError, "'mine' has shape .* it is a finite number"),
+        ({"mine": [0.5, 0.5]}, ProtocolError, r"'mine' has shape \(2,\); .* one an image"),
+        ({"top-1": 0.5}, MetricError, "'top-1' is a metric of Headstock"),
+        ({"a b": 0.5}, MetricError, "'a b' names no metric"),
+        (0.5, ProtocolError, "got float"),
+        ([], ProtocolError, "got list"),
+    ],
+)
+def test_what_a_task_may_not_return(smoke_store, found, error, message):
+    with pytest.raises(error, match=message):
+        outcomes_of("mine", found, corpus_of(smoke_store))
+
+
+def test_a_task_may_return_outcomes_of_ranks(smoke_store, no_plugins):
+    corpus = corpus_of(smoke_store)
+
+    def as_zero_shot(alignment, corpus):
+        return score_zero_shot(alignment, corpus.images, corpus.names)
+
+    register("task", "as-zero-shot", as_zero_shot)
+    register("task", "none", Task(lambda rng: {"low": 3.0}, metrics={
+        "low": Metric(percent=False, higher_is_better=False)}))  # fmt: skip
+    runs = [task_run(smoke_store, task) for task in ("zero_shot", "as-zero-shot", "none")]
+    alignment = fit_run(runs[0], corpus, None).alignment
+    ours, theirs, low = (Scoring(corpus, None).score(run, alignment) for run in runs)
+    assert {name: theirs[0].values[name] for name in theirs[0].values} == {
+        name: ours[0].values[name] for name in theirs[0].values
+    }
+    assert low[0].values == {"low": 3.0}
+    assert value_text("low", 3.0) == "3.0000"
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (lambda alignment, store: {}, "takes 'store'; it may take alignment, corpus"),
+        (Task(None), "expected a function"),
+        (Task(lambda rng: {}, options=dict), "dict must be a frozen dataclass"),
+    ],
+)
+def test_what_is_no_task(no_plugins, task, message):
+    wanted = f"'mine' of test_own_task.py cannot be used: .*{message}"
+    with pytest.raises(PluginError, match=wanted):
+        register("task", "mine", task)
