@@ -22,6 +22,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar
 
+from featstore.cards import Card, Shown
 from featstore.errors import PluginError, lookup
 from featstore.identity import sha256_hex
 
@@ -65,7 +66,7 @@ class _Given:
     entry: metadata.EntryPoint | None = None
 
 
-class Registry(MutableMapping[str, Thing], Generic[Thing]):
+class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
     """The things of a kind by name: those of Headstock first, then those from outside.
 
     Names are known without an import; looking one up imports what its entry point names. A thing
@@ -220,6 +221,16 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
     def values(self) -> Any:
         """Return the things of `items`."""
         return dict(self.items()).values()
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def _card(self) -> Card:
+        rows = [(one["name"], one["package"], one["text"]) for one in self.listed()]
+        columns = ("name", "package", "what it is")
+        return Card(
+            f"Registry of {len(self)} {self.kind}s", {"names": ", ".join(self)}, columns, rows
+        )
 
     def _names(self) -> dict[str, Any]:
         """Return what there is, after the entry points and plugins were asked for once."""

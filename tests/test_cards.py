@@ -18,7 +18,7 @@ from featstore import open_store
 from featstore.cards import LINES, LONGEST, WIDTH, Card, printable
 from featstore.manifest.manifest import Manifest
 from featstore.testing import item_table, toy_store, write_set
-from fitters import Alignment, Moments, Pairs, SideTransform
+from fitters import METHODS, Alignment, Moments, Pairs, SideTransform
 from fitters.sources import prepare
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\n\u202e'\"&"
@@ -122,13 +122,15 @@ def shown(store):
         "changed": (image.normalized(), [repr(image.normalized())]),
         "foreign view": (evil, [printable(HOSTILE), "</div>"]),
         "pair": (pair, [repr(pair), repr(pair.x), repr(pair.y)]),
+        "registry": (METHODS, [f"Registry of {len(METHODS)} aligners", "procrustes", "fitters"]),
         "manifest": (Manifest(HOSTILE, "root", {"licence": "MIT"}, tables, label), [
             "2 image", "1", "MIT"]),
     }  # fmt: skip
 
 
 NAMES = ("pairs", "moments", "transform", "identity", "blocks", "sources", "alignment",
-         "not fitted", "store", "view", "changed", "foreign view", "pair", "manifest")  # fmt: skip
+         "not fitted", "store", "view", "changed", "foreign view", "registry", "pair",
+         "manifest")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -156,5 +158,6 @@ def test_completion_offers_the_public_names(package):
     assert all(getattr(package, name) is not None for name in dir(package))
 
 
-def test_keys_of_a_store_are_completed(store):
+def test_keys_of_stores_and_registries_are_completed(store):
+    assert "kernel-ridge" in METHODS._ipython_key_completions_()
     assert store._ipython_key_completions_() == [str(info.key) for info in store.sets()]
