@@ -7,6 +7,7 @@ from inspect import signature
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
@@ -192,6 +193,33 @@ def test_groups_reach_the_inner_choice(make_world):
         by_hand = fit_alignment("ridge", real=pairs, rng=np.random.default_rng(0))
         assert made.facts == by_hand.facts
         assert score == by_hand.score(real.x[test], real.y[test])
+
+
+def test_groups_reach_the_score_where_they_are_routed(make_world, rng):
+    _, real = make_world(noise=2.0)
+    image_of = np.sort(np.arange(48) % 24)
+    x = real.x[image_of] + 1e-3 * rng.standard_normal((48, 24)).astype(np.float32)
+    folds = list(GroupKFold(3).split(x, groups=image_of))
+    with config_context(enable_metadata_routing=True):
+        asked = Alignment().set_fit_request(groups=True).set_score_request(groups=True)
+        found = cross_validate(
+            asked, x, real.y, cv=folds, params={"groups": image_of}, return_estimator=True
+        )
+    for (_, test), made, score in zip(folds, found["estimator"], found["test_score"], strict=True):
+        assert score == made.score(x[test], real.y[test], groups=image_of[test])
+        assert score > made.score(x[test], real.y[test])
+
+
+def test_a_search_takes_prototypes_beside_pairs(make_world):
+    head, real = make_world(noise=2.0)
+    search = GridSearchCV(Alignment(mix=1.0), {"penalty": [0.1, 10.0]}, cv=2)
+    best = search.fit(real.x, real.y, prototypes=head).best_params_["penalty"]
+    by_hand = fit_alignment(
+        "ridge", prototypes=head, real=Pairs(real.x, real.y), mix=1.0, penalty=best,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    assert search.best_estimator_.facts == by_hand.facts
+    assert_same(search.transform(real.x), by_hand.project_x(real.x))
 
 
 def test_a_search_goes_over_methods(make_world):
