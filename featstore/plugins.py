@@ -234,15 +234,14 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
 
     def _names(self) -> dict[str, Any]:
         """Return what there is, after the entry points and plugins were asked for once."""
-        if not self._complete:
-            with self._lock:
-                if not self._complete:
-                    self._complete = True
-                    declared = _entry_points().select(group=self.group)
-                    # Whatever order the installed packages are in.
-                    for entry in sorted(declared, key=lambda one: (one.name, one.value)):
-                        self._declare(entry)
-                    load_plugins()
+        with self._lock:
+            if not self._complete:
+                self._complete = True
+                declared = _entry_points().select(group=self.group)
+                # Whatever order the installed packages are in.
+                for entry in sorted(declared, key=lambda one: (one.name, one.value)):
+                    self._declare(entry)
+                load_plugins()
         return self._things
 
     def _declare(self, entry: metadata.EntryPoint) -> None:
@@ -290,6 +289,7 @@ def first_line(made: Any) -> str:
     return (getdoc(made) or "").partition("\n")[0]
 
 
+@cache
 def registry_of(kind: str) -> Registry[Any]:
     """Return the registry of a kind.
 
@@ -339,7 +339,7 @@ def register(kind: str, name: str, thing: Any = None, **about: Any) -> Any:
     ...     return np.eye(x.shape[1], r), np.eye(y.shape[1], r)
     """
     origin = _origin(sys._getframe(1).f_globals)
-    found_anywhere = _loading.place is not None
+    found_anywhere = bool(_loading)
 
     def add(given: Any) -> Any:
         registry_of(kind).add(
@@ -350,12 +350,9 @@ def register(kind: str, name: str, thing: Any = None, **about: Any) -> Any:
     return add if thing is None else add(thing)
 
 
-class _Loading(threading.local):
-    place: str | None = None
-
-
-_loading = _Loading()
+#: What was loaded, and what is being loaded.
 _loaded: set[str] = set()
+_loading: list[str] = []
 
 
 def use_plugins(places: Iterable[str | Path]) -> None:
@@ -389,7 +386,7 @@ def load_plugins() -> None:
     for place in os.environ.get(ENVIRONMENT, "").split(os.pathsep):
         if place and place not in _loaded:
             _loaded.add(place)
-            before, _loading.place = _loading.place, place
+            _loading.append(place)
             try:
                 _load_file(Path(place)) if _is_file(place) else import_module(place)
             except Exception as err:  # the module is anyone's, and so is what it raises
@@ -401,7 +398,7 @@ def load_plugins() -> None:
                     f"--plugin (or {ENVIRONMENT})."
                 ) from err
             finally:
-                _loading.place = before
+                _loading.pop()
 
 
 def _is_file(place: str | Path) -> bool:

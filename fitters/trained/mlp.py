@@ -288,6 +288,9 @@ class MLPAligner(TrainedAligner):
             f"{type(self).__name__} has no attribute {name!r}.", name=name, obj=self
         )
 
+    def __repr__(self) -> str:
+        return " ".join(super().__repr__().split())
+
     def _validate_params(self) -> None:
         super()._validate_params()
         for group in _GROUPS:
