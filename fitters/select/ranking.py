@@ -232,8 +232,7 @@ class RankScorer:
     ) -> float:
         n = queries.shape[0]
         held = HeldOut(queries, Gallery(gallery, positives), np.ones(n, dtype=np.intp))
-        mean: float = held.total(queries, gallery, SCORINGS[self.name]) / n
-        return mean
+        return float(held.total(queries, gallery, SCORINGS[self.name]) / n)
 
 
 def _rows_of(y: npt.NDArray[Any], texts: Rows) -> npt.NDArray[np.intp]:

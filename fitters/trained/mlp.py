@@ -266,7 +266,7 @@ class MLPAligner(TrainedAligner):
         """Set parameters, also those of a group, such as ``loss__temperature``."""
         nested = {name: v for name, v in params.items() if name.partition("__")[0] in _GROUPS}
         super().set_params(**{name: v for name, v in params.items() if name not in nested})
-        for name, value in nested.items():
+        for name, value in sorted(nested.items()):
             group, _, own = name.partition("__")
             if own:
                 getattr(self, group).set_params(**{own: value})

@@ -41,6 +41,9 @@ def test_parameters_of_the_groups_are_nested():
     aligner.set_params(loss__temperature=0.2, head=TrainedHead("linear"))
     assert (aligner.loss.temperature, aligner.head.architecture) == (0.2, "linear")
     assert MLPAligner().loss.temperature == 0.07
+    aligner.set_params(loss__temperature=0.3, loss=PairLoss("siglip"))
+    assert (aligner.loss.name, aligner.loss.temperature) == ("siglip", 0.3)
+    assert aligner.set_params(loss=None).get_params()["loss"] is None
     copied = clone(aligner)
     assert copied.plain_params() == aligner.plain_params()
     assert copied.loss is not aligner.loss
