@@ -7,7 +7,6 @@ learner, a task of the user's own) adds `own_code`, and goes to other processes 
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import pickle
 import re
@@ -16,14 +15,15 @@ import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from importlib import metadata, resources
-from importlib.resources.abc import Traversable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import ProtocolError
 from featstore.errors import EngineError
 from featstore.plugins import Registry, distributions, registry_of
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 #: What decides a number: everything of fitters, and these parts of bench.
 BENCH_PARTS = (
@@ -35,6 +35,9 @@ BENCH_PARTS = (
 @cache
 def code_digest() -> str:
     """Return 16 digits of the sha256 over the sources of fitters and of `BENCH_PARTS`."""
+    import hashlib
+    from importlib import resources
+
     bench = resources.files("bench")
     files = dict(_sources(resources.files("fitters"), "fitters"))
     for part in BENCH_PARTS:
@@ -80,6 +83,8 @@ def own_code(
     ProtocolError
         If a source cannot be read and no version replaces it.
     """
+    import hashlib
+
     digests = [
         _digest_of(f"{kind} {name!r}", registry[name])
         for kind, name, registry in _outside(method, learner, task)
@@ -122,6 +127,8 @@ def origin_of(method: str, learner: str | None, task: str) -> str:
 
 
 def _digest_of(what: str, thing: Any) -> str:
+    import hashlib
+
     if (known := _known.get(thing)) is not None:
         return known
     digest = hashlib.sha256()
@@ -183,6 +190,8 @@ def _class_parts(what: str, cls: type, version: str) -> Iterator[str]:
 
 def _source_parts(what: str, defined: Any, version: str) -> Iterator[str]:
     """Yield the source of the module that defines a class or a function, and its version."""
+    from importlib import metadata
+
     name = str(defined.__module__)
     top = name.partition(".")[0]
     if top in _OURS or (top in sys.stdlib_module_names and top != "__main__"):

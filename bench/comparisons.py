@@ -58,8 +58,8 @@ from bench.cells import (
 )
 from bench.errors import NoResultsError
 from bench.metrics.summary import OWN_METRICS, Metric, cutoff
-from bench.results import read_ranks, read_results, summed_as, sums_of
-from bench.runs import CLASS_MEANS, RUN_COLUMNS
+from bench.results import RUN_COLUMNS, read_ranks, read_results, summed_as, sums_of
+from bench.runs import CLASS_MEANS
 from bench.statistics import (
     ENOUGH_CONTROLS,
     ENOUGH_DRAWS,

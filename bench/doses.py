@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 
 from bench.cells import ARENA, HEAD_PARTS, SETTINGS, Cell, in_order, read_cells
-from bench.runs import RUN_COLUMNS
+from bench.results import RUN_COLUMNS
 from bench.statistics import DrawSums, two_term
 
 #: What is read, of zero-shot runs without real pairs.

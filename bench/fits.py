@@ -168,7 +168,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     mixed = prototypes is not None and real is not None
     if run.protocol.source in PAIR_CONTROLS:
         real, chosen = _augmented(run, corpus, real, image_mean)
-    elif prototypes is not None and config.chooses(method, mixed=mixed):
+    elif prototypes is not None and config.chooses(method.options, mixed=mixed):
         of_head = choice_of_head(run, corpus, split, real, image_mean)
         if run.protocol.source == "head":
             chosen = of_head
@@ -210,7 +210,7 @@ def _augmented(
     """
     assert real is not None
     chosen = None
-    if run.fit.chooses(METHODS[run.fit.method], mixed=False):
+    if run.fit.chooses(METHODS[run.fit.method].options, mixed=False):
         rng = choice_rng(run.seed)
         chosen = select(run.fit, real=real, image_mean=image_mean, rng=rng)
     n = real.n + head_pairs(run, corpus)[0].n

@@ -70,7 +70,7 @@ def is_fixed(run: Run) -> bool:
     own = run.protocol
     if method is None or own.control_draw is not None or (own.needs_pairs and own.source != "none"):
         return False
-    given = method.tunes and not run.fit.chooses(method, mixed=True)
+    given = method.tunes and not run.fit.chooses(method.options, mixed=True)
     return given and method.fitted_on == "moments" and method.rows.images == "centred"
 
 

@@ -13,11 +13,10 @@ from featstore.errors import unknown_name
 from featstore.identity import canonical_json
 from featstore.options import check_values, option
 from featstore.plugins import Registry, first_line
+from fitters.settings import Scorer
 
 #: Numbers of items and rows are below it: more fit in no set.
 MOST = 2**31
-
-Scorer = Literal["cosine", "csls", "inverted-softmax", "sinkhorn"]
 
 
 @dataclass(frozen=True)

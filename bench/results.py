@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from bench.errors import NoResultsError
 from bench.metrics.ranks import CUTOFFS
 from bench.metrics.summary import METRICS, query_values
-from bench.runs import RUN_COLUMNS
+from bench.runs import LEAVES
 from featstore.durable import is_free
 from featstore.errors import CorruptStoreError
 from featstore.identity import canonical_json, sha256_hex
@@ -40,6 +40,9 @@ from featstore.store.parquet_guard import check_sizes, check_values, unpack
 
 #: Settings that may be chosen from the training data.
 CHOSEN = ("penalty", "mix", "gamma", "n_components", "top_k", "power")
+
+#: Columns of a result row that say what was run, with their types.
+RUN_COLUMNS: dict[str, Any] = {"run_id": pl.String, **{leaf.name: leaf.dtype for leaf in LEAVES}}
 
 #: One row per run, direction and metric.
 RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {

@@ -2,11 +2,12 @@
 
 Two runs with the same id do the same thing to the same data. Whatever changes a result is a field:
 the sets and their revisions (`Data`), what is trained on and scored (`Protocol`), the settings of
-the fit (`fitters.methods.FitConfig`), the options of the task, and the versions of protocol,
+the fit (`fitters.settings.FitConfig`), the options of the task, and the versions of protocol,
 metrics and code. Dates, machines and seconds are not.
 
 A field that is at its default is not part of the id, so that a new one changes no id.
-`RUN_COLUMNS`, the columns of a result row that say what was run, follow from these fields.
+`bench.results.RUN_COLUMNS`, the columns of a result row that say what was run, follow from these
+fields.
 """
 
 from __future__ import annotations
@@ -17,9 +18,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-import polars as pl
+from typing import Any, Literal, get_args, get_origin
 
 from bench.code import code_digest, origin_of, whole_code
 from bench.errors import ProtocolError
@@ -35,19 +34,15 @@ from bench.options import (
 )
 from featstore.errors import unknown_name
 from featstore.identity import canonical_json, sha256_hex
-from featstore.options import check_values, option
-from fitters.jobs import TEMPLATES, VARIANTS
-from fitters.methods import METHODS, FitConfig, Method
-from fitters.prototypes import PAIR_CONTROLS
+from featstore.options import check_values, hints_of, option
+from fitters.methods import METHODS, Method
+from fitters.settings import TEMPLATES, VARIANTS, Control, FitConfig, PairControl
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
 PROTOCOL_VERSION = 5
 
 Eval = Literal["all-names", "held-out", "split", "in-class"]
-Source = Literal[
-    "none", "head", "random", "random-cov", "shuffled", "rotated", "shuffled-within", "repeated",
-    "mixup", "class-means",
-]  # fmt: skip
+Source = Literal["none", "head", Control, PairControl, "class-means"]
 HeadBy = Literal["random", "nearest", "farthest"]
 Relevance = Literal["parent_id", "class_id"]
 EVALS: tuple[str, ...] = get_args(Eval)
@@ -313,7 +308,7 @@ class Protocol:
     @property
     def has_prototypes(self) -> bool:
         """Whether prototypes are fitted."""
-        return self.source != "none" and self.source not in PAIR_CONTROLS
+        return self.source not in ("none", *get_args(PairControl))
 
     @property
     def needs_pairs(self) -> bool:
@@ -622,7 +617,7 @@ class Run:
         return [(leaf, value) for leaf, value in values if value != leaf.default]
 
     def columns(self) -> dict[str, Any]:
-        """Return all fields as one row of plain values under `RUN_COLUMNS`."""
+        """Return all fields as one row of plain values under `bench.results.RUN_COLUMNS`."""
         row = {"run_id": self.run_id, **{leaf.name: leaf.cell(self) for leaf in LEAVES}}
         if self.protocol.pairs_per_class:
             row["n_pairs"] = f"{self.protocol.pairs_per_class}/class"
@@ -673,6 +668,8 @@ class Leaf:
     @cached_property
     def dtype(self) -> Any:
         """Type of its column: a number that may be a word is text."""
+        import polars as pl
+
         known = {bool: pl.Boolean, int: pl.Int64, float: pl.Float64}
         (only, *others) = self.types
         return pl.String if others else known.get(only, pl.String)
@@ -719,6 +716,8 @@ class Leaf:
 
     def cell(self, run: Run) -> Any:
         """Return its value in a column: lists joined, numbers or words as text."""
+        import polars as pl
+
         if self.name == "options":
             return options_text(run.task_options)
         value = self.value(run)
@@ -729,12 +728,13 @@ class Leaf:
 
 def leaves_of(cls: type, path: tuple[str, ...] = ()) -> Iterator[Leaf]:
     """Yield the fields of a dataclass, and of those in it, that hold a plain value."""
-    hints = get_type_hints(cls)
-    for entry in fields(cls):
+    entries = [entry for entry in fields(cls) if entry.name not in _NO_RESULT]
+    hints = hints_of(cls, [entry.name for entry in entries])
+    for entry in entries:
         hint, own = hints[entry.name], (*path, entry.name)
         if isinstance(hint, type) and is_dataclass(hint):
             yield from leaves_of(hint, own)
-        elif entry.name not in _NO_RESULT:
+        else:
             default = MISSING if entry.name in _ALWAYS else entry.default
             types, optional = tuple(dict.fromkeys(_types(hint))), NoneType in get_args(hint)
             yield Leaf(own, default, types, optional, cls, entry.metadata)
@@ -761,9 +761,6 @@ assert len(_PATHS) == len(LEAVES), "two fields of a run have the same name"
 
 #: Names of the settings of a fit.
 FIT_SETTINGS = tuple(leaf.name for leaf in LEAVES if leaf.is_setting)
-
-#: Columns of a result row that say what was run, with their types.
-RUN_COLUMNS: dict[str, Any] = {"run_id": pl.String, **{leaf.name: leaf.dtype for leaf in LEAVES}}
 
 
 def has_setting(method: str, name: str) -> bool:

@@ -10,10 +10,8 @@ failed.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +19,6 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from featstore.durable import local_folder
 from featstore.errors import AddressError, FeatstoreError, needs_extra, unknown_name
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -143,6 +140,8 @@ class StoreType(click.ParamType):  # type: ignore[type-arg]  # not generic befor
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> StorePlace:
         """Return an address as it was typed, anything else as a path."""
+        from featstore.durable import local_folder
+
         if isinstance(value, Path) or "://" not in value:
             return Path(value)
         try:
@@ -322,6 +321,8 @@ def entry_point(group: click.Command, name: str) -> Callable[[], None]:
 
 def print_json(value: Any) -> None:
     """Print `value` as JSON on stdout."""
+    import json
+
     click.echo(_ACTING.sub(_unicode, json.dumps(value, indent=2, ensure_ascii=False)))
 
 
@@ -331,6 +332,8 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     At a terminal, the digits that end the names of sets are dimmed, and left out if the table is
     wider than the terminal.
     """
+    import shutil
+
     terminal = sys.stdout.isatty()
     lines = [[visible(cell).replace("\n", "\\n") for cell in line] for line in (headings, *rows)]
     if terminal and sum(_widths(lines)) - 2 > shutil.get_terminal_size().columns:

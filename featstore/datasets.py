@@ -13,12 +13,11 @@ import polars as pl
 from data_manifests.official.inspection import Inspection
 from data_manifests.plan import BuildError, Plan
 from data_manifests.registry import BUILDERS, Builder, OwnBuilder
-from featstore.errors import ManifestError, OptionError, lookup, unknown_name
+from featstore.errors import ManifestError, lookup, unknown_name
 from featstore.labels import read_label_file
 from featstore.manifest.folder import building, take_folder
 from featstore.manifest.io import check_name, read_manifest, write_manifest
 from featstore.manifest.manifest import FACTS_FILE, Manifest
-from featstore.options import option, with_options
 from featstore.plugins import Registry
 from featstore.prompts import PromptChoice
 from featstore.sources.reader import check_bytes
@@ -62,69 +61,6 @@ class BuildResult:
 
     status: Literal["built", "unchanged"]
     """``unchanged``: the folder already held this, whole, and no file was touched."""
-
-
-@with_options
-@dataclass(frozen=True)
-class BuildConfig:
-    """How a dataset is built, as a command line says it; a dataset takes some of these.
-
-    Attributes
-    ----------
-    {options}
-    """
-
-    name: str | None = option(
-        None, help="Name of the dataset in the manifest and the store (default: DATASET)."
-    )
-    root: Path | None = option(
-        None,
-        help="Folder with the dataset as it is distributed. Its files stay where they are.",
-    )
-    source: Path | None = option(
-        None,
-        help="stamps: a folder with the stamps or with the .deb of tuxpaint-stamps-default. "
-        "imagenet…: a folder with timm's label files.",
-    )
-    split: tuple[str, ...] = option((), help="Only these splits, e.g. test.")
-    subset: bool = option(False, help="Accept an incomplete copy (recorded in the manifest).")
-    classes_only: bool = option(False, help="Only the label set, without images.")
-    split_file: Path | None = option(
-        None,
-        help="A split_zhou_….json of CoOp: its items, names and splits instead of the official "
-        "ones.",
-    )
-    locale: tuple[str, ...] = option(
-        (), help="Languages of captions, e.g. en,fr (stamps only; default en)."
-    )
-
-    def builder_options(self, dataset: str) -> dict[str, Any]:
-        """Return what was chosen, as `build_dataset` takes it.
-
-        Raises
-        ------
-        OptionError
-            If the dataset does not take it.
-        ManifestError
-            If there is no dataset of this name.
-        """
-        builder, chosen = find_builder(dataset), {}
-        for field, keyword in _KEYWORDS.items():
-            value = getattr(self, field)
-            if value in (None, (), False):
-                continue
-            if keyword not in builder.options:
-                flag = field.replace("_", "-")
-                raise OptionError(f"The dataset {dataset!r} takes no --{flag}.")
-            chosen[keyword] = value if field != "classes_only" else False
-        return chosen
-
-
-#: Field of `BuildConfig` -> keyword of the builders.
-_KEYWORDS = {
-    "root": "root", "source": "source", "split": "splits", "subset": "subset",
-    "classes_only": "images", "split_file": "split_file", "locale": "locales",
-}  # fmt: skip
 
 
 def build_dataset(

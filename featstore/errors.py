@@ -36,7 +36,6 @@ Each also inherits the builtin that a caller would expect.
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
@@ -293,6 +292,8 @@ def unknown_name(
     >>> unknown_name("model", "m7x", [f"m{i}" for i in range(20)], listed_by="all()")
     "No model named 'm7x'. Known models: m7, m17, m9 and 17 others (all()). Did you mean 'm7'?"
     """
+    import difflib
+
     names = list(dict.fromkeys(known))
     listed = ", ".join(names) or "none"
     if len(names) > LISTED:
@@ -324,5 +325,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     >>> did_you_mean("timm:resnet5", ["timm:resnet50", "st:minilm"])
     " Did you mean 'timm:resnet50'?"
     """
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""

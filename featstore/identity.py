@@ -6,14 +6,11 @@ get the same id without talking to each other, and any change of a keyed field c
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from featstore.errors import needs_extra
 
@@ -44,7 +41,15 @@ _CANONICAL = json.JSONEncoder(
 
 def sha256_hex(data: bytes | memoryview) -> str:
     """Return the sha256 of `data` as 64 hexadecimal digits."""
+    import hashlib
+
     return hashlib.sha256(data).hexdigest()
+
+
+def _sha256() -> Any:
+    import hashlib
+
+    return hashlib.sha256()
 
 
 def _blake3() -> Any:
@@ -57,7 +62,7 @@ SHA256 = "sha256"
 
 #: Hashes that the blocks of a store may have, each of 64 hexadecimal digits: name -> what begins
 #: one. Ids and small files have sha256 always.
-HASHES: dict[str, Callable[[], Any]] = {SHA256: hashlib.sha256, "blake3": _blake3}
+HASHES: dict[str, Callable[[], Any]] = {SHA256: _sha256, "blake3": _blake3}
 
 
 def hash_hex(name: str, data: bytes | memoryview) -> str:
@@ -140,6 +145,8 @@ def weights_sha256(state: Mapping[str, Any]) -> str:
     str
         64 hexadecimal digits.
     """
+    import hashlib
+
     digest = hashlib.sha256()
     for name in sorted(state):
         dtype, shape, data = _plain(state[name])
@@ -157,12 +164,16 @@ def files_sha256(files: Mapping[str, Path]) -> str:
     OSError
         If a file cannot be read.
     """
+    import hashlib
+
     contents = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     return hashlib.sha256(canonical_json(contents)).hexdigest()
 
 
 def _plain(tensor: Any) -> tuple[str, list[int], memoryview]:
     """Return the name of the dtype, the shape and the bytes of an array or a torch tensor."""
+    import numpy as np
+
     shape = [int(n) for n in tensor.shape]
     if hasattr(tensor, "detach"):
         import torch  # a tensor is here, so torch is loaded already

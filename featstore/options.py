@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import inspect
 import reprlib
+import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
-from types import NoneType
+from types import NoneType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from featstore.errors import FeatstoreError, OptionError, did_you_mean
@@ -130,11 +131,10 @@ def option(
 @cache
 def _options(cls: type) -> tuple[_Option, ...]:
     """Return the options of a dataclass, its own before those that it inherits, in order."""
-    hints = get_type_hints(cls)
+    entries = [entry for entry in fields(cls) if "option" in entry.metadata]
+    hints = hints_of(cls, [entry.name for entry in entries])
     found = []
-    for entry in sorted(fields(cls), key=lambda entry: entry.name not in cls.__annotations__):
-        if "option" not in entry.metadata:
-            continue
+    for entry in sorted(entries, key=lambda entry: entry.name not in cls.__annotations__):
         about, choices = entry.metadata["option"], entry.metadata["choices"]
         parts = _parts(hints[entry.name])
         literals = [] if choices else [part for part in parts if get_origin(part) is Literal]
@@ -153,6 +153,19 @@ def _options(cls: type) -> tuple[_Option, ...]:
             )
         )
     return tuple(found)
+
+
+def hints_of(cls: type, names: Collection[str]) -> dict[str, Any]:
+    """Return what the annotations of these fields of a dataclass name.
+
+    Others are not looked at: what they name need not be imported.
+    """
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        own = {k: v for k, v in vars(base).get("__annotations__", {}).items() if k in names}
+        where = vars(sys.modules[base.__module__])
+        found |= get_type_hints(SimpleNamespace(__annotations__=own), where)
+    return found
 
 
 def _parts(hint: Any) -> list[Any]:

@@ -7,7 +7,6 @@ registers itself. An entry point is imported when its thing is used, not before.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sys
@@ -15,18 +14,17 @@ import threading
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib import import_module, metadata
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from featstore.cards import Card, Shown
 from featstore.errors import PluginError, lookup
 from featstore.identity import sha256_hex
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from importlib import metadata
 
 Thing = TypeVar("Thing")
 
@@ -82,8 +80,8 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
     accept : callable, optional
         Is given the name, the thing and what is said of it by keyword, and returns what the
         registry holds, or raises TypeError or ValueError if it is not of the kind.
-    reserved : iterable of str
-        Names that Headstock uses elsewhere.
+    reserved : callable, optional
+        Returns names that Headstock uses elsewhere. It is asked when something is added.
     """
 
     def __init__(
@@ -92,13 +90,13 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         built_in: Mapping[str, Thing],
         *,
         accept: Callable[..., Any] | None = None,
-        reserved: Iterable[str] = (),
+        reserved: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self.kind = kind
         self.group = f"headstock.{kind}s"
         self.built_in = dict(built_in)
         self._accept = accept
-        self._reserved = {*built_in, *reserved}
+        self._reserved = reserved
         self._things: dict[str, Any] = dict(built_in)
         self._warned: set[str] = set()
         self._complete = False
@@ -146,12 +144,16 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         known = isinstance(given, _Given) and given.found_anywhere
         return given is not None and not known and not self.is_ours(name)
 
+    def known(self) -> list[tuple[str, str]]:
+        """Return names and texts of what is here without a search of the installed packages."""
+        return [(name, self.about(name)) for name in self._things]
+
     def about(self, name: str) -> str:
         """Return one line on a thing: its text, or its summary, or the first of its docstring.
 
         Of an entry point that was not used yet it is where it is from: nothing is imported.
         """
-        given = self._names()[name]
+        given = self._found(name)
         thing = given.thing if isinstance(given, _Given) else given
         text = getattr(thing, "text", "") or getattr(thing, "summary", "")
         return str(text) or (first_line(thing) if callable(thing) else "") or self.origin(name)
@@ -170,7 +172,7 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         ]
 
     def __getitem__(self, name: str) -> Thing:
-        given = self._names()[name]
+        given = self._found(name)
         if not isinstance(given, _Given):
             thing: Thing = given
             return thing
@@ -199,7 +201,7 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         return len(self._names())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names()
+        return name in self._things or name in self._names()
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a thing, or the default where there is none or it cannot be used: a warning."""
@@ -210,7 +212,7 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         except PluginError as err:
             if name not in self._warned:
                 self._warned.add(name)
-                logger.warning("%s", err)
+                _warn("%s", err)
             return default
 
     def items(self) -> ItemsView[str, Thing]:
@@ -232,6 +234,10 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
             f"Registry of {len(self)} {self.kind}s", {"names": ", ".join(self)}, columns, rows
         )
 
+    def _found(self, name: str) -> Any:
+        """Return what has a name; for Headstock's own no installed package is looked at."""
+        return self._things[name] if name in self._things else self._names()[name]
+
     def _names(self) -> dict[str, Any]:
         """Return what there is, after the entry points and plugins were asked for once."""
         with self._lock:
@@ -250,10 +256,10 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         try:
             self._check_name(entry.name, origin)
         except PluginError as err:
-            logger.warning("%s", err)
+            _warn("%s", err)
             return
         if entry.name in self._things:
-            logger.warning(
+            _warn(
                 "%s is declared by %s, too: the one of %s is left out.",
                 self._called(entry.name), self.origin(entry.name), origin,
             )  # fmt: skip
@@ -264,7 +270,7 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         return f"The {self.kind} {name!r}"
 
     def _check_name(self, name: str, origin: str) -> None:
-        if name in self._reserved:
+        if name in self.built_in or name in self._reserved():
             raise PluginError(
                 f"{self._called(name)} of {origin} is left out: {name!r} is a name of Headstock. "
                 "Give it another."
@@ -280,6 +286,13 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
             return thing if self._accept is None else self._accept(name, thing, **about)
         except (TypeError, ValueError) as err:
             raise PluginError(f"{self._called(name)} of {origin} cannot be used: {err}") from err
+
+
+def _warn(text: str, *values: Any) -> None:
+    # Here, because a help that warns of nothing needs no logging.
+    import logging
+
+    logging.getLogger(__name__).warning(text, *values)
 
 
 def first_line(made: Any) -> str:
@@ -298,6 +311,8 @@ def registry_of(kind: str) -> Registry[Any]:
     PluginError
         If there is no such kind.
     """
+    from pkgutil import resolve_name
+
     place = lookup(KINDS, kind, what="kind", where="of plugin", error=PluginError)
     found: Registry[Any] = resolve_name(place)
     return found
@@ -407,6 +422,8 @@ def _is_file(place: str | Path) -> bool:
 
 def _load_file(file: Path) -> None:
     """Load a file under a name that is the same in every process, so that pickles find it."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
     stem = re.sub(r"\W", "_", file.stem)
     name = f"headstock_plugin_{stem}_{sha256_hex(bytes(file))[:8]}"
     spec = spec_from_file_location(name, file)
@@ -425,6 +442,8 @@ def _load_file(file: Path) -> None:
 
 def _origin(module: Mapping[str, Any]) -> str:
     """Return what a module is of: its distribution, or its file, or else a notebook."""
+    from importlib import metadata
+
     name = str(module.get("__name__"))
     released = distributions().get(name.partition(".")[0], [])
     if released:
@@ -436,9 +455,13 @@ def _origin(module: Mapping[str, Any]) -> str:
 @cache
 def distributions() -> dict[str, list[str]]:
     """Return the distributions that have a top-level module, by its name."""
+    from importlib import metadata
+
     return {top: sorted(set(names)) for top, names in metadata.packages_distributions().items()}
 
 
 @cache
 def _entry_points() -> Any:
+    from importlib import metadata
+
     return metadata.entry_points()

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
-from data_manifests.labels import imagenet_names, openai_templates
-from data_manifests.plan import BuildError, fingerprint
-from data_manifests.registry import BUILDERS
 from featstore.errors import ManifestError, did_you_mean, lookup
 from featstore.identity import sha256_hex
-from featstore.manifest.manifest import conform_classes, conform_items
-from featstore.manifest.paths import text_sha256
 from featstore.options import option, with_options
+
+if TYPE_CHECKING:
+    import polars as pl
 
 #: Template id -> text with one ``{}``. ``photo`` is CLIP's standard prompt; the seven behind it
 #: are the subset of its 80 ImageNet templates that its authors chose by forward selection
@@ -100,6 +95,11 @@ def class_prompts(
     ManifestError
         If a variant or template is unknown or given twice, or a class lacks a variant.
     """
+    import polars as pl
+
+    from featstore.manifest.manifest import conform_classes, conform_items
+    from featstore.manifest.paths import text_sha256
+
     labels = conform_classes(classes).sort("index")
     _check_known("variant", variants, VARIANTS)
     texts = templates if isinstance(templates, Mapping) else template_texts(templates)
@@ -132,6 +132,8 @@ def class_prompts(
 
 def _filled(template: str, column: str) -> pl.Expr:
     """Return a template with texts of a column in every ``{}``, and their article in ``{a}``."""
+    import polars as pl
+
     vowel = pl.col(column).str.contains("^(?i)[aeio]")
     article = pl.when(vowel).then(pl.lit("an")).otherwise(pl.lit("a"))
     filled = {"{}": pl.col(column), "{a}": article}
@@ -148,6 +150,9 @@ def template_texts(templates: Sequence[str]) -> dict[str, str]:
     ManifestError
         If one is unknown or given twice, or open_clip is needed and not installed.
     """
+    from data_manifests.labels import openai_templates
+    from data_manifests.plan import BuildError
+
     _check_known("template", templates, {**TEMPLATES, **TEMPLATE_SETS})
     texts: dict[str, str] = {}
     for name in templates:
@@ -166,6 +171,8 @@ def template_texts(templates: Sequence[str]) -> dict[str, str]:
 
 def _column(labels: pl.DataFrame, variant: str) -> str:
     """Return the column that holds a variant; every class must have it."""
+    import polars as pl
+
     column = next((name for name in VARIANTS[variant] if name in labels.columns), "")
     if not column:
         filled = {name for name in labels.columns if labels[name].null_count() < labels.height}
@@ -355,6 +362,8 @@ def _of_dataset(document: Any, keys: Sequence[str], kind: type | tuple[type, ...
 
 
 def _load(path: Path, form: str) -> Any:
+    import json
+
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ManifestError(
@@ -411,6 +420,8 @@ class PromptChoice:
         ManifestError
             If a variant or template is unknown, a class lacks one, or a file is of another form.
         """
+        import polars as pl
+
         keys = self._keys(dataset)
         variants = list(self.variants)
         if "open_clip" in variants and "open_clip_name" not in classes.columns:
@@ -432,6 +443,8 @@ class PromptChoice:
 
     def fingerprint(self, of_plan: str) -> str:
         """Return the fingerprint of a plan with these prompts; the plan's own without a choice."""
+        from data_manifests.plan import fingerprint
+
         files = [f for f in (self.names_file, self.templates_file, self.descriptions_file) if f]
         if not (self.variants or self.templates or files):
             return of_plan
@@ -465,12 +478,20 @@ class PromptChoice:
     @staticmethod
     def _keys(dataset: str) -> tuple[str, ...]:
         """Return the names that a dataset goes by in files of CLIP_benchmark."""
+        from data_manifests.registry import BUILDERS
+
         facts = BUILDERS[dataset].facts if dataset in BUILDERS else {}
         return tuple(dict.fromkeys((dataset, str(facts.get("clip_benchmark", dataset)))))
 
 
 def _with_open_clip(classes: pl.DataFrame) -> pl.DataFrame:
     """Add open_clip's names, which are those of the 1,000 synsets of ImageNet-1k."""
+    import polars as pl
+
+    from data_manifests.labels import imagenet_names
+    from data_manifests.plan import BuildError
+    from data_manifests.registry import BUILDERS
+
     if "synset" not in classes.columns or classes["synset"].null_count() == classes.height:
         raise ManifestError(
             "open_clip has names of ImageNet-1k's synsets alone; these classes have no synsets."
@@ -491,6 +512,10 @@ def _with_open_clip(classes: pl.DataFrame) -> pl.DataFrame:
 
 def _descriptions(file: Path, keys: Sequence[str], classes: pl.DataFrame) -> pl.DataFrame:
     """Return the sentences of a CuPL file as items of the variant ``description``."""
+    import polars as pl
+
+    from featstore.manifest.paths import text_sha256
+
     rows = [
         {
             "item_id": f"{class_id}#description#d{number:03d}",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fitters.aligners.procrustes import ProcrustesAligner
     from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
     from fitters.alignment import Alignment
-    from fitters.methods import ALIGNERS, METHODS, FitConfig, Method
+    from fitters.methods import ALIGNERS, METHODS, Method
     from fitters.moments.moments import Moments
     from fitters.moments.transform import SideTransform
     from fitters.pairs import Pairs
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from fitters.recipe import fit, fit_alignment
     from fitters.saved import read_alignment, save_alignment
     from fitters.select.ranking import scoring
-    from fitters.sources import Preparation, Sources
+    from fitters.settings import FitConfig, Preparation
+    from fitters.sources import Sources
     from fitters.trained.base import Schedule
     from fitters.trained.icis import ICISAligner
     from fitters.trained.mlp import MLPAligner, PairLoss, TrainedHead
@@ -46,7 +47,7 @@ _HOMES = {
     "CSAAligner": "fitters.aligners.directions",
     "fit": "fitters.recipe",
     "fit_alignment": "fitters.recipe",
-    "FitConfig": "fitters.methods",
+    "FitConfig": "fitters.settings",
     "ICISAligner": "fitters.trained.icis",
     "KernelRidgeAligner": "fitters.aligners.kernel",
     "MeanShiftAligner": "fitters.aligners.mean_shift",
@@ -58,7 +59,7 @@ _HOMES = {
     "PairLoss": "fitters.trained.mlp",
     "Pairs": "fitters.pairs",
     "PLSAligner": "fitters.aligners.directions",
-    "Preparation": "fitters.sources",
+    "Preparation": "fitters.settings",
     "preset": "fitters.trained.presets",
     "PRESETS": "fitters.trained.presets",
     "ProcrustesAligner": "fitters.aligners.procrustes",

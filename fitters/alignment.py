@@ -23,13 +23,13 @@ from sklearn.utils.validation import (
 from featstore.cards import Card, Shown
 from fitters.aligners.base import Projection, fit_on
 from fitters.errors import PairsError, SettingError
-from fitters.methods import Criterion, FitConfig, TrainingOptions, method_named, needs_rows
+from fitters.methods import method_named, needs_rows
 from fitters.moments.moments import Folds
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import PLURALS, Axis, Choice
-from fitters.select.kernel import Validation
-from fitters.select.ranking import Metric, scoring
+from fitters.select.ranking import scoring
+from fitters.settings import Criterion, FitConfig, Metric, TrainingOptions, Validation
 from fitters.sources import Sources
 
 BLOCK_ROWS = 8192
@@ -270,7 +270,7 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 f"{config.method} with these settings needs rows, not moments. Use fit_alignment."
             )
         if chosen is None:
-            left = config.open_settings(method, mixed=data.mixed)
+            left = config.open_settings(method.options, mixed=data.mixed)
             if left:
                 say(f"choosing {' and '.join(left)}")
             chosen = method.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))

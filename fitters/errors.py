@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featstore.durable import remedy
 from featstore.errors import FeatstoreError
 
 
@@ -64,6 +63,8 @@ class AlignmentWriteError(FittersError, OSError):
 
 def unwritable(path: Path, err: OSError) -> AlignmentWriteError:
     """Return the error to raise when a file or folder could not be written."""
+    from featstore.durable import remedy
+
     # Of permissions the remedy of a store speaks of a team.
     closed = isinstance(err, PermissionError)
     other = "Choose a folder that you may write to"

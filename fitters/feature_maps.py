@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.cluster import kmeans_plusplus
 
 from featstore.parallel import map_threads
 from fitters.errors import PairsError, SettingError
@@ -187,6 +186,8 @@ def choose_landmarks(
     SettingError
         If the number or the method is wrong.
     """
+    from sklearn.cluster import kmeans_plusplus
+
     if n_landmarks < 1:
         raise SettingError(f"At least 1 landmark is needed. Got {n_landmarks}.")
     if method not in METHODS:

@@ -18,7 +18,6 @@ from fitters.aligners.base import Projection
 from fitters.alignment import Alignment
 from fitters.moments.accumulation import (
     BLOCK_ROWS,
-    Precision,
     accumulate_part,
     add_parts,
     check_folds,
@@ -30,7 +29,8 @@ from fitters.moments.moments import Folds, Matrix, Moments, moments_of
 from fitters.moments.transform import SideTransform, Sums, mean_of, row_norms, sum_rows
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import folds_by_group
-from fitters.sources import Preparation, Sources, prepare
+from fitters.settings import MomentsPrecision, Preparation
+from fitters.sources import Sources, prepare
 from fitters.trained.base import ArrayRows
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class MomentsRequest:
     paired: PairedView[EmbeddingsView]
     prototypes: Pairs | None
     name_facts: dict[str, Any]
-    precision: Precision
+    precision: MomentsPrecision
     seed: int
     raw: bool = False
 
@@ -149,7 +149,7 @@ class _Part:
     folds: npt.NDArray[np.int64]
     n_folds: int
     shifts: tuple[Matrix, Matrix]
-    precision: Precision
+    precision: MomentsPrecision
 
 
 def _moments_of(part: _Part) -> list[Moments]:

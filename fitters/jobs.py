@@ -8,190 +8,33 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featstore.errors import MisalignedItemsError, lookup
-from featstore.options import option
 from featstore.parallel import Workers
 from featstore.store.store import FeatureStore
 from featstore.store.view import BARE, DEFINITION, EmbeddingsView, PairedView, join_ids
 from fitters.alignment import Alignment, OnStage
 from fitters.errors import SettingError, ZeroRowError
 from fitters.from_store import MomentsRequest, moment_sources, pairs_of, training_sources
-from fitters.methods import TRAINING, FitConfig, Method, method_named, needs_rows
-from fitters.moments.accumulation import Precision
+from fitters.methods import Method, method_named, needs_rows
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
-from fitters.prototypes import (
-    CONTROLS,
-    Duplicates,
-    adapted_prototypes,
-    covariance_patterns,
-    resolve_duplicates,
-)
+from fitters.prototypes import CONTROLS, adapted_prototypes, covariance_patterns, resolve_duplicates
 from fitters.recipe import fit
-from fitters.select.grid import MOST
 from fitters.select.kernel import choose_on_prototypes
+from fitters.settings import (
+    CHOSEN,
+    SPLIT,
+    FitRequest,
+)
 from fitters.sources import Sources, prepare
 from fitters.trained.base import OnEpoch
-
-#: Variants and templates of class names, unless others are asked for.
-VARIANTS, TEMPLATES = ("name",), ("none", "photo")
-
-#: In place of variants of a head: those that leaving out classes speaks for; see `HeadTexts`.
-CHOSEN = "auto"
-
-#: The split of the images if none is named.
-SPLIT = "train"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitRequest(FitConfig):
-    """What ``fitters fit`` is asked for: the settings of a fit, and the sets that it reads.
-
-    Attributes
-    ----------
-    x : str
-        Image set: its space is the one that is aligned, and the unlabelled images of `split`
-        give the mean that images are centred by.
-    y, split, n_pairs : str, str, int or None
-        Caption set for real pairs, the split they come from, and how many images (all if None).
-        Without `y` no real pair is used.
-    head : tuple of str, or str
-        Head sets for prototypes. Of several, each has images of `x`'s dataset in its own space; the
-        first is of `x`'s.
-    names : str
-        Class-name set of the heads' classes; needed with a head.
-    source : str
-        ``head``, or a control of it, one of `fitters.prototypes.CONTROLS`.
-    variants, templates : sequence of str
-        Which class texts are averaged: of a `y` of class names what is fitted, of a head the form
-        in which a name will be asked for.
-    head_variants, head_templates : sequence of str
-        Which class texts a head is fitted on; see `HeadTexts`.
-    duplicates : str
-        What is done with classes that share a name; see `fitters.prototypes.DUPLICATES`.
-    rows : str
-        ``weights``: the head's rows; ``patterns``: Cov(f) w, with the covariance of the unlabelled
-        images; ``adapted``: moved towards these images (`fitters.prototypes.adapted_prototypes`);
-        ``bias``: [w, b], and [f, 1] for images.
-    precision : str
-        Of the products, where a fit on real pairs is made from their moments.
-    cached : bool
-        Whether such moments may be taken from the user's cache, and are kept there.
-    seed : int
-        Draws the subset of images, the folds, the control and what a training draws.
-    """
-
-    x: str = option(
-        help="Image set, dataset/image/encoder; or with --dataset its encoder.", metavar="KEY"
-    )
-    y: str | None = option(
-        None,
-        help="Caption set, for real pairs; or with --dataset its encoder.",
-        metavar="KEY",
-    )
-    split: str = option(
-        SPLIT,
-        help="Split of the images. A fit on a head alone takes all images where none is in the "
-        "split train.",
-        metavar="NAME",
-    )
-    n_pairs: int | None = option(
-        None,
-        help="Number of captioned images to fit on [default: all].",
-        at_least=1,
-        below=MOST,
-        needs=("y",),
-    )
-    head: tuple[str, ...] = option(
-        (),
-        help="Head set, for prototypes, or its label set. Several heads of the same classes are "
-        "fitted as one, each on the images of its own encoder; the first is of --x.",
-    )
-    names: str | None = option(
-        None,
-        help="Class-name set of the head's classes.",
-        flag="--head-names",
-        metavar="KEY",
-    )
-    source: str = option(
-        "head",
-        help="Prototypes: the head, or a control that carries no class information (but "
-        "shuffled-within: that of ten clusters of like names).",
-        choices=("head", *CONTROLS),
-        needs=("head",),
-    )
-    variants: tuple[str, ...] = option(
-        VARIANTS,
-        help="Variants of class names: those that a --y of class names is fitted on, and the form "
-        "in which the classes of a head are asked for.",
-    )
-    templates: tuple[str, ...] = option(
-        TEMPLATES, help="Prompt templates around the names of --variants."
-    )
-    head_variants: tuple[str, ...] = option(
-        (),
-        help="Variants of the names of the head's classes, by comma: what it is fitted on "
-        "[default: --variants, and the definition where the label set has it]; auto chooses them "
-        "on the head.",
-        needs=("head",),
-    )
-    head_templates: tuple[str, ...] = option(
-        (),
-        help="Prompt templates of the names of the head's classes, by comma [default: "
-        "--templates].",
-        needs=("head",),
-    )
-    duplicates: Duplicates = option(
-        "keep", help="Keep, merge or drop classes that share a name.", needs=("head",)
-    )
-    rows: Literal["weights", "patterns", "adapted", "bias"] = option(
-        "weights",
-        help="Prototypes: rows w of the head; patterns Cov(f) w; adapted, moved towards the "
-        "unlabelled images of the split; or bias, [w, b] with images [f, 1].",
-        needs=("head",),
-    )
-    precision: Precision = option(
-        "float32", help="Precision of the moments of real pairs.", needs=("y",)
-    )
-    cached: bool = option(
-        True,
-        help="Keep the moments of real pairs in the user's cache, and reuse them.",
-        flag="--cache/--no-cache",
-        needs=("y",),
-    )
-    seed: int = option(
-        0,
-        help="Random seed of the subset, the folds, the controls and the training.",
-        at_least=0,
-        below=2**63,
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        given: Any = self.head
-        heads = (given,) if isinstance(given, str) else tuple(given or ())
-        object.__setattr__(self, "head", heads)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What was asked for, by the names under which alignments record it."""
-        left_out = ("training", "centre", "cached")
-        facts = {name: getattr(self, name) for name in (field.name for field in fields(self))
-                 if name not in left_out}  # fmt: skip
-        facts |= {name: getattr(self.training, name) for name in TRAINING}
-        facts["centred"] = self.centre
-        if len(self.head) < 2:
-            facts["head"] = self.head[0] if self.head else None
-        return {name: list(value) if isinstance(value, tuple) else value
-                for name, value in facts.items()}  # fmt: skip
-
 
 KINDS = {
     "x": ("image",), "y": ("caption", "class_name"), "head": ("head_weight",),
@@ -232,7 +75,7 @@ def fit_from_store(
     store : FeatureStore
     request : FitRequest
     checkpoint, on_epoch
-        Of the trained methods; see `fitters.methods.TrainingOptions`.
+        Of the trained methods; see `fitters.settings.TrainingOptions`.
     on_stage : callable, optional
         Is given what is done next: "reading pairs", "choosing penalty and mix", "fitting".
     workers : Workers, optional

@@ -1,292 +1,34 @@
-"""The methods by name, and the settings of a fit.
+"""The methods by name: what makes the aligner of each, and which settings it has.
 
-`FitConfig` holds every setting that a fit may be asked for, `Method.options` says which of them a
-method has.
+The table names the classes and imports none, so that a command can list the methods in no time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, cached_property, partial
 from inspect import signature
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy.typing as npt
-
-from featstore.errors import lookup, unknown_name
-from featstore.options import check_values, option
+from featstore.errors import lookup
 from featstore.plugins import Registry, first_line
-from fitters.aligners.asif import ASIFAligner
-from fitters.aligners.base import (
-    BaseAligner,
-    fits_matrices,
-    matrix_aligner,
-    takes_weights,
-    tune_by_refitting,
-)
-from fitters.aligners.conse import ConSEAligner
-from fitters.aligners.directions import CCAAligner, CSAAligner, PLSAligner
-from fitters.aligners.kernel import KernelRidgeAligner
-from fitters.aligners.mean_shift import MeanShiftAligner, TextToConceptAligner
-from fitters.aligners.mini_vec2vec import MiniVec2VecAligner
-from fitters.aligners.procrustes import ProcrustesAligner
-from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
 from fitters.errors import SettingError, UnknownMethodError
-from fitters.pairs import Pairs
-from fitters.select.grid import MOST, Choice, Search, parameter_of
-from fitters.select.kernel import Validation
-from fitters.select.ranking import METRICS, Metric
-from fitters.sources import Preparation, Sources, prepare
-from fitters.trained.base import OnEpoch, Precision
-from fitters.trained.presets import PRESETS, preset
+from fitters.settings import (
+    OPTIONS,
+    TRAINING,
+    FitConfig,
+    Preparation,
+)
+from fitters.trained.presets import PRESETS
 
-OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "scale", "top_k", "power", "legacy")
-"""Settings that some methods have and others do not."""
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
-TRAINING = ("epochs", "batch_size", "learning_rate", "share", "sequential", "patience")
-"""Settings of the methods that are trained; see `TrainingOptions`."""
-
-Criterion = Literal["cosine", "rank", "error"]
-"""How a choice is scored; see `fitters.recipe.fit_alignment`."""
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """What may be asked of a trained method; None leaves the preset's own.
-
-    Attributes
-    ----------
-    epochs, batch_size : int, optional
-    learning_rate : float, optional
-    share : float, optional
-        Share of prototypes in every batch; None concatenates both sources, as in the paper.
-    sequential : bool
-        Prototypes first, then real pairs alone.
-    patience : int, optional
-        Epochs without a better held-out mean reciprocal rank before it stops.
-    precision : {"auto", "float32", "bf16"}, optional
-        See `fitters.MLPAligner`.
-    checkpoint : Path, optional
-        File that the state is kept in; see `TrainedAligner.fit`.
-    on_epoch : callable, optional
-        Is given an `EpochDone` after each epoch.
-    """
-
-    epochs: int | None = option(
-        None,
-        help="Number of epochs (trained methods) [default: the preset's].",
-        at_least=1,
-        below=1_000_000,
-    )
-    batch_size: int | None = option(
-        None,
-        help="Rows in a batch (trained methods) [default: the preset's].",
-        at_least=2,
-        below=MOST,
-    )
-    learning_rate: float | None = option(
-        None,
-        help="Learning rate (trained methods) [default: the preset's].",
-        above=0,
-        below=1000,
-    )
-    share: float | None = option(
-        None,
-        help="Share of prototypes in every batch (trained methods) [default: shuffle both "
-        "sources].",
-        above=0,
-        below=1,
-        needs=("y", "head"),
-    )
-    sequential: bool = option(
-        False,
-        help="Train on the prototypes first, then on the real pairs (trained methods).",
-        needs=("y", "head"),
-    )
-    patience: int | None = option(
-        None,
-        help="Stop after this many epochs without a better held-out MRR (trained methods).",
-        at_least=1,
-        below=MOST,
-    )
-    precision: Precision | None = option(
-        None, help="Precision of a training [default: the preset's].", flag=None
-    )
-    checkpoint: Path | None = None
-    on_epoch: OnEpoch | None = None
-
-    def __post_init__(self) -> None:
-        check_values(self, SettingError, of="a training")
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        """The settings that differ from the preset's own."""
-        requested = {name: getattr(self, name) for name in (*TRAINING, "precision")}
-        return {name: value for name, value in requested.items() if value not in (None, False)}
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """The method and every setting of a fit; "auto" is chosen from the training data.
-
-    Attributes
-    ----------
-    method : str
-        One of `METHODS`.
-    penalty : float or "auto"
-        Relative: α = penalty · tr(gram) / columns. For kernel ridge it is absolute, on a kernel
-        whose diagonal is 1.
-    mix : float or "auto"
-        Mass of one class relative to one real image, above 0. No part without both sources.
-    gamma : float or "auto"
-        Of kernel ridge: inverse squared width of the kernel between unit text rows, above 0. It
-        is chosen with the penalty, by closed forms in either case.
-    n_components : int, "auto" or None
-        Directions of CCA, CSA and PLS; None keeps all.
-    rank : int, optional
-        Of a truncated Procrustes rotation.
-    scale : bool
-        Procrustes also scales; cosines do not see it.
-    top_k : int, "auto" or None
-        Classes in ConSE's mix (10 if None), or anchors that ASIF keeps (800). Only ASIF's can be
-        chosen; see `fitters.aligners.asif.choose_anchors`.
-    power : float, "auto" or None
-        Of ASIF's similarities (8 if None).
-    legacy : bool
-        Text-to-Concept with the bias bug of its original; for the trained methods see
-        `fitters.trained.presets`.
-    centre : bool, optional
-        False: rows are brought to unit length only, and no mean is subtracted. None: as the
-        method's source has it, which is True but for the trained ones and paper-cca. ConSE reads
-        images raw in any case; its source has texts as they are, and centring them is ours.
-    criterion : {"cosine", "rank", "error"}, optional
-        "cosine" and "rank" are of leave-one-name-group-out; see `leave_one_group_out`. "error"
-        chooses a ridge by its held-out squared error in either case; see `validate_by_error`.
-        None: the aligner's own, "rank" of a ridge and "cosine" of kernel ridge.
-    validation : str
-        What cross-validation over real pairs scores by: "mrr", or "top-1", "top-5" or "top-10",
-        the recall (with class texts, the accuracy) that will be reported; see `METRICS` in
-        `fitters.select.ranking`; of ridges also "squared", which is criterion "error". Of kernel
-        ridge: see `VALIDATIONS` in `fitters.select.kernel`.
-    training : TrainingOptions
-        Of the trained methods: epochs, mixing, early stopping, checkpoint, progress.
-
-    Raises
-    ------
-    SettingError
-        If a number is out of its range.
-
-    Examples
-    --------
-    >>> FitConfig("ridge", penalty=0.3).penalty
-    0.3
-    >>> FitConfig("ridge", penalty=-1)
-    Traceback (most recent call last):
-    fitters.errors.SettingError: ...
-    """
-
-    method: str = option(help="A method that `fitters fit --help` lists.", flag=None)
-    penalty: float | Literal["auto"] = option(
-        "auto",
-        help="Ridge penalty; auto chooses it on the training pairs.",
-        at_least=0,
-        below=MOST,
-    )
-    mix: float | Literal["auto"] = option(
-        "auto",
-        help="Weight of the prototypes beside real pairs; auto chooses it on the training pairs.",
-        above=0,
-        below=MOST,
-        needs=("y", "head"),
-    )
-    gamma: float | Literal["auto"] = option(
-        "auto",
-        help="Inverse squared width of the kernel of kernel-ridge; auto chooses it.",
-        above=0,
-        # The kernel of rows that are apart by more than 1 is then 0 but for rounding.
-        below=1000,
-    )
-    n_components: int | Literal["auto"] | None = option(
-        "auto",
-        help="Number of directions that cca, csa and pls keep; auto chooses it.",
-        flag="--components",
-        none="all",
-        at_least=1,
-        below=MOST,
-    )
-    rank: int | None = option(
-        None, help="Rank of procrustes [default: the full rank].", at_least=1, below=MOST
-    )
-    scale: bool = option(False, help="Let procrustes fit a scale too.")
-    top_k: int | Literal["auto"] | None = option(
-        None,
-        help="Number of classes that conse averages [default: 10], or of anchors that asif keeps "
-        "[default: 800]; auto chooses that of asif.",
-        at_least=1,
-        below=MOST,
-    )
-    power: float | Literal["auto"] | None = option(
-        None,
-        help="Exponent of the similarities of asif [default: 8]; auto chooses it.",
-        above=0,
-        below=1000,
-    )
-    legacy: bool = option(
-        False, help="Reproduce the original code where it differs from the paper."
-    )
-    centre: bool | None = option(
-        None,
-        help="Centre the rows of a trained method, or not [default: as in its paper]; of conse its "
-        "texts [default: centred].",
-        flag="--centred/--uncentred",
-    )
-    criterion: Criterion | None = option(
-        None,
-        help="How a ridge is chosen: by cosine or rank without real pairs, or by the held-out "
-        "squared error, which needs moments alone [default: rank; of kernel-ridge cosine].",
-    )
-    validation: Validation | Metric = option(
-        "mrr",
-        help="Metric by which settings are chosen on held-out real pairs.",
-        choices=tuple(METRICS),
-        needs=("y",),
-    )
-    training: TrainingOptions = TrainingOptions()
-
-    def __post_init__(self) -> None:
-        check_values(self, SettingError, of="a fit")
-
-    @classmethod
-    def of(cls, method: str | FitConfig, settings: Mapping[str, Any]) -> FitConfig:
-        """Return the config of a method, or the given one, with these settings by keyword.
-
-        Raises
-        ------
-        SettingError
-            If there is no setting of a name, or a number is out of its range.
-        """
-        known = [setting.name for setting in fields(FitConfig) if setting.name != "method"]
-        for name in settings:
-            if name not in known:
-                raise SettingError(unknown_name("setting", name, known, where="of a fit"))
-        if isinstance(method, str):
-            return cls(method, **settings)
-        return replace(method, **settings)
-
-    def open_settings(self, method: Method, *, mixed: bool) -> list[str]:
-        """Return the settings of a method that are left to choose, on both sources or on one."""
-        return [
-            name
-            for name in method.options
-            if getattr(self, name, None) == "auto" and (mixed or name != "mix")
-        ]
-
-    def chooses(self, method: Method, *, mixed: bool) -> bool:
-        """Return whether anything is left to choose."""
-        return bool(self.open_settings(method, mixed=mixed))
-
+    from fitters.aligners.base import BaseAligner
+    from fitters.pairs import Pairs
+    from fitters.select.grid import Choice
+    from fitters.sources import Sources
 
 _DEFAULTS = {setting.name: setting.default for setting in fields(FitConfig)}
 
@@ -300,11 +42,12 @@ class Method:
 
     Attributes
     ----------
-    aligner : type or callable
+    aligner : type, callable or str
         What makes it: its class, a ``functools.partial`` of it, or a function without arguments
         that must be given; or a function that fits two matrices, see
-        `fitters.aligners.base.matrix_aligner`. A setting of `OPTIONS` exists if this has a
-        parameter of its name ("alpha" for the penalty) that no partial gives.
+        `fitters.aligners.base.matrix_aligner`; of Headstock's own "module:name", which is imported
+        when it is first used. A setting of `fitters.settings.OPTIONS` exists if this has a
+        parameter of its name ("alpha" for the penalty) that neither a partial nor `given` gives.
     text : str
         One line on it.
     title : str
@@ -313,6 +56,8 @@ class Method:
         In place of the class's own.
     version : str
         Of a method of one's own: whatever its source does not show; see `METHODS`.
+    given : mapping
+        Parameters of `aligner` that the method gives.
 
     Examples
     --------
@@ -322,16 +67,24 @@ class Method:
     0.3
     """
 
-    aligner: Callable[..., Any]
+    aligner: Callable[..., Any] | str
     text: str = ""
     title: str = ""
     preparation: Preparation | None = None
     version: str = ""
+    given: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @cached_property
     def factory(self) -> Callable[..., Any]:
         """What makes the aligner; of a function that fits two matrices, its class."""
-        return matrix_aligner(self.aligner) if fits_matrices(self.aligner) else self.aligner
+        from pkgutil import resolve_name
+
+        from fitters.aligners.base import fits_matrices, matrix_aligner
+
+        named = self.aligner
+        made: Callable[..., Any] = resolve_name(named) if isinstance(named, str) else named
+        made = matrix_aligner(made) if fits_matrices(made) else made
+        return partial(made, **self.given) if self.given else made
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled: not what follows from the fields."""
@@ -348,6 +101,9 @@ class Method:
     @cached_property
     def options(self) -> tuple[str, ...]:
         """Those of `OPTIONS` and `TRAINING` that it has."""
+        from fitters.aligners.base import takes_weights
+        from fitters.select.grid import parameter_of
+
         given = self.factory.keywords if isinstance(self.factory, partial) else {}
         free = signature(self.factory).parameters.keys() - given.keys()
         own = [name for name in OPTIONS if parameter_of(name) in free]
@@ -422,6 +178,8 @@ class Method:
         SettingError
             If a source that the method needs is missing, or one that it cannot use is there.
         """
+        from fitters.sources import prepare
+
         how, name = self.rows.centred(config.centre), config.method
         if self.fitted_on == "head":
             real, bias_column = None, False
@@ -481,6 +239,8 @@ class Method:
 
         `params` are constructor parameters that count before these.
         """
+        from fitters.select.grid import parameter_of
+
         given = {
             parameter_of(name): getattr(config, name)
             for name in self.options
@@ -499,6 +259,9 @@ class Method:
         SettingError
             If a setting has no effect, or is "auto" and the aligner cannot choose it.
         """
+        from fitters.aligners.base import BaseAligner, tune_by_refitting
+        from fitters.select.grid import Search
+
         self.check(config, prototypes=data.prototypes is not None, real=data.real is not None)
         own = config.criterion or getattr(self.cls, "criterion", BaseAligner.criterion)
         aligner = self.make(config)
@@ -513,6 +276,8 @@ class Method:
 
     def facts(self, aligner: Any, choice: Choice, *, mixed: bool) -> dict[str, Any]:
         """Return the settings of an aligner by name, and what its choice records."""
+        from fitters.select.grid import parameter_of
+
         own = [name for name in self.options if name != "mix"]
         mix = {"mix": choice.mix} if mixed and "mix" in self.options else {}
         return mix | choice.facts | {name: getattr(aligner, parameter_of(name)) for name in own}
@@ -534,101 +299,137 @@ def _trained(name: str) -> Method:
     """Return the method that trains a preset."""
     chosen = PRESETS[name]
     never = {} if chosen.legacy else {"legacy": False}
-    return Method(partial(preset, name, **never), chosen.text, chosen.title)
+    return _method("trained.presets:preset", chosen.text, chosen.title, name=name, **never)
 
 
-_CCA_200 = partial(CCAAligner, 200, alpha=1e-6, relative=False)
+def _method(aligner: str, text: str, title: str, **given: Any) -> Method:
+    return Method(f"fitters.{aligner}", text, title, given=given)
+
+
 _UNIT = Preparation(images="unit", texts="unit")
+_CCA_200: dict[str, Any] = {"n_components": 200, "alpha": 1e-6, "relative": False}
 
 _BUILT_IN: dict[str, Method] = {
-    "ridge": Method(
-        partial(RidgeAligner, "y->x", center=False),
+    "ridge": _method(
+        "aligners.ridge:RidgeAligner",
         "ridge regression from text to image rows: each text becomes a row of a head",
         "Ridge",
+        direction="y->x",
+        center=False,
     ),
-    "ridge-x2y": Method(
-        partial(RidgeAligner, "x->y", center=False),
+    "ridge-x2y": _method(
+        "aligners.ridge:RidgeAligner",
         "ridge regression from image to text rows",
         "Ridge to texts",
+        direction="x->y",
+        center=False,
     ),
-    "ridge-both": Method(
-        partial(TwoWayRidgeAligner, center=False),
+    "ridge-both": _method(
+        "aligners.ridge:TwoWayRidgeAligner",
         "ridge regression in both directions, the mean of the two cosines",
         "Ridge both ways",
+        center=False,
     ),
-    "kernel-ridge": Method(
-        partial(KernelRidgeAligner, relative=False, center=False),
+    "kernel-ridge": _method(
+        "aligners.kernel:KernelRidgeAligner",
         "ridge from text to image rows, nonlinear: Gaussian kernel ridge regression",
         "Kernel ridge",
+        relative=False,
+        center=False,
     ),
-    "least-squares": Method(
-        partial(RidgeAligner, "x->y", alpha=0.0, center=False),
+    "least-squares": _method(
+        "aligners.ridge:RidgeAligner",
         "ridge-x2y without a penalty: needs more pairs than image columns",
         "Least squares",
+        direction="x->y",
+        alpha=0.0,
+        center=False,
     ),
-    "text-to-concept": Method(
-        partial(TextToConceptAligner, alpha=0.0),
+    "text-to-concept": _method(
+        "aligners.mean_shift:TextToConceptAligner",
         "affine map into the image space of a CLIP model, whose texts then need none",
         "Text-to-Concept",
+        alpha=0.0,
     ),
-    "procrustes": Method(
-        partial(ProcrustesAligner, center=False),
+    "procrustes": _method(
+        "aligners.procrustes:ProcrustesAligner",
         "the rotation between both spaces that fits best",
         "Procrustes",
+        center=False,
     ),
-    "cca": Method(
-        CCAAligner, "canonical correlations with shrinkage, scored by the plain cosine", "CCA"
+    "cca": _method(
+        "aligners.directions:CCAAligner",
+        "canonical correlations with shrinkage, scored by the plain cosine",
+        "CCA",
     ),
-    "csa": Method(
-        CSAAligner,
+    "csa": _method(
+        "aligners.directions:CSAAligner",
         "canonical correlations, each direction of the cosine weighted by its strength",
         "CSA",
     ),
-    "cca-200": Method(
-        _CCA_200,
+    "cca-200": _method(
+        "aligners.directions:CCAAligner",
         "canonical correlations as in the head-recycling experiments: 200, plain cosine, 1e-6 I",
         "CCA, 200 directions",
+        **_CCA_200,
     ),
-    "paper-cca": Method(
-        _CCA_200,
+    "paper-cca": _method(
+        "aligners.directions:CCAAligner",
         "cca-200 as the paper's code has it: rows not centred, one mean of all pairs, all alike",
         "CCA of the paper",
-        replace(_UNIT, alike=True),
+        **_CCA_200,
     ),
-    "pls": Method(PLSAligner, "the directions of both spaces that covary most", "PLS"),
-    "mean-shift": Method(
-        MeanShiftAligner,
+    "pls": _method(
+        "aligners.directions:PLSAligner", "the directions of both spaces that covary most", "PLS"
+    ),
+    "mean-shift": _method(
+        "aligners.mean_shift:MeanShiftAligner",
         "subtract the mean of each side and nothing else: a baseline",
         "Mean shift",
     ),
-    "mini-vec2vec": Method(
-        partial(MiniVec2VecAligner, center=False),
+    "mini-vec2vec": _method(
+        "aligners.mini_vec2vec:MiniVec2VecAligner",
         "a rotation from the geometry of each side alone, blind to which rows are pairs: a control",
         "mini-vec2vec (no pairs)",
+        center=False,
     ),
-    "asif": Method(
-        partial(ASIFAligner, precision="float32"),
+    "asif": _method(
+        "aligners.asif:ASIFAligner",
         "similarity to the same pairs, on both sides; fits nothing",
         "ASIF",
+        precision="float32",
     ),
-    "conse": Method(
-        ConSEAligner,
+    "conse": _method(
+        "aligners.conse:ConSEAligner",
         "the mix of the class texts that the classifier believes in; uses no real pair",
         "ConSE",
     ),
     **{name: _trained(name) for name in PRESETS},
 }
-_BUILT_IN["paper-mlp"] = replace(
-    _BUILT_IN["paper-mlp"], preparation=replace(_UNIT, legacy_texts=True)
-)
+for _name, _how in (
+    ("paper-cca", replace(_UNIT, alike=True)),
+    ("paper-mlp", replace(_UNIT, legacy_texts=True)),
+):
+    _BUILT_IN[_name] = replace(_BUILT_IN[_name], preparation=_how)
 
-ALIGNERS: dict[str, type[BaseAligner]] = {
-    method.cls.method: method.cls for method in reversed(_BUILT_IN.values())
-}
+ALIGNERS: dict[str, type[BaseAligner]]
 """The classes behind them, by the name that saved alignments have for them."""
 
 
+@cache
+def _aligners() -> dict[str, type[BaseAligner]]:
+    return {method.cls.method: method.cls for method in reversed(_BUILT_IN.values())}
+
+
+def __getattr__(name: str) -> Any:
+    if name != "ALIGNERS":
+        raise AttributeError(f"module 'fitters.methods' has no attribute '{name}'")
+    return _aligners()
+
+
 def _as_method(_: str, thing: Any, **about: Any) -> Method:
+    from fitters.aligners.base import fits_matrices
+
     own = isinstance(thing, Method)
     made = thing if own else Method(thing, first_line(thing))
     method: Method = replace(made, **about)
@@ -645,7 +446,7 @@ def _as_method(_: str, thing: Any, **about: Any) -> Method:
 
 
 METHODS: Registry[Method] = Registry(
-    "aligner", _BUILT_IN, accept=_as_method, reserved=[*ALIGNERS, "identity"]
+    "aligner", _BUILT_IN, accept=_as_method, reserved=lambda: {*_aligners(), "identity"}
 )
 """Methods of `fit_alignment`, and what each is.
 
@@ -673,10 +474,10 @@ def aligner_class(name: str) -> type[Any]:
     UnknownMethodError
         If there is none; the message lists those that exist.
     """
-    if name in METHODS and name not in ALIGNERS:
+    if name in METHODS and name not in _aligners():
         return METHODS[name].cls
     return lookup(
-        ALIGNERS, name, what="aligner", error=UnknownMethodError, listed_by="fitters.ALIGNERS"
+        _aligners(), name, what="aligner", error=UnknownMethodError, listed_by="fitters.ALIGNERS"
     )
 
 
@@ -687,7 +488,7 @@ def needs_rows(config: FitConfig, *, mixed: bool) -> bool:
         # Moments of a store are of centred rows, or of raw ones.
         return True
     by_error = config.criterion == "error" and method.by_error
-    return config.chooses(method, mixed=mixed) and not by_error
+    return config.chooses(method.options, mixed=mixed) and not by_error
 
 
 def method_named(name: str) -> Method:

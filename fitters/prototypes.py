@@ -10,19 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 
 from fitters.errors import PairsError
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs, Rows
+from fitters.settings import Duplicates
 
 Index = npt.NDArray[np.intp]
-Duplicates = Literal["keep", "merge", "drop"]
-
 DUPLICATES: dict[str, str] = {
     "keep": "every class is a prototype; those that share a name pull its text both ways",
     "merge": "the classes of one name become one, the mean of their unit rows, of the mass of one",
@@ -128,6 +126,8 @@ def adapted_prototypes(
     PairsError
         If the images have another number of columns, there are fewer than 2, or kappa is negative.
     """
+    from scipy.special import softmax
+
     if images.ndim != 2 or images.shape[1] != pairs.x.shape[1] or len(images) < 2 or not kappa >= 0:
         raise PairsError(
             f"Adapting prototypes needs at least 2 images of {pairs.x.shape[1]:,} columns and a "

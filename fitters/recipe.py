@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fitters.aligners.asif import ASIFAligner
 from fitters.alignment import Alignment, OnStage, closed
 from fitters.errors import SettingError
-from fitters.methods import FitConfig, method_named
+from fitters.methods import method_named
 from fitters.pairs import Pairs
 from fitters.select.grid import Axis, Choice
+from fitters.settings import FitConfig
 from fitters.sources import Sources
 
 
@@ -119,6 +119,8 @@ def select(
     SelectionError
         If there are too few groups to choose from.
     """
+    from fitters.aligners.asif import ASIFAligner
+
     config = FitConfig.of(method, settings)
     spec = method_named(config.method)
     if issubclass(spec.cls, ASIFAligner):

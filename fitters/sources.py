@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy.typing as npt
 
@@ -11,47 +11,7 @@ from featstore.cards import Card, Shown
 from fitters.errors import PairsError
 from fitters.moments.transform import SideTransform, append_column, row_norms
 from fitters.pairs import Pairs
-
-Centring = Literal["centred", "unit", "raw"]
-"""Unit length, less the mean of their source, unit length again; unit length alone; as stored."""
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How rows are prepared before an aligner is fitted on them, or projects them.
-
-    Attributes
-    ----------
-    images, texts : {"centred", "unit", "raw"}
-        What is done to the rows of each side.
-    head_bias : bool
-        Prototypes are [w, b] and images [f, 1], where the head has a bias.
-    alike : bool
-        Every pair counts alike: the m captions of an image are m pairs, not m parts of one.
-    legacy_texts : bool
-        With the setting `legacy`, texts are prepared for the fit and left raw for scoring.
-
-    Examples
-    --------
-    >>> METHODS["ridge"].rows.images, METHODS["sail"].rows.images
-    ('centred', 'unit')
-    >>> Preparation().centred(False).texts
-    'unit'
-    """
-
-    images: Centring = "centred"
-    texts: Centring = "centred"
-    head_bias: bool = False
-    alike: bool = False
-    legacy_texts: bool = False
-
-    def centred(self, centre: bool | None) -> Preparation:  # noqa: FBT001
-        """Return the same with its rows centred or not; raw rows stay raw, as all do for None."""
-        if centre is None:
-            return self
-        rows: Centring = "centred" if centre else "unit"
-        images, texts = (side if side == "raw" else rows for side in (self.images, self.texts))
-        return replace(self, images=images, texts=texts)
+from fitters.settings import Centring, Preparation
 
 
 class Counted(Protocol):

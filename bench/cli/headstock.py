@@ -21,9 +21,6 @@ from bench.cli.main import cli as bench_cli
 from featstore.cli import cli as featstore_cli
 from featstore.command_line import CommandGroup, entry_point, human_bytes, print_json
 from featstore.errors import FeatstoreError
-from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import parse_catalog
-from featstore.store.files import read_json
 from fitters.cli import cli as fitters_cli
 
 _PROGRAMS = {"featstore": featstore_cli, "fitters": fitters_cli, "bench": bench_cli}
@@ -189,19 +186,28 @@ def find_work(root: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def _is_store(names: set[str]) -> bool:
+    from featstore.store.catalog import NAME
+
+    return names >= {NAME, "zarr.json"}
+
+
 #: What is looked for -> whether a folder that holds these names is one.
 _SIGNS: dict[str, Callable[[set[str]], bool]] = {
     "manifests": lambda names: (
         "dataset.toml" in names and any(name.endswith(".parquet") for name in names)
     ),
-    "stores": lambda names: names >= {CATALOG, "zarr.json"},
+    "stores": _is_store,
     "alignments": lambda names: names >= {"alignment.json", "arrays.safetensors"},
     "results": lambda names: "runs" in names and bool(names & {"ranks", "sums"}),
 }
 
 
 def _store_facts(path: Path) -> dict[str, Any]:
-    keys = sorted((parse_catalog(read_json(path / CATALOG)) or {"sets": {}})["sets"])
+    from featstore.store.catalog import NAME, parse_catalog
+    from featstore.store.files import read_json
+
+    keys = sorted((parse_catalog(read_json(path / NAME)) or {"sets": {}})["sets"])
     arrays = [read_json(path / key / "embedding" / "zarr.json") for key in keys[:_SIZED]]
     bits = [int("0" + re.sub(r"\D", "", str(array.get("data_type")))) for array in arrays]
     sizes = [prod(array.get("shape", [0])) * n // 8 for array, n in zip(arrays, bits, strict=True)]
@@ -209,6 +215,8 @@ def _store_facts(path: Path) -> dict[str, Any]:
 
 
 def _results_facts(path: Path) -> dict[str, Any]:
+    from featstore.store.files import read_json
+
     sessions = [read_json(file) for file in sorted((path / "sessions").glob("*.json"))[-100:]]
     suites = list(dict.fromkeys(str(session.get("suite")) for session in sessions))
     return {"suites": suites, "last": sessions[-1].get("started") if sessions else None}

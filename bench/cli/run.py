@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -73,6 +71,8 @@ class Execution:
 
     def run(self, suite: str, runs: Sequence[Run]) -> None:
         """Run what is not finished, record the session, and print what was done."""
+        import platform
+
         from bench.execution import run_all
         from bench.results import finished, read_sessions, versions, write_session
 
@@ -135,7 +135,7 @@ class _SuiteCommand(click.Command):
         from bench.suites.registry import SUITES
 
         with formatter.section("Suites"):
-            formatter.write_dl([(name, SUITES.about(name)) for name in SUITES])
+            formatter.write_dl(SUITES.known())
         super().format_options(ctx, formatter)
 
 
@@ -153,7 +153,9 @@ class _SuiteCommand(click.Command):
     "\n      --store build/demo/store -o results"
     "\n  bench run --suite paper --store store -o results --dry-run",
 )
-@click.option("--suite", required=True, help="Name of one of the suites above.")
+@click.option(
+    "--suite", required=True, help="Name of one of the suites above, or of another package's."
+)
 @store_option(
     "The store to read: folder or address. The smoke suite makes its own if none is given.",
     required=False,
@@ -198,6 +200,8 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     are named: a setting is given to the methods that have it, and several values of it, separated
     by commas, make a run each.
     """
+    import tempfile
+
     from bench.errors import ProtocolError
     from bench.suites.registry import suite_named, with_lists
     from bench.suites.single import check_settings

@@ -3,32 +3,38 @@
 Nothing here knows a store, an encoder or an aligner.
 """
 
-from bench.metrics.both_ways import rank_both_ways
-from bench.metrics.ranks import (
-    CUTOFFS,
-    NO_ITEM,
-    Ranks,
-    first_of_gallery,
-    rank_blocks,
-    rank_projections,
-    rank_relevant,
-    ranks_from_blocks,
-    ranks_from_scores,
-)
-from bench.metrics.summary import (
-    CLASS_METRICS,
-    METRIC_VERSION,
-    METRICS,
-    Metric,
-    chance_levels,
-    class_metrics,
-    cutoff,
-    harmonic_mean,
-    per_query,
-    query_values,
-    summarise,
-)
-from bench.metrics.ties import Relevance
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.metrics.both_ways import rank_both_ways
+    from bench.metrics.ranks import (
+        CUTOFFS,
+        NO_ITEM,
+        Ranks,
+        first_of_gallery,
+        rank_blocks,
+        rank_projections,
+        rank_relevant,
+        ranks_from_blocks,
+        ranks_from_scores,
+    )
+    from bench.metrics.summary import (
+        CLASS_METRICS,
+        METRIC_VERSION,
+        METRICS,
+        Metric,
+        chance_levels,
+        class_metrics,
+        cutoff,
+        harmonic_mean,
+        per_query,
+        query_values,
+        summarise,
+    )
+    from bench.metrics.ties import Relevance
 
 __all__ = [
     "CLASS_METRICS",
@@ -54,3 +60,11 @@ __all__ = [
     "ranks_from_scores",
     "summarise",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for home in ("summary", "ties", "ranks", "both_ways") if name in __all__ else ():
+        module = import_module(f"bench.metrics.{home}")
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module 'bench.metrics' has no attribute {name!r}")

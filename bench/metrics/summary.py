@@ -28,15 +28,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
-from scipy.special import gammaln
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.errors import MetricError
-from bench.metrics.ranks import CUTOFFS
 from featstore.errors import unknown_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 #: Raise it when a definition here or in `bench.metrics` changes: runs are then redone.
 METRIC_VERSION = 2
@@ -146,6 +145,8 @@ def counted_at(metric: str) -> tuple[str, int] | None:
     MetricError
         If k is not one of `CUTOFFS`.
     """
+    from bench.metrics.ranks import CUTOFFS
+
     found = re.fullmatch(r"(recall|P)@([1-9]\d*)", metric)
     if found is None:
         return None
@@ -172,6 +173,8 @@ def per_query(
     MetricError
         If no such metric has this name.
     """
+    import numpy as np
+
     if (k := cutoff(metric)) is not None:
         return (rank <= k).astype(np.float64)
     if metric in LOWER_IS_BETTER:
@@ -191,6 +194,10 @@ def query_values(metric: str, of: RankColumns) -> NDArray[np.float64]:
     MetricError
         If no metric has this name, or its k is not counted.
     """
+    import numpy as np
+
+    from bench.metrics.ranks import CUTOFFS
+
     if metric == "mAP-truncated":
         return of.truncated_precision.astype(np.float64)
     if (counted := counted_at(metric)) is None:
@@ -202,6 +209,8 @@ def query_values(metric: str, of: RankColumns) -> NDArray[np.float64]:
 
 def summarise(ranks: RankColumns, metrics: Sequence[str] = tuple(METRICS)) -> dict[str, float]:
     """Pool the queries: the mean of every metric, the median for ``"median_rank"``."""
+    import numpy as np
+
     out = {}
     for metric in metrics:
         pool = np.median if metric == "median_rank" else np.mean
@@ -233,6 +242,8 @@ def chance_levels(
     MetricError
         If a count lies outside 1 to g, or a metric is unknown.
     """
+    import numpy as np
+
     relevant, weights = np.unique(np.asarray(n_relevant), return_counts=True)
     if len(relevant) == 0 or relevant[0] < 1 or relevant[-1] > gallery:
         raise MetricError(
@@ -276,6 +287,9 @@ def _probability_beyond(
     relevant: int, gallery: int, places: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return C(g-p, r) / C(g, r) for every r: no relevant item among the first r."""
+    import numpy as np
+    from scipy.special import gammaln
+
     possible = places <= gallery - relevant
     r = places[possible]
     rest = gallery - relevant
@@ -311,6 +325,8 @@ def class_metrics(
         ``seen``, ``unseen`` and ``harmonic`` are those of generalised zero-shot classification:
         all classes stand in the gallery of both.
     """
+    import numpy as np
+
     labels, codes = np.unique(np.concatenate([truth, answers]), return_inverse=True)
     true, given = codes[: len(truth)], codes[len(truth) :]
     hit = true == given

@@ -6,8 +6,14 @@ as soon as its sets are in the store; ``few-shot`` is the few-shot learners on t
 store. A sweep (`bench.suites.single`) is planned by what is typed.
 """
 
-from bench.suites.demo import create_smoke_store, demo_runs, smoke_runs
-from bench.suites.registry import SUITES, Suite, suite_named, with_lists
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.suites.demo import create_smoke_store, demo_runs, smoke_runs
+    from bench.suites.registry import SUITES, Suite, suite_named, with_lists
 
 __all__ = [
     "SUITES",
@@ -18,3 +24,10 @@ __all__ = [
     "suite_named",
     "with_lists",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'bench.suites' has no attribute {name!r}")
+    of_demo = name in ("create_smoke_store", "demo_runs", "smoke_runs")
+    return getattr(import_module(f"bench.suites.{'demo' if of_demo else 'registry'}"), name)

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import polars as pl
-
-from bench.doses import dose_table
 from bench.errors import UnknownSuiteError
-from bench.runs import Run
-from bench.suites.controls import control_runs
-from bench.suites.demo import create_smoke_store, demo_runs, smoke_runs
-from bench.suites.few_shot import few_shot_runs, few_shot_table
-from bench.suites.paper import Lacking, lacking, paper_runs
-from bench.suites.published import published_table
 from bench.suites.single import OF_MIXED, Lists, check_settings, combinations
 from featstore.errors import lookup
 from featstore.plugins import Registry, first_line
-from featstore.store.store import FeatureStore
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from bench.runs import Run
+    from bench.suites.paper import Lacking
+    from featstore.store.store import FeatureStore
 
 
 class PlanRuns(Protocol):
@@ -66,34 +63,45 @@ class Suite:
     tables: Mapping[str, Callable[[Path, pl.DataFrame], pl.DataFrame]] = field(default_factory=dict)
 
 
+def _late(place: str) -> Callable[..., Any]:
+    """Return the function "module:name" of `bench`, imported when it is called."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        from pkgutil import resolve_name
+
+        return resolve_name(f"bench.{place}")(*args, **kwargs)
+
+    return call
+
+
 _BUILT_IN: dict[str, Suite] = {
     "demo": Suite(
-        demo_runs,
+        _late("suites.demo:demo_runs"),
         "all 517 names, and 16 to all real pairs, beside the controls",
         takes=("dataset", "label_set"),
     ),
     "controls": Suite(
-        control_runs,
+        _late("suites.controls:control_runs"),
         "more controls of the head and of the real pairs, in doses where they have some",
         takes=("dataset", "label_set"),
-        tables={"doses": dose_table},
+        tables={"doses": _late("doses:dose_table")},
     ),
     "smoke": Suite(
-        smoke_runs,
+        _late("suites.demo:smoke_runs"),
         "the same on a synthetic store, in seconds; needs no --store",
-        create_smoke_store,
+        _late("suites.demo:create_smoke_store"),
     ),
     "paper": Suite(
-        paper_runs,
+        _late("suites.paper:paper_runs"),
         "the paper's experiments, each as soon as its sets are in the store",
-        lacking=lacking,
-        tables={"published": lambda _, rows: published_table(rows)},
+        lacking=_late("suites.paper:lacking"),
+        tables={"published": lambda _, rows: _late("suites.published:published_table")(rows)},
     ),
     "few-shot": Suite(
-        few_shot_runs,
+        _late("suites.few_shot:few_shot_runs"),
         "learners, 1 to 16 shots and ten draws, on the datasets of a store",
         takes=("dataset", "label_set", "shots", "learners"),
-        tables={"learners": few_shot_table},
+        tables={"learners": _late("suites.few_shot:few_shot_table")},
     ),
 }
 

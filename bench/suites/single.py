@@ -7,13 +7,9 @@ from dataclasses import dataclass, fields
 from functools import partial
 from itertools import product
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
-from bench.corpus import read_corpus
 from bench.errors import ProtocolError
-from bench.results import RESULT_SCHEMA
 from bench.runs import (
     CLASS_MEANS,
     FIT_SETTINGS,
@@ -23,20 +19,15 @@ from bench.runs import (
     has_setting,
     methods_with,
 )
-from bench.scoring import Scoring, split_of
-from bench.suites.demo import (
-    SuiteSets,
-    beside_fields,
-    has_meaning,
-    possible_pairs,
-    set_fields,
-)
 from featstore.options import option
-from featstore.store.store import FeatureStore
-from fitters.alignment import Alignment
-from fitters.from_store import side_of
-from fitters.jobs import images_beside
 from fitters.methods import method_named
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from bench.suites.demo import SuiteSets
+    from featstore.store.store import FeatureStore
+    from fitters.alignment import Alignment
 
 #: The suites that runs of one task, and of a sweep, say they are of.
 SUITE, SWEEP_SUITE = "task", "sweep"
@@ -73,6 +64,9 @@ class SetNames:
         featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
             If a set is not in the store, or several fit.
         """
+        from bench.suites.demo import beside_fields, set_fields
+        from fitters.jobs import images_beside
+
         if bool(self.head) != bool(self.head_names):
             raise ProtocolError(
                 "A head needs the names of its classes: give --head and --head-names, or neither."
@@ -148,6 +142,8 @@ def combinations(make: Callable[..., Run], lists: Lists, *, skip: bool | None = 
     ProtocolError
         If a run contradicts itself, or nothing is left.
     """
+    from bench.suites.demo import has_meaning
+
     if skip is None:
         skip = any(len(lists.get(name, ())) > 1 for name in ("method", *_COUNTED))
     runs = []
@@ -241,10 +237,7 @@ def check_settings(names: Collection[str], methods: Collection[str]) -> None:
 #: Tasks that an alignment made before is scored by.
 SCORED = ("zero_shot", "generalised", "retrieval", "hubness")
 
-_SCORES: dict[str, Any] = {
-    name: RESULT_SCHEMA[name]
-    for name in ("task", "eval", "direction", "metric", "value", "chance", "n_queries", "gallery")
-}
+_SCORES = ("task", "eval", "direction", "metric", "value", "chance", "n_queries", "gallery")
 
 
 def score_alignment(alignment: Alignment, store: FeatureStore, run: Run) -> pl.DataFrame:
@@ -271,6 +264,13 @@ def score_alignment(alignment: Alignment, store: FeatureStore, run: Run) -> pl.D
     featstore.errors.MisalignedItemsError
         If a set lies in neither space of the alignment.
     """
+    import polars as pl
+
+    from bench.corpus import read_corpus
+    from bench.results import RESULT_SCHEMA
+    from bench.scoring import Scoring, split_of
+    from fitters.from_store import side_of
+
     data = run.data
     for side, key in (("x", data.image_set), ("y", data.name_set), ("y", data.caption_set)):
         space = store.info(key).commit.space_id if key else None
@@ -287,7 +287,7 @@ def score_alignment(alignment: Alignment, store: FeatureStore, run: Run) -> pl.D
         for outcome in outcomes
         for metric, value in outcome.values.items()
     ]  # fmt: skip
-    return pl.DataFrame(rows, schema=_SCORES, orient="row")
+    return pl.DataFrame(rows, schema={name: RESULT_SCHEMA[name] for name in _SCORES}, orient="row")
 
 
 #: What a sweep goes through, where nothing else is listed. Penalties and mixing weights are swept,
@@ -321,6 +321,8 @@ def sweep_runs(store: FeatureStore, sets: SuiteSets, lists: Lists | None = None)
     ProtocolError, fitters.errors.UnknownMethodError
         As of `combinations` and `check_settings`.
     """
+    from bench.suites.demo import possible_pairs
+
     every = SWEEP | dict(lists or {})
     # Settings of the default sweep that no listed method has are no mistake of the user.
     check_settings(lists or {}, every["method"])

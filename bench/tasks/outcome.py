@@ -24,9 +24,9 @@ from bench.metrics.summary import (
     summarise,
 )
 from bench.metrics.ties import Relevance, different_rows, first_equal
-from bench.options import Scorer
 from fitters.scorers import labelled, scorer_named
 from fitters.select.held_out import Projected
+from fitters.settings import Scorer
 
 #: Gallery ids kept per query, for the pictures of what was found.
 KEPT = 5

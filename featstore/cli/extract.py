@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,16 +23,15 @@ from featstore.command_line import (
     print_json,
 )
 from featstore.errors import EncoderError
-from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig
-from featstore.extraction.progress import ExtractResult, Progress, log_beside
-from featstore.extraction.repair import Repair, RepairConfig, repair_set
-from featstore.manifest.io import read_manifest
-from featstore.manifest.manifest import Manifest
+from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig, RepairConfig
 from featstore.options import config_from, options_from
 
 if TYPE_CHECKING:
     from featstore.extraction.plan import JobPlan, SetPlan
+    from featstore.extraction.progress import ExtractResult, Progress
+    from featstore.extraction.repair import Repair
     from featstore.extraction.targets import SetState
+    from featstore.manifest.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -77,6 +75,7 @@ def read_request(
     from featstore.encoders.registry import check_kind, check_name, check_options
     from featstore.extraction.heads import label_set_of
     from featstore.extraction.job import job_items
+    from featstore.manifest.io import read_manifest
 
     place, head = config_from(Place, given), config_from(HeadConfig, given)
     encoders, config = encoder_specs(given), config_from(ExtractConfig, given)
@@ -140,6 +139,8 @@ def extract_command(
     an interrupted job, extends a set whose manifest has grown, and touches nothing once all is
     done. Items that cannot be read are skipped and listed; the exit code is then 3.
     """
+    import logging
+
     from featstore.extraction.heads import extract_head
 
     request = read_request(manifest, kinds, given, exist=True)
@@ -190,6 +191,8 @@ def _show_progress(bar: ProgressBar, progress: Progress) -> None:
 
 def _default_log(store: Path) -> Path | None:
     """Return the log beside a store, or None where nobody may write: it was not asked for."""
+    from featstore.extraction.progress import log_beside
+
     log = log_beside(store)
     folder = next((parent for parent in log.parents if parent.exists()), log.parent)
     if os.access(log if log.exists() else folder, os.W_OK):
@@ -337,6 +340,8 @@ def repair_command(
     if the encoder gives the same bits as before, that is the same revision. The exit code is 4 if
     something is left.
     """
+    from featstore.extraction.repair import repair_set
+
     config = config_from(RepairConfig, given)
     done = repair_set(store, key, copy=copy, manifest=manifest, config=config, dry_run=dry_run)
     if as_json:

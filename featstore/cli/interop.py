@@ -16,10 +16,8 @@ from featstore.command_line import (
     print_json,
     store_option,
 )
-from featstore.interop.reading import FORMATS, ImportConfig, import_rows
-from featstore.interop.writing import WIDENING, export_set
+from featstore.interop import FORMATS, ImportConfig
 from featstore.options import options_from
-from featstore.store.store import open_store
 
 
 @click.command(
@@ -45,6 +43,9 @@ def export_command(
     Every bit is kept. Items that failed have no row and are left out. npy and parquet have no
     bfloat16: they get the same values as float32. An output that is there must have the same bytes.
     """
+    from featstore.interop.writing import WIDENING, export_set
+    from featstore.store.store import open_store
+
     opened = open_store(store)
     info = opened.info(key, revision=revision)
     with ProgressBar(f"export {info.key}"):
@@ -90,6 +91,9 @@ def import_command(source: Path, store: Path, as_json: bool, **given: Any) -> in
     clip-retrieval's folder, or a plain .npy or .h5 file with --items. Items whose row is all zeros
     are skipped and listed; the exit code is then 3.
     """
+    from featstore.interop.reading import import_rows
+    from featstore.store.store import open_store
+
     with ProgressBar(f"import {source}"):
         key = import_rows(source, store=store, **given)
     failures = dict(open_store(store).failures(key).iter_rows())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,15 +14,8 @@ import click
 
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import EXIT_VERIFY, CommandGroup, json_option, print_json
-from featstore.datasets import (
-    BuildConfig,
-    build_dataset,
-    check_dataset,
-    find_builder,
-    write_label_set,
-)
 from featstore.errors import ManifestError, OptionError, lookup, unknown_name
-from featstore.options import config_from, options_from, parts_of
+from featstore.options import config_from, option, options_from, parts_of
 from featstore.prompts import PromptChoice
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -140,8 +132,8 @@ def sources_command(as_json: bool) -> None:
     width = max(map(len, SOURCES))
     for name, source in SOURCES.items():
         click.echo(f"{name:<{width}}  {source.summary}")
-        for option, text in source.options.items():
-            click.echo(f"{'':<{width}}    {option}=…  {text}")
+        for key, text in source.options.items():
+            click.echo(f"{'':<{width}}    {key}=…  {text}")
 
 
 @manifests.command("labels", epilog="Example: featstore manifests labels birds.txt -o build/birds")
@@ -158,6 +150,8 @@ def labels_command(
     FILE is .txt, .csv, .tsv or .json, in the order of the rows of the head. The names can
     then be extracted as class_name, and the head with --label-set.
     """
+    from featstore.datasets import write_label_set
+
     prompts = config_from(PromptChoice, given)
     manifest = write_label_set(label_file, out, name=name, prompts=prompts)
     classes = 0 if manifest.classes is None else manifest.classes.height
@@ -267,6 +261,65 @@ def echo_counts(classes: int, counts: dict[str, dict[str, int]]) -> None:
         click.echo(f"  {kind:<11} {splits['total']:>7,}  ({parts})")
 
 
+@dataclass(frozen=True)
+class BuildConfig:
+    """How a dataset is built, as a command line says it; a dataset takes some of these."""
+
+    name: str | None = option(
+        None, help="Name of the dataset in the manifest and the store (default: DATASET)."
+    )
+    root: Path | None = option(
+        None,
+        help="Folder with the dataset as it is distributed. Its files stay where they are.",
+    )
+    source: Path | None = option(
+        None,
+        help="stamps: a folder with the stamps or with the .deb of tuxpaint-stamps-default. "
+        "imagenet…: a folder with timm's label files.",
+    )
+    split: tuple[str, ...] = option((), help="Only these splits, e.g. test.")
+    subset: bool = option(False, help="Accept an incomplete copy (recorded in the manifest).")
+    classes_only: bool = option(False, help="Only the label set, without images.")
+    split_file: Path | None = option(
+        None,
+        help="A split_zhou_….json of CoOp: its items, names and splits instead of the official "
+        "ones.",
+    )
+    locale: tuple[str, ...] = option(
+        (), help="Languages of captions, e.g. en,fr (stamps only; default en)."
+    )
+
+    def builder_options(self, dataset: str) -> dict[str, Any]:
+        """Return what was chosen, as `build_dataset` takes it.
+
+        Raises
+        ------
+        OptionError
+            If the dataset does not take it.
+        ManifestError
+            If there is no dataset of this name.
+        """
+        from featstore.datasets import find_builder
+
+        builder, chosen = find_builder(dataset), {}
+        for field, keyword in _KEYWORDS.items():
+            value = getattr(self, field)
+            if value in (None, (), False):
+                continue
+            if keyword not in builder.options:
+                flag = field.replace("_", "-")
+                raise OptionError(f"The dataset {dataset!r} takes no --{flag}.")
+            chosen[keyword] = value if field != "classes_only" else False
+        return chosen
+
+
+#: Field of `BuildConfig` -> keyword of the builders.
+_KEYWORDS = {
+    "root": "root", "source": "source", "split": "splits", "subset": "subset",
+    "classes_only": "images", "split_file": "split_file", "locale": "locales",
+}  # fmt: skip
+
+
 _EXAMPLES = (
     "\b\nExample:"
     "\n  featstore manifests build stamps -o build/stamps --locale en,fr"
@@ -301,6 +354,8 @@ def build_command(
     For stamps, without --source: the installed package, else the user's cache, else the package
     is downloaded (81 MB) through apt into that cache, without root.
     """
+    from featstore.datasets import build_dataset
+
     config, prompts = config_from(BuildConfig, given), config_from(PromptChoice, given)
     chosen = builder_options(dataset, config, options)
     # The bar is there before the log: what is logged is then written above it.
@@ -330,6 +385,8 @@ def build_command(
 
 def builder_options(dataset: str, config: BuildConfig, options: dict[str, str]) -> dict[str, Any]:
     """Return what a dataset is built with; what it does not take is wrong usage."""
+    from featstore.datasets import find_builder
+
     try:
         chosen = config.builder_options(dataset)
         own = find_builder(dataset).facts.get("options", {})
@@ -344,6 +401,8 @@ def builder_options(dataset: str, config: BuildConfig, options: dict[str, str]) 
 @contextmanager
 def _log_to_stderr() -> Iterator[None]:
     """Show what builders log while they work."""
+    import logging
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     loggers = [logging.getLogger(name) for name in ("data_manifests", "featstore.datasets")]
@@ -394,6 +453,8 @@ def check_command(
     Compared are lists, images and counts. Nothing is written, and no image is opened: a file that
     is there and not empty counts. Exit code 4 if anything is missing or wrong.
     """
+    from featstore.datasets import check_dataset
+
     chosen = builder_options(dataset, BuildConfig(root=root, split=split), options)
     inspection = check_dataset(dataset, **chosen)
     problems = inspection.problems

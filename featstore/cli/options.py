@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from featstore.command_line import store_option
 from featstore.errors import unknown_name
-from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig
-from featstore.extraction.progress import ExtractResult
-from featstore.manifest.manifest import Manifest
 from featstore.options import DEFAULT, file_key, option, option_names, options_from
+
+if TYPE_CHECKING:
+    from featstore.extraction.options import EncoderSpec, ExtractConfig
+    from featstore.extraction.progress import ExtractResult
+    from featstore.manifest.manifest import Manifest
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -36,6 +37,8 @@ def encoder_specs(given: Mapping[str, Any]) -> list[EncoderSpec]:
     EncoderError
         If an encoder has layers and a pool.
     """
+    from featstore.extraction.options import EncoderSpec
+
     each: list[dict[str, Any]] = [{"encoder": name} for name in given["encoder"]]
     for name in option_names(EncoderSpec):
         values = _values(name, given)
@@ -156,6 +159,8 @@ def read_config(ctx: click.Context, _parameter: click.Parameter, path: Path | No
     click.UsageError
         If the file cannot be read, or has a key that is no option.
     """
+    import tomllib
+
     if path is None:
         return None
     try:
@@ -193,6 +198,8 @@ def _encoder_tables(
     ctx: click.Context, path: Path, tables: list[dict[str, Any]]
 ) -> dict[str, list[str]]:
     """Return the lists that [[encoder]] tables stand for."""
+    from featstore.extraction.options import EncoderSpec
+
     # A switch is for all encoders.
     names = [name for name in option_names(EncoderSpec) if name != "trust_remote_code"]
     keys = ["name", *names[1:]]
@@ -218,39 +225,40 @@ def _word(value: Any) -> str:
 KINDS = ["image", "caption", "class_name", "head_weight"]
 
 
-_JOB_OPTIONS: list[Callable[[Any], Any]] = [
-    click.argument("manifest", required=False, type=click.Path(path_type=Path)),
-    click.option(
-        "--kind",
-        "kinds",
-        multiple=True,
-        required=True,
-        type=click.Choice(KINDS),
-        help="Kind of items to encode; repeat it for several.",
-    ),
-    options_from(EncoderSpec, each=True),
-    store_option("Folder of the store, made if missing.", writes=True),
-    options_from(HeadConfig),
-    options_from(ExtractConfig),
-    click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        is_eager=True,
-        callback=read_config,
-        help="TOML file with any of these options; what is typed wins.",
-    ),
-    options_from(Place),
-    click.option(
-        "--log",
-        type=click.Path(path_type=Path),
-        help="File for JSON lines of what happens (default: STORE.extract.jsonl beside the store).",
-    ),
-    click.option("--no-log", is_flag=True, help="Write no log."),
-]
-
-
 def job_options(function: _Function) -> _Function:
     """Give a command the options of an extraction."""
-    for add in reversed(_JOB_OPTIONS):
+    from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig
+
+    options: list[Callable[[Any], Any]] = [
+        click.argument("manifest", required=False, type=click.Path(path_type=Path)),
+        click.option(
+            "--kind",
+            "kinds",
+            multiple=True,
+            required=True,
+            type=click.Choice(KINDS),
+            help="Kind of items to encode; repeat it for several.",
+        ),
+        options_from(EncoderSpec, each=True),
+        store_option("Folder of the store, made if missing.", writes=True),
+        options_from(HeadConfig),
+        options_from(ExtractConfig),
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            is_eager=True,
+            callback=read_config,
+            help="TOML file with any of these options; what is typed wins.",
+        ),
+        options_from(Place),
+        click.option(
+            "--log",
+            type=click.Path(path_type=Path),
+            help="File for JSON lines of what happens (default: STORE.extract.jsonl beside the "
+            "store).",
+        ),
+        click.option("--no-log", is_flag=True, help="Write no log."),
+    ]
+    for add in reversed(options):
         function = add(function)
     return function

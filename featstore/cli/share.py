@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,12 +23,11 @@ from featstore.command_line import (
     print_json,
     signed_options,
 )
-from featstore.remote.cache import CacheEntry, user_cache
-from featstore.remote.objects import parse_address
-from featstore.share.card import croissant, croissant_text, markdown, set_cards, write_about
-from featstore.share.copy import CopyReport, copy_sets
-from featstore.share.publish import Relation
-from featstore.store.store import open_store
+
+if TYPE_CHECKING:
+    from featstore.remote.cache import CacheEntry
+    from featstore.share.copy import CopyReport
+    from featstore.share.publish import Relation
 
 
 @click.command("card", epilog="Example: featstore card build/demo/store -o build/demo/store")
@@ -57,6 +56,9 @@ def card_command(
     It has datasets, licences, encoders, numbers of items and revisions. --json prints the Croissant
     metadata.
     """
+    from featstore.share.card import croissant, croissant_text, markdown, set_cards, write_about
+    from featstore.store.store import open_store
+
     stated = dict(text.partition("=")[::2] for text in licences)
     if not all(stated.values()):
         raise click.UsageError("--licence is DATASET=TEXT, such as birds=CC-BY-4.0.")
@@ -161,6 +163,8 @@ def _copy(
     as_json: bool,
     **signed: Any,
 ) -> int:
+    from featstore.share.copy import copy_sets
+
     def send(source: StorePlace, target: StorePlace) -> CopyReport:
         with ProgressBar(f"to {target}", "bytes") as bar:
             return copy_sets(
@@ -207,6 +211,8 @@ def cache_group() -> None:
 @json_option
 def ls_command(as_json: bool) -> None:
     """List cached files, the last used first."""
+    from featstore.remote.cache import user_cache
+
     cache = user_cache()
     _show_entries([*cache.stores(), *cache.shards()], "kept", as_json=as_json)
 
@@ -225,6 +231,8 @@ def gc_command(max_bytes: int | None, everything: bool, as_json: bool) -> None:
     Removed are shards above the limit. The limit is $HEADSTOCK_CACHE_BYTES, or 64 GiB. What is
     removed can be fetched again; a process that reads it goes on.
     """
+    from featstore.remote.cache import user_cache
+
     if everything and max_bytes is not None:
         raise click.UsageError(
             "--all leaves nothing for --max-bytes to keep. Give one or the other."
@@ -249,6 +257,9 @@ def prefetch_command(
 
     They can then be read without a network: with HEADSTOCK_OFFLINE=1 no server is asked.
     """
+    from featstore.remote.objects import parse_address
+    from featstore.store.store import open_store
+
     if isinstance(parse_address(store), Path):
         raise click.UsageError(f"{store} lies on this machine already.")
     opened = open_store(store)

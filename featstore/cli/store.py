@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -30,32 +30,10 @@ from featstore.command_line import (
 )
 from featstore.errors import CorruptStoreError, SignatureError
 from featstore.identity import HASHES, hash_hex
-from featstore.remote.objects import Address, parse_address
-from featstore.share.copy import (
-    SetDifference,
-    compare_stores,
-    drop_tag,
-    make_tag,
-    writable_objects,
-)
-from featstore.share.doctor import examine
-from featstore.share.publish import make_bucket_store
-from featstore.store.catalog import resolve_set, resolve_sets
-from featstore.store.files import refused
-from featstore.store.gc import collect_garbage, make_store, remove_set
-from featstore.store.records import POINTER, StoreFormat
-from featstore.store.signature import NAME as SIGNATURE
-from featstore.store.signature import make_key, sign_store
-from featstore.store.store import (
-    Duplicates,
-    FeatureStore,
-    SetInfo,
-    content_duplicates,
-    open_store,
-    row_facts,
-    runs,
-)
-from featstore.store.verify import Problem, verify_store
+
+if TYPE_CHECKING:
+    from featstore.share.copy import SetDifference
+    from featstore.store.store import Duplicates, FeatureStore, SetInfo
 
 
 @click.command("init", epilog="Example: featstore init /data/features --shared")
@@ -73,6 +51,12 @@ def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json
     --shared, also of a store that exists: its folders become group-writable and hand that down, its
     files readable by all and writable by nobody. Use `chgrp` before to choose the group.
     """
+    from featstore.remote.objects import Address, parse_address
+    from featstore.share.copy import writable_objects
+    from featstore.share.publish import make_bucket_store
+    from featstore.store.gc import make_store
+    from featstore.store.records import StoreFormat
+
     place = parse_address(store)
     form = None
     if hash_name is not None:
@@ -113,6 +97,8 @@ def show_command(
 
     KEY is a set as `featstore ls` prints it, with or without the digits at its end.
     """
+    from featstore.store.store import open_store
+
     opened = open_store(store)
     document = describe(opened, opened.info(key, revision=revision), quick=quick)
     if as_json:
@@ -124,6 +110,8 @@ def show_command(
 
 def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict[str, Any]:
     """Return what ``featstore show --json`` prints."""
+    from featstore.store.store import content_duplicates, row_facts, runs
+
     key, revision = str(info.key), info.commit.revision_id
     directory = info.key.directory(store.root)
     view = store.view(key, revision=revision)
@@ -243,6 +231,10 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
 
     Exits 4 if something of the store may not be read.
     """
+    from featstore.store.files import refused
+    from featstore.store.records import POINTER
+    from featstore.store.store import open_store
+
     if encoders is (store is not None):
         raise usage_error("Give a store, or --encoders.")
     if store is None:
@@ -322,6 +314,10 @@ def rm_command(store: Path, key: str, force: bool, as_json: bool) -> None:
 
     KEY may be a short name. Item tables that other sets use stay.
     """
+    from featstore.store.catalog import resolve_set
+    from featstore.store.gc import remove_set
+    from featstore.store.store import open_store
+
     open_store(store)
     target = resolve_set(store, key)
     if not (force or as_json):
@@ -364,6 +360,11 @@ def verify_command(
     (`stamps/image`), or a set as `featstore ls` prints it, with or without the digits at its
     end; every set that it fits is checked. With --key, also whether all was signed by that key.
     """
+    from featstore.store.catalog import resolve_sets
+    from featstore.store.signature import NAME as SIGNATURE
+    from featstore.store.store import open_store
+    from featstore.store.verify import Problem, verify_store
+
     check_signed_options(key, at_least)
     chosen = {name for key in keys for name in resolve_sets(store, key)}
     with ProgressBar(f"verify {store}"):
@@ -417,6 +418,8 @@ def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
 
     An extraction that stopped can be resumed until the grace period is over.
     """
+    from featstore.store.gc import collect_garbage
+
     found = collect_garbage(store, grace=grace, dry_run=dry_run)
     if as_json:
         print_json({"removed": not dry_run, "litter": [vars(litter) for litter in found]})
@@ -450,6 +453,8 @@ def tag_command(
     `open_store(…, revision=NAME)` reads every set as it is now. A tag never changes. `featstore
     push` copies the tags of a folder, too.
     """
+    from featstore.share.copy import drop_tag, make_tag
+
     if delete:
         if select:
             raise click.UsageError("--delete drops the whole tag: leave out --select.")
@@ -480,6 +485,9 @@ def diff_command(
     Compared are items, rows, failures and attributes; rows by the hashes of their blocks, without
     reading them. Exits 0 either way. For two revisions of one store, give it twice.
     """
+    from featstore.share.copy import compare_stores
+    from featstore.store.store import open_store
+
     found = compare_stores(open_store(a, revision=revision_a), open_store(b, revision=revision_b))
     if as_json:
         print_json([asdict(difference) for difference in found])
@@ -527,6 +535,8 @@ def sign_command(store: StorePlace, key: Path, new_key: bool, as_json: bool) -> 
     back or hidden since: `open_store(…, key=…)`, `featstore verify --key`, `featstore pull --key`.
     Sign again whenever the store has changed.
     """
+    from featstore.store.signature import make_key, sign_store
+
     if new_key and not make_key(key):
         click.echo(f"{key} exists: the store is signed by this key", err=True)
     signature = sign_store(store, key)
@@ -549,6 +559,8 @@ def doctor_command(store: StorePlace | None, as_json: bool) -> int:
     Says what to do about what it finds. Writes nothing to a store, and prints no credentials. Exits
     1 if something is wrong.
     """
+    from featstore.share.doctor import examine
+
     findings = list(examine(store))
     if as_json:
         print_json([asdict(finding) for finding in findings])

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 from featstore.errors import EncoderError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 #: The kinds of item that an encoder may take.
 IMAGE_KINDS: frozenset[str] = frozenset({"image"})
@@ -219,6 +220,8 @@ def length_batches(lengths: Sequence[int] | np.ndarray, batch: int) -> list[np.n
     >>> [part.tolist() for part in length_batches([7, 3, 7, 1], 2)]
     [[3, 1], [0, 2]]
     """
+    import numpy as np
+
     if batch < 1:
         raise ValueError(f"A batch must hold at least 1 text. Got {batch} instead.")
     order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
@@ -227,6 +230,8 @@ def length_batches(lengths: Sequence[int] | np.ndarray, batch: int) -> list[np.n
 
 def encode_sorted(encoder: TextEncoder, prepared: Sequence[Any], batch: int) -> np.ndarray:
     """Encode prepared texts in batches of like length; return (n, d) float32 in their order."""
+    import numpy as np
+
     rows = np.empty((len(prepared), encoder.dim), np.float32)
     for positions in length_batches([encoder.length(text) for text in prepared], batch):
         rows[positions] = encoder.encode([prepared[position] for position in positions])

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from featstore.encoders.base import Precision
-from featstore.errors import EncoderError
+from featstore.errors import EncoderError, OptionError
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.options import check_values, option, option_names, take_options, with_options
-from featstore.store.layout import BLOCK_ROWS
+from featstore.store import BLOCK_ROWS
 
 _Config = TypeVar("_Config", "ExtractConfig", "HeadConfig")
 
@@ -260,6 +260,37 @@ class HeadConfig:
     check_weights: str | None = option(None, help="Weights of the --check-names encoder.")
     device: str = "cpu"
     wait: float = 0.0
+
+
+@with_options
+@dataclass(frozen=True)
+class RepairConfig:
+    """How damaged rows are extracted again.
+
+    Attributes
+    ----------
+    {options}
+    space : mapping, optional
+        Of an encoder object; by default what the set states.
+    """
+
+    encoder: Any = option(None, help="Encoder as family:name, if the set does not state it.")
+    weights: str | None = option(
+        None, help="Encoder weights (default: those that the set's run recorded)."
+    )
+    device: str | None = option(None, help="Device (default: that of the recorded run).")
+    trust_remote_code: bool = option(False, help="Run Python code that comes with the model.")
+    jobs: int | None = option(None, help="Number of decoding processes.", at_least=1)
+    space: Mapping[str, Any] | None = None
+
+    def require_none(self) -> None:
+        """Raise OptionError if an option is given, since nothing can be extracted again."""
+        given = [n for n in option_names(RepairConfig) if getattr(self, n) not in (None, False)]
+        if given:
+            raise OptionError(
+                f"The repair's {' and '.join(given)} would have no effect without the manifest "
+                "that the set was extracted from. Add --manifest, or leave them out."
+            )
 
 
 def settle_options(

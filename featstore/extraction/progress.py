@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
 import time
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import StoreWriteError
-from featstore.store.files import IrregularFileError, open_descriptor
 
 #: Stages that run in worker threads, ...
 IN_WORKERS = ("read", "decode", "prepare")
@@ -273,6 +271,8 @@ class JobLog:
     """
 
     def __init__(self, path: str | Path | None) -> None:
+        from featstore.store.files import IrregularFileError, open_descriptor
+
         self._handle = -1
         if path is None:
             return
@@ -289,6 +289,8 @@ class JobLog:
 
     def write(self, event: str, **facts: Any) -> None:
         """Append an event: ``time`` (UTC), ``event``, and what is known of it."""
+        import json
+
         if self._handle < 0:
             return
         now = time.time()

@@ -24,14 +24,19 @@ from featstore.errors import (
     EncoderError,
     FeatstoreError,
     ManifestError,
-    OptionError,
     StoreWriteError,
     TooManyFailuresError,
 )
 from featstore.extraction.golden_check import GOLDEN_FILE, Golden, require_same_encoder
 from featstore.extraction.heads import open_head, write_head
 from featstore.extraction.job import open_choices, open_job
-from featstore.extraction.options import MODEL_OPTIONS, EncoderSpec, ExtractConfig, HeadConfig
+from featstore.extraction.options import (
+    MODEL_OPTIONS,
+    EncoderSpec,
+    ExtractConfig,
+    HeadConfig,
+    RepairConfig,
+)
 from featstore.extraction.progress import ExtractResult, JobLog
 from featstore.extraction.run import encode_sets
 from featstore.extraction.views import view_items
@@ -39,7 +44,7 @@ from featstore.identity import set_id, space_id
 from featstore.labels import head_items
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
-from featstore.options import option, option_names, take_options, with_options
+from featstore.options import take_options
 from featstore.remote.objects import parse_address
 from featstore.store.catalog import resolve_set
 from featstore.store.damage import Damage, attributes_of, find_damage, published_commits
@@ -102,37 +107,6 @@ class Repair:
     def as_dict(self) -> dict[str, Any]:
         """Return what ``featstore repair --json`` prints."""
         return asdict(self)
-
-
-@with_options
-@dataclass(frozen=True)
-class RepairConfig:
-    """How damaged rows are extracted again.
-
-    Attributes
-    ----------
-    {options}
-    space : mapping, optional
-        Of an encoder object; by default what the set states.
-    """
-
-    encoder: Any = option(None, help="Encoder as family:name, if the set does not state it.")
-    weights: str | None = option(
-        None, help="Encoder weights (default: those that the set's run recorded)."
-    )
-    device: str | None = option(None, help="Device (default: that of the recorded run).")
-    trust_remote_code: bool = option(False, help="Run Python code that comes with the model.")
-    jobs: int | None = option(None, help="Number of decoding processes.", at_least=1)
-    space: Mapping[str, Any] | None = None
-
-    def require_none(self) -> None:
-        """Raise OptionError if an option is given, since nothing can be extracted again."""
-        given = [n for n in option_names(RepairConfig) if getattr(self, n) not in (None, False)]
-        if given:
-            raise OptionError(
-                f"The repair's {' and '.join(given)} would have no effect without the manifest "
-                "that the set was extracted from. Add --manifest, or leave them out."
-            )
 
 
 def repair_set(

@@ -21,17 +21,16 @@ from featstore.errors import (
     unknown_name,
 )
 from featstore.identity import sha256_hex
+from featstore.interop import ImportConfig
 from featstore.manifest.manifest import ITEM_SCHEMA
 from featstore.manifest.paths import resolve_inside
-from featstore.options import option, take_options, with_options
+from featstore.options import take_options
+from featstore.store import BLOCK_ROWS
 from featstore.store.casting import convert_rows
-from featstore.store.layout import BLOCK_ROWS, DTYPES, ArrayLayout, SetSpec, from_bfloat16
+from featstore.store.layout import DTYPES, ArrayLayout, SetSpec, from_bfloat16
 from featstore.store.parquet_guard import allowed_bytes, read_table
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.writer import SetWriter
-
-#: Names of the formats, as the command line has them.
-FORMATS = ("npy", "safetensors", "parquet", "h5")
 
 #: What safetensors calls the dtypes of a store.
 TENSOR_DTYPES = {
@@ -289,36 +288,6 @@ def _read_parquet(source: Path, array: str) -> Rows:
     bias = table["bias"].to_numpy() if "bias" in table.columns else None
     items = table.drop(array, "bias", strict=False)
     return Rows(_matrix(flat, f"{source}: {array}"), items, bias)
-
-
-@with_options
-@dataclass(frozen=True)
-class ImportConfig:
-    """What imported rows are.
-
-    The space of an imported set is what the caller says it is, and no more: the encoder's name
-    and ``provenance: imported``. Two imports under one encoder's name claim one space.
-
-    Attributes
-    ----------
-    {options}
-    """
-
-    dataset: str = option(help="Name of the dataset that the rows are of.")
-    kind: str = option(
-        help="What the items are.", choices=("image", "caption", "class_name", "head_weight")
-    )
-    encoder: str = option(help="What made the rows: family:name.")
-    items: Path | None = option(
-        None, help="CSV or Parquet with item_id, one row a row of SOURCE; needed if it has none."
-    )
-    array: str | None = option(None, help="Dataset, tensor or column, if there are several.")
-    dtype: str | None = option(
-        None,
-        help="Stored dtype (default: that of the file, so that every bit is kept).",
-        flag="--save-dtype",
-        choices=tuple(DTYPES),
-    )
 
 
 def import_rows(source: Path, *, store: Path, **options: Any) -> str:

@@ -23,7 +23,8 @@ from featstore.durable import (
     write_error,
 )
 from featstore.errors import StoreWriteError, needs_extra, unknown_name
-from featstore.interop.reading import FORMATS, TENSOR_DTYPES, Rows
+from featstore.interop import FORMATS
+from featstore.interop.reading import TENSOR_DTYPES, Rows
 from featstore.store.store import FeatureStore
 from featstore.store.tables import items_bytes
 

@@ -44,6 +44,16 @@ if TYPE_CHECKING:
     )
     from featstore.store.writer import SetWriter, WriteOptions, settle_set
 
+#: Rows of a block: the unit of work, retry, journal and checksum, and a Zarr inner chunk.
+BLOCK_ROWS = 4096
+
+#: Data types that a store may hold, and NumPy's code of what their bytes are read as. NumPy has no
+#: bfloat16: its bits are read as uint16.
+DTYPE_CODES = {
+    "float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "float64": "<f8", "int8": "i1",
+    "uint8": "u1",
+}  # fmt: skip
+
 _HOME = {
     "ArrayLayout": "featstore.store.layout",
     "Commit": "featstore.store.records",
@@ -89,7 +99,9 @@ _HOME = {
 }
 
 __all__ = [
+    "BLOCK_ROWS",
     "DTYPES",
+    "DTYPE_CODES",
     "MODES",
     "ArrayLayout",
     "Commit",

@@ -22,6 +22,7 @@ import polars as pl
 
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.identity import SHORT, sha256_hex
+from featstore.store import BLOCK_ROWS
 from featstore.store.blocks import check_file, check_size, check_tail, layout_of, may_have_grown
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import parse_catalog
@@ -36,7 +37,6 @@ from featstore.store.files import (
     same_file,
 )
 from featstore.store.layout import (
-    BLOCK_ROWS,
     ArrayLayout,
     SetKey,
     array_metadata,

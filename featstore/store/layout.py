@@ -24,12 +24,10 @@ from google_crc32c import value as crc32c
 
 from featstore.errors import FeatstoreError
 from featstore.identity import encoder_directory, set_id, space_id
+from featstore.store import BLOCK_ROWS, DTYPE_CODES
 
 #: The store format that this version writes, and the newest it reads.
 FORMAT = 2
-
-#: Rows of a block: the unit of work, retry, journal and checksum, and a Zarr inner chunk.
-BLOCK_ROWS = 4096
 
 #: Arrays of at most this many bytes are one plain chunk.
 PLAIN_BYTES = 8 * 2**20
@@ -37,16 +35,8 @@ PLAIN_BYTES = 8 * 2**20
 #: Data bytes that a shard does not exceed (but for a single alignment unit).
 SHARD_BYTES = 256 * 2**20
 
-#: Data types that a store may hold, and what their bytes are read as. NumPy has no bfloat16:
-#: its bits are read as uint16.
-DTYPES: dict[str, np.dtype[Any]] = {
-    "float16": np.dtype("<f2"),
-    "bfloat16": np.dtype("<u2"),
-    "float32": np.dtype("<f4"),
-    "float64": np.dtype("<f8"),
-    "int8": np.dtype("i1"),
-    "uint8": np.dtype("u1"),
-}
+#: Data types that a store may hold, and what their bytes are read as.
+DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(code) for name, code in DTYPE_CODES.items()}
 
 #: Those whose values are whole numbers.
 INTEGERS = frozenset({"int8", "uint8"})

@@ -35,16 +35,10 @@ from fitters.aligners.base import (
 from fitters.errors import SettingError, ZeroRowError
 from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Pairs, Rows
-from fitters.select.grid import MOST, Axis, Choice, Search, Surface, folds_of_pairs, search
+from fitters.select.grid import Axis, Choice, Search, Surface, folds_of_pairs, search
 from fitters.select.leave_out import asking_of
-from fitters.select.ranking import (
-    METRICS,
-    Gallery,
-    Metric,
-    check_metric,
-    metric_of,
-    reciprocal_ranks,
-)
+from fitters.select.ranking import METRICS, Gallery, check_metric, metric_of, reciprocal_ranks
+from fitters.settings import MOST, Metric
 from fitters.sources import Sources
 
 Backend = Literal["numpy", "faiss"]

@@ -29,10 +29,11 @@ from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Pairs, Rows, check_weight
 from fitters.select.grid import Choice, Search, parameter_of
 from fitters.select.refitting import Folded, Refit, validate_by_refitting
-from fitters.sources import Preparation, Sources
+from fitters.settings import Preparation
+from fitters.sources import Sources
 
 if TYPE_CHECKING:
-    from fitters.methods import FitConfig
+    from fitters.settings import FitConfig
 
 Matrix = npt.NDArray[np.float64]
 Shapes = dict[str, tuple[str, ...]]

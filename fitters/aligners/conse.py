@@ -16,10 +16,11 @@ from fitters.aligners.base import BaseAligner, Matrix, Shapes, as_columns, valid
 from fitters.errors import SettingError
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
-from fitters.sources import Preparation, Sources
+from fitters.settings import Preparation
+from fitters.sources import Sources
 
 if TYPE_CHECKING:
-    from fitters.methods import FitConfig
+    from fitters.settings import FitConfig
 
 
 class ConSEAligner(BaseAligner):

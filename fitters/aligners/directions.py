@@ -30,8 +30,9 @@ from fitters.aligners.solvers import (
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
-from fitters.select.grid import MOST, Choice, Search
+from fitters.select.grid import Choice, Search
 from fitters.select.refitting import Folded, choose_components
+from fitters.settings import MOST
 from fitters.sources import Sources
 
 COMPONENTS = [Interval(Integral, 1, None, closed="left"), None]

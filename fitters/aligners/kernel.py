@@ -19,7 +19,7 @@ from fitters.errors import SettingError, ZeroRowError
 from fitters.feature_maps import METHODS, NystroemMap, choose_landmarks, gaussian
 from fitters.moments.transform import unit_or_zero
 from fitters.pairs import Pairs, Rows
-from fitters.select.grid import MOST, Axis, Choice, Search, Surface, folds_of_pairs
+from fitters.select.grid import Axis, Choice, Search, Surface, folds_of_pairs
 from fitters.select.kernel import (
     GAMMAS,
     KERNEL_PENALTIES,
@@ -29,10 +29,11 @@ from fitters.select.kernel import (
     weigh_noise,
 )
 from fitters.select.refitting import Folded
+from fitters.settings import MOST
 from fitters.sources import Sources
 
 if TYPE_CHECKING:
-    from fitters.methods import FitConfig
+    from fitters.settings import FitConfig
 
 BLOCK_ROWS = 4096
 """Rows predicted at a time: the kernel between them and the support stays small."""

@@ -17,8 +17,7 @@ from fitters.aligners.solvers import least_squares, solve_ridge
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
-from fitters.select.grid import MOST
-from fitters.sources import Preparation
+from fitters.settings import MOST, Preparation
 
 
 class MeanShiftAligner(FromMoments):

@@ -14,10 +14,11 @@ from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_
 from fitters.moments.moments import Folds, Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
-from fitters.select.grid import MOST, Axis, Choice, Search, Surface
+from fitters.select.grid import Axis, Choice, Search, Surface
 from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.leave_out import leave_one_group_out
 from fitters.select.refitting import Folded
+from fitters.settings import MOST
 from fitters.sources import Sources
 
 

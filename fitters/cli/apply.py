@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-import numpy.typing as npt
-import polars as pl
-from scipy.sparse import issparse, save_npz
 
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import StorePlace, json_option, print_json, store_option, usage_error
-from featstore.durable import write_durably
 from featstore.options import check_needs, config_from, option, options_from
-from featstore.store.store import FeatureStore
-from featstore.store.view import EmbeddingsView
-from fitters.aligners.base import Projection
-from fitters.alignment import Alignment
 from fitters.errors import unwritable
-from fitters.saved import fitted_arrays
-from fitters.scorers import SCORERS, TRANSDUCTIVE, labelled, scorer_named
-from fitters.select.grid import MOST
+from fitters.settings import MOST, Scorer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import polars as pl
+
+    from featstore.store.store import FeatureStore
+    from featstore.store.view import EmbeddingsView
+    from fitters.aligners.base import Projection
+    from fitters.alignment import Alignment
+
+    Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,10 @@ class Query:
         help="Set of which to list the rows nearest to each input; of class names the classes.",
         metavar="KEY",
     )
-    scorer: str = option(
+    scorer: Scorer = option(
         "cosine",
         help="csls and inverted-softmax correct for hubs, by looking at all inputs and the whole "
         "set; sinkhorn assigns all inputs together (transductive), evenly over the set.",
-        choices=tuple(SCORERS),
         needs=("near",),
     )
     limit: int = option(
@@ -81,9 +80,12 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     The score of an image and a text is the dot product of their projections, which have unit
     length (those of csa: at most).
     """
+    from scipy.sparse import issparse
+
     from featstore.store.store import open_store
     from fitters.from_store import embed_texts, project_view
     from fitters.saved import read_alignment
+    from fitters.scorers import TRANSDUCTIVE, labelled, scorer_named
 
     query = config_from(Query, given)
     _check(query, given, store)
@@ -173,6 +175,9 @@ def _neighbours(
     rows: Projection, gallery: Projection, items: pl.DataFrame, limit: int
 ) -> list[list[dict[str, Any]]]:
     """Return the `limit` best gallery items of each row; of equal scores the first."""
+    import numpy as np
+    from scipy.sparse import issparse
+
     texts = items["text"] if "text" in items.columns else None
     ids, found = items["item_id"], []
     for start in range(rows.shape[0]):
@@ -189,6 +194,9 @@ def _neighbours(
 
 
 def _as_file(rows: Projection) -> bytes:
+    import numpy as np
+    from scipy.sparse import issparse, save_npz
+
     buffer = io.BytesIO()
     if issparse(rows):
         save_npz(buffer, rows, compressed=False)
@@ -198,13 +206,13 @@ def _as_file(rows: Projection) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
+    from featstore.durable import write_durably
+
     try:
         write_durably(path, [data])
     except OSError as err:
         raise unwritable(path, err) from err
 
-
-Arrays = dict[str, npt.NDArray[Any]]
 
 RULE = (
     "images: z = normalize(normalize(x) - x_mean), where an absent x_mean is 0; "
@@ -266,6 +274,10 @@ def export_command(
 
 def _arrays(fitted: Alignment) -> tuple[Arrays, dict[str, Any]]:
     """Return the fitted arrays of both sides, and what they are."""
+    import numpy as np
+
+    from fitters.saved import fitted_arrays
+
     arrays: Arrays = {
         name.removesuffix("_"): array for name, array in fitted_arrays(fitted.aligner).items()
     }
@@ -282,6 +294,8 @@ def _arrays(fitted: Alignment) -> tuple[Arrays, dict[str, Any]]:
 
 def _leaves_images(fitted: Alignment) -> bool:
     """Return whether images are only normalised and centred, so that `RULE` is how to score."""
+    import numpy as np
+
     side = fitted.x
     if side.homogeneous or not side.normalize or side.feature_map is not None:
         return False
@@ -295,6 +309,8 @@ def _leaves_images(fitted: Alignment) -> bool:
 def _class_rows(
     fitted: Alignment, store: StorePlace, names: str
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
+    import numpy as np
+
     from featstore.store.store import open_store
     from fitters.from_store import project_view
 
@@ -305,6 +321,10 @@ def _class_rows(
 
 
 def _pack(arrays: Arrays, facts: dict[str, Any], suffix: str) -> bytes:
+    import json
+
+    import numpy as np
+
     text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
     ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
     if suffix == ".safetensors":

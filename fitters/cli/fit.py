@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -18,17 +18,18 @@ from featstore.cli.progress import ProgressBar
 from featstore.command_line import StorePlace, json_option, print_json, store_option, usage_error
 from featstore.errors import unknown_name
 from featstore.options import check_needs, config_from, option, options_from
-from featstore.parallel import Engine
-from fitters.jobs import FitRequest, check_request, fit_from_store
-from fitters.methods import METHODS, Method, TrainingOptions, needs_rows
-from fitters.trained.base import EpochDone
+from fitters.settings import FitRequest, TrainingOptions
+
+if TYPE_CHECKING:
+    from fitters.methods import Method
+    from fitters.trained.base import EpochDone
 
 
 @dataclass(frozen=True)
 class Place:
     """Where the moments of real pairs are accumulated."""
 
-    engine: Engine = option(
+    engine: Literal["local", "ray"] = option(
         "local",
         help="Where the moments of real pairs are accumulated: on this machine, or on Ray.",
         needs=("y",),
@@ -51,9 +52,11 @@ class FitCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, then the methods."""
+        from fitters.methods import METHODS
+
         super().format_options(ctx, formatter)
         with formatter.section("Methods"):
-            formatter.write_dl([(name, METHODS.about(name)) for name in METHODS])
+            formatter.write_dl(METHODS.known())
 
 
 @click.command(
@@ -88,6 +91,7 @@ def fit_command(
 ) -> None:
     """Fit METHOD and save it as the folder OUT.
 
+    METHOD is one of those below, or of another package: `fitters ls --methods` lists both.
     --head with --head-names fits on the rows of the head, --y on real pairs, all three on both.
     Penalty and mixing weight are chosen from these alone, never from a test image. A training
     (docs/trained.md) that was interrupted goes on when the same command is given again.
@@ -95,6 +99,8 @@ def fit_command(
     from featstore.parallel import Workers
     from featstore.store.store import open_store
     from fitters.from_store import OBJECT_STORE_BYTES
+    from fitters.jobs import check_request, fit_from_store
+    from fitters.methods import METHODS
     from fitters.saved import save_alignment
 
     if method not in METHODS:
@@ -223,6 +229,8 @@ def check_effects(
     typed : dict of str to str
         The typed options by name, with their flags.
     """
+    from fitters.methods import needs_rows
+
     if given["engine"] == "local":
         typed.pop("engine", None)
     for name, flag in typed.items():
@@ -244,7 +252,7 @@ def check_effects(
           "setting, or --criterion error")),
         (("validation",), by_error, "--criterion error goes by the held-out squared error"),
         (("criterion",), not method.by_error, f"it is for ridges, not for {request.method}"),
-        (("validation", "criterion"), not request.chooses(method, mixed=mixed),
+        (("validation", "criterion"), not request.chooses(method.options, mixed=mixed),
          "nothing is left to choose"),
         (("variants", "templates"), not of_names,
          "there are no class names. They are those of --head, or of a --y of class names"),

@@ -128,7 +128,7 @@ def _checked(_: str, make: Any) -> Callable[[], Learner]:
 
 
 LEARNERS: Registry[Callable[[], Learner]] = Registry(
-    "learner", _BUILT_IN, accept=_checked, reserved=PROMPT_LEARNERS
+    "learner", _BUILT_IN, accept=_checked, reserved=lambda: PROMPT_LEARNERS
 )
 """Name → what makes the learner.
 

@@ -13,7 +13,7 @@ in float64. The shift is the mean of the first rows, so that float32 never sees 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from featstore.errors import needs_extra
 from fitters.errors import PairsError, SettingError
 from fitters.moments.moments import Matrix, Moments
 from fitters.pairs import Rows, check_weight
+from fitters.settings import MomentsPrecision
 
 #: Pairs of a part, at least. One core takes 80 times as long to accumulate four folds of so many as
 #: they take to travel at 1 GB/s, whatever the columns: 2 flops a pair against 32 bytes.
@@ -83,8 +84,6 @@ def _sum(total: Moments, more: Moments, *, overwrite: bool) -> Moments:
     return Moments(n, weight, total.shift_x, total.shift_y, **sums)
 
 
-Precision = Literal["float32", "float64", "bf16"]
-
 PRECISIONS: dict[str, str] = {
     "float32": "products in float32, relative error of the moments about 1e-6",
     "float64": "products in float64",
@@ -106,7 +105,9 @@ class BlockSums:
         Of a block.
     """
 
-    def __init__(self, shift_x: Matrix, shift_y: Matrix, precision: Precision, rows: int) -> None:
+    def __init__(
+        self, shift_x: Matrix, shift_y: Matrix, precision: MomentsPrecision, rows: int
+    ) -> None:
         self._dtype = np.float64 if precision == "float64" else np.float32
         self._products = _products_in_bf16 if precision == "bf16" else _products
         self._shifts = shift_x, shift_y
@@ -237,7 +238,7 @@ FOLD_BLOCK_ROWS = 5 * BLOCK_ROWS
 """Rows that wait in the blocks of all folds together: with more folds, blocks are smaller."""
 
 
-def accumulate(batches: Iterable[Batch], *, precision: Precision = "float32") -> Moments:
+def accumulate(batches: Iterable[Batch], *, precision: MomentsPrecision = "float32") -> Moments:
     """Return the moments of all rows in `batches`.
 
     Parameters
@@ -272,7 +273,7 @@ def accumulate_folds(
     folds: npt.NDArray[np.integer[Any]],
     *,
     groups: npt.NDArray[Any] | None = None,
-    precision: Precision = "float32",
+    precision: MomentsPrecision = "float32",
 ) -> list[Moments]:
     """Return the moments of each fold, in one pass.
 
@@ -312,7 +313,7 @@ def accumulate_part(
     *,
     n_folds: int,
     shifts: tuple[Matrix, Matrix],
-    precision: Precision = "float32",
+    precision: MomentsPrecision = "float32",
 ) -> list[Moments]:
     """Return the moments of each fold in a part of the rows, about shifts that all parts share.
 
@@ -340,7 +341,7 @@ def _fold_sums(
     folds: npt.NDArray[np.integer[Any]],
     n_folds: int,
     shifts: tuple[Matrix, Matrix] | None,
-    precision: Precision,
+    precision: MomentsPrecision,
 ) -> list[BlockSums | None]:
     """Return the sums of each fold, None for one that has no row; the first rows give shifts."""
     check_precision(precision)

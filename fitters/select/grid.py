@@ -18,12 +18,9 @@ from fitters.errors import SelectionError, SettingError
 from fitters.pairs import Pairs
 
 if TYPE_CHECKING:
-    from fitters.methods import FitConfig
+    from fitters.settings import FitConfig
 
 Matrix = npt.NDArray[np.float64]
-
-MOST = 10**12
-"""Settings are below this: beyond, sums in float64 lose what they are added to, or overflow."""
 
 
 @dataclass(frozen=True)

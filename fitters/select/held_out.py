@@ -43,7 +43,8 @@ from fitters.kept import Kept, digest_of
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.pairs import Pairs
 from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Surface, search
-from fitters.select.ranking import METRICS, HeldOut, Metric, check_metric
+from fitters.select.ranking import METRICS, HeldOut, check_metric
+from fitters.settings import Metric
 
 Matrix = npt.NDArray[np.float64]
 

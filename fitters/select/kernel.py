@@ -50,6 +50,7 @@ from fitters.select.leave_out import (
     rank_own_names,
 )
 from fitters.select.ranking import METRICS, Gallery, metric_of, reciprocal_ranks
+from fitters.settings import Validation
 
 Matrix = npt.NDArray[np.float64]
 Precision = Literal["float64", "float32"]
@@ -268,8 +269,6 @@ def _whole(axis: Axis) -> tuple[float, ...]:
     room = 64
     return axis.beyond("low", room) + axis.values + axis.beyond("high", room)
 
-
-Validation = Literal["mrr", "top-1", "top-5", "top-10", "cosine", "squared"]
 
 VALIDATIONS: dict[str, str] = {
     **METRICS,

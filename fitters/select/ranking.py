@@ -12,11 +12,10 @@ from scipy.sparse import issparse
 from featstore.errors import lookup
 from fitters.errors import PairsError, SettingError
 from fitters.pairs import Pairs, Rows
+from fitters.settings import Metric
 
 if TYPE_CHECKING:
     from fitters.aligners.base import Projection
-
-Metric = Literal["mrr", "top-1", "top-5", "top-10"]
 
 METRICS: dict[str, str] = {
     "mrr": "mean reciprocal rank of the true text among the texts of the held-out fold",

@@ -21,7 +21,8 @@ from fitters.moments.moments import Folds, Moments, merge_pooled, moments_of
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.select.grid import Axis, Search, Surface, folds_of_pairs, search
-from fitters.select.ranking import METRICS, HeldOut, Metric, check_metric
+from fitters.select.ranking import METRICS, HeldOut, check_metric
+from fitters.settings import Metric
 from fitters.sources import Sources
 
 if TYPE_CHECKING:

@@ -5,8 +5,3 @@ the outside in: `presets` (the configurations of papers), `mlp` and `icis` (the 
 (what they share), and, with torch, `training` (the loop), `modules` (heads, losses, objectives) and
 `checkpoint`.
 """
-
-from fitters.trained.icis import ICISAligner
-from fitters.trained.mlp import MLPAligner
-
-__all__ = ["ICISAligner", "MLPAligner"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +27,13 @@ from fitters.errors import SettingError
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import Choice, Search
-from fitters.sources import Preparation, Sources
+from fitters.settings import Preparation, TrainingPrecision
+from fitters.sources import Sources
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fitters.methods import FitConfig
+    from fitters.settings import FitConfig
     from fitters.trained.training import Mixture, Objective, PairSource, Stage, Stream
 
 Shapes = dict[str, tuple[str, ...]]
@@ -216,8 +217,7 @@ class Schedule(BaseEstimator):  # type: ignore[misc]
         return self.floor + (1 - self.floor) * (1 + math.cos(turn)) / 2
 
 
-Precision = Literal["auto", "float32", "bf16"]
-PRECISIONS = ("auto", "float32", "bf16")
+PRECISIONS: tuple[TrainingPrecision, ...] = get_args(TrainingPrecision)
 
 
 @cache
@@ -239,7 +239,7 @@ def _processor_flags() -> frozenset[str]:
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
-def resolve(precision: Precision) -> Literal["float32", "bf16"]:
+def resolve(precision: TrainingPrecision) -> Literal["float32", "bf16"]:
     """Return what "auto" means here: bf16 where the processor gains from it."""
     if precision == "auto":
         return "bf16" if gains_from_bf16() else "float32"
@@ -389,7 +389,7 @@ class TrainedAligner(BaseAligner):
 
     # What a subclass has.
     seed: int
-    precision: Precision
+    precision: TrainingPrecision
     schedule: Schedule
     flat: float | None = None
 

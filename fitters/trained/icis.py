@@ -14,15 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 from fitters.aligners.base import Matrix
 from fitters.errors import PairsError
 from fitters.pairs import Rows
-from fitters.sources import Preparation
-from fitters.trained.base import (
-    PRECISIONS,
-    ArrayRows,
-    Precision,
-    Schedule,
-    TrainedAligner,
-    array_letters,
-)
+from fitters.settings import Preparation, TrainingPrecision
+from fitters.trained.base import PRECISIONS, ArrayRows, Schedule, TrainedAligner, array_letters
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -110,7 +103,7 @@ class ICISAligner(TrainedAligner):
         sequential: bool = False,
         patience: int | None = None,
         validation_fraction: float = 0.1,
-        precision: Precision = "auto",
+        precision: TrainingPrecision = "auto",
         seed: int = 0,
     ) -> None:
         self.width = width

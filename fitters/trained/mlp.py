@@ -10,13 +10,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fitters.errors import SettingError
+from fitters.settings import TrainingPrecision
 from fitters.trained.base import (
     ARCHITECTURES,
     COUNT,
     NOT_NEGATIVE,
     POSITIVE,
     PRECISIONS,
-    Precision,
     Schedule,
     TrainedAligner,
     array_letters,
@@ -227,7 +227,7 @@ class MLPAligner(TrainedAligner):
         head: TrainedHead | None = None,
         loss: PairLoss | None = None,
         schedule: Schedule | None = None,
-        precision: Precision = "auto",
+        precision: TrainingPrecision = "auto",
         legacy: bool = False,
         seed: int = 0,
     ) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featstore.errors import lookup
 from fitters.errors import SettingError, UnknownMethodError
-from fitters.trained.base import TrainedAligner
-from fitters.trained.icis import ICISAligner
-from fitters.trained.mlp import MLPAligner
+
+if TYPE_CHECKING:
+    from fitters.trained.base import TrainedAligner
 
 SMALL_HEAD = 2000
 """The paper trains five times as long on heads of 1,000 classes as on those of 8,000 and more."""
@@ -35,8 +35,8 @@ class Preset:
         Where it comes from.
     differs : tuple of str
         Every way in which it is different here, whatever the size; docs/trained.md says why.
-    make : callable
-        `MLPAligner.of`, or the class.
+    make : str
+        What makes it, a class or a function: "module:name" of this package, imported when used.
     settings : dict
         Its parameters.
     epochs : callable
@@ -49,7 +49,7 @@ class Preset:
     text: str
     source: str
     differs: tuple[str, ...]
-    make: Callable[..., TrainedAligner]
+    make: str
     settings: dict[str, Any]
     epochs: Callable[[int], int]
     legacy: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +80,7 @@ PRESETS: dict[str, Preset] = {
             "texts are unit rows when they are scored too; legacy leaves them raw there",
             "the limit between its 2,500 and 500 epochs is 2,000 prototypes",
         ),
-        MLPAligner.of,
+        "mlp:MLPAligner.of",
         {"architecture": "paper", "loss": "cosine", "first_epochs": 500, **_PAPER},
         _paper_epochs,
         {"legacy": True},
@@ -90,7 +90,7 @@ PRESETS: dict[str, Preset] = {
         "the paper's linear head from text to image rows, trained for the squared error",
         "Mendez et al., ICML 2026 (arXiv 2605.22484), text2concepts",
         ("the limit between its 2,500 and 500 epochs is 2,000 prototypes",),
-        MLPAligner.of,
+        "mlp:MLPAligner.of",
         {"architecture": "linear", "bias": False, "loss": "mse", **_PAPER},
         _paper_epochs,
     ),
@@ -106,7 +106,7 @@ PRESETS: dict[str, Preset] = {
             "temperature and bias do not decay",
             "features are float16 only if the set is, and there is no loss scaling",
         ),
-        MLPAligner.of,
+        "mlp:MLPAligner.of",
         {
             "architecture": "sail",
             "direction": "both",
@@ -137,7 +137,7 @@ PRESETS: dict[str, Preset] = {
             "warm-up and cosine go by epochs; its code warms up over the first 1,000 steps",
             "one process of batch 14,400 for eight of 1,800",
         ),
-        MLPAligner.of,
+        "mlp:MLPAligner.of",
         {
             "architecture": "freeze_align",
             "direction": "both",
@@ -171,7 +171,7 @@ PRESETS: dict[str, Preset] = {
             "every caption of an image is a pair; its configuration keeps one",
             "no choice of layers: embeddings are what the store has",
         ),
-        MLPAligner.of,
+        "mlp:MLPAligner.of",
         {
             "architecture": "residual",
             "direction": "both",
@@ -208,7 +208,7 @@ PRESETS: dict[str, Preset] = {
             "learning rate, batch, epochs and the rate of dropout are ours: the paper names none",
             "its first stage alone: the image model is not tuned after the map",
         ),
-        MLPAligner.of,
+        "mlp:MLPAligner.of",
         {
             "architecture": "linear",
             "direction": "x->y",
@@ -235,7 +235,7 @@ PRESETS: dict[str, Preset] = {
             "texts of unseen classes take part by `fit_with_unseen` only",
             "texts are what the store has; its prompt for CLIP is the template icis",
         ),
-        ICISAligner,
+        "icis:ICISAligner",
         {},
         lambda _: 1000,
     ),
@@ -272,6 +272,8 @@ def preset(
     >>> sail.architecture, sail.loss.name, sail.epochs
     ('sail', 'siglip', 5)
     """
+    from pkgutil import resolve_name
+
     chosen = lookup(PRESETS, name, what="preset", error=UnknownMethodError)
     if legacy and not chosen.legacy:
         raise SettingError(
@@ -281,4 +283,5 @@ def preset(
     if "epochs" in changes and "first_epochs" in settings:
         # Who asks for few epochs means either stage.
         settings["first_epochs"] = min(int(settings["first_epochs"]), int(changes["epochs"]))
-    return chosen.make(**(settings | (chosen.legacy if legacy else {}) | changes))
+    make: Callable[..., TrainedAligner] = resolve_name(f"fitters.trained.{chosen.make}")
+    return make(**(settings | (chosen.legacy if legacy else {}) | changes))

@@ -41,7 +41,8 @@ from bench.suites.demo import demo_base
 from bench.tables import interval_text, p_text, signed_text, value_text
 from featstore import open_store
 from fitters import PRESETS, fit_alignment
-from fitters.methods import METHODS, TrainingOptions
+from fitters.methods import METHODS
+from fitters.settings import TrainingOptions
 from fitters.trained.base import PRECISIONS, resolve
 from tests.accuracy.measure import TOP, Bench, scored, table
 

@@ -7,6 +7,7 @@ import linecache
 import sys
 from dataclasses import replace
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,7 +46,7 @@ def test_a_changed_or_new_source_changes_it(
     root = Path(code.__file__).parents[1]
     for package in ("bench", "fitters"):
         shutil.copytree(root / package, tmp_path / package)
-    monkeypatch.setattr(code.resources, "files", lambda package: tmp_path / package)
+    monkeypatch.setattr(resources, "files", lambda package: tmp_path / package)
     code.code_digest.cache_clear()
     before = code.code_digest()
     with (tmp_path / name).open("a", encoding="utf-8") as file:

@@ -7,11 +7,11 @@ from bench import Run
 from bench.errors import ProtocolError
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import FewShot, Neighbours, Retrieval, ZeroShot
-from bench.results import RESULT_SCHEMA
-from bench.runs import LEAVES, RUN_COLUMNS
+from bench.results import RESULT_SCHEMA, RUN_COLUMNS
+from bench.runs import LEAVES
 from featstore.identity import canonical_json, sha256_hex
 from fitters.errors import SettingError
-from fitters.methods import FitConfig
+from fitters.settings import FitConfig
 
 RUN = Run.of(
     suite="demo",

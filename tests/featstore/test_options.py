@@ -14,8 +14,7 @@ from click.testing import CliRunner
 import featstore
 from featstore import FeatstoreError
 from featstore.errors import EncoderError, OptionError
-from featstore.extraction import EncoderSpec, ExtractConfig, HeadConfig
-from featstore.extraction.options import settle_options
+from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig, settle_options
 from featstore.options import (
     check_needs,
     config_from,

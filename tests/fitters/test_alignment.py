@@ -28,7 +28,7 @@ from fitters import (
     scoring,
 )
 from fitters.errors import PairsError, SettingError
-from fitters.methods import OPTIONS, TrainingOptions
+from fitters.settings import OPTIONS, TrainingOptions
 from tests.assertions import assert_close, assert_same
 
 EPOCHS = TrainingOptions(epochs=2, batch_size=8)

@@ -13,10 +13,11 @@ from featstore import open_store
 from featstore.command_line import run_command
 from fitters import METHODS, Pairs, fit_alignment
 from fitters.cli import cli
-from fitters.jobs import FitRequest, HeadTexts, fit_from_store
+from fitters.jobs import HeadTexts, fit_from_store
 from fitters.moments.cache import collect, entries, entry_path, read_entry, write_entry
 from fitters.moments.moments import Moments
 from fitters.moments.transform import SideTransform
+from fitters.settings import FitRequest
 from tests.assertions import assert_close, assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 

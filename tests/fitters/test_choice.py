@@ -12,12 +12,13 @@ from sklearn.linear_model import Ridge
 
 from fitters import CCAAligner, Pairs, RidgeAligner, fit_alignment
 from fitters.errors import SelectionError, SettingError
-from fitters.methods import METHODS, OPTIONS, TRAINING, FitConfig
+from fitters.methods import METHODS
 from fitters.moments.moments import merge_pooled, moments_of
 from fitters.recipe import fit, select
 from fitters.select.grid import Axis, folds_by_group
 from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.refitting import choose_components, validate_by_refitting
+from fitters.settings import OPTIONS, TRAINING, FitConfig
 from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
 

@@ -20,9 +20,10 @@ from featstore.plugins import first_line
 from fitters import METHODS, read_alignment
 from fitters.cli import cli
 from fitters.few_shot.registry import LEARNERS, PROMPT_LEARNERS
-from fitters.jobs import FitRequest, fit_from_store
+from fitters.jobs import fit_from_store
 from fitters.methods import Method
 from fitters.scorers import csls
+from fitters.settings import FitRequest
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
 from tests.goldens.world import SETS, write_world
 

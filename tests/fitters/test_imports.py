@@ -3,10 +3,15 @@ from __future__ import annotations
 import pkgutil
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
 import fitters
+from fitters import prototypes, scorers, settings
+from fitters.methods import ALIGNERS, METHODS
+from fitters.moments import accumulation
+from fitters.select import kernel, ranking
 
 HEAVY = ("torch", "transformers", "timm", "pandas", "ray", "zarr", "polars", "h5py")
 
@@ -43,3 +48,35 @@ def test_no_public_name_is_that_of_a_module():
     """Importing the module would put it in the place of the name."""
     modules = {module.name for module in pkgutil.iter_modules(fitters.__path__)}
     assert modules.isdisjoint(fitters.__all__)
+
+
+def test_settings_and_methods_are_known_without_a_numeric_library():
+    loaded = modules_after(
+        "import fitters.settings; from fitters.methods import METHODS; METHODS.known()"
+    )
+    assert "fitters.settings" in loaded
+    assert not loaded & {"numpy", "scipy", "sklearn", "importlib.metadata", *HEAVY}
+
+
+@pytest.mark.parametrize(
+    ("words", "table"),
+    [
+        (settings.Metric, ranking.METRICS),
+        (settings.Validation, kernel.VALIDATIONS),
+        (settings.Control, prototypes.CONTROLS),
+        (settings.PairControl, prototypes.PAIR_CONTROLS),
+        (settings.Duplicates, prototypes.DUPLICATES),
+        (settings.Scorer, scorers.SCORERS),
+        (settings.MomentsPrecision, accumulation.PRECISIONS),
+    ],
+)
+def test_the_words_of_a_setting_are_those_of_its_table(words, table):
+    assert get_args(words) == tuple(table)
+
+
+def test_aligners_are_those_of_the_methods_by_the_names_in_files():
+    assert fitters.ALIGNERS is ALIGNERS
+    assert {method.cls for method in METHODS.built_in.values()} == set(ALIGNERS.values())
+    assert all(cls.method == name for name, cls in ALIGNERS.items())
+    with pytest.raises(AttributeError, match="no attribute 'NOTHING'"):
+        _ = fitters.methods.NOTHING

@@ -24,17 +24,11 @@ from featstore.testing import item_table, write_set
 from fitters import Pairs, TextToConceptAligner, fit_alignment, read_alignment, save_alignment
 from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.from_store import project_view
-from fitters.jobs import (
-    TEMPLATES,
-    VARIANTS,
-    FitRequest,
-    HeadTexts,
-    fit_from_store,
-    pair_images,
-)
+from fitters.jobs import HeadTexts, fit_from_store, pair_images
 from fitters.moments.transform import SideTransform
 from fitters.prototypes import adapted_prototypes
 from fitters.select.kernel import choose_on_prototypes
+from fitters.settings import TEMPLATES, VARIANTS, FitRequest
 from fitters.sources import prepare
 from tests.assertions import assert_close
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store

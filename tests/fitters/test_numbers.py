@@ -19,10 +19,9 @@ from featstore.options import file_key
 from fitters import METHODS, CCAAligner, KernelRidgeAligner, RidgeAligner, fit_alignment
 from fitters.cli import cli
 from fitters.errors import FittersError, SettingError
-from fitters.jobs import FitRequest
-from fitters.methods import OPTIONS, TRAINING, FitConfig, TrainingOptions
 from fitters.recipe import fit
 from fitters.scorers import csls, inverted_softmax
+from fitters.settings import OPTIONS, TRAINING, FitConfig, FitRequest, TrainingOptions
 from tests.fitters.toy_store import HEAD, NAMES, X, Y
 
 #: Where a command takes numbers, a line that is right but for them; no store is there to be read.

@@ -22,8 +22,9 @@ from featstore.store.catalog import write_catalog
 from featstore.testing import item_table, write_set
 from fitters import Alignment
 from fitters.errors import PairsError, SettingError, ZeroRowError
-from fitters.jobs import FitRequest, fit_from_store
+from fitters.jobs import fit_from_store
 from fitters.moments import accumulation
+from fitters.settings import FitRequest
 from tests.assertions import assert_close
 from tests.featstore.remote.static import static_server
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store

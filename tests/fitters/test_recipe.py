@@ -12,12 +12,12 @@ from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import BLOCK_ROWS
 from fitters.errors import SelectionError, SettingError, UnknownMethodError, ZeroRowError
-from fitters.methods import FitConfig, TrainingOptions
 from fitters.moments.moments import merge_pooled, moments_of
 from fitters.recipe import select
 from fitters.select.grid import folds_by_group
 from fitters.select.held_out import cross_validate
 from fitters.select.leave_out import leave_one_group_out
+from fitters.settings import FitConfig, TrainingOptions
 from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
 

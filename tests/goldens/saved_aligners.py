@@ -26,7 +26,7 @@ from fitters import (
     save_alignment,
 )
 from fitters.feature_maps import FourierMap, NystroemMap
-from fitters.methods import TrainingOptions
+from fitters.settings import TrainingOptions
 from tests.goldens.files import HERE, rounded
 
 FOLDER = HERE / "aligners"

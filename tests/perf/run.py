@@ -20,6 +20,7 @@ from tests.perf import (
     decoding,
     extract,
     fitting,
+    imports,
     share,
     store,
     table,
@@ -28,6 +29,7 @@ from tests.perf import (
 from tests.perf.engine import GOALS, Figure, processor
 
 GROUPS: dict[str, Callable[[Path], Iterator[Figure]]] = {
+    "import": imports.figures,
     "store": store.figures,
     "decode": decoding.figures,
     "extract": extract.figures,

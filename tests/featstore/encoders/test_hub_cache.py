@@ -17,7 +17,7 @@ from featstore.identity import space_id
 
 PROGRAM = """
 import json, sys
-from featstore.encoders import open_encoder
+from featstore.encoders.registry import open_encoder
 from featstore.errors import EncoderError
 from featstore.identity import space_id
 found = []

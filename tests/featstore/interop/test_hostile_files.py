@@ -20,7 +20,7 @@ ROWS = np.full((2, 2), 7, np.float32)
 _RUNNER = """
 import json, os, resource, signal, sys, traceback
 from featstore.cli import cli
-from featstore.cli.interop import import_command
+from featstore.interop import reading  # before the limit of memory counts
 from featstore.command_line import run_command
 import h5py, safetensors
 for source, items, store in json.load(sys.stdin):

@@ -22,7 +22,8 @@ from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED, run_command
 from featstore.durable import try_lock
 from featstore.errors import ManifestError, StoreWriteError
-from featstore.interop.reading import FORMATS, import_rows
+from featstore.interop import FORMATS
+from featstore.interop.reading import import_rows
 from featstore.interop.writing import WIDENING, export_set
 from featstore.manifest.manifest import ITEM_SCHEMA
 from featstore.store import DTYPES, verify_store

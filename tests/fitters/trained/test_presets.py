@@ -29,9 +29,9 @@ from fitters import (
 from fitters.cli import cli
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.from_store import PairedRows, project_view, training_sources
-from fitters.jobs import FitRequest, fit_from_store
-from fitters.methods import TrainingOptions
+from fitters.jobs import fit_from_store
 from fitters.moments.transform import normalize_rows
+from fitters.settings import FitRequest, TrainingOptions
 from fitters.trained import training
 from tests.assertions import assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store

@@ -1,0 +1,484 @@
+"""The settings of a fit, and what a fit on a store is asked for: records of plain values.
+
+Whoever only has to know which settings there are, such as the help of a command, imports this file
+and no numeric library. `FitConfig` holds every setting that a fit may be asked for;
+`fitters.methods.Method.options` says which of them a method has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from featstore.errors import unknown_name
+from featstore.options import check_values, option
+from fitters.errors import SettingError
+
+MOST = 10**12
+"""Settings are below this: beyond, sums in float64 lose what they are added to, or overflow."""
+
+Metric = Literal["mrr", "top-1", "top-5", "top-10"]
+"""What a choice by rank can go by; see `fitters.select.ranking.METRICS`."""
+
+Validation = Literal[Metric, "cosine", "squared"]
+"""What cross-validation over real pairs can score by; see `fitters.select.kernel.VALIDATIONS`."""
+
+Control = Literal["random", "random-cov", "shuffled", "rotated", "shuffled-within"]
+"""Controls of a head; see `fitters.prototypes.CONTROLS`."""
+
+PairControl = Literal["repeated", "mixup"]
+"""Controls made of real pairs alone; see `fitters.prototypes.PAIR_CONTROLS`."""
+
+Duplicates = Literal["keep", "merge", "drop"]
+"""What is done with classes that share a name; see `fitters.prototypes.DUPLICATES`."""
+
+Scorer = Literal["cosine", "csls", "inverted-softmax", "sinkhorn"]
+"""Scores of an image and a text; see `fitters.scorers.SCORERS`."""
+
+TrainingPrecision = Literal["auto", "float32", "bf16"]
+"""Precisions of a training; see `fitters.MLPAligner`."""
+
+MomentsPrecision = Literal["float32", "float64", "bf16"]
+"""Precisions of moments; see `fitters.moments.accumulation.PRECISIONS`."""
+
+Centring = Literal["centred", "unit", "raw"]
+"""Unit length, less the mean of their source, unit length again; unit length alone; as stored."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How rows are prepared before an aligner is fitted on them, or projects them.
+
+    Attributes
+    ----------
+    images, texts : {"centred", "unit", "raw"}
+        What is done to the rows of each side.
+    head_bias : bool
+        Prototypes are [w, b] and images [f, 1], where the head has a bias.
+    alike : bool
+        Every pair counts alike: the m captions of an image are m pairs, not m parts of one.
+    legacy_texts : bool
+        With the setting `legacy`, texts are prepared for the fit and left raw for scoring.
+
+    Examples
+    --------
+    >>> METHODS["ridge"].rows.images, METHODS["sail"].rows.images
+    ('centred', 'unit')
+    >>> Preparation().centred(False).texts
+    'unit'
+    """
+
+    images: Centring = "centred"
+    texts: Centring = "centred"
+    head_bias: bool = False
+    alike: bool = False
+    legacy_texts: bool = False
+
+    def centred(self, centre: bool | None) -> Preparation:  # noqa: FBT001
+        """Return the same with its rows centred or not; raw rows stay raw, as all do for None."""
+        if centre is None:
+            return self
+        rows: Centring = "centred" if centre else "unit"
+        images, texts = (side if side == "raw" else rows for side in (self.images, self.texts))
+        return replace(self, images=images, texts=texts)
+
+
+OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "scale", "top_k", "power", "legacy")
+"""Settings that some methods have and others do not."""
+
+TRAINING = ("epochs", "batch_size", "learning_rate", "share", "sequential", "patience")
+"""Settings of the methods that are trained; see `TrainingOptions`."""
+
+Criterion = Literal["cosine", "rank", "error"]
+"""How a choice is scored; see `fitters.recipe.fit_alignment`."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What may be asked of a trained method; None leaves the preset's own.
+
+    Attributes
+    ----------
+    epochs, batch_size : int, optional
+    learning_rate : float, optional
+    share : float, optional
+        Share of prototypes in every batch; None concatenates both sources, as in the paper.
+    sequential : bool
+        Prototypes first, then real pairs alone.
+    patience : int, optional
+        Epochs without a better held-out mean reciprocal rank before it stops.
+    precision : {"auto", "float32", "bf16"}, optional
+        See `fitters.MLPAligner`.
+    checkpoint : Path, optional
+        File that the state is kept in; see `TrainedAligner.fit`.
+    on_epoch : callable, optional
+        Is given an `EpochDone` after each epoch.
+    """
+
+    epochs: int | None = option(
+        None,
+        help="Number of epochs (trained methods) [default: the preset's].",
+        at_least=1,
+        below=1_000_000,
+    )
+    batch_size: int | None = option(
+        None,
+        help="Rows in a batch (trained methods) [default: the preset's].",
+        at_least=2,
+        below=MOST,
+    )
+    learning_rate: float | None = option(
+        None,
+        help="Learning rate (trained methods) [default: the preset's].",
+        above=0,
+        below=1000,
+    )
+    share: float | None = option(
+        None,
+        help="Share of prototypes in every batch (trained methods) [default: shuffle both "
+        "sources].",
+        above=0,
+        below=1,
+        needs=("y", "head"),
+    )
+    sequential: bool = option(
+        False,
+        help="Train on the prototypes first, then on the real pairs (trained methods).",
+        needs=("y", "head"),
+    )
+    patience: int | None = option(
+        None,
+        help="Stop after this many epochs without a better held-out MRR (trained methods).",
+        at_least=1,
+        below=MOST,
+    )
+    precision: TrainingPrecision | None = option(
+        None, help="Precision of a training [default: the preset's].", flag=None
+    )
+    checkpoint: Path | None = None
+    on_epoch: Callable[[Any], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_values(self, SettingError, of="a training")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The settings that differ from the preset's own."""
+        requested = {name: getattr(self, name) for name in (*TRAINING, "precision")}
+        return {name: value for name, value in requested.items() if value not in (None, False)}
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """The method and every setting of a fit; "auto" is chosen from the training data.
+
+    Attributes
+    ----------
+    method : str
+        One of `fitters.methods.METHODS`.
+    penalty : float or "auto"
+        Relative: α = penalty · tr(gram) / columns. For kernel ridge it is absolute, on a kernel
+        whose diagonal is 1.
+    mix : float or "auto"
+        Mass of one class relative to one real image, above 0. No part without both sources.
+    gamma : float or "auto"
+        Of kernel ridge: inverse squared width of the kernel between unit text rows, above 0. It
+        is chosen with the penalty, by closed forms in either case.
+    n_components : int, "auto" or None
+        Directions of CCA, CSA and PLS; None keeps all.
+    rank : int, optional
+        Of a truncated Procrustes rotation.
+    scale : bool
+        Procrustes also scales; cosines do not see it.
+    top_k : int, "auto" or None
+        Classes in ConSE's mix (10 if None), or anchors that ASIF keeps (800). Only ASIF's can be
+        chosen; see `fitters.aligners.asif.choose_anchors`.
+    power : float, "auto" or None
+        Of ASIF's similarities (8 if None).
+    legacy : bool
+        Text-to-Concept with the bias bug of its original; for the trained methods see
+        `fitters.trained.presets`.
+    centre : bool, optional
+        False: rows are brought to unit length only, and no mean is subtracted. None: as the
+        method's source has it, which is True but for the trained ones and paper-cca. ConSE reads
+        images raw in any case; its source has texts as they are, and centring them is ours.
+    criterion : {"cosine", "rank", "error"}, optional
+        "cosine" and "rank" are of leave-one-name-group-out; see `leave_one_group_out`. "error"
+        chooses a ridge by its held-out squared error in either case; see `validate_by_error`.
+        None: the aligner's own, "rank" of a ridge and "cosine" of kernel ridge.
+    validation : str
+        What cross-validation over real pairs scores by: "mrr", or "top-1", "top-5" or "top-10",
+        the recall (with class texts, the accuracy) that will be reported; see `METRICS` in
+        `fitters.select.ranking`; of ridges also "squared", which is criterion "error". Of kernel
+        ridge: see `VALIDATIONS` in `fitters.select.kernel`.
+    training : TrainingOptions
+        Of the trained methods: epochs, mixing, early stopping, checkpoint, progress.
+
+    Raises
+    ------
+    SettingError
+        If a number is out of its range.
+
+    Examples
+    --------
+    >>> FitConfig("ridge", penalty=0.3).penalty
+    0.3
+    >>> FitConfig("ridge", penalty=-1)
+    Traceback (most recent call last):
+    fitters.errors.SettingError: ...
+    """
+
+    method: str = option(help="A method that `fitters fit --help` lists.", flag=None)
+    penalty: float | Literal["auto"] = option(
+        "auto",
+        help="Ridge penalty; auto chooses it on the training pairs.",
+        at_least=0,
+        below=MOST,
+    )
+    mix: float | Literal["auto"] = option(
+        "auto",
+        help="Weight of the prototypes beside real pairs; auto chooses it on the training pairs.",
+        above=0,
+        below=MOST,
+        needs=("y", "head"),
+    )
+    gamma: float | Literal["auto"] = option(
+        "auto",
+        help="Inverse squared width of the kernel of kernel-ridge; auto chooses it.",
+        above=0,
+        # The kernel of rows that are apart by more than 1 is then 0 but for rounding.
+        below=1000,
+    )
+    n_components: int | Literal["auto"] | None = option(
+        "auto",
+        help="Number of directions that cca, csa and pls keep; auto chooses it.",
+        flag="--components",
+        none="all",
+        at_least=1,
+        below=MOST,
+    )
+    rank: int | None = option(
+        None, help="Rank of procrustes [default: the full rank].", at_least=1, below=MOST
+    )
+    scale: bool = option(False, help="Let procrustes fit a scale too.")
+    top_k: int | Literal["auto"] | None = option(
+        None,
+        help="Number of classes that conse averages [default: 10], or of anchors that asif keeps "
+        "[default: 800]; auto chooses that of asif.",
+        at_least=1,
+        below=MOST,
+    )
+    power: float | Literal["auto"] | None = option(
+        None,
+        help="Exponent of the similarities of asif [default: 8]; auto chooses it.",
+        above=0,
+        below=1000,
+    )
+    legacy: bool = option(
+        False, help="Reproduce the original code where it differs from the paper."
+    )
+    centre: bool | None = option(
+        None,
+        help="Centre the rows of a trained method, or not [default: as in its paper]; of conse its "
+        "texts [default: centred].",
+        flag="--centred/--uncentred",
+    )
+    criterion: Criterion | None = option(
+        None,
+        help="How a ridge is chosen: by cosine or rank without real pairs, or by the held-out "
+        "squared error, which needs moments alone [default: rank; of kernel-ridge cosine].",
+    )
+    validation: Validation | Metric = option(
+        "mrr",
+        help="Metric by which settings are chosen on held-out real pairs.",
+        choices=get_args(Metric),
+        needs=("y",),
+    )
+    training: TrainingOptions = TrainingOptions()
+
+    def __post_init__(self) -> None:
+        check_values(self, SettingError, of="a fit")
+
+    @classmethod
+    def of(cls, method: str | FitConfig, settings: Mapping[str, Any]) -> FitConfig:
+        """Return the config of a method, or the given one, with these settings by keyword.
+
+        Raises
+        ------
+        SettingError
+            If there is no setting of a name, or a number is out of its range.
+        """
+        known = [setting.name for setting in fields(FitConfig) if setting.name != "method"]
+        for name in settings:
+            if name not in known:
+                raise SettingError(unknown_name("setting", name, known, where="of a fit"))
+        if isinstance(method, str):
+            return cls(method, **settings)
+        return replace(method, **settings)
+
+    def open_settings(self, options: Collection[str], *, mixed: bool) -> list[str]:
+        """Return which options of a method are left to choose, on both sources or on one."""
+        return [
+            name
+            for name in options
+            if getattr(self, name, None) == "auto" and (mixed or name != "mix")
+        ]
+
+    def chooses(self, options: Collection[str], *, mixed: bool) -> bool:
+        """Return whether anything is left to choose."""
+        return bool(self.open_settings(options, mixed=mixed))
+
+
+#: Variants and templates of class names, unless others are asked for.
+VARIANTS, TEMPLATES = ("name",), ("none", "photo")
+
+#: In place of variants of a head: those that leaving out classes speaks for; see `HeadTexts`.
+CHOSEN = "auto"
+
+#: The split of the images if none is named.
+SPLIT = "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRequest(FitConfig):
+    """What ``fitters fit`` is asked for: the settings of a fit, and the sets that it reads.
+
+    Attributes
+    ----------
+    x : str
+        Image set: its space is the one that is aligned, and the unlabelled images of `split`
+        give the mean that images are centred by.
+    y, split, n_pairs : str, str, int or None
+        Caption set for real pairs, the split they come from, and how many images (all if None).
+        Without `y` no real pair is used.
+    head : tuple of str, or str
+        Head sets for prototypes. Of several, each has images of `x`'s dataset in its own space; the
+        first is of `x`'s.
+    names : str
+        Class-name set of the heads' classes; needed with a head.
+    source : str
+        ``head``, or a control of it, one of `fitters.prototypes.CONTROLS`.
+    variants, templates : sequence of str
+        Which class texts are averaged: of a `y` of class names what is fitted, of a head the form
+        in which a name will be asked for.
+    head_variants, head_templates : sequence of str
+        Which class texts a head is fitted on; see `HeadTexts`.
+    duplicates : str
+        What is done with classes that share a name; see `fitters.prototypes.DUPLICATES`.
+    rows : str
+        ``weights``: the head's rows; ``patterns``: Cov(f) w, with the covariance of the unlabelled
+        images; ``adapted``: moved towards these images (`fitters.prototypes.adapted_prototypes`);
+        ``bias``: [w, b], and [f, 1] for images.
+    precision : str
+        Of the products, where a fit on real pairs is made from their moments.
+    cached : bool
+        Whether such moments may be taken from the user's cache, and are kept there.
+    seed : int
+        Draws the subset of images, the folds, the control and what a training draws.
+    """
+
+    x: str = option(
+        help="Image set, dataset/image/encoder; or with --dataset its encoder.", metavar="KEY"
+    )
+    y: str | None = option(
+        None,
+        help="Caption set, for real pairs; or with --dataset its encoder.",
+        metavar="KEY",
+    )
+    split: str = option(
+        SPLIT,
+        help="Split of the images. A fit on a head alone takes all images where none is in the "
+        "split train.",
+        metavar="NAME",
+    )
+    n_pairs: int | None = option(
+        None,
+        help="Number of captioned images to fit on [default: all].",
+        at_least=1,
+        below=MOST,
+        needs=("y",),
+    )
+    head: tuple[str, ...] = option(
+        (),
+        help="Head set, for prototypes, or its label set. Several heads of the same classes are "
+        "fitted as one, each on the images of its own encoder; the first is of --x.",
+    )
+    names: str | None = option(
+        None,
+        help="Class-name set of the head's classes.",
+        flag="--head-names",
+        metavar="KEY",
+    )
+    source: str = option(
+        "head",
+        help="Prototypes: the head, or a control that carries no class information (but "
+        "shuffled-within: that of ten clusters of like names).",
+        choices=("head", *get_args(Control)),
+        needs=("head",),
+    )
+    variants: tuple[str, ...] = option(
+        VARIANTS,
+        help="Variants of class names: those that a --y of class names is fitted on, and the form "
+        "in which the classes of a head are asked for.",
+    )
+    templates: tuple[str, ...] = option(
+        TEMPLATES, help="Prompt templates around the names of --variants."
+    )
+    head_variants: tuple[str, ...] = option(
+        (),
+        help="Variants of the names of the head's classes, by comma: what it is fitted on "
+        "[default: --variants, and the definition where the label set has it]; auto chooses them "
+        "on the head.",
+        needs=("head",),
+    )
+    head_templates: tuple[str, ...] = option(
+        (),
+        help="Prompt templates of the names of the head's classes, by comma [default: "
+        "--templates].",
+        needs=("head",),
+    )
+    duplicates: Duplicates = option(
+        "keep", help="Keep, merge or drop classes that share a name.", needs=("head",)
+    )
+    rows: Literal["weights", "patterns", "adapted", "bias"] = option(
+        "weights",
+        help="Prototypes: rows w of the head; patterns Cov(f) w; adapted, moved towards the "
+        "unlabelled images of the split; or bias, [w, b] with images [f, 1].",
+        needs=("head",),
+    )
+    precision: MomentsPrecision = option(
+        "float32", help="Precision of the moments of real pairs.", needs=("y",)
+    )
+    cached: bool = option(
+        True,
+        help="Keep the moments of real pairs in the user's cache, and reuse them.",
+        flag="--cache/--no-cache",
+        needs=("y",),
+    )
+    seed: int = option(
+        0,
+        help="Random seed of the subset, the folds, the controls and the training.",
+        at_least=0,
+        below=2**63,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given: Any = self.head
+        heads = (given,) if isinstance(given, str) else tuple(given or ())
+        object.__setattr__(self, "head", heads)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was asked for, by the names under which alignments record it."""
+        left_out = ("training", "centre", "cached")
+        facts = {name: getattr(self, name) for name in (field.name for field in fields(self))
+                 if name not in left_out}  # fmt: skip
+        facts |= {name: getattr(self.training, name) for name in TRAINING}
+        facts["centred"] = self.centre
+        if len(self.head) < 2:
+            facts["head"] = self.head[0] if self.head else None
+        return {name: list(value) if isinstance(value, tuple) else value
+                for name, value in facts.items()}  # fmt: skip

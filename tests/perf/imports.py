@@ -1,0 +1,62 @@
+"""Starting: CPU seconds of a help and of a first fit, against those of importing click."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.perf.engine import PAIRS, Figure, figure_of
+
+#: The command lines whose help is asked for, and the modules of their programs.
+HELPS = {
+    "headstock": "bench.cli.headstock",
+    "featstore": "featstore.cli",
+    "featstore extract": "featstore.cli",
+    "fitters": "fitters.cli",
+    "fitters fit": "fitters.cli",
+    "bench": "bench.cli",
+    "bench run": "bench.cli",
+    "bench task": "bench.cli",
+}
+CLICK = "import click"
+FIT = """
+import numpy as np
+from fitters import Pairs, fit_alignment
+rng = np.random.default_rng(0)
+x = rng.standard_normal((60, 16))
+fit_alignment("ridge", real=Pairs(x, x @ rng.standard_normal((16, 12))), rng=rng)
+"""
+
+
+def figures(_: Path) -> Iterator[Figure]:
+    """Yield the lines of the group."""
+    for line, module in HELPS.items():
+        words = [*line.split(), "--help"]
+        code = f"import sys; sys.argv = {words}; from {module} import main; main()"
+        yield against_click(f"import.help/{line.replace(' ', '-')}", code)
+    yield against_click("import.first_fit", FIT)
+
+
+def against_click(name: str, code: str) -> Figure:
+    """Compare fresh processes by CPU seconds: one that runs the code, one that imports click."""
+    for warm in (code, CLICK):  # what is compiled once is no part of it
+        cpu_seconds(warm)
+    ratios, spent = [], 0.0
+    for pair in range(PAIRS):
+        seconds = {}
+        for side in (code, CLICK) if pair % 2 == 0 else (CLICK, code):
+            seconds[side] = cpu_seconds(side)
+        ratios.append(seconds[CLICK] / seconds[code])
+        spent += sum(seconds.values())
+    return figure_of(name, ratios, against='python -c "import click", CPU', cpu_seconds=spent)
+
+
+def cpu_seconds(code: str) -> float:
+    """Return the processor seconds of a fresh process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -1,0 +1,93 @@
+"""What a process imports: the help of a command click, and no other library."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+
+from bench.cli.headstock import cli as headstock
+from bench.cli.main import cli as bench
+from featstore.cli import cli as featstore
+from fitters.cli import cli as fitters
+
+PROGRAMS = {"featstore": featstore, "fitters": fitters, "bench": bench, "headstock": headstock}
+OURS = {"featstore", "fitters", "bench", "data_manifests"}
+
+#: Prints what the help of each command is, and the modules that it imports. Each has a process of
+#: its own, which has imported nothing but click.
+_RUNNER = """
+import contextlib, importlib, io, json, os, sys
+import click
+there = set(sys.modules)
+
+def helped(program, args):
+    place = {"headstock": "bench.cli.headstock"}.get(program, program + ".cli")
+    sys.argv, out = [program, *args], io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            importlib.import_module(place).main()
+        except SystemExit as end:
+            code = end.code
+    return code, out.getvalue()
+
+for program, *words in json.load(sys.stdin):
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        code, text = helped(program, [*words, "--help"])
+        modules = sorted(set(sys.modules) - there)
+        same = helped(program, [*words, "-h"]) == (code, text)
+        print(json.dumps({"code": code, "text": text, "modules": modules, "same": same}))
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+def _commands(command: click.Command, path: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return the paths of a command and of all below it."""
+    found = [path]
+    if isinstance(command, click.Group):
+        ctx = click.Context(command, info_name=path[-1])
+        for name in command.list_commands(ctx):
+            inner = command.get_command(ctx, name)
+            assert inner is not None
+            found += _commands(inner, (*path, name))
+    return found
+
+
+COMMANDS = [path for name, cli in PROGRAMS.items() for path in _commands(cli, (name,))]
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[tuple[str, ...], dict]:
+    done = subprocess.run(
+        [sys.executable, "-c", _RUNNER], input=json.dumps(COMMANDS), capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    return dict(zip(COMMANDS, answers, strict=True))
+
+
+def test_there_are_all_commands() -> None:
+    assert len(COMMANDS) > 100
+    assert ("headstock", "store", "moments", "gc") in COMMANDS
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_a_help_imports_click_and_no_other_library(
+    path: tuple[str, ...], helps: dict[tuple[str, ...], dict]
+) -> None:
+    found = helps[path]
+    assert found["code"] == 0, found["text"]
+    assert found["text"].startswith(f"Usage: {' '.join(path)}")
+    assert found["same"], "-h and --help differ"
+    loaded = set(found["modules"])
+    foreign = {name.partition(".")[0] for name in loaded} - OURS - sys.stdlib_module_names
+    assert not foreign - {"click"}
+    # What looks through every installed package, and what starts processes.
+    assert not loaded & {"importlib.metadata", "multiprocessing", "concurrent.futures", "asyncio"}
