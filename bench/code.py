@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import pickle
 import re
 import sys
 import weakref
@@ -256,8 +257,6 @@ class Own:
         EngineError
             If one cannot be pickled.
         """
-        import pickle
-
         found = {}
         for triple in dict.fromkeys(names):
             for kind, name, registry in _outside(*triple):
@@ -280,8 +279,6 @@ class Own:
         EngineError
             If one cannot be read here.
         """
-        import pickle
-
         for kind, name, origin, pickled in self.things:
             try:
                 # Written by this program's own parent a moment ago.

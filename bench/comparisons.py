@@ -290,6 +290,15 @@ def compare(
     DataFrame
         Schema `SCHEMA`. Values and differences are shares (0.1 is ten points). Nothing is drawn
         at random: the same results always give the same numbers.
+
+    Examples
+    --------
+    >>> from bench.suites.demo import create_smoke_store, smoke_runs
+    >>> create_smoke_store("smoke")
+    >>> runs = [r for r in smoke_runs(open_store("smoke")) if r.task == "zero_shot"][4:12]
+    >>> done = run_all(runs, "smoke", "results")
+    >>> sorted(set(compare("results", read_results("results"))["comparison"]))[:2]
+    ['over-chance', 'over-conse']
     """
     root = Path(root)
     primary = primary_family(root, results)

@@ -119,6 +119,14 @@ def run_all(
     ------
     FeatstoreError
         Whatever a run raises; runs that had finished by then stay.
+
+    Examples
+    --------
+    >>> from bench.suites.demo import create_smoke_store, smoke_runs
+    >>> create_smoke_store("smoke")
+    >>> runs = smoke_runs(open_store("smoke"))[:2]
+    >>> [run_all(runs, "smoke", "results").new for again in range(2)]
+    [2, 0]
     """
     start, root = time.perf_counter(), Path(root)
     have = finished(root)

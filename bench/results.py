@@ -279,6 +279,14 @@ def read_results(root: Path | str) -> pl.DataFrame:
     ------
     NoResultsError
         If the folder is missing or holds no finished run, or a file cannot be read.
+
+    Examples
+    --------
+    >>> from bench.suites.demo import create_smoke_store, smoke_runs
+    >>> create_smoke_store("smoke")
+    >>> done = run_all(smoke_runs(open_store("smoke"))[:2], "smoke", "results")
+    >>> read_results("results")["method"].unique(maintain_order=True).to_list()
+    ['conse', 'ridge']
     """
     root = Path(root)
     paths = _run_files(root)
@@ -300,6 +308,15 @@ def read_ranks(root: Path | str, run_ids: Iterable[str]) -> pl.DataFrame:
     ------
     NoResultsError
         If a file is missing or cannot be read.
+
+    Examples
+    --------
+    >>> from bench.suites.demo import create_smoke_store, smoke_runs
+    >>> create_smoke_store("smoke")
+    >>> runs = smoke_runs(open_store("smoke"))[1:2]
+    >>> done = run_all(runs, "smoke", "results")
+    >>> read_ranks("results", [runs[0].run_id])["rank"].min()
+    1
     """
     return _of_runs(Path(root), run_ids, ranks_path, RANK_SCHEMA)
 

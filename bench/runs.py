@@ -327,14 +327,14 @@ class Run:
 
     `Run.of` makes one from the names of all fields, and `changed` returns it with others.
 
+    >>> Run.of(suite="mine", task="hubness", image_set="a/image/b", image_revision="5f1c").seed
+    0
+
     Attributes
     ----------
-    suite : str
-        The suite that planned it.
-    task : str
-        One of `bench.options.TASKS`.
-    data : Data
-    protocol : Protocol
+    suite, task : str
+        The suite that planned it, and one of `bench.options.TASKS`.
+    data, protocol : Data, Protocol
     fit : FitConfig
         The method and its settings; `IDENTITY` leaves embeddings as they are, of a model's towers.
     options : Options, optional

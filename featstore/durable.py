@@ -10,12 +10,14 @@ import contextlib
 import ctypes
 import errno
 import functools
+import glob
 import os
 import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
@@ -26,6 +28,12 @@ _SYNC_FILE_RANGE_WRITE = 2
 
 #: What a group-writable folder hands down: permissions, and the group itself (setgid).
 _HANDED_DOWN = 0o2777
+
+STAGED = ".staged"
+"""How the name of a folder ends that replaces another once it is whole."""
+
+#: Opens a folder, and no pipe or link of its name.
+_FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 def write_all(handle: int, data: bytes | memoryview) -> None:
@@ -294,6 +302,66 @@ _REMEDIES = {
     errno.EACCES: "Get the permission (in a team: `featstore init STORE --shared`)",
     errno.EPERM: "Get the permission (in a team: `featstore init STORE --shared`)",
 }
+
+
+def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write the folder `path` with these files, whole or not at all; one that is there goes away.
+
+    Call `tidy_folder` first: a killed process may have left the last folder aside.
+    """
+    make_folders(path.parent)
+    with _staged_folder(path) as staging:
+        new = staging / "new"
+        new.mkdir()
+        for name, data in files.items():
+            write_durably(new / name, [data])
+        fsync_directory(new)
+        if path.exists():
+            path.rename(staging / "old")
+        new.rename(path)
+        fsync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def _staged_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path`, in which the next one is made; it is gone after that.
+
+    It is locked for as long: `tidy_folder` of another process takes away what nobody has locked.
+    """
+    while True:
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=STAGED, dir=path.parent))
+        # On Windows folders cannot be opened: nothing is locked there, and nothing taken away.
+        handle = -1 if os.name == "nt" else os.open(staging, os.O_RDONLY)
+        # Another process may have come between the making and the locking, and taken it away.
+        if handle < 0 or (try_lock(handle) and staging.exists()):
+            break
+        os.close(handle)
+    try:
+        yield staging
+    finally:
+        _remove_staged(staging, path)
+        if handle >= 0:
+            os.close(handle)
+
+
+def tidy_folder(path: Path) -> None:
+    """Remove what killed processes left of a folder; what one had put aside comes back."""
+    for staging in sorted(path.parent.glob(f".{glob.escape(path.name)}.*{STAGED}")):
+        with contextlib.suppress(OSError):
+            handle = os.open(staging, os.O_RDONLY | _FOLDER)
+            try:
+                # Shared first: that fails where there are no locks, and nobody can know.
+                if try_lock(handle, shared=True) and try_lock(handle):
+                    _remove_staged(staging, path)
+            finally:
+                os.close(handle)
+
+
+def _remove_staged(staging: Path, path: Path) -> None:
+    """Remove a folder of `_staged_folder`; a folder that nothing has replaced goes back first."""
+    if (staging / "old").exists() and not path.exists():
+        (staging / "old").rename(path)
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def remedy(err: OSError, otherwise: str = "Free space or permission") -> str:

@@ -19,6 +19,7 @@ from inspect import getdoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from featstore.cards import Card, Shown
 from featstore.errors import PluginError, lookup
 from featstore.identity import sha256_hex
 
@@ -63,7 +64,7 @@ class _Given:
     entry: metadata.EntryPoint | None = None
 
 
-class Registry(MutableMapping[str, Thing], Generic[Thing]):
+class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
     """The things of a kind by name: those of Headstock first, then those from outside.
 
     Names are known without an import; looking one up imports what its entry point names. A thing
@@ -225,6 +226,16 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
     def values(self) -> Any:
         """Return the things of `items`."""
         return dict(self.items()).values()
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def _card(self) -> Card:
+        rows = [(one["name"], one["package"], one["text"]) for one in self.listed()]
+        columns = ("name", "package", "what it is")
+        return Card(
+            f"Registry of {len(self)} {self.kind}s", {"names": ", ".join(self)}, columns, rows
+        )
 
     def _found(self, name: str) -> Any:
         """Return what has a name; for Headstock's own no installed package is looked at."""

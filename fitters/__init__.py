@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from fitters.aligners.mini_vec2vec import MiniVec2VecAligner
     from fitters.aligners.procrustes import ProcrustesAligner
     from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
-    from fitters.alignment import Alignment, read_alignment, save_alignment
+    from fitters.alignment import Alignment
     from fitters.methods import ALIGNERS, METHODS, Method
     from fitters.moments.moments import Moments
     from fitters.moments.transform import SideTransform
     from fitters.pairs import Pairs
     from fitters.prototypes import CONTROLS
     from fitters.recipe import fit, fit_alignment
+    from fitters.saved import read_alignment, save_alignment
+    from fitters.select.ranking import scoring
     from fitters.settings import FitConfig, Preparation
     from fitters.sources import Sources
     from fitters.trained.base import Schedule
@@ -61,10 +63,11 @@ _HOMES = {
     "preset": "fitters.trained.presets",
     "PRESETS": "fitters.trained.presets",
     "ProcrustesAligner": "fitters.aligners.procrustes",
-    "read_alignment": "fitters.alignment",
+    "read_alignment": "fitters.saved",
     "RidgeAligner": "fitters.aligners.ridge",
-    "save_alignment": "fitters.alignment",
+    "save_alignment": "fitters.saved",
     "Schedule": "fitters.trained.base",
+    "scoring": "fitters.select.ranking",
     "SideTransform": "fitters.moments.transform",
     "Sources": "fitters.sources",
     "TextToConceptAligner": "fitters.aligners.mean_shift",
@@ -108,6 +111,7 @@ __all__ = [
     "preset",
     "read_alignment",
     "save_alignment",
+    "scoring",
 ]
 
 

@@ -1,76 +1,96 @@
-"""An alignment: both sides and the map between them, fitted, saved and read.
-
-What is saved holds data only. Reading runs no code from it: the method is looked up in a dict,
-every array is checked against the shape that the method and the JSON declare before it is loaded,
-and the digest in the JSON against the bytes. Equal alignments make equal bytes.
-"""
+"""An alignment: both sides and the map between them, as one estimator of the whole protocol."""
 
 from __future__ import annotations
 
-import contextlib
-import glob
-import hashlib
-import json
-import os
-import shutil
-import stat
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from numbers import Real
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.numpy
-from safetensors import SafetensorError
 from scipy.sparse import issparse, vstack
-from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
-
-from featstore.durable import fsync_directory, make_folders, try_lock, write_durably
-from fitters.aligners.base import BaseAligner, Projection, fit_on, params_of
-from fitters.errors import (
-    AlignmentWriteError,
-    CorruptAlignmentError,
-    FittersError,
-    MissingAlignmentError,
-    SettingError,
-    UnknownMethodError,
-    unwritable,
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_is_fitted,
+    validate_data,
 )
-from fitters.feature_maps import FEATURE_MAPS, FeatureMap
-from fitters.methods import ALIGNERS, aligner_class, method_named, needs_rows
+
+from featstore.cards import Card, Shown
+from fitters.aligners.base import Projection, fit_on
+from fitters.errors import PairsError, SettingError
+from fitters.methods import method_named, needs_rows
 from fitters.moments.moments import Folds
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import PLURALS, Axis, Choice
-from fitters.select.ranking import HeldOut
-from fitters.settings import FitConfig, Metric
+from fitters.select.ranking import scoring
+from fitters.settings import Criterion, FitConfig, Metric, TrainingOptions, Validation
 from fitters.sources import Sources
 
 BLOCK_ROWS = 8192
 """Rows that are transformed at a time: what a projection needs beyond its result stays small."""
 
+_FLOATS = (np.float64, np.float32)
+"""Types of rows that are kept; others become the first."""
+
 OnStage = Callable[[str], None]
 """Is given what a fit does next, such as "choosing penalty and mix"."""
 
 
-class Alignment(BaseEstimator):  # type: ignore[misc]
+_SETTINGS = {
+    setting.name: None if setting.name == "training" else setting.default
+    for setting in fields(FitConfig)
+    if setting.name != "method"
+}
+"""The settings that are parameters, with their defaults."""
+
+T = TypeVar("T")
+
+
+class _Fitted(Generic[T]):
+    """What `fit` makes, kept under a private name: scikit-learn lets it add no public one."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = f"_{name}"
+
+    def __get__(self, made: Any, owner: type) -> T:
+        check_is_fitted(made)
+        value: T = vars(made)[self.name]
+        return value
+
+    def __set__(self, made: Any, value: T) -> None:
+        vars(made)[self.name] = value
+
+
+class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """The whole protocol as one estimator: prepare both sides, choose the settings, fit.
 
     Raw rows go in, on fitting as on projecting; `fitters.recipe.fit_alignment` says what happens to
-    them. `save_alignment` keeps a fitted one, `read_alignment` gives it back.
+    them. `save` keeps a fitted one, `read_alignment` gives it back. As a scikit-learn estimator it
+    is cloned, searched over and put at the end of a pipeline; see `scoring` for its scores.
 
     Parameters
     ----------
     method : str or FitConfig
         One of `fitters.METHODS`, or one with its settings.
+    penalty, mix, gamma, n_components, rank, scale, top_k, power, legacy, centre, criterion, \
+    validation, training
+        The settings of `FitConfig`, under their names. One that is left at its default is that of
+        `method`, where this is a config. One that the method lacks plays no part, so that a search
+        may go over methods; a config with such a setting is refused.
     image_mean : ndarray of shape (p,), optional
         Mean of unit image rows, such as ``SideTransform.fit([unlabelled_images]).mean``; may come
         from unlabelled training images, never from test images. None: that of the images fitted on.
-    seed : int
-        Draws the folds of the choice, and what a training draws.
+    scoring : str or callable
+        What `score` returns: a name that `fitters.scoring` takes, or what it returns.
+    random_state : int, None, numpy.random.Generator or RandomState
+        Draws the folds of the choice, and what a training draws. The same int gives the same bytes;
+        None draws anew for each fit, and a generator goes on from fit to fit.
 
     Attributes
     ----------
@@ -80,24 +100,63 @@ class Alignment(BaseEstimator):  # type: ignore[misc]
         Fitted; or any object with `project_x` and `project_y`.
     facts : dict
         Plain values for JSON: the method, the sources, what was chosen from what
-        (``facts["choice"]``), ids of the spaces it was fitted on.
+        (``facts["choice"]``), ids of the spaces it was fitted on, and "classes" if y was labels.
+    n_features_in_ : int
+        p, where it was fitted by `fit` on real pairs.
+    feature_names_in_ : ndarray of shape (p,)
+        Only if X had string column names.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((40, 8))
+    >>> texts = images[:, ::-1]
+    >>> Alignment("ridge", penalty=0.01).fit(images, texts).score(images, texts)
+    1.0
     """
 
-    x: SideTransform
-    y: SideTransform
-    aligner: Any
-    facts: dict[str, Any]
+    x: _Fitted[SideTransform] = _Fitted()
+    y: _Fitted[SideTransform] = _Fitted()
+    aligner: _Fitted[Any] = _Fitted()
+    facts: _Fitted[dict[str, Any]] = _Fitted()
 
     def __init__(
         self,
         method: str | FitConfig = "ridge",
         *,
+        penalty: float | Literal["auto"] = "auto",
+        mix: float | Literal["auto"] = "auto",
+        gamma: float | Literal["auto"] = "auto",
+        n_components: int | Literal["auto"] | None = "auto",
+        rank: int | None = None,
+        scale: bool = False,
+        top_k: int | Literal["auto"] | None = None,
+        power: float | Literal["auto"] | None = None,
+        legacy: bool = False,
+        centre: bool | None = None,
+        criterion: Criterion | None = None,
+        validation: Validation | Metric = "mrr",
+        training: TrainingOptions | None = None,
         image_mean: npt.NDArray[Any] | None = None,
-        seed: int = 0,
+        scoring: str | Callable[..., float] = "mrr",
+        random_state: int | np.random.Generator | np.random.RandomState | None = 0,
     ) -> None:
         self.method = method
+        self.penalty = penalty
+        self.mix = mix
+        self.gamma = gamma
+        self.n_components = n_components
+        self.rank = rank
+        self.scale = scale
+        self.top_k = top_k
+        self.power = power
+        self.legacy = legacy
+        self.centre = centre
+        self.criterion = criterion
+        self.validation = validation
+        self.training = training
         self.image_mean = image_mean
-        self.seed = seed
+        self.scoring = scoring
+        self.random_state = random_state
 
     @classmethod
     def of(
@@ -108,11 +167,28 @@ class Alignment(BaseEstimator):  # type: ignore[misc]
         made.x, made.y, made.aligner, made.facts = x, y, aligner, {} if facts is None else facts
         return made
 
+    @property
+    def config(self) -> FitConfig:
+        """The method with its settings.
+
+        Raises
+        ------
+        SettingError
+            If a number is out of its range.
+        """
+        made = FitConfig.of(self.method, {})
+        method, given = method_named(made.method), {}
+        for name, default in _SETTINGS.items():
+            plays = method.takes("epochs" if name == "training" else name) or name == "centre"
+            if plays and getattr(self, name) != default:
+                given[name] = getattr(self, name)
+        return FitConfig.of(made, given)
+
     def fit(
         self,
-        X: Rows | None,
-        y: Rows | None,
-        sample_weight: npt.NDArray[Any] | None = None,
+        X: Any = None,
+        y: Any = None,
+        sample_weight: Any = None,
         *,
         groups: npt.NDArray[Any] | None = None,
         prototypes: Pairs | None = None,
@@ -122,9 +198,12 @@ class Alignment(BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X, y : ndarray of shape (n, p), (n, q), optional
-            Raw image and text embeddings, one real pair a row; both None: prototypes alone.
-        sample_weight : ndarray of shape (n,), optional
+        X : array_like of shape (n, p), optional
+            Raw image embeddings.
+        y : array_like of shape (n, q) or (n,), optional
+            Raw text embeddings, one real pair a row; or labels, of which each distinct one is a
+            text of its own, at right angles to all others. X and y both None: prototypes alone.
+        sample_weight : array_like of shape (n,), optional
             Mass of each pair: 1/m for each of the m captions of an image.
         groups : ndarray of shape (n,), optional
             Images or descriptions, which folds must not split. None: every row is its own.
@@ -137,15 +216,40 @@ class Alignment(BaseEstimator):  # type: ignore[misc]
         ------
         FittersError
             As `fitters.recipe.fit_alignment`.
+        ValueError
+            In scikit-learn's words, if X is no matrix or has fewer than two rows or columns.
         """
         if (X is None) != (y is None):
-            raise SettingError("Real pairs are X and y together. Pass both, or neither.")
-        real = None if X is None or y is None else Pairs(X, y, groups, sample_weight)
-        config = FitConfig.of(self.method, {})
+            # In scikit-learn's words, which its checks look for.
+            lacks = "requires y to be passed, but the target y is None" if y is None else "has no X"
+            raise SettingError(f"A fit on real pairs {lacks}. Pass both, or neither.")
+        real, classes = None, None
+        if X is not None:
+            fewest = 2 if prototypes is None else 1
+            # `Pairs` looks for NaN, and says in which rows.
+            X = validate_data(
+                self, X, dtype=_FLOATS, ensure_all_finite=False, ensure_min_samples=fewest,
+                ensure_min_features=2,
+            )  # fmt: skip
+            y = check_array(y, ensure_2d=False, dtype=None, ensure_all_finite=False, input_name="y")
+            if y.ndim == 1:
+                check_classification_targets(y)
+                classes = np.unique(y)
+                y = _one_hot(y, classes)
+            if sample_weight is not None:
+                sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+            y = y if y.dtype in _FLOATS else y.astype(np.float64)
+            real = Pairs(X, y, groups, sample_weight)
+        config = self.config
         data = method_named(config.method).sources(
             config, prototypes=prototypes, real=real, image_mean=self.image_mean, bias=bias
         )
-        return self.fit_sources(data, rng=np.random.default_rng(self.seed))
+        state = self.random_state
+        if isinstance(state, np.random.RandomState):
+            state = int(state.randint(2**31))
+        self.fit_sources(data, rng=np.random.default_rng(state))
+        self.facts |= {} if classes is None else {"classes": classes.tolist()}
+        return self
 
     def fit_sources(
         self,
@@ -158,7 +262,7 @@ class Alignment(BaseEstimator):  # type: ignore[misc]
         on_stage: OnStage | None = None,
     ) -> Self:
         """Fit on prepared rows or their moments, and write the facts; see `fitters.recipe.fit`."""
-        config = FitConfig.of(self.method, {})
+        config = self.config
         method, say = method_named(config.method), on_stage or (lambda _: None)
         by_error = replace(config, criterion="error")
         if isinstance(data.real, Folds) and needs_rows(by_error, mixed=data.mixed):
@@ -192,44 +296,100 @@ class Alignment(BaseEstimator):  # type: ignore[misc]
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "aligner")
+        return "_aligner" in vars(self)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
 
     def project_x(self, x: Rows) -> Projection:
         """Return raw image embeddings (n, p) in the shared space: (n, r), float32, dense or CSR."""
         check_is_fitted(self)
         return _in_blocks(x, lambda rows: self.aligner.project_x(self.x.apply(rows)))
 
+    def transform(self, X: Any) -> Projection:
+        """Return `project_x` of rows in any form that scikit-learn takes, checked in its words."""
+        check_is_fitted(self)
+        return self.project_x(validate_data(self, X, reset=False, dtype=_FLOATS))
+
     def project_y(self, y: Rows) -> Projection:
         """Return raw text embeddings (n, q) in the shared space: (n, r), float32, dense or CSR.
 
         The score of an image and a text is the dot product of their projections, higher is better:
-        a cosine, unless the aligner says otherwise (`BaseAligner.unit_rows`).
+        a cosine, unless the aligner says otherwise (`BaseAligner.unit_rows`). Where the fit was on
+        labels, `y` is labels (n,).
         """
         check_is_fitted(self)
-        return _in_blocks(y, lambda rows: self.aligner.project_y(self.y.apply(rows)))
+        rows = _one_hot(y, self.facts.get("classes", ())) if np.ndim(y) == 1 else y
+        return _in_blocks(rows, lambda rows: self.aligner.project_y(self.y.apply(rows)))
 
     def score(
         self,
-        X: Rows,
-        y: Rows,
+        X: Any,
+        y: Any,
         *,
         groups: npt.NDArray[Any] | None = None,
-        metric: Metric = "mrr",
+        metric: str | Callable[..., float] | None = None,
     ) -> float:
         """Return how high the text of each image ranks among the distinct texts of all, 0 to 1.
 
         Parameters
         ----------
-        X, y : ndarray of shape (n, p), (n, q)
-            Raw pairs; those of one image stand together.
+        X, y : array_like of shape (n, p), (n, q)
+            Raw pairs, or images and labels, as for `fit`.
         groups : ndarray of shape (n,), optional
-            All texts of a pair's group are right.
-        metric : {"mrr", "top-1", "top-5", "top-10"}
-            Mean reciprocal rank, or the share of images whose text is among the first.
+            All texts of a pair's group are right. None: all that stand beside an equal image.
+        metric : str or callable, optional
+            In place of the parameter `scoring`.
         """
-        held = HeldOut.of(Pairs(X, y, groups))
-        of_images, of_texts = self.project_x(held.images), self.project_y(held.gallery.texts)
-        return held.total(of_images, of_texts, metric) / len(X)
+        how = metric or self.scoring
+        scorer = how if callable(how) else scoring(how)
+        return scorer(self, X, y, **({} if groups is None else {"groups": groups}))
+
+    def save(self, path: Path | str, *, replace: bool = True) -> Path:
+        """Write it as the folder `path`; see `fitters.save_alignment`."""
+        from fitters.saved import save_alignment
+
+        return save_alignment(path, self, replace=replace)
+
+    def _card(self) -> Card:
+        if not self.__sklearn_is_fitted__():
+            return Card(" ".join(BaseEstimator.__repr__(self).split()))
+        facts, choice = self.facts, self.facts.get("choice", {})
+        sources = {"prototypes": facts.get("n_prototypes"), "real pairs": facts.get("n_real")}
+        chosen = {name: choice[name] for name in _SETTINGS if isinstance(choice.get(name), Real)}
+        return Card(
+            f"Alignment({facts.get('method', self.method)!r}), fitted",
+            {
+                "on": " and ".join(f"{n:,} {what}" for what, n in sources.items() if n),
+                "images": self.x.steps,
+                "texts": self.y.steps,
+                "settings": ", ".join(f"{name} {value:.4g}" for name, value in chosen.items()),
+                "aligner": " ".join(repr(self.aligner).split()),
+            },
+        )
+
+
+def _one_hot(y: Any, classes: Any) -> Rows:
+    """Return labels (n,) as rows with one column a class.
+
+    Raises
+    ------
+    PairsError
+        If a label is none of the classes.
+    """
+    labels, known = np.asarray(y), np.asarray(classes)
+    strange = np.flatnonzero(~np.isin(labels, known))
+    if len(strange):
+        raise PairsError(
+            f"{len(strange):,} of {len(labels):,} labels are none of the {len(known):,} that the "
+            f"fit was on (first: {labels[strange[0]]!r}, row {strange[0]:,}). A fit on text "
+            "embeddings takes a matrix, one of them a row."
+        )
+    rows: Rows = np.eye(len(known))[np.searchsorted(known, labels)]
+    return rows
 
 
 def closed(grid: Mapping[str, Axis] | None) -> dict[str, Axis]:
@@ -261,492 +421,3 @@ def _in_blocks(rows: Rows, project: Any) -> Projection:
     for start in starts:
         out[start : start + BLOCK_ROWS] = block(start)
     return out
-
-
-FORMAT = 1
-JSON_NAME, ARRAYS_NAME = "alignment.json", "arrays.safetensors"
-STAGED = ".staged"
-_FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
-"""Opens a folder, and no pipe or link of its name."""
-MAX_JSON_BYTES = 16 * 2**20
-MAX_ARRAY_BYTES = 16 * 2**30
-Arrays = dict[str, npt.NDArray[np.floating[Any]]]
-
-
-def save_alignment(path: Path | str, alignment: Alignment, *, replace: bool = True) -> Path:
-    """Write `alignment` as the folder `path`, whole or not at all, and return it.
-
-    Another alignment that is already there is replaced, or refused unless `replace`; the same
-    one is left untouched.
-
-    Raises
-    ------
-    AlignmentWriteError
-        If `path` exists and may not be replaced, or cannot be written.
-    """
-    path = Path(path)
-    files = _to_bytes(alignment)
-    _tidy(path)
-    if path.exists() or path.is_symlink():
-        if not (path / JSON_NAME).is_file():
-            raise AlignmentWriteError(
-                f"{path} exists and is not an alignment. Choose another name, or remove it."
-            )
-        if all(_holds(path / name, data) for name, data in files.items()):
-            return path
-        if not replace:
-            raise AlignmentWriteError(
-                f"{path} holds another alignment. Choose another name, or replace it (--force)."
-            )
-    try:
-        make_folders(path.parent)
-        with _staging(path) as staging:
-            new = staging / "new"
-            new.mkdir()
-            for name, data in files.items():
-                write_durably(new / name, [data])
-            fsync_directory(new)
-            if path.exists():
-                path.rename(staging / "old")
-            new.rename(path)
-            fsync_directory(path.parent)
-    except OSError as err:
-        raise unwritable(path, err) from err
-    return path
-
-
-@contextlib.contextmanager
-def _staging(path: Path) -> Iterator[Path]:
-    """Yield a folder beside an alignment's, in which the next one is made; it is gone after that.
-
-    It is locked for as long: `_tidy` of another process takes away what nobody has locked.
-    """
-    while True:
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=STAGED, dir=path.parent))
-        # On Windows folders cannot be opened: nothing is locked there, and nothing taken away.
-        handle = -1 if os.name == "nt" else os.open(staging, os.O_RDONLY)
-        # Another process may have come between the making and the locking, and taken it away.
-        if handle < 0 or (try_lock(handle) and staging.exists()):
-            break
-        os.close(handle)
-    try:
-        yield staging
-    finally:
-        _remove(staging, path)
-        if handle >= 0:
-            os.close(handle)
-
-
-def _tidy(path: Path) -> None:
-    """Remove what killed processes left of an alignment; what one had put aside comes back."""
-    for staging in sorted(path.parent.glob(f".{glob.escape(path.name)}.*{STAGED}")):
-        with contextlib.suppress(OSError):
-            handle = os.open(staging, os.O_RDONLY | _FOLDER)
-            try:
-                # Shared first: that fails where there are no locks, and nobody can know.
-                if try_lock(handle, shared=True) and try_lock(handle):
-                    _remove(staging, path)
-            finally:
-                os.close(handle)
-
-
-def _remove(staging: Path, path: Path) -> None:
-    """Remove a folder of `_staging`; an alignment that nothing has replaced goes back first."""
-    if (staging / "old").exists() and not path.exists():
-        (staging / "old").rename(path)
-    shutil.rmtree(staging, ignore_errors=True)
-
-
-def read_alignment(path: Path | str) -> Alignment:
-    """Read an alignment that `save_alignment` wrote.
-
-    Raises
-    ------
-    MissingAlignmentError
-        If there is none at `path`.
-    CorruptAlignmentError
-        If a file is missing, has another size, type or digest than declared, or declares what
-        this version does not know. The message names the file and the field.
-    """
-    path = Path(path)
-    if not (path / JSON_NAME).exists():
-        raise MissingAlignmentError(
-            f"There is no alignment at {path}: it has no {JSON_NAME}. `fitters fit` makes one."
-        )
-    facts = _read_json(path / JSON_NAME)
-    try:
-        aligner = _empty_aligner(facts)
-        letters: dict[str, int] = {}
-        state = _State.declared(aligner, facts)
-        arrays = _read_arrays(path / ARRAYS_NAME, facts, state)
-        _fill(aligner, state, letters, facts, arrays)
-        sides = {side: _transform(facts[side], arrays, side, letters) for side in ("x", "y")}
-        return Alignment.of(sides["x"], sides["y"], aligner, _field(facts, "facts", dict))
-    except (KeyError, TypeError, ValueError, FittersError) as err:
-        if isinstance(err, CorruptAlignmentError):
-            raise
-        detail = f"field {err} is missing" if type(err) is KeyError else str(err)
-        raise CorruptAlignmentError(
-            f"{path / JSON_NAME} does not describe an alignment: {detail} Fit it again."
-        ) from err
-
-
-def read_facts(path: Path | str) -> dict[str, Any]:
-    """Return the facts of the alignment at `path`, "method" among them, without its arrays.
-
-    Raises
-    ------
-    MissingAlignmentError, CorruptAlignmentError
-        As `read_alignment`, of what the JSON alone says.
-    """
-    file = Path(path) / JSON_NAME
-    record = _read_json(file)
-    try:
-        facts: dict[str, Any] = {"method": record["method"], **_field(record, "facts", dict)}
-    except (KeyError, TypeError) as err:
-        raise CorruptAlignmentError(
-            f"{file} does not describe an alignment: {err}. Fit it again."
-        ) from err
-    return facts
-
-
-def fitted_arrays(aligner: Any) -> Arrays:
-    """Return the arrays of a fitted aligner by attribute, ours or anyone's, as they are saved.
-
-    Raises
-    ------
-    AlignmentWriteError
-        If an attribute is fitted that cannot be saved, or read again.
-    """
-    state = _State.of(aligner)
-    arrays: Arrays = {
-        name: np.ascontiguousarray(getattr(aligner, name), dtype=state.dtype)
-        for name in state.shapes
-    }
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise AlignmentWriteError(
-                f"{type(aligner).__name__}.{name} holds NaN or Inf. Fit it with other settings: a "
-                "larger penalty, or a smaller learning rate."
-            )
-    return arrays
-
-
-def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
-    aligner = alignment.aligner
-    arrays = fitted_arrays(aligner)
-    ours = ALIGNERS.get(getattr(aligner, "method", "")) is type(aligner)
-    method = aligner.method if ours else alignment.facts.get("method")
-    if not ours and (not isinstance(method, str) or method in ALIGNERS):
-        raise AlignmentWriteError(
-            f"{type(aligner).__name__} is no aligner of the package, so what is saved must say how "
-            "it is registered: give facts={'method': NAME}, the NAME of register('aligner', NAME)."
-        )
-    params = aligner.plain_params() if isinstance(aligner, BaseAligner) else params_of(aligner)
-    record: dict[str, Any] = {
-        "format": FORMAT,
-        "method": method,
-        "params": params,
-        "values": {name: getattr(aligner, name) for name in _State.of(aligner).values},
-        "facts": alignment.facts,
-    }
-    for side in ("x", "y"):
-        record[side] = getattr(alignment, side).to_dict()
-        for name in ("homogeneous", "blocks"):
-            if not record[side][name]:
-                del record[side][name]
-        mean = record[side].pop("mean")
-        record[side]["centred"] = mean is not None
-        if mean is not None:
-            arrays[f"{side}.mean"] = np.ascontiguousarray(mean)
-        feature_map = record[side].pop("feature_map")
-        if feature_map is not None:
-            record[side]["map"] = {"kind": feature_map.kind, "gamma": feature_map.gamma}
-            for name, array in feature_map.arrays().items():
-                arrays[f"{side}.map.{name}"] = np.ascontiguousarray(array)
-    packed = safetensors.numpy.save(dict(sorted(arrays.items())))
-    record["arrays"] = {name: list(array.shape) for name, array in arrays.items()}
-    record["sha256"] = hashlib.sha256(packed).hexdigest()
-    try:
-        text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False, default=_plain)
-    except (TypeError, ValueError) as err:
-        raise AlignmentWriteError(
-            f"The facts of an alignment must be plain finite values for JSON: {err}."
-        ) from err
-    return {JSON_NAME: text.encode() + b"\n", ARRAYS_NAME: packed}
-
-
-def _plain(value: Any) -> Any:
-    """Return a NumPy scalar as the number that it is, for JSON."""
-    if isinstance(value, np.floating | np.integer | np.bool_):
-        return value.item()
-    raise TypeError(f"{value!r} is of type {type(value).__name__}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    data = _read_regular(path, MAX_JSON_BYTES)
-    try:
-        record = json.loads(data)
-    except (ValueError, RecursionError) as err:
-        raise CorruptAlignmentError(f"{path} is not JSON: {err}. Fit the alignment again.") from err
-    if not isinstance(record, dict):
-        raise CorruptAlignmentError(
-            f"{path} does not describe an alignment: it holds no object. Fit it again."
-        )
-    if record.get("format") != FORMAT:
-        raise CorruptAlignmentError(
-            f"{path} has format {record.get('format')!r}; this fitters reads format {FORMAT}. "
-            "Use the version that wrote it, or fit the alignment again."
-        )
-    return record
-
-
-@dataclass(frozen=True)
-class _State:
-    """What a fitted aligner consists of.
-
-    An aligner of the package declares it. Of any other object these are its attributes with a name
-    that ends in "_", and those that its class names in ``arrays``: arrays of floats, and numbers.
-
-    Attributes
-    ----------
-    shapes : dict of str to tuple of str
-        Arrays, with their shapes in letters: an equal letter is an equal size.
-    values : tuple of str
-    dtype : str
-        Of the arrays.
-    """
-
-    shapes: dict[str, tuple[str, ...]]
-    values: tuple[str, ...]
-    dtype: str = "float64"
-
-    @classmethod
-    def of(cls, aligner: Any) -> _State:
-        """Return the state of a fitted aligner.
-
-        Raises
-        ------
-        AlignmentWriteError
-            If an attribute is neither.
-        """
-        if _declares(aligner):
-            return cls(aligner.array_shapes(), aligner.fitted_values, aligner.array_dtype)
-        arrays, values = {}, []
-        for name, value in vars(aligner).items():
-            if not _is_fitted_name(aligner, name):
-                if isinstance(value, np.ndarray) and name not in params_of(aligner):
-                    raise AlignmentWriteError(
-                        f"{type(aligner).__name__}.{name} is an array that would not be saved. "
-                        f"Call it {name.strip('_')}_, or name it in the class: "
-                        f"arrays = ({name!r},)."
-                    )
-                continue
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-                arrays[name] = list(value.shape)
-            elif _is_number(value):
-                values.append(name)
-            else:
-                raise AlignmentWriteError(
-                    f"{type(aligner).__name__}.{name} is of type {type(value).__name__}. What is "
-                    "fitted is saved if it is arrays of floats and plain numbers; see "
-                    "fitters.BaseAligner."
-                )
-        return cls._by_names(arrays, values)
-
-    @classmethod
-    def declared(cls, aligner: Any, record: dict[str, Any]) -> _State:
-        """Return the state of an aligner that is to be read."""
-        if _declares(aligner):
-            return cls.of(aligner)
-        found = cls._by_names(_field(record, "arrays", dict), _field(record, "values", dict))
-        names = (*found.shapes, *found.values)
-        bad = [name for name in names if not _is_fitted_name(aligner, name)]
-        if bad:
-            raise ValueError(f"{bad[0]!r} is no name of what is fitted.")
-        return found
-
-    @classmethod
-    def _by_names(cls, arrays: Mapping[str, list[int]], values: Iterable[str]) -> _State:
-        shapes = {
-            name: tuple(f"{name} {axis}" for axis in range(len(shape)))
-            for name, shape in arrays.items()
-            if not name.startswith(("x.", "y."))
-        }
-        return cls(shapes, tuple(values))
-
-
-def _declares(aligner: Any) -> bool:
-    return isinstance(aligner, BaseAligner) and bool(aligner.array_shapes())
-
-
-def _is_number(value: Any) -> bool:
-    numbers = int | float | np.integer | np.floating
-    return isinstance(value, numbers) and not isinstance(value, bool)
-
-
-def _is_fitted_name(aligner: Any, name: str) -> bool:
-    own = name.isidentifier() and name.endswith("_") and not name.startswith("_")
-    return own or name in getattr(type(aligner), "arrays", ())
-
-
-def _empty_aligner(record: dict[str, Any]) -> Any:
-    """Return the estimator, not yet fitted, with valid parameters."""
-    method = _field(record, "method", str)
-    try:
-        cls = aligner_class(method)
-    except UnknownMethodError as err:
-        raise CorruptAlignmentError(
-            f"This alignment is of the method {method!r}. Known here: {', '.join(ALIGNERS)}. If "
-            "another package or a file defines it, install that, or name it with --plugin."
-        ) from err
-    make = cls.of if issubclass(cls, BaseAligner) else cls
-    aligner = make(**_field(record, "params", dict))
-    if isinstance(aligner, BaseAligner):
-        aligner._validate_params()
-    return aligner
-
-
-def _read_arrays(path: Path, record: dict[str, Any], state: _State) -> Arrays:
-    shapes = _field(record, "arrays", dict)
-    for name, shape in shapes.items():
-        if not (isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)):
-            raise ValueError(f"array {name!r} has the shape {shape!r}.")
-    size = sum(int(np.prod(shape, dtype=object)) * 8 for shape in shapes.values())
-    # The header of a safetensors file: 8 bytes, then JSON of well under 1 kB an array.
-    data = _read_regular(path, min(size, MAX_ARRAY_BYTES) + 8 + 1024 * (len(shapes) + 1))
-    if hashlib.sha256(data).hexdigest() != record["sha256"]:
-        raise CorruptAlignmentError(
-            f"{path} is not the file that {JSON_NAME} describes: digests differ. Fit it again."
-        )
-    try:
-        arrays: Arrays = safetensors.numpy.load(data)
-    except (SafetensorError, ValueError, KeyError) as err:
-        raise CorruptAlignmentError(
-            f"{path} is not a safetensors file: {err}. Fit the alignment again."
-        ) from err
-    found = {name: list(array.shape) for name, array in arrays.items()}
-    types = dict.fromkeys(state.shapes, state.dtype)
-    if found != shapes or any(a.dtype != types.get(name, "float64") for name, a in arrays.items()):
-        raise CorruptAlignmentError(
-            f"{path} holds other arrays than {JSON_NAME} declares: {found}. Fit it again."
-        )
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"array {name!r} holds NaN or Inf.")
-    return arrays
-
-
-def _fill(
-    aligner: Any, state: _State, letters: dict[str, int], record: dict[str, Any], arrays: Arrays
-) -> None:
-    """Set the fitted attributes, after checking that equal letters are equal sizes."""
-    extra = {
-        name
-        for name in set(arrays) - set(state.shapes) - {"x.mean", "y.mean"}
-        if not name.startswith(("x.map.", "y.map."))
-    }
-    if extra:
-        raise ValueError(f"unknown array {min(extra)!r}.")
-    for name, shape in state.shapes.items():
-        _bind(name, arrays[name], shape, letters)
-        setattr(aligner, name, arrays[name])
-    values = _field(record, "values", dict)
-    if set(values) != set(state.values):
-        raise ValueError(f"values are {sorted(values)}, expected {sorted(state.values)}.")
-    for name, value in values.items():
-        if type(value) not in (int, float):
-            raise ValueError(f"value {name!r} is {value!r}, not a number.")
-        setattr(aligner, name, value)
-
-
-def _transform(values: Any, arrays: Arrays, side: str, letters: dict[str, int]) -> SideTransform:
-    kinds: dict[str, type] = {
-        "normalize": bool, "renormalize": bool, "centred": bool, "label": str,
-    }  # fmt: skip
-    mapped = isinstance(values, dict) and "map" in values
-    if mapped:
-        kinds["map"] = dict
-    if isinstance(values, dict):
-        rarely = {"homogeneous": bool, "blocks": list}
-        kinds |= {name: kind for name, kind in rarely.items() if name in values}
-    if not isinstance(values, dict) or {k: type(v) for k, v in values.items()} != kinds:
-        raise ValueError(f"the transform of {side} is {values!r}.")
-    # With a map, p or q are the columns that it gives; those that it takes have their own letter.
-    letter = "p" if side == "x" else "q"
-    feature_map = _feature_map(values["map"], arrays, side, letters) if mapped else None
-    mean: npt.NDArray[np.float64] | None = None
-    if values["centred"]:
-        mean = arrays[f"{side}.mean"].astype(np.float64, copy=False)
-        _bind(f"{side}.mean", mean, (f"{letter}, unmapped" if mapped else letter,), letters)
-    kept = {key: values[key] for key in kinds if key not in ("centred", "map")}
-    kept["blocks"] = tuple(kept.get("blocks", ()))
-    if not all(type(width) is int and width > 0 for width in kept["blocks"]):
-        raise ValueError(f"the blocks of {side} are {values['blocks']!r}.")
-    return SideTransform(mean=mean, feature_map=feature_map, **kept)
-
-
-def _feature_map(
-    values: dict[str, Any], arrays: Arrays, side: str, letters: dict[str, int]
-) -> FeatureMap:
-    if set(values) != {"kind", "gamma"} or values["kind"] not in FEATURE_MAPS:
-        raise ValueError(
-            f"the feature map of {side} is {values!r}; known kinds: {', '.join(FEATURE_MAPS)}."
-        )
-    if type(values["gamma"]) is not float:
-        raise ValueError(
-            f"the gamma of the feature map of {side} is {values['gamma']!r}, not a number."
-        )
-    prefix = f"{side}.map."
-    own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
-    made = FEATURE_MAPS[values["kind"]].from_arrays(values["gamma"], own)
-    letter = "p" if side == "x" else "q"
-    for key, size in ((f"{letter}, unmapped", made.n_columns), (letter, made.n_features)):
-        if letters.setdefault(key, size) != size:
-            raise ValueError(
-                f"the feature map of {side} has {size} columns, expected {key} = {letters[key]}."
-            )
-    return made
-
-
-def _bind(
-    name: str, array: npt.NDArray[Any], shape: tuple[str, ...], letters: dict[str, int]
-) -> None:
-    if array.ndim != len(shape) or any(
-        letters.setdefault(letter, size) != size
-        for letter, size in zip(shape, array.shape, strict=True)
-    ):
-        known = ", ".join(f"{letter} = {size}" for letter, size in letters.items())
-        raise ValueError(
-            f"array {name!r} has shape {array.shape}, expected ({', '.join(shape)}) with {known}."
-        )
-
-
-def _field(record: dict[str, Any], name: str, kind: type) -> Any:
-    if not isinstance(record[name], kind):
-        raise TypeError(f"field '{name}' is not a {kind.__name__}.")
-    return record[name]
-
-
-def _read_regular(path: Path, at_most: int) -> bytes:
-    """Read a regular file of at most `at_most` bytes."""
-    try:
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            raise CorruptAlignmentError(
-                f"{path} is not a regular file. An alignment is a folder of two plain files."
-            )
-        if status.st_size > at_most:
-            raise CorruptAlignmentError(
-                f"{path} has {status.st_size:,} bytes, more than the {at_most:,} that it may have. "
-                "Fit the alignment again."
-            )
-        return path.read_bytes()
-    except OSError as err:
-        raise CorruptAlignmentError(
-            f"{path} cannot be read: {err.strerror}. Fit the alignment again."
-        ) from err
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data

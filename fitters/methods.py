@@ -58,6 +58,13 @@ class Method:
         Of a method of one's own: whatever its source does not show; see `METHODS`.
     given : mapping
         Parameters of `aligner` that the method gives.
+
+    Examples
+    --------
+    >>> METHODS["ridge"].label, METHODS["ridge"].options
+    ('Ridge', ('penalty', 'mix'))
+    >>> METHODS["ridge"].make(FitConfig("ridge", penalty=0.3)).alpha
+    0.3
     """
 
     aligner: Callable[..., Any] | str
@@ -447,7 +454,7 @@ An aligner of one's own (``register("aligner", NAME)``, an entry point of ``head
 
 - a class with `fit`, `project_x` and `project_y`; see `fitters.aligners.base`. What else it has
   decides which settings the method has, and what is fitted is saved if it is named as
-  `fitters.alignment.save_alignment` says;
+  `fitters.saved.save_alignment` says;
 - or a function ``f(x, y)`` or ``f(x, y, weight)`` that returns two matrices; see
   `fitters.aligners.base.matrix_aligner`;
 - or a `Method` of one of these, with a title, a preparation and settings that are given.

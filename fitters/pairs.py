@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featstore.cards import Card, Shown
 from fitters.errors import PairsError
 
 Rows = npt.NDArray[np.floating[Any]]
 """A matrix of rows, float32 or float64."""
 
 
-@dataclass(frozen=True, eq=False)
-class Pairs:
+@dataclass(frozen=True, eq=False, repr=False)
+class Pairs(Shown):
     """n paired rows of two spaces.
 
     Attributes
@@ -43,6 +44,12 @@ class Pairs:
     ------
     PairsError
         If the shapes disagree, a value is not finite, or a weight is negative.
+
+    Examples
+    --------
+    >>> captions = Pairs(np.eye(4), np.ones((4, 3)), groups=np.array(["a", "a", "b", "c"]))
+    >>> captions.n, captions.row_groups
+    (4, array([0, 0, 1, 2]))
     """
 
     x: Rows
@@ -117,6 +124,16 @@ class Pairs:
             None if self.weight is None else self.weight[rows],
             None if self.asked is None else self.asked[rows],
         )
+
+    def _card(self) -> Card:
+        sides = {name: _form(getattr(self, name)) for name in ("x", "y", "asked")}
+        n_groups = None if self.groups is None else f"{len(np.unique(self.groups)):,}"
+        mass = None if self.weight is None else f"{self.weight.sum():.6g} in all"
+        return Card(f"Pairs, {self.n:,}", {**sides, "groups": n_groups, "weight": mass})
+
+
+def _form(rows: Rows | None) -> str | None:
+    return None if rows is None else f"{rows.shape[1]:,} columns, {rows.dtype}"
 
 
 def check_weight(weight: npt.NDArray[Any], *, some: bool = True) -> None:

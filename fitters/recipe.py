@@ -63,6 +63,14 @@ def fit(
         If an argument is wrong, or the method needs rows where there are moments.
     SelectionError
         If there are too few groups to choose from.
+
+    Examples
+    --------
+    >>> config, rng = FitConfig("ridge", penalty=0.1), np.random.default_rng(0)
+    >>> real = Pairs(*rng.standard_normal((2, 40, 8)))
+    >>> made = fit(METHODS["ridge"].sources(config, real=real), config, rng=rng)
+    >>> made.facts["n_real"]
+    40
     """
     return Alignment(config).fit_sources(
         data, rng=rng, n_folds=n_folds, grid=grid, chosen=chosen, on_stage=on_stage
@@ -200,6 +208,14 @@ def fit_alignment(
         If there are too few groups to choose from.
     ZeroRowError
         If a row has no direction.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> head, real = (Pairs(*rng.standard_normal((2, n, 8))) for n in (100, 20))
+    >>> made = fit_alignment("ridge", prototypes=head, real=real, penalty=0.3, rng=rng)
+    >>> sorted(made.facts["choice"])[:3], made.facts["choice"]["mix"] > 0
+    (['criterion', 'edges', 'flat'], True)
     """
     config = FitConfig.of(method, settings)
     data = method_named(config.method).sources(

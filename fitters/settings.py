@@ -61,6 +61,13 @@ class Preparation:
         Every pair counts alike: the m captions of an image are m pairs, not m parts of one.
     legacy_texts : bool
         With the setting `legacy`, texts are prepared for the fit and left raw for scoring.
+
+    Examples
+    --------
+    >>> METHODS["ridge"].rows.images, METHODS["sail"].rows.images
+    ('centred', 'unit')
+    >>> Preparation().centred(False).texts
+    'unit'
     """
 
     images: Centring = "centred"
@@ -213,6 +220,14 @@ class FitConfig:
     ------
     SettingError
         If a number is out of its range.
+
+    Examples
+    --------
+    >>> FitConfig("ridge", penalty=0.3).penalty
+    0.3
+    >>> FitConfig("ridge", penalty=-1)
+    Traceback (most recent call last):
+    fitters.errors.SettingError: ...
     """
 
     method: str = option(help="A method that `fitters fit --help` lists.", flag=None)

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy.typing as npt
 
+from featstore.cards import Card, Shown
 from fitters.errors import PairsError
 from fitters.moments.transform import SideTransform, append_column, row_norms
 from fitters.pairs import Pairs
 from fitters.settings import Centring, Preparation
 
-P = TypeVar("P")
+
+class Counted(Protocol):
+    """What has a number of rows."""
+
+    @property
+    def n(self) -> int:
+        """Rows."""
 
 
-@dataclass(frozen=True, eq=False)
-class Sources(Generic[P]):
+P = TypeVar("P", bound=Counted)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sources(Shown, Generic[P]):
     """What is fitted on: transformed rows of both sources, or their moments.
 
     Attributes
@@ -29,6 +39,13 @@ class Sources(Generic[P]):
         Whose mean each side is centred by.
     bias : ndarray of shape (c,), optional
         The head's bias, one value a prototype.
+
+    Examples
+    --------
+    >>> pairs = Pairs(np.eye(4), np.eye(4, 3) + 1)
+    >>> data = METHODS["ridge"].sources(FitConfig("ridge"), real=pairs)
+    >>> data.mixed, data.image_centre, data.text_centre
+    (False, 'real images', 'real texts')
     """
 
     prototypes: P | None
@@ -52,6 +69,12 @@ class Sources(Generic[P]):
     def masses(self, mix: float) -> tuple[float, ...]:
         """Return what each of `given` is multiplied by: prototypes by `mix` if there are both."""
         return (mix, 1.0) if self.mixed else (1.0,)
+
+    def _card(self) -> Card:
+        named = {"prototypes": self.prototypes, "real pairs": self.real}
+        counts = {what: None if one is None else f"{one.n:,}" for what, one in named.items()}
+        sides = {"images": self.image.steps, "texts": self.text.steps}
+        return Card("Sources, prepared", {**counts, **sides})
 
 
 def prepare(

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from featstore.plugins import register
     from featstore.store.store import FeatureStore, open_store
     from featstore.store.view import EmbeddingsView, PairedView
-    from fitters.alignment import Alignment, read_alignment, save_alignment
+    from fitters.alignment import Alignment
     from fitters.methods import METHODS
     from fitters.pairs import Pairs
+    from fitters.saved import read_alignment, save_alignment
     from fitters.settings import FitConfig
 
     __version__: str
@@ -53,8 +54,8 @@ _HOME = {
     "fit": "bench.evaluation",
     "open_store": "featstore.store.store",
     "register": "featstore.plugins",
-    "read_alignment": "fitters.alignment",
-    "save_alignment": "fitters.alignment",
+    "read_alignment": "fitters.saved",
+    "save_alignment": "fitters.saved",
     "write": "featstore.arrays",
 }
 

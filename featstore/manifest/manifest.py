@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import polars as pl
 
+from featstore.cards import Card, Shown
 from featstore.errors import LISTED, ManifestError, did_you_mean, listed, lookup, unknown_name
 from featstore.manifest.paths import check_files, check_paths, resolve_inside
 
@@ -23,11 +24,17 @@ DATA_ROOT = "data_root"
 CLASSES = "classes"
 
 
-@dataclass(frozen=True)
-class Manifest:
+@dataclass(frozen=True, repr=False)
+class Manifest(Shown):
     """What exists in one dataset: items by kind, their label set, and facts.
 
     Made by `read_manifest` or `write_manifest`, so it is valid.
+
+    Examples
+    --------
+    >>> birds = toy_manifest("birds", 4, captions=True)
+    >>> birds.items("image")["split"].to_list()
+    ['train', 'train', 'train', 'test']
     """
 
     name: str
@@ -70,6 +77,13 @@ class Manifest:
             If it leaves the root or is not there (any more).
         """
         return resolve_inside(self.root, uri)
+
+    def _card(self) -> Card:
+        counts = ", ".join(f"{len(table):,} {kind}" for kind, table in self.tables.items())
+        classes = None if self.classes is None else f"{len(self.classes):,}"
+        licence = self.facts.get("licence")
+        about = {"items": counts, "classes": classes, "licence": licence, "root": self.root}
+        return Card(f"Manifest {self.name!r}", about)
 
 
 #: What an item can be. All four are the same thing to a fitter: rows that have an embedding.

@@ -293,6 +293,13 @@ def copy_sets(
     FeatstoreError
         If the source cannot be opened or the target not be made. What is wrong with one set stops
         only that one, and is in the report.
+
+    Examples
+    --------
+    >>> key = toy_store("store")
+    >>> report = copy_sets("store", "copy", select=["toy/*"])
+    >>> len(open_store("copy").sets())
+    2
     """
     opened = open_store(source, key=key, at_least=at_least)
     place = parse_address(target)

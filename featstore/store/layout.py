@@ -107,6 +107,12 @@ class SetSpec:
         Stored dtype, one of `DTYPES`.
     precision : str
         Compute precision of the encoder.
+
+    Examples
+    --------
+    >>> spec = SetSpec("birds", "image", "timm:toy", {"name": "toy"}, "float32")
+    >>> str(spec.key)
+    'birds/image/timm.toy-78c87e78'
     """
 
     dataset: str

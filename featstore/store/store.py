@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from featstore.cards import SHOWN, Card
 from featstore.errors import (
     LISTED,
     AmbiguousSetError,
@@ -74,7 +75,15 @@ from featstore.store.view import EmbeddingsView, Origin, Selection
 
 @dataclass(frozen=True)
 class SetInfo:
-    """A finished set: its key, commit and attributes."""
+    """A finished set: its key, commit and attributes.
+
+    Examples
+    --------
+    >>> key = toy_store("store")["image"]
+    >>> info = open_store("store").info(key)
+    >>> info.encoder, info.commit.n, info.n_failed
+    ('timm:toy', 40, 0)
+    """
 
     key: SetKey
     commit: Commit
@@ -268,6 +277,13 @@ class FeatureStore:
         Folder that its small files are read from: the store itself, or its mirror in the cache.
     address : str
         Where the store lies.
+
+    Examples
+    --------
+    >>> key = toy_store("store")
+    >>> store = open_store("store")
+    >>> [f"{info.key.dataset}/{info.key.kind}" for info in store.sets()]
+    ['labels/class_name', 'labels/head_weight', 'toy/caption', 'toy/image']
     """
 
     def __init__(
@@ -574,6 +590,21 @@ class FeatureStore:
         self.place.fetch_files(info.key, info.commit)
         return read_layout(info.key.directory(self.root), info.commit)
 
+    def _repr_html_(self) -> str:
+        found = self.listing()
+        rows = [
+            (key, f"{info.commit.n:,} × {info.commit.dim:,}", info.commit.dtype, info.encoder)
+            if isinstance(info, SetInfo)
+            else (key, "damaged", "", "")
+            for key, info in found[:SHOWN]
+        ]
+        title, facts = f"FeatureStore {self.address}", {"sets": f"{len(found):,}"}
+        columns = ("set", "rows", "type", "encoder")
+        return Card(title, facts, columns, rows, len(found) - len(rows)).html
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [str(key_of(directory)) for directory in self.folders()]
+
     def _info(self, directory: Path, revision: str | None = None) -> SetInfo:
         key = key_of(directory)
         if revision is None and self._pins is not None:
@@ -678,6 +709,12 @@ def open_store(
         If the address is malformed, of an unknown scheme, or holds credentials.
     RemoteStoreError
         If a remote store can be neither reached nor read from the cache.
+
+    Examples
+    --------
+    >>> key = toy_store("store")
+    >>> open_store("store").view(key["image"]).numpy().shape
+    (40, 12)
     """
     for what, value, known in (("mode", mode, MODES), ("verify", verify, VERIFY)):
         if value not in known:

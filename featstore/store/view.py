@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 import numpy as np
 import polars as pl
 
+from featstore.cards import SHOWN, Card, printable
 from featstore.errors import (
     LISTED,
     EmptySelectionError,
@@ -91,6 +92,14 @@ class Selection:
     origin : Origin, optional
         How its store was opened; None if the rows are in no store. Pickled, a view is this and the
         numbers of its rows: another process opens the same revision.
+
+    Examples
+    --------
+    >>> key = toy_store("store")
+    >>> images = open_store("store").view(key["image"])
+    >>> train = images.where(split="train").normalized()
+    >>> train.shape, np.linalg.norm(train.numpy(), axis=1).round(5)[:2]
+    ((30, 12), array([1., 1.], dtype=float32))
     """
 
     source: RowSource = field(repr=False)
@@ -201,7 +210,7 @@ class Selection:
     def __repr__(self) -> str:
         splits = ",".join(sorted(self.items["split"].drop_nulls().unique().to_list()))
         form = "".join(f", {transform.name}" for transform in self.transforms)
-        return (
+        return printable(
             f"{type(self).__name__}({self.key}, encoder={self.encoder}, "
             f"{len(self):,} × {self.dim:,} {self.dtype}{form}, "
             f"split={splits or None}, fingerprint={self.fingerprint[:8]})"
@@ -533,6 +542,12 @@ class Selection:
             np.copyto(out, work, casting="same_kind")
         return out
 
+    def _repr_html_(self) -> str:
+        items = self.items.head(SHOWN)
+        told = [name for name in items.columns if items[name].null_count() < len(items)]
+        rows = items.select(told).rows()
+        return Card(repr(self), {}, told, rows, len(self) - len(rows)).html
+
 
 View = TypeVar("View", bound=Selection)
 
@@ -555,6 +570,14 @@ class PairedView(Generic[View]):
         The column that joined them.
     missing_x, missing_y : tuple of str
         item_ids that found no partner.
+
+    Examples
+    --------
+    >>> key = toy_store("store")
+    >>> images, captions = (open_store("store").view(key[k]) for k in ("image", "caption"))
+    >>> x, y = images.pair_by("parent_id", captions).numpy()
+    >>> x.shape, y.shape
+    ((40, 12), (40, 8))
     """
 
     x: View
@@ -606,7 +629,9 @@ class PairedView(Generic[View]):
 
     def __repr__(self) -> str:
         missing = f", missing partners: {len(self.missing_x):,} x, {len(self.missing_y):,} y"
-        return f"PairedView({len(self):,} pairs by {self.by}{missing}; x={self.x!r}, y={self.y!r})"
+        return (
+            f"PairedView({len(self):,} pairs by {self.by}{missing}; x={self.x.key}, y={self.y.key})"
+        )
 
     def numpy(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (n, p) and (n, q) float32 arrays, row i of each being pair i."""
@@ -639,6 +664,9 @@ class PairedView(Generic[View]):
             yield x, y, self.weight[start : start + len(x)]
             start += len(x)
 
+    def _repr_html_(self) -> str:
+        return Card(repr(self), {"x": repr(self.x), "y": repr(self.y)}).html
+
 
 def pair_views(x: View, y: View, *, by: str) -> PairedView[View]:
     """Join two views by id.
@@ -662,6 +690,14 @@ def pair_views(x: View, y: View, *, by: str) -> PairedView[View]:
         If `by` is another column, or neither side points to the other.
     EmptySelectionError
         If nothing pairs.
+
+    Examples
+    --------
+    >>> key = toy_store("store")
+    >>> head, names = (open_store("store").view(key[k]) for k in ("head_weight", "class_name"))
+    >>> pairs = pair_views(head, names.class_texts(), by="class_id")
+    >>> len(pairs), pairs.weight[:2]
+    (30, array([1., 1.]))
     """
     if by not in COLUMNS:
         raise MisalignedItemsError(f"Views pair by {' or '.join(COLUMNS)}; got {by!r}.")
@@ -723,7 +759,15 @@ def _without(view: Selection, rows: np.ndarray) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EmbeddingsView(Selection):
-    """Rows of one set; see `Selection` for choosing and reading them."""
+    """Rows of one set; see `Selection` for choosing and reading them.
+
+    Examples
+    --------
+    >>> key = toy_store("store")
+    >>> images, captions = (open_store("store").view(key[k]) for k in ("image", "caption"))
+    >>> len(images.pair_by("parent_id", captions))
+    40
+    """
 
     def pair_by(self, column: str, other: EmbeddingsView) -> PairedView[EmbeddingsView]:
         """Join this view to another by id; see `featstore.store.view.pair_views`."""

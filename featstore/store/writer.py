@@ -366,6 +366,11 @@ class WriteOptions:
         a writer without `part` finds the blocks of all of them, and finishes the set.
     wait : float
         Seconds to wait for another writer of this set to end.
+
+    Examples
+    --------
+    >>> WriteOptions(wait=60.0).wait
+    60.0
     """
 
     retry_failed: bool = False
@@ -410,6 +415,15 @@ class SetWriter:
     StoreWriteError
         If the store cannot be written, another process is writing this set, or the set is
         finished with these items, or with others that these do not extend.
+
+    Examples
+    --------
+    >>> spec = SetSpec("birds", "image", "timm:toy", {"name": "toy"}, "float32")
+    >>> with SetWriter(Path("store"), spec, item_table(["a", "b"]), dim=3) as writer:
+    ...     writer.write_block(0, np.eye(2, 3))
+    ...     revision = writer.finish()
+    >>> open_store("store").view("birds/image/timm:toy").shape
+    (2, 3)
     """
 
     def __init__(

@@ -202,6 +202,13 @@ class ASIFAligner(BaseAligner):
     ----------
     Norelli et al., ASIF: Coupled Data Turns Unimodal Models to Multimodal Without Training,
     NeurIPS 2023.
+
+    Examples
+    --------
+    >>> images, texts = np.random.default_rng(0).standard_normal((2, 40, 8))
+    >>> made = ASIFAligner(top_k=10).fit(images, texts)
+    >>> made.project_x(images).shape, made.project_y(texts).shape
+    ((40, 40), (40, 40))
     """
 
     method: ClassVar[str] = "asif"

@@ -48,6 +48,14 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     Subclasses declare what a fitted one consists of, so that it can be saved without pickle:
     `shapes` or `array_shapes` (attributes that are arrays of `array_dtype`) and `fitted_values`
     (attributes that are plain numbers). Constructor parameters must be plain values.
+
+    Examples
+    --------
+    >>> class Same(BaseAligner):
+    ...     fit = lambda self, X, y: self
+    ...     predict = project_x = project_y = lambda self, rows: rows
+    >>> Same().fit(np.eye(3), np.eye(3)).score_pairs(np.eye(3), np.eye(3))
+    array([1., 1., 1.])
     """
 
     method: ClassVar[str]

@@ -55,6 +55,13 @@ class ConSEAligner(BaseAligner):
     References
     ----------
     Norouzi et al., Zero-Shot Learning by Convex Combination of Semantic Embeddings, ICLR 2014.
+
+    Examples
+    --------
+    >>> head, names = np.eye(4), np.eye(4, 3) + 1
+    >>> made = ConSEAligner(top_k=2).fit(head, names)
+    >>> made.project_x(head).shape
+    (4, 3)
     """
 
     method: ClassVar[str] = "conse"

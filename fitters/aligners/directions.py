@@ -175,6 +175,14 @@ class CCAAligner(DirectionsAligner):
     References
     ----------
     Hotelling, Relations between two sets of variates, 1936.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((40, 8))
+    >>> texts = images[:, :5]
+    >>> made = CCAAligner(3).fit(images, texts)
+    >>> made.project_x(images).shape, made.strengths_.round(1)
+    ((40, 3), array([0.9, 0.9, 0.9]))
     """
 
     method: ClassVar[str] = "cca"
@@ -223,6 +231,14 @@ class CSAAligner(CCAAligner):
     References
     ----------
     Li et al., CSA: Data-efficient Mapping of Unimodal Features to Multimodal Features, ICLR 2025.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((40, 8))
+    >>> texts = images[:, :5]
+    >>> made = CSAAligner(3).fit(images, texts)
+    >>> bool((np.linalg.norm(made.project_x(images), axis=1) <= 1).all())
+    True
     """
 
     method: ClassVar[str] = "csa"
@@ -256,6 +272,14 @@ class PLSAligner(DirectionsAligner):
     References
     ----------
     Wegelin, A survey of partial least squares methods, 2000.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((40, 8))
+    >>> texts = images[:, :5]
+    >>> made = PLSAligner(2).fit(images, texts)
+    >>> made.project_x(images).shape
+    (40, 2)
     """
 
     method: ClassVar[str] = "pls"

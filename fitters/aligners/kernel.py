@@ -111,6 +111,14 @@ class KernelRidgeAligner(OneWay):
     ----------
     Saunders et al., Ridge Regression Learning Algorithm in Dual Variables, ICML 1998. The direction
     from text to image suffers less from hubs: Shigeto et al., 2015.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((40, 8))
+    >>> texts = images[:, :5]
+    >>> made = KernelRidgeAligner(alpha=1e-3).fit(images, texts)
+    >>> f"{made.score_pairs(images, texts).mean():.2f}"
+    '1.00'
     """
 
     method: ClassVar[str] = "kernel-ridge"

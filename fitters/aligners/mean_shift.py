@@ -35,6 +35,13 @@ class MeanShiftAligner(FromMoments):
     References
     ----------
     Liang et al., Mind the Gap, NeurIPS 2022: the offset between the cones of CLIP's two towers.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((40, 8))
+    >>> made = MeanShiftAligner().fit(images + 3, images - 5)
+    >>> f"{made.score_pairs(images + 3, images - 5).min():.2f}"
+    '1.00'
     """
 
     method: ClassVar[str] = "mean-shift"
@@ -116,6 +123,14 @@ class TextToConceptAligner(FromMoments):
     References
     ----------
     Moayeri et al., Text-To-Concept (and Back) via Cross-Model Alignment, ICML 2023.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((40, 8))
+    >>> texts = images[:, :5]
+    >>> made = TextToConceptAligner(alpha=0.0).fit(images, texts)
+    >>> f"{made.score_pairs(images, texts).mean():.2f}"
+    '1.00'
     """
 
     method: ClassVar[str] = "text-to-concept"

@@ -73,6 +73,14 @@ class MiniVec2VecAligner(BaseAligner):
     ----------
     Dar, mini-vec2vec: Scaling Universal Geometry Alignment with Linear Transformations, 2025,
     arXiv 2510.02348. There nothing is seeded, and R stays the mean of rotations that it is.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((40, 8))
+    >>> turn = np.linalg.qr(images[:8])[0]
+    >>> made = MiniVec2VecAligner(rounds=2, refinements=3).fit(images, images @ turn)
+    >>> made.project_x(images).shape
+    (40, 8)
     """
 
     method: ClassVar[str] = "mini-vec2vec"

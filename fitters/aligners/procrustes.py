@@ -67,6 +67,14 @@ class ProcrustesAligner(FromMoments):
     References
     ----------
     Schönemann, A generalized solution of the orthogonal Procrustes problem, 1966.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((40, 8))
+    >>> turn = np.linalg.qr(images[:8])[0]
+    >>> made = ProcrustesAligner().fit(images, images @ turn)
+    >>> f"{made.score_pairs(images, images @ turn).min():.2f}"
+    '1.00'
     """
 
     method: ClassVar[str] = "procrustes"

@@ -83,8 +83,8 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     from scipy.sparse import issparse
 
     from featstore.store.store import open_store
-    from fitters.alignment import read_alignment
     from fitters.from_store import embed_texts, project_view
+    from fitters.saved import read_alignment
     from fitters.scorers import TRANSDUCTIVE, labelled, scorer_named
 
     query = config_from(Query, given)
@@ -251,7 +251,7 @@ def export_command(
     space. For `ridge`, whose shared space is the image space, that is a classification head
     made from text alone; the file says how to use it.
     """
-    from fitters.alignment import read_alignment
+    from fitters.saved import read_alignment
 
     if out.suffix not in (".safetensors", ".npz"):
         raise usage_error(f"The file must end in .safetensors or .npz; got {out.name!r}.")
@@ -276,7 +276,7 @@ def _arrays(fitted: Alignment) -> tuple[Arrays, dict[str, Any]]:
     """Return the fitted arrays of both sides, and what they are."""
     import numpy as np
 
-    from fitters.alignment import fitted_arrays
+    from fitters.saved import fitted_arrays
 
     arrays: Arrays = {
         name.removesuffix("_"): array for name, array in fitted_arrays(fitted.aligner).items()

@@ -98,10 +98,10 @@ def fit_command(
     """
     from featstore.parallel import Workers
     from featstore.store.store import open_store
-    from fitters.alignment import save_alignment
     from fitters.from_store import OBJECT_STORE_BYTES
     from fitters.jobs import check_request, fit_from_store
     from fitters.methods import METHODS
+    from fitters.saved import save_alignment
 
     if method not in METHODS:
         raise usage_error(unknown_name("method", method, METHODS, listed_by="fitters fit --help"))

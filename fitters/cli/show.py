@@ -49,7 +49,7 @@ class CacheLimits:
 @json_option
 def ls_command(folder: Path | None, methods: bool, as_json: bool) -> None:
     """List the alignments in FOLDER; exit 4 if one is damaged (`fitters show` reads its arrays)."""
-    from fitters.alignment import JSON_NAME
+    from fitters.saved import JSON_NAME
 
     if methods is (folder is not None):
         raise usage_error("Give a folder of alignments, or --methods.")
@@ -92,7 +92,7 @@ def _print_methods(*, as_json: bool) -> None:
 @json_option
 def show_command(path: Path, as_json: bool) -> None:
     """Show what the alignment at PATH was fitted on, and what was chosen how."""
-    from fitters.alignment import read_alignment
+    from fitters.saved import read_alignment
 
     facts = read_alignment(path).facts
     if as_json:
@@ -102,7 +102,7 @@ def show_command(path: Path, as_json: bool) -> None:
 
 
 def _row(path: Path) -> dict[str, Any]:
-    from fitters.alignment import read_facts
+    from fitters.saved import read_facts
 
     names = ("method", "x_encoder", "y_encoder", "n_prototypes", "n_real")
     try:

@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featstore.cards import Card, Shown
 from fitters.errors import PairsError
 from fitters.pairs import Pairs, Rows, check_weight
 
 Matrix = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Moments:
+@dataclass(frozen=True, eq=False, repr=False)
+class Moments(Shown):
     """Weighted sums of n paired rows about the shifts s and t, all float64.
 
     With weights w_i, dx_i = x_i − s and dy_i = y_i − t:
@@ -41,6 +42,13 @@ class Moments:
         Σ w_i dx_i and Σ w_i dy_i.
     sxx, sxy, syy : ndarray of shape (p, p), (p, q), (q, q)
         Σ w_i dx_i dx_iᵀ, Σ w_i dx_i dy_iᵀ, Σ w_i dy_i dy_iᵀ.
+
+    Examples
+    --------
+    >>> x, y = np.random.default_rng(0).standard_normal((2, 40, 8))
+    >>> made = RidgeAligner().fit_moments(Moments.from_rows(x, y))
+    >>> bool(np.allclose(made.coef_, RidgeAligner().fit(x, y).coef_))
+    True
     """
 
     n: int
@@ -189,6 +197,13 @@ class Moments:
             raise PairsError(f"Moments are scaled by a finite number above 0. Got {weight}.")
         names = ("weight", "sum_x", "sum_y", "sxx", "sxy", "syy")
         return replace(self, **{name: getattr(self, name) * weight for name in names})
+
+    def _card(self) -> Card:
+        p, q = self.sxy.shape
+        sides = {"x": f"{p:,} columns", "y": f"{q:,} columns"}
+        return Card(
+            f"Moments of {self.n:,} pairs", {**sides, "weight": f"{self.weight:.6g} in all"}
+        )
 
     def minus(self, fold: Moments) -> Moments:
         """Return the moments of the rows that are not in `fold`, a part of these.

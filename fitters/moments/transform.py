@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featstore.cards import Card, Shown
 from fitters.errors import PairsError, ZeroRowError
 from fitters.feature_maps import FeatureMap
 from fitters.pairs import Rows
@@ -151,8 +152,8 @@ def mean_of(parts: Iterable[Sums], *, label: str = "rows") -> npt.NDArray[np.flo
     return total / mass
 
 
-@dataclass(frozen=True, eq=False)
-class SideTransform:
+@dataclass(frozen=True, eq=False, repr=False)
+class SideTransform(Shown):
     """What is done to every row of one side before an aligner sees it.
 
     Attributes
@@ -173,6 +174,13 @@ class SideTransform:
         Columns of each encoder, where a row is those of several side by side. Each block is brought
         to unit length, centred and brought to unit length by itself, and all are divided by the
         root of their number: a cosine of such rows is the mean of the blocks' cosines.
+
+    Examples
+    --------
+    >>> rows = np.random.default_rng(0).standard_normal((40, 8)) + 3
+    >>> unit = SideTransform.fit([rows]).apply(rows)
+    >>> np.linalg.norm(unit, axis=1).round(6)[:3], bool(np.abs(unit.mean(axis=0)).max() < 0.1)
+    (array([1., 1., 1.]), True)
     """
 
     normalize: bool = True
@@ -287,6 +295,21 @@ class SideTransform:
             what = f"{self.label}, after centring,"
             out = normalize_rows(out, what=what, shortest=ROUNDING * length, overwrite=True)
         return out if self.feature_map is None else self.feature_map.apply(out)
+
+    @property
+    def steps(self) -> str:
+        """What it does, in words."""
+        mean = None if self.mean is None else f"less a mean of {len(self.mean):,} values"
+        mapped = self.feature_map and f"{self.feature_map.n_features:,} features"
+        done = {
+            "a column of 1": self.homogeneous, "unit length": self.normalize, mean: mean,
+            "unit length again": self.renormalize and mean, mapped: mapped,
+        }  # fmt: skip
+        blocks = f" in {len(self.blocks)} blocks" if self.blocks else ""
+        return (", ".join(str(step) for step, does in done.items() if does) or "as stored") + blocks
+
+    def _card(self) -> Card:
+        return Card(f"SideTransform of {self.label}", {"steps": self.steps})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the transform as plain values, `mean` as an array or None, the map as it is."""

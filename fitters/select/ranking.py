@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import issparse
 
-from fitters.errors import SettingError
+from featstore.errors import lookup
+from fitters.errors import PairsError, SettingError
 from fitters.pairs import Pairs, Rows
 from fitters.settings import Metric
 
@@ -47,15 +48,25 @@ class Gallery:
     @classmethod
     def of(cls, texts: Rows, groups: npt.NDArray[Any]) -> Gallery:
         """Return the gallery of n pairs, `texts` of shape (n, q) and `groups` of shape (n,)."""
-        distinct, text_of = np.unique(texts, axis=0, return_inverse=True)
-        text_of = text_of.reshape(-1)
-        codes = np.unique(groups, return_inverse=True)[1]
-        links = np.unique(np.stack([codes, text_of], axis=1), axis=0)
-        counts = np.bincount(links[:, 0])
-        by_group = np.full((len(counts), counts.max()), -1, dtype=np.intp)
-        place = np.arange(len(links)) - np.repeat(np.cumsum(counts) - counts, counts)
-        by_group[links[:, 0], place] = links[:, 1]
-        return cls(distinct, by_group[codes])
+        first, text_of = _distinct(texts)
+        return cls(texts[first], _positives(text_of, groups))
+
+
+def _distinct(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return where each distinct row, or label, stands first, and which of them each row is."""
+    first, code = np.unique(rows, axis=0, return_index=True, return_inverse=True)[1:]
+    return first, code.reshape(-1)
+
+
+def _positives(text_of: npt.NDArray[np.intp], groups: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Return the gallery rows of each pair's group, shape (n, k), filled with −1."""
+    codes = np.unique(groups, return_inverse=True)[1]
+    links = np.unique(np.stack([codes, text_of], axis=1), axis=0)
+    counts = np.bincount(links[:, 0])
+    by_group = np.full((len(counts), counts.max()), -1, dtype=np.intp)
+    place = np.arange(len(links)) - np.repeat(np.cumsum(counts) - counts, counts)
+    by_group[links[:, 0], place] = links[:, 1]
+    return by_group[codes]
 
 
 def reciprocal_ranks(
@@ -155,3 +166,127 @@ class HeldOut:
             found = reciprocal_ranks(dense, self.gallery.positives[here])
             total += float(metric_of(found, metric) @ self.counts[here])
         return total
+
+
+Direction = Literal["x->y", "y->x", "both"]
+
+SCORINGS: dict[str, Metric] = {
+    "mrr": "mrr", "top-1": "top-1", "top-5": "top-5", "top-10": "top-10",
+    "r@1": "top-1", "r@5": "top-5", "r@10": "top-10",
+}  # fmt: skip
+"""Names that `scoring` takes, in any case, and the metric of each."""
+
+
+@dataclass(frozen=True, eq=False)
+class RankScorer:
+    """Scores a fitted estimator by ranks, 0 to 1; see `scoring`, which makes it.
+
+    Attributes
+    ----------
+    name : str
+        One of `SCORINGS`.
+    direction : {"x->y", "y->x", "both"}
+    texts : ndarray of shape (c, q) or None
+    """
+
+    name: str
+    direction: Direction = "x->y"
+    texts: Rows | None = None
+
+    def __call__(
+        self, estimator: Any, X: Any, y: Any, *, groups: npt.NDArray[Any] | None = None
+    ) -> float:
+        """Return the mean of the metric over the pairs (X_i, y_i), or over both directions.
+
+        Parameters
+        ----------
+        estimator : Alignment, aligner, Pipeline that ends in one, or a search over these
+        X : array_like of shape (n, p)
+            As the estimator takes them.
+        y : array_like of shape (n, q) or (n,)
+            Text embeddings, or labels: of class texts their row numbers.
+        groups : ndarray of shape (n,), optional
+            All texts of a pair's group are right, and all its images. None: all texts that stand
+            beside an equal image, and all images beside an equal text.
+        """
+        last = getattr(estimator, "best_estimator_", estimator)
+        last = last[-1] if hasattr(last, "steps") else last
+        # Of a pipeline, the steps before change the images; an aligner alone has no `transform`.
+        images = getattr(estimator, "transform", None) or estimator.project_x
+        x, rows = images(X), np.asarray(y)
+        if self.texts is not None:
+            positives = _rows_of(rows, self.texts)[:, None]
+            return self._mean(x, last.project_y(self.texts), positives)
+        sides = [(x, np.asarray(X)), (last.project_y(rows), rows)]
+        found = []
+        for way, (asked, answers) in {"x->y": sides, "y->x": sides[::-1]}.items():
+            if self.direction in (way, "both"):
+                first, answer_of = _distinct(answers[1])
+                by = _distinct(asked[1])[1] if groups is None else groups
+                found.append(self._mean(asked[0], answers[0][first], _positives(answer_of, by)))
+        return float(np.mean(found))
+
+    def _mean(
+        self, queries: Projection, gallery: Projection, positives: npt.NDArray[np.intp]
+    ) -> float:
+        n = queries.shape[0]
+        held = HeldOut(queries, Gallery(gallery, positives), np.ones(n, dtype=np.intp))
+        return float(held.total(queries, gallery, SCORINGS[self.name]) / n)
+
+
+def _rows_of(y: npt.NDArray[Any], texts: Rows) -> npt.NDArray[np.intp]:
+    """Return the row of `texts` that each text or row number is; of equal rows the first."""
+    if y.ndim == 1 and y.dtype.kind in "iu":
+        rows = np.where((y >= 0) & (y < len(texts)), y, -1)
+    else:
+        first, code = _distinct(np.concatenate([texts, y]))
+        rows = np.where(first < len(texts), first, -1)[code[len(texts) :]]
+    if (rows < 0).any():
+        raise PairsError(
+            f"{(rows < 0).sum():,} of {len(y):,} rows of y are none of the {len(texts):,} class "
+            f"texts (first: row {np.flatnonzero(rows < 0)[0]:,}). Pass the text of each image's "
+            "class as it stands there, or its row number."
+        )
+    return rows.astype(np.intp)
+
+
+def scoring(
+    name: str = "mrr", *, direction: Direction = "x->y", texts: Rows | None = None
+) -> RankScorer:
+    """Return a scorer for ``scoring=`` of scikit-learn's searches and cross-validation.
+
+    scikit-learn takes names of its own scorers alone: ``scoring="r@1"`` is its error that lists
+    them. Write ``scoring=fitters.scoring("r@1")``, or leave it out: ``Alignment(scoring="r@1")``
+    scores itself so.
+
+    Parameters
+    ----------
+    name : {"mrr", "r@1", "r@5", "r@10", "top-1", "top-5", "top-10"}
+        Mean reciprocal rank, or the share of queries with a right answer among the first k: the hit
+        recall of a retrieval, and with class texts the accuracy. A tie counts against.
+    direction : {"x->y", "y->x", "both"}
+        Who asks: images, texts, or both, and the mean of the two counts.
+    texts : ndarray of shape (c, q), optional
+        Class texts as the estimator takes them: zero-shot, where each image ranks all of them. The
+        y to be scored is the text of each image's class, or its row number here. None: the gallery
+        is the distinct texts that are scored together, or the distinct images.
+
+    Raises
+    ------
+    SettingError
+        If there is no such name or direction, or `texts` and a direction from texts.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import cross_val_score
+    >>> x = np.random.default_rng(0).standard_normal((40, 8))
+    >>> both = scoring("r@5", direction="both")
+    >>> cross_val_score(Alignment(penalty=0.01), x, x[:, ::-1], scoring=both, cv=2)
+    array([1., 1.])
+    """
+    lookup(SCORINGS, name.lower(), what="scoring", error=SettingError)
+    if direction not in ("x->y", "y->x", "both"):
+        raise SettingError(f"A direction is 'x->y', 'y->x' or 'both'. Got {direction!r}.")
+    if texts is not None and direction != "x->y":
+        raise SettingError("Class texts are ranked for images. Leave the direction at 'x->y'.")
+    return RankScorer(name.lower(), direction, texts)

@@ -148,10 +148,12 @@ def choose_components(
     real, folds, penalties, weights, metric
         As for `validate_by_refitting`.
     """
-    numbers: list[int] = []
+    # Of few pairs, what is fitted without a larger fold has fewer directions.
+    first = weights.values[0], penalties.values[0]
+    fits: list[Any] = [refit(fold, *first) for fold in np.unique(folds).tolist()]
+    numbers = _numbers(min(len(fit.strengths_) for fit in fits))
 
     def score(aligner: Any, part: HeldOut) -> Matrix:
-        numbers[:] = _numbers(len(aligner.strengths_))
         return np.array([_total(aligner.truncated(k), part, metric) for k in numbers])
 
     best, known = _search(refit, score, real, folds, penalties, weights, metric)

@@ -155,6 +155,11 @@ class Schedule(BaseEstimator):  # type: ignore[misc]
         Hold `validation_fraction` of the groups of real pairs (or else of prototypes) out, stop
         after so many epochs without a better mean reciprocal rank, keep the best epoch.
     validation_fraction : float
+
+    Examples
+    --------
+    >>> Schedule(epochs=10, warmup_epochs=1).factor(step=0, steps_an_epoch=4, epochs=10)
+    0.25
     """
 
     optimizer: str = "adam"

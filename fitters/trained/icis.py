@@ -65,6 +65,13 @@ class ICISAligner(TrainedAligner):
     References
     ----------
     Christensen et al., Image-free Classifier Injection for Zero-Shot Classification, ICCV 2023.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((40, 8))
+    >>> made = ICISAligner(4, epochs=2).fit(images, images[:, :5])
+    >>> made.epochs_, made.project_x(images).shape
+    (2, (40, 8))
     """
 
     method: ClassVar[str] = "icis"

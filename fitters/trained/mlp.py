@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -57,6 +57,11 @@ class TrainedHead(BaseEstimator):  # type: ignore[misc]
         First logit of the gate of "residual".
     feature_dropout, feature_dropout_batches : float
         Probability of an input value to become 0, and of a batch in which this is done at all.
+
+    Examples
+    --------
+    >>> MLPAligner(head=TrainedHead("linear")).architecture
+    'linear'
     """
 
     architecture: str = "paper"
@@ -102,6 +107,11 @@ class PairLoss(BaseEstimator):  # type: ignore[misc]
         Rows of one group (classes of one name) are no negatives of each other.
     structure, structure_levels, structure_warmup : float, int, int
         Weight of STRUCTURE's regulariser, its levels, and steps over which the weight rises.
+
+    Examples
+    --------
+    >>> MLPAligner(loss=PairLoss("infonce", temperature=0.1)).get_params()["loss__name"]
+    'infonce'
     """
 
     name: str = "cosine"
@@ -192,12 +202,19 @@ class MLPAligner(TrainedAligner):
     -----
     Same seed, same bytes: on one kind of processor, one version of torch, and one number of
     threads. torch's global random state is neither used nor changed.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((40, 8))
+    >>> made = MLPAligner("x->y", head=TrainedHead("linear"), schedule=Schedule(epochs=3))
+    >>> made.set_params(loss__name="mse").fit(images, images[:, :5]).epochs_
+    3
     """
 
     method: ClassVar[str] = "mlp"
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "direction": [StrOptions({"y->x", "x->y", "both"})],
-        **{name: [cls] for name, cls in _GROUPS.items()},
+        **{name: [cls, None] for name, cls in _GROUPS.items()},
         "precision": [StrOptions(set(PRECISIONS))],
         "legacy": ["boolean"],
         "seed": [Interval(Integral, 0, None, closed="left")],
@@ -236,6 +253,27 @@ class MLPAligner(TrainedAligner):
         groups = {group: make(**given[group]) for group, make in _GROUPS.items()}
         return cls(direction, **groups, **given[""])
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002
+        """Return the parameters; a group that is as by default is None, as it may be given."""
+        params: dict[str, Any] = super().get_params(deep)
+        return params | {
+            name: None
+            for name, cls in _GROUPS.items()
+            if isinstance(params[name], cls) and params[name] == cls()
+        }
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, also those of a group, such as ``loss__temperature``."""
+        nested = {name: v for name, v in params.items() if name.partition("__")[0] in _GROUPS}
+        super().set_params(**{name: v for name, v in params.items() if name not in nested})
+        for name, value in sorted(nested.items()):
+            group, _, own = name.partition("__")
+            if own:
+                getattr(self, group).set_params(**{own: value})
+            else:
+                setattr(self, group, _GROUPS[group]() if value is None else value)
+        return self
+
     def plain_params(self) -> dict[str, Any]:
         """Return the parameters side by side, as `of` takes them: plain values for JSON."""
         own = {name: getattr(self, name) for name in ("direction", "precision", "legacy", "seed")}
@@ -249,6 +287,9 @@ class MLPAligner(TrainedAligner):
         raise AttributeError(
             f"{type(self).__name__} has no attribute {name!r}.", name=name, obj=self
         )
+
+    def __repr__(self) -> str:
+        return " ".join(super().__repr__().split())
 
     def _validate_params(self) -> None:
         super()._validate_params()

@@ -265,6 +265,12 @@ def preset(
         If there is no such preset.
     SettingError
         If it has no `legacy`.
+
+    Examples
+    --------
+    >>> sail = preset("sail", epochs=5)
+    >>> sail.architecture, sail.loss.name, sail.epochs
+    ('sail', 'siglip', 5)
     """
     from pkgutil import resolve_name
 

@@ -2,21 +2,68 @@
 
 from __future__ import annotations
 
+import pickle
+from inspect import signature
+
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_score, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from fitters import Alignment, FitConfig, fit_alignment, read_alignment, save_alignment
-from fitters.errors import SettingError
-from tests.assertions import assert_same
+from fitters import (
+    METHODS,
+    Alignment,
+    FitConfig,
+    Pairs,
+    RidgeAligner,
+    SideTransform,
+    fit_alignment,
+    read_alignment,
+    save_alignment,
+    scoring,
+)
+from fitters.errors import PairsError, SettingError
+from fitters.settings import OPTIONS, TrainingOptions
+from tests.assertions import assert_close, assert_same
+
+EPOCHS = TrainingOptions(epochs=2, batch_size=8)
+ESTIMATORS = [
+    Alignment(),
+    Alignment(penalty=0.1, random_state=3),
+    *(Alignment(name) for name in ("procrustes", "cca-200", "mean-shift", "asif")),
+    Alignment(FitConfig("cca", n_components=2), penalty=0.1),
+    Alignment("kernel-ridge", penalty=0.1, gamma=1.0),
+    Alignment("paper-text2concepts", training=EPOCHS),
+]
+
+EQUIVALENCE = "check_sample_weight_equivalence_on_dense_data"
+
+
+def failing(estimator):
+    """Return the checks that must fail, with the reason: one that passes fails the test."""
+    made = {
+        "check_estimators_dtypes": "cut to whole numbers, one of its rows is 0: it has no direction"
+    }
+    if estimator.method == "asif":
+        made[EQUIVALENCE] = "ASIF has no masses: a row of mass 0 is an anchor too"
+    return made
+
+
+@parametrize_with_checks(ESTIMATORS, expected_failed_checks=failing)
+def test_scikit_learns_contract(estimator, check):
+    check(estimator)
 
 
 @pytest.mark.parametrize("method", ["ridge", "procrustes", "kernel-ridge", "cca", "asif", "conse"])
 def test_it_is_fitted_as_fit_alignment_does_and_saved(method, make_world, tmp_path):
     head, real = make_world()
     weight = np.linspace(0.5, 1, real.n)
-    made = Alignment(method, seed=3).fit(
+    made = Alignment(method, random_state=3).fit(
         real.x, real.y, weight, groups=real.groups, prototypes=head
     )
     same = fit_alignment(
@@ -35,9 +82,9 @@ def test_it_is_fitted_as_fit_alignment_does_and_saved(method, make_world, tmp_pa
 def test_it_is_an_estimator(make_world):
     _, real = make_world()
     mean = np.full(24, 0.01)
-    one = Alignment(FitConfig("ridge", penalty=0.3), image_mean=mean, seed=1)
+    one = Alignment(FitConfig("ridge", penalty=0.3), image_mean=mean, random_state=1)
     other = clone(one).set_params(method="procrustes")
-    assert other.get_params()["seed"] == 1
+    assert other.get_params()["random_state"] == 1
     assert_same(other.image_mean, mean)
     with pytest.raises(NotFittedError):
         one.project_x(real.x)
@@ -72,3 +119,255 @@ def test_a_setting_that_is_not_chosen_cannot_be_auto(make_world):
     head, _ = make_world()
     with pytest.raises(SettingError, match=r"top_k=.auto. is of ASIF\. ConSE has nothing"):
         Alignment(FitConfig("conse", top_k="auto")).fit(None, None, prototypes=head)
+
+
+def test_its_settings_are_those_of_a_config():
+    settings = [name for name in signature(FitConfig).parameters if name != "method"]
+    params = signature(Alignment).parameters
+    assert list(params)[1 : 1 + len(settings)] == settings
+    for name in settings:
+        if name != "training":
+            assert params[name].default == signature(FitConfig).parameters[name].default
+    assert Alignment().config == FitConfig("ridge")
+    given = {"penalty": 0.2, "n_components": None, "centre": False, "validation": "top-5"}
+    assert Alignment("cca", **given).config == FitConfig("cca", **given)
+    trained = Alignment("sail", training=EPOCHS, legacy=True)
+    assert trained.config == FitConfig("sail", training=EPOCHS, legacy=True)
+    both = Alignment(FitConfig("cca", penalty=0.2, n_components=3), n_components=None)
+    assert both.config == FitConfig("cca", penalty=0.2, n_components=None)
+    with pytest.raises(SettingError, match="'penalty' of a fit must be at least 0"):
+        Alignment(penalty=-1.0).fit(np.eye(3), np.eye(3))
+
+
+def test_a_setting_that_the_method_lacks_plays_no_part(make_world):
+    _, real = make_world()
+    for name, method in METHODS.items():
+        odd = {one: 1 for one in OPTIONS if one not in method.options and one != "legacy"}
+        trained = {} if method.fitted_on == "training" else {"training": EPOCHS}
+        assert Alignment(name, **odd, **trained).config == FitConfig(name)
+    with pytest.raises(SettingError, match="top_k has no effect in ridge"):
+        Alignment(FitConfig("ridge", top_k=3)).fit(real.x, real.y)
+
+
+def in_folds(real, **settings):
+    """What `cross_val_score` gives, by hand."""
+    found = []
+    for train, test in KFold(3).split(real.x):
+        made = fit_alignment(real=real.take(train), rng=np.random.default_rng(0), **settings)
+        scores = made.project_x(real.x[test]) @ made.project_y(real.y[test]).T
+        ranks = (scores >= scores.diagonal()[:, None]).sum(axis=1)
+        back = (scores >= scores.diagonal()[None]).sum(axis=0)
+        found.append([np.mean(1 / ranks), (np.mean(ranks <= 1) + np.mean(back <= 1)) / 2])
+    return np.array(found).T
+
+
+def test_scikit_learn_validates_it_as_fits_by_hand_do(make_world):
+    real = make_world(noise=2.0)[1]
+    real = Pairs(real.x, real.y)
+    by_hand = {p: in_folds(real, method="ridge", penalty=p) for p in (1e-4, 0.3, 30.0)}
+    mrr = {p: found[0].mean() for p, found in by_hand.items()}
+    search = GridSearchCV(Alignment(), {"penalty": list(by_hand)}, cv=3).fit(real.x, real.y)
+    assert_close(search.cv_results_["mean_test_score"], list(mrr.values()))
+    assert search.best_params_ == {"penalty": max(mrr, key=mrr.get)}
+    both = scoring("R@1", direction="both")
+    found = cross_validate(
+        Alignment(penalty=0.3), real.x, real.y, cv=3, scoring={"mrr": scoring(), "both": both}
+    )
+    assert_close(found["test_mrr"], by_hand[0.3][0])
+    assert_close(found["test_both"], by_hand[0.3][1])
+    assert_same(search.transform(real.x), search.best_estimator_.project_x(real.x))
+    assert both(search, real.x, real.y) == both(search.best_estimator_, real.x, real.y)
+
+
+def test_groups_reach_the_inner_choice(make_world):
+    _, real = make_world(noise=2.0)
+    groups = np.arange(48) // 4
+    folds = list(GroupKFold(3).split(real.x, groups=groups))
+    found = cross_validate(
+        Alignment(), real.x, real.y, cv=folds, params={"groups": groups}, return_estimator=True
+    )
+    for (train, test), made, score in zip(
+        folds, found["estimator"], found["test_score"], strict=True
+    ):
+        pairs = Pairs(real.x[train], real.y[train], groups[train])
+        by_hand = fit_alignment("ridge", real=pairs, rng=np.random.default_rng(0))
+        assert made.facts == by_hand.facts
+        assert score == by_hand.score(real.x[test], real.y[test])
+
+
+def test_groups_reach_the_score_where_they_are_routed(make_world, rng):
+    _, real = make_world(noise=2.0)
+    image_of = np.sort(np.arange(48) % 24)
+    x = real.x[image_of] + 1e-3 * rng.standard_normal((48, 24)).astype(np.float32)
+    folds = list(GroupKFold(3).split(x, groups=image_of))
+    with config_context(enable_metadata_routing=True):
+        asked = Alignment().set_fit_request(groups=True).set_score_request(groups=True)
+        found = cross_validate(
+            asked, x, real.y, cv=folds, params={"groups": image_of}, return_estimator=True
+        )
+    for (_, test), made, score in zip(folds, found["estimator"], found["test_score"], strict=True):
+        assert score == made.score(x[test], real.y[test], groups=image_of[test])
+        assert score > made.score(x[test], real.y[test])
+
+
+def test_a_search_takes_prototypes_beside_pairs(make_world):
+    head, real = make_world(noise=2.0)
+    search = GridSearchCV(Alignment(mix=1.0), {"penalty": [0.1, 10.0]}, cv=2)
+    best = search.fit(real.x, real.y, prototypes=head).best_params_["penalty"]
+    by_hand = fit_alignment(
+        "ridge", prototypes=head, real=Pairs(real.x, real.y), mix=1.0, penalty=best,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    assert search.best_estimator_.facts == by_hand.facts
+    assert_same(search.transform(real.x), by_hand.project_x(real.x))
+
+
+def test_a_search_goes_over_methods(make_world):
+    real = make_world(noise=2.0)[1]
+    real = Pairs(real.x, real.y)
+    grid = {"method": ["procrustes", "ridge", FitConfig("cca", n_components=2)], "penalty": [0.3]}
+    found = GridSearchCV(Alignment(), grid, cv=3, scoring=scoring("top-5")).fit(real.x, real.y)
+    for i, method in enumerate(grid["method"]):
+        one = cross_val_score(Alignment(method, penalty=0.3, scoring="top-5"), real.x, real.y, cv=3)
+        assert_close(found.cv_results_["mean_test_score"][i], one.mean())
+
+
+def test_a_pipeline_changes_the_images_before(make_world):
+    _, real = make_world(noise=2.0)
+    pipe = make_pipeline(PCA(10), Alignment(penalty=0.3, scoring="r@5")).fit(real.x, real.y)
+    fewer = PCA(10).fit_transform(real.x)
+    alone = Alignment(penalty=0.3).fit(fewer, real.y)
+    assert_close(pipe.transform(real.x), alone.project_x(fewer), "float32")
+    assert pipe.score(real.x, real.y) == alone.score(fewer, real.y, metric="r@5")
+    to_image = scoring("mrr", direction="y->x")
+    assert to_image(pipe, real.x, real.y) == to_image(alone, fewer, real.y)
+
+
+def test_scikit_learn_takes_no_name_of_ours():
+    with pytest.raises(ValueError, match="'scoring' parameter of cross_val_score must be a str"):
+        cross_val_score(Alignment(), np.eye(6), np.eye(6), scoring="r@1")
+
+
+def ranks_by_hand(scores, relevant):
+    """1 + the number of wrong answers that score at least as high as the best right one."""
+    return np.array([
+        1 + sum(s >= row[right].max() for s, r in zip(row, right, strict=True) if not r)
+        for row, right in zip(scores, relevant, strict=True)
+    ])  # fmt: skip
+
+
+def test_several_captions_and_shared_ones_are_right(make_world, rng):
+    head, real = make_world(noise=2.0)
+    made = Alignment(penalty=0.3).fit(prototypes=head)
+    image_of, text_of = rng.integers(0, 12, 40), rng.integers(0, 15, 40)
+    x, y = real.x[image_of], real.y[text_of]
+    scores = made.project_x(real.x[:12]) @ made.project_y(real.y[:15]).T
+    relevant = np.zeros((12, 15), dtype=bool)
+    relevant[image_of, text_of] = True
+    images, texts = np.unique(image_of), np.unique(text_of)
+    scores, relevant = scores[:, texts][images], relevant[:, texts][images]
+    ranks = ranks_by_hand(scores, relevant)[np.searchsorted(images, image_of)]
+    back = ranks_by_hand(scores.T, relevant.T)[np.searchsorted(texts, text_of)]
+    for name, of in {
+        "mrr": lambda r: 1 / r,
+        "r@5": lambda r: r <= 5,
+        "top-1": lambda r: r <= 1,
+    }.items():
+        expected = {"x->y": np.mean(of(ranks)), "y->x": np.mean(of(back))}
+        expected["both"] = np.mean(list(expected.values()))
+        for direction, value in expected.items():
+            assert scoring(name, direction=direction)(made, x, y) == pytest.approx(value)
+    # The same as groups, and of an aligner alone.
+    assert made.score(x, y, groups=image_of) == pytest.approx(np.mean(1 / ranks))
+    bare = RidgeAligner("x->y").fit(x, y)
+    assert scoring()(bare, x, y) == scoring()(
+        Alignment.of(SideTransform.identity(), SideTransform.identity(), bare), x, y
+    )
+
+
+def test_zero_shot_ranks_all_class_texts(make_world):
+    head, real = make_world(noise=2.0)
+    texts, labels = head.y[:20], np.arange(48) % 20
+    made = Alignment(penalty=0.3).fit(prototypes=head)
+    scores = made.project_x(real.x) @ made.project_y(texts).T
+    own = scores[np.arange(48), labels]
+    top = (scores >= own[:, None]).sum(axis=1) <= 5
+    for name in ("top-5", "R@5"):
+        scorer = scoring(name, texts=texts)
+        assert scorer(made, real.x, labels) == scorer(made, real.x, texts[labels]) == top.mean()
+    assert pickle.loads(pickle.dumps(scorer))(made, real.x, labels) == top.mean()
+    with pytest.raises(
+        PairsError, match=r"1 of 48 rows of y are none of the 20 class texts \(first: row 3"
+    ):
+        scorer(made, real.x, np.where(np.arange(48) == 3, 20, labels))
+    with pytest.raises(PairsError, match=r"48 of 48 rows of y are none"):
+        scorer(made, real.x, real.y)
+    with pytest.raises(SettingError, match="ranked for images"):
+        scoring("top-1", direction="both", texts=texts)
+    with pytest.raises(SettingError, match="or 'both'"):
+        scoring("top-1", direction="up")
+    with pytest.raises(SettingError, match="r@1"):
+        scoring("r@2")
+
+
+def test_labels_are_texts_at_right_angles(make_world, tmp_path):
+    _, real = make_world()
+    labels = np.array(["dog", "cat", "owl"])[np.arange(48) % 3]
+    one_hot = (labels[:, None] == np.array(["cat", "dog", "owl"])).astype(float)
+    made, same = Alignment().fit(real.x, labels), Alignment().fit(real.x, one_hot)
+    again = read_alignment(made.save(tmp_path / "a"))
+    assert_same(made.project_x(real.x), same.project_x(real.x))
+    for one in (made, again):
+        assert_same(one.project_y(labels), same.project_y(one_hot))
+    assert made.score(real.x, labels) == same.score(real.x, one_hot)
+    with pytest.raises(
+        PairsError, match=r"1 of 2 labels are none of the 3 .* \(first: .*emu.*, row 1"
+    ):
+        again.project_y(["cat", "emu"])
+    with pytest.raises(ValueError, match="Unknown label type: continuous"):
+        Alignment().fit(real.x, np.linspace(0, 1, 48))
+
+
+def test_every_random_state_of_scikit_learn(make_world):
+    _, real = make_world(noise=3.0)
+
+    def curve(state):
+        made = Alignment(random_state=state).fit(real.x, real.y)
+        return np.array(made.facts["choice"]["scores"])
+
+    assert_same(curve(3), curve(3))
+    assert_same(curve(3), curve(np.random.default_rng(3)))
+    assert_same(curve(np.random.RandomState(3)), curve(np.random.RandomState(3)))
+    going_on = np.random.RandomState(3)
+    curves = [curve(state) for state in (3, 4, going_on, going_on, None, None)]
+    for i, one in enumerate(curves):
+        for other in curves[:i]:
+            assert one.shape != other.shape or not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("call", [
+    lambda made, real, path: made.project_x(real.x),
+    lambda made, real, path: made.project_y(real.y),
+    lambda made, real, path: made.transform(real.x),
+    lambda made, real, path: made.score(real.x, real.y),
+    lambda made, real, path: made.save(path),
+    lambda made, real, path: made.facts,
+    lambda made, real, path: made.aligner,
+    lambda made, real, path: save_alignment(path, RidgeAligner()),
+])  # fmt: skip
+def test_before_a_fit_everything_says_so(call, make_world, tmp_path):
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        call(Alignment(), make_world()[1], tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_aligner_alone_is_saved_too(make_world, tmp_path):
+    _, real = make_world()
+    bare = RidgeAligner("x->y").fit(real.x, real.y)
+    again = read_alignment(save_alignment(tmp_path / "a", bare))
+    assert type(again.aligner) is RidgeAligner
+    assert_same(again.project_x(real.x), bare.project_x(real.x).astype(np.float32))
+    assert_same(again.project_y(real.y), bare.project_y(real.y).astype(np.float32))
+    assert again.save(tmp_path / "b").name == "b"
+    for name in ("alignment.json", "arrays.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

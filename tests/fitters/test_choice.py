@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -275,3 +277,12 @@ def test_select_refuses_what_has_no_choice(make_world):
     head, _ = make_world()
     with pytest.raises(SettingError, match="mean-shift has nothing to choose"):
         select("mean-shift", prototypes=head, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("n", [6, 10, 14])
+@pytest.mark.parametrize("method", ["cca", "pls"])
+def test_folds_that_leave_different_numbers_of_directions(method, n, rng):
+    # Without a fold of 3 of 10 pairs 6 directions are left about their mean, of 2 pairs 7.
+    real = Pairs(rng.standard_normal((n, 24)), rng.standard_normal((n, 12)))
+    choice = fit_alignment(method, real=real, rng=rng).facts["choice"]
+    assert choice["components"][-1] == min(n - math.ceil(n / 4) - 1, 12)

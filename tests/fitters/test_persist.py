@@ -11,8 +11,8 @@ import safetensors.numpy
 from scipy.sparse import issparse
 
 from fitters import METHODS, fit_alignment, read_alignment, save_alignment
-from fitters.alignment import ARRAYS_NAME, JSON_NAME, MAX_JSON_BYTES
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError
+from fitters.saved import ARRAYS_NAME, JSON_NAME, MAX_JSON_BYTES
 from tests.assertions import assert_same
 
 

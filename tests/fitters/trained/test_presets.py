@@ -271,7 +271,7 @@ def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, 
 
     # Killed after the training, before anything was saved: the state is there.
     with monkeypatch.context() as patch:
-        patch.setattr("fitters.alignment.save_alignment", interrupt)
+        patch.setattr("fitters.saved.save_alignment", interrupt)
         assert _fit(store_path, tmp_path / "again", *few) != 0
     assert (tmp_path / ".again.training").is_file()
     assert _fit(store_path, tmp_path / "again", *few) == 0

@@ -1,0 +1,494 @@
+"""Alignments on disk: saved and read.
+
+What is saved holds data only. Reading runs no code from it: the method is looked up in a dict,
+every array is checked against the shape that the method and the JSON declare before it is loaded,
+and the digest in the JSON against the bytes. Equal alignments make equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from featstore.durable import replace_folder, tidy_folder
+from fitters.aligners.base import BaseAligner, params_of
+from fitters.alignment import Alignment
+from fitters.errors import (
+    AlignmentWriteError,
+    CorruptAlignmentError,
+    FittersError,
+    MissingAlignmentError,
+    UnknownMethodError,
+    unwritable,
+)
+from fitters.feature_maps import FEATURE_MAPS, FeatureMap
+from fitters.methods import ALIGNERS, aligner_class
+from fitters.moments.transform import SideTransform
+
+FORMAT = 1
+JSON_NAME, ARRAYS_NAME = "alignment.json", "arrays.safetensors"
+MAX_JSON_BYTES = 16 * 2**20
+MAX_ARRAY_BYTES = 16 * 2**30
+Arrays = dict[str, npt.NDArray[np.floating[Any]]]
+
+
+def save_alignment(path: Path | str, alignment: Any, *, replace: bool = True) -> Path:
+    """Write `alignment` as the folder `path`, whole or not at all, and return it.
+
+    A fitted aligner by itself is saved as the alignment that leaves rows as they are. Another
+    alignment that is already there is replaced, or refused unless `replace`; the same one is left
+    untouched.
+
+    Parameters
+    ----------
+    path : path
+    alignment : Alignment, or a fitted aligner
+    replace : bool
+
+    Raises
+    ------
+    AlignmentWriteError
+        If `path` exists and may not be replaced, or cannot be written.
+
+    Examples
+    --------
+    >>> made = Alignment(penalty=0.3).fit(np.eye(6), np.eye(6))
+    >>> [file.name for file in sorted(save_alignment("aligners/ridge", made).iterdir())]
+    ['alignment.json', 'arrays.safetensors']
+    """
+    if isinstance(alignment, BaseEstimator):
+        check_is_fitted(alignment)
+    if not isinstance(alignment, Alignment):
+        sides = SideTransform.identity("images"), SideTransform.identity("texts")
+        alignment = Alignment.of(*sides, alignment)
+    path, files = Path(path), _to_bytes(alignment)
+    tidy_folder(path)
+    if path.exists() or path.is_symlink():
+        if not (path / JSON_NAME).is_file():
+            raise AlignmentWriteError(
+                f"{path} exists and is not an alignment. Choose another name, or remove it."
+            )
+        if all(_holds(path / name, data) for name, data in files.items()):
+            return path
+        if not replace:
+            raise AlignmentWriteError(
+                f"{path} holds another alignment. Choose another name, or replace it (--force)."
+            )
+    try:
+        replace_folder(path, files)
+    except OSError as err:
+        raise unwritable(path, err) from err
+    return path
+
+
+def read_alignment(path: Path | str) -> Alignment:
+    """Read an alignment that `save_alignment` wrote.
+
+    Raises
+    ------
+    MissingAlignmentError
+        If there is none at `path`.
+    CorruptAlignmentError
+        If a file is missing, has another size, type or digest than declared, or declares what
+        this version does not know. The message names the file and the field.
+
+    Examples
+    --------
+    >>> path = Alignment(penalty=0.3).fit(np.eye(6), np.eye(6)).save("aligners/ridge")
+    >>> read_alignment(path).facts["choice"]
+    {'penalty': 0.3}
+    """
+    path = Path(path)
+    if not (path / JSON_NAME).exists():
+        raise MissingAlignmentError(
+            f"There is no alignment at {path}: it has no {JSON_NAME}. `fitters fit` makes one."
+        )
+    facts = _read_json(path / JSON_NAME)
+    try:
+        aligner = _empty_aligner(facts)
+        letters: dict[str, int] = {}
+        state = _State.declared(aligner, facts)
+        arrays = _read_arrays(path / ARRAYS_NAME, facts, state)
+        _fill(aligner, state, letters, facts, arrays)
+        sides = {side: _transform(facts[side], arrays, side, letters) for side in ("x", "y")}
+        return Alignment.of(sides["x"], sides["y"], aligner, _field(facts, "facts", dict))
+    except (KeyError, TypeError, ValueError, FittersError) as err:
+        if isinstance(err, CorruptAlignmentError):
+            raise
+        detail = f"field {err} is missing" if type(err) is KeyError else str(err)
+        raise CorruptAlignmentError(
+            f"{path / JSON_NAME} does not describe an alignment: {detail} Fit it again."
+        ) from err
+
+
+def read_facts(path: Path | str) -> dict[str, Any]:
+    """Return the facts of the alignment at `path`, "method" among them, without its arrays.
+
+    Raises
+    ------
+    MissingAlignmentError, CorruptAlignmentError
+        As `read_alignment`, of what the JSON alone says.
+    """
+    file = Path(path) / JSON_NAME
+    record = _read_json(file)
+    try:
+        facts: dict[str, Any] = {"method": record["method"], **_field(record, "facts", dict)}
+    except (KeyError, TypeError) as err:
+        raise CorruptAlignmentError(
+            f"{file} does not describe an alignment: {err}. Fit it again."
+        ) from err
+    return facts
+
+
+def fitted_arrays(aligner: Any) -> Arrays:
+    """Return the arrays of a fitted aligner by attribute, ours or anyone's, as they are saved.
+
+    Raises
+    ------
+    AlignmentWriteError
+        If an attribute is fitted that cannot be saved, or read again.
+    """
+    state = _State.of(aligner)
+    arrays: Arrays = {
+        name: np.ascontiguousarray(getattr(aligner, name), dtype=state.dtype)
+        for name in state.shapes
+    }
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise AlignmentWriteError(
+                f"{type(aligner).__name__}.{name} holds NaN or Inf. Fit it with other settings: a "
+                "larger penalty, or a smaller learning rate."
+            )
+    return arrays
+
+
+def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
+    aligner = alignment.aligner
+    arrays = fitted_arrays(aligner)
+    ours = ALIGNERS.get(getattr(aligner, "method", "")) is type(aligner)
+    method = aligner.method if ours else alignment.facts.get("method")
+    if not ours and (not isinstance(method, str) or method in ALIGNERS):
+        raise AlignmentWriteError(
+            f"{type(aligner).__name__} is no aligner of the package, so what is saved must say how "
+            "it is registered: give facts={'method': NAME}, the NAME of register('aligner', NAME)."
+        )
+    params = aligner.plain_params() if isinstance(aligner, BaseAligner) else params_of(aligner)
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "method": method,
+        "params": params,
+        "values": {name: getattr(aligner, name) for name in _State.of(aligner).values},
+        "facts": alignment.facts,
+    }
+    for side in ("x", "y"):
+        record[side] = getattr(alignment, side).to_dict()
+        for name in ("homogeneous", "blocks"):
+            if not record[side][name]:
+                del record[side][name]
+        mean = record[side].pop("mean")
+        record[side]["centred"] = mean is not None
+        if mean is not None:
+            arrays[f"{side}.mean"] = np.ascontiguousarray(mean)
+        feature_map = record[side].pop("feature_map")
+        if feature_map is not None:
+            record[side]["map"] = {"kind": feature_map.kind, "gamma": feature_map.gamma}
+            for name, array in feature_map.arrays().items():
+                arrays[f"{side}.map.{name}"] = np.ascontiguousarray(array)
+    packed = safetensors.numpy.save(dict(sorted(arrays.items())))
+    record["arrays"] = {name: list(array.shape) for name, array in arrays.items()}
+    record["sha256"] = hashlib.sha256(packed).hexdigest()
+    try:
+        text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False, default=_plain)
+    except (TypeError, ValueError) as err:
+        raise AlignmentWriteError(
+            f"The facts of an alignment must be plain finite values for JSON: {err}."
+        ) from err
+    return {JSON_NAME: text.encode() + b"\n", ARRAYS_NAME: packed}
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar as the number that it is, for JSON."""
+    if isinstance(value, np.floating | np.integer | np.bool_):
+        return value.item()
+    raise TypeError(f"{value!r} is of type {type(value).__name__}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    data = _read_regular(path, MAX_JSON_BYTES)
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError) as err:
+        raise CorruptAlignmentError(f"{path} is not JSON: {err}. Fit the alignment again.") from err
+    if not isinstance(record, dict):
+        raise CorruptAlignmentError(
+            f"{path} does not describe an alignment: it holds no object. Fit it again."
+        )
+    if record.get("format") != FORMAT:
+        raise CorruptAlignmentError(
+            f"{path} has format {record.get('format')!r}; this fitters reads format {FORMAT}. "
+            "Use the version that wrote it, or fit the alignment again."
+        )
+    return record
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a fitted aligner consists of.
+
+    An aligner of the package declares it. Of any other object these are its attributes with a name
+    that ends in "_", and those that its class names in ``arrays``: arrays of floats, and numbers.
+
+    Attributes
+    ----------
+    shapes : dict of str to tuple of str
+        Arrays, with their shapes in letters: an equal letter is an equal size.
+    values : tuple of str
+    dtype : str
+        Of the arrays.
+    """
+
+    shapes: dict[str, tuple[str, ...]]
+    values: tuple[str, ...]
+    dtype: str = "float64"
+
+    @classmethod
+    def of(cls, aligner: Any) -> _State:
+        """Return the state of a fitted aligner.
+
+        Raises
+        ------
+        AlignmentWriteError
+            If an attribute is neither.
+        """
+        if _declares(aligner):
+            return cls(aligner.array_shapes(), aligner.fitted_values, aligner.array_dtype)
+        arrays, values = {}, []
+        for name, value in vars(aligner).items():
+            if not _is_fitted_name(aligner, name):
+                if isinstance(value, np.ndarray) and name not in params_of(aligner):
+                    raise AlignmentWriteError(
+                        f"{type(aligner).__name__}.{name} is an array that would not be saved. "
+                        f"Call it {name.strip('_')}_, or name it in the class: "
+                        f"arrays = ({name!r},)."
+                    )
+                continue
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                arrays[name] = list(value.shape)
+            elif _is_number(value):
+                values.append(name)
+            else:
+                raise AlignmentWriteError(
+                    f"{type(aligner).__name__}.{name} is of type {type(value).__name__}. What is "
+                    "fitted is saved if it is arrays of floats and plain numbers; see "
+                    "fitters.BaseAligner."
+                )
+        return cls._by_names(arrays, values)
+
+    @classmethod
+    def declared(cls, aligner: Any, record: dict[str, Any]) -> _State:
+        """Return the state of an aligner that is to be read."""
+        if _declares(aligner):
+            return cls.of(aligner)
+        found = cls._by_names(_field(record, "arrays", dict), _field(record, "values", dict))
+        names = (*found.shapes, *found.values)
+        bad = [name for name in names if not _is_fitted_name(aligner, name)]
+        if bad:
+            raise ValueError(f"{bad[0]!r} is no name of what is fitted.")
+        return found
+
+    @classmethod
+    def _by_names(cls, arrays: Mapping[str, list[int]], values: Iterable[str]) -> _State:
+        shapes = {
+            name: tuple(f"{name} {axis}" for axis in range(len(shape)))
+            for name, shape in arrays.items()
+            if not name.startswith(("x.", "y."))
+        }
+        return cls(shapes, tuple(values))
+
+
+def _declares(aligner: Any) -> bool:
+    return isinstance(aligner, BaseAligner) and bool(aligner.array_shapes())
+
+
+def _is_number(value: Any) -> bool:
+    numbers = int | float | np.integer | np.floating
+    return isinstance(value, numbers) and not isinstance(value, bool)
+
+
+def _is_fitted_name(aligner: Any, name: str) -> bool:
+    own = name.isidentifier() and name.endswith("_") and not name.startswith("_")
+    return own or name in getattr(type(aligner), "arrays", ())
+
+
+def _empty_aligner(record: dict[str, Any]) -> Any:
+    """Return the estimator, not yet fitted, with valid parameters."""
+    method = _field(record, "method", str)
+    try:
+        cls = aligner_class(method)
+    except UnknownMethodError as err:
+        raise CorruptAlignmentError(
+            f"This alignment is of the method {method!r}. Known here: {', '.join(ALIGNERS)}. If "
+            "another package or a file defines it, install that, or name it with --plugin."
+        ) from err
+    make = cls.of if issubclass(cls, BaseAligner) else cls
+    aligner = make(**_field(record, "params", dict))
+    if isinstance(aligner, BaseAligner):
+        aligner._validate_params()
+    return aligner
+
+
+def _read_arrays(path: Path, record: dict[str, Any], state: _State) -> Arrays:
+    shapes = _field(record, "arrays", dict)
+    for name, shape in shapes.items():
+        if not (isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)):
+            raise ValueError(f"array {name!r} has the shape {shape!r}.")
+    size = sum(int(np.prod(shape, dtype=object)) * 8 for shape in shapes.values())
+    # The header of a safetensors file: 8 bytes, then JSON of well under 1 kB an array.
+    data = _read_regular(path, min(size, MAX_ARRAY_BYTES) + 8 + 1024 * (len(shapes) + 1))
+    if hashlib.sha256(data).hexdigest() != record["sha256"]:
+        raise CorruptAlignmentError(
+            f"{path} is not the file that {JSON_NAME} describes: digests differ. Fit it again."
+        )
+    try:
+        arrays: Arrays = safetensors.numpy.load(data)
+    except (SafetensorError, ValueError, KeyError) as err:
+        raise CorruptAlignmentError(
+            f"{path} is not a safetensors file: {err}. Fit the alignment again."
+        ) from err
+    found = {name: list(array.shape) for name, array in arrays.items()}
+    types = dict.fromkeys(state.shapes, state.dtype)
+    if found != shapes or any(a.dtype != types.get(name, "float64") for name, a in arrays.items()):
+        raise CorruptAlignmentError(
+            f"{path} holds other arrays than {JSON_NAME} declares: {found}. Fit it again."
+        )
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"array {name!r} holds NaN or Inf.")
+    return arrays
+
+
+def _fill(
+    aligner: Any, state: _State, letters: dict[str, int], record: dict[str, Any], arrays: Arrays
+) -> None:
+    """Set the fitted attributes, after checking that equal letters are equal sizes."""
+    extra = {
+        name
+        for name in set(arrays) - set(state.shapes) - {"x.mean", "y.mean"}
+        if not name.startswith(("x.map.", "y.map."))
+    }
+    if extra:
+        raise ValueError(f"unknown array {min(extra)!r}.")
+    for name, shape in state.shapes.items():
+        _bind(name, arrays[name], shape, letters)
+        setattr(aligner, name, arrays[name])
+    values = _field(record, "values", dict)
+    if set(values) != set(state.values):
+        raise ValueError(f"values are {sorted(values)}, expected {sorted(state.values)}.")
+    for name, value in values.items():
+        if type(value) not in (int, float):
+            raise ValueError(f"value {name!r} is {value!r}, not a number.")
+        setattr(aligner, name, value)
+
+
+def _transform(values: Any, arrays: Arrays, side: str, letters: dict[str, int]) -> SideTransform:
+    kinds: dict[str, type] = {
+        "normalize": bool, "renormalize": bool, "centred": bool, "label": str,
+    }  # fmt: skip
+    mapped = isinstance(values, dict) and "map" in values
+    if mapped:
+        kinds["map"] = dict
+    if isinstance(values, dict):
+        rarely = {"homogeneous": bool, "blocks": list}
+        kinds |= {name: kind for name, kind in rarely.items() if name in values}
+    if not isinstance(values, dict) or {k: type(v) for k, v in values.items()} != kinds:
+        raise ValueError(f"the transform of {side} is {values!r}.")
+    # With a map, p or q are the columns that it gives; those that it takes have their own letter.
+    letter = "p" if side == "x" else "q"
+    feature_map = _feature_map(values["map"], arrays, side, letters) if mapped else None
+    mean: npt.NDArray[np.float64] | None = None
+    if values["centred"]:
+        mean = arrays[f"{side}.mean"].astype(np.float64, copy=False)
+        _bind(f"{side}.mean", mean, (f"{letter}, unmapped" if mapped else letter,), letters)
+    kept = {key: values[key] for key in kinds if key not in ("centred", "map")}
+    kept["blocks"] = tuple(kept.get("blocks", ()))
+    if not all(type(width) is int and width > 0 for width in kept["blocks"]):
+        raise ValueError(f"the blocks of {side} are {values['blocks']!r}.")
+    return SideTransform(mean=mean, feature_map=feature_map, **kept)
+
+
+def _feature_map(
+    values: dict[str, Any], arrays: Arrays, side: str, letters: dict[str, int]
+) -> FeatureMap:
+    if set(values) != {"kind", "gamma"} or values["kind"] not in FEATURE_MAPS:
+        raise ValueError(
+            f"the feature map of {side} is {values!r}; known kinds: {', '.join(FEATURE_MAPS)}."
+        )
+    if type(values["gamma"]) is not float:
+        raise ValueError(
+            f"the gamma of the feature map of {side} is {values['gamma']!r}, not a number."
+        )
+    prefix = f"{side}.map."
+    own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+    made = FEATURE_MAPS[values["kind"]].from_arrays(values["gamma"], own)
+    letter = "p" if side == "x" else "q"
+    for key, size in ((f"{letter}, unmapped", made.n_columns), (letter, made.n_features)):
+        if letters.setdefault(key, size) != size:
+            raise ValueError(
+                f"the feature map of {side} has {size} columns, expected {key} = {letters[key]}."
+            )
+    return made
+
+
+def _bind(
+    name: str, array: npt.NDArray[Any], shape: tuple[str, ...], letters: dict[str, int]
+) -> None:
+    if array.ndim != len(shape) or any(
+        letters.setdefault(letter, size) != size
+        for letter, size in zip(shape, array.shape, strict=True)
+    ):
+        known = ", ".join(f"{letter} = {size}" for letter, size in letters.items())
+        raise ValueError(
+            f"array {name!r} has shape {array.shape}, expected ({', '.join(shape)}) with {known}."
+        )
+
+
+def _field(record: dict[str, Any], name: str, kind: type) -> Any:
+    if not isinstance(record[name], kind):
+        raise TypeError(f"field '{name}' is not a {kind.__name__}.")
+    return record[name]
+
+
+def _read_regular(path: Path, at_most: int) -> bytes:
+    """Read a regular file of at most `at_most` bytes."""
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CorruptAlignmentError(
+                f"{path} is not a regular file. An alignment is a folder of two plain files."
+            )
+        if status.st_size > at_most:
+            raise CorruptAlignmentError(
+                f"{path} has {status.st_size:,} bytes, more than the {at_most:,} that it may have. "
+                "Fit the alignment again."
+            )
+        return path.read_bytes()
+    except OSError as err:
+        raise CorruptAlignmentError(
+            f"{path} cannot be read: {err.strerror}. Fit the alignment again."
+        ) from err
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
