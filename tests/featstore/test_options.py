@@ -18,6 +18,7 @@ from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig,
 from featstore.options import (
     check_needs,
     config_from,
+    hints_of,
     option,
     options_from,
     take_options,
@@ -188,3 +189,20 @@ def test_a_value_that_an_extraction_does_not_take(options: dict[str, Any], said:
 def test_no_seconds_are_no_limit() -> None:
     assert ExtractConfig(decode_timeout=0).decode_timeout is None
     assert ExtractConfig(decode_timeout=0.5).decode_timeout == 0.5
+
+
+def test_only_the_types_that_are_asked_for_are_looked_up() -> None:
+    @dataclass(frozen=True)
+    class Base:
+        count: int | None = None
+        other: NowhereDefined = None  # type: ignore[name-defined]
+
+    @dataclass(frozen=True)
+    class More(Base):
+        count: float = 1.0
+        name: Literal["a", "b"] = "a"
+
+    assert hints_of(More, ["name", "count"]) == {"count": float, "name": Literal["a", "b"]}
+    assert hints_of(Base, ["count"]) == {"count": int | None}
+    with pytest.raises(NameError, match="NowhereDefined"):
+        hints_of(More, ["other"])
