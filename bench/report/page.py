@@ -38,7 +38,8 @@ from bench.tables import (
 )
 from featstore.errors import FeatstoreError, listed, needs_extra
 from featstore.store.files import write_file
-from featstore.store.store import FeatureStore, content_duplicates, open_store, row_facts, runs
+from featstore.store.records import runs
+from featstore.store.store import FeatureStore, content_duplicates, open_store, row_facts
 
 _COLUMNS = ("image_set", "head_set", "name_set", "caption_set")
 

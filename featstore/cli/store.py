@@ -43,7 +43,7 @@ from featstore.share.publish import make_bucket_store
 from featstore.store.catalog import resolve_set, resolve_sets
 from featstore.store.files import refused
 from featstore.store.gc import collect_garbage, make_store, remove_set
-from featstore.store.records import POINTER, StoreFormat
+from featstore.store.records import POINTER, StoreFormat, runs
 from featstore.store.signature import NAME as SIGNATURE
 from featstore.store.signature import make_key, sign_store
 from featstore.store.store import (
@@ -53,7 +53,6 @@ from featstore.store.store import (
     content_duplicates,
     open_store,
     row_facts,
-    runs,
 )
 from featstore.store.verify import Problem, verify_store
 

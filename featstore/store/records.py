@@ -31,6 +31,7 @@ import numpy as np
 from featstore.durable import write_durably
 from featstore.errors import (
     CorruptStoreError,
+    FeatstoreError,
     FormatVersionError,
     StoreWriteError,
     UnknownSetError,
@@ -635,3 +636,23 @@ def pins_of(revision: str, known: Mapping[str, list[str]]) -> dict[str, str]:
     return {
         key: full for key, names in known.items() for full in names if full.startswith(revision)
     }
+
+
+#: What readers compute with of a run's facts. No commit covers them: what has another shape is no
+#: record of ours.
+_RUN = {"versions": dict, "truncated": int}
+
+
+def runs(directory: Path) -> list[dict[str, Any]]:
+    """Return the facts of each run that wrote to a set, the newest first."""
+    found = []
+    for path in sorted((directory / "runs").glob("*.json"), reverse=True):
+        try:
+            document = read_json(path, limit=MAX_METADATA_BYTES)
+        except (FeatstoreError, OSError):
+            continue
+        if isinstance(document, dict) and all(
+            isinstance(document.get(name, kind()), kind) for name, kind in _RUN.items()
+        ):
+            found.append(document)
+    return found

@@ -17,7 +17,6 @@ from featstore.errors import (
     LISTED,
     AmbiguousSetError,
     CorruptStoreError,
-    FeatstoreError,
     IncompleteEmbeddingsError,
     SignatureError,
     UnknownSetError,
@@ -33,7 +32,6 @@ from featstore.store.catalog import (
     unknown_set,
 )
 from featstore.store.files import (
-    MAX_METADATA_BYTES,
     check_no_links,
     has_grown_to,
     read_json,
@@ -246,26 +244,6 @@ def _duplicates(keys: pl.Series, view: Selection) -> Duplicates:
         examples.append(view.items["item_id"].gather(rows).to_list())
     sizes = groups["n"]
     return Duplicates(groups.height, int(sizes[0]), int(sizes.sum()) - groups.height, examples)
-
-
-#: What readers compute with of a run's facts. No commit covers them: what has another shape is no
-#: record of ours.
-_RUN = {"versions": dict, "truncated": int}
-
-
-def runs(directory: Path) -> list[dict[str, Any]]:
-    """Return the facts of each run that wrote to a set, the newest first."""
-    found = []
-    for path in sorted((directory / "runs").glob("*.json"), reverse=True):
-        try:
-            document = read_json(path, limit=MAX_METADATA_BYTES)
-        except (FeatstoreError, OSError):
-            continue
-        if isinstance(document, dict) and all(
-            isinstance(document.get(name, kind()), kind) for name, kind in _RUN.items()
-        ):
-            found.append(document)
-    return found
 
 
 _HEX = re.compile(r"[0-9a-f]{8,64}")

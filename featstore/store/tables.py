@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,41 @@ class ItemTable:
     def take(self, rows: np.ndarray) -> ItemTable:
         """Return the table of these rows, in this order; still unread if this one is."""
         return ItemTable(lambda: self.table[rows])
+
+
+#: Ids on either side of an unknown one that it is compared with.
+_NEAR = 500
+
+
+def closest(name: str, ids: pl.Series) -> str:
+    """Return the id that is most like a name.
+
+    Of many ids those beside it in the alphabet are looked at: comparing each takes seconds.
+    """
+    at = int((ids < name).sum())
+    near = ids.sort()[max(0, at - _NEAR) : at + _NEAR]
+    return max(near, key=lambda own: difflib.SequenceMatcher(None, name, own).ratio(), default="")
+
+
+def where_equal(column: pl.Series, value: Any) -> pl.Series:
+    """Return where a column equals `value`, or any of the values in a collection."""
+    collection = isinstance(value, Collection) and not isinstance(value, str | bytes)
+    wanted = list(value) if collection else [value]
+    present = [one for one in wanted if one is not None]
+    try:
+        here = column.is_in(present) if present else pl.zeros(len(column), pl.Boolean, eager=True)
+    except pl.exceptions.PolarsError:
+        # Values of another type than the column's equal nothing in it.
+        here = pl.zeros(len(column), pl.Boolean, eager=True)
+    here = here.fill_null(value=False)
+    return here | column.is_null() if len(present) < len(wanted) else here
+
+
+def values_of(column: pl.Series) -> str:
+    """Return the first few values of a column, for an error message."""
+    values = column.drop_nulls().unique().sort().to_list()
+    shown = ", ".join(repr(value) for value in values[:8]) or "no value"
+    return shown + (f" and {len(values) - 8:,} more" if len(values) > 8 else "")
 
 
 def check_items_file(path: Path, facts: dict[str, Any]) -> None:

@@ -6,9 +6,8 @@ what it is (space, revision, rows, transforms), so that whatever is computed fro
 
 from __future__ import annotations
 
-import difflib
 import operator
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
@@ -29,7 +28,7 @@ from featstore.identity import canonical_json, sha256_hex
 from featstore.store.casting import Center, Normalize, Transform, as_tensor
 from featstore.store.layout import DTYPES, INTEGERS
 from featstore.store.rows import ForeseeingRows, Mode, RowSource, decode, row_numbers
-from featstore.store.tables import ItemTable
+from featstore.store.tables import ItemTable, closest, values_of, where_equal
 
 if TYPE_CHECKING:
     import pyarrow
@@ -188,12 +187,9 @@ class Selection:
         asked, rows = join_ids(pl.Series(ids, dtype=pl.String), known)
         lost = [ids[place] for place in np.setdiff1d(np.arange(len(ids)), asked)]
         if lost:
-            # Among many ids, comparing each takes seconds: those beside it in the alphabet do.
-            at = int((known < lost[0]).sum())
-            near = known.sort()[max(0, at - _NEAR) : at + _NEAR]
             raise UnknownItemError(
                 f"{self.key} has no item {listed(lost)}. The closest id is "
-                f"{_closest(lost[0], near)!r}."
+                f"{closest(lost[0], known)!r}."
             )
         return asked, rows
 
@@ -266,7 +262,7 @@ class Selection:
                         "column", column, self.items.columns, where=f"in the items of {self.key}"
                     )
                 )
-            keep &= _equals(self.items[column], value)
+            keep &= where_equal(self.items[column], value)
         for predicate in predicates:
             try:
                 found = self.items.select(predicate).to_series()
@@ -278,7 +274,7 @@ class Selection:
             keep &= found.fill_null(value=False)
         chosen = np.flatnonzero(keep.to_numpy())
         if not chosen.size:
-            values = "; ".join(f"{name} has {_values(self.items, name)}" for name in equal)
+            values = "; ".join(f"{name} has {values_of(self.items[name])}" for name in equal)
             message = ", ".join(f"{name}={value!r}" for name, value in equal.items())
             raise EmptySelectionError(
                 f"{self.key} has no item with {message or 'these conditions'}. {values}".strip()
@@ -536,36 +532,6 @@ class Selection:
         if work is not out:
             np.copyto(out, work, casting="same_kind")
         return out
-
-
-#: Ids on either side of an unknown one that it is compared with.
-_NEAR = 500
-
-
-def _closest(name: str, ids: pl.Series) -> str:
-    """Return the id that is most like a name."""
-    return max(ids, key=lambda own: difflib.SequenceMatcher(None, name, own).ratio(), default="")
-
-
-def _equals(column: pl.Series, value: Any) -> pl.Series:
-    """Return where a column equals `value`, or any of the values in a collection."""
-    collection = isinstance(value, Collection) and not isinstance(value, str | bytes)
-    wanted = list(value) if collection else [value]
-    present = [one for one in wanted if one is not None]
-    try:
-        here = column.is_in(present) if present else pl.zeros(len(column), pl.Boolean, eager=True)
-    except pl.exceptions.PolarsError:
-        # Values of another type than the column's equal nothing in it.
-        here = pl.zeros(len(column), pl.Boolean, eager=True)
-    here = here.fill_null(value=False)
-    return here | column.is_null() if len(present) < len(wanted) else here
-
-
-def _values(items: pl.DataFrame, column: str) -> str:
-    """Return the first few values of a column, for an error message."""
-    values = items[column].drop_nulls().unique().sort().to_list()
-    shown = ", ".join(repr(value) for value in values[:8]) or "no value"
-    return shown + (f" and {len(values) - 8:,} more" if len(values) > 8 else "")
 
 
 View = TypeVar("View", bound=Selection)
