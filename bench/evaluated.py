@@ -22,7 +22,7 @@ from bench.errors import NoResultsError
 from bench.report.figures import Positions, draw_pairs
 from bench.report.page import write_report
 from bench.report.theme import SOURCE_STYLES, colour, painted
-from bench.report.verdict import NAMES, verdict
+from bench.report.verdict import NAMES, chance_text, verdict
 from bench.results import CHOSEN, read_results
 from bench.runs import LEAVES
 from bench.tables import (
@@ -190,14 +190,14 @@ class Results:
     def verdict(self) -> str:
         """One sentence: whether the head's weights gain over its controls, or what pairs give.
 
-        It is on the first method that was named and the first question that was asked (zero-shot
-        top-1, or else R@1 of captions), not on the best of many.
+        It is on the first method that was named, and on zero-shot top-1, or else R@1 of captions,
+        or else the first metric of another task: not on the best of many.
         """
         method = next((name for name in self._methods if name != "conse"), None)
-        found = verdict(self._comparisons, self._table, method=method)
+        question = direction, metric = self._question()
+        found = verdict(self._comparisons, self._table, method=method, question=question)
         if found is not None:
             return found.sentence
-        direction, metric = self._question()
         cells = self._table.filter(
             (pl.col("direction") == direction)
             & pl.col(metric).is_not_null()
@@ -205,14 +205,15 @@ class Results:
         )
         if cells.is_empty():
             return "No method that was fitted is scored here, so there is no verdict."
-        name = method if method in cells["method"] else str(cells["method"][0])
+        name = str(method if method in cells["method"] else cells["method"][0])
         first = cells.filter(pl.col("method") == name).row(-1, named=True)
-        chance = self.rows.filter(
+        levels = self.rows.filter(
             (pl.col("direction") == direction) & (pl.col("metric") == metric)
-        )["chance"].mean()
+        )["chance"].drop_nulls()
+        chance = chance_text(metric, None if levels.is_empty() else float(levels.to_numpy().mean()))
         text = (
             f"{metric} of {direction} is {value_text(metric, first[metric])} % by "
-            f"{method_title(name)} (chance {value_text(metric, float(chance or 0.0))} %)"  # type: ignore[arg-type]
+            f"{method_title(name)}{chance}"
         )
         others = [other for other in self.methods if other in cells["method"] and other != name]
         parts = [self._against(first, other, metric) for other in others]
@@ -233,9 +234,10 @@ class Results:
         )
 
     def _question(self) -> tuple[str, str]:
-        """Return the first direction and metric of `PRIMARY_METRICS` that was scored."""
-        have = set(self.rows.select("direction", "metric").iter_rows())
-        return next((asked for asked in PRIMARY_METRICS if asked in have), PRIMARY_METRICS[0])
+        """Return the first direction and metric of `PRIMARY_METRICS` that was scored, or of all."""
+        frames = [self._comparisons, in_order(self.rows)]
+        have = [asked for frame in frames for asked in frame.select("direction", "metric").rows()]
+        return next((asked for asked in PRIMARY_METRICS if asked in have), have[0])
 
     def _cells(self, method: str | None, metric: str | None) -> tuple[str, str, str, pl.DataFrame]:
         """Return method, direction and metric of a plot, and the rows of a table that have them."""
@@ -270,7 +272,7 @@ class Results:
         method : str, optional
             None: the first that was named.
         metric : str, optional
-            None: top-1 of names, or else R@1 of captions.
+            None: that of the verdict.
 
         Returns
         -------

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from bench.cells import method_title, whole_heads
-from bench.comparisons import PRIMARY_METRICS
+from bench.comparisons import MAIN_EVALS, PRIMARY_METRICS
 from bench.geometry import METHOD
 from bench.tables import BY_NAME, interval_text, p_text, pairs_text, signed_text, value_text
 
@@ -99,7 +99,11 @@ class Verdict:
 
 
 def verdict(
-    comparisons: pl.DataFrame, table: pl.DataFrame, *, method: str | None = None
+    comparisons: pl.DataFrame,
+    table: pl.DataFrame,
+    *,
+    method: str | None = None,
+    question: tuple[str, str] | None = None,
 ) -> Verdict | None:
     """Return the verdict, or None if the results do not hold the question.
 
@@ -111,12 +115,14 @@ def verdict(
         Of `bench.tables.result_table`.
     method : str, optional
         Instead of the method that is named above.
+    question : tuple of direction and metric, optional
+        Instead of the first of `bench.comparisons.PRIMARY_METRICS` that there is.
     """
     on_head = table.filter((pl.col("source") == "head") & (pl.col("method") != "conse"))["method"]
     if method is None:
         method = METHOD if METHOD in on_head or on_head.is_empty() else str(on_head[0])
     of_method = whole_heads(comparisons).filter(pl.col("method") == method)
-    direction, metric = next(
+    direction, metric = question or next(
         (asked for asked in PRIMARY_METRICS if asked[0] in of_method["direction"]),
         (DIRECTION, METRIC),
     )
@@ -124,8 +130,8 @@ def verdict(
     evaluation = next(
         (
             name
-            for name in ("held-out", "split", "all-names")
-            if not _alone(own.filter(pl.col("eval") == name), "head").is_empty()
+            for name in MAIN_EVALS
+            if not _of_head(own.filter(pl.col("eval") == name)).is_empty()
         ),
         None,
     )
@@ -148,7 +154,7 @@ def verdict(
         for row in shown_cells.filter(pl.col("n_pairs") == "0").iter_rows(named=True)
     }
     answer, tone, reason = _answer(against)
-    head = _alone(own, "head").row(0, named=True)
+    head = _of_head(own).row(0, named=True)
     seeds = f"{head['n_seeds']} draws" if head["n_seeds"] > 1 else "one run"
     title = method_title(method)
     value = f"{value_text(metric, head['a'])} %"
@@ -179,8 +185,8 @@ def verdict(
     return Verdict(
         answer=answer,
         sentence=(
-            f"{found} by {title} on head weights alone (chance "
-            f"{value_text(metric, head['chance'])} %), and {_CLAUSES[tone]}{numbers}."
+            f"{found} by {title} on head weights alone{chance_text(metric, head['chance'])}, and "
+            f"{_CLAUSES[tone]}{numbers}."
         ),
         tone=tone,
         reason=reason,
@@ -199,6 +205,12 @@ def _alone(own: pl.DataFrame, source: str) -> pl.DataFrame:
         & (pl.col("source") == source)
         & (pl.col("n_pairs") == "0")
     )
+
+
+def _of_head(own: pl.DataFrame) -> pl.DataFrame:
+    """Return the comparisons of the head alone: with chance, or with a control of it."""
+    of_control = (pl.col("comparison") == "over-control") & (pl.col("n_pairs") == "0")
+    return pl.concat([_alone(own, "head"), own.filter(of_control)])
 
 
 def _tile(own: pl.DataFrame, source: str, cell: dict[str, Any]) -> Tile:
@@ -241,6 +253,11 @@ _CLAUSES = {
     "worse": "a control did better",
     "unknown": "no control says whether random vectors would have done as well",
 }
+
+
+def chance_text(metric: str, chance: float | None) -> str:
+    """Return what a random order gives, in brackets; nothing where a metric has no such level."""
+    return "" if chance is None else f" (chance {value_text(metric, chance)} %)"
 
 
 def _beside(against: pl.DataFrame) -> list[str]:

@@ -16,6 +16,7 @@ from bench.evaluation import evaluate, fit
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.errors import PluginError
+from featstore.plugins import registry_of
 from fitters import METHODS, FitConfig, Pairs, RidgeAligner, SideTransform, fit_alignment
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.jobs import fit_from_store
@@ -217,6 +218,36 @@ def test_whatever_is_a_method_is_scored_and_named(smoke_store):
     assert again.methods == ["mine"]
     assert "<script>" not in again._repr_html_()
     assert "&lt;script&gt;" in again._repr_html_()
+
+
+def hits(alignment, corpus):
+    scores = alignment.project_x(corpus.images.rows) @ alignment.project_y(corpus.names.rows).T
+    return {"hit": (corpus.names.classes[scores.argmax(1)] == corpus.images.classes).astype(float)}
+
+
+def test_a_task_of_ones_own_has_controls_and_a_verdict(smoke_store):
+    hs.register("task", "hits", hits)
+    try:
+        results = evaluate("ridge", smoke_store, tasks=["hits", "zero_shot"], draws=3, **WHERE)
+        alone = evaluate("ridge", smoke_store, tasks="hits", draws=3, **WHERE)
+    finally:
+        del registry_of("task")["hits"]
+    values = {
+        metric: results.frame.filter(metric=metric).sort("method", "source", "seed")["value"]
+        for metric in ("hit", "top-1")
+    }
+    assert values["hit"].to_list() == pytest.approx(values["top-1"].to_list())
+    assert alone.verdict.startswith("hit of hits is ")
+    assert "the head differs from random rows by" in alone.verdict
+    assert "chance" not in alone.verdict
+
+
+def test_options_of_a_task_are_given_by_name(smoke_store):
+    results = evaluate("ridge", smoke_store, tasks={"few_shot": {"shots": 2, "learner": "gda"}},
+                       eval="in-class", seeds=2, controls=False, **WHERE)  # fmt: skip
+    found = results.frame.select("learner", "shots", "seed", "eval").unique().sort("seed").rows()
+    assert found == [("gda", 2, 0, "in-class"), ("gda", 2, 1, "in-class")]
+    assert results.verdict.startswith("top-1 of image→class is ")
 
 
 def test_finished_runs_are_reused(rng, tmp_path):
