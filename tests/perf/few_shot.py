@@ -120,7 +120,7 @@ def measure(
     for begin in range(0, n_test, BLOCK):
         rows, own = test[begin : begin + BLOCK], truth[begin : begin + BLOCK]
         start = time.process_time()
-        cosines = rows @ x[:largest].T
+        cosines = (x[:largest] @ rows.T).T
         features = None if random is None else random_relu(rows, random.projection)
         spent.shared += time.process_time() - start
         for place, (name, shots, classifier) in enumerate(made):

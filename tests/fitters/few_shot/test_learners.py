@@ -226,7 +226,7 @@ def test_ranpac_chooses_by_rows_that_are_left_out():
             fitted.fit(h[rest], np.eye(10)[given.labels[rest]])
             missing.append(np.eye(10)[given.labels[i]] - fitted.predict(h[i : i + 1])[0])
         errors.append(np.mean(np.sum(np.square(missing), axis=1)))
-    path = _Path(h, given.labels, np.ones(30), 10, centre=False)
+    path = _Path(ClassMoments.of(h, given.labels, 10), centre=False)
     np.testing.assert_allclose(path.left_out(h, given.labels, learner.penalties), errors)
     assert learner.fit(given).facts["penalty"] == learner.penalties[int(np.argmin(errors))]
 
