@@ -12,6 +12,9 @@ from fitters.few_shot.learner import Labels, sum_by_class
 
 Matrix = npt.NDArray[np.float64]
 
+# Rows that are brought to float64 at once.
+_BLOCK = 2048
+
 
 @dataclass(frozen=True, eq=False)
 class ClassMoments:
@@ -37,9 +40,14 @@ class ClassMoments:
     @classmethod
     def of(cls, rows: npt.NDArray[np.floating], labels: Labels, n_classes: int) -> ClassMoments:
         """Return the moments of rows (n, r) with labels 0 … c − 1 (n,)."""
-        rows = rows.astype(np.float64)
         counts = np.bincount(labels, minlength=n_classes).astype(np.float64)
-        return cls(counts, sum_by_class(rows, labels, n_classes), rows.T @ rows)
+        sums = np.zeros((n_classes, rows.shape[1]))
+        products = np.zeros((rows.shape[1], rows.shape[1]))
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK].astype(np.float64, copy=False)
+            sums += sum_by_class(block, labels[start : start + _BLOCK], n_classes)
+            products += block.T @ block
+        return cls(counts, sums, products)
 
     def __add__(self, other: ClassMoments) -> ClassMoments:
         """Return the moments of both sets of rows together."""
@@ -52,6 +60,10 @@ class ClassMoments:
         return ClassMoments(
             self.counts - other.counts, self.sums - other.sums, self.products - other.products
         )
+
+    def __mul__(self, mass: float) -> ClassMoments:
+        """Return the moments of rows that count for `mass` each."""
+        return ClassMoments(mass * self.counts, mass * self.sums, mass * self.products)
 
     @property
     def means(self) -> Matrix:

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
+from scipy.sparse import csr_array
 
 from fitters.errors import PairsError, SettingError
 from fitters.moments.transform import normalize_rows
@@ -82,8 +83,11 @@ class Shots:
     def __post_init__(self) -> None:
         (n, r), c = self.x.shape, self.n_classes
         for what, rows, labels in (
-            ("shots", self.x, self.labels), ("validation rows", *self.validation),
-        ):  # fmt: skip
+            ("shots", self.x, self.labels),
+            ("validation rows", self.validation_x, self.validation_labels),
+        ):
+            if rows is None or labels is None:
+                continue
             fits = rows.ndim == 2 and len(rows) == len(labels)
             if not fits or (len(labels) and not 0 <= labels.min() <= labels.max() < c):
                 raise PairsError(
@@ -110,10 +114,11 @@ class Shots:
 
     @property
     def validation(self) -> tuple[Rows, Labels]:
-        """The rows to choose by with their labels, none if there are none."""
+        """The rows to choose by with their labels, `evenly` if many; none if there are none."""
         if self.validation_x is None or self.validation_labels is None:
             return self.x[:0], self.labels[:0]
-        return self.validation_x, self.validation_labels
+        seen = evenly(len(self.validation_labels), self.n_classes)
+        return self.validation_x[seen], self.validation_labels[seen]
 
     @property
     def has_validation(self) -> bool:
@@ -129,12 +134,11 @@ class Shots:
         self, mass: float
     ) -> tuple[npt.NDArray[np.float64], Labels, npt.NDArray[np.float64]]:
         """Return rows, labels and masses: those of the shots, then `mass` for each prototype."""
-        rows, labels = self.x.astype(np.float64), self.labels
-        masses = np.ones(len(labels))
-        if self.prototypes is not None:
-            rows = np.concatenate([rows, self.prototypes])
-            labels = np.concatenate([labels, np.arange(self.n_classes)])
-            masses = np.concatenate([masses, np.full(self.n_classes, mass)])
+        if self.prototypes is None:
+            return self.x.astype(np.float64), self.labels, np.ones(len(self.labels))
+        rows = np.concatenate([self.x, self.prototypes], dtype=np.float64)
+        labels = np.concatenate([self.labels, np.arange(self.n_classes)])
+        masses = np.repeat([1.0, mass], [len(self.labels), self.n_classes])
         return rows, labels, masses
 
     @property
@@ -217,13 +221,9 @@ def sum_by_class(
     rows: npt.NDArray[np.floating], labels: Labels, n_classes: int
 ) -> npt.NDArray[np.float64]:
     """Return the sum of the rows of every class, shape (c, r): a product with one-hot labels."""
-    order = np.argsort(labels, kind="stable")
-    counts = np.bincount(labels, minlength=n_classes)
-    sums = np.zeros((n_classes, rows.shape[1]))
-    having = np.flatnonzero(counts)
-    if len(having):
-        starts = (np.cumsum(counts) - counts)[having]
-        sums[having] = np.add.reduceat(rows[order].astype(np.float64), starts, axis=0)
+    places = labels, np.arange(len(labels))
+    one_hot = csr_array((np.ones(len(labels)), places), shape=(n_classes, len(labels)))
+    sums: npt.NDArray[np.float64] = one_hot @ rows.astype(np.float64, copy=False)
     return sums
 
 
@@ -322,7 +322,8 @@ def own_scale(shots: Shots, given: Scale = "auto") -> float:
     if given != "auto":
         return float(given)
     assert shots.prototypes is not None
-    return likely_scale(shots.x @ shots.prototypes.T, shots.labels)
+    seen = evenly(len(shots.x), shots.n_classes)
+    return likely_scale(shots.x[seen] @ shots.prototypes.T, shots.labels[seen])
 
 
 def log_losses(scores: npt.NDArray[np.floating], labels: Labels) -> npt.NDArray[np.float64]:
@@ -335,7 +336,7 @@ def log_losses(scores: npt.NDArray[np.floating], labels: Labels) -> npt.NDArray[
 
 
 #: Scores that a choice among settings looks at, at most: rows beyond are left out evenly.
-_SCORES = 2**16
+_SCORES = 2**18
 
 
 def evenly(n: int, n_classes: int) -> Labels:
@@ -361,4 +362,5 @@ def scale_of(shots: Shots, weights: Rows, given: Scale = "auto") -> float:
         return float(given)
     made = [] if shots.prototypes is None else [(shots.x, shots.labels)]
     rows, labels = (np.concatenate(side) for side in zip(*made, shots.validation, strict=True))
-    return likely_scale(rows @ weights.T, labels) if len(labels) else PUBLISHED
+    seen = evenly(len(labels), shots.n_classes)
+    return likely_scale(rows[seen] @ weights.T, labels[seen]) if len(labels) else PUBLISHED

@@ -78,10 +78,12 @@ class Setting:
         if not self.rates:
             return cosines
         gap = cosines - cosines.dtype.type(1.0)
-        near: npt.NDArray[np.floating] = np.exp(cosines.dtype.type(self.rates[0]) * gap)
+        near: npt.NDArray[np.floating] = self.rates[0] * gap
+        np.exp(near, out=near)
         for rate in self.rates[1:]:
-            near += np.exp(cosines.dtype.type(rate) * gap)
-        near /= len(self.rates)
+            more = rate * gap
+            near += np.exp(more, out=more)
+        near *= 1.0 / len(self.rates)
         return near
 
 
@@ -144,12 +146,16 @@ class _Problem:
             return np.zeros((self.n_classes, self.x.shape[1]))
         if self.share == 0.0:
             return self.texts
-        kept = np.ones(len(self.x), dtype=bool)
-        kept[[] if without is None else without] = False
-        sums = sum_by_class(self.x[kept], self.labels[kept], self.n_classes)
+        sums = self._sums
+        if without is not None:
+            sums = sums - sum_by_class(self.x[without], self.labels[without], self.n_classes)
         length = np.linalg.norm(sums, axis=1, keepdims=True)
         means = np.divide(sums, length, out=self.texts.copy(), where=length > _NOTHING)
         return normalize_rows((1.0 - self.share) * self.texts + self.share * means, what="priors")
+
+    @cached_property
+    def _sums(self) -> Matrix:
+        return sum_by_class(self.x, self.labels, self.n_classes)
 
     @cached_property
     def folds(self) -> list[Labels]:
@@ -168,12 +174,16 @@ class _Problem:
         """
         if self.texts is None:
             return 0.0
-        cosines = self.x @ self.prior().T
-        for fold in self.folds if self.share else ():
-            cosines[fold] = self.x[fold] @ self.prior(fold).T
-        cosines -= cosines.mean(axis=1, keepdims=True)
-        own, length = cosines[np.arange(len(self.x)), self.labels].sum(), np.sum(cosines**2)
-        return max(float(own / length), 0.0) if length > 0 else 0.0
+        parts = self.folds if self.share else []
+        rest = np.setdiff1d(np.arange(len(self.x)), np.concatenate([[], *parts]).astype(int))
+        own = length = 0.0
+        for part, prior in [(rest, self.prior()), *((fold, self.prior(fold)) for fold in parts)]:
+            # Sums over all cosines with the prior, less the mean of each row, from moments.
+            moments = ClassMoments.of(self.x[part], self.labels[part], self.n_classes)
+            prior = prior - prior.mean(axis=0)
+            own += float(np.vdot(moments.sums, prior))
+            length += float(np.vdot(prior @ moments.products, prior))
+        return max(own / length, 0.0) if length > 0 else 0.0
 
     def support(self, bridge: float) -> tuple[Matrix, Labels]:
         """Return the rows of the kernel with their labels: the shots, then their bridges."""
@@ -245,8 +255,9 @@ class ProKeR(ShotLearner):
             ridge = moments.ridge(setting.penalty, scale * prior)
             return without_bias(weight * ridge + (1.0 - weight) * scale * prior, facts)
         left = np.eye(shots.n_classes)[labels] - scale * (support @ prior.T)
-        gram = setting.kernel(support @ support.T) + setting.penalty * np.eye(len(support))
-        coefficients = weight * cho_solve(cho_factor(gram), left)
+        gram = setting.kernel(support @ support.T)
+        gram[np.diag_indices_from(gram)] += setting.penalty
+        coefficients = weight * cho_solve(cho_factor(gram, overwrite_a=True), left)
         parts = [part.astype(np.float32) for part in (scale * prior, support, coefficients)]
         return KernelClassifier(parts[0], parts[1], parts[2], setting, facts)
 
@@ -321,9 +332,12 @@ def left_out_scores(
     values, vectors = spectrum or np.linalg.eigh(first.kernel(support @ support.T))
     targets = np.eye(problem.n_classes)
     found: dict[Setting, list[Matrix]] = {setting: [] for setting in settings}
+    turned: Matrix | None = None
+    prior = problem.prior()
     for fold in problem.folds:
-        prior = problem.prior(fold)
-        turned = vectors.T @ (targets[labels] - scale * (support @ prior.T))
+        if turned is None or problem.share:
+            prior = problem.prior(fold)
+            turned = vectors.T @ (targets[labels] - scale * (support @ prior.T))
         part = vectors[np.concatenate([fold, fold + len(problem.x)])[: len(fold) * first.rows]]
         wanted, base = targets[problem.labels[fold]], scale * (problem.x[fold] @ prior.T)
         for setting, scores in found.items():

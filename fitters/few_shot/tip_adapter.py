@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from featstore.errors import needs_extra
 from fitters.few_shot.learner import (
@@ -75,21 +76,22 @@ class Cache:
         self, x: Rows, betas: Sequence[float], cosines: Rows | None = None
     ) -> list[npt.NDArray[np.float32]]:
         """Return the logits for every β: the cosines (m, n) are computed once, or at hand."""
-        order = np.argsort(self.labels, kind="stable")
-        counts = np.bincount(self.labels, minlength=self.n_classes)
-        having = np.flatnonzero(counts)
-        starts, mass = (np.cumsum(counts) - counts)[having], self.mass[having]
-        found = [np.zeros((len(x), self.n_classes), dtype=np.float32) for _ in betas]
-        size = max(1, _BLOCK // max(1, len(order)))
+        counted = self.mass[self.labels]
+        if self.weights is not None:
+            counted *= self.weights
+        places = self.labels, np.arange(len(self.labels))
+        values = csr_array((counted, places), shape=(self.n_classes, len(self.labels)))
+        found = [np.empty((len(x), self.n_classes), dtype=np.float32) for _ in betas]
+        size = max(1, _BLOCK // max(1, len(self.labels)))
         for start in range(0, len(x), size):
             block = slice(start, start + size)
-            near = x[block] @ self.keys[order].T if cosines is None else cosines[block][:, order]
-            gap = near - np.float32(1.0)
+            # Keys are rows: their classes are then sums of rows, which lie together.
+            near = self.keys @ x[block].T if cosines is None else cosines[block].T
+            gap = np.subtract(near, np.float32(1.0), order="C")
+            near = np.empty_like(gap)
             for logits, beta in zip(found, betas, strict=True):
-                near = np.exp(np.float32(beta) * gap)
-                if self.weights is not None:
-                    near *= self.weights[order]
-                logits[block, having] = mass * np.add.reduceat(near, starts, axis=1)
+                np.exp(np.multiply(gap, np.float32(beta), out=near), out=near)
+                logits[block] = (values @ near).T
         return found
 
     def left_out(
@@ -331,7 +333,7 @@ def _narrow(rows: Rows, columns: Labels) -> Rows:
 
 def _surprise(cosines: npt.NDArray[np.floating], labels: Labels) -> npt.NDArray[np.float64]:
     """Return Σ_c y_c log₂((y_c + ε) / (p_c + ε)) of every row, p the softmax; ε 1e-6."""
-    own = np.exp(-log_losses(cosines.astype(np.float64), labels))
+    own = np.exp(-log_losses(cosines, labels).astype(np.float64))
     return np.log2((1.0 + 1e-6) / (own + 1e-6))
 
 

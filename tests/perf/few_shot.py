@@ -71,11 +71,15 @@ BLOCK = 2_000
 
 @dataclass
 class Seconds:
-    """Processor seconds of every form: its fits and its scores, and what all share."""
+    """Processor seconds of every form: its fits and its scores, and what all share.
+
+    `products` are the multiplications and additions of the scores' products of matrices alone.
+    """
 
     fit: dict[str, float] = field(default_factory=dict)
     score: dict[str, float] = field(default_factory=dict)
     shared: float = 0.0
+    products: float = 0.0
     right: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -117,10 +121,13 @@ def measure(
             made.append((name, shots, classifier))
     hits = np.zeros(len(made))
     random = next((one for name, _, one in made if name == "ranpac"), None)
+    drawn = 0 if random is None else random.projection.size
+    numbers = sum(weights(one, n_classes * shots) for _, shots, one in made)
+    spent.products += 2.0 * n_test * (numbers + largest * DIM + drawn)
     for begin in range(0, n_test, BLOCK):
         rows, own = test[begin : begin + BLOCK], truth[begin : begin + BLOCK]
         start = time.process_time()
-        cosines = rows @ x[:largest].T
+        cosines = (x[:largest] @ rows.T).T
         features = None if random is None else random_relu(rows, random.projection)
         spent.shared += time.process_time() - start
         for place, (name, shots, classifier) in enumerate(made):
@@ -130,6 +137,30 @@ def measure(
             spent.score[name] = spent.score.get(name, 0.0) + time.process_time() - start
     for (name, *_), right in zip(made, hits, strict=True):
         spent.right.setdefault(name, []).append(right / n_test)
+
+
+def weights(classifier: Any, n: int) -> int:
+    """Return the numbers that a row is multiplied with, besides what all forms share."""
+    if hasattr(classifier, "coefficients"):
+        own = classifier.support.size if len(classifier.support) != n else 0
+        return int(classifier.prior.size + classifier.coefficients.size + own)
+    if hasattr(classifier, "cache"):
+        keys = classifier.cache.keys
+        named = 0 if classifier.prototypes is None else classifier.prototypes.size
+        return int(named + (keys.size if keys.shape[1] != DIM else 0))
+    return int(getattr(classifier, "linear", classifier).weight.size)
+
+
+def speed() -> float:
+    """Return the multiplications and additions a second of one float32 product, median of nine."""
+    a, b = np.ones((BLOCK, DIM), np.float32), np.ones((DIM, 1_000), np.float32)
+    took = []
+    with threadpool_limits(limits=1):
+        for _ in range(9):
+            start = time.process_time()
+            a @ b
+            took.append(time.process_time() - start)
+    return 2.0 * a.size * b.shape[1] / float(np.median(took))
 
 
 def scores(classifier: Any, rows: Any, cosines: Any, features: Any) -> Any:
@@ -169,6 +200,11 @@ def show(spent: Seconds) -> None:
             f"  {name:<24} fits {fit:7.1f} s, scores {spent.score[name]:7.1f} s, top-1 {right:.1f}"
         )
     print(f"  shared products {spent.shared:.1f} s")
+    rate = speed()
+    print(
+        f"  the products of matrices in all scores alone: {spent.products / 1e12:.2f} Tflop, "
+        f"{spent.products / rate:.0f} s at the {rate / 1e9:.0f} Gflop/s of one such product"
+    )
 
 
 def figures(_: Path) -> Iterator[Figure]:

@@ -64,6 +64,16 @@ def test_the_ridge_probe_is_sklearns_ridge_on_one_hot_labels(shots, with_prototy
     assert ours.facts == ({"penalty": penalty} | ({"mix": mass} if with_prototypes else {}))
 
 
+@pytest.mark.parametrize("shots", [1, 4])
+def test_without_a_penalty_the_ridge_probe_is_the_least_of_least_squares(shots):
+    given, test = made(shots)
+    x, y = given.x - given.x.mean(axis=0, dtype=np.float64), np.eye(10)[given.labels]
+    found = RidgeProbe([0.0]).fit(given)
+    weight = np.linalg.pinv(x, rcond=1e-5) @ (y - y.mean(axis=0))
+    expected = (test[0] - given.x.mean(axis=0)) @ weight + y.mean(axis=0)
+    np.testing.assert_allclose(found.scores(test[0]), expected, atol=2e-3)
+
+
 def test_every_penalty_of_one_decomposition_is_that_penalty_alone():
     given, test = made(4)
     path = RidgeProbe([1e-3, 1.0, 1e3])
@@ -226,9 +236,31 @@ def test_ranpac_chooses_by_rows_that_are_left_out():
             fitted.fit(h[rest], np.eye(10)[given.labels[rest]])
             missing.append(np.eye(10)[given.labels[i]] - fitted.predict(h[i : i + 1])[0])
         errors.append(np.mean(np.sum(np.square(missing), axis=1)))
-    path = _Path(h, given.labels, np.ones(30), 10, centre=False)
+    path = _Path(ClassMoments.of(h, given.labels, 10), centre=False)
     np.testing.assert_allclose(path.left_out(h, given.labels, learner.penalties), errors)
     assert learner.fit(given).facts["penalty"] == learner.penalties[int(np.argmin(errors))]
+
+
+def test_many_validation_rows_are_looked_at_evenly(rng):
+    texts = normalize(rng.normal(size=(8192, 2))).astype(np.float32)
+    x, labels = texts[:320], np.arange(320)
+    found, own = Shots(x[:0], labels[:0], 8192, texts, x, labels).validation
+    # 2 ** 18 scores would be 32 rows; 64 are the least.
+    assert own.tolist() == list(range(0, 320, 5))
+    assert_same(found, x[::5])
+    labels = np.where(labels == 319, 8192, labels)
+    with pytest.raises(PairsError, match="from 0 to 8191"):
+        Shots(x[:0], labels[:0], 8192, texts, x, labels)
+
+
+def test_moments_are_those_of_all_blocks(rng):
+    rows, labels = rng.normal(size=(5000, 3)), rng.integers(4, size=5000)
+    found = ClassMoments.of(rows, labels, 5)
+    np.testing.assert_allclose(found.products, rows.T @ rows)
+    np.testing.assert_allclose(found.sums, np.eye(5)[labels].T @ rows, atol=1e-12)
+    twice = ClassMoments.of(np.tile(rows, (2, 1)), np.tile(labels, 2), 5)
+    np.testing.assert_allclose((found * 2.0).products, twice.products)
+    assert_same((found * 2.0).counts, twice.counts)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(0, 30))

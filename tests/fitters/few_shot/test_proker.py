@@ -86,6 +86,19 @@ def test_a_shot_left_out_in_closed_form_is_a_fit_without_it(setting, legacy):
         np.testing.assert_allclose(found[10 * number : 10 * (number + 1)], expected, atol=1e-8)
 
 
+def test_the_factor_of_a_mixed_prior_is_that_of_rows_it_was_made_without():
+    shots, _ = made(3, prototypes=noisy_prototypes(noise=0.3))
+    x, texts, labels = shots.x.astype(np.float64), shots.prototypes.astype(float), shots.labels
+    cosines = np.zeros((30, 10))
+    place = np.array([np.sum(labels[:i] == labels[i]) for i in range(30)])
+    for fold in range(3):
+        kept, out = place != fold, place == fold
+        means = normalize(np.stack([x[kept & (labels == c)].sum(axis=0) for c in range(10)]))
+        cosines[out] = x[out] @ normalize(0.6 * texts + 0.4 * means).T
+    expected = factor(np.eye(30), cosines.T, labels)
+    assert _Problem(x, labels, texts, 10, 0.4).scale == pytest.approx(expected)
+
+
 def test_a_class_of_one_shot_is_never_left_out():
     shots, _ = made(3, prototypes=noisy_prototypes())
     kept = (shots.labels != 4) | (np.cumsum(shots.labels == 4) == 1)
