@@ -537,3 +537,9 @@ def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) 
     marked = _with_series(root, own)
     last = marked.sort("written", maintain_order=True)["series"][-1]
     return marked.filter(pl.col("series") == last).drop("written", "fresh", "series")
+
+
+def path_fields(path: str) -> dict[str, str]:
+    """Return the fields that ``method/source/K`` gives; an empty part leaves its field open."""
+    words = zip(("method", "source", "n_pairs"), path.split("/", 2), strict=False)
+    return {name: word for name, word in words if word}

@@ -53,6 +53,7 @@ from bench.cells import (
     in_order,
     only_series,
     own_metrics,
+    path_fields,
     read_cells,
     sample_sd,
 )
@@ -677,8 +678,6 @@ def choose(root: Path, series: pl.DataFrame, wanted: Mapping[str, str], *, where
 def chosen_rows(choice: str | Choice) -> Choice:
     """Return the cells of ``FOLDER[:method/source/K][:name=value,…]``, of its series written last.
 
-    What is chosen already is returned as it is.
-
     Raises
     ------
     NoResultsError
@@ -696,12 +695,6 @@ def chosen_rows(choice: str | Choice) -> Choice:
             wanted |= path_fields(part)
     series = only_series(root, read_results(root), suite=wanted.pop("suite", None))
     return choose(root, series, wanted, where=choice)
-
-
-def path_fields(path: str) -> dict[str, str]:
-    """Return the fields that ``method/source/K`` gives; an empty part leaves its field open."""
-    words = zip(("method", "source", "n_pairs"), path.split("/", 2), strict=False)
-    return {name: word for name, word in words if word}
 
 
 def compare_choices(

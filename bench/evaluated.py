@@ -10,13 +10,12 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import in_order, method_title, only_series, whole_heads
+from bench.cells import in_order, method_title, only_series, path_fields, whole_heads
 from bench.comparisons import (
     PRIMARY_METRICS,
     choose,
     compare,
     compare_choices,
-    path_fields,
 )
 from bench.errors import NoResultsError
 from bench.report.figures import Positions, draw_pairs
