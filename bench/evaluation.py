@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -470,16 +471,11 @@ def _entry(thing: Any, name: str = "") -> tuple[str, dict[str, Any]]:
     if isinstance(thing, str):
         return thing, {}
     if isinstance(thing, FitConfig):
-        settings = ((leaf, thing) for leaf in LEAVES if leaf.is_setting)
-        values = {leaf.name: _setting(leaf.path[1:], config) for leaf, config in settings}
-        return thing.method, {n: v for n, v in values.items() if v != _LEAF[n].default}
+        settings = [leaf for leaf in LEAVES if leaf.is_setting]
+        values = [attrgetter(".".join(leaf.path[1:]))(thing) for leaf in settings]
+        both = zip(settings, values, strict=True)
+        return thing.method, {leaf.name: value for leaf, value in both if value != leaf.default}
     return _registered(thing, name), {}
-
-
-def _setting(path: Sequence[str], config: Any) -> Any:
-    for name in path:
-        config = getattr(config, name)
-    return config
 
 
 def _registered(thing: Any, name: str = "") -> str:

@@ -73,6 +73,7 @@ def test_it_leads_from_an_address_to_a_verdict(
     }  # fmt: skip
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own puts plots into the cells
     notebook = run_notebook(tmp_path, OF_SMOKE)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     said = "".join(output.get("text", "") for output in outputs)
