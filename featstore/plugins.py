@@ -126,7 +126,11 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
 
     def put(self, name: str, thing: Thing, origin: str, *, found_anywhere: bool = False) -> None:
         """Hold a thing that a registry of this kind, perhaps in another process, has accepted."""
-        self._names()[name] = _Given(thing, origin, found_anywhere)
+        names = self._names()
+        before = names.get(name)
+        # The entry point of a module that registers what it declares.
+        declared = isinstance(before, _Given) and before.found_anywhere and before.origin == origin
+        names[name] = _Given(thing, origin, found_anywhere or declared)
 
     def origin(self, name: str) -> str:
         """Return where a thing is from: "" for Headstock's own, or "package 1.2", or a file."""
@@ -181,12 +185,11 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
                     f"{self._called(name)} cannot be imported ({err!r}): entry point "
                     f"{given.entry.value} of {given.origin}. Repair or remove that package."
                 ) from err
-            # Its module may have registered it meanwhile, with more that is known of it.
-            own = self._things[name]
-            accepted = self._accepted(name, made, given.origin, {}) if own is given else own.thing
-            given.thing, given.entry, self._things[name] = accepted, None, given
-        found: Thing = given.thing
-        return found
+            if self._things[name] is not given:  # its module has registered it, with what it says
+                return self[name]
+            given.thing, given.entry = self._accepted(name, made, given.origin, {}), None
+        accepted: Thing = given.thing
+        return accepted
 
     def __setitem__(self, name: str, thing: Thing) -> None:
         self._names()[name] = thing
@@ -270,7 +273,7 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
     def _accepted(self, name: str, thing: Any, origin: str, about: Mapping[str, Any]) -> Any:
         try:
             return thing if self._accept is None else self._accept(name, thing, **about)
-        except (TypeError, ValueError) as err:
+        except Exception as err:  # what anyone's function raises, too
             raise PluginError(f"{self._called(name)} of {origin} cannot be used: {err}") from err
 
 
@@ -360,10 +363,10 @@ def use_plugins(places: Iterable[str | Path]) -> None:
     PluginError
         If one cannot be loaded.
     """
-    known = [place for place in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if place]
+    given = [*filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)), *map(str, places)]
     # A worker may have another working directory.
-    given = [str(Path(place).resolve()) if _is_file(place) else str(place) for place in places]
-    os.environ[ENVIRONMENT] = os.pathsep.join(dict.fromkeys([*known, *given]))
+    whole = (str(Path(place).resolve()) if _is_file(place) else place for place in given)
+    os.environ[ENVIRONMENT] = os.pathsep.join(dict.fromkeys(whole))
     load_plugins()
 
 
@@ -393,8 +396,8 @@ def load_plugins() -> None:
                 _loading.pop()
 
 
-def _is_file(place: str | Path) -> bool:
-    return str(place).endswith(".py") or os.sep in str(place)
+def _is_file(place: str) -> bool:
+    return place.endswith(".py") or os.sep in place
 
 
 def _load_file(file: Path) -> None:
