@@ -17,6 +17,7 @@ from polars.testing import assert_frame_equal
 
 import bench.code as code
 from bench import read_results, run_all
+from bench.cells import only_series, series_table
 from bench.errors import ProtocolError
 from featstore.errors import EngineError, PluginError
 from featstore.plugins import register
@@ -125,6 +126,13 @@ def test_a_changed_method_of_ones_own_is_run_again(own, runs, smoke_store, tmp_p
     assert run_all([changed], smoke_store, root).new == 1
     rows = read_results(root).filter(pl.col("metric") == "MRR")
     assert rows["value"].n_unique() == 2
+    # Beside ours the last version stands; the one before is a series of its own.
+    ours = first(runs)
+    assert run_all([ours], smoke_store, root).new == 1
+    shown = only_series(root, read_results(root))
+    assert set(shown["run_id"]) == {changed.run_id, ours.run_id}
+    assert set(shown["code"]) == {changed.code, ours.code}
+    assert series_table(root, read_results(root))["n_runs"].to_list() == [2, 1]
     # What the package brings keeps its ids, whatever else is registered.
     assert first(runs).code == code.code_digest()
     assert first(runs) in runs

@@ -203,7 +203,7 @@ def test_the_options_of_a_task_of_ones_own(plugin, capsys):
     with pytest.raises(ProtocolError, match=r"'least'.*at least 0"):
         parse_options("margin", ["least=-1"])
     with pytest.raises(ProtocolError, match="Did you mean 'least'"):
-        parse_options("margin", ["leats=1"])
+        parse_options("margin", ["leastt=1"])
 
 
 def corpus_of(store: Path):
