@@ -585,7 +585,7 @@ class TaskContract(Contract):
         values, shuffled = self._values(), self._values(seed=1)
         expect(bool(values), "Expected at least one metric; got none.")
         lost = [name for name, value in values.items() if not np.isfinite(value)]
-        expect(not lost, f"Expected finite values; {', '.join(lost)} is none.")
+        expect(not lost, f"Expected finite values; {', '.join(lost)} is not.")
         shown = [f"{name} {value:.3g} (names shuffled: {shuffled[name]:.3g})"
                  for name, value in [*values.items()][:3]]  # fmt: skip
         return ", ".join(shown)
@@ -616,7 +616,7 @@ class TaskContract(Contract):
         moved = [f"{name} from {value:.4g} to {values.get(name, np.nan):.4g}"
                  for name, value in expected.items()
                  if not np.isclose(values.get(name, np.nan), value, atol=TOLERANCE)]  # fmt: skip
-        expect(not moved, f"Expected equal values in another order; {', '.join(moved)} goes. Join "
+        expect(not moved, f"Expected equal values in another order; got {', '.join(moved)}. Join "
                "rows by id, parent and class, never by position.")  # fmt: skip
         return ""
 
@@ -666,10 +666,14 @@ def contract_of(
     if rest and not (kind == "encoder" and family in registry):
         made = defined(family, rest.pop(0))
         # What the file itself registers has what is said of it there.
-        known = (name for name, thing in registry.items()
-                 if thing is made or made in getattr(thing, "__dict__", {}).values())  # fmt: skip
-        family = next(known, made.name if isinstance(made, Path) else CHECKED)
-        if family not in registry:
+        known = (
+            name
+            for name, thing in registry.items()
+            if any(made is own for own in (thing, *getattr(thing, "__dict__", {}).values()))
+        )
+        family = next(known, "")
+        if not family:
+            family = made.name if isinstance(made, Path) else CHECKED
             registry.add(family, made, origin=what)
         rest = rest or ["model"]
     lookup(registry, family, what=kind, error=PluginError)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -76,10 +77,13 @@ def main() -> int:
         (root / "package").mkdir()
         (root / "work").mkdir()
         write_files(root / "package")
+        # Built from a copy: what a build leaves behind would be in the next wheel.
+        left = shutil.ignore_patterns(".*", "build", "docs", "tests", "*.egg-info", "__pycache__")
+        shutil.copytree(ROOT, root / "headstock", ignore=left)
         venv.create(root / "venv", with_pip=True)
         programs = root / "venv" / ("Scripts" if os.name == "nt" else "bin")
         pip = (programs / "python", "-m", "pip", "--disable-pip-version-check", "-q")
-        for source in (ROOT, root / "package"):
+        for source in (root / "headstock", root / "package"):
             run(*pip, "wheel", "--no-deps", "-w", root / "wheels", source, cwd=root)
         wheels = [str(wheel) for wheel in (root / "wheels").glob("*.whl")]
         run(*pip, "install", "pillow", *wheels, cwd=root)

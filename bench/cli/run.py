@@ -536,10 +536,9 @@ def check_command(
 ) -> int:
     """Check whether WHAT of a KIND keeps what others rely on; exit 1 if it does not.
 
-    WHAT is a name (of an encoder FAMILY:MODEL), module:Object or file.py:Object (of an encoder
-    with :MODEL behind). The rows are
-    planted, and no store is read. A line a check: ✓ it is kept; ✗ what was expected, what was
-    found and what to do. docs/extend.md says how each kind is written.
+    WHAT is a name (of an encoder FAMILY:MODEL), module:Object or file.py:Object (of an encoder with
+    :MODEL behind). The rows are planted, and no store is read. A line a check: ✓ it is kept; ✗ what
+    was expected, what was found and what to do. docs/extend.md says how each kind is written.
     """
     from bench.contracts import contract_of
 
