@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fitters.methods import METHODS
     from fitters.pairs import Pairs
     from fitters.saved import read_alignment, save_alignment
+    from fitters.select.ranking import scoring
     from fitters.settings import FitConfig
 
     __version__: str
@@ -56,6 +57,7 @@ _HOME = {
     "register": "featstore.plugins",
     "read_alignment": "fitters.saved",
     "save_alignment": "fitters.saved",
+    "scoring": "fitters.select.ranking",
     "write": "featstore.arrays",
 }
 
@@ -78,6 +80,7 @@ __all__ = [
     "read_alignment",
     "register",
     "save_alignment",
+    "scoring",
     "write",
 ]
 
