@@ -17,13 +17,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from bench.code import OWN_CODE
 from bench.errors import NoResultsError
-from bench.metrics.summary import CLASS_METRICS
-from bench.metrics.summary import METRICS as METRICS_BY_RANK
+from bench.metrics.summary import CLASS_METRICS, METRICS, OWN_METRICS, Metric
 from bench.options import TASKS
 from bench.protocol import FRESH_SPLITS
 from bench.results import SUMMED, files_of, read_sums, run_path, summed_as
-from bench.runs import FIT_SETTINGS, IDENTITY, OWN_CODE
+from bench.runs import FIT_SETTINGS, IDENTITY
 from bench.statistics import DrawSums
 from featstore.errors import unknown_name
 from featstore.identity import SHORT, canonical_json, sha256_hex
@@ -372,7 +372,12 @@ def own_metrics(results: pl.DataFrame) -> list[str]:
     own = results.filter(~pl.col("task").is_in(list(TASKS.built_in)))
     for task in set(own["task"]):
         TASKS.get(task)  # declares what is known of its metrics
-    return sorted(set(own["metric"]) - METRICS_BY_RANK.keys() - CLASS_METRICS.keys())
+    return sorted(set(own["metric"]) - METRICS.keys() - CLASS_METRICS.keys())
+
+
+def metric_texts(results: pl.DataFrame) -> dict[str, str]:
+    """Return what each metric is, in one line: of ranks, and of tasks that are not Headstock's."""
+    return METRICS | {m: OWN_METRICS.get(m, Metric()).text for m in own_metrics(results)}
 
 
 def chance_and_gallery(block: pl.DataFrame) -> dict[str, tuple[float, float]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import sys
 import weakref
 from collections.abc import Iterable, Iterator
@@ -88,6 +89,21 @@ def own_code(
         for kind, name, registry in _outside(method, learner, task)
     ]
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:16] if digests else ""
+
+
+#: The digests of what is not Headstock's own, in the field `code` of a run.
+OWN_CODE = r"[+.].*"
+
+
+def whole_code(code: str, method: str, learner: str | None, task: str) -> str:
+    """Return the field `code` of a run.
+
+    Of a method or a learner that was registered from outside, "+" and the digest of its own
+    (`own_code`) follow the digest of Headstock, and of a task "." and its own.
+    """
+    of_fit, of_task = own_code(method, learner), own_code(task=task)
+    ours = re.sub(OWN_CODE, "", code)
+    return ours + (f"+{of_fit}" if of_fit else "") + (f".{of_task}" if of_task else "")
 
 
 def _outside(*names: str | None) -> Iterator[tuple[str, str, Registry[Any]]]:

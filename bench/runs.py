@@ -12,7 +12,6 @@ fields.
 
 from __future__ import annotations
 
-import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
@@ -21,7 +20,7 @@ from operator import attrgetter
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from bench.code import code_digest, origin_of, own_code
+from bench.code import code_digest, origin_of, whole_code
 from bench.errors import ProtocolError
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import (
@@ -57,9 +56,6 @@ CLASS_MEANS = "class-means"
 #: The method that fits nothing.
 IDENTITY = "identity"
 _NOTHING = FitConfig(IDENTITY)
-
-#: The digests of what is not Headstock's own, in the field `code` of a run.
-OWN_CODE = r"[+.].*"
 
 #: Fields that change no result.
 _NO_RESULT = ("checkpoint", "on_epoch")
@@ -278,8 +274,8 @@ class Protocol:
             (
                 bool(self.pairs_per_class) and self.n_pairs != 0,
                 (
-                    "Real pairs are counted by n_pairs or by pairs_per_class, not both; got "
-                    f"{self.n_pairs} and {self.pairs_per_class}."
+                    "Real pairs are counted by n_pairs or by pairs_per_class, not both; "
+                    f"got {self.n_pairs} and {self.pairs_per_class}."
                 ),
             ),
             (
@@ -340,17 +336,14 @@ class Run:
     data : Data
     protocol : Protocol
     fit : FitConfig
-        The method and its settings; `IDENTITY` leaves the embeddings as they are, for an image and
-        a text tower of one model.
+        The method and its settings; `IDENTITY` leaves embeddings as they are, of a model's towers.
     options : Options, optional
         Of the task; None for the defaults.
     seed : int
         Draws the split, the subset, the shots and the control.
     metric_version, protocol_version : int
     code : str
-        Digest of the sources that make a result; see `bench.code`. Of a method or a learner that
-        was registered from outside, "+" and the digest of its own follow, and of a task "." and
-        its digest.
+        Digest of the sources that make a result; see `bench.code.whole_code`.
     """
 
     suite: str
@@ -369,12 +362,8 @@ class Run:
             raise ProtocolError(unknown_name("task", self.task, TASKS))
         options = checked_options(self.task, self.options)
         object.__setattr__(self, "options", None if options == type(options)() else options)
-        code = re.sub(OWN_CODE, "", self.code)
-        for mark, own in (
-            ("+", own_code(self.fit.method, self.learner)), (".", own_code(task=self.task)),
-        ):  # fmt: skip
-            code += f"{mark}{own}" if own else ""
-        object.__setattr__(self, "code", code)
+        whole = whole_code(self.code, self.fit.method, self.learner, self.task)
+        object.__setattr__(self, "code", whole)
         self._check_fit()
         self._check_texts()
         self._check_task(options)
@@ -578,7 +567,7 @@ class Run:
 
     @property
     def origin(self) -> str:
-        """The packages or files that method, learner and task are from; "" for Headstock's own."""
+        """Where method, learner and task are from; see `bench.code.origin_of`."""
         return origin_of(self.fit.method, self.learner, self.task)
 
     @property
@@ -603,8 +592,7 @@ class Run:
 
     def _fit_key_without(self, *names: str) -> str:
         facts = self._facts("task", "options", "relevance", "metric_version", *names)
-        # Tasks of one's own share a fit with others.
-        facts["code"] = facts["code"].partition(".")[0]
+        facts["code"] = facts["code"].partition(".")[0]  # without the task's own
         return sha256_hex(canonical_json({"fit": facts}))
 
     def _facts(self, *left_out: str) -> dict[str, Any]:

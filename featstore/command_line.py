@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -91,7 +92,8 @@ class CommandGroup(click.Group):
             module, attribute = self.lazy[cmd_name].split(":")
             command = getattr(import_module(module), attribute)
         if not isinstance(command, click.Group | None) and plugin_option not in command.params:
-            command.params.append(plugin_option)
+            command = copy(command)
+            command.params = [*command.params, plugin_option]
         if command is not None and command.epilog and not command.epilog.startswith("\b"):
             command.epilog = f"\b\n{command.epilog}"  # an example that is wrapped cannot be pasted
         return command

@@ -124,7 +124,11 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
 
     def put(self, name: str, thing: Thing, origin: str, *, found_anywhere: bool = False) -> None:
         """Hold a thing that a registry of this kind, perhaps in another process, has accepted."""
-        self._names()[name] = _Given(thing, origin, found_anywhere)
+        names = self._names()
+        before = names.get(name)
+        # The entry point of a module that registers what it declares.
+        declared = isinstance(before, _Given) and before.found_anywhere and before.origin == origin
+        names[name] = _Given(thing, origin, found_anywhere or declared)
 
     def origin(self, name: str) -> str:
         """Return where a thing is from: "" for Headstock's own, or "package 1.2", or a file."""
@@ -183,6 +187,8 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
                     f"{self._called(name)} cannot be imported ({err!r}): entry point "
                     f"{given.entry.value} of {given.origin}. Repair or remove that package."
                 ) from err
+            if self._things[name] is not given:  # its module has registered it, with what it says
+                return self[name]
             given.thing, given.entry = self._accepted(name, made, given.origin, {}), None
         accepted: Thing = given.thing
         return accepted
@@ -229,15 +235,14 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
 
     def _names(self) -> dict[str, Any]:
         """Return what there is, after the entry points and plugins were asked for once."""
-        if not self._complete:
-            with self._lock:
-                if not self._complete:
-                    self._complete = True
-                    declared = _entry_points().select(group=self.group)
-                    # Whatever order the installed packages are in.
-                    for entry in sorted(declared, key=lambda one: (one.name, one.value)):
-                        self._declare(entry)
-                    load_plugins()
+        with self._lock:
+            if not self._complete:
+                self._complete = True
+                declared = _entry_points().select(group=self.group)
+                # Whatever order the installed packages are in.
+                for entry in sorted(declared, key=lambda one: (one.name, one.value)):
+                    self._declare(entry)
+                load_plugins()
         return self._things
 
     def _declare(self, entry: metadata.EntryPoint) -> None:
@@ -274,7 +279,7 @@ class Registry(MutableMapping[str, Thing], Generic[Thing]):
     def _accepted(self, name: str, thing: Any, origin: str, about: Mapping[str, Any]) -> Any:
         try:
             return thing if self._accept is None else self._accept(name, thing, **about)
-        except (TypeError, ValueError) as err:
+        except Exception as err:  # what anyone's function raises, too
             raise PluginError(f"{self._called(name)} of {origin} cannot be used: {err}") from err
 
 
@@ -292,6 +297,7 @@ def first_line(made: Any) -> str:
     return (getdoc(made) or "").partition("\n")[0]
 
 
+@cache
 def registry_of(kind: str) -> Registry[Any]:
     """Return the registry of a kind.
 
@@ -343,7 +349,7 @@ def register(kind: str, name: str, thing: Any = None, **about: Any) -> Any:
     ...     return np.eye(x.shape[1], r), np.eye(y.shape[1], r)
     """
     origin = _origin(sys._getframe(1).f_globals)
-    found_anywhere = _loading.place is not None
+    found_anywhere = bool(_loading)
 
     def add(given: Any) -> Any:
         registry_of(kind).add(
@@ -354,12 +360,9 @@ def register(kind: str, name: str, thing: Any = None, **about: Any) -> Any:
     return add if thing is None else add(thing)
 
 
-class _Loading(threading.local):
-    place: str | None = None
-
-
-_loading = _Loading()
+#: What was loaded, and what is being loaded.
 _loaded: set[str] = set()
+_loading: list[str] = []
 
 
 def use_plugins(places: Iterable[str | Path]) -> None:
@@ -375,10 +378,10 @@ def use_plugins(places: Iterable[str | Path]) -> None:
     PluginError
         If one cannot be loaded.
     """
-    known = [place for place in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if place]
+    given = [*filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)), *map(str, places)]
     # A worker may have another working directory.
-    given = [str(Path(place).resolve()) if _is_file(place) else str(place) for place in places]
-    os.environ[ENVIRONMENT] = os.pathsep.join(dict.fromkeys([*known, *given]))
+    whole = (str(Path(place).resolve()) if _is_file(place) else place for place in given)
+    os.environ[ENVIRONMENT] = os.pathsep.join(dict.fromkeys(whole))
     load_plugins()
 
 
@@ -393,7 +396,7 @@ def load_plugins() -> None:
     for place in os.environ.get(ENVIRONMENT, "").split(os.pathsep):
         if place and place not in _loaded:
             _loaded.add(place)
-            before, _loading.place = _loading.place, place
+            _loading.append(place)
             try:
                 _load_file(Path(place)) if _is_file(place) else import_module(place)
             except Exception as err:  # the module is anyone's, and so is what it raises
@@ -405,11 +408,11 @@ def load_plugins() -> None:
                     f"--plugin (or {ENVIRONMENT})."
                 ) from err
             finally:
-                _loading.place = before
+                _loading.pop()
 
 
-def _is_file(place: str | Path) -> bool:
-    return str(place).endswith(".py") or os.sep in str(place)
+def _is_file(place: str) -> bool:
+    return place.endswith(".py") or os.sep in place
 
 
 def _load_file(file: Path) -> None:

@@ -17,12 +17,11 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import method_title, only_series, own_metrics, whole_heads
+from bench.cells import method_title, metric_texts, only_series, whole_heads
 from bench.comparisons import compare
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
-from bench.metrics.summary import METRICS, OWN_METRICS
 from bench.report.figures import figures_of, gain_figure, mixing_figure, pairs_figure
 from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words, shown_text
 from bench.report.grids import choice_rows, gain_rows, grids
@@ -342,7 +341,7 @@ def build_page(
     """
     published = published_table(rows) if rows["suite"][0] == "paper" else None
     rows, others = filter_to_one_choice(rows, images)
-    table, own = result_table(rows), own_metrics(rows)
+    table = result_table(rows)
     comparisons = compare(root, rows)
     found = verdict(comparisons, table)
     figures: dict[str, Figure] = {}
@@ -392,7 +391,7 @@ def build_page(
         "lines": result_lines(table),
         "choices": choices,
         "chosen": [name for name in CHOSEN if any(row[f"{name}_chosen"] for row in choices)],
-        "metrics": METRICS | {name: OWN_METRICS[name].text for name in own if name in OWN_METRICS},
+        "metrics": metric_texts(rows),
         "sets": _sets(first),
         "facts": _facts(rows, first),
         "sessions": read_sessions(root),

@@ -300,26 +300,10 @@ def outcomes_of(task: str, found: Any, corpus: Corpus) -> list[Outcome]:
             "A task returns a mapping of metrics to a number, or to an array with a value for "
             f"every image, or Outcomes; got {type(found).__name__}."
         )
-    check_own_metrics(found)
-    n, values = len(corpus.images), {name: np.asarray(found[name], float) for name in sorted(found)}
-    for name, value in values.items():
-        share = OWN_METRICS.get(name, Metric()).percent
-        if value.shape not in ((), (n,)) or not np.isfinite(value).all():
-            raise ProtocolError(
-                f"Metric {name!r} has shape {value.shape}; it is a finite number, or {n:,} finite "
-                "numbers, one an image."
-            )
-        if share and value.size and not (value.min() >= 0 and value.max() <= 1):
-            raise ProtocolError(
-                f"Metric {name!r} lies between {value.min():.4g} and {value.max():.4g}. A share "
-                "lies between 0 and 1: declare what is none with Metric(percent=False)."
-            )
+    n, values = len(corpus.images), _checked_values(found, len(corpus.images))
+    declared = {name: OWN_METRICS.get(name, Metric()).chance for name in values}
+    chance = {name: level for name, level in declared.items() if level is not None}
     alone = {name: float(value) for name, value in values.items() if value.ndim == 0}
-    chance = {
-        name: one.chance
-        for name, one in OWN_METRICS.items()
-        if name in values and one.chance is not None
-    }
     made = [Outcome(f"{task} as a whole", alone, chance, n, 0)] if alone else []
     each = {name: value for name, value in values.items() if value.ndim}
     if each:
@@ -333,6 +317,25 @@ def outcomes_of(task: str, found: Any, corpus: Corpus) -> list[Outcome]:
         means = {name: float(value.mean()) for name, value in each.items()}
         made.append(Outcome(task, means, chance, n, 0, queries))
     return made
+
+
+def _checked_values(found: Mapping[str, Any], n: int) -> dict[str, NDArray[np.float64]]:
+    """Return the values of every metric as an array, by name, or raise what is wrong with them."""
+    check_own_metrics(found)
+    values = {name: np.asarray(found[name], np.float64) for name in sorted(found)}
+    for name, value in values.items():
+        if value.shape not in ((), (n,)) or not np.isfinite(value).all():
+            raise ProtocolError(
+                f"Metric {name!r} has shape {value.shape}; it is a finite number, or {n:,} finite "
+                "numbers, one an image."
+            )
+        share = OWN_METRICS.get(name, Metric()).percent
+        if share and not np.all((value >= 0) & (value <= 1)):
+            raise ProtocolError(
+                f"Metric {name!r} lies between {value.min():.4g} and {value.max():.4g}. A share "
+                "lies between 0 and 1: declare what is none with Metric(percent=False)."
+            )
+    return values
 
 
 def project_images(alignment: Aligned, images: Items) -> Any:

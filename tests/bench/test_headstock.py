@@ -45,7 +45,7 @@ def test_every_command_of_the_three_has_its_place(program, group):
         first = " ".join(path.split()[:2])
         found = HERE[path.replace(first, PLACES[first])]
         assert found.callback is original.callback
-        assert found.params is original.params
+        assert found.params == original.params
 
 
 def test_nothing_else_is_here_but_the_demo():
