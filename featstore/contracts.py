@@ -134,7 +134,7 @@ def _quiet() -> Iterator[None]:
 #: Where the packages lie that are not a stranger's.
 _OURS = tuple(
     f"{Path(__file__).parents[1] / package}{os.sep}"
-    for package in ("bench", "data_manifests", "featstore", "fitters")
+    for package in ("bench", "data_manifests", "featstore", "fitters", "headstock")
 )
 
 

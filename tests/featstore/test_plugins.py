@@ -84,6 +84,7 @@ def test_a_package_may_declare_what_its_module_registers(site, no_plugins, monke
     )
     entries = site / "strange_things-1.2.dist-info" / "entry_points.txt"
     entries.write_text("[headstock.tasks]\ntwice = strange_task:twice\n")
+    plugins._entry_points.cache_clear()
     monkeypatch.setattr(tasks, "_complete", False)
     assert tasks.origin("twice") == "strange-things 1.2"
     plugins.distributions.cache_clear()
