@@ -251,6 +251,11 @@ def evaluate(
     >>> "random vectors would not have done as well" in results.verdict
     True
     """
+    if not isinstance(data, Pairs | FeatureStore | str | Path):
+        raise ProtocolError(
+            "What is scored is a store (open, its folder or address) or Pairs(images, texts, "
+            f"groups), not {type(data).__name__}: images alone have no texts to be compared with."
+        )
     if not isinstance(data, Pairs) and not (prototypes is None and bias is None):
         raise ProtocolError(
             "A store has its own prototypes: name head and head_names, or pass Pairs as data."

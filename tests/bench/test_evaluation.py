@@ -376,6 +376,8 @@ def test_arrays_that_cannot_be_scored_are_refused(rng):
     weighted = Pairs(pairs.x, pairs.y, weight=np.ones(pairs.n))
     with pytest.raises(ProtocolError, match="Leave weight and asked out"):
         evaluate("ridge", weighted, prototypes=head)
+    with pytest.raises(ProtocolError, match=r"Pairs\(images, texts, groups\), not ndarray"):
+        evaluate("ridge", pairs.x)
     with pytest.raises(ProtocolError, match="12 and 6 columns, prototypes of 12 and 5"):
         evaluate("ridge", pairs, prototypes=Pairs(head.x, head.y[:, :5]))
 
