@@ -10,8 +10,8 @@ command goes on where it was. With the presets' own epochs all of it takes hours
 
 The second command asks what a head gains the paper's MLP beside real pairs, and what rows of its
 covariance do: none, head and random-cov, each with 64 and 256 pairs on five held-out splits, every
-split with pairs and control rows of its own. About 100 minutes; runs that its results folder holds
-are not made again.
+split with pairs and control rows of its own. About 100 minutes on two processes with bfloat16; runs
+that its results folder holds are not made again.
 """
 
 from __future__ import annotations
