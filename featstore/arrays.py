@@ -106,6 +106,13 @@ def write(
     StoreWriteError
         If the store is remote or cannot be written. What a failed write of many blocks leaves is
         no set, and the next write of it begins anew.
+
+    Examples
+    --------
+    >>> rows, names = np.eye(3, dtype=np.float32), ["tench", "goldfish", "shark"]
+    >>> made = write("arrays", dataset="fish", kind="image", encoder="a:v1", rows=rows, ids=names)
+    >>> made["shark"]
+    array([0., 0., 1.], dtype=float32)
     """
     if kind not in KINDS:
         raise ManifestError(unknown_name("kind", kind, KINDS))

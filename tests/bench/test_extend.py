@@ -43,7 +43,7 @@ def test_every_file_is_short_and_of_one_kind():
     assert len(found) == 7
     for name, text in found.items():
         assert len(text.splitlines()) <= 60, name
-        assert text.count("@register(") == (name != "pyproject.toml"), name
+        assert text.count("@hs.register(") == (name != "pyproject.toml"), name
 
 
 def test_a_method_of_a_file_is_scored_beside_its_controls(typed, tmp_path):

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from data_manifests.registry import BUILDERS, Builder
 from featstore.cli.manifests import manifests
-from featstore.datasets import build_dataset, check_dataset
+from featstore.datasets import DATASETS, build_dataset, check_dataset
 from featstore.errors import ManifestError
 from featstore.manifest.io import read_manifest
 from tests.data_manifests import miniatures
@@ -31,7 +31,7 @@ def whole(monkeypatch, tmp_path):
     text = (BUILDERS["food101"].folder / "dataset.toml").read_text()
     counts = text.replace("101\nimage", "2\nimage").replace("75750", "3").replace("25250", "3")
     (folder / "dataset.toml").write_text(counts.replace("train = 750, test = 250", ""))
-    monkeypatch.setitem(BUILDERS, "food101", Builder(folder))
+    monkeypatch.setitem(DATASETS, "food101", Builder(folder))
     return miniatures.food101(tmp_path / "data")
 
 

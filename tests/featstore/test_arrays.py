@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -323,24 +321,3 @@ def _in_memory(root: Path) -> Any:
         items={"class_id": ["x", "y"], "text": ["X", "Y"]},
     )  # fmt: skip
     return names.class_texts(["name"], ["none"])
-
-
-DOCUMENT = Path(__file__).parents[2] / "docs" / "python.md"
-
-
-def test_the_section_of_the_document_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its Python in order; a block that needs DuckDB, marked ``py``, where that is installed."""
-    datasets = pytest.importorskip("datasets")
-    datasets.disable_progress_bars()
-    monkeypatch.chdir(tmp_path)
-    _, _, section = DOCUMENT.read_text("utf-8").partition("## Stores from arrays, and rows out")
-    blocks = re.findall(r"```(python|py)\n(.*?)```", re.split(r"\n## ", section)[0], re.DOTALL)
-    names: dict[str, Any] = {}
-    for kind, block in blocks:
-        if kind == "python" or importlib.util.find_spec("duckdb"):
-            exec(compile(block, DOCUMENT.name, "exec"), names)
-    assert len(blocks) == 8
-    assert len(open_store("other")["birds/image/mine.vision"]) == 500
-    assert "birds/class_name/mine.language" in capsys.readouterr().out

@@ -73,7 +73,7 @@ def test_fit_ls_show(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_the_metric_of_a_choice_is_an_option(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for method in ("ridge", "pls"):
+    for method in ("ridge-x2y", "pls"):
         more = ("--y", Y, "--n-pairs", "12", "--validation", "top-5", "--json")
         assert _fit(store, tmp_path / method, *more, method=method) == 0
         choice = json.loads(capsys.readouterr().out)["choice"]

@@ -363,7 +363,7 @@ def test_in_float32_the_scores_of_a_control_are_those_of_float64(rng, monkeypatc
     roomy = surface(head, "float32")
     small = Kept(3 * 150 * 150 * 4, lambda operator: operator.nbytes)
     monkeypatch.setattr("fitters.select.kernel._OPERATORS", small)
-    monkeypatch.setattr("fitters.select.kernel._SURFACES", Kept(0, lambda surface: 1))
+    monkeypatch.setattr("fitters.select.kernel.SURFACES", Kept(0, lambda surface: 1))
     for _ in range(2):
         again = surface(head, "float32")
         assert again is not roomy

@@ -195,7 +195,7 @@ HOSTILE = {
     ),
     "wrong columns": (
         lambda p: rewrite_arrays(p, lambda a: {**a, "coef_": a["coef_"][:, :5].copy()}),
-        r"'mean_x_' has shape \(24,\), expected \(p\) with",
+        r"'coef_' has shape \(12, 5\), expected \(q, p\) with q = 12, p = 24",
     ),
     "wrong dimensions": (
         lambda p: rewrite_arrays(p, lambda a: {**a, "coef_": a["coef_"].ravel()}),

