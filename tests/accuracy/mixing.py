@@ -93,7 +93,8 @@ def ridge_mixing(bench: Bench) -> Iterator[str]:
     yield from ("## Ridge with K real pairs: averaged, or chosen", "")
     yield (
         "Ridge averages over the noise of real pairs as kernel ridge does, with the penalty of the "
-        "head, at half the cost of a choice. The rule before chose penalty and mixing weight together by folds of the pairs. "
+        "head, at half the cost of a choice. The rule before chose penalty and mixing weight "
+        "together by folds of the pairs. "
         "Both are compared on training pairs that neither saw: six splits, four outer folds of the "
         "K pairs, mean reciprocal rank of an image's text among those of its fold; ± is the "
         "standard error over the splits. No scored image takes part."
