@@ -36,7 +36,7 @@ NAMED = {
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_examples_of_a_public_name_run(name, tmp_path, monkeypatch):
+def test_examples_of_a_public_name_run(name, tmp_path, monkeypatch, no_plugins):
     monkeypatch.chdir(tmp_path)
     text = inspect.cleandoc(NAMED[name].__doc__)
     parser = doctest.DocTestParser()

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.durable import (
+    STAGED,
     fsync_directory,
     make_folders,
     seal,
@@ -406,6 +407,10 @@ def _copy_files(folder: Path) -> None:
     """Replace every staged file by a copy that no earlier writer has open, and that is ours."""
     for path in sorted(folder.iterdir()):
         if path.name == _CLAIM or not stat.S_ISREG(path.lstat().st_mode):
+            continue
+        if path.name.endswith(STAGED):
+            # Begun by a writer that ended: of another user it may not even be readable.
+            delete(path)
             continue
         copy = path.with_name(f"{path.name}.{secrets.token_hex(4)}.staged")
         with open_regular(path) as source:

@@ -191,7 +191,8 @@ def test_ls_lists_aligners_and_learners_with_their_packages(
     rows = json.loads(capsys.readouterr().out)
     found = {(row["kind"], row["name"]): row for row in rows}
     assert len(found) == len(rows) == len(METHODS) + len(LEARNERS) + len(PROMPT_LEARNERS)
-    assert {row["package"] for row in rows} == {"fitters", "mypackage 1.2", "this process"}
+    # Whatever else this process has run may have registered more.
+    assert {row["package"] for row in rows} >= {"fitters", "mypackage 1.2", "this process"}
     assert found["aligner", "mine"]["package"] == "mypackage 1.2"
     assert found["learner", "third"]["text"] == first_line(Fraction)
     for name in ("gda", "ape", "proker", "rehark", "ranpac"):
