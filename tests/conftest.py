@@ -22,6 +22,29 @@ if WORKERS > 1:
         os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // WORKERS)))
 
 
+@pytest.fixture(autouse=True)
+def _registers_nothing_that_stays() -> Iterator[None]:
+    """Fail a test that leaves its own method to those after it, in whatever order they run."""
+    before = _registered()
+    yield
+    left = sorted(_registered() - before)
+    assert not left, f"registered and not forgotten (see the fixture no_plugins): {left}"
+
+
+def _registered() -> set[str]:
+    """Return what the registries loaded so far hold beside Headstock's own."""
+    plugins = sys.modules.get("featstore.plugins")
+    found = set()
+    for where in plugins.KINDS.values() if plugins else ():
+        module, _, name = where.partition(":")
+        registry = getattr(sys.modules.get(module), name, None)
+        if registry is not None:
+            found |= {
+                f"{registry.kind} {name}" for name in {*registry._things} - {*registry.built_in}
+            }
+    return found
+
+
 @pytest.fixture
 def no_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget what a test registers and loads."""

@@ -350,6 +350,7 @@ def test_python_in_documents_compiles_and_its_imports_exist(document: Path) -> N
                 exec(ast.unparse(node), {})
 
 
+@pytest.mark.usefixtures("no_plugins")
 def test_python_in_its_own_document_runs_and_prints_what_stands_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

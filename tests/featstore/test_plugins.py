@@ -75,7 +75,7 @@ def test_a_package_is_known_by_name_and_imported_when_it_is_used(site, caplog):
     assert not registry.travels("ours")
 
 
-def test_a_package_may_declare_what_its_module_registers(site, no_plugins, monkeypatch):
+def test_a_package_may_declare_what_its_module_registers(no_plugins, site, monkeypatch):
     tasks = registry_of("task")
     (site / "strange_task.py").write_text(
         "from bench.metrics import Metric\nfrom featstore.plugins import register\n"
