@@ -538,7 +538,8 @@ def check_command(
 
     WHAT is a name (of an encoder FAMILY:MODEL), module:Object or file.py:Object (of an encoder with
     :MODEL behind). The rows are planted, and no store is read. A line a check: ✓ it is kept; ✗ what
-    was expected, what was found and what to do. docs/extend.md says how each kind is written.
+    was expected, what was found and what to do; – it does not apply. docs/extend.md says how each
+    kind is written.
     """
     from bench.contracts import contract_of
 
@@ -550,7 +551,10 @@ def check_command(
         found.append(one)
         if not as_json:
             text = one.text or one.promise.partition("\n")[0]
-            click.echo(f"{'✓' if one.kept else '✗'} {one.name}: {text}")
+            click.echo(f"{_MARKS[one.kept]} {one.name}: {text}")
     if as_json:
         print_json({"kind": kind, "what": what, "checks": [asdict(one) for one in found]})
-    return int(not all(one.kept for one in found))
+    return int(any(one.kept is False for one in found))
+
+
+_MARKS = {True: "✓", False: "✗", None: "–"}
