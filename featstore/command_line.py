@@ -350,10 +350,24 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             for cell, width, numeric in zip(line, widths, right, strict=True)
         ]
         text = "  ".join(cells).rstrip()
-        if terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        if is_coloured():
             text = _DIGITS.sub(lambda found: click.style(found[0], dim=True), text, count=1)
         out = drawing_on(sys.stdout)
         click.echo(encodable(text, out), file=out)
+
+
+def is_coloured() -> bool:
+    """Return whether what is printed may have colours: at a terminal that wants some."""
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return wanted and sys.stdout.isatty()
+
+
+def print_lines(lines: Sequence[str], *, dim: Sequence[bool]) -> None:
+    """Print lines, some of them dimmed at a terminal."""
+    out = drawing_on(sys.stdout)
+    for line, is_dim in zip(lines, dim, strict=True):
+        text = encodable(line, out)
+        click.echo(click.style(text, dim=True) if is_dim and is_coloured() else text, file=out)
 
 
 def print_listed(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:
