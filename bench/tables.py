@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from statistics import median_high
@@ -378,21 +378,7 @@ def summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> Summ
     for row in cells.iter_rows(named=True):
         key = (row["method"], row["source"], *(text(row) for _, text in extra))
         lines.setdefault(key, {})[row["n_pairs"]] = row
-    best: dict[str, float] = {}
-    worse = metric == "median_rank"
-    for (method, *_), own in lines.items():
-        values = [-row[metric] if worse else row[metric] for row in own.values()]
-        best[method] = max([best.get(method, -math.inf), *values])
-
-    def place(key: tuple[str, ...]) -> tuple[Any, ...]:
-        method, source, *_ = key
-        return -best[method], method, source in CONTROLS, source != "head"
-
-    order = sorted(lines, key=place)  # stable
-    # Controls of the last methods are left out first.
-    surplus = [key for key in reversed(order) if key[1] in CONTROLS]
-    surplus = surplus[: max(0, len(order) - SUMMARY_LINES)]
-    shown = [key for key in order if key not in surplus][:SUMMARY_LINES]
+    shown = _summary_lines(lines, metric)
 
     def line(key: tuple[str, ...], *, spread: bool) -> list[str]:
         method, source, *settings = key
@@ -425,8 +411,28 @@ def summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> Summ
     )
     return Summary(
         _of_the_head(cells, metric, level), caption, Table(headings, body),
-        [source in CONTROLS for _, source, *_ in shown], len(order) - len(shown),
+        [source in CONTROLS for _, source, *_ in shown], len(lines) - len(shown),
     )  # fmt: skip
+
+
+def _summary_lines(
+    lines: Mapping[tuple[str, ...], Mapping[str, Row]], metric: str
+) -> list[tuple[str, ...]]:
+    """Return the lines that a summary shows, in their order; of too many, the last controls go."""
+    sign = -1 if metric == "median_rank" else 1
+    best: dict[str, float] = {}
+    for (method, *_), own in lines.items():
+        values = [sign * row[metric] for row in own.values()]
+        best[method] = max([best.get(method, -math.inf), *values])
+
+    def place(key: tuple[str, ...]) -> tuple[Any, ...]:
+        method, source, *_ = key
+        return -best[method], method, source in CONTROLS, source != "head"
+
+    order = sorted(lines, key=place)  # stable
+    controls = [key for key in reversed(order) if key[1] in CONTROLS]
+    surplus = controls[: max(0, len(order) - SUMMARY_LINES)]
+    return [key for key in order if key not in surplus][:SUMMARY_LINES]
 
 
 def _of_the_head(cells: pl.DataFrame, metric: str, level: float | None) -> str:

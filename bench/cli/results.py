@@ -125,12 +125,9 @@ def table_command(
         _print_summary(frames["results"], bold)
         return
     frames |= _suite_tables(results, rows, parts)
-    if as_json or form == "json":
-        print_json({name: frame.to_dicts() for name, frame in frames.items()})
-        return
-    if part in frames and frames[part].is_empty() and form != "csv":
+    if part in frames and frames[part].is_empty() and form not in ("csv", "json") and not as_json:
         click.echo(_EMPTY.get(part, _EMPTY["gains"]), err=True)
-    _print_tables(frames, form, bold)
+    _print_tables(frames, "json" if as_json else form, bold)
 
 
 def _print_summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> None:
@@ -167,6 +164,9 @@ def _print_tables(
 ) -> None:
     from bench.tables import comma_separated
 
+    if form == "json":
+        print_json({name: frame.to_dicts() for name, frame in frames.items()})
+        return
     if form == "csv":
         click.echo("\n".join(comma_separated(frame) for frame in frames.values()), nl=False)
         return
