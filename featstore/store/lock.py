@@ -207,7 +207,7 @@ class Claim:
         ------
         ClaimLostError
             If another writer has taken over.
-        OSError
+        StoreWriteError
             If the file system refuses.
         """
         for folder in sorted(self.unsynced):
@@ -215,6 +215,8 @@ class Claim:
                 fsync_directory(folder)
             except FileNotFoundError as err:
                 raise self._lost() from err
+            except OSError as err:
+                raise write_error(folder, err) from err
         self.unsynced.clear()
 
     def write_pointer(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
