@@ -43,8 +43,18 @@ def write_all(handle: int, data: bytes | memoryview) -> None:
         left = left[os.write(handle, left) :]
 
 
-def fsync_directory(directory: Path) -> None:
-    """Make the names in `directory` durable (a no-op where directories cannot be opened)."""
+def fsync_directory(directory: Path, later: set[Path] | None = None) -> None:
+    """Make the names in `directory` durable (a no-op where directories cannot be opened).
+
+    Parameters
+    ----------
+    later : set of Path, optional
+        The folder is added to it instead, for who makes several durable at once: the first
+        fsync writes the changes of all, the others find little to do.
+    """
+    if later is not None:
+        later.add(directory)
+        return
     if os.name == "nt":
         return
     handle = os.open(directory, os.O_RDONLY)
@@ -109,8 +119,13 @@ def local_folder(place: str | Path) -> Path:
     )
 
 
-def make_folders(path: Path) -> None:
+def make_folders(path: Path, later: set[Path] | None = None) -> None:
     """Make a folder and those above it, each with the mode of a group-writable one above.
+
+    Parameters
+    ----------
+    later : set of Path, optional
+        See `fsync_directory`.
 
     Raises
     ------
@@ -128,7 +143,7 @@ def make_folders(path: Path) -> None:
             for folder in reversed(missing):
                 folder.mkdir(exist_ok=True)
                 hand_down(folder)
-                fsync_directory(folder.parent)
+                fsync_directory(folder.parent, later)
         except FileNotFoundError:
             if last_try:
                 raise
@@ -239,6 +254,7 @@ def write_durably(
     sealed: bool = False,
     synced: bool = True,
     new: bool = False,
+    later: set[Path] | None = None,
 ) -> None:
     """Write `parts` to `path`: staged, fsynced, renamed, directory fsynced.
 
@@ -252,6 +268,9 @@ def write_durably(
         False leaves out both fsyncs: of a file that can be fetched again, and is compared then.
     new : bool
         Link it to its place, which, unlike a rename, replaces nothing.
+    later : set of Path, optional
+        Folders whose fsync is left to the caller: see `fsync_directory`. The file itself is
+        fsynced before its rename all the same.
 
     Raises
     ------
@@ -261,7 +280,7 @@ def write_durably(
         If the file system refuses: full, read-only, no permission. Nothing is left behind.
     """
     if staged is None and synced:
-        make_folders(path.parent)
+        make_folders(path.parent, later)
     elif staged is None:
         path.parent.mkdir(parents=True, exist_ok=True)  # a cache: its user's alone
     else:
@@ -283,7 +302,7 @@ def write_durably(
             else:
                 staged.replace(path)
         if synced:
-            fsync_directory(path.parent)
+            fsync_directory(path.parent, later)
     except BaseException as err:
         with contextlib.suppress(OSError):
             if staged is not None:

@@ -57,6 +57,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "remote": ("obstore", "urllib3", "huggingface_hub"),
     "ray": ("ray",),
     "blake3": ("blake3",),
+    "cast": ("numkong",),
     "sign": ("cryptography",),
 }  # fmt: skip
 

@@ -554,7 +554,7 @@ def publish_to_folder(
                 facts = {"bytes": len(data), "sha256": sha256_hex(data)}
                 if not same_file(root / name, facts):
                     claim.write_file(root / name, [data])
-            claim.write_file(root / source.pointer_name(), [source.pointer()])
+            claim.write_pointer(root / source.pointer_name(), [source.pointer()])
             write_catalog(root)
         claim.finish()
     finally:

@@ -93,8 +93,9 @@ class Journal:
             _clear(staging)
         head = {"plan": digest, "base": plan.get("base", ""), "settings": plan.get("settings", {})}
         rows = rows or [head]
-        # A torn line would swallow the next one: rewrite the file without it.
-        write_durably(path, [_line(row) for row in rows])
+        # A torn line would swallow the next one: rewrite the file without it. A head alone is
+        # made durable by the first `sync`: without rows there is nothing to lose.
+        write_durably(path, [_line(row) for row in rows], synced=len(rows) > 1)
         journal = cls(open_descriptor(path, os.O_WRONLY))
         journal._replay(rows[1:], read_block)
         return journal

@@ -138,14 +138,20 @@ _FOLDER = re.compile(r"w\d{6}-[0-9a-f]{8}")
 class Claim:
     """The right to write one set, held until `release`, `finish`, or loss.
 
+    What it writes, places and discards has a durable name only after `sync`. The bytes of a file
+    are durable before it gets its name.
+
     Attributes
     ----------
     folder : Path
         Where everything unpublished lies. It may hold the blocks of an earlier writer.
+    unsynced : set of Path
+        Folders with names that are not durable yet.
     """
 
-    def __init__(self, folder: Path, handle: int, *, beat: float) -> None:
+    def __init__(self, folder: Path, handle: int, *, beat: float, unsynced: set[Path]) -> None:
         self.folder = folder
+        self.unsynced = unsynced
         self._handle = handle
         self._beat = beat
         self._over = threading.Event()
@@ -172,13 +178,13 @@ class Claim:
         OSError
             If the file system refuses.
         """
-        make_folders(target.parent)
+        make_folders(target.parent, self.unsynced)
         try:
             seal(staged, like=target.parent)
             staged.replace(target)
         except FileNotFoundError as err:
             raise self._lost() from err
-        fsync_directory(target.parent)
+        self.unsynced.add(target.parent)
 
     def discard(self, path: Path) -> None:
         """Take a file out of the set; it goes when the claim is finished.
@@ -192,7 +198,32 @@ class Claim:
             path.rename(self.folder / f"discarded.{secrets.token_hex(4)}.staged")
         except FileNotFoundError as err:
             raise self._lost() from err
-        fsync_directory(path.parent)
+        self.unsynced.add(path.parent)
+
+    def sync(self) -> None:
+        """Make the names of all that was written, placed and discarded durable.
+
+        Raises
+        ------
+        ClaimLostError
+            If another writer has taken over.
+        StoreWriteError
+            If the file system refuses.
+        """
+        for folder in sorted(self.unsynced):
+            try:
+                fsync_directory(folder)
+            except FileNotFoundError as err:
+                raise self._lost() from err
+            except OSError as err:
+                raise write_error(folder, err) from err
+        self.unsynced.clear()
+
+    def write_pointer(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
+        """Write the file that publishes all that was written before, which is durable by then."""
+        self.sync()
+        self.write_file(target, parts)
+        self.sync()
 
     def write_file(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
         """Write a file of the set: staged in `folder`, fsynced, renamed to its place.
@@ -206,8 +237,8 @@ class Claim:
         """
         staged = self.folder / f"{target.name}.{secrets.token_hex(4)}.staged"
         try:
-            make_folders(target.parent)
-            write_durably(target, parts, staged=staged, sealed=True)
+            make_folders(target.parent, self.unsynced)
+            write_durably(target, parts, staged=staged, sealed=True, later=self.unsynced)
         except FileNotFoundError as err:
             raise self._lost() from err
         except OSError as err:
@@ -231,6 +262,7 @@ class Claim:
             with deciding(staging) as decided:
                 # Only what is still ours: a successor's folder has another name.
                 if decided and (self.folder / _CLAIM).exists():
+                    self.sync()
                     _remove_staging(staging, self.folder)
         finally:
             self.release()
@@ -285,21 +317,22 @@ def claim_set(
     until = time.monotonic() + wait
     watched: tuple[str, int] | None = None
     since = time.monotonic()
+    unsynced: set[Path] = set()
     while True:
-        make_folders(staging)
+        make_folders(staging, unsynced)
         claim, copied, holder, late = None, False, "another process", False
         with deciding(staging) as decided:
             current = _current(staging) if decided else None
             if decided and (current is None or _is_dead(current)):
                 copied = current is not None and _foreign(current)
-                claim = _begin(staging, current, beat=beat)
+                claim = _begin(staging, current, beat=beat, unsynced=unsynced)
             elif current is not None:
                 seen = _heartbeat(current)
                 if seen != watched:
                     watched, since = seen, time.monotonic()
                 elif time.monotonic() - since > expiry:
                     copied = True
-                    claim = _begin(staging, current, beat=beat)
+                    claim = _begin(staging, current, beat=beat, unsynced=unsynced)
                 holder = _holder(current)
                 # By the wall clock alone nobody is dead: the other machine's may be wrong.
                 late = time.time() - seen[1] / 1e9 > expiry
@@ -353,15 +386,15 @@ def part_name(rank: int, world_size: int) -> str:
     return f"{PART}{rank:05d}-of-{world_size:05d}"
 
 
-def _begin(staging: Path, old: Path | None, *, beat: float) -> Claim:
+def _begin(staging: Path, old: Path | None, *, beat: float, unsynced: set[Path]) -> Claim:
     """Make this process the writer, on top of what `old` left."""
     number = 1 if old is None else int(old.name[1:7]) + 1
     folder = staging / f"w{number:06d}-{secrets.token_hex(4)}"
     if old is None:
-        make_folders(folder)
+        make_folders(folder, unsynced)
     else:
         old.rename(folder)
-        fsync_directory(staging)
+        unsynced.add(staging)
     record = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -381,7 +414,7 @@ def _begin(staging: Path, old: Path | None, *, beat: float) -> Claim:
         with contextlib.suppress(OSError):
             fresh.unlink(missing_ok=True)
         raise
-    return Claim(folder, handle, beat=beat)
+    return Claim(folder, handle, beat=beat, unsynced=unsynced)
 
 
 def _remove_staging(staging: Path, folder: Path) -> None:

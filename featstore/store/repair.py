@@ -105,6 +105,7 @@ class RepairWriter:
         check_no_links(self.root, [path.parent])
         if self._claim is not None:
             self._claim.write_file(path, parts)
+            self._claim.sync()
         self.written.append(path.relative_to(self.root).as_posix())
 
     def write_proven(self, path: Path, data: bytes, facts: Mapping[str, Any]) -> bool:

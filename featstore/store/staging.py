@@ -38,6 +38,8 @@ class StagedFiles:
         self._layout = layout
         self._open: dict[int, int] = {}
         self._dirty: set[int] = set()
+        self._whole: set[int] = set()
+        self._unnamed = True
 
     def path(self, file: int) -> Path:
         """Return where a data file is staged."""
@@ -59,7 +61,12 @@ class StagedFiles:
         for file in sorted(self._dirty):
             os.fsync(self._open[file])
         self._dirty.clear()
-        fsync_directory(self._staging)
+        while self._whole:
+            self._close(self._whole.pop())
+        if self._unnamed:
+            # The first time also the journal's name.
+            fsync_directory(self._staging)
+            self._unnamed = False
 
     def read(self, block: int, path: Path | None = None) -> bytes:
         """Return the bytes of a block, staged or in `path`; fewer if the file ends before."""
@@ -70,12 +77,16 @@ class StagedFiles:
             return staged.read((rows.stop - rows.start) * self._layout.row_bytes)
 
     def complete(self, file: int) -> Path:
-        """Add padding and index to a file, make it durable and close it; return its path."""
-        handle = self._handle(file)
+        """Add padding and index to a file; it is whole, and durable after `sync`. Return its path.
+
+        It is closed by `sync`.
+        """
         tail = shard_tail(self._layout, file)
+        # Opened also if its blocks were written by an earlier process.
+        handle = self._handle(file)
+        self._dirty.add(file)
+        self._whole.add(file)
         _write_at(handle, memoryview(tail), self._layout.file_bytes(file) - len(tail))
-        os.fsync(handle)
-        self._close(file)
         return self.path(file)
 
     def close(self) -> None:
@@ -101,6 +112,7 @@ class StagedFiles:
                 seal(self.path(file), like=self._staging, writable=True)
             self._open[file] = open_descriptor(self.path(file), os.O_RDWR | os.O_CREAT)
             if fresh:
+                self._unnamed = True
                 seal(self.path(file), like=self._staging, writable=True)
         return self._open[file]
 

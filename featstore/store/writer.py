@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
-from featstore.durable import make_folders, write_error
+from featstore.durable import write_error
 from featstore.errors import (
     CorruptStoreError,
     FeatstoreError,
@@ -144,6 +144,8 @@ def publish_set(
     small = _small_files(revision, base)
     items_path = directory.parent / items_file_name(revision.items)
     _write(claim, items_path, revision.items)
+    # The name of a table that another writer has just written must be durable, too.
+    claim.unsynced.add(items_path.parent)
     small[_ARRAY] = json_bytes(array_metadata(layout))
     for name, data in small.items():
         _write(claim, directory / name, data)
@@ -163,7 +165,7 @@ def publish_set(
         space_id=spec.space_id,
         set_id=spec.set_id,
         attributes=attributes_digest(attributes),
-        failed=pack_failed(np.isin(revision.item_ids.to_numpy(), list(revision.failures))),
+        failed=pack_failed(revision.item_ids.is_in(list(revision.failures)).to_numpy()),
         hash=revision.form.hash,
         format=revision.form.version,
     )
@@ -183,7 +185,7 @@ def publish_set(
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         name = f"{stamp}-{identity[:8]}-{os.getpid()}.json"
         claim.write_file(directory / "runs" / name, [json_bytes(dict(run))])
-    claim.write_file(directory / POINTER, [json_bytes(group_metadata(pointer))])
+    claim.write_pointer(directory / POINTER, [json_bytes(group_metadata(pointer))])
     if stored != older:
         _discard_unnamed(directory, claim, [commit, *stored], layout)
         _discard_tables(directory, claim, older)
@@ -470,7 +472,6 @@ class SetWriter:
     def __enter__(self) -> Self:
         self._form = stated = read_root(self.root) or store_format(self.root)
         try:
-            make_folders(self.directory)
             name = part_name(*self._options.part) if self._options.part else ""
             self._claim = claim_set(self.directory, self.key, part=name, wait=self._options.wait)
             self._base = read_base(
@@ -501,6 +502,8 @@ class SetWriter:
                 base=self._base,
                 others=None if self._options.part else claim_folders(self.directory)[1:],
             )
+            # Others may find these folders from now on, and publish sets in them.
+            self._claim.sync()
         except BaseException as err:
             loss = self._claim.loss() if self._claim is not None else None
             self._release()
@@ -603,14 +606,13 @@ class SetWriter:
         """
         journal, staged, claim = self._opened()
         where = self.layout.block_slice(block)
-        ids = self._item_ids[where.start : where.stop].to_list()
+        ids = self._item_ids[where.start : where.stop]
         reasons = dict(failures or {})
         kept = self.kept(block)
-        stays = {item for item, keep in zip(ids, kept.tolist(), strict=True) if keep}
         converted = convert_rows(
             rows,
             ids,
-            failed=reasons.keys() | stays,
+            failed=reasons.keys() | set(ids.filter(kept)) if kept.any() else reasons.keys(),
             layout=self.layout,
             where=(
                 f"encoder {self.spec.encoder}, "
@@ -641,11 +643,12 @@ class SetWriter:
             self.sync()
 
     def sync(self) -> None:
-        """Make every block that was written durable: first its bytes, then its journal row."""
-        journal, staged, _ = self._opened()
+        """Make all that was written durable: first bytes and names, then the journal's rows."""
+        journal, staged, claim = self._opened()
         with self._disk_errors():
             try:
                 staged.sync()
+                claim.sync()
             except OSError:
                 journal.drop_unsynced()
                 raise
@@ -676,6 +679,8 @@ class SetWriter:
                 self._publish(file)
         claim.check()
         with self._disk_errors():
+            if self._base is not None:
+                claim.sync()  # rows come before the metadata that says how many there are
             revision = publish_set(
                 self.root,
                 Revision(
@@ -717,11 +722,14 @@ class SetWriter:
     def _publish(self, file: int) -> None:
         """Bring a complete data file to its place and journal it."""
         journal, staged, claim = self._opened()
+        with self._disk_errors():
+            path = staged.complete(file)
         self.sync()
         with self._disk_errors():
-            claim.place(staged.complete(file), self._file_path(file))
-            journal.add_file(file, blocks=self.layout.file_blocks(file))
-            journal.sync()
+            claim.place(path, self._file_path(file))
+        # Its row is written by the next `sync`, when its name is durable. Whoever goes on
+        # without that row finds the blocks in the file at its place.
+        journal.add_file(file, blocks=self.layout.file_blocks(file))
 
     def _file_path(self, file: int) -> Path:
         return self.directory / "embedding" / self.layout.file_name(file)

@@ -64,6 +64,33 @@ def test_the_layer_sees_every_file_that_is_published(history: History) -> None:
     assert sum(call.startswith("fsync ") for call in history.calls) >= 2 * len(files)
 
 
+def test_no_pointer_is_written_before_all_that_it_names_is_durable(history: History) -> None:
+    """What a power cut may take: bytes, and names of a folder, that no fsync has followed.
+
+    Folders are fsynced together, right before a pointer or a row of the journal relies on them.
+    """
+    unsynced: set[str] = set()  # files with new bytes, folders with new names
+    pointers = 0
+    for call in history.calls:
+        what, _, path = call.partition(" ")
+        folder, _, name = path.rpartition("/")
+        if what == "fsync":
+            unsynced.discard(path)
+        elif what == "write" and name == "journal.jsonl":
+            assert unsynced == set(), f"{call}: {sorted(unsynced)}"
+        elif what == "write" and not name.startswith((".claim.", ".journal.")):
+            unsynced.add(path)  # a claim, and a journal without rows, may be lost
+        elif what == "mkdir":
+            unsynced.add(folder)
+        elif what == "rename" and name == "zarr.json" and path.count("/") == 4:
+            assert unsynced == set(), f"{call}: {sorted(unsynced)}"
+            pointers += 1
+            unsynced.add(folder)
+        elif what == "rename":
+            unsynced.add(folder)
+    assert (pointers, unsynced) == (3, set())
+
+
 def test_the_numbers_are_the_same_in_every_run(
     faulty: Children, history: History, store: Path
 ) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 import polars as pl
 
 from featstore import open_store
+from featstore.store.gc import make_store
 from featstore.store.layout import SetSpec
+from featstore.store.records import StoreFormat
 from featstore.store.rows import Verify
 from featstore.store.view import Selection
 from featstore.store.writer import SetWriter
@@ -56,11 +58,12 @@ class Sample:
 
 
 def make_sample(root: Path) -> Sample:
-    """Write the set and the plain file."""
+    """Write the set, hashed by blake3, and the plain file."""
     block = np.random.default_rng(0).standard_normal((BLOCK, DIM)).astype(np.float32)
     items = pl.DataFrame({"item_id": [f"i/{i}" for i in range(N)], "kind": ["image"] * N})
     items = items.with_columns(pl.lit(None, pl.String).alias("split"))
     half = block.astype(np.float16)
+    make_store(root / "store", form=StoreFormat(hash="blake3"))
     key = write_set(root / "store", items, half)
     write_plain(root / "plain.bin", half)
     return Sample(root, key, items, block)

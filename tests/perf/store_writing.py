@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
-from featstore.store.gc import remove_set
+from featstore.store.gc import make_store, remove_set
+from featstore.store.records import StoreFormat
 from tests.perf.engine import Figure, compare
 from tests.perf.sample import N, Sample, write_plain, write_set
 
@@ -16,17 +18,20 @@ PAIRS = 15
 
 def figures(sample: Sample) -> Iterator[Figure]:
     """Yield the lines of writing."""
-    store, path = sample.root / "written", sample.root / "written.bin"
+    path = sample.root / "written.bin"
+    stores = {name: sample.root / f"written-{name}" for name in ("blake3", "sha256")}
+    for name, store in stores.items():
+        make_store(store, form=StoreFormat(hash=name))
     half = sample.block.astype(np.float16)
     item_table = next(sample.array.parent.parent.glob("items-*.parquet")).read_bytes()
-    written: list[str] = []
+    written: list[tuple[Path, str]] = []
 
-    def write(block: np.ndarray) -> None:
-        written.append(write_set(store, sample.items, block))
+    def write(block: np.ndarray, name: str = "blake3") -> None:
+        written.append((stores[name], write_set(stores[name], sample.items, block)))
 
     def remove() -> None:
         while written:
-            remove_set(store, written.pop())
+            remove_set(*written.pop())
         path.unlink(missing_ok=True)
 
     def floor() -> None:
@@ -47,5 +52,12 @@ def figures(sample: Sample) -> Iterator[Figure]:
         against="the same floor, given float16; ours is given float32",
         before=remove,
         pairs=PAIRS,
+    )
+    yield compare(
+        "store.write/sha256",
+        lambda: write(half, "sha256"),
+        floor,
+        against="the same floor; ours in a store of the hash that is named by nobody: sha256",
+        before=remove,
     )
     remove()

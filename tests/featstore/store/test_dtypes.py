@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from featstore import open_store
 from featstore.errors import NonFiniteEmbeddingError
-from featstore.store import LayoutError, plan_array
-from featstore.store.casting import cast_rows, finite_rows
+from featstore.store import LayoutError, casting, plan_array
+from featstore.store.casting import cast_rows, convert_rows, finite_rows
 from featstore.store.layout import array_metadata, from_bfloat16, parse_array_metadata, to_bfloat16
 from featstore.testing import item_table, write_set
 
@@ -140,6 +140,52 @@ def test_large_blocks_are_cast_as_numpy_casts(rng: np.random.Generator, dtype: s
     rows[-1, -1] = 1e39
     with pytest.raises(NonFiniteEmbeddingError, match="for 1 of 4,097 items, first 'i/4096'"):
         cast_rows(rows, ids, failed=(), layout=layout, where="here")
+
+
+def _hard_to_round() -> np.ndarray:
+    """All float16 values and what lies half-way between two, one float32 up and down: (n, 64)."""
+    values = np.arange(2**16, dtype="<u2").view("<f2")
+    values = values[np.isfinite(values)]
+    with np.errstate(over="ignore"):
+        above = np.nextafter(values, np.float16(np.inf)).astype(np.float32)
+    above[np.isinf(above)] = 2.0**16  # 65,520, half-way to it, is the least that becomes Inf
+    bits = np.concatenate([values.astype(np.float32), (values + above) / 2]).view("<u4")
+    return np.concatenate([bits, bits - 1, bits + 1, np.arange(64)]).astype("<u4").view("<f4")
+
+
+def test_numkong_converts_to_the_bits_of_numpy(rng: np.random.Generator) -> None:
+    """All 2**32 values of float32 were compared once: only signalling NaN come out otherwise."""
+    pytest.importorskip("numkong", reason="needs numkong: pip install 'headstock[cast]'")
+    drawn = rng.integers(0, 2**32, 2**20, np.uint32).view(np.float32)
+    special = np.array([np.inf, -np.inf, 0.0, -0.0, np.nan, 65_519.996, 65_520.0], np.float32)
+    for values in (_hard_to_round(), drawn, special):
+        rows = values.reshape(-1, 1)
+        layout = plan_array(*rows.shape, "float16")
+        found = convert_rows(rows, range(len(rows)), failed=(), layout=layout, where="").data  # type: ignore[arg-type]
+        with np.errstate(over="ignore", invalid="ignore"):
+            expected = rows.astype("<f2")
+        numbers = ~np.isnan(rows)
+        np.testing.assert_array_equal(
+            found.view("<u2")[numbers], expected.view("<u2")[numbers], strict=True
+        )
+        assert np.isnan(found[~numbers]).all()
+
+
+def test_rows_are_stored_the_same_with_and_without_numkong(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = pytest.importorskip("numkong", reason="needs numkong: pip install 'headstock[cast]'")
+    rows = rng.standard_normal((5, 3)).astype(np.float32)
+    # A signalling NaN, in the row of a failed item: the only kind of which the bits may differ.
+    rows[1, 2] = np.array([0x7F80_0001], np.uint32).view(np.float32)[0]
+    layout, ids = plan_array(5, 3, "float16"), list("abcde")
+    stored = []
+    for package in (asked, None):
+        monkeypatch.setattr(casting, "_numkong", lambda package=package: package)
+        stored.append(cast_rows(rows, ids, failed=("b",), layout=layout, where="here").tobytes())
+        with pytest.raises(NonFiniteEmbeddingError, match="NaN or Inf for 1 of 5 items, first 'b'"):
+            cast_rows(rows, ids, failed=(), layout=layout, where="here")
+    assert stored[0] == stored[1]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
