@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featstore.encoders.base import encode_sorted, length_batches
+from featstore.encoders.base import encode_texts, length_batches
 from featstore.encoders.golden import GOLDEN_TEXTS
 from featstore.encoders.registry import open_encoder
 
@@ -46,12 +46,11 @@ def test_a_batch_holds_a_text():
 def test_rows_come_back_in_the_order_of_the_texts(tiny_text):
     encoder = open_encoder("st:tiny", weights=tiny_text)
     texts = [*GOLDEN_TEXTS, "", "dog " * 20, "a", "dog " * 9]
-    prepared = [encoder.prepare(text) for text in texts]
-    rows = encode_sorted(encoder, prepared, 3)
-    alone = np.concatenate([encoder.encode([text]) for text in prepared])
+    rows = encode_texts(encoder, texts, 3)
+    alone = np.concatenate([encoder.encode([encoder.prepare(text)]) for text in texts])
     np.testing.assert_allclose(rows, alone, atol=1e-5)
     assert (
         np.abs(alone[:, None] - alone[None]).max(axis=-1)[~np.eye(len(alone), dtype=bool)].min()
         > 1e-3
     )
-    np.testing.assert_array_equal(encode_sorted(encoder, prepared, 3), rows)
+    np.testing.assert_array_equal(encode_texts(encoder, texts, 3), rows)
