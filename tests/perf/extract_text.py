@@ -117,7 +117,7 @@ def figures(out: Path) -> Iterator[Figure]:
         ("extract.text", mixed_texts(MIXED)),
         ("extract.text_names", class_texts(NAMES)),
     ):
-        job = TextJob(out / "texts", texts)
+        job = TextJob(out / "extract" / "texts", texts)
         # Both do the same work, or their times say nothing.
         np.testing.assert_allclose(job.extract(), job.bare(), atol=1e-5)
         yield compare(
