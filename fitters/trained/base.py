@@ -8,7 +8,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
@@ -21,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from featstore.errors import needs_extra
 from featstore.identity import canonical_json, sha256_hex
+from featstore.parallel import gains_from_bf16
 from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
 from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
 from fitters.errors import SettingError
@@ -218,25 +218,6 @@ class Schedule(BaseEstimator):  # type: ignore[misc]
 
 
 PRECISIONS: tuple[TrainingPrecision, ...] = get_args(TrainingPrecision)
-
-
-@cache
-def gains_from_bf16() -> bool:
-    """Return whether this processor multiplies bfloat16 matrices in hardware: AMX or AVX-512's.
-
-    With AVX-512's (Zen 5) products ran four to five times as fast as in float32, 868 beside 163
-    Gflop/s on two cores, and the paper's head trained in half the time. Where bfloat16 is emulated
-    it takes ten times as long.
-    """
-    return any(flag in _processor_flags() for flag in ("amx_bf16", "avx512_bf16"))
-
-
-def _processor_flags() -> frozenset[str]:
-    facts = Path("/proc/cpuinfo")
-    if not facts.exists():
-        return frozenset()
-    lines = facts.read_text(encoding="utf-8", errors="replace").splitlines()
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def resolve(precision: TrainingPrecision) -> Literal["float32", "bf16"]:
