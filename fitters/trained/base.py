@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from featstore.errors import needs_extra
 from featstore.identity import canonical_json, sha256_hex
-from featstore.parallel import gains_from_bf16
+from featstore.parallel import best_device, gains_from_bf16
 from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
 from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
 from fitters.errors import SettingError
@@ -31,6 +31,7 @@ from fitters.settings import Preparation, TrainingPrecision
 from fitters.sources import Sources
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from fitters.settings import FitConfig
@@ -220,11 +221,37 @@ class Schedule(BaseEstimator):  # type: ignore[misc]
 PRECISIONS: tuple[TrainingPrecision, ...] = get_args(TrainingPrecision)
 
 
-def resolve(precision: TrainingPrecision) -> Literal["float32", "bf16"]:
-    """Return what "auto" means here: bf16 where the processor gains from it."""
+def resolve(precision: TrainingPrecision, device: str = "cpu") -> Literal["float32", "bf16"]:
+    """Return what "auto" means on a type of device: bf16 where it gains from it."""
     if precision == "auto":
-        return "bf16" if gains_from_bf16() else "float32"
+        return "bf16" if device == "cuda" or gains_from_bf16() else "float32"
     return precision
+
+
+def training_device(device: str) -> torch.device:
+    """Return the device of a training; of "auto" the GPU, if torch can use one with CUDA.
+
+    Raises
+    ------
+    SettingError
+        If it is no CPU or CUDA device that is there.
+    """
+    import torch
+
+    name = best_device() if device == "auto" else device
+    name = "cpu" if (device, name) == ("auto", "mps") else name
+    try:
+        chosen = torch.device(name)
+        torch.empty(1, device=chosen)
+        known = chosen.type in ("cpu", "cuda")
+    except (RuntimeError, AssertionError, NotImplementedError):
+        known = False
+    if not known:
+        raise SettingError(
+            f"Nothing can be trained on the device {device!r} here. Use cpu, or a CUDA device that "
+            "torch can use."
+        )
+    return chosen
 
 
 @contextmanager
@@ -374,6 +401,9 @@ class TrainedAligner(BaseAligner):
     schedule: Schedule
     flat: float | None = None
 
+    _device_type = "cpu"
+    """Of the last training."""
+
     @classmethod
     def check_settings(cls, config: FitConfig, *, prototypes: bool, real: bool) -> None:
         """Raise SettingError for mixing two sources where there is one, or in two ways."""
@@ -392,7 +422,7 @@ class TrainedAligner(BaseAligner):
         options = search.config.training
         n_prototypes = 0 if data.prototypes is None else data.prototypes.n
         seed = int(search.rng.integers(2**31))
-        kept = {"checkpoint": options.checkpoint, "on_epoch": options.on_epoch}
+        kept = {name: getattr(options, name) for name in ("device", "checkpoint", "on_epoch")}
         return Choice({"n_prototypes": n_prototypes, "seed": seed, **options.changes}, of_fit=kept)
 
     def fit_sources(
@@ -400,6 +430,7 @@ class TrainedAligner(BaseAligner):
         data: Sources[Any],
         mix: float = 1.0,  # noqa: ARG002
         *,
+        device: str = "cpu",
         checkpoint: Path | None = None,
         on_epoch: OnEpoch | None = None,
     ) -> Self:
@@ -414,7 +445,9 @@ class TrainedAligner(BaseAligner):
             first = int(prototypes.groups.max()) + 1
         if isinstance(real, Pairs):
             real = ArrayRows.of(real, first_group=first)
-        fitted: Self = self.fit_rows(prototypes, real, checkpoint=checkpoint, on_epoch=on_epoch)
+        fitted: Self = self.fit_rows(
+            prototypes, real, device=device, checkpoint=checkpoint, on_epoch=on_epoch
+        )
         return fitted
 
     @property
@@ -424,7 +457,7 @@ class TrainedAligner(BaseAligner):
         return {
             "training": {
                 "epochs": len(self.history_),
-                "precision": resolve(self.precision),
+                "precision": resolve(self.precision, self._device_type),
                 "loss": [epoch["loss"] for epoch in self.history_],
                 "metric": [metric for metric in metrics if metric is not None],
             }
@@ -455,6 +488,7 @@ class TrainedAligner(BaseAligner):
         *,
         groups: npt.NDArray[Any] | None = None,
         prototype: npt.NDArray[np.bool_] | None = None,
+        device: str = "cpu",
         checkpoint: Path | str | None = None,
         on_epoch: OnEpoch | None = None,
     ) -> Self:
@@ -471,6 +505,9 @@ class TrainedAligner(BaseAligner):
             held out together. None: every row is its own.
         prototype : ndarray of bool, shape (n,), optional
             Which rows are prototypes, for `share` and `sequential`. None: none are.
+        device : str
+            As torch names it, or "auto": see `training_device`. The same rows and seed give the
+            same bytes on a CPU; on a GPU the dropout masks and the last bits are others.
         checkpoint : path, optional
             File that the training's state is kept in, at most every 30 seconds and at its end. If
             it holds the state of this very training, that goes on.
@@ -507,7 +544,7 @@ class TrainedAligner(BaseAligner):
             else None
             for chosen in (first & (weight > 0), ~first & (weight > 0))
         ]
-        self.fit_rows(*sources, checkpoint=checkpoint, on_epoch=on_epoch)
+        self.fit_rows(*sources, device=device, checkpoint=checkpoint, on_epoch=on_epoch)
         self._one_column = one_column
         return self
 
@@ -517,6 +554,7 @@ class TrainedAligner(BaseAligner):
         prototypes: PairSource | None,
         real: PairSource | None,
         *,
+        device: str = "cpu",
         checkpoint: Path | str | None = None,
         checkpoint_seconds: float = 30.0,
         on_epoch: OnEpoch | None = None,
@@ -542,13 +580,16 @@ class TrainedAligner(BaseAligner):
             )
         self.n_features_in_, self.n_targets_ = given[0].p, given[0].q
         self._one_column = False
+        place = training_device(device)
+        self._device_type = place.type
         with blas_threads():
-            generators = Generators.of(int(self.seed))
+            generators = Generators.of(int(self.seed), place)
             prototypes, real, held = self._hold_out(prototypes, real, generators.order)
             parts = self._parts(self.n_features_in_, self.n_targets_)
             objective = self._objective(parts)
             initialise(objective, generators.first)
             objective.after_step()
+            objective.to(place)
             draw_from(objective, generators.masks)
             kept = None
             if checkpoint is not None:
@@ -558,7 +599,7 @@ class TrainedAligner(BaseAligner):
                 self._stages(prototypes, real),
                 self.schedule,
                 generators,
-                precision=resolve(self.precision),
+                precision=resolve(self.precision, place.type),
                 held=held,
                 checkpoint=kept,
                 on_epoch=on_epoch,
@@ -568,7 +609,7 @@ class TrainedAligner(BaseAligner):
             self.scale_, self.shift_ = self._scale_of(objective)
             for part, module in parts.items():
                 for name, value in module.state_dict().items():
-                    setattr(self, attribute(part, name), value.detach().numpy().copy())
+                    setattr(self, attribute(part, name), value.detach().cpu().numpy().copy())
             if self._has_readout:
                 self._fit_readout(given[-1])
         self._note_rows(given)
@@ -624,10 +665,12 @@ class TrainedAligner(BaseAligner):
         facts = {
             "method": self.method,
             "params": self.plain_params(),
-            "precision": resolve(self.precision),
+            "precision": resolve(self.precision, self._device_type),
             "rows": [source.fingerprint for source in given],
             "torch": torch.__version__,
         }
+        if self._device_type != "cpu":
+            facts["device"] = self._device_type
         return sha256_hex(canonical_json(facts))
 
     def _fit_readout(self, source: PairSource) -> None:
