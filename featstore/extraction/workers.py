@@ -28,7 +28,7 @@ from featstore.durable import local_folder
 from featstore.encoders.base import Encoder
 from featstore.errors import EncoderError, WorkerDiedError, needs_extra
 from featstore.extraction.job import open_job, run_job
-from featstore.extraction.options import EncoderSpec, ExtractConfig
+from featstore.extraction.options import EncoderSpec, ExtractConfig, tell_how
 from featstore.extraction.progress import (
     BlockDone,
     ExtractResult,
@@ -37,7 +37,7 @@ from featstore.extraction.progress import (
     bottleneck,
     ignore,
 )
-from featstore.extraction.run import settle_settings
+from featstore.extraction.run import say_how, settle_settings
 from featstore.extraction.targets import Job, check_free_space, inspect_set
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
@@ -129,12 +129,15 @@ class SharedPlan:
         Blocks of the largest set, or windows of blocks over which texts are sorted.
     rows, rows_left : int
         Rows of all sets, and how many of them are not encoded yet.
+    how : str
+        In one line, how they are encoded; see `say_how`.
     """
 
     pinned: Pinned
     blocks: int
     rows: int
     rows_left: int
+    how: str
 
 
 class Worker:
@@ -192,6 +195,7 @@ class Worker:
             blocks=-(-max(state.blocks for state in states) // window),
             rows=sum(state.rows for state in states),
             rows_left=sum(state.new for state in states) if lacking else 0,
+            how=say_how(self._job, pinned),
         )
 
     def run_part(self, rank: int, world_size: int, pinned: Pinned) -> list[ExtractResult]:
@@ -397,6 +401,7 @@ def conduct(
         If workers died again and again.
     """
     plan: SharedPlan = _alone(crew, "settle")
+    tell_how(plan.how)
     summed = SummedProgress(plan, encoders, on_block=on_block, on_progress=on_progress)
     parts: list[list[ExtractResult]] = []
     if plan.rows_left:

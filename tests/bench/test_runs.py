@@ -5,6 +5,7 @@ import pytest
 
 from bench import Run
 from bench.errors import ProtocolError
+from bench.execution import _on
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import FewShot, Neighbours, Retrieval, ZeroShot
 from bench.results import RESULT_SCHEMA, RUN_COLUMNS
@@ -151,6 +152,15 @@ def test_the_id_is_the_hash_of_what_is_not_at_its_default():
     facts["options"] = {"prompts": "max"}
     changed = RUN.changed(penalty=1, options=ZeroShot(prompts="max"))
     assert changed.run_id == sha256_hex(canonical_json({"run": facts}))
+
+
+def test_the_device_of_a_training_is_in_no_id():
+    there = _on("cuda", RUN)
+    assert there.fit.training.device == "cuda"
+    assert (there.run_id, there.fit_key, there.columns()) == (
+        RUN.run_id, RUN.fit_key, RUN.columns(),
+    )  # fmt: skip
+    assert _on("cpu", RUN) is RUN
 
 
 def test_a_run_is_made_of_its_parts():
