@@ -57,6 +57,19 @@ class Batches:
         self._prepared.append(prepared)
         return self.flush() if self._length is None and len(self._rows) == self._size else []
 
+    def extend(self, rows: list[int], prepared: list[Any]) -> list[Batch]:
+        """Take a run of items, as `add` takes each; return the batches that are full now."""
+        self._rows += rows
+        self._prepared += prepared
+        if self._length is not None:
+            return []
+        full = range(0, len(self._rows) - self._size + 1, self._size)
+        batches = [
+            (self._rows[at : at + self._size], self._prepared[at : at + self._size]) for at in full
+        ]
+        del self._rows[: len(full) * self._size], self._prepared[: len(full) * self._size]
+        return batches
+
     def flush(self) -> list[Batch]:
         """Return what is left at the end of the block."""
         rows, prepared = self._rows, self._prepared

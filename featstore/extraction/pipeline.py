@@ -54,6 +54,17 @@ class Slot:
     reason: str = ""
 
 
+#: Texts that are prepared together, and cost one message between threads.
+RUN = 1024
+
+
+@dataclass(frozen=True)
+class TextRun:
+    """A run of texts, prepared: one list an encoder, None where it does not want a text."""
+
+    prepared: tuple[list[Any], ...]
+
+
 class Preparation:
     """Reads, decodes and prepares items in threads; a context manager.
 
@@ -126,6 +137,10 @@ class Preparation:
         """Prepare items that share one image, each for the encoders that want it."""
         return self._threads.submit(self._prepare, records, wanted)
 
+    def submit_texts(self, texts: list[str], wanted: np.ndarray) -> Future[TextRun]:
+        """Prepare a run of texts; `wanted` is (encoders, texts)."""
+        return self._threads.submit(self._prepare_texts, texts, wanted)
+
     def encode(self, number: int, batch: list[Any]) -> Future[np.ndarray]:
         """Return the vectors to come of a batch: at once, unless the encoder overlaps.
 
@@ -153,13 +168,21 @@ class Preparation:
                 self.clock.add("transfer", copying)
                 self.clock.add("forward", time.perf_counter() - started - copying)
 
-    def _prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> list[Slot]:
-        if records[0].get("uri") is None:
-            with self.clock.measure("prepare"):
-                return [
-                    Slot(self._for_each(record["text"], wanted[:, row]))
-                    for row, record in enumerate(records)
+    def _prepare_texts(self, texts: list[str], wanted: np.ndarray) -> TextRun:
+        made: dict[int, list[Any]] = {}
+        trunks = [id(runner.trunk) for runner in self.runners]
+        with self.clock.measure("prepare"):
+            for number, runner in enumerate(self.runners):
+                if trunks[number] in made:
+                    continue
+                own = wanted[[trunk == trunks[number] for trunk in trunks]].any(axis=0)
+                made[trunks[number]] = [
+                    runner.encoder.prepare(text) if wants else None
+                    for text, wants in zip(texts, own, strict=True)
                 ]
+        return TextRun(tuple(made[trunk] for trunk in trunks))
+
+    def _prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> list[Slot]:
         try:
             with self.clock.measure("read"):
                 data = self._reader.read(source_item(records[0]))
@@ -281,8 +304,11 @@ def encode_blocks(
             block = _Block(task, preparation, on_failure, on_rows)
         with preparation.clock.measure("wait"):
             slots = future.result() if future is not None else []
-        for row, slot in zip(rows, slots, strict=True):
-            block.add(row, slot)
+        if isinstance(slots, TextRun):
+            block.add_texts(rows, slots)
+        else:
+            for row, slot in zip(rows, slots, strict=True):
+                block.add(row, slot)
         if under_way and under_way[0].encoded():
             yield under_way.popleft().finish()
     if block is not None:
@@ -343,6 +369,23 @@ class _Block:
             for batch in batches.add(row, prepared):
                 self._encode(number, *batch)
 
+    def add_texts(self, rows: list[int], run: TextRun) -> None:
+        """Take a run of texts, and encode the batches that it fills."""
+        for number, batches in enumerate(self._batches):
+            needed = self.task.needed[number][rows].tolist()
+            own, prepared = rows, run.prepared[number]
+            if not all(needed):
+                own = [row for row, needs in zip(rows, needed, strict=True) if needs]
+                prepared = [one for one, needs in zip(prepared, needed, strict=True) if needs]
+            is_truncated = getattr(self._runners[number].encoder, "is_truncated", None)
+            if is_truncated is not None:
+                self._output.truncated[number] += [
+                    self._ids[row] for row, one in zip(own, prepared, strict=True)
+                    if is_truncated(one)
+                ]  # fmt: skip
+            for batch in batches.extend(own, prepared):
+                self._encode(number, *batch)
+
     def flush(self) -> None:
         """Begin what is left: there are no more items."""
         for number, batches in enumerate(self._batches):
@@ -383,33 +426,56 @@ class _Block:
 
 def _prepared(
     tasks: Iterable[BlockTask], preparation: Preparation, ahead: int
-) -> Iterator[tuple[BlockTask, list[int], Future[list[Slot]] | None]]:
-    """Yield the items of each task as they are being prepared, at most so many ahead."""
-    queue: deque[tuple[BlockTask, list[int], Future[list[Slot]] | None]] = deque()
+) -> Iterator[tuple[BlockTask, list[int], Future[Any] | None]]:
+    """Yield the items of each task as they are being prepared, so many ahead and a few runs."""
+    queue: deque[tuple[BlockTask, list[int], Future[Any] | None]] = deque()
     pending = 0
     for task in tasks:
         wanted = np.stack([np.asarray(needed, dtype=bool) for needed in task.needed])
-        items = task.items.to_dicts()
-        groups = _groups(items, np.flatnonzero(wanted.any(axis=0)))
-        if not groups:
+        rows = np.flatnonzero(wanted.any(axis=0))
+        if not rows.size:
             queue.append((task, [], None))
-        for rows in groups:
-            records = [items[row] for row in rows]
-            queue.append((task, rows, preparation.submit(records, wanted[:, rows])))
-            pending += len(rows)
-            while pending > ahead:
+        begin = _begin_images if _has_files(task.items) else _begin_texts
+        for begun in begin(task, rows, wanted, preparation):
+            queue.append(begun)
+            pending += len(begun[1])
+            while pending > ahead and len(queue) > LOOKAHEAD:
                 entry = queue.popleft()
                 pending -= len(entry[1])
                 yield entry
     yield from queue
 
 
+def _has_files(items: pl.DataFrame) -> bool:
+    return "uri" in items.columns and items["uri"].null_count() < items.height
+
+
+def _begin_texts(
+    task: BlockTask, rows: np.ndarray, wanted: np.ndarray, preparation: Preparation
+) -> Iterator[tuple[BlockTask, list[int], Future[TextRun]]]:
+    """Begin to prepare the texts of a block, run by run: no object is made for each of them."""
+    texts = task.items["text"]
+    for start in range(0, rows.size, RUN):
+        run = rows[start : start + RUN]
+        future = preparation.submit_texts(texts[run].to_list(), wanted[:, run])
+        yield task, run.tolist(), future
+
+
+def _begin_images(
+    task: BlockTask, rows: np.ndarray, wanted: np.ndarray, preparation: Preparation
+) -> Iterator[tuple[BlockTask, list[int], Future[list[Slot]]]]:
+    """Begin to prepare the images of a block; rows of one image are read together."""
+    items = task.items.to_dicts()
+    for group in _groups(items, rows):
+        records = [items[row] for row in group]
+        yield task, group, preparation.submit(records, wanted[:, group])
+
+
 def _groups(items: list[dict[str, Any]], rows: np.ndarray) -> list[list[int]]:
-    """Return the rows in runs that share an image; each text is a run by itself."""
+    """Return the rows in runs that share an image."""
     groups: list[list[int]] = []
     for row in rows.tolist():
-        uri = items[row].get("uri")
-        if groups and uri is not None and items[groups[-1][-1]]["uri"] == uri:
+        if groups and items[groups[-1][-1]]["uri"] == items[row]["uri"]:
             groups[-1].append(row)
         else:
             groups.append([row])
