@@ -175,10 +175,11 @@ class Preparation:
             for number, runner in enumerate(self.runners):
                 if trunks[number] in made:
                     continue
-                own = wanted[[trunk == trunks[number] for trunk in trunks]].any(axis=0)
+                own = [trunk == trunks[number] for trunk in trunks]
+                wants = np.any(wanted[own], axis=0).tolist()
                 made[trunks[number]] = [
-                    runner.encoder.prepare(text) if wants else None
-                    for text, wants in zip(texts, own, strict=True)
+                    runner.encoder.prepare(text) if wanting else None
+                    for text, wanting in zip(texts, wants, strict=True)
                 ]
         return TextRun(tuple(made[trunk] for trunk in trunks))
 

@@ -86,7 +86,7 @@ def extract_rank(
     worker = Worker(request, requested.device, callbacks=report)
     plan = worker.settle()
     try:
-        done = worker.run_part(place.rank, place.world_size, plan.pinned)
+        done = worker.run_part(place.rank, place.world_size, plan.pinned, count_left=True)
     except ClaimLostError:
         # Others may have finished everything while this process stood still.
         finished = worker.finished()

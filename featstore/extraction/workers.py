@@ -191,9 +191,14 @@ class Worker:
             rows_left=sum(state.new for state in states) if lacking else 0,
         )
 
-    def run_part(self, rank: int, world_size: int, pinned: Pinned) -> list[ExtractResult]:
-        """Encode every world-size-th block from block `rank` on; nothing is published."""
-        return self._run((rank, world_size), pinned)
+    def run_part(
+        self, rank: int, world_size: int, pinned: Pinned, *, count_left: bool = False
+    ) -> list[ExtractResult]:
+        """Encode every world-size-th block from block `rank` on; nothing is published.
+
+        With `count_left`, say what others have left: their journals are read for that.
+        """
+        return self._run((rank, world_size), pinned, count_left=count_left)
 
     def gather(self, pinned: Pinned) -> list[ExtractResult]:
         """Gather what all parts have done, encode what is left, and publish."""
@@ -204,12 +209,14 @@ class Worker:
         found = [target.finished() for target in self._job.targets]
         return [one for one in found if one is not None] if None not in found else None
 
-    def _run(self, part: tuple[int, int] | None, pinned: Pinned) -> list[ExtractResult]:
+    def _run(
+        self, part: tuple[int, int] | None, pinned: Pinned, *, count_left: bool = False
+    ) -> list[ExtractResult]:
         self.part = -1 if part is None else part[0]
         config = replace(self._job.config, part=part, pinned=pinned)
-        opened = [target.encoder for target in self._job.targets]
         with contextlib.closing(JobLog(config.log)) as log:
-            return run_job(self._request.open(config, opened), log)
+            job = replace(self._job.with_config(config), count_left=count_left)
+            return run_job(job, log)
 
 
 def merge_results(
