@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -319,18 +319,35 @@ class OpenClipTokens:
         EncoderError
             If `item` is no text.
         """
-        text = checked_text(item, self._encoder)
+        return self.prepare_many([item])[0]
+
+    def prepare_many(self, items: Sequence[Any]) -> list[PreparedText]:
+        """Return the (context,) tokens of each text, by one call of the tokenizer.
+
+        Raises
+        ------
+        EncoderError
+            If one is no text.
+        """
+        texts = [checked_text(item, self._encoder) for item in items]
+        pad = self._pad_id
+        # `clips` puts the token that is read behind the padding.
+        last = -2 if self._mode == "clips" else -1
         with self._lock:
-            row = self.tokenizer([text])[0].numpy().astype(np.int64)
-            pad = self._pad_id
-            # `clips` puts the token that is read behind the padding.
-            end = row[:-1] if self._mode == "clips" else row
-            if end[-1] == pad:
-                # A text that leaves room was not cut, and is not tokenized twice.
-                n_tokens = len(row) - int(np.argmax(end[::-1] != pad))
-            else:
-                n_tokens = self._count(text)
-        return PreparedText(row, None, n_tokens)
+            ids = self.tokenizer(texts).numpy().astype(np.int64)
+            prepared = []
+            for text, row in zip(texts, ids, strict=True):
+                if row[last] == pad:
+                    # A text that leaves room was not cut, and is not tokenized twice.
+                    n_tokens = len(row) - int(np.argmax(row[last::-1] != pad))
+                else:
+                    n_tokens = self._count(text)
+                prepared.append(PreparedText(row, None, n_tokens))
+        return prepared
+
+    def batch(self, texts: Sequence[PreparedText]) -> dict[str, torch.Tensor]:
+        """Return the model's input: texts of one length need no mask."""
+        return {"text": torch.from_numpy(np.stack([text.ids for text in texts]))}
 
     @property
     def _mode(self) -> str:

@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions, transferring
+from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions
 from featstore.encoders.open_clip_model import OpenClipPair, OpenClipTokens
 from featstore.encoders.runtime import quiet_root_logger, quiet_transformers
-from featstore.encoders.torch_text import PreparedText, TorchTextEncoder
+from featstore.encoders.torch_text import TorchTextEncoder
 from featstore.encoders.weights import hub_unreachable, one_line
 from featstore.errors import EncoderError
 
@@ -64,10 +63,8 @@ class OpenClipTextEncoder(TorchTextEncoder):
             "parameters": sum(tensor.numel() for tensor in state.values()),
         }
 
-    def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:
-        with transferring():
-            ids = torch.from_numpy(np.stack([text.ids for text in texts])).to(self._device)
-        vectors: torch.Tensor = self.model.encode_text(ids, normalize=False)
+    def _vectors(self, inputs: dict[str, Any]) -> torch.Tensor:
+        vectors: torch.Tensor = self.model.encode_text(inputs["text"], normalize=False)
         return vectors
 
 

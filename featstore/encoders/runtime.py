@@ -190,14 +190,14 @@ class TorchImageEncoder(TorchEncoder):
 
 
 class DeviceCopies:
-    """Brings prepared pictures to one device; safe in threads.
+    """Brings prepared pictures, or tokens, to one device; safe in threads.
 
     Parameters
     ----------
     name : str
         Of the encoder, for messages.
     input_size : tuple of int
-        Shape of a prepared picture.
+        Shape of a prepared picture; () for tokens.
     device : torch.device
     memory_format : torch.memory_format
         Of the batch on the device.
@@ -234,17 +234,19 @@ class DeviceCopies:
                     f"shape {np.shape(array)}. Pass what its prepare() returns."
                 )
         with transferring():
-            pixels = torch.from_numpy(np.ascontiguousarray(np.stack(batch), dtype=np.float32))
-            if self._stream is None:
-                return pixels.to(self._device, memory_format=self._memory_format)
-            pinned = pixels.pin_memory()
-            with torch.cuda.stream(self._stream):
-                moved = pinned.to(
-                    self._device, non_blocking=True, memory_format=self._memory_format
-                )
-            # Its memory belongs to the stream of copies, and is read by the stream of the model.
-            moved.record_stream(torch.cuda.current_stream(self._device))
-            return moved
+            pixels = np.ascontiguousarray(np.stack(batch), dtype=np.float32)
+            return self.moved(torch.from_numpy(pixels))
+
+    def moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor of the host on the device; on a GPU it may still be on its way."""
+        if self._stream is None:
+            return tensor.to(self._device, memory_format=self._memory_format)
+        pinned = tensor.pin_memory()
+        with torch.cuda.stream(self._stream):
+            moved = pinned.to(self._device, non_blocking=True, memory_format=self._memory_format)
+        # Its memory belongs to the stream of copies, and is read by the stream of the model.
+        moved.record_stream(torch.cuda.current_stream(self._device))
+        return moved
 
     @contextmanager
     def turn(self) -> Iterator[None]:

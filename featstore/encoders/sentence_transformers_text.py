@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sentence_transformers
@@ -13,7 +13,6 @@ from sentence_transformers import SentenceTransformer
 from featstore.encoders.base import EncoderOptions
 from featstore.encoders.torch_text import (
     ModelFiles,
-    PreparedText,
     TextTokenizer,
     TorchTextEncoder,
     check_hub_name,
@@ -109,12 +108,11 @@ class SentenceTransformerEncoder(TorchTextEncoder):
             },
         }
 
-    def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:
-        features = self._inputs(self._tokens, texts)
+    def _vectors(self, inputs: dict[str, Any]) -> torch.Tensor:
         if self._prefix_length:
             # Pooling leaves these tokens out, if the model says so.
-            features["prompt_length"] = self._prefix_length
-        vectors: torch.Tensor = self._model(features)["sentence_embedding"]
+            inputs["prompt_length"] = self._prefix_length
+        vectors: torch.Tensor = self._model(inputs)["sentence_embedding"]
         return vectors
 
 

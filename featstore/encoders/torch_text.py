@@ -14,11 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import nn
 
 from featstore.encoders.base import TEXT_KINDS, EncoderOptions, transferring
 from featstore.encoders.runtime import (
+    DeviceCopies,
+    HostCopy,
     TorchEncoder,
     checked_device,
     checked_precision,
@@ -247,14 +249,29 @@ class TextTokenizer:
         EncoderError
             If `item` is no text.
         """
-        text = self._clean(self._prefix + checked_text(item, self._encoder))
+        return self.prepare_many([item])[0]
+
+    def prepare_many(self, items: Sequence[Any]) -> list[PreparedText]:
+        """Return the tokens of each text, by one call of the tokenizer.
+
+        Raises
+        ------
+        EncoderError
+            If one is no text.
+        """
+        texts = [self._clean(self._prefix + checked_text(item, self._encoder)) for item in items]
         if self._fast is None:
-            return self._prepare_slowly(text)
-        encoding = self._fast.encode(text)
+            return [self._prepare_slowly(text) for text in texts]
+        # Without offsets, which nothing here reads; tokenizers before 0.20 always make them.
+        encode = getattr(self._fast, "encode_batch_fast", self._fast.encode_batch)
+        return [self._prepared(encoding) for encoding in encode(texts)]
+
+    def _prepared(self, encoding: Encoding) -> PreparedText:
+        ids = np.array(encoding.ids, np.int64)
         # Every piece that was cut off carries special tokens of its own.
         beyond = sum(len(piece.ids) - self._special for piece in encoding.overflowing)
         types = np.array(encoding.type_ids, np.int64) if self._with_types else None
-        return PreparedText(np.array(encoding.ids, np.int64), types, len(encoding.ids) + beyond)
+        return PreparedText(ids, types, len(ids) + beyond)
 
     def _prepare_slowly(self, text: str) -> PreparedText:
         with self._lock:
@@ -311,10 +328,16 @@ def find_files(name: str, options: EncoderOptions, repo: str) -> tuple[ModelFile
 
 
 class Tokens(Protocol):
-    """Turns a text into what the model takes."""
+    """Turns texts into what the model takes."""
 
     def prepare(self, item: Any) -> PreparedText:
         """Return the tokens of a text."""
+
+    def prepare_many(self, items: Sequence[Any]) -> list[PreparedText]:
+        """Return the tokens of each text."""
+
+    def batch(self, texts: Sequence[PreparedText]) -> dict[str, torch.Tensor]:
+        """Return the model's inputs, on the host."""
 
 
 class TorchTextEncoder(TorchEncoder):
@@ -323,6 +346,12 @@ class TorchTextEncoder(TorchEncoder):
     kinds = TEXT_KINDS
     own_batch_size = 64
     _tokens: Tokens
+
+    def __init__(self, name: str, options: EncoderOptions) -> None:
+        super().__init__(name, options)
+        #: Whether several threads should encode, each the next batch: see `DeviceCopies`.
+        self.overlaps = self._device.type == "cuda"
+        self._copies = DeviceCopies(name, (), self._device)
 
     def prepare(self, item: Any) -> PreparedText:
         """Return the tokens of a text, cut at the model's longest input. Safe in threads.
@@ -333,6 +362,16 @@ class TorchTextEncoder(TorchEncoder):
             If `item` is no text.
         """
         return self._tokens.prepare(item)
+
+    def prepare_many(self, items: Sequence[Any]) -> list[PreparedText]:
+        """Return what `prepare` does of each text, by one call of the tokenizer.
+
+        Raises
+        ------
+        EncoderError
+            If one is no text.
+        """
+        return self._tokens.prepare_many(items)
 
     def length(self, prepared: PreparedText) -> int:
         """Return how many tokens of a prepared text the model sees."""
@@ -351,18 +390,18 @@ class TorchTextEncoder(TorchEncoder):
 
     def _computed(self, batch: Sequence[PreparedText | str], *, exact: bool) -> np.ndarray:
         texts = [self._prepared(item) for item in batch]
-        with self._computing(exact=exact):
-            return np.asarray(self._vectors(texts).float().cpu().numpy(), dtype=np.float32)
-
-    def _inputs(self, tokens: TextTokenizer, texts: Sequence[PreparedText]) -> dict[str, Any]:
-        """Return a batch of tokens on the device."""
         with transferring():
-            batch = tokens.batch(texts)
-            return {name: tensor.to(self._device) for name, tensor in batch.items()}
+            inputs = {
+                name: self._copies.moved(tensor)
+                for name, tensor in self._tokens.batch(texts).items()
+            }
+        with self._copies.turn(), self._computing(exact=exact):
+            vectors = HostCopy(self._vectors(inputs))
+        return vectors.numpy()
 
     @abstractmethod
-    def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:
-        """Return the (b, d) output of the model."""
+    def _vectors(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """Return the (b, d) output of the model for a batch of tokens on its device."""
 
 
 def longest_input(network: Any) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from transformers import AutoModel, AutoTokenizer
 from featstore.encoders.base import EncoderOptions
 from featstore.encoders.torch_text import (
     ModelFiles,
-    PreparedText,
     TextTokenizer,
     TorchTextEncoder,
     check_hub_name,
@@ -254,8 +253,7 @@ class HFTextEncoder(TorchTextEncoder):
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
 
-    def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:
-        inputs = self._inputs(self._tokens, texts)
+    def _vectors(self, inputs: dict[str, Any]) -> torch.Tensor:
         output = self._network(**inputs, return_dict=True)
         return _POOLS[self._pool](output, inputs["attention_mask"])
 

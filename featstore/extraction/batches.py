@@ -20,34 +20,30 @@ from typing import Any, Literal
 import numpy as np
 
 from data_manifests.cache import cache_folder
-from featstore.encoders.base import IMAGE_KINDS, Encoder, length_batches
+from featstore.encoders.base import IMAGE_KINDS, Encoder
 from featstore.encoders.golden import golden_inputs
 from featstore.errors import EncoderError
 from featstore.identity import SHORT, space_id
 
 logger = logging.getLogger(__name__)
 
-#: A batch: rows of the block, and what was prepared for each; None for an item that failed.
+#: A batch: rows of the task, and what was prepared for each; None for an item that failed.
 Batch = tuple[list[int], list[Any]]
 
 
 class Batches:
-    """Collects the prepared items of a block into batches.
+    """Collects the prepared items of a block into batches, in the order of the rows.
 
-    Items of an encoder with a ``length`` (texts) are batched by it at the end of the block: a
-    function of the texts of the block alone. Others are batched in the order of the rows, where an
-    item that failed keeps its slot.
+    An item that failed keeps its slot.
 
     Parameters
     ----------
     size : int
         Items of a full batch.
-    encoder : Encoder
     """
 
-    def __init__(self, size: int, encoder: Encoder) -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
-        self._length: Callable[[Any], int] | None = getattr(encoder, "length", None)
         self._rows: list[int] = []
         self._prepared: list[Any] = []
 
@@ -55,32 +51,32 @@ class Batches:
         """Take the next item, None if it failed; return the batches that are full now."""
         self._rows.append(row)
         self._prepared.append(prepared)
-        return self.flush() if self._length is None and len(self._rows) == self._size else []
-
-    def extend(self, rows: list[int], prepared: list[Any]) -> list[Batch]:
-        """Take a run of items, as `add` takes each; return the batches that are full now."""
-        self._rows += rows
-        self._prepared += prepared
-        if self._length is not None:
-            return []
-        full = range(0, len(self._rows) - self._size + 1, self._size)
-        batches = [
-            (self._rows[at : at + self._size], self._prepared[at : at + self._size]) for at in full
-        ]
-        del self._rows[: len(full) * self._size], self._prepared[: len(full) * self._size]
-        return batches
+        return self.flush() if len(self._rows) == self._size else []
 
     def flush(self) -> list[Batch]:
         """Return what is left at the end of the block."""
         rows, prepared = self._rows, self._prepared
         self._rows, self._prepared = [], []
-        if self._length is None:
-            return [(rows, prepared)] if rows else []
-        lengths = [0 if text is None else self._length(text) for text in prepared]
-        return [
-            ([rows[i] for i in part], [prepared[i] for i in part])
-            for part in length_batches(lengths, self._size)
-        ]
+        return [(rows, prepared)] if rows else []
+
+
+#: Batches that texts are sorted into: with so many, few of them hold texts of unlike length.
+WINDOW_BATCHES = 256
+
+#: Blocks of a window at most: of a window none is finished long before the last.
+MAX_WINDOW = 16
+
+
+def sorting_window(encoder: Encoder, batch: int, *, items: int, block_rows: int) -> int:
+    """Return over how many blocks the texts of a set are sorted by length into batches.
+
+    Windows begin at multiples of that number, whatever else is encoded, so that the batches
+    follow from the texts alone. With other encoders than those that sort, it is 1.
+    """
+    if not hasattr(encoder, "length"):
+        return 1
+    enough = -(-WINDOW_BATCHES * batch // block_rows)
+    return max(1, min(enough, MAX_WINDOW, -(-items // block_rows)))
 
 
 class BatchRunner:

@@ -137,6 +137,8 @@ class ExtractConfig:
     pinned : mapping, optional
         Of an engine: by set_id the batch size, threads and device type that all parts of a set
         share.
+    window : int, optional
+        Of a repair: the blocks over which texts were sorted.
     on_block, on_progress : callable, optional
         Called after every finished block, and after every batch.
 
@@ -210,6 +212,7 @@ class ExtractConfig:
     )
     part: tuple[int, int] | None = None
     pinned: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
+    window: int | None = None
     on_block: Callable[[BlockDone], None] | None = field(default=None, repr=False)
     on_progress: Callable[[Progress], None] | None = field(default=None, repr=False)
 

@@ -3,8 +3,9 @@
 Batches are fixed slots by row inside the block, for each encoder by itself; a failed item keeps
 its slot, so that neither which other items are bad nor which other encoders run beside it
 changes the bits of a good row. Reading, decoding and preparing run ahead in threads, across the
-borders of blocks, while the encoders work. Nothing here knows about the store: a process of its
-own can encode blocks as well.
+borders of blocks, while the encoders work. Texts need no reading and cannot fail: they are
+tokenized in runs, and sorted into batches by length. Nothing here knows about the store: a process
+of its own can encode blocks as well.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ import numpy as np
 import polars as pl
 
 from featstore.decoding.pool import DecodePool, decode_on_gpu
-from featstore.encoders.base import take_transfer_seconds
+from featstore.encoders.base import (
+    IMAGE_KINDS,
+    prepare_many,
+    take_transfer_seconds,
+    text_batches,
+)
 from featstore.errors import TooManyFailuresError
 from featstore.extraction.batches import Batches, BatchRunner
 from featstore.extraction.options import ExtractConfig
@@ -52,17 +58,6 @@ class Slot:
     prepared: tuple[Any, ...] = ()
     thumbnail: bytes | None = None
     reason: str = ""
-
-
-#: Texts that are prepared together, and cost one message between threads.
-RUN = 1024
-
-
-@dataclass(frozen=True)
-class TextRun:
-    """A run of texts, prepared: one list an encoder, None where it does not want a text."""
-
-    prepared: tuple[list[Any], ...]
 
 
 class Preparation:
@@ -137,9 +132,16 @@ class Preparation:
         """Prepare items that share one image, each for the encoders that want it."""
         return self._threads.submit(self._prepare, records, wanted)
 
-    def submit_texts(self, texts: list[str], wanted: np.ndarray) -> Future[TextRun]:
-        """Prepare a run of texts; `wanted` is (encoders, texts)."""
+    def submit_texts(self, texts: pl.Series, wanted: np.ndarray) -> Future[list[list[Any]]]:
+        """Prepare a run of texts: for each encoder a list of those that it wants."""
         return self._threads.submit(self._prepare_texts, texts, wanted)
+
+    def _prepare_texts(self, texts: pl.Series, wanted: np.ndarray) -> list[list[Any]]:
+        with self.clock.measure("prepare"):
+            return [
+                prepare_many(runner.encoder, texts.filter(wants).to_list())
+                for runner, wants in zip(self.runners, wanted, strict=True)
+            ]
 
     def encode(self, number: int, batch: list[Any]) -> Future[np.ndarray]:
         """Return the vectors to come of a batch: at once, unless the encoder overlaps.
@@ -167,21 +169,6 @@ class Preparation:
             if not overlaps:
                 self.clock.add("transfer", copying)
                 self.clock.add("forward", time.perf_counter() - started - copying)
-
-    def _prepare_texts(self, texts: list[str], wanted: np.ndarray) -> TextRun:
-        made: dict[int, list[Any]] = {}
-        trunks = [id(runner.trunk) for runner in self.runners]
-        with self.clock.measure("prepare"):
-            for number, runner in enumerate(self.runners):
-                if trunks[number] in made:
-                    continue
-                own = [trunk == trunks[number] for trunk in trunks]
-                wants = np.any(wanted[own], axis=0).tolist()
-                made[trunks[number]] = [
-                    runner.encoder.prepare(text) if wanting else None
-                    for text, wanting in zip(texts, wants, strict=True)
-                ]
-        return TextRun(tuple(made[trunk] for trunk in trunks))
 
     def _prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> list[Slot]:
         try:
@@ -222,23 +209,30 @@ class Preparation:
 #: Batches that are prepared ahead of the encoders.
 LOOKAHEAD = 2
 
+#: Texts that are prepared by one call of a tokenizer.
+TEXT_RUN = 256
+
 
 @dataclass(frozen=True)
 class BlockTask:
-    """A block to encode.
+    """A block to encode, or a window of blocks over which texts are sorted.
 
     Attributes
     ----------
     number : int
+        Of the block, or of the first one.
     items : DataFrame
         All items of the block.
     needed : sequence of boolean ndarrays of shape (rows of the block,)
-        One an encoder: the rows that it is to encode.
+        One an encoder: the rows that it is to encode, which meet in its batches.
+    asked : sequence of boolean ndarrays of shape (rows of the block,), optional
+        Rows among them that are not there yet; by default all. A batch without any is left out.
     """
 
     number: int
     items: pl.DataFrame
     needed: Sequence[np.ndarray]
+    asked: Sequence[np.ndarray] | None = None
 
 
 @dataclass
@@ -292,6 +286,9 @@ def encode_blocks(
         In the order of the tasks.
     """
     runners = preparation.runners
+    if not IMAGE_KINDS & runners[0].encoder.kinds:
+        yield from _encode_texts(tasks, preparation, on_rows)
+        return
     ahead = LOOKAHEAD * max(runner.size for runner in runners)
     block: _Block | None = None
     under_way: deque[_Block] = deque()
@@ -305,11 +302,8 @@ def encode_blocks(
             block = _Block(task, preparation, on_failure, on_rows)
         with preparation.clock.measure("wait"):
             slots = future.result() if future is not None else []
-        if isinstance(slots, TextRun):
-            block.add_texts(rows, slots)
-        else:
-            for row, slot in zip(rows, slots, strict=True):
-                block.add(row, slot)
+        for row, slot in zip(rows, slots, strict=True):
+            block.add(row, slot)
         if under_way and under_way[0].encoded():
             yield under_way.popleft().finish()
     if block is not None:
@@ -317,6 +311,40 @@ def encode_blocks(
         under_way.append(block)
     for one in under_way:
         yield one.finish()
+
+
+def _encode_texts(
+    tasks: Iterable[BlockTask], preparation: Preparation, on_rows: Callable[[int], object]
+) -> Iterator[BlockOutput]:
+    """Encode texts, preparing those of the next task while those of one are encoded."""
+    under_way: deque[_Block] = deque()
+    for task, runs in _prepared_texts(tasks, preparation):
+        block = _Block(task, preparation, ignore, on_rows)
+        for _ in block.begin_texts(runs):
+            if under_way and under_way[0].encoded():
+                yield under_way.popleft().finish()
+        under_way.append(block)
+        while len(under_way) > 1 or (under_way and under_way[0].encoded()):
+            yield under_way.popleft().finish()
+    for one in under_way:
+        yield one.finish()
+
+
+def _prepared_texts(
+    tasks: Iterable[BlockTask], preparation: Preparation
+) -> Iterator[tuple[BlockTask, list[Future[list[list[Any]]]]]]:
+    """Yield each task with its runs of texts, once those of the task behind it are begun."""
+    waiting: deque[tuple[BlockTask, list[Future[list[list[Any]]]]]] = deque()
+    for task in tasks:
+        texts, wanted = task.items["text"], np.stack(task.needed)
+        starts = range(0, len(texts), TEXT_RUN)
+        runs = [slice(start, start + TEXT_RUN) for start in starts]
+        waiting.append(
+            (task, [preparation.submit_texts(texts[run], wanted[:, run]) for run in runs])
+        )
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def encode_block(items: pl.DataFrame, preparation: Preparation) -> BlockOutput:
@@ -341,8 +369,9 @@ class _Block:
         self._runners = preparation.runners
         self._preparation = preparation
         self._clock = preparation.clock
-        self._under_way: deque[tuple[Future[np.ndarray], int, list[int], list[int]]] = deque()
-        self._batches = [Batches(runner.size, runner.encoder) for runner in self._runners]
+        self._under_way: deque[tuple[Future[np.ndarray], int, np.ndarray, list[int]]] = deque()
+        self._batches = [Batches(runner.size) for runner in self._runners]
+        self._asked = task.needed if task.asked is None else task.asked
         self._on_failure, self._on_rows = on_failure, on_rows
         self._output = BlockOutput(
             task.number,
@@ -364,28 +393,30 @@ class _Block:
             if not self.task.needed[number][row]:
                 continue
             prepared = None if slot.reason else slot.prepared[number]
-            is_truncated = getattr(self._runners[number].encoder, "is_truncated", None)
-            if is_truncated is not None and prepared is not None and is_truncated(prepared):
-                self._output.truncated[number].append(self._ids[row])
             for batch in batches.add(row, prepared):
                 self._encode(number, *batch)
 
-    def add_texts(self, rows: list[int], run: TextRun) -> None:
-        """Take a run of texts, and encode the batches that it fills."""
-        for number, batches in enumerate(self._batches):
-            needed = self.task.needed[number][rows].tolist()
-            own, prepared = rows, run.prepared[number]
-            if not all(needed):
-                own = [row for row, needs in zip(rows, needed, strict=True) if needs]
-                prepared = [one for one, needs in zip(prepared, needed, strict=True) if needs]
-            is_truncated = getattr(self._runners[number].encoder, "is_truncated", None)
+    def begin_texts(self, runs: list[Future[list[list[Any]]]]) -> Iterator[None]:
+        """Begin the batches of a task of texts, one at each step."""
+        prepared: list[list[Any]] = [[] for _ in self._runners]
+        for run in runs:
+            with self._clock.measure("wait"):
+                found = run.result()
+            for texts, more in zip(prepared, found, strict=True):
+                texts += more
+        for number, (runner, texts) in enumerate(zip(self._runners, prepared, strict=True)):
+            rows, asked = np.flatnonzero(self.task.needed[number]), self._asked[number]
+            is_truncated = getattr(runner.encoder, "is_truncated", None)
             if is_truncated is not None:
                 self._output.truncated[number] += [
-                    self._ids[row] for row, one in zip(own, prepared, strict=True)
-                    if is_truncated(one)
-                ]  # fmt: skip
-            for batch in batches.extend(own, prepared):
-                self._encode(number, *batch)
+                    self._ids[row]
+                    for row, text in zip(rows.tolist(), texts, strict=True)
+                    if asked[row] and is_truncated(text)
+                ]
+            for positions in text_batches(runner.encoder, texts, runner.size):
+                if asked[rows[positions]].any():
+                    self._encode(number, rows[positions], [texts[at] for at in positions])
+                    yield
 
     def flush(self) -> None:
         """Begin what is left: there are no more items."""
@@ -405,7 +436,7 @@ class _Block:
             self._collect()
         return self._output
 
-    def _encode(self, number: int, rows: list[int], prepared: list[Any]) -> None:
+    def _encode(self, number: int, rows: Sequence[int] | np.ndarray, prepared: list[Any]) -> None:
         good = [index for index, one in enumerate(prepared) if one is not None]
         if not good:
             self._on_rows(len(rows))
@@ -413,7 +444,7 @@ class _Block:
         # A failed slot is filled with the first good item: same shape, ignored row.
         filled = [prepared[good[0]] if one is None else one for one in prepared]
         future = self._preparation.encode(number, filled)
-        self._under_way.append((future, number, rows, good))
+        self._under_way.append((future, number, np.asarray(rows), good))
         self._collect()
 
     def _collect(self) -> None:
@@ -421,62 +452,39 @@ class _Block:
         while self._under_way and self._under_way[0][0].done():
             future, number, rows, good = self._under_way.popleft()
             encoded = future.result()
-            self._output.rows[number][[rows[index] for index in good]] = encoded[good]
-            self._on_rows(len(rows))
+            self._output.rows[number][rows[good]] = encoded[good]
+            self._on_rows(int(np.count_nonzero(self._asked[number][rows])))
 
 
 def _prepared(
     tasks: Iterable[BlockTask], preparation: Preparation, ahead: int
-) -> Iterator[tuple[BlockTask, list[int], Future[Any] | None]]:
-    """Yield the items of each task as they are being prepared, so many ahead and a few runs."""
-    queue: deque[tuple[BlockTask, list[int], Future[Any] | None]] = deque()
+) -> Iterator[tuple[BlockTask, list[int], Future[list[Slot]] | None]]:
+    """Yield the items of each task as they are being prepared, at most so many ahead."""
+    queue: deque[tuple[BlockTask, list[int], Future[list[Slot]] | None]] = deque()
     pending = 0
     for task in tasks:
         wanted = np.stack([np.asarray(needed, dtype=bool) for needed in task.needed])
-        rows = np.flatnonzero(wanted.any(axis=0))
-        if not rows.size:
+        items = task.items.to_dicts()
+        groups = _groups(items, np.flatnonzero(wanted.any(axis=0)))
+        if not groups:
             queue.append((task, [], None))
-        begin = _begin_images if _has_files(task.items) else _begin_texts
-        for begun in begin(task, rows, wanted, preparation):
-            queue.append(begun)
-            pending += len(begun[1])
-            while pending > ahead and len(queue) > LOOKAHEAD:
+        for rows in groups:
+            records = [items[row] for row in rows]
+            queue.append((task, rows, preparation.submit(records, wanted[:, rows])))
+            pending += len(rows)
+            while pending > ahead:
                 entry = queue.popleft()
                 pending -= len(entry[1])
                 yield entry
     yield from queue
 
 
-def _has_files(items: pl.DataFrame) -> bool:
-    return "uri" in items.columns and items["uri"].null_count() < items.height
-
-
-def _begin_texts(
-    task: BlockTask, rows: np.ndarray, wanted: np.ndarray, preparation: Preparation
-) -> Iterator[tuple[BlockTask, list[int], Future[TextRun]]]:
-    """Begin to prepare the texts of a block, run by run: no object is made for each of them."""
-    texts = task.items["text"]
-    for start in range(0, rows.size, RUN):
-        run = rows[start : start + RUN]
-        future = preparation.submit_texts(texts[run].to_list(), wanted[:, run])
-        yield task, run.tolist(), future
-
-
-def _begin_images(
-    task: BlockTask, rows: np.ndarray, wanted: np.ndarray, preparation: Preparation
-) -> Iterator[tuple[BlockTask, list[int], Future[list[Slot]]]]:
-    """Begin to prepare the images of a block; rows of one image are read together."""
-    items = task.items.to_dicts()
-    for group in _groups(items, rows):
-        records = [items[row] for row in group]
-        yield task, group, preparation.submit(records, wanted[:, group])
-
-
 def _groups(items: list[dict[str, Any]], rows: np.ndarray) -> list[list[int]]:
     """Return the rows in runs that share an image."""
     groups: list[list[int]] = []
     for row in rows.tolist():
-        if groups and items[groups[-1][-1]]["uri"] == items[row]["uri"]:
+        uri = items[row]["uri"]
+        if groups and items[groups[-1][-1]]["uri"] == uri:
             groups[-1].append(row)
         else:
             groups.append([row])

@@ -428,6 +428,7 @@ def recorded_choices(directory: Path, encoder: str) -> list[tuple[EncoderSpec, d
         options: dict[str, Any] = {
             "batch_size": _count(run.get("batch")),
             "threads": _count(run.get("threads")),
+            "window": _count(run.get("window")) or 1,
             "device": str(run.get("device", "cpu")),
             "tiff": tiff,  # which changes no row, but decodes more
             "compile": settings.get("compile") is True,

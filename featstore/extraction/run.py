@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from featstore.extraction.batches import (
     BatchRunner,
     remember_size,
     settle_batch_size,
+    sorting_window,
     torch_threads,
 )
 from featstore.extraction.golden_check import (
@@ -64,10 +65,20 @@ class SetInProgress:
 
     def needed(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: whether it is to be encoded."""
-        rows = self.writer.layout.block_slice(block)
-        if block not in self.pending:
-            return np.zeros(rows.stop - rows.start, dtype=bool)
-        return np.asarray(~self.writer.kept(block) & ~self._copies(block))
+        return self.encoded(block) & (block in self.pending)
+
+    def encoded(self, block: int) -> np.ndarray:
+        """Return the same, as if nothing had been encoded before."""
+        kept = self.writer.kept(block)
+        if self.target.repair and block not in self.pending:
+            # What a repair leaves alone was sorted together with what it makes.
+            kept = np.zeros_like(kept)
+        return np.asarray(~kept & ~self._copies(block))
+
+    @property
+    def window(self) -> int:
+        """Blocks over which texts are sorted by length."""
+        return int(self.settings.get("window", 1))
 
     def n_done_at_start(self) -> int:
         """Return how many rows were done when this began."""
@@ -160,7 +171,8 @@ class SetInProgress:
 def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, ExtractResult]:
     """Make these sets; return set_id -> result.
 
-    Sets whose blocks have the same rows share one pass; only sets of an earlier layout do not.
+    Sets whose blocks have the same rows share one pass; only sets of an earlier layout, and texts
+    that are sorted over other numbers of blocks, do not.
     """
     results: dict[str, ExtractResult] = {}
     with ByteReader(job.source.root) as reader, contextlib.ExitStack() as stack:
@@ -181,8 +193,9 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
             one.known = one.target.known_rows(one.golden)
             one.pending = frozenset(one.writer.pending())
             opened.append(one)
-        for rows in sorted({one.writer.layout.block_rows for one in opened}):
-            group = [one for one in opened if one.writer.layout.block_rows == rows]
+        shapes = [(one.writer.layout.block_rows, one.window) for one in opened]
+        for shape in sorted(set(shapes)):
+            group = [one for one, own in zip(opened, shapes, strict=True) if own == shape]
             results |= _run_pass(job, group, reader, log)
     return results
 
@@ -201,7 +214,11 @@ def _prepare_set(job: Job, target: Target) -> SetInProgress:
         # What a repair has staged is not taken for an extension, and goes on as a repair.
         plan={"settings": {**settings, "repair": True} if target.repair else settings},
         options=WriteOptions(
-            config.retry_failed, repair=target.repair, part=config.part, wait=config.wait
+            config.retry_failed,
+            repair=target.repair,
+            part=config.part,
+            part_blocks=int(settings.get("window", 1)),
+            wait=config.wait,
         ),
         limits=LayoutLimits(block_rows=config.block_rows),
     )
@@ -217,7 +234,7 @@ def _prepare_set(job: Job, target: Target) -> SetInProgress:
 
 
 def settle_settings(job: Job, target: Target) -> dict[str, Any]:
-    """Return batch size, threads and device type, on which the bits of a row depend."""
+    """Return batch size, threads, device type and window, on which the bits of a row depend."""
     config = job.config
     begun = target.begun_settings()
     threads = config.threads or begun.get("threads") or job.threads
@@ -230,8 +247,13 @@ def settle_settings(job: Job, target: Target) -> dict[str, Any]:
             device=config.device,
             precision=target.spec.precision,
         )
+    # What was begun or recorded without a window is sorted block by block.
+    window = config.window or begun.get("window") or (1 if begun else sorting_window(
+        target.encoder, batch, items=job.items.height, block_rows=config.block_rows
+    ))  # fmt: skip
     # Not which of several equal devices: they share the blocks of a set.
-    return {"batch": batch, "threads": threads, "device": config.device.partition(":")[0]}
+    settings = {"batch": batch, "threads": threads, "device": config.device.partition(":")[0]}
+    return settings | ({"window": window} if window > 1 else {})
 
 
 def _open_writer(one: SetInProgress, stack: contextlib.ExitStack) -> ExtractResult | None:
@@ -287,9 +309,8 @@ def _run_pass(
         thumbnail=job.thumbnails,
         clock=clock,
     ) as preparation:
-        for output in encode_blocks(
-            _tasks(job, sets), preparation, on_failure=limit.add, on_rows=count
-        ):
+        outputs = encode_blocks(_tasks(job, sets), preparation, on_failure=limit.add, on_rows=count)
+        for output in _blocks(outputs, sets[0]):
             small.update(output.thumbnails)
             for number, one in enumerate(sets):
                 if output.number not in one.pending:
@@ -319,13 +340,39 @@ def _run_pass(
 
 
 def _tasks(job: Job, sets: Sequence[SetInProgress]) -> Iterator[BlockTask]:
-    """Yield every block that some set lacks."""
-    layout = sets[0].writer.layout
-    for block in sorted(frozenset().union(*(one.pending for one in sets))):
-        rows = layout.block_slice(block)
-        yield BlockTask(
-            block, job.items[rows.start : rows.stop], [one.needed(block) for one in sets]
-        )
+    """Yield every block that some set lacks, or the window that it is in."""
+    layout, window = sets[0].writer.layout, sets[0].window
+    pending = frozenset().union(*(one.pending for one in sets))
+    for first in sorted({block - block % window for block in pending}):
+        blocks = range(first, min(first + window, layout.n_blocks))
+        rows = slice(layout.block_slice(first).start, layout.block_slice(blocks[-1]).stop)
+        asked = [np.concatenate([one.needed(block) for block in blocks]) for one in sets]
+        # A set that lacks none of them takes no part: of one that does, the texts of all meet.
+        needed = [
+            np.concatenate([one.encoded(block) for block in blocks]) & own.any()
+            for one, own in zip(sets, asked, strict=True)
+        ]
+        yield BlockTask(first, job.items[rows], needed, asked)
+
+
+def _blocks(outputs: Iterable[BlockOutput], one: SetInProgress) -> Iterator[BlockOutput]:
+    """Yield the blocks of which windows consist."""
+    if one.window == 1:
+        yield from outputs
+        return
+    layout = one.writer.layout
+    for output in outputs:
+        blocks = range(output.number, min(output.number + one.window, layout.n_blocks))
+        base = layout.block_slice(output.number).start
+        for block in blocks:
+            rows = layout.block_slice(block)
+            ids = set(one.target.items["item_id"][rows.start : rows.stop])
+            yield replace(
+                output,
+                number=block,
+                rows=[own[rows.start - base : rows.stop - base] for own in output.rows],
+                truncated=[[item for item in own if item in ids] for own in output.truncated],
+            )
 
 
 def _failure_limit(

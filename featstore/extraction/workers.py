@@ -126,7 +126,7 @@ class SharedPlan:
     ----------
     pinned : mapping
     blocks : int
-        Blocks of the largest set.
+        Blocks of the largest set, or windows of blocks over which texts are sorted.
     rows, rows_left : int
         Rows of all sets, and how many of them are not encoded yet.
     """
@@ -184,9 +184,12 @@ class Worker:
         lacking = [target for target in targets if target.finished() is None]
         states = [inspect_set(target, known=None) for target in targets]
         check_free_space(self._job.store, states)
+        pinned = {target.spec.set_id: settle_settings(self._job, target) for target in lacking}
+        # Texts are sorted over several blocks, which a part takes together.
+        window = max((settings.get("window", 1) for settings in pinned.values()), default=1)
         return SharedPlan(
-            pinned={target.spec.set_id: settle_settings(self._job, target) for target in lacking},
-            blocks=max(state.blocks for state in states),
+            pinned=pinned,
+            blocks=-(-max(state.blocks for state in states) // window),
             rows=sum(state.rows for state in states),
             rows_left=sum(state.new for state in states) if lacking else 0,
         )

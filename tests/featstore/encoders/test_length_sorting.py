@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featstore.encoders.base import encode_sorted, length_batches
+from featstore.encoders.base import encode_texts, length_batches
 from featstore.encoders.golden import GOLDEN_TEXTS
 from featstore.encoders.registry import open_encoder
+from featstore.encoders.runtime import pinned_threads
+from featstore.extraction.batches import BatchRunner
+from featstore.extraction.pipeline import TEXT_RUN, BlockTask, Preparation, encode_blocks
 
 LENGTHS = st.lists(st.integers(0, 20), max_size=60)
 
@@ -46,12 +52,40 @@ def test_a_batch_holds_a_text():
 def test_rows_come_back_in_the_order_of_the_texts(tiny_text):
     encoder = open_encoder("st:tiny", weights=tiny_text)
     texts = [*GOLDEN_TEXTS, "", "dog " * 20, "a", "dog " * 9]
-    prepared = [encoder.prepare(text) for text in texts]
-    rows = encode_sorted(encoder, prepared, 3)
-    alone = np.concatenate([encoder.encode([text]) for text in prepared])
+    rows = encode_texts(encoder, texts, 3)
+    alone = np.concatenate([encoder.encode([encoder.prepare(text)]) for text in texts])
     np.testing.assert_allclose(rows, alone, atol=1e-5)
     assert (
         np.abs(alone[:, None] - alone[None]).max(axis=-1)[~np.eye(len(alone), dtype=bool)].min()
         > 1e-3
     )
-    np.testing.assert_array_equal(encode_sorted(encoder, prepared, 3), rows)
+    np.testing.assert_array_equal(encode_texts(encoder, texts, 3), rows)
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_runs_of_texts_give_the_rows_of_the_texts_of_a_task(tiny_text, overlaps):
+    """Windows of many runs, a row in seven not needed; with batches under way beside each other."""
+    encoder: Any = open_encoder("st:tiny", weights=tiny_text)
+    assert not encoder.overlaps  # on a CPU one batch has all cores
+    encoder.overlaps = overlaps
+    rng = np.random.default_rng(0)
+    texts = ["dog " * int(n) + "on a bridge" for n in rng.integers(0, 12, 3 * TEXT_RUN)]
+    needed = np.arange(len(texts)) % 7 != 0
+    size = TEXT_RUN + 50
+    items = pl.DataFrame({"item_id": [str(row) for row in range(len(texts))], "text": texts})
+    runner = BatchRunner(encoder, 64, device="cpu", halve=False)
+    with (
+        pinned_threads(1),
+        Preparation(None, [runner], workers=2, decode_timeout=None) as preparation,
+    ):
+        tasks = [
+            BlockTask(start, items[start : start + size], [needed[start : start + size]])
+            for start in range(0, len(texts), size)
+        ]
+        found = list(encode_blocks(tasks, preparation))
+        for output, task in zip(found, tasks, strict=True):
+            (asked,) = task.needed
+            own = task.items["text"].filter(asked).to_list()
+            assert output.number == task.number
+            assert output.rows[0][asked].tobytes() == encode_texts(encoder, own, 64).tobytes()
+            assert np.isnan(output.rows[0][~asked]).all()

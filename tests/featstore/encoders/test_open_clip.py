@@ -208,6 +208,20 @@ def test_siglip_lower_cases_strips_and_pads_to_its_context(siglip_original):
     np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["CLIP", "SigLIP"])
+def test_many_texts_are_tokenized_as_one_by_one(kind, siglip_original):
+    theirs = SimpleTokenizer() if kind == "CLIP" else HFTokenizer(str(siglip_original), 16)
+    ours = OpenClipTokens(theirs, "oc:x")
+    texts = [*TEXTS, "", "a dog", "dog " * 200, "dog " * 15, "dog " * 75, "dog " * 76]
+    many = ours.prepare_many(texts)
+    np.testing.assert_array_equal([text.ids for text in many], theirs(texts).numpy())
+    for one, text in zip(many, texts, strict=True):
+        alone = ours.prepare(text)
+        assert (alone.ids.tolist(), alone.n_tokens) == (one.ids.tolist(), one.n_tokens)
+    cut = [text.truncated for text in many[-4:]]
+    assert cut == ([True, False, False, True] if kind == "CLIP" else [True, False, True, True])
+
+
 def test_siglip_without_its_tokenizer_says_what_to_give(tmp_path, monkeypatch):
     from featstore.encoders import open_clip_text
 

@@ -32,7 +32,10 @@ def tokenizers(tmp_path_factory):
 def test_it_tokenizes_cuts_and_pads_as_transformers_does(kind, tokenizers, texts, limit):
     theirs = tokenizers[kind]
     ours = TextTokenizer(theirs, "hf:x", limit=limit, prefix="q: ")
-    prepared = [ours.prepare(text) for text in texts]
+    prepared = ours.prepare_many(texts)
+    for text, tokens in zip(texts, prepared, strict=True):
+        alone = ours.prepare(text)
+        assert (alone.ids.tolist(), alone.n_tokens) == (tokens.ids.tolist(), tokens.n_tokens)
     prefixed = ["q: " + text for text in texts]
     expected = theirs(
         prefixed, padding=True, truncation=True, max_length=limit, return_tensors="pt"
@@ -76,7 +79,7 @@ def test_threads_do_not_disturb_each_other(kind, tokenizers):
 def test_what_is_no_whole_text_is_refused(tokenizers):
     ours = TextTokenizer(tokenizers["bpe"], "hf:x", limit=8)
     with pytest.raises(EncoderError, match="takes texts, got int"):
-        ours.prepare(3)
+        ours.prepare_many(["a dog", 3])
     with pytest.raises(EncoderError, match="has half of one"):
         ours.prepare("dog \ud83d")
 

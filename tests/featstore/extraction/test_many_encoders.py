@@ -224,7 +224,7 @@ def test_texts_in_runs_meet_in_the_slots_of_their_rows(data: st.DataObject) -> N
         pytest.MonkeyPatch.context() as patch,
         Preparation(ByteReader(Path()), runners, workers=2, decode_timeout=None) as preparation,
     ):
-        patch.setattr(pipeline, "RUN", data.draw(st.integers(1, 12)))
+        patch.setattr(pipeline, "TEXT_RUN", data.draw(st.integers(1, 12)))
         (output,) = encode_blocks([BlockTask(0, items, needed)], preparation)
     for encoder, size, mask, rows in zip(encoders, sizes, needed, output.rows, strict=True):
         wanted = np.flatnonzero(mask).tolist()

@@ -1,0 +1,221 @@
+"""Texts: sorted by length over windows of blocks, whatever was done before or is done elsewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from featstore import Manifest
+from featstore.extraction import batches
+from featstore.extraction.batches import sorting_window
+from featstore.extraction.job import open_job, run_job
+from featstore.extraction.options import EncoderSpec, ExtractConfig
+from featstore.extraction.progress import ExtractResult, JobLog
+from featstore.extraction.repair import repair_set
+from featstore.extraction.run import settle_settings
+from featstore.testing import toy_manifest
+from tests.featstore.extraction.damage import DATA, flip, lasting
+
+#: 10 blocks of 4 texts, the last of 1: windows of 2 blocks.
+TEXTS, BLOCK_ROWS, BATCH, WINDOW = 37, 4, 3, 2
+
+
+class Slots:
+    """A text encoder whose rows say with which others they were encoded, and where."""
+
+    name, kinds, dim, batch_size = "object:slots", frozenset({"caption"}), 3, BATCH
+    space: ClassVar[dict[str, Any]] = {"name": "slots", "family": "object"}
+    facts: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def prepare(self, item: str) -> str:
+        return item
+
+    def length(self, prepared: str) -> int:
+        return len(prepared)
+
+    def is_truncated(self, item: str) -> bool:
+        return len(item) > 6
+
+    def encode(self, batch: Any) -> np.ndarray:
+        self.texts += batch
+        together = sum(int(re.search(r"\d*$", text)[0] or 0) for text in batch)
+        return np.array([[slot, len(batch), together] for slot in range(len(batch))], np.float32)
+
+
+@pytest.fixture
+def captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
+    monkeypatch.setattr(batches, "MAX_WINDOW", WINDOW)
+    rng = np.random.default_rng(4)
+    manifest = toy_manifest(tmp_path / "captions", TEXTS, captions=True, seed=4)
+    texts = ["b" * int(rng.integers(0, 9)) + f" {row}" for row in range(TEXTS)]
+    manifest.tables["caption"] = manifest.tables["caption"].with_columns(text=np.array(texts))
+    return manifest
+
+
+def run(
+    manifest: Manifest, store: Path, encoder: Slots | None = None, **changes: Any
+) -> ExtractResult:
+    options: dict[str, Any] = {"batch_size": BATCH, "block_rows": BLOCK_ROWS, "dtype": "float32"}
+    job = open_job(
+        manifest,
+        kind="caption",
+        encoders=[EncoderSpec(Slots(), space=Slots.space)],
+        store=store,
+        config=ExtractConfig(**{**options, **changes}),
+        opened=[encoder or Slots()],
+    )
+    return run_job(job, JobLog(None))[0]
+
+
+def rows_of(store: Path, done: ExtractResult) -> np.ndarray:
+    import featstore
+
+    return featstore.open_store(store).view(done.key).numpy()
+
+
+def expected_rows(texts: list[str], window: int) -> np.ndarray:
+    """Sort and cut with loops."""
+    rows = np.zeros((len(texts), 3), np.float32)
+    for start in range(0, len(texts), window * BLOCK_ROWS):
+        here = range(start, min(start + window * BLOCK_ROWS, len(texts)))
+        order = sorted(here, key=lambda row: (len(texts[row]), row))
+        while order:
+            batch, order = order[:BATCH], order[BATCH:]
+            for slot, row in enumerate(batch):
+                rows[row] = slot, len(batch), sum(batch)
+    return rows
+
+
+def test_windows_are_sorted_and_rows_land_where_their_items_are(
+    captions: Manifest, store: Path
+) -> None:
+    encoder, counted = Slots(), []
+    done = run(captions, store, encoder, on_progress=counted.append)
+    texts = captions.tables["caption"]["text"].to_list()
+    np.testing.assert_array_equal(rows_of(store, done), expected_rows(texts, WINDOW))
+    ids = captions.tables["caption"]["item_id"].to_list()
+    cut = [item for item, text in zip(ids, texts, strict=True) if len(text) > 6]
+    assert done.truncated_items == cut
+    assert done.truncated == len(cut) > 0
+    assert counted[-1].rows_done == TEXTS
+
+
+def test_a_job_stopped_after_any_block_ends_with_the_same_bytes(
+    captions: Manifest, store: Path
+) -> None:
+    class Stop(Exception):
+        pass
+
+    run(captions, store)
+    whole = lasting(store)
+    for blocks in range(1, 10):
+        events: list[Any] = []
+
+        def stop(event: Any, events: list[Any] = events, blocks: int = blocks) -> None:
+            events.append(event)
+            if len(events) == blocks:
+                raise Stop
+
+        again = store.with_name(f"again{blocks}")
+        with pytest.raises(Stop):
+            run(captions, again, on_block=stop)
+        done = run(captions, again)
+        assert done.new == TEXTS - blocks * BLOCK_ROWS
+        assert lasting(again) == whole
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_parts_give_the_bytes_of_one_run(captions: Manifest, store: Path, world_size: int) -> None:
+    run(captions, store)
+    parts = store.with_name("parts")
+    encoders = [Slots() for _ in range(world_size)]
+    for rank in (1, 0, 2)[-world_size:] if world_size == 3 else (1, 0):
+        run(captions, parts, encoders[rank], part=(rank, world_size))
+    gathering = Slots()
+    run(captions, parts, gathering)
+    assert lasting(parts) == lasting(store)
+    texts = captions.tables["caption"]["text"].to_list()
+    # No text is encoded by two of them, and none again.
+    own = [text for encoder in encoders for text in encoder.texts if text in texts]
+    assert sorted(own) == sorted(texts)
+    assert not set(gathering.texts) & set(texts)
+
+
+def test_what_was_begun_block_by_block_goes_on_so(captions: Manifest, store: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(_: Any) -> None:
+        raise Stop
+
+    job = open_job(
+        captions, kind="caption", encoders=[EncoderSpec(Slots(), space=Slots.space)], store=store,
+        config=ExtractConfig(batch_size=BATCH, block_rows=BLOCK_ROWS, dtype="float32"),
+        opened=[Slots()],
+    )  # fmt: skip
+    settings = settle_settings(job, job.targets[0])
+    assert settings.pop("window") == WINDOW
+    with pytest.raises(Stop):
+        run(captions, store, pinned={job.targets[0].spec.set_id: settings}, on_block=stop)
+    done = run(captions, store)
+    assert done.new == TEXTS - BLOCK_ROWS
+    texts = captions.tables["caption"]["text"].to_list()
+    np.testing.assert_array_equal(rows_of(store, done), expected_rows(texts, 1))
+
+
+@pytest.mark.parametrize("window", [1, WINDOW])
+def test_a_repair_sorts_over_the_window_of_the_run(
+    captions: Manifest, store: Path, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MAX_WINDOW", window)
+    done = run(captions, store)
+    before = lasting(store)
+    flip(store / done.key / DATA, (2 * BLOCK_ROWS + 1) * 12)
+    monkeypatch.setattr(batches, "MAX_WINDOW", 16)
+    again = repair_set(store, done.key, manifest=captions, encoder=Slots())
+    assert again.identical
+    assert [one["block"] for one in again.encoded] == [2]
+    assert lasting(store) == before
+
+
+def test_an_extended_set_is_the_same_after_a_stop(captions: Manifest, store: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(_: Any) -> None:
+        raise Stop
+
+    encoder = Slots()
+    run(captions, store, limit=10)  # two blocks and a half
+    first = rows_of(store, run(captions, store, limit=10))
+    other = store.with_name("other")
+    run(captions, other, limit=10)
+    done = run(captions, store, encoder)
+    assert done.new == TEXTS - 10
+    np.testing.assert_array_equal(rows_of(store, done)[:10], first)
+    with pytest.raises(Stop):
+        run(captions, other, on_block=stop)
+    run(captions, other)
+    assert lasting(other) == lasting(store)
+
+
+def test_windows_hold_enough_batches_and_no_more_blocks_than_there_are() -> None:
+    encoder: Any = Slots()
+    for batch, items, window in (
+        (64, 10**6, 4),
+        (256, 10**6, 16),
+        (1024, 10**6, 16),
+        (16, 10**6, 1),
+        (64, 9_000, 3),
+        (64, 4_096, 1),
+        (64, 0, 1),
+    ):
+        assert sorting_window(encoder, batch, items=items, block_rows=4096) == window
+    assert sorting_window(object(), 64, items=10**6, block_rows=4096) == 1  # type: ignore[arg-type]
