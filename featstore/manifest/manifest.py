@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,7 +206,9 @@ def validate_items(
         _check_ids(table, "item_id", f"{kind} items")
         _check_kind(table, kind)
         _check_content(table, kind)
-    _check_unique([item for table in whole.values() for item in table["item_id"]])
+    _check_unique(
+        pl.concat([table["item_id"] for table in whole.values()] or [_NOTHING["item_id"]])
+    )
     _check_parents(whole)
     _check_class_ids(whole, classes)
     for kind, table in whole.items():
@@ -301,8 +302,11 @@ def _check_content(table: pl.DataFrame, kind: str) -> None:
         _fail(f"{len(blank):,} {kind} items have an empty text: {listed(blank)}. Leave them out.")
 
 
-def _check_unique(ids: list[str]) -> None:
-    repeated = sorted(item for item, times in Counter(ids).items() if times > 1)
+def _check_unique(ids: pl.Series) -> None:
+    hashes = ids.hash().sort()
+    if not (hashes == hashes.shift(1)).any():
+        return  # equal ids have equal hashes, which are smaller than any table of ids
+    repeated = ids.filter(ids.is_duplicated()).unique().sort().to_list()
     if repeated:
         _fail(
             f"{len(repeated):,} item ids are repeated: {listed(repeated)}. Rows are joined by "
@@ -314,6 +318,8 @@ def _check_parents(tables: Mapping[str, pl.DataFrame]) -> None:
     everything = pl.concat([t.select("item_id", "split") for t in tables.values()] or [_NOTHING])
     for kind, table in tables.items():
         children = table.filter(pl.col("parent_id").is_not_null())
+        if children.is_empty():
+            continue
         orphans = children.join(everything, left_on="parent_id", right_on="item_id", how="anti")
         if orphans.height:
             _fail(
