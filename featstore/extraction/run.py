@@ -352,7 +352,9 @@ def _tasks(job: Job, sets: Sequence[SetInProgress]) -> Iterator[BlockTask]:
             np.concatenate([one.encoded(block) for block in blocks]) & own.any()
             for one, own in zip(sets, asked, strict=True)
         ]
-        yield BlockTask(first, job.items[rows], needed, asked)
+        items = job.items[rows]
+        job.source.check_files(items)
+        yield BlockTask(first, items, needed, asked)
 
 
 def _blocks(outputs: Iterable[BlockOutput], one: SetInProgress) -> Iterator[BlockOutput]:

@@ -239,7 +239,7 @@ def parquet_bytes(table: pl.DataFrame) -> bytes:
 MAX_TABLE_BYTES = 8 * 2**30
 
 
-def read_manifest(root: Path | str, *, hashes: bool = False) -> Manifest:
+def read_manifest(root: Path | str, *, hashes: bool = False, unchecked: bool = False) -> Manifest:
     """Read and validate the manifest in the folder `root`.
 
     ``dataset.toml`` needs a ``name``. If it lists ``tables`` (as `write_manifest` does), those
@@ -253,6 +253,9 @@ def read_manifest(root: Path | str, *, hashes: bool = False) -> Manifest:
         Folder with dataset.toml, ``<kind>.parquet`` and, if items have classes, classes.parquet.
     hashes : bool
         Also read every file that a uri names and compare its sha256 with content_sha256.
+    unchecked : bool
+        Do not look for the files that uris name. Whoever reads them calls
+        `Manifest.check_files` before.
 
     Raises
     ------
@@ -275,13 +278,13 @@ def read_manifest(root: Path | str, *, hashes: bool = False) -> Manifest:
         classes = conform_classes(classes)
         validate_classes(classes)
     files = _data_root(folder, facts)
-    validate_items(found, classes, root=files)
+    validate_items(found, classes, root=None if unchecked else files)
     tables = {kind: conform_items(found[kind], kind) for kind in KINDS if kind in found}
     for kind, table in tables.items():
         require_hashes(table, kind, every=files != folder)
         if hashes:
             check_hashes(files, table, kind)
-    return Manifest(name, files, facts, tables, classes)
+    return Manifest(name, files, facts, tables, classes, unchecked)
 
 
 def _data_root(folder: Path, facts: Mapping[str, Any]) -> Path:

@@ -51,6 +51,9 @@ class Manifest(Shown):
     classes: pl.DataFrame | None
     """The label set, or None if no item has a class."""
 
+    unchecked: bool = False
+    """Whether nobody has looked yet if the files of its items are there, and inside the root."""
+
     def items(self, kind: str) -> pl.DataFrame:
         """Return the item table of `kind`.
 
@@ -66,6 +69,18 @@ class Manifest(Shown):
             where=f"in the manifest {self.name!r}",
             error=ManifestError,
         )
+
+    def check_files(self, items: pl.DataFrame) -> None:
+        """Look for the files of items, unless that was done when the manifest was read.
+
+        Raises
+        ------
+        ManifestError
+            If one is not there, or lies outside the root.
+        """
+        if self.unchecked and "uri" in items.columns:
+            pairs = items.filter(pl.col("uri").is_not_null()).select("item_id", "uri")
+            check_files(self.root, pairs.iter_rows(), f"items of {self.name}")
 
     def file(self, uri: str) -> Path:
         """Return the file that a uri of this manifest names.

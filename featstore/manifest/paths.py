@@ -236,24 +236,16 @@ def item_hashes(root: Path, table: pl.DataFrame) -> pl.Series:
     A part of a file (see `featstore.manifest.paths`) keeps the hash that it has, which whoever
     cut the file into parts took from the very bytes.
     """
-    columns = table.select("uri", "text", "class_id", "item_id", "content_sha256")
-    hashes = pl.Series("content_sha256", dtype=pl.String)
-    for rows in columns.iter_slices(_AT_ONCE):
-        found = [_item_hash(root, *row) for row in rows.iter_rows()]
-        hashes.append(pl.Series(found, dtype=pl.String))
-    return hashes
-
-
-#: Rows that are objects of Python at once.
-_AT_ONCE = 2**16
-
-
-def _item_hash(
-    root: Path, uri: str | None, text: str | None, class_id: str, item_id: str, given: str
-) -> str:
-    if uri is None:
-        return text_sha256(text or class_id or item_id)
-    return given if parse_locator(uri) is not None else file_sha256(root / uri)
+    rows = table.select("uri", "text", "class_id", "item_id", "content_sha256").iter_rows()
+    hashes = []
+    for uri, text, class_id, item_id, given in rows:
+        if uri is None:
+            hashes.append(text_sha256(text or class_id or item_id))
+        elif parse_locator(uri) is not None:
+            hashes.append(given)
+        else:
+            hashes.append(file_sha256(root / uri))
+    return pl.Series("content_sha256", hashes, dtype=pl.String)
 
 
 def check_hashes(root: Path, table: pl.DataFrame, kind: str) -> None:
