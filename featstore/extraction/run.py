@@ -296,7 +296,8 @@ def _run_pass(
 
     def count(rows: int) -> None:
         tracker.advance(rows, encoded=True)
-        on_progress(tracker.progress())
+        if on_progress is not ignore:
+            on_progress(tracker.progress())
 
     small: dict[str, bytes] = {}
     with Preparation(
