@@ -336,11 +336,11 @@ class SummedProgress:
 logger = logging.getLogger(__name__)
 
 #: Parts a worker, at least and at most: a slow device takes fewer. Simulated in docs/scaling.md: of
-#: 256 workers one in 20 slow, a job takes 1.8 times as long as it could with 4, 1.2 with 16.
-PARTS_PER_WORKER = (4, 16)
+#: 256 workers one in 20 slow, a job takes 1.8 times as long as it could with 4, 1.1 with 32.
+PARTS_PER_WORKER = (4, 32)
 
-#: Beyond the fewest, parts have so many blocks: to begin one costs seconds.
-BLOCKS_OF_A_PART = 8
+#: Beyond the fewest, parts have so many blocks: to begin one costs a tenth of a second.
+BLOCKS_OF_A_PART = 4
 
 #: Workers that one part may cost before the job gives up: it is probably the part's fault.
 DEATHS_OF_A_PART = 3
