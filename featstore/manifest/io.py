@@ -284,7 +284,7 @@ def read_manifest(root: Path | str, *, hashes: bool = False, unchecked: bool = F
         require_hashes(table, kind, every=files != folder)
         if hashes:
             check_hashes(files, table, kind)
-    return Manifest(name, files, facts, tables, classes, unchecked)
+    return Manifest(name, files, facts, tables, classes, unchecked, folder.absolute())
 
 
 def _data_root(folder: Path, facts: Mapping[str, Any]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from featstore.errors import ManifestError
-from featstore.manifest import io
+from featstore.manifest import io, manifest
 from featstore.manifest.io import read_manifest, write_manifest
 from featstore.manifest.manifest import validate_items
 from featstore.store.parquet_guard import map_columns, unpack, unpack_columns
@@ -54,6 +55,25 @@ def test_a_mapped_table_is_the_table(
     monkeypatch.setattr(io, "unpack_columns", None)
     monkeypatch.setattr(io, "unpack", None)
     assert_frame_equal(read_manifest(folder).items("caption"), expected)
+
+
+def test_a_large_manifest_is_sent_as_its_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = read_manifest(folder)
+    whole = len(pickle.dumps(made))
+    monkeypatch.setattr(manifest, "SENT_ROWS", 500)
+    sent = pickle.dumps(made)
+    assert len(sent) < whole / 10
+    again = pickle.loads(sent)
+    assert (again.name, again.root, again.facts) == (made.name, made.root, made.facts)
+    assert_frame_equal(again.items("caption"), made.items("caption"))
+    # What nobody has looked for here is looked for where it is read.
+    assert again.unchecked
+    assert not made.unchecked
+    _write(folder, "kite")
+    with pytest.raises(ManifestError, match="was changed while a job used it"):
+        pickle.loads(sent)
 
 
 @pytest.mark.parametrize("rows", [1, 131_073, 300_001])
