@@ -236,6 +236,7 @@ class Target:
     config: ExtractConfig = field(repr=False)
     repair: bool = False
     """Whether damaged blocks of the finished set are made again."""
+    _known: dict[str, KnownRows | None] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def items(self) -> pl.DataFrame:
@@ -256,8 +257,12 @@ class Target:
         return {}
 
     def known_rows(self, golden: Golden | None) -> KnownRows | None:
-        """Look for its rows elsewhere in the store."""
-        return find_known_rows(self.store, self.spec, self.items, golden)
+        """Look for its rows elsewhere in the store: for all parts of a job once."""
+        if golden is None:
+            return find_known_rows(self.store, self.spec, self.items, None)
+        if not self._known:
+            self._known["rows"] = find_known_rows(self.store, self.spec, self.items, golden)
+        return self._known["rows"]
 
     def finished(self) -> ExtractResult | None:
         """Return its result if it needs nothing more, else None."""

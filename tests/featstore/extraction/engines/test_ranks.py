@@ -22,11 +22,13 @@ from featstore import EncoderSpec, ExtractResult, Manifest, extract_many
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, ManifestError, TooManyFailuresError
+from featstore.extraction import targets
 from featstore.extraction.ranks import Rank, extract_rank, local_device, rank_of
 from featstore.extraction.run import SetInProgress
 from featstore.extraction.workers import JobRequest, Worker
 from featstore.manifest import paths
 from featstore.store import tables
+from featstore.store.layout import SetSpec
 from featstore.testing import toy_manifest
 from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 
@@ -200,7 +202,7 @@ def test_a_link_out_of_the_root_is_refused_by_the_rank_that_would_follow_it(
         _rank(root, choices[:1], tmp_path / "store", 0, 1)
 
 
-def test_the_items_are_serialised_once_for_all_parts_and_sets(
+def test_what_follows_from_the_items_is_made_once_for_all_parts(
     pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
@@ -208,6 +210,14 @@ def test_the_items_are_serialised_once_for_all_parts_and_sets(
     monkeypatch.setattr(
         tables, "items_bytes", lambda table: (made.append(table.height), write(table))[1]
     )
+    searched: list[str] = []
+    find = targets.find_known_rows
+
+    def search(root: Path, spec: SetSpec, *others: Any) -> targets.KnownRows | None:
+        searched.append(spec.set_id)
+        return find(root, spec, *others)
+
+    monkeypatch.setattr(targets, "find_known_rows", search)
     request = JobRequest(pictures, "image", tuple(choices), tmp_path / "store", settled())
     worker = Worker(request, "cpu")
     pinned = worker.settle().pinned
@@ -215,6 +225,7 @@ def test_the_items_are_serialised_once_for_all_parts_and_sets(
         assert [one.blocks_left for one in worker.run_part(part, 4, pinned)] == [0, 0]
     assert [one.failed for one in worker.gather(pinned)] == [1, 1]
     assert made == [IMAGES]
+    assert sorted(searched) == sorted(pinned)
 
 
 def test_the_command_says_what_is_left(
