@@ -90,7 +90,9 @@ def read_request(
             check_kind(spec.encoder, kind)
         if exist:
             check_name(spec.encoder)
-    source = None if manifest is None else read_manifest(manifest)
+    # A rank looks for the files of its own blocks.
+    ranked = place.rank is not None
+    source = None if manifest is None else read_manifest(manifest, unchecked=ranked)
     # Of several kinds the last must not be found wanting when the first are done.
     for kind in others:
         assert source is not None

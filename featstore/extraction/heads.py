@@ -19,14 +19,13 @@ from featstore.extraction.options import EncoderSpec, HeadConfig, settle_options
 from featstore.extraction.plan import JobPlan, SetPlan
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.targets import SetState, finished_result, free_bytes
-from featstore.identity import sha256_hex
 from featstore.labels import head_items, read_label_file
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.options import document
 from featstore.store.layout import SetSpec, plan_array
 from featstore.store.records import read_commit, read_pointer
-from featstore.store.tables import items_bytes
+from featstore.store.tables import ItemFile
 from featstore.store.writer import SetWriter, WriteOptions
 
 logger = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ class OpenedHead:
 
     def finished(self, store: Path) -> ExtractResult | None:
         """Return the result if the store has the set, else None."""
-        return finished_result(store, self.spec, self.items)
+        return finished_result(store, self.spec, ItemFile(self.items))
 
 
 def extract_head(
@@ -287,7 +286,7 @@ def _state(opened: OpenedHead, store: Path) -> SetState:
     there = pointer is not None
     if pointer is not None:
         commit = read_commit(directory, str(pointer["revision"]))
-        if commit.items["sha256"] != sha256_hex(items_bytes(opened.items)):
+        if commit.items["sha256"] != ItemFile(opened.items).sha256:
             raise FeatstoreError(
                 f"{key} is there with other classes. Give this label set another name."
             )

@@ -124,6 +124,7 @@ def complete_thumbnails(job: Job, *, skip: Collection[str]) -> None:
     """Draw the thumbnails that an interrupted job, or one without them, did not leave."""
     directory = job.store / job.dataset / job.kind
     have = read_thumbnails(directory)
+    job.source.check_files(job.items.filter(~pl.col("item_id").is_in([*have, *skip])))
     small: dict[str, bytes] = {}
     with ByteReader(job.source.root) as reader:
         for item in job.items.iter_rows(named=True):

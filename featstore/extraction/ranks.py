@@ -81,7 +81,10 @@ def extract_rank(
             "Ranks cannot agree on --batch-size auto. Give a number: what one process found is "
             "in its log and in the runs/ of its sets."
         )
-    source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
+    # Of a million files, each rank looks for its own.
+    source = manifest
+    if not isinstance(source, Manifest):
+        source = read_manifest(Path(source), unchecked=world_size > 1)
     report = requested.on_block, requested.on_progress
     requested = replace(requested, part=None, wait=max(requested.wait, PATIENCE))
     request = JobRequest(source, kind, tuple(encoders), local_folder(store), requested)
@@ -89,7 +92,7 @@ def extract_rank(
     plan = worker.settle()
     tell_how(plan.how)
     try:
-        done = worker.run_part(place.rank, place.world_size, plan.pinned)
+        done = worker.run_part(place.rank, place.world_size, plan.pinned, count_left=True)
     except ClaimLostError:
         # Others may have finished everything while this process stood still.
         finished = worker.finished()

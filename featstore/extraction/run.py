@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from featstore.encoders.golden import golden_cosine
 from featstore.errors import AlreadyFinishedError
@@ -59,6 +60,7 @@ class SetInProgress:
     settings: dict[str, Any]
     known: KnownRows | None = None
     pending: frozenset[int] = frozenset()
+    count_left: bool = False
     new: int = 0
     copied: int = 0
     truncated: list[str] = field(default_factory=list)
@@ -110,12 +112,10 @@ class SetInProgress:
         copies, needed = self._copies(block), self.needed(block)
         if self.known is not None and copies.any():
             rows[copies] = self.known.read(where.start + np.flatnonzero(copies))
-        ids = self.target.items["item_id"][where.start : where.stop].to_list()
-        lost = {
-            item: output.failures[item]
-            for item, needs in zip(ids, needed.tolist(), strict=True)
-            if needs and item in output.failures
-        }
+        lost = output.failures
+        if lost:
+            ids = self.target.items["item_id"][where.start : where.stop].filter(pl.Series(needed))
+            lost = {item: lost[item] for item in ids if item in lost}
         self.writer.write_block(block, rows, lost)
         self.new += int(needed.sum()) - len(lost)
         self.copied += int(copies.sum())
@@ -148,7 +148,8 @@ class SetInProgress:
     def end_part(self) -> ExtractResult:
         """Make what was written durable, and say what is left; nothing is published."""
         self.writer.sync()
-        return replace(self._result(), blocks_left=len(self.writer.left()))
+        left = self.writer.left() if self.count_left else ()
+        return replace(self._result(), blocks_left=len(left))
 
     def _result(self) -> ExtractResult:
         failures = self.writer.failures
@@ -183,8 +184,9 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
         sets = [_prepare_set(job, target) for target in targets]
         if job.config.pinned is None:
             tell_how(say_how(job, {one.target.spec.set_id: one.settings for one in sets}))
-        new = [target for target in targets if not target.repair]
-        check_free_space(job.store, [inspect_set(target, known=None) for target in new])
+        if not job.config.part:  # of parts, `Worker.settle` looks once for all
+            new = [target for target in targets if not target.repair]
+            check_free_space(job.store, [inspect_set(target, known=None) for target in new])
         for one in sets:
             one.golden.check_head()
         opened: list[SetInProgress] = []
@@ -212,7 +214,7 @@ def _prepare_set(job: Job, target: Target) -> SetInProgress:
     writer = SetWriter(
         job.store,
         target.spec,
-        job.items,
+        target.file,
         target.encoder.dim,
         facts=target.facts(job.source),
         # What a repair has staged is not taken for an extension, and goes on as a repair.
@@ -234,7 +236,7 @@ def _prepare_set(job: Job, target: Target) -> SetInProgress:
         threads=settings["threads"],
     )
     golden = Golden(target.encoder, settings["threads"])
-    return SetInProgress(target, writer, runner, golden, settings)
+    return SetInProgress(target, writer, runner, golden, settings, count_left=job.count_left)
 
 
 def settle_settings(job: Job, target: Target) -> dict[str, Any]:
@@ -338,7 +340,8 @@ def _run_pass(
 
     def count(rows: int) -> None:
         tracker.advance(rows, encoded=True)
-        on_progress(tracker.progress())
+        if on_progress is not ignore:
+            on_progress(tracker.progress())
 
     small: dict[str, bytes] = {}
     with Preparation(
@@ -394,7 +397,9 @@ def _tasks(job: Job, sets: Sequence[SetInProgress]) -> Iterator[BlockTask]:
             np.concatenate([one.encoded(block) for block in blocks]) & own.any()
             for one, own in zip(sets, asked, strict=True)
         ]
-        yield BlockTask(first, job.items[rows], needed, asked)
+        items = job.items[rows]
+        job.source.check_files(items)
+        yield BlockTask(first, items, needed, asked)
 
 
 def _blocks(outputs: Iterable[BlockOutput], one: SetInProgress) -> Iterator[BlockOutput]:

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from featstore.extraction.golden_check import GOLDEN_COSINE, Golden, lasting_fac
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.views import RECIPE
-from featstore.identity import encoder_slug, sha256_hex
+from featstore.identity import encoder_slug
 from featstore.images import FORMATS, WITH_TIFF
 from featstore.manifest.manifest import Manifest
 from featstore.store.base import read_base
@@ -35,13 +35,13 @@ from featstore.store.layout import ArrayLayout, LayoutLimits, SetSpec, plan_arra
 from featstore.store.lock import claim_folders
 from featstore.store.records import read_commit, read_pointer
 from featstore.store.store import FeatureStore, SetInfo, open_store
-from featstore.store.tables import failures_file, items_bytes, read_failures
+from featstore.store.tables import ItemFile, failures_file, read_failures
 from featstore.store.view import EmbeddingsView
 from featstore.store.writer import settle_set
 
 
 def finished_result(
-    store: Path, spec: SetSpec, items: pl.DataFrame, *, retry_failed: bool = False
+    store: Path, spec: SetSpec, items: ItemFile, *, retry_failed: bool = False
 ) -> ExtractResult | None:
     """Return the result for a set that is finished with these very items, else None.
 
@@ -59,7 +59,7 @@ def finished_result(
         return None
     settle_set(store, key)
     commit = read_commit(directory, pointer["revision"])
-    if commit.items["sha256"] != sha256_hex(items_bytes(items)):
+    if commit.items["sha256"] != items.sha256:
         return None
     if retry_failed and commit.n_failed:
         return None
@@ -146,15 +146,16 @@ def find_known_rows(
     KnownRows or None
         None if nothing is known.
     """
-    if _HASH not in items.columns:
+    # A source's bytes are checked block by block, when they are first read.
+    store = FeatureStore(root, verify="first-touch")
+    candidates = _candidates(root, store, spec)
+    if _HASH not in items.columns or not candidates:
         return None
     wanted = items.select(_HASH).with_row_index("item").drop_nulls()
     source = np.full(items.height, -1, dtype=np.int32)
     row = np.zeros(items.height, dtype=np.int64)
     sources: list[EmbeddingsView] = []
-    # A source's bytes are checked block by block, when they are first read.
-    store = FeatureStore(root, verify="first-touch")
-    for info in _candidates(root, store, spec):
+    for info in candidates:
         if wanted.is_empty():
             break
         if (info.attributes.get("precision"), info.commit.dtype) != (
@@ -232,10 +233,16 @@ class Target:
     encoder: Encoder
     spec: SetSpec
     store: Path
-    items: pl.DataFrame = field(repr=False)
+    file: ItemFile = field(repr=False)
     config: ExtractConfig = field(repr=False)
     repair: bool = False
     """Whether damaged blocks of the finished set are made again."""
+    _known: dict[str, KnownRows | None] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def items(self) -> pl.DataFrame:
+        """Its items."""
+        return self.file.table
 
     @property
     def directory(self) -> Path:
@@ -251,13 +258,17 @@ class Target:
         return {}
 
     def known_rows(self, golden: Golden | None) -> KnownRows | None:
-        """Look for its rows elsewhere in the store."""
-        return find_known_rows(self.store, self.spec, self.items, golden)
+        """Look for its rows elsewhere in the store: for all parts of a job once."""
+        if golden is None:
+            return find_known_rows(self.store, self.spec, self.items, None)
+        if not self._known:
+            self._known["rows"] = find_known_rows(self.store, self.spec, self.items, golden)
+        return self._known["rows"]
 
     def finished(self) -> ExtractResult | None:
         """Return its result if it needs nothing more, else None."""
         retry = self.config.retry_failed
-        return finished_result(self.store, self.spec, self.items, retry_failed=retry)
+        return finished_result(self.store, self.spec, self.file, retry_failed=retry)
 
     def facts(self, source: Manifest) -> dict[str, Any]:
         """Return the facts of the set that do not depend on the run."""
@@ -327,13 +338,14 @@ def make_targets(
         If two encoders would write the same set.
     """
     targets = []
+    file = ItemFile(items)
     for choice, encoder in opened:
 
         def spec_in(precision: str, encoder: Encoder = encoder) -> SetSpec:
             return SetSpec(dataset, kind, encoder.name, encoder.space, config.dtype, precision)
 
         spec = spec_in(settle_precision(encoder, config, store, spec_in))
-        targets.append(Target(choice, encoder, spec, store, items, config))
+        targets.append(Target(choice, encoder, spec, store, file, config))
     seen: dict[str, Target] = {}
     for target in targets:
         other = seen.setdefault(target.spec.set_id, target)
@@ -407,7 +419,7 @@ def inspect_set(target: Target, *, known: KnownRows | None) -> SetState:
     if pointer is not None:
         revision = str(pointer["revision"])
         commit = read_commit(target.directory, revision)
-        same = commit.items["sha256"] == sha256_hex(items_bytes(items))
+        same = commit.items["sha256"] == target.file.sha256
         retry = config.retry_failed and commit.n_failed > 0
         state = ("retry" if retry else "finished") if same else "extension"
         base = read_base(target.directory, target.spec.key, items, retry_failed=config.retry_failed)
@@ -495,6 +507,13 @@ class Job:
     config: ExtractConfig
     targets: list[Target]
     threads: int | None
+    count_left: bool = False
+    """Of a part: whether to look for what the others have left when it ends."""
+
+    def with_config(self, config: ExtractConfig) -> Job:
+        """Return the job with other options; items and encoders are shared, and what they cost."""
+        targets = [replace(target, config=config) for target in self.targets]
+        return replace(self, config=config, targets=targets)
 
     @property
     def workers(self) -> int:

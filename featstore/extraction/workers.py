@@ -198,9 +198,14 @@ class Worker:
             how=say_how(self._job, pinned),
         )
 
-    def run_part(self, rank: int, world_size: int, pinned: Pinned) -> list[ExtractResult]:
-        """Encode every world-size-th block from block `rank` on; nothing is published."""
-        return self._run((rank, world_size), pinned)
+    def run_part(
+        self, rank: int, world_size: int, pinned: Pinned, *, count_left: bool = False
+    ) -> list[ExtractResult]:
+        """Encode every world-size-th block from block `rank` on; nothing is published.
+
+        With `count_left`, say what others have left: their journals are read for that.
+        """
+        return self._run((rank, world_size), pinned, count_left=count_left)
 
     def gather(self, pinned: Pinned) -> list[ExtractResult]:
         """Gather what all parts have done, encode what is left, and publish."""
@@ -211,12 +216,14 @@ class Worker:
         found = [target.finished() for target in self._job.targets]
         return [one for one in found if one is not None] if None not in found else None
 
-    def _run(self, part: tuple[int, int] | None, pinned: Pinned) -> list[ExtractResult]:
+    def _run(
+        self, part: tuple[int, int] | None, pinned: Pinned, *, count_left: bool = False
+    ) -> list[ExtractResult]:
         self.part = -1 if part is None else part[0]
         config = replace(self._job.config, part=part, pinned=pinned)
-        opened = [target.encoder for target in self._job.targets]
         with contextlib.closing(JobLog(config.log)) as log:
-            return run_job(self._request.open(config, opened), log)
+            job = replace(self._job.with_config(config), count_left=count_left)
+            return run_job(job, log)
 
 
 def merge_results(
@@ -333,11 +340,11 @@ class SummedProgress:
 logger = logging.getLogger(__name__)
 
 #: Parts a worker, at least and at most: a slow device takes fewer. Simulated in docs/scaling.md: of
-#: 256 workers one in 20 slow, a job takes 1.8 times as long as it could with 4, 1.2 with 16.
-PARTS_PER_WORKER = (4, 16)
+#: 256 workers one in 20 slow, a job takes 1.8 times as long as it could with 4, 1.1 with 32.
+PARTS_PER_WORKER = (4, 32)
 
-#: Beyond the fewest, parts have so many blocks: to begin one costs seconds.
-BLOCKS_OF_A_PART = 8
+#: Beyond the fewest, parts have so many blocks: to begin one costs a tenth of a second.
+BLOCKS_OF_A_PART = 4
 
 #: Workers that one part may cost before the job gives up: it is probably the part's fault.
 DEATHS_OF_A_PART = 3

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
+import os
 import re
+import secrets
 import tomllib
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from data_manifests.cache import cache_folder
+from featstore.durable import remove_tree
 from featstore.errors import ManifestError
 from featstore.identity import sha256_hex
 from featstore.manifest.folder import building, publish, read_bytes, read_facts
@@ -29,7 +34,9 @@ from featstore.manifest.manifest import (
     validate_items,
 )
 from featstore.manifest.paths import check_hashes, item_hashes, require_hashes
-from featstore.store.parquet_guard import unpack
+from featstore.store.parquet_guard import map_columns, unpack, unpack_columns
+
+logger = logging.getLogger(__name__)
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b"}
@@ -232,7 +239,7 @@ def parquet_bytes(table: pl.DataFrame) -> bytes:
 MAX_TABLE_BYTES = 8 * 2**30
 
 
-def read_manifest(root: Path | str, *, hashes: bool = False) -> Manifest:
+def read_manifest(root: Path | str, *, hashes: bool = False, unchecked: bool = False) -> Manifest:
     """Read and validate the manifest in the folder `root`.
 
     ``dataset.toml`` needs a ``name``. If it lists ``tables`` (as `write_manifest` does), those
@@ -246,6 +253,9 @@ def read_manifest(root: Path | str, *, hashes: bool = False) -> Manifest:
         Folder with dataset.toml, ``<kind>.parquet`` and, if items have classes, classes.parquet.
     hashes : bool
         Also read every file that a uri names and compare its sha256 with content_sha256.
+    unchecked : bool
+        Do not look for the files that uris name. Whoever reads them calls
+        `Manifest.check_files` before.
 
     Raises
     ------
@@ -268,13 +278,13 @@ def read_manifest(root: Path | str, *, hashes: bool = False) -> Manifest:
         classes = conform_classes(classes)
         validate_classes(classes)
     files = _data_root(folder, facts)
-    validate_items(found, classes, root=files)
+    validate_items(found, classes, root=None if unchecked else files)
     tables = {kind: conform_items(found[kind], kind) for kind in KINDS if kind in found}
     for kind, table in tables.items():
         require_hashes(table, kind, every=files != folder)
         if hashes:
             check_hashes(files, table, kind)
-    return Manifest(name, files, facts, tables, classes)
+    return Manifest(name, files, facts, tables, classes, unchecked, folder.absolute())
 
 
 def _data_root(folder: Path, facts: Mapping[str, Any]) -> Path:
@@ -316,14 +326,61 @@ def _stems(folder: Path, facts: Mapping[str, Any]) -> Iterable[str]:
 def _read_table(folder: Path, stem: str, facts: Mapping[str, Any]) -> pl.DataFrame:
     file = f"{stem}.parquet"
     data = read_bytes(folder, file, MAX_TABLE_BYTES)
-    if "tables" in facts and sha256_hex(data) != facts["tables"][stem]["sha256"]:
+    digest = sha256_hex(data)
+    if "tables" in facts and digest != facts["tables"][stem]["sha256"]:
         raise ManifestError(
             f"{folder / file} differs from the sha256 in {FACTS_FILE}: it was changed, or writing "
             "was interrupted. Build the dataset again."
         )
     try:
-        return unpack(data)
+        return _mapped(data, digest) if len(data) >= MAPPED_BYTES else unpack(data)
     except ValueError as err:
         raise ManifestError(
             f"{folder / file} is not a readable Parquet file: {err}. Build the dataset again."
         ) from err
+
+
+#: Tables of larger Parquet files are read from mapped files: about 200,000 captions.
+MAPPED_BYTES = 8 * 2**20
+
+#: Of the unpacked tables in the user's cache, those last used stay, up to this size.
+KEPT_BYTES = 16 * 2**30
+
+
+def _mapped(data: bytes, digest: str) -> pl.DataFrame:
+    """Return the table in `data`, mapped from its copy in the user's cache.
+
+    Memory is that of the pages that are looked at, and processes of one machine share it. Without
+    pyarrow, or room in the cache, the table is in memory.
+
+    Raises
+    ------
+    ValueError
+        As `unpack`.
+    """
+    folder = cache_folder("tables") / digest
+    try:
+        if not folder.is_dir():
+            staged = folder.with_name(f"{digest}.{secrets.token_hex(4)}.staged")
+            staged.mkdir(parents=True)
+            try:
+                unpack_columns(data, staged)
+                with suppress(OSError):  # another process was faster, or the next line says why
+                    staged.rename(folder)
+            finally:
+                remove_tree(staged)
+            _trim(folder.parent)
+        os.utime(folder)
+        return map_columns(folder)
+    except (ImportError, OSError) as err:
+        logger.info("The table is read into memory, not mapped: %s.", err)
+        return unpack(data)
+
+
+def _trim(cache: Path) -> None:
+    """Remove the tables that were not used for longest, until the rest is small enough."""
+    total = 0
+    for folder in sorted(cache.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True):
+        total += sum(path.stat().st_size for path in folder.iterdir())
+        if total > KEPT_BYTES:
+            remove_tree(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +51,18 @@ class Manifest(Shown):
     classes: pl.DataFrame | None
     """The label set, or None if no item has a class."""
 
+    unchecked: bool = False
+    """Whether nobody has looked yet if the files of its items are there, and inside the root."""
+
+    folder: Path | None = None
+    """Folder that it was read from, if it was."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Send a large one to another process as its folder: there, too, it is mapped."""
+        if self.folder is None or sum(map(len, self.tables.values())) < SENT_ROWS:
+            return super().__reduce_ex__(protocol)
+        return _read_again, (self.folder, self.facts)
+
     def items(self, kind: str) -> pl.DataFrame:
         """Return the item table of `kind`.
 
@@ -67,6 +78,18 @@ class Manifest(Shown):
             where=f"in the manifest {self.name!r}",
             error=ManifestError,
         )
+
+    def check_files(self, items: pl.DataFrame) -> None:
+        """Look for the files of items, unless that was done when the manifest was read.
+
+        Raises
+        ------
+        ManifestError
+            If one is not there, or lies outside the root.
+        """
+        if self.unchecked and "uri" in items.columns:
+            pairs = items.filter(pl.col("uri").is_not_null()).select("item_id", "uri")
+            check_files(self.root, pairs.iter_rows(), f"items of {self.name}")
 
     def file(self, uri: str) -> Path:
         """Return the file that a uri of this manifest names.
@@ -84,6 +107,19 @@ class Manifest(Shown):
         licence = self.facts.get("licence")
         about = {"items": counts, "classes": classes, "licence": licence, "root": self.root}
         return Card(f"Manifest {self.name!r}", about)
+
+
+#: A manifest of more items is read by each process for itself.
+SENT_ROWS = 2**17
+
+
+def _read_again(folder: Path, facts: Mapping[str, Any]) -> Manifest:
+    from featstore.manifest.io import read_manifest
+
+    manifest = read_manifest(folder, unchecked=True)
+    if manifest.facts != facts:
+        raise ManifestError(f"{folder} was changed while a job used it. Start the job again.")
+    return manifest
 
 
 #: What an item can be. All four are the same thing to a fitter: rows that have an embedding.
@@ -207,7 +243,9 @@ def validate_items(
         _check_ids(table, "item_id", f"{kind} items")
         _check_kind(table, kind)
         _check_content(table, kind)
-    _check_unique([item for table in whole.values() for item in table["item_id"]])
+    _check_unique(
+        pl.concat([table["item_id"] for table in whole.values()] or [_NOTHING["item_id"]])
+    )
     _check_parents(whole)
     _check_class_ids(whole, classes)
     for kind, table in whole.items():
@@ -301,8 +339,11 @@ def _check_content(table: pl.DataFrame, kind: str) -> None:
         _fail(f"{len(blank):,} {kind} items have an empty text: {listed(blank)}. Leave them out.")
 
 
-def _check_unique(ids: list[str]) -> None:
-    repeated = sorted(item for item, times in Counter(ids).items() if times > 1)
+def _check_unique(ids: pl.Series) -> None:
+    hashes = ids.hash().sort()
+    if not (hashes == hashes.shift(1)).any():
+        return  # equal ids have equal hashes, which are smaller than any table of ids
+    repeated = ids.filter(ids.is_duplicated()).unique().sort().to_list()
     if repeated:
         _fail(
             f"{len(repeated):,} item ids are repeated: {listed(repeated)}. Rows are joined by "
@@ -314,6 +355,8 @@ def _check_parents(tables: Mapping[str, pl.DataFrame]) -> None:
     everything = pl.concat([t.select("item_id", "split") for t in tables.values()] or [_NOTHING])
     for kind, table in tables.items():
         children = table.filter(pl.col("parent_id").is_not_null())
+        if children.is_empty():
+            continue
         orphans = children.join(everything, left_on="parent_id", right_on="item_id", how="anti")
         if orphans.height:
             _fail(

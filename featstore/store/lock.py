@@ -371,13 +371,22 @@ def is_claimed(directory: Path, *, stale: float | None = None) -> bool:
         return True  # nobody can know
 
 
-def claim_folders(directory: Path) -> list[Path]:
-    """Return the folders of unpublished files of a set: the writer's own, then its parts'."""
+def claim_folders(directory: Path, *, part: tuple[int, int] | None = None) -> list[Path]:
+    """Return the folders of unpublished files of a set: the writer's own, then its parts'.
+
+    With `part`, a rank and the world size, those of other ranks of this world size are left out:
+    they hold none of its blocks.
+    """
     staging = directory / ".staging"
     if not staging.is_dir():
         return []
-    parts = sorted(path for path in staging.iterdir() if _PART.fullmatch(path.name))
-    found = [_current(folder) for folder in (staging, *parts) if _is_folder(folder)]
+    parts = _names(staging, _PART)
+    if part is not None:
+        own = part_name(*part)
+        world = own[-len("-of-00000") :]
+        parts = [name for name in parts if name == own or not name.endswith(world)]
+    folders = [staging, *(staging / name for name in sorted(parts))]
+    found = [_current(folder) for folder in folders if _is_folder(folder)]
     return [folder for folder in found if folder is not None]
 
 
@@ -452,8 +461,14 @@ def _copy_files(folder: Path) -> None:
 
 def _current(staging: Path) -> Path | None:
     """Return the folder of the newest claim."""
-    found = [path for path in staging.iterdir() if _FOLDER.fullmatch(path.name)]
+    found = (staging / name for name in _names(staging, _FOLDER))
     return max(filter(_is_folder, found), default=None)
+
+
+def _names(folder: Path, pattern: re.Pattern[str]) -> list[str]:
+    """Return the names in a folder that have a form; thousands of parts may lie side by side."""
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if pattern.fullmatch(entry.name)]
 
 
 def _is_folder(path: Path) -> bool:

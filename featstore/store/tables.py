@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import io
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -30,9 +31,39 @@ def items_bytes(table: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def items_file_name(data: bytes) -> str:
-    """Return the file name of an item table from its bytes."""
-    return f"items-{sha256_hex(data)[:SHORT]}.parquet"
+class ItemFile:
+    """An item table and its file: serialised and hashed once, when first asked for.
+
+    Every set and every part of a job shares one, so that to begin a part costs nothing that grows
+    with the number of items.
+
+    Attributes
+    ----------
+    table : DataFrame
+    """
+
+    def __init__(self, table: pl.DataFrame) -> None:
+        self.table = table
+
+    @functools.cached_property
+    def data(self) -> bytes:
+        """The bytes of the file."""
+        return items_bytes(self.table)
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """Bytes and sha256, as a commit states them."""
+        return {"bytes": len(self.data), "sha256": sha256_hex(self.data)}
+
+    @property
+    def sha256(self) -> str:
+        """What a set's commit and the plan of its journal know the items by."""
+        return str(self.facts["sha256"])
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return f"items-{self.sha256[:SHORT]}.parquet"
 
 
 class ItemTable:

@@ -60,7 +60,7 @@ from featstore.store.records import (
     staging_of,
 )
 from featstore.store.staging import StagedFiles, run_beside
-from featstore.store.tables import items_bytes, items_file_name
+from featstore.store.tables import ItemFile, items_bytes, where_equal
 
 _ARRAY = "embedding/zarr.json"
 
@@ -92,9 +92,7 @@ class Revision:
         Of the revision's records, and the hash of its blocks.
     blocks : tuple of str
         Hash of each block.
-    items : bytes
-        The item table, as its file.
-    item_ids : Series of str
+    items : ItemFile
     failures : mapping
         item_id -> reason, of the items without an embedding.
     bias : ndarray of shape (n,), optional
@@ -108,8 +106,7 @@ class Revision:
     layout: ArrayLayout
     form: StoreFormat
     blocks: tuple[str, ...]
-    items: bytes
-    item_ids: pl.Series
+    items: ItemFile
     failures: Mapping[str, str]
     bias: np.ndarray | None = None
     golden: Mapping[str, Any] | None = None
@@ -138,12 +135,12 @@ def publish_set(
     StoreWriteError
         If the file system refuses.
     """
-    spec, layout = revision.spec, revision.layout
+    spec, layout, items = revision.spec, revision.layout, revision.items
     directory = spec.directory(root)
     attributes = _attributes(revision, base)
     small = _small_files(revision, base)
-    items_path = directory.parent / items_file_name(revision.items)
-    _write(claim, items_path, revision.items)
+    items_path = directory.parent / items.name
+    _write(claim, items_path, items.data, items.facts)
     # The name of a table that another writer has just written must be durable, too.
     claim.unsynced.add(items_path.parent)
     small[_ARRAY] = json_bytes(array_metadata(layout))
@@ -160,12 +157,12 @@ def publish_set(
         dtype=layout.dtype,
         block_rows=layout.block_rows,
         blocks=revision.blocks,
-        items={"file": items_path.name, **_facts(revision.items)},
+        items={"file": items.name, **items.facts},
         metadata=dict(sorted(metadata.items())),
         space_id=spec.space_id,
         set_id=spec.set_id,
         attributes=attributes_digest(attributes),
-        failed=pack_failed(revision.item_ids.is_in(list(revision.failures)).to_numpy()),
+        failed=pack_failed(where_equal(items.table["item_id"], set(revision.failures)).to_numpy()),
         hash=revision.form.hash,
         format=revision.form.version,
     )
@@ -190,7 +187,7 @@ def publish_set(
         _discard_unnamed(directory, claim, [commit, *stored], layout)
         _discard_tables(directory, claim, older)
     # The removal of the kind's last other set may have taken the item table meanwhile.
-    _write(claim, items_path, revision.items)
+    _write(claim, items_path, items.data, items.facts)
     write_catalog(root)
     claim.finish()
     return identity
@@ -280,8 +277,8 @@ def _small_files(revision: Revision, base: Base | None) -> dict[str, bytes]:
     return small
 
 
-def _write(claim: Claim, path: Path, data: bytes) -> None:
-    if not same_file(path, _facts(data)):
+def _write(claim: Claim, path: Path, data: bytes, facts: Mapping[str, Any] | None = None) -> None:
+    if not same_file(path, facts or _facts(data)):
         claim.write_file(path, [data])
 
 
@@ -402,8 +399,8 @@ class SetWriter:
         The store, made if missing.
     spec : SetSpec
         What the set is.
-    items : DataFrame
-        Item table; row i of the array is item i.
+    items : DataFrame or ItemFile
+        Item table; row i of the array is item i. Writers of the same items share an `ItemFile`.
     dim : int
         Embedding dimension.
     facts : mapping
@@ -435,7 +432,7 @@ class SetWriter:
         self,
         root: Path,
         spec: SetSpec,
-        items: pl.DataFrame,
+        items: pl.DataFrame | ItemFile,
         dim: int,
         *,
         facts: Mapping[str, Any] | None = None,
@@ -447,12 +444,11 @@ class SetWriter:
         self.spec = spec
         self.key = spec.key
         self.directory = spec.directory(root)
-        self.layout: ArrayLayout = plan_array(items.height, dim, spec.dtype, limits)
+        self._items = items if isinstance(items, ItemFile) else ItemFile(items)
+        self._item_ids = self._items.table["item_id"]
+        self.layout: ArrayLayout = plan_array(len(self._item_ids), dim, spec.dtype, limits)
         self._facts = dict(facts or {})
         self._limits = limits
-        self._table = items
-        self._items = items_bytes(items)
-        self._item_ids = items["item_id"]
         self._plan = dict(plan or {})
         self._options = options
         self._form = StoreFormat()
@@ -480,14 +476,12 @@ class SetWriter:
             self._base = read_base(
                 self.directory,
                 self.key,
-                self._table,
+                self._items.table,
                 retry_failed=self._options.retry_failed,
                 repair=self._options.repair,
             )
             if self._base is not None:
-                done = self._base.finished(
-                    sha256_hex(self._items), retry=self._options.retry_failed
-                )
+                done = self._base.finished(self._items.sha256, retry=self._options.retry_failed)
                 if done is not None:
                     # Another writer may have ended just now, without tidying up.
                     settle_claimed(self.root, self.key, self._claim, self._base.attributes)
@@ -546,7 +540,7 @@ class SetWriter:
     def _full_plan(self) -> dict[str, Any]:
         return {
             "set_id": self.spec.set_id,
-            "items": sha256_hex(self._items),
+            "items": self._items.sha256,
             "layout": repr(self.layout),
             "base": self._base.commit.revision_id if self._base else "",
             "retry_failed": self._options.retry_failed,
@@ -560,16 +554,22 @@ class SetWriter:
         if self._options.part:
             rank, world_size = self._options.part
             size = self._options.part_blocks
-            return [block for block in self.left() if block // size % world_size == rank]
+            durable = self._done(claim_folders(self.directory, part=self._options.part))
+            blocks = range(self.layout.n_blocks)
+            mine = [block for block in blocks if block // size % world_size == rank]
+            return [block for block in mine if block not in durable]
         done = self._opened()[0].blocks
         return [block for block in range(self.layout.n_blocks) if block not in done]
 
     def left(self) -> list[int]:
         """Return the blocks that no writer of this set has durably done, of whatever part."""
-        done = set(self._opened()[0].blocks)
-        for folder in claim_folders(self.directory):
-            done |= finished_blocks(folder, plan=self._full_plan()).keys()
+        done = self._done(claim_folders(self.directory))
         return [block for block in range(self.layout.n_blocks) if block not in done]
+
+    def _done(self, folders: Iterable[Path]) -> set[int]:
+        """Return the blocks that are done here, or durably in one of the folders."""
+        done, plan = set(self._opened()[0].blocks), self._full_plan()
+        return done.union(*(finished_blocks(folder, plan=plan) for folder in folders))
 
     def kept(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: True if the base has it, and it stays.
@@ -694,7 +694,6 @@ class SetWriter:
                     self._form,
                     tuple(journal.blocks[block].digest for block in range(self.layout.n_blocks)),
                     self._items,
-                    self._item_ids,
                     journal.failures,
                     bias,
                     golden,

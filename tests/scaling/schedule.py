@@ -20,8 +20,9 @@ from tests.scaling.simulate import POLICIES, Cluster, Policy, simulate
 #: 10^9 rows in blocks of 4,096.
 BLOCKS = -(-(10**9) // 4096)
 
-#: A device that encodes 1,000 images a second: an assumption, nothing was measured on a GPU.
-CALM = Cluster(workers=256, block_seconds=4.096, spread=0.05, hand_over=2.0)
+#: A device that encodes 1,000 images a second: an assumption. To begin a part takes 0.1 s: measured
+#: by the clock on a busy machine, nearly all of it in eight fsyncs (docs/scaling.md).
+CALM = Cluster(workers=256, block_seconds=4.096, spread=0.05, hand_over=0.1)
 SLOW = replace(CALM, slow=0.05, slowness=4.0)
 
 SCENARIOS = {
@@ -30,7 +31,7 @@ SCENARIOS = {
     "the same, each lost every 2 h for 10 min": replace(SLOW, mean_up=7200.0, away=600.0),
 }
 
-#: Parts for each worker. `featstore extract --devices` and Ray hand out 16 of so long a job.
+#: Parts for each worker. `featstore extract --devices` and Ray hand out 32 of so long a job.
 PARTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SEEDS = range(5)
 
@@ -79,7 +80,7 @@ def draw(found: dict[str, dict[str, list[float]]], out: Path) -> None:
     for panel, (name, lines) in zip(axes, found.items(), strict=True):
         for policy, values in lines.items():
             panel.plot(PARTS, values, color=colours[policy], marker=".", linewidth=1.6)
-        panel.axvline(16, color="#bbbbbb", linewidth=0.8, linestyle=":")
+        panel.axvline(32, color="#bbbbbb", linewidth=0.8, linestyle=":")
         panel.set_xscale("log", base=2)
         panel.set_xticks(PARTS, [str(parts) for parts in PARTS])
         panel.set_title(name, fontsize=9.5)

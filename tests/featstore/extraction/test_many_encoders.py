@@ -198,6 +198,41 @@ def test_texts_sorted_by_length_keep_their_order(texts: list[str]) -> None:
     assert output.truncated == [[str(i) for i, text in enumerate(texts) if len(text) > 6]]
 
 
+class InOrder(ByLength):
+    """The same encoder without lengths: its batches are slots by row."""
+
+    length: Any = None
+
+    def encode(self, batch: Any) -> np.ndarray:
+        self.batches.append([int(text) for text in batch])
+        return np.array([[int(text)] for text in batch], np.float32)
+
+
+@given(st.data())
+def test_texts_in_runs_meet_in_the_slots_of_their_rows(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 40))
+    masks = st.lists(st.booleans(), min_size=n, max_size=n)
+    needed = [np.array(data.draw(masks)) for _ in range(2)]
+    sizes = [data.draw(st.integers(1, 9)) for _ in range(2)]
+    items = pl.DataFrame({"item_id": [f"i{row}" for row in range(n)], "text": map(str, range(n))})
+    encoders = [InOrder(), InOrder()]
+    runners = [
+        BatchRunner(encoder, size, device="cpu", halve=False)
+        for encoder, size in zip(encoders, sizes, strict=True)
+    ]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        Preparation(ByteReader(Path()), runners, workers=2, decode_timeout=None) as preparation,
+    ):
+        patch.setattr(pipeline, "TEXT_RUN", data.draw(st.integers(1, 12)))
+        (output,) = encode_blocks([BlockTask(0, items, needed)], preparation)
+    for encoder, size, mask, rows in zip(encoders, sizes, needed, output.rows, strict=True):
+        wanted = np.flatnonzero(mask).tolist()
+        slots = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+        assert encoder.batches == slots
+        np.testing.assert_array_equal(rows[:, 0], np.where(mask, np.arange(n), np.nan))
+
+
 def test_auto_halves_the_batch_pins_it_and_remembers_it(manifest: Manifest, store: Path) -> None:
     encoder = Small()
     result = _single(manifest, store, encoder=encoder, batch_size="auto", block_rows=11)

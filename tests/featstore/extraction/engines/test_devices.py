@@ -119,9 +119,9 @@ def test_all_devices_are_the_gpus_of_this_machine(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("blocks", "workers", "parts"),
-    [(3, 2, 3), (8, 2, 8), (40, 2, 8), (160, 2, 20), (10**4, 2, 32), (12_208, 256, 1526)],
+    [(3, 2, 3), (8, 2, 8), (32, 2, 8), (160, 2, 40), (10**4, 2, 64), (12_208, 256, 3052)],
 )
-def test_parts_are_four_to_sixteen_a_worker_and_more_than_four_only_of_eight_blocks(
+def test_parts_are_four_to_32_a_worker_and_more_than_four_only_of_four_blocks(
     blocks: int, workers: int, parts: int
 ) -> None:
     assert parts_of(blocks, workers) == parts

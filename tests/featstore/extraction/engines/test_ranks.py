@@ -21,9 +21,15 @@ import featstore
 from featstore import EncoderSpec, ExtractResult, Manifest, extract_many
 from featstore.cli import cli
 from featstore.command_line import run_command
-from featstore.errors import EncoderError, TooManyFailuresError
+from featstore.errors import EncoderError, ManifestError, TooManyFailuresError
+from featstore.extraction import targets
 from featstore.extraction.ranks import Rank, extract_rank, local_device, rank_of
 from featstore.extraction.run import SetInProgress
+from featstore.extraction.workers import JobRequest, Worker
+from featstore.manifest import paths
+from featstore.store import tables
+from featstore.store.layout import SetSpec
+from featstore.testing import toy_manifest
 from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 
 
@@ -159,6 +165,67 @@ def test_failures_are_counted_over_all_ranks(
     assert not featstore.open_store(store).sets()
     _rank(pictures, choices[:1], store, 1, 3)
     assert featstore.open_store(store).sets()[0].commit.n_failed == 1
+
+
+def test_each_file_is_looked_for_by_the_rank_that_reads_it(
+    pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    fault = paths._file_fault
+
+    def look(root: Path, uri: str, folders: dict[str, Path | None]) -> str | None:
+        looked.append(uri)
+        return fault(root, uri, folders)
+
+    monkeypatch.setattr(paths, "_file_fault", look)
+    root: Any = pictures.root
+    for rank in range(3):
+        _rank(root, choices[:1], tmp_path / "store", rank, 3)
+    pictures_looked_for = [uri for uri in looked if uri.startswith("images/")]
+    assert sorted(pictures_looked_for) == sorted(pictures.items("image")["uri"])
+
+
+def test_a_link_out_of_the_root_is_refused_by_the_rank_that_would_follow_it(
+    choices: list[EncoderSpec], tmp_path: Path
+) -> None:
+    manifest = toy_manifest(tmp_path / "m", 12, name="p", sizes=[(36, 40)])
+    secret = tmp_path / "secret.png"
+    first_of_the_second_block = manifest.root / manifest.items("image")["uri"][4]
+    first_of_the_second_block.rename(secret)
+    first_of_the_second_block.symlink_to(secret)
+    root: Any = manifest.root
+    _rank(root, choices[:1], tmp_path / "store", 0, 3)
+    with pytest.raises(ManifestError, match="a symbolic link leads out of the root"):
+        _rank(root, choices[:1], tmp_path / "store", 1, 3)
+    # Nor does the last one, which does what others have left.
+    with pytest.raises(ManifestError, match="a symbolic link leads out of the root"):
+        _rank(root, choices[:1], tmp_path / "store", 0, 1)
+
+
+def test_what_follows_from_the_items_is_made_once_for_all_parts(
+    pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    write = tables.items_bytes
+    monkeypatch.setattr(
+        tables, "items_bytes", lambda table: (made.append(table.height), write(table))[1]
+    )
+    searched: list[str] = []
+    find = targets.find_known_rows
+
+    def search(root: Path, spec: SetSpec, *others: Any) -> targets.KnownRows | None:
+        searched.append(spec.set_id)
+        return find(root, spec, *others)
+
+    monkeypatch.setattr(targets, "find_known_rows", search)
+    request = JobRequest(pictures, "image", tuple(choices), tmp_path / "store", settled())
+    worker = Worker(request, "cpu")
+    pinned = worker.settle().pinned
+    for part in range(4):
+        assert [one.blocks_left for one in worker.run_part(part, 4, pinned)] == [0, 0]
+    assert [one.failed for one in worker.gather(pinned)] == [1, 1]
+    assert made == [IMAGES]
+    assert sorted(searched) == sorted(pinned)
 
 
 def test_the_command_says_what_is_left(
