@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
-import os
 import pickle
 import signal
 import sys
@@ -41,7 +40,7 @@ from featstore.extraction.run import settle_settings
 from featstore.extraction.targets import Job, check_free_space, inspect_set
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
-from featstore.parallel import end_with_parent
+from featstore.parallel import available_cores, end_with_parent
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,7 @@ def make_request(
 
 def share_of_cores(workers: int) -> int:
     """Return the cores for each of several workers on this machine, at least one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // workers)
+    return max(1, available_cores() // workers)
 
 
 OnBlock = Callable[[BlockDone], None]
