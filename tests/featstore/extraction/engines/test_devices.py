@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 import featstore
 from featstore import EncoderSpec, Manifest, extract_many
-from featstore.errors import EncoderError, TooManyFailuresError
+from featstore.errors import DeviceError, EncoderError, TooManyFailuresError
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.extraction.workers import extract_on_devices, parse_devices, parts_of
 from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
@@ -87,6 +88,57 @@ def test_what_a_process_raises_is_raised_here(
             config=settled(max_failures=0),
         )  # fmt: skip
     assert not multiprocessing.active_children()
+
+
+def test_what_raises_on_one_device_is_done_on_another_and_the_store_is_the_same(
+    pictures: Manifest,
+    fickle: Callable[[str], EncoderSpec],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    encoders, alone, store = [fickle("cpu:1")], tmp_path / "alone", tmp_path / "store"
+    extract_many(pictures, kind="image", encoders=encoders, store=alone, config=settled())
+    with caplog.at_level(logging.WARNING):
+        (done,) = extract_on_devices(
+            pictures, kind="image", encoders=encoders, store=store, devices="cpu:0,cpu:1",
+            config=settled(),
+        )  # fmt: skip
+    said = "Worker 1 on cpu:1 raised RuntimeError: CUDA error: an illegal memory access"
+    assert said in caplog.text
+    assert "is tried once more, elsewhere." in caplog.text
+    assert (done.new + done.reused, done.failed) == (IMAGES - 1, 1)
+    assert tree(store) == tree(alone)
+
+
+def test_what_raises_on_two_devices_ends_the_job_and_what_is_done_is_kept(
+    pictures: Manifest,
+    fickle: Callable[[str], EncoderSpec],
+    tmp_path: Path,
+    journalled: Callable[[Path], int],
+) -> None:
+    encoders, alone, store = [fickle("cpu:1+cpu:2")], tmp_path / "alone", tmp_path / "store"
+    both = r"Part \d of 8 failed\. Worker . on cpu:. raised RuntimeError: .* Worker . on cpu:."
+    with pytest.raises(DeviceError, match=both) as raised:
+        extract_on_devices(
+            pictures, kind="image", encoders=encoders, store=store, devices="cpu:1,cpu:2",
+            config=settled(),
+        )  # fmt: skip
+    assert {"cpu:1", "cpu:2"} <= set(str(raised.value).split())
+    # Where the exception came from in the other process.
+    assert "fickle.py" in raised.value.__cause__.__notes__[0]
+    assert not multiprocessing.active_children()
+    assert not featstore.open_store(store).sets()
+    begun = journalled(store)
+    assert begun > 0
+    with pytest.raises(DeviceError, match=r"Worker 0 on cpu:1 raised Runtime.*blocks are kept"):
+        extract_on_devices(
+            pictures, kind="image", encoders=encoders, store=store, devices="cpu:1",
+            config=settled(),
+        )  # fmt: skip
+    assert journalled(store) > begun
+    extract_many(pictures, kind="image", encoders=encoders, store=store, config=settled())
+    extract_many(pictures, kind="image", encoders=encoders, store=alone, config=settled())
+    assert tree(store) == tree(alone)
 
 
 class Mine:
