@@ -57,6 +57,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "sources": ("pyarrow", "datasets"),
     "remote": ("obstore", "urllib3", "huggingface_hub"),
     "ray": ("ray",),
+    "daft": ("daft",),
     "blake3": ("blake3",),
     "sign": ("cryptography",),
 }  # fmt: skip
