@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -278,3 +279,23 @@ def test_what_fails_in_daft_leaves_no_set(rows: np.ndarray, tmp_path: Path) -> N
         frame.write_sink(sink)
     sink.discard()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:.*`use_.*is deprecated:DeprecationWarning")
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_the_document_shows_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("daft", reason="needs the extra `daft`")
+    text = (Path(__file__).parents[3] / "docs" / "many-devices.md").read_text(encoding="utf-8")
+    section = text.partition("## From Ray Data or Daft")[2].partition("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL):
+        exec(compile(block, "many-devices.md", "exec"), names)
+    assert "[5. 1.]" in capsys.readouterr().out
+    store = open_store("engines", verify="full")
+    made = {str(one.key).rpartition("-")[0]: store.view(str(one.key)) for one in store.sets()}
+    assert made["birds/image/colours.v1"]["a"].tolist() == [0.0, 1.0]
+    assert made["numbers/image/roots.v1"].shape == (9000, 1)
+    assert made["numbers/image/roots.v1"]["8100"].tolist() == [90.0]
