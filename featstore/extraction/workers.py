@@ -457,7 +457,10 @@ def _run_tasks(crew: Crew, tasks: list[_Task], summed: SummedProgress | None) ->
             if isinstance(event, Answer):
                 results[number] = event.value
             else:
-                tasks[number].lost(event)
+                task = tasks[number]
+                task.lost(event)
+                if task.failures and not any(map(task.fits, crew.living())):
+                    raise task.given_up()
                 waiting.appendleft(number)
     return [results[number] for number in range(len(tasks))]
 

@@ -22,7 +22,14 @@ import polars as pl
 
 from featstore.arrays import checked_rows, write
 from featstore.durable import local_folder, write_durably, write_error
-from featstore.errors import EmptySelectionError, ManifestError, listed, needs_extra, unknown_name
+from featstore.errors import (
+    CorruptStoreError,
+    EmptySelectionError,
+    ManifestError,
+    listed,
+    needs_extra,
+    unknown_name,
+)
 from featstore.manifest.manifest import ITEM_SCHEMA, KINDS, Manifest
 from featstore.store import BLOCK_ROWS
 from featstore.store.tables import items_bytes
@@ -49,6 +56,12 @@ class Staged:
     n: int
     dim: int
     dtype: str
+
+    def is_there(self, root: Path) -> bool:
+        """Return whether the file is there, with all rows."""
+        path = root / self.name
+        least = self.n * self.dim * np.dtype(self.dtype).itemsize
+        return path.is_file() and path.stat().st_size > least
 
     def rows(self, root: Path) -> np.ndarray:
         """Return the rows, mapped."""
@@ -168,6 +181,8 @@ class RowSink:
         ------
         EmptySelectionError
             If no task had a row.
+        CorruptStoreError
+            If a file that was staged is not there.
         FeatstoreError
             As `featstore.write`.
         """
@@ -209,6 +224,13 @@ class RowSink:
 
     def _ordered(self) -> tuple[pl.DataFrame, np.ndarray]:
         """Return the items of the set, and for each the number of its row among all staged."""
+        lost = [one.name for one in self.staged if not one.is_there(self.root)]
+        if lost:
+            raise CorruptStoreError(
+                f"{len(lost):,} of {len(self.staged):,} files of rows are not in {self.root}: "
+                f"{listed(lost)}. Every worker must see the store under this path; `featstore gc` "
+                "may have removed them. Run the job again."
+            )
         tables = [one.items(self.root) for one in self.staged]
         widths = {one.dim for one in self.staged}
         if len(widths) > 1:

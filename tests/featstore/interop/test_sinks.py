@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from featstore import open_store, write
 from featstore.errors import (
     AddressError,
+    CorruptStoreError,
     EmptySelectionError,
     ManifestError,
     NonFiniteEmbeddingError,
@@ -172,6 +173,20 @@ def test_what_a_commit_could_not_write_is_kept_for_the_next(
         assert "call commit() of this sink" in raised.value.__notes__[0]
     sink.commit()
     assert tree(tmp_path) == whole
+
+
+def test_staged_rows_that_the_driver_does_not_see_are_named(
+    rows: np.ndarray, tmp_path: Path
+) -> None:
+    sink = RowSink(tmp_path, **SET)
+    staged = [sink.stage([_table(rows, range(4))]), sink.stage([_table(rows, range(4, 9))])]
+    assert staged[1] is not None
+    os.truncate(tmp_path / staged[1].name, 5 * DIM * 2)
+    with pytest.raises(
+        CorruptStoreError, match=rf"1 of 2 files .*{staged[1].name}'\. Every worker"
+    ):
+        sink.commit(staged)
+    assert not (tmp_path / "birds").exists()
 
 
 def test_what_is_no_row_is_refused(rows: np.ndarray, tmp_path: Path) -> None:

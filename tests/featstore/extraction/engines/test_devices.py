@@ -14,7 +14,16 @@ import featstore
 from featstore import EncoderSpec, Manifest, extract_many
 from featstore.errors import DeviceError, EncoderError, TooManyFailuresError
 from featstore.extraction.progress import BlockDone, Progress
-from featstore.extraction.workers import extract_on_devices, parse_devices, parts_of
+from featstore.extraction.workers import (
+    Answer,
+    Death,
+    Failure,
+    SharedPlan,
+    conduct,
+    extract_on_devices,
+    parse_devices,
+    parts_of,
+)
 from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 
 
@@ -139,6 +148,67 @@ def test_what_raises_on_two_devices_ends_the_job_and_what_is_done_is_kept(
     extract_many(pictures, kind="image", encoders=encoders, store=store, config=settled())
     extract_many(pictures, kind="image", encoders=encoders, store=alone, config=settled())
     assert tree(store) == tree(alone)
+
+
+class Scripted:
+    """Workers whose every task ends as a function says; one at a time, the last first."""
+
+    def __init__(self, workers: int, ends: Callable[[int, str, int], Any]) -> None:
+        self._alive, self._ends = set(range(workers)), ends
+        self.told: list[tuple[int, int]] = []
+        self._open: list[tuple[int, str, int]] = []
+
+    def living(self) -> set[int]:
+        return self._alive
+
+    def tell(self, worker: int, task: str, *arguments: Any) -> None:
+        if task == "run_part":
+            self.told.append((worker, arguments[0]))
+        self._open.append((worker, task, arguments[0] if arguments else -1))
+
+    def events(self) -> Any:
+        worker, task, part = self._open.pop()
+        if task != "run_part":
+            plan = SharedPlan({}, blocks=4, rows=16, rows_left=16)
+            yield Answer(worker, plan if task == "settle" else [])
+            return
+        end = self._ends(worker, task, part)
+        if isinstance(end, Death):
+            self._alive.discard(worker)
+        yield Failure.of(worker, f"gpu {worker}", end) if isinstance(end, Exception) else end
+
+
+def _gone(error: Exception, *workers: int) -> Callable[[int, str, int], Any]:
+    return lambda worker, _, __: error if worker in workers else Answer(worker, [])
+
+
+def test_a_part_goes_to_another_device_once_and_not_back_to_the_same() -> None:
+    crew = Scripted(3, _gone(DeviceError("out of memory"), 1))
+    assert conduct(crew, encoders=1) == []
+    failed = [part for worker, part in crew.told if worker == 1]
+    assert failed
+    for part in failed:  # worker 1 is idle again at once, and takes another part
+        assert len({worker for worker, own in crew.told if own == part}) == 2
+        assert [worker for worker, own in crew.told if own == part].count(1) == 1
+    crew = Scripted(3, _gone(RuntimeError("broken."), 0, 1, 2))
+    both = r"Part \d of 4 failed. Worker (.) on gpu \1 raised RuntimeError: broken. Worker (?!\1)"
+    with pytest.raises(DeviceError, match=both):
+        conduct(crew, encoders=1)
+
+
+def test_without_another_device_the_job_ends_and_with_an_error_of_the_job_at_once() -> None:
+    with pytest.raises(DeviceError, match=r"Part 0 of 4 failed. Worker 0 on gpu 0 raised"):
+        conduct(Scripted(1, _gone(MemoryError("none"), 0)), encoders=1)
+
+    def dies_elsewhere(worker: int, _: str, __: int) -> Any:
+        return ValueError("odd") if worker == 0 else Death(worker, "Process 7 was killed.")
+
+    with pytest.raises(DeviceError, match="Worker 0 on gpu 0 raised ValueError: odd"):
+        conduct(Scripted(2, dies_elsewhere), encoders=1)
+    crew = Scripted(2, _gone(EncoderError("no such pool"), 1))
+    with pytest.raises(EncoderError, match=r"^no such pool$"):
+        conduct(crew, encoders=1)
+    assert len(crew.told) == 2
 
 
 class Mine:
