@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -210,7 +211,9 @@ class RayCrew:
                 value = ray.get(task)
             except ray.exceptions.RayTaskError as err:
                 cause = err.cause if isinstance(err.cause, Exception) else err
-                failure = Failure.of(worker, self._devices[worker], cause)
+                where = re.search(r"pid=\d+, ip=[^,)]+", str(err))  # of several cuda:0, the one
+                device = f"{self._devices[worker]} ({where[0] if where else 'an actor of Ray'})"
+                failure = Failure.of(worker, device, cause)
                 # After an error of CUDA nothing works in that process: Ray starts another one.
                 ray.kill(self._actors[worker], no_restart=False)
                 yield failure
