@@ -88,6 +88,7 @@ def run_all(
     jobs: int = 1,
     engine: Engine = "local",
     weights: str | None = None,
+    device: str = "cpu",
     on_done: Callable[[FitDone], None] | None = None,
 ) -> Summary:
     """Execute the runs that are not finished and write each as soon as it is.
@@ -108,6 +109,8 @@ def run_all(
     weights : str, optional
         Of the text tower, for learners of prompts: as of ``featstore extract``. On a cluster every
         node must see them.
+    device : str
+        Of trainings, prompts among them; see `fitters.settings.TrainingOptions`. It enters no id.
     on_done : callable, optional
         Called after each fit.
 
@@ -130,7 +133,7 @@ def run_all(
     """
     start, root = time.perf_counter(), Path(root)
     have = finished(root)
-    left = [run for run in dict.fromkeys(runs) if run.run_id not in have]
+    left = [_on(device, run) for run in dict.fromkeys(runs) if run.run_id not in have]
     groups = _by_fit(left)
     n_fits = len({run.fit_key for run in left})
     report = on_done or (lambda _: None)
@@ -154,6 +157,14 @@ def run_all(
                     report(done)
     seconds = time.perf_counter() - start
     return Summary(len(set(runs)) - len(left), len(left), n_fits, seconds)
+
+
+def _on(device: str, run: Run) -> Run:
+    """Return the run with its training on a device."""
+    training = run.fit.training
+    if training.device == device:
+        return run
+    return replace(run, fit=replace(run.fit, training=replace(training, device=device)))
 
 
 def _by_fit(runs: Sequence[Run]) -> list[list[Run]]:

@@ -58,7 +58,7 @@ IDENTITY = "identity"
 _NOTHING = FitConfig(IDENTITY)
 
 #: Fields that change no result.
-_NO_RESULT = ("checkpoint", "on_epoch")
+_NO_RESULT = ("checkpoint", "on_epoch", "device")
 
 #: Fields that are part of every id, at their defaults too.
 _ALWAYS = ("metric_version", "protocol_version", "code")

@@ -245,7 +245,11 @@ def _prompt_learner(
         raise ProtocolError(f"Learner {name} needs a text tower, and none is opened here.")
     side = prompt_side(run)
     return lambda classes: prompt_learner(
-        name, side.tower, [side.names[c] for c in classes], seed=seed
+        name,
+        side.tower,
+        [side.names[c] for c in classes],
+        seed=seed,
+        device=run.fit.training.device,
     )
 
 

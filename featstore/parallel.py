@@ -1,4 +1,4 @@
-"""Independent tasks on workers: threads, processes of this machine, or Ray."""
+"""Independent tasks on workers, threads, processes or Ray; and what this machine computes on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -85,6 +86,31 @@ def single_thread() -> None:
     for name in ("POLARS_MAX", "OMP_NUM", "OPENBLAS_NUM", "MKL_NUM"):
         os.environ[f"{name}_THREADS"] = "1"
     threadpool_limits(limits=1)
+
+
+def best_device() -> str:
+    """Return the device that ``auto`` stands for: a GPU that torch can use, else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@cache
+def gains_from_bf16() -> bool:
+    """Return whether this processor multiplies bfloat16 matrices in hardware: AMX or AVX-512's.
+
+    With AVX-512's (Zen 5) products ran four to five times as fast as in float32, 868 beside 163
+    Gflop/s on two cores, and the paper's head trained in half the time. Where bfloat16 is emulated
+    it takes ten times as long.
+    """
+    facts = Path("/proc/cpuinfo")
+    if not facts.exists():
+        return False
+    lines = facts.read_text(encoding="utf-8", errors="replace").splitlines()
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags)
 
 
 def end_with_parent() -> None:

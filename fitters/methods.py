@@ -141,6 +141,8 @@ class Method:
 
     def takes(self, setting: str) -> bool:
         """Return whether a setting plays a part; what is no setting of a method always does."""
+        if setting == "device":
+            return self.fitted_on == "training"
         if setting == "centre":
             return self.fitted_on in ("training", "head")
         return setting in self.options or setting not in (*OPTIONS, *TRAINING)

@@ -111,6 +111,8 @@ class TrainingOptions:
         Epochs without a better held-out mean reciprocal rank before it stops.
     precision : {"auto", "float32", "bf16"}, optional
         See `fitters.MLPAligner`.
+    device : str
+        As torch names it, or "auto"; neither recorded as a setting nor part of an id.
     checkpoint : Path, optional
         File that the state is kept in; see `TrainedAligner.fit`.
     on_epoch : callable, optional
@@ -156,6 +158,11 @@ class TrainingOptions:
     )
     precision: TrainingPrecision | None = option(
         None, help="Precision of a training [default: the preset's].", flag=None
+    )
+    device: str = option(
+        "cpu",
+        help="Device of a training, as torch names it (cpu, cuda, cuda:1), or auto: a GPU if torch "
+        "can use one (trained methods). It changes the last bits of the result, and no id.",
     )
     checkpoint: Path | None = None
     on_epoch: Callable[[Any], None] | None = None

@@ -79,6 +79,13 @@ engine_option = click.option(
     help="Processes of this machine, or Ray: here, or the cluster that RAY_ADDRESS names.",
 )
 
+device_option = click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="Device of trainings and of learned prompts, as torch names it, or auto. It enters no id.",
+)
+
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Print what would be run, and run nothing."
 )

@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from bench.cli.main import (
+    device_option,
     dry_run_option,
     engine_option,
     jobs_option,
@@ -58,7 +59,7 @@ class Execution:
     store : folder or address
     out : Path
         Results folder.
-    jobs, engine, weights
+    jobs, engine, weights, device
         As of `bench.execution.run_all`.
     dry_run, as_json : bool
     """
@@ -69,6 +70,7 @@ class Execution:
     engine: Literal["local", "ray"]
     dry_run: bool
     as_json: bool
+    device: str = "cpu"
     weights: str | None = None
 
     def run(self, suite: str, runs: Sequence[Run]) -> None:
@@ -101,7 +103,7 @@ class Execution:
         with ProgressBar(suite, "fits", total=plan["fits"]) as bar:
             done = run_all(
                 runs, self.store, self.out, jobs=self.jobs, engine=self.engine,
-                weights=self.weights, on_done=lambda _: bar.advance(),
+                weights=self.weights, device=self.device, on_done=lambda _: bar.advance(),
             )  # fmt: skip
         session = {
             "command": typed_command(),
@@ -191,6 +193,7 @@ class _SuiteCommand(click.Command):
 @run_options("fit", "data", without=("method", "pair_variants", "pair_templates", "locales"))
 @jobs_option
 @engine_option
+@device_option
 @dry_run_option
 @json_option
 def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -> None:
@@ -355,6 +358,7 @@ task_option = click.option(
               "featstore extract [default: the hub].")  # fmt: skip
 @jobs_option
 @engine_option
+@device_option
 @dry_run_option
 @json_option
 def task_command(name: str, words: tuple[str, ...], **given: Any) -> None:
@@ -488,6 +492,7 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
 @seeds_option("0-4")
 @jobs_option
 @engine_option
+@device_option
 @dry_run_option
 @json_option
 def sweep_command(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.options import Place, encoder_specs, job_options, run_extraction
-from featstore.cli.progress import ProgressBar, duration, show_failures
+from featstore.cli.progress import ProgressBar, duration, show_failures, show_log
 from featstore.command_line import (
     EXIT_ERROR,
     EXIT_SKIPPED,
@@ -159,7 +159,11 @@ def extract_command(
             what = f"{request.source.name}/{kind}"
             names = dict.fromkeys(spec.encoder for spec in request.encoders)
             loading = f"loading encoder {', '.join(names)}"
-            with ProgressBar(what, "rows", doing=loading) as bar:
+            # How it encodes is logged once, above the bar.
+            with (
+                ProgressBar(what, "rows", doing=loading) as bar,
+                show_log("featstore.extraction.options"),
+            ):
                 show = partial(_show_progress, bar)
                 found = run_extraction(
                     request.source,

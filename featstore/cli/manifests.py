@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from featstore.cli.progress import ProgressBar
+from featstore.cli.progress import ProgressBar, show_log
 from featstore.command_line import EXIT_VERIFY, CommandGroup, json_option, print_json
 from featstore.errors import ManifestError, OptionError, lookup, unknown_name
 from featstore.options import config_from, option, options_from, parts_of
@@ -359,7 +357,7 @@ def build_command(
     config, prompts = config_from(BuildConfig, given), config_from(PromptChoice, given)
     chosen = builder_options(dataset, config, options)
     # The bar is there before the log: what is logged is then written above it.
-    with ProgressBar(dataset, "images") as bar, _log_to_stderr():
+    with ProgressBar(dataset, "images") as bar, show_log("data_manifests", "featstore.datasets"):
         result = build_dataset(
             dataset, out, name=config.name, on_done=bar.update, prompts=prompts, **chosen
         )
@@ -396,26 +394,6 @@ def builder_options(dataset: str, config: BuildConfig, options: dict[str, str]) 
     except (ManifestError, OptionError) as err:
         raise click.UsageError(str(err)) from err
     return chosen | options
-
-
-@contextmanager
-def _log_to_stderr() -> Iterator[None]:
-    """Show what builders log while they work."""
-    import logging
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    loggers = [logging.getLogger(name) for name in ("data_manifests", "featstore.datasets")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.removeHandler(handler)
-            logger.setLevel(level)
 
 
 #: Problems of one kind that are printed without --all.

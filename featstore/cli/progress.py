@@ -6,7 +6,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 import click
@@ -209,6 +210,26 @@ class ProgressBar:
             if self._stage != shown or time.monotonic() >= due:
                 click.echo(self.line(), err=True)
                 shown, due = self._stage, time.monotonic() + self._every
+
+
+@contextmanager
+def show_log(*names: str) -> Iterator[None]:
+    """Show on stderr what these loggers say."""
+    import logging
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
 
 
 def show_failures(failures: Mapping[str, str], *, shown: int = 20) -> None:

@@ -23,6 +23,9 @@ TEXT_KINDS: frozenset[str] = frozenset({"caption", "class_name"})
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
+#: In place of a device or a precision: what this machine, and the set, make best.
+AUTO = "auto"
+
 
 @dataclass(frozen=True)
 class EncoderOptions:

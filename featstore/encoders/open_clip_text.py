@@ -9,7 +9,7 @@ prompt is as long as its tokens instead of the whole context.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import open_clip
@@ -159,9 +159,17 @@ class OpenClipPromptTower:
         """Return the tokens of a text, uncut, without those of start and end."""
         return list(self._tokenizer.encode(text))
 
+    def to(self, device: torch.device) -> Self:
+        """Move the tower to a device; `embed` takes tokens from the CPU all the same."""
+        for name in ("_token_embedding", "_positions", "_mask", "_transformer", "_norm"):
+            setattr(self, name, getattr(self, name).to(device))
+        if self._projection is not None:
+            self._projection = self._projection.to(device)
+        return self
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Return token embeddings, (b, l) to (b, l, width)."""
-        embedded: Tensor = self._token_embedding(tokens)
+        embedded: Tensor = self._token_embedding(tokens.to(self._token_embedding.weight.device))
         return embedded
 
     def encode(self, embedded: Tensor, ends: Tensor) -> Tensor:
@@ -181,7 +189,7 @@ class OpenClipPromptTower:
         length = embedded.shape[1]
         hidden = embedded + self._positions[:length]
         hidden = self._transformer(hidden, attn_mask=self._mask[:length, :length])
-        rows = self._norm(hidden[torch.arange(len(hidden)), ends])
+        rows = self._norm(hidden[torch.arange(len(hidden), device=hidden.device), ends])
         if isinstance(self._projection, nn.Module):
             rows = self._projection(rows)
         elif self._projection is not None:

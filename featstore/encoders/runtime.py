@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from featstore.encoders.base import IMAGE_KINDS, PRECISIONS, EncoderOptions, transferring
+from featstore.encoders.golden import golden_cosine
 from featstore.encoders.weights import one_line
 from featstore.errors import EncoderError
 from featstore.images import to_rgb
@@ -81,25 +82,56 @@ def checked_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
+class _TrueFloat32:
+    """Keeps TF32 off while any thread computes, and then puts the process's choice back.
+
+    The switches are the process's, so the first thread that enters turns them off and the last one
+    that leaves restores them: in between, nobody's float32 becomes TF32.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = (False, False)
+
+    def __enter__(self) -> None:
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        with self._lock:
+            if self._inside == 0:
+                self._before = matmul.allow_tf32, cudnn.allow_tf32
+                matmul.allow_tf32 = cudnn.allow_tf32 = False
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                matmul.allow_tf32, cudnn.allow_tf32 = self._before
+
+
+_true_float32 = _TrueFloat32()
+
+
 @contextmanager
 def computing(precision: str, device: torch.device) -> Iterator[None]:
     """Run a forward pass in `precision`: autocast for the short ones, true float32 otherwise.
 
     TF32 and reduced-precision float32 products are off in float32, whatever the process chose:
-    they change the bits, so they are not float32. The process's own choice is put back.
+    they change the bits, so they are not float32. Once no thread computes any more, the process's
+    own choice is put back.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    try:
-        if precision == "float32":
-            with torch.autocast(device.type, enabled=False):
-                yield
-        else:
-            with torch.autocast(device.type, dtype=_AUTOCAST[precision]):
-                yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+    short = _AUTOCAST.get(precision)
+    how: dict[str, Any] = {"enabled": False} if short is None else {"dtype": short}
+    with _true_float32, torch.autocast(device.type, **how):
+        yield
+
+
+#: Items a batch on a GPU, where the options do not say it.
+GPU_BATCH = 256
+
+#: Smallest cosine to float32 on the golden inputs with which bfloat16 is taken by itself.
+BFLOAT16_COSINE = 0.999
 
 
 class TorchEncoder(ABC):
@@ -122,17 +154,56 @@ class TorchEncoder(ABC):
 
     kinds: ClassVar[frozenset[str]]
     own_batch_size: ClassVar[int]
-    """Items a batch, if the options do not say it."""
+    """Items a batch, if the options do not say it; on a GPU `GPU_BATCH`."""
+    precision_reason = "as asked for"
+    """Why it computes in its precision."""
     space: dict[str, Any]
     facts: dict[str, Any]
     dim: int
 
     def __init__(self, name: str, options: EncoderOptions) -> None:
         self.name = name
-        self.batch_size = options.batch_size or self.own_batch_size
         self._device = checked_device(options.device)
+        own = GPU_BATCH if self._device.type == "cuda" else self.own_batch_size
+        self.batch_size = options.batch_size or own
         self._threads = options.threads
         self.precision = checked_precision(options.precision, self._device)
+
+    @property
+    def precisions(self) -> list[str]:
+        """The precisions that the device can compute in."""
+        return [one for one in PRECISIONS if one != "float16" or self._device.type != "cpu"]
+
+    def compute_in(self, precision: str, reason: str) -> None:
+        """Compute in another precision from now on.
+
+        Raises
+        ------
+        EncoderError
+            If the device cannot.
+        """
+        self.precision = checked_precision(precision, self._device)
+        self.precision_reason = reason
+
+    def best_precision(self) -> tuple[str, str]:
+        """Return the precision that ``auto`` stands for on this device, and why.
+
+        bfloat16 on a CUDA device where each golden input keeps a cosine of 0.999 to float32, both
+        computed there now; else float32.
+        """
+        if self._device.type != "cuda":
+            return "float32", f"the default on {self._device.type}"
+        before = self.precision
+        self.precision = "bfloat16"
+        try:
+            cosine = golden_cosine(self)
+        finally:
+            self.precision = before
+        assert cosine is not None
+        kept = f"on the golden inputs bfloat16 keeps a cosine of {cosine.minimum:.4f} to float32"
+        if cosine.minimum >= BFLOAT16_COSINE:
+            return "bfloat16", kept
+        return "float32", f"{kept}, less than {BFLOAT16_COSINE:g}"
 
     def encode(self, batch: Sequence[Any]) -> np.ndarray:
         """Return the (b, d) float32 vectors of prepared items, in the encoder's precision.
@@ -152,6 +223,10 @@ class TorchEncoder(ABC):
 
     def _encode(self, batch: Sequence[Any], *, exact: bool) -> np.ndarray:
         return self._computed(batch, exact=exact) if batch else np.empty((0, self.dim), np.float32)
+
+    @abstractmethod
+    def prepare(self, item: Any) -> Any:
+        """Do the CPU work for one item, as `encode` takes it."""
 
     @abstractmethod
     def _computed(self, batch: Sequence[Any], *, exact: bool) -> np.ndarray:
@@ -268,7 +343,8 @@ class HostCopy:
         if values.device.type == "cuda":
             self._host = torch.empty(values.shape, dtype=torch.float32, pin_memory=True)
             self._host.copy_(values, non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            # Blocking: the thread that waits for it sleeps, and leaves its core to the decoders.
+            self._arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             self._arrived.record(torch.cuda.current_stream(values.device))
         else:
             self._host = values.cpu()

@@ -73,7 +73,8 @@ class SharedPass:
     ) -> np.ndarray:
         """Return the vectors of one of the encoders, (b, d)."""
         with self._lock:
-            encoders = list(self.encoders)
+            # One pass has one precision.
+            encoders = [one for one in self.encoders if one.precision == encoder.precision]
             fits = (one for one in self._kept if one.serves(encoder, batch, exact=exact))
             kept = next(fits, None)
             first = kept is None
@@ -155,12 +156,11 @@ class PooledTimmEncoder(TimmImages):
             raise EncoderError(
                 f"{name} has no forward_features, so only {LAYER}<name> can be asked of it."
             )
-        blank = [np.zeros(self._input_size, np.float32)]
-        (output,) = self._outputs([self], blank, exact=True)
-        tokens = output
-        if self._layer is not None and hasattr(model, "forward_features"):
-            pixels = self._copies.to_device(blank)
-            with self._running(exact=True):
+        pixels = self._copies.to_device([np.zeros(self._input_size, np.float32)])
+        with self._running(exact=True):
+            (output,) = self._outputs(model, [self], pixels)
+            tokens = output
+            if self._layer is not None and hasattr(model, "forward_features"):
                 tokens = model.forward_features(pixels)  # type: ignore[operator]
         length = tokens.shape[1] if isinstance(tokens, torch.Tensor) and tokens.ndim == 3 else None
         try:
@@ -188,43 +188,44 @@ class PooledTimmEncoder(TimmImages):
             If a layer is not run once a picture, or gives another shape than of a blank one.
         """
         found = []
-        outputs = self._outputs(encoders, batch, exact=exact)
-        for encoder, output in zip(encoders, outputs, strict=True):
-            with torch.inference_mode():
+        pixels = self._copies.to_device(batch)
+        # Reduced and sent to the host within the turn: the next batch is not queued before it.
+        with self._running(exact=exact) as model:
+            outputs = self._outputs(model, encoders, pixels)
+            for encoder, output in zip(encoders, outputs, strict=True):
                 # Averaged in float32, whatever the layer was computed in.
-                vectors = encoder._pool.reduce(output.float())
-            if vectors.shape != (len(batch), encoder.dim):
-                raise EncoderError(
-                    f"{self.name} gave vectors of shape {tuple(vectors.shape)} for {len(batch)} "
-                    f"pictures by pool {encoder.pool!r}; expected ({len(batch)}, {encoder.dim})."
-                )
-            found.append(vectors.cpu().numpy().copy())
-        return found
+                with torch.autocast(self._device.type, enabled=False):
+                    vectors = encoder._pool.reduce(output.float())
+                if vectors.shape != (len(batch), encoder.dim):
+                    raise EncoderError(
+                        f"{self.name} gave vectors of shape {tuple(vectors.shape)} for "
+                        f"{len(batch)} pictures by pool {encoder.pool!r}; expected "
+                        f"({len(batch)}, {encoder.dim})."
+                    )
+                found.append(HostCopy(vectors))
+        return [vectors.numpy() for vectors in found]
 
     def _outputs(
-        self, encoders: Sequence[PooledTimmEncoder], batch: Sequence[np.ndarray], *, exact: bool
+        self, model: Any, encoders: Sequence[PooledTimmEncoder], pixels: torch.Tensor
     ) -> list[Any]:
         """Return what the layer of each encoder, or ``forward_features``, gives."""
-        pixels = self._copies.to_device(batch)
         layers = [encoder._layer for encoder in encoders if encoder._layer is not None]
         if not layers:
-            with self._running(exact=exact) as model:
-                return [model.forward_features(pixels)]  # type: ignore[operator]
+            return [model.forward_features(pixels)]
         caught: list[list[Any]] = [[] for _ in layers]
 
         def catch(own: list[Any], _layer: nn.Module, _inputs: Any, output: Any) -> None:
             own.append(output)
 
-        with self._running(exact=exact) as model:
-            hooks = [
-                layer.register_forward_hook(partial(catch, own))
-                for layer, own in zip(layers, caught, strict=True)
-            ]
-            try:
-                model(pixels)
-            finally:
-                for hook in hooks:
-                    hook.remove()
+        hooks = [
+            layer.register_forward_hook(partial(catch, own))
+            for layer, own in zip(layers, caught, strict=True)
+        ]
+        try:
+            model(pixels)
+        finally:
+            for hook in hooks:
+                hook.remove()
         for encoder, own in zip(encoders, caught, strict=True):
             if len(own) != 1:
                 raise EncoderError(
@@ -271,7 +272,7 @@ class TimmEncoder(TimmImages):
         self.facts["classifier"] = self._layer_name
 
     def _computed(self, batch: Sequence[np.ndarray], *, exact: bool) -> np.ndarray:
-        return self._forward(batch, exact=exact)[0]
+        return self._forward(batch, exact=exact)[0].numpy()
 
     def encode_checked(self, batch: Sequence[np.ndarray]) -> np.ndarray:
         """Return what `encode` does, and check the head on these pictures (`check_head`).
@@ -286,7 +287,7 @@ class TimmEncoder(TimmImages):
         if self.precision != "float32" or self._compiled is not None:
             self.check_head(batch)
             return self.encode(batch)
-        features, logits = self._forward(batch, exact=True)
+        features, logits = self._checkable(batch)
         self._check_logits(features, logits)
         return features
 
@@ -305,7 +306,15 @@ class TimmEncoder(TimmImages):
         EncoderError
             If they differ by more, or there is nothing to compare.
         """
-        return self._check_logits(*self._forward(batch, exact=True))
+        return self._check_logits(*self._checkable(batch))
+
+    def _checkable(self, batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (b, d) input and the (b, c) output of the model's head, in float32."""
+        if not batch:
+            classes = self.facts["num_classes"]
+            return np.empty((0, self.dim), np.float32), np.empty((0, classes), np.float32)
+        features, logits = self._forward(batch, exact=True)
+        return features.numpy(), HostCopy(logits).numpy()
 
     def _check_logits(self, features: np.ndarray, logits: np.ndarray) -> float:
         weight, bias = self.head_arrays()
@@ -334,11 +343,8 @@ class TimmEncoder(TimmImages):
 
     def _forward(
         self, batch: Sequence[np.ndarray], *, exact: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the (b, d) input and the (b, c) output of the model's head."""
-        if not batch:
-            classes = self.facts["num_classes"]
-            return np.empty((0, self.dim), np.float32), np.empty((0, classes), np.float32)
+    ) -> tuple[HostCopy, torch.Tensor]:
+        """Return the (b, d) input of the model's head, on its way, and the (b, c) output."""
         caught: list[torch.Tensor] = []
 
         def catch(_layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -348,7 +354,7 @@ class TimmEncoder(TimmImages):
         with self._running(exact=exact) as model:
             hook = self._layer.register_forward_pre_hook(catch)
             try:
-                logits = HostCopy(model(pixels))
+                logits = model(pixels)
             finally:
                 hook.remove()
             shapes = [tuple(tensor.shape) for tensor in caught]
@@ -359,7 +365,7 @@ class TimmEncoder(TimmImages):
                     "has no single feature vector. Use another model."
                 )
             features = HostCopy(caught[0].reshape(len(batch), self.dim))
-        return features.numpy(), logits.numpy()
+        return features, logits
 
 
 def open_timm(name: str, options: EncoderOptions) -> TimmEncoder | PooledTimmEncoder:

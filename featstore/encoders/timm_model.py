@@ -307,6 +307,11 @@ class TimmImages(TorchImageEncoder):
             features: Any = model.forward_features
             self._compiled = torch.compile(features)
 
+    def compute_in(self, precision: str, reason: str) -> None:
+        """Compute in another precision from now on, and say so in `facts`."""
+        super().compute_in(precision, reason)
+        self.facts["compute"] |= {"precision": precision, "autocast": precision != "float32"}
+
     @contextmanager
     def _running(self, *, exact: bool) -> Iterator[nn.Module]:
         """Yield the model, ready to run: in plain float32 if `exact`, else as asked for.

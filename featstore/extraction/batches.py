@@ -12,6 +12,7 @@ import json
 import logging
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -226,13 +227,36 @@ def settle_batch_size(
     if requested is None:
         return encoder.batch_size
     name = _entry(encoder, device, precision)
-    guess = remembered_sizes().get(name)
-    if guess is None:
-        guess = encoder.batch_size if device == "cpu" else FIRST_GUESS
+    remembered = remembered_sizes().get(name)
+    guess = remembered or (encoder.batch_size if device == "cpu" else FIRST_GUESS)
+    largest = _largest_input(encoder)
     runner = BatchRunner(encoder, guess, device=device, halve=True)
-    runner.encode([_largest_input(encoder)] * guess)
-    remember_size(encoder, runner.limit, device=device, precision=precision)
-    return runner.limit
+    runner.encode([largest] * guess)
+    size = runner.limit
+    if remembered is None and device != "cpu" and size == guess:
+        size = _doubled(encoder, largest, size, device=device)
+    remember_size(encoder, size, device=device, precision=precision)
+    return size
+
+
+#: A batch is not doubled beyond this many items, nor where an item then takes more than this share
+#: of the time.
+MOST, PAYS = 4096, 0.95
+
+
+def _doubled(encoder: Encoder, item: Any, size: int, *, device: str) -> int:
+    """Return a size that fits, doubled while that fits and pays."""
+    trial, best = size, float("inf")
+    while trial <= MOST:
+        runner = BatchRunner(encoder, trial, device=device, halve=True)
+        for _ in range(2):  # the first warms up
+            started = time.perf_counter()
+            runner.encode([item] * trial)
+            each = (time.perf_counter() - started) / trial
+        if runner.limit < trial or each > PAYS * best:
+            break
+        size, best, trial = trial, each, 2 * trial
+    return size
 
 
 def remember_size(encoder: Encoder, size: int, *, device: str, precision: str) -> None:

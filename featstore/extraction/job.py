@@ -13,13 +13,18 @@ import polars as pl
 
 from featstore.decoding.pool import RULE
 from featstore.durable import local_folder
-from featstore.encoders.base import Encoder
+from featstore.encoders.base import AUTO, Encoder
 from featstore.encoders.object_encoder import ObjectEncoder
 from featstore.errors import EmptySelectionError, EncoderError, ManifestError, needs_extra
-from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_options
+from featstore.extraction.options import (
+    EncoderSpec,
+    ExtractConfig,
+    settle_device,
+    settle_options,
+)
 from featstore.extraction.progress import ExtractResult, JobLog, Progress
 from featstore.extraction.run import encode_sets
-from featstore.extraction.targets import Job, make_targets
+from featstore.extraction.targets import Job, begun_devices, make_targets
 from featstore.extraction.views import draw_view, source_item, view_items, views_dataset
 from featstore.images import ImageError, decode_image, thumbnail_webp
 from featstore.manifest.io import read_manifest
@@ -104,7 +109,8 @@ def _open(choice: EncoderSpec, kind: str, config: ExtractConfig) -> Encoder:
         kind=kind,
         weights=choice.weights,
         device=config.device,
-        precision=config.precision,
+        # What a precision is best depends on the encoder and the set: see `make_targets`.
+        precision="float32" if config.precision == AUTO else config.precision,
         **choice.model_options(),
         compile=config.compile,
     )
@@ -278,6 +284,7 @@ def open_job(
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
     dataset, items = job_items(source, kind, config)
     choices = [one for spec in encoders for one in spec.each_layer()]
+    config = settle_device(config, choices, begun=begun_devices(folder, dataset, kind, choices))
     found = list(opened) if opened is not None else open_choices(choices, kind, config)
     targets = make_targets(
         dataset,

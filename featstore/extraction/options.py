@@ -6,16 +6,23 @@ of its ``--config`` files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+import os
+import sys
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from featstore.encoders.base import Precision
+from featstore.encoders.base import AUTO, Precision
 from featstore.errors import EncoderError, OptionError
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.options import check_values, option, option_names, take_options, with_options
+from featstore.parallel import best_device
 from featstore.store import BLOCK_ROWS
+
+logger = logging.getLogger(__name__)
 
 _Config = TypeVar("_Config", "ExtractConfig", "HeadConfig")
 
@@ -132,6 +139,8 @@ class ExtractConfig:
     Attributes
     ----------
     {options}
+    device_reason : str
+        Why the device was taken: `settle_device` says it.
     part : (rank, world size), optional
         Of an engine: encode every world-size-th block beside the other ranks, and publish nothing.
     pinned : mapping, optional
@@ -148,13 +157,19 @@ class ExtractConfig:
     Examples
     --------
     >>> ExtractConfig(batch_size="auto", dtype="float32").precision
-    'float32'
+    'auto'
     """
 
-    device: str = option("cpu", help="Device of the encoder, as torch names it.")
-    precision: Precision = option(
-        "float32",
-        help="Compute precision of the forward pass; its cosine to float32 is recorded.",
+    device: str = option(
+        AUTO,
+        help="Device of the encoder, as torch names it; auto takes a GPU if torch can use one, "
+        "else the CPU. A head is read on the CPU then.",
+    )
+    precision: Precision | Literal["auto"] = option(
+        AUTO,
+        help="Compute precision of the forward pass; its cosine to float32 is recorded. auto: that "
+        "of the set if it is there; else bfloat16 on cuda where that cosine is at least 0.999, and "
+        "float32.",
     )
     dtype: str = option(
         "float16",
@@ -164,9 +179,9 @@ class ExtractConfig:
     )
     batch_size: int | Literal["auto"] | None = option(
         None,
-        help="Items a batch (default: the encoder's); auto halves it until it fits. Part of the "
-        "plan, as are the threads: a job that is resumed without them takes those that it was "
-        "begun with, and with others begins anew.",
+        help="Items a batch (default: the encoder's, 256 on cuda); auto halves it until it fits, "
+        "and on a GPU doubles it while that pays. Part of the plan, as are the threads: a job that "
+        "is resumed without them takes those that it was begun with, and with others begins anew.",
         at_least=1,
     )
     threads: int | None = option(None, help="Threads of the forward pass.", at_least=1)
@@ -208,6 +223,7 @@ class ExtractConfig:
     log: str | Path | None = option(
         None, help="File to which events are appended as JSON lines.", flag=None
     )
+    device_reason: str = field(default="as asked for", repr=False)
     part: tuple[int, int] | None = None
     pinned: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
     on_block: Callable[[BlockDone], None] | None = field(default=None, repr=False)
@@ -217,11 +233,16 @@ class ExtractConfig:
         check_values(self, EncoderError, of="an extraction")
         if self.decode_timeout == 0:
             object.__setattr__(self, "decode_timeout", None)
-        if self.decode == "gpu" and not self.device.startswith("cuda"):
+        if self.decode == "gpu" and not self.device.startswith(("cuda", AUTO)):
             raise EncoderError(
                 "The 'device' of an extraction must be a GPU (cuda) if it is to decode; got "
                 f"{self.device!r}."
             )
+
+    @property
+    def may_halve(self) -> bool:
+        """Whether a batch that does not fit is run in parts: on a GPU, unless a size was given."""
+        return self.batch_size == AUTO or (self.batch_size is None and self.device != "cpu")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for the provenance: no path, no callable."""
@@ -261,6 +282,11 @@ class HeadConfig:
     device: str = "cpu"
     wait: float = 0.0
 
+    def __post_init__(self) -> None:
+        # A GPU gains nothing: four pictures are encoded, in float32, and a text a class at most.
+        if self.device == AUTO:
+            object.__setattr__(self, "device", "cpu")
+
 
 @with_options
 @dataclass(frozen=True)
@@ -291,6 +317,52 @@ class RepairConfig:
                 f"The repair's {' and '.join(given)} would have no effect without the manifest "
                 "that the set was extracted from. Add --manifest, or leave them out."
             )
+
+
+def tell_how(line: str) -> None:
+    """Log how a job encodes, once a job; a command shows it on stderr."""
+    if line:
+        logger.info(line)
+
+
+def likely_device(device: str) -> str:
+    """Return what ``auto`` probably stands for, without torch: cuda if a driver is there."""
+    if device != AUTO:
+        return device
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
+    drivers = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+    return "cuda" if not hidden and any(map(os.path.exists, drivers)) else "cpu"
+
+
+def settle_device(
+    config: ExtractConfig, choices: Collection[EncoderSpec], *, begun: Collection[str]
+) -> ExtractConfig:
+    """Return the config with a device in place of ``auto``, and why that one.
+
+    Parameters
+    ----------
+    config : ExtractConfig
+    choices : collection of EncoderSpec
+        Without an encoder by name the CPU is stated, and torch not imported.
+    begun : collection of str
+        Device types (``cpu``, ``cuda``) of interrupted attempts at these sets: on another one
+        they would begin anew.
+
+    Raises
+    ------
+    EncoderError
+        If a GPU is to decode and there is none.
+    """
+    if config.device != AUTO:
+        return config
+    named = any(isinstance(choice.encoder, str) for choice in choices)
+    if not named or not (sys.modules.get("torch") or find_spec("torch")):
+        return replace(config, device="cpu", device_reason="no encoder of torch is run")
+    best = best_device()
+    reason = "torch can use this GPU" if best != "cpu" else "torch can use no GPU here"
+    if best != "cpu" and {*begun} == {"cpu"}:
+        best, reason = "cpu", "these sets were begun on it"
+    return replace(config, device=best, device_reason=reason)
 
 
 def settle_options(

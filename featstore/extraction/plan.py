@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,13 +20,18 @@ from typing import Any
 import polars as pl
 
 from featstore.command_line import human_bytes
-from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS
+from featstore.encoders.base import IMAGE_KINDS, PRECISIONS, TEXT_KINDS
 from featstore.encoders.golden import golden_inputs
 from featstore.encoders.weights import cached_file, hub_unreachable, one_line, parse_weights
 from featstore.errors import EncoderError, FeatstoreError, needs_extra
 from featstore.extraction.batches import torch_threads
 from featstore.extraction.job import job_items, open_job
-from featstore.extraction.options import MODEL_OPTIONS, EncoderSpec, ExtractConfig
+from featstore.extraction.options import (
+    MODEL_OPTIONS,
+    EncoderSpec,
+    ExtractConfig,
+    likely_device,
+)
 from featstore.extraction.targets import (
     Job,
     SetState,
@@ -162,8 +167,9 @@ def plan_items(
             raise EncoderError(f"{spec.encoder} is named twice. Name it once.")
         plan = None
         if not measure and isinstance(spec.encoder, str) and config.decode == "cpu":
-            plan = _recorded(dataset, items, kind, spec, store, config)
-            plan = plan or _from_dim(dataset, items, kind, spec, store, config)
+            likely = replace(config, device=likely_device(config.device))
+            plan = _recorded(dataset, items, kind, spec, store, likely)
+            plan = plan or _from_dim(dataset, items, kind, spec, store, likely)
         sets.append(plan)
     unknown = [spec for spec, plan in zip(specs, sets, strict=True) if plan is None]
     opened: list[SetPlan] = []
@@ -181,6 +187,15 @@ class _Unopened:
     name: str
     space: Mapping[str, Any]
     dim: int
+    device: str
+    precisions = PRECISIONS
+
+    def best_precision(self) -> tuple[str, str]:
+        """Return what ``auto`` probably stands for; the encoder itself would look at its rows."""
+        return "bfloat16" if self.device.startswith("cuda") else "float32", "not looked at"
+
+    def compute_in(self, precision: str, reason: str) -> None:
+        """Take a precision, which nothing is computed in."""
 
 
 def _recorded(
@@ -204,7 +219,7 @@ def _recorded(
         if pointer["encoder"] != spec.encoder or not _opened_as(directory, spec):
             continue
         commit = read_commit(directory, str(pointer["revision"]))
-        found: Any = _Unopened(str(spec.encoder), pointer["space"], commit.dim)
+        found: Any = _Unopened(str(spec.encoder), pointer["space"], commit.dim, config.device)
         targets = make_targets(
             dataset, items, kind=kind, opened=[(spec, found)], store=store, config=config
         )

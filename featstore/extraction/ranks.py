@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from featstore.durable import local_folder
+from featstore.encoders.base import AUTO
 from featstore.errors import ClaimLostError, EncoderError, needs_extra
-from featstore.extraction.options import EncoderSpec, ExtractConfig
+from featstore.extraction.options import EncoderSpec, ExtractConfig, tell_how
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.workers import JobRequest, Worker, merge_results
 from featstore.manifest.io import read_manifest
@@ -85,8 +87,10 @@ def extract_rank(
     report = requested.on_block, requested.on_progress
     requested = replace(requested, part=None, wait=max(requested.wait, PATIENCE))
     request = JobRequest(source, kind, tuple(encoders), local_folder(store), requested)
-    worker = Worker(request, requested.device, cores=available_cores(), callbacks=report)
+    device = local_device(requested.device)
+    worker = Worker(request, device, cores=available_cores(), callbacks=report)
     plan = worker.settle()
+    tell_how(plan.how)
     try:
         done = worker.run_part(place.rank, place.world_size, plan.pinned)
     except ClaimLostError:
@@ -143,16 +147,18 @@ def rank_of(
 
 
 def local_device(device: str, environment: Mapping[str, str] | None = None) -> str:
-    """Return the GPU of this process: ``cuda`` becomes ``cuda:<local rank>``.
+    """Return the GPU of this process: ``cuda``, and ``auto`` with one, is ``cuda:<local rank>``.
 
     Local ranks beyond the GPUs that the process sees wrap around: under Slurm each one may see
     a single GPU, which is its first.
     """
-    if device != "cuda":
+    if device not in ("cuda", AUTO) or (device == AUTO and find_spec("torch") is None):
         return device
     with needs_extra("--device cuda"):
         import torch
 
+    if device == AUTO and not torch.cuda.is_available():
+        return device
     found = os.environ if environment is None else environment
     local = int(found.get("LOCAL_RANK", found.get("SLURM_LOCALID", "0")))
     return f"cuda:{local % max(1, torch.cuda.device_count())}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from featstore.extraction.golden_check import (
     require_same_encoder,
     run_facts,
 )
+from featstore.extraction.options import tell_how
 from featstore.extraction.pipeline import (
     BlockOutput,
     BlockTask,
@@ -39,6 +40,7 @@ from featstore.extraction.progress import (
     ignore,
 )
 from featstore.extraction.targets import Job, KnownRows, Target, check_free_space, inspect_set
+from featstore.parallel import gains_from_bf16
 from featstore.sources.reader import ByteReader
 from featstore.store.layout import LayoutLimits
 from featstore.store.tables import write_thumbnails
@@ -123,6 +125,8 @@ class SetInProgress:
                 **facts,
                 **self.settings,
                 **run,
+                # Of several encoders, asked for auto, each has its own.
+                "settings": {**run["settings"], "precision": self.target.spec.precision},
                 "encoded": self.new,
                 "copied": self.copied,
                 "truncated": len(self.truncated),
@@ -165,6 +169,8 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
     with ByteReader(job.source.root) as reader, contextlib.ExitStack() as stack:
         # Layout and dtype are checked, and disks measured, before anything is written.
         sets = [_prepare_set(job, target) for target in targets]
+        if job.config.pinned is None:
+            tell_how(say_how(job, {one.target.spec.set_id: one.settings for one in sets}))
         new = [target for target in targets if not target.repair]
         check_free_space(job.store, [inspect_set(target, known=None) for target in new])
         for one in sets:
@@ -207,7 +213,7 @@ def _prepare_set(job: Job, target: Target) -> SetInProgress:
         target.encoder,
         settings["batch"],
         device=config.device,
-        halve=config.batch_size == "auto",
+        halve=config.may_halve,
         threads=settings["threads"],
     )
     golden = Golden(target.encoder, settings["threads"])
@@ -230,6 +236,44 @@ def settle_settings(job: Job, target: Target) -> dict[str, Any]:
         )
     # Not which of several equal devices: they share the blocks of a set.
     return {"batch": batch, "threads": threads, "device": config.device.partition(":")[0]}
+
+
+def say_how(job: Job, settings: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return in one line where and how sets are encoded, why, and what would be faster.
+
+    Parameters
+    ----------
+    job : Job
+    settings : mapping
+        set_id -> what `settle_settings` returned, for the sets that are not finished.
+
+    Returns
+    -------
+    str
+        Empty where no encoder of torch has anything to do.
+    """
+    targets = [target for target in job.targets if target.spec.set_id in settings]
+    targets = [target for target in targets if hasattr(target.encoder, "precision_reason")]
+    if not targets:
+        return ""
+    device = job.config.device
+    reasons: dict[str, str] = {}
+    for target in targets:
+        reasons.setdefault(target.spec.precision, target.encoder.precision_reason)  # type: ignore[attr-defined]
+    own = [settings[target.spec.set_id] for target in targets]
+    batches = " and ".join(dict.fromkeys(str(one["batch"]) for one in own))
+    precisions = ", ".join(f"in {name} ({reason})" for name, reason in reasons.items())
+    on_gpu = device.startswith("cuda")
+    faster = [] if on_gpu else ["a GPU"]
+    if "float32" in reasons and (on_gpu or gains_from_bf16()):
+        faster.append("--precision bfloat16, which makes another set")
+    if not faster and job.config.batch_size is None:
+        faster.append("a larger batch, which --batch-size auto looks for")
+    return (
+        f"Encoding on {device} ({job.config.device_reason}), {precisions}, batches of {batches}, "
+        f"threads: {own[0]['threads']}."
+        + (f" May be faster: {'; '.join(faster)}." if faster else "")
+    )
 
 
 def _open_writer(one: SetInProgress, stack: contextlib.ExitStack) -> ExtractResult | None:

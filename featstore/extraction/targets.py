@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +18,13 @@ import numpy as np
 import polars as pl
 
 from featstore.command_line import human_bytes
-from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder
+from featstore.encoders.base import AUTO, IMAGE_KINDS, TEXT_KINDS, Encoder
 from featstore.errors import CorruptStoreError, EncoderError, FeatstoreError, StoreWriteError
 from featstore.extraction.golden_check import GOLDEN_COSINE, Golden, lasting_facts
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.views import RECIPE
-from featstore.identity import sha256_hex
+from featstore.identity import encoder_slug, sha256_hex
 from featstore.images import FORMATS, WITH_TIFF
 from featstore.manifest.manifest import Manifest
 from featstore.parallel import available_cores
@@ -328,9 +328,11 @@ def make_targets(
     """
     targets = []
     for choice, encoder in opened:
-        # An encoder object is taken at its word.
-        precision = str(getattr(encoder, "precision", config.precision))
-        spec = SetSpec(dataset, kind, encoder.name, encoder.space, config.dtype, precision)
+
+        def spec_in(precision: str, encoder: Encoder = encoder) -> SetSpec:
+            return SetSpec(dataset, kind, encoder.name, encoder.space, config.dtype, precision)
+
+        spec = spec_in(settle_precision(encoder, config, store, spec_in))
         targets.append(Target(choice, encoder, spec, store, items, config))
     seen: dict[str, Target] = {}
     for target in targets:
@@ -341,6 +343,45 @@ def make_targets(
                 f"both write {target.spec.key}. Name it once."
             )
     return targets
+
+
+def settle_precision(
+    encoder: Any, config: ExtractConfig, store: Path, spec_in: Callable[[str], SetSpec]
+) -> str:
+    """Return the precision of a set; from then on the encoder computes in it.
+
+    ``auto`` is the one that the job's plan states, or in which the set is there or begun, or that
+    is best on the encoder's device.
+
+    Parameters
+    ----------
+    spec_in : callable
+        Precision -> the set.
+    """
+    if config.precision != AUTO or not hasattr(encoder, "best_precision"):
+        # An encoder object is taken at its word.
+        asked = "float32" if config.precision == AUTO else config.precision
+        return str(getattr(encoder, "precision", asked))
+    specs = {one: spec_in(one) for one in encoder.precisions}
+    planned = [one for one, spec in specs.items() if spec.set_id in (config.pinned or ())]
+    there = [one for one, spec in specs.items() if spec.directory(store).exists()]
+    found = [(one, "the precision of the set in the store") for one in planned or there]
+    precision, reason = found[0] if found else encoder.best_precision()
+    encoder.compute_in(precision, reason)
+    return str(precision)
+
+
+def begun_devices(store: Path, dataset: str, kind: str, choices: Iterable[EncoderSpec]) -> set[str]:
+    """Return the device types on which interrupted attempts of these encoders were begun."""
+    slugs = {encoder_slug(one.encoder) for one in choices if isinstance(one.encoder, str)}
+    folders = [
+        folder
+        for slug in slugs
+        for directory in (store / dataset / kind).glob(f"{slug}-*")
+        for folder in claim_folders(directory)
+    ]
+    found = [settings_of(folder).get("device") for folder in folders]
+    return {device for device in found if isinstance(device, str)}
 
 
 def inspect_set(target: Target, *, known: KnownRows | None) -> SetState:

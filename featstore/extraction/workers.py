@@ -34,7 +34,7 @@ from featstore.errors import (
     needs_extra,
 )
 from featstore.extraction.job import open_job, run_job
-from featstore.extraction.options import EncoderSpec, ExtractConfig
+from featstore.extraction.options import EncoderSpec, ExtractConfig, tell_how
 from featstore.extraction.progress import (
     BlockDone,
     ExtractResult,
@@ -42,7 +42,7 @@ from featstore.extraction.progress import (
     Progress,
     SummedProgress,
 )
-from featstore.extraction.run import settle_settings
+from featstore.extraction.run import say_how, settle_settings
 from featstore.extraction.targets import Job, check_free_space, inspect_set
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
@@ -133,12 +133,15 @@ class SharedPlan:
         Blocks of the largest set.
     rows, rows_left : int
         Rows of all sets, and how many of them are not encoded yet.
+    how : str
+        In one line, how they are encoded; see `say_how`.
     """
 
     pinned: Pinned
     blocks: int
     rows: int
     rows_left: int
+    how: str
 
 
 class Worker:
@@ -188,11 +191,13 @@ class Worker:
         lacking = [target for target in targets if target.finished() is None]
         states = [inspect_set(target, known=None) for target in targets]
         check_free_space(self._job.store, states)
+        pinned = {target.spec.set_id: settle_settings(self._job, target) for target in lacking}
         return SharedPlan(
-            pinned={target.spec.set_id: settle_settings(self._job, target) for target in lacking},
+            pinned=pinned,
             blocks=max(state.blocks for state in states),
             rows=sum(state.rows for state in states),
             rows_left=sum(state.new for state in states) if lacking else 0,
+            how=say_how(self._job, pinned),
         )
 
     def run_part(self, rank: int, world_size: int, pinned: Pinned) -> list[ExtractResult]:
@@ -351,6 +356,7 @@ def conduct(
         If workers died again and again.
     """
     plan: SharedPlan = _alone(crew, "settle")
+    tell_how(plan.how)
     summed = SummedProgress(
         plan.rows, plan.rows_left, encoders, on_block=on_block, on_progress=on_progress
     )

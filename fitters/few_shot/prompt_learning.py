@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from fitters.errors import DivergedError, PairsError, SettingError
 from fitters.few_shot.learner import Classifier, Rows, Shots, without_bias
 from fitters.few_shot.registry import TextTower
-from fitters.trained.base import blas_threads
+from fitters.trained.base import blas_threads, training_device
 
 Position = Literal["end", "middle", "front"]
 POSITIONS = ("end", "middle", "front")
@@ -46,9 +46,13 @@ class Prompts:
 
     def filled(self, context: Tensor) -> Tensor:
         """Return the prompts with a context, (m, w) for all or (c, m, w): shape (c, l, w)."""
-        rows = torch.arange(len(self))[:, None]
+        rows = torch.arange(len(self), device=self.gaps.device)[:, None]
         values = context.expand(len(self), -1, -1)
         return self.embedded.index_put((rows, self.gaps), values)
+
+    def to(self, device: torch.device) -> Prompts:
+        """Return the prompts on a device."""
+        return Prompts(self.embedded.to(device), self.gaps.to(device), self.ends.to(device))
 
     def part(self, rows: slice) -> Prompts:
         """Return some of the prompts."""
@@ -318,7 +322,7 @@ class MetaNet:
         (h, r), (h,), (w, h), (w,), with h = r / 16.
     """
 
-    tensors: tuple[Tensor, Tensor, Tensor, Tensor]
+    tensors: tuple[Tensor, ...]
 
     @classmethod
     def drawn(
@@ -370,8 +374,8 @@ class PromptClassifier:
         with blas_threads(), torch.inference_mode():
             for start in range(0, len(x), images):
                 rows = torch.from_numpy(np.ascontiguousarray(x[start : start + images]))
-                logits = self.logits(rows.to(self.context.dtype))
-                out[start : start + images] = logits.numpy()
+                logits = self.logits(rows.to(self.context))
+                out[start : start + images] = logits.cpu().numpy()
         return out
 
     def logits(self, rows: Tensor) -> Tensor:
@@ -418,6 +422,9 @@ class CoOp:
     descent : Descent, optional
     seed : int
         Draws the first context, the order of the shots and their views.
+    device : str
+        As torch names it, or "auto": see `fitters.trained.base.training_device`. The tower is
+        moved there, and stays.
 
     Attributes
     ----------
@@ -438,6 +445,7 @@ class CoOp:
     class_specific: bool = False
     descent: Descent = Descent()
     seed: int = 0
+    device: str = "cpu"
 
     def fit(self, shots: Shots) -> Classifier:
         """Learn the context; the same shots and seed give the same bits on one thread of a CPU.
@@ -452,13 +460,18 @@ class CoOp:
             If the loss is no longer finite.
         """
         check_shots(shots, self.tower, self.names)
+        device = training_device(self.device)
+        if device.type != "cpu":
+            self.tower.to(device)
         rng = np.random.default_rng(self.seed)
         context = first_context(self.tower, self.words, self.n_context, rng)
-        prompts = make_prompts(self.tower, self.names, len(context), self.position)
-        context = context.to(prompts.embedded.dtype)
+        prompts = make_prompts(self.tower, self.names, len(context), self.position).to(device)
+        context = context.to(prompts.embedded)
         if self.class_specific:
             context = context.repeat(len(prompts), 1, 1)
         net = self._net(rng, context.dtype)
+        if net is not None:
+            net = MetaNet(tuple(tensor.to(device) for tensor in net.tensors))
         model = PromptClassifier(self.tower, prompts, context, net)
         learned = [context] if net is None else [context, *net.tensors]
         for tensor in learned:
@@ -468,20 +481,21 @@ class CoOp:
             labels = torch.from_numpy(shots.labels)
 
             def loss_of(batch: Tensor) -> Tensor:
-                return torch.nn.functional.cross_entropy(model.logits(shown(batch)), labels[batch])
+                logits = model.logits(shown(batch).to(device))
+                return torch.nn.functional.cross_entropy(logits, labels[batch].to(device))
 
             if len(labels):
                 epochs = self.descent.epochs_for(int(shots.counts.max()))
                 descend(learned, loss_of, len(labels), epochs, self.descent, rng)
             for tensor in learned:
                 tensor.requires_grad = False
-            self.context_ = context.numpy()
+            self.context_ = context.cpu().numpy()
             if net is not None and len(labels):
                 self.net_ = net
                 return model
             with torch.inference_mode():
                 weight = self.tower.logit_scale * text_rows(self.tower, prompts, context)
-        return without_bias(weight.numpy())
+        return without_bias(weight.cpu().numpy())
 
     def _net(self, rng: np.random.Generator, dtype: torch.dtype) -> MetaNet | None:
         """Return what shifts the context for every image, not trained yet; None: nothing does."""
@@ -500,7 +514,7 @@ class CoCoOp(CoOp):
 
     Parameters
     ----------
-    tower, names, n_context, words, seed
+    tower, names, n_context, words, seed, device
         As for `CoOp`; the words are "a photo of a" by default, the name stands behind them.
     descent : Descent, optional
         10 epochs of single images by default.

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from featstore.errors import lookup, needs_extra
 from featstore.plugins import Registry
@@ -24,6 +24,7 @@ from fitters.few_shot.ridge_probe import RanPAC, RidgeProbe
 from fitters.few_shot.tip_adapter import APE, TipAdapter, TipAdapterF
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -57,6 +58,9 @@ class TextTower(Protocol):
     def tokens(self, text: str) -> list[int]:
         """Return the tokens of a text, uncut, without those of start and end."""
 
+    def to(self, device: torch.device) -> Self:
+        """Move the tower to a device; `embed` takes tokens from the CPU all the same."""
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Return token embeddings, (b, l) to (b, l, width)."""
 
@@ -74,7 +78,9 @@ PROMPT_LEARNERS: dict[str, dict[str, Any]] = {
 """Name → settings of `CoOp`, or of `CoCoOp`, that are not its defaults."""
 
 
-def prompt_learner(name: str, tower: TextTower, names: Sequence[str], *, seed: int = 0) -> Learner:
+def prompt_learner(
+    name: str, tower: TextTower, names: Sequence[str], *, seed: int = 0, device: str = "cpu"
+) -> Learner:
     """Return a new prompt learner.
 
     Parameters
@@ -85,6 +91,8 @@ def prompt_learner(name: str, tower: TextTower, names: Sequence[str], *, seed: i
     names : sequence of str
         One a class, in the order of the labels.
     seed : int
+    device : str
+        Of the training, or "auto".
 
     Raises
     ------
@@ -97,8 +105,8 @@ def prompt_learner(name: str, tower: TextTower, names: Sequence[str], *, seed: i
     with needs_extra(f"The learner {name}", "coop"):
         from fitters.few_shot.prompt_learning import CoCoOp, CoOp
     if name == "cocoop":
-        return CoCoOp(tower, names, seed=seed, **settings)
-    return CoOp(tower, names, seed=seed, **settings)
+        return CoCoOp(tower, names, seed=seed, device=device, **settings)
+    return CoOp(tower, names, seed=seed, device=device, **settings)
 
 
 _BUILT_IN: dict[str, Callable[[], Learner]] = {

@@ -8,7 +8,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
@@ -21,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from featstore.errors import needs_extra
 from featstore.identity import canonical_json, sha256_hex
+from featstore.parallel import best_device, gains_from_bf16
 from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
 from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
 from fitters.errors import SettingError
@@ -31,6 +31,7 @@ from fitters.settings import Preparation, TrainingPrecision
 from fitters.sources import Sources
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from fitters.settings import FitConfig
@@ -220,30 +221,37 @@ class Schedule(BaseEstimator):  # type: ignore[misc]
 PRECISIONS: tuple[TrainingPrecision, ...] = get_args(TrainingPrecision)
 
 
-@cache
-def gains_from_bf16() -> bool:
-    """Return whether this processor multiplies bfloat16 matrices in hardware: AMX or AVX-512's.
-
-    With AVX-512's (Zen 5) products ran four to five times as fast as in float32, 868 beside 163
-    Gflop/s on two cores, and the paper's head trained in half the time. Where bfloat16 is emulated
-    it takes ten times as long.
-    """
-    return any(flag in _processor_flags() for flag in ("amx_bf16", "avx512_bf16"))
-
-
-def _processor_flags() -> frozenset[str]:
-    facts = Path("/proc/cpuinfo")
-    if not facts.exists():
-        return frozenset()
-    lines = facts.read_text(encoding="utf-8", errors="replace").splitlines()
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
-
-
-def resolve(precision: TrainingPrecision) -> Literal["float32", "bf16"]:
-    """Return what "auto" means here: bf16 where the processor gains from it."""
+def resolve(precision: TrainingPrecision, device: str = "cpu") -> Literal["float32", "bf16"]:
+    """Return what "auto" means on a type of device: bf16 where it gains from it."""
     if precision == "auto":
-        return "bf16" if gains_from_bf16() else "float32"
+        return "bf16" if device == "cuda" or gains_from_bf16() else "float32"
     return precision
+
+
+def training_device(device: str) -> torch.device:
+    """Return the device of a training; of "auto" the GPU, if torch can use one with CUDA.
+
+    Raises
+    ------
+    SettingError
+        If it is no CPU or CUDA device that is there.
+    """
+    import torch
+
+    name = best_device() if device == "auto" else device
+    name = "cpu" if (device, name) == ("auto", "mps") else name
+    try:
+        chosen = torch.device(name)
+        torch.empty(1, device=chosen)
+        known = chosen.type in ("cpu", "cuda")
+    except (RuntimeError, AssertionError, NotImplementedError):
+        known = False
+    if not known:
+        raise SettingError(
+            f"Nothing can be trained on the device {device!r} here. Use cpu, or a CUDA device that "
+            "torch can use."
+        )
+    return chosen
 
 
 @contextmanager
@@ -393,6 +401,9 @@ class TrainedAligner(BaseAligner):
     schedule: Schedule
     flat: float | None = None
 
+    _device_type = "cpu"
+    """Of the last training."""
+
     @classmethod
     def check_settings(cls, config: FitConfig, *, prototypes: bool, real: bool) -> None:
         """Raise SettingError for mixing two sources where there is one, or in two ways."""
@@ -411,7 +422,7 @@ class TrainedAligner(BaseAligner):
         options = search.config.training
         n_prototypes = 0 if data.prototypes is None else data.prototypes.n
         seed = int(search.rng.integers(2**31))
-        kept = {"checkpoint": options.checkpoint, "on_epoch": options.on_epoch}
+        kept = {name: getattr(options, name) for name in ("device", "checkpoint", "on_epoch")}
         return Choice({"n_prototypes": n_prototypes, "seed": seed, **options.changes}, of_fit=kept)
 
     def fit_sources(
@@ -419,6 +430,7 @@ class TrainedAligner(BaseAligner):
         data: Sources[Any],
         mix: float = 1.0,  # noqa: ARG002
         *,
+        device: str = "cpu",
         checkpoint: Path | None = None,
         on_epoch: OnEpoch | None = None,
     ) -> Self:
@@ -433,7 +445,9 @@ class TrainedAligner(BaseAligner):
             first = int(prototypes.groups.max()) + 1
         if isinstance(real, Pairs):
             real = ArrayRows.of(real, first_group=first)
-        fitted: Self = self.fit_rows(prototypes, real, checkpoint=checkpoint, on_epoch=on_epoch)
+        fitted: Self = self.fit_rows(
+            prototypes, real, device=device, checkpoint=checkpoint, on_epoch=on_epoch
+        )
         return fitted
 
     @property
@@ -443,7 +457,7 @@ class TrainedAligner(BaseAligner):
         return {
             "training": {
                 "epochs": len(self.history_),
-                "precision": resolve(self.precision),
+                "precision": resolve(self.precision, self._device_type),
                 "loss": [epoch["loss"] for epoch in self.history_],
                 "metric": [metric for metric in metrics if metric is not None],
             }
@@ -474,6 +488,7 @@ class TrainedAligner(BaseAligner):
         *,
         groups: npt.NDArray[Any] | None = None,
         prototype: npt.NDArray[np.bool_] | None = None,
+        device: str = "cpu",
         checkpoint: Path | str | None = None,
         on_epoch: OnEpoch | None = None,
     ) -> Self:
@@ -490,6 +505,9 @@ class TrainedAligner(BaseAligner):
             held out together. None: every row is its own.
         prototype : ndarray of bool, shape (n,), optional
             Which rows are prototypes, for `share` and `sequential`. None: none are.
+        device : str
+            As torch names it, or "auto": see `training_device`. The same rows and seed give the
+            same bytes on a CPU; on a GPU the dropout masks and the last bits are others.
         checkpoint : path, optional
             File that the training's state is kept in, at most every 30 seconds and at its end. If
             it holds the state of this very training, that goes on.
@@ -526,7 +544,7 @@ class TrainedAligner(BaseAligner):
             else None
             for chosen in (first & (weight > 0), ~first & (weight > 0))
         ]
-        self.fit_rows(*sources, checkpoint=checkpoint, on_epoch=on_epoch)
+        self.fit_rows(*sources, device=device, checkpoint=checkpoint, on_epoch=on_epoch)
         self._one_column = one_column
         return self
 
@@ -536,6 +554,7 @@ class TrainedAligner(BaseAligner):
         prototypes: PairSource | None,
         real: PairSource | None,
         *,
+        device: str = "cpu",
         checkpoint: Path | str | None = None,
         checkpoint_seconds: float = 30.0,
         on_epoch: OnEpoch | None = None,
@@ -561,13 +580,16 @@ class TrainedAligner(BaseAligner):
             )
         self.n_features_in_, self.n_targets_ = given[0].p, given[0].q
         self._one_column = False
+        place = training_device(device)
+        self._device_type = place.type
         with blas_threads():
-            generators = Generators.of(int(self.seed))
+            generators = Generators.of(int(self.seed), place)
             prototypes, real, held = self._hold_out(prototypes, real, generators.order)
             parts = self._parts(self.n_features_in_, self.n_targets_)
             objective = self._objective(parts)
             initialise(objective, generators.first)
             objective.after_step()
+            objective.to(place)
             draw_from(objective, generators.masks)
             kept = None
             if checkpoint is not None:
@@ -577,7 +599,7 @@ class TrainedAligner(BaseAligner):
                 self._stages(prototypes, real),
                 self.schedule,
                 generators,
-                precision=resolve(self.precision),
+                precision=resolve(self.precision, place.type),
                 held=held,
                 checkpoint=kept,
                 on_epoch=on_epoch,
@@ -587,7 +609,7 @@ class TrainedAligner(BaseAligner):
             self.scale_, self.shift_ = self._scale_of(objective)
             for part, module in parts.items():
                 for name, value in module.state_dict().items():
-                    setattr(self, attribute(part, name), value.detach().numpy().copy())
+                    setattr(self, attribute(part, name), value.detach().cpu().numpy().copy())
             if self._has_readout:
                 self._fit_readout(given[-1])
         self._note_rows(given)
@@ -643,10 +665,12 @@ class TrainedAligner(BaseAligner):
         facts = {
             "method": self.method,
             "params": self.plain_params(),
-            "precision": resolve(self.precision),
+            "precision": resolve(self.precision, self._device_type),
             "rows": [source.fingerprint for source in given],
             "torch": torch.__version__,
         }
+        if self._device_type != "cpu":
+            facts["device"] = self._device_type
         return sha256_hex(canonical_json(facts))
 
     def _fit_readout(self, source: PairSource) -> None:

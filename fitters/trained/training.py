@@ -120,10 +120,15 @@ class Batch:
         weight = None if self.weight is None else self.weight[rows]
         return Batch(self.x[rows], self.y[rows], self.groups[rows], weight)
 
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        weight = None if self.weight is None else self.weight.to(device)
+        return Batch(self.x.to(device), self.y.to(device), self.groups.to(device), weight)
+
     @property
     def same(self) -> Tensor | None:
         """Where rows i ≠ j share a group, shape (b, b); None if none do."""
-        if len(np.unique(self.groups.numpy())) == len(self):
+        if len(np.unique(self.groups.cpu().numpy())) == len(self):
             return None
         equal = self.groups[:, None] == self.groups[None, :]
         equal.fill_diagonal_(fill_value=False)
@@ -333,17 +338,23 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Generators:
-    """Random generators: of the first parameters, the order of rows, and dropout masks."""
+    """Random generators: of the first parameters, the order of rows, and dropout masks.
+
+    The masks are drawn on the device of the training, all else on the CPU.
+    """
 
     first: torch.Generator
     order: torch.Generator
     masks: torch.Generator
 
     @classmethod
-    def of(cls, seed: int) -> Generators:
+    def of(cls, seed: int, device: torch.device | str = "cpu") -> Generators:
         """Return three independent generators of one seed."""
         words = np.random.SeedSequence(seed).generate_state(3, np.uint64)
-        made = [torch.Generator().manual_seed(int(word >> np.uint64(1))) for word in words]
+        made = [
+            torch.Generator(place).manual_seed(int(word >> np.uint64(1)))
+            for word, place in zip(words, ("cpu", "cpu", device), strict=True)
+        ]
         return cls(*made)
 
 
@@ -377,7 +388,9 @@ def train(
     checkpoint: Checkpoint | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> list[dict[str, Any]]:
-    """Train `objective` in place and return one record an epoch: stage, loss, metric.
+    """Train `objective` in place, where it is, and return one record an epoch.
+
+    A record has stage, loss and metric. Batches are put together on the CPU.
 
     Parameters
     ----------
@@ -395,6 +408,7 @@ def train(
         If the loss or a parameter is no longer finite.
     """
     stand, found = _Stand(), checkpoint.read() if checkpoint is not None else None
+    held = None if held is None else held.to(_device_of(objective))
     if found is not None:
         stand = _restore(found, objective, generators)
     begun, done_before = time.monotonic(), len(stand.history)
@@ -432,6 +446,10 @@ def train(
     return stand.history
 
 
+def _device_of(objective: Objective) -> torch.device:
+    return next(objective.parameters()).device
+
+
 def _one_epoch(
     objective: Objective,
     optimiser: torch.optim.Optimizer,
@@ -445,14 +463,16 @@ def _one_epoch(
     objective.train()
     size = int(schedule.batch_size)
     steps = stage.batches.steps(size)
-    total = torch.zeros((), dtype=torch.float64)
+    device = _device_of(objective)
+    total = torch.zeros((), dtype=torch.float64, device=device)
     n = 0
-    for batch in stage.batches.epoch(size, order):
+    for drawn in stage.batches.epoch(size, order):
+        batch = drawn.to(device)
         step = epoch * steps + n
         rate = stage.learning_rate * schedule.factor(step, steps, stage.epochs)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             outputs = objective.outputs(batch)
         loss = objective.loss(batch, tuple(out.float() for out in outputs), step)
         optimiser.zero_grad()

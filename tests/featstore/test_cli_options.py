@@ -25,8 +25,8 @@ OPTIONS = """
 --label-file PATH
 --check-names TEXT
 --check-weights TEXT
---device TEXT cpu
---precision [float32|bfloat16|float16] float32
+--device TEXT auto
+--precision [float32|bfloat16|float16|auto] auto
 --save-dtype [float16|bfloat16|float32] float16
 --batch-size N|AUTO
 --threads INTEGER>=1

@@ -178,7 +178,7 @@ def test_an_unknown_argument_is_a_type_error_that_says_what_is_meant(tmp_path: P
         ({"limit": 1.5}, "'limit' of an extraction must be at least 1; got 1.5"),
         ({"on_error": "ignore"}, "must be 'skip' or 'fail'; got 'ignore'"),
         ({"decode_timeout": -1}, "'decode_timeout' of an extraction must be at least 0; got -1"),
-        ({"decode": "gpu"}, "'device' of an extraction must be a GPU"),
+        ({"decode": "gpu", "device": "cpu"}, "'device' of an extraction must be a GPU"),
     ],
 )
 def test_a_value_that_an_extraction_does_not_take(options: dict[str, Any], said: str) -> None:

@@ -64,8 +64,9 @@ def _rows() -> Figure:
 
 
 def _bf16() -> Figure:
+    from featstore.parallel import gains_from_bf16
     from fitters import MLPAligner
-    from fitters.trained.base import ArrayRows, gains_from_bf16
+    from fitters.trained.base import ArrayRows
 
     x, y = _drawn(1024, 768, 768)
     source = ArrayRows(x, y, np.arange(1024))

@@ -169,7 +169,7 @@ class Scripted:
     def events(self) -> Any:
         worker, task, part = self._open.pop()
         if task != "run_part":
-            plan = SharedPlan({}, blocks=4, rows=16, rows_left=16)
+            plan = SharedPlan({}, blocks=4, rows=16, rows_left=16, how="")
             yield Answer(worker, plan if task == "settle" else [])
             return
         end = self._ends(worker, task, part)

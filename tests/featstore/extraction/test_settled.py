@@ -1,0 +1,244 @@
+"""What ``auto`` stands for: device, precision and batch, and the one line that says so."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+from safetensors.torch import save_file
+
+import featstore
+from featstore import EncoderSpec, ExtractConfig, Manifest
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.errors import EncoderError
+from featstore.extraction import batches, options
+from featstore.extraction.options import HeadConfig, likely_device, settle_device
+from featstore.extraction.progress import BlockDone
+from featstore.extraction.ranks import local_device
+from featstore.extraction.targets import settle_precision
+from featstore.store import read_commit
+from tests.featstore.extraction.conftest import SPACE, MeanColour
+
+NAME = "timm:test_vit"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
+    save_file(timm.create_model("test_vit").state_dict(), path)
+    return str(path)
+
+
+def _config(**changes: Any) -> ExtractConfig:
+    given = {"block_rows": 4, "batch_size": 2, "decode_timeout": None, "threads": 1, **changes}
+    return ExtractConfig(**given)
+
+
+@pytest.mark.parametrize(
+    ("best", "begun", "device", "why"),
+    [
+        ("cpu", set(), "cpu", "no GPU here"),
+        ("cuda", set(), "cuda", "can use this GPU"),
+        ("mps", {"mps"}, "mps", "can use this GPU"),
+        ("cuda", {"cpu"}, "cpu", "begun on it"),
+        ("cuda", {"cpu", "cuda"}, "cuda", "can use this GPU"),
+        ("cpu", {"cuda"}, "cpu", "no GPU here"),
+    ],
+)
+def test_the_device(best: str, begun: set[str], device: str, why: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(options, "best_device", lambda: best)
+    settled = settle_device(ExtractConfig(), [EncoderSpec(NAME)], begun=begun)
+    assert settled.device == device
+    assert why in settled.device_reason
+    # What is asked for is taken, and an object runs where it likes.
+    asked = ExtractConfig(device="cuda:3")
+    assert settle_device(asked, [EncoderSpec(NAME)], begun=begun) is asked
+    thing = EncoderSpec(MeanColour(), space=SPACE)
+    assert settle_device(ExtractConfig(), [thing], begun=begun).device == "cpu"
+
+
+def test_a_gpu_that_is_to_decode_and_is_not_there(monkeypatch: Any) -> None:
+    monkeypatch.setattr(options, "best_device", lambda: "cpu")
+    with pytest.raises(EncoderError, match=r"must be a GPU \(cuda\) if it is to decode; got 'cpu'"):
+        settle_device(ExtractConfig(decode="gpu"), [EncoderSpec(NAME)], begun=())
+
+
+def test_a_head_is_read_on_the_cpu_and_a_rank_takes_its_own_gpu(monkeypatch: Any) -> None:
+    assert HeadConfig(device="auto").device == "cpu"
+    assert HeadConfig(device="cuda").device == "cuda"
+    assert local_device("auto", {"LOCAL_RANK": "1"}) == "auto"  # there is none here
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert local_device("auto", {"LOCAL_RANK": "6"}) == "cuda:2"
+    monkeypatch.setattr(options.os.path, "exists", lambda path: path == "/dev/nvidiactl")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert (likely_device("auto"), likely_device("mps")) == ("cuda", "mps")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert likely_device("auto") == "cpu"
+
+
+class Choosy:
+    """Finds bfloat16 best, and notes what it is told to compute in."""
+
+    precisions = ("float32", "bfloat16")
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    def best_precision(self) -> tuple[str, str]:
+        return "bfloat16", "best"
+
+    def compute_in(self, precision: str, reason: str) -> None:
+        self.told.append((precision, reason))
+
+
+@pytest.mark.parametrize(
+    ("there", "pinned", "expected"),
+    [
+        ((), None, ("bfloat16", "best")),
+        (("float32",), None, ("float32", "the precision of the set in the store")),
+        (("bfloat16",), None, ("bfloat16", "the precision of the set in the store")),
+        (("float32",), {"bfloat16": {}}, ("bfloat16", "the precision of the set in the store")),
+        ((), {"float32": {}}, ("float32", "the precision of the set in the store")),
+    ],
+)
+def test_the_precision(there: Any, pinned: Any, expected: Any, tmp_path: Path) -> None:
+    """That of the plan, else of the set that is there or begun, else the encoder's best."""
+    for name in there:
+        (tmp_path / name).mkdir()
+
+    def spec_in(precision: str) -> Any:
+        return SimpleNamespace(set_id=precision, directory=lambda root: root / precision)
+
+    encoder = Choosy()
+    config = ExtractConfig(pinned=pinned)
+    assert settle_precision(encoder, config, tmp_path, spec_in) == expected[0]
+    assert encoder.told == [expected]
+    # What is asked for is taken, and an encoder without a choice at its word.
+    asked = ExtractConfig(precision="float16")
+    assert settle_precision(encoder, asked, tmp_path, spec_in) == "float16"
+    assert settle_precision(object(), config, tmp_path, spec_in) == "float32"
+
+
+def test_the_same_command_goes_on_with_what_the_set_was_begun_with(
+    manifest: Manifest, store: Path, weights: str, monkeypatch: Any
+) -> None:
+    """A set begun in bfloat16 on the CPU, on a machine that has a GPU by then."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(event: BlockDone) -> None:
+        raise Stop
+
+    def run(**changes: Any) -> featstore.ExtractResult:
+        return featstore.extract(
+            manifest, kind="image", encoder=NAME, weights=weights, store=store,
+            config=_config(**changes),
+        )  # fmt: skip
+
+    with pytest.raises(Stop):
+        run(precision="bfloat16", on_block=stop)
+    monkeypatch.setattr(options, "best_device", lambda: "cuda")  # which would fail here
+    result = run()
+    assert (result.new, result.reused) == (7, 4)
+    directory = store / result.key
+    assert featstore.open_store(store).info(result.key).attributes["precision"] == "bfloat16"
+    (path,) = (directory / "runs").glob("*.json")
+    recorded = featstore.store.files.read_json(path)
+    assert (recorded["device"], recorded["settings"]["precision"]) == ("cpu", "bfloat16")
+    assert read_commit(directory, result.revision_id).n == 11
+    monkeypatch.undo()
+    assert run().reused == 11
+    # Another precision, asked for, is another set as ever.
+    assert run(precision="float32").new == 11
+
+
+def test_without_a_gpu_nothing_is_but_float32_on_the_cpu(
+    manifest: Manifest, store: Path, weights: str, caplog: Any
+) -> None:
+    with caplog.at_level(logging.INFO, "featstore.extraction.options"):
+        auto, stated = (
+            featstore.extract(
+                manifest, kind="image", encoder=NAME, weights=weights, store=store / name,
+                config=_config(**changes),
+            )
+            for name, changes in (("a", {}), ("b", {"device": "cpu", "precision": "float32"}))
+        )  # fmt: skip
+    assert auto.revision_id == stated.revision_id
+    first, second = (record.message for record in caplog.records)
+    assert first.startswith(
+        "Encoding on cpu (torch can use no GPU here), in float32 (the default on cpu), batches of "
+        "2, threads: 1. May be faster: a GPU"
+    )
+    assert second.startswith("Encoding on cpu (as asked for), in float32 (as asked for), batches")
+
+
+def test_a_job_says_it_once_and_a_finished_one_not_at_all(
+    manifest: Manifest, store: Path, weights: str, tmp_path: Path, capsys: Any
+) -> None:
+    words = ["extract", str(tmp_path / "manifest"), "--kind", "image", "--encoder", NAME,
+             "--weights", weights, "--store", str(store), "--threads", "1", "--no-log"]  # fmt: skip
+    for more, said in ((["--devices", "cpu,cpu"], 1), ([], 0)):
+        assert run_command(cli, "featstore", [*words, *more]) == 0
+        err = capsys.readouterr().err
+        assert err.count("Encoding on cpu") == said
+
+
+class Timed:
+    """An encoder whose batches take the seconds of a formula, on a clock of its own."""
+
+    name, kinds, dim, batch_size = "timed", frozenset({"caption"}), 1, 64
+    space = {"name": "timed"}  # noqa: RUF012
+
+    def __init__(self, each: dict[int, float], room: int = 10**9) -> None:
+        self.clock, self._each, self._room = 0.0, each, room
+        self.tried: list[int] = []
+
+    def prepare(self, item: str) -> str:
+        return item
+
+    def encode(self, batch: list[str]) -> np.ndarray:
+        if len(batch) > self._room:
+            raise MemoryError
+        self.tried.append(len(batch))
+        self.clock += len(batch) * self._each.get(len(batch), 1.0)
+        return np.zeros((len(batch), 1), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("each", "room", "device", "size"),
+    [
+        # An item takes 10 % less time at 512, and 3 % less at 1,024: that does not pay.
+        ({256: 1.0, 512: 0.9, 1024: 0.873}, 10**9, "meta", 512),
+        ({256: 1.0, 512: 0.5, 1024: 0.25, 2048: 0.12}, 1024, "meta", 1024),
+        ({256: 1.0, 512: 1.0}, 10**9, "meta", 256),
+        ({n: 1.0 / n for n in (256, 512, 1024, 2048, 4096, 8192)}, 10**9, "meta", 4096),
+        ({}, 100, "meta", 64),
+        ({64: 1.0, 128: 0.1}, 10**9, "cpu", 64),
+    ],
+)
+def test_a_batch_is_halved_until_it_fits_and_doubled_while_it_pays(
+    each: Any, room: int, device: str, size: int, monkeypatch: Any, tmp_path: Path
+) -> None:
+    encoder: Any = Timed(each, room)
+    monkeypatch.setattr(batches, "cache_file", lambda: tmp_path / "sizes.json")
+    monkeypatch.setattr(batches.time, "perf_counter", lambda: encoder.clock)
+    asked = {"begun": None, "device": device, "precision": "float32"}
+    assert batches.settle_batch_size(encoder, "auto", **asked) == size
+    # It is remembered: tried once more, and not doubled again.
+    encoder.tried.clear()
+    assert batches.settle_batch_size(encoder, "auto", **asked) == size
+    assert encoder.tried == [size]
+
+
+def test_which_batches_may_be_run_in_parts() -> None:
+    on = [(None, "cuda", True), (None, "cpu", False), ("auto", "cpu", True), (64, "cuda", False)]
+    for batch, device, may in on:
+        assert ExtractConfig(batch_size=batch, device=device).may_halve is may

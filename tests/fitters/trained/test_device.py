@@ -1,0 +1,130 @@
+"""Training on another device, where there is none: on the meta device, which computes shapes alone.
+
+An operation on tensors of two devices is an error there, as it would be on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.runs import LEAVES
+from fitters.errors import SettingError
+from fitters.few_shot.prompt_learning import (
+    MetaNet,
+    PromptClassifier,
+    make_prompts,
+    word_vectors,
+)
+from fitters.methods import METHODS
+from fitters.settings import FitRequest, TrainingOptions
+from fitters.trained import base
+from fitters.trained.base import gains_from_bf16, resolve, training_device
+from fitters.trained.mlp import MLPAligner
+from fitters.trained.modules import Dropout, FeatureDropout
+from fitters.trained.presets import PRESETS, preset
+from fitters.trained.training import Batch, Generators
+from tests.featstore.encoders.open_clip_models import known_to_open_clip
+from tests.fitters.few_shot.tiny_tower import tiny_tower
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+
+
+def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
+    # Of ICIS the seen classes are picked by value.
+    yield from ((name, {}) for name in PRESETS if name != "icis")
+    for loss in ("cosine", "mse", "infonce", "siglip", "devise"):
+        direction = "y->x" if loss in ("cosine", "mse") else "both"
+        yield f"own-{loss}", {"loss": loss, "direction": direction, "structure": 0.1}
+    yield "own-devise", {"loss": "devise", "legacy": True}
+
+
+@pytest.mark.parametrize(("name", "changes"), list(_cases()))
+def test_the_loss_stays_on_its_device(
+    name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aligner: Any = MLPAligner.of(**changes) if name.startswith("own-") else preset(name)
+    objective = aligner._objective(aligner._parts(6, 5)).to("meta")
+    # What looks at values cannot be faked.
+    monkeypatch.setattr(FeatureDropout, "forward", Dropout.forward)
+    with torch.no_grad():
+        objective.to_empty(device=META)
+        objective.after_step()
+        same = torch.zeros(8, 8, dtype=torch.bool, device=META)
+        monkeypatch.setattr(Batch, "same", property(lambda _: same))
+        groups = torch.arange(8)
+        batch = Batch(torch.ones(8, 6), torch.ones(8, 5), groups, torch.ones(8)).to(META)
+        loss = objective.loss(batch, objective.outputs(batch), 3)
+        objective.after_step()
+        assert loss.device.type == "meta"
+        assert {p.device.type for p in objective.parameters()} == {"meta"}
+        assert objective.project("y", batch.y).device.type == "meta"
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_prompts_stay_on_their_device(per_image: bool, tmp_path: Path) -> None:
+    with known_to_open_clip(tmp_path):
+        tower = tiny_tower()
+    made = make_prompts(tower, ["dog", "tabby cat"], 3, "end")
+    words = word_vectors(tower, "a photo of")
+    drawn = MetaNet.drawn(tower.dim, tower.width, np.random.default_rng(0))
+    with torch.no_grad():
+        tower.to(META)
+        net = MetaNet(tuple(one.to(META) for one in drawn.tensors)) if per_image else None
+        images = torch.ones(4, tower.dim, device=META)
+        logits = PromptClassifier(tower, made.to(META), words.to(META), net).logits(images)
+    assert (logits.device.type, tuple(logits.shape)) == ("meta", (4, 2))
+
+
+def test_a_tower_is_moved_whole(tmp_path: Path) -> None:
+    with known_to_open_clip(tmp_path):
+        tower = tiny_tower()
+    before = {name: value.clone() for name, value in tower.parameters().items()}
+    assert tower.to(CPU) is tower
+    assert all(torch.equal(before[name], value) for name, value in tower.parameters().items())
+    assert {value.device.type for value in tower.to(META).parameters().values()} == {"meta"}
+    assert tower._mask.device.type == "meta"
+    assert tower.embed(torch.tensor([[tower.start, tower.end]])).device.type == "meta"
+
+
+def test_which_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert training_device("cpu").type == "cpu"
+    for best in ("cpu", "mps"):  # whose float64 the sums of a training lack
+        monkeypatch.setattr(base, "best_device", lambda best=best: best)
+        assert training_device("auto").type == "cpu"
+    for wrong in ("meta", "gpu", *([] if torch.cuda.is_available() else ["cuda"])):
+        with pytest.raises(SettingError, match=f"on the device '{wrong}' here. Use cpu"):
+            training_device(wrong)
+    assert resolve("auto", "cuda") == "bf16"
+    assert resolve("auto") == ("bf16" if gains_from_bf16() else "float32")
+    assert resolve("float32", "cuda") == "float32"
+
+
+def test_a_device_is_no_setting() -> None:
+    """Neither an id of a run nor what an alignment records knows it."""
+    there = TrainingOptions(device="cuda")
+    assert there.changes == TrainingOptions().changes
+    assert FitRequest("sail", x="x", training=there).facts == FitRequest("sail", x="x").facts
+    assert "device" not in {leaf.name for leaf in LEAVES}
+    assert METHODS["sail"].takes("device")
+    assert not METHODS["ridge"].takes("device")
+
+
+def test_auto_without_a_gpu_gives_the_bytes_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "best_device", lambda: "cpu")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(24, 6)), rng.normal(size=(24, 5))
+    maps = [
+        MLPAligner.of(loss="infonce", epochs=2, batch_size=8, seed=3).fit(x, y, **how)
+        for how in ({}, {"device": "auto"}, {"device": "cpu"})
+    ]
+    rows = [one.project_y(y) for one in maps]
+    assert rows[0].tobytes() == rows[1].tobytes() == rows[2].tobytes()
+    for name in ("first", "order", "masks"):
+        ours = getattr(Generators.of(3), name).get_state()
+        assert torch.equal(ours, getattr(Generators.of(3, CPU), name).get_state())
