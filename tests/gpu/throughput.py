@@ -333,9 +333,9 @@ def write_table(rows: Sequence[Row], path: Path, *, more: Sequence[str] = ()) ->
     lines = [
         "Images a second: the bare forward pass on resident tensors; a job whose pictures are",
         "prepared once and repeated; a job that decodes and prepares JPEG files of 500×375 to",
-        f"1024×768 pixels, on {cores} cores. Each job has its ratio to the bare pass",
-        f"(goal {RATIO}), and the share of its time in which nvidia-smi saw the GPU at work. Cosine:",
-        f"the smallest to float32 on the CPU (goal {COSINE}).",
+        f"1024×768 pixels, on {cores} cores. Each job has its ratio to the bare pass, and the",
+        "share of its time in which nvidia-smi saw the GPU work. Cosine: the smallest to float32",
+        f"on the CPU. Goals: ratio {RATIO}, cosine {COSINE}.",
         "",
         f"| card | {' | '.join(columns)} |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
