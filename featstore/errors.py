@@ -12,6 +12,7 @@ The tree, by what a handler would do::
     ├── UnknownItemError(KeyError)            fix the id
     ├── DecoderStartError(RuntimeError)       decode in threads (--decode-timeout 0)
     ├── EncoderError(RuntimeError)            fix the weights, the label set or the request
+    │   └── DeviceError                       look after the device, or leave it out
     ├── NonFiniteEmbeddingError(ValueError)   extract in float32, or drop the item
     ├── TooManyFailuresError(RuntimeError)    fix the items, or raise --max-failures
     ├── IncompleteEmbeddingsError(RuntimeError)  run the extraction again
@@ -56,6 +57,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "sources": ("pyarrow", "datasets"),
     "remote": ("obstore", "urllib3", "huggingface_hub"),
     "ray": ("ray",),
+    "daft": ("daft",),
     "blake3": ("blake3",),
     "cast": ("numkong",),
     "sign": ("cryptography",),
@@ -107,6 +109,10 @@ class UnknownItemError(FeatstoreError, KeyError):
 
 class EncoderError(FeatstoreError, RuntimeError):
     """An encoder cannot be built, or does not do what it claims."""
+
+
+class DeviceError(EncoderError):
+    """A device failed while it encoded; another one may do the same work."""
 
 
 class NonFiniteEmbeddingError(FeatstoreError, ValueError):

@@ -8,12 +8,12 @@ import os
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol, TypeVar
 
 from featstore.errors import (
@@ -24,6 +24,56 @@ from featstore.errors import (
     unknown_name,
 )
 from featstore.plugins import ENVIRONMENT, load_plugins, use_plugins
+
+
+def available_cores(environment: Mapping[str, str] | None = None, *, root: Path = Path("/")) -> int:
+    """Return the cores that this process can keep busy, at least one.
+
+    The cores that it may run on, no more than the processor time that its control groups are given,
+    shared with the other ranks of the node: their number is torchrun's ``LOCAL_WORLD_SIZE`` or
+    Slurm's ``SLURM_NTASKS_PER_NODE``. A rank that Slurm has bound to as many cores as it gives each
+    (``SLURM_CPUS_PER_TASK``) shares them with nobody.
+
+    Parameters
+    ----------
+    environment : mapping, optional
+        Instead of `os.environ`.
+    root : Path
+        Below which ``proc`` and ``sys`` lie.
+
+    Examples
+    --------
+    >>> available_cores({"LOCAL_WORLD_SIZE": "100000"})
+    1
+    """
+    given = os.environ if environment is None else environment
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    ranks = given.get("LOCAL_WORLD_SIZE") or given.get("SLURM_NTASKS_PER_NODE") or ""
+    if "LOCAL_WORLD_SIZE" not in given and given.get("SLURM_CPUS_PER_TASK") == str(bound):
+        ranks = ""
+    cores = min(bound or 1, _group_cores(root))
+    return max(1, int(cores / max(1, int(ranks) if ranks.isdecimal() else 1)))
+
+
+def _group_cores(root: Path) -> float:
+    """Return the smallest number of cores that a control group of this process is limited to."""
+    found = [float("inf")]
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text().splitlines() if groups.is_file() else ():
+        _, controllers, name = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Of version 2, one file with both numbers; of version 1, a file each.
+        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+        # A container sees its own group as the mount's root, whatever its name is outside.
+        for group in (PurePosixPath(name), *PurePosixPath(name).parents):
+            with contextlib.suppress(OSError, ValueError):  # no such group, or no limit: "max"
+                folder = mount / group.relative_to("/")
+                quota, period = map(int, " ".join((folder / f).read_text() for f in files).split())
+                if quota > 0:
+                    found.append(quota / period)
+    return min(found)
 
 
 def single_thread() -> None:
@@ -177,7 +227,7 @@ class Workers:
             From the iterator, if a process of this machine was killed.
         """
         if self.engine == "ray":
-            cores = self.jobs or os.cpu_count() or 1
+            cores = self.jobs or available_cores()
             with connected(
                 self.address, cores=cores, object_store_bytes=self.object_store_bytes
             ) as ray:

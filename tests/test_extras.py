@@ -76,6 +76,9 @@ _PROMPTS = "import fitters.few_shot.registry as p; p"
 _LION = "a._objective(a._parts(2, 2)), a.schedule"
 _MINE = "encoder=lambda b: np.ones((len(b), 2)), space={{'name': 'mine'}}, store={out!r} + '/new'"
 
+_SINKS = "import featstore.interop.sinks as sinks; sinks"
+_SINK = "dataset='toy', kind='image', encoder='their:vit'"
+
 #: Extra, module to hide, and a command that needs it, or Python code where a command would have
 #: to compute for long before it gets there.
 CASES = [
@@ -89,6 +92,8 @@ CASES = [
     ("remote", "huggingface_hub", "bench run --suite demo --store hf://datasets/a/b -o {out}/r"),
     ("ray", "ray", "bench run --suite smoke -o {out}/results --engine ray"),
     ("ray", "ray", "from featstore import parallel as p; p.connected(None, cores=1).__enter__()"),
+    ("ray", "ray", f"{_SINKS}.ray_sink({{out!r}}, {_SINK})"),
+    ("daft", "daft", f"{_SINKS}.daft_sink({{out!r}}, {_SINK})"),
     ("report", "jinja2", "bench report {out}/none --store {store} -o {out}/report.html"),
     ("report", "matplotlib", "bench report {out}/none --store {store} -o {out}/report.html"),
     ("extract", "torch", f"featstore extract {_IMAGES}"),

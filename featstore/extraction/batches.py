@@ -23,7 +23,7 @@ import numpy as np
 from data_manifests.cache import cache_folder
 from featstore.encoders.base import IMAGE_KINDS, Encoder
 from featstore.encoders.golden import golden_inputs
-from featstore.errors import EncoderError
+from featstore.errors import DeviceError
 from featstore.identity import SHORT, space_id
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class BatchRunner:
 
         Raises
         ------
-        EncoderError
+        DeviceError
             If it does not fit into memory and may not be halved, or one item alone does not.
         """
         parts = []
@@ -153,7 +153,7 @@ class BatchRunner:
             if not is_out_of_memory(err):
                 raise
             if not self._halve or len(part) == 1:
-                raise EncoderError(
+                raise DeviceError(
                     f"{self.encoder.name} ran out of memory on {self._device} with "
                     f"{len(part):,} items at once. Take --batch-size auto, or a smaller one."
                 ) from err

@@ -20,6 +20,7 @@ from featstore.extraction.progress import ExtractResult
 from featstore.extraction.workers import JobRequest, Worker, merge_results
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
+from featstore.parallel import available_cores
 
 #: Seconds that a rank waits for another one to end its publishing.
 PATIENCE = 600.0
@@ -52,9 +53,10 @@ def extract_rank(
 ) -> list[ExtractResult]:
     """Do one rank's share of `extract_many`; the last rank to end publishes.
 
-    Every rank is called with the same arguments but `rank`, and, if it likes, device. Batch size
-    and threads must be the same in all of them, for blocks of different ones are not mixed:
-    name the threads if the machines are not alike.
+    Every rank is called with the same arguments but `rank`, and, if it likes, device. It takes its
+    share of the cores of its node: see `featstore.parallel.available_cores`. Batch size and threads
+    must be the same in all of them, for blocks of different ones are not mixed: name the threads
+    if the nodes have different numbers of cores, or of ranks.
 
     Parameters
     ----------
@@ -88,7 +90,8 @@ def extract_rank(
     report = requested.on_block, requested.on_progress
     requested = replace(requested, part=None, wait=max(requested.wait, PATIENCE))
     request = JobRequest(source, kind, tuple(encoders), local_folder(store), requested)
-    worker = Worker(request, local_device(requested.device), callbacks=report)
+    device = local_device(requested.device)
+    worker = Worker(request, device, cores=available_cores(), callbacks=report)
     plan = worker.settle()
     tell_how(plan.how)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,12 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from featstore.errors import EncoderError, FeatstoreError
+from featstore.errors import EncoderError
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import BlockDone, ExtractResult, Progress
 from featstore.extraction.workers import (
     Answer,
     Death,
+    Failure,
     JobRequest,
     News,
     Worker,
@@ -102,11 +104,21 @@ class RayWorker:
         self._reports: list[tuple[int, BlockDone | Progress]] = []
         self._worker: Worker | None = None
 
-    def run(self, request: JobRequest, task: str, *arguments: Any) -> Any:
-        """Run a method of `Worker`, made with the first."""
+    def run(self, request: Sequence[Any], task: str, *arguments: Any) -> Any:
+        """Run a method of `Worker`, made with the first.
+
+        Parameters
+        ----------
+        request : sequence of one reference
+            To the `JobRequest`, which is fetched once. Ray would put the request itself in the
+            place of a bare reference, and read the table of all items again for every part.
+        """
         if self._worker is None:
+            import ray
+
             notes = self._note, self._note
-            self._worker = Worker(request, self._device, cores=self._cores, callbacks=notes)
+            own: JobRequest = ray.get(request[0])
+            self._worker = Worker(own, self._device, cores=self._cores, callbacks=notes)
         return getattr(self._worker, task)(*arguments)
 
     def reports(self) -> list[tuple[int, BlockDone | Progress]]:
@@ -144,9 +156,10 @@ class RayCrew:
 
     def __init__(self, ray: Any, request: JobRequest, devices: Sequence[str]) -> None:
         self._ray = ray
+        self._devices = list(devices)
         cores = _cores_each(ray, devices)
         # Sent with every task: Ray cannot start an actor again whose own arguments are lost.
-        self._request = ray.put(request)
+        self._request = [ray.put(request)]
         self._actors: dict[int, Any] = {}
         for number, device in enumerate(devices):
             on_gpu = device.startswith("cuda")
@@ -187,8 +200,8 @@ class RayCrew:
         run = self._actors[worker].run.options(max_task_retries=RESTARTS)
         self._tasks[run.remote(self._request, task, *arguments)] = worker
 
-    def events(self) -> Iterator[Answer | Death | News]:
-        """Wait for what happens next, or a moment; what a task raised is raised here."""
+    def events(self) -> Iterator[Answer | Death | Failure | News]:
+        """Wait for what happens next, or a moment; what a task raised on the job is raised here."""
         ray = self._ray
         ready, _ = ray.wait(list(self._tasks), num_returns=1, timeout=LOOK)
         yield from self._news()
@@ -197,10 +210,13 @@ class RayCrew:
             try:
                 value = ray.get(task)
             except ray.exceptions.RayTaskError as err:
-                cause = err.cause
-                if isinstance(cause, FeatstoreError):
-                    raise cause from None
-                raise
+                cause = err.cause if isinstance(err.cause, Exception) else err
+                where = re.search(r"pid=\d+, ip=[^,)]+", str(err))  # of several cuda:0, the one
+                device = f"{self._devices[worker]} ({where[0] if where else 'an actor of Ray'})"
+                failure = Failure.of(worker, device, cause)
+                # After an error of CUDA nothing works in that process: Ray starts another one.
+                ray.kill(self._actors[worker], no_restart=False)
+                yield failure
             except ray.exceptions.RayActorError as err:
                 self._actors.pop(worker, None)
                 yield Death(worker, f"An actor of Ray is lost: {' '.join(str(err).split())}.")

@@ -8,7 +8,6 @@ vectors the encoder does not give is left alone: its rows may be of another spac
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from featstore.extraction.views import RECIPE
 from featstore.identity import encoder_slug
 from featstore.images import FORMATS, WITH_TIFF
 from featstore.manifest.manifest import Manifest
+from featstore.parallel import available_cores
 from featstore.store.base import read_base
 from featstore.store.catalog import finished_sets
 from featstore.store.journal import base_of, begun_blocks, settings_of
@@ -518,7 +518,7 @@ class Job:
     @property
     def workers(self) -> int:
         """Threads, or processes, that decode."""
-        return self.config.jobs or os.cpu_count() or 1
+        return self.config.jobs or available_cores()
 
     @property
     def formats(self) -> tuple[str, ...]:

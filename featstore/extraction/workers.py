@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
-import os
 import pickle
 import signal
 import sys
 import threading
 import time
-from collections import Counter, deque
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,7 +26,13 @@ from typing import Any, Protocol, Self
 
 from featstore.durable import local_folder
 from featstore.encoders.base import Encoder
-from featstore.errors import EncoderError, WorkerDiedError, needs_extra
+from featstore.errors import (
+    DeviceError,
+    EncoderError,
+    FeatstoreError,
+    WorkerDiedError,
+    needs_extra,
+)
 from featstore.extraction.job import open_job, run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig, tell_how
 from featstore.extraction.progress import (
@@ -34,14 +40,13 @@ from featstore.extraction.progress import (
     ExtractResult,
     JobLog,
     Progress,
-    bottleneck,
-    ignore,
+    SummedProgress,
 )
 from featstore.extraction.run import say_how, settle_settings
 from featstore.extraction.targets import Job, check_free_space, inspect_set
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
-from featstore.parallel import end_with_parent
+from featstore.parallel import available_cores, end_with_parent
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,7 @@ def make_request(
 
 def share_of_cores(workers: int) -> int:
     """Return the cores for each of several workers on this machine, at least one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // workers)
+    return max(1, available_cores() // workers)
 
 
 OnBlock = Callable[[BlockDone], None]
@@ -254,87 +258,12 @@ def _use_device(device: str, cores: int | None) -> None:
         import torch
 
     if cores is not None:
-        torch.set_num_threads(cores)
+        # Fewer where the environment says so: OMP_NUM_THREADS.
+        torch.set_num_threads(min(cores, torch.get_num_threads()))
     if device.startswith("cuda") and torch.cuda.is_available():
         # Pinned memory belongs to the current device: without this every worker would make
         # itself a context on the first one.
         torch.cuda.set_device(torch.device(device).index or 0)
-
-
-#: Of whom a report is: the number of a worker, and the part that it works on.
-Reporter = tuple[int, int]
-
-
-class SummedProgress:
-    """Adds up the reports of all workers, and reports the sum to the caller of the job.
-
-    Parameters
-    ----------
-    plan : SharedPlan
-    encoders : int
-    on_block, on_progress : callable, optional
-    """
-
-    def __init__(
-        self,
-        plan: SharedPlan,
-        encoders: int,
-        *,
-        on_block: Callable[[BlockDone], None] | None,
-        on_progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self._plan = plan
-        self._encoders = max(1, encoders)
-        self._on_block, self._on_progress = on_block or ignore, on_progress or ignore
-        self._first: dict[Reporter, Progress] = {}
-        self._latest: dict[Reporter, Progress] = {}
-        self._working: dict[int, Reporter] = {}
-
-    def take(self, worker: int, part: int, report: BlockDone | Progress) -> None:
-        """Take a report, and pass on what it makes of the whole."""
-        if isinstance(report, BlockDone):
-            self._on_block(report)
-            return
-        reporter = (worker, part)
-        first = self._first.setdefault(reporter, report)
-        if first.rows_done == first.rows_total:
-            return  # there was nothing to do
-        self._latest[reporter] = report
-        self._working[worker] = reporter
-        self._on_progress(self.progress())
-
-    def ended(self, worker: int) -> None:
-        """Note that a worker works no more: its speed counts no more."""
-        self._working.pop(worker, None)
-
-    def progress(self) -> Progress:
-        """Return where the job stands."""
-        done = sum(
-            self._first[reporter].rows_total
-            - self._first[reporter].rows_done
-            - (latest.rows_total - latest.rows_done)
-            for reporter, latest in self._latest.items()
-        )
-        left = max(0, self._plan.rows_left - done)
-        working = [self._latest[reporter] for reporter in self._working.values()]
-        speed = sum(one.per_second for one in working)
-        stages = sorted({stage for one in working for stage in one.shares})
-        shares = {
-            stage: round(sum(one.shares.get(stage, 0.0) for one in working) / len(working), 4)
-            for stage in stages
-        }
-        failed: dict[int, int] = {}
-        for (_, part), latest in self._latest.items():
-            failed[part] = max(failed.get(part, 0), latest.failed)
-        return Progress(
-            rows_done=self._plan.rows - left,
-            rows_total=self._plan.rows,
-            failed=sum(failed.values()),
-            per_second=speed,
-            eta_seconds=left / (speed * self._encoders) if speed else None,
-            shares=shares,
-            bottleneck=bottleneck(shares) if shares else "",
-        )
 
 
 logger = logging.getLogger(__name__)
@@ -348,6 +277,9 @@ BLOCKS_OF_A_PART = 4
 
 #: Workers that one part may cost before the job gives up: it is probably the part's fault.
 DEATHS_OF_A_PART = 3
+
+#: Devices on which one part may raise: of the second one it is hardly the fault.
+FAILURES_OF_A_PART = 2
 
 
 @dataclass(frozen=True)
@@ -364,6 +296,29 @@ class Death:
 
     worker: int
     reason: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task raised what may be the fault of its device: `reason` is a sentence that names it."""
+
+    worker: int
+    reason: str
+    error: Exception
+
+    @classmethod
+    def of(cls, worker: int, device: str, error: Exception) -> Self:
+        """Return the failure of a worker's task.
+
+        Raises
+        ------
+        FeatstoreError
+            The error itself if it is about the job: it would be raised on every device.
+        """
+        if isinstance(error, FeatstoreError) and not isinstance(error, DeviceError):
+            raise error from None
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(". ")
+        return cls(worker, f"Worker {worker} on {device} raised {what}.", error)
 
 
 @dataclass(frozen=True)
@@ -384,10 +339,10 @@ class Crew(Protocol):
     def tell(self, worker: int, task: str, *arguments: Any) -> None:
         """Make an idle worker run a method of `Worker`."""
 
-    def events(self) -> Iterable[Answer | Death | News]:
+    def events(self) -> Iterable[Answer | Death | Failure | News]:
         """Wait until something has happened; return it.
 
-        What a task raised is raised here.
+        What a task raised that is about the job is raised here.
         """
 
 
@@ -403,13 +358,17 @@ def conduct(
     Raises
     ------
     FeatstoreError
-        What a worker raised; the same as `extract`.
+        What a worker raised that is about the job; the same as `extract`.
+    DeviceError
+        If a part failed on two devices, or on the only one that is left.
     WorkerDiedError
         If workers died again and again.
     """
     plan: SharedPlan = _alone(crew, "settle")
     tell_how(plan.how)
-    summed = SummedProgress(plan, encoders, on_block=on_block, on_progress=on_progress)
+    summed = SummedProgress(
+        plan.rows, plan.rows_left, encoders, on_block=on_block, on_progress=on_progress
+    )
     parts: list[list[ExtractResult]] = []
     if plan.rows_left:
         parts = _all_parts(crew, plan, summed)
@@ -423,61 +382,102 @@ def parts_of(blocks: int, workers: int) -> int:
     return min(blocks, max(fewest, min(most, blocks // BLOCKS_OF_A_PART)))
 
 
+@dataclass
+class _Task:
+    """A part, or a step that one worker does alone, and what it has cost so far."""
+
+    name: str
+    call: tuple[Any, ...]
+    deaths: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+    def lost(self, event: Death | Failure) -> None:
+        """Note that a worker did not do it.
+
+        Raises
+        ------
+        DeviceError
+            If it has failed on two devices.
+        WorkerDiedError
+            If it has cost too many workers.
+        """
+        if isinstance(event, Failure):
+            self.failures.append(event)
+            if len(self.failures) == FAILURES_OF_A_PART:
+                raise self.given_up()
+            logger.warning("%s %s is tried once more, elsewhere.", event.reason, self.name)
+            return
+        self.deaths += 1
+        if self.deaths == DEATHS_OF_A_PART:
+            raise WorkerDiedError(
+                f"{self.name} cost {self.deaths} workers; the last one: {event.reason} Finished "
+                "blocks are kept; run the same command again once the cause is fixed."
+            )
+        logger.warning("%s %s is done again.", event.reason, self.name)
+
+    def fits(self, worker: int) -> bool:
+        """Return whether it has not failed there."""
+        return worker not in {failure.worker for failure in self.failures}
+
+    def given_up(self) -> DeviceError:
+        """Return the error that says on which devices it failed, and how."""
+        known = DeviceError(
+            f"{self.name} failed. {' '.join(failure.reason for failure in self.failures)} "
+            "Finished blocks are kept; run the same command again once the cause is fixed, or "
+            "with --devices without what failed."
+        )
+        known.__cause__ = self.failures[-1].error
+        return known
+
+
 def _all_parts(crew: Crew, plan: SharedPlan, summed: SummedProgress) -> list[list[ExtractResult]]:
     """Hand every part to an idle worker; return the results."""
     world_size = parts_of(plan.blocks, len(crew.living()))
-    waiting, working = deque(range(world_size)), dict[int, int]()
-    deaths: Counter[int] = Counter()
-    results: dict[int, list[ExtractResult]] = {}
-    while len(results) < world_size:
-        for worker in sorted(crew.living() - working.keys()):
-            if waiting:
-                working[worker] = waiting.popleft()
-                crew.tell(worker, "run_part", working[worker], world_size, plan.pinned)
-        if not working:
-            raise _all_workers_died()
-        for event in crew.events():
-            if isinstance(event, News):
-                summed.take(event.worker, event.part, event.report)
-                continue
-            summed.ended(event.worker)
-            part = working.pop(event.worker, -1)
-            if isinstance(event, Answer):
-                results[part] = event.value
-            elif part >= 0:
-                deaths[part] += 1
-                logger.warning("%s Its part is done again.", event.reason)
-                waiting.appendleft(part)
-                if deaths[part] == DEATHS_OF_A_PART:
-                    raise WorkerDiedError(
-                        f"Part {part} of {world_size} cost {deaths[part]} workers; the last one: "
-                        f"{event.reason} Finished blocks are kept; run the same command again "
-                        "once the cause is fixed."
-                    )
-    return [results[part] for part in range(world_size)]
+    parts = [
+        _Task(f"Part {rank} of {world_size}", ("run_part", rank, world_size, plan.pinned))
+        for rank in range(world_size)
+    ]
+    return _run_tasks(crew, parts, summed)
 
 
 def _alone(crew: Crew, task: str, *arguments: Any, summed: SummedProgress | None = None) -> Any:
     """Have one worker do a task, another one if it dies."""
-    for _ in range(DEATHS_OF_A_PART):
-        if not crew.living():
-            raise _all_workers_died()
-        worker = min(crew.living())
-        crew.tell(worker, task, *arguments)
-        reason = ""
-        while not reason:
-            for event in crew.events():
-                if isinstance(event, News):
-                    if summed is not None:
-                        summed.take(event.worker, event.part, event.report)
-                elif event.worker == worker:
-                    if isinstance(event, Answer):
-                        return event.value
-                    reason = event.reason
-        logger.warning("%s Another one goes on.", reason)
-    raise WorkerDiedError(
-        f"The last step ({task}) cost {DEATHS_OF_A_PART} workers; the last one: {reason}"
-    )
+    return _run_tasks(crew, [_Task(f"The step {task!r}", (task, *arguments))], summed)[0]
+
+
+def _run_tasks(crew: Crew, tasks: list[_Task], summed: SummedProgress | None) -> list[Any]:
+    """Have idle workers do tasks, again where one was lost; return the answers."""
+    waiting, working = deque(range(len(tasks))), dict[int, int]()
+    results: dict[int, Any] = {}
+    while len(results) < len(tasks):
+        for worker in sorted(crew.living() - working.keys()):
+            number = next((one for one in waiting if tasks[one].fits(worker)), None)
+            if number is not None:
+                waiting.remove(number)
+                working[worker] = number
+                crew.tell(worker, *tasks[number].call)
+        if not working:
+            failed = next((tasks[one] for one in waiting if tasks[one].failures), None)
+            raise failed.given_up() if failed else _all_workers_died()
+        for event in crew.events():
+            if isinstance(event, News):
+                if summed is not None:
+                    summed.take(event.worker, event.part, event.report)
+                continue
+            if summed is not None:
+                summed.ended(event.worker)
+            number = working.pop(event.worker, None)
+            if number is None:
+                continue
+            if isinstance(event, Answer):
+                results[number] = event.value
+            else:
+                task = tasks[number]
+                task.lost(event)
+                if task.failures and not any(map(task.fits, crew.living())):
+                    raise task.given_up()
+                waiting.appendleft(number)
+    return [results[number] for number in range(len(tasks))]
 
 
 def _all_workers_died() -> WorkerDiedError:
@@ -533,14 +533,8 @@ class ProcessCrew:
             if kind is not None:
                 process.terminate()
         until = time.monotonic() + GRACE
-        for process, connection in self._running.values():
-            process.join(max(0.0, until - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
-            process.close()
-            connection.close()
-        self._running.clear()
+        for worker in list(self._running):
+            self._end(worker, until=until)
 
     def living(self) -> set[int]:
         """Return the workers that run, or can be started."""
@@ -555,8 +549,8 @@ class ProcessCrew:
         with contextlib.suppress(OSError):
             self._running[worker][1].send((task, arguments))
 
-    def events(self) -> Iterator[Answer | Death | News]:
-        """Wait for what happens next; what a task raised is raised here."""
+    def events(self) -> Iterator[Answer | Death | Failure | News]:
+        """Wait for what happens next; what a task raised about the job is raised here."""
         by_handle: dict[Any, int] = {}
         for worker, (process, connection) in self._running.items():
             by_handle[process.sentinel] = worker
@@ -570,7 +564,7 @@ class ProcessCrew:
             if handle is connection:
                 yield from self._received(worker, connection)
             elif worker in self._silent or not connection.poll():
-                yield self._exit_report(worker, process, connection)
+                yield self._exit_report(worker, process.pid)
 
     def process_id(self, worker: int) -> int | None:
         """Return the id of a worker's process."""
@@ -589,23 +583,34 @@ class ProcessCrew:
         self._silent.discard(worker)
         self._starts[worker] += 1
 
-    def _received(self, worker: int, connection: Connection) -> Iterator[Answer | News]:
+    def _end(self, worker: int, *, until: float) -> int:
+        """Wait for a process until a time, end it, and return its exit code."""
+        process, connection = self._running.pop(worker)
+        process.join(max(0.0, until - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+        code = process.exitcode or 0
+        process.close()
+        connection.close()
+        return code
+
+    def _received(self, worker: int, connection: Connection) -> Iterator[Answer | Failure | News]:
         try:
             what, value = connection.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
             self._silent.add(worker)  # its sentinel follows
             return
         if what == "raised":
-            raise value
+            failure = Failure.of(worker, self._devices[worker], value)
+            # After an error of CUDA nothing works in that process: the next task has a new one.
+            self._end(worker, until=time.monotonic() + GRACE)
+            yield failure
+            return
         yield News(worker, *value) if what == "news" else Answer(worker, value)
 
-    def _exit_report(self, worker: int, process: BaseProcess, connection: Connection) -> Death:
-        process.join()
-        code = process.exitcode or 0
-        pid = process.pid
-        process.close()
-        connection.close()
-        del self._running[worker]
+    def _exit_report(self, worker: int, pid: int | None) -> Death:
+        code = self._end(worker, until=time.monotonic() + GRACE)
         how = f"ended with exit code {code}"
         if code < 0:
             with contextlib.suppress(ValueError):
@@ -647,7 +652,9 @@ def _leave(*_: object) -> None:
 
 
 def _sendable(err: Exception) -> Exception:
-    """Return the error as another process can raise it."""
+    """Return the error as another process can raise it, with the lines that it came through."""
+    if not isinstance(err, FeatstoreError):
+        err.add_note(traceback.format_exc())
     try:
         pickle.loads(pickle.dumps(err))  # noqa: S301 -- our own bytes
     except Exception:
@@ -671,7 +678,8 @@ def extract_on_devices(
     that is resumed takes those it was begun with.
 
     A process that dies (no memory, a broken driver) is reported and started again, twice; its
-    blocks are lost only as far as they were not written. Ctrl-C ends every process, and the
+    blocks are lost only as far as they were not written. What raises on one device is done once
+    more on another one. Ctrl-C ends every process, and the
     same call again resumes. In a script, call this below ``if __name__ == "__main__":``, because
     the processes import it.
 
@@ -686,6 +694,8 @@ def extract_on_devices(
     ------
     EncoderError
         If there is no such device, or an encoder is an object.
+    DeviceError
+        If a part of the job raises on two devices, or on the only one.
     WorkerDiedError
         If processes die again and again.
     FeatstoreError

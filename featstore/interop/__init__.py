@@ -1,4 +1,4 @@
-"""Sets as the files of other tools, and back: npy + Parquet, safetensors, Parquet, HDF5."""
+"""Sets as files of other tools, and back: npy, safetensors, Parquet, HDF5; sinks of Ray, Daft."""
 
 from __future__ import annotations
 

@@ -393,6 +393,9 @@ class SetWriter:
     A finished set is extended if `items` begin with its own: its rows stay where they are, and
     only the blocks that hold new ones are pending.
 
+    Blocks may be written in any order; with ``options.part``, by several processes at once. This is
+    the door for engines of one's own: docs/many-devices.md.
+
     Parameters
     ----------
     root : Path

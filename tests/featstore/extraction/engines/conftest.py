@@ -10,6 +10,7 @@ import pytest
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
+from featstore.plugins import use_plugins
 from featstore.testing import toy_manifest
 
 #: 11 blocks of 4 rows, the last of 3; the second picture of block 5 is none.
@@ -90,3 +91,50 @@ def journalled() -> Callable[[Path], int]:
         )
 
     return count
+
+
+#: An encoder of a plugin: on the devices that its name lists it raises once it is warm. The others
+#: wait for that, or one that starts late has nothing to do.
+FICKLE = """
+import time
+from pathlib import Path
+
+import numpy as np
+import headstock as hs
+
+
+@hs.register("encoder", "fickle")
+class Fickle:
+    kinds = frozenset({"image"})
+    dim, batch_size = 3, 3
+
+    def __init__(self, name, options):
+        self.name, self.facts = name, {}
+        self.space = {"family": "fickle", "version": 1}
+        self._waits = options.device != "cpu"
+        self._broken = options.device in name.partition("/")[2].split("+")
+        self._calls, self._raised = 0, Path(__file__).with_name("raised")
+
+    def prepare(self, item):
+        return np.asarray(item, dtype=np.float32).mean(axis=(0, 1))
+
+    def encode(self, batch):
+        self._calls += 1
+        if self._broken and self._calls > 4:
+            self._raised.touch()
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        until = time.monotonic() + 60
+        while self._waits and self._calls > 4 and not self._raised.exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        return np.stack(batch)
+"""
+
+
+@pytest.fixture
+def fickle(no_plugins: None, tmp_path: Path) -> Callable[[str], EncoderSpec]:
+    """Return what makes an encoder that raises on some devices, as ``cpu:1+cpu:2`` names them."""
+    module = tmp_path / "fickle.py"
+    module.write_text(FICKLE)
+    use_plugins([module])
+    return lambda devices: EncoderSpec(f"fickle:v1/{devices}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,18 @@ import pytest
 
 import featstore
 from featstore import EncoderSpec, Manifest, extract_many
-from featstore.errors import EncoderError, TooManyFailuresError
+from featstore.errors import DeviceError, EncoderError, TooManyFailuresError
 from featstore.extraction.progress import BlockDone, Progress
-from featstore.extraction.workers import extract_on_devices, parse_devices, parts_of
+from featstore.extraction.workers import (
+    Answer,
+    Death,
+    Failure,
+    SharedPlan,
+    conduct,
+    extract_on_devices,
+    parse_devices,
+    parts_of,
+)
 from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 
 
@@ -87,6 +97,118 @@ def test_what_a_process_raises_is_raised_here(
             config=settled(max_failures=0),
         )  # fmt: skip
     assert not multiprocessing.active_children()
+
+
+def test_what_raises_on_one_device_is_done_on_another_and_the_store_is_the_same(
+    pictures: Manifest,
+    fickle: Callable[[str], EncoderSpec],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    encoders, alone, store = [fickle("cpu:1")], tmp_path / "alone", tmp_path / "store"
+    extract_many(pictures, kind="image", encoders=encoders, store=alone, config=settled())
+    with caplog.at_level(logging.WARNING):
+        (done,) = extract_on_devices(
+            pictures, kind="image", encoders=encoders, store=store, devices="cpu:0,cpu:1",
+            config=settled(),
+        )  # fmt: skip
+    said = "Worker 1 on cpu:1 raised RuntimeError: CUDA error: an illegal memory access"
+    assert said in caplog.text
+    assert "is tried once more, elsewhere." in caplog.text
+    assert (done.new + done.reused, done.failed) == (IMAGES - 1, 1)
+    assert tree(store) == tree(alone)
+
+
+def test_what_raises_on_two_devices_ends_the_job_and_what_is_done_is_kept(
+    pictures: Manifest,
+    fickle: Callable[[str], EncoderSpec],
+    tmp_path: Path,
+    journalled: Callable[[Path], int],
+) -> None:
+    encoders, alone, store = [fickle("cpu:1+cpu:2")], tmp_path / "alone", tmp_path / "store"
+    both = r"Part \d of 8 failed\. Worker . on cpu:. raised RuntimeError: .* Worker . on cpu:."
+    with pytest.raises(DeviceError, match=both) as raised:
+        extract_on_devices(
+            pictures, kind="image", encoders=encoders, store=store, devices="cpu:1,cpu:2",
+            config=settled(),
+        )  # fmt: skip
+    assert {"cpu:1", "cpu:2"} <= set(str(raised.value).split())
+    # Where the exception came from in the other process.
+    assert "fickle.py" in raised.value.__cause__.__notes__[0]
+    assert not multiprocessing.active_children()
+    assert not featstore.open_store(store).sets()
+    begun = journalled(store)
+    assert begun > 0
+    with pytest.raises(DeviceError, match=r"Worker 0 on cpu:1 raised Runtime.*blocks are kept"):
+        extract_on_devices(
+            pictures, kind="image", encoders=encoders, store=store, devices="cpu:1",
+            config=settled(),
+        )  # fmt: skip
+    assert journalled(store) > begun
+    extract_many(pictures, kind="image", encoders=encoders, store=store, config=settled())
+    extract_many(pictures, kind="image", encoders=encoders, store=alone, config=settled())
+    assert tree(store) == tree(alone)
+
+
+class Scripted:
+    """Workers whose every task ends as a function says; one at a time, the last first."""
+
+    def __init__(self, workers: int, ends: Callable[[int, str, int], Any]) -> None:
+        self._alive, self._ends = set(range(workers)), ends
+        self.told: list[tuple[int, int]] = []
+        self._open: list[tuple[int, str, int]] = []
+
+    def living(self) -> set[int]:
+        return self._alive
+
+    def tell(self, worker: int, task: str, *arguments: Any) -> None:
+        if task == "run_part":
+            self.told.append((worker, arguments[0]))
+        self._open.append((worker, task, arguments[0] if arguments else -1))
+
+    def events(self) -> Any:
+        worker, task, part = self._open.pop()
+        if task != "run_part":
+            plan = SharedPlan({}, blocks=4, rows=16, rows_left=16, how="")
+            yield Answer(worker, plan if task == "settle" else [])
+            return
+        end = self._ends(worker, task, part)
+        if isinstance(end, Death):
+            self._alive.discard(worker)
+        yield Failure.of(worker, f"gpu {worker}", end) if isinstance(end, Exception) else end
+
+
+def _gone(error: Exception, *workers: int) -> Callable[[int, str, int], Any]:
+    return lambda worker, _, __: error if worker in workers else Answer(worker, [])
+
+
+def test_a_part_goes_to_another_device_once_and_not_back_to_the_same() -> None:
+    crew = Scripted(3, _gone(DeviceError("out of memory"), 1))
+    assert conduct(crew, encoders=1) == []
+    failed = [part for worker, part in crew.told if worker == 1]
+    assert failed
+    for part in failed:  # worker 1 is idle again at once, and takes another part
+        assert len({worker for worker, own in crew.told if own == part}) == 2
+        assert [worker for worker, own in crew.told if own == part].count(1) == 1
+    crew = Scripted(3, _gone(RuntimeError("broken."), 0, 1, 2))
+    both = r"Part \d of 4 failed. Worker (.) on gpu \1 raised RuntimeError: broken. Worker (?!\1)"
+    with pytest.raises(DeviceError, match=both):
+        conduct(crew, encoders=1)
+
+
+def test_without_another_device_the_job_ends_and_with_an_error_of_the_job_at_once() -> None:
+    with pytest.raises(DeviceError, match=r"Part 0 of 4 failed. Worker 0 on gpu 0 raised"):
+        conduct(Scripted(1, _gone(MemoryError("none"), 0)), encoders=1)
+
+    def dies_elsewhere(worker: int, _: str, __: int) -> Any:
+        return ValueError("odd") if worker == 0 else Death(worker, "Process 7 was killed.")
+
+    with pytest.raises(DeviceError, match="Worker 0 on gpu 0 raised ValueError: odd"):
+        conduct(Scripted(2, dies_elsewhere), encoders=1)
+    crew = Scripted(2, _gone(EncoderError("no such pool"), 1))
+    with pytest.raises(EncoderError, match=r"^no such pool$"):
+        conduct(crew, encoders=1)
+    assert len(crew.told) == 2
 
 
 class Mine:

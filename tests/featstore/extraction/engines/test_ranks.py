@@ -22,7 +22,7 @@ from featstore import EncoderSpec, ExtractResult, Manifest, extract_many
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, ManifestError, TooManyFailuresError
-from featstore.extraction import targets
+from featstore.extraction import ranks, targets, workers
 from featstore.extraction.ranks import Rank, extract_rank, local_device, rank_of
 from featstore.extraction.run import SetInProgress
 from featstore.extraction.workers import JobRequest, Worker
@@ -152,6 +152,26 @@ def test_of_two_ranks_that_end_at_once_one_publishes_and_both_end_well(
 def _only_catalog(store: Path) -> dict[str, bytes]:
     """The list of sets is another one, for there is one set only."""
     return {"catalog.json": (store / "catalog.json").read_bytes()}
+
+
+@pytest.mark.usefixtures("torch_threads")
+def test_a_rank_takes_its_share_of_the_cores_and_no_more_threads_than_torch_has(
+    pictures: Manifest,
+    choices: list[EncoderSpec],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = []
+    open_job = workers.open_job
+    monkeypatch.setattr(
+        workers, "open_job", lambda *a, **o: opened.append(open_job(*a, **o)) or opened[-1]
+    )
+    taken = []
+    for cores in (64, 2):  # torch has three threads
+        monkeypatch.setattr(ranks, "available_cores", lambda cores=cores: cores)
+        _rank(pictures, choices[:1], tmp_path / f"{cores}", 11, 12, threads=None, jobs=None)
+        taken.append((opened[-1].workers, opened[-1].threads))
+    assert taken == [(64, 3), (2, 2)]
 
 
 def test_failures_are_counted_over_all_ranks(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from featstore import EncoderSpec, Manifest
+from featstore import EncoderSpec, Manifest, extract_many
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, TooManyFailuresError
 from featstore.extraction import ray_engine, workers
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.extraction.ray_engine import RayCrew, extract_on_ray
-from tests.featstore.extraction.engines.conftest import settled, tree
+from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ray = pytest.importorskip("ray", reason="needs the extra `ray`: pip install headstock[ray]")
@@ -68,6 +71,49 @@ def test_an_actor_killed_in_the_middle_is_restarted_and_the_store_is_the_same(
 
 def _process_ids(crew: RayCrew) -> dict[int, int]:
     return {n: ray.get(actor.process_id.remote()) for n, actor in crew._actors.items()}
+
+
+class Counted(str):
+    """A text that leaves a line in a file each time that it is unpickled."""
+
+    file: Path
+
+    def __reduce__(self) -> Any:
+        return _unpickled, (str(self), self.file)
+
+
+def _unpickled(text: str, file: Path) -> str:
+    with file.open("a") as lines:
+        lines.write(f"{os.getpid()}\n")
+    return text
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_actor_that_raises_is_made_good_and_each_process_reads_the_request_once(
+    pictures: Manifest,
+    fickle: Callable[[str], EncoderSpec],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoders, alone, store = [fickle("cpu:1")], tmp_path / "alone", tmp_path / "store"
+    extract_many(pictures, kind="image", encoders=encoders, store=alone, config=settled())
+    kind = Counted("image")
+    kind.file = tmp_path / "reads"
+    monkeypatch.setattr(ray_engine, "LOOK", 0.02)
+    monkeypatch.setattr(ray_engine, "RESTARTS", 1)
+    with caplog.at_level(logging.WARNING):
+        (done,) = extract_on_ray(
+            pictures, kind=kind, encoders=encoders, store=store, devices="cpu:0,cpu:1",
+            config=settled(),
+        )  # fmt: skip
+    said = r"Worker 1 on cpu:1 \(pid=\d+, ip=[\d.]+\) raised RuntimeError: CUDA error: an illegal"
+    assert re.search(said, caplog.text)
+    assert (done.new + done.reused, done.failed) == (IMAGES - 1, 1)
+    assert tree(store) == tree(alone)
+    # Of ten tasks in two actors, of which one may have been started again.
+    readers = (tmp_path / "reads").read_text().split()
+    assert len(readers) == len(set(readers)) in (2, 3)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -1,0 +1,316 @@
+"""What Ray Data and Daft write is what `featstore.write` makes of the same rows."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featstore import open_store, write
+from featstore.errors import (
+    AddressError,
+    CorruptStoreError,
+    EmptySelectionError,
+    ManifestError,
+    NonFiniteEmbeddingError,
+    StoreWriteError,
+)
+from featstore.interop.sinks import RowSink, daft_sink, ray_sink
+from featstore.store.gc import collect_garbage
+from featstore.store.layout import SetSpec
+from featstore.store.verify import verify_store
+from featstore.store.writer import SetWriter
+from featstore.testing import item_table, toy_manifest
+
+pa = pytest.importorskip("pyarrow", reason="needs the extra `sources`")
+
+SET: dict[str, Any] = {"dataset": "birds", "kind": "caption", "encoder": "mine:v1"}
+N, DIM = 37, 5
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(N, DIM)).astype(np.float16)
+
+
+IDS = [f"c{number:02d}" for number in range(N)]
+TEXTS = [f"bird {number}" for number in range(N)]
+
+
+def _table(rows: np.ndarray, numbers: Iterable[int]) -> Any:
+    chosen = list(numbers)
+    flat = pa.array(rows[chosen].reshape(-1))
+    return pa.table(
+        {
+            "id": [IDS[number] for number in chosen],
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, DIM),
+            "text": [TEXTS[number] for number in chosen],
+            "source": ["web"] * len(chosen),
+            "pixels": [b"not kept"] * len(chosen),
+        }
+    )
+
+
+def tree(store: Path) -> dict[str, bytes]:
+    """Return every file of a store but the facts of its runs."""
+    return {
+        path.relative_to(store).as_posix(): path.read_bytes()
+        for path in store.rglob("*")
+        if path.is_file() and "runs" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(rows: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The store as `write` leaves it: ids in order."""
+    store = tmp_path_factory.mktemp("whole")
+    write(store, **SET, rows=rows, ids=IDS, items={"text": TEXTS, "source": ["web"] * N})
+    return tree(store)
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**20), cuts=st.lists(st.integers(0, N), max_size=6))
+def test_rows_in_any_order_from_any_tasks_are_the_same_set(
+    rows: np.ndarray,
+    whole: dict[str, bytes],
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    cuts: list[int],
+) -> None:
+    store = tmp_path_factory.mktemp("store")
+    order = np.random.default_rng(seed).permutation(N)
+    sink = RowSink(store, **SET, columns=["source"])
+    staged = []
+    for part in np.split(order, sorted(cuts)):
+        worker = pickle.loads(pickle.dumps(sink))
+        # A table a block; what an attempt left that was lost stands beside.
+        worker.stage([_table(rows, part[:2])])
+        staged.append(worker.stage([_table(rows, part[:3]), _table(rows, part[3:])]))
+    view = sink.commit(reversed(staged))
+    assert tree(store) == whole
+    assert np.array_equal(view["c07"], rows[7])
+
+
+def test_the_items_of_a_manifest_give_the_order_and_what_is_known(
+    rows: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = toy_manifest(tmp_path / "m", 6, captions=True)
+    items = manifest.items("caption")
+    ids = items["item_id"].to_list()
+    missing, there = ids[2], [*ids[:2], *ids[3:]]
+    write(
+        tmp_path / "a",
+        **SET,
+        rows=rows[: len(there)],
+        items=items.filter(pl.col("item_id") != missing),
+    )
+    sink = RowSink(tmp_path / "b", **SET, items=manifest)
+    worker = pickle.loads(pickle.dumps(sink))
+    numbers = list(range(len(there)))[::-1]
+    table = pa.table({"id": [there[n] for n in numbers], "embedding": list(rows[numbers])})
+    with caplog.at_level(logging.WARNING):
+        view = sink.commit([worker.stage([table])])
+    assert f"1 of {len(ids)} items have no row and are left out: {missing!r}" in caplog.text
+    assert view.items["item_id"].to_list() == there
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    sink = RowSink(tmp_path / "c", **SET, items=items.head(2))
+    with pytest.raises(
+        ManifestError, match=rf"{len(there) - 2} of {len(there)} rows have ids that"
+    ):
+        sink.commit([sink.stage([table])])
+
+
+def test_a_set_is_extended_by_further_ids(rows: np.ndarray, tmp_path: Path) -> None:
+    for numbers in (range(20, N), range(20)):
+        sink = RowSink(tmp_path, **SET)
+        view = sink.commit([sink.stage([_table(rows, numbers)])])
+    assert view.items["item_id"].to_list() == [*IDS[20:], *IDS[:20]]
+    assert np.array_equal(np.asarray(view), np.concatenate([rows[20:], rows[:20]]))
+
+
+def test_a_job_that_died_leaves_the_store_as_it_was_and_can_be_run_again(
+    rows: np.ndarray, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    dead = RowSink(tmp_path, **SET, columns=["source"])
+    staged = dead.stage([_table(rows, range(9))])
+    assert staged is not None
+    assert [path.name for path in tmp_path.iterdir()] == [staged.name]
+    sink = RowSink(tmp_path, **SET, columns=["source"])
+    sink.commit([sink.stage([_table(rows, range(N))])])
+    assert tree(tmp_path).items() - whole.items() == {
+        (staged.name, (tmp_path / staged.name).read_bytes())
+    }
+    report = verify_store(tmp_path)
+    assert report.ok
+    assert [(one.path, "unfinished write" in one.what) for one in report.notes] == [
+        (staged.name, True)
+    ]
+    assert [one.path for one in collect_garbage(tmp_path, grace=0.0)] == [staged.name]
+    assert tree(tmp_path) == whole
+
+
+def test_what_a_commit_could_not_write_is_kept_for_the_next(
+    rows: np.ndarray, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    sink = RowSink(tmp_path, **SET, columns=["source"])
+    staged = [sink.stage([_table(rows, range(N))])]
+    space = {"name": "mine:v1", "provenance": "imported"}
+    spec = SetSpec("birds", "caption", "mine:v1", space, "float16")
+    with SetWriter(tmp_path, spec, item_table(["a"], "caption"), dim=DIM):
+        with pytest.raises(StoreWriteError, match="is being written by") as raised:
+            sink.commit(staged)
+        assert "call commit() of this sink" in raised.value.__notes__[0]
+    sink.commit()
+    assert tree(tmp_path) == whole
+
+
+def test_staged_rows_that_the_driver_does_not_see_are_named(
+    rows: np.ndarray, tmp_path: Path
+) -> None:
+    sink = RowSink(tmp_path, **SET)
+    staged = [sink.stage([_table(rows, range(4))]), sink.stage([_table(rows, range(4, 9))])]
+    assert staged[1] is not None
+    os.truncate(tmp_path / staged[1].name, 5 * DIM * 2)
+    with pytest.raises(
+        CorruptStoreError, match=rf"1 of 2 files .*{staged[1].name}'\. Every worker"
+    ):
+        sink.commit(staged)
+    assert not (tmp_path / "birds").exists()
+
+
+def test_what_is_no_row_is_refused(rows: np.ndarray, tmp_path: Path) -> None:
+    sink = RowSink(tmp_path / "store", **SET)
+    table = _table(rows, range(3))
+    with pytest.raises(ManifestError, match=r"No column named 'id'.*columns: embedding, text"):
+        sink.stage([table.drop_columns(["id"])])
+    with pytest.raises(ManifestError, match="1 of 2 vectors do not have the 2 columns"):
+        sink.stage([pa.table({"id": ["a", "b"], "embedding": [[1.0, 2.0], [1.0]]})])
+    array = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((2, 2, 3)))
+    with pytest.raises(ManifestError, match=r"vectors; got tensors of shape \(2, 3\)"):
+        sink.stage([pa.table({"id": ["a", "b"], "embedding": array})])
+    with pytest.raises(NonFiniteEmbeddingError, match=r"1 rows have NaN or Inf: row 1 \(ids 'b'\)"):
+        sink.stage([pa.table({"id": ["a", "b"], "embedding": [[1.0], [np.nan]]})])
+    with pytest.raises(EmptySelectionError, match="No row came"):
+        sink.commit([sink.stage([table.slice(0, 0)])])
+    assert not (tmp_path / "store").exists()
+    twice = [sink.stage([table]), sink.stage([table.slice(1, 1)])]
+    with pytest.raises(ManifestError, match=r"1 ids stand in several rows: 'c01' \(rows 1, 2\)"):
+        sink.commit(twice)
+    narrow = pa.table({"id": ["z"], "embedding": [[1.0]]})
+    with pytest.raises(ManifestError, match=r"those of the tasks have \[1, 5\]"):
+        sink.commit([twice[0], sink.stage([narrow])])
+    with pytest.raises(ManifestError, match="No kind named 'picture'"):
+        RowSink(tmp_path, **SET | {"kind": "picture"})
+    with pytest.raises(AddressError):
+        RowSink("s3://team/features", **SET)
+
+
+def _encode(batch: dict[str, Any], rows: np.ndarray, broken: int | None = None) -> dict[str, Any]:
+    """Return what an encoder in the engine makes of a batch."""
+    numbers = batch.pop("number")
+    if broken in numbers:
+        raise OSError("the picture is not there")
+    return {**batch, "embedding": rows[numbers]}
+
+
+def _die_once(stage: Callable[..., Any], marker: Path, tables: Iterable[Any]) -> Any:
+    """Stage rows; the first process to do so is killed right behind it."""
+    staged = stage(tables)
+    if not marker.exists():
+        marker.touch()
+        os._exit(1)
+    return staged
+
+
+@pytest.mark.filterwarnings("ignore:.*`use_.*is deprecated:DeprecationWarning")
+def test_ray_data_writes_the_set_whatever_dies(
+    ray_cluster: Any,
+    rows: np.ndarray,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+) -> None:
+    store, marker = tmp_path / "store", tmp_path / "died"
+    numbers = np.random.default_rng(1).permutation(N).tolist()
+    source = ray_cluster.data.from_items(
+        [
+            {"id": IDS[one], "text": TEXTS[one], "source": "web", "pixels": b"", "number": one}
+            for one in numbers
+        ],
+        override_num_blocks=3,
+    )
+    broken = ray_sink(store, **SET)
+    with pytest.raises(Exception, match="the picture is not there"):
+        source.map_batches(_encode, fn_kwargs={"rows": rows, "broken": numbers[-1]}).write_datasink(
+            broken
+        )
+    assert not store.exists() or not list(store.iterdir())
+    sink = ray_sink(store, **SET, columns=["source"])
+    sink.stage = functools.partial(_die_once, sink.stage, marker)
+    source.map_batches(_encode, fn_kwargs={"rows": rows}, batch_size=5).write_datasink(sink)
+    assert marker.exists()
+    assert tree(store) == whole
+    assert str(sink.view.key) == "birds/caption/mine.v1-309b42d5"
+
+
+@pytest.mark.parametrize("form", ["array", "embedding", "tensor", "list"])
+def test_daft_writes_the_set(form: str, rows: np.ndarray, tmp_path: Path) -> None:
+    daft = pytest.importorskip("daft", reason="needs the extra `daft`")
+    wide = rows.astype(np.float32)
+    write(tmp_path / "a", **SET, rows=wide, ids=IDS, items={"text": TEXTS})
+    frame = daft.from_arrow(_table(wide, range(20, N)))
+    frame = frame.concat(daft.from_arrow(_table(wide, range(20))))
+    kinds = {
+        "embedding": daft.DataType.embedding(daft.DataType.float32(), DIM),
+        "tensor": daft.DataType.tensor(daft.DataType.float32()),
+        "list": daft.DataType.list(daft.DataType.float32()),
+    }
+    if form == "tensor":
+        given = {"id": IDS, "embedding": wide, "text": TEXTS}  # as Daft takes NumPy's arrays
+        frame = daft.from_pydict(given)
+        assert frame.schema()["embedding"].dtype == kinds["tensor"]
+    elif form in kinds:
+        frame = frame.with_column("embedding", frame["embedding"].cast(kinds[form]))
+    done = frame.write_sink(daft_sink(tmp_path / "b", **SET)).to_pydict()
+    assert done == {"key": [str(open_store(tmp_path / "b").sets()[0].key)], "rows": [N]}
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+def test_what_fails_in_daft_leaves_no_set(rows: np.ndarray, tmp_path: Path) -> None:
+    daft = pytest.importorskip("daft", reason="needs the extra `daft`")
+    frame = daft.from_arrow(_table(np.where(rows > 1, np.nan, rows.astype(np.float32)), range(N)))
+    sink = daft_sink(tmp_path, **SET)
+    with pytest.raises(Exception, match=r"writing to Headstock: NonFiniteEmbeddingError: .* NaN"):
+        frame.write_sink(sink)
+    sink.discard()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:.*`use_.*is deprecated:DeprecationWarning")
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_the_document_shows_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("daft", reason="needs the extra `daft`")
+    text = (Path(__file__).parents[3] / "docs" / "many-devices.md").read_text(encoding="utf-8")
+    section = text.partition("## From Ray Data or Daft")[2].partition("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL):
+        exec(compile(block, "many-devices.md", "exec"), names)
+    assert "[5. 1.]" in capsys.readouterr().out
+    store = open_store("engines", verify="full")
+    made = {str(one.key).rpartition("-")[0]: store.view(str(one.key)) for one in store.sets()}
+    assert made["birds/image/colours.v1"]["a"].tolist() == [0.0, 1.0]
+    assert made["numbers/image/roots.v1"].shape == (9000, 1)
+    assert made["numbers/image/roots.v1"]["8100"].tolist() == [90.0]
