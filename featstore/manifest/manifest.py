@@ -13,6 +13,7 @@ import polars as pl
 from featstore.cards import Card, Shown
 from featstore.errors import LISTED, ManifestError, did_you_mean, listed, lookup, unknown_name
 from featstore.manifest.paths import check_files, check_paths, resolve_inside
+from featstore.remote.objects import Address
 
 #: The file of facts; written last, so that a folder without it is no manifest.
 FACTS_FILE = "dataset.toml"
@@ -40,8 +41,9 @@ class Manifest(Shown):
     name: str
     """Name of the dataset; one path component, e.g. ``stamps``."""
 
-    root: Path
-    """Folder that uris are relative to: the manifest's own, or its ``data_root``."""
+    root: Path | Address
+    """Folder that uris are relative to: the manifest's own, or its ``data_root``, which may be an
+    address of files elsewhere."""
 
     facts: Mapping[str, Any]
     """What dataset.toml says: name, revision, licence, home_page, counts, pitfalls …."""
@@ -74,8 +76,12 @@ class Manifest(Shown):
         Raises
         ------
         ManifestError
-            If it leaves the root or is not there (any more).
+            If it leaves the root, is not there (any more), or lies on a server.
         """
+        if not isinstance(self.root, Path):
+            raise ManifestError(
+                f"{uri!r} lies at {self.root}; read it with featstore.sources.open_reader."
+            )
         return resolve_inside(self.root, uri)
 
     def _card(self) -> Card:
