@@ -262,8 +262,7 @@ def synsets_of(label_set: str) -> frozenset[str]:
 
 def _same(earlier: Manifest, plan: Plan, identity: str) -> bool:
     """Return whether a manifest is what this plan would make, with its files where they are."""
-    files = earlier.root.resolve() if isinstance(earlier.root, Path) else None
-    if plan.root is not None and files != plan.root.resolve():
+    if plan.root is not None and earlier.root.resolve() != plan.root.resolve():
         return False
     return _fingerprint(earlier.facts) == identity
 

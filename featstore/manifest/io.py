@@ -169,15 +169,13 @@ def write_manifest(
     labels = None if classes is None else conform_classes(classes)
     if labels is not None:
         validate_classes(labels)
-    place: Path | Address = data_root if data_root is not None else made or folder
-    files = place.resolve() if data_root is not None and isinstance(place, Path) else place
-    here = files if isinstance(files, Path) else None
-    validate_items(tables, labels, root=here)
+    files = (made or folder) if data_root is None else data_root.resolve()
+    validate_items(tables, labels, root=files)
     complete = {}
     for kind in (kind for kind in KINDS if kind in tables):
         table = conform_items(tables[kind], kind)
-        require_hashes(table, kind, every=here is None)
-        complete[kind] = table.with_columns(item_hashes(here, table))
+        require_hashes(table, kind, every=isinstance(files, Address))
+        complete[kind] = table.with_columns(item_hashes(files, table))
     named = {**complete, **({} if labels is None else {CLASSES: labels})}
     data = {f"{stem}.parquet": parquet_bytes(table) for stem, table in named.items()}
     whole = {
@@ -271,7 +269,7 @@ def read_manifest(root: Path | str, *, hashes: bool = False) -> Manifest:
         classes = conform_classes(classes)
         validate_classes(classes)
     files = _data_root(folder, facts)
-    validate_items(found, classes, root=files if isinstance(files, Path) else None)
+    validate_items(found, classes, root=files)
     tables = {kind: conform_items(found[kind], kind) for kind in KINDS if kind in found}
     for kind, table in tables.items():
         require_hashes(table, kind, every=files != folder)

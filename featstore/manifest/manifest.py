@@ -184,7 +184,7 @@ def validate_items(
     tables: Mapping[str, pl.DataFrame],
     classes: pl.DataFrame | None = None,
     *,
-    root: Path | None = None,
+    root: Path | Address | None = None,
 ) -> None:
     """Check item tables against each other, the label set, and the files below `root`.
 
@@ -194,8 +194,9 @@ def validate_items(
         Item table by kind.
     classes : DataFrame, optional
         The label set; needed if an item has a class_id.
-    root : Path, optional
-        Folder that uris are relative to; without it files are not looked for.
+    root : Path or Address, optional
+        Folder that uris are relative to; without it, or behind an address, files are not looked
+        for.
 
     Raises
     ------
@@ -219,7 +220,7 @@ def validate_items(
     for kind, table in whole.items():
         pairs = table.filter(pl.col("uri").is_not_null()).select("item_id", "uri")
         check_paths(pairs.iter_rows(), f"{kind} items")
-        if root is not None:
+        if isinstance(root, Path):
             check_files(root, pairs.iter_rows(), f"{kind} items")
 
 

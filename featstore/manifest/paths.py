@@ -22,6 +22,7 @@ import polars as pl
 
 from featstore.errors import ManifestError, listed
 from featstore.identity import sha256_hex
+from featstore.remote.objects import Address
 
 #: Between the file and the part of it.
 SEPARATOR = "::"
@@ -263,20 +264,19 @@ def file_sha256(path: Path) -> str:
         raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
 
 
-def item_hashes(root: Path | None, table: pl.DataFrame) -> pl.Series:
+def item_hashes(root: Path | Address, table: pl.DataFrame) -> pl.Series:
     """Return the content hash of every item, computed anew.
 
     An item with neither uri nor text (a head weight) is hashed by its class_id, or its item_id.
-    A part of a file (see `featstore.manifest.paths`), and what lies behind an address (all files
-    if there is no root), keeps the hash that it has, which whoever listed it took from the very
-    bytes.
+    A part of a file (see `featstore.manifest.paths`), and what lies behind an address, keeps the
+    hash that it has, which whoever listed it took from the very bytes.
     """
     rows = table.select("uri", "text", "class_id", "item_id", "content_sha256").iter_rows()
     hashes = []
     for uri, text, class_id, item_id, given in rows:
         if uri is None:
             hashes.append(text_sha256(text or class_id or item_id))
-        elif root is None or parse_locator(uri) is not None or is_url(uri):
+        elif isinstance(root, Address) or parse_locator(uri) is not None or is_url(uri):
             hashes.append(given)
         else:
             hashes.append(file_sha256(root / uri))

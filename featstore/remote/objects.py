@@ -454,6 +454,10 @@ class Address:
     def __str__(self) -> str:
         return self.url
 
+    def resolve(self) -> Address:
+        """Return the address itself, which is never relative, as `Path.resolve` may be asked."""
+        return self
+
 
 def parse_address(text: str | Path) -> Address | Path:
     """Return what `text` addresses: a folder of this machine, or a remote store.

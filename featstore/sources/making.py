@@ -261,10 +261,7 @@ def make_manifest(
         }
         if found.left_out:
             facts |= {"complete": False, "left_out": len(found.left_out)}
-        inside = isinstance(found.root, Path) and found.root.resolve() in (
-            made.resolve(),
-            folder.resolve(),
-        )
+        inside = found.root.resolve() in (made.resolve(), folder.resolve())
         manifest = write_manifest(
             folder,
             facts=facts,
