@@ -441,6 +441,15 @@ def test_a_dataset_of_the_hub_by_its_name(make, hub_files, monkeypatch):
                 make("parquet", f"hf://datasets/{name}")
 
 
+def test_tars_of_a_dataset_of_the_hub(make, shards, monkeypatch):
+    with hub_server(shards, "team/birds") as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        far = make("webdataset", "hf://datasets/team/birds/data")
+        assert str(far.root) == f"hf://datasets/team/birds@{COMMIT}/data"
+        assert far.items("image").equals(make("webdataset", shards / "data").items("image"))
+        assert rows_of(far) == PICTURES
+
+
 def test_a_dataset_without_parquet_is_read_as_the_hub_converted_it(
     make, hub_files, tmp_path, monkeypatch
 ):
