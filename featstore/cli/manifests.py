@@ -83,12 +83,12 @@ def make_command(
 ) -> None:
     """Make a manifest of your own files.
 
-    SOURCE says how LOCATION is read: folder, csv and others that `featstore manifests sources`
-    lists. (A dataset that Headstock knows by name: `featstore manifests build`.) Every file is read
-    once, for its content hash; none is copied or changed. The same location and options give the
-    same bytes.
+    SOURCE says how LOCATION, a file, a folder or an address, is read: folder, csv and others that
+    `featstore manifests sources` lists. (A dataset that Headstock knows by name: `featstore
+    manifests build`.) Every file is read once, for its content hash; none is copied or changed. The
+    same location and options give the same bytes.
     """
-    from featstore.sources.making import SOURCES, make_manifest
+    from featstore.sources.making import LEFT_OUT_FILE, SOURCES, make_manifest
 
     if source not in SOURCES:
         raise click.UsageError(unknown_name("source", source, SOURCES))
@@ -100,12 +100,15 @@ def make_command(
         "root": str(manifest.root),
         "classes": 0 if manifest.classes is None else manifest.classes.height,
         "items": manifest.facts["counts"],
+        "left_out": manifest.facts.get("left_out", 0),
     }
     if as_json:
         print_json(document)
         return
     click.echo(f"made {manifest.name} in {out}; its files lie in {manifest.root}")
     echo_counts(document["classes"], document["items"])
+    if document["left_out"]:
+        click.echo(f"  left out {document['left_out']:,}; {out / LEFT_OUT_FILE} says why")
 
 
 @manifests.command("sources", epilog="Example: featstore manifests sources --json")

@@ -34,6 +34,7 @@ from featstore.manifest.manifest import (
     validate_items,
 )
 from featstore.manifest.paths import check_hashes, item_hashes, require_hashes
+from featstore.remote.objects import Address, parse_address
 from featstore.store.parquet_guard import map_columns, unpack, unpack_columns
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def write_manifest(
     facts: Mapping[str, Any],
     tables: Mapping[str, pl.DataFrame],
     classes: pl.DataFrame | None = None,
-    data_root: Path | None = None,
+    data_root: Path | Address | None = None,
     made: Path | None = None,
     replaced: Iterable[str] = (),
 ) -> Manifest:
@@ -144,9 +145,9 @@ def write_manifest(
         Item table by kind; missing columns become null, content_sha256 is computed anew.
     classes : DataFrame, optional
         The label set.
-    data_root : Path, optional
-        Folder that uris are relative to, if it is not `root`; recorded as a fact. Nothing is
-        written there.
+    data_root : Path or Address, optional
+        Folder or address that uris are relative to, if it is not `root`; recorded as a fact.
+        Nothing is written there, and nothing is asked of an address.
     made : Path, optional
         The folder of `featstore.manifest.folder.building` in `root` where the files that uris name
         were made, if they are not below `root` yet; they take their places with the tables.
@@ -180,7 +181,7 @@ def write_manifest(
     complete = {}
     for kind in (kind for kind in KINDS if kind in tables):
         table = conform_items(tables[kind], kind)
-        require_hashes(table, kind, every=False)
+        require_hashes(table, kind, every=isinstance(files, Address))
         complete[kind] = table.with_columns(item_hashes(files, table))
     named = {**complete, **({} if labels is None else {CLASSES: labels})}
     data = {f"{stem}.parquet": parquet_bytes(table) for stem, table in named.items()}
@@ -198,8 +199,8 @@ def write_manifest(
     gone = [f"{stem}.parquet" for stem in (*KINDS, CLASSES) if stem not in named]
     with building(folder) if made is None else nullcontext():
         publish(folder, data, replaced=[*replaced, *gone])
-    root = folder if data_root is None else files
-    return Manifest(name, root, tomllib.loads(text), complete, labels)
+    lie = folder if data_root is None else files
+    return Manifest(name, lie, tomllib.loads(text), complete, labels)
 
 
 def check_name(name: object) -> str:
@@ -282,13 +283,18 @@ def read_manifest(root: Path | str, *, hashes: bool = False, unchecked: bool = F
     tables = {kind: conform_items(found[kind], kind) for kind in KINDS if kind in found}
     for kind, table in tables.items():
         require_hashes(table, kind, every=files != folder)
-        if hashes:
+        if hashes and isinstance(files, Path):
             check_hashes(files, table, kind)
+        elif hashes:
+            raise ManifestError(
+                f"The files of {folder} lie at {files}, which is not read here. Check them with "
+                "`featstore manifests show --hashes`."
+            )
     return Manifest(name, files, facts, tables, classes, unchecked, folder.absolute())
 
 
-def _data_root(folder: Path, facts: Mapping[str, Any]) -> Path:
-    """Return the folder that uris are relative to."""
+def _data_root(folder: Path, facts: Mapping[str, Any]) -> Path | Address:
+    """Return the folder or address that uris are relative to."""
     if DATA_ROOT not in facts:
         return folder
     given = facts[DATA_ROOT]
@@ -296,6 +302,9 @@ def _data_root(folder: Path, facts: Mapping[str, Any]) -> Path:
         raise ManifestError(
             f"{DATA_ROOT} of {folder / FACTS_FILE} is {given!r}; it must be the path of a folder."
         )
+    given = parse_address(given)
+    if isinstance(given, Address):
+        return given
     files = (folder / given).resolve()
     if not files.is_dir():
         raise ManifestError(

@@ -12,6 +12,7 @@ import polars as pl
 from featstore.cards import Card, Shown
 from featstore.errors import LISTED, ManifestError, did_you_mean, listed, lookup, unknown_name
 from featstore.manifest.paths import check_files, check_paths, resolve_inside
+from featstore.remote.objects import Address
 
 #: The file of facts; written last, so that a folder without it is no manifest.
 FACTS_FILE = "dataset.toml"
@@ -39,8 +40,9 @@ class Manifest(Shown):
     name: str
     """Name of the dataset; one path component, e.g. ``stamps``."""
 
-    root: Path
-    """Folder that uris are relative to: the manifest's own, or its ``data_root``."""
+    root: Path | Address
+    """Folder that uris are relative to: the manifest's own, or its ``data_root``, which may be an
+    address of files elsewhere."""
 
     facts: Mapping[str, Any]
     """What dataset.toml says: name, revision, licence, home_page, counts, pitfalls …."""
@@ -87,7 +89,8 @@ class Manifest(Shown):
         ManifestError
             If one is not there, or lies outside the root.
         """
-        if self.unchecked and "uri" in items.columns:
+        # What lies at an address has hashes, which are compared as it is read.
+        if self.unchecked and isinstance(self.root, Path) and "uri" in items.columns:
             pairs = items.filter(pl.col("uri").is_not_null()).select("item_id", "uri")
             check_files(self.root, pairs.iter_rows(), f"items of {self.name}")
 
@@ -97,8 +100,12 @@ class Manifest(Shown):
         Raises
         ------
         ManifestError
-            If it leaves the root or is not there (any more).
+            If it leaves the root, is not there (any more), or lies on a server.
         """
+        if not isinstance(self.root, Path):
+            raise ManifestError(
+                f"{uri!r} lies at {self.root}; read it with featstore.sources.open_reader."
+            )
         return resolve_inside(self.root, uri)
 
     def _card(self) -> Card:
@@ -214,7 +221,7 @@ def validate_items(
     tables: Mapping[str, pl.DataFrame],
     classes: pl.DataFrame | None = None,
     *,
-    root: Path | None = None,
+    root: Path | Address | None = None,
 ) -> None:
     """Check item tables against each other, the label set, and the files below `root`.
 
@@ -224,8 +231,9 @@ def validate_items(
         Item table by kind.
     classes : DataFrame, optional
         The label set; needed if an item has a class_id.
-    root : Path, optional
-        Folder that uris are relative to; without it files are not looked for.
+    root : Path or Address, optional
+        Folder that uris are relative to; without it, or behind an address, files are not looked
+        for.
 
     Raises
     ------
@@ -251,7 +259,7 @@ def validate_items(
     for kind, table in whole.items():
         pairs = table.filter(pl.col("uri").is_not_null()).select("item_id", "uri")
         check_paths(pairs.iter_rows(), f"{kind} items")
-        if root is not None:
+        if isinstance(root, Path):
             check_files(root, pairs.iter_rows(), f"{kind} items")
 
 

@@ -16,11 +16,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import polars as pl
 
 from featstore.errors import ManifestError, listed
 from featstore.identity import sha256_hex
+from featstore.remote.objects import Address
 
 #: Between the file and the part of it.
 SEPARATOR = "::"
@@ -108,6 +110,39 @@ def path_fault(uri: str) -> str | None:
     return None
 
 
+#: A uri that is a URL, and no part of a file; the same expression for Python and polars.
+URL = r"^https?://"
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def is_url(uri: str) -> bool:
+    """Return whether a uri is the URL of a whole file."""
+    return re.match(URL, uri) is not None and parse_locator(uri) is None
+
+
+def uri_fault(uri: str) -> str | None:
+    """Return why `uri` can be neither a plain path below a root nor a URL, or None.
+
+    A URL is https:// (http:// on this machine alone), without credentials, blanks or control
+    characters. Nothing is read from one but bytes of the item's content hash.
+    """
+    if not is_url(uri):
+        return path_fault(uri)
+    try:
+        parts = urlsplit(uri)
+        host, _ = parts.hostname, parts.port
+    except ValueError as err:
+        return f"it is no URL ({err})"
+    if not host or re.search(r"[\x00-\x20\x7f\\]", uri):
+        return "it names no host, or holds a blank, a backslash or a control character"
+    if "@" in parts.netloc:
+        return "it holds credentials"
+    if parts.scheme == "http" and host not in _LOOPBACK:
+        return "it is read in the clear; use https"
+    return None
+
+
 def resolve_inside(root: Path, uri: str) -> Path:
     """Return the regular file that `uri` names below `root`.
 
@@ -126,8 +161,8 @@ def resolve_inside(root: Path, uri: str) -> Path:
 
 
 def check_paths(uris: Iterable[tuple[str, str]], what: str) -> None:
-    """Raise ManifestError if a uri of (item_id, uri) is no plain relative path."""
-    faults = [(item, uri, why) for item, uri in uris if (why := path_fault(uri)) is not None]
+    """Raise ManifestError if a uri of (item_id, uri) is no plain relative path, and no URL."""
+    faults = [(item, uri, why) for item, uri in uris if (why := uri_fault(uri)) is not None]
     _raise_if(faults, f"of {what} leave the root or are no plain relative path")
 
 
@@ -142,7 +177,7 @@ def check_files(root: Path, uris: Iterable[tuple[str, str]], what: str) -> None:
     for item, uri in uris:
         locator = parse_locator(uri)
         if locator is None:
-            why = _file_fault(real, uri, folders)
+            why = None if is_url(uri) else _file_fault(real, uri, folders)
         elif locator.file in containers:
             why = containers[locator.file]
         else:
@@ -229,19 +264,19 @@ def file_sha256(path: Path) -> str:
         raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
 
 
-def item_hashes(root: Path, table: pl.DataFrame) -> pl.Series:
+def item_hashes(root: Path | Address, table: pl.DataFrame) -> pl.Series:
     """Return the content hash of every item, computed anew.
 
     An item with neither uri nor text (a head weight) is hashed by its class_id, or its item_id.
-    A part of a file (see `featstore.manifest.paths`) keeps the hash that it has, which whoever
-    cut the file into parts took from the very bytes.
+    A part of a file (see `featstore.manifest.paths`), and what lies behind an address, keeps the
+    hash that it has, which whoever listed it took from the very bytes.
     """
     rows = table.select("uri", "text", "class_id", "item_id", "content_sha256").iter_rows()
     hashes = []
     for uri, text, class_id, item_id, given in rows:
         if uri is None:
             hashes.append(text_sha256(text or class_id or item_id))
-        elif parse_locator(uri) is not None:
+        elif isinstance(root, Address) or parse_locator(uri) is not None or is_url(uri):
             hashes.append(given)
         else:
             hashes.append(file_sha256(root / uri))
@@ -251,12 +286,12 @@ def item_hashes(root: Path, table: pl.DataFrame) -> pl.Series:
 def check_hashes(root: Path, table: pl.DataFrame, kind: str) -> None:
     """Raise ManifestError if an item's content is not what its hash says; null is unchecked.
 
-    Parts of files are refused: only `featstore.sources.check_bytes` can read them.
+    Parts of files and URLs are refused: only `featstore.sources.check_bytes` can read them.
     """
-    if table["uri"].str.contains(LOCATOR).any():
+    if table["uri"].str.contains(f"{LOCATOR}|{URL}").any():
         raise ManifestError(
-            f"Some {kind} items are parts of files, which are not read here. Check them with "
-            "`featstore manifests show --hashes`."
+            f"Some {kind} items are parts of files or URLs, which are not read here. Check them "
+            "with `featstore manifests show --hashes`."
         )
     hashed = table.filter(pl.col("content_sha256").is_not_null())
     changed = hashed.filter(item_hashes(root, hashed) != hashed["content_sha256"])["item_id"]
@@ -269,16 +304,17 @@ def check_hashes(root: Path, table: pl.DataFrame, kind: str) -> None:
 
 
 def require_hashes(table: pl.DataFrame, kind: str, *, every: bool) -> None:
-    """Raise ManifestError if a part of a file has no content hash; with `every`, any uri.
+    """Raise ManifestError if a part of a file or a URL has no content hash; with `every`, any uri.
 
     The hash is what binds such an item to bytes that its author knew: nothing else is ever
     returned for it, so a manifest cannot make anybody's private files be read.
     """
-    bound = pl.col("uri").is_not_null() if every else pl.col("uri").str.contains(LOCATOR)
+    bound = pl.col("uri").str.contains(f"{LOCATOR}|{URL}")
+    bound = pl.col("uri").is_not_null() if every else bound
     hashed = pl.col("content_sha256").str.contains(f"^(?:{_SHA256})$").fill_null(value=False)
     lost = table.filter(bound & ~hashed)["item_id"]
     if len(lost):
-        where = "lie outside the manifest's folder" if every else "are parts of files"
+        where = "lie outside the manifest's folder" if every else "are parts of files or URLs"
         raise ManifestError(
             f"{len(lost):,} {kind} items {where} but have no content_sha256 of 64 hexadecimal "
             f"digits (first: {lost[0]!r}). Make the manifest with `featstore manifests make`."

@@ -134,6 +134,7 @@ class BucketObjects(Objects):
                     raise TransientError(
                         f"bytes {answer.range} came instead of {start:,} to {stop:,}"
                     )
+            self._compare(name, str(answer.meta.get("e_tag") or ""))
             left = stop - start
             for piece in pace.over(_pieces(answer)):
                 # Of a file that was asked for whole, the end behind `stop` is left.
@@ -145,6 +146,13 @@ class BucketObjects(Objects):
             raise
         except self._caught as err:
             raise self._reading(name, err) from err
+
+    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
+        try:
+            facts = pace.wait(lambda: self._store.head(name))
+        except self._caught as err:
+            raise self._reading(name, err) from err
+        return int(facts["size"]), str(facts.get("e_tag") or "")
 
     def _reading(self, name: str, err: Exception) -> Exception:
         """Return what an error of a read becomes: final, absent, or worth another attempt."""

@@ -37,7 +37,15 @@ Piece = TypeVar("Piece", bound=Sized)
 
 
 class TransientError(Exception):
-    """An answer that may be better if it is asked for again."""
+    """An answer that may be better if it is asked for again.
+
+    Attributes
+    ----------
+    after : float
+        Seconds that the server asks to be left alone first.
+    """
+
+    after = 0.0
 
 
 @dataclass(frozen=True)
@@ -160,11 +168,17 @@ class Pace:
                 return
             yield piece
 
-    def spend(self, seconds: float, n_bytes: int = 0) -> None:
-        """Count seconds of waiting and what they brought; UnreachableError if it is too little."""
+    def spend(self, seconds: float, n_bytes: int = 0, *, asked: bool = False) -> None:
+        """Count seconds of waiting and what they brought; UnreachableError if it is too little.
+
+        Parameters
+        ----------
+        asked : bool
+            The server asked for them, so they are no silence of its.
+        """
         limits = self._limits
         self._spent += seconds
-        self._window += seconds
+        self._window += 0.0 if asked else seconds
         self._bytes += n_bytes
         if self._spent > limits.deadline:
             raise UnreachableError(
@@ -194,6 +208,10 @@ class Objects(ABC):
         Whether `put`, `create` and `replace` work.
     limits : Limits
         How slow the place may be.
+    rule : callable
+        What a name is held to before it is asked for; raises if it breaks the rule.
+    pins : dict
+        Name -> tag that every answer of `stream` for this file must carry.
     """
 
     has_ranges = True
@@ -202,6 +220,8 @@ class Objects(ABC):
     def __init__(self, address: str) -> None:
         self.address = address
         self.limits = read_limits()
+        self.rule: Callable[[str], object] = check_name
+        self.pins: dict[str, str] = {}
 
     def read(self, name: str, *, limit: int) -> bytes:
         """Return a whole file of at most `limit` bytes.
@@ -219,7 +239,7 @@ class Objects(ABC):
 
     def read_tagged(self, name: str, *, limit: int) -> tuple[bytes, str]:
         """Return a file as `read` does, with the tag that `replace` compares."""
-        check_name(name)
+        self.rule(name)
         pace = self._pace(name)
         return self._repeat(name, pace, lambda: self._read(name, limit, pace))
 
@@ -240,8 +260,10 @@ class Objects(ABC):
         ------
         FileNotFoundError, RemoteStoreError
             See `read`. Also if the file is shorter.
+        CorruptStoreError
+            If more comes than was asked for, or the file is no longer the one that was pinned.
         """
-        check_name(name)
+        self.rule(name)
         attempt, pace = 0, self._pace(name)
         while start < stop:
             got = 0
@@ -260,8 +282,24 @@ class Objects(ABC):
                 attempt = 1 if got else attempt + 1
                 if attempt >= ATTEMPTS:
                     raise self._gave_up(name, err) from err
-                pace.spend(pause(attempt))
+                pace.spend(pause(attempt, err.after), asked=err.after > 0)
             start += got
+
+    def stat(self, name: str) -> tuple[int, str]:
+        """Return the bytes of a file and the tag of its present content, perhaps empty.
+
+        Raises
+        ------
+        FileNotFoundError, RemoteStoreError
+            See `read`.
+        """
+        self.rule(name)
+        pace = self._pace(name)
+        return self._repeat(name, pace, lambda: self._stat(name, pace))
+
+    def pinned(self) -> str:
+        """Return an address at which nothing changes any more, or this one if there is none."""
+        return self.address
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`.
@@ -303,6 +341,18 @@ class Objects(ABC):
     ) -> Iterator[bytes | memoryview]:
         """Yield bytes of a range, which may break off; TransientError if asking may help."""
 
+    @abstractmethod
+    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
+        """Return size and tag of a file; TransientError if asking again may help."""
+
+    def _compare(self, name: str, tag: str) -> None:
+        """Raise CorruptStoreError if an answer is not of the content that was pinned."""
+        if self.pins.get(name, tag) != tag:
+            raise CorruptStoreError(
+                f"{self.address}/{name} was changed while it was read (its tag was "
+                f"{self.pins[name]}, now it is {tag}). Run the same command again."
+            )
+
     def _pace(self, name: str) -> Pace:
         return Pace(f"{self.address}/{name}", self.limits)
 
@@ -310,8 +360,8 @@ class Objects(ABC):
         for attempt in range(1, ATTEMPTS):
             try:
                 return once()
-            except TransientError:
-                pace.spend(pause(attempt))
+            except TransientError as err:
+                pace.spend(pause(attempt, err.after), asked=err.after > 0)
         try:
             return once()
         except TransientError as err:
@@ -351,10 +401,21 @@ def check_name(name: str) -> str:
     return name
 
 
-def pause(attempt: int) -> float:
-    """Sleep before the next attempt, the longer the more were made; return the seconds."""
+#: Seconds that a server is left alone at most because it asks for it.
+LONGEST_PAUSE = 60.0
+
+
+def pause(attempt: int, least: float = 0.0) -> float:
+    """Sleep before the next attempt, the longer the more were made; return the seconds.
+
+    Parameters
+    ----------
+    least : float
+        Seconds that the server asked for.
+    """
     # Not every reader at once: nothing that is computed depends on it.
     seconds = PAUSE * float(2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
+    seconds = max(seconds, min(least, LONGEST_PAUSE))
     time.sleep(seconds)
     return seconds
 
@@ -389,6 +450,13 @@ class Address:
     host: str
     path: str
     url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def resolve(self) -> Address:
+        """Return the address itself, which is never relative, as `Path.resolve` may be asked."""
+        return self
 
 
 def parse_address(text: str | Path) -> Address | Path:

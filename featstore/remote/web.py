@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from featstore.errors import RemoteStoreError, needs_extra
+from featstore.errors import RemoteStoreError, UnreachableError, needs_extra
 from featstore.remote.objects import Address, Objects, Pace, TransientError
 
 T = TypeVar("T")
@@ -63,6 +63,7 @@ class WebObjects(Objects):
         start, stop = span
         with self._asked(name, {"Range": f"bytes={start}-{stop - 1}"}, pace) as answer:
             left, skip = stop - start, 0
+            self._compare(name, _tag(answer))
             if answer.status == 200:
                 self.has_ranges, skip = False, start
             else:
@@ -80,10 +81,25 @@ class WebObjects(Objects):
                 if left <= 0 and answer.status == 200:
                     return  # a range is read to its end, so that its connection can be used again
 
+    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
+        # Of one byte, since not every server that knows ranges answers HEAD as it does GET.
+        with self._asked(name, {"Range": "bytes=0-0"}, pace) as answer:
+            if answer.status == 200:
+                self.has_ranges = False
+                size = str(answer.headers.get("Content-Length", ""))
+            else:
+                size = str(answer.headers.get("Content-Range", "")).rpartition("/")[2]
+            if not size.isdecimal():
+                raise RemoteStoreError(f"{self.address}/{name}: the server does not say its size.")
+            return int(size), _tag(answer)
+
+    def _url(self, name: str) -> str:
+        return f"{self.address}/{quote(name)}"
+
     @contextmanager
     def _asked(self, name: str, headers: dict[str, str], pace: Pace) -> Iterator[Any]:
         """Give an answer of status 200 or 206, and close its connection unless all was read."""
-        url = f"{self.address}/{quote(name)}"
+        url = self._url(name)
         answer: Any = None
         try:
             for _ in range(_REDIRECTS + 1):
@@ -116,7 +132,10 @@ class WebObjects(Objects):
         if status in (404, 410):
             raise FileNotFoundError(f"{self.address}/{name}")
         if status in _AGAIN:
-            raise TransientError(f"the server said {status}")
+            again = TransientError(f"the server said {status}")
+            asked = str(answer.headers.get("Retry-After", ""))
+            again.after = float(asked) if asked.isdecimal() else 0.0
+            raise again
         if status != 200 and not (status == 206 and asked_range):
             raise RemoteStoreError(
                 f"{self.address}/{name}: the server said {status}. Check the address."
@@ -135,6 +154,11 @@ class WebObjects(Objects):
                 "not followed; open that address yourself if you trust it."
             )
         return target
+
+
+def _tag(answer: Any) -> str:
+    """Return what tells this content of a file from an earlier one, or nothing."""
+    return str(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
 
 
 def _pieces(answer: Any, pace: Pace) -> Iterator[bytes]:
@@ -169,8 +193,9 @@ class HubObjects(Objects):
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`."""
         root = f"{self._root}/{prefix}".rstrip("/")
-        ask = functools.partial(self._fs.find, root, detail=True)
-        for path, facts in self._asked(ask, self._pace(prefix), _ANY_SIZE).items():
+        ask, pace = functools.partial(self._fs.find, root, detail=True), self._pace(prefix)
+        found = self._repeat(prefix, pace, lambda: self._asked(ask, pace, _ANY_SIZE))
+        for path, facts in found.items():
             yield path.removeprefix(f"{self._root}/"), int(facts["size"] or 0)
 
     def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
@@ -192,6 +217,34 @@ class HubObjects(Objects):
             last = min(first + _HUB_PIECE, span[1])
             ask = functools.partial(self._fs.cat_file, path, start=first, end=last)
             yield bytes(self._asked(ask, pace, last - first))
+
+    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
+        facts = self._asked(lambda: self._fs.info(f"{self._root}/{name}"), pace, 0)
+        return int(facts["size"] or 0), ""  # `pinned` is the tag of every file
+
+    def pinned(self) -> str:
+        """Return the address of the commit that the revision, or without one ``main``, is now."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+        owner, rest = self._root.removeprefix("datasets/").split("/", 1)
+        place, _, folder = rest.partition("/")
+        name, _, revision = place.partition("@")
+        ask = functools.partial(
+            HfApi(endpoint=self._fs.endpoint).dataset_info,
+            f"{owner}/{name}", revision=unquote(revision) or None,
+        )  # fmt: skip
+        pace = self._pace("the revision")
+        try:
+            sha = self._repeat("the revision", pace, lambda: self._asked(ask, pace, 0)).sha
+        except UnreachableError as err:
+            cause = err.__cause__ and err.__cause__.__cause__
+            if not isinstance(cause, RepositoryNotFoundError | RevisionNotFoundError):
+                raise
+            raise RemoteStoreError(
+                f"{self.address} is no dataset of the hub, or none that your token may read."
+            ) from err
+        return f"hf://datasets/{owner}/{name}@{sha}/{folder}".rstrip("/")
 
     def _asked(self, ask: Callable[[], T], pace: Pace, n_bytes: int) -> T:
         try:

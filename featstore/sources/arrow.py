@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import mmap
 import re
 import struct
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import ItemReadError, ManifestError, needs_extra
+from featstore.errors import FeatstoreError, ItemReadError, ManifestError, needs_extra
 from featstore.identity import sha256_hex
 from featstore.manifest.paths import cell_uri, open_plain
-from featstore.sources.location import containers, folder
+from featstore.sources.location import folder
+from featstore.sources.roots import BLOCK, KEPT, LocalFile, OpenFile, locate
 from featstore.sources.tables import (
     MAX_RECORD_BYTES,
     Columns,
@@ -49,7 +50,7 @@ def arrow() -> Any:
     return pyarrow
 
 
-def unreadable(path: Path, err: BaseException) -> ManifestError:
+def unreadable(path: Path | str, err: BaseException) -> ManifestError:
     """Return the error for a table that cannot be read."""
     reason = getattr(err, "strerror", None) or (str(err).splitlines() or [type(err).__name__])[0]
     return ManifestError(
@@ -69,12 +70,18 @@ def column_cells(batch: Any, column: str) -> list[Any]:
 #: Rows that are unpacked at once. Few, because a dictionary can make each of them large.
 BATCH_ROWS = 8
 
+#: Files behind an address whose pages are all looked at, since they are held whole anyway.
+_CHECKED_BYTES = KEPT * BLOCK
+
 #: Cells of one Parquet file that are kept after they were passed.
 WINDOW_BYTES = 32 * 2**20
 
 
-def open_parquet(path: Path) -> Any:
+def open_parquet(file: OpenFile) -> Any:
     """Return a ``pyarrow.parquet.ParquetFile``, after its sizes were checked.
+
+    Of a large file behind an address the headers of pages are not, since they lie all over it; a
+    page states 2 GiB at most, which a file of 8 MiB may unpack to.
 
     Raises
     ------
@@ -83,13 +90,13 @@ def open_parquet(path: Path) -> Any:
     """
     pyarrow = arrow()
     try:
-        with open_plain(path) as file:
-            if path.stat().st_size:
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    check_sizes(data)
-        return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
+        with file.indexed() as data:
+            check_sizes(data, pages=not file.is_far or file.size <= _CHECKED_BYTES)
+        return pyarrow.parquet.ParquetFile(file.for_arrow(), pre_buffer=False, buffer_size=2**20)
     except (OSError, ValueError, pyarrow.ArrowException) as err:
-        raise unreadable(path, err) from err
+        if isinstance(err, FeatstoreError):
+            raise
+        raise unreadable(file.where, err) from err
 
 
 class ParquetCells:
@@ -99,15 +106,21 @@ class ParquetCells:
 
     Parameters
     ----------
-    path : Path
+    file : OpenFile or Path
+        Closed with the cells.
     window_bytes : int
         Cells that are kept after they were passed.
     """
 
-    def __init__(self, path: Path, *, window_bytes: int = WINDOW_BYTES) -> None:
-        self._path = path
+    def __init__(self, file: OpenFile | Path, *, window_bytes: int = WINDOW_BYTES) -> None:
         self._most = window_bytes
-        self._file = open_parquet(path)
+        self._source = LocalFile(file) if isinstance(file, Path) else file
+        self._where = self._source.where
+        try:
+            self._file = open_parquet(self._source)
+        except BaseException:
+            self._source.close()
+            raise
         metadata = self._file.metadata
         sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         self._starts = [0, *accumulate(sizes)][: len(sizes)]
@@ -128,7 +141,7 @@ class ParquetCells:
             If there is no such row or column, or it cannot be unpacked.
         """
         if row >= self._rows:
-            raise ItemReadError(f"{self._path.name} has {self._rows:,} rows and no row {row:,}.")
+            raise ItemReadError(f"{self._where} has {self._rows:,} rows and no row {row:,}.")
         with self._lock:
             if column != self._column:
                 self._restart(column, row)
@@ -141,7 +154,9 @@ class ParquetCells:
                     self._advance()
             except Exception as err:
                 self._column = ""
-                raise ItemReadError(str(unreadable(self._path, err))) from err
+                if isinstance(err, FeatstoreError):
+                    raise
+                raise ItemReadError(str(unreadable(self._where, err))) from err
             return self._window[row]
 
     def close(self) -> None:
@@ -149,6 +164,7 @@ class ParquetCells:
         self._batches = iter(())
         self._window.clear()
         self._file.close()
+        self._source.close()
 
     def _group(self, row: int) -> int:
         return bisect_right(self._starts, row) - 1
@@ -187,7 +203,7 @@ _SHARD = re.compile(r"([A-Za-z_]+)-\d+-of-\d+(?:-\w+)?")
 
 
 def read_parquet(request: Request) -> Found:
-    """List the images of a Parquet file, or of every one below a folder.
+    """List the images of a Parquet file, of every one below a folder, or of those at an address.
 
     A column of bytes, or of structs with a field ``bytes`` (as dataset hubs store images), is
     read from the file itself; a column of strings holds paths. The key is the id, else the path,
@@ -198,23 +214,25 @@ def read_parquet(request: Request) -> Found:
     ManifestError
         If a file is truncated or claims more than it can hold, or a row has no image.
     """
-    root, files = containers(request.location, ".parquet")
+    root, files = locate(request.location, ".parquet")
     items = ItemCollector(request.dataset)
-    paths_root: Path | None = None
+    place = root.place
     for file in files:
-        table = open_parquet(root / file)
-        try:
-            columns = choose_columns(table.schema_arrow.names, request, str(root / file))
+        with root.opened(file) as source, closing(open_parquet(source)) as table:
+            columns = choose_columns(table.schema_arrow.names, request, source.where)
             cell = bytes_column(table.schema_arrow, columns.image)
-            items.use_label_names(label_names(table.schema_arrow, columns.label), str(root / file))
-            if cell is None:
-                paths_root = image_root(request, root / "table")
-                _add_paths(items, table, columns, root / file, paths_root, split_of(file))
+            items.use_label_names(label_names(table.schema_arrow, columns.label), source.where)
+            if cell is not None:
+                _add_cells(items, table, columns, file, cell, source)
+            elif isinstance(root.place, Path):
+                place = image_root(request, root.place / "table")
+                _add_paths(items, table, columns, source.where, place, split_of(file))
             else:
-                _add_cells(items, table, columns, root, file, cell)
-        finally:
-            table.close()
-    return Found(paths_root or root, items.contents())
+                raise ManifestError(
+                    f"The column {columns.image!r} of {source.where} holds paths. Files that lie "
+                    "elsewhere are listed by the source urls."
+                )
+    return Found(place, items.contents())
 
 
 def bytes_column(schema: Any, name: str) -> str | None:
@@ -257,20 +275,22 @@ def split_of(file: str) -> str | None:
 
 
 def _add_paths(
-    items: ItemCollector, table: Any, columns: Columns, path: Path, root: Path, split: str | None
+    items: ItemCollector, table: Any, columns: Columns, path: str, root: Path, split: str | None
 ) -> None:
-    for number, row in _rows(table, columns.used(), PATH_ROWS, path):
+    for number, row in table_rows(table, columns.used(), PATH_ROWS, path):
         where = f"{path}, row {number:,}"
         uri = relative_uri(row[columns.image], root, where)
         add_row(items, row, columns, uri=uri, key=uri, where=where, split=split)
 
 
 def _add_cells(
-    items: ItemCollector, table: Any, columns: Columns, root: Path, file: str, cell: str
+    items: ItemCollector, table: Any, columns: Columns, file: str, cell: str, source: OpenFile
 ) -> None:
     names = [cell, *(name for name in columns.used() if name != columns.image)]
-    for number, row in _rows(table, names, BATCH_ROWS, root / file):
-        add_cell(items, row, columns, file=file, cell=cell, number=number, split=split_of(file))
+    # As the hub converts datasets: CONFIG/SPLIT/0000.parquet.
+    split = split_of("/".join(file.split("/")[-2:]) if source.is_far else file)
+    for number, row in table_rows(table, names, BATCH_ROWS, source.where):
+        add_cell(items, row, columns, file=file, cell=cell, number=number, split=split)
 
 
 def add_cell(
@@ -302,9 +322,10 @@ def add_cell(
     )
 
 
-def _rows(
-    table: Any, names: list[str], batch_rows: int, path: Path
+def table_rows(
+    table: Any, names: list[str], batch_rows: int, path: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield number and values of each row of a ``ParquetFile``, so many rows at once."""
     number = 0
     batches = table.iter_batches(batch_size=batch_rows, columns=names, use_threads=False)
     while True:
@@ -314,6 +335,8 @@ def _rows(
                 return
             columns = {name: column_cells(batch, name) for name in names}
         except (OSError, ValueError, arrow().ArrowException) as err:
+            if isinstance(err, FeatstoreError):
+                raise
             raise unreadable(path, err) from err
         for at in range(batch.num_rows):
             yield number, {name: values[at] for name, values in columns.items()}
@@ -419,6 +442,8 @@ _MAX_INFO_BYTES = 16 * MAX_RECORD_BYTES
 def read_hf(request: Request) -> Found:
     """List the images of a folder that ``Dataset.save_to_disk`` or ``DatasetDict``'s wrote.
 
+    A dataset of the hub, ``hf://datasets/OWNER/NAME``, is read by `read_parquet`.
+
     The library opens the folder (no code of the dataset runs, nothing is fetched) and says which
     column is an Image and what the classes are called. The key is the id, else split and row.
 
@@ -427,6 +452,8 @@ def read_hf(request: Request) -> Found:
     ManifestError
         If the folder was not made by save_to_disk, names files elsewhere, or is damaged.
     """
+    if request.location.startswith("hf://"):
+        return read_parquet(request)
     root = folder(request.location)
     items = ItemCollector(request.dataset)
     if (root / "dataset_dict.json").is_file():

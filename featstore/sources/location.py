@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from featstore.errors import ManifestError
+from featstore.errors import AddressError, ManifestError
 from featstore.manifest.paths import open_plain, parse_locator
+from featstore.remote.objects import Address, parse_address
 
 #: Before a colon, at least two letters: one is a drive.
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
@@ -28,14 +29,29 @@ def local_path(location: str | Path) -> Path:
     if _SCHEME.match(text) and not Path(text).exists():
         what = "a command" if text.lower().startswith("pipe:") else "a URL"
         raise ManifestError(
-            f"The location {text!r} is {what}. Sources are local files and folders: fetch it "
-            "first, then give the path."
+            f"The location {text!r} is {what}. This source reads local files and folders: fetch "
+            "it first, then give the path. (webdataset, parquet and hf read addresses.)"
         )
     try:
         return Path(text).expanduser().resolve(strict=True)
     except (OSError, ValueError, RuntimeError) as err:
         reason = getattr(err, "strerror", None) or err
         raise ManifestError(f"The location {text!r} cannot be opened: {reason}.") from err
+
+
+def find_place(location: str | Path) -> Path | Address:
+    """Return `location` as an address, or else as `local_path` does.
+
+    Raises
+    ------
+    ManifestError
+        If the address is malformed or of a kind that is not read.
+    """
+    try:
+        found = parse_address(str(location))
+    except AddressError as err:
+        raise ManifestError(f"The location cannot be read. {err}") from err
+    return local_path(location) if isinstance(found, Path) else found
 
 
 def folder(location: str | Path) -> Path:

@@ -13,6 +13,8 @@ from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import Any
 
+import polars as pl
+
 from data_manifests.cache import cache_folder
 from featstore.errors import ManifestError, lookup
 from featstore.identity import canonical_json, sha256_hex
@@ -21,10 +23,14 @@ from featstore.manifest.io import check_name, read_manifest, write_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.manifest.paths import open_plain, parse_locator
 from featstore.plugins import Registry, first_line
-from featstore.sources.location import local_path
+from featstore.remote.objects import Address
+from featstore.sources.location import find_place
+from featstore.sources.roots import Remote, locate
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
 
 _SPLIT = {"split": "split of every item"}
+
+_COLUMNS_ALONE = {name: text for name, text in COLUMN_OPTIONS.items() if name != "images"}
 
 
 @dataclass(frozen=True)
@@ -101,14 +107,14 @@ _BUILT_IN: dict[str, Source] = {
         ),
         _source(
             "webdataset",
-            "a tar, or a folder of tars, with samples by key",
+            "a tar, a folder of tars, or their address, with samples by key",
             "wds_cars -o manifests/cars",
             "tars:read_webdataset",
             _SPLIT,
         ),
         _source(
             "parquet",
-            "a Parquet file, or a folder of them, with images or paths",
+            "a Parquet file, a folder of them, or their address, with images or paths",
             "food101/data -o manifests/food101 --option image=image",
             "arrow:read_parquet",
             COLUMN_OPTIONS,
@@ -143,10 +149,17 @@ _BUILT_IN: dict[str, Source] = {
         ),
         _source(
             "hf",
-            "a folder made by the datasets library's save_to_disk",
+            "a folder made by the datasets library's save_to_disk, or hf://datasets/OWNER/NAME",
             "saved/food101 -o manifests/food101-saved",
             "arrow:read_hf",
-            {name: text for name, text in COLUMN_OPTIONS.items() if name != "images"},
+            _COLUMNS_ALONE,
+        ),
+        _source(
+            "urls",
+            "a list of URLs (txt, csv, tsv, parquet), each fetched once for its hash",
+            "list.parquet -o manifests/web --option keep=photos",
+            "urls:read_urls",
+            _COLUMNS_ALONE | {"keep": "folder where the images stay, to be read from there"},
         ),
         _source(
             "torchvision",
@@ -197,6 +210,9 @@ def find_source(name: str) -> Source:
 #: Beside a manifest that was made: from what, and how its files looked then. No part of it.
 STAMP_FILE = ".source.json"
 
+#: Beside it, too: what of its source could not be read, and why.
+LEFT_OUT_FILE = "left_out.csv"
+
 _MAX_STAMP_BYTES = 2**20
 
 
@@ -211,14 +227,15 @@ def make_manifest(
     """Read a location and write its manifest.
 
     The same location and options give the same bytes. Files are read (for their hashes) but
-    neither copied nor changed; uris lead to them through the manifest's ``data_root``.
+    neither copied nor changed; uris lead to them through the manifest's ``data_root``. What of a
+    list of URLs cannot be fetched is left out and listed in LEFT_OUT_FILE.
 
     Parameters
     ----------
     source : str
         Key of SOURCES.
     location : str or Path
-        A local file or folder.
+        A local file or folder; of the sources webdataset, parquet and hf also an address.
     out : Path
         Folder of the manifest: new, empty, or with an earlier manifest of the same name.
     name : str, optional
@@ -242,6 +259,8 @@ def make_manifest(
             "summary": f"made from {reader.summary}",
             "source": {"kind": source, "options": dict(sorted((options or {}).items()))},
         }
+        if found.left_out:
+            facts |= {"complete": False, "left_out": len(found.left_out)}
         inside = found.root.resolve() in (made.resolve(), folder.resolve())
         manifest = write_manifest(
             folder,
@@ -251,11 +270,15 @@ def make_manifest(
             data_root=None if inside else found.root,
             made=made if found.root == made else None,
             # Of a manifest whose making was interrupted, nothing may say what it was made from.
-            replaced=[STAMP_FILE],
+            replaced=[STAMP_FILE, LEFT_OUT_FILE],
         )
     stamp["files"] = _files_digest(stamp["location"], manifest)
     with building(folder):
-        publish(folder, {STAMP_FILE: json.dumps(stamp, indent=2).encode() + b"\n"})
+        beside = {STAMP_FILE: json.dumps(stamp, indent=2).encode() + b"\n"}
+        if found.left_out:
+            why = {"what": list(found.left_out), "why": list(found.left_out.values())}
+            beside[LEFT_OUT_FILE] = pl.DataFrame(why).write_csv().encode()
+        publish(folder, beside)
     return manifest
 
 
@@ -301,9 +324,15 @@ def open_source(
     return make_manifest(source, location, folder, name=name, options=options)
 
 
-def default_name(path: Path) -> str:
-    """Return a dataset's name from that of its file or folder."""
-    stem = path.name if path.is_dir() else path.name.partition(".")[0]
+def default_name(path: Path | Address) -> str:
+    """Return a dataset's name from that of its file or folder, or of a dataset of the hub."""
+    if isinstance(path, Path):
+        stem = path.name if path.is_dir() else path.name.partition(".")[0]
+    elif path.scheme == "hf":
+        stem = path.path.split("/")[1].partition("@")[0]
+    else:
+        steps = [step for step in (path.host, *path.path.split("/")) if step and "{" not in step]
+        stem = steps[-1].partition(".")[0]
     return re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:64] or "dataset"
 
 
@@ -312,7 +341,7 @@ def _stamp(
 ) -> dict[str, Any]:
     """Return what identifies a made manifest."""
     find_source(source)
-    path = local_path(location)
+    path = find_place(location)
     return {
         "source": source,
         "location": str(path),
@@ -322,7 +351,13 @@ def _stamp(
 
 
 def _files_digest(location: str, manifest: Manifest) -> str:
-    """Return a digest of the sizes and times of all files that a manifest came from."""
+    """Return a digest of the sizes and times, or tags, of all files that a manifest came from."""
+    if isinstance(manifest.root, Address):
+        first = parse_locator(manifest.items("image")["uri"][0])
+        assert first is not None
+        far, files = locate(location, Path(first.file).suffix)
+        assert isinstance(far, Remote)
+        return sha256_hex(canonical_json([str(far.place), *map(far.state, files)]))
     root = Path(location)
     paths = {root}
     if root.is_dir():

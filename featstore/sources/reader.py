@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
 import polars as pl
 
-from featstore.errors import ItemReadError, ManifestError
+from featstore.errors import CorruptStoreError, ItemReadError, ManifestError
 from featstore.identity import sha256_hex
 from featstore.manifest.manifest import Manifest
 from featstore.manifest.paths import (
     LOCATOR,
     SHOWN,
+    URL,
     Locator,
     check_hashes,
-    open_plain,
+    is_url,
     parse_locator,
-    path_fault,
+    uri_fault,
 )
+from featstore.remote.objects import Address
 from featstore.sources.arrow import ArrowCells, ParquetCells
+from featstore.sources.roots import OpenFile, check_size, open_root
+from featstore.sources.urls import UrlReader
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -93,24 +95,31 @@ class ByteReader:
     """Read the bytes of items; several threads may.
 
     Memory is bounded by the items in flight, plus for Parquet a window of 32 MiB a file of
-    which at most four stay open. Nothing is ever returned that has not the item's
-    content_sha256.
+    which at most four stay open, plus for a file behind an address 16 MiB. Nothing is ever
+    returned that has not the item's content_sha256.
 
     Parameters
     ----------
     root : Path
-        Folder that uris are relative to.
+        Folder or address that uris are relative to.
     max_bytes : int
         Larger items are refused.
-    open_tars : int
-        Tars that stay open between reads.
+    open_tars : int, optional
+        Tars that stay open between reads; default: 32, of an address 4.
     """
 
-    def __init__(self, root: Path, *, max_bytes: int = MAX_ITEM_BYTES, open_tars: int = 32) -> None:
-        self._root = root
+    def __init__(
+        self,
+        root: Path | Address,
+        *,
+        max_bytes: int = MAX_ITEM_BYTES,
+        open_tars: int | None = None,
+    ) -> None:
+        self._root = open_root(root)
+        self._urls = UrlReader()
         self._max_bytes = max_bytes
-        self._tars = LeaseCache[str, BufferedReader](
-            lambda file: open_plain(root / file), lambda tar: tar.close(), limit=open_tars
+        self._tars = LeaseCache[str, OpenFile](
+            self._root.open, lambda tar: tar.close(), limit=open_tars or self._root.keep_open
         )
         self._tables = LeaseCache[str, ParquetCells | ArrowCells](
             self._open_table, lambda table: table.close(), limit=OPEN_TABLES
@@ -142,23 +151,26 @@ class ByteReader:
             If they cannot be read, or their sha256 is not the item's. Also an OSError.
         """
         uri = item.get("uri")
-        if not isinstance(uri, str) or (fault := path_fault(uri)) is not None:
+        if not isinstance(uri, str) or (fault := uri_fault(uri)) is not None:
             what = "has no uri" if not isinstance(uri, str) else f"has the uri {uri!r}: {fault}"
             _fail(f"The item {item.get('item_id')!r} {what}.")
         locator = parse_locator(uri)
         digest = item.get("content_sha256")
-        if locator is not None and not digest:
-            _fail(f"{uri!r} is a part of a file but has no content_sha256; it is not read.")
+        far = is_url(uri) or isinstance(self._root.place, Address)
+        if (locator is not None or far) and not digest:
+            what = "lies on a server" if locator is None else "is a part of a file"
+            _fail(f"{uri!r} {what} but has no content_sha256; it is not read.")
         try:
             if locator is None:
-                data = self._read_file(uri)
+                source = self._urls if is_url(uri) else self._root
+                data = source.read(uri, limit=self._max_bytes)
             elif locator.file.endswith(".tar"):
                 data = self._read_member(locator, item)
             else:
                 data = self._read_cell(locator)
         except ItemReadError:
             raise
-        except ManifestError as err:
+        except (ManifestError, CorruptStoreError) as err:
             raise ItemReadError(str(err)) from err
         except OSError as err:
             raise ItemReadError(f"Cannot read {uri!r}: {err.strerror or err}.") from err
@@ -166,25 +178,16 @@ class ByteReader:
             _fail("the file differs from the manifest (its content hash changed); build it again")
         return data
 
-    def _read_file(self, uri: str) -> bytes:
-        with open_plain(self._root / uri) as file:
-            size = os.fstat(file.fileno()).st_size
-            self._check_size(uri, size)
-            return file.read(size)
-
     def _read_member(self, locator: Locator, item: Mapping[str, Any]) -> bytes:
         offset, size = item.get("byte_offset"), item.get("byte_size")
         if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
             _fail(f"{locator.part!r} of {locator.file!r} has no byte_offset and byte_size.")
-        self._check_size(locator.part, size)
+        check_size(locator.part, size, self._max_bytes)
         with self._tars.lease(locator.file) as tar:
-            parts = []
-            while size > 0 and (part := os.pread(tar.fileno(), size, offset)):
-                parts.append(part)
-                offset, size = offset + len(part), size - len(part)
-        if size:
+            data = tar.read_at(offset, size)
+        if len(data) < size:
             _fail(f"{locator.file!r} ends inside {locator.part!r}; it is truncated.")
-        return b"".join(parts)
+        return data
 
     def _read_cell(self, locator: Locator) -> bytes:
         cell = locator.cell()
@@ -192,17 +195,15 @@ class ByteReader:
             _fail(f"{locator.part!r} of {locator.file!r} is not column#row.")
         with self._tables.lease(locator.file) as table:
             data = table.get(*cell)
-        self._check_size(locator.part, len(data))
+        check_size(locator.part, len(data), self._max_bytes)
         return data
 
-    def _check_size(self, what: str, size: int) -> None:
-        if size > self._max_bytes:
-            _fail(f"{what!r} has {size:,} bytes; images of at most {self._max_bytes:,} are read.")
-
     def _open_table(self, file: str) -> ParquetCells | ArrowCells:
-        open_plain(self._root / file).close()
-        kind = ArrowCells if file.endswith(".arrow") else ParquetCells
-        return kind(self._root / file)
+        if not file.endswith(".arrow"):
+            return ParquetCells(self._root.open(file))
+        if isinstance(self._root.place, Address):
+            _fail(f"{file!r} of {self._root.place} is not read: Arrow files must lie here.")
+        return ArrowCells(self._root.place / file)
 
 
 def open_reader(manifest: Manifest) -> ByteReader:
@@ -219,8 +220,11 @@ def check_bytes(manifest: Manifest) -> None:
         If one differs or cannot be read.
     """
     for kind, table in manifest.tables.items():
-        inside = pl.col("uri").str.contains(LOCATOR).fill_null(value=False)
-        check_hashes(manifest.root, table.filter(~inside), kind)
+        inside = pl.col("uri").str.contains(f"{LOCATOR}|{URL}").fill_null(value=False)
+        if isinstance(manifest.root, Address):
+            inside = pl.col("uri").is_not_null()
+        else:
+            check_hashes(manifest.root, table.filter(~inside), kind)
         lost = []
         with open_reader(manifest) as reader:
             for row in table.filter(inside).iter_rows(named=True):

@@ -12,7 +12,9 @@ from typing import Any, NoReturn
 import polars as pl
 
 from featstore.errors import LISTED, ManifestError, listed, unknown_name
+from featstore.manifest.paths import is_url
 from featstore.prompts import class_prompts
+from featstore.remote.objects import Address
 from featstore.sources.location import opened
 
 #: Suffixes of images, in lower case. TIFF is listed here; decoding it must be asked for.
@@ -181,6 +183,10 @@ class ItemCollector:
             name: image[name] for name in ("split", "source_split") if name in image
         }
 
+    def is_empty(self) -> bool:
+        """Return whether no image was added."""
+        return not self._images
+
     def contents(self) -> Contents:
         """Return the tables: images, captions, classes and their prompts.
 
@@ -325,13 +331,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Found:
-    """Items, and the folder that their uris are relative to."""
+    """Items, and the folder or address that their uris are relative to."""
 
-    root: Path
-    """Folder of the files."""
+    root: Path | Address
+    """Where the files lie."""
 
     contents: Contents
     """The items."""
+
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """What could not be read, and why; no end to the rest."""
 
 
 #: Role -> names of columns, the first that exists is taken. An option of the role's name chooses.
@@ -419,6 +428,8 @@ def relative_uri(path: Any, root: Path, where: str) -> str:
     if not isinstance(path, str) or not path.strip():
         raise ManifestError(f"{where} has no path of an image: {path!r}.")
     text = path.strip().removeprefix("./")
+    if is_url(text):
+        raise ManifestError(f"{where} names {text!r}, which is a URL. Read it by the source urls.")
     if text.startswith("/"):
         try:
             return Path(text).relative_to(root).as_posix()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from featstore.errors import ManifestError
 from featstore.identity import sha256_hex
 from featstore.manifest.paths import member_uri, path_fault
 from featstore.prompts import TEMPLATES
-from featstore.sources.location import containers, decode_text, opened, read_text
+from featstore.sources.location import decode_text
+from featstore.sources.roots import Folder, OpenFile, Root, locate
 from featstore.sources.tables import (
     IMAGE_SUFFIXES,
     MAX_RECORD_BYTES,
@@ -49,6 +49,12 @@ class Member:
 
 
 def index_tar(path: Path) -> Iterator[Member]:
+    """Yield the regular files of an uncompressed tar, in order; see `members`."""
+    with Folder(path.parent).opened(path.name) as file:
+        yield from members(file)
+
+
+def members(file: OpenFile) -> Iterator[Member]:
     """Yield the regular files of an uncompressed tar, in order.
 
     Folders are passed over. The tar is believed as a whole or not at all: it is an error
@@ -61,45 +67,43 @@ def index_tar(path: Path) -> Iterator[Member]:
         link, a device, a sparse file or a path that leaves its folder.
     """
     try:
-        with opened(path) as file:
-            yield from _members(path, file, os.fstat(file.fileno()).st_size)
+        yield from _members(file)
     except (tarfile.TarError, ValueError, OverflowError) as err:
         if isinstance(err, ManifestError):
             raise
         raise ManifestError(
-            f"{path} is truncated or no uncompressed tar: {err}. None of its members is used; "
-            "fetch it again."
+            f"{file.where} is truncated or no uncompressed tar: {err}. None of its members is "
+            "used; fetch it again."
         ) from err
 
 
-def _members(path: Path, file: IO[bytes], size: int) -> Iterator[Member]:
-    bounded = _HeadersOnly(file, path)
+def _members(file: OpenFile) -> Iterator[Member]:
     with tarfile.open(
-        fileobj=bounded,  # type: ignore[call-overload]
+        fileobj=_HeadersOnly(file),  # type: ignore[call-overload]
         mode="r:",
         encoding="utf-8",
         errors="strict",
     ) as tar:
         for member in tar:
             tar.members = []  # else the tar keeps them all
-            _check(path, member)
-            if member.offset_data + member.size > size:
-                _refuse(path, f"the member {member.name!r} ends behind the end of the file")
+            _check(file.where, member)
+            if member.offset_data + member.size > file.size:
+                _refuse(file.where, f"the member {member.name!r} ends behind the end of the file")
             if member.isreg():
                 yield Member(member.name, member.offset_data, member.size)
         end = tar.offset
-    file.seek(end)
-    mark = file.read(_BLOCK)
+    mark = file.read_at(end, _BLOCK)
     if len(mark) < _BLOCK:
-        _refuse(path, "it lacks the end mark: it is truncated")
+        _refuse(file.where, "it lacks the end mark: it is truncated")
     if any(mark):
-        _refuse(path, f"its header at byte {end:,} is damaged")
-    while piece := file.read(_PIECE):
+        _refuse(file.where, f"its header at byte {end:,} is damaged")
+    for start in range(end + _BLOCK, file.size, _PIECE):
+        piece = file.read_at(start, _PIECE)
         if piece.count(0) != len(piece):
-            _refuse(path, "it has data behind its end mark")
+            _refuse(file.where, "it has data behind its end mark")
 
 
-def _check(path: Path, member: tarfile.TarInfo) -> None:
+def _check(path: str, member: tarfile.TarInfo) -> None:
     if not (member.isreg() or member.isdir()) or member.issparse():
         what = "a sparse file"
         if member.issym() or member.islnk():
@@ -112,7 +116,7 @@ def _check(path: Path, member: tarfile.TarInfo) -> None:
         _refuse(path, f"the member {member.name!r} has a path that is not used: {fault}")
 
 
-def _refuse(path: Path, reason: str) -> NoReturn:
+def _refuse(path: str, reason: str) -> NoReturn:
     raise ManifestError(
         f"{path} is refused: {reason}. None of its members is used; pack or fetch it again."
     )
@@ -121,22 +125,16 @@ def _refuse(path: Path, reason: str) -> NoReturn:
 class _HeadersOnly:
     """A file that refuses to read more than a header at once: sizes in headers may lie."""
 
-    def __init__(self, file: IO[bytes], path: Path) -> None:
+    def __init__(self, file: OpenFile) -> None:
         self._file = file
-        self._path = path
-        self.name = str(path)
+        self.name = file.where
         self.mode = "rb"
+        self.seek, self.tell = file.seek, file.tell
 
     def read(self, n_bytes: int = -1) -> bytes:
         if not 0 <= n_bytes <= MAX_HEADER_BYTES:
-            _refuse(self._path, f"a header claims {n_bytes:,} bytes")
+            _refuse(self.name, f"a header claims {n_bytes:,} bytes")
         return self._file.read(n_bytes)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
 
 
 #: Beside the tars: names of the classes, and prompts with ``{c}`` for the name.
@@ -152,34 +150,45 @@ _MAX_LISTS_BYTES = 16 * 2**20
 
 
 def read_webdataset(request: Request) -> Found:
-    """List the images of a tar, or of every tar below a folder.
+    """List the images of a tar, of every tar below a folder, or of those at an address.
 
     The key of an image is the folder of its tar and its own key. ``.txt`` is a caption; ``.json``
     may have ``caption`` and ``label``; ``.cls`` is a label. Every other member is passed over
-    unread.
+    unread, and a tar is read once, from its start to its end.
 
     Raises
     ------
     ManifestError
-        If a tar is damaged (see `index_tar`), a key is repeated, or a text is too large or not
+        If a tar is damaged (see `members`), a key is repeated, or a text is too large or not
         UTF-8.
+    RemoteStoreError
+        If an address cannot be read.
     """
-    root, files = containers(request.location, ".tar")
-    items = ItemCollector(request.dataset, _class_names(root), _templates(root))
+    root, files = locate(request.location, ".tar")
+    items = ItemCollector(request.dataset, _lines(root, CLASS_NAMES_FILE), _templates(root))
     for file in files:
-        samples: dict[str, dict[str, Member]] = {}
-        for member in index_tar(root / file):
-            _sort_in(samples, member, root / file)
+        samples: dict[str, dict[str, _Part]] = {}
+        with root.opened(file) as tar:
+            for member in members(tar):
+                _sort_in(samples, member, tar)
         folder = str(PurePosixPath(file).parent)
         split = request.options.get("split") or split_folder(file)
-        with opened(root / file) as handle:
-            for key, parts in samples.items():
-                whole = key if folder == "." else f"{folder}/{key}"
-                _add(items, handle.fileno(), file, whole, parts, split)
-    return Found(root, items.contents())
+        for key, parts in samples.items():
+            whole = key if folder == "." else f"{folder}/{key}"
+            _add(items, file, whole, parts, split)
+    return Found(root.place, items.contents())
 
 
-def _sort_in(samples: dict[str, dict[str, Member]], member: Member, tar: Path) -> None:
+@dataclass(frozen=True)
+class _Part:
+    """A member of a sample: an image by its sha256, a text by its bytes."""
+
+    member: Member
+    sha256: str = ""
+    data: bytes = b""
+
+
+def _sort_in(samples: dict[str, dict[str, _Part]], member: Member, tar: OpenFile) -> None:
     found = _NAME.fullmatch(member.name.removeprefix("./"))
     suffix = found[2].lower() if found else ""
     if found is None or suffix not in _IMAGES | _TEXTS:
@@ -188,66 +197,56 @@ def _sort_in(samples: dict[str, dict[str, Member]], member: Member, tar: Path) -
     role = "image" if suffix in _IMAGES else suffix
     if role in parts:
         raise ManifestError(
-            f"The key {found[1]!r} is repeated in {tar}: members {parts[role].name!r} and "
-            f"{member.name!r}. A sample has one {role}."
+            f"The key {found[1]!r} is repeated in {tar.where}: members "
+            f"{parts[role].member.name!r} and {member.name!r}. A sample has one {role}."
         )
-    parts[role] = member
+    if role == "image":
+        parts[role] = _Part(member, sha256=_member_sha256(tar, member))
+    elif member.size > MAX_RECORD_BYTES:
+        raise ManifestError(
+            f"{member_uri(tar.where, member.name)} has {member.size:,} bytes; texts of at most "
+            f"{MAX_RECORD_BYTES:,} are read."
+        )
+    else:
+        parts[role] = _Part(member, data=tar.read_at(member.offset, member.size))
 
 
 def _add(
-    items: ItemCollector,
-    handle: int,
-    file: str,
-    key: str,
-    parts: dict[str, Member],
-    split: str | None,
+    items: ItemCollector, file: str, key: str, parts: dict[str, _Part], split: str | None
 ) -> None:
     image = parts.get("image")
     if image is None:
         return
-    facts = _json(handle, file, parts.get("json"))
-    label = _text(handle, file, parts.get("cls")) or _label_of(facts)
+    facts = _json(file, parts.get("json"))
+    label = _text(file, parts.get("cls")) or _label_of(facts)
     parent = items.image(
         key,
-        member_uri(file, image.name),
+        member_uri(file, image.member.name),
         label=label,
         split=split,
-        content_sha256=_member_sha256(handle, image),
-        byte_offset=image.offset,
-        byte_size=image.size,
+        content_sha256=image.sha256,
+        byte_offset=image.member.offset,
+        byte_size=image.member.size,
     )
     given = facts.get("caption")
-    written = [
-        _text(handle, file, parts.get("txt")),
-        *(given if isinstance(given, list) else [given]),
-    ]
+    written = [_text(file, parts.get("txt")), *(given if isinstance(given, list) else [given])]
     for text in dict.fromkeys(one.strip() for one in written if isinstance(one, str) and one):
         items.caption(parent, text)
 
 
-def _json(handle: int, file: str, member: Member | None) -> dict[str, Any]:
-    data, where = _small(handle, file, member)
-    document = {} if data is None else parse_json(data, where=where)
+def _json(file: str, part: _Part | None) -> dict[str, Any]:
+    where = "" if part is None else member_uri(file, part.member.name)
+    document = {} if part is None else parse_json(part.data, where=where)
     if not isinstance(document, dict):
         raise ManifestError(f"{where} is not a JSON object, so it has no caption or label.")
     return document
 
 
-def _text(handle: int, file: str, member: Member | None) -> str | None:
-    data, where = _small(handle, file, member)
-    return None if data is None else decode_text(data, where=where, limit=MAX_RECORD_BYTES).strip()
-
-
-def _small(handle: int, file: str, member: Member | None) -> tuple[bytes | None, str]:
-    """Return the bytes of a text, and what messages call it; None if there is none."""
-    if member is None:
-        return None, ""
-    where = member_uri(file, member.name)
-    if member.size > MAX_RECORD_BYTES:
-        raise ManifestError(
-            f"{where} has {member.size:,} bytes; texts of at most {MAX_RECORD_BYTES:,} are read."
-        )
-    return os.pread(handle, member.size, member.offset), where
+def _text(file: str, part: _Part | None) -> str | None:
+    if part is None:
+        return None
+    where = member_uri(file, part.member.name)
+    return decode_text(part.data, where=where, limit=MAX_RECORD_BYTES).strip()
 
 
 def _label_of(facts: dict[str, Any]) -> Label | None:
@@ -258,32 +257,28 @@ def _label_of(facts: dict[str, Any]) -> Label | None:
     return None
 
 
-def _member_sha256(handle: int, member: Member) -> str:
-    digest, position, end = hashlib.sha256(), member.offset, member.offset + member.size
-    while position < end:
-        piece = os.pread(handle, min(_PIECE, end - position), position)
-        if not piece:
-            raise ManifestError(f"A tar became shorter while its member {member.name!r} was read.")
+def _member_sha256(tar: OpenFile, member: Member) -> str:
+    digest, end = hashlib.sha256(), member.offset + member.size
+    for start in range(member.offset, end, _PIECE):
+        size = min(_PIECE, end - start)
+        piece = tar.read_at(start, size)
+        if len(piece) < size:
+            raise ManifestError(f"{tar.where} became shorter while {member.name!r} was read.")
         digest.update(piece)
-        position += len(piece)
     return digest.hexdigest()
 
 
-def _class_names(root: Path) -> list[str] | None:
-    return _lines(root / CLASS_NAMES_FILE)
-
-
-def _lines(path: Path) -> list[str] | None:
+def _lines(root: Root, name: str) -> list[str] | None:
     """Return the lines of a small file without blank ones, or None if there is no file."""
-    if not path.is_file():
+    data = root.small(name, limit=_MAX_LISTS_BYTES)
+    if data is None:
         return None
-    lines = read_text(path, limit=_MAX_LISTS_BYTES).splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    text = decode_text(data, where=f"{root.place}/{name}", limit=_MAX_LISTS_BYTES)
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _templates(root: Path) -> dict[str, str] | None:
-    path = root / TEMPLATES_FILE
-    texts = _lines(path)
+def _templates(root: Root) -> dict[str, str] | None:
+    texts = _lines(root, TEMPLATES_FILE)
     if texts is None:
         return None
     known = {text: name for name, text in TEMPLATES.items()}
@@ -292,7 +287,8 @@ def _templates(root: Path) -> dict[str, str] | None:
         plain = text.replace("{c}", "{}")
         if plain.count("{}") != 1:
             raise ManifestError(
-                f"The template {text!r} of {path} must hold {{c}} once, where the name goes."
+                f"The template {text!r} of {TEMPLATES_FILE} must hold {{c}} once, where the name "
+                "goes."
             )
         templates[known.get(plain) or f"t{sha256_hex(plain.encode())[:8]}"] = plain
     return templates

@@ -46,25 +46,35 @@ def read_delimited(request: Request, delimiter: str) -> Found:
         quoted field never ends.
     """
     path = local_path(request.location)
+    header, rows = delimited_rows(path, delimiter)
+    columns = choose_columns(header, request, str(path))
+    root = image_root(request, path)
+    items = ItemCollector(request.dataset)
+    for where, row in rows:
+        uri = relative_uri(row[columns.image], root, where)
+        add_row(items, row, columns, uri=uri, key=uri, where=where)
+    return Found(root, items.contents())
+
+
+def delimited_rows(path: Path, delimiter: str) -> tuple[list[str], Iterator[tuple[str, Any]]]:
+    """Return the columns of a table, and its rows with their places; see `read_delimited`."""
     rows = _rows(path, delimiter)
     header = next(rows, (0, []))[1]
     if len(set(header)) != len(header):
         raise ManifestError(f"{path} names a column twice: {listed(header, shown=LISTED)}.")
-    columns = choose_columns(header, request, str(path))
-    root = image_root(request, path)
-    items = ItemCollector(request.dataset)
-    for line, fields in rows:
-        if not fields:
-            continue
-        where = f"{path}, line {line:,}"
-        if len(fields) != len(header):
-            raise ManifestError(
-                f"{where} has {len(fields)} fields; the header has {len(header)}. Quote or fix it."
-            )
-        row = dict(zip(header, fields, strict=True))
-        uri = relative_uri(row[columns.image], root, where)
-        add_row(items, row, columns, uri=uri, key=uri, where=where)
-    return Found(root, items.contents())
+
+    def checked() -> Iterator[tuple[str, dict[str, str]]]:
+        for line, fields in rows:
+            where = f"{path}, line {line:,}"
+            if fields and len(fields) != len(header):
+                raise ManifestError(
+                    f"{where} has {len(fields)} fields; the header has {len(header)}. Quote or "
+                    "fix it."
+                )
+            if fields:
+                yield where, dict(zip(header, fields, strict=True))
+
+    return header, checked()
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

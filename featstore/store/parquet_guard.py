@@ -227,10 +227,11 @@ def check_values(table: pl.DataFrame, n_bytes: int) -> None:
     _allow(sum(map(_value_bytes, table.get_columns())), n_bytes)
 
 
-def check_sizes(data: bytes | mmap) -> None:
+def check_sizes(data: bytes | mmap, *, pages: bool = True) -> None:
     """Raise ValueError if what the file claims cannot be true of a file of its size.
 
-    Only the footer and the headers of pages are looked at, so a mapped file is read in parts.
+    Only the footer and, with `pages`, the headers of pages are looked at, so a mapped file is read
+    in parts.
     """
     if len(data) < 12 or data[:4] != _MAGIC or data[-4:] != _MAGIC:
         raise ValueError("it does not begin and end as Parquet does")
@@ -250,7 +251,7 @@ def check_sizes(data: bytes | mmap) -> None:
         for group in footer[4]:
             group_rows += _size(group[3])
             for chunk in group[1]:
-                total += _chunk_bytes(data, chunk[3], rows=_size(group[3]))
+                total += _chunk_bytes(data, chunk[3], rows=_size(group[3]), pages=pages)
                 _allow(total, len(data))
         if group_rows != rows:
             raise ValueError(f"its parts have {group_rows:,} rows, its footer says {rows:,}")
@@ -259,7 +260,7 @@ def check_sizes(data: bytes | mmap) -> None:
         raise ValueError(f"its footer lacks {err}") from err
 
 
-def _chunk_bytes(data: bytes | mmap, chunk: Mapping[int, Any], *, rows: int) -> int:
+def _chunk_bytes(data: bytes | mmap, chunk: Mapping[int, Any], *, rows: int, pages: bool) -> int:
     """Return the bytes that the pages of a column chunk unpack to, page header by header."""
     odd = set(chunk[2]) - _ENCODINGS
     if odd:
@@ -272,7 +273,7 @@ def _chunk_bytes(data: bytes | mmap, chunk: Mapping[int, Any], *, rows: int) -> 
         raise ValueError("a column lies outside the file")
     total = max(0, _size(chunk[6]))
     unpacked = values = 0
-    while position < end:
+    while pages and position < end:
         reader = ThriftReader(data, position, end)
         page = reader.struct()
         unpacked += _size(page[2])

@@ -14,13 +14,20 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from tests.featstore.remote.proxy import _serving
 
 COMMIT = "c" * 40
+CONVERTED = "d" * 40
 
 
 @contextmanager
-def hub_server(root: Path, repository: str) -> Iterator[str]:
-    """Serve the files below `root` as the dataset `repository`; 127.0.0.1 only."""
+def hub_server(root: Path, repository: str, *, converted: Path | None = None) -> Iterator[str]:
+    """Serve the files below `root` as the dataset `repository`; 127.0.0.1 only.
 
-    def facts(path: Path) -> dict[str, Any]:
+    Those below `converted` are its revision refs/convert/parquet.
+    """
+    folders = {"main": root, COMMIT: root}
+    if converted is not None:
+        folders |= {"refs/convert/parquet": converted, CONVERTED: converted}
+
+    def facts(path: Path, root: Path) -> dict[str, Any]:
         kind = "directory" if path.is_dir() else "file"
         name = path.relative_to(root).as_posix()
         return {"type": kind, "oid": "0" * 40, "size": path.stat().st_size, "path": name}
@@ -43,17 +50,26 @@ def hub_server(root: Path, repository: str) -> Iterator[str]:
             path = unquote(urlsplit(self.path).path)
             api = f"/api/datasets/{repository}"
             if path.startswith(f"/datasets/{repository}/resolve/"):
-                self._file(root / path.split("/", 6)[6])
+                _, _, _, _, _, revision, name = path.split("/", 6)
+                self._file(folders[revision] / name)
             elif path.startswith(f"{api}/tree/"):
-                folder = root / "/".join(path.removeprefix(f"{api}/tree/").split("/")[1:])
-                deep = dict(parse_qsl(urlsplit(self.path).query)).get("recursive") == "True"
+                revision, _, name = path.removeprefix(f"{api}/tree/").partition("/")
+                folder = folders[revision] / name
+                deep = (
+                    dict(parse_qsl(urlsplit(self.path).query)).get("recursive", "").lower()
+                    == "true"
+                )
                 if folder.is_dir():
                     inside = folder.rglob("*") if deep else folder.iterdir()
-                    self._json([facts(one) for one in sorted(inside)])
+                    self._json([facts(one, folders[revision]) for one in sorted(inside)])
                 else:
                     self._answer(b"{}", 404, X_Error_Code="EntryNotFound")
-            elif path in (api, f"{api}/revision/main"):
-                self._json({"id": repository, "sha": COMMIT, "siblings": []})
+            elif path == api or path.removeprefix(f"{api}/revision/") in folders:
+                own = folders[path.removeprefix(f"{api}/revision/") if path != api else "main"]
+                sha = CONVERTED if own == converted else COMMIT
+                self._json({"id": repository, "sha": sha, "siblings": []})
+            elif path.startswith(f"{api}/revision/"):
+                self._answer(b"{}", 404, X_Error_Code="RevisionNotFound")
             else:
                 self._answer(b"{}", 404, X_Error_Code="RepoNotFound")
 
@@ -65,7 +81,8 @@ def hub_server(root: Path, repository: str) -> Iterator[str]:
                 names = json.loads(body)["paths"]
             else:
                 names = [value for key, value in parse_qsl(body.decode()) if key == "paths"]
-            self._json([facts(root / name) for name in names if (root / name).exists()])
+            here = folders[unquote(urlsplit(self.path).path).rpartition("/")[2]]
+            self._json([facts(here / name, here) for name in names if (here / name).exists()])
 
         def _file(self, path: Path) -> None:
             if not path.is_file():

@@ -8,29 +8,36 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from tests.featstore.remote.proxy import _serving
 
 
 @contextmanager
-def static_server(root: Path, *, ranges: bool = True) -> Iterator[tuple[str, int]]:
-    """Serve the files below `root`; nothing is listed."""
+def static_server(
+    root: Path, *, ranges: bool = True, tags: bool = False
+) -> Iterator[tuple[str, int]]:
+    """Serve the files below `root`, perhaps with ETags; nothing is listed."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            path = root / self.path.strip("/")
+            path = root / unquote(urlsplit(self.path).path).strip("/")
             if not path.is_file():
                 self.send_error(404)
                 return
-            data, status = path.read_bytes(), 200
-            size = len(data)
+            size, status = path.stat().st_size, 200
+            first, last = 0, size - 1
             asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             if asked and ranges:
-                first, last = int(asked[1]), min(int(asked[2]), size - 1)
-                data, status = data[first : last + 1], 206
+                first, last, status = int(asked[1]), min(int(asked[2]), size - 1), 206
+            with path.open("rb") as file:
+                file.seek(first)
+                data = file.read(last + 1 - first)
             self.send_response(status)
+            if tags:
+                self.send_header("ETag", f'"{path.stat().st_mtime_ns}-{size}"')
             if status == 206:
                 self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
             self.send_header("Content-Length", str(len(data)))

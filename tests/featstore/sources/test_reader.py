@@ -183,7 +183,7 @@ def test_a_data_root_that_is_none(tmp_path, root, match):
 def test_parts_of_files_need_a_hash_and_their_file(tmp_path):
     write(tmp_path, {"x.tar": b"1"})
     for uri, digest, match in (
-        ("x.tar::a", None, "are parts of files but have no content_sha256"),
+        ("x.tar::a", None, "are parts of files or URLs but have no content_sha256"),
         ("y.tar::a", HASH, "there is no such file"),
         ("../x.tar::a", HASH, "climbs out"),
         ("x.tar::\x07", HASH, "control character"),

@@ -1,0 +1,472 @@
+"""Roots: the folder or the remote address where files of a manifest lie, read part by part.
+
+A remote file is read by ranges, a block of 1 MiB at a time and, where it is read forwards, up to
+eight in one request, so that neighbours cost one request together. What a server says is not
+believed: who reads an item compares its hash.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from featstore.errors import (
+    CorruptStoreError,
+    ItemReadError,
+    ManifestError,
+    RemoteStoreError,
+    UnreachableError,
+)
+from featstore.manifest.paths import open_plain, path_fault
+from featstore.remote.objects import Address, Objects, open_objects, parse_address
+from featstore.sources.location import containers, find_place
+
+#: Bytes of a block, blocks of the longest request, and blocks of a file that are kept.
+BLOCK = 2**20
+AHEAD = 8
+KEPT = 16
+
+
+class OpenFile(ABC):
+    """A file that several threads read at any place, and one as a file of Python's.
+
+    Attributes
+    ----------
+    where : str
+        For messages.
+    size : int
+        Bytes.
+    closed : bool
+    is_far : bool
+        Whether what is read first goes over a network.
+    """
+
+    closed = False
+    is_far = False
+
+    def __init__(self, where: str, size: int) -> None:
+        self.where = where
+        self.size = size
+        self._position = 0
+
+    @abstractmethod
+    def read_at(self, offset: int, n_bytes: int) -> bytes:
+        """Return bytes from an offset on; fewer than asked for only where the file ends."""
+
+    @abstractmethod
+    def for_arrow(self) -> Any:
+        """Return what pyarrow opens: a path or a file."""
+
+    @abstractmethod
+    def indexed(self) -> AbstractContextManager[Any]:
+        """Return the bytes of the file as something with a length, indices and slices."""
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to an offset from the start, the position or the end."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def read(self, n_bytes: int) -> bytes:
+        """Return bytes from the position on, and move behind them."""
+        data = self.read_at(self._position, n_bytes)
+        self._position += len(data)
+        return data
+
+    def close(self) -> None:
+        """Let go what is held; closing again is fine."""
+        self.closed = True
+
+
+class LocalFile(OpenFile):
+    """A regular file of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open_plain(path)
+        self._path = path
+        super().__init__(str(path), os.fstat(self._file.fileno()).st_size)
+
+    def read_at(self, offset: int, n_bytes: int) -> bytes:
+        """Return bytes from an offset on; see `OpenFile`."""
+        data = os.pread(self._file.fileno(), n_bytes, offset)
+        if len(data) == n_bytes or not data:
+            return data
+        return data + self.read_at(offset + len(data), n_bytes - len(data))
+
+    def for_arrow(self) -> Any:
+        """Return the path: pyarrow reads it without Python."""
+        return self._path
+
+    @contextmanager
+    def indexed(self) -> Iterator[Any]:
+        """Map the file."""
+        if not self.size:
+            yield b""
+            return
+        with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+
+class RemoteFile(OpenFile):
+    """A file behind an address; of its blocks the last `KEPT` are held.
+
+    A thread that wants a block which another one is fetching waits for that one.
+
+    Parameters
+    ----------
+    objects : Objects
+    name : str
+    pinned : bool
+        Refuse to go on once the server answers with other content than at first.
+
+    Raises
+    ------
+    RemoteStoreError
+        If it is not there, or its server does not know ranges.
+    """
+
+    is_far = True
+
+    def __init__(self, objects: Objects, name: str, *, pinned: bool) -> None:
+        where = f"{objects.address}/{name}"
+        try:
+            size, tag = objects.stat(name)
+        except FileNotFoundError as err:
+            raise RemoteStoreError(f"{where} is not there. Check the address.") from err
+        if not objects.has_ranges:
+            raise RemoteStoreError(
+                f"{where}: the server answers a range with the whole file. Fetch the file first, "
+                "then give its path."
+            )
+        super().__init__(where, size)
+        if pinned:
+            objects.pins[name] = tag
+        self._objects = objects
+        self._name = name
+        self._lock = threading.Lock()
+        self._blocks: OrderedDict[int, Future[bytes]] = OrderedDict()
+        self._next, self._step = 0, 1
+
+    def read_at(self, offset: int, n_bytes: int) -> bytes:
+        """Return bytes from an offset on; see `OpenFile`.
+
+        Raises
+        ------
+        RemoteStoreError, CorruptStoreError
+            If they do not come.
+        """
+        end = min(offset + n_bytes, self.size)
+        if offset >= end:
+            return b""
+        first, last = offset // BLOCK, (end - 1) // BLOCK
+        parts = [self._block(number, last) for number in range(first, last + 1)]
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        return data[offset - first * BLOCK : end - first * BLOCK]
+
+    def for_arrow(self) -> Any:
+        """Return the file itself."""
+        return self
+
+    def indexed(self) -> AbstractContextManager[Any]:
+        """Return the file itself, whose slices are read when they are asked for."""
+        return nullcontext(self)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: int | slice) -> Any:
+        if isinstance(key, slice):
+            start, stop, _ = key.indices(self.size)
+            return self.read_at(start, stop - start)
+        return self.read_at(key, 1)[0]
+
+    def close(self) -> None:
+        """Let the blocks go."""
+        self._blocks.clear()
+        super().close()
+
+    def _block(self, number: int, last: int) -> bytes:
+        with self._lock:
+            found = self._blocks.get(number)
+            run = [] if found else self._claim(number, last)
+            found = found or run[0]
+            self._blocks.move_to_end(number)
+        if run:
+            self._fetch(number, run)
+        return found.result()
+
+    def _claim(self, number: int, last: int) -> list[Future[bytes]]:
+        """Return the blocks to fetch from `number` on: more, the longer reading goes forwards."""
+        self._step = min(AHEAD, 2 * self._step) if number == self._next else 1
+        stop = min(max(last + 1, number + self._step), -(-self.size // BLOCK))
+        run: list[Future[bytes]] = []
+        while number < stop and number not in self._blocks:
+            self._blocks[number] = Future()
+            run.append(self._blocks[number])
+            number += 1
+        self._next = number
+        for old in [key for key, block in self._blocks.items() if block.done()]:
+            if len(self._blocks) <= KEPT:
+                break
+            del self._blocks[old]
+        return run
+
+    def _fetch(self, first: int, run: list[Future[bytes]]) -> None:
+        start, stop = first * BLOCK, min((first + len(run)) * BLOCK, self.size)
+        buffer, done = bytearray(), 0
+        try:
+            for piece in self._objects.stream(self._name, start, stop):
+                buffer += piece
+                start += len(piece)
+                while len(buffer) >= BLOCK or (buffer and start == stop):
+                    run[done].set_result(bytes(buffer[:BLOCK]))
+                    del buffer[:BLOCK]
+                    done += 1
+        except BaseException as err:
+            with self._lock:  # whoever wants them next asks again
+                for number in range(first + done, first + len(run)):
+                    self._blocks.pop(number, None)
+            for block in run[done:]:
+                block.set_exception(err)
+            if not isinstance(err, Exception):
+                raise
+
+
+class Root(ABC):
+    """Where files lie.
+
+    Attributes
+    ----------
+    place : Path or Address
+        What a manifest records.
+    keep_open : int
+        Files that stay open between reads, at most.
+    """
+
+    place: Path | Address
+    keep_open: int
+
+    @abstractmethod
+    def open(self, name: str) -> OpenFile:
+        """Open a file; raises OSError."""
+
+    @abstractmethod
+    def read(self, name: str, *, limit: int) -> bytes:
+        """Return a whole file of at most so many bytes; raises OSError, ItemReadError if larger."""
+
+    @abstractmethod
+    def small(self, name: str, *, limit: int) -> bytes | None:
+        """Return a small file, or None if there is none that may be read."""
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[OpenFile]:
+        """Open a file to read; an OSError in the block becomes an error that names it."""
+        try:
+            with closing(self.open(name)) as file:
+                yield file
+        except (RemoteStoreError, ManifestError):
+            raise
+        except OSError as err:
+            raise ManifestError(f"Cannot read {self.place}/{name}: {err.strerror or err}.") from err
+
+
+class Folder(Root):
+    """A folder of this machine."""
+
+    keep_open = 32
+
+    def __init__(self, path: Path) -> None:
+        self.place = self.path = path
+
+    def open(self, name: str) -> OpenFile:
+        """Open a regular file."""
+        return LocalFile(self.path / name)
+
+    def read(self, name: str, *, limit: int) -> bytes:
+        """Return a whole file."""
+        with open_plain(self.path / name) as file:
+            return file.read(check_size(name, os.fstat(file.fileno()).st_size, limit))
+
+    def small(self, name: str, *, limit: int) -> bytes | None:
+        """Return a small file, one byte beyond the limit at most."""
+        if not (self.path / name).is_file():
+            return None
+        with self.opened(name) as file:
+            return file.read_at(0, limit + 1)
+
+
+class Remote(Root):
+    """A remote address.
+
+    Parameters
+    ----------
+    address : Address
+    pinned : bool
+        See `RemoteFile`.
+    """
+
+    #: Each holds up to `KEPT` blocks.
+    keep_open = 4
+
+    def __init__(self, address: Address, *, pinned: bool = False) -> None:
+        self.place = address
+        self.objects = open_objects(address)
+        self.objects.rule = _check_name
+        self._pinned = pinned
+
+    def open(self, name: str) -> OpenFile:
+        """Open a file, which is asked for its size."""
+        return RemoteFile(self.objects, name, pinned=self._pinned)
+
+    def read(self, name: str, *, limit: int) -> bytes:
+        """Return a whole file."""
+        return self.objects.read(name, limit=limit)
+
+    def small(self, name: str, *, limit: int) -> bytes | None:
+        """Return a small file; what the server refuses is not there, as buckets without lists."""
+        try:
+            return self.objects.read(name, limit=limit)
+        except UnreachableError:
+            raise
+        except (FileNotFoundError, RemoteStoreError):
+            return None
+
+    def state(self, name: str) -> list[str | int]:
+        """Return name, size and tag of a file, which change when it does."""
+        return [name, *self.objects.stat(name)]
+
+    def named(self, suffix: str) -> list[str]:
+        """Return the files below the address that end in `suffix`, sorted."""
+        return sorted(
+            name for name, _ in self.objects.names()
+            if name.endswith(suffix) and not any(p.startswith(".") for p in name.split("/"))
+        )  # fmt: skip
+
+
+def check_size(what: str, size: int, limit: int) -> int:
+    """Return `size`; ItemReadError if an item has more bytes than are read."""
+    if size > limit:
+        raise ItemReadError(f"{what!r} has {size:,} bytes; images of at most {limit:,} are read.")
+    return size
+
+
+def open_root(place: Path | Address) -> Root:
+    """Return the root at a place that a manifest records."""
+    return Folder(place) if isinstance(place, Path) else Remote(place)
+
+
+def _check_name(name: str) -> None:
+    fault = path_fault(name)
+    if fault is not None:
+        raise CorruptStoreError(f"The file name {name!r} is not asked for: {fault}.")
+
+
+#: The revision in which the hub keeps its datasets as Parquet.
+CONVERTED = "@refs%2Fconvert%2Fparquet"
+
+#: ``{a,b}`` or ``{000..009}`` in an address.
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
+
+#: Files that a pattern may name.
+_MOST_FILES = 1_000_000
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the names that ``{a,b}`` and ``{000..009}`` of a pattern stand for, in order.
+
+    Raises
+    ------
+    ManifestError
+        If a range goes backwards, or there are more than a million names.
+
+    Examples
+    --------
+    >>> expand("{train,val}-{08..10}.tar")[2:4]
+    ['train-10.tar', 'val-08.tar']
+    """
+    parts: list[list[str]] = []
+    total = 1
+    for at, text in enumerate(_BRACES.split(pattern)):
+        choices, ends = [text], _RANGE.fullmatch(text) if at % 2 else None
+        if ends:
+            first, last = int(ends[1]), int(ends[2])
+            total *= max(0, last - first + 1)
+            if not 0 < total <= _MOST_FILES:
+                raise ManifestError(
+                    f"The pattern {pattern!r} names {total:,} files; 1 to {_MOST_FILES:,} are read."
+                )
+            choices = [str(n).zfill(len(ends[1])) for n in range(first, last + 1)]
+        elif at % 2:
+            choices = text.split(",")
+            total *= len(choices)
+        parts.append(choices)
+    return ["".join(chosen) for chosen in product(*parts)]
+
+
+def locate(location: str | Path, suffix: str) -> tuple[Root, list[str]]:
+    """Return the root and its files of one container file, a folder of them, or an address.
+
+    An address names a file, files (``{000..009}``), or where to list them; a web server cannot
+    list. A revision of the hub is taken as the commit that it is now, and a dataset of the hub
+    without such files is looked for among those that the hub converted to Parquet.
+
+    Raises
+    ------
+    ManifestError
+        If there is none, or the file has another suffix.
+    RemoteStoreError
+        If the address cannot be read.
+    """
+    head, braces, rest = str(location).partition("{")
+    base, slash, tail = head.rpartition("/")
+    named = bool(braces) or str(location).endswith(suffix)
+    if isinstance(find_place(location), Path):
+        folder, files = containers(location, suffix)
+        return Folder(folder), files
+    address = parse_address(base if named and slash else str(location).rstrip("/"))
+    assert isinstance(address, Address)
+    root = _pinned(address)
+    if not named and address.scheme in ("http", "https"):
+        raise ManifestError(
+            f"The location {str(location)!r} is a URL of a server that cannot list. Name the "
+            f"{suffix} file, or several: {address}/{{000..009}}{suffix}."
+        )
+    files = expand(tail + braces + rest) if named else root.named(suffix)
+    if not files and address.scheme == "hf" and suffix == ".parquet" and "@" not in address.path:
+        root = _pinned(replace(address, path=address.path + CONVERTED, url=address.url + CONVERTED))
+        files = root.named(suffix)
+    for name in files:
+        if not name.endswith(suffix) or (fault := path_fault(name)) is not None:
+            why = f"does not end in {suffix}" if not name.endswith(suffix) else fault
+            raise ManifestError(f"{name!r} of {address} cannot be read: {why}.")
+    if not files:
+        raise ManifestError(f"{address} holds no {suffix} file.")
+    return root, files
+
+
+def _pinned(address: Address) -> Remote:
+    """Return the root of an address whose files cannot change, or not without being noticed."""
+    found = parse_address(open_objects(address).pinned())
+    assert isinstance(found, Address)
+    return Remote(found, pinned=True)

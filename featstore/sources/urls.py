@@ -1,0 +1,204 @@
+"""URLs as items: listed from a file with the hash of what came, and read one by one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+from featstore.durable import write_durably
+from featstore.errors import AddressError, FeatstoreError, ManifestError, RemoteStoreError
+from featstore.identity import sha256_hex
+from featstore.manifest.paths import file_sha256, is_url, uri_fault
+from featstore.remote.objects import Address
+from featstore.remote.web import WebObjects
+from featstore.sources.arrow import PATH_ROWS, open_parquet, table_rows
+from featstore.sources.location import local_path, opened
+from featstore.sources.roots import LocalFile
+from featstore.sources.tables import (
+    MAX_RECORD_BYTES,
+    Columns,
+    Found,
+    ItemCollector,
+    Request,
+    add_row,
+    choose_columns,
+)
+from featstore.sources.text_files import delimited_rows
+
+#: Bytes of one image while URLs are listed, when many are held at once.
+MAX_LISTED_BYTES = 32 * 2**20
+
+#: Requests under way at once while URLs are listed.
+AT_ONCE = 16
+
+#: Columns that hold URLs, the first that exists is taken.
+URL_COLUMNS = ("url", "URL", "image_url", "image", "path")
+
+#: What the files of the images begin with that are decoded here.
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+
+
+class _Pages(WebObjects):
+    """The files of all servers of one scheme; the name of one is its URL without the scheme.
+
+    A redirect may lead to another server if it leads to https: what comes is bound by a hash.
+    """
+
+    def __init__(self, scheme: str) -> None:
+        super().__init__(Address(scheme, "", "", f"{scheme}:/"))
+        self.rule = self._check_url
+
+    def _check_url(self, name: str) -> None:
+        fault = uri_fault(f"{self.address}/{name}")
+        if fault is not None:
+            raise AddressError(f"The URL {f'{self.address}/{name}'!r} is not read: {fault}.")
+
+    def _url(self, name: str) -> str:
+        return f"{self.address}/{quote(name, safe=_AS_GIVEN)}"
+
+    def _followed(self, url: str, location: str) -> str:
+        target = urljoin(url, location)
+        far = urlsplit(target)[:2] != urlsplit(url)[:2]
+        if uri_fault(target) is not None or (far and not target.startswith("https://")):
+            raise RemoteStoreError(f"{url} redirects to {target[:200]!r}, which is not followed.")
+        return target
+
+
+#: Characters of a URL that mean something there, or are quoted already.
+_AS_GIVEN = "!#$%&'()*+,/:;=?@[]~"
+
+
+class UrlReader:
+    """Reads whole files at URLs; several threads may."""
+
+    def __init__(self) -> None:
+        self._pages = cache(_Pages)
+
+    def read(self, url: str, *, limit: int) -> bytes:
+        """Return the bytes at a URL.
+
+        Raises
+        ------
+        AddressError
+            If it breaks a rule; see `featstore.manifest.paths.uri_fault`.
+        RemoteStoreError, CorruptStoreError
+            If nothing comes, or more than `limit` bytes.
+        """
+        scheme, _, name = url.partition("://")
+        try:
+            return self._pages(scheme).read(name.partition("#")[0], limit=limit)
+        except FileNotFoundError as err:
+            raise RemoteStoreError(f"{url} is not there.") from err
+
+
+def read_urls(request: Request) -> Found:
+    """List the images at the URLs of a text file (one a line), a CSV, TSV or Parquet file.
+
+    Each is fetched once, for its content hash, which binds whoever reads the item later. One that
+    cannot be fetched, or is no image, is left out and listed. With the option ``keep`` the files
+    stay in that folder, by the hash of their URL, and are read from there; making the manifest
+    again, also after it was interrupted, fetches what the folder lacks. The key is the id, else
+    the URL.
+
+    Raises
+    ------
+    ManifestError
+        If the list cannot be read, or not one image could be fetched.
+    """
+    path = local_path(request.location)
+    keep = Path(request.options["keep"]).resolve() if "keep" in request.options else None
+    items, left_out = ItemCollector(request.dataset), dict[str, str]()
+    with ExitStack() as stack:
+        names, rows = _open_list(path, stack)
+        usual = next((name for name in URL_COLUMNS if name in names), None)
+        options = {"image": usual} if usual else {}
+        options |= {k: v for k, v in request.options.items() if k != "keep"}
+        columns = choose_columns(names, replace(request, options=options), str(path))
+        fetch = partial(_fetch, UrlReader(), keep)
+        for where, row, url, coming in _under_way(rows(columns), columns, fetch):
+            try:
+                uri, digest = coming.result()
+            except (FeatstoreError, OSError) as err:
+                left_out[url or where] = " ".join(str(err).split())
+                continue
+            kept = {} if keep is None else {"url": url}
+            add_row(items, row, columns, uri=uri, key=url, where=where,
+                    content_sha256=digest, **kept)  # fmt: skip
+    if left_out and items.is_empty():
+        first, why = next(iter(left_out.items()))
+        raise ManifestError(
+            f"None of the {len(left_out):,} URLs of {path} gave an image (first {first!r}: {why})"
+        )
+    return Found(keep or request.out, items.contents(), left_out)
+
+
+Rows = Callable[[Columns], Iterator[tuple[str, dict[str, Any]]]]
+
+
+def _open_list(path: Path, stack: ExitStack) -> tuple[Sequence[str], Rows]:
+    """Return the columns of a list, and what yields its rows, each with its place."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        source = stack.enter_context(closing(LocalFile(path)))
+        table = stack.enter_context(closing(open_parquet(source)))
+        return table.schema_arrow.names, lambda columns: (
+            (f"{path}, row {number:,}", row)
+            for number, row in table_rows(table, columns.used(), PATH_ROWS, str(path))
+        )
+    if suffix in (".csv", ".tsv"):
+        names, rows = delimited_rows(path, "," if suffix == ".csv" else "\t")
+        return names, lambda _: rows
+    if suffix != ".txt":
+        raise ManifestError(f"{path} is no list of URLs: .txt, .csv, .tsv or .parquet.")
+    file = stack.enter_context(opened(path))
+    lines = iter(lambda: file.readline(MAX_RECORD_BYTES), b"")
+    return ["url"], lambda _: (
+        (f"{path}, line {number:,}", {"url": line.decode("utf-8", "replace").strip()})
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    )
+
+
+def _under_way(
+    rows: Iterator[tuple[str, dict[str, Any]]],
+    columns: Columns,
+    fetch: Callable[[str], tuple[str, str]],
+) -> Iterator[tuple[str, dict[str, Any], str, Future[tuple[str, str]]]]:
+    """Yield each row, in order, with its URL and what is fetched from there; a URL once."""
+    seen: dict[str, Future[tuple[str, str]]] = {}
+    queue: deque[tuple[str, dict[str, Any], str, Future[tuple[str, str]]]] = deque()
+    pool = ThreadPoolExecutor(AT_ONCE, "urls")
+    try:
+        for where, row in rows:
+            url = str(row.get(columns.image) or "").strip()
+            if url not in seen:
+                seen[url] = pool.submit(fetch, url)
+            queue.append((where, row, url, seen[url]))
+            if len(queue) > 4 * AT_ONCE:
+                yield queue.popleft()
+        yield from queue
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _fetch(reader: UrlReader, keep: Path | None, url: str) -> tuple[str, str]:
+    """Return uri and content hash of the image at a URL."""
+    if not is_url(url):
+        raise AddressError(f"{url!r} is no URL of a whole file.")
+    name = sha256_hex(url.encode())
+    uri = url if keep is None else f"{name[:2]}/{name}"
+    if keep is not None and (keep / uri).is_file():
+        return uri, file_sha256(keep / uri)
+    data = reader.read(url, limit=MAX_LISTED_BYTES)
+    if not data.startswith(_MAGIC):
+        raise RemoteStoreError(f"{url} is no image that is read here: it begins {data[:16]!r}.")
+    if keep is not None:
+        write_durably(keep / uri, [data])
+    return uri, sha256_hex(data)

@@ -1,0 +1,550 @@
+"""Tars and Parquet behind an address: the rows of the folder, and never a byte of others."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featstore import extract, open_store, read_manifest
+from featstore.errors import (
+    AddressError,
+    CorruptStoreError,
+    FeatstoreError,
+    ItemReadError,
+    ManifestError,
+    RemoteStoreError,
+    UnreachableError,
+)
+from featstore.remote.objects import Address, Objects, Pace
+from featstore.sources import roots
+from featstore.sources.making import default_name, open_source
+from featstore.sources.reader import check_bytes, open_reader
+from featstore.sources.roots import RemoteFile, expand
+from tests.featstore.extraction.conftest import SPACE, MeanColour
+from tests.featstore.remote.buckets import environment, make_bucket, plain_store
+from tests.featstore.remote.hub_server import COMMIT, CONVERTED, hub_server
+from tests.featstore.remote.proxy import Answer, Proxy, proxy
+from tests.featstore.remote.static import static_server
+from tests.small_files import picture, write, write_tar
+
+pytest.importorskip("obstore")
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("featstore.remote.objects.PAUSE", 0.001)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Three tars of four pictures with captions, class names beside them."""
+    root = tmp_path / "wds"
+    for shard in range(3):
+        members: list[tuple[str, Any]] = []
+        for n in range(4):
+            key = f"s{shard}{n}"
+            members += [(f"{key}.png", picture(4 * shard + n)), (f"{key}.txt", f"Number {n}.")]
+            members.append((f"{key}.cls", str(n % 2)))
+        write_tar(root / "data" / f"{shard:03}.tar", members)
+    return write(root, {"data/classnames.txt": "even\nodd\n"})
+
+
+@pytest.fixture
+def served(shards: Path) -> Iterator[Proxy]:
+    with static_server(shards, tags=True) as upstream, proxy(upstream) as state:
+        yield state
+
+
+PATTERN = "data/{000..002}.tar"
+
+
+def rows_of(manifest: Any) -> list[bytes]:
+    with open_reader(manifest) as reader:
+        return [reader.read(row) for row in manifest.items("image").iter_rows(named=True)]
+
+
+PICTURES = [picture(n) for n in range(12)]
+
+
+def test_tars_of_a_web_server_are_those_of_the_folder(make, shards, served):
+    far = make("webdataset", f"{served.url}/{PATTERN}")
+    near = make("webdataset", shards / "data")
+    for kind, table in near.tables.items():
+        assert far.tables[kind].equals(table)
+    assert far.classes.equals(near.classes)
+    assert far.facts["data_root"] == f"{served.url}/data" == str(far.root)
+    assert read_manifest(Path("/") / shards.parent / "made0").root == far.root
+    assert rows_of(far) == PICTURES
+    check_bytes(far)
+
+
+def test_neighbours_cost_one_request(make, served):
+    far = make("webdataset", f"{served.url}/data/000.tar")
+    assert served.count("000.tar") == 3  # its size, all of it, and its tag for the stamp
+    served.requests.clear()
+    assert rows_of(far) == PICTURES[:4]
+    assert served.count() == 2
+
+
+def test_tars_of_a_bucket_are_listed(make, shards, moto, monkeypatch):
+    with proxy(moto) as state:
+        for name, value in environment(state.url).items():
+            monkeypatch.setenv(name, value)
+        make_bucket(state.url, "photos")
+        bucket = plain_store(state.url, "photos")
+        for tar in (shards / "data").iterdir():
+            bucket.put(f"split=train/a b/{tar.name}", tar)
+        far = make("webdataset", "s3://photos/split=train/a b/")
+        near = make("webdataset", shards / "data")
+        assert far.items("image").equals(near.items("image"))
+        assert far.classes.equals(near.classes)
+        assert rows_of(far) == PICTURES
+        assert (
+            rows_of(make("webdataset", "s3://photos/split=train/a b/{001,002}.tar"))
+            == (PICTURES[4:])
+        )
+        with pytest.raises(ManifestError, match=r"holds no \.tar file"):
+            make("webdataset", "s3://photos/none")
+
+
+def test_what_is_extracted_is_what_the_files_give(make, shards, served, tmp_path):
+    stored = []
+    for number, location in enumerate((shards / "data", f"{served.url}/{PATTERN}")):
+        done = extract(
+            make("webdataset", location), kind="image", encoder=MeanColour(), space=SPACE,
+            store=tmp_path / f"store{number}", dtype="float32",
+        )  # fmt: skip
+        assert (done.new, done.failed) == (12, 0)
+        view = open_store(tmp_path / f"store{number}").view(done.key)
+        stored.append((view.numpy(), view.items))
+    np.testing.assert_array_equal(stored[0][0], stored[1][0])
+    assert stored[0][1].equals(stored[1][1])
+
+
+def test_a_source_is_made_again_when_a_tar_behind_its_address_changes(shards, served, tmp_path):
+    where, out = f"{served.url}/{PATTERN}", tmp_path / "out"
+    first = open_source("webdataset", where, out=out)
+    served.requests.clear()
+    again = open_source("webdataset", where, out=out)
+    assert again.items("image").equals(first.items("image"))
+    assert served.count() == 3  # a tag each
+    write_tar(shards / "data" / "002.tar", [("new.png", picture(99))])
+    assert open_source("webdataset", where, out=out).items("image").height == 9
+
+
+# ---- servers that do harm ------------------------------------------------------------------
+
+
+def test_connections_that_drop_are_taken_up_where_they_ended(make, served):
+    def drop(path: str, number: int, answer: Answer) -> Answer | None:
+        answer.cut = len(answer.body) // 2 if number % 2 and len(answer.body) > 1 else None
+        return answer
+
+    served.harm = drop
+    assert rows_of(make("webdataset", f"{served.url}/{PATTERN}")) == PICTURES
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_is_busy_is_asked_again_when_it_says(make, served, monkeypatch, status):
+    slept: list[float] = []
+    monkeypatch.setattr("featstore.remote.objects.time.sleep", slept.append)
+
+    def busy(path: str, number: int, answer: Answer) -> Answer | None:
+        return Answer(status, {"Retry-After": "7"}, b"") if number % 3 == 1 else None
+
+    served.harm = busy
+    assert rows_of(make("webdataset", f"{served.url}/data/000.tar")) == PICTURES[:4]
+    assert slept
+    assert set(slept) == {7.0}
+
+
+def test_no_server_is_waited_for_longer_than_a_minute(make, served, monkeypatch):
+    slept: list[float] = []
+    monkeypatch.setattr("featstore.remote.objects.time.sleep", slept.append)
+    served.harm = lambda *_: Answer(429, {"Retry-After": "999999"}, b"")
+    with pytest.raises(UnreachableError, match="the server said 429"):
+        make("webdataset", f"{served.url}/data/000.tar")
+    assert set(slept) == {60.0}
+
+
+def swap(**headers: str) -> Callable[[str, int, Answer], Answer]:
+    def harm(path: str, number: int, answer: Answer) -> Answer:
+        return Answer(answer.status, {**answer.headers, **headers}, answer.body)
+
+    return harm
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "match"),
+    [
+        (swap(**{"Content-Range": "bytes 0-9/10"}), FeatstoreError, "range 'bytes 0-9/10'|trunc"),
+        (swap(**{"Content-Range": "bytes */*"}), RemoteStoreError, "does not say its size"),
+        (swap(**{"Content-Encoding": "gzip"}), RemoteStoreError, "came compressed"),
+        (lambda p, n, a: Answer(a.status, a.headers, a.body[:-1]), FeatstoreError, "attempts"),
+        (lambda p, n, a: Answer(a.status, a.headers, a.body + b"x"), CorruptStoreError, "more"),
+        (lambda *_: Answer(403, {}, b""), RemoteStoreError, "said 403"),
+        (lambda *_: Answer(404, {}, b""), RemoteStoreError, "is not there"),
+        (lambda *_: Answer(302, {"Location": "http://127.0.0.2/x"}, b""), RemoteStoreError,
+         "redirects to http://127.0.0.2"),
+    ],
+)  # fmt: skip
+def test_answers_that_lie_make_no_manifest(make, served, tmp_path, harm, error, match):
+    def to_tars(path: str, number: int, answer: Answer) -> Answer | None:
+        return harm(path, number, answer) if path.endswith(".tar") else None
+
+    served.harm = to_tars
+    with pytest.raises(error, match=match):
+        make("webdataset", f"{served.url}/data/000.tar")
+    assert not (tmp_path / "made0").exists()
+
+
+def test_a_server_without_ranges_is_refused(make, shards):
+    with (
+        static_server(shards, ranges=False) as (host, port),
+        pytest.raises(RemoteStoreError, match="answers a range with the whole file"),
+    ):
+        make("webdataset", f"http://{host}:{port}/data/000.tar")
+
+
+def test_a_tar_that_changes_while_it_is_listed_makes_no_manifest(make, tmp_path):
+    big = [(f"{n}.png", picture(n) + bytes(2**19)) for n in range(6)]
+    path = write_tar(tmp_path / "in" / "x.tar", big)
+    with static_server(tmp_path / "in", tags=True) as upstream, proxy(upstream) as state:
+
+        def change(name: str, number: int, answer: Answer) -> None:
+            if number == 2:
+                write_tar(path, [(name, data[::-1]) for name, data in big])
+
+        state.harm = change
+        with pytest.raises(CorruptStoreError, match="was changed while it was read"):
+            make("webdataset", f"{state.url}/x.tar")
+
+
+def test_a_tar_that_changed_since_costs_its_items_and_no_others(make, shards, served, tmp_path):
+    far = make("webdataset", f"{served.url}/{PATTERN}")
+    write_tar(shards / "data" / "001.tar", [(f"s1{n}.png", picture(50 + n)) for n in range(4)])
+    done = extract(
+        far, kind="image", encoder=MeanColour(), space=SPACE, store=tmp_path / "store",
+        dtype="float32",
+    )  # fmt: skip
+    assert (done.new, done.failed) == (8, 4)
+    assert all("differs from the manifest" in why for why in done.failures.values())
+    lost = [row for row in far.items("image").to_dicts() if row["item_id"] in done.failures]
+    assert {row["uri"].partition("::")[0] for row in lost} == {"001.tar"}
+
+
+def test_a_server_that_is_gone_fails_the_items(make, served):
+    far = make("webdataset", f"{served.url}/data/000.tar")
+    served.down = True
+    with open_reader(far) as reader, pytest.raises(OSError, match="could not be read in 4 attem"):
+        reader.read(far.items("image").row(0, named=True))
+
+
+def test_no_damage_on_the_way_is_ever_returned(make, served):
+    far = make("webdataset", f"{served.url}/{PATTERN}")
+    rng = random.Random(0)
+
+    def damage(path: str, number: int, answer: Answer) -> Answer | None:
+        body = bytearray(answer.body)
+        for _ in range(rng.choice([0, 0, 1, 3])):
+            body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
+        cut = rng.choice([None, None, rng.randrange(len(body) + 1)])
+        status = rng.choice([200, 206, 206, 206, 206, 503])
+        return Answer(status if answer.status == 206 else answer.status, answer.headers,
+                      bytes(body), cut)  # fmt: skip
+
+    served.harm = damage
+    outcomes = Counter[str]()
+    for _ in range(20):
+        with open_reader(far) as reader:
+            for row, right in zip(far.items("image").to_dicts(), PICTURES, strict=True):
+                try:
+                    assert reader.read(row) == right
+                    outcomes["right"] += 1
+                except OSError:
+                    outcomes["failed"] += 1
+    assert min(outcomes["right"], outcomes["failed"]) > 20
+
+
+# ---- a file read by ranges -----------------------------------------------------------------
+
+
+class Memory(Objects):
+    """One file in memory, which notes what is asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("mem://x")
+        self.data = data
+        self.rule = str
+        self.asked: list[tuple[int, int]] = []
+
+    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
+        raise NotImplementedError
+
+    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
+        return len(self.data), ""
+
+    def _stream(
+        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
+    ) -> Iterator[bytes]:
+        self.asked.append(span)
+        for start in range(*span, 7):
+            yield self.data[start : min(start + 7, span[1])]
+
+
+@given(
+    st.binary(max_size=600),
+    st.lists(st.tuples(st.integers(0, 700), st.integers(0, 300)), max_size=40),
+)
+def test_any_part_of_a_file_is_read_by_any_thread(data, reads):
+    wrong = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roots, "BLOCK", 16)
+        file = RemoteFile(Memory(data), "x", pinned=False)
+
+        def read(some: list[tuple[int, int]]) -> None:
+            wrong.extend((at, n) for at, n in some if file.read_at(at, n) != data[at : at + n])
+
+        threads = [threading.Thread(target=read, args=(reads[i::3],)) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_reading_on_asks_for_more_at_once_and_jumping_for_little(monkeypatch):
+    monkeypatch.setattr(roots, "BLOCK", 16)
+    objects = Memory(bytes(range(256)) * 4)
+    file = RemoteFile(objects, "x", pinned=False)
+    for at in range(0, 1024, 10):
+        file.read_at(at, 10)
+    sizes = [(stop - start) // 16 for start, stop in objects.asked]
+    assert sizes == [2, 4, 8, 8, 8, 8, 8, 8, 8, 2]
+    objects.asked.clear()
+    for at in (800, 16, 500):
+        file.read_at(at, 10)
+    assert [stop - start for start, stop in objects.asked if stop - start > 16] == []
+
+
+def test_only_the_last_blocks_are_held(monkeypatch):
+    monkeypatch.setattr(roots, "BLOCK", 16)
+    file = RemoteFile(Memory(bytes(16 * 1000)), "x", pinned=False)
+    for at in range(0, 16_000, 16):
+        file.read_at(at, 16)
+        assert len(file._blocks) <= roots.KEPT + roots.AHEAD
+
+
+_MEMORY = """
+import sys
+from pathlib import Path
+from featstore.sources.making import make_manifest
+from featstore.sources.reader import open_reader
+
+def rss():
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) / 1024
+
+import polars, urllib3, tarfile
+url, out, small = sys.argv[1:]
+for location, folder in ((small, "a"), (url, "b")):
+    made = make_manifest("webdataset", location, Path(out) / folder)
+    before, most = rss() if folder == "b" else 0, 0
+    if folder == "a":
+        start = rss()
+    with open_reader(made) as reader:
+        for row in made.items("image").iter_rows(named=True):
+            assert len(reader.read(row)) == row["byte_size"]
+            most = max(most, rss())
+print(max(before, most) - start)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RssAnon is Linux's")
+def test_a_tar_of_200_mb_is_listed_and_read_in_little_memory(tmp_path):
+    blob = random.Random(0).randbytes(2**20)
+    members = [(f"{n:03}.png", bytes([n]) + blob[: 2**20 - n]) for n in range(200)]
+    write_tar(tmp_path / "in" / "big.tar", members)
+    write_tar(tmp_path / "in" / "small.tar", members[:1])
+    with static_server(tmp_path / "in") as (host, port):
+        url = f"http://{host}:{port}"
+        done = subprocess.run(
+            [sys.executable, "-c", _MEMORY, f"{url}/big.tar", str(tmp_path), f"{url}/small.tar"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 48  # MiB; the tar has 200
+
+
+# ---- Parquet, and the hub ------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub_files(tmp_path: Path) -> Path:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    root = tmp_path / "hub"
+    for name, numbers in (("train", range(6)), ("test", range(6, 8))):
+        table = pa.table({
+            "image": [{"bytes": picture(n), "path": f"{n}.png"} for n in numbers],
+            "text": [f"Number {n}." for n in numbers],
+        })  # fmt: skip
+        path = root / "default" / name / "0000.parquet"
+        path.parent.mkdir(parents=True)
+        pq.write_table(table, path, row_group_size=2)
+    return root
+
+
+def test_parquet_of_a_web_server(make, hub_files):
+    near = make("parquet", hub_files / "default" / "train")
+    with static_server(hub_files) as upstream, proxy(upstream) as state:
+        far = make("parquet", f"{state.url}/default/train/{{0000..0000}}.parquet")
+        assert far.items("image").drop("split").equals(near.items("image").drop("split"))
+        assert far.items("caption")["text"].to_list() == [f"Number {n}." for n in range(6)]
+        assert rows_of(far) == PICTURES[:6]
+
+
+def test_a_dataset_of_the_hub_by_its_name(make, hub_files, monkeypatch):
+    with hub_server(hub_files, "team/birds") as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        for source in ("parquet", "hf"):
+            far = make(source, "hf://datasets/team/birds")
+            assert str(far.root) == f"hf://datasets/team/birds@{COMMIT}"
+            assert far.items("image").select("uri", "split").rows()[::5] == [
+                ("default/test/0000.parquet::image.bytes#0", "test"),
+                ("default/train/0000.parquet::image.bytes#3", "train"),
+            ]
+            assert rows_of(far) == [*PICTURES[6:8], *PICTURES[:6]]
+        part = make("parquet", f"hf://datasets/team/birds@{COMMIT}/default/test/0000.parquet")
+        assert rows_of(part) == PICTURES[6:8]
+        for name, match in (
+            ("team/none", "is no dataset of the hub"),
+            ("team/birds@none", "is no dataset of the hub"),
+            ("team", "is no dataset of the hub"),
+        ):
+            with pytest.raises(RemoteStoreError, match=match):
+                make("parquet", f"hf://datasets/{name}")
+
+
+def test_tars_of_a_dataset_of_the_hub(make, shards, monkeypatch):
+    with hub_server(shards, "team/birds") as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        far = make("webdataset", "hf://datasets/team/birds/data")
+        assert str(far.root) == f"hf://datasets/team/birds@{COMMIT}/data"
+        assert far.items("image").equals(make("webdataset", shards / "data").items("image"))
+        assert rows_of(far) == PICTURES
+
+
+def test_a_dataset_without_parquet_is_read_as_the_hub_converted_it(
+    make, hub_files, tmp_path, monkeypatch
+):
+    write(tmp_path / "raw", {"README.md": "A script."})
+    with hub_server(tmp_path / "raw", "team/birds", converted=hub_files) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        far = make("parquet", "hf://datasets/team/birds")
+        assert str(far.root) == f"hf://datasets/team/birds@{CONVERTED}"
+        assert rows_of(far) == [*PICTURES[6:8], *PICTURES[:6]]
+
+
+def test_parquet_that_claims_gigabytes_or_holds_paths_is_refused(make, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    (tmp_path / "in").mkdir()
+    table = pa.table({"image": [bytes(80 * 2**20)]})
+    pq.write_table(table, tmp_path / "in" / "bomb.parquet", compression="zstd")
+    pl.DataFrame({"path": ["a.png"]}).write_parquet(tmp_path / "in" / "paths.parquet")
+    with static_server(tmp_path / "in") as (host, port):
+        with pytest.raises(ManifestError, match=r"would become .* in memory"):
+            make("parquet", f"http://{host}:{port}/bomb.parquet")
+        with pytest.raises(ManifestError, match=r"holds paths.*the source urls"):
+            make("parquet", f"http://{host}:{port}/paths.parquet")
+
+
+# ---- addresses -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("location", "match"),
+    [
+        ("https://example.org/photos", "is a URL of a server that cannot list"),
+        ("https://example.org/photos.tar.gz", "is a URL of a server that cannot list"),
+        ("http://example.org/a.tar", "read in the clear"),
+        ("https://me:secret@example.org/a.tar", "holds credentials"),
+        ("https://example.org/../a.tar", r"'\.\.' step"),
+        ("ftp://example.org/a.tar", "No store can be opened at ftp"),
+        ("https://example.org/{9..1}.tar", "names 0 files"),
+        ("https://example.org/{0..99999999}.tar", "1 to 1,000,000 are read"),
+        ("https://example.org/{a,../b}.tar", "climbs out"),
+        ("https://example.org/{a,b}.zip", r"does not end in \.tar"),
+    ],
+)
+def test_addresses_that_are_not_read(make, location, match):
+    with pytest.raises(ManifestError, match=match) as caught:
+        make("webdataset", location)
+    assert "secret" not in str(caught.value)
+
+
+def test_patterns():
+    assert expand("a/{08..10}-{x,y}.tar") == [
+        f"a/{n}-{letter}.tar" for n in ("08", "09", "10") for letter in "xy"
+    ]
+    assert expand("a.tar") == ["a.tar"]
+    assert expand("{b}.tar") == ["b.tar"]
+
+
+def test_names_of_datasets_come_from_addresses():
+    def name(scheme: str, host: str, path: str) -> str:
+        return default_name(Address(scheme, host, path, ""))
+
+    assert name("hf", "datasets", "team/Birds@main/data") == "birds"
+    assert name("s3", "photos", "") == "photos"
+    assert name("https", "example.org", "cc3m/{000..009}.tar") == "cc3m"
+    assert name("https", "example.org", "x.tar") == "x"
+
+
+def test_a_stranger_gets_nothing_that_he_does_not_know(tmp_path):
+    """What lies at an address needs a content hash, and is only returned if it has that hash."""
+    write(tmp_path / "in", {"a.png": picture(1)})
+    right = hashlib.sha256(picture(1)).hexdigest()
+    with static_server(tmp_path / "in") as (host, port):
+        for digest, found in ((None, None), ("0" * 64, ItemReadError), (right, picture(1))):
+            folder = write(tmp_path / "m", {
+                "dataset.toml": f'name = "zoo"\ndata_root = "http://{host}:{port}"\n',
+            })  # fmt: skip
+            pl.DataFrame(
+                {"item_id": ["zoo/1"], "uri": ["a.png"], "content_sha256": [digest]},
+                schema_overrides={"content_sha256": pl.String},
+            ).write_parquet(folder / "image.parquet")
+            if found is None:
+                with pytest.raises(ManifestError, match="have no content_sha256"):
+                    read_manifest(folder)
+                continue
+            manifest = read_manifest(folder)
+            with pytest.raises(ManifestError, match="lies at http"):
+                manifest.file("a.png")
+            with pytest.raises(ManifestError, match="is not read here"):
+                read_manifest(folder, hashes=True)
+            if found is ItemReadError:
+                with pytest.raises(ItemReadError, match="hash changed"):
+                    rows_of(manifest)
+            else:
+                assert rows_of(manifest) == [found]
+    write(tmp_path / "m", {"dataset.toml": 'name = "zoo"\ndata_root = "http://example.org"\n'})
+    with pytest.raises(AddressError, match="in the clear"):
+        read_manifest(tmp_path / "m")
