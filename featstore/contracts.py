@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.datasets import build_dataset, find_builder
-from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder
+from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder, prepare_many
 from featstore.encoders.golden import golden_images, golden_inputs
 from featstore.encoders.registry import open_encoder
 from featstore.errors import ContractError, FeatstoreError, PluginError
@@ -224,7 +224,9 @@ class EncoderContract(Contract):
         expect(not lost, f"Expected finite rows; {lost} of {len(rows)} are not.")
 
     def batches(self) -> None:
-        """Encode an item alone as it does in a batch."""
+        """Encode an item alone as it does in a batch, and prepare many as one by one."""
+        many = self._encoder.encode(prepare_many(self._encoder, self._items))
+        self._near(many, "for items prepared in one call", "Let prepare_many do what prepare does.")
         alone = [self._rows([item]) for item in self._items]
         self._near(np.concatenate(alone), "for items one by one", "Mask what pads a batch, and use "
                    "no statistics of the batch (model.eval()).")  # fmt: skip

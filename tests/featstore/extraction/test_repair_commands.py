@@ -37,6 +37,7 @@ def test_a_run_says_how_the_encoder_was_asked_for(tmp_path: Path) -> None:
         "batch": 8,
         "threads": 2,
         "device": "cpu",
+        "window": 4,
         "encoder": {"weights": {"source": "package", "package": "some-model"}},
         "settings": {
             "compile": True,
@@ -58,8 +59,10 @@ def test_a_run_says_how_the_encoder_was_asked_for(tmp_path: Path) -> None:
     ]
     assert found[0][1] == {
         "batch_size": 8, "threads": 2, "device": "cpu", "tiff": False, "compile": True,
-        "decode": "cpu",
+        "decode": "cpu", "window": 4,
     }  # fmt: skip
+    (tmp_path / "runs" / "1.json").write_text(json.dumps({"batch": 8}))  # of an earlier version
+    assert recorded_choices(tmp_path, "timm:a")[0][1]["window"] == 1
     assert recorded_choices(tmp_path / "none", "timm:a") == [(EncoderSpec("timm:a"), {})]
 
 
