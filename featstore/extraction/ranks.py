@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from featstore.durable import local_folder
 from featstore.errors import ClaimLostError, EncoderError, needs_extra
+from featstore.extraction.job import job_store
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.workers import JobRequest, Worker, merge_results
@@ -82,7 +82,7 @@ def extract_rank(
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
     report = requested.on_block, requested.on_progress
     requested = replace(requested, part=None, wait=max(requested.wait, PATIENCE))
-    request = JobRequest(source, kind, tuple(encoders), local_folder(store), requested)
+    request = JobRequest(source, kind, tuple(encoders), job_store(store), requested)
     worker = Worker(request, requested.device, callbacks=report)
     plan = worker.settle()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,6 +44,9 @@ from featstore.store.layout import LayoutLimits
 from featstore.store.tables import write_thumbnails
 from featstore.store.writer import SetWriter, WriteOptions
 
+if TYPE_CHECKING:
+    from featstore.extraction.bucket import SharedBlocks
+
 
 @dataclass
 class SetInProgress:
@@ -55,6 +58,7 @@ class SetInProgress:
     golden: Golden
     settings: dict[str, Any]
     known: KnownRows | None = None
+    shared: SharedBlocks | None = None
     pending: frozenset[int] = frozenset()
     new: int = 0
     copied: int = 0
@@ -104,6 +108,8 @@ class SetInProgress:
             if needs and item in output.failures
         }
         self.writer.write_block(block, rows, lost)
+        if self.shared is not None:
+            self.shared.send(block)
         self.new += int(needed.sum()) - len(lost)
         self.copied += int(copies.sum())
         self.truncated += output.truncated[number]
@@ -111,6 +117,8 @@ class SetInProgress:
 
     def finish(self, run: dict[str, Any]) -> ExtractResult:
         """Publish the set."""
+        if self.shared is not None:
+            self.shared.drain(publishes=True)
         result = self._result()  # whose failures the writer knows until it has published
         facts = run_facts(self.target.encoder.facts, device=self.target.config.device)
         # Of the run: another device or library gives another cosine for the same set.
@@ -133,7 +141,11 @@ class SetInProgress:
     def end_part(self) -> ExtractResult:
         """Make what was written durable, and say what is left; nothing is published."""
         self.writer.sync()
-        return replace(self._result(), blocks_left=len(self.writer.left()))
+        left = set(self.writer.left())
+        if self.shared is not None:
+            self.shared.drain(publishes=False)
+            left -= self.shared.there().keys()
+        return replace(self._result(), blocks_left=len(left))
 
     def _result(self) -> ExtractResult:
         failures = self.writer.failures
@@ -171,13 +183,12 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
             one.golden.check_head()
         opened: list[SetInProgress] = []
         for one in sets:
-            done = _open_writer(one, stack)
+            done = _open_writer(job, one, stack)
             if done is not None:
                 results[one.target.spec.set_id] = done
                 continue
             _check_golden(one, log)
             one.known = one.target.known_rows(one.golden)
-            one.pending = frozenset(one.writer.pending())
             opened.append(one)
         for rows in sorted({one.writer.layout.block_rows for one in opened}):
             group = [one for one in opened if one.writer.layout.block_rows == rows]
@@ -199,7 +210,11 @@ def _prepare_set(job: Job, target: Target) -> SetInProgress:
         # What a repair has staged is not taken for an extension, and goes on as a repair.
         plan={"settings": {**settings, "repair": True} if target.repair else settings},
         options=WriteOptions(
-            config.retry_failed, repair=target.repair, part=config.part, wait=config.wait
+            config.retry_failed,
+            repair=target.repair,
+            part=config.part,
+            wait=config.wait,
+            hold=job.bucket is not None,
         ),
         limits=LayoutLimits(block_rows=config.block_rows),
     )
@@ -232,10 +247,17 @@ def settle_settings(job: Job, target: Target) -> dict[str, Any]:
     return {"batch": batch, "threads": threads, "device": config.device.partition(":")[0]}
 
 
-def _open_writer(one: SetInProgress, stack: contextlib.ExitStack) -> ExtractResult | None:
+def _open_writer(job: Job, one: SetInProgress, stack: contextlib.ExitStack) -> ExtractResult | None:
     """Claim the set; return its result if another process has finished it meanwhile."""
     try:
         stack.enter_context(one.writer)
+        pending = set(one.writer.pending())
+        if job.bucket is not None:
+            retry = job.config.retry_failed
+            shared = job.bucket.blocks(one.writer, job.items, one.settings, retry=retry)
+            one.shared = stack.enter_context(shared)
+            pending = shared.settle(publishes=job.config.part is None)
+        one.pending = frozenset(pending)
     except AlreadyFinishedError:
         done = one.target.finished()
         if done is None:

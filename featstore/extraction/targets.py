@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -38,6 +38,9 @@ from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import failures_file, items_bytes, read_failures
 from featstore.store.view import EmbeddingsView
 from featstore.store.writer import settle_set
+
+if TYPE_CHECKING:
+    from featstore.extraction.bucket import Bucket
 
 
 def finished_result(
@@ -236,14 +239,29 @@ class Target:
     config: ExtractConfig = field(repr=False)
     repair: bool = False
     """Whether damaged blocks of the finished set are made again."""
+    bucket: Bucket | None = None
+    """Where it is published, if `store` is only where it is staged."""
 
     @property
     def directory(self) -> Path:
         """Its folder."""
         return self.spec.directory(self.store)
 
+    def prepare(self) -> None:
+        """Bring what is staged to where the bucket is, if its store is one."""
+        if self.bucket is not None:
+            retry = self.config.retry_failed
+            self.bucket.prepare(self.spec, self.items, retry_failed=retry)
+
     def begun_settings(self) -> dict[str, Any]:
         """Return batch size and threads of an interrupted attempt; empty if there is none."""
+        if self.bucket is not None:
+            device, retry = self.config.device.partition(":")[0], self.config.retry_failed
+            found = self.bucket.begun_settings(
+                self.spec, self.items, device=device, retry_failed=retry
+            )
+            if found:
+                return found
         for folder in claim_folders(self.directory):
             found = settings_of(folder)
             if found:
@@ -257,7 +275,16 @@ class Target:
     def finished(self) -> ExtractResult | None:
         """Return its result if it needs nothing more, else None."""
         retry = self.config.retry_failed
+        if self.bucket is not None:
+            return self.bucket.finished(self.spec, self.items, retry_failed=retry)
         return finished_result(self.store, self.spec, self.items, retry_failed=retry)
+
+    def publish(self) -> ExtractResult | None:
+        """Publish it, if its store is a bucket; see `featstore.extraction.bucket.Bucket`."""
+        if self.bucket is None:
+            return None
+        retry = self.config.retry_failed
+        return self.bucket.publish(self.spec, self.items, retry_failed=retry)
 
     def facts(self, source: Manifest) -> dict[str, Any]:
         """Return the facts of the set that do not depend on the run."""
@@ -318,6 +345,7 @@ def make_targets(
     opened: Iterable[tuple[EncoderSpec, Encoder]],
     store: Path,
     config: ExtractConfig,
+    bucket: Bucket | None = None,
 ) -> list[Target]:
     """Return the sets of a job.
 
@@ -331,7 +359,7 @@ def make_targets(
         # An encoder object is taken at its word.
         precision = str(getattr(encoder, "precision", config.precision))
         spec = SetSpec(dataset, kind, encoder.name, encoder.space, config.dtype, precision)
-        targets.append(Target(choice, encoder, spec, store, items, config))
+        targets.append(Target(choice, encoder, spec, store, items, config, bucket=bucket))
     seen: dict[str, Target] = {}
     for target in targets:
         other = seen.setdefault(target.spec.set_id, target)
@@ -454,6 +482,7 @@ class Job:
     config: ExtractConfig
     targets: list[Target]
     threads: int | None
+    bucket: Bucket | None = None
 
     @property
     def workers(self) -> int:
