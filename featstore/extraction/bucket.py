@@ -180,7 +180,8 @@ class Bucket:
                     "items there. Nothing was published. Run the same command again: it goes on "
                     "from what is there."
                 )
-        self._tidy(spec.key)
+        pictures = send_thumbnails(open_store(self.staging), self._objects, [str(spec.key)])
+        self._tidy(spec.key, pictures)
         return found
 
     def fetch_thumbnails(self, key: SetKey) -> None:
@@ -237,13 +238,12 @@ class Bucket:
             remove_set(self.staging, str(key))  # begun without a base: of no use
         publish_to_folder(self.staging, SetSource(*_opened(self.url, key)), progress=ignore)
 
-    def _tidy(self, key: SetKey) -> None:
+    def _tidy(self, key: SetKey, thumbnails: frozenset[str] = frozenset()) -> None:
         """Do what follows a pointer; here and in the bucket the unfinished set is then gone."""
         folder = key.directory(self.staging)
         for path in sorted((folder / "runs").glob("*.json")):
             self._objects.create(f"{key}/runs/{path.name}", path.read_bytes())
-        pictures = send_thumbnails(open_store(self.staging), self._objects, [str(key)])
-        update_catalog(self._objects, self._form, [str(key)], thumbnails=pictures)
+        update_catalog(self._objects, self._form, [str(key)], thumbnails=thumbnails)
         there, _ = read_remote_pointer(self._objects, key)
         base = "" if there is None else str(there["revision"])[:SHORT]
         for name, _ in list(self._objects.names(f"{key}/.staging")):

@@ -240,7 +240,7 @@ class ArrayLayout:
     def block_bytes(self, block: int) -> int:
         """Return the bytes of the rows of a block."""
         rows = self.block_slice(block)
-        return (rows.stop - rows.start) * self.row_bytes
+        return int(rows.stop - rows.start) * self.row_bytes
 
     def file_blocks(self, file: int) -> range:
         """Return the blocks of a data file."""
