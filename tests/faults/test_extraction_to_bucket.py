@@ -1,4 +1,4 @@
-"""Extractions into one bucket by two machines that die at any moment: the set of an undisturbed one.
+"""Two machines that die at any moment while they extract into one bucket: the set of one.
 
 A default run is small; ``HEADSTOCK_FAULTS=all`` kills 200 times at requests and 100 times between.
 """
