@@ -22,6 +22,7 @@ from featstore.errors import (
 from featstore.extraction.job import extract_many
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.ranks import extract_rank
+from featstore.share.doctor import examine
 from featstore.testing import toy_manifest
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.s3_server import Bucket, Request, s3_server
@@ -177,6 +178,9 @@ def test_another_machine_encodes_only_what_is_left(
         one.extract(MeanColour(before=stop_at(4)))
     there = [name for name in blocks(server) if name[-1].isdecimal()]
     assert 1 <= len(there) <= 4
+    (found,) = [one for one in examine(ADDRESS) if "is being extracted" in one.text]
+    assert found.what.startswith("toy/image/")
+    assert f"{len(there)} blocks" in found.text
     # What was on the way when the first stopped may or may not have come.
     encoder = MeanColour()
     result = two.extract(encoder)
