@@ -362,7 +362,8 @@ class SharedBlocks:
                     "again on this machine, and only the rest is encoded."
                 ) from err
             if not ours and publishes:
-                self._writer.take_block(block, *self._fetch(block))
+                with contextlib.suppress(AlreadyFinishedError):  # as the push will find
+                    self._writer.take_block(block, *self._fetch(block))
         self._sent.clear()
 
     def _send(self, block: int) -> bool:
@@ -372,7 +373,9 @@ class SharedBlocks:
             raise CorruptStoreError(f"Block {block:,} of {self._writer.key} changed on the disk.")
         if self._objects.create(self._name(block), record.line(block) + data):
             return True
-        return self._fetch(block)[0].digest == record.digest
+        with contextlib.suppress(AlreadyFinishedError):  # as the push will find
+            return self._fetch(block)[0].digest == record.digest
+        return True
 
     def _other(
         self, block: int, size: int, mine: BlockRecord | None
@@ -380,9 +383,10 @@ class SharedBlocks:
         """Return the block of the bucket, None if it is the one that is here."""
         if mine is not None:
             head = size - self._rows_bytes(block)
-            line = b"".join(self._objects.stream(self._name(block), 0, head))
-            if BlockRecord.parse(line, block).digest == mine.digest:
-                return None
+            with contextlib.suppress(CorruptStoreError, FileNotFoundError):
+                line = b"".join(self._objects.stream(self._name(block), 0, head))
+                if BlockRecord.parse(line, block).digest == mine.digest:
+                    return None
         return self._fetch(block)
 
     def _fetch(self, block: int) -> tuple[BlockRecord, bytes]:
@@ -394,7 +398,14 @@ class SharedBlocks:
                 f"Blocks of {self._writer.key} were removed from {self._objects.address}: another "
                 "machine has published the set. Run the same command again."
             ) from err
-        return BlockRecord.parse(data[:-size], block), data[-size:]
+        with contextlib.suppress(CorruptStoreError):
+            record = BlockRecord.parse(data[:-size], block)
+            if record.fits(data[-size:]):
+                return record, data[-size:]
+        raise CorruptStoreError(
+            f"{self._objects.address}/{self._name(block)} is damaged. Delete it, and run the same "
+            "command again: the block is then encoded anew."
+        )
 
     def _rows_bytes(self, block: int) -> int:
         return self._writer.layout.block_bytes(block)
