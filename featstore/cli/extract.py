@@ -22,6 +22,7 @@ from featstore.command_line import (
     human_bytes,
     json_option,
     print_json,
+    usage_error,
 )
 from featstore.errors import EncoderError
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig, RepairConfig
@@ -144,7 +145,7 @@ _SECTIONS = {
 def extract_command(
     manifest: Path | None,
     kinds: tuple[str, ...],
-    store: Path,
+    store: StorePlace,
     log: Path | None,
     no_log: bool,
     as_json: bool,
@@ -154,7 +155,8 @@ def extract_command(
 
     Items are encoded once, block by block, and published at the end. The same command again resumes
     an interrupted job, extends a set whose manifest has grown, and touches nothing once all is
-    done. Items that cannot be read are skipped and listed; the exit code is then 3.
+    done. Items that cannot be read are skipped and listed; the exit code is then 3. Into a bucket,
+    blocks are sent as they are done, and another machine can go on with the job.
     """
     import logging
 
@@ -172,7 +174,7 @@ def extract_command(
             ]
         else:
             assert request.source is not None
-            path = None if no_log else (log or _default_log(store))
+            path = None if no_log else (log or _default_log(store, request.config.staging))
             what = f"{request.source.name}/{kind}"
             names = dict.fromkeys(spec.encoder for spec in request.encoders)
             loading = f"loading encoder {', '.join(names)}"
@@ -210,11 +212,14 @@ def _show_progress(bar: ProgressBar, progress: Progress) -> None:
     )
 
 
-def _default_log(store: Path) -> Path | None:
+def _default_log(store: StorePlace, staging: Path | None) -> Path | None:
     """Return the log beside a store, or None where nobody may write: it was not asked for."""
+    from featstore.extraction.bucket import staging_folder
     from featstore.extraction.progress import log_beside
+    from featstore.remote.objects import parse_address
 
-    log = log_beside(store)
+    address = parse_address(store)
+    log = log_beside(address if isinstance(address, Path) else staging_folder(address, staging))
     folder = next((parent for parent in log.parents if parent.exists()), log.parent)
     if os.access(log if log.exists() else folder, os.W_OK):
         return log
@@ -259,7 +264,7 @@ def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> No
 def plan_command(
     manifest: Path | None,
     kinds: tuple[str, ...],
-    store: Path,
+    store: StorePlace,
     measure: bool,
     as_json: bool,
     **given: Any,
@@ -276,6 +281,11 @@ def plan_command(
     from featstore.extraction.heads import plan_heads
     from featstore.extraction.plan import plan_items
 
+    if not isinstance(store, Path):
+        raise usage_error(
+            f"A plan is made for a folder of this machine, and {store} is an address. `featstore "
+            "extract` itself says what is there, and takes over what other machines have done."
+        )
     request = read_request(manifest, kinds, given, exist=False)
     plans: dict[str, JobPlan] = {}
     for kind in request.kinds:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 from click.core import ParameterSource
 
-from featstore.command_line import store_option
+from featstore.command_line import StorePlace, store_option
 from featstore.errors import unknown_name
 from featstore.options import DEFAULT, file_key, option, option_names, options_from
 
@@ -104,7 +104,7 @@ def run_extraction(
     *,
     kind: str,
     encoders: list[EncoderSpec],
-    store: Path,
+    store: StorePlace,
     config: ExtractConfig,
     place: Place,
 ) -> list[ExtractResult]:
@@ -240,7 +240,9 @@ def job_options(function: _Function) -> _Function:
             help="Kind of items to encode; repeat it for several.",
         ),
         options_from(EncoderSpec, each=True),
-        store_option("Folder of the store, made if missing.", writes=True),
+        store_option(
+            "The store, made if missing: a folder, or a bucket such as s3://team/features."
+        ),
         options_from(HeadConfig),
         options_from(ExtractConfig),
         click.option(

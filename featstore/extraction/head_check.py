@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from featstore.command_line import StorePlace
 from featstore.encoders.base import Encoder, Head, encode_texts
 from featstore.errors import EncoderError
 from featstore.store.store import open_store
@@ -231,7 +232,7 @@ class NameCheck:
         }
 
 
-def check_against_store(head: Head, classes: pl.DataFrame, store: Path) -> NameCheck | None:
+def check_against_store(head: Head, classes: pl.DataFrame, store: StorePlace) -> NameCheck | None:
     """Check a head against the class_name sets of its label set in a store.
 
     The first set, by key, that embeds at least 50 classes with a name of their own is taken,
@@ -247,7 +248,7 @@ def check_against_store(head: Head, classes: pl.DataFrame, store: Path) -> NameC
     EncoderError
         If the rows are in another order.
     """
-    if not (store / "zarr.json").is_file():
+    if isinstance(store, Path) and not (store / "zarr.json").is_file():
         return None
     opened = open_store(store)
     for info in opened.sets():

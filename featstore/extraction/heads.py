@@ -10,9 +10,11 @@ from typing import Any
 
 import polars as pl
 
+from featstore.command_line import StorePlace
 from featstore.durable import local_folder
 from featstore.encoders.base import Head
 from featstore.errors import AlreadyFinishedError, EncoderError, FeatstoreError, ManifestError
+from featstore.extraction.bucket import open_bucket
 from featstore.extraction.golden_check import lasting_facts, run_facts
 from featstore.extraction.head_check import NameCheck, check_against_encoder, check_against_store
 from featstore.extraction.options import EncoderSpec, HeadConfig, settle_options
@@ -117,13 +119,17 @@ def extract_head(
     1000
     """
     spec, settled = settle_options(encoder, config or HeadConfig(), options, of="extract_head")
-    folder = local_folder(store)
-    opened = open_head(manifest, spec, store=folder, config=settled)
-    done = opened.finished(folder)
+    bucket = open_bucket(store, settled.staging)
+    folder = bucket.staging if bucket else local_folder(store)
+    opened = open_head(manifest, spec, store=bucket.url if bucket else folder, config=settled)
+    done = (
+        bucket.prepare(opened.spec, ItemFile(opened.items)) if bucket else opened.finished(folder)
+    )
     if done is not None:
         return done
     try:
-        return write_head(opened, folder, device=settled.device, wait=settled.wait)
+        written = write_head(opened, folder, device=settled.device, wait=settled.wait)
+        return (bucket and bucket.publish(opened.spec, ItemFile(opened.items))) or written
     except AlreadyFinishedError:
         done = opened.finished(folder)  # another process wrote it meanwhile
         if done is None:
@@ -163,7 +169,11 @@ def write_head(
 
 
 def open_head(
-    manifest: str | Path | Manifest | None, spec: EncoderSpec, *, store: Path, config: HeadConfig
+    manifest: str | Path | Manifest | None,
+    spec: EncoderSpec,
+    *,
+    store: StorePlace,
+    config: HeadConfig,
 ) -> OpenedHead:
     """Read a head and check it; parameters and errors as for `extract_head`, nothing is written."""
     from featstore.encoders.class_head import read_head
@@ -222,7 +232,7 @@ def label_set_of(source: Manifest) -> pl.DataFrame:
 
 
 def _check_names(
-    head: Head, classes: pl.DataFrame, store: Path, config: HeadConfig
+    head: Head, classes: pl.DataFrame, store: StorePlace, config: HeadConfig
 ) -> NameCheck | None:
     """Check the order of the rows by the names asked for, or those in the store, if any."""
     from featstore.encoders.class_head import GUESSED

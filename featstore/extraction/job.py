@@ -11,11 +11,13 @@ from typing import Any
 
 import polars as pl
 
+from featstore.command_line import StorePlace
 from featstore.decoding.pool import RULE
 from featstore.durable import local_folder
 from featstore.encoders.base import AUTO, Encoder
 from featstore.encoders.object_encoder import ObjectEncoder
 from featstore.errors import EmptySelectionError, EncoderError, ManifestError, needs_extra
+from featstore.extraction.bucket import open_bucket
 from featstore.extraction.options import (
     EncoderSpec,
     ExtractConfig,
@@ -30,6 +32,7 @@ from featstore.images import ImageError, decode_image, thumbnail_webp
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.options import document
+from featstore.remote.objects import parse_address
 from featstore.sources.reader import ByteReader
 from featstore.store.tables import read_thumbnails, write_thumbnails
 
@@ -168,8 +171,9 @@ def extract(
     encoder : str, EncoderSpec or object
         ``family:name``, or any object with ``encode(list of PIL images or str) -> (b, d)``,
         which then needs `space`. Several at once: `extract_many`.
-    store : path
-        The store, made if missing.
+    store : path or address
+        The store, made if missing. Of a bucket (``s3://``, ``gs://``, ``az://``) blocks are sent as
+        they are done; see `featstore.extraction.bucket`.
     config : ExtractConfig, optional
         The options of the extraction; fields that are given beside it win.
     on_progress : callable, optional
@@ -260,6 +264,12 @@ def extract_many(
         return run_job(job, log)
 
 
+def job_store(store: str | Path) -> StorePlace:
+    """Return a store as other processes find it: the address of a bucket, or an absolute path."""
+    address = parse_address(store)
+    return local_folder(store).absolute() if isinstance(address, Path) else address.url
+
+
 def open_job(
     manifest: str | Path | Manifest,
     *,
@@ -281,7 +291,8 @@ def open_job(
     FeatstoreError
         As for `extract`; nothing is touched.
     """
-    folder = local_folder(store)
+    bucket = open_bucket(store, config.staging)
+    folder = bucket.staging if bucket else local_folder(store)
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
     dataset, items = job_items(source, kind, config)
     choices = [one for spec in encoders for one in spec.each_layer()]
@@ -294,9 +305,12 @@ def open_job(
         opened=zip(choices, found, strict=True),
         store=folder,
         config=config,
+        bucket=bucket,
     )
+    for target in targets:
+        target.prepare()
     threads = config.threads or default_threads(choices)
-    return Job(source, dataset, kind, items, folder, config, targets, threads)
+    return Job(source, dataset, kind, items, folder, config, targets, threads, bucket=bucket)
 
 
 def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
@@ -308,8 +322,13 @@ def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
     if missing:
         results |= encode_sets(job, missing, log)
     if job.thumbnails and not job.config.part:
+        if job.bucket is not None:
+            job.bucket.fetch_thumbnails(job.targets[0].spec.key)
         skip = set().union(*(result.failures for result in results.values()))
         complete_thumbnails(job, skip=skip)
+    for target in () if job.config.part else job.targets:
+        ended = target.publish()
+        results |= {target.spec.set_id: ended} if ended else {}
     ordered = [results[target.spec.set_id] for target in job.targets]
     for result in ordered:
         summary = {k: v for k, v in result.as_dict().items() if not isinstance(v, dict | list)}

@@ -221,6 +221,10 @@ class ExtractConfig:
     )
     compile: bool = option(False, help="Compile the forward pass.")
     wait: float = option(0.0, help="Seconds to wait for another writer of the set.", at_least=0)
+    staging: Path | None = option(
+        None,
+        help="Folder for unfinished sets of a store in a bucket (default: in the user's cache).",
+    )
     block_rows: int = option(BLOCK_ROWS, help="Rows of a block.", flag=None, at_least=1)
     log: str | Path | None = option(
         None, help="File to which events are appended as JSON lines.", flag=None
@@ -249,7 +253,8 @@ class ExtractConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for the provenance: no path, no callable."""
-        return {name: getattr(self, name) for name in option_names(type(self)) if name != "log"}
+        names = set(option_names(type(self))) - {"log", "staging"}
+        return {name: getattr(self, name) for name in option_names(type(self)) if name in names}
 
 
 @with_options
@@ -260,7 +265,7 @@ class HeadConfig:
     Attributes
     ----------
     {options}
-    device, wait
+    device, wait, staging
         As in `ExtractConfig`.
 
     Examples
@@ -284,6 +289,7 @@ class HeadConfig:
     check_weights: str | None = option(None, help="Weights of the --check-names encoder.")
     device: str = "cpu"
     wait: float = 0.0
+    staging: Path | None = None
 
     def __post_init__(self) -> None:
         # A GPU gains nothing: four pictures are encoded, in float32, and a text a class at most.

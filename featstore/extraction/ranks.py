@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from featstore.durable import local_folder
 from featstore.encoders.base import AUTO
 from featstore.errors import ClaimLostError, EncoderError, needs_extra
+from featstore.extraction.job import job_store
 from featstore.extraction.options import EncoderSpec, ExtractConfig, tell_how
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.workers import JobRequest, Worker, merge_results
@@ -89,7 +89,7 @@ def extract_rank(
         source = read_manifest(Path(source), unchecked=world_size > 1)
     report = requested.on_block, requested.on_progress
     requested = replace(requested, part=None, wait=max(requested.wait, PATIENCE))
-    request = JobRequest(source, kind, tuple(encoders), local_folder(store), requested)
+    request = JobRequest(source, kind, tuple(encoders), job_store(store), requested)
     device = local_device(requested.device)
     worker = Worker(request, device, cores=available_cores(), callbacks=report)
     plan = worker.settle()

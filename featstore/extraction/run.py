@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -48,6 +48,9 @@ from featstore.store.layout import LayoutLimits
 from featstore.store.tables import write_thumbnails
 from featstore.store.writer import SetWriter, WriteOptions
 
+if TYPE_CHECKING:
+    from featstore.extraction.bucket import SharedBlocks
+
 
 @dataclass
 class SetInProgress:
@@ -59,6 +62,7 @@ class SetInProgress:
     golden: Golden
     settings: dict[str, Any]
     known: KnownRows | None = None
+    shared: SharedBlocks | None = None
     pending: frozenset[int] = frozenset()
     count_left: bool = False
     new: int = 0
@@ -117,6 +121,8 @@ class SetInProgress:
             ids = self.target.items["item_id"][where.start : where.stop].filter(pl.Series(needed))
             lost = {item: lost[item] for item in ids if item in lost}
         self.writer.write_block(block, rows, lost)
+        if self.shared is not None:
+            self.shared.send(block)
         self.new += int(needed.sum()) - len(lost)
         self.copied += int(copies.sum())
         self.truncated += output.truncated[number]
@@ -124,6 +130,8 @@ class SetInProgress:
 
     def finish(self, run: dict[str, Any]) -> ExtractResult:
         """Publish the set."""
+        if self.shared is not None:
+            self.shared.drain(publishes=True)
         result = self._result()  # whose failures the writer knows until it has published
         facts = run_facts(self.target.encoder.facts, device=self.target.config.device)
         # Of the run: another device or library gives another cosine for the same set.
@@ -148,7 +156,10 @@ class SetInProgress:
     def end_part(self) -> ExtractResult:
         """Make what was written durable, and say what is left; nothing is published."""
         self.writer.sync()
-        left = self.writer.left() if self.count_left else ()
+        left: Collection[int] = self.writer.left() if self.count_left or self.shared else ()
+        if self.shared is not None:
+            self.shared.drain(publishes=False)
+            left = set(left) - self.shared.there().keys()
         return replace(self._result(), blocks_left=len(left))
 
     def _result(self) -> ExtractResult:
@@ -191,13 +202,12 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
             one.golden.check_head()
         opened: list[SetInProgress] = []
         for one in sets:
-            done = _open_writer(one, stack)
+            done = _open_writer(job, one, stack)
             if done is not None:
                 results[one.target.spec.set_id] = done
                 continue
             _check_golden(one, log)
             one.known = one.target.known_rows(one.golden)
-            one.pending = frozenset(one.writer.pending())
             opened.append(one)
         shapes = [(one.writer.layout.block_rows, one.window) for one in opened]
         for shape in sorted(set(shapes)):
@@ -225,6 +235,7 @@ def _prepare_set(job: Job, target: Target) -> SetInProgress:
             part=config.part,
             part_blocks=int(settings.get("window", 1)),
             wait=config.wait,
+            hold=job.bucket is not None,
         ),
         limits=LayoutLimits(block_rows=config.block_rows),
     )
@@ -300,10 +311,17 @@ def say_how(job: Job, settings: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _open_writer(one: SetInProgress, stack: contextlib.ExitStack) -> ExtractResult | None:
+def _open_writer(job: Job, one: SetInProgress, stack: contextlib.ExitStack) -> ExtractResult | None:
     """Claim the set; return its result if another process has finished it meanwhile."""
     try:
         stack.enter_context(one.writer)
+        pending = set(one.writer.pending())
+        if job.bucket is not None:
+            retry = job.config.retry_failed
+            shared = job.bucket.blocks(one.writer, one.target.file, one.settings, retry=retry)
+            one.shared = stack.enter_context(shared)
+            pending = shared.settle(publishes=job.config.part is None)
+        one.pending = frozenset(pending)
     except AlreadyFinishedError:
         done = one.target.finished()
         if done is None:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -38,6 +38,9 @@ from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import ItemFile, failures_file, read_failures
 from featstore.store.view import EmbeddingsView
 from featstore.store.writer import settle_set
+
+if TYPE_CHECKING:
+    from featstore.extraction.bucket import Bucket
 
 
 def finished_result(
@@ -237,6 +240,8 @@ class Target:
     config: ExtractConfig = field(repr=False)
     repair: bool = False
     """Whether damaged blocks of the finished set are made again."""
+    bucket: Bucket | None = None
+    """Where it is published, if `store` is only where it is staged."""
     _known: dict[str, KnownRows | None] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -249,8 +254,21 @@ class Target:
         """Its folder."""
         return self.spec.directory(self.store)
 
+    def prepare(self) -> None:
+        """Bring what is staged to where the bucket is, if its store is one."""
+        if self.bucket is not None:
+            retry = self.config.retry_failed
+            self.bucket.prepare(self.spec, self.file, retry_failed=retry)
+
     def begun_settings(self) -> dict[str, Any]:
         """Return batch size and threads of an interrupted attempt; empty if there is none."""
+        if self.bucket is not None:
+            device, retry = self.config.device.partition(":")[0], self.config.retry_failed
+            found = self.bucket.begun_settings(
+                self.spec, self.file, device=device, retry_failed=retry
+            )
+            if found:
+                return found
         for folder in claim_folders(self.directory):
             found = settings_of(folder)
             if found:
@@ -268,7 +286,16 @@ class Target:
     def finished(self) -> ExtractResult | None:
         """Return its result if it needs nothing more, else None."""
         retry = self.config.retry_failed
+        if self.bucket is not None:
+            return self.bucket.finished(self.spec, self.file, retry_failed=retry)
         return finished_result(self.store, self.spec, self.file, retry_failed=retry)
+
+    def publish(self) -> ExtractResult | None:
+        """Publish it, if its store is a bucket; see `featstore.extraction.bucket.Bucket`."""
+        if self.bucket is None:
+            return None
+        retry = self.config.retry_failed
+        return self.bucket.publish(self.spec, self.file, retry_failed=retry)
 
     def facts(self, source: Manifest) -> dict[str, Any]:
         """Return the facts of the set that do not depend on the run."""
@@ -329,6 +356,7 @@ def make_targets(
     opened: Iterable[tuple[EncoderSpec, Encoder]],
     store: Path,
     config: ExtractConfig,
+    bucket: Bucket | None = None,
 ) -> list[Target]:
     """Return the sets of a job.
 
@@ -345,7 +373,7 @@ def make_targets(
             return SetSpec(dataset, kind, encoder.name, encoder.space, config.dtype, precision)
 
         spec = spec_in(settle_precision(encoder, config, store, spec_in))
-        targets.append(Target(choice, encoder, spec, store, file, config))
+        targets.append(Target(choice, encoder, spec, store, file, config, bucket=bucket))
     seen: dict[str, Target] = {}
     for target in targets:
         other = seen.setdefault(target.spec.set_id, target)
@@ -509,6 +537,7 @@ class Job:
     threads: int | None
     count_left: bool = False
     """Of a part: whether to look for what the others have left when it ends."""
+    bucket: Bucket | None = None
 
     def with_config(self, config: ExtractConfig) -> Job:
         """Return the job with other options; items and encoders are shared, and what they cost."""

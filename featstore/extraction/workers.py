@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from featstore.durable import local_folder
+from featstore.command_line import StorePlace
 from featstore.encoders.base import Encoder
 from featstore.errors import (
     DeviceError,
@@ -33,7 +33,7 @@ from featstore.errors import (
     WorkerDiedError,
     needs_extra,
 )
-from featstore.extraction.job import open_job, run_job
+from featstore.extraction.job import job_store, open_job, run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig, tell_how
 from featstore.extraction.progress import (
     BlockDone,
@@ -56,7 +56,7 @@ class JobRequest:
     manifest: Manifest
     kind: str
     encoders: tuple[EncoderSpec, ...]
-    store: Path
+    store: StorePlace
     config: ExtractConfig
 
     def open(self, config: ExtractConfig, opened: Sequence[Encoder] | None = None) -> Job:
@@ -105,7 +105,7 @@ def make_request(
         source,
         kind,
         choices,
-        local_folder(store).absolute(),
+        job_store(store),
         replace(config, on_block=None, on_progress=None),
     )
 

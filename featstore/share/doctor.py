@@ -9,6 +9,7 @@ import platform
 import shutil
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,8 +190,26 @@ def _remote(place: RemotePlace) -> Iterator[Finding]:
         advice = "Copy the store's catalog.json too, or push to it once."
         yield Finding(CATALOG, "wrong", "is missing or damaged", advice)
     writable = place.mirror.objects.can_write
+    if writable:
+        yield from _unfinished(place)
     text = "sets can be pushed, if your credentials allow it" if writable else "read only"
     yield Finding("pushing", "fine", text)
+
+
+def _unfinished(place: RemotePlace) -> Iterator[Finding]:
+    """Say of which sets there are blocks of an extraction that has not ended."""
+    blocks, size = Counter[str](), Counter[str]()
+    for name, n_bytes in place.mirror.objects.names():
+        key, staged, _ = name.partition("/.staging/extract-")
+        if staged:
+            blocks[key] += name[-1].isdecimal()
+            size[key] += n_bytes
+    for key, number in blocks.items():
+        text = f"is being extracted, or was: {number:,} blocks, {human_bytes(size[key])}"
+        advice = (
+            "Run the same `featstore extract` on any machine, or delete its .staging/extract-…."
+        )
+        yield Finding(key, "note", text, advice)
 
 
 def _opening_advice(place: str | Path) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.durable import write_all, write_durably
+from featstore.errors import CorruptStoreError
 from featstore.identity import HASHES, SHA256, canonical_json, hash_hex, sha256_hex
 from featstore.store.files import IrregularFileError, delete, open_descriptor, read_regular
 from featstore.store.records import MAX_ROWS, is_size
@@ -44,6 +45,19 @@ class BlockRecord:
         """Return what a row of the journal states."""
         name = next(name for name in HASHES if name in row)
         return cls(row[name], row["failures"], name)
+
+    @classmethod
+    def parse(cls, line: bytes, block: int) -> BlockRecord:
+        """Return what `line` made of a block; CorruptStoreError if it is not of this block."""
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if _is_row(row, first=False) and row.get("block") == block:
+                return cls.of(row)
+        raise CorruptStoreError(f"{line[:200]!r} is not what a journal says of block {block:,}.")
+
+    def line(self, block: int) -> bytes:
+        """Return the row of the journal for the block of this number."""
+        return _line({"block": block, self.hash: self.digest, "failures": self.failures})
 
     def fits(self, data: bytes) -> bool:
         """Return whether these are the rows of the block."""
@@ -111,8 +125,7 @@ class Journal:
     def add_block(self, block: int, record: BlockRecord) -> None:
         """Record a block."""
         self.blocks[block] = record
-        row = {"block": block, record.hash: record.digest, "failures": record.failures}
-        self._unsynced.append(_line(row))
+        self._unsynced.append(record.line(block))
         self._unsynced_blocks.append(block)
 
     def add_file(self, file: int, *, blocks: range) -> None:

@@ -237,6 +237,11 @@ class ArrayLayout:
         start = block * self.block_rows
         return slice(start, min(start + self.block_rows, self.n))
 
+    def block_bytes(self, block: int) -> int:
+        """Return the bytes of the rows of a block."""
+        rows = self.block_slice(block)
+        return int(rows.stop - rows.start) * self.row_bytes
+
     def file_blocks(self, file: int) -> range:
         """Return the blocks of a data file."""
         first = file * self.blocks_per_file

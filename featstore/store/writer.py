@@ -367,6 +367,8 @@ class WriteOptions:
         Blocks that stay together in a part: 0 to 3, 4 to 7 and so on with 4.
     wait : float
         Seconds to wait for another writer of this set to end.
+    hold : bool
+        Bring no data file to its place before `finish`: blocks may be exchanged until then.
 
     Examples
     --------
@@ -379,6 +381,7 @@ class WriteOptions:
     part: tuple[int, int] | None = None
     part_blocks: int = 1
     wait: float = 0.0
+    hold: bool = False
 
 
 _WHOLE = WriteOptions()
@@ -611,7 +614,7 @@ class SetWriter:
         ClaimLostError
             If another writer took over because this one stood still.
         """
-        journal, staged, claim = self._opened()
+        _, staged, claim = self._opened()
         where = self.layout.block_slice(block)
         ids = self._item_ids[where.start : where.stop]
         reasons = dict(failures or {})
@@ -639,10 +642,52 @@ class SetWriter:
 
         with self._disk_errors():
             digest = run_beside(stage, lambda: hash_hex(self._form.hash, view))
-        journal.add_block(block, BlockRecord(digest, reasons, self._form.hash))
+        self._add_block(block, BlockRecord(digest, reasons, self._form.hash))
+
+    def records(self) -> dict[int, BlockRecord]:
+        """Return what the journal says of the blocks that are done, but those of the base."""
+        blocks = self._opened()[0].blocks
+        return {block: blocks[block] for block in blocks if not self.kept(block).all()}
+
+    def done_block(self, block: int) -> tuple[BlockRecord, bytes]:
+        """Return a block that is done: its record and its rows; any thread may call this."""
+        journal, staged, _ = self._opened()
         file = block // self.layout.blocks_per_file
-        waits = self._options.part is not None or (
-            self._base is not None and file < self._base.layout.n_files
+        path = self._file_path(file) if file in journal.files else None
+        return journal.blocks[block], staged.read(block, path)
+
+    def take_block(self, block: int, record: BlockRecord, data: bytes) -> None:
+        """Stage a block as another writer of the same plan has made it, for one of this writer.
+
+        Raises
+        ------
+        CorruptStoreError
+            If these are not the rows that the record is of.
+        StoreWriteError
+            If the data file of the block is in its place.
+        """
+        journal, staged, claim = self._opened()
+        if len(data) != self.layout.block_bytes(block) or not record.fits(data):
+            raise CorruptStoreError(f"Block {block:,} of {self.key} is not what its record says.")
+        if block // self.layout.blocks_per_file in journal.files:
+            raise StoreWriteError(
+                f"Block {block:,} of {self.key} was finished here with other rows. Remove the set "
+                f"from {self.root} with `featstore rm`, and run the same command again."
+            )
+        claim.check()
+        with self._disk_errors():
+            staged.write(block, memoryview(data))
+        self._add_block(block, record)
+
+    def _add_block(self, block: int, record: BlockRecord) -> None:
+        """Journal a block whose rows are written, and place its file if that is whole."""
+        journal = self._opened()[0]
+        journal.add_block(block, record)
+        file = block // self.layout.blocks_per_file
+        waits = (
+            self._options.hold
+            or self._options.part is not None
+            or (self._base is not None and file < self._base.layout.n_files)
         )
         if not waits and all(b in journal.blocks for b in self.layout.file_blocks(file)):
             self._publish(file)

@@ -72,6 +72,25 @@ def publish(
     return journal.done
 
 
+def extract_into(root: Path, *, address: str, name: str, manifest: str, nap: float = 0.0) -> Any:
+    """Extract a manifest into a bucket as the machine `name`; ``root/<name>.pid`` is this process.
+
+    It is slow by `nap` seconds a batch, as a large model is.
+    """
+    from tests.faults import scenarios
+
+    (root / f"{name}.pid").write_text(str(os.getpid()))
+    encode = scenarios.MeanColour.encode
+
+    def slowly(self: scenarios.MeanColour, images: list[Any]) -> np.ndarray:
+        time.sleep(nap)
+        return encode(self, images)
+
+    scenarios.MeanColour.encode = slowly  # type: ignore[method-assign]
+    place: Any = address
+    return scenarios.extract(place, manifest=manifest, thumbnails=True, staging=root / name)
+
+
 class Journal:
     """What a publisher did, in a file that outlives it."""
 

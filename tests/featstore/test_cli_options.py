@@ -43,6 +43,7 @@ OPTIONS = """
 --retry-failed
 --compile
 --wait FLOAT>=0 0.0
+--staging PATH
 --config PATH
 --devices TEXT
 --engine [local|ray] local

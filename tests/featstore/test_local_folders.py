@@ -11,7 +11,7 @@ import featstore
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.durable import _SCHEMES, local_folder
-from featstore.errors import AddressError
+from featstore.errors import AddressError, RemoteStoreError
 from featstore.extraction.repair import repair_set
 from featstore.interop.reading import import_rows
 from featstore.remote.objects import SCHEMES
@@ -46,7 +46,7 @@ def test_every_function_that_writes_a_store_refuses_an_address(
     (here / "items.csv").write_text("item_id\nb/0\nb/1\n")
     before = sorted(here.rglob("*"))
     calls = [
-        lambda: featstore.extract(manifest, kind="image", encoder="timm:none", store=place),
+        lambda: featstore.extract(manifest, kind="image", encoder="a:b", store=Path(place)),
         lambda: make_store(Path(place)),
         lambda: import_rows(
             here / "rows.npy", store=Path(place), dataset="birds", kind="image", encoder="a:b",
@@ -69,11 +69,26 @@ def test_commands_say_what_to_do(
     before = sorted(here.rglob("*"))
     for arguments in (
         ["import", "rows.npy", "--dataset", "b", "--kind", "image", "--encoder", "a:b", "--store"],
-        ["extract", "manifest", "--kind", "image", "--encoder", "timm:none", "--store"],
         ["verify"], ["gc"], ["card", "store", "-o"],
     ):  # fmt: skip
         assert run_command(cli, "featstore", [*arguments, place]) in (1, 2), arguments
         said = capsys.readouterr().err
         assert "is an address" in said, arguments
         assert "featstore push" in said, arguments
+    assert sorted(here.rglob("*")) == before
+
+
+def test_an_extraction_goes_into_buckets_and_nowhere_else(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is written into a bucket: tests/featstore/remote/test_extraction.py."""
+    manifest = toy_manifest(here / "manifest", 2).root
+    before = sorted(here.rglob("*"))
+    with pytest.raises(RemoteStoreError, match="cannot be written by featstore"):
+        featstore.extract(manifest, kind="image", encoder="timm:none", store="https://host/x")
+    with pytest.raises(AddressError, match="No store can be opened at ftp://"):
+        featstore.extract(manifest, kind="image", encoder="timm:none", store="ftp://host/x")
+    job = ["--kind", "image", "--encoder", "timm:resnet18", "--store", "s3://team/features"]
+    assert run_command(cli, "featstore", ["plan", str(manifest), *job]) == 2
+    assert "s3://team/features is an address" in capsys.readouterr().err
     assert sorted(here.rglob("*")) == before

