@@ -10,12 +10,14 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featstore.errors import FeatstoreError, needs_extra
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
 #: Pixels an image may have: 10,000 × 10,000, i.e. 300 MB once decoded.
@@ -126,6 +128,73 @@ def to_rgb(image: Image.Image) -> Image.Image:
     # EXIF holds places and names of people: it must not travel into thumbnails.
     rgb.info.clear()
     return rgb
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a picture becomes the rectangle that a model sees: resized, then cropped at its centre.
+
+    The pixels of torchvision's ``Resize`` and ``CenterCrop`` on a picture of Pillow, bit for bit.
+
+    Attributes
+    ----------
+    resize : tuple of int
+        Height and width, or one number, which the shorter side is resized to.
+    crop : tuple of int
+        Height and width; black is added where the picture is smaller.
+    interpolation : str
+        Pillow's name of the filter: ``BICUBIC``.
+
+    Examples
+    --------
+    >>> Geometry(resize=(256,), crop=(224, 224), interpolation="BICUBIC").shape
+    (224, 224, 3)
+    """
+
+    resize: tuple[int, ...]
+    crop: tuple[int, int]
+    interpolation: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the result."""
+        return (*self.crop, 3)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the result."""
+        return 3 * self.crop[0] * self.crop[1]
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Return (width, height) of a picture of this size after it was resized."""
+        if len(self.resize) == 2:
+            return self.resize[1], self.resize[0]
+        (short,) = self.resize
+        long = int(short * max(width, height) / min(width, height))
+        return (short, long) if width <= height else (long, short)
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Return the part of an RGB picture that a model sees."""
+        from PIL import Image
+
+        width, height = self.resized(*image.size)
+        left, right = _centred(width, self.crop[1])
+        upper, lower = _centred(height, self.crop[0])
+        image = image.resize((width, height), Image.Resampling[self.interpolation])
+        return image.crop((left, upper, right, lower))
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Return the same as an array, (height, width, 3) uint8."""
+        import numpy as np
+
+        return np.array(self.apply(image))
+
+
+def _centred(length: int, wanted: int) -> tuple[int, int]:
+    """Return where a part of this length in the middle begins and ends; outside if it is longer."""
+    spare = length - wanted
+    first = round(spare / 2) if spare >= 0 else -(-spare // 2)
+    return first, first + wanted
 
 
 def thumbnail_webp(image: Image.Image, *, side: int = 96) -> bytes:

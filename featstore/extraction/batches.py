@@ -24,6 +24,7 @@ from featstore.encoders.base import IMAGE_KINDS, Encoder, length_batches
 from featstore.encoders.golden import golden_inputs
 from featstore.errors import EncoderError
 from featstore.identity import SHORT, space_id
+from featstore.images import Geometry
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +52,19 @@ class Batches:
         self._rows: list[int] = []
         self._prepared: list[Any] = []
 
-    def add(self, row: int, prepared: Any) -> list[Batch]:
-        """Take the next item, None if it failed; return the batches that are full now."""
-        self._rows.append(row)
-        self._prepared.append(prepared)
-        return self.flush() if self._length is None and len(self._rows) == self._size else []
+    def add(self, rows: Sequence[int], prepared: Sequence[Any]) -> list[Batch]:
+        """Take the next items, None for one that failed; return the batches that are full now."""
+        self._rows += rows
+        self._prepared += prepared
+        if self._length is not None:
+            return []
+        full = len(self._rows) // self._size * self._size
+        batches = [
+            (self._rows[at : at + self._size], self._prepared[at : at + self._size])
+            for at in range(0, full, self._size)
+        ]
+        del self._rows[:full], self._prepared[:full]
+        return batches
 
     def flush(self) -> list[Batch]:
         """Return what is left at the end of the block."""
@@ -106,6 +115,8 @@ class BatchRunner:
         self.encoder = encoder
         #: What prepares items: encoders that share it take the same prepared ones.
         self.trunk = getattr(encoder, "trunk", encoder)
+        #: What `prepare` does with a picture, if that is all that it does.
+        self.geometry: Geometry | None = getattr(encoder, "geometry", None)
         self._call = call or encoder.encode
         self.size = size
         self.limit = size

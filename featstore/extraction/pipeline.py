@@ -15,20 +15,24 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import compress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import polars as pl
 
 from featstore.decoding.pool import DecodePool, decode_on_gpu
+from featstore.decoding.ring import SUPPORTED, Ring
+from featstore.decoding.worker import Decoded, Feed, Reader, Run
 from featstore.encoders.base import take_transfer_seconds
 from featstore.errors import TooManyFailuresError
 from featstore.extraction.batches import Batches, BatchRunner
-from featstore.extraction.options import ExtractConfig
+from featstore.extraction.options import DECODE_TIMEOUT, ExtractConfig
 from featstore.extraction.progress import StageClock, ignore
-from featstore.extraction.views import draw_view, source_item
-from featstore.images import FORMATS, ImageError, decode_image, thumbnail_webp
+from featstore.extraction.views import VIEW_ID, draw_view, source_item
+from featstore.images import FORMATS, Geometry, ImageError, decode_image, thumbnail_webp
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,12 +41,8 @@ if TYPE_CHECKING:
 #: one is being copied there.
 IN_FLIGHT = 3
 
-
-class Reader(Protocol):
-    """Reads the bytes of an item, which must be those that its content hash names."""
-
-    def read(self, item: Mapping[str, Any]) -> bytes:
-        """Return them, or raise OSError."""
+#: Batches that are prepared ahead of the encoders.
+LOOKAHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,28 @@ class Preparation:
             if runner.overlaps
         }
         self._room = {number: threading.BoundedSemaphore(IN_FLIGHT) for number in self._encoding}
-        # Processes start with the first image, so texts start none.
         self._gpu = gpu
         self._formats = formats
-        self._processes = (
-            DecodePool(workers, timeout=decode_timeout, formats=formats)
-            if decode_timeout and not gpu
-            else None
+        self._workers, self._isolated = workers, decode_timeout is not None and gpu is None
+        self._make_pool = partial(
+            DecodePool, workers, timeout=decode_timeout or DECODE_TIMEOUT, formats=formats
         )
+        self._processes: DecodePool | None = None
+        self._runs: Runs | None = None
+
+    def begin(self, items: pl.DataFrame) -> Runs | None:
+        """Start what prepares items like these; return the runs, if it is by runs."""
+        if self._processes is None and self._isolated and items["uri"].count():
+            geometries = [runner.geometry for runner in self.runners]
+            if SUPPORTED and None not in geometries and VIEW_ID not in items.columns:
+                size = max(runner.size for runner in self.runners)
+                self._runs = Runs(geometries, self._workers, size, self.clock)
+                feed = Feed(self._reader, self._runs.geometries, self._thumbnail)
+                self._processes = self._make_pool(feed=feed, ring=self._runs.ring)
+                self._runs.pool = self._processes
+            else:
+                self._processes = self._make_pool()
+        return self._runs
 
     def __enter__(self) -> Self:
         return self
@@ -195,8 +209,85 @@ class Preparation:
         )
 
 
-#: Batches that are prepared ahead of the encoders.
-LOOKAHEAD = 2
+#: Items of a run.
+RUN = 32
+
+#: Runs of a job for each process, at least, so that none is idle while another ends.
+SHARES = 4
+
+
+class Runs:
+    """Runs of pictures that processes read, decode, resize and crop.
+
+    Parameters
+    ----------
+    geometries : sequence of Geometry
+        One an encoder; equal ones share their pixels.
+    workers : int
+        Processes.
+    size : int
+        Items of the largest batch.
+    clock : StageClock
+    """
+
+    pool: DecodePool
+
+    def __init__(
+        self, geometries: Sequence[Any], workers: int, size: int, clock: StageClock
+    ) -> None:
+        self.geometries: tuple[Geometry, ...] = tuple(dict.fromkeys(geometries))
+        self.shapes = [self.geometries.index(geometry) for geometry in geometries]
+        self._workers, self._clock = workers, clock
+        # A run at work and one that waits for each process; the runs of a batch for each that is
+        # encoded, waits, or is being made.
+        self.ring = Ring.make(
+            RUN,
+            [geometry.shape for geometry in self.geometries],
+            flying=2 * workers + LOOKAHEAD,
+            spare=(IN_FLIGHT + 1) * (-(-size // RUN) + 1),
+        )
+
+    def parts(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield rows of a block run by run."""
+        length = min(RUN, max(1, -(-len(rows) // (SHARES * self._workers))))
+        for start in range(0, len(rows), length):
+            yield rows[start : start + length]
+
+    def submit(self, names: tuple[str, ...], items: list[tuple[Any, ...]]) -> _Coming:
+        """Prepare items; the ring must not be full."""
+        run = Run(self.ring.take(), names, items)
+        return _Coming(self, run, self.pool.submit_run(run))
+
+    def take(self, run: Run, decoded: Decoded) -> Pixels:
+        """Return what became of a run."""
+        for stage, seconds in zip(("read", "decode", "prepare"), decoded.seconds, strict=True):
+            self._clock.add(stage, seconds)
+        lent = self.ring.lend(run.slot, len(run.items))
+        for rows in lent:
+            for place in decoded.failures:
+                rows[place] = None
+        return Pixels([lent[shape] for shape in self.shapes], decoded)
+
+
+@dataclass(frozen=True)
+class _Coming:
+    """A run that is being prepared."""
+
+    runs: Runs
+    run: Run
+    decoded: Future[Decoded]
+
+    def result(self) -> Pixels:
+        """Wait for it."""
+        return self.runs.take(self.run, self.decoded.result())
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The items of a run, prepared: for each encoder a list, None where an item failed."""
+
+    prepared: list[list[Any]]
+    decoded: Decoded
 
 
 @dataclass(frozen=True)
@@ -280,9 +371,12 @@ def encode_blocks(
                 yield under_way.popleft().finish()
             block = _Block(task, preparation, on_failure, on_rows)
         with preparation.clock.measure("wait"):
-            slots = future.result() if future is not None else []
-        for row, slot in zip(rows, slots, strict=True):
-            block.add(row, slot)
+            found = future.result() if future is not None else []
+        if isinstance(found, Pixels):
+            block.add_run(rows, found)
+        else:
+            for row, slot in zip(rows, found, strict=True):
+                block.add(row, slot)
         if under_way and under_way[0].encoded():
             yield under_way.popleft().finish()
     if block is not None:
@@ -329,8 +423,7 @@ class _Block:
     def add(self, row: int, slot: Slot) -> None:
         """Take one item, and encode the batches that it fills."""
         if slot.reason:
-            self._output.failures[self._ids[row]] = slot.reason
-            self._on_failure(self._ids[row], slot.reason)
+            self._fail(row, slot.reason)
         elif slot.thumbnail is not None:
             self._output.thumbnails[self._ids[row]] = slot.thumbnail
         for number, batches in enumerate(self._batches):
@@ -340,8 +433,26 @@ class _Block:
             is_truncated = getattr(self._runners[number].encoder, "is_truncated", None)
             if is_truncated is not None and prepared is not None and is_truncated(prepared):
                 self._output.truncated[number].append(self._ids[row])
-            for batch in batches.add(row, prepared):
+            for batch in batches.add([row], [prepared]):
                 self._encode(number, *batch)
+
+    def add_run(self, rows: list[int], found: Pixels) -> None:
+        """Take the items of a run, and encode the batches that they fill."""
+        for place, reason in found.decoded.failures.items():
+            self._fail(rows[place], reason)
+        for place, small in found.decoded.thumbnails.items():
+            self._output.thumbnails[self._ids[rows[place]]] = small
+        for number, batches in enumerate(self._batches):
+            mine, prepared = rows, found.prepared[number]
+            needed = self.task.needed[number][rows]
+            if not needed.all():
+                mine, prepared = list(compress(rows, needed)), list(compress(prepared, needed))
+            for batch in batches.add(mine, prepared):
+                self._encode(number, *batch)
+
+    def _fail(self, row: int, reason: str) -> None:
+        self._output.failures[self._ids[row]] = reason
+        self._on_failure(self._ids[row], reason)
 
     def flush(self) -> None:
         """Begin what is left: there are no more items."""
@@ -381,22 +492,35 @@ class _Block:
             self._on_rows(len(rows))
 
 
-def _prepared(
-    tasks: Iterable[BlockTask], preparation: Preparation, ahead: int
-) -> Iterator[tuple[BlockTask, list[int], Future[list[Slot]] | None]]:
+_Entry = tuple[BlockTask, list[int], "Future[list[Slot]] | _Coming | None"]
+
+
+def _prepared(tasks: Iterable[BlockTask], preparation: Preparation, ahead: int) -> Iterator[_Entry]:
     """Yield the items of each task as they are being prepared, at most so many ahead."""
-    queue: deque[tuple[BlockTask, list[int], Future[list[Slot]] | None]] = deque()
+    queue: deque[_Entry] = deque()
     pending = 0
     for task in tasks:
         wanted = np.stack([np.asarray(needed, dtype=bool) for needed in task.needed])
-        items = task.items.to_dicts()
-        groups = _groups(items, np.flatnonzero(wanted.any(axis=0)))
-        if not groups:
+        rows = np.flatnonzero(wanted.any(axis=0))
+        if not rows.size:
             queue.append((task, [], None))
-        for rows in groups:
-            records = [items[row] for row in rows]
-            queue.append((task, rows, preparation.submit(records, wanted[:, rows])))
-            pending += len(rows)
+            continue
+        runs = preparation.begin(task.items)
+        if runs is not None:
+            # Without the columns that say nothing, which most of an item table's do.
+            said = task.items[rows].select(s.name for s in task.items if s.count())
+            names, items, start = tuple(said.columns), said.rows(), 0
+            for part in runs.parts(rows):
+                while runs.ring.full:
+                    yield queue.popleft()
+                coming = runs.submit(names, items[start : (start := start + len(part))])
+                queue.append((task, part.tolist(), coming))
+            continue
+        records = task.items.to_dicts()
+        for group in _groups(records, rows):
+            of_group = [records[row] for row in group]
+            queue.append((task, group, preparation.submit(of_group, wanted[:, group])))
+            pending += len(group)
             while pending > ahead:
                 entry = queue.popleft()
                 pending -= len(entry[1])

@@ -7,15 +7,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Generic, NoReturn, Self, TypeVar
-
-import polars as pl
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 from featstore.errors import ItemReadError, ManifestError
 from featstore.identity import sha256_hex
-from featstore.manifest.manifest import Manifest
 from featstore.manifest.paths import (
     LOCATOR,
     SHOWN,
@@ -25,7 +23,10 @@ from featstore.manifest.paths import (
     parse_locator,
     path_fault,
 )
-from featstore.sources.arrow import ArrowCells, ParquetCells
+
+if TYPE_CHECKING:
+    from featstore.manifest.manifest import Manifest
+    from featstore.sources.arrow import ArrowCells, ParquetCells
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -112,9 +113,12 @@ class ByteReader:
         self._tars = LeaseCache[str, BufferedReader](
             lambda file: open_plain(root / file), lambda tar: tar.close(), limit=open_tars
         )
-        self._tables = LeaseCache[str, ParquetCells | ArrowCells](
+        self._tables: LeaseCache[str, ParquetCells | ArrowCells] = LeaseCache(
             self._open_table, lambda table: table.close(), limit=OPEN_TABLES
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(ByteReader, max_bytes=self._max_bytes), (self._root,)
 
     def __enter__(self) -> Self:
         return self
@@ -200,6 +204,8 @@ class ByteReader:
             _fail(f"{what!r} has {size:,} bytes; images of at most {self._max_bytes:,} are read.")
 
     def _open_table(self, file: str) -> ParquetCells | ArrowCells:
+        from featstore.sources.arrow import ArrowCells, ParquetCells
+
         open_plain(self._root / file).close()
         kind = ArrowCells if file.endswith(".arrow") else ParquetCells
         return kind(self._root / file)
@@ -218,6 +224,8 @@ def check_bytes(manifest: Manifest) -> None:
     ManifestError
         If one differs or cannot be read.
     """
+    import polars as pl
+
     for kind, table in manifest.tables.items():
         inside = pl.col("uri").str.contains(LOCATOR).fill_null(value=False)
         check_hashes(manifest.root, table.filter(~inside), kind)
