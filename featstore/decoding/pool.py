@@ -28,7 +28,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from featstore.decoding.ring import SUPPORTED, Ring
 from featstore.decoding.worker import (
     FEED,
     FILE,
@@ -36,9 +35,11 @@ from featstore.decoding.worker import (
     PICTURE,
     READY,
     RUN,
+    SUPPORTED,
     Decoded,
     Feed,
     Reader,
+    Ring,
     Run,
     Surface,
     read_answer,
@@ -49,6 +50,7 @@ from featstore.images import FORMATS, MAX_PIXELS, ImageError, decode_image
 from featstore.parallel import ONE_THREAD
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 #: glibc would give the memory of each picture back to the system and fault it in again for the
@@ -344,9 +346,11 @@ class DecodePool:
         Pillow's names of the formats that are tried. TIFF must be asked for.
     max_pixels : int
         Larger images are refused before any pixel is decoded.
+    scaled : bool
+        Whether large JPEG files are decoded scaled (`featstore.images.decode_image`).
     decoder : str
-        ``module:function`` that the processes call with the bytes, ``formats`` and
-        ``max_pixels``; it returns an RGB picture or raises ImageError.
+        ``module:function`` that the processes call with the bytes, ``formats``, ``max_pixels`` and
+        ``scaled``; it returns an RGB picture or raises ImageError.
     shared : bool
         Whether pictures come back in shared memory; by default where the system has such memory.
     feed : Feed, optional
@@ -368,6 +372,7 @@ class DecodePool:
         timeout: float = 60.0,
         formats: Sequence[str] = FORMATS,
         max_pixels: int = MAX_PIXELS,
+        scaled: bool = False,
         decoder: str = "featstore.images:decode_image",
         shared: bool = SUPPORTED,
         feed: Feed | None = None,
@@ -377,7 +382,7 @@ class DecodePool:
             raise ValueError(
                 f"A pool needs a worker and a time limit; got {workers} and {timeout:g} s."
             )
-        arguments = {"formats": list(formats), "max_pixels": max_pixels}
+        arguments = {"formats": list(formats), "max_pixels": max_pixels, "scaled": scaled}
         self._processes = [
             WorkerProcess(decoder, arguments, timeout, shared=shared, feed=feed, ring=ring)
             for _ in range(workers)
@@ -471,6 +476,9 @@ class DecodePool:
 #: What is keyed beside the other rules of decoding.
 RULE = "upright grey and RGB JPEG by nvJPEG, all else by Pillow"
 
+#: Likewise, of those who resize there.
+RESIZE_RULE = "torchvision, antialiased, on the device that decodes"
+
 _ORIENTATION = 0x0112
 
 #: Bytes at the end of a file among which the end marker of a whole one is.
@@ -498,6 +506,69 @@ def decode_on_gpu(data: bytes, device: str, *, formats: Sequence[str] = FORMATS)
         # Damaged, or a kind that nvJPEG lacks: Pillow says which.
         return decode_image(data, formats=formats)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def decode_batch(
+    files: Sequence[bytes | str], device: str, *, formats: Sequence[str] = FORMATS
+) -> list[torch.Tensor | str]:
+    """Decode image files into (h, w, 3) uint8 tensors on a device, all plain JPEGs in one call.
+
+    Parameters
+    ----------
+    files : sequence of bytes or str
+        A str says why a file could not be read, and comes back.
+    device : str
+    formats : sequence of str
+        As of `featstore.images.decode_image`.
+
+    Returns
+    -------
+    list of tensor or str
+        Upright RGB pictures; a str says why there is none.
+    """
+    import numpy as np
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    found: list[torch.Tensor | str] = [""] * len(files)
+    plain = {n: data for n, data in enumerate(files) if isinstance(data, bytes)}
+    plain = {number: data for number, data in plain.items() if is_plain_jpeg(data)}
+    encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in plain.values()]
+    # Where one is damaged, or of a kind that nvJPEG lacks, each is decoded by itself.
+    with contextlib.suppress(RuntimeError):
+        pictures = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if plain else []
+        for number, picture in zip(plain, pictures, strict=True):
+            found[number] = picture.permute(1, 2, 0)
+    for number, data in enumerate(files):
+        if isinstance(data, str):
+            found[number] = data
+        elif isinstance(found[number], str):
+            try:
+                pixels = np.array(decode_on_gpu(data, device, formats=formats))
+                found[number] = torch.from_numpy(pixels).to(device)
+            except ImageError as err:
+                found[number] = str(err)
+    return found
+
+
+@contextlib.contextmanager
+def own_stream(device: str) -> Iterator[None]:
+    """Run the block's work on a stream of this thread; on return it is done, for every stream."""
+    if not device.startswith("cuda"):
+        yield
+        return
+    import torch
+
+    stream: torch.cuda.Stream | None = getattr(_streams, device, None)
+    if stream is None:
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        setattr(_streams, device, stream)
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
+
+
+_streams = threading.local()
 
 
 def is_plain_jpeg(data: bytes) -> bool:

@@ -65,10 +65,11 @@ class Preprocessing:
 
     def fits(self, batch: Sequence[np.ndarray]) -> bool:
         """Return whether all of a batch is what `prepare` returns, or all of it floats."""
-        kinds = {(np.shape(one), getattr(one, "dtype", None)) for one in batch}
-        floats = (self.input_size, np.dtype(np.float32))
-        pixels = floats if self.geometry is None else (self.geometry.shape, np.dtype(np.uint8))
-        return kinds in ({floats}, {pixels})
+        kinds = {(np.shape(one), str(getattr(one, "dtype", None))) for one in batch}
+        floats = (self.input_size, "float32")
+        shape = () if self.geometry is None else self.geometry.shape
+        # The latter as a tensor on the device that decoded it.
+        return kinds in ({floats}, {(shape, "uint8")}, {(shape, "torch.uint8")})
 
     def floats(self, batch: Sequence[np.ndarray]) -> torch.Tensor:
         """Return a batch as (b, 3, h, w) float32 on the CPU, in memory that this thread reuses."""

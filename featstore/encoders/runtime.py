@@ -188,6 +188,10 @@ class TorchImageEncoder(TorchEncoder):
         """What a decoding process may do of `prepare`; None if that is the transform's business."""
         return self.preprocessing.geometry
 
+    @geometry.setter
+    def geometry(self, geometry: Geometry | None) -> None:
+        self.preprocessing.geometry = geometry
+
     def prepare(self, item: Image.Image) -> np.ndarray:
         """Return a picture resized and cropped, (h, w, 3) uint8; see `Preprocessing.prepare`."""
         return self.preprocessing.prepare(item if item.mode == "RGB" else to_rgb(item))
@@ -222,7 +226,7 @@ class DeviceCopies:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._turn = threading.Lock()
 
-    def to_device(self, batch: Sequence[np.ndarray]) -> torch.Tensor:
+    def to_device(self, batch: Sequence[Any]) -> torch.Tensor:
         """Return prepared pictures as one tensor of floats; on a GPU it may still be on its way.
 
         Raises
@@ -239,6 +243,8 @@ class DeviceCopies:
         with transferring():
             if self._device.type == "cpu":
                 return self._preprocessing.floats(batch)
+            if isinstance(batch[0], torch.Tensor):  # decoded there
+                return self._joined(batch)
             first = torch.from_numpy(batch[0])
             host = torch.empty(
                 (len(batch), *first.shape), dtype=first.dtype, pin_memory=self._stream is not None
@@ -252,6 +258,17 @@ class DeviceCopies:
             # Its memory belongs to the stream of copies, and is read by the stream of the model.
             moved.record_stream(torch.cuda.current_stream(self._device))
             return moved
+
+    def _joined(self, batch: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return pictures that lie on the device as one tensor of floats."""
+        with torch.cuda.stream(self._stream):  # which does nothing without one
+            pixels = torch.stack([*batch])
+            moved = self._preprocessing.floats_there(pixels, self._memory_format)
+        if self._stream is not None:
+            for one in batch:  # their memory belongs to the stream that decoded them
+                one.record_stream(self._stream)
+            moved.record_stream(torch.cuda.current_stream(self._device))
+        return moved
 
     @contextmanager
     def turn(self) -> Iterator[None]:

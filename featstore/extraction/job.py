@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from featstore.decoding.pool import RULE
+from featstore.decoding.pool import RESIZE_RULE, RULE
 from featstore.durable import local_folder
 from featstore.encoders.base import Encoder
+from featstore.encoders.golden import cosine_of, enlarged_golden
 from featstore.encoders.object_encoder import ObjectEncoder
 from featstore.errors import EmptySelectionError, EncoderError, ManifestError, needs_extra
 from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_options
@@ -21,7 +23,14 @@ from featstore.extraction.progress import ExtractResult, JobLog, Progress
 from featstore.extraction.run import encode_sets
 from featstore.extraction.targets import Job, make_targets
 from featstore.extraction.views import draw_view, source_item, view_items, views_dataset
-from featstore.images import ImageError, decode_image, thumbnail_webp
+from featstore.images import (
+    SCALED_RULE,
+    SCALED_SIDE,
+    Geometry,
+    ImageError,
+    decode_image,
+    thumbnail_webp,
+)
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.options import document
@@ -95,8 +104,10 @@ def default_threads(choices: Sequence[EncoderSpec]) -> int | None:
 
 
 def _open(choice: EncoderSpec, kind: str, config: ExtractConfig) -> Encoder:
+    encoder: Encoder
     if not isinstance(choice.encoder, str):
-        return ObjectEncoder(choice.encoder, space=choice.space or {}, kinds=frozenset({kind}))
+        encoder = ObjectEncoder(choice.encoder, space=choice.space or {}, kinds=frozenset({kind}))
+        return encoder if kind != "image" else with_pixels(encoder, config)
     from featstore.encoders.registry import open_encoder
 
     encoder = open_encoder(
@@ -108,10 +119,53 @@ def _open(choice: EncoderSpec, kind: str, config: ExtractConfig) -> Encoder:
         **choice.model_options(),
         compile=config.compile,
     )
-    if config.decode == "gpu" and kind == "image":
-        space: Any = encoder.space
-        space["preprocessing"]["decode"]["jpeg"] = RULE
+    return encoder if kind != "image" else with_pixels(encoder, config)
+
+
+def with_pixels(encoder: Any, config: ExtractConfig) -> Any:
+    """Return an encoder of images as it is opened for other pixels than the default's.
+
+    They make another space. How far from the default's is recorded with the run: the cosine of the
+    vectors of the golden pictures, enlarged eight times and saved as JPEG, both ways.
+
+    Raises
+    ------
+    EncoderError
+        If the encoder has a transform of its own that has to be run as it is, or sees more of a
+        picture than scaled decoding leaves.
+    """
+    if config.usual_pixels:
+        return encoder
+    usual: Geometry | None = getattr(encoder, "geometry", None)
+    if config.resize != "pillow" and usual is None:
+        raise EncoderError(
+            f"{encoder.name} prepares pictures in a way of its own, so {config.resize} cannot "
+            "resize them. Leave resize out."
+        )
+    if config.decode == "scaled" and usual is not None and min(usual.resize) > SCALED_SIDE:
+        raise EncoderError(
+            f"{encoder.name} sees pictures of {min(usual.resize)} pixels, and scaled decoding "
+            f"leaves {SCALED_SIDE} of a shorter side. Leave decode out."
+        )
+    files = enlarged_golden()
+    with_usual = _vectors_of(encoder, [decode_image(file) for file in files])
+    keyed = encoder.space.setdefault("preprocessing", {})
+    rule = {"gpu": RULE, "scaled": SCALED_RULE}.get(config.decode)
+    if rule is not None:
+        keyed.setdefault("decode", {})["jpeg"] = rule
+    if usual is not None and (config.decode == "gpu" or config.resize != "pillow"):
+        encoder.geometry = replace(usual, resizer="torchvision")
+        here = "torchvision, antialiased, on uint8"
+        keyed["resizer"] = RESIZE_RULE if config.decode == "gpu" else here
+    ours = [decode_image(file, scaled=config.decode == "scaled") for file in files]
+    cosine = cosine_of(_vectors_of(encoder, ours), with_usual)
+    if config.decode != "gpu":  # what nvJPEG gives is not known before the device decodes
+        encoder.facts.setdefault("compute", {})["cosine_to_usual_pixels"] = cosine.as_dict()
     return encoder
+
+
+def _vectors_of(encoder: Encoder, pictures: Sequence[Any]) -> np.ndarray:
+    return encoder.encode([encoder.prepare(picture) for picture in pictures])
 
 
 def complete_thumbnails(job: Job, *, skip: Collection[str]) -> None:

@@ -2,9 +2,9 @@
 
 Batches are fixed slots by row inside the block, for each encoder by itself; a failed item keeps
 its slot, so that neither which other items are bad nor which other encoders run beside it
-changes the bits of a good row. Reading, decoding and preparing run ahead in threads, across the
-borders of blocks, while the encoders work. Nothing here knows about the store: a process of its
-own can encode blocks as well.
+changes the bits of a good row. Reading, decoding and preparing run ahead, across the borders of
+blocks, while the encoders work: pictures of encoders that state a geometry in runs, all else item
+by item in threads. Nothing here knows about the store: a process of its own can encode blocks too.
 """
 
 from __future__ import annotations
@@ -24,25 +24,18 @@ import numpy as np
 import polars as pl
 
 from featstore.decoding.pool import DecodePool, decode_on_gpu
-from featstore.decoding.ring import SUPPORTED, Ring
-from featstore.decoding.worker import Decoded, Feed, Reader, Run
+from featstore.decoding.worker import SUPPORTED, Feed, Reader
 from featstore.encoders.base import take_transfer_seconds
 from featstore.errors import TooManyFailuresError
 from featstore.extraction.batches import Batches, BatchRunner
 from featstore.extraction.options import DECODE_TIMEOUT, ExtractConfig
 from featstore.extraction.progress import StageClock, ignore
+from featstore.extraction.runs import IN_FLIGHT, LOOKAHEAD, Coming, DeviceRuns, Pixels, Runs
 from featstore.extraction.views import VIEW_ID, draw_view, source_item
-from featstore.images import FORMATS, Geometry, ImageError, decode_image, thumbnail_webp
+from featstore.images import FORMATS, ImageError, decode_image, thumbnail_webp
 
 if TYPE_CHECKING:
     from PIL import Image
-
-#: Batches of an encoder that overlaps, at once: one is encoded, one waits in the device's queue,
-#: one is being copied there.
-IN_FLIGHT = 3
-
-#: Batches that are prepared ahead of the encoders.
-LOOKAHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -70,6 +63,8 @@ class Preparation:
     gpu : str, optional
         Decode plain JPEG files on this device, in the threads; nothing is decoded in processes
         then, and no time limit holds.
+    scaled : bool
+        Decode large JPEG files scaled.
     formats : sequence of str
         Pillow's names of the formats that are tried.
     thumbnail : bool
@@ -84,6 +79,7 @@ class Preparation:
         workers: int,
         decode_timeout: float | None,
         gpu: str | None = None,
+        scaled: bool = False,
         formats: Sequence[str] = FORMATS,
         thumbnail: bool = False,
         clock: StageClock | None = None,
@@ -100,26 +96,35 @@ class Preparation:
         }
         self._room = {number: threading.BoundedSemaphore(IN_FLIGHT) for number in self._encoding}
         self._gpu = gpu
-        self._formats = formats
+        self._formats, self._scaled = formats, scaled
         self._workers, self._isolated = workers, decode_timeout is not None and gpu is None
         self._make_pool = partial(
-            DecodePool, workers, timeout=decode_timeout or DECODE_TIMEOUT, formats=formats
+            DecodePool,
+            workers,
+            timeout=decode_timeout or DECODE_TIMEOUT,
+            formats=formats,
+            scaled=scaled,
         )
         self._processes: DecodePool | None = None
         self._runs: Runs | None = None
+        self._begun = False
 
     def begin(self, items: pl.DataFrame) -> Runs | None:
         """Start what prepares items like these; return the runs, if it is by runs."""
-        if self._processes is None and self._isolated and items["uri"].count():
-            geometries = [runner.geometry for runner in self.runners]
-            if SUPPORTED and None not in geometries and VIEW_ID not in items.columns:
-                size = max(runner.size for runner in self.runners)
-                self._runs = Runs(geometries, self._workers, size, self.clock)
-                feed = Feed(self._reader, self._runs.geometries, self._thumbnail)
-                self._processes = self._make_pool(feed=feed, ring=self._runs.ring)
-                self._runs.pool = self._processes
-            else:
-                self._processes = self._make_pool()
+        if self._begun or not items["uri"].count():
+            return self._runs
+        self._begun = True
+        given = [runner.geometry for runner in self.runners]
+        known = VIEW_ID not in items.columns and None not in given
+        feed = Feed(self._reader, tuple(dict.fromkeys(filter(None, given))), self._thumbnail)
+        if known and self._gpu is not None:
+            self._runs = DeviceRuns(
+                self.runners, feed, self._gpu, self._formats, self._workers, self.clock
+            )
+        elif known and self._isolated and SUPPORTED:
+            self._runs = Runs(self.runners, feed, self._workers, self.clock, self._make_pool)
+        elif self._isolated:
+            self._processes = self._make_pool()
         return self._runs
 
     def __enter__(self) -> Self:
@@ -133,8 +138,9 @@ class Preparation:
     ) -> None:
         for pool in (self._threads, *self._encoding.values()):
             pool.shutdown(wait=True, cancel_futures=True)
-        if self._processes is not None:
-            self._processes.close()
+        for preparing in (self._runs, self._processes):
+            if preparing is not None:
+                preparing.close()
 
     def submit(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Future[list[Slot]]:
         """Prepare items that share one image, each for the encoders that want it."""
@@ -191,7 +197,7 @@ class Preparation:
         if self._gpu is not None:
             return decode_on_gpu(data, self._gpu, formats=self._formats)
         if self._processes is None:
-            return decode_image(data, formats=self._formats)
+            return decode_image(data, formats=self._formats, scaled=self._scaled)
         return self._processes.submit(data).result()
 
     def _slot(self, image: Image.Image, wanted: np.ndarray) -> Slot:
@@ -207,87 +213,6 @@ class Preparation:
             made[id(runner.trunk)] if wants else None
             for runner, wants in zip(self.runners, wanted, strict=True)
         )
-
-
-#: Items of a run.
-RUN = 32
-
-#: Runs of a job for each process, at least, so that none is idle while another ends.
-SHARES = 4
-
-
-class Runs:
-    """Runs of pictures that processes read, decode, resize and crop.
-
-    Parameters
-    ----------
-    geometries : sequence of Geometry
-        One an encoder; equal ones share their pixels.
-    workers : int
-        Processes.
-    size : int
-        Items of the largest batch.
-    clock : StageClock
-    """
-
-    pool: DecodePool
-
-    def __init__(
-        self, geometries: Sequence[Any], workers: int, size: int, clock: StageClock
-    ) -> None:
-        self.geometries: tuple[Geometry, ...] = tuple(dict.fromkeys(geometries))
-        self.shapes = [self.geometries.index(geometry) for geometry in geometries]
-        self._workers, self._clock = workers, clock
-        # A run at work and one that waits for each process; the runs of a batch for each that is
-        # encoded, waits, or is being made.
-        self.ring = Ring.make(
-            RUN,
-            [geometry.shape for geometry in self.geometries],
-            flying=2 * workers + LOOKAHEAD,
-            spare=(IN_FLIGHT + 1) * (-(-size // RUN) + 1),
-        )
-
-    def parts(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield rows of a block run by run."""
-        length = min(RUN, max(1, -(-len(rows) // (SHARES * self._workers))))
-        for start in range(0, len(rows), length):
-            yield rows[start : start + length]
-
-    def submit(self, names: tuple[str, ...], items: list[tuple[Any, ...]]) -> _Coming:
-        """Prepare items; the ring must not be full."""
-        run = Run(self.ring.take(), names, items)
-        return _Coming(self, run, self.pool.submit_run(run))
-
-    def take(self, run: Run, decoded: Decoded) -> Pixels:
-        """Return what became of a run."""
-        for stage, seconds in zip(("read", "decode", "prepare"), decoded.seconds, strict=True):
-            self._clock.add(stage, seconds)
-        lent = self.ring.lend(run.slot, len(run.items))
-        for rows in lent:
-            for place in decoded.failures:
-                rows[place] = None
-        return Pixels([lent[shape] for shape in self.shapes], decoded)
-
-
-@dataclass(frozen=True)
-class _Coming:
-    """A run that is being prepared."""
-
-    runs: Runs
-    run: Run
-    decoded: Future[Decoded]
-
-    def result(self) -> Pixels:
-        """Wait for it."""
-        return self.runs.take(self.run, self.decoded.result())
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """The items of a run, prepared: for each encoder a list, None where an item failed."""
-
-    prepared: list[list[Any]]
-    decoded: Decoded
 
 
 @dataclass(frozen=True)
@@ -492,7 +417,7 @@ class _Block:
             self._on_rows(len(rows))
 
 
-_Entry = tuple[BlockTask, list[int], "Future[list[Slot]] | _Coming | None"]
+_Entry = tuple[BlockTask, list[int], "Future[list[Slot]] | Coming | None"]
 
 
 def _prepared(tasks: Iterable[BlockTask], preparation: Preparation, ahead: int) -> Iterator[_Entry]:
@@ -511,7 +436,7 @@ def _prepared(tasks: Iterable[BlockTask], preparation: Preparation, ahead: int) 
             said = task.items[rows].select(s.name for s in task.items if s.count())
             names, items, start = tuple(said.columns), said.rows(), 0
             for part in runs.parts(rows):
-                while runs.ring.full:
+                while runs.full:
                     yield queue.popleft()
                 coming = runs.submit(names, items[start : (start := start + len(part))])
                 queue.append((task, part.tolist(), coming))

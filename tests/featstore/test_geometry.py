@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from timm.data import create_transform
 from torchvision import transforms
 
 from featstore.encoders.preprocessing import Preprocessing
-from featstore.images import Geometry
+from featstore.images import Geometry, decode_image
 
 SIDES = st.integers(1, 90)
 
@@ -104,3 +105,34 @@ def test_a_transform_that_only_looks_known_is_run_as_it_is() -> None:
     )
     assert halves.geometry is None
     assert halves.prepare(picture(40, 50)).dtype == np.float32
+
+
+@given(size=st.tuples(SIDES, SIDES), resize=st.integers(1, 40), side=st.integers(1, 40))
+def test_torchvision_resizes_its_own_way(size: tuple[int, int], resize: int, side: int) -> None:
+    from torchvision.transforms import v2
+
+    image = picture(*size)
+    ours = Geometry((resize,), (side, side), "BICUBIC", "torchvision")
+    theirs = v2.Compose(
+        [v2.Resize(resize, transforms.InterpolationMode.BICUBIC), v2.CenterCrop(side)]
+    )
+    expected = theirs(torch.from_numpy(np.array(image)).permute(2, 0, 1)).permute(1, 2, 0)
+    np.testing.assert_array_equal(ours.pixels(image), expected)
+    assert ours.data(image) == expected.contiguous().numpy().tobytes()
+
+
+def test_scaled_decoding_halves_large_jpegs_and_leaves_all_else() -> None:
+    def file(width: int, height: int, kind: str = "JPEG") -> bytes:
+        buffer = io.BytesIO()
+        smooth = picture(8, 8).resize((width, height), Image.Resampling.BICUBIC)
+        smooth.save(buffer, kind)
+        return buffer.getvalue()
+
+    sizes = {(1024, 1100): 2, (1023, 1500): 1, (2100, 2048): 4, (600, 400): 1}
+    for (width, height), scale in sizes.items():
+        whole = decode_image(file(width, height))
+        scaled = decode_image(file(width, height), scaled=True)
+        assert scaled.size == (-(-width // scale), -(-height // scale))
+        small = np.asarray(whole.resize(scaled.size, Image.Resampling.BOX), float)
+        assert np.abs(np.asarray(scaled, float) - small).mean() < 1.5
+    assert decode_image(file(1200, 1100, "PNG"), scaled=True).size == (1200, 1100)

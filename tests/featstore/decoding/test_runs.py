@@ -16,8 +16,7 @@ import pytest
 from PIL import Image
 
 from featstore.decoding.pool import DecodePool
-from featstore.decoding.ring import Ring
-from featstore.decoding.worker import Decoded, Feed, Run
+from featstore.decoding.worker import Decoded, Feed, Ring, Run
 from featstore.images import Geometry, decode_image, thumbnail_webp
 from featstore.sources.reader import ByteReader
 

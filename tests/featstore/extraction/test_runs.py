@@ -15,7 +15,7 @@ import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest
 from featstore.decoding.pool import DecodePool
 from featstore.errors import TooManyFailuresError
-from featstore.extraction import pipeline
+from featstore.extraction import pipeline, runs
 from featstore.extraction.job import extract, extract_many
 from featstore.images import Geometry, decode_image
 from featstore.manifest.io import write_manifest
@@ -46,7 +46,7 @@ def rows_of(store: Path, key: str) -> np.ndarray:
 
 @pytest.fixture
 def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "RUN", 3)
+    monkeypatch.setattr(runs, "RUN", 3)
 
 
 def _bytes(store: Path) -> dict[str, bytes]:
