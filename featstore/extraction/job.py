@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from featstore.decoding.pool import RESIZE_RULE, RULE
+from featstore.decoding.pool import RESIZE_RULE, RULE, decode_batch
 from featstore.durable import local_folder
 from featstore.encoders.base import Encoder
 from featstore.encoders.golden import cosine_of, enlarged_golden
@@ -87,6 +86,8 @@ def open_choices(choices: Sequence[EncoderSpec], kind: str, config: ExtractConfi
         pairs = zip(choices, opened, strict=False)
         like: Any = next((one for other, one in pairs if choice.shares_pass(other)), None)
         opened.append(like.beside(choice.pool) if like else _open(choice, kind, config))
+    for encoder in opened if kind == "image" and not config.usual_pixels else ():
+        record_pixels(encoder, config)
     return opened
 
 
@@ -123,10 +124,7 @@ def _open(choice: EncoderSpec, kind: str, config: ExtractConfig) -> Encoder:
 
 
 def with_pixels(encoder: Any, config: ExtractConfig) -> Any:
-    """Return an encoder of images as it is opened for other pixels than the default's.
-
-    They make another space. How far from the default's is recorded with the run: the cosine of the
-    vectors of the golden pictures, enlarged eight times and saved as JPEG, both ways.
+    """Return an encoder of images as it is opened for these pixels: others make another space.
 
     Raises
     ------
@@ -147,8 +145,6 @@ def with_pixels(encoder: Any, config: ExtractConfig) -> Any:
             f"{encoder.name} sees pictures of {min(usual.resize)} pixels, and scaled decoding "
             f"leaves {SCALED_SIDE} of a shorter side. Leave decode out."
         )
-    files = enlarged_golden()
-    with_usual = _vectors_of(encoder, [decode_image(file) for file in files])
     keyed = encoder.space.setdefault("preprocessing", {})
     rule = {"gpu": RULE, "scaled": SCALED_RULE}.get(config.decode)
     if rule is not None:
@@ -157,15 +153,31 @@ def with_pixels(encoder: Any, config: ExtractConfig) -> Any:
         encoder.geometry = replace(usual, resizer="torchvision")
         here = "torchvision, antialiased, on uint8"
         keyed["resizer"] = RESIZE_RULE if config.decode == "gpu" else here
-    ours = [decode_image(file, scaled=config.decode == "scaled") for file in files]
-    cosine = cosine_of(_vectors_of(encoder, ours), with_usual)
-    if config.decode != "gpu":  # what nvJPEG gives is not known before the device decodes
-        encoder.facts.setdefault("compute", {})["cosine_to_usual_pixels"] = cosine.as_dict()
     return encoder
 
 
-def _vectors_of(encoder: Encoder, pictures: Sequence[Any]) -> np.ndarray:
-    return encoder.encode([encoder.prepare(picture) for picture in pictures])
+def record_pixels(encoder: Any, config: ExtractConfig) -> None:
+    """Note in an encoder's facts how far its pixels turn its vectors from those of the default's.
+
+    Smallest and mean cosine over the golden pictures, enlarged eight times and saved as JPEG.
+    """
+    geometry: Geometry | None = getattr(encoder, "geometry", None)
+    files = enlarged_golden()
+    if config.decode == "gpu" and geometry is not None:
+        found = decode_batch(files, config.device)
+        pictures = [one for one in found if not isinstance(one, str)]
+        prepared = [geometry.on_tensor(picture).cpu().numpy() for picture in pictures]
+    else:
+        scaled = config.decode == "scaled"
+        prepared = [encoder.prepare(decode_image(file, scaled=scaled)) for file in files]
+    ours = encoder.encode(prepared)
+    if geometry is not None:
+        encoder.geometry = replace(geometry, resizer="pillow")
+    usual = encoder.encode([encoder.prepare(decode_image(file)) for file in files])
+    if geometry is not None:
+        encoder.geometry = geometry
+    compute = encoder.facts.setdefault("compute", {})
+    compute["cosine_to_usual_pixels"] = cosine_of(ours, usual).as_dict()
 
 
 def complete_thumbnails(job: Job, *, skip: Collection[str]) -> None:

@@ -434,9 +434,8 @@ def recorded_choices(directory: Path, encoder: str) -> list[tuple[EncoderSpec, d
             "tiff": tiff,  # which changes no row, but decodes more
             "compile": settings.get("compile") is True,
             **{
-                name: value
-                for name, kind in (("decode", Decode), ("resize", Resizer))
-                if (value := settings.get(name)) in get_args(kind)
+                name: settings[name] if settings.get(name) in get_args(kind) else usual
+                for name, kind, usual in (("decode", Decode, "cpu"), ("resize", Resizer, "pillow"))
             },
         }
         requested = settings.get("encoders")

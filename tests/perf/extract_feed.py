@@ -18,6 +18,7 @@ from featstore.extraction.job import extract
 from featstore.images import Geometry
 from featstore.manifest.io import write_manifest
 from featstore.manifest.manifest import Manifest
+from featstore.parallel import available_cores
 from tests.perf.engine import Figure, figure_of
 
 #: Files, and items that name them again and again.
@@ -67,7 +68,7 @@ def figures(root: Path) -> Iterator[Figure]:
         with Threads() as seen:
             job(tiny, Geometry((32,), (32, 32), "BICUBIC"))
         spent.append((time.process_time() - before) / TINY_ITEMS)
-        threads.append(seen.most / (os.cpu_count() or 1))
+        threads.append(seen.most / available_cores())
     ms = 1e3 * float(np.median(spent))
     yield figure_of(
         "extract.feed_parent", [PARENT_SECONDS / one for one in spent],
