@@ -58,7 +58,7 @@ def test_a_run_says_how_the_encoder_was_asked_for(tmp_path: Path) -> None:
     ]
     assert found[0][1] == {
         "batch_size": 8, "threads": 2, "device": "cpu", "tiff": False, "compile": True,
-        "decode": "cpu",
+        "decode": "cpu", "resize": "pillow",
     }  # fmt: skip
     assert recorded_choices(tmp_path / "none", "timm:a") == [(EncoderSpec("timm:a"), {})]
 
