@@ -22,9 +22,10 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -493,19 +494,12 @@ def decode_on_gpu(data: bytes, device: str, *, formats: Sequence[str] = FORMATS)
     ImageError
         As `featstore.images.decode_image`.
     """
-    if not is_plain_jpeg(data):
-        return decode_image(data, formats=formats)
-    import torch
     from PIL import Image
-    from torchvision.io import ImageReadMode, decode_jpeg
 
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    try:
-        pixels = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
-    except RuntimeError:
-        # Damaged, or a kind that nvJPEG lacks: Pillow says which.
-        return decode_image(data, formats=formats)
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+    (found,) = decode_batch([data], device, formats=formats)
+    if isinstance(found, str):
+        raise ImageError(found)
+    return Image.fromarray(found.contiguous().cpu().numpy())
 
 
 def decode_batch(
@@ -530,24 +524,27 @@ def decode_batch(
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    found: list[torch.Tensor | str] = [""] * len(files)
-    plain = {n: data for n, data in enumerate(files) if isinstance(data, bytes)}
-    plain = {number: data for number, data in plain.items() if is_plain_jpeg(data)}
-    encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in plain.values()]
-    # Where one is damaged, or of a kind that nvJPEG lacks, each is decoded by itself.
-    with contextlib.suppress(RuntimeError):
-        pictures = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if plain else []
-        for number, picture in zip(plain, pictures, strict=True):
-            found[number] = picture.permute(1, 2, 0)
-    for number, data in enumerate(files):
-        if isinstance(data, str):
-            found[number] = data
-        elif isinstance(found[number], str):
+    plain = [isinstance(file, bytes) and is_plain_jpeg(file) for file in files]
+    whole: Iterable[Any] = compress(files, plain)
+    encoded = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in whole]
+    try:
+        decoded = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else []
+    except RuntimeError:  # one is damaged, or of a kind that nvJPEG lacks
+        if len(files) > 1:
+            return [one for file in files for one in decode_batch([file], device, formats=formats)]
+        decoded, plain = [], [False]
+    pictures, found = iter(decoded), []
+    for file, is_plain in zip(files, plain, strict=True):
+        if is_plain:
+            found.append(next(pictures).permute(1, 2, 0))
+        elif isinstance(file, str):
+            found.append(file)
+        else:
             try:
-                pixels = np.array(decode_on_gpu(data, device, formats=formats))
-                found[number] = torch.from_numpy(pixels).to(device)
+                pixels = np.array(decode_image(file, formats=formats))
+                found.append(torch.from_numpy(pixels).to(device))
             except ImageError as err:
-                found[number] = str(err)
+                found.append(str(err))
     return found
 
 

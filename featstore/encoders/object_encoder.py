@@ -55,7 +55,8 @@ class ObjectEncoder:
                 f"An encoder object needs a method encode(items) or must be callable; "
                 f"{type(obj).__name__} is neither."
             )
-        self.geometry: Geometry | None = getattr(obj, "geometry", None)
+        geometry = getattr(obj, "geometry", None)
+        self.geometry = geometry if isinstance(geometry, Geometry) else None
         self.space = _checked_space(space)
         if self.geometry is not None:
             self.space["geometry"] = {**asdict(self.geometry)}

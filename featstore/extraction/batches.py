@@ -116,7 +116,8 @@ class BatchRunner:
         #: What prepares items: encoders that share it take the same prepared ones.
         self.trunk = getattr(encoder, "trunk", encoder)
         #: What `prepare` does with a picture, if that is all that it does.
-        self.geometry: Geometry | None = getattr(encoder, "geometry", None)
+        geometry = getattr(encoder, "geometry", None)
+        self.geometry = geometry if isinstance(geometry, Geometry) else None
         self._call = call or encoder.encode
         self.size = size
         self.limit = size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -107,13 +108,12 @@ class Threads:
 
 def count_threads() -> int:
     """Return the threads of this process and of its children."""
-    own = Path("/proc/self/task")
     count = 0
-    for task in own.iterdir():
-        count += 1
-        for child in (task / "children").read_text().split():
-            tasks = Path("/proc") / child / "task"
-            count += len(list(tasks.iterdir())) if tasks.is_dir() else 0
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread or a process that has just ended
+            count += 1
+            for child in (task / "children").read_text().split():
+                count += len([*(Path("/proc") / child / "task").iterdir()])
     return count
 
 
