@@ -26,7 +26,7 @@ from bench.options import TASKS, FewShot, checked_options, parse_options
 from bench.runs import Run
 from bench.scoring import Scoring, split_of
 from featstore import contracts
-from featstore.contracts import Contract, defined, equal, expect, unchanged
+from featstore.contracts import Contract, Inapplicable, defined, equal, expect, unchanged
 from featstore.errors import ContractError, FeatstoreError, PluginError, lookup
 from featstore.plugins import registry_of
 from fitters.aligners.base import params_of, stacked, takes_weights
@@ -175,7 +175,7 @@ class AlignerContract(Contract):
                 "End it with `return self`.",
             )  # fmt: skip
 
-    def parameters(self) -> str:
+    def parameters(self) -> None:
         """Keep every constructor parameter under its own name, as it was given."""
         made = self._make()
         names = inspect.signature(type(made)).parameters
@@ -186,10 +186,8 @@ class AlignerContract(Contract):
             not other, f"Expected an attribute for every parameter, as it was given; "
             f"{', '.join(other)} is missing or changed. Write self.NAME = NAME in __init__.",
         )  # fmt: skip
-        if not isinstance(made, BaseEstimator):
-            return "scikit-learn's clone needs a BaseEstimator, which it is not."
-        clone(made).set_params(**made.get_params(deep=False))
-        return ""
+        if isinstance(made, BaseEstimator):
+            clone(made).set_params(**made.get_params(deep=False))
 
     def inputs(self) -> None:
         """Leave the rows that are passed as they are."""
@@ -255,7 +253,7 @@ class AlignerContract(Contract):
     def scale(self) -> str:
         """Depend on no length of raw rows, which the protocol brings to unit length."""
         if "raw" in (self._method.rows.images, self._method.rows.texts):
-            return "It asks for raw rows, whose length may count."
+            raise Inapplicable("It asks for raw rows, whose length may count.")
         scaled = Pairs(self._world[0].x * 3, self._world[0].y / 7)
         return self._same(
             self._fitted(scaled), "if all rows of a side are multiplied by a constant",
@@ -265,7 +263,9 @@ class AlignerContract(Contract):
     def weights(self) -> str:
         """Take a pair of weight 2 for two pairs."""
         if not takes_weights(self._make()):
-            return "Its fit has no sample_weight: prototypes and pairs are not mixed by weight."
+            raise Inapplicable(
+                "Its fit has no sample_weight: prototypes and pairs are not mixed by weight."
+            )
         times = 1 + np.arange(self._given.n) % 3
         repeated = [np.repeat(rows, times, axis=0) for rows in (self._given.x, self._given.y)]
         return self._same(
@@ -278,7 +278,7 @@ class AlignerContract(Contract):
     def moments(self) -> str:
         """Fit moments of rows as it does the rows."""
         if not hasattr(self._method.cls, "fit_moments"):
-            return "It has no fit_moments: it is fitted on rows."
+            raise Inapplicable("It has no fit_moments: it is fitted on rows.")
         made = self._make().fit_moments(moments_of(self._given))
         return self._same(made, "between rows and their moments", "Make both one solution.")
 
@@ -387,7 +387,7 @@ class AlignerContract(Contract):
     def scikit_learn(self) -> str:
         """Say what scikit-learn's own checks find; none of them has to pass."""
         if not isinstance(self._make(), BaseEstimator):
-            return "It is no BaseEstimator: scikit-learn's checks do not apply."
+            raise Inapplicable("It is no BaseEstimator: scikit-learn's checks do not apply.")
         from sklearn.utils.estimator_checks import check_estimator
 
         results = check_estimator(self._make(), on_fail=None, on_skip=None)
@@ -605,7 +605,7 @@ class TaskContract(Contract):
         """Depend on no order of images, captions and names."""
         own = TASKS[self._name].score
         if own is None or "rng" in inspect.signature(own).parameters:
-            return "It may draw, and so it is not looked at."
+            raise Inapplicable("It may draw, and so it is not looked at.")
         corpus, (n, c) = self._corpus, (np.roll(np.arange(60), 7), np.roll(np.arange(12), 5))
         assert corpus.captions is not None
         turned = replace(

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from statistics import median_high
@@ -23,18 +23,21 @@ import polars as pl
 from bench.cells import (
     ARENA,
     CELL,
+    CONTROLS,
     HEAD_PARTS,
     SETTINGS,
     in_order,
     mean_over_queries,
     method_title,
     own_metrics,
+    pairs_order,
     set_name,
     source_name,
 )
 from bench.metrics.summary import METRICS, OWN_METRICS, Metric
 from bench.results import CHOSEN
 from bench.runs import FIT_SETTINGS
+from featstore.command_line import count
 
 #: Accuracy where the head has the name of the image's class, and where it lacks it.
 BY_NAME = ("seen", "unseen")
@@ -322,6 +325,138 @@ def _typed(option: Any) -> str:
     if isinstance(option, list):
         return ",".join(map(str, option))
     return str(option).lower() if isinstance(option, bool) else str(option)
+
+
+class Summary(NamedTuple):
+    """One metric of one arena, as a table of method × K that fits a screen.
+
+    Attributes
+    ----------
+    sentence : str
+        What the head alone reaches, beside its controls; empty without a head.
+    caption : str
+        What the numbers are.
+    table : Table
+    controls : list of bool
+        Which lines are of controls or of chance.
+    left_out : int
+        Lines that were left out.
+    """
+
+    sentence: str
+    caption: str
+    table: Table
+    controls: list[bool]
+    left_out: int
+
+
+#: Lines of a summary below its headings, and its columns of text, at most.
+SUMMARY_LINES, SUMMARY_WIDTH = 14, 100
+
+
+def summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> Summary:
+    """Return the first metric of the arena that has the most levels of K.
+
+    Methods are in the order of their best value, the head before the rest, controls last. A value
+    that wins its primary comparisons (`bench.comparisons.bold_cells`) has a ``*``.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `result_table`.
+    bold : collection of (metric, cell)
+    """
+    arenas = table.partition_by(ARENA[:2] + ARENA[3:], maintain_order=True)
+    arena = max(arenas, key=lambda one: one["n_pairs"].n_unique())
+    metric = next(name for name in metric_columns(arena) if arena[name].null_count() < arena.height)
+    arena = arena.filter(pl.col(metric).is_not_null())
+    level = arena.row(0, named=True)[metric] if arena["method"][0] == "chance" else None
+    cells = arena.filter(pl.col("method") != "chance")
+    ks = sorted(set(cells["n_pairs"]), key=pairs_order)
+    lines: dict[tuple[str, ...], dict[str, Row]] = {}
+    extra = _extra_columns(cells)
+    for row in cells.iter_rows(named=True):
+        key = (row["method"], row["source"], *(text(row) for _, text in extra))
+        lines.setdefault(key, {})[row["n_pairs"]] = row
+    shown = _summary_lines(lines, metric)
+
+    def line(key: tuple[str, ...], *, spread: bool) -> list[str]:
+        method, source, *settings = key
+        label = "real pairs" if source == "none" else source_name(source, "0")
+        values = []
+        for k in ks:
+            row = lines[key].get(k)
+            if row is None:
+                values.append("")
+                continue
+            text: str = value_text(metric, row[metric], row[f"{metric}_sd"] if spread else None)
+            is_bold = (metric, tuple(row[name] for name in CELL)) in bold
+            values.append(text + "*" * is_bold)
+        return [method_title(method), label, *settings, *values]
+
+    sizes = {k: next(own[k] for own in lines.values() if k in own) for k in ks}
+    headings = [
+        "method", "fitted on", *(heading for heading, _ in extra),
+        *(f"K = {pairs_text(k, sizes[k]['n_images_fitted'])}" for k in ks),
+    ]  # fmt: skip
+    for spread in (True, False):
+        body = [line(key, spread=spread) for key in shown]
+        if max(map(len, aligned(headings, body).splitlines())) <= SUMMARY_WIDTH:
+            break
+    first = cells.row(0, named=True)
+    caption = (
+        f"{first['direction']}, {first['eval']}: {metric_name(metric)}, mean"
+        f"{' ± sd' if spread else ''} over {count(max(cells['n_seeds'].to_list()), 'draw')}, among "
+        f"{number_text(first['gallery'], 0)} candidates; K real pairs."
+    )
+    return Summary(
+        _of_the_head(cells, metric, level), caption, Table(headings, body),
+        [source in CONTROLS for _, source, *_ in shown], len(lines) - len(shown),
+    )  # fmt: skip
+
+
+def _summary_lines(
+    lines: Mapping[tuple[str, ...], Mapping[str, Row]], metric: str
+) -> list[tuple[str, ...]]:
+    """Return the lines that a summary shows, in their order; of too many, the last controls go."""
+    sign = -1 if metric == "median_rank" else 1
+    best: dict[str, float] = {}
+    for (method, *_), own in lines.items():
+        values = [sign * row[metric] for row in own.values()]
+        best[method] = max([best.get(method, -math.inf), *values])
+
+    def place(key: tuple[str, ...]) -> tuple[Any, ...]:
+        method, source, *_ = key
+        return -best[method], method, source in CONTROLS, source != "head"
+
+    order = sorted(lines, key=place)  # stable
+    controls = [key for key in reversed(order) if key[1] in CONTROLS]
+    surplus = controls[: max(0, len(order) - SUMMARY_LINES)]
+    return [key for key in order if key not in surplus][:SUMMARY_LINES]
+
+
+def _of_the_head(cells: pl.DataFrame, metric: str, level: float | None) -> str:
+    """Return what head weights alone reach, in a sentence."""
+    alone = cells.filter(pl.col("n_pairs") == "0")
+    heads = alone.filter(pl.col("source") == "head").sort(metric, descending=True)
+    if heads.is_empty() or metric == "median_rank":
+        return ""
+    unit = " %" if metric_name(metric).endswith(" %") else ""
+    best = heads.unique("method", keep="first", maintain_order=True).head(3)
+    reached = [
+        f"{value_text(metric, row[metric])}{unit} ({method_title(row['method'])})"
+        for row in best.iter_rows(named=True)
+    ]
+    control = max(alone.filter(pl.col("source").is_in(CONTROLS))[metric].to_list(), default=None)
+    beside = [
+        f"{name} {value_text(metric, value)}{unit}"
+        for name, value in (("the best control", control), ("chance", level))
+        if value is not None
+    ]
+    return (
+        f"Head weights alone, without a real pair, reach {metric} {', '.join(reached)}"
+        f"{'; ' if beside else ''}{', '.join(beside)}."
+    )
 
 
 def gain_lines(gains: pl.DataFrame) -> Table:

@@ -120,6 +120,37 @@ class CommandGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+class SectionedCommand(click.Command):
+    """A command of many options: its help has them in sections, what is used every day first.
+
+    Parameters
+    ----------
+    sections : dict
+        Heading -> flags below it, in their order; the rest follow as "More options".
+    """
+
+    def __init__(self, *args: Any, sections: dict[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections = {title: flags.split() for title, flags in sections.items()}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of each section."""
+        options = {
+            flag: option
+            for option in self.get_params(ctx)
+            if isinstance(option, click.Option)
+            for flag in option.opts
+        }
+        placed = [options[flag] for flags in self.sections.values() for flag in flags]
+        rest = [
+            option.opts[0] for option in dict.fromkeys(options.values()) if option not in placed
+        ]
+        for title, flags in (*self.sections.items(), ("More options", rest)):
+            records = [options[flag].get_help_record(ctx) for flag in flags]
+            with formatter.section(title):
+                formatter.write_dl([record for record in records if record])
+
+
 #: Where a store lies: a folder, or the address of a remote one.
 StorePlace = Path | str
 
@@ -350,10 +381,24 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             for cell, width, numeric in zip(line, widths, right, strict=True)
         ]
         text = "  ".join(cells).rstrip()
-        if terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        if is_coloured():
             text = _DIGITS.sub(lambda found: click.style(found[0], dim=True), text, count=1)
         out = drawing_on(sys.stdout)
         click.echo(encodable(text, out), file=out)
+
+
+def is_coloured() -> bool:
+    """Return whether what is printed may have colours: at a terminal that wants some."""
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return wanted and sys.stdout.isatty()
+
+
+def print_lines(lines: Sequence[str], *, dim: Sequence[bool]) -> None:
+    """Print lines, some of them dimmed at a terminal."""
+    out = drawing_on(sys.stdout)
+    for line, is_dim in zip(lines, dim, strict=True):
+        text = encodable(line, out)
+        click.echo(click.style(text, dim=True) if is_dim and is_coloured() else text, file=out)
 
 
 def print_listed(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:

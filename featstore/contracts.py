@@ -53,7 +53,8 @@ class Finding:
         The name of the promise, with blanks.
     promise : str
         What is promised.
-    kept : bool
+    kept : bool or None
+        None: the promise is none that a thing like this one makes.
     text : str
         Of a broken promise what was expected, what was found and what to do; else what is worth
         knowing, often nothing.
@@ -61,8 +62,12 @@ class Finding:
 
     name: str
     promise: str
-    kept: bool
+    kept: bool | None
     text: str = ""
+
+
+class Inapplicable(Exception):  # noqa: N818
+    """Raised by a check of what a thing like this one does not promise; its text says why."""
 
 
 class Contract:
@@ -98,18 +103,20 @@ class Contract:
         """Check one promise after another; without the first, none of the others is looked at."""
         for number, (name, promise) in enumerate(promises := self.promises().items()):
             found = Finding(name, promise, *self._checked(name))
-            if not found.kept and not number:
+            if found.kept is False and not number:
                 more = f" The other {len(promises) - 1} checks need this one: repair it first."
                 yield replace(found, text=found.text + more)
                 return
             yield found
 
-    def _checked(self, name: str) -> tuple[bool, str]:
+    def _checked(self, name: str) -> tuple[bool | None, str]:
         """Return whether a promise is kept, and what there is to say."""
         try:
             with _quiet(), warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
                 return True, getattr(self, name.replace(" ", "_"))() or ""
+        except Inapplicable as why:
+            return None, str(why)
         except ContractError as err:
             return False, str(err)
         except Exception as err:  # whatever a stranger's code raises

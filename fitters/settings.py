@@ -95,6 +95,13 @@ Criterion = Literal["cosine", "rank", "error"]
 """How a choice is scored; see `fitters.recipe.fit_alignment`."""
 
 
+#: Their section in the help of a command.
+SETTINGS_SECTION = {
+    "Settings of some methods": "--gamma --components --rank --scale --top-k --power --centred "
+    "--legacy --epochs --batch-size --learning-rate --share --sequential --patience --precision",
+}
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
     """What may be asked of a trained method; None leaves the preset's own.

@@ -29,7 +29,7 @@ from bench.cli.headstock import cli as headstock_cli
 from bench.cli.main import cli as bench_cli
 from bench.suites.demo import create_smoke_store, demo_runs
 from featstore.cli import cli as featstore_cli
-from featstore.command_line import EXIT_USAGE, run_command
+from featstore.command_line import EXIT_USAGE, SectionedCommand, run_command
 from featstore.extraction.job import open_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.manifest.io import read_manifest
@@ -85,6 +85,25 @@ def test_every_option_says_what_it_is_for(path: tuple[str, ...]) -> None:
         if isinstance(option, click.Option):
             assert option.help, f"{option.opts[0]} has no help"
             assert option.help[-1] in ".)]", f"{option.opts[0]}: {option.help!r} is no sentence"
+
+
+MANY = 25
+SECTIONED = [path for path, one in COMMANDS.items() if len(one.params) >= MANY]
+
+
+@pytest.mark.parametrize("path", SECTIONED, ids=" ".join)
+def test_the_help_of_many_options_begins_with_those_of_every_day(path: tuple[str, ...]) -> None:
+    command = COMMANDS[path]
+    assert isinstance(command, SectionedCommand)
+    given = [flag for flags in command.sections.values() for flag in flags]
+    assert len(given) == len(set(given))
+    assert len(command.sections["Options"]) <= 12
+    required = {one.opts[0] for one in command.params if one.required and one.opts[0][0] == "-"}
+    assert required <= set(command.sections["Options"])
+    help_text = command.get_help(click.Context(command, info_name=path[-1]))
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert len(re.findall(rf"^  .*{option.opts[-1]}\b(?!-)", help_text, re.MULTILINE)) >= 1
 
 
 def _examples(command: click.Command) -> list[str]:

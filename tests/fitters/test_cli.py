@@ -81,7 +81,10 @@ def test_the_metric_of_a_choice_is_an_option(
         values = [choice["weights"], choice.get("penalties", "1"), choice.get("components")]
         assert np.shape(choice["scores"]) == tuple(len(axis) for axis in values if axis)
     assert _run("show", tmp_path / "pls") == 0
-    assert "values (--json shows them)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    points = shown.partition("best score by components: ")[2].splitlines()[0].split(", ")
+    best = np.asarray(choice["scores"]).max(axis=(0, 1))
+    assert points == [f"{n:.3g}: {s:.4g}" for n, s in zip(choice["components"], best, strict=True)]
 
 
 def test_ls_goes_on_past_damage_without_reading_arrays(

@@ -1,4 +1,4 @@
-"""Starting: CPU seconds of a help and of a first fit, against those of importing click."""
+"""Starting: CPU seconds of a help and of a first fit, against those of importing a library."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ HELPS = {
     "bench task": "bench.cli",
 }
 CLICK = "import click"
+SKLEARN = "import sklearn.base"
 FIT = """
 import numpy as np
 from fitters import Pairs, fit_alignment
@@ -36,22 +37,22 @@ def figures(_: Path) -> Iterator[Figure]:
     for line, module in HELPS.items():
         words = [*line.split(), "--help"]
         code = f"import sys; sys.argv = {words}; from {module} import main; main()"
-        yield against_click(f"import.help/{line.replace(' ', '-')}", code)
-    yield against_click("import.first_fit", FIT)
+        yield compare(f"import.help/{line.replace(' ', '-')}", code, CLICK)
+    yield compare("import.first_fit", FIT, SKLEARN)
 
 
-def against_click(name: str, code: str) -> Figure:
-    """Compare fresh processes by CPU seconds: one that runs the code, one that imports click."""
-    for warm in (code, CLICK):  # what is compiled once is no part of it
+def compare(name: str, code: str, floor: str) -> Figure:
+    """Compare CPU seconds of fresh processes: one runs our code, one imports a library."""
+    for warm in (code, floor):  # what is compiled once is no part of it
         cpu_seconds(warm)
     ratios, spent = [], 0.0
     for pair in range(PAIRS):
         seconds = {}
-        for side in (code, CLICK) if pair % 2 == 0 else (CLICK, code):
+        for side in (code, floor) if pair % 2 == 0 else (floor, code):
             seconds[side] = cpu_seconds(side)
-        ratios.append(seconds[CLICK] / seconds[code])
+        ratios.append(seconds[floor] / seconds[code])
         spent += sum(seconds.values())
-    return figure_of(name, ratios, against='python -c "import click", CPU', cpu_seconds=spent)
+    return figure_of(name, ratios, against=f'python -c "{floor}", CPU', cpu_seconds=spent)
 
 
 def cpu_seconds(code: str) -> float:
