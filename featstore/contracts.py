@@ -34,7 +34,7 @@ from featstore.encoders.golden import golden_images, golden_inputs
 from featstore.encoders.registry import open_encoder
 from featstore.errors import ContractError, FeatstoreError, PluginError
 from featstore.identity import canonical_json, space_id
-from featstore.images import decode_image
+from featstore.images import Geometry, decode_image
 from featstore.manifest.manifest import Manifest
 from featstore.plugins import use_plugins
 from featstore.sources.making import make_manifest
@@ -267,6 +267,10 @@ class EncoderContract(Contract):
         with ThreadPoolExecutor(4) as pool:
             prepared = list(pool.map(self._encoder.prepare, self._items))
         expect(pickle.dumps(self._items) == before, "Expected items unchanged by prepare.")
+        if isinstance(geometry := getattr(self._encoder, "geometry", None), Geometry):
+            made = [geometry.pixels(item) for item in self._items]
+            expect(all(map(np.array_equal, made, prepared)), "Expected prepare to return what "
+                   "`geometry` makes of a picture; leave one of them out.")  # fmt: skip
         self._near(self._encoder.encode(prepared), "prepared in threads", "Keep no state.")
 
 

@@ -10,12 +10,15 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from featstore.errors import FeatstoreError, needs_extra
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
     from PIL import Image
 
 #: Pixels an image may have: 10,000 × 10,000, i.e. 300 MB once decoded.
@@ -35,6 +38,15 @@ DECODE_RULE: dict[str, str] = {
     "frame": "first",
 }
 
+#: The shorter side of a JPEG that is decoded scaled, at least.
+SCALED_SIDE = 512
+
+#: What is keyed beside the other rules of decoding then.
+SCALED_RULE = f"large JPEG scaled by its transform, to at least {SCALED_SIDE}"
+
+#: Who resizes: Pillow, or torchvision's antialiased filters on uint8 tensors.
+Resizer = Literal["pillow", "torchvision"]
+
 #: How TIFF files begin, by byte order.
 _TIFF = (b"II*\0", b"MM\0*")
 
@@ -50,6 +62,7 @@ def decode_image(
     *,
     max_pixels: int = MAX_PIXELS,
     formats: Sequence[str] = FORMATS,
+    scaled: bool = False,
 ) -> Image.Image:
     """Decode an image file into an upright RGB picture.
 
@@ -66,6 +79,9 @@ def decode_image(
         twice ``PIL.Image.MAX_IMAGE_PIXELS`` (179 million), holds as well.
     formats : sequence of str
         Pillow's names of the formats that are tried.
+    scaled : bool
+        Decode a large JPEG at a half, a quarter or an eighth of its size, the smallest whose
+        shorter side is `SCALED_SIDE` pixels at least: the transform's low frequencies alone.
 
     Raises
     ------
@@ -87,6 +103,8 @@ def decode_image(
                     f"Cannot decode {label}: {width:,} × {height:,} pixels exceed the limit of "
                     f"{max_pixels:,}. Raise max_pixels if this image is meant."
                 )
+            if scaled:
+                image.draft(None, (SCALED_SIDE, SCALED_SIDE))
             image.load()
             return to_rgb(_upright(image))
     except ImageError:
@@ -126,6 +144,100 @@ def to_rgb(image: Image.Image) -> Image.Image:
     # EXIF holds places and names of people: it must not travel into thumbnails.
     rgb.info.clear()
     return rgb
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a picture becomes the rectangle that a model sees: resized, then cropped at its centre.
+
+    The pixels of torchvision's ``Resize`` and ``CenterCrop``, bit for bit: on a picture of Pillow,
+    or on a tensor, which is faster and rounds differently.
+
+    Attributes
+    ----------
+    resize : tuple of int
+        Height and width, or one number, which the shorter side is resized to.
+    crop : tuple of int
+        Height and width; black is added where the picture is smaller.
+    interpolation : str
+        Pillow's name of the filter: ``BICUBIC``.
+    resizer : {"pillow", "torchvision"}
+
+    Examples
+    --------
+    >>> Geometry(resize=(256,), crop=(224, 224), interpolation="BICUBIC").shape
+    (224, 224, 3)
+    """
+
+    resize: tuple[int, ...]
+    crop: tuple[int, int]
+    interpolation: str
+    resizer: Resizer = "pillow"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the result."""
+        return (*self.crop, 3)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the result."""
+        return 3 * self.crop[0] * self.crop[1]
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Return (width, height) of a picture of this size after it was resized."""
+        if len(self.resize) == 2:
+            return self.resize[1], self.resize[0]
+        (short,) = self.resize
+        long = int(short * max(width, height) / min(width, height))
+        return (short, long) if width <= height else (long, short)
+
+    def data(self, image: Image.Image) -> bytes:
+        """Return the part of an RGB picture that a model sees, row by row."""
+        if self.resizer == "torchvision":
+            return self.pixels(image).tobytes()
+        return self._cropped(image).tobytes()
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Return the same as an array, (height, width, 3) uint8."""
+        import numpy as np
+
+        if self.resizer == "pillow":
+            return np.array(self._cropped(image))
+        import torch
+
+        found: np.ndarray = self.on_tensor(torch.from_numpy(np.array(image))).numpy()
+        return found
+
+    def on_tensor(self, picture: torch.Tensor) -> torch.Tensor:
+        """Return the same of a (height, width, 3) uint8 tensor, on its device, by torchvision."""
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional
+
+        height, width = picture.shape[:2]
+        size = [*reversed(self.resized(width, height))]
+        # A view of channels that lie last is what the fast code for uint8 takes.
+        resized = functional.resize(
+            picture.permute(2, 0, 1), size, InterpolationMode[self.interpolation], antialias=True
+        )
+        found: torch.Tensor = functional.center_crop(resized, [*self.crop])
+        return found.permute(1, 2, 0).contiguous()
+
+    def _cropped(self, image: Image.Image) -> Image.Image:
+        from PIL import Image
+
+        width, height = self.resized(*image.size)
+        left, right = _centred(width, self.crop[1])
+        upper, lower = _centred(height, self.crop[0])
+        image = image.resize((width, height), Image.Resampling[self.interpolation])
+        return image.crop((left, upper, right, lower))
+
+
+def _centred(length: int, wanted: int) -> tuple[int, int]:
+    """Return where a part of this length in the middle begins and ends; outside if it is longer."""
+    spare = length - wanted
+    first = round(spare / 2) if spare >= 0 else -(-spare // 2)
+    return first, first + wanted
 
 
 def thumbnail_webp(image: Image.Image, *, side: int = 96) -> bytes:

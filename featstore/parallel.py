@@ -76,6 +76,12 @@ def _group_cores(root: Path) -> float:
     return min(found)
 
 
+#: The environment in which libraries start no threads.
+ONE_THREAD = {
+    f"{name}_THREADS": "1" for name in ("POLARS_MAX", "OMP_NUM", "OPENBLAS_NUM", "MKL_NUM")
+}
+
+
 def single_thread() -> None:
     """Bind this process to one thread, so that results do not depend on how many there are."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -83,8 +89,7 @@ def single_thread() -> None:
     # Libraries that are loaded later read the environment; those loaded already are limited
     # directly. A worker begins without NumPy: with two threads of BLAS each, two workers spin
     # against one another, and the demo's benchmark takes seven times as long.
-    for name in ("POLARS_MAX", "OMP_NUM", "OPENBLAS_NUM", "MKL_NUM"):
-        os.environ[f"{name}_THREADS"] = "1"
+    os.environ.update(ONE_THREAD)
     threadpool_limits(limits=1)
 
 

@@ -126,7 +126,7 @@ _SECTIONS = {
     "--limit --devices",
     "Model": "--pool --layers --prefix --prompt-name --max-length --trust-remote-code --compile",
     "Heads": "--label-set --label-file --check-names --check-weights",
-    "Images": "--decode --decode-timeout --tiff --views --seed",
+    "Images": "--decode --resize --decode-timeout --tiff --views --seed",
     "Failures": "--on-error --max-failures --retry-failed",
     "Devices and machines": "--engine --ray-address --rank --world-size --threads --jobs",
 }

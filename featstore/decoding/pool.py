@@ -1,7 +1,8 @@
 """A pool of processes that decode images, with a time limit an image.
 
-Each process has one image at a time and a thread of the pool that waits for it, so that a
-process that dies takes exactly that image with it.
+Each process has one image, or one run of them, at a time, and a thread of the pool that waits for
+it. A process that dies takes exactly the image under way with it: what else was in its run is done
+again in a new one.
 
 nvJPEG rounds differently from Pillow's decoder, so what it decodes is another preprocessing, and
 `RULE` is a keyed fact of the space.
@@ -13,6 +14,7 @@ import contextlib
 import io
 import json
 import os
+import pickle
 import queue
 import signal
 import subprocess
@@ -20,24 +22,36 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from featstore.decoding.worker import (
+    FEED,
+    FILE,
     PAINTED,
     PICTURE,
     READY,
+    RUN,
     SUPPORTED,
+    Decoded,
+    Feed,
+    Reader,
+    Ring,
+    Run,
     Surface,
     read_answer,
     write_request,
 )
 from featstore.errors import DecoderStartError
 from featstore.images import FORMATS, MAX_PIXELS, ImageError, decode_image
+from featstore.parallel import ONE_THREAD
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 #: glibc would give the memory of each picture back to the system and fault it in again for the
@@ -67,25 +81,41 @@ class WorkerProcess:
     timeout : float
         Seconds that one image may take.
     shared : bool
-        Whether pixels come back in shared memory, else through the pipe.
+        Whether whole pictures come back in shared memory, else through the pipe.
+    feed : Feed, optional
+        What is done with the items of runs.
+    ring : Ring, optional
+        Into which runs are decoded.
     """
 
     def __init__(
-        self, decoder: str, arguments: Mapping[str, Any], timeout: float, *, shared: bool
+        self,
+        decoder: str,
+        arguments: Mapping[str, Any],
+        timeout: float,
+        *,
+        shared: bool,
+        feed: Feed | None = None,
+        ring: Ring | None = None,
     ) -> None:
         self._timeout = timeout
-        self._surface = Surface.make(arguments["max_pixels"]) if shared else None
+        self._surface = Surface.make(arguments["max_pixels"]) if shared and ring is None else None
+        self._ring = ring
+        self._feed = feed
+        self._reader: Reader | None = None
         config = {
             "decoder": decoder,
             "arguments": dict(arguments),
             "timeout": timeout,
             "surface": self._surface and [self._surface.handle, self._surface.size],
+            "ring": ring and ring.facts(),
         }
         self._config = json.dumps(config)
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._deadline: float | None = None
-        self._late = False
+        self._late = self._was_late = self._closing = False
+        self._under_way: tuple[int, int] | None = None
 
     def decode(self, data: bytes) -> Image.Image:
         """Return the RGB picture in `data`.
@@ -100,22 +130,9 @@ class WorkerProcess:
         """
         from PIL import Image
 
-        process = self._running()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._set_deadline(self._timeout)
-        try:
-            write_request(process.stdin, data)
-            answer = read_answer(process.stdout)
-        except OSError:  # a broken pipe: the process died while it was being written to
-            answer = None
-        finally:
-            self._set_deadline(None)
-        if answer is None:
-            how = self._exit_report(self._timeout)
-            raise ImageError(f"Cannot decode {len(data):,} bytes: the decoder {how}.")
-        if self._late:  # killed just after it had answered: the next image must not pay for that
-            self._end()
+        answer = self._asked(FILE, data)
+        if isinstance(answer, str):
+            raise ImageError(f"Cannot decode {len(data):,} bytes: the decoder {answer}.")
         kind, width, height, body = answer
         if kind == PAINTED and self._surface is not None:
             return self._surface.picture(width, height)
@@ -123,9 +140,91 @@ class WorkerProcess:
             raise ImageError(body.decode("utf-8"))
         return Image.frombuffer("RGB", (width, height), body, "raw", "RGB", 0, 1)
 
+    def decode_run(self, run: Run) -> Decoded:
+        """Decode a run into its slot.
+
+        Where the process dies or hangs, what came before the picture under way and what comes
+        after it are runs of a new process, and so is that picture if the process died: it alone
+        says whether it is to blame.
+
+        Raises
+        ------
+        DecoderStartError
+            If the process cannot be started.
+        CancelledError
+            If the process was closed meanwhile.
+        """
+        self._running()  # which knows who reads
+        if self._reader is not None and run.data is None:
+            return self.decode_run(replace(run, data=[*self._read(self._reader, run)]))
+        if not run.items:
+            return Decoded()
+        ring = self._ring
+        assert ring is not None
+        ring.begin(run.slot, run.first)
+        answer = self._asked(RUN, pickle.dumps(run), slot=run.slot)
+        if not isinstance(answer, str):
+            decoded = pickle.loads(answer[3])  # noqa: S301 -- from a process that was started here
+            assert isinstance(decoded, Decoded)
+            return decoded
+        at, count = ring.under_way(run.slot) - run.first, len(run.items)
+        decoded = self.decode_run(run.part(0, at))
+        if count == 1 or self._was_late:
+            reason = f"Cannot decode the image: the decoder {answer}."
+            decoded.failures[run.first + at] = reason
+        else:
+            decoded.add(self.decode_run(run.part(at, at + 1)))
+        decoded.add(self.decode_run(run.part(at + 1, count)))
+        return decoded
+
+    @staticmethod
+    def _read(reader: Reader, run: Run) -> Iterator[bytes | str]:
+        """Yield the file of each item, or why it could not be read."""
+        for values in run.items:
+            try:
+                yield reader.read(dict(zip(run.names, values, strict=True)))
+            except OSError as err:
+                yield str(err)
+
+    def _asked(
+        self, kind: int, data: bytes, *, slot: int | None = None
+    ) -> tuple[int, int, int, bytearray] | str:
+        """Return the answer to a request, or how the process ended over it."""
+        process = self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._set_deadline(self._timeout, slot)
+        try:
+            write_request(process.stdin, data, kind)
+            answer = read_answer(process.stdout)
+        except OSError:  # a broken pipe: the process died while it was being written to
+            answer = None
+        finally:
+            self._set_deadline(None)
+        if answer is None:
+            if self._closing:
+                self._end()
+                raise CancelledError
+            return self._exit_report(self._timeout)
+        if self._late:  # killed just after it had answered: the next image must not pay for that
+            self._end()
+        return answer
+
+    def stop(self) -> None:
+        """Kill the process if it is at a run: nobody waits for its pictures."""
+        with self._lock:
+            self._closing = self._under_way is not None
+            if self._closing and self._process is not None:
+                self._process.kill()
+
     def kill_if_late(self) -> None:
         """Kill the process if its present image has taken too long."""
         with self._lock:
+            if self._under_way is not None and self._ring is not None:
+                slot, place = self._under_way
+                if (now := self._ring.under_way(slot)) != place and self._deadline is not None:
+                    self._under_way = slot, now
+                    self._deadline = time.monotonic() + self._timeout
             if self._deadline is not None and time.monotonic() > self._deadline:
                 self._late = True
                 self._deadline = None
@@ -152,9 +251,12 @@ class WorkerProcess:
                 pipe.close()
         return process.returncode
 
-    def _set_deadline(self, seconds: float | None) -> None:
+    def _set_deadline(self, seconds: float | None, slot: int | None = None) -> None:
         with self._lock:
             self._deadline = None if seconds is None else time.monotonic() + seconds
+            self._under_way = None
+            if slot is not None and self._ring is not None:
+                self._under_way = slot, self._ring.under_way(slot)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
@@ -162,14 +264,15 @@ class WorkerProcess:
         self._end()
         self._late = False
         path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
+        memories = [one.handle for one in (self._surface, self._ring) if one is not None]
         try:
             process = subprocess.Popen(  # this interpreter, and no shell
                 [sys.executable, "-m", "featstore.decoding.worker", self._config],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**_MALLOC, **os.environ, "PYTHONPATH": path},
-                pass_fds=() if self._surface is None else (self._surface.handle,),
+                env={**_MALLOC, **os.environ, **ONE_THREAD, "PYTHONPATH": path},
+                pass_fds=memories,
             )
         except OSError as err:
             # No fault of the image: the job ends here, and no item is called unreadable.
@@ -183,6 +286,8 @@ class WorkerProcess:
         stdout: IO[bytes] | None = process.stdout
         assert stdout is not None
         answer = read_answer(stdout)
+        if answer is not None and self._feed is not None:
+            self._send_feed(process, self._feed)
         self._set_deadline(None)
         if answer is None or answer[0] != READY:
             raise DecoderStartError(
@@ -191,13 +296,25 @@ class WorkerProcess:
             )
         return process
 
+    def _send_feed(self, process: subprocess.Popen[bytes], feed: Feed) -> None:
+        """Say what runs have in common; a reader that cannot go there stays here."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for one in (feed, replace(feed, reader=None)):
+            with contextlib.suppress(Exception):  # whatever a reader holds; and a broken pipe
+                write_request(process.stdin, pickle.dumps(one), FEED)
+                answer = read_answer(process.stdout)
+                if answer is not None and answer[0] == READY:
+                    return
+            self._reader = feed.reader
+
     def _exit_report(self, limit: float) -> str:
         """Return how the process ended, and forget it."""
         if self._process is not None and not self._late:
             # The pipe closes a moment before the exit status is there.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=_LAST_WORDS)
-        status = self._end()
+        status, self._was_late = self._end(), self._late
         return f"took longer than {limit:g} s" if self._late else f"crashed ({_status(status)})"
 
 
@@ -214,7 +331,7 @@ def _status(code: int | None) -> str:
 _LOOK_SHARE = 0.1
 _LOOK_SECONDS = 1.0
 
-_Job = tuple[bytes, "Future[Image.Image]"]
+_Job = tuple["Callable[[WorkerProcess, Any], Any]", Any, "Future[Any]"]
 
 
 class DecodePool:
@@ -230,11 +347,17 @@ class DecodePool:
         Pillow's names of the formats that are tried. TIFF must be asked for.
     max_pixels : int
         Larger images are refused before any pixel is decoded.
+    scaled : bool
+        Whether large JPEG files are decoded scaled (`featstore.images.decode_image`).
     decoder : str
-        ``module:function`` that the processes call with the bytes, ``formats`` and
-        ``max_pixels``; it returns an RGB picture or raises ImageError.
+        ``module:function`` that the processes call with the bytes, ``formats``, ``max_pixels`` and
+        ``scaled``; it returns an RGB picture or raises ImageError.
     shared : bool
-        Whether pixels come back in shared memory; by default where the system has such memory.
+        Whether pictures come back in shared memory; by default where the system has such memory.
+    feed : Feed, optional
+        What is done with the items of runs.
+    ring : Ring, optional
+        Into which runs are decoded; the pool closes it.
 
     Examples
     --------
@@ -250,17 +373,22 @@ class DecodePool:
         timeout: float = 60.0,
         formats: Sequence[str] = FORMATS,
         max_pixels: int = MAX_PIXELS,
+        scaled: bool = False,
         decoder: str = "featstore.images:decode_image",
         shared: bool = SUPPORTED,
+        feed: Feed | None = None,
+        ring: Ring | None = None,
     ) -> None:
         if workers < 1 or timeout <= 0:
             raise ValueError(
                 f"A pool needs a worker and a time limit; got {workers} and {timeout:g} s."
             )
-        arguments = {"formats": list(formats), "max_pixels": max_pixels}
+        arguments = {"formats": list(formats), "max_pixels": max_pixels, "scaled": scaled}
         self._processes = [
-            WorkerProcess(decoder, arguments, timeout, shared=shared) for _ in range(workers)
+            WorkerProcess(decoder, arguments, timeout, shared=shared, feed=feed, ring=ring)
+            for _ in range(workers)
         ]
+        self._ring = ring
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._look = min(_LOOK_SECONDS, timeout * _LOOK_SHARE)
@@ -289,32 +417,49 @@ class DecodePool:
         RuntimeError
             If the pool is closed.
         """
+        return self._submit(WorkerProcess.decode, data)
+
+    def submit_run(self, run: Run) -> Future[Decoded]:
+        """Return what is to come of a run beside its pixels.
+
+        Raises
+        ------
+        RuntimeError
+            If the pool is closed.
+        """
+        return self._submit(WorkerProcess.decode_run, run)
+
+    def _submit(self, work: Callable[[WorkerProcess, Any], Any], of: Any) -> Future[Any]:
         if self._closed.is_set():
             raise RuntimeError("The pool is closed; make another one.")
-        future: Future[Image.Image] = Future()
-        self._jobs.put((data, future))
+        future: Future[Any] = Future()
+        self._jobs.put((work, of, future))
         return future
 
     def close(self) -> None:
-        """Cancel what has not begun, wait for what has, and end the processes."""
+        """Cancel what has not begun, and runs; wait for the images, and end the processes."""
         if self._closed.is_set():
             return
         self._closed.set()
         for _ in self._threads:
             self._jobs.put(None)
+        for process in self._processes:
+            process.stop()
         for thread in (*self._threads, self._watch):
             thread.join()
+        if self._ring is not None:
+            self._ring.close()
 
     def _serve(self, process: WorkerProcess) -> None:
         while (job := self._jobs.get()) is not None:
-            data, future = job
+            work, of, future = job
             if self._closed.is_set():
                 future.cancel()
                 continue
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                future.set_result(process.decode(data))
+                future.set_result(work(process, of))
             except BaseException as err:  # the future is how its owner hears of it
                 future.set_exception(err)
         process.close()
@@ -332,6 +477,9 @@ class DecodePool:
 #: What is keyed beside the other rules of decoding.
 RULE = "upright grey and RGB JPEG by nvJPEG, all else by Pillow"
 
+#: Likewise, of those who resize there.
+RESIZE_RULE = "torchvision, antialiased, on the device that decodes"
+
 _ORIENTATION = 0x0112
 
 #: Bytes at the end of a file among which the end marker of a whole one is.
@@ -346,19 +494,78 @@ def decode_on_gpu(data: bytes, device: str, *, formats: Sequence[str] = FORMATS)
     ImageError
         As `featstore.images.decode_image`.
     """
-    if not is_plain_jpeg(data):
-        return decode_image(data, formats=formats)
-    import torch
     from PIL import Image
+
+    (found,) = decode_batch([data], device, formats=formats)
+    if isinstance(found, str):
+        raise ImageError(found)
+    return Image.fromarray(found.contiguous().cpu().numpy())
+
+
+def decode_batch(
+    files: Sequence[bytes | str], device: str, *, formats: Sequence[str] = FORMATS
+) -> list[torch.Tensor | str]:
+    """Decode image files into (h, w, 3) uint8 tensors on a device, all plain JPEGs in one call.
+
+    Parameters
+    ----------
+    files : sequence of bytes or str
+        A str says why a file could not be read, and comes back.
+    device : str
+    formats : sequence of str
+        As of `featstore.images.decode_image`.
+
+    Returns
+    -------
+    list of tensor or str
+        Upright RGB pictures; a str says why there is none.
+    """
+    import numpy as np
+    import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    plain = [isinstance(file, bytes) and is_plain_jpeg(file) for file in files]
+    whole: Iterable[Any] = compress(files, plain)
+    encoded = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in whole]
     try:
-        pixels = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
-    except RuntimeError:
-        # Damaged, or a kind that nvJPEG lacks: Pillow says which.
-        return decode_image(data, formats=formats)
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+        decoded = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else []
+    except RuntimeError:  # one is damaged, or of a kind that nvJPEG lacks
+        if len(files) > 1:
+            return [one for file in files for one in decode_batch([file], device, formats=formats)]
+        decoded, plain = [], [False]
+    pictures, found = iter(decoded), []
+    for file, is_plain in zip(files, plain, strict=True):
+        if is_plain:
+            found.append(next(pictures).permute(1, 2, 0))
+        elif isinstance(file, str):
+            found.append(file)
+        else:
+            try:
+                pixels = np.array(decode_image(file, formats=formats))
+                found.append(torch.from_numpy(pixels).to(device))
+            except ImageError as err:
+                found.append(str(err))
+    return found
+
+
+@contextlib.contextmanager
+def own_stream(device: str) -> Iterator[None]:
+    """Run the block's work on a stream of this thread; on return it is done, for every stream."""
+    if not device.startswith("cuda"):
+        yield
+        return
+    import torch
+
+    stream: torch.cuda.Stream | None = getattr(_streams, device, None)
+    if stream is None:
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        setattr(_streams, device, stream)
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
+
+
+_streams = threading.local()
 
 
 def is_plain_jpeg(data: bytes) -> bool:

@@ -1,7 +1,9 @@
 """A decoding process: frames on a pipe, pixels in shared memory.
 
-A pixel takes four bytes, as in Pillow's own memory: both sides then copy rows as they are.
-Where the system has no such memory (only Linux's memfd is used), pictures go through the pipe.
+It decodes one picture and paints it whole, or reads, decodes, resizes and crops a run of items
+into a slot of a ring. Of a whole picture a pixel takes four bytes, as in Pillow's own memory:
+both sides then copy rows as they are. Where the system has no such memory (only Linux's memfd is
+used), whole pictures go through the pipe, and there are no runs.
 """
 
 from __future__ import annotations
@@ -9,14 +11,20 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import pickle
 import signal
 import struct
 import sys
-from collections.abc import Callable
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import IO, TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from featstore.images import ImageError
+from featstore.images import Geometry, ImageError, thumbnail_webp
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,25 +41,108 @@ PAINTED = 3
 #: The worker is ready for work.
 READY = 2
 
-_REQUEST = struct.Struct("<Q")
+#: A run was decoded into its slot: what there is to say of it, pickled.
+DECODED = 4
+
+#: Requests: an image file to paint, a run, and what runs have in common, before the first of them.
+FILE, RUN, FEED = range(3)
+
+_REQUEST = struct.Struct("<BQ")
 _ANSWER = struct.Struct("<BIIQ")
 
 
-def write_request(pipe: IO[bytes], data: bytes) -> None:
-    """Send the bytes of an image file."""
-    pipe.write(_REQUEST.pack(len(data)))
+class Reader(Protocol):
+    """Reads the bytes of an item, which must be those that its content hash names."""
+
+    def read(self, item: Mapping[str, Any]) -> bytes:
+        """Return them, or raise OSError."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What is done with every item of a run.
+
+    Attributes
+    ----------
+    reader : Reader or None
+        None if runs bring the bytes.
+    geometries : tuple of Geometry
+        What is made of each picture: one for each shape of the ring.
+    thumbnail : bool
+        Whether a small WebP of each is made.
+    """
+
+    reader: Reader | None
+    geometries: tuple[Geometry, ...]
+    thumbnail: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """Items whose pictures go into one slot, from row `first` on.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Columns of the items.
+    items : list of tuples
+        Their values, a tuple an item.
+    data : list of bytes or str, optional
+        Their files, read before; a str says why one could not be.
+    """
+
+    slot: int
+    names: tuple[str, ...]
+    items: list[tuple[Any, ...]]
+    first: int = 0
+    data: list[bytes | str] | None = None
+
+    def part(self, start: int, stop: int) -> Run:
+        """Return some of the items as a run, which fills the same rows."""
+        data = None if self.data is None else self.data[start:stop]
+        return replace(self, items=self.items[start:stop], data=data, first=self.first + start)
+
+
+@dataclass
+class Decoded:
+    """What a run gave beside pixels.
+
+    Attributes
+    ----------
+    failures : dict
+        Row of the slot -> reason, of the items that have no pixels.
+    thumbnails : dict
+        Row of the slot -> WebP bytes.
+    seconds : list of float
+        Spent on reading, decoding, and preparing.
+    """
+
+    failures: dict[int, str] = field(default_factory=dict)
+    thumbnails: dict[int, bytes] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+
+    def add(self, other: Decoded) -> None:
+        """Take in what another part of the run gave."""
+        self.failures |= other.failures
+        self.thumbnails |= other.thumbnails
+        self.seconds = [a + b for a, b in zip(self.seconds, other.seconds, strict=True)]
+
+
+def write_request(pipe: IO[bytes], data: bytes, kind: int = FILE) -> None:
+    """Send the bytes of an image file, or a pickled run or feed."""
+    pipe.write(_REQUEST.pack(kind, len(data)))
     pipe.write(data)
     pipe.flush()
 
 
-def read_request(pipe: IO[bytes]) -> bytes | None:
-    """Return the next image file, or None if the other side has gone."""
+def read_request(pipe: IO[bytes]) -> tuple[int, bytes] | None:
+    """Return the kind and the bytes of the next request, or None if the other side has gone."""
     head = pipe.read(_REQUEST.size)
     if len(head) < _REQUEST.size:
         return None
-    (size,) = _REQUEST.unpack(head)
+    kind, size = _REQUEST.unpack(head)
     data = pipe.read(size)
-    return data if len(data) == size else None
+    return (kind, data) if len(data) == size else None
 
 
 def write_answer(
@@ -89,8 +180,9 @@ def main(config: str) -> None:
     Parameters
     ----------
     config : str
-        JSON: ``decoder`` (module:function), ``arguments`` for it, ``timeout`` in seconds and
-        ``surface``, null or the handle and size of the memory to paint.
+        JSON: ``decoder`` (module:function), ``arguments`` for it, ``timeout`` in seconds,
+        ``surface``, null or the handle and size of the memory to paint, and ``ring``, null or the
+        facts of the ring for runs.
     """
     settings = json.loads(config)
     requests = sys.stdin.buffer
@@ -98,32 +190,80 @@ def main(config: str) -> None:
     # An interrupt at the terminal goes to the whole group; the pool decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     module, name = settings["decoder"].split(":")
-    decoder: Callable[..., Any] = getattr(import_module(module), name)
+    decode: Callable[..., Any] = getattr(import_module(module), name)
     surface = Surface(*settings["surface"]) if settings["surface"] else None
+    ring = Ring(*settings["ring"]) if settings["ring"] else None
+    limit, arguments = settings["timeout"] + GRACE, settings["arguments"]
+    feed: Feed | None = None
     write_answer(answers, READY, b"")
-    while (data := read_request(requests)) is not None:
-        _set_alarm(settings["timeout"] + GRACE)
-        kind, body, size = _decode(decoder, data, settings["arguments"], surface)
-        write_answer(answers, kind, body, *size)
+    while (request := read_request(requests)) is not None:
+        kind, data = request
+        if kind == FEED:
+            try:
+                feed = pickle.loads(data)  # noqa: S301 -- from the process that started this one
+                write_answer(answers, READY, b"")
+            except Exception:  # a reader of a module that this process cannot import
+                write_answer(answers, REFUSED, b"")
+        elif kind == RUN and feed is not None and ring is not None:
+            run = pickle.loads(data)  # noqa: S301 -- likewise
+            decoded = _decode_run(lambda data: decode(data, **arguments), run, feed, ring, limit)
+            write_answer(answers, DECODED, pickle.dumps(decoded))
+        else:
+            _set_alarm(limit)
+            write_answer(answers, *_decode(decode, data, arguments, surface))
         _set_alarm(0)
 
 
 def _decode(
     decoder: Callable[..., Any], data: bytes, arguments: dict[str, Any], surface: Surface | None
-) -> tuple[int, bytes, tuple[int, int]]:
+) -> tuple[int, bytes, int, int]:
     try:
         image = decoder(data, **arguments)
         if surface is not None and surface.paint(image):
-            return PAINTED, b"", image.size
-        return PICTURE, image.tobytes(), image.size
-    except ImageError as err:
-        reason = str(err)
-    except MemoryError:
-        reason = "Cannot decode the image: there is not enough memory."
+            return PAINTED, b"", *image.size
+        return PICTURE, image.tobytes(), *image.size
     except Exception as err:
-        # Whatever escapes the decoder is about this one image.
-        reason = f"Cannot decode the image: {type(err).__name__}: {' '.join(str(err).split())}."
-    return REFUSED, reason.encode("utf-8", "replace"), (0, 0)
+        return REFUSED, _reason(err).encode("utf-8", "replace"), 0, 0
+
+
+def _decode_run(
+    decode: Callable[[bytes], Image.Image], run: Run, feed: Feed, ring: Ring, limit: float
+) -> Decoded:
+    """Decode a run into its slot, each item within so many seconds."""
+    decoded = Decoded()
+    given: Sequence[bytes | str | None] = run.data or [None] * len(run.items)
+    for place, (values, data) in enumerate(zip(run.items, given, strict=True), run.first):
+        ring.begin(run.slot, place)
+        _set_alarm(limit)
+        times = [time.perf_counter()]
+        try:
+            if data is None and feed.reader is not None:
+                data = feed.reader.read(dict(zip(run.names, values, strict=True)))
+            if not isinstance(data, bytes):
+                raise ImageError(data or "The item has no bytes.")
+            times.append(time.perf_counter())
+            image = decode(data)
+            times.append(time.perf_counter())
+            if feed.thumbnail:
+                decoded.thumbnails[place] = thumbnail_webp(image)
+            pictures = [geometry.data(image) for geometry in feed.geometries]
+            ring.put(run.slot, place, pictures)
+        except Exception as err:
+            decoded.failures[place] = _reason(err)
+        times.append(time.perf_counter())
+        for stage, (begun, ended) in enumerate(pairwise(times)):
+            decoded.seconds[stage] += ended - begun
+    return decoded
+
+
+def _reason(err: Exception) -> str:
+    """Return why an item has no picture."""
+    if isinstance(err, ImageError | OSError):
+        return str(err)
+    if isinstance(err, MemoryError):
+        return "Cannot decode the image: there is not enough memory."
+    # Whatever escapes the decoder is about this one image.
+    return f"Cannot decode the image: {type(err).__name__}: {' '.join(str(err).split())}."
 
 
 def _private_stdout() -> IO[bytes]:
@@ -141,13 +281,132 @@ def _set_alarm(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
+SUPPORTED = hasattr(os, "memfd_create")
+
+_PLACE = struct.Struct("<Q")
+
+
+def shared_memory(name: str, size: int) -> int:
+    """Return a handle of so many bytes that other processes can map; they cost nothing unused."""
+    import fcntl  # POSIX alone has it
+
+    handle = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(handle, size)
+    # A worker gone wrong must not cut the memory off under its reader.
+    fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return handle
+
+
+class Ring:
+    """Slots of a fixed number of pictures, each in one or more shapes.
+
+    The job takes a slot for each run of pictures, a process writes it, and the job lends its rows
+    to the encoders; a slot is free again when nobody has an array of it any more. Where encoders
+    hold more than the slots to spare, rows are copied, so that a slot is always free.
+
+    Parameters
+    ----------
+    handle : int
+        Of the memory; `make` makes one.
+    slots, length : int
+        Slots, and pictures of each.
+    shapes : sequence of (height, width, 3)
+        Of a picture, uint8.
+    flying : int
+        Slots that may be with the processes at once.
+    """
+
+    def __init__(
+        self,
+        handle: int,
+        slots: int,
+        length: int,
+        shapes: Sequence[tuple[int, int, int]],
+        flying: int,
+    ) -> None:
+        self.handle, self.slots, self.length, self.flying = handle, slots, length, flying
+        self.shapes = shapes
+        self._bytes = [height * width * depth for height, width, depth in self.shapes]
+        self._starts = [0]
+        for n_bytes in self._bytes:
+            self._starts.append(self._starts[-1] + n_bytes * length)
+        self._stride = _stride(shapes, length)
+        self._map = mmap.mmap(handle, slots * self._stride)
+        self._free = deque(range(slots))
+        self._taken = 0
+
+    @classmethod
+    def make(
+        cls, length: int, shapes: Sequence[tuple[int, int, int]], *, flying: int, spare: int
+    ) -> Ring:
+        """Return a new ring: so many slots may be with processes, and as many spare be lent."""
+        slots = flying + spare
+        handle = shared_memory("pixels", slots * _stride(shapes, length))
+        return cls(handle, slots, length, shapes, flying)
+
+    def facts(self) -> list[object]:
+        """Return what `__init__` takes in another process."""
+        return [self.handle, self.slots, self.length, self.shapes, self.flying]
+
+    @property
+    def full(self) -> bool:
+        """Whether as many slots are with the processes as may be."""
+        return self._taken == self.flying
+
+    def take(self) -> int:
+        """Return a free slot; there is one unless the ring is full."""
+        self._taken += 1
+        return self._free.pop()  # the one used last: its memory is there already
+
+    def lend(self, slot: int, count: int) -> list[list[Any]]:
+        """Return the first rows of a slot that was taken, a list for each shape."""
+        import numpy as np
+
+        self._taken -= 1
+        memory = np.frombuffer(self._map, np.uint8, self._stride, slot * self._stride)
+        # Whatever holds a row holds this array, its base.
+        held = self.slots - len(self._free) - self._taken
+        if held > self.slots - self.flying:
+            memory = memory.copy()
+            self._free.append(slot)
+        else:
+            weakref.finalize(memory, self._free.append, slot).atexit = False
+        return [
+            list(memory[start : start + count * n_bytes].reshape(count, *shape))
+            for start, n_bytes, shape in zip(self._starts, self._bytes, self.shapes, strict=False)
+        ]
+
+    def put(self, slot: int, place: int, pixels: Sequence[bytes]) -> None:
+        """Write a picture, in each of the shapes, as row `place` of a slot."""
+        for start, n_bytes, data in zip(self._starts, self._bytes, pixels, strict=False):
+            at = slot * self._stride + start + place * n_bytes
+            self._map[at : at + n_bytes] = data
+
+    def begin(self, slot: int, place: int) -> None:
+        """Note that a process begins with a picture."""
+        _PLACE.pack_into(self._map, (slot + 1) * self._stride - _PLACE.size, place)
+
+    def under_way(self, slot: int) -> int:
+        """Return the picture that a process has begun with last."""
+        (place,) = _PLACE.unpack_from(self._map, (slot + 1) * self._stride - _PLACE.size)
+        return int(place)
+
+    def close(self) -> None:
+        """Give the memory back, but for what is lent: that goes with its last array."""
+        os.close(self.handle)
+
+
+def _stride(shapes: Sequence[tuple[int, int, int]], length: int) -> int:
+    """Return the bytes of a slot, with the number of the picture under way at its end."""
+    pixels = length * sum(height * width * depth for height, width, depth in shapes)
+    return -(-(pixels + _PLACE.size) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
 #: Bytes of a pixel: red, green, blue and one that is ignored.
 PIXEL_BYTES = 4
 
 #: What stays allocated between pictures; beyond it, memory goes back to the system.
 KEPT_BYTES = 64 * 2**20
-
-SUPPORTED = hasattr(os, "memfd_create")
 
 
 class Surface:
@@ -169,14 +428,8 @@ class Surface:
     @classmethod
     def make(cls, max_pixels: int) -> Surface:
         """Return a new surface for pictures of at most so many pixels."""
-        import fcntl  # POSIX alone has it
-
         size = max(1, max_pixels) * PIXEL_BYTES
-        handle = os.memfd_create("decoded", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(handle, size)
-        # A worker gone wrong must not cut the memory off under its reader.
-        fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        return cls(handle, size)
+        return cls(shared_memory("decoded", size), size)
 
     def paint(self, image: Image.Image) -> bool:
         """Copy an RGB picture into the memory; False if it does not fit."""
@@ -204,4 +457,5 @@ class Surface:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    # Under its own name, by which the job knows what is pickled.
+    import_module("featstore.decoding.worker").main(sys.argv[1])

@@ -95,7 +95,9 @@ class Encoder(Protocol):
 
     The attributes are read-only. ``space`` holds the keyed facts: whatever changes what a
     coordinate means, as plain JSON; ``featstore.identity.space_id(space)`` is the space's id.
-    ``facts`` is recorded beside and never compared.
+    ``facts`` is recorded beside and never compared. An encoder whose `prepare` returns what a
+    `featstore.images.Geometry` makes of a picture may state it as ``geometry``: the processes that
+    decode then prepare pictures, and `encode` gets arrays of uint8 that they wrote.
     """
 
     @property

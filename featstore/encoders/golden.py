@@ -7,6 +7,7 @@ Drawn by integer arithmetic alone, so that they are the same on every system and
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ def golden_vectors(encoder: Encoder) -> np.ndarray:
 
 @dataclass(frozen=True)
 class GoldenCosine:
-    """How far an encoder's precision turns its golden vectors away from float32."""
+    """How far something turns an encoder's vectors: their cosine before and after."""
 
     minimum: float
     mean: float
@@ -101,7 +102,24 @@ def golden_cosine(encoder: Encoder) -> GoldenCosine | None:
     if precision is None or exactly is None:
         return None
     batch = [encoder.prepare(item) for item in golden_inputs(encoder.kinds)]
-    ours, exact = (rows.astype(np.float64) for rows in (encoder.encode(batch), exactly(batch)))
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(exact, axis=1)
-    cosines = np.einsum("ij,ij->i", ours, exact) / norms
+    return cosine_of(encoder.encode(batch), exactly(batch))
+
+
+def cosine_of(ours: np.ndarray, theirs: np.ndarray) -> GoldenCosine:
+    """Return the cosine between the rows of two arrays."""
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    cosines = np.einsum("ij,ij->i", a, b) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     return GoldenCosine(float(cosines.min()), float(cosines.mean()))
+
+
+def enlarged_golden() -> list[bytes]:
+    """Return the golden pictures eight times as large, as JPEG files: as large as photographs."""
+    from PIL import Image
+
+    files = []
+    for image in golden_images():
+        buffer = io.BytesIO()
+        large = image.resize((8 * image.width, 8 * image.height), Image.Resampling.BICUBIC)
+        large.save(buffer, "JPEG", quality=90)
+        files.append(buffer.getvalue())
+    return files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS
 from featstore.encoders.golden import golden_inputs
 from featstore.errors import EncoderError
 from featstore.identity import canonical_json
+from featstore.images import Geometry
 
 _EXAMPLE = 'For instance space={"name": "my-model", "weights": "2024-05-01"}.'
 
@@ -22,7 +24,9 @@ class ObjectEncoder:
     ----------
     obj : object
         ``obj.encode(items)`` or ``obj(items)`` returns (b, d): an array, a tensor or rows.
-        It gets a list of RGB pictures (PIL), or a list of texts.
+        It gets a list of RGB pictures (PIL), or a list of texts. An `obj` whose ``geometry`` is a
+        `featstore.images.Geometry` gets pictures resized and cropped by it, as one
+        (b, height, width, 3) uint8 array, which the processes that decode have filled.
     space : mapping
         Facts that identify the space, as plain JSON, with at least a ``name``. `obj` itself is
         not inspected: two spaces count as the same when these facts are the same, so name the
@@ -51,7 +55,11 @@ class ObjectEncoder:
                 f"An encoder object needs a method encode(items) or must be callable; "
                 f"{type(obj).__name__} is neither."
             )
+        geometry = getattr(obj, "geometry", None)
+        self.geometry = geometry if isinstance(geometry, Geometry) else None
         self.space = _checked_space(space)
+        if self.geometry is not None:
+            self.space["geometry"] = {**asdict(self.geometry)}
         self.kinds = _checked_kinds(kinds)
         self.name = f"object:{self.space['name']}"
         self.batch_size = batch_size
@@ -59,11 +67,11 @@ class ObjectEncoder:
             "object": f"{type(obj).__module__}.{type(obj).__qualname__}",
             "weights": {"source": "object"},
         }
-        self.dim = self._vectors(list(golden_inputs(self.kinds)[:1])).shape[1]
+        self.dim = self._vectors([self.prepare(golden_inputs(self.kinds)[0])]).shape[1]
 
     def prepare(self, item: Any) -> Any:
-        """Return the item itself: preprocessing is the object's own business."""
-        return item
+        """Return the item itself, or its pixels: what else is done is the object's own business."""
+        return item if self.geometry is None else self.geometry.pixels(item)
 
     def encode(self, batch: Sequence[Any]) -> np.ndarray:
         """Return (b, d) float32 vectors."""
@@ -78,7 +86,7 @@ class ObjectEncoder:
         return vectors
 
     def _vectors(self, items: list[Any]) -> np.ndarray:
-        output = self._call(items)
+        output = self._call(items if self.geometry is None else np.stack(items))
         if hasattr(output, "detach"):
             output = output.detach().cpu().float().numpy()
         vectors = np.asarray(output, dtype=np.float32)

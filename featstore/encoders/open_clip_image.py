@@ -12,6 +12,7 @@ from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, EncoderOptions
 from featstore.encoders.golden import golden_images
 from featstore.encoders.open_clip_model import OpenClipPair, check_open_clip_name, load_pair
 from featstore.encoders.open_clip_text import OpenClipTextEncoder
+from featstore.encoders.preprocessing import Preprocessing
 from featstore.encoders.runtime import (
     DeviceCopies,
     HostCopy,
@@ -39,8 +40,9 @@ class OpenClipImageEncoder(TorchImageEncoder):
         self._model: Any = pair.model
         visual: Any = self._model.visual
         config = PreprocessCfg(**visual.preprocess_cfg)
-        self._transform = image_transform_v2(config, is_train=False)
-        self._input_size = tuple(int(side) for side in config.input_size)
+        self.preprocessing = Preprocessing(
+            image_transform_v2(config, is_train=False), tuple(int(n) for n in config.input_size)
+        )
         state = {
             key: value
             for key, value in self._model.state_dict().items()
@@ -51,7 +53,7 @@ class OpenClipImageEncoder(TorchImageEncoder):
             "preprocessing": preprocessing_facts(config),
         }
         visual.to(self._device)  # the only part that is run
-        self._copies = DeviceCopies(self.name, self._input_size, self._device)
+        self._copies = DeviceCopies(self.name, self.preprocessing, self._device)
         self.dim = int(self.encode([self.prepare(golden_images()[0])]).shape[1])
         self.facts = {
             **pair.facts(),

@@ -18,9 +18,10 @@ import torch
 
 from featstore.encoders.base import IMAGE_KINDS, PRECISIONS, EncoderOptions, transferring
 from featstore.encoders.golden import golden_cosine
+from featstore.encoders.preprocessing import Preprocessing
 from featstore.encoders.weights import one_line
 from featstore.errors import EncoderError
-from featstore.images import to_rgb
+from featstore.images import Geometry, to_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -249,8 +250,7 @@ class TorchImageEncoder(TorchEncoder):
 
     kinds = IMAGE_KINDS
     own_batch_size = 32
-    _transform: Any
-    """Maps an RGB picture (PIL) to a float32 tensor (3, h, w)."""
+    preprocessing: Preprocessing
     _copies: DeviceCopies
 
     def __init__(self, name: str, options: EncoderOptions) -> None:
@@ -258,10 +258,18 @@ class TorchImageEncoder(TorchEncoder):
         #: Whether several threads should encode, each the next batch: see `DeviceCopies`.
         self.overlaps = self._device.type == "cuda"
 
+    @property
+    def geometry(self) -> Geometry | None:
+        """What a decoding process may do of `prepare`; None if that is the transform's business."""
+        return self.preprocessing.geometry
+
+    @geometry.setter
+    def geometry(self, geometry: Geometry | None) -> None:
+        self.preprocessing.geometry = geometry
+
     def prepare(self, item: Image.Image) -> np.ndarray:
-        """Return a picture as the model takes it: (3, h, w) float32, by its own transform."""
-        image = item if item.mode == "RGB" else to_rgb(item)
-        return np.asarray(self._transform(image), dtype=np.float32)
+        """Return a picture resized and cropped, (h, w, 3) uint8; see `Preprocessing.prepare`."""
+        return self.preprocessing.prepare(item if item.mode == "RGB" else to_rgb(item))
 
 
 class DeviceCopies:
@@ -271,8 +279,8 @@ class DeviceCopies:
     ----------
     name : str
         Of the encoder, for messages.
-    input_size : tuple of int
-        Shape of a prepared picture; () for tokens.
+    preprocessing : Preprocessing or None
+        Of pictures.
     device : torch.device
     memory_format : torch.memory_format
         Of the batch on the device.
@@ -281,12 +289,12 @@ class DeviceCopies:
     def __init__(
         self,
         name: str,
-        input_size: tuple[int, ...],
+        preprocessing: Preprocessing | None,
         device: torch.device,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self._name = name
-        self._input_size = input_size
+        self._preprocessing = preprocessing
         self._device = device
         self._memory_format = memory_format
         self._stream: torch.cuda.Stream | None = None
@@ -294,23 +302,39 @@ class DeviceCopies:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._turn = threading.Lock()
 
-    def to_device(self, batch: Sequence[np.ndarray]) -> torch.Tensor:
-        """Return prepared pictures as one tensor; on a GPU it may still be on its way.
+    def to_device(self, batch: Sequence[Any]) -> torch.Tensor:
+        """Return prepared pictures as one tensor of floats; on a GPU it may still be on its way.
 
         Raises
         ------
         EncoderError
             If one was not prepared for this model.
         """
-        for array in batch:
-            if np.shape(array) != self._input_size:
-                raise EncoderError(
-                    f"{self._name} takes prepared pictures of shape {self._input_size}, got one of "
-                    f"shape {np.shape(array)}. Pass what its prepare() returns."
-                )
+        assert self._preprocessing is not None
+        if not self._preprocessing.fits(batch):
+            shapes = sorted({str(np.shape(array)) for array in batch})
+            raise EncoderError(
+                f"{self._name} takes prepared pictures of shape {self._preprocessing.input_size}, "
+                f"got shapes {', '.join(shapes)}. Pass what its prepare() returns."
+            )
         with transferring():
-            pixels = np.ascontiguousarray(np.stack(batch), dtype=np.float32)
-            return self.moved(torch.from_numpy(pixels))
+            if self._device.type == "cpu":
+                return self._preprocessing.floats(batch)
+            if isinstance(batch[0], torch.Tensor):  # decoded there
+                return self._joined(batch)
+            first = torch.from_numpy(batch[0])
+            host = torch.empty(
+                (len(batch), *first.shape), dtype=first.dtype, pin_memory=self._stream is not None
+            )
+            np.stack(batch, out=host.numpy())
+            if self._stream is None:
+                return self._preprocessing.floats_there(host.to(self._device), self._memory_format)
+            with torch.cuda.stream(self._stream):
+                pixels = host.to(self._device, non_blocking=True)
+                moved = self._preprocessing.floats_there(pixels, self._memory_format)
+            # Its memory belongs to the stream of copies, and is read by the stream of the model.
+            moved.record_stream(torch.cuda.current_stream(self._device))
+            return moved
 
     def moved(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the host on the device; on a GPU it may still be on its way."""
@@ -321,6 +345,18 @@ class DeviceCopies:
             moved = pinned.to(self._device, non_blocking=True, memory_format=self._memory_format)
         # Its memory belongs to the stream of copies, and is read by the stream of the model.
         moved.record_stream(torch.cuda.current_stream(self._device))
+        return moved
+
+    def _joined(self, batch: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return pictures that lie on the device as one tensor of floats."""
+        assert self._preprocessing is not None
+        with torch.cuda.stream(self._stream):  # which does nothing without one
+            pixels = torch.stack([*batch])
+            moved = self._preprocessing.floats_there(pixels, self._memory_format)
+        if self._stream is not None:
+            for one in batch:  # their memory belongs to the stream that decoded them
+                one.record_stream(self._stream)
+            moved.record_stream(torch.cuda.current_stream(self._device))
         return moved
 
     @contextmanager

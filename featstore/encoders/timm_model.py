@@ -19,6 +19,7 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
 from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions
+from featstore.encoders.preprocessing import Preprocessing
 from featstore.encoders.runtime import DeviceCopies, TorchImageEncoder
 from featstore.encoders.weights import (
     WeightsSource,
@@ -263,12 +264,13 @@ class TimmImages(TorchImageEncoder):
         weights: dict[str, str] | None = None,
     ) -> None:
         super().__init__(name, options)
-        transform, self._transform = preprocessing(model)
+        transform, steps = preprocessing(model)
         self._input_size = tuple(transform["input_size"])
         if self._input_size[0] != 3:
             raise EncoderError(
                 f"{name} takes {self._input_size[0]} channels; only models of RGB are served."
             )
+        self.preprocessing = Preprocessing(steps, self._input_size)
         config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
         self.space = {
             "family": "timm",
@@ -296,7 +298,7 @@ class TimmImages(TorchImageEncoder):
                 "compiled": options.compile,
             },
         }
-        self._copies = DeviceCopies(name, self._input_size, self._device, self._memory_format)
+        self._copies = DeviceCopies(name, self.preprocessing, self._device, self._memory_format)
         self._model = model.eval().to(self._device)
         if self._memory_format is torch.channels_last:
             self._model = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -351,7 +351,7 @@ class TorchTextEncoder(TorchEncoder):
         super().__init__(name, options)
         #: Whether several threads should encode, each the next batch: see `DeviceCopies`.
         self.overlaps = self._device.type == "cuda"
-        self._copies = DeviceCopies(name, (), self._device)
+        self._copies = DeviceCopies(name, None, self._device)
 
     def prepare(self, item: Any) -> PreparedText:
         """Return the tokens of a text, cut at the model's longest input. Safe in threads.

@@ -25,6 +25,7 @@ from featstore.encoders.base import IMAGE_KINDS, Encoder
 from featstore.encoders.golden import golden_inputs
 from featstore.errors import DeviceError
 from featstore.identity import SHORT, space_id
+from featstore.images import Geometry
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +49,17 @@ class Batches:
         self._rows: list[int] = []
         self._prepared: list[Any] = []
 
-    def add(self, row: int, prepared: Any) -> list[Batch]:
-        """Take the next item, None if it failed; return the batches that are full now."""
-        self._rows.append(row)
-        self._prepared.append(prepared)
-        return self.flush() if len(self._rows) == self._size else []
+    def add(self, rows: Sequence[int], prepared: Sequence[Any]) -> list[Batch]:
+        """Take the next items, None for one that failed; return the batches that are full now."""
+        self._rows += rows
+        self._prepared += prepared
+        full = len(self._rows) // self._size * self._size
+        batches = [
+            (self._rows[at : at + self._size], self._prepared[at : at + self._size])
+            for at in range(0, full, self._size)
+        ]
+        del self._rows[:full], self._prepared[:full]
+        return batches
 
     def flush(self) -> list[Batch]:
         """Return what is left at the end of the block."""
@@ -116,6 +123,9 @@ class BatchRunner:
         self.encoder = encoder
         #: What prepares items: encoders that share it take the same prepared ones.
         self.trunk = getattr(encoder, "trunk", encoder)
+        #: What `prepare` does with a picture, if that is all that it does.
+        geometry = getattr(encoder, "geometry", None)
+        self.geometry = geometry if isinstance(geometry, Geometry) else None
         self._call = call or encoder.encode
         self.size = size
         self.limit = size

@@ -12,9 +12,10 @@ from typing import Any
 import polars as pl
 
 from featstore.command_line import StorePlace
-from featstore.decoding.pool import RULE
+from featstore.decoding.pool import RESIZE_RULE, RULE, decode_batch
 from featstore.durable import local_folder
 from featstore.encoders.base import AUTO, Encoder
+from featstore.encoders.golden import cosine_of, enlarged_golden
 from featstore.encoders.object_encoder import ObjectEncoder
 from featstore.errors import EmptySelectionError, EncoderError, ManifestError, needs_extra
 from featstore.extraction.bucket import open_bucket
@@ -28,7 +29,14 @@ from featstore.extraction.progress import ExtractResult, JobLog, Progress
 from featstore.extraction.run import encode_sets
 from featstore.extraction.targets import Job, begun_devices, make_targets
 from featstore.extraction.views import draw_view, source_item, view_items, views_dataset
-from featstore.images import ImageError, decode_image, thumbnail_webp
+from featstore.images import (
+    SCALED_RULE,
+    SCALED_SIDE,
+    Geometry,
+    ImageError,
+    decode_image,
+    thumbnail_webp,
+)
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.options import document
@@ -86,6 +94,8 @@ def open_choices(choices: Sequence[EncoderSpec], kind: str, config: ExtractConfi
         pairs = zip(choices, opened, strict=False)
         like: Any = next((one for other, one in pairs if choice.shares_pass(other)), None)
         opened.append(like.beside(choice.pool) if like else _open(choice, kind, config))
+    for encoder in opened if kind == "image" and not config.usual_pixels else ():
+        record_pixels(encoder, config)
     return opened
 
 
@@ -103,8 +113,10 @@ def default_threads(choices: Sequence[EncoderSpec]) -> int | None:
 
 
 def _open(choice: EncoderSpec, kind: str, config: ExtractConfig) -> Encoder:
+    encoder: Encoder
     if not isinstance(choice.encoder, str):
-        return ObjectEncoder(choice.encoder, space=choice.space or {}, kinds=frozenset({kind}))
+        encoder = ObjectEncoder(choice.encoder, space=choice.space or {}, kinds=frozenset({kind}))
+        return encoder if kind != "image" else with_pixels(encoder, config)
     from featstore.encoders.registry import open_encoder
 
     encoder = open_encoder(
@@ -117,10 +129,64 @@ def _open(choice: EncoderSpec, kind: str, config: ExtractConfig) -> Encoder:
         **choice.model_options(),
         compile=config.compile,
     )
-    if config.decode == "gpu" and kind == "image":
-        space: Any = encoder.space
-        space["preprocessing"]["decode"]["jpeg"] = RULE
+    return encoder if kind != "image" else with_pixels(encoder, config)
+
+
+def with_pixels(encoder: Any, config: ExtractConfig) -> Any:
+    """Return an encoder of images as it is opened for these pixels: others make another space.
+
+    Raises
+    ------
+    EncoderError
+        If the encoder has a transform of its own that has to be run as it is, or sees more of a
+        picture than scaled decoding leaves.
+    """
+    if config.usual_pixels:
+        return encoder
+    usual: Geometry | None = getattr(encoder, "geometry", None)
+    if config.resize != "pillow" and usual is None:
+        raise EncoderError(
+            f"{encoder.name} prepares pictures in a way of its own, so {config.resize} cannot "
+            "resize them. Leave resize out."
+        )
+    if config.decode == "scaled" and usual is not None and min(usual.resize) > SCALED_SIDE:
+        raise EncoderError(
+            f"{encoder.name} sees pictures of {min(usual.resize)} pixels, and scaled decoding "
+            f"leaves {SCALED_SIDE} of a shorter side. Leave decode out."
+        )
+    keyed = encoder.space.setdefault("preprocessing", {})
+    rule = {"gpu": RULE, "scaled": SCALED_RULE}.get(config.decode)
+    if rule is not None:
+        keyed.setdefault("decode", {})["jpeg"] = rule
+    if usual is not None and (config.decode == "gpu" or config.resize != "pillow"):
+        encoder.geometry = replace(usual, resizer="torchvision")
+        here = "torchvision, antialiased, on uint8"
+        keyed["resizer"] = RESIZE_RULE if config.decode == "gpu" else here
     return encoder
+
+
+def record_pixels(encoder: Any, config: ExtractConfig) -> None:
+    """Note in an encoder's facts how far its pixels turn its vectors from those of the default's.
+
+    Smallest and mean cosine over the golden pictures, enlarged eight times and saved as JPEG.
+    """
+    geometry: Geometry | None = getattr(encoder, "geometry", None)
+    files = enlarged_golden()
+    if config.decode == "gpu" and geometry is not None:
+        found = decode_batch(files, config.device)
+        pictures = [one for one in found if not isinstance(one, str)]
+        prepared = [geometry.on_tensor(picture).cpu().numpy() for picture in pictures]
+    else:
+        scaled = config.decode == "scaled"
+        prepared = [encoder.prepare(decode_image(file, scaled=scaled)) for file in files]
+    ours = encoder.encode(prepared)
+    if geometry is not None:
+        encoder.geometry = replace(geometry, resizer="pillow")
+    usual = encoder.encode([encoder.prepare(decode_image(file)) for file in files])
+    if geometry is not None:
+        encoder.geometry = geometry
+    compute = encoder.facts.setdefault("compute", {})
+    compute["cosine_to_usual_pixels"] = cosine_of(ours, usual).as_dict()
 
 
 def complete_thumbnails(job: Job, *, skip: Collection[str]) -> None:

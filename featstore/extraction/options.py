@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from featstore.encoders.base import AUTO, Precision
 from featstore.errors import EncoderError, OptionError
 from featstore.extraction.progress import BlockDone, Progress
+from featstore.images import Resizer
 from featstore.options import check_values, option, option_names, take_options, with_options
 from featstore.parallel import best_device
 from featstore.store import BLOCK_ROWS
@@ -34,8 +35,8 @@ MODEL_OPTIONS = ("pool", "prompt_name", "prefix", "max_length")
 
 OnError = Literal["skip", "fail"]
 
-#: Where plain JPEG files are decoded.
-Decode = Literal["cpu", "gpu"]
+#: How plain JPEG files are decoded.
+Decode = Literal["cpu", "scaled", "gpu"]
 
 
 @with_options
@@ -196,7 +197,13 @@ class ExtractConfig:
     )
     decode: Decode = option(
         "cpu",
-        help="Where plain JPEG files are decoded; nvJPEG on the gpu makes another embedding space.",
+        help="How JPEG files are decoded: whole on the cpu; scaled, where the shorter side has "
+        "1,024 pixels or more; or by nvJPEG on the gpu. The last two make other embedding spaces.",
+    )
+    resize: Resizer = option(
+        "pillow",
+        help="Who resizes images: torchvision is faster, and makes another embedding space; its "
+        "cosine to Pillow's is recorded.",
     )
     tiff: bool = option(False, help="Decode TIFF files too, their first page; they fail otherwise.")
     thumbnails: bool = option(False, help="Keep a small WebP of every image in the store.")
@@ -250,6 +257,11 @@ class ExtractConfig:
     def may_halve(self) -> bool:
         """Whether a batch that does not fit is run in parts: on a GPU, unless a size was given."""
         return self.batch_size == AUTO or (self.batch_size is None and self.device != "cpu")
+
+    @property
+    def usual_pixels(self) -> bool:
+        """Whether images are decoded and resized as by default: into no space of their own."""
+        return self.decode == "cpu" and self.resize == "pillow"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for the provenance: no path, no callable."""

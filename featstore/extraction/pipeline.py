@@ -2,10 +2,11 @@
 
 Batches are fixed slots by row inside the block, for each encoder by itself; a failed item keeps
 its slot, so that neither which other items are bad nor which other encoders run beside it
-changes the bits of a good row. Reading, decoding and preparing run ahead in threads, across the
-borders of blocks, while the encoders work. Texts need no reading and cannot fail: they are
-tokenized in runs, and sorted into batches by length. Nothing here knows about the store: a process
-of its own can encode blocks as well.
+changes the bits of a good row. Reading, decoding and preparing run ahead, across the borders of
+blocks, while the encoders work: pictures of encoders that state a geometry in runs, all else item
+by item in threads. Texts need no reading and cannot fail: they are tokenized in runs, and sorted
+into batches by length. Nothing here knows about the store: a process of its own can encode blocks
+as well.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import compress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import polars as pl
 
 from featstore.decoding.pool import DecodePool, decode_on_gpu
+from featstore.decoding.worker import SUPPORTED, Feed, Reader
 from featstore.encoders.base import (
     IMAGE_KINDS,
     prepare_many,
@@ -31,24 +35,14 @@ from featstore.encoders.base import (
 )
 from featstore.errors import TooManyFailuresError
 from featstore.extraction.batches import Batches, BatchRunner
-from featstore.extraction.options import ExtractConfig
+from featstore.extraction.options import DECODE_TIMEOUT, ExtractConfig
 from featstore.extraction.progress import StageClock, ignore
-from featstore.extraction.views import draw_view, source_item
+from featstore.extraction.runs import IN_FLIGHT, LOOKAHEAD, Coming, DeviceRuns, Pixels, Runs
+from featstore.extraction.views import VIEW_ID, draw_view, source_item
 from featstore.images import FORMATS, ImageError, decode_image, thumbnail_webp
 
 if TYPE_CHECKING:
     from PIL import Image
-
-#: Batches of an encoder that overlaps, at once: one is encoded, one waits in the device's queue,
-#: one is being copied there.
-IN_FLIGHT = 3
-
-
-class Reader(Protocol):
-    """Reads the bytes of an item, which must be those that its content hash names."""
-
-    def read(self, item: Mapping[str, Any]) -> bytes:
-        """Return them, or raise OSError."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +70,8 @@ class Preparation:
     gpu : str, optional
         Decode plain JPEG files on this device, in the threads; nothing is decoded in processes
         then, and no time limit holds.
+    scaled : bool
+        Decode large JPEG files scaled.
     formats : sequence of str
         Pillow's names of the formats that are tried.
     thumbnail : bool
@@ -90,6 +86,7 @@ class Preparation:
         workers: int,
         decode_timeout: float | None,
         gpu: str | None = None,
+        scaled: bool = False,
         formats: Sequence[str] = FORMATS,
         thumbnail: bool = False,
         clock: StageClock | None = None,
@@ -105,14 +102,37 @@ class Preparation:
             if runner.overlaps
         }
         self._room = {number: threading.BoundedSemaphore(IN_FLIGHT) for number in self._encoding}
-        # Processes start with the first image, so texts start none.
         self._gpu = gpu
-        self._formats = formats
-        self._processes = (
-            DecodePool(workers, timeout=decode_timeout, formats=formats)
-            if decode_timeout and not gpu
-            else None
+        self._formats, self._scaled = formats, scaled
+        self._workers, self._isolated = workers, decode_timeout is not None and gpu is None
+        self._make_pool = partial(
+            DecodePool,
+            workers,
+            timeout=decode_timeout or DECODE_TIMEOUT,
+            formats=formats,
+            scaled=scaled,
         )
+        self._processes: DecodePool | None = None
+        self._runs: Runs | None = None
+        self._begun = False
+
+    def begin(self, items: pl.DataFrame) -> Runs | None:
+        """Start what prepares items like these; return the runs, if it is by runs."""
+        if self._begun or not items["uri"].count():
+            return self._runs
+        self._begun = True
+        given = [runner.geometry for runner in self.runners]
+        known = VIEW_ID not in items.columns and None not in given
+        feed = Feed(self._reader, tuple(dict.fromkeys(filter(None, given))), self._thumbnail)
+        if known and self._gpu is not None:
+            self._runs = DeviceRuns(
+                self.runners, feed, self._gpu, self._formats, self._workers, self.clock
+            )
+        elif known and self._isolated and SUPPORTED:
+            self._runs = Runs(self.runners, feed, self._workers, self.clock, self._make_pool)
+        elif self._isolated:
+            self._processes = self._make_pool()
+        return self._runs
 
     def __enter__(self) -> Self:
         return self
@@ -125,8 +145,9 @@ class Preparation:
     ) -> None:
         for pool in (self._threads, *self._encoding.values()):
             pool.shutdown(wait=True, cancel_futures=True)
-        if self._processes is not None:
-            self._processes.close()
+        for preparing in (self._runs, self._processes):
+            if preparing is not None:
+                preparing.close()
 
     def submit(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Future[list[Slot]]:
         """Prepare items that share one image, each for the encoders that want it."""
@@ -188,7 +209,7 @@ class Preparation:
         if self._gpu is not None:
             return decode_on_gpu(data, self._gpu, formats=self._formats)
         if self._processes is None:
-            return decode_image(data, formats=self._formats)
+            return decode_image(data, formats=self._formats, scaled=self._scaled)
         return self._processes.submit(data).result()
 
     def _slot(self, image: Image.Image, wanted: np.ndarray) -> Slot:
@@ -205,9 +226,6 @@ class Preparation:
             for runner, wants in zip(self.runners, wanted, strict=True)
         )
 
-
-#: Batches that are prepared ahead of the encoders.
-LOOKAHEAD = 2
 
 #: Texts that are prepared by one call of a tokenizer.
 TEXT_RUN = 256
@@ -301,9 +319,12 @@ def encode_blocks(
                 yield under_way.popleft().finish()
             block = _Block(task, preparation, on_failure, on_rows)
         with preparation.clock.measure("wait"):
-            slots = future.result() if future is not None else []
-        for row, slot in zip(rows, slots, strict=True):
-            block.add(row, slot)
+            found = future.result() if future is not None else []
+        if isinstance(found, Pixels):
+            block.add_run(rows, found)
+        else:
+            for row, slot in zip(rows, found, strict=True):
+                block.add(row, slot)
         if under_way and under_way[0].encoded():
             yield under_way.popleft().finish()
     if block is not None:
@@ -385,16 +406,33 @@ class _Block:
     def add(self, row: int, slot: Slot) -> None:
         """Take one item, and encode the batches that it fills."""
         if slot.reason:
-            self._output.failures[self._ids[row]] = slot.reason
-            self._on_failure(self._ids[row], slot.reason)
+            self._fail(row, slot.reason)
         elif slot.thumbnail is not None:
             self._output.thumbnails[self._ids[row]] = slot.thumbnail
         for number, batches in enumerate(self._batches):
             if not self.task.needed[number][row]:
                 continue
             prepared = None if slot.reason else slot.prepared[number]
-            for batch in batches.add(row, prepared):
+            for batch in batches.add([row], [prepared]):
                 self._encode(number, *batch)
+
+    def add_run(self, rows: list[int], found: Pixels) -> None:
+        """Take the items of a run, and encode the batches that they fill."""
+        for place, reason in found.decoded.failures.items():
+            self._fail(rows[place], reason)
+        for place, small in found.decoded.thumbnails.items():
+            self._output.thumbnails[self._ids[rows[place]]] = small
+        for number, batches in enumerate(self._batches):
+            mine, prepared = rows, found.prepared[number]
+            needed = self.task.needed[number][rows]
+            if not needed.all():
+                mine, prepared = list(compress(rows, needed)), list(compress(prepared, needed))
+            for batch in batches.add(mine, prepared):
+                self._encode(number, *batch)
+
+    def _fail(self, row: int, reason: str) -> None:
+        self._output.failures[self._ids[row]] = reason
+        self._on_failure(self._ids[row], reason)
 
     def begin_texts(self, runs: list[Future[list[list[Any]]]]) -> Iterator[None]:
         """Begin the batches of a task of texts, one at each step."""
@@ -456,22 +494,35 @@ class _Block:
             self._on_rows(int(np.count_nonzero(self._asked[number][rows])))
 
 
-def _prepared(
-    tasks: Iterable[BlockTask], preparation: Preparation, ahead: int
-) -> Iterator[tuple[BlockTask, list[int], Future[list[Slot]] | None]]:
+_Entry = tuple[BlockTask, list[int], "Future[list[Slot]] | Coming | None"]
+
+
+def _prepared(tasks: Iterable[BlockTask], preparation: Preparation, ahead: int) -> Iterator[_Entry]:
     """Yield the items of each task as they are being prepared, at most so many ahead."""
-    queue: deque[tuple[BlockTask, list[int], Future[list[Slot]] | None]] = deque()
+    queue: deque[_Entry] = deque()
     pending = 0
     for task in tasks:
         wanted = np.stack([np.asarray(needed, dtype=bool) for needed in task.needed])
-        items = task.items.to_dicts()
-        groups = _groups(items, np.flatnonzero(wanted.any(axis=0)))
-        if not groups:
+        rows = np.flatnonzero(wanted.any(axis=0))
+        if not rows.size:
             queue.append((task, [], None))
-        for rows in groups:
-            records = [items[row] for row in rows]
-            queue.append((task, rows, preparation.submit(records, wanted[:, rows])))
-            pending += len(rows)
+            continue
+        runs = preparation.begin(task.items)
+        if runs is not None:
+            # Without the columns that say nothing, which most of an item table's do.
+            said = task.items[rows].select(s.name for s in task.items if s.count())
+            names, items, start = tuple(said.columns), said.rows(), 0
+            for part in runs.parts(rows):
+                while runs.full:
+                    yield queue.popleft()
+                coming = runs.submit(names, items[start : (start := start + len(part))])
+                queue.append((task, part.tolist(), coming))
+            continue
+        records = task.items.to_dicts()
+        for group in _groups(records, rows):
+            of_group = [records[row] for row in group]
+            queue.append((task, group, preparation.submit(of_group, wanted[:, group])))
+            pending += len(group)
             while pending > ahead:
                 entry = queue.popleft()
                 pending -= len(entry[1])

@@ -166,7 +166,7 @@ def plan_items(
         if specs.count(spec) > 1:
             raise EncoderError(f"{spec.encoder} is named twice. Name it once.")
         plan = None
-        if not measure and isinstance(spec.encoder, str) and config.decode == "cpu":
+        if not measure and isinstance(spec.encoder, str) and config.usual_pixels:
             likely = replace(config, device=likely_device(config.device))
             plan = _recorded(dataset, items, kind, spec, store, likely)
             plan = plan or _from_dim(dataset, items, kind, spec, store, likely)
@@ -234,7 +234,8 @@ def _opened_as(directory: Path, spec: EncoderSpec) -> bool:
             settings = read_json(path)["settings"]
             # A run records all its encoders: the same name twice does not say which this set is.
             same = [one for one in settings["encoders"] if one["encoder"] == spec.encoder]
-            if same == [spec.as_dict()] and settings["decode"] == "cpu":
+            usual = settings["decode"] == "cpu" and settings.get("resize", "pillow") == "pillow"
+            if same == [spec.as_dict()] and usual:
                 return True
     return False
 

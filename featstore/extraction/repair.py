@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 
@@ -32,6 +32,7 @@ from featstore.extraction.heads import open_head, write_head
 from featstore.extraction.job import open_choices, open_job
 from featstore.extraction.options import (
     MODEL_OPTIONS,
+    Decode,
     EncoderSpec,
     ExtractConfig,
     HeadConfig,
@@ -41,6 +42,7 @@ from featstore.extraction.progress import ExtractResult, JobLog
 from featstore.extraction.run import encode_sets
 from featstore.extraction.views import view_items
 from featstore.identity import set_id, space_id
+from featstore.images import Resizer
 from featstore.labels import head_items
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
@@ -432,7 +434,10 @@ def recorded_choices(directory: Path, encoder: str) -> list[tuple[EncoderSpec, d
             "device": str(run.get("device", "cpu")),
             "tiff": tiff,  # which changes no row, but decodes more
             "compile": settings.get("compile") is True,
-            "decode": "gpu" if settings.get("decode") == "gpu" else "cpu",
+            **{
+                name: settings[name] if settings.get(name) in get_args(kind) else usual
+                for name, kind, usual in (("decode", Decode, "cpu"), ("resize", Resizer, "pillow"))
+            },
         }
         requested = settings.get("encoders")
         ways = [_mapping(one) for one in requested] if isinstance(requested, list) else []

@@ -368,6 +368,7 @@ def _run_pass(
         workers=job.workers,
         decode_timeout=job.config.decode_timeout,
         gpu=job.config.device if job.config.decode == "gpu" else None,
+        scaled=job.config.decode == "scaled",
         formats=job.formats,
         thumbnail=job.thumbnails,
         clock=clock,

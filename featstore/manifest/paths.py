@@ -16,13 +16,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import polars as pl
 
 from featstore.errors import ManifestError, listed
 from featstore.identity import sha256_hex
 from featstore.remote.objects import Address
+
+if TYPE_CHECKING:
+    import polars as pl  # in the functions that need it: decoding processes read without it
 
 #: Between the file and the part of it.
 SEPARATOR = "::"
@@ -280,6 +282,8 @@ def item_hashes(root: Path | Address, table: pl.DataFrame) -> pl.Series:
             hashes.append(given)
         else:
             hashes.append(file_sha256(root / uri))
+    import polars as pl
+
     return pl.Series("content_sha256", hashes, dtype=pl.String)
 
 
@@ -293,6 +297,8 @@ def check_hashes(root: Path, table: pl.DataFrame, kind: str) -> None:
             f"Some {kind} items are parts of files or URLs, which are not read here. Check them "
             "with `featstore manifests show --hashes`."
         )
+    import polars as pl
+
     hashed = table.filter(pl.col("content_sha256").is_not_null())
     changed = hashed.filter(item_hashes(root, hashed) != hashed["content_sha256"])["item_id"]
     if len(changed):
@@ -309,6 +315,8 @@ def require_hashes(table: pl.DataFrame, kind: str, *, every: bool) -> None:
     The hash is what binds such an item to bytes that its author knew: nothing else is ever
     returned for it, so a manifest cannot make anybody's private files be read.
     """
+    import polars as pl
+
     bound = pl.col("uri").str.contains(f"{LOCATOR}|{URL}")
     bound = pl.col("uri").is_not_null() if every else bound
     hashed = pl.col("content_sha256").str.contains(f"^(?:{_SHA256})$").fill_null(value=False)

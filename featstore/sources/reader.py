@@ -6,14 +6,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Generic, NoReturn, Self, TypeVar
-
-import polars as pl
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 from featstore.errors import CorruptStoreError, ItemReadError, ManifestError
 from featstore.identity import sha256_hex
-from featstore.manifest.manifest import Manifest
 from featstore.manifest.paths import (
     LOCATOR,
     SHOWN,
@@ -25,9 +23,12 @@ from featstore.manifest.paths import (
     uri_fault,
 )
 from featstore.remote.objects import Address
-from featstore.sources.arrow import ArrowCells, ParquetCells
 from featstore.sources.roots import OpenFile, check_size, open_root
-from featstore.sources.urls import UrlReader
+
+if TYPE_CHECKING:
+    from featstore.manifest.manifest import Manifest
+    from featstore.sources.arrow import ArrowCells, ParquetCells
+    from featstore.sources.urls import UrlReader
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -116,14 +117,24 @@ class ByteReader:
         open_tars: int | None = None,
     ) -> None:
         self._root = open_root(root)
-        self._urls = UrlReader()
         self._max_bytes = max_bytes
         self._tars = LeaseCache[str, OpenFile](
             self._root.open, lambda tar: tar.close(), limit=open_tars or self._root.keep_open
         )
-        self._tables = LeaseCache[str, ParquetCells | ArrowCells](
+        self._tables: LeaseCache[str, ParquetCells | ArrowCells] = LeaseCache(
             self._open_table, lambda table: table.close(), limit=OPEN_TABLES
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if isinstance(self._root.place, Address):
+            raise TypeError("What is fetched from an address is shared by threads of one process.")
+        return partial(ByteReader, max_bytes=self._max_bytes), (self._root.place,)
+
+    @cached_property
+    def _urls(self) -> UrlReader:
+        from featstore.sources.urls import UrlReader  # with polars, which few need here
+
+        return UrlReader()
 
     def __enter__(self) -> Self:
         return self
@@ -199,6 +210,8 @@ class ByteReader:
         return data
 
     def _open_table(self, file: str) -> ParquetCells | ArrowCells:
+        from featstore.sources.arrow import ArrowCells, ParquetCells
+
         if not file.endswith(".arrow"):
             return ParquetCells(self._root.open(file))
         if isinstance(self._root.place, Address):
@@ -219,6 +232,8 @@ def check_bytes(manifest: Manifest) -> None:
     ManifestError
         If one differs or cannot be read.
     """
+    import polars as pl
+
     for kind, table in manifest.tables.items():
         inside = pl.col("uri").str.contains(f"{LOCATOR}|{URL}").fill_null(value=False)
         if isinstance(manifest.root, Address):

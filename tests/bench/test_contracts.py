@@ -17,6 +17,7 @@ from bench.contracts import AlignerContract, contract_of
 from bench.options import TASKS
 from data_manifests.plan import Built, Plan, fingerprint
 from featstore.command_line import run_command
+from featstore.images import Geometry
 from featstore.plugins import registry_of
 from featstore.sources.tables import Found, ItemCollector
 from fitters.aligners.mini_vec2vec import MiniVec2VecAligner
@@ -399,6 +400,10 @@ class Wide(Grid):
         self.dim = 47
 
 
+class Elsewhere(Grid):
+    geometry = Geometry((4,), (4, 4), "BICUBIC")
+
+
 class Fragile(Grid):
     def prepare(self, item):
         return super().prepare(item.crop((0, 0, 2, 2))) if item.width > 1 else [][0]
@@ -410,6 +415,7 @@ ENCODERS = {
     Random: ("rows", "got float64"),
     Times: ("space", "the ids differ"),
     Wide: ("rows", "Expected float32 of shape (15, 47); got float32 of shape (15, 48)."),
+    Elsewhere: ("threads", "Expected prepare to return what `geometry` makes of a picture"),
     Fragile: ("rows", "IndexError: list index out of range (test_contracts.py, line "),
 }
 

@@ -32,7 +32,8 @@ OPTIONS = """
 --threads INTEGER>=1
 --jobs INTEGER>=1
 --decode-timeout FLOAT>=0 60.0
---decode [cpu|gpu] cpu
+--decode [cpu|scaled|gpu] cpu
+--resize [pillow|torchvision] pillow
 --tiff
 --thumbnails
 --views INTEGER>=0 0

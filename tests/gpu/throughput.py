@@ -87,6 +87,9 @@ class Row:
 class Remembering:
     """An encoder that prepares each picture once; everything else is the encoder's."""
 
+    #: Pictures are prepared here, and not in the processes that decode.
+    geometry = None
+
     def __init__(self, encoder: Any) -> None:
         self._encoder = encoder
         self._prepared: dict[bytes, Any] = {}
@@ -194,7 +197,8 @@ def measure(
         model, kind="image", weights=weights, device=device, precision=precision, compile=compiled
     )
     uris = tiny.tables["image"]["uri"].head(checked).to_list()
-    prepared = [encoder.prepare(decode_image(tiny.root / uri)) for uri in uris]
+    pictures = [encoder.prepare(decode_image(tiny.root / uri)) for uri in uris]
+    prepared = list(encoder.preprocessing.floats(pictures).clone().numpy())
     encoder.encode([prepared[number % len(prepared)] for number in range(batch)])  # warm, compiled
     bare = bare_speed(
         model, weights, prepared, device=device, precision=precision, images=images, batch=batch,

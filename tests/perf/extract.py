@@ -22,7 +22,8 @@ from featstore.extraction.progress import JobLog
 from featstore.images import decode_image
 from featstore.manifest.io import write_manifest
 from featstore.manifest.manifest import Manifest
-from tests.perf import extract_peers, extract_rows, extract_text
+from featstore.parallel import available_cores
+from tests.perf import extract_feed, extract_peers, extract_rows, extract_text
 from tests.perf.engine import GOALS, Figure, compare, figure_of, not_measured, processor
 
 N, BATCH, PAIRS = 128, 32, 6
@@ -39,6 +40,7 @@ def figures(out: Path) -> Iterator[Figure]:
     """Yield the lines of the group ``extract``."""
     root = out / "extract"
     shutil.rmtree(root, ignore_errors=True)
+    yield from extract_feed.figures(root)
     yield from image_figures(root)
     yield memory_figure(root)
     yield from extract_rows.figures(root / "rows")
@@ -228,7 +230,7 @@ def _against_the_parts(
     busy neighbour does not lengthen: on a shared machine that ratio is too low. The processor
     time of the job, its processes included, is lengthened by what the job does beside them only.
     """
-    cores = os.cpu_count() or 1
+    cores = available_cores()
     for call in (ours, *parts):  # imports, and what is prepared once
         call()
     by_clock, by_cpu, total = [], [], 0.0

@@ -17,7 +17,7 @@ from featstore.encoders.base import Encoder
 WORKERS = os.cpu_count() or 1
 
 
-def loader_rows(encoder: Encoder, paths: list[Path], batch: int) -> list[np.ndarray]:
+def loader_rows(encoder: Any, paths: list[Path], batch: int) -> list[np.ndarray]:
     """Return the rows of images as the usual loop gets them: a DataLoader of decoding processes."""
     from torch.utils.data import DataLoader
 
@@ -34,7 +34,7 @@ def loader_rows(encoder: Encoder, paths: list[Path], batch: int) -> list[np.ndar
 class LoaderData:
     """The items of the loop."""
 
-    def __init__(self, encoder: Encoder, paths: list[Path]) -> None:
+    def __init__(self, encoder: Any, paths: list[Path]) -> None:
         self._encoder, self._paths = encoder, paths
 
     def __len__(self) -> int:
@@ -42,7 +42,8 @@ class LoaderData:
 
     def __getitem__(self, number: int) -> Any:
         with Image.open(self._paths[number]) as image:
-            return self._encoder.prepare(image.convert("RGB"))
+            # The library's own transform, as the usual loop has it: floats.
+            return self._encoder.preprocessing.transform(image.convert("RGB")).numpy()
 
 
 def clip_retrieval() -> Callable[[Encoder, Path, Path, int], None] | None:
@@ -103,13 +104,11 @@ def _module(path: Path) -> Any:
 
 
 class _Preprocess:
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Any) -> None:
         self._encoder = encoder
 
     def __call__(self, image: Image.Image) -> Any:
-        import torch
-
-        return torch.from_numpy(self._encoder.prepare(image.convert("RGB")))
+        return self._encoder.preprocessing.transform(image.convert("RGB"))
 
 
 class _Mapper:

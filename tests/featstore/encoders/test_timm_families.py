@@ -108,7 +108,7 @@ def test_the_input_of_the_head_gives_the_logits(family):
     assert vectors.dtype == np.float32
     assert weight.shape == (model.num_classes, encoder.dim)
     with torch.inference_mode():
-        logits = model(torch.from_numpy(np.stack(batch))).numpy()
+        logits = model(encoder.preprocessing.floats(batch)).numpy()
     made = vectors @ weight.T + (0 if bias is None else bias)
     np.testing.assert_allclose(made, logits, atol=1e-4 * np.abs(logits).max())
     # Different pictures, different features: the hook caught this batch, not a constant.

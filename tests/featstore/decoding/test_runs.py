@@ -1,0 +1,204 @@
+"""Runs of pictures: what a run holds is what Pillow says, whatever one of its pictures does."""
+
+from __future__ import annotations
+
+import gc
+import io
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featstore.decoding.pool import DecodePool
+from featstore.decoding.worker import Decoded, Feed, Ring, Run
+from featstore.images import Geometry, decode_image, thumbnail_webp
+from featstore.sources.reader import ByteReader
+
+#: Decodes, unless the file says what to do instead.
+DECODER = "tests.featstore.decoding.test_pool:decode_or_misbehave"
+SMALL, WIDE = Geometry((6,), (4, 4), "BICUBIC"), Geometry((5, 9), (5, 7), "BILINEAR")
+BAD = {
+    b"segfault": r"the decoder crashed \(SIGSEGV\)",
+    b"exit": r"the decoder crashed \(exit status 3\)",
+    b"hang": r"the decoder took longer than 0\.7 s",
+    b"memory": "not enough memory",
+    b"bug": "KeyError",
+    b"": "the file is empty",
+}
+
+
+def png(number: int) -> bytes:
+    rng = np.random.default_rng(number)
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (8, 11, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Names:
+    """A reader that other processes can have: the name of an item says what its file is."""
+
+    def read(self, item: Mapping[str, Any]) -> bytes:
+        name = str(item["name"])
+        if name == "missing":
+            msg = "No such item."
+            raise OSError(msg)
+        return png(int(name)) if name.isdecimal() else name.encode()
+
+
+class Kept(Names):
+    """A reader that cannot leave its process, and notes that it did not."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0
+
+    def read(self, item: Mapping[str, Any]) -> bytes:
+        with self.lock:
+            self.count += 1
+        return super().read(item)
+
+
+@pytest.fixture
+def ring() -> Ring:
+    return Ring.make(8, [SMALL.shape, WIDE.shape], flying=3, spare=2)
+
+
+@pytest.fixture
+def pool(ring: Ring) -> Iterator[DecodePool]:
+    feed = Feed(Names(), (SMALL, WIDE), thumbnail=True)
+    with DecodePool(1, timeout=0.7, decoder=DECODER, feed=feed, ring=ring) as made:
+        yield made
+
+
+def run_of(ring: Ring, names: list[str]) -> Run:
+    return Run(ring.take(), ("name",), [(name,) for name in names])
+
+
+def check(ring: Ring, run: Run, decoded: Decoded) -> None:
+    small, wide = ring.lend(run.slot, len(run.items))
+    for place, (name,) in enumerate(run.items):
+        if name.isdecimal():
+            image = decode_image(png(int(name)))
+            np.testing.assert_array_equal(small[place], SMALL.pixels(image))
+            np.testing.assert_array_equal(wide[place], WIDE.pixels(image))
+            assert decoded.thumbnails[place] == thumbnail_webp(image)
+    assert set(decoded.failures) | set(decoded.thumbnails) == set(range(len(run.items)))
+    assert set(decoded.failures).isdisjoint(decoded.thumbnails)
+
+
+@pytest.mark.parametrize(
+    ("bad", "place"), [*[(bad, 3) for bad in BAD], (b"exit", 0), (b"exit", 6), (b"hang", 0)]
+)
+def test_a_bad_picture_costs_itself_and_no_other(
+    ring: Ring, pool: DecodePool, bad: bytes, place: int
+) -> None:
+    names = [str(number) for number in range(7)]
+    names[place] = bad.decode()
+    run = run_of(ring, names)
+    decoded = pool.submit_run(run).result(timeout=60)
+    check(ring, run, decoded)
+    assert list(decoded.failures) == [place]
+    assert re.search(BAD[bad], decoded.failures[place])
+
+
+def test_several_bad_pictures_and_the_runs_after_them(ring: Ring, pool: DecodePool) -> None:
+    runs = [
+        run_of(ring, ["exit", "1", "missing", "segfault", "2", "exit"]),
+        run_of(ring, ["3", "4"]),
+        run_of(ring, ["no picture"]),
+    ]
+    futures = [pool.submit_run(run) for run in runs]
+    found = [future.result(timeout=60) for future in futures]
+    for run, decoded in zip(runs, found, strict=True):
+        check(ring, run, decoded)
+    assert [sorted(decoded.failures) for decoded in found] == [[0, 2, 3, 5], [], [0]]
+    assert found[0].failures[2] == "No such item."
+    assert all(seconds >= 0 for seconds in found[1].seconds)
+
+
+def test_a_reader_that_cannot_travel_reads_here(ring: Ring) -> None:
+    reader = Kept()
+    feed = Feed(reader, (SMALL, WIDE), thumbnail=True)
+    with DecodePool(1, timeout=0.7, decoder=DECODER, feed=feed, ring=ring) as pool:
+        run = run_of(ring, ["1", "missing", "exit", "2"])
+        decoded = pool.submit_run(run).result(timeout=60)
+    check(ring, run, decoded)
+    assert sorted(decoded.failures) == [1, 2]
+    assert reader.count == 4  # of what is done again nothing is read again
+
+
+def test_a_reader_of_which_the_process_cannot_import_the_class_reads_here(ring: Ring) -> None:
+    class Unloadable(Names):
+        def __reduce__(self) -> Any:
+            return eval, ("no_such_name",)
+
+    feed = Feed(Unloadable(), (SMALL, WIDE), thumbnail=True)
+    with DecodePool(1, timeout=5, feed=feed, ring=ring) as pool:
+        run = run_of(ring, ["1", "2"])
+        check(ring, run, pool.submit_run(run).result(timeout=60))
+
+
+def test_files_are_read_and_their_hashes_compared_in_the_process(
+    ring: Ring, tmp_path: Path
+) -> None:
+    from featstore.identity import sha256_hex
+
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    digests = [sha256_hex(png(number)) for number in (0, 9, 2)]
+    items = [(f"{number}.png", digest) for number, digest in enumerate(digests)]
+    feed = Feed(ByteReader(tmp_path), (SMALL, WIDE))
+    with DecodePool(1, feed=feed, ring=ring) as pool:
+        run = Run(ring.take(), ("uri", "content_sha256"), [*items, ("gone.png", None)])
+        decoded = pool.submit_run(run).result(timeout=60)
+    assert sorted(decoded.failures) == [1, 3]
+    assert "content hash changed" in decoded.failures[1]
+    assert "No such file" in decoded.failures[3]
+
+
+def test_the_process_runs_one_thread(ring: Ring, pool: DecodePool) -> None:
+    run = run_of(ring, ["1", "2"])
+    pool.submit_run(run).result(timeout=60)
+    (process,) = pool._processes
+    assert process._process is not None
+    child = Path("/proc") / str(process._process.pid)
+    assert len([*(child / "task").iterdir()]) == 1
+    environment = (child / "environ").read_bytes().split(b"\0")
+    assert {b"OMP_NUM_THREADS=1", b"OPENBLAS_NUM_THREADS=1"} <= set(environment)
+
+
+def test_closing_ends_a_run_at_once(ring: Ring) -> None:
+    pool = DecodePool(1, timeout=60, decoder=DECODER, feed=Feed(Names(), (SMALL, WIDE)), ring=ring)
+    hanging, waiting = (pool.submit_run(run_of(ring, names)) for names in (["hang"], ["1"]))
+    while pool._processes[0]._under_way is None:
+        pass
+    pool.close()  # long before the time limit
+    for future in (hanging, waiting):
+        with pytest.raises(CancelledError):
+            future.result(timeout=1)
+
+
+def test_a_slot_is_free_when_nobody_holds_its_rows() -> None:
+    ring = Ring.make(2, [(1, 1, 3)], flying=2, spare=1)
+
+    def lent(number: int) -> Any:
+        slot = ring.take()
+        ring.put(slot, 0, [bytes([number] * 3)])
+        (rows,) = ring.lend(slot, 2)
+        return rows[0]
+
+    held = [lent(number) for number in range(9)]  # one holds its slot, the others are copies
+    assert [row.tolist() for row in held] == [[[[number] * 3]] for number in range(9)]
+    first, second = ring.take(), ring.take()
+    assert ring.full
+    ring.lend(first, 1)
+    ring.lend(second, 1)
+    del held
+    gc.collect()
+    assert sorted(ring._free) == [0, 1, 2]

@@ -1,0 +1,143 @@
+"""Other pixels than the default's: other spaces, with their cosine; and decoding on a device."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import featstore
+from featstore import EncoderSpec, Manifest
+from featstore.errors import EncoderError
+from featstore.extraction.batches import BatchRunner
+from featstore.extraction.job import extract, with_pixels
+from featstore.extraction.options import ExtractConfig
+from featstore.extraction.pipeline import Preparation, encode_block
+from featstore.images import Geometry, decode_image
+from featstore.manifest.io import write_manifest
+from featstore.sources.reader import ByteReader
+from featstore.store import read_pointer
+
+
+class Means:
+    """Means of a grid over the picture."""
+
+    def __init__(self, resize: int = 32) -> None:
+        self.geometry = Geometry((resize,), (24, 24), "BICUBIC")
+
+    def encode(self, batch: np.ndarray) -> np.ndarray:
+        return batch.reshape(len(batch), 6, 4, 6, 4, 3).mean(axis=(2, 4)).reshape(len(batch), -1)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    sizes = [(1100, 1030), (40, 60), (90, 50)]
+    for number, size in enumerate(sizes):
+        small = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+        large = small.resize(size, Image.Resampling.BICUBIC)
+        large.save(folder / "images" / f"{number}.jpg", quality=90)
+    Image.new("RGB", (20, 30), (9, 8, 7)).save(folder / "images" / "3.png")
+    (folder / "images" / "4.jpg").write_bytes(b"\xff\xd8 broken \xff\xd9")
+    import polars as pl
+
+    names = ["0.jpg", "1.jpg", "2.jpg", "3.png", "4.jpg", "gone.jpg"]
+    (folder / "images" / "gone.jpg").write_bytes(b"x")
+    items = pl.DataFrame({"item_id": names, "uri": [f"images/{name}" for name in names]})
+    made = write_manifest(folder, facts={"name": "photographs"}, tables={"image": items})
+    (folder / "images" / "gone.jpg").unlink()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("options", "keyed"),
+    [
+        ({"resize": "torchvision"}, {"resizer": "torchvision, antialiased, on uint8"}),
+        (
+            {"decode": "scaled"},
+            {"decode": {"jpeg": "large JPEG scaled by its transform, to at least 512"}},
+        ),
+    ],
+)
+def test_other_pixels_are_another_space_with_a_recorded_cosine(
+    photographs: Manifest, tmp_path: Path, options: dict[str, Any], keyed: dict[str, Any]
+) -> None:
+    spec = EncoderSpec(Means(), space={"name": "means"})
+    config = ExtractConfig(jobs=1, max_failures=9)
+    usual, other = (
+        extract(photographs, kind="image", encoder=spec, store=tmp_path, config=config, **given)
+        for given in ({}, options)
+    )
+    assert usual.key != other.key
+    assert set(usual.failures) == set(other.failures) == {"4.jpg", "gone.jpg"}
+    opened = featstore.open_store(tmp_path)
+    views = [opened.view(done.key) for done in (usual, other)]
+    spaces = [read_pointer(tmp_path / done.key) for done in (usual, other)]
+    assert spaces[1] is not None
+    assert spaces[1]["space"]["preprocessing"] == keyed
+    assert "preprocessing" not in str(spaces[0])
+    rows = [view.numpy().astype(np.float64) for view in views]
+    cosines = (rows[0] * rows[1]).sum(axis=1)
+    cosines /= np.linalg.norm(rows[0], axis=1) * np.linalg.norm(rows[1], axis=1)
+    assert cosines.min() > 0.999
+    assert (rows[0] != rows[1]).any()
+    (run,) = (tmp_path / other.key / "runs").glob("*.json")
+    recorded = json.loads(run.read_text())["encoder"]["compute"]["cosine_to_usual_pixels"]
+    assert 0.99 < recorded["minimum"] <= recorded["mean"] <= 1.0
+
+
+def test_an_encoder_is_refused_where_the_option_would_not_hold() -> None:
+    class Own:
+        name, geometry = "own", None
+
+    with pytest.raises(EncoderError, match="own prepares pictures in a way of its own"):
+        with_pixels(Own(), ExtractConfig(resize="torchvision"))
+    large = Means(640)
+    large.name = "large"  # type: ignore[attr-defined]
+    with pytest.raises(EncoderError, match="large sees pictures of 640 pixels"):
+        with_pixels(large, ExtractConfig(decode="scaled"))
+
+
+def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(
+    photographs: Manifest,
+) -> None:
+    """The path of a GPU, on the CPU's decoder: nobody has run it on a GPU."""
+
+    class Kept(Means):
+        name, kinds, dim, batch_size = "kept", frozenset({"image"}), 108, 2
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.geometry = Geometry((32,), (24, 24), "BICUBIC", "torchvision")
+
+        def prepare(self, item: Image.Image) -> np.ndarray:
+            return self.geometry.pixels(item)
+
+        def encode(self, batch: Any) -> np.ndarray:
+            return super().encode(np.stack(batch))
+
+    encoder: Any = Kept()
+    runner = BatchRunner(encoder, 2, device="cpu", halve=False)
+    with (
+        ByteReader(photographs.root) as reader,
+        Preparation(
+            reader, [runner, runner], workers=2, decode_timeout=5, gpu="cpu", thumbnail=True
+        ) as preparation,
+    ):
+        output = encode_block(photographs.tables["image"], preparation)
+    assert set(output.failures) == {"4.jpg", "gone.jpg"}
+    assert set(output.thumbnails) == {"0.jpg", "1.jpg", "2.jpg", "3.png"}
+    np.testing.assert_array_equal(output.rows[0], output.rows[1])
+    uris = photographs.tables["image"]["uri"].to_list()[:4]
+    pictures = [decode_image(photographs.root / uri) for uri in uris]
+    expected = encoder.encode([encoder.prepare(picture) for picture in pictures])
+    # Two decoders of JPEG round differently; a PNG is the same picture.
+    np.testing.assert_allclose(output.rows[0][:4], expected, atol=2)
+    np.testing.assert_array_equal(output.rows[0][3], expected[3].astype(np.float32))
+    assert np.isnan(output.rows[0][4:]).all()

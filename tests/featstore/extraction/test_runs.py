@@ -1,0 +1,143 @@
+"""Extraction by runs of pictures: the same bytes as item by item, whatever fails in between."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import featstore
+from featstore import EncoderSpec, ExtractConfig, Manifest
+from featstore.decoding.pool import DecodePool
+from featstore.errors import TooManyFailuresError
+from featstore.extraction import pipeline, runs
+from featstore.extraction.job import extract, extract_many
+from featstore.images import Geometry, decode_image
+from featstore.manifest.io import write_manifest
+
+
+class Square:
+    """Means of columns of the picture that its geometry makes, to be computed by hand."""
+
+    def __init__(self, side: int, *, keep: bool = False) -> None:
+        self.geometry = Geometry((side,), (side, side), "BICUBIC")
+        self.kept: list[np.ndarray] | None = [] if keep else None
+
+    def encode(self, batch: np.ndarray) -> np.ndarray:
+        assert batch.dtype == np.uint8
+        assert batch.shape[1:] == self.geometry.shape
+        if self.kept is not None:
+            self.kept.append(batch)
+        return batch.mean(axis=(1, 3), dtype=np.float32)
+
+
+def spec(encoder: Square) -> EncoderSpec:
+    return EncoderSpec(encoder, space={"name": f"square-{encoder.geometry.crop[0]}"})
+
+
+def rows_of(store: Path, key: str) -> np.ndarray:
+    return featstore.open_store(store).view(key).numpy()
+
+
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "RUN", 3)
+
+
+def _bytes(store: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(store)): path.read_bytes()
+        for path in sorted(store.rglob("*"))
+        if path.is_file() and "runs" not in path.relative_to(store).parts
+    }
+
+
+@pytest.mark.usefixtures("short_runs")
+@pytest.mark.parametrize("lost", [[], [0, 5, 10], [3, 4]])
+@pytest.mark.parametrize("batch", [1, 4, 11])
+def test_runs_and_threads_write_the_same_store(
+    manifest: Manifest, tmp_path: Path, lost: Sequence[int], batch: int
+) -> None:
+    for number in lost:
+        (manifest.root / "images" / f"{number:02}.png").write_bytes(b"no picture")
+    unchecked = {kind: table.drop("content_sha256") for kind, table in manifest.tables.items()}
+    manifest = write_manifest(manifest.root, facts={"name": "toy"}, tables=unchecked)
+    stores = {}
+    for name, timeout in (("runs", 30.0), ("threads", 0.0)):
+        config = ExtractConfig(
+            batch_size=batch, decode_timeout=timeout, block_rows=4, thumbnails=True, jobs=2
+        )
+        encoders = [spec(Square(6, keep=True)), spec(Square(6)), spec(Square(9))]
+        encoders[1] = EncoderSpec(encoders[1].encoder, space={"name": "another"})
+        found = extract_many(
+            manifest, kind="image", encoders=encoders, store=tmp_path / name, config=config
+        )
+        assert [set(done.failures) for done in found] == [{f"toy/{n:02}" for n in lost}] * 3
+        # What an encoder keeps does not change under it.
+        kept = encoders[0].encoder.kept
+        assert kept is not None
+        stores[name] = (_bytes(tmp_path / name), [one.tobytes() for one in kept])
+    assert stores["runs"] == stores["threads"]
+    # By hand, without either.
+    rows = rows_of(tmp_path / "runs", "toy/image/object:square-9")
+    good = [number for number in range(11) if number not in lost]
+    pictures = [decode_image(manifest.root / "images" / f"{n:02}.png") for n in good]
+    expected = [Square(9).geometry.pixels(picture).mean(axis=(0, 2)) for picture in pictures]
+    np.testing.assert_allclose(rows, np.array(expected), rtol=1e-3)
+
+
+def test_a_crash_and_a_hang_cost_an_item_each(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = "tests.featstore.extraction.conftest:decode_or_die"
+    monkeypatch.setattr(pipeline, "DecodePool", functools.partial(DecodePool, decoder=decoder))
+    for name, width in (("03.png", 666), ("07.png", 667)):
+        Image.new("RGB", (width, 2)).save(manifest.root / "images" / name)
+    unchecked = {kind: table.drop("content_sha256") for kind, table in manifest.tables.items()}
+    nasty = write_manifest(manifest.root, facts={"name": "toy"}, tables=unchecked)
+    result = extract(
+        nasty, kind="image", encoder=spec(Square(5)), store=tmp_path / "store",
+        decode_timeout=1.0, jobs=1,
+    )  # fmt: skip
+    assert set(result.failures) == {"toy/03", "toy/07"}
+    assert "crashed" in result.failures["toy/03"]
+    assert "took longer" in result.failures["toy/07"]
+    assert result.new == 9
+
+
+def test_too_many_failures_end_the_job_and_its_processes(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    (manifest.root / "images" / "00.png").unlink()
+    with pytest.raises(TooManyFailuresError, match=r"'toy/00'.*No such file"):
+        extract(manifest, kind="image", encoder=spec(Square(5)), store=tmp_path, on_error="fail")
+
+
+def test_an_interrupted_job_goes_on_with_the_same_bytes(manifest: Manifest, tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(_: Any) -> None:
+        raise Stopped
+
+    options: dict[str, Any] = {"batch_size": 2, "block_rows": 4, "kind": "image"}
+    with pytest.raises(Stopped):
+        extract(manifest, encoder=spec(Square(6)), store=tmp_path / "a", on_block=stop, **options)
+    resumed = extract(manifest, encoder=spec(Square(6)), store=tmp_path / "a", **options)
+    assert (resumed.reused, resumed.new) == (4, 7)
+    extract(manifest, encoder=spec(Square(6)), store=tmp_path / "b", **options)
+    assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b")
+
+
+def test_the_geometry_of_an_object_is_part_of_its_space(manifest: Manifest, tmp_path: Path) -> None:
+    for side in (4, 5):
+        extract(
+            manifest, kind="image", encoder=EncoderSpec(Square(side), space={"name": "x"}),
+            store=tmp_path,
+        )  # fmt: skip
+    assert len(featstore.open_store(tmp_path).sets()) == 2

@@ -1,0 +1,150 @@
+"""The feed: a whole job whose encoder costs nothing, against decoding and resizing alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from PIL import Image
+
+from featstore.extraction.job import extract
+from featstore.images import Geometry
+from featstore.manifest.io import write_manifest
+from featstore.manifest.manifest import Manifest
+from featstore.parallel import available_cores
+from tests.perf.engine import Figure, figure_of, one_run
+
+#: Files, and items that name them again and again.
+FILES, ITEMS, TINY_ITEMS = 200, 2_000, 20_000
+PAIRS = 6
+
+#: What the parent may spend on an image, and the threads that a worker may have.
+PARENT_SECONDS, THREADS = 3e-5, 3
+
+
+class Free:
+    """An encoder that costs nothing: of few pixels of a batch, the means of their columns."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+
+    def encode(self, batch: np.ndarray) -> np.ndarray:
+        """Return (b, 3) values."""
+        return batch[:, ::56, 0].mean(axis=1, dtype=np.float32) + np.float32(1)
+
+
+def figures(root: Path) -> Iterator[Figure]:
+    """Yield the lines of the feed."""
+    geometry = Geometry((256,), (224, 224), "BICUBIC")
+    usual = make_jpegs(root / "feed", (500, 375), ITEMS)
+    tiny = make_jpegs(root / "tiny", (20, 16), TINY_ITEMS)
+    paths = [usual.root / uri for uri in usual.tables["image"]["uri"].unique().sort()]
+
+    def bare() -> None:
+        how = Image.Resampling[geometry.interpolation]
+        for path in paths * (ITEMS // FILES):
+            with Image.open(path) as image:
+                image.convert("RGB").resize((341, 256), how).crop((58, 16, 282, 240)).tobytes()
+
+    ratios, total = [], 0.0
+    with Threads() as seen:  # and what is imported once
+        job(usual, geometry)
+    for _ in range(PAIRS):
+        floor, cost = seconds(bare), seconds(lambda: job(usual, geometry))
+        ratios.append(floor / cost)
+        total += floor + cost
+    yield figure_of(
+        "extract.feed", ratios, cpu_seconds=total,
+        against="Pillow's decode + resize + crop in a bare loop, CPU seconds",
+    )  # fmt: skip
+    spent = []
+    for _ in range(PAIRS):
+        before = time.process_time()
+        job(tiny, Geometry((32,), (32, 32), "BICUBIC"))
+        spent.append((time.process_time() - before) / TINY_ITEMS)
+    ms = 1e3 * float(np.median(spent))
+    yield figure_of(
+        "extract.feed_parent", [PARENT_SECONDS / one for one in spent],
+        against=f"0.03 ms of this process an image; of {TINY_ITEMS:,} tiny ones {ms:.4f}",
+        cpu_seconds=sum(spent) * TINY_ITEMS,
+    )  # fmt: skip
+    workers = available_cores()
+    yield one_run(
+        "extract.feed_threads", THREADS * workers / seen.most, cpu_seconds=0.0,
+        against=f"3 OS threads a worker; {seen.most} for {workers}, those of this process included",
+    )  # fmt: skip
+    for manifest in (usual, tiny):
+        shutil.rmtree(manifest.root)
+
+
+class Threads:
+    """Counts the threads that the block adds to this process, and those of its processes."""
+
+    most = 0
+
+    def __enter__(self) -> Self:
+        self._done = threading.Event()
+        self._before = count_threads() + 1
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.05):
+            self.most = max(self.most, count_threads() - self._before)
+
+
+def count_threads() -> int:
+    """Return the threads of this process and of its children."""
+    count = 0
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread or a process that has just ended
+            count += 1
+            for child in (task / "children").read_text().split():
+                count += len([*(Path("/proc") / child / "task").iterdir()])
+    return count
+
+
+def job(manifest: Manifest, geometry: Geometry) -> None:
+    """Extract into a new store."""
+    store = manifest.root / "store"
+    encoder: Any = Free(geometry)
+    extract(manifest, kind="image", encoder=encoder, space={"name": "free"}, store=store)
+    shutil.rmtree(store)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Return the processor seconds of a call, with those of processes that ended."""
+    before = os.times()
+    call()
+    return sum(os.times()[:4]) - sum(before[:4])
+
+
+def make_jpegs(folder: Path, size: tuple[int, int], count: int) -> Manifest:
+    """Write JPEGs with as much detail as photographs, and a manifest of so many items."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    width, height = size
+    for number in range(FILES):
+        noise = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
+        image = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+        image.save(folder / "images" / f"{number:03}.jpg", quality=90)
+    items = pl.DataFrame(
+        {
+            "item_id": [f"{number:06}" for number in range(count)],
+            "uri": [f"images/{number % FILES:03}.jpg" for number in range(count)],
+        }
+    )
+    return write_manifest(folder, facts={"name": folder.name}, tables={"image": items})
