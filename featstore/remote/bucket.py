@@ -98,11 +98,11 @@ class BucketObjects(Objects):
         check_name(name)
         try:
             self._store.put(name, data, **options)
-        except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
-            return False
         except self._caught as err:
-            # Google and some S3 say it in words only.
-            if any(word in str(err) for word in ("PreconditionFailed", "412", "409 Conflict")):
+            # By its type, never by its words, which hold the file's name. What has no condition
+            # was not put, whatever the answer.
+            unmet = (self._errors.AlreadyExistsError, self._errors.PreconditionError)
+            if options["mode"] != "overwrite" and isinstance(err, unmet):
                 return False
             raise self._failed(name, err) from err
         return True

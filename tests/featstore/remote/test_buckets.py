@@ -16,6 +16,7 @@ from featstore import copy_sets, open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, PublishConflictError, RemoteStoreError
+from featstore.remote import bucket as bucket_module
 from featstore.remote.objects import Objects, open_objects, parse_address
 from featstore.share.publish import make_bucket_store, update_catalog
 from featstore.store import LayoutLimits, SetSpec, SetWriter, WriteOptions, verify_store
@@ -286,6 +287,32 @@ def test_secrets_stay_out_of_errors(bucket: Proxy, monkeypatch: pytest.MonkeyPat
     with pytest.raises(RemoteStoreError) as caught:
         open_store(bucket.address)
     assert "not-a-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["c/412/0", "c/409/0", "PreconditionFailed"])
+@pytest.mark.parametrize("put", ["put", "create", "replace"])
+def test_a_file_that_was_not_put_is_an_error_whatever_its_name(
+    name: str, put: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3_server() as server:
+        pass  # nobody listens there any more
+    for key, value in environment(server.url).items():
+        monkeypatch.setenv(key, value)
+    real = bucket_module.timedelta
+    monkeypatch.setattr(bucket_module, "timedelta", lambda seconds: real(seconds=0.2))
+    objects = open_objects(parse_address("s3://team/store"))  # type: ignore[arg-type]
+    with pytest.raises(RemoteStoreError, match="failed"):
+        getattr(objects, put)(name, b"rows", *(["tag"] if put == "replace" else []))
+
+
+@pytest.mark.parametrize("status", [409, 412])
+def test_only_a_put_with_a_condition_may_come_second(bucket: Proxy, status: int) -> None:
+    objects = open_objects_of(bucket)
+    bucket.harm = lambda path, number, answer: Answer(status, {}, b"")
+    assert not objects.create("a", b"rows")
+    assert not objects.replace("a", b"rows", "tag")
+    with pytest.raises(RemoteStoreError, match=str(status)):
+        objects.put("a", b"rows")
 
 
 def test_push_to_what_cannot_be_written(store_folder: Path, served: Proxy) -> None:
