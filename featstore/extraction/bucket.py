@@ -5,13 +5,15 @@ encoders its blocks are put into the bucket, each as one file below
 
     <set>/.staging/extract-<base>-<plan>/      base: 8 digits of the revision that is extended
         plan.json                              batch size, threads and device type
+        golden.json                            golden vectors of the encoder, as in the set
         000012                                 a row of the journal, and the rows of the block
 
 A block is put on the condition that there is none: the first one is the block of the set, and
-whoever made another takes that one. So all machines that share a plan end with the same blocks,
-hence with the same revision, and the last step of each is the push of `featstore.share.publish`,
-which one of them may begin and another end. Only then does the set exist for readers. The blocks
-are removed after the pointer was put, never before.
+whoever made another takes that one. The golden vectors are agreed on likewise. So all machines that
+share a plan end with the same blocks and the same golden vectors, hence with the same revision, and
+the last step of each is the push of `featstore.share.publish`, which one of them may begin and
+another end. Only then does the set exist for readers. The blocks are removed after the pointer was
+put, never before.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from featstore.errors import (
     StoreWriteError,
     UnknownSetError,
 )
+from featstore.extraction.golden_check import GOLDEN_FILE, Golden
 from featstore.extraction.progress import ExtractResult, ignore
 from featstore.identity import SHORT, canonical_json, sha256_hex
 from featstore.remote.objects import Address, Objects, parse_address
@@ -311,6 +314,16 @@ class SharedBlocks:
         )
         return {int(name): size for name, size in found if name.isdecimal()}
 
+    def agree(self, golden: Golden) -> None:
+        """Give the set the golden vectors of whoever was first; errors as for `Golden.agree`."""
+        name = f"{self._folder}/{GOLDEN_FILE}"
+        if not self._objects.create(name, json_bytes(golden.document())):
+            try:
+                data = self._objects.read(name, limit=MAX_JSON_BYTES)
+            except FileNotFoundError as err:
+                raise self._removed() from err
+            golden.agree(data, where=f"{self._objects.address}/{name}")
+
     def settle(self, *, publishes: bool) -> set[int]:
         """Send what the bucket lacks, and return the blocks that are left to encode.
 
@@ -392,10 +405,7 @@ class SharedBlocks:
         try:
             data = self._objects.read(self._name(block), limit=size + MAX_JSON_BYTES)
         except FileNotFoundError as err:
-            raise AlreadyFinishedError(
-                f"Blocks of {self._writer.key} were removed from {self._objects.address}: another "
-                "machine has published the set. Run the same command again."
-            ) from err
+            raise self._removed() from err
         with contextlib.suppress(CorruptStoreError):
             record = BlockRecord.parse(data[:-size], block)
             if record.fits(data[-size:]):
@@ -403,6 +413,12 @@ class SharedBlocks:
         raise CorruptStoreError(
             f"{self._objects.address}/{self._name(block)} is damaged. Delete it, and run the same "
             "command again: the block is then encoded anew."
+        )
+
+    def _removed(self) -> AlreadyFinishedError:
+        return AlreadyFinishedError(
+            f"Blocks of {self._writer.key} were removed from {self._objects.address}: another "
+            "machine has published the set. Run the same command again."
         )
 
     def _rows_bytes(self, block: int) -> int:

@@ -15,7 +15,7 @@ from featstore.encoders.base import Encoder
 from featstore.encoders.golden import golden_inputs
 from featstore.errors import CorruptStoreError, EncoderError
 from featstore.extraction.batches import BatchRunner
-from featstore.store.files import read_json, same_file
+from featstore.store.files import parse_json, read_json, same_file
 from featstore.store.records import Commit
 
 #: A smaller cosine between stored and present golden vectors means another space.
@@ -38,6 +38,7 @@ class Golden:
         self._encoder = encoder
         self._threads = threads
         self._vectors: np.ndarray | None = None
+        self._agreed: np.ndarray | None = None
 
     @property
     def vectors(self) -> np.ndarray:
@@ -71,8 +72,35 @@ class Golden:
             _ = self.vectors
 
     def document(self) -> dict[str, Any]:
-        """Return what ``golden.json`` holds."""
-        return {"vectors": self.vectors.tolist()}
+        """Return what ``golden.json`` holds: the vectors agreed on, the encoder's own if none are."""
+        return {"vectors": (self.vectors if self._agreed is None else self._agreed).tolist()}
+
+    def agree(self, data: bytes, *, where: str) -> None:
+        """Take the ``golden.json`` of another machine that makes the same set, and was first.
+
+        Parameters
+        ----------
+        data : bytes
+        where : str
+            Names it in errors.
+
+        Raises
+        ------
+        EncoderError
+            If the encoder's own vectors have a cosine below 0.999 to those.
+        CorruptStoreError
+            If they are no golden vectors.
+        """
+        vectors = _parsed(parse_json(data, where=where), where)
+        cosine = self._cosine(vectors)
+        if cosine < GOLDEN_COSINE:
+            raise EncoderError(
+                f"{where}: another machine began this set, and its vectors of the built-in golden "
+                f"inputs have a cosine of {cosine:.4f} to those of the encoder here (at least "
+                f"{GOLDEN_COSINE:g} is needed). Use the library versions, device and precision "
+                "of that machine, or delete the folder of this file to begin anew."
+            )
+        self._agreed = vectors
 
     def cosine(self, directory: Path, commit: Commit) -> float | None:
         """Return the smallest cosine to the golden vectors of a set, None if it has none.
@@ -85,7 +113,9 @@ class Golden:
         facts = commit.metadata.get(GOLDEN_FILE)
         if facts is None:
             return None
-        stored = _stored(directory / GOLDEN_FILE, facts)
+        return self._cosine(_stored(directory / GOLDEN_FILE, facts))
+
+    def _cosine(self, stored: np.ndarray) -> float:
         ours = self.vectors
         if stored.shape != ours.shape or not np.isfinite(stored).all():
             return -1.0
@@ -130,10 +160,16 @@ def _stored(path: Path, facts: Mapping[str, Any]) -> np.ndarray:
         raise CorruptStoreError(
             f"{path} is missing or differs from its commit record. Run `featstore verify`."
         )
+    return _parsed(read_json(path), str(path))
+
+
+def _parsed(document: Any, where: str) -> np.ndarray:
     try:
-        return np.asarray(read_json(path)["vectors"], dtype=np.float64)
+        return np.asarray(document["vectors"], dtype=np.float64)
     except (KeyError, TypeError, ValueError) as err:
-        raise CorruptStoreError(f"{path} holds no golden vectors. Run `featstore verify`.") from err
+        raise CorruptStoreError(
+            f"{where} holds no golden vectors. Run `featstore verify`."
+        ) from err
 
 
 PACKAGES = (

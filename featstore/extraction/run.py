@@ -320,6 +320,8 @@ def _open_writer(job: Job, one: SetInProgress, stack: contextlib.ExitStack) -> E
             retry = job.config.retry_failed
             shared = job.bucket.blocks(one.writer, one.target.file, one.settings, retry=retry)
             one.shared = stack.enter_context(shared)
+            if job.config.part is None:
+                shared.agree(one.golden)
             pending = shared.settle(publishes=job.config.part is None)
         one.pending = frozenset(pending)
     except AlreadyFinishedError:

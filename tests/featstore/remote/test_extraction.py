@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -15,6 +16,7 @@ import pytest
 from featstore import Manifest, copy_sets, extract, open_store
 from featstore.errors import (
     CorruptStoreError,
+    EncoderError,
     PublishConflictError,
     RemoteStoreError,
     StoreWriteError,
@@ -34,7 +36,7 @@ N, BROKEN, BLOCK = 22, 9, 4
 
 POINTER = r"/image/[^/]+/zarr.json$"
 
-#: Of the pictures, in pixels; no golden picture has it.
+#: Of the pictures, in pixels; no golden picture has it: those are not counted.
 HEIGHT = 6
 
 
@@ -44,7 +46,7 @@ class MeanColour:
     `before` is called with the number of the batch, which golden pictures do not count for.
     """
 
-    def __init__(self, bits: float = 1.0, before: Callable[[int], object] = lambda _: None) -> None:
+    def __init__(self, bits: Any = 1.0, before: Callable[[int], object] = lambda _: None) -> None:
         self.bits, self.before, self.batches = bits, before, 0
 
     def encode(self, images: list[Any]) -> np.ndarray:
@@ -52,8 +54,7 @@ class MeanColour:
             self.before(self.batches)
             self.batches += 1
         rows = [np.asarray(image, np.float32).mean((0, 1)) for image in images]
-        bits = [self.bits if image.height == HEIGHT else 1.0 for image in images]
-        return np.array(rows, np.float32) * np.array(bits, np.float32)[:, None]
+        return np.array(rows, np.float32) * np.asarray(self.bits, np.float32)
 
 
 class Stop(BaseException):
@@ -239,6 +240,38 @@ def test_blocks_of_two_processors_make_one_set(
     assert not blocks(server)
 
 
+def test_golden_vectors_are_those_of_whoever_was_first(
+    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
+) -> None:
+    with pytest.raises(Stop):
+        machines("one").extract(MeanColour(1.5, stop_at(0)))
+    (found,) = (data for name, data in server.objects.items() if name.endswith("golden.json"))
+    result = machines("two").extract()
+    published = server.objects[f"team/features/{result.key}/golden.json"]
+    assert published == found
+    own = machines("other").extract(store=str(tmp_path / "local"))
+    local = (tmp_path / "local" / own.key / "golden.json").read_bytes()
+    np.testing.assert_allclose(
+        json.loads(published)["vectors"], 1.5 * np.array(json.loads(local)["vectors"]), atol=1e-5
+    )
+    assert not blocks(server)
+
+
+def test_an_encoder_of_another_space_takes_no_part(
+    server: Bucket, machines: Callable[[str], Machine]
+) -> None:
+    with pytest.raises(Stop):
+        machines("one").extract(MeanColour(before=stop_at(2)))
+    encoder = MeanColour((1.0, 0.5, 1.5))
+    with pytest.raises(EncoderError, match=r"golden\.json: another machine began this set"):
+        machines("two").extract(encoder)
+    assert encoder.batches == 0
+    (name,) = (name for name in server.objects if name.endswith("golden.json"))
+    server.objects[name] = b'{"vectors": "none"}'
+    with pytest.raises(CorruptStoreError, match="holds no golden vectors"):
+        machines("two").extract()
+
+
 def test_a_set_is_extended_by_a_machine_that_never_had_it(
     server: Bucket, machines: Callable[[str], Machine], tmp_path: Path, manifest: Manifest
 ) -> None:
@@ -304,7 +337,7 @@ def test_a_bucket_that_goes_away_costs_no_row(
     server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
 ) -> None:
     one = machines("one")
-    refusal = Refusal(server, 4)  # the plan, and two blocks
+    refusal = Refusal(server, 5)  # golden vectors, the plan, and two blocks
     encoder = MeanColour()
     with pytest.raises(RemoteStoreError, match="run the same command again on this machine") as err:
         one.extract(encoder)
@@ -321,7 +354,7 @@ def test_a_bucket_that_goes_away_costs_no_row(
 def test_a_bucket_that_comes_back_is_not_noticed(
     server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
 ) -> None:
-    refusal = Refusal(server, 3)
+    refusal = Refusal(server, 4)
 
     def back(number: int) -> None:
         refusal.over = number == 5
