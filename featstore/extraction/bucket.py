@@ -108,6 +108,7 @@ class Bucket:
         make_bucket_store(self._objects)
         self._form = bucket_format(self._objects) or StoreFormat()
         make_store(self.staging, form=self._form)
+        self._begun: dict[SetKey, str] = {}  # folders of blocks that this process works with
 
     def finished(
         self, spec: SetSpec, items: ItemFile, *, retry_failed: bool = False
@@ -182,7 +183,7 @@ class Bucket:
                     "from what is there."
                 )
         pictures = send_thumbnails(open_store(self.staging), self._objects, [str(spec.key)])
-        self._tidy(spec.key, pictures)
+        self._tidy(spec.key, pictures, ended=self._begun.get(spec.key))
         return found
 
     def fetch_thumbnails(self, key: SetKey) -> None:
@@ -220,7 +221,9 @@ class Bucket:
         """Return the blocks of the set that a writer is writing, as the bucket has them."""
         base = writer.base.commit.revision_id if writer.base else ""
         plan = _plan(writer.spec, items, base, dict(settings), retry_failed=retry)
-        return SharedBlocks(self._objects, plan, writer)
+        shared = SharedBlocks(self._objects, plan, writer)
+        self._begun[writer.spec.key] = shared.folder
+        return shared
 
     def _push(self, key: SetKey) -> Relation | None:
         """Push a staged set; None if the bucket has a revision that it does not extend."""
@@ -239,8 +242,14 @@ class Bucket:
             remove_set(self.staging, str(key))  # begun without a base: of no use
         publish_to_folder(self.staging, SetSource(*_opened(self.url, key)), progress=ignore)
 
-    def _tidy(self, key: SetKey, thumbnails: frozenset[str] = frozenset()) -> None:
-        """Do what follows a pointer; here and in the bucket the unfinished set is then gone."""
+    def _tidy(
+        self, key: SetKey, thumbnails: frozenset[str] = frozenset(), ended: str | None = None
+    ) -> None:
+        """Do what follows a pointer; here and in the bucket the unfinished set is then gone.
+
+        Blocks for an extension of the current revision stay, but for those in the folder `ended`:
+        failed items that failed again make no other revision, and are to be tried the next time.
+        """
         folder = key.directory(self.staging)
         for path in sorted((folder / "runs").glob("*.json")):
             self._objects.create(f"{key}/runs/{path.name}", path.read_bytes())
@@ -249,7 +258,8 @@ class Bucket:
         base = "" if there is None else str(there["revision"])[:SHORT]
         for name, _ in list(self._objects.names(f"{key}/.staging")):
             parts = name.split("/")
-            if len(parts) == 6 and parts[4].split("-")[1:2] != [base]:
+            old = len(parts) == 6 and parts[4].split("-")[1:2] != [base]
+            if old or name.rpartition("/")[0] == ended:
                 self._objects.delete(name)
         with contextlib.suppress(UnknownSetError, StoreWriteError):
             remove_set(self.staging, str(key))
@@ -291,13 +301,18 @@ class SharedBlocks:
         Names the folder of the blocks.
     writer : SetWriter
         Open. If it publishes, it must hold its files (`WriteOptions.hold`).
+
+    Attributes
+    ----------
+    folder : str
+        Of the blocks, in the bucket.
     """
 
     def __init__(self, objects: Objects, plan: dict[str, Any], writer: SetWriter) -> None:
         digest = sha256_hex(canonical_json({**plan, "layout": repr(writer.layout)}))
         base = str(plan["base"])[:SHORT] or "new"
         self._objects, self._writer, self._plan = objects, writer, plan
-        self._folder = f"{plan['key']}/.staging/extract-{base}-{digest[:16]}"
+        self.folder = f"{plan['key']}/.staging/extract-{base}-{digest[:16]}"
         self._pool = ThreadPoolExecutor(AT_ONCE, "blocks")
         self._sent: dict[int, Future[bool]] = {}
 
@@ -310,13 +325,13 @@ class SharedBlocks:
     def there(self) -> dict[int, int]:
         """Return block -> size of its file, of the blocks that the bucket has."""
         found = (
-            (name.rpartition("/")[2], size) for name, size in self._objects.names(self._folder)
+            (name.rpartition("/")[2], size) for name, size in self._objects.names(self.folder)
         )
         return {int(name): size for name, size in found if name.isdecimal()}
 
     def agree(self, golden: Golden) -> None:
         """Give the set the golden vectors of whoever was first; errors as for `Golden.agree`."""
-        name = f"{self._folder}/{GOLDEN_FILE}"
+        name = f"{self.folder}/{GOLDEN_FILE}"
         if not self._objects.create(name, json_bytes(golden.document())):
             try:
                 data = self._objects.read(name, limit=MAX_JSON_BYTES)
@@ -339,7 +354,7 @@ class SharedBlocks:
         RemoteStoreError
             If the bucket refuses.
         """
-        self._objects.create(f"{self._folder}/{_PLAN}", json_bytes(self._plan))
+        self._objects.create(f"{self.folder}/{_PLAN}", json_bytes(self._plan))
         there, mine = self.there(), self._writer.records()
         if publishes:
             every = range(self._writer.layout.n_blocks)
@@ -425,4 +440,4 @@ class SharedBlocks:
         return self._writer.layout.block_bytes(block)
 
     def _name(self, block: int) -> str:
-        return f"{self._folder}/{block:06d}"
+        return f"{self.folder}/{block:06d}"

@@ -301,6 +301,10 @@ def test_failed_items_are_tried_again(
     lost.unlink()
     result = machines("one").extract()
     assert result.failed == 2
+    for name in ("two", "three"):  # which changes nothing, and leaves nothing for the next one
+        same = machines(name).extract(retry_failed=True)
+        assert (same.failed, same.revision_id) == (2, result.revision_id)
+        assert not blocks(server)
     lost.write_bytes(data)
     again = machines("two").extract(retry_failed=True)
     assert (again.new, again.failed, again.reused) == (1, 1, N - 2)
