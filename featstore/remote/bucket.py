@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from featstore.errors import CorruptStoreError, RemoteStoreError, needs_extra
+from featstore.errors import RemoteStoreError, needs_extra
 from featstore.remote.objects import Address, Objects, Pace, TransientError, check_name
 
 #: Bytes of one entry of a listing, about.
@@ -62,10 +62,7 @@ class BucketObjects(Objects):
             for page in pages:
                 left -= len(page)
                 if left < 0:
-                    raise CorruptStoreError(
-                        f"{self.address} lists more than {self.limits.most_names:,.0f} files. If "
-                        "the store is so large, set HEADSTOCK_MOST_NAMES higher."
-                    )
+                    raise self._too_many()
                 for entry in page:
                     yield str(entry["path"]), int(entry["size"])
         except RemoteStoreError:

@@ -379,6 +379,12 @@ class Objects(ABC):
             "az:// or a folder."
         )
 
+    def _too_many(self) -> CorruptStoreError:
+        return CorruptStoreError(
+            f"{self.address} lists more than {self.limits.most_names:,.0f} files. If the store is "
+            "so large, set HEADSTOCK_MOST_NAMES higher."
+        )
+
     def _too_large(self, name: str, limit: int) -> CorruptStoreError:
         return CorruptStoreError(
             f"{self.address}/{name} has more than the {limit:,} bytes that are expected at most. "

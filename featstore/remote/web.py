@@ -191,10 +191,12 @@ class HubObjects(Objects):
         self._root = f"datasets/{address.path}"
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Yield name and size of the files below `prefix`."""
+        """Yield name and size of the files below `prefix`; too many are a CorruptStoreError."""
         root = f"{self._root}/{prefix}".rstrip("/")
         ask, pace = functools.partial(self._fs.find, root, detail=True), self._pace(prefix)
         found = self._repeat(prefix, pace, lambda: self._asked(ask, pace, _ANY_SIZE))
+        if len(found) > self.limits.most_names:
+            raise self._too_many()
         for path, facts in found.items():
             yield path.removeprefix(f"{self._root}/"), int(facts["size"] or 0)
 

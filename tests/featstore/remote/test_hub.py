@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from featstore import open_store
-from featstore.errors import RemoteStoreError, UnknownSetError
+from featstore.errors import CorruptStoreError, RemoteStoreError, UnknownSetError
+from featstore.remote.objects import open_objects, parse_address
 from tests.featstore.remote.hub_server import hub_server
 
 IMAGES = "birds/image/toy"
@@ -37,3 +38,14 @@ def test_what_is_not_there(hub: str) -> None:
         open_store(hub + "x")
     with pytest.raises(RemoteStoreError, match="no dataset of the hub"):
         open_store("hf://models/team/birds")
+
+
+def test_a_list_of_too_many_files_is_refused(
+    hub: str, store_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = sum(path.is_file() for path in store_folder.rglob("*"))
+    monkeypatch.setenv("HEADSTOCK_MOST_NAMES", str(n))
+    assert len(list(open_objects(parse_address(hub)).names())) == n  # type: ignore[arg-type]
+    monkeypatch.setenv("HEADSTOCK_MOST_NAMES", str(n - 1))
+    with pytest.raises(CorruptStoreError, match=f"lists more than {n - 1} files"):
+        list(open_objects(parse_address(hub)).names())  # type: ignore[arg-type]
