@@ -324,9 +324,7 @@ class SharedBlocks:
 
     def there(self) -> dict[int, int]:
         """Return block -> size of its file, of the blocks that the bucket has."""
-        found = (
-            (name.rpartition("/")[2], size) for name, size in self._objects.names(self.folder)
-        )
+        found = ((name.rpartition("/")[2], size) for name, size in self._objects.names(self.folder))
         return {int(name): size for name, size in found if name.isdecimal()}
 
     def agree(self, golden: Golden) -> None:
@@ -407,8 +405,8 @@ class SharedBlocks:
         self, block: int, size: int, mine: BlockRecord | None
     ) -> tuple[BlockRecord, bytes] | None:
         """Return the block of the bucket, None if it is the one that is here."""
-        if mine is not None:
-            head = size - self._rows_bytes(block)
+        head = size - self._rows_bytes(block)
+        if mine is not None and head <= MAX_JSON_BYTES:
             with contextlib.suppress(CorruptStoreError, FileNotFoundError):
                 line = b"".join(self._objects.stream(self._name(block), 0, head))
                 if BlockRecord.parse(line, block).digest == mine.digest:

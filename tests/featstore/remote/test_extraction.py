@@ -441,6 +441,21 @@ def test_a_damaged_block_is_an_error(server: Bucket, machines: Callable[[str], M
     assert machines("two").extract().new >= 3
 
 
+def test_of_a_block_that_is_too_large_nothing_is_streamed(
+    server: Bucket, machines: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = machines("one")
+    with pytest.raises(Stop):
+        one.extract(MeanColour(before=stop_at(5)))
+    (name, *_) = (name for name in blocks(server) if name[-1].isdecimal())
+    monkeypatch.setattr("featstore.extraction.bucket.MAX_JSON_BYTES", 2**10)
+    server.objects[name] = bytes(2**10 + 1 + BLOCK * 3 * 4)  # rows of three float32
+    server.requests.clear()
+    with pytest.raises(CorruptStoreError, match="expected at most"):
+        one.extract()
+    assert [method for method, path, _ in server.requests if path == name] == ["GET"]
+
+
 def test_ranks_need_no_folder_in_common(
     server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
 ) -> None:
