@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from featstore.errors import ItemReadError, ManifestError
 from featstore.manifest.paths import uri_fault
 from featstore.sources.making import make_manifest, open_source
 from featstore.sources.reader import check_bytes, open_reader
+from featstore.sources.urls import UrlReader
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
@@ -137,6 +139,20 @@ def test_the_order_and_the_bytes_do_not_depend_on_who_answers_first(site, tmp_pa
         tables.append((tmp_path / f"at{at_once}" / "image.parquet").read_bytes())
     assert tables[0] == tables[1]
     assert rows_of(made) == [picture(n) for n in range(40)]
+
+
+def test_what_came_and_is_no_image_is_not_held(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("featstore.sources.urls.AT_ONCE", 2)
+    monkeypatch.setattr(UrlReader, "read", lambda *_, limit: b"<html>" + bytes(2**20))
+    urls = "\n".join(f"https://example.org/{n}.png" for n in range(60))
+    listing = write(tmp_path, {"l.txt": urls}) / "l.txt"
+    tracemalloc.start()
+    try:
+        with pytest.raises(ManifestError, match="None of the 60 URLs"):
+            make("urls", listing)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_image_that_changed_or_went_since_is_a_failure(make, listing, site, tmp_path):
