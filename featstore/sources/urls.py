@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from featstore.durable import write_durably
+from featstore.durable import write_durably, write_error
 from featstore.errors import AddressError, CorruptStoreError, ManifestError, RemoteStoreError
 from featstore.identity import sha256_hex
 from featstore.manifest.paths import file_sha256, is_url, uri_fault
@@ -110,7 +110,9 @@ def read_urls(request: Request) -> Found:
     Raises
     ------
     ManifestError
-        If the list cannot be read, or not one image could be fetched.
+        If the list or a kept file cannot be read, or not one image could be fetched.
+    StoreWriteError
+        If an image cannot be kept.
     """
     path = local_path(request.location)
     keep = Path(request.options["keep"]).resolve() if "keep" in request.options else None
@@ -217,5 +219,8 @@ def _fetch(reader: UrlReader, keep: Path | None, url: str) -> Outcome:
     if not data.startswith(_MAGIC):
         return f"{url} is no image that is read here: it begins {data[:16]!r}."
     if keep is not None:
-        write_durably(keep / uri, [data])
+        try:
+            write_durably(keep / uri, [data])
+        except OSError as err:
+            raise write_error(keep / uri, err) from err
     return uri, sha256_hex(data)

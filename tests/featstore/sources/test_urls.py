@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import tracemalloc
@@ -14,7 +15,8 @@ import pytest
 from featstore import extract, read_manifest
 from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
-from featstore.errors import ItemReadError, ManifestError
+from featstore.durable import write_durably
+from featstore.errors import ItemReadError, ManifestError, StoreWriteError
 from featstore.manifest.paths import uri_fault
 from featstore.sources.making import make_manifest, open_source
 from featstore.sources.reader import check_bytes, open_reader
@@ -212,11 +214,27 @@ def test_a_list_that_gives_no_image_makes_no_manifest(make, site, tmp_path):
         make("urls", write(tmp_path, {"l.csv": "a,b\n1,2\n"}) / "l.csv")
 
 
-def test_an_opened_list_is_fetched_once(listing, site, tmp_path):
-    open_source("urls", listing, out=tmp_path / "out")
+def test_an_opened_list_is_fetched_again_until_nothing_is_left_out(listing, site, tmp_path):
+    where = {"out": tmp_path / "out", "options": {"keep": str(tmp_path / "kept")}}
+    listing.write_text(f"url\n{site.url}/0.png\n{site.url}/late.png\n")
+    assert rows_of(open_source("urls", listing, **where)) == [picture(0)]
+    write(tmp_path / "site", {"late.png": picture(7)})
     site.requests.clear()
-    assert rows_of(open_source("urls", listing, out=tmp_path / "out")) == FOUND
-    assert site.count() == 3  # the reads alone
+    for _ in range(2):
+        assert rows_of(open_source("urls", listing, **where)) == [picture(0), picture(7)]
+        assert site.count() == 1
+
+
+def test_an_image_that_cannot_be_kept_ends_the_listing(make, listing, site, tmp_path, monkeypatch):
+    def full(path: Path, parts: list[bytes]) -> None:
+        if parts == [picture(3)]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_durably(path, parts)
+
+    monkeypatch.setattr("featstore.sources.urls.write_durably", full)
+    with pytest.raises(StoreWriteError, match=r"kept.*No space left on device\. Free space"):
+        make("urls", listing, keep=str(tmp_path / "kept"))
+    assert not (tmp_path / "made0").exists()
 
 
 @pytest.mark.parametrize(
