@@ -490,6 +490,10 @@ def test_parquet_that_claims_gigabytes_or_holds_paths_is_refused(make, tmp_path)
         ("ftp://example.org/a.tar", "No store can be opened at ftp"),
         ("https://example.org/{9..1}.tar", "names 0 files"),
         ("https://example.org/{0..99999999}.tar", "1 to 1,000,000 are read"),
+        (
+            f"https://example.org/{'{a,b}' * 20}.tar",
+            "names 1,048,576 files; 1 to 1,000,000 are",
+        ),
         ("https://example.org/{a,../b}.tar", "climbs out"),
         ("https://example.org/{a,b}.zip", r"does not end in \.tar"),
     ],
