@@ -334,7 +334,7 @@ def default_name(path: Path | Address) -> str:
         stem = path.path.split("/")[1].partition("@")[0]
     else:
         steps = [step for step in (path.host, *path.path.split("/")) if step and "{" not in step]
-        stem = steps[-1].partition(".")[0]
+        stem = steps[-1].partition(".")[0] if steps else ""
     return re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:64] or "dataset"
 
 

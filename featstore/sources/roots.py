@@ -446,7 +446,11 @@ def locate(location: str | Path, suffix: str) -> tuple[Root, list[str]]:
         folder, files = containers(location, suffix)
         return Folder(folder), files
     address = parse_address(base if named and slash else str(location).rstrip("/"))
-    assert isinstance(address, Address)
+    if isinstance(address, Path):
+        raise ManifestError(
+            f"{str(location)!r} names no {suffix} file of a server. Give the server, or bucket, "
+            "without braces, and the file behind it."
+        )
     root = _pinned(address)
     if not named and address.scheme in ("http", "https"):
         raise ManifestError(
