@@ -352,15 +352,18 @@ def _read_table(folder: Path, stem: str, facts: Mapping[str, Any]) -> pl.DataFra
 #: Tables of larger Parquet files are read from mapped files: about 200,000 captions.
 MAPPED_BYTES = 8 * 2**20
 
-#: Of the unpacked tables in the user's cache, those last used stay, up to this size.
+#: Of the unpacked tables in the user's cache, those last used stay, up to this size, ...
 KEPT_BYTES = 16 * 2**30
+
+#: ... and those used within so many seconds, which others may be about to map.
+KEPT_SECONDS = 24 * 3600
 
 
 def _mapped(data: bytes, digest: str) -> pl.DataFrame:
     """Return the table in `data`, mapped from its copy in the user's cache.
 
     Memory is that of the pages that are looked at, and processes of one machine share it. Without
-    pyarrow, or room in the cache, the table is in memory.
+    pyarrow, or room in the cache, or if its copy is damaged, the table is in memory.
 
     Raises
     ------
@@ -370,7 +373,7 @@ def _mapped(data: bytes, digest: str) -> pl.DataFrame:
     folder = cache_folder("tables") / digest
     try:
         if not folder.is_dir():
-            staged = folder.with_name(f"{digest}.{secrets.token_hex(4)}.staged")
+            staged = _aside(folder)
             staged.mkdir(parents=True)
             try:
                 unpack_columns(data, staged)
@@ -378,18 +381,55 @@ def _mapped(data: bytes, digest: str) -> pl.DataFrame:
                     staged.rename(folder)
             finally:
                 remove_tree(staged)
-            _trim(folder.parent)
+            with suppress(OSError):  # another process removes them, too
+                _trim(folder)
         os.utime(folder)
-        return map_columns(folder)
+        return _map(folder, list(pl.read_parquet_schema(io.BytesIO(data))))
     except (ImportError, OSError) as err:
         logger.info("The table is read into memory, not mapped: %s.", err)
         return unpack(data)
 
 
-def _trim(cache: Path) -> None:
-    """Remove the tables that were not used for longest, until the rest is small enough."""
-    total = 0
-    for folder in sorted(cache.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True):
-        total += sum(path.stat().st_size for path in folder.iterdir())
-        if total > KEPT_BYTES:
-            remove_tree(folder)
+def _map(folder: Path, columns: list[str]) -> pl.DataFrame:
+    """Return the table in a folder of the cache; an OSError if it is damaged, and it is removed."""
+    try:
+        table = map_columns(folder)
+        if table.columns != columns:
+            raise ValueError(f"it holds the columns {table.columns} instead of {columns}")
+    except ImportError:
+        raise
+    except Exception as err:
+        _remove(folder)
+        raise OSError(f"{folder} was damaged and is removed: {err}") from err
+    return table
+
+
+def _trim(made: Path) -> None:
+    """Remove the tables that were not used for longest, until the rest is small enough.
+
+    Their times are compared with that of `made`, the newest. What a killed process was writing or
+    removing goes, too.
+    """
+    newest, total = made.stat().st_mtime, 0
+    used = {folder: folder.stat().st_mtime for folder in made.parent.iterdir()}
+    for folder in sorted(used, key=used.__getitem__, reverse=True):
+        total += sum(path.stat().st_size for path in folder.glob("*"))
+        goes = total > KEPT_BYTES or folder.suffix == _ASIDE
+        if goes and newest - used[folder] > KEPT_SECONDS:
+            _remove(folder)
+
+
+#: How the folders in the cache end that hold no whole table.
+_ASIDE = ".staged"
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.{secrets.token_hex(4)}{_ASIDE}")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a table at once: nobody finds half of it."""
+    aside = _aside(folder)
+    with suppress(OSError):
+        folder.rename(aside)
+    remove_tree(aside)

@@ -292,9 +292,10 @@ def open_source(
 ) -> Manifest:
     """Return the manifest of a location, making it if it is not there or is out of date.
 
-    It is out of date if another source, location or option was given, or any file of the location
-    has another size or modification time than when it was made. (A change that keeps both is
-    still never served: readers compare each item's sha256.)
+    It is out of date if another source, location or option was given, any file of the location
+    has another size or modification time than when it was made, or something was left out, which
+    may be there now. (A change that keeps both is still never served: readers compare each item's
+    sha256.)
 
     Parameters
     ----------
@@ -317,7 +318,8 @@ def open_source(
     if held is not None and {key: held.get(key) for key in stamp} == stamp:
         try:
             manifest = read_manifest(folder)
-            if held.get("files") == _files_digest(stamp["location"], manifest):
+            whole = "left_out" not in manifest.facts
+            if whole and held.get("files") == _files_digest(stamp["location"], manifest):
                 return manifest
         except ManifestError:
             pass  # damaged or its files are gone: making it again says what is wrong
@@ -332,7 +334,7 @@ def default_name(path: Path | Address) -> str:
         stem = path.path.split("/")[1].partition("@")[0]
     else:
         steps = [step for step in (path.host, *path.path.split("/")) if step and "{" not in step]
-        stem = steps[-1].partition(".")[0]
+        stem = steps[-1].partition(".")[0] if steps else ""
     return re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:64] or "dataset"
 
 

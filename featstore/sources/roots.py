@@ -13,7 +13,7 @@ import re
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
@@ -405,22 +405,23 @@ def expand(pattern: str) -> list[str]:
     >>> expand("{train,val}-{08..10}.tar")[2:4]
     ['train-10.tar', 'val-08.tar']
     """
-    parts: list[list[str]] = []
+    parts: list[Iterable[str]] = []
     total = 1
     for at, text in enumerate(_BRACES.split(pattern)):
-        choices, ends = [text], _RANGE.fullmatch(text) if at % 2 else None
+        ends = _RANGE.fullmatch(text) if at % 2 else None
         if ends:
             first, last = int(ends[1]), int(ends[2])
             total *= max(0, last - first + 1)
-            if not 0 < total <= _MOST_FILES:
-                raise ManifestError(
-                    f"The pattern {pattern!r} names {total:,} files; 1 to {_MOST_FILES:,} are read."
-                )
-            choices = [str(n).zfill(len(ends[1])) for n in range(first, last + 1)]
-        elif at % 2:
-            choices = text.split(",")
+            # Not made before the number of all names is known.
+            parts.append(map(f"{{:0{len(ends[1])}}}".format, range(first, last + 1)))
+        else:
+            choices = text.split(",") if at % 2 else [text]
             total *= len(choices)
-        parts.append(choices)
+            parts.append(choices)
+    if not 0 < total <= _MOST_FILES:
+        raise ManifestError(
+            f"The pattern {pattern!r} names {total:,} files; 1 to {_MOST_FILES:,} are read."
+        )
     return ["".join(chosen) for chosen in product(*parts)]
 
 
@@ -445,7 +446,11 @@ def locate(location: str | Path, suffix: str) -> tuple[Root, list[str]]:
         folder, files = containers(location, suffix)
         return Folder(folder), files
     address = parse_address(base if named and slash else str(location).rstrip("/"))
-    assert isinstance(address, Address)
+    if isinstance(address, Path):
+        raise ManifestError(
+            f"{str(location)!r} names no {suffix} file of a server. Give the server, or bucket, "
+            "without braces, and the file behind it."
+        )
     root = _pinned(address)
     if not named and address.scheme in ("http", "https"):
         raise ManifestError(

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from featstore.durable import write_durably
-from featstore.errors import AddressError, FeatstoreError, ManifestError, RemoteStoreError
+from featstore.durable import write_durably, write_error
+from featstore.errors import AddressError, CorruptStoreError, ManifestError, RemoteStoreError
 from featstore.identity import sha256_hex
 from featstore.manifest.paths import file_sha256, is_url, uri_fault
 from featstore.remote.objects import Address
@@ -110,7 +110,9 @@ def read_urls(request: Request) -> Found:
     Raises
     ------
     ManifestError
-        If the list cannot be read, or not one image could be fetched.
+        If the list or a kept file cannot be read, or not one image could be fetched.
+    StoreWriteError
+        If an image cannot be kept.
     """
     path = local_path(request.location)
     keep = Path(request.options["keep"]).resolve() if "keep" in request.options else None
@@ -122,15 +124,13 @@ def read_urls(request: Request) -> Found:
         options |= {k: v for k, v in request.options.items() if k != "keep"}
         columns = choose_columns(names, replace(request, options=options), str(path))
         fetch = partial(_fetch, UrlReader(), keep)
-        for where, row, url, coming in _under_way(rows(columns), columns, fetch):
-            try:
-                uri, digest = coming.result()
-            except (FeatstoreError, OSError) as err:
-                left_out[url or where] = " ".join(str(err).split())
+        for where, row, url, came in _under_way(rows(columns), columns, fetch):
+            if isinstance(came, str):
+                left_out[url or where] = came
                 continue
             kept = {} if keep is None else {"url": url}
-            add_row(items, row, columns, uri=uri, key=url, where=where,
-                    content_sha256=digest, **kept)  # fmt: skip
+            add_row(items, row, columns, uri=came[0], key=url, where=where,
+                    content_sha256=came[1], **kept)  # fmt: skip
     if left_out and items.is_empty():
         first, why = next(iter(left_out.items()))
         raise ManifestError(
@@ -166,39 +166,61 @@ def _open_list(path: Path, stack: ExitStack) -> tuple[Sequence[str], Rows]:
     )
 
 
+#: Uri and content hash of an image, or why there is none.
+Outcome = tuple[str, str] | str
+
+
 def _under_way(
     rows: Iterator[tuple[str, dict[str, Any]]],
     columns: Columns,
-    fetch: Callable[[str], tuple[str, str]],
-) -> Iterator[tuple[str, dict[str, Any], str, Future[tuple[str, str]]]]:
-    """Yield each row, in order, with its URL and what is fetched from there; a URL once."""
-    seen: dict[str, Future[tuple[str, str]]] = {}
-    queue: deque[tuple[str, dict[str, Any], str, Future[tuple[str, str]]]] = deque()
+    fetch: Callable[[str], Outcome],
+) -> Iterator[tuple[str, dict[str, Any], str, Outcome]]:
+    """Yield each row, in order, with its URL and what fetching that gave; a URL once."""
+    done: dict[str, Outcome] = {}
+    coming: dict[str, Future[Outcome]] = {}
+    queue: deque[tuple[str, dict[str, Any], str]] = deque()
     pool = ThreadPoolExecutor(AT_ONCE, "urls")
+
+    def first() -> tuple[str, dict[str, Any], str, Outcome]:
+        where, row, url = queue.popleft()
+        if url in coming:
+            done[url] = coming.pop(url).result()
+        return where, row, url, done[url]
+
     try:
         for where, row in rows:
             url = str(row.get(columns.image) or "").strip()
-            if url not in seen:
-                seen[url] = pool.submit(fetch, url)
-            queue.append((where, row, url, seen[url]))
+            if url not in done and url not in coming:
+                coming[url] = pool.submit(fetch, url)
+            queue.append((where, row, url))
             if len(queue) > 4 * AT_ONCE:
-                yield queue.popleft()
-        yield from queue
+                yield first()
+        while queue:
+            yield first()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _fetch(reader: UrlReader, keep: Path | None, url: str) -> tuple[str, str]:
-    """Return uri and content hash of the image at a URL."""
+def _fetch(reader: UrlReader, keep: Path | None, url: str) -> Outcome:
+    """Return uri and content hash of the image at a URL, or as a text why there is none.
+
+    The text instead of an error, whose traceback would hold what came.
+    """
     if not is_url(url):
-        raise AddressError(f"{url!r} is no URL of a whole file.")
+        return f"{url!r} is no URL of a whole file."
     name = sha256_hex(url.encode())
     uri = url if keep is None else f"{name[:2]}/{name}"
     if keep is not None and (keep / uri).is_file():
         return uri, file_sha256(keep / uri)
-    data = reader.read(url, limit=MAX_LISTED_BYTES)
+    try:
+        data = reader.read(url, limit=MAX_LISTED_BYTES)
+    except (AddressError, RemoteStoreError, CorruptStoreError) as err:
+        return " ".join(str(err).split())
     if not data.startswith(_MAGIC):
-        raise RemoteStoreError(f"{url} is no image that is read here: it begins {data[:16]!r}.")
+        return f"{url} is no image that is read here: it begins {data[:16]!r}."
     if keep is not None:
-        write_durably(keep / uri, [data])
+        try:
+            write_durably(keep / uri, [data])
+        except OSError as err:
+            raise write_error(keep / uri, err) from err
     return uri, sha256_hex(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from featstore.durable import remove_tree
 from featstore.errors import ManifestError
+from featstore.identity import sha256_hex
 from featstore.manifest import io, manifest
 from featstore.manifest.io import read_manifest, write_manifest
 from featstore.manifest.manifest import validate_items
@@ -135,6 +138,54 @@ def test_the_cache_keeps_what_was_used_last(
     read_manifest(tmp_path / "kite")
     with pytest.raises(TypeError):
         read_manifest(tmp_path / "owl")
+
+
+@pytest.mark.parametrize("damage", ["column", "end", "all", "file"])
+def test_a_damaged_copy_is_removed_and_the_table_read(
+    damage: str, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = read_manifest(folder).items("caption")
+    (copy,) = cache.iterdir()
+    last = sorted(copy.iterdir())[-1]
+    if damage == "end":
+        last.write_bytes(last.read_bytes()[:-9])
+    elif damage == "column":
+        last.unlink()
+    else:
+        remove_tree(copy)
+        copy.mkdir() if damage == "all" else copy.write_text("no folder")
+    assert_frame_equal(read_manifest(folder).items("caption"), expected)
+    assert not list(cache.iterdir())
+    assert_frame_equal(read_manifest(folder).items("caption"), expected)
+    monkeypatch.setattr(io, "unpack", None)
+    assert_frame_equal(read_manifest(folder).items("caption"), expected)
+
+
+def test_what_was_used_within_a_day_stays_and_the_rest_goes_at_once(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(io, "KEPT_BYTES", 0)
+    hours = {"a": 23, "b": 25, "c.1.staged": 23, "d.1.staged": 25}
+    for name, ago in hours.items():
+        (cache / name).mkdir(parents=True)
+        (cache / name / "0000.arrow").write_bytes(b"x")
+        os.utime(cache / name, (time.time() - 3600 * ago,) * 2)
+    removed = []
+    monkeypatch.setattr(io, "remove_tree", removed.append)
+    read_manifest(folder)
+    left = {path.name for path in cache.iterdir()} - {path.name for path in removed}
+    made = sha256_hex((folder / "caption.parquet").read_bytes())
+    assert left == {"a", "c.1.staged", made}
+    assert {path.suffix for path in removed} == {".staged"}
+
+
+def test_of_small_tables_only_what_a_killed_process_left_goes(folder: Path, cache: Path) -> None:
+    for name in ("old", "old.1.staged"):
+        (cache / name).mkdir(parents=True)
+        os.utime(cache / name, (0, 0))
+    read_manifest(folder)
+    made = sha256_hex((folder / "caption.parquet").read_bytes())
+    assert {path.name for path in cache.iterdir()} == {"old", made}
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=8), st.lists(st.sampled_from("abc")))

@@ -490,7 +490,14 @@ def test_parquet_that_claims_gigabytes_or_holds_paths_is_refused(make, tmp_path)
         ("ftp://example.org/a.tar", "No store can be opened at ftp"),
         ("https://example.org/{9..1}.tar", "names 0 files"),
         ("https://example.org/{0..99999999}.tar", "1 to 1,000,000 are read"),
+        (
+            f"https://example.org/{'{a,b}' * 20}.tar",
+            "names 1,048,576 files; 1 to 1,000,000 are",
+        ),
         ("https://example.org/{a,../b}.tar", "climbs out"),
+        ("https://{a,b}.org/x.tar", r"names no \.tar file of a server\. Give the server"),
+        ("s3://{a,b}/{c,d}.tar", r"names no \.tar file of a server"),
+        ("https://example.tar", r"names no \.tar file of a server"),
         ("https://example.org/{a,b}.zip", r"does not end in \.tar"),
     ],
 )
@@ -512,6 +519,7 @@ def test_names_of_datasets_come_from_addresses():
     def name(scheme: str, host: str, path: str) -> str:
         return default_name(Address(scheme, host, path, ""))
 
+    assert name("https", "{a,b}.org", "{c,d}.tar") == "dataset"
     assert name("hf", "datasets", "team/Birds@main/data") == "birds"
     assert name("s3", "photos", "") == "photos"
     assert name("https", "example.org", "cc3m/{000..009}.tar") == "cc3m"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +15,12 @@ import pytest
 from featstore import extract, read_manifest
 from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
-from featstore.errors import ItemReadError, ManifestError
+from featstore.durable import write_durably
+from featstore.errors import ItemReadError, ManifestError, StoreWriteError
 from featstore.manifest.paths import uri_fault
 from featstore.sources.making import make_manifest, open_source
 from featstore.sources.reader import check_bytes, open_reader
+from featstore.sources.urls import UrlReader
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
@@ -139,6 +143,20 @@ def test_the_order_and_the_bytes_do_not_depend_on_who_answers_first(site, tmp_pa
     assert rows_of(made) == [picture(n) for n in range(40)]
 
 
+def test_what_came_and_is_no_image_is_not_held(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("featstore.sources.urls.AT_ONCE", 2)
+    monkeypatch.setattr(UrlReader, "read", lambda *_, limit: b"<html>" + bytes(2**20))
+    urls = "\n".join(f"https://example.org/{n}.png" for n in range(60))
+    listing = write(tmp_path, {"l.txt": urls}) / "l.txt"
+    tracemalloc.start()
+    try:
+        with pytest.raises(ManifestError, match="None of the 60 URLs"):
+            make("urls", listing)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
 def test_an_image_that_changed_or_went_since_is_a_failure(make, listing, site, tmp_path):
     made = make("urls", listing)
     write(tmp_path / "site", {"1.png": picture(9)})
@@ -196,11 +214,27 @@ def test_a_list_that_gives_no_image_makes_no_manifest(make, site, tmp_path):
         make("urls", write(tmp_path, {"l.csv": "a,b\n1,2\n"}) / "l.csv")
 
 
-def test_an_opened_list_is_fetched_once(listing, site, tmp_path):
-    open_source("urls", listing, out=tmp_path / "out")
+def test_an_opened_list_is_fetched_again_until_nothing_is_left_out(listing, site, tmp_path):
+    where = {"out": tmp_path / "out", "options": {"keep": str(tmp_path / "kept")}}
+    listing.write_text(f"url\n{site.url}/0.png\n{site.url}/late.png\n")
+    assert rows_of(open_source("urls", listing, **where)) == [picture(0)]
+    write(tmp_path / "site", {"late.png": picture(7)})
     site.requests.clear()
-    assert rows_of(open_source("urls", listing, out=tmp_path / "out")) == FOUND
-    assert site.count() == 3  # the reads alone
+    for _ in range(2):
+        assert rows_of(open_source("urls", listing, **where)) == [picture(0), picture(7)]
+        assert site.count() == 1
+
+
+def test_an_image_that_cannot_be_kept_ends_the_listing(make, listing, site, tmp_path, monkeypatch):
+    def full(path: Path, parts: list[bytes]) -> None:
+        if parts == [picture(3)]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_durably(path, parts)
+
+    monkeypatch.setattr("featstore.sources.urls.write_durably", full)
+    with pytest.raises(StoreWriteError, match=r"kept.*No space left on device\. Free space"):
+        make("urls", listing, keep=str(tmp_path / "kept"))
+    assert not (tmp_path / "made0").exists()
 
 
 @pytest.mark.parametrize(
