@@ -159,7 +159,9 @@ def with_pixels(encoder: Any, config: ExtractConfig) -> Any:
     if rule is not None:
         keyed.setdefault("decode", {})["jpeg"] = rule
     if usual is not None and (config.decode == "gpu" or config.resize != "pillow"):
-        encoder.geometry = replace(usual, resizer="torchvision")
+        # Where others decode: the same pixels for those that are prepared one by one, and in runs.
+        device = config.device if config.decode == "gpu" else "cpu"
+        encoder.geometry = replace(usual, resizer="torchvision", device=device)
         here = "torchvision, antialiased, on uint8"
         keyed["resizer"] = RESIZE_RULE if config.decode == "gpu" else here
     return encoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,23 @@ class Means:
 
     def encode(self, batch: np.ndarray) -> np.ndarray:
         return batch.reshape(len(batch), 6, 4, 6, 4, 3).mean(axis=(2, 4)).reshape(len(batch), -1)
+
+
+class Kept(Means):
+    """An encoder of ours, resizing with torchvision."""
+
+    name, kinds, dim, batch_size = "kept", frozenset({"image"}), 108, 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.geometry = Geometry((32,), (24, 24), "BICUBIC", "torchvision")
+        self.space: dict[str, Any] = {}
+
+    def prepare(self, item: Image.Image) -> np.ndarray:
+        return self.geometry.pixels(item)
+
+    def encode(self, batch: Any) -> np.ndarray:
+        return super().encode(np.stack(batch))
 
 
 @pytest.fixture(scope="module")
@@ -109,19 +127,6 @@ def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(
 ) -> None:
     """The path of a GPU, on the CPU's decoder: nobody has run it on a GPU."""
 
-    class Kept(Means):
-        name, kinds, dim, batch_size = "kept", frozenset({"image"}), 108, 2
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.geometry = Geometry((32,), (24, 24), "BICUBIC", "torchvision")
-
-        def prepare(self, item: Image.Image) -> np.ndarray:
-            return self.geometry.pixels(item)
-
-        def encode(self, batch: Any) -> np.ndarray:
-            return super().encode(np.stack(batch))
-
     encoder: Any = Kept()
     runner = BatchRunner(encoder, 2, device="cpu", halve=False)
     with (
@@ -141,3 +146,39 @@ def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(
     np.testing.assert_allclose(output.rows[0][:4], expected, atol=2)
     np.testing.assert_array_equal(output.rows[0][3], expected[3].astype(np.float32))
     assert np.isnan(output.rows[0][4:]).all()
+
+
+def test_beside_an_encoder_without_a_geometry_pixels_are_made_on_the_device_too(
+    photographs: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On `meta` for a GPU: torchvision's pixels are of the device that makes them."""
+    import torch
+
+    class Own(Kept):
+        def __init__(self) -> None:
+            super().__init__()
+            self.geometry = None  # type: ignore[assignment]
+
+        def prepare(self, item: Image.Image) -> np.ndarray:
+            return np.zeros((24, 24, 3), np.uint8)
+
+    seen: list[str] = []
+
+    def on_tensor(self: Geometry, picture: torch.Tensor) -> torch.Tensor:
+        seen.append(picture.device.type)
+        return torch.zeros(self.shape, dtype=torch.uint8)
+
+    monkeypatch.setattr(Geometry, "on_tensor", on_tensor)
+    encoder = with_pixels(Kept(), ExtractConfig(decode="gpu", device="cuda:1"))
+    assert encoder.geometry.device == "cuda:1"
+    assert "cuda" not in str((encoder.space, encoder.geometry.facts()))
+    elsewhere = with_pixels(Kept(), ExtractConfig(resize="torchvision", device="cuda:1"))
+    assert elsewhere.geometry.device == "cpu"
+    encoder.geometry = replace(encoder.geometry, device="meta")
+    runners = [BatchRunner(one, 2, device="cpu", halve=False) for one in (encoder, Own())]
+    with (
+        ByteReader(photographs.root) as reader,
+        Preparation(reader, runners, workers=2, decode_timeout=5, gpu="cpu") as preparation,
+    ):
+        encode_block(photographs.tables["image"], preparation)
+    assert seen == ["meta"] * 4
