@@ -15,7 +15,7 @@ import featstore
 from featstore import EncoderSpec, Manifest
 from featstore.errors import EncoderError
 from featstore.extraction.batches import BatchRunner
-from featstore.extraction.job import extract, with_pixels
+from featstore.extraction.job import extract, record_pixels, with_pixels
 from featstore.extraction.options import ExtractConfig
 from featstore.extraction.pipeline import Preparation, encode_block
 from featstore.images import Geometry, decode_image
@@ -49,6 +49,17 @@ class Kept(Means):
 
     def encode(self, batch: Any) -> np.ndarray:
         return super().encode(np.stack(batch))
+
+
+class Own(Kept):
+    """An encoder with a transform of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.geometry = None  # type: ignore[assignment]
+
+    def prepare(self, item: Image.Image) -> np.ndarray:
+        return np.asarray(item.resize((24, 24)))
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +111,7 @@ def test_other_pixels_are_another_space_with_a_recorded_cosine(
     assert spaces[1] is not None
     assert spaces[1]["space"]["preprocessing"] == keyed
     assert "preprocessing" not in str(spaces[0])
+    assert spaces[1]["space"]["geometry"]["resizer"] == options.get("resize", "pillow")
     rows = [view.numpy().astype(np.float64) for view in views]
     cosines = (rows[0] * rows[1]).sum(axis=1)
     cosines /= np.linalg.norm(rows[0], axis=1) * np.linalg.norm(rows[1], axis=1)
@@ -154,14 +166,6 @@ def test_beside_an_encoder_without_a_geometry_pixels_are_made_on_the_device_too(
     """On `meta` for a GPU: torchvision's pixels are of the device that makes them."""
     import torch
 
-    class Own(Kept):
-        def __init__(self) -> None:
-            super().__init__()
-            self.geometry = None  # type: ignore[assignment]
-
-        def prepare(self, item: Image.Image) -> np.ndarray:
-            return np.zeros((24, 24, 3), np.uint8)
-
     seen: list[str] = []
 
     def on_tensor(self: Geometry, picture: torch.Tensor) -> torch.Tensor:
@@ -182,3 +186,23 @@ def test_beside_an_encoder_without_a_geometry_pixels_are_made_on_the_device_too(
     ):
         encode_block(photographs.tables["image"], preparation)
     assert seen == ["meta"] * 4
+
+
+@pytest.mark.parametrize("kind", [Own, Kept])
+def test_the_cosine_is_of_pictures_that_the_device_has_decoded(
+    kind: type[Kept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def decode(data: bytes, device: str) -> Image.Image:
+        asked.append(device)
+        return decode_image(data).convert("L").convert("RGB")  # a decoder that loses colours
+
+    monkeypatch.setattr("featstore.extraction.job.decode_on_gpu", decode)
+    config = ExtractConfig(decode="gpu", device="cuda:1")
+    encoder: Any = kind()
+    encoder.facts = {}
+    record_pixels(encoder, config)
+    assert set(asked) == {"cuda:1"}
+    recorded = encoder.facts["compute"]["cosine_to_usual_pixels"]
+    assert 0 < recorded["minimum"] <= recorded["mean"] < 0.9999
