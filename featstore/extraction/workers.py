@@ -728,12 +728,18 @@ def parse_devices(devices: str | Sequence[str]) -> list[str]:
     Raises
     ------
     EncoderError
-        If the list is empty, or it is ``all`` and there is no GPU.
+        If the list is empty, or this machine has no such GPU.
     """
     chosen = split_devices(devices, all_devices)
     if not chosen:
         raise EncoderError(
             "No device is named. Take --devices all, or a list such as cuda:0,cuda:1."
+        )
+    gpus = [device for device in chosen if device.startswith("cuda")]
+    known = ["cuda", *all_devices()] if gpus else []
+    if unknown := [device for device in gpus if device not in known]:
+        raise EncoderError(
+            f"This machine has no {', '.join(unknown)}: torch can use {', '.join(known[1:])}."
         )
     return chosen
 
