@@ -394,7 +394,9 @@ class HostCopy:
     def numpy(self) -> np.ndarray:
         """Return the values, once they have arrived, as memory of their own."""
         if self._arrived is not None:
-            self._arrived.synchronize()
+            # Whichever device is current: to wait there would make a context on it.
+            with torch.cuda.device(self._arrived.device):
+                self._arrived.synchronize()
         return self._host.numpy().copy()
 
 

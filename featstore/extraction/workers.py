@@ -33,6 +33,7 @@ from featstore.errors import (
     WorkerDiedError,
     needs_extra,
 )
+from featstore.extraction.batches import use_device
 from featstore.extraction.job import job_store, open_job, run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig, tell_how
 from featstore.extraction.progress import (
@@ -260,10 +261,7 @@ def _use_device(device: str, cores: int | None) -> None:
     if cores is not None:
         # Fewer where the environment says so: OMP_NUM_THREADS.
         torch.set_num_threads(min(cores, torch.get_num_threads()))
-    if device.startswith("cuda") and torch.cuda.is_available():
-        # Pinned memory belongs to the current device: without this every worker would make
-        # itself a context on the first one.
-        torch.cuda.set_device(torch.device(device).index or 0)
+    use_device(device)
 
 
 logger = logging.getLogger(__name__)
