@@ -112,7 +112,7 @@ class EncoderError(FeatstoreError, RuntimeError):
 
 
 class DeviceError(EncoderError):
-    """A device failed while it encoded; another one may do the same work."""
+    """A device cannot be opened, or failed while it encoded; another one may do the same work."""
 
 
 class NonFiniteEmbeddingError(FeatstoreError, ValueError):

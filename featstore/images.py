@@ -10,7 +10,7 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -162,6 +162,8 @@ class Geometry:
     interpolation : str
         Pillow's name of the filter: ``BICUBIC``.
     resizer : {"pillow", "torchvision"}
+    device : str
+        Where torchvision resizes a picture of Pillow; it rounds as the device does.
 
     Examples
     --------
@@ -173,6 +175,7 @@ class Geometry:
     crop: tuple[int, int]
     interpolation: str
     resizer: Resizer = "pillow"
+    device: str = "cpu"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -183,6 +186,10 @@ class Geometry:
     def n_bytes(self) -> int:
         """Bytes of the result."""
         return 3 * self.crop[0] * self.crop[1]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is keyed of it: all but the device."""
+        return {name: value for name, value in asdict(self).items() if name != "device"}
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """Return (width, height) of a picture of this size after it was resized."""
@@ -206,7 +213,8 @@ class Geometry:
             return np.array(self._cropped(image))
         import torch
 
-        found: np.ndarray = self.on_tensor(torch.from_numpy(np.array(image))).numpy()
+        picture = torch.from_numpy(np.array(image)).to(self.device)
+        found: np.ndarray = self.on_tensor(picture).cpu().numpy()
         return found
 
     def on_tensor(self, picture: torch.Tensor) -> torch.Tensor:

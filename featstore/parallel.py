@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,8 +32,9 @@ def available_cores(environment: Mapping[str, str] | None = None, *, root: Path 
 
     The cores that it may run on, no more than the processor time that its control groups are given,
     shared with the other ranks of the node: their number is torchrun's ``LOCAL_WORLD_SIZE`` or
-    Slurm's ``SLURM_NTASKS_PER_NODE``. A rank that Slurm has bound to as many cores as it gives each
-    (``SLURM_CPUS_PER_TASK``) shares them with nobody.
+    Slurm's ``SLURM_NTASKS_PER_NODE``, which is set with ``--ntasks-per-node`` alone; else the first
+    number in ``SLURM_STEP_TASKS_PER_NODE``, such as ``4(x2)``. A rank that Slurm has bound to as
+    many cores as it gives each (``SLURM_CPUS_PER_TASK``) shares them with nobody.
 
     Parameters
     ----------
@@ -48,11 +50,13 @@ def available_cores(environment: Mapping[str, str] | None = None, *, root: Path 
     """
     given = os.environ if environment is None else environment
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    ranks = given.get("LOCAL_WORLD_SIZE") or given.get("SLURM_NTASKS_PER_NODE") or ""
+    names = "LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", "SLURM_STEP_TASKS_PER_NODE"
+    ranks = next(filter(None, map(given.get, names)), "")
     if "LOCAL_WORLD_SIZE" not in given and given.get("SLURM_CPUS_PER_TASK") == str(bound):
         ranks = ""
     cores = min(bound or 1, _group_cores(root))
-    return max(1, int(cores / max(1, int(ranks) if ranks.isdecimal() else 1)))
+    first = re.match(r"\d+", ranks)
+    return max(1, int(cores / max(1, int(first[0]) if first else 1)))
 
 
 def _group_cores(root: Path) -> float:

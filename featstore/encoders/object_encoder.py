@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -59,7 +58,7 @@ class ObjectEncoder:
         self.geometry = geometry if isinstance(geometry, Geometry) else None
         self.space = _checked_space(space)
         if self.geometry is not None:
-            self.space["geometry"] = {**asdict(self.geometry)}
+            self.space["geometry"] = self.geometry.facts()
         self.kinds = _checked_kinds(kinds)
         self.name = f"object:{self.space['name']}"
         self.batch_size = batch_size

@@ -20,7 +20,7 @@ from featstore.encoders.base import IMAGE_KINDS, PRECISIONS, EncoderOptions, tra
 from featstore.encoders.golden import golden_cosine
 from featstore.encoders.preprocessing import Preprocessing
 from featstore.encoders.weights import one_line
-from featstore.errors import EncoderError
+from featstore.errors import DeviceError, EncoderError
 from featstore.images import Geometry, to_rgb
 
 if TYPE_CHECKING:
@@ -33,14 +33,18 @@ def checked_device(device: str) -> torch.device:
     Raises
     ------
     EncoderError
-        If this machine has no such device.
+        If torch knows no such name.
+    DeviceError
+        If it cannot use the device: there is none, or it is broken.
     """
+    error = EncoderError
     try:
         chosen = torch.device(device)
+        error = DeviceError
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as err:
         # A build without CUDA asserts.
-        raise EncoderError(
+        raise error(
             f"Cannot use the device '{device}': {one_line(err)} Use cpu, or one that exists."
         ) from err
     return chosen
@@ -390,7 +394,9 @@ class HostCopy:
     def numpy(self) -> np.ndarray:
         """Return the values, once they have arrived, as memory of their own."""
         if self._arrived is not None:
-            self._arrived.synchronize()
+            # Whichever device is current: to wait there would make a context on it.
+            with torch.cuda.device(self._arrived.device):
+                self._arrived.synchronize()
         return self._host.numpy().copy()
 
 

@@ -96,7 +96,7 @@ class BatchRunner:
     size : int
         Items of a full batch.
     device : str
-        For messages.
+        Of the encoder.
     halve : bool
         Whether a batch that does not fit is run in parts.
     threads : int, optional
@@ -129,7 +129,7 @@ class BatchRunner:
         self._call = call or encoder.encode
         self.size = size
         self.limit = size
-        self._device = device
+        self.device = device
         self._halve = halve
         #: Whether the next batches are copied to the device while one is encoded.
         self.overlaps = bool(getattr(encoder, "overlaps", False))
@@ -164,7 +164,7 @@ class BatchRunner:
                 raise
             if not self._halve or len(part) == 1:
                 raise DeviceError(
-                    f"{self.encoder.name} ran out of memory on {self._device} with "
+                    f"{self.encoder.name} ran out of memory on {self.device} with "
                     f"{len(part):,} items at once. Take --batch-size auto, or a smaller one."
                 ) from err
         free_memory()
@@ -206,6 +206,20 @@ def free_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def use_device(device: str | None) -> None:
+    """Make a GPU the current device of this thread.
+
+    Every thread begins on the first GPU. Waiting for an event there would make the process a
+    context on it, some hundred megabytes, whichever GPU it computes on.
+    """
+    if device is None or not device.startswith("cuda"):
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(torch.device(device).index or 0)
 
 
 #: What is tried first on a device other than the CPU.

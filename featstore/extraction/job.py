@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from featstore.command_line import StorePlace
-from featstore.decoding.pool import RESIZE_RULE, RULE, decode_batch
+from featstore.decoding.pool import RESIZE_RULE, RULE, decode_on_gpu
 from featstore.durable import local_folder
 from featstore.encoders.base import AUTO, Encoder
 from featstore.encoders.golden import cosine_of, enlarged_golden
@@ -159,7 +159,11 @@ def with_pixels(encoder: Any, config: ExtractConfig) -> Any:
     if rule is not None:
         keyed.setdefault("decode", {})["jpeg"] = rule
     if usual is not None and (config.decode == "gpu" or config.resize != "pillow"):
-        encoder.geometry = replace(usual, resizer="torchvision")
+        # Where others decode: the same pixels for those that are prepared one by one, and in runs.
+        device = config.device if config.decode == "gpu" else "cpu"
+        encoder.geometry = replace(usual, resizer="torchvision", device=device)
+        if "geometry" in encoder.space:  # of an object
+            encoder.space["geometry"] = encoder.geometry.facts()
         here = "torchvision, antialiased, on uint8"
         keyed["resizer"] = RESIZE_RULE if config.decode == "gpu" else here
     return encoder
@@ -172,14 +176,11 @@ def record_pixels(encoder: Any, config: ExtractConfig) -> None:
     """
     geometry: Geometry | None = getattr(encoder, "geometry", None)
     files = enlarged_golden()
-    if config.decode == "gpu" and geometry is not None:
-        found = decode_batch(files, config.device)
-        pictures = [one for one in found if not isinstance(one, str)]
-        prepared = [geometry.on_tensor(picture).cpu().numpy() for picture in pictures]
+    if config.decode == "gpu":
+        pictures = [decode_on_gpu(file, config.device) for file in files]
     else:
-        scaled = config.decode == "scaled"
-        prepared = [encoder.prepare(decode_image(file, scaled=scaled)) for file in files]
-    ours = encoder.encode(prepared)
+        pictures = [decode_image(file, scaled=config.decode == "scaled") for file in files]
+    ours = encoder.encode([encoder.prepare(picture) for picture in pictures])
     if geometry is not None:
         encoder.geometry = replace(geometry, resizer="pillow")
     usual = encoder.encode([encoder.prepare(decode_image(file)) for file in files])

@@ -34,7 +34,7 @@ from featstore.encoders.base import (
     text_batches,
 )
 from featstore.errors import TooManyFailuresError
-from featstore.extraction.batches import Batches, BatchRunner
+from featstore.extraction.batches import Batches, BatchRunner, use_device
 from featstore.extraction.options import DECODE_TIMEOUT, ExtractConfig
 from featstore.extraction.progress import StageClock, ignore
 from featstore.extraction.runs import IN_FLIGHT, LOOKAHEAD, Coming, DeviceRuns, Pixels, Runs
@@ -95,9 +95,9 @@ class Preparation:
         self.clock = clock or StageClock()
         self._reader = reader
         self._thumbnail = thumbnail
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+        self._threads = ThreadPoolExecutor(workers, "prepare", use_device, (gpu,))
         self._encoding = {
-            number: ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="encode")
+            number: ThreadPoolExecutor(IN_FLIGHT, "encode", use_device, (runner.device,))
             for number, runner in enumerate(runners)
             if runner.overlaps
         }

@@ -16,7 +16,7 @@ import numpy as np
 
 from featstore.decoding.pool import DecodePool, decode_batch, own_stream
 from featstore.decoding.worker import Decoded, Feed, Ring, Run
-from featstore.extraction.batches import BatchRunner
+from featstore.extraction.batches import BatchRunner, use_device
 from featstore.extraction.progress import StageClock
 from featstore.images import thumbnail_webp
 
@@ -135,7 +135,7 @@ class DeviceRuns(Runs):
         self._there = [bool(getattr(runner.encoder, "overlaps", False)) for runner in runners]
         self._feed, self._device, self._formats = feed, device, formats
         self._readers = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-        self._decoding = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._decoding = ThreadPoolExecutor(1, "prepare", use_device, (device,))
         self._flying = 0
 
     @property

@@ -33,6 +33,7 @@ from featstore.errors import (
     WorkerDiedError,
     needs_extra,
 )
+from featstore.extraction.batches import use_device
 from featstore.extraction.job import job_store, open_job, run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig, tell_how
 from featstore.extraction.progress import (
@@ -260,10 +261,7 @@ def _use_device(device: str, cores: int | None) -> None:
     if cores is not None:
         # Fewer where the environment says so: OMP_NUM_THREADS.
         torch.set_num_threads(min(cores, torch.get_num_threads()))
-    if device.startswith("cuda") and torch.cuda.is_available():
-        # Pinned memory belongs to the current device: without this every worker would make
-        # itself a context on the first one.
-        torch.cuda.set_device(torch.device(device).index or 0)
+    use_device(device)
 
 
 logger = logging.getLogger(__name__)
@@ -728,12 +726,18 @@ def parse_devices(devices: str | Sequence[str]) -> list[str]:
     Raises
     ------
     EncoderError
-        If the list is empty, or it is ``all`` and there is no GPU.
+        If the list is empty, or this machine has no such GPU.
     """
     chosen = split_devices(devices, all_devices)
     if not chosen:
         raise EncoderError(
             "No device is named. Take --devices all, or a list such as cuda:0,cuda:1."
+        )
+    gpus = [device for device in chosen if device.startswith("cuda")]
+    known = ["cuda", *all_devices()] if gpus else []
+    if unknown := [device for device in gpus if device not in known]:
+        raise EncoderError(
+            f"This machine has no {', '.join(unknown)}: torch can use {', '.join(known[1:])}."
         )
     return chosen
 

@@ -75,6 +75,11 @@ def test_a_worker_process_that_is_killed_is_an_error_that_says_what_to_do() -> N
         ("", {}, {"SLURM_NTASKS_PER_NODE": "4"}, 4),
         ("", {}, {"SLURM_NTASKS_PER_NODE": "4", "SLURM_CPUS_PER_TASK": "16"}, 16),
         ("", {}, {"SLURM_NTASKS_PER_NODE": "4", "SLURM_CPUS_PER_TASK": "2"}, 4),
+        # Without --ntasks-per-node, of a step on two nodes, and of one on unequal nodes.
+        ("", {}, {"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, 4),
+        ("", {}, {"SLURM_STEP_TASKS_PER_NODE": "8,2"}, 2),
+        ("", {}, {"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_CPUS_PER_TASK": "16"}, 16),
+        ("", {}, {"LOCAL_WORLD_SIZE": "2", "SLURM_STEP_TASKS_PER_NODE": "1"}, 8),
         ("", {}, {"LOCAL_WORLD_SIZE": "64"}, 1),
         ("", {}, {"LOCAL_WORLD_SIZE": "many"}, 16),
     ],

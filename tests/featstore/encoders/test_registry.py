@@ -13,6 +13,7 @@ from featstore.encoders import registry, weights
 from featstore.encoders.base import EncoderOptions
 from featstore.encoders.registry import FAMILIES, check_name, open_encoder
 from featstore.errors import (
+    DeviceError,
     EncoderError,
     FeatstoreError,
     MissingPackageError,
@@ -144,10 +145,11 @@ def test_sizes_are_checked(option):
         open_encoder(LITE0, weights=PACKAGE, **{option: 0})
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
-def test_a_device_that_is_not_there(device):
-    with pytest.raises(EncoderError, match=rf"Cannot use the device '{device}'.*Use cpu"):
+@pytest.mark.parametrize(("device", "error"), [("cuda:99", DeviceError), ("abacus", EncoderError)])
+def test_a_device_that_is_not_there(device, error):
+    with pytest.raises(error, match=rf"Cannot use the device '{device}'.*Use cpu") as caught:
         open_encoder(LITE0, weights=PACKAGE, device=device)
+    assert type(caught.value) is error  # of another device's fault, or of the job's
 
 
 @pytest.mark.parametrize("name", [LITE0, "st:all-MiniLM-L6-v2-not-in-any-cache"])

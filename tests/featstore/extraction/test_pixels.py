@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import featstore
 from featstore import EncoderSpec, Manifest
 from featstore.errors import EncoderError
 from featstore.extraction.batches import BatchRunner
-from featstore.extraction.job import extract, with_pixels
+from featstore.extraction.job import extract, record_pixels, with_pixels
 from featstore.extraction.options import ExtractConfig
 from featstore.extraction.pipeline import Preparation, encode_block
 from featstore.images import Geometry, decode_image
@@ -31,6 +32,34 @@ class Means:
 
     def encode(self, batch: np.ndarray) -> np.ndarray:
         return batch.reshape(len(batch), 6, 4, 6, 4, 3).mean(axis=(2, 4)).reshape(len(batch), -1)
+
+
+class Kept(Means):
+    """An encoder of ours, resizing with torchvision."""
+
+    name, kinds, dim, batch_size = "kept", frozenset({"image"}), 108, 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.geometry = Geometry((32,), (24, 24), "BICUBIC", "torchvision")
+        self.space: dict[str, Any] = {}
+
+    def prepare(self, item: Image.Image) -> np.ndarray:
+        return self.geometry.pixels(item)
+
+    def encode(self, batch: Any) -> np.ndarray:
+        return super().encode(np.stack(batch))
+
+
+class Own(Kept):
+    """An encoder with a transform of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.geometry = None  # type: ignore[assignment]
+
+    def prepare(self, item: Image.Image) -> np.ndarray:
+        return np.asarray(item.resize((24, 24)))
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +111,7 @@ def test_other_pixels_are_another_space_with_a_recorded_cosine(
     assert spaces[1] is not None
     assert spaces[1]["space"]["preprocessing"] == keyed
     assert "preprocessing" not in str(spaces[0])
+    assert spaces[1]["space"]["geometry"]["resizer"] == options.get("resize", "pillow")
     rows = [view.numpy().astype(np.float64) for view in views]
     cosines = (rows[0] * rows[1]).sum(axis=1)
     cosines /= np.linalg.norm(rows[0], axis=1) * np.linalg.norm(rows[1], axis=1)
@@ -109,19 +139,6 @@ def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(
 ) -> None:
     """The path of a GPU, on the CPU's decoder: nobody has run it on a GPU."""
 
-    class Kept(Means):
-        name, kinds, dim, batch_size = "kept", frozenset({"image"}), 108, 2
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.geometry = Geometry((32,), (24, 24), "BICUBIC", "torchvision")
-
-        def prepare(self, item: Image.Image) -> np.ndarray:
-            return self.geometry.pixels(item)
-
-        def encode(self, batch: Any) -> np.ndarray:
-            return super().encode(np.stack(batch))
-
     encoder: Any = Kept()
     runner = BatchRunner(encoder, 2, device="cpu", halve=False)
     with (
@@ -141,3 +158,51 @@ def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(
     np.testing.assert_allclose(output.rows[0][:4], expected, atol=2)
     np.testing.assert_array_equal(output.rows[0][3], expected[3].astype(np.float32))
     assert np.isnan(output.rows[0][4:]).all()
+
+
+def test_beside_an_encoder_without_a_geometry_pixels_are_made_on_the_device_too(
+    photographs: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On `meta` for a GPU: torchvision's pixels are of the device that makes them."""
+    import torch
+
+    seen: list[str] = []
+
+    def on_tensor(self: Geometry, picture: torch.Tensor) -> torch.Tensor:
+        seen.append(picture.device.type)
+        return torch.zeros(self.shape, dtype=torch.uint8)
+
+    monkeypatch.setattr(Geometry, "on_tensor", on_tensor)
+    encoder = with_pixels(Kept(), ExtractConfig(decode="gpu", device="cuda:1"))
+    assert encoder.geometry.device == "cuda:1"
+    assert "cuda" not in str((encoder.space, encoder.geometry.facts()))
+    elsewhere = with_pixels(Kept(), ExtractConfig(resize="torchvision", device="cuda:1"))
+    assert elsewhere.geometry.device == "cpu"
+    encoder.geometry = replace(encoder.geometry, device="meta")
+    runners = [BatchRunner(one, 2, device="cpu", halve=False) for one in (encoder, Own())]
+    with (
+        ByteReader(photographs.root) as reader,
+        Preparation(reader, runners, workers=2, decode_timeout=5, gpu="cpu") as preparation,
+    ):
+        encode_block(photographs.tables["image"], preparation)
+    assert seen == ["meta"] * 4
+
+
+@pytest.mark.parametrize("kind", [Own, Kept])
+def test_the_cosine_is_of_pictures_that_the_device_has_decoded(
+    kind: type[Kept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def decode(data: bytes, device: str) -> Image.Image:
+        asked.append(device)
+        return decode_image(data).convert("L").convert("RGB")  # a decoder that loses colours
+
+    monkeypatch.setattr("featstore.extraction.job.decode_on_gpu", decode)
+    config = ExtractConfig(decode="gpu", device="cuda:1")
+    encoder: Any = kind()
+    encoder.facts = {}
+    record_pixels(encoder, config)
+    assert set(asked) == {"cuda:1"}
+    recorded = encoder.facts["compute"]["cosine_to_usual_pixels"]
+    assert 0 < recorded["minimum"] <= recorded["mean"] < 0.9999

@@ -13,6 +13,7 @@ import pytest
 import featstore
 from featstore import EncoderSpec, Manifest, extract_many
 from featstore.errors import DeviceError, EncoderError, TooManyFailuresError
+from featstore.extraction import workers
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.extraction.workers import (
     Answer,
@@ -150,6 +151,30 @@ def test_what_raises_on_two_devices_ends_the_job_and_what_is_done_is_kept(
     assert tree(store) == tree(alone)
 
 
+def test_a_device_that_cannot_be_opened_costs_a_retry_and_not_the_job(
+    pictures: Manifest,
+    choices: list[EncoderSpec],
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is seen when the job is begun, and lost when its process begins."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(workers, "RESTARTS", 0)
+    with caplog.at_level(logging.WARNING):
+        extract_on_devices(
+            pictures, kind="image", encoders=choices, store=tmp_path / "store",
+            devices="cuda:0,cpu", config=settled(),
+        )  # fmt: skip
+    assert "Worker 0 on cuda:0 raised DeviceError: Cannot use the device 'cuda:0'" in caplog.text
+    assert tree(tmp_path / "store") == whole
+
+
 class Scripted:
     """Workers whose every task ends as a function says; one at a time, the last first."""
 
@@ -226,7 +251,7 @@ def test_what_other_processes_cannot_have_is_refused_before_any_starts(
         )
     with pytest.raises(EncoderError, match="--devices all, or a list"):
         parse_devices(" , ")
-    assert parse_devices("cuda:0, cuda:1") == ["cuda:0", "cuda:1"]
+    assert parse_devices("cpu, cpu:1") == ["cpu", "cpu:1"]
 
 
 def test_all_devices_are_the_gpus_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,9 +259,14 @@ def test_all_devices_are_the_gpus_of_this_machine(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert parse_devices("all") == ["cuda:0", "cuda:1", "cuda:2"]
+    assert parse_devices("cuda:0, cuda:2,cuda,cpu") == ["cuda:0", "cuda:2", "cuda", "cpu"]
+    with pytest.raises(EncoderError, match=r"no cuda:3: torch can use cuda:0, cuda:1, cuda:2\."):
+        parse_devices("cuda:2,cuda:3")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(EncoderError, match=r"no GPU .* --devices cpu,cpu"):
         parse_devices("all")
+    with pytest.raises(EncoderError, match=r"no GPU .* --devices cpu,cpu"):
+        parse_devices("cuda:0")
 
 
 @pytest.mark.parametrize(
