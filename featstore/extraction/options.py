@@ -20,7 +20,6 @@ from featstore.errors import EncoderError, OptionError
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.images import Resizer
 from featstore.options import check_values, option, option_names, take_options, with_options
-from featstore.parallel import best_device
 from featstore.store import BLOCK_ROWS
 
 logger = logging.getLogger(__name__)
@@ -379,6 +378,8 @@ def settle_device(
     named = any(isinstance(choice.encoder, str) for choice in choices)
     if not named or not (sys.modules.get("torch") or find_spec("torch")):
         return replace(config, device="cpu", device_reason="no encoder of torch is run")
+    from featstore.parallel import best_device  # multiprocessing, which a help does without
+
     best = best_device()
     reason = "torch can use this GPU" if best != "cpu" else "torch can use no GPU here"
     if best != "cpu" and {*begun} == {"cpu"}:

@@ -162,7 +162,7 @@ def test_one_command_trains_icis_and_prints_the_harmonic_mean(digits_store, tmp_
     assert icis["harmonic"].to_list() == [pytest.approx(harmonic)]
     chance = found.filter((pl.col("method") == "chance") & (pl.col("direction") == "image→name"))
     assert chance["harmonic"].to_list() == [pytest.approx(0.1)]
-    shown = CliRunner().invoke(cli, ["table", str(tmp_path)]).output
+    shown = CliRunner().invoke(cli, ["table", str(tmp_path), "--all"]).output
     assert f"{100 * harmonic:.1f}" in shown
     assert "harmonic %" in shown
 

@@ -145,7 +145,7 @@ def test_a_file_is_a_suite_with_controls_tables_and_a_report(plugin, smoke_store
     assert "gap" not in set(compare(alone, one)["metric"])
 
     capsys.readouterr()
-    assert run("table", alone, "--plugin", plugin) == 0
+    assert run("table", alone, "--all", "--plugin", plugin) == 0
     heading = capsys.readouterr().out.splitlines()[2]
     assert "nearer %" in heading
     assert " gap " in heading
