@@ -72,7 +72,7 @@ class Golden:
             _ = self.vectors
 
     def document(self) -> dict[str, Any]:
-        """Return what ``golden.json`` holds: the vectors agreed on, the encoder's own if none are."""
+        """Return what ``golden.json`` holds: the vectors agreed on, else the encoder's own."""
         return {"vectors": (self.vectors if self._agreed is None else self._agreed).tolist()}
 
     def agree(self, data: bytes, *, where: str) -> None:
