@@ -30,9 +30,10 @@ from featstore.errors import (
 )
 from featstore.remote.objects import Address, Objects, Pace
 from featstore.sources import roots
+from featstore.sources.arrow import BATCH_ROWS, WINDOW_BYTES
 from featstore.sources.making import default_name, open_source
-from featstore.sources.reader import check_bytes, open_reader
-from featstore.sources.roots import RemoteFile, expand
+from featstore.sources.reader import OPEN_TABLES, check_bytes, open_reader
+from featstore.sources.roots import Remote, RemoteFile, expand
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.remote.buckets import environment, make_bucket, plain_store
 from tests.featstore.remote.hub_server import COMMIT, CONVERTED, hub_server
@@ -505,6 +506,16 @@ def test_addresses_that_are_not_read(make, location, match):
     with pytest.raises(ManifestError, match=match) as caught:
         make("webdataset", location)
     assert "secret" not in str(caught.value)
+
+
+def test_the_documentation_says_how_much_a_reader_keeps():
+    tars, tables = (n * roots.KEPT * roots.BLOCK >> 20 for n in (Remote.keep_open, OPEN_TABLES))
+    text = " ".join((Path(__file__).parents[3] / "docs" / "sources.md").read_text().split())
+    assert (
+        f"up to {tars} MiB of tars, {tables} MiB of Parquet files and "
+        f"{OPEN_TABLES * WINDOW_BYTES >> 20} MiB of their cells ({WINDOW_BYTES >> 20} MiB a file, "
+        f"or its last {BATCH_ROWS} rows if"
+    ) in text
 
 
 def test_patterns():
