@@ -553,6 +553,8 @@ def publish_to_folder(
             for file in sorted(set(range(layout.n_files)) - kept):
                 _copy_file(claim, directory, source, file)
                 progress(layout.file_bytes(file))
+            if base is not None:
+                claim.sync()  # rows come before the metadata that says how many there are
             for name, data in {**source.groups(), **source.small_files()}.items():
                 facts = {"bytes": len(data), "sha256": sha256_hex(data)}
                 if same_file(root / name, facts):

@@ -72,6 +72,7 @@ def _walk(calls: Iterable[str], unsynced: set[str], where: str = "") -> int:
     the journal relies on them.
     """
     pointers = 0
+    published: set[str] = set()
     # Where a killed writer put data: rows of blocks, which are staged, do not rely on it.
     placed = {path for path in unsynced if "/embedding" in path}
     for call in calls:
@@ -89,8 +90,11 @@ def _walk(calls: Iterable[str], unsynced: set[str], where: str = "") -> int:
         elif what == "rename" and name == "zarr.json" and path.count("/") == 4:
             assert _relied_on(unsynced, folder) == set(), lost
             pointers += 1
+            published.add(path)
             unsynced.add(folder)
         elif what == "rename" and name != "claim":
+            if path.endswith("/embedding/zarr.json") and f"{path[:-20]}/zarr.json" in published:
+                assert not any("/embedding/c" in path for path in unsynced), lost
             if name == "catalog.json":
                 assert not any(path.count("/") == 3 for path in unsynced), lost
             unsynced.add(folder)
@@ -107,6 +111,17 @@ def _relied_on(unsynced: set[str], folder: str) -> set[str]:
 def test_no_pointer_is_written_before_all_that_it_names_is_durable(history: History) -> None:
     unsynced: set[str] = set()
     assert (_walk(history.calls, unsynced), unsynced) == (3, set())
+
+
+def test_rows_that_are_copied_are_durable_before_what_says_how_many_there_are(
+    faulty: Children, memory: Path
+) -> None:
+    root = memory / "copied"
+    report = faulty.run("copies", root, fault={"mode": "none"}, **PLAIN_USER)
+    assert report["code"] == 0, report
+    unsynced: set[str] = set()
+    calls = [call.replace(str(root), "") for call in report["calls"]]
+    assert (_walk(calls, unsynced), unsynced) == (2, set())
 
 
 def test_the_numbers_are_the_same_in_every_run(
