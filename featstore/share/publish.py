@@ -553,9 +553,13 @@ def publish_to_folder(
             for file in sorted(set(range(layout.n_files)) - kept):
                 _copy_file(claim, directory, source, file)
                 progress(layout.file_bytes(file))
+            if base is not None:
+                claim.sync()  # rows come before the metadata that says how many there are
             for name, data in {**source.groups(), **source.small_files()}.items():
                 facts = {"bytes": len(data), "sha256": sha256_hex(data)}
-                if not same_file(root / name, facts):
+                if same_file(root / name, facts):
+                    claim.rely_on(root / name)
+                else:
                     claim.write_file(root / name, [data])
             claim.write_pointer(root / source.pointer_name(), [source.pointer()])
             write_catalog(root)
@@ -570,6 +574,7 @@ def _copy_file(claim: Claim, directory: Path, source: SetSource, file: int) -> N
     layout, commit = source.layout(), source.info.commit
     target = directory / "embedding" / layout.file_name(file)
     if target.exists() and not check_file(target, layout, file, commit).reasons:
+        claim.rely_on(target)
         return
     staged = claim.folder / f"copy-{file}.staged"
     try:

@@ -28,6 +28,7 @@ from featstore.store.layout import (
     SetKey,
     plan_array,
 )
+from featstore.store.lock import Claim
 from featstore.store.records import Commit, StoreFormat, key_of, read_commit, read_pointer
 from featstore.store.rows import CheckedRows, RowSource, open_rows
 from featstore.store.staging import StagedFiles
@@ -256,7 +257,7 @@ def _differs(old: pl.DataFrame, new: pl.DataFrame) -> str:
 
 
 def resume_journal(
-    folder: Path,
+    claim: Claim,
     *,
     plan: Mapping[str, Any],
     array: Path,
@@ -265,7 +266,7 @@ def resume_journal(
     base: Base | None,
     others: Sequence[Path] | None,
 ) -> Journal:
-    """Open the journal in a claim's folder; every block that need not be made again is in it.
+    """Open the journal in the claim's folder; every block that need not be made again is in it.
 
     Parameters
     ----------
@@ -290,9 +291,9 @@ def resume_journal(
             return staged.read(block, path)
         return b""
 
-    journal = Journal.open(folder, plan=plan, read_block=read_block)
+    journal = Journal.open(claim.folder, plan=plan, read_block=read_block)
     try:
-        _take_over(journal, array, layout, staged, base)
+        _take_over(journal, claim, array, layout, staged, base)
         if base is not None:
             _carry(journal, staged if others is not None else None, base, layout)
         for other in others or ():
@@ -304,7 +305,12 @@ def resume_journal(
 
 
 def _take_over(
-    journal: Journal, array: Path, layout: ArrayLayout, staged: StagedFiles, base: Base | None
+    journal: Journal,
+    claim: Claim,
+    array: Path,
+    layout: ArrayLayout,
+    staged: StagedFiles,
+    base: Base | None,
 ) -> None:
     """Find the data files that are in place already, and stage what a larger one will hold."""
     for file in list(journal.files):
@@ -319,6 +325,7 @@ def _take_over(
                 journal.blocks[block] = base.record(block)
         elif not staged.path(file).exists() and all(block in journal.blocks for block in blocks):
             # Killed between the rename and its journal row: the blocks were read in place.
+            claim.rely_on(array / layout.file_name(file))
             journal.add_file(file, blocks=blocks)
 
 

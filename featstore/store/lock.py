@@ -146,12 +146,13 @@ class Claim:
     folder : Path
         Where everything unpublished lies. It may hold the blocks of an earlier writer.
     unsynced : set of Path
-        Folders with names that are not durable yet.
+        Folders with names that may not be durable yet.
     """
 
     def __init__(self, folder: Path, handle: int, *, beat: float, unsynced: set[Path]) -> None:
         self.folder = folder
         self.unsynced = unsynced
+        self._synced: set[Path] = set()
         self._handle = handle
         self._beat = beat
         self._over = threading.Event()
@@ -184,7 +185,16 @@ class Claim:
             staged.replace(target)
         except FileNotFoundError as err:
             raise self._lost() from err
-        self.unsynced.add(target.parent)
+        self.rely_on(target)
+
+    def rely_on(self, path: Path) -> None:
+        """Let `sync` make the name of a file of the store durable, and the folders above it.
+
+        A writer that was killed may have made any of them and fsynced none.
+        """
+        staging = next(folder for folder in self.folder.parents if folder.name == ".staging")
+        above = path.parents[: len(path.relative_to(staging.parents[3]).parts)]
+        self.unsynced |= {path.parent, *(set(above) - self._synced)}
 
     def discard(self, path: Path) -> None:
         """Take a file out of the set; it goes when the claim is finished.
@@ -217,6 +227,7 @@ class Claim:
                 raise self._lost() from err
             except OSError as err:
                 raise write_error(folder, err) from err
+        self._synced |= self.unsynced
         self.unsynced.clear()
 
     def write_pointer(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
@@ -239,6 +250,7 @@ class Claim:
         try:
             make_folders(target.parent, self.unsynced)
             write_durably(target, parts, staged=staged, sealed=True, later=self.unsynced)
+            self.rely_on(target)
         except FileNotFoundError as err:
             raise self._lost() from err
         except OSError as err:
@@ -337,6 +349,8 @@ def claim_set(
                 # By the wall clock alone nobody is dead: the other machine's may be wrong.
                 late = time.time() - seen[1] / 1e9 > expiry
         if claim is not None:
+            if current is not None or not part:  # of new parts, who finishes them sees to it
+                claim.rely_on(claim.folder)
             try:
                 if copied:
                     _copy_files(claim.folder)

@@ -21,6 +21,9 @@ from featstore.durable import begin_writeback, fsync_directory, seal, write_all
 from featstore.store.files import open_descriptor, open_regular
 from featstore.store.layout import ArrayLayout, shard_tail
 
+#: Files that stay open over a `sync`: the one that is written, and those of blocks out of order.
+_KEPT_OPEN = 4
+
 
 class StagedFiles:
     """The staged data files of one array.
@@ -63,6 +66,9 @@ class StagedFiles:
         self._dirty.clear()
         while self._whole:
             self._close(self._whole.pop())
+        # Files that are held until the end may be more than a process may have open.
+        for file in list(self._open)[:-_KEPT_OPEN]:
+            self._close(file)
         if self._unnamed:
             # The first time also the journal's name.
             fsync_directory(self._staging)

@@ -141,8 +141,6 @@ def publish_set(
     small = _small_files(revision, base)
     items_path = directory.parent / items.name
     _write(claim, items_path, items.data, items.facts)
-    # The name of a table that another writer has just written must be durable, too.
-    claim.unsynced.add(items_path.parent)
     small[_ARRAY] = json_bytes(array_metadata(layout))
     for name, data in small.items():
         _write(claim, directory / name, data)
@@ -278,7 +276,9 @@ def _small_files(revision: Revision, base: Base | None) -> dict[str, bytes]:
 
 
 def _write(claim: Claim, path: Path, data: bytes, facts: Mapping[str, Any] | None = None) -> None:
-    if not same_file(path, facts or _facts(data)):
+    if same_file(path, facts or _facts(data)):
+        claim.rely_on(path)
+    else:
         claim.write_file(path, [data])
 
 
@@ -332,6 +332,8 @@ def settle_claimed(root: Path, key: SetKey, claim: Claim, pointer: Mapping[str, 
     if base_of(claim.folder) == pointer["revision"]:
         return
     directory = key.directory(root)
+    claim.rely_on(directory / POINTER)
+    claim.sync()
     if claim.folder.parent == staging_of(directory):  # and not that of a part, beside others
         names = [pointer["revision"], *pointer.get("history", [])]
         with contextlib.suppress(CorruptStoreError):
@@ -497,7 +499,7 @@ class SetWriter:
             write_groups(self.root, self.key, self._claim, stated)
             self._staged = StagedFiles(self._claim.folder, self.layout)
             self._journal = resume_journal(
-                self._claim.folder,
+                self._claim,
                 plan=self._full_plan(),
                 array=self.directory / "embedding",
                 layout=self.layout,

@@ -126,6 +126,17 @@ def grow(root: Path) -> str:
     return "written"
 
 
+def copies(root: Path) -> str:
+    """Copy a set from a store beside this one, extend it there, and copy it again."""
+    from featstore.share.copy import copy_sets
+
+    source = root.with_name(f"{root.name} source")
+    for n in SIZES:
+        write(source, n)
+        copy_sets(source, root)
+    return "copied"
+
+
 def damage(root: Path) -> None:
     """Change a byte of a block of the set of images that has a failed row; lose its golden file."""
     unseal(root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from featstore.errors import (
     NonFiniteEmbeddingError,
     StoreWriteError,
 )
-from featstore.store import LayoutError, LayoutLimits, SetSpec, SetWriter
+from featstore.store import LayoutError, LayoutLimits, SetSpec, SetWriter, WriteOptions
 from featstore.testing import item_table, write_set
 
 
@@ -186,6 +187,24 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert caught.value.filename == str(tmp_path / "array")  # and not standard output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_held_are_closed_and_opened_again(tmp_path: Path) -> None:
+    spec = SetSpec("birds", "image", "timm:toy", {"name": "toy"}, "float32")
+    rows = np.arange(40 * 4096, dtype=np.float32).reshape(40, 4096)
+    limits = LayoutLimits(block_rows=2, plain_bytes=0, shard_bytes=1)
+    items = item_table([f"birds/{i}" for i in range(40)])
+    options = WriteOptions(hold=True)
+    with SetWriter(tmp_path, spec, items, 4096, options=options, limits=limits) as writer:
+        assert writer.layout.n_files == 10
+        # Every file gets a block before any gets its second.
+        for block in [*range(0, 20, 2), *range(1, 20, 2)]:
+            writer.write_block(block, rows[writer.layout.block_slice(block)])
+            writer.sync()
+            opened = [os.path.realpath(path) for path in Path("/proc/self/fd").glob("*")]
+            assert sum(path.endswith(".bin") for path in opened) <= 4
+        writer.finish()
+    assert (open_store(tmp_path).view("birds/image/timm:toy").numpy() == rows).all()
 
 
 def test_same_input_same_bytes(tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]) -> None:
