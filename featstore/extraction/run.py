@@ -291,7 +291,7 @@ def say_how(job: Job, settings: Mapping[str, Mapping[str, Any]]) -> str:
     targets = [target for target in targets if hasattr(target.encoder, "precision_reason")]
     if not targets:
         return ""
-    device = job.config.device
+    device, why = job.config.device, job.config.device_reason or "as asked for"
     reasons: dict[str, str] = {}
     for target in targets:
         reasons.setdefault(target.spec.precision, target.encoder.precision_reason)  # type: ignore[attr-defined]
@@ -305,7 +305,7 @@ def say_how(job: Job, settings: Mapping[str, Mapping[str, Any]]) -> str:
     if not faster and job.config.batch_size is None:
         faster.append("a larger batch, which --batch-size auto looks for")
     return (
-        f"Encoding on {device} ({job.config.device_reason}), {precisions}, batches of {batches}, "
+        f"Encoding on {device} ({why}), {precisions}, batches of {batches}, "
         f"threads: {own[0]['threads']}."
         + (f" May be faster: {'; '.join(faster)}." if faster else "")
     )

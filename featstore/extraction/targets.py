@@ -24,7 +24,6 @@ from featstore.extraction.golden_check import GOLDEN_COSINE, Golden, lasting_fac
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.views import RECIPE
-from featstore.identity import encoder_slug
 from featstore.images import FORMATS, WITH_TIFF
 from featstore.manifest.manifest import Manifest
 from featstore.parallel import available_cores
@@ -275,6 +274,11 @@ class Target:
                 return found
         return {}
 
+    def begun_devices(self) -> set[str]:
+        """Return the device types (``cpu``, ``cuda``) on which interrupted attempts were begun."""
+        found = map(settings_of, claim_folders(self.directory))
+        return {one["device"] for one in found if isinstance(one.get("device"), str)}
+
     def known_rows(self, golden: Golden | None) -> KnownRows | None:
         """Look for its rows elsewhere in the store: for all parts of a job once."""
         if golden is None:
@@ -409,19 +413,6 @@ def settle_precision(
     precision, reason = found[0] if found else encoder.best_precision()
     encoder.compute_in(precision, reason)
     return str(precision)
-
-
-def begun_devices(store: Path, dataset: str, kind: str, choices: Iterable[EncoderSpec]) -> set[str]:
-    """Return the device types on which interrupted attempts of these encoders were begun."""
-    slugs = {encoder_slug(one.encoder) for one in choices if isinstance(one.encoder, str)}
-    folders = [
-        folder
-        for slug in slugs
-        for directory in (store / dataset / kind).glob(f"{slug}-*")
-        for folder in claim_folders(directory)
-    ]
-    found = [settings_of(folder).get("device") for folder in folders]
-    return {device for device in found if isinstance(device, str)}
 
 
 def inspect_set(target: Target, *, known: KnownRows | None) -> SetState:
