@@ -103,22 +103,23 @@ class Choosy:
         ((), {"float32": {}}, ("float32", "the precision of the set in the store")),
     ],
 )
-def test_the_precision(there: Any, pinned: Any, expected: Any, tmp_path: Path) -> None:
+def test_the_precision(there: Any, pinned: Any, expected: Any) -> None:
     """That of the plan, else of the set that is there or begun, else the encoder's best."""
-    for name in there:
-        (tmp_path / name).mkdir()
 
     def spec_in(precision: str) -> Any:
-        return SimpleNamespace(set_id=precision, directory=lambda root: root / precision)
+        return SimpleNamespace(set_id=precision)
+
+    def is_there(spec: Any) -> bool:
+        return spec.set_id in there
 
     encoder = Choosy()
     config = ExtractConfig(pinned=pinned)
-    assert settle_precision(encoder, config, tmp_path, spec_in) == expected[0]
+    assert settle_precision(encoder, config, is_there, spec_in) == expected[0]
     assert encoder.told == [expected]
     # What is asked for is taken, and an encoder without a choice at its word.
     asked = ExtractConfig(precision="float16")
-    assert settle_precision(encoder, asked, tmp_path, spec_in) == "float16"
-    assert settle_precision(object(), config, tmp_path, spec_in) == "float32"
+    assert settle_precision(encoder, asked, is_there, spec_in) == "float16"
+    assert settle_precision(object(), config, is_there, spec_in) == "float32"
 
 
 class Stop(Exception):
