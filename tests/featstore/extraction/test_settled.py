@@ -17,6 +17,7 @@ from featstore import EncoderSpec, ExtractConfig, Manifest
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
+from featstore.encoders.runtime import TorchEncoder
 from featstore.errors import EncoderError
 from featstore.extraction import batches, options, ranks
 from featstore.extraction.job import open_job
@@ -24,6 +25,7 @@ from featstore.extraction.options import HeadConfig, likely_device, settle_devic
 from featstore.extraction.progress import BlockDone
 from featstore.extraction.ranks import extract_rank
 from featstore.extraction.targets import settle_precision
+from featstore.extraction.workers import JobRequest, Worker
 from featstore.store import read_commit
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 
@@ -207,6 +209,25 @@ def test_a_rank_goes_on_where_its_set_was_begun_and_else_takes_its_own_gpu(
         assert run(1)[0].blocks_left == 0
     assert gpu == ["cpu", "cuda:2", "cpu"]
     assert "Encoding on cpu (these sets were begun on it)" in caplog.text
+
+
+def test_a_worker_computes_in_the_precision_of_the_plan(
+    manifest: Manifest, store: Path, weights: str, monkeypatch: Any
+) -> None:
+    """Of two devices, each of which finds another precision best."""
+    best = iter([("bfloat16", "best"), ("float32", "best"), ("float32", "best")])
+    monkeypatch.setattr(TorchEncoder, "best_precision", lambda self: next(best))
+    choices = (EncoderSpec(NAME, weights=weights),)
+    request = JobRequest(manifest, "image", choices, store, _config())
+    one, two = Worker(request, "cpu"), Worker(request, "cpu")
+    pinned = one.settle().pinned
+    with pytest.raises(EncoderError, match=r"The plan of the job has no .*, in float32 as cpu"):
+        two.run_part(1, 2, {"another": {}})
+    (part,) = two.run_part(1, 2, pinned)
+    (whole,) = one.gather(pinned)
+    assert (part.key, part.new, whole.new) == (whole.key, 4, 7)
+    (only,) = featstore.open_store(store).sets()
+    assert only.attributes["precision"] == "bfloat16"
 
 
 def test_without_a_gpu_nothing_is_but_float32_on_the_cpu(
