@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -116,7 +116,7 @@ def run_extraction(
         As for `extract_many`.
     """
     from featstore.extraction.job import extract_many
-    from featstore.extraction.ranks import extract_rank, local_device, rank_of
+    from featstore.extraction.ranks import extract_rank, rank_of
     from featstore.extraction.ray_engine import extract_on_ray
     from featstore.extraction.workers import extract_on_devices
 
@@ -131,7 +131,6 @@ def run_extraction(
     if place.rank is None:
         return extract_many(source, **job, config=config)
     which = rank_of(place.rank, place.world_size)
-    config = replace(config, device=local_device(config.device))
     found = extract_rank(source, **job, config=config, rank=which.rank, world_size=which.world_size)
     for result in found:
         if result.blocks_left:

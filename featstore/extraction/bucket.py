@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -110,6 +110,11 @@ class Bucket:
         make_store(self.staging, form=self._form)
         self._begun: dict[SetKey, str] = {}  # folders of blocks that this process works with
 
+    def has(self, spec: SetSpec) -> bool:
+        """Return whether the set is published, or was begun."""
+        there, _ = read_remote_pointer(self._objects, spec.key)
+        return there is not None or any(self._objects.names(f"{spec.key}/.staging"))
+
     def finished(
         self, spec: SetSpec, items: ItemFile, *, retry_failed: bool = False
     ) -> ExtractResult | None:
@@ -191,15 +196,9 @@ class Bucket:
         send_thumbnails(open_store(self.url), self.staging, [str(key)])
 
     def begun_settings(
-        self, spec: SetSpec, items: ItemFile, *, device: str, retry_failed: bool
-    ) -> dict[str, Any]:
-        """Return the settings of the unfinished attempt that has most blocks; empty if none fits.
-
-        Parameters
-        ----------
-        device : str
-            Type of the device: on another the bits of a row differ.
-        """
+        self, spec: SetSpec, items: ItemFile, *, retry_failed: bool
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the settings of unfinished attempts that fit: first that with most blocks."""
         names = [name.split("/") for name, _ in self._objects.names(f"{spec.key}/.staging")]
         blocks = Counter(parts[4] for parts in names if len(parts) == 6)
         pointer = read_pointer(spec.directory(self.staging)) or {}
@@ -211,9 +210,8 @@ class Bucket:
                 plan = parse_json(data, where=name)
                 found = plan.get("settings") if isinstance(plan, dict) else None
                 same = plan == _plan(spec, items, base, found, retry_failed=retry_failed)
-                if same and isinstance(found, dict) and found.get("device") == device:
-                    return found
-        return {}
+                if same and isinstance(found, dict):
+                    yield found
 
     def blocks(
         self, writer: SetWriter, items: ItemFile, settings: Mapping[str, Any], *, retry: bool

@@ -27,7 +27,7 @@ from featstore.extraction.options import (
 )
 from featstore.extraction.progress import ExtractResult, JobLog, Progress
 from featstore.extraction.run import encode_sets
-from featstore.extraction.targets import Job, begun_devices, make_targets
+from featstore.extraction.targets import Job, make_targets
 from featstore.extraction.views import draw_view, source_item, view_items, views_dataset
 from featstore.images import (
     SCALED_RULE,
@@ -363,7 +363,7 @@ def open_job(
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
     dataset, items = job_items(source, kind, config)
     choices = [one for spec in encoders for one in spec.each_layer()]
-    config = settle_device(config, choices, begun=begun_devices(folder, dataset, kind, choices))
+    config = settle_device(config, choices)
     found = list(opened) if opened is not None else open_choices(choices, kind, config)
     targets = make_targets(
         dataset,
@@ -376,6 +376,12 @@ def open_job(
     )
     for target in targets:
         target.prepare()
+    if opened is None and config.device_reason and config.device != "cpu":
+        # Which sets they are, only open encoders say; on another device they would begin anew.
+        begun = set().union(*(target.begun_devices() for target in targets))
+        if begun == {"cpu"}:
+            there = replace(config, device="cpu", device_reason="these sets were begun on it")
+            return open_job(source, kind=kind, encoders=choices, store=store, config=there)
     threads = config.threads or default_threads(choices)
     return Job(source, dataset, kind, items, folder, config, targets, threads, bucket=bucket)
 

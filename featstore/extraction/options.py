@@ -140,7 +140,7 @@ class ExtractConfig:
     ----------
     {options}
     device_reason : str
-        Why the device was taken: `settle_device` says it.
+        Why the device was taken in place of ``auto``; empty if it was asked for.
     part : (rank, world size), optional
         Of an engine: encode every world-size-th block beside the other ranks, and publish nothing.
     pinned : mapping, optional
@@ -235,7 +235,7 @@ class ExtractConfig:
     log: str | Path | None = option(
         None, help="File to which events are appended as JSON lines.", flag=None
     )
-    device_reason: str = field(default="as asked for", repr=False)
+    device_reason: str = field(default="", repr=False)
     part: tuple[int, int] | None = None
     pinned: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
     window: int | None = None
@@ -354,19 +354,15 @@ def likely_device(device: str) -> str:
     return "cuda" if not hidden and any(map(os.path.exists, drivers)) else "cpu"
 
 
-def settle_device(
-    config: ExtractConfig, choices: Collection[EncoderSpec], *, begun: Collection[str]
-) -> ExtractConfig:
+def settle_device(config: ExtractConfig, choices: Collection[EncoderSpec]) -> ExtractConfig:
     """Return the config with a device in place of ``auto``, and why that one.
 
     Parameters
     ----------
     config : ExtractConfig
     choices : collection of EncoderSpec
-        Without an encoder by name the CPU is stated, and torch not imported.
-    begun : collection of str
-        Device types (``cpu``, ``cuda``) of interrupted attempts at these sets: on another one
-        they would begin anew.
+        Without an encoder by name the CPU is stated, and torch not imported, unless a GPU is to
+        decode.
 
     Raises
     ------
@@ -375,15 +371,13 @@ def settle_device(
     """
     if config.device != AUTO:
         return config
-    named = any(isinstance(choice.encoder, str) for choice in choices)
-    if not named or not (sys.modules.get("torch") or find_spec("torch")):
+    needed = config.decode == "gpu" or any(isinstance(one.encoder, str) for one in choices)
+    if not needed or not (sys.modules.get("torch") or find_spec("torch")):
         return replace(config, device="cpu", device_reason="no encoder of torch is run")
     from featstore.parallel import best_device  # multiprocessing, which a help does without
 
     best = best_device()
     reason = "torch can use this GPU" if best != "cpu" else "torch can use no GPU here"
-    if best != "cpu" and {*begun} == {"cpu"}:
-        best, reason = "cpu", "these sets were begun on it"
     return replace(config, device=best, device_reason=reason)
 
 

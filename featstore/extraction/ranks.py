@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
-from featstore.encoders.base import AUTO
 from featstore.errors import ClaimLostError, EncoderError, needs_extra
 from featstore.extraction.job import job_store
-from featstore.extraction.options import EncoderSpec, ExtractConfig, tell_how
+from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_device, tell_how
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.workers import JobRequest, Worker, merge_results
 from featstore.manifest.io import read_manifest
@@ -88,6 +86,7 @@ def extract_rank(
     if not isinstance(source, Manifest):
         source = read_manifest(Path(source), unchecked=world_size > 1)
     report = requested.on_block, requested.on_progress
+    requested = settle_device(requested, encoders)
     requested = replace(requested, part=None, wait=max(requested.wait, PATIENCE))
     request = JobRequest(source, kind, tuple(encoders), job_store(store), requested)
     device = local_device(requested.device)
@@ -150,18 +149,16 @@ def rank_of(
 
 
 def local_device(device: str, environment: Mapping[str, str] | None = None) -> str:
-    """Return the GPU of this process: ``cuda``, and ``auto`` with one, is ``cuda:<local rank>``.
+    """Return the GPU of this process: ``cuda`` is ``cuda:<local rank>``.
 
     Local ranks beyond the GPUs that the process sees wrap around: under Slurm each one may see
     a single GPU, which is its first.
     """
-    if device not in ("cuda", AUTO) or (device == AUTO and find_spec("torch") is None):
+    if device != "cuda":
         return device
     with needs_extra("--device cuda"):
         import torch
 
-    if device == AUTO and not torch.cuda.is_available():
-        return device
     found = os.environ if environment is None else environment
     local = int(found.get("LOCAL_RANK", found.get("SLURM_LOCALID", "0")))
     return f"cuda:{local % max(1, torch.cuda.device_count())}"

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from featstore.encoders.golden import golden_cosine
-from featstore.errors import AlreadyFinishedError
+from featstore.errors import AlreadyFinishedError, EncoderError
 from featstore.extraction.batches import (
     BatchRunner,
     remember_size,
@@ -217,10 +217,21 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
 
 
 def _prepare_set(job: Job, target: Target) -> SetInProgress:
-    """Make the writer, with batch size and threads settled."""
-    config = job.config
-    pinned = (config.pinned or {}).get(target.spec.set_id)
-    settings = dict(pinned) if pinned else settle_settings(job, target)
+    """Make the writer, with batch size and threads settled.
+
+    Raises
+    ------
+    EncoderError
+        If the job's plan has no such set.
+    """
+    config, pinned = job.config, job.config.pinned
+    if pinned is not None and target.spec.set_id not in pinned:
+        raise EncoderError(
+            f"The plan of the job has no {target.spec.key}, in {target.spec.precision} as "
+            f"{config.device} settled it. Give every worker one --precision, and run the same "
+            "command again."
+        )
+    settings = settle_settings(job, target) if pinned is None else dict(pinned[target.spec.set_id])
     writer = SetWriter(
         job.store,
         target.spec,
@@ -291,7 +302,7 @@ def say_how(job: Job, settings: Mapping[str, Mapping[str, Any]]) -> str:
     targets = [target for target in targets if hasattr(target.encoder, "precision_reason")]
     if not targets:
         return ""
-    device = job.config.device
+    device, why = job.config.device, job.config.device_reason or "as asked for"
     reasons: dict[str, str] = {}
     for target in targets:
         reasons.setdefault(target.spec.precision, target.encoder.precision_reason)  # type: ignore[attr-defined]
@@ -305,7 +316,7 @@ def say_how(job: Job, settings: Mapping[str, Mapping[str, Any]]) -> str:
     if not faster and job.config.batch_size is None:
         faster.append("a larger batch, which --batch-size auto looks for")
     return (
-        f"Encoding on {device} ({job.config.device_reason}), {precisions}, batches of {batches}, "
+        f"Encoding on {device} ({why}), {precisions}, batches of {batches}, "
         f"threads: {own[0]['threads']}."
         + (f" May be faster: {'; '.join(faster)}." if faster else "")
     )

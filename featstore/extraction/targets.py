@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +25,6 @@ from featstore.extraction.golden_check import GOLDEN_COSINE, Golden, lasting_fac
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.views import RECIPE
-from featstore.identity import encoder_slug
 from featstore.images import FORMATS, WITH_TIFF
 from featstore.manifest.manifest import Manifest
 from featstore.parallel import available_cores
@@ -262,18 +262,22 @@ class Target:
 
     def begun_settings(self) -> dict[str, Any]:
         """Return batch size and threads of an interrupted attempt; empty if there is none."""
-        if self.bucket is not None:
-            device, retry = self.config.device.partition(":")[0], self.config.retry_failed
-            found = self.bucket.begun_settings(
-                self.spec, self.file, device=device, retry_failed=retry
-            )
-            if found:
-                return found
-        for folder in claim_folders(self.directory):
-            found = settings_of(folder)
-            if found:
-                return found
-        return {}
+        device = self.config.device.partition(":")[0]  # on another one the bits of a row differ
+        shared = (one for one in self._begun_elsewhere() if one.get("device") == device)
+        here = map(settings_of, claim_folders(self.directory))
+        return next(filter(None, chain(shared, here)), {})
+
+    def begun_devices(self) -> set[str]:
+        """Return the device types (``cpu``, ``cuda``) on which interrupted attempts were begun."""
+        here = map(settings_of, claim_folders(self.directory))
+        found = [*self._begun_elsewhere(), *here]
+        return {one["device"] for one in found if isinstance(one.get("device"), str)}
+
+    def _begun_elsewhere(self) -> Iterable[dict[str, Any]]:
+        if self.bucket is None:
+            return ()
+        retry = self.config.retry_failed
+        return self.bucket.begun_settings(self.spec, self.file, retry_failed=retry)
 
     def known_rows(self, golden: Golden | None) -> KnownRows | None:
         """Look for its rows elsewhere in the store: for all parts of a job once."""
@@ -367,12 +371,16 @@ def make_targets(
     """
     targets = []
     file = ItemFile(items)
+
+    def is_there(spec: SetSpec) -> bool:
+        return spec.directory(store).exists() or (bucket is not None and bucket.has(spec))
+
     for choice, encoder in opened:
 
         def spec_in(precision: str, encoder: Encoder = encoder) -> SetSpec:
             return SetSpec(dataset, kind, encoder.name, encoder.space, config.dtype, precision)
 
-        spec = spec_in(settle_precision(encoder, config, store, spec_in))
+        spec = spec_in(settle_precision(encoder, config, is_there, spec_in))
         targets.append(Target(choice, encoder, spec, store, file, config, bucket=bucket))
     seen: dict[str, Target] = {}
     for target in targets:
@@ -386,7 +394,10 @@ def make_targets(
 
 
 def settle_precision(
-    encoder: Any, config: ExtractConfig, store: Path, spec_in: Callable[[str], SetSpec]
+    encoder: Any,
+    config: ExtractConfig,
+    is_there: Callable[[SetSpec], bool],
+    spec_in: Callable[[str], SetSpec],
 ) -> str:
     """Return the precision of a set; from then on the encoder computes in it.
 
@@ -395,6 +406,8 @@ def settle_precision(
 
     Parameters
     ----------
+    is_there : callable
+        Whether a set is there or begun.
     spec_in : callable
         Precision -> the set.
     """
@@ -404,24 +417,11 @@ def settle_precision(
         return str(getattr(encoder, "precision", asked))
     specs = {one: spec_in(one) for one in encoder.precisions}
     planned = [one for one, spec in specs.items() if spec.set_id in (config.pinned or ())]
-    there = [one for one, spec in specs.items() if spec.directory(store).exists()]
-    found = [(one, "the precision of the set in the store") for one in planned or there]
+    there = planned or [one for one, spec in specs.items() if is_there(spec)]
+    found = [(one, "the precision of the set in the store") for one in there]
     precision, reason = found[0] if found else encoder.best_precision()
     encoder.compute_in(precision, reason)
     return str(precision)
-
-
-def begun_devices(store: Path, dataset: str, kind: str, choices: Iterable[EncoderSpec]) -> set[str]:
-    """Return the device types on which interrupted attempts of these encoders were begun."""
-    slugs = {encoder_slug(one.encoder) for one in choices if isinstance(one.encoder, str)}
-    folders = [
-        folder
-        for slug in slugs
-        for directory in (store / dataset / kind).glob(f"{slug}-*")
-        for folder in claim_folders(directory)
-    ]
-    found = [settings_of(folder).get("device") for folder in folders]
-    return {device for device in found if isinstance(device, str)}
 
 
 def inspect_set(target: Target, *, known: KnownRows | None) -> SetState:

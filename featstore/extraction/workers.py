@@ -225,6 +225,10 @@ class Worker:
         self, part: tuple[int, int] | None, pinned: Pinned, *, count_left: bool = False
     ) -> list[ExtractResult]:
         self.part = -1 if part is None else part[0]
+        if pinned.keys() - {target.spec.set_id for target in self._job.targets}:
+            # The worker that settled the plan may have found another precision best.
+            opened = [target.encoder for target in self._job.targets]
+            self._job = self._request.open(replace(self._job.config, pinned=pinned), opened)
         config = replace(self._job.config, part=part, pinned=pinned)
         with contextlib.closing(JobLog(config.log)) as log:
             job = replace(self._job.with_config(config), count_left=count_left)

@@ -16,12 +16,16 @@ import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest
 from featstore.cli import cli
 from featstore.command_line import run_command
+from featstore.encoders.registry import open_encoder
+from featstore.encoders.runtime import TorchEncoder
 from featstore.errors import EncoderError
-from featstore.extraction import batches, options
+from featstore.extraction import batches, options, ranks
+from featstore.extraction.job import open_job
 from featstore.extraction.options import HeadConfig, likely_device, settle_device
 from featstore.extraction.progress import BlockDone
-from featstore.extraction.ranks import local_device
+from featstore.extraction.ranks import extract_rank
 from featstore.extraction.targets import settle_precision
+from featstore.extraction.workers import JobRequest, Worker
 from featstore.store import read_commit
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 
@@ -41,41 +45,34 @@ def _config(**changes: Any) -> ExtractConfig:
 
 
 @pytest.mark.parametrize(
-    ("best", "begun", "device", "why"),
-    [
-        ("cpu", set(), "cpu", "no GPU here"),
-        ("cuda", set(), "cuda", "can use this GPU"),
-        ("mps", {"mps"}, "mps", "can use this GPU"),
-        ("cuda", {"cpu"}, "cpu", "begun on it"),
-        ("cuda", {"cpu", "cuda"}, "cuda", "can use this GPU"),
-        ("cpu", {"cuda"}, "cpu", "no GPU here"),
-    ],
+    ("best", "why"),
+    [("cpu", "no GPU here"), ("cuda", "can use this GPU"), ("mps", "can use this GPU")],
 )
-def test_the_device(best: str, begun: set[str], device: str, why: str, monkeypatch: Any) -> None:
+def test_the_device(best: str, why: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(options, "best_device", lambda: best)
-    settled = settle_device(ExtractConfig(), [EncoderSpec(NAME)], begun=begun)
-    assert settled.device == device
+    settled = settle_device(ExtractConfig(), [EncoderSpec(NAME)])
+    assert settled.device == best
     assert why in settled.device_reason
     # What is asked for is taken, and an object runs where it likes.
     asked = ExtractConfig(device="cuda:3")
-    assert settle_device(asked, [EncoderSpec(NAME)], begun=begun) is asked
+    assert settle_device(asked, [EncoderSpec(NAME)]) is asked
     thing = EncoderSpec(MeanColour(), space=SPACE)
-    assert settle_device(ExtractConfig(), [thing], begun=begun).device == "cpu"
+    assert settle_device(ExtractConfig(), [thing]).device == "cpu"
 
 
 def test_a_gpu_that_is_to_decode_and_is_not_there(monkeypatch: Any) -> None:
     monkeypatch.setattr(options, "best_device", lambda: "cpu")
     with pytest.raises(EncoderError, match=r"must be a GPU \(cuda\) if it is to decode; got 'cpu'"):
-        settle_device(ExtractConfig(decode="gpu"), [EncoderSpec(NAME)], begun=())
+        settle_device(ExtractConfig(decode="gpu"), [EncoderSpec(NAME)])
+    # Where there is one it decodes for an object too.
+    monkeypatch.setattr(options, "best_device", lambda: "cuda")
+    thing = EncoderSpec(MeanColour(), space=SPACE)
+    assert settle_device(ExtractConfig(decode="gpu"), [thing]).device == "cuda"
 
 
-def test_a_head_is_read_on_the_cpu_and_a_rank_takes_its_own_gpu(monkeypatch: Any) -> None:
+def test_a_head_is_read_on_the_cpu_and_a_plan_asks_no_torch(monkeypatch: Any) -> None:
     assert HeadConfig(device="auto").device == "cpu"
     assert HeadConfig(device="cuda").device == "cuda"
-    assert local_device("auto", {"LOCAL_RANK": "1"}) == "auto"  # there is none here
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    assert local_device("auto", {"LOCAL_RANK": "6"}) == "cuda:2"
     monkeypatch.setattr(options.os.path, "exists", lambda path: path == "/dev/nvidiactl")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert (likely_device("auto"), likely_device("mps")) == ("cuda", "mps")
@@ -108,34 +105,53 @@ class Choosy:
         ((), {"float32": {}}, ("float32", "the precision of the set in the store")),
     ],
 )
-def test_the_precision(there: Any, pinned: Any, expected: Any, tmp_path: Path) -> None:
+def test_the_precision(there: Any, pinned: Any, expected: Any) -> None:
     """That of the plan, else of the set that is there or begun, else the encoder's best."""
-    for name in there:
-        (tmp_path / name).mkdir()
 
     def spec_in(precision: str) -> Any:
-        return SimpleNamespace(set_id=precision, directory=lambda root: root / precision)
+        return SimpleNamespace(set_id=precision)
+
+    def is_there(spec: Any) -> bool:
+        return spec.set_id in there
 
     encoder = Choosy()
     config = ExtractConfig(pinned=pinned)
-    assert settle_precision(encoder, config, tmp_path, spec_in) == expected[0]
+    assert settle_precision(encoder, config, is_there, spec_in) == expected[0]
     assert encoder.told == [expected]
     # What is asked for is taken, and an encoder without a choice at its word.
     asked = ExtractConfig(precision="float16")
-    assert settle_precision(encoder, asked, tmp_path, spec_in) == "float16"
-    assert settle_precision(object(), config, tmp_path, spec_in) == "float32"
+    assert settle_precision(encoder, asked, is_there, spec_in) == "float16"
+    assert settle_precision(object(), config, is_there, spec_in) == "float32"
+
+
+class Stop(Exception):
+    pass
+
+
+def stop(event: BlockDone) -> None:
+    raise Stop
+
+
+@pytest.fixture
+def gpu(monkeypatch: Any) -> list[str]:
+    """A machine with a GPU, as far as one can have it without: the devices that are asked for."""
+    asked: list[str] = []
+    opening = open_encoder
+
+    def on_cpu(name: str, *, device: str, **options: Any) -> Any:
+        asked.append(device)
+        return opening(name, device="cpu", **options)
+
+    monkeypatch.setattr(options, "best_device", lambda: "cuda")
+    monkeypatch.setattr(ranks, "local_device", lambda device: device.replace("cuda", "cuda:2"))
+    monkeypatch.setattr("featstore.encoders.registry.open_encoder", on_cpu)
+    return asked
 
 
 def test_the_same_command_goes_on_with_what_the_set_was_begun_with(
-    manifest: Manifest, store: Path, weights: str, monkeypatch: Any
+    manifest: Manifest, store: Path, weights: str, monkeypatch: Any, request: Any
 ) -> None:
     """A set begun in bfloat16 on the CPU, on a machine that has a GPU by then."""
-
-    class Stop(Exception):
-        pass
-
-    def stop(event: BlockDone) -> None:
-        raise Stop
 
     def run(**changes: Any) -> featstore.ExtractResult:
         return featstore.extract(
@@ -145,9 +161,9 @@ def test_the_same_command_goes_on_with_what_the_set_was_begun_with(
 
     with pytest.raises(Stop):
         run(precision="bfloat16", on_block=stop)
-    monkeypatch.setattr(options, "best_device", lambda: "cuda")  # which would fail here
+    asked = request.getfixturevalue("gpu")
     result = run()
-    assert (result.new, result.reused) == (7, 4)
+    assert (result.new, result.reused, asked) == (7, 4, ["cuda", "cpu"])
     directory = store / result.key
     assert featstore.open_store(store).info(result.key).attributes["precision"] == "bfloat16"
     (path,) = (directory / "runs").glob("*.json")
@@ -158,6 +174,60 @@ def test_the_same_command_goes_on_with_what_the_set_was_begun_with(
     assert run().reused == 11
     # Another precision, asked for, is another set as ever.
     assert run(precision="float32").new == 11
+
+
+def test_what_else_was_begun_on_the_cpu_moves_no_job_there(
+    manifest: Manifest, store: Path, weights: str, gpu: list[str]
+) -> None:
+    with pytest.raises(Stop):
+        featstore.extract(
+            manifest, kind="image", encoder=NAME, weights=weights, pool="cls", store=store,
+            config=_config(device="cpu", on_block=stop),
+        )  # fmt: skip
+    for pool, opened in ((None, ["cuda"]), ("cls", ["cuda", "cpu"])):
+        gpu.clear()
+        job = open_job(
+            manifest, kind="image", encoders=[EncoderSpec(NAME, weights=weights, pool=pool)],
+            store=store, config=_config(),
+        )  # fmt: skip
+        assert (job.config.device, gpu) == (opened[-1], opened)
+
+
+def test_a_rank_goes_on_where_its_set_was_begun_and_else_takes_its_own_gpu(
+    manifest: Manifest, store: Path, weights: str, gpu: list[str], caplog: Any
+) -> None:
+    choices = [EncoderSpec(NAME, weights=weights)]
+
+    def run(rank: int, **changes: Any) -> list[featstore.ExtractResult]:
+        return extract_rank(
+            manifest, kind="image", encoders=choices, store=store, rank=rank, world_size=2,
+            config=_config(**changes),
+        )  # fmt: skip
+
+    run(0, device="cpu")
+    with caplog.at_level(logging.INFO, "featstore.extraction.options"):
+        assert run(1)[0].blocks_left == 0
+    assert gpu == ["cpu", "cuda:2", "cpu"]
+    assert "Encoding on cpu (these sets were begun on it)" in caplog.text
+
+
+def test_a_worker_computes_in_the_precision_of_the_plan(
+    manifest: Manifest, store: Path, weights: str, monkeypatch: Any
+) -> None:
+    """Of two devices, each of which finds another precision best."""
+    best = iter([("bfloat16", "best"), ("float32", "best"), ("float32", "best")])
+    monkeypatch.setattr(TorchEncoder, "best_precision", lambda self: next(best))
+    choices = (EncoderSpec(NAME, weights=weights),)
+    request = JobRequest(manifest, "image", choices, store, _config())
+    one, two = Worker(request, "cpu"), Worker(request, "cpu")
+    pinned = one.settle().pinned
+    with pytest.raises(EncoderError, match=r"The plan of the job has no .*, in float32 as cpu"):
+        two.run_part(1, 2, {"another": {}})
+    (part,) = two.run_part(1, 2, pinned)
+    (whole,) = one.gather(pinned)
+    assert (part.key, part.new, whole.new) == (whole.key, 4, 7)
+    (only,) = featstore.open_store(store).sets()
+    assert only.attributes["precision"] == "bfloat16"
 
 
 def test_without_a_gpu_nothing_is_but_float32_on_the_cpu(

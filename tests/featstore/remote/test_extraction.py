@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
+from safetensors.torch import save_file
 
 from featstore import Manifest, copy_sets, extract, open_store
+from featstore.encoders.registry import open_encoder
 from featstore.errors import (
     CorruptStoreError,
     EncoderError,
@@ -23,6 +26,7 @@ from featstore.errors import (
 )
 from featstore.extraction.job import extract_many
 from featstore.extraction.options import EncoderSpec, ExtractConfig
+from featstore.extraction.progress import BlockDone
 from featstore.extraction.ranks import extract_rank
 from featstore.share.doctor import examine
 from featstore.testing import toy_manifest
@@ -488,3 +492,42 @@ def test_several_encoders_of_which_one_is_done(
     assert [result.new for result in found] == [0, N - 1]
     assert len(open_store(ADDRESS).sets()) == 2
     assert not one.staged()
+
+
+def test_auto_goes_on_with_the_precision_and_device_that_the_bucket_has(
+    server: Bucket,
+    machines: Callable[[str], Machine],
+    manifest: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A set begun in bfloat16 on a CPU; then extended by a third machine, which has none of it."""
+    weights = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("test_vit").state_dict(), weights)
+    asked: list[str] = []
+    opening = open_encoder
+
+    def on_cpu(name: str, *, device: str, **options: Any) -> Any:
+        asked.append(device)
+        return opening(name, device="cpu", **options)
+
+    def stop(_: BlockDone) -> None:
+        raise Stop
+
+    def run(name: str, **options: Any) -> Any:
+        return extract(
+            manifest, kind="image", encoder="timm:test_vit", weights=str(weights), store=ADDRESS,
+            **machines(name).config(**options),
+        )  # fmt: skip
+
+    with pytest.raises(Stop):
+        run("one", precision="bfloat16", limit=14, on_block=stop)
+    monkeypatch.setattr("featstore.extraction.options.best_device", lambda: "cuda")
+    monkeypatch.setattr("featstore.encoders.registry.open_encoder", on_cpu)
+    begun = run("two", limit=14)
+    assert asked == ["cuda", "cpu"]
+    extended = run("three", device="cpu")
+    assert begun.key == extended.key
+    assert (extended.reused, extended.new) == (13, N - 14)
+    (only,) = open_store(ADDRESS).sets()
+    assert only.attributes["precision"] == "bfloat16"
