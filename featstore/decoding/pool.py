@@ -79,7 +79,7 @@ class WorkerProcess:
     arguments : mapping
         What the function is called with beside the bytes; ``max_pixels`` among it.
     timeout : float
-        Seconds that one image may take.
+        Seconds that one image may take, not counting those in which a run reads it.
     shared : bool
         Whether whole pictures come back in shared memory, else through the pipe.
     feed : Feed, optional
@@ -115,7 +115,7 @@ class WorkerProcess:
         self._lock = threading.Lock()
         self._deadline: float | None = None
         self._late = self._was_late = self._closing = False
-        self._under_way: tuple[int, int] | None = None
+        self._under_way: tuple[int, tuple[int, bool]] | None = None
 
     def decode(self, data: bytes) -> Image.Image:
         """Return the RGB picture in `data`.
@@ -167,7 +167,7 @@ class WorkerProcess:
             decoded = pickle.loads(answer[3])  # noqa: S301 -- from a process that was started here
             assert isinstance(decoded, Decoded)
             return decoded
-        at, count = ring.under_way(run.slot) - run.first, len(run.items)
+        at, count = ring.under_way(run.slot)[0] - run.first, len(run.items)
         decoded = self.decode_run(run.part(0, at))
         if count == 1 or self._was_late:
             reason = f"Cannot decode the image: the decoder {answer}."
@@ -218,11 +218,13 @@ class WorkerProcess:
                 self._process.kill()
 
     def kill_if_late(self) -> None:
-        """Kill the process if its present image has taken too long."""
+        """Kill the process if its present image has taken too long, not counting its reading."""
         with self._lock:
             if self._under_way is not None and self._ring is not None:
-                slot, place = self._under_way
-                if (now := self._ring.under_way(slot)) != place and self._deadline is not None:
+                slot, before = self._under_way
+                now = self._ring.under_way(slot)
+                # A stall of the storage is no fault of the image.
+                if (now != before or now[1]) and self._deadline is not None:
                     self._under_way = slot, now
                     self._deadline = time.monotonic() + self._timeout
             if self._deadline is not None and time.monotonic() > self._deadline:
@@ -342,7 +344,8 @@ class DecodePool:
     workers : int
         Processes; they start with the first images and are replaced when they die.
     timeout : float
-        Seconds that one image may take; measured to within a tenth.
+        Seconds that one image may take, not counting those in which a run reads it; measured to
+        within a tenth.
     formats : sequence of str
         Pillow's names of the formats that are tried. TIFF must be asked for.
     max_pixels : int

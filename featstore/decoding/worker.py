@@ -229,18 +229,20 @@ def _decode(
 def _decode_run(
     decode: Callable[[bytes], Image.Image], run: Run, feed: Feed, ring: Ring, limit: float
 ) -> Decoded:
-    """Decode a run into its slot, each item within so many seconds."""
+    """Decode a run into its slot, each item within so many seconds after it was read."""
     decoded = Decoded()
     given: Sequence[bytes | str | None] = run.data or [None] * len(run.items)
     for place, (values, data) in enumerate(zip(run.items, given, strict=True), run.first):
-        ring.begin(run.slot, place)
-        _set_alarm(limit)
+        _set_alarm(0)
+        ring.begin(run.slot, place, reading=True)
         times = [time.perf_counter()]
         try:
             if data is None and feed.reader is not None:
                 data = feed.reader.read(dict(zip(run.names, values, strict=True)))
             if not isinstance(data, bytes):
                 raise ImageError(data or "The item has no bytes.")
+            ring.begin(run.slot, place)
+            _set_alarm(limit)
             times.append(time.perf_counter())
             image = decode(data)
             times.append(time.perf_counter())
@@ -382,14 +384,14 @@ class Ring:
             at = slot * self._stride + start + place * n_bytes
             self._map[at : at + n_bytes] = data
 
-    def begin(self, slot: int, place: int) -> None:
-        """Note that a process begins with a picture."""
-        _PLACE.pack_into(self._map, (slot + 1) * self._stride - _PLACE.size, place)
+    def begin(self, slot: int, place: int, *, reading: bool = False) -> None:
+        """Note that a process begins with a picture, or with reading its file."""
+        _PLACE.pack_into(self._map, (slot + 1) * self._stride - _PLACE.size, 2 * place + reading)
 
-    def under_way(self, slot: int) -> int:
-        """Return the picture that a process has begun with last."""
-        (place,) = _PLACE.unpack_from(self._map, (slot + 1) * self._stride - _PLACE.size)
-        return int(place)
+    def under_way(self, slot: int) -> tuple[int, bool]:
+        """Return the picture that a process has begun with last, and whether it reads its file."""
+        (noted,) = _PLACE.unpack_from(self._map, (slot + 1) * self._stride - _PLACE.size)
+        return noted // 2, bool(noted % 2)
 
     def close(self) -> None:
         """Give the memory back, but for what is lent: that goes with its last array."""

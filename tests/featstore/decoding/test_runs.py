@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import io
 import re
+import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,10 @@ class Names:
         if name == "missing":
             msg = "No such item."
             raise OSError(msg)
+        if name.startswith("slow"):
+            time.sleep(1.2)  # the pool's limit is 0.7
+            assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+            name = name.removeprefix("slow")
         return png(int(name)) if name.isdecimal() else name.encode()
 
 
@@ -120,6 +127,16 @@ def test_several_bad_pictures_and_the_runs_after_them(ring: Ring, pool: DecodePo
     assert [sorted(decoded.failures) for decoded in found] == [[0, 2, 3, 5], [], [0]]
     assert found[0].failures[2] == "No such item."
     assert all(seconds >= 0 for seconds in found[1].seconds)
+
+
+def test_a_stall_of_the_storage_costs_no_picture(ring: Ring, pool: DecodePool) -> None:
+    """Of an image that is read slowly and hangs, the time in its decoder counts."""
+    run = Run(ring.take(), ("name",), [("slow1",), ("2",), ("slow3",), ("slowhang",), ("4",)])
+    decoded = pool.submit_run(run).result(timeout=60)
+    named = [(name.removeprefix("slow"),) for (name,) in run.items]
+    check(ring, replace(run, items=named), decoded)
+    assert list(decoded.failures) == [3]
+    assert re.search(BAD[b"hang"], decoded.failures[3])
 
 
 def test_a_reader_that_cannot_travel_reads_here(ring: Ring) -> None:
