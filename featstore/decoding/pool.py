@@ -289,7 +289,7 @@ class WorkerProcess:
         assert stdout is not None
         answer = read_answer(stdout)
         if answer is not None and self._feed is not None:
-            self._send_feed(process, self._feed)
+            answer = self._send_feed(process, self._feed)
         self._set_deadline(None)
         if answer is None or answer[0] != READY:
             raise DecoderStartError(
@@ -298,17 +298,21 @@ class WorkerProcess:
             )
         return process
 
-    def _send_feed(self, process: subprocess.Popen[bytes], feed: Feed) -> None:
+    def _send_feed(
+        self, process: subprocess.Popen[bytes], feed: Feed
+    ) -> tuple[int, int, int, bytearray] | None:
         """Say what runs have in common; a reader that cannot go there stays here."""
+        answer = None
         assert process.stdin is not None
         assert process.stdout is not None
         for one in (feed, replace(feed, reader=None)):
             with contextlib.suppress(Exception):  # whatever a reader holds; and a broken pipe
                 write_request(process.stdin, pickle.dumps(one), FEED)
                 answer = read_answer(process.stdout)
-                if answer is not None and answer[0] == READY:
-                    return
+                if answer is None or answer[0] == READY:
+                    break
             self._reader = feed.reader
+        return answer
 
     def _exit_report(self, limit: float) -> str:
         """Return how the process ended, and forget it."""

@@ -8,6 +8,7 @@ used), whole pictures go through the pipe, and there are no runs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -201,6 +202,7 @@ def main(config: str) -> None:
         if kind == FEED:
             try:
                 feed = pickle.loads(data)  # noqa: S301 -- from the process that started this one
+                _warm_up(feed.geometries)
                 write_answer(answers, READY, b"")
             except Exception:  # a reader of a module that this process cannot import
                 write_answer(answers, REFUSED, b"")
@@ -212,6 +214,15 @@ def main(config: str) -> None:
             _set_alarm(limit)
             write_answer(answers, *_decode(decode, data, arguments, surface))
         _set_alarm(0)
+
+
+def _warm_up(geometries: Sequence[Geometry]) -> None:
+    """Import what geometries need, which takes seconds that are no image's."""
+    from PIL import Image
+
+    for geometry in geometries:
+        with contextlib.suppress(Exception):  # each image then says why
+            geometry.data(Image.new("RGB", (8, 8)))
 
 
 def _decode(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import re
@@ -20,6 +21,7 @@ from PIL import Image
 
 from featstore.decoding.pool import DecodePool
 from featstore.decoding.worker import Decoded, Feed, Ring, Run
+from featstore.errors import DecoderStartError
 from featstore.images import Geometry, decode_image, thumbnail_webp
 from featstore.sources.reader import ByteReader
 
@@ -56,6 +58,18 @@ class Names:
             assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
             name = name.removeprefix("slow")
         return png(int(name)) if name.isdecimal() else name.encode()
+
+
+class SlowToImport(Geometry):
+    """A geometry whose first picture in a process takes longer than the pool's limit of 0.7 s."""
+
+    @functools.cache  # noqa: B019 -- of one geometry
+    def start(self) -> None:
+        time.sleep(1.5)
+
+    def data(self, image: Image.Image) -> bytes:
+        self.start()
+        return super().data(image)
 
 
 class Kept(Names):
@@ -159,6 +173,25 @@ def test_a_reader_of_which_the_process_cannot_import_the_class_reads_here(ring: 
     with DecodePool(1, timeout=5, feed=feed, ring=ring) as pool:
         run = run_of(ring, ["1", "2"])
         check(ring, run, pool.submit_run(run).result(timeout=60))
+
+
+def test_what_a_geometry_imports_is_no_picture_s_time(ring: Ring) -> None:
+    feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")), thumbnail=True)
+    with DecodePool(1, timeout=0.7, feed=feed, ring=ring) as pool:
+        run = run_of(ring, ["1", "2"])
+        check(ring, run, pool.submit_run(run).result(timeout=60))
+
+
+def test_a_geometry_that_never_starts_ends_the_job(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featstore.decoding.pool.START_TIMEOUT", 1.5)
+    feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
+    with (
+        DecodePool(1, timeout=0.7, feed=feed, ring=ring) as pool,
+        pytest.raises(DecoderStartError, match=r"took longer than 1\.5 s"),
+    ):
+        pool.submit_run(run_of(ring, ["1"])).result(timeout=60)
 
 
 def test_files_are_read_and_their_hashes_compared_in_the_process(
