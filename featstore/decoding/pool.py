@@ -167,9 +167,10 @@ class WorkerProcess:
             decoded = pickle.loads(answer[3])  # noqa: S301 -- from a process that was started here
             assert isinstance(decoded, Decoded)
             return decoded
-        at, count = ring.under_way(run.slot)[0] - run.first, len(run.items)
+        late, at = self._was_late, ring.under_way(run.slot)[0] - run.first
+        count = len(run.items)
         decoded = self.decode_run(run.part(0, at))
-        if count == 1 or self._was_late:
+        if count == 1 or late:
             reason = f"Cannot decode the image: the decoder {answer}."
             decoded.failures[run.first + at] = reason
         else:
@@ -211,9 +212,9 @@ class WorkerProcess:
         return answer
 
     def stop(self) -> None:
-        """Kill the process if it is at a run: nobody waits for its pictures."""
+        """Kill the process if it decodes runs, also one that starts: nobody waits for them."""
         with self._lock:
-            self._closing = self._under_way is not None
+            self._closing = self._ring is not None
             if self._closing and self._process is not None:
                 self._process.kill()
 
@@ -284,6 +285,8 @@ class WorkerProcess:
             ) from err
         with self._lock:
             self._process = process
+            if self._closing:
+                process.kill()
         self._set_deadline(START_TIMEOUT)
         stdout: IO[bytes] | None = process.stdout
         assert stdout is not None
@@ -291,6 +294,8 @@ class WorkerProcess:
         if answer is not None and self._feed is not None:
             answer = self._send_feed(process, self._feed)
         self._set_deadline(None)
+        if self._closing:
+            raise CancelledError
         if answer is None or answer[0] != READY:
             raise DecoderStartError(
                 f"A decoding process did not start: it {self._exit_report(START_TIMEOUT)}. Check "

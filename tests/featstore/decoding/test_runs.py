@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import io
+import os
 import re
 import signal
 import threading
@@ -58,6 +59,18 @@ class Names:
             assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
             name = name.removeprefix("slow")
         return png(int(name)) if name.isdecimal() else name.encode()
+
+
+def decode_by_turns(data: bytes, **options: Any) -> Image.Image:
+    """Decode ``what path``: crash over one picture the first time, hang over one the second."""
+    what, path = data.decode().split(maxsplit=1)
+    again = Path(path).exists()
+    Path(path).touch()
+    if what == "crash" and not again:
+        os._exit(3)
+    if what == "hang" and again:
+        time.sleep(60)
+    return decode_image(png(0), **options)
 
 
 class SlowToImport(Geometry):
@@ -141,6 +154,16 @@ def test_several_bad_pictures_and_the_runs_after_them(ring: Ring, pool: DecodePo
     assert [sorted(decoded.failures) for decoded in found] == [[0, 2, 3, 5], [], [0]]
     assert found[0].failures[2] == "No such item."
     assert all(seconds >= 0 for seconds in found[1].seconds)
+
+
+def test_what_is_done_again_does_not_speak_for_the_picture_that_crashed(
+    ring: Ring, tmp_path: Path
+) -> None:
+    feed, decoder = Feed(Names(), (SMALL, WIDE)), f"{__name__}:decode_by_turns"
+    with DecodePool(1, timeout=0.7, decoder=decoder, feed=feed, ring=ring) as pool:
+        names = [f"hang {tmp_path / 'first'}", f"crash {tmp_path / 'second'}"]
+        decoded = pool.submit_run(run_of(ring, names)).result(timeout=60)
+    assert list(decoded.failures) == [0]
 
 
 def test_a_stall_of_the_storage_costs_no_picture(ring: Ring, pool: DecodePool) -> None:
@@ -232,6 +255,17 @@ def test_closing_ends_a_run_at_once(ring: Ring) -> None:
     for future in (hanging, waiting):
         with pytest.raises(CancelledError):
             future.result(timeout=1)
+
+
+def test_closing_ends_a_process_that_starts(ring: Ring) -> None:
+    feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
+    pool = DecodePool(1, timeout=0.7, feed=feed, ring=ring)
+    run = pool.submit_run(run_of(ring, ["1"]))
+    while pool._processes[0]._process is None:
+        time.sleep(0.01)
+    pool.close()
+    with pytest.raises(CancelledError):
+        run.result(timeout=1)
 
 
 def test_a_slot_is_free_when_nobody_holds_its_rows() -> None:
