@@ -234,7 +234,7 @@ def _decode(
             return PAINTED, b"", *image.size
         return PICTURE, image.tobytes(), *image.size
     except Exception as err:
-        return REFUSED, _reason(err).encode("utf-8", "replace"), 0, 0
+        return REFUSED, reason_of(err).encode("utf-8", "replace"), 0, 0
 
 
 def _decode_run(
@@ -262,21 +262,23 @@ def _decode_run(
             pictures = [geometry.data(image) for geometry in feed.geometries]
             ring.put(run.slot, place, pictures)
         except Exception as err:
-            decoded.failures[place] = _reason(err)
+            decoded.failures[place] = reason_of(err)
         times.append(time.perf_counter())
         for stage, (begun, ended) in enumerate(pairwise(times)):
             decoded.seconds[stage] += ended - begun
     return decoded
 
 
-def _reason(err: Exception) -> str:
+def reason_of(err: Exception) -> str:
     """Return why an item has no picture."""
     if isinstance(err, ImageError | OSError):
         return str(err)
     if isinstance(err, MemoryError):
         return "Cannot decode the image: there is not enough memory."
     # Whatever escapes the decoder is about this one image.
-    return f"Cannot decode the image: {type(err).__name__}: {' '.join(str(err).split())}."
+    return (
+        f"Cannot decode the image: {type(err).__name__}: {' '.join(str(err).split()).rstrip('.')}."
+    )
 
 
 def _private_stdout() -> IO[bytes]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from featstore.decoding.pool import DecodePool, decode_batch, own_stream
-from featstore.decoding.worker import Decoded, Feed, Ring, Run
+from featstore.decoding.worker import Decoded, Feed, Ring, Run, reason_of
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.progress import StageClock
 from featstore.images import thumbnail_webp
@@ -181,11 +181,16 @@ class DeviceRuns(Runs):
                 if isinstance(picture, str):
                     decoded.failures[place] = picture
                     continue
+                try:
+                    made = [geometry.on_tensor(picture) for geometry in self.geometries]
+                except RuntimeError as err:  # the device's memory, for a picture long and thin
+                    decoded.failures[place] = reason_of(err)
+                    continue
+                for row, one in zip(rows, made, strict=True):
+                    row[place] = one
                 if self._feed.thumbnail:
                     small = Image.fromarray(picture.cpu().numpy())
                     decoded.thumbnails[place] = thumbnail_webp(small)
-                for made, geometry in zip(rows, self.geometries, strict=True):
-                    made[place] = geometry.on_tensor(picture)
         decoded.seconds = [0.0, ended - begun, time.perf_counter() - ended]
         prepared = [
             [one if one is None or there else one.cpu().numpy() for one in rows[shape]]
