@@ -379,16 +379,19 @@ class Ring:
 
         self._taken -= 1
         memory = np.frombuffer(self._map, np.uint8, self._stride, slot * self._stride)
-        # Whatever holds a row holds this array, its base.
+        parts = [
+            memory[start : start + count * n_bytes]
+            for start, n_bytes in zip(self._starts, self._bytes, strict=False)
+        ]
         held = self.slots - len(self._free) - self._taken
         if held > self.slots - self.flying:
-            memory = memory.copy()
+            parts = [part.copy() for part in parts]
             self._free.append(slot)
-        else:
+        else:  # whatever holds a row holds this array, its base
             weakref.finalize(memory, self._free.append, slot).atexit = False
         return [
-            list(memory[start : start + count * n_bytes].reshape(count, *shape))
-            for start, n_bytes, shape in zip(self._starts, self._bytes, self.shapes, strict=False)
+            list(part.reshape(count, *shape))
+            for part, shape in zip(parts, self.shapes, strict=True)
         ]
 
     def put(self, slot: int, place: int, pixels: Sequence[bytes]) -> None:

@@ -62,13 +62,14 @@ class Runs:
         self.shapes = [self.geometries.index(runner.geometry) for runner in runners]
         self._workers, self._clock = workers, clock
         size = max(runner.size for runner in runners)
-        # A run at work and one that waits for each process; the runs of a batch for each that is
-        # encoded, waits, or is being made.
+        # A run at work and one that waits for each process; the runs of a batch, which are short
+        # where `parts` shares a block out, for each that is encoded, waits, or is being made.
+        of_batch = max(-(-size // RUN), min(size, SHARES * workers)) + 1
         self._ring = Ring.make(
             RUN,
             [geometry.shape for geometry in self.geometries],
             flying=2 * workers + LOOKAHEAD,
-            spare=(IN_FLIGHT + 1) * (-(-size // RUN) + 1),
+            spare=(IN_FLIGHT + 1) * of_batch,
         )
         self._pool = make_pool(feed=feed, ring=self._ring)
 

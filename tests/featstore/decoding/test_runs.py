@@ -279,6 +279,7 @@ def test_a_slot_is_free_when_nobody_holds_its_rows() -> None:
 
     held = [lent(number) for number in range(9)]  # one holds its slot, the others are copies
     assert [row.tolist() for row in held] == [[[[number] * 3]] for number in range(9)]
+    assert [row.base.nbytes for row in held] == [ring._stride, *[6] * 8]  # two rows of three bytes
     first, second = ring.take(), ring.take()
     assert ring.full
     ring.lend(first, 1)

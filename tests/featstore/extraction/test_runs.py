@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from PIL import Image
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest
 from featstore.decoding.pool import DecodePool
-from featstore.decoding.worker import Feed
+from featstore.decoding.worker import Feed, Ring
 from featstore.errors import TooManyFailuresError
 from featstore.extraction import pipeline, runs
 from featstore.extraction.batches import BatchRunner
@@ -138,6 +140,24 @@ def test_a_picture_that_a_device_cannot_resize_costs_itself(
     assert sorted(found.decoded.thumbnails) == [0, 1, 3]
     for rows in found.prepared:
         assert [row is None for row in rows] == [False, False, True, False]
+
+
+@hypothesis.given(workers=st.integers(1, 200), size=st.integers(1, 600), block=st.integers(1, 5000))
+@hypothesis.settings(deadline=None)
+def test_the_ring_holds_the_batches_that_are_under_way(workers: int, size: int, block: int) -> None:
+    runner = BatchRunner(Square(1), size, device="cpu", halve=False)
+    made: list[Ring] = []
+    found = runs.Runs(
+        [runner], Feed(None, (runner.geometry or Square(1).geometry,)), workers, StageClock(),
+        lambda feed, ring: made.append(ring),
+    )  # fmt: skip
+    batches: dict[int, set[int]] = {}
+    for number, part in enumerate(found.parts(np.arange(block))):
+        for row in part.tolist():
+            batches.setdefault(row // size, set()).add(number)
+    (ring,) = made
+    ring.close()
+    assert (runs.IN_FLIGHT + 1) * max(map(len, batches.values())) <= ring.slots - ring.flying
 
 
 def test_too_many_failures_end_the_job_and_its_processes(
