@@ -79,7 +79,7 @@ class WorkerProcess:
     arguments : mapping
         What the function is called with beside the bytes; ``max_pixels`` among it.
     timeout : float
-        Seconds that one image may take.
+        Seconds that one image may take, not counting those in which a run reads it.
     shared : bool
         Whether whole pictures come back in shared memory, else through the pipe.
     feed : Feed, optional
@@ -115,7 +115,7 @@ class WorkerProcess:
         self._lock = threading.Lock()
         self._deadline: float | None = None
         self._late = self._was_late = self._closing = False
-        self._under_way: tuple[int, int] | None = None
+        self._under_way: tuple[int, tuple[int, bool]] | None = None
 
     def decode(self, data: bytes) -> Image.Image:
         """Return the RGB picture in `data`.
@@ -167,9 +167,10 @@ class WorkerProcess:
             decoded = pickle.loads(answer[3])  # noqa: S301 -- from a process that was started here
             assert isinstance(decoded, Decoded)
             return decoded
-        at, count = ring.under_way(run.slot) - run.first, len(run.items)
+        late, at = self._was_late, ring.under_way(run.slot)[0] - run.first
+        count = len(run.items)
         decoded = self.decode_run(run.part(0, at))
-        if count == 1 or self._was_late:
+        if count == 1 or late:
             reason = f"Cannot decode the image: the decoder {answer}."
             decoded.failures[run.first + at] = reason
         else:
@@ -211,18 +212,20 @@ class WorkerProcess:
         return answer
 
     def stop(self) -> None:
-        """Kill the process if it is at a run: nobody waits for its pictures."""
+        """Kill the process if it decodes runs, also one that starts: nobody waits for them."""
         with self._lock:
-            self._closing = self._under_way is not None
+            self._closing = self._ring is not None
             if self._closing and self._process is not None:
                 self._process.kill()
 
     def kill_if_late(self) -> None:
-        """Kill the process if its present image has taken too long."""
+        """Kill the process if its present image has taken too long, not counting its reading."""
         with self._lock:
             if self._under_way is not None and self._ring is not None:
-                slot, place = self._under_way
-                if (now := self._ring.under_way(slot)) != place and self._deadline is not None:
+                slot, before = self._under_way
+                now = self._ring.under_way(slot)
+                # A stall of the storage is no fault of the image.
+                if (now != before or now[1]) and self._deadline is not None:
                     self._under_way = slot, now
                     self._deadline = time.monotonic() + self._timeout
             if self._deadline is not None and time.monotonic() > self._deadline:
@@ -282,13 +285,17 @@ class WorkerProcess:
             ) from err
         with self._lock:
             self._process = process
+            if self._closing:
+                process.kill()
         self._set_deadline(START_TIMEOUT)
         stdout: IO[bytes] | None = process.stdout
         assert stdout is not None
         answer = read_answer(stdout)
         if answer is not None and self._feed is not None:
-            self._send_feed(process, self._feed)
+            answer = self._send_feed(process, self._feed)
         self._set_deadline(None)
+        if self._closing:
+            raise CancelledError
         if answer is None or answer[0] != READY:
             raise DecoderStartError(
                 f"A decoding process did not start: it {self._exit_report(START_TIMEOUT)}. Check "
@@ -296,17 +303,21 @@ class WorkerProcess:
             )
         return process
 
-    def _send_feed(self, process: subprocess.Popen[bytes], feed: Feed) -> None:
+    def _send_feed(
+        self, process: subprocess.Popen[bytes], feed: Feed
+    ) -> tuple[int, int, int, bytearray] | None:
         """Say what runs have in common; a reader that cannot go there stays here."""
+        answer = None
         assert process.stdin is not None
         assert process.stdout is not None
         for one in (feed, replace(feed, reader=None)):
             with contextlib.suppress(Exception):  # whatever a reader holds; and a broken pipe
                 write_request(process.stdin, pickle.dumps(one), FEED)
                 answer = read_answer(process.stdout)
-                if answer is not None and answer[0] == READY:
-                    return
+                if answer is None or answer[0] == READY:
+                    break
             self._reader = feed.reader
+        return answer
 
     def _exit_report(self, limit: float) -> str:
         """Return how the process ended, and forget it."""
@@ -342,7 +353,8 @@ class DecodePool:
     workers : int
         Processes; they start with the first images and are replaced when they die.
     timeout : float
-        Seconds that one image may take; measured to within a tenth.
+        Seconds that one image may take, not counting those in which a run reads it; measured to
+        within a tenth.
     formats : sequence of str
         Pillow's names of the formats that are tried. TIFF must be asked for.
     max_pixels : int

@@ -8,6 +8,7 @@ used), whole pictures go through the pipe, and there are no runs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -201,6 +202,7 @@ def main(config: str) -> None:
         if kind == FEED:
             try:
                 feed = pickle.loads(data)  # noqa: S301 -- from the process that started this one
+                _warm_up(feed.geometries)
                 write_answer(answers, READY, b"")
             except Exception:  # a reader of a module that this process cannot import
                 write_answer(answers, REFUSED, b"")
@@ -214,6 +216,15 @@ def main(config: str) -> None:
         _set_alarm(0)
 
 
+def _warm_up(geometries: Sequence[Geometry]) -> None:
+    """Import what geometries need, which takes seconds that are no image's."""
+    from PIL import Image
+
+    for geometry in geometries:
+        with contextlib.suppress(Exception):  # each image then says why
+            geometry.data(Image.new("RGB", (8, 8)))
+
+
 def _decode(
     decoder: Callable[..., Any], data: bytes, arguments: dict[str, Any], surface: Surface | None
 ) -> tuple[int, bytes, int, int]:
@@ -223,24 +234,26 @@ def _decode(
             return PAINTED, b"", *image.size
         return PICTURE, image.tobytes(), *image.size
     except Exception as err:
-        return REFUSED, _reason(err).encode("utf-8", "replace"), 0, 0
+        return REFUSED, reason_of(err).encode("utf-8", "replace"), 0, 0
 
 
 def _decode_run(
     decode: Callable[[bytes], Image.Image], run: Run, feed: Feed, ring: Ring, limit: float
 ) -> Decoded:
-    """Decode a run into its slot, each item within so many seconds."""
+    """Decode a run into its slot, each item within so many seconds after it was read."""
     decoded = Decoded()
     given: Sequence[bytes | str | None] = run.data or [None] * len(run.items)
     for place, (values, data) in enumerate(zip(run.items, given, strict=True), run.first):
-        ring.begin(run.slot, place)
-        _set_alarm(limit)
+        _set_alarm(0)
+        ring.begin(run.slot, place, reading=True)
         times = [time.perf_counter()]
         try:
             if data is None and feed.reader is not None:
                 data = feed.reader.read(dict(zip(run.names, values, strict=True)))
             if not isinstance(data, bytes):
                 raise ImageError(data or "The item has no bytes.")
+            ring.begin(run.slot, place)
+            _set_alarm(limit)
             times.append(time.perf_counter())
             image = decode(data)
             times.append(time.perf_counter())
@@ -249,21 +262,23 @@ def _decode_run(
             pictures = [geometry.data(image) for geometry in feed.geometries]
             ring.put(run.slot, place, pictures)
         except Exception as err:
-            decoded.failures[place] = _reason(err)
+            decoded.failures[place] = reason_of(err)
         times.append(time.perf_counter())
         for stage, (begun, ended) in enumerate(pairwise(times)):
             decoded.seconds[stage] += ended - begun
     return decoded
 
 
-def _reason(err: Exception) -> str:
+def reason_of(err: Exception) -> str:
     """Return why an item has no picture."""
     if isinstance(err, ImageError | OSError):
         return str(err)
     if isinstance(err, MemoryError):
         return "Cannot decode the image: there is not enough memory."
     # Whatever escapes the decoder is about this one image.
-    return f"Cannot decode the image: {type(err).__name__}: {' '.join(str(err).split())}."
+    return (
+        f"Cannot decode the image: {type(err).__name__}: {' '.join(str(err).split()).rstrip('.')}."
+    )
 
 
 def _private_stdout() -> IO[bytes]:
@@ -364,16 +379,19 @@ class Ring:
 
         self._taken -= 1
         memory = np.frombuffer(self._map, np.uint8, self._stride, slot * self._stride)
-        # Whatever holds a row holds this array, its base.
+        parts = [
+            memory[start : start + count * n_bytes]
+            for start, n_bytes in zip(self._starts, self._bytes, strict=False)
+        ]
         held = self.slots - len(self._free) - self._taken
         if held > self.slots - self.flying:
-            memory = memory.copy()
+            parts = [part.copy() for part in parts]
             self._free.append(slot)
-        else:
+        else:  # whatever holds a row holds this array, its base
             weakref.finalize(memory, self._free.append, slot).atexit = False
         return [
-            list(memory[start : start + count * n_bytes].reshape(count, *shape))
-            for start, n_bytes, shape in zip(self._starts, self._bytes, self.shapes, strict=False)
+            list(part.reshape(count, *shape))
+            for part, shape in zip(parts, self.shapes, strict=True)
         ]
 
     def put(self, slot: int, place: int, pixels: Sequence[bytes]) -> None:
@@ -382,14 +400,14 @@ class Ring:
             at = slot * self._stride + start + place * n_bytes
             self._map[at : at + n_bytes] = data
 
-    def begin(self, slot: int, place: int) -> None:
-        """Note that a process begins with a picture."""
-        _PLACE.pack_into(self._map, (slot + 1) * self._stride - _PLACE.size, place)
+    def begin(self, slot: int, place: int, *, reading: bool = False) -> None:
+        """Note that a process begins with a picture, or with reading its file."""
+        _PLACE.pack_into(self._map, (slot + 1) * self._stride - _PLACE.size, 2 * place + reading)
 
-    def under_way(self, slot: int) -> int:
-        """Return the picture that a process has begun with last."""
-        (place,) = _PLACE.unpack_from(self._map, (slot + 1) * self._stride - _PLACE.size)
-        return int(place)
+    def under_way(self, slot: int) -> tuple[int, bool]:
+        """Return the picture that a process has begun with last, and whether it reads its file."""
+        (noted,) = _PLACE.unpack_from(self._map, (slot + 1) * self._stride - _PLACE.size)
+        return noted // 2, bool(noted % 2)
 
     def close(self) -> None:
         """Give the memory back, but for what is lent: that goes with its last array."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from featstore.decoding.pool import DecodePool, decode_batch, own_stream
-from featstore.decoding.worker import Decoded, Feed, Ring, Run
+from featstore.decoding.worker import Decoded, Feed, Ring, Run, reason_of
 from featstore.extraction.batches import BatchRunner, use_device
 from featstore.extraction.progress import StageClock
 from featstore.images import thumbnail_webp
@@ -62,13 +62,14 @@ class Runs:
         self.shapes = [self.geometries.index(runner.geometry) for runner in runners]
         self._workers, self._clock = workers, clock
         size = max(runner.size for runner in runners)
-        # A run at work and one that waits for each process; the runs of a batch for each that is
-        # encoded, waits, or is being made.
+        # A run at work and one that waits for each process; the runs of a batch, which are short
+        # where `parts` shares a block out, for each that is encoded, waits, or is being made.
+        of_batch = max(-(-size // RUN), min(size, SHARES * workers)) + 1
         self._ring = Ring.make(
             RUN,
             [geometry.shape for geometry in self.geometries],
             flying=2 * workers + LOOKAHEAD,
-            spare=(IN_FLIGHT + 1) * (-(-size // RUN) + 1),
+            spare=(IN_FLIGHT + 1) * of_batch,
         )
         self._pool = make_pool(feed=feed, ring=self._ring)
 
@@ -181,11 +182,16 @@ class DeviceRuns(Runs):
                 if isinstance(picture, str):
                     decoded.failures[place] = picture
                     continue
+                try:
+                    made = [geometry.on_tensor(picture) for geometry in self.geometries]
+                except RuntimeError as err:  # the device's memory, for a picture long and thin
+                    decoded.failures[place] = reason_of(err)
+                    continue
+                for row, one in zip(rows, made, strict=True):
+                    row[place] = one
                 if self._feed.thumbnail:
                     small = Image.fromarray(picture.cpu().numpy())
                     decoded.thumbnails[place] = thumbnail_webp(small)
-                for made, geometry in zip(rows, self.geometries, strict=True):
-                    made[place] = geometry.on_tensor(picture)
         decoded.seconds = [0.0, ended - begun, time.perf_counter() - ended]
         prepared = [
             [one if one is None or there else one.cpu().numpy() for one in rows[shape]]

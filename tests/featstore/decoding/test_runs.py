@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
+import os
 import re
+import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ from PIL import Image
 
 from featstore.decoding.pool import DecodePool
 from featstore.decoding.worker import Decoded, Feed, Ring, Run
+from featstore.errors import DecoderStartError
 from featstore.images import Geometry, decode_image, thumbnail_webp
 from featstore.sources.reader import ByteReader
 
@@ -48,7 +54,35 @@ class Names:
         if name == "missing":
             msg = "No such item."
             raise OSError(msg)
+        if name.startswith("slow"):
+            time.sleep(1.2)  # the pool's limit is 0.7
+            assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+            name = name.removeprefix("slow")
         return png(int(name)) if name.isdecimal() else name.encode()
+
+
+def decode_by_turns(data: bytes, **options: Any) -> Image.Image:
+    """Decode ``what path``: crash over one picture the first time, hang over one the second."""
+    what, path = data.decode().split(maxsplit=1)
+    again = Path(path).exists()
+    Path(path).touch()
+    if what == "crash" and not again:
+        os._exit(3)
+    if what == "hang" and again:
+        time.sleep(60)
+    return decode_image(png(0), **options)
+
+
+class SlowToImport(Geometry):
+    """A geometry whose first picture in a process takes longer than the pool's limit of 0.7 s."""
+
+    @functools.cache  # noqa: B019 -- of one geometry
+    def start(self) -> None:
+        time.sleep(1.5)
+
+    def data(self, image: Image.Image) -> bytes:
+        self.start()
+        return super().data(image)
 
 
 class Kept(Names):
@@ -122,6 +156,26 @@ def test_several_bad_pictures_and_the_runs_after_them(ring: Ring, pool: DecodePo
     assert all(seconds >= 0 for seconds in found[1].seconds)
 
 
+def test_what_is_done_again_does_not_speak_for_the_picture_that_crashed(
+    ring: Ring, tmp_path: Path
+) -> None:
+    feed, decoder = Feed(Names(), (SMALL, WIDE)), f"{__name__}:decode_by_turns"
+    with DecodePool(1, timeout=0.7, decoder=decoder, feed=feed, ring=ring) as pool:
+        names = [f"hang {tmp_path / 'first'}", f"crash {tmp_path / 'second'}"]
+        decoded = pool.submit_run(run_of(ring, names)).result(timeout=60)
+    assert list(decoded.failures) == [0]
+
+
+def test_a_stall_of_the_storage_costs_no_picture(ring: Ring, pool: DecodePool) -> None:
+    """Of an image that is read slowly and hangs, the time in its decoder counts."""
+    run = Run(ring.take(), ("name",), [("slow1",), ("2",), ("slow3",), ("slowhang",), ("4",)])
+    decoded = pool.submit_run(run).result(timeout=60)
+    named = [(name.removeprefix("slow"),) for (name,) in run.items]
+    check(ring, replace(run, items=named), decoded)
+    assert list(decoded.failures) == [3]
+    assert re.search(BAD[b"hang"], decoded.failures[3])
+
+
 def test_a_reader_that_cannot_travel_reads_here(ring: Ring) -> None:
     reader = Kept()
     feed = Feed(reader, (SMALL, WIDE), thumbnail=True)
@@ -142,6 +196,25 @@ def test_a_reader_of_which_the_process_cannot_import_the_class_reads_here(ring: 
     with DecodePool(1, timeout=5, feed=feed, ring=ring) as pool:
         run = run_of(ring, ["1", "2"])
         check(ring, run, pool.submit_run(run).result(timeout=60))
+
+
+def test_what_a_geometry_imports_is_no_picture_s_time(ring: Ring) -> None:
+    feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")), thumbnail=True)
+    with DecodePool(1, timeout=0.7, feed=feed, ring=ring) as pool:
+        run = run_of(ring, ["1", "2"])
+        check(ring, run, pool.submit_run(run).result(timeout=60))
+
+
+def test_a_geometry_that_never_starts_ends_the_job(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featstore.decoding.pool.START_TIMEOUT", 1.5)
+    feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
+    with (
+        DecodePool(1, timeout=0.7, feed=feed, ring=ring) as pool,
+        pytest.raises(DecoderStartError, match=r"took longer than 1\.5 s"),
+    ):
+        pool.submit_run(run_of(ring, ["1"])).result(timeout=60)
 
 
 def test_files_are_read_and_their_hashes_compared_in_the_process(
@@ -184,6 +257,17 @@ def test_closing_ends_a_run_at_once(ring: Ring) -> None:
             future.result(timeout=1)
 
 
+def test_closing_ends_a_process_that_starts(ring: Ring) -> None:
+    feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
+    pool = DecodePool(1, timeout=0.7, feed=feed, ring=ring)
+    run = pool.submit_run(run_of(ring, ["1"]))
+    while pool._processes[0]._process is None:
+        time.sleep(0.01)
+    pool.close()
+    with pytest.raises(CancelledError):
+        run.result(timeout=1)
+
+
 def test_a_slot_is_free_when_nobody_holds_its_rows() -> None:
     ring = Ring.make(2, [(1, 1, 3)], flying=2, spare=1)
 
@@ -195,6 +279,7 @@ def test_a_slot_is_free_when_nobody_holds_its_rows() -> None:
 
     held = [lent(number) for number in range(9)]  # one holds its slot, the others are copies
     assert [row.tolist() for row in held] == [[[[number] * 3]] for number in range(9)]
+    assert [row.base.nbytes for row in held] == [ring._stride, *[6] * 8]  # two rows of three bytes
     first, second = ring.take(), ring.take()
     assert ring.full
     ring.lend(first, 1)

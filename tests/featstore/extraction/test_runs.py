@@ -7,18 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest
 from featstore.decoding.pool import DecodePool
+from featstore.decoding.worker import Feed, Ring
 from featstore.errors import TooManyFailuresError
 from featstore.extraction import pipeline, runs
+from featstore.extraction.batches import BatchRunner
 from featstore.extraction.job import extract, extract_many
-from featstore.images import Geometry, decode_image
+from featstore.extraction.progress import StageClock
+from featstore.images import FORMATS, Geometry, decode_image
 from featstore.manifest.io import write_manifest
+from featstore.sources.reader import ByteReader
 
 
 class Square:
@@ -108,6 +115,49 @@ def test_a_crash_and_a_hang_cost_an_item_each(
     assert "crashed" in result.failures["toy/03"]
     assert "took longer" in result.failures["toy/07"]
     assert result.new == 9
+
+
+def test_a_picture_that_a_device_cannot_resize_costs_itself(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_tensor(self: Geometry, picture: torch.Tensor) -> torch.Tensor:
+        if self.crop == (9, 9) and picture.shape[1] == 6:
+            msg = "CUDA out of memory.\nTried to allocate 20 GiB."
+            raise torch.OutOfMemoryError(msg)
+        return resize(self, picture)
+
+    resize = Geometry.on_tensor
+    monkeypatch.setattr(Geometry, "on_tensor", on_tensor)
+    runners = [BatchRunner(Square(side), 4, device="cpu", halve=False) for side in (5, 9)]
+    reader = ByteReader(manifest.root)
+    feed = Feed(reader, (Square(5).geometry, Square(9).geometry), thumbnail=True)
+    made = runs.DeviceRuns(runners, feed, "cpu", FORMATS, 1, StageClock())
+    items = [(f"images/{number:02}.png",) for number in range(4)]  # from 4 pixels wide to 7
+    found = made.submit(("uri",), items).result()
+    made.close()
+    reason = "OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB."
+    assert found.decoded.failures == {2: f"Cannot decode the image: {reason}"}
+    assert sorted(found.decoded.thumbnails) == [0, 1, 3]
+    for rows in found.prepared:
+        assert [row is None for row in rows] == [False, False, True, False]
+
+
+@hypothesis.given(workers=st.integers(1, 200), size=st.integers(1, 600), block=st.integers(1, 5000))
+@hypothesis.settings(deadline=None)
+def test_the_ring_holds_the_batches_that_are_under_way(workers: int, size: int, block: int) -> None:
+    runner = BatchRunner(Square(1), size, device="cpu", halve=False)
+    made: list[Ring] = []
+    found = runs.Runs(
+        [runner], Feed(None, (runner.geometry or Square(1).geometry,)), workers, StageClock(),
+        lambda feed, ring: made.append(ring),
+    )  # fmt: skip
+    batches: dict[int, set[int]] = {}
+    for number, part in enumerate(found.parts(np.arange(block))):
+        for row in part.tolist():
+            batches.setdefault(row // size, set()).add(number)
+    (ring,) = made
+    ring.close()
+    assert (runs.IN_FLIGHT + 1) * max(map(len, batches.values())) <= ring.slots - ring.flying
 
 
 def test_too_many_failures_end_the_job_and_its_processes(
