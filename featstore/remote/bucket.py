@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,9 @@ class BucketObjects(Objects):
 
     def replace(self, name: str, data: bytes, tag: str) -> bool:
         """Write a file only if its tag is still this one."""
-        return self._put(name, data, mode={"e_tag": tag}, use_multipart=False)
+        e_tag, _, version = tag.partition("\n")
+        known = {"e_tag": e_tag} | ({"version": version} if version else {})
+        return self._put(name, data, mode=known, use_multipart=False)
 
     def delete(self, name: str) -> None:
         """Remove a file."""
@@ -116,7 +118,7 @@ class BucketObjects(Objects):
             raise self._reading(name, err) from err
         if len(data) != answer.meta["size"]:
             raise TransientError(f"{len(data):,} of {answer.meta['size']:,} bytes came")
-        return data, str(answer.meta.get("e_tag") or "")
+        return data, _tag(answer.meta)
 
     def _stream(
         self, name: str, span: tuple[int, int], size: int | None, pace: Pace
@@ -131,7 +133,7 @@ class BucketObjects(Objects):
                     raise TransientError(
                         f"bytes {answer.range} came instead of {start:,} to {stop:,}"
                     )
-            self._compare(name, str(answer.meta.get("e_tag") or ""))
+            self._compare(name, _tag(answer.meta))
             left = stop - start
             for piece in pace.over(_pieces(answer)):
                 # Of a file that was asked for whole, the end behind `stop` is left.
@@ -149,7 +151,7 @@ class BucketObjects(Objects):
             facts = pace.wait(lambda: self._store.head(name))
         except self._caught as err:
             raise self._reading(name, err) from err
-        return int(facts["size"]), str(facts.get("e_tag") or "")
+        return int(facts["size"]), _tag(facts)
 
     def _reading(self, name: str, err: Exception) -> Exception:
         """Return what an error of a read becomes: final, absent, or worth another attempt."""
@@ -186,3 +188,8 @@ def _said(err: Exception) -> str:
     """Return an error's words in one short line, without queries, which may be signed."""
     line = " ".join(str(err).split("\n\nDebug source:")[0].split())
     return re.sub(r"\?[^\s\"')]+", "?…", line)[:300]
+
+
+def _tag(facts: Mapping[str, Any]) -> str:
+    """Return what a file is known by: its ETag, and its version, which Google's store goes by."""
+    return "\n".join(filter(None, (facts.get("e_tag") or "", facts.get("version"))))

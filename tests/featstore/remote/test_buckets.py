@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +315,54 @@ def test_only_a_put_with_a_condition_may_come_second(bucket: Proxy, status: int)
     assert not objects.replace("a", b"rows", "tag")
     with pytest.raises(RemoteStoreError, match=str(status)):
         objects.put("a", b"rows")
+
+
+class _Generations(BaseHTTPRequestHandler):
+    """One file as Google's store has it: a put may name the generation that it replaces."""
+
+    generation = 7
+
+    def do_GET(self) -> None:
+        self._answer(b"old")
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        stale = self.headers["x-goog-if-generation-match"] != str(self.generation)
+        type(self).generation += not stale
+        self._answer(b"", 412 if stale else 200)
+
+    def _answer(self, body: bytes, status: int = 200) -> None:
+        self.send_response(status)
+        for name, value in {
+            "ETag": '"one"', "x-goog-generation": self.generation, "content-length": len(body),
+            "Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT",
+        }.items():  # fmt: skip
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_googles_store_replaces_by_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Generations)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    key = {
+        "gcs_base_url": f"http://127.0.0.1:{server.server_port}", "disable_oauth": True,
+        "client_email": "", "private_key": "", "private_key_id": "",
+    }  # fmt: skip
+    plain = obstore.store.GCSStore(
+        "team", service_account_key=json.dumps(key), client_options={"allow_http": True}
+    )
+    objects = open_objects(parse_address("gs://team"))
+    monkeypatch.setattr(objects, "_store", plain)
+    data, tag = objects.read_tagged("pointer", limit=10)
+    assert data == b"old"
+    assert objects.replace("pointer", b"new", tag)
+    assert not objects.replace("pointer", b"late", tag)
+    server.shutdown()
+    server.server_close()
 
 
 def test_push_to_what_cannot_be_written(store_folder: Path, served: Proxy) -> None:
