@@ -13,7 +13,7 @@ import timm
 from safetensors.torch import save_file
 
 import featstore
-from featstore import EncoderSpec, ExtractConfig, Manifest
+from featstore import EncoderSpec, ExtractConfig, Manifest, parallel
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
@@ -49,7 +49,7 @@ def _config(**changes: Any) -> ExtractConfig:
     [("cpu", "no GPU here"), ("cuda", "can use this GPU"), ("mps", "can use this GPU")],
 )
 def test_the_device(best: str, why: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr(options, "best_device", lambda: best)
+    monkeypatch.setattr(parallel, "best_device", lambda: best)
     settled = settle_device(ExtractConfig(), [EncoderSpec(NAME)])
     assert settled.device == best
     assert why in settled.device_reason
@@ -61,11 +61,11 @@ def test_the_device(best: str, why: str, monkeypatch: Any) -> None:
 
 
 def test_a_gpu_that_is_to_decode_and_is_not_there(monkeypatch: Any) -> None:
-    monkeypatch.setattr(options, "best_device", lambda: "cpu")
+    monkeypatch.setattr(parallel, "best_device", lambda: "cpu")
     with pytest.raises(EncoderError, match=r"must be a GPU \(cuda\) if it is to decode; got 'cpu'"):
         settle_device(ExtractConfig(decode="gpu"), [EncoderSpec(NAME)])
     # Where there is one it decodes for an object too.
-    monkeypatch.setattr(options, "best_device", lambda: "cuda")
+    monkeypatch.setattr(parallel, "best_device", lambda: "cuda")
     thing = EncoderSpec(MeanColour(), space=SPACE)
     assert settle_device(ExtractConfig(decode="gpu"), [thing]).device == "cuda"
 
@@ -142,7 +142,7 @@ def gpu(monkeypatch: Any) -> list[str]:
         asked.append(device)
         return opening(name, device="cpu", **options)
 
-    monkeypatch.setattr(options, "best_device", lambda: "cuda")
+    monkeypatch.setattr(parallel, "best_device", lambda: "cuda")
     monkeypatch.setattr(ranks, "local_device", lambda device: device.replace("cuda", "cuda:2"))
     monkeypatch.setattr("featstore.encoders.registry.open_encoder", on_cpu)
     return asked

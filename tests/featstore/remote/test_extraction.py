@@ -522,7 +522,7 @@ def test_auto_goes_on_with_the_precision_and_device_that_the_bucket_has(
 
     with pytest.raises(Stop):
         run("one", precision="bfloat16", limit=14, on_block=stop)
-    monkeypatch.setattr("featstore.extraction.options.best_device", lambda: "cuda")
+    monkeypatch.setattr("featstore.parallel.best_device", lambda: "cuda")
     monkeypatch.setattr("featstore.encoders.registry.open_encoder", on_cpu)
     begun = run("two", limit=14)
     assert asked == ["cuda", "cpu"]
