@@ -113,9 +113,17 @@ def deciding(staging: Path, *, patience: float = 2.0) -> Iterator[bool]:
         with contextlib.suppress(OSError, AttributeError):
             if os.fstat(handle).st_uid == os.getuid():
                 seal(path, like=staging, writable=True)
-        yield held and path.exists() and os.fstat(handle).st_ino == path.stat().st_ino
+        yield held and _is_at(handle, path)
     finally:
         os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Return whether an open file is still the one at a path, which others may remove meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 #: Seconds between two heartbeats, ...

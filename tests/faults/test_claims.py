@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from featstore import open_store
 from featstore.errors import StoreWriteError
 from featstore.store import SetKey, verify_store
 from featstore.store.catalog import parse_catalog
-from featstore.store.lock import claim_set
+from featstore.store.lock import LOCK, claim_set, deciding
 from tests.faults import scenarios
 from tests.faults.conftest import Children
 from tests.faults.trees import check_readable, litter, tree
@@ -81,6 +82,26 @@ def test_sixteen_processes_want_the_same_set(
     ], reports
     assert tree(store) == whole[scenarios.SIZES[0]]
     assert litter(store) == []
+
+
+@pytest.mark.parametrize("look_of_removal", [1, 2, 3, 4])
+def test_a_lock_that_is_removed_while_it_is_looked_at_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look_of_removal: int
+) -> None:
+    """Whoever had it removes it with the folder, at any moment."""
+    looked, look = [0], Path.stat
+
+    def stat(self: Path, **options: Any) -> os.stat_result:
+        if self.name == LOCK:
+            looked[0] += 1
+            if looked[0] == look_of_removal:
+                self.unlink(missing_ok=True)
+        return look(self, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with deciding(tmp_path) as held:
+        monkeypatch.undo()
+        assert held == (tmp_path / LOCK).exists()
 
 
 def test_sixteen_processes_that_do_not_wait(
