@@ -78,7 +78,7 @@ def demo_command(ctx: click.Context, out: str, dry_run: bool, as_json: bool) -> 
     Every line that starts with $ can be pasted into a shell; the time and the peak memory of each
     command follow it. It stops at the first that fails, with its exit code. Models and label files
     come from packages of the extra `demo`, the images from the package tuxpaint-stamps-default
-    (81 MB, fetched through apt if it is not installed). About 5 minutes on 2 cores.
+    (81 MB, fetched through apt if it is not installed). About 6 minutes on 2 cores.
     """
     steps = commands(out)
     if as_json:
