@@ -17,6 +17,7 @@ from scipy.sparse import load_npz
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.plugins import first_line
+from featstore.testing import item_table, write_set
 from fitters import METHODS, read_alignment
 from fitters.cli import cli
 from fitters.few_shot.registry import LEARNERS, PROMPT_LEARNERS
@@ -24,7 +25,7 @@ from fitters.jobs import fit_from_store
 from fitters.methods import Method
 from fitters.scorers import csls
 from fitters.settings import FitRequest
-from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
+from tests.fitters.toy_store import CLASSES, HEAD, IMAGES, NAMES, P, X, Y, write_toy_store
 from tests.goldens.world import SETS, write_world
 
 
@@ -301,7 +302,27 @@ def test_apply_ranks_classes(store: Path, ridge: Path, capsys: pytest.CaptureFix
     assert first["text"] == texts.items["text"][names.index(first["item_id"])]
     assert len(opened.view(NAMES)) > len(texts)
     assert _run(*args) == 0
-    assert f"{first['item_id']}  {first['text']}" in capsys.readouterr().out
+    assert f"{first['text']}  {first['item_id']}" in capsys.readouterr().out
+
+
+def test_apply_calls_images_by_the_names_of_their_classes(
+    ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a class that has names and prompts, by its first bare name."""
+    write_toy_store(root := tmp_path / "store")
+    rows = [
+        {"item_id": f"d{i}#{v}#{t}", "class_id": f"toy/d{i}", "text": f"{v} {i} in {t}",
+         "variant": v, "template_id": t}
+        for i in range(IMAGES // 2) for v, t in (("a", "photo"), ("b", "none"), ("c", "none"))
+    ]  # fmt: skip
+    write_set(root, np.eye(len(rows), 8), item_table(rows, "class_name"), dataset="toy",
+              kind="class_name", encoder="st:toy", space={"name": "language"})  # fmt: skip
+    args = ("apply", ridge, "--store", root, "--view", Y, "--near", X, "--limit", "2")
+    assert _run(*args, "--json") == 0
+    first = json.loads(capsys.readouterr().out)["near"]["toy/30#en"][0]
+    assert first["text"] == f"b {int(first['item_id'][-2:]) // 2} in none"
+    assert _run(*args) == 0
+    assert re.search(rf"{first['text']} +{first['item_id']}\n", capsys.readouterr().out)
 
 
 def test_a_scorer_corrects_the_neighbours(
