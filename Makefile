@@ -24,7 +24,7 @@ help:
 	@echo "make perf    speed, as ratios measured side by side (ONLY=store: one group)"
 	@echo "make validate-statistics   simulate every interval and test; writes build/statistics.json"
 	@echo "make tables  write the tables of docs/ from the demo and the validation that ran here"
-	@echo "make faults  kill and refuse every command at every place; writes docs/reliability.md"
+	@echo "make faults  kill and refuse every command at every place; writes docs/measurements/reliability.md"
 	@echo "make gpu     on a machine with a GPU: rows against the CPU, speed against the bare model;"
 	@echo "             gpu-offline: where there is no network, with what gpu-wheels has downloaded"
 

@@ -425,7 +425,7 @@ def rendered(text: str) -> str:
 
 def drifted() -> Iterator[Path]:
     """Yield the documents whose tables are not what docs/data gives."""
-    for document in sorted(DOCS.glob("*.md")):
+    for document in sorted(DOCS.rglob("*.md")):
         text = document.read_text("utf-8")
         if rendered(text) != text:
             yield document
@@ -470,7 +470,7 @@ def main() -> int:
         for document in found:
             print(f"{document}: run `python -m tests.tables write`", file=sys.stderr)
         return 1 if found else 0
-    for document in sorted(DOCS.glob("*.md")):
+    for document in sorted(DOCS.rglob("*.md")):
         text = document.read_text("utf-8")
         if (new := rendered(text)) != text:
             document.write_text(new, "utf-8")

@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, product
 from pathlib import Path
@@ -51,7 +52,7 @@ GROUPS = {
 
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "data_manifests" / "README.md",
-             *sorted((ROOT / "docs").glob("*.md"))]  # fmt: skip
+             *sorted((ROOT / "docs").rglob("*.md"))]  # fmt: skip
 
 
 def _documented(document: Path) -> list[str]:
@@ -468,17 +469,57 @@ def test_a_wrong_option_would_be_noticed() -> None:
         _parse("featstore extract x --kind image --encoder timm:a --stroe s")
 
 
+def _anchors(document: Path) -> set[str]:
+    """Return the anchors of the headings of a document, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", document.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    made: Counter[str] = Counter()
+    anchors = set(re.findall(r'<a (?:id|name)="([^"]+)"', text))
+    for title in re.findall(r"^#{1,6} +(.+?) *#*$", text, flags=re.MULTILINE):
+        shown = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title)
+        slug = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        anchors.add(f"{slug}-{made[slug]}" if made[slug] else slug)
+        made[slug] += 1
+    return anchors
+
+
+def _broken_links(document: Path) -> list[str]:
+    """Return the links of a document to files and headings that are not there."""
+    text = re.sub(r"^```.*?^```", "", document.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"`[^`\n]*`", "", text)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)|<img [^>]*src=\"([^\"]+)\"", text):
+        link = "".join(target)
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        file = document.parent / name if name else document
+        if not file.exists() or (anchor and anchor not in _anchors(file)):
+            broken.append(link)
+    return broken
+
+
 def test_links_between_documents_lead_somewhere() -> None:
-    top = (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))
-    documents = [*top, *(ROOT / "docs").glob("*.md")]
-    for document in documents:
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+    top = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md")]
+    documents = [*DOCUMENTS, *top]
+    broken = {page.name: found for page in documents if (found := _broken_links(page))}
+    assert broken == {}
     named = re.findall(r"(?:featstore|fitters|bench|tests|docs)/[\w/]+\.(?:py|md)", "".join(
         document.read_text(encoding="utf-8") for document in documents
     ))  # fmt: skip
     missing = sorted({name for name in named if not (ROOT / name).exists()})
     assert not missing, f"documents name files that do not exist: {missing}"
+
+
+def test_broken_links_are_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A `key`: x — y\n## Twice\n## Twice\n```\n# no heading\n[code](no.md)\n```\n"
+        "[a](#a-key-x--y) [b](page.md#twice-1) [c](https://example.org) `[d](no.md)`\n"
+    )
+    assert _broken_links(page) == []
+    with page.open("a") as file:
+        file.write('[a](#no-heading) [b](gone.md) [c](#twice-2) <img src="gone.png" alt="">\n')
+    assert _broken_links(page) == ["#no-heading", "gone.md", "#twice-2", "gone.png"]
 
 
 def test_the_demo_measures_each_step_and_passes_on_its_exit_code() -> None:
@@ -494,7 +535,7 @@ def test_tables_of_the_documents_are_what_was_measured() -> None:
     assert [page.name for page in tables.drifted()] == []
     named = {
         name
-        for page in (ROOT / "docs").glob("*.md")
+        for page in (ROOT / "docs").rglob("*.md")
         for name in re.findall(r"<!-- table: (.+?) -->", page.read_text("utf-8"))
     }
     assert named == set(tables.TABLES)
@@ -516,7 +557,7 @@ def test_tables_of_measured_documents_stand_between_markers() -> None:
 
 
 def test_the_accuracy_page_is_as_its_command_wrote_it() -> None:
-    page = (ROOT / "docs/accuracy.md").read_text("utf-8")
+    page = (ROOT / "docs/measurements/accuracy.md").read_text("utf-8")
     text, _, seal = page.rpartition("\n<!-- written by python -m tests.accuracy, code ")
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
     assert seal.removesuffix(" -->\n").split(": ")[1] == digest

@@ -1,4 +1,4 @@
-"""The simulation behind docs/scaling.md: by hand where nothing is random, by its laws elsewhere."""
+"""The simulation of docs/measurements/scaling.md: by hand, or by its laws where it is random."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def test_every_block_is_done_and_is_published_once(
 
 
 def test_the_document_shows_what_the_simulation_says() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    page = Path(__file__).parents[1] / "docs" / "measurements" / "scaling.md"
+    text = page.read_text(encoding="utf-8")
     lines = [line.split("|")[1:] for line in text.splitlines() if line.startswith("| ")]
     shown = {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
     assert shown["static"][:2] == [f"{ratios(one, 'static', 1)[0]:.2f}" for one in (CALM, SLOW)]

@@ -270,8 +270,9 @@ def _use_device(device: str, cores: int | None) -> None:
 
 logger = logging.getLogger(__name__)
 
-#: Parts a worker, at least and at most: a slow device takes fewer. Simulated in docs/scaling.md: of
-#: 256 workers one in 20 slow, a job takes 1.8 times as long as it could with 4, 1.1 with 32.
+#: Parts a worker, at least and at most: a slow device takes fewer. Simulated in
+#: docs/measurements/scaling.md: of 256 workers one in 20 slow, a job takes 1.8 times as long as it
+#: could with 4, 1.1 with 32.
 PARTS_PER_WORKER = (4, 32)
 
 #: Beyond the fewest, parts have so many blocks: to begin one costs a tenth of a second.

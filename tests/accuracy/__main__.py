@@ -1,4 +1,4 @@
-"""Measure every aligner on the demo's store and write docs/accuracy.md.
+"""Measure every aligner on the demo's store and write docs/measurements/accuracy.md.
 
     python -m tests.accuracy --store build/demo/store
 
@@ -92,7 +92,7 @@ def main() -> int:
     """Run the sections and write the document."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, default=Path("build/demo/store"))
-    parser.add_argument("--out", type=Path, default=Path("docs/accuracy.md"))
+    parser.add_argument("--out", type=Path, default=Path("docs/measurements/accuracy.md"))
     names = [section.__name__ for section in SECTIONS]
     parser.add_argument("--only", choices=names, nargs="+", help="sections, for a process of many")
     arguments = parser.parse_args()

@@ -314,7 +314,7 @@ def _row(name: str, rows: str, precision: str | None, runs: list[dict[str, Any]]
     if name in PRESETS:
         return [*cells, "below" if name == CONTROLLED else "no controls"]
     closed = METHODS[name].fitted_on != "head"
-    return [*cells, "[accuracy.md](accuracy.md)" if closed else "nothing is fitted"]
+    return [*cells, "[accuracy.md](measurements/accuracy.md)" if closed else "nothing is fitted"]
 
 
 if __name__ == "__main__":

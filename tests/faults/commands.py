@@ -25,7 +25,7 @@ class Command:
     Attributes
     ----------
     name : str
-        What it does, as the table of docs/reliability.md has it.
+        What it does, as the table of docs/measurements/reliability.md has it.
     line : str
         As it is typed, in the folder of its world.
     world : str

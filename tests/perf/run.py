@@ -1,8 +1,8 @@
 """Speed as ratios against a floor or a peer, both measured alternately in this one run.
 
 ``make perf`` (or ``make perf ONLY=store``) prints a table and writes ``build/perf.json``;
-docs/performance.md says what each line means. A figure below its goal is said, not failed, because
-a shared machine may cause it; a figure that is missing fails the run.
+docs/measurements/performance.md says what each line means. A figure below its goal is said, not
+failed, because a shared machine may cause it; a figure that is missing fails the run.
 """
 
 from __future__ import annotations

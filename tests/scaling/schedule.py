@@ -1,6 +1,6 @@
 """Print and draw how long 10^9 rows take under each policy, beside all speeds together.
 
-    python -m tests.scaling.schedule -o docs/schedule.png
+    python -m tests.scaling.schedule -o docs/measurements/schedule.png
 
 Simulated, not measured; the same seeds give the same table.
 """
@@ -21,7 +21,7 @@ from tests.scaling.simulate import POLICIES, Cluster, Policy, simulate
 BLOCKS = -(-(10**9) // 4096)
 
 #: A device that encodes 1,000 images a second: an assumption. To begin a part takes 0.1 s: measured
-#: by the clock on a busy machine, nearly all of it in eight fsyncs (docs/scaling.md).
+#: by the clock on a busy machine, nearly all of it in eight fsyncs (docs/measurements/scaling.md).
 CALM = Cluster(workers=256, block_seconds=4.096, spread=0.05, hand_over=0.1)
 SLOW = replace(CALM, slow=0.05, slowness=4.0)
 
