@@ -12,7 +12,7 @@ DEV    := $(VENV)/dev$(if $(LOCKED),-locked).stamp
 PIP    := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-minimal test-long check lock perf gpu gpu-wheels gpu-offline format clean help \
-  validate-statistics tables faults
+  validate-statistics tables faults docs
 
 help:
 	@echo "make demo    build a store from real models and images, fit, benchmark, draw the report"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-minimal   the tests that need no extra, in a new environment without any"
 	@echo "make test-long   every fault, long fuzzing, new environments, every simulation: hours"
 	@echo "make lock    write dev.lock from this environment"
+	@echo "make docs    build the documentation site, with its references: build/site/index.html"
 	@echo "make perf    speed, as ratios measured side by side (ONLY=store: one group)"
 	@echo "make validate-statistics   simulate every interval and test; writes build/statistics.json"
 	@echo "make tables  write the tables of docs/ from the demo and the validation that ran here"
@@ -53,6 +54,18 @@ $(VENV)/perf.stamp: $(DEV)
 	$(BIN)/python $(PIP) --no-deps clip-retrieval==2.45.0
 	@touch $@
 
+$(VENV)/docs.stamp: pyproject.toml
+	@$(python_is_new_enough)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) --editable '.[docs]'
+	@touch $@
+
+# Fails on a broken link. The pages need no server and no network.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m mkdocs build
+	@echo "open build/site/index.html"
+
 demo: $(VENV)/demo.stamp
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/headstock demo --out $(DEMO)
 
@@ -72,7 +85,7 @@ test-minimal:
 test-long: export HEADSTOCK_FAULTS = all
 test-long: export HEADSTOCK_FUZZ_EXAMPLES = 10000
 test-long: export HEADSTOCK_TYPES = 1
-test-long: test test-minimal validate-statistics
+test-long: test test-minimal docs validate-statistics
 	rm -rf $(FRESH)/demo $(FRESH)/out
 	$(MAKE) demo VENV=$(FRESH)/demo DEMO=$(FRESH)/out
 	$(BIN)/python -m tests.extend

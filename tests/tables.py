@@ -87,9 +87,34 @@ def collect_demo(results: Path) -> Data:
     ]  # fmt: skip
     return {
         "code": code_digest(),
+        "run": run_of(results, "demo"),
         "cells": cells.select(*keep, *(c for m in shown for c in (m, f"{m}_sd"))).to_dicts(),
         "gains": gains.select(columns).to_dicts(),
     }
+
+
+def run_of(results: Path, suite: str) -> Data:
+    """Return when, where and with which versions most runs of a suite were made."""
+    sessions = [json.loads(file.read_text("utf-8")) for file in results.glob("sessions/*.json")]
+    session = max((one for one in sessions if one["suite"] == suite), key=lambda one: one["new"])
+    return {name: session[name] for name in ("started", "seconds", "cpus", "new", "versions")} | {
+        "system": session["platform"].partition("-")[0],
+        "machine": re.findall(r"x86_64|aarch64|arm64|AMD64", session["platform"])[0],
+    }
+
+
+def demo_run(data: Data) -> list[str]:
+    """Return when and where the demo's results were made."""
+    run = data["run"]
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    row = [
+        run["started"][:10],
+        f"{run['cpus']} cores, {run['system']}, {run['machine']}",
+        f"{run['new']:,} in {run['seconds'] / 60:.0f} min",
+        versions,
+        f"`{data['code']}`",
+    ]
+    return table(["date", "machine", "runs", "versions", "code"], [row])
 
 
 def collect_controls(results: Path) -> Data:
@@ -394,6 +419,7 @@ def contracts(_: None) -> list[str]:
 TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "tree": (None, tree),
     "contracts": (None, contracts),
+    "demo, run": ("demo.json", demo_run),
     "demo, all names": ("demo.json", demo_all_names),
     "demo, held out": ("demo.json", demo_held_out),
     "demo, gains": ("demo.json", demo_gains),
@@ -444,7 +470,7 @@ def main() -> int:
         if arguments.results is not None:
             demo = collect_demo(arguments.results)
             # One row a line: a change of one is a change of one line.
-            parts = [f'"code": {json.dumps(demo["code"])}']
+            parts = [f'"{name}": {json.dumps(demo[name])}' for name in ("code", "run")]
             for name in ("cells", "gains"):
                 rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in demo[name])
                 parts.append(f'"{name}": [\n{rows}\n]')

@@ -21,7 +21,7 @@ STORE = ROOT / "tests" / "compat" / "v1" / "store"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 #: Extras that are environments for this project's own targets, not features of a command.
-ENVIRONMENTS = {"demo", "test", "dev", "perf", "all"}
+ENVIRONMENTS = {"demo", "test", "dev", "perf", "docs", "all"}
 
 #: Modules that no extra brings, and why their absence is not the extras' affair.
 OTHERS = {

@@ -1,0 +1,137 @@
+"""The documentation site: generated pages, links and navigation; `make docs` builds it whole."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def _load_hooks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs/site/hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+HOOKS = _load_hooks()
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    return HOOKS.pages()
+
+
+def _leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            yield from _leaves(command.get_command(context, name), f"{path} {name}")
+
+
+@pytest.mark.parametrize("program", ["featstore", "fitters", "bench"])
+def test_every_command_and_option_has_its_place_in_the_reference(
+    program: str, pages: dict[str, str]
+) -> None:
+    page = pages[f"reference/cli/{program}.md"]
+    parts = re.split(r"^#+ (.+)$", page, flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    commands = dict(_leaves(importlib.import_module(HOOKS.PROGRAMS[program]).cli, program))
+    assert list(sections) != []
+    assert sections.keys() == commands.keys()
+    for path, command in commands.items():
+        described = set(re.findall(r"^`(.+)`\n:   ", sections[path], flags=re.MULTILINE))
+        flags = {word.strip(",") for text in described for word in text.split()}
+        own = {one.opts[0] for one in command.params if isinstance(one, click.Option)}
+        assert own - HOOKS.EVERYWHERE <= flags, path
+        assert f"```console\n{program}" in sections[path], f"{path}: no example"
+
+
+def test_commands_of_headstock_lead_to_where_they_are_described(pages: dict[str, str]) -> None:
+    page = pages["reference/cli/headstock.md"]
+    assert "\n## headstock demo\n" in page
+    rows = dict(re.findall(r"^\| `(headstock [a-z ]+)` \| \[`([a-z ]+)`\]", page, re.MULTILINE))
+    assert rows["headstock store ls"] == "featstore ls"
+    for file, anchor in re.findall(r"\]\((\w+\.md)#([\w-]+)\)", page):
+        heading = rf"^#+ {anchor.replace('-', '[- ]')}$"
+        assert re.search(heading, pages[f"reference/cli/{file}"], re.MULTILINE), anchor
+
+
+def test_every_public_name_is_described_exactly_once(pages: dict[str, str]) -> None:
+    described = Counter[str]()
+    for package in HOOKS.PACKAGES:
+        page = pages[f"reference/python/{package}.md"]
+        targets = re.findall(r"^\| \[`\w+`\]\[(.+?)\]", page, re.MULTILINE)
+        named = {target.rpartition(".")[2] for target in targets}
+        public = set(importlib.import_module(package).__all__) - {"__version__"}
+        assert public <= named
+        described.update(re.findall(r"^::: (\S+)$", page, re.MULTILINE))
+        assert set(targets) <= set(described)
+    assert set(described.values()) == {1}
+    assert described["featstore.open_store"] == 1
+    assert "headstock.open_store" not in described
+
+
+def test_the_navigation_names_every_page_once(pages: dict[str, str]) -> None:
+    text = (ROOT / "mkdocs.yml").read_text("utf-8")
+    named = re.findall(r": (\S+\.md)$", text[text.index("\nnav:") :], flags=re.MULTILINE)
+    written = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert Counter(named) == Counter(written | pages.keys())
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "there"),
+    [
+        ("bench.md", "[metrics](metrics.md#ties)", "[metrics](metrics.md#ties)"),
+        ("bench.md", "[x](../README.md)", "[x](index.md)"),
+        ("measurements/scaling.md", "[x](../../CHANGELOG.md#a)", "[x](../changelog.md#a)"),
+        ("measurements/scaling.md", "![x](schedule.png)", "![x](schedule.png)"),
+        ("changelog.md", "[x](docs/sharing.md)", "[x](sharing.md)"),
+        ("datasets.md", "[x](../docs/sources.md)", "[x](sources.md)"),
+        ("sharing.md", "[x](from-address-to-table.ipynb)", "[x](from-address-to-table.md)"),
+        ("python.md", "[test.py](../tests/test.py)", "`test.py`"),
+        ("python.md", "[x](https://example.org/a.md)", "[x](https://example.org/a.md)"),
+        ("python.md", "```\n[x](../README.md)\n```", "```\n[x](../README.md)\n```"),
+    ],
+)
+def test_a_link_of_the_repository_leads_to_its_page(page: str, link: str, there: str) -> None:
+    assert HOOKS.relinked(link, page) == there
+
+
+def test_the_notebook_is_a_page_with_its_outputs(pages: dict[str, str]) -> None:
+    page = pages["from-address-to-table.md"]
+    cells = json.loads((ROOT / "docs/from-address-to-table.ipynb").read_text("utf-8"))["cells"]
+    for cell in cells:
+        assert "".join(cell["source"]) in page
+    assert page.count("```python") == sum(cell["cell_type"] == "code" for cell in cells)
+    assert page.count("data:image/png") == 2
+
+
+def test_help_texts_are_shown_as_they_are() -> None:
+    @click.command(epilog="\b\nExample:\n  fitters x \\\n    --n 2")
+    @click.option("--n", default=1, show_default=True, help="Use <N> of a_b_c*, or `a_b`.")
+    def command() -> None:
+        """Do it.
+
+        \b
+        a  b
+        """
+
+    section = HOOKS._section(click.Context(command), ("fitters", "x"))
+    assert section.startswith("## fitters x\n\nDo it.\n")
+    assert "```text\na  b\n```" in section
+    assert "```console\nfitters x \\\n  --n 2\n```" in section
+    assert ":   Use &lt;N&gt; of a\\_b\\_c\\*, or `a_b`." in section
