@@ -44,7 +44,8 @@ PLACES = {
 #: What the commands do, in the order of their use. It is written here so that `headstock --help`
 #: imports none of them.
 _SUMMARIES = {
-    "demo": "Run all of it on real models and images.",
+    "try": "Run a small part of the demo: a first number in a minute.",
+    "demo": "Run all of it on real models and images: 6 minutes.",
     "data": "Build, make and inspect manifests of datasets.",
     "plan": "Show what an extraction would do and cost.",
     "extract": "Encode the items of a manifest into a store.",
@@ -111,7 +112,11 @@ class _Headstock(_PlacedGroup):
 
 @click.group(
     cls=_Headstock,
-    lazy={"demo": "bench.cli.demo:demo_command", **_commands_in("")},
+    lazy={
+        "try": "bench.cli.demo:try_command",
+        "demo": "bench.cli.demo:demo_command",
+        **_commands_in(""),
+    },
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="\b\nExample:\n  headstock\n  headstock demo\n  headstock store ls build/demo/store",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from bench.cli import cli as bench_cli
-from bench.cli.demo import commands
+from bench.cli.demo import DEMO, TRY, Job, Step, _downloads
 from bench.cli.headstock import PLACES, cli, find_work, next_command
 from bench.results import write_session
 from featstore import open_store
@@ -48,13 +50,13 @@ def test_every_command_of_the_three_has_its_place(program, group):
         assert found.params == original.params
 
 
-def test_nothing_else_is_here_but_the_demo():
+def test_nothing_else_is_here_but_the_demo_and_try():
     originals = [
         path for name, group in
         (("featstore", featstore_cli), ("fitters", fitters_cli), ("bench", bench_cli))
         for path, _ in _leaves(group, name)
     ]  # fmt: skip
-    assert len(HERE) == len(originals) + 1
+    assert len(HERE) == len(originals) + 2
     assert len(set(PLACES.values())) == len(PLACES)
 
 
@@ -253,7 +255,9 @@ def test_the_next_command_fits_what_is_there(found, proposed):
         assert context.params
 
 
-@pytest.mark.parametrize("command", commands("OUT"), ids=lambda command: command[:50])
+@pytest.mark.parametrize(
+    "command", [*DEMO.commands("OUT"), *TRY.commands("OUT")], ids=lambda command: command[:50]
+)
 def test_the_demo_runs_commands_of_headstock(command):
     words = command.split()
     path = next(p for n in range(len(words), 0, -1) if (p := " ".join(words[1:n])) in HERE)
@@ -261,7 +265,39 @@ def test_the_demo_runs_commands_of_headstock(command):
         assert context.args == []
 
 
-def test_the_demo_says_what_it_would_run(capsys):
+@pytest.mark.parametrize("name", ["demo", "try"])
+def test_the_demo_says_what_it_would_run(name, capsys):
     for option in ("--dry-run", "--json"):
-        assert run_command(cli, "headstock", ["demo", "--out", "a b", option]) == 0
+        assert run_command(cli, "headstock", [name, "--out", "a b", option]) == 0
         assert "'a b'/store" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_quiet", [True, False])
+def test_a_job_ends_at_the_first_step_that_fails(is_quiet, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # a job sets it
+    steps = (
+        Step("Say what would be run", "headstock demo --dry-run --out OUT"),
+        Step("Look at a store that is not there", "headstock store ls OUT/store"),
+        Step("Never begin this one", "headstock ls OUT"),
+    )
+    job = Job("toy", "a moment", "Report:  OUT/report.html", steps, is_quiet=is_quiet)
+    assert job.run("a b") == 1
+    said = capfd.readouterr()
+    head, *titles = re.findall(r"(?m)^(?:headstock toy|\[\d/3\]).*", said.out)
+    assert head == "headstock toy: 3 steps, a moment."
+    assert titles == [f"[{n}/3] {step.title}" for n, step in enumerate(steps[:2], 1)]
+    assert "Report:" not in said.out
+    assert ("data build" in said.out) is not is_quiet
+    assert "headstock toy: `headstock store ls 'a b'/store` failed with exit code 1." in said.err
+    assert replace(job, steps=steps[:1]).run("a b") == 0
+    said = capfd.readouterr()
+    assert said.out.endswith("\nReport:  'a b'/report.html\n")
+    assert "data build" in said.out  # the last step is shown
+
+
+def test_the_demo_says_beforehand_what_it_downloads(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_manifests.stamps.fetch.find_local", lambda: None)
+    assert "81 MB" in _downloads()
+    monkeypatch.setattr("data_manifests.stamps.fetch.find_local", lambda: tmp_path)
+    assert _downloads().startswith("Nothing is downloaded")
