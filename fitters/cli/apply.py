@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import StorePlace, json_option, print_json, store_option, usage_error
+from featstore.command_line import (
+    StorePlace,
+    count,
+    json_option,
+    print_json,
+    store_option,
+    usage_error,
+)
 from featstore.options import check_needs, config_from, option, options_from
+from featstore.terminal import TextTable, best, in_words, say
 from fitters.errors import unwritable
 from fitters.settings import MOST, Scorer
 
@@ -127,13 +135,15 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     if "scores" in answer:
         click.echo(answer["scores"])
     for label, listed in answer.get("near", {}).items():
-        click.echo(label)
-        width = max(len(row.get("text", "")) for row in listed)
-        for row in listed:
-            name = f"{row.get('text', ''):{width}}  " if width else ""
-            click.echo(f"  {row['score']:.3f}  {name}{row['item_id']}")
+        say(best(label))
+        named = any("text" in row for row in listed)
+        cells = [
+            (f"{row['score']:.3f}", *([row.get("text", "")] if named else []), row["item_id"])
+            for row in listed
+        ]
+        TextTable((), cells, indent=2).show()
     if query.out is not None:
-        click.echo(f"{query.out}: {rows.shape[0]:,} × {rows.shape[1]:,}")
+        click.echo(f"Wrote {in_words([*rows.shape])} values to {query.out}")
 
 
 def _others(fitted: Alignment, store: FeatureStore, view: EmbeddingsView) -> list[EmbeddingsView]:
@@ -287,8 +297,8 @@ def export_command(
     if as_json:
         print_json({"out": str(out), "format": out.suffix[1:], "arrays": shapes})
         return
-    listed = ", ".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in shapes.items())
-    click.echo(f"{out}: {listed}")
+    click.echo(f"Wrote {count(len(shapes), 'array')} to {out}:")
+    TextTable((), [(name, in_words(shape)) for name, shape in shapes.items()], indent=2).show()
 
 
 def _arrays(fitted: Alignment) -> tuple[Arrays, dict[str, Any]]:
