@@ -24,8 +24,7 @@ from PIL import Image
 
 import featstore
 from bench import run_all
-from bench.cli.demo import commands as demo_commands
-from bench.cli.demo import run_step
+from bench.cli.demo import DEMO, TRY, run_here, run_step
 from bench.cli.headstock import cli as headstock_cli
 from bench.cli.main import cli as bench_cli
 from bench.suites.demo import create_smoke_store, demo_runs
@@ -37,7 +36,7 @@ from featstore.manifest.io import read_manifest
 from featstore.sources.making import SOURCES
 from featstore.store.writer import SetWriter
 from fitters.cli import cli as fitters_cli
-from tests import extend, tables
+from tests import extend, screens, tables
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.small_files import picture, write, write_tar
 from tests.test_notebook import OF_DOCUMENTS, run_notebook
@@ -57,8 +56,11 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "data_manifests" / "README.md",
 
 def _documented(document: Path) -> list[str]:
     """Return the commands of the console blocks of a document, as they are typed."""
-    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
-    blocks = re.findall(r"```(?:console|bash)\n(.*?)```", text, flags=re.DOTALL)
+    text = document.read_text(encoding="utf-8")
+    typed = screens.commands(text)
+    text = text.replace("\\\n", " ")
+    # Of a block whose commands begin with "$", the other lines are what they print.
+    blocks = ["\n".join(typed), *re.findall(r"```(?:console|bash)\n([^$].*?)```", text, re.DOTALL)]
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     lines = [re.sub(r"^(?:RAY_ADDRESS=\S+|srun) ", "", line) for line in lines]
     return [line for line in lines if line.split(" ")[0] in GROUPS]
@@ -142,16 +144,20 @@ PARSED = {
     r"/data/features": "a folder outside the test's own; test_shared_folders.py makes one",
     r"OUT/": "nothing: `make demo` runs them",
     r"--suite paper": "27 datasets; tests/bench/test_paper.py has stand-ins",
+    r"headstock (demo|try)$": "minutes; `make test-long` runs the demo",
+    r"headstock report": "the same as `bench report`, which is run",
+    r"--source tuxpaint-stamps-default.deb": "the package; test_stamps.py unpacks one",
 }
 
 #: Commands that are run with another argument: a pattern, its replacement, and why.
 CHANGED = [
     (r"(manifests build stamps .*)", r"\1 --source tuxpaint", "no package is fetched"),
-    (r"(bench run .*)", r"\1 --dry-run", "a suite takes minutes; this plans every run of it"),
+    (r"((?:bench|headstock eval) run .*)", r"\1 --dry-run", "a suite takes minutes; this plans every run of it"),
     (r"(bench sweep .*)", r"\1 --dry-run", "likewise"),
     (r"(-o aligners/(paper-mlp|structure|two-stages))", r"--epochs 2 \1",
      "hundreds of epochs are minutes; two take every step"),
     (r"--method paper-mlp", "--method paper-mlp --epochs 2", "likewise"),
+    (r"kernel-ridge", "ridge", "choosing its width takes ten seconds"),
     (r"--method icis", "--method ridge", "likewise: ICIS trains for a minute or two"),
     (r"(csa .*) --mix auto", r"\1 --mix 1 --components 8", "choosing takes a minute a seed"),
     (r"rm build/demo/store", "rm expendable", "others need the set"),
@@ -185,7 +191,8 @@ def _parse(command: str) -> None:
     group.make_context(command, list(args), parent=context)
 
 
-ALL = list(dict.fromkeys([*demo_commands("OUT"), *chain.from_iterable(SAID.values())]))
+TYPED = [*DEMO.commands("OUT"), *TRY.commands("OUT")]
+ALL = list(dict.fromkeys([*TYPED, *chain.from_iterable(SAID.values())]))
 
 
 @pytest.mark.parametrize("command", ALL, ids=lambda c: c[:60])
@@ -256,7 +263,7 @@ def _run(command: str) -> int:
 def _class_names_of_noise(weights: str) -> None:
     """Write the 1,000 classes' 5,000 texts under the real set's key: encoding them takes minutes.
 
-    The README's `featstore extract` then finds all rows there.
+    The `featstore extract` of docs/stores.md then finds all rows there.
     """
     choice = EncoderSpec("st:all-MiniLM-L6-v2", weights=weights)
     job = open_job(
@@ -280,7 +287,7 @@ def workspace(
 ) -> set[tuple[str, ...]]:
     """The folder that the documents are typed in, and what of them was typed to make it.
 
-    The README's own commands build its store, with the demo's models on 54 images.
+    The commands of docs/stores.md build its store, with the demo's models on 54 images.
     """
     endpoint = "http://{}:{}".format(*moto)
     variables = environment(endpoint) | {"HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(tmp_path)}
@@ -290,8 +297,8 @@ def workspace(
     make_bucket(endpoint, "team")
     _inputs(tmp_path)
     typed = set()
-    readme = SAID["README.md"]
-    commands = readme[: next(n for n, said in enumerate(readme) if said.startswith("bench "))]
+    page = SAID["docs/stores.md"]
+    commands = page[: next(n for n, said in enumerate(page) if said.startswith("bench "))]
     # The head before its names: that the rows belong to names of noise, it would deny.
     names = "featstore extract imagenet1k --kind class_name"
     for command in sorted(commands, key=lambda said: said.startswith((names, "fitters"))):
@@ -443,10 +450,45 @@ def test_plan_takes_every_option_of_extract() -> None:
     assert options("plan") - options("extract") == {"--measure"}
 
 
-def test_both_documents_hold_commands() -> None:
-    assert len(demo_commands("OUT")) == 14
-    assert len(SAID["README.md"]) >= 10
-    assert {command.split()[0] for command in SAID["README.md"]} == set(GROUPS) - {"headstock"}
+def test_the_pages_of_a_beginner_hold_commands() -> None:
+    assert len(DEMO.commands("OUT")) == 14
+    assert len(SAID["docs/stores.md"]) >= 20
+    assert {command.split()[0] for command in SAID["docs/stores.md"]} == set(GROUPS) - {"headstock"}
+    for page in screens.PAGES:
+        assert {command.split()[0] for command in SAID[page]} == {"headstock"}, page
+
+
+@pytest.mark.parametrize("page", screens.PAGES)
+def test_what_commands_print_on_a_page_was_written_by_running_them(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    assert screens.sealed(text), f"run `python -m tests.screens write {page}`"
+    typed = text.replace("35.0", "53.0").replace("35.4", "53.4")
+    assert typed != text
+    assert not screens.sealed(typed)
+
+
+def test_a_screen_that_only_aged_stays_as_it_is(tmp_path: Path) -> None:
+    """A page is written anew where a command prints something else, and kept where it is late."""
+    page = (
+        "A.\n\n```console\n$ pip install a\n$ bench \\\n    --version\n?\n\n$ bench ls  # b\n```\n"
+    )
+    assert screens.commands(page) == ["pip install a", "bench --version", "bench ls"]
+    new = screens.rerun(page.replace("$ bench ls  # b\n", ""), tmp_path)
+    version = featstore.__version__
+    said = f"$ pip install a\n$ bench \\\n    --version\nbench, version {version}\n\n```\n"
+    assert new.endswith(said)
+    assert screens.rerun(new.replace(version, "0.0.1.dev1"), tmp_path).count("0.0.1.dev1") == 1
+    assert screens.same("a  1.5 MiB  8 min\n", "a   1 KiB  3 days")
+    assert not screens.same("a  35.0\n", "a  35.1\n")
+
+
+def test_the_readme_is_short() -> None:
+    """At most 450 words beside code, pictures and addresses of links."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    text = re.sub(r"```.*?```|<!--.*?-->|!\[[^]]*\]\([^)]*\)", " ", text, flags=re.DOTALL)
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text)
+    words = re.findall(r"[^\s|#*`-][^\s|]*", text)
+    assert 250 < len(words) <= 450, len(words)
 
 
 def test_every_source_has_its_command_its_row_and_its_options_in_the_document() -> None:
@@ -523,11 +565,23 @@ def test_broken_links_are_seen(tmp_path: Path) -> None:
 
 
 def test_the_demo_measures_each_step_and_passes_on_its_exit_code() -> None:
-    code, seconds, peak = run_step("headstock demmo")
+    code, cost = run_step("headstock demmo")
     assert code == EXIT_USAGE
-    assert seconds > 0
-    assert peak > 1
-    assert run_step("headstock demo --dry-run")[0] == 0
+    seconds, peak = re.findall(r"[\d.,]+", cost)
+    assert float(seconds) > 0
+    assert float(peak.replace(",", "")) > 1
+
+
+def test_a_quiet_step_shows_its_errors_and_drops_its_output(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_here("headstock demmo", is_shown=False)[0] == EXIT_USAGE
+    assert run_here("headstock demo --dry-run", is_shown=False)[0] == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "demmo" in said.err
+    assert run_here("headstock demo --dry-run", is_shown=True)[0] == 0
+    assert capsys.readouterr().out.splitlines() == DEMO.commands("build/demo")
 
 
 def test_tables_of_the_documents_are_what_was_measured() -> None:

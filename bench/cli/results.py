@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,22 +11,25 @@ import click
 
 from bench.cli.main import (
     form_option,
+    print_form,
     results_argument,
     suite_option,
     typed_command,
     words_of,
 )
-from featstore.cli.progress import ProgressBar
+from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     StorePlace,
+    count,
+    human_bytes,
     json_option,
     print_json,
-    print_lines,
     print_listed,
     store_option,
     usage_error,
 )
 from featstore.errors import unknown_name
+from featstore.terminal import TextTable, dim
 
 if TYPE_CHECKING:
     import polars as pl
@@ -134,11 +136,11 @@ def _print_summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> No
     from bench.tables import SUMMARY_WIDTH, summary
 
     found = summary(table, bold)
-    heading, rule, *lines = found.table.text("table").splitlines()
     for text in filter(None, (found.sentence, found.caption)):
         click.echo(textwrap.fill(text, SUMMARY_WIDTH))
-    print_lines([heading, rule, *lines], dim=[False, True, *found.controls])
-    stars = "* wins its primary comparisons (Holm, p < 0.05). " if "*" in "".join(lines) else ""
+    found.table.plain.show()
+    is_won = any(cell.endswith("*") for line in found.table.lines for cell in line)
+    stars = "* wins its primary comparisons (Holm, p < 0.05). " if is_won else ""
     more = f"{found.left_out} more lines, all" if found.left_out else "All"
     click.echo(f"{stars}{more} tasks and metrics: --all.")
 
@@ -171,12 +173,10 @@ def _print_tables(
         click.echo("\n".join(comma_separated(frame) for frame in frames.values()), nl=False)
         return
     comment = "% " if form == "latex" else ""
-    shown = [
-        f"{comment}{_TITLES[name]}\n\n{_table(name, frame, bold).text(form)}"
-        for name, frame in frames.items()
-        if not frame.is_empty()
-    ]
-    click.echo("\n".join(shown), nl=False)
+    shown = {name: frame for name, frame in frames.items() if not frame.is_empty()}
+    for number, (name, frame) in enumerate(shown.items()):
+        click.echo("\n" * bool(number) + f"{comment}{_TITLES[name]}\n")
+        print_form(_table(name, frame, bold), form)
 
 
 def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> Table:
@@ -314,7 +314,7 @@ def compare_command(a: str, b: str, metrics: str | None, form: str, as_json: boo
     elif form == "csv":
         click.echo(comma_separated(found), nl=False)
     else:
-        click.echo(gain_lines(found).text(form), nl=False)
+        print_form(gain_lines(found), form)
 
 
 @click.command(
@@ -349,18 +349,18 @@ def frame_command(
     if suite is not None:
         rows = _only(rows, {"suite": suite}, results)
     if out is not None:
-        write_rows(out, rows)
+        write_rows(out, rows, as_json=as_json)
     elif as_json or form == "json":
         print_json(rows.to_dicts())
     elif form == "csv":
         click.echo(comma_separated(rows), nl=False)
     else:
         lines = [[_text(value) for value in row] for row in rows.iter_rows()]
-        click.echo(Table(rows.columns, lines).text(form), nl=False)
+        print_form(Table(rows.columns, lines), form)
 
 
-def write_rows(out: Path, rows: pl.DataFrame) -> None:
-    """Write rows as Parquet, or as CSV where the file's name does not end so."""
+def write_rows(out: Path, rows: pl.DataFrame, *, as_json: bool) -> None:
+    """Write rows as Parquet, or as CSV where the file's name does not end so, and say so."""
     import io
 
     from bench.tables import comma_separated
@@ -372,7 +372,10 @@ def write_rows(out: Path, rows: pl.DataFrame) -> None:
         write_file(out, [buffer.getvalue()])
     else:
         write_file(out, [comma_separated(rows).encode("utf-8")])
-    click.echo(f"{out}  {rows.height:,} rows", err=True)
+    if as_json:
+        print_json({"out": str(out), "rows": rows.height})
+    else:
+        click.echo(f"Wrote {count(rows.height, 'row')} to {out}", err=True)
 
 
 def _text(value: object) -> str:
@@ -406,17 +409,19 @@ def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
     from bench.cells import series_table
     from bench.results import read_results
 
-    table = series_table(results, read_results(results))
+    with ProgressBar(f"ls {results}"):
+        table = series_table(results, read_results(results))
     if as_json:
         print_json(table.to_dicts())
         return
+    lines = []
     for row in table.iter_rows(named=True):
-        limit = "" if row["limit"] is None else f"  limit {row['limit']:,}"
-        written = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["written"]))
-        click.echo(
-            f"{row['series']}  {row['suite']}{limit}  {row['n_runs']:,} runs  {row['n_seeds']} "
-            f"seeds  K {row['n_pairs']}  {row['methods']}  {row['sources']}  {written}"
-        )
+        limit = "" if row["limit"] is None else f", limit {row['limit']:,}"
+        numbers = f"{row['n_runs']:,}", f"{row['n_seeds']:,}", age(row["written"])
+        names = (row[name].replace(",", ", ") for name in ("n_pairs", "methods", "sources"))
+        lines.append((f"{row['suite']}{limit}", *numbers, *names, dim(row["series"])))
+    headings = ("SUITE", "RUNS", "SEEDS", "AGE", "K", "METHODS", "SOURCES", "SERIES")
+    TextTable(headings, lines).show()
 
 
 @click.command(
@@ -471,4 +476,6 @@ def report_command(
             }
         )
         return
-    click.echo(f"{written.page}  {size / 2**20:.2f} MiB  {written.answer}")
+    click.echo(written.answer)
+    figures = count(len(written.files), "file")
+    click.echo(f"Wrote {written.page}, {human_bytes(size)}, and {figures} of its figures")

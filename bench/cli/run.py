@@ -21,6 +21,7 @@ from bench.cli.main import (
     jobs_option,
     lists_of,
     out_option,
+    print_form,
     run_options,
     seeds_option,
     set_options,
@@ -29,10 +30,11 @@ from bench.cli.main import (
 )
 from bench.suites.single import SCORED, SWEEP, SetNames
 from featstore.cli.manifests import options_option
-from featstore.cli.progress import ProgressBar
+from featstore.cli.progress import ProgressBar, duration
 from featstore.command_line import (
     SectionedCommand,
     StorePlace,
+    count,
     json_option,
     print_json,
     store_option,
@@ -41,6 +43,7 @@ from featstore.command_line import (
 from featstore.errors import FeatstoreError
 from featstore.options import config_from
 from featstore.plugins import KINDS
+from featstore.terminal import bad, dim, good, say
 from fitters.settings import SETTINGS_SECTION
 
 if TYPE_CHECKING:
@@ -88,7 +91,7 @@ class Execution:
         plan["fits"] = len({run.fit_key for run in new})
         summary = (
             f"{suite}: {plan['runs']:,} runs, {plan['reused']:,} finished, {plan['new']:,} new in "
-            f"{plan['fits']:,} fits"
+            f"{count(plan['fits'], 'fit')}"
         )
         if self.dry_run:
             if self.as_json:
@@ -129,8 +132,8 @@ class Execution:
             print_json({"results": str(self.out), **session})
         else:
             click.echo(
-                f"{suite}: reused {done.reused:,} / new {done.new:,} runs ({done.fits:,} fits) in "
-                f"{done.seconds:.1f} s -> {self.out}"
+                f"{suite}: {done.reused:,} reused, {done.new:,} new runs of "
+                f"{count(done.fits, 'fit')} in {duration(done.seconds)}; results are in {self.out}"
             )
 
 
@@ -304,8 +307,8 @@ _SHOWN = 3
 
 def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool) -> None:
     """Print what a store lacks and how it is made: with `every`, on stdout."""
-    count = sum(len(one.encoders) for one in missing)
-    click.echo(f"{store} lacks {count} sets of this suite:", err=not every)
+    sets = count(sum(len(one.encoders) for one in missing), "set")
+    click.echo(f"{store} lacks {sets} of this suite:", err=not every)
     shown = missing if every else missing[:_SHOWN]
     for manifest in dict.fromkeys(one.manifest for one in shown):
         click.echo(f"  {manifest}", err=not every)
@@ -496,11 +499,11 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
     ]
     scores = pl.concat(score_alignment(alignment, opened, run) for run in runs)
     if given["out"] is not None:
-        write_rows(given["out"], scores)
+        write_rows(given["out"], scores, as_json=False)
     if given["as_json"]:
         print_json(scores.to_dicts())
     else:
-        click.echo(score_lines(scores).text("table"), nl=False)
+        print_form(score_lines(scores), "table")
 
 
 @click.command(
@@ -592,10 +595,10 @@ def check_command(
         found.append(one)
         if not as_json:
             text = one.text or one.promise.partition("\n")[0]
-            click.echo(f"{_MARKS[one.kept]} {one.name}: {text}")
+            say(_MARKS[one.kept], f" {one.name}: {text}")
     if as_json:
         print_json({"kind": kind, "what": what, "checks": [asdict(one) for one in found]})
     return int(any(one.kept is False for one in found))
 
 
-_MARKS = {True: "✓", False: "✗", None: "–"}
+_MARKS = {True: good("✓"), False: bad("✗"), None: dim("–")}

@@ -27,6 +27,7 @@ from featstore.command_line import (
 from featstore.errors import EncoderError
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig, RepairConfig
 from featstore.options import config_from, options_from
+from featstore.terminal import bad, good, say
 
 if TYPE_CHECKING:
     from featstore.extraction.plan import JobPlan, SetPlan
@@ -235,7 +236,7 @@ def _named(key: str, spec: EncoderSpec) -> str:
 def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> None:
     show_failures(result.failures)
     if result.failures:
-        click.echo("Fix these items, then rerun with --retry-failed.", err=True)
+        click.echo("Fix these items, then run the command again with --retry-failed.", err=True)
     if result.truncated:
         first = ", ".join(result.truncated_items[:5])
         click.echo(
@@ -245,9 +246,9 @@ def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> No
         )
     if not quiet:
         copied = f" ({result.copied:,} copied from other sets)" if result.copied else ""
-        failed = f" / failed {result.failed:,}" if result.failed else ""
-        key = _named(result.key, spec)
-        click.echo(f"{key}: reused {result.reused:,}{copied} / new {result.new:,}{failed}")
+        failed = f", {result.failed:,} failed" if result.failed else ""
+        rows = f"{result.reused:,} reused{copied}, {result.new:,} new{failed}"
+        click.echo(f"{_named(result.key, spec)}: {rows}")
 
 
 @click.command(
@@ -313,14 +314,15 @@ def _show(plan: JobPlan, encoders: list[EncoderSpec]) -> None:
             state = one.state
             there = state.reused + state.staged
             click.echo(
-                f"  rows: {there:,} there / {state.known:,} to copy / {state.new:,} to encode"
+                f"  rows: {state.new:,} to encode, {state.known:,} to copy, {there:,} already there"
             )
-            time = duration(one.seconds) if one.seconds is not None else "unknown"
-            click.echo(f"  writes {human_bytes(state.write_bytes)}; time {time} ({one.basis})")
+            time = "not known" if one.seconds is None else f"about {duration(one.seconds)}"
+            click.echo(f"  disk: {human_bytes(state.write_bytes)}")
+            click.echo(f"  time: {time} ({one.basis})")
     free = human_bytes(plan.free_bytes)
-    click.echo(f"total: {human_bytes(plan.write_bytes)} to write, {free} free")
+    click.echo(f"Total: {human_bytes(plan.write_bytes)} to write, {free} free")
     for error in plan.errors:
-        click.echo(f"would refuse: {error}", err=True)
+        say(bad("The extraction would stop:"), f" {error}", err=True)
 
 
 def _state_words(one: SetPlan) -> str:
@@ -391,12 +393,12 @@ def _show_repair(done: Repair, copy: StorePlace | None, *, dry_run: bool) -> Non
         same = "identical to what was stored" if block["identical"] else "with other bits"
         click.echo(f"{_rows(block)} extracted again, {same}")
     for name in done.rebuilt:
-        click.echo(f"{'would rebuild' if dry_run else 'rebuilt'} {name}")
+        click.echo(f"{'Would rebuild' if dry_run else 'Rebuilt'} {name}")
     if done.revision:
         what = "the set is byte for byte what it was" if done.identical else "a new revision"
         click.echo(f"{done.key} is at revision {done.revision[:12]}: {what}")
     for problem in done.left:
-        click.echo(f"{problem.path} {problem.what}")
+        say(bad(problem.path), f" {problem.what}")
     for block in done.bad:
         click.echo(f"{_rows(block)} are damaged")
     for reason in done.reasons:
@@ -406,7 +408,7 @@ def _show_repair(done: Repair, copy: StorePlace | None, *, dry_run: bool) -> Non
     for command in done.commands:
         click.echo(f"  {command}")
     if not done.rebuilt and not done.left:
-        click.echo(f"{done.key} is whole; nothing was changed")
+        say(good("OK:"), f" {done.key} is whole, nothing was changed")
 
 
 def _rows(block: dict[str, Any]) -> str:

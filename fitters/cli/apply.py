@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import StorePlace, json_option, print_json, store_option, usage_error
+from featstore.command_line import (
+    StorePlace,
+    count,
+    json_option,
+    print_json,
+    store_option,
+    usage_error,
+)
 from featstore.options import check_needs, config_from, option, options_from
+from featstore.terminal import TextTable, best, in_words, say
 from fitters.errors import unwritable
 from fitters.settings import MOST, Scorer
 
@@ -111,9 +119,10 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
             labels = list(query.text)
         _check_suffix(query.out, method, ".npz" if issparse(rows) else ".npy")
         answer["rows"] = rows.shape[0]
-        if gallery is not None:
+        if opened is not None and gallery is not None:
             scored = scorer_named(query.scorer)(rows, candidates)
-            found = _neighbours(*scored, gallery.items, query.limit)
+            items = _named(opened, gallery)
+            found = _neighbours(*scored, items, query.limit)
             answer["near"] = dict(zip(labels, found, strict=True))
             if query.scorer in TRANSDUCTIVE:
                 answer["scores"] = labelled(query.scorer, query.scorer)
@@ -126,12 +135,15 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     if "scores" in answer:
         click.echo(answer["scores"])
     for label, listed in answer.get("near", {}).items():
-        click.echo(label)
-        for row in listed:
-            text = f"  {row['text']}" if "text" in row else ""
-            click.echo(f"  {row['score']:.3f}  {row['item_id']}{text}")
+        say(best(label))
+        named = any("text" in row for row in listed)
+        cells = [
+            (f"{row['score']:.3f}", *([row.get("text", "")] if named else []), row["item_id"])
+            for row in listed
+        ]
+        TextTable((), cells, indent=2).show()
     if query.out is not None:
-        click.echo(f"{query.out}: {rows.shape[0]:,} × {rows.shape[1]:,}")
+        click.echo(f"Wrote {in_words([*rows.shape])} values to {query.out}")
 
 
 def _others(fitted: Alignment, store: FeatureStore, view: EmbeddingsView) -> list[EmbeddingsView]:
@@ -169,6 +181,23 @@ def _check(query: Query, given: Mapping[str, Any], store: StorePlace | None) -> 
             f"Projections are written as .npy, sparse ones as .npz; got {query.out.name!r}."
         )
     check_needs(Query, given)
+
+
+def _named(store: FeatureStore, view: EmbeddingsView) -> pl.DataFrame:
+    """Return the items of a view; an image has the name of its class as text, if that is stored."""
+    import polars as pl
+
+    items = view.items
+    dataset = view.key.split("/")[0]
+    sets = [key for key, _ in store.listing() if (key.dataset, key.kind) == (dataset, "class_name")]
+    if "class_id" not in items.columns or not sets or items["text"].null_count() < items.height:
+        return items
+    texts = store.view(str(sets[0])).items.filter(pl.col("text").is_not_null())
+    # The bare name rather than a prompt.
+    plain = texts.sort(pl.col("template_id") != "none", maintain_order=True)
+    names = plain.unique("class_id", keep="first").select("class_id", name="text")
+    named = items.join(names, on="class_id", how="left", maintain_order="left")
+    return named.with_columns(text=pl.col("name"))
 
 
 def _neighbours(
@@ -268,8 +297,8 @@ def export_command(
     if as_json:
         print_json({"out": str(out), "format": out.suffix[1:], "arrays": shapes})
         return
-    listed = ", ".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in shapes.items())
-    click.echo(f"{out}: {listed}")
+    click.echo(f"Wrote {count(len(shapes), 'array')} to {out}:")
+    TextTable((), [(name, in_words(shape)) for name, shape in shapes.items()], indent=2).show()
 
 
 def _arrays(fitted: Alignment) -> tuple[Arrays, dict[str, Any]]:

@@ -18,6 +18,7 @@ from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     SectionedCommand,
     StorePlace,
+    count,
     json_option,
     print_json,
     store_option,
@@ -163,10 +164,9 @@ def _line(path: Path, method: str, facts: dict[str, Any]) -> str:
         f"{named.get(name, name)} {format(value, ',' if isinstance(value, int) else '.3g')}"
         for name, value in found if value is not None
     )  # fmt: skip
-    return (
-        f"{path}: {method} on {facts['n_prototypes']:,} prototypes and {facts['n_real']:,} real "
-        f"pairs{f' ({chosen})' if chosen else ''}"
-    )
+    data = ((facts["n_prototypes"], "prototype"), (facts["n_real"], "real pair"))
+    fitted_on = " and ".join(count(n, what) for n, what in data if n)
+    return f"{path}: {method}, fitted on {fitted_on}{f' ({chosen})' if chosen else ''}"
 
 
 def read_request(method: str, given: dict[str, Any]) -> FitRequest:

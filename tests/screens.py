@@ -1,0 +1,148 @@
+"""Write what the commands of README.md and docs/ print, or check that it is what stands there.
+
+    python -m tests.screens write --demo build/demo           # every page, after the demo ran
+    python -m tests.screens write --demo build/demo README.md # one page
+    python -m tests.screens check --demo build/demo           # exit 1 where a command prints
+                                                              # something else
+
+A screen is a console block whose commands begin with ``$``. What a command prints on stdout stands
+below it and is never typed: each page ends with a digest of its screens, which a test compares. A
+command with nothing below it is not run; to have a new one run, write a ``?`` below it. All pages
+start from a copy of the demo's folder, and the commands of a page run in the order of the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/tutorial.md", "docs/your-images.md")
+
+#: Columns of the terminal that the pages show.
+COLUMNS = "100"
+
+MODULES = {
+    "headstock": "bench.cli.headstock", "featstore": "featstore.cli", "fitters": "fitters.cli",
+    "bench": "bench.cli.main",
+}  # fmt: skip
+
+_BLOCK = re.compile(r"(```console\n)(\$ .*?)(```)", re.DOTALL)
+_SEAL = re.compile(r"<!-- screens written by python -m tests.screens: (\w+) -->")
+
+#: What differs between two runs of the same command: ages and durations, sizes, dates, versions.
+_PASSING = re.compile(
+    r"\s*\b\d+(?:\.\d+)? (?:ms|s|min|h|hours?|days?|weeks?|[KM]iB)\b"
+    r"|\b\d{4}-\d\d-\d\d[T ]?[\d:.]*Z?|\b\d+\.\d+\.\w+(?:\.\w+)?(?:\+\w+)?"
+)
+
+
+def screens(block: str) -> Iterator[tuple[str, str]]:
+    """Yield each command of a console block, as it is typed, and what stands below it."""
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        lines = part.splitlines(keepends=True)
+        end = next(n for n, line in enumerate(lines, 1) if not line.endswith("\\\n"))
+        yield "".join(lines[:end]), "".join(lines[end:])
+
+
+def commands(page: str) -> list[str]:
+    """Return the commands of all screens of a page, each in one line."""
+    return [
+        re.sub(r"\\\n *", "", command).split("  #")[0].strip()
+        for block in _BLOCK.findall(page)
+        for command, _ in screens(block[1])
+    ]
+
+
+def seal(page: str) -> str:
+    """Return the digest of the screens of a page."""
+    text = "".join(block[1] for block in _BLOCK.findall(page))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def sealed(page: str) -> bool:
+    """Return whether the screens of a page are as they were written."""
+    found = _SEAL.search(page)
+    return found is not None and found[1] == seal(page)
+
+
+def same(a: str, b: str) -> bool:
+    """Return whether two outputs differ in nothing but what changes from run to run."""
+    squeezed = [re.sub(r"\s+", " ", _PASSING.sub(" ·", text)) for text in (a, b)]
+    return squeezed[0] == squeezed[1]
+
+
+def printed(command: str, folder: Path) -> str:
+    """Run a command in a folder; return its stdout.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        If it fails.
+    """
+    name, *words = shlex.split(command.replace("\\\n", " "), comments=True)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {
+        "PYTHONPATH": path, "COLUMNS": COLUMNS, "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"
+    }  # fmt: skip
+    code = f"from {MODULES[name]} import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=folder, env=environment, check=True,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    # The folder is a temporary one.
+    said = done.stdout.replace(str(folder.resolve()), "…").strip("\n")
+    lines = [line.rstrip() for line in said.splitlines()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def rerun(page: str, folder: Path) -> str:
+    """Return a page with what its commands print in a folder; what only aged stays as it is."""
+
+    def block(found: re.Match[str]) -> str:
+        parts = [found[1]]
+        for command, below in screens(found[2]):
+            rest = below.rstrip("\n")
+            gap = below[len(rest) :] if rest else below
+            text = printed(command, folder) if rest else ""
+            parts.append(f"$ {command}" + (below if same(text, rest) else text + gap[1:]))
+        return "".join([*parts, found[3]])
+
+    return _BLOCK.sub(block, page)
+
+
+def main() -> int:
+    """Write or check."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("write", "check"))
+    parser.add_argument("pages", nargs="*", help="pages, from the root of the repository")
+    parser.add_argument("--demo", type=Path, default=Path("build/demo"), help="the demo's folder")
+    arguments = parser.parse_args()
+    drifted = []
+    for name in arguments.pages or PAGES:
+        old = (ROOT / name).read_text("utf-8")
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(arguments.demo, Path(folder, "build", "demo"))
+            subprocess.run(["chmod", "-R", "u+w", folder], check=True)
+            new = rerun(old, Path(folder))
+        new = _SEAL.sub(f"<!-- screens written by python -m tests.screens: {seal(new)} -->", new)
+        if new != old:
+            drifted.append(name)
+            if arguments.what == "write":
+                (ROOT / name).write_text(new, "utf-8")
+    for name in drifted:
+        print(f"{name}: {'written' if arguments.what == 'write' else 'prints something else'}")
+    return int(arguments.what == "check" and bool(drifted))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
