@@ -152,7 +152,8 @@ PARSED = {
 #: Commands that are run with another argument: a pattern, its replacement, and why.
 CHANGED = [
     (r"(manifests build stamps .*)", r"\1 --source tuxpaint", "no package is fetched"),
-    (r"((?:bench|headstock eval) run .*)", r"\1 --dry-run", "a suite takes minutes; this plans every run of it"),
+    (r"((?:bench|headstock eval) run .*)", r"\1 --dry-run",
+     "a suite takes minutes; this plans every run of it"),
     (r"(bench sweep .*)", r"\1 --dry-run", "likewise"),
     (r"(-o aligners/(paper-mlp|structure|two-stages))", r"--epochs 2 \1",
      "hundreds of epochs are minutes; two take every step"),

@@ -111,6 +111,12 @@ def test_a_link_of_the_repository_leads_to_its_page(page: str, link: str, there:
     assert HOOKS.relinked(link, page) == there
 
 
+def test_blocks_without_a_prompt_are_commands() -> None:
+    typed = "```console\nfeatstore ls store\n```\n"
+    with_output = "```console\n$ featstore ls store\nNAME\n```\n"
+    assert HOOKS.coloured(typed + with_output) == typed.replace("console", "sh") + with_output
+
+
 def test_names_and_documents_in_docstrings_become_links() -> None:
     shown = (
         "<p><code>fitters.MiniVec2VecAligner</code>, <code>hs.open_store</code>, <code>fit</code>"

@@ -259,7 +259,17 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Lead links to where a document is on the site; name a file of the source without a link."""
     if page.file.src_uri == "index.md":
         page.meta["hide"] = ["navigation", "toc"]
-    return relinked(markdown, page.file.src_uri)
+    return relinked(coloured(markdown), page.file.src_uri)
+
+
+def coloured(markdown: str) -> str:
+    """Return a page whose console blocks without a prompt are marked as commands, not as output."""
+
+    def marked(found: re.Match[str]) -> str:
+        has_prompt = re.search(r"^\$ ", found[1], flags=re.MULTILINE)
+        return found[0] if has_prompt else found[0].replace("```console", "```sh", 1)
+
+    return re.sub(r"^```console\n(.*?)^```", marked, markdown, flags=re.DOTALL | re.MULTILINE)
 
 
 def on_page_content(content: str, *, page: Any, **_: Any) -> str:
