@@ -145,19 +145,23 @@ PARSED = {
     r"OUT/": "nothing: `make demo` runs them",
     r"--suite paper": "27 datasets; tests/bench/test_paper.py has stand-ins",
     r"headstock (demo|try)$": "minutes; `make test-long` runs the demo",
-    r"headstock report": "the same as `bench report`, which is run",
+    r"headstock (report|apply)": "the same as `bench report` and `fitters apply`, which are run",
+    r"headstock extract (imagenet1k|birds)": "`featstore extract` does the same in other documents",
     r"--source tuxpaint-stamps-default.deb": "the package; test_stamps.py unpacks one",
 }
 
 #: Commands that are run with another argument: a pattern, its replacement, and why.
 CHANGED = [
     (r"(manifests build stamps .*)", r"\1 --source tuxpaint", "no package is fetched"),
-    (r"((?:bench|headstock eval) run .*)", r"\1 --dry-run", "a suite takes minutes; this plans every run of it"),
+    (r"((?:bench|headstock eval) run .*)", r"\1 --dry-run",
+     "a suite takes minutes; this plans every run of it"),
     (r"(bench sweep .*)", r"\1 --dry-run", "likewise"),
     (r"(-o aligners/(paper-mlp|structure|two-stages))", r"--epochs 2 \1",
      "hundreds of epochs are minutes; two take every step"),
     (r"--method paper-mlp", "--method paper-mlp --epochs 2", "likewise"),
-    (r"kernel-ridge", "ridge", "choosing its width takes ten seconds"),
+    (r"kernel-ridge,conse --source head,random,shuffled", "conse --source head",
+     "choosing settings takes seconds a fit"),
+    (r"fit kernel-ridge", "fit ridge --penalty 0.3", "likewise"),
     (r"--method icis", "--method ridge", "likewise: ICIS trains for a minute or two"),
     (r"(csa .*) --mix auto", r"\1 --mix 1 --components 8", "choosing takes a minute a seed"),
     (r"rm build/demo/store", "rm expendable", "others need the set"),
@@ -184,7 +188,7 @@ def _parse(command: str) -> None:
     name, *args = shlex.split(re.sub(r" > \S+| --plugin \S+", "", command))
     group: click.Command = GROUPS[name]
     context = click.Context(group, info_name=name)
-    while isinstance(group, click.Group):
+    while isinstance(group, click.Group) and args:
         found = group.get_command(context, args[0])
         assert found is not None, args[0]
         group, args = found, args[1:]
