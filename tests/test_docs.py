@@ -150,7 +150,7 @@ def test_every_command_has_both_flags_of_its_help(path: tuple[str, ...]) -> None
     assert context.help_option_names == ["-h", "--help"]
 
 
-MANY = 25
+MANY = 15
 SECTIONED = [path for path, one in COMMANDS.items() if len(one.params) >= MANY]
 
 
@@ -548,7 +548,7 @@ def test_links_between_documents_lead_somewhere() -> None:
 def test_the_demo_measures_each_step_and_passes_on_its_exit_code() -> None:
     code, cost = run_step("headstock demmo")
     assert code == EXIT_USAGE
-    seconds, peak = re.findall(r"[\d.,]+", cost)
+    seconds, peak = re.findall(r"\d[\d.,]*", cost)
     assert float(seconds) > 0
     assert float(peak.replace(",", "")) > 1
 

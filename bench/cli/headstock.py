@@ -54,7 +54,7 @@ PLACES = {
 #: imports none of them.
 _SUMMARIES = {
     "try": "Run a small part of the demo: a first number in a minute.",
-    "demo": "Run all of it on real models and images: 6 minutes.",
+    "demo": "Run the whole job on real models and images: 6 minutes.",
     "data": "Build, make and inspect manifests of datasets.",
     "plan": "Show what an extraction would do and cost.",
     "extract": "Encode the items of a manifest into a store.",
@@ -132,7 +132,7 @@ class _Headstock(_PlacedGroup):
     },
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="\b\nExample:\n  headstock\n  headstock demo\n  headstock store ls build/demo/store",
+    epilog="\b\nExample:\n  headstock\n  headstock try\n  headstock store ls build/demo/store",
 )
 @click.version_option(package_name="headstock")
 @click.option("--json", "as_json", is_flag=True, help="Print the state of the folder as JSON.")

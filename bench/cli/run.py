@@ -445,6 +445,10 @@ _OF_FITS = (
 
 @click.command(
     "score",
+    cls=SectionedCommand,
+    sections={
+        "Options": "--store --images --names --captions --head --head-names --task --eval -O -o",
+    },
     epilog="\b\nExample:"
     "\n  bench score build/demo/aligners/ridge-head --store build/demo/store \\"
     "\n      --images stamps/image/tf_efficientnet_lite0 \\"

@@ -11,7 +11,13 @@ from typing import Any, TypeVar
 import click
 
 from featstore.cli.progress import ProgressBar, show_log
-from featstore.command_line import EXIT_VERIFY, CommandGroup, json_option, print_json
+from featstore.command_line import (
+    EXIT_VERIFY,
+    CommandGroup,
+    SectionedCommand,
+    json_option,
+    print_json,
+)
 from featstore.errors import ManifestError, OptionError, lookup, unknown_name
 from featstore.options import config_from, option, options_from, parts_of
 from featstore.prompts import PromptChoice
@@ -345,7 +351,16 @@ _EXAMPLES = (
 )
 
 
-@click.command("build", epilog=_EXAMPLES)
+@click.command(
+    "build",
+    cls=SectionedCommand,
+    sections={
+        "Options": "-o --name --root --source --split --locale --variants --templates --option",
+        "Copies on disk": "--subset --classes-only --split-file",
+        "Prompts of your own": "--names-file --templates-file --descriptions-file",
+    },
+    epilog=_EXAMPLES,
+)
 @click.argument("dataset", metavar="DATASET")
 @click.option(
     "-o",
