@@ -96,14 +96,14 @@ def table_command(
     paper's numbers follow beside ours, with the difference; for the few-shot suite its learners,
     with 95 % intervals and published numbers. docs/statistics.md has the rules.
     """
-    from bench.cells import only_series
-    from bench.comparisons import bold_cells, compare
-    from bench.results import read_results
-    from bench.tables import result_table
-
     is_short = form == "table" and part is None and not (everything or as_json)
     part = part or "both"
-    with ProgressBar(f"table of {results}"):
+    with ProgressBar(f"table of {results}", doing="reading results") as bar:
+        from bench.cells import only_series
+        from bench.comparisons import bold_cells, compare
+        from bench.results import read_results
+        from bench.tables import result_table
+
         series = only_series(results, read_results(results), suite=suite)
         conditions = {"task": task, "eval": evaluation}
         rows = _only(series, conditions, results)
@@ -115,6 +115,7 @@ def table_command(
         if "results" in parts:
             frames["results"] = result_table(rows, names)
         if marks or {"gains", "comparisons"} & set(parts):
+            bar.stage("comparing cells")
             # Of the whole series, whatever is shown of it: a family is not what one looks at.
             found = compare(results, series, metrics=names)
             found = _equal(found, conditions)
@@ -305,10 +306,11 @@ def compare_command(a: str, b: str, metrics: str | None, form: str, as_json: boo
     folders are compared cell by cell. For each folder the series written last counts. A comparison
     that `bench table` has too comes with the numbers that it has there.
     """
-    from bench.comparisons import compare_choices
-    from bench.tables import comma_separated, gain_lines
+    with ProgressBar("compare", doing="reading results"):
+        from bench.comparisons import compare_choices
+        from bench.tables import comma_separated, gain_lines
 
-    found = compare_choices(a, b, metrics=None if metrics is None else words_of(metrics))
+        found = compare_choices(a, b, metrics=None if metrics is None else words_of(metrics))
     if as_json or form == "json":
         print_json(found.to_dicts())
     elif form == "csv":
@@ -342,10 +344,11 @@ def frame_command(
     From Python it is `bench.read_results(folder)`, a polars frame; `.to_pandas()` makes a pandas
     frame of it. CSV has every digit, the other tables have five significant ones.
     """
-    from bench.results import read_results
-    from bench.tables import Table, comma_separated
+    with ProgressBar(f"frame of {results}", doing="reading results"):
+        from bench.results import read_results
+        from bench.tables import Table, comma_separated
 
-    rows = read_results(results)
+        rows = read_results(results)
     if suite is not None:
         rows = _only(rows, {"suite": suite}, results)
     if out is not None:
@@ -406,10 +409,10 @@ def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
 
         print_listed(TASKS.listed(), as_json=as_json)
         return
-    from bench.cells import series_table
-    from bench.results import read_results
+    with ProgressBar(f"ls {results}", doing="reading results"):
+        from bench.cells import series_table
+        from bench.results import read_results
 
-    with ProgressBar(f"ls {results}"):
         table = series_table(results, read_results(results))
     if as_json:
         print_json(table.to_dicts())
@@ -459,9 +462,9 @@ def report_command(
     A page is of one set of images; of the paper suite it also has every published number. It needs
     no network and no other file; every figure also lies beside it as SVG and CSV.
     """
-    from bench.report.page import write_report
+    with ProgressBar(f"report {out}", doing="reading results"):
+        from bench.report.page import write_report
 
-    with ProgressBar(f"report {out}"):
         written = write_report(
             results, store=store, out=out, suite=suite, images=images, command=typed_command()
         )

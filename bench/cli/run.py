@@ -85,8 +85,9 @@ class Execution:
         from bench.execution import run_all
         from bench.results import finished, read_sessions, versions, write_session
 
-        have = finished(self.out)
-        new = [run for run in runs if run.run_id not in have]
+        with ProgressBar(suite, doing="looking at finished runs"):
+            have = finished(self.out)
+            new = [run for run in runs if run.run_id not in have]
         plan = {"runs": len(runs), "reused": len(runs) - len(new), "new": len(new)}
         plan["fits"] = len({run.fit_key for run in new})
         summary = (
@@ -246,19 +247,20 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     with tempfile.TemporaryDirectory() if given["dry_run"] else nullcontext(out) as own:
         folder: StorePlace | None = store
         place = None
-        if folder is None:
-            assert chosen.create_store is not None
-            folder = Path(own) / "store"
-            chosen.create_store(folder)
-        elif given["dry_run"] and chosen.lacking and _is_nothing(folder):
-            # A store that does not exist yet lacks everything.
-            place, folder = str(folder), Path(own) / "store"
-            make_store(folder)
-        opened = open_store(folder)
-        missing = chosen.lacking(opened, place) if chosen.lacking else []
+        with ProgressBar(suite, doing="listing runs"):
+            if folder is None:
+                assert chosen.create_store is not None
+                folder = Path(own) / "store"
+                chosen.create_store(folder)
+            elif given["dry_run"] and chosen.lacking and _is_nothing(folder):
+                # A store that does not exist yet lacks everything.
+                place, folder = str(folder), Path(own) / "store"
+                make_store(folder)
+            opened = open_store(folder)
+            missing = chosen.lacking(opened, place) if chosen.lacking else []
+            runs = with_lists(chosen.runs(opened, limit=limit, **named, **data), lists)
         if missing and not given["as_json"]:
             _print_lacking(place or folder, missing, every=given["dry_run"])
-        runs = with_lists(chosen.runs(opened, limit=limit, **named, **data), lists)
         if not runs and not given["dry_run"]:
             raise ProtocolError(
                 f"{folder} holds no sets of suite {suite!r} that fit together, so nothing can be "
@@ -497,7 +499,8 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
         task_runs(opened, task, options=own, **fields)[0]
         for task, own in zip(wanted, options, strict=True)
     ]
-    scores = pl.concat(score_alignment(alignment, opened, run) for run in runs)
+    with ProgressBar(f"score {aligner}"):
+        scores = pl.concat(score_alignment(alignment, opened, run) for run in runs)
     if given["out"] is not None:
         write_rows(given["out"], scores, as_json=False)
     if given["as_json"]:

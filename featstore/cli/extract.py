@@ -161,18 +161,20 @@ def extract_command(
     """
     import logging
 
-    from featstore.extraction.heads import extract_head
+    with ProgressBar("extract", doing="reading the manifest"):
+        from featstore.extraction.heads import extract_head
 
-    request = read_request(manifest, kinds, given, exist=True)
+        request = read_request(manifest, kinds, given, exist=True)
     logging.getLogger("PIL").setLevel(logging.WARNING)
     results: list[ExtractResult] = []
     for kind in request.kinds:
         if kind == "head_weight":
             labels = request.source if request.head.label_file is None else None
-            found = [
-                extract_head(labels, encoder=spec, store=store, config=request.head)
-                for spec in request.encoders
-            ]
+            found = []
+            for spec in request.encoders:
+                with ProgressBar(kind, doing=f"loading encoder {spec.encoder}"):
+                    head = extract_head(labels, encoder=spec, store=store, config=request.head)
+                found.append(head)
         else:
             assert request.source is not None
             path = None if no_log else (log or _default_log(store, request.config.staging))
@@ -287,18 +289,20 @@ def plan_command(
             f"A plan is made for a folder of this machine, and {store} is an address. `featstore "
             "extract` itself says what is there, and takes over what other machines have done."
         )
-    request = read_request(manifest, kinds, given, exist=False)
     plans: dict[str, JobPlan] = {}
-    for kind in request.kinds:
-        if kind == "head_weight":
-            labels = request.source if request.head.label_file is None else None
-            plans[kind] = plan_heads(labels, request.encoders, store=store, config=request.head)
-            continue
-        assert request.source is not None
-        plans[kind] = plan_items(
-            request.source, kind=kind, encoders=request.encoders, store=store,
-            config=request.config, measure=measure,
-        )  # fmt: skip
+    with ProgressBar("plan", doing="reading the manifest") as bar:
+        request = read_request(manifest, kinds, given, exist=False)
+        for kind in request.kinds:
+            bar.stage(f"looking at {kind} items")
+            if kind == "head_weight":
+                labels = request.source if request.head.label_file is None else None
+                plans[kind] = plan_heads(labels, request.encoders, store=store, config=request.head)
+                continue
+            assert request.source is not None
+            plans[kind] = plan_items(
+                request.source, kind=kind, encoders=request.encoders, store=store,
+                config=request.config, measure=measure,
+            )  # fmt: skip
     if as_json:
         print_json({kind: plan.as_dict() for kind, plan in plans.items()})
     else:
@@ -378,7 +382,8 @@ def repair_command(
     from featstore.extraction.repair import repair_set
 
     config = config_from(RepairConfig, given)
-    done = repair_set(store, key, copy=copy, manifest=manifest, config=config, dry_run=dry_run)
+    with ProgressBar(f"repair {key}", doing="comparing with checksums"):
+        done = repair_set(store, key, copy=copy, manifest=manifest, config=config, dry_run=dry_run)
     if as_json:
         print_json(done.as_dict())
     else:

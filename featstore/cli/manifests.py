@@ -206,9 +206,10 @@ def show_command(what: str, hashes: bool, as_json: bool) -> None:
         own = {key: _option_text(option) for key, option in facts.get("options", {}).items()}
         document = {**published_facts(facts), **({"options": own} if own else {})}
     elif folder.exists():
-        manifest = read_manifest(folder)
-        if hashes:
-            check_bytes(manifest)
+        with ProgressBar(f"show {folder}"):
+            manifest = read_manifest(folder)
+            if hashes:
+                check_bytes(manifest)
         document = {
             **manifest.facts,
             "root": str(manifest.root),
@@ -433,7 +434,8 @@ def check_command(
     from featstore.datasets import check_dataset
 
     chosen = builder_options(dataset, BuildConfig(root=root, split=split), options)
-    inspection = check_dataset(dataset, **chosen)
+    with ProgressBar(f"check {dataset}"):
+        inspection = check_dataset(dataset, **chosen)
     problems = inspection.problems
     if as_json:
         print_json(

@@ -62,9 +62,10 @@ def card_command(
     stated = dict(text.partition("=")[::2] for text in licences)
     if not all(stated.values()):
         raise click.UsageError("--licence is DATASET=TEXT, such as birds=CC-BY-4.0.")
-    opened = open_store(store, revision=revision)
-    title = name or opened.address.rstrip("/").rsplit("/", 1)[-1]
-    cards = set_cards(opened, stated)
+    with ProgressBar(f"card of {store}"):
+        opened = open_store(store, revision=revision)
+        title = name or opened.address.rstrip("/").rsplit("/", 1)[-1]
+        cards = set_cards(opened, stated)
     metadata = croissant(title, cards, url=opened.address)
     if out is not None:
         write_about(out, markdown(title, cards), metadata)

@@ -98,8 +98,9 @@ def show_command(
     """
     from featstore.store.store import open_store
 
-    opened = open_store(store)
-    document = describe(opened, opened.info(key, revision=revision), quick=quick)
+    with ProgressBar(f"show {key}", doing="reading rows"):
+        opened = open_store(store)
+        document = describe(opened, opened.info(key, revision=revision), quick=quick)
     if as_json:
         print_json(document)
         return
@@ -265,8 +266,9 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
 
         print_listed(FAMILIES.listed(), as_json=as_json)
         return 0
-    opened = open_store(store)
-    listing = opened.listing()
+    with ProgressBar(f"ls {store}"):
+        opened = open_store(store)
+        listing = opened.listing()
     closed = {
         folder.relative_to(opened.root).as_posix(): f"cannot be listed: {err.strerror}"
         for folder, err in opened.place.closed().items()
@@ -389,8 +391,12 @@ def verify_command(
 
     check_signed_options(key, at_least)
     chosen = {name for key in keys for name in resolve_sets(store, key)}
-    with ProgressBar(f"verify {store}"):
-        report = verify_store(store, chosen, full=not quick)
+    with ProgressBar(f"verify {store}", "sets") as bar:
+        report = verify_store(
+            store, chosen, full=not quick,
+            on_set=lambda done, total, key: bar.update(done, total, note=key),
+        )  # fmt: skip
+        bar.update(report.n_sets)
     if key is not None:
         try:
             open_store(store, key=key, at_least=at_least)
@@ -445,7 +451,8 @@ def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
     """
     from featstore.store.gc import collect_garbage
 
-    found = collect_garbage(store, grace=grace, dry_run=dry_run)
+    with ProgressBar(f"gc {store}"):
+        found = collect_garbage(store, grace=grace, dry_run=dry_run)
     if as_json:
         print_json({"removed": not dry_run, "litter": [vars(litter) for litter in found]})
         return
@@ -514,7 +521,9 @@ def diff_command(
     from featstore.share.copy import compare_stores
     from featstore.store.store import open_store
 
-    found = compare_stores(open_store(a, revision=revision_a), open_store(b, revision=revision_b))
+    with ProgressBar("diff", doing="comparing"):
+        stores = open_store(a, revision=revision_a), open_store(b, revision=revision_b)
+        found = compare_stores(*stores)
     if as_json:
         print_json([asdict(difference) for difference in found])
         return 0
@@ -568,7 +577,8 @@ def sign_command(store: StorePlace, key: Path, new_key: bool, as_json: bool) -> 
 
     if new_key and not make_key(key):
         click.echo(f"{key} exists: the store is signed by this key", err=True)
-    signature = sign_store(store, key)
+    with ProgressBar(f"sign {store}"):
+        signature = sign_store(store, key)
     if as_json:
         print_json({"store": str(store), **signature.document()})
         return
@@ -590,7 +600,8 @@ def doctor_command(store: StorePlace | None, as_json: bool) -> int:
     """
     from featstore.share.doctor import examine
 
-    findings = list(examine(store))
+    with ProgressBar("doctor", doing="checking"):
+        findings = list(examine(store))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:

@@ -88,21 +88,21 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     The score of an image and a text is the dot product of their projections, which have unit
     length (those of csa: at most).
     """
-    from scipy.sparse import issparse
-
-    from featstore.store.store import open_store
-    from fitters.from_store import embed_texts, project_view
-    from fitters.saved import read_alignment
-    from fitters.scorers import TRANSDUCTIVE, labelled, scorer_named
-
     query = config_from(Query, given)
     _check(query, given, store)
-    fitted = read_alignment(alignment)
-    method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
-    if method == "asif":
-        _check_suffix(query.out, method, ".npz")  # before the work
     answer: dict[str, Any] = {"alignment": str(alignment)}
-    with ProgressBar(f"apply {alignment}", doing="reading"):
+    with ProgressBar(f"apply {alignment}", doing="reading") as bar:
+        from scipy.sparse import issparse
+
+        from featstore.store.store import open_store
+        from fitters.from_store import embed_texts, project_view
+        from fitters.saved import read_alignment
+        from fitters.scorers import TRANSDUCTIVE, labelled, scorer_named
+
+        fitted = read_alignment(alignment)
+        method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
+        if method == "asif":
+            _check_suffix(query.out, method, ".npz")  # before the work
         opened = None if store is None else open_store(store)
         gallery = None
         if opened is not None and query.near is not None:
@@ -115,6 +115,7 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
             rows = project_view(fitted, view, others=_others(fitted, opened, view))
             labels = view.items["item_id"].to_list()
         else:
+            bar.stage("encoding texts")
             rows = embed_texts(fitted, query.text, weights=query.weights)
             labels = list(query.text)
         _check_suffix(query.out, method, ".npz" if issparse(rows) else ".npy")

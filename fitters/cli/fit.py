@@ -112,12 +112,7 @@ def fit_command(
     Penalty and mixing weight are chosen from these alone, never from a test image. A training
     (docs/trained.md) that was interrupted goes on when the same command is given again.
     """
-    from featstore.parallel import Workers
-    from featstore.store.store import open_store
-    from fitters.from_store import OBJECT_STORE_BYTES
-    from fitters.jobs import check_request, fit_from_store
     from fitters.methods import METHODS
-    from fitters.saved import save_alignment
 
     if method not in METHODS:
         raise usage_error(unknown_name("method", method, METHODS, listed_by="fitters fit --help"))
@@ -128,9 +123,16 @@ def fit_command(
     seeds = parse_seeds(given["seeds"]) if many else (given["seed"],)
     request = read_request(method, given)
     check_effects(METHODS[method], request, given, typed)
-    check_request(request)
+    with ProgressBar(method, doing="opening the store"):
+        from featstore.parallel import Workers
+        from featstore.store.store import open_store
+        from fitters.from_store import OBJECT_STORE_BYTES
+        from fitters.jobs import check_request, fit_from_store
+        from fitters.saved import save_alignment
+
+        check_request(request)
+        opened, made = open_store(store), []
     workers = Workers(given["engine"], given["jobs"], given["ray_address"], OBJECT_STORE_BYTES)
-    opened, made = open_store(store), []
     # One start of Ray for all seeds; a single fit starts it only if nothing is cached.
     with workers.connected() if many else nullcontext():
         for seed in seeds:
