@@ -38,6 +38,7 @@ from bench.metrics.summary import METRICS, OWN_METRICS, Metric
 from bench.results import CHOSEN
 from bench.runs import FIT_SETTINGS
 from featstore.command_line import count
+from featstore.terminal import TextTable, are_numbers, best, dim
 
 #: Accuracy where the head has the name of the image's class, and where it lacks it.
 BY_NAME = ("seen", "unseen")
@@ -196,7 +197,7 @@ class Table(NamedTuple):
     ----------
     headings : list of str
     lines : list of list of str
-        One cell a heading; bold text is between ``**``.
+        One cell a heading; bold text is between ``**``, or `featstore.terminal.best`.
     """
 
     headings: list[str]
@@ -212,7 +213,13 @@ class Table(NamedTuple):
 
     def text(self, form: str) -> str:
         """Return the table as ``"md"`` (Markdown), ``"latex"`` or plain text."""
-        return {"md": markdown, "latex": latex}.get(form, aligned)(*self)
+        forms = {"md": markdown, "latex": latex}
+        return forms[form](*self) if form in forms else self.plain.text()
+
+    @property
+    def plain(self) -> TextTable:
+        """The table as a terminal shows it."""
+        return TextTable(*self, ruled=True)
 
 
 Row: TypeAlias = dict[str, Any]
@@ -337,8 +344,7 @@ class Summary(NamedTuple):
     caption : str
         What the numbers are.
     table : Table
-    controls : list of bool
-        Which lines are of controls or of chance.
+        Values that win are `featstore.terminal.best`; lines of controls are dim.
     left_out : int
         Lines that were left out.
     """
@@ -346,7 +352,6 @@ class Summary(NamedTuple):
     sentence: str
     caption: str
     table: Table
-    controls: list[bool]
     left_out: int
 
 
@@ -391,8 +396,9 @@ def summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> Summ
                 continue
             text: str = value_text(metric, row[metric], row[f"{metric}_sd"] if spread else None)
             is_bold = (metric, tuple(row[name] for name in CELL)) in bold
-            values.append(text + "*" * is_bold)
-        return [method_title(method), label, *settings, *values]
+            values.append(best(f"{text}*") if is_bold else text)
+        cells = [method_title(method), label, *settings, *values]
+        return [*map(dim, cells)] if source in CONTROLS else cells
 
     sizes = {k: next(own[k] for own in lines.values() if k in own) for k in ks}
     headings = [
@@ -401,7 +407,8 @@ def summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> Summ
     ]  # fmt: skip
     for spread in (True, False):
         body = [line(key, spread=spread) for key in shown]
-        if max(map(len, aligned(headings, body).splitlines())) <= SUMMARY_WIDTH:
+        found = Table(headings, body)
+        if max(map(len, found.text("table").splitlines())) <= SUMMARY_WIDTH:
             break
     first = cells.row(0, named=True)
     caption = (
@@ -409,10 +416,7 @@ def summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> Summ
         f"{' ± sd' if spread else ''} over {count(max(cells['n_seeds'].to_list()), 'draw')}, among "
         f"{number_text(first['gallery'], 0)} candidates; K real pairs."
     )
-    return Summary(
-        _of_the_head(cells, metric, level), caption, Table(headings, body),
-        [source in CONTROLS for _, source, *_ in shown], len(lines) - len(shown),
-    )  # fmt: skip
+    return Summary(_of_the_head(cells, metric, level), caption, found, len(lines) - len(shown))
 
 
 def _summary_lines(
@@ -661,7 +665,7 @@ def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def latex(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a LaTeX tabular for the booktabs package; ``**x**`` becomes bold, the rest is text."""
     table = [[_latex_cell(cell) for cell in line] for line in [headings, *lines]]
-    columns = "".join("r" if right else "l" for right in _numeric(headings, lines))
+    columns = "".join("r" if right else "l" for right in are_numbers(lines, len(headings)))
     rows = [" & ".join(line) + r" \\" for line in table]
     return "\n".join(
         [
@@ -773,27 +777,3 @@ def pairs_text(n_pairs: str, n_images: Any) -> str:
     if n_pairs != "all":
         return n_pairs
     return f"all ({number_text(n_images, 0)})" if n_images is not None else "all"
-
-
-def aligned(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a plain table: columns padded, numbers to the right, a rule below the headings."""
-    table = [list(headings), *[list(line) for line in lines]]
-    widths = [max(len(row[i]) for row in table) for i in range(len(headings))]
-    numeric = _numeric(headings, lines)
-    text = [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        ).rstrip()
-        for row in table
-    ]
-    rule = "  ".join("─" * width for width in widths)
-    return "\n".join([text[0], rule, *text[1:]]) + "\n"
-
-
-def _numeric(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[bool]:
-    """Return which columns hold numbers."""
-    return [
-        all(not line[i] or line[i].lstrip("*")[:1] in f"+{MINUS}[<0123456789" for line in lines)
-        for i in range(len(headings))
-    ]

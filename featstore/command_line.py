@@ -1,8 +1,5 @@
 """How commands answer: data on stdout, errors as one line on stderr, exit codes.
 
-Names and texts may be a stranger's. So whatever a command or a library prints while a command
-runs goes through `VisibleText`: it shows what would act on a terminal.
-
 Exit codes: 0 done, 1 an error, 2 wrong usage, 3 finished with skipped items, 4 verification
 failed.
 """
@@ -14,14 +11,15 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from featstore.errors import AddressError, FeatstoreError, needs_extra, unknown_name
+from featstore.terminal import TextTable, bad, json_text, say, visible_output
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -262,82 +260,6 @@ def usage_error(message: str) -> click.UsageError:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
-#: What acts on a terminal instead of being shown: control characters but newline and tab, marks
-#: that turn the direction of what follows, separators of lines, halves of surrogate pairs, and
-#: what is no character.
-_ACTING = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
-
-
-def visible(text: str) -> str:
-    r"""Return a text in which what acts on a terminal is escaped.
-
-    Examples
-    --------
-    >>> print(visible("a\x1b]52;c;YQ==\x07\u202eb"))
-    a\x1b]52;c;YQ==\x07\u202eb
-    """
-    return _ACTING.sub(
-        lambda found: f"\\x{ord(found[0]):02x}" if found[0] < "\u0100" else _unicode(found), text
-    )
-
-
-def _unicode(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
-
-
-class VisibleText:
-    """A stream of text that acts on no terminal, whatever is written to it.
-
-    Attributes
-    ----------
-    stream : text stream
-        Where it goes; only what a command itself draws is written there directly.
-    """
-
-    #: So that nobody writes past it.
-    buffer = None
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        """Write a text; what the encoding lacks is escaped, too."""
-        self.stream.write(encodable(visible(text), self.stream))
-        return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        """Write several texts."""
-        self.write("".join(lines))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-def encodable(text: str, stream: Any) -> str:
-    """Return a text in which what a stream's encoding lacks is escaped."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def drawing_on(stream: Any) -> Any:
-    """Return where a command draws whose texts are visible already: behind `VisibleText`."""
-    return stream.stream if isinstance(stream, VisibleText) else stream
-
-
-@contextlib.contextmanager
-def visible_output() -> Iterator[None]:
-    """Within the block, whatever is printed is made visible."""
-    with contextlib.ExitStack() as stack:
-        for stream, redirect in (
-            (sys.stdout, contextlib.redirect_stdout), (sys.stderr, contextlib.redirect_stderr),
-        ):  # fmt: skip
-            if stream is not None and not isinstance(stream, VisibleText):
-                stack.enter_context(redirect(VisibleText(stream)))
-        yield
-
-
 @visible_output()
 def run_command(group: click.Command, name: str, args: list[str] | None = None) -> int:
     """Run a command line and return its exit code; every error is one line on stderr."""
@@ -391,51 +313,7 @@ def entry_point(group: click.Command, name: str) -> Callable[[], None]:
 
 def print_json(value: Any) -> None:
     """Print `value` as JSON on stdout."""
-    import json
-
-    click.echo(_ACTING.sub(_unicode, json.dumps(value, indent=2, ensure_ascii=False)))
-
-
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in columns below their headings, numbers to the right.
-
-    At a terminal, the digits that end the names of sets are dimmed, and left out if the table is
-    wider than the terminal.
-    """
-    import shutil
-
-    terminal = sys.stdout.isatty()
-    lines = [[visible(cell).replace("\n", "\\n") for cell in line] for line in (headings, *rows)]
-    if terminal and sum(_widths(lines)) - 2 > shutil.get_terminal_size().columns:
-        lines = [[_DIGITS.sub("", line[0]), *line[1:]] for line in lines]
-    widths = _widths(lines)
-    right = [
-        i > 0 and all(_NUMBER.match(line[i]) for line in lines[1:]) for i in range(len(widths))
-    ]
-    for line in lines:
-        cells = [
-            cell.rjust(width - 2) if numeric else cell.ljust(width - 2)
-            for cell, width, numeric in zip(line, widths, right, strict=True)
-        ]
-        text = "  ".join(cells).rstrip()
-        if is_coloured():
-            text = _DIGITS.sub(lambda found: click.style(found[0], dim=True), text, count=1)
-        out = drawing_on(sys.stdout)
-        click.echo(encodable(text, out), file=out)
-
-
-def is_coloured() -> bool:
-    """Return whether what is printed may have colours: at a terminal that wants some."""
-    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return wanted and sys.stdout.isatty()
-
-
-def print_lines(lines: Sequence[str], *, dim: Sequence[bool]) -> None:
-    """Print lines, some of them dimmed at a terminal."""
-    out = drawing_on(sys.stdout)
-    for line, is_dim in zip(lines, dim, strict=True):
-        text = encodable(line, out)
-        click.echo(click.style(text, dim=True) if is_dim and is_coloured() else text, file=out)
+    click.echo(json_text(value))
 
 
 def print_listed(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:
@@ -443,20 +321,8 @@ def print_listed(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    widths = {key: max(len(row[key]) for row in rows) for key in ("kind", "name", "package")}
-    for row in rows:
-        cells = (f"{row[key]:<{width}}" for key, width in widths.items())
-        click.echo(f"{'  '.join(cells)}  {row['text']}")
-
-
-#: The digits of a set_id at the end of a set's name, and how a number or a size begins.
-_DIGITS = re.compile(r"-[0-9a-f]{8}(?=\s|$)")
-_NUMBER = re.compile(r"\d|$")
-
-
-def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
-    """Return the width of each column, with the two spaces behind it."""
-    return [max(map(len, column)) + 2 for column in zip(*lines, strict=True)]
+    keys = ("kind", "name", "package", "text")
+    TextTable(("KIND", "NAME", "PACKAGE", ""), [[row[key] for key in keys] for row in rows]).show()
 
 
 def human_bytes(size: int) -> str:
@@ -484,4 +350,4 @@ def _complain(group: click.Command, name: str, message: str) -> None:
     """Print an error as one line."""
     if isinstance(group, CommandGroup):
         message = group.reworded(message)
-    click.echo(f"{name}: error: {' '.join(message.split())}", err=True)
+    say(f"{name}: ", bad("error:"), f" {' '.join(message.split())}", err=True)

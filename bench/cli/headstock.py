@@ -27,9 +27,9 @@ from featstore.command_line import (
     human_bytes,
     pasteable,
     print_json,
-    print_table,
 )
 from featstore.errors import FeatstoreError
+from featstore.terminal import TextTable
 from fitters.cli import cli as fitters_cli
 
 _PROGRAMS = {"featstore": featstore_cli, "fitters": fitters_cli, "bench": bench_cli}
@@ -386,7 +386,7 @@ def _print_state(found: dict[str, list[dict[str, Any]]], *, as_json: bool) -> No
         if len(entries) > _SHOWN:
             rows.append(["", f"and {len(entries) - _SHOWN:,} more (--json lists all)", "", ""])
     if rows:
-        print_table(["WHAT", "PATH", "CHANGED", "CONTENT"], rows)
+        TextTable(["WHAT", "PATH", "CHANGED", "CONTENT"], rows).show()
     else:
         click.echo("There is no work in this folder or in four levels of folders below it.")
     click.echo(f"\nNext:  {next_command(found)}\nHelp:  headstock --help")

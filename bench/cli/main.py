@@ -17,6 +17,7 @@ from featstore.options import parts_of
 
 if TYPE_CHECKING:
     from bench.runs import Leaf
+    from bench.tables import Table
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -219,6 +220,14 @@ def run_options(
         return function
 
     return decorate
+
+
+def print_form(table: Table, form: str) -> None:
+    """Print a table of results in the form that `form_option` names."""
+    if form == "table":
+        table.plain.show()
+    else:
+        click.echo(table.text(form), nl=False)
 
 
 def set_options(function: _Function) -> _Function:

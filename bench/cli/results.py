@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,22 +11,25 @@ import click
 
 from bench.cli.main import (
     form_option,
+    print_form,
     results_argument,
     suite_option,
     typed_command,
     words_of,
 )
-from featstore.cli.progress import ProgressBar
+from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     StorePlace,
+    count,
+    human_bytes,
     json_option,
     print_json,
-    print_lines,
     print_listed,
     store_option,
     usage_error,
 )
 from featstore.errors import unknown_name
+from featstore.terminal import TextTable, dim
 
 if TYPE_CHECKING:
     import polars as pl
@@ -96,14 +98,14 @@ def table_command(
     paper's numbers follow beside ours, with the difference; for the few-shot suite its learners,
     with 95 % intervals and published numbers. docs/statistics.md has the rules.
     """
-    from bench.cells import only_series
-    from bench.comparisons import bold_cells, compare
-    from bench.results import read_results
-    from bench.tables import result_table
-
     is_short = form == "table" and part is None and not (everything or as_json)
     part = part or "both"
-    with ProgressBar(f"table of {results}"):
+    with ProgressBar(f"table of {results}", doing="reading results") as bar:
+        from bench.cells import only_series
+        from bench.comparisons import bold_cells, compare
+        from bench.results import read_results
+        from bench.tables import result_table
+
         series = only_series(results, read_results(results), suite=suite)
         conditions = {"task": task, "eval": evaluation}
         rows = _only(series, conditions, results)
@@ -115,6 +117,7 @@ def table_command(
         if "results" in parts:
             frames["results"] = result_table(rows, names)
         if marks or {"gains", "comparisons"} & set(parts):
+            bar.stage("comparing cells")
             # Of the whole series, whatever is shown of it: a family is not what one looks at.
             found = compare(results, series, metrics=names)
             found = _equal(found, conditions)
@@ -136,11 +139,11 @@ def _print_summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> No
     from bench.tables import SUMMARY_WIDTH, summary
 
     found = summary(table, bold)
-    heading, rule, *lines = found.table.text("table").splitlines()
     for text in filter(None, (found.sentence, found.caption)):
         click.echo(textwrap.fill(text, SUMMARY_WIDTH))
-    print_lines([heading, rule, *lines], dim=[False, True, *found.controls])
-    stars = "* wins its primary comparisons (Holm, p < 0.05). " if "*" in "".join(lines) else ""
+    found.table.plain.show()
+    is_won = any(cell.endswith("*") for line in found.table.lines for cell in line)
+    stars = "* wins its primary comparisons (Holm, p < 0.05). " if is_won else ""
     more = f"{found.left_out} more lines, all" if found.left_out else "All"
     click.echo(f"{stars}{more} tasks and metrics: --all.")
 
@@ -173,12 +176,10 @@ def _print_tables(
         click.echo("\n".join(comma_separated(frame) for frame in frames.values()), nl=False)
         return
     comment = "% " if form == "latex" else ""
-    shown = [
-        f"{comment}{_TITLES[name]}\n\n{_table(name, frame, bold).text(form)}"
-        for name, frame in frames.items()
-        if not frame.is_empty()
-    ]
-    click.echo("\n".join(shown), nl=False)
+    shown = {name: frame for name, frame in frames.items() if not frame.is_empty()}
+    for number, (name, frame) in enumerate(shown.items()):
+        click.echo("\n" * bool(number) + f"{comment}{_TITLES[name]}\n")
+        print_form(_table(name, frame, bold), form)
 
 
 def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> Table:
@@ -307,16 +308,17 @@ def compare_command(a: str, b: str, metrics: str | None, form: str, as_json: boo
     folders are compared cell by cell. For each folder the series written last counts. A comparison
     that `bench table` has too comes with the numbers that it has there.
     """
-    from bench.comparisons import compare_choices
-    from bench.tables import comma_separated, gain_lines
+    with ProgressBar("compare", doing="reading results"):
+        from bench.comparisons import compare_choices
+        from bench.tables import comma_separated, gain_lines
 
-    found = compare_choices(a, b, metrics=None if metrics is None else words_of(metrics))
+        found = compare_choices(a, b, metrics=None if metrics is None else words_of(metrics))
     if as_json or form == "json":
         print_json(found.to_dicts())
     elif form == "csv":
         click.echo(comma_separated(found), nl=False)
     else:
-        click.echo(gain_lines(found).text(form), nl=False)
+        print_form(gain_lines(found), form)
 
 
 @click.command(
@@ -344,25 +346,26 @@ def frame_command(
     From Python it is `bench.read_results(folder)`, a polars frame; `.to_pandas()` makes a pandas
     frame of it. CSV has every digit, the other tables have five significant ones.
     """
-    from bench.results import read_results
-    from bench.tables import Table, comma_separated
+    with ProgressBar(f"frame of {results}", doing="reading results"):
+        from bench.results import read_results
+        from bench.tables import Table, comma_separated
 
-    rows = read_results(results)
+        rows = read_results(results)
     if suite is not None:
         rows = _only(rows, {"suite": suite}, results)
     if out is not None:
-        write_rows(out, rows)
+        write_rows(out, rows, as_json=as_json)
     elif as_json or form == "json":
         print_json(rows.to_dicts())
     elif form == "csv":
         click.echo(comma_separated(rows), nl=False)
     else:
         lines = [[_text(value) for value in row] for row in rows.iter_rows()]
-        click.echo(Table(rows.columns, lines).text(form), nl=False)
+        print_form(Table(rows.columns, lines), form)
 
 
-def write_rows(out: Path, rows: pl.DataFrame) -> None:
-    """Write rows as Parquet, or as CSV where the file's name does not end so."""
+def write_rows(out: Path, rows: pl.DataFrame, *, as_json: bool) -> None:
+    """Write rows as Parquet, or as CSV where the file's name does not end so, and say so."""
     import io
 
     from bench.tables import comma_separated
@@ -374,7 +377,10 @@ def write_rows(out: Path, rows: pl.DataFrame) -> None:
         write_file(out, [buffer.getvalue()])
     else:
         write_file(out, [comma_separated(rows).encode("utf-8")])
-    click.echo(f"{out}  {rows.height:,} rows", err=True)
+    if as_json:
+        print_json({"out": str(out), "rows": rows.height})
+    else:
+        click.echo(f"Wrote {count(rows.height, 'row')} to {out}", err=True)
 
 
 def _text(value: object) -> str:
@@ -405,20 +411,22 @@ def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
 
         print_listed(TASKS.listed(), as_json=as_json)
         return
-    from bench.cells import series_table
-    from bench.results import read_results
+    with ProgressBar(f"ls {results}", doing="reading results"):
+        from bench.cells import series_table
+        from bench.results import read_results
 
-    table = series_table(results, read_results(results))
+        table = series_table(results, read_results(results))
     if as_json:
         print_json(table.to_dicts())
         return
+    lines = []
     for row in table.iter_rows(named=True):
-        limit = "" if row["limit"] is None else f"  limit {row['limit']:,}"
-        written = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["written"]))
-        click.echo(
-            f"{row['series']}  {row['suite']}{limit}  {row['n_runs']:,} runs  {row['n_seeds']} "
-            f"seeds  K {row['n_pairs']}  {row['methods']}  {row['sources']}  {written}"
-        )
+        limit = "" if row["limit"] is None else f", limit {row['limit']:,}"
+        numbers = f"{row['n_runs']:,}", f"{row['n_seeds']:,}", age(row["written"])
+        names = (row[name].replace(",", ", ") for name in ("n_pairs", "methods", "sources"))
+        lines.append((f"{row['suite']}{limit}", *numbers, *names, dim(row["series"])))
+    headings = ("SUITE", "RUNS", "SEEDS", "AGE", "K", "METHODS", "SOURCES", "SERIES")
+    TextTable(headings, lines).show()
 
 
 @click.command(
@@ -457,9 +465,9 @@ def report_command(
     A page is of one set of images; of the paper suite it also has every published number. It needs
     no network and no other file; every figure also lies beside it as SVG and CSV.
     """
-    from bench.report.page import write_report
+    with ProgressBar(f"report {out}", doing="reading results"):
+        from bench.report.page import write_report
 
-    with ProgressBar(f"report {out}"):
         written = write_report(
             results, store=store, out=out, suite=suite, images=images, command=typed_command()
         )
@@ -474,4 +482,6 @@ def report_command(
             }
         )
         return
-    click.echo(f"{written.page}  {size / 2**20:.2f} MiB  {written.answer}")
+    click.echo(written.answer)
+    figures = count(len(written.files), "file")
+    click.echo(f"Wrote {written.page}, {human_bytes(size)}, and {figures} of its figures")

@@ -21,6 +21,7 @@ from bench.cli.main import (
     jobs_option,
     lists_of,
     out_option,
+    print_form,
     run_options,
     seeds_option,
     set_options,
@@ -29,10 +30,11 @@ from bench.cli.main import (
 )
 from bench.suites.single import SCORED, SWEEP, SetNames
 from featstore.cli.manifests import options_option
-from featstore.cli.progress import ProgressBar
+from featstore.cli.progress import ProgressBar, duration
 from featstore.command_line import (
     SectionedCommand,
     StorePlace,
+    count,
     json_option,
     print_json,
     store_option,
@@ -41,6 +43,7 @@ from featstore.command_line import (
 from featstore.errors import FeatstoreError
 from featstore.options import config_from
 from featstore.plugins import KINDS
+from featstore.terminal import bad, dim, good, say
 from fitters.settings import SETTINGS_SECTION
 
 if TYPE_CHECKING:
@@ -82,13 +85,14 @@ class Execution:
         from bench.execution import run_all
         from bench.results import finished, read_sessions, versions, write_session
 
-        have = finished(self.out)
-        new = [run for run in runs if run.run_id not in have]
+        with ProgressBar(suite, doing="looking at finished runs"):
+            have = finished(self.out)
+            new = [run for run in runs if run.run_id not in have]
         plan = {"runs": len(runs), "reused": len(runs) - len(new), "new": len(new)}
         plan["fits"] = len({run.fit_key for run in new})
         summary = (
             f"{suite}: {plan['runs']:,} runs, {plan['reused']:,} finished, {plan['new']:,} new in "
-            f"{plan['fits']:,} fits"
+            f"{count(plan['fits'], 'fit')}"
         )
         if self.dry_run:
             if self.as_json:
@@ -129,8 +133,8 @@ class Execution:
             print_json({"results": str(self.out), **session})
         else:
             click.echo(
-                f"{suite}: reused {done.reused:,} / new {done.new:,} runs ({done.fits:,} fits) in "
-                f"{done.seconds:.1f} s -> {self.out}"
+                f"{suite}: {done.reused:,} reused, {done.new:,} new runs of "
+                f"{count(done.fits, 'fit')} in {duration(done.seconds)}; results are in {self.out}"
             )
 
 
@@ -245,19 +249,20 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     with tempfile.TemporaryDirectory() if given["dry_run"] else nullcontext(out) as own:
         folder: StorePlace | None = store
         place = None
-        if folder is None:
-            assert chosen.create_store is not None
-            folder = Path(own) / "store"
-            chosen.create_store(folder)
-        elif given["dry_run"] and chosen.lacking and _is_nothing(folder):
-            # A store that does not exist yet lacks everything.
-            place, folder = str(folder), Path(own) / "store"
-            make_store(folder)
-        opened = open_store(folder)
-        missing = chosen.lacking(opened, place) if chosen.lacking else []
+        with ProgressBar(suite, doing="listing runs"):
+            if folder is None:
+                assert chosen.create_store is not None
+                folder = Path(own) / "store"
+                chosen.create_store(folder)
+            elif given["dry_run"] and chosen.lacking and _is_nothing(folder):
+                # A store that does not exist yet lacks everything.
+                place, folder = str(folder), Path(own) / "store"
+                make_store(folder)
+            opened = open_store(folder)
+            missing = chosen.lacking(opened, place) if chosen.lacking else []
+            runs = with_lists(chosen.runs(opened, limit=limit, **named, **data), lists)
         if missing and not given["as_json"]:
             _print_lacking(place or folder, missing, every=given["dry_run"])
-        runs = with_lists(chosen.runs(opened, limit=limit, **named, **data), lists)
         if not runs and not given["dry_run"]:
             raise ProtocolError(
                 f"{folder} holds no sets of suite {suite!r} that fit together, so nothing can be "
@@ -306,8 +311,8 @@ _SHOWN = 3
 
 def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool) -> None:
     """Print what a store lacks and how it is made: with `every`, on stdout."""
-    count = sum(len(one.encoders) for one in missing)
-    click.echo(f"{store} lacks {count} sets of this suite:", err=not every)
+    sets = count(sum(len(one.encoders) for one in missing), "set")
+    click.echo(f"{store} lacks {sets} of this suite:", err=not every)
     shown = missing if every else missing[:_SHOWN]
     for manifest in dict.fromkeys(one.manifest for one in shown):
         click.echo(f"  {manifest}", err=not every)
@@ -502,13 +507,14 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
         task_runs(opened, task, options=own, **fields)[0]
         for task, own in zip(wanted, options, strict=True)
     ]
-    scores = pl.concat(score_alignment(alignment, opened, run) for run in runs)
+    with ProgressBar(f"score {aligner}"):
+        scores = pl.concat(score_alignment(alignment, opened, run) for run in runs)
     if given["out"] is not None:
-        write_rows(given["out"], scores)
+        write_rows(given["out"], scores, as_json=False)
     if given["as_json"]:
         print_json(scores.to_dicts())
     else:
-        click.echo(score_lines(scores).text("table"), nl=False)
+        print_form(score_lines(scores), "table")
 
 
 @click.command(
@@ -607,10 +613,10 @@ def check_command(
         found.append(one)
         if not as_json:
             text = one.text or one.promise.partition("\n")[0]
-            click.echo(f"{_MARKS[one.kept]} {one.name}: {text}")
+            say(_MARKS[one.kept], f" {one.name}: {text}")
     if as_json:
         print_json({"kind": kind, "what": what, "checks": [asdict(one) for one in found]})
     return int(any(one.kept is False for one in found))
 
 
-_MARKS = {True: "✓", False: "✗", None: "–"}
+_MARKS = {True: good("✓"), False: bad("✗"), None: dim("–")}

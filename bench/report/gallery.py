@@ -16,9 +16,9 @@ import polars as pl
 from bench.cells import method_title, source_name
 from bench.geometry import METHOD
 from bench.results import read_ranks
-from featstore.command_line import visible
 from featstore.identity import sha256_hex
 from featstore.store.store import FeatureStore
+from featstore.terminal import visible
 
 #: How many cards of each kind: far off, near (rank 2 to `NEAR`), found.
 COUNTS = {"far": 18, "near": 12, "found": 12}

@@ -27,6 +27,7 @@ from featstore.command_line import (
 from featstore.errors import EncoderError
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig, RepairConfig
 from featstore.options import config_from, options_from
+from featstore.terminal import bad, good, say
 
 if TYPE_CHECKING:
     from featstore.extraction.plan import JobPlan, SetPlan
@@ -160,18 +161,20 @@ def extract_command(
     """
     import logging
 
-    from featstore.extraction.heads import extract_head
+    with ProgressBar("extract", doing="reading the manifest"):
+        from featstore.extraction.heads import extract_head
 
-    request = read_request(manifest, kinds, given, exist=True)
+        request = read_request(manifest, kinds, given, exist=True)
     logging.getLogger("PIL").setLevel(logging.WARNING)
     results: list[ExtractResult] = []
     for kind in request.kinds:
         if kind == "head_weight":
             labels = request.source if request.head.label_file is None else None
-            found = [
-                extract_head(labels, encoder=spec, store=store, config=request.head)
-                for spec in request.encoders
-            ]
+            found = []
+            for spec in request.encoders:
+                with ProgressBar(kind, doing=f"loading encoder {spec.encoder}"):
+                    head = extract_head(labels, encoder=spec, store=store, config=request.head)
+                found.append(head)
         else:
             assert request.source is not None
             path = None if no_log else (log or _default_log(store, request.config.staging))
@@ -235,7 +238,7 @@ def _named(key: str, spec: EncoderSpec) -> str:
 def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> None:
     show_failures(result.failures)
     if result.failures:
-        click.echo("Fix these items, then rerun with --retry-failed.", err=True)
+        click.echo("Fix these items, then run the command again with --retry-failed.", err=True)
     if result.truncated:
         first = ", ".join(result.truncated_items[:5])
         click.echo(
@@ -245,9 +248,9 @@ def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> No
         )
     if not quiet:
         copied = f" ({result.copied:,} copied from other sets)" if result.copied else ""
-        failed = f" / failed {result.failed:,}" if result.failed else ""
-        key = _named(result.key, spec)
-        click.echo(f"{key}: reused {result.reused:,}{copied} / new {result.new:,}{failed}")
+        failed = f", {result.failed:,} failed" if result.failed else ""
+        rows = f"{result.reused:,} reused{copied}, {result.new:,} new{failed}"
+        click.echo(f"{_named(result.key, spec)}: {rows}")
 
 
 @click.command(
@@ -286,18 +289,20 @@ def plan_command(
             f"A plan is made for a folder of this machine, and {store} is an address. `featstore "
             "extract` itself says what is there, and takes over what other machines have done."
         )
-    request = read_request(manifest, kinds, given, exist=False)
     plans: dict[str, JobPlan] = {}
-    for kind in request.kinds:
-        if kind == "head_weight":
-            labels = request.source if request.head.label_file is None else None
-            plans[kind] = plan_heads(labels, request.encoders, store=store, config=request.head)
-            continue
-        assert request.source is not None
-        plans[kind] = plan_items(
-            request.source, kind=kind, encoders=request.encoders, store=store,
-            config=request.config, measure=measure,
-        )  # fmt: skip
+    with ProgressBar("plan", doing="reading the manifest") as bar:
+        request = read_request(manifest, kinds, given, exist=False)
+        for kind in request.kinds:
+            bar.stage(f"looking at {kind} items")
+            if kind == "head_weight":
+                labels = request.source if request.head.label_file is None else None
+                plans[kind] = plan_heads(labels, request.encoders, store=store, config=request.head)
+                continue
+            assert request.source is not None
+            plans[kind] = plan_items(
+                request.source, kind=kind, encoders=request.encoders, store=store,
+                config=request.config, measure=measure,
+            )  # fmt: skip
     if as_json:
         print_json({kind: plan.as_dict() for kind, plan in plans.items()})
     else:
@@ -313,14 +318,15 @@ def _show(plan: JobPlan, encoders: list[EncoderSpec]) -> None:
             state = one.state
             there = state.reused + state.staged
             click.echo(
-                f"  rows: {there:,} there / {state.known:,} to copy / {state.new:,} to encode"
+                f"  rows: {state.new:,} to encode, {state.known:,} to copy, {there:,} already there"
             )
-            time = duration(one.seconds) if one.seconds is not None else "unknown"
-            click.echo(f"  writes {human_bytes(state.write_bytes)}; time {time} ({one.basis})")
+            time = "not known" if one.seconds is None else f"about {duration(one.seconds)}"
+            click.echo(f"  disk: {human_bytes(state.write_bytes)}")
+            click.echo(f"  time: {time} ({one.basis})")
     free = human_bytes(plan.free_bytes)
-    click.echo(f"total: {human_bytes(plan.write_bytes)} to write, {free} free")
+    click.echo(f"Total: {human_bytes(plan.write_bytes)} to write, {free} free")
     for error in plan.errors:
-        click.echo(f"would refuse: {error}", err=True)
+        say(bad("The extraction would stop:"), f" {error}", err=True)
 
 
 def _state_words(one: SetPlan) -> str:
@@ -381,7 +387,8 @@ def repair_command(
     from featstore.extraction.repair import repair_set
 
     config = config_from(RepairConfig, given)
-    done = repair_set(store, key, copy=copy, manifest=manifest, config=config, dry_run=dry_run)
+    with ProgressBar(f"repair {key}", doing="comparing with checksums"):
+        done = repair_set(store, key, copy=copy, manifest=manifest, config=config, dry_run=dry_run)
     if as_json:
         print_json(done.as_dict())
     else:
@@ -396,12 +403,12 @@ def _show_repair(done: Repair, copy: StorePlace | None, *, dry_run: bool) -> Non
         same = "identical to what was stored" if block["identical"] else "with other bits"
         click.echo(f"{_rows(block)} extracted again, {same}")
     for name in done.rebuilt:
-        click.echo(f"{'would rebuild' if dry_run else 'rebuilt'} {name}")
+        click.echo(f"{'Would rebuild' if dry_run else 'Rebuilt'} {name}")
     if done.revision:
         what = "the set is byte for byte what it was" if done.identical else "a new revision"
         click.echo(f"{done.key} is at revision {done.revision[:12]}: {what}")
     for problem in done.left:
-        click.echo(f"{problem.path} {problem.what}")
+        say(bad(problem.path), f" {problem.what}")
     for block in done.bad:
         click.echo(f"{_rows(block)} are damaged")
     for reason in done.reasons:
@@ -411,7 +418,7 @@ def _show_repair(done: Repair, copy: StorePlace | None, *, dry_run: bool) -> Non
     for command in done.commands:
         click.echo(f"  {command}")
     if not done.rebuilt and not done.left:
-        click.echo(f"{done.key} is whole; nothing was changed")
+        say(good("OK:"), f" {done.key} is whole, nothing was changed")
 
 
 def _rows(block: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from featstore.command_line import (
     EXIT_SKIPPED,
     StorePlace,
     StoreType,
+    count,
     json_option,
     print_json,
     store_option,
@@ -75,7 +76,7 @@ def export_command(
         )
         return
     failed = f" ({info.n_failed:,} failed items left out)" if info.n_failed else ""
-    click.echo(f"{info.key}: {rows:,} rows written to {out}{failed}")
+    click.echo(f"Wrote {count(rows, 'row')} of {info.key} to {out}{failed}")
     if widened:
         click.echo(
             f"{form} has no bfloat16: the same values, as float32. Import them with --save-dtype "
@@ -109,5 +110,5 @@ def import_command(source: Path, store: Path, as_json: bool, **given: Any) -> in
     if as_json:
         print_json({"key": key, "failed": len(failures)})
     else:
-        click.echo(f"imported {key}")
+        click.echo(f"Imported {key}")
     return EXIT_SKIPPED if failures else 0

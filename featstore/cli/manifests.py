@@ -15,12 +15,14 @@ from featstore.command_line import (
     EXIT_VERIFY,
     CommandGroup,
     SectionedCommand,
+    count,
     json_option,
     print_json,
 )
 from featstore.errors import ManifestError, OptionError, lookup, unknown_name
 from featstore.options import config_from, option, options_from, parts_of
 from featstore.prompts import PromptChoice
+from featstore.terminal import TextTable, bad, best, good, in_words, print_facts, say, warning
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -114,10 +116,11 @@ def make_command(
     if as_json:
         print_json(document)
         return
-    click.echo(f"made {manifest.name} in {out}; its files lie in {manifest.root}")
+    click.echo(f"Made {manifest.name} in {out}. Its files are in {manifest.root}.")
     echo_counts(document["classes"], document["items"])
     if document["left_out"]:
-        click.echo(f"  left out {document['left_out']:,}; {out / LEFT_OUT_FILE} says why")
+        left = count(document["left_out"], "file")
+        say(warning(f"{left} left out:"), f" {out / LEFT_OUT_FILE} says why")
 
 
 @manifests.command("sources", epilog="Example: featstore manifests sources --json")
@@ -139,11 +142,11 @@ def sources_command(as_json: bool) -> None:
             ]
         )
         return
-    width = max(map(len, SOURCES))
+    rows: list[tuple[str, str, str]] = []
     for name, source in SOURCES.items():
-        click.echo(f"{name:<{width}}  {source.summary}")
-        for key, text in source.options.items():
-            click.echo(f"{'':<{width}}    {key}=…  {text}")
+        rows.append((best(name), "", source.summary))
+        rows += [("", f"{key}=…", text) for key, text in source.options.items()]
+    TextTable(("SOURCE", "OPTION", ""), rows).show()
 
 
 @manifests.command("labels", epilog="Example: featstore manifests labels birds.txt -o build/birds")
@@ -174,7 +177,7 @@ def labels_command(
     if as_json:
         print_json({"name": manifest.name, "folder": str(manifest.root), "classes": classes})
         return
-    click.echo(f"built {manifest.name} in {manifest.root}")
+    click.echo(f"Made {manifest.name} in {manifest.root}")
     echo_counts(classes, dict(manifest.facts["counts"]))
 
 
@@ -195,9 +198,8 @@ def ls_command(as_json: bool) -> None:
             ]
         )
         return
-    width = max(map(len, DATASETS))
-    for name, builder in DATASETS.items():
-        click.echo(f"{name:<{width}}  {builder.summary}")
+    rows = [(name, builder.summary) for name, builder in DATASETS.items()]
+    TextTable(("DATASET", ""), rows).show()
 
 
 @manifests.command("show", epilog="Example: featstore manifests show build/demo/manifests/stamps")
@@ -222,9 +224,10 @@ def show_command(what: str, hashes: bool, as_json: bool) -> None:
         own = {key: _option_text(option) for key, option in facts.get("options", {}).items()}
         document = {**published_facts(facts), **({"options": own} if own else {})}
     elif folder.exists():
-        manifest = read_manifest(folder)
-        if hashes:
-            check_bytes(manifest)
+        with ProgressBar(f"show {folder}"):
+            manifest = read_manifest(folder)
+            if hashes:
+                check_bytes(manifest)
         document = {
             **manifest.facts,
             "root": str(manifest.root),
@@ -240,10 +243,22 @@ def show_command(what: str, hashes: bool, as_json: bool) -> None:
         return
     counts, classes = document.pop("counts", None), document.pop("classes", None)
     document.pop("tables", None)
-    for name, value in document.items():
-        _echo_fact(name, value)
+    pitfalls, options = document.pop("pitfalls", []), document.pop("options", {})
+    document |= document.pop("source", {})
+    print_facts(
+        {
+            str(document.pop("name", what)): _facts(document),
+            "Pitfalls": [("", text) for text in pitfalls],
+            "Options": [(f"--option {name}=…", in_words(text)) for name, text in options.items()],
+        }
+    )  # fmt: skip
     if counts is not None:
+        click.echo()
         echo_counts(classes, counts)
+
+
+def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(key.replace("_", " "), in_words(value)) for key, value in document.items()]
 
 
 def _option_text(option: dict[str, Any]) -> str:
@@ -252,31 +267,13 @@ def _option_text(option: dict[str, Any]) -> str:
     return f"{option['what']}{values}{default}"
 
 
-def _echo_fact(name: str, value: Any) -> None:
-    if isinstance(value, dict) and any(isinstance(inner, dict | str) for inner in value.values()):
-        click.echo(f"{name}:")
-        for key, inner in value.items():
-            indent = name[: len(name) - len(name.lstrip())]
-            _echo_fact(f"{indent}  {key}", inner)
-        return
-    if isinstance(value, dict):
-        value = ", ".join(f"{key} {inner}" for key, inner in value.items())
-    if isinstance(value, list) and any(len(str(part)) > 20 for part in value):
-        click.echo(f"{name}:")
-        for part in value:
-            click.echo(f"  - {part}")
-        return
-    if isinstance(value, list):
-        value = ", ".join(map(str, value))
-    click.echo(f"{name}: {value}")
-
-
 def echo_counts(classes: int, counts: dict[str, dict[str, int]]) -> None:
     """Print the classes, and the items of each kind by split."""
-    click.echo(f"  classes     {classes:>7,}")
+    rows = [("classes", f"{classes:,}", "")]
     for kind, splits in counts.items():
-        parts = ", ".join(f"{split} {n:,}" for split, n in splits.items() if split != "total")
-        click.echo(f"  {kind:<11} {splits['total']:>7,}  ({parts})")
+        parts = {split: n for split, n in splits.items() if split != "total"}
+        rows.append((kind, f"{splits['total']:,}", in_words(parts)))
+    TextTable(("KIND", "ITEMS", "SPLITS"), rows).show()
 
 
 @dataclass(frozen=True)
@@ -410,8 +407,9 @@ def build_command(
         print_json(document)
         return
     partial = "" if document["complete"] else ", a partial copy"
-    where = manifest.root if manifest.root == out else f"{out}; its files lie in {manifest.root}"
-    click.echo(f"{result.status} {manifest.name} {document['revision']} in {where}{partial}")
+    where = "" if manifest.root == out else f". Its files are in {manifest.root}."
+    done = f"{result.status.capitalize()} {manifest.name} {document['revision']} in {out}"
+    click.echo(f"{done}{partial}{where}")
     echo_counts(document["classes"], document["items"])
 
 
@@ -474,7 +472,8 @@ def check_command(
     from featstore.datasets import check_dataset
 
     chosen = builder_options(dataset, BuildConfig(root=root, split=split), options)
-    inspection = check_dataset(dataset, **chosen)
+    with ProgressBar(f"check {dataset}"):
+        inspection = check_dataset(dataset, **chosen)
     problems = inspection.problems
     if as_json:
         print_json(
@@ -497,8 +496,7 @@ def check_command(
         for kind, n in shown.items():
             if n > SHOWN and not everything:
                 click.echo(f"  {kind}: and {n - SHOWN:,} more; --all prints them")
-        total = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
-        click.echo(total if problems else "complete")
+        say(bad(count(len(problems), "problem")) if problems else good("OK: the copy is complete"))
     if problems:
         ctx.exit(EXIT_VERIFY)
 
@@ -531,8 +529,11 @@ def overlap_command(dataset: Path, label_set: Path, as_json: bool) -> None:
     if as_json:
         print_json(found.to_dicts())
         return
-    for row in found.iter_rows(named=True):
-        click.echo(f"{row['class_id']}  {row['other_id']}  {row['lemma'] or row['rule']}")
+    rows = [(row["class_id"], row["other_id"], row["lemma"] or row["rule"])
+            for row in found.iter_rows(named=True)]  # fmt: skip
+    if rows:
+        names = (manifest.name.upper() for manifest in manifests)
+        TextTable((*names, "BY"), rows).show()
     seen = found["class_id"].n_unique()
     click.echo(f"{seen:,} of {tables[0].height:,} classes are in {manifests[1].name}")
 
@@ -617,3 +618,4 @@ def shots_command(
         return
     for file in files:
         click.echo(str(file))
+    click.echo(f"Wrote {count(len(files), 'split')} to {out}", err=True)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from featstore.command_line import VisibleText, drawing_on, human_bytes, visible
+from featstore.command_line import human_bytes
+from featstore.terminal import VisibleText, drawing_on, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -257,3 +258,12 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def age(when: float) -> str:
+    """Return how long ago a time was, in its largest unit."""
+    seconds = max(0.0, time.time() - when)
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:,.0f} {unit}"
+    return f"{seconds:.0f} s"

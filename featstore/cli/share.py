@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.progress import ProgressBar
+from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     EXIT_ERROR,
     CommandGroup,
@@ -23,6 +22,7 @@ from featstore.command_line import (
     print_json,
     signed_options,
 )
+from featstore.terminal import TextTable, bad, say
 
 if TYPE_CHECKING:
     from featstore.remote.cache import CacheEntry
@@ -66,16 +66,17 @@ def card_command(
     stated = dict(text.partition("=")[::2] for text in licences)
     if not all(stated.values()):
         raise click.UsageError("--licence is DATASET=TEXT, such as birds=CC-BY-4.0.")
-    opened = open_store(store, revision=revision)
-    title = name or opened.address.rstrip("/").rsplit("/", 1)[-1]
-    cards = set_cards(opened, stated)
+    with ProgressBar(f"card of {store}"):
+        opened = open_store(store, revision=revision)
+        title = name or opened.address.rstrip("/").rsplit("/", 1)[-1]
+        cards = set_cards(opened, stated)
     metadata = croissant(title, cards, url=opened.address)
     if out is not None:
         write_about(out, markdown(title, cards), metadata)
     if as_json:
         click.echo(croissant_text(metadata), nl=False)
     elif out is not None:
-        click.echo(f"{out}: README.md and croissant.json of {count(len(cards), 'set')}")
+        click.echo(f"Wrote README.md and croissant.json of {count(len(cards), 'set')} to {out}")
     else:
         click.echo(markdown(title, cards), nl=False)
 
@@ -181,12 +182,12 @@ def _copy(
         reports.append(report)
         if as_json:
             continue
-        for key, how in report.sets.items():
-            if how != "same":
-                click.echo(f"{key}  {words[how]}")
+        changed = [(key, words[how]) for key, how in report.sets.items() if how != "same"]
+        TextTable((), changed).show()
         counts = Counter(report.sets.values())
         done = [f"{counts[how]:,} {word}" for how, word in words.items() if counts[how]]
-        click.echo(f"{source} to {target}: {', '.join(done) or 'no sets'}")
+        total = count(len(report.sets), "set")
+        click.echo(f"{source} to {target}: {total}{', ' if done else ''}{', '.join(done)}")
     if len(ways) > 1:
         # A tag whose writing was stopped in the first store is complete by the way back.
         for way, report in zip(ways, reports, strict=True):
@@ -202,7 +203,7 @@ def _copy(
         )  # fmt: skip
     else:
         for key, why in (failure for report in reports for failure in report.failed.items()):
-            click.echo(f"{key}  not copied: {why}", err=True)
+            say(f"{key}  ", bad("not copied:"), f" {why}", err=True)
     return EXIT_ERROR if any(report.failed for report in reports) else 0
 
 
@@ -279,7 +280,7 @@ def prefetch_command(
         size = opened.stored_bytes(info)
         cached.append({"key": str(info.key), "revision_id": info.commit.revision_id, "bytes": size})
         if not as_json:
-            click.echo(f"{info.key}  {human_bytes(size)} in the cache")
+            click.echo(f"{info.key}: {human_bytes(size)} in the cache")
     if as_json:
         print_json(cached)
 
@@ -291,10 +292,19 @@ def _show_entries(entries: list[CacheEntry], verb: str, *, as_json: bool) -> Non
                  "used": entry.used} for entry in entries]  # fmt: skip
         print_json({verb: rows, "bytes": total})
         return
-    for entry in entries:
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        name = entry.path.name[:12] if entry.what == "shard" else ""
-        click.echo(f"{used}  {human_bytes(entry.bytes):>8}  {entry.what} {name}".rstrip())
-    files = "1 entry" if len(entries) == 1 else f"{len(entries):,} entries"
-    empty = "Nothing to remove" if verb == "removed" else "The cache is empty"
-    click.echo(f"{files}, {human_bytes(total)} {verb}" if entries else empty)
+    cells = [
+        (f"shard {entry.path.name[:12]}" if entry.what == "shard" else entry.what,
+         human_bytes(entry.bytes), age(entry.used))
+        for entry in entries
+    ]  # fmt: skip
+    print_cache(cells, human_bytes(total), removed=verb == "removed")
+
+
+def print_cache(rows: Sequence[Sequence[str]], size: str, *, removed: bool) -> None:
+    """Print the entries of a cache (name, size, age) and their total."""
+    if not rows:
+        click.echo("Nothing to remove" if removed else "The cache is empty")
+        return
+    TextTable(("NAME", "SIZE", "LAST USED"), rows).show()
+    entries = "1 entry" if len(rows) == 1 else f"{len(rows):,} entries"
+    click.echo(f"Removed {entries}, {size}" if removed else f"{entries}, {size}")

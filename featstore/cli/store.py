@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.progress import ProgressBar
+from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     EXIT_ERROR,
     EXIT_VERIFY,
@@ -24,12 +23,12 @@ from featstore.command_line import (
     json_option,
     print_json,
     print_listed,
-    print_table,
     signed_options,
     usage_error,
 )
 from featstore.errors import CorruptStoreError, SignatureError
 from featstore.identity import HASHES, hash_hex
+from featstore.terminal import TextTable, bad, best, good, in_words, print_facts, say, warning
 
 if TYPE_CHECKING:
     from featstore.share.copy import SetDifference
@@ -74,8 +73,8 @@ def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json
     if as_json:
         print_json({"store": str(store), "new": fresh, "shared": shared})
         return
-    what = "is a new store" if fresh else "is a store"
-    click.echo(f"{store} {what}{', shared with its group' if shared else ''}")
+    done = f"Made an empty store in {store}" if fresh else f"{store} is a store already"
+    click.echo(f"{done}{', now shared with its group' if shared else ''}")
 
 
 #: Failed items that are listed.
@@ -106,13 +105,15 @@ def show_command(
     """
     from featstore.store.store import open_store
 
-    opened = open_store(store)
-    document = describe(opened, opened.info(key, revision=revision), quick=quick)
+    with ProgressBar(f"show {key}", doing="reading rows"):
+        opened = open_store(store)
+        document = describe(opened, opened.info(key, revision=revision), quick=quick)
     if as_json:
         print_json(document)
         return
-    for label, text in _lines(document):
-        click.echo(f"{label:<14}{text}".rstrip())
+    say(best(document["key"]))
+    click.echo()
+    print_facts(_sections(document))
 
 
 def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict[str, Any]:
@@ -157,75 +158,97 @@ def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict
     }
 
 
-def _lines(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield label and text of each line; one without a label goes on with the line above."""
-    yield "set", document["key"]
-    yield "encoder", f"{document['encoder']}, computed in {document['precision']}"
+def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Return the facts of `describe` by sections, ids and hashes last."""
     shape = f"{document['n']:,} × {document['dim']:,} {document['dtype']}"
-    yield "rows", f"{shape}, {human_bytes(document['bytes'])} on disk"
-    splits = document["splits"]
+    rows = [("shape", f"{shape}, {human_bytes(document['bytes'])} on disk")]
+    splits = {name: n for name, n in document["splits"].items() if name != "None"}
     if splits:
-        yield "splits", ", ".join(f"{name} {number:,}" for name, number in splits.items())
+        rows.append(("splits", in_words(splits)))
     norms = document["norms"]
     if norms is not None:
-        text = ", ".join(f"{name} {norms[name]:.4g}" for name in ("min", "median", "mean", "max"))
-        yield "norms", text + (f"; {norms['zero']:,} rows are zero" if norms["zero"] else "")
-    for label, what in (("embeddings", "same rows"), ("content", "same files")):
-        yield from _duplicates(what, document["duplicates"][label])
+        low, middle, high = (in_words(norms[name]) for name in ("min", "median", "max"))
+        zero = f"; {count(norms['zero'], 'row')} of zeros" if norms["zero"] else ""
+        rows.append(("norms", f"{low} to {high}, median {middle}{zero}"))
+    for label, what in (("embeddings", "equal rows"), ("content", "equal files")):
+        rows += _duplicates(what, document["duplicates"][label])
     failures = document["failures"]
-    yield "failed", count(len(failures), "item") if failures else "none"
-    for item, reason in list(failures.items())[:_SHOWN]:
-        yield "", f"{item}: {reason}"
+    rows.append(("failed", warning(count(len(failures), "item")) if failures else "none"))
+    rows += [("", f"{item}: {reason}") for item, reason in list(failures.items())[:_SHOWN]]
     if len(failures) > _SHOWN:
-        yield "", f"and {len(failures) - _SHOWN:,} more: --json lists all"
-    yield from _provenance(document)
-    revisions = document["revisions"]
-    for number, entry in enumerate(revisions):
-        marks = [f"{entry['n']:,} items", f"{entry['failed']:,} failed" if entry["failed"] else ""]
-        marks += ["current" if entry["current"] else ""]
-        marks += ["shown here" if entry["revision_id"] == document["revision_id"] else ""]
-        text = ", ".join(filter(None, marks))
-        yield ("" if number else "revisions"), f"{entry['revision_id'][:12]}  {text}"
-    for number, (name, value) in enumerate(_flat(document["space"])):
-        yield ("" if number else "space"), f"{name} = {value}"
-    for name in ("space_id", "set_id"):
-        yield name, document[name]
+        rows.append(("", f"{len(failures) - _SHOWN:,} more, which --json lists"))
+    encoder, ids = _space(document["space"])
+    facts = dict(document["facts"])
+    made = [str(facts.pop("source", "") or "manifest")]
+    if revision := facts.pop("manifest_revision", None):
+        made.append(f"revision {revision}")
+    # Which classifier a model has is said by its tag; the facts repeat the layer's name.
+    facts.pop("classifier", None)
+    origin = [("made from", ", ".join(made))] if made != ["manifest"] else []
+    origin += [
+        (name.replace("_", " "), in_words(value))
+        for name, value in facts.items()
+        if value or value == 0
+    ]
+    return {
+        "Rows": rows,
+        "Encoder": [
+            ("name", document["encoder"]),
+            ("computed in", document["precision"]),
+            *encoder,
+        ],
+        "Origin": origin,
+        "Extraction": list(_runs(document["runs"])),
+        "Revisions": list(_revisions(document)),
+        "Identity": [("set", document["set_id"]), ("space", document["space_id"]), *ids],
+    }
 
 
 def _duplicates(label: str, found: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
     if found is None:
         return
-    groups = found["groups"]
-    joined = ", the largest of" if groups > 1 else " of"
-    text = f"{count(groups, 'group')}{joined} {count(found['largest'], 'item')}"
-    yield label, text if groups else "none"
+    groups, largest = found["groups"], found["largest"]
+    most = f"of {largest:,}" if groups == 1 else f"of up to {largest:,}"
+    yield label, f"{count(groups, 'group')} {most} items" if groups else "none"
     for names in found["examples"]:
-        yield "", " = ".join(names)
+        yield "", f"{len(names):,} × {names[0]}" if len(set(names)) == 1 else ", ".join(names)
 
 
-def _provenance(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    facts = document["facts"]
-    source = facts.get("source") or f"manifest revision {facts.get('manifest_revision') or '?'}"
-    yield "made from", str(source)
-    for name, value in facts.items():
-        # Which classifier a model has is said by its tag; the facts repeat the layer's name.
-        if name not in ("source", "manifest_revision", "classifier") and value not in ("", None):
-            yield "", f"{name.replace('_', ' ')}: {value}"
-    for number, run in enumerate(document["runs"]):
-        how = [f"{name} {run[name]}" for name in ("device", "batch", "threads") if run.get(name)]
-        versions = run.get("versions")
-        how += [f"{name} {what}" for name, what in sorted((versions or {}).items())]
-        text = ", ".join([str(run.get("date", "undated")), *how])
-        yield ("" if number else "runs"), text
+def _runs(runs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yield when and how each run encoded, and with which packages."""
+    for run in runs:
+        how = [f"on {run['device']}"] if run.get("device") else []
+        how += [f"{name} {in_words(run[name])}" for name in ("batch", "threads") if run.get(name)]
+        yield "run", ", ".join([str(run.get("date", "date unknown")), *how])
+        versions = run.get("versions") or {}
+        yield "", ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
-def _flat(space: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each fact of an embedding space by its dotted name."""
+def _revisions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for entry in document["revisions"]:
+        marks = [count(entry["n"], "item")]
+        marks += [f"{entry['failed']:,} failed"] if entry["failed"] else []
+        marks += ["current"] if entry["current"] else []
+        marks += ["shown here"] if entry["revision_id"] == document["revision_id"] else []
+        yield entry["revision_id"][:12], ", ".join(marks)
+
+
+def _space(space: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the facts of an embedding space in words, and its hashes."""
+    facts, ids = [], []
     for name, value in space.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{above}{name}.")
-        else:
-            yield f"{above}{name}", value
+        words = name.replace("_", " ")
+        if name in ("family", "name") or value in ("", None):  # the encoder's name has them
+            continue
+        if name.endswith("_sha256"):
+            ids.append((words.removesuffix(" sha256"), str(value)))
+            continue
+        inner = value if isinstance(value, Mapping) else {}
+        deeper = {key: part for key, part in inner.items() if isinstance(part, Mapping)}
+        plain = {key: part for key, part in inner.items() if key not in deeper}
+        facts.append((words, in_words(plain if inner else value)))
+        facts += [(key.replace("_", " "), in_words(part)) for key, part in deeper.items()]
+    return facts, ids
 
 
 @click.command("ls", epilog="Example: featstore ls build/demo/store")
@@ -250,8 +273,9 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
 
         print_listed(FAMILIES.listed(), as_json=as_json)
         return 0
-    opened = open_store(store)
-    listing = opened.listing()
+    with ProgressBar(f"ls {store}"):
+        opened = open_store(store)
+        listing = opened.listing()
     closed = {
         folder.relative_to(opened.root).as_posix(): f"cannot be listed: {err.strerror}"
         for folder, err in opened.place.closed().items()
@@ -278,19 +302,24 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
     table, sizes = [], []
     for key, info in listing:
         if isinstance(info, CorruptStoreError):
-            table.append((str(key), "", "", "", "", "", f"damaged: {info}"))
+            table.append((str(key), "", "", "", "", "", bad(f"damaged: {info}")))
             continue
         sizes.append(opened.stored_bytes(info))
         shape = (f"{info.commit.n:,}", f"{info.commit.dim:,}", info.commit.dtype)
-        age = _age(time.time() - (key.directory(opened.root) / POINTER).stat().st_mtime)
-        table.append((str(key), *shape, human_bytes(sizes[-1]), age, ", ".join(_notes(info))))
-    advice = "not finished: run `featstore extract` again"
+        made = age((key.directory(opened.root) / POINTER).stat().st_mtime)
+        notes = ", ".join(_notes(info))
+        table.append((str(key), *shape, human_bytes(sizes[-1]), made, warning(notes)))
+    advice = warning("not finished: run `featstore extract` again")
     table += [(name, "", "", "", "", "", advice) for name in unfinished]
     n_sets = len(table)
-    table += [(name, "", "", "", "", "", why) for name, why in closed.items()]
+    table += [(name, "", "", "", "", "", bad(why)) for name, why in closed.items()]
     if table:
-        print_table(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table)
-    click.echo(f"{count(n_sets, 'set')}, {human_bytes(sum(sizes))}")
+        TextTable(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table).show()
+    if not n_sets:
+        click.echo(f"{store} holds no sets. `featstore extract` makes one.")
+        return code
+    n_rows = sum(info.commit.n for _, info in listing if not isinstance(info, CorruptStoreError))
+    click.echo(f"{count(n_sets, 'set')}, {count(n_rows, 'row')}, {human_bytes(sum(sizes))}")
     return code
 
 
@@ -302,12 +331,6 @@ def _notes(info: SetInfo) -> Iterator[str]:
         yield f"{n_revisions(info):,} revisions"
     if info.n_failed:
         yield f"{info.n_failed:,} failed"
-
-
-def _age(seconds: float) -> str:
-    """Return a time span in its largest unit."""
-    unit = next((unit for unit in "dhm" if seconds >= _UNITS[unit]), "s")
-    return f"{max(0, seconds) // _UNITS[unit]:.0f} {unit.replace('m', 'min')}"
 
 
 @click.command(
@@ -342,7 +365,7 @@ def rm_command(store: Path, key: str, force: bool, as_json: bool) -> None:
     if as_json:
         print_json({"removed": target, "bytes": freed})
     else:
-        click.echo(f"removed {target}, {human_bytes(freed)}")
+        click.echo(f"Removed {target} and freed {human_bytes(freed)}")
 
 
 def n_revisions(info: SetInfo) -> int:
@@ -378,8 +401,12 @@ def verify_command(
 
     check_signed_options(key, at_least)
     chosen = {name for key in keys for name in resolve_sets(store, key)}
-    with ProgressBar(f"verify {store}"):
-        report = verify_store(store, chosen, full=not quick)
+    with ProgressBar(f"verify {store}", "sets") as bar:
+        report = verify_store(
+            store, chosen, full=not quick,
+            on_set=lambda done, total, key: bar.update(done, total, note=key),
+        )  # fmt: skip
+        bar.update(report.n_sets)
     if key is not None:
         try:
             open_store(store, key=key, at_least=at_least)
@@ -389,13 +416,16 @@ def verify_command(
         print_json(report.as_dict())
     else:
         for note in report.notes:
-            click.echo(f"note: {note.path!r} {note.what}", err=True)
+            say(warning("note:"), f" {note.path!r} {note.what}", err=True)
         for problem in report.problems:
-            click.echo(f"{problem.path} {problem.what}")
+            say(bad(problem.path), f" {problem.what}")
+        what = "have the right names, sizes and metadata" if quick else "match their checksums"
+        checked = f"{count(report.n_sets, 'set')}, {count(report.n_files, 'file')}"
         if report.ok:
-            what = "have the right names, sizes and metadata" if quick else "match their checksums"
-            files = count(report.n_files, "file")
-            click.echo(f"OK: {count(report.n_sets, 'set')}, {files} {what}")
+            say(good("OK:"), f" {checked} {what}")
+        else:
+            wrong = count(len(report.problems), "problem")
+            say(bad("Damaged:"), f" {wrong} in {checked}; `featstore repair` mends a set", err=True)
     return 0 if report.ok else EXIT_VERIFY
 
 
@@ -431,7 +461,8 @@ def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
     """
     from featstore.store.gc import collect_garbage
 
-    found = collect_garbage(store, grace=grace, dry_run=dry_run)
+    with ProgressBar(f"gc {store}"):
+        found = collect_garbage(store, grace=grace, dry_run=dry_run)
     if as_json:
         print_json({"removed": not dry_run, "litter": [vars(litter) for litter in found]})
         return
@@ -441,8 +472,8 @@ def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
         click.echo("Nothing to clean")
         return
     total = human_bytes(sum(litter.bytes for litter in found))
-    verb = "would be removed" if dry_run else "removed"
-    click.echo(f"{count(len(found), 'leftover')}, {total} {verb}")
+    verb = "Would remove" if dry_run else "Removed"
+    click.echo(f"{verb} {count(len(found), 'leftover')}, {total}")
 
 
 @click.command("tag", epilog="Example: featstore tag build/demo/store v1")
@@ -475,13 +506,14 @@ def tag_command(
         if as_json:
             print_json({"tag": name, "dropped": there})
         else:
-            click.echo(f"{store} {'no longer has the' if there else 'has no'} tag {name}")
+            said = f"Dropped the tag {name} of {store}" if there else f"{store} has no tag {name}"
+            click.echo(said)
         return
     revisions = make_tag(store, name, select=select)
     if as_json:
         print_json({"tag": name, "sets": revisions})
     else:
-        click.echo(f"tagged {count(len(revisions), 'set')} of {store} as {name}")
+        click.echo(f"Tagged {count(len(revisions), 'set')} of {store} as {name}")
 
 
 @click.command("diff", epilog="Example: featstore diff build/demo/store s3://team/features")
@@ -507,12 +539,17 @@ def diff_command(
     from featstore.share.copy import compare_stores
     from featstore.store.store import open_store
 
-    found = compare_stores(open_store(a, revision=revision_a), open_store(b, revision=revision_b))
+    with ProgressBar("diff", doing="comparing"):
+        stores = open_store(a, revision=revision_a), open_store(b, revision=revision_b)
+        found = compare_stores(*stores)
     if as_json:
         print_json([asdict(difference) for difference in found])
         return 0
-    for difference in found:
-        click.echo(f"{difference.key}  {'; '.join(_differences(difference))}")
+    if not found:
+        click.echo("No differences")
+        return 0
+    table = [(difference.key, "; ".join(_differences(difference))) for difference in found]
+    TextTable(("NAME", "DIFFERENCE"), table).show()
     click.echo(f"{count(len(found), 'set')} differ{'s' if len(found) == 1 else ''}")
     return 0
 
@@ -560,15 +597,16 @@ def sign_command(store: StorePlace, key: Path, new_key: bool, as_json: bool) -> 
 
     if new_key and not make_key(key):
         click.echo(f"{key} exists: the store is signed by this key", err=True)
-    signature = sign_store(store, key)
+    with ProgressBar(f"sign {store}"):
+        signature = sign_store(store, key)
     if as_json:
         print_json({"store": str(store), **signature.document()})
         return
-    click.echo(f"signed {store} as number {signature.counter:,}")
-    click.echo(f"public key {signature.public_key}")
+    click.echo(f"Signed {store}: signature number {signature.counter:,}")
+    click.echo(f"Public key: {signature.public_key}")
 
 
-_SIGNS = {"fine": "ok", "note": "note", "wrong": "WRONG"}
+_SIGNS = {"fine": good("OK"), "note": warning("note"), "wrong": bad("WRONG")}
 
 
 @click.command("doctor", epilog="Example: featstore doctor s3://team/features")
@@ -582,12 +620,15 @@ def doctor_command(store: StorePlace | None, as_json: bool) -> int:
     """
     from featstore.share.doctor import examine
 
-    findings = list(examine(store))
+    with ProgressBar("doctor", doing="checking"):
+        findings = list(examine(store))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
+        table = []
         for finding in findings:
-            click.echo(f"{_SIGNS[finding.state]:<6} {finding.what}: {finding.text}")
-            if finding.advice and finding.state != "fine":
-                click.echo(f"       {finding.advice}")
+            advice = "" if finding.state == "fine" else f" {finding.advice}"
+            text = f"{finding.text.removesuffix('.')}.{advice}" if advice.strip() else finding.text
+            table.append((_SIGNS[finding.state], finding.what, text))
+        TextTable((), table).show()
     return EXIT_ERROR if any(finding.state == "wrong" for finding in findings) else 0

@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import StorePlace, json_option, print_json, store_option, usage_error
+from featstore.command_line import (
+    StorePlace,
+    count,
+    json_option,
+    print_json,
+    store_option,
+    usage_error,
+)
 from featstore.options import check_needs, config_from, option, options_from
+from featstore.terminal import TextTable, best, in_words, say
 from fitters.errors import unwritable
 from fitters.settings import MOST, Scorer
 
@@ -89,21 +97,21 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     row, and -o writes the projections. The score of an image and a text is the dot product of
     their projections, which have unit length (those of csa: at most).
     """
-    from scipy.sparse import issparse
-
-    from featstore.store.store import open_store
-    from fitters.from_store import embed_texts, project_view
-    from fitters.saved import read_alignment
-    from fitters.scorers import TRANSDUCTIVE, labelled, scorer_named
-
     query = config_from(Query, given)
     _check(query, given, store)
-    fitted = read_alignment(alignment)
-    method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
-    if method == "asif":
-        _check_suffix(query.out, method, ".npz")  # before the work
     answer: dict[str, Any] = {"alignment": str(alignment)}
-    with ProgressBar(f"apply {alignment}", doing="reading"):
+    with ProgressBar(f"apply {alignment}", doing="reading") as bar:
+        from scipy.sparse import issparse
+
+        from featstore.store.store import open_store
+        from fitters.from_store import embed_texts, project_view
+        from fitters.saved import read_alignment
+        from fitters.scorers import TRANSDUCTIVE, labelled, scorer_named
+
+        fitted = read_alignment(alignment)
+        method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
+        if method == "asif":
+            _check_suffix(query.out, method, ".npz")  # before the work
         opened = None if store is None else open_store(store)
         gallery = None
         if opened is not None and query.near is not None:
@@ -116,6 +124,7 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
             rows = project_view(fitted, view, others=_others(fitted, opened, view))
             labels = view.items["item_id"].to_list()
         else:
+            bar.stage("encoding texts")
             rows = embed_texts(fitted, query.text, weights=query.weights)
             labels = list(query.text)
         _check_suffix(query.out, method, ".npz" if issparse(rows) else ".npy")
@@ -135,12 +144,11 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     if "scores" in answer:
         click.echo(answer["scores"])
     for label, listed in answer.get("near", {}).items():
-        click.echo(label)
-        for row in listed:
-            text = f"  {row['text']}" if "text" in row else ""
-            click.echo(f"  {row['score']:.3f}  {row['item_id']}{text}")
+        say(best(label))
+        cells = [(f"{row['score']:.3f}", row["item_id"], row.get("text", "")) for row in listed]
+        TextTable((), cells, indent=2).show()
     if query.out is not None:
-        click.echo(f"{query.out}: {rows.shape[0]:,} × {rows.shape[1]:,}")
+        click.echo(f"Wrote {in_words([*rows.shape])} values to {query.out}")
 
 
 def _others(fitted: Alignment, store: FeatureStore, view: EmbeddingsView) -> list[EmbeddingsView]:
@@ -279,8 +287,8 @@ def export_command(
     if as_json:
         print_json({"out": str(out), "format": out.suffix[1:], "arrays": shapes})
         return
-    listed = ", ".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in shapes.items())
-    click.echo(f"{out}: {listed}")
+    click.echo(f"Wrote {count(len(shapes), 'array')} to {out}:")
+    TextTable((), [(name, in_words(shape)) for name, shape in shapes.items()], indent=2).show()
 
 
 def _arrays(fitted: Alignment) -> tuple[Arrays, dict[str, Any]]:

@@ -18,6 +18,7 @@ from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     SectionedCommand,
     StorePlace,
+    count,
     json_option,
     print_json,
     store_option,
@@ -126,12 +127,7 @@ def fit_command(
     Penalty and mixing weight are chosen from these alone, never from a test image. A training
     (docs/trained.md) that was interrupted goes on when the same command is given again.
     """
-    from featstore.parallel import Workers
-    from featstore.store.store import open_store
-    from fitters.from_store import OBJECT_STORE_BYTES
-    from fitters.jobs import check_request, fit_from_store
     from fitters.methods import METHODS
-    from fitters.saved import save_alignment
 
     if method not in METHODS:
         raise usage_error(unknown_name("method", method, METHODS, listed_by="fitters fit --help"))
@@ -142,9 +138,16 @@ def fit_command(
     seeds = parse_seeds(given["seeds"]) if many else (given["seed"],)
     request = read_request(method, given)
     check_effects(METHODS[method], request, given, typed)
-    check_request(request)
+    with ProgressBar(method, doing="opening the store"):
+        from featstore.parallel import Workers
+        from featstore.store.store import open_store
+        from fitters.from_store import OBJECT_STORE_BYTES
+        from fitters.jobs import check_request, fit_from_store
+        from fitters.saved import save_alignment
+
+        check_request(request)
+        opened, made = open_store(store), []
     workers = Workers(given["engine"], given["jobs"], given["ray_address"], OBJECT_STORE_BYTES)
-    opened, made = open_store(store), []
     # One start of Ray for all seeds; a single fit starts it only if nothing is cached.
     with workers.connected() if many else nullcontext():
         for seed in seeds:
@@ -178,10 +181,9 @@ def _line(path: Path, method: str, facts: dict[str, Any]) -> str:
         f"{named.get(name, name)} {format(value, ',' if isinstance(value, int) else '.3g')}"
         for name, value in found if value is not None
     )  # fmt: skip
-    return (
-        f"{path}: {method} on {facts['n_prototypes']:,} prototypes and {facts['n_real']:,} real "
-        f"pairs{f' ({chosen})' if chosen else ''}"
-    )
+    data = ((facts["n_prototypes"], "prototype"), (facts["n_real"], "real pair"))
+    fitted_on = " and ".join(count(n, what) for n, what in data if n)
+    return f"{path}: {method}, fitted on {fitted_on}{f' ({chosen})' if chosen else ''}"
 
 
 def read_request(method: str, given: dict[str, Any]) -> FitRequest:

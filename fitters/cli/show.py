@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from featstore.cli.progress import age
+from featstore.cli.share import print_cache
 from featstore.command_line import (
     EXIT_VERIFY,
     CommandGroup,
+    count,
     human_bytes,
     json_option,
     print_json,
@@ -19,6 +22,7 @@ from featstore.command_line import (
     usage_error,
 )
 from featstore.options import option, options_from
+from featstore.terminal import TextTable, bad, best, in_words, print_facts, say
 from fitters.errors import CorruptAlignmentError, SettingError
 
 
@@ -70,17 +74,28 @@ def ls_command(folder: Path | None, methods: bool, as_json: bool) -> None:
     found = [_row(path.parent) for path in sorted(folder.glob(f"*/{JSON_NAME}"))]
     if as_json:
         print_json(found)
-    for row in [] if as_json else found:
-        # An alignment that was made in Python may lack facts.
-        shown = {name: "?" if value is None else value for name, value in row.items()}
-        click.echo(
-            f"{row['name']}: damaged: {row['damaged']}"
-            if "damaged" in row
-            else f"{row['name']}: {shown['method']}, {shown['x_encoder']} ↔ {shown['y_encoder']}, "
-            f"{shown['n_prototypes']} prototypes, {shown['n_real']} real pairs"
-        )
+    elif not found:
+        click.echo(f"{folder} holds no alignments. `fitters fit … -o {folder}/NAME` makes one.")
+    else:
+        TextTable(_LISTED, [_listed(row) for row in found]).show()
+        click.echo(count(len(found), "alignment"))
     if any("damaged" in row for row in found):
         click.get_current_context().exit(EXIT_VERIFY)
+
+
+_LISTED = ("NAME", "METHOD", "IMAGES", "TEXTS", "PROTOTYPES", "PAIRS", "AGE", "")
+
+
+def _listed(row: dict[str, Any]) -> list[str]:
+    """Return the cells of an alignment; one that was made in Python may lack facts."""
+    facts = [row.get(name) for name in _FACTS]
+    cells = ["" if fact is None else in_words(fact) for fact in facts]
+    problem = bad(f"damaged: {row['damaged']}") if "damaged" in row else ""
+    return [row["name"], *cells, age(row["made"]), problem]
+
+
+#: Facts that `fitters ls` lists.
+_FACTS = ("method", "x_encoder", "y_encoder", "n_prototypes", "n_real")
 
 
 def _print_methods(*, as_json: bool) -> None:
@@ -105,27 +120,22 @@ def show_command(path: Path, as_json: bool) -> None:
     if as_json:
         print_json(alignment.facts)
         return
-    click.echo(str(alignment))
+    title, *card = str(alignment).splitlines()
+    say(best(title))
+    print("\n".join(card), end="\n\n")
     facts = {name: value for name, value in alignment.facts.items() if name not in _ON_CARD}
-    sections = {
-        "chosen": _curves(facts.pop("choice", None) or {}),
-        "fitted on": facts.pop("fitted_on", None) or {},
-        "asked for": {
-            name: value
-            for name, value in facts.pop("request", {}).items()
-            if value is not None and value is not False
-        },
-    }
+    choice, fitted_on = (dict(facts.pop(name, None) or {}) for name in ("choice", "fitted_on"))
+    asked = facts.pop("request", {})
     # What identifies is last: nobody reads it for pleasure.
     ids = {name: facts.pop(name) for name in list(facts) if name.endswith("_id")}
-    for side, source in sections["fitted on"].items():
+    for side, source in fitted_on.items():
         ids[f"fingerprint of {side}"] = source.get("fingerprint")
-        rows = source.get("rows")
-        sections["fitted on"][side] = f"{source.get('set')}, {rows or 0:,} rows"
-    _print_facts(facts, indent="")
-    for name, section in [*sections.items(), ("identity", ids)]:
-        if section:
-            _print_facts({name: section}, indent="")
+        fitted_on[side] = f"{source.get('set')}, {count(source.get('rows') or 0, 'row')}"
+    sections = {
+        "Fitted on": fitted_on | facts, "Chosen": _curves(choice), "Asked for": asked,
+        "Identity": ids,
+    }  # fmt: skip
+    print_facts({title: list(_lines(section)) for title, section in sections.items()})
 
 
 #: Facts that the first lines say.
@@ -157,25 +167,28 @@ def _curves(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(path: Path) -> dict[str, Any]:
-    from fitters.saved import read_facts
+    from fitters.saved import JSON_NAME, read_facts
 
-    names = ("method", "x_encoder", "y_encoder", "n_prototypes", "n_real")
+    row: dict[str, Any] = {"name": path.name, "made": (path / JSON_NAME).stat().st_mtime}
     try:
         facts = read_facts(path)
     except CorruptAlignmentError as err:
-        return {"name": path.name, "damaged": str(err)}
-    return {"name": path.name, **{name: facts.get(name) for name in names}}
+        return row | {"damaged": str(err)}
+    return row | {name: facts.get(name) for name in _FACTS}
 
 
-def _print_facts(facts: dict[str, Any], *, indent: str) -> None:
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            click.echo(f"{indent}{name}:")
-            _print_facts(value, indent=indent + "  ")
+def _lines(section: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the facts that say something, in words."""
+    for name, value in section.items():
+        if value is None or value is False or value in ("", [], {}):
             continue
         if isinstance(value, list) and (len(value) > 8 or any(isinstance(v, list) for v in value)):
-            value = f"{_shape(value)} values (--json shows them)"
-        click.echo(f"{indent}{name}: {value}")
+            value = f"{_shape(value)} values (--json lists them)"
+        yield _NAMES.get(name, name.replace("_", " ")), in_words(value)
+
+
+#: Names of facts that would not say what they are.
+_NAMES = {"edges": "at an edge of its grid", "n_folds": "folds", "n_queries": "queries"}
 
 
 def _shape(values: list[Any]) -> str:
@@ -221,9 +234,8 @@ def _print_entries(found: list[Any], *, as_json: bool, verb: str) -> None:
         rows = [{"path": str(e.path), "bytes": e.n_bytes, "facts": e.facts} for e in found]
         print_json({verb: rows, "bytes": total})
         return
+    entries = []
     for entry in found:
         sets = [entry.facts.get(side, {}).get("set", "damaged") for side in ("x", "y")]
-        used = time.strftime("%Y-%m-%d", time.localtime(entry.used))
-        size = human_bytes(entry.n_bytes)
-        click.echo(f"{entry.path.stem[:12]}  {size:>8}  {used}  {' × '.join(sets)}")
-    click.echo(f"{len(found):,} {verb}, {human_bytes(total)}")
+        entries.append((" × ".join(sets), human_bytes(entry.n_bytes), age(entry.used)))
+    print_cache(entries, human_bytes(total), removed=verb == "removed")

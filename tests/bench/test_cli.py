@@ -153,7 +153,7 @@ def test_sweep_then_table_and_compare(bench, smoke_store, tmp_path):
     # none: 1 K x 2 penalties; head and random: K=0 2 penalties, K=8 2 penalties x 2 mixes.
     assert (code, out) == (0, "sweep: 56 runs, 0 finished, 56 new in 28 fits.\n")
     assert bench(*words)[0] == 0
-    assert "reused 56 / new 0" in bench(*words)[1]
+    assert "56 reused, 0 new" in bench(*words)[1]
     code, out, _ = bench("table", tmp_path / "r", "--part", "results", "--metrics", "top-1")
     assert code == 0
     assert "penalty" in out

@@ -8,7 +8,7 @@ import pytest
 from bench import compare, read_results
 from bench.cells import CELL, in_order, source_name
 from bench.tables import (
-    aligned,
+    Table,
     comma_separated,
     gain_lines,
     interval_text,
@@ -69,7 +69,8 @@ def test_a_summary_is_method_by_pairs_of_the_first_metric(tmp_path):
         ["Ridge", "real pairs", "", "50.0 ± 0.0"],
         ["Ridge", "random rows", "0.0 ± 0.0", ""],
     ]
-    assert made.controls == [False, False, False, True]
+    styles = [[getattr(cell, "style", None) for cell in line] for line in made.table.lines]
+    assert styles[1:] == [[None] * 3 + [{"bold": True}], [None] * 4, [{"dim": True}] * 4]
     assert (made.left_out, made.caption) == (
         0,
         "image→name, held-out: top-1 %, mean ± sd over 2 draws, among 20 candidates; K real pairs.",
@@ -136,7 +137,7 @@ def test_markdown_and_plain_tables():
     assert markdown(headings, lines) == (
         "| name | n  |\n|------|----|\n| a\\|b | 1  |\n| c    | 22 |\n"
     )
-    assert aligned(headings, lines) == "name   n\n────  ──\na|b    1\nc     22\n"
+    assert Table(headings, lines).text("table") == "name   n\n────  ──\na|b    1\nc     22\n"
 
 
 def test_csv_keeps_every_digit_and_quotes(study):

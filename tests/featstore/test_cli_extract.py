@@ -61,7 +61,7 @@ def test_a_file_of_options_is_overridden_by_flags_and_recorded(
     assert featstore.open_store(store).sets()[0].commit.dtype == "float32"
     # The default log lies beside the store, not inside it.
     assert _run("extract", "--config", config, "--limit", "3") == 0
-    assert "reused 3 / new 0" in capsys.readouterr().out
+    assert "3 reused, 0 new" in capsys.readouterr().out
     events = (tmp_path / "store.extract.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in events] == ["started", "finished"]
     assert _run("verify", store) == 0

@@ -72,11 +72,11 @@ def test_a_refused_head_is_extracted_by_a_file_of_its_classes(
     assert run("plan", *typed) == 0
     assert "finished, 70 rows" in capsys.readouterr().out
     assert run("extract", *typed) == 0
-    assert "reused 70 / new 0" in capsys.readouterr().out
+    assert "70 reused, 0 new" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == tree
     # By the manifest it is the same set, once its label set is named.
     assert run("extract", labels, *head(store, weights), "--label-set", "things-i-saw") == 0
-    assert "reused 70 / new 0" in capsys.readouterr().out
+    assert "70 reused, 0 new" in capsys.readouterr().out
 
 
 def test_a_plan_says_what_would_be_refused(
@@ -87,7 +87,7 @@ def test_a_plan_says_what_would_be_refused(
     assert run("plan", *typed) == 1
     said = capsys.readouterr()
     assert "head_weight of timm:test_resnet: cannot be made" in said.out
-    assert re.search(r"would refuse: .*70 classes of label set.*has 2\b", said.err)
+    assert re.search(r"The extraction would stop: .*70 classes of label set.*has 2\b", said.err)
 
 
 def test_another_list_of_the_same_name_does_not_pass_for_the_first(

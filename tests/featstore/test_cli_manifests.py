@@ -78,10 +78,10 @@ def test_build_puts_data_on_stdout_and_progress_on_stderr(call, source, tmp_path
 
 def test_building_again_touches_nothing(call, source, tmp_path):
     arguments = ("build", "stamps", "-o", tmp_path / "out", "--source", source)
-    assert call(*arguments).stdout.startswith("built stamps")
+    assert call(*arguments).stdout.startswith("Built stamps")
     before = state(tmp_path / "out")
     again = call(*arguments)
-    assert again.stdout.startswith("unchanged stamps")
+    assert again.stdout.startswith("Unchanged stamps")
     assert "images" not in again.stderr.replace("holds 3 images", "")
     assert state(tmp_path / "out") == before
 
@@ -230,8 +230,8 @@ def test_ls_and_show(call, source, tmp_path):
     assert shown["counts"]["image"]["total"] == 3
     assert shown["classes"] == 2
     text = call("show", out).stdout
-    assert "licence: GPL-2" in text
-    assert "  image             3  (" in text
+    assert re.search(r"^  licence +GPL-2", text, re.MULTILINE)
+    assert re.search(r"^image +3  train ", text, re.MULTILINE)
     (out / "images/food/apple.png").write_bytes(b"another")
     assert call("show", out).exit_code == 0
     failed = call("show", out, "--hashes").exception
@@ -266,8 +266,8 @@ def test_an_option_that_a_builder_does_not_take_is_refused_in_the_api(tmp_path):
 def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
     (tmp_path / "birds.txt").write_text("great auk\ntern\n")
     done = call("labels", tmp_path / "birds.txt", "-o", tmp_path / "out")
-    assert done.stdout.startswith("built birds in ")
-    assert "classes           2" in done.stdout
+    assert done.stdout.startswith("Made birds in ")
+    assert re.search(r"^classes +2$", done.stdout, re.MULTILINE)
     assert json.loads(call("show", tmp_path / "out", "--json").stdout)["classes"] == 2
     again = call("labels", tmp_path / "birds.txt", "-o", tmp_path / "out", "--json")
     said = {"name": "birds", "folder": str(tmp_path / "out"), "classes": 2}

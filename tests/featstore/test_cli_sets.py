@@ -25,11 +25,11 @@ from featstore.command_line import (
     EXIT_USAGE,
     EXIT_VERIFY,
     human_bytes,
-    print_table,
     run_command,
 )
 from featstore.store import ItemTable, LayoutLimits, SetSpec, SetWriter, row_facts
 from featstore.store.rows import MemoryRows
+from featstore.terminal import TextTable
 from featstore.testing import write_set
 from tests.assertions import assert_close
 
@@ -105,18 +105,25 @@ def test_show_for_people_is_aligned_and_short(
 ) -> None:
     _write(tmp_path, 60, fail=tuple(range(20, 45)))
     assert _run("show", tmp_path, KEY) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert all(line[12:14] == "  " for line in lines)
+    title, _, *lines = capsys.readouterr().out.splitlines()
+    assert title.startswith("birds/image/timm.toy-")
+    headings = [line for line in lines if line and not line.startswith("  ")]
+    assert headings == ["Rows", "Encoder", "Origin", "Extraction", "Revisions", "Identity"]
+    assert all(line[14:16] == "  " for line in lines if line.startswith("  "))
     assert sum(": torn" in line for line in lines) == 20
-    assert "              and 5 more: --json lists all" in lines
     text = "\n".join(lines)
-    assert "failed        25 items" in text
-    assert "same rows     1 group of 6 items" in text
-    assert "same files    1 group, " not in text
-    assert "norms         min 5, median" in text
-    assert "made from     manifest revision r7" in text
-    assert "space         name = toy" in text
-    assert "2026-05-21, device cpu, batch 32, torch 2.9" in text
+    for said in (
+        "  failed        25 items",
+        "                5 more, which --json lists",
+        "  equal rows    1 group of 6 items",
+        "  norms         5 to ",
+        "  made from     manifest, revision r7",
+        "  name          timm:toy",
+        "  run           2026-05-21, on cpu, batch 32",
+        "                torch 2.9",
+    ):
+        assert said in text
+    assert not re.search(r"None|[{}]", text)
 
 
 def _view(rows: np.ndarray) -> EmbeddingsView:
@@ -169,13 +176,15 @@ def test_ls_has_precision_size_and_revisions(
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["precision"], row["revisions"], row["state"]) == ("float32", 2, "finished")
     assert f"  {human_bytes(row['bytes'])}  " in line
-    assert total == f"1 set, {human_bytes(row['bytes'])}"
+    assert total == f"1 set, 12 rows, {human_bytes(row['bytes'])}"
 
 
 def test_ls_names_what_is_unusual(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("init", tmp_path) == 0
     assert _run("ls", tmp_path) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ["0 sets, 0 B"]
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"{tmp_path} holds no sets. `featstore extract` makes one."
+    ]
     _write(tmp_path, 8, precision="bfloat16")
     damaged = _write(tmp_path, 8, encoder="timm:zoo")
     next((tmp_path / damaged / "revisions").iterdir()).write_bytes(b"{}")
@@ -217,7 +226,7 @@ def test_a_table_fits_the_terminal(
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("NO_COLOR", no_color)
-    print_table(("NAME", "ROWS"), [("a/b/c-01234567", "12")])
+    TextTable(("NAME", "ROWS"), [("a/b/c-01234567", "12")]).show()
     assert terminal.getvalue().splitlines()[1] == shown
 
 

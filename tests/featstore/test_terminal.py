@@ -21,7 +21,7 @@ import polars as pl
 import pytest
 
 from bench.tables import comma_separated
-from featstore.command_line import visible
+from featstore.terminal import visible
 from featstore.testing import item_table, write_set
 
 #: Writes the clipboard, rings, blinks, clears (as one C1 character), turns the text around.
@@ -149,8 +149,8 @@ def test_no_command_prints_what_acts_on_a_terminal(stranger: Path, terminal: str
     printed = _run(commands, terminal=terminal)
     assert printed.count("code ") == len(commands)
     assert printed.count("\\x1b]52;c;Y3Vy\\x07") > 100
-    if terminal == "xterm":  # what the progress bar draws, and the dimmed digits, are ours
-        printed = re.sub(r"\x1b\[(\?25[lh]|[12]?[AK]|(0|2|3[0-9]|9[0-9])?m)|\r", "", printed)
+    if terminal == "xterm":  # what the progress bar draws, and colours, are ours
+        printed = re.sub(r"\x1b\[(\?25[lh]|[12]?[AK]|([012]|3[0-9]|9[0-9])?m)|\r", "", printed)
     assert _RAW.findall(printed) == []
 
 
@@ -186,7 +186,7 @@ def test_no_text_of_a_csv_is_a_formula() -> None:
 
 
 def test_a_table_shows_what_the_encoding_lacks_as_an_escape() -> None:
-    code = "from featstore.command_line import print_table; print_table(['NAME'], [['\\xe9']])"
+    code = "from featstore.terminal import TextTable; TextTable(['NAME'], [['\\xe9']]).show()"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True, text=True, check=True,

@@ -155,9 +155,9 @@ def test_the_command_line_from_end_to_end(
     images = ("extract", manifest.root, "--kind", "image", "--encoder", LITE0[0],
               "--weights", LITE0[1], "--store", store, "--thumbnails")  # fmt: skip
     assert _run(*images) == 0
-    assert "reused 0 / new 11" in capsys.readouterr().out
+    assert "0 reused, 11 new" in capsys.readouterr().out
     assert _run(*images) == 0
-    assert "reused 11 / new 0" in capsys.readouterr().out
+    assert "11 reused, 0 new" in capsys.readouterr().out
     texts = ("extract", manifest.root, "--kind", "caption", "--encoder", MINILM[0],
              "--weights", MINILM[1], "--store", store, "--json")  # fmt: skip
     assert _run(*texts) == 0
@@ -183,7 +183,7 @@ def test_a_corrupt_image_is_listed_and_the_exit_code_is_3(
     said = capsys.readouterr()
     assert code == 3
     assert "skipped toy/04: " in said.err
-    assert "reused 0 / new 10 / failed 1" in said.out
+    assert "0 reused, 10 new, 1 failed" in said.out
 
 
 BAD = [
