@@ -111,6 +111,18 @@ def test_a_link_of_the_repository_leads_to_its_page(page: str, link: str, there:
     assert HOOKS.relinked(link, page) == there
 
 
+def test_names_and_documents_in_docstrings_become_links() -> None:
+    shown = (
+        "<p><code>fitters.MiniVec2VecAligner</code>, <code>hs.open_store</code>, <code>fit</code>"
+        " and <code>no_such_name</code>; see docs/sharing.md, docs/nowhere.md::</p>"
+    )
+    linked = HOOKS.cross_linked(shown)
+    for path in ("fitters.MiniVec2VecAligner", "featstore.open_store"):
+        assert f'<autoref identifier="{path}"><code>' in linked
+    assert linked.count("<autoref") == 2
+    assert '<a href="../../sharing.html">docs/sharing.md</a>, docs/nowhere.md:</p>' in linked
+
+
 def test_the_notebook_is_a_page_with_its_outputs(pages: dict[str, str]) -> None:
     page = pages["from-address-to-table.md"]
     cells = json.loads((ROOT / "docs/from-address-to-table.ipynb").read_text("utf-8"))["cells"]

@@ -7,6 +7,7 @@ pages, too. `pages` needs neither MkDocs nor a network, so tests read what it wr
 
 from __future__ import annotations
 
+import functools
 import html
 import importlib
 import inspect
@@ -236,7 +237,7 @@ def _notebook(file: Path) -> str:
                 png = "".join(data["image/png"]).strip()
                 parts.append(f'<img alt="Plot" src="data:image/png;base64,{png}">')
             elif "text/html" in data:
-                parts.append(f'<div class="output">{"".join(data["text/html"])}</div>')
+                parts.append(f'<div class="output" tabindex="0">{"".join(data["text/html"])}</div>')
             elif text := "".join(data.get("text/plain", output.get("text", ()))):
                 parts.append(f"```text\n{text.rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
@@ -256,7 +257,54 @@ def on_files(files: Any, *, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Lead links to where a document is on the site; name a file of the source without a link."""
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation", "toc"]
     return relinked(markdown, page.file.src_uri)
+
+
+def on_page_content(content: str, *, page: Any, **_: Any) -> str:
+    """Link the documents and names that the help of commands and docstrings mention."""
+    return cross_linked(content) if page.file.src_uri.startswith("reference/") else content
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Name the search for screen readers: the theme does not."""
+    return output.replace(
+        'data-md-component="search" role="dialog"',
+        'data-md-component="search" role="dialog" aria-label="Search"',
+    )
+
+
+def cross_linked(content: str) -> str:
+    """Return a page of the reference with links for what it mentions.
+
+    A public name is linked unless it is a word like `fit`, which may be a method or a parameter. A
+    docstring's ``::`` before a block of text is a colon.
+    """
+
+    def to_name(found: re.Match[str]) -> str:
+        path = _targets().get(found[1].removeprefix("hs.").rpartition(".")[2])
+        distinct = re.search(r"[A-Z_]", found[1]) is not None
+        return (
+            f'<autoref identifier="{path}">{found[0]}</autoref>' if path and distinct else found[0]
+        )
+
+    def to_document(found: re.Match[str]) -> str:
+        there = (ROOT / "docs" / f"{found[1]}.md").is_file()
+        return f'<a href="../../{found[1]}.html">{found[0]}</a>' if there else found[0]
+
+    content = re.sub(r"(?:(?<!>)|(?<=<p>))<code>([A-Za-z0-9_.]+)</code>(?!<)", to_name, content)
+    content = re.sub(r"(?<![\w/\"])docs/([\w/-]+)\.md", to_document, content)
+    return content.replace("::</p>", ":</p>")
+
+
+@functools.cache
+def _targets() -> dict[str, str]:
+    """Return where each public name is described."""
+    seen: dict[int, str] = {}
+    for name in PACKAGES:
+        _package(name, seen)
+    return {path.rpartition(".")[2]: path for path in seen.values()}
 
 
 def relinked(markdown: str, name: str) -> str:
