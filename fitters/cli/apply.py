@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,13 +145,7 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     if "scores" in answer:
         click.echo(answer["scores"])
     for label, listed in answer.get("near", {}).items():
-        say(best(label))
-        named = any("text" in row for row in listed)
-        cells = [
-            (f"{row['score']:.3f}", *([row.get("text", "")] if named else []), row["item_id"])
-            for row in listed
-        ]
-        TextTable((), cells, indent=2).show()
+        _show_neighbours(label, listed)
     if query.out is not None:
         click.echo(f"Wrote {in_words([*rows.shape])} values to {query.out}")
 
@@ -230,6 +224,15 @@ def _neighbours(
             listed.append(row)
         found.append(listed)
     return found
+
+
+def _show_neighbours(label: str, listed: Sequence[Mapping[str, Any]]) -> None:
+    """Print what was found for one input: scores, names where there are some, and ids."""
+    say(best(label))
+    columns = [[f"{row['score']:.3f}" for row in listed], [row["item_id"] for row in listed]]
+    if any("text" in row for row in listed):
+        columns.insert(1, [row.get("text", "") for row in listed])
+    TextTable((), list(zip(*columns, strict=True)), indent=2).show()
 
 
 def _as_file(rows: Projection) -> bytes:
