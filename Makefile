@@ -24,7 +24,7 @@ help:
 	@echo "make docs    build the documentation site, with its references: build/site/index.html"
 	@echo "make perf    speed, as ratios measured side by side (ONLY=store: one group)"
 	@echo "make validate-statistics   simulate every interval and test; writes build/statistics.json"
-	@echo "make tables  write the tables of docs/ from the demo and the validation that ran here"
+	@echo "make tables  write the tables and screens of docs/ from the demo and the validation that ran"
 	@echo "make faults  kill and refuse every command at every place; writes docs/measurements/reliability.md"
 	@echo "make gpu     on a machine with a GPU: rows against the CPU, speed against the bare model;"
 	@echo "             gpu-offline: where there is no network, with what gpu-wheels has downloaded"
@@ -88,6 +88,7 @@ test-long: export HEADSTOCK_TYPES = 1
 test-long: test test-minimal docs validate-statistics
 	rm -rf $(FRESH)/demo $(FRESH)/out
 	$(MAKE) demo VENV=$(FRESH)/demo DEMO=$(FRESH)/out
+	$(BIN)/python -m tests.screens check --demo $(FRESH)/out
 	$(BIN)/python -m tests.extend
 
 check: $(DEV)
@@ -120,6 +121,7 @@ validate-statistics: $(DEV) $(DEMO)/store/catalog.json
 tables: $(DEV)
 	$(BIN)/python -m tests.tables collect --results $(DEMO)/results --statistics build/statistics.json
 	$(BIN)/python -m tests.tables write
+	$(BIN)/python -m tests.screens write --demo $(DEMO)
 
 # Most of an hour on 2 cores.
 faults: $(DEV)

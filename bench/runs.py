@@ -116,34 +116,40 @@ class Data:
     layer_sets: tuple[str, ...] = ()
     layer_revisions: tuple[str, ...] = ()
     variants: tuple[str, ...] = option(
-        VARIANTS, help="Variants of the names of the images' classes, by comma: what is scored."
+        VARIANTS,
+        help="Score these variants of the names of the images' classes, separated by commas.",
     )
     templates: tuple[str, ...] = option(
-        TEMPLATES, help="Prompt templates of the names of the images' classes, by comma."
+        TEMPLATES,
+        help="Put the names of the images' classes into these prompt templates, "
+        "separated by commas.",
     )
     head_variants: tuple[str, ...] = option(
         (),
-        help="Variants of the names of the head's classes, by comma: what is trained on "
-        "[default: those of the images' classes, and the definition where the label set has it]; "
-        "auto chooses them on the head.",
+        help="Fit on these variants of the names of the head's classes, separated by commas; "
+        "auto chooses them on the head [default: those of the images' classes, and the "
+        "definition where the label set has it].",
     )
     head_templates: tuple[str, ...] = option(
         (),
-        help="Prompt templates of the names of the head's classes, by comma "
-        "[default: those of the images' classes].",
+        help="Put the names of the head's classes into these prompt templates, separated by "
+        "commas [default: those of the images' classes].",
     )
     pair_variants: tuple[str, ...] = option(
         (),
-        help="Variants of the class texts that training images are paired with, by comma, such as "
-        "description [default: those of the images' classes].",
+        help="Pair training images with these variants of class texts, separated by commas, such "
+        "as description [default: those of the images' classes].",
     )
     pair_templates: tuple[str, ...] = option(
         (),
-        help="Prompt templates of the class texts that training images are paired with, by comma; "
-        "d000 is the first sentence of a description.",
+        help="Put the class texts that training images are paired with into these prompt "
+        "templates, separated by commas; d000 is the first sentence of a description.",
     )
     locales: tuple[str, ...] = option(
-        (), flag="--locale", help="Variants of captions to use, by comma [default: all]."
+        (),
+        flag="--locale",
+        help="Use captions of these variants, such as languages, separated "
+        "by commas [default: all].",
     )
 
     @property
@@ -214,58 +220,66 @@ class Protocol:
         If a value is out of its range.
     """
 
-    eval: Eval = option("all-names", help="Which images are scored: all, those of held-out "
-                        "classes, the manifest's split test, or some of every class.")  # fmt: skip
-    source: Source = option("none", help="Source of the prototypes: a head or a control of it.")
+    eval: Eval = option(
+        "all-names",
+        help="Score all images, those of held-out classes, those of the manifest's split test, or "
+        "some of every class.",
+    )
+    source: Source = option(
+        "none", help="Use this source of prototypes: the head, or a control of it."
+    )
     n_pairs: int | Literal["all"] = option(
-        0, help="Number of real training images, or all.", at_least=0
+        0, help="Fit on this many real training images, or all.", at_least=0
     )
     pairs_per_class: int = option(
         0,
-        help="Number of training images of a class whose mean is paired with its class text, "
-        "instead of --n-pairs.",
+        help="Pair the mean of this many training images of a class with its class text, instead "
+        "of --n-pairs.",
         at_least=0,
     )
     relevance: Relevance = option(
         "parent_id",
-        help="What makes a caption relevant to an image: being its own, or being of its class.",
+        help="Count a caption as relevant if it is the image's own (parent_id), or of its class "
+        "(class_id).",
     )
     train_splits: tuple[str, ...] = option(
-        ("train",), flag="--train-split", help="Splits that --eval split may train on, by comma."
+        ("train",),
+        flag="--train-split",
+        help="Train on these splits, separated by commas, with --eval split.",
     )
     train_fraction: float = option(
         0.6,
-        help="Share of the classes (held-out) or of the images of a class (in-class) that may be "
-        "trained on.",
+        help="Train on at most this share of the classes (held-out) or of the images of a class "
+        "(in-class).",
         above=0,
         below=1,
     )
     head_rows: Literal["weights", "adapted"] = option(
         "weights",
-        help="Prototypes: the rows of the head, or these moved towards the unlabelled training "
-        "images.",
+        help="Use the rows of the head as prototypes, or move them towards the unlabelled "
+        "training images.",
     )
     control_draw: int | None = option(
         None, help="Seed of the control's rows [default: the seed of the run].", at_least=0
     )
     limit: int | None = option(
-        None, help="At most N images: a quick look, recorded in every row.", at_least=1
+        None, help="Score at most N images, for a quick look; every row records it.", at_least=1
     )
     clusters: int = option(
-        0, help="Clusters of like names that source shuffled-within shuffles within.", at_least=0
+        0,
+        help="Shuffle within this many clusters of similar names (source shuffled-within).",
+        at_least=0,
     )
-    head_size: int = option(
-        0, help="Number of classes of the head that are used [0: all].", at_least=0
-    )
+    head_size: int = option(0, help="Use this many classes of the head; 0 uses all.", at_least=0)
     head_by: HeadBy = option(
         "random",
-        help="Which of them: drawn by the seed, or those with the nearest or farthest texts from "
-        "the names of the images' classes.",
+        help="Choose the --head-size classes by the seed, or by how near or far their texts are "
+        "from the names of the images' classes.",
     )
     leave_seen: bool = option(
         False,
-        help="Leave out classes of the head whose name, or nearly the text, a class of the images "
-        "has.",
+        help="Leave out classes of the head whose name, or nearly the same text, a class of the "
+        "images has.",
     )
 
     def __post_init__(self) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
@@ -41,8 +43,8 @@ def _use(ctx: click.Context, _: click.Parameter, places: tuple[str, ...]) -> tup
 plugin_option = click.Option(
     ["--plugin", "plugins"], type=click.Path(), multiple=True, metavar="MODULE|FILE.py",
     is_eager=True, expose_value=False, callback=_use, envvar="HEADSTOCK_PLUGINS", show_envvar=True,
-    help="Module or file that registers methods, tasks, encoders or others of your own; "
-    "repeatable.",
+    help="Load this module or file, which registers methods, tasks, encoders or other things of "
+         "your own; repeatable.",
 )  # fmt: skip
 
 
@@ -69,6 +71,7 @@ class CommandGroup(click.Group):
     ) -> None:
         kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(*args, **kwargs)
+        self.epilog = pasteable(self.epilog) if self.epilog else None
         self.lazy = lazy or {}
         self._sections = sections
 
@@ -91,8 +94,8 @@ class CommandGroup(click.Group):
         if not isinstance(command, click.Group | None) and plugin_option not in command.params:
             command = copy(command)
             command.params = [*command.params, plugin_option]
-        if command is not None and command.epilog and not command.epilog.startswith("\b"):
-            command.epilog = f"\b\n{command.epilog}"  # an example that is wrapped cannot be pasted
+        if command is not None and command.epilog:
+            command.epilog = pasteable(command.epilog)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -115,6 +118,40 @@ class CommandGroup(click.Group):
             known, by = self.list_commands(ctx), f"{ctx.command_path} --help"
             raise click.UsageError(unknown_name("command", name, known, listed_by=by), ctx)
         return super().resolve_command(ctx, args)
+
+
+#: Columns of a help.
+COLUMNS = 80
+
+#: A blank at which a line of an example is not broken: before the value of an option, in quotes.
+_KEPT = re.compile(r"(?<=\s)(-{1,2}[\w-]+) (?=[^\s-])|\"[^\"]*\"|'[^']*'")
+
+
+def pasteable(epilog: str) -> str:
+    r"""Return the examples below a help as lines that fit it and can be pasted.
+
+    A longer line goes on behind a backslash, as in a shell, at the next option. Lines that begin
+    with two blanks are commands; a single one may follow "Example:".
+
+    Examples
+    --------
+    >>> print(pasteable("Example: featstore ls build/demo/store"))
+    \b
+    Example:
+      featstore ls build/demo/store
+    """
+    text = re.sub(r"^(?:\b\n)?(Example[^:\n]*:) (?=\S)", r"\1\n  ", epilog)
+    lines = re.sub(r" *\\\n\s*", " ", text.removeprefix("\b\n")).splitlines()
+    return "\b\n" + "\n".join(_broken(line) if line.startswith("  ") else line for line in lines)
+
+
+def _broken(command: str) -> str:
+    whole = _KEPT.sub(lambda found: found[0].replace(" ", "\0"), command.strip())
+    lines = textwrap.wrap(
+        whole, COLUMNS - 4, initial_indent="  ", subsequent_indent=" " * 6,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    return " \\\n".join(lines).replace("\0", " ")
 
 
 class SectionedCommand(click.Command):
@@ -199,11 +236,12 @@ def signed_options(function: _Function) -> _Function:
     """Add ``--key`` and ``--at-least``: what a store must be signed by, and its lowest number."""
     function = click.option(
         "--at-least", type=click.IntRange(min=0), default=0, metavar="N",
-        help="Lowest number of the signature that is taken.",
+        help="Refuse a signature whose number is lower than N.",
     )(function)  # fmt: skip
     return click.option(
         "--key", metavar="KEY",
-        help="Public key that the store must be signed by: 64 hexadecimal digits, or a PEM file.",
+        help="Refuse a store that is not signed by this public key: 64 hexadecimal digits, or a "
+             "PEM file.",
     )(function)  # fmt: skip
 
 

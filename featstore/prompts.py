@@ -393,21 +393,28 @@ class PromptChoice:
 
     variants: tuple[str, ...] = option(
         (),
-        help="Names that prompts are made of: name, lemmas, clean, definition, paper, open_clip, "
-        "user.",
+        help="Make prompts of these names: name, lemmas, clean, definition, paper, open_clip or "
+        "user [default: the dataset's own].",
     )
     templates: tuple[str, ...] = option(
-        (), help="Templates around them, or sets: none, photo, simple, paper, icis, openai80."
+        (),
+        help="Put the names into these templates, or sets of templates: none, photo, simple, "
+        "paper, icis or openai80 [default: the dataset's own].",
     )
     names_file: Path | None = option(
-        None, help="JSON with a name a class (CLIP_benchmark's shape): the variant user."
+        None,
+        help="Read a name for each class from this JSON file, laid out as in "
+        "CLIP_benchmark; they are the variant user.",
     )
     templates_file: Path | None = option(
         None,
-        help="JSON of templates with {} or {c} (CLIP_benchmark's shape), and {a} for its article.",
+        help="Read templates from this JSON file, laid out as in CLIP_benchmark: {} or {c} "
+        "stands for the name, {a} for its article.",
     )
     descriptions_file: Path | None = option(
-        None, help="JSON of sentences by class (CuPL's shape): the variant description."
+        None,
+        help="Read sentences for each class from this JSON file, laid out as in CuPL; they "
+        "are the variant description.",
     )
 
     def make(

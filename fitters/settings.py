@@ -128,26 +128,26 @@ class TrainingOptions:
 
     epochs: int | None = option(
         None,
-        help="Number of epochs (trained methods) [default: the preset's].",
+        help="Train for this many epochs (trained methods) [default: the preset's].",
         at_least=1,
         below=1_000_000,
     )
     batch_size: int | None = option(
         None,
-        help="Rows in a batch (trained methods) [default: the preset's].",
+        help="Train with this many rows in a batch (trained methods) [default: the preset's].",
         at_least=2,
         below=MOST,
     )
     learning_rate: float | None = option(
         None,
-        help="Learning rate (trained methods) [default: the preset's].",
+        help="Train with this learning rate (trained methods) [default: the preset's].",
         above=0,
         below=1000,
     )
     share: float | None = option(
         None,
-        help="Share of prototypes in every batch (trained methods) [default: shuffle both "
-        "sources].",
+        help="Fill this share of every batch with prototypes (trained methods) [default: shuffle "
+        "both sources].",
         above=0,
         below=1,
         needs=("y", "head"),
@@ -164,12 +164,13 @@ class TrainingOptions:
         below=MOST,
     )
     precision: TrainingPrecision | None = option(
-        None, help="Precision of a training [default: the preset's].", flag=None
+        None, help="Train in this precision [default: the preset's].", flag=None
     )
     device: str = option(
         "cpu",
-        help="Device of a training, as torch names it (cpu, cuda, cuda:1), or auto: a GPU if torch "
-        "can use one (trained methods). It changes the last bits of the result, and no id.",
+        help="Train on this device, named as in torch (cpu, cuda, cuda:1); auto takes a GPU if "
+        "torch can use one (trained methods). The device changes the last bits of the "
+        "result, and no id.",
     )
     checkpoint: Path | None = None
     on_epoch: Callable[[Any], None] | None = None
@@ -244,49 +245,55 @@ class FitConfig:
     fitters.errors.SettingError: ...
     """
 
-    method: str = option(help="A method that `fitters fit --help` lists.", flag=None)
+    method: str = option(
+        help="Fit by this method, one of those that `fitters fit --help` lists.", flag=None
+    )
     penalty: float | Literal["auto"] = option(
         "auto",
-        help="Ridge penalty; auto chooses it on the training pairs.",
+        help="Set the ridge penalty; auto chooses it on the training pairs.",
         at_least=0,
         below=MOST,
     )
     mix: float | Literal["auto"] = option(
         "auto",
-        help="Weight of the prototypes beside real pairs; auto chooses it on the training pairs.",
+        help="Give the prototypes this weight beside real pairs; auto chooses it on the training "
+        "pairs.",
         above=0,
         below=MOST,
         needs=("y", "head"),
     )
     gamma: float | Literal["auto"] = option(
         "auto",
-        help="Inverse squared width of the kernel of kernel-ridge; auto chooses it.",
+        help="Set the inverse squared width of the kernel (kernel-ridge); auto chooses it.",
         above=0,
         # The kernel of rows that are apart by more than 1 is then 0 but for rounding.
         below=1000,
     )
     n_components: int | Literal["auto"] | None = option(
         "auto",
-        help="Number of directions that cca, csa and pls keep; auto chooses it.",
+        help="Keep this many directions (cca, csa, pls); auto chooses the number.",
         flag="--components",
         none="all",
         at_least=1,
         below=MOST,
     )
     rank: int | None = option(
-        None, help="Rank of procrustes [default: the full rank].", at_least=1, below=MOST
+        None,
+        help="Limit the map to this rank (procrustes) [default: the full rank].",
+        at_least=1,
+        below=MOST,
     )
-    scale: bool = option(False, help="Let procrustes fit a scale too.")
+    scale: bool = option(False, help="Fit a scale, too (procrustes).")
     top_k: int | Literal["auto"] | None = option(
         None,
-        help="Number of classes that conse averages [default: 10], or of anchors that asif keeps "
-        "[default: 800]; auto chooses that of asif.",
+        help="Average this many classes (conse), or keep this many anchors (asif, where auto "
+        "chooses it) [default: 10 for conse, 800 for asif].",
         at_least=1,
         below=MOST,
     )
     power: float | Literal["auto"] | None = option(
         None,
-        help="Exponent of the similarities of asif [default: 8]; auto chooses it.",
+        help="Raise similarities to this power (asif); auto chooses it [default: 8].",
         above=0,
         below=1000,
     )
@@ -295,18 +302,18 @@ class FitConfig:
     )
     centre: bool | None = option(
         None,
-        help="Centre the rows of a trained method, or not [default: as in its paper]; of conse its "
-        "texts [default: centred].",
+        help="Centre the rows of a trained method, or the texts of conse, or do not [default: as "
+        "in the paper; centred for conse].",
         flag="--centred/--uncentred",
     )
     criterion: Criterion | None = option(
         None,
-        help="How a ridge is chosen: by cosine or rank without real pairs, or by the held-out "
-        "squared error, which needs moments alone [default: rank; of kernel-ridge cosine].",
+        help="Choose a ridge by cosine or rank without real pairs, or by the held-out squared "
+        "error, which needs only moments [default: rank, for kernel-ridge cosine].",
     )
     validation: Validation | Metric = option(
         "mrr",
-        help="Metric by which settings are chosen on held-out real pairs.",
+        help="Choose settings by this metric on held-out real pairs.",
         choices=get_args(Metric),
         needs=("y",),
     )
@@ -394,86 +401,90 @@ class FitRequest(FitConfig):
     """
 
     x: str = option(
-        help="Image set, dataset/image/encoder; or with --dataset its encoder.", metavar="KEY"
+        help="Fit on this image set: dataset/image/encoder, or with --dataset its encoder alone.",
+        metavar="KEY",
     )
     y: str | None = option(
         None,
-        help="Caption set, for real pairs; or with --dataset its encoder.",
+        help="Fit on real pairs with this caption set: dataset/caption/encoder, or with "
+        "--dataset its encoder alone.",
         metavar="KEY",
     )
     split: str = option(
         SPLIT,
-        help="Split of the images. A fit on a head alone takes all images where none is in the "
-        "split train.",
+        help="Fit on the images of this split. A fit on a head alone takes all images if none is "
+        "in the split train.",
         metavar="NAME",
     )
     n_pairs: int | None = option(
         None,
-        help="Number of captioned images to fit on [default: all].",
+        help="Fit on this many captioned images [default: all].",
         at_least=1,
         below=MOST,
         needs=("y",),
     )
     head: tuple[str, ...] = option(
         (),
-        help="Head set, for prototypes, or its label set. Several heads of the same classes are "
-        "fitted as one, each on the images of its own encoder; the first is of --x.",
+        help="Fit on the rows of this head set, or of the head of this label set. Several heads "
+        "of the same classes are fitted as one, each on the images of its own encoder; the "
+        "first is of the encoder of --x.",
     )
     names: str | None = option(
         None,
-        help="Class-name set of the head's classes.",
+        help="Take the names of the head's classes from this class-name set.",
         flag="--head-names",
         metavar="KEY",
     )
     source: str = option(
         "head",
-        help="Prototypes: the head, or a control that carries no class information (but "
-        "shuffled-within: that of ten clusters of like names).",
+        help="Fit on the rows of the head, or on a control that carries no class information. "
+        "The control shuffled-within keeps that of ten clusters of similar names.",
         choices=("head", *get_args(Control)),
         needs=("head",),
     )
     variants: tuple[str, ...] = option(
         VARIANTS,
-        help="Variants of class names: those that a --y of class names is fitted on, and the form "
-        "in which the classes of a head are asked for.",
+        help="Use these variants of class names: a --y of class names is fitted on them, and the "
+        "classes of a head are asked for in them.",
     )
     templates: tuple[str, ...] = option(
-        TEMPLATES, help="Prompt templates around the names of --variants."
+        TEMPLATES, help="Put the names of --variants into these prompt templates."
     )
     head_variants: tuple[str, ...] = option(
         (),
-        help="Variants of the names of the head's classes, by comma: what it is fitted on "
-        "[default: --variants, and the definition where the label set has it]; auto chooses them "
-        "on the head.",
+        help="Fit on these variants of the names of the head's classes, separated by commas; "
+        "auto chooses them on the head [default: --variants, and the definition where the "
+        "label set has it].",
         needs=("head",),
     )
     head_templates: tuple[str, ...] = option(
         (),
-        help="Prompt templates of the names of the head's classes, by comma [default: "
-        "--templates].",
+        help="Put the names of the head's classes into these prompt templates, separated by "
+        "commas [default: --templates].",
         needs=("head",),
     )
     duplicates: Duplicates = option(
-        "keep", help="Keep, merge or drop classes that share a name.", needs=("head",)
+        "keep", help="Keep classes that share a name, merge them or drop them.", needs=("head",)
     )
     rows: Literal["weights", "patterns", "adapted", "bias"] = option(
         "weights",
-        help="Prototypes: rows w of the head; patterns Cov(f) w; adapted, moved towards the "
-        "unlabelled images of the split; or bias, [w, b] with images [f, 1].",
+        help="Use these prototypes: weights, the rows w of the head; patterns, Cov(f) w; "
+        "adapted, rows moved towards the unlabelled images of the split; or bias, [w, b] "
+        "beside images [f, 1].",
         needs=("head",),
     )
     precision: MomentsPrecision = option(
-        "float32", help="Precision of the moments of real pairs.", needs=("y",)
+        "float32", help="Accumulate the moments of real pairs in this precision.", needs=("y",)
     )
     cached: bool = option(
         True,
-        help="Keep the moments of real pairs in the user's cache, and reuse them.",
+        help="Keep the moments of real pairs in the user's cache and reuse them, or do not.",
         flag="--cache/--no-cache",
         needs=("y",),
     )
     seed: int = option(
         0,
-        help="Random seed of the subset, the folds, the controls and the training.",
+        help="Draw the subset, the folds, the controls and the training with this random seed.",
         at_least=0,
         below=2**63,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import shlex
 import subprocess
@@ -65,6 +66,15 @@ def _fit(title: str, method: str) -> Step:
         f"Fit {title} on the head",
         f"headstock fit {method} --store OUT/store --x stamps/image/tf_efficientnet_lite0 {HEAD} "
         f"-o OUT/aligners/{method}-head --force",
+    )
+
+
+def _name_images(title: str, options: str) -> Step:
+    return Step(
+        title,
+        "headstock eval task zero_shot --images stamps/image/tf_efficientnet_lite0 "
+        f"--names stamps/class_name/all-MiniLM-L6-v2 {HEAD} {options} --relevance class_id "
+        "--store OUT/store -o OUT/results",
     )
 
 
@@ -155,11 +165,9 @@ TRY = Job(
     "and no intervals.\n\nNext:  headstock demo",
     (
         *_extraction(stamps=" --split val"),
-        Step("Fit kernel ridge on the head and on random rows, and name the images",
-             "headstock eval task zero_shot --images stamps/image/tf_efficientnet_lite0 "
-             f"--names stamps/class_name/all-MiniLM-L6-v2 {HEAD} --method conse,kernel-ridge "
-             "--source head,random --relevance class_id --seeds 0-2 --store OUT/store "
-             "-o OUT/results"),
+        _name_images("Name the images by the head", "--method conse,kernel-ridge --source head"),
+        _name_images("Name them by random vectors instead, three times",
+                     "--method kernel-ridge --source random --seeds 0-2"),
         Step("Print the table", "headstock eval table OUT/results"),
     ),
     is_quiet=True,
@@ -188,13 +196,21 @@ def run_step(command: str) -> tuple[int, str]:
 
 
 def run_here(command: str, *, is_shown: bool) -> tuple[int, str]:
-    """Run a command of `headstock` in this process, its stdout shown or dropped; see `run_step`."""
+    """Run a command of `headstock` in this process; see `run_step`.
+
+    Unless it is shown, what it prints and logs is dropped: bars, warnings and errors are left.
+    """
     from bench.cli.headstock import cli
     from featstore.command_line import run_command
 
     started = time.monotonic()
-    with nullcontext() if is_shown else redirect_stdout(io.StringIO()):
-        code = run_command(cli, "headstock", shlex.split(command)[1:])
+    before = logging.root.manager.disable
+    logging.disable(before if is_shown else max(before, logging.INFO))
+    try:
+        with nullcontext() if is_shown else redirect_stdout(io.StringIO()):
+            code = run_command(cli, "headstock", shlex.split(command)[1:])
+    finally:
+        logging.disable(before)
     return code, f"{time.monotonic() - started:.1f} s"
 
 
@@ -210,7 +226,7 @@ def _job_options(job: Job) -> Callable[[_Function], _Function]:
             function = click.option(flag, name, is_flag=True, help=text)(function)
         return click.option(
             "-o", "--out", default=f"build/{job.name}", show_default=True,
-            help="Folder for everything the command makes. Finished work in it is used again.",
+            help="Write everything to this folder. Finished work in it is used again.",
         )(function)  # fmt: skip
 
     return decorate

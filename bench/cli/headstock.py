@@ -25,6 +25,7 @@ from featstore.command_line import (
     count,
     entry_point,
     human_bytes,
+    pasteable,
     print_json,
 )
 from featstore.errors import FeatstoreError
@@ -53,7 +54,7 @@ PLACES = {
 #: imports none of them.
 _SUMMARIES = {
     "try": "Run a small part of the demo: a first number in a minute.",
-    "demo": "Run all of it on real models and images: 6 minutes.",
+    "demo": "Run the whole job on real models and images: 6 minutes.",
     "data": "Build, make and inspect manifests of datasets.",
     "plan": "Show what an extraction would do and cost.",
     "extract": "Encode the items of a manifest into a store.",
@@ -63,7 +64,7 @@ _SUMMARIES = {
     "show": "Show what a saved alignment was fitted on.",
     "apply": "Project embeddings with a saved alignment.",
     "export": "Write a saved alignment for other programs.",
-    "check": "Check a method, a task or another thing of your own.",
+    "check": "Check a method, task, encoder, source or dataset of your own.",
     "eval": "Score alignments: suites, tasks, sweeps, tables.",
     "report": "Draw the report of a results folder.",
 }
@@ -84,11 +85,12 @@ class _PlacedGroup(CommandGroup):
 
     def reworded(self, text: str) -> str:
         """Return a help or an error that calls every command by its place below `headstock`."""
-        return re.sub(
-            r"\b(?:featstore|fitters|bench) [a-z]+",
-            lambda found: f"headstock {PLACES[found[0]]}" if found[0] in PLACES else found[0],
-            text,
-        )
+
+        def placed(found: re.Match[str]) -> str:
+            place = PLACES.get(" ".join(found[0].split()))  # a help breaks its lines anywhere
+            return found[0] if place is None else f"headstock {place}"
+
+        return re.sub(r"\b(?:featstore|fitters|bench)\s+[a-z]+", placed, text)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, importing its module if need be."""
@@ -99,9 +101,12 @@ class _PlacedGroup(CommandGroup):
         if isinstance(original, CommandGroup):
             found = _PlacedGroup()
             vars(found).update(vars(original))
-        found.help, found.epilog = (
-            self.reworded(text or "") for text in (found.help, found.epilog)
-        )
+        found.help = self.reworded(found.help or "")
+        found.epilog = pasteable(self.reworded(found.epilog or ""))
+        found.params = [copy(param) for param in found.params]
+        for param in found.params:
+            if isinstance(param, click.Option) and param.help:
+                param.help = self.reworded(param.help)
         return found
 
 
@@ -127,7 +132,7 @@ class _Headstock(_PlacedGroup):
     },
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="\b\nExample:\n  headstock\n  headstock demo\n  headstock store ls build/demo/store",
+    epilog="\b\nExample:\n  headstock\n  headstock try\n  headstock store ls build/demo/store",
 )
 @click.version_option(package_name="headstock")
 @click.option("--json", "as_json", is_flag=True, help="Print the state of the folder as JSON.")
@@ -381,7 +386,7 @@ def _print_state(found: dict[str, list[dict[str, Any]]], *, as_json: bool) -> No
         if len(entries) > _SHOWN:
             rows.append(["", f"and {len(entries) - _SHOWN:,} more (--json lists all)", "", ""])
     if rows:
-        TextTable(("WHAT", "PATH", "CHANGED", "CONTENT"), rows).show()
+        TextTable(["WHAT", "PATH", "CHANGED", "CONTENT"], rows).show()
     else:
         click.echo("There is no work in this folder or in four levels of folders below it.")
     click.echo(f"\nNext:  {next_command(found)}\nHelp:  headstock --help")

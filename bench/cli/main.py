@@ -57,11 +57,11 @@ out_option = click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help="Results folder; finished runs in it are kept.",
+    help="Write results to this folder; finished runs in it are kept.",
 )
 
 suite_option = click.option(
-    "--suite", default=None, help="Which suite, if the folder holds several."
+    "--suite", default=None, help="Read the results of this suite, if the folder holds several."
 )
 
 jobs_option = click.option(
@@ -69,7 +69,7 @@ jobs_option = click.option(
     type=click.IntRange(1, 10_000),
     default=1,
     show_default=True,
-    help="Processes, each with one thread. Results do not depend on it.",
+    help="Compute in this many processes, each with one thread. Results do not depend on it.",
 )
 
 engine_option = click.option(
@@ -77,14 +77,16 @@ engine_option = click.option(
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Processes of this machine, or Ray: here, or the cluster that RAY_ADDRESS names.",
+    help="Compute in processes of this machine, or on Ray: here, or on the cluster that "
+    "RAY_ADDRESS names.",
 )
 
 device_option = click.option(
     "--device",
     default="cpu",
     show_default=True,
-    help="Device of trainings and of learned prompts, as torch names it, or auto. It enters no id.",
+    help="Train methods and learn prompts on this device, named as in torch, or auto. It enters "
+    "no id.",
 )
 
 dry_run_option = click.option(
@@ -97,7 +99,7 @@ form_option = click.option(
     type=click.Choice(["table", "md", "csv", "json", "latex"]),
     default="table",
     show_default=True,
-    help="Plain table, Markdown, CSV (unrounded), JSON or LaTeX (booktabs).",
+    help="Print a plain table, Markdown, CSV (unrounded), JSON or LaTeX (booktabs).",
 )
 
 
@@ -306,5 +308,8 @@ def typed_command() -> str:
 def seeds_option(default: str) -> Callable[[_Function], _Function]:
     """Return the option ``--seeds``."""
     return click.option(
-        "--seeds", default=default, show_default=True, help="Random seeds, such as 0-4 or 0,2,5."
+        "--seeds",
+        default=default,
+        show_default=True,
+        help="Run with each of these random seeds, such as 0-4 or 0,2,5.",
     )

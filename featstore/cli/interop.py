@@ -29,12 +29,20 @@ from featstore.options import options_from
 @click.argument("store", type=StoreType())
 @click.argument("key", metavar="KEY")
 @click.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path), help="File or folder to write."
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Write to this file or folder.",
 )
 @click.option(
-    "--format", "form", required=True, type=click.Choice(FORMATS), help="Format of what is written."
+    "--format", "form", required=True, type=click.Choice(FORMATS), help="Write in this format."
 )
-@click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")
+@click.option(
+    "--revision",
+    help="Export the revision with this revision_id, or the beginning of "
+    "one [default: the current one].",
+)
 @json_option
 def export_command(
     store: StorePlace, key: str, out: Path, form: str, revision: str | None, as_json: bool
@@ -82,7 +90,7 @@ def export_command(
     "--kind image --encoder their:vit",
 )
 @click.argument("source", type=click.Path(path_type=Path))
-@store_option("Folder of the store, made if missing.", writes=True)
+@store_option("Write to the store in this folder, which is made if it is missing.", writes=True)
 @options_from(ImportConfig)
 @json_option
 def import_command(source: Path, store: Path, as_json: bool, **given: Any) -> int:

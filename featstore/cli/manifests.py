@@ -11,7 +11,14 @@ from typing import Any, TypeVar
 import click
 
 from featstore.cli.progress import ProgressBar, show_log
-from featstore.command_line import EXIT_VERIFY, CommandGroup, count, json_option, print_json
+from featstore.command_line import (
+    EXIT_VERIFY,
+    CommandGroup,
+    SectionedCommand,
+    count,
+    json_option,
+    print_json,
+)
 from featstore.errors import ManifestError, OptionError, lookup, unknown_name
 from featstore.options import config_from, option, options_from, parts_of
 from featstore.prompts import PromptChoice
@@ -58,7 +65,7 @@ def options_option(of: str, listed_by: str) -> Callable[[_Function], _Function]:
     """Return the option ``--option KEY=VALUE``, whose keys another command lists."""
     return click.option(
         "--option", "options", multiple=True, metavar="KEY=VALUE", callback=_split_options,
-        help=f"Option of {of}; repeatable. {listed_by} lists them.",
+        help=f"Set an option of {of}; repeatable. {listed_by} lists them.",
     )  # fmt: skip
 
 
@@ -74,9 +81,12 @@ def options_option(of: str, listed_by: str) -> Callable[[_Function], _Function]:
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder of the manifest: new, empty, or holding an earlier one of the same name.",
+    help="Write the manifest to this folder, which is new, empty or holds an earlier one of the "
+    "same name.",
 )
-@click.option("--name", help="Name of the dataset; default: made from the location's.")
+@click.option(
+    "--name", help="Give the dataset this name [default: made from the name of the location]."
+)
 @options_option("the source", "`featstore manifests sources`")
 @json_option
 def make_command(
@@ -141,8 +151,14 @@ def sources_command(as_json: bool) -> None:
 
 @manifests.command("labels", epilog="Example: featstore manifests labels birds.txt -o build/birds")
 @click.argument("label_file", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The manifest.")
-@click.option("--name", help="Name of the label set; default: made of the file's name.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Write the manifest to this folder.",
+)
+@click.option("--name", help="Give the label set this name [default: made from the file's name].")
 @options_from(PromptChoice)
 @json_option
 def labels_command(
@@ -186,9 +202,11 @@ def ls_command(as_json: bool) -> None:
     TextTable(("DATASET", ""), rows).show()
 
 
-@manifests.command("show", epilog="Example: featstore manifests show build/stamps")
+@manifests.command("show", epilog="Example: featstore manifests show build/demo/manifests/stamps")
 @click.argument("what", metavar="DIR|NAME")
-@click.option("--hashes", is_flag=True, help="Also read every file and compare its sha256.")
+@click.option(
+    "--hashes", is_flag=True, help="Also read every file and compare its sha256 with the manifest."
+)
 @json_option
 def show_command(what: str, hashes: bool, as_json: bool) -> None:
     """Show a manifest, or what is known of a dataset.
@@ -206,9 +224,10 @@ def show_command(what: str, hashes: bool, as_json: bool) -> None:
         own = {key: _option_text(option) for key, option in facts.get("options", {}).items()}
         document = {**published_facts(facts), **({"options": own} if own else {})}
     elif folder.exists():
-        manifest = read_manifest(folder)
-        if hashes:
-            check_bytes(manifest)
+        with ProgressBar(f"show {folder}"):
+            manifest = read_manifest(folder)
+            if hashes:
+                check_bytes(manifest)
         document = {
             **manifest.facts,
             "root": str(manifest.root),
@@ -262,27 +281,32 @@ class BuildConfig:
     """How a dataset is built, as a command line says it; a dataset takes some of these."""
 
     name: str | None = option(
-        None, help="Name of the dataset in the manifest and the store (default: DATASET)."
+        None, help="Give the dataset this name in the manifest and the store [default: DATASET]."
     )
     root: Path | None = option(
         None,
-        help="Folder with the dataset as it is distributed. Its files stay where they are.",
+        help="Read the dataset from this folder, laid out as it is distributed. Its files stay "
+        "where they are.",
     )
     source: Path | None = option(
         None,
-        help="stamps: a folder with the stamps or with the .deb of tuxpaint-stamps-default. "
-        "imagenet…: a folder with timm's label files.",
+        help="Read the source files from this folder: the stamps or the .deb of "
+        "tuxpaint-stamps-default (stamps), or timm's label files (imagenet…).",
     )
-    split: tuple[str, ...] = option((), help="Only these splits, e.g. test.")
-    subset: bool = option(False, help="Accept an incomplete copy (recorded in the manifest).")
-    classes_only: bool = option(False, help="Only the label set, without images.")
+    split: tuple[str, ...] = option(
+        (), help="Build only these splits, such as test [default: all]."
+    )
+    subset: bool = option(
+        False, help="Accept an incomplete copy; the manifest records that it is one."
+    )
+    classes_only: bool = option(False, help="Build only the label set, without images.")
     split_file: Path | None = option(
         None,
-        help="A split_zhou_….json of CoOp: its items, names and splits instead of the official "
-        "ones.",
+        help="Take items, names and splits from this file of CoOp (split_zhou_….json) instead of "
+        "the official ones.",
     )
     locale: tuple[str, ...] = option(
-        (), help="Languages of captions, e.g. en,fr (stamps only; default en)."
+        (), help="Write captions in these languages, such as en,fr (stamps only) [default: en]."
     )
 
     def builder_options(self, dataset: str) -> dict[str, Any]:
@@ -324,14 +348,23 @@ _EXAMPLES = (
 )
 
 
-@click.command("build", epilog=_EXAMPLES)
+@click.command(
+    "build",
+    cls=SectionedCommand,
+    sections={
+        "Options": "-o --name --root --source --split --locale --variants --templates --option",
+        "Copies on disk": "--subset --classes-only --split-file",
+        "Prompts of your own": "--names-file --templates-file --descriptions-file",
+    },
+    epilog=_EXAMPLES,
+)
 @click.argument("dataset", metavar="DATASET")
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder of the manifest: new, empty, or holding an earlier build.",
+    help="Write the manifest to this folder, which is new, empty or holds an earlier build.",
 )
 @options_from(BuildConfig)
 @options_option("the dataset", "`featstore manifests show DATASET`")
@@ -407,13 +440,19 @@ SHOWN = 20
     "--root",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder with the dataset as it is distributed.",
+    help="Read the dataset from this folder, laid out as it is distributed.",
 )
 @click.option(
-    "--split", multiple=True, metavar="NAME[,NAME…]", callback=parts_of, help="Only these splits."
+    "--split",
+    multiple=True,
+    metavar="NAME[,NAME…]",
+    callback=parts_of,
+    help="Check only these splits [default: all].",
 )
 @options_option("the dataset", "`featstore manifests show DATASET`")
-@click.option("--all", "everything", is_flag=True, help="Print every problem, not 20 of a kind.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Print every problem instead of 20 of each kind."
+)
 @json_option
 @click.pass_context
 def check_command(
@@ -433,7 +472,8 @@ def check_command(
     from featstore.datasets import check_dataset
 
     chosen = builder_options(dataset, BuildConfig(root=root, split=split), options)
-    inspection = check_dataset(dataset, **chosen)
+    with ProgressBar(f"check {dataset}"):
+        inspection = check_dataset(dataset, **chosen)
     problems = inspection.problems
     if as_json:
         print_json(
@@ -463,7 +503,8 @@ def check_command(
 
 @click.command(
     "overlap",
-    epilog="Example: featstore manifests overlap manifests/stamps manifests/imagenet1k",
+    epilog="Example: featstore manifests overlap build/demo/manifests/stamps "
+    "build/demo/manifests/imagenet1k",
 )
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.argument("label_set", type=click.Path(path_type=Path))
@@ -521,7 +562,11 @@ def parse_numbers(ctx: click.Context, parameter: click.Parameter, text: str) -> 
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the splits."
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Write the splits to this folder.",
 )
 @click.option(
     "--seeds",
@@ -529,7 +574,7 @@ def parse_numbers(ctx: click.Context, parameter: click.Parameter, text: str) -> 
     show_default=True,
     metavar="SEEDS",
     callback=parse_numbers,
-    help="Seeds of the draws: 1,2,3 or 0-4.",
+    help="Draw once with each of these seeds, such as 1,2,3 or 0-4.",
 )
 @click.option(
     "--shots",
@@ -537,10 +582,12 @@ def parse_numbers(ctx: click.Context, parameter: click.Parameter, text: str) -> 
     show_default=True,
     metavar="N[,N…]",
     callback=parse_numbers,
-    help="Images a class.",
+    help="Draw these numbers of images per class.",
 )
-@click.option("--val", type=int, help="Validation images a class; default min(shots, 4).")
-@click.option("--split", default="train", show_default=True, help="Split to draw from.")
+@click.option(
+    "--val", type=int, help="Draw this many validation images per class [default: min(shots, 4)]."
+)
+@click.option("--split", default="train", show_default=True, help="Draw from this split.")
 @json_option
 def shots_command(
     folder: Path,

@@ -71,22 +71,26 @@ class Place:
 
     devices: str | None = option(
         None,
-        help="One process a device, each with its share of the blocks: all (GPUs), or a list such "
-        "as cuda:0,cuda:1 or cpu,cpu.",
+        help="Run one process per device, each with its share of the blocks: all (GPUs), or a "
+        "list such as cuda:0,cuda:1 or cpu,cpu.",
     )
     engine: Literal["local", "ray"] = option(
-        "local", help="What runs the processes; ray: an actor for each of --devices (default all)."
+        "local",
+        help="Run the processes on this machine, or on Ray with an actor for each of "
+        "--devices (all by default).",
     )
     ray_address: str | None = option(
-        None, help="Address of a Ray cluster (default: RAY_ADDRESS, else this machine)."
+        None,
+        help="Connect to the Ray cluster at this address [default: RAY_ADDRESS, else this "
+        "machine].",
     )
     rank: int | Literal["auto"] | None = option(
         None,
-        help="Do one process's share beside the others, which somebody else starts; auto reads it "
-        "from torchrun or Slurm. The last one publishes.",
+        help="Do the share of this rank; you start the other ranks, and the last to finish "
+        "publishes the set. auto reads the rank from torchrun or Slurm.",
         at_least=0,
     )
-    world_size: int | None = option(None, help="Number of ranks.", at_least=1)
+    world_size: int | None = option(None, help="Share the work among this many ranks.", at_least=1)
 
     def __post_init__(self) -> None:
         if self.rank is not None and (self.devices is not None or self.engine != "local"):
@@ -236,11 +240,12 @@ def job_options(function: _Function) -> _Function:
             multiple=True,
             required=True,
             type=click.Choice(KINDS),
-            help="Kind of items to encode; repeat it for several.",
+            help="Encode items of this kind; repeatable.",
         ),
         options_from(EncoderSpec, each=True),
         store_option(
-            "The store, made if missing: a folder, or a bucket such as s3://team/features."
+            "Write to this store, a folder or a bucket such as s3://team/features. It is made if "
+            "it is missing."
         ),
         options_from(HeadConfig),
         options_from(ExtractConfig),
@@ -249,14 +254,14 @@ def job_options(function: _Function) -> _Function:
             type=click.Path(path_type=Path),
             is_eager=True,
             callback=read_config,
-            help="TOML file with any of these options; what is typed wins.",
+            help="Read options from this TOML file. An option that is typed wins.",
         ),
         options_from(Place),
         click.option(
             "--log",
             type=click.Path(path_type=Path),
-            help="File for JSON lines of what happens (default: STORE.extract.jsonl beside the "
-            "store).",
+            help="Write events as JSON lines to this file [default: STORE.extract.jsonl beside "
+            "the store].",
         ),
         click.option("--no-log", is_flag=True, help="Write no log."),
     ]

@@ -36,12 +36,16 @@ if TYPE_CHECKING:
     "-o",
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for README.md and croissant.json; it may be the store.",
+    help="Write README.md and croissant.json to this folder, which may be the store.",
 )
-@click.option("--name", help="Name of the collection; the last part of the address by default.")
+@click.option(
+    "--name", help="Give the collection this name [default: the last part of the address]."
+)
 @click.option("--licence", "licences", multiple=True, metavar="DATASET=TEXT",
-              help="Licence of a dataset's items; repeatable.")  # fmt: skip
-@click.option("--revision", help="A tag of the store.")
+              help="State the licence of the items of a dataset; repeatable.")  # fmt: skip
+@click.option(
+    "--revision", help="Describe the store as it was at this tag [default: its current state]."
+)
 @json_option
 def card_command(
     store: StorePlace,
@@ -62,9 +66,10 @@ def card_command(
     stated = dict(text.partition("=")[::2] for text in licences)
     if not all(stated.values()):
         raise click.UsageError("--licence is DATASET=TEXT, such as birds=CC-BY-4.0.")
-    opened = open_store(store, revision=revision)
-    title = name or opened.address.rstrip("/").rsplit("/", 1)[-1]
-    cards = set_cards(opened, stated)
+    with ProgressBar(f"card of {store}"):
+        opened = open_store(store, revision=revision)
+        title = name or opened.address.rstrip("/").rsplit("/", 1)[-1]
+        cards = set_cards(opened, stated)
     metadata = croissant(title, cards, url=opened.address)
     if out is not None:
         write_about(out, markdown(title, cards), metadata)
@@ -80,12 +85,12 @@ _SELECT = click.option(
     "--select",
     multiple=True,
     metavar="PATTERN",
-    help="Only sets whose key matches, such as 'stamps/image/*'; repeatable.",
+    help="Copy only sets whose key matches this pattern, such as 'stamps/image/*'; repeatable.",
 )
 _FORCE = click.option(
     "--force",
     is_flag=True,
-    help="Replace an unfinished push to TARGET by another publisher that is known to be dead.",
+    help="Replace an unfinished push to TARGET by another publisher that no longer runs.",
 )
 
 #: What became of a set, by how the target stood to it: where sets are sent, and received.
@@ -221,9 +226,9 @@ def ls_command(as_json: bool) -> None:
 @click.option(
     "--max-bytes",
     type=click.IntRange(min=0),
-    help="Delete the least recently used shards until the rest takes at most so many bytes.",
+    help="Delete the least recently used shards until the cache is below this many bytes.",
 )
-@click.option("--all", "everything", is_flag=True, help="Remove everything, small files too.")
+@click.option("--all", "everything", is_flag=True, help="Delete everything, including small files.")
 @json_option
 def gc_command(max_bytes: int | None, everything: bool, as_json: bool) -> None:
     """Remove the least recently used shards.
@@ -248,7 +253,11 @@ def gc_command(max_bytes: int | None, everything: bool, as_json: bool) -> None:
 )
 @click.argument("store", type=StoreType())
 @click.argument("keys", metavar="KEY...", nargs=-1, required=True)
-@click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")
+@click.option(
+    "--revision",
+    help="Export the revision with this revision_id, or the beginning of "
+    "one [default: the current one].",
+)
 @json_option
 def prefetch_command(
     store: StorePlace, keys: tuple[str, ...], revision: str | None, as_json: bool

@@ -37,10 +37,11 @@ if TYPE_CHECKING:
 
 @click.command("init", epilog="Example: featstore init /data/features --shared")
 @click.argument("store", type=StoreType())
-@click.option("--shared", is_flag=True, help="Let the folder's group write to it.")
+@click.option("--shared", is_flag=True, help="Let the group of the folder write to the store.")
 @click.option(
     "--hash", "hash_name", type=click.Choice([*HASHES]),
-    help="Hash of the blocks of rows, for ever; sha256 by default.",
+    help="Hash the blocks of rows with this function, which cannot be changed later [default: "
+         "sha256].",
 )  # fmt: skip
 @json_option
 def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json: bool) -> None:
@@ -86,8 +87,14 @@ _SHOWN = 20
 )
 @click.argument("store", type=StoreType())
 @click.argument("key", metavar="KEY")
-@click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")
-@click.option("--quick", is_flag=True, help="Read no rows: leave out norms and duplicates.")
+@click.option(
+    "--revision",
+    help="Export the revision with this revision_id, or the beginning of "
+    "one [default: the current one].",
+)
+@click.option(
+    "--quick", is_flag=True, help="Leave out norms and duplicates, for which all rows are read."
+)
 @json_option
 def show_command(
     store: StorePlace, key: str, revision: str | None, quick: bool, as_json: bool
@@ -98,8 +105,9 @@ def show_command(
     """
     from featstore.store.store import open_store
 
-    opened = open_store(store)
-    document = describe(opened, opened.info(key, revision=revision), quick=quick)
+    with ProgressBar(f"show {key}", doing="reading rows"):
+        opened = open_store(store)
+        document = describe(opened, opened.info(key, revision=revision), quick=quick)
     if as_json:
         print_json(document)
         return
@@ -246,8 +254,8 @@ def _space(space: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[
 @click.command("ls", epilog="Example: featstore ls build/demo/store")
 @click.argument("store", type=StoreType(), required=False)
 @click.option("--encoders", is_flag=True,
-              help="List the families of encoders, each with the package that defines it, instead "
-              "of a store.")  # fmt: skip
+              help="List the families of encoders instead of a store, each with the package that "
+                   "defines it.")  # fmt: skip
 @json_option
 def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
     """List the sets of a store: rows, dimension, dtype, size, age.
@@ -265,8 +273,9 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
 
         print_listed(FAMILIES.listed(), as_json=as_json)
         return 0
-    opened = open_store(store)
-    listing = opened.listing()
+    with ProgressBar(f"ls {store}"):
+        opened = open_store(store)
+        listing = opened.listing()
     closed = {
         folder.relative_to(opened.root).as_posix(): f"cannot be listed: {err.strerror}"
         for folder, err in opened.place.closed().items()
@@ -329,7 +338,7 @@ def _notes(info: SetInfo) -> Iterator[str]:
 )
 @click.argument("store", type=StoreType(writes=True))
 @click.argument("key", metavar="KEY")
-@click.option("--force", is_flag=True, help="Remove it without asking; --json implies it.")
+@click.option("--force", is_flag=True, help="Remove the set without asking; --json implies it.")
 @json_option
 def rm_command(store: Path, key: str, force: bool, as_json: bool) -> None:
     """Remove a set, finished or not.
@@ -368,7 +377,10 @@ def n_revisions(info: SetInfo) -> int:
 @click.argument("store", type=StoreType(writes=True))
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
 @click.option(
-    "--quick/--full", "quick", default=False, help="Compare sizes and metadata, or every byte."
+    "--quick/--full",
+    "quick",
+    default=False,
+    help="Compare only sizes and metadata, or every byte [default: every byte].",
 )
 @signed_options
 @json_option
@@ -389,8 +401,12 @@ def verify_command(
 
     check_signed_options(key, at_least)
     chosen = {name for key in keys for name in resolve_sets(store, key)}
-    with ProgressBar(f"verify {store}"):
-        report = verify_store(store, chosen, full=not quick)
+    with ProgressBar(f"verify {store}", "sets") as bar:
+        report = verify_store(
+            store, chosen, full=not quick,
+            on_set=lambda done, total, key: bar.update(done, total, note=key),
+        )  # fmt: skip
+        bar.update(report.n_sets)
     if key is not None:
         try:
             open_store(store, key=key, at_least=at_least)
@@ -428,14 +444,14 @@ def parse_duration(ctx: click.Context, parameter: click.Parameter, text: str) ->
 
 @click.command("gc", epilog="Example: featstore gc build/demo/store --dry-run")
 @click.argument("store", type=StoreType(writes=True))
-@click.option("--dry-run", is_flag=True, help="List what would be removed; remove nothing.")
+@click.option("--dry-run", is_flag=True, help="List what would be removed, and remove nothing.")
 @click.option(
     "--grace",
     default="24h",
     show_default=True,
     metavar="TIME",
     callback=parse_duration,
-    help="Keep what is younger: 90s, 30m, 24h or 7d.",
+    help="Keep files that are younger than this, such as 90s, 30m, 24h or 7d.",
 )
 @json_option
 def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
@@ -445,7 +461,8 @@ def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
     """
     from featstore.store.gc import collect_garbage
 
-    found = collect_garbage(store, grace=grace, dry_run=dry_run)
+    with ProgressBar(f"gc {store}"):
+        found = collect_garbage(store, grace=grace, dry_run=dry_run)
     if as_json:
         print_json({"removed": not dry_run, "litter": [vars(litter) for litter in found]})
         return
@@ -466,9 +483,11 @@ def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
     "--select",
     multiple=True,
     metavar="PATTERN",
-    help="Only sets whose key matches, such as 'stamps/image/*'; repeatable.",
+    help="Copy only sets whose key matches this pattern, such as 'stamps/image/*'; repeatable.",
 )
-@click.option("--delete", is_flag=True, help="Drop the tag NAME; what it named stays.")
+@click.option(
+    "--delete", is_flag=True, help="Delete the tag NAME. The revisions that it named stay."
+)
 @json_option
 def tag_command(
     store: StorePlace, name: str, select: tuple[str, ...], delete: bool, as_json: bool
@@ -500,8 +519,14 @@ def tag_command(
 @click.command("diff", epilog="Example: featstore diff build/demo/store s3://team/features")
 @click.argument("a", type=StoreType())
 @click.argument("b", type=StoreType())
-@click.option("--revision-a", help="A tag or revision_id of A.")
-@click.option("--revision-b", help="A tag or revision_id of B.")
+@click.option(
+    "--revision-a",
+    help="Compare A as it was at this tag or revision_id [default: its current state].",
+)
+@click.option(
+    "--revision-b",
+    help="Compare B as it was at this tag or revision_id [default: its current state].",
+)
 @json_option
 def diff_command(
     a: StorePlace, b: StorePlace, revision_a: str | None, revision_b: str | None, as_json: bool
@@ -514,7 +539,9 @@ def diff_command(
     from featstore.share.copy import compare_stores
     from featstore.store.store import open_store
 
-    found = compare_stores(open_store(a, revision=revision_a), open_store(b, revision=revision_b))
+    with ProgressBar("diff", doing="comparing"):
+        stores = open_store(a, revision=revision_a), open_store(b, revision=revision_b)
+        found = compare_stores(*stores)
     if as_json:
         print_json([asdict(difference) for difference in found])
         return 0
@@ -553,9 +580,11 @@ def _differences(difference: SetDifference) -> Iterator[str]:
 @click.argument("store", type=StoreType())
 @click.option(
     "--key", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Private Ed25519 key, in PEM without a password.",
+    help="Sign with this private Ed25519 key, a PEM file without a password.",
 )  # fmt: skip
-@click.option("--new-key", is_flag=True, help="Make FILE, readable to you alone, if it is missing.")
+@click.option(
+    "--new-key", is_flag=True, help="Make the key file, readable to you alone, if it is missing."
+)
 @json_option
 def sign_command(store: StorePlace, key: Path, new_key: bool, as_json: bool) -> None:
     """Sign the revisions and tags that a store holds now.
@@ -568,7 +597,8 @@ def sign_command(store: StorePlace, key: Path, new_key: bool, as_json: bool) -> 
 
     if new_key and not make_key(key):
         click.echo(f"{key} exists: the store is signed by this key", err=True)
-    signature = sign_store(store, key)
+    with ProgressBar(f"sign {store}"):
+        signature = sign_store(store, key)
     if as_json:
         print_json({"store": str(store), **signature.document()})
         return
@@ -590,7 +620,8 @@ def doctor_command(store: StorePlace | None, as_json: bool) -> int:
     """
     from featstore.share.doctor import examine
 
-    findings = list(examine(store))
+    with ProgressBar("doctor", doing="checking"):
+        findings = list(examine(store))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:

@@ -57,32 +57,34 @@ class EncoderSpec:
     """
 
     encoder: Any = option(
-        help="Encoder as family:name, such as timm:resnet50 or st:NAME. Repeat it for several in "
-        "one pass, and then each of the six options below as often, with - for what the model "
-        "does by itself."
+        help="Encode with this encoder, given as family:name, such as timm:resnet50. Repeat it "
+        "to decode each image once for several encoders; then repeat --weights and the "
+        "model's options as well, with - for a default."
     )
     weights: str | None = option(
-        None, help="Weights: package:NAME, a file, a folder or hub (the default)."
+        None, help="Load the weights from package:NAME, a file, a folder or hub [default: hub]."
     )
     pool: str | None = option(
         None,
-        help="Pooling. timm: cls, patch_mean, cls+patch_mean or layer:NAME, instead of the head's "
-        "input; hf: cls, mean, pooler or last.",
+        help="Pool the tokens in this way: cls, patch_mean, cls+patch_mean or layer:NAME (timm), "
+        "or cls, mean, pooler or last (hf) [default: for timm the input of the head].",
     )
     layers: tuple[str, ...] = option(
         (),
-        help="Modules of a timm model, by comma, such as blocks.5,blocks.11. Each is a set of its "
-        "own, its tokens or positions averaged as by --pool layer:NAME; one forward pass serves "
-        "all.",
+        help="Store the output of each of these modules of a timm model as a set of its own, "
+        "such as blocks.5,blocks.11. Tokens or positions are averaged as by --pool "
+        "layer:NAME, and one forward pass serves all.",
     )
     prefix: str | None = option(
-        None, help="Text that is put before every text, such as 'query: ' (st, hf)."
+        None, help="Put this prefix before every text, such as 'query: ' (st, hf)."
     )
     prompt_name: str | None = option(
-        None, help="Name of one of the model's own prompts, put before every text (st)."
+        None, help="Put the model's own prompt of this name before every text (st)."
     )
     max_length: int | None = option(
-        None, help="Tokens of a text that the model sees, fewer than it could (st, hf).", at_least=1
+        None,
+        help="Truncate texts to this many tokens, fewer than the model's maximum (st, hf).",
+        at_least=1,
     )
     trust_remote_code: bool = option(False, help="Run Python code that comes with the model.")
     space: Mapping[str, Any] | None = None
@@ -164,72 +166,88 @@ class ExtractConfig:
 
     device: str = option(
         AUTO,
-        help="Device of the encoder, as torch names it; auto takes a GPU if torch can use one, "
-        "else the CPU. A head is read on the CPU then.",
+        help="Run the encoder on this device, named as in torch; auto takes a GPU if torch can "
+        "use one, else the CPU, and the CPU for a head.",
     )
     precision: Precision | Literal["auto"] = option(
         AUTO,
-        help="Compute precision of the forward pass; its cosine to float32 is recorded. auto: that "
-        "of the set if it is there; else bfloat16 on cuda where that cosine is at least 0.999, and "
-        "float32.",
+        help="Compute in this precision; its cosine to float32 is recorded. auto keeps that of a "
+        "set that is there, else takes bfloat16 on cuda if the cosine is at least 0.999, "
+        "else float32.",
     )
     dtype: str = option(
         "float16",
-        help="Stored dtype of images and texts; heads are float32.",
+        help="Store embeddings of images and texts in this dtype; heads are stored in float32.",
         flag="--save-dtype",
         choices=("float16", "bfloat16", "float32"),
     )
     batch_size: int | Literal["auto"] | None = option(
         None,
-        help="Items a batch (default: the encoder's, 256 on cuda); auto halves it until it fits, "
-        "and on a GPU doubles it while that pays. Part of the plan, as are the threads: a job that "
-        "is resumed without them takes those that it was begun with, and with others begins anew.",
+        help="Encode this many items at once; auto halves the number until it fits, and doubles "
+        "it on a GPU while that pays. A resumed job keeps its number, and begins anew with "
+        "another [default: the encoder's, 256 on cuda].",
         at_least=1,
     )
-    threads: int | None = option(None, help="Threads of the forward pass.", at_least=1)
-    jobs: int | None = option(None, help="Number of decoding processes.", at_least=1)
+    threads: int | None = option(
+        None,
+        help="Compute with this many threads [default: the cores that the job may use]. A "
+        "resumed job keeps its number, and begins anew with another.",
+        at_least=1,
+    )
+    jobs: int | None = option(
+        None,
+        help="Decode images in this many processes [default: chosen by the number of cores].",
+        at_least=1,
+    )
     decode_timeout: float | None = option(
         DECODE_TIMEOUT,
-        help="Seconds that one image may take, in a process of its own, so that a crash or a hang "
-        "costs that image; 0 decodes in threads, without a limit.",
+        help="Allow this many seconds for an image. Images are decoded in processes of their "
+        "own, so that a crash or a hang costs only that image; 0 decodes in threads without "
+        "a limit.",
         at_least=0,
     )
     decode: Decode = option(
         "cpu",
-        help="How JPEG files are decoded: whole on the cpu; scaled, where the shorter side has "
-        "1,024 pixels or more; or by nvJPEG on the gpu. The last two make other embedding spaces.",
+        help="Decode JPEG files in this way: cpu decodes them whole, scaled at a lower "
+        "resolution where the shorter side has 1,024 pixels or more, gpu by nvJPEG. The "
+        "last two make other embedding spaces.",
     )
     resize: Resizer = option(
         "pillow",
-        help="Who resizes images: torchvision is faster, and makes another embedding space; its "
-        "cosine to Pillow's is recorded.",
+        help="Resize images with this library. torchvision is faster and makes another embedding "
+        "space, whose cosine to Pillow's is recorded.",
     )
-    tiff: bool = option(False, help="Decode TIFF files too, their first page; they fail otherwise.")
-    thumbnails: bool = option(False, help="Keep a small WebP of every image in the store.")
+    tiff: bool = option(False, help="Also decode the first page of TIFF files (off by default).")
+    thumbnails: bool = option(
+        False, help="Keep a small WebP thumbnail of every image in the store."
+    )
     views: int = option(
         0,
-        help="Encode so many seeded augmented views of each image, instead of the image, as a "
+        help="Encode this many seeded augmented views of each image instead of the image, as a "
         "dataset of their own.",
         at_least=0,
     )
-    seed: int = option(0, help="Random seed of the augmented views.", at_least=0)
-    limit: int | None = option(None, help="Only the first so many items.", at_least=1)
-    on_error: OnError = option(
-        "skip", help="What an item that cannot be read or decoded costs: its row, or the job."
+    seed: int = option(0, help="Draw the augmented views with this random seed.", at_least=0)
+    limit: int | None = option(
+        None, help="Encode only the first N items of the manifest [default: all].", at_least=1
     )
+    on_error: OnError = option("skip", help="Skip unreadable items, or stop the job.")
     max_failures: int | None = option(
         None,
-        help="Items that may fail before the job stops (default: the larger of 10 and 0.1 %).",
+        help="Let this many items fail before the job stops [default: the larger of 10 and 0.1 %].",
         at_least=0,
     )
     retry_failed: bool = option(
-        False, help="Try the failed items of a finished set again, into a new revision."
+        False, help="Try the failed items of a finished set again, which makes a new revision."
     )
-    compile: bool = option(False, help="Compile the forward pass.")
-    wait: float = option(0.0, help="Seconds to wait for another writer of the set.", at_least=0)
+    compile: bool = option(False, help="Compile the forward pass with torch.compile.")
+    wait: float = option(
+        0.0, help="Wait this many seconds for another writer of the set.", at_least=0
+    )
     staging: Path | None = option(
         None,
-        help="Folder for unfinished sets of a store in a bucket (default: in the user's cache).",
+        help="Keep unfinished sets of a store in a bucket in this folder [default: in the user's "
+        "cache].",
     )
     block_rows: int = option(BLOCK_ROWS, help="Rows of a block.", flag=None, at_least=1)
     log: str | Path | None = option(
@@ -287,17 +305,20 @@ class HeadConfig:
 
     label_set: str | None = option(
         None,
-        help="Label set of a head, if neither its weights nor its number of classes say it; with a "
-        "label file, the name of the set.",
+        help="Name the label set of a head, if neither its weights nor its number of classes "
+        "tell it. With --label-file it is the name of the new set.",
     )
     label_file: Path | None = option(
         None,
-        help="Classes of a head, in the order of its rows, instead of MANIFEST: .txt, .csv, .json.",
+        help="Read the classes of a head, in the order of its rows, from this .txt, .csv or "
+        ".json file instead of MANIFEST.",
     )
     check_names: str | None = option(
-        None, help="Text encoder that checks a head's rows against the class names."
+        None, help="Compare a head's rows with the class names by this text encoder."
     )
-    check_weights: str | None = option(None, help="Weights of the --check-names encoder.")
+    check_weights: str | None = option(
+        None, help="Load the weights of the --check-names encoder from here."
+    )
     device: str = "cpu"
     wait: float = 0.0
     staging: Path | None = None
@@ -320,13 +341,24 @@ class RepairConfig:
         Of an encoder object; by default what the set states.
     """
 
-    encoder: Any = option(None, help="Encoder as family:name, if the set does not state it.")
-    weights: str | None = option(
-        None, help="Encoder weights (default: those that the set's run recorded)."
+    encoder: Any = option(
+        None,
+        help="Encode with this encoder, given as family:name, if the set does not state its own.",
     )
-    device: str | None = option(None, help="Device (default: that of the recorded run).")
+    weights: str | None = option(
+        None,
+        help="Load the weights of the encoder from here [default: those that the run of "
+        "the set recorded].",
+    )
+    device: str | None = option(
+        None, help="Run the encoder on this device [default: that of the recorded run]."
+    )
     trust_remote_code: bool = option(False, help="Run Python code that comes with the model.")
-    jobs: int | None = option(None, help="Number of decoding processes.", at_least=1)
+    jobs: int | None = option(
+        None,
+        help="Decode images in this many processes [default: chosen by the number of cores].",
+        at_least=1,
+    )
     space: Mapping[str, Any] | None = None
 
     def require_none(self) -> None:

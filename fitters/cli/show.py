@@ -32,13 +32,17 @@ class CacheLimits:
 
     max_bytes: int | None = option(
         None,
-        help="Delete the least recently used until at most N bytes are left.",
+        help="Delete the least recently used moments until the cache is below N bytes.",
         metavar="N",
         at_least=0,
         below=2**63,
     )
     days: float | None = option(
-        None, help="Delete what was not used for N days.", metavar="N", at_least=0, below=1_000_000
+        None,
+        help="Delete moments that were not used for N days.",
+        metavar="N",
+        at_least=0,
+        below=1_000_000,
     )
 
 
@@ -48,11 +52,14 @@ class CacheLimits:
 )
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
 @click.option("--methods", "methods", is_flag=True,
-              help="List the aligners and few-shot learners that there are by name, each with the "
-              "package that defines it, instead of a folder.")  # fmt: skip
+              help="List the aligners and few-shot learners instead of a folder, each with the "
+                   "package that defines it.")  # fmt: skip
 @json_option
 def ls_command(folder: Path | None, methods: bool, as_json: bool) -> None:
-    """List the alignments in FOLDER; exit 4 if one is damaged (`fitters show` reads its arrays)."""
+    """List the saved alignments in a folder.
+
+    The exit code is 4 if one of them is damaged; arrays are read by `fitters show` alone.
+    """
     from fitters.saved import JSON_NAME
 
     if methods is (folder is not None):
@@ -106,7 +113,7 @@ def _print_methods(*, as_json: bool) -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option
 def show_command(path: Path, as_json: bool) -> None:
-    """Show what the alignment at PATH was fitted on, and what was chosen how."""
+    """Show what an alignment was fitted on, and how it was chosen."""
     from fitters.saved import read_alignment
 
     alignment = read_alignment(path)
@@ -206,7 +213,7 @@ def cache_ls_command(as_json: bool) -> None:
 
 @cache_group.command("gc", epilog="Example: fitters cache gc --max-bytes 1000000000")
 @options_from(CacheLimits)
-@click.option("--all", "everything", is_flag=True, help="Delete everything.")
+@click.option("--all", "everything", is_flag=True, help="Delete all cached moments.")
 @json_option
 def cache_gc_command(
     max_bytes: int | None, days: float | None, everything: bool, as_json: bool

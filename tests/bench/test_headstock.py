@@ -49,7 +49,8 @@ def test_every_command_of_the_three_has_its_place(program, group):
         first = " ".join(path.split()[:2])
         found = HERE[path.replace(first, PLACES[first])]
         assert found.callback is original.callback
-        assert found.params == original.params
+        assert [one.opts for one in found.params] == [one.opts for one in original.params]
+        assert [one.type for one in found.params] == [one.type for one in original.params]
 
 
 def test_nothing_else_is_here_but_the_demo_and_try():
