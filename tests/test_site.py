@@ -97,6 +97,8 @@ def test_the_navigation_names_every_page_once(pages: dict[str, str]) -> None:
     [
         ("bench.md", "[metrics](metrics.md#ties)", "[metrics](metrics.md#ties)"),
         ("bench.md", "[x](../README.md)", "[x](index.md)"),
+        ("bench.md", "[metrics.md](metrics.md#ties)", "[Tasks and metrics](metrics.md#ties)"),
+        ("bench.md", "[docs/glossary.md](glossary.md)", "[Glossary](glossary.md)"),
         ("measurements/scaling.md", "[x](../../CHANGELOG.md#a)", "[x](../changelog.md#a)"),
         ("measurements/scaling.md", "![x](schedule.png)", "![x](schedule.png)"),
         ("changelog.md", "[x](docs/sharing.md)", "[x](sharing.md)"),

@@ -317,8 +317,17 @@ def _targets() -> dict[str, str]:
     return {path.rpartition(".")[2]: path for path in seen.values()}
 
 
+@functools.cache
+def _title(document: Path) -> str:
+    """Return the first heading of a document."""
+    found = re.search(r"^# (.+)$", document.read_text("utf-8"), flags=re.MULTILINE)
+    return document.name if found is None else found[1]
+
+
 def relinked(markdown: str, name: str) -> str:
     """Return a page with its links as they are on the site.
+
+    A link whose text is the name of a file has the title of that page instead.
 
     Parameters
     ----------
@@ -341,6 +350,8 @@ def relinked(markdown: str, name: str) -> str:
             place = path.removeprefix("docs/")
         else:
             return text if text.startswith("`") else f"`{text}`"
+        if text.endswith(".md") and text.endswith(posixpath.basename(target)):
+            text = _title(ROOT / path)
         return f"[{text}]({posixpath.relpath(place, posixpath.dirname(name) or '.')}{anchor})"
 
     pieces = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
