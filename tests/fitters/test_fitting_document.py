@@ -64,7 +64,7 @@ def test_the_file_of_options_is_read(
     monkeypatch.setenv("HEADSTOCK_STORE", "store")
     (workplace / "fit.toml").write_text(blocks("toml")[0])
     assert run_command(cli, "fitters", ["fit", "--config", "fit.toml"]) == 0
-    assert capsys.readouterr().out.startswith("aligners/ridge-head: ridge on 30 prototypes")
+    assert capsys.readouterr().out.startswith("aligners/ridge-head: ridge, fitted on 30 prototypes")
 
 
 def test_the_python_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +78,7 @@ def test_the_python_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) ->
     # The toy world is nearly noiseless: an image finds its own caption.
     assert np.mean(best == np.arange(len(best))) > 0.8
     assert run_command(cli, "fitters", ["ls", "aligners"]) == 0
-    assert "by-hand: ridge, ? ↔ ?" in capsys.readouterr().out
+    assert re.search(r"^by-hand +ridge\b", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_every_method_has_its_row_with_what_is_chosen() -> None:
