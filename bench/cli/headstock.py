@@ -379,14 +379,14 @@ def _print_state(found: dict[str, list[dict[str, Any]]], *, as_json: bool) -> No
         return
     rows = []
     for kind, entries in found.items():
-        for n, entry in enumerate(entries[:_SHOWN]):
-            changed = f"{entry['changed'][:10]} {entry['changed'][11:16]} UTC"
-            facts = entry.get("problem") or _in_words(entry)
-            rows.append([kind if n == 0 else "", entry["path"], changed, facts])
+        rows += [[kind.upper(), "", ""]] if entries else []
+        for entry in entries[:_SHOWN]:
+            changed = f"{entry['changed'][:10]} {entry['changed'][11:16]}"
+            rows.append([f"  {entry['path']}", changed, entry.get("problem") or _in_words(entry)])
         if len(entries) > _SHOWN:
-            rows.append(["", f"and {len(entries) - _SHOWN:,} more (--json lists all)", "", ""])
+            rows.append([f"  and {len(entries) - _SHOWN:,} more (--json lists all)", "", ""])
     if rows:
-        TextTable(["WHAT", "PATH", "CHANGED", "CONTENT"], rows).show()
+        TextTable(["", "CHANGED (UTC)", "CONTENT"], rows).show()
     else:
         click.echo("There is no work in this folder or in four levels of folders below it.")
     click.echo(f"\nNext:  {next_command(found)}\nHelp:  headstock --help")

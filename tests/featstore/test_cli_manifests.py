@@ -214,7 +214,7 @@ def test_bad_input_is_one_line_and_exit_code_1(change, match, source, tmp_path, 
 def test_ls_and_show(call, source, tmp_path):
     listed = json.loads(call("ls", "--json").stdout)
     options = {entry["name"]: entry["options"] for entry in listed}
-    assert options["stamps"] == ["locales", "source"]
+    assert options["stamps"] == ["locales", "source", "splits"]
     assert options["imagenet1k"] == [
         "images", "root", "source", "split_file", "splits", "subset"
     ]  # fmt: skip
