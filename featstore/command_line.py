@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from featstore.errors import AddressError, FeatstoreError, needs_extra, unknown_name
 from featstore.terminal import TextTable, bad, json_text, say, visible_output
@@ -166,6 +167,12 @@ class StoreType(click.ParamType):  # type: ignore[type-arg]  # not generic befor
     def __init__(self, *, writes: bool = False) -> None:
         self._writes = writes
 
+    def shell_complete(
+        self, _ctx: click.Context, _param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Let the shell complete folders."""
+        return [CompletionItem(incomplete, type="dir")]
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> StorePlace:
@@ -276,6 +283,15 @@ def entry_point(group: click.Command, name: str) -> Callable[[], None]:
 def print_json(value: Any) -> None:
     """Print `value` as JSON on stdout."""
     click.echo(json_text(value))
+
+
+def completed(names: Callable[[], Iterable[str]]) -> Callable[..., list[CompletionItem]]:
+    """Return what completes a parameter of click by these names, looked up when they are needed."""
+
+    def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+        return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+
+    return complete
 
 
 def print_listed(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:

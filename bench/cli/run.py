@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,6 +34,7 @@ from featstore.cli.progress import ProgressBar, duration
 from featstore.command_line import (
     SectionedCommand,
     StorePlace,
+    completed,
     count,
     json_option,
     print_json,
@@ -133,7 +134,7 @@ class Execution:
             print_json({"results": str(self.out), **session})
         else:
             click.echo(
-                f"{suite}: {done.reused:,} reused, {done.new:,} new runs of "
+                f"{suite}: {done.reused:,} reused, {count(done.new, 'new run')} of "
                 f"{count(done.fits, 'fit')} in {duration(done.seconds)}; results are in {self.out}"
             )
 
@@ -147,6 +148,18 @@ _PROTOCOL = {
     "Splits": "--eval --train-split --train-fraction --pairs-per-class --relevance --limit",
     "How settings are chosen": "--criterion --validation",
 }
+
+
+def _suites() -> Iterable[str]:
+    from bench.suites.registry import SUITES
+
+    return SUITES
+
+
+def _tasks() -> Iterable[str]:
+    from bench.options import TASKS
+
+    return TASKS
 
 
 class _SuiteCommand(SectionedCommand):
@@ -182,7 +195,10 @@ class _SuiteCommand(SectionedCommand):
     "\n  bench run --suite paper --store store -o results --dry-run",
 )
 @click.option(
-    "--suite", required=True, help="Name of one of the suites above, or of another package's."
+    "--suite",
+    required=True,
+    shell_complete=completed(_suites),
+    help="Name of one of the suites above, or of another package's.",
 )
 @store_option(
     "The store to read: folder or address. The smoke suite makes its own if none is given.",
@@ -375,7 +391,7 @@ task_option = click.option(
     "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 --head-templates none \\"
     "\n      --method paper-mlp --source head --store build/demo/store -o results",
 )
-@click.argument("name")
+@click.argument("name", shell_complete=completed(_tasks))
 @store_option("The store to read: folder or address.")
 @out_option
 @set_options

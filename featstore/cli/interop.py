@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from featstore.cli.options import KEY
 from featstore.cli.progress import ProgressBar, show_failures
 from featstore.command_line import (
     EXIT_SKIPPED,
@@ -27,7 +28,7 @@ from featstore.options import options_from
     "-o out.safetensors --format safetensors",
 )
 @click.argument("store", type=StoreType())
-@click.argument("key", metavar="KEY")
+@click.argument("key", metavar="KEY", type=KEY)
 @click.option(
     "-o", "--out", required=True, type=click.Path(path_type=Path), help="File or folder to write."
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featstore.cli.options import KEY
 from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     EXIT_ERROR,
@@ -248,7 +249,7 @@ def gc_command(max_bytes: int | None, everything: bool, as_json: bool) -> None:
     epilog="Example: featstore prefetch s3://team/features stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("store", type=StoreType())
-@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True, type=KEY)
 @click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")
 @json_option
 def prefetch_command(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featstore.cli.options import KEY
 from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     EXIT_ERROR,
@@ -85,7 +86,7 @@ _SHOWN = 20
     epilog="Example: featstore show build/demo/store stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("store", type=StoreType())
-@click.argument("key", metavar="KEY")
+@click.argument("key", metavar="KEY", type=KEY)
 @click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")
 @click.option("--quick", is_flag=True, help="Read no rows: leave out norms and duplicates.")
 @json_option
@@ -330,7 +331,7 @@ def _notes(info: SetInfo) -> Iterator[str]:
     "rm", epilog="Example: featstore rm build/demo/store stamps/class_name/all-MiniLM-L6-v2 --force"
 )
 @click.argument("store", type=StoreType(writes=True))
-@click.argument("key", metavar="KEY")
+@click.argument("key", metavar="KEY", type=KEY)
 @click.option("--force", is_flag=True, help="Remove it without asking; --json implies it.")
 @json_option
 def rm_command(store: Path, key: str, force: bool, as_json: bool) -> None:
@@ -368,7 +369,7 @@ def n_revisions(info: SetInfo) -> int:
 
 @click.command("verify", epilog="Example: featstore verify build/demo/store stamps/image")
 @click.argument("store", type=StoreType(writes=True))
-@click.argument("keys", metavar="[KEY]...", nargs=-1)
+@click.argument("keys", metavar="[KEY]...", nargs=-1, type=KEY)
 @click.option(
     "--quick/--full", "quick", default=False, help="Compare sizes and metadata, or every byte."
 )

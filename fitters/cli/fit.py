@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
-from featstore.cli.options import read_config
+from featstore.cli.options import complete_keys, read_config
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     SectionedCommand,
     StorePlace,
+    completed,
     count,
     json_option,
     print_json,
@@ -67,6 +68,13 @@ class FitCommand(SectionedCommand):
             formatter.write_dl(METHODS.known())
 
 
+def _methods() -> Iterable[str]:
+    from fitters.methods import METHODS
+
+    return METHODS
+
+
+@complete_keys
 @click.command(
     "fit",
     cls=FitCommand,
@@ -82,7 +90,7 @@ class FitCommand(SectionedCommand):
     "--head imagenet1k/head_weight/tf_efficientnet_lite0 "
     "--head-names imagenet1k/class_name/all-MiniLM-L6-v2 -o aligners/ridge-head",
 )
-@click.argument("method")
+@click.argument("method", shell_complete=completed(_methods))
 @store_option("The store to read: folder or address.")
 @click.option(
     "--dataset", metavar="NAME", help="Dataset of --x and --y, where they name encoders alone."
