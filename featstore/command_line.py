@@ -226,7 +226,9 @@ def usage_error(message: str) -> click.UsageError:
 
 
 #: The option of every command that reports.
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the answer as one JSON document."
+)
 
 
 @visible_output()

@@ -42,7 +42,7 @@ from featstore.command_line import (
     usage_error,
 )
 from featstore.errors import FeatstoreError
-from featstore.options import config_from
+from featstore.options import config_from, parts_of
 from featstore.plugins import KINDS
 from featstore.terminal import bad, dim, good, say
 from fitters.settings import SETTINGS_SECTION
@@ -473,8 +473,8 @@ _OF_FITS = (
 )
 @click.argument("aligner", type=click.Path(path_type=Path))
 @store_option("The store to read: folder or address.")
-@click.option("--task", "tasks", multiple=True, metavar="NAME",
-              help="zero_shot, generalised, retrieval, hubness or a task of your own; repeatable "
+@click.option("--task", "tasks", multiple=True, metavar="NAMES", callback=parts_of,
+              help="zero_shot, generalised, retrieval, hubness or tasks of your own, by comma "
               "[default: zero_shot with --names, retrieval with --captions].")  # fmt: skip
 @set_options
 @click.option("--eval", "evaluation", type=click.Choice(["all-names", "split"]),

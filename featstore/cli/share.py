@@ -199,8 +199,12 @@ def _copy(
             ]
         )  # fmt: skip
     else:
+        keys: dict[str, list[str]] = {}
         for key, why in (failure for report in reports for failure in report.failed.items()):
-            say(f"{key}  ", bad("not copied:"), f" {why}", err=True)
+            keys.setdefault(why, []).append(key)
+        for why, (first, *others) in keys.items():
+            more = f" and {count(len(others), 'other')}" if others else ""
+            say(f"{first}{more}  ", bad("not copied:"), f" {why}", err=True)
     return EXIT_ERROR if any(report.failed for report in reports) else 0
 
 

@@ -296,7 +296,17 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
     table, sizes = [], []
     for key, info in listing:
         if isinstance(info, CorruptStoreError):
-            table.append((str(key), "", "", "", "", "", bad(f"damaged: {info}")))
+            table.append(
+                (
+                    str(key),
+                    "",
+                    "",
+                    "",
+                    "",
+                    "",
+                    bad(str(info) if refused(info) else f"damaged: {info}"),
+                )
+            )
             continue
         sizes.append(opened.stored_bytes(info))
         shape = (f"{info.commit.n:,}", f"{info.commit.dim:,}", info.commit.dtype)
