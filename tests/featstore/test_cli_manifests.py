@@ -234,7 +234,7 @@ def test_ls_and_show(call, source, tmp_path):
     assert re.search(r"^image +3  train ", text, re.MULTILINE)
     (out / "images/food/apple.png").write_bytes(b"another")
     assert call("show", out).exit_code == 0
-    failed = call("show", out, "--hashes").exception
+    failed = call("show", out, "--full").exception
     assert isinstance(failed, ManifestError)
     assert "'stamps/food/apple'" in str(failed)
 
