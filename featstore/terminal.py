@@ -65,8 +65,10 @@ class VisibleText:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
-    def write(self, text: str) -> int:
+    def write(self, text: str | bytes) -> int:
         """Write a text; what the encoding lacks is escaped, too."""
+        if isinstance(text, bytes):  # click's, of a completion
+            text = text.decode("utf-8", "replace")
         self.stream.write(encodable(visible(text), self.stream))
         return len(text)
 
@@ -253,11 +255,10 @@ def _fitted(lines: list[list[str]], room: int, *, headed: bool) -> tuple[list[li
         lines = _wrapped(lines, max(_PROSE, _widths(lines)[last] - excess))
     found = _shortened(lines, room, prose=prose)
     if headed and _excess(found, room) > 0:
-        cells = [{line[i] for line in lines[1:] if any(line[:last])} for i in range(last + 1)]
-        same = (
-            [i for i in range(1, last + 1 - prose) if len(cells[i]) == 1] if len(lines) > 2 else []
-        )
-        values = [f"{lines[0][i]} {lines[1][i]}" for i in same if lines[1][i]]
+        rows = [line for line in lines[1:] if any(line[:last])]  # the rest are of wrapped prose
+        columns = range(1, last + 1 - prose) if len(rows) > 1 else ()
+        same = [i for i in columns if len({row[i] for row in rows}) == 1]
+        values = [f"{lines[0][i]} {rows[0][i]}" for i in same if rows[0][i]]
         above = f"In all rows: {', '.join(values)}." if values else ""
         found = _shortened(_without(lines, same), room, prose=prose)
     gone: list[str] = []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featstore.cli.options import KEY
 from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     EXIT_ERROR,
@@ -86,10 +87,10 @@ _SHOWN = 20
     epilog="Example: featstore show build/demo/store stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("store", type=StoreType())
-@click.argument("key", metavar="KEY")
+@click.argument("key", metavar="KEY", type=KEY)
 @click.option(
     "--revision",
-    help="Export the revision with this revision_id, or the beginning of "
+    help="Take the revision with this revision_id, or the beginning of "
     "one [default: the current one].",
 )
 @click.option(
@@ -302,7 +303,17 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
     table, sizes = [], []
     for key, info in listing:
         if isinstance(info, CorruptStoreError):
-            table.append((str(key), "", "", "", "", "", bad(f"damaged: {info}")))
+            table.append(
+                (
+                    str(key),
+                    "",
+                    "",
+                    "",
+                    "",
+                    "",
+                    bad(str(info) if refused(info) else f"damaged: {info}"),
+                )
+            )
             continue
         sizes.append(opened.stored_bytes(info))
         shape = (f"{info.commit.n:,}", f"{info.commit.dim:,}", info.commit.dtype)
@@ -337,7 +348,7 @@ def _notes(info: SetInfo) -> Iterator[str]:
     "rm", epilog="Example: featstore rm build/demo/store stamps/class_name/all-MiniLM-L6-v2 --force"
 )
 @click.argument("store", type=StoreType(writes=True))
-@click.argument("key", metavar="KEY")
+@click.argument("key", metavar="KEY", type=KEY)
 @click.option("--force", is_flag=True, help="Remove the set without asking; --json implies it.")
 @json_option
 def rm_command(store: Path, key: str, force: bool, as_json: bool) -> None:
@@ -375,7 +386,7 @@ def n_revisions(info: SetInfo) -> int:
 
 @click.command("verify", epilog="Example: featstore verify build/demo/store stamps/image")
 @click.argument("store", type=StoreType(writes=True))
-@click.argument("keys", metavar="[KEY]...", nargs=-1)
+@click.argument("keys", metavar="[KEY]...", nargs=-1, type=KEY)
 @click.option(
     "--quick/--full",
     "quick",

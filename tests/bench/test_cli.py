@@ -50,7 +50,7 @@ def one_line(err, *parts):
 
 def test_run_then_again_reuses_everything(bench, limited):
     root, done = limited
-    assert "reused 0 / new" in done.stdout
+    assert "0 reused, " in done.stdout
     assert "0 finished" in done.stderr
     stamps = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
     code, out, _ = bench("run", "--suite", "smoke", "-o", root, "--limit", 30, "--json")
@@ -259,7 +259,10 @@ def test_a_damaged_result_is_named(bench, limited, tmp_path):
     code, _, err = bench("table", tmp_path)
     assert code == 1
     one_line(err, run_id, "only this run is redone")
-    assert "new 1 runs" in bench("run", "--suite", "smoke", "-o", tmp_path, "--limit", 30)[1]
+    assert (
+        "180 reused, 1 new run of 1 fit"
+        in bench("run", "--suite", "smoke", "-o", tmp_path, "--limit", 30)[1]
+    )
     assert bench("table", tmp_path)[0] == 0
 
 
@@ -271,7 +274,7 @@ def test_a_session_that_was_lost_is_recorded_and_a_damaged_one_stops_nothing(
     shutil.rmtree(sessions)
     words = ["run", "--suite", "smoke", "-o", tmp_path, "--limit", 30]
     for _ in range(2):
-        assert "new 0 runs" in bench(*words)[1]
+        assert " 0 new runs" in bench(*words)[1]
         (session,) = sessions.iterdir()
     assert json.loads(session.read_text())["new"] == 0
     (sessions / "0.json").write_text("{")
