@@ -189,7 +189,7 @@ def ls_command(as_json: bool) -> None:
 @manifests.command("show", epilog="Example: featstore manifests show build/stamps")
 @click.argument("what", metavar="DIR|NAME")
 @click.option("--full", is_flag=True, help="Also read every file and compare its sha256.")
-@click.option("--hashes", "full_too", is_flag=True, hidden=True)
+@click.option("--hashes", "full_too", is_flag=True, hidden=True, help="Former name of --full.")
 @json_option
 def show_command(what: str, full: bool, full_too: bool, as_json: bool) -> None:
     """Show a manifest, or what is known of a dataset.
