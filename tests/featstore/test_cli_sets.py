@@ -326,7 +326,8 @@ def test_verify_takes_the_beginning_of_a_key(
     "words",
     [
         "init STORE", "ls STORE", "ls --encoders", "show STORE KEY", "verify STORE", "gc STORE",
-        "diff STORE STORE", "tag STORE v1", "tag STORE v1 --delete", "card STORE", "card STORE -o OUT",
+        "diff STORE STORE", "tag STORE v1", "tag STORE v1 --delete", "card STORE",
+        "card STORE -o OUT",
         "push STORE OUT/copy", "pull STORE OUT/copy", "sync STORE OUT/copy", "repair STORE KEY",
         "export STORE KEY -o OUT/rows.npy --format npy", "cache ls", "manifests ls",
         "manifests sources", "manifests show stamps", "rm STORE KEY",
