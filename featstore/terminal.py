@@ -255,12 +255,8 @@ def _fitted(lines: list[list[str]], room: int, *, headed: bool) -> tuple[list[li
         lines = _wrapped(lines, max(_PROSE, _widths(lines)[last] - excess))
     found = _shortened(lines, room, prose=prose)
     if headed and _excess(found, room) > 0:
-        rows = [line for line in lines[1:] if any(line[:last])]  # the rest are of wrapped prose
-        columns = range(1, last + 1 - prose) if len(rows) > 1 else ()
-        same = [i for i in columns if len({row[i] for row in rows}) == 1]
-        values = [f"{lines[0][i]} {rows[0][i]}" for i in same if rows[0][i]]
-        above = f"In all rows: {', '.join(values)}." if values else ""
-        found = _shortened(_without(lines, same), room, prose=prose)
+        lines, above = _without_shared(lines, last + 1 - prose)
+        found = _shortened(lines, room, prose=prose)
     gone: list[str] = []
     while headed and _excess(found, room) > 0 and (column := len(found[0]) - 1 - prose) > 0:
         gone.insert(0, found[0][column])
@@ -268,6 +264,15 @@ def _fitted(lines: list[list[str]], room: int, *, headed: bool) -> tuple[list[li
     if gone:
         below = f"No room for {', '.join(gone)}: a wider terminal or a pipe has them."
     return found, above, below
+
+
+def _without_shared(lines: list[list[str]], n_columns: int) -> tuple[list[list[str]], str]:
+    """Return lines without the columns, of the first, that are the same in all rows; and these."""
+    rows = [line for line in lines[1:] if any(line[:n_columns])]  # the rest are of wrapped prose
+    columns = range(1, n_columns) if len(rows) > 1 else ()
+    same = [i for i in columns if len({row[i] for row in rows}) == 1]
+    values = [f"{lines[0][i]} {rows[0][i]}" for i in same if rows[0][i]]
+    return _without(lines, same), f"In all rows: {', '.join(values)}." if values else ""
 
 
 def _excess(lines: list[list[str]], room: int) -> int:

@@ -207,7 +207,7 @@ def ls_command(as_json: bool) -> None:
 @click.option(
     "--full", is_flag=True, help="Also read every file and compare its sha256 with the manifest."
 )
-@click.option("--hashes", "full_too", is_flag=True, hidden=True)
+@click.option("--hashes", "full_too", is_flag=True, hidden=True, help="Former name of --full.")
 @json_option
 def show_command(what: str, full: bool, full_too: bool, as_json: bool) -> None:
     """Show a manifest, or what is known of a dataset.

@@ -264,7 +264,6 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
     Exits 4 if something of the store may not be read.
     """
     from featstore.store.files import refused
-    from featstore.store.records import POINTER
     from featstore.store.store import open_store
 
     if encoders is (store is not None):
@@ -300,7 +299,21 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
         rows += [{"key": key, "state": "closed", "reason": why} for key, why in closed.items()]
         print_json(rows)
         return code
-    table, sizes = [], []
+    _print_listing(opened, listing, unfinished, closed)
+    return code
+
+
+def _print_listing(
+    opened: FeatureStore,
+    listing: Sequence[tuple[Any, SetInfo | CorruptStoreError]],
+    unfinished: Sequence[str],
+    closed: Mapping[str, str],
+) -> None:
+    """Print the sets of a store, what hinders the reading of some, and the totals."""
+    from featstore.store.files import refused
+    from featstore.store.records import POINTER
+
+    table, sizes, n_rows = [], [], 0
     for key, info in listing:
         if isinstance(info, CorruptStoreError):
             table.append(
@@ -316,6 +329,7 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
             )
             continue
         sizes.append(opened.stored_bytes(info))
+        n_rows += info.commit.n
         shape = (f"{info.commit.n:,}", f"{info.commit.dim:,}", info.commit.dtype)
         made = age((key.directory(opened.root) / POINTER).stat().st_mtime)
         notes = ", ".join(_notes(info))
@@ -327,11 +341,9 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
     if table:
         TextTable(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table).show()
     if not n_sets:
-        click.echo(f"{store} holds no sets. `featstore extract` makes one.")
-        return code
-    n_rows = sum(info.commit.n for _, info in listing if not isinstance(info, CorruptStoreError))
+        click.echo(f"{opened.address} holds no sets. `featstore extract` makes one.")
+        return
     click.echo(f"{count(n_sets, 'set')}, {count(n_rows, 'row')}, {human_bytes(sum(sizes))}")
-    return code
 
 
 def _notes(info: SetInfo) -> Iterator[str]:

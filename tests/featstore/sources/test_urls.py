@@ -262,6 +262,6 @@ def test_which_urls_an_item_may_have(uri, fault):
 def test_the_command_says_what_was_left_out(listing, tmp_path, capsys):
     args = ["make", "urls", str(listing), "-o", str(tmp_path / "out")]
     assert run_command(manifests, "featstore manifests", args) == 0
-    assert "left out 3; " in capsys.readouterr().out
+    assert "3 files left out: " in capsys.readouterr().out
     assert run_command(manifests, "featstore manifests", [*args, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["left_out"] == 3
