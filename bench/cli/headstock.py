@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Callable
 from copy import copy
+from datetime import UTC, datetime
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,14 @@ import click
 
 from bench.cli.main import cli as bench_cli
 from featstore.cli import cli as featstore_cli
-from featstore.command_line import CommandGroup, entry_point, human_bytes, print_json
+from featstore.command_line import (
+    CommandGroup,
+    count,
+    entry_point,
+    human_bytes,
+    print_json,
+    print_table,
+)
 from featstore.errors import FeatstoreError
 from fitters.cli import cli as fitters_cli
 
@@ -44,7 +52,8 @@ PLACES = {
 #: What the commands do, in the order of their use. It is written here so that `headstock --help`
 #: imports none of them.
 _SUMMARIES = {
-    "demo": "Run all of it on real models and images.",
+    "try": "Run a small part of the demo: a first number in a minute.",
+    "demo": "Run all of it on real models and images: 6 minutes.",
     "data": "Build, make and inspect manifests of datasets.",
     "plan": "Show what an extraction would do and cost.",
     "extract": "Encode the items of a manifest into a store.",
@@ -111,7 +120,11 @@ class _Headstock(_PlacedGroup):
 
 @click.group(
     cls=_Headstock,
-    lazy={"demo": "bench.cli.demo:demo_command", **_commands_in("")},
+    lazy={
+        "try": "bench.cli.demo:try_command",
+        "demo": "bench.cli.demo:demo_command",
+        **_commands_in(""),
+    },
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="\b\nExample:\n  headstock\n  headstock demo\n  headstock store ls build/demo/store",
@@ -122,8 +135,8 @@ class _Headstock(_PlacedGroup):
 def cli(ctx: click.Context, as_json: bool) -> None:
     """Store embeddings once, align their spaces, and measure what the alignment gains.
 
-    Without a command: the stores, alignments and results below the current folder, and the next
-    command to try.
+    Without a command, `headstock` prints the manifests, stores, alignments, results and reports
+    below the current folder, and the next command to type.
     """
     if ctx.invoked_subcommand is None:
         _print_state(find_work(Path()), as_json=as_json)
@@ -151,57 +164,96 @@ def eval_group() -> None:
     """Score alignments: run suites, tasks and sweeps, and print their tables."""
 
 
-#: How far down stores and results are looked for, and in how many folders at most.
+#: How far down work is looked for, and in how many folders at most.
 _DEPTH, _FOLDERS = 4, 2_000
 #: How many sets of a store have their size read, and how many lines of a sort are printed.
 _SIZED, _SHOWN = 500, 8
+#: Folders that hold no work of the user: fixtures of a checkout, installed packages, build caches.
+_NOT_WORK = frozenset(
+    {"tests", "test", "site-packages", "node_modules", "venv", "wheels", "fresh", "offline"}
+)
 
 
 def find_work(root: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the manifests, stores, alignments and results in `root` and four levels below.
+    """Return the manifests, stores, alignments, results and reports in `root` and below.
 
-    Small JSON files alone are read: no store is opened, and no row.
+    Four levels are looked at, but no hidden folder, no folder of tests and no environment. Small
+    JSON files alone are read: no store is opened, and no row.
 
     Returns
     -------
     dict
-        ``{"manifests": …, "stores": …, "alignments": …, "results": …}``: of each a list of
-        dictionaries with the ``path`` below `root`; for a manifest also its ``kinds`` of items, for
-        a store ``sets`` (their keys) and ``bytes`` of its embeddings, for results ``suites`` and
-        ``last``, the time of the last run.
-        ``problem`` says what is wrong with one that cannot be read.
+        ``{"manifests": …, "stores": …, "alignments": …, "results": …, "reports": …}``: of each a
+        list of dictionaries, the last changed first, with the ``path`` below `root` and the time
+        ``changed`` (UTC); for a manifest also its ``name`` and its ``kinds`` of items, for a store
+        ``sets`` (their keys), ``bytes`` of its embeddings and the time it was ``made``, for results
+        their ``suites``. ``problem`` says what is wrong with one that cannot be read.
     """
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _SIGNS}
     for n_folders, (folder, inside, files) in enumerate(os.walk(root)):
-        path = Path(folder)
-        kind = next((kind for kind, is_one in _SIGNS.items() if is_one({*inside, *files})), None)
-        if kind is not None:
-            facts: dict[str, Any] = {"path": str(path)}
-            try:
-                facts |= _FACTS[kind](path) if kind in _FACTS else {}
-            except (FeatstoreError, OSError, AttributeError, TypeError) as err:
-                facts["problem"] = str(err)
-            found[kind].append(facts)
-        if kind or n_folders >= _FOLDERS or len(path.relative_to(root).parts) >= _DEPTH:
+        path, names = Path(folder), {*inside, *files}
+        for kind, signs in _SIGNS.items():
+            found[kind] += [_described(kind, path, sign) for sign in signs(names)]
+        is_work = any(_SIGNS[kind](names) for kind in _SIGNS if kind != "reports")
+        if is_work or n_folders >= _FOLDERS or len(path.relative_to(root).parts) >= _DEPTH:
             inside.clear()
-        inside[:] = sorted(name for name in inside if not name.startswith((".", "__")))
+        inside[:] = sorted(
+            name for name in inside if not name.startswith((".", "__")) and name not in _NOT_WORK
+        )
+    for entries in found.values():
+        entries.sort(key=lambda entry: entry["changed"], reverse=True)
     return found
 
 
-def _is_store(names: set[str]) -> bool:
+def _described(kind: str, folder: Path, sign: str) -> dict[str, Any]:
+    """Return what there is to say of a thing whose `sign`, a file or a folder, lies in `folder`."""
+    path = folder / sign if kind == "reports" else folder
+    facts: dict[str, Any] = {"path": str(path), "changed": _utc(_last_change(folder / sign))}
+    try:
+        facts |= _FACTS[kind](path) if kind in _FACTS else {}
+    except (FeatstoreError, OSError, AttributeError, TypeError) as err:
+        facts["problem"] = str(err)
+    return facts
+
+
+def _last_change(path: Path) -> float:
+    """Return when a file was written; of a folder, when its last entry was made."""
+    try:
+        return path.stat().st_mtime
+    except OSError:  # it went away meanwhile, or a link leads nowhere
+        return 0.0
+
+
+def _utc(seconds: float) -> str:
+    """Return a time as ISO 8601 to the microsecond: what is sorted and compared as text."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+
+
+def _store_sign(names: set[str]) -> list[str]:
     from featstore.store.catalog import NAME
 
-    return names >= {NAME, "zarr.json"}
+    return [NAME] if names >= {NAME, "zarr.json"} else []
 
 
-#: What is looked for -> whether a folder that holds these names is one.
-_SIGNS: dict[str, Callable[[set[str]], bool]] = {
-    "manifests": lambda names: (
-        "dataset.toml" in names and any(name.endswith(".parquet") for name in names)
+def _manifest_sign(names: set[str]) -> list[str]:
+    is_one = "dataset.toml" in names and any(name.endswith(".parquet") for name in names)
+    return ["dataset.toml"] if is_one else []
+
+
+def _report_signs(names: set[str]) -> list[str]:
+    pages = (name for name in sorted(names) if name.endswith(".html"))
+    return [name for name in pages if f"{name.removesuffix('.html')}_files" in names]
+
+
+#: What is looked for -> of the names in a folder, those whose time is that of one.
+_SIGNS: dict[str, Callable[[set[str]], list[str]]] = {
+    "manifests": _manifest_sign,
+    "stores": _store_sign,
+    "alignments": lambda names: (
+        ["alignment.json"] if names >= {"alignment.json", "arrays.safetensors"} else []
     ),
-    "stores": _is_store,
-    "alignments": lambda names: names >= {"alignment.json", "arrays.safetensors"},
-    "results": lambda names: "runs" in names and bool(names & {"ranks", "sums"}),
+    "results": lambda names: ["runs"] if "runs" in names and names & {"ranks", "sums"} else [],
+    "reports": _report_signs,
 }
 
 
@@ -213,35 +265,59 @@ def _store_facts(path: Path) -> dict[str, Any]:
     arrays = [read_json(path / key / "embedding" / "zarr.json") for key in keys[:_SIZED]]
     bits = [int("0" + re.sub(r"\D", "", str(array.get("data_type")))) for array in arrays]
     sizes = [prod(array.get("shape", [0])) * n // 8 for array, n in zip(arrays, bits, strict=True)]
-    return {"sets": keys, "bytes": sum(sizes) if len(keys) == len(arrays) else None}
+    size = sum(sizes) if len(keys) == len(arrays) else None
+    return {"sets": keys, "bytes": size, "made": _utc(_last_change(path / "zarr.json"))}
 
 
 def _results_facts(path: Path) -> dict[str, Any]:
     from featstore.store.files import read_json
 
     sessions = [read_json(file) for file in sorted((path / "sessions").glob("*.json"))[-100:]]
-    suites = list(dict.fromkeys(str(session.get("suite")) for session in sessions))
-    return {"suites": suites, "last": sessions[-1].get("started") if sessions else None}
+    return {"suites": list(dict.fromkeys(str(session.get("suite")) for session in sessions))}
 
 
 def _manifest_facts(path: Path) -> dict[str, Any]:
-    return {"kinds": sorted({file.stem for file in path.glob("*.parquet")} - {"classes"})}
+    import tomllib
+
+    try:
+        facts = tomllib.loads((path / "dataset.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        return {"kinds": [], "problem": f"dataset.toml cannot be read: {err}"}
+    kinds = sorted({file.stem for file in path.glob("*.parquet")} - {"classes"})
+    return {"name": str(facts.get("name")), "kinds": kinds}
 
 
 _FACTS = {"manifests": _manifest_facts, "stores": _store_facts, "results": _results_facts}
 
 
 def next_command(found: dict[str, list[dict[str, Any]]]) -> str:
-    """Return the command that goes on from what `find_work` found."""
-    manifests, stores, alignments, results = (found[kind] for kind in _SIGNS)
+    """Return the command that goes on from what `find_work` found.
+
+    What was changed last counts: results that are older than the last change of a store are not
+    gone on from.
+    """
+    tried = Path(TRY_OUT)
+    work = {
+        kind: [one for one in entries if not Path(one["path"]).is_relative_to(tried)]
+        for kind, entries in found.items()
+    }
+    manifests, stores, alignments, results, reports = (work[kind] for kind in _SIGNS)
     if not stores:
-        return _first_extraction(manifests) if manifests else "headstock demo"
+        if manifests:
+            return _first_extraction(manifests)
+        return "headstock demo" if found["results"] else "headstock try"
     store = shlex.quote(stores[0]["path"])
     keys = [key.split("/") for key in stores[0].get("sets", [])]
-    if results:
-        folder = shlex.quote(results[0]["path"])
-        return f"headstock report {folder} --store {store} -o report.html"
-    if alignments:
+    newer = _since(stores[0], results)
+    if newer and not _since(newer[0], reports):
+        out = shlex.quote(str(Path(newer[0]["path"]).parent / "report.html"))
+        return f"headstock report {shlex.quote(newer[0]['path'])} --store {store} -o {out}"
+    if newer:
+        stored = {key.split("/")[0] for one in stores for key in one.get("sets", [])}
+        new = [one for one in manifests if one["kinds"] and one.get("name") not in stored]
+        return _first_extraction(new) if new else "headstock data sources"
+    # Names that are added later ask for no other fit, but a new store does.
+    if _since({"changed": stores[0].get("made", "")}, alignments):
         suite = _suite_options({(dataset, kind) for dataset, kind, _ in keys})
         if suite:
             return f"headstock eval run {suite} --store {store} -o results"
@@ -251,6 +327,15 @@ def next_command(found: dict[str, list[dict[str, Any]]]) -> str:
             pair = f"--x {'/'.join(image)} --y {'/'.join(text)}"
             return f"headstock fit ridge --store {store} {pair} -o aligners/ridge"
     return f"headstock store ls {store}"
+
+
+#: Where `headstock try` writes: a taste, from which nothing goes on but the demo.
+TRY_OUT = "build/try"
+
+
+def _since(first: dict[str, Any], entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries that were changed after another one."""
+    return [one for one in entries if one.get("changed", "") >= first.get("changed", "")]
 
 
 #: Encoders that a first extraction names, by the kind of items.
@@ -287,22 +372,27 @@ def _print_state(found: dict[str, list[dict[str, Any]]], *, as_json: bool) -> No
     if as_json:
         print_json({**found, "next": next_command(found)})
         return
+    rows = []
     for kind, entries in found.items():
         for n, entry in enumerate(entries[:_SHOWN]):
+            changed = f"{entry['changed'][:10]} {entry['changed'][11:16]} UTC"
             facts = entry.get("problem") or _in_words(entry)
-            click.echo(f"{'' if n else kind:<12}{entry['path']}{facts and '  '}{facts}")
+            rows.append([kind if n == 0 else "", entry["path"], changed, facts])
         if len(entries) > _SHOWN:
-            click.echo(f"{'':<12}and {len(entries) - _SHOWN:,} more (--json lists all)")
-    if not any(found.values()):
-        click.echo("No manifest, store, alignment or results folder here or four levels below.")
+            rows.append(["", f"and {len(entries) - _SHOWN:,} more (--json lists all)", "", ""])
+    if rows:
+        print_table(["WHAT", "PATH", "CHANGED", "CONTENT"], rows)
+    else:
+        click.echo("There is no work in this folder or in four levels of folders below it.")
     click.echo(f"\nNext:  {next_command(found)}\nHelp:  headstock --help")
 
 
 def _in_words(entry: dict[str, Any]) -> str:
-    if entry.get("last"):
-        return f"{', '.join(entry['suites'])}; last run {entry['last']}"
-    size = f", {human_bytes(entry['bytes'])} of embeddings" if entry.get("bytes") else ""
-    return f"{len(entry['sets']):,} sets{size}" if "sets" in entry else ""
+    """Return what a thing holds."""
+    if "sets" in entry:
+        size = f", {human_bytes(entry['bytes'])}" if entry.get("bytes") else ""
+        return f"{count(len(entry['sets']), 'set')}{size}"
+    return ", ".join([*entry.get("suites", []), *entry.get("kinds", [])])
 
 
 main = entry_point(cli, "headstock")

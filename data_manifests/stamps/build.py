@@ -128,7 +128,16 @@ SLUG_LENGTH = 60
 _ARTICLE = re.compile(r"^(?:A|An|The|Some) (?=\S)")
 
 
-def plan(*, source: Path | None = None, locales: Sequence[str] = ("en",)) -> Plan:
+#: The splits of `split_of`, in the order of their shares.
+SPLITS = ("train", "val", "test")
+
+
+def plan(
+    *,
+    source: Path | None = None,
+    locales: Sequence[str] = ("en",),
+    splits: Sequence[str] | None = None,
+) -> Plan:
     """Find the stamps, read their captions and decide what would be built.
 
     Parameters
@@ -137,13 +146,22 @@ def plan(*, source: Path | None = None, locales: Sequence[str] = ("en",)) -> Pla
         See `data_manifests.stamps.fetch.find_source`.
     locales : sequence of str
         Languages of the captions, e.g. ``("en", "fr")``; ``en`` is the description itself.
+    splits : sequence of str, optional
+        Only the images and captions of these splits; the label set stays whole.
 
     Raises
     ------
     BuildError
-        If the stamps cannot be found or read, or no stamp has a caption in a locale.
+        If the stamps cannot be found or read, no stamp has a caption in a locale, or there is no
+        such split.
     """
     chosen = tuple(dict.fromkeys(locales)) or ("en",)
+    kept = tuple(split for split in SPLITS if splits is None or split in splits)
+    unknown = [split for split in splits or () if split not in SPLITS]
+    if unknown:
+        raise BuildError(
+            f"The stamps have no split {unknown[0]!r}. Their splits are {', '.join(SPLITS)}."
+        )
     found = find_source(source)
     stamps = select_stamps(found.root)
     check_locales(chosen, stamps)
@@ -153,6 +171,7 @@ def plan(*, source: Path | None = None, locales: Sequence[str] = ("en",)) -> Pla
             "stamps",
             VERSION,
             ",".join(chosen),
+            *(f"split {split}" for split in kept if kept != SPLITS),
             *(repr((s.path, s.description, sorted(s.translations.items()))) for s in stamps),
             *(_digest(file) for file in files),
         ]
@@ -173,7 +192,9 @@ def plan(*, source: Path | None = None, locales: Sequence[str] = ("en",)) -> Pla
                 found.root, f"{got:,}", what, read_facts(Path(__file__).parent)["revision"],
                 f"{expected:,}",
             )  # fmt: skip
-    return Plan("stamps", facts, identity, partial(_make, found.root, stamps, chosen))
+    if kept != SPLITS:
+        facts["splits"] = list(kept)
+    return Plan("stamps", facts, identity, partial(_make, found.root, stamps, chosen, kept))
 
 
 def split_of(description: str) -> str:
@@ -289,14 +310,24 @@ def check_locales(locales: Sequence[str], stamps: Sequence[Stamp]) -> None:
 
 
 def _make(
-    root: Path, stamps: Sequence[Stamp], locales: Sequence[str], out: Path, on_done: OnDone | None
+    root: Path,
+    stamps: Sequence[Stamp],
+    locales: Sequence[str],
+    splits: Sequence[str],
+    out: Path,
+    on_done: OnDone | None,
 ) -> Built:
+    kept = [stamp for stamp in stamps if split_of(stamp.description) in splits]
     write_pictures(
-        [(root / f"{s.path}.png", out / "images" / f"{s.path}.png") for s in stamps], on_done
+        [(root / f"{s.path}.png", out / "images" / f"{s.path}.png") for s in kept], on_done
     )
-    absent = {lang: sum(stamp.caption(lang) is None for stamp in stamps) for lang in locales}
+    absent = {lang: sum(stamp.caption(lang) is None for stamp in kept) for lang in locales}
     return Built(
-        tables=item_tables(stamps, locales),
+        # Of all stamps: the id of a class does not depend on which are kept.
+        tables={
+            kind: table.filter(pl.col("split").is_in(splits))
+            for kind, table in item_tables(stamps, locales).items()
+        },
         classes=class_table(stamp.description for stamp in stamps),
         prompts=PROMPTS,
         facts={"images_without_caption": absent},

@@ -76,12 +76,25 @@ def find_source(
     cache = cache_folder("stamps") if cache is None else cache
     if folder is not None:
         return _from_folder(folder, cache)
+    here = find_local(file_system=file_system, cache=cache)
+    return here or _source(fetch_package(cache) / INSIDE, "apt")
+
+
+def find_local(*, file_system: Path = Path("/"), cache: Path | None = None) -> Source | None:
+    """Return the stamps that are installed, else those in the cache, else None.
+
+    Parameters
+    ----------
+    file_system, cache
+        As for `find_source`.
+    """
     if _has_stamps(file_system / INSIDE):
         return _source(file_system / INSIDE, "installed")
+    cache = cache_folder("stamps") if cache is None else cache
     for kept in sorted(cache.glob(f"{PACKAGE}_*"), reverse=True):
         if _has_stamps(kept / INSIDE):
             return _source(kept / INSIDE, "cache")
-    return _source(fetch_package(cache) / INSIDE, "apt")
+    return None
 
 
 def fetch_package(cache: Path) -> Path:

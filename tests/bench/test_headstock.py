@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -13,7 +17,7 @@ import numpy as np
 import pytest
 
 from bench.cli import cli as bench_cli
-from bench.cli.demo import commands
+from bench.cli.demo import DEMO, TRY, Job, Step, _downloads
 from bench.cli.headstock import PLACES, cli, find_work, next_command
 from bench.results import write_session
 from featstore import open_store
@@ -48,13 +52,13 @@ def test_every_command_of_the_three_has_its_place(program, group):
         assert found.params == original.params
 
 
-def test_nothing_else_is_here_but_the_demo():
+def test_nothing_else_is_here_but_the_demo_and_try():
     originals = [
         path for name, group in
         (("featstore", featstore_cli), ("fitters", fitters_cli), ("bench", bench_cli))
         for path, _ in _leaves(group, name)
     ]  # fmt: skip
-    assert len(HERE) == len(originals) + 1
+    assert len(HERE) == len(originals) + 2
     assert len(set(PLACES.values())) == len(PLACES)
 
 
@@ -118,7 +122,7 @@ def _state(folder: Path, monkeypatch, capsys):
 
 def test_the_state_of_a_folder_is_what_was_made_there(tmp_path, monkeypatch, capsys):
     assert not any(find_work(tmp_path).values())
-    assert _state(tmp_path, monkeypatch, capsys)["next"] == "headstock demo"
+    assert _state(tmp_path, monkeypatch, capsys)["next"] == "headstock try"
 
     toy_manifest(tmp_path / "data" / "toy")
     state = _state(tmp_path, monkeypatch, capsys)
@@ -143,13 +147,57 @@ def test_the_state_of_a_folder_is_what_was_made_there(tmp_path, monkeypatch, cap
     write_session(tmp_path / "results", "1", {"suite": "demo", "started": "2026-01-01T00:00:00Z"})
     state = _state(tmp_path, monkeypatch, capsys)
     (results,) = state["results"]
-    assert results == {"path": "results", "suites": ["demo"], "last": "2026-01-01T00:00:00Z"}
+    at = (tmp_path / "results" / "runs").stat().st_mtime
+    assert results["path"] == "results"
+    assert results["suites"] == ["demo"]
+    assert datetime.fromisoformat(results["changed"]).timestamp() == pytest.approx(at, abs=1e-3)
     assert state["next"] == "headstock report results --store store -o report.html"
 
     assert run_command(cli, "headstock", []) == 0
-    said = capsys.readouterr().out
-    assert f"stores      store  {len(keys)} sets, " in said
-    assert "Next:  headstock report results" in said
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("stores ")]
+    assert re.fullmatch(rf"stores +store +\d{{4}}-\d\d-\d\d \d\d:\d\d UTC +{len(keys)} sets, .+",
+                        line)  # fmt: skip
+    assert line.index("20") + len("2026-01-01 00:00 UTC") == lines[0].index("CHANGED") + 7
+    assert lines[-2] == "Next:  headstock report results --store store -o report.html"
+
+    (tmp_path / "report_files").mkdir()
+    (tmp_path / "report.html").write_text("drawn")
+    state = _state(tmp_path, monkeypatch, capsys)
+    assert [one["path"] for one in state["reports"]] == ["report.html"]
+    assert state["next"] == "headstock data sources"
+    toy_manifest(tmp_path / "data" / "more", name="more")
+    assert _state(tmp_path, monkeypatch, capsys)["next"].startswith("headstock extract data/more ")
+
+
+def test_what_was_changed_last_comes_first_and_decides(tmp_path):
+    for hour, name in enumerate(("new", "old"), start=1):
+        toy_store(tmp_path / name)
+        os.utime(tmp_path / name / "catalog.json", (9e8 - 3600 * hour,) * 2)
+    for part in ("runs", "ranks"):
+        (tmp_path / "results" / part).mkdir(parents=True)
+    os.utime(tmp_path / "results" / "runs", (9e8, 9e8))
+    found = find_work(tmp_path)
+    assert [Path(one["path"]).name for one in found["stores"]] == ["new", "old"]
+    assert "headstock report" in next_command(found)
+    os.utime(tmp_path / "old" / "catalog.json", (1e9, 1e9))  # extended after the results
+    proposed = next_command(find_work(tmp_path))
+    assert proposed.startswith(f"headstock fit ridge --store {tmp_path / 'old'} ")
+
+
+def test_a_taste_goes_on_with_the_demo(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for part in ("runs", "ranks"):
+        (tmp_path / "build" / "try" / "results" / part).mkdir(parents=True)
+    toy_store(tmp_path / "build" / "try" / "store")
+    assert find_work(Path())["stores"]
+    assert next_command(find_work(Path())) == "headstock demo"
+
+
+def test_fixtures_and_environments_of_a_checkout_are_not_work(tmp_path):
+    for folder in ("tests/goldens", "venv/lib", "build/fresh"):
+        toy_store(tmp_path / folder / "store")
+    assert not any(find_work(tmp_path).values())
 
 
 def test_a_damaged_store_is_named_with_its_problem(tmp_path, monkeypatch, capsys):
@@ -183,7 +231,7 @@ def test_the_next_command_runs(tmp_path, monkeypatch, capsys):
     """From an empty folder to a report, in folders with blanks, by what is proposed alone."""
     monkeypatch.chdir(tmp_path)
     here = Path()
-    assert _go_on(here, capsys, "--dry-run") == "headstock demo"
+    assert _go_on(here, capsys, "--dry-run") == "headstock try"
     (tmp_path / "birds.txt").write_text("owl\nrobin\n")
     assert run_command(cli, "headstock", ["data", "labels", "birds.txt", "-o", "the birds"]) == 0
     assert " --kind class_name " in _go_on(here, capsys)
@@ -209,6 +257,8 @@ def test_the_next_command_runs(tmp_path, monkeypatch, capsys):
     assert proposed == "headstock eval run --suite demo --dataset toy --store 'my store' -o results"
     assert _go_on(here, capsys).startswith("headstock report results --store 'my store' ")
     assert (tmp_path / "report.html").is_file()
+    # Both manifests are of datasets that the store lacks; the newest with images comes first.
+    assert _go_on(here, capsys).startswith("headstock extract ")
 
 
 @pytest.mark.parametrize(
@@ -244,7 +294,7 @@ def test_the_next_command_runs(tmp_path, monkeypatch, capsys):
     ids=["images alone", "damaged", "classes alone", "the demo", "a dataset of one's own"],
 )  # fmt: skip
 def test_the_next_command_fits_what_is_there(found, proposed):
-    kinds = ("manifests", "stores", "alignments", "results")
+    kinds = ("manifests", "stores", "alignments", "results", "reports")
     typed = next_command({kind: found.get(kind, []) for kind in kinds})
     assert typed == proposed
     words = typed.split()
@@ -253,7 +303,9 @@ def test_the_next_command_fits_what_is_there(found, proposed):
         assert context.params
 
 
-@pytest.mark.parametrize("command", commands("OUT"), ids=lambda command: command[:50])
+@pytest.mark.parametrize(
+    "command", [*DEMO.commands("OUT"), *TRY.commands("OUT")], ids=lambda command: command[:50]
+)
 def test_the_demo_runs_commands_of_headstock(command):
     words = command.split()
     path = next(p for n in range(len(words), 0, -1) if (p := " ".join(words[1:n])) in HERE)
@@ -261,7 +313,39 @@ def test_the_demo_runs_commands_of_headstock(command):
         assert context.args == []
 
 
-def test_the_demo_says_what_it_would_run(capsys):
+@pytest.mark.parametrize("name", ["demo", "try"])
+def test_the_demo_says_what_it_would_run(name, capsys):
     for option in ("--dry-run", "--json"):
-        assert run_command(cli, "headstock", ["demo", "--out", "a b", option]) == 0
+        assert run_command(cli, "headstock", [name, "--out", "a b", option]) == 0
         assert "'a b'/store" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_quiet", [True, False])
+def test_a_job_ends_at_the_first_step_that_fails(is_quiet, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # a job sets it
+    steps = (
+        Step("Say what would be run", "headstock demo --dry-run --out OUT"),
+        Step("Look at a store that is not there", "headstock store ls OUT/store"),
+        Step("Never begin this one", "headstock ls OUT"),
+    )
+    job = Job("toy", "a moment", "Report:  OUT/report.html", steps, is_quiet=is_quiet)
+    assert job.run("a b") == 1
+    said = capfd.readouterr()
+    head, *titles = re.findall(r"(?m)^(?:headstock toy|\[\d/3\]).*", said.out)
+    assert head == "headstock toy: 3 steps, a moment."
+    assert titles == [f"[{n}/3] {step.title}" for n, step in enumerate(steps[:2], 1)]
+    assert "Report:" not in said.out
+    assert ("data build" in said.out) is not is_quiet
+    assert "headstock toy: `headstock store ls 'a b'/store` failed with exit code 1." in said.err
+    assert replace(job, steps=steps[:1]).run("a b") == 0
+    said = capfd.readouterr()
+    assert said.out.endswith("\nReport:  'a b'/report.html\n")
+    assert "data build" in said.out  # the last step is shown
+
+
+def test_the_demo_says_beforehand_what_it_downloads(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_manifests.stamps.fetch.find_local", lambda: None)
+    assert "81 MB" in _downloads()
+    monkeypatch.setattr("data_manifests.stamps.fetch.find_local", lambda: tmp_path)
+    assert _downloads().startswith("Nothing is downloaded")

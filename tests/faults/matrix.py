@@ -429,8 +429,10 @@ def run_workers(bed: Bed, command: Command, n: int) -> Result:
 
 #: Types `headstock demo` with the small steps.
 _TYPE_DEMO = (
-    "from bench.cli import demo; from tests.faults.commands import DEMO; "
-    "demo.STEPS = DEMO; demo.demo_command(['-o', 'out'])"
+    "import sys; from dataclasses import replace; from bench.cli.demo import DEMO, Step; "
+    "from tests.faults.commands import DEMO as SMALL; "
+    "steps = tuple(Step('', line) for line in SMALL.strip().splitlines()); "
+    "sys.exit(replace(DEMO, steps=steps).run('out'))"
 )
 
 

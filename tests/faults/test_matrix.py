@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli.demo import commands as demo_steps
+from bench.cli.demo import DEMO, TRY
 from bench.cli.headstock import PLACES
 from featstore.command_line import EXIT_VERIFY
 from tests.faults.commands import (
@@ -72,7 +72,7 @@ def test_every_command_writes_and_is_in_the_matrix_or_only_reads() -> None:
 
 def test_the_steps_of_the_demo_are_commands_of_the_matrix() -> None:
     typed = {PLACES[old]: old for old in PLACES}
-    for step in demo_steps("out"):
+    for step in (*DEMO.commands("out"), *TRY.commands("out")):
         words = shlex.split(step)[1:]
         place = next(" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in typed)
         path = path_of(f"{typed[place]} {' '.join(words[len(place.split()) :])}")
