@@ -579,8 +579,8 @@ def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: boo
     paths = sorted(folder.rglob("*.json"))
     if not paths:
         raise SubmissionError(
-            f"{folder} {'holds no submission' if folder.is_dir() else 'does not exist'}. Make one with `bench submit RESULTS:METHOD/SOURCE/K "
-            f"--name NAME -o {folder}/NAME.json`."
+            f"{folder} {'holds no submission' if folder.is_dir() else 'does not exist'}. Make one "
+            f"with `bench submit RESULTS:METHOD/SOURCE/K --name NAME -o {folder}/NAME.json`."
         )
     with ProgressBar(f"leaderboard of {folder}"):
         found = boards([read_submission(path) for path in paths])
