@@ -477,8 +477,7 @@ def report_command(
 @click.command(
     "submit",
     epilog="\b\nExample:"
-    "\n  bench submit build/demo/results:kernel-ridge/head/0:suite=demo --name 'kernel ridge' \\"
-    "\n      -o board/kernel-ridge.json",
+    "\n  bench submit build/demo/results:ridge/head/0 --name ridge -o board/ridge.json",
 )
 @click.argument("choice", metavar="RESULTS:METHOD/SOURCE/K")
 @click.option("--name", required=True, help="The name of the entry on the board.")
