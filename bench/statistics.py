@@ -637,8 +637,8 @@ def against_leader(p_values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     -----
     Of k equal entries some is called behind with a chance of at most 5 %: by the union bound over
     all ordered pairs. Holm's correction over the k - 1 comparisons does not hold that: of boards of
-    10, 50 and 200 equal entries, on which draws or clusters matter, 12, 32 and 54 % showed a false
-    one (docs/statistics.md, ``make validate-statistics``).
+    10, 50 and 200 equal entries whose draws matter most, 13, 30 and 54 % showed a false one
+    (docs/statistics.md, ``make validate-statistics``).
 
     Examples
     --------
