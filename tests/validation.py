@@ -486,9 +486,9 @@ def leaderboards(trials, rng, strict) -> Iterator[Row]:
                 ours += bool(against_leader(p).min() < 0.05)
                 theirs += bool(holm(p).min() < 0.05)
             setting = f"{k} entries, S {s}, C {c}, draws {share:g}"
-            yield row("equal entries, one is shown behind", setting, ours, tables, ("<=", 0.05),
+            yield row("family-wise error of a board, equal entries", setting, ours, tables, ("<=", 0.05),
                       strict=strict)  # fmt: skip
-            yield row("equal entries, one is shown behind, by Holm over k - 1", setting, theirs,
+            yield row("family-wise error of a board by Holm over k - 1, equal entries", setting, theirs,
                       tables, None, strict=strict)  # fmt: skip
     for k in (10, 50, *most):
         for name, gaps in (
@@ -499,7 +499,7 @@ def leaderboards(trials, rng, strict) -> Iterator[Row]:
             for _ in range(tables // 2):
                 p, above = _against_best(rng, gaps, 16, 40, 0.9)
                 wrong += bool((against_leader(p)[above <= 0] < 0.05).any())
-            yield row("unequal entries, one is wrongly shown behind", f"{k} entries, {name}", wrong,
+            yield row("family-wise error of a board, unequal entries", f"{k} entries, {name}", wrong,
                       tables // 2, ("<=", 0.05), strict=strict)  # fmt: skip
         found = 0
         for _ in range(tables // 2):
