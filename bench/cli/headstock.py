@@ -67,6 +67,7 @@ _SUMMARIES = {
     "check": "Check a method, task, encoder, source or dataset of your own.",
     "eval": "Score alignments: suites, tasks, sweeps, tables.",
     "report": "Draw the report of a results folder.",
+    "reproduce": "Repeat a study, and compare its numbers.",
 }
 
 
@@ -128,6 +129,7 @@ class _Headstock(_PlacedGroup):
     lazy={
         "try": "bench.cli.demo:try_command",
         "demo": "bench.cli.demo:demo_command",
+        "reproduce": "bench.cli.demo:reproduce_command",
         **_commands_in(""),
     },
     invoke_without_command=True,

@@ -36,6 +36,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
         "compare": "bench.cli.results:compare_command",
         "report": "bench.cli.results:report_command",
         "frame": "bench.cli.results:frame_command",
+        "submit": "bench.cli.results:submit_command",
+        "leaderboard": "bench.cli.results:leaderboard_command",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="\b\nExample:"

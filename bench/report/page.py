@@ -369,14 +369,9 @@ def build_page(
     seen = None if alone is None else read_geometry(root, alone)
     figures |= {figure.name: figure for figure in figures_of(seen, words.describe)}
     galleries = [*filter(None, (gallery(root, whole, words, way) for way in DIRECTIONS))]
-    script, choices = _resource("table.js"), choice_rows(rows)
+    choices = choice_rows(rows)
     main_gains = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
     context: dict[str, Any] = {
-        "csp": _policy(script),
-        "style": _resource("style.css"),
-        "light": css_variables("light"),
-        "dark": css_variables("dark"),
-        "script": script,
         "verdict": found,
         "figures": {
             name: page_svg(figure.svg, prefix=f"f{place}", title=figure.title)
@@ -407,7 +402,7 @@ def build_page(
         "command": command,
         "note": shown_text(str(store.info(first["image_set"]).attributes["facts"].get("note", ""))),
     }
-    html = _render(context)
+    html = render("page.html", context)
     if len(html.encode("utf-8")) > MAX_PAGE_BYTES:
         raise BenchError(
             f"The page would have {len(html) / 2**20:.1f} MiB; at most "
@@ -452,15 +447,21 @@ def _nearest(seen: Geometry | None, words: Words) -> list[tuple[str, str, str]]:
     return [(words.describe(a), words.describe(b), f"{cosine:.2f}") for a, b, cosine in found]
 
 
-def _render(context: dict[str, Any]) -> str:
+def render(name: str, context: Mapping[str, Any]) -> str:
+    """Return a page of this package, with the style sheet and the script that all pages share."""
     from jinja2 import Environment, StrictUndefined
 
+    script = _resource("table.js")
+    shared = {
+        "csp": _policy(script), "style": _resource("style.css"), "script": script,
+        "light": css_variables("light"), "dark": css_variables("dark"),
+    }  # fmt: skip
     # Everything is escaped but the sheet, the script and the drawings, which come from here.
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["spaced"] = lambda text: text.replace("→", " → ")
-    return environment.from_string(_resource("page.html")).render(context)
+    return environment.from_string(_resource(name)).render(shared | {**context})
 
 
 def _resource(name: str) -> str:
