@@ -576,8 +576,10 @@ class SetWriter:
 
     def _done(self, folders: Iterable[Path]) -> set[int]:
         """Return the blocks that are done here, or durably in one of the folders."""
-        done, plan = set(self._opened()[0].blocks), self._full_plan()
-        return done.union(*(finished_blocks(folder, plan=plan) for folder in folders))
+        journal, _, claim = self._opened()
+        done, others = set(journal.blocks), [one for one in folders if one != claim.folder]
+        plan = self._full_plan() if others else {}
+        return done.union(*(finished_blocks(folder, plan=plan) for folder in others))
 
     def kept(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: True if the base has it, and it stays.
