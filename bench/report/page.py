@@ -23,8 +23,9 @@ from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
 from bench.report.figures import figures_of, gain_figure, mixing_figure, pairs_figure
-from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words, shown_text
+from bench.report.gallery import Words, gallery, read_words, shown_text
 from bench.report.grids import choice_rows, gain_rows, grids
+from bench.report.screen import first_screen, spelled
 from bench.report.theme import Figure, css_variables, file_svg, page_svg
 from bench.report.verdict import Verdict, verdict
 from bench.results import CHOSEN, read_results, read_sessions, versions
@@ -231,8 +232,6 @@ NUMERIC = {
     "seeds", "gallery", "ours \N{MINUS SIGN} theirs",
 }  # fmt: skip
 
-DIRECTIONS = ("image→name", "caption→image")
-
 
 @dataclass(frozen=True)
 class Written:
@@ -368,7 +367,11 @@ def build_page(
     alone = _alone(whole)
     seen = None if alone is None else read_geometry(root, alone)
     figures |= {figure.name: figure for figure in figures_of(seen, words.describe)}
-    galleries = [*filter(None, (gallery(root, whole, words, way) for way in DIRECTIONS))]
+    screen = first_screen(root, rows, table, comparisons, found, store, words)
+    examples = None
+    if found is not None:
+        head = spelled(str(first["head_set"]).split("/")[0])
+        examples = gallery(root, whole, words, found.method, found.direction, head)
     script, choices = _resource("table.js"), choice_rows(rows)
     main_gains = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
     context: dict[str, Any] = {
@@ -394,8 +397,8 @@ def build_page(
         "grids": grids(table),
         "gains": gain_rows(comparisons.filter(main_gains), fitted),
         "all_gains": gain_rows(comparisons.filter(~main_gains), fitted),
-        "galleries": galleries,
-        "kinds": _kinds(galleries),
+        "screen": screen,
+        "examples": examples,
         "doses": dose_lines(dose_table(root, rows)),
         "lines": result_lines(table),
         "choices": choices,
@@ -405,7 +408,6 @@ def build_page(
         "facts": _facts(rows, first),
         "sessions": read_sessions(root),
         "command": command,
-        "note": shown_text(str(store.info(first["image_set"]).attributes["facts"].get("note", ""))),
     }
     html = _render(context)
     if len(html.encode("utf-8")) > MAX_PAGE_BYTES:
@@ -481,16 +483,6 @@ def _require_packages() -> None:
     with needs_extra("The report"):
         import jinja2  # noqa: F401
         import matplotlib as mpl  # noqa: F401
-
-
-def _kinds(galleries: list[Gallery]) -> list[dict[str, str]]:
-    names = {
-        "far": "far off (rank 6 and beyond)",
-        "near": "near misses (rank 2 to 5)",
-        "found": "found (rank 1)",
-    }
-    present = {card.kind for shown in galleries for card in shown.cards}
-    return [{"kind": kind, "name": names[kind]} for kind in COUNTS if kind in present]
 
 
 def _sets(row: dict[str, Any]) -> list[dict[str, str]]:
