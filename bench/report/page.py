@@ -453,14 +453,15 @@ def _nearest(seen: Geometry | None, words: Words) -> list[tuple[str, str, str]]:
 
 
 def _render(context: dict[str, Any]) -> str:
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     # Everything is escaped but the sheet, the script and the drawings, which come from here.
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters["spaced"] = lambda text: text.replace("→", " → ")
-    return environment.from_string(_resource("page.html")).render(context)
+    return environment.get_template("page.html").render(context)
 
 
 def _resource(name: str) -> str:
