@@ -135,21 +135,16 @@ class Figure:
         """``Figure 3``, or ``Figure`` without a number."""
         return f"Figure {self.number}" if self.number else "Figure"
 
-    def inline(self, *, prefix: str) -> str:
+    def inline(self) -> str:
         """Return both forms as parts of a page, ``svg.wide`` and ``svg.narrow``: one is shown.
 
-        Text is 13 px where the wide form has `width` pixels or the narrow one 300; the page shows
-        the narrow form where the wide one would have less than 640.
-
-        Parameters
-        ----------
-        prefix : str
-            Put before every id, so that figures on one page do not share any.
+        Text is 13 px where the wide form has `width` pixels or the narrow one 300; a page shows
+        the narrow form where the wide one would have less than 640. Ids begin with the name.
         """
         return "".join(
             page_svg(
                 self._drawn(width, TEXT),
-                prefix=f"{prefix}-{form}", title=self.title, text=self.caption, form=form,
+                prefix=f"{self.name}-{form}", title=self.title, text=self.caption, form=form,
             )
             for form, width in (("wide", self.width), ("narrow", NARROW))
         )  # fmt: skip
