@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import leaves_list, linkage
 
 from bench.corpus import Corpus
 from bench.errors import NoResultsError
@@ -40,8 +39,9 @@ MAX_CLASSES = 4_000
 
 N_FOLDS = 5
 
-#: Classes in the heatmap, and of each side in the map; head rows drawn as a cloud behind the map.
-HEATMAP_CLASSES, MAP_CLASSES, CLOUD = 60, 24, 600
+#: Where in the order of their cosines the head rows lie whose nearest names are kept, and how many
+#: names of each.
+EXAMPLES, NEAREST_NAMES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0), 3
 
 #: Pairs of classes of different names whose texts are nearest.
 NEAREST = 15
@@ -56,7 +56,7 @@ _MADE_OF = (
 )  # fmt: skip
 
 #: Raise it when the content of the file changes.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -66,27 +66,40 @@ class Side:
     Attributes
     ----------
     ids : list of str
-        class_id of the classes in the map.
-    rows, texts : list of (x, y)
-        Where each of them lies in the map, and its text.
-    edges : list of float
-        Of the bins of the histograms of cosines.
-    matched, unmatched : list of int
-        Cosines of rows with their own texts, and with texts of another name, in each bin.
-    means : (float, float)
-        Of the matched and of the unmatched cosines.
+        class_id.
+    cosines : list of float
+        Of the row of each class with its own text.
+    other : (float, float, float)
+        The 5, 50 and 95 % quantiles of the cosines of rows with texts of another name.
     area : float
         See `area_under_curve`.
     """
 
     ids: list[str]
-    rows: list[list[float]]
-    texts: list[list[float]]
-    edges: list[float]
-    matched: list[int]
-    unmatched: list[int]
-    means: list[float]
+    cosines: list[float]
+    other: list[float]
     area: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """One head row and the names that are nearest to it.
+
+    Attributes
+    ----------
+    class_id : str
+    cosine : float
+        With its own name.
+    rank : int
+        Of its own name among the names of all classes.
+    names : list of (class_id, cosine)
+        The nearest first.
+    """
+
+    class_id: str
+    cosine: float
+    rank: int
+    names: list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -98,14 +111,8 @@ class Geometry:
     penalty : float
         Of the map.
     head, images : Side
-    heat_ids : list of str
-        class_id of the classes in the heatmap, related ones together.
-    heat : list of list of float
-        Cosines of their head rows (down) and names (across).
-    cloud : list of (x, y)
-        Head rows in the map.
-    shares : (float, float)
-        Of the spread of the head rows along either axis of the map.
+    examples : list of Example
+        Head rows at fixed places in the order of their cosines, the best first.
     nearest : list of (class_id, class_id, cosine)
         Classes of different names whose texts are nearest.
     """
@@ -113,10 +120,7 @@ class Geometry:
     penalty: float
     head: Side
     images: Side
-    heat_ids: list[str]
-    heat: list[list[float]]
-    cloud: list[list[float]]
-    shares: list[float]
+    examples: list[Example]
     nearest: list[tuple[str, str, float]]
 
 
@@ -153,7 +157,8 @@ def read_geometry(root: Path, row: Mapping[str, Any]) -> Geometry | None:
     try:
         found = read_json(path)
         sides = {name: Side(**found[name]) for name in ("head", "images")}
-        return Geometry(**{**found, **sides})
+        examples = [Example(**example) for example in found["examples"]]
+        return Geometry(**{**found, **sides, "examples": examples})
     except FileNotFoundError:
         return None
     except (CorruptStoreError, TypeError, KeyError) as err:
@@ -202,47 +207,44 @@ def _geometry(corpus: Corpus, run: Run, penalty: float) -> Geometry:
         texts[folds == fold] = _fitted(rest, penalty).project_y(ready.y[folds == fold])
     head = Rows(ids, ready.row_groups, ready.x.astype(np.float64), texts)
     images = _class_means(corpus, sources, _fitted(merge_pooled(*parts), penalty))
-    heat = _spread(pairs.n, HEATMAP_CLASSES)
-    if len(heat) > 2:
-        heat = heat[leaves_list(linkage(head.rows[heat], "average"))]
-    centre = head.rows.mean(axis=0)
-    cloud = head.rows[_spread(pairs.n, CLOUD)] - centre
-    _, spread, axes = np.linalg.svd(cloud, full_matrices=False)
-    basis = axes[:2].T
-    # The sign of an axis is arbitrary: the largest entry is positive.
-    basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), [0, 1]])
     nearest = ambiguous_pairs(pairs.y, head.groups, NEAREST)
     return Geometry(
         penalty=penalty,
-        head=_side(head, centre, basis),
-        images=_side(images, centre, basis),
-        heat_ids=ids[heat].tolist(),
-        heat=(head.rows[heat] @ head.texts[heat].T).tolist(),
-        cloud=(cloud @ basis).tolist(),
-        shares=(spread[:2] ** 2 / np.sum(spread**2)).tolist(),
+        head=_side(head),
+        images=_side(images),
+        examples=_examples(head),
         nearest=[(str(ids[i]), str(ids[j]), cosine) for i, j, cosine in nearest],
     )
 
 
-def _side(side: Rows, centre: NDArray[np.float64], basis: NDArray[np.float64]) -> Side:
+def _side(side: Rows) -> Side:
     own, other = matched(side), unmatched(side)
-    edges = np.linspace(min(own.min(), other.min()), max(own.max(), other.max()), 41)
-    shown = _spread(len(side.ids), MAP_CLASSES)
     return Side(
-        ids=side.ids[shown].tolist(),
-        rows=((side.rows[shown] - centre) @ basis).tolist(),
-        texts=((side.texts[shown] - centre) @ basis).tolist(),
-        edges=edges.tolist(),
-        matched=np.histogram(own, edges)[0].tolist(),
-        unmatched=np.histogram(other, edges)[0].tolist(),
-        means=[float(own.mean()), float(other.mean())],
+        ids=side.ids.tolist(),
+        cosines=own.tolist(),
+        other=np.quantile(other, (0.05, 0.5, 0.95)).tolist(),
         area=area_under_curve(own, other),
     )
 
 
-def _spread(n: int, most: int) -> NDArray[np.int64]:
-    """Return up to `most` places, evenly over n."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64))
+def _examples(side: Rows) -> list[Example]:
+    """Return rows at fixed quantiles of their cosines, each with the names nearest to it."""
+    own = matched(side)
+    order = np.argsort(own, kind="stable")
+    chosen = order[np.round(np.array(EXAMPLES) * (len(own) - 1)).astype(np.int64)]
+    found = []
+    for row in dict.fromkeys(chosen.tolist()):
+        cosines = side.texts @ side.rows[row]
+        nearest = np.argsort(-cosines, kind="stable")[:NEAREST_NAMES]
+        found.append(
+            Example(
+                class_id=str(side.ids[row]),
+                cosine=float(own[row]),
+                rank=1 + int((cosines > own[row]).sum()),
+                names=[(str(side.ids[i]), float(cosines[i])) for i in nearest],
+            )
+        )
+    return found
 
 
 def _fitted(moments: Any, penalty: float) -> Any:

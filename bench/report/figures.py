@@ -1,88 +1,210 @@
-"""Figures of a report."""
+"""Figures of a report, with the sentences that are made from their numbers."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from bench.cells import MIXED_NAMES, in_order, method_title, pairs_order
+from bench.cells import CONTROLS, MIXED_NAMES, in_order, method_title, pairs_order, whole_heads
+from bench.comparisons import MAIN_EVALS
+from bench.doses import DOSES
 from bench.geometry import METHOD, Geometry, Side
-from bench.report.theme import SOURCE_STYLES, Figure, canvas, colour
-from bench.report.verdict import DIRECTION, METRIC
-
-#: Direction, metric and heading of the panels of the pairs curve.
-PANELS: tuple[tuple[str, str, str], ...] = (
-    ("image→name", "top-1", "image → name, top-1"),
-    ("image→caption", "R@1", "image → caption, R@1"),
-    ("caption→image", "R@1", "caption → image, R@1"),
-    ("image→name", "top-10", "image → name, top-10"),
-    ("image→caption", "R@10", "image → caption, R@10"),
-    ("caption→image", "R@10", "caption → image, R@10"),
+from bench.report.theme import (
+    SOURCE_STYLES,
+    Figure,
+    Sheet,
+    colour,
+    measured,
+    shortened,
+    spread,
+    wrapped,
 )
+from bench.report.verdict import DIRECTION, LEVEL, METRIC
+from bench.tables import BY_NAME, signed_text, value_text
+
+#: Direction and metric of the panels of the pairs curve: large ones, and small ones below them.
+LARGE = (("image→name", "top-1"), ("image→name", "top-10"))
+SMALL = (
+    ("image→caption", "R@1"), ("image→caption", "R@10"),
+    ("caption→image", "R@1"), ("caption→image", "R@10"),
+)  # fmt: skip
+
+#: What a figure calls the controls, each of which replaces the head's rows.
+CONTROL_NAMES = {
+    "random": "random rows",
+    "random-cov": "random rows, same covariance",
+    "shuffled": "names shuffled",
+    "rotated": "head rotated",
+}
+
+#: Evaluations in which a number of real pairs can be drawn.
+_WITH_PAIRS = ("held-out", "split")
+
+_DASHED, _DOTTED = (0, (4, 2)), (0, (1, 2))
+
+#: Space that a line of text takes, in ems.
+_LINE = 1.35
 
 
-def gain_figure(gains: pl.DataFrame, sources: Sequence[str]) -> Figure:
-    """Draw, per number of real pairs, the gain from each source with its interval.
+def headline_figure(
+    comparisons: pl.DataFrame,
+    *,
+    method: str,
+    evaluation: str,
+    direction: str = DIRECTION,
+    metric: str = METRIC,
+) -> Figure | None:
+    """Draw every method on head weights alone, best first, and the controls of one of them.
 
     Parameters
     ----------
-    gains : DataFrame
-        Rows of `bench.comparisons.compare` of one method and metric: ``over-chance`` without
-        real pairs, ``over-real`` with them.
-    sources : sequence of str
-        Top to bottom within each group.
+    comparisons : DataFrame
+        Of `bench.comparisons.compare`; its rows over chance without real pairs are drawn.
+    method : str
+        Whose controls are drawn: the method of the verdict.
+    evaluation, direction, metric : str
+        The verdict's.
+
+    Returns
+    -------
+    Figure or None
+        None where the method was not run on head weights alone.
     """
-    groups = list(dict.fromkeys(in_order(gains)["n_pairs"]))
-    height = 0.62 + 0.24 * sum(len(gains.filter(pl.col("n_pairs") == k)) + 1.1 for k in groups)
-    with canvas((5.3, height)) as (figure, svg):
-        axes = figure.add_axes((0.335, 0.5 / height, 0.645, 1 - 0.58 / height))
-        place, ticks = 0.0, []
-        for k in groups:
-            label = (
-                "no real pairs, over chance" if k == "0" else f"{k} real pairs, over these alone"
-            )
-            axes.text(
-                -0.52, place, label, transform=axes.get_yaxis_transform(), va="center",
-                color=colour("muted"), fontsize=8.5,
-            )  # fmt: skip
-            place += 1
-            for source in sources:
-                row = gains.filter((pl.col("n_pairs") == k) & (pl.col("source") == source))
-                if row.is_empty():
-                    continue
-                role, marker, _ = SOURCE_STYLES[source]
-                mean = 100 * row["difference"][0]
-                low, high = (
-                    mean if row[c][0] is None else 100 * row[c][0] for c in ("low", "high")
-                )
-                axes.plot([low, high], [place, place], color=colour(role), linewidth=2.2)
-                axes.plot([mean], [place], marker, color=colour(role), markersize=6)
-                ticks.append((place, _SHORT_NAMES.get(source, source), role))
-                place += 1
-            place += 0.35
-        axes.axvline(0, color=colour("ink"), linewidth=0.9)
-        axes.set_ylim(place - 0.5, -0.7)
-        axes.set_yticks([at for at, _, _ in ticks], [name for _, name, _ in ticks])
-        for text, (_, _, role) in zip(axes.get_yticklabels(), ticks, strict=True):
-            text.set_color(colour(role))
-        axes.set_xlabel("gain in top-1, percentage points, with 95 % interval")
-        _without_frame(axes, grid="x")
-    title = "Gain in zero-shot top-1 from each source of prototypes, with 95 % intervals."
-    return Figure("gain_beside_controls", svg[0], gains, title)
+    alone = whole_heads(comparisons).filter(
+        (pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0")
+        & (pl.col("eval") == evaluation) & (pl.col("direction") == direction)
+        & (pl.col("metric") == metric)
+    )  # fmt: skip
+    heads = alone.filter(pl.col("source") == "head").sort("a", descending=True, maintain_order=True)
+    controls = [
+        row
+        for source in CONTROL_NAMES
+        for row in alone.filter(
+            (pl.col("source") == source) & (pl.col("method") == method)
+        ).iter_rows(named=True)
+    ]
+    if method not in heads["method"]:
+        return None
+    rows = [_dot(row, method) for row in [*heads.iter_rows(named=True), *controls]]
+    by_method = {row["method"]: row for row in heads.iter_rows(named=True)}
+    shown, name = by_method[method], method_title(method)
+    value = f"{value_text(metric, shown['a'])} %"
+    if (direction, metric) == (DIRECTION, METRIC):
+        title = f"{name} on the head alone names {value} of images correctly"
+        subtitle = "Share of images whose own name ranks first, in percent"
+    else:
+        title = f"{name} on the head alone reaches {value} {metric} of {_way(direction)}"
+        subtitle = f"{metric} of {_way(direction)}, in percent"
+    if controls:
+        best = max(row["a"] for row in controls)
+        title += f"; no control exceeds {value_text(metric, best)} %"
+    if "conse" in by_method:
+        subtitle += "; dashed line: ConSE, which reads the head without fitting"
+    values = ", ".join(
+        f"{row['label']} {value_text(metric, row['value'])}{_range(row)}" for row in rows
+    )
+    caption = (
+        f"{metric} of {_way(direction)} without real pairs, {_scope(shown)}. "
+        f"Percent, with 95 % intervals where there is one: {values}."
+    )
+    conse = by_method.get("conse")
+
+    def draw(sheet: Sheet) -> None:
+        _dots(sheet, rows, metric, None if conse is None else 100 * conse["a"])
+
+    data = pl.DataFrame(
+        [{name: row[name] for name in ("label", "method", "source", "value", "low", "high")}
+         for row in rows]
+    )  # fmt: skip
+    return Figure("headline", title + ".", subtitle + ".", caption, data, draw, width=620.0)
 
 
-def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
-    """Draw accuracy against the number of real pairs for one method, with bands over seeds.
+def _dot(row: dict[str, Any], method: str) -> dict[str, Any]:
+    """Return a row of the dot plot: its interval is that of the gain, moved by the level."""
+    title, source = method_title(row["method"]), row["source"]
+    role, marker, _ = SOURCE_STYLES[source]
+    label = f"{title}, {CONTROL_NAMES[source]}" if source != "head" else f"{title} on the head"
+    if row["method"] == "conse":
+        role, marker, label = "conse", "D", "ConSE, the head unfitted"
+    ends = {
+        name: None if row[name] is None else row["b"] + row[name] for name in ("low", "high")
+    }
+    return {
+        "label": label, "method": row["method"], "source": source, "value": row["a"], **ends,
+        "role": role, "marker": marker, "strong": row["method"] == method and source == "head",
+    }  # fmt: skip
+
+
+def _dots(sheet: Sheet, rows: list[dict[str, Any]], metric: str, level: float | None) -> None:
+    """Draw values with their intervals, a row each; a narrow sheet has labels above the dots."""
+    step = 2.0 if sheet.wide else 2.9
+    height = step * len(rows) + 0.3
+    column = 0.0
+    if sheet.wide:
+        column = 0.8 + max(measured(row["label"], bold=row["strong"]) for row in rows)
+    room = 1.0 + max(measured(value_text(metric, row["value"]), bold=True) for row in rows)
+    sheet.tall(height + 2.2)
+    width = sheet.width - column - 0.8
+    axes = sheet.axes(column, 0.1, width, height)
+    most = max(100 * (row["value"] if row["high"] is None else row["high"]) for row in rows)
+    right = max(most, 1e-9) * width / max(width - room, 1.0)
+    low = min(0.0, *(100 * (row["low"] or 0.0) for row in rows))
+    if level is not None:
+        axes.axvline(level, color=colour("conse"), linestyle=_DASHED, linewidth=0.1 * sheet.em)
+    axes.set_xlim(low - 0.01 * right, right)
+    axes.set_ylim(height, 0)
+    for place, row in enumerate(rows):
+        y = step * (place + 0.5) if sheet.wide else step * place + 2.1
+        value, ink = 100 * row["value"], colour(row["role"])
+        if row["low"] is not None and row["high"] is not None:
+            axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=ink)
+        axes.plot([value], [y], row["marker"], color=ink)
+        end = max(value, 100 * (row["high"] or 0.0)) + 0.7 * right / width
+        axes.text(
+            end, y, value_text(metric, row["value"]), color=ink, va="center", weight="bold",
+            bbox=_ground(),
+        )  # fmt: skip
+        weight = "bold" if row["strong"] else "normal"
+        if sheet.wide:
+            sheet.text(column - 0.8, 0.1 + y, row["label"], ha="right", weight=weight)
+        else:
+            sheet.text(0, y - 1.2, row["label"], weight=weight)
+    axes.set_yticks([])
+    _percent_ticks(axes, "x")
+    _without_frame(axes, grid="x")
+
+
+def _ground() -> dict[str, Any]:
+    """Return a box of the paper's colour behind a text that lines may cross."""
+    return {"facecolor": colour("paper"), "edgecolor": "none", "pad": 1.0}
+
+
+def _percent_ticks(axes: Any, side: str) -> None:
+    """Put few round numbers on an axis, the last with its unit."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    low, high = sorted(axis.get_view_interval())
+    ticks = [t for t in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
+    ticks = [t for t in ticks if low <= t <= high]
+    axis.set_ticks(ticks, [f"{t:g}{' %' if t == ticks[-1] else ''}" for t in ticks])
+
+
+def pairs_figure(
+    table: pl.DataFrame, comparisons: pl.DataFrame, method: str
+) -> Figure | None:
+    """Draw accuracy against the number of real pairs for one method, with bands over draws.
 
     Parameters
     ----------
     table : DataFrame
-        Of `bench.tables.result_table`; rows of evaluation ``"held-out"``.
+        Of `bench.tables.result_table`.
+    comparisons : DataFrame
+        Of `bench.comparisons.compare`; says whether the head adds anything to real pairs.
     method : str
 
     Returns
@@ -90,45 +212,113 @@ def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
     Figure or None
         None if no number of real pairs was run.
     """
-    held = table.filter(pl.col("eval").is_in(["held-out", "split"]) & (pl.col("method") == method))
-    panels = [panel for panel in PANELS if panel[1] in table.columns and _has(held, *panel[:2])]
+    held = table.filter(pl.col("eval").is_in(_WITH_PAIRS) & (pl.col("method") == method))
+    panels = [panel for panel in (*LARGE, *SMALL) if _has(held, *panel)]
     if not panels or held.filter(pl.col("n_pairs") != "0").is_empty():
         return None
     positions = Positions.of(held)
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    data = []
-    with canvas((3.55 * columns, 2.75 * rows + 0.45)) as (figure, svg):
-        grid = figure.subplots(rows, columns, squeeze=False)
-        figure.subplots_adjust(
-            left=0.05, right=0.99, bottom=0.50 / (2.75 * rows + 0.45),
-            top=1 - 0.72 / (2.75 * rows + 0.45), wspace=0.17, hspace=0.42,
-        )  # fmt: skip
-        for axes, (direction, metric, heading) in zip(grid.flat, panels, strict=False):
-            data += draw_pairs(axes, table, method, direction, metric, positions)
-            axes.set_title(heading, loc="left", color=colour("ink"), fontsize=9.5, pad=6)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_visible(False)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        _legend(
-            figure, handles, labels, loc="upper left", bbox_to_anchor=(0.04, 1.0),
-            ncol=len(labels), fontsize=9, handlelength=1.9, columnspacing=1.5, handletextpad=0.5,
-        )  # fmt: skip
-    title = (
-        f"Accuracy of {method_title(method)} against the number of real pairs, by what "
-        "the prototypes are: head weights help most where real pairs are few, if they help."
+    large = [panel for panel in LARGE if panel in panels]
+    small = [panel for panel in SMALL if panel in panels]
+    if not large:
+        large, small = small[:2], small[2:]
+    gain = _gain_over_pairs(comparisons, method, *large[0])
+    lines = {panel: curve_lines(table, method, *panel) for panel in panels}
+    data = [row for panel in panels for row in lines[panel]]
+
+    def draw(sheet: Sheet) -> None:
+        _draw_pairs_figure(sheet, lines, large, small, positions, gain)
+
+    title, name = method_title(method), positions.counts
+    direction, metric = large[0]
+    return Figure(
+        "accuracy_by_pairs",
+        _pairs_title(title, gain, lines[large[0]], name, metric),
+        f"{title}, {metric} and more, in percent of queries, by the number of real pairs that the "
+        "map is fitted on; bands: one standard deviation over draws; dotted: chance.",
+        _pairs_caption(title, held, lines[large[0]], direction, metric, name),
+        pl.DataFrame(data),
+        draw,
+        method=method,
     )
-    # A name that a user registered may hold what a file's name may not.
-    name = re.sub(r"[^\w-]", "_", method)
-    return Figure(f"accuracy_by_pairs_{name}", svg[0], pl.DataFrame(data), title)
 
 
-_SHORT_NAMES = {
-    "head": "head weights",
-    "random": "random rows",
-    "random-cov": "random, same cov.",
-    "shuffled": "names shuffled",
-}
+def _gain_over_pairs(
+    comparisons: pl.DataFrame, method: str, direction: str, metric: str
+) -> dict[str, Any] | None:
+    """Return what the head adds to the largest number of real pairs, if that was compared."""
+    own = whole_heads(comparisons).filter(
+        (pl.col("comparison") == "over-real") & (pl.col("source") == "head")
+        & (pl.col("method") == method) & pl.col("eval").is_in(_WITH_PAIRS)
+        & (pl.col("direction") == direction) & (pl.col("metric") == metric)
+        & (pl.col("n_pairs") != "0")
+    )  # fmt: skip
+    return None if own.is_empty() else in_order(own).row(-1, named=True)
+
+
+def _is_real(gain: dict[str, Any] | None) -> bool:
+    """Whether an interval lies above zero and its test agrees."""
+    return (
+        gain is not None and gain["low"] is not None and gain["low"] > 0
+        and gain["p"] is not None and gain["p"] < LEVEL
+    )  # fmt: skip
+
+
+def _pairs_title(
+    title: str,
+    gain: dict[str, Any] | None,
+    lines: list[dict[str, Any]],
+    counts: dict[str, str],
+    metric: str,
+) -> str:
+    if gain is None:
+        best = max((row for row in lines if row["source"] != ""), key=lambda row: row["mean"])
+        return (
+            f"{title} reaches at most {value_text(metric, best['mean'])} % {metric} "
+            f"({best['line']}, {counts[best['n_pairs']]} pairs)."
+        )
+    both = value_text(metric, gain["a"]), value_text(metric, gain["b"])
+    count = counts[gain["n_pairs"]]
+    numbers = f"{both[0]} % with it, {both[1]} % without"
+    if _is_real(gain):
+        return (
+            f"The head adds {signed_text(gain['difference']).lstrip('+')} points to {count} real "
+            f"pairs: {numbers}."
+        )
+    if gain["high"] is not None and gain["high"] < 0:
+        return f"With {count} real pairs the head does harm: {numbers}."
+    return f"With {count} real pairs no gain from the head is certain: {numbers}."
+
+
+def _pairs_caption(
+    title: str,
+    held: pl.DataFrame,
+    lines: list[dict[str, Any]],
+    direction: str,
+    metric: str,
+    counts: dict[str, str],
+) -> str:
+    own = held.filter(pl.col("direction") == direction)
+    first = own.row(0, named=True)
+    parts = []
+    for source, name in (("head", "with the head"), ("none", "real pairs alone")):
+        numbers = [
+            f"{value_text(metric, row['mean'])} at {counts[row['n_pairs']]}"
+            for row in lines
+            if row["source"] == source
+        ]
+        if numbers:
+            parts.append(f"{name} {', '.join(numbers)}")
+    controls = [row["mean"] for row in lines if row["source"] in CONTROLS]
+    if controls:
+        ends = value_text(metric, min(controls)), value_text(metric, max(controls))
+        parts.append(f"controls in place of the head from {ends[0]} to {ends[1]}")
+    parts += [
+        f"{row['line']} {value_text(metric, row['mean'])}" for row in lines if not row["source"]
+    ]
+    return (
+        f"{title}: {metric} of {_way(direction)} in percent, mean over {_draws(first['n_seeds'])}, "
+        f"{first['gallery']:,.0f} candidates; {'; '.join(parts)}."
+    )
 
 
 @dataclass(frozen=True)
@@ -139,13 +329,14 @@ class Positions:
     ----------
     at : dict
         Number of pairs → place.
-    labels : dict
+    counts : dict
+        Number of pairs → how many images these are, as text.
     broken : float
         Place of the break.
     """
 
     at: dict[str, float]
-    labels: dict[str, str]
+    counts: dict[str, str]
     broken: float
 
     @classmethod
@@ -161,15 +352,74 @@ class Positions:
         at = {k: float(np.log2(n)) for k, n in fitted.items()}
         first = min(at.values())
         at["0"] = first - 1.6
-        # "all" lies close to the number before it: its label takes the line below.
-        labels = {k: f"\nall, {fitted[k]:,.0f}" if k == "all" else k for k in at}
-        return cls(at, labels, first - 0.8)
+        counts = {k: f"{fitted[k]:,.0f}" if k == "all" else k for k in fitted} | {"0": "0"}
+        return cls(at, counts, first - 0.8)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Ends of the axis."""
+        return self.at["0"] - 0.35, max(self.at.values()) + 0.3
+
+    def on(self, axes: Any, ems: float | None = None) -> None:
+        """Put the axis below axes that are so many ems wide; what collides has no number.
+
+        The last number and 0 always stand.
+        """
+        axes.set_xlim(*self.limits)
+        places = sorted(self.at, key=lambda k: -self.at[k])
+        kept: dict[str, str] = {}
+        scale = (ems or 1e9) / (self.limits[1] - self.limits[0])
+        for k in [places[0], places[-1], *places[1:-1]]:
+            free = all(
+                scale * abs(self.at[k] - self.at[other])
+                > (measured(self.counts[k]) + measured(text)) / 2 + 0.5
+                for other, text in kept.items()
+            )
+            if free:
+                kept[k] = self.counts[k]
+        axes.set_xticks(list(self.at.values()), [kept.get(k, "") for k in self.at])
+        # Two short strokes say that the axis is broken between 0 and the first number.
+        for shift in (-0.09, 0.09):
+            axes.plot(
+                [self.broken + shift - 0.07, self.broken + shift + 0.07], [-0.02, 0.02],
+                transform=axes.get_xaxis_transform(), color=colour("muted"), linewidth=1,
+                clip_on=False,
+            )  # fmt: skip
+
+
+def curve_lines(
+    table: pl.DataFrame, method: str, direction: str, metric: str
+) -> list[dict[str, Any]]:
+    """Return one metric of a method by number of real pairs: a row a source and number, and levels.
+
+    Rows of a level (ConSE, chance) have an empty source.
+    """
+    here = table.filter(
+        pl.col("eval").is_in(_WITH_PAIRS) & (pl.col("direction") == direction)
+        & pl.col(metric).is_not_null()
+    )  # fmt: skip
+    rows = []
+    for source in ("head", "none", *CONTROLS):
+        if source in SOURCE_STYLES:
+            own = here.filter((pl.col("method") == method) & (pl.col("source") == source))
+            rows += [(source, MIXED_NAMES[source], row) for row in in_order(own).to_dicts()]
+    for name, label in (("conse", "ConSE"), ("chance", "chance")):
+        own = here.filter(pl.col("method") == name)
+        rows += [("", label, row) for row in own.head(1).to_dicts()]
+    return [
+        {
+            "direction": direction, "metric": metric, "line": label, "source": source,
+            "n_pairs": row["n_pairs"] if source else "0",
+            "mean": row[metric], "sd": row[f"{metric}_sd"] or 0.0,
+        }
+        for source, label, row in rows
+    ]  # fmt: skip
 
 
 def draw_pairs(
     axes: Any, table: pl.DataFrame, method: str, direction: str, metric: str, at: Positions
-) -> list[dict[str, Any]]:
-    """Draw one metric of a method against the number of real pairs; return what is drawn.
+) -> None:
+    """Draw one metric of a method against the number of real pairs on axes of one's own.
 
     Parameters
     ----------
@@ -180,61 +430,179 @@ def draw_pairs(
     at : Positions
         Where the numbers of pairs lie.
     """
-    here = table.filter(
-        pl.col("eval").is_in(["held-out", "split"]) & (pl.col("direction") == direction)
-    )
-    drawn = []
-    for source in ("none", "shuffled", "random-cov", "random", "head"):
-        line = in_order(
-            here.filter((pl.col("method") == method) & (pl.col("source") == source))
-        ).filter(pl.col(metric).is_not_null())
-        if line.is_empty():
-            continue
-        role, marker, dash = SOURCE_STYLES[source]
-        x = np.array([at.at[k] for k in line["n_pairs"]])
-        mean, sd = 100 * line[metric].to_numpy(), 100 * line[f"{metric}_sd"].fill_null(0).to_numpy()
-        style = {"marker": marker, "linestyle": dash, "markersize": 4.5, "linewidth": 1.6}
-        _band(axes, x, mean, sd, color=colour(role), label=MIXED_NAMES[source], **style)
-        drawn += [
-            {
-                "direction": direction, "metric": metric, "line": MIXED_NAMES[source],
-                "n_pairs": k, "mean": m / 100, "sd": s / 100,
-            }
-            for k, m, s in zip(line["n_pairs"], mean, sd, strict=True)
-        ]  # fmt: skip
-    levels: tuple[tuple[str, str, str, Any], ...] = (
-        ("conse", "ConSE, head unfitted", "conse", (0, (5, 2))),
-        ("chance", "chance", "muted", (0, (1, 2))),
-    )
-    for name, label, role, line_dash in levels:
-        level = here.filter(pl.col("method") == name)
-        if not level.is_empty() and level[metric][0] is not None:
-            value = 100 * level[metric][0]
-            axes.axhline(value, color=colour(role), linewidth=1.3, linestyle=line_dash, label=label)
-            drawn.append(
-                {
-                    "direction": direction, "metric": metric, "line": label, "n_pairs": "0",
-                    "mean": value / 100, "sd": level[f"{metric}_sd"][0] or 0.0,
-                }
-            )  # fmt: skip
-    axes.set_ylim(bottom=0)
-    axes.set_ylim(top=1.04 * axes.get_ylim()[1])
-    axes.set_xticks(list(at.at.values()), [at.labels[k] for k in at.at])
-    axes.set_xlim(at.at["0"] - 0.35, max(at.at.values()) + 0.3)
+    lines = curve_lines(table, method, direction, metric)
+    sources = [s for s in dict.fromkeys(row["source"] for row in lines) if s]
+    for source in reversed(sources):
+        _curve(axes, lines, source, at, label=MIXED_NAMES[source])
+    _levels(axes, lines)
+    _from_zero(axes, lines)
+    at.on(axes)
     _without_frame(axes, grid="y")
-    # Two short strokes say that the axis is broken between 0 and the first number.
-    for shift in (-0.09, 0.09):
-        axes.plot(
-            [at.broken + shift - 0.07, at.broken + shift + 0.07], [-0.025, 0.025],
-            transform=axes.get_xaxis_transform(), color=colour("muted"), linewidth=1, clip_on=False,
+
+
+def _curve(
+    axes: Any, lines: Iterable[dict[str, Any]], source: str, at: Positions, *, label: str = ""
+) -> None:
+    """Draw the means of a source as a line, with a band of one standard deviation."""
+    own = [row for row in lines if row["source"] == source]
+    role, marker, dash = SOURCE_STYLES[source]
+    x = np.array([at.at[row["n_pairs"]] for row in own])
+    mean = 100 * np.array([row["mean"] for row in own])
+    sd = 100 * np.array([row["sd"] for row in own])
+    axes.fill_between(x, mean - sd, mean + sd, color=colour(role), alpha=0.15, linewidth=0)
+    axes.plot(x, mean, color=colour(role), marker=marker, linestyle=dash, label=label or None)
+
+
+def _levels(axes: Any, lines: Iterable[dict[str, Any]]) -> None:
+    for row in lines:
+        if not row["source"]:
+            role, dash = ("conse", _DASHED) if row["line"] == "ConSE" else ("muted", _DOTTED)
+            axes.axhline(
+                100 * row["mean"], color=colour(role), linestyle=dash, label=row["line"], zorder=1.5
+            )
+
+
+def _from_zero(axes: Any, lines: Iterable[dict[str, Any]]) -> None:
+    most = max(100 * (row["mean"] + row["sd"]) for row in lines)
+    axes.set_ylim(0, 1.04 * most or 1.0)
+
+
+def _controls_band(axes: Any, lines: Iterable[dict[str, Any]], at: Positions) -> float | None:
+    """Draw the range of all controls as one band; return the middle of its right end."""
+    ranges: dict[str, list[float]] = {}
+    for row in lines:
+        if row["source"] in CONTROLS:
+            ranges.setdefault(row["n_pairs"], []).append(100 * row["mean"])
+    if not ranges:
+        return None
+    keys = sorted(ranges, key=lambda k: at.at[k])
+    x = [at.at[k] for k in keys]
+    low, high = [min(ranges[k]) for k in keys], [max(ranges[k]) for k in keys]
+    axes.fill_between(x, low, high, color=colour("muted"), alpha=0.3, linewidth=0)
+    for edge in (low, high):
+        axes.plot(x, edge, color=colour("muted"), linewidth=0.7, marker="_")
+    return (low[-1] + high[-1]) / 2
+
+
+def _draw_pairs_figure(
+    sheet: Sheet,
+    lines: dict[tuple[str, str], list[dict[str, Any]]],
+    large: list[tuple[str, str]],
+    small: list[tuple[str, str]],
+    at: Positions,
+    gain: dict[str, Any] | None,
+) -> None:
+    """Draw large panels with direct labels, and small ones below; a row shares its y axis."""
+    columns, beside = (2, 4) if sheet.wide else (1, 2)
+    tall, low = (13.5, 8.5) if sheet.wide else (11.0, 7.5)
+    head, foot, gap = 1.9, 3.4, 1.2
+    rows = -(-len(large) // columns), -(-len(small) // beside)
+    sheet.tall(rows[0] * (head + tall + foot) + rows[1] * (head + low + foot) + gap * bool(small))
+    label = 10.2
+    for place, panel in enumerate(large):
+        row, column = divmod(place, columns)
+        own = (sheet.width - gap * (columns - 1)) / columns
+        left, top = column * (own + gap) + 3.2, row * (head + tall + foot)
+        axes = sheet.axes(left, top + head, own - 3.2 - label, tall)
+        _from_zero(axes, [line for other in large for line in lines[other]])
+        _panel(sheet, axes, lines[panel], at, own - 3.2 - label, _heading(panel), (left - 3.2, top))
+        _line_ends(axes, lines[panel], at, tall, panel[1])
+        if place == 0 and gain is not None and _is_real(gain):
+            _bracket(axes, gain, at, tall)
+        sheet.text(left + (own - 3.2 - label) / 2, top + head + tall + 2.5, "real pairs, log scale",
+                   role="muted", ha="center")  # fmt: skip
+    offset = rows[0] * (head + tall + foot) + gap
+    for place, panel in enumerate(small):
+        row, column = divmod(place, beside)
+        own = (sheet.width - gap * (beside - 1)) / beside
+        left, top = column * (own + gap), offset + row * (head + low + foot)
+        margin = 3.2 if column == 0 or sheet.wide else 2.6
+        axes = sheet.axes(left + margin, top + head, own - margin - 0.4, low)
+        _from_zero(axes, [line for other in small for line in lines[other]])
+        _panel(
+            sheet, axes, lines[panel], at, own - margin - 0.4, _heading(panel, short=True),
+            (left, top),
         )  # fmt: skip
-    return drawn
+        sheet.text(left + margin + (own - margin - 0.4) / 2, top + head + low + 2.5, "real pairs",
+                   role="muted", ha="center")  # fmt: skip
 
 
-def _legend(target: Any, *handles: Any, **options: Any) -> None:
-    """Draw the legend of a figure or of axes."""
-    for text in target.legend(*handles, frameon=False, **options).get_texts():
-        text.set_color(colour("ink"))
+def _heading(panel: tuple[str, str], *, short: bool = False) -> str:
+    if short:
+        return f"{panel[0]} {panel[1]}"
+    return f"{_way(panel[0])}, {panel[1]}"
+
+
+def _panel(
+    sheet: Sheet,
+    axes: Any,
+    lines: list[dict[str, Any]],
+    at: Positions,
+    ems: float,
+    heading: str,
+    corner: tuple[float, float],
+) -> None:
+    _levels(axes, lines)
+    _controls_band(axes, lines, at)
+    for source in ("none", "head"):
+        if any(row["source"] == source for row in lines):
+            _curve(axes, lines, source, at)
+    at.on(axes, ems)
+    _percent_ticks(axes, "y")
+    _without_frame(axes, grid="y")
+    sheet.text(corner[0], corner[1] + 0.7, heading, weight="bold")
+
+
+def _line_ends(
+    axes: Any, lines: list[dict[str, Any]], at: Positions, ems: float, metric: str
+) -> None:
+    """Write name and last value of every line at its right end, spread so that none overlap."""
+    last: dict[str, tuple[float, str]] = {}
+    for source, name in (("head", "with head"), ("none", "pairs alone")):
+        for row in lines:
+            if row["source"] == source:
+                text = f"{name} {value_text(metric, row['mean'])}"
+                last[SOURCE_STYLES[source][0]] = (100 * row["mean"], text)
+    controls = [row for row in lines if row["source"] in CONTROLS]
+    if controls:
+        most = max(controls, key=lambda row: at.at[row["n_pairs"]])["n_pairs"]
+        ends = [100 * row["mean"] for row in controls if row["n_pairs"] == most]
+        texts = sorted({f"{end:.1f}" for end in (min(ends), max(ends))}, key=float)
+        last["muted"] = (float(np.mean([min(ends), max(ends)])), f"controls {'–'.join(texts)}")
+    for row in lines:
+        if row["line"] == "ConSE":
+            last["conse"] = (100 * row["mean"], f"ConSE {value_text(metric, row['mean'])}")
+    scale = axes.get_ylim()[1] / ems
+    wanted = [value for value, _ in last.values()]
+    right = at.limits[1]
+    for (role, (value, text)), y in zip(
+        last.items(), spread(wanted, 1.25 * scale), strict=True
+    ):
+        axes.annotate(
+            text, (right, value), (right + 0.06 * (right - at.limits[0]), max(y, 0.4 * scale)),
+            color=colour(role), va="center", annotation_clip=False,
+            weight="bold" if role == "head" else "normal",
+            arrowprops={"arrowstyle": "-", "color": colour(role), "linewidth": 0.6,
+                        "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)},
+        )  # fmt: skip
+
+
+def _bracket(axes: Any, gain: dict[str, Any], at: Positions, ems: float) -> None:
+    """Say between two line ends by how much the head's lies higher, where there is room."""
+    low, high = 100 * gain["b"], 100 * gain["a"]
+    room = (high - low) * ems / axes.get_ylim()[1]
+    if room < _LINE:
+        return
+    x = at.at[gain["n_pairs"]] - 0.16
+    ink = colour("ink")
+    axes.annotate(
+        "", (x, low), (x, high),
+        arrowprops={"arrowstyle": "<->", "color": ink, "linewidth": 0.9, "shrinkA": 3, "shrinkB": 3},
+    )  # fmt: skip
+    axes.text(
+        x - 0.12, (low + high) / 2, f"{signed_text(gain['difference'])} points", color=ink,
+        ha="right", va="center", weight="bold",
+    )  # fmt: skip
 
 
 def _without_frame(axes: Any, *, grid: str) -> None:
@@ -244,23 +612,46 @@ def _without_frame(axes: Any, *, grid: str) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _band(axes: Any, x: Any, mean: Any, sd: Any, *, color: str, **line: Any) -> None:
-    """Draw means as a line, with a band of one standard deviation."""
-    axes.fill_between(x, mean - sd, mean + sd, color=color, alpha=0.15, linewidth=0)
-    axes.plot(x, mean, color=color, **line)
-
-
 def _has(held: pl.DataFrame, direction: str, metric: str) -> bool:
-    return held.filter((pl.col("direction") == direction) & pl.col(metric).is_not_null()).height > 0
+    return metric in held.columns and not held.filter(
+        (pl.col("direction") == direction) & pl.col(metric).is_not_null()
+    ).is_empty()
 
 
-def mixing_figure(results: pl.DataFrame) -> Figure | None:
+def _way(direction: str) -> str:
+    """Return a direction with room around its arrow."""
+    return direction.replace("→", " → ")
+
+
+def _draws(n: int) -> str:
+    return f"{n} draws" if n > 1 else "one run"
+
+
+def _scope(row: dict[str, Any]) -> str:
+    """Return what a comparison is about: evaluation, queries, draws, candidates, chance."""
+    chance = "" if row["chance"] is None else f", chance {value_text(row['metric'], row['chance'])} %"
+    return (
+        f"{row['eval']}: {row['n_queries']:,} queries over {_draws(row['n_seeds'])}, "
+        f"{row['gallery']:,.0f} candidates{chance}"
+    )
+
+
+def _range(row: dict[str, Any]) -> str:
+    if row["low"] is None or row["high"] is None:
+        return ""
+    return f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]".replace("-", "\N{MINUS SIGN}")
+
+
+def mixing_figure(fixed: pl.DataFrame, chosen: pl.DataFrame) -> Figure | None:
     """Draw accuracy against the mixing weight, one panel a number of real pairs.
 
     Parameters
     ----------
-    results : DataFrame
+    fixed : DataFrame
         Result rows with fixed mixing weights, as a sweep makes them.
+    chosen : DataFrame
+        Result rows of the same images with the weight chosen by the fit, and of the head alone. Of
+        them the seeds of `fixed` are drawn.
 
     Returns
     -------
@@ -268,225 +659,476 @@ def mixing_figure(results: pl.DataFrame) -> Figure | None:
         None where fewer than two mixing weights were run. Of several penalties the middle one is
         drawn: choosing the best would be a choice made on what is scored.
     """
-    rows = results.filter(
-        (pl.col("method") == METHOD)
-        & (pl.col("direction") == DIRECTION)
+    asked = (
+        (pl.col("method") == METHOD) & (pl.col("direction") == DIRECTION)
         & (pl.col("metric") == METRIC)
-        & (pl.col("mix") != "auto")
-        & (pl.col("penalty") != "auto")
+    )  # fmt: skip
+    rows = fixed.filter(
+        asked & (pl.col("mix") != "auto") & (pl.col("penalty") != "auto")
         & (pl.col("n_pairs") != "0")
-    ).with_columns(pl.col("mix").cast(pl.Float64), pl.col("penalty").cast(pl.Float64))
-    if rows.is_empty() or rows.filter(pl.col("source") != "none")["mix"].n_unique() < 2:
+    ).with_columns(pl.col("mix").cast(pl.Float64), pl.col("penalty").cast(pl.Float64))  # fmt: skip
+    mixed = rows.filter(pl.col("source") != "none")
+    if rows.is_empty() or mixed["mix"].n_unique() < 2:
         return None
     penalties = sorted(set(rows["penalty"]))
     penalty = penalties[len(penalties) // 2]
     rows = rows.filter(pl.col("penalty") == penalty)
-    keys = sorted(set(rows.filter(pl.col("source") != "none")["n_pairs"]), key=pairs_order)
-    weights = sorted(set(rows.filter(pl.col("source") != "none")["mix"]))
-    drawn: list[dict[str, Any]] = []
-    width = 2.75 * len(keys) + 0.5
-    with canvas((width, 2.95)) as (figure, svg):
-        grid = figure.subplots(1, len(keys), squeeze=False, sharey=True)
-        figure.subplots_adjust(left=0.48 / width, right=0.99, bottom=0.17, top=0.78, wspace=0.1)
-        for axes, k in zip(grid.flat, keys, strict=True):
-            drawn += _panel(axes, rows.filter(pl.col("n_pairs") == k), k, weights)
-            axes.set_title(f"{k} real pairs", loc="left", color=colour("ink"), fontsize=9.5, pad=5)
-        grid.flat[0].set_ylim(bottom=0)
-        grid.flat[0].set_ylabel(f"{METRIC} %")
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        _legend(
-            figure, handles, labels, loc="upper left", bbox_to_anchor=(0.4 / width, 1.0),
-            ncol=len(labels), fontsize=8.5, handlelength=1.9, columnspacing=1.4,
-        )  # fmt: skip
-    title = (
-        f"Zero-shot {METRIC} of {method_title(METHOD)} against the mixing weight, for each number "
-        f"of real pairs, penalty {penalty:g}: how much the choice of the weight matters."
-    )
-    return Figure(f"accuracy_by_mix_{METHOD}", svg[0], pl.DataFrame(drawn), title)
-
-
-def _panel(axes: Any, rows: pl.DataFrame, k: str, weights: list[float]) -> list[dict[str, Any]]:
-    drawn: list[dict[str, Any]] = []
-    for source in ("none", "shuffled", "random-cov", "random", "head"):
-        own = rows.filter(pl.col("source") == source)
-        if own.is_empty():
-            continue
-        line = own.group_by("mix").agg(
-            pl.col("value").mean().alias("mean"), pl.col("value").std(ddof=1).alias("sd")
-        )
-        role, marker, _ = SOURCE_STYLES[source]
-        if source == "none":
-            # Without prototypes there is nothing to mix: a level.
-            level = 100 * line["mean"][0]
-            axes.axhline(
-                level, color=colour(role), linewidth=1.3, linestyle=(0, (5, 2)),
-                label=MIXED_NAMES[source],
-            )  # fmt: skip
-        else:
-            line = line.sort("mix")
-            mean = 100 * line["mean"].to_numpy()
-            sd = 100 * line["sd"].fill_null(0).to_numpy()
-            x = np.log10(line["mix"].to_numpy())
-            style = {"marker": marker, "markersize": 4, "linewidth": 1.5}
-            _band(axes, x, mean, sd, color=colour(role), label=MIXED_NAMES[source], **style)
-        drawn += [
-            {"n_pairs": k, "line": MIXED_NAMES[source], "mix": None if source == "none" else mix,
-             "mean": m, "sd": s}
-            for mix, m, s in line.select("mix", "mean", "sd").iter_rows()
-        ]  # fmt: skip
-    axes.set_xticks([float(np.log10(w)) for w in weights], [f"{w:g}" for w in weights])
-    axes.set_xlabel("mass of a class / of a real image")
-    _without_frame(axes, grid="y")
-    return drawn
-
-
-_TOO_LONG = 26
-
-
-def heatmap_figure(found: Geometry, name: Callable[[str], str]) -> Figure:
-    """Draw the cosines of head rows (down) and names (across) for a sample of classes.
-
-    Classes are in the order of a hierarchical clustering of the head rows, so that related
-    ones are neighbours: what lies beside the diagonal are confusions within a family.
-    """
-    cosines = np.array(found.heat)
-    names = [name(class_id) for class_id in found.heat_ids]
-    with canvas((5.6, 5.15)) as (figure, svg):
-        axes = figure.add_axes((0.25, 0.03, 0.62, 0.70))
-        most = float(np.abs(cosines).max()) or 1.0
-        picture = axes.imshow(cosines, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
-        every = max(1, len(names) // 20)
-        ticks = np.arange(0, len(names), every)
-        axes.set_yticks(ticks, [_short(names[t]) for t in ticks], fontsize=6)
-        axes.set_xticks(ticks, [_short(names[t]) for t in ticks], rotation=90, fontsize=6)
-        axes.xaxis.tick_top()
-        axes.tick_params(length=0)
-        bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(length=0, labelsize=7)
-    data = pl.DataFrame(
-        {
-            "head_row": [n for n in names for _ in names],
-            "name": names * len(names),
-            "cosine": cosines.ravel(),
-        }
-    )
-    title = (
-        f"Cosine of {len(names)} head rows with the projected names of these classes; the diagonal "
-        "is each row with its own name."
-    )
-    return Figure("head_by_name", svg[0], data, title)
-
-
-def histogram_figure(found: Geometry) -> Figure:
-    """Draw matched and unmatched cosines, for head rows and for means of images."""
-    panels = (
-        ("head rows and names that the map has not seen", found.head),
-        ("image class means and names, no image in the fit", found.images),
-    )
-    data: list[dict[str, Any]] = []
-    with canvas((9.2, 2.7)) as (figure, svg):
-        grid = figure.subplots(1, 2, squeeze=False)
-        figure.subplots_adjust(left=0.03, right=0.99, bottom=0.2, top=0.84, wspace=0.08)
-        for axes, (heading, side) in zip(grid.flat, panels, strict=True):
-            edges = side.edges
-            for label, counts, mean, role in (
-                ("unmatched", side.unmatched, side.means[1], "muted"),
-                ("matched", side.matched, side.means[0], "head"),
-            ):
-                height = np.array(counts) / sum(counts)
-                axes.stairs(
-                    height, edges, fill=True, color=colour(role), alpha=0.45,
-                    label=f"{label}, mean {round(mean, 2) + 0.0:.2f}",
-                )  # fmt: skip
-                axes.axvline(mean, color=colour(role), linewidth=1.3)
-                data += [
-                    {"side": heading, "pairs": label, "from": a, "to": b, "share": h}
-                    for a, b, h in zip(edges[:-1], edges[1:], height, strict=True)
-                ]
-            axes.set_title(
-                f"{heading}: AUC {side.area:.2f}", loc="left", color=colour("ink"), fontsize=9
-            )
-            axes.set_yticks([])
-            axes.spines["left"].set_visible(False)
-            axes.set_xlabel("cosine")
-            _legend(axes, fontsize=8, loc="upper right")
-    title = (
-        "Cosines of matched and of unmatched classes; the area under the curve is the chance that "
-        f"a matched one is the higher: {found.head.area:.2f} for head rows, "
-        f"{found.images.area:.2f} for images."
-    )
-    return Figure("matched_cosines", svg[0], pl.DataFrame(data), title)
-
-
-def map_figure(found: Geometry, name: Callable[[str], str]) -> Figure:
-    """Draw head rows, class means and projected texts on two principal axes, linked by class."""
-    data: list[dict[str, Any]] = []
-    with canvas((9.2, 5.4)) as (figure, svg):
-        axes = figure.add_axes((0.02, 0.08, 0.96, 0.84))
-        behind = np.array(found.cloud)
-        axes.scatter(
-            behind[:, 0], behind[:, 1], s=5, color=colour("rule"), linewidths=0, label="_cloud"
-        )
-        for side, what, role, marker in (
-            (found.head, "head row", "head", "o"),
-            (found.images, "mean of images", "random", "s"),
-        ):
-            data += _links(axes, side, what, role, marker, name)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        axes.set_xlabel(f"first axis, {found.shares[0]:.0%} of the spread of head rows")
-        axes.set_ylabel(f"second axis, {found.shares[1]:.0%}")
-        _legend(
-            figure, *axes.get_legend_handles_labels(), loc="upper left",
-            bbox_to_anchor=(0.015, 1.0), ncol=4, fontsize=9, columnspacing=1.5, handletextpad=0.4,
-        )  # fmt: skip
-    title = (
-        "Head rows, means of the images of a class, and the texts of both on the first two "
-        "principal axes of the head rows; a line links each class with its own text."
-    )
-    return Figure("map", svg[0], pl.DataFrame(data), title)
-
-
-def _links(
-    axes: Any,
-    side: Side,
-    what: str,
-    role: str,
-    marker: str,
-    name: Callable[[str], str],
-) -> list[dict[str, Any]]:
-    rows, texts = np.array(side.rows), np.array(side.texts)
-    for a, b in zip(rows, texts, strict=True):
-        axes.plot([a[0], b[0]], [a[1], b[1]], color=colour(role), linewidth=0.8, alpha=0.6)
-    axes.scatter(*rows.T, s=24, marker=marker, color=colour(role), label=what, linewidths=0)
-    axes.scatter(
-        *texts.T, s=22, marker=marker, facecolors="none", edgecolors=colour(role),
-        label=f"its name ({'head' if role == 'head' else 'images'})", linewidths=1,
+    keys = sorted(set(mixed["n_pairs"]), key=pairs_order)
+    own = chosen.filter(
+        asked & (pl.col("source") == "head") & (pl.col("mix") == "auto")
+        & pl.col("eval").is_in(set(rows["eval"])) & pl.col("seed").is_in(set(rows["seed"]))
     )  # fmt: skip
-    data = []
-    for number, (class_id, a, b) in enumerate(zip(side.ids, rows, texts, strict=True)):
-        text = name(class_id)
-        if number % 2 == 0:
-            # At its text, where there is room; the others are in the file of numbers.
-            axes.annotate(
-                _short(text), b, xytext=(5, 2), textcoords="offset points", fontsize=6.5,
-                color=colour("ink"),
-            )  # fmt: skip
-        data.append(
-            {"what": what, "class": text, "x": a[0], "y": a[1], "text_x": b[0], "text_y": b[1]}
+    panels = [_mixing_lines(rows, own, k) for k in keys]
+    counts = {
+        k: f"{n:,.0f}"
+        for k, n in rows.group_by("n_pairs").agg(pl.col("n_images_fitted").mean()).iter_rows()
+    }
+    data = pl.DataFrame([row for panel in panels for row in panel], infer_schema_length=None)
+    best = {
+        k: max(row["mean"] for row in panel if row["line"] == _FIXED)
+        for k, panel in zip(keys, panels, strict=True)
+    }
+    auto = {row["n_pairs"]: row["mean"] for row in data.to_dicts() if row["line"] == _AUTO}
+    if auto:
+        short = max(best[k] - auto[k] for k in auto)
+        title = (
+            "The automatic weight is at least as good as every fixed one."
+            if short <= 0
+            else f"The automatic weight is at most {100 * short:.1f} points below the best fixed one."
         )
-    return data
+    else:
+        spans = [
+            best[k] - min(row["mean"] for row in panel if row["line"] == _FIXED)
+            for k, panel in zip(keys, panels, strict=True)
+        ]
+        title = f"The choice of the mixing weight moves {METRIC} by up to {100 * max(spans):.1f} points."
+    seeds = rows["seed"].n_unique()
+    weights = own.filter(pl.col("n_pairs") != "0")["mix_chosen"].drop_nulls()
+    how = ""
+    if auto:
+        how = (
+            " Ticks below: the weight that each draw chose."
+            if len(weights)
+            else " The automatic choice has no single weight: it corrects the map of the head by "
+            "the real pairs and averages the fits by how well they rank held-out training pairs."
+        )
+    parts = []
+    for k in keys:
+        text = f"{counts[k]} pairs: best fixed weight {value_text(METRIC, best[k])}"
+        parts.append(text + (f", automatic {value_text(METRIC, auto[k])}" if k in auto else ""))
+    caption = (
+        f"{method_title(METHOD)}, {METRIC} of {_way(DIRECTION)} in percent, mean over "
+        f"{_draws(seeds)}, penalty {penalty:g} for fixed weights, "
+        f"{rows['gallery'][0]:,.0f} candidates. {'; '.join(parts)}.{how}"
+    )
+
+    def draw(sheet: Sheet) -> None:
+        _draw_mixing(sheet, panels, [counts[k] for k in keys])
+
+    return Figure(
+        "accuracy_by_mix",
+        title,
+        f"{METRIC} in percent of images, by the weight of one class against one real image; bands: "
+        "one standard deviation over draws.",
+        caption,
+        data,
+        draw,
+        method=METHOD,
+    )
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _TOO_LONG else f"{text[: _TOO_LONG - 1]}…"
+#: Lines of the mixing curve, and how they are drawn.
+_FIXED, _AUTO, _RANDOM = "with head, weight fixed", "automatic", "with random rows"
+_HEAD_ALONE, _PAIRS_ALONE = "head alone", "pairs alone"
+_MIXING_STYLES: dict[str, tuple[str, str, Any]] = {
+    _FIXED: ("head", "o", "-"),
+    _AUTO: ("head", "", "-"),
+    _HEAD_ALONE: ("head", "", _DOTTED),
+    _PAIRS_ALONE: ("real", "", _DASHED),
+    _RANDOM: ("random", "^", "-"),
+}
 
 
-def figures_of(found: Geometry | None, name: Callable[[str], str]) -> Sequence[Figure]:
-    """Return the figures of a geometry, none without one."""
-    if found is None:
-        return ()
-    return (heatmap_figure(found, name), histogram_figure(found), map_figure(found, name))
+def _mixing_lines(rows: pl.DataFrame, own: pl.DataFrame, k: str) -> list[dict[str, Any]]:
+    """Return the lines of a panel: of the weights, and levels without one, pooled over draws."""
+    here = rows.filter(pl.col("n_pairs") == k)
+    found = [
+        (_FIXED, here.filter(pl.col("source") == "head")),
+        (_RANDOM, here.filter(pl.col("source") == "random")),
+        (_PAIRS_ALONE, here.filter(pl.col("source") == "none").with_columns(mix=None)),
+        (_AUTO, own.filter(pl.col("n_pairs") == k).with_columns(mix=None)),
+        (_HEAD_ALONE, own.filter(pl.col("n_pairs") == "0").with_columns(mix=None)),
+    ]
+    lines = []
+    for line, frame in found:
+        pooled = frame.group_by("mix").agg(
+            ((pl.col("value") * pl.col("n_queries")).sum() / pl.col("n_queries").sum())
+            .alias("mean"),
+            pl.col("value").std(ddof=1).fill_null(0.0).alias("sd"),
+            pl.col("mix_chosen").drop_nulls().alias("chosen"),
+        )  # fmt: skip
+        for row in pooled.sort("mix").iter_rows(named=True):
+            weights = " ".join(f"{w:g}" for w in sorted(row["chosen"])) if line == _AUTO else ""
+            lines.append(
+                {
+                    "n_pairs": k, "line": line,
+                    "mix": None if row["mix"] is None else float(row["mix"]),
+                    "mean": row["mean"], "sd": row["sd"], "chosen": weights,
+                }
+            )  # fmt: skip
+    return lines
+
+
+def _draw_mixing(sheet: Sheet, panels: list[list[dict[str, Any]]], counts: list[str]) -> None:
+    present = dict.fromkeys(line["line"] for panel in panels for line in panel)
+    entries = [(name, *style) for name, style in _MIXING_STYLES.items() if name in present]
+    columns = min(len(panels), 4 if sheet.wide else 2)
+    tall, head, foot, gap = (11.0 if sheet.wide else 8.0), 1.9, 2.0, 1.0
+    rows = -(-len(panels) // columns)
+    top = sheet.key_height(entries)
+    sheet.tall(top + rows * (head + tall + foot) + 1.6)
+    sheet.key(entries)
+    most = max(100 * (line["mean"] + line["sd"]) for panel in panels for line in panel)
+    own = (sheet.width - 3.0 - gap * (columns - 1)) / columns
+    for place, panel in enumerate(panels):
+        row, column = divmod(place, columns)
+        left, at = 3.0 + column * (own + gap), top + row * (head + tall + foot)
+        axes = sheet.axes(left, at + head, own, tall)
+        axes.set_ylim(0, 1.04 * most)
+        for name in reversed(present):
+            role, marker, dash = _MIXING_STYLES[name]
+            lines = [line for line in panel if line["line"] == name]
+            for line in lines:
+                if line["mix"] is None:
+                    axes.axhline(100 * line["mean"], color=colour(role), linestyle=dash)
+            fixed = [line for line in lines if line["mix"] is not None]
+            if fixed:
+                x = np.log10([line["mix"] for line in fixed])
+                mean = 100 * np.array([line["mean"] for line in fixed])
+                sd = 100 * np.array([line["sd"] for line in fixed])
+                ink = colour(role)
+                axes.fill_between(x, mean - sd, mean + sd, color=ink, alpha=0.15, linewidth=0)
+                axes.plot(x, mean, color=ink, marker=marker, linestyle=dash)
+        weights = sorted({line["mix"] for line in panel if line["mix"] is not None})
+        kept = weights if own > 2.6 * len(weights) else weights[::2]
+        axes.set_xticks(
+            [float(np.log10(w)) for w in weights], [f"{w:g}" if w in kept else "" for w in weights]
+        )
+        for line in panel:
+            for weight in map(float, line["chosen"].split()):
+                axes.plot([np.log10(weight)] * 2, [0, 0.04 * most], color=colour("head"))
+        _percent_ticks(axes, "y")
+        if column:
+            axes.tick_params(labelleft=False)
+        _without_frame(axes, grid="y")
+        sheet.text(left, at + 0.7, f"{counts[place]} real pairs", weight="bold")
+    sheet.text(
+        3.0 + (sheet.width - 3.0) / 2, top + rows * (head + tall + foot) + 0.8,
+        "weight of one class against one real image" if sheet.wide else "weight of a class",
+        role="muted", ha="center",
+    )  # fmt: skip
+
+
+def controls_figure(
+    rows: pl.DataFrame, table: pl.DataFrame, doses: pl.DataFrame, *, evaluation: str
+) -> Figure | None:
+    """Draw every draw of every control beside the head, and how accuracy answers to the doses.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Result rows, of whole heads.
+    table : DataFrame
+        Of `bench.tables.result_table`, whose means are drawn.
+    doses : DataFrame
+        Of `bench.doses.dose_table`; may be empty.
+    evaluation : str
+        The verdict's.
+
+    Returns
+    -------
+    Figure or None
+        None where no control was run without real pairs.
+    """
+    asked = (
+        (pl.col("eval") == evaluation) & (pl.col("direction") == DIRECTION)
+        & (pl.col("n_pairs") == "0") & (pl.col("method") != "conse")
+        & pl.col("source").is_in(["head", *CONTROL_NAMES])
+    )  # fmt: skip
+    runs = rows.filter(asked & (pl.col("metric") == METRIC))
+    means = whole_heads(table).filter(asked) if METRIC in table.columns else table.clear()
+    beside = runs.filter(pl.col("source") != "head")
+    methods = [m for m in dict.fromkeys(in_order(runs)["method"]) if m in set(beside["method"])]
+    if not methods:
+        return None
+    sources = [s for s in ("head", *CONTROL_NAMES) if s in set(runs["source"])]
+    data = [
+        {
+            "method": method, "source": source, "dose": "", "level": None,
+            "mean": mean, "low": None, "high": None, "draws": sorted(values),
+        }
+        for method in methods
+        for source in sources
+        if len(values := _values(runs, method, source))
+        and (mean := _mean_of(means, method, source)) is not None
+    ]  # fmt: skip
+    shown = doses.filter(pl.col("method").is_in(methods) & pl.col("dose").is_in(DOSES))
+    data += [
+        {
+            "method": row["method"], "source": "", "dose": row["dose"], "level": row["level"],
+            "mean": row["value"], "low": row["low"], "high": row["high"], "draws": [],
+        }
+        for row in shown.filter(pl.col("direction") == DIRECTION).iter_rows(named=True)
+    ]  # fmt: skip
+    heads = [row["mean"] for row in data if row["source"] == "head"]
+    others = [row for row in data if row["source"] in CONTROL_NAMES]
+    most = max(max(row["draws"]) for row in others)
+    n_draws = sum(len(row["draws"]) for row in others)
+    title = f"The best of {n_draws:,} control draws names {value_text(METRIC, most)} % of images"
+    if heads:
+        ends = sorted({value_text(METRIC, value) for value in heads}, key=float)
+        title += f", the head {' to '.join([ends[0], ends[-1]] if len(ends) > 1 else ends)} %"
+    first = runs.row(0, named=True)
+    parts = []
+    for method in methods:
+        numbers = [
+            f"{'head' if row['source'] == 'head' else CONTROL_NAMES[row['source']]} "
+            f"{value_text(METRIC, row['mean'])} ({len(row['draws'])})"
+            for row in data
+            if row["method"] == method and row["source"]
+        ]
+        parts.append(f"{method_title(method)}: {', '.join(numbers)}")
+    caption = (
+        f"{METRIC} of {_way(DIRECTION)} in percent without real pairs, {evaluation}, "
+        f"{first['gallery']:,.0f} candidates, chance {value_text(METRIC, first['chance'])} %. Mean "
+        f"and, in brackets, number of draws. {'; '.join(parts)}."
+    )
+    if any(row["dose"] for row in data):
+        caption += " Below: means with 95 % intervals by level of each dose."
+
+    def draw(sheet: Sheet) -> None:
+        _draw_controls(sheet, data, methods, sources)
+
+    written = pl.DataFrame(
+        [
+            {**{name: row[name] for name in ("method", "source", "dose", "level")},
+             **{name: row[name] for name in ("mean", "low", "high")}, "draw": value}
+            for row in data for value in (row["draws"] or [None])
+        ],
+        schema_overrides={"level": pl.Int64, "low": pl.Float64, "high": pl.Float64,
+                          "draw": pl.Float64},
+    )  # fmt: skip
+    subtitle = "Share of images whose own name ranks first, in percent; a dot a draw, a bar the mean."
+    return Figure("controls", f"{title}.", subtitle, caption, written, draw)
+
+
+def _values(runs: pl.DataFrame, method: str, source: str) -> list[float]:
+    own = runs.filter((pl.col("method") == method) & (pl.col("source") == source))
+    return own["value"].to_list()
+
+
+def _mean_of(means: pl.DataFrame, method: str, source: str) -> float | None:
+    own = means.filter((pl.col("method") == method) & (pl.col("source") == source))
+    return None if own.is_empty() else own[METRIC][0]
+
+
+_SHORT_NAMES = {
+    "head": "head rows",
+    "random": "random rows",
+    "random-cov": "random, same cov.",
+    "shuffled": "names shuffled",
+    "rotated": "head rotated",
+}
+
+
+def _draw_controls(
+    sheet: Sheet, data: list[dict[str, Any]], methods: list[str], sources: list[str]
+) -> None:
+    step, column, gap = 1.9, 11.2, 1.4
+    beside = min(len(methods), 3) if sheet.wide else 1
+    rows = -(-len(methods) // beside)
+    tall, head, foot = step * len(sources) + 0.3, 1.6, 2.4
+    doses = [dose for dose in DOSES if any(row["dose"] == dose for row in data)]
+    per_row = min(len(doses), 3 if sheet.wide else 1) or 1
+    low, dose_rows = 9.0, -(-len(doses) // per_row)
+    above = rows * (head + tall + foot)
+    sheet.tall(above + dose_rows * (head + low + 3.6))
+    own = (sheet.width - column - gap * beside) / beside
+    most = 100 * max(max(row["draws"], default=0.0) for row in data)
+    for place, method in enumerate(methods):
+        across, down = place % beside, place // beside
+        left, top = column + across * (own + gap), down * (head + tall + foot)
+        axes = sheet.axes(left, top + head, own, tall)
+        axes.set_xlim(-0.02 * most, 1.04 * most + 3.2 * most / own)
+        axes.set_ylim(tall, 0)
+        for y, source in enumerate(sources):
+            at = step * (y + 0.5) + 0.15
+            role, marker, _ = SOURCE_STYLES[source]
+            if across == 0:
+                sheet.text(column - 0.8, top + head + at, _SHORT_NAMES[source], ha="right")
+            for row in data:
+                if (row["method"], row["source"]) == (method, source):
+                    ink, mean = colour(role), 100 * row["mean"]
+                    axes.plot(
+                        100 * np.array(row["draws"]), [at] * len(row["draws"]), marker, color=ink,
+                        alpha=0.35, markersize=0.4 * sheet.em, markeredgewidth=0, linestyle="",
+                    )  # fmt: skip
+                    axes.plot([mean] * 2, [at - 0.55, at + 0.55], color=ink)
+                    end = 100 * max(row["draws"]) + 0.7 * 1.1 * most / own
+                    text = value_text(METRIC, row["mean"])
+                    axes.text(end, at, text, color=ink, va="center", weight="bold", bbox=_ground())
+        axes.set_yticks([])
+        _percent_ticks(axes, "x")
+        _without_frame(axes, grid="x")
+        sheet.text(left, top + 0.6, method_title(method), weight="bold")
+    width = (sheet.width - gap * (per_row - 1)) / per_row
+    for place, dose in enumerate(doses):
+        across, down = place % per_row, place // per_row
+        left, top = across * (width + gap), above + down * (head + low + 3.6)
+        axes = sheet.axes(left + 3.0, top + head, width - 3.0 - 7.5, low)
+        _draw_dose(axes, [row for row in data if row["dose"] == dose], methods, low)
+        sheet.text(left, top + 0.6, f"{dose[0].upper()}{dose[1:]}", weight="bold")
+
+
+def _draw_dose(
+    axes: Any, rows: list[dict[str, Any]], methods: list[str], ems: float
+) -> None:
+    """Draw accuracy by level of a dose, a line a method, each named at its right end."""
+    from matplotlib.ticker import NullLocator
+
+    axes.set_xscale("log")
+    most = max(100 * (row["high"] or row["mean"]) for row in rows) or 1.0
+    axes.set_ylim(0, 1.04 * most)
+    ends: list[tuple[float, str, str]] = []
+    levels = sorted({row["level"] for row in rows})
+    for method in methods:
+        own = sorted((row for row in rows if row["method"] == method), key=lambda row: row["level"])
+        if not own:
+            continue
+        role = "head" if method == methods[0] else "muted"
+        x, y = [row["level"] for row in own], [100 * row["mean"] for row in own]
+        for row in own:
+            if row["low"] is not None and row["high"] is not None:
+                axes.plot(
+                    [row["level"]] * 2, [100 * row["low"], 100 * row["high"]], color=colour(role),
+                    linewidth=1,
+                )  # fmt: skip
+        axes.plot(x, y, "o-", color=colour(role))
+        ends.append((y[-1], role, method_title(method)))
+    scale = 1.04 * most / ems
+    for (_, role, text), y in zip(
+        ends, spread([end for end, _, _ in ends], 1.25 * scale), strict=True
+    ):
+        axes.annotate(
+            text, (1, y), (0.5, 0), xycoords=("axes fraction", "data"),
+            textcoords="offset fontsize", color=colour(role), va="center", annotation_clip=False,
+        )  # fmt: skip
+    factor = (levels[-1] / levels[0]) ** 0.06 if len(levels) > 1 else 2
+    axes.set_xlim(levels[0] / factor, levels[-1] * factor)
+    kept = [levels[0], levels[-1]] if len(levels) > 1 else levels
+    axes.set_xticks(kept, [f"{level:,}" for level in kept])
+    axes.xaxis.set_minor_locator(NullLocator())
+    _percent_ticks(axes, "y")
+    _without_frame(axes, grid="y")
+
+
+#: Classes that are named at either end of the strip.
+_NAMED = 5
+
+
+def head_rows_figure(found: Geometry, name: Callable[[str], str]) -> Figure:
+    """Draw the cosine of every head row with its own name, sorted, beside those with other names.
+
+    Parameters
+    ----------
+    found : Geometry
+    name : callable
+        Gives the text of a class_id.
+    """
+    head = found.head
+    order = np.argsort(-np.array(head.cosines), kind="stable")
+    cosines = np.array(head.cosines)[order]
+    names = [name(head.ids[i]) for i in order]
+    low, middle, high = head.other
+    share = float((cosines > high).mean())
+    title = (
+        f"{100 * share:.0f} % of the head's rows are closer to their own name than 95 % of other "
+        "names are."
+    )
+    caption = (
+        f"Cosine of each of {len(cosines):,} head rows with its own name, projected by a map that "
+        f"has not seen it ({method_title(METHOD)}, penalty {found.penalty:.3g}): mean "
+        f"{_plain(cosines.mean())}; with other names {_plain(middle)} in the median, 5 to 95 %: "
+        f"{_plain(low)} to {_plain(high)}. A row is closer to its own name than to another one in "
+        f"{100 * head.area:.1f} % of pairs; means of the images of a class, none of which is in "
+        f"the fit, in {100 * found.images.area:.1f} % ({len(found.images.ids):,} classes)."
+    )
+
+    def draw(sheet: Sheet) -> None:
+        _draw_strip(sheet, cosines, names, head)
+
+    data = pl.DataFrame({"class": names, "cosine": cosines})
+    return Figure(
+        "head_rows",
+        title,
+        "Cosine of each head row with its own name, sorted; band: 90 % of the cosines with other "
+        "names.",
+        caption,
+        data,
+        draw,
+    )
+
+
+def _plain(number: float) -> str:
+    return f"{round(float(number), 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _draw_strip(sheet: Sheet, cosines: Any, names: list[str], head: Side) -> None:
+    """Draw sorted cosines as dots, and name those at either end beside them."""
+    tall, column = (15.0, 14.0) if sheet.wide else (15.0, 8.5)
+    sheet.tall(tall + 3.6)
+    width = sheet.width - 3.6 - column
+    axes = sheet.axes(3.6, 0.5, width, tall)
+    n, (low, _, high) = len(cosines), head.other
+    bottom, top = min(float(cosines.min()), low), max(float(cosines.max()), high)
+    margin = 0.06 * (top - bottom)
+    axes.set_ylim(bottom - margin, top + margin)
+    axes.set_xlim(-0.01 * n, 1.01 * n)
+    scale = (top - bottom + 2 * margin) / tall
+    axes.axhspan(low, high, color=colour("muted"), alpha=0.2, linewidth=0)
+    axes.text(
+        0.01 * n, low + 0.7 * scale, "other names", color=colour("muted"), va="center"
+    )
+    axes.axhline(0, color=colour("muted"), linewidth=0.8)
+    axes.plot(
+        np.arange(n) + 0.5, cosines, "o", color=colour("head"), markersize=0.25 * sheet.em,
+        markeredgewidth=0,
+    )  # fmt: skip
+    few = min(_NAMED, n // 2)
+    room = width - 3.0
+    best, worst = list(range(few)), list(range(n - few, n))
+    style = {"color": colour("ink"), "va": "center", "annotation_clip": False}
+    line = {"arrowstyle": "-", "color": colour("muted"), "linewidth": 0.6, "relpos": (0, 0.5),
+            "shrinkA": 1, "shrinkB": 1}  # fmt: skip
+    # The upper right of a falling curve is free: there the best are named, downwards from the top.
+    places = spread([-float(cosines[i]) for i in best], 1.25 * scale)
+    for i, y in zip(best, places, strict=True):
+        where = (0.08 * n, min(-y, top + margin - 0.6 * scale))
+        text = f"{shortened(names[i], min(room, 20.0))} {_plain(cosines[i])}"
+        axes.annotate(text, (i + 0.5, cosines[i]), where, arrowprops=line, **style)
+    places = spread([-float(cosines[i]) for i in worst], 1.25 * scale)
+    for i, y in zip(worst, places, strict=True):
+        where = (1.04 * n, -y)
+        text = f"{shortened(names[i], column - 4.0)} {_plain(cosines[i])}"
+        axes.annotate(text, (i + 0.5, cosines[i]), where, arrowprops=line, **style)
+    ends = [1, n] if n > 1 else [n]
+    axes.set_xticks([end - 0.5 for end in ends], [f"{end:,}" for end in ends])
+    axes.set_xlabel("classes of the head, best first")
+    _without_frame(axes, grid="y")
+
+
+def numbered(figures: Iterable[Figure | None]) -> list[Figure]:
+    """Return the figures that there are with their numbers: those of one kind share one."""
+    kept = [figure for figure in figures if figure is not None]
+    kinds = list(dict.fromkeys(figure.kind for figure in kept))
+    return [replace(figure, number=1 + kinds.index(figure.kind)) for figure in kept]

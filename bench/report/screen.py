@@ -18,11 +18,12 @@ import numpy as np
 import polars as pl
 
 from bench.cells import method_title, pairs_order, read_cells, source_name, whole_heads
-from bench.comparisons import FEW_CLASSES, LEVEL, PRIMARY_METRICS
+from bench.comparisons import FEW_CLASSES, PRIMARY_METRICS
 from bench.metrics.summary import METRICS
 from bench.protocol import FRESH_SPLITS
 from bench.report.gallery import Words, shown_text
 from bench.report.verdict import (
+    LEVEL,
     Verdict,
     beats_head,
     first_of_order,
@@ -332,7 +333,7 @@ class Scene:
         """Return what was fitted, and on what it was scored."""
         found = self.found
         own = self.rows.filter((pl.col("source") == "head") & (pl.col("method") == found.method))
-        n_rows = int(own["n_prototypes"].max() or 0)  # type: ignore[call-overload]
+        n_rows = own["n_prototypes"].to_numpy().max()
         row = found.of("over-chance") or found.controls[0]
         n_images = row["n_queries"] / row["n_seeds"]
         scored = f"{n_images:,.0f} images"
@@ -343,8 +344,8 @@ class Scene:
         chance = "" if row["chance"] is None else f", chance {value_text('top-1', row['chance'])} %"
         return (
             f"{method_title(found.method)} is fitted on the {n_rows:,} rows of {images}'s "
-            f"classifier and the {texts} embeddings of their class names, without any image–text pair. "
-            f"{_sentence(scored)}, {candidates}{chance}.{self._all_names()}"
+            f"classifier and the {texts} embeddings of their class names, without any image–text "
+            f"pair. {_sentence(scored)}, {candidates}{chance}.{self._all_names()}"
         )
 
     def _all_names(self) -> str:
@@ -443,10 +444,8 @@ class Scene:
             )  # fmt: skip
         ranges = self._by_name(root, words)
         chance = found.of("over-chance").get("chance") or 0.0
-        levels = [
-            f"{value_text(name, cell[name])} %{f' {_range(*ranges[name])}' if name in ranges else ''}"
-            for name in BY_NAME
-        ]
+        spans = {name: f" {_range(*own)}" for name, own in ranges.items()}
+        levels = [f"{value_text(name, cell[name])} %{spans.get(name, '')}" for name in BY_NAME]
         settled = "unseen" in ranges and ranges["unseen"][0] > chance
         answer = "No, but it is better there" if cell["seen"] > cell["unseen"] else "No"
         return Doubt(

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from bench.cells import method_title, whole_heads
-from bench.comparisons import LEVEL, MAIN_EVALS, PRIMARY_METRICS
+from bench.comparisons import MAIN_EVALS, PRIMARY_METRICS
 from bench.statistics import ENOUGH_CONTROLS
 from bench.tables import interval_text, p_text, signed_text, value_text
 
@@ -24,6 +24,9 @@ DIRECTION, METRIC = PRIMARY_METRICS[0]
 #: The methods that a verdict is on, the first that was run on a head. The order is no ranking by
 #: results: docs/bench.md gives its reasons.
 ORDER = ("kernel-ridge", "ridge", "procrustes")
+
+#: An answer needs both: an interval on one side of zero, and a one-sided p below this.
+LEVEL = 0.05
 
 #: The head, and the controls that carry nothing of a class: those in doses are no answer.
 NAMES = {
