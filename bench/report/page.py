@@ -36,8 +36,9 @@ from bench.report.figures import (
     numbered,
     pairs_figure,
 )
-from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words, shown_text
+from bench.report.gallery import Words, gallery, read_words, shown_text
 from bench.report.grids import Grid, choice_rows, gain_rows, grids
+from bench.report.screen import first_screen, spelled
 from bench.report.theme import Figure, css_variables
 from bench.report.verdict import Verdict, verdict
 from bench.results import CHOSEN, read_results, read_sessions, versions
@@ -253,8 +254,6 @@ NUMERIC = {
     "seeds", "gallery", "ours \N{MINUS SIGN} theirs",
 }  # fmt: skip
 
-DIRECTIONS = ("image→name", "caption→image")
-
 
 @dataclass(frozen=True)
 class Written:
@@ -397,7 +396,11 @@ def build_page(
             None if seen is None else head_rows_figure(seen, words.describe),
         ]
     )
-    galleries = [*filter(None, (gallery(root, whole, words, way) for way in DIRECTIONS))]
+    screen = first_screen(root, rows, table, comparisons, found, store, words)
+    looked = None
+    if found is not None:
+        head = spelled(str(first["head_set"]).split("/")[0])
+        looked = gallery(root, whole, words, found.method, found.direction, head)
     script, choices = _resource("table.js"), choice_rows(rows)
     tables = [one for one in grids(whole_heads(table), bold) if one.lines]
     shown = getattr(found, "method", METHOD)
@@ -406,7 +409,7 @@ def build_page(
     health = set_health(store, first)
     context: dict[str, Any] = {
         "csp": _policy(script),
-        "style": _resource("style.css"),
+        "style": _resource("style.css") + _resource("screen.css"),
         "light": css_variables("light"),
         "dark": css_variables("dark"),
         "script": script,
@@ -433,8 +436,8 @@ def build_page(
         "parts": gain_rows(comparisons.filter(parts), fitted),
         "family": gain_rows(comparisons.filter(pl.col("family").is_not_null()), fitted),
         "comparisons": gain_rows(comparisons, fitted),
-        "galleries": galleries,
-        "kinds": _kinds(galleries),
+        "screen": screen,
+        "gallery": looked,
         "doses": dose_lines(doses),
         "lines": result_lines(table),
         "choices": choices,
@@ -444,7 +447,6 @@ def build_page(
         "facts": _facts(rows, first),
         "sessions": read_sessions(root),
         "command": command,
-        "note": shown_text(str(store.info(first["image_set"]).attributes["facts"].get("note", ""))),
     }
     html = _render(context)
     if len(html.encode("utf-8")) > MAX_PAGE_BYTES:
@@ -618,16 +620,6 @@ def _require_packages() -> None:
         import jinja2  # noqa: F401
         import matplotlib as mpl  # noqa: F401
         import resvg_py  # noqa: F401
-
-
-def _kinds(galleries: list[Gallery]) -> list[dict[str, str]]:
-    names = {
-        "far": "far off (rank 6 and beyond)",
-        "near": "near misses (rank 2 to 5)",
-        "found": "found (rank 1)",
-    }
-    present = {card.kind for shown in galleries for card in shown.cards}
-    return [{"kind": kind, "name": names[kind]} for kind in COUNTS if kind in present]
 
 
 def _sets(row: dict[str, Any]) -> list[dict[str, str]]:
