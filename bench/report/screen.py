@@ -58,12 +58,14 @@ class Subject(NamedTuple):
 
 #: What a headline calls a control.
 _CONTROLS = {
-    "random": Subject("random vectors", False, "random vectors"),
+    "random": Subject("random vectors", one=False, short="random vectors"),
     "random-cov": Subject(
-        "random vectors of the head's covariance", False, "random vectors of its covariance"
+        "random vectors of the head's covariance",
+        one=False,
+        short="random vectors of its covariance",
     ),
-    "shuffled": Subject("the head with shuffled names", True, "shuffled names"),
-    "rotated": Subject("the head after a random rotation", True, "rotated rows"),
+    "shuffled": Subject("the head with shuffled names", one=True, short="shuffled names"),
+    "rotated": Subject("the head after a random rotation", one=True, short="rotated rows"),
 }  # fmt: skip
 
 #: Parts of a headline, each with the role of its colour or none.
@@ -81,16 +83,16 @@ class Wording(NamedTuple):
     again: tuple[str, str]
 
     def first(self, subject: Subject, value: float, role: str) -> Parts:
-        """Return a sentence without its full stop."""
+        """Return a sentence that says what was counted."""
         before = f"{_sentence(subject.name)} {self.verbs[subject.one]} "
-        return (before, ""), (_percent(value), role), (self.tail, "")
+        return (before, ""), (_percent(value), role), (f"{self.tail}.", "")
 
-    def second(self, subject: Subject, value: float, role: str, only: str = "") -> Parts:
-        """Return a second sentence, with a word before its number."""
-        return (f"{_sentence(subject.name)} {self.again[subject.one]} {only}", ""), (
-            _percent(value),
-            role,
-        )
+    def second(
+        self, subject: Subject, value: float, role: str, *, lead: str = "", end: str = "."
+    ) -> Parts:
+        """Return a sentence that does not repeat it, with words before and after its number."""
+        before = f"{_sentence(subject.name)} {self.again[subject.one]} {lead}"
+        return (before, ""), (_percent(value), role), (end, "")
 
 
 _WORDINGS = {
@@ -160,22 +162,22 @@ class Screen:
     ----------
     crumbs : tuple of str
         Dataset, encoders, suite and date.
-    headline : tuple of (text, role)
-        One or two sentences; numbers have the role of their colour, other parts none.
+    headline : tuple of tuple of (text, role)
+        One or two sentences in parts; numbers have the role of their colour, other parts none.
     dek : str
         What was fitted on what, and how it was scored.
     doubts : tuple of Doubt
     """
 
     crumbs: tuple[str, ...]
-    headline: Parts
+    headline: tuple[Parts, ...]
     dek: str
     doubts: tuple[Doubt, ...]
 
     @property
     def finding(self) -> str:
         """The headline as plain text."""
-        return "".join(text for text, _ in self.headline)
+        return " ".join("".join(text for text, _ in parts) for parts in self.headline)
 
     @property
     def title(self) -> str:
@@ -256,8 +258,8 @@ def _and(texts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
-def _without_head(table: pl.DataFrame) -> Parts:
-    """Return the headline of results in which no head was scored alone."""
+def _without_head(table: pl.DataFrame) -> tuple[Parts, ...]:
+    """Return the headline, by sentences, of results in which no head was scored alone."""
     scored = table.filter(
         ~pl.col("method").is_in(["chance", "conse"]) & ~pl.col("source").is_in([*_CONTROLS])
     )
@@ -275,12 +277,12 @@ def _without_head(table: pl.DataFrame) -> Parts:
         given = source_name(row["source"], row["n_pairs"]).replace("real", f"{k} real", 1)
         subject = method_title(method) + ("" if given == "none" else f" on {given}")
         return (
-            *_wording(row["direction"], metric).first(
+            _wording(row["direction"], metric).first(
                 Subject(subject, one=True), row[metric], "real"
             ),
-            (". No head was scored alone, so nothing here says what its weights add.", ""),
+            (("No head was scored alone, so nothing here says what its weights add.", ""),),
         )
-    return (("No run on head weights answers the question yet.", ""),)
+    return ((("No run on head weights answers the question yet.", ""),),)
 
 
 @dataclass(frozen=True)
@@ -303,18 +305,14 @@ class Scene:
     suite: str
     head: str
 
-    def headline(self) -> Parts:
+    def headline(self) -> tuple[Parts, ...]:
         """Return the finding, whichever it is."""
         found, wording = self.found, _wording(self.found.direction, self.found.metric)
-        head = (
-            Subject(f"a discarded {self.head} head", one=True),
-            found.cells["head"][found.metric],
-            "head",
-        )
-        controls, stop, then = found.controls, (".", ""), (". ", "")
+        value = found.cells["head"][found.metric]
+        head = Subject(f"a discarded {self.head} head", one=True), value, "head"
+        first, controls = wording.first(*head), found.controls
         if not controls:
-            none = (". No control was run, so the weights may not be the reason.", "")
-            return (*wording.first(*head), none)
+            return first, (("No control was run, so the weights may not be the reason.", ""),)
         # The control that decides: the first, or where one is not beaten, the best of these.
         shown = controls[0]
         if found.tone in ("same", "worse"):
@@ -323,14 +321,13 @@ class Scene:
         subject = _CONTROLS[shown["source"]]
         control = subject, shown["b"], shown["source"]
         if found.tone == "worse":
-            return (*wording.first(*control), then, *wording.second(*head, only="only "), stop)
+            return wording.first(*control), wording.second(*head, lead="only ")
         if found.tone == "same":
-            may = (f". {_sentence(subject.name)} may do as well: ", "")
-            they = Subject("it" if subject.one else "they", subject.one)
-            verb, number = wording.second(they, *control[1:])
-            return (*wording.first(*head), may, (verb[0].lower(), ""), number, stop)
-        last = stop if found.tone == "better" else (", but one draw decides nothing.", "")
-        return (*wording.first(*head), then, *wording.second(*control), last)
+            end = ", so the weights may not be the reason."
+            return first, wording.second(*control, end=end)
+        if found.tone == "better":
+            return first, wording.second(*control)
+        return first, wording.second(*control, end=", but one draw decides nothing.")
 
     def dek(self, images: str, texts: str) -> str:
         """Return what was fitted, and on what it was scored."""
@@ -425,6 +422,7 @@ class Scene:
             & (pl.col("metric") == found.metric)
             & (pl.col("high") < 0)
         )
+        others = others.sort("a", descending=True, maintain_order=True)
         below = [method_title(name) for name in dict.fromkeys(others["method"])]
         verb = "does" if len(below) == 1 else "do"
         return Doubt(
