@@ -17,20 +17,20 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import method_title, metric_texts, only_series, whole_heads
+from bench.cells import metric_texts, only_series, whole_heads
 from bench.comparisons import compare
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
-from bench.report.figures import figures_of, gain_figure, mixing_figure, pairs_figure
+from bench.report.curves import mixing_figure, pairs_figure
+from bench.report.figures import controls_figure, head_rows_figure, headline_figure, numbered
 from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words, shown_text
 from bench.report.grids import choice_rows, gain_rows, grids
-from bench.report.theme import Figure, css_variables, file_svg, page_svg
+from bench.report.theme import Figure, css_variables
 from bench.report.verdict import Verdict, verdict
 from bench.results import CHOSEN, read_results, read_sessions, versions
 from bench.suites.published import published_table
 from bench.tables import (
-    comma_separated,
     dose_lines,
     published_lines,
     result_lines,
@@ -242,7 +242,7 @@ class Written:
     ----------
     page : Path
     files : tuple of Path
-        Figures as SVG, and their numbers as CSV.
+        Figures as SVG and PNG, and their numbers as CSV.
     answer : str
         The verdict's sentence, or empty.
     """
@@ -283,7 +283,7 @@ def write_report(
     NoResultsError
         If the folder holds no result, or results of several suites and none was named.
     MissingPackageError
-        If jinja2 or matplotlib is missing.
+        If jinja2, matplotlib or resvg-py is missing.
     BenchError
         If the page would be too large.
     featstore.errors.StoreWriteError
@@ -301,16 +301,13 @@ def write_report(
     results, out = Path(results), Path(out)
     rows = only_series(results, read_results(results), suite=suite)
     opened = open_store(store)
-    page = build_page(results, rows, opened, images=images, command=command)
     folder = out.parent / f"{out.stem}_files"
+    page = build_page(results, rows, opened, images=images, command=command, files=folder.name)
     files = []
     for figure in page.figures:
-        for ending, text in (
-            (".svg", file_svg(figure.svg)),
-            (".csv", comma_separated(figure.data)),
-        ):
+        for ending, content in figure.files().items():
             path = folder / f"{figure.name}{ending}"
-            write_file(path, [text.encode("utf-8")])
+            write_file(path, [content])
             files.append(path)
     write_file(out, [page.html.encode("utf-8")])
     return Written(out, tuple(files), page.verdict.answer if page.verdict else "")
@@ -333,7 +330,13 @@ class Page:
 
 
 def build_page(
-    root: Path, rows: pl.DataFrame, store: FeatureStore, *, images: str | None = None, command: str
+    root: Path,
+    rows: pl.DataFrame,
+    store: FeatureStore,
+    *,
+    images: str | None = None,
+    command: str,
+    files: str,
 ) -> Page:
     """Return the page for these result rows.
 
@@ -347,27 +350,30 @@ def build_page(
     images : str, optional
         Which set of images, if there are several.
     command : str
+    files : str
+        Name of the folder beside the page that the figures' files go into.
     """
     published = published_table(rows) if rows["suite"][0] == "paper" else None
     rows, others = filter_to_one_choice(rows, images)
     table = result_table(rows)
     comparisons = compare(root, rows)
     found = verdict(comparisons, table)
-    figures: dict[str, Figure] = {}
-    if found is not None and not found.gains.is_empty():
-        figures["gain"] = gain_figure(found.gains, found.sources)
-    by_pairs = curves(whole_heads(table))
-    figures |= {figure.name: figure for figure, _ in by_pairs}
     whole = whole_heads(rows)
-    mixing = _mixing(root, whole)
-    if mixing is not None:
-        figures[mixing.name] = mixing
+    doses = dose_table(root, rows)
     fitted = {row["n_pairs"]: row["n_images_fitted"] for row in table.iter_rows(named=True)}
     first = rows.row(0, named=True)
     words = read_words(store, first)
     alone = _alone(whole)
     seen = None if alone is None else read_geometry(root, alone)
-    figures |= {figure.name: figure for figure in figures_of(seen, words.describe)}
+    figures = numbered(
+        [
+            _headline(comparisons, found),
+            *curves(whole_heads(table), comparisons),
+            _mixing(root, whole),
+            None if found is None else controls_figure(whole, table, doses, evaluation=found.eval),
+            None if seen is None else head_rows_figure(seen, words.describe),
+        ]
+    )
     galleries = [*filter(None, (gallery(root, whole, words, way) for way in DIRECTIONS))]
     script, choices = _resource("table.js"), choice_rows(rows)
     main_gains = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
@@ -379,24 +385,24 @@ def build_page(
         "script": script,
         "verdict": found,
         "figures": {
-            name: page_svg(figure.svg, prefix=f"f{place}", title=figure.title)
-            for place, (name, figure) in enumerate(figures.items())
+            kind: [figure for figure in figures if figure.kind == kind]
+            for kind in dict.fromkeys(figure.kind for figure in figures)
         },
-        "curves": [{"name": figure.name, "method": title} for figure, title in by_pairs],
+        "files": files,
         "others": others,
         "numeric": NUMERIC,
         "published": None if published is None else published_lines(published),
-        "mixing": "" if mixing is None else mixing.name,
         "health": set_health(store, first),
         "ambiguous": ambiguous_names(store, first),
         "nearest": _nearest(seen, words),
+        "examples": _examples(seen, words),
         "no_geometry": alone is not None and seen is None,
         "grids": grids(table),
         "gains": gain_rows(comparisons.filter(main_gains), fitted),
         "all_gains": gain_rows(comparisons.filter(~main_gains), fitted),
         "galleries": galleries,
         "kinds": _kinds(galleries),
-        "doses": dose_lines(dose_table(root, rows)),
+        "doses": dose_lines(doses),
         "lines": result_lines(table),
         "choices": choices,
         "chosen": [name for name in CHOSEN if any(row[f"{name}_chosen"] for row in choices)],
@@ -413,22 +419,34 @@ def build_page(
             f"The page would have {len(html) / 2**20:.1f} MiB; at most "
             f"{MAX_PAGE_BYTES / 2**20:.0f} are written. Extract smaller thumbnails."
         )
-    return Page(html, tuple(figures.values()), found)
+    return Page(html, tuple(figures), found)
 
 
-def curves(table: pl.DataFrame) -> list[tuple[Figure, str]]:
-    """Return the accuracy by number of pairs of every method that has some, and its title.
+def curves(table: pl.DataFrame, comparisons: pl.DataFrame) -> list[Figure]:
+    """Return the accuracy by number of pairs of every method that has some.
 
     The verdict's method comes first, the others in the order of `bench.tables.result_table`.
     """
     methods = dict.fromkeys([METHOD, *table["method"]])
-    drawn = ((pairs_figure(table, method), method_title(method)) for method in methods)
-    return [(figure, title) for figure, title in drawn if figure is not None]
+    drawn = (pairs_figure(table, comparisons, method) for method in methods)
+    return [figure for figure in drawn if figure is not None]
+
+
+def _headline(comparisons: pl.DataFrame, found: Verdict | None) -> Figure | None:
+    """Return the figure of what the verdict is about."""
+    if found is None or found.gains.is_empty():
+        return None
+    asked = found.gains.row(0, named=True)
+    return headline_figure(
+        comparisons,
+        evaluation=found.eval,
+        **{name: asked[name] for name in ("method", "direction", "metric")},
+    )
 
 
 def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:
     """Return the mixing curve of these rows, or of the sweep of the same images in the folder."""
-    own = mixing_figure(rows)
+    own = mixing_figure(rows, rows)
     if own is not None:
         return own
     every = read_results(root)
@@ -436,7 +454,7 @@ def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:
         return None
     sweep = only_series(root, every, suite="sweep")
     revision = rows["image_revision"][0]
-    return mixing_figure(sweep.filter(pl.col("image_revision") == revision))
+    return mixing_figure(sweep.filter(pl.col("image_revision") == revision), rows)
 
 
 def _alone(rows: pl.DataFrame) -> dict[str, Any] | None:
@@ -450,6 +468,26 @@ def _alone(rows: pl.DataFrame) -> dict[str, Any] | None:
 def _nearest(seen: Geometry | None, words: Words) -> list[tuple[str, str, str]]:
     found = [] if seen is None else seen.nearest
     return [(words.describe(a), words.describe(b), f"{cosine:.2f}") for a, b, cosine in found]
+
+
+def _examples(seen: Geometry | None, words: Words) -> list[dict[str, Any]]:
+    """Return head rows at fixed places in their order, each with the names nearest to it."""
+    return [
+        {
+            "name": words.describe(example.class_id),
+            "cosine": f"{example.cosine:.2f}",
+            "rank": f"{example.rank:,}",
+            "nearest": [
+                {
+                    "name": words.describe(class_id),
+                    "cosine": f"{cosine:.2f}",
+                    "right": class_id == example.class_id,
+                }
+                for class_id, cosine in example.names
+            ],
+        }
+        for example in ([] if seen is None else seen.examples)
+    ]
 
 
 def _render(context: dict[str, Any]) -> str:
@@ -477,10 +515,11 @@ def _policy(script: str) -> str:
 
 
 def _require_packages() -> None:
-    """Before any work: both are imported where they are used."""
+    """Before any work: they are imported where they are used."""
     with needs_extra("The report"):
         import jinja2  # noqa: F401
         import matplotlib as mpl  # noqa: F401
+        import resvg_py  # noqa: F401
 
 
 def _kinds(galleries: list[Gallery]) -> list[dict[str, str]]:
