@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,24 +17,36 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import metric_texts, only_series, whole_heads
-from bench.comparisons import compare
+from bench.cells import (
+    in_order,
+    method_title,
+    metric_texts,
+    only_series,
+    whole_heads,
+)
+from bench.comparisons import MAIN_EVALS, bold_cells, compare
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
 from bench.report.curves import mixing_figure, pairs_figure
 from bench.report.figures import controls_figure, head_rows_figure, headline_figure, numbered
-from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words, shown_text
-from bench.report.grids import choice_rows, gain_rows, grids
+from bench.report.gallery import Words, gallery, read_words, shown_text
+from bench.report.grids import Grid, choice_rows, gain_rows, grids
+from bench.report.screen import first_screen, spelled
 from bench.report.theme import Figure, css_variables
 from bench.report.verdict import Verdict, verdict
 from bench.results import CHOSEN, read_results, read_sessions, versions
+from bench.suites.few_shot import few_shot_table
 from bench.suites.published import published_table
 from bench.tables import (
     dose_lines,
+    learner_lines,
+    metric_columns,
+    pairs_text,
     published_lines,
     result_lines,
     result_table,
+    value_text,
 )
 from featstore.errors import FeatstoreError, listed, needs_extra
 from featstore.store.files import write_file
@@ -114,7 +126,7 @@ class Health:
         Items, items that failed, rows of norm 0, rows equal to another, items of the same content
         as another, texts cut at the encoder's limit; "?" where it is not recorded.
     norms : str
-        Smallest, median and largest.
+        The median, and the range where they differ.
     examples : tuple of str
         Items that failed, with the reason, and groups of equal rows.
     """
@@ -179,11 +191,16 @@ def set_health(store: FeatureStore, row: Mapping[str, Any]) -> list[Health]:
                 zero=f"{norms.zero:,}",
                 equal=f"{equal.extra:,}",
                 same="?" if same is None else f"{same.extra:,}",
-                norms=f"{norms.min:.3g} / {norms.median:.3g} / {norms.max:.3g}",
+                norms=_range_text(norms.min, norms.median, norms.max),
                 examples=tuple(examples),
             )
         )
     return out
+
+
+def _range_text(low: float, middle: float, high: float) -> str:
+    low_text, text, high_text = f"{low:.3g}", f"{middle:.3g}", f"{high:.3g}"
+    return text if low_text == high_text else f"{text} ({low_text} to {high_text})"
 
 
 def ambiguous_names(store: FeatureStore, row: Mapping[str, Any]) -> list[Ambiguous]:
@@ -230,8 +247,6 @@ NUMERIC = {
     "level", "own names %", "top-1 %", "seen %", "unseen %", "draws", "K", "ours", "theirs",
     "seeds", "gallery", "ours \N{MINUS SIGN} theirs",
 }  # fmt: skip
-
-DIRECTIONS = ("image→name", "caption→image")
 
 
 @dataclass(frozen=True)
@@ -336,7 +351,7 @@ def build_page(
     *,
     images: str | None = None,
     command: str,
-    files: str,
+    files: str = "report_files",
 ) -> Page:
     """Return the page for these result rows.
 
@@ -357,6 +372,7 @@ def build_page(
     rows, others = filter_to_one_choice(rows, images)
     table = result_table(rows)
     comparisons = compare(root, rows)
+    bold = bold_cells(comparisons, metric_columns(table))
     found = verdict(comparisons, table)
     whole = whole_heads(rows)
     doses = dose_table(root, rows)
@@ -374,12 +390,20 @@ def build_page(
             None if seen is None else head_rows_figure(seen, words.describe),
         ]
     )
-    galleries = [*filter(None, (gallery(root, whole, words, way) for way in DIRECTIONS))]
+    screen = first_screen(root, rows, table, comparisons, found, store, words)
+    looked = None
+    if found is not None:
+        head = spelled(str(first["head_set"]).split("/")[0])
+        looked = gallery(root, whole, words, found.method, found.direction, head)
     script, choices = _resource("table.js"), choice_rows(rows)
-    main_gains = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
+    tables = [one for one in grids(whole_heads(table), bold) if one.lines]
+    shown = getattr(found, "method", METHOD)
+    methods = _methods(shown, figures, tables)
+    parts = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
+    health = set_health(store, first)
     context: dict[str, Any] = {
         "csp": _policy(script),
-        "style": _resource("style.css"),
+        "style": _resource("style.css") + _resource("screen.css"),
         "light": css_variables("light"),
         "dark": css_variables("dark"),
         "script": script,
@@ -392,16 +416,22 @@ def build_page(
         "others": others,
         "numeric": NUMERIC,
         "published": None if published is None else published_lines(published),
-        "health": set_health(store, first),
+        "learners": learner_lines(few_shot_table(root, rows)),
+        "methods": [{"name": name, "title": method_title(name)} for name in methods],
+        "places": {name: place for place, name in enumerate(methods)},
+        "findings": _findings(found, shown, table, comparisons, health),
+        "health": health,
         "ambiguous": ambiguous_names(store, first),
         "nearest": _nearest(seen, words),
         "examples": _examples(seen, words),
         "no_geometry": alone is not None and seen is None,
-        "grids": grids(table),
-        "gains": gain_rows(comparisons.filter(main_gains), fitted),
-        "all_gains": gain_rows(comparisons.filter(~main_gains), fitted),
-        "galleries": galleries,
-        "kinds": _kinds(galleries),
+        "paired": [one for one in tables if not one.by_metric],
+        "alone": [one for one in tables if one.by_metric],
+        "parts": gain_rows(comparisons.filter(parts), fitted),
+        "family": gain_rows(comparisons.filter(pl.col("family").is_not_null()), fitted),
+        "comparisons": gain_rows(comparisons, fitted),
+        "screen": screen,
+        "gallery": looked,
         "doses": dose_lines(doses),
         "lines": result_lines(table),
         "choices": choices,
@@ -411,7 +441,6 @@ def build_page(
         "facts": _facts(rows, first),
         "sessions": read_sessions(root),
         "command": command,
-        "note": shown_text(str(store.info(first["image_set"]).attributes["facts"].get("note", ""))),
     }
     html = _render(context)
     if len(html.encode("utf-8")) > MAX_PAGE_BYTES:
@@ -420,6 +449,71 @@ def build_page(
             f"{MAX_PAGE_BYTES / 2**20:.0f} are written. Extract smaller thumbnails."
         )
     return Page(html, tuple(figures), found)
+
+
+def _methods(shown: str, figures: Sequence[Figure], tables: Sequence[Grid]) -> list[str]:
+    """Return the methods that a reader can switch between, that of the verdict first."""
+    drawn = {figure.method for figure in figures if figure.kind == "accuracy_by_pairs"}
+    controlled = {line.method for grid in tables for line in grid.lines if line.control}
+    listed_first = [line.method for grid in tables for line in grid.lines]
+    every = dict.fromkeys([shown, *listed_first, *sorted(drawn)])
+    return [name for name in every if name in drawn | controlled]
+
+
+def _findings(
+    found: Verdict | None,
+    method: str,
+    table: pl.DataFrame,
+    comparisons: pl.DataFrame,
+    health: Sequence[Health],
+) -> dict[str, str]:
+    """Return the headings of the parts: what the data say, or a topic where they say nothing."""
+    headings = {
+        "pairs": "How accuracy changes with real image–text pairs",
+        "doubts": "What could make this result wrong",
+        "health": "The store no longer holds the revisions that were scored",
+    }
+    title = method_title(method)
+    over = in_order(whole_heads(comparisons)).filter(
+        (pl.col("comparison") == "over-real")
+        & (pl.col("source") == "head")
+        & (pl.col("method") == method)
+        & pl.col("metric").is_in(["top-1", "R@1"])
+    )
+    main = [name for name in MAIN_EVALS if name in over["eval"]][:1]
+    over = over.filter(pl.col("eval").is_in(main))
+    if not over.is_empty():
+        last = over.filter(pl.col("direction") == over["direction"][0]).row(-1, named=True)
+        images = dict(table.select("n_pairs", "n_images_fitted").iter_rows())
+        n = pairs_text(last["n_pairs"], images.get(last["n_pairs"]))
+        a, b = (value_text(last["metric"], last[side]) for side in ("a", "b"))
+        headings["pairs"] = (
+            f"{title}: {n} real pairs reach {b} % alone and {a} % together with the head"
+        )
+    cell: dict[str, Any] = getattr(found, "cells", {}).get("head", {})
+    if cell.get("seen") is not None and cell.get("unseen") is not None:
+        seen, unseen = (value_text(name, cell[name]) for name in ("seen", "unseen"))
+        headings["doubts"] = (
+            f"{title} names {seen} % of images right where the head has the name, and "
+            f"{unseen} % where it lacks it"
+        )
+    family = comparisons.filter(pl.col("family").is_not_null())
+    headings["family"] = (
+        f"{family['bold'].sum()} of the {family.height} comparisons that were named beforehand "
+        "hold after correction"
+    )
+    if health:
+        faults = {
+            "failed items": [one.role for one in health if one.failed != "0"],
+            "zero embeddings": [one.role for one in health if one.zero != "0"],
+        }
+        named = [f"{what} among {listed(of, shown=5)}" for what, of in faults.items() if of]
+        headings["health"] = (
+            f"The data have {' and '.join(named)}"
+            if named
+            else "No item of the data failed, and no embedding is zero"
+        )
+    return headings
 
 
 def curves(table: pl.DataFrame, comparisons: pl.DataFrame) -> list[Figure]:
@@ -520,16 +614,6 @@ def _require_packages() -> None:
         import jinja2  # noqa: F401
         import matplotlib as mpl  # noqa: F401
         import resvg_py  # noqa: F401
-
-
-def _kinds(galleries: list[Gallery]) -> list[dict[str, str]]:
-    names = {
-        "far": "far off (rank 6 and beyond)",
-        "near": "near misses (rank 2 to 5)",
-        "found": "found (rank 1)",
-    }
-    present = {card.kind for shown in galleries for card in shown.cards}
-    return [{"kind": kind, "name": names[kind]} for kind in COUNTS if kind in present]
 
 
 def _sets(row: dict[str, Any]) -> list[dict[str, str]]:

@@ -1,0 +1,551 @@
+"""The first screen of a report: what was found, in words that a reader can quote, and five doubts.
+
+Every sentence follows from the verdict and its numbers. The slide and the preview are the same
+screen as a picture.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import polars as pl
+
+from bench.cells import method_title, pairs_order, read_cells, source_name, whole_heads
+from bench.comparisons import FEW_CLASSES, PRIMARY_METRICS
+from bench.metrics.summary import METRICS
+from bench.protocol import FRESH_SPLITS
+from bench.report.gallery import Words, shown_text
+from bench.report.verdict import (
+    LEVEL,
+    Verdict,
+    beats_head,
+    first_of_order,
+    is_beaten,
+    standing,
+)
+from bench.statistics import ENOUGH_DRAWS, DrawSums, proportion_interval
+from bench.tables import BY_NAME, interval_text, p_text, pairs_text, signed_text, value_text
+from featstore.store.store import FeatureStore
+
+#: How the note of a dataset begins whose images were looked at when settings were chosen.
+DEVELOPMENT = "Development set"
+
+#: How words in names of models and label sets are spelled; a store has them in lower case.
+_SPELLINGS = {
+    name.lower(): name
+    for name in (
+        "BEiT", "BERT", "CLIP", "ConvNeXt", "DeiT", "DenseNet", "DINO", "EfficientNet", "EVA",
+        "GTE", "ImageNet", "iNat", "MiniLM", "MobileNet", "MPNet", "RegNet", "ResNet", "ResNeXt",
+        "RoBERTa", "SigLIP", "Swin", "ViT",
+    )
+}  # fmt: skip
+
+
+class Subject(NamedTuple):
+    """What a headline is about, and whether that is one thing."""
+
+    name: str
+    one: bool
+
+
+#: What a headline calls a control.
+_CONTROLS = {
+    "random": Subject("random vectors", one=False),
+    "random-cov": Subject("random vectors of the head's covariance", one=False),
+    "shuffled": Subject("the head with shuffled names", one=True),
+    "rotated": Subject("the head after a random rotation", one=True),
+}
+
+#: Parts of a headline, each with the role of its colour or none.
+Parts: TypeAlias = tuple[tuple[str, str], ...]
+
+
+class Wording(NamedTuple):
+    """How a headline says a value: the verbs of several and of one, and what follows the number.
+
+    `again` are the verbs of a second sentence, which does not repeat what was counted.
+    """
+
+    verbs: tuple[str, str]
+    tail: str
+    again: tuple[str, str]
+
+    def first(self, subject: Subject, value: float, role: str) -> Parts:
+        """Return a sentence without its full stop."""
+        before = f"{_sentence(subject.name)} {self.verbs[subject.one]} "
+        return (before, ""), (_percent(value), role), (self.tail, "")
+
+    def second(self, subject: Subject, value: float, role: str, only: str = "") -> Parts:
+        """Return a second sentence, with a word before its number."""
+        return (f"{_sentence(subject.name)} {self.again[subject.one]} {only}", ""), (
+            _percent(value),
+            role,
+        )
+
+
+_WORDINGS = {
+    ("image→name", "top-1"): Wording(("name", "names"), " of images correctly", ("name", "names")),
+    ("image→caption", "R@1"): Wording(
+        ("rank the right caption first for", "ranks the right caption first for"),
+        " of images",
+        ("do so for", "does so for"),
+    ),
+}
+
+
+def _wording(direction: str, metric: str) -> Wording:
+    reach = ("reach", "reaches")
+    other = Wording(reach, f" in {metric} of {direction.replace('→', ' → ')}", reach)
+    return _WORDINGS.get((direction, metric), other)
+
+
+_CANDIDATES = {"image→name": "candidate names", "image→caption": "candidate captions"}
+
+
+def spelled(name: str) -> str:
+    """Return the name of a model or a label set as people write it.
+
+    Examples
+    --------
+    >>> spelled("tf_efficientnet_lite0"), spelled("all-MiniLM-L6-v2"), spelled("imagenet1k")
+    ('EfficientNet-lite0', 'MiniLM-L6', 'ImageNet')
+    >>> spelled("vit_base_patch14_dinov2.lvd142m"), spelled("a name of one's own")
+    ('ViT-base-patch14-DINOv2', "a name of one's own")
+    """
+    words = re.split(r"[-_]", name.rsplit("/", 1)[-1].split(".", 1)[0])
+    if len(words) > 1 and words[0] in ("tf", "all"):
+        del words[0]
+    if len(words) > 1 and re.fullmatch(r"v\d", words[-1]):
+        del words[-1]
+    known = [re.fullmatch(r"([A-Za-z]+?)(v?\d\w*)?", word) for word in words]
+    spelt = [
+        word if found is None else _SPELLINGS.get(found[1].lower(), found[1]) + (found[2] or "")
+        for word, found in zip(words, known, strict=True)
+    ]
+    return re.sub(r"(?<=[a-z])1k$", "", "-".join(spelt))
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What a reader may doubt, and what the results say to it.
+
+    Attributes
+    ----------
+    question, answer, detail : str
+    settled : bool
+        Whether the doubt is removed: drawn as a tick, and as an exclamation mark if not.
+    """
+
+    question: str
+    answer: str
+    detail: str = ""
+    settled: bool = False
+
+
+@dataclass(frozen=True)
+class Screen:
+    """The words of the first screen.
+
+    Attributes
+    ----------
+    crumbs : tuple of str
+        Dataset, encoders, suite and date.
+    headline : tuple of (text, role)
+        One or two sentences; numbers have the role of their colour, other parts none.
+    dek : str
+        What was fitted on what, and how it was scored.
+    doubts : tuple of Doubt
+    """
+
+    crumbs: tuple[str, ...]
+    headline: Parts
+    dek: str
+    doubts: tuple[Doubt, ...]
+
+    @property
+    def finding(self) -> str:
+        """The headline as plain text."""
+        return "".join(text for text, _ in self.headline)
+
+    @property
+    def title(self) -> str:
+        """The title of the page."""
+        return " · ".join(["Headstock", *self.crumbs])
+
+
+def first_screen(
+    root: Path,
+    rows: pl.DataFrame,
+    table: pl.DataFrame,
+    comparisons: pl.DataFrame,
+    found: Verdict | None,
+    store: FeatureStore,
+    words: Words,
+) -> Screen:
+    """Return the words of the first screen.
+
+    Parameters
+    ----------
+    root : Path
+        Results folder; sums are read from it.
+    rows : DataFrame
+        Result rows of one choice of sets.
+    table, comparisons : DataFrame
+        Of `bench.tables.result_table` and `bench.comparisons.compare`.
+    found : Verdict or None
+    store : FeatureStore
+        Has the names of the encoders, and the note of the dataset.
+    words : Words
+        Knows which classes the head has.
+    """
+    sets = rows.sort(pl.col("head_set") == "", maintain_order=True).row(0, named=True)
+    names = {
+        role: _encoder(store, sets[f"{role}_set"])
+        for role in ("image", "name", "caption")
+        if sets[f"{role}_set"]
+    }
+    done = rows["finished_at"].max()
+    date = [] if done is None else [f"{datetime.fromtimestamp(done, UTC):%-d %b %Y}"]  # type: ignore[arg-type]
+    text = names.get("name") or names.get("caption")
+    encoders = f"{names['image']} → {text}" if text else names["image"]
+    suite = str(sets["suite"])
+    crumbs = (str(sets["image_set"]).split("/")[0], encoders, f"suite {suite}", *date)
+    note = shown_text(str(store.info(sets["image_set"]).attributes["facts"].get("note", "")))
+    if found is None:
+        return Screen(crumbs, _without_head(table), "", ())
+    scene = Scene(found, rows, table, comparisons, suite, spelled(sets["head_set"].split("/")[0]))
+    dek = scene.dek(names["image"], str(text))
+    doubts = (
+        scene.weights(), scene.fitting(), scene.known_names(root, words), scene.real_pairs(),
+        scene.quotable(note),
+    )  # fmt: skip
+    return Screen(crumbs, scene.headline(), dek, doubts)
+
+
+def _encoder(store: FeatureStore, key: str) -> str:
+    info = store.info(key)
+    return spelled(
+        shown_text(str(info.attributes["space"].get("name") or info.encoder.split(":", 1)[-1]))
+    )
+
+
+def _percent(value: float) -> str:
+    """Return a share as people quote it: whole from ten percent on."""
+    return f"{100 * value:.0f} %" if value >= 0.0995 else f"{value_text('top-1', value)} %"
+
+
+def _range(low: float, high: float) -> str:
+    return f"[{value_text('top-1', low)}, {value_text('top-1', high)}]"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _and(texts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+
+
+def _without_head(table: pl.DataFrame) -> Parts:
+    """Return the headline of results in which no head was scored alone."""
+    scored = table.filter(
+        ~pl.col("method").is_in(["chance", "conse"]) & ~pl.col("source").is_in([*_CONTROLS])
+    )
+    present = [name for name in METRICS if name in table.columns and name != "median_rank"]
+    for metric in dict.fromkeys([*(metric for _, metric in PRIMARY_METRICS), *present]):
+        own = scored.filter(pl.col(metric).is_not_null()) if metric in present else scored.clear()
+        if own.is_empty():
+            continue
+        method = first_of_order(own["method"])
+        own = own.filter(
+            (pl.col("method") == method) & (pl.col("direction") == own["direction"][0])
+        )
+        row = max(own.iter_rows(named=True), key=lambda row: pairs_order(row["n_pairs"]))
+        k = pairs_text(row["n_pairs"], row["n_images_fitted"])
+        given = source_name(row["source"], row["n_pairs"]).replace("real", f"{k} real", 1)
+        subject = method_title(method) + ("" if given == "none" else f" on {given}")
+        return (
+            *_wording(row["direction"], metric).first(
+                Subject(subject, one=True), row[metric], "real"
+            ),
+            (". No head was scored alone, so nothing here says what its weights add.", ""),
+        )
+    return (("No run on head weights answers the question yet.", ""),)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the sentences of a first screen follow from.
+
+    Attributes
+    ----------
+    found : Verdict
+    rows, table, comparisons : DataFrame
+    suite : str
+    head : str
+        What the head was trained on, as people write it.
+    """
+
+    found: Verdict
+    rows: pl.DataFrame
+    table: pl.DataFrame
+    comparisons: pl.DataFrame
+    suite: str
+    head: str
+
+    def headline(self) -> Parts:
+        """Return the finding, whichever it is."""
+        found, wording = self.found, _wording(self.found.direction, self.found.metric)
+        head = (
+            Subject(f"a discarded {self.head} head", one=True),
+            found.cells["head"][found.metric],
+            "head",
+        )
+        controls, stop, then = found.controls, (".", ""), (". ", "")
+        if not controls:
+            none = (". No control was run, so the weights may not be the reason.", "")
+            return (*wording.first(*head), none)
+        # The control that decides: the first, or where one is not beaten, the best of these.
+        shown = controls[0]
+        if found.tone in ("same", "worse"):
+            decides = beats_head if found.tone == "worse" else _is_level
+            shown = min(filter(decides, controls), key=itemgetter("difference"))
+        subject = _CONTROLS[shown["source"]]
+        control = subject, shown["b"], shown["source"]
+        if found.tone == "worse":
+            return (*wording.first(*control), then, *wording.second(*head, only="only "), stop)
+        if found.tone == "same":
+            may = (f". {_sentence(subject.name)} may do as well: ", "")
+            they = Subject("it" if subject.one else "they", subject.one)
+            verb, number = wording.second(they, *control[1:])
+            return (*wording.first(*head), may, (verb[0].lower(), ""), number, stop)
+        last = stop if found.tone == "better" else (", but one draw decides nothing.", "")
+        return (*wording.first(*head), then, *wording.second(*control), last)
+
+    def dek(self, images: str, texts: str) -> str:
+        """Return what was fitted, and on what it was scored."""
+        found = self.found
+        own = self.rows.filter((pl.col("source") == "head") & (pl.col("method") == found.method))
+        n_rows = own["n_prototypes"].to_numpy().max()
+        row = found.of("over-chance") or found.controls[0]
+        n_images = row["n_queries"] / row["n_seeds"]
+        scored = f"{n_images:,.0f} images"
+        if found.eval in FRESH_SPLITS:
+            scored = f"about {n_images:,.0f} test images in each of {row['n_seeds']} splits"
+            scored = scored if row["n_seeds"] > 1 else f"{n_images:,.0f} test images of one split"
+        candidates = f"{row['gallery']:,.0f} {_CANDIDATES.get(found.direction, 'candidates')}"
+        chance = "" if row["chance"] is None else f", chance {value_text('top-1', row['chance'])} %"
+        return (
+            f"{method_title(found.method)} is fitted on the {n_rows:,} rows of {images}'s "
+            f"classifier and the {texts} embeddings of their class names, without any image–text "
+            f"pair. {_sentence(scored)}, {candidates}{chance}.{self._all_names()}"
+        )
+
+    def _all_names(self) -> str:
+        """Return the accuracy among all names, where the verdict is on fewer."""
+        found = self.found
+        every = whole_heads(self.table).filter(
+            (pl.col("method") == found.method)
+            & (pl.col("source") == "head")
+            & (pl.col("n_pairs") == "0")
+            & (pl.col("eval") == "all-names")
+            & (pl.col("direction") == found.direction)
+        )
+        if found.eval == "all-names" or every.is_empty():
+            return ""
+        row = every.row(0, named=True)
+        return (
+            f" Among all {row['gallery']:,.0f} names it is "
+            f"{value_text(found.metric, row[found.metric])} %."
+        )
+
+    def weights(self) -> Doubt:
+        """Answer whether the head's weights are the reason."""
+        question, found = "Is it the weights?", self.found
+        controls = found.controls
+        if not controls:
+            return Doubt(
+                question, "Not tested: no control was run.",
+                self._rerun("--source head,random,shuffled"),
+            )  # fmt: skip
+        named = [
+            f"{_CONTROLS[row['source']][0]} {value_text(found.metric, row['b'])} %"
+            for row in controls
+        ]
+        levels = f"{_and(named)}, against {found.value('head')} with the head"
+        nearest = min(controls, key=lambda row: row["difference"])
+        detail = (
+            f"Nearest control: {signed_text(nearest['difference'])} points "
+            f"{interval_text(nearest['low'], nearest['high'])}, {standing(nearest)}."
+        )
+        says = {
+            "better": f"Yes. In its place, {levels}.",
+            "worse": f"No. A control does better: {levels}.",
+            "same": f"Not shown. A control may do as well: {levels}.",
+            "unknown": f"Undecided, because a control was drawn only once: {levels}.",
+        }
+        return Doubt(question, says[found.tone], detail, settled=found.tone == "better")
+
+    def fitting(self) -> Doubt:
+        """Answer whether the fitted map does more than reading the head."""
+        question, found = "Does fitting beat just reading the head?", self.found
+        row = found.of("over-conse")
+        if not row:
+            return Doubt(
+                question, "Not tested: ConSE, which only reads the head, was not run.",
+                self._rerun("--method conse"),
+            )  # fmt: skip
+        gain = f"{signed_text(row['difference'])} points {interval_text(row['low'], row['high'])}"
+        both = (
+            f"{method_title(found.method)} {value_text(found.metric, row['a'])} %, "
+            f"ConSE {value_text(found.metric, row['b'])} %: {gain}, p {p_text(row['p'])}"
+        )
+        settled = row["low"] is not None and row["low"] > 0 and row["p"] < LEVEL
+        lost = row["high"] is not None and row["high"] < 0
+        answer = "Yes." if settled else "No, reading is better." if lost else "Not shown."
+        others = whole_heads(self.comparisons).filter(
+            (pl.col("comparison") == "over-conse")
+            & (pl.col("n_pairs") == "0")
+            & (pl.col("source") == "head")
+            & (pl.col("method") != found.method)
+            & (pl.col("eval") == found.eval)
+            & (pl.col("direction") == found.direction)
+            & (pl.col("metric") == found.metric)
+            & (pl.col("high") < 0)
+        )
+        below = [method_title(name) for name in dict.fromkeys(others["method"])]
+        verb = "does" if len(below) == 1 else "do"
+        detail = f"{_and(below)} {verb} worse than ConSE." if below else ""
+        return Doubt(question, f"{answer} {both}.", detail, settled=settled)
+
+    def known_names(self, root: Path, words: Words) -> Doubt:
+        """Answer whether the head names only classes that it was trained on."""
+        question, found = "Only classes that the head knew?", self.found
+        cell = found.cells["head"]
+        share = cell.get("seen_share")
+        if share is None:
+            return Doubt(
+                question, "Not known: no names of the head's classes were read.",
+                "`bench task zero_shot --head-names` names them.",
+            )  # fmt: skip
+        if any(cell.get(name) is None for name in BY_NAME):
+            which = "has" if share else "lacks"
+            return Doubt(
+                question,
+                f"{'Not tested' if share else 'No'}: every image has a name that the head {which}.",
+                settled=not share,
+            )  # fmt: skip
+        ranges = self._by_name(root, words)
+        chance = found.of("over-chance").get("chance") or 0.0
+        spans = {name: f" {_range(*own)}" for name, own in ranges.items()}
+        levels = [f"{value_text(name, cell[name])} %{spans.get(name, '')}" for name in BY_NAME]
+        settled = "unseen" in ranges and ranges["unseen"][0] > chance
+        answer = "No, but it is better there" if cell["seen"] > cell["unseen"] else "No"
+        return Doubt(
+            question,
+            f"{answer if settled else 'Perhaps'}: {levels[0]} where {self.head} has the name, "
+            f"{levels[1]} where it does not.",
+            f"Means over names; {100 * share:.0f} % of the images have a name of the head.",
+            settled=settled,
+        )  # fmt: skip
+
+    def _by_name(self, root: Path, words: Words) -> dict[str, tuple[float, float]]:
+        """Return the intervals of the accuracy over seen and unseen names."""
+        found = self.found
+        block = whole_heads(self.rows).filter(
+            (pl.col("method") == found.method)
+            & (pl.col("source") == "head")
+            & (pl.col("n_pairs") == "0")
+            & (pl.col("eval") == found.eval)
+            & (pl.col("direction") == found.direction)
+        )
+        out: dict[str, tuple[float, float]] = {}
+        cells = read_cells(root, block)
+        if not words.seen or not cells or cells[0].clusters_of != "classes":
+            return out
+        sums = cells[0].by_seed(found.metric)
+        known = np.isin(cells[0].clusters, list(words.seen))
+        for name, kept in zip(BY_NAME, (known, ~known), strict=True):
+            total, count = sums.total[:, kept], sums.count[:, kept]
+            if count.any():
+                # A name counts once, however many images it has.
+                share = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+                out[name] = proportion_interval(DrawSums(share, (count > 0).astype(float)))
+        return out
+
+    def real_pairs(self) -> Doubt:
+        """Answer whether the head still helps beside real pairs."""
+        question, found = "Does it help with real pairs?", self.found
+        keys = set(found.rows.filter(pl.col("comparison") == "over-parts")["n_pairs"])
+        if not keys:
+            return Doubt(
+                question, "Not tested: no run fits the head together with real pairs.",
+                "`bench task zero_shot --source none,head --n-pairs 16,64,all` does.",
+            )  # fmt: skip
+        # The largest number of pairs: there a head has least to add.
+        k = max(keys, key=pairs_order)
+        parts, real = found.of("over-parts", n_pairs=k), found.of("over-real", n_pairs=k)
+        fitted = self.table.filter(pl.col("n_pairs") == k)["n_images_fitted"].mean()
+        p = parts["p"] if parts["p_holm"] is None else parts["p_holm"]
+        settled = parts["low"] is not None and parts["low"] > 0 and p is not None and p < LEVEL
+        helps = bool(real) and real["low"] is not None and real["low"] > 0
+        texts = [f"both together {value_text(found.metric, parts['a'])} %"]
+        if real:
+            texts.append(f"the pairs alone {value_text(found.metric, real['b'])} %")
+        texts.append(f"the head alone {found.value('head')}")
+        answer = "Yes" if settled else "Not beyond the better of the two" if helps else "Not shown"
+        corrected = "" if parts["family"] is None else f" (Holm, {parts['family']} comparisons)"
+        return Doubt(
+            question,
+            f"{answer}. With {pairs_text(k, fitted)} real pairs: {_and(texts)}.",
+            f"Gain over the better part: {signed_text(parts['difference'])} points "
+            f"{interval_text(parts['low'], parts['high'])}, p {p_text(p)}{corrected}.",
+            settled=settled,
+        )  # fmt: skip
+
+    def quotable(self, note: str) -> Doubt:
+        """Answer whether the number may be quoted."""
+        question, found = "May I quote it?", self.found
+        row = found.of("over-chance") or found.controls[0]
+        against = []
+        if note.startswith(DEVELOPMENT):
+            against.append("these images are a development set")
+        if found.tone == "unknown":
+            against.append("the controls do not decide")
+        if found.eval in FRESH_SPLITS and row["n_seeds"] < ENOUGH_DRAWS:
+            draws = "one split was" if row["n_seeds"] == 1 else f"{row['n_seeds']} splits were"
+            against.append(f"only {draws} drawn, and {ENOUGH_DRAWS} are needed")
+        if row["n_clusters"] < FEW_CLASSES:
+            against.append(f"the images are of only {row['n_clusters']} classes")
+        chance = row["chance"]
+        quote = found.value("head")
+        if row.get("comparison") == "over-chance" and row["low"] is not None and chance is not None:
+            quote += f" {_range(row['low'] + chance, row['high'] + chance)}"
+        quote += f" of {row['gallery']:,.0f} candidates"
+        if against:
+            shown = note if note.startswith(DEVELOPMENT) else ""
+            return Doubt(question, f"No: {_and(against)}.", shown)
+        outcome = "" if found.tone == "better" else ", and that a control may do as well"
+        return Doubt(
+            question,
+            f"Yes: {quote}{outcome}.",
+            "Name the data sets and revisions listed under Reproduce.",
+            settled=True,
+        )  # fmt: skip
+
+    def _rerun(self, options: str) -> str:
+        """Return which command runs what is missing."""
+        if self.suite in ("task", "sweep"):
+            return f"`bench task zero_shot {options}` runs it."
+        return f"`bench run --suite {self.suite} {options}` runs it."
+
+
+def _is_level(row: Mapping[str, Any]) -> bool:
+    return not is_beaten(row)
