@@ -27,14 +27,8 @@ from bench.comparisons import bold_cells, compare
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
-from bench.report.figures import (
-    controls_figure,
-    head_rows_figure,
-    headline_figure,
-    mixing_figure,
-    numbered,
-    pairs_figure,
-)
+from bench.report.curves import mixing_figure, pairs_figure
+from bench.report.figures import controls_figure, head_rows_figure, headline_figure, numbered
 from bench.report.gallery import Words, gallery, read_words, shown_text
 from bench.report.grids import Grid, choice_rows, gain_rows, grids
 from bench.report.screen import first_screen, spelled
