@@ -18,7 +18,7 @@ from bench.comparisons import (
     compare_choices,
 )
 from bench.errors import NoResultsError
-from bench.report.figures import Positions, draw_pairs
+from bench.report.curves import Positions, draw_pairs
 from bench.report.page import write_report
 from bench.report.theme import SOURCE_STYLES, colour, painted
 from bench.report.verdict import NAMES, chance_text, verdict

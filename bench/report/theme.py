@@ -73,6 +73,8 @@ def css_variables(mode: str) -> str:
     return " ".join(f"--{role}: {getattr(ink, mode)};" for role, ink in INKS.items())
 
 
+DASHED, DOTTED = (0, (4, 2)), (0, (1, 2))
+
 #: Lengths of a page in CSS pixels: text, and the drawing in its wide and its narrow form.
 TEXT, WIDE, NARROW = 13.0, 760.0, 300.0
 
@@ -228,8 +230,8 @@ def _plain(svg: str) -> tuple[str, tuple[float, float]]:
 def file_svg(svg: str, figure: Figure) -> str:
     """Return a drawing as a file of its own, in the light palette on white, with its words."""
     body, (width, height) = _plain(svg)
-    for ink in INKS.values():
-        body = body.replace(ink.placeholder, ink.light)
+    for role, ink in INKS.items():
+        body = body.replace(ink.placeholder, "#ffffff" if role == "paper" else ink.light)
     inside, out = body[body.index(">") + 1 : body.rindex("</svg>")], []
     y = _MARGIN
     words = (
@@ -250,10 +252,10 @@ def file_svg(svg: str, figure: Figure) -> str:
                 f"{escape(line)}</text>"
             )
         y += below
-    size = f"{width + 2 * _MARGIN:g}", f"{y + _MARGIN:.2f}"
+    box = f"{width + 2 * _MARGIN:g}", f"{y + _MARGIN:.2f}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'width="{size[0]}" height="{size[1]}" viewBox="0 0 {size[0]} {size[1]}" role="img">\n'
+        f'width="{box[0]}" height="{box[1]}" viewBox="0 0 {box[0]} {box[1]}" role="img">\n'
         f"<title>{escape(figure.title)}</title>\n<desc>{escape(figure.caption)}</desc>\n"
         f'<rect width="100%" height="100%" fill="#ffffff"/>\n' + "\n".join(out) + "\n</svg>\n"
     )
@@ -321,12 +323,42 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     return [float(place) for place in places]
 
 
+_EVALS = {
+    "all-names": "every name",
+    "held-out": "held-out names",
+    "split": "test split",
+    "in-class": "held-out images",
+}
+
+
+def way(direction: str) -> str:
+    """Return a direction with room around its arrow."""
+    return direction.replace("→", " → ")
+
+
+def capital(text: str) -> str:
+    """Return a text with a capital."""
+    return text[:1].upper() + text[1:]
+
+
+def draws_text(n: int) -> str:
+    """Return how many draws a mean is of."""
+    return f"{n} draws" if n > 1 else "one run"
+
+
+def evaluation_text(evaluation: str) -> str:
+    """Return what a figure calls an evaluation."""
+    return _EVALS.get(evaluation, evaluation)
+
+
 _PAINTED: ContextVar[bool] = ContextVar("painted", default=False)
 
 
 def colour(role: str) -> str:
     """Return the placeholder colour of a role; within `painted`, that of the light palette."""
-    return INKS[role].light if _PAINTED.get() else INKS[role].placeholder
+    if not _PAINTED.get():
+        return INKS[role].placeholder
+    return "#ffffff" if role == "paper" else INKS[role].light
 
 
 @contextmanager
@@ -383,7 +415,7 @@ class Sheet:
         return 1.5 * (1 + max(line for line, _ in self._key_places(entries))) + 0.4
 
     def key(self, entries: Sequence[tuple[str, str, str, Any]]) -> None:
-        """Draw a key at the top: a stroke or marker and a text for each (text, role, marker, dash)."""
+        """Draw a key at the top, from a text, role, marker and dash each."""
         from matplotlib.lines import Line2D
 
         places = self._key_places(entries)
@@ -469,3 +501,29 @@ def canvas(width: float, text: float) -> Iterator[Sheet]:
         figure.patch.set_alpha(0.0)
         FigureCanvasSVG(figure)
         yield Sheet(figure, text)
+
+
+def without_frame(axes: Any, *, grid: str) -> None:
+    """Draw grid lines across an axis, and no left edge."""
+    axes.grid(visible=True, axis=grid)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def ground() -> dict[str, Any]:
+    """Return a box of the paper's colour behind a text that lines may cross."""
+    return {"facecolor": colour("paper"), "edgecolor": "none", "pad": 1.0}
+
+
+def percent_ticks(axes: Any, side: str) -> None:
+    """Put few round numbers on an axis, the last with its unit."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    low, high = sorted(axis.get_view_interval())
+    ticks = [
+        t
+        for t in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        if low <= t <= high
+    ]
+    axis.set_ticks(ticks, [f"{t:g}{' %' if t == ticks[-1] else ''}" for t in ticks])
