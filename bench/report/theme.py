@@ -170,6 +170,13 @@ class Figure:
             self.draw(sheet)
             return sheet.pdf()
 
+    def part(self, width: float, text: float) -> tuple[str, float]:
+        """Return the drawing as part of another SVG, in the light palette, and its height."""
+        body, (_, height) = _plain(self._drawn(width, text))
+        for ink in INKS.values():
+            body = body.replace(ink.placeholder, ink.light)
+        return body[body.index(">") + 1 : body.rindex("</svg>")], height
+
     def _drawn(self, width: float, text: float) -> str:
         with canvas(width, text) as sheet:
             self.draw(sheet)
@@ -266,7 +273,7 @@ def png_bytes(svg: str, *, zoom: float) -> bytes:
     import resvg_py
     from matplotlib import get_data_path
 
-    fonts = sorted(str(path) for path in Path(get_data_path(), "fonts/ttf").glob("DejaVuSans*.ttf"))
+    fonts = sorted(str(path) for path in Path(get_data_path(), "fonts/ttf").glob("DejaVuS*.ttf"))
     return bytes(
         resvg_py.svg_to_bytes(
             svg_string=svg, zoom=zoom, skip_system_fonts=True, font_files=fonts,
@@ -278,12 +285,16 @@ def png_bytes(svg: str, *, zoom: float) -> bytes:
 @cache
 def measured(text: str, *, bold: bool = False) -> float:
     """Return the width of a line in ems, as set in DejaVu Sans: few typefaces are wider."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
+    return float(_typeface("DejaVuSans-Bold" if bold else "DejaVuSans").getlength(text)) / 100
 
-    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal", size=100)
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
-    return float(width) / 100
+
+@cache
+def _typeface(name: str) -> Any:
+    # Pillow comes with matplotlib; it measures what the typeface lacks, too, without a warning.
+    from matplotlib import get_data_path
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(get_data_path(), f"fonts/ttf/{name}.ttf")), 100)
 
 
 def wrapped(text: str, width: float, *, bold: bool = False) -> list[str]:
