@@ -18,13 +18,12 @@ from typing import Any
 import polars as pl
 
 from bench.cells import (
-    in_order,
     method_title,
     metric_texts,
     only_series,
     whole_heads,
 )
-from bench.comparisons import MAIN_EVALS, bold_cells, compare
+from bench.comparisons import bold_cells, compare
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
@@ -42,11 +41,9 @@ from bench.tables import (
     dose_lines,
     learner_lines,
     metric_columns,
-    pairs_text,
     published_lines,
     result_lines,
     result_table,
-    value_text,
 )
 from featstore.errors import FeatstoreError, listed, needs_extra
 from featstore.store.files import write_file
@@ -396,8 +393,10 @@ def build_page(
         head = spelled(str(first["head_set"]).split("/")[0])
         looked = gallery(root, whole, words, found.method, found.direction, head)
     script, choices = _resource("table.js"), choice_rows(rows)
-    tables = [one for one in grids(whole_heads(table), bold) if one.lines]
-    shown = getattr(found, "method", METHOD)
+    tables = grids(whole_heads(table), bold)
+    paired = [one for one in tables if not one.by_metric]
+    unpaired = [one for one in tables if one.by_metric]
+    shown = METHOD if found is None else found.method
     methods = _methods(shown, figures, tables)
     parts = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
     health = set_health(store, first)
@@ -419,14 +418,15 @@ def build_page(
         "learners": learner_lines(few_shot_table(root, rows)),
         "methods": [{"name": name, "title": method_title(name)} for name in methods],
         "places": {name: place for place, name in enumerate(methods)},
-        "findings": _findings(found, shown, table, comparisons, health),
+        "findings": _findings(shown, unpaired, comparisons, health),
         "health": health,
         "ambiguous": ambiguous_names(store, first),
         "nearest": _nearest(seen, words),
         "examples": _examples(seen, words),
         "no_geometry": alone is not None and seen is None,
-        "paired": [one for one in tables if not one.by_metric],
-        "alone": [one for one in tables if one.by_metric],
+        "paired": paired,
+        "tasks": {(one.direction, one.eval): place for place, one in enumerate(paired)},
+        "alone": unpaired,
         "parts": gain_rows(comparisons.filter(parts), fitted),
         "family": gain_rows(comparisons.filter(pl.col("family").is_not_null()), fitted),
         "comparisons": gain_rows(comparisons, fitted),
@@ -461,53 +461,57 @@ def _methods(shown: str, figures: Sequence[Figure], tables: Sequence[Grid]) -> l
 
 
 def _findings(
-    found: Verdict | None,
-    method: str,
-    table: pl.DataFrame,
-    comparisons: pl.DataFrame,
-    health: Sequence[Health],
+    method: str, alone: Sequence[Grid], comparisons: pl.DataFrame, health: Sequence[Health]
 ) -> dict[str, str]:
-    """Return the headings of the parts: what the data say, or a topic where they say nothing."""
+    """Return headings that say what the data say, or a topic where they say nothing.
+
+    Parameters
+    ----------
+    method : str
+        That of the verdict.
+    alone : sequence of Grid
+        Tables without real pairs.
+    comparisons : DataFrame
+        Of `bench.comparisons.compare`.
+    health : sequence of Health
+    """
+    title = method_title(method)
     headings = {
-        "pairs": "How accuracy changes with real image–text pairs",
-        "doubts": "What could make this result wrong",
+        "alone": "The head beside its controls, without real pairs",
+        "parts": "Do the head and real pairs together beat the better of the two?",
         "health": "The store no longer holds the revisions that were scored",
     }
-    title = method_title(method)
-    over = in_order(whole_heads(comparisons)).filter(
-        (pl.col("comparison") == "over-real")
-        & (pl.col("source") == "head")
-        & (pl.col("method") == method)
-        & pl.col("metric").is_in(["top-1", "R@1"])
-    )
-    main = [name for name in MAIN_EVALS if name in over["eval"]][:1]
-    over = over.filter(pl.col("eval").is_in(main))
-    if not over.is_empty():
-        last = over.filter(pl.col("direction") == over["direction"][0]).row(-1, named=True)
-        images = dict(table.select("n_pairs", "n_images_fitted").iter_rows())
-        n = pairs_text(last["n_pairs"], images.get(last["n_pairs"]))
-        a, b = (value_text(last["metric"], last[side]) for side in ("a", "b"))
-        headings["pairs"] = (
-            f"{title}: {n} real pairs reach {b} % alone and {a} % together with the head"
-        )
-    cell: dict[str, Any] = getattr(found, "cells", {}).get("head", {})
-    if cell.get("seen") is not None and cell.get("unseen") is not None:
-        seen, unseen = (value_text(name, cell[name]) for name in ("seen", "unseen"))
-        headings["doubts"] = (
-            f"{title} names {seen} % of images right where the head has the name, and "
+    lines = [
+        dict(zip(grid.metrics, (cell.texts[0] for cell in line.cells), strict=True))
+        for grid in alone[:1]
+        for line in grid.lines
+        if (line.method, line.role) == (method, "head")
+    ]
+    if lines and lines[0].get("seen %") and lines[0].get("unseen %"):
+        seen, unseen = (lines[0][name].split(" ±")[0] for name in ("seen %", "unseen %"))
+        headings["alone"] = (
+            f"{title} names {seen} % of images correctly where the head has the name, and "
             f"{unseen} % where it lacks it"
         )
     family = comparisons.filter(pl.col("family").is_not_null())
     headings["family"] = (
-        f"{family['bold'].sum()} of the {family.height} comparisons that were named beforehand "
-        "hold after correction"
+        f"{family['bold'].sum()} of {family.height} comparisons that were named beforehand hold "
+        "after correction"
     )
+    parts = family.filter((pl.col("comparison") == "over-parts") & (pl.col("method") == method))
+    if parts.height:
+        won = parts.filter(pl.col("bold") & (pl.col("difference") > 0)).height
+        headings["parts"] = (
+            f"{title}: head and pairs together reliably beat the better of the two at "
+            f"{won} of {parts.height} numbers of pairs"
+        )
     if health:
-        faults = {
-            "failed items": [one.role for one in health if one.failed != "0"],
-            "zero embeddings": [one.role for one in health if one.zero != "0"],
-        }
-        named = [f"{what} among {listed(of, shown=5)}" for what, of in faults.items() if of]
+        faults = (("failed items", "failed"), ("zero embeddings", "zero"))
+        named = [
+            f"{what} among the {listed(roles, shown=5)}"
+            for what, count in faults
+            if (roles := [one.role for one in health if getattr(one, count) != "0"])
+        ]
         headings["health"] = (
             f"The data have {' and '.join(named)}"
             if named

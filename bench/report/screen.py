@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from bench.cells import method_title, pairs_order, read_cells, source_name, whole_heads
-from bench.comparisons import FEW_CLASSES, PRIMARY_METRICS
+from bench.comparisons import FEW_CLASSES, PRIMARY_CONTROLS, PRIMARY_METRICS
 from bench.metrics.summary import METRICS
 from bench.protocol import FRESH_SPLITS
 from bench.report.gallery import Words, shown_text
@@ -49,19 +49,22 @@ _SPELLINGS = {
 
 
 class Subject(NamedTuple):
-    """What a headline is about, and whether that is one thing."""
+    """What a headline is about, whether that is one thing, and what it is called in a list."""
 
     name: str
     one: bool
+    short: str = ""
 
 
 #: What a headline calls a control.
 _CONTROLS = {
-    "random": Subject("random vectors", one=False),
-    "random-cov": Subject("random vectors of the head's covariance", one=False),
-    "shuffled": Subject("the head with shuffled names", one=True),
-    "rotated": Subject("the head after a random rotation", one=True),
-}
+    "random": Subject("random vectors", False, "random vectors"),
+    "random-cov": Subject(
+        "random vectors of the head's covariance", False, "random vectors of its covariance"
+    ),
+    "shuffled": Subject("the head with shuffled names", True, "shuffled names"),
+    "rotated": Subject("the head after a random rotation", True, "rotated rows"),
+}  # fmt: skip
 
 #: Parts of a headline, each with the role of its colour or none.
 Parts: TypeAlias = tuple[tuple[str, str], ...]
@@ -337,15 +340,16 @@ class Scene:
         row = found.of("over-chance") or found.controls[0]
         n_images = row["n_queries"] / row["n_seeds"]
         scored = f"{n_images:,.0f} images"
-        if found.eval in FRESH_SPLITS:
-            scored = f"about {n_images:,.0f} test images in each of {row['n_seeds']} splits"
-            scored = scored if row["n_seeds"] > 1 else f"{n_images:,.0f} test images of one split"
+        if found.eval in FRESH_SPLITS and row["n_seeds"] > 1:
+            scored = f"{row['n_seeds']} splits of about {n_images:,.0f} test images"
+        elif found.eval in FRESH_SPLITS:
+            scored = f"One split of {n_images:,.0f} test images"
         candidates = f"{row['gallery']:,.0f} {_CANDIDATES.get(found.direction, 'candidates')}"
         chance = "" if row["chance"] is None else f", chance {value_text('top-1', row['chance'])} %"
         return (
             f"{method_title(found.method)} is fitted on the {n_rows:,} rows of {images}'s "
-            f"classifier and the {texts} embeddings of their class names, without any image–text "
-            f"pair. {_sentence(scored)}, {candidates}{chance}.{self._all_names()}"
+            f"classifier and the {texts} embeddings of their class names; no image–text pair is "
+            f"used. {scored}, {candidates}{chance}{self._all_names()}."
         )
 
     def _all_names(self) -> str:
@@ -361,10 +365,8 @@ class Scene:
         if found.eval == "all-names" or every.is_empty():
             return ""
         row = every.row(0, named=True)
-        return (
-            f" Among all {row['gallery']:,.0f} names it is "
-            f"{value_text(found.metric, row[found.metric])} %."
-        )
+        value = value_text(found.metric, row[found.metric])
+        return f". Among all {row['gallery']:,.0f} names it is {value} %"
 
     def weights(self) -> Doubt:
         """Answer whether the head's weights are the reason."""
@@ -375,23 +377,30 @@ class Scene:
                 question, "Not tested: no control was run.",
                 self._rerun("--source head,random,shuffled"),
             )  # fmt: skip
-        named = [
-            f"{_CONTROLS[row['source']][0]} {value_text(found.metric, row['b'])} %"
+        nearest = min(controls, key=itemgetter("difference"))
+        shown = [
+            row
             for row in controls
+            if row["source"] in PRIMARY_CONTROLS or (row is nearest and found.tone != "better")
         ]
-        levels = f"{_and(named)}, against {found.value('head')} with the head"
-        nearest = min(controls, key=lambda row: row["difference"])
-        detail = (
-            f"Nearest control: {signed_text(nearest['difference'])} points "
-            f"{interval_text(nearest['low'], nearest['high'])}, {standing(nearest)}."
-        )
+        levels = [f"{found.value('head')} with the head"] + [
+            f"{value_text(found.metric, row['b'])} % with {_CONTROLS[row['source']].short}"
+            for row in shown or controls
+        ]
         says = {
-            "better": f"Yes. In its place, {levels}.",
-            "worse": f"No. A control does better: {levels}.",
-            "same": f"Not shown. A control may do as well: {levels}.",
-            "unknown": f"Undecided, because a control was drawn only once: {levels}.",
+            "better": "Yes",
+            "worse": "No, a control does better",
+            "same": "Not shown, a control may do as well",
+            "unknown": "Undecided, a control was drawn only once",
         }
-        return Doubt(question, says[found.tone], detail, settled=found.tone == "better")
+        return Doubt(
+            question,
+            f"{says[found.tone]}: {_and(levels)}.",
+            f"{signed_text(nearest['difference'])} points "
+            f"{interval_text(nearest['low'], nearest['high'])} over the nearest control, "
+            f"{standing(nearest)}.",
+            settled=found.tone == "better",
+        )
 
     def fitting(self) -> Doubt:
         """Answer whether the fitted map does more than reading the head."""
@@ -402,14 +411,10 @@ class Scene:
                 question, "Not tested: ConSE, which only reads the head, was not run.",
                 self._rerun("--method conse"),
             )  # fmt: skip
-        gain = f"{signed_text(row['difference'])} points {interval_text(row['low'], row['high'])}"
-        both = (
-            f"{method_title(found.method)} {value_text(found.metric, row['a'])} %, "
-            f"ConSE {value_text(found.metric, row['b'])} %: {gain}, p {p_text(row['p'])}"
-        )
         settled = row["low"] is not None and row["low"] > 0 and row["p"] < LEVEL
         lost = row["high"] is not None and row["high"] < 0
-        answer = "Yes." if settled else "No, reading is better." if lost else "Not shown."
+        answer = "Yes" if settled else "No, reading it is better" if lost else "Not shown"
+        a, b = (value_text(found.metric, row[side]) for side in ("a", "b"))
         others = whole_heads(self.comparisons).filter(
             (pl.col("comparison") == "over-conse")
             & (pl.col("n_pairs") == "0")
@@ -422,8 +427,14 @@ class Scene:
         )
         below = [method_title(name) for name in dict.fromkeys(others["method"])]
         verb = "does" if len(below) == 1 else "do"
-        detail = f"{_and(below)} {verb} worse than ConSE." if below else ""
-        return Doubt(question, f"{answer} {both}.", detail, settled=settled)
+        return Doubt(
+            question,
+            f"{answer}: {method_title(found.method)} {a} %, ConSE {b} %.",
+            f"{signed_text(row['difference'])} points {interval_text(row['low'], row['high'])}, "
+            f"p {p_text(row['p'])}."
+            + (f" {_and(below)} {verb} worse than ConSE." if below else ""),
+            settled=settled,
+        )
 
     def known_names(self, root: Path, words: Words) -> Doubt:
         """Answer whether the head names only classes that it was trained on."""
@@ -444,17 +455,17 @@ class Scene:
             )  # fmt: skip
         ranges = self._by_name(root, words)
         chance = found.of("over-chance").get("chance") or 0.0
-        spans = {name: f" {_range(*own)}" for name, own in ranges.items()}
-        levels = [f"{value_text(name, cell[name])} %{spans.get(name, '')}" for name in BY_NAME]
+        seen, unseen = (f"{value_text(name, cell[name])} %" for name in BY_NAME)
         settled = "unseen" in ranges and ranges["unseen"][0] > chance
-        answer = "No, but it is better there" if cell["seen"] > cell["unseen"] else "No"
+        spans = [f"{name} {_range(*own)}" for name, own in ranges.items()]
         return Doubt(
             question,
-            f"{answer if settled else 'Perhaps'}: {levels[0]} where {self.head} has the name, "
-            f"{levels[1]} where it does not.",
-            f"Means over names; {100 * share:.0f} % of the images have a name of the head.",
+            f"{'No' if settled else 'Perhaps'}: {seen} where {self.head} has the name, "
+            f"{unseen} where it does not.",
+            f"{_sentence(_and(spans))}, means over names. " * bool(spans)
+            + f"{100 * share:.0f} % of the images have a name of the head.",
             settled=settled,
-        )  # fmt: skip
+        )
 
     def _by_name(self, root: Path, words: Words) -> dict[str, tuple[float, float]]:
         """Return the intervals of the accuracy over seen and unseen names."""
@@ -496,19 +507,21 @@ class Scene:
         p = parts["p"] if parts["p_holm"] is None else parts["p_holm"]
         settled = parts["low"] is not None and parts["low"] > 0 and p is not None and p < LEVEL
         helps = bool(real) and real["low"] is not None and real["low"] > 0
-        texts = [f"both together {value_text(found.metric, parts['a'])} %"]
+        alone = f"the head alone {found.value('head')}"
         if real:
-            texts.append(f"the pairs alone {value_text(found.metric, real['b'])} %")
-        texts.append(f"the head alone {found.value('head')}")
+            alone = f"{value_text(found.metric, real['b'])} % alone, {alone}"
         answer = "Yes" if settled else "Not beyond the better of the two" if helps else "Not shown"
         corrected = "" if parts["family"] is None else f" (Holm, {parts['family']} comparisons)"
+        n_pairs = re.sub(r"\D*\((.*)\)", r"\1", pairs_text(k, fitted))
         return Doubt(
             question,
-            f"{answer}. With {pairs_text(k, fitted)} real pairs: {_and(texts)}.",
-            f"Gain over the better part: {signed_text(parts['difference'])} points "
-            f"{interval_text(parts['low'], parts['high'])}, p {p_text(p)}{corrected}.",
+            f"{answer}: {n_pairs} pairs reach {value_text(found.metric, parts['a'])} % with the "
+            f"head, {alone}.",
+            f"{signed_text(parts['difference'])} points "
+            f"{interval_text(parts['low'], parts['high'])} over the better of the two alone, "
+            f"p {p_text(p)}{corrected}.",
             settled=settled,
-        )  # fmt: skip
+        )
 
     def quotable(self, note: str) -> Doubt:
         """Answer whether the number may be quoted."""
@@ -530,7 +543,11 @@ class Scene:
             quote += f" {_range(row['low'] + chance, row['high'] + chance)}"
         quote += f" of {row['gallery']:,.0f} candidates"
         if against:
-            shown = note if note.startswith(DEVELOPMENT) else ""
+            shown = (
+                _sentence(note.removeprefix(f"{DEVELOPMENT}: "))
+                if note.startswith(DEVELOPMENT)
+                else ""
+            )
             return Doubt(question, f"No: {_and(against)}.", shown)
         outcome = "" if found.tone == "better" else ", and that a control may do as well"
         return Doubt(
