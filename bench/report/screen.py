@@ -36,6 +36,9 @@ from bench.statistics import ENOUGH_DRAWS, DrawSums, proportion_interval
 from bench.tables import BY_NAME, interval_text, p_text, pairs_text, signed_text, value_text
 from featstore.store.store import FeatureStore
 
+#: The picture of a page that sites show beside a link to it.
+PREVIEW = "preview.png"
+
 #: What XML cannot hold.
 _NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

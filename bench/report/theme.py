@@ -10,6 +10,7 @@ of colour blindness, and every role has its own marker and dash as well.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -229,6 +230,8 @@ def _plain(svg: str) -> tuple[str, tuple[float, float]]:
         rf"font-size: \2px; font-weight: \1; font-family: {_FONT}", body,
     )  # fmt: skip
     body = re.sub(r' (width|height)="[\d.]+pt"', "", body, count=2)
+    # A hundredth of a pixel is enough.
+    body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)
     assert box is not None
     return body, (float(box[1]), float(box[2]))
@@ -273,7 +276,9 @@ def png_bytes(svg: str, *, zoom: float) -> bytes:
     import resvg_py
     from matplotlib import get_data_path
 
-    fonts = sorted(str(path) for path in Path(get_data_path(), "fonts/ttf").glob("DejaVuS*.ttf"))
+    folder = Path(get_data_path(), "fonts/ttf")
+    faces = ("Sans", "Sans-Bold", "Serif-Bold")
+    fonts = [str(folder / f"DejaVu{face}.ttf") for face in faces]
     return bytes(
         resvg_py.svg_to_bytes(
             svg_string=svg, zoom=zoom, skip_system_fonts=True, font_files=fonts,
@@ -300,7 +305,7 @@ def _typeface(name: str) -> Any:
 def wrapped(text: str, width: float, *, bold: bool = False) -> list[str]:
     """Return the lines of a text that is set in `width` ems."""
     lines: list[str] = []
-    for word in text.split():
+    for word in text.replace(" %", "\N{NO-BREAK SPACE}%").split(" "):
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and measured(longer, bold=bold) <= width:
             lines[-1] = longer
@@ -318,10 +323,13 @@ def shortened(text: str, width: float) -> str:
     return f"{text}…"
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
+def spread(
+    wanted: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf
+) -> list[float]:
     """Return the places nearest to the wanted ones that lie at least `gap` apart, in their order.
 
-    Nearest by the sum of squares: an isotonic regression after the gaps are taken off.
+    Nearest by the sum of squares: an isotonic regression after the gaps are taken off. Where they
+    do not all fit between `low` and `high`, they begin at `low`.
     """
     from sklearn.isotonic import isotonic_regression
 
@@ -330,7 +338,8 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     order = np.argsort(np.asarray(wanted, dtype=np.float64), kind="stable")
     steps = gap * np.arange(len(order))
     places = np.empty(len(order))
-    places[order] = isotonic_regression(np.asarray(wanted, np.float64)[order] - steps) + steps
+    free = np.asarray(wanted, np.float64)[order] - steps
+    places[order] = np.clip(isotonic_regression(free), low, max(low, high - steps[-1])) + steps
     return [float(place) for place in places]
 
 
