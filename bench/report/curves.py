@@ -422,9 +422,10 @@ def _line_ends(
     scale = axes.get_ylim()[1] / ems
     wanted = [value for value, _ in last.values()]
     right = at.limits[1]
-    for (role, (value, text)), y in zip(last.items(), spread(wanted, 1.25 * scale), strict=True):
+    places = spread(wanted, 1.25 * scale, 0.4 * scale)
+    for (role, (value, text)), y in zip(last.items(), places, strict=True):
         axes.annotate(
-            text, (right, value), (right + 0.06 * (right - at.limits[0]), max(y, 0.4 * scale)),
+            text, (right, value), (right + 0.06 * (right - at.limits[0]), y),
             color=colour(role), va="center", annotation_clip=False,
             weight="bold" if role == "head" else "normal",
             arrowprops={"arrowstyle": "-", "color": colour(role), "linewidth": 0.6,
@@ -608,7 +609,7 @@ def _draw_mixing(sheet: Sheet, panels: list[list[dict[str, Any]]], counts: list[
     present = dict.fromkeys(line["line"] for panel in panels for line in panel)
     entries = [(name, *style) for name, style in _MIXING_STYLES.items() if name in present]
     columns = min(len(panels), 4 if sheet.wide else 2)
-    tall, head, foot, gap = (11.0 if sheet.wide else 8.0), 1.9, 2.0, 1.0
+    tall, head, foot, gap = (11.0 if sheet.wide else 8.0), 1.9, 2.0, 1.8
     rows = -(-len(panels) // columns)
     top = sheet.key_height(entries)
     sheet.tall(top + rows * (head + tall + foot) + 1.6)

@@ -161,7 +161,7 @@ def _dots(sheet: Sheet, rows: list[dict[str, Any]], metric: str, level: float | 
         if sheet.wide:
             sheet.text(column - 0.8, 0.1 + y, row["label"], ha="right", weight=weight)
         else:
-            sheet.text(0, y - 1.2, row["label"], weight=weight)
+            sheet.text(0, y - 1.2, row["label"], weight=weight, bbox=ground())
     axes.set_yticks([])
     percent_ticks(axes, "x")
     without_frame(axes, grid="x")
@@ -186,7 +186,12 @@ def _range(row: dict[str, Any]) -> str:
 
 
 def controls_figure(
-    rows: pl.DataFrame, table: pl.DataFrame, doses: pl.DataFrame, *, evaluation: str
+    rows: pl.DataFrame,
+    table: pl.DataFrame,
+    doses: pl.DataFrame,
+    *,
+    evaluation: str,
+    method: str = METHOD,
 ) -> Figure | None:
     """Draw every draw of every control beside the head, and how accuracy answers to the doses.
 
@@ -198,8 +203,8 @@ def controls_figure(
         Of `bench.tables.result_table`, whose means are drawn.
     doses : DataFrame
         Of `bench.doses.dose_table`; may be empty.
-    evaluation : str
-        The verdict's.
+    evaluation, method : str
+        The verdict's; the doses of this method are coloured.
 
     Returns
     -------
@@ -264,7 +269,7 @@ def controls_figure(
         caption += " Below: means with 95 % intervals by level of each dose."
 
     def draw(sheet: Sheet) -> None:
-        _draw_controls(sheet, data, methods, sources)
+        _draw_controls(sheet, data, methods, sources, method if method in methods else methods[0])
 
     written = pl.DataFrame(
         [
@@ -301,17 +306,22 @@ _SHORT_NAMES = {
 
 
 def _draw_controls(
-    sheet: Sheet, data: list[dict[str, Any]], methods: list[str], sources: list[str]
+    sheet: Sheet,
+    data: list[dict[str, Any]],
+    methods: list[str],
+    sources: list[str],
+    shown: str,
 ) -> None:
+    """Draw the draws of every method side by side, and below them a panel a dose."""
     step, column, gap = 1.9, 11.2, 1.4
     beside = min(len(methods), 3) if sheet.wide else 1
     rows = -(-len(methods) // beside)
-    tall, head, foot = step * len(sources) + 0.3, 1.6, 2.4
+    tall, head, foot = step * len(sources) + 0.3, 1.6, 3.6
     doses = [dose for dose in DOSES if any(row["dose"] == dose for row in data)]
     per_row = min(len(doses), 3 if sheet.wide else 1) or 1
     low, dose_rows = 9.0, -(-len(doses) // per_row)
     above = rows * (head + tall + foot)
-    sheet.tall(above + dose_rows * (head + low + 3.6))
+    sheet.tall(above + dose_rows * (head + low + foot))
     own = (sheet.width - column - gap * beside) / beside
     most = 100 * max(max(row["draws"], default=0.0) for row in data)
     for place, method in enumerate(methods):
@@ -328,8 +338,9 @@ def _draw_controls(
             for row in data:
                 if (row["method"], row["source"]) == (method, source):
                     ink, mean = colour(role), 100 * row["mean"]
+                    draws = 100 * np.unique(row["draws"])
                     axes.plot(
-                        100 * np.array(row["draws"]), [at] * len(row["draws"]), marker, color=ink,
+                        draws, np.full(len(draws), at), marker, color=ink,
                         alpha=0.35, markersize=0.4 * sheet.em, markeredgewidth=0, linestyle="",
                     )  # fmt: skip
                     axes.plot([mean] * 2, [at - 0.55, at + 0.55], color=ink)
@@ -341,39 +352,44 @@ def _draw_controls(
         without_frame(axes, grid="x")
         sheet.text(left, top + 0.6, method_title(method), weight="bold")
     width = (sheet.width - gap * (per_row - 1)) / per_row
+    high = max((100 * (row["high"] or row["mean"]) for row in data if row["dose"]), default=1.0)
     for place, dose in enumerate(doses):
         across, down = place % per_row, place // per_row
-        left, top = across * (width + gap), above + down * (head + low + 3.6)
+        left, top = across * (width + gap), above + down * (head + low + foot)
         axes = sheet.axes(left + 3.0, top + head, width - 3.0 - 7.5, low)
-        _draw_dose(axes, [row for row in data if row["dose"] == dose], methods, low)
+        axes.set_ylim(0, 1.04 * high)
+        _draw_dose(axes, [row for row in data if row["dose"] == dose], methods, shown, low)
         sheet.text(left, top + 0.6, capital(dose), weight="bold")
+        sheet.text(
+            left + 3.0 + (width - 10.5) / 2, top + head + low + 2.4,
+            "clusters" if dose == "clusters of names" else "classes of the head", role="muted",
+            ha="center",
+        )  # fmt: skip
 
 
-def _draw_dose(axes: Any, rows: list[dict[str, Any]], methods: list[str], ems: float) -> None:
+def _draw_dose(
+    axes: Any, rows: list[dict[str, Any]], methods: list[str], shown: str, ems: float
+) -> None:
     """Draw accuracy by level of a dose, a line a method, each named at its right end."""
     from matplotlib.ticker import NullLocator
 
     axes.set_xscale("log")
-    most = max(100 * (row["high"] or row["mean"]) for row in rows) or 1.0
-    axes.set_ylim(0, 1.04 * most)
     ends: list[tuple[float, str, str]] = []
     levels = sorted({row["level"] for row in rows})
     for method in methods:
         own = sorted((row for row in rows if row["method"] == method), key=lambda row: row["level"])
         if not own:
             continue
-        role = "head" if method == methods[0] else "muted"
-        x, y = [row["level"] for row in own], [100 * row["mean"] for row in own]
+        role = "head" if method == shown else "muted"
         for row in own:
             if row["low"] is not None and row["high"] is not None:
-                axes.plot(
-                    [row["level"]] * 2, [100 * row["low"], 100 * row["high"]], color=colour(role),
-                    linewidth=1,
-                )  # fmt: skip
-        axes.plot(x, y, "o-", color=colour(role))
-        ends.append((y[-1], role, method_title(method)))
-    scale = 1.04 * most / ems
-    places = spread([end for end, _, _ in ends], 1.25 * scale)
+                span = [100 * row["low"], 100 * row["high"]]
+                axes.plot([row["level"]] * 2, span, color=colour(role), linewidth=1)
+        mean = [100 * row["mean"] for row in own]
+        axes.plot([row["level"] for row in own], mean, "o-", color=colour(role))
+        ends.append((mean[-1], role, method_title(method)))
+    scale = axes.get_ylim()[1] / ems
+    places = spread([end for end, _, _ in ends], 1.25 * scale, 0.4 * scale)
     for (_, role, text), place in zip(ends, places, strict=True):
         axes.annotate(
             text, (1, place), (0.5, 0), xycoords=("axes fraction", "data"),
@@ -381,8 +397,8 @@ def _draw_dose(axes: Any, rows: list[dict[str, Any]], methods: list[str], ems: f
         )  # fmt: skip
     factor = (levels[-1] / levels[0]) ** 0.06 if len(levels) > 1 else 2
     axes.set_xlim(levels[0] / factor, levels[-1] * factor)
-    kept = [levels[0], levels[-1]] if len(levels) > 1 else levels
-    axes.set_xticks(kept, [f"{level:,}" for level in kept])
+    ticks = [levels[0], levels[-1]] if len(levels) > 1 else levels
+    axes.set_xticks(ticks, [f"{level:,}" for level in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     percent_ticks(axes, "y")
     without_frame(axes, grid="y")
@@ -454,10 +470,7 @@ def _draw_strip(sheet: Sheet, cosines: Any, names: list[str], head: Side) -> Non
     axes.axhspan(low, high, color=colour("muted"), alpha=0.2, linewidth=0)
     axes.text(0.01 * n, low + 0.7 * scale, "other names", color=colour("muted"), va="center")
     axes.axhline(0, color=colour("muted"), linewidth=0.8)
-    axes.plot(
-        np.arange(n) + 0.5, cosines, "o", color=colour("head"), markersize=0.25 * sheet.em,
-        markeredgewidth=0,
-    )  # fmt: skip
+    axes.plot(np.arange(n) + 0.5, cosines, color=colour("head"), linewidth=0.25 * sheet.em)
     few = min(_NAMED, n // 2)
     room = width - 3.0
     best, worst = list(range(few)), list(range(n - few, n))
@@ -465,15 +478,19 @@ def _draw_strip(sheet: Sheet, cosines: Any, names: list[str], head: Side) -> Non
     line = {"arrowstyle": "-", "color": colour("muted"), "linewidth": 0.6, "relpos": (0, 0.5),
             "shrinkA": 1, "shrinkB": 1}  # fmt: skip
     # The upper right of a falling curve is free: there the best are named, downwards from the top.
-    places = spread([-float(cosines[i]) for i in best], 1.25 * scale)
+    ceiling = -(top + margin - 0.6 * scale)
+    places = spread([-float(cosines[i]) for i in best], 1.25 * scale, ceiling)
+    lowest = -max(places, default=0.0) - 0.8 * scale
+    left = max(0.06 * n, 1.0 + float((cosines > lowest).sum()))
     for i, y in zip(best, places, strict=True):
-        where = (0.08 * n, min(-y, top + margin - 0.6 * scale))
+        where = (left, -y)
         text = f"{shortened(names[i], min(room, 20.0))} {_plain(cosines[i])}"
         axes.annotate(text, (i + 0.5, cosines[i]), where, arrowprops=line, **style)
     places = spread([-float(cosines[i]) for i in worst], 1.25 * scale)
     for i, y in zip(worst, places, strict=True):
         where = (1.04 * n, -y)
-        text = f"{shortened(names[i], column - 4.0)} {_plain(cosines[i])}"
+        value = f" {_plain(cosines[i])}" if sheet.wide else ""
+        text = f"{shortened(names[i], column - 1.0 - measured(value))}{value}"
         axes.annotate(text, (i + 0.5, cosines[i]), where, arrowprops=line, **style)
     ends = [1, n] if n > 1 else [n]
     axes.set_xticks([end - 0.5 for end in ends], [f"{end:,}" for end in ends])

@@ -10,6 +10,7 @@ of colour blindness, and every role has its own marker and dash as well.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -170,6 +171,13 @@ class Figure:
             self.draw(sheet)
             return sheet.pdf()
 
+    def part(self, width: float, text: float) -> tuple[str, float]:
+        """Return the drawing as part of another SVG, in the light palette, and its height."""
+        body, (_, height) = _plain(self._drawn(width, text))
+        for ink in INKS.values():
+            body = body.replace(ink.placeholder, ink.light)
+        return body[body.index(">") + 1 : body.rindex("</svg>")], height
+
     def _drawn(self, width: float, text: float) -> str:
         with canvas(width, text) as sheet:
             self.draw(sheet)
@@ -222,6 +230,8 @@ def _plain(svg: str) -> tuple[str, tuple[float, float]]:
         rf"font-size: \2px; font-weight: \1; font-family: {_FONT}", body,
     )  # fmt: skip
     body = re.sub(r' (width|height)="[\d.]+pt"', "", body, count=2)
+    # A hundredth of a pixel is enough.
+    body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)
     assert box is not None
     return body, (float(box[1]), float(box[2]))
@@ -266,7 +276,9 @@ def png_bytes(svg: str, *, zoom: float) -> bytes:
     import resvg_py
     from matplotlib import get_data_path
 
-    fonts = sorted(str(path) for path in Path(get_data_path(), "fonts/ttf").glob("DejaVuSans*.ttf"))
+    folder = Path(get_data_path(), "fonts/ttf")
+    faces = ("Sans", "Sans-Bold", "Serif-Bold")
+    fonts = [str(folder / f"DejaVu{face}.ttf") for face in faces]
     return bytes(
         resvg_py.svg_to_bytes(
             svg_string=svg, zoom=zoom, skip_system_fonts=True, font_files=fonts,
@@ -278,18 +290,22 @@ def png_bytes(svg: str, *, zoom: float) -> bytes:
 @cache
 def measured(text: str, *, bold: bool = False) -> float:
     """Return the width of a line in ems, as set in DejaVu Sans: few typefaces are wider."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
+    return float(_typeface("DejaVuSans-Bold" if bold else "DejaVuSans").getlength(text)) / 100
 
-    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal", size=100)
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
-    return float(width) / 100
+
+@cache
+def _typeface(name: str) -> Any:
+    # Pillow comes with matplotlib; it measures what the typeface lacks, too, without a warning.
+    from matplotlib import get_data_path
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(get_data_path(), f"fonts/ttf/{name}.ttf")), 100)
 
 
 def wrapped(text: str, width: float, *, bold: bool = False) -> list[str]:
     """Return the lines of a text that is set in `width` ems."""
     lines: list[str] = []
-    for word in text.split():
+    for word in text.replace(" %", "\N{NO-BREAK SPACE}%").split(" "):
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and measured(longer, bold=bold) <= width:
             lines[-1] = longer
@@ -307,10 +323,13 @@ def shortened(text: str, width: float) -> str:
     return f"{text}…"
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
+def spread(
+    wanted: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf
+) -> list[float]:
     """Return the places nearest to the wanted ones that lie at least `gap` apart, in their order.
 
-    Nearest by the sum of squares: an isotonic regression after the gaps are taken off.
+    Nearest by the sum of squares: an isotonic regression after the gaps are taken off. Where they
+    do not all fit between `low` and `high`, they begin at `low`.
     """
     from sklearn.isotonic import isotonic_regression
 
@@ -319,7 +338,8 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     order = np.argsort(np.asarray(wanted, dtype=np.float64), kind="stable")
     steps = gap * np.arange(len(order))
     places = np.empty(len(order))
-    places[order] = isotonic_regression(np.asarray(wanted, np.float64)[order] - steps) + steps
+    free = np.asarray(wanted, np.float64)[order] - steps
+    places[order] = np.clip(isotonic_regression(free), low, max(low, high - steps[-1])) + steps
     return [float(place) for place in places]
 
 
