@@ -24,7 +24,7 @@ from bench.cells import (
     spelled,
     whole_heads,
 )
-from bench.comparisons import bold_cells, compare
+from bench.comparisons import LEVEL, bold_cells, compare
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
@@ -509,16 +509,16 @@ def _findings(
             f"{unseen} % where it lacks it"
         )
     family = comparisons.filter(pl.col("family").is_not_null())
+    held = (pl.col("p_holm") < LEVEL) & (pl.col("difference") > 0)
     headings["family"] = (
-        f"{family['bold'].sum()} of {family.height} comparisons that were named beforehand hold "
+        f"{family.filter(held).height} of {family.height} comparisons that were named beforehand hold "
         "after correction"
     )
     parts = family.filter((pl.col("comparison") == "over-parts") & (pl.col("method") == method))
     if parts.height:
-        won = parts.filter(pl.col("bold") & (pl.col("difference") > 0)).height
         headings["parts"] = (
-            f"{title}: head and pairs together reliably beat the better of the two at "
-            f"{won} of {parts.height} numbers of pairs"
+            f"{title}: head and pairs together beat the better of the two at "
+            f"{parts.filter(held).height} of {parts.height} numbers of pairs"
         )
     if health:
         faults = (("failed items", "failed"), ("zero embeddings", "zero"))
@@ -611,6 +611,7 @@ def _render(context: dict[str, Any]) -> str:
         loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["minus"] = lambda text: text.replace("-", "\N{MINUS SIGN}")
     environment.filters["spaced"] = lambda text: text.replace("→", " → ")
     return environment.get_template("page.html").render(context)
 
