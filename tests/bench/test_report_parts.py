@@ -5,16 +5,13 @@ import pytest
 from bench import compare, read_results
 from bench.cells import method_title
 from bench.report.figures import gain_figure, pairs_figure
-from bench.report.gallery import COUNTS, Words, gallery, read_words
 from bench.report.grids import choice_rows, gain_rows, grids
 from bench.report.page import curves
 from bench.report.theme import INKS, file_svg, page_svg
 from bench.report.verdict import verdict
-from bench.tables import result_lines, result_table
-from featstore import open_store
-from featstore.store.tables import write_thumbnails
+from bench.tables import result_table
 from fitters import METHODS, PRESETS
-from tests.bench.results_by_hand import hand_run, write_ranks, write_study
+from tests.bench.results_by_hand import hand_run, write_ranks
 
 
 def judge(root):
