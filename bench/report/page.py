@@ -414,7 +414,7 @@ def build_page(
     health = set_health(store, first)
     context: dict[str, Any] = {
         "csp": _policy(script),
-        "style": _resource("style.css") + _resource("screen.css"),
+        "style": _resource("style.css"),
         "light": css_variables("light"),
         "dark": css_variables("dark"),
         "script": script,
