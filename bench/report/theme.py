@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -171,6 +172,13 @@ class Figure:
             self.draw(sheet)
             return sheet.pdf()
 
+    def part(self, width: float, text: float) -> tuple[str, float]:
+        """Return the drawing as part of another SVG, in the light palette, and its height."""
+        body, (_, height) = _plain(self._drawn(width, text))
+        for ink in INKS.values():
+            body = body.replace(ink.placeholder, ink.light)
+        return body[body.index(">") + 1 : body.rindex("</svg>")], height
+
     def _drawn(self, width: float, text: float) -> str:
         with canvas(width, text) as sheet:
             self.draw(sheet)
@@ -269,8 +277,7 @@ def png_bytes(svg: str, *, zoom: float) -> bytes:
     import resvg_py
     from matplotlib import get_data_path
 
-    folder = Path(get_data_path(), "fonts/ttf")
-    fonts = [str(folder / f"DejaVuSans{weight}.ttf") for weight in ("", "-Bold")]
+    fonts = sorted(str(path) for path in Path(get_data_path(), "fonts/ttf").glob("DejaVuS*.ttf"))
     return bytes(
         resvg_py.svg_to_bytes(
             svg_string=svg, zoom=zoom, skip_system_fonts=True, font_files=fonts,
@@ -282,12 +289,16 @@ def png_bytes(svg: str, *, zoom: float) -> bytes:
 @cache
 def measured(text: str, *, bold: bool = False) -> float:
     """Return the width of a line in ems, as set in DejaVu Sans: few typefaces are wider."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
+    return float(_typeface("DejaVuSans-Bold" if bold else "DejaVuSans").getlength(text)) / 100
 
-    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal", size=100)
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
-    return float(width) / 100
+
+@cache
+def _typeface(name: str) -> Any:
+    # Pillow comes with matplotlib; it measures what the typeface lacks, too, without a warning.
+    from matplotlib import get_data_path
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(get_data_path(), f"fonts/ttf/{name}.ttf")), 100)
 
 
 def wrapped(text: str, width: float, *, bold: bool = False) -> list[str]:
@@ -460,7 +471,10 @@ class Sheet:
         for axes in self.figure.axes:
             axes.patch.set_alpha(0.0)
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format=form, metadata=metadata)
+        with warnings.catch_warnings():
+            # Of a name in another script: a browser has a typeface for it.
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+            self.figure.savefig(buffer, format=form, metadata=metadata)
         return buffer.getvalue()
 
 
@@ -523,15 +537,13 @@ def ground() -> dict[str, Any]:
     return {"facecolor": colour("paper"), "edgecolor": "none", "pad": 1.0}
 
 
-def percent_ticks(axes: Any, side: str) -> None:
+def few_ticks(axes: Any, side: str, unit: str = " %") -> None:
     """Put few round numbers on an axis, the last with its unit."""
     from matplotlib.ticker import MaxNLocator
 
     axis = axes.xaxis if side == "x" else axes.yaxis
     low, high = sorted(axis.get_view_interval())
-    ticks = [
-        t
-        for t in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        if low <= t <= high
-    ]
-    axis.set_ticks(ticks, [f"{t:g}{' %' if t == ticks[-1] else ''}" for t in ticks])
+    found = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ticks = [round(t, 12) + 0.0 for t in found if low <= t <= high]
+    texts = [f"{t:g}".replace("-", "\N{MINUS SIGN}") for t in ticks]
+    axis.set_ticks(ticks, [*texts[:-1], *(text + unit for text in texts[-1:])])

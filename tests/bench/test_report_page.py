@@ -132,18 +132,11 @@ def test_figures_lie_beside_the_page(written, smoke_results):
     folder = written.page.parent / "r_files"
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(path.name for path in written.files)
-    assert names == [
-        "accuracy_by_pairs_kernel-ridge.csv", "accuracy_by_pairs_kernel-ridge.svg",
-        "accuracy_by_pairs_procrustes.csv", "accuracy_by_pairs_procrustes.svg",
-        "accuracy_by_pairs_ridge.csv", "accuracy_by_pairs_ridge.svg",
-        "gain_beside_controls.csv", "gain_beside_controls.svg",
-        "head_by_name.csv", "head_by_name.svg", "map.csv", "map.svg",
-        "matched_cosines.csv", "matched_cosines.svg",
+    kinds = [
+        "accuracy_by_pairs_kernel-ridge", "accuracy_by_pairs_procrustes", "accuracy_by_pairs_ridge",
+        "controls", "head_rows", "headline",
     ]  # fmt: skip
-    svg = (folder / "gain_beside_controls.svg").read_text()
-    assert INKS["head"].light in svg
-    assert "var(--" not in svg
-    assert not any(ink.placeholder in svg for ink in INKS.values())
+    assert names == [f"{kind}{end}" for kind in kinds for end in (".csv", ".png", ".svg")]
     curve = pl.read_csv(folder / "accuracy_by_pairs_ridge.csv")
     table = read_results(smoke_results).filter(
         (pl.col("method") == "ridge") & (pl.col("source") == "head") & (pl.col("n_pairs") == "8")
@@ -171,7 +164,7 @@ def test_a_folder_without_a_geometry_has_a_page_that_says_so(smoke_results, smok
     html = written.page.read_text()
     assert "Not drawn: these results hold no geometry of the head" in html
     assert Page(html).unbalanced == []
-    assert not {"map.svg", "head_by_name.svg"} & {path.name for path in written.files}
+    assert "head_rows.svg" not in {path.name for path in written.files}
 
 
 def test_the_geometry_is_that_of_the_head_and_its_names(smoke_results, smoke_store, runs):
@@ -183,10 +176,16 @@ def test_the_geometry_is_that_of_the_head_and_its_names(smoke_results, smoke_sto
     )
     found = read_geometry(smoke_results, run.columns())
     corpus = read_corpus(open_store(smoke_store), run)
-    assert sum(found.head.matched) == len(corpus.head.weight)
-    assert sum(found.images.matched) == len(set(corpus.images.classes))
-    assert set(found.heat_ids) <= set(corpus.head.classes)
-    assert found.head.means[0] > found.head.means[1] + 0.1
+    assert set(found.head.ids) == set(corpus.head.classes)
+    assert set(found.images.ids) == set(corpus.images.classes)
+    assert np.mean(found.head.cosines) > found.head.other[1] + 0.1
+    best = found.examples[0]
+    assert best.cosine == max(found.head.cosines)
+    assert dict(best.names).get(best.class_id, best.cosine) == best.cosine
+    assert best.rank == 1 + sum(cosine > best.cosine for _, cosine in best.names)
+    assert [example.cosine for example in found.examples] == sorted(
+        (example.cosine for example in found.examples), reverse=True
+    )
     assert found.head.area > 0.7
     assert read_geometry(smoke_results, run.columns() | {"image_revision": "0" * 64}) is None
     assert len(list((smoke_results / "geometry").iterdir())) == 1
