@@ -439,6 +439,12 @@ def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
     default=None,
     help="Which images, by key or dataset, if the suite scored several; else those of most runs.",
 )
+@click.option(
+    "--slide",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Also save the first screen as a PNG of 1920 × 1080 pixels.",
+)
 @json_option
 def report_command(
     results: Path,
@@ -446,20 +452,22 @@ def report_command(
     out: Path,
     suite: str | None,
     images: str | None,
+    slide: Path | None,
     as_json: bool,
 ) -> None:
     """Draw the report of a results folder.
 
     The store is read for texts, thumbnails and the health of the data; nothing is fitted.
     A page is of one set of images; of the paper suite it also has every published number. It needs
-    no network and no other file; every figure also lies beside it as SVG and CSV.
+    no network and no other file; every figure also lies beside it as SVG, PNG and CSV.
     """
     from bench.report.page import write_report
 
     with ProgressBar(f"report {out}"):
         written = write_report(
-            results, store=store, out=out, suite=suite, images=images, command=typed_command()
-        )
+            results, store=store, out=out, suite=suite, images=images, slide=slide,
+            command=typed_command(),
+        )  # fmt: skip
     size = out.stat().st_size
     if as_json:
         print_json(

@@ -109,6 +109,8 @@ class Gallery:
         Hits, then misses.
     hits, total : int
         Images with a right first answer, and all.
+    candidates : int
+        How many answers there are to choose from.
     """
 
     setting: str
@@ -116,6 +118,7 @@ class Gallery:
     strip: tuple[Card, ...]
     hits: int
     total: int
+    candidates: int
 
 
 def shown_text(text: str) -> str:
@@ -261,6 +264,7 @@ def gallery(
         strip=cards([*_one_a_class(hits, words)[:HITS], *_one_a_class(nearer, words)[:MISSES]]),
         hits=len(hits),
         total=len(first),
+        candidates=run["gallery"],
     )
 
 

@@ -23,7 +23,7 @@ from bench.cells import (
     only_series,
     whole_heads,
 )
-from bench.comparisons import bold_cells, compare
+from bench.comparisons import LEVEL, bold_cells, compare
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
@@ -31,7 +31,7 @@ from bench.report.curves import mixing_figure, pairs_figure
 from bench.report.figures import controls_figure, head_rows_figure, headline_figure, numbered
 from bench.report.gallery import Words, gallery, read_words, shown_text
 from bench.report.grids import Grid, choice_rows, gain_rows, grids
-from bench.report.screen import first_screen, spelled
+from bench.report.screen import PREVIEW, Slide, first_screen, spelled
 from bench.report.theme import Figure, css_variables
 from bench.report.verdict import Verdict, verdict
 from bench.results import CHOSEN, read_results, read_sessions, versions
@@ -256,7 +256,7 @@ class Written:
     files : tuple of Path
         Figures as SVG and PNG, and their numbers as CSV.
     answer : str
-        The verdict's sentence, or empty.
+        The headline, or empty where no head was scored alone.
     """
 
     page: Path
@@ -271,6 +271,7 @@ def write_report(
     out: Path | str,
     suite: str | None = None,
     images: str | None = None,
+    slide: Path | str | None = None,
     command: str = "",
 ) -> Written:
     """Write the report of a results folder.
@@ -287,6 +288,8 @@ def write_report(
         Which suite, if the folder holds several.
     images : str, optional
         Which set of images, if the suite scored several; see `bench.report.page`.
+    slide : Path, optional
+        Also write the first screen there, as a PNG of 1920 × 1080 pixels.
     command : str
         What was typed to get this report; shown in it.
 
@@ -321,8 +324,14 @@ def write_report(
             path = folder / f"{figure.name}{ending}"
             write_file(path, [content])
             files.append(path)
+    pictures = {folder / PREVIEW: page.slide.preview}
+    if slide is not None:
+        pictures[Path(slide)] = page.slide.slide
+    for path, draw in pictures.items():
+        write_file(path, [draw()])
+        files.append(path)
     write_file(out, [page.html.encode("utf-8")])
-    return Written(out, tuple(files), page.verdict.answer if page.verdict else "")
+    return Written(out, tuple(files), page.slide.screen.finding if page.verdict else "")
 
 
 @dataclass(frozen=True)
@@ -334,11 +343,13 @@ class Page:
     html : str
     figures : tuple of Figure
     verdict : Verdict, optional
+    slide : Slide
     """
 
     html: str
     figures: tuple[Figure, ...]
     verdict: Verdict | None
+    slide: Slide
 
 
 def build_page(
@@ -402,7 +413,7 @@ def build_page(
     health = set_health(store, first)
     context: dict[str, Any] = {
         "csp": _policy(script),
-        "style": _resource("style.css") + _resource("screen.css"),
+        "style": _resource("style.css"),
         "light": css_variables("light"),
         "dark": css_variables("dark"),
         "script": script,
@@ -431,6 +442,7 @@ def build_page(
         "family": gain_rows(comparisons.filter(pl.col("family").is_not_null()), fitted),
         "comparisons": gain_rows(comparisons, fitted),
         "screen": screen,
+        "preview": PREVIEW,
         "gallery": looked,
         "doses": dose_lines(doses),
         "lines": result_lines(table),
@@ -448,7 +460,9 @@ def build_page(
             f"The page would have {len(html) / 2**20:.1f} MiB; at most "
             f"{MAX_PAGE_BYTES / 2**20:.0f} are written. Extract smaller thumbnails."
         )
-    return Page(html, tuple(figures), found)
+    drawn = next((figure for figure in figures if figure.kind == "headline"), None)
+    slide = Slide(screen, drawn, () if looked is None else looked.strip)
+    return Page(html, tuple(figures), found, slide)
 
 
 def _methods(shown: str, figures: Sequence[Figure], tables: Sequence[Grid]) -> list[str]:
@@ -494,16 +508,16 @@ def _findings(
             f"{unseen} % where it lacks it"
         )
     family = comparisons.filter(pl.col("family").is_not_null())
+    held = (pl.col("p_holm") < LEVEL) & (pl.col("difference") > 0)
     headings["family"] = (
-        f"{family['bold'].sum()} of {family.height} comparisons that were named beforehand hold "
+        f"{family.filter(held).height} of {family.height} comparisons that were named beforehand hold "
         "after correction"
     )
     parts = family.filter((pl.col("comparison") == "over-parts") & (pl.col("method") == method))
     if parts.height:
-        won = parts.filter(pl.col("bold") & (pl.col("difference") > 0)).height
         headings["parts"] = (
-            f"{title}: head and pairs together reliably beat the better of the two at "
-            f"{won} of {parts.height} numbers of pairs"
+            f"{title}: head and pairs together beat the better of the two at "
+            f"{parts.filter(held).height} of {parts.height} numbers of pairs"
         )
     if health:
         faults = (("failed items", "failed"), ("zero embeddings", "zero"))
@@ -596,6 +610,7 @@ def _render(context: dict[str, Any]) -> str:
         loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["minus"] = lambda text: text.replace("-", "\N{MINUS SIGN}")
     environment.filters["spaced"] = lambda text: text.replace("→", " → ")
     return environment.get_template("page.html").render(context)
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from html import escape
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -21,7 +22,8 @@ from bench.cells import method_title, pairs_order, read_cells, source_name, whol
 from bench.comparisons import FEW_CLASSES, PRIMARY_CONTROLS, PRIMARY_METRICS
 from bench.metrics.summary import METRICS
 from bench.protocol import FRESH_SPLITS
-from bench.report.gallery import Words, shown_text
+from bench.report.gallery import Card, Words, shown_text
+from bench.report.theme import INKS, Figure, capital, measured, png_bytes, shortened
 from bench.report.verdict import (
     LEVEL,
     Verdict,
@@ -33,6 +35,12 @@ from bench.report.verdict import (
 from bench.statistics import ENOUGH_DRAWS, DrawSums, proportion_interval
 from bench.tables import BY_NAME, interval_text, p_text, pairs_text, signed_text, value_text
 from featstore.store.store import FeatureStore
+
+#: The picture of a page that sites show beside a link to it.
+PREVIEW = "preview.png"
+
+#: What XML cannot hold.
+_NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 #: How the note of a dataset begins whose images were looked at when settings were chosen.
 DEVELOPMENT = "Development set"
@@ -58,12 +66,14 @@ class Subject(NamedTuple):
 
 #: What a headline calls a control.
 _CONTROLS = {
-    "random": Subject("random vectors", False, "random vectors"),
+    "random": Subject("random vectors", one=False, short="random vectors"),
     "random-cov": Subject(
-        "random vectors of the head's covariance", False, "random vectors of its covariance"
+        "random vectors of the head's covariance",
+        one=False,
+        short="random vectors of its covariance",
     ),
-    "shuffled": Subject("the head with shuffled names", True, "shuffled names"),
-    "rotated": Subject("the head after a random rotation", True, "rotated rows"),
+    "shuffled": Subject("the head with shuffled names", one=True, short="shuffled names"),
+    "rotated": Subject("the head after a random rotation", one=True, short="rotated rows"),
 }  # fmt: skip
 
 #: Parts of a headline, each with the role of its colour or none.
@@ -81,16 +91,16 @@ class Wording(NamedTuple):
     again: tuple[str, str]
 
     def first(self, subject: Subject, value: float, role: str) -> Parts:
-        """Return a sentence without its full stop."""
-        before = f"{_sentence(subject.name)} {self.verbs[subject.one]} "
-        return (before, ""), (_percent(value), role), (self.tail, "")
+        """Return a sentence that says what was counted."""
+        before = f"{capital(subject.name)} {self.verbs[subject.one]} "
+        return (before, ""), (_percent(value), role), (f"{self.tail}.", "")
 
-    def second(self, subject: Subject, value: float, role: str, only: str = "") -> Parts:
-        """Return a second sentence, with a word before its number."""
-        return (f"{_sentence(subject.name)} {self.again[subject.one]} {only}", ""), (
-            _percent(value),
-            role,
-        )
+    def second(
+        self, subject: Subject, value: float, role: str, *, lead: str = "", end: str = "."
+    ) -> Parts:
+        """Return a sentence that does not repeat it, with words before and after its number."""
+        before = f"{capital(subject.name)} {self.again[subject.one]} {lead}"
+        return (before, ""), (_percent(value), role), (end, "")
 
 
 _WORDINGS = {
@@ -160,22 +170,22 @@ class Screen:
     ----------
     crumbs : tuple of str
         Dataset, encoders, suite and date.
-    headline : tuple of (text, role)
-        One or two sentences; numbers have the role of their colour, other parts none.
+    headline : tuple of tuple of (text, role)
+        One or two sentences in parts; numbers have the role of their colour, other parts none.
     dek : str
         What was fitted on what, and how it was scored.
     doubts : tuple of Doubt
     """
 
     crumbs: tuple[str, ...]
-    headline: Parts
+    headline: tuple[Parts, ...]
     dek: str
     doubts: tuple[Doubt, ...]
 
     @property
     def finding(self) -> str:
         """The headline as plain text."""
-        return "".join(text for text, _ in self.headline)
+        return " ".join("".join(text for text, _ in parts) for parts in self.headline)
 
     @property
     def title(self) -> str:
@@ -248,16 +258,12 @@ def _range(low: float, high: float) -> str:
     return f"[{value_text('top-1', low)}, {value_text('top-1', high)}]"
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def _and(texts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
-def _without_head(table: pl.DataFrame) -> Parts:
-    """Return the headline of results in which no head was scored alone."""
+def _without_head(table: pl.DataFrame) -> tuple[Parts, ...]:
+    """Return the headline, by sentences, of results in which no head was scored alone."""
     scored = table.filter(
         ~pl.col("method").is_in(["chance", "conse"]) & ~pl.col("source").is_in([*_CONTROLS])
     )
@@ -275,12 +281,12 @@ def _without_head(table: pl.DataFrame) -> Parts:
         given = source_name(row["source"], row["n_pairs"]).replace("real", f"{k} real", 1)
         subject = method_title(method) + ("" if given == "none" else f" on {given}")
         return (
-            *_wording(row["direction"], metric).first(
+            _wording(row["direction"], metric).first(
                 Subject(subject, one=True), row[metric], "real"
             ),
-            (". No head was scored alone, so nothing here says what its weights add.", ""),
+            (("No head was scored alone, so nothing here says what its weights add.", ""),),
         )
-    return (("No run on head weights answers the question yet.", ""),)
+    return ((("No run on head weights answers the question yet.", ""),),)
 
 
 @dataclass(frozen=True)
@@ -303,18 +309,14 @@ class Scene:
     suite: str
     head: str
 
-    def headline(self) -> Parts:
+    def headline(self) -> tuple[Parts, ...]:
         """Return the finding, whichever it is."""
         found, wording = self.found, _wording(self.found.direction, self.found.metric)
-        head = (
-            Subject(f"a discarded {self.head} head", one=True),
-            found.cells["head"][found.metric],
-            "head",
-        )
-        controls, stop, then = found.controls, (".", ""), (". ", "")
+        value = found.cells["head"][found.metric]
+        head = Subject(f"a discarded {self.head} head", one=True), value, "head"
+        first, controls = wording.first(*head), found.controls
         if not controls:
-            none = (". No control was run, so the weights may not be the reason.", "")
-            return (*wording.first(*head), none)
+            return first, (("No control was run, so the weights may not be the reason.", ""),)
         # The control that decides: the first, or where one is not beaten, the best of these.
         shown = controls[0]
         if found.tone in ("same", "worse"):
@@ -323,14 +325,13 @@ class Scene:
         subject = _CONTROLS[shown["source"]]
         control = subject, shown["b"], shown["source"]
         if found.tone == "worse":
-            return (*wording.first(*control), then, *wording.second(*head, only="only "), stop)
+            return wording.first(*control), wording.second(*head, lead="only ")
         if found.tone == "same":
-            may = (f". {_sentence(subject.name)} may do as well: ", "")
-            they = Subject("it" if subject.one else "they", subject.one)
-            verb, number = wording.second(they, *control[1:])
-            return (*wording.first(*head), may, (verb[0].lower(), ""), number, stop)
-        last = stop if found.tone == "better" else (", but one draw decides nothing.", "")
-        return (*wording.first(*head), then, *wording.second(*control), last)
+            end = ", so the weights may not be the reason."
+            return first, wording.second(*control, end=end)
+        if found.tone == "better":
+            return first, wording.second(*control)
+        return first, wording.second(*control, end=", but one draw decides nothing.")
 
     def dek(self, images: str, texts: str) -> str:
         """Return what was fitted, and on what it was scored."""
@@ -425,6 +426,7 @@ class Scene:
             & (pl.col("metric") == found.metric)
             & (pl.col("high") < 0)
         )
+        others = others.sort("a", descending=True, maintain_order=True)
         below = [method_title(name) for name in dict.fromkeys(others["method"])]
         verb = "does" if len(below) == 1 else "do"
         return Doubt(
@@ -462,7 +464,7 @@ class Scene:
             question,
             f"{'No' if settled else 'Perhaps'}: {seen} where {self.head} has the name, "
             f"{unseen} where it does not.",
-            f"{_sentence(_and(spans))}, means over names. " * bool(spans)
+            f"{capital(_and(spans))}, means over names. " * bool(spans)
             + f"{100 * share:.0f} % of the images have a name of the head.",
             settled=settled,
         )
@@ -544,7 +546,7 @@ class Scene:
         quote += f" of {row['gallery']:,.0f} candidates"
         if against:
             shown = (
-                _sentence(note.removeprefix(f"{DEVELOPMENT}: "))
+                capital(note.removeprefix(f"{DEVELOPMENT}: "))
                 if note.startswith(DEVELOPMENT)
                 else ""
             )
@@ -566,3 +568,167 @@ class Scene:
 
 def _is_level(row: Mapping[str, Any]) -> bool:
     return not is_beaten(row)
+
+
+@dataclass(frozen=True)
+class Slide:
+    """The first screen as a picture.
+
+    Attributes
+    ----------
+    screen : Screen
+    figure : Figure, optional
+        Beside the doubts.
+    strip : sequence of Card
+    """
+
+    screen: Screen
+    figure: Figure | None = None
+    strip: Sequence[Card] = ()
+
+    def slide(self) -> bytes:
+        """Return a PNG of 1920 × 1080 pixels, with all that is on the first screen."""
+        paper = _Paper(1920, 1080, 90)
+        y = self._top(paper, 60, 26) + 8
+        y = paper.flow([(self.screen.dek, "muted", False)], 90, y, 25, 1740, most=2) + 34
+        self._figure(paper, 90, y, 1000, 21, 870)
+        top, first = y, len(paper.parts)
+        for doubt in self.screen.doubts:
+            y = paper.doubt(doubt, 1160, y, 22, 670, doubt.answer)
+            y = paper.flow([(doubt.detail, "muted", False)], 1196, y, 17, 634, most=2) + 11
+        paper.shrink(first, 1160, top, y, 870)
+        for place, card in enumerate(self.strip):
+            paper.card(card, 90 + 252 * place, 890, 104)
+        return paper.png()
+
+    def preview(self) -> bytes:
+        """Return a PNG of 1200 × 630 pixels, as sites show beside a link."""
+        paper = _Paper(1200, 630, 56)
+        y = self._top(paper, 44, 20) + 30
+        self._figure(paper, 56, y, 660, 15, 610)
+        for doubt in self.screen.doubts:
+            y = paper.doubt(doubt, 760, y, 21, 384) + 14
+        return paper.png()
+
+    def _top(self, paper: _Paper, size: float, small: float) -> float:
+        """Write the header and the headline; return where they end."""
+        width = paper.width - 2 * paper.margin
+        y = paper.flow(
+            [(self.screen.title, "muted", False)], paper.margin, 0.6 * paper.margin, small, width,
+            most=1,
+        ) + 0.5 * small  # fmt: skip
+        sentences = [[(text, role, True) for text, role in part] for part in self.screen.headline]
+        longest = max(measured("".join(text for text, *_ in one), bold=True) for one in sentences)
+        # On one line, where that takes no more than a fifth off its size.
+        size = size if width / longest < 0.8 * size else min(size, width / longest)
+        for one in sentences:
+            y = paper.flow(one, paper.margin, y, size, width, most=3, leading=1.2, serif=True)
+        return y
+
+    def _figure(
+        self, paper: _Paper, x: float, y: float, width: float, size: float, end: float
+    ) -> None:
+        """Draw the figure with its words, no lower than `end`."""
+        if self.figure is not None:
+            y = paper.flow([(self.figure.title, "ink", True)], x, y, 1.1 * size, width, most=2)
+            y = paper.flow([(self.figure.subtitle, "muted", False)], x, y, size, width, most=2)
+            inside, height = self.figure.part(width, size)
+            paper.parts.append(f'<g transform="translate({x:.0f} {y + 12:.1f})">{inside}</g>')
+            paper.shrink(-1, x, y + 12, y + 12 + height, end)
+
+
+class _Paper:
+    """What is written on a picture."""
+
+    def __init__(self, width: int, height: int, margin: int) -> None:
+        self.width, self.height, self.margin = width, height, margin
+        self.parts: list[str] = []
+
+    def flow(
+        self,
+        parts: Sequence[tuple[str, str, bool]],
+        x: float,
+        y: float,
+        size: float,
+        width: float,
+        *,
+        most: int,
+        leading: float = 1.32,
+        serif: bool = False,
+        struck: bool = False,
+    ) -> float:
+        """Write a text below y, of parts (text, role, bold) in at most so many lines.
+
+        What does not fit is cut with an ellipsis. Returns where the text ends.
+        """
+        lines: list[list[tuple[str, str, bool]]] = [[]]
+        used, room = 0.0, width / size
+        family = "DejaVu Serif" if serif else "DejaVu Sans"
+        for text, role, bold in parts:
+            for word in re.findall(r" ?[^ ]+ ?", text.replace("`", "").replace(" %", "\xa0%")):
+                wide = measured(word.strip(" "), bold=bold)
+                if lines[-1] and used + wide > room and len(lines) < most:
+                    lines.append([])
+                    used = 0.0
+                shown = word
+                if used + wide > room:
+                    shown = shortened(word.strip(" "), (room - used) / (1.12 if bold else 1.0))
+                lines[-1].append((shown, role, bold))
+                used += measured(shown, bold=bold)
+                if shown != word and len(lines) == most:
+                    break
+        for line in filter(None, lines):
+            y += leading * size
+            spans = "".join(
+                f'<tspan fill="{INKS[role or "ink"].light}" font-weight="{700 if bold else 400}">'
+                f"{escape(_NO_XML.sub('', text))}</tspan>"
+                for text, role, bold in line
+            )
+            through = ' text-decoration="line-through"' if struck else ""
+            self.parts.append(
+                f'<text x="{x:.1f}" y="{y - 0.25 * leading * size:.1f}" font-size="{size:g}" '
+                f'font-family="{family}" xml:space="preserve"{through}>'
+                f"{spans}</text>"
+            )
+        return y
+
+    def shrink(self, first: int, x: float, top: float, bottom: float, end: float) -> None:
+        """Scale what was written from a part on, from `top` to `bottom`, to end at `end`."""
+        if bottom > end:
+            scale = (end - top) / (bottom - top)
+            whole = "".join(self.parts[first:])
+            moved = (
+                f"translate({x:.0f} {top:.1f}) scale({scale:.4f}) translate({-x:.0f} {-top:.1f})"
+            )
+            self.parts[first:] = [f'<g transform="{moved}">{whole}</g>']
+
+    def doubt(
+        self, doubt: Doubt, x: float, y: float, size: float, width: float, answer: str = ""
+    ) -> float:
+        """Write a doubt with its mark, and the answer to it; return where it ends."""
+        mark = ("✓", "conse", True) if doubt.settled else ("!", "random", True)
+        self.flow([mark], x, y, size, 2 * size, most=1)
+        question = [(f"{doubt.question} ", "ink", True), (answer, "ink", False)]
+        return self.flow(question, x + 1.65 * size, y, size, width - 1.65 * size, most=3)
+
+    def card(self, card: Card, x: float, y: float, size: float) -> None:
+        """Draw an image with its name, and what it was named instead."""
+        role = "rule" if card.hit else "random"
+        self.parts.append(
+            f'<rect x="{x}" y="{y}" width="{size}" height="{size}" rx="8" fill="#ffffff" '
+            f'stroke="{INKS[role].light}" stroke-width="2"/><image x="{x + 4}" y="{y + 4}" '
+            f'width="{size - 8}" height="{size - 8}" href="{escape(card.image)}"/>'
+        )
+        name = shortened(card.text, 11.5)
+        tick = [(" ✓", "conse", True)] if card.hit else []
+        y = self.flow([(name, "ink", False), *tick], x, y + size + 4, 19, 236, most=1)
+        if not card.hit:
+            wrong = [(card.answers[0].text, "random", False)]
+            self.flow(wrong, x, y, 19, 220, most=1, struck=True)
+
+    def png(self) -> bytes:
+        """Return the picture."""
+        size = f'width="{self.width}" height="{self.height}"'
+        ground = f'<rect {size} fill="{INKS["paper"].light}"/>'
+        names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        return png_bytes(f"<svg {names} {size}>{ground}{''.join(self.parts)}</svg>", zoom=1.0)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -147,15 +147,14 @@ class Figure:
         """
         return "".join(
             page_svg(
-                self._drawn(width, TEXT),
-                prefix=f"{self.name}-{form}", title=self.title, text=self.caption, form=form,
+                svg, prefix=f"{self.name}-{form}", title=self.title, text=self.caption, form=form
             )
-            for form, width in (("wide", self.width), ("narrow", NARROW))
-        )  # fmt: skip
+            for form, svg in (("wide", self._wide), ("narrow", self._drawn(NARROW, TEXT)))
+        )
 
     def svg(self) -> str:
         """Return a file of its own: on white, with its title, subtitle and caption inside."""
-        return file_svg(self._drawn(self.width, TEXT), self)
+        return file_svg(self._wide, self)
 
     def files(self) -> dict[str, bytes]:
         """Return what lies beside a page, by ending: ``.svg``, ``.png`` and ``.csv``."""
@@ -178,6 +177,10 @@ class Figure:
         for ink in INKS.values():
             body = body.replace(ink.placeholder, ink.light)
         return body[body.index(">") + 1 : body.rindex("</svg>")], height
+
+    @cached_property
+    def _wide(self) -> str:
+        return self._drawn(self.width, TEXT)
 
     def _drawn(self, width: float, text: float) -> str:
         with canvas(width, text) as sheet:
@@ -277,7 +280,9 @@ def png_bytes(svg: str, *, zoom: float) -> bytes:
     import resvg_py
     from matplotlib import get_data_path
 
-    fonts = sorted(str(path) for path in Path(get_data_path(), "fonts/ttf").glob("DejaVuS*.ttf"))
+    folder = Path(get_data_path(), "fonts/ttf")
+    faces = ("Sans", "Sans-Bold", "Serif-Bold")
+    fonts = [str(folder / f"DejaVu{face}.ttf") for face in faces]
     return bytes(
         resvg_py.svg_to_bytes(
             svg_string=svg, zoom=zoom, skip_system_fonts=True, font_files=fonts,
