@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -504,3 +504,42 @@ def numbered(figures: Iterable[Figure | None]) -> list[Figure]:
     kept = [figure for figure in figures if figure is not None]
     kinds = list(dict.fromkeys(figure.kind for figure in kept))
     return [replace(figure, number=1 + kinds.index(figure.kind)) for figure in kept]
+
+
+#: Widths of a paper: one column of two, and the page, in inches.
+PAPER = {"column": 3.25, "page": 6.75}
+
+#: What LaTeX reads as a command, and signs that its usual fonts lack.
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$",
+    "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "→": r"$\rightarrow$", "\N{MINUS SIGN}": "$-$", "±": r"$\pm$", "–": "--",
+}  # fmt: skip
+
+
+def paper_files(figures: Sequence[Figure]) -> dict[str, bytes]:
+    """Return what a paper includes, by file name: drawings as PDF, and captions.
+
+    Every figure has ``<name>_column.pdf`` and ``<name>_page.pdf``, see `PAPER`, without a title.
+    Title, subtitle and caption are in ``captions.txt``, and in ``captions.tex`` as LaTeX.
+    """
+    files = {
+        f"{figure.name}_{width}.pdf": figure.pdf(inches)
+        for figure in figures
+        for width, inches in PAPER.items()
+    }
+    plain, latex = [], []
+    for figure in figures:
+        text = f"{figure.subtitle} {figure.caption}"
+        plain.append(f"{figure.name}\n{figure.title} {text}\n")
+        latex.append(
+            f"% {figure.name}\n\\caption{{\\textbf{{{_latex(figure.title)}}} {_latex(text)}}}\n"
+            f"\\label{{fig:{figure.name}}}\n"
+        )
+    for ending, parts in (("txt", plain), ("tex", latex)):
+        files[f"captions.{ending}"] = "\n".join(parts).encode("utf-8")
+    return files
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
