@@ -234,22 +234,13 @@ def gallery(
 
     # A fixed shuffle: neither the alphabet nor the order of the items decides.
     order = sorted(first, key=lambda item: sha256_hex(item.encode("utf-8")))
-    hits = [query for query in order if first[query]["rank"] == 1]
-    misses = [query for query in order if first[query]["rank"] > 1]
-    kinds: dict[str, list[str]] = {"Right": hits}
-    if words.seen:
-        known = {query for query in hits if words.class_of(query) in words.seen}
-        kinds = {
-            f"Right, and {head} has the name": [query for query in hits if query in known],
-            f"Right, and {head} lacks the name": [query for query in hits if query not in known],
-        }
-    kinds |= {
-        f"Nearly right, rank 2 to {NEAR}": [q for q in misses if first[q]["rank"] <= NEAR],
-        f"Wrong, rank {NEAR + 1} or worse": [q for q in misses if first[q]["rank"] > NEAR],
-    }
+    places = {query: first[query]["rank"] for query in order}
+    kinds = _kinds(places, words, head)
+    hits = [query for query in order if places[query] == 1]
+    misses = [query for query in order if places[query] > 1]
     # The better half of the misses: an image that is ranked last says little about the others.
-    bound = sorted(first[query]["rank"] for query in misses)[: (len(misses) + 1) // 2]
-    nearer = [query for query in misses if first[query]["rank"] <= bound[-1]]
+    bound = sorted(places[query] for query in misses)[: (len(misses) + 1) // 2]
+    nearer = [query for query in misses if places[query] <= bound[-1]]
     run = next(iter(first.values()))
     return Gallery(
         setting=(
@@ -266,6 +257,22 @@ def gallery(
         total=len(first),
         candidates=run["gallery"],
     )
+
+
+def _kinds(places: Mapping[str, int], words: Words, head: str) -> dict[str, list[str]]:
+    """Return the images of every kind, in order, by what a reader calls the kind."""
+    hits = [query for query, rank in places.items() if rank == 1]
+    kinds = {"Right": hits}
+    if words.seen:
+        known = {query for query in hits if words.class_of(query) in words.seen}
+        kinds = {
+            f"Right, and {head} has the name": [query for query in hits if query in known],
+            f"Right, and {head} lacks the name": [query for query in hits if query not in known],
+        }
+    return kinds | {
+        f"Nearly right, rank 2 to {NEAR}": [q for q, rank in places.items() if 1 < rank <= NEAR],
+        f"Wrong, rank {NEAR + 1} or worse": [q for q, rank in places.items() if rank > NEAR],
+    }
 
 
 def _read_answers(
