@@ -191,14 +191,53 @@ class Rows:
     texts: NDArray[np.float64]
 
 
-def _geometry(corpus: Corpus, run: Run, penalty: float) -> Geometry:
+def shared_rows(
+    corpus: Corpus, run: Run, penalty: float
+) -> list[tuple[str, NDArray[Any], NDArray[np.float64]]]:
+    """Return images, class names and head rows in image space, where texts are projected.
+
+    The map is fitted on the whole head. Of more than `MAX_CLASSES` of a kind every so many are
+    taken.
+
+    Returns
+    -------
+    list of (kind, ids, rows)
+        item_id or class_id, and unit rows of shape (n, p), for the kinds ``image``, ``class_name``
+        and ``head_weight``.
+    """
+    pairs, ids, sources, ready = _prepared(corpus, run)
+    aligner = _fitted(moments_of(ready), penalty)
+    few, some = _few(len(corpus.images.ids)), _few(len(corpus.names.classes))
+    rows = sources.image.apply(corpus.images.rows[few])
+    names = aligner.project_y(sources.text.apply(corpus.names.rows[some]))
+    return [
+        ("image", corpus.images.ids[few], _unit(rows)),
+        ("class_name", corpus.names.classes[some], _unit(names)),
+        ("head_weight", ids, _unit(ready.x)),
+    ]
+
+
+def _unit(rows: NDArray[Any]) -> NDArray[np.float64]:
+    return normalize_rows(rows.astype(np.float64), what="rows of the shared space")
+
+
+def _few(n: int) -> NDArray[np.int64]:
+    return np.arange(0, n, -(-n // MAX_CLASSES) or 1)
+
+
+def _prepared(corpus: Corpus, run: Run) -> tuple[Any, NDArray[Any], Sources[Any], Any]:
+    """Return the pairs of head rows and names, their class_id, and both ready to be fitted."""
     assert corpus.head is not None
     pairs, _ = prototype_pairs(run, corpus)
-    kept = np.arange(0, pairs.n, -(-pairs.n // MAX_CLASSES))
+    kept = _few(pairs.n)
     pairs, ids = pairs.take(kept), corpus.head.classes[kept]
     sources = prepare(pairs, None, SideTransform.fit([corpus.images.rows], label="images").mean)
-    ready = sources.prototypes
-    assert ready is not None
+    assert sources.prototypes is not None
+    return pairs, ids, sources, sources.prototypes
+
+
+def _geometry(corpus: Corpus, run: Run, penalty: float) -> Geometry:
+    pairs, ids, sources, ready = _prepared(corpus, run)
     folds = folds_by_group(ready.row_groups, N_FOLDS, np.random.default_rng(_SEED))
     parts = [moments_of(ready.take(folds == fold)) for fold in range(N_FOLDS)]
     texts = np.empty((ready.n, ready.x.shape[1]))

@@ -445,6 +445,18 @@ def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
     default=None,
     help="Also save the first screen as a PNG of 1920 × 1080 pixels.",
 )
+@click.option(
+    "--paper",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Also save every figure as PDF, 3.25 and 6.75 inches wide, and the captions, here.",
+)
+@click.option(
+    "--atlas",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Also save images, names and head rows as Parquet for embedding-atlas.",
+)
 @json_option
 def report_command(
     results: Path,
@@ -453,6 +465,8 @@ def report_command(
     suite: str | None,
     images: str | None,
     slide: Path | None,
+    paper: Path | None,
+    atlas: Path | None,
     as_json: bool,
 ) -> None:
     """Draw the report of a results folder.
@@ -466,7 +480,7 @@ def report_command(
     with ProgressBar(f"report {out}"):
         written = write_report(
             results, store=store, out=out, suite=suite, images=images, slide=slide,
-            command=typed_command(),
+            paper=paper, atlas=atlas, command=typed_command(),
         )  # fmt: skip
     size = out.stat().st_size
     if as_json:

@@ -20,8 +20,8 @@ from bench.report.theme import (
     capital,
     colour,
     draws_text,
+    few_ticks,
     measured,
-    percent_ticks,
     spread,
     way,
     without_frame,
@@ -345,7 +345,7 @@ def _draw_pairs_figure(
     head, foot, gap = 1.9, 3.4, 1.2
     rows = -(-len(large) // columns), -(-len(small) // beside)
     sheet.tall(rows[0] * (head + tall + foot) + rows[1] * (head + low + foot) + gap * bool(small))
-    label = 10.2
+    label = 11.0
     for place, panel in enumerate(large):
         row, column = divmod(place, columns)
         own = (sheet.width - gap * (columns - 1)) / columns
@@ -367,7 +367,7 @@ def _draw_pairs_figure(
         axes = sheet.axes(left + margin, top + head, own - margin - 0.4, low)
         _from_zero(axes, [line for other in small for line in lines[other]])
         _panel(
-            sheet, axes, lines[panel], at, own - margin - 0.4, _heading(panel, short=True),
+            sheet, axes, lines[panel], at, own - margin - 0.4, _heading(panel, short=not sheet.wide),
             (left, top),
         )  # fmt: skip
         sheet.text(left + margin + (own - margin - 0.4) / 2, top + head + low + 2.5, "real pairs",
@@ -375,9 +375,10 @@ def _draw_pairs_figure(
 
 
 def _heading(panel: tuple[str, str], *, short: bool = False) -> str:
+    direction, metric = panel
     if short:
-        return f"{panel[0]} {panel[1]}"
-    return f"{way(panel[0])}, {panel[1]}"
+        return f"→ {direction.split('→')[-1]} {metric}"
+    return f"{way(direction)}, {metric}"
 
 
 def _panel(
@@ -395,7 +396,7 @@ def _panel(
         if any(row["source"] == source for row in lines):
             _curve(axes, lines, source, at)
     at.on(axes, ems)
-    percent_ticks(axes, "y")
+    few_ticks(axes, "y")
     without_frame(axes, grid="y")
     sheet.text(corner[0], corner[1] + 0.7, heading, weight="bold")
 
@@ -615,7 +616,7 @@ def _draw_mixing(sheet: Sheet, panels: list[list[dict[str, Any]]], counts: list[
     sheet.tall(top + rows * (head + tall + foot) + 1.6)
     sheet.key(entries)
     most = max(100 * (line["mean"] + line["sd"]) for panel in panels for line in panel)
-    own = (sheet.width - 3.0 - gap * (columns - 1)) / columns
+    own = (sheet.width - 3.9 - gap * (columns - 1)) / columns
     for place, panel in enumerate(panels):
         row, column = divmod(place, columns)
         left, at = 3.0 + column * (own + gap), top + row * (head + tall + foot)
@@ -643,7 +644,7 @@ def _draw_mixing(sheet: Sheet, panels: list[list[dict[str, Any]]], counts: list[
         for line in panel:
             for weight in map(float, line["chosen"].split()):
                 axes.plot([np.log10(weight)] * 2, [0, 0.04 * most], color=colour("head"))
-        percent_ticks(axes, "y")
+        few_ticks(axes, "y")
         if column:
             axes.tick_params(labelleft=False)
         without_frame(axes, grid="y")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,9 +21,9 @@ from bench.report.theme import (
     colour,
     draws_text,
     evaluation_text,
+    few_ticks,
     ground,
     measured,
-    percent_ticks,
     shortened,
     spread,
     way,
@@ -132,9 +132,9 @@ def _dots(sheet: Sheet, rows: list[dict[str, Any]], metric: str, level: float | 
     """Draw values with their intervals, a row each; a narrow sheet has labels above the dots."""
     step = 2.0 if sheet.wide else 2.9
     height = step * len(rows) + 0.3
-    column = 0.0
+    column = 0.6
     if sheet.wide:
-        column = 0.8 + max(measured(row["label"], bold=row["strong"]) for row in rows)
+        column = 1.2 + max(measured(row["label"], bold=row["strong"]) for row in rows)
     room = 1.0 + max(measured(value_text(metric, row["value"]), bold=True) for row in rows)
     sheet.tall(height + 2.2)
     width = sheet.width - column - 0.8
@@ -163,7 +163,7 @@ def _dots(sheet: Sheet, rows: list[dict[str, Any]], metric: str, level: float | 
         else:
             sheet.text(0, y - 1.2, row["label"], weight=weight, bbox=ground())
     axes.set_yticks([])
-    percent_ticks(axes, "x")
+    few_ticks(axes, "x")
     without_frame(axes, grid="x")
 
 
@@ -348,7 +348,7 @@ def _draw_controls(
                     text = value_text(METRIC, row["mean"])
                     axes.text(end, at, text, color=ink, va="center", weight="bold", bbox=ground())
         axes.set_yticks([])
-        percent_ticks(axes, "x")
+        few_ticks(axes, "x")
         without_frame(axes, grid="x")
         sheet.text(left, top + 0.6, method_title(method), weight="bold")
     width = (sheet.width - gap * (per_row - 1)) / per_row
@@ -400,7 +400,7 @@ def _draw_dose(
     ticks = [levels[0], levels[-1]] if len(levels) > 1 else levels
     axes.set_xticks(ticks, [f"{level:,}" for level in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    percent_ticks(axes, "y")
+    few_ticks(axes, "y")
     without_frame(axes, grid="y")
 
 
@@ -490,11 +490,12 @@ def _draw_strip(sheet: Sheet, cosines: Any, names: list[str], head: Side) -> Non
     for i, y in zip(worst, places, strict=True):
         where = (1.04 * n, -y)
         value = f" {_plain(cosines[i])}" if sheet.wide else ""
-        text = f"{shortened(names[i], column - 1.0 - measured(value))}{value}"
+        text = f"{shortened(names[i], column - 2.0 - measured(value))}{value}"
         axes.annotate(text, (i + 0.5, cosines[i]), where, arrowprops=line, **style)
     ends = [1, n] if n > 1 else [n]
     axes.set_xticks([end - 0.5 for end in ends], [f"{end:,}" for end in ends])
     axes.set_xlabel("classes of the head, best first")
+    few_ticks(axes, "y", "")
     without_frame(axes, grid="y")
 
 
@@ -503,3 +504,42 @@ def numbered(figures: Iterable[Figure | None]) -> list[Figure]:
     kept = [figure for figure in figures if figure is not None]
     kinds = list(dict.fromkeys(figure.kind for figure in kept))
     return [replace(figure, number=1 + kinds.index(figure.kind)) for figure in kept]
+
+
+#: Widths of a paper: one column of two, and the page, in inches.
+PAPER = {"column": 3.25, "page": 6.75}
+
+#: What LaTeX reads as a command, and signs that its usual fonts lack.
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$",
+    "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "→": r"$\rightarrow$", "\N{MINUS SIGN}": "$-$", "±": r"$\pm$", "–": "--",
+}  # fmt: skip
+
+
+def paper_files(figures: Sequence[Figure]) -> dict[str, bytes]:
+    """Return what a paper includes, by file name: drawings as PDF, and captions.
+
+    Every figure has ``<name>_column.pdf`` and ``<name>_page.pdf``, see `PAPER`, without a title.
+    Title, subtitle and caption are in ``captions.txt``, and in ``captions.tex`` as LaTeX.
+    """
+    files = {
+        f"{figure.name}_{width}.pdf": figure.pdf(inches)
+        for figure in figures
+        for width, inches in PAPER.items()
+    }
+    plain, latex = [], []
+    for figure in figures:
+        text = f"{figure.subtitle} {figure.caption}"
+        plain.append(f"{figure.name}\n{figure.title} {text}\n")
+        latex.append(
+            f"% {figure.name}\n\\caption{{\\textbf{{{_latex(figure.title)}}} {_latex(text)}}}\n"
+            f"\\label{{fig:{figure.name}}}\n"
+        )
+    for ending, parts in (("txt", plain), ("tex", latex)):
+        files[f"captions.{ending}"] = "\n".join(parts).encode("utf-8")
+    return files
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,15 @@ from bench.comparisons import LEVEL, bold_cells, compare
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
+from bench.report.atlas import atlas_file
 from bench.report.curves import mixing_figure, pairs_figure
-from bench.report.figures import controls_figure, head_rows_figure, headline_figure, numbered
+from bench.report.figures import (
+    controls_figure,
+    head_rows_figure,
+    headline_figure,
+    numbered,
+    paper_files,
+)
 from bench.report.gallery import Words, gallery, read_words, shown_text
 from bench.report.grids import Grid, choice_rows, gain_rows, grids
 from bench.report.screen import PREVIEW, Slide, first_screen
@@ -273,6 +281,8 @@ def write_report(
     suite: str | None = None,
     images: str | None = None,
     slide: Path | str | None = None,
+    paper: Path | str | None = None,
+    atlas: Path | str | None = None,
     command: str = "",
 ) -> Written:
     """Write the report of a results folder.
@@ -291,6 +301,10 @@ def write_report(
         Which set of images, if the suite scored several; see `bench.report.page`.
     slide : Path, optional
         Also write the first screen there, as a PNG of 1920 × 1080 pixels.
+    paper : Path, optional
+        Folder that also gets every figure as PDF in two widths, and the captions.
+    atlas : Path, optional
+        Parquet file for embedding-atlas to write, too; see `bench.report.atlas`.
     command : str
         What was typed to get this report; shown in it.
 
@@ -325,12 +339,17 @@ def write_report(
             path = folder / f"{figure.name}{ending}"
             write_file(path, [content])
             files.append(path)
-    pictures = {folder / PREVIEW: page.slide.preview}
+    drawn: dict[Path, Callable[[], bytes]] = {folder / PREVIEW: page.slide.preview}
     if slide is not None:
-        pictures[Path(slide)] = page.slide.slide
-    for path, draw in pictures.items():
+        drawn[Path(slide)] = page.slide.slide
+    if atlas is not None:
+        drawn[Path(atlas)] = page.atlas
+    for path, draw in drawn.items():
         write_file(path, [draw()])
         files.append(path)
+    for name, content in ({} if paper is None else paper_files(page.figures)).items():
+        files.append(Path(paper or "", name))
+        write_file(files[-1], [content])
     write_file(out, [page.html.encode("utf-8")])
     return Written(out, tuple(files), page.slide.screen.finding if page.verdict else "")
 
@@ -345,12 +364,15 @@ class Page:
     figures : tuple of Figure
     verdict : Verdict, optional
     slide : Slide
+    atlas : callable
+        Returns the Parquet file of `bench.report.atlas`.
     """
 
     html: str
     figures: tuple[Figure, ...]
     verdict: Verdict | None
     slide: Slide
+    atlas: Callable[[], bytes]
 
 
 def build_page(
@@ -395,7 +417,9 @@ def build_page(
             _headline(comparisons, found),
             *curves(whole_heads(table), comparisons),
             _mixing(root, whole),
-            None if found is None else controls_figure(whole, table, doses, evaluation=found.eval),
+            None
+            if found is None
+            else controls_figure(whole, table, doses, evaluation=found.eval, method=found.method),
             None if seen is None else head_rows_figure(seen, words.describe),
         ]
     )
@@ -463,7 +487,7 @@ def build_page(
         )
     drawn = next((figure for figure in figures if figure.kind == "headline"), None)
     slide = Slide(screen, drawn, () if looked is None else looked.strip)
-    return Page(html, tuple(figures), found, slide)
+    return Page(html, tuple(figures), found, slide, partial(atlas_file, store, alone, words))
 
 
 def _methods(shown: str, figures: Sequence[Figure], tables: Sequence[Grid]) -> list[str]:
@@ -511,8 +535,8 @@ def _findings(
     family = comparisons.filter(pl.col("family").is_not_null())
     held = (pl.col("p_holm") < LEVEL) & (pl.col("difference") > 0)
     headings["family"] = (
-        f"{family.filter(held).height} of {family.height} comparisons that were named beforehand hold "
-        "after correction"
+        f"{family.filter(held).height} of {family.height} comparisons that were named beforehand "
+        "hold after correction"
     )
     parts = family.filter((pl.col("comparison") == "over-parts") & (pl.col("method") == method))
     if parts.height:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -146,15 +147,14 @@ class Figure:
         """
         return "".join(
             page_svg(
-                self._drawn(width, TEXT),
-                prefix=f"{self.name}-{form}", title=self.title, text=self.caption, form=form,
+                svg, prefix=f"{self.name}-{form}", title=self.title, text=self.caption, form=form
             )
-            for form, width in (("wide", self.width), ("narrow", NARROW))
-        )  # fmt: skip
+            for form, svg in (("wide", self._wide), ("narrow", self._drawn(NARROW, TEXT)))
+        )
 
     def svg(self) -> str:
         """Return a file of its own: on white, with its title, subtitle and caption inside."""
-        return file_svg(self._drawn(self.width, TEXT), self)
+        return file_svg(self._wide, self)
 
     def files(self) -> dict[str, bytes]:
         """Return what lies beside a page, by ending: ``.svg``, ``.png`` and ``.csv``."""
@@ -177,6 +177,10 @@ class Figure:
         for ink in INKS.values():
             body = body.replace(ink.placeholder, ink.light)
         return body[body.index(">") + 1 : body.rindex("</svg>")], height
+
+    @cached_property
+    def _wide(self) -> str:
+        return self._drawn(self.width, TEXT)
 
     def _drawn(self, width: float, text: float) -> str:
         with canvas(width, text) as sheet:
@@ -474,7 +478,10 @@ class Sheet:
         for axes in self.figure.axes:
             axes.patch.set_alpha(0.0)
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format=form, metadata=metadata)
+        with warnings.catch_warnings():
+            # Of a name in another script: a browser has a typeface for it.
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+            self.figure.savefig(buffer, format=form, metadata=metadata)
         return buffer.getvalue()
 
 
@@ -537,15 +544,13 @@ def ground() -> dict[str, Any]:
     return {"facecolor": colour("paper"), "edgecolor": "none", "pad": 1.0}
 
 
-def percent_ticks(axes: Any, side: str) -> None:
+def few_ticks(axes: Any, side: str, unit: str = " %") -> None:
     """Put few round numbers on an axis, the last with its unit."""
     from matplotlib.ticker import MaxNLocator
 
     axis = axes.xaxis if side == "x" else axes.yaxis
     low, high = sorted(axis.get_view_interval())
-    ticks = [
-        t
-        for t in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        if low <= t <= high
-    ]
-    axis.set_ticks(ticks, [f"{t:g}{' %' if t == ticks[-1] else ''}" for t in ticks])
+    found = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ticks = [round(t, 12) + 0.0 for t in found if low <= t <= high]
+    texts = [f"{t:g}".replace("-", "\N{MINUS SIGN}") for t in ticks]
+    axis.set_ticks(ticks, [*texts[:-1], *(text + unit for text in texts[-1:])])

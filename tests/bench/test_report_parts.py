@@ -3,11 +3,11 @@ import polars as pl
 import pytest
 
 from bench import compare, read_results
-from bench.cells import method_title
-from bench.report.figures import gain_figure, pairs_figure
+from bench.cells import CELL, method_title
+from bench.comparisons import bold_cells
 from bench.report.grids import choice_rows, gain_rows, grids
 from bench.report.page import curves
-from bench.report.theme import INKS, file_svg, page_svg
+from bench.report.theme import INKS
 from bench.report.verdict import verdict
 from bench.tables import result_table
 from fitters import METHODS, PRESETS
@@ -51,45 +51,6 @@ def test_a_part_of_a_head_is_no_answer_and_a_row_of_its_own(tmp_path, rng):
     assert set(over["side_a"]) == {"head weights"}
 
 
-def test_the_curve_draws_every_line_of_the_table(study):
-    table = result_table(read_results(study))
-    figure = pairs_figure(table, "ridge")
-    lines = figure.data.filter(pl.col("metric") == "top-1").group_by("line").len()
-    assert dict(lines.iter_rows()) == {
-        "real pairs": 2, "real + head weights": 3, "real + random rows": 3,
-        "real + head, names shuffled": 3, "ConSE, head unfitted": 1, "chance": 1,
-    }  # fmt: skip
-    for text in ("all, 50", "image → name, top-1", "ConSE, head unfitted"):
-        assert text in figure.svg
-    assert pairs_figure(table, "conse") is None
-    assert pairs_figure(table, "procrustes") is None
-
-
-def test_the_gain_figure_names_every_source(study):
-    found = judge(study)
-    figure = gain_figure(found.gains, found.sources)
-    for text in ("no real pairs, over chance", "16 real pairs, over these alone", "names shuffled"):
-        assert text in figure.svg
-    assert figure.data.height == 3 + 2 * 3
-
-
-def test_a_figure_in_the_page_has_a_title_and_ids_of_its_own(study):
-    found = judge(study)
-    figure = gain_figure(found.gains, found.sources)
-    one = page_svg(figure.svg, prefix="f1", title="a < b")
-    assert '<title id="f1-title">a &lt; b</title>' in one
-    assert 'aria-labelledby="f1-title"' in one
-    assert not set(_ids(one)) & set(_ids(page_svg(figure.svg, prefix="f2", title="")))
-    assert "<style" not in one
-    assert "<metadata" not in one
-    assert "DejaVu" not in one
-    assert file_svg(figure.svg).startswith("<?xml")
-
-
-def _ids(svg):
-    return [part.split('"')[0] for part in svg.split(' id="')[1:]]
-
-
 def _luminance(colour):
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
@@ -111,8 +72,14 @@ def test_grids_put_pairs_across_and_metrics_where_there_is_one_number(study, rng
     held = shown["image→name", "held-out"]
     assert held.columns == ("0", "16", "all (50)")
     assert not held.by_metric
-    assert [line.method for line in held.lines] == ["chance", "ConSE"] + ["Ridge"] * 4
-    head = next(line for line in held.lines if line.role == "head" and line.method == "Ridge")
+    # Methods by their best value; the head before its controls, chance last.
+    assert [name for name, _ in held.groups] == ["ridge", "conse", "chance"]
+    ridge = held.groups[0][1]
+    assert [(line.source, line.control) for line in ridge] == [
+        ("real pairs", False), ("+ head weights", False),
+        ("+ head, names shuffled", True), ("+ random rows", True),
+    ]  # fmt: skip
+    head = ridge[1]
     row = table.filter(
         (pl.col("eval") == "held-out") & (pl.col("direction") == "image→name")
         & (pl.col("source") == "head") & (pl.col("method") == "ridge") & (pl.col("n_pairs") == "16")
@@ -121,11 +88,42 @@ def test_grids_put_pairs_across_and_metrics_where_there_is_one_number(study, rng
     real = next(line for line in held.lines if line.role == "real")
     assert real.cells[0].texts[0] == ""
     assert max(w for line in held.lines for cell in line.cells for w in cell.weights) == 100
-    chance = next(line for line in held.lines if line.method == "chance")
+    chance = held.lines[-1]
     assert set(chance.cells[0].weights) == {0}
     every = shown["image→name", "all-names"]
     assert every.by_metric
     assert every.columns[:2] == ("top-1 %", "top-5 %")
+
+
+def test_lines_of_one_source_say_which_setting_tells_them_apart(tmp_path):
+    for fields in ({}, {"sequential": True}):
+        for method in ("paper-mlp", "ridge"):
+            if method == "paper-mlp" or not fields:
+                write_ranks(tmp_path, hand_run("head", 16, method=method, **fields), [1, 2, 3])
+    (grid,) = grids(result_table(read_results(tmp_path)))
+    assert {(line.method, line.source) for line in grid.lines} == {
+        ("paper-mlp", "+ head weights (sequential False)"),
+        ("paper-mlp", "+ head weights (sequential True)"),
+        ("ridge", "+ head weights"), ("chance", ""),
+    }  # fmt: skip
+
+
+def test_a_cell_that_wins_its_primary_comparisons_is_bold(study):
+    rows = read_results(study)
+    bold = bold_cells(compare(study, rows), ["top-1"])
+    shown = grids(result_table(rows), bold)
+    marked = {
+        (grid.direction, line.method, line.source, column)
+        for grid in shown
+        for line in grid.lines
+        for column, cell in zip(grid.columns, line.cells, strict=True)
+        if any(cell.bold)
+    }
+    pairs = {"0": "0", "16": "16", "all": "all (50)"}
+    places = [CELL.index(name) for name in ("direction", "method", "n_pairs")]
+    wanted = {tuple(cell[place] for place in places) for _, cell in bold}
+    assert marked == {(way, one, "+ head weights", pairs[k]) for way, one, k in wanted}
+    assert marked
 
 
 def test_bars_share_one_axis_that_holds_zero():
@@ -186,8 +184,9 @@ def test_every_method_has_a_title_and_a_curve(tmp_path):
     for method in methods:
         assert method_title(method) not in ("", method)
     assert len({method_title(method) for method in METHODS}) == len(METHODS)
-    found = curves(table)
+    found = curves(table, compare(tmp_path, rows))
     order = dict.fromkeys(["ridge", *methods, "of_one_s_own"])
-    assert [figure.name for figure, _ in found] == [f"accuracy_by_pairs_{m}" for m in order]
-    assert [title for _, title in found][:2] == ["Ridge", "ASIF"]
-    assert {title for _, title in found} >= {"SAIL", "ICIS", "STRUCTURE", "of/one's own"}
+    assert [figure.name for figure in found] == [f"accuracy_by_pairs_{m}" for m in order]
+    assert found[0].title.startswith("Ridge reaches at most ")
+    titles = {figure.title.split(" reaches")[0] for figure in found}
+    assert titles >= {"ASIF", "SAIL", "ICIS", "STRUCTURE", "of/one's own"}
