@@ -1,6 +1,6 @@
 """Where head rows, images and texts lie in the shared space, without a look at the answer.
 
-The map is the verdict's: ridge from text to image rows, fitted on the head alone with the penalty
+The map is ridge from text to image rows, fitted on the head alone with the penalty
 that its run chose. A head row is compared with texts projected by maps that have not seen its
 name: the classes are left out by name, a fifth at a time. Images are in no fit at all.
 
@@ -31,7 +31,7 @@ from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.select.grid import folds_by_group
 from fitters.sources import Sources, prepare
 
-#: The method of the verdict.
+#: The method whose map is looked at: it is linear, and soon fitted.
 METHOD = "ridge"
 
 #: Classes of a head that are looked at; of a larger one every so many are taken.
@@ -125,7 +125,7 @@ class Geometry:
 
 
 def write_geometry(root: Path, run: Run, corpus: Corpus, penalty: float | None) -> None:
-    """Write the geometry behind a run of the verdict's method on head weights alone, once.
+    """Write the geometry behind a run of this method on head weights alone, once.
 
     Of other runs, without names, or of a head of too few names nothing is written.
 

@@ -713,7 +713,7 @@ def metric_name(metric: str) -> str:
 
 
 def value_text(metric: str, value: float | None, sd: float | None = None) -> str:
-    """Return a value as percent with one decimal, and ± sd if given; ranks are whole where they are."""
+    """Return a value as percent with one decimal, and ± sd if given; whole ranks without one."""
     if value is None:
         return ""
     percent = OWN_METRICS.get(metric, Metric()).percent

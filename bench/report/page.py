@@ -22,6 +22,7 @@ from bench.cells import (
     method_title,
     metric_texts,
     only_series,
+    spelled,
     whole_heads,
 )
 from bench.comparisons import LEVEL, bold_cells, compare
@@ -39,7 +40,7 @@ from bench.report.figures import (
 )
 from bench.report.gallery import Words, gallery, read_words, shown_text
 from bench.report.grids import Grid, choice_rows, gain_rows, grids
-from bench.report.screen import PREVIEW, Slide, first_screen, spelled
+from bench.report.screen import PREVIEW, Slide, first_screen
 from bench.report.theme import Figure, css_variables
 from bench.report.verdict import Verdict, verdict
 from bench.results import CHOSEN, read_results, read_sessions, versions
@@ -534,8 +535,8 @@ def _findings(
     family = comparisons.filter(pl.col("family").is_not_null())
     held = (pl.col("p_holm") < LEVEL) & (pl.col("difference") > 0)
     headings["family"] = (
-        f"{family.filter(held).height} of {family.height} comparisons that were named beforehand hold "
-        "after correction"
+        f"{family.filter(held).height} of {family.height} comparisons that were named beforehand "
+        "hold after correction"
     )
     parts = family.filter((pl.col("comparison") == "over-parts") & (pl.col("method") == method))
     if parts.height:

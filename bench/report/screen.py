@@ -6,6 +6,7 @@ screen as a picture.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import polars as pl
 
-from bench.cells import method_title, pairs_order, read_cells, source_name, whole_heads
+from bench.cells import method_title, pairs_order, read_cells, source_name, spelled, whole_heads
 from bench.comparisons import FEW_CLASSES, PRIMARY_CONTROLS, PRIMARY_METRICS
 from bench.metrics.summary import METRICS
+from bench.options import FewShot
 from bench.protocol import FRESH_SPLITS
 from bench.report.gallery import Card, Words, shown_text
 from bench.report.theme import INKS, Figure, capital, measured, png_bytes, shortened
@@ -44,16 +46,6 @@ _NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 #: How the note of a dataset begins whose images were looked at when settings were chosen.
 DEVELOPMENT = "Development set"
-
-#: How words in names of models and label sets are spelled; a store has them in lower case.
-_SPELLINGS = {
-    name.lower(): name
-    for name in (
-        "BEiT", "BERT", "CLIP", "ConvNeXt", "DeiT", "DenseNet", "DINO", "EfficientNet", "EVA",
-        "GTE", "ImageNet", "iNat", "MiniLM", "MobileNet", "MPNet", "RegNet", "ResNet", "ResNeXt",
-        "RoBERTa", "SigLIP", "Swin", "ViT",
-    )
-}  # fmt: skip
 
 
 class Subject(NamedTuple):
@@ -103,8 +95,10 @@ class Wording(NamedTuple):
         return (before, ""), (_percent(value), role), (end, "")
 
 
+_NAMES = Wording(("name", "names"), " of images correctly", ("name", "names"))
 _WORDINGS = {
-    ("image→name", "top-1"): Wording(("name", "names"), " of images correctly", ("name", "names")),
+    ("image→name", "top-1"): _NAMES,
+    ("image→class", "top-1"): _NAMES,
     ("image→caption", "R@1"): Wording(
         ("rank the right caption first for", "ranks the right caption first for"),
         " of images",
@@ -120,29 +114,6 @@ def _wording(direction: str, metric: str) -> Wording:
 
 
 _CANDIDATES = {"image→name": "candidate names", "image→caption": "candidate captions"}
-
-
-def spelled(name: str) -> str:
-    """Return the name of a model or a label set as people write it.
-
-    Examples
-    --------
-    >>> spelled("tf_efficientnet_lite0"), spelled("all-MiniLM-L6-v2"), spelled("imagenet1k")
-    ('EfficientNet-lite0', 'MiniLM-L6', 'ImageNet')
-    >>> spelled("vit_base_patch14_dinov2.lvd142m"), spelled("a name of one's own")
-    ('ViT-base-patch14-DINOv2', "a name of one's own")
-    """
-    words = re.split(r"[-_]", name.rsplit("/", 1)[-1].split(".", 1)[0])
-    if len(words) > 1 and words[0] in ("tf", "all"):
-        del words[0]
-    if len(words) > 1 and re.fullmatch(r"v\d", words[-1]):
-        del words[-1]
-    known = [re.fullmatch(r"([A-Za-z]+?)(v?\d\w*)?", word) for word in words]
-    spelt = [
-        word if found is None else _SPELLINGS.get(found[1].lower(), found[1]) + (found[2] or "")
-        for word, found in zip(words, known, strict=True)
-    ]
-    return re.sub(r"(?<=[a-z])1k$", "", "-".join(spelt))
 
 
 @dataclass(frozen=True)
@@ -262,6 +233,14 @@ def _and(texts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
+def _amount(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return how much a row of a table was fitted on: real pairs, and shots of a class."""
+    shots = (
+        json.loads(row["options"]).get("shots", FewShot.shots) if row["task"] == "few_shot" else 0
+    )
+    return pairs_order(row["n_pairs"]), shots
+
+
 def _without_head(table: pl.DataFrame) -> tuple[Parts, ...]:
     """Return the headline, by sentences, of results in which no head was scored alone."""
     scored = table.filter(
@@ -276,15 +255,23 @@ def _without_head(table: pl.DataFrame) -> tuple[Parts, ...]:
         own = own.filter(
             (pl.col("method") == method) & (pl.col("direction") == own["direction"][0])
         )
-        row = max(own.iter_rows(named=True), key=lambda row: pairs_order(row["n_pairs"]))
+        row = max(own.iter_rows(named=True), key=_amount)
+        given = source_name(row["source"], row["n_pairs"])
         k = pairs_text(row["n_pairs"], row["n_images_fitted"])
-        given = source_name(row["source"], row["n_pairs"]).replace("real", f"{k} real", 1)
-        subject = method_title(method) + ("" if given == "none" else f" on {given}")
+        subject = f"{method_title(method)} on {given.replace('real', f'{k} real', 1)}"
+        then = "No head was scored alone, so nothing here says what its weights add."
+        if row["task"] == "few_shot":
+            options = json.loads(row["options"])
+            shots = options.get("shots", FewShot.shots)
+            subject = (
+                f"{options.get('learner', FewShot.learner)} with {shots} labelled images a class"
+            )
+            then = "The table of learners has the others."
         return (
             _wording(row["direction"], metric).first(
                 Subject(subject, one=True), row[metric], "real"
             ),
-            (("No head was scored alone, so nothing here says what its weights add.", ""),),
+            ((then, ""),),
         )
     return ((("No run on head weights answers the question yet.", ""),),)
 
@@ -620,7 +607,8 @@ class Slide:
         sentences = [[(text, role, True) for text, role in part] for part in self.screen.headline]
         longest = max(measured("".join(text for text, *_ in one), bold=True) for one in sentences)
         # On one line, where that takes no more than a fifth off its size.
-        size = size if width / longest < 0.8 * size else min(size, width / longest)
+        if width < longest * size <= 1.25 * width:
+            size = width / longest
         for one in sentences:
             y = paper.flow(one, paper.margin, y, size, width, most=3, leading=1.2, serif=True)
         return y
@@ -664,19 +652,22 @@ class _Paper:
         lines: list[list[tuple[str, str, bool]]] = [[]]
         used, room = 0.0, width / size
         family = "DejaVu Serif" if serif else "DejaVu Sans"
-        for text, role, bold in parts:
-            for word in re.findall(r" ?[^ ]+ ?", text.replace("`", "").replace(" %", "\xa0%")):
-                wide = measured(word.strip(" "), bold=bold)
-                if lines[-1] and used + wide > room and len(lines) < most:
-                    lines.append([])
-                    used = 0.0
-                shown = word
-                if used + wide > room:
-                    shown = shortened(word.strip(" "), (room - used) / (1.12 if bold else 1.0))
-                lines[-1].append((shown, role, bold))
-                used += measured(shown, bold=bold)
-                if shown != word and len(lines) == most:
-                    break
+        words = [
+            (word, role, bold)
+            for text, role, bold in parts
+            for word in re.findall(r" ?[^ ]+ ?", text.replace("`", "").replace(" %", "\xa0%"))
+        ]
+        for word, role, bold in words:
+            wide = measured(word.strip(" "), bold=bold)
+            if lines[-1] and used + wide > room and len(lines) < most:
+                lines.append([])
+                used = 0.0
+            whole = used + wide <= room
+            short = (room - used) / (1.12 if bold else 1.0)
+            lines[-1].append((word if whole else shortened(word.strip(" "), short), role, bold))
+            used += measured(lines[-1][-1][0], bold=bold)
+            if not whole and len(lines) == most:
+                break
         for line in filter(None, lines):
             y += leading * size
             spans = "".join(

@@ -305,11 +305,13 @@ def measured(text: str, *, bold: bool = False) -> float:
 
 @cache
 def _typeface(name: str) -> Any:
-    # Pillow comes with matplotlib; it measures what the typeface lacks, too, without a warning.
+    # Pillow comes with matplotlib. It also measures characters that the typeface lacks, without a
+    # warning; its basic layout is the same in every build and refuses no text.
     from matplotlib import get_data_path
     from PIL import ImageFont
 
-    return ImageFont.truetype(str(Path(get_data_path(), f"fonts/ttf/{name}.ttf")), 100)
+    path = str(Path(get_data_path(), f"fonts/ttf/{name}.ttf"))
+    return ImageFont.truetype(path, 100, layout_engine=ImageFont.Layout.BASIC)
 
 
 def wrapped(text: str, width: float, *, bold: bool = False) -> list[str]:
