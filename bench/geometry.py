@@ -205,7 +205,7 @@ def shared_rows(
         item_id or class_id, and unit rows of shape (n, p), for the kinds ``image``, ``class_name``
         and ``head_weight``.
     """
-    pairs, ids, sources, ready = _prepared(corpus, run)
+    _, ids, sources, ready = _prepared(corpus, run)
     aligner = _fitted(moments_of(ready), penalty)
     few, some = _few(len(corpus.images.ids)), _few(len(corpus.names.classes))
     rows = sources.image.apply(corpus.images.rows[few])

@@ -41,9 +41,10 @@ def atlas_file(store: FeatureStore, row: Mapping[str, Any] | None, words: Words)
     Returns
     -------
     bytes
-        Columns ``id``, ``kind`` (image, class_name or head_weight), ``text``, ``x`` and ``y`` (the first
-        two principal components, each kind centred on its own mean), ``neighbors`` (row numbers
-        ``ids`` and cosine ``distances``), ``image`` (WebP ``bytes``, null without a thumbnail).
+        Columns ``id``; ``kind`` (image, class_name or head_weight); ``text``; ``x`` and ``y``, the
+        first two principal components, each kind centred on its own mean; ``neighbors``, with row
+        numbers ``ids`` and cosine ``distances``; ``image``, with WebP ``bytes``, null without a
+        thumbnail.
 
     Raises
     ------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -367,8 +368,8 @@ def _draw_pairs_figure(
         axes = sheet.axes(left + margin, top + head, own - margin - 0.4, low)
         _from_zero(axes, [line for other in small for line in lines[other]])
         _panel(
-            sheet, axes, lines[panel], at, own - margin - 0.4, _heading(panel, short=not sheet.wide),
-            (left, top),
+            sheet, axes, lines[panel], at, own - margin - 0.4,
+            _heading(panel, short=not sheet.wide), (left, top),
         )  # fmt: skip
         sheet.text(left + margin + (own - margin - 0.4) / 2, top + head + low + 2.5, "real pairs",
                    role="muted", ha="center")  # fmt: skip
@@ -444,7 +445,11 @@ def _bracket(
         for row in lines
         if (row["source"], row["n_pairs"]) == ("head", gain["n_pairs"])
     )
-    if (high - band - low) * ems / axes.get_ylim()[1] < _LINE:
+    conse = [100 * row["mean"] for row in lines if row["line"] == "ConSE"]
+    edges = [low, *(level for level in conse if low < level < high - band), high - band]
+    rooms = [(above - below, (above + below) / 2) for below, above in pairwise(edges)]
+    room, middle = max(rooms)
+    if room * ems / axes.get_ylim()[1] < _LINE:
         return
     x = at.at[gain["n_pairs"]] - 0.16
     ink = colour("ink")
@@ -454,7 +459,7 @@ def _bracket(
                     "shrinkB": 3},
     )  # fmt: skip
     axes.text(
-        x - 0.12, (low + high - band) / 2, f"{signed_text(gain['difference'])} points", color=ink,
+        x - 0.12, middle, f"{signed_text(gain['difference'])} points", color=ink,
         ha="right", va="center", weight="bold",
     )  # fmt: skip
 

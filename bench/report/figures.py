@@ -227,6 +227,8 @@ def controls_figure(
     methods = [m for m in dict.fromkeys(in_order(runs)["method"]) if m in set(beside["method"])]
     if not methods:
         return None
+    order = {m: _mean_of(means, m, "head") or 0.0 for m in methods}
+    methods.sort(key=lambda m: (m != method, -order[m]))
     sources = [s for s in ("head", *CONTROL_NAMES) if s in set(runs["source"])]
     data = [
         {
@@ -522,7 +524,8 @@ PAPER = {"column": 3.25, "page": 6.75}
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$",
     "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "→": r"$\rightarrow$", "\N{MINUS SIGN}": "$-$", "±": r"$\pm$", "–": "--",
+    "\N{NO-BREAK SPACE}": "~", "→": r"$\rightarrow$", "\N{MINUS SIGN}": "$-$", "±": r"$\pm$",
+    "–": "--",
 }  # fmt: skip
 
 

@@ -128,6 +128,12 @@ class Figure:
     number: int = 0
     width: float = WIDE
 
+    def __post_init__(self) -> None:
+        # A number keeps its unit on its line.
+        for words in ("title", "subtitle", "caption"):
+            text = getattr(self, words).replace(" %", "\N{NO-BREAK SPACE}%")
+            object.__setattr__(self, words, text)
+
     @property
     def name(self) -> str:
         """File name without its ending: the kind, and the method where it is about one."""
@@ -311,7 +317,7 @@ def _typeface(name: str) -> Any:
 def wrapped(text: str, width: float, *, bold: bool = False) -> list[str]:
     """Return the lines of a text that is set in `width` ems."""
     lines: list[str] = []
-    for word in text.replace(" %", "\N{NO-BREAK SPACE}%").split(" "):
+    for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and measured(longer, bold=bold) <= width:
             lines[-1] = longer

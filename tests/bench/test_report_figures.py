@@ -1,3 +1,4 @@
+import io
 import re
 import struct
 
@@ -10,11 +11,23 @@ from hypothesis import strategies as st
 from bench import compare, read_results
 from bench.cells import whole_heads
 from bench.doses import SCHEMA, dose_table
+from bench.errors import NoResultsError
 from bench.geometry import Example, Geometry, Side
+from bench.report.atlas import atlas_file
 from bench.report.curves import mixing_figure, pairs_figure
-from bench.report.figures import controls_figure, head_rows_figure, headline_figure, numbered
+from bench.report.figures import (
+    PAPER,
+    controls_figure,
+    head_rows_figure,
+    headline_figure,
+    numbered,
+    paper_files,
+)
+from bench.report.gallery import read_words
 from bench.report.theme import INKS, NARROW, TEXT, canvas, measured, spread, wrapped
+from bench.runs import LEAVES
 from bench.tables import result_table, value_text
+from featstore import open_store
 from tests.bench.results_by_hand import hand_run, write_ranks
 
 #: Names that are no plain words: markup, another direction, no glyph in the typeface, no end.
@@ -91,6 +104,11 @@ def figures(frames):
     return dict(zip(every, numbered(every.values()), strict=True))
 
 
+def plain(text):
+    """A text with ordinary blanks."""
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
 def boxes(figure, width, text):
     """Return the place of every text on a sheet in pixels, and the sheet's size."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -138,12 +156,11 @@ def test_the_headline_says_what_the_comparisons_say(frames, figures):
     for row in rows.iter_rows(named=True):
         value = value_text("top-1", row["a"])
         ends = ", ".join(f"{100 * (row['b'] + row[end]) + 0.0:.1f}" for end in ("low", "high"))
-        assert f" {value} [{ends.replace('-', '−')}]" in figure.caption
+        assert f" {value} [{ends.replace('-', '−')}]" in plain(figure.caption)
         assert f">{value}</text>" in figure.inline()
     ridge = rows.filter((pl.col("method") == "ridge") & (pl.col("source") == "head"))
-    assert (
-        f"Ridge on the head alone names {value_text('top-1', ridge['a'].item())} % of"
-        in figure.title
+    assert f"Ridge on the head alone names {value_text('top-1', ridge['a'].item())} % of" in plain(
+        figure.title
     )
     assert figure.data["value"][:2].is_sorted(descending=True)
     assert figure.data.height == rows.height
@@ -165,13 +182,13 @@ def test_the_curve_says_what_the_table_says(frames, figures):
         ).iter_rows(named=True)
     }
     for source, k, count in (("head", "0", 0), ("head", "all", 50), ("none", "16", 16)):
-        assert f"{value_text('top-1', cells[source, k])} at {count}" in figure.caption
+        assert f"{value_text('top-1', cells[source, k])} at {count}" in plain(figure.caption)
     gain = comparisons.filter(
         (pl.col("comparison") == "over-real") & (pl.col("source") == "head")
         & (pl.col("n_pairs") == "all") & (pl.col("metric") == "top-1")
     ).row(0, named=True)  # fmt: skip
     text = f"{value_text('top-1', gain['difference'])} points"
-    assert figure.title.startswith(f"The head adds {text} to 50 real pairs")
+    assert plain(figure.title).startswith(f"The head adds {text} to 50 real pairs")
     assert f"+{text}" in figure.inline()
     assert pairs_figure(table, comparisons, "conse") is None
 
@@ -188,17 +205,17 @@ def test_a_title_claims_no_gain_that_is_not_there(frames, low, high, p, starts):
     _, table, comparisons = frames
     changed = comparisons.with_columns(low=pl.lit(low), high=pl.lit(high), p=pl.lit(p))
     figure = pairs_figure(table, changed, "ridge")
-    assert figure.title.startswith(starts)
+    assert plain(figure.title).startswith(starts)
     assert " points<" not in figure.svg()
 
 
 def test_the_mixing_curve_shows_where_the_automatic_weight_lands():
     figure = mixing_figure(*mixing_rows(auto=0.55))
-    assert figure.title == (
+    assert plain(figure.title) == (
         "The automatic weight is at most 5.0 points below the best fixed weight."
     )
-    assert "50 pairs: best fixed weight 60.0, automatic 55.0" in figure.caption
-    assert "Ticks below: the weight that each draw chose" in figure.caption
+    assert "50 pairs: best fixed weight 60.0, automatic 55.0" in plain(figure.caption)
+    assert "Ticks below: the weight that each draw chose" in plain(figure.caption)
     chosen = figure.data.filter(pl.col("line") == "automatic")["chosen"]
     assert set(chosen) == {"0.5 1 1.5"}
     alone = figure.data.filter(pl.col("line") == "head alone")["mean"]
@@ -225,10 +242,10 @@ def test_the_controls_say_which_draw_was_the_best(tmp_path, rng):
     top = rows.filter(pl.col("metric") == "top-1")
     best = 100 * top.filter(pl.col("source") != "head")["value"].max()
     head = 100 * top.filter(pl.col("source") == "head")["value"].item()
-    assert figure.title == (
+    assert plain(figure.title) == (
         f"The best of 8 control draws names {best:.1f} % of images, the head {head:.1f} %."
     )
-    assert f"Ridge: head {head:.1f} (1), random rows " in figure.caption
+    assert f"Ridge: head {head:.1f} (1), random rows " in plain(figure.caption)
     assert figure.data.filter(pl.col("source") == "random")["draw"].len() == 4
     alone = rows.filter(pl.col("source") == "head")
     assert controls_figure(alone, table, doses, evaluation="all-names") is None
@@ -237,9 +254,9 @@ def test_the_controls_say_which_draw_was_the_best(tmp_path, rng):
 def test_the_strip_counts_rows_above_other_names(figures):
     figure = figures["strip"]
     share = np.mean(np.linspace(0.9, -0.2, 40) > 0.2)
-    assert figure.title.startswith(f"{100 * share:.0f} % of the head's rows are closer")
-    assert "in 87.5 % of pairs" in figure.caption
-    assert "5 to 95 %: −0.10 to 0.20" in figure.caption
+    assert plain(figure.title).startswith(f"{100 * share:.0f} % of the head's rows are closer")
+    assert "in 87.5 % of pairs" in plain(figure.caption)
+    assert "5 to 95 %: −0.10 to 0.20" in plain(figure.caption)
     assert figure.data["cosine"].is_sorted(descending=True)
     assert "&lt;b&gt;&amp;amp;&lt;/b&gt;" in figure.inline()
 
@@ -265,7 +282,7 @@ def test_files_are_on_white_with_their_words_inside(figures):
     assert not any(text in svg for text in ("var(--", *(i.placeholder for i in INKS.values())))
     lines = " ".join(re.findall(r">([^<]+)</text>", svg))
     for text in (figure.title, figure.subtitle, f"Figure 1. {figure.caption}"):
-        assert text.replace(" %", "\N{NO-BREAK SPACE}%") in lines
+        assert text in lines
     size = [float(x) for x in re.search(r'width="([\d.]+)" height="([\d.]+)"', svg).groups()]
     assert files[".png"][:8] == b"\x89PNG\r\n\x1a\n"
     pixels = struct.unpack(">II", files[".png"][16:24])
@@ -275,15 +292,61 @@ def test_files_are_on_white_with_their_words_inside(figures):
     )
 
 
-@pytest.mark.parametrize("inches", [3.25, 6.75])
-def test_a_paper_gets_a_pdf_with_its_fonts(figures, inches):
+def test_a_paper_gets_pdfs_with_their_fonts_and_captions_that_latex_reads(figures):
     figure = figures["headline"]
-    pdf = figure.pdf(inches)
-    assert pdf == figure.pdf(inches)
-    assert f"/MediaBox [ 0 0 {72 * inches:g} ".encode() in pdf
-    assert b"/FontFile2" in pdf
-    assert b"/Type3" not in pdf
-    assert b"CreationDate" not in pdf
+    files = paper_files([figure])
+    assert set(files) == {
+        "headline_column.pdf", "headline_page.pdf", "captions.txt", "captions.tex",
+    }  # fmt: skip
+    for width, inches in PAPER.items():
+        pdf = files[f"headline_{width}.pdf"]
+        assert f"/MediaBox [ 0 0 {72 * inches:g} ".encode() in pdf
+        assert b"/FontFile2" in pdf
+        assert b"/Type3" not in pdf
+        assert b"CreationDate" not in pdf
+    assert files["headline_column.pdf"] == figure.pdf(3.25)
+    assert figure.caption in files["captions.txt"].decode()
+    latex = files["captions.tex"].decode()
+    assert r"\label{fig:headline}" in latex
+    assert r"image $\rightarrow$ name" in latex
+    assert r"95~\% intervals" in latex
+    commands = re.sub(r"\\(?:[a-z]+|[%_&#{}$])", "", re.sub(r"(?m)^%.*$", "", latex))
+    assert not re.search(r"[%_&#\\→−]", commands)
+
+
+def test_an_atlas_has_every_row_with_its_neighbours(smoke_results, smoke_store):
+    rows = read_results(smoke_results)
+    row = rows.filter(
+        (pl.col("method") == "ridge") & (pl.col("source") == "head") & (pl.col("n_pairs") == "0")
+    ).row(0, named=True)  # fmt: skip
+    store = open_store(smoke_store)
+    words = read_words(store, row)
+    content = atlas_file(store, row, words)
+    assert content == atlas_file(store, row, words)
+    table = pl.read_parquet(io.BytesIO(content))
+    counts = dict(table.group_by("kind").len().iter_rows())
+    assert counts["image"] == len(store.view(row["image_set"]))
+    assert counts["head_weight"] == len(store.view(row["head_set"]))
+    assert set(counts) == {"image", "class_name", "head_weight"}
+    near = np.array(table["neighbors"].struct.field("ids").to_list())
+    assert near.shape == (table.height, 10)
+    assert (near != np.arange(table.height)[:, None]).all()
+    assert (np.diff(np.array(table["neighbors"].struct.field("distances").to_list())) > -1e-9).all()
+    for column in ("x", "y"):
+        means = table.group_by("kind").agg(pl.col(column).mean())[column]
+        assert means.abs().max() < 1e-9
+    covariance = np.cov(table["x"], table["y"])
+    assert covariance[0, 0] > covariance[1, 1] > 100 * abs(covariance[0, 1])
+    assert table["text"].null_count() == 0
+    with pytest.raises(NoResultsError, match="ridge on head weights alone"):
+        atlas_file(store, None, words)
+
+
+def test_a_run_can_be_read_from_its_columns(runs):
+    for run in runs[::40]:
+        for leaf in LEAVES:
+            if leaf.name != "options":
+                assert leaf.read(leaf.cell(run)) == leaf.value(run), leaf.name
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=8), st.floats(0.1, 5))
@@ -305,6 +368,5 @@ def test_spread_keeps_order_and_distance(wanted, gap):
 def test_wrapped_lines_fit_and_lose_nothing(words):
     text = " ".join(words)
     lines = wrapped(text, 8.0)
-    joined = " ".join(lines).replace("\N{NO-BREAK SPACE}", " ")
-    assert joined == text
+    assert " ".join(lines) == text
     assert all(measured(line) <= 8.0 or " " not in line for line in lines)
