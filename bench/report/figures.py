@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -133,8 +134,12 @@ def _dots(sheet: Sheet, rows: list[dict[str, Any]], metric: str, level: float | 
     step = 2.0 if sheet.wide else 2.9
     height = step * len(rows) + 0.3
     column = 0.6
+    # A method of one's own may have a name of any length.
+    labels = [shortened(row["label"], (0.5 if sheet.wide else 0.85) * sheet.width) for row in rows]
     if sheet.wide:
-        column = 1.2 + max(measured(row["label"], bold=row["strong"]) for row in rows)
+        column = 1.2 + max(
+            measured(label, bold=row["strong"]) for label, row in zip(labels, rows, strict=True)
+        )
     room = 1.0 + max(measured(value_text(metric, row["value"]), bold=True) for row in rows)
     sheet.tall(height + 2.2)
     width = sheet.width - column - 0.8
@@ -146,7 +151,7 @@ def _dots(sheet: Sheet, rows: list[dict[str, Any]], metric: str, level: float | 
         axes.axvline(level, color=colour("conse"), linestyle=DASHED, linewidth=0.1 * sheet.em)
     axes.set_xlim(low - 0.01 * right, right)
     axes.set_ylim(height, 0)
-    for place, row in enumerate(rows):
+    for place, (row, label) in enumerate(zip(rows, labels, strict=True)):
         y = step * (place + 0.5) if sheet.wide else step * place + 2.1
         value, ink = 100 * row["value"], colour(row["role"])
         if row["low"] is not None and row["high"] is not None:
@@ -159,9 +164,9 @@ def _dots(sheet: Sheet, rows: list[dict[str, Any]], metric: str, level: float | 
         )  # fmt: skip
         weight = "bold" if row["strong"] else "normal"
         if sheet.wide:
-            sheet.text(column - 0.8, 0.1 + y, row["label"], ha="right", weight=weight)
+            sheet.text(column - 0.8, 0.1 + y, label, ha="right", weight=weight)
         else:
-            sheet.text(0, y - 1.2, row["label"], weight=weight, bbox=ground())
+            sheet.text(0, y - 1.2, label, weight=weight, bbox=ground())
     axes.set_yticks([])
     few_ticks(axes, "x")
     without_frame(axes, grid="x")
@@ -484,11 +489,15 @@ def _draw_strip(sheet: Sheet, cosines: Any, names: list[str], head: Side) -> Non
     places = spread([-float(cosines[i]) for i in best], 1.25 * scale, ceiling)
     lowest = -max(places, default=0.0) - 0.8 * scale
     left = max(0.06 * n, 1.0 + float((cosines > lowest).sum()))
+    end = left
     for i, y in zip(best, places, strict=True):
         where = (left, -y)
         text = f"{shortened(names[i], min(room, 20.0))} {_plain(cosines[i])}"
         axes.annotate(text, (i + 0.5, cosines[i]), where, arrowprops=line, **style)
-    places = spread([-float(cosines[i]) for i in worst], 1.25 * scale)
+        end = max(end, left + measured(text) * 1.02 * n / width)
+    # Where the curve hardly falls, the names of the best reach to those of the worst.
+    below = max(places, default=0.0) + 1.25 * scale if end > n else -math.inf
+    places = spread([-float(cosines[i]) for i in worst], 1.25 * scale, below)
     for i, y in zip(worst, places, strict=True):
         where = (1.04 * n, -y)
         value = f" {_plain(cosines[i])}" if sheet.wide else ""
