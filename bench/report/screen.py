@@ -420,7 +420,7 @@ class Scene:
             question,
             f"{answer}: {method_title(found.method)} {a} %, ConSE {b} %.",
             f"{signed_text(row['difference'])} points {interval_text(row['low'], row['high'])}, "
-            f"p {p_text(row['p'])}."
+            f"p {p_text(row['p'])}, not corrected."
             + (f" {_and(below)} {verb} worse than ConSE." if below else ""),
             settled=settled,
         )
