@@ -450,6 +450,24 @@ def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
     help="Report on these images, given by key or dataset, if the suite scored several [default: "
     "those of most runs].",
 )
+@click.option(
+    "--slide",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Also save the first screen as a PNG of 1920 × 1080 pixels.",
+)
+@click.option(
+    "--paper",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Also save every figure as PDF, 3.25 and 6.75 inches wide, and the captions, here.",
+)
+@click.option(
+    "--atlas",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Also save images, names and head rows as Parquet for embedding-atlas.",
+)
 @json_option
 def report_command(
     results: Path,
@@ -457,20 +475,24 @@ def report_command(
     out: Path,
     suite: str | None,
     images: str | None,
+    slide: Path | None,
+    paper: Path | None,
+    atlas: Path | None,
     as_json: bool,
 ) -> None:
     """Draw the report of a results folder.
 
     The store is read for texts, thumbnails and the health of the data; nothing is fitted.
     A page is of one set of images; of the paper suite it also has every published number. It needs
-    no network and no other file; every figure also lies beside it as SVG and CSV.
+    no network and no other file; every figure also lies beside it as SVG, PNG and CSV.
     """
     with ProgressBar(f"report {out}", doing="reading results"):
         from bench.report.page import write_report
 
         written = write_report(
-            results, store=store, out=out, suite=suite, images=images, command=typed_command()
-        )
+            results, store=store, out=out, suite=suite, images=images, slide=slide,
+            paper=paper, atlas=atlas, command=typed_command(),
+        )  # fmt: skip
     size = out.stat().st_size
     if as_json:
         print_json(

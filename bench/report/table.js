@@ -104,5 +104,22 @@ const tools = (table) => {
 
 for (const table of document.querySelectorAll("table.sortable")) {
   sortable(table);
-  tools(table);
+  if (table.classList.contains("tools-above")) tools(table);
+}
+
+// Captions: to the clipboard; a page that may not write there selects the text instead.
+for (const button of document.querySelectorAll("button[data-copy]")) {
+  button.hidden = false;
+  const name = button.textContent;
+  button.addEventListener("click", async () => {
+    const caption = document.getElementById(button.dataset.copy);
+    try {
+      await navigator.clipboard.writeText(caption.textContent.trim());
+      button.textContent = "copied";
+    } catch {
+      getSelection().selectAllChildren(caption);
+      button.textContent = "selected: copy it with the keyboard";
+    }
+    setTimeout(() => (button.textContent = name), 2500);
+  });
 }
