@@ -499,9 +499,9 @@ def _draw_strip(sheet: Sheet, cosines: Any, names: list[str], head: Side) -> Non
     below = max(places, default=0.0) + 1.25 * scale if end > n else -math.inf
     places = spread([-float(cosines[i]) for i in worst], 1.25 * scale, below)
     for i, y in zip(worst, places, strict=True):
-        where = (1.04 * n, -y)
+        where = (1.01 * n + 0.7 * 1.02 * n / width, -y)
         value = f" {_plain(cosines[i])}" if sheet.wide else ""
-        text = f"{shortened(names[i], column - 2.0 - measured(value))}{value}"
+        text = f"{shortened(names[i], column - 1.1 - measured(value))}{value}"
         axes.annotate(text, (i + 0.5, cosines[i]), where, arrowprops=line, **style)
     ends = [1, n] if n > 1 else [n]
     axes.set_xticks([end - 0.5 for end in ends], [f"{end:,}" for end in ends])

@@ -408,7 +408,8 @@ def build_page(
     whole = whole_heads(rows)
     doses = dose_table(root, rows)
     fitted = {row["n_pairs"]: row["n_images_fitted"] for row in table.iter_rows(named=True)}
-    first = rows.row(0, named=True)
+    # A run with a head names every set; one on real pairs alone may name none of it.
+    first = rows.sort(pl.col("head_set") == "", maintain_order=True).row(0, named=True)
     words = read_words(store, first)
     alone = _alone(whole)
     seen = None if alone is None else read_geometry(root, alone)

@@ -420,7 +420,7 @@ class Scene:
             question,
             f"{answer}: {method_title(found.method)} {a} %, ConSE {b} %.",
             f"{signed_text(row['difference'])} points {interval_text(row['low'], row['high'])}, "
-            f"p {p_text(row['p'])}."
+            f"p {p_text(row['p'])}, not corrected."
             + (f" {_and(below)} {verb} worse than ConSE." if below else ""),
             settled=settled,
         )
@@ -496,16 +496,14 @@ class Scene:
         p = parts["p"] if parts["p_holm"] is None else parts["p_holm"]
         settled = parts["low"] is not None and parts["low"] > 0 and p is not None and p < LEVEL
         helps = bool(real) and real["low"] is not None and real["low"] > 0
-        alone = f"the head alone {found.value('head')}"
-        if real:
-            alone = f"{value_text(found.metric, real['b'])} % alone, {alone}"
+        without = f" and {value_text(found.metric, real['b'])} % without it" if real else ""
         answer = "Yes" if settled else "Not beyond the better of the two" if helps else "Not shown"
         corrected = "" if parts["family"] is None else f" (Holm, {parts['family']} comparisons)"
         n_pairs = re.sub(r"\D*\((.*)\)", r"\1", pairs_text(k, fitted))
         return Doubt(
             question,
             f"{answer}: {n_pairs} pairs reach {value_text(found.metric, parts['a'])} % with the "
-            f"head, {alone}.",
+            f"head{without}; the head alone reaches {found.value('head')}.",
             f"{signed_text(parts['difference'])} points "
             f"{interval_text(parts['low'], parts['high'])} over the better of the two alone, "
             f"p {p_text(p)}{corrected}.",
@@ -523,7 +521,7 @@ class Scene:
             against.append("the controls do not decide")
         if found.eval in FRESH_SPLITS and row["n_seeds"] < ENOUGH_DRAWS:
             draws = "one split was" if row["n_seeds"] == 1 else f"{row['n_seeds']} splits were"
-            against.append(f"only {draws} drawn, and {ENOUGH_DRAWS} are needed")
+            against.append(f"only {draws} drawn ({ENOUGH_DRAWS} are needed)")
         if row["n_clusters"] < FEW_CLASSES:
             against.append(f"the images are of only {row['n_clusters']} classes")
         chance = row["chance"]

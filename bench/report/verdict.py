@@ -7,7 +7,7 @@ says which method that is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,10 +44,8 @@ class Verdict:
 
     Attributes
     ----------
-    answer : str
-        A sentence.
     sentence : str
-        The same with its numbers, to stand alone.
+        The answer with its numbers, to stand alone.
     tone : str
         ``"better"``, ``"same"``, ``"worse"`` or ``"unknown"``.
     method, direction, metric, eval : str
@@ -62,7 +60,6 @@ class Verdict:
         The head, and the controls that were scored without real pairs.
     """
 
-    answer: str
     sentence: str
     tone: str
     method: str
@@ -174,7 +171,7 @@ def verdict(
         & (pl.col("n_pairs") == "0")
         & pl.col("source").is_in(list(NAMES))
     )
-    answer, tone = _answer(against)
+    tone = _tone(against.to_dicts())
     head = _of_head(own).row(0, named=True)
     found = f"{value_text(metric, head['a'])} % of images are named right"
     if direction != DIRECTION:
@@ -183,7 +180,6 @@ def verdict(
     if not against.is_empty():
         numbers = f": the head differs from {' and from '.join(_beside(against))}"
     return Verdict(
-        answer=answer,
         sentence=(
             f"{found} by {method_title(method)} on head weights alone"
             f"{chance_text(metric, head['chance'])}, and {_CLAUSES[tone]}{numbers}."
@@ -227,18 +223,13 @@ def beats_head(row: Mapping[str, Any]) -> bool:
     return bool(row["high"] is not None and row["high"] < 0 and row["p_below"] < LEVEL)
 
 
-def _answer(against: pl.DataFrame) -> tuple[str, str]:
-    """Return the answer and its tone."""
-    rows = against.to_dicts()
-    if not rows:
-        return "No control was run: nothing here says that the head's meaning matters.", "unknown"
-    if any(row["p"] is None for row in rows):
-        return "Undecided. A control was drawn only once.", "unknown"
+def _tone(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return how the head stands beside its controls."""
+    if not rows or any(row["p"] is None for row in rows):
+        return "unknown"
     if all(map(is_beaten, rows)):
-        return "No. Random vectors would not have done as well.", "better"
-    if any(map(beats_head, rows)):
-        return "Yes. A control did better than the head weights.", "worse"
-    return "Undecided. A control may have done as well.", "same"
+        return "better"
+    return "worse" if any(map(beats_head, rows)) else "same"
 
 
 #: What the sentence of a verdict ends with.

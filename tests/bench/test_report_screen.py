@@ -238,7 +238,7 @@ def test_fitting_is_compared_with_reading_the_head(fields, settled, answer):
 @pytest.mark.parametrize(
     ("low", "p_holm", "real_low", "settled", "answer"),
     [
-        (0.01, 0.02, 0.1, True, "Yes: 50 pairs reach 30.0 % with the head, 10.0 % alone"),
+        (0.01, 0.02, 0.1, True, "Yes: 50 pairs reach 30.0 % with the head and 10.0 % without it"),
         (0.01, 0.2, 0.1, False, "Not beyond the better of the two"),
         (-0.01, 0.02, -0.1, False, "Not shown"),
     ],
@@ -264,12 +264,12 @@ def test_real_pairs_are_judged_after_correction(low, p_holm, real_low, settled, 
     [
         ({}, "", "Yes: 27.0 % [20.5, 30.5] of 200 candidates."),
         ({}, "Development set: looked at.", "No: these images are a development set."),
-        ({"n_seeds": 1}, "", "No: only one split was drawn, and 10 are needed."),
+        ({"n_seeds": 1}, "", "No: only one split was drawn (10 are needed)."),
         ({"n_clusters": 7}, "", "No: the images are of only 7 classes."),
         (
             {"n_seeds": 3, "n_clusters": 7},
             "",
-            "No: only 3 splits were drawn, and 10 are needed and",
+            "No: only 3 splits were drawn (10 are needed) and",
         ),
     ],
 )
