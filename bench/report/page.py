@@ -251,7 +251,7 @@ MAX_PAGE_BYTES = 5 * 2**20
 #: Headings of the tables of doses and of published numbers whose cells are numbers.
 NUMERIC = {
     "level", "own names %", "top-1 %", "seen %", "unseen %", "draws", "K", "ours", "theirs",
-    "seeds", "gallery", "ours \N{MINUS SIGN} theirs",
+    "shots", "published", "seeds", "gallery", "ours \N{MINUS SIGN} theirs",
 }  # fmt: skip
 
 
