@@ -235,9 +235,8 @@ def _and(texts: Sequence[str]) -> str:
 
 def _amount(row: Mapping[str, Any]) -> tuple[float, float]:
     """Return how much a row of a table was fitted on: real pairs, and shots of a class."""
-    shots = (
-        json.loads(row["options"] or "{}").get("shots", FewShot.shots) if row["task"] == "few_shot" else 0
-    )
+    options = json.loads(row["options"] or "{}")
+    shots = options.get("shots", FewShot.shots) if row["task"] == "few_shot" else 0
     return pairs_order(row["n_pairs"]), shots
 
 
