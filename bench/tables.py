@@ -721,10 +721,8 @@ def value_text(metric: str, value: float | None, sd: float | None = None) -> str
     if value is None:
         return ""
     percent = OWN_METRICS.get(metric, Metric()).percent
-    scale, form = (
-        1.0 if metric == "median_rank" or not percent else 100.0,
-        ".1f" if percent else ".4f",
-    )
+    scale = 1.0 if metric == "median_rank" or not percent else 100.0
+    form = ".1f" if percent else ".4f"
     texts = [_decimal(scale * each, form) for each in (value, sd) if each is not None]
     if metric == "median_rank" and all(text.endswith(".0") for text in texts):
         texts = [text.removesuffix(".0") for text in texts]

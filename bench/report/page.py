@@ -251,7 +251,7 @@ MAX_PAGE_BYTES = 5 * 2**20
 #: Headings of the tables of doses and of published numbers whose cells are numbers.
 NUMERIC = {
     "level", "own names %", "top-1 %", "seen %", "unseen %", "draws", "K", "ours", "theirs",
-    "seeds", "gallery", "ours \N{MINUS SIGN} theirs",
+    "shots", "published", "seeds", "gallery", "ours \N{MINUS SIGN} theirs",
 }  # fmt: skip
 
 
@@ -403,11 +403,9 @@ def build_page(
     rows, others = filter_to_one_choice(rows, images)
     table = result_table(rows)
     comparisons = compare(root, rows)
-    bold = bold_cells(comparisons, metric_columns(table))
     found = verdict(comparisons, table)
     whole = whole_heads(rows)
     doses = dose_table(root, rows)
-    fitted = {row["n_pairs"]: row["n_images_fitted"] for row in table.iter_rows(named=True)}
     # A run with a head names every set; one on real pairs alone may name none of it.
     first = rows.sort(pl.col("head_set") == "", maintain_order=True).row(0, named=True)
     words = read_words(store, first)
@@ -429,13 +427,6 @@ def build_page(
     if found is not None:
         head = spelled(str(first["head_set"]).split("/")[0])
         looked = gallery(root, whole, words, found.method, found.direction, head)
-    choices = choice_rows(rows)
-    tables = grids(whole_heads(table), bold)
-    paired = [one for one in tables if not one.by_metric]
-    unpaired = [one for one in tables if one.by_metric]
-    shown = METHOD if found is None else found.method
-    methods = _methods(shown, figures, tables)
-    parts = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
     health = set_health(store, first)
     context: dict[str, Any] = {
         "verdict": found,
@@ -448,32 +439,19 @@ def build_page(
         "numeric": NUMERIC,
         "published": None if published is None else published_lines(published),
         "learners": learner_lines(few_shot_table(root, rows)),
-        "methods": [{"name": name, "title": method_title(name)} for name in methods],
-        "places": {name: place for place, name in enumerate(methods)},
-        "findings": _findings(shown, unpaired, comparisons, health),
         "health": health,
         "ambiguous": ambiguous_names(store, first),
         "nearest": _nearest(seen, words),
         "examples": _examples(seen, words),
         "no_geometry": alone is not None and seen is None,
-        "paired": paired,
-        "tasks": {(one.direction, one.eval): place for place, one in enumerate(paired)},
-        "alone": unpaired,
-        "parts": gain_rows(comparisons.filter(parts), fitted),
-        "family": gain_rows(comparisons.filter(pl.col("family").is_not_null()), fitted),
-        "comparisons": gain_rows(comparisons, fitted),
         "screen": screen,
         "preview": PREVIEW,
         "gallery": looked,
         "doses": dose_lines(doses),
         "lines": result_lines(table),
-        "choices": choices,
-        "chosen": [name for name in CHOSEN if any(row[f"{name}_chosen"] for row in choices)],
-        "metrics": metric_texts(rows),
-        "sets": _sets(first),
-        "facts": _facts(rows, first),
-        "sessions": read_sessions(root),
         "command": command,
+        **_tables(METHOD if found is None else found.method, table, comparisons, figures, health),
+        **_provenance(root, rows, first),
     }
     html = render("page.html", context)
     if len(html.encode("utf-8")) > MAX_PAGE_BYTES:
@@ -484,6 +462,46 @@ def build_page(
     drawn = next((figure for figure in figures if figure.kind == "headline"), None)
     slide = Slide(screen, drawn, () if looked is None else looked.strip)
     return Page(html, tuple(figures), found, slide, partial(atlas_file, store, alone, words))
+
+
+def _tables(
+    shown: str,
+    table: pl.DataFrame,
+    comparisons: pl.DataFrame,
+    figures: Sequence[Figure],
+    health: Sequence[Health],
+) -> dict[str, Any]:
+    """Return the tables of the page, their headings, and the methods to switch between."""
+    tables = grids(whole_heads(table), bold_cells(comparisons, metric_columns(table)))
+    paired = [one for one in tables if not one.by_metric]
+    alone = [one for one in tables if one.by_metric]
+    methods = _methods(shown, figures, tables)
+    fitted = dict(table.select("n_pairs", "n_images_fitted").iter_rows())
+    parts = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
+    return {
+        "methods": [{"name": name, "title": method_title(name)} for name in methods],
+        "places": {name: place for place, name in enumerate(methods)},
+        "findings": _findings(shown, alone, comparisons, health),
+        "paired": paired,
+        "tasks": {(one.direction, one.eval): place for place, one in enumerate(paired)},
+        "alone": alone,
+        "parts": gain_rows(comparisons.filter(parts), fitted),
+        "family": gain_rows(comparisons.filter(pl.col("family").is_not_null()), fitted),
+        "comparisons": gain_rows(comparisons, fitted),
+    }
+
+
+def _provenance(root: Path, rows: pl.DataFrame, first: dict[str, Any]) -> dict[str, Any]:
+    """Return what was read and run, and which settings were chosen."""
+    choices = choice_rows(rows)
+    return {
+        "choices": choices,
+        "chosen": [name for name in CHOSEN if any(row[f"{name}_chosen"] for row in choices)],
+        "metrics": metric_texts(rows),
+        "sets": _sets(first),
+        "facts": _facts(rows, first),
+        "sessions": read_sessions(root),
+    }
 
 
 def _methods(shown: str, figures: Sequence[Figure], tables: Sequence[Grid]) -> list[str]:

@@ -235,9 +235,8 @@ def _and(texts: Sequence[str]) -> str:
 
 def _amount(row: Mapping[str, Any]) -> tuple[float, float]:
     """Return how much a row of a table was fitted on: real pairs, and shots of a class."""
-    shots = (
-        json.loads(row["options"]).get("shots", FewShot.shots) if row["task"] == "few_shot" else 0
-    )
+    options = json.loads(row["options"] or "{}")
+    shots = options.get("shots", FewShot.shots) if row["task"] == "few_shot" else 0
     return pairs_order(row["n_pairs"]), shots
 
 
@@ -261,7 +260,7 @@ def _without_head(table: pl.DataFrame) -> tuple[Parts, ...]:
         subject = f"{method_title(method)} on {given.replace('real', f'{k} real', 1)}"
         then = "No head was scored alone, so nothing here says what its weights add."
         if row["task"] == "few_shot":
-            options = json.loads(row["options"])
+            options = json.loads(row["options"] or "{}")
             shots = options.get("shots", FewShot.shots)
             subject = (
                 f"{options.get('learner', FewShot.learner)} with {shots} labelled images a class"
