@@ -186,21 +186,8 @@ def pack(
     ('top-1', 2)
     """
     root, _, rows = chosen_rows(choice)
-    have = set(rows.select("direction", "metric").unique().iter_rows())
-    if direction is None or metric is None:
-        asked = next((a for a in PRIMARY_METRICS if a in have), ("", ""))
-        direction = direction or asked[0]
-        metric = metric or asked[1]
-    ways = [f"{d} by {m}" for d, m in sorted(have) if m in PAIRED_METRICS or m not in METRICS]
-    if f"{direction} by {metric}" not in ways:
-        raise SubmissionError(
-            f"{choice} holds no {direction or 'direction'} by {metric or 'any metric'} that is a "
-            f"mean over queries. Choose --direction and --metric from: {listed(ways, shown=30)}."
-        )
-    rows = rows.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
-    if rows["eval"].n_unique() > 1:
-        main = next(one for one in MAIN_EVALS if one in set(rows["eval"]))
-        rows = rows.filter(pl.col("eval") == main)
+    rows = _asked(rows, choice, direction, metric)
+    metric = str(rows["metric"][0])
     cells = [
         cell
         for _, block in rows.group_by(ARENA, maintain_order=True)
@@ -214,43 +201,40 @@ def pack(
             f"{listed(names, shown=6) or 'none with sums of ' + metric}. Name one as "
             "FOLDER:method/source/K, and what else differs as :field=value."
         )
-    return Submission(_document(root, cells[0], rows, metric, name, note, link, command))
+    document = _document(cells[0], rows, {"name": name, "note": note, "link": link})
+    document |= _history(root, rows, command)
+    return Submission({**document, "digest": _digest(document)})
 
 
-def _document(
-    root: Path,
-    cell: Cell,
-    rows: pl.DataFrame,
-    metric: str,
-    name: str,
-    note: str,
-    link: str,
-    command: str | None,
-) -> dict[str, Any]:
-    first = rows.filter(pl.col("run_id") == cell.run_ids[0]).row(0, named=True)
-    chance, gallery = chance_and_gallery(rows)[metric]
-    sums = cell.by_seed(metric)
-    draws = []
-    for seed, total, count in zip(cell.seeds, sums.total, sums.count, strict=True):
-        place = np.flatnonzero(count)
-        draws.append(
-            {
-                "seed": seed,
-                "queries": cell.of_seed[seed],
-                "cluster": place.tolist(),
-                "count": [_plain(value) for value in count[place]],
-                "total": [_plain(value) for value in total[place]],
-            }
+def _asked(
+    rows: pl.DataFrame, choice: str, direction: str | None, metric: str | None
+) -> pl.DataFrame:
+    """Return the rows of one direction, metric and evaluation."""
+    have = set(rows.select("direction", "metric").unique().iter_rows())
+    first = next((asked for asked in PRIMARY_METRICS if asked in have), ("", ""))
+    direction, metric = direction or first[0], metric or first[1]
+    ways = [f"{d} by {m}" for d, m in sorted(have) if m in PAIRED_METRICS or m not in METRICS]
+    if f"{direction} by {metric}" not in ways:
+        raise SubmissionError(
+            f"{choice} holds no {direction or 'direction'} by {metric or 'any metric'} that is a "
+            f"mean over queries. Choose --direction and --metric from: {listed(ways, shown=30)}."
         )
-    sessions = [one for one in read_sessions(root) if one.get("suite") == first["suite"]]
-    typed = list(dict.fromkeys(str(one["command"]) for one in sessions if one.get("command")))
+    rows = rows.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
+    main = next(one for one in (*MAIN_EVALS, rows["eval"][0]) if one in set(rows["eval"]))
+    return rows.filter(pl.col("eval") == main)
+
+
+def _document(cell: Cell, rows: pl.DataFrame, words: Mapping[str, str]) -> dict[str, Any]:
+    """Return what was asked and run, and the sums of every draw."""
+    first = rows.filter(pl.col("run_id") == cell.run_ids[0]).row(0, named=True)
+    metric = first["metric"]
+    chance, gallery = chance_and_gallery(rows)[metric]
+    draws = _draws(cell, metric)
     settings = {name: first[name] for name in (*SETTINGS, *_PROMPTS) if name != "head_set"}
-    finished = rows["finished_at"].max()
-    document = {
+    read = {role: first[f"{role}_set"] for role in _SETS if first[f"{role}_set"]}
+    return {
         "format": FORMAT,
-        "name": name,
-        "note": note,
-        "link": link,
+        **words,
         "board": {
             **{column: first[column] for column in ASKED},
             "direction": first["direction"],
@@ -263,13 +247,10 @@ def _document(
             "method": cell.method,
             "source": cell.source,
             "n_pairs": cell.n_pairs,
-            **{role: first[f"{role}_set"] for role in _SETS if first[f"{role}_set"]},
+            **read,
             "settings": {k: v for k, v in settings.items() if v not in (None, "", 0, False)},
         },
-        "revisions": {
-            first[f"{role}_set"]: first[f"{role}_revision"] for role in _SETS
-            if first[f"{role}_set"]
-        },
+        "revisions": {key: first[f"{role}_revision"] for role, key in read.items()},
         "chance": None if math.isnan(chance) else chance,
         "fitted": cell.fitted,
         "pool": None if math.isnan(cell.pool) else cell.pool,
@@ -277,11 +258,36 @@ def _document(
         "draws": draws,
         "code": first["code"],
         "origin": first["origin"] or "",
+    }
+
+
+def _draws(cell: Cell, metric: str) -> list[dict[str, Any]]:
+    """Return the sums of every seed, of the clusters that it has queries of."""
+    sums, draws = cell.by_seed(metric), []
+    for seed, total, count in zip(cell.seeds, sums.total, sums.count, strict=True):
+        place = np.flatnonzero(count)
+        draws.append(
+            {
+                "seed": seed,
+                "queries": cell.of_seed[seed],
+                "cluster": place.tolist(),
+                "count": [_plain(value) for value in count[place]],
+                "total": [_plain(value) for value in total[place]],
+            }
+        )
+    return draws
+
+
+def _history(root: Path, rows: pl.DataFrame, command: str | None) -> dict[str, Any]:
+    """Return what was typed, by which versions it ran, and when it was finished."""
+    sessions = [one for one in read_sessions(root) if one.get("suite") == rows["suite"][0]]
+    typed = list(dict.fromkeys(str(one["command"]) for one in sessions if one.get("command")))
+    finished = rows["finished_at"].max()
+    return {
         "versions": sessions[-1].get("versions", {}) if sessions else {},
         "commands": typed[-5:] if command is None else [command],
         "finished": _date(float(finished) if isinstance(finished, float) else 0.0),
-    }  # fmt: skip
-    return {**document, "digest": _digest(document)}
+    }
 
 
 def _plain(value: float) -> float | int:
