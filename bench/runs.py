@@ -727,19 +727,6 @@ class Leaf:
             return ",".join(value)
         return value if value is None or self.dtype != pl.String else str(value)
 
-    def read(self, cell: Any) -> Any:
-        """Return the value of a column's cell, the other way round; of other leaves than options.
-
-        Numbers or words are text there.
-        """
-        if tuple in self.types:
-            return tuple(cell.split(",")) if cell else ()
-        if isinstance(cell, str) and cell not in self.types:
-            for kind in (int, float):
-                if kind in self.types:
-                    return kind(cell)
-        return cell
-
 
 def leaves_of(cls: type, path: tuple[str, ...] = ()) -> Iterator[Leaf]:
     """Yield the fields of a dataclass, and of those in it, that hold a plain value."""

@@ -20,7 +20,7 @@ from bench.errors import NoResultsError
 from bench.geometry import shared_rows
 from bench.metrics.geometry import nearest_rows
 from bench.report.gallery import Words
-from bench.runs import LEAVES, Run
+from bench.runs import LEAVES, Leaf, Run
 from featstore.store.store import FeatureStore
 
 #: Neighbours of a row by cosine, of any kind.
@@ -58,7 +58,7 @@ def atlas_file(store: FeatureStore, row: Mapping[str, Any] | None, words: Words)
         )
     parts = ("data", "protocol")
     run = Run.of(
-        **{leaf.name: leaf.read(row[leaf.name]) for leaf in LEAVES if leaf.path[0] in parts},
+        **{leaf.name: cell_value(leaf, row[leaf.name]) for leaf in LEAVES if leaf.path[0] in parts},
         **{name: row[name] for name in ("suite", "task", "method")},
     )
     shared = shared_rows(read_corpus(store, run), run, row["penalty_chosen"])
@@ -90,6 +90,20 @@ def atlas_file(store: FeatureStore, row: Mapping[str, Any] | None, words: Words)
     buffer = io.BytesIO()
     table.write_parquet(buffer)
     return buffer.getvalue()
+
+
+def cell_value(leaf: Leaf, cell: Any) -> Any:
+    """Return the value of a column's cell, as `Leaf.cell` wrote it; of other leaves than options.
+
+    Numbers or words are text there.
+    """
+    if tuple in leaf.types:
+        return tuple(cell.split(",")) if cell else ()
+    if isinstance(cell, str) and cell not in leaf.types:
+        for kind in (int, float):
+            if kind in leaf.types:
+                return kind(cell)
+    return cell
 
 
 def _plane(rows: NDArray[np.float64]) -> NDArray[np.float64]:

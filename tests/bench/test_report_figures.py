@@ -13,7 +13,7 @@ from bench.cells import whole_heads
 from bench.doses import SCHEMA, dose_table
 from bench.errors import NoResultsError
 from bench.geometry import Example, Geometry, Side
-from bench.report.atlas import atlas_file
+from bench.report.atlas import atlas_file, cell_value
 from bench.report.curves import mixing_figure, pairs_figure
 from bench.report.figures import (
     PAPER,
@@ -346,7 +346,7 @@ def test_a_run_can_be_read_from_its_columns(runs):
     for run in runs[::40]:
         for leaf in LEAVES:
             if leaf.name != "options":
-                assert leaf.read(leaf.cell(run)) == leaf.value(run), leaf.name
+                assert cell_value(leaf, leaf.cell(run)) == leaf.value(run), leaf.name
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=8), st.floats(0.1, 5))
