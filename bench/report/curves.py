@@ -515,25 +515,9 @@ def mixing_figure(fixed: pl.DataFrame, chosen: pl.DataFrame) -> Figure | None:
         for k, n in rows.group_by("n_pairs").agg(pl.col("n_images_fitted").mean()).iter_rows()
     }
     data = pl.DataFrame([row for panel in panels for row in panel], infer_schema_length=None)
-    best = {
-        k: max(row["mean"] for row in panel if row["line"] == _FIXED)
-        for k, panel in zip(keys, panels, strict=True)
-    }
+    best = {k: max(_fixed(panel)) for k, panel in zip(keys, panels, strict=True)}
     auto = {row["n_pairs"]: row["mean"] for row in data.to_dicts() if row["line"] == _AUTO}
-    if auto:
-        short = max(best[k] - auto[k] for k in auto)
-        title = (
-            "The automatic weight is at least as good as every fixed one."
-            if short <= 0
-            else f"The automatic weight is at most {100 * short:.1f} points below the best fixed "
-            "weight."
-        )
-    else:
-        spans = [
-            best[k] - min(row["mean"] for row in panel if row["line"] == _FIXED)
-            for k, panel in zip(keys, panels, strict=True)
-        ]
-        title = f"The mixing weight moves {METRIC} by up to {100 * max(spans):.1f} points."
+    title = _mixing_title(dict(zip(keys, panels, strict=True)), best, auto)
     seeds = rows["seed"].n_unique()
     weights = own.filter(pl.col("n_pairs") != "0")["mix_chosen"].drop_nulls()
     how = ""
@@ -611,6 +595,40 @@ def _mixing_lines(rows: pl.DataFrame, own: pl.DataFrame, k: str) -> list[dict[st
     return lines
 
 
+def _draw_mixing_lines(axes: Any, panel: list[dict[str, Any]], names: list[str]) -> None:
+    """Draw levels without a weight as lines across, and means at fixed weights with their bands."""
+    for name in names:
+        role, marker, dash = _MIXING_STYLES[name]
+        ink = colour(role)
+        lines = [line for line in panel if line["line"] == name]
+        for line in lines:
+            if line["mix"] is None:
+                axes.axhline(100 * line["mean"], color=ink, linestyle=dash)
+        if fixed := [line for line in lines if line["mix"] is not None]:
+            x = np.log10([line["mix"] for line in fixed])
+            mean = 100 * np.array([line["mean"] for line in fixed])
+            sd = 100 * np.array([line["sd"] for line in fixed])
+            axes.fill_between(x, mean - sd, mean + sd, color=ink, alpha=0.15, linewidth=0)
+            axes.plot(x, mean, color=ink, marker=marker, linestyle=dash)
+
+
+def _fixed(panel: list[dict[str, Any]]) -> list[float]:
+    """Return the means at fixed weights."""
+    return [row["mean"] for row in panel if row["line"] == _FIXED]
+
+
+def _mixing_title(
+    panels: dict[str, list[dict[str, Any]]], best: dict[str, float], auto: dict[str, float]
+) -> str:
+    if not auto:
+        most = max(best[k] - min(_fixed(panel)) for k, panel in panels.items())
+        return f"The mixing weight moves {METRIC} by up to {100 * most:.1f} points."
+    short = max(best[k] - auto[k] for k in auto)
+    if short <= 0:
+        return "The automatic weight is at least as good as every fixed one."
+    return f"The automatic weight is at most {100 * short:.1f} points below the best fixed weight."
+
+
 def _draw_mixing(sheet: Sheet, panels: list[list[dict[str, Any]]], counts: list[str]) -> None:
     present = dict.fromkeys(line["line"] for panel in panels for line in panel)
     entries = [(name, *style) for name, style in _MIXING_STYLES.items() if name in present]
@@ -627,31 +645,16 @@ def _draw_mixing(sheet: Sheet, panels: list[list[dict[str, Any]]], counts: list[
         left, at = 3.0 + column * (own + gap), top + row * (head + tall + foot)
         axes = sheet.axes(left, at + head, own, tall)
         axes.set_ylim(0, 1.04 * most)
-        for name in reversed(present):
-            role, marker, dash = _MIXING_STYLES[name]
-            lines = [line for line in panel if line["line"] == name]
-            for line in lines:
-                if line["mix"] is None:
-                    axes.axhline(100 * line["mean"], color=colour(role), linestyle=dash)
-            fixed = [line for line in lines if line["mix"] is not None]
-            if fixed:
-                x = np.log10([line["mix"] for line in fixed])
-                mean = 100 * np.array([line["mean"] for line in fixed])
-                sd = 100 * np.array([line["sd"] for line in fixed])
-                ink = colour(role)
-                axes.fill_between(x, mean - sd, mean + sd, color=ink, alpha=0.15, linewidth=0)
-                axes.plot(x, mean, color=ink, marker=marker, linestyle=dash)
+        _draw_mixing_lines(axes, panel, [*reversed(present)])
         weights = sorted({line["mix"] for line in panel if line["mix"] is not None})
         kept = weights if own > 2.6 * len(weights) else weights[::2]
         axes.set_xticks(
             [float(np.log10(w)) for w in weights], [f"{w:g}" if w in kept else "" for w in weights]
         )
-        for line in panel:
-            for weight in map(float, line["chosen"].split()):
-                axes.plot([np.log10(weight)] * 2, [0, 0.04 * most], color=colour("head"))
+        for weight in (float(word) for line in panel for word in line["chosen"].split()):
+            axes.plot([np.log10(weight)] * 2, [0, 0.04 * most], color=colour("head"))
         few_ticks(axes, "y")
-        if column:
-            axes.tick_params(labelleft=False)
+        axes.tick_params(labelleft=not column)
         without_frame(axes, grid="y")
         sheet.text(left, at + 0.7, f"{counts[place]} real pairs", weight="bold")
     sheet.text(

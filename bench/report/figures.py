@@ -230,50 +230,8 @@ def controls_figure(
     order = {m: _mean_of(means, m, "head") or 0.0 for m in methods}
     methods.sort(key=lambda m: (m != method, -order[m]))
     sources = [s for s in ("head", *CONTROL_NAMES) if s in set(runs["source"])]
-    data = [
-        {
-            "method": method, "source": source, "dose": "", "level": None,
-            "mean": mean, "low": None, "high": None, "draws": sorted(values),
-        }
-        for method in methods
-        for source in sources
-        if len(values := _values(runs, method, source))
-        and (mean := _mean_of(means, method, source)) is not None
-    ]  # fmt: skip
-    shown = doses.filter(pl.col("method").is_in(methods) & pl.col("dose").is_in(DOSES))
-    data += [
-        {
-            "method": row["method"], "source": "", "dose": row["dose"], "level": row["level"],
-            "mean": row["value"], "low": row["low"], "high": row["high"], "draws": [],
-        }
-        for row in shown.filter(pl.col("direction") == DIRECTION).iter_rows(named=True)
-    ]  # fmt: skip
-    heads = [row["mean"] for row in data if row["source"] == "head"]
-    others = [row for row in data if row["source"] in CONTROL_NAMES]
-    most = max(max(row["draws"]) for row in others)
-    n_draws = sum(len(row["draws"]) for row in others)
-    title = f"The best of {n_draws:,} control draws names {value_text(METRIC, most)} % of images"
-    if heads:
-        ends = sorted({value_text(METRIC, value) for value in heads}, key=float)
-        title += f", the head {' to '.join([ends[0], ends[-1]] if len(ends) > 1 else ends)} %"
-    first = runs.row(0, named=True)
-    parts = []
-    for method in methods:
-        numbers = [
-            f"{'head' if row['source'] == 'head' else CONTROL_NAMES[row['source']]} "
-            f"{value_text(METRIC, row['mean'])} ({len(row['draws'])})"
-            for row in data
-            if row["method"] == method and row["source"]
-        ]
-        parts.append(f"{method_title(method)}: {', '.join(numbers)}")
-    caption = (
-        f"{capital(METRIC)} of {way(DIRECTION)} in percent without real pairs, "
-        f"{evaluation_text(evaluation)}, {first['gallery']:,.0f} candidates, chance "
-        f"{value_text(METRIC, first['chance'])} %. Mean and, in brackets, number of draws. "
-        f"{'; '.join(parts)}."
-    )
-    if any(row["dose"] for row in data):
-        caption += " Below: means with 95 % intervals by level of each dose."
+    data = _control_data(runs, means, methods, sources) + _dose_data(doses, methods)
+    caption = _controls_caption(data, methods, evaluation, runs.row(0, named=True))
 
     def draw(sheet: Sheet) -> None:
         _draw_controls(sheet, data, methods, sources, method if method in methods else methods[0])
@@ -290,7 +248,67 @@ def controls_figure(
     subtitle = (
         "Share of images whose own name ranks first, in percent; a dot a draw, a bar the mean."
     )
-    return Figure("controls", f"{title}.", subtitle, caption, written, draw)
+    return Figure("controls", _controls_title(data), subtitle, caption, written, draw)
+
+
+def _control_data(
+    runs: pl.DataFrame, means: pl.DataFrame, methods: list[str], sources: list[str]
+) -> list[dict[str, Any]]:
+    """Return a row for every method and source: its mean, and each of its draws."""
+    return [
+        {
+            "method": method, "source": source, "dose": "", "level": None,
+            "mean": mean, "low": None, "high": None, "draws": sorted(values),
+        }
+        for method in methods
+        for source in sources
+        if len(values := _values(runs, method, source))
+        and (mean := _mean_of(means, method, source)) is not None
+    ]  # fmt: skip
+
+
+def _dose_data(doses: pl.DataFrame, methods: list[str]) -> list[dict[str, Any]]:
+    """Return a row for every level of the doses of these methods."""
+    shown = doses.filter(pl.col("method").is_in(methods) & pl.col("dose").is_in(DOSES))
+    return [
+        {
+            "method": row["method"], "source": "", "dose": row["dose"], "level": row["level"],
+            "mean": row["value"], "low": row["low"], "high": row["high"], "draws": [],
+        }
+        for row in shown.filter(pl.col("direction") == DIRECTION).iter_rows(named=True)
+    ]  # fmt: skip
+
+
+def _controls_title(data: list[dict[str, Any]]) -> str:
+    others = [row for row in data if row["source"] in CONTROL_NAMES]
+    most = max(max(row["draws"]) for row in others)
+    n_draws = sum(len(row["draws"]) for row in others)
+    title = f"The best of {n_draws:,} control draws names {value_text(METRIC, most)} % of images"
+    heads = {value_text(METRIC, row["mean"]) for row in data if row["source"] == "head"}
+    if ends := sorted(heads, key=float):
+        title += f", the head {' to '.join([ends[0], ends[-1]] if len(ends) > 1 else ends)} %"
+    return f"{title}."
+
+
+def _controls_caption(
+    data: list[dict[str, Any]], methods: list[str], evaluation: str, first: dict[str, Any]
+) -> str:
+    parts = []
+    for method in methods:
+        numbers = [
+            f"{'head' if row['source'] == 'head' else CONTROL_NAMES[row['source']]} "
+            f"{value_text(METRIC, row['mean'])} ({len(row['draws'])})"
+            for row in data
+            if row["method"] == method and row["source"]
+        ]
+        parts.append(f"{method_title(method)}: {', '.join(numbers)}")
+    below = " Below: means with 95 % intervals by level of each dose."
+    return (
+        f"{capital(METRIC)} of {way(DIRECTION)} in percent without real pairs, "
+        f"{evaluation_text(evaluation)}, {first['gallery']:,.0f} candidates, chance "
+        f"{value_text(METRIC, first['chance'])} %. Mean and, in brackets, number of draws. "
+        f"{'; '.join(parts)}.{below if any(row['dose'] for row in data) else ''}"
+    )
 
 
 def _values(runs: pl.DataFrame, method: str, source: str) -> list[float]:
