@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -46,7 +48,7 @@ from bench.comparisons import (
 from bench.errors import SubmissionError
 from bench.metrics.summary import METRICS, cutoff
 from bench.results import read_sessions, summed_as
-from bench.statistics import against_leader
+from bench.statistics import ENOUGH_DRAWS, LARGEST_OVERLAP, against_leader
 from bench.tables import interval_text, p_text, signed_text, value_text
 from featstore.errors import FeatstoreError, listed, needs_extra
 from featstore.identity import SHORT, canonical_json, sha256_hex
@@ -79,9 +81,12 @@ class Submission:
     ----------
     document : dict
         What the file holds; `check` says of what it is made.
+    place : str
+        Its file, for messages; empty if it is in none yet.
     """
 
     document: Mapping[str, Any]
+    place: str = ""
 
     @property
     def name(self) -> str:
@@ -119,7 +124,7 @@ class Submission:
             method=given["entry"]["method"],
             source=given["entry"]["source"],
             n_pairs=given["entry"]["n_pairs"],
-            settings=dict.fromkeys(SETTINGS),
+            settings={name: given["entry"]["settings"].get(name) for name in SETTINGS},
             draws=tuple((draw["seed"], draw["seed"]) for draw in draws),
             queries=tuple(draw["queries"] for draw in draws),
             run_ids=(given["digest"],),
@@ -300,7 +305,7 @@ def _dataset(key: str) -> str:
 
 
 def _date(stamp: float) -> str:
-    return datetime.fromtimestamp(int(stamp), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(int(stamp), UTC).strftime(_DATE)
 
 
 def _digest(document: Mapping[str, Any]) -> str:
@@ -326,7 +331,7 @@ def read_submission(path: Path) -> Submission:
         check(document)
     except SubmissionError as err:
         raise SubmissionError(f"{path} is no submission that can be ranked: {err}") from err
-    return Submission(document)
+    return Submission(document, str(path))
 
 
 #: The JSON Schema of a submission, in the folder of this module.
@@ -351,36 +356,71 @@ def check(document: Any) -> None:
     if wrong is not None:
         place = ".".join(map(str, wrong.absolute_path)) or "the document"
         raise SubmissionError(f"at {place}: {wrong.message[:200]}.")
+    _check_texts(document)
     clusters, draws = document["clusters"], document["draws"]
     if clusters != sorted(set(clusters)):
         raise SubmissionError("its clusters are not sorted, or one is there twice.")
     seeds = [draw["seed"] for draw in draws]
     if seeds != sorted(set(seeds)):
         raise SubmissionError(f"its seeds are not sorted, or one is there twice: {seeds}.")
-    share = cutoff(document["board"]["metric"]) is not None
+    metric = document["board"]["metric"]
+    if metric in METRICS and metric not in PAIRED_METRICS:
+        raise SubmissionError(f"its metric, {metric}, is no mean over queries.")
     for draw in draws:
-        where, n = f"draw of seed {draw['seed']}", len(draw["cluster"])
-        if not n == len(draw["count"]) == len(draw["total"]):
-            raise SubmissionError(
-                f"{where}: {n} clusters, {len(draw['count'])} counts and {len(draw['total'])} "
-                "totals; one of each belongs to a cluster."
-            )
-        if draw["cluster"] != sorted(set(draw["cluster"])) or draw["cluster"][-1] >= len(clusters):
-            raise SubmissionError(
-                f"{where}: its places of clusters are not sorted, repeated, or beyond the "
-                f"{len(clusters)} clusters."
-            )
-        for count, total in zip(draw["count"], draw["total"], strict=True):
-            if total > count or (share and total < 0):
-                raise SubmissionError(
-                    f"{where}: a cluster of {count} queries cannot have a total of {total} "
-                    f"{document['board']['metric']}."
-                )
+        _check_draw(draw, len(clusters), metric)
     if document["digest"] != _digest(document):
         raise SubmissionError(
             "its digest is not that of its content: it was changed after it was packed. Pack it "
             "again with `bench submit`."
         )
+
+
+def _check_draw(draw: Mapping[str, Any], n_clusters: int, metric: str) -> None:
+    where, n = f"draw of seed {draw['seed']}", len(draw["cluster"])
+    if not n == len(draw["count"]) == len(draw["total"]):
+        raise SubmissionError(
+            f"{where}: {n} clusters, {len(draw['count'])} counts and {len(draw['total'])} "
+            "totals; one of each belongs to a cluster."
+        )
+    if draw["cluster"] != sorted(set(draw["cluster"])) or draw["cluster"][-1] >= n_clusters:
+        raise SubmissionError(
+            f"{where}: its places of clusters are not sorted, repeated, or beyond the "
+            f"{n_clusters} clusters."
+        )
+    for queries, total in zip(draw["count"], draw["total"], strict=True):
+        # Every metric that is ranked by lies between 0 and 1; sums of it are rounded.
+        if not 0 <= total <= queries * (1 + 1e-9):
+            raise SubmissionError(
+                f"{where}: a cluster of {queries} queries cannot have a total of {total} {metric}."
+            )
+
+
+def _check_texts(document: Mapping[str, Any]) -> None:
+    """Raise if a text holds a sign that acts on a terminal or turns a line, or a date is none.
+
+    The ids of clusters are shown nowhere.
+    """
+    left: list[Any] = [value for name, value in document.items() if name != "clusters"]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, str) and (bad := _ACTING.search(value)):
+            raise SubmissionError(f"{value[:60]!r} holds the character U+{ord(bad[0]):04X}.")
+    try:
+        finished = datetime.strptime(document["finished"], _DATE).replace(tzinfo=UTC)
+    except ValueError as err:
+        raise SubmissionError(f"finished is no date: {document['finished']!r}.") from err
+    if finished > datetime.now(UTC) + timedelta(days=1):
+        raise SubmissionError(f"it was finished in the future: {document['finished']}.")
+
+
+#: Control characters, and those that change the direction of a text or cannot be seen.
+_ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
+_DATE = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True)
@@ -394,8 +434,9 @@ class Line:
     value, low, high : float
         Mean over all queries of its draws, and its 95 % interval.
     standing : str
-        ``"leader"``, ``"tied"`` (not shown to be behind), ``"behind"``, or ``"apart"`` (no draw
-        in common with the leader).
+        ``"leader"``, ``"tied"`` (not shown to be behind), ``"behind"``, ``"open"`` (compared, but
+        with too few draws for a claim, or of one pool of pairs), or ``"apart"`` (not on the draws
+        of this board).
     behind, behind_low, behind_high : float or None
         How far the leader is above it, on the draws of both.
     p, p_adjusted : float or None
@@ -415,6 +456,11 @@ class Line:
     p: float | None = None
     p_adjusted: float | None = None
     earlier: tuple[tuple[str, float, str], ...] = ()
+
+
+def _finite(value: Any) -> Any:
+    """Return None for a number that JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
@@ -457,7 +503,7 @@ class Board:
             {
                 "name": line.submission.name,
                 "digest": line.submission.document["digest"],
-                **{name: getattr(line, name) for name in shown},
+                **{name: _finite(getattr(line, name)) for name in shown},
             }
             for line in self.lines
         ]
@@ -472,17 +518,22 @@ class Board:
     @property
     def sentence(self) -> str:
         """The result: how many entries cannot be told from the leader."""
-        tied = [line for line in self.lines if line.standing == "tied"]
-        behind = [line for line in self.lines if line.standing == "behind"]
+        n = Counter(line.standing for line in self.lines)
         leader = self.lines[0]
-        said = f"{leader.submission.name} leads with {100 * leader.value:.1f} %."
-        if len(self.lines) == 1:
-            return f"{said} It is the only entry."
-        if not tied:
-            return f"{said} The {len(behind)} other entries are behind it."
-        others, are = len(tied) + len(behind), "is" if len(behind) == 1 else "are"
-        which = f"{len(tied)} of the {others} others"
-        return f"{said} {which} cannot be told from it; {len(behind)} {are} behind."
+        said = [f"{leader.submission.name} leads with {100 * leader.value:.1f} %."]
+        if others := n["tied"] + n["behind"]:
+            rest = "the other entry" if others == 1 else f"the {others} others"
+            if not n["tied"]:
+                said.append(f"It is above {rest}.")
+            elif not n["behind"]:
+                said.append(f"It cannot be told from {rest}.")
+            else:
+                said.append(f"It cannot be told from {n['tied']} of {rest}, and is above the rest.")
+        if n["open"]:
+            said.append(f"{n['open']:,} had too few draws for a claim.")
+        if n["apart"]:
+            said.append(f"{n['apart']:,} had other draws.")
+        return " ".join(said) if len(self.lines) > 1 else f"{said[0]} It is the only entry."
 
 
 def boards(submissions: Sequence[Submission]) -> list[Board]:
@@ -508,24 +559,27 @@ def boards(submissions: Sequence[Submission]) -> list[Board]:
 
 def _board(name: str, sent: Sequence[Submission]) -> Board:
     in_time = sorted(sent, key=lambda one: (one.finished, one.document["digest"]))
+    _check_queries(in_time)
     clusters = np.unique(np.concatenate([one.cell.clusters for one in in_time]))
     cells = {one.document["digest"]: one.cell.on(clusters) for one in in_time}
+    usual = _usual_draws([*cells.values()])
     metric = in_time[0].metric
     values = {digest: cell.mean(metric) for digest, cell in cells.items()}
+
+    def rank(one: Submission) -> tuple[bool, float, str]:
+        digest = one.document["digest"]
+        return not _has_draws(cells[digest], usual), -values[digest], one.name
+
     latest: dict[str, list[Submission]] = {}
     places: list[tuple[str, str, float]] = []
     for one in in_time:
         latest.setdefault(one.name, []).insert(0, one)
-        best = max(
-            (own[0] for own in latest.values()), key=lambda own: values[own.document["digest"]]
-        )
+        best = min((own[0] for own in latest.values()), key=rank)
         first = (best.name, values[best.document["digest"]])
         if not places or places[0][1:] != first:
             places.insert(0, (one.finished, *first))
-    ordered = sorted(
-        latest.values(), key=lambda own: (-values[own[0].document["digest"]], own[0].name)
-    )
-    lines = _lines([own[0] for own in ordered], cells, metric)
+    ordered = sorted(latest.values(), key=lambda own: rank(own[0]))
+    lines = _lines([own[0] for own in ordered], cells, usual)
     history = {
         own[0].name: tuple(
             (one.finished, values[one.document["digest"]], one.document["digest"])
@@ -541,16 +595,49 @@ def _board(name: str, sent: Sequence[Submission]) -> Board:
     )
 
 
+def _check_queries(sent: Sequence[Submission]) -> None:
+    """Raise if two submissions name the same queries and count them otherwise."""
+    seen: dict[str, tuple[list[tuple[str, int]], Submission]] = {}
+    for one in sent:
+        names = one.document["clusters"]
+        for draw in one.document["draws"]:
+            counts = [(names[c], n) for c, n in zip(draw["cluster"], draw["count"], strict=True)]
+            known, other = seen.setdefault(draw["queries"], (counts, one))
+            if counts != known:
+                files = " and ".join(each.place or repr(each.name) for each in (other, one))
+                raise SubmissionError(
+                    f"{files} name the same queries, {draw['queries']}, but have other numbers of "
+                    "them in their clusters. One of the two was not packed from results."
+                )
+
+
+_Draws: TypeAlias = set[tuple[int, str]]
+
+
+def _usual_draws(cells: Sequence[Cell]) -> _Draws:
+    """Return the draws, by seed and queries, that most entries have; at least half of them."""
+    counts = Counter(draw for cell in cells for draw in cell.of_seed.items())
+    most = min(max(counts.values()), -(-len(cells) // 2))
+    return {draw for draw, n in counts.items() if n >= most}
+
+
+def _has_draws(cell: Cell, usual: _Draws) -> bool:
+    """Whether an entry is on the draws of its board, so that it may lead and be compared."""
+    if not cell.fresh and not cell.is_drawn:
+        return True  # the same answer to the same queries, whatever the seed
+    return bool(cell.of_seed.items() & usual)
+
+
 def _lines(
-    entries: Sequence[Submission], cells: Mapping[str, Cell], metric: str
+    entries: Sequence[Submission], cells: Mapping[str, Cell], usual: _Draws
 ) -> list[dict[str, Any]]:
-    leader = cells[entries[0].document["digest"]]
+    metric, leader = entries[0].metric, cells[entries[0].document["digest"]]
+    least = 0.0 if cutoff(metric) is not None else -math.inf
     lines: list[dict[str, Any]] = []
     for place, one in enumerate(entries):
         cell, chance = cells[one.document["digest"]], one.document["chance"] or 0.0
         alone = Comparison("over-chance", cell, None)
         low, high = interval_of(alone, metric, chance, alone.estimate(metric, chance))
-        least = 0.0 if cutoff(metric) is not None else -math.inf
         line: dict[str, Any] = {
             "submission": one, "value": cell.mean(metric),
             "low": max(low + chance, least), "high": high + chance, "standing": "apart",
@@ -558,22 +645,35 @@ def _lines(
         pair = Comparison("a-b", leader, cell)
         if place == 0:
             line["standing"] = "leader"
-        elif pair.seeds:
+        elif pair.seeds and _has_draws(cell, usual):
             found = pair.estimate(metric, chance)
             ends = found.interval()
-            line |= {
-                "standing": "tied", "behind": found.mean, "p": found.p_value(),
-                "behind_low": ends[0], "behind_high": ends[1],
-            }  # fmt: skip
+            line |= {"standing": "open", "behind": found.mean}
+            line |= {"behind_low": ends[0], "behind_high": ends[1]}
+            if _may_be_claimed(pair):
+                line |= {"standing": "tied", "p": found.p_value()}
         lines.append(line)
-    compared = [line for line in lines if "p" in line]
-    corrected = against_leader(np.array([line["p"] for line in compared]))
-    for line, p in zip(compared, corrected, strict=True):
-        line["p_adjusted"] = float(p)
-        # On the draws of both, whoever has the higher mean of all its own may come second.
-        if p < LEVEL and line["behind"] > 0:
-            line["standing"] = "behind"
+    # The leader was chosen among all entries, also among those that no claim is made about.
+    corrected = against_leader(np.array([line.get("p", 1.0) for line in lines[1:]]))
+    for line, p in zip(lines[1:], corrected, strict=True):
+        if "p" in line:
+            line["p_adjusted"] = float(p)
+            # On the draws of both, whoever has the higher mean of all its own may come second.
+            if p < LEVEL and line["behind"] > 0:
+                line["standing"] = "behind"
     return lines
+
+
+def _may_be_claimed(pair: Comparison) -> bool:
+    """Whether there are draws enough on both sides, as for a bold number of `bench.comparisons`."""
+    assert pair.b is not None
+    if pair.is_about_this_pool or pair.overlap > LARGEST_OVERLAP:
+        return False
+    common = set(pair.seeds or ())
+    return all(
+        not cell.is_drawn or len(common.intersection(cell.seeds)) >= ENOUGH_DRAWS
+        for cell in (pair.a, pair.b)
+    )
 
 
 #: A page with more is refused: 200 entries take a quarter of it.

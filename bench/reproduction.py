@@ -8,7 +8,9 @@ digest. docs/reproduce.md says how to write a box.
 
 from __future__ import annotations
 
+import math
 import platform
+import re
 import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -41,12 +43,24 @@ COLUMNS = (
     "task", "eval", "direction", "method", "source", "n_pairs", "metric", "percent", "tolerance",
 )  # fmt: skip
 
-#: What a box may run. A box may come from anywhere: it runs no plugin, no shell and no command
-#: that removes or sends anything, and writes below its own folder alone.
-MAY_RUN = ("data build", "extract", "store pull", "fit", "eval run", "eval task", "eval sweep")
-_MAY_NOT = ("--plugin", "--ray-address", "--encoder-module")
-_WRITTEN = ("-o", "--out", "--store")
-_WITHIN = ("OUT", "STORE")
+#: What a box may run, and with which options. A box may come from anywhere: it loads no plugin,
+#: no remote code and no configuration, removes and sends nothing, and writes below OUT alone.
+MAY_RUN = {
+    "data build": "-o --split",
+    "extract": "--store --kind --encoder --weights --thumbnails --label-set --batch-size --device "
+    "--precision --resize",
+    "fit": "--store -o --x --y --head --head-names --n-pairs --penalty --mix --gamma --force",
+    "eval run": "--store -o --suite --dataset --label-set --method --source --limit --jobs --shots "
+    "--learners --penalty --mix --variants --templates --head-variants --head-templates --device",
+    "eval task": "--store -o --images --names --captions --head --head-names --method --source "
+    "--n-pairs --seeds --eval --relevance --variants --templates --head-variants "
+    "--head-templates --penalty --mix --locale --jobs --limit --epochs --device",
+    "eval sweep": "--store -o --dataset --label-set --locale --source --method --n-pairs --mix "
+    "--penalty --seeds --eval --jobs",
+}
+_SWITCHES = ("--thumbnails", "--force")
+_PLACES = {"-o": ("OUT",), "--store": ("OUT", "STORE")}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -144,7 +158,7 @@ def parse_box(data: bytes) -> Box:
     """
     try:
         found = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
         raise BoxError(f"it is not TOML: {err}.") from err
     if found.get("format") != FORMAT:
         raise BoxError(f"its format is {found.get('format')!r}; this version reads {FORMAT}.")
@@ -153,29 +167,36 @@ def parse_box(data: bytes) -> Box:
     _known(found, "format", "name", "title", "duration", "store", "run", "expected", where="")
     _known(store, "address", "sets", "lacking", "make", where="store.")
     _known(expected, "suite", "tolerance", "origin", "columns", "rows", where="expected.")
-    columns = expected.get("columns", [])
+    columns = _texts(expected, "columns", where="expected.")
     if unknown := set(columns) - {*COLUMNS}:
         raise BoxError(
             f"expected.columns has {listed(sorted(unknown), shown=5)}; known are "
             f"{', '.join(COLUMNS)}."
         )
-    rows = tuple(
-        _expected(number, columns, row) for number, row in enumerate(expected.get("rows", []), 1)
-    )
+    given = expected.get("rows", [])
+    if not isinstance(given, list):
+        raise BoxError(f"expected.rows must be a list of rows, got {given!r}.")
+    rows = tuple(_expected(number, columns, row) for number, row in enumerate(given, 1))
+    name, address = _text(found, "name"), _text(store, "address", where="store.")
+    if not _NAME.fullmatch(name):
+        raise BoxError(f"name must be of letters, digits, '.', '_' and '-', got {name!r}.")
+    make = _commands(store, "make", where="store.")
+    if make and not _is_below(address, ("OUT",)):
+        raise BoxError(f"store.make fills a store below OUT, and store.address is {address!r}.")
     return Box(
-        name=_text(found, "name"),
+        name=name,
         title=_text(found, "title"),
         digest=sha256_hex(data),
-        duration=found.get("duration", "of unknown duration"),
-        store=_text(store, "address", where="store."),
-        sets=tuple(store.get("sets", ())),
-        lacking=store.get("lacking", ""),
-        make=_commands(store, "make", where="store."),
-        run=_commands(found, "run"),
+        duration=_text(found, "duration", default="of unknown duration"),
+        store=address,
+        sets=tuple(_texts(store, "sets", where="store.")),
+        lacking=_text(store, "lacking", where="store.", default=""),
+        make=make,
+        run=_commands(found, "run", writes=False),
         suite=_text(expected, "suite", where="expected."),
         expected=rows,
-        tolerance=float(expected.get("tolerance", 0.0)),
-        origin=expected.get("origin", ""),
+        tolerance=_tolerance(expected.get("tolerance", 0.0), "expected.tolerance"),
+        origin=_text(expected, "origin", where="expected.", default=""),
     )
 
 
@@ -191,57 +212,109 @@ def _known(table: Mapping[str, Any], *names: str, where: str) -> None:
         raise BoxError(f"{where}{unknown[0]} is unknown; known are {', '.join(names)}.")
 
 
-def _text(table: Mapping[str, Any], name: str, *, where: str = "") -> str:
-    value = table.get(name)
-    if not isinstance(value, str) or not value:
+def _text(
+    table: Mapping[str, Any], name: str, *, where: str = "", default: str | None = None
+) -> str:
+    value = table.get(name, default)
+    if not isinstance(value, str) or (not value and default is None):
         raise BoxError(f"{where}{name} must be a text, got {value!r}.")
     return value
 
 
-def _expected(number: int, columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
-    if len(row) != len(columns):
-        raise BoxError(
-            f"row {number} of expected.rows has {len(row)} values for {len(columns)} columns."
-        )
+def _texts(table: Mapping[str, Any], name: str, *, where: str = "") -> list[str]:
+    values = table.get(name, [])
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise BoxError(f"{where}{name} must be a list of texts, got {values!r}.")
+    return values
+
+
+def _tolerance(value: Any, where: str) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0:
+        raise BoxError(f"{where} must be percentage points from 0 on, got {value!r}.")
+    return float(value)
+
+
+def _expected(number: int, columns: Sequence[str], row: Any) -> dict[str, Any]:
+    where = f"row {number} of expected.rows"
+    if not isinstance(row, list) or len(row) != len(columns):
+        raise BoxError(f"{where} must have {len(columns)} values, one a column, got {row!r}.")
     found = dict(zip(columns, row, strict=True))
-    if not isinstance(found.get("percent"), int | float) or "metric" not in found:
-        raise BoxError(f"row {number} of expected.rows needs a metric and a percent: {row!r}.")
+    percent = found.get("percent")
+    if not isinstance(percent, int | float) or not math.isfinite(percent) or "metric" not in found:
+        raise BoxError(f"{where} needs a metric and a percent: {row!r}.")
+    if "tolerance" in found:
+        found["tolerance"] = _tolerance(found["tolerance"], f"the tolerance of {where}")
+    if wrong := [name for name in found if name not in _NUMBERS and type(found[name]) is not str]:
+        raise BoxError(f"{where} must have a text as {wrong[0]}, got {found[wrong[0]]!r}.")
     return found
 
 
+#: Columns whose values are numbers.
+_NUMBERS = ("percent", "tolerance")
+
+
 def _commands(
-    table: Mapping[str, Any], name: str, *, where: str = ""
+    table: Mapping[str, Any], name: str, *, where: str = "", writes: bool = True
 ) -> tuple[tuple[str, str], ...]:
-    steps = []
-    for number, step in enumerate(table.get(name, []), start=1):
-        title = _text(step, "title", where=f"{where}{name} {number}: ")
-        command = _text(step, "command", where=f"{where}{name} {number}: ")
-        _check_command(command, f"{where}{name} {number}")
+    given, steps = table.get(name, []), []
+    if not isinstance(given, list):
+        raise BoxError(f"{where}{name} must be tables [[{where}{name}]], got {given!r}.")
+    for number, step in enumerate(given, start=1):
+        place = f"{where}{name} {number}"
+        if not isinstance(step, dict):
+            raise BoxError(f"{place} must be a table, got {step!r}.")
+        title, command = (_text(step, key, where=f"{place}: ") for key in ("title", "command"))
+        _check_command(command, place)
+        if not writes and command.split()[1:2] == ["extract"]:
+            raise BoxError(f"{place} fills the store; commands that do are [[store.make]].")
         steps.append((title, command))
     return tuple(steps)
 
 
 def _check_command(command: str, where: str) -> None:
-    """Raise unless a command is one that a box may run, and writes where it may."""
-    words = shlex.split(command)
-    if words[:1] != ["headstock"] or not any(
-        words[1:].__getitem__(slice(len(known.split()))) == known.split() for known in MAY_RUN
-    ):
+    """Raise unless a command is one that a box may run, and reads and writes where it may."""
+    try:
+        words = shlex.split(command)
+    except ValueError as err:
+        raise BoxError(f"{where} is no command: {err}: {command!r}.") from err
+    name = next((known for known in MAY_RUN if words[1:][: known.count(" ") + 1] == known.split()),
+                None)  # fmt: skip
+    if name is None or words[0] != "headstock":
         raise BoxError(
             f"{where} runs {command!r}. A box may run `headstock` with {', '.join(MAY_RUN)}."
         )
-    for word, value in zip(words, [*words[1:], ""], strict=True):
-        flag, _, given = word.partition("=")
-        if flag in _MAY_NOT:
-            raise BoxError(f"{where} uses {flag}, which a box may not: {command!r}.")
-        if flag in _WRITTEN or (word[:2] == "-o" and not word.startswith("--")):
-            target = given or (value if flag in _WRITTEN else word[2:])
-            parts = Path(target).parts
-            if not parts or parts[0] not in _WITHIN or ".." in parts:
+    allowed, left = MAY_RUN[name].split(), words[2 + name.count(" ") :]
+    given: set[str] = set()
+    while left:
+        word = left.pop(0)
+        if not word.startswith("-"):
+            if not (_NAME.fullmatch(word) or _is_below(word, ("OUT",))):
                 raise BoxError(
-                    f"{where} gives {flag} {target!r}. A box reads and writes below OUT, its own "
-                    f"folder, and STORE: {command!r}."
+                    f"{where} gives {word!r}; a box names things below OUT: {command!r}."
                 )
+            continue
+        if word not in allowed:
+            raise BoxError(
+                f"{where} uses {word!r}, which a box may not; `{name}` takes {', '.join(allowed)}, "
+                f"each with its value behind a blank: {command!r}."
+            )
+        given.add(word)
+        if word in _SWITCHES:
+            continue
+        value = left.pop(0) if left else ""
+        if word in _PLACES and not _is_below(value, _PLACES[word]):
+            raise BoxError(
+                f"{where} gives {word} {value!r}. A box reads and writes below "
+                f"{' and '.join(_PLACES[word])}: {command!r}."
+            )
+    if lost := [one for one in _PLACES if one in allowed and one not in given]:
+        raise BoxError(f"{where} needs {', '.join(lost)}: {command!r}.")
+
+
+def _is_below(place: str, roots: Sequence[str]) -> bool:
+    parts = place.split("/")
+    return parts[0] in roots and ".." not in parts
 
 
 def missing_sets(box: Box, place: str) -> list[str]:
@@ -368,7 +441,8 @@ def _number(box: Box, row: Mapping[str, Any], table: pl.DataFrame) -> Number:
     where = {k: v for k, v in row.items() if k not in ("metric", "percent", "tolerance")}
     metric = str(row["metric"])
     cell = ", ".join([*map(str, where.values()), metric])
-    found = table.filter(pl.lit(value=True), **where) if metric in table.columns else table.clear()
+    known = metric in table.columns and where.keys() <= set(table.columns)
+    found = table.filter(pl.lit(value=True), **where) if known else table.clear()
     values = found[metric].drop_nulls() if metric in found.columns else pl.Series([])
     if len(values) > 1:
         raise BoxError(

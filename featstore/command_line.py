@@ -31,8 +31,8 @@ EXIT_VERIFY = 4
 
 
 def _use(ctx: click.Context, _: click.Parameter, places: tuple[str, ...]) -> tuple[str, ...]:
-    """Load plugins, before any name is looked at."""
-    if places:
+    """Load plugins, before any name is looked at; to complete a line runs nobody's code."""
+    if places and not ctx.resilient_parsing:
         from featstore.plugins import use_plugins
 
         use_plugins(places)

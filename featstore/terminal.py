@@ -7,6 +7,7 @@ runs goes through `VisibleText`: it shows what would act on a terminal.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import sys
@@ -44,10 +45,23 @@ def _unicode(found: re.Match[str]) -> str:
 
 
 def json_text(value: Any) -> str:
-    """Return a value as JSON that acts on no terminal."""
+    """Return a value as JSON that acts on no terminal; numbers that JSON lacks are null."""
     import json
 
-    return _ACTING.sub(_unicode, json.dumps(value, indent=2, ensure_ascii=False))
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_with_nulls(value), indent=2, ensure_ascii=False)
+    return _ACTING.sub(_unicode, text)
+
+
+def _with_nulls(value: Any) -> Any:
+    """Return a value with None for every NaN and every infinity in it."""
+    if isinstance(value, dict):
+        return {key: _with_nulls(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class VisibleText:
@@ -210,9 +224,10 @@ class TextTable:
         import shutil
 
         lines, above, below = self._cells(), "", ""
-        if sys.stdout.isatty():
+        if sys.stdout is not None and sys.stdout.isatty():
             room = shutil.get_terminal_size().columns - self.indent
             lines, above, below = _fitted(lines, room, headed=bool(self.headings))
+            above, below = (textwrap.fill(text, room) for text in (above, below))
         for line in (above, *self._lines(lines, coloured=is_coloured(sys.stdout)), below):
             if line:
                 _draw(line, sys.stdout)

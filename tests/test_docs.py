@@ -203,6 +203,7 @@ PARSED = {
     r"OUT/": "nothing: `make demo` runs them",
     r"--suite paper": "27 datasets; tests/bench/test_paper.py has stand-ins",
     r"headstock (demo|try)$": "minutes; `make test-long` runs the demo",
+    r"headstock reproduce": "minutes; test_reproduction.py repeats a smaller study",
     r"headstock (report|apply)": "the same as `bench report` and `fitters apply`, which are run",
     r"headstock extract (imagenet1k|birds)": "`featstore extract` does the same in other documents",
     r"--source tuxpaint-stamps-default_": "the package; test_stamps.py unpacks one",

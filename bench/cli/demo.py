@@ -97,6 +97,8 @@ class Job:
     steps : tuple of Step
     store : str
         What STORE stands for in the commands.
+    is_foreign : bool
+        The commands are somebody else's: nothing is said of downloads, which are not known.
     is_quiet : bool
         They run in this process, which loads the libraries once, and only the last of them prints
         its output. By default each is a process, so that its peak memory can be told.
@@ -107,6 +109,7 @@ class Job:
     ending: str
     steps: tuple[Step, ...]
     store: str = ""
+    is_foreign: bool = False
     is_quiet: bool = False
 
     def commands(self, out: str) -> list[str]:
@@ -120,23 +123,28 @@ class Job:
             for step in self.steps
         ]
 
-    def run(self, out: str) -> int:
-        """Run the commands until one fails; return its exit code, or 0."""
+    def run(self, out: str, *, err: bool = False) -> int:
+        """Run the commands until one fails; return its exit code, or 0.
+
+        Everything is printed on stderr if `err`.
+        """
         Path(out).mkdir(parents=True, exist_ok=True)
         # No command here may reach a model hub: what it runs comes from packages.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         started, commands = time.monotonic(), self.commands(out)
+        said = "" if self.is_foreign else f"{_downloads()}\n"
         click.echo(
-            f"headstock {self.name}: {len(commands)} steps, {self.duration}.\n{_downloads()}\n"
-            f"Everything is written to {out}; what is finished there is used again."
+            f"headstock {self.name}: {count(len(commands), 'step')}, {self.duration}.\n{said}"
+            f"Everything is written to {out}; what is finished there is used again.",
+            err=err,
         )
         for number, (step, command) in enumerate(zip(self.steps, commands, strict=True), start=1):
-            click.echo(f"\n[{number}/{len(commands)}] {step.title}")
+            click.echo(f"\n[{number}/{len(commands)}] {step.title}", err=err)
             if self.is_quiet:
                 code, cost = run_here(command, is_shown=number == len(commands))
             else:
-                click.echo(f"$ {command}")
-                code, cost = run_step(command)
+                click.echo(f"$ {command}", err=err)
+                code, cost = run_step(command, err=err)
             click.echo(f"  [{cost}]", err=True)
             if code:
                 failed = f"headstock {self.name}: `{command}` failed with exit code {code}."
@@ -198,12 +206,19 @@ def _downloads() -> str:
     return f"The images are downloaded through apt ({PACKAGE}, 81 MB); the models are in packages."
 
 
-def run_step(command: str) -> tuple[int, str]:
-    """Run a command of `headstock` as a process; return its exit code, and what it took."""
+def run_step(command: str, *, err: bool = False) -> tuple[int, str]:
+    """Run a command of `headstock` as a process; return its exit code, and what it took.
+
+    It prints on stderr if `err`. What the environment names as store or plugins is none of it.
+    """
     # The `headstock` of this interpreter, whatever PATH finds first.
     words = [sys.executable, "-m", "bench.cli.headstock", *shlex.split(command)[1:]]
     started = time.monotonic()
-    process = subprocess.Popen(words)  # noqa: S603 -- a command of a job
+    kept = {
+        k: v for k, v in os.environ.items() if k not in ("HEADSTOCK_STORE", "HEADSTOCK_PLUGINS")
+    }
+    stdout = 2 if err else None
+    process = subprocess.Popen(words, env=kept, stdout=stdout)  # noqa: S603 -- of a job
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
@@ -297,10 +312,12 @@ def try_command(out: str, dry_run: bool, as_json: bool) -> int:
     "-o",
     "--out",
     default=None,
-    help="Folder for everything the command makes. Finished work in it is used again.  [default: "
-    "build/reproduce/NAME]",
+    help="Write everything into this folder, and use finished work in it again [default: "
+    "build/reproduce/NAME].",
 )
-@click.option("--store", default=None, help="Folder or address of a store that has the sets.")
+@click.option(
+    "--store", default=None, help="Read the sets from this store, a folder or an address."
+)
 @click.option("--dry-run", is_flag=True, help="Print the commands, and run none of them.")
 @click.option(
     "--record",
@@ -333,7 +350,7 @@ def reproduce_command(
     place = store or found.place(out)
     missing = missing_sets(found, place)
     steps = tuple(Step(*step) for step in (*(found.make if missing else ()), *found.run))
-    job = Job(f"reproduce {box}", found.duration, "", steps, store=place)
+    job = Job(f"reproduce {box}", found.duration, "", steps, store=place, is_foreign=True)
     if dry_run:
         return _answer(job, out, dry_run=True, as_json=as_json)
     if missing and (store or not found.make):
@@ -342,7 +359,7 @@ def reproduce_command(
             f"{place} lacks {count(len(missing), 'set')} that {found.name} reads: "
             f"{listed(missing, shown=6)}. {advice}".strip()
         )
-    if code := job.run(out):
+    if code := job.run(out, err=as_json):
         return code
     outcome = compare_box(found, results)
     write_file(Path(out) / "certificate.json", [json_bytes(outcome.certificate())])
@@ -359,7 +376,7 @@ _SHOWN = 15
 
 def _print_outcome(outcome: Outcome, out: str) -> None:
     """Print ours beside what is expected, what is off first."""
-    from bench.tables import Table
+    from featstore.terminal import TextTable
 
     ordered = sorted(outcome.numbers, key=lambda number: number.holds)
     rows = [
@@ -373,8 +390,9 @@ def _print_outcome(outcome: Outcome, out: str) -> None:
         ]
         for number in ordered[:_SHOWN]
     ]
-    headings = ["cell", "expected %", "ours %", "difference", "tolerance", "holds"]
-    click.echo("\n" + Table(headings, rows).text("table"))
-    if len(ordered) > _SHOWN:
-        click.echo(f"{len(ordered) - _SHOWN:,} more in {out}/certificate.json.")
-    click.echo(f"{outcome.sentence}\nCertificate: {out}/certificate.json")
+    click.echo()
+    headings = ("CELL", "EXPECTED %", "OURS %", "DIFFERENCE", "TOLERANCE", "HOLDS")
+    TextTable(headings, rows).show()
+    more = f"{len(ordered) - _SHOWN:,} more in {out}/certificate.json.\n"
+    click.echo(f"{more if len(ordered) > _SHOWN else ''}{outcome.sentence}")
+    click.echo(f"Certificate: {out}/certificate.json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -515,32 +517,32 @@ def report_command(
     "\n  bench submit build/demo/results:ridge/head/0 --name ridge -o board/ridge.json",
 )
 @click.argument("choice", metavar="RESULTS:METHOD/SOURCE/K")
-@click.option("--name", required=True, help="The name of the entry on the board.")
+@click.option("--name", required=True, help="Call the entry this on the board.")
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
-    help="The JSON file to write.",
+    help="Write this JSON file.",
 )
 @click.option(
     "--direction",
     default=None,
-    help="The direction that is ranked, such as image→name or caption→image.  [default: "
-    "image→name, else image→caption]",
+    help="Rank this direction, such as image→name or caption→image [default: image→name, or else "
+    "image→caption].",
 )
 @click.option(
     "--metric",
     default=None,
-    help="The metric that is ranked by, a mean over queries.  [default: top-1, else R@1]",
+    help="Rank by this metric, a mean over queries [default: top-1, or else R@1].",
 )
-@click.option("--note", default="", help="One line about the entry.")
-@click.option("--link", default="", help="An http(s) address with more about the entry.")
+@click.option("--note", default="", help="Say this about the entry, in one line.")
+@click.option("--link", default="", help="Link the entry to this http(s) address.")
 @click.option(
     "--command",
     "typed",
     default=None,
-    help="The command that reproduces the entry.  [default: what was typed to make RESULTS]",
+    help="State this command to reproduce the entry [default: what was typed to make RESULTS].",
 )
 @json_option
 def submit_command(
@@ -594,12 +596,12 @@ def submit_command(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
-    help="The HTML page to write. Without it, the boards are printed.",
+    help="Write the boards as this HTML page, instead of printing them.",
 )
-@click.option("--title", default="Leaderboard", show_default=True, help="Heading of the page.")
+@click.option("--title", default="Leaderboard", show_default=True, help="Use this heading.")
 @json_option
 def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: bool) -> None:
-    """Rank the submissions of FOLDER, and mark those that cannot be told from the leader.
+    """Rank submissions, and mark those that the leader is not shown to beat.
 
     Every *.json file below FOLDER is read and checked; a file that is no submission ends the
     command with its name. Entries are compared with the leader on the draws that both have;
@@ -607,7 +609,7 @@ def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: boo
     """
     from bench.errors import SubmissionError
     from bench.leaderboard import boards, leaderboard_page, read_submission
-    from bench.tables import Table, interval_text, p_text, signed_text, value_text
+    from bench.tables import interval_text, p_text, signed_text, value_text
     from featstore.store.files import write_file
 
     paths = sorted(folder.rglob("*.json"))
@@ -626,7 +628,7 @@ def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: boo
         return
     if out is not None:
         entries = sum(len(board.lines) for board in found)
-        click.echo(f"{out}: {entries:,} entries on {len(found):,} boards.")
+        click.echo(f"{out}: entries {entries:,}, boards {len(found):,}.")
         return
     for board in found:
         metric = board.asked["metric"]
@@ -643,6 +645,10 @@ def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: boo
             ]
             for place, line in enumerate(board.lines, start=1)
         ]  # fmt: skip
-        click.echo(f"{board.title}\n{board.sentence}\n")
-        headings = ["#", "entry", f"{metric} %", "to leader", "95 % interval", "p", "standing"]
-        click.echo(Table(headings, rows).text("table"))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
+        for text in (board.title, board.sentence):
+            click.echo(textwrap.fill(text, width))
+        click.echo()
+        headings = ("#", "ENTRY", f"{metric} %", "TO LEADER", "95 % INTERVAL", "P", "STANDING")
+        TextTable(headings, rows).show()
+        click.echo()

@@ -53,13 +53,13 @@ def test_every_command_of_the_three_has_its_place(program, group):
         assert [one.type for one in found.params] == [one.type for one in original.params]
 
 
-def test_nothing_else_is_here_but_the_demo_and_try():
+def test_nothing_else_is_here_but_demo_try_and_reproduce():
     originals = [
         path for name, group in
         (("featstore", featstore_cli), ("fitters", fitters_cli), ("bench", bench_cli))
         for path, _ in _leaves(group, name)
     ]  # fmt: skip
-    assert len(HERE) == len(originals) + 2
+    assert len(HERE) == len(originals) + 3
     assert len(set(PLACES.values())) == len(PLACES)
 
 
@@ -318,7 +318,7 @@ def test_the_demo_runs_commands_of_headstock(command):
 def test_the_demo_says_what_it_would_run(name, capsys):
     for option in ("--dry-run", "--json"):
         assert run_command(cli, "headstock", [name, "--out", "a b", option]) == 0
-        assert "'a b'/store" in capsys.readouterr().out
+        assert "'a b/store'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("is_quiet", [True, False])
@@ -338,7 +338,7 @@ def test_a_job_ends_at_the_first_step_that_fails(is_quiet, tmp_path, monkeypatch
     assert titles == [f"[{n}/3] {step.title}" for n, step in enumerate(steps[:2], 1)]
     assert "Report:" not in said.out
     assert ("data build" in said.out) is not is_quiet
-    assert "headstock toy: `headstock store ls 'a b'/store` failed with exit code 1." in said.err
+    assert "headstock toy: `headstock store ls 'a b/store'` failed with exit code 1." in said.err
     assert replace(job, steps=steps[:1]).run("a b") == 0
     said = capfd.readouterr()
     assert said.out.endswith("\nReport:  'a b'/report.html\n")

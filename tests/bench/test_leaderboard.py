@@ -48,7 +48,10 @@ def entry(name, totals, *, finished="2026-01-02T03:04:05Z", like, seeds=None, co
     return Submission(resealed(document))
 
 
-def test_a_submission_survives_its_file_and_agrees_with_compare(smoke_results, sent, tmp_path):
+def test_a_submission_survives_its_file_and_agrees_with_compare(
+    smoke_results, sent, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(leaderboard, "ENOUGH_DRAWS", 2)
     path = tmp_path / "one.json"
     path.write_bytes(json_bytes(sent[0].document))
     read = read_submission(path)
@@ -66,7 +69,8 @@ def test_a_submission_survives_its_file_and_agrees_with_compare(smoke_results, s
     assert sorted([other.value, leader.value]) == pytest.approx(sorted([theirs["a"], theirs["b"]]))
 
 
-def test_every_entry_is_compared_with_the_leader_alone(sent):
+def test_every_entry_is_compared_with_the_leader_alone(sent, monkeypatch):
+    monkeypatch.setattr(leaderboard, "ENOUGH_DRAWS", 2)
     (board,) = boards(sent)
     assert next(line.standing for line in board.lines) == "leader"
     values = [line.value for line in board.lines]
@@ -78,21 +82,19 @@ def test_every_entry_is_compared_with_the_leader_alone(sent):
 
 
 def test_a_board_by_hand(sent):
-    """Twelve clusters of ten queries, two draws: one entry level, one clearly behind."""
+    """Twelve clusters of ten queries, ten draws: one entry level, one clearly behind."""
     like = sent[0]
-    best = entry("best", [[9, 8] * 6, [8, 9] * 6], like=like)
-    level = entry("level", [[8, 9] * 6, [9, 8] * 6], like=like)
-    worse = entry("worse", [[2, 1] * 6, [1, 2] * 6], like=like)
+    best = entry("best", [[9, 8] * 6, [8, 9] * 6] * 5, like=like)
+    level = entry("level", [[8, 9] * 6, [9, 8] * 6] * 5, like=like)
+    worse = entry("worse", [[2, 1] * 6, [1, 2] * 6] * 5, like=like)
     (board,) = boards([worse, level, best])
     assert [line.submission.name for line in board.lines] == ["best", "level", "worse"]
     assert [line.value for line in board.lines] == pytest.approx([0.85, 0.85, 0.15])
     assert [line.standing for line in board.lines] == ["leader", "tied", "behind"]
     assert board.lines[1].behind == pytest.approx(0.0)
     assert board.lines[2].behind == pytest.approx(0.7)
-    assert (
-        board.sentence
-        == "best leads with 85.0 %. 1 of the 2 others cannot be told from it; 1 is behind."
-    )
+    said = "It cannot be told from 1 of the 2 others, and is above the rest."
+    assert board.sentence == f"best leads with 85.0 %. {said}"
 
 
 def test_a_later_submission_of_a_name_replaces_the_earlier_one(sent):
@@ -108,11 +110,54 @@ def test_a_later_submission_of_a_name_replaces_the_earlier_one(sent):
     ]  # fmt: skip
 
 
-def test_entries_without_a_common_draw_are_not_compared(sent):
+def test_entries_on_other_draws_are_not_compared_and_cannot_lead(sent):
+    two = [entry(name, [[hits] * 8] * 10, like=sent[0]) for name, hits in (("a", 7), ("b", 2))]
+    far = entry("far", [[9] * 8] * 2, like=sent[0], seeds=[998, 999])
+    (board,) = boards([far, *two])
+    assert [line.submission.name for line in board.lines] == ["a", "b", "far"]
+    assert [line.standing for line in board.lines] == ["leader", "behind", "apart"]
+    assert (board.lines[2].p, board.lines[2].behind) == (None, None)
+    assert board.sentence == "a leads with 70.0 %. It is above the other entry. 1 had other draws."
+
+
+@pytest.mark.parametrize("draws", [1, 3, 9])
+def test_too_few_draws_are_no_claim(sent, draws):
+    """One lucky draw of a held-out split says nothing about another."""
+    entries = [
+        entry(name, [[hits, hits - 1] * 20] * n, like=sent[0])
+        for name, hits, n in (("a", 9, 16), ("b", 3, draws), ("c", 2, 16))
+    ]
+    (board,) = boards(entries)
+    assert [line.standing for line in board.lines] == ["leader", "open", "behind"]
+    assert board.lines[1].p_adjusted is None
+    assert board.lines[1].behind == pytest.approx(0.6)
+    # The leader was chosen among three.
+    assert board.lines[2].p_adjusted == against_leader(np.array([1.0, board.lines[2].p]))[1]
+    (of_few,) = boards([entry("lucky", [[9, 8] * 20] * draws, like=sent[0]), *entries[1:]])
+    assert [line.standing for line in of_few.lines[1:]] == ["open", "open"]
+
+
+def test_the_same_queries_have_the_same_counts(sent):
     one = entry("one", [[9] * 5], like=sent[0])
-    far = entry("far", [[1] * 5], like=sent[0], seeds=[7])
-    line = boards([one, far])[0].lines[1]
-    assert (line.standing, line.p, line.behind) == ("apart", None, None)
+    two = entry("two", [[9] * 5], like=sent[0], counts=[10, 10, 10, 10, 9])
+    with pytest.raises(SubmissionError, match=r"'(one|two)' and '(one|two)' name the same"):
+        boards([one, two])
+
+
+def test_a_board_of_one_cluster_is_json(sent):
+    (board,) = boards([entry(name, [[9]] * 10, like=sent[0]) for name in "ab"])
+    assert (
+        json.loads(json.dumps(board.facts(), allow_nan=False))["entries"][1]["behind_low"] is None
+    )
+
+
+def test_a_page_of_two_boards_leads_to_both(sent):
+    other = entry("o", [[1] * 5], like=sent[0])
+    document = {**other.document, "board": {**other.document["board"], "gallery": 9.0}}
+    found = boards([*sent, Submission(resealed(document))])
+    html = leaderboard_page(found)
+    assert len(found) == 2
+    assert all(f'<a href="#b{board.name}">' in html for board in found)
 
 
 def test_other_questions_make_other_boards(sent):
@@ -128,7 +173,7 @@ DAMAGE = {
     "seeds are not sorted": lambda d: resealed({**d, "draws": d["draws"][:1] * 2}),
     "cannot have a total": lambda d: _draw(d, total=lambda v: [x + 99 for x in v]),
     "counts and": lambda d: _draw(d, count=lambda v: v[1:]),
-    "beyond the": lambda d: _draw(d, cluster=lambda v: [*v[:-1], 10**6]),
+    "beyond the": lambda d: _draw(d, cluster=lambda v: [*v[:-1], 90_000]),
     "at finished": lambda d: resealed({**d, "finished": "yesterday"}),
     "at link": lambda d: resealed({**d, "link": "javascript:alert(1)"}),
     "at draws": lambda d: resealed({**d, "draws": []}),
@@ -137,6 +182,18 @@ DAMAGE = {
     "'clusters' is a required": lambda d: resealed({k: v for k, v in d.items() if k != "clusters"}),
     "at revisions": lambda d: resealed({**d, "revisions": {"a/b/c": "short"}}),
     "at name": lambda d: resealed({**d, "name": "two\nlines"}),
+    "U+202E": lambda d: resealed({**d, "commands": ["a \u202eb"]}),
+    "U+000A": lambda d: resealed({**d, "name": "A\n"}),
+    "is no date": lambda d: resealed({**d, "finished": "2026-99-99T00:00:00Z"}),
+    "in the future": lambda d: resealed({**d, "finished": "9999-01-01T00:00:00Z"}),
+    "at board.metric": lambda d: resealed({**d, "board": {**d["board"], "metric": "cluster"}}),
+    "no mean over queries": lambda d: resealed(
+        {**d, "board": {**d["board"], "metric": "median_rank"}}
+    ),
+    "at draws.0.count": lambda d: _draw(d, count=lambda v: [10**30, *v[1:]]),
+    "at entry.settings": lambda d: resealed(
+        {**d, "entry": {**d["entry"], "settings": {"x": "a" * 3_300_000}}}
+    ),
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Boxes: what they may say, what they may run, and a study repeated from end to end."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -26,7 +27,7 @@ address = "OUT/store"
 lacking = "Ask for STORE."
 [[run]]
 title = "Run the suite"
-command = "headstock eval run --suite smoke -o OUT/results"
+command = "headstock eval run --suite smoke --store STORE -o OUT/results"
 [expected]
 suite = "smoke"
 tolerance = 0.05
@@ -100,22 +101,61 @@ def test_a_row_that_means_several_cells_is_refused(smoke_results):
         ("[store]", "[shop]", "no table"),
         ("headstock eval run", "rm -rf", "A box may run"),
         ("headstock eval run", "headstock store rm", "A box may run"),
+        ("headstock eval run", "headstock store pull STORE OUT/x", "A box may run"),
         ("headstock eval run", "headstock eval run; rm", "A box may run"),
+        ("headstock eval run", "headstock eval run '", "is no command"),
+        ("headstock eval run", "headstock eval run /etc/passwd", "names things"),
         ("-o OUT/results", "-o /etc", "below OUT"),
         ("-o OUT/results", "-o OUT/../x", "below OUT"),
-        ("-o OUT/results", "-o/etc", "below OUT"),
-        ("-o OUT/results", "--out=elsewhere", "below OUT"),
-        ("-o OUT/results", "--store /srv -o OUT/results", "below OUT"),
-        ("--suite smoke", "--suite smoke --plugin x.py", "--plugin"),
-        ("--suite smoke", "--suite smoke --plugin=x.py", "--plugin"),
+        ("-o OUT/results", "-o/etc", "which a box may not"),
+        ("-o OUT/results", "--out=OUT/results", "which a box may not"),
+        ("-o OUT/results", "", "needs -o"),
+        ("--store STORE", "", "needs --store"),
+        ("--store STORE", "--store=STORE", "which a box may not"),
+        ("--store STORE", "--store /srv", "below OUT and STORE"),
+        ("--suite smoke", "--suite smoke --plugin x.py", "which a box may not"),
+        ("--suite smoke", "--suite smoke --config x.toml", "which a box may not"),
+        ("headstock eval run --suite smoke", "headstock extract OUT/m", "which a box may not"),
+        (
+            "eval run --suite smoke --store STORE -o OUT/results",
+            "extract OUT/m --store STORE",
+            "fills the store",
+        ),
+        ('name = "smoke"', 'name = "../../x"', "name must be of letters"),
+        ("tolerance = 0.05", 'tolerance = "abc"', "percentage points from 0 on"),
+        ("tolerance = 0.05", "tolerance = inf", "percentage points from 0 on"),
+        ("tolerance = 0.05", "tolerance = -1", "percentage points from 0 on"),
+        ("tolerance = 0.05", "columns = [[1]]", "must be a list of texts"),
+        ("tolerance = 0.05", "rows = [1]", "one a column"),
+        ("tolerance = 0.05", "rows = 1", "list of rows"),
+        ('lacking = "Ask for STORE."', "sets = 1", "must be a list of texts"),
+        (
+            "tolerance = 0.05",
+            'columns = ["n_pairs", "metric", "percent"]\nrows = [[0, "R@1", 1]]',
+            "must have a text as n_pairs",
+        ),
         ("tolerance = 0.05", 'columns = ["place"]', "expected.columns"),
-        ("tolerance = 0.05", 'columns = ["metric"]\nrows = [[1, 2]]', "2 values for 1 columns"),
+        ("tolerance = 0.05", 'columns = ["metric"]\nrows = [[1, 2]]', "must have 1 values"),
         ("tolerance = 0.05", 'columns = ["metric"]\nrows = [["R@1"]]', "needs a metric"),
     ],
 )
 def test_what_a_box_may_not_say_is_named(old, new, said):
     with pytest.raises(BoxError, match=said.replace("[", r"\[")):
         parse_box(changed(BOX, old, new).encode())
+
+
+def test_a_box_fills_no_store_but_its_own():
+    make = "[[store.make]]\ntitle = 't'\ncommand = 'headstock extract OUT/m --store STORE'\n"
+    text = changed(BOX, "[[run]]", f"{make}[[run]]")
+    assert parse_box(text.encode()).make
+    for address in ("/srv/store", "s3://b/x", "OUT/../x"):
+        with pytest.raises(BoxError, match=r"store\.make fills a store below OUT"):
+            parse_box(changed(text, "OUT/store", address).encode())
+
+
+def test_a_column_that_the_table_lacks_is_no_result_of_ours(smoke_results):
+    text = BOX + 'columns = ["metric", "percent"]\nrows = [["no-metric", 1]]\n'
+    assert compare_box(parse_box(text.encode()), smoke_results).numbers[0].ours is None
 
 
 def test_a_place_without_a_box(tmp_path):
@@ -142,21 +182,23 @@ def test_missing_sets(smoke_store, tmp_path):
     assert f"Ask for {smoke_store}." in str(said.exception)
 
 
-def test_a_study_is_repeated_from_end_to_end(box, smoke_results, tmp_path):
+def test_a_study_is_repeated_from_end_to_end(box, smoke_results, smoke_store, tmp_path):
     """The finished runs are used again; the verdict is the exit code."""
     out = tmp_path / "out"
     shutil.copytree(smoke_results, out / "results")
+    shutil.copytree(smoke_store, out / "store")
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
     good.write_text(box)
     run = BOX[BOX.index("[[run]]") : BOX.index("[expected]")]
-    bad.write_text(changed(changed(box, run, ""), "tolerance = 0.05", "tolerance = -1"))
+    off = re.sub(r'"top-1", [\d.]+\]', '"top-1", 1234]', changed(box, run, ""), count=1)
+    bad.write_text(off)
     for file, code, verdict in ((good, 0, "reproduced"), (bad, 1, "not reproduced")):
-        done = CliRunner().invoke(
-            reproduce_command, [str(file), "-o", str(out)], standalone_mode=False
-        )
+        words = [str(file), "-o", str(out), "--json"]
+        done = CliRunner().invoke(reproduce_command, words, standalone_mode=False)
         assert done.return_value == code
-        certificate = json.loads((out / "certificate.json").read_text())
-        assert certificate["verdict"] == verdict
-        assert certificate["sentence"] in done.output
+        assert json.loads(done.stdout) == json.loads((out / "certificate.json").read_text())
+        assert json.loads(done.stdout)["verdict"] == verdict
+    done = CliRunner().invoke(reproduce_command, [str(bad), "-o", str(out)])
+    assert "Not reproduced" in done.output
     done = CliRunner().invoke(reproduce_command, [str(good), "-o", str(out), "--record", "top-1"])
     assert done.output == expected_table(smoke_results, suite="smoke", metrics=["top-1"])

@@ -251,7 +251,8 @@ def test_names_lose_their_middles_prose_is_wrapped_and_columns_that_go_are_named
         "NAME",
         "dataset/im…long-name  two words and some more",
         "                      of them",
-        "No room for A, B: a wider terminal or a pipe has them.",
+        "No room for A, B: a wider terminal or a pipe",
+        "has them.",
     ]
 
 
