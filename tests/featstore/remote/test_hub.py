@@ -18,8 +18,8 @@ IMAGES = "birds/image/toy"
 
 @pytest.fixture
 def hub(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with hub_server(store_folder.parent, "team/birds") as url:
-        monkeypatch.setenv("HF_ENDPOINT", url)
+    with hub_server(store_folder.parent, "team/birds") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield f"hf://datasets/team/birds/{store_folder.name}"
 
 
