@@ -277,7 +277,8 @@ def hub_server(
                 elif line["key"] == "lfsFile":
                     files[value["path"]] = state.large[value["oid"]]
             sha = state.commit(files, branch)
-            self._json({"commitUrl": f"{state.url}/commit/{sha}", "commitOid": sha})
+            page = f"{state.url}/datasets/{repository}/commit/{sha}"
+            self._json({"commitUrl": page, "commitOid": sha})
 
         def log_message(self, *_: Any) -> None:
             pass

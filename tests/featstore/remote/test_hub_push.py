@@ -23,14 +23,18 @@ from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, RemoteStoreError, UnreachableError
 from featstore.share.card import stated_licences
-from featstore.share.copy import make_tag
+from featstore.share.copy import make_tag, send_tag
 from featstore.store import verify_store
 from featstore.store.files import write_file
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.hub_server import SECRET, TOKEN, Hub, files_below, hub_server
 from tests.featstore.remote.test_buckets import IMAGES, assert_same_store, extend
 
+# huggingface_hub 2.4 hands httpx2 an upload in a way that this deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+
 ADDRESS = "hf://datasets/team/birds"
+KEY, CAPTIONS = "birds/image/timm.toy-3ad3c869", "birds/caption/"
 
 
 @pytest.fixture
@@ -87,9 +91,11 @@ def test_an_extended_set_sends_its_new_shards(hub: Hub, store_folder: Path, tmp_
     first = copy_sets(own, ADDRESS)
     extend(own, 300)
     make_tag(own, "paper-v1")
+    before = set(hub.large)
     hub.requests.clear()
-    assert copy_sets(own, ADDRESS).sets[IMAGES] == "behind"
-    assert 0 < shards_sent(hub) <= 3  # of 6: the last, which grew, two new, and the items
+    assert copy_sets(own, ADDRESS).sets[KEY] == "behind"
+    new = {digest for digest in hub.large if digest not in before}
+    assert shards_sent(hub) == len(new) == 4  # the last shard, which grew, two new ones, the items
     assert_same_store(ADDRESS, own)
     assert_same_store(first.address, store_folder)  # a commit stays what it was
     assert open_store(ADDRESS, revision="paper-v1").info(IMAGES).commit.n == 1300
@@ -118,8 +124,8 @@ def test_two_publishers_at_once(hub: Hub, store_folder: Path, tmp_path: Path) ->
     hub.harm = race
     report = copy_sets(ours, ADDRESS)
     winner = open_store(theirs).info(IMAGES).commit.revision_id
-    assert winner[:12] in report.failed[IMAGES]
-    assert "extend that" in report.failed[IMAGES]
+    assert winner[:12] in report.failed[KEY]
+    assert "extend that" in report.failed[KEY]
     assert_same_store(ADDRESS, theirs)
 
 
@@ -149,8 +155,8 @@ def test_publishers_of_different_sets_both_end_up_there(hub: Hub, store_folder: 
     assert_same_store(ADDRESS, store_folder)
     card = hub.files()["README.md"].decode()
     assert stated_licences(card) == {"birds": "CC0-1.0"}
-    assert "birds/caption/toy" in card
-    assert IMAGES in card
+    assert CAPTIONS in card
+    assert KEY in card
 
 
 @pytest.mark.parametrize(
@@ -250,9 +256,7 @@ def test_what_cannot_be_pushed_to(hub: Hub, store_folder: Path, tmp_path: Path) 
     with pytest.raises(RemoteStoreError, match="names a commit"):
         copy_sets(store_folder, f"{ADDRESS}@{hub.branches['main']}")
     with pytest.raises(RemoteStoreError, match="Tag the folder"):
-        make_tag(store_folder, "x") and make_tag(ADDRESS, "x")
-        copy_sets(store_folder, ADDRESS)
-        make_tag(ADDRESS, "y")
+        send_tag(ADDRESS, "y", {IMAGES: "0" * 64})
 
 
 def test_a_damaged_set_stays_out_of_the_commit(hub: Hub, tmp_path: Path) -> None:
@@ -262,10 +266,10 @@ def test_a_damaged_set_stays_out_of_the_commit(hub: Hub, tmp_path: Path) -> None
     data[100] ^= 1
     shard.write_bytes(data)
     report = copy_sets(root, ADDRESS)
-    assert "1 of 4 blocks differ" in report.failed[IMAGES]
-    assert not any(name.startswith(IMAGES) for name in hub.files())
+    assert "1 of 4 blocks differ" in report.failed[KEY]
+    assert not any(name.startswith(KEY) for name in hub.files())
     (there,) = open_store(ADDRESS).sets()
-    assert str(there.key) == "birds/caption/toy"
+    assert str(there.key).startswith(CAPTIONS)
 
 
 def test_bytes_that_the_hub_changed(hub: Hub, store_folder: Path) -> None:
