@@ -55,12 +55,14 @@ class HubObjects(WebObjects):
             )
         with needs_extra(address.url):
             import huggingface_hub
-            from huggingface_hub.utils import build_hf_headers
         # A hub of one's own is named as for all of huggingface_hub.
         stated = os.environ.get("HF_ENDPOINT") or huggingface_hub.constants.ENDPOINT
         self.endpoint = stated.rstrip("/")
         self.api: Any = huggingface_hub.HfApi(endpoint=self.endpoint)
-        self._headers: dict[str, str] = build_hf_headers()
+        # The library's own headers cost a request, which tells the hub what runs here.
+        implicit = not huggingface_hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN
+        token = huggingface_hub.get_token() if implicit else None
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         owner, rest = address.path.split("/", 1)
         place, _, self.folder = rest.partition("/")
         name, _, revision = place.partition("@")

@@ -118,8 +118,6 @@ def hub_server(
         timeout = 30
 
         def _answer(self, data: bytes, status: int = 200, **headers: str) -> None:
-            if state.latency is not None:
-                state.latency(len(data) + self.length)
             self.send_response(status)
             for name, value in {"Content-Length": str(len(data)), **headers}.items():
                 self.send_header(name.replace("_", "-"), value)
@@ -138,6 +136,8 @@ def hub_server(
             with state.lock:
                 state.requests.append((self.command, path, bool(token)))
                 harm = None if state.harm is None else state.harm(self.command, path)
+            if state.latency is not None:
+                state.latency(self.length)
             if harm == "cut":
                 self.rfile.read(self.length // 2)
                 self.close_connection = True
