@@ -47,6 +47,8 @@ class HubObjects(WebObjects):
     The first answer says which commit the revision is; everything else is read from that commit.
     """
 
+    can_push = True
+
     def __init__(self, address: Address) -> None:
         super().__init__(address)
         if address.host != "datasets" or address.path.count("/") < 1:

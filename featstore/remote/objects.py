@@ -206,6 +206,8 @@ class Objects(ABC):
         False once the place has answered a range with the whole.
     can_write : bool
         Whether `put`, `create` and `replace` work.
+    can_push : bool
+        Whether `draft` returns what can be written.
     is_atomic : bool
         Whether all that is written becomes visible at once, by `publish`, and only if nothing was
         written meanwhile by others: nothing need be claimed then.
@@ -222,6 +224,7 @@ class Objects(ABC):
 
     has_ranges = True
     can_write = False
+    can_push = False
     is_atomic = False
     page = downloads = ""
 
