@@ -30,6 +30,9 @@ CONVERTED = "d" * 40
 TOKEN = "hf_aTokenThatMayWrite"
 SECRET = "sIgNaTuRe"
 
+#: Bytes that a link carries at once.
+PIECE = 2**20
+
 #: Files of so many bytes are large ones.
 LARGE = 10_000
 
@@ -49,6 +52,8 @@ class Hub:
         answer, and ``"cut"`` ends the connection in the middle of the body.
     requests : list of tuple
         Method, path, and whether a token came with it.
+    latency, carry : callable or None
+        Called, to wait, with the size of each request, and of each piece of a body in either way.
     """
 
     repository: str
@@ -59,7 +64,7 @@ class Hub:
     harm: Callable[[str, str], Any] | None = None
     requests: list[tuple[str, str, bool]] = field(default_factory=list)
     latency: Callable[[int], object] | None = None
-    redirects: bool = True
+    carry: Callable[[int], object] | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -116,14 +121,20 @@ def hub_server(
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 30
+        disable_nagle_algorithm = True
 
         def _answer(self, data: bytes, status: int = 200, **headers: str) -> None:
             self.send_response(status)
             for name, value in {"Content-Length": str(len(data)), **headers}.items():
                 self.send_header(name.replace("_", "-"), value)
             self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(data)
+            if self.command == "HEAD":
+                return
+            for first in range(0, len(data), PIECE):
+                piece = data[first : first + PIECE]
+                if state.carry is not None:
+                    state.carry(len(piece))
+                self.wfile.write(piece)
 
         def _json(self, document: Any, status: int = 200, **headers: str) -> None:
             data = json.dumps(document).encode()
@@ -142,7 +153,7 @@ def hub_server(
                 self.rfile.read(self.length // 2)
                 self.close_connection = True
                 return
-            body = self.rfile.read(self.length) if self.length else b""
+            body = self._body()
             if harm == "lost":  # the request is served, and its answer is lost
                 self.wfile = io.BytesIO()
                 self.close_connection = True
@@ -161,6 +172,14 @@ def hub_server(
                     self._route(path, dict(parse_qsl(parts.query)), body)
 
         do_GET = do_HEAD = do_POST = do_PUT = _serve
+
+        def _body(self) -> bytes:
+            pieces = []
+            for left in range(self.length, 0, -PIECE):
+                pieces.append(self.rfile.read(min(left, PIECE)))
+                if state.carry is not None:
+                    state.carry(len(pieces[-1]))
+            return b"".join(pieces)
 
         def _route(self, path: str, query: dict[str, str], body: bytes) -> None:
             if path == "/api/validate-yaml":
@@ -214,7 +233,7 @@ def hub_server(
             commit = state.branches.get(revision, revision)
             if data is None:
                 self._json({}, 404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
-            elif len(data) >= LARGE and state.redirects:
+            elif len(data) >= LARGE:
                 port = self.server.server_address[1]
                 where = f"http://localhost:{port}/signed/{commit}/{name}?X-Signature={SECRET}"
                 self._answer(b"", 302, Location=where, X_Repo_Commit=commit)
