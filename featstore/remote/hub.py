@@ -64,6 +64,7 @@ class HubObjects(WebObjects):
         # The library's own headers cost a request, which tells the hub what runs here.
         implicit = not huggingface_hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN
         token = huggingface_hub.get_token() if implicit else None
+        self._offline = bool(huggingface_hub.constants.HF_HUB_OFFLINE)
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         owner, rest = address.path.split("/", 1)
         place, _, self.folder = rest.partition("/")
@@ -187,6 +188,10 @@ class HubObjects(WebObjects):
         )
 
     def _url(self, name: str) -> str:
+        if self._offline:
+            raise UnreachableError(
+                f"{self.address}/{name} was not asked for, because HF_HUB_OFFLINE is set."
+            )
         path = "/".join(filter(None, (self.folder, name)))
         revision = quote(self._commit or self.revision, safe="")
         return f"{self.endpoint}/datasets/{self.repository}/resolve/{revision}/{quote(path)}"
