@@ -31,6 +31,23 @@ if TYPE_CHECKING:
     from featstore.share.publish import Relation
 
 
+_LICENCE = click.option(
+    "--licence",
+    "licences",
+    multiple=True,
+    metavar="DATASET=TEXT",
+    help="State the licence of the items of a dataset on the card; repeatable.",
+)
+
+
+def _licences(texts: Sequence[str]) -> dict[str, str]:
+    """Return dataset -> licence as the option --licence states them."""
+    stated = dict(text.partition("=")[::2] for text in texts)
+    if not all(stated.values()):
+        raise click.UsageError("--licence is DATASET=TEXT, such as birds=CC-BY-4.0.")
+    return stated
+
+
 @click.command("card", epilog="Example: featstore card build/demo/store -o build/demo/store")
 @click.argument("store", type=StoreType())
 @click.option(
@@ -42,8 +59,7 @@ if TYPE_CHECKING:
 @click.option(
     "--name", help="Give the collection this name [default: the last part of the address]."
 )
-@click.option("--licence", "licences", multiple=True, metavar="DATASET=TEXT",
-              help="State the licence of the items of a dataset; repeatable.")  # fmt: skip
+@_LICENCE
 @click.option(
     "--revision", help="Describe the store as it was at this tag [default: its current state]."
 )
@@ -64,9 +80,7 @@ def card_command(
     from featstore.share.card import croissant, croissant_text, markdown, set_cards, write_about
     from featstore.store.store import open_store
 
-    stated = dict(text.partition("=")[::2] for text in licences)
-    if not all(stated.values()):
-        raise click.UsageError("--licence is DATASET=TEXT, such as birds=CC-BY-4.0.")
+    stated = _licences(licences)
     with ProgressBar(f"card of {store}"):
         opened = open_store(store, revision=revision)
         title = name or opened.address.rstrip("/").rsplit("/", 1)[-1]
@@ -110,17 +124,27 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("push", epilog="Example: featstore push build/demo/store s3://team/features")
 @click.argument("source", type=StoreType())
 @click.argument("target", type=StoreType())
+@_LICENCE
 @_options
 def push_command(
-    source: StorePlace, target: StorePlace, select: tuple[str, ...], force: bool, as_json: bool
+    source: StorePlace,
+    target: StorePlace,
+    licences: tuple[str, ...],
+    select: tuple[str, ...],
+    force: bool,
+    as_json: bool,
 ) -> int:
     """Upload sets to another store.
 
     Sent is what TARGET lacks of the sets of SOURCE, whole shards, each verified before; an
     interrupted push goes on where it stopped. A set is published last and at once. If another
     revision was published first, the error names it, and the other sets are copied all the same.
+
+    A dataset of the hub, hf://datasets/OWNER/NAME, must exist. It gets one commit, which holds a
+    card too; --licence is for that card.
     """
-    return _copy([(source, target)], _SENT, select, force=force, as_json=as_json)
+    stated = {"licences": _licences(licences)}
+    return _copy([(source, target)], _SENT, select, force=force, as_json=as_json, **stated)
 
 
 @click.command("pull", epilog="Example: featstore pull s3://team/features build/demo/store")
@@ -167,14 +191,14 @@ def _copy(
     *,
     force: bool,
     as_json: bool,
-    **signed: Any,
+    **more: Any,
 ) -> int:
     from featstore.share.copy import copy_sets
 
     def send(source: StorePlace, target: StorePlace) -> CopyReport:
         with ProgressBar(f"to {target}", "bytes") as bar:
             return copy_sets(
-                source, target, select=select, force=force, progress=bar.advance, **signed
+                source, target, select=select, force=force, progress=bar.advance, **more
             )
 
     reports: list[CopyReport] = []
@@ -189,6 +213,8 @@ def _copy(
         done = [f"{counts[how]:,} {word}" for how, word in words.items() if counts[how]]
         total = count(len(report.sets), "set")
         click.echo(f"{source} to {target}: {total}{', ' if done else ''}{', '.join(done)}")
+        if report.address:
+            click.echo(f"This state stays at {report.address}")
     if len(ways) > 1:
         # A tag whose writing was stopped in the first store is complete by the way back.
         for way, report in zip(ways, reports, strict=True):
@@ -198,7 +224,8 @@ def _copy(
         print_json(
             [
                 {"from": str(source), "to": str(target), "sets": report.sets,
-                 "failed": report.failed}
+                 "failed": report.failed,
+                 **({"address": report.address} if report.address else {})}
                 for (source, target), report in zip(ways, reports, strict=True)
             ]
         )  # fmt: skip

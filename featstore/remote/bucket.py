@@ -26,7 +26,7 @@ class BucketObjects(Objects):
     machine's own role.
     """
 
-    can_write = True
+    can_write = can_push = True
 
     def __init__(self, address: Address) -> None:
         super().__init__(address.url)

@@ -16,10 +16,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_manifests.cache import cache_folder
 from featstore.durable import write_durably
@@ -47,6 +48,8 @@ from featstore.store.records import (
     read_commit,
 )
 from featstore.store.tables import MAX_ITEM_BYTES
+
+T = TypeVar("T")
 
 #: Bytes of shards that are kept unless $HEADSTOCK_CACHE_BYTES says otherwise.
 LIMIT = 64 * 2**30
@@ -195,6 +198,14 @@ def user_cache() -> Cache:
 _ARRAY = "embedding/zarr.json"
 
 
+def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """Return what calls that wait for a server return, made in threads at the same time."""
+    if len(calls) < 2:
+        return [call() for call in calls]
+    with ThreadPoolExecutor(len(calls), "small") as pool:
+        return list(pool.map(lambda call: call(), calls))
+
+
 class Mirror:
     """Fetches small files of `objects` to `root`.
 
@@ -230,8 +241,14 @@ class Mirror:
         self._keep(self.root / name, data)
         return True
 
-    def fetch_records(self, key: SetKey) -> None:
-        """Fetch a set's pointer and the commit records that it names, the pointer last.
+    def fetch_records(self, key: SetKey, *, likely: str = "") -> None:
+        """Fetch a set's pointer and the commit record that it names; the pointer is kept last.
+
+        Parameters
+        ----------
+        likely : str
+            Revision that the pointer names, as the catalog has it: that commit is asked for at the
+            same time. The pointer decides.
 
         Raises
         ------
@@ -242,9 +259,22 @@ class Mirror:
             return
         name = f"{key}/{POINTER}"
         directory = key.directory(self.root)
-        try:
-            data = self.objects.read(name, limit=MAX_METADATA_BYTES)
-        except FileNotFoundError:
+
+        def pointer() -> bytes | None:
+            with contextlib.suppress(FileNotFoundError):
+                return self.objects.read(name, limit=MAX_METADATA_BYTES)
+            return None
+
+        def commit_of_catalog() -> None:
+            with contextlib.suppress(FeatstoreError):  # it counts if the pointer names it
+                self.fetch_commit(key, likely)
+
+        if likely and not (directory / f"{REVISIONS}/{likely[:64]}.json").exists():
+            calls: list[Callable[[], bytes | None]] = [pointer, commit_of_catalog]
+            data = at_once(calls)[0]
+        else:
+            data = pointer()
+        if data is None:
             (directory / POINTER).unlink(missing_ok=True)
             return
         where = f"{self.objects.address}/{name}"
@@ -278,6 +308,11 @@ class Mirror:
             If one is missing, larger, or has another hash.
         """
         directory = key.directory(self.root)
+        missing: list[Callable[[], None]] = []
+
+        def want(name: str, path: Path, facts: Mapping[str, Any]) -> None:
+            missing.append(lambda: self._fetch(name, path, facts))
+
         for name, facts in commit.metadata.items():
             if same_file(directory / name, facts):
                 continue
@@ -289,11 +324,12 @@ class Mirror:
                 if layout is not None:
                     self._keep(directory / name, json_bytes(array_metadata(layout)))
                     continue
-            self._fetch(f"{key}/{name}", directory / name, facts)
+            want(f"{key}/{name}", directory / name, facts)
         items = commit.items
         path = directory.parent / items["file"]
         if not same_file(path, commit.items_facts):
-            self._fetch(f"{key.dataset}/{key.kind}/{items['file']}", path, items)
+            want(f"{key.dataset}/{key.kind}/{items['file']}", path, items)
+        at_once(missing)
 
     def fetch_named(self, name: str, *, limit: int) -> None:
         """Fetch a file whose name carries its hash, unless it is there."""

@@ -206,6 +206,14 @@ class Objects(ABC):
         False once the place has answered a range with the whole.
     can_write : bool
         Whether `put`, `create` and `replace` work.
+    can_push : bool
+        Whether `draft` returns what can be written.
+    is_atomic : bool
+        Whether all that is written becomes visible at once, by `publish`, and only if nothing was
+        written meanwhile by others: nothing need be claimed then.
+    page, downloads : str
+        Address of the page that shows the store's README.md to people, and what the addresses of
+        its files begin with; empty if there is no page.
     limits : Limits
         How slow the place may be.
     rule : callable
@@ -216,6 +224,9 @@ class Objects(ABC):
 
     has_ranges = True
     can_write = False
+    can_push = False
+    is_atomic = False
+    page = downloads = ""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -330,6 +341,40 @@ class Objects(ABC):
     def delete(self, name: str) -> None:
         """Remove a file; none is fine."""
         raise self._read_only(name)
+
+    def draft(self) -> Objects:
+        """Return what a push writes to: this place itself, or the next commit of one that has them.
+
+        Raises
+        ------
+        RemoteStoreError
+            If the place cannot be written.
+        """
+        if not self.can_write:
+            raise RemoteStoreError(
+                f"{self.address} cannot be written by featstore. Push to a folder, and upload that "
+                "(docs/sharing.md)."
+            )
+        return self
+
+    def keep(self) -> None:
+        """Send what a draft holds of a set that is complete; nothing to do elsewhere."""
+        return
+
+    def undo(self) -> None:
+        """Drop what was written to a draft since `keep`; nothing to do elsewhere."""
+        return
+
+    def publish(self, message: str) -> bool:
+        """Make visible what was written to a draft; False if others wrote to the place meanwhile.
+
+        Parameters
+        ----------
+        message : str
+            Of the commit, where the place has commits.
+        """
+        del message
+        return True
 
     @abstractmethod
     def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
@@ -529,7 +574,7 @@ def open_objects(address: Address) -> Objects:
         If the library for this scheme is not installed, or refuses the address.
     """
     if address.scheme == "hf":
-        from featstore.remote.web import HubObjects
+        from featstore.remote.hub import HubObjects
 
         return HubObjects(address)
     if address.scheme in ("http", "https"):

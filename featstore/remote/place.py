@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import time
 import warnings
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from featstore.errors import CorruptStoreError, RemoteStoreError, UnknownSetError, UnreachableError
-from featstore.remote.cache import Cache, Mirror, user_cache
+from featstore.remote.cache import Cache, Mirror, at_once, user_cache
 from featstore.remote.objects import Address, open_objects
 from featstore.remote.rows import REQUESTS, RemoteRows
 from featstore.store.catalog import NAME as CATALOG
@@ -152,7 +154,7 @@ class RemotePlace(Place):
     def fetch_records(self, key: SetKey, revision: str | None = None) -> None:
         """Fetch the pointer of a set, its commit, and the commits whose id begins `revision`."""
         if key not in self._asked:
-            self.mirror.fetch_records(key)
+            self.mirror.fetch_records(key, likely=self._listed.get(str(key), ""))
             self._asked.add(key)
         if revision is not None and not self.mirror.offline:
             attributes = read_pointer(key.directory(self.root)) or {}
@@ -179,6 +181,13 @@ class RemotePlace(Place):
     ) -> None:
         """Fetch all rows of a set."""
         self._array(key, commit, layout).fetch_all(progress)
+
+    @functools.cached_property
+    def _listed(self) -> dict[str, str]:
+        """Key -> revision of the catalog at opening; empty if there is none that can be read."""
+        with contextlib.suppress(CorruptStoreError):
+            return dict((self.catalog() or {}).get("sets", {}))
+        return {}
 
     def _is_there(self, key: SetKey) -> bool:
         """Return whether there is such a set, damaged or not: reading it raises for the damage."""
@@ -217,8 +226,12 @@ def open_remote(address: Address) -> RemotePlace:
     offline = os.environ.get("HEADSTOCK_OFFLINE", "") not in ("", "0")
     mirror = Mirror(open_objects(address), root, offline=offline)
     try:
-        mirror.refresh("zarr.json")
-        mirror.refresh(CATALOG, limit=MAX_JSON_BYTES)
+        at_once(
+            [
+                lambda: mirror.refresh("zarr.json"),
+                lambda: mirror.refresh(CATALOG, limit=MAX_JSON_BYTES),
+            ]
+        )
     except UnreachableError as err:
         if not (root / "zarr.json").is_file():
             raise

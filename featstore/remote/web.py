@@ -1,18 +1,15 @@
-"""Read-only objects: a web server with ranges, and a dataset repository of the Hugging Face hub."""
+"""Read-only objects: the files of a web server, with ranges where it knows them."""
 
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
 
-from featstore.errors import RemoteStoreError, UnreachableError, needs_extra
+from featstore.errors import RemoteStoreError, needs_extra
 from featstore.remote.objects import Address, Objects, Pace, TransientError
-
-T = TypeVar("T")
 
 _PIECE = 2**20
 
@@ -22,7 +19,8 @@ _REDIRECTS = 3
 #: Seconds to wait for a connection.
 _CONNECT = 10.0
 
-_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+#: Statuses after which another attempt may be better.
+AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class WebObjects(Objects):
@@ -63,7 +61,7 @@ class WebObjects(Objects):
         start, stop = span
         with self._asked(name, {"Range": f"bytes={start}-{stop - 1}"}, pace) as answer:
             left, skip = stop - start, 0
-            self._compare(name, _tag(answer))
+            self._compare(name, self._tag(answer))
             if answer.status == 200:
                 self.has_ranges, skip = False, start
             else:
@@ -91,10 +89,22 @@ class WebObjects(Objects):
                 size = str(answer.headers.get("Content-Range", "")).rpartition("/")[2]
             if not size.isdecimal():
                 raise RemoteStoreError(f"{self.address}/{name}: the server does not say its size.")
-            return int(size), _tag(answer)
+            return int(size), self._tag(answer)
 
     def _url(self, name: str) -> str:
         return f"{self.address}/{quote(name)}"
+
+    def _credentials(self, url: str) -> dict[str, str]:
+        """Return the headers that a request to this URL, perhaps of a redirect, may carry."""
+        del url
+        return {}
+
+    def _note(self, answer: Any) -> None:
+        """Look at each answer, those that redirect included."""
+
+    def _tag(self, answer: Any) -> str:
+        """Return what tells this content of a file from an earlier one, or nothing."""
+        return str(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
 
     @contextmanager
     def _asked(self, name: str, headers: dict[str, str], pace: Pace) -> Iterator[Any]:
@@ -105,10 +115,11 @@ class WebObjects(Objects):
             for _ in range(_REDIRECTS + 1):
                 ask = functools.partial(
                     self._pool.request, "GET", url,
-                    headers={"Accept-Encoding": "identity", **headers},
+                    headers={"Accept-Encoding": "identity", **self._credentials(url), **headers},
                     preload_content=False, redirect=False,
                 )  # fmt: skip
                 answer = pace.wait(ask)
+                self._note(answer)
                 if answer.status not in (301, 302, 303, 307, 308):
                     break
                 url = self._followed(url, str(answer.headers.get("Location", "")))
@@ -131,7 +142,7 @@ class WebObjects(Objects):
         status = answer.status
         if status in (404, 410):
             raise FileNotFoundError(f"{self.address}/{name}")
-        if status in _AGAIN:
+        if status in AGAIN:
             again = TransientError(f"the server said {status}")
             asked = str(answer.headers.get("Retry-After", ""))
             again.after = float(asked) if asked.isdecimal() else 0.0
@@ -156,102 +167,9 @@ class WebObjects(Objects):
         return target
 
 
-def _tag(answer: Any) -> str:
-    """Return what tells this content of a file from an earlier one, or nothing."""
-    return str(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
-
-
 def _pieces(answer: Any, pace: Pace) -> Iterator[bytes]:
     """Yield the bytes of an answer as they come, so that a slow one is noticed."""
     read = functools.partial(answer.read1, _PIECE, decode_content=False)
     # What follows the last chunk may never end, however fast it comes.
     while piece := pace.wait(read) if answer.chunked else read():
         yield piece
-
-
-_HUB_PIECE = 8 * 2**20
-
-#: Bytes of a listing, whose size nobody knows before: it may take until the deadline.
-_ANY_SIZE = 2**50
-
-
-class HubObjects(Objects):
-    """Files below ``hf://datasets/OWNER/NAME[@REVISION][/FOLDER]``; a token as the hub's own."""
-
-    def __init__(self, address: Address) -> None:
-        super().__init__(address.url)
-        if address.host != "datasets" or address.path.count("/") < 1:
-            raise RemoteStoreError(
-                f"{address.url} is no dataset of the hub: hf://datasets/OWNER/NAME."
-            )
-        with needs_extra(address.url):
-            from huggingface_hub import HfFileSystem
-        # A hub of one's own is named as for all of huggingface_hub.
-        self._fs: Any = HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT") or None)
-        self._root = f"datasets/{address.path}"
-
-    def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Yield name and size of the files below `prefix`; too many are a CorruptStoreError."""
-        root = f"{self._root}/{prefix}".rstrip("/")
-        ask, pace = functools.partial(self._fs.find, root, detail=True), self._pace(prefix)
-        found = self._repeat(prefix, pace, lambda: self._asked(ask, pace, _ANY_SIZE))
-        if len(found) > self.limits.most_names:
-            raise self._too_many()
-        for path, facts in found.items():
-            yield path.removeprefix(f"{self._root}/"), int(facts["size"] or 0)
-
-    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
-        path = f"{self._root}/{name}"
-        size = int(self._asked(lambda: self._fs.info(path), pace, 0)["size"] or 0)
-        if size > limit:
-            raise self._too_large(name, limit)
-        data = bytes(self._asked(lambda: self._fs.cat_file(path), pace, size))
-        if len(data) != size:
-            raise TransientError(f"{len(data):,} of {size:,} bytes came")
-        return data, ""
-
-    def _stream(
-        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
-    ) -> Iterator[bytes | memoryview]:
-        del size
-        path = f"{self._root}/{name}"
-        for first in range(*span, _HUB_PIECE):
-            last = min(first + _HUB_PIECE, span[1])
-            ask = functools.partial(self._fs.cat_file, path, start=first, end=last)
-            yield bytes(self._asked(ask, pace, last - first))
-
-    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
-        facts = self._asked(lambda: self._fs.info(f"{self._root}/{name}"), pace, 0)
-        return int(facts["size"] or 0), ""  # `pinned` is the tag of every file
-
-    def pinned(self) -> str:
-        """Return the address of the commit that the revision, or without one ``main``, is now."""
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-        owner, rest = self._root.removeprefix("datasets/").split("/", 1)
-        place, _, folder = rest.partition("/")
-        name, _, revision = place.partition("@")
-        ask = functools.partial(
-            HfApi(endpoint=self._fs.endpoint).dataset_info,
-            f"{owner}/{name}", revision=unquote(revision) or None,
-        )  # fmt: skip
-        pace = self._pace("the revision")
-        try:
-            sha = self._repeat("the revision", pace, lambda: self._asked(ask, pace, 0)).sha
-        except UnreachableError as err:
-            cause = err.__cause__ and err.__cause__.__cause__
-            if not isinstance(cause, RepositoryNotFoundError | RevisionNotFoundError):
-                raise
-            raise RemoteStoreError(
-                f"{self.address} is no dataset of the hub, or none that your token may read."
-            ) from err
-        return f"hf://datasets/{owner}/{name}@{sha}/{folder}".rstrip("/")
-
-    def _asked(self, ask: Callable[[], T], pace: Pace, n_bytes: int) -> T:
-        try:
-            return pace.wait(ask, n_bytes)
-        except (FileNotFoundError, RemoteStoreError):
-            raise
-        except OSError as err:
-            raise TransientError(str(err)[:200]) from err

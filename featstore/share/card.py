@@ -31,6 +31,34 @@ _HOW = (
     "rows and of every other file."
 )
 
+_REVEAL = (
+    "Embeddings are not anonymous. Whoever has the encoder can tell whether an image or text that "
+    "they hold is among these items, search the items by their content, and, for many encoders, "
+    "reconstruct much of an input. Treat the embeddings of private data as private data."
+)
+_PINNED = (
+    "This needs `pip install 'headstock[remote]'`. With `@` and a commit after the name of the "
+    "dataset, the address names that state for ever."
+)
+_LICENCE = (
+    "The licence of the items of each dataset, above, also governs what may be done with their "
+    "embeddings; the licence of an encoder may restrict it further."
+)
+_CITE = (
+    "Cite the datasets and the encoders that the tables name, and the address of this collection "
+    "with the commit that you used; a revision_id identifies the exact rows of a set."
+)
+
+#: Licences that the hub knows by a name of its own, which is this one in small letters.
+_HUB_LICENCES = frozenset(
+    {
+        "apache-2.0", "mit", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0",
+        "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0",
+        "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "odbl", "odc-by", "pddl",
+    }
+)  # fmt: skip
+_STATED = "item_licences: "
+
 _CROISSANT = "http://mlcommons.org/croissant/1.0"
 
 # The terms of the Croissant 1.0 vocabulary: every document states all of them.
@@ -153,14 +181,82 @@ def markdown(name: str, cards: list[SetCard]) -> str:
     return "\n".join(lines)
 
 
-def croissant(name: str, cards: list[SetCard], *, url: str) -> dict[str, Any]:
+def hub_card(name: str, cards: list[SetCard], *, address: str) -> str:
+    """Return the card of a dataset of the hub: front matter, `markdown`, and how to use it.
+
+    Parameters
+    ----------
+    address : str
+        That `featstore.open_store` takes.
+    """
+    stated = {card.info.key.dataset: card.licence for card in cards if card.licence != UNKNOWN}
+    licences = {card.licence.lower() for card in cards}
+    licence = licences.pop() if len(licences) == 1 else ""
+    lines = [
+        "---",
+        f"pretty_name: {json.dumps(name)}",
+        f"license: {licence if licence in _HUB_LICENCES else 'other'}",
+        "tags: [embeddings, headstock, zarr]",
+        "viewer: false",
+        f"{_STATED}{json.dumps(stated, sort_keys=True)}",
+        "---",
+        "",
+        markdown(name, cards),
+        "## Use",
+        "",
+        "```python",
+        "import headstock as hs",
+        "",
+        f"store = hs.open_store({json.dumps(address)})",
+        *([f"rows = store.view({json.dumps(str(cards[0].info.key))})"] if cards else []),
+        "```",
+        "",
+        _PINNED,
+        "",
+        "## Licence",
+        "",
+        _LICENCE,
+        "",
+        "## What embeddings reveal",
+        "",
+        _REVEAL,
+        "",
+        "## Citation",
+        "",
+        _CITE,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def stated_licences(card: str) -> dict[str, str]:
+    """Return dataset -> licence as a card that `hub_card` wrote states them."""
+    for line in card.split("\n---\n", 1)[0].splitlines():
+        if line.startswith(_STATED):
+            found = json.loads(line.removeprefix(_STATED))
+            return {str(dataset): str(licence) for dataset, licence in found.items()}
+    return {}
+
+
+def croissant(
+    name: str, cards: list[SetCard], *, url: str, files: str | None = None
+) -> dict[str, Any]:
     """Return the store's Croissant 1.0 metadata.
+
+    Parameters
+    ----------
+    url : str
+        Of the collection.
+    files : str, optional
+        Address that the files lie below; `url` by default.
+
 
     Files are the commit record of each set, which holds the hash of every block of its array, and
     the item tables; the items are record sets. The arrays themselves have no hash of a whole file:
     they are named in the description of their record.
     """
-    files: dict[str, dict[str, Any]] = {}
+    below = url if files is None else files
+    found: dict[str, dict[str, Any]] = {}
     records: list[dict[str, Any]] = []
     for card in cards:
         key, commit = card.info.key, card.info.commit
@@ -170,13 +266,13 @@ def croissant(name: str, cards: list[SetCard], *, url: str) -> dict[str, Any]:
             f"Commit record of {key}: {commit.n:,} x {commit.dim:,} {commit.dtype} by "
             f"{card.info.encoder}, in the Zarr v3 array {key}/embedding"
         )
-        files[record] = _file(record, url, "application/json", len(data), sha256_hex(data), what)
+        found[record] = _file(record, below, "application/json", len(data), sha256_hex(data), what)
         table = f"{key.dataset}/{key.kind}/{commit.items['file']}"
-        if table in files:
+        if table in found:
             continue
         size, digest = commit.items["bytes"], commit.items["sha256"]
         what = f"Items of {key.dataset}/{key.kind}"
-        files[table] = _file(table, url, "application/x-parquet", size, digest, what)
+        found[table] = _file(table, below, "application/x-parquet", size, digest, what)
         fields = [
             {
                 "@type": "cr:Field",
@@ -206,7 +302,7 @@ def croissant(name: str, cards: list[SetCard], *, url: str) -> dict[str, Any]:
         "description": f"Frozen embeddings, {len(cards):,} sets, extracted by Headstock.",
         "license": licences[0] if len(licences) == 1 else licences,
         "url": url,
-        "distribution": list(files.values()),
+        "distribution": list(found.values()),
         "recordSet": records,
     }
 

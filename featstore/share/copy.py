@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,8 +19,17 @@ from featstore.errors import (
     StoreWriteError,
     UnknownSetError,
 )
+from featstore.identity import sha256_hex
 from featstore.remote.objects import Address, Objects, open_objects, parse_address
+from featstore.share.card import (
+    croissant,
+    croissant_text,
+    hub_card,
+    set_cards,
+    stated_licences,
+)
 from featstore.share.publish import (
+    ROUNDS,
     Relation,
     SetSource,
     bucket_format,
@@ -29,8 +38,8 @@ from featstore.share.publish import (
     publish_to_folder,
     update_catalog,
 )
+from featstore.store.catalog import ABOUT, parse_catalog, read_catalog, store_format, write_catalog
 from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import parse_catalog, read_catalog, store_format, write_catalog
 from featstore.store.files import (
     MAX_JSON_BYTES,
     json_bytes,
@@ -47,9 +56,9 @@ from featstore.store.records import (
     tag_file,
 )
 from featstore.store.signature import NAME as SIGNATURE
-from featstore.store.signature import put_signature, read_signature
+from featstore.store.signature import Signature, put_signature, read_signature
 from featstore.store.store import FeatureStore, SetInfo, open_store
-from featstore.store.tables import write_thumbnails
+from featstore.store.tables import MAX_ITEM_BYTES, write_thumbnails
 
 
 def send_thumbnails(
@@ -71,6 +80,48 @@ def send_thumbnails(
                     place.put(name, path)
                 put.add(name)
     return frozenset(put)
+
+
+def send_card(
+    opened: FeatureStore, objects: Objects, form: StoreFormat, licences: Mapping[str, str]
+) -> None:
+    """Write the card and the Croissant metadata of what the draft of a store holds.
+
+    A file of the same name that no push has written stays as it is.
+
+    Parameters
+    ----------
+    licences : mapping
+        Dataset -> licence of its items; those that the earlier card states are kept.
+    """
+    catalog = bucket_catalog(objects)
+    old: dict[str, bytes] = {}
+    for name in ABOUT:
+        with contextlib.suppress(FileNotFoundError):
+            old[name] = objects.read(name, limit=MAX_ITEM_BYTES)
+    listed = catalog.get("about", {})
+    own = [name for name in ABOUT if name not in old or listed.get(name) == sha256_hex(old[name])]
+    if "README.md" in own and "README.md" in old:
+        licences = {**stated_licences(old["README.md"].decode()), **licences}
+    cards = {
+        str(card.info.key): card
+        for card in set_cards(opened, licences)
+        if catalog["sets"].get(str(card.info.key)) == card.info.commit.revision_id
+    }
+    if catalog["sets"].keys() - cards.keys():
+        # What other publishers put there is described as it was before.
+        there = set_cards(open_store(objects.pinned()), licences)
+        cards = {**{str(card.info.key): card for card in there}, **cards}
+    chosen = [cards[key] for key in sorted(cards) if key in catalog["sets"]]
+    title = objects.address.rsplit("/", 1)[-1]
+    metadata = croissant(title, chosen, url=objects.page, files=objects.downloads)
+    texts = (hub_card(title, chosen, address=objects.address), croissant_text(metadata))
+    new = {name: text.encode() for name, text in zip(ABOUT, texts, strict=True) if name in own}
+    for name, data in new.items():
+        if data != old.get(name):
+            objects.put(name, data)
+    digests = {name: sha256_hex(data) for name, data in new.items()}
+    update_catalog(objects, form, (), about=digests)
 
 
 def make_tag(place: str | Path, name: str, *, select: Sequence[str] = ()) -> dict[str, str]:
@@ -142,12 +193,12 @@ class FolderTags:
 class BucketTags:
     """The tags of a store in a bucket, as `FolderTags` are those of a folder."""
 
-    def __init__(self, address: Address) -> None:
-        self.address = address.url
-        self._objects = open_objects(address)
-        if not self._objects.can_write:
+    def __init__(self, objects: Objects) -> None:
+        self.address = objects.address
+        self._objects = objects
+        if not objects.can_write:
             raise RemoteStoreError(
-                f"{address.url} cannot be written by featstore. Tag the folder, and copy that."
+                f"{self.address} cannot be written by featstore. Tag the folder, and copy that."
             )
         self.form = bucket_format(self._objects) or StoreFormat()
 
@@ -176,7 +227,7 @@ class BucketTags:
         self._objects.delete(tag_file(name))
 
 
-def send_tag(place: str | Path, name: str, revisions: dict[str, str]) -> bool:
+def send_tag(place: str | Path | Objects, name: str, revisions: dict[str, str]) -> bool:
     """Write a tag to a folder or a bucket, in the format of its store.
 
     The file comes first, then its entry in the catalog, without which no reader takes it: the same
@@ -228,9 +279,13 @@ def drop_tag(place: str | Path, name: str) -> bool:
     return there
 
 
-def _tags_of(place: str | Path) -> FolderTags | BucketTags:
+def _tags_of(place: str | Path | Objects) -> FolderTags | BucketTags:
+    if isinstance(place, Objects):
+        return BucketTags(place)
     address = parse_address(place)
-    return BucketTags(address) if isinstance(address, Address) else FolderTags(address)
+    if isinstance(address, Address):
+        return BucketTags(open_objects(address))
+    return FolderTags(address)
 
 
 def taken(where: str, name: str) -> StoreWriteError:
@@ -251,8 +306,11 @@ class CopyReport:
         ``"new"`` and ``"behind"`` were sent, ``"same"`` and ``"newer"`` needed nothing.
     failed : dict
         Key -> why it was not sent; the other sets were.
+    address : str
+        Where exactly this state can be read: the commit, on the hub; empty elsewhere.
     """
 
+    address: str = ""
     sets: dict[str, Relation] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -267,13 +325,15 @@ def copy_sets(
     tell: Callable[[str, Relation], object] | None = None,
     key: str | Path | bytes | None = None,
     at_least: int = 0,
+    licences: Mapping[str, str] | None = None,
 ) -> CopyReport:
     """Copy the sets of one store that another lacks or has an earlier revision of.
 
     Parameters
     ----------
     source, target : path or address
-        Any that `open_store` knows; the target one that can be written: a folder or a bucket. If
+        Any that `open_store` knows; the target one that can be written: a folder, a bucket or a
+        dataset of the hub, which gets one commit, with a card. If
         all sets are copied, so are the tags (of a remote source of format 1 where it can list),
         and a signature if it covers what the target then holds.
     select : sequence of str
@@ -285,6 +345,8 @@ def copy_sets(
         Called with bytes that were sent, and with each set that is done.
     key, at_least
         Public key that the source must be signed by: see `featstore.store.store.open_store`.
+    licences : mapping, optional
+        Dataset -> licence of its items, for the card that is written to a dataset of the hub.
 
     Raises
     ------
@@ -303,45 +365,83 @@ def copy_sets(
     """
     opened = open_store(source, key=key, at_least=at_least)
     place = parse_address(target)
-    objects = writable_objects(place) if isinstance(place, Address) else None
-    form = _target_format(objects, StoreFormat(hash=opened.form.hash))
-    report = CopyReport()
-    current = bucket_catalog(objects)["sets"] if objects is not None else {}
     chosen = [path for path in opened.folders() if _fits(str(key_of(path)), select)]
     if select and not chosen:
         raise UnknownSetError(f"{opened.address} holds no set that fits {', '.join(select)}.")
-    for folder in chosen:
+    for _ in range(ROUNDS):
+        there = open_objects(place).draft() if isinstance(place, Address) else place
+        report = CopyReport()
+        copying = _Copying(opened, there, report, force, progress or (lambda _: None), tell)
+        copying.send(chosen, everything=not select, licences=licences or {})
+        if not isinstance(there, Objects):
+            return report
+        # Whoever was slower looks at what the other has published, and decides anew.
+        if there.publish(f"Publish {', '.join(copying.changed()) or 'nothing new'}"[:120]):
+            report.address = there.pinned() if there.is_atomic else ""
+            return report
+    raise RemoteStoreError(f"{target} changes all the time. Push again.")
+
+
+@dataclass
+class _Copying:
+    """One attempt to bring sets, tags and signature of a store to another place."""
+
+    opened: FeatureStore
+    place: Objects | Path
+    report: CopyReport
+    force: bool
+    progress: Callable[[int], object]
+    tell: Callable[[str, Relation], object] | None
+
+    def changed(self) -> list[str]:
+        """Return the keys of the sets that were sent."""
+        return [key for key, there in self.report.sets.items() if there in ("new", "behind")]
+
+    def send(
+        self, chosen: Sequence[Path], *, everything: bool, licences: Mapping[str, str]
+    ) -> None:
+        """Send the sets of these folders and, with `everything`, what else the store holds."""
+        objects = self.place if isinstance(self.place, Objects) else None
+        form = _target_format(objects, StoreFormat(hash=self.opened.form.hash))
+        current = bucket_catalog(objects)["sets"] if objects is not None else {}
+        for folder in chosen:
+            self._send_set(folder, current, form)
+        if everything:
+            _send_tags(self.opened, self.place, self.report)
+        pictures = send_thumbnails(self.opened, self.place, sorted(self.report.sets))
+        if objects is not None:
+            sent = [
+                name
+                for name, there in self.report.sets.items()
+                if there != "newer" and current.get(name) != _revision(self.opened.root / name)
+            ]
+            update_catalog(objects, form, sent, thumbnails=pictures)
+            if objects.page:
+                send_card(self.opened, objects, form, licences)
+        if everything:
+            _send_signature(self.opened, self.place, self.report)
+
+    def _send_set(self, folder: Path, current: Mapping[str, str], form: StoreFormat) -> None:
         key = str(key_of(folder))
+        objects = self.place if isinstance(self.place, Objects) else None
         try:
             there: Relation = "same"
             if _revision(folder) != current.get(key):
-                info = opened.info(key)
-                there = _publish(
-                    objects or place, SetSource(opened, info), form, force=force,
-                    progress=progress or (lambda _: None),
-                )  # fmt: skip
+                source = SetSource(self.opened, self.opened.info(key))
+                there = _publish(self.place, source, form, force=self.force, progress=self.progress)
         except FeatstoreError as err:
-            report.failed[key] = str(err)
-            continue
-        report.sets[key] = there
-        if tell is not None:
-            tell(key, there)
-    if not select:
-        _send_tags(opened, target, report)
-    pictures = send_thumbnails(opened, objects or place, sorted(report.sets))
-    if objects is not None:
-        sent = [
-            name
-            for name, there in report.sets.items()
-            if there != "newer" and current.get(name) != _revision(opened.root / name)
-        ]
-        update_catalog(objects, form, sent, thumbnails=pictures)
-    if not select:
-        _send_signature(opened, place, report)
-    return report
+            self.report.failed[key] = str(err)
+            if objects is not None:
+                objects.undo()
+            return
+        if objects is not None:
+            objects.keep()
+        self.report.sets[key] = there
+        if self.tell is not None:
+            self.tell(key, there)
 
 
-def _send_signature(opened: FeatureStore, place: Address | Path, report: CopyReport) -> None:
+def _send_signature(opened: FeatureStore, place: Objects | Path, report: CopyReport) -> None:
     """Send the signature of a store to a copy that lists the very sets and tags that it lists."""
     try:
         opened.place.fetch_signature()
@@ -351,17 +451,28 @@ def _send_signature(opened: FeatureStore, place: Address | Path, report: CopyRep
         return
     if signature is None:
         return
-    target = open_store(place.url if isinstance(place, Address) else place)
     there = None
-    with contextlib.suppress(SignatureError, CorruptStoreError):  # a damaged one is replaced
-        target.place.fetch_signature()
-        there = read_signature(target.root, where=target.address)
-    mine, theirs = (read_catalog(store.root) or {} for store in (opened, target))
+    if isinstance(place, Objects):
+        theirs = bucket_catalog(place)
+        with contextlib.suppress(SignatureError, CorruptStoreError, FileNotFoundError):
+            where = f"{place.address}/{SIGNATURE}"
+            data = place.read(SIGNATURE, limit=MAX_JSON_BYTES)
+            there = Signature.parse(parse_json(data, where=where), where=where)
+    else:
+        theirs = read_catalog(place) or {}
+        with contextlib.suppress(SignatureError, CorruptStoreError):  # a damaged one is replaced
+            there = read_signature(place, where=str(place))
+    mine = read_catalog(opened.root) or {}
     same = all(mine.get(name) == theirs.get(name) for name in ("sets", "tags"))
     # That of another key stays: whose signature a store carries, its owner says.
     own = there is None or there.public_key == signature.public_key
-    if same and own and (there is None or there.counter < signature.counter):
-        put_signature(place, json_bytes(signature.document()))
+    if not same or not own or (there is not None and there.counter >= signature.counter):
+        return
+    data = json_bytes(signature.document())
+    if isinstance(place, Objects):
+        place.put(SIGNATURE, data)
+    else:
+        put_signature(place, data)
 
 
 def _target_format(objects: Objects | None, new: StoreFormat) -> StoreFormat:
@@ -373,7 +484,7 @@ def _target_format(objects: Objects | None, new: StoreFormat) -> StoreFormat:
     return stated or new
 
 
-def _send_tags(opened: FeatureStore, target: str | Path, report: CopyReport) -> None:
+def _send_tags(opened: FeatureStore, target: Objects | Path, report: CopyReport) -> None:
     """Send the tags whose sets are all at the target now."""
     for name in opened.tags():
         try:
@@ -385,7 +496,7 @@ def _send_tags(opened: FeatureStore, target: str | Path, report: CopyReport) -> 
 
 
 def _publish(
-    place: Objects | Address | Path,
+    place: Objects | Path,
     source: SetSource,
     form: StoreFormat,
     *,
@@ -394,7 +505,6 @@ def _publish(
 ) -> Relation:
     if isinstance(place, Path):
         return publish_to_folder(place, source, progress=progress)
-    assert isinstance(place, Objects)
     return publish_to_bucket(place, source, form, force=force, progress=progress)
 
 
@@ -403,8 +513,8 @@ def writable_objects(address: Address) -> Objects:
     objects = open_objects(address)
     if not objects.can_write:
         raise RemoteStoreError(
-            f"{address.url} cannot be written by featstore. Push to a folder, and upload that "
-            "(docs/sharing.md)."
+            f"{address.url} takes whole pushes only, or cannot be written by featstore. Work on a "
+            "folder, and push that (docs/sharing.md)."
         )
     return objects
 

@@ -192,7 +192,8 @@ def _remote(place: RemotePlace) -> Iterator[Finding]:
     writable = place.mirror.objects.can_write
     if writable:
         yield from _unfinished(place)
-    text = "sets can be pushed, if your credentials allow it" if writable else "read only"
+    pushes = place.mirror.objects.can_push
+    text = "sets can be pushed, if your credentials allow it" if pushes else "read only"
     yield Finding("pushing", "fine", text)
 
 

@@ -10,6 +10,9 @@ A bucket has no renames and no locks. What stands in for them:
 - The pointer is put only if it is still the one that the decision was made from.
 - The catalog is put only if it is still the one that was read, and states the pointers that were
   read after it: so no entry ever goes back to an earlier revision.
+
+A place that is atomic (a draft of the hub) needs no claim: what was written appears at once, and
+only if nobody else has written since it was read.
 """
 
 from __future__ import annotations
@@ -229,9 +232,9 @@ def conflict(where: str, *, winner: str, loser: str) -> PublishConflictError:
     )
 
 
-#: Times that the catalog is merged again because another publisher was faster, and after how many
-#: the pauses between them grow no longer.
-_ROUNDS, _LONGEST = 40, 4
+#: Times that a catalog, or a commit of the hub, is made again because another publisher was
+#: faster, and after how many the pauses between them grow no longer.
+ROUNDS, _LONGEST = 40, 4
 
 
 def make_bucket_store(objects: Objects, form: StoreFormat | None = None) -> bool:
@@ -346,18 +349,23 @@ def publish_to_bucket(
     where = f"{objects.address}/{key}"
     source.check_fits(form, where=objects.address)
     claim = f"{key}/.staging/push.json"
-    held = _read_claim(objects, claim)  # before the pointer, which says whether it is over
+    held: tuple[dict[str, Any], str] = ({}, "")
+    if not objects.is_atomic:
+        held = _read_claim(objects, claim)  # before the pointer, which says whether it is over
     there, tag = read_remote_pointer(objects, key)
     found = relation(there, source.info.attributes, where=where)
     if found not in ("new", "behind"):
         return found
     published = set() if there is None else {*there.get("history", []), there["revision"]}
     base = None if there is None else _remote_commit(objects, key, there["revision"])
-    sizes = _strange_files(objects, key, base)
-    resumed = _claim(
-        objects, claim, held, source.revision, published, where=where,
-        force=force, strange=bool(sizes),
-    )  # fmt: skip
+    sizes: dict[str, int] = {}
+    resumed = False
+    if not objects.is_atomic:
+        sizes = _strange_files(objects, key, base)
+        resumed = _claim(
+            objects, claim, held, source.revision, published, where=where,
+            force=force, strange=bool(sizes),
+        )  # fmt: skip
     layout, kept = source.layout(), kept_files(base, source.info.commit, source.layout())
     for file in range(layout.n_files):
         name, whole = f"{key}/embedding/{layout.file_name(file)}", layout.file_bytes(file)
@@ -369,7 +377,8 @@ def publish_to_bucket(
         objects.create(name, data)
     for name, data in source.small_files(published if base else ()).items():
         objects.put(name, data)
-    if _read_claim(objects, claim)[0].get("revision") != source.revision:
+    mine = objects.is_atomic or _read_claim(objects, claim)[0].get("revision") == source.revision
+    if not mine:
         raise PublishConflictError(
             f"The push of {where} was taken over by another publisher. Nothing was published."
         )
@@ -391,6 +400,7 @@ def update_catalog(
     *,
     thumbnails: frozenset[str] = frozenset(),
     tags: Mapping[str, str] | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> bool:
     """Enter sets, thumbnails and tags in a bucket's catalog; False if all was there already.
 
@@ -400,11 +410,11 @@ def update_catalog(
         Of the store in the bucket.
     keys : iterable of str
         Keys of the sets; the catalog states the revisions that their pointers name.
-    tags : mapping, optional
-        Name -> digest.
+    tags, about : mapping, optional
+        Name -> digest, of tags and of the files about the store.
     """
     named = [key for key in map(SetKey.parse, keys) if key is not None]
-    for attempt in range(1, _ROUNDS + 1):
+    for attempt in range(1, ROUNDS + 1):
         try:
             data, tag = objects.read_tagged(CATALOG, limit=MAX_JSON_BYTES)
             old = parse_catalog(parse_json(data, where=f"{objects.address}/{CATALOG}"))
@@ -420,7 +430,8 @@ def update_catalog(
         new = catalog_bytes(
             form, sets={**old["sets"], **now},
             thumbnails={*old.get("thumbnails", []), *thumbnails},
-            tags={**old.get("tags", {}), **(tags or {})}, about=old.get("about", {}),
+            tags={**old.get("tags", {}), **(tags or {})},
+            about={**old.get("about", {}), **(about or {})},
         )  # fmt: skip
         if new == data:
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from featstore.store.catalog import write_catalog
 from featstore.store.layout import ArrayLayout, SetSpec
 from featstore.store.view import Selection
 from tests.featstore.remote.buckets import environment, make_bucket, moto_server, plain_store
+from tests.featstore.remote.hub_server import TOKEN, hub_server
 from tests.featstore.remote.proxy import proxy
 from tests.perf.engine import PAIRS, Figure, compare, figure_of
 from tests.perf.sample import BLOCK, Sample
@@ -31,6 +33,7 @@ N, DIM = 200_000, 768
 GATHERED = 4096
 GOAL_SECONDS = 5.0
 SETS = 1000
+LINK_RUNS = 6
 
 
 def figures(out: Path) -> Iterator[Figure]:
@@ -45,7 +48,65 @@ def figures(out: Path) -> Iterator[Figure]:
             yield _second_scan(root, key)
             yield _gather((host, port), key)
             yield _push_unchanged(root, endpoint)
+        yield from _over_a_link(root)
         yield ray_figure(root)
+
+
+class Link:
+    """A link of 100 MB/s and 50 ms there and back, which all connections share."""
+
+    rate, trip = 100e6, 0.05
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free = 0.0
+
+    def answer(self, _: int) -> None:
+        """Wait for a request to arrive and its answer to come back."""
+        time.sleep(self.trip)
+
+    def carry(self, n_bytes: int) -> None:
+        """Wait until so many bytes have passed."""
+        with self._lock:
+            now = time.monotonic()
+            # What the link could have carried a moment ago makes up for sleeping too long.
+            self._free = max(self._free, now - 0.02) + n_bytes / self.rate
+            left = self._free - now
+        if left > 0:
+            time.sleep(left)
+
+
+def _over_a_link(root: Path) -> Iterator[Figure]:
+    """Push to the local hub and scan from it: the link's own time over that of all."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_XET = True
+    key, pushed, scanned, cpu = _key_of(root / "store"), [], [], time.process_time()
+    for _ in range(LINK_RUNS):
+        with hub_server(None, "team/store") as hub, _environment(
+            {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+        ):  # fmt: skip
+            link = Link()
+            hub.latency, hub.carry = link.answer, link.carry
+            began = time.perf_counter()
+            copy_sets(root / "store", "hf://datasets/team/store")
+            ideal = sum(map(len, hub.files().values())) / link.rate
+            pushed.append(ideal / (time.perf_counter() - began))
+            user_cache().trim(limit=0)
+            began = time.perf_counter()
+            _scan(open_store("hf://datasets/team/store").view(key))
+            scanned.append(N * DIM * 2 / link.rate / (time.perf_counter() - began))
+    cpu = time.process_time() - cpu
+    for name, ratios in (("share.link_push", pushed), ("share.link_scan", scanned)):
+        yield figure_of(
+            name, ratios, against="the bytes over 100 MB/s; hub server in this process, 50 ms",
+            cpu_seconds=cpu,
+        )  # fmt: skip
+
+
+def _key_of(store: Path) -> str:
+    (info,) = open_store(store).sets()
+    return str(info.key)
 
 
 def _write(store: Path) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from featstore import open_store
-from featstore.errors import CorruptStoreError, RemoteStoreError, UnknownSetError
+from featstore.errors import CorruptStoreError, RemoteStoreError, UnknownSetError, UnreachableError
 from featstore.remote.objects import open_objects, parse_address
 from tests.featstore.remote.hub_server import hub_server
 
@@ -18,8 +18,8 @@ IMAGES = "birds/image/toy"
 
 @pytest.fixture
 def hub(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with hub_server(store_folder.parent, "team/birds") as url:
-        monkeypatch.setenv("HF_ENDPOINT", url)
+    with hub_server(store_folder.parent, "team/birds") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield f"hf://datasets/team/birds/{store_folder.name}"
 
 
@@ -31,6 +31,16 @@ def test_same_rows_as_the_folder(hub: str, store_folder: Path) -> None:
     np.testing.assert_array_equal(found.take(some).numpy(), here.take(some).numpy())
     np.testing.assert_array_equal(found.numpy(), here.numpy())
     assert found.items.equals(here.items)
+
+
+def test_offline_the_hub_is_not_asked(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = open_store(hub).view(IMAGES).numpy()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.warns(UserWarning, match="HF_HUB_OFFLINE is set"):
+        store = open_store(hub)
+    np.testing.assert_array_equal(store.view(IMAGES).numpy(), rows)
+    with pytest.raises(UnreachableError, match="HF_HUB_OFFLINE is set"):
+        open_store(f"{hub}-other")
 
 
 def test_what_is_not_there(hub: str) -> None:

@@ -421,8 +421,8 @@ def test_parquet_of_a_web_server(make, hub_files):
 
 
 def test_a_dataset_of_the_hub_by_its_name(make, hub_files, monkeypatch):
-    with hub_server(hub_files, "team/birds") as url:
-        monkeypatch.setenv("HF_ENDPOINT", url)
+    with hub_server(hub_files, "team/birds") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
         for source in ("parquet", "hf"):
             far = make(source, "hf://datasets/team/birds")
             assert str(far.root) == f"hf://datasets/team/birds@{COMMIT}"
@@ -443,8 +443,8 @@ def test_a_dataset_of_the_hub_by_its_name(make, hub_files, monkeypatch):
 
 
 def test_tars_of_a_dataset_of_the_hub(make, shards, monkeypatch):
-    with hub_server(shards, "team/birds") as url:
-        monkeypatch.setenv("HF_ENDPOINT", url)
+    with hub_server(shards, "team/birds") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
         far = make("webdataset", "hf://datasets/team/birds/data")
         assert str(far.root) == f"hf://datasets/team/birds@{COMMIT}/data"
         assert far.items("image").equals(make("webdataset", shards / "data").items("image"))
@@ -455,8 +455,8 @@ def test_a_dataset_without_parquet_is_read_as_the_hub_converted_it(
     make, hub_files, tmp_path, monkeypatch
 ):
     write(tmp_path / "raw", {"README.md": "A script."})
-    with hub_server(tmp_path / "raw", "team/birds", converted=hub_files) as url:
-        monkeypatch.setenv("HF_ENDPOINT", url)
+    with hub_server(tmp_path / "raw", "team/birds", converted=hub_files) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
         far = make("parquet", "hf://datasets/team/birds")
         assert str(far.root) == f"hf://datasets/team/birds@{CONVERTED}"
         assert rows_of(far) == [*PICTURES[6:8], *PICTURES[:6]]

@@ -1,0 +1,385 @@
+"""Pushing a store to a dataset of the hub: one commit on a known parent, and what may go wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featstore import copy_sets, open_store
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.errors import CorruptStoreError, RemoteStoreError, UnreachableError
+from featstore.share.card import stated_licences
+from featstore.share.copy import make_tag, send_tag
+from featstore.store import verify_store
+from featstore.store.files import write_file
+from tests.featstore.remote.conftest import make_store
+from tests.featstore.remote.hub_server import SECRET, TOKEN, Hub, files_below, hub_server
+from tests.featstore.remote.test_buckets import IMAGES, assert_same_store, extend
+
+# huggingface_hub 2.4 hands httpx2 an upload in a way that this deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+
+ADDRESS = "hf://datasets/team/birds"
+KEY, CAPTIONS = "birds/image/timm.toy-3ad3c869", "birds/caption/"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty dataset, a token that may write to it, and no pauses between attempts."""
+    hf_http = pytest.importorskip("huggingface_hub.utils._http")
+    from huggingface_hub import constants
+
+    with hub_server(None, "team/birds") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        server.slept = []
+        monkeypatch.setattr(hf_http, "time", types.SimpleNamespace(sleep=server.slept.append))
+        yield server
+
+
+def shards_sent(hub: Hub) -> int:
+    return hub.count("PUT", "/signed/")
+
+
+def test_push_read_and_push_again(hub: Hub, store_folder: Path, tmp_path: Path) -> None:
+    hub.commit({".gitattributes": b"*.parquet filter=lfs"})
+    parent = hub.branches["main"]
+    report = copy_sets(store_folder, ADDRESS)
+    assert set(report.sets.values()) == {"new"}
+    assert not report.failed
+    assert report.address == f"{ADDRESS}@{hub.branches['main']}"
+    assert_same_store(ADDRESS, store_folder)
+    # One commit: a reader of the parent sees no store, a reader of the commit all of it.
+    assert hub.count("POST", "/commit/main") == 1
+    assert set(hub.commits[parent]) == {".gitattributes"}
+    there = hub.files()
+    for name, data in files_below(store_folder).items():
+        if name != "catalog.json":  # which lists the card, too
+            assert there[name] == data
+    assert {*there} - {*files_below(store_folder)} == {
+        ".gitattributes", "README.md", "croissant.json"
+    }  # fmt: skip
+    hub.requests.clear()
+    again = copy_sets(store_folder, ADDRESS)
+    assert set(again.sets.values()) == {"same"}
+    assert hub.count("POST", "/commit/") == shards_sent(hub) == 0
+    assert again.address == report.address
+    # What was pulled from it is the store that was pushed.
+    copy_sets(report.address, tmp_path / "pulled")
+    assert_same_store(tmp_path / "pulled", store_folder)
+    assert verify_store(tmp_path / "pulled").problems == []
+
+
+def test_an_extended_set_sends_its_new_shards(hub: Hub, store_folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(store_folder, own)
+    first = copy_sets(own, ADDRESS)
+    extend(own, 300)
+    make_tag(own, "paper-v1")
+    before = set(hub.large)
+    hub.requests.clear()
+    assert copy_sets(own, ADDRESS).sets[KEY] == "behind"
+    new = {digest for digest in hub.large if digest not in before}
+    assert shards_sent(hub) == len(new) == 4  # the last shard, which grew, two new ones, the items
+    assert_same_store(ADDRESS, own)
+    assert_same_store(first.address, store_folder)  # a commit stays what it was
+    assert open_store(ADDRESS, revision="paper-v1").info(IMAGES).commit.n == 1300
+
+
+def test_two_publishers_at_once(hub: Hub, store_folder: Path, tmp_path: Path) -> None:
+    """Both read the same parent. Who is second takes the other's sets, or is refused."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for root in (ours, theirs):
+        shutil.copytree(store_folder, root)
+    copy_sets(store_folder, ADDRESS)
+    extend(ours, 30, seed=1)
+    extend(theirs, 30, seed=2)
+
+    def race(method: str, path: str) -> None:
+        if "/commit/" in path:
+            hub.harm = None
+            thread = threading.Thread(target=copy_sets, args=(theirs, ADDRESS))
+            hub.lock.release()
+            try:
+                thread.start()
+                thread.join()
+            finally:
+                hub.lock.acquire()
+
+    hub.harm = race
+    report = copy_sets(ours, ADDRESS)
+    winner = open_store(theirs).info(IMAGES).commit.revision_id
+    assert winner[:12] in report.failed[KEY]
+    assert "extend that" in report.failed[KEY]
+    assert_same_store(ADDRESS, theirs)
+
+
+def test_publishers_of_different_sets_both_end_up_there(hub: Hub, store_folder: Path) -> None:
+    lost = []
+
+    def race(method: str, path: str) -> None:
+        if "/commit/" in path:
+            lost.append(path)
+            hub.harm = None
+            hub.lock.release()
+            try:
+                thread = threading.Thread(
+                    target=copy_sets, args=(store_folder, ADDRESS),
+                    kwargs={"select": ["*/caption/*"], "licences": {"birds": "CC0-1.0"}},
+                )  # fmt: skip
+                thread.start()
+                thread.join()
+            finally:
+                hub.lock.acquire()
+
+    hub.harm = race
+    report = copy_sets(store_folder, ADDRESS, select=["*/image/*"])
+    assert lost
+    assert not report.failed
+    assert shards_sent(hub) == len({*hub.large})  # nothing was sent twice
+    assert_same_store(ADDRESS, store_folder)
+    card = hub.files()["README.md"].decode()
+    assert stated_licences(card) == {"birds": "CC0-1.0"}
+    assert CAPTIONS in card
+    assert KEY in card
+
+
+PARTS = ("/revision/", "/tree/", "/signed/", "/preupload/", "/commit/", "/batch", "/verify")
+
+
+@pytest.mark.parametrize(
+    "harm", ["cut", (500, {}), (503, {}), (429, {"Retry-After": "7"})], ids=str
+)
+def test_faults_that_pass_are_overcome(
+    hub: Hub, store_folder: Path, harm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind of request fails once."""
+    waited: list[float] = []
+    for module in ("hub", "objects"):
+        monkeypatch.setattr(
+            f"featstore.remote.{module}.pause", lambda n, least=0.0: waited.append(least) or least
+        )
+    left = set(PARTS)
+
+    def once(method: str, path: str) -> Any:
+        for part in left:
+            if part in path:
+                left.remove(part)
+                return harm
+        return None
+
+    hub.harm = once
+    assert not copy_sets(store_folder, ADDRESS).failed
+    assert not left
+    assert_same_store(ADDRESS, store_folder)
+    if harm[0] == 429:
+        assert 7 in waited
+        assert 8 in hub.slept  # the library adds one
+
+
+def test_the_lost_answer_to_a_commit_makes_no_second_one(hub: Hub, store_folder: Path) -> None:
+    hub.harm = lambda method, path: "lost" if "/commit/" in path else None
+    report = copy_sets(store_folder, ADDRESS)
+    assert hub.count("POST", "/commit/") == 1
+    assert report.address.endswith(hub.branches["main"])
+    assert_same_store(ADDRESS, store_folder)
+
+
+def test_what_arrived_before_a_push_broke_off_is_not_sent_again(
+    hub: Hub, store_folder: Path
+) -> None:
+    hub.harm = lambda method, path: (503, {}) if "/commit/" in path else None
+    with pytest.raises(UnreachableError, match="the hub said 503"):
+        copy_sets(store_folder, ADDRESS)
+    assert hub.files() == {}
+    sent = shards_sent(hub)
+    assert sent > 1
+    hub.harm = None
+    copy_sets(store_folder, ADDRESS)
+    assert shards_sent(hub) == sent
+    assert_same_store(ADDRESS, store_folder)
+
+
+def test_a_push_that_is_killed_goes_on(hub: Hub, store_folder: Path) -> None:
+    child: list[subprocess.Popen[bytes]] = []
+    reached = threading.Event()
+
+    def kill(method: str, path: str) -> Any:
+        if "/commit/" in path:
+            os.kill(child[0].pid, signal.SIGKILL)
+            reached.set()
+            return "cut"
+        return None
+
+    hub.harm = kill
+    code = f"from featstore import copy_sets; copy_sets({str(store_folder)!r}, {ADDRESS!r})"
+    child.append(
+        subprocess.Popen(
+            [sys.executable, "-c", code], env={**os.environ, "HF_HUB_DISABLE_XET": "1"}
+        )
+    )
+    assert child[0].wait(60) == -signal.SIGKILL
+    assert reached.is_set()
+    assert hub.files() == {}
+    hub.harm = None
+    hub.requests.clear()
+    copy_sets(store_folder, ADDRESS)
+    assert shards_sent(hub) == 0
+    assert_same_store(ADDRESS, store_folder)
+
+
+@pytest.mark.parametrize("token", ["hf_aTokenOfNobody", ""])
+def test_a_token_that_may_not_write(
+    hub: Hub, store_folder: Path, token: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    status = 401 if token else 403
+    with pytest.raises(RemoteStoreError, match=f"the hub said {status}.*hf auth whoami") as caught:
+        copy_sets(store_folder, ADDRESS)
+    assert "hf_aToken" not in str(caught.value)
+    assert hub.files() == {}
+
+
+def test_what_cannot_be_pushed_to(hub: Hub, store_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RemoteStoreError, match="hf repos create team/none --repo-type dataset"):
+        copy_sets(store_folder, "hf://datasets/team/none")
+    with pytest.raises(RemoteStoreError, match="names a commit"):
+        copy_sets(store_folder, f"{ADDRESS}@{hub.branches['main']}")
+    with pytest.raises(RemoteStoreError, match="Tag the folder"):
+        send_tag(ADDRESS, "y", {IMAGES: "0" * 64})
+
+
+def test_a_damaged_set_stays_out_of_the_commit(hub: Hub, tmp_path: Path) -> None:
+    root = make_store(tmp_path / "own")
+    shard = next(root.glob("birds/image/*/embedding/c/1/0"))
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    report = copy_sets(root, ADDRESS)
+    assert "1 of 4 blocks differ" in report.failed[KEY]
+    assert not any(name.startswith(KEY) for name in hub.files())
+    (there,) = open_store(ADDRESS).sets()
+    assert str(there.key).startswith(CAPTIONS)
+
+
+def test_bytes_that_the_hub_changed(hub: Hub, store_folder: Path) -> None:
+    def swap(method: str, path: str) -> None:
+        if "/commit/" in path:
+            hub.large.update({digest: bytes(len(data)) for digest, data in hub.large.items()})
+
+    hub.harm = swap
+    with pytest.raises(RemoteStoreError, match="states other bytes than were sent"):
+        copy_sets(store_folder, ADDRESS)
+    hub.harm = None
+    with pytest.raises(CorruptStoreError):
+        open_store(ADDRESS).view(IMAGES).numpy()
+
+
+def test_secrets_stay_out_of_errors_and_logs(
+    hub: Hub, store_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.harm = lambda method, path: (503, {}) if "/signed/" in path else None
+    with caplog.at_level(logging.DEBUG), pytest.raises(UnreachableError) as caught:
+        copy_sets(store_folder, ADDRESS)
+    chain: BaseException | None = caught.value
+    while chain is not None:
+        assert SECRET not in str(chain)
+        chain = chain.__cause__
+    ours = [r.getMessage() for r in caplog.records if r.name == "huggingface_hub.utils._http"]
+    assert any("503" in line for line in ours)
+    assert not any(SECRET in line or TOKEN in line for line in ours)
+    assert "Push again" in str(caught.value)
+
+
+def waves(spans: list[tuple[float, float]]) -> int:
+    """Return how many requests were made one after the other, at least."""
+    n, until = 0, 0.0
+    for began, ended in sorted(spans, key=lambda span: span[1]):
+        if began >= until:
+            n, until = n + 1, ended
+    return n
+
+
+@pytest.mark.parametrize(
+    ("place", "trips", "requests"), [("hf", 5, 8), ("http", 4, 7), ("s3", 4, 7)]
+)
+def test_round_trips_to_the_first_verified_row(
+    hub: Hub, store_folder: Path, place: str, trips: int, requests: int,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    """The metadata of the root and the catalog; pointer and commit; items; the block.
+
+    The hub redirects the last to another host.
+    """
+    spans: list[tuple[float, float]] = []
+
+    def link(*_: object) -> None:
+        began = time.monotonic()
+        time.sleep(0.05)
+        spans.append((began, time.monotonic()))
+
+    if place == "hf":
+        copy_sets(store_folder, ADDRESS)
+        address, hub.latency = ADDRESS, link
+    else:
+        served = request.getfixturevalue("bucket" if place == "s3" else "served")
+        if place == "s3":
+            copy_sets(store_folder, served.address)
+        address, served.harm = served.address or served.url, link
+    row = open_store(address).view(IMAGES).take(np.array([500])).numpy()
+    np.testing.assert_array_equal(row[0], open_store(store_folder).view(IMAGES).numpy()[500])
+    assert (waves(spans), len(spans)) == (trips, requests)
+
+
+def test_a_token_is_not_sent_on_to_the_host_of_large_files(hub: Hub, store_folder: Path) -> None:
+    copy_sets(store_folder, ADDRESS)
+    hub.requests.clear()
+    open_store(ADDRESS).view(IMAGES).numpy()
+    seen = {("/signed/" in path, signed) for _, path, signed in hub.requests}
+    assert seen == {(False, True), (True, False)}
+
+
+def test_the_card(hub: Hub, store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["push", str(store_folder), ADDRESS, "--licence", "birds=CC-BY-4.0"]
+    assert run_command(cli, "featstore", line) == 0
+    assert f"This state stays at {ADDRESS}@{hub.branches['main']}" in capsys.readouterr().out
+    card = hub.files()["README.md"].decode()
+    for part in ("license: cc-by-4.0\n", "timm:toy", "| birds | CC-BY-4.0 |", "not anonymous",
+                 f'hs.open_store("{ADDRESS}")', "## Citation"):  # fmt: skip
+        assert part in card
+    # The next push keeps the licence, and the owner's own words are never written over.
+    copy_sets(store_folder, ADDRESS)
+    assert hub.files()["README.md"].decode() == card
+    hub.commit({**hub.files(), "README.md": b"Our birds."})
+    copy_sets(store_folder, ADDRESS)
+    assert hub.files()["README.md"] == b"Our birds."
+
+
+def test_the_croissant_metadata_is_valid(hub: Hub, store_folder: Path, tmp_path: Path) -> None:
+    mlcroissant = pytest.importorskip("mlcroissant")
+    copy_sets(store_folder, ADDRESS, licences={"birds": "CC-BY-4.0"})
+    path = tmp_path / "croissant.json"
+    write_file(path, [hub.files()["croissant.json"]])
+    dataset = mlcroissant.Dataset(str(path))
+    assert not dataset.metadata.ctx.issues.errors
+    urls = {file.content_url for file in dataset.metadata.distribution}
+    assert all(url.startswith(f"{hub.url}/datasets/team/birds/resolve/main/") for url in urls)
+    assert json.loads(path.read_text())["license"] == "CC-BY-4.0"
+    assert np.all([url.split("/main/")[1] in hub.files() for url in urls])
