@@ -40,6 +40,12 @@ CONVENTIONS = "zarr_conventions"
 
 VERSION = 1
 
+#: The JSON Schema of the attributes of a group.
+SCHEMA = Path(__file__).with_name("embeddings.schema.json")
+
+#: Properties whose absence is no fault, but noted.
+SHOULD = ("weights_digest", "preprocessing", "revision")
+
 DECLARATION = {
     "uuid": UUID,
     "name": KEY,
@@ -188,15 +194,16 @@ def validate(place: Path | str) -> Validation:
 
     Examples
     --------
-    >>> validate(toy_store()).ok
+    >>> key = toy_store("store")["image"]
+    >>> validate(f"store/{key}").ok
     True
     """
     found = parse_address(place)
     files: _Files = _Remote(found) if isinstance(found, Address) else _Local(found)
-    result = Validation()
+    schema, result = _schema(), Validation()
     for group in files.groups():
         result.groups.append(group)
-        _Group(files, group, result).run()
+        _Group(files, group, result).run(schema)
     if not result.groups:
         raise UnknownSetError(
             f"Nothing at {place} declares the embeddings convention (uuid {UUID} in "
@@ -295,8 +302,7 @@ _Files = _Local | _Remote
 def _schema() -> Any:
     with needs_extra("Validating the embeddings convention"):
         from jsonschema import Draft202012Validator
-    text = Path(__file__).with_name("embeddings.schema.json").read_text(encoding="utf-8")
-    return Draft202012Validator(json.loads(text))
+    return Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
 
 
 class _Group:
@@ -323,12 +329,12 @@ class _Group:
             self._fault(name, f"cannot be read: {err}")
         return None
 
-    def run(self) -> None:
+    def run(self, schema: Any) -> None:
         """Compare the attributes with the schema, then with array, items and record."""
         data = self._read("zarr.json", MAX_METADATA_BYTES)
         document = parse_json(data or b"{}", where=self._path("zarr.json"))
         attributes = document.get("attributes", {})
-        wrong = sorted(_schema().iter_errors(attributes), key=lambda one: list(map(str, one.path)))
+        wrong = sorted(schema.iter_errors(attributes), key=lambda one: list(map(str, one.path)))
         for one in wrong:
             where = ".".join(map(str, ["attributes", *one.path]))
             self._fault("zarr.json", f"{where}: {one.message[:200]}")
@@ -337,7 +343,7 @@ class _Group:
         if wrong:
             return  # what has another form cannot be compared
         stated = attributes[KEY]
-        for name in ("weights_digest", "preprocessing", "revision"):
+        for name in SHOULD:
             if name not in stated:
                 self._note("zarr.json", f"attributes.{KEY}.{name} should be stated")
         array = self._array(stated)
