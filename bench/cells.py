@@ -7,6 +7,7 @@ again. Only runs over the same revisions, prompts, limit and definitions compare
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -145,6 +146,40 @@ def set_name(column: str, value: Any) -> str:
         return str(value)
     encoder = parts[2].split(".", 1)[-1].rsplit("-", 1)[0]
     return f"{parts[0]} · {encoder}"
+
+
+#: How words in names of models and label sets are spelled; a store has them in lower case.
+_SPELLINGS = {
+    name.lower(): name
+    for name in (
+        "BEiT", "BERT", "CLIP", "ConvNeXt", "DeiT", "DenseNet", "DINO", "EfficientNet", "EVA",
+        "GTE", "ImageNet", "iNat", "MiniLM", "MobileNet", "MPNet", "RegNet", "ResNet", "ResNeXt",
+        "RoBERTa", "SigLIP", "Swin", "ViT",
+    )
+}  # fmt: skip
+
+
+def spelled(name: str) -> str:
+    """Return the name of a model or a label set as people write it.
+
+    Examples
+    --------
+    >>> spelled("tf_efficientnet_lite0"), spelled("all-MiniLM-L6-v2"), spelled("imagenet1k")
+    ('EfficientNet-lite0', 'MiniLM-L6', 'ImageNet')
+    >>> spelled("vit_base_patch14_dinov2.lvd142m"), spelled("a name of one's own")
+    ('ViT-base-patch14-DINOv2', "a name of one's own")
+    """
+    words = re.split(r"[-_]", name.rsplit("/", 1)[-1].split(".", 1)[0])
+    if len(words) > 1 and words[0] in ("tf", "all"):
+        del words[0]
+    if len(words) > 1 and re.fullmatch(r"v\d", words[-1]):
+        del words[-1]
+    known = [re.fullmatch(r"([A-Za-z]+?)(v?\d\w*)?", word) for word in words]
+    spelt = [
+        word if found is None else _SPELLINGS.get(found[1].lower(), found[1]) + (found[2] or "")
+        for word, found in zip(words, known, strict=True)
+    ]
+    return re.sub(r"(?<=[a-z])1k$", "", "-".join(spelt))
 
 
 def pairs_order(n_pairs: str) -> float:

@@ -410,7 +410,7 @@ def _row(
     chance, gallery = level
     a, b = found.a, found.b
     estimate = found.estimate(metric, chance)
-    low, high = _interval(found, metric, chance, estimate)
+    low, high = interval_of(found, metric, chance, estimate)
     if b is None:
         means, each = (a.mean(metric), chance), a.runs(metric).means - chance
     else:
@@ -464,7 +464,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _interval(
+def interval_of(
     found: Comparison, metric: str, chance: float, estimate: Estimate
 ) -> tuple[float, float]:
     """Return the interval of a difference; over chance that of a proportion, where it is one."""

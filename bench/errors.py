@@ -7,7 +7,9 @@ The tree, by what a handler would do::
         ├── MetricError(ValueError)       fix the arrays that are scored
         ├── ProtocolError(ValueError)     choose another suite, split, seed or number of pairs
         ├── UnknownSuiteError(KeyError)   fix the name
-        └── NoResultsError(ValueError)    run a suite first, or name another folder
+        ├── NoResultsError(ValueError)    run a suite first, or name another folder
+        ├── SubmissionError(ValueError)   pack the entry again, or leave its file out
+        └── BoxError(ValueError)          correct the file of the study
 
 Files that cannot be written raise `featstore.errors.StoreWriteError`.
 """
@@ -35,3 +37,11 @@ class UnknownSuiteError(BenchError, KeyError):
 
 class NoResultsError(BenchError, ValueError):
     """A folder holds no result that fits the request."""
+
+
+class SubmissionError(BenchError, ValueError):
+    """An entry of a leaderboard cannot be made, or cannot be ranked."""
+
+
+class BoxError(BenchError, ValueError):
+    """The file of a study to reproduce is missing or not made as it should be."""

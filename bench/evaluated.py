@@ -18,7 +18,7 @@ from bench.comparisons import (
     compare_choices,
 )
 from bench.errors import NoResultsError
-from bench.report.figures import Positions, draw_pairs
+from bench.report.curves import Positions, draw_pairs
 from bench.report.page import write_report
 from bench.report.theme import SOURCE_STYLES, colour, painted
 from bench.report.verdict import NAMES, chance_text, verdict
@@ -59,8 +59,8 @@ class Results:
     suite : str, optional
         Which suite, where the folder holds several; of it the series written last.
     methods : sequence of str
-        In the order in which they were asked for: the verdict is on the first. None: ridge, or
-        else the first that was fitted on a head.
+        In the order in which they were asked for: the verdict is on the first. None: that of
+        `bench.report.verdict.shown_method`.
     run_ids : collection of str, optional
         Only these runs.
 

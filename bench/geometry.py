@@ -1,6 +1,6 @@
 """Where head rows, images and texts lie in the shared space, without a look at the answer.
 
-The map is the verdict's: ridge from text to image rows, fitted on the head alone with the penalty
+The map is ridge from text to image rows, fitted on the head alone with the penalty
 that its run chose. A head row is compared with texts projected by maps that have not seen its
 name: the classes are left out by name, a fifth at a time. Images are in no fit at all.
 
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import leaves_list, linkage
 
 from bench.corpus import Corpus
 from bench.errors import NoResultsError
@@ -32,7 +31,7 @@ from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.select.grid import folds_by_group
 from fitters.sources import Sources, prepare
 
-#: The method of the verdict.
+#: The method whose map is looked at: it is linear, and soon fitted.
 METHOD = "ridge"
 
 #: Classes of a head that are looked at; of a larger one every so many are taken.
@@ -40,8 +39,9 @@ MAX_CLASSES = 4_000
 
 N_FOLDS = 5
 
-#: Classes in the heatmap, and of each side in the map; head rows drawn as a cloud behind the map.
-HEATMAP_CLASSES, MAP_CLASSES, CLOUD = 60, 24, 600
+#: Where in the order of their cosines the head rows lie whose nearest names are kept, and how many
+#: names of each.
+EXAMPLES, NEAREST_NAMES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0), 3
 
 #: Pairs of classes of different names whose texts are nearest.
 NEAREST = 15
@@ -56,7 +56,7 @@ _MADE_OF = (
 )  # fmt: skip
 
 #: Raise it when the content of the file changes.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -66,27 +66,40 @@ class Side:
     Attributes
     ----------
     ids : list of str
-        class_id of the classes in the map.
-    rows, texts : list of (x, y)
-        Where each of them lies in the map, and its text.
-    edges : list of float
-        Of the bins of the histograms of cosines.
-    matched, unmatched : list of int
-        Cosines of rows with their own texts, and with texts of another name, in each bin.
-    means : (float, float)
-        Of the matched and of the unmatched cosines.
+        class_id.
+    cosines : list of float
+        Of the row of each class with its own text.
+    other : (float, float, float)
+        The 5, 50 and 95 % quantiles of the cosines of rows with texts of another name.
     area : float
         See `area_under_curve`.
     """
 
     ids: list[str]
-    rows: list[list[float]]
-    texts: list[list[float]]
-    edges: list[float]
-    matched: list[int]
-    unmatched: list[int]
-    means: list[float]
+    cosines: list[float]
+    other: list[float]
     area: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """One head row and the names that are nearest to it.
+
+    Attributes
+    ----------
+    class_id : str
+    cosine : float
+        With its own name.
+    rank : int
+        Of its own name among the names of all classes.
+    names : list of (class_id, cosine)
+        The nearest first.
+    """
+
+    class_id: str
+    cosine: float
+    rank: int
+    names: list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -98,14 +111,8 @@ class Geometry:
     penalty : float
         Of the map.
     head, images : Side
-    heat_ids : list of str
-        class_id of the classes in the heatmap, related ones together.
-    heat : list of list of float
-        Cosines of their head rows (down) and names (across).
-    cloud : list of (x, y)
-        Head rows in the map.
-    shares : (float, float)
-        Of the spread of the head rows along either axis of the map.
+    examples : list of Example
+        Head rows at fixed places in the order of their cosines, the best first.
     nearest : list of (class_id, class_id, cosine)
         Classes of different names whose texts are nearest.
     """
@@ -113,15 +120,12 @@ class Geometry:
     penalty: float
     head: Side
     images: Side
-    heat_ids: list[str]
-    heat: list[list[float]]
-    cloud: list[list[float]]
-    shares: list[float]
+    examples: list[Example]
     nearest: list[tuple[str, str, float]]
 
 
 def write_geometry(root: Path, run: Run, corpus: Corpus, penalty: float | None) -> None:
-    """Write the geometry behind a run of the verdict's method on head weights alone, once.
+    """Write the geometry behind a run of this method on head weights alone, once.
 
     Of other runs, without names, or of a head of too few names nothing is written.
 
@@ -153,7 +157,8 @@ def read_geometry(root: Path, row: Mapping[str, Any]) -> Geometry | None:
     try:
         found = read_json(path)
         sides = {name: Side(**found[name]) for name in ("head", "images")}
-        return Geometry(**{**found, **sides})
+        examples = [Example(**example) for example in found["examples"]]
+        return Geometry(**{**found, **sides, "examples": examples})
     except FileNotFoundError:
         return None
     except (CorruptStoreError, TypeError, KeyError) as err:
@@ -186,14 +191,53 @@ class Rows:
     texts: NDArray[np.float64]
 
 
-def _geometry(corpus: Corpus, run: Run, penalty: float) -> Geometry:
+def shared_rows(
+    corpus: Corpus, run: Run, penalty: float
+) -> list[tuple[str, NDArray[Any], NDArray[np.float64]]]:
+    """Return images, class names and head rows in image space, where texts are projected.
+
+    The map is fitted on the whole head. Of more than `MAX_CLASSES` of a kind every so many are
+    taken.
+
+    Returns
+    -------
+    list of (kind, ids, rows)
+        item_id or class_id, and unit rows of shape (n, p), for the kinds ``image``, ``class_name``
+        and ``head_weight``.
+    """
+    _, ids, sources, ready = _prepared(corpus, run)
+    aligner = _fitted(moments_of(ready), penalty)
+    few, some = _few(len(corpus.images.ids)), _few(len(corpus.names.classes))
+    rows = sources.image.apply(corpus.images.rows[few])
+    names = aligner.project_y(sources.text.apply(corpus.names.rows[some]))
+    return [
+        ("image", corpus.images.ids[few], _unit(rows)),
+        ("class_name", corpus.names.classes[some], _unit(names)),
+        ("head_weight", ids, _unit(ready.x)),
+    ]
+
+
+def _unit(rows: NDArray[Any]) -> NDArray[np.float64]:
+    return normalize_rows(rows.astype(np.float64), what="rows of the shared space")
+
+
+def _few(n: int) -> NDArray[np.int64]:
+    return np.arange(0, n, -(-n // MAX_CLASSES) or 1)
+
+
+def _prepared(corpus: Corpus, run: Run) -> tuple[Any, NDArray[Any], Sources[Any], Any]:
+    """Return the pairs of head rows and names, their class_id, and both ready to be fitted."""
     assert corpus.head is not None
     pairs, _ = prototype_pairs(run, corpus)
-    kept = np.arange(0, pairs.n, -(-pairs.n // MAX_CLASSES))
+    kept = _few(pairs.n)
     pairs, ids = pairs.take(kept), corpus.head.classes[kept]
     sources = prepare(pairs, None, SideTransform.fit([corpus.images.rows], label="images").mean)
-    ready = sources.prototypes
-    assert ready is not None
+    assert sources.prototypes is not None
+    return pairs, ids, sources, sources.prototypes
+
+
+def _geometry(corpus: Corpus, run: Run, penalty: float) -> Geometry:
+    pairs, ids, sources, ready = _prepared(corpus, run)
     folds = folds_by_group(ready.row_groups, N_FOLDS, np.random.default_rng(_SEED))
     parts = [moments_of(ready.take(folds == fold)) for fold in range(N_FOLDS)]
     texts = np.empty((ready.n, ready.x.shape[1]))
@@ -202,47 +246,44 @@ def _geometry(corpus: Corpus, run: Run, penalty: float) -> Geometry:
         texts[folds == fold] = _fitted(rest, penalty).project_y(ready.y[folds == fold])
     head = Rows(ids, ready.row_groups, ready.x.astype(np.float64), texts)
     images = _class_means(corpus, sources, _fitted(merge_pooled(*parts), penalty))
-    heat = _spread(pairs.n, HEATMAP_CLASSES)
-    if len(heat) > 2:
-        heat = heat[leaves_list(linkage(head.rows[heat], "average"))]
-    centre = head.rows.mean(axis=0)
-    cloud = head.rows[_spread(pairs.n, CLOUD)] - centre
-    _, spread, axes = np.linalg.svd(cloud, full_matrices=False)
-    basis = axes[:2].T
-    # The sign of an axis is arbitrary: the largest entry is positive.
-    basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), [0, 1]])
     nearest = ambiguous_pairs(pairs.y, head.groups, NEAREST)
     return Geometry(
         penalty=penalty,
-        head=_side(head, centre, basis),
-        images=_side(images, centre, basis),
-        heat_ids=ids[heat].tolist(),
-        heat=(head.rows[heat] @ head.texts[heat].T).tolist(),
-        cloud=(cloud @ basis).tolist(),
-        shares=(spread[:2] ** 2 / np.sum(spread**2)).tolist(),
+        head=_side(head),
+        images=_side(images),
+        examples=_examples(head),
         nearest=[(str(ids[i]), str(ids[j]), cosine) for i, j, cosine in nearest],
     )
 
 
-def _side(side: Rows, centre: NDArray[np.float64], basis: NDArray[np.float64]) -> Side:
+def _side(side: Rows) -> Side:
     own, other = matched(side), unmatched(side)
-    edges = np.linspace(min(own.min(), other.min()), max(own.max(), other.max()), 41)
-    shown = _spread(len(side.ids), MAP_CLASSES)
     return Side(
-        ids=side.ids[shown].tolist(),
-        rows=((side.rows[shown] - centre) @ basis).tolist(),
-        texts=((side.texts[shown] - centre) @ basis).tolist(),
-        edges=edges.tolist(),
-        matched=np.histogram(own, edges)[0].tolist(),
-        unmatched=np.histogram(other, edges)[0].tolist(),
-        means=[float(own.mean()), float(other.mean())],
+        ids=side.ids.tolist(),
+        cosines=own.tolist(),
+        other=np.quantile(other, (0.05, 0.5, 0.95)).tolist(),
         area=area_under_curve(own, other),
     )
 
 
-def _spread(n: int, most: int) -> NDArray[np.int64]:
-    """Return up to `most` places, evenly over n."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64))
+def _examples(side: Rows) -> list[Example]:
+    """Return rows at fixed quantiles of their cosines, each with the names nearest to it."""
+    own = matched(side)
+    order = np.argsort(own, kind="stable")
+    chosen = order[np.round(np.array(EXAMPLES) * (len(own) - 1)).astype(np.int64)]
+    found = []
+    for row in dict.fromkeys(chosen.tolist()):
+        cosines = side.texts @ side.rows[row]
+        nearest = np.argsort(-cosines, kind="stable")[:NEAREST_NAMES]
+        found.append(
+            Example(
+                class_id=str(side.ids[row]),
+                cosine=float(own[row]),
+                rank=1 + int((cosines > own[row]).sum()),
+                names=[(str(side.ids[i]), float(cosines[i])) for i in nearest],
+            )
+        )
+    return found
 
 
 def _fitted(moments: Any, penalty: float) -> Any:

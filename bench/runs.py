@@ -116,13 +116,10 @@ class Data:
     layer_sets: tuple[str, ...] = ()
     layer_revisions: tuple[str, ...] = ()
     variants: tuple[str, ...] = option(
-        VARIANTS,
-        help="Score these variants of the names of the images' classes, separated by commas.",
+        VARIANTS, help="Score these variants of the images' class names, separated by commas."
     )
     templates: tuple[str, ...] = option(
-        TEMPLATES,
-        help="Put the names of the images' classes into these prompt templates, "
-        "separated by commas.",
+        TEMPLATES, help="Put the images' class names into these templates, separated by commas."
     )
     head_variants: tuple[str, ...] = option(
         (),
@@ -146,10 +143,7 @@ class Data:
         "templates, separated by commas; d000 is the first sentence of a description.",
     )
     locales: tuple[str, ...] = option(
-        (),
-        flag="--locale",
-        help="Use captions of these variants, such as languages, separated "
-        "by commas [default: all].",
+        (), flag="--locale", help="Use captions of these variants, by comma [default: all]."
     )
 
     @property
@@ -225,9 +219,7 @@ class Protocol:
         help="Score all images, those of held-out classes, those of the manifest's split test, or "
         "some of every class.",
     )
-    source: Source = option(
-        "none", help="Use this source of prototypes: the head, or a control of it."
-    )
+    source: Source = option("none", help="Use the head's prototypes, or those of a control.")
     n_pairs: int | Literal["all"] = option(
         0, help="Fit on this many real training images, or all.", at_least=0
     )
@@ -243,9 +235,7 @@ class Protocol:
         "(class_id).",
     )
     train_splits: tuple[str, ...] = option(
-        ("train",),
-        flag="--train-split",
-        help="Train on these splits, separated by commas, with --eval split.",
+        ("train",), flag="--train-split", help="Train --eval split on these splits, by comma."
     )
     train_fraction: float = option(
         0.6,
@@ -266,9 +256,7 @@ class Protocol:
         None, help="Score at most N images, for a quick look; every row records it.", at_least=1
     )
     clusters: int = option(
-        0,
-        help="Shuffle within this many clusters of similar names (source shuffled-within).",
-        at_least=0,
+        0, help="Shuffle within this many clusters of names (shuffled-within).", at_least=0
     )
     head_size: int = option(0, help="Use this many classes of the head; 0 uses all.", at_least=0)
     head_by: HeadBy = option(

@@ -618,3 +618,39 @@ def holm(p_values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(steps, 1.0)
     return adjusted
+
+
+def against_leader(p_values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return corrected p-values of a leader against each other entry of its board, shape (k - 1,).
+
+    The leader is the best of k entries on the very data that it is compared on, so that any of the
+    k (k - 1) / 2 pairs might have been the pair that is looked at. The smallest p is therefore
+    multiplied by that number; once its entry is behind, k - 1 are left, and the next is multiplied
+    by (k - 1) (k - 2) / 2, and so on. None may be below one before it, none above 1.
+
+    Parameters
+    ----------
+    p_values : array of shape (k - 1,)
+        Two-sided p of the paired difference of the leader to every other entry.
+
+    Notes
+    -----
+    Of k equal entries some is called behind with a chance of at most 5 %: by the union bound over
+    all ordered pairs. Holm's correction over the k - 1 comparisons does not hold that: of boards of
+    10, 50 and 200 equal entries whose draws matter most, 13, 30 and 54 % showed a false one
+    (docs/statistics.md, ``make validate-statistics``).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> against_leader(np.array([0.001, 0.2, 0.01])).round(3).tolist()
+    [0.006, 0.2, 0.03]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or np.isnan(p).any() or ((p < 0) | (p > 1)).any():
+        raise MetricError(f"A correction takes p-values between 0 and 1; got {p_values!r}.")
+    order = np.argsort(p, kind="stable")
+    left = np.arange(len(p) + 1, 1, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * left * (left - 1) / 2), 1.0)
+    return adjusted

@@ -313,12 +313,12 @@ def _extra_columns(table: pl.DataFrame) -> list[Column]:
     """Return the columns of `EXTRA` that vary in a table."""
 
     def text(name: str, row: Row) -> str:
-        return _extra_text(name, row[name])
+        return extra_text(name, row[name])
 
     return [(EXTRA[name], partial(text, name)) for name in varying(table)]
 
 
-def _extra_text(column: str, value: Any) -> str:
+def extra_text(column: str, value: Any) -> str:
     """Return a value of a column of `EXTRA`: options as they are typed, ``learner=coop``."""
     if column in HEAD_PARTS:
         return "" if value in (None, HEAD_PARTS[column]) else _typed(value)
@@ -717,16 +717,16 @@ def metric_name(metric: str) -> str:
 
 
 def value_text(metric: str, value: float | None, sd: float | None = None) -> str:
-    """Return a value as percent with one decimal (ranks as they are), and ± sd if given."""
+    """Return a value as percent with one decimal, and ± sd if given; whole ranks without one."""
     if value is None:
         return ""
     percent = OWN_METRICS.get(metric, Metric()).percent
-    scale, form = (
-        1.0 if metric == "median_rank" or not percent else 100.0,
-        ".1f" if percent else ".4f",
-    )
-    text = _decimal(scale * value, form)
-    return text if sd is None else f"{text} ± {_decimal(scale * sd, form)}"
+    scale = 1.0 if metric == "median_rank" or not percent else 100.0
+    form = ".1f" if percent else ".4f"
+    texts = [_decimal(scale * each, form) for each in (value, sd) if each is not None]
+    if metric == "median_rank" and all(text.endswith(".0") for text in texts):
+        texts = [text.removesuffix(".0") for text in texts]
+    return " ± ".join(texts)
 
 
 def _decimal(value: float, form: str = ".1f") -> str:

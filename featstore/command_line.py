@@ -11,12 +11,13 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from featstore.errors import AddressError, FeatstoreError, needs_extra, unknown_name
 from featstore.terminal import TextTable, bad, json_text, say, visible_output
@@ -203,6 +204,12 @@ class StoreType(click.ParamType):  # type: ignore[type-arg]  # not generic befor
     def __init__(self, *, writes: bool = False) -> None:
         self._writes = writes
 
+    def shell_complete(
+        self, _ctx: click.Context, _param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Let the shell complete folders."""
+        return [CompletionItem(incomplete, type="dir")]
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> StorePlace:
@@ -257,7 +264,9 @@ def usage_error(message: str) -> click.UsageError:
 
 
 #: The option of every command that reports.
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the answer as one JSON document."
+)
 
 
 @visible_output()
@@ -314,6 +323,15 @@ def entry_point(group: click.Command, name: str) -> Callable[[], None]:
 def print_json(value: Any) -> None:
     """Print `value` as JSON on stdout."""
     click.echo(json_text(value))
+
+
+def completed(names: Callable[[], Iterable[str]]) -> Callable[..., list[CompletionItem]]:
+    """Return what completes a parameter of click by these names, looked up when they are needed."""
+
+    def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+        return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+
+    return complete
 
 
 def print_listed(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:

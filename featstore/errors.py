@@ -53,7 +53,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("torch", "timm"),
     "coop": ("torch", "open_clip_torch", "transformers"),
     "hdf5": ("h5py",),
-    "report": ("jinja2", "matplotlib", "jsonschema"),
+    "report": ("jinja2", "matplotlib", "resvg-py", "jsonschema"),
     "sources": ("pyarrow", "datasets"),
     "remote": ("obstore", "urllib3", "huggingface_hub"),
     "ray": ("ray",),
@@ -68,6 +68,7 @@ IMPORTED_AS = {
     "open_clip_torch": "open_clip",
     "pillow": "PIL",
     "sentence-transformers": "sentence_transformers",
+    "resvg-py": "resvg_py",
 }
 
 

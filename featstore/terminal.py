@@ -65,8 +65,10 @@ class VisibleText:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
-    def write(self, text: str) -> int:
+    def write(self, text: str | bytes) -> int:
         """Write a text; what the encoding lacks is escaped, too."""
+        if isinstance(text, bytes):  # click's, of a completion
+            text = text.decode("utf-8", "replace")
         self.stream.write(encodable(visible(text), self.stream))
         return len(text)
 
@@ -253,13 +255,8 @@ def _fitted(lines: list[list[str]], room: int, *, headed: bool) -> tuple[list[li
         lines = _wrapped(lines, max(_PROSE, _widths(lines)[last] - excess))
     found = _shortened(lines, room, prose=prose)
     if headed and _excess(found, room) > 0:
-        cells = [{line[i] for line in lines[1:] if any(line[:last])} for i in range(last + 1)]
-        same = (
-            [i for i in range(1, last + 1 - prose) if len(cells[i]) == 1] if len(lines) > 2 else []
-        )
-        values = [f"{lines[0][i]} {lines[1][i]}" for i in same if lines[1][i]]
-        above = f"In all rows: {', '.join(values)}." if values else ""
-        found = _shortened(_without(lines, same), room, prose=prose)
+        lines, above = _without_shared(lines, last + 1 - prose)
+        found = _shortened(lines, room, prose=prose)
     gone: list[str] = []
     while headed and _excess(found, room) > 0 and (column := len(found[0]) - 1 - prose) > 0:
         gone.insert(0, found[0][column])
@@ -267,6 +264,15 @@ def _fitted(lines: list[list[str]], room: int, *, headed: bool) -> tuple[list[li
     if gone:
         below = f"No room for {', '.join(gone)}: a wider terminal or a pipe has them."
     return found, above, below
+
+
+def _without_shared(lines: list[list[str]], n_columns: int) -> tuple[list[list[str]], str]:
+    """Return lines without the columns, of the first, that are the same in all rows; and these."""
+    rows = [line for line in lines[1:] if any(line[:n_columns])]  # the rest are of wrapped prose
+    columns = range(1, n_columns) if len(rows) > 1 else ()
+    same = [i for i in columns if len({row[i] for row in rows}) == 1]
+    values = [f"{lines[0][i]} {rows[0][i]}" for i in same if rows[0][i]]
+    return _without(lines, same), f"In all rows: {', '.join(values)}." if values else ""
 
 
 def _excess(lines: list[list[str]], room: int) -> int:

@@ -126,7 +126,7 @@ def main() -> int:
     parser.add_argument("what", choices=("write", "check"))
     parser.add_argument("pages", nargs="*", help="pages, from the root of the repository")
     parser.add_argument("--demo", type=Path, default=Path("build/demo"), help="the demo's folder")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     drifted = []
     for name in arguments.pages or PAGES:
         old = (ROOT / name).read_text("utf-8")

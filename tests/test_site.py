@@ -55,7 +55,11 @@ def test_every_command_and_option_has_its_place_in_the_reference(
     for path, command in commands.items():
         described = set(re.findall(r"^`(.+)`\n:   ", sections[path], flags=re.MULTILINE))
         flags = {word.strip(",") for text in described for word in text.split()}
-        own = {one.opts[0] for one in command.params if isinstance(one, click.Option)}
+        own = {
+            one.opts[0]
+            for one in command.params
+            if isinstance(one, click.Option) and not one.hidden
+        }
         assert own - HOOKS.EVERYWHERE <= flags, path
         assert f"```console\n{program}" in sections[path], f"{path}: no example"
 

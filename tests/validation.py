@@ -35,6 +35,7 @@ from bench.statistics import (
     ENOUGH_CONTROLS,
     DrawSums,
     against_controls,
+    against_leader,
     against_paired_controls,
     holm,
     proportion_interval,
@@ -468,9 +469,67 @@ def calibrated(trials, rng, strict) -> Iterator[Row]:
         yield from cells(f"rows in groups, permuted {name}", "groups of 3, d/n 1", found, aim, 0)
 
 
+def leaderboards(trials, rng, strict) -> Iterator[Row]:
+    """How often a board shows an entry as behind that is not, and whether a gap is found.
+
+    The leader is whichever entry has the highest mean. `share` of the variance of an entry's mean
+    is from its own draws, the rest from clusters and cells; 16 draws leave 15 degrees of freedom.
+    The correction is the product's, and Holm's over the k - 1 comparisons beside it.
+    """
+    tables = max(20, trials // 8)
+    most = (200,) if tables >= 100 else ()
+    for k in (2, 10, 50, *most):
+        for s, c, share in ((16, 40, 0.9), (16, 40, 0.4), (10, 16, 0.0)):
+            ours = theirs = 0
+            for _ in range(tables):
+                p, _ = _against_best(rng, np.zeros(k), s, c, share)
+                ours += bool(against_leader(p).min() < 0.05)
+                theirs += bool(holm(p).min() < 0.05)
+            setting = f"{k} entries, S {s}, C {c}, draws {share:g}"
+            for how, wrong, goal in (
+                ("", ours, ("<=", 0.05)),
+                (" by Holm over k - 1", theirs, None),
+            ):
+                name = f"family-wise error of a board{how}, equal entries"
+                yield row(name, setting, wrong, tables, goal, strict=strict)
+    for k in (10, 50, *most):
+        for name, gaps in (
+            ("half of them 3 s.e. behind", np.repeat([0.0, -3.0], k // 2)),
+            ("evenly over 5 s.e.", np.linspace(0.0, -5.0, k)),
+        ):
+            wrong = 0
+            for _ in range(tables // 2):
+                p, above = _against_best(rng, gaps, 16, 40, 0.9)
+                wrong += bool((against_leader(p)[above <= 0] < 0.05).any())
+            setting = f"{k} entries, {name}"
+            yield row("family-wise error of a board, unequal entries", setting, wrong,
+                      tables // 2, ("<=", 0.05), strict=strict)  # fmt: skip
+        found = 0
+        for _ in range(tables // 2):
+            p, above = _against_best(rng, np.append(8.0, np.zeros(k - 1)), 16, 40, 0.9)
+            found += bool(against_leader(p)[rng.integers(k - 1)] < 0.05 and above.min() > 0)
+        yield row("a gap of 8 s.e. is found, of the leader to any one entry",
+                  f"{k} entries, S 16, C 40, draws 0.9", found, tables // 2, (">=", 0.9),
+                  strict=strict)  # fmt: skip
+
+
+def _against_best(rng, gaps, s, c, share):
+    """Return p of the leader against all others, and how far it truly is above each.
+
+    `gaps` are true means in standard errors of a difference, which is √2 times that of a mean.
+    """
+    ones = np.ones(c)
+    entries = [crossed(rng, s, ones, share, mean=gap * np.sqrt(2.0)) for gap in gaps]
+    best = int(np.argmax([entry.mean for entry in entries]))
+    others = [place for place in range(len(gaps)) if place != best]
+    p = np.array([two_term(entries[best] - entries[place]).p_value() for place in others])
+    return p, gaps[best] - gaps[others]
+
+
 SIMULATIONS: tuple[Callable[..., Iterator[Row]], ...] = (
     two_term_cells, binary_cells, proportions, shares_over_draws, overlapping, within_classes,
     control_draws, families, power, calibrated,
+    leaderboards,
 )  # fmt: skip
 
 

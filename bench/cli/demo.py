@@ -1,4 +1,4 @@
-"""`headstock demo` and `headstock try`: the main job, as a user would type it."""
+"""`headstock demo`, `headstock try` and `headstock reproduce`: jobs of several commands."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from featstore.command_line import print_json
+from featstore.command_line import count, json_option, print_json
+from featstore.errors import listed
+
+if TYPE_CHECKING:
+    from bench.reproduction import Outcome
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -91,6 +95,8 @@ class Job:
     ending : str
         What is said at the end, with OUT for the folder.
     steps : tuple of Step
+    store : str
+        What STORE stands for in the commands.
     is_quiet : bool
         They run in this process, which loads the libraries once, and only the last of them prints
         its output. By default each is a process, so that its peak memory can be told.
@@ -100,11 +106,19 @@ class Job:
     duration: str
     ending: str
     steps: tuple[Step, ...]
+    store: str = ""
     is_quiet: bool = False
 
     def commands(self, out: str) -> list[str]:
-        """Return the commands with the folder filled in."""
-        return [step.command.replace("OUT", shlex.quote(out)) for step in self.steps]
+        """Return the commands with the folder, and the store, filled in."""
+        places = {"OUT": out, "STORE": self.store}
+        return [
+            shlex.join(
+                places.get(first, first) + slash + rest
+                for first, slash, rest in (w.partition("/") for w in shlex.split(step.command))
+            )
+            for step in self.steps
+        ]
 
     def run(self, out: str) -> int:
         """Run the commands until one fails; return its exit code, or 0."""
@@ -128,7 +142,8 @@ class Job:
                 failed = f"headstock {self.name}: `{command}` failed with exit code {code}."
                 click.echo(failed, err=True)
                 return code
-        click.echo(f"\n{self.ending.replace('OUT', shlex.quote(out))}")
+        if self.ending:
+            click.echo(f"\n{self.ending.replace('OUT', shlex.quote(out))}")
         click.echo(f"  [{time.monotonic() - started:.0f} s in all]", err=True)
         return 0
 
@@ -268,3 +283,98 @@ def try_command(out: str, dry_run: bool, as_json: bool) -> int:
     result: the demo has all images, more methods, intervals and a report.
     """
     return _answer(TRY, out, dry_run=dry_run, as_json=as_json)
+
+
+@click.command(
+    "reproduce",
+    epilog="\b\nExample:"
+    "\n  headstock reproduce demo"
+    "\n  headstock reproduce demo --out build/demo"
+    "\n  headstock reproduce demo --dry-run",
+)
+@click.argument("box", metavar="NAME|FILE|ADDRESS")
+@click.option(
+    "-o",
+    "--out",
+    default=None,
+    help="Folder for everything the command makes. Finished work in it is used again.  [default: "
+    "build/reproduce/NAME]",
+)
+@click.option("--store", default=None, help="Folder or address of a store that has the sets.")
+@click.option("--dry-run", is_flag=True, help="Print the commands, and run none of them.")
+@click.option(
+    "--record",
+    default="",
+    metavar="METRICS",
+    help="Run nothing, and print these comma-separated metrics of the results in --out as the "
+    "expected numbers of a box.",
+)
+@json_option
+def reproduce_command(
+    box: str, out: str | None, store: str | None, dry_run: bool, record: str, as_json: bool
+) -> int:
+    """Repeat a study, and compare its numbers with those that are expected.
+
+    NAME is demo or paper; FILE or ADDRESS is a TOML file that somebody wrote (docs/reproduce.md).
+    Sets that the store lacks are made first. Every number is printed beside the expected one, and
+    all of them go into OUT/certificate.json, with the revisions of the sets and the versions of
+    the packages. The exit code is 1 where a number is missing or outside its tolerance.
+    """
+    from bench.errors import BoxError
+    from bench.reproduction import compare_box, expected_table, missing_sets, read_box
+    from featstore.store.files import json_bytes, write_file
+
+    found = read_box(box)
+    out = out or f"build/reproduce/{found.name}"
+    results = Path(out) / "results"
+    if record:
+        click.echo(expected_table(results, suite=found.suite, metrics=record.split(",")), nl=False)
+        return 0
+    place = store or found.place(out)
+    missing = missing_sets(found, place)
+    steps = tuple(Step(*step) for step in (*(found.make if missing else ()), *found.run))
+    job = Job(f"reproduce {box}", found.duration, "", steps, store=place)
+    if dry_run:
+        return _answer(job, out, dry_run=True, as_json=as_json)
+    if missing and (store or not found.make):
+        advice = found.lacking.replace("STORE", place).replace("OUT", out)
+        raise BoxError(
+            f"{place} lacks {count(len(missing), 'set')} that {found.name} reads: "
+            f"{listed(missing, shown=6)}. {advice}".strip()
+        )
+    if code := job.run(out):
+        return code
+    outcome = compare_box(found, results)
+    write_file(Path(out) / "certificate.json", [json_bytes(outcome.certificate())])
+    if as_json:
+        print_json(outcome.certificate())
+    else:
+        _print_outcome(outcome, out)
+    return 0 if outcome.holds else 1
+
+
+#: Numbers that are printed; all are in the certificate.
+_SHOWN = 15
+
+
+def _print_outcome(outcome: Outcome, out: str) -> None:
+    """Print ours beside what is expected, what is off first."""
+    from bench.tables import Table
+
+    ordered = sorted(outcome.numbers, key=lambda number: number.holds)
+    rows = [
+        [
+            number.cell,
+            f"{number.expected:.1f}",
+            "" if number.ours is None else f"{number.ours:.1f}",
+            "" if number.ours is None else f"{number.ours - number.expected:+.2f}",
+            f"{number.tolerance:g}",
+            "yes" if number.holds else "NO",
+        ]
+        for number in ordered[:_SHOWN]
+    ]
+    headings = ["cell", "expected %", "ours %", "difference", "tolerance", "holds"]
+    click.echo("\n" + Table(headings, rows).text("table"))
+    if len(ordered) > _SHOWN:
+        click.echo(f"{len(ordered) - _SHOWN:,} more in {out}/certificate.json.")
+    click.echo(f"{outcome.sentence}\nCertificate: {out}/certificate.json")

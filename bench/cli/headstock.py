@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from datetime import UTC, datetime
 from math import prod
@@ -67,6 +67,7 @@ _SUMMARIES = {
     "check": "Check a method, task, encoder, source or dataset of your own.",
     "eval": "Score alignments: suites, tasks, sweeps, tables.",
     "report": "Draw the report of a results folder.",
+    "reproduce": "Repeat a study, and compare its numbers.",
 }
 
 
@@ -128,6 +129,7 @@ class _Headstock(_PlacedGroup):
     lazy={
         "try": "bench.cli.demo:try_command",
         "demo": "bench.cli.demo:demo_command",
+        "reproduce": "bench.cli.demo:reproduce_command",
         **_commands_in(""),
     },
     invoke_without_command=True,
@@ -306,41 +308,66 @@ def next_command(found: dict[str, list[dict[str, Any]]]) -> str:
         kind: [one for one in entries if not Path(one["path"]).is_relative_to(tried)]
         for kind, entries in found.items()
     }
-    manifests, stores, alignments, results, reports = (work[kind] for kind in _SIGNS)
-    if not stores:
-        if manifests:
-            return _first_extraction(manifests)
+    if not work["stores"]:
+        if work["manifests"]:
+            return _first_extraction(work["manifests"])
         return "headstock demo" if found["results"] else "headstock try"
-    store = shlex.quote(stores[0]["path"])
-    keys = [key.split("/") for key in stores[0].get("sets", [])]
-    newer = _since(stores[0], results)
-    if newer and not _since(newer[0], reports):
-        out = shlex.quote(str(Path(newer[0]["path"]).parent / "report.html"))
-        return f"headstock report {shlex.quote(newer[0]['path'])} --store {store} -o {out}"
-    if newer:
-        stored = {key.split("/")[0] for one in stores for key in one.get("sets", [])}
-        new = [one for one in manifests if one["kinds"] and one.get("name") not in stored]
-        return _first_extraction(new) if new else "headstock data sources"
-    # Names that are added later ask for no other fit, but a new store does.
-    if _since({"changed": stores[0].get("made", "")}, alignments):
-        suite = _suite_options({(dataset, kind) for dataset, kind, _ in keys})
-        if suite:
-            return f"headstock eval run {suite} --store {store} -o results"
-        return f"headstock show {shlex.quote(alignments[0]['path'])}"
+    newest = work["stores"][0]
+    return (
+        _after_results(work)
+        or _after_fits(work)
+        or _first_fit(newest)
+        or f"headstock store ls {shlex.quote(newest['path'])}"
+    )
+
+
+def _after_results(work: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Return the command after runs on the newest store, or ""."""
+    stores, manifests = work["stores"], work["manifests"]
+    results = _since(stores[0]["changed"], work["results"])
+    if not results:
+        return ""
+    if not _since(results[0]["changed"], work["reports"]):
+        folder, store = results[0]["path"], shlex.quote(stores[0]["path"])
+        out = shlex.quote(str(Path(folder).parent / "report.html"))
+        return f"headstock report {shlex.quote(folder)} --store {store} -o {out}"
+    stored = {key.split("/")[0] for one in stores for key in one.get("sets", [])}
+    new = [one for one in manifests if one["kinds"] and one.get("name") not in stored]
+    return _first_extraction(new) if new else "headstock data sources"
+
+
+def _after_fits(work: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Return the command after fits on the newest store, or ""."""
+    store = work["stores"][0]
+    # Names that are added to a store ask for no other fit, but a new store does.
+    alignments = _since(store.get("made", store["changed"]), work["alignments"])
+    if not alignments:
+        return ""
+    suite = _suite_options({(key.split("/")[0], key.split("/")[1]) for key in store["sets"]})
+    if suite:
+        return f"headstock eval run {suite} --store {shlex.quote(store['path'])} -o results"
+    return f"headstock show {shlex.quote(alignments[0]['path'])}"
+
+
+def _first_fit(store: dict[str, Any]) -> str:
+    """Return the command that fits images and captions of one dataset, or ""."""
+    keys = [key.split("/") for key in store.get("sets", [])]
     for image in (key for key in keys if key[1] == "image"):
         for text in (key for key in keys if key[0] == image[0] and key[1] == "caption"):
             pair = f"--x {'/'.join(image)} --y {'/'.join(text)}"
-            return f"headstock fit ridge --store {store} {pair} -o aligners/ridge"
-    return f"headstock store ls {store}"
+            return (
+                f"headstock fit ridge --store {shlex.quote(store['path'])} {pair} -o aligners/ridge"
+            )
+    return ""
 
 
 #: Where `headstock try` writes: a taste, from which nothing goes on but the demo.
 TRY_OUT = "build/try"
 
 
-def _since(first: dict[str, Any], entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the entries that were changed after another one."""
-    return [one for one in entries if one.get("changed", "") >= first.get("changed", "")]
+def _since(time: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries that were changed at a time or later."""
+    return [one for one in entries if one["changed"] >= time]
 
 
 #: Encoders that a first extraction names, by the kind of items.
@@ -379,14 +406,14 @@ def _print_state(found: dict[str, list[dict[str, Any]]], *, as_json: bool) -> No
         return
     rows = []
     for kind, entries in found.items():
-        for n, entry in enumerate(entries[:_SHOWN]):
-            changed = f"{entry['changed'][:10]} {entry['changed'][11:16]} UTC"
-            facts = entry.get("problem") or _in_words(entry)
-            rows.append([kind if n == 0 else "", entry["path"], changed, facts])
+        rows += [[kind.upper(), "", ""]] if entries else []
+        for entry in entries[:_SHOWN]:
+            changed = f"{entry['changed'][:10]} {entry['changed'][11:16]}"
+            rows.append([f"  {entry['path']}", changed, entry.get("problem") or _in_words(entry)])
         if len(entries) > _SHOWN:
-            rows.append(["", f"and {len(entries) - _SHOWN:,} more (--json lists all)", "", ""])
+            rows.append([f"  and {len(entries) - _SHOWN:,} more (--json lists all)", "", ""])
     if rows:
-        TextTable(["WHAT", "PATH", "CHANGED", "CONTENT"], rows).show()
+        TextTable(["", "CHANGED (UTC)", "CONTENT"], rows).show()
     else:
         click.echo("There is no work in this folder or in four levels of folders below it.")
     click.echo(f"\nNext:  {next_command(found)}\nHelp:  headstock --help")

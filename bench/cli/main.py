@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from featstore.cli.options import KEY
 from featstore.command_line import CommandGroup, entry_point
 from featstore.errors import FeatstoreError
 from featstore.options import parts_of
@@ -35,6 +36,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
         "compare": "bench.cli.results:compare_command",
         "report": "bench.cli.results:report_command",
         "frame": "bench.cli.results:frame_command",
+        "submit": "bench.cli.results:submit_command",
+        "leaderboard": "bench.cli.results:leaderboard_command",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="\b\nExample:"
@@ -239,8 +242,8 @@ def set_options(function: _Function) -> _Function:
         if isinstance(own.default, tuple):
             more = {"multiple": True, "callback": parts_of}
         function = click.option(
-            f"--{own.name.replace('_', '-')}", metavar="KEY", required=own.default is MISSING,
-            help=own.metadata["option"]["help"], **more,
+            f"--{own.name.replace('_', '-')}", metavar="KEY", type=KEY,
+            required=own.default is MISSING, help=own.metadata["option"]["help"], **more,
         )(function)  # fmt: skip
     return function
 

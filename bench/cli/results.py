@@ -450,6 +450,24 @@ def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
     help="Report on these images, given by key or dataset, if the suite scored several [default: "
     "those of most runs].",
 )
+@click.option(
+    "--slide",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Also save the first screen as a PNG of 1920 × 1080 pixels.",
+)
+@click.option(
+    "--paper",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Also save every figure as PDF, 3.25 and 6.75 inches wide, and the captions, here.",
+)
+@click.option(
+    "--atlas",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Also save images, names and head rows as Parquet for embedding-atlas.",
+)
 @json_option
 def report_command(
     results: Path,
@@ -457,20 +475,24 @@ def report_command(
     out: Path,
     suite: str | None,
     images: str | None,
+    slide: Path | None,
+    paper: Path | None,
+    atlas: Path | None,
     as_json: bool,
 ) -> None:
     """Draw the report of a results folder.
 
     The store is read for texts, thumbnails and the health of the data; nothing is fitted.
     A page is of one set of images; of the paper suite it also has every published number. It needs
-    no network and no other file; every figure also lies beside it as SVG and CSV.
+    no network and no other file; every figure also lies beside it as SVG, PNG and CSV.
     """
     with ProgressBar(f"report {out}", doing="reading results"):
         from bench.report.page import write_report
 
         written = write_report(
-            results, store=store, out=out, suite=suite, images=images, command=typed_command()
-        )
+            results, store=store, out=out, suite=suite, images=images, slide=slide,
+            paper=paper, atlas=atlas, command=typed_command(),
+        )  # fmt: skip
     size = out.stat().st_size
     if as_json:
         print_json(
@@ -485,3 +507,142 @@ def report_command(
     click.echo(written.answer)
     figures = count(len(written.files), "file")
     click.echo(f"Wrote {written.page}, {human_bytes(size)}, and {figures} of its figures")
+
+
+@click.command(
+    "submit",
+    epilog="\b\nExample:"
+    "\n  bench submit build/demo/results:ridge/head/0 --name ridge -o board/ridge.json",
+)
+@click.argument("choice", metavar="RESULTS:METHOD/SOURCE/K")
+@click.option("--name", required=True, help="The name of the entry on the board.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The JSON file to write.",
+)
+@click.option(
+    "--direction",
+    default=None,
+    help="The direction that is ranked, such as image→name or caption→image.  [default: "
+    "image→name, else image→caption]",
+)
+@click.option(
+    "--metric",
+    default=None,
+    help="The metric that is ranked by, a mean over queries.  [default: top-1, else R@1]",
+)
+@click.option("--note", default="", help="One line about the entry.")
+@click.option("--link", default="", help="An http(s) address with more about the entry.")
+@click.option(
+    "--command",
+    "typed",
+    default=None,
+    help="The command that reproduces the entry.  [default: what was typed to make RESULTS]",
+)
+@json_option
+def submit_command(
+    choice: str,
+    name: str,
+    out: Path,
+    direction: str | None,
+    metric: str | None,
+    note: str,
+    link: str,
+    typed: str | None,
+    as_json: bool,
+) -> None:
+    """Pack one result into a file for a leaderboard.
+
+    The file holds the sums of one metric per draw and cluster of queries, the settings, the
+    revisions of the sets that were read, and a digest of it all. Put it into the folder that
+    `bench leaderboard` reads.
+    """
+    from bench.leaderboard import check, pack
+    from featstore.store.files import json_bytes, write_file
+
+    with ProgressBar(f"submission {out}"):
+        found = pack(
+            choice, name=name, direction=direction, metric=metric, note=note, link=link,
+            command=typed,
+        )  # fmt: skip
+        check(found.document)
+    write_file(out, [json_bytes(found.document)])
+    facts = {
+        "file": str(out), "board": found.board, "metric": found.metric,
+        "value": found.cell.mean(found.metric), "draws": len(found.cell.draws),
+        "digest": found.document["digest"],
+    }  # fmt: skip
+    if as_json:
+        print_json(facts)
+        return
+    click.echo(
+        f"{out}: {name}, {found.metric} {100 * facts['value']:.1f} % over {facts['draws']} draws, "
+        f"board {found.board}."
+    )
+
+
+@click.command(
+    "leaderboard",
+    epilog="\b\nExample:\n  bench leaderboard board -o board.html",
+)
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="The HTML page to write. Without it, the boards are printed.",
+)
+@click.option("--title", default="Leaderboard", show_default=True, help="Heading of the page.")
+@json_option
+def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: bool) -> None:
+    """Rank the submissions of FOLDER, and mark those that cannot be told from the leader.
+
+    Every *.json file below FOLDER is read and checked; a file that is no submission ends the
+    command with its name. Entries are compared with the leader on the draws that both have;
+    p is corrected for the choice of the leader.
+    """
+    from bench.errors import SubmissionError
+    from bench.leaderboard import boards, leaderboard_page, read_submission
+    from bench.tables import Table, interval_text, p_text, signed_text, value_text
+    from featstore.store.files import write_file
+
+    paths = sorted(folder.rglob("*.json"))
+    if not paths:
+        raise SubmissionError(
+            f"{folder} {'holds no submission' if folder.is_dir() else 'does not exist'}. Make one "
+            f"with `bench submit RESULTS:METHOD/SOURCE/K --name NAME -o {folder}/NAME.json`."
+        )
+    with ProgressBar(f"leaderboard of {folder}"):
+        found = boards([read_submission(path) for path in paths])
+        page = None if out is None else leaderboard_page(found, title=title)
+    if out is not None and page is not None:
+        write_file(out, [page.encode("utf-8")])
+    if as_json:
+        print_json([board.facts() for board in found])
+        return
+    if out is not None:
+        entries = sum(len(board.lines) for board in found)
+        click.echo(f"{out}: {entries:,} entries on {len(found):,} boards.")
+        return
+    for board in found:
+        metric = board.asked["metric"]
+        rows = [
+            [
+                str(place),
+                line.submission.name,
+                value_text(metric, line.value),
+                "" if line.behind is None else signed_text(-line.behind),
+                "" if line.behind_low is None or line.behind_high is None
+                else interval_text(-line.behind_high, -line.behind_low),
+                "" if line.p_adjusted is None else p_text(line.p_adjusted),
+                line.standing,
+            ]
+            for place, line in enumerate(board.lines, start=1)
+        ]  # fmt: skip
+        click.echo(f"{board.title}\n{board.sentence}\n")
+        headings = ["#", "entry", f"{metric} %", "to leader", "95 % interval", "p", "standing"]
+        click.echo(Table(headings, rows).text("table"))

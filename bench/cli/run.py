@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,6 +34,7 @@ from featstore.cli.progress import ProgressBar, duration
 from featstore.command_line import (
     SectionedCommand,
     StorePlace,
+    completed,
     count,
     json_option,
     print_json,
@@ -41,7 +42,7 @@ from featstore.command_line import (
     usage_error,
 )
 from featstore.errors import FeatstoreError
-from featstore.options import config_from
+from featstore.options import config_from, parts_of
 from featstore.plugins import KINDS
 from featstore.terminal import bad, dim, good, say
 from fitters.settings import SETTINGS_SECTION
@@ -133,7 +134,7 @@ class Execution:
             print_json({"results": str(self.out), **session})
         else:
             click.echo(
-                f"{suite}: {done.reused:,} reused, {done.new:,} new runs of "
+                f"{suite}: {done.reused:,} reused, {count(done.new, 'new run')} of "
                 f"{count(done.fits, 'fit')} in {duration(done.seconds)}; results are in {self.out}"
             )
 
@@ -147,6 +148,18 @@ _PROTOCOL = {
     "Splits": "--eval --train-split --train-fraction --pairs-per-class --relevance --limit",
     "How settings are chosen": "--criterion --validation",
 }
+
+
+def _suites() -> Iterable[str]:
+    from bench.suites.registry import SUITES
+
+    return SUITES
+
+
+def _tasks() -> Iterable[str]:
+    from bench.options import TASKS
+
+    return TASKS
 
 
 class _SuiteCommand(SectionedCommand):
@@ -182,7 +195,10 @@ class _SuiteCommand(SectionedCommand):
     "\n  bench run --suite paper --store store -o results --dry-run",
 )
 @click.option(
-    "--suite", required=True, help="Run this suite: one of those above, or of another package."
+    "--suite",
+    required=True,
+    shell_complete=completed(_suites),
+    help="Run this suite: one of those above, or of another package.",
 )
 @store_option(
     "Read from this store, a folder or an address. The smoke suite makes its own if none is given.",
@@ -377,7 +393,7 @@ task_option = click.option(
     "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 --head-templates none \\"
     "\n      --method paper-mlp --source head --store build/demo/store -o results",
 )
-@click.argument("name")
+@click.argument("name", shell_complete=completed(_tasks))
 @store_option("Read from this store, a folder or an address.")
 @out_option
 @set_options
@@ -463,10 +479,10 @@ _OF_FITS = (
 )
 @click.argument("aligner", type=click.Path(path_type=Path))
 @store_option("Read from this store, a folder or an address.")
-@click.option("--task", "tasks", multiple=True, metavar="NAME",
-              help="Score by this task: zero_shot, generalised, retrieval, hubness or a task of "
-                   "your own; repeatable [default: zero_shot with --names, retrieval with "
-                   "--captions].")  # fmt: skip
+@click.option("--task", "tasks", multiple=True, metavar="NAMES", callback=parts_of,
+              help="Score by these tasks, separated by commas: zero_shot, generalised, "
+                   "retrieval, hubness or tasks of your own [default: zero_shot with --names, "
+                   "retrieval with --captions].")  # fmt: skip
 @set_options
 @click.option("--eval", "evaluation", type=click.Choice(["all-names", "split"]),
               default="all-names", show_default=True,

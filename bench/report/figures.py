@@ -1,492 +1,575 @@
-"""Figures of a report."""
+"""Figures of a report, with the sentences that are made from their numbers."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from bench.cells import MIXED_NAMES, in_order, method_title, pairs_order
+from bench.cells import in_order, method_title, whole_heads
+from bench.doses import DOSES
 from bench.geometry import METHOD, Geometry, Side
-from bench.report.theme import SOURCE_STYLES, Figure, canvas, colour
-from bench.report.verdict import DIRECTION, METRIC
-
-#: Direction, metric and heading of the panels of the pairs curve.
-PANELS: tuple[tuple[str, str, str], ...] = (
-    ("image→name", "top-1", "image → name, top-1"),
-    ("image→caption", "R@1", "image → caption, R@1"),
-    ("caption→image", "R@1", "caption → image, R@1"),
-    ("image→name", "top-10", "image → name, top-10"),
-    ("image→caption", "R@10", "image → caption, R@10"),
-    ("caption→image", "R@10", "caption → image, R@10"),
+from bench.report.theme import (
+    DASHED,
+    SOURCE_STYLES,
+    Figure,
+    Sheet,
+    capital,
+    colour,
+    draws_text,
+    evaluation_text,
+    few_ticks,
+    ground,
+    measured,
+    shortened,
+    spread,
+    way,
+    without_frame,
 )
+from bench.report.verdict import DIRECTION, METRIC
+from bench.tables import value_text
 
-
-def gain_figure(gains: pl.DataFrame, sources: Sequence[str]) -> Figure:
-    """Draw, per number of real pairs, the gain from each source with its interval.
-
-    Parameters
-    ----------
-    gains : DataFrame
-        Rows of `bench.comparisons.compare` of one method and metric: ``over-chance`` without
-        real pairs, ``over-real`` with them.
-    sources : sequence of str
-        Top to bottom within each group.
-    """
-    groups = list(dict.fromkeys(in_order(gains)["n_pairs"]))
-    height = 0.62 + 0.24 * sum(len(gains.filter(pl.col("n_pairs") == k)) + 1.1 for k in groups)
-    with canvas((5.3, height)) as (figure, svg):
-        axes = figure.add_axes((0.335, 0.5 / height, 0.645, 1 - 0.58 / height))
-        place, ticks = 0.0, []
-        for k in groups:
-            label = (
-                "no real pairs, over chance" if k == "0" else f"{k} real pairs, over these alone"
-            )
-            axes.text(
-                -0.52, place, label, transform=axes.get_yaxis_transform(), va="center",
-                color=colour("muted"), fontsize=8.5,
-            )  # fmt: skip
-            place += 1
-            for source in sources:
-                row = gains.filter((pl.col("n_pairs") == k) & (pl.col("source") == source))
-                if row.is_empty():
-                    continue
-                role, marker, _ = SOURCE_STYLES[source]
-                mean = 100 * row["difference"][0]
-                low, high = (
-                    mean if row[c][0] is None else 100 * row[c][0] for c in ("low", "high")
-                )
-                axes.plot([low, high], [place, place], color=colour(role), linewidth=2.2)
-                axes.plot([mean], [place], marker, color=colour(role), markersize=6)
-                ticks.append((place, _SHORT_NAMES.get(source, source), role))
-                place += 1
-            place += 0.35
-        axes.axvline(0, color=colour("ink"), linewidth=0.9)
-        axes.set_ylim(place - 0.5, -0.7)
-        axes.set_yticks([at for at, _, _ in ticks], [name for _, name, _ in ticks])
-        for text, (_, _, role) in zip(axes.get_yticklabels(), ticks, strict=True):
-            text.set_color(colour(role))
-        axes.set_xlabel("gain in top-1, percentage points, with 95 % interval")
-        _without_frame(axes, grid="x")
-    title = "Gain in zero-shot top-1 from each source of prototypes, with 95 % intervals."
-    return Figure("gain_beside_controls", svg[0], gains, title)
-
-
-def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
-    """Draw accuracy against the number of real pairs for one method, with bands over seeds.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Of `bench.tables.result_table`; rows of evaluation ``"held-out"``.
-    method : str
-
-    Returns
-    -------
-    Figure or None
-        None if no number of real pairs was run.
-    """
-    held = table.filter(pl.col("eval").is_in(["held-out", "split"]) & (pl.col("method") == method))
-    panels = [panel for panel in PANELS if panel[1] in table.columns and _has(held, *panel[:2])]
-    if not panels or held.filter(pl.col("n_pairs") != "0").is_empty():
-        return None
-    positions = Positions.of(held)
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    data = []
-    with canvas((3.55 * columns, 2.75 * rows + 0.45)) as (figure, svg):
-        grid = figure.subplots(rows, columns, squeeze=False)
-        figure.subplots_adjust(
-            left=0.05, right=0.99, bottom=0.50 / (2.75 * rows + 0.45),
-            top=1 - 0.72 / (2.75 * rows + 0.45), wspace=0.17, hspace=0.42,
-        )  # fmt: skip
-        for axes, (direction, metric, heading) in zip(grid.flat, panels, strict=False):
-            data += draw_pairs(axes, table, method, direction, metric, positions)
-            axes.set_title(heading, loc="left", color=colour("ink"), fontsize=9.5, pad=6)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_visible(False)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        _legend(
-            figure, handles, labels, loc="upper left", bbox_to_anchor=(0.04, 1.0),
-            ncol=len(labels), fontsize=9, handlelength=1.9, columnspacing=1.5, handletextpad=0.5,
-        )  # fmt: skip
-    title = (
-        f"Accuracy of {method_title(method)} against the number of real pairs, by what "
-        "the prototypes are: head weights help most where real pairs are few, if they help."
-    )
-    # A name that a user registered may hold what a file's name may not.
-    name = re.sub(r"[^\w-]", "_", method)
-    return Figure(f"accuracy_by_pairs_{name}", svg[0], pl.DataFrame(data), title)
-
-
-_SHORT_NAMES = {
-    "head": "head weights",
+#: What a figure calls the controls, each of which replaces the head's rows.
+CONTROL_NAMES = {
     "random": "random rows",
-    "random-cov": "random, same cov.",
+    "random-cov": "random rows, same covariance",
     "shuffled": "names shuffled",
+    "rotated": "head rotated",
 }
 
 
-@dataclass(frozen=True)
-class Positions:
-    """Where each number of pairs lies on the logarithmic axis; 0 is left of a break.
-
-    Attributes
-    ----------
-    at : dict
-        Number of pairs → place.
-    labels : dict
-    broken : float
-        Place of the break.
-    """
-
-    at: dict[str, float]
-    labels: dict[str, str]
-    broken: float
-
-    @classmethod
-    def of(cls, held: pl.DataFrame) -> Positions:
-        """Return the places of the numbers of pairs in a result table."""
-        fitted = {
-            str(k): float(n)
-            for k, n in held.filter(pl.col("n_pairs") != "0")
-            .group_by("n_pairs", maintain_order=True)
-            .agg(pl.col("n_images_fitted").mean())
-            .iter_rows()
-        }
-        at = {k: float(np.log2(n)) for k, n in fitted.items()}
-        first = min(at.values())
-        at["0"] = first - 1.6
-        # "all" lies close to the number before it: its label takes the line below.
-        labels = {k: f"\nall, {fitted[k]:,.0f}" if k == "all" else k for k in at}
-        return cls(at, labels, first - 0.8)
-
-
-def draw_pairs(
-    axes: Any, table: pl.DataFrame, method: str, direction: str, metric: str, at: Positions
-) -> list[dict[str, Any]]:
-    """Draw one metric of a method against the number of real pairs; return what is drawn.
+def headline_figure(
+    comparisons: pl.DataFrame,
+    *,
+    method: str,
+    evaluation: str,
+    direction: str = DIRECTION,
+    metric: str = METRIC,
+) -> Figure | None:
+    """Draw every method on head weights alone, best first, and the controls of one of them.
 
     Parameters
     ----------
-    axes : matplotlib.axes.Axes
-    table : DataFrame
-        Of `bench.tables.result_table`.
-    method, direction, metric : str
-    at : Positions
-        Where the numbers of pairs lie.
-    """
-    here = table.filter(
-        pl.col("eval").is_in(["held-out", "split"]) & (pl.col("direction") == direction)
-    )
-    drawn = []
-    for source in ("none", "shuffled", "random-cov", "random", "head"):
-        line = in_order(
-            here.filter((pl.col("method") == method) & (pl.col("source") == source))
-        ).filter(pl.col(metric).is_not_null())
-        if line.is_empty():
-            continue
-        role, marker, dash = SOURCE_STYLES[source]
-        x = np.array([at.at[k] for k in line["n_pairs"]])
-        mean, sd = 100 * line[metric].to_numpy(), 100 * line[f"{metric}_sd"].fill_null(0).to_numpy()
-        style = {"marker": marker, "linestyle": dash, "markersize": 4.5, "linewidth": 1.6}
-        _band(axes, x, mean, sd, color=colour(role), label=MIXED_NAMES[source], **style)
-        drawn += [
-            {
-                "direction": direction, "metric": metric, "line": MIXED_NAMES[source],
-                "n_pairs": k, "mean": m / 100, "sd": s / 100,
-            }
-            for k, m, s in zip(line["n_pairs"], mean, sd, strict=True)
-        ]  # fmt: skip
-    levels: tuple[tuple[str, str, str, Any], ...] = (
-        ("conse", "ConSE, head unfitted", "conse", (0, (5, 2))),
-        ("chance", "chance", "muted", (0, (1, 2))),
-    )
-    for name, label, role, line_dash in levels:
-        level = here.filter(pl.col("method") == name)
-        if not level.is_empty() and level[metric][0] is not None:
-            value = 100 * level[metric][0]
-            axes.axhline(value, color=colour(role), linewidth=1.3, linestyle=line_dash, label=label)
-            drawn.append(
-                {
-                    "direction": direction, "metric": metric, "line": label, "n_pairs": "0",
-                    "mean": value / 100, "sd": level[f"{metric}_sd"][0] or 0.0,
-                }
-            )  # fmt: skip
-    axes.set_ylim(bottom=0)
-    axes.set_ylim(top=1.04 * axes.get_ylim()[1])
-    axes.set_xticks(list(at.at.values()), [at.labels[k] for k in at.at])
-    axes.set_xlim(at.at["0"] - 0.35, max(at.at.values()) + 0.3)
-    _without_frame(axes, grid="y")
-    # Two short strokes say that the axis is broken between 0 and the first number.
-    for shift in (-0.09, 0.09):
-        axes.plot(
-            [at.broken + shift - 0.07, at.broken + shift + 0.07], [-0.025, 0.025],
-            transform=axes.get_xaxis_transform(), color=colour("muted"), linewidth=1, clip_on=False,
-        )  # fmt: skip
-    return drawn
-
-
-def _legend(target: Any, *handles: Any, **options: Any) -> None:
-    """Draw the legend of a figure or of axes."""
-    for text in target.legend(*handles, frameon=False, **options).get_texts():
-        text.set_color(colour("ink"))
-
-
-def _without_frame(axes: Any, *, grid: str) -> None:
-    """Draw grid lines across an axis, and no left edge."""
-    axes.grid(visible=True, axis=grid)
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-
-
-def _band(axes: Any, x: Any, mean: Any, sd: Any, *, color: str, **line: Any) -> None:
-    """Draw means as a line, with a band of one standard deviation."""
-    axes.fill_between(x, mean - sd, mean + sd, color=color, alpha=0.15, linewidth=0)
-    axes.plot(x, mean, color=color, **line)
-
-
-def _has(held: pl.DataFrame, direction: str, metric: str) -> bool:
-    return held.filter((pl.col("direction") == direction) & pl.col(metric).is_not_null()).height > 0
-
-
-def mixing_figure(results: pl.DataFrame) -> Figure | None:
-    """Draw accuracy against the mixing weight, one panel a number of real pairs.
-
-    Parameters
-    ----------
-    results : DataFrame
-        Result rows with fixed mixing weights, as a sweep makes them.
+    comparisons : DataFrame
+        Of `bench.comparisons.compare`; its rows over chance without real pairs are drawn.
+    method : str
+        Whose controls are drawn: the method of the verdict.
+    evaluation, direction, metric : str
+        The verdict's.
 
     Returns
     -------
     Figure or None
-        None where fewer than two mixing weights were run. Of several penalties the middle one is
-        drawn: choosing the best would be a choice made on what is scored.
+        None where the method was not run on head weights alone.
     """
-    rows = results.filter(
-        (pl.col("method") == METHOD)
-        & (pl.col("direction") == DIRECTION)
-        & (pl.col("metric") == METRIC)
-        & (pl.col("mix") != "auto")
-        & (pl.col("penalty") != "auto")
-        & (pl.col("n_pairs") != "0")
-    ).with_columns(pl.col("mix").cast(pl.Float64), pl.col("penalty").cast(pl.Float64))
-    if rows.is_empty() or rows.filter(pl.col("source") != "none")["mix"].n_unique() < 2:
-        return None
-    penalties = sorted(set(rows["penalty"]))
-    penalty = penalties[len(penalties) // 2]
-    rows = rows.filter(pl.col("penalty") == penalty)
-    keys = sorted(set(rows.filter(pl.col("source") != "none")["n_pairs"]), key=pairs_order)
-    weights = sorted(set(rows.filter(pl.col("source") != "none")["mix"]))
-    drawn: list[dict[str, Any]] = []
-    width = 2.75 * len(keys) + 0.5
-    with canvas((width, 2.95)) as (figure, svg):
-        grid = figure.subplots(1, len(keys), squeeze=False, sharey=True)
-        figure.subplots_adjust(left=0.48 / width, right=0.99, bottom=0.17, top=0.78, wspace=0.1)
-        for axes, k in zip(grid.flat, keys, strict=True):
-            drawn += _panel(axes, rows.filter(pl.col("n_pairs") == k), k, weights)
-            axes.set_title(f"{k} real pairs", loc="left", color=colour("ink"), fontsize=9.5, pad=5)
-        grid.flat[0].set_ylim(bottom=0)
-        grid.flat[0].set_ylabel(f"{METRIC} %")
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        _legend(
-            figure, handles, labels, loc="upper left", bbox_to_anchor=(0.4 / width, 1.0),
-            ncol=len(labels), fontsize=8.5, handlelength=1.9, columnspacing=1.4,
-        )  # fmt: skip
-    title = (
-        f"Zero-shot {METRIC} of {method_title(METHOD)} against the mixing weight, for each number "
-        f"of real pairs, penalty {penalty:g}: how much the choice of the weight matters."
-    )
-    return Figure(f"accuracy_by_mix_{METHOD}", svg[0], pl.DataFrame(drawn), title)
-
-
-def _panel(axes: Any, rows: pl.DataFrame, k: str, weights: list[float]) -> list[dict[str, Any]]:
-    drawn: list[dict[str, Any]] = []
-    for source in ("none", "shuffled", "random-cov", "random", "head"):
-        own = rows.filter(pl.col("source") == source)
-        if own.is_empty():
-            continue
-        line = own.group_by("mix").agg(
-            pl.col("value").mean().alias("mean"), pl.col("value").std(ddof=1).alias("sd")
-        )
-        role, marker, _ = SOURCE_STYLES[source]
-        if source == "none":
-            # Without prototypes there is nothing to mix: a level.
-            level = 100 * line["mean"][0]
-            axes.axhline(
-                level, color=colour(role), linewidth=1.3, linestyle=(0, (5, 2)),
-                label=MIXED_NAMES[source],
-            )  # fmt: skip
-        else:
-            line = line.sort("mix")
-            mean = 100 * line["mean"].to_numpy()
-            sd = 100 * line["sd"].fill_null(0).to_numpy()
-            x = np.log10(line["mix"].to_numpy())
-            style = {"marker": marker, "markersize": 4, "linewidth": 1.5}
-            _band(axes, x, mean, sd, color=colour(role), label=MIXED_NAMES[source], **style)
-        drawn += [
-            {"n_pairs": k, "line": MIXED_NAMES[source], "mix": None if source == "none" else mix,
-             "mean": m, "sd": s}
-            for mix, m, s in line.select("mix", "mean", "sd").iter_rows()
-        ]  # fmt: skip
-    axes.set_xticks([float(np.log10(w)) for w in weights], [f"{w:g}" for w in weights])
-    axes.set_xlabel("mass of a class / of a real image")
-    _without_frame(axes, grid="y")
-    return drawn
-
-
-_TOO_LONG = 26
-
-
-def heatmap_figure(found: Geometry, name: Callable[[str], str]) -> Figure:
-    """Draw the cosines of head rows (down) and names (across) for a sample of classes.
-
-    Classes are in the order of a hierarchical clustering of the head rows, so that related
-    ones are neighbours: what lies beside the diagonal are confusions within a family.
-    """
-    cosines = np.array(found.heat)
-    names = [name(class_id) for class_id in found.heat_ids]
-    with canvas((5.6, 5.15)) as (figure, svg):
-        axes = figure.add_axes((0.25, 0.03, 0.62, 0.70))
-        most = float(np.abs(cosines).max()) or 1.0
-        picture = axes.imshow(cosines, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
-        every = max(1, len(names) // 20)
-        ticks = np.arange(0, len(names), every)
-        axes.set_yticks(ticks, [_short(names[t]) for t in ticks], fontsize=6)
-        axes.set_xticks(ticks, [_short(names[t]) for t in ticks], rotation=90, fontsize=6)
-        axes.xaxis.tick_top()
-        axes.tick_params(length=0)
-        bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(length=0, labelsize=7)
-    data = pl.DataFrame(
-        {
-            "head_row": [n for n in names for _ in names],
-            "name": names * len(names),
-            "cosine": cosines.ravel(),
-        }
-    )
-    title = (
-        f"Cosine of {len(names)} head rows with the projected names of these classes; the diagonal "
-        "is each row with its own name."
-    )
-    return Figure("head_by_name", svg[0], data, title)
-
-
-def histogram_figure(found: Geometry) -> Figure:
-    """Draw matched and unmatched cosines, for head rows and for means of images."""
-    panels = (
-        ("head rows and names that the map has not seen", found.head),
-        ("image class means and names, no image in the fit", found.images),
-    )
-    data: list[dict[str, Any]] = []
-    with canvas((9.2, 2.7)) as (figure, svg):
-        grid = figure.subplots(1, 2, squeeze=False)
-        figure.subplots_adjust(left=0.03, right=0.99, bottom=0.2, top=0.84, wspace=0.08)
-        for axes, (heading, side) in zip(grid.flat, panels, strict=True):
-            edges = side.edges
-            for label, counts, mean, role in (
-                ("unmatched", side.unmatched, side.means[1], "muted"),
-                ("matched", side.matched, side.means[0], "head"),
-            ):
-                height = np.array(counts) / sum(counts)
-                axes.stairs(
-                    height, edges, fill=True, color=colour(role), alpha=0.45,
-                    label=f"{label}, mean {round(mean, 2) + 0.0:.2f}",
-                )  # fmt: skip
-                axes.axvline(mean, color=colour(role), linewidth=1.3)
-                data += [
-                    {"side": heading, "pairs": label, "from": a, "to": b, "share": h}
-                    for a, b, h in zip(edges[:-1], edges[1:], height, strict=True)
-                ]
-            axes.set_title(
-                f"{heading}: AUC {side.area:.2f}", loc="left", color=colour("ink"), fontsize=9
-            )
-            axes.set_yticks([])
-            axes.spines["left"].set_visible(False)
-            axes.set_xlabel("cosine")
-            _legend(axes, fontsize=8, loc="upper right")
-    title = (
-        "Cosines of matched and of unmatched classes; the area under the curve is the chance that "
-        f"a matched one is the higher: {found.head.area:.2f} for head rows, "
-        f"{found.images.area:.2f} for images."
-    )
-    return Figure("matched_cosines", svg[0], pl.DataFrame(data), title)
-
-
-def map_figure(found: Geometry, name: Callable[[str], str]) -> Figure:
-    """Draw head rows, class means and projected texts on two principal axes, linked by class."""
-    data: list[dict[str, Any]] = []
-    with canvas((9.2, 5.4)) as (figure, svg):
-        axes = figure.add_axes((0.02, 0.08, 0.96, 0.84))
-        behind = np.array(found.cloud)
-        axes.scatter(
-            behind[:, 0], behind[:, 1], s=5, color=colour("rule"), linewidths=0, label="_cloud"
-        )
-        for side, what, role, marker in (
-            (found.head, "head row", "head", "o"),
-            (found.images, "mean of images", "random", "s"),
-        ):
-            data += _links(axes, side, what, role, marker, name)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        axes.set_xlabel(f"first axis, {found.shares[0]:.0%} of the spread of head rows")
-        axes.set_ylabel(f"second axis, {found.shares[1]:.0%}")
-        _legend(
-            figure, *axes.get_legend_handles_labels(), loc="upper left",
-            bbox_to_anchor=(0.015, 1.0), ncol=4, fontsize=9, columnspacing=1.5, handletextpad=0.4,
-        )  # fmt: skip
-    title = (
-        "Head rows, means of the images of a class, and the texts of both on the first two "
-        "principal axes of the head rows; a line links each class with its own text."
-    )
-    return Figure("map", svg[0], pl.DataFrame(data), title)
-
-
-def _links(
-    axes: Any,
-    side: Side,
-    what: str,
-    role: str,
-    marker: str,
-    name: Callable[[str], str],
-) -> list[dict[str, Any]]:
-    rows, texts = np.array(side.rows), np.array(side.texts)
-    for a, b in zip(rows, texts, strict=True):
-        axes.plot([a[0], b[0]], [a[1], b[1]], color=colour(role), linewidth=0.8, alpha=0.6)
-    axes.scatter(*rows.T, s=24, marker=marker, color=colour(role), label=what, linewidths=0)
-    axes.scatter(
-        *texts.T, s=22, marker=marker, facecolors="none", edgecolors=colour(role),
-        label=f"its name ({'head' if role == 'head' else 'images'})", linewidths=1,
+    alone = whole_heads(comparisons).filter(
+        (pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0")
+        & (pl.col("eval") == evaluation) & (pl.col("direction") == direction)
+        & (pl.col("metric") == metric)
     )  # fmt: skip
-    data = []
-    for number, (class_id, a, b) in enumerate(zip(side.ids, rows, texts, strict=True)):
-        text = name(class_id)
-        if number % 2 == 0:
-            # At its text, where there is room; the others are in the file of numbers.
-            axes.annotate(
-                _short(text), b, xytext=(5, 2), textcoords="offset points", fontsize=6.5,
-                color=colour("ink"),
-            )  # fmt: skip
-        data.append(
-            {"what": what, "class": text, "x": a[0], "y": a[1], "text_x": b[0], "text_y": b[1]}
+    heads = alone.filter(pl.col("source") == "head").sort("a", descending=True, maintain_order=True)
+    controls = [
+        row
+        for source in CONTROL_NAMES
+        for row in alone.filter(
+            (pl.col("source") == source) & (pl.col("method") == method)
+        ).iter_rows(named=True)
+    ]
+    if method not in heads["method"]:
+        return None
+    rows = [_dot(row, method) for row in [*heads.iter_rows(named=True), *controls]]
+    by_method = {row["method"]: row for row in heads.iter_rows(named=True)}
+    shown, name = by_method[method], method_title(method)
+    value = f"{value_text(metric, shown['a'])} %"
+    if (direction, metric) == (DIRECTION, METRIC):
+        title = f"{name} on the head alone names {value} of images correctly"
+        subtitle = "Share of images whose own name ranks first, in percent"
+    else:
+        title = f"{name} on the head alone reaches {value} {metric} of {way(direction)}"
+        subtitle = f"{metric} of {way(direction)}, in percent"
+    if controls:
+        best = max(row["a"] for row in controls)
+        title += f", its best control {value_text(metric, best)} %"
+    if "conse" in by_method:
+        subtitle += "; dashed line: ConSE, which reads the head without fitting"
+    values = ", ".join(
+        f"{row['label']} {value_text(metric, row['value'])}{_range(row)}" for row in rows
+    )
+    caption = (
+        f"{capital(metric)} of {way(direction)} without real pairs, {_scope(shown)}. "
+        f"Percent, with 95 % intervals where there is one: {values}."
+    )
+    conse = by_method.get("conse")
+
+    def draw(sheet: Sheet) -> None:
+        _dots(sheet, rows, metric, None if conse is None else 100 * conse["a"])
+
+    data = pl.DataFrame(
+        [{name: row[name] for name in ("label", "method", "source", "value", "low", "high")}
+         for row in rows]
+    )  # fmt: skip
+    return Figure("headline", title + ".", subtitle + ".", caption, data, draw, width=620.0)
+
+
+def _dot(row: dict[str, Any], method: str) -> dict[str, Any]:
+    """Return a row of the dot plot: its interval is that of the gain, moved by the level."""
+    title, source = method_title(row["method"]), row["source"]
+    role, marker, _ = SOURCE_STYLES[source]
+    label = f"{title}, {CONTROL_NAMES[source]}" if source != "head" else f"{title} on the head"
+    if row["method"] == "conse":
+        role, marker, label = "conse", "D", "ConSE, the head unfitted"
+    ends = {name: None if row[name] is None else row["b"] + row[name] for name in ("low", "high")}
+    return {
+        "label": label, "method": row["method"], "source": source, "value": row["a"], **ends,
+        "role": role, "marker": marker, "strong": row["method"] == method and source == "head",
+    }  # fmt: skip
+
+
+def _dots(sheet: Sheet, rows: list[dict[str, Any]], metric: str, level: float | None) -> None:
+    """Draw values with their intervals, a row each; a narrow sheet has labels above the dots."""
+    step = 2.0 if sheet.wide else 2.9
+    height = step * len(rows) + 0.3
+    column = 0.6
+    # A method of one's own may have a name of any length.
+    labels = [shortened(row["label"], (0.5 if sheet.wide else 0.85) * sheet.width) for row in rows]
+    if sheet.wide:
+        column = 1.2 + max(
+            measured(label, bold=row["strong"]) for label, row in zip(labels, rows, strict=True)
         )
-    return data
+    room = 1.0 + max(measured(value_text(metric, row["value"]), bold=True) for row in rows)
+    sheet.tall(height + 2.2)
+    width = sheet.width - column - 0.8
+    axes = sheet.axes(column, 0.1, width, height)
+    most = max(100 * (row["value"] if row["high"] is None else row["high"]) for row in rows)
+    right = max(most, 1e-9) * width / max(width - room, 1.0)
+    low = min(0.0, *(100 * (row["low"] or 0.0) for row in rows))
+    if level is not None:
+        axes.axvline(level, color=colour("conse"), linestyle=DASHED, linewidth=0.1 * sheet.em)
+    axes.set_xlim(low - 0.01 * right, right)
+    axes.set_ylim(height, 0)
+    for place, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        y = step * (place + 0.5) if sheet.wide else step * place + 2.1
+        value, ink = 100 * row["value"], colour(row["role"])
+        if row["low"] is not None and row["high"] is not None:
+            axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=ink)
+        axes.plot([value], [y], row["marker"], color=ink)
+        end = max(value, 100 * (row["high"] or 0.0)) + 0.7 * right / width
+        axes.text(
+            end, y, value_text(metric, row["value"]), color=ink, va="center", weight="bold",
+            bbox=ground(),
+        )  # fmt: skip
+        weight = "bold" if row["strong"] else "normal"
+        if sheet.wide:
+            sheet.text(column - 0.8, 0.1 + y, label, ha="right", weight=weight)
+        else:
+            sheet.text(0, y - 1.2, label, weight=weight, bbox=ground())
+    axes.set_yticks([])
+    few_ticks(axes, "x")
+    without_frame(axes, grid="x")
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _TOO_LONG else f"{text[: _TOO_LONG - 1]}…"
+def _scope(row: dict[str, Any]) -> str:
+    """Return what a comparison is about: evaluation, queries, draws, candidates, chance."""
+    chance = (
+        "" if row["chance"] is None else f", chance {value_text(row['metric'], row['chance'])} %"
+    )
+    return (
+        f"{evaluation_text(row['eval'])}: {row['n_queries']:,} queries over "
+        f"{draws_text(row['n_seeds'])}, {row['gallery']:,.0f} candidates{chance}"
+    )
 
 
-def figures_of(found: Geometry | None, name: Callable[[str], str]) -> Sequence[Figure]:
-    """Return the figures of a geometry, none without one."""
-    if found is None:
-        return ()
-    return (heatmap_figure(found, name), histogram_figure(found), map_figure(found, name))
+def _range(row: dict[str, Any]) -> str:
+    if row["low"] is None or row["high"] is None:
+        return ""
+    low, high = (f"{round(100 * row[end], 1) + 0.0:.1f}" for end in ("low", "high"))
+    return f" [{low}, {high}]".replace("-", "\N{MINUS SIGN}")
+
+
+def controls_figure(
+    rows: pl.DataFrame,
+    table: pl.DataFrame,
+    doses: pl.DataFrame,
+    *,
+    evaluation: str,
+    method: str = METHOD,
+) -> Figure | None:
+    """Draw every draw of every control beside the head, and how accuracy answers to the doses.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Result rows, of whole heads.
+    table : DataFrame
+        Of `bench.tables.result_table`, whose means are drawn.
+    doses : DataFrame
+        Of `bench.doses.dose_table`; may be empty.
+    evaluation, method : str
+        The verdict's; the doses of this method are coloured.
+
+    Returns
+    -------
+    Figure or None
+        None where no control was run without real pairs.
+    """
+    asked = (
+        (pl.col("eval") == evaluation) & (pl.col("direction") == DIRECTION)
+        & (pl.col("n_pairs") == "0") & (pl.col("method") != "conse")
+        & pl.col("source").is_in(["head", *CONTROL_NAMES])
+    )  # fmt: skip
+    runs = rows.filter(asked & (pl.col("metric") == METRIC))
+    means = whole_heads(table).filter(asked) if METRIC in table.columns else table.clear()
+    beside = runs.filter(pl.col("source") != "head")
+    methods = [m for m in dict.fromkeys(in_order(runs)["method"]) if m in set(beside["method"])]
+    if not methods:
+        return None
+    order = {m: _mean_of(means, m, "head") or 0.0 for m in methods}
+    methods.sort(key=lambda m: (m != method, -order[m]))
+    sources = [s for s in ("head", *CONTROL_NAMES) if s in set(runs["source"])]
+    data = _control_data(runs, means, methods, sources) + _dose_data(doses, methods)
+    caption = _controls_caption(data, methods, evaluation, runs.row(0, named=True))
+
+    def draw(sheet: Sheet) -> None:
+        _draw_controls(sheet, data, methods, sources, method if method in methods else methods[0])
+
+    written = pl.DataFrame(
+        [
+            {**{name: row[name] for name in ("method", "source", "dose", "level")},
+             **{name: row[name] for name in ("mean", "low", "high")}, "draw": value}
+            for row in data for value in (row["draws"] or [None])
+        ],
+        schema_overrides={"level": pl.Int64, "low": pl.Float64, "high": pl.Float64,
+                          "draw": pl.Float64},
+    )  # fmt: skip
+    subtitle = (
+        "Share of images whose own name ranks first, in percent; a dot a draw, a bar the mean."
+    )
+    return Figure("controls", _controls_title(data), subtitle, caption, written, draw)
+
+
+def _control_data(
+    runs: pl.DataFrame, means: pl.DataFrame, methods: list[str], sources: list[str]
+) -> list[dict[str, Any]]:
+    """Return a row for every method and source: its mean, and each of its draws."""
+    return [
+        {
+            "method": method, "source": source, "dose": "", "level": None,
+            "mean": mean, "low": None, "high": None, "draws": sorted(values),
+        }
+        for method in methods
+        for source in sources
+        if len(values := _values(runs, method, source))
+        and (mean := _mean_of(means, method, source)) is not None
+    ]  # fmt: skip
+
+
+def _dose_data(doses: pl.DataFrame, methods: list[str]) -> list[dict[str, Any]]:
+    """Return a row for every level of the doses of these methods."""
+    shown = doses.filter(pl.col("method").is_in(methods) & pl.col("dose").is_in(DOSES))
+    return [
+        {
+            "method": row["method"], "source": "", "dose": row["dose"], "level": row["level"],
+            "mean": row["value"], "low": row["low"], "high": row["high"], "draws": [],
+        }
+        for row in shown.filter(pl.col("direction") == DIRECTION).iter_rows(named=True)
+    ]  # fmt: skip
+
+
+def _controls_title(data: list[dict[str, Any]]) -> str:
+    others = [row for row in data if row["source"] in CONTROL_NAMES]
+    most = max(max(row["draws"]) for row in others)
+    n_draws = sum(len(row["draws"]) for row in others)
+    title = f"The best of {n_draws:,} control draws names {value_text(METRIC, most)} % of images"
+    heads = {value_text(METRIC, row["mean"]) for row in data if row["source"] == "head"}
+    if ends := sorted(heads, key=float):
+        title += f", the head {' to '.join([ends[0], ends[-1]] if len(ends) > 1 else ends)} %"
+    return f"{title}."
+
+
+def _controls_caption(
+    data: list[dict[str, Any]], methods: list[str], evaluation: str, first: dict[str, Any]
+) -> str:
+    parts = []
+    for method in methods:
+        numbers = [
+            f"{'head' if row['source'] == 'head' else CONTROL_NAMES[row['source']]} "
+            f"{value_text(METRIC, row['mean'])} ({len(row['draws'])})"
+            for row in data
+            if row["method"] == method and row["source"]
+        ]
+        parts.append(f"{method_title(method)}: {', '.join(numbers)}")
+    below = " Below: means with 95 % intervals by level of each dose."
+    return (
+        f"{capital(METRIC)} of {way(DIRECTION)} in percent without real pairs, "
+        f"{evaluation_text(evaluation)}, {first['gallery']:,.0f} candidates, chance "
+        f"{value_text(METRIC, first['chance'])} %. Mean and, in brackets, number of draws. "
+        f"{'; '.join(parts)}.{below if any(row['dose'] for row in data) else ''}"
+    )
+
+
+def _values(runs: pl.DataFrame, method: str, source: str) -> list[float]:
+    own = runs.filter((pl.col("method") == method) & (pl.col("source") == source))
+    return own["value"].to_list()
+
+
+def _mean_of(means: pl.DataFrame, method: str, source: str) -> float | None:
+    own = means.filter((pl.col("method") == method) & (pl.col("source") == source))
+    return None if own.is_empty() else own[METRIC][0]
+
+
+_SHORT_NAMES = {
+    "head": "head rows",
+    "random": "random rows",
+    "random-cov": "random, same cov.",
+    "shuffled": "names shuffled",
+    "rotated": "head rotated",
+}
+
+
+def _draw_controls(
+    sheet: Sheet,
+    data: list[dict[str, Any]],
+    methods: list[str],
+    sources: list[str],
+    shown: str,
+) -> None:
+    """Draw the draws of every method side by side, and below them a panel a dose."""
+    step, column, gap = 1.9, 11.2, 1.4
+    beside = min(len(methods), 3) if sheet.wide else 1
+    rows = -(-len(methods) // beside)
+    tall, head, foot = step * len(sources) + 0.3, 1.6, 3.6
+    doses = [dose for dose in DOSES if any(row["dose"] == dose for row in data)]
+    per_row = min(len(doses), 3 if sheet.wide else 1) or 1
+    low, dose_rows = 9.0, -(-len(doses) // per_row)
+    above = rows * (head + tall + foot)
+    sheet.tall(above + dose_rows * (head + low + foot))
+    own = (sheet.width - column - gap * beside) / beside
+    most = 100 * max(max(row["draws"], default=0.0) for row in data)
+    for place, method in enumerate(methods):
+        across, down = place % beside, place // beside
+        left, top = column + across * (own + gap), down * (head + tall + foot)
+        axes = sheet.axes(left, top + head, own, tall)
+        axes.set_xlim(-0.02 * most, 1.04 * most + 3.2 * most / own)
+        axes.set_ylim(tall, 0)
+        for y, source in enumerate(sources):
+            at = step * (y + 0.5) + 0.15
+            role, marker, _ = SOURCE_STYLES[source]
+            if across == 0:
+                sheet.text(column - 0.8, top + head + at, _SHORT_NAMES[source], ha="right")
+            for row in data:
+                if (row["method"], row["source"]) == (method, source):
+                    ink, mean = colour(role), 100 * row["mean"]
+                    draws = 100 * np.unique(row["draws"])
+                    axes.plot(
+                        draws, np.full(len(draws), at), marker, color=ink,
+                        alpha=0.35, markersize=0.4 * sheet.em, markeredgewidth=0, linestyle="",
+                    )  # fmt: skip
+                    axes.plot([mean] * 2, [at - 0.55, at + 0.55], color=ink)
+                    end = 100 * max(row["draws"]) + 0.7 * 1.1 * most / own
+                    text = value_text(METRIC, row["mean"])
+                    axes.text(end, at, text, color=ink, va="center", weight="bold", bbox=ground())
+        axes.set_yticks([])
+        few_ticks(axes, "x")
+        without_frame(axes, grid="x")
+        sheet.text(left, top + 0.6, method_title(method), weight="bold")
+    width = (sheet.width - gap * (per_row - 1)) / per_row
+    high = max((100 * (row["high"] or row["mean"]) for row in data if row["dose"]), default=1.0)
+    for place, dose in enumerate(doses):
+        across, down = place % per_row, place // per_row
+        left, top = across * (width + gap), above + down * (head + low + foot)
+        axes = sheet.axes(left + 3.0, top + head, width - 3.0 - 7.5, low)
+        axes.set_ylim(0, 1.04 * high)
+        _draw_dose(axes, [row for row in data if row["dose"] == dose], methods, shown, low)
+        sheet.text(left, top + 0.6, capital(dose), weight="bold")
+        sheet.text(
+            left + 3.0 + (width - 10.5) / 2, top + head + low + 2.4,
+            "clusters" if dose == "clusters of names" else "classes of the head", role="muted",
+            ha="center",
+        )  # fmt: skip
+
+
+def _draw_dose(
+    axes: Any, rows: list[dict[str, Any]], methods: list[str], shown: str, ems: float
+) -> None:
+    """Draw accuracy by level of a dose, a line a method, each named at its right end."""
+    from matplotlib.ticker import NullLocator
+
+    axes.set_xscale("log")
+    ends: list[tuple[float, str, str]] = []
+    levels = sorted({row["level"] for row in rows})
+    for method in methods:
+        own = sorted((row for row in rows if row["method"] == method), key=lambda row: row["level"])
+        if not own:
+            continue
+        role = "head" if method == shown else "muted"
+        for row in own:
+            if row["low"] is not None and row["high"] is not None:
+                span = [100 * row["low"], 100 * row["high"]]
+                axes.plot([row["level"]] * 2, span, color=colour(role), linewidth=1)
+        mean = [100 * row["mean"] for row in own]
+        axes.plot([row["level"] for row in own], mean, "o-", color=colour(role))
+        ends.append((mean[-1], role, method_title(method)))
+    scale = axes.get_ylim()[1] / ems
+    places = spread([end for end, _, _ in ends], 1.25 * scale, 0.4 * scale)
+    for (_, role, text), place in zip(ends, places, strict=True):
+        axes.annotate(
+            text, (1, place), (0.5, 0), xycoords=("axes fraction", "data"),
+            textcoords="offset fontsize", color=colour(role), va="center", annotation_clip=False,
+        )  # fmt: skip
+    factor = (levels[-1] / levels[0]) ** 0.06 if len(levels) > 1 else 2
+    axes.set_xlim(levels[0] / factor, levels[-1] * factor)
+    ticks = [levels[0], levels[-1]] if len(levels) > 1 else levels
+    axes.set_xticks(ticks, [f"{level:,}" for level in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    few_ticks(axes, "y")
+    without_frame(axes, grid="y")
+
+
+#: Classes that are named at either end of the strip.
+_NAMED = 5
+
+
+def head_rows_figure(found: Geometry, name: Callable[[str], str]) -> Figure:
+    """Draw the cosine of every head row with its own name, sorted, beside those with other names.
+
+    Parameters
+    ----------
+    found : Geometry
+    name : callable
+        Gives the text of a class_id.
+    """
+    head = found.head
+    order = np.argsort(-np.array(head.cosines), kind="stable")
+    cosines = np.array(head.cosines)[order]
+    names = [name(head.ids[i]) for i in order]
+    low, middle, high = head.other
+    share = float((cosines > high).mean())
+    title = (
+        f"{100 * share:.0f} % of the head's rows are closer to their own name than 95 % of other "
+        "names are."
+    )
+    caption = (
+        f"Cosine of each of {len(cosines):,} head rows with its own name, projected by a map that "
+        f"has not seen it ({method_title(METHOD)}, penalty {found.penalty:.3g}): mean "
+        f"{_plain(cosines.mean())}; with other names {_plain(middle)} in the median, 5 to 95 %: "
+        f"{_plain(low)} to {_plain(high)}. A row is closer to its own name than to another one in "
+        f"{100 * head.area:.1f} % of pairs; means of the images of a class, none of which is in "
+        f"the fit, in {100 * found.images.area:.1f} % ({len(found.images.ids):,} classes)."
+    )
+
+    def draw(sheet: Sheet) -> None:
+        _draw_strip(sheet, cosines, names, head)
+
+    data = pl.DataFrame({"class": names, "cosine": cosines})
+    return Figure(
+        "head_rows",
+        title,
+        "Cosine of each head row with its own name, sorted; band: 90 % of the cosines with other "
+        "names.",
+        caption,
+        data,
+        draw,
+    )
+
+
+def _plain(number: float) -> str:
+    return f"{round(float(number), 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _draw_strip(sheet: Sheet, cosines: Any, names: list[str], head: Side) -> None:
+    """Draw sorted cosines as dots, and name those at either end beside them."""
+    tall, column = (15.0, 14.0) if sheet.wide else (15.0, 8.5)
+    sheet.tall(tall + 3.6)
+    width = sheet.width - 3.6 - column
+    axes = sheet.axes(3.6, 0.5, width, tall)
+    n, (low, _, high) = len(cosines), head.other
+    bottom, top = min(float(cosines.min()), low), max(float(cosines.max()), high)
+    margin = 0.06 * (top - bottom)
+    axes.set_ylim(bottom - margin, top + margin)
+    axes.set_xlim(-0.01 * n, 1.01 * n)
+    scale = (top - bottom + 2 * margin) / tall
+    axes.axhspan(low, high, color=colour("muted"), alpha=0.2, linewidth=0)
+    axes.text(0.01 * n, low + 0.7 * scale, "other names", color=colour("muted"), va="center")
+    axes.axhline(0, color=colour("muted"), linewidth=0.8)
+    axes.plot(np.arange(n) + 0.5, cosines, color=colour("head"), linewidth=0.25 * sheet.em)
+    few = min(_NAMED, n // 2)
+    room = width - 3.0
+    best, worst = list(range(few)), list(range(n - few, n))
+    style = {"color": colour("ink"), "va": "center", "annotation_clip": False}
+    line = {"arrowstyle": "-", "color": colour("muted"), "linewidth": 0.6, "relpos": (0, 0.5),
+            "shrinkA": 1, "shrinkB": 1}  # fmt: skip
+    # The upper right of a falling curve is free: there the best are named, downwards from the top.
+    ceiling = -(top + margin - 0.6 * scale)
+    places = spread([-float(cosines[i]) for i in best], 1.25 * scale, ceiling)
+    lowest = -max(places, default=0.0) - 0.8 * scale
+    left = max(0.06 * n, 1.0 + float((cosines > lowest).sum()))
+    end = left
+    for i, y in zip(best, places, strict=True):
+        where = (left, -y)
+        text = f"{shortened(names[i], min(room, 20.0))} {_plain(cosines[i])}"
+        axes.annotate(text, (i + 0.5, cosines[i]), where, arrowprops=line, **style)
+        end = max(end, left + measured(text) * 1.02 * n / width)
+    # Where the curve hardly falls, the names of the best reach to those of the worst.
+    below = max(places, default=0.0) + 1.25 * scale if end > n else -math.inf
+    places = spread([-float(cosines[i]) for i in worst], 1.25 * scale, below)
+    for i, y in zip(worst, places, strict=True):
+        where = (1.01 * n + 0.7 * 1.02 * n / width, -y)
+        value = f" {_plain(cosines[i])}" if sheet.wide else ""
+        text = f"{shortened(names[i], column - 1.1 - measured(value))}{value}"
+        axes.annotate(text, (i + 0.5, cosines[i]), where, arrowprops=line, **style)
+    ends = [1, n] if n > 1 else [n]
+    axes.set_xticks([end - 0.5 for end in ends], [f"{end:,}" for end in ends])
+    axes.set_xlabel("classes of the head, best first")
+    few_ticks(axes, "y", "")
+    without_frame(axes, grid="y")
+
+
+def numbered(figures: Iterable[Figure | None]) -> list[Figure]:
+    """Return the figures that there are with their numbers: those of one kind share one."""
+    kept = [figure for figure in figures if figure is not None]
+    kinds = list(dict.fromkeys(figure.kind for figure in kept))
+    return [replace(figure, number=1 + kinds.index(figure.kind)) for figure in kept]
+
+
+#: Widths of a paper: one column of two, and the page, in inches.
+PAPER = {"column": 3.25, "page": 6.75}
+
+#: What LaTeX reads as a command, and signs that its usual fonts lack.
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$",
+    "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "\N{NO-BREAK SPACE}": "~", "→": r"$\rightarrow$", "\N{MINUS SIGN}": "$-$", "±": r"$\pm$",
+    "–": "--",
+}  # fmt: skip
+
+
+def paper_files(figures: Sequence[Figure]) -> dict[str, bytes]:
+    """Return what a paper includes, by file name: drawings as PDF, and captions.
+
+    Every figure has ``<name>_column.pdf`` and ``<name>_page.pdf``, see `PAPER`, without a title.
+    Title, subtitle and caption are in ``captions.txt``, and in ``captions.tex`` as LaTeX.
+    """
+    files = {
+        f"{figure.name}_{width}.pdf": figure.pdf(inches)
+        for figure in figures
+        for width, inches in PAPER.items()
+    }
+    plain, latex = [], []
+    for figure in figures:
+        text = f"{figure.subtitle} {figure.caption}"
+        plain.append(f"{figure.name}\n{figure.title} {text}\n")
+        latex.append(
+            f"% {figure.name}\n\\caption{{\\textbf{{{_latex(figure.title)}}} {_latex(text)}}}\n"
+            f"\\label{{fig:{figure.name}}}\n"
+        )
+    for ending, parts in (("txt", plain), ("tex", latex)):
+        files[f"captions.{ending}"] = "\n".join(parts).encode("utf-8")
+    return files
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)

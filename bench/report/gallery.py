@@ -1,94 +1,124 @@
-"""Nearest neighbours to look at: what an image was taken for, and what a caption found.
+"""Examples to look at: what images were named, by the head, by ConSE and by random vectors.
 
-Failures come first, the worst at the top: a reader who only sees successes learns nothing.
+Which images are shown follows from their ids alone, so that nobody picks the pretty ones.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from bench.cells import method_title, source_name
-from bench.geometry import METHOD
+from bench.cells import method_title
+from bench.corpus import seen_classes
 from bench.results import read_ranks
 from featstore.identity import sha256_hex
 from featstore.store.store import FeatureStore
 from featstore.terminal import visible
 
-#: How many cards of each kind: far off, near (rank 2 to `NEAR`), found.
-COUNTS = {"far": 18, "near": 12, "found": 12}
+#: A near miss: the right answer is among the first so many.
 NEAR = 5
+
+#: Cards of every group on the page, and how many more a reader may open.
+FIRST, MORE = 3, 5
+
+#: Hits and misses in the strip of the first screen.
+HITS, MISSES = 5, 2
+
+#: Characters of a text that are shown.
+LONGEST = 300
 
 
 @dataclass(frozen=True)
-class Found:
-    """One place of a ranking.
+class Answer:
+    """What one way of naming made of an image.
 
     Attributes
     ----------
+    by, role : str
+        Who answered, and the role of its colour.
     text : str
-        The name, or the description of the image.
-    image : str
-        Data URI of a thumbnail, or empty.
-    right : bool
+        The answer that ranks first.
+    rank : int
+        Of the right answer.
     """
 
+    by: str
+    role: str
     text: str
-    image: str
-    right: bool
+    rank: int
 
 
 @dataclass(frozen=True)
 class Card:
-    """One query and the first places of its ranking.
+    """One image and what it was named.
 
     Attributes
     ----------
-    kind : str
-        ``"far"``, ``"near"`` or ``"found"``.
     text : str
-        Description of the image, or the caption of the query.
+        The right answer.
     image : str
-        Data URI of the query's thumbnail, or empty.
-    rank : int
-    places : tuple of Found
+        Data URI of the image's thumbnail, or empty.
+    answers : tuple of Answer
+        That of the method of the verdict first.
     """
 
-    kind: str
     text: str
     image: str
-    rank: int
-    places: tuple[Found, ...]
+    answers: tuple[Answer, ...]
+
+    @property
+    def hit(self) -> bool:
+        """Whether the first answer is right."""
+        return self.answers[0].rank == 1
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images of one kind.
+
+    Attributes
+    ----------
+    title : str
+    total : int
+        How many there are in the run.
+    cards, more : tuple of Card
+        What is shown at once, and on demand.
+    """
+
+    title: str
+    total: int
+    cards: tuple[Card, ...]
+    more: tuple[Card, ...]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Cards of one run and direction.
+    """Examples of one run.
 
     Attributes
     ----------
-    direction : str
     setting : str
-        Which run it is.
-    cards : tuple of Card
-        Failures first.
-    totals : dict
-        Kind to number of queries in the whole run.
+        Which run it is, and how the examples were picked.
+    groups : tuple of Group
+    strip : tuple of Card
+        Hits, then misses.
+    hits, total : int
+        Images with a right first answer, and all.
+    candidates : int
+        How many answers there are to choose from.
     """
 
-    direction: str
     setting: str
-    cards: tuple[Card, ...]
-    totals: dict[str, int]
-
-
-#: Characters of a text that are shown.
-LONGEST = 300
+    groups: tuple[Group, ...]
+    strip: tuple[Card, ...]
+    hits: int
+    total: int
+    candidates: int
 
 
 def shown_text(text: str) -> str:
@@ -112,11 +142,14 @@ class Words:
         item_id to class_id.
     pictures : mapping
         item_id to data URI.
+    seen : frozenset of str
+        class_id of the classes whose name the head has.
     """
 
     texts: Mapping[str, str]
     classes: Mapping[str, str]
     pictures: Mapping[str, str]
+    seen: frozenset[str] = frozenset()
 
     def describe(self, item: str) -> str:
         """Return the text of an item, else that of its class, else its id, as it is shown."""
@@ -132,16 +165,19 @@ def read_words(store: FeatureStore, row: Mapping[str, Any]) -> Words:
     """Read texts, classes and thumbnails of the sets that a result row names."""
     texts: dict[str, str] = {}
     classes: dict[str, str] = {}
+    seen: frozenset[str] = frozenset()
     images = store.view(row["image_set"])
     classes.update(_pairs(images.items, "item_id", "class_id"))
-    for key in (row["head_name_set"], row["name_set"]):
-        if not key:
-            continue
-        names = store.view(key).items.filter(pl.col("text").is_not_null())
+    tables = [store.view(key).items for key in (row["head_name_set"], row["name_set"]) if key]
+    for items in tables:
+        names = items.filter(pl.col("text").is_not_null())
         plain = names.filter(pl.col("template_id") == "none")
         for table in (names, plain):
             first = table.unique("class_id", keep="first", maintain_order=True)
             texts.update(_pairs(first, "class_id", "text"))
+    if len(tables) == 2:
+        ids = tables[1]["class_id"].unique().drop_nulls().sort().to_numpy()
+        seen = frozenset(ids[seen_classes(tables[1], tables[0], ids)])
     if row["caption_set"]:
         captions = store.view(row["caption_set"]).items
         texts.update(_pairs(captions, "item_id", "text"))
@@ -155,83 +191,128 @@ def read_words(store: FeatureStore, row: Mapping[str, Any]) -> Words:
         item: f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
         for item, data in store.thumbnails(dataset, kind).items()
     }
-    return Words(texts, classes, pictures)
+    return Words(texts, classes, pictures, seen)
 
 
-def gallery(root: Path, results: pl.DataFrame, words: Words, direction: str) -> Gallery | None:
-    """Return the cards of the run that shows `direction` best, or None if there is none.
+def gallery(
+    root: Path, results: pl.DataFrame, words: Words, method: str, direction: str, head: str
+) -> Gallery | None:
+    """Return examples of a method fitted on head weights alone, or None if none can be shown.
 
-    Of the runs on head weights by the method of the verdict: all names before held-out, no
-    real pairs before some, the lowest seed. The cells of a sweep keep no places to show.
+    All names come before held-out ones, a lower seed before a higher. The same images are shown as
+    ConSE and as random vectors name them, where these were run on the same images.
+
+    Parameters
+    ----------
+    root : Path
+        Results folder; ranks are read from it.
+    results : DataFrame
+        Of one choice of sets.
+    words : Words
+    method, direction : str
+        Of the verdict.
+    head : str
+        What the head is called.
+    """
+    ranks = _read_answers(root, results, method, direction)
+    if not ranks:
+        return None
+    first = next(iter(ranks.values()))
+
+    def card(query: str) -> Card:
+        found = [(label, own[query]) for label, own in ranks.items() if query in own]
+        return Card(
+            text=words.describe(query),
+            image=words.pictures.get(query, ""),
+            answers=tuple(
+                Answer(*label, words.describe(row["top"][0]), row["rank"]) for label, row in found
+            ),
+        )
+
+    def cards(queries: Sequence[str]) -> tuple[Card, ...]:
+        return tuple(map(card, queries))
+
+    # A fixed shuffle: neither the alphabet nor the order of the items decides.
+    order = sorted(first, key=lambda item: sha256_hex(item.encode("utf-8")))
+    places = {query: first[query]["rank"] for query in order}
+    kinds = _kinds(places, words, head)
+    hits = [query for query in order if places[query] == 1]
+    misses = [query for query in order if places[query] > 1]
+    # The better half of the misses: an image that is ranked last says little about the others.
+    bound = sorted(places[query] for query in misses)[: (len(misses) + 1) // 2]
+    nearer = [query for query in misses if places[query] <= bound[-1]]
+    run = next(iter(first.values()))
+    return Gallery(
+        setting=(
+            f"{method_title(method)} on head weights alone: {len(first):,} images, each ranked "
+            f"against {run['gallery']:,} candidates. Examples are drawn by a hash of their ids."
+        ),
+        groups=tuple(
+            Group(title, len(kind), cards(kind[:FIRST]), cards(kind[FIRST : FIRST + MORE]))
+            for title, kind in kinds.items()
+            if kind
+        ),
+        strip=cards([*_one_a_class(hits, words)[:HITS], *_one_a_class(nearer, words)[:MISSES]]),
+        hits=len(hits),
+        total=len(first),
+        candidates=run["gallery"],
+    )
+
+
+def _kinds(places: Mapping[str, int], words: Words, head: str) -> dict[str, list[str]]:
+    """Return the images of every kind, in order, by what a reader calls the kind."""
+    hits = [query for query, rank in places.items() if rank == 1]
+    kinds = {"Right": hits}
+    if words.seen:
+        known = {query for query in hits if words.class_of(query) in words.seen}
+        kinds = {
+            f"Right, and {head} has the name": [query for query in hits if query in known],
+            f"Right, and {head} lacks the name": [query for query in hits if query not in known],
+        }
+    return kinds | {
+        f"Nearly right, rank 2 to {NEAR}": [q for q, rank in places.items() if 1 < rank <= NEAR],
+        f"Wrong, rank {NEAR + 1} or worse": [q for q, rank in places.items() if rank > NEAR],
+    }
+
+
+def _read_answers(
+    root: Path, results: pl.DataFrame, method: str, direction: str
+) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    """Return who answered, and in which role → image → its ranks; empty without the method.
+
+    All are of one evaluation and seed: all names before held-out ones, a lower seed first.
     """
     runs = results.filter(
         (pl.col("direction") == direction)
-        & (pl.col("source") == "head")
-        & (pl.col("method") == METHOD)
-    ).sort(
-        pl.col("eval") != "all-names", pl.col("n_pairs") != "0", "n_pairs", "seed",
-        maintain_order=True,
-    )  # fmt: skip
-    if runs.is_empty():
-        return None
-    run = runs.row(0, named=True)
-    ranks = read_ranks(root, [run["run_id"]]).filter(
-        (pl.col("direction") == direction) & pl.col("top").is_not_null()
-    )
-    if ranks.is_empty():
-        return None
-    if direction.startswith("caption"):
-        # Images that share a description ask the same question: one card answers it.
-        ranks = ranks.unique("cluster_id", keep="first", maintain_order=True)
-    kinds = ranks.with_columns(
-        pl.when(pl.col("rank") == 1)
-        .then(pl.lit("found"))
-        .when(pl.col("rank") <= NEAR)
-        .then(pl.lit("near"))
-        .otherwise(pl.lit("far"))
-        .alias("kind"),
-        # A fixed shuffle: neither the alphabet nor the order of the items decides.
-        pl.col("query_id").map_elements(_shuffled, return_dtype=pl.String).alias("shuffled"),
-    )
-    picked = [
-        kinds.filter(pl.col("kind") == "far").sort("rank", "shuffled", descending=[True, False]),
-        kinds.filter(pl.col("kind") == "near").sort("rank", "shuffled", descending=[True, False]),
-        kinds.filter(pl.col("kind") == "found").sort("shuffled"),
-    ]
-    cards = [
-        _card(row, words, direction)
-        for part, count in zip(picked, COUNTS.values(), strict=True)
-        for row in part.head(count).iter_rows(named=True)
-    ]
-    setting = (
-        f"{method_title(METHOD)}, {source_name(run['source'], run['n_pairs'])}, "
-        f"{run['gallery']:,} candidates, seed {run['seed']}"
-    )
-    totals = {kind: kinds.filter(pl.col("kind") == kind).height for kind in COUNTS}
-    return Gallery(direction, setting, tuple(cards), totals)
+        & (pl.col("n_pairs") == "0")
+        & pl.col("source").is_in(["head", "random"])
+    ).sort(pl.col("eval") != "all-names", "seed", "control_draw", maintain_order=True)
+    of_method = runs.filter((pl.col("method") == method) & (pl.col("source") == "head")).head(1)
+    if of_method.is_empty():
+        return {}
+    runs = runs.join(of_method.select("eval", "seed"), on=["eval", "seed"], maintain_order="left")
+    answers = {}
+    for by, name, source, role in (
+        (method_title(method), method, "head", "head"),
+        ("ConSE", "conse", "head", "conse"),
+        ("Random vectors", method, "random", "random"),
+    ):
+        own = runs.filter((pl.col("method") == name) & (pl.col("source") == source)).head(1)
+        found = read_ranks(root, own["run_id"]).filter(
+            (pl.col("direction") == direction) & (pl.col("top").list.len() > 0)
+        )
+        found = found.join(own.select("run_id", "gallery"), on="run_id")
+        if not found.is_empty():
+            answers[by, role] = {row["query_id"]: row for row in found.iter_rows(named=True)}
+    return answers if (method_title(method), "head") in answers else {}
 
 
-def _card(row: dict[str, Any], words: Words, direction: str) -> Card:
-    pictured = direction.endswith("→image")
-    cluster = row["cluster_id"]
-    return Card(
-        kind=row["kind"],
-        text=words.describe(row["query_id"]),
-        image="" if pictured else words.pictures.get(row["query_id"], ""),
-        rank=row["rank"],
-        places=tuple(
-            Found(
-                text=words.describe(item),
-                image=words.pictures.get(item, "") if pictured else "",
-                right=cluster in (item, words.class_of(item)),
-            )
-            for item in row["top"]
-        ),
-    )
-
-
-def _shuffled(item: str) -> str:
-    return sha256_hex(item.encode("utf-8"))
+def _one_a_class(queries: Iterable[str], words: Words) -> list[str]:
+    """Return the first image of every class, in order."""
+    first: dict[str, str] = {}
+    for query in queries:
+        first.setdefault(words.class_of(query), query)
+    return list(first.values())
 
 
 def _pairs(table: pl.DataFrame, key: str, value: str) -> dict[str, str]:

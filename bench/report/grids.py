@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import polars as pl
 
 from bench.cells import (
     ARENA,
+    CELL,
+    CONTROLS,
     HEAD_PARTS,
     in_order,
     method_title,
@@ -22,7 +25,9 @@ from bench.report.theme import INKS
 from bench.results import CHOSEN
 from bench.tables import (
     BY_NAME,
+    EXTRA,
     chosen_settings,
+    extra_text,
     interval_text,
     metric_columns,
     metric_name,
@@ -32,6 +37,7 @@ from bench.tables import (
     relative_text,
     signed_text,
     value_text,
+    varying,
 )
 
 
@@ -45,10 +51,13 @@ class Shade:
         One per metric of the grid; empty where nothing was run.
     weights : tuple of int
         0 to 100 per metric: how far between chance and the best of the grid.
+    bold : tuple of bool
+        Per metric: whether it wins its primary comparisons (`bench.comparisons.bold_cells`).
     """
 
     texts: tuple[str, ...]
     weights: tuple[int, ...]
+    bold: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -57,14 +66,20 @@ class Line:
 
     Attributes
     ----------
-    method, source, role : str
-        Names, and the role that gives the row its colour.
+    method, title : str
+        Its name, and what a reader calls it.
+    source, role : str
+        What it was fitted on, and the role that gives the row its colour.
+    control : bool
+        Whether its prototypes are those of a control.
     cells : tuple of Shade
     """
 
     method: str
+    title: str
     source: str
     role: str
+    control: bool
     cells: tuple[Shade, ...]
 
 
@@ -82,6 +97,7 @@ class Grid:
     columns : tuple of str
         Headings: numbers of real pairs, or the metrics if there is one number only.
     lines : tuple of Line
+        Methods by their best value, the head before its controls, chance last.
     by_metric : bool
         True: a column a metric. False: a column a number of pairs, and cells hold all metrics.
     """
@@ -93,6 +109,11 @@ class Grid:
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
     by_metric: bool
+
+    @property
+    def groups(self) -> list[tuple[str, list[Line]]]:
+        """The lines of each method, beside its name."""
+        return [(name, list(own)) for name, own in groupby(self.lines, lambda line: line.method)]
 
 
 @dataclass(frozen=True)
@@ -109,21 +130,32 @@ class Bar:
 PLACES = 5
 
 
-def grids(table: pl.DataFrame) -> list[Grid]:
-    """Return a grid per question, from the rows of `bench.tables.result_table`."""
+def grids(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> list[Grid]:
+    """Return a grid per question.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `bench.tables.result_table`. Few-shot learners have a table of their own.
+    bold : collection of (metric, cell)
+        Of `bench.comparisons.bold_cells`.
+    """
     return [
-        _grid(dict(zip(ARENA, key, strict=True)), block)
+        _grid(dict(zip(ARENA, key, strict=True)), block, bold)
         for key, block in table.group_by(ARENA, maintain_order=True)
+        if key[0] != "few_shot"
     ]
 
 
-def _grid(arena: dict[str, Any], block: pl.DataFrame) -> Grid:
+def _grid(arena: dict[str, Any], block: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> Grid:
     have = [m for m in metric_columns(block) if block[m].null_count() < block.height]
     keys = sorted(set(block["n_pairs"]), key=pairs_order)
     # The page shows one metric of a cell at a time: the first five, or accuracy by name.
     ranked = [m for m in have if m not in BY_NAME]
     named = [m for m in BY_NAME if m in have]
     metrics = [*(ranked if len(keys) == 1 else ranked[:PLACES]), *named]
+    if len(keys) == 1 and ranked:
+        metrics = [ranked[0], *named, *ranked[1:]]
     names = tuple(metric_name(m) for m in metrics)
     fitted = dict(block.select("n_pairs", "n_images_fitted").iter_rows())
     return Grid(
@@ -132,7 +164,7 @@ def _grid(arena: dict[str, Any], block: pl.DataFrame) -> Grid:
         note=_note(block),
         metrics=names,
         columns=names if len(keys) == 1 else tuple(pairs_text(k, fitted[k]) for k in keys),
-        lines=tuple(_lines(block, metrics, keys)),
+        lines=tuple(_lines(block, metrics, keys, bold)),
         by_metric=len(keys) == 1,
     )
 
@@ -153,35 +185,59 @@ def _note(block: pl.DataFrame) -> str:
     return f"{note}."
 
 
-def _lines(block: pl.DataFrame, metrics: Sequence[str], keys: Sequence[str]) -> Iterator[Line]:
-    """Yield a line for every method and source of a question."""
+def _lines(
+    block: pl.DataFrame,
+    metrics: Sequence[str],
+    keys: Sequence[str],
+    bold: Collection[tuple[Any, ...]],
+) -> list[Line]:
+    """Return a line for every method and source of a question."""
     chance = block.row(by_predicate=pl.col("method") == "chance", named=True)
     best = {m: float(block[m].max()) for m in metrics}  # type: ignore[arg-type]
-    parts = [name for name in HEAD_PARTS if block[name].n_unique() > 1]
-    for (method, source, *_), rows in block.group_by(
-        ["method", "source", *parts], maintain_order=True
-    ):
-        part = part_name(rows.row(0, named=True))
-        cells = {row["n_pairs"]: row for row in rows.iter_rows(named=True)}
-        shades = [_shade(cells.get(k), metrics, chance, best) for k in keys]
-        only = "0" if cells.keys() == {"0"} else "16"
-        yield Line(
-            method=method_title(str(method)),
-            source="" if method == "chance" else _row_name(str(source), only, part),
-            role=_role(str(method), str(source)),
-            cells=tuple(_spread_out(shades) if len(keys) == 1 else shades),
-        )
+    # Best value of each method with a head or real pairs; chance comes last.
+    tops: dict[str, float] = {"chance": -1.0}
+    lines = []
+    for (method,), of_method in block.group_by(["method"], maintain_order=True):
+        name, extra = str(method), varying(of_method)
+        for (source, *_), rows in of_method.group_by(["source", *extra], maintain_order=True):
+            cells = {row["n_pairs"]: row for row in rows.iter_rows(named=True)}
+            shades = [_shade(cells.get(k), metrics, chance, best, bold) for k in keys]
+            line = Line(
+                method=name,
+                title=method_title(name),
+                source="" if name == "chance" else _row_name(rows.row(0, named=True), keys, extra),
+                role=_role(name, str(source)),
+                control=source in CONTROLS,
+                cells=tuple(_spread_out(shades) if len(keys) == 1 else shades),
+            )
+            lines.append(line)
+            if name != "chance" and not line.control:
+                top = float(rows[metrics[0]].max() or 0.0)  # type: ignore[arg-type]
+                tops[name] = max(tops.get(name, 0.0), top)
+    return sorted(lines, key=lambda one: (-tops.get(one.method, 0.0), one.method, one.control))
 
 
 def _spread_out(shades: Sequence[Shade]) -> list[Shade]:
     """Return one cell per metric from the one cell that holds them all."""
     whole = shades[0]
-    return [Shade((t,), (w,)) for t, w in zip(whole.texts, whole.weights, strict=True)]
+    return [
+        Shade((t,), (w,), (b,))
+        for t, w, b in zip(whole.texts, whole.weights, whole.bold, strict=True)
+    ]
 
 
-def _row_name(source: str, n_pairs: str, part: str) -> str:
-    name = source_name(source, n_pairs).replace("real + ", "(real +) ")
-    return f"{name} ({part})" if part else name
+def _row_name(row: dict[str, Any], keys: Sequence[str], extra: Sequence[str]) -> str:
+    """Return what a line was fitted on, and the settings that tell it from others of its method."""
+    name = source_name(row["source"], "16" if row["source"] == "none" else "0")
+    if row["source"] != "none" and len(keys) > 1:
+        name = f"+ {name}"
+    known = [part_name(row)] + [
+        f"{EXTRA[setting]} {extra_text(setting, row[setting])}"
+        for setting in extra
+        if setting not in HEAD_PARTS and extra_text(setting, row[setting])
+    ]
+    settings = ", ".join(filter(None, known))
+    return f"{name} ({settings})" if settings else name
 
 
 def _role(method: str, source: str) -> str:
@@ -196,9 +252,11 @@ def _shade(
     metrics: Sequence[str],
     chance: dict[str, Any],
     best: dict[str, float],
+    bold: Collection[tuple[Any, ...]],
 ) -> Shade:
     if cell is None:
-        return Shade(tuple("" for _ in metrics), tuple(0 for _ in metrics))
+        none = len(metrics)
+        return Shade(("",) * none, (0,) * none, (False,) * none)
     weights = []
     for metric in metrics:
         span = 0.0 if chance[metric] is None else best[metric] - chance[metric]
@@ -206,7 +264,8 @@ def _shade(
         share = (cell[metric] - chance[metric]) / span if known else 0.0
         weights.append(0 if metric == "median_rank" else round(100 * max(0.0, min(1.0, share))))
     texts = tuple(value_text(m, cell[m], cell[f"{m}_sd"]) for m in metrics)
-    return Shade(texts, tuple(weights))
+    key = tuple(cell[name] for name in CELL)
+    return Shade(texts, tuple(weights), tuple((m, key) in bold for m in metrics))
 
 
 def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[str, Any]]:
@@ -233,6 +292,7 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
             "direction": row["direction"],
             "eval": row["eval"],
             "metric": row["metric"],
+            "name": row["method"],
             "method": method_title(row["method"]),
             "pairs": pairs_text(row["n_pairs"], fitted.get(row["n_pairs"])),
             "side_a": row["side_a"],

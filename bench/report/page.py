@@ -9,29 +9,47 @@ from __future__ import annotations
 import base64
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from bench.cells import method_title, metric_texts, only_series, whole_heads
-from bench.comparisons import compare
+from bench.cells import (
+    method_title,
+    metric_texts,
+    only_series,
+    spelled,
+    whole_heads,
+)
+from bench.comparisons import LEVEL, bold_cells, compare
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
-from bench.report.figures import figures_of, gain_figure, mixing_figure, pairs_figure
-from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words, shown_text
-from bench.report.grids import choice_rows, gain_rows, grids
-from bench.report.theme import Figure, css_variables, file_svg, page_svg
+from bench.report.atlas import atlas_file
+from bench.report.curves import mixing_figure, pairs_figure
+from bench.report.figures import (
+    controls_figure,
+    head_rows_figure,
+    headline_figure,
+    numbered,
+    paper_files,
+)
+from bench.report.gallery import Words, gallery, read_words, shown_text
+from bench.report.grids import Grid, choice_rows, gain_rows, grids
+from bench.report.screen import PREVIEW, Slide, first_screen
+from bench.report.theme import Figure, css_variables
 from bench.report.verdict import Verdict, verdict
 from bench.results import CHOSEN, read_results, read_sessions, versions
+from bench.suites.few_shot import few_shot_table
 from bench.suites.published import published_table
 from bench.tables import (
-    comma_separated,
     dose_lines,
+    learner_lines,
+    metric_columns,
     published_lines,
     result_lines,
     result_table,
@@ -114,7 +132,7 @@ class Health:
         Items, items that failed, rows of norm 0, rows equal to another, items of the same content
         as another, texts cut at the encoder's limit; "?" where it is not recorded.
     norms : str
-        Smallest, median and largest.
+        The median, and the range where they differ.
     examples : tuple of str
         Items that failed, with the reason, and groups of equal rows.
     """
@@ -179,11 +197,16 @@ def set_health(store: FeatureStore, row: Mapping[str, Any]) -> list[Health]:
                 zero=f"{norms.zero:,}",
                 equal=f"{equal.extra:,}",
                 same="?" if same is None else f"{same.extra:,}",
-                norms=f"{norms.min:.3g} / {norms.median:.3g} / {norms.max:.3g}",
+                norms=_range_text(norms.min, norms.median, norms.max),
                 examples=tuple(examples),
             )
         )
     return out
+
+
+def _range_text(low: float, middle: float, high: float) -> str:
+    low_text, text, high_text = f"{low:.3g}", f"{middle:.3g}", f"{high:.3g}"
+    return text if low_text == high_text else f"{text} ({low_text} to {high_text})"
 
 
 def ambiguous_names(store: FeatureStore, row: Mapping[str, Any]) -> list[Ambiguous]:
@@ -228,10 +251,8 @@ MAX_PAGE_BYTES = 5 * 2**20
 #: Headings of the tables of doses and of published numbers whose cells are numbers.
 NUMERIC = {
     "level", "own names %", "top-1 %", "seen %", "unseen %", "draws", "K", "ours", "theirs",
-    "seeds", "gallery", "ours \N{MINUS SIGN} theirs",
+    "shots", "published", "seeds", "gallery", "ours \N{MINUS SIGN} theirs",
 }  # fmt: skip
-
-DIRECTIONS = ("image→name", "caption→image")
 
 
 @dataclass(frozen=True)
@@ -242,9 +263,9 @@ class Written:
     ----------
     page : Path
     files : tuple of Path
-        Figures as SVG, and their numbers as CSV.
+        Figures as SVG and PNG, and their numbers as CSV.
     answer : str
-        The verdict's sentence, or empty.
+        The headline, or empty where no head was scored alone.
     """
 
     page: Path
@@ -259,6 +280,9 @@ def write_report(
     out: Path | str,
     suite: str | None = None,
     images: str | None = None,
+    slide: Path | str | None = None,
+    paper: Path | str | None = None,
+    atlas: Path | str | None = None,
     command: str = "",
 ) -> Written:
     """Write the report of a results folder.
@@ -275,6 +299,12 @@ def write_report(
         Which suite, if the folder holds several.
     images : str, optional
         Which set of images, if the suite scored several; see `bench.report.page`.
+    slide : Path, optional
+        Also write the first screen there, as a PNG of 1920 × 1080 pixels.
+    paper : Path, optional
+        Folder that also gets every figure as PDF in two widths, and the captions.
+    atlas : Path, optional
+        Parquet file for embedding-atlas to write, too; see `bench.report.atlas`.
     command : str
         What was typed to get this report; shown in it.
 
@@ -283,7 +313,7 @@ def write_report(
     NoResultsError
         If the folder holds no result, or results of several suites and none was named.
     MissingPackageError
-        If jinja2 or matplotlib is missing.
+        If jinja2, matplotlib or resvg-py is missing.
     BenchError
         If the page would be too large.
     featstore.errors.StoreWriteError
@@ -301,19 +331,27 @@ def write_report(
     results, out = Path(results), Path(out)
     rows = only_series(results, read_results(results), suite=suite)
     opened = open_store(store)
-    page = build_page(results, rows, opened, images=images, command=command)
     folder = out.parent / f"{out.stem}_files"
+    page = build_page(results, rows, opened, images=images, command=command, files=folder.name)
     files = []
     for figure in page.figures:
-        for ending, text in (
-            (".svg", file_svg(figure.svg)),
-            (".csv", comma_separated(figure.data)),
-        ):
+        for ending, content in figure.files().items():
             path = folder / f"{figure.name}{ending}"
-            write_file(path, [text.encode("utf-8")])
+            write_file(path, [content])
             files.append(path)
+    drawn: dict[Path, Callable[[], bytes]] = {folder / PREVIEW: page.slide.preview}
+    if slide is not None:
+        drawn[Path(slide)] = page.slide.slide
+    if atlas is not None:
+        drawn[Path(atlas)] = page.atlas
+    for path, draw in drawn.items():
+        write_file(path, [draw()])
+        files.append(path)
+    for name, content in ({} if paper is None else paper_files(page.figures)).items():
+        files.append(Path(paper or "", name))
+        write_file(files[-1], [content])
     write_file(out, [page.html.encode("utf-8")])
-    return Written(out, tuple(files), page.verdict.answer if page.verdict else "")
+    return Written(out, tuple(files), page.slide.screen.finding if page.verdict else "")
 
 
 @dataclass(frozen=True)
@@ -325,15 +363,26 @@ class Page:
     html : str
     figures : tuple of Figure
     verdict : Verdict, optional
+    slide : Slide
+    atlas : callable
+        Returns the Parquet file of `bench.report.atlas`.
     """
 
     html: str
     figures: tuple[Figure, ...]
     verdict: Verdict | None
+    slide: Slide
+    atlas: Callable[[], bytes]
 
 
 def build_page(
-    root: Path, rows: pl.DataFrame, store: FeatureStore, *, images: str | None = None, command: str
+    root: Path,
+    rows: pl.DataFrame,
+    store: FeatureStore,
+    *,
+    images: str | None = None,
+    command: str,
+    files: str = "report_files",
 ) -> Page:
     """Return the page for these result rows.
 
@@ -347,88 +396,208 @@ def build_page(
     images : str, optional
         Which set of images, if there are several.
     command : str
+    files : str
+        Name of the folder beside the page that the figures' files go into.
     """
     published = published_table(rows) if rows["suite"][0] == "paper" else None
     rows, others = filter_to_one_choice(rows, images)
     table = result_table(rows)
     comparisons = compare(root, rows)
     found = verdict(comparisons, table)
-    figures: dict[str, Figure] = {}
-    if found is not None and not found.gains.is_empty():
-        figures["gain"] = gain_figure(found.gains, found.sources)
-    by_pairs = curves(whole_heads(table))
-    figures |= {figure.name: figure for figure, _ in by_pairs}
     whole = whole_heads(rows)
-    mixing = _mixing(root, whole)
-    if mixing is not None:
-        figures[mixing.name] = mixing
-    fitted = {row["n_pairs"]: row["n_images_fitted"] for row in table.iter_rows(named=True)}
-    first = rows.row(0, named=True)
+    doses = dose_table(root, rows)
+    # A run with a head names every set; one on real pairs alone may name none of it.
+    first = rows.sort(pl.col("head_set") == "", maintain_order=True).row(0, named=True)
     words = read_words(store, first)
     alone = _alone(whole)
     seen = None if alone is None else read_geometry(root, alone)
-    figures |= {figure.name: figure for figure in figures_of(seen, words.describe)}
-    galleries = [*filter(None, (gallery(root, whole, words, way) for way in DIRECTIONS))]
-    script, choices = _resource("table.js"), choice_rows(rows)
-    main_gains = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
+    figures = numbered(
+        [
+            _headline(comparisons, found),
+            *curves(whole_heads(table), comparisons),
+            _mixing(root, whole),
+            None
+            if found is None
+            else controls_figure(whole, table, doses, evaluation=found.eval, method=found.method),
+            None if seen is None else head_rows_figure(seen, words.describe),
+        ]
+    )
+    screen = first_screen(root, rows, table, comparisons, found, store, words)
+    looked = None
+    if found is not None:
+        head = spelled(str(first["head_set"]).split("/")[0])
+        looked = gallery(root, whole, words, found.method, found.direction, head)
+    health = set_health(store, first)
     context: dict[str, Any] = {
-        "csp": _policy(script),
-        "style": _resource("style.css"),
-        "light": css_variables("light"),
-        "dark": css_variables("dark"),
-        "script": script,
         "verdict": found,
         "figures": {
-            name: page_svg(figure.svg, prefix=f"f{place}", title=figure.title)
-            for place, (name, figure) in enumerate(figures.items())
+            kind: [figure for figure in figures if figure.kind == kind]
+            for kind in dict.fromkeys(figure.kind for figure in figures)
         },
-        "curves": [{"name": figure.name, "method": title} for figure, title in by_pairs],
+        "files": files,
         "others": others,
         "numeric": NUMERIC,
         "published": None if published is None else published_lines(published),
-        "mixing": "" if mixing is None else mixing.name,
-        "health": set_health(store, first),
+        "learners": learner_lines(few_shot_table(root, rows)),
+        "health": health,
         "ambiguous": ambiguous_names(store, first),
         "nearest": _nearest(seen, words),
+        "examples": _examples(seen, words),
         "no_geometry": alone is not None and seen is None,
-        "grids": grids(table),
-        "gains": gain_rows(comparisons.filter(main_gains), fitted),
-        "all_gains": gain_rows(comparisons.filter(~main_gains), fitted),
-        "galleries": galleries,
-        "kinds": _kinds(galleries),
-        "doses": dose_lines(dose_table(root, rows)),
+        "screen": screen,
+        "preview": PREVIEW,
+        "gallery": looked,
+        "doses": dose_lines(doses),
         "lines": result_lines(table),
+        "command": command,
+        **_tables(METHOD if found is None else found.method, table, comparisons, figures, health),
+        **_provenance(root, rows, first),
+    }
+    html = render("page.html", context)
+    if len(html.encode("utf-8")) > MAX_PAGE_BYTES:
+        raise BenchError(
+            f"The page would have {len(html) / 2**20:.1f} MiB; at most "
+            f"{MAX_PAGE_BYTES / 2**20:.0f} are written. Extract smaller thumbnails."
+        )
+    drawn = next((figure for figure in figures if figure.kind == "headline"), None)
+    slide = Slide(screen, drawn, () if looked is None else looked.strip)
+    return Page(html, tuple(figures), found, slide, partial(atlas_file, store, alone, words))
+
+
+def _tables(
+    shown: str,
+    table: pl.DataFrame,
+    comparisons: pl.DataFrame,
+    figures: Sequence[Figure],
+    health: Sequence[Health],
+) -> dict[str, Any]:
+    """Return the tables of the page, their headings, and the methods to switch between."""
+    tables = grids(whole_heads(table), bold_cells(comparisons, metric_columns(table)))
+    paired = [one for one in tables if not one.by_metric]
+    alone = [one for one in tables if one.by_metric]
+    methods = _methods(shown, figures, tables)
+    fitted = dict(table.select("n_pairs", "n_images_fitted").iter_rows())
+    parts = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
+    return {
+        "methods": [{"name": name, "title": method_title(name)} for name in methods],
+        "places": {name: place for place, name in enumerate(methods)},
+        "findings": _findings(shown, alone, comparisons, health),
+        "paired": paired,
+        "tasks": {(one.direction, one.eval): place for place, one in enumerate(paired)},
+        "alone": alone,
+        "parts": gain_rows(comparisons.filter(parts), fitted),
+        "family": gain_rows(comparisons.filter(pl.col("family").is_not_null()), fitted),
+        "comparisons": gain_rows(comparisons, fitted),
+    }
+
+
+def _provenance(root: Path, rows: pl.DataFrame, first: dict[str, Any]) -> dict[str, Any]:
+    """Return what was read and run, and which settings were chosen."""
+    choices = choice_rows(rows)
+    return {
         "choices": choices,
         "chosen": [name for name in CHOSEN if any(row[f"{name}_chosen"] for row in choices)],
         "metrics": metric_texts(rows),
         "sets": _sets(first),
         "facts": _facts(rows, first),
         "sessions": read_sessions(root),
-        "command": command,
-        "note": shown_text(str(store.info(first["image_set"]).attributes["facts"].get("note", ""))),
     }
-    html = _render(context)
-    if len(html.encode("utf-8")) > MAX_PAGE_BYTES:
-        raise BenchError(
-            f"The page would have {len(html) / 2**20:.1f} MiB; at most "
-            f"{MAX_PAGE_BYTES / 2**20:.0f} are written. Extract smaller thumbnails."
+
+
+def _methods(shown: str, figures: Sequence[Figure], tables: Sequence[Grid]) -> list[str]:
+    """Return the methods that a reader can switch between, that of the verdict first."""
+    drawn = {figure.method for figure in figures if figure.kind == "accuracy_by_pairs"}
+    controlled = {line.method for grid in tables for line in grid.lines if line.control}
+    listed_first = [line.method for grid in tables for line in grid.lines]
+    every = dict.fromkeys([shown, *listed_first, *sorted(drawn)])
+    return [name for name in every if name in drawn | controlled]
+
+
+def _findings(
+    method: str, alone: Sequence[Grid], comparisons: pl.DataFrame, health: Sequence[Health]
+) -> dict[str, str]:
+    """Return headings that say what the data say, or a topic where they say nothing.
+
+    Parameters
+    ----------
+    method : str
+        That of the verdict.
+    alone : sequence of Grid
+        Tables without real pairs.
+    comparisons : DataFrame
+        Of `bench.comparisons.compare`.
+    health : sequence of Health
+    """
+    title = method_title(method)
+    headings = {
+        "alone": "The head beside its controls, without real pairs",
+        "parts": "Do the head and real pairs together beat the better of the two?",
+        "health": "The store no longer holds the revisions that were scored",
+    }
+    lines = [
+        dict(zip(grid.metrics, (cell.texts[0] for cell in line.cells), strict=True))
+        for grid in alone[:1]
+        for line in grid.lines
+        if (line.method, line.role) == (method, "head")
+    ]
+    if lines and lines[0].get("seen %") and lines[0].get("unseen %"):
+        seen, unseen = (lines[0][name].split(" ±")[0] for name in ("seen %", "unseen %"))
+        headings["alone"] = (
+            f"{title} names {seen} % of images correctly where the head has the name, and "
+            f"{unseen} % where it lacks it"
         )
-    return Page(html, tuple(figures.values()), found)
+    family = comparisons.filter(pl.col("family").is_not_null())
+    held = (pl.col("p_holm") < LEVEL) & (pl.col("difference") > 0)
+    headings["family"] = (
+        f"{family.filter(held).height} of {family.height} comparisons that were named beforehand "
+        "hold after correction"
+    )
+    parts = family.filter((pl.col("comparison") == "over-parts") & (pl.col("method") == method))
+    if parts.height:
+        headings["parts"] = (
+            f"{title}: head and pairs together beat the better of the two at "
+            f"{parts.filter(held).height} of {parts.height} numbers of pairs"
+        )
+    if health:
+        faults = (("failed items", "failed"), ("zero embeddings", "zero"))
+        named = [
+            f"{what} among the {listed(roles, shown=5)}"
+            for what, count in faults
+            if (roles := [one.role for one in health if getattr(one, count) != "0"])
+        ]
+        headings["health"] = (
+            f"The data have {' and '.join(named)}"
+            if named
+            else "No item of the data failed, and no embedding is zero"
+        )
+    return headings
 
 
-def curves(table: pl.DataFrame) -> list[tuple[Figure, str]]:
-    """Return the accuracy by number of pairs of every method that has some, and its title.
+def curves(table: pl.DataFrame, comparisons: pl.DataFrame) -> list[Figure]:
+    """Return the accuracy by number of pairs of every method that has some.
 
     The verdict's method comes first, the others in the order of `bench.tables.result_table`.
     """
     methods = dict.fromkeys([METHOD, *table["method"]])
-    drawn = ((pairs_figure(table, method), method_title(method)) for method in methods)
-    return [(figure, title) for figure, title in drawn if figure is not None]
+    drawn = (pairs_figure(table, comparisons, method) for method in methods)
+    return [figure for figure in drawn if figure is not None]
+
+
+def _headline(comparisons: pl.DataFrame, found: Verdict | None) -> Figure | None:
+    """Return the figure of what the verdict is about."""
+    if found is None or found.gains.is_empty():
+        return None
+    asked = found.gains.row(0, named=True)
+    return headline_figure(
+        comparisons,
+        evaluation=found.eval,
+        **{name: asked[name] for name in ("method", "direction", "metric")},
+    )
 
 
 def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:
     """Return the mixing curve of these rows, or of the sweep of the same images in the folder."""
-    own = mixing_figure(rows)
+    own = mixing_figure(rows, rows)
     if own is not None:
         return own
     every = read_results(root)
@@ -436,7 +605,7 @@ def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:
         return None
     sweep = only_series(root, every, suite="sweep")
     revision = rows["image_revision"][0]
-    return mixing_figure(sweep.filter(pl.col("image_revision") == revision))
+    return mixing_figure(sweep.filter(pl.col("image_revision") == revision), rows)
 
 
 def _alone(rows: pl.DataFrame) -> dict[str, Any] | None:
@@ -452,15 +621,43 @@ def _nearest(seen: Geometry | None, words: Words) -> list[tuple[str, str, str]]:
     return [(words.describe(a), words.describe(b), f"{cosine:.2f}") for a, b, cosine in found]
 
 
-def _render(context: dict[str, Any]) -> str:
-    from jinja2 import Environment, StrictUndefined
+def _examples(seen: Geometry | None, words: Words) -> list[dict[str, Any]]:
+    """Return head rows at fixed places in their order, each with the names nearest to it."""
+    return [
+        {
+            "name": words.describe(example.class_id),
+            "cosine": f"{example.cosine:.2f}",
+            "rank": f"{example.rank:,}",
+            "nearest": [
+                {
+                    "name": words.describe(class_id),
+                    "cosine": f"{cosine:.2f}",
+                    "right": class_id == example.class_id,
+                }
+                for class_id, cosine in example.names
+            ],
+        }
+        for example in ([] if seen is None else seen.examples)
+    ]
 
+
+def render(name: str, context: Mapping[str, Any]) -> str:
+    """Return a page of this package, with the style sheet and the script that all pages share."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    script = _resource("table.js")
+    shared = {
+        "csp": _policy(script), "style": _resource("style.css"), "script": script,
+        "light": css_variables("light"), "dark": css_variables("dark"),
+    }  # fmt: skip
     # Everything is escaped but the sheet, the script and the drawings, which come from here.
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["minus"] = lambda text: text.replace("-", "\N{MINUS SIGN}")
     environment.filters["spaced"] = lambda text: text.replace("→", " → ")
-    return environment.from_string(_resource("page.html")).render(context)
+    return environment.get_template(name).render(shared | {**context})
 
 
 def _resource(name: str) -> str:
@@ -476,20 +673,11 @@ def _policy(script: str) -> str:
 
 
 def _require_packages() -> None:
-    """Before any work: both are imported where they are used."""
+    """Before any work: they are imported where they are used."""
     with needs_extra("The report"):
         import jinja2  # noqa: F401
         import matplotlib as mpl  # noqa: F401
-
-
-def _kinds(galleries: list[Gallery]) -> list[dict[str, str]]:
-    names = {
-        "far": "far off (rank 6 and beyond)",
-        "near": "near misses (rank 2 to 5)",
-        "found": "found (rank 1)",
-    }
-    present = {card.kind for shown in galleries for card in shown.cards}
-    return [{"kind": kind, "name": names[kind]} for kind in COUNTS if kind in present]
+        import resvg_py  # noqa: F401
 
 
 def _sets(row: dict[str, Any]) -> list[dict[str, str]]:

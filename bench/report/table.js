@@ -10,6 +10,8 @@ const compare = (a, b) => {
   if (Number.isNaN(x) !== Number.isNaN(y)) return Number.isNaN(x) ? 1 : -1;
   return a.localeCompare(b);
 };
+// A cell that holds more than its value, such as details, names the value.
+const shown = (cell) => cell.dataset.text ?? cell.textContent.replace(/\s+/g, " ").trim();
 const element = (tag, facts, ...children) => {
   const made = Object.assign(document.createElement(tag), facts);
   made.append(...children);
@@ -27,7 +29,7 @@ const sortable = (table) => {
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       cell.setAttribute("aria-sort", down ? "descending" : "ascending");
       const numeric = cell.classList.contains("n");
-      const text = (row) => row.cells[column].textContent.trim();
+      const text = (row) => shown(row.cells[column]);
       const rows = [...body.rows].sort((a, b) =>
         numeric ? compare(text(a), text(b)) : text(a).localeCompare(text(b))
       );
@@ -41,9 +43,8 @@ const sortable = (table) => {
 const lines = (table) => {
   const cells = [...table.tHead.rows[0].cells];
   const kept = cells.map((cell, i) => [cell, i]).filter(([cell]) => !cell.classList.contains("bar-head"));
-  const text = (cell) => cell.textContent.replace(/\s+/g, " ").trim();
   const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden);
-  return [kept.map(([cell]) => text(cell)), ...rows.map((row) => kept.map(([, i]) => text(row.cells[i])))];
+  return [kept.map(([cell]) => shown(cell)), ...rows.map((row) => kept.map(([, i]) => shown(row.cells[i])))];
 };
 const asCsv = (rows) =>
   rows.map((row) => row.map((cell) => (/[",\n]/.test(cell) ? `"${cell.replace(/"/g, '""')}"` : cell)).join(",")).join("\n") + "\n";
@@ -103,5 +104,22 @@ const tools = (table) => {
 
 for (const table of document.querySelectorAll("table.sortable")) {
   sortable(table);
-  tools(table);
+  if (table.classList.contains("tools-above")) tools(table);
+}
+
+// Captions: to the clipboard; a page that may not write there selects the text instead.
+for (const button of document.querySelectorAll("button[data-copy]")) {
+  button.hidden = false;
+  const name = button.textContent;
+  button.addEventListener("click", async () => {
+    const caption = document.getElementById(button.dataset.copy);
+    try {
+      await navigator.clipboard.writeText(caption.textContent.trim());
+      button.textContent = "copied";
+    } catch {
+      getSelection().selectAllChildren(caption);
+      button.textContent = "selected: copy it with the keyboard";
+    }
+    setTimeout(() => (button.textContent = name), 2500);
+  });
 }

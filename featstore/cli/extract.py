@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.options import Place, encoder_specs, job_options, run_extraction
+from featstore.cli.options import KEY, Place, encoder_specs, job_options, run_extraction
 from featstore.cli.progress import ProgressBar, duration, show_failures, show_log
 from featstore.command_line import (
     EXIT_ERROR,
@@ -349,7 +349,7 @@ def _state_words(one: SetPlan) -> str:
     "--manifest build/demo/manifests/stamps",
 )
 @click.argument("store", type=StoreType(writes=True))
-@click.argument("key", metavar="KEY")
+@click.argument("key", metavar="KEY", type=KEY)
 @click.option(
     "--from",
     "copy",

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from featstore.cli.options import KEY
 from featstore.cli.progress import ProgressBar, show_failures
 from featstore.command_line import (
     EXIT_SKIPPED,
@@ -27,7 +28,7 @@ from featstore.options import options_from
     "-o out.safetensors --format safetensors",
 )
 @click.argument("store", type=StoreType())
-@click.argument("key", metavar="KEY")
+@click.argument("key", metavar="KEY", type=KEY)
 @click.option(
     "-o",
     "--out",
@@ -40,8 +41,8 @@ from featstore.options import options_from
 )
 @click.option(
     "--revision",
-    help="Export the revision with this revision_id, or the beginning of "
-    "one [default: the current one].",
+    help="Take the revision with this revision_id, or the beginning of one [default: the current "
+    "one].",
 )
 @json_option
 def export_command(

@@ -205,10 +205,11 @@ def ls_command(as_json: bool) -> None:
 @manifests.command("show", epilog="Example: featstore manifests show build/demo/manifests/stamps")
 @click.argument("what", metavar="DIR|NAME")
 @click.option(
-    "--hashes", is_flag=True, help="Also read every file and compare its sha256 with the manifest."
+    "--full", is_flag=True, help="Also read every file and compare its sha256 with the manifest."
 )
+@click.option("--hashes", "full_too", is_flag=True, hidden=True, help="Former name of --full.")
 @json_option
-def show_command(what: str, hashes: bool, as_json: bool) -> None:
+def show_command(what: str, full: bool, full_too: bool, as_json: bool) -> None:
     """Show a manifest, or what is known of a dataset.
 
     A manifest (DIR) is validated; NAME is a dataset that `featstore manifests ls` lists.
@@ -226,7 +227,7 @@ def show_command(what: str, hashes: bool, as_json: bool) -> None:
     elif folder.exists():
         with ProgressBar(f"show {folder}"):
             manifest = read_manifest(folder)
-            if hashes:
+            if full or full_too:
                 check_bytes(manifest)
         document = {
             **manifest.facts,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from featstore.command_line import StorePlace, store_option
-from featstore.errors import unknown_name
+from featstore.errors import FeatstoreError, unknown_name
 from featstore.options import DEFAULT, file_key, option, option_names, options_from
 
 if TYPE_CHECKING:
@@ -63,6 +65,34 @@ def _values(name: str, given: Mapping[str, Any]) -> Any:
     from_file = ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP
     switch = isinstance(given[name], bool)
     return () if typed and from_file and not switch else given[name]
+
+
+class KeyType(click.types.StringParamType):
+    """The key of a set: the shell completes it from the catalog of the store that was typed."""
+
+    def shell_complete(
+        self, ctx: click.Context, _: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the keys that begin so, without the digits at their ends."""
+        from featstore.store.catalog import read_catalog
+
+        store = ctx.params.get("store")
+        with suppress(FeatstoreError, OSError):
+            listed = (read_catalog(store) or {}) if isinstance(store, Path) else {}
+            names = {key.rpartition("-")[0] for key in listed.get("sets", ())}
+            return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+        return []
+
+
+KEY = KeyType()
+
+
+def complete_keys(command: click.Command) -> click.Command:
+    """Let the shell complete the options of a command whose value is a KEY or a set of a head."""
+    for parameter in command.params:
+        if parameter.metavar == "KEY" or parameter.name == "head":
+            parameter.type = KEY
+    return command
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featstore.cli.options import KEY
 from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     EXIT_ERROR,
@@ -232,8 +233,12 @@ def _copy(
             ]
         )  # fmt: skip
     else:
+        keys: dict[str, list[str]] = {}
         for key, why in (failure for report in reports for failure in report.failed.items()):
-            say(f"{key}  ", bad("not copied:"), f" {why}", err=True)
+            keys.setdefault(why, []).append(key)
+        for why, (first, *others) in keys.items():
+            more = f" and {count(len(others), 'other')}" if others else ""
+            say(f"{first}{more}  ", bad("not copied:"), f" {why}", err=True)
     return EXIT_ERROR if any(report.failed for report in reports) else 0
 
 
@@ -282,10 +287,10 @@ def gc_command(max_bytes: int | None, everything: bool, as_json: bool) -> None:
     epilog="Example: featstore prefetch s3://team/features stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("store", type=StoreType())
-@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True, type=KEY)
 @click.option(
     "--revision",
-    help="Export the revision with this revision_id, or the beginning of "
+    help="Take the revision with this revision_id, or the beginning of "
     "one [default: the current one].",
 )
 @json_option

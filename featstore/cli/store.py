@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featstore.cli.options import KEY
 from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     EXIT_ERROR,
@@ -86,10 +87,10 @@ _SHOWN = 20
     epilog="Example: featstore show build/demo/store stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("store", type=StoreType())
-@click.argument("key", metavar="KEY")
+@click.argument("key", metavar="KEY", type=KEY)
 @click.option(
     "--revision",
-    help="Export the revision with this revision_id, or the beginning of "
+    help="Take the revision with this revision_id, or the beginning of "
     "one [default: the current one].",
 )
 @click.option(
@@ -263,7 +264,6 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
     Exits 4 if something of the store may not be read.
     """
     from featstore.store.files import refused
-    from featstore.store.records import POINTER
     from featstore.store.store import open_store
 
     if encoders is (store is not None):
@@ -299,12 +299,37 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
         rows += [{"key": key, "state": "closed", "reason": why} for key, why in closed.items()]
         print_json(rows)
         return code
-    table, sizes = [], []
+    _print_listing(opened, listing, unfinished, closed)
+    return code
+
+
+def _print_listing(
+    opened: FeatureStore,
+    listing: Sequence[tuple[Any, SetInfo | CorruptStoreError]],
+    unfinished: Sequence[str],
+    closed: Mapping[str, str],
+) -> None:
+    """Print the sets of a store, what hinders the reading of some, and the totals."""
+    from featstore.store.files import refused
+    from featstore.store.records import POINTER
+
+    table, sizes, n_rows = [], [], 0
     for key, info in listing:
         if isinstance(info, CorruptStoreError):
-            table.append((str(key), "", "", "", "", "", bad(f"damaged: {info}")))
+            table.append(
+                (
+                    str(key),
+                    "",
+                    "",
+                    "",
+                    "",
+                    "",
+                    bad(str(info) if refused(info) else f"damaged: {info}"),
+                )
+            )
             continue
         sizes.append(opened.stored_bytes(info))
+        n_rows += info.commit.n
         shape = (f"{info.commit.n:,}", f"{info.commit.dim:,}", info.commit.dtype)
         made = age((key.directory(opened.root) / POINTER).stat().st_mtime)
         notes = ", ".join(_notes(info))
@@ -316,11 +341,9 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
     if table:
         TextTable(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table).show()
     if not n_sets:
-        click.echo(f"{store} holds no sets. `featstore extract` makes one.")
-        return code
-    n_rows = sum(info.commit.n for _, info in listing if not isinstance(info, CorruptStoreError))
+        click.echo(f"{opened.address} holds no sets. `featstore extract` makes one.")
+        return
     click.echo(f"{count(n_sets, 'set')}, {count(n_rows, 'row')}, {human_bytes(sum(sizes))}")
-    return code
 
 
 def _notes(info: SetInfo) -> Iterator[str]:
@@ -337,7 +360,7 @@ def _notes(info: SetInfo) -> Iterator[str]:
     "rm", epilog="Example: featstore rm build/demo/store stamps/class_name/all-MiniLM-L6-v2 --force"
 )
 @click.argument("store", type=StoreType(writes=True))
-@click.argument("key", metavar="KEY")
+@click.argument("key", metavar="KEY", type=KEY)
 @click.option("--force", is_flag=True, help="Remove the set without asking; --json implies it.")
 @json_option
 def rm_command(store: Path, key: str, force: bool, as_json: bool) -> None:
@@ -375,7 +398,7 @@ def n_revisions(info: SetInfo) -> int:
 
 @click.command("verify", epilog="Example: featstore verify build/demo/store stamps/image")
 @click.argument("store", type=StoreType(writes=True))
-@click.argument("keys", metavar="[KEY]...", nargs=-1)
+@click.argument("keys", metavar="[KEY]...", nargs=-1, type=KEY)
 @click.option(
     "--quick/--full",
     "quick",

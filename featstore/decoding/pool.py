@@ -62,6 +62,9 @@ _MALLOC = {
     "MALLOC_TOP_PAD_": str(2**26),
 }
 
+#: What a decoding process runs.
+_MAIN = "import sys; from featstore.decoding.worker import main; main(sys.argv[1])"
+
 #: Seconds that a process whose pipe is closed has to end by itself.
 _LAST_WORDS = 5.0
 
@@ -270,7 +273,8 @@ class WorkerProcess:
         memories = [one.handle for one in (self._surface, self._ring) if one is not None]
         try:
             process = subprocess.Popen(  # this interpreter, and no shell
-                [sys.executable, "-m", "featstore.decoding.worker", self._config],
+                # Not by -m, which runs the module a second time, under another name.
+                [sys.executable, "-c", _MAIN, self._config],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -299,7 +303,7 @@ class WorkerProcess:
         if answer is None or answer[0] != READY:
             raise DecoderStartError(
                 f"A decoding process did not start: it {self._exit_report(START_TIMEOUT)}. Check "
-                "that `python -m featstore.decoding.worker` can import its decoder."
+                "that this Python can import featstore.decoding.worker and its decoder."
             )
         return process
 
@@ -362,8 +366,8 @@ class DecodePool:
     scaled : bool
         Whether large JPEG files are decoded scaled (`featstore.images.decode_image`).
     decoder : str
-        ``module:function`` that the processes call with the bytes, ``formats``, ``max_pixels`` and
-        ``scaled``; it returns an RGB picture or raises ImageError.
+        ``module:function`` that the processes call with the bytes, ``formats``, ``max_pixels``,
+        ``scaled`` and ``metadata``; it returns an RGB picture or raises ImageError.
     shared : bool
         Whether pictures come back in shared memory; by default where the system has such memory.
     feed : Feed, optional
@@ -395,7 +399,12 @@ class DecodePool:
             raise ValueError(
                 f"A pool needs a worker and a time limit; got {workers} and {timeout:g} s."
             )
-        arguments = {"formats": list(formats), "max_pixels": max_pixels, "scaled": scaled}
+        arguments = {
+            "formats": list(formats),
+            "max_pixels": max_pixels,
+            "scaled": scaled,
+            "metadata": True,  # only pixels, and thumbnails without them, leave the process
+        }
         self._processes = [
             WorkerProcess(decoder, arguments, timeout, shared=shared, feed=feed, ring=ring)
             for _ in range(workers)

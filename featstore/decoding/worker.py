@@ -472,8 +472,3 @@ class Surface:
         """Give the memory back."""
         self._map.close()
         os.close(self.handle)
-
-
-if __name__ == "__main__":
-    # Under its own name, by which the job knows what is pickled.
-    import_module("featstore.decoding.worker").main(sys.argv[1])

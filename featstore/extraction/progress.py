@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class Progress:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 class Tracker:
@@ -247,7 +247,7 @@ class ExtractResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what ``featstore extract --json`` prints."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 def log_beside(store: Path) -> Path:

@@ -538,6 +538,8 @@ class Job:
     count_left: bool = False
     """Of a part: whether to look for what the others have left when it ends."""
     bucket: Bucket | None = None
+    cores: int = field(default_factory=available_cores)
+    """Those of this process: looked up once, not for every part."""
 
     def with_config(self, config: ExtractConfig) -> Job:
         """Return the job with other options; items and encoders are shared, and what they cost."""
@@ -547,7 +549,7 @@ class Job:
     @property
     def workers(self) -> int:
         """Threads, or processes, that decode."""
-        return self.config.jobs or available_cores()
+        return self.config.jobs or self.cores
 
     @property
     def formats(self) -> tuple[str, ...]:

@@ -13,18 +13,27 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import FeatstoreError, ItemReadError, ManifestError, needs_extra
+from featstore.errors import (
+    LISTED,
+    FeatstoreError,
+    ItemReadError,
+    ManifestError,
+    listed,
+    needs_extra,
+)
 from featstore.identity import sha256_hex
 from featstore.manifest.paths import cell_uri, open_plain
 from featstore.sources.location import folder
-from featstore.sources.roots import BLOCK, KEPT, LocalFile, OpenFile, locate
+from featstore.sources.roots import BLOCK, KEPT, PARQUET, LocalFile, OpenFile, Root, locate
 from featstore.sources.tables import (
     MAX_RECORD_BYTES,
+    ROLES,
     Columns,
     Found,
     ItemCollector,
     Request,
     add_row,
+    choose_column,
     choose_columns,
     image_root,
     parse_json,
@@ -207,15 +216,19 @@ def read_parquet(request: Request) -> Found:
 
     A column of bytes, or of structs with a field ``bytes`` (as dataset hubs store images), is
     read from the file itself; a column of strings holds paths. The key is the id, else the path,
-    else file and row.
+    else file and row. With the option ``texts`` the captions alone are listed, and no image.
 
     Raises
     ------
     ManifestError
         If a file is truncated or claims more than it can hold, or a row has no image.
     """
-    root, files = locate(request.location, ".parquet")
+    root, files = locate(request.location, PARQUET)
     items = ItemCollector(request.dataset)
+    if request.flag("texts"):
+        for file in files:
+            _add_texts(items, root, file, request)
+        return Found(request.out, items.contents())  # the texts are in the manifest
     place = root.place
     for file in files:
         with root.opened(file) as source, closing(open_parquet(source)) as table:
@@ -272,6 +285,33 @@ def split_of(file: str) -> str | None:
     found = _SHARD.fullmatch(Path(file).stem)
     word = split_name(found[1]) if found else None
     return split_folder(file) or (word if word in ("train", "val", "test") else None)
+
+
+def _add_texts(items: ItemCollector, root: Root, file: str, request: Request) -> None:
+    """Add the captions of a table without images; of a far file, only what lies in its columns."""
+    with root.opened(file) as source, closing(open_parquet(source)) as table:
+        names, path = table.schema_arrow.names, source.where
+        text, own, split = (
+            choose_column(role, names, request, path) for role in ("caption", "id", "split")
+        )
+        if text is None:
+            raise ManifestError(
+                f"{path} has no column of captions: none of {', '.join(ROLES['caption'])}. It "
+                f"has: {listed(names, shown=LISTED)}. Choose one with the option caption."
+            )
+        usual = split_of("/".join(file.split("/")[-2:]) if source.is_far else file)
+        used = [name for name in (text, own, split) if name is not None]
+        for number, row in table_rows(table, used, PATH_ROWS, path):
+            where = f"{path}, row {number:,}"
+            found = row[text] if isinstance(row[text], list) else [row[text]]
+            key = f"{file.rpartition('.')[0]}/{number}" if own is None else str(row[own])
+            for at, caption in enumerate(found):
+                if caption is None:
+                    continue
+                if not isinstance(caption, str):
+                    raise ManifestError(f"{where} has a caption that is no text: {caption!r}.")
+                part = str(row[split]) if split is not None and row[split] else usual
+                items.text(key + f"#{at}" * (len(found) > 1), caption, split=part, where=where)
 
 
 def _add_paths(

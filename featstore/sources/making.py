@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from featstore.manifest.paths import open_plain, parse_locator
 from featstore.plugins import Registry, first_line
 from featstore.remote.objects import Address
 from featstore.sources.location import find_place
-from featstore.sources.roots import Remote, locate
+from featstore.sources.roots import PARQUET, Remote, locate
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
 
 _SPLIT = {"split": "split of every item"}
@@ -53,6 +54,9 @@ class Source:
     options: Mapping[str, str] = field(default_factory=dict)
     """What each option is for."""
 
+    patience: float = 0.0
+    """Seconds until `open_source` looks again for what was left out."""
+
     def read(self, request: Request) -> Found:
         """List the items of a location.
 
@@ -76,9 +80,15 @@ class Source:
 
 
 def _source(
-    name: str, summary: str, example: str, where: str, options: Mapping[str, str]
+    name: str,
+    summary: str,
+    example: str,
+    where: str,
+    options: Mapping[str, str],
+    patience: float = 0.0,
 ) -> Source:
-    return Source(name, summary, f"featstore manifests make {name} {example}", where, options)
+    made = f"featstore manifests make {name} {example}"
+    return Source(name, summary, made, where, options, patience)
 
 
 _BUILT_IN: dict[str, Source] = {
@@ -117,7 +127,7 @@ _BUILT_IN: dict[str, Source] = {
             "a Parquet file, a folder of them, or their address, with images or paths",
             "food101/data -o manifests/food101 --option image=image",
             "arrow:read_parquet",
-            COLUMN_OPTIONS,
+            COLUMN_OPTIONS | {"texts": "true lists the captions alone, of a table without images"},
         ),
         _source(
             "csv",
@@ -160,6 +170,7 @@ _BUILT_IN: dict[str, Source] = {
             "list.parquet -o manifests/web --option keep=photos",
             "urls:read_urls",
             _COLUMNS_ALONE | {"keep": "folder where the images stay, to be read from there"},
+            patience=3600.0,  # a dead URL mostly stays dead, and all others would be fetched too
         ),
         _source(
             "torchvision",
@@ -294,8 +305,9 @@ def open_source(
 
     It is out of date if another source, location or option was given, any file of the location
     has another size or modification time than when it was made, or something was left out, which
-    may be there now. (A change that keeps both is still never served: readers compare each item's
-    sha256.)
+    may be there now. What a list of URLs lacks is asked for again once an hour at most;
+    `make_manifest` asks at once. (A change that keeps size and time is still never served: readers
+    compare each item's sha256.)
 
     Parameters
     ----------
@@ -318,7 +330,7 @@ def open_source(
     if held is not None and {key: held.get(key) for key in stamp} == stamp:
         try:
             manifest = read_manifest(folder)
-            whole = "left_out" not in manifest.facts
+            whole = "left_out" not in manifest.facts or _age(folder) < find_source(source).patience
             if whole and held.get("files") == _files_digest(stamp["location"], manifest):
                 return manifest
         except ManifestError:
@@ -354,12 +366,16 @@ def _stamp(
 
 def _files_digest(location: str, manifest: Manifest) -> str:
     """Return a digest of the sizes and times, or tags, of all files that a manifest came from."""
-    if isinstance(manifest.root, Address):
-        first = parse_locator(manifest.items("image")["uri"][0])
-        assert first is not None
-        far, files = locate(location, Path(first.file).suffix)
+    if isinstance(find_place(location), Address):
+        suffix = PARQUET  # of texts, which have no uri
+        if "image" in manifest.tables:
+            first = parse_locator(manifest.items("image")["uri"][0])
+            assert first is not None
+            suffix = Path(first.file).suffix
+        far, files = locate(location, suffix)
         assert isinstance(far, Remote)
         return sha256_hex(canonical_json([str(far.place), *map(far.state, files)]))
+    assert isinstance(manifest.root, Path)
     root = Path(location)
     paths = {root}
     if root.is_dir():
@@ -377,6 +393,11 @@ def _files_digest(location: str, manifest: Manifest) -> str:
             state = "gone"
         digest.update(os.fsencode(path) + b"\0" + state.encode() + b"\0")
     return digest.hexdigest()
+
+
+def _age(folder: Path) -> float:
+    """Return the seconds since a manifest was made."""
+    return time.time() - (folder / STAMP_FILE).stat().st_mtime
 
 
 def _read_stamp(folder: Path) -> dict[str, Any] | None:

@@ -381,6 +381,9 @@ def _check_name(name: str) -> None:
         raise CorruptStoreError(f"The file name {name!r} is not asked for: {fault}.")
 
 
+#: How the names of Parquet files end.
+PARQUET = ".parquet"
+
 #: The revision in which the hub keeps its datasets as Parquet.
 CONVERTED = "@refs%2Fconvert%2Fparquet"
 
@@ -458,7 +461,7 @@ def locate(location: str | Path, suffix: str) -> tuple[Root, list[str]]:
             f"{suffix} file, or several: {address}/{{000..009}}{suffix}."
         )
     files = expand(tail + braces + rest) if named else root.named(suffix)
-    if not files and address.scheme == "hf" and suffix == ".parquet" and "@" not in address.path:
+    if not files and address.scheme == "hf" and suffix == PARQUET and "@" not in address.path:
         root = _pinned(replace(address, path=address.path + CONVERTED, url=address.url + CONVERTED))
         files = root.named(suffix)
     for name in files:

@@ -116,11 +116,7 @@ class ItemCollector:
                 "from keys, so each must be unique; rename one or give a column of ids."
             )
         row = {"item_id": item, "uri": uri, "label": self._label(label, uri), **columns}
-        if split is not None:
-            row["split"] = split_name(split)
-            if row["split"] != split:
-                row["source_split"] = split
-        self._images[item] = row
+        self._images[item] = row | _split_facts(split)
         return item
 
     def use_label_names(self, names: Sequence[str] | None, where: str) -> None:
@@ -165,27 +161,39 @@ class ItemCollector:
             If the key is taken, or the text holds a NUL.
         """
         image = self._images[parent]
-        text = text.strip()
-        if not text:
+        if not text.strip():
             return
-        if "\0" in text:
-            _fail(f"A caption of {parent!r} holds a NUL; it is not text.")
         number = self._counts.get(parent, 0)
         self._counts[parent] = number + 1
         if key is None:
             key = f"{parent.removeprefix(f'{self.dataset}/image/')}#{number}"
-        item = f"{self.dataset}/caption/{_checked(key, parent)}"
+        facts = {name: image[name] for name in ("split", "source_split") if name in image}
+        self._caption(key, text, where=parent, parent_id=parent, **facts)
+
+    def text(self, key: str, text: str, *, split: str | None = None, where: str) -> None:
+        """Add a caption that has no image.
+
+        Raises
+        ------
+        ManifestError
+            If the key is taken or empty, or the text holds a NUL.
+        """
+        if text.strip():
+            self._caption(key, text, where=where, **_split_facts(split))
+
+    def _caption(self, key: str, text: str, *, where: str, **facts: Any) -> None:
+        if "\0" in text:
+            _fail(f"A caption of {where!r} holds a NUL; it is not text.")
+        item = f"{self.dataset}/caption/{_checked(key, where)}"
         if item in self._captions:
-            first = self._captions[item]["parent_id"]
-            _fail(f"The caption key {key!r} is repeated: at images {first!r} and {parent!r}.")
-        row = {"item_id": item, "text": text, "parent_id": parent}
-        self._captions[item] = row | {
-            name: image[name] for name in ("split", "source_split") if name in image
-        }
+            first = self._captions[item].get("parent_id")
+            at = f": at {where}" if first is None else f": at images {first!r} and {where!r}"
+            _fail(f"The caption key {key!r} is repeated{at}.")
+        self._captions[item] = {"item_id": item, "text": text.strip(), **facts}
 
     def is_empty(self) -> bool:
-        """Return whether no image was added."""
-        return not self._images
+        """Return whether nothing was added."""
+        return not self._images and not self._captions
 
     def contents(self) -> Contents:
         """Return the tables: images, captions, classes and their prompts.
@@ -193,16 +201,16 @@ class ItemCollector:
         Raises
         ------
         ManifestError
-            If there is no image, or two class names differ only in case.
+            If there is nothing, or two class names differ only in case.
         """
-        if not self._images:
+        if self.is_empty():
             _fail("The source holds no image.")
         classes = self._classes()
         rows = list(self._images.values())
         for row in rows:
             label = row.pop("label")
             row["class_id"] = None if label is None else self._class_ids[label]
-        tables = {"image": _frame(rows)}
+        tables = {"image": _frame(rows)} if rows else {}
         if self._captions:
             tables["caption"] = _frame(list(self._captions.values()))
         if classes is not None and not all(name.isdecimal() for name in classes["name"]):
@@ -267,6 +275,14 @@ class ItemCollector:
                 for template, text in self.templates.items()
             ]
         )
+
+
+def _split_facts(split: str | None) -> dict[str, str]:
+    """Return the columns that say of which split an item is, as it is named here and there."""
+    if split is None:
+        return {}
+    name = split_name(split)
+    return {"split": name} if name == split else {"split": name, "source_split": split}
 
 
 def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
@@ -379,6 +395,22 @@ class Columns:
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
+def choose_column(role: str, names: Sequence[str], request: Request, where: str) -> str | None:
+    """Return the column that has a role, or None.
+
+    Raises
+    ------
+    ManifestError
+        If a chosen column does not exist.
+    """
+    given = request.options.get(role)
+    if given is not None and given not in names:
+        raise ManifestError(
+            unknown_name("column", given, names, where=f"(option {role}) in {where}")
+        )
+    return given or next((name for name in ROLES[role] if name in names), None)
+
+
 def choose_columns(available: Iterable[str], request: Request, where: str) -> Columns:
     """Return which column has which role.
 
@@ -388,14 +420,7 @@ def choose_columns(available: Iterable[str], request: Request, where: str) -> Co
         If a chosen column does not exist, or none holds images.
     """
     names = list(available)
-    chosen: dict[str, str | None] = {}
-    for role, usual in ROLES.items():
-        given = request.options.get(role)
-        if given is not None and given not in names:
-            raise ManifestError(
-                unknown_name("column", given, names, where=f"(option {role}) in {where}")
-            )
-        chosen[role] = given or next((name for name in usual if name in names), None)
+    chosen = {role: choose_column(role, names, request, where) for role in ROLES}
     image = chosen.pop("image")
     if image is None:
         raise ManifestError(

@@ -43,6 +43,7 @@ class StagedFiles:
         self._dirty: set[int] = set()
         self._whole: set[int] = set()
         self._unnamed = True
+        self._written: tuple[int, int, int] | None = None
 
     def path(self, file: int) -> Path:
         """Return where a data file is staged."""
@@ -58,9 +59,24 @@ class StagedFiles:
         handle = self._handle(file)
         self._dirty.add(file)
         _write_at(handle, data, offset)
+        self._written = (handle, offset, len(data))
+
+    def take_written(self) -> Callable[[], None]:
+        """Return a function for any thread that lets the disk begin with the block written last.
+
+        The disk then works while the next block is made, so that `sync` finds little left to do.
+        """
+        written, self._written = self._written, None
+
+        def begin() -> None:
+            if written is not None:
+                begin_writeback(*written)
+
+        return begin
 
     def sync(self) -> None:
         """Make every block that was written durable."""
+        self._written = None  # its file may be closed
         for file in sorted(self._dirty):
             os.fsync(self._open[file])
         self._dirty.clear()
@@ -127,10 +143,9 @@ def _write_at(handle: int, data: memoryview, offset: int) -> None:
     """Write all of `data`, whatever share a single call takes."""
     os.lseek(handle, offset, os.SEEK_SET)
     write_all(handle, data)
-    # The disk works while the next block is made, so that `sync` finds little left to do.
-    begin_writeback(handle, offset, len(data))
 
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 N_THREADS = os.cpu_count() or 1
@@ -142,19 +157,25 @@ def workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(N_THREADS, thread_name_prefix="featstore")
 
 
-def run_beside(work: Callable[[], object], longest: Callable[[], T]) -> T:
-    """Return what `longest` returns here, while `work` runs in another thread.
+def run_beside(
+    work: Callable[[], S], longest: Callable[[], T], *, before: Callable[[], object]
+) -> tuple[S, T]:
+    """Return what both return: `longest` runs here, `before` and then `work` in another thread.
 
     Both have ended on return, whatever they raise; an error of `work` is raised here. The part
     that takes longest belongs here, where nothing has to wake up for it to begin or end.
     """
-    beside = workers().submit(work)
+
+    def there() -> S:
+        before()
+        return work()
+
+    beside = workers().submit(there)
     try:
         found = longest()
     finally:
         wait([beside])
-    beside.result()
-    return found
+    return beside.result(), found
 
 
 # A forked child has none of its parent's threads.

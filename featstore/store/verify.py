@@ -422,7 +422,7 @@ def verify_store(
     """
     if not root.is_dir() or not any((root / name).exists() for name in ("zarr.json", CATALOG)):
         what = "is not a featstore store" if root.exists() else "does not exist"
-        raise UnknownSetError(f"{root} {what}.")
+        raise UnknownSetError(f"{root} {what}. Check the path.")
     _check_version(root)
     return _Verification(root, keys, full=full).run(on_set)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featstore.cli.options import complete_keys
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     StorePlace,
@@ -74,6 +75,7 @@ class Query:
     out: Path | None = None
 
 
+@complete_keys
 @click.command(
     "apply",
     epilog='Example: fitters apply aligners/ridge-head --text "a strawberry" '
@@ -262,6 +264,7 @@ RULE = (
 )
 
 
+@complete_keys
 @click.command(
     "export",
     epilog="Example: fitters export build/demo/aligners/ridge-head --store build/demo/store "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
-from featstore.cli.options import read_config
+from featstore.cli.options import complete_keys, read_config
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     SectionedCommand,
     StorePlace,
+    completed,
     count,
     json_option,
     print_json,
@@ -69,6 +70,13 @@ class FitCommand(SectionedCommand):
             formatter.write_dl(METHODS.known())
 
 
+def _methods() -> Iterable[str]:
+    from fitters.methods import METHODS
+
+    return METHODS
+
+
+@complete_keys
 @click.command(
     "fit",
     cls=FitCommand,
@@ -85,7 +93,7 @@ class FitCommand(SectionedCommand):
     "--head imagenet1k/head_weight/tf_efficientnet_lite0 "
     "--head-names imagenet1k/class_name/all-MiniLM-L6-v2 -o aligners/ridge-head",
 )
-@click.argument("method")
+@click.argument("method", shell_complete=completed(_methods))
 @store_option("Read from this store, a folder or an address.")
 @click.option(
     "--dataset",

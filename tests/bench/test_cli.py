@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def one_line(err, *parts):
 
 def test_run_then_again_reuses_everything(bench, limited):
     root, done = limited
-    assert "reused 0 / new" in done.stdout
+    assert "0 reused, " in done.stdout
     assert "0 finished" in done.stderr
     stamps = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
     code, out, _ = bench("run", "--suite", "smoke", "-o", root, "--limit", 30, "--json")
@@ -76,7 +77,9 @@ def test_dry_run_says_what_it_would_do_and_writes_nothing(bench, tmp_path):
 def test_ls_and_frame(bench, smoke_results, tmp_path):
     code, out, _ = bench("ls", smoke_results)
     assert code == 0
-    assert "smoke  181 runs  3 seeds  K 0,8,all" in out
+    assert re.search(
+        r"^smoke +181 +3 +\d+ \w+ +0, 8, all  conse, kernel-ridge, ", out, re.MULTILINE
+    )
     (series,) = json.loads(bench("ls", smoke_results, "--json")[1])
     assert series["n_runs"] == 181
     rows = read_results(smoke_results)
@@ -86,7 +89,8 @@ def test_ls_and_frame(bench, smoke_results, tmp_path):
     assert len(json.loads(bench("frame", smoke_results, "--json")[1])) == rows.height
     assert bench("frame", smoke_results, "-o", tmp_path / "rows.parquet")[0] == 0
     assert pl.read_parquet(tmp_path / "rows.parquet").equals(rows)
-    assert bench("frame", smoke_results, "-o", tmp_path / "rows.csv", "--suite", "smoke")[0] == 0
+    to_csv = ("frame", smoke_results, "-o", tmp_path / "rows.csv", "--suite", "smoke", "--json")
+    assert json.loads(bench(*to_csv)[1])["rows"] == rows.height
     assert (tmp_path / "rows.csv").read_text() == out
 
 
@@ -186,10 +190,14 @@ def test_report_names_its_file_and_answer(bench, smoke_results, smoke_store, tmp
     page = tmp_path / "out" / "report.html"
     code, out, _ = bench("report", smoke_results, "--store", smoke_store, "-o", page)
     assert code == 0
-    assert out.startswith(str(page))
+    assert f"Wrote {page}, " in out
+    slide = page.parent / "report_files" / "slide.png"
+    options = ["--slide", slide, "--json"]
     facts = json.loads(
-        bench("report", smoke_results, "--store", smoke_store, "-o", page, "--json")[1]
+        bench("report", smoke_results, "--store", smoke_store, "-o", page, *options)[1]
     )
+    assert facts["answer"].startswith("A discarded")
+    assert str(slide) in facts["files"]
     assert facts["bytes"] == page.stat().st_size
     folder = str(tmp_path / "out" / "report_files")
     assert {path.rsplit("/", 1)[0] for path in facts["files"]} == {folder}
@@ -259,7 +267,10 @@ def test_a_damaged_result_is_named(bench, limited, tmp_path):
     code, _, err = bench("table", tmp_path)
     assert code == 1
     one_line(err, run_id, "only this run is redone")
-    assert "new 1 runs" in bench("run", "--suite", "smoke", "-o", tmp_path, "--limit", 30)[1]
+    assert (
+        "180 reused, 1 new run of 1 fit"
+        in bench("run", "--suite", "smoke", "-o", tmp_path, "--limit", 30)[1]
+    )
     assert bench("table", tmp_path)[0] == 0
 
 
@@ -271,7 +282,7 @@ def test_a_session_that_was_lost_is_recorded_and_a_damaged_one_stops_nothing(
     shutil.rmtree(sessions)
     words = ["run", "--suite", "smoke", "-o", tmp_path, "--limit", 30]
     for _ in range(2):
-        assert "new 0 runs" in bench(*words)[1]
+        assert " 0 new runs" in bench(*words)[1]
         (session,) = sessions.iterdir()
     assert json.loads(session.read_text())["new"] == 0
     (sessions / "0.json").write_text("{")

@@ -409,7 +409,7 @@ def test_every_table_prints_the_same_digits(tmp_path, rng):
         assert row["difference"] == texts["a − b, points"].strip("*").split(" ±")[0]
     (grid,) = grids(result_table(rows, metrics))
     drawn = {
-        (line.method, column, metric): cell.texts[place]
+        (line.title, column, metric): cell.texts[place]
         for line in grid.lines
         if line.role in ("head", "conse")
         for column, cell in zip(grid.columns, line.cells, strict=True)

@@ -123,6 +123,6 @@ def test_the_suite_s_doses_are_printed_and_in_the_report(smoke_store, tmp_path, 
     assert "How much of the head does it take?" in page
     assert "without the images&#39; names" in page
     # No part of a head answers for the whole: the first screen is of the head and its controls.
-    first = page.split('id="tasks"')[0]
-    assert "Rotated" in first
-    assert "clusters" not in first.split('class="setting"')[0]
+    first = page.split('id="pairs"')[0]
+    assert "rotated" in first
+    assert "within clusters" not in first

@@ -110,7 +110,7 @@ def test_the_command_learns_what_the_learner_learns(store, weights, tmp_path):
     ]  # fmt: skip
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 0, done.output
-    assert "reused 1" in CliRunner().invoke(cli, words).output
+    assert "1 reused" in CliRunner().invoke(cli, words).output
     rows = read_results(tmp_path)
     assert set(rows["options"]) == {'{"learner":"coop-specific"}'}
     found = dict(rows.select("metric", "value").iter_rows())["top-1"]

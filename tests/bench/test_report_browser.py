@@ -1,4 +1,4 @@
-"""The report in a real browser: headless Chromium, from disk, light and dark.
+"""The report in a real browser: headless Chromium, from disk, at the widths of a phone and a desk.
 
 Skipped, with the reason, where there is no Chromium or no playwright.
 """
@@ -7,7 +7,9 @@ import csv
 import io
 import re
 import shutil
+from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 from xml.etree.ElementTree import parse
 
 import pytest
@@ -75,31 +77,93 @@ def opened(chromium, file):
         context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_goes_wrong_and_nothing_is_asked_for(opened, file, scheme):
-    page, seen = opened(scheme)
+#: Where texts of a page lie, in HTML and in drawings; see there.
+MEASURE = Path(__file__).with_name("measure_page.js").read_text(encoding="utf-8")
+
+#: Width, colour scheme, medium and whether scripts run, of every view that is measured.
+VIEWS = {
+    "phone, 320 px": (320, "light", "screen", True),
+    "phone, dark": (420, "dark", "screen", True),
+    "desk": (1440, "light", "screen", True),
+    "desk, dark": (1440, "dark", "screen", True),
+    "print from dark": (688, "dark", "print", True),
+    "without scripts": (1440, "light", "screen", False),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_can_be_read_and_asks_for_nothing(chromium, written, view):
+    """One visit of a page per view: layout, colours, console, requests and accessibility."""
+    width, scheme, medium, scripts = VIEWS[view]
+    context = chromium.new_context(
+        color_scheme=scheme, viewport={"width": width, "height": 900},
+        java_script_enabled=scripts, bypass_csp=True,
+    )  # fmt: skip
+    page = context.new_page()
+    page.emulate_media(media=medium)
+    seen = Seen(page)
+    page.goto(written.as_uri())
+    if not scripts:
+        assert page.locator("#pairs table.parts tbody tr:visible").count() > 0
+        assert page.locator(".tools, .copy:visible").count() == 0
+        page.locator("#method-1").check()
+        assert page.locator(".own-1:visible").count() > 0
+        assert page.locator(".own-0:not(.own-1):visible").count() == 0
+        assert (seen.messages, seen.dialogs) == ([], [])
+        context.close()
+        return
+    found = page.evaluate(MEASURE)
+    if medium == "print":
+        # On paper sizes are points; all is opened, and the palette is the light one.
+        del found["small"]
+        assert page.locator("#how dd").first.is_visible()
+        assert not page.locator("nav, .picker, .links").first.is_visible()
+    wide = found.pop("framed") if width >= 1024 else []
+    assert wide == []
+    found.pop("framed", None)
+    height = found.pop("height")
+    assert {name: boxes for name, boxes in found.items() if boxes} == {}
+    paper = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--paper')")
+    light = medium == "print" or scheme == "light"
+    assert paper in ({"#fff", INKS["paper"].light} if light else {INKS["paper"].dark})
+    if width == 1440:
+        assert height < 7000
+        # The rows of the longest tables are alike: a few of each are enough to check.
+        page.evaluate(
+            "document.querySelectorAll('tr:nth-child(n+5)').forEach((row) => row.remove())"
+        )
+        page.evaluate(axe())
+        result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        assert [(one["id"], one["nodes"][0]["html"]) for one in result["violations"]] == []
+    assert (seen.messages, seen.dialogs) == ([], [])
+    assert {url for url in seen.requests if not url.startswith("data:")} == {written.as_uri()}
+    context.close()
+
+
+def axe():
+    """Return the source of axe-core, which checks accessibility."""
+    pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
+    return files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def written(smoke_results, smoke_store, tmp_path_factory):
+    """A page of the smoke suite, as the command writes it."""
+    out = tmp_path_factory.mktemp("written") / "report.html"
+    return write_report(smoke_results, store=smoke_store, out=out).page
+
+
+def test_names_that_are_scripts_stay_texts(opened, file):
+    page, seen = opened()
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
     page.wait_for_function("[...document.images].every((image) => image.complete)")
-    assert seen.messages == []
-    assert seen.dialogs == []
+    assert (seen.messages, seen.dialogs) == ([], [])
     assert {url for url in seen.requests if not url.startswith("data:")} == {file.as_uri()}
     assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
     assert page.evaluate("document.scripts.length") == 1
     assert page.evaluate("document.querySelectorAll('[onerror], [onload]').length") == 0
-    # The name that is a script is there, as text that a reader sees.
     assert 'alert("1")' in page.locator("#gallery").inner_text()
-
-
-def test_colours_follow_the_mode_and_can_be_read(opened):
-    for scheme in ("light", "dark"):
-        page, _ = opened(scheme)
-        paper = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
-        assert paper == "rgb({}, {}, {})".format(*rgb(getattr(INKS["paper"], scheme)))
-        line = page.evaluate(
-            "getComputedStyle(document.querySelector("
-            "'.curve svg path[style*=\"stroke: var(--head)\"]')).stroke"
-        )
-        assert line == "rgb({}, {}, {})".format(*rgb(getattr(INKS["head"], scheme)))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1200
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -126,23 +190,16 @@ def luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("width", [1200, 390])
-def test_the_page_never_scrolls_sideways(opened, width):
-    page, _ = opened(width=width)
-    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
 def test_the_keyboard_reaches_and_works_everything(opened):
     page, _ = opened()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
-    page.wait_for_function("location.hash === '#curve'")  # the browser goes there when it likes
-    heading = page.locator("#gains table.sortable thead button").first
+    page.wait_for_function("location.hash === '#pairs'")  # the browser goes there when it likes
+    heading = page.locator("#pairs table.parts thead button").first
     heading.focus()
     page.keyboard.press("Enter")
-    first = page.locator("#gains table.sortable thead th").first
+    first = page.locator("#pairs table.parts thead th").first
     expect = pytest.importorskip("playwright.sync_api").expect
     expect(first).to_have_attribute("aria-sort", "ascending")
     page.keyboard.press("Space")
@@ -155,7 +212,7 @@ def test_the_keyboard_reaches_and_works_everything(opened):
 
 def test_sorting_is_by_number(opened):
     page, _ = opened()
-    table = page.locator("#gains table.sortable").first
+    table = page.locator("#pairs table.parts")
     headings = table.locator("thead th").all_inner_texts()
     column = headings.index("gain")
     table.locator("thead button", has_text=re.compile("^gain$")).click()
@@ -167,9 +224,9 @@ def test_sorting_is_by_number(opened):
 
 def test_filter_and_copy(opened):
     page, _ = opened()
-    page.locator("#tasks details summary").click()
-    table = page.locator("#tasks table.sortable")
-    tools = page.locator("#tasks .tools")
+    page.locator("#every > summary").click()
+    table = page.locator("#every table.sortable").first
+    tools = page.locator("#every .tools").first
     every = table.locator("tbody tr").count()
     tools.get_by_label("Filter").fill("procrustes shuffled")
     left = table.locator("tbody tr:visible")
@@ -207,7 +264,8 @@ def test_without_a_clipboard_the_text_is_shown_selected(chromium, file):
     )
     page = context.new_page()
     page.goto(file.as_uri())
-    tools = page.locator("#gains .tools").first
+    page.locator("#every > summary").click()
+    tools = page.locator("#every .tools").last
     tools.get_by_role("button", name="Copy CSV").click()
     sheet = tools.get_by_label("Text to copy")
     sheet.wait_for(state="visible")
@@ -245,13 +303,6 @@ def test_a_screen_reader_finds_names_for_everything(opened):
     assert levels.count(1) == 1
     assert all(b - a <= 1 for a, b in pairwise(levels))
     assert page.evaluate("document.documentElement.lang") == "en"
-
-
-def test_without_scripts_everything_can_still_be_read(opened):
-    page, seen = opened(scripts=False)
-    assert page.locator("#gains table tbody tr").count() > 0
-    assert page.locator(".tools").count() == 0
-    assert seen.messages == []
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@ import base64
 import hashlib
 import re
 import shutil
+from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 
 from bench import read_results
+from bench.cells import method_title
 from bench.corpus import read_corpus
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import read_geometry
@@ -64,7 +66,9 @@ def test_the_page_asks_for_nothing_outside_itself(nasty):
     page = Page(nasty.html)
     for name, value in page.attributes:
         if name in {"src", "href", "xlink:href", "action", "poster", "srcset"}:
-            assert value.startswith(("data:", "#")), (name, value)
+            # A figure's files lie beside the page; a reader fetches them, the page does not.
+            own = name == "href" and re.fullmatch(r"report_files/[\w%-]+\.(png|svg|csv)", value)
+            assert own or value.startswith(("data:", "#")), (name, value)
     assert "@import" not in nasty.html
     urls = set(re.findall(r"url\(([^)]*)\)", nasty.html))
     assert all(url.startswith("#") for url in urls)
@@ -104,14 +108,58 @@ def test_colours_follow_the_mode(nasty):
     assert "var(--head)" in nasty.html
 
 
-def test_sections_come_in_a_readers_order(nasty):
-    order = ["verdict", "curve", "tasks", "gains", "geometry", "gallery", "health", "provenance"]
-    places = [nasty.html.index(f'id="{name}"') for name in order]
-    assert places == sorted(places)
-    assert nasty.verdict.answer in nasty.html
-    first = nasty.html[: places[1]]
-    assert "Names shuffled" in first
-    assert "Random rows" in first
+def test_the_five_parts_come_in_a_readers_order(nasty):
+    parts = ["verdict", "pairs", "doubts", "gallery", "reproduce"]
+    assert re.findall(r'<section id="([^"]+)"', nasty.html) == parts
+    assert re.findall(r"<nav.*?</nav>", nasty.html, re.DOTALL)[0].count("<a ") == len(parts)
+    # The first screen: the numbers that a reader quotes, and the head beside its controls.
+    first = nasty.html[: nasty.html.index('id="pairs"')]
+    for text in ("random vectors", "shuffled", "chance"):
+        assert text in first
+
+
+def test_one_switch_shows_the_figure_tables_and_gains_of_a_method(nasty):
+    """Radio buttons and a style sheet: it works without scripts. The verdict's method is first."""
+    titles = re.findall(r'id="method-(\d+)"( checked)?> ([^<]+)</label>', nasty.html)
+    assert titles[0] == ("0", " checked", method_title(nasty.verdict.method))
+    assert [checked for _, checked, _ in titles[1:]] == [""] * (len(titles) - 1)
+    for place, _, title in titles:
+        assert f"#method-{place}:checked) .own:not(.own-{place})" in nasty.html
+        (drawn,) = [figure for figure in nasty.figures if method_title(figure.method) == title
+                    and figure.kind == "accuracy_by_pairs"]  # fmt: skip
+        assert f'<div class="own own-{place}">\n<figure class="figure" id="{drawn.name}">' in (
+            nasty.html.replace('"><figure', '">\n<figure')
+        )
+        assert f'class="own own-{place} task task-0"' in nasty.html
+
+
+def test_every_figure_has_its_words_and_its_files(nasty):
+    labels = []
+    for figure in nasty.figures:
+        block = nasty.html[nasty.html.index(f'id="{figure.name}"') :].split("</figure>")[0]
+        for text in (figure.title, figure.subtitle, figure.caption):
+            assert escape(text, quote=False) in unescape_quotes(block)
+        for ending in ("png", "svg", "csv"):
+            assert f'href="report_files/{figure.name}.{ending}"' in block
+        assert f'hidden data-copy="{figure.name}-caption"' in block
+        labels.append(figure.label)
+    assert labels[0] == "Figure 1"
+    assert labels == sorted(labels)
+
+
+def unescape_quotes(html):
+    return html.replace("&#34;", '"').replace("&#39;", "'")
+
+
+def test_tables_show_at_most_nine_columns_before_more_are_asked_for(nasty):
+    html = nasty.html[: nasty.html.index('id="every"')]
+    tables = re.findall(r"<table.*?</table>", html, re.DOTALL)
+    assert len(tables) > 5
+    for table in tables:
+        heads = re.findall(r"<th scope=\"col\"([^>]*)>", table)
+        shown = [one for one in heads if "more" not in one]
+        assert 2 <= len(shown) <= 9
+    assert html.count('id="more-') == sum("more" in table for table in tables)
 
 
 @pytest.fixture(scope="module")
@@ -132,18 +180,12 @@ def test_figures_lie_beside_the_page(written, smoke_results):
     folder = written.page.parent / "r_files"
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(path.name for path in written.files)
-    assert names == [
-        "accuracy_by_pairs_kernel-ridge.csv", "accuracy_by_pairs_kernel-ridge.svg",
-        "accuracy_by_pairs_procrustes.csv", "accuracy_by_pairs_procrustes.svg",
-        "accuracy_by_pairs_ridge.csv", "accuracy_by_pairs_ridge.svg",
-        "gain_beside_controls.csv", "gain_beside_controls.svg",
-        "head_by_name.csv", "head_by_name.svg", "map.csv", "map.svg",
-        "matched_cosines.csv", "matched_cosines.svg",
+    kinds = [
+        "accuracy_by_pairs_kernel-ridge", "accuracy_by_pairs_procrustes", "accuracy_by_pairs_ridge",
+        "controls", "head_rows", "headline",
     ]  # fmt: skip
-    svg = (folder / "gain_beside_controls.svg").read_text()
-    assert INKS["head"].light in svg
-    assert "var(--" not in svg
-    assert not any(ink.placeholder in svg for ink in INKS.values())
+    files = [f"{kind}{end}" for kind in kinds for end in (".csv", ".png", ".svg")]
+    assert names == [*files, "preview.png"]
     curve = pl.read_csv(folder / "accuracy_by_pairs_ridge.csv")
     table = read_results(smoke_results).filter(
         (pl.col("method") == "ridge") & (pl.col("source") == "head") & (pl.col("n_pairs") == "8")
@@ -169,9 +211,9 @@ def test_a_folder_without_a_geometry_has_a_page_that_says_so(smoke_results, smok
     file.unlink()
     written = write_report(tmp_path / "old", store=smoke_store, out=tmp_path / "r.html")
     html = written.page.read_text()
-    assert "Not drawn: these results hold no geometry of the head" in html
+    assert "not drawn: these results hold no geometry of the head" in html
     assert Page(html).unbalanced == []
-    assert not {"map.svg", "head_by_name.svg"} & {path.name for path in written.files}
+    assert "head_rows.svg" not in {path.name for path in written.files}
 
 
 def test_the_geometry_is_that_of_the_head_and_its_names(smoke_results, smoke_store, runs):
@@ -183,10 +225,16 @@ def test_the_geometry_is_that_of_the_head_and_its_names(smoke_results, smoke_sto
     )
     found = read_geometry(smoke_results, run.columns())
     corpus = read_corpus(open_store(smoke_store), run)
-    assert sum(found.head.matched) == len(corpus.head.weight)
-    assert sum(found.images.matched) == len(set(corpus.images.classes))
-    assert set(found.heat_ids) <= set(corpus.head.classes)
-    assert found.head.means[0] > found.head.means[1] + 0.1
+    assert set(found.head.ids) == set(corpus.head.classes)
+    assert set(found.images.ids) == set(corpus.images.classes)
+    assert np.mean(found.head.cosines) > found.head.other[1] + 0.1
+    best = found.examples[0]
+    assert best.cosine == max(found.head.cosines)
+    assert dict(best.names).get(best.class_id, best.cosine) == best.cosine
+    assert best.rank == 1 + sum(cosine > best.cosine for _, cosine in best.names)
+    assert [example.cosine for example in found.examples] == sorted(
+        (example.cosine for example in found.examples), reverse=True
+    )
     assert found.head.area > 0.7
     assert read_geometry(smoke_results, run.columns() | {"image_revision": "0" * 64}) is None
     assert len(list((smoke_results / "geometry").iterdir())) == 1
@@ -205,9 +253,9 @@ def little(smoke_results, tmp_path):
 
 def test_results_without_the_question_still_make_a_page(little, smoke_store, tmp_path):
     written = write_report(little, store=smoke_store, out=tmp_path / "r.html")
-    assert written.answer == ""
     html = written.page.read_text()
-    assert "No run on head weights answers the question yet" in html
+    # What has no data says what to run.
+    assert "bench run --suite demo" in html
     assert Page(html).unbalanced == []
 
 

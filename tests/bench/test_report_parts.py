@@ -3,76 +3,20 @@ import polars as pl
 import pytest
 
 from bench import compare, read_results
-from bench.cells import method_title
-from bench.report.figures import gain_figure, pairs_figure
-from bench.report.gallery import COUNTS, Words, gallery, read_words
+from bench.cells import CELL, method_title
+from bench.comparisons import bold_cells
 from bench.report.grids import choice_rows, gain_rows, grids
 from bench.report.page import curves
-from bench.report.theme import INKS, file_svg, page_svg
+from bench.report.theme import INKS
 from bench.report.verdict import verdict
-from bench.tables import result_lines, result_table
-from featstore import open_store
-from featstore.store.tables import write_thumbnails
+from bench.tables import result_table
 from fitters import METHODS, PRESETS
-from tests.bench.results_by_hand import hand_run, write_ranks, write_study
+from tests.bench.results_by_hand import hand_run, write_ranks
 
 
 def judge(root):
     rows = read_results(root)
     return verdict(compare(root, rows), result_table(rows))
-
-
-@pytest.mark.parametrize(
-    ("shares", "tone", "answer"),
-    [
-        ({"head": 0.6, "random": 0.05, "shuffled": 0.05}, "better", "No. Random vectors"),
-        ({"head": 0.3, "random": 0.3, "shuffled": 0.05}, "same", "Undecided"),
-        ({"head": 0.05, "random": 0.5, "shuffled": 0.05}, "worse", "Yes. A control did better"),
-    ],
-)
-def test_the_verdict_follows_the_intervals(tmp_path, rng, shares, tone, answer):
-    write_study(tmp_path, rng, **shares)
-    found = judge(tmp_path)
-    assert found.tone == tone
-    assert found.answer.startswith(answer)
-    assert [tile.source for tile in found.tiles] == ["head", "random", "shuffled"]
-    assert found.eval == "held-out"
-    assert set(found.gains["comparison"]) == {"over-chance", "over-real"}
-
-
-def test_seen_and_unseen_names_stand_beside_every_headline(study):
-    rows = read_results(study).with_columns(
-        seen_share=pl.when(pl.col("direction") == "image→name").then(0.25)
-    )
-    top = rows.filter((pl.col("metric") == "top-1") & (pl.col("task") == "zero_shot"))
-    levels = {"head": (0.75, 0.125), "random": (0.0, 0.0625)}
-    named = [
-        top.filter(pl.col("source") == source).with_columns(
-            metric=pl.lit(metric), value=pl.lit(value)
-        )
-        for source, own in levels.items()
-        for metric, value in zip(("seen", "unseen"), own, strict=True)
-    ]
-    both = pl.concat([rows, *named])
-    table = result_table(both)
-    found = verdict(compare(study, rows), table)
-    by_name = {tile.source: tile.by_name for tile in found.tiles}
-    assert by_name["head"] == "seen 75.0 %, unseen 12.5 %"
-    assert by_name["random"] == "seen 0.0 %, unseen 6.2 %"
-    assert by_name["shuffled"] == ""
-    assert "has the names of 25 % of the queries (seen)" in found.setting
-    # Without names of a head nothing is said of them.
-    plain = verdict(compare(study, rows), result_table(read_results(study)))
-    assert "seen" not in plain.setting
-    assert {tile.by_name for tile in plain.tiles} == {""}
-    # In the page's grid they come after the five that the picker shows, in every task.
-    shown = {grid.direction: grid for grid in grids(table)}
-    assert shown["image→name"].metrics[5:] == ("seen %", "unseen %")
-    assert len(shown["image→caption"].metrics) == 5
-    assert "25 % of the queries are of names that the head has" in shown["image→name"].note
-    text = result_lines(table)
-    place = text.headings.index("top-1 %")
-    assert text.headings[place + 1 : place + 3] == ["seen %", "unseen %"]
 
 
 def test_a_part_of_a_head_is_no_answer_and_a_row_of_its_own(tmp_path, rng):
@@ -107,89 +51,6 @@ def test_a_part_of_a_head_is_no_answer_and_a_row_of_its_own(tmp_path, rng):
     assert set(over["side_a"]) == {"head weights"}
 
 
-def test_the_verdict_says_when_no_control_was_run(tmp_path, rng):
-    write_ranks(tmp_path, hand_run("head"), np.where(rng.random(50) < 0.5, 1, 9))
-    found = judge(tmp_path)
-    assert found.tone == "unknown"
-    assert "Run the sources random and shuffled" in found.reason
-
-
-def test_the_verdict_shows_losses_too(tmp_path, rng):
-    write_study(tmp_path, rng, head=0.6, real=0.2, mixed=0.3)
-    remarks = " ".join(judge(tmp_path).remarks)
-    assert "ConSE reads the same head without fitting" in remarks
-    assert "16 pairs −" in remarks
-    assert "all (50) pairs −" in remarks
-
-
-def test_all_names_answer_if_nothing_was_held_out(tmp_path, rng):
-    names = [f"q{i}" for i in range(60)]
-    for source, share, draws in (("head", 0.6, 1), ("random", 0.05, 4)):
-        for seed in range(draws):
-            run = hand_run(source, seed=seed, eval="all-names")
-            write_ranks(tmp_path, run, np.where(rng.random(60) < share, 1, 9), queries=names)
-    found = judge(tmp_path)
-    assert (found.eval, found.tone) == ("all-names", "better")
-    assert "20 candidate names" in found.setting
-
-
-def test_a_control_drawn_once_decides_nothing(tmp_path, rng):
-    for source, share in (("head", 0.9), ("random", 0.05)):
-        run = hand_run(source, eval="all-names")
-        write_ranks(
-            tmp_path,
-            run,
-            np.where(rng.random(60) < share, 1, 9),
-            queries=[f"q{i}" for i in range(60)],
-        )
-    found = judge(tmp_path)
-    assert (found.tone, found.answer) == ("unknown", "Undecided. A control was drawn only once.")
-
-
-def test_no_head_no_verdict(tmp_path):
-    write_ranks(tmp_path, hand_run("random"), [1, 2])
-    assert judge(tmp_path) is None
-
-
-def test_the_curve_draws_every_line_of_the_table(study):
-    table = result_table(read_results(study))
-    figure = pairs_figure(table, "ridge")
-    lines = figure.data.filter(pl.col("metric") == "top-1").group_by("line").len()
-    assert dict(lines.iter_rows()) == {
-        "real pairs": 2, "real + head weights": 3, "real + random rows": 3,
-        "real + head, names shuffled": 3, "ConSE, head unfitted": 1, "chance": 1,
-    }  # fmt: skip
-    for text in ("all, 50", "image → name, top-1", "ConSE, head unfitted"):
-        assert text in figure.svg
-    assert pairs_figure(table, "conse") is None
-    assert pairs_figure(table, "procrustes") is None
-
-
-def test_the_gain_figure_names_every_source(study):
-    found = judge(study)
-    figure = gain_figure(found.gains, found.sources)
-    for text in ("no real pairs, over chance", "16 real pairs, over these alone", "names shuffled"):
-        assert text in figure.svg
-    assert figure.data.height == 3 + 2 * 3
-
-
-def test_a_figure_in_the_page_has_a_title_and_ids_of_its_own(study):
-    found = judge(study)
-    figure = gain_figure(found.gains, found.sources)
-    one = page_svg(figure.svg, prefix="f1", title="a < b")
-    assert '<title id="f1-title">a &lt; b</title>' in one
-    assert 'aria-labelledby="f1-title"' in one
-    assert not set(_ids(one)) & set(_ids(page_svg(figure.svg, prefix="f2", title="")))
-    assert "<style" not in one
-    assert "<metadata" not in one
-    assert "DejaVu" not in one
-    assert file_svg(figure.svg).startswith("<?xml")
-
-
-def _ids(svg):
-    return [part.split('"')[0] for part in svg.split(' id="')[1:]]
-
-
 def _luminance(colour):
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
@@ -211,8 +72,14 @@ def test_grids_put_pairs_across_and_metrics_where_there_is_one_number(study, rng
     held = shown["image→name", "held-out"]
     assert held.columns == ("0", "16", "all (50)")
     assert not held.by_metric
-    assert [line.method for line in held.lines] == ["chance", "ConSE"] + ["Ridge"] * 4
-    head = next(line for line in held.lines if line.role == "head" and line.method == "Ridge")
+    # Methods by their best value; the head before its controls, chance last.
+    assert [name for name, _ in held.groups] == ["ridge", "conse", "chance"]
+    ridge = held.groups[0][1]
+    assert [(line.source, line.control) for line in ridge] == [
+        ("real pairs", False), ("+ head weights", False),
+        ("+ head, names shuffled", True), ("+ random rows", True),
+    ]  # fmt: skip
+    head = ridge[1]
     row = table.filter(
         (pl.col("eval") == "held-out") & (pl.col("direction") == "image→name")
         & (pl.col("source") == "head") & (pl.col("method") == "ridge") & (pl.col("n_pairs") == "16")
@@ -221,11 +88,42 @@ def test_grids_put_pairs_across_and_metrics_where_there_is_one_number(study, rng
     real = next(line for line in held.lines if line.role == "real")
     assert real.cells[0].texts[0] == ""
     assert max(w for line in held.lines for cell in line.cells for w in cell.weights) == 100
-    chance = next(line for line in held.lines if line.method == "chance")
+    chance = held.lines[-1]
     assert set(chance.cells[0].weights) == {0}
     every = shown["image→name", "all-names"]
     assert every.by_metric
     assert every.columns[:2] == ("top-1 %", "top-5 %")
+
+
+def test_lines_of_one_source_say_which_setting_tells_them_apart(tmp_path):
+    for fields in ({}, {"sequential": True}):
+        for method in ("paper-mlp", "ridge"):
+            if method == "paper-mlp" or not fields:
+                write_ranks(tmp_path, hand_run("head", 16, method=method, **fields), [1, 2, 3])
+    (grid,) = grids(result_table(read_results(tmp_path)))
+    assert {(line.method, line.source) for line in grid.lines} == {
+        ("paper-mlp", "+ head weights (sequential False)"),
+        ("paper-mlp", "+ head weights (sequential True)"),
+        ("ridge", "+ head weights"), ("chance", ""),
+    }  # fmt: skip
+
+
+def test_a_cell_that_wins_its_primary_comparisons_is_bold(study):
+    rows = read_results(study)
+    bold = bold_cells(compare(study, rows), ["top-1"])
+    shown = grids(result_table(rows), bold)
+    marked = {
+        (grid.direction, line.method, line.source, column)
+        for grid in shown
+        for line in grid.lines
+        for column, cell in zip(grid.columns, line.cells, strict=True)
+        if any(cell.bold)
+    }
+    pairs = {"0": "0", "16": "16", "all": "all (50)"}
+    places = [CELL.index(name) for name in ("direction", "method", "n_pairs")]
+    wanted = {tuple(cell[place] for place in places) for _, cell in bold}
+    assert marked == {(way, one, "+ head weights", pairs[k]) for way, one, k in wanted}
+    assert marked
 
 
 def test_bars_share_one_axis_that_holds_zero():
@@ -272,47 +170,6 @@ def test_choices_are_summed_up_with_their_edges(study):
     assert row["flat"] == "1 of 10"
 
 
-def test_the_gallery_shows_failures_first(tmp_path):
-    ranks = np.array([1] * 20 + [2, 3, 5] * 6 + list(range(6, 40)))
-    write_ranks(tmp_path, hand_run("head"), ranks, gallery=50)
-    words = Words({"x": "a name", "y": "another"}, {}, {})
-    shown = gallery(tmp_path, read_results(tmp_path), words, "image→name")
-    kinds = [card.kind for card in shown.cards]
-    assert kinds == sorted(kinds, key=list(COUNTS).index)
-    assert [kinds.count(kind) for kind in COUNTS] == list(COUNTS.values())
-    assert [card.rank for card in shown.cards[:3]] == [39, 38, 37]
-    assert shown.totals == {"far": 34, "near": 18, "found": 20}
-    assert [place.text for place in shown.cards[0].places] == ["a name", "another"]
-    assert gallery(tmp_path, read_results(tmp_path), words, "caption→image") is None
-
-
-def test_the_right_answer_is_marked(smoke_results, smoke_store):
-    rows = read_results(smoke_results)
-    words = read_words(open_store(smoke_store), rows.row(0, named=True))
-    for direction in ("image→name", "caption→image"):
-        shown = gallery(smoke_results, rows, words, direction)
-        for card in shown.cards:
-            marked = [place.right for place in card.places]
-            assert (card.rank <= 5) == any(marked)
-            if card.rank <= 5:
-                assert marked.index(True) == card.rank - 1
-    assert len({card.text for card in shown.cards}) == len(shown.cards)
-
-
-def test_words_and_pictures_come_from_the_store(tmp_path, runs):
-    from bench.suites.demo import create_smoke_store
-
-    create_smoke_store(tmp_path)
-    write_thumbnails(tmp_path / "smoke" / "image", {"smoke/image-000": b"webp"})
-    words = read_words(open_store(tmp_path), runs[0].columns())
-    assert words.describe("smoke/image-000") == "class-00"
-    assert words.describe("smoke/class-07") == "class-07"
-    assert words.describe("smoke/image-000#en") == "This is smoke/class-00."
-    assert words.describe("unknown") == "unknown"
-    assert words.class_of("smoke/image-000#en") == "smoke/class-00"
-    assert words.pictures == {"smoke/image-000": "data:image/webp;base64,d2VicA=="}
-
-
 def test_every_method_has_a_title_and_a_curve(tmp_path):
     """Also one that was registered in another process."""
     closed = [name for name, spec in METHODS.items() if spec.fitted_on in ("moments", "rows")]
@@ -327,8 +184,9 @@ def test_every_method_has_a_title_and_a_curve(tmp_path):
     for method in methods:
         assert method_title(method) not in ("", method)
     assert len({method_title(method) for method in METHODS}) == len(METHODS)
-    found = curves(table)
+    found = curves(table, compare(tmp_path, rows))
     order = dict.fromkeys(["ridge", *methods, "of_one_s_own"])
-    assert [figure.name for figure, _ in found] == [f"accuracy_by_pairs_{m}" for m in order]
-    assert [title for _, title in found][:2] == ["Ridge", "ASIF"]
-    assert {title for _, title in found} >= {"SAIL", "ICIS", "STRUCTURE", "of/one's own"}
+    assert [figure.name for figure in found] == [f"accuracy_by_pairs_{m}" for m in order]
+    assert found[0].title.startswith("Ridge reaches at most ")
+    titles = {figure.title.split(" reaches")[0] for figure in found}
+    assert titles >= {"ASIF", "SAIL", "ICIS", "STRUCTURE", "of/one's own"}

@@ -368,8 +368,8 @@ def test_the_command_runs_a_task_and_skips_it_the_next_time(smoke_store, tmp_pat
     ]  # fmt: skip
     first = CliRunner().invoke(cli, words)
     assert first.exit_code == 0, first.output
-    assert "new 2 runs" in first.output
-    assert "reused 2" in CliRunner().invoke(cli, words).output
+    assert "2 new runs" in first.output
+    assert "2 reused" in CliRunner().invoke(cli, words).output
     results = read_results(tmp_path)
     assert set(results["seed"]) == {0, 1}
     assert set(results["options"]) == {'{"learner":"ridge-probe"}'}

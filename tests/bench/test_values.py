@@ -113,7 +113,7 @@ def test_a_suite_with_its_own_store_does_without_that_of_the_environment(
     assert "--store" not in facts["command"]
     monkeypatch.delenv("HEADSTOCK_STORE")
     assert run_command(cli, "bench", shlex.split(facts["command"])[1:]) == 0
-    assert "new 0 runs" in capsys.readouterr().out
+    assert "0 new runs" in capsys.readouterr().out
 
 
 def test_a_sweep_alone_has_a_report_which_shows_the_command_that_was_typed(

@@ -39,7 +39,7 @@ def test_a_whole_copy_is_complete_and_builds(whole, tmp_path, call):
     done = call("check", "food101", "--root", whole)
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[0].endswith("food-101: train 3, test 3")
-    assert done.stdout.splitlines()[-1] == "complete"
+    assert done.stdout.splitlines()[-1] == "OK: the copy is complete"
     built = call("build", "food101", "--root", whole, "-o", tmp_path / "out", "--json")
     assert built.exit_code == 0, built.output
     document = json.loads(built.stdout)

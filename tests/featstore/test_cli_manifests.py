@@ -214,7 +214,7 @@ def test_bad_input_is_one_line_and_exit_code_1(change, match, source, tmp_path, 
 def test_ls_and_show(call, source, tmp_path):
     listed = json.loads(call("ls", "--json").stdout)
     options = {entry["name"]: entry["options"] for entry in listed}
-    assert options["stamps"] == ["locales", "source"]
+    assert options["stamps"] == ["locales", "source", "splits"]
     assert options["imagenet1k"] == [
         "images", "root", "source", "split_file", "splits", "subset"
     ]  # fmt: skip
@@ -234,7 +234,7 @@ def test_ls_and_show(call, source, tmp_path):
     assert re.search(r"^image +3  train ", text, re.MULTILINE)
     (out / "images/food/apple.png").write_bytes(b"another")
     assert call("show", out).exit_code == 0
-    failed = call("show", out, "--hashes").exception
+    failed = call("show", out, "--full").exception
     assert isinstance(failed, ManifestError)
     assert "'stamps/food/apple'" in str(failed)
 

@@ -320,3 +320,25 @@ def test_verify_takes_the_beginning_of_a_key(
         capsys.readouterr()
         assert _run("verify", tmp_path, key) == EXIT_ERROR
         assert f"holds no set '{key}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "init STORE", "ls STORE", "ls --encoders", "show STORE KEY", "verify STORE", "gc STORE",
+        "diff STORE STORE", "tag STORE v1", "tag STORE v1 --delete", "card STORE",
+        "card STORE -o OUT",
+        "push STORE OUT/copy", "pull STORE OUT/copy", "sync STORE OUT/copy", "repair STORE KEY",
+        "export STORE KEY -o OUT/rows.npy --format npy", "cache ls", "manifests ls",
+        "manifests sources", "manifests show stamps", "rm STORE KEY",
+    ],
+)  # fmt: skip
+def test_json_is_one_document_on_stdout(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write(tmp_path / "store", 4)
+    (tmp_path / "out").mkdir()
+    places = {"STORE": str(tmp_path / "store"), "OUT": str(tmp_path / "out"), "KEY": KEY}
+    typed = re.sub("|".join(places), lambda found: places[found[0]], words)
+    assert _run(*typed.split(), "--json") == 0
+    json.loads(capsys.readouterr().out)

@@ -309,6 +309,23 @@ def test_the_result_carries_no_metadata_and_no_file():
     assert b"somebody" not in thumbnail_webp(image)
 
 
+def test_a_picture_that_may_carry_metadata_has_the_same_pixels_and_leaves_none_in_a_thumbnail():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "the home of somebody"
+    for data in (
+        file_of(Image.fromarray(noise(90, 130)), "JPEG", comment=b"secret"),
+        file_of(Image.fromarray(noise(90, 130)), "JPEG", exif=exif),
+        file_of(Image.fromarray(noise()), transparency=tuple(map(int, noise()[3, 4]))),
+    ):
+        whole, plain = decode_image(data, metadata=True), decode_image(data)
+        np.testing.assert_array_equal(np.asarray(whole), np.asarray(plain))
+        small = thumbnail_webp(whole)
+        assert small == thumbnail_webp(plain)
+        assert b"secret" not in small
+        assert b"somebody" not in small
+
+
 def test_to_rgb_leaves_its_argument_alone():
     image = Image.fromarray(noise())
     image.info["comment"] = "kept"

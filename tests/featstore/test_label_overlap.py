@@ -90,6 +90,7 @@ def test_the_pets_that_a_head_has_seen(tmp_path):
     assert done.exit_code == 0, done.output
     # WordNet has "Abyssinian" and neither "American Bulldog" nor "Bengal" alone.
     assert done.stdout.splitlines() == [
+        "PETS             IMAGENET22K            BY",
         "pets/abyssinian  imagenet22k/n02124313  abyssinian",
         "1 of 3 classes are in imagenet22k",
     ]

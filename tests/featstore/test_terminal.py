@@ -19,9 +19,12 @@ import click
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.tables import comma_separated
-from featstore.terminal import visible
+from featstore.command_line import run_command
+from featstore.terminal import TextTable, good, say, visible
 from featstore.testing import item_table, write_set
 
 #: Writes the clipboard, rings, blinks, clears (as one C1 character), turns the text around.
@@ -192,3 +195,146 @@ def test_a_table_shows_what_the_encoding_lacks_as_an_escape() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.split() == ["NAME", "\\xe9"]
+
+
+class _Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+ROWS = [("a/image/model-01234567", "same", "1"), ("b/caption/model-89abcdef", "same", "2,345")]
+
+
+def _at_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, table: TextTable) -> list[str]:
+    monkeypatch.setattr(sys, "stdout", screen := _Screen())
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table.show()
+    return [re.sub(r"\x1b\[\d*m", "", line) for line in screen.getvalue().splitlines()]
+
+
+def test_a_table_is_as_wide_as_it_is_where_nobody_looks() -> None:
+    lines = TextTable(("NAME", "TYPE", "N"), ROWS, ruled=True).text().splitlines()
+    assert lines == [
+        "NAME                      TYPE      N",
+        "────────────────────────  ────  ─────",
+        "a/image/model-01234567    same      1",
+        "b/caption/model-89abcdef  same  2,345",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "first"),
+    [
+        (40, ["NAME                      TYPE      N", "a/image/model-01234567    same      1"]),
+        (30, ["NAME             TYPE      N", "a/image/model    same      1"]),
+        (24, ["In all rows: TYPE same.", "NAME                 N"]),
+    ],
+)
+def test_a_table_leaves_out_what_is_missed_least(
+    monkeypatch: pytest.MonkeyPatch, columns: int, first: list[str]
+) -> None:
+    lines = _at_a_terminal(monkeypatch, columns, TextTable(("NAME", "TYPE", "N"), ROWS))
+    assert lines[:2] == first
+
+
+def test_names_lose_their_middles_prose_is_wrapped_and_columns_that_go_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [("dataset/image/family.a-long-name", "10", "20", "two words and some more of them")]
+    table = TextTable(("NAME", "A", "B", ""), rows)
+    assert _at_a_terminal(monkeypatch, 53, table) == [
+        "NAME                   A   B",
+        "dataset/im…long-name  10  20  two words and some more",
+        "                              of them",
+    ]
+    assert _at_a_terminal(monkeypatch, 46, table) == [
+        "NAME",
+        "dataset/im…long-name  two words and some more",
+        "                      of them",
+        "No room for A, B: a wider terminal or a pipe has them.",
+    ]
+
+
+@given(
+    st.lists(st.tuples(st.text("ab/-. ", max_size=40), st.integers(0, 10**6), st.text(max_size=9)),
+             min_size=1, max_size=5),
+    st.integers(60, 120),
+)  # fmt: skip
+def test_no_line_of_a_table_is_wider_than_the_terminal(
+    rows: list[tuple[str, int, str]], columns: int
+) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        table = TextTable(("NAME", "N", "WHAT"), [(a, f"{n:,}", b) for a, n, b in rows])
+        lines = _at_a_terminal(monkeypatch, columns, table)
+    assert max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize(
+    ("variables", "coloured"),
+    [
+        ({}, False),
+        ({"FORCE_COLOR": "1"}, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+        ({"FORCE_COLOR": "", "NO_COLOR": ""}, False),
+    ],
+)
+def test_a_pipe_is_coloured_only_if_it_is_forced(
+    variables: dict[str, str], coloured: bool, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name in ("FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    say(good("OK"), " 1\x1b[5m")
+    said = capsys.readouterr().out
+    assert said == ("\x1b[32mOK\x1b[0m 1\\x1b[5m\n" if coloured else "OK 1\\x1b[5m\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("featstore l", ["ls"]),
+        ("featstore show STORE birds/i", ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),
+        ("headstock store show STORE birds/i", ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),
+        ("fitters fit procr", ["procrustes"]),
+        ("fitters fit ridge --store STORE --x b", ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),
+        ("fitters fit ridge --store nowhere --x b", []),
+        ("bench run --suite dem", ["demo"]),
+        ("bench task few", ["few_shot"]),
+        ("bench task few_shot --store STORE --images b",
+         ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_keys_and_methods(
+    stranger: Path, shell: str, typed: str, completed: list[str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """As the script of the shell asks for it: by the environment."""
+    words = typed.replace("STORE", str(stranger / "store"))
+    program, *_, last = words.split()
+    monkeypatch.setenv(f"_{program.upper()}_COMPLETE", f"{shell}_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", last if shell == "fish" else str(len(words.split()) - 1))
+    module = {"headstock": "bench.cli.headstock", "bench": "bench.cli.main"}.get(program)
+    group = import_module(module or f"{program}.cli").cli
+    with pytest.raises(SystemExit) as ended:
+        run_command(group, program, [])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out.strip().splitlines()
+    # bash and fish: type,name; zsh: three lines a name.
+    found = said[1::3] if shell == "zsh" else [line.split(",")[1].split("\t")[0] for line in said]
+    assert found == completed
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("program", ["featstore", "headstock"])
+def test_the_script_of_a_shell_is_printed(
+    program: str, shell: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"_{program.upper()}_COMPLETE", f"{shell}_source")
+    group = import_module("bench.cli.headstock" if program == "headstock" else "featstore.cli").cli
+    with pytest.raises(SystemExit):
+        run_command(group, program, [])
+    assert f"_{program}_completion" in capsys.readouterr().out

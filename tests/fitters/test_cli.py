@@ -548,9 +548,3 @@ def test_an_unwritable_folder_is_one_line(
     (tmp_path / "file").write_text("not a folder")
     assert _fit(store, tmp_path / "file" / "a") == 1
     assert "cannot be written" in capsys.readouterr().err
-
-
-def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("fit", "ls", "show", "apply", "export"):
-        assert _run(command, "--help") == 0
-        assert "Example: fitters" in capsys.readouterr().out

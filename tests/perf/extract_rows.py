@@ -124,8 +124,7 @@ def run_whole(folder: Path, store: Path) -> int:
 def run_parts(folder: Path, store: Path, parts: int) -> int:
     """Extract them in parts, as a worker is given them; return how many."""
     choice = EncoderSpec(Nothing(), space={"name": "nothing"})
-    config = ExtractConfig(decode_timeout=0)  # texts need no processes that decode
-    request = JobRequest(read_manifest(folder), "caption", (choice,), store, config)
+    request = JobRequest(read_manifest(folder), "caption", (choice,), store, ExtractConfig())
     worker = Worker(request, "cpu")
     pinned = worker.settle().pinned
     return sum(worker.run_part(part, parts, pinned)[0].new for part in range(parts))

@@ -172,7 +172,7 @@ def test_the_command(
     assert "--from ADDRESS" in capsys.readouterr().out
     arguments = ["repair", str(copied), key, "--from", served.url]
     assert run_command(cli, "featstore", [*arguments, "--dry-run"]) == EXIT_VERIFY
-    assert f"would rebuild {key}/{DATA}" in capsys.readouterr().out
+    assert f"Would rebuild {key}/{DATA}" in capsys.readouterr().out
     assert run_command(cli, "featstore", arguments) == 0
     said = capsys.readouterr().out
     assert f"rows 320-383 of {key}/{DATA} are those of {served.url}" in said

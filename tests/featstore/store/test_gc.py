@@ -155,7 +155,7 @@ def test_what_lies_behind_a_link_is_not_ours(
 def test_the_command(store_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = _litter(store_path)
     assert run_command(cli, "featstore", ["gc", str(store_path), "--grace", "0s", "--dry-run"]) == 0
-    assert "4 leftovers, 16 B would be removed" in capsys.readouterr().out
+    assert "Would remove 4 leftovers, 16 B" in capsys.readouterr().out
     assert run_command(cli, "featstore", ["gc", str(store_path), "--grace", "0s", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["removed"] is True

@@ -14,7 +14,8 @@ from featstore import SetSpec, SetWriter, copy_sets, open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError
-from featstore.store import LayoutLimits, rebuild_set, verify_store
+from featstore.store import LayoutLimits, rebuild_set, staging, verify_store
+from featstore.store.gc import make_store
 from featstore.store.records import StoreFormat, read_root
 from featstore.testing import item_table, write_set
 from tests.damage import unseal
@@ -159,3 +160,31 @@ def test_root_and_catalog_name_the_hash_and_mend_each_other(made: tuple[str, Pat
         rebuild_set(root, key)
         assert {name: (root / name).read_bytes() for name in whole} == whole
         unseal(root)
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_the_disk_begins_with_every_block_but_the_last_before_a_sync(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of files that are open: a descriptor that was closed may be another file's by then."""
+    make_store(tmp_path, form=StoreFormat(2, name))
+    begun: list[tuple[int, int]] = []
+
+    def note(descriptor: int, offset: int, size: int) -> None:
+        assert Path(f"/proc/self/fd/{descriptor}").resolve().name.startswith("data-")
+        begun.append((offset, size))
+
+    monkeypatch.setattr(staging, "begin_writeback", note)
+    data = np.ones((19, 8), np.float32)
+    limits = LayoutLimits(block_rows=4, shard_bytes=1, plain_bytes=2**20)
+    spec = SetSpec("birds", "image", "timm:toy", {"name": "toy"}, "float32")
+    with SetWriter(tmp_path, spec, item_table(items(19)), 8, limits=limits) as writer:
+        for block in writer.pending():
+            where = writer.layout.block_slice(block)
+            writer.write_block(block, data[where])
+            if block == 1:
+                writer.sync()
+        writer.finish()
+    blocks = [(128 * block, 128) for block in range(5)]
+    assert begun == [blocks[0], blocks[2], blocks[3]]
+    np.testing.assert_array_equal(open_store(tmp_path).view(KEY).numpy(), data)

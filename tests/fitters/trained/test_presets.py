@@ -259,7 +259,7 @@ def _fit(store, out, *more, method="paper-mlp"):
 def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, monkeypatch):
     few = ("--epochs", "3", "--batch-size", "8")
     assert _fit(store_path, tmp_path / "whole", *few) == 0
-    assert "paper-mlp on 30 prototypes and 0 real pairs" in capsys.readouterr().out
+    assert "paper-mlp, fitted on 30 prototypes" in capsys.readouterr().out
     both = (*few, "--y", Y, "--share", "0.5", "--patience", "2", "--centred", "--json")
     assert _fit(store_path, tmp_path / "deep" / "both", *both) == 0
     facts = json.loads(capsys.readouterr().out)

@@ -1,0 +1,722 @@
+"""The first screen of a report: what was found, in words that a reader can quote, and five doubts.
+
+Every sentence follows from the verdict and its numbers. The slide and the preview are the same
+screen as a picture.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import polars as pl
+
+from bench.cells import method_title, pairs_order, read_cells, source_name, spelled, whole_heads
+from bench.comparisons import FEW_CLASSES, PRIMARY_CONTROLS, PRIMARY_METRICS
+from bench.metrics.summary import METRICS
+from bench.options import FewShot
+from bench.protocol import FRESH_SPLITS
+from bench.report.gallery import Card, Words, shown_text
+from bench.report.theme import INKS, Figure, capital, measured, png_bytes, shortened
+from bench.report.verdict import (
+    LEVEL,
+    Verdict,
+    beats_head,
+    first_of_order,
+    is_beaten,
+    standing,
+)
+from bench.statistics import ENOUGH_DRAWS, DrawSums, proportion_interval
+from bench.tables import BY_NAME, interval_text, p_text, pairs_text, signed_text, value_text
+from featstore.store.store import FeatureStore
+
+#: The picture of a page that sites show beside a link to it.
+PREVIEW = "preview.png"
+
+#: What XML cannot hold.
+_NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+#: How the note of a dataset begins whose images were looked at when settings were chosen.
+DEVELOPMENT = "Development set"
+
+
+class Subject(NamedTuple):
+    """What a headline is about, whether that is one thing, and what it is called in a list."""
+
+    name: str
+    one: bool
+    short: str = ""
+
+
+#: What a headline calls a control.
+_CONTROLS = {
+    "random": Subject("random vectors", one=False, short="random vectors"),
+    "random-cov": Subject(
+        "random vectors of the head's covariance",
+        one=False,
+        short="random vectors of its covariance",
+    ),
+    "shuffled": Subject("the head with shuffled names", one=True, short="shuffled names"),
+    "rotated": Subject("the head after a random rotation", one=True, short="rotated rows"),
+}  # fmt: skip
+
+#: Parts of a headline, each with the role of its colour or none.
+Parts: TypeAlias = tuple[tuple[str, str], ...]
+
+
+class Wording(NamedTuple):
+    """How a headline says a value: the verbs of several and of one, and what follows the number.
+
+    `again` are the verbs of a second sentence, which does not repeat what was counted.
+    """
+
+    verbs: tuple[str, str]
+    tail: str
+    again: tuple[str, str]
+
+    def first(self, subject: Subject, value: float, role: str) -> Parts:
+        """Return a sentence that says what was counted."""
+        before = f"{capital(subject.name)} {self.verbs[subject.one]} "
+        return (before, ""), (_percent(value), role), (f"{self.tail}.", "")
+
+    def second(
+        self, subject: Subject, value: float, role: str, *, lead: str = "", end: str = "."
+    ) -> Parts:
+        """Return a sentence that does not repeat it, with words before and after its number."""
+        before = f"{capital(subject.name)} {self.again[subject.one]} {lead}"
+        return (before, ""), (_percent(value), role), (end, "")
+
+
+_NAMES = Wording(("name", "names"), " of images correctly", ("name", "names"))
+_WORDINGS = {
+    ("image→name", "top-1"): _NAMES,
+    ("image→class", "top-1"): _NAMES,
+    ("image→caption", "R@1"): Wording(
+        ("rank the right caption first for", "ranks the right caption first for"),
+        " of images",
+        ("do so for", "does so for"),
+    ),
+}
+
+
+def _wording(direction: str, metric: str) -> Wording:
+    reach = ("reach", "reaches")
+    other = Wording(reach, f" in {metric} of {direction.replace('→', ' → ')}", reach)
+    return _WORDINGS.get((direction, metric), other)
+
+
+_CANDIDATES = {"image→name": "candidate names", "image→caption": "candidate captions"}
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What a reader may doubt, and what the results say to it.
+
+    Attributes
+    ----------
+    question, answer, detail : str
+    settled : bool
+        Whether the doubt is removed: drawn as a tick, and as an exclamation mark if not.
+    """
+
+    question: str
+    answer: str
+    detail: str = ""
+    settled: bool = False
+
+
+@dataclass(frozen=True)
+class Screen:
+    """The words of the first screen.
+
+    Attributes
+    ----------
+    crumbs : tuple of str
+        Dataset, encoders, suite and date.
+    headline : tuple of tuple of (text, role)
+        One or two sentences in parts; numbers have the role of their colour, other parts none.
+    dek : str
+        What was fitted on what, and how it was scored.
+    doubts : tuple of Doubt
+    """
+
+    crumbs: tuple[str, ...]
+    headline: tuple[Parts, ...]
+    dek: str
+    doubts: tuple[Doubt, ...]
+
+    @property
+    def finding(self) -> str:
+        """The headline as plain text."""
+        return " ".join("".join(text for text, _ in parts) for parts in self.headline)
+
+    @property
+    def title(self) -> str:
+        """The title of the page."""
+        return " · ".join(["Headstock", *self.crumbs])
+
+
+def first_screen(
+    root: Path,
+    rows: pl.DataFrame,
+    table: pl.DataFrame,
+    comparisons: pl.DataFrame,
+    found: Verdict | None,
+    store: FeatureStore,
+    words: Words,
+) -> Screen:
+    """Return the words of the first screen.
+
+    Parameters
+    ----------
+    root : Path
+        Results folder; sums are read from it.
+    rows : DataFrame
+        Result rows of one choice of sets.
+    table, comparisons : DataFrame
+        Of `bench.tables.result_table` and `bench.comparisons.compare`.
+    found : Verdict or None
+    store : FeatureStore
+        Has the names of the encoders, and the note of the dataset.
+    words : Words
+        Knows which classes the head has.
+    """
+    sets = rows.sort(pl.col("head_set") == "", maintain_order=True).row(0, named=True)
+    names = {
+        role: _encoder(store, sets[f"{role}_set"])
+        for role in ("image", "name", "caption")
+        if sets[f"{role}_set"]
+    }
+    done = rows["finished_at"].max()
+    date = [] if done is None else [f"{datetime.fromtimestamp(done, UTC):%-d %b %Y}"]  # type: ignore[arg-type]
+    text = names.get("name") or names.get("caption")
+    encoders = f"{names['image']} → {text}" if text else names["image"]
+    suite = str(sets["suite"])
+    crumbs = (str(sets["image_set"]).split("/")[0], encoders, f"suite {suite}", *date)
+    note = shown_text(str(store.info(sets["image_set"]).attributes["facts"].get("note", "")))
+    if found is None:
+        return Screen(crumbs, _without_head(table), "", ())
+    scene = Scene(found, rows, table, comparisons, suite, spelled(sets["head_set"].split("/")[0]))
+    dek = scene.dek(names["image"], str(text))
+    doubts = (
+        scene.weights(), scene.fitting(), scene.known_names(root, words), scene.real_pairs(),
+        scene.quotable(note),
+    )  # fmt: skip
+    return Screen(crumbs, scene.headline(), dek, doubts)
+
+
+def _encoder(store: FeatureStore, key: str) -> str:
+    info = store.info(key)
+    return spelled(
+        shown_text(str(info.attributes["space"].get("name") or info.encoder.split(":", 1)[-1]))
+    )
+
+
+def _percent(value: float) -> str:
+    """Return a share as people quote it: whole from ten percent on."""
+    return f"{100 * value:.0f} %" if value >= 0.0995 else f"{value_text('top-1', value)} %"
+
+
+def _range(low: float, high: float) -> str:
+    return f"[{value_text('top-1', low)}, {value_text('top-1', high)}]"
+
+
+def _and(texts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+
+
+def _amount(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return how much a row of a table was fitted on: real pairs, and shots of a class."""
+    options = json.loads(row["options"] or "{}")
+    shots = options.get("shots", FewShot.shots) if row["task"] == "few_shot" else 0
+    return pairs_order(row["n_pairs"]), shots
+
+
+def _without_head(table: pl.DataFrame) -> tuple[Parts, ...]:
+    """Return the headline, by sentences, of results in which no head was scored alone."""
+    scored = table.filter(
+        ~pl.col("method").is_in(["chance", "conse"]) & ~pl.col("source").is_in([*_CONTROLS])
+    )
+    present = [name for name in METRICS if name in table.columns and name != "median_rank"]
+    for metric in dict.fromkeys([*(metric for _, metric in PRIMARY_METRICS), *present]):
+        own = scored.filter(pl.col(metric).is_not_null()) if metric in present else scored.clear()
+        if own.is_empty():
+            continue
+        method = first_of_order(own["method"])
+        own = own.filter(
+            (pl.col("method") == method) & (pl.col("direction") == own["direction"][0])
+        )
+        row = max(own.iter_rows(named=True), key=_amount)
+        given = source_name(row["source"], row["n_pairs"])
+        k = pairs_text(row["n_pairs"], row["n_images_fitted"])
+        subject = f"{method_title(method)} on {given.replace('real', f'{k} real', 1)}"
+        then = "No head was scored alone, so nothing here says what its weights add."
+        if row["task"] == "few_shot":
+            options = json.loads(row["options"] or "{}")
+            shots = options.get("shots", FewShot.shots)
+            subject = (
+                f"{options.get('learner', FewShot.learner)} with {shots} labelled images a class"
+            )
+            then = "The table of learners has the others."
+        return (
+            _wording(row["direction"], metric).first(
+                Subject(subject, one=True), row[metric], "real"
+            ),
+            ((then, ""),),
+        )
+    return ((("No run on head weights answers the question yet.", ""),),)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the sentences of a first screen follow from.
+
+    Attributes
+    ----------
+    found : Verdict
+    rows, table, comparisons : DataFrame
+    suite : str
+    head : str
+        What the head was trained on, as people write it.
+    """
+
+    found: Verdict
+    rows: pl.DataFrame
+    table: pl.DataFrame
+    comparisons: pl.DataFrame
+    suite: str
+    head: str
+
+    def headline(self) -> tuple[Parts, ...]:
+        """Return the finding, whichever it is."""
+        found, wording = self.found, _wording(self.found.direction, self.found.metric)
+        value = found.cells["head"][found.metric]
+        head = Subject(f"a discarded {self.head} head", one=True), value, "head"
+        first, controls = wording.first(*head), found.controls
+        if not controls:
+            return first, (("No control was run, so the weights may not be the reason.", ""),)
+        # The control that decides: the first, or where one is not beaten, the best of these.
+        shown = controls[0]
+        if found.tone in ("same", "worse"):
+            decides = beats_head if found.tone == "worse" else _is_level
+            shown = min(filter(decides, controls), key=itemgetter("difference"))
+        subject = _CONTROLS[shown["source"]]
+        control = subject, shown["b"], shown["source"]
+        if found.tone == "worse":
+            return wording.first(*control), wording.second(*head, lead="only ")
+        if found.tone == "same":
+            end = ", so the weights may not be the reason."
+            return first, wording.second(*control, end=end)
+        if found.tone == "better":
+            return first, wording.second(*control)
+        return first, wording.second(*control, end=", but one draw decides nothing.")
+
+    def dek(self, images: str, texts: str) -> str:
+        """Return what was fitted, and on what it was scored."""
+        found = self.found
+        own = self.rows.filter((pl.col("source") == "head") & (pl.col("method") == found.method))
+        n_rows = own["n_prototypes"].to_numpy().max()
+        row = found.of("over-chance") or found.controls[0]
+        n_images = row["n_queries"] / row["n_seeds"]
+        scored = f"{n_images:,.0f} images"
+        if found.eval in FRESH_SPLITS and row["n_seeds"] > 1:
+            scored = f"{row['n_seeds']} splits of about {n_images:,.0f} test images"
+        elif found.eval in FRESH_SPLITS:
+            scored = f"One split of {n_images:,.0f} test images"
+        candidates = f"{row['gallery']:,.0f} {_CANDIDATES.get(found.direction, 'candidates')}"
+        chance = "" if row["chance"] is None else f", chance {value_text('top-1', row['chance'])} %"
+        return (
+            f"{method_title(found.method)} is fitted on the {n_rows:,} rows of {images}'s "
+            f"classifier and the {texts} embeddings of their class names; no image–text pair is "
+            f"used. {scored}, {candidates}{chance}{self._all_names()}."
+        )
+
+    def _all_names(self) -> str:
+        """Return the accuracy among all names, where the verdict is on fewer."""
+        found = self.found
+        every = whole_heads(self.table).filter(
+            (pl.col("method") == found.method)
+            & (pl.col("source") == "head")
+            & (pl.col("n_pairs") == "0")
+            & (pl.col("eval") == "all-names")
+            & (pl.col("direction") == found.direction)
+        )
+        if found.eval == "all-names" or every.is_empty():
+            return ""
+        row = every.row(0, named=True)
+        value = value_text(found.metric, row[found.metric])
+        return f". Among all {row['gallery']:,.0f} names it is {value} %"
+
+    def weights(self) -> Doubt:
+        """Answer whether the head's weights are the reason."""
+        question, found = "Is it the weights?", self.found
+        controls = found.controls
+        if not controls:
+            return Doubt(
+                question, "Not tested: no control was run.",
+                self._rerun("--source head,random,shuffled"),
+            )  # fmt: skip
+        nearest = min(controls, key=itemgetter("difference"))
+        shown = [
+            row
+            for row in controls
+            if row["source"] in PRIMARY_CONTROLS or (row is nearest and found.tone != "better")
+        ]
+        levels = [f"{found.value('head')} with the head"] + [
+            f"{value_text(found.metric, row['b'])} % with {_CONTROLS[row['source']].short}"
+            for row in shown or controls
+        ]
+        says = {
+            "better": "Yes",
+            "worse": "No, a control does better",
+            "same": "Not shown, a control may do as well",
+            "unknown": "Undecided, a control was drawn only once",
+        }
+        return Doubt(
+            question,
+            f"{says[found.tone]}: {_and(levels)}.",
+            f"{signed_text(nearest['difference'])} points "
+            f"{interval_text(nearest['low'], nearest['high'])} over the nearest control, "
+            f"{standing(nearest)}.",
+            settled=found.tone == "better",
+        )
+
+    def fitting(self) -> Doubt:
+        """Answer whether the fitted map does more than reading the head."""
+        question, found = "Does fitting beat just reading the head?", self.found
+        row = found.of("over-conse")
+        if not row:
+            return Doubt(
+                question, "Not tested: ConSE, which only reads the head, was not run.",
+                self._rerun("--method conse"),
+            )  # fmt: skip
+        settled = row["low"] is not None and row["low"] > 0 and row["p"] < LEVEL
+        lost = row["high"] is not None and row["high"] < 0
+        answer = "Yes" if settled else "No, reading it is better" if lost else "Not shown"
+        a, b = (value_text(found.metric, row[side]) for side in ("a", "b"))
+        others = whole_heads(self.comparisons).filter(
+            (pl.col("comparison") == "over-conse")
+            & (pl.col("n_pairs") == "0")
+            & (pl.col("source") == "head")
+            & (pl.col("method") != found.method)
+            & (pl.col("eval") == found.eval)
+            & (pl.col("direction") == found.direction)
+            & (pl.col("metric") == found.metric)
+            & (pl.col("high") < 0)
+        )
+        others = others.sort("a", descending=True, maintain_order=True)
+        below = [method_title(name) for name in dict.fromkeys(others["method"])]
+        verb = "does" if len(below) == 1 else "do"
+        return Doubt(
+            question,
+            f"{answer}: {method_title(found.method)} {a} %, ConSE {b} %.",
+            f"{signed_text(row['difference'])} points {interval_text(row['low'], row['high'])}, "
+            f"p {p_text(row['p'])}, not corrected."
+            + (f" {_and(below)} {verb} worse than ConSE." if below else ""),
+            settled=settled,
+        )
+
+    def known_names(self, root: Path, words: Words) -> Doubt:
+        """Answer whether the head names only classes that it was trained on."""
+        question, found = "Only classes that the head knew?", self.found
+        cell = found.cells["head"]
+        share = cell.get("seen_share")
+        if share is None:
+            return Doubt(
+                question, "Not known: no names of the head's classes were read.",
+                "`bench task zero_shot --head-names` names them.",
+            )  # fmt: skip
+        if any(cell.get(name) is None for name in BY_NAME):
+            which = "has" if share else "lacks"
+            return Doubt(
+                question,
+                f"{'Not tested' if share else 'No'}: every image has a name that the head {which}.",
+                settled=not share,
+            )  # fmt: skip
+        ranges = self._by_name(root, words)
+        chance = found.of("over-chance").get("chance") or 0.0
+        seen, unseen = (f"{value_text(name, cell[name])} %" for name in BY_NAME)
+        settled = "unseen" in ranges and ranges["unseen"][0] > chance
+        spans = [f"{name} {_range(*own)}" for name, own in ranges.items()]
+        return Doubt(
+            question,
+            f"{'No' if settled else 'Perhaps'}: {seen} where {self.head} has the name, "
+            f"{unseen} where it does not.",
+            f"{capital(_and(spans))}, means over names. " * bool(spans)
+            + f"{100 * share:.0f} % of the images have a name of the head.",
+            settled=settled,
+        )
+
+    def _by_name(self, root: Path, words: Words) -> dict[str, tuple[float, float]]:
+        """Return the intervals of the accuracy over seen and unseen names."""
+        found = self.found
+        block = whole_heads(self.rows).filter(
+            (pl.col("method") == found.method)
+            & (pl.col("source") == "head")
+            & (pl.col("n_pairs") == "0")
+            & (pl.col("eval") == found.eval)
+            & (pl.col("direction") == found.direction)
+        )
+        out: dict[str, tuple[float, float]] = {}
+        cells = read_cells(root, block)
+        if not words.seen or not cells or cells[0].clusters_of != "classes":
+            return out
+        sums = cells[0].by_seed(found.metric)
+        known = np.isin(cells[0].clusters, list(words.seen))
+        for name, kept in zip(BY_NAME, (known, ~known), strict=True):
+            total, count = sums.total[:, kept], sums.count[:, kept]
+            if count.any():
+                # A name counts once, however many images it has.
+                share = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+                out[name] = proportion_interval(DrawSums(share, (count > 0).astype(float)))
+        return out
+
+    def real_pairs(self) -> Doubt:
+        """Answer whether the head still helps beside real pairs."""
+        question, found = "Does it help with real pairs?", self.found
+        keys = set(found.rows.filter(pl.col("comparison") == "over-parts")["n_pairs"])
+        if not keys:
+            return Doubt(
+                question, "Not tested: no run fits the head together with real pairs.",
+                "`bench task zero_shot --source none,head --n-pairs 16,64,all` does.",
+            )  # fmt: skip
+        # The largest number of pairs: there a head has least to add.
+        k = max(keys, key=pairs_order)
+        parts, real = found.of("over-parts", n_pairs=k), found.of("over-real", n_pairs=k)
+        fitted = self.table.filter(pl.col("n_pairs") == k)["n_images_fitted"].mean()
+        p = parts["p"] if parts["p_holm"] is None else parts["p_holm"]
+        settled = parts["low"] is not None and parts["low"] > 0 and p is not None and p < LEVEL
+        helps = bool(real) and real["low"] is not None and real["low"] > 0
+        without = f" and {value_text(found.metric, real['b'])} % without it" if real else ""
+        answer = "Yes" if settled else "Not beyond the better of the two" if helps else "Not shown"
+        corrected = "" if parts["family"] is None else f" (Holm, {parts['family']} comparisons)"
+        n_pairs = re.sub(r"\D*\((.*)\)", r"\1", pairs_text(k, fitted))
+        return Doubt(
+            question,
+            f"{answer}: {n_pairs} pairs reach {value_text(found.metric, parts['a'])} % with the "
+            f"head{without}; the head alone reaches {found.value('head')}.",
+            f"{signed_text(parts['difference'])} points "
+            f"{interval_text(parts['low'], parts['high'])} over the better of the two alone, "
+            f"p {p_text(p)}{corrected}.",
+            settled=settled,
+        )
+
+    def quotable(self, note: str) -> Doubt:
+        """Answer whether the number may be quoted."""
+        question, found = "May I quote it?", self.found
+        row = found.of("over-chance") or found.controls[0]
+        against = []
+        if note.startswith(DEVELOPMENT):
+            against.append("these images are a development set")
+        if found.tone == "unknown":
+            against.append("the controls do not decide")
+        if found.eval in FRESH_SPLITS and row["n_seeds"] < ENOUGH_DRAWS:
+            draws = "one split was" if row["n_seeds"] == 1 else f"{row['n_seeds']} splits were"
+            against.append(f"only {draws} drawn ({ENOUGH_DRAWS} are needed)")
+        if row["n_clusters"] < FEW_CLASSES:
+            against.append(f"the images are of only {row['n_clusters']} classes")
+        chance = row["chance"]
+        quote = found.value("head")
+        if row.get("comparison") == "over-chance" and row["low"] is not None and chance is not None:
+            quote += f" {_range(row['low'] + chance, row['high'] + chance)}"
+        quote += f" of {row['gallery']:,.0f} candidates"
+        if against:
+            shown = (
+                capital(note.removeprefix(f"{DEVELOPMENT}: "))
+                if note.startswith(DEVELOPMENT)
+                else ""
+            )
+            return Doubt(question, f"No: {_and(against)}.", shown)
+        outcome = "" if found.tone == "better" else ", and that a control may do as well"
+        return Doubt(
+            question,
+            f"Yes: {quote}{outcome}.",
+            "Name the data sets and revisions listed under Reproduce.",
+            settled=True,
+        )  # fmt: skip
+
+    def _rerun(self, options: str) -> str:
+        """Return which command runs what is missing."""
+        if self.suite in ("task", "sweep"):
+            return f"`bench task zero_shot {options}` runs it."
+        return f"`bench run --suite {self.suite} {options}` runs it."
+
+
+def _is_level(row: Mapping[str, Any]) -> bool:
+    return not is_beaten(row)
+
+
+@dataclass(frozen=True)
+class Slide:
+    """The first screen as a picture.
+
+    Attributes
+    ----------
+    screen : Screen
+    figure : Figure, optional
+        Beside the doubts.
+    strip : sequence of Card
+    """
+
+    screen: Screen
+    figure: Figure | None = None
+    strip: Sequence[Card] = ()
+
+    def slide(self) -> bytes:
+        """Return a PNG of 1920 × 1080 pixels, with all that is on the first screen."""
+        paper = _Paper(1920, 1080, 90)
+        y = self._top(paper, 60, 26) + 8
+        y = paper.flow([(self.screen.dek, "muted", False)], 90, y, 25, 1740, most=2) + 34
+        self._figure(paper, 90, y, 1000, 21, 870)
+        top, first = y, len(paper.parts)
+        for doubt in self.screen.doubts:
+            y = paper.doubt(doubt, 1160, y, 22, 670, doubt.answer)
+            y = paper.flow([(doubt.detail, "muted", False)], 1196, y, 17, 634, most=2) + 11
+        paper.shrink(first, 1160, top, y, 870)
+        for place, card in enumerate(self.strip):
+            paper.card(card, 90 + 252 * place, 890, 104)
+        return paper.png()
+
+    def preview(self) -> bytes:
+        """Return a PNG of 1200 × 630 pixels, as sites show beside a link."""
+        paper = _Paper(1200, 630, 56)
+        y = self._top(paper, 44, 20) + 30
+        self._figure(paper, 56, y, 660, 15, 610)
+        for doubt in self.screen.doubts:
+            y = paper.doubt(doubt, 760, y, 21, 384) + 14
+        return paper.png()
+
+    def _top(self, paper: _Paper, size: float, small: float) -> float:
+        """Write the header and the headline; return where they end."""
+        width = paper.width - 2 * paper.margin
+        y = paper.flow(
+            [(self.screen.title, "muted", False)], paper.margin, 0.6 * paper.margin, small, width,
+            most=1,
+        ) + 0.5 * small  # fmt: skip
+        sentences = [[(text, role, True) for text, role in part] for part in self.screen.headline]
+        longest = max(measured("".join(text for text, *_ in one), bold=True) for one in sentences)
+        # On one line, where that takes no more than a fifth off its size.
+        if width < longest * size <= 1.25 * width:
+            size = width / longest
+        for one in sentences:
+            y = paper.flow(one, paper.margin, y, size, width, most=3, leading=1.2, serif=True)
+        return y
+
+    def _figure(
+        self, paper: _Paper, x: float, y: float, width: float, size: float, end: float
+    ) -> None:
+        """Draw the figure with its words, no lower than `end`."""
+        if self.figure is not None:
+            y = paper.flow([(self.figure.title, "ink", True)], x, y, 1.1 * size, width, most=2)
+            y = paper.flow([(self.figure.subtitle, "muted", False)], x, y, size, width, most=2)
+            inside, height = self.figure.part(width, size)
+            paper.parts.append(f'<g transform="translate({x:.0f} {y + 12:.1f})">{inside}</g>')
+            paper.shrink(-1, x, y + 12, y + 12 + height, end)
+
+
+class _Paper:
+    """What is written on a picture."""
+
+    def __init__(self, width: int, height: int, margin: int) -> None:
+        self.width, self.height, self.margin = width, height, margin
+        self.parts: list[str] = []
+
+    def flow(
+        self,
+        parts: Sequence[tuple[str, str, bool]],
+        x: float,
+        y: float,
+        size: float,
+        width: float,
+        *,
+        most: int,
+        leading: float = 1.32,
+        serif: bool = False,
+        struck: bool = False,
+    ) -> float:
+        """Write a text below y, of parts (text, role, bold) in at most so many lines.
+
+        What does not fit is cut with an ellipsis. Returns where the text ends.
+        """
+        lines: list[list[tuple[str, str, bool]]] = [[]]
+        used, room = 0.0, width / size
+        family = "DejaVu Serif" if serif else "DejaVu Sans"
+        words = [
+            (word, role, bold)
+            for text, role, bold in parts
+            for word in re.findall(r" ?[^ ]+ ?", text.replace("`", "").replace(" %", "\xa0%"))
+        ]
+        for word, role, bold in words:
+            wide = measured(word.strip(" "), bold=bold)
+            if lines[-1] and used + wide > room and len(lines) < most:
+                lines.append([])
+                used = 0.0
+            whole = used + wide <= room
+            short = (room - used) / (1.12 if bold else 1.0)
+            lines[-1].append((word if whole else shortened(word.strip(" "), short), role, bold))
+            used += measured(lines[-1][-1][0], bold=bold)
+            if not whole and len(lines) == most:
+                break
+        for line in filter(None, lines):
+            y += leading * size
+            spans = "".join(
+                f'<tspan fill="{INKS[role or "ink"].light}" font-weight="{700 if bold else 400}">'
+                f"{escape(_NO_XML.sub('', text))}</tspan>"
+                for text, role, bold in line
+            )
+            through = ' text-decoration="line-through"' if struck else ""
+            self.parts.append(
+                f'<text x="{x:.1f}" y="{y - 0.25 * leading * size:.1f}" font-size="{size:g}" '
+                f'font-family="{family}" xml:space="preserve"{through}>'
+                f"{spans}</text>"
+            )
+        return y
+
+    def shrink(self, first: int, x: float, top: float, bottom: float, end: float) -> None:
+        """Scale what was written from a part on, from `top` to `bottom`, to end at `end`."""
+        if bottom > end:
+            scale = (end - top) / (bottom - top)
+            whole = "".join(self.parts[first:])
+            moved = (
+                f"translate({x:.0f} {top:.1f}) scale({scale:.4f}) translate({-x:.0f} {-top:.1f})"
+            )
+            self.parts[first:] = [f'<g transform="{moved}">{whole}</g>']
+
+    def doubt(
+        self, doubt: Doubt, x: float, y: float, size: float, width: float, answer: str = ""
+    ) -> float:
+        """Write a doubt with its mark, and the answer to it; return where it ends."""
+        mark = ("✓", "conse", True) if doubt.settled else ("!", "random", True)
+        self.flow([mark], x, y, size, 2 * size, most=1)
+        question = [(f"{doubt.question} ", "ink", True), (answer, "ink", False)]
+        return self.flow(question, x + 1.65 * size, y, size, width - 1.65 * size, most=3)
+
+    def card(self, card: Card, x: float, y: float, size: float) -> None:
+        """Draw an image with its name, and what it was named instead."""
+        role = "rule" if card.hit else "random"
+        self.parts.append(
+            f'<rect x="{x}" y="{y}" width="{size}" height="{size}" rx="8" fill="#ffffff" '
+            f'stroke="{INKS[role].light}" stroke-width="2"/><image x="{x + 4}" y="{y + 4}" '
+            f'width="{size - 8}" height="{size - 8}" href="{escape(card.image)}"/>'
+        )
+        name = shortened(card.text, 11.5)
+        tick = [(" ✓", "conse", True)] if card.hit else []
+        y = self.flow([(name, "ink", False), *tick], x, y + size + 4, 19, 236, most=1)
+        if not card.hit:
+            wrong = [(card.answers[0].text, "random", False)]
+            self.flow(wrong, x, y, 19, 220, most=1, struck=True)
+
+    def png(self) -> bytes:
+        """Return the picture."""
+        size = f'width="{self.width}" height="{self.height}"'
+        ground = f'<rect {size} fill="{INKS["paper"].light}"/>'
+        names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        return png_bytes(f"<svg {names} {size}>{ground}{''.join(self.parts)}</svg>", zoom=1.0)

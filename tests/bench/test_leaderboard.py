@@ -1,0 +1,223 @@
+"""Submissions and boards: by hand, against `bench compare`, and with all that can be wrong."""
+
+import copy
+import json
+import re
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import leaderboard
+from bench.cli.results import leaderboard_command, submit_command
+from bench.comparisons import compare_choices
+from bench.errors import SubmissionError
+from bench.leaderboard import Submission, boards, check, leaderboard_page, pack, read_submission
+from bench.statistics import against_leader, holm
+from featstore.store.files import json_bytes
+
+
+@pytest.fixture(scope="module")
+def sent(smoke_results):
+    """Four entries of one board."""
+    cells = ("ridge/head/0", "conse/head/0", "ridge/random/0", "ridge/shuffled/0")
+    return [pack(f"{smoke_results}:{cell}", name=cell, note=f"<b>{cell}</b>") for cell in cells]
+
+
+def resealed(document):
+    """A changed document with the digest of what it now holds."""
+    return {**document, "digest": leaderboard._digest(document)}
+
+
+def entry(name, totals, *, finished="2026-01-02T03:04:05Z", like, seeds=None, counts=None):
+    """A submission with these sums: a list of a draw's clusters."""
+    document = copy.deepcopy(dict(like.document))
+    n = len(totals[0])
+    document |= {"name": name, "finished": finished, "fitted": 0.0, "chance": 0.01,
+                 "clusters": [f"c{i:03}" for i in range(n)]}  # fmt: skip
+    document["draws"] = [
+        {
+            "seed": seed, "queries": "0" * 16, "cluster": list(range(n)),
+            "count": counts or [10] * n, "total": list(total),
+        }
+        for seed, total in zip(seeds or range(len(totals)), totals, strict=True)
+    ]  # fmt: skip
+    document["board"]["queries"] = "0" * 16
+    return Submission(resealed(document))
+
+
+def test_a_submission_survives_its_file_and_agrees_with_compare(smoke_results, sent, tmp_path):
+    path = tmp_path / "one.json"
+    path.write_bytes(json_bytes(sent[0].document))
+    read = read_submission(path)
+    assert read.document == sent[0].document
+    sides = [f"{smoke_results}:{cell}/head/0" for cell in ("ridge", "conse")]
+    asked = {name: read.document["board"][name] for name in ("eval", "direction", "metric")}
+    (theirs,) = compare_choices(*sides, metrics=["top-1"]).filter(**asked).to_dicts()
+    board = boards([read, sent[1]])[0]
+    leader, other = board.lines
+    sign = 1 if leader.submission.name == "ridge/head/0" else -1
+    assert other.behind == pytest.approx(sign * theirs["difference"], abs=1e-12)
+    low, high = sorted(sign * theirs[end] for end in ("low", "high"))
+    assert (other.behind_low, other.behind_high) == pytest.approx((low, high), abs=1e-12)
+    assert other.p == pytest.approx(theirs["p"], abs=1e-12)
+    assert sorted([other.value, leader.value]) == pytest.approx(sorted([theirs["a"], theirs["b"]]))
+
+
+def test_every_entry_is_compared_with_the_leader_alone(sent):
+    (board,) = boards(sent)
+    assert next(line.standing for line in board.lines) == "leader"
+    values = [line.value for line in board.lines]
+    assert values == sorted(values, reverse=True)
+    p = [line.p for line in board.lines[1:]]
+    assert [line.p_adjusted for line in board.lines[1:]] == against_leader(np.array(p)).tolist()
+    for line in board.lines[1:]:
+        assert line.standing == ("behind" if line.p_adjusted < 0.05 else "tied")
+
+
+def test_a_board_by_hand(sent):
+    """Twelve clusters of ten queries, two draws: one entry level, one clearly behind."""
+    like = sent[0]
+    best = entry("best", [[9, 8] * 6, [8, 9] * 6], like=like)
+    level = entry("level", [[8, 9] * 6, [9, 8] * 6], like=like)
+    worse = entry("worse", [[2, 1] * 6, [1, 2] * 6], like=like)
+    (board,) = boards([worse, level, best])
+    assert [line.submission.name for line in board.lines] == ["best", "level", "worse"]
+    assert [line.value for line in board.lines] == pytest.approx([0.85, 0.85, 0.15])
+    assert [line.standing for line in board.lines] == ["leader", "tied", "behind"]
+    assert board.lines[1].behind == pytest.approx(0.0)
+    assert board.lines[2].behind == pytest.approx(0.7)
+    assert (
+        board.sentence
+        == "best leads with 85.0 %. 1 of the 2 others cannot be told from it; 1 is behind."
+    )
+
+
+def test_a_later_submission_of_a_name_replaces_the_earlier_one(sent):
+    like = sent[0]
+    old = entry("mine", [[9] * 5], finished="2026-01-01T00:00:00Z", like=like)
+    other = entry("other", [[7] * 5], finished="2026-02-01T00:00:00Z", like=like)
+    new = entry("mine", [[5] * 5], finished="2026-03-01T00:00:00Z", like=like)
+    (board,) = boards([new, old, other])
+    assert [line.submission.name for line in board.lines] == ["other", "mine"]
+    assert [(date[:7], value) for date, value, _ in board.lines[1].earlier] == [("2026-01", 0.9)]
+    assert [(date[:7], name, value) for date, name, value in board.first_places] == [
+        ("2026-03", "other", 0.7), ("2026-01", "mine", 0.9),
+    ]  # fmt: skip
+
+
+def test_entries_without_a_common_draw_are_not_compared(sent):
+    one = entry("one", [[9] * 5], like=sent[0])
+    far = entry("far", [[1] * 5], like=sent[0], seeds=[7])
+    line = boards([one, far])[0].lines[1]
+    assert (line.standing, line.p, line.behind) == ("apart", None, None)
+
+
+def test_other_questions_make_other_boards(sent):
+    other = copy.deepcopy(dict(sent[1].document))
+    other["board"]["gallery"] = 99.0
+    found = boards([sent[0], sent[2], Submission(resealed(other))])
+    assert [len(board.lines) for board in found] == [2, 1]
+
+
+DAMAGE = {
+    "digest": lambda d: {**d, "note": "better"},
+    "clusters are not sorted": lambda d: resealed({**d, "clusters": d["clusters"][::-1]}),
+    "seeds are not sorted": lambda d: resealed({**d, "draws": d["draws"][:1] * 2}),
+    "cannot have a total": lambda d: _draw(d, total=lambda v: [x + 99 for x in v]),
+    "counts and": lambda d: _draw(d, count=lambda v: v[1:]),
+    "beyond the": lambda d: _draw(d, cluster=lambda v: [*v[:-1], 10**6]),
+    "at finished": lambda d: resealed({**d, "finished": "yesterday"}),
+    "at link": lambda d: resealed({**d, "link": "javascript:alert(1)"}),
+    "at draws": lambda d: resealed({**d, "draws": []}),
+    "at format": lambda d: resealed({**d, "format": 2}),
+    "Additional properties": lambda d: resealed({**d, "more": 1}),
+    "'clusters' is a required": lambda d: resealed({k: v for k, v in d.items() if k != "clusters"}),
+    "at revisions": lambda d: resealed({**d, "revisions": {"a/b/c": "short"}}),
+    "at name": lambda d: resealed({**d, "name": "two\nlines"}),
+}  # fmt: skip
+
+
+def _draw(document, **changes):
+    document = copy.deepcopy(document)
+    for name, change in changes.items():
+        document["draws"][0][name] = change(document["draws"][0][name])
+    return resealed(document)
+
+
+@pytest.mark.parametrize("said", DAMAGE)
+def test_what_is_wrong_with_a_file_is_said_with_its_name(sent, tmp_path, said):
+    path = tmp_path / "bad.json"
+    path.write_bytes(json_bytes(DAMAGE[said](dict(sent[0].document))))
+    with pytest.raises(SubmissionError, match=re.escape(said)) as raised:
+        read_submission(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_file_that_is_no_json(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(SubmissionError, match=r"x\.json is no submission"):
+        read_submission(tmp_path / "x.json")
+
+
+@given(st.lists(st.floats(0, 1), max_size=30))
+def test_the_correction_is_never_below_holm_and_keeps_the_order(p):
+    p = np.array(p)
+    ours = against_leader(p)
+    assert (ours >= np.minimum(holm(p), 1.0) - 1e-12).all() if len(p) else ours.shape == (0,)
+    assert ((ours >= p) & (ours <= 1)).all()
+    order = np.argsort(p, kind="stable")
+    assert (np.diff(ours[order]) >= 0).all()
+
+
+def test_a_choice_of_several_cells_names_them(smoke_results):
+    with pytest.raises(SubmissionError, match=r"leaves \d+: .*ridge/head"):
+        pack(f"{smoke_results}:ridge", name="x")
+    with pytest.raises(SubmissionError, match=r"no image→name by mean_rank.*image→name by top-1"):
+        pack(f"{smoke_results}:ridge/head/0", name="x", metric="mean_rank")
+
+
+def test_the_commands(smoke_results, tmp_path):
+    run = CliRunner().invoke
+    for cell in ("ridge/head/0", "conse/head/0"):
+        out = tmp_path / "board" / f"{cell.replace('/', '-')}.json"
+        found = run(
+            submit_command, [f"{smoke_results}:{cell}", "--name", cell, "-o", str(out), "--json"]
+        )
+        assert json.loads(found.stdout)["value"] == pytest.approx(
+            read_submission(out).cell.mean("top-1")
+        )
+    text = run(leaderboard_command, [str(tmp_path / "board")])
+    assert "leads with" in text.stdout
+    shown = json.loads(run(leaderboard_command, [str(tmp_path / "board"), "--json"]).stdout)
+    assert next(one["standing"] for one in shown[0]["entries"]) == "leader"
+    (tmp_path / "none").mkdir()
+    assert "bench submit" in str(run(leaderboard_command, [str(tmp_path / "none")]).exception)
+
+
+def test_two_hundred_entries_make_a_page_below_its_limit_with_every_text_escaped(sent, rng):
+    like = sent[0]
+    many = [
+        entry(f"entry <i>{i}</i>", rng.integers(0, 11, (3, 40)).tolist(), like=like)
+        for i in range(200)
+    ]
+    html = leaderboard_page(boards(many), title="A & B")
+    assert len(html.encode()) < 3 * 2**20
+    assert html.count("<tr class=") == 200
+    assert "entry &lt;i&gt;7&lt;/i&gt;" in html
+    assert "A &amp; B" in html
+    assert not re.search("<i>7|http://", html)
+    assert leaderboard_page(boards(many[::-1]), title="A & B") == html
+
+
+def test_the_page_refuses_to_be_too_large(sent, monkeypatch):
+    monkeypatch.setattr(leaderboard, "MAX_PAGE_BYTES", 1000)
+    with pytest.raises(SubmissionError, match=r"page of 4 entries"):
+        leaderboard_page(boards(sent))
+
+
+def test_the_schema_is_what_is_written(sent):
+    for one in sent:
+        check(one.document)

@@ -1,0 +1,449 @@
+"""The first screen of a report: its verdict, its sentences, its examples and its pictures."""
+
+import io
+import re
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from bench import compare, read_results
+from bench.cells import CELL, spelled
+from bench.comparisons import PRIMARY_METRICS, SCHEMA
+from bench.report.gallery import FIRST, HITS, MISSES, MORE, Words, gallery, read_words
+from bench.report.screen import (
+    Doubt,
+    Scene,
+    Screen,
+    Slide,
+    _Paper,
+    _without_head,
+)
+from bench.report.theme import measured
+from bench.report.verdict import NAMES, shown_method, verdict
+from bench.statistics import DrawSums, proportion_interval
+from bench.tables import result_lines, result_table
+from featstore import open_store
+from featstore.store.tables import write_thumbnails
+from tests.bench.hostile_store import TEXTS
+from tests.bench.results_by_hand import SEEDS, hand_run, ranks_with, write_ranks
+
+ASKED = {"direction": "image→name", "metric": "top-1", "eval": "held-out"}
+
+
+def judge(root):
+    rows = read_results(root)
+    return verdict(compare(root, rows), result_table(rows))
+
+
+def by_hand(*comparisons, seen=None, unseen=None, share=None, more=()):
+    """A scene of comparisons as (comparison, source, fields), and a table that agrees with them."""
+    base = dict.fromkeys(SCHEMA) | ASKED | {
+        "method": "ridge", "n_pairs": "0", "n_seeds": 10, "n_queries": 2000, "n_clusters": 200,
+        "gallery": 200.0, "chance": 0.005, "n_controls": 19, "control_rank": 1, "clusters": 0,
+        "head_size": 0, "head_by": "random", "leave_seen": False, "p": 0.001, "p_below": 0.999,
+    }  # fmt: skip
+    rows = [
+        base | {"comparison": name, "source": source} | fields
+        for name, source, fields in comparisons
+    ]
+    frame = pl.DataFrame([*rows, *more], schema=SCHEMA)
+    asked = {name: rows[0][name] for name in ASKED}
+    values = {"head": rows[0]["a"]} | {
+        row["source"]: row["b"] for row in rows if row["comparison"] == "over-control"
+    }
+    cells = [
+        dict.fromkeys(CELL) | ASKED | asked | {
+            "method": "ridge", "source": source, "n_pairs": "0", "clusters": 0, "head_size": 0,
+            "head_by": "random", "leave_seen": False, asked["metric"]: value, "seen": seen,
+            "unseen": unseen, "seen_share": share, "n_images_fitted": 0.0,
+        }
+        for source, value in values.items()
+    ]  # fmt: skip
+    table = pl.DataFrame(cells, infer_schema_length=None)
+    results = pl.DataFrame(
+        {"source": ["head"], "method": ["ridge"], "n_prototypes": [1000], "direction": [""]}
+    )
+    found = verdict(frame, table, method="ridge")
+    return Scene(found, results, table, frame, "demo", "ImageNet")
+
+
+def over(source, a, b, low, high, **fields):
+    """A comparison of the head with a control."""
+    own = {"a": a, "b": b, "difference": a - b, "low": low, "high": high} | fields
+    return "over-control", source, own
+
+
+def finding(scene):
+    return Screen((), scene.headline(), "", ()).finding
+
+
+HEAD = "A discarded ImageNet head names 27 % of images correctly."
+
+
+OUTCOMES = {
+    "better": (
+        [over("random", 0.27, 0.001, 0.2, 0.3), over("shuffled", 0.27, 0.002, 0.2, 0.3)],
+        f"{HEAD} Random vectors name 0.1 %.",
+        "Yes: 27.0 % with the head, 0.1 % with random vectors and 0.2 % with shuffled names.",
+    ),
+    "same": (
+        [over("random", 0.27, 0.001, 0.2, 0.3), over("shuffled", 0.27, 0.26, -0.1, 0.1, p=0.4)],
+        f"{HEAD} The head with shuffled names names 26 %, so the weights may not be the reason.",
+        (
+            "Not shown, a control may do as well: 27.0 % with the head, 0.1 % with random vectors "
+            "and 26.0 % with shuffled names."
+        ),
+    ),
+    "worse": (
+        [over("random", 0.05, 0.5, -0.5, -0.4, p=0.99, p_below=0.001)],
+        "Random vectors name 50 % of images correctly. A discarded ImageNet head names only 5.0 %.",
+        "No, a control does better: 5.0 % with the head and 50.0 % with random vectors.",
+    ),
+    "one draw": (
+        [over("random", 0.27, 0.001, None, None, p=None, n_controls=1)],
+        f"{HEAD} Random vectors name 0.1 %, but one draw decides nothing.",
+        (
+            "Undecided, a control was drawn only once: 27.0 % with the head and 0.1 % with random "
+            "vectors."
+        ),
+    ),
+    "no control": (
+        [("over-chance", "head", {"a": 0.27, "b": 0.005, "difference": 0.265})],
+        f"{HEAD} No control was run, so the weights may not be the reason.",
+        "Not tested: no control was run.",
+    ),
+}
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_every_outcome_has_a_headline_of_its_own(outcome):
+    rows, headline, weights = OUTCOMES[outcome]
+    scene = by_hand(*rows)
+    assert scene.found.tone == {"one draw": "unknown", "no control": "unknown"}.get(
+        outcome, outcome
+    )
+    assert finding(scene) == headline
+    assert scene.weights().answer == weights
+    assert scene.weights().settled == (outcome == "better")
+
+
+INTERVALS = st.tuples(
+    st.floats(0, 0.9), st.floats(-0.2, 0.2), st.floats(0.001, 0.3), st.floats(0.001, 0.999)
+)
+
+
+@given(
+    a=st.floats(0, 1), rows=st.dictionaries(st.sampled_from([*NAMES][1:]), INTERVALS, min_size=1)
+)
+def test_the_headline_never_contradicts_an_interval(a, rows):
+    scene = by_hand(
+        *(
+            over(source, a, b, middle - half, middle + half, p=p, p_below=1 - p)
+            for source, (b, middle, half, p) in rows.items()
+        )
+    )
+    text = finding(scene)
+    beaten = [middle - half > 0 and p < 0.05 for _, middle, half, p in rows.values()]
+    lost = [middle + half < 0 and 1 - p < 0.05 for _, middle, half, p in rows.values()]
+    assert scene.weights().settled == all(beaten)
+    assert text.startswith("A discarded") == (not any(lost))
+    assert ("may not be the reason" in text) == (not all(beaten) and not any(lost))
+    # Every number of the headline is that of the table.
+    values = {a, *(b for b, *_ in rows.values())}
+    shown = {f"{100 * v:.0f}" if v >= 0.0995 else f"{100 * round(v, 6):.1f}" for v in values}
+    assert set(re.findall(r"([\d.]+) %", text)) <= shown
+
+
+def test_the_method_follows_from_what_was_run_and_never_from_how_it_scored(tmp_path, rng):
+    names = [f"q{i}" for i in range(30)]
+    for method, draws, hits in (("procrustes", 3, 0.9), ("ridge", 3, 0.1), ("asif", 3, 0.95)):
+        write_ranks(tmp_path, hand_run("head", method=method, eval="all-names"),
+                    ranks_with(rng, 30, hits), queries=names)  # fmt: skip
+        for seed in range(draws):
+            run = hand_run("random", seed=seed, method=method, eval="all-names")
+            write_ranks(tmp_path, run, ranks_with(rng, 30, 0.05), queries=names)
+    rows = read_results(tmp_path)
+    # Of equally many draws of a control the first of the order, though it scored least.
+    assert shown_method(compare(tmp_path, rows), result_table(rows)) == "ridge"
+    run = hand_run("random", seed=9, method="procrustes", eval="all-names")
+    write_ranks(tmp_path, run, ranks_with(rng, 30, 0.05), queries=names)
+    rows = read_results(tmp_path)
+    assert shown_method(compare(tmp_path, rows), result_table(rows)) == "procrustes"
+
+
+def test_all_names_answer_if_nothing_was_held_out(tmp_path, rng):
+    names = [f"q{i}" for i in range(60)]
+    for source, share, draws in (("head", 0.6, 1), ("random", 0.05, 4)):
+        for seed in range(draws):
+            run = hand_run(source, seed=seed, eval="all-names")
+            write_ranks(tmp_path, run, np.where(rng.random(60) < share, 1, 9), queries=names)
+    found = judge(tmp_path)
+    assert (found.eval, found.tone) == ("all-names", "better")
+    assert found.sources == ("head", "random")
+
+
+def test_no_head_no_verdict(tmp_path):
+    write_ranks(tmp_path, hand_run("random"), [1, 2])
+    assert judge(tmp_path) is None
+    table = result_table(read_results(tmp_path))
+    assert _without_head(table) == ((("No run on head weights answers the question yet.", ""),),)
+    write_ranks(tmp_path, hand_run("none", 16, method="ridge"), [1, 2, 1, 1])
+    (first, then) = _without_head(result_table(read_results(tmp_path)))
+    assert "".join(text for text, _ in first) == (
+        "Ridge on 16 real pairs names 75 % of images correctly."
+    )
+    assert "No head was scored" in then[0][0]
+
+
+def test_few_shot_results_name_the_first_learner_with_most_shots():
+    rows = [
+        {"task": "few_shot", "options": f'{{"learner":"{name}","shots":{shots}}}', "top-1": value}
+        for name, shots, value in (
+            ("tip-adapter", 1, 0.4),
+            ("tip-adapter", 4, 0.6),
+            ("gda", 4, 0.9),
+        )
+    ]
+    own = {"direction": "image→class", "method": "identity", "source": "none", "n_pairs": "0",
+           "n_images_fitted": 0.0}  # fmt: skip
+    first, _ = _without_head(pl.DataFrame([row | own for row in rows]))
+    assert "".join(text for text, _ in first) == (
+        "Tip-adapter with 4 labelled images a class names 60 % of images correctly."
+    )
+
+
+CONSE = {"a": 0.27, "b": 0.25, "difference": 0.02}
+
+
+@pytest.mark.parametrize(
+    ("fields", "settled", "answer"),
+    [
+        ({"low": 0.01, "high": 0.03, "p": 0.01}, True, "Yes: Ridge 27.0 %, ConSE 25.0 %."),
+        ({"low": -0.01, "high": 0.03, "p": 0.2}, False, "Not shown: Ridge 27.0 %, ConSE 25.0 %."),
+        ({"low": -0.03, "high": -0.01, "p": 0.01}, False, "No, reading it is better: Ridge"),
+    ],
+)
+def test_fitting_is_compared_with_reading_the_head(fields, settled, answer):
+    control = over("random", 0.27, 0.001, 0.2, 0.3)
+    doubt = by_hand(control, ("over-conse", "head", CONSE | fields)).fitting()
+    assert (doubt.settled, doubt.answer.startswith(answer)) == (settled, True)
+    assert "conse" in by_hand(control).fitting().detail
+
+
+@pytest.mark.parametrize(
+    ("low", "p_holm", "real_low", "settled", "answer"),
+    [
+        (0.01, 0.02, 0.1, True, "Yes: 50 pairs reach 30.0 % with the head and 10.0 % without it"),
+        (0.01, 0.2, 0.1, False, "Not beyond the better of the two"),
+        (-0.01, 0.02, -0.1, False, "Not shown"),
+    ],
+)
+def test_real_pairs_are_judged_after_correction(low, p_holm, real_low, settled, answer):
+    parts = {"a": 0.3, "b": 0.27, "difference": 0.03, "low": low, "high": 0.05, "p": 0.001,
+             "p_holm": p_holm, "family": 18, "n_pairs": "all"}  # fmt: skip
+    real = {"a": 0.3, "b": 0.1, "difference": 0.2, "low": real_low, "high": 0.3, "n_pairs": "all"}
+    scene = by_hand(
+        over("random", 0.27, 0.001, 0.2, 0.3), ("over-parts", "head", parts),
+        ("over-parts", "head", parts | {"n_pairs": "16", "low": 0.2}),
+        ("over-real", "head", real),
+    )  # fmt: skip
+    mixed = scene.table.head(1).with_columns(n_pairs=pl.lit("all"), n_images_fitted=pl.lit(50.0))
+    doubt = replace(scene, table=pl.concat([scene.table, mixed])).real_pairs()
+    assert doubt.settled == settled
+    assert doubt.answer.startswith(answer)
+    assert "(Holm, 18 comparisons)" in doubt.detail
+
+
+@pytest.mark.parametrize(
+    ("fields", "note", "says"),
+    [
+        ({}, "", "Yes: 27.0 % [20.5, 30.5] of 200 candidates."),
+        ({}, "Development set: looked at.", "No: these images are a development set."),
+        ({"n_seeds": 1}, "", "No: only one split was drawn (10 are needed)."),
+        ({"n_clusters": 7}, "", "No: the images are of only 7 classes."),
+        (
+            {"n_seeds": 3, "n_clusters": 7},
+            "",
+            "No: only 3 splits were drawn (10 are needed) and",
+        ),
+    ],
+)
+def test_what_may_be_quoted(fields, note, says):
+    chance = {"a": 0.27, "b": 0.005, "difference": 0.265, "low": 0.2, "high": 0.3} | fields
+    scene = by_hand(
+        ("over-chance", "head", chance), over("random", 0.27, 0.001, 0.2, 0.3, **fields)
+    )
+    doubt = scene.quotable(note)
+    assert doubt.answer.startswith(says)
+    assert doubt.settled == says.startswith("Yes")
+    assert (doubt.detail == "Looked at.") == bool(note)
+
+
+def test_seen_and_unseen_are_those_of_the_table_with_intervals_over_names(
+    tmp_path, rng, smoke_store
+):
+    known = {f"c{i}" for i in range(20)}
+    clusters = [f"c{i}" for i in range(80)]
+    ranks = {}
+    for source in ("head", "random"):
+        for seed in SEEDS[:4] if source == "random" else SEEDS[:1]:
+            ranks[source] = np.where(rng.random(80) < (0.5 if source == "head" else 0.02), 1, 9)
+            write_ranks(tmp_path, hand_run(source, seed=seed, eval="all-names"), ranks[source],
+                        clusters=clusters, queries=clusters)  # fmt: skip
+    rows = read_results(tmp_path)
+    hit = ranks["head"] == 1
+    levels = {"seen": hit[:20].mean(), "unseen": hit[20:].mean()}
+    top = rows.filter((pl.col("metric") == "top-1") & (pl.col("source") == "head"))
+    rows = pl.concat(
+        [rows, *(top.with_columns(metric=pl.lit(m), value=pl.lit(v)) for m, v in levels.items())]
+    ).with_columns(seen_share=pl.lit(0.25))
+    table, comparisons = result_table(rows), compare(tmp_path, read_results(tmp_path))
+    scene = Scene(verdict(comparisons, table), rows, table, comparisons, "hand", "ImageNet")
+    doubt = scene.known_names(tmp_path, Words({}, {}, {}, frozenset(known)))
+    assert doubt.answer == (
+        f"No: {100 * levels['seen']:.1f} % where ImageNet has the name, "
+        f"{100 * levels['unseen']:.1f} % where it does not."
+    )
+    spans = [
+        proportion_interval(DrawSums(part[None].astype(float), np.ones((1, len(part)))))
+        for part in (hit[:20], hit[20:])
+    ]
+    texts = [f"[{100 * low:.1f}, {100 * high:.1f}]" for low, high in spans]
+    assert doubt.detail.startswith(f"Seen {texts[0]} and unseen {texts[1]}, means over names.")
+    assert doubt.settled
+    line = result_lines(table)
+    assert {"seen %", "unseen %"} <= set(line.headings)
+
+
+def test_the_screen_has_the_names_the_date_and_the_numbers_of_its_results(nasty, smoke_results):
+    screen, table = nasty.slide.screen, result_table(read_results(smoke_results))
+    assert screen.crumbs[:3] == ("smoke", "synthetic:image → synthetic:text", "suite smoke")
+    assert re.fullmatch(r"\d+ \w{3} \d{4}", screen.crumbs[3])
+    assert screen.title == " · ".join(["Headstock", *screen.crumbs])
+    assert len(screen.doubts) == 5
+    # A number of the screen is one of the tables', to the digit.
+    cells = table.select(pl.selectors.float()).to_numpy().ravel()
+    sides = nasty.verdict.rows.select("a", "b", "chance").to_numpy().ravel()
+    known = {f"{100 * v:.1f}" for v in [*cells, *sides] if v is not None and np.isfinite(v)}
+    known |= {f"{float(text):.0f}" for text in known}
+    answers = " ".join([screen.finding, screen.dek, *(doubt.answer for doubt in screen.doubts)])
+    numbers = re.findall(r"([\d.]+) %", answers)
+    assert len(numbers) > 8
+    assert set(numbers) <= known
+
+
+@pytest.mark.parametrize(
+    ("name", "spelt"),
+    [
+        ("tf_efficientnet_lite0", "EfficientNet-lite0"), ("resnet50.a1_in1k", "ResNet50"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "MiniLM-L6"), ("imagenet21k", "ImageNet21k"),
+        ("ViT-B-32", "ViT-B-32"), ("mobilenetv3_large_100", "MobileNetv3-large-100"), ("", ""),
+        ("<b>&", "<b>&"),
+    ],
+)  # fmt: skip
+def test_names_are_spelled_as_people_write_them(name, spelt):
+    assert spelled(name) == spelt
+
+
+@pytest.fixture
+def looked(tmp_path):
+    """Ranks of 74 images, of ConSE and of random vectors, and their gallery."""
+    ranks = np.array([1] * 20 + [2, 3, 5] * 6 + [*range(6, 42)])
+    queries = [f"q{i:02d}" for i in range(len(ranks))]
+    for method, source, own in (
+        ("ridge", "head", ranks), ("conse", "head", ranks[::-1]), ("ridge", "random", ranks + 1),
+    ):  # fmt: skip
+        run = hand_run(source, method=method, eval="all-names")
+        write_ranks(tmp_path, run, own, gallery=50, queries=queries)
+    words = Words({"x": "a name"}, {}, {}, frozenset(queries[:5]))
+    rows = read_results(tmp_path)
+    return lambda frame=rows: gallery(tmp_path, frame, words, "ridge", "image→name", "ImageNet")
+
+
+def test_the_examples_are_of_every_kind_and_picked_by_their_ids(looked):
+    shown = looked()
+    assert [(group.title, group.total) for group in shown.groups] == [
+        ("Right, and ImageNet has the name", 5), ("Right, and ImageNet lacks the name", 15),
+        ("Nearly right, rank 2 to 5", 18), ("Wrong, rank 6 or worse", 36),
+    ]  # fmt: skip
+    assert [len(group.cards) for group in shown.groups] == [FIRST] * 4
+    assert [len(group.more) for group in shown.groups] == [5 - FIRST, *[MORE] * 3]
+    for group, (low, high) in zip(shown.groups, ((1, 1), (1, 1), (2, 5), (6, 41)), strict=True):
+        for card in (*group.cards, *group.more):
+            assert low <= card.answers[0].rank <= high
+            assert [answer.by for answer in card.answers] == ["Ridge", "ConSE", "Random vectors"]
+            assert card.answers[2].rank == card.answers[0].rank + 1
+    assert [card.hit for card in shown.strip] == [True] * HITS + [False] * MISSES
+    # Of the 54 misses no more than the better half.
+    misses = sorted([2, 3, 5] * 6 + [*range(6, 42)])
+    assert all(card.answers[0].rank <= misses[26] for card in shown.strip[HITS:])
+    assert (shown.hits, shown.total, shown.candidates) == (20, 74, 50)
+
+
+def test_the_order_of_the_results_picks_no_example(looked, tmp_path):
+    assert looked(read_results(tmp_path).reverse()) == looked()
+
+
+def test_no_examples_without_the_method(looked, tmp_path):
+    assert looked(read_results(tmp_path).filter(pl.col("method") != "ridge")) is None
+
+
+def test_words_and_pictures_come_from_the_store(tmp_path, runs):
+    from bench.suites.demo import create_smoke_store
+
+    create_smoke_store(tmp_path)
+    write_thumbnails(tmp_path / "smoke" / "image", {"smoke/image-000": b"webp"})
+    words = read_words(open_store(tmp_path), runs[0].columns())
+    assert words.describe("smoke/image-000") == "class-00"
+    assert words.describe("smoke/class-07") == "class-07"
+    assert words.describe("smoke/image-000#en") == "This is smoke/class-00."
+    assert words.describe("unknown") == "unknown"
+    assert words.class_of("smoke/image-000#en") == "smoke/class-00"
+    assert words.pictures == {"smoke/image-000": "data:image/webp;base64,d2VicA=="}
+
+
+NASTY = [*(text[:300] for text in TEXTS), "\ufffe\x00\ud7ff", "年 \u0627\u0644 😀", ""]
+
+
+@given(
+    text=st.sampled_from(NASTY) | st.text(max_size=80),
+    width=st.integers(60, 400),
+    bold=st.booleans(),
+)
+def test_no_line_of_a_picture_is_too_long_and_none_too_many(text, width, bold):
+    paper = _Paper(500, 500, 10)
+    paper.flow([(text, "ink", bold), (" end", "head", not bold)], 0, 0, 20, width, most=3)
+    lines = [re.sub(r"<[^>]*>", "", part) for part in paper.parts]
+    assert len(lines) <= 3
+    for line in lines:
+        plain = line.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"')
+        plain = plain.replace("&#x27;", "'").replace("&amp;", "&").rstrip(" ")
+        # In the lighter weight, and with an ellipsis behind what just fits.
+        assert 20 * measured(plain) <= width + 30
+
+
+def test_the_pictures_hold_whatever_a_name_is(looked):
+    """Names that are markup, right to left, endless or no characters at all."""
+    card = looked().strip[0]
+    answers = (replace(card.answers[0], rank=2, text=NASTY[0]),)
+    hostile = [type(card)(text, 'x" onload="1', answers) for text in NASTY]
+    doubts = tuple(Doubt(text, text, text) for text in NASTY[:5])
+    headline = tuple(((text, ""), (text, "head")) for text in NASTY[-3:])
+    slide = Slide(Screen((NASTY[5],), headline, NASTY[9], doubts), None, hostile)
+    for png, size in ((slide.slide(), (1920, 1080)), (slide.preview(), (1200, 630))):
+        picture = Image.open(io.BytesIO(png))
+        assert (picture.format, picture.size) == ("PNG", size)
+
+
+def test_the_primary_metrics_have_words():
+    for direction, metric in PRIMARY_METRICS:
+        own = ASKED | {"direction": direction, "metric": metric}
+        rows = [over("random", 0.27, 0.001, 0.2, 0.3, **own)]
+        text = finding(by_hand(*rows))
+        assert "27 %" in text
+        assert f" in {metric}" not in text
