@@ -53,7 +53,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("torch", "timm"),
     "coop": ("torch", "open_clip_torch", "transformers"),
     "hdf5": ("h5py",),
-    "report": ("jinja2", "matplotlib", "resvg-py"),
+    "report": ("jinja2", "matplotlib", "resvg-py", "jsonschema"),
     "sources": ("pyarrow", "datasets"),
     "remote": ("obstore", "urllib3", "huggingface_hub"),
     "ray": ("ray",),

@@ -45,6 +45,7 @@ from bench.tables import (
     signed_text,
     value_text,
 )
+from featstore.store.convention import KEY, SCHEMA, SHOULD
 from tests.accuracy import trained
 from tests.house import PACKAGES
 
@@ -416,9 +417,28 @@ def contracts(_: None) -> list[str]:
 
 
 #: Name of a table -> (file of docs/data, or None if it needs none; what renders it).
+def embeddings_properties(_: None) -> list[str]:
+    """Return the properties of the embeddings convention, as its schema states them."""
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))["properties"][KEY]
+    rows = [[f"`{name}`", *rest] for name, *rest in _properties(schema, "", set(SHOULD))]
+    return table(["property", "level", "type", "meaning"], rows)
+
+
+def _properties(schema: Data, above: str, should: set[str]) -> Iterator[list[str]]:
+    for name, one in schema["properties"].items():
+        level = "MUST" if name in schema["required"] else "SHOULD" if name in should else "MAY"
+        values = one.get("enum", [one["const"]] if "const" in one else [])
+        kind = ", ".join(f"`{json.dumps(value)}`" for value in values) or one.get("type", "string")
+        if "description" in one:
+            yield [above + name, level, kind, one["description"]]
+            if "properties" in one:
+                yield from _properties(one, f"{above}{name}.", set())
+
+
 TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "tree": (None, tree),
     "contracts": (None, contracts),
+    "embeddings properties": (None, embeddings_properties),
     "demo, run": ("demo.json", demo_run),
     "demo, all names": ("demo.json", demo_all_names),
     "demo, held out": ("demo.json", demo_held_out),

@@ -63,6 +63,7 @@ from featstore.store.records import (
     parse_commit,
     parse_pointer,
     parse_root,
+    pointer_bytes,
     read_commit,
     read_pointer,
     read_root,
@@ -160,7 +161,7 @@ class SetSource:
 
     def pointer(self) -> bytes:
         """Return the set's pointer."""
-        return json_bytes(group_metadata(self.info.attributes))
+        return pointer_bytes(self.info.attributes, self.info.commit)
 
     def pointer_name(self) -> str:
         """Return the pointer's path below the store."""

@@ -40,7 +40,6 @@ from featstore.store.layout import (
     ArrayLayout,
     SetKey,
     array_metadata,
-    group_metadata,
     parse_array_metadata,
     vector_metadata,
 )
@@ -54,8 +53,9 @@ from featstore.store.records import (
     Commit,
     attributes_digest,
     belongs,
-    is_group,
+    is_pointer,
     is_sha256,
+    pointer_bytes,
     read_commit,
     read_pointer,
 )
@@ -180,10 +180,10 @@ def _whole_pointer(directory: Path, key: SetKey, commit: Commit) -> dict[str, An
         data = read_regular(directory / POINTER, limit=MAX_METADATA_BYTES)
     except (FeatstoreError, OSError):
         return None
-    if attributes is None or not is_group(data, attributes, version=attributes["format"]):
+    if attributes is None:
         return None
     whole = belongs(key, attributes, commit) and attributes["revision"] == commit.revision_id
-    return attributes if whole else None
+    return attributes if whole and is_pointer(data, attributes, commit) else None
 
 
 def published_commits(
@@ -269,7 +269,7 @@ def derive_pointer(
     pointer = {**kept, "revision": current.revision_id}
     if history:
         pointer["history"] = history
-    return json_bytes(group_metadata(pointer))
+    return pointer_bytes(pointer, current)
 
 
 def derive_items(directory: Path, commit: Commit, *tables: pl.DataFrame) -> bytes | None:

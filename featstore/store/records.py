@@ -46,6 +46,7 @@ from featstore.identity import (
     sealed,
     sha256_hex,
 )
+from featstore.store.convention import CONVENTIONS, DECLARATION, KEY, declares, properties
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -172,14 +173,40 @@ def is_group(data: bytes, attributes: Mapping[str, Any], *, version: int) -> boo
 
     From format 2 on, `zarr_conventions` may stand beside ours, and is not looked at.
     """
-    expected = group_metadata(dict(attributes))
-    if version > 1 and b'"zarr_conventions"' in data:
-        document = parse_json(data, where="the group")
-        group = document.get("attributes") if isinstance(document, dict) else None
-        stated = group.get("zarr_conventions") if isinstance(group, dict) else None
-        if isinstance(stated, list):
-            expected["attributes"]["zarr_conventions"] = stated
-    return data == json_bytes(expected)
+    return data == json_bytes(group_metadata(dict(attributes), **_beside(data, version)))
+
+
+def is_pointer(data: bytes, attributes: Mapping[str, Any], commit: Commit | None) -> bool:
+    """Return whether `data` is the ``zarr.json`` of a set with these attributes, as written.
+
+    Sets of earlier writers declare no convention. What a set that declares ours states under it
+    is compared with what follows from attributes and commit, if the commit is known.
+    """
+    beside = _beside(data, attributes["format"])
+    if declares(beside):
+        if DECLARATION not in beside[CONVENTIONS]:
+            return False
+        stated = parse_json(data, where="the set")["attributes"].get(KEY)
+        beside[KEY] = stated if commit is None else properties(attributes, commit)
+    return data == json_bytes(group_metadata(dict(attributes), **beside))
+
+
+def _beside(data: bytes, version: int) -> dict[str, Any]:
+    """Return the list of conventions that a group states, if it states one."""
+    if version == 1 or b'"zarr_conventions"' not in data:
+        return {}
+    document = parse_json(data, where="the group")
+    group = document.get("attributes") if isinstance(document, dict) else None
+    stated = group.get(CONVENTIONS) if isinstance(group, dict) else None
+    return {CONVENTIONS: stated} if isinstance(stated, list) else {}
+
+
+def pointer_bytes(attributes: Mapping[str, Any], commit: Commit) -> bytes:
+    """Return the ``zarr.json`` of a set; from format 2 on it declares the embeddings convention."""
+    beside: dict[str, Any] = {}
+    if attributes["format"] > 1:
+        beside = {CONVENTIONS: [DECLARATION], KEY: properties(attributes, commit)}
+    return json_bytes(group_metadata(dict(attributes), **beside))
 
 
 def valid_commit(document: Mapping[str, Any], *, names: frozenset[str]) -> str:

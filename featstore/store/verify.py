@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,7 @@ from featstore.store.records import (
     commit_bytes,
     commit_of,
     is_group,
+    is_pointer,
     parse_pointer,
     parse_tag,
     read_root,
@@ -98,7 +99,7 @@ class _SetVerification:
             elif _STAGING.fullmatch(name):
                 self._note(name, "belongs to an unfinished extraction")
         commits = self._read_commits()
-        attributes = self._read_pointer()
+        attributes = self._read_pointer(commits)
         finished = POINTER in self._files or self._listed is not None
         if not finished:
             self._tolerate_unfinished(commits)
@@ -156,7 +157,7 @@ class _SetVerification:
             commits[match[1]] = commit
         return commits
 
-    def _read_pointer(self) -> dict[str, Any] | None:
+    def _read_pointer(self, commits: Mapping[str, Commit]) -> dict[str, Any] | None:
         """Return the attributes of the set if its pointer is what a writer writes."""
         self._know(POINTER)
         path = f"{self._directory}/{POINTER}"
@@ -165,7 +166,7 @@ class _SetVerification:
         try:
             data = read_regular(path, limit=MAX_METADATA_BYTES)
             attributes = parse_pointer(parse_json(data, where=path), where=path)
-            if not is_group(data, attributes, version=attributes["format"]):
+            if not is_pointer(data, attributes, commits.get(attributes["revision"])):
                 self._blame(POINTER, "is not written as a writer writes it")
         except FeatstoreError:
             self._blame(POINTER, "is not the metadata of a set")

@@ -54,6 +54,7 @@ from featstore.store.records import (
     attributes_digest,
     commit_bytes,
     pack_failed,
+    pointer_bytes,
     read_commit,
     read_pointer,
     read_root,
@@ -180,7 +181,7 @@ def publish_set(
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         name = f"{stamp}-{identity[:8]}-{os.getpid()}.json"
         claim.write_file(directory / "runs" / name, [json_bytes(dict(run))])
-    claim.write_pointer(directory / POINTER, [json_bytes(group_metadata(pointer))])
+    claim.write_pointer(directory / POINTER, [pointer_bytes(pointer, commit)])
     if stored != older:
         _discard_unnamed(directory, claim, [commit, *stored], layout)
         _discard_tables(directory, claim, older)

@@ -356,7 +356,7 @@ def test_conventions_of_others_beside_ours_are_not_looked_at(damaged: Path) -> N
     for path in groups:
         whole = path.read_bytes()
         document = json.loads(whole)
-        document["attributes"]["zarr_conventions"] = [{"name": "somebody's"}]
+        document["attributes"].setdefault("zarr_conventions", []).append({"name": "somebody's"})
         path.write_bytes(json_bytes(document))
         assert _named(damaged) == []
         assert open_store(damaged).listing() == open_store(damaged).listing()
@@ -367,6 +367,29 @@ def test_conventions_of_others_beside_ours_are_not_looked_at(damaged: Path) -> N
             assert _named(damaged) == [str(path.relative_to(damaged))]
         path.write_bytes(whole)
     assert len(open_store(damaged).sets()) == 4
+
+
+def test_what_a_set_states_under_our_convention_is_compared(damaged: Path) -> None:
+    """A set of an earlier writer states nothing there; what is stated follows from the commit."""
+    for path in damaged.glob("*/*/*/zarr.json"):
+        whole, name = path.read_bytes(), str(path.relative_to(damaged))
+        document = json.loads(whole)
+        stated = document["attributes"].pop("embeddings")
+        path.write_bytes(json_bytes(document))
+        assert _named(damaged) == [name]
+        for key, value in (("dimensions", 7), ("model", "timm:other"), ("license", "MIT")):
+            document["attributes"]["embeddings"] = {**stated, key: value}
+            path.write_bytes(json_bytes(document))
+            assert _named(damaged) == [name]
+            rebuild_set(damaged, str(path.parent.relative_to(damaged)))
+            assert path.read_bytes() == whole
+        del document["attributes"]["zarr_conventions"]
+        path.write_bytes(json_bytes(document))
+        assert _named(damaged) == [name]
+        del document["attributes"]["embeddings"]
+        path.write_bytes(json_bytes(document))
+        assert _named(damaged) == []
+        path.write_bytes(whole)
 
 
 def test_what_is_written_about_a_store_is_told_when_it_changes(damaged: Path) -> None:
