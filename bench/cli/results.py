@@ -601,7 +601,7 @@ def submit_command(
 @click.option("--title", default="Leaderboard", show_default=True, help="Use this heading.")
 @json_option
 def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: bool) -> None:
-    """Rank submissions, and mark those that may be as good as the first.
+    """Rank submissions, and mark those as good as the first.
 
     Every *.json file below FOLDER is read and checked; a file that is no submission ends the
     command with its name. Entries are compared with the leader on the draws that both have;

@@ -569,7 +569,7 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
 def sweep_command(
     dataset: str | None, label_set: str | None, tasks: tuple[str, ...] | None, **given: Any
 ) -> None:
-    """Run every combination of what is listed, and write its results.
+    """Run every combination of the listed values.
 
     Options take several values, separated by commas. Cells of one seed share their moments: a
     ridge is fitted in milliseconds a cell, other methods of moments in some tenths of a second,

@@ -260,13 +260,18 @@ def _copy(
             ]
         )  # fmt: skip
     else:
-        keys: dict[str, list[str]] = {}
-        for key, why in (failure for report in reports for failure in report.failed.items()):
-            keys.setdefault(why, []).append(key)
-        for why, (first, *others) in keys.items():
-            more = f" and {count(len(others), 'other')}" if others else ""
-            say(f"{first}{more}  ", bad("not copied:"), f" {why}", err=True)
+        _say_failures(reports)
     return EXIT_ERROR if any(report.failed for report in reports) else 0
+
+
+def _say_failures(reports: Sequence[CopyReport]) -> None:
+    """Print why sets were not copied, those of one reason in a line."""
+    keys: dict[str, list[str]] = {}
+    for key, why in (failure for report in reports for failure in report.failed.items()):
+        keys.setdefault(why, []).append(key)
+    for why, (first, *others) in keys.items():
+        and_others = f" and {count(len(others), 'other')}" if others else ""
+        say(f"{first}{and_others}  ", bad("not copied:"), f" {why}", err=True)
 
 
 @click.group("cache", cls=CommandGroup, epilog="Example: featstore cache ls")
