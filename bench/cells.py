@@ -160,26 +160,43 @@ _SPELLINGS = {
 
 
 def spelled(name: str) -> str:
-    """Return the name of a model or a label set as people write it.
+    """Return the name of a model as people write it.
+
+    Its version and the tag that tells weights apart stay: without them it would be another model.
 
     Examples
     --------
-    >>> spelled("tf_efficientnet_lite0"), spelled("all-MiniLM-L6-v2"), spelled("imagenet1k")
-    ('EfficientNet-lite0', 'MiniLM-L6', 'ImageNet')
-    >>> spelled("vit_base_patch14_dinov2.lvd142m"), spelled("a name of one's own")
-    ('ViT-base-patch14-DINOv2', "a name of one's own")
+    >>> spelled("tf_efficientnet_lite0"), spelled("all-MiniLM-L6-v2"), spelled("one's own")
+    ('EfficientNet-lite0', 'MiniLM-L6-v2', "one's own")
+    >>> spelled("vit_base_patch14_dinov2.lvd142m"), spelled("bge-base-en-v1.5")
+    ('ViT-base-patch14-DINOv2.lvd142m', 'bge-base-en-v1.5')
     """
-    words = re.split(r"[-_]", name.rsplit("/", 1)[-1].split(".", 1)[0])
-    if len(words) > 1 and words[0] in ("tf", "all"):
-        del words[0]
-    if len(words) > 1 and re.fullmatch(r"v\d", words[-1]):
-        del words[-1]
+    stem, *tag = re.split(r"(?=\.[A-Za-z])", name.rsplit("/", 1)[-1], maxsplit=1)
+    words = re.split(r"[-_]", stem)
     known = [re.fullmatch(r"([A-Za-z]+?)(v?\d\w*)?", word) for word in words]
     spelt = [
         word if found is None else _SPELLINGS.get(found[1].lower(), found[1]) + (found[2] or "")
         for word, found in zip(words, known, strict=True)
     ]
-    return re.sub(r"(?<=[a-z])1k$", "", "-".join(spelt))
+    # A name of one's own may begin so too, such as tf_flowers.
+    families = [None if own is None else own[1].lower() for own in known]
+    if words[0] in ("tf", "all") and len(words) > 1 and families[1] in _SPELLINGS:
+        del spelt[0]
+    return "".join(["-".join(spelt), *tag])
+
+
+#: Label sets whose names people write otherwise than a store.
+_LABEL_SETS = {
+    "imagenet1k": "ImageNet",
+    "imagenet12k": "ImageNet-12k",
+    "imagenet21k": "ImageNet-21k",
+    "imagenet22k": "ImageNet-22k",
+}
+
+
+def label_set_title(name: str) -> str:
+    """Return the name of a label set as people write it; one that is not known stays as it is."""
+    return _LABEL_SETS.get(name, name)
 
 
 def pairs_order(n_pairs: str) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bench.cells import in_order, method_title, whole_heads
+from bench.cells import in_order, mean_over_queries, method_title, whole_heads
 from bench.doses import DOSES
 from bench.geometry import METHOD, Geometry, Side
 from bench.report.theme import (
@@ -30,7 +30,7 @@ from bench.report.theme import (
     way,
     without_frame,
 )
-from bench.report.verdict import DIRECTION, METRIC
+from bench.report.verdict import DIRECTION, METRIC, as_planned
 from bench.tables import value_text
 
 #: What a figure calls the controls, each of which replaces the head's rows.
@@ -66,10 +66,12 @@ def headline_figure(
     Figure or None
         None where the method was not run on head weights alone.
     """
-    alone = whole_heads(comparisons).filter(
-        (pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0")
-        & (pl.col("eval") == evaluation) & (pl.col("direction") == direction)
-        & (pl.col("metric") == metric)
+    alone = as_planned(
+        whole_heads(comparisons).filter(
+            (pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0")
+            & (pl.col("eval") == evaluation) & (pl.col("direction") == direction)
+            & (pl.col("metric") == metric)
+        )
     )  # fmt: skip
     heads = alone.filter(pl.col("source") == "head").sort("a", descending=True, maintain_order=True)
     controls = [
@@ -122,7 +124,10 @@ def _dot(row: dict[str, Any], method: str) -> dict[str, Any]:
     label = f"{title}, {CONTROL_NAMES[source]}" if source != "head" else f"{title} on the head"
     if row["method"] == "conse":
         role, marker, label = "conse", "D", "ConSE, the head unfitted"
-    ends = {name: None if row[name] is None else row["b"] + row[name] for name in ("low", "high")}
+    ends = {
+        name: None if row[name] is None else min(max(row["b"] + row[name], 0.0), 1.0)
+        for name in ("low", "high")
+    }
     return {
         "label": label, "method": row["method"], "source": source, "value": row["a"], **ends,
         "role": role, "marker": marker, "strong": row["method"] == method and source == "head",
@@ -221,8 +226,10 @@ def controls_figure(
         & (pl.col("n_pairs") == "0") & (pl.col("method") != "conse")
         & pl.col("source").is_in(["head", *CONTROL_NAMES])
     )  # fmt: skip
-    runs = rows.filter(asked & (pl.col("metric") == METRIC))
-    means = whole_heads(table).filter(asked) if METRIC in table.columns else table.clear()
+    runs = as_planned(rows.filter(asked & (pl.col("metric") == METRIC)))
+    means = table.clear()
+    if METRIC in table.columns:
+        means = as_planned(whole_heads(table).filter(asked))
     beside = runs.filter(pl.col("source") != "head")
     methods = [m for m in dict.fromkeys(in_order(runs)["method"]) if m in set(beside["method"])]
     if not methods:
@@ -230,7 +237,8 @@ def controls_figure(
     order = {m: _mean_of(means, m, "head") or 0.0 for m in methods}
     methods.sort(key=lambda m: (m != method, -order[m]))
     sources = [s for s in ("head", *CONTROL_NAMES) if s in set(runs["source"])]
-    data = _control_data(runs, means, methods, sources) + _dose_data(doses, methods)
+    data = _control_data(runs, means, methods, sources)
+    data += _dose_data(doses.filter(pl.col("eval") == evaluation), methods)
     caption = _controls_caption(data, methods, evaluation, runs.row(0, named=True))
 
     def draw(sheet: Sheet) -> None:
@@ -312,8 +320,11 @@ def _controls_caption(
 
 
 def _values(runs: pl.DataFrame, method: str, source: str) -> list[float]:
+    """Return the value of every draw, a mean over the splits that it was scored on."""
     own = runs.filter((pl.col("method") == method) & (pl.col("source") == source))
-    return own["value"].to_list()
+    # What draws a control is the seed where no other draw is named.
+    draw = pl.col("control_draw").fill_null(pl.col("seed")).alias("draw")
+    return own.group_by(draw).agg(mean_over_queries("value"))["value"].to_list()
 
 
 def _mean_of(means: pl.DataFrame, method: str, source: str) -> float | None:

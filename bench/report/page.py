@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,13 +20,13 @@ from typing import Any
 import polars as pl
 
 from bench.cells import (
+    label_set_title,
     method_title,
     metric_texts,
     only_series,
-    spelled,
     whole_heads,
 )
-from bench.comparisons import LEVEL, bold_cells, compare
+from bench.comparisons import bold_cells, compare
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
@@ -81,7 +82,7 @@ def filter_to_one_choice(
         Of every kind of set that with the most runs; of equally many the first by name. Runs
         without a head or without texts of a kind stay.
     others : list of str
-        Sets of images that the series has beside it.
+        What was left out: sets of images, then heads and texts of the images that are shown.
 
     Raises
     ------
@@ -105,8 +106,9 @@ def filter_to_one_choice(
         )
         if counts.height > 1:
             rows = rows.filter(pl.col(column).fill_null("").is_in(["", counts[column][0]]))
-    shown = set(rows["image_set"])
-    return rows, [key for key in keys if key not in shown]
+            keys += counts[column].to_list()
+    shown = {key for column in _COLUMNS for key in rows[column]}
+    return rows, [key for key in dict.fromkeys(keys) if key not in shown]
 
 
 #: Names that are shown in each part of the list.
@@ -255,6 +257,13 @@ NUMERIC = {
 }  # fmt: skip
 
 
+#: Files of figures, of this version and of older ones, that a report may have left in its folder.
+_OF_FIGURES = re.compile(
+    r"(headline|accuracy_by_pairs|accuracy_by_mix|controls|head_rows"
+    r"|gain_beside_controls|head_by_name|map|matched_cosines)(_[\w-]+)?\.(svg|png|csv)"
+)
+
+
 @dataclass(frozen=True)
 class Written:
     """What `write_report` wrote.
@@ -333,24 +342,26 @@ def write_report(
     opened = open_store(store)
     folder = out.parent / f"{out.stem}_files"
     page = build_page(results, rows, opened, images=images, command=command, files=folder.name)
-    files = []
-    for figure in page.figures:
-        for ending, content in figure.files().items():
-            path = folder / f"{figure.name}{ending}"
-            write_file(path, [content])
-            files.append(path)
-    drawn: dict[Path, Callable[[], bytes]] = {folder / PREVIEW: page.slide.preview}
+    # All is drawn before any of it is written: what fails leaves the old page and its figures.
+    files = {
+        folder / f"{figure.name}{ending}": content
+        for figure in page.figures
+        for ending, content in figure.files().items()
+    }
+    files[folder / PREVIEW] = page.slide.preview()
     if slide is not None:
-        drawn[Path(slide)] = page.slide.slide
+        files[Path(slide)] = page.slide.slide()
     if atlas is not None:
-        drawn[Path(atlas)] = page.atlas
-    for path, draw in drawn.items():
-        write_file(path, [draw()])
-        files.append(path)
-    for name, content in ({} if paper is None else paper_files(page.figures)).items():
-        files.append(Path(paper or "", name))
-        write_file(files[-1], [content])
+        files[Path(atlas)] = page.atlas()
+    if paper is not None:
+        drawn = paper_files(page.figures)
+        files |= {Path(paper, name): content for name, content in drawn.items()}
+    for path, content in files.items():
+        write_file(path, [content])
     write_file(out, [page.html.encode("utf-8")])
+    for path in folder.iterdir():
+        if path not in files and _OF_FIGURES.fullmatch(path.name):
+            path.unlink(missing_ok=True)
     return Written(out, tuple(files), page.slide.screen.finding if page.verdict else "")
 
 
@@ -425,7 +436,7 @@ def build_page(
     screen = first_screen(root, rows, table, comparisons, found, store, words)
     looked = None
     if found is not None:
-        head = spelled(str(first["head_set"]).split("/")[0])
+        head = label_set_title(str(first["head_set"]).split("/")[0])
         looked = gallery(root, whole, words, found.method, found.direction, head)
     health = set_health(store, first)
     context: dict[str, Any] = {
@@ -543,11 +554,11 @@ def _findings(
     if lines and lines[0].get("seen %") and lines[0].get("unseen %"):
         seen, unseen = (lines[0][name].split(" ±")[0] for name in ("seen %", "unseen %"))
         headings["alone"] = (
-            f"{title} names {seen} % of images correctly where the head has the name, and "
-            f"{unseen} % where it lacks it"
+            f"{title} is right in {seen} % where the head has the name and in {unseen} % where it "
+            "lacks it, on average over names"
         )
     family = comparisons.filter(pl.col("family").is_not_null())
-    held = (pl.col("p_holm") < LEVEL) & (pl.col("difference") > 0)
+    held = pl.col("bold") & (pl.col("difference") > 0)
     headings["family"] = (
         f"{family.filter(held).height} of {family.height} comparisons that were named beforehand "
         "hold after correction"
@@ -596,7 +607,7 @@ def _headline(comparisons: pl.DataFrame, found: Verdict | None) -> Figure | None
 
 
 def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:
-    """Return the mixing curve of these rows, or of the sweep of the same images in the folder."""
+    """Return the mixing curve of these rows, or of the sweep of the same sets in the folder."""
     own = mixing_figure(rows, rows)
     if own is not None:
         return own
@@ -604,8 +615,12 @@ def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:
     if "sweep" not in set(every["suite"]):
         return None
     sweep = only_series(root, every, suite="sweep")
-    revision = rows["image_revision"][0]
-    return mixing_figure(sweep.filter(pl.col("image_revision") == revision), rows)
+    for role in ("image", "name", "caption", "head"):
+        for column in (f"{role}_set", f"{role}_revision"):
+            # A run that reads none of a kind goes with any.
+            known = {"", *rows[column].fill_null("")}
+            sweep = sweep.filter(pl.col(column).fill_null("").is_in(known))
+    return mixing_figure(sweep, rows)
 
 
 def _alone(rows: pl.DataFrame) -> dict[str, Any] | None:

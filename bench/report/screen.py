@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from html import escape
 from operator import itemgetter
@@ -19,8 +19,20 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import polars as pl
 
-from bench.cells import method_title, pairs_order, read_cells, source_name, spelled, whole_heads
-from bench.comparisons import FEW_CLASSES, PRIMARY_CONTROLS, PRIMARY_METRICS
+from bench.cells import (
+    label_set_title,
+    method_title,
+    pairs_order,
+    read_cells,
+    source_name,
+    spelled,
+    whole_heads,
+)
+from bench.comparisons import (
+    FEW_CLASSES,
+    PRIMARY_CONTROLS,
+    PRIMARY_METRICS,
+)
 from bench.metrics.summary import METRICS
 from bench.options import FewShot
 from bench.protocol import FRESH_SPLITS
@@ -29,12 +41,12 @@ from bench.report.theme import INKS, Figure, capital, measured, png_bytes, short
 from bench.report.verdict import (
     LEVEL,
     Verdict,
-    beats_head,
+    as_planned,
     first_of_order,
-    is_beaten,
     standing,
+    stands,
 )
-from bench.statistics import ENOUGH_DRAWS, DrawSums, proportion_interval
+from bench.statistics import ENOUGH_DRAWS, LARGEST_OVERLAP, DrawSums, proportion_interval
 from bench.tables import BY_NAME, interval_text, p_text, pairs_text, signed_text, value_text
 from featstore.store.store import FeatureStore
 
@@ -132,6 +144,11 @@ class Doubt:
     detail: str = ""
     settled: bool = False
 
+    @property
+    def short(self) -> str:
+        """The first clause of the answer."""
+        return f"{re.split(r'[:.](?: |$)', self.answer)[0]}."
+
 
 @dataclass(frozen=True)
 class Screen:
@@ -204,7 +221,8 @@ def first_screen(
     note = shown_text(str(store.info(sets["image_set"]).attributes["facts"].get("note", "")))
     if found is None:
         return Screen(crumbs, _without_head(table), "", ())
-    scene = Scene(found, rows, table, comparisons, suite, spelled(sets["head_set"].split("/")[0]))
+    head = label_set_title(sets["head_set"].split("/")[0])
+    scene = Scene(found, rows, table, comparisons, suite, head)
     dek = scene.dek(names["image"], str(text))
     doubts = (
         scene.weights(), scene.fitting(), scene.known_names(root, words), scene.real_pairs(),
@@ -226,7 +244,9 @@ def _percent(value: float) -> str:
 
 
 def _range(low: float, high: float) -> str:
-    return f"[{value_text('top-1', low)}, {value_text('top-1', high)}]"
+    """Return an interval of a share, which lies between none and all."""
+    ends = (value_text("top-1", min(max(end, 0.0), 1.0)) for end in (low, high))
+    return f"[{', '.join(ends)}]"
 
 
 def _and(texts: Sequence[str]) -> str:
@@ -240,8 +260,13 @@ def _amount(row: Mapping[str, Any]) -> tuple[float, float]:
     return pairs_order(row["n_pairs"]), shots
 
 
+def _has_head_alone(table: pl.DataFrame) -> bool:
+    of_head = (pl.col("source") == "head") & (pl.col("n_pairs") == "0")
+    return not table.filter(of_head & (pl.col("method") != "conse")).is_empty()
+
+
 def _without_head(table: pl.DataFrame) -> tuple[Parts, ...]:
-    """Return the headline, by sentences, of results in which no head was scored alone."""
+    """Return the headline, by sentences, of results without a verdict."""
     scored = table.filter(
         ~pl.col("method").is_in(["chance", "conse"]) & ~pl.col("source").is_in([*_CONTROLS])
     )
@@ -259,6 +284,8 @@ def _without_head(table: pl.DataFrame) -> tuple[Parts, ...]:
         k = pairs_text(row["n_pairs"], row["n_images_fitted"])
         subject = f"{method_title(method)} on {given.replace('real', f'{k} real', 1)}"
         then = "No head was scored alone, so nothing here says what its weights add."
+        if _has_head_alone(table):
+            then = "The tables have every run on head weights; none of them gives a verdict."
         if row["task"] == "few_shot":
             options = json.loads(row["options"] or "{}")
             shots = options.get("shots", FewShot.shots)
@@ -303,11 +330,7 @@ class Scene:
         first, controls = wording.first(*head), found.controls
         if not controls:
             return first, (("No control was run, so the weights may not be the reason.", ""),)
-        # The control that decides: the first, or where one is not beaten, the best of these.
-        shown = controls[0]
-        if found.tone in ("same", "worse"):
-            decides = beats_head if found.tone == "worse" else _is_level
-            shown = min(filter(decides, controls), key=itemgetter("difference"))
+        shown = self._deciding()
         subject = _CONTROLS[shown["source"]]
         control = subject, shown["b"], shown["source"]
         if found.tone == "worse":
@@ -315,15 +338,31 @@ class Scene:
         if found.tone == "same":
             end = ", so the weights may not be the reason."
             return first, wording.second(*control, end=end)
+        ends = {
+            "better": ".",
+            "undecided": ", but there are too few control draws to decide.",
+            "unknown": ", but one draw decides nothing.",
+        }
+        return first, wording.second(*control, end=ends[found.tone])
+
+    def _deciding(self) -> dict[str, Any]:
+        """Return the control that the tone follows from: of several, the best.
+
+        Where all are beaten it is the first.
+        """
+        found, controls = self.found, self.found.controls
         if found.tone == "better":
-            return first, wording.second(*control)
-        return first, wording.second(*control, end=", but one draw decides nothing.")
+            return controls[0]
+        own = [row for row in controls if stands(row) == found.tone]
+        return min(own, key=itemgetter("difference"))
 
     def dek(self, images: str, texts: str) -> str:
         """Return what was fitted, and on what it was scored."""
         found = self.found
         own = self.rows.filter((pl.col("source") == "head") & (pl.col("method") == found.method))
-        n_rows = own["n_prototypes"].to_numpy().max()
+        # Results of an older version do not say how many.
+        n_rows = own["n_prototypes"].max()
+        counted = "rows" if n_rows is None else f"{int(n_rows):,} rows"  # type: ignore[arg-type]
         row = found.of("over-chance") or found.controls[0]
         n_images = row["n_queries"] / row["n_seeds"]
         scored = f"{n_images:,.0f} images"
@@ -334,7 +373,7 @@ class Scene:
         candidates = f"{row['gallery']:,.0f} {_CANDIDATES.get(found.direction, 'candidates')}"
         chance = "" if row["chance"] is None else f", chance {value_text('top-1', row['chance'])} %"
         return (
-            f"{method_title(found.method)} is fitted on the {n_rows:,} rows of {images}'s "
+            f"{method_title(found.method)} is fitted on the {counted} of {images}'s "
             f"classifier and the {texts} embeddings of their class names; no image–text pair is "
             f"used. {scored}, {candidates}{chance}{self._all_names()}."
         )
@@ -342,13 +381,7 @@ class Scene:
     def _all_names(self) -> str:
         """Return the accuracy among all names, where the verdict is on fewer."""
         found = self.found
-        every = whole_heads(self.table).filter(
-            (pl.col("method") == found.method)
-            & (pl.col("source") == "head")
-            & (pl.col("n_pairs") == "0")
-            & (pl.col("eval") == "all-names")
-            & (pl.col("direction") == found.direction)
-        )
+        every = replace(found, eval="all-names").cell(self.table)
         if found.eval == "all-names" or every.is_empty():
             return ""
         row = every.row(0, named=True)
@@ -365,11 +398,8 @@ class Scene:
                 self._rerun("--source head,random,shuffled"),
             )  # fmt: skip
         nearest = min(controls, key=itemgetter("difference"))
-        shown = [
-            row
-            for row in controls
-            if row["source"] in PRIMARY_CONTROLS or (row is nearest and found.tone != "better")
-        ]
+        telling = [] if found.tone == "better" else [nearest, self._deciding()]
+        shown = [row for row in controls if row["source"] in PRIMARY_CONTROLS or row in telling]
         levels = [f"{found.value('head')} with the head"] + [
             f"{value_text(found.metric, row['b'])} % with {_CONTROLS[row['source']].short}"
             for row in shown or controls
@@ -378,6 +408,7 @@ class Scene:
             "better": "Yes",
             "worse": "No, a control does better",
             "same": "Not shown, a control may do as well",
+            "undecided": "Undecided, there are too few control draws",
             "unknown": "Undecided, a control was drawn only once",
         }
         return Doubt(
@@ -410,9 +441,12 @@ class Scene:
             & (pl.col("eval") == found.eval)
             & (pl.col("direction") == found.direction)
             & (pl.col("metric") == found.metric)
-            & (pl.col("high") < 0)
         )
-        others = others.sort("a", descending=True, maintain_order=True)
+        others = (
+            as_planned(others)
+            .filter(pl.col("high") < 0)
+            .sort("a", descending=True, maintain_order=True)
+        )
         below = [method_title(name) for name in dict.fromkeys(others["method"])]
         verb = "does" if len(below) == 1 else "do"
         return Doubt(
@@ -429,6 +463,11 @@ class Scene:
         question, found = "Only classes that the head knew?", self.found
         cell = found.cells["head"]
         share = cell.get("seen_share")
+        if "caption" in found.direction:
+            return Doubt(
+                question, "Not measured: a caption is not the name of a class.",
+                "`bench task zero_shot --head-names` measures it for class names.",
+            )  # fmt: skip
         if share is None:
             return Doubt(
                 question, "Not known: no names of the head's classes were read.",
@@ -449,8 +488,8 @@ class Scene:
         return Doubt(
             question,
             f"{'No' if settled else 'Perhaps'}: {seen} where {self.head} has the name, "
-            f"{unseen} where it does not.",
-            f"{capital(_and(spans))}, means over names. " * bool(spans)
+            f"{unseen} where it does not, on average over names.",
+            f"{capital(_and(spans))}. " * bool(spans)
             + f"{100 * share:.0f} % of the images have a name of the head.",
             settled=settled,
         )
@@ -458,15 +497,8 @@ class Scene:
     def _by_name(self, root: Path, words: Words) -> dict[str, tuple[float, float]]:
         """Return the intervals of the accuracy over seen and unseen names."""
         found = self.found
-        block = whole_heads(self.rows).filter(
-            (pl.col("method") == found.method)
-            & (pl.col("source") == "head")
-            & (pl.col("n_pairs") == "0")
-            & (pl.col("eval") == found.eval)
-            & (pl.col("direction") == found.direction)
-        )
         out: dict[str, tuple[float, float]] = {}
-        cells = read_cells(root, block)
+        cells = read_cells(root, found.cell(self.rows))
         if not words.seen or not cells or cells[0].clusters_of != "classes":
             return out
         sums = cells[0].by_seed(found.metric)
@@ -482,21 +514,27 @@ class Scene:
     def real_pairs(self) -> Doubt:
         """Answer whether the head still helps beside real pairs."""
         question, found = "Does it help with real pairs?", self.found
-        keys = set(found.rows.filter(pl.col("comparison") == "over-parts")["n_pairs"])
-        if not keys:
+        rows = found.rows.filter(pl.col("comparison") == "over-parts").rows(named=True)
+        if not rows:
             return Doubt(
                 question, "Not tested: no run fits the head together with real pairs.",
-                "`bench task zero_shot --source none,head --n-pairs 16,64,all` does.",
+                f"`bench task {self._task} --source none,head --n-pairs 16,64,all` does.",
             )  # fmt: skip
-        # The largest number of pairs: there a head has least to add.
-        k = max(keys, key=pairs_order)
-        parts, real = found.of("over-parts", n_pairs=k), found.of("over-real", n_pairs=k)
+        # The largest number of pairs that a claim is possible about: there a head adds least.
+        parts = max(rows, key=lambda row: (_limit(row) == "", pairs_order(row["n_pairs"])))
+        limit, k = _limit(parts), parts["n_pairs"]
+        real = found.of("over-real", n_pairs=k)
         fitted = self.table.filter(pl.col("n_pairs") == k)["n_images_fitted"].mean()
         p = parts["p"] if parts["p_holm"] is None else parts["p_holm"]
-        settled = parts["low"] is not None and parts["low"] > 0 and p is not None and p < LEVEL
+        above = parts["low"] is not None and parts["low"] > 0 and p is not None and p < LEVEL
+        settled = bool(parts["bold"]) and parts["difference"] > 0
         helps = bool(real) and real["low"] is not None and real["low"] > 0
         without = f" and {value_text(found.metric, real['b'])} % without it" if real else ""
-        answer = "Yes" if settled else "Not beyond the better of the two" if helps else "Not shown"
+        answer = "Not beyond the better of the two" if helps else "Not shown"
+        if settled:
+            answer = "Yes"
+        elif above:
+            answer = limit or "Perhaps, but the comparison was not named beforehand"
         corrected = "" if parts["family"] is None else f" (Holm, {parts['family']} comparisons)"
         n_pairs = re.sub(r"\D*\((.*)\)", r"\1", pairs_text(k, fitted))
         return Doubt(
@@ -516,7 +554,11 @@ class Scene:
         against = []
         if note.startswith(DEVELOPMENT):
             against.append("these images are a development set")
-        if found.tone == "unknown":
+        if found.n_settings > 1:
+            against.append(
+                f"{method_title(found.method)} was scored in {found.n_settings} settings"
+            )
+        if found.tone in ("unknown", "undecided"):
             against.append("the controls do not decide")
         if found.eval in FRESH_SPLITS and row["n_seeds"] < ENOUGH_DRAWS:
             draws = "one split was" if row["n_seeds"] == 1 else f"{row['n_seeds']} splits were"
@@ -527,7 +569,7 @@ class Scene:
         quote = found.value("head")
         if row.get("comparison") == "over-chance" and row["low"] is not None and chance is not None:
             quote += f" {_range(row['low'] + chance, row['high'] + chance)}"
-        quote += f" of {row['gallery']:,.0f} candidates"
+        quote += f" among {row['gallery']:,.0f} candidates"
         if against:
             shown = (
                 capital(note.removeprefix(f"{DEVELOPMENT}: "))
@@ -535,10 +577,13 @@ class Scene:
                 else ""
             )
             return Doubt(question, f"No: {_and(against)}.", shown)
-        outcome = "" if found.tone == "better" else ", and that a control may do as well"
+        outcome = {
+            "same": ", and that a control may do as well",
+            "worse": ", and that a control does better",
+        }
         return Doubt(
             question,
-            f"Yes: {quote}{outcome}.",
+            f"Yes: {quote}{outcome.get(found.tone, '')}.",
             "Name the data sets and revisions listed under Reproduce.",
             settled=True,
         )  # fmt: skip
@@ -546,12 +591,26 @@ class Scene:
     def _rerun(self, options: str) -> str:
         """Return which command runs what is missing."""
         if self.suite in ("task", "sweep"):
-            return f"`bench task zero_shot {options}` runs it."
+            return f"`bench task {self._task} {options}` runs it."
         return f"`bench run --suite {self.suite} {options}` runs it."
 
+    @property
+    def _task(self) -> str:
+        """The task of the verdict."""
+        return str(self.found.cells["head"].get("task") or "zero_shot")
 
-def _is_level(row: Mapping[str, Any]) -> bool:
-    return not is_beaten(row)
+
+def _limit(row: Mapping[str, Any]) -> str:
+    """Return why no claim about new real pairs is possible, whatever p is; empty if one is.
+
+    As `bench.comparisons.compare` prints bold, and with the same limits.
+    """
+    overlap = row["overlap"]
+    if row["n_pairs"] == "all" or overlap is None or overlap > LARGEST_OVERLAP:
+        return "Only for this pool of pairs"
+    if row["n_seeds"] < ENOUGH_DRAWS:
+        return f"Undecided, there are too few draws ({row['n_seeds']} of {ENOUGH_DRAWS})"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -591,7 +650,7 @@ class Slide:
         y = self._top(paper, 44, 20) + 30
         self._figure(paper, 56, y, 660, 15, 610)
         for doubt in self.screen.doubts:
-            y = paper.doubt(doubt, 760, y, 21, 384) + 14
+            y = paper.doubt(doubt, 760, y, 21, 384, doubt.short) + 14
         return paper.png()
 
     def _top(self, paper: _Paper, size: float, small: float) -> float:

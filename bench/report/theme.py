@@ -240,8 +240,8 @@ def _plain(svg: str) -> tuple[str, tuple[float, float]]:
         rf"font-size: \2px; font-weight: \1; font-family: {_FONT}", body,
     )  # fmt: skip
     body = re.sub(r' (width|height)="[\d.]+pt"', "", body, count=2)
-    # A hundredth of a pixel is enough.
-    body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)
+    # A hundredth of a pixel is enough; the numbers of a text are no places.
+    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), body)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)
     assert box is not None
     return body, (float(box[1]), float(box[2]))

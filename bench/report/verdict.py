@@ -13,8 +13,9 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import method_title, whole_heads
+from bench.cells import HEAD_PARTS, SETTINGS, method_title, whole_heads
 from bench.comparisons import MAIN_EVALS, PRIMARY_METRICS
+from bench.runs import LEAVES
 from bench.statistics import ENOUGH_CONTROLS
 from bench.tables import interval_text, p_text, signed_text, value_text
 
@@ -37,6 +38,16 @@ NAMES = {
     "rotated": "Rotated",
 }
 
+#: What tells cells of one method apart on whole heads, each with its default.
+_DEFAULTS = {
+    leaf.name: leaf.default
+    for leaf in LEAVES
+    if leaf.name in SETTINGS and leaf.name not in HEAD_PARTS
+}
+
+#: Of these, what says how a head is mixed with real pairs.
+_OF_MIXTURES = ("mix", "share", "sequential")
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -47,7 +58,8 @@ class Verdict:
     sentence : str
         The answer with its numbers, to stand alone.
     tone : str
-        ``"better"``, ``"same"``, ``"worse"`` or ``"unknown"``.
+        ``"better"``, ``"same"``, ``"worse"``, ``"undecided"`` (too few draws of a control) or
+        ``"unknown"`` (no control, or one that was drawn once).
     method, direction, metric, eval : str
         What it is on.
     rows : DataFrame
@@ -58,6 +70,10 @@ class Verdict:
         Those of `rows` that compare a source with chance, or with the real pairs beside it.
     sources : tuple of str
         The head, and the controls that were scored without real pairs.
+    settings : mapping
+        Column of `bench.cells.SETTINGS` → its value in all of these; see `planned_settings`.
+    n_settings : int
+        In how many settings the method was scored on the head alone.
     """
 
     sentence: str
@@ -70,6 +86,18 @@ class Verdict:
     cells: Mapping[str, Mapping[str, Any]]
     gains: pl.DataFrame
     sources: tuple[str, ...]
+    settings: Mapping[str, Any]
+    n_settings: int
+
+    def cell(self, frame: pl.DataFrame, source: str = "head") -> pl.DataFrame:
+        """Return the rows of a frame that belong to one of `cells`."""
+        return _with_settings(whole_heads(frame), self.settings).filter(
+            (pl.col("method") == self.method)
+            & (pl.col("source") == source)
+            & (pl.col("n_pairs") == "0")
+            & (pl.col("eval") == self.eval)
+            & (pl.col("direction") == self.direction)
+        )
 
     def of(self, comparison: str, source: str = "head", n_pairs: str = "0") -> dict[str, Any]:
         """Return one of the comparisons by its name; empty if there is none."""
@@ -90,27 +118,86 @@ class Verdict:
         return f"{value_text(self.metric, self.cells[source][self.metric])} %"
 
 
-def shown_method(comparisons: pl.DataFrame, table: pl.DataFrame) -> str:
+def shown_method(comparisons: pl.DataFrame, question: tuple[str, str] | None = None) -> str:
     """Return the method that a verdict is on.
 
-    The one whose head stands beside the most draws of a control, up to `ENOUGH_CONTROLS`: its rank
-    among them says most. Of equals the first of `ORDER`, then of the table. Both follow from what
-    was run, and neither from how it scored.
+    Of the methods that were scored on a head alone, it is the one whose head stands beside the
+    most draws of a control, up to `ENOUGH_CONTROLS`: its rank among them says most. Of equals it
+    is the first of `ORDER`, then of the table. Both follow from what was run, and neither from how
+    it scored.
     """
-    on_head = table.filter((pl.col("source") == "head") & (pl.col("method") != "conse"))["method"]
-    methods = sorted([*dict.fromkeys(on_head)] or ORDER, key=_place)
-    alone = whole_heads(comparisons).filter(
-        (pl.col("comparison") == "over-control")
-        & (pl.col("n_pairs") == "0")
-        & pl.col("source").is_in([*NAMES])
-        & pl.struct("direction", "metric").is_in(
-            [{"direction": way, "metric": metric} for way, metric in PRIMARY_METRICS]
-        )
-    )
-    main = [name for name in MAIN_EVALS if name in alone["eval"]][:1]
-    alone = alone.filter(pl.col("eval").is_in(main))
-    draws = dict(alone.group_by("method").agg(pl.col("n_controls").max()).iter_rows())
+    alone = _of_question(_alone(comparisons), question)
+    methods = sorted([*dict.fromkeys(alone["method"])] or ORDER, key=_place)
+    beside = alone.filter(_IS_CONTROL & pl.col("eval").is_in([_evaluation(alone) or ""]))
+    draws = dict(beside.group_by("method").agg(pl.col("n_controls").max()).iter_rows())
     return str(max(methods, key=lambda name: min(draws.get(name) or 0, ENOUGH_CONTROLS)))
+
+
+_IS_CONTROL = (pl.col("comparison") == "over-control") & pl.col("source").is_in([*NAMES])
+
+
+def _alone(comparisons: pl.DataFrame) -> pl.DataFrame:
+    """Return the comparisons of a whole head alone: with chance, or with a control of it."""
+    of_head = (pl.col("comparison") == "over-chance") & (pl.col("source") == "head")
+    return whole_heads(comparisons).filter(
+        (pl.col("n_pairs") == "0")
+        & (pl.col("method") != "conse")
+        & (of_head | (pl.col("comparison") == "over-control"))
+    )
+
+
+def _of_question(alone: pl.DataFrame, question: tuple[str, str] | None) -> pl.DataFrame:
+    """Return the rows of a question; without one, of the first of `PRIMARY_METRICS` there is."""
+    have = alone.select("direction", "metric").rows()
+    asked = question or next((one for one in PRIMARY_METRICS if one in have), PRIMARY_METRICS[0])
+    return alone.filter((pl.col("direction") == asked[0]) & (pl.col("metric") == asked[1]))
+
+
+def _evaluation(alone: pl.DataFrame) -> str | None:
+    """Return the first of `MAIN_EVALS` with controls; where none has any, the first of all."""
+    frames = (alone.filter(_IS_CONTROL), alone)
+    return next((name for own in frames for name in MAIN_EVALS if name in own["eval"]), None)
+
+
+def planned_settings(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return the settings in which a head was scored alone, those with the most defaults first.
+
+    Of equally many, the first by their values. The scores play no part, so that the first is
+    chosen before an image is scored.
+    """
+    own = whole_heads(frame).filter((pl.col("source") == "head") & (pl.col("n_pairs") == "0"))
+    return sorted(own.select(list(_DEFAULTS)).unique().iter_rows(named=True), key=_unusual)
+
+
+def _unusual(row: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """Return what sorts rows by how many settings are not the default."""
+    given = [row[name] not in ("", None, default) for name, default in _DEFAULTS.items()]
+    return sum(given), [str(row[name]) for name in _DEFAULTS]
+
+
+def _with_settings(
+    frame: pl.DataFrame, settings: Mapping[str, Any], but: Sequence[str] = ()
+) -> pl.DataFrame:
+    own = {name: value for name, value in settings.items() if name not in but}
+    types = frame.schema
+    return frame.filter(
+        *(pl.col(n).eq_missing(pl.lit(v, dtype=types[n])) for n, v in own.items() if n in types)
+    )
+
+
+def as_planned(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return of every method the rows of the first of its `planned_settings`.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Rows without real pairs, with the columns of `bench.cells.CELL`.
+    """
+    kept = [
+        _with_settings(own, next(iter(planned_settings(own)), {}))
+        for _, own in frame.group_by("method", maintain_order=True)
+    ]
+    return pl.concat(kept) if kept else frame
 
 
 def first_of_order(methods: Iterable[str]) -> str:
@@ -142,40 +229,34 @@ def verdict(
     question : tuple of direction and metric, optional
         Instead of the first of `bench.comparisons.PRIMARY_METRICS` that there is.
     """
-    method = method or shown_method(comparisons, table)
-    of_method = whole_heads(comparisons).filter(pl.col("method") == method)
-    direction, metric = question or next(
-        (asked for asked in PRIMARY_METRICS if asked[0] in of_method["direction"]),
-        (DIRECTION, METRIC),
-    )
-    own = of_method.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
-    evaluation = next(
-        (
-            name
-            for name in MAIN_EVALS
-            if not _of_head(own.filter(pl.col("eval") == name)).is_empty()
-        ),
-        None,
-    )
+    method = method or shown_method(comparisons, question)
+    alone = _of_question(_alone(comparisons).filter(pl.col("method") == method), question)
+    evaluation = _evaluation(alone)
     if evaluation is None:
         return None
-    own = own.filter(pl.col("eval") == evaluation)
-    cells = whole_heads(table).filter(
+    asked = ("direction", "metric", "eval", "method")
+    alone = alone.filter(pl.col("eval") == evaluation).sort(
+        pl.col("comparison") != "over-chance", maintain_order=True
+    )
+    direction, metric = alone.select("direction", "metric").row(0)
+    own = whole_heads(comparisons).join(alone.select(asked).unique(), on=asked, how="semi")
+    # Of a head whose values are only side a of a control, the settings are those of that row.
+    every = planned_settings(alone.with_columns(source=pl.lit("head")))
+    own = _of_settings(own, every[0])
+    alone = _with_settings(alone, every[0])
+    cells = _with_settings(whole_heads(table), every[0]).filter(
         (pl.col("method") == method)
         & (pl.col("eval") == evaluation)
         & (pl.col("direction") == direction)
         & (pl.col("n_pairs") == "0")
     )
-    against = own.filter(
-        (pl.col("comparison") == "over-control")
-        & (pl.col("n_pairs") == "0")
-        & pl.col("source").is_in(list(NAMES))
-    )
+    against = alone.filter(_IS_CONTROL)
     tone = _tone(against.to_dicts())
-    head = _of_head(own).row(0, named=True)
+    head = alone.row(0, named=True)
     found = f"{value_text(metric, head['a'])} % of images are named right"
     if direction != DIRECTION:
         found = f"{metric} of {direction} is {value_text(metric, head['a'])} %"
+    scored = own.filter((pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0"))
     numbers = ""
     if not against.is_empty():
         numbers = f": the head differs from {' and from '.join(_beside(against))}"
@@ -195,49 +276,56 @@ def verdict(
             ((pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0"))
             | ((pl.col("comparison") == "over-real") & (pl.col("n_pairs") != "0"))
         ),
-        sources=tuple(s for s in NAMES if not _alone(own, s).is_empty()),
+        sources=tuple(source for source in NAMES if source in set(scored["source"])),
+        settings=every[0],
+        n_settings=len(every),
     )
 
 
-def _alone(own: pl.DataFrame, source: str) -> pl.DataFrame:
-    return own.filter(
-        (pl.col("comparison") == "over-chance")
-        & (pl.col("source") == source)
-        & (pl.col("n_pairs") == "0")
-    )
+def _of_settings(own: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFrame:
+    """Return one row of each comparison; beside real pairs, the mixture with most defaults."""
+    alone = pl.col("n_pairs") == "0"
+    beside = _with_settings(own.filter(~alone), settings, _OF_MIXTURES)
+    rows = beside.rows(named=True)
+    usual = beside[sorted(range(len(rows)), key=lambda place: _unusual(rows[place]))]
+    once = usual.unique(["comparison", "source", "n_pairs"], keep="first", maintain_order=True)
+    return pl.concat([_with_settings(own.filter(alone), settings), once])
 
 
-def _of_head(own: pl.DataFrame) -> pl.DataFrame:
-    """Return the comparisons of the head alone: with chance, or with a control of it."""
-    of_control = (pl.col("comparison") == "over-control") & (pl.col("n_pairs") == "0")
-    return pl.concat([_alone(own, "head"), own.filter(of_control)])
+def stands(row: Mapping[str, Any]) -> str:
+    """Return how the head stands beside one of its controls.
 
-
-def is_beaten(row: Mapping[str, Any]) -> bool:
-    """Return whether the head beats a control: interval above zero, and p below `LEVEL`."""
-    return bool(row["low"] is not None and row["low"] > 0 and row["p"] < LEVEL)
-
-
-def beats_head(row: Mapping[str, Any]) -> bool:
-    """Return whether a control beats the head: interval below zero, and p below `LEVEL`."""
-    return bool(row["high"] is not None and row["high"] < 0 and row["p_below"] < LEVEL)
+    ``"better"`` and ``"worse"`` need an interval on one side of zero and a p below `LEVEL`.
+    ``"unknown"`` is a control without a test. ``"undecided"`` is one that the interval is above and
+    no draw of which beats the head, with a p that so few draws keep from being lower.
+    """
+    low, high, p = row["low"], row["high"], row["p"]
+    if p is None:
+        return "unknown"
+    if low is not None and low > 0 and p < LEVEL:
+        return "better"
+    if high is not None and high < 0 and row["p_below"] < LEVEL:
+        return "worse"
+    if low is not None and low > 0 and row["control_rank"] in (None, 1):
+        return "undecided"
+    return "same"
 
 
 def _tone(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return how the head stands beside its controls."""
-    if not rows or any(row["p"] is None for row in rows):
-        return "unknown"
-    if all(map(is_beaten, rows)):
-        return "better"
-    return "worse" if any(map(beats_head, rows)) else "same"
+    """Return how the head stands beside all of its controls: the first of these that one has."""
+    found = {stands(row) for row in rows} or {"unknown"}
+    return next(tone for tone in _CLAUSES if tone in found)
 
 
-#: What the sentence of a verdict ends with.
+#: What the sentence of a verdict ends with, by what weighs most against the head.
 _CLAUSES = {
-    "better": "random vectors would not have done as well",
-    "same": "a control may have done as well",
     "worse": "a control did better",
+    "same": "a control may have done as well",
+    "undecided": (
+        "there are too few control draws to say whether random vectors would have done as well"
+    ),
     "unknown": "no control says whether random vectors would have done as well",
+    "better": "random vectors would not have done as well",
 }
 
 

@@ -24,11 +24,11 @@ from bench.report.figures import (
     paper_files,
 )
 from bench.report.gallery import read_words
-from bench.report.theme import INKS, NARROW, TEXT, canvas, measured, spread, wrapped
+from bench.report.theme import INKS, NARROW, TEXT, Figure, canvas, measured, spread, wrapped
 from bench.runs import LEAVES
 from bench.tables import result_table, value_text
 from featstore import open_store
-from tests.bench.results_by_hand import hand_run, write_ranks
+from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
 
 #: Names that are no plain words: markup, another direction, no glyph in the typeface, no end.
 NAMES = ["<b>&amp;</b>", "שלום עולם", "寿司と刺身", "a name of " + 20 * "many words ", "$x_1$"]
@@ -81,8 +81,9 @@ def dose_rows():
     fields = dict.fromkeys(SCHEMA)
     return pl.DataFrame(
         [
-            fields | {"method": method, "direction": "image→name", "dose": dose, "level": level,
-                      "value": level / 2000, "low": level / 2500, "high": level / 1800}
+            fields | {"method": method, "direction": "image→name", "eval": "held-out",
+                      "dose": dose, "level": level, "value": level / 2000, "low": level / 2500,
+                      "high": level / 1800}
             for method in ("ridge", "procrustes")
             for dose, levels in (("classes", (10, 100, 1000)), ("clusters of names", (1, 300)))
             for level in levels
@@ -228,6 +229,43 @@ def test_the_mixing_curve_shows_where_the_automatic_weight_lands():
     without = mixing_figure(fixed, none.clear())
     assert without.title == "The mixing weight moves top-1 by up to 10.0 points."
     assert mixing_figure(fixed.filter(pl.col("mix") == "1.0"), none) is None
+
+
+def test_a_draw_of_a_control_is_one_whatever_splits_it_was_scored_on(tmp_path, rng):
+    """Two draws on three splits, of 20, 30 and 40 queries: a draw counts its queries."""
+    hits = np.zeros((2, 3))
+    for seed, n in enumerate((20, 30, 40)):
+        write_ranks(tmp_path, hand_run("head", seed=seed), ranks_with(rng, n, 0.5))
+        for draw in range(2):
+            ranks = ranks_with(rng, n, 0.3)
+            hits[draw, seed] = (ranks == 1).sum()
+            write_ranks(tmp_path, hand_run("random", seed=seed, control_draw=draw), ranks)
+    rows = read_results(tmp_path)
+    table, doses = result_table(rows), dose_table(tmp_path, rows)
+    figure = controls_figure(rows, table, doses, evaluation="held-out")
+    own = figure.data.filter(pl.col("source") == "random")["draw"].to_list()
+    assert own == pytest.approx(sorted(hits.sum(axis=1) / 90))
+    assert "The best of 2 control draws" in plain(figure.title)
+
+
+def test_doses_of_another_evaluation_are_not_drawn(tmp_path, rng):
+    for eval_ in ("held-out", "all-names"):
+        for source in ("head", "random"):
+            write_ranks(tmp_path, hand_run(source, eval=eval_), ranks_with(rng, 20, 0.5))
+    rows = read_results(tmp_path)
+    figure = controls_figure(rows, result_table(rows), dose_rows(), evaluation="all-names")
+    assert set(figure.data["dose"]) == {""}
+
+
+def test_numbers_of_a_text_keep_their_digits():
+    def draw(sheet):
+        sheet.tall(10)
+        sheet.text(1, 1.23456, "0.001 and 0.125")
+
+    figure = Figure("kind", "title", "", "", pl.DataFrame(), draw)
+    for drawing in (figure.svg(), figure.inline()):
+        assert "0.001 and 0.125" in drawing
+        assert not re.search(r'[xy]="\d+\.\d{3}', drawing)
 
 
 def test_the_controls_say_which_draw_was_the_best(tmp_path, rng):

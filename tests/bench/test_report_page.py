@@ -14,10 +14,10 @@ from bench.cells import method_title
 from bench.corpus import read_corpus
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import read_geometry
-from bench.report.page import write_report
+from bench.report.page import _findings, _mixing, filter_to_one_choice, write_report
 from bench.report.theme import INKS
 from featstore import open_store
-from tests.bench.results_by_hand import hand_run, write_ranks
+from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
 
 
 class Page(HTMLParser):
@@ -249,6 +249,68 @@ def little(smoke_results, tmp_path):
     }
     write_ranks(tmp_path / "r", hand_run("none", 16, **fields), [1, 2, 3])
     return tmp_path / "r"
+
+
+def test_what_cannot_be_drawn_leaves_the_old_page_and_figures(little, smoke_store, tmp_path):
+    out, folder = tmp_path / "r.html", tmp_path / "r_files"
+    folder.mkdir()
+    out.write_text("old")
+    with pytest.raises(NoResultsError, match="An atlas needs a run of ridge"):
+        write_report(little, store=smoke_store, out=out, atlas=tmp_path / "a.parquet")
+    assert sorted(tmp_path.rglob("*.*")) == sorted([out, *little.rglob("*.*")])
+    assert out.read_text() == "old"
+
+
+def test_figures_of_an_earlier_report_go_and_other_files_stay(little, smoke_store, tmp_path):
+    folder = tmp_path / "r_files"
+    folder.mkdir()
+    stale = ("map.svg", "accuracy_by_pairs_my-own.csv", "headline.png")
+    for name in (*stale, "notes.svg", "headline.txt"):
+        (folder / name).write_text("")
+    written = write_report(little, store=smoke_store, out=tmp_path / "r.html")
+    kept = {"notes.svg", "headline.txt", *(path.name for path in written.files)}
+    assert {path.name for path in folder.iterdir()} == kept
+
+
+def two_heads(root, rng, **fields):
+    """Runs on two heads of one set of images, the second with fewer."""
+    heads = [f"{name}/head_weight/timm.m-00000000" for name in ("a", "b")]
+    for place, (head, hits) in enumerate(zip(heads, (0.2, 0.9), strict=True)):
+        for seed in range(2 - place):
+            for mix in fields.get("mix", ["auto"]):
+                run = hand_run(
+                    "head", 16, seed, head_set=head, head_revision=str(place) * 64,
+                    **fields | {"mix": mix},
+                )  # fmt: skip
+                write_ranks(root, run, ranks_with(rng, 40, hits))
+    return heads
+
+
+def test_a_head_that_is_left_out_is_named(tmp_path, rng):
+    first, second = two_heads(tmp_path, rng)
+    rows, others = filter_to_one_choice(read_results(tmp_path))
+    assert set(rows["head_set"]) == {first}
+    assert others == [second]
+
+
+def test_the_mixing_curve_is_of_the_head_that_the_page_is_about(tmp_path, rng):
+    first, _ = two_heads(tmp_path / "r", rng, suite="sweep", mix=[0.1, 1.0], penalty=0.3)
+    page = filter_to_one_choice(read_results(tmp_path / "r"))[0].filter(pl.col("mix") == "0.1")
+    own = read_results(tmp_path / "r").filter(
+        (pl.col("head_set") == first) & (pl.col("metric") == "top-1") & (pl.col("mix") == "0.1")
+    )
+    data = _mixing(tmp_path / "r", page).data
+    assert data.filter(pl.col("mix") == 0.1)["mean"].item() == pytest.approx(own["value"].mean())
+
+
+def test_the_heading_of_the_family_counts_what_is_bold(rng):
+    family = pl.DataFrame(
+        {"comparison": ["over-parts"] * 3, "method": ["ridge"] * 3, "family": [3] * 3,
+         "p_holm": [0.01] * 3, "difference": [0.1, 0.1, -0.1], "bold": [True, False, True]}
+    )  # fmt: skip
+    headings = _findings("ridge", [], family, [])
+    assert headings["family"].startswith("1 of 3 comparisons")
+    assert headings["parts"].endswith("at 1 of 3 numbers of pairs")
 
 
 def test_results_without_the_question_still_make_a_page(little, smoke_store, tmp_path):

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench import compare, read_results
-from bench.cells import CELL, spelled
+from bench.cells import CELL, label_set_title, spelled, whole_heads
 from bench.comparisons import PRIMARY_METRICS, SCHEMA
+from bench.doses import dose_table
+from bench.report.figures import controls_figure, headline_figure
 from bench.report.gallery import FIRST, HITS, MISSES, MORE, Words, gallery, read_words
 from bench.report.screen import (
     Doubt,
@@ -26,6 +28,7 @@ from bench.report.screen import (
 from bench.report.theme import measured
 from bench.report.verdict import NAMES, shown_method, verdict
 from bench.statistics import DrawSums, proportion_interval
+from bench.suites.controls import control_runs
 from bench.tables import result_lines, result_table
 from featstore import open_store
 from featstore.store.tables import write_thumbnails
@@ -112,6 +115,31 @@ OUTCOMES = {
             "vectors."
         ),
     ),
+    "undecided": (
+        [
+            over("random", 0.27, 0.001, 0.2, 0.3),
+            over("shuffled", 0.27, 0.005, 0.2, 0.3, p=0.2, n_controls=2),
+        ],
+        (
+            f"{HEAD} The head with shuffled names names 0.5 %, but there are too few control draws "
+            "to decide."
+        ),
+        (
+            "Undecided, there are too few control draws: 27.0 % with the head, 0.1 % with random "
+            "vectors and 0.5 % with shuffled names."
+        ),
+    ),
+    "one undrawn": (
+        [
+            over("random", 0.27, 0.001, 0.2, 0.3),
+            over("random-cov", 0.27, 0.1, None, None, p=None, n_controls=None),
+        ],
+        f"{HEAD} Random vectors of the head's covariance name 10 %, but one draw decides nothing.",
+        (
+            "Undecided, a control was drawn only once: 27.0 % with the head, 0.1 % with random "
+            "vectors and 10.0 % with random vectors of its covariance."
+        ),
+    ),
     "no control": (
         [("over-chance", "head", {"a": 0.27, "b": 0.005, "difference": 0.265})],
         f"{HEAD} No control was run, so the weights may not be the reason.",
@@ -124,9 +152,8 @@ OUTCOMES = {
 def test_every_outcome_has_a_headline_of_its_own(outcome):
     rows, headline, weights = OUTCOMES[outcome]
     scene = by_hand(*rows)
-    assert scene.found.tone == {"one draw": "unknown", "no control": "unknown"}.get(
-        outcome, outcome
-    )
+    unknown = dict.fromkeys(("one draw", "one undrawn", "no control"), "unknown")
+    assert scene.found.tone == unknown.get(outcome, outcome)
     assert finding(scene) == headline
     assert scene.weights().answer == weights
     assert scene.weights().settled == (outcome == "better")
@@ -150,9 +177,11 @@ def test_the_headline_never_contradicts_an_interval(a, rows):
     text = finding(scene)
     beaten = [middle - half > 0 and p < 0.05 for _, middle, half, p in rows.values()]
     lost = [middle + half < 0 and 1 - p < 0.05 for _, middle, half, p in rows.values()]
+    level = [middle - half <= 0 for _, middle, half, _ in rows.values()]
     assert scene.weights().settled == all(beaten)
     assert text.startswith("A discarded") == (not any(lost))
-    assert ("may not be the reason" in text) == (not all(beaten) and not any(lost))
+    assert ("may not be the reason" in text) == (any(level) and not any(lost))
+    assert ("too few control draws" in text) == (not all(beaten) and not any(level))
     # Every number of the headline is that of the table.
     values = {a, *(b for b, *_ in rows.values())}
     shown = {f"{100 * v:.0f}" if v >= 0.0995 else f"{100 * round(v, 6):.1f}" for v in values}
@@ -169,11 +198,11 @@ def test_the_method_follows_from_what_was_run_and_never_from_how_it_scored(tmp_p
             write_ranks(tmp_path, run, ranks_with(rng, 30, 0.05), queries=names)
     rows = read_results(tmp_path)
     # Of equally many draws of a control the first of the order, though it scored least.
-    assert shown_method(compare(tmp_path, rows), result_table(rows)) == "ridge"
+    assert shown_method(compare(tmp_path, rows)) == "ridge"
     run = hand_run("random", seed=9, method="procrustes", eval="all-names")
     write_ranks(tmp_path, run, ranks_with(rng, 30, 0.05), queries=names)
     rows = read_results(tmp_path)
-    assert shown_method(compare(tmp_path, rows), result_table(rows)) == "procrustes"
+    assert shown_method(compare(tmp_path, rows)) == "procrustes"
 
 
 def test_all_names_answer_if_nothing_was_held_out(tmp_path, rng):
@@ -217,6 +246,120 @@ def test_few_shot_results_name_the_first_learner_with_most_shots():
     )
 
 
+def controls_plan(root, rng, store):
+    """Write the suite `controls` in small: ridge, four draws, three held-out splits."""
+    runs = control_runs(
+        store, dataset="smoke", methods=["ridge"],
+        sources=["none", "head", "random", "shuffled"],
+    )  # fmt: skip
+    queries = [f"q{i}" for i in range(60)]
+    for run in runs:
+        beside = run.protocol.eval == "held-out"
+        if run.seed < (3 if beside else 4):
+            head = run.protocol.source == "head" and not run.protocol.head_size
+            ranks = ranks_with(rng, 60, 0.5 if head or beside else 0.02)
+            write_ranks(root, run, ranks, queries=None if beside else queries)
+
+
+def test_the_verdict_is_on_the_evaluation_that_has_the_controls(tmp_path, rng, smoke_store):
+    controls_plan(tmp_path, rng, open_store(smoke_store))
+    rows = read_results(tmp_path)
+    table, comparisons = result_table(rows), compare(tmp_path, rows)
+    assert set(rows["eval"]) == {"all-names", "held-out"}
+    found = verdict(comparisons, table)
+    assert (found.eval, found.method) == ("all-names", "ridge")
+    assert {row["source"] for row in found.controls} == {"random", "shuffled"}
+    doses = dose_table(tmp_path, rows)
+    figure = controls_figure(whole_heads(rows), table, doses, evaluation=found.eval, method="ridge")
+    assert "The best of 8 control draws" in figure.title.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_one_setting_is_shown_and_it_is_the_default_whatever_it_scored(tmp_path, rng):
+    """The default scores least: a choice by scores or by place in the table would show another."""
+    clusters = [f"c{i % 40}" for i in range(80)]
+    for seed in SEEDS[:4]:
+        for penalty, hits in ((0.001, 0.9), ("auto", 0.2), (10.0, 0.5)):
+            for source, share in (("head", hits), ("random", 0.05)):
+                ranks = ranks_with(rng, 80, share)
+                run = hand_run(source, 0, seed, penalty=penalty)
+                write_ranks(tmp_path, run, ranks, clusters=clusters)
+    rows = read_results(tmp_path)
+    table, comparisons = result_table(rows), compare(tmp_path, rows)
+    found = verdict(comparisons, table)
+    own = rows.filter(
+        (pl.col("metric") == "top-1") & (pl.col("source") == "head") & (pl.col("penalty") == "auto")
+    )["value"].mean()
+    assert found.cells["head"]["top-1"] == pytest.approx(own)
+    assert found.of("over-chance")["a"] == pytest.approx(own)
+    assert len(found.controls) == 1
+    scene = Scene(found, rows, table, comparisons, "sweep", "ImageNet")
+    assert "Ridge was scored in 3 settings" in scene.quotable("").answer
+    assert not scene.quotable("").settled
+    figures = (
+        headline_figure(comparisons, evaluation=found.eval, method="ridge"),
+        controls_figure(rows, table, dose_table(tmp_path, rows), evaluation=found.eval),
+    )
+    for figure in figures:
+        assert f"{100 * own:.1f}\N{NO-BREAK SPACE}%" in figure.title
+    assert figures[0].data.height == 2
+
+
+def test_a_head_that_only_stands_beside_real_pairs_chooses_no_method(tmp_path, rng):
+    for seed in SEEDS[:3]:
+        write_ranks(tmp_path, hand_run("head", 0, seed), ranks_with(rng, 40, 0.5))
+        run = hand_run("head", 16, seed, method="kernel-ridge")
+        write_ranks(tmp_path, run, ranks_with(rng, 40, 0.5))
+    found = judge(tmp_path)
+    assert (found.method, found.eval) == ("ridge", "held-out")
+
+
+def test_results_of_a_head_with_a_metric_of_their_own_are_not_denied():
+    row = {"task": "generalised", "eval": "held-out", "options": "", "method": "icis",
+           "source": "head", "direction": "image→name", "n_pairs": "0", "n_images_fitted": 0.0,
+           "top-5": 0.3}  # fmt: skip
+    sentences = " ".join(text for parts in _without_head(pl.DataFrame([row])) for text, _ in parts)
+    assert "No head was scored" not in sentences
+    assert "The tables have every run on head weights" in sentences
+
+
+def test_captions_have_no_seen_names_and_no_advice_about_class_names(tmp_path, rng):
+    for seed in SEEDS[:2]:
+        for source in ("head", "random"):
+            run = hand_run(source, 0, seed, task="retrieval")
+            write_ranks(tmp_path, run, ranks_with(rng, 40, 0.5))
+    rows = read_results(tmp_path).with_columns(n_prototypes=pl.lit(None, pl.Int64))
+    table, comparisons = result_table(rows), compare(tmp_path, rows)
+    scene = Scene(verdict(comparisons, table), rows, table, comparisons, "task", "ImageNet")
+    known = scene.known_names(tmp_path, Words({}, {}, {}))
+    assert known.answer == "Not measured: a caption is not the name of a class."
+    assert "`bench task retrieval --source none,head" in scene.real_pairs().detail
+    assert "on the rows of X's classifier" in scene.dek("X", "Y")
+
+
+def test_a_worse_head_is_not_quoted_as_one_that_may_do_as_well():
+    chance = {"a": 0.01, "b": 0.005, "difference": 0.005, "low": -0.006, "high": 0.01}
+    worse = over("random", 0.01, 0.5, -0.5, -0.4, p=0.99, p_below=0.001)
+    answer = by_hand(("over-chance", "head", chance), worse).quotable("").answer
+    # No share is below zero.
+    assert answer == ("Yes: 1.0 % [0.0, 1.5] among 200 candidates, and that a control does better.")
+
+
+def test_too_few_control_draws_may_not_be_quoted():
+    few = over("random", 0.27, 0.005, 0.2, 0.3, p=0.2, n_controls=2)
+    assert by_hand(few).quotable("").answer == "No: the controls do not decide."
+
+
+def test_the_preview_has_the_first_clause_of_every_answer():
+    said = ("No: 45.5 % here.", "Undecided, a control was drawn once: 5.0 %.", "Not shown.")
+    clauses = [Doubt("?", answer).short for answer in said]
+    assert clauses == ["No.", "Undecided, a control was drawn once.", "Not shown."]
+    pictures = {
+        Slide(Screen(("d",), ((("x", ""),),), "", (Doubt("Only known?", answer),))).preview()
+        for answer in said
+    }
+    assert len(pictures) == 3
+
+
 CONSE = {"a": 0.27, "b": 0.25, "difference": 0.02}
 
 
@@ -235,34 +378,46 @@ def test_fitting_is_compared_with_reading_the_head(fields, settled, answer):
     assert "conse" in by_hand(control).fitting().detail
 
 
+FEW = "Undecided, there are too few draws (4 of 10): 64 pairs"
+
+
 @pytest.mark.parametrize(
-    ("low", "p_holm", "real_low", "settled", "answer"),
+    ("fields", "k", "real_low", "answer"),
     [
-        (0.01, 0.02, 0.1, True, "Yes: 50 pairs reach 30.0 % with the head and 10.0 % without it"),
-        (0.01, 0.2, 0.1, False, "Not beyond the better of the two"),
-        (-0.01, 0.02, -0.1, False, "Not shown"),
+        ({"bold": True}, "64", 0.1, "Yes: 64 pairs reach 30.0 % with the head and 10.0 % without"),
+        ({"p_holm": 0.2}, "64", 0.1, "Not beyond the better of the two: 64 pairs"),
+        ({"low": -0.01}, "64", -0.1, "Not shown: 64 pairs"),
+        ({"n_seeds": 4}, "64", 0.1, FEW),
+        # All pairs are drawn once: a claim about others needs fewer of them.
+        ({"bold": True}, "all", 0.1, "Yes: 16 pairs"),
+        ({"overlap": 0.5}, "all", 0.1, "Only for this pool of pairs: 50 pairs"),
+        ({"family": None, "p_holm": None}, "64", 0.1, "Perhaps, but the comparison was not named"),
     ],
 )
-def test_real_pairs_are_judged_after_correction(low, p_holm, real_low, settled, answer):
-    parts = {"a": 0.3, "b": 0.27, "difference": 0.03, "low": low, "high": 0.05, "p": 0.001,
-             "p_holm": p_holm, "family": 18, "n_pairs": "all"}  # fmt: skip
-    real = {"a": 0.3, "b": 0.1, "difference": 0.2, "low": real_low, "high": 0.3, "n_pairs": "all"}
+def test_real_pairs_are_judged_as_the_tables_print_bold(fields, k, real_low, answer):
+    parts = {"a": 0.3, "b": 0.27, "difference": 0.03, "low": 0.01, "high": 0.05, "p": 0.001,
+             "p_holm": 0.02, "family": 18, "overlap": 0.1, "bold": False} | fields  # fmt: skip
+    real = {"a": 0.3, "b": 0.1, "difference": 0.2, "low": real_low, "high": 0.3}
     scene = by_hand(
-        over("random", 0.27, 0.001, 0.2, 0.3), ("over-parts", "head", parts),
-        ("over-parts", "head", parts | {"n_pairs": "16", "low": 0.2}),
-        ("over-real", "head", real),
+        over("random", 0.27, 0.001, 0.2, 0.3),
+        ("over-parts", "head", parts | {"n_pairs": "16"}),
+        ("over-parts", "head", parts | {"n_pairs": k, "bold": parts["bold"] and k != "all"}),
+        *(("over-real", "head", real | {"n_pairs": own}) for own in ("16", k)),
     )  # fmt: skip
-    mixed = scene.table.head(1).with_columns(n_pairs=pl.lit("all"), n_images_fitted=pl.lit(50.0))
-    doubt = replace(scene, table=pl.concat([scene.table, mixed])).real_pairs()
-    assert doubt.settled == settled
+    mixed = [
+        scene.table.head(1).with_columns(n_pairs=pl.lit(own), n_images_fitted=pl.lit(n))
+        for own, n in (("16", 16.0), ("64", 64.0), ("all", 50.0))
+    ]
+    doubt = replace(scene, table=pl.concat([scene.table, *mixed])).real_pairs()
+    assert doubt.settled == answer.startswith("Yes")
     assert doubt.answer.startswith(answer)
-    assert "(Holm, 18 comparisons)" in doubt.detail
+    assert ("(Holm, 18 comparisons)" in doubt.detail) == (parts["family"] is not None)
 
 
 @pytest.mark.parametrize(
     ("fields", "note", "says"),
     [
-        ({}, "", "Yes: 27.0 % [20.5, 30.5] of 200 candidates."),
+        ({}, "", "Yes: 27.0 % [20.5, 30.5] among 200 candidates."),
         ({}, "Development set: looked at.", "No: these images are a development set."),
         ({"n_seeds": 1}, "", "No: only one split was drawn (10 are needed)."),
         ({"n_clusters": 7}, "", "No: the images are of only 7 classes."),
@@ -307,14 +462,15 @@ def test_seen_and_unseen_are_those_of_the_table_with_intervals_over_names(
     doubt = scene.known_names(tmp_path, Words({}, {}, {}, frozenset(known)))
     assert doubt.answer == (
         f"No: {100 * levels['seen']:.1f} % where ImageNet has the name, "
-        f"{100 * levels['unseen']:.1f} % where it does not."
+        f"{100 * levels['unseen']:.1f} % where it does not, on average over "
+        "names."
     )
     spans = [
         proportion_interval(DrawSums(part[None].astype(float), np.ones((1, len(part)))))
         for part in (hit[:20], hit[20:])
     ]
     texts = [f"[{100 * low:.1f}, {100 * high:.1f}]" for low, high in spans]
-    assert doubt.detail.startswith(f"Seen {texts[0]} and unseen {texts[1]}, means over names.")
+    assert doubt.detail.startswith(f"Seen {texts[0]} and unseen {texts[1]}. 25 %")
     assert doubt.settled
     line = result_lines(table)
     assert {"seen %", "unseen %"} <= set(line.headings)
@@ -340,14 +496,20 @@ def test_the_screen_has_the_names_the_date_and_the_numbers_of_its_results(nasty,
 @pytest.mark.parametrize(
     ("name", "spelt"),
     [
-        ("tf_efficientnet_lite0", "EfficientNet-lite0"), ("resnet50.a1_in1k", "ResNet50"),
-        ("sentence-transformers/all-MiniLM-L6-v2", "MiniLM-L6"), ("imagenet21k", "ImageNet21k"),
+        ("tf_efficientnet_lite0", "EfficientNet-lite0"), ("resnet50.a1_in1k", "ResNet50.a1_in1k"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "MiniLM-L6-v2"), ("tf_flowers", "tf-flowers"),
+        ("bge-base-en-v1.5", "bge-base-en-v1.5"), ("e5-base-v2", "e5-base-v2"),
         ("ViT-B-32", "ViT-B-32"), ("mobilenetv3_large_100", "MobileNetv3-large-100"), ("", ""),
         ("<b>&", "<b>&"),
     ],
 )  # fmt: skip
 def test_names_are_spelled_as_people_write_them(name, spelt):
     assert spelled(name) == spelt
+
+
+def test_a_label_set_that_is_not_known_keeps_its_name():
+    names = ("imagenet1k", "imagenet22k", "inat2021.mini", "my_labels-v2", "flowers1k")
+    assert [*map(label_set_title, names)] == ["ImageNet", "ImageNet-22k", *names[2:]]
 
 
 @pytest.fixture
