@@ -195,7 +195,7 @@ PARSED = {
     r"--devices (all|cuda)|--device cuda": "a GPU; tests/gpu runs on one",
     r"lite1": "a second set of weights, of the development environment alone",
     r"--root data\b": "a copy of the dataset; tests/data_manifests read miniatures of each",
-    r"make (webdataset '|hf hf:|urls)": "servers; test_addresses.py and test_urls.py run some",
+    r"make (webdataset '|hf hf:|urls|parquet https)": "servers; test_addresses.py, test_urls.py",
     r"make torchvision": "a copy of CIFAR-10; test_torchvision.py reads miniatures of all",
     r"manifests shots": "16 images a class, of which the demo has one; see test_few_shot.py",
     r"--views": "minutes of encoding; test_many_encoders.py encodes views of fewer images",

@@ -22,7 +22,7 @@ import polars as pl
 from featstore.errors import CorruptStoreError, UnknownSetError, needs_extra
 from featstore.identity import HASHES, SHA256, canonical_json, hash_hex, sha256_hex
 from featstore.remote.objects import Address, open_objects, parse_address
-from featstore.store.files import MAX_JSON_BYTES, MAX_METADATA_BYTES, parse_json
+from featstore.store.files import MAX_JSON_BYTES, MAX_METADATA_BYTES, parse_json, read_regular
 from featstore.store.layout import INTEGERS, from_bfloat16
 from featstore.store.parquet_guard import unpack
 
@@ -235,10 +235,7 @@ class _Local:
 
     def read(self, name: str, *, limit: int) -> bytes:
         """Return a file of at most `limit` bytes; `name` may lead above the place."""
-        path = self.root / name
-        if path.stat().st_size > limit:
-            raise CorruptStoreError(f"{path} has more than {limit:,} bytes.")
-        return path.read_bytes()
+        return read_regular(self.root / name, limit=limit)
 
     def array(self, name: str) -> Any:
         """Return a Zarr v3 array, of which nothing is read yet."""

@@ -198,7 +198,7 @@ def test_the_options_of_a_task_of_ones_own(plugin, capsys):
     assert run("ls", "--tasks", "--plugin", plugin) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed[-1].split()[:3] == ["task", "margin", "margins.py"]
-    assert listed[0].split()[:3] == ["task", "zero_shot", "bench"]
+    assert listed[1].split()[:3] == ["task", "zero_shot", "bench"]
     assert parse_options("margin", ["least=0.25"]).least == 0.25
     with pytest.raises(ProtocolError, match=r"'least'.*at least 0"):
         parse_options("margin", ["least=-1"])

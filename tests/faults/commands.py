@@ -67,6 +67,8 @@ _SWEEP = (
     "--n-pairs 0,4 --mix 1 --penalty 1 --seeds 0,1"
 )
 
+_SUBMIT = "bench submit results:ridge/head/0 --name one -o board/one.json"
+
 _FITTED: dict[str, Any] = {"world": "toy", "before": (_MOMENTS,)}
 _SWEPT: dict[str, Any] = {"world": "toy", "before": (_SWEEP,)}
 
@@ -129,6 +131,7 @@ WRITES = (
     Command("bench sweep", _SWEEP, "toy"),
     Command("bench report", "bench report results --store store -o report.html", **_SWEPT),
     Command("bench frame", "bench frame results -o rows.parquet", **_SWEPT),
+    Command("bench submit", _SUBMIT, **_SWEPT),
     Command("bench score", f"bench score ridge --store store {_SETS} -o scores.csv", **_FITTED),
     Command("extract", _EXTRACT, "model"),
     Command("extract, more", _EXTRACT, "model", before=(f"{_EXTRACT} --limit 2",)),
@@ -180,6 +183,8 @@ READS = (
     Command("bench frame", "bench frame results", **_SWEPT),
     Command("bench ls", "bench ls results", **_SWEPT),
     Command("bench check", "bench check learner class-means"),
+    Command("bench leaderboard", "bench leaderboard board", "toy", before=(_SWEEP, _SUBMIT)),
+    Command("validate", "featstore validate store", "birds"),
     Command("bench score", f"bench score ridge --store store {_SETS}", **_FITTED),
     Command("headstock", "headstock", **_SWEPT),
 )  # fmt: skip

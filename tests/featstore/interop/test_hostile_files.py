@@ -189,7 +189,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tupl
     np.save(root / "outside.npy", ROWS)
     (root / "linked/img_emb/img_emb_0.npy").symlink_to(root / "outside.npy")
     os.mkfifo(root / "piped/img_emb/img_emb_0.npy")
-    expected["secret.h5"] = "imported d/image/x.y-"  # what is right, is imported
+    expected["secret.h5"] = "Imported d/image/x.y-"  # what is right, is imported
     requests = [
         (name, [] if "." not in name else ["--items", "items.csv"], f"stores/{name}")
         for name in expected

@@ -231,7 +231,8 @@ def test_a_push_that_is_killed_goes_on(hub: Hub, store_folder: Path) -> None:
     code = f"from featstore import copy_sets; copy_sets({str(store_folder)!r}, {ADDRESS!r})"
     child.append(
         subprocess.Popen(
-            [sys.executable, "-c", code], env={**os.environ, "HF_HUB_DISABLE_XET": "1"}
+            [sys.executable, "-c", code],
+            env={**os.environ, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"},
         )
     )
     assert child[0].wait(60) == -signal.SIGKILL

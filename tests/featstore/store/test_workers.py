@@ -28,13 +28,16 @@ def test_both_have_ended_whatever_they_raise() -> None:
     def failing() -> None:
         raise OSError(28, "full")
 
-    assert run_beside(slow, lambda: 7) == 7
+    assert run_beside(slow, lambda: 7, before=lambda: ended.append("before")) == (None, 7)
+    assert ended == ["before", "slow"]
     with pytest.raises(ZeroDivisionError):
-        run_beside(slow, lambda: 1 // 0)
-    assert ended == ["slow", "slow"]
-    with pytest.raises(OSError, match="full"):
-        run_beside(failing, slow)
-    assert len(ended) == 3
+        run_beside(slow, lambda: 1 // 0, before=slow)
+    assert ended[2:] == ["slow", "slow"]
+    for work, before in ((failing, slow), (slow, failing)):
+        ended.clear()
+        with pytest.raises(OSError, match="full"):
+            run_beside(work, lambda: ended.append("longest"), before=before)
+        assert "longest" in ended
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")

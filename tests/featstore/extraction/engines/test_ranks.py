@@ -270,7 +270,7 @@ def test_the_command_says_what_is_left(
         assert run_command(cli, "featstore", command) == (0 if rank == "1" else 3)
     shown = capsys.readouterr()
     assert "rank 1 of 2 is done; 1 blocks of p/image/timm.test_vit" in shown.err
-    assert "new 42 / failed 1" in shown.out
+    assert "42 new, 1 failed" in shown.out
     assert run_command(cli, "featstore", [*command, "--devices", "cpu,cpu"]) == 2
     assert "A rank is one process" in capsys.readouterr().err
 

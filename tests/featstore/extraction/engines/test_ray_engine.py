@@ -142,4 +142,4 @@ def test_the_command_runs_on_ray(
         "--engine", "ray", "--devices", "cpu", "--decode-timeout", "0",
     ]  # fmt: skip
     assert run_command(cli, "featstore", command) == 3
-    assert "new 42 / failed 1" in capsys.readouterr().out
+    assert "42 new, 1 failed" in capsys.readouterr().out
