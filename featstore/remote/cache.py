@@ -14,6 +14,7 @@ kept for when the server cannot be reached.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -47,7 +48,7 @@ from featstore.store.records import (
     parse_pointer,
     read_commit,
 )
-from featstore.store.tables import MAX_ITEM_BYTES
+from featstore.store.tables import MAX_ITEM_BYTES, failures_file
 
 T = TypeVar("T")
 
@@ -241,7 +242,7 @@ class Mirror:
         self._keep(self.root / name, data)
         return True
 
-    def fetch_records(self, key: SetKey, *, likely: str = "") -> None:
+    def fetch_records(self, key: SetKey, *, likely: str = "", to_read: bool = False) -> None:
         """Fetch a set's pointer and the commit record that it names; the pointer is kept last.
 
         Parameters
@@ -249,6 +250,8 @@ class Mirror:
         likely : str
             Revision that the pointer names, as the catalog has it: that commit is asked for at the
             same time. The pointer decides.
+        to_read : bool
+            Rows of the set will probably be read, the first ones above all.
 
         Raises
         ------
@@ -271,6 +274,8 @@ class Mirror:
 
         if likely and not (directory / f"{REVISIONS}/{likely[:64]}.json").exists():
             calls: list[Callable[[], bytes | None]] = [pointer, commit_of_catalog]
+            if to_read:
+                calls.append(lambda: self.objects.expect(f"{key}/embedding/c/0/0"))
             data = at_once(calls)[0]
         else:
             data = pointer()
@@ -300,7 +305,7 @@ class Mirror:
         return read_commit(directory, revision)
 
     def fetch_small(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the item table and the small files that a commit names, and compare their hashes.
+        """Fetch the small files that the rows of a commit are read with, and compare their hashes.
 
         Raises
         ------
@@ -309,12 +314,8 @@ class Mirror:
         """
         directory = key.directory(self.root)
         missing: list[Callable[[], None]] = []
-
-        def want(name: str, path: Path, facts: Mapping[str, Any]) -> None:
-            missing.append(lambda: self._fetch(name, path, facts))
-
         for name, facts in commit.metadata.items():
-            if same_file(directory / name, facts):
+            if same_file(directory / name, facts) or name == failures_file(commit.metadata):
                 continue
             if name == _ARRAY:
                 # The commit implies it: what a later revision made of it does not matter.
@@ -324,11 +325,22 @@ class Mirror:
                 if layout is not None:
                     self._keep(directory / name, json_bytes(array_metadata(layout)))
                     continue
-            want(f"{key}/{name}", directory / name, facts)
-        items = commit.items
+            missing.append(functools.partial(self._fetch, f"{key}/{name}", directory / name, facts))
+        at_once(missing)
+
+    def fetch_items(self, key: SetKey, commit: Commit) -> None:
+        """Fetch a commit's item table and its table of failed items; raises as `fetch_small`."""
+        directory, items = key.directory(self.root), commit.items
+        missing: list[Callable[[], None]] = []
         path = directory.parent / items["file"]
         if not same_file(path, commit.items_facts):
-            want(f"{key.dataset}/{key.kind}/{items['file']}", path, items)
+            name = f"{key.dataset}/{key.kind}/{items['file']}"
+            missing.append(functools.partial(self._fetch, name, path, items))
+        failures = failures_file(commit.metadata)
+        facts = commit.metadata.get(failures or "", {})
+        if failures and not same_file(directory / failures, facts):
+            name = f"{key}/{failures}"
+            missing.append(functools.partial(self._fetch, name, directory / failures, facts))
         at_once(missing)
 
     def fetch_named(self, name: str, *, limit: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -38,6 +40,10 @@ _BATCH_BYTES, _BATCH_FILES = 64 * 2**20, 64
 #: Calls of the uploader at once, and files that each sends at once.
 _CALLS, _FILES = 4, 4
 
+#: Seconds for which the address that a large file was redirected to is asked again. The hub signs
+#: them for an hour.
+_REMEMBERED = 600.0
+
 _REFUSED = frozenset({"RepoNotFound", "RevisionNotFound", "GatedRepo"})
 
 
@@ -45,6 +51,8 @@ class HubObjects(WebObjects):
     """Files below ``hf://datasets/OWNER/NAME[@REVISION][/FOLDER]``; a token as the hub's own.
 
     The first answer says which commit the revision is; everything else is read from that commit.
+    Where a large file was redirected to is remembered for a while: each range of it would otherwise
+    cost a request to the hub, which counts them, and a round trip.
     """
 
     can_push = True
@@ -146,6 +154,17 @@ class HubObjects(WebObjects):
             )
         return HubDraft(self)
 
+    def expect(self, name: str) -> None:
+        """Learn where a large file is redirected to, so that its first range costs one trip less.
+
+        What goes wrong is left to whoever reads the file.
+        """
+        with contextlib.suppress(FeatstoreError, self._errors.HTTPError, OSError):
+            url = self._url(name)
+            answer = self._get(url, {"Range": "bytes=0-0"}, self._pace(name))
+            self._moved(name, url, self._redirect(url, answer))
+            answer.close()
+
     def asked(self, what: str, ask: Callable[[], T], *, n_bytes: int = 0) -> T:
         """Return what a call of huggingface_hub returns, tried again where that may help."""
         pace = self._pace(what)
@@ -196,6 +215,11 @@ class HubObjects(WebObjects):
         revision = quote(self._commit or self.revision, safe="")
         return f"{self.endpoint}/datasets/{self.repository}/resolve/{revision}/{quote(path)}"
 
+    def _moved(self, name: str, url: str, target: str) -> None:
+        # A commit never changes, so neither does what a file of it was redirected to.
+        if target and self._commit and f"/resolve/{self._commit}/" in url:
+            self.targets[name] = (target, time.monotonic() + _REMEMBERED)
+
     def _credentials(self, url: str) -> dict[str, str]:
         # Large files are redirected to other servers, which must not see the token.
         own = urlsplit(url)[:2] == urlsplit(self.endpoint)[:2]
@@ -245,6 +269,7 @@ class HubDraft(Objects):
         self._kept: dict[str, Any] = {}
         self._batch: list[Any] = []
         self._sending: list[Future[None]] = []
+        self._n_kept = 0
         self._pool = ThreadPoolExecutor(_CALLS, "upload")
         self.page = f"{hub.endpoint}/datasets/{hub.repository}"
         revision = quote(hub.revision, safe="")
@@ -266,50 +291,45 @@ class HubDraft(Objects):
 
     def put(self, name: str, data: bytes | Path) -> None:
         """Enter a file in the draft; a large one is sent meanwhile."""
-        from huggingface_hub import CommitOperationAdd
-
-        self.rule(name)
-        path = "/".join(filter(None, (self._hub.folder, name)))
-        self._staged[name] = CommitOperationAdd(path, data)
-        if isinstance(data, Path):
-            self._batch.append(self._staged[name])
-            size = sum(add.upload_info.size for add in self._batch)
-            if size >= _BATCH_BYTES or len(self._batch) >= _BATCH_FILES:
-                self._send()
+        self._batch.append(self._stage(name, data))
+        size = sum(add.upload_info.size for add in self._batch)
+        if size >= _BATCH_BYTES or len(self._batch) >= _BATCH_FILES:
+            self._send()
 
     def create(self, name: str, data: bytes) -> bool:
         """Enter a file only if there is none."""
         if name in self._staged or name in self._there:
             return False
-        self.put(name, data)
+        self._stage(name, data)
         return True
 
     def replace(self, name: str, data: bytes, tag: str) -> bool:
         """Enter a file only if the one that is there has this tag."""
         if self.read_tagged(name, limit=_ANY_SIZE)[1] != tag:
             return False
-        self.put(name, data)
+        self._stage(name, data)  # sent with the commit: it may be replaced again before
         return True
 
     def keep(self) -> None:
-        """Send the large files, and wait until they have arrived.
+        """Count what was entered so far as complete; it is sent while other files are entered.
 
         Raises
         ------
         RemoteStoreError
-            If the hub refuses, or cannot be reached.
+            If the hub has refused a file by now, or could not be reached.
         """
         self._send()
-        sending, self._sending = self._sending, []
-        for done in sending:
-            done.result()
-        self._kept = dict(self._staged)
+        for sent in self._sending:
+            if sent.done():
+                sent.result()
+        self._n_kept, self._kept = len(self._sending), dict(self._staged)
 
     def undo(self) -> None:
         """Drop what was entered since `keep`; what was sent of it stays unused."""
-        for done in self._sending:
-            done.cancel()
-        self._batch, self._sending, self._staged = [], [], dict(self._kept)
+        for unkept in self._sending[self._n_kept :]:
+            unkept.cancel()
+        del self._sending[self._n_kept :]
+        self._batch, self._staged = [], dict(self._kept)
 
     def publish(self, message: str) -> bool:
         """Make the commit, and compare its files with those that were sent.
@@ -319,8 +339,12 @@ class HubDraft(Objects):
         RemoteStoreError
             If the hub refuses, cannot be reached, or states other files than were sent.
         """
-        self.keep()
-        self._pool.shutdown()
+        self._send()
+        try:
+            for sent in self._sending:
+                sent.result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
         if not self._staged:
             return True
         for attempt in range(1, ATTEMPTS + 1):
@@ -378,10 +402,23 @@ class HubDraft(Objects):
                 wrong.append(name)
         return wrong
 
+    def _stage(self, name: str, data: bytes | Path) -> Any:
+        from huggingface_hub import CommitOperationAdd
+
+        self.rule(name)
+        path = "/".join(filter(None, (self._hub.folder, name)))
+        self._staged[name] = CommitOperationAdd(path, data)
+        return self._staged[name]
+
     def _send(self) -> None:
-        if self._batch:
-            self._sending.append(self._pool.submit(self._upload, self._batch))
-            self._batch = []
+        if not self._batch:
+            return
+        # No further ahead of the link than its calls reach: what is reported as sent nearly is, and
+        # the hashes of the next files take no time from it.
+        while len(late := [sent for sent in self._sending if not sent.done()]) >= _CALLS:
+            wait(late, return_when=FIRST_COMPLETED)
+        self._sending.append(self._pool.submit(self._upload, self._batch))
+        self._batch = []
 
     def _upload(self, batch: list[Any]) -> None:
         def ask() -> None:

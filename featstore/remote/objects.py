@@ -312,6 +312,10 @@ class Objects(ABC):
         """Return an address at which nothing changes any more, or this one if there is none."""
         return self.address
 
+    def expect(self, name: str) -> None:
+        """Prepare for ranges of a file that will probably be read; nothing to do as a rule."""
+        del name
+
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`.
 
@@ -358,7 +362,7 @@ class Objects(ABC):
         return self
 
     def keep(self) -> None:
-        """Send what a draft holds of a set that is complete; nothing to do elsewhere."""
+        """Count what a draft holds of a set as complete; nothing to do elsewhere."""
         return
 
     def undo(self) -> None:

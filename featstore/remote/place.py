@@ -105,7 +105,7 @@ class RemotePlace(Place):
             keys, chosen = {str(full): full}, [str(full)]  # younger than the catalog
         found = {}
         for text in chosen:
-            self.fetch_records(keys[text])
+            self._fetch_records(keys[text], to_read=len(chosen) == 1)
             directory = keys[text].directory(self.root)
             if (directory / POINTER).exists():
                 found[text] = directory
@@ -153,9 +153,7 @@ class RemotePlace(Place):
 
     def fetch_records(self, key: SetKey, revision: str | None = None) -> None:
         """Fetch the pointer of a set, its commit, and the commits whose id begins `revision`."""
-        if key not in self._asked:
-            self.mirror.fetch_records(key, likely=self._listed.get(str(key), ""))
-            self._asked.add(key)
+        self._fetch_records(key)
         if revision is not None and not self.mirror.offline:
             attributes = read_pointer(key.directory(self.root)) or {}
             for name in attributes.get("history", []):
@@ -163,11 +161,15 @@ class RemotePlace(Place):
                     self.mirror.fetch_commit(key, name)
 
     def fetch_files(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the item table and the small files of a revision."""
+        """Fetch the small files that the rows of a revision are read with."""
         ready = (key, commit.revision_id)
         if ready not in self._ready:
             self.mirror.fetch_small(key, commit)
             self._ready.add(ready)
+
+    def fetch_items(self, key: SetKey, commit: Commit) -> None:
+        """Fetch the item table of a revision, and its table of failed items."""
+        self.mirror.fetch_items(key, commit)
 
     def fetch_thumbnails(self, folder: str) -> None:
         """Fetch the thumbnails of ``dataset/kind`` that the catalog lists."""
@@ -188,6 +190,12 @@ class RemotePlace(Place):
         with contextlib.suppress(CorruptStoreError):
             return dict((self.catalog() or {}).get("sets", {}))
         return {}
+
+    def _fetch_records(self, key: SetKey, *, to_read: bool = False) -> None:
+        if key not in self._asked:
+            likely = self._listed.get(str(key), "")
+            self.mirror.fetch_records(key, likely=likely, to_read=to_read)
+            self._asked.add(key)
 
     def _is_there(self, key: SetKey) -> bool:
         """Return whether there is such a set, damaged or not: reading it raises for the damage."""

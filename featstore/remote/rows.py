@@ -14,10 +14,15 @@ block is hashed before it counts. So is one that an earlier version marked with 
 The cache's files are mapped as those of a local store are, also while they are still in part; this
 reader only sees to it that the blocks of a read are in place before it. Once all are, a new view
 gets the local reader itself.
+
+Where it is known which rows will follow, the next files are fetched while the present one is read:
+over a link of 100 MB/s and 50 ms, a pause of two round trips between files of 64 MiB takes a
+seventh of the time.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import os
 import threading
@@ -30,7 +35,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featstore.errors import CorruptStoreError, RemoteStoreError
+from featstore.errors import CorruptStoreError, FeatstoreError, RemoteStoreError
 from featstore.identity import canonical_json, sha256_hex
 from featstore.remote.cache import Cache, kept_below
 from featstore.remote.objects import Objects
@@ -243,6 +248,9 @@ _TRIM_BYTES = 256 * 2**20
 
 _REOPENED = 3
 
+#: Files that are fetched before the one that is read is done with.
+_AHEAD = 2
+
 
 class RemoteRows:
     """A reader that fetches the blocks of a read first.
@@ -283,6 +291,12 @@ class RemoteRows:
         self._next = -1
         self._foreseen = np.zeros(layout.n_blocks, dtype=bool)
         self._untrimmed = 0
+        # The files of rows that will be read, in order; the one that is read now; those that are
+        # fetched meanwhile.
+        self._files: list[int] = []
+        self._reading = -1
+        self._under_way: dict[int, tuple[threading.Thread, np.ndarray]] = {}
+        self._ahead = threading.Lock()
         self._open()
 
     @property
@@ -322,14 +336,17 @@ class RemoteRows:
         touched[rows // self._layout.block_rows] = True
         onwards = is_run(rows) and int(rows[0]) == self._next
         self._next = int(rows[-1]) + 1 if rows.size else -1
+        self._go_ahead(touched)
         return self._with(touched, lambda: self._source.read(rows, out), onwards=onwards)
 
     def prefetch(self, rows: np.ndarray) -> None:
-        """Ask for these rows of a file with the first of them: one request instead of many."""
+        """Ask for these rows of a file with the first of them, and for the next files ahead."""
         check_bounds(rows, self._layout.n)
         foreseen = np.zeros(self._layout.n_blocks, dtype=bool)
         foreseen[rows // self._layout.block_rows] = True
         self._foreseen = foreseen
+        files = np.flatnonzero(foreseen) // self._layout.blocks_per_file
+        self._files, self._reading = np.unique(files).tolist(), -1
 
     def fetch_all(self, progress: Callable[[int], object] | None = None) -> None:
         """Fetch every block that is missing; `progress` is called with bytes that arrived."""
@@ -359,10 +376,12 @@ class RemoteRows:
             try:
                 if (touched & ~self._have).any():
                     with self._lock:
+                        self._await(touched)
                         self._fetch(touched, onwards=onwards, progress=progress)
                 return read()
             except ShardReplacedError:
                 with self._lock:
+                    self._await(np.ones_like(touched))
                     self._open()
         raise RemoteStoreError(
             f"The cache {self._cache.root} is emptied again and again while it is read."
@@ -417,10 +436,76 @@ class RemoteRows:
             with ThreadPoolExecutor(min(REQUESTS, len(spans)), "fetch") as pool:
                 for done in [pool.submit(self._fetch_span, span, progress) for span in spans]:
                     done.result()
-        self._untrimmed += n_new * block_bytes
-        if self._untrimmed >= min(_TRIM_BYTES, self._cache.limit // 16):
-            self._cache.trim(keep=set(self._names))
+        self._trim(n_new * block_bytes)
+
+    def _trim(self, n_bytes: int) -> None:
+        """Hold the cache against its limit, if enough has come since the last time."""
+        with self._ahead:
+            self._untrimmed += n_bytes
+            if self._untrimmed < min(_TRIM_BYTES, self._cache.limit // 16):
+                return
             self._untrimmed = 0
+        self._cache.trim(keep=set(self._names))
+
+    def _go_ahead(self, touched: np.ndarray | None = None) -> None:
+        """Begin to fetch the next file that will be read, unless enough of them are under way.
+
+        Parameters
+        ----------
+        touched : ndarray of shape (n_blocks,), bool, optional
+            Blocks of the read that begins.
+        """
+        if not self._files or (touched is not None and not touched.any()):
+            return
+        layout = self._layout
+        with self._ahead:
+            if touched is not None:
+                now = int(touched.nonzero()[0][-1]) // layout.blocks_per_file
+                first, self._reading = self._reading != now, now
+                # The first file is fetched by whoever reads it, and asks for the next half-way.
+                if not first or not self._have[layout.file_blocks(now).start]:
+                    return
+            # What is there, and what is on its way, that of the reader included.
+            held = self._have.copy()
+            held[list(layout.file_blocks(max(self._reading, 0)))] = True
+            for _, coming in self._under_way.values():
+                held[coming] = True
+            at = bisect.bisect_right(self._files, self._reading)
+            for file in self._files[at : at + _AHEAD]:
+                blocks = np.array(layout.file_blocks(file))
+                wanted = blocks[self._foreseen[blocks] & ~held[blocks]]
+                size = (int(held.sum()) + wanted.size) * layout.block_rows * layout.row_bytes
+                if wanted.size and file not in self._under_way and size <= self._cache.limit:
+                    thread = threading.Thread(
+                        target=self._fetch_ahead, args=(file, wanted), name="ahead", daemon=True
+                    )
+                    self._under_way[file] = thread, wanted
+                    thread.start()
+                    return
+
+    def _fetch_ahead(self, file: int, wanted: np.ndarray) -> None:
+        """Fetch blocks of a file; whoever reads them asks again, and says what was wrong."""
+        layout = self._layout
+        try:
+            for span in plan_spans(wanted, self._have, layout, whole=not self._objects.has_ranges):
+                self._fetch_span(span, None)
+            self._trim(wanted.size * layout.block_rows * layout.row_bytes)
+        except (FeatstoreError, ShardReplacedError, OSError):
+            pass
+        finally:
+            with self._ahead:
+                del self._under_way[file]
+
+    def _await(self, touched: np.ndarray) -> None:
+        """Wait until no file of these blocks is under way."""
+        with self._ahead:
+            under_way = [
+                thread
+                for file, (thread, _) in self._under_way.items()
+                if touched[list(self._layout.file_blocks(file))].any()
+            ]
+        for thread in under_way:
+            thread.join()
 
     def _look_again(self, touched: np.ndarray) -> None:
         """Take notice of blocks that other processes fetched meanwhile."""
@@ -444,6 +529,8 @@ class RemoteRows:
                 size = self._layout.file_bytes(span.file) if whole else None
                 pieces = self._objects.stream(name, start, stop, size=size)
                 for block, data in self._cut(shard, span, pieces):
+                    if block == (span.first + span.last) // 2:
+                        self._go_ahead()
                     waiting.append(pool.submit(self._place, shard, descriptor, name, block, data))
                     if len(waiting) > _WAITING:
                         waiting.popleft().result()

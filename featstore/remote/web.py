@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +14,11 @@ from featstore.remote.objects import Address, Objects, Pace, TransientError
 
 _PIECE = 2**20
 
-#: Redirects that are followed, all within the same server.
-_REDIRECTS = 3
+#: Redirects that are followed, all within the same server; bytes that are read of what one says.
+_REDIRECTS, _SHORT = 3, 2**14
+
+#: Statuses of a remembered redirect after which its file is asked for anew.
+_EXPIRED = frozenset({400, 401, 403, 404, 410})
 
 #: Seconds to wait for a connection.
 _CONNECT = 10.0
@@ -27,6 +31,12 @@ class WebObjects(Objects):
     """Files below an https address. The server need not list, nor know ranges.
 
     obstore's own reader of web servers follows redirects anywhere; this one must not.
+
+    Attributes
+    ----------
+    targets : dict
+        Name -> URL that a file was redirected to, which is asked at once until the time of
+        ``time.monotonic``. Empty unless `_moved` fills it.
     """
 
     def __init__(self, address: Address) -> None:
@@ -34,6 +44,7 @@ class WebObjects(Objects):
         with needs_extra(address.url):
             import urllib3
         self._errors = urllib3.exceptions
+        self.targets: dict[str, tuple[str, float]] = {}
         # What a server sends is read as it is: nothing is unpacked, so nothing can swell.
         self._pool: Any = urllib3.PoolManager(
             maxsize=16, retries=False,
@@ -94,6 +105,9 @@ class WebObjects(Objects):
     def _url(self, name: str) -> str:
         return f"{self.address}/{quote(name)}"
 
+    def _moved(self, name: str, url: str, target: str) -> None:
+        """Look at what the URL of a file was redirected to."""
+
     def _credentials(self, url: str) -> dict[str, str]:
         """Return the headers that a request to this URL, perhaps of a redirect, may carry."""
         del url
@@ -106,25 +120,45 @@ class WebObjects(Objects):
         """Return what tells this content of a file from an earlier one, or nothing."""
         return str(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
 
+    def _get(self, url: str, headers: dict[str, str], pace: Pace) -> Any:
+        ask = functools.partial(
+            self._pool.request, "GET", url,
+            headers={"Accept-Encoding": "identity", **self._credentials(url), **headers},
+            preload_content=False, redirect=False,
+        )  # fmt: skip
+        answer = pace.wait(ask)
+        self._note(answer)
+        return answer
+
+    def _redirect(self, url: str, answer: Any) -> str:
+        """Return where an answer redirects to, having closed it; empty if it does not."""
+        if answer.status not in (301, 302, 303, 307, 308):
+            return ""
+        target = self._followed(url, str(answer.headers.get("Location", "")))
+        answer.read(_SHORT)  # all of it, as a rule: then its connection can be used again
+        answer.close()
+        return target
+
     @contextmanager
     def _asked(self, name: str, headers: dict[str, str], pace: Pace) -> Iterator[Any]:
         """Give an answer of status 200 or 206, and close its connection unless all was read."""
-        url = self._url(name)
+        target, until = self.targets.get(name, ("", 0.0))
+        known = target if time.monotonic() < until else ""
+        first = url = known or self._url(name)
         answer: Any = None
         try:
             for _ in range(_REDIRECTS + 1):
-                ask = functools.partial(
-                    self._pool.request, "GET", url,
-                    headers={"Accept-Encoding": "identity", **self._credentials(url), **headers},
-                    preload_content=False, redirect=False,
-                )  # fmt: skip
-                answer = pace.wait(ask)
-                self._note(answer)
-                if answer.status not in (301, 302, 303, 307, 308):
+                answer = self._get(url, headers, pace)
+                target = self._redirect(url, answer)
+                if not target:
                     break
-                url = self._followed(url, str(answer.headers.get("Location", "")))
-                answer.close()
+                url = target
+            if known and answer.status in _EXPIRED:
+                self.targets.pop(name, None)
+                raise TransientError(f"the address that it was redirected to says {answer.status}")
             self._check(name, answer, asked_range="Range" in headers)
+            if url != first:
+                self._moved(name, first, url)
             yield answer
         except (self._errors.HTTPError, OSError) as err:
             if isinstance(err, RemoteStoreError | FileNotFoundError):

@@ -137,6 +137,7 @@ class SetSource:
         key, commits = self.info.key, self.commits(known)
         for commit in commits:
             self.store.place.fetch_files(key, commit)
+            self.store.place.fetch_items(key, commit)
             path = self.directory.parent / commit.items["file"]
             name = f"{key.dataset}/{key.kind}/{path.name}"
             files[name] = self._checked(path, commit.items_facts)

@@ -111,7 +111,10 @@ class Place(ABC):
         """Fetch the pointer of a set, its commit, and the commits whose id begins `revision`."""
 
     def fetch_files(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the item table and the small files of a revision."""
+        """Fetch the small files that the rows of a revision are read with."""
+
+    def fetch_items(self, key: SetKey, commit: Commit) -> None:
+        """Fetch the item table of a revision, and its table of failed items."""
 
     def fetch_thumbnails(self, folder: str) -> None:
         """Fetch the thumbnails of ``dataset/kind``."""

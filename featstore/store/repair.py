@@ -246,6 +246,7 @@ class SetCopy:
             try:
                 if found is not None:
                     self._store.place.fetch_files(self._key, commit)
+                    self._store.place.fetch_items(self._key, commit)
             except FeatstoreError as err:
                 self._note(str(err))
             self._layouts[commit.revision_id] = found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -139,10 +139,10 @@ def _differs(path: Path) -> CorruptStoreError:
     )
 
 
-def check_metadata(directory: Path, commit: Commit) -> None:
-    """Compare every small file of the set with the commit, but the array's metadata."""
+def check_metadata(directory: Path, commit: Commit, *, but: Collection[str | None] = ()) -> None:
+    """Compare the small files of the set with the commit, `but` these and the array's metadata."""
     for name, facts in commit.metadata.items():
-        if name == "embedding/zarr.json":
+        if name == "embedding/zarr.json" or name in but:
             continue
         path = directory / name
         check_no_links(directory, [path])
@@ -468,17 +468,20 @@ class FeatureStore:
         UnknownSetError, AmbiguousSetError, IncompleteEmbeddingsError
             See `info`.
         CorruptStoreError
-            If files of the set disagree with its commit record.
+            If files of the set disagree with its commit record. The item table is read, and
+            fetched from a remote store, when the items are first looked at.
         """
         info = self.info(name, revision=revision)
         directory = info.key.directory(self.root)
         commit = info.commit
         layout = self.layout(info)
-        check_metadata(directory, commit)
-        items_path = directory.parent / commit.items["file"]
-        check_no_links(self.root, [items_path])
-        check_items_file(items_path, commit.items)
-        table = ItemTable(lambda: read_items(items_path, commit.items, n=commit.n))
+        failures = failures_file(commit.metadata)
+        check_metadata(directory, commit, but=[failures] if self.place.is_remote else [])
+        if not self.place.is_remote:
+            items_path = directory.parent / commit.items["file"]
+            check_no_links(self.root, [items_path])
+            check_items_file(items_path, commit.items)
+        table = ItemTable(lambda: self.item_table(info))
         valid = np.arange(commit.n)
         if commit.failed:
             valid = np.flatnonzero(~commit.failed_rows())
@@ -507,7 +510,7 @@ class FeatureStore:
 
     def item_table(self, info: SetInfo) -> pl.DataFrame:
         """Return the items of a set, failed ones too, in the order of rows; raises as `view`."""
-        self.place.fetch_files(info.key, info.commit)
+        self.place.fetch_items(info.key, info.commit)
         path = info.key.directory(self.root).parent / info.commit.items["file"]
         check_no_links(self.root, [path])
         return read_items(path, info.commit.items, n=info.commit.n)
@@ -515,7 +518,7 @@ class FeatureStore:
     def failures(self, name: str, *, revision: str | None = None) -> pl.DataFrame:
         """Return the items of a set that have no embedding, with the reason."""
         info = self.info(name, revision=revision)
-        self.place.fetch_files(info.key, info.commit)
+        self.place.fetch_items(info.key, info.commit)
         file = failures_file(info.commit.metadata)
         facts = None if file is None else info.commit.metadata[file]
         return read_failures(info.key.directory(self.root) / str(file), facts)
@@ -549,6 +552,7 @@ class FeatureStore:
             See `featstore.remote.rows.RemoteRows.read`.
         """
         info = self.info(name, revision=revision)
+        self.place.fetch_items(info.key, info.commit)
         self.place.fetch_rows(info.key, info.commit, self.layout(info), progress)
 
     def stored_bytes(self, info: SetInfo) -> int:

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import numpy as np
+
 from tests.featstore.remote.proxy import _serving
 
 COMMIT = "c" * 40
@@ -67,6 +69,7 @@ class Hub:
     carry: Callable[[int], object] | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    hashed: dict[int, tuple[bytes, str]] = field(default_factory=dict)
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
         """Return the files of a branch or commit."""
@@ -78,6 +81,25 @@ class Hub:
         self.commits[sha] = files
         self.branches[branch] = sha
         return sha
+
+    def sha256(self, data: bytes) -> str:
+        """Return a hash, made once for each object: the hub does not hash a file to list it."""
+        if id(data) not in self.hashed:
+            self.hashed[id(data)] = (data, hashlib.sha256(data).hexdigest())
+        return self.hashed[id(data)][1]
+
+    def facts(self, path: str, data: bytes) -> dict[str, Any]:
+        """Return what is stated of a file."""
+        facts: dict[str, Any] = {"type": "file", "size": len(data), "path": path}
+        blob = data
+        if len(data) >= LARGE:
+            digest = self.sha256(data)
+            blob = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n" % (
+                digest.encode(), len(data)
+            )  # fmt: skip
+            facts["lfs"] = {"oid": digest, "size": len(data), "pointerSize": len(blob)}
+        whole = b"blob %d\0" % len(blob) + blob
+        return {**facts, "oid": hashlib.sha1(whole, usedforsecurity=False).hexdigest()}
 
     def count(self, method: str, part: str) -> int:
         """Return how many requests there were of a method, with `part` in their path."""
@@ -91,15 +113,6 @@ def files_below(root: Path) -> dict[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
-
-
-def _facts(path: str, data: bytes) -> dict[str, Any]:
-    blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-    facts: dict[str, Any] = {"type": "file", "oid": blob, "size": len(data), "path": path}
-    if len(data) >= LARGE:
-        digest = hashlib.sha256(data).hexdigest()
-        facts["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 130}
-    return facts
 
 
 @contextmanager
@@ -123,7 +136,7 @@ def hub_server(
         timeout = 30
         disable_nagle_algorithm = True
 
-        def _answer(self, data: bytes, status: int = 200, **headers: str) -> None:
+        def _answer(self, data: bytes | memoryview, status: int = 200, **headers: str) -> None:
             self.send_response(status)
             for name, value in {"Content-Length": str(len(data)), **headers}.items():
                 self.send_header(name.replace("_", "-"), value)
@@ -173,13 +186,14 @@ def hub_server(
 
         do_GET = do_HEAD = do_POST = do_PUT = _serve
 
-        def _body(self) -> bytes:
-            pieces = []
-            for left in range(self.length, 0, -PIECE):
-                pieces.append(self.rfile.read(min(left, PIECE)))
+        def _body(self) -> Any:
+            # Nothing here holds the interpreter for as long as 256 MB take to be zeroed or copied.
+            body = memoryview(np.empty(self.length, np.uint8))
+            for first in range(0, self.length, PIECE):
+                n_bytes = self.rfile.readinto(body[first : first + PIECE])
                 if state.carry is not None:
-                    state.carry(len(pieces[-1]))
-            return b"".join(pieces)
+                    state.carry(n_bytes)
+            return bytes(body) if self.length < PIECE else body
 
         def _route(self, path: str, query: dict[str, str], body: bytes) -> None:
             if path == "/api/validate-yaml":
@@ -218,7 +232,9 @@ def hub_server(
         def _tree(self, revision: str, folder: str) -> None:
             files = state.files(revision)
             found = [
-                _facts(p, d) for p, d in files.items() if p.startswith(f"{folder}/".lstrip("/"))
+                state.facts(p, d)
+                for p, d in files.items()
+                if p.startswith(f"{folder}/".lstrip("/"))
             ]
             if found or not folder:
                 self._json(found)
@@ -245,6 +261,7 @@ def hub_server(
             if query.get("X-Signature") != SECRET or "Authorization" in self.headers:
                 self._answer(b"", 403)
             elif self.command == "PUT":
+                state.sha256(body)
                 state.large[path.removeprefix("/signed/")] = body
                 self._answer(b"")
             else:
@@ -256,7 +273,7 @@ def hub_server(
             if asked:
                 first, last = int(asked[1]), min(int(asked[2]), len(data) - 1)
                 span = f"bytes {first}-{last}/{len(data)}"
-                self._answer(data[first : last + 1], 206, Content_Range=span, **headers)
+                self._answer(memoryview(data)[first : last + 1], 206, Content_Range=span, **headers)
             else:
                 self._answer(data, **headers)
 
@@ -267,7 +284,7 @@ def hub_server(
                 mode = "lfs" if file["size"] >= LARGE else "regular"
                 facts = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
                 if file["path"] in here:
-                    stated = _facts(file["path"], here[file["path"]])
+                    stated = state.facts(file["path"], here[file["path"]])
                     facts["oid"] = stated["lfs"]["oid"] if "lfs" in stated else stated["oid"]
                 found.append(facts)
             self._json({"files": found})

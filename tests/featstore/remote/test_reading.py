@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
+import time
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +113,53 @@ def test_a_scan_takes_each_file_in_one_request(served: Proxy, store_folder: Path
     for found, right in batches:
         np.testing.assert_array_equal(found, right)
     assert served.count("embedding/c/") == 4
+
+
+def _until(served: Proxy, count: int) -> None:
+    """Wait until so many data files were asked for, and a while longer for any more."""
+    for _ in range(500):
+        if served.count("embedding/c/") >= count:
+            break
+        time.sleep(0.01)
+    time.sleep(0.3)
+    assert served.count("embedding/c/") == count
+
+
+def test_the_next_two_files_are_fetched_while_one_is_read(
+    served: Proxy, store_folder: Path
+) -> None:
+    local = open_store(store_folder).view(IMAGES).numpy()
+    batches = open_store(served.url).view(IMAGES).batches(BLOCK)
+    first = next(batches)
+    _until(served, 3)
+    np.testing.assert_array_equal(np.concatenate([first, *batches]), local)
+    assert served.count("embedding/c/") == 4
+
+
+def test_a_file_that_was_not_fetched_ahead_is_fetched_when_it_is_read(
+    served: Proxy, store_folder: Path
+) -> None:
+    """What goes wrong meanwhile is nobody's error until the rows are read."""
+    local = open_store(store_folder).view(IMAGES).numpy()
+    batches = open_store(served.url).view(IMAGES).batches(BLOCK)
+    first = next(batches)
+    _until(served, 3)
+    served.down = True
+    rows = [first, *itertools.islice(batches, 4)]  # of the second file now, and the fourth ahead
+    time.sleep(0.3)
+    served.down = False
+    np.testing.assert_array_equal(np.concatenate([*rows, *batches]), local)
+
+
+def test_nothing_is_fetched_ahead_that_the_cache_cannot_hold(
+    served: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSTOCK_CACHE_BYTES", str(9 * BLOCK * 1024))  # two of four files
+    batches = open_store(served.url).view(IMAGES).batches(BLOCK)
+    next(batches)
+    _until(served, 2)
+    with pytest.raises(CacheFullError):
+        list(batches)
 
 
 def test_a_scan_of_a_part_takes_the_blocks_of_that_part(
