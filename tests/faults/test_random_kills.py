@@ -18,8 +18,9 @@ from tests.faults.scenarios import pictures
 from tests.faults.test_every_call import EVERYTHING
 from tests.faults.trees import litter, tree
 
-#: Kills before the test is content; at each file call: `test_matrix`.
-ROUNDS = 50 if EVERYTHING else 20
+#: Kills before the test is content, and after how many the job is left alone; at each file call:
+#: `test_matrix`.
+ROUNDS, EVERY = (50, 10) if EVERYTHING else (8, 4)
 
 
 @pytest.mark.slow
@@ -52,7 +53,7 @@ def test_killed_at_random_until_done_it_is_the_same_store(children: Children, me
                 store = open_store(root, verify="full")
                 for info in store.sets():
                     store.view(str(info.key)).numpy(np.float32)
-        if kills % 10 == 0 or report["code"] == 0:
+        if kills % EVERY == 0 or report["code"] == 0:
             # Every so often it is left alone, and everything must be there.
             report = children.run("extract_and_extend", root, args=arguments, **PLAIN_USER)
             assert report["code"] == 0, report
@@ -60,4 +61,4 @@ def test_killed_at_random_until_done_it_is_the_same_store(children: Children, me
             assert litter(root) == []
             shutil.rmtree(root)
             completed += 1
-    assert completed >= ROUNDS // 10
+    assert completed >= ROUNDS // EVERY
