@@ -179,11 +179,11 @@ def set_health(store: FeatureStore, row: Mapping[str, Any]) -> list[Health]:
             continue
         try:
             view = store.view(key, revision=revision)
+            failures = dict(store.failures(key, revision=revision).iter_rows())
+            same = content_duplicates(view)
         except FeatstoreError:
             continue
         norms, equal = row_facts(view)
-        same = content_duplicates(view)
-        failures = dict(store.failures(key, revision=revision).iter_rows())
         wrote = runs(store.info(key, revision=revision).key.directory(store.root))
         cut = [run["truncated"] for run in wrote if "truncated" in run]
         examples = [f"{item}: {reason}" for item, reason in list(failures.items())[:5]]

@@ -328,20 +328,26 @@ class Mirror:
             missing.append(functools.partial(self._fetch, f"{key}/{name}", directory / name, facts))
         at_once(missing)
 
-    def fetch_items(self, key: SetKey, commit: Commit) -> None:
-        """Fetch a commit's item table and its table of failed items; raises as `fetch_small`."""
-        directory, items = key.directory(self.root), commit.items
-        missing: list[Callable[[], None]] = []
-        path = directory.parent / items["file"]
-        if not same_file(path, commit.items_facts):
-            name = f"{key.dataset}/{key.kind}/{items['file']}"
-            missing.append(functools.partial(self._fetch, name, path, items))
+    def has_items(self, key: SetKey, commit: Commit) -> bool:
+        """Return whether files of the names of a commit's items and failed items are there."""
+        directory = key.directory(self.root)
         failures = failures_file(commit.metadata)
-        facts = commit.metadata.get(failures or "", {})
-        if failures and not same_file(directory / failures, facts):
-            name = f"{key}/{failures}"
-            missing.append(functools.partial(self._fetch, name, directory / failures, facts))
-        at_once(missing)
+        items = directory.parent / commit.items["file"]
+        return items.exists() and (failures is None or (directory / failures).exists())
+
+    def fetch_items(self, key: SetKey, commit: Commit) -> None:
+        """Fetch a commit's item table; raises as `fetch_small`."""
+        items = commit.items
+        path = key.directory(self.root).parent / items["file"]
+        if not same_file(path, commit.items_facts):
+            self._fetch(f"{key.dataset}/{key.kind}/{items['file']}", path, items)
+
+    def fetch_failures(self, key: SetKey, commit: Commit) -> None:
+        """Fetch a commit's table of failed items, if it has one; raises as `fetch_small`."""
+        name = failures_file(commit.metadata)
+        path = key.directory(self.root) / str(name)
+        if name is not None and not same_file(path, commit.metadata[name]):
+            self._fetch(f"{key}/{name}", path, commit.metadata[name])
 
     def fetch_named(self, name: str, *, limit: int) -> None:
         """Fetch a file whose name carries its hash, unless it is there."""
@@ -357,7 +363,8 @@ class Mirror:
         if len(data) != facts["bytes"] or sha256_hex(data) != facts["sha256"]:
             raise CorruptStoreError(
                 f"{self.objects.address}/{name} is not the file that the commit record states. The "
-                "server's copy is damaged, or the server lies. It was not used."
+                "set was replaced since it was opened (open it again), or the server's copy is "
+                "damaged, or the server lies. It was not used."
             )
         self._keep(path, data)
 

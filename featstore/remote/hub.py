@@ -159,10 +159,11 @@ class HubObjects(WebObjects):
 
         What goes wrong is left to whoever reads the file.
         """
-        with contextlib.suppress(FeatstoreError, self._errors.HTTPError, OSError):
-            url = self._url(name)
-            answer = self._get(url, {"Range": "bytes=0-0"}, self._pace(name))
-            self._moved(name, url, self._redirect(url, answer))
+        errors = (FeatstoreError, TransientError, self._errors.HTTPError, OSError, ValueError)
+        with contextlib.suppress(*errors):
+            url, pace = self._url(name), self._pace(name)
+            answer = self._get(url, {"Range": "bytes=0-0"}, pace)
+            self._moved(name, url, self._redirect(url, answer, pace))
             answer.close()
 
     def asked(self, what: str, ask: Callable[[], T], *, n_bytes: int = 0) -> T:
@@ -310,8 +311,13 @@ class HubDraft(Objects):
         self._stage(name, data)  # sent with the commit: it may be replaced again before
         return True
 
-    def keep(self) -> None:
+    def keep(self, *, arrived: bool = False) -> None:
         """Count what was entered so far as complete; it is sent while other files are entered.
+
+        Parameters
+        ----------
+        arrived : bool
+            Wait until it has been sent.
 
         Raises
         ------
@@ -320,7 +326,7 @@ class HubDraft(Objects):
         """
         self._send()
         for sent in self._sending:
-            if sent.done():
+            if arrived or sent.done():
                 sent.result()
         self._n_kept, self._kept = len(self._sending), dict(self._staged)
 
@@ -331,6 +337,10 @@ class HubDraft(Objects):
         del self._sending[self._n_kept :]
         self._batch, self._staged = [], dict(self._kept)
 
+    def abandon(self) -> None:
+        """End the threads that send; what has begun is sent to its end, and stays unused."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     def publish(self, message: str) -> bool:
         """Make the commit, and compare its files with those that were sent.
 
@@ -340,11 +350,9 @@ class HubDraft(Objects):
             If the hub refuses, cannot be reached, or states other files than were sent.
         """
         self._send()
-        try:
-            for sent in self._sending:
-                sent.result()
-        finally:
-            self._pool.shutdown(cancel_futures=True)
+        for sent in self._sending:
+            sent.result()
+        self._pool.shutdown()
         if not self._staged:
             return True
         for attempt in range(1, ATTEMPTS + 1):

@@ -361,12 +361,22 @@ class Objects(ABC):
             )
         return self
 
-    def keep(self) -> None:
-        """Count what a draft holds of a set as complete; nothing to do elsewhere."""
-        return
+    def keep(self, *, arrived: bool = False) -> None:
+        """Count what a draft holds of a set as complete; nothing to do elsewhere.
+
+        Parameters
+        ----------
+        arrived : bool
+            Wait until it has been sent: its files may not stay where they are.
+        """
+        del arrived
 
     def undo(self) -> None:
         """Drop what was written to a draft since `keep`; nothing to do elsewhere."""
+        return
+
+    def abandon(self) -> None:
+        """End what a draft has begun to send, since it will not be published."""
         return
 
     def publish(self, message: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Collection
@@ -12,7 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
-from featstore.errors import CorruptStoreError, RemoteStoreError, UnknownSetError, UnreachableError
+from featstore.errors import (
+    CorruptStoreError,
+    FeatstoreError,
+    RemoteStoreError,
+    UnknownSetError,
+    UnreachableError,
+)
 from featstore.remote.cache import Cache, Mirror, at_once, user_cache
 from featstore.remote.objects import Address, open_objects
 from featstore.remote.rows import REQUESTS, RemoteRows
@@ -50,6 +57,7 @@ class RemotePlace(Place):
         self.cache = cache
         self._asked: set[SetKey] = set()
         self._ready: set[tuple[SetKey, str]] = set()
+        self._coming: dict[tuple[SetKey, str], threading.Thread] = {}
 
     def catalog(self) -> dict[str, Any] | None:
         """Return the store's catalog; None if there is none.
@@ -168,8 +176,38 @@ class RemotePlace(Place):
             self._ready.add(ready)
 
     def fetch_items(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the item table of a revision, and its table of failed items."""
+        """Fetch the item table of a revision."""
+        self._end_items(key, commit)
         self.mirror.fetch_items(key, commit)
+
+    def fetch_failures(self, key: SetKey, commit: Commit) -> None:
+        """Fetch the table of failed items of a revision, if it has one."""
+        self._end_items(key, commit)
+        self.mirror.fetch_failures(key, commit)
+
+    def begin_items(self, key: SetKey, commit: Commit) -> None:
+        """Begin to fetch both, beside the first rows: they are there when the server is not."""
+        if (key, commit.revision_id) in self._coming or self.mirror.has_items(key, commit):
+            return
+        thread = threading.Thread(target=self._fetch_both, args=(key, commit), daemon=True)
+        with contextlib.suppress(RuntimeError):  # no more threads: then they are fetched when asked
+            thread.start()
+            self._coming[key, commit.revision_id] = thread
+
+    def _fetch_both(self, key: SetKey, commit: Commit) -> None:
+        def one(fetch: Callable[[SetKey, Commit], None]) -> None:
+            # What was wrong is said when they are asked for.
+            with contextlib.suppress(FeatstoreError, OSError, RuntimeError):
+                fetch(key, commit)
+
+        with contextlib.suppress(RuntimeError):
+            mirror = self.mirror
+            at_once([lambda: one(mirror.fetch_items), lambda: one(mirror.fetch_failures)])
+
+    def _end_items(self, key: SetKey, commit: Commit) -> None:
+        thread = self._coming.get((key, commit.revision_id))
+        if thread is not None:
+            thread.join()
 
     def fetch_thumbnails(self, folder: str) -> None:
         """Fetch the thumbnails of ``dataset/kind`` that the catalog lists."""

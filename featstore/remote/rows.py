@@ -35,7 +35,12 @@ from pathlib import Path
 
 import numpy as np
 
-from featstore.errors import CorruptStoreError, FeatstoreError, RemoteStoreError
+from featstore.errors import (
+    CorruptStoreError,
+    FeatstoreError,
+    RemoteStoreError,
+    UnreachableError,
+)
 from featstore.identity import canonical_json, sha256_hex
 from featstore.remote.cache import Cache, kept_below
 from featstore.remote.objects import Objects
@@ -251,6 +256,9 @@ _REOPENED = 3
 #: Files that are fetched before the one that is read is done with.
 _AHEAD = 2
 
+#: The files of an array in the cache, and which of its blocks are in place in them.
+State = tuple[list[CachedShard], np.ndarray]
+
 
 class RemoteRows:
     """A reader that fetches the blocks of a read first.
@@ -296,6 +304,7 @@ class RemoteRows:
         self._files: list[int] = []
         self._reading = -1
         self._under_way: dict[int, tuple[threading.Thread, np.ndarray]] = {}
+        self._broken: dict[int, UnreachableError] = {}
         self._ahead = threading.Lock()
         self._open()
 
@@ -359,7 +368,7 @@ class RemoteRows:
         inside = self._layout.file_blocks(file)
         touched[inside.start : inside.stop] = True
         self._with(touched, lambda: np.empty(0), progress=progress)
-        shard = self._shards[file]
+        shard = self._state[0][file]
         with shard.opened() as descriptor:
             shard.settle(descriptor, self._commit)
         return shard.path
@@ -381,7 +390,6 @@ class RemoteRows:
                 return read()
             except ShardReplacedError:
                 with self._lock:
-                    self._await(np.ones_like(touched))
                     self._open()
         raise RemoteStoreError(
             f"The cache {self._cache.root} is emptied again and again while it is read."
@@ -390,23 +398,32 @@ class RemoteRows:
     def _open(self) -> None:
         """Open the cache's files; those that are missing are made, without content."""
         paths = [self._cache.shard(name) for name in self._names]
-        self._shards = [CachedShard(path, self._layout, i) for i, path in enumerate(paths)]
+        shards = [CachedShard(path, self._layout, i) for i, path in enumerate(paths)]
         have = np.zeros(self._layout.n_blocks, dtype=bool)
-        for shard in self._shards:
+        for shard in shards:
             with shard.opened() as descriptor:
                 have[shard.blocks.start : shard.blocks.stop] = shard.settle(
                     descriptor, self._commit
                 )
-        shards = self._shards
 
         @contextmanager
         def open_file(directory: Path, layout: ArrayLayout, file: int) -> Iterator[int]:
             del directory, layout
-            with shards[file].opened() as descriptor:
+            shard = shards[file]
+            with shard.opened() as descriptor:
+                # A new file may have the number of the removed one, which is what `opened` sees.
+                if (have[list(shard.blocks)] & ~shard.present(descriptor)).any():
+                    raise ShardReplacedError(str(shard.path))
                 yield descriptor
 
         self._source = open_rows(self._cache.root, self._layout, self._mode, open_file)
-        self._have = have
+        # In one step: whoever still fetches into files that are gone marks the blocks of those.
+        self._state = shards, have
+
+    @property
+    def _have(self) -> np.ndarray:
+        """Boolean array of shape (n_blocks,): True where a block is in place."""
+        return self._state[1]
 
     def _fetch(
         self,
@@ -430,11 +447,13 @@ class RemoteRows:
         n_new = sum(span.last - span.first + 1 for span in spans)
         held = int(self._have.sum()) + n_new
         self._cache.check_room(held * block_bytes, what=f"{self._objects.address}/{self._array}")
+        state = self._state
         if len(spans) == 1:
-            self._fetch_span(spans[0], progress)
+            self._fetch_span(spans[0], state, progress)
         elif spans:
             with ThreadPoolExecutor(min(REQUESTS, len(spans)), "fetch") as pool:
-                for done in [pool.submit(self._fetch_span, span, progress) for span in spans]:
+                waiting = [pool.submit(self._fetch_span, span, state, progress) for span in spans]
+                for done in waiting:
                     done.result()
         self._trim(n_new * block_bytes)
 
@@ -457,16 +476,17 @@ class RemoteRows:
         """
         if not self._files or (touched is not None and not touched.any()):
             return
-        layout = self._layout
+        layout, state = self._layout, self._state
+        have = state[1]
         with self._ahead:
             if touched is not None:
                 now = int(touched.nonzero()[0][-1]) // layout.blocks_per_file
                 first, self._reading = self._reading != now, now
                 # The first file is fetched by whoever reads it, and asks for the next half-way.
-                if not first or not self._have[layout.file_blocks(now).start]:
+                if not first or (touched & ~have).any():
                     return
             # What is there, and what is on its way, that of the reader included.
-            held = self._have.copy()
+            held = have.copy()
             held[list(layout.file_blocks(max(self._reading, 0)))] = True
             for _, coming in self._under_way.values():
                 held[coming] = True
@@ -474,51 +494,71 @@ class RemoteRows:
             for file in self._files[at : at + _AHEAD]:
                 blocks = np.array(layout.file_blocks(file))
                 wanted = blocks[self._foreseen[blocks] & ~held[blocks]]
-                size = (int(held.sum()) + wanted.size) * layout.block_rows * layout.row_bytes
-                if wanted.size and file not in self._under_way and size <= self._cache.limit:
-                    thread = threading.Thread(
-                        target=self._fetch_ahead, args=(file, wanted), name="ahead", daemon=True
-                    )
-                    self._under_way[file] = thread, wanted
-                    thread.start()
+                if not wanted.size or file in self._under_way:
+                    continue
+                ranges = self._objects.has_ranges
+                spans = list(plan_spans(wanted, have, layout, whole=not ranges))
+                coming = np.concatenate([np.arange(s.first, s.last + 1) for s in spans])
+                held[coming] = True
+                if int(held.sum()) * layout.block_rows * layout.row_bytes > self._cache.limit:
                     return
+                arguments = (file, spans, state)
+                thread = threading.Thread(target=self._fetch_ahead, args=arguments, daemon=True)
+                with contextlib.suppress(RuntimeError):  # no more threads: then nothing is ahead
+                    thread.start()
+                    self._under_way[file] = thread, coming
+                return
 
-    def _fetch_ahead(self, file: int, wanted: np.ndarray) -> None:
-        """Fetch blocks of a file; whoever reads them asks again, and says what was wrong."""
-        layout = self._layout
+    def _fetch_ahead(self, file: int, spans: Sequence[Span], state: State) -> None:
+        """Fetch spans of a file; whoever reads its blocks asks again, and says what was wrong."""
         try:
-            for span in plan_spans(wanted, self._have, layout, whole=not self._objects.has_ranges):
-                self._fetch_span(span, None)
-            self._trim(wanted.size * layout.block_rows * layout.row_bytes)
-        except (FeatstoreError, ShardReplacedError, OSError):
+            for span in spans:
+                self._fetch_span(span, state, None)
+            n_blocks = sum(span.last - span.first + 1 for span in spans)
+            self._trim(n_blocks * self._layout.block_rows * self._layout.row_bytes)
+        except UnreachableError as err:
+            self._broken[file] = err
+        # The last of them is that of an interpreter which ends.
+        except (FeatstoreError, ShardReplacedError, OSError, RuntimeError):
             pass
         finally:
             with self._ahead:
                 del self._under_way[file]
 
     def _await(self, touched: np.ndarray) -> None:
-        """Wait until no file of these blocks is under way."""
+        """Wait until no file of these blocks is under way.
+
+        Raises
+        ------
+        UnreachableError
+            If one of them could not be had: no need to wait for the same silence again.
+        """
+        files = np.unique(np.flatnonzero(touched) // self._layout.blocks_per_file).tolist()
         with self._ahead:
-            under_way = [
-                thread
-                for file, (thread, _) in self._under_way.items()
-                if touched[list(self._layout.file_blocks(file))].any()
-            ]
-        for thread in under_way:
-            thread.join()
+            for file in files:
+                self._broken.pop(file, None)  # of an earlier time
+            under_way = {file: self._under_way.get(file) for file in files}
+        for file, found in under_way.items():
+            if found is not None:
+                found[0].join()
+                if file in self._broken:
+                    raise self._broken.pop(file)
 
     def _look_again(self, touched: np.ndarray) -> None:
         """Take notice of blocks that other processes fetched meanwhile."""
         for file in np.unique(
             np.flatnonzero(touched & ~self._have) // self._layout.blocks_per_file
         ):
-            shard = self._shards[file]
+            shard = self._state[0][file]
             with shard.opened() as descriptor:
                 here = slice(shard.blocks.start, shard.blocks.stop)
                 self._have[here] |= shard.present(descriptor)
 
-    def _fetch_span(self, span: Span, progress: Callable[[int], object] | None) -> None:
-        shard = self._shards[span.file]
+    def _fetch_span(
+        self, span: Span, state: State, progress: Callable[[int], object] | None
+    ) -> None:
+        shards, have = state
+        shard = shards[span.file]
         name = f"{self._array}/{self._layout.file_name(span.file)}"
         start = shard.place_of(span.first)[0]
         stop = sum(shard.place_of(span.last))
@@ -531,7 +571,8 @@ class RemoteRows:
                 for block, data in self._cut(shard, span, pieces):
                     if block == (span.first + span.last) // 2:
                         self._go_ahead()
-                    waiting.append(pool.submit(self._place, shard, descriptor, name, block, data))
+                    arguments = (shard, have, descriptor, name, block, data)
+                    waiting.append(pool.submit(self._place, *arguments))
                     if len(waiting) > _WAITING:
                         waiting.popleft().result()
                     if progress is not None:
@@ -561,8 +602,9 @@ class RemoteRows:
             yield block, data
 
     def _place(
-        self, shard: CachedShard, descriptor: int, name: str, block: int, data: bytearray
-    ) -> None:
+        self, shard: CachedShard, have: np.ndarray, descriptor: int, name: str, block: int,
+        data: bytearray,
+    ) -> None:  # fmt: skip
         """Verify a block and put it to its place; one that is wrong is asked for once more."""
         right = self._verified(block, data)
         if right is None:
@@ -577,7 +619,7 @@ class RemoteRows:
                 "damaged, or the server lies. Nothing of it was used."
             )
         shard.write(descriptor, block, memoryview(right))
-        self._have[block] = True
+        have[block] = True
 
     def _verified(self, block: int, data: bytearray) -> bytearray | None:
         """Return the block's bytes as the commit states them, or None if they are others."""

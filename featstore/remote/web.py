@@ -14,11 +14,8 @@ from featstore.remote.objects import Address, Objects, Pace, TransientError
 
 _PIECE = 2**20
 
-#: Redirects that are followed, all within the same server; bytes that are read of what one says.
+#: Redirects that are followed, all within the same server; bytes that one may say and be read.
 _REDIRECTS, _SHORT = 3, 2**14
-
-#: Statuses of a remembered redirect after which its file is asked for anew.
-_EXPIRED = frozenset({400, 401, 403, 404, 410})
 
 #: Seconds to wait for a connection.
 _CONNECT = 10.0
@@ -130,12 +127,15 @@ class WebObjects(Objects):
         self._note(answer)
         return answer
 
-    def _redirect(self, url: str, answer: Any) -> str:
+    def _redirect(self, url: str, answer: Any, pace: Pace) -> str:
         """Return where an answer redirects to, having closed it; empty if it does not."""
         if answer.status not in (301, 302, 303, 307, 308):
             return ""
         target = self._followed(url, str(answer.headers.get("Location", "")))
-        answer.read(_SHORT)  # all of it, as a rule: then its connection can be used again
+        size = str(answer.headers.get("Content-Length", ""))
+        if size.isdecimal() and int(size) <= _SHORT:
+            for _ in pace.over(_pieces(answer, pace)):
+                pass  # so that its connection can be used again
         answer.close()
         return target
 
@@ -149,18 +149,21 @@ class WebObjects(Objects):
         try:
             for _ in range(_REDIRECTS + 1):
                 answer = self._get(url, headers, pace)
-                target = self._redirect(url, answer)
+                target = self._redirect(url, answer, pace)
                 if not target:
                     break
                 url = target
-            if known and answer.status in _EXPIRED:
-                self.targets.pop(name, None)
+            if known and answer.status not in (200, 206):
                 raise TransientError(f"the address that it was redirected to says {answer.status}")
             self._check(name, answer, asked_range="Range" in headers)
             if url != first:
                 self._moved(name, first, url)
             yield answer
-        except (self._errors.HTTPError, OSError) as err:
+        except (self._errors.HTTPError, OSError, TransientError) as err:
+            if self.targets.get(name, ("",))[0] == known:
+                self.targets.pop(name, None)  # the next attempt asks for the file anew
+            if isinstance(err, TransientError):
+                raise
             if isinstance(err, RemoteStoreError | FileNotFoundError):
                 raise
             if isinstance(err, self._errors.SSLError) or "CERTIFICATE" in str(err):

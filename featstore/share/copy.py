@@ -372,13 +372,17 @@ def copy_sets(
         there = open_objects(place).draft() if isinstance(place, Address) else place
         report = CopyReport()
         copying = _Copying(opened, there, report, force, progress or (lambda _: None), tell)
-        copying.send(chosen, everything=not select, licences=licences or {})
         if not isinstance(there, Objects):
+            copying.send(chosen, everything=not select, licences=licences or {})
             return report
-        # Whoever was slower looks at what the other has published, and decides anew.
-        if there.publish(f"Publish {', '.join(copying.changed()) or 'nothing new'}"[:120]):
-            report.address = there.pinned() if there.is_atomic else ""
-            return report
+        try:
+            copying.send(chosen, everything=not select, licences=licences or {})
+            # Whoever was slower looks at what the other has published, and decides anew.
+            if there.publish(f"Publish {', '.join(copying.changed()) or 'nothing new'}"[:120]):
+                report.address = there.pinned() if there.is_atomic else ""
+                return report
+        finally:
+            there.abandon()
     raise RemoteStoreError(f"{target} changes all the time. Push again.")
 
 
@@ -435,7 +439,8 @@ class _Copying:
                 objects.undo()
             return
         if objects is not None:
-            objects.keep()
+            # The cache may drop the files of one remote set for those of the next.
+            objects.keep(arrived=self.opened.place.is_remote)
         self.report.sets[key] = there
         if self.tell is not None:
             self.tell(key, there)

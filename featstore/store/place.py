@@ -114,7 +114,13 @@ class Place(ABC):
         """Fetch the small files that the rows of a revision are read with."""
 
     def fetch_items(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the item table of a revision, and its table of failed items."""
+        """Fetch the item table of a revision."""
+
+    def fetch_failures(self, key: SetKey, commit: Commit) -> None:
+        """Fetch the table of failed items of a revision, if it has one."""
+
+    def begin_items(self, key: SetKey, commit: Commit) -> None:
+        """Begin to fetch both, without waiting for them."""
 
     def fetch_thumbnails(self, folder: str) -> None:
         """Fetch the thumbnails of ``dataset/kind``."""

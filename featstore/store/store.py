@@ -468,8 +468,8 @@ class FeatureStore:
         UnknownSetError, AmbiguousSetError, IncompleteEmbeddingsError
             See `info`.
         CorruptStoreError
-            If files of the set disagree with its commit record. The item table is read, and
-            fetched from a remote store, when the items are first looked at.
+            If files of the set disagree with its commit record. The items of a remote set are
+            fetched beside its first rows: what is wrong with them is raised when they are used.
         """
         info = self.info(name, revision=revision)
         directory = info.key.directory(self.root)
@@ -477,6 +477,7 @@ class FeatureStore:
         layout = self.layout(info)
         failures = failures_file(commit.metadata)
         check_metadata(directory, commit, but=[failures] if self.place.is_remote else [])
+        self.place.begin_items(info.key, commit)
         if not self.place.is_remote:
             items_path = directory.parent / commit.items["file"]
             check_no_links(self.root, [items_path])
@@ -518,7 +519,7 @@ class FeatureStore:
     def failures(self, name: str, *, revision: str | None = None) -> pl.DataFrame:
         """Return the items of a set that have no embedding, with the reason."""
         info = self.info(name, revision=revision)
-        self.place.fetch_items(info.key, info.commit)
+        self.place.fetch_failures(info.key, info.commit)
         file = failures_file(info.commit.metadata)
         facts = None if file is None else info.commit.metadata[file]
         return read_failures(info.key.directory(self.root) / str(file), facts)
@@ -553,6 +554,7 @@ class FeatureStore:
         """
         info = self.info(name, revision=revision)
         self.place.fetch_items(info.key, info.commit)
+        self.place.fetch_failures(info.key, info.commit)
         self.place.fetch_rows(info.key, info.commit, self.layout(info), progress)
 
     def stored_bytes(self, info: SetInfo) -> int:

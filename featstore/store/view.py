@@ -459,13 +459,18 @@ class Selection:
         if shuffle is not None:
             yield from self.take(shuffle.permutation(len(self))).batches(rows, reuse=reuse)
             return
-        if isinstance(self.source, ForeseeingRows):
-            self.source.prefetch(self.rows)
+        foreseen = self.source if isinstance(self.source, ForeseeingRows) else None
+        if foreseen is not None:
+            foreseen.prefetch(self.rows)
         size = min(rows, len(self))
         out = np.empty((size, self.dim), self.dtype) if reuse else None
         stored = np.empty((size, self.dim), DTYPES[self.source.dtype]) if reuse else None
-        for start in range(0, len(self), rows):
-            yield self._read(self.rows[start : start + rows], stored, out)
+        try:
+            for start in range(0, len(self), rows):
+                yield self._read(self.rows[start : start + rows], stored, out)
+        finally:
+            if foreseen is not None:
+                foreseen.prefetch(self.rows[:0])  # also where the caller broke off
 
     def torch_dataset(self) -> TorchRows:
         """Return the rows as a dataset for `torch.utils.data.DataLoader`; see `TorchRows`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import threading
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from featstore.remote.place import RemotePlace
 from featstore.remote.rows import CachedShard, shard_name
 from featstore.store import Mode
 from tests.featstore.remote.conftest import BLOCK, N
-from tests.featstore.remote.proxy import Proxy, proxy
+from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
 
 IMAGES, TEXTS = "birds/image/toy", "birds/caption/toy"
@@ -160,6 +161,53 @@ def test_nothing_is_fetched_ahead_that_the_cache_cannot_hold(
     _until(served, 2)
     with pytest.raises(CacheFullError):
         list(batches)
+
+
+def test_a_scan_that_was_broken_off_fetches_nothing_more(served: Proxy) -> None:
+    view = open_store(served.url).view(IMAGES)
+    batches = view.batches(BLOCK)
+    next(batches)
+    _until(served, 3)
+    batches.close()
+    view.take([900]).numpy()  # of the fourth file
+    view.take([10]).numpy()
+    _until(served, 4)
+
+
+@pytest.mark.parametrize("mode", ["map", "segments", "pread"])
+def test_a_file_of_the_cache_that_is_made_anew_is_not_taken_for_the_old_one(
+    served: Proxy, store_folder: Path, mode: Mode
+) -> None:
+    """Its number may be that of the file that was removed, and it is empty."""
+    local = open_store(store_folder).view(IMAGES).numpy()
+    view = open_store(served.url, mode=mode).view(IMAGES)
+    some = np.arange(3 * BLOCK)
+    view.take(some).numpy()
+    user_cache().trim(limit=0)
+    open_store(served.url).view(IMAGES).take([4 * BLOCK - 1]).numpy()
+    np.testing.assert_array_equal(view.take(some).numpy(), local[some])
+
+
+def test_files_that_are_removed_while_others_are_fetched_ahead(
+    served: Proxy, store_folder: Path
+) -> None:
+    """What still comes for a removed file counts for that file alone."""
+    local = open_store(store_folder).view(IMAGES).numpy()
+    view = open_store(served.url, mode="pread").view(IMAGES)
+    files = [shard.path for shard in view.source._state[0]]
+    gone = threading.Event()
+
+    def harm(path: str, number: int, answer: Answer) -> None:
+        if "embedding/c/2" in path and not gone.is_set():
+            for file in files:
+                file.unlink(missing_ok=True)
+            gone.set()
+
+    served.harm = harm
+    batches = view.batches(10)
+    rows = [next(batches)]
+    assert gone.wait(20)
+    np.testing.assert_array_equal(np.concatenate([*rows, *batches]), local)
 
 
 def test_a_scan_of_a_part_takes_the_blocks_of_that_part(
