@@ -378,13 +378,13 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 def write_session(root: Path, name: str, facts: dict[str, Any]) -> None:
     """Write what one `bench run` was: command, versions, dates.
 
-    Other files take away what a killed process left of them when they are written again. No session
-    has the name of another: the next one takes away what is left of all.
+    Other files take away what a killed process left of them when they are written again, unless the
+    disk refuses it then. No session has the name of another. What is left of all goes away here.
     """
-    folder = root / "sessions"
-    for left in folder.glob(".*.json.*.staged"):
-        is_free(left)
-    write_file(folder / f"{name}.json", [json_bytes(facts)])
+    for folder in ("sessions", "runs", "ranks", "sums"):
+        for left in (root / folder).glob(".*.staged"):
+            is_free(left)
+    write_file(root / "sessions" / f"{name}.json", [json_bytes(facts)])
 
 
 def read_sessions(root: Path) -> list[dict[str, Any]]:
