@@ -98,7 +98,8 @@ class Job:
     store : str
         What STORE stands for in the commands.
     is_foreign : bool
-        The commands are somebody else's: nothing is said of downloads, which are not known.
+        The commands are somebody else's: nothing is said of downloads, which are not known, and a
+        model hub, or a store on it, may be reached.
     is_quiet : bool
         They run in this process, which loads the libraries once, and only the last of them prints
         its output. By default each is a process, so that its peak memory can be told.
@@ -129,8 +130,9 @@ class Job:
         Everything is printed on stderr if `err`.
         """
         Path(out).mkdir(parents=True, exist_ok=True)
-        # No command here may reach a model hub: what it runs comes from packages.
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        if not self.is_foreign:
+            # No command may reach a model hub: what it runs comes from packages.
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
         started, commands = time.monotonic(), self.commands(out)
         said = "" if self.is_foreign else f"{_downloads()}\n"
         click.echo(

@@ -48,7 +48,7 @@ from featstore.store.records import (
     parse_pointer,
     read_commit,
 )
-from featstore.store.tables import MAX_ITEM_BYTES, failures_file
+from featstore.store.tables import MAX_ITEM_BYTES
 
 T = TypeVar("T")
 
@@ -315,7 +315,7 @@ class Mirror:
         directory = key.directory(self.root)
         missing: list[Callable[[], None]] = []
         for name, facts in commit.metadata.items():
-            if same_file(directory / name, facts) or name == failures_file(commit.metadata):
+            if name not in commit.row_files or same_file(directory / name, facts):
                 continue
             if name == _ARRAY:
                 # The commit implies it: what a later revision made of it does not matter.
@@ -328,12 +328,11 @@ class Mirror:
             missing.append(functools.partial(self._fetch, f"{key}/{name}", directory / name, facts))
         at_once(missing)
 
-    def has_items(self, key: SetKey, commit: Commit) -> bool:
-        """Return whether files of the names of a commit's items and failed items are there."""
+    def has_rest(self, key: SetKey, commit: Commit) -> bool:
+        """Return whether files of the names of a commit's item table and other files are there."""
         directory = key.directory(self.root)
-        failures = failures_file(commit.metadata)
-        items = directory.parent / commit.items["file"]
-        return items.exists() and (failures is None or (directory / failures).exists())
+        paths = [directory / name for name in commit.metadata.keys() - commit.row_files]
+        return all(path.exists() for path in (directory.parent / commit.items["file"], *paths))
 
     def fetch_items(self, key: SetKey, commit: Commit) -> None:
         """Fetch a commit's item table; raises as `fetch_small`."""
@@ -342,12 +341,15 @@ class Mirror:
         if not same_file(path, commit.items_facts):
             self._fetch(f"{key.dataset}/{key.kind}/{items['file']}", path, items)
 
-    def fetch_failures(self, key: SetKey, commit: Commit) -> None:
-        """Fetch a commit's table of failed items, if it has one; raises as `fetch_small`."""
-        name = failures_file(commit.metadata)
-        path = key.directory(self.root) / str(name)
-        if name is not None and not same_file(path, commit.metadata[name]):
-            self._fetch(f"{key}/{name}", path, commit.metadata[name])
+    def fetch_rest(self, key: SetKey, commit: Commit) -> None:
+        """Fetch the small files that rows are read without; raises as `fetch_small`."""
+        directory = key.directory(self.root)
+        missing = [
+            functools.partial(self._fetch, f"{key}/{name}", directory / name, facts)
+            for name, facts in commit.metadata.items()
+            if name not in commit.row_files and not same_file(directory / name, facts)
+        ]
+        at_once(missing)
 
     def fetch_named(self, name: str, *, limit: int) -> None:
         """Fetch a file whose name carries its hash, unless it is there."""

@@ -177,17 +177,17 @@ class RemotePlace(Place):
 
     def fetch_items(self, key: SetKey, commit: Commit) -> None:
         """Fetch the item table of a revision."""
-        self._end_items(key, commit)
+        self._end_rest(key, commit)
         self.mirror.fetch_items(key, commit)
 
-    def fetch_failures(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the table of failed items of a revision, if it has one."""
-        self._end_items(key, commit)
-        self.mirror.fetch_failures(key, commit)
+    def fetch_rest(self, key: SetKey, commit: Commit) -> None:
+        """Fetch the small files of a revision that rows are read without."""
+        self._end_rest(key, commit)
+        self.mirror.fetch_rest(key, commit)
 
-    def begin_items(self, key: SetKey, commit: Commit) -> None:
+    def begin_rest(self, key: SetKey, commit: Commit) -> None:
         """Begin to fetch both, beside the first rows: they are there when the server is not."""
-        if (key, commit.revision_id) in self._coming or self.mirror.has_items(key, commit):
+        if (key, commit.revision_id) in self._coming or self.mirror.has_rest(key, commit):
             return
         thread = threading.Thread(target=self._fetch_both, args=(key, commit), daemon=True)
         with contextlib.suppress(RuntimeError):  # no more threads: then they are fetched when asked
@@ -202,9 +202,9 @@ class RemotePlace(Place):
 
         with contextlib.suppress(RuntimeError):
             mirror = self.mirror
-            at_once([lambda: one(mirror.fetch_items), lambda: one(mirror.fetch_failures)])
+            at_once([lambda: one(mirror.fetch_items), lambda: one(mirror.fetch_rest)])
 
-    def _end_items(self, key: SetKey, commit: Commit) -> None:
+    def _end_rest(self, key: SetKey, commit: Commit) -> None:
         thread = self._coming.get((key, commit.revision_id))
         if thread is not None:
             thread.join()

@@ -138,7 +138,7 @@ class SetSource:
         for commit in commits:
             self.store.place.fetch_files(key, commit)
             self.store.place.fetch_items(key, commit)
-            self.store.place.fetch_failures(key, commit)
+            self.store.place.fetch_rest(key, commit)
             path = self.directory.parent / commit.items["file"]
             name = f"{key.dataset}/{key.kind}/{path.name}"
             files[name] = self._checked(path, commit.items_facts)

@@ -116,10 +116,10 @@ class Place(ABC):
     def fetch_items(self, key: SetKey, commit: Commit) -> None:
         """Fetch the item table of a revision."""
 
-    def fetch_failures(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the table of failed items of a revision, if it has one."""
+    def fetch_rest(self, key: SetKey, commit: Commit) -> None:
+        """Fetch the small files of a revision that rows are read without: of failures, golden."""
 
-    def begin_items(self, key: SetKey, commit: Commit) -> None:
+    def begin_rest(self, key: SetKey, commit: Commit) -> None:
         """Begin to fetch both, without waiting for them."""
 
     def fetch_thumbnails(self, folder: str) -> None:

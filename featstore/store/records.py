@@ -396,6 +396,11 @@ class Commit:
         """Number of rows that have no embedding."""
         return sum(byte.bit_count() for byte in base64.b64decode(self.failed))
 
+    @property
+    def row_files(self) -> set[str]:
+        """Names of the small files that rows are read with: of the array, and a head's bias."""
+        return {name for name in self.metadata if name.startswith(("embedding/", "bias/"))}
+
     def failed_rows(self) -> np.ndarray:
         """Return a boolean array of shape (n,): True where a row has no embedding."""
         if not self.failed:

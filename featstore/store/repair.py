@@ -247,7 +247,7 @@ class SetCopy:
                 if found is not None:
                     self._store.place.fetch_files(self._key, commit)
                     self._store.place.fetch_items(self._key, commit)
-                    self._store.place.fetch_failures(self._key, commit)
+                    self._store.place.fetch_rest(self._key, commit)
             except FeatstoreError as err:
                 self._note(str(err))
             self._layouts[commit.revision_id] = found

@@ -139,10 +139,10 @@ def _differs(path: Path) -> CorruptStoreError:
     )
 
 
-def check_metadata(directory: Path, commit: Commit, *, but: Collection[str | None] = ()) -> None:
-    """Compare the small files of the set with the commit, `but` these and the array's metadata."""
+def check_metadata(directory: Path, commit: Commit, names: Collection[str]) -> None:
+    """Compare small files of the set, but the array's metadata, with the commit."""
     for name, facts in commit.metadata.items():
-        if name == "embedding/zarr.json" or name in but:
+        if name == "embedding/zarr.json" or name not in names:
             continue
         path = directory / name
         check_no_links(directory, [path])
@@ -475,9 +475,10 @@ class FeatureStore:
         directory = info.key.directory(self.root)
         commit = info.commit
         layout = self.layout(info)
-        failures = failures_file(commit.metadata)
-        check_metadata(directory, commit, but=[failures] if self.place.is_remote else [])
-        self.place.begin_items(info.key, commit)
+        check_metadata(
+            directory, commit, commit.row_files if self.place.is_remote else commit.metadata
+        )
+        self.place.begin_rest(info.key, commit)
         if not self.place.is_remote:
             items_path = directory.parent / commit.items["file"]
             check_no_links(self.root, [items_path])
@@ -519,7 +520,7 @@ class FeatureStore:
     def failures(self, name: str, *, revision: str | None = None) -> pl.DataFrame:
         """Return the items of a set that have no embedding, with the reason."""
         info = self.info(name, revision=revision)
-        self.place.fetch_failures(info.key, info.commit)
+        self.place.fetch_rest(info.key, info.commit)
         file = failures_file(info.commit.metadata)
         facts = None if file is None else info.commit.metadata[file]
         return read_failures(info.key.directory(self.root) / str(file), facts)
@@ -554,7 +555,7 @@ class FeatureStore:
         """
         info = self.info(name, revision=revision)
         self.place.fetch_items(info.key, info.commit)
-        self.place.fetch_failures(info.key, info.commit)
+        self.place.fetch_rest(info.key, info.commit)
         self.place.fetch_rows(info.key, info.commit, self.layout(info), progress)
 
     def stored_bytes(self, info: SetInfo) -> int:

@@ -266,6 +266,10 @@ def test_the_next_command_runs(tmp_path, monkeypatch, capsys):
     [
         ({"stores": [{"path": "s", "sets": ["d/image/a-1"]}]}, "headstock store ls s"),
         ({"stores": [{"path": "s", "problem": "damaged"}]}, "headstock store ls s"),
+        (
+            {"stores": [{"path": "s", "problem": "damaged"}], "alignments": [{"path": "a"}]},
+            "headstock show a",
+        ),
         ({"manifests": [{"path": "m", "kinds": []}]}, "headstock data show m"),
         (
             {
@@ -291,7 +295,7 @@ def test_the_next_command_runs(tmp_path, monkeypatch, capsys):
             ),
         ),
     ],
-    ids=["images alone", "damaged", "classes alone", "the demo", "a dataset of one's own"],
+    ids=["images alone", "damaged", "damaged, fitted on", "classes alone", "the demo", "a dataset of one's own"],
 )  # fmt: skip
 def test_the_next_command_fits_what_is_there(found, proposed):
     kinds = ("manifests", "stores", "alignments", "results", "reports")

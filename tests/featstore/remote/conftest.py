@@ -31,7 +31,7 @@ def make_store(root: Path) -> Path:
     rows = make_rows()
     rows[7] = np.nan
     write_set(root, rows, items, failures={"b/0007": "broken"}, block_rows=BLOCK, plain_bytes=0,
-              shard_bytes=256 * 1024)  # fmt: skip
+              shard_bytes=256 * 1024, golden={"vectors": [[1.0]]})  # fmt: skip
     texts = item_table([{"item_id": f"t/{i}", "kind": "caption"} for i in range(20)])
     write_set(root, make_rows(20, 8), texts, kind="caption", encoder="st:toy")
     write_catalog(root)
