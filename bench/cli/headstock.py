@@ -343,7 +343,8 @@ def _after_fits(work: Mapping[str, list[dict[str, Any]]]) -> str:
     alignments = _since(store.get("made", store["changed"]), work["alignments"])
     if not alignments:
         return ""
-    suite = _suite_options({(key.split("/")[0], key.split("/")[1]) for key in store.get("sets", [])})
+    keys = [key.split("/") for key in store.get("sets", [])]
+    suite = _suite_options({(key[0], key[1]) for key in keys})
     if suite:
         return f"headstock eval run {suite} --store {shlex.quote(store['path'])} -o results"
     return f"headstock show {shlex.quote(alignments[0]['path'])}"

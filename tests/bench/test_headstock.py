@@ -295,7 +295,10 @@ def test_the_next_command_runs(tmp_path, monkeypatch, capsys):
             ),
         ),
     ],
-    ids=["images alone", "damaged", "damaged, fitted on", "classes alone", "the demo", "a dataset of one's own"],
+    ids=[
+        "images alone", "damaged", "damaged, fitted on", "classes alone", "the demo",
+        "a dataset of one's own",
+    ],
 )  # fmt: skip
 def test_the_next_command_fits_what_is_there(found, proposed):
     kinds = ("manifests", "stores", "alignments", "results", "reports")
