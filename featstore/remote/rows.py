@@ -256,8 +256,26 @@ _REOPENED = 3
 #: Files that are fetched before the one that is read is done with.
 _AHEAD = 2
 
-#: The files of an array in the cache, and which of its blocks are in place in them.
-State = tuple[list[CachedShard], np.ndarray]
+
+@dataclass(frozen=True)
+class _State:
+    """What was opened together: files, what is in place in them, and what reads them.
+
+    A reader that goes on with an earlier state reads its files, and never rows that the files of a
+    later state lack.
+
+    Attributes
+    ----------
+    shards : list of CachedShard
+    have : ndarray of shape (n_blocks,), bool
+        True where a block is in place.
+    source : RowSource
+        Right only for these blocks.
+    """
+
+    shards: list[CachedShard]
+    have: np.ndarray
+    source: RowSource
 
 
 class RemoteRows:
@@ -321,12 +339,12 @@ class RemoteRows:
     @property
     def source(self) -> RowSource:
         """The local reader; right only for blocks that are in place."""
-        return self._source
+        return self._state.source
 
     @property
     def complete(self) -> bool:
         """Whether every block is in place."""
-        return bool(self._have.all())
+        return bool(self._state.have.all())
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the rows of these numbers, fetched if need be; see `RowSource.read`.
@@ -346,7 +364,7 @@ class RemoteRows:
         onwards = is_run(rows) and int(rows[0]) == self._next
         self._next = int(rows[-1]) + 1 if rows.size else -1
         self._go_ahead(touched)
-        return self._with(touched, lambda: self._source.read(rows, out), onwards=onwards)
+        return self._with(touched, lambda source: source.read(rows, out), onwards=onwards)
 
     def prefetch(self, rows: np.ndarray) -> None:
         """Ask for these rows of a file with the first of them, and for the next files ahead."""
@@ -360,15 +378,15 @@ class RemoteRows:
     def fetch_all(self, progress: Callable[[int], object] | None = None) -> None:
         """Fetch every block that is missing; `progress` is called with bytes that arrived."""
         everything = np.ones(self._layout.n_blocks, dtype=bool)
-        self._with(everything, lambda: np.empty(0), progress=progress)
+        self._with(everything, lambda _: np.empty(0), progress=progress)
 
     def fetch_file(self, file: int, progress: Callable[[int], object] | None = None) -> Path:
         """Return the path of a data file in the cache, whole."""
         touched = np.zeros(self._layout.n_blocks, dtype=bool)
         inside = self._layout.file_blocks(file)
         touched[inside.start : inside.stop] = True
-        self._with(touched, lambda: np.empty(0), progress=progress)
-        shard = self._state[0][file]
+        self._with(touched, lambda _: np.empty(0), progress=progress)
+        shard = self._state.shards[file]
         with shard.opened() as descriptor:
             shard.settle(descriptor, self._commit)
         return shard.path
@@ -376,18 +394,20 @@ class RemoteRows:
     def _with(
         self,
         touched: np.ndarray,
-        read: Callable[[], np.ndarray],
+        read: Callable[[RowSource], np.ndarray],
         *,
         onwards: bool = False,
         progress: Callable[[int], object] | None = None,
     ) -> np.ndarray:
         for _ in range(_REOPENED):
             try:
-                if (touched & ~self._have).any():
+                state = self._state
+                if (touched & ~state.have).any():
                     with self._lock:
                         self._await(touched)
                         self._fetch(touched, onwards=onwards, progress=progress)
-                return read()
+                        state = self._state
+                return read(state.source)
             except ShardReplacedError:
                 with self._lock:
                     self._open()
@@ -416,14 +436,9 @@ class RemoteRows:
                     raise ShardReplacedError(str(shard.path))
                 yield descriptor
 
-        self._source = open_rows(self._cache.root, self._layout, self._mode, open_file)
+        source = open_rows(self._cache.root, self._layout, self._mode, open_file)
         # In one step: whoever still fetches into files that are gone marks the blocks of those.
-        self._state = shards, have
-
-    @property
-    def _have(self) -> np.ndarray:
-        """Boolean array of shape (n_blocks,): True where a block is in place."""
-        return self._state[1]
+        self._state = _State(shards, have, source)
 
     def _fetch(
         self,
@@ -432,22 +447,22 @@ class RemoteRows:
         onwards: bool,
         progress: Callable[[int], object] | None,
     ) -> None:
-        self._look_again(touched)
-        wanted = np.flatnonzero(touched & ~self._have)
+        state = self._state
+        self._look_again(touched, state)
+        wanted = np.flatnonzero(touched & ~state.have)
         files = np.arange(self._layout.n_blocks) // self._layout.blocks_per_file
         soon = self._foreseen & np.isin(files, wanted // self._layout.blocks_per_file)
-        wanted = np.flatnonzero((touched | soon) & ~self._have)
+        wanted = np.flatnonzero((touched | soon) & ~state.have)
         spans = list(
             plan_spans(
-                wanted, self._have, self._layout, onwards=onwards,
+                wanted, state.have, self._layout, onwards=onwards,
                 whole=not self._objects.has_ranges,
             )
         )  # fmt: skip
         block_bytes = self._layout.block_rows * self._layout.row_bytes
         n_new = sum(span.last - span.first + 1 for span in spans)
-        held = int(self._have.sum()) + n_new
+        held = int(state.have.sum()) + n_new
         self._cache.check_room(held * block_bytes, what=f"{self._objects.address}/{self._array}")
-        state = self._state
         if len(spans) == 1:
             self._fetch_span(spans[0], state, progress)
         elif spans:
@@ -477,7 +492,7 @@ class RemoteRows:
         if not self._files or (touched is not None and not touched.any()):
             return
         layout, state = self._layout, self._state
-        have = state[1]
+        have = state.have
         with self._ahead:
             if touched is not None:
                 now = int(touched.nonzero()[0][-1]) // layout.blocks_per_file
@@ -509,7 +524,7 @@ class RemoteRows:
                     self._under_way[file] = thread, coming
                 return
 
-    def _fetch_ahead(self, file: int, spans: Sequence[Span], state: State) -> None:
+    def _fetch_ahead(self, file: int, spans: Sequence[Span], state: _State) -> None:
         """Fetch spans of a file; whoever reads its blocks asks again, and says what was wrong."""
         try:
             for span in spans:
@@ -544,21 +559,19 @@ class RemoteRows:
                 if file in self._broken:
                     raise self._broken.pop(file)
 
-    def _look_again(self, touched: np.ndarray) -> None:
+    def _look_again(self, touched: np.ndarray, state: _State) -> None:
         """Take notice of blocks that other processes fetched meanwhile."""
-        for file in np.unique(
-            np.flatnonzero(touched & ~self._have) // self._layout.blocks_per_file
-        ):
-            shard = self._state[0][file]
+        missing = np.flatnonzero(touched & ~state.have)
+        for file in np.unique(missing // self._layout.blocks_per_file):
+            shard = state.shards[file]
             with shard.opened() as descriptor:
                 here = slice(shard.blocks.start, shard.blocks.stop)
-                self._have[here] |= shard.present(descriptor)
+                state.have[here] |= shard.present(descriptor)
 
     def _fetch_span(
-        self, span: Span, state: State, progress: Callable[[int], object] | None
+        self, span: Span, state: _State, progress: Callable[[int], object] | None
     ) -> None:
-        shards, have = state
-        shard = shards[span.file]
+        shard = state.shards[span.file]
         name = f"{self._array}/{self._layout.file_name(span.file)}"
         start = shard.place_of(span.first)[0]
         stop = sum(shard.place_of(span.last))
@@ -571,7 +584,7 @@ class RemoteRows:
                 for block, data in self._cut(shard, span, pieces):
                     if block == (span.first + span.last) // 2:
                         self._go_ahead()
-                    arguments = (shard, have, descriptor, name, block, data)
+                    arguments = (shard, state.have, descriptor, name, block, data)
                     waiting.append(pool.submit(self._place, *arguments))
                     if len(waiting) > _WAITING:
                         waiting.popleft().result()

@@ -194,7 +194,7 @@ def test_files_that_are_removed_while_others_are_fetched_ahead(
     """What still comes for a removed file counts for that file alone."""
     local = open_store(store_folder).view(IMAGES).numpy()
     view = open_store(served.url, mode="pread").view(IMAGES)
-    files = [shard.path for shard in view.source._state[0]]
+    files = [shard.path for shard in view.source._state.shards]
     gone = threading.Event()
 
     def harm(path: str, number: int, answer: Answer) -> None:
