@@ -386,7 +386,7 @@ def _print_outcome(outcome: Outcome, out: str) -> None:
             number.cell,
             f"{number.expected:.1f}",
             "" if number.ours is None else f"{number.ours:.1f}",
-            "" if number.ours is None else f"{number.ours - number.expected:+.2f}",
+            "" if number.ours is None else f"{number.ours - number.expected:+z.2f}",
             f"{number.tolerance:g}",
             "yes" if number.holds else "NO",
         ]
