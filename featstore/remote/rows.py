@@ -533,8 +533,9 @@ class RemoteRows:
             self._trim(n_blocks * self._layout.block_rows * self._layout.row_bytes)
         except UnreachableError as err:
             self._broken[file] = err
-        # The last of them is that of an interpreter which ends.
         except (FeatstoreError, ShardReplacedError, OSError, RuntimeError):
+            # Whoever reads these blocks fetches them and gets the error. A RuntimeError says that
+            # the interpreter is ending and starts no more threads.
             pass
         finally:
             with self._ahead:
