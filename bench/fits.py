@@ -6,8 +6,7 @@ The protocol itself (centring per source, choice of penalty and mixing weight) i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,7 +22,6 @@ from bench.protocol import (
     control_rng,
     first_pairs,
     first_per_class,
-    mean_rng,
     size_rng,
 )
 from bench.results import CHOSEN
@@ -34,11 +32,11 @@ from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import Alignment
 from fitters.kept import Kept, digest_of
 from fitters.methods import METHODS
-from fitters.moments.transform import SideTransform, mean_of, normalize_rows, sum_rows
-from fitters.pairs import Pairs, Rows
+from fitters.moments.transform import SideTransform, normalize_rows
+from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, PAIR_CONTROLS, adapted_prototypes
 from fitters.recipe import fit, select
-from fitters.select.grid import Choice, folds_by_group
+from fitters.select.grid import Choice
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,62 +72,11 @@ class Identity:
 
 
 #: Which mean centres images where none but the scored ones are there.
-OTHER_FOLDS = "evaluated images, other folds"
+SCORED = "evaluated images"
 
-#: Folds of the classes whose images are centred by the others.
-_N_FOLDS = 5
-
-
-@dataclass(frozen=True, eq=False)
-class CrossFitted(SideTransform):
-    """Images that are scored, each centred by the mean of those of the other folds of classes.
-
-    A row that is none of them is centred by the mean of all.
-
-    Attributes
-    ----------
-    fold_of : mapping of bytes to int
-        A raw row → its fold. Equal rows have one, that of the first.
-    parts : tuple of SideTransform
-        One a fold, with the mean of the others.
-    """
-
-    fold_of: Mapping[bytes, int] = field(default_factory=dict)
-    parts: tuple[SideTransform, ...] = ()
-
-    @classmethod
-    def of_images(cls, whole: SideTransform, images: Items) -> SideTransform:
-        """Return the transform of these images; `whole` itself, if it centres by no mean.
-
-        The folds are the same for every run, so that a head and its controls differ in nothing
-        else. Images of one class are in one fold.
-        """
-        n_folds = min(_N_FOLDS, len(np.unique(images.classes)))
-        if whole.mean is None or n_folds < 2:
-            return whole
-        folds = folds_by_group(images.classes, n_folds, mean_rng()).tolist()
-        fold_of: dict[bytes, int] = {}
-        for row, fold in zip(images.rows, folds, strict=True):
-            fold_of.setdefault(row.tobytes(), fold)
-        own = np.array([fold_of[row.tobytes()] for row in images.rows])
-        plain = {name: value for name, value in whole.to_dict().items() if name != "mean"}
-        how = {name: plain[name] for name in ("normalize", "label", "homogeneous", "blocks")}
-        sums = [sum_rows([images.rows[own == fold]], **how) for fold in range(n_folds)]
-        parts = tuple(
-            SideTransform(mean=mean_of(sums[:fold] + sums[fold + 1 :]), **plain)
-            for fold in range(n_folds)
-        )
-        return cls(**whole.to_dict(), fold_of=fold_of, parts=parts)
-
-    def apply(self, rows: Rows) -> NDArray[np.float64]:
-        """Return the transformed rows, float64, shape (n, d); see `SideTransform.apply`."""
-        folds = np.array([self.fold_of.get(row.tobytes(), -1) for row in rows], dtype=np.int64)
-        out = super().apply(rows)
-        for fold, part in enumerate(self.parts):
-            mine = folds == fold
-            if mine.any():
-                out[mine] = part.apply(rows[mine])
-        return out
+#: Of fewer scored images no mean is taken: it would follow the few classes that they are of.
+FEWEST = 20
+TOO_FEW = f"none, of fewer than {FEWEST} evaluated images"
 
 
 def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
@@ -140,8 +87,8 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     run : Run
     corpus : Corpus
     split : Split, optional
-        None for evaluation over all names: no image is trained on, and each is centred by the
-        mean of the other folds of them, which uses no label (transductive; the row says so).
+        None for evaluation over all names: no image is trained on, and all are centred by their
+        own mean, see `mean_of_images`.
 
     Raises
     ------
@@ -155,14 +102,13 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     images: NDArray[np.int64] = np.empty(0, dtype=np.int64)
     if split is not None:
         images, real = training_pairs(run, corpus, split)
-    unlabelled, centre_source = unlabelled_images(corpus, split)
+    image_mean, centre_source = mean_of_images(corpus, split)
     prototypes, bias = None, None
     if run.protocol.source == CLASS_MEANS:
         prototypes = class_mean_pairs(corpus, images)
     elif run.protocol.has_prototypes:
         prototypes, bias = prototype_pairs(run, corpus, split)
     method = METHODS[run.fit.method]
-    image_mean = SideTransform.fit([unlabelled.rows], label="images", blocks=corpus.blocks).mean
     config = run.fit
     grid, chosen = None, None
     mixed = prototypes is not None and real is not None
@@ -175,8 +121,8 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         else:
             grid = of_head.axes
     key = None
-    unit = method.rows.centred(config.centre).images == "unit"
-    if method.fitted_on == "training" and unit and prototypes and not real:
+    rows = method.rows.centred(config.centre).images
+    if method.fitted_on == "training" and rows == "unit" and prototypes and not real:
         key = _training_key(run, prototypes, bias)
     alignment = None if key is None else _LAST_TRAINED.get(key)
     if alignment is None:
@@ -188,14 +134,12 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     if key is not None:
         _LAST_TRAINED.clear()
         _LAST_TRAINED[key] = alignment
-    if centre_source == OTHER_FOLDS:
-        alignment.x = CrossFitted.of_images(alignment.x, unlabelled)
     facts = {
         "n_images_fitted": len(images),
         "n_pool": n_pool(run, corpus, split),
         "n_prototypes": 0 if prototypes is None else prototypes.n,
         "own_names": own_names(run, corpus),
-        "image_mean": "none" if alignment.x.mean is None else centre_source,
+        "image_mean": centre_source if rows == "centred" else "none",
         **_choice_columns(alignment.facts["choice"]),
     }
     return Fitted(alignment, facts)
@@ -303,13 +247,20 @@ def training_pairs(
     return chosen, paired(corpus, chosen)
 
 
-def unlabelled_images(corpus: Corpus, split: Split | None) -> tuple[Items, str]:
-    """Return the images that give the mean, and what they are: those for training, if any."""
-    if split is None:
-        return corpus.images, OTHER_FOLDS
-    if len(split.train):
-        return corpus.images.take(split.train), "training images"
-    return corpus.images.take(split.test), OTHER_FOLDS
+def mean_of_images(corpus: Corpus, split: Split | None) -> tuple[NDArray[np.float64] | None, str]:
+    """Return the mean that centres images, and what it is of: the images for training, if any.
+
+    Else it is the plain mean of all that are scored: transductive, and without a label. One that
+    left images out by their class would say which classes an image is not of. None of fewer than
+    `FEWEST` scored images.
+    """
+    images, source = corpus.images, SCORED
+    if split is not None:
+        source = "training images" if len(split.train) else SCORED
+        images = images.take(split.train if len(split.train) else split.test)
+    if source == SCORED and len(images) < FEWEST:
+        return None, TOO_FEW
+    return SideTransform.fit([images.rows], label="images", blocks=corpus.blocks).mean, source
 
 
 def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:

@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 
 from bench.corpus import Corpus
 from bench.fits import (
-    OTHER_FOLDS,
-    CrossFitted,
     Fitted,
+    mean_of_images,
     n_pool,
     own_names,
     prototype_pairs,
     training_pairs,
-    unlabelled_images,
 )
 from bench.metrics.ties import different_rows
 from bench.options import Hubness, Retrieval, ZeroShot
@@ -37,7 +35,6 @@ from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import Alignment
 from fitters.methods import METHODS
 from fitters.moments.moments import Moments, merge_pooled, moments_of
-from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.select.held_out import Decompositions, Matrix, RidgeGrid, Source
 from fitters.sources import Sources, prepare
@@ -124,8 +121,7 @@ class _Shared:
         # A sweep keeps no places: they would be most of its results.
         self.scoring = Scoring(corpus, split, top=0)
         self.decompositions = Decompositions()
-        self._unlabelled, self.centre_source = unlabelled_images(corpus, split)
-        self.image_mean = SideTransform.fit([self._unlabelled.rows], label="images").mean
+        self.image_mean, self.centre_source = mean_of_images(corpus, split)
         self._different: _Different | None = None
         self._real: dict[Any, tuple[int, Pairs | None]] = {}
         self._prototypes: dict[str, Sources[Pairs]] = {}
@@ -154,11 +150,9 @@ class _Shared:
             return prepare(None, real, self.image_mean, blocks=self.corpus.blocks)
         if run.protocol.source not in self._prototypes:
             pairs, _ = prototype_pairs(run, self.corpus, self.split)
-            made = prepare(pairs, None, self.image_mean, blocks=self.corpus.blocks)
-            if self.centre_source == OTHER_FOLDS:
-                apart = CrossFitted.of_images(made.image, self._unlabelled)
-                made = replace(made, image=apart)
-            self._prototypes[run.protocol.source] = made
+            self._prototypes[run.protocol.source] = prepare(
+                pairs, None, self.image_mean, blocks=self.corpus.blocks
+            )
         kept = self._prototypes[run.protocol.source]
         if real is None:
             return kept

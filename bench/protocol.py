@@ -18,7 +18,7 @@ from bench.errors import ProtocolError
 from featstore.errors import listed
 
 # Streams of one seed: the split, the subset and the control must not share random numbers.
-_SPLIT, _SUBSET, _CONTROL, _CHOICE, _SAMPLE, _MEAN, _SIZE = 1, 2, 3, 4, 5, 6, 7
+_SPLIT, _SUBSET, _CONTROL, _CHOICE, _SAMPLE, _SIZE = 1, 2, 3, 4, 5, 7
 
 #: Evaluations in which every seed splits the images anew, and scores others.
 FRESH_SPLITS = ("held-out", "in-class")
@@ -54,11 +54,6 @@ def choice_rng(seed: int) -> np.random.Generator:
 def sample_rng(seed: int) -> np.random.Generator:
     """Return the generator that draws what a diagnostic samples or permutes."""
     return np.random.default_rng([seed, _SAMPLE])
-
-
-def mean_rng() -> np.random.Generator:
-    """Return the generator that draws the folds of scored images that centre each other."""
-    return np.random.default_rng([0, _MEAN])
 
 
 def size_rng(seed: int) -> np.random.Generator:

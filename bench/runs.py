@@ -39,7 +39,7 @@ from fitters.methods import METHODS, Method
 from fitters.settings import TEMPLATES, VARIANTS, Control, FitConfig, PairControl
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 Eval = Literal["all-names", "held-out", "split", "in-class"]
 Source = Literal["none", "head", Control, PairControl, "class-means"]

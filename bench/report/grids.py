@@ -20,7 +20,7 @@ from bench.cells import (
     part_name,
     source_name,
 )
-from bench.fits import OTHER_FOLDS
+from bench.fits import FEWEST, SCORED, TOO_FEW
 from bench.report.theme import INKS
 from bench.results import CHOSEN
 from bench.tables import (
@@ -175,11 +175,11 @@ def _note(block: pl.DataFrame) -> str:
     if seeds[0] == 1 and seeds[-1] > 1:
         note += ", no ± where nothing is drawn"
     means = set(block["image_mean"])
-    if OTHER_FOLDS in means:
-        note += "; each image centred by the mean of other images that are scored, which uses no "
-        note += "label (transductive)"
-    elif "evaluated images" in means:  # of versions of the protocol before 5
-        note += "; images centred by their own mean, which uses no label (transductive)"
+    if SCORED in means:
+        note += "; images centred by the mean of all that are scored, which uses no label "
+        note += "(transductive)"
+    elif TOO_FEW in means:
+        note += f"; images not centred: fewer than {FEWEST} are scored"
     if (share := block["seen_share"][0]) is not None:
         note += f"; {100 * share:.0f} % of the queries are of names that the head has (seen)"
     return f"{note}."

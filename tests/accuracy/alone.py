@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -250,73 +250,26 @@ def class_texts(bench: Bench) -> Iterator[str]:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class CrossFitted:
-    """An alignment that centres every image by the mean of the images of other classes.
-
-    Parameters
-    ----------
-    alignment : Alignment
-    rows : array of shape (n, p)
-        All images that are scored, in order.
-    halves : bool array of shape (n,)
-        The half of the classes that an image is of.
-    """
-
-    alignment: Alignment
-    rows: Any
-    halves: Any
-
-    def project_x(self, rows: Any) -> Any:
-        """Project these very rows, each half with the mean of the other."""
-        assert len(rows) == len(self.rows)
-        parts = [
-            Alignment.of(
-                SideTransform(
-                    mean=SideTransform.fit([self.rows[self.halves != half]], label="images").mean,
-                    label="images",
-                ),
-                self.alignment.y,
-                self.alignment.aligner,
-            ).project_x(rows[self.halves == half])
-            for half in (False, True)
-        ]
-        out = np.empty((len(rows), parts[0].shape[1]))
-        for half, part in zip((False, True), parts, strict=True):
-            out[self.halves == half] = part
-        return out
-
-    def project_y(self, rows: Any) -> Any:
-        """Project texts."""
-        return self.alignment.project_y(rows)
-
-
 def image_means(bench: Bench) -> Iterator[str]:
-    """Take the mean that centres the images from different images, and from none."""
+    """Centre the images by their own mean, and by none."""
     yield from ("## The mean that centres the images", "")
     yield (
         "A head comes without images, so that only those that are scored can give their mean. It "
-        "uses no label, but it sees them: *evaluated images* is transductive. *Cross-fitted*: an "
-        "image is centred by the mean of the images of the other half of the classes. *None*: "
-        "nothing but the head and the names is used. Difference to ConSE, which needs no mean, "
-        "in points with its interval over descriptions."
+        "uses no label, but it sees them: *evaluated images* is transductive. *None*: nothing but "
+        "the head and the names is used. Difference to ConSE, which needs no mean, in points with "
+        "its interval over descriptions."
     )
     yield ""
     corpus = bench.corpus
     pairs, bias = prototype_pairs(bench.run, corpus)
     conse = bench.alone("conse", corpus)
-    names = np.unique(corpus.images.classes)
-    second = names[np.random.default_rng(0).permutation(len(names))[: len(names) // 2]]
-    halves = np.isin(corpus.images.classes, second)
     rows = []
     for method in ("ridge", "procrustes", "kernel-ridge"):
-        for label in ("evaluated images", "cross-fitted", "none"):
+        for label in ("evaluated images", "none"):
             mean = None if label == "none" else bench.mean
-            made: Any = fit_alignment(
+            made = fit_alignment(
                 method, prototypes=pairs, image_mean=mean, bias=bias, rng=choice_rng(0)
             )
-            if label == "cross-fitted":
-                made = CrossFitted(made, corpus.images.rows, halves)
             score = scored(made, corpus.images, corpus.names, 0.0, {})
             gaps = [gap([score], [conse], metric) for metric in TOP]
             rows.append([method, label, *percent([score]), *gaps])

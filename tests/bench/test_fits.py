@@ -5,8 +5,8 @@ import pytest
 
 from bench.corpus import Corpus, Items, read_corpus
 from bench.errors import ProtocolError
-from bench.fits import OTHER_FOLDS, CrossFitted, fit_run, prototype_pairs, real_pairs
-from bench.protocol import Split, first_pairs, held_out_split, mean_rng
+from bench.fits import fit_run, prototype_pairs, real_pairs
+from bench.protocol import first_pairs, held_out_split
 from bench.scoring import Scoring
 from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
@@ -14,7 +14,6 @@ from fitters import PRESETS, Pairs, fit_alignment
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform
 from fitters.prototypes import adapted_prototypes
-from fitters.select.grid import folds_by_group
 from tests.bench.results_by_hand import has
 
 
@@ -298,52 +297,6 @@ def test_facts_say_what_was_used_and_chosen(run, corpus, split):
     assert alone["mix_chosen"] is None
     every = fit_run(run.changed(n_pairs="all"), corpus, split).facts
     assert every["n_images_fitted"] == len(split.train)
-
-
-@pytest.fixture
-def all_names(runs):
-    wanted = ("all-names", "ridge", "head")
-    return next(r for r in runs if (r.protocol.eval, r.fit.method, r.protocol.source) == wanted)
-
-
-def test_all_names_is_centred_by_other_images_and_says_so(runs, corpus, all_names):
-    fitted = fit_run(all_names, corpus, None)
-    assert fitted.facts["image_mean"] == OTHER_FOLDS
-    assert fit_run(runs[0], corpus, None).facts["image_mean"] == "none"
-
-
-def test_the_mean_that_centres_a_scored_image_leaves_its_fold_out(corpus, all_names):
-    """An explicit loop over folds: no class of the fold is in the mean of its images."""
-    fitted = fit_run(all_names, corpus, None).alignment
-    rows, classes = corpus.images.rows, corpus.images.classes
-    folds = folds_by_group(classes, 5, mean_rng())
-    expected = np.empty((len(rows), rows.shape[1]))
-    for fold in range(5):
-        others = np.array([f != fold for f in folds])
-        assert not set(classes[~others]) & set(classes[others])
-        mean = np.mean([row / np.linalg.norm(row) for row in rows[others].astype(float)], axis=0)
-        for place in np.flatnonzero(~others):
-            row = rows[place].astype(float)
-            centred = row / np.linalg.norm(row) - mean
-            expected[place] = centred / np.linalg.norm(centred)
-    # Block by block and in any order it is the same; what is no scored image has the mean of all.
-    np.testing.assert_allclose(fitted.x.apply(rows), expected, atol=1e-6)
-    np.testing.assert_allclose(fitted.x.apply(rows[[9, 3]]), expected[[9, 3]], atol=1e-6)
-    whole = SideTransform.fit([rows])
-    np.testing.assert_allclose(fitted.x.apply(rows[:4] + 1), whole.apply(rows[:4] + 1), atol=1e-12)
-    assert np.abs(whole.apply(rows) - expected).max() > 1e-3
-
-
-def test_a_split_without_training_images_is_centred_alike(corpus, all_names):
-    split = Split(train=np.empty(0, np.int64), test=np.arange(10, 60))
-    fitted = fit_run(all_names, corpus, split)
-    assert fitted.facts["image_mean"] == OTHER_FOLDS
-    images = corpus.images.take(split.test)
-    apart = CrossFitted.of_images(SideTransform.fit([images.rows]), images)
-    np.testing.assert_array_equal(fitted.alignment.x.apply(images.rows), apart.apply(images.rows))
-    one = images.take(images.classes == images.classes[0])
-    whole = SideTransform.fit([one.rows])
-    assert CrossFitted.of_images(whole, one) is whole
 
 
 def test_rows_are_adapted_to_the_training_images_and_to_no_other(run, corpus, split):

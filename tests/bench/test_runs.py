@@ -142,7 +142,7 @@ def test_the_id_is_the_hash_of_what_is_not_at_its_default():
         "fit": {"method": "ridge"},
         "seed": 3,
         "metric_version": METRIC_VERSION,
-        "protocol_version": 5,
+        "protocol_version": 6,
         "code": RUN.code,
     }  # fmt: skip
     assert RUN.run_id == sha256_hex(canonical_json({"run": facts}))
