@@ -126,6 +126,8 @@ class Surface:
         Score of the prototypes without any real pair, where that is an alternative to every weight.
     of_ranks : bool
         Whether a score is a mean of values from 0 to 1: of reciprocal ranks, or of hits.
+    tied : float
+        Scores that are apart by no more are equal.
     """
 
     criterion: str
@@ -135,6 +137,7 @@ class Surface:
     n_folds: int
     alone: float | None = None
     of_ranks: bool = False
+    tied: float = 1e-12
 
     @property
     def best(self) -> tuple[int, ...]:
@@ -143,7 +146,7 @@ class Surface:
         Of equal scores it is that of the largest penalty, then of the largest weight and so on by
         `PLURALS`; the number of components decides last, and the smallest counts.
         """
-        top = np.argwhere(self.scores >= self.scores.max() - 1e-12)
+        top = np.argwhere(self.scores >= self.scores.max() - self.tied)
         names = list(self.axes)
         order = [(names.index(name), name == "components") for name in PLURALS if name in names]
         return max(
@@ -228,6 +231,7 @@ def search(
     n_queries: int,
     n_folds: int,
     of_ranks: bool = False,
+    tied: float = 1e-12,
 ) -> Surface:
     """Evaluate the grid, and widen it while the best point lies on an edge that can move.
 
@@ -249,7 +253,9 @@ def search(
 
     grid = {name: np.array(axis.values) for name, axis in axes.items()}
     scores = checked(grid)
-    surface = Surface(criterion, dict(axes), scores, n_queries, n_folds, of_ranks=of_ranks)
+    surface = Surface(
+        criterion, dict(axes), scores, n_queries, n_folds, of_ranks=of_ranks, tied=tied
+    )
     for _ in range(WIDEN_ROUNDS):
         widened = surface
         for edge in surface.edges:

@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from fitters.aligners.kernel_solvers import decompose_kernel, solve_first
+from fitters.aligners.kernel_solvers import DOUBLE_ROWS, decompose_kernel, solve_first
 from fitters.aligners.solvers import eigen_gram
 from fitters.errors import PairsError, SettingError
 from fitters.feature_maps import NystroemMap, gaussian
@@ -59,8 +59,15 @@ Precision = Literal["float64", "float32"]
 GAMMAS = Axis((0.5, 1.0, 2.0, 4.0, 8.0), lowest=2.0**-5, highest=2.0**7)
 """Inverse squared widths; unit rows are up to 4 apart, most of them about 2."""
 
-KERNEL_PENALTIES = Axis(geometric(1e-3, 1e0, 2), lowest=1e-3, highest=1e2)
-"""Penalties on a kernel whose diagonal is 1. Below them the criterion moves in its fifth digit."""
+KERNEL_PENALTIES = Axis(geometric(1e-3, 1e0, 2), lowest=1e-5, highest=1e2)
+"""Penalties on a kernel whose diagonal is 1."""
+
+SINGLE_LOWEST = 1e-3
+"""The lowest for more than `DOUBLE_ROWS` prototypes, whose kernel has a float32 factor."""
+
+TIED = 1e-5
+"""Mean cosines that are apart by no more are equal. Towards penalty 0 they rise without end, by
+less and less: of those that cannot be told apart the largest penalty is taken."""
 
 EXACT_ROWS = 2048
 """Up to so many prototypes the choice is that of the exact solution."""
@@ -109,6 +116,8 @@ def choose_on_prototypes(
         raise SettingError(f"criterion must be one of {', '.join(CRITERIA)}. Got {criterion!r}.")
     used = pairs.take(pairs.row_weight > 0)
     exact = used.n <= EXACT_ROWS
+    if used.n > DOUBLE_ROWS:
+        penalties = penalties.at_least(SINGLE_LOWEST)
     if not exact and criterion == "rank":
         raise SettingError(
             f"Criterion 'rank' takes at most {EXACT_ROWS:,} prototypes; there are {used.n:,}. "
@@ -191,6 +200,7 @@ def _exact_surface(
         n_queries=used.n,
         n_folds=len(parts),
         of_ranks=criterion == "rank",
+        tied=TIED,
     )
 
 
@@ -232,6 +242,7 @@ def _landmark_surface(
         criterion=CRITERIA["cosine"],
         n_queries=len(requested),
         n_folds=int(groups.max()) + 1,
+        tied=TIED,
     )
 
 

@@ -13,7 +13,7 @@ from fitters.errors import SettingError, SingularMomentsError
 from fitters.feature_maps import NystroemMap, gaussian
 from fitters.kept import Kept
 from fitters.select.grid import Axis
-from fitters.select.kernel import choose_on_prototypes
+from fitters.select.kernel import SINGLE_LOWEST, TIED, choose_on_prototypes
 from fitters.select.leave_out import KernelLeftOut, LeftOut
 from tests.assertions import assert_close, assert_same
 
@@ -212,10 +212,32 @@ def test_the_surface_is_that_of_refitting_and_keeps_what_was_chosen(rng):
             expected = refit_without(texts, head, names, np.ones(60), gamma, alpha)
             by_hand = np.sum(unit(expected) * unit(head), axis=1).mean()
             assert surface.scores[i, j] == pytest.approx(by_hand, abs=1e-7)
-    assert surface.scores[surface.best] == surface.scores.max()
+    assert surface.scores.max() - TIED <= surface.scores[surface.best] <= surface.scores.max()
     assert (surface.n_queries, surface.n_folds) == (60, 30)
     facts = surface.to_facts()
     assert np.array(facts["scores"]).shape == (len(facts["penalties"]), len(facts["gammas"]))
+
+
+def test_the_penalty_goes_as_low_as_it_pays_and_no_lower(rng, monkeypatch):
+    """Head rows that are a smooth map of the texts want none; of texts that are far apart, the
+    criterion rises towards 0 by less and less, and the largest of what is equal is taken."""
+    texts = unit(rng.standard_normal((90, 3)))
+    smooth = unit(np.column_stack([np.sin(2 * texts), np.cos(texts)]))
+    exact = choose_on_prototypes(Pairs(smooth, texts), gammas=Axis.fixed(0.5), rng=rng)
+    assert exact.chosen["penalty"] < 1e-3
+    at = exact.axes["penalty"].values.index(1e-3)
+    assert exact.score > exact.scores[at, 0] + 5 * TIED
+    apart = unit(rng.standard_normal((90, 40)))
+    noisy = unit(apart @ rng.standard_normal((40, 30)) + rng.standard_normal((90, 30)))
+    flat = choose_on_prototypes(Pairs(noisy, apart), gammas=Axis.fixed(4.0), rng=rng)
+    low = flat.scores[:, 0]
+    assert low.argmax() == 0  # where the grid ends
+    assert flat.edges == ()
+    assert low.max() - low[flat.best[0]] <= TIED < low.max() - low[flat.best[0] + 1]
+    # More rows have a factor in single precision.
+    monkeypatch.setattr("fitters.select.kernel.DOUBLE_ROWS", 80)
+    many = choose_on_prototypes(Pairs(smooth, texts), gammas=Axis.fixed(0.5), rng=rng)
+    assert min(many.axes["penalty"].values) == SINGLE_LOWEST
 
 
 def test_a_surface_is_kept_for_the_same_bytes_and_for_no_others(rng):
