@@ -66,13 +66,13 @@ def test_the_controls_of_a_trained_head_are_measured_once_and_paired_by_query(tm
     n_draws, mean, low, high = trained_controls.gap(found, head, none)
     tops = {
         source: [
-            np.mean([place == "1" for place in run["places"]])
+            place == "1"
             for run in found["runs"]
             if (run["source"], run["n_pairs"]) == (source, 16)
+            for place in run["places"]
         ]
         for source in ("head", "none")
     }
-    # Both splits have as many queries, so the mean over queries is that over draws.
     assert mean == pytest.approx(np.mean(tops["head"]) - np.mean(tops["none"]))
     assert n_draws == 2
     assert low < mean < high
