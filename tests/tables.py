@@ -4,7 +4,7 @@
     python -m tests.tables collect --controls build/controls         # of suite controls
     python -m tests.tables collect --statistics build/statistics.json
     python -m tests.accuracy.trained --only paper-mlp --seeds 10     # adds to trained.json
-    python -m tests.accuracy.trained --controls build/trained-controls   # trained_controls.json
+    python -m tests.accuracy.trained_controls                        # adds to trained_controls.json
     python -m tests.accuracy.few_shot                                # writes few_shot.json
     python -m tests.accuracy.unpaired                                # writes unpaired.json
     python -m tests.faults.matrix --out docs/data/reliability.json   # writes reliability.json
@@ -46,7 +46,7 @@ from bench.tables import (
     value_text,
 )
 from featstore.store.convention import KEY, SCHEMA, SHOULD
-from tests.accuracy import trained
+from tests.accuracy import trained, trained_controls
 from tests.house import PACKAGES
 
 ROOT = Path(__file__).parents[1]
@@ -453,6 +453,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "statistics": ("statistics.json", statistics_cells),
     "unpaired": ("unpaired.json", unpaired),
     **trained.TABLES,
+    **trained_controls.TABLES,
 }
 
 _BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -1,17 +1,11 @@
 """Measure the trained presets beside the closed forms, for the tables of docs/trained.md.
 
     python -m tests.accuracy.trained --store build/demo/store --only paper-mlp --seeds 10
-    python -m tests.accuracy.trained --store build/demo/store --controls build/trained-controls
     python -m tests.tables write
 
 Fits on the demo's head alone and keeps the place of the right name, image by image and seed by
 seed, in docs/data/trained.json; what the file holds already is not measured again, so a stopped
 command goes on where it was. With the presets' own epochs all of it takes hours.
-
-The second command asks what a head gains the paper's MLP beside real pairs, and what rows of its
-covariance do: none, head and random-cov, each with 64 and 256 pairs on five held-out splits, every
-split with pairs and control rows of its own. About 100 minutes on two processes with bfloat16; runs
-that its results folder holds are not made again.
 """
 
 from __future__ import annotations
@@ -23,23 +17,17 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from bench import compare, read_results, run_all
 from bench.code import code_digest
 from bench.fits import prototype_pairs
 from bench.protocol import choice_rng
 from bench.statistics import DrawSums, two_term
-from bench.suites.demo import demo_base
-from bench.tables import interval_text, p_text, signed_text, value_text
-from featstore import open_store
 from fitters import PRESETS, fit_alignment
 from fitters.methods import METHODS
 from fitters.settings import TrainingOptions
@@ -47,9 +35,7 @@ from fitters.trained.base import PRECISIONS, resolve
 from tests.accuracy.measure import TOP, Bench, scored, table
 
 DATA = Path(__file__).parents[2] / "docs/data/trained.json"
-CONTROLS = DATA.with_name("trained_controls.json")
-CONTROLLED = "paper-mlp"
-SOURCES, N_PAIRS, DRAWS = ("none", "head", "random-cov"), (64, 256), range(5)
+CONTROLLED = ("paper-mlp", "paper-text2concepts")
 CLOSED = ("ridge", "kernel-ridge", "procrustes", "csa", "asif", "conse")
 COMPARED = ("kernel-ridge", "paper-mlp")
 ROWS = ("centred", "as published")
@@ -67,12 +53,7 @@ def main() -> int:
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--only", help="Comma-separated aligners; all of them if left out.")
     parser.add_argument("--data", type=Path, help="Where the numbers are kept.")
-    parser.add_argument("--controls", type=Path, metavar="RESULTS", help="Run the controls.")
-    parser.add_argument("--draws", type=int, default=len(DRAWS), help="Draws of the controls.")
     asked = parser.parse_args()
-    if asked.controls is not None:
-        write_controls(asked)
-        return 0
     asked.data = asked.data or DATA
     names = asked.only.split(",") if asked.only else [*CLOSED, *PRESETS]
     with threadpool_limits(limits=asked.threads):
@@ -142,65 +123,6 @@ def _add(data: Path, run: dict[str, Any], clusters: list[int], gallery: int) -> 
         part.replace(data)
     finally:
         os.close(folder)
-
-
-def write_controls(
-    asked: argparse.Namespace, *, dataset: str | None = None, n_pairs: Sequence[int] = N_PAIRS
-) -> None:
-    """Run what is not finished of the controls, and write what they gain."""
-    base = demo_base(open_store(asked.store), "task", dataset=dataset).changed(
-        eval="held-out", method=CONTROLLED, epochs=asked.epochs
-    )
-    runs = [
-        base.changed(seed=seed, source=source, n_pairs=k)
-        for seed, k, source in product(range(asked.draws), n_pairs, SOURCES)
-    ]
-    run_all(runs, asked.store, asked.controls, on_done=lambda fit: print(f"{fit.seconds:.0f} s"))
-    rows = read_results(asked.controls)
-    rows = rows.filter(pl.col("run_id").is_in([run.run_id for run in runs]))
-    found = compare(asked.controls, rows, metrics=TOP[:1]).filter(
-        pl.col("comparison").is_in(["over-real", "over-control"])
-    )
-    kept = (
-        "comparison", "source", "n_pairs", "a", "a_sd", "b", "b_sd", "difference", "low", "high",
-        "p", "test", "n_seeds",
-    )  # fmt: skip
-    data = {
-        "code": code_digest(),
-        "most_epochs": asked.epochs,
-        "seconds": round(float(rows.unique("run_id")["fit_seconds"].sum())),
-        "rows": found.sort(pl.col("n_pairs").cast(pl.Int64), "comparison").select(kept).to_dicts(),
-    }
-    text = json.dumps(data, indent=1, ensure_ascii=False)
-    (asked.data or CONTROLS).write_text(text + "\n", encoding="utf-8")
-
-
-def render_controls(data: dict[str, Any]) -> list[str]:
-    """Return what the head and its control gain the paper's MLP, as lines of Markdown.
-
-    Nothing here is ever bold: five draws are few, and no family was named.
-    """
-    if not data["rows"]:
-        return [
-            "Not run yet: `python -m tests.accuracy.trained --controls build/trained-controls`."
-        ]
-    lines = []
-    for row in data["rows"]:
-        head, real = "real + head", "real pairs"
-        control = f"real + {row['source']}"
-        a, b = (head, control) if row["comparison"] == "over-control" else (control, real)
-        lines.append(
-            [
-                row["n_pairs"], a, b, value_text("top-1", row["a"], row["a_sd"]),
-                value_text("top-1", row["b"], row["b_sd"]),
-                f"{signed_text(row['difference'])} {interval_text(row['low'], row['high'])}",
-                p_text(row["p"]), row["test"], str(row["n_seeds"]),
-            ]
-        )  # fmt: skip
-    heading = ["K", "a", "b", "a %", "b %", "a − b", "p", "test", "draws"]
-    most = "" if data["most_epochs"] is None else f", at most {data['most_epochs']} epochs"
-    told = f"`{CONTROLLED}`, top-1 of held-out names{most}; {data['seconds']:,} s of training."
-    return [told, "", *table(heading, lines)[:-1]]
 
 
 def read(data: Path = DATA) -> dict[str, Any]:
@@ -289,7 +211,6 @@ TABLES = {
     "trained": (DATA.name, render),
     "trained-gap": (DATA.name, render_gap),
     "trained-differs": (DATA.name, render_differs),
-    "trained-controls": (CONTROLS.name, render_controls),
 }
 
 
@@ -312,7 +233,7 @@ def _row(name: str, rows: str, precision: str | None, runs: list[dict[str, Any]]
         cells.append(f"{values.mean():.1f}{sd}")
     cells.append(f"{np.mean([run['cpu_seconds'] for run in runs]):.1f}")
     if name in PRESETS:
-        return [*cells, "below" if name == CONTROLLED else "no controls"]
+        return [*cells, "below" if name in CONTROLLED else "no controls"]
     closed = METHODS[name].fitted_on != "head"
     return [*cells, "[accuracy.md](measurements/accuracy.md)" if closed else "nothing is fitted"]
 
