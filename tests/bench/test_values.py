@@ -146,7 +146,8 @@ def test_what_is_shared_names_no_folder_of_this_machine(smoke_store, tmp_path, c
     home, out = tmp_path / "of-somebody", tmp_path / "out"
     store, results = str(home / "private-store"), str(home / "kept-results")
     shutil.copytree(smoke_store, store)
-    (home / "own.py").write_text("")
+    # A plugin stays loaded in a process.
+    monkeypatch.setattr("featstore.plugins.use_plugins", lambda _: None)
     box = home / "box.toml"
     box.write_text(
         'format = 1\nname = "b"\ntitle = "t"\nstore = {}\n'
@@ -174,6 +175,7 @@ def test_what_is_shared_names_no_folder_of_this_machine(smoke_store, tmp_path, c
     page = found["r.html"]
     assert "headstock report OUT --suite smoke --store STORE -o report.html" in page
     assert "headstock eval sweep --store STORE --out OUT" in page
+    assert "--plugin PLUGINS" in page
     assert "command" not in found["board/n.json"]
 
 
