@@ -298,7 +298,7 @@ def try_command(out: str, dry_run: bool, as_json: bool) -> int:
 #: What makes the sets of the box `demo`: the first steps of `headstock demo`, with the same files.
 SETS = Job(
     "reproduce demo",
-    "about a minute for the sets",
+    "about a minute on two idle cores",
     "",
     _extraction(images=" --thumbnails", texts=" --kind caption"),
     is_quiet=True,
