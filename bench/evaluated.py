@@ -365,10 +365,7 @@ class Results:
                 "Name it: Results(folder, store=…)."
             )
         suite = str(self.rows["suite"][0])
-        of_store = f"store={str(self.store)!r}"
-        command = f"hs.Results({str(self.folder)!r}, {of_store}).report({str(path)!r})"
-        page = write_report(self.folder, store=self.store, out=path, suite=suite, command=command)
-        return page.page
+        return write_report(self.folder, store=self.store, out=path, suite=suite).page
 
     def __repr__(self) -> str:
         n_runs = self.rows["run_id"].n_unique()

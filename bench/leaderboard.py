@@ -7,7 +7,7 @@ have, by the paired estimate of `bench.comparisons`; `bench.statistics.against_l
 the leader having been chosen by the same numbers. Entries that are not shown to be behind form the
 group that cannot be told from the leader.
 
-The digest shows damage, not dishonesty: whoever doubts an entry runs its command and compares.
+The digest shows damage, not dishonesty: whoever doubts an entry runs its settings on its revisions.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ FORMAT = 1
 
 #: Bytes of a submission, at most: 16 draws of 20,000 classes are a third of it.
 MOST_BYTES = 2**24
+
+#: Draws times clusters of a submission, and of all that are on one board, at most: an array of them
+#: takes 32 MiB, though a file in which most draws have few clusters may be small.
+MOST_SUMS = 2**22
 
 #: Columns of a result row in which the entries of a board agree, beside the queries themselves.
 ASKED = (
@@ -128,7 +132,8 @@ class Submission:
             draws=tuple((draw["seed"], draw["seed"]) for draw in draws),
             queries=tuple(draw["queries"] for draw in draws),
             run_ids=(given["digest"],),
-            clusters=np.asarray(given["clusters"], dtype=np.str_),
+            # Texts of one size would all take the room of the longest.
+            clusters=np.array(given["clusters"], dtype=object),
             sums=pl.DataFrame(
                 {
                     "draw": np.repeat(np.arange(len(draws)), lengths),
@@ -152,7 +157,6 @@ def pack(
     metric: str | None = None,
     note: str = "",
     link: str = "",
-    command: str | None = None,
 ) -> Submission:
     """Return the submission of one cell of a results folder.
 
@@ -167,8 +171,6 @@ def pack(
         image→caption by R@1.
     note, link : str
         A line of text, and where more stands.
-    command : str, optional
-        What reproduces the entry. By default, what was typed to make the folder.
 
     Returns
     -------
@@ -207,7 +209,7 @@ def pack(
             "FOLDER:method/source/K, and what else differs as :field=value."
         )
     document = _document(cells[0], rows, {"name": name, "note": note, "link": link})
-    document |= _history(root, rows, command)
+    document |= _history(root, rows)
     return Submission({**document, "digest": _digest(document)})
 
 
@@ -283,14 +285,12 @@ def _draws(cell: Cell, metric: str) -> list[dict[str, Any]]:
     return draws
 
 
-def _history(root: Path, rows: pl.DataFrame, command: str | None) -> dict[str, Any]:
-    """Return what was typed, by which versions it ran, and when it was finished."""
+def _history(root: Path, rows: pl.DataFrame) -> dict[str, Any]:
+    """Return by which versions it ran, and when it was finished."""
     sessions = [one for one in read_sessions(root) if one.get("suite") == rows["suite"][0]]
-    typed = list(dict.fromkeys(str(one["command"]) for one in sessions if one.get("command")))
     finished = rows["finished_at"].max()
     return {
         "versions": sessions[-1].get("versions", {}) if sessions else {},
-        "commands": typed[-5:] if command is None else [command],
         "finished": _date(float(finished) if isinstance(finished, float) else 0.0),
     }
 
@@ -337,6 +337,12 @@ def read_submission(path: Path) -> Submission:
 #: The JSON Schema of a submission, in the folder of this module.
 SCHEMA_FILE = "leaderboard.schema.json"
 
+#: What a number of JSON is here: JSON Schema takes 0.0 for an integer, and 400 digits for a number.
+_JSON_TYPES = {
+    "integer": lambda _, value: type(value) is int and abs(value) <= 2**53,
+    "number": lambda _, value: type(value) in (int, float) and abs(value) <= 2**53,
+}
+
 
 def check(document: Any) -> None:
     """Compare a document with the schema, with itself and with its digest.
@@ -350,14 +356,22 @@ def check(document: Any) -> None:
     """
     with needs_extra("Reading submissions"):
         from jsonschema import Draft202012Validator
+        from jsonschema.validators import extend
 
     schema = json.loads(resources.files("bench").joinpath(SCHEMA_FILE).read_text("utf-8"))
-    wrong = next(iter(Draft202012Validator(schema).iter_errors(document)), None)
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many(_JSON_TYPES)
+    validator = extend(Draft202012Validator, type_checker=types)(schema)
+    wrong = next(iter(validator.iter_errors(document)), None)
     if wrong is not None:
         place = ".".join(map(str, wrong.absolute_path)) or "the document"
         raise SubmissionError(f"at {place}: {wrong.message[:200]}.")
     _check_texts(document)
     clusters, draws = document["clusters"], document["draws"]
+    if len(draws) * len(clusters) > MOST_SUMS:
+        raise SubmissionError(
+            f"its {len(draws):,} draws of {len(clusters):,} clusters are more than {MOST_SUMS:,} "
+            "sums."
+        )
     if clusters != sorted(set(clusters)):
         raise SubmissionError("its clusters are not sorted, or one is there twice.")
     seeds = [draw["seed"] for draw in draws]
@@ -561,6 +575,15 @@ def _board(name: str, sent: Sequence[Submission]) -> Board:
     in_time = sorted(sent, key=lambda one: (one.finished, one.document["digest"]))
     _check_queries(in_time)
     clusters = np.unique(np.concatenate([one.cell.clusters for one in in_time]))
+    most = max(in_time, key=lambda one: len(one.document["draws"]))
+    if len(most.document["draws"]) * len(clusters) > MOST_SUMS:
+        widest = max(in_time, key=lambda one: len(one.document["clusters"]))
+        files = " and ".join(one.place or repr(one.name) for one in (most, widest))
+        raise SubmissionError(
+            f"{files} cannot be on one board: {len(most.document['draws']):,} draws of the "
+            f"{len(clusters):,} clusters of all its entries are more than {MOST_SUMS:,} sums. "
+            "Leave one of them out."
+        )
     cells = {one.document["digest"]: one.cell.on(clusters) for one in in_time}
     usual = _usual_draws([*cells.values()])
     metric = in_time[0].metric

@@ -1,19 +1,18 @@
-"""A box: the commands of a study, the numbers that they must give, and how far off is too far.
+"""A box: a suite, the sets that it reads, the numbers that are expected, and their tolerances.
 
-One TOML file says where the sets lie, what makes those that are missing, what is run, and which
-numbers are expected with which tolerance. `headstock reproduce` runs it and writes a certificate:
-every number beside the expected one, the revisions of the sets that were read, versions, and a
-digest. docs/reproduce.md says how to write a box.
+One TOML file is data alone. It may come from anywhere, so nothing in it names a command, a file to
+write, a model to load or how many processes run: `headstock reproduce` knows how a suite is run. It
+writes a certificate: every number beside the expected one, the revisions of the sets that were
+read, versions, and a digest. docs/reproduce.md says how to write a box.
 """
 
 from __future__ import annotations
 
-import math
 import platform
 import re
-import shlex
+import reprlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -24,10 +23,15 @@ import polars as pl
 from bench.cells import only_series, whole_heads
 from bench.errors import BoxError, NoResultsError
 from bench.results import read_results, versions
+from bench.runs import Run
 from bench.suites.published import published_table
+from bench.suites.registry import SUITES, suite_runs
 from bench.tables import metric_columns, result_table
-from featstore.errors import FeatstoreError, listed
+from featstore.errors import AddressError, FeatstoreError, listed
 from featstore.identity import canonical_json, sha256_hex
+from featstore.plugins import registry_of
+from featstore.remote.objects import parse_address
+from featstore.store.store import FeatureStore
 
 #: Version of the file, and of the certificate.
 FORMAT = 1
@@ -43,24 +47,25 @@ COLUMNS = (
     "task", "eval", "direction", "method", "source", "n_pairs", "metric", "percent", "tolerance",
 )  # fmt: skip
 
-#: What a box may run, and with which options. A box may come from anywhere: it loads no plugin,
-#: no remote code and no configuration, removes and sends nothing, and writes below OUT alone.
-MAY_RUN = {
-    "data build": "-o --split",
-    "extract": "--store --kind --encoder --weights --thumbnails --label-set --batch-size --device "
-    "--precision --resize",
-    "fit": "--store -o --x --y --head --head-names --n-pairs --penalty --mix --gamma --force",
-    "eval run": "--store -o --suite --dataset --label-set --method --source --limit --jobs --shots "
-    "--learners --penalty --mix --variants --templates --head-variants --head-templates --device",
-    "eval task": "--store -o --images --names --captions --head --head-names --method --source "
-    "--n-pairs --seeds --eval --relevance --variants --templates --head-variants "
-    "--head-templates --penalty --mix --locale --jobs --limit --epochs --device",
-    "eval sweep": "--store -o --dataset --label-set --locale --source --method --n-pairs --mix "
-    "--penalty --seeds --eval --jobs",
-}
-_SWITCHES = ("--thumbnails", "--force")
-_PLACES = {"-o": ("OUT",), "--store": ("OUT", "STORE")}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: What a box may ask of its suite, as `bench run` does -> the type of its value.
+_ONE = {"limit": int, "penalty": float, "mix": float, "dataset": str, "label_set": str}
+#: The same of what takes a list -> the type of its values.
+_LISTS = {
+    "methods": str, "sources": str, "variants": str, "templates": str, "head_variants": str,
+    "head_templates": str, "shots": int, "learners": str,
+}  # fmt: skip
+#: Those of them that only some suites take, and those that set a field of every run.
+_SPECIAL = ("dataset", "label_set", "shots", "learners")
+_FIELDS = ("penalty", "mix", "variants", "templates", "head_variants", "head_templates")
+
+#: Names that are Headstock's own, and not a plugin's -> the kind of their registry.
+_KINDS = {"methods": "aligner", "learners": "learner"}
+
+#: No number of a box is larger, and no list of a suite's option is longer.
+_LARGEST, _MOST_VALUES = 1e9, 100
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+_SET = re.compile(r"([^@\s]{1,400})(?:@([0-9a-f]{64}))?")
 
 
 @dataclass(frozen=True)
@@ -72,18 +77,15 @@ class Box:
     name, title : str
     digest : str
         sha256 of the file.
-    duration : str
-        How long it takes, in words.
     store : str
-        Where the sets lie: a folder, in which OUT is the folder of the box, or an address.
-    sets : tuple of str
-        Keys of the sets that are read, in any form that `open_store` takes.
-    lacking : str
-        What somebody does who lacks them.
-    make, run : tuple of (title, command)
-        What makes the sets, and what is scored. OUT and STORE stand for the two places.
+        The address where the sets lie; "" where whoever repeats the study names it.
+    sets : mapping
+        Key of a set that is read, in any form that `open_store` takes -> its revision, which only
+        a box with an address has to state; "" for any.
     suite : str
-        Of the results that are compared.
+        One of Headstock's.
+    options : mapping
+        What is asked of it: options of `bench run`.
     expected : tuple of dict
         Rows under `COLUMNS`; empty where the published numbers of the suite are what is expected.
     tolerance : float
@@ -95,20 +97,25 @@ class Box:
     name: str
     title: str
     digest: str
-    duration: str
     store: str
-    sets: tuple[str, ...]
-    lacking: str
-    make: tuple[tuple[str, str], ...]
-    run: tuple[tuple[str, str], ...]
+    sets: Mapping[str, str]
     suite: str
+    options: Mapping[str, Any]
     expected: tuple[dict[str, Any], ...]
     tolerance: float
     origin: str
 
-    def place(self, out: str) -> str:
-        """Return the store's folder or address for a folder of the box."""
-        return f"{out}{self.store[3:]}" if self.store.split("/")[0] == "OUT" else self.store
+    def runs(self, store: FeatureStore) -> list[Run]:
+        """Return the runs of the suite on a store.
+
+        Raises
+        ------
+        FeatstoreError
+            Whatever the suite raises of a store that lacks something.
+        """
+        lists = {name: (value,) for name, value in self.options.items() if name in _FIELDS}
+        own = {name: value for name, value in self.options.items() if name not in _FIELDS}
+        return suite_runs(self.suite, store, lists=lists, **own)
 
 
 def read_box(place: str) -> Box:
@@ -154,19 +161,18 @@ def parse_box(data: bytes) -> Box:
     Raises
     ------
     BoxError
-        If it is not TOML, lacks something, holds what is unknown, or runs what it may not.
+        If it is not TOML, lacks something, or holds what is unknown or out of its range.
     """
     try:
         found = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
+    except (ValueError, RecursionError) as err:
         raise BoxError(f"it is not TOML: {err}.") from err
     if found.get("format") != FORMAT:
-        raise BoxError(f"its format is {found.get('format')!r}; this version reads {FORMAT}.")
-    store = _table(found, "store")
-    expected = _table(found, "expected")
-    _known(found, "format", "name", "title", "duration", "store", "run", "expected", where="")
-    _known(store, "address", "sets", "lacking", "make", where="store.")
-    _known(expected, "suite", "tolerance", "origin", "columns", "rows", where="expected.")
+        raise BoxError(f"its format is {_shown(found.get('format'))}; this version reads {FORMAT}.")
+    store, suite, expected = (_table(found, name) for name in ("store", "suite", "expected"))
+    _known(found, "format", "name", "title", "store", "suite", "expected", where="")
+    _known(store, "address", "sets", where="store.")
+    _known(expected, "tolerance", "origin", "columns", "rows", where="expected.")
     columns = _texts(expected, "columns", where="expected.")
     if unknown := set(columns) - {*COLUMNS}:
         raise BoxError(
@@ -175,29 +181,26 @@ def parse_box(data: bytes) -> Box:
         )
     given = expected.get("rows", [])
     if not isinstance(given, list):
-        raise BoxError(f"expected.rows must be a list of rows, got {given!r}.")
-    rows = tuple(_expected(number, columns, row) for number, row in enumerate(given, 1))
-    name, address = _text(found, "name"), _text(store, "address", where="store.")
+        raise BoxError(f"expected.rows must be a list of rows, got {_shown(given)}.")
+    name, address, options = _text(found, "name"), _address(store), _options(suite)
     if not _NAME.fullmatch(name):
-        raise BoxError(f"name must be of letters, digits, '.', '_' and '-', got {name!r}.")
-    make = _commands(store, "make", where="store.")
-    if make and not _is_below(address, ("OUT",)):
-        raise BoxError(f"store.make fills a store below OUT, and store.address is {address!r}.")
+        raise BoxError(f"name must be of letters, digits and '._+-', got {_shown(name)}.")
     return Box(
         name=name,
         title=_text(found, "title"),
         digest=sha256_hex(data),
-        duration=_text(found, "duration", default="of unknown duration"),
         store=address,
-        sets=tuple(_texts(store, "sets", where="store.")),
-        lacking=_text(store, "lacking", where="store.", default=""),
-        make=make,
-        run=_commands(found, "run", writes=False),
-        suite=_text(expected, "suite", where="expected."),
-        expected=rows,
-        tolerance=_tolerance(expected.get("tolerance", 0.0), "expected.tolerance"),
+        sets=_sets(store, address),
+        suite=suite["name"],
+        options=options,
+        expected=tuple(_expected(number, columns, row) for number, row in enumerate(given, 1)),
+        tolerance=_number(expected.get("tolerance", 0.0), "expected.tolerance", least=0.0),
         origin=_text(expected, "origin", where="expected.", default=""),
     )
+
+
+#: What a message shows of a value, which may be long or deep.
+_shown = reprlib.repr
 
 
 def _table(found: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -209,7 +212,7 @@ def _table(found: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _known(table: Mapping[str, Any], *names: str, where: str) -> None:
     if unknown := sorted({*table} - {*names}):
-        raise BoxError(f"{where}{unknown[0]} is unknown; known are {', '.join(names)}.")
+        raise BoxError(f"{where}{unknown[0][:60]} is unknown; known are {', '.join(names)}.")
 
 
 def _text(
@@ -217,121 +220,151 @@ def _text(
 ) -> str:
     value = table.get(name, default)
     if not isinstance(value, str) or (not value and default is None):
-        raise BoxError(f"{where}{name} must be a text, got {value!r}.")
+        raise BoxError(f"{where}{name} must be a text, got {_shown(value)}.")
     return value
 
 
-def _texts(table: Mapping[str, Any], name: str, *, where: str = "") -> list[str]:
+def _texts(table: Mapping[str, Any], name: str, *, where: str) -> list[str]:
     values = table.get(name, [])
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise BoxError(f"{where}{name} must be a list of texts, got {values!r}.")
+        raise BoxError(f"{where}{name} must be a list of texts, got {_shown(values)}.")
     return values
 
 
-def _tolerance(value: Any, where: str) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:
-        raise BoxError(f"{where} must be percentage points from 0 on, got {value!r}.")
+def _is(kind: type, value: Any) -> bool:
+    """Whether a value is a name, or a number that is not too large, of a type."""
+    if kind is str:
+        return isinstance(value, str) and _NAME.fullmatch(value) is not None
+    # Not isinstance: true is an int. No comparison of a NaN holds.
+    return type(value) in (int, kind) and -_LARGEST <= value <= _LARGEST
+
+
+def _number(value: Any, where: str, *, least: float = -_LARGEST) -> float:
+    if not _is(float, value) or value < least:
+        raise BoxError(
+            f"{where} must be a number from {least:g} to {_LARGEST:g}, got {_shown(value)}."
+        )
     return float(value)
+
+
+def _address(store: Mapping[str, Any]) -> str:
+    """Return the address of a box's store; "" where it has none."""
+    text = _text(store, "address", where="store.", default="")
+    try:
+        address = parse_address(text)
+    except AddressError as err:
+        raise BoxError(f"store.address cannot be used: {err}") from err
+    if text and (isinstance(address, Path) or address.scheme not in ("https", "hf")):
+        raise BoxError(
+            f"store.address must begin with https:// or hf://, got {_shown(text)}. Another place "
+            "is named by whoever repeats the study: --store."
+        )
+    return str(address) if text else ""
+
+
+def _sets(store: Mapping[str, Any], address: str) -> dict[str, str]:
+    """Return key -> revision of the sets that a box reads; "" is any revision."""
+    texts = _texts(store, "sets", where="store.")
+    found = {text: _SET.fullmatch(text) for text in texts}
+    if wrong := [text for text, match in found.items() if match is None]:
+        raise BoxError(f"store.sets has {_shown(wrong[0])}, which is no KEY or KEY@REVISION.")
+    sets = {match[1]: match[2] or "" for match in found.values() if match is not None}
+    if address and not (sets and all(sets.values())):
+        raise BoxError(
+            f"store.sets must name every set at {address} as KEY@REVISION, with the 64 digits of "
+            "its revision: what lies at an address may change."
+        )
+    return sets
+
+
+def _options(suite: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a box asks of its suite, beside its name."""
+    name = _text(suite, "name", where="suite.")
+    if name not in SUITES.built_in:
+        raise BoxError(f"suite.name must be one of {', '.join(SUITES.built_in)}, got {name!r}.")
+    types = _ONE | _LISTS
+    takes = [one for one in types if one not in _SPECIAL or one in SUITES.built_in[name].takes]
+    _known(suite, "name", *takes, where=f"suite {name}: suite.")
+    return {option: _asked(option, types[option], suite[option]) for option in takes
+            if option in suite}  # fmt: skip
+
+
+def _asked(option: str, kind: type, value: Any) -> Any:
+    """Return the value of an option of a suite."""
+    several = option in _LISTS
+    values = value if several else [value]
+    if (
+        not isinstance(values, list)
+        or not 0 < len(values) <= _MOST_VALUES
+        or not all(_is(kind, one) for one in values)
+    ):
+        what = {str: "name", int: "whole number", float: "number"}[kind]
+        many = f"a list of 1 to {_MOST_VALUES} values, each " if several else ""
+        raise BoxError(f"suite.{option} must be {many}a {what}, got {_shown(value)}.")
+    ours = registry_of(_KINDS[option]).built_in if option in _KINDS else values
+    if foreign := [one for one in values if one not in ours]:
+        raise BoxError(
+            f"suite.{option} has {foreign[0]!r}; a box names those of Headstock: {', '.join(ours)}."
+        )
+    return tuple(values) if several else value
 
 
 def _expected(number: int, columns: Sequence[str], row: Any) -> dict[str, Any]:
     where = f"row {number} of expected.rows"
     if not isinstance(row, list) or len(row) != len(columns):
-        raise BoxError(f"{where} must have {len(columns)} values, one a column, got {row!r}.")
+        raise BoxError(f"{where} must have {len(columns)} values, one a column, got {_shown(row)}.")
     found = dict(zip(columns, row, strict=True))
-    percent = found.get("percent")
-    if not isinstance(percent, int | float) or not math.isfinite(percent) or "metric" not in found:
-        raise BoxError(f"{where} needs a metric and a percent: {row!r}.")
-    if "tolerance" in found:
-        found["tolerance"] = _tolerance(found["tolerance"], f"the tolerance of {where}")
-    if wrong := [name for name in found if name not in _NUMBERS and type(found[name]) is not str]:
-        raise BoxError(f"{where} must have a text as {wrong[0]}, got {found[wrong[0]]!r}.")
+    if "percent" not in found or "metric" not in found:
+        raise BoxError(f"{where} needs a metric and a percent: {_shown(row)}.")
+    for name, value in found.items():
+        if name in ("percent", "tolerance"):
+            least = 0.0 if name == "tolerance" else -_LARGEST
+            found[name] = _number(value, f"the {name} of {where}", least=least)
+        elif not isinstance(value, str):
+            raise BoxError(f"{where} must have a text as {name}, got {_shown(value)}.")
     return found
 
 
-#: Columns whose values are numbers.
-_NUMBERS = ("percent", "tolerance")
+def missing_sets(box: Box, store: FeatureStore) -> list[str]:
+    """Return the sets of a box that a store lacks."""
+    return [key for key in box.sets if not _holds(store, key)]
 
 
-def _commands(
-    table: Mapping[str, Any], name: str, *, where: str = "", writes: bool = True
-) -> tuple[tuple[str, str], ...]:
-    given, steps = table.get(name, []), []
-    if not isinstance(given, list):
-        raise BoxError(f"{where}{name} must be tables [[{where}{name}]], got {given!r}.")
-    for number, step in enumerate(given, start=1):
-        place = f"{where}{name} {number}"
-        if not isinstance(step, dict):
-            raise BoxError(f"{place} must be a table, got {step!r}.")
-        title, command = (_text(step, key, where=f"{place}: ") for key in ("title", "command"))
-        _check_command(command, place)
-        if not writes and command.split()[1:2] == ["extract"]:
-            raise BoxError(f"{place} fills the store; commands that do are [[store.make]].")
-        steps.append((title, command))
-    return tuple(steps)
-
-
-def _check_command(command: str, where: str) -> None:
-    """Raise unless a command is one that a box may run, and reads and writes where it may."""
+def _holds(store: FeatureStore, key: str) -> bool:
     try:
-        words = shlex.split(command)
-    except ValueError as err:
-        raise BoxError(f"{where} is no command: {err}: {command!r}.") from err
-    name = next((known for known in MAY_RUN if words[1:][: known.count(" ") + 1] == known.split()),
-                None)  # fmt: skip
-    if name is None or words[0] != "headstock":
-        raise BoxError(
-            f"{where} runs {command!r}. A box may run `headstock` with {', '.join(MAY_RUN)}."
-        )
-    allowed, left = MAY_RUN[name].split(), words[2 + name.count(" ") :]
-    given: set[str] = set()
-    while left:
-        word = left.pop(0)
-        if not word.startswith("-"):
-            if not (_NAME.fullmatch(word) or _is_below(word, ("OUT",))):
-                raise BoxError(
-                    f"{where} gives {word!r}; a box names things below OUT: {command!r}."
-                )
-            continue
-        if word not in allowed:
-            raise BoxError(
-                f"{where} uses {word!r}, which a box may not; `{name}` takes {', '.join(allowed)}, "
-                f"each with its value behind a blank: {command!r}."
-            )
-        given.add(word)
-        if word in _SWITCHES:
-            continue
-        value = left.pop(0) if left else ""
-        if word in _PLACES and not _is_below(value, _PLACES[word]):
-            raise BoxError(
-                f"{where} gives {word} {value!r}. A box reads and writes below "
-                f"{' and '.join(_PLACES[word])}: {command!r}."
-            )
-    if lost := [one for one in _PLACES if one in allowed and one not in given]:
-        raise BoxError(f"{where} needs {', '.join(lost)}: {command!r}.")
-
-
-def _is_below(place: str, roots: Sequence[str]) -> bool:
-    parts = place.split("/")
-    return parts[0] in roots and ".." not in parts
-
-
-def missing_sets(box: Box, place: str) -> list[str]:
-    """Return the sets of a box that a store lacks; all of them where there is no store."""
-    from featstore.store.store import open_store
-
-    try:
-        store = open_store(place)
+        store.info(key)
     except FeatstoreError:
-        return list(box.sets)
-    missing = []
-    for key in box.sets:
-        try:
-            store.info(key)
-        except FeatstoreError:
-            missing.append(key)
-    return missing
+        return False
+    return True
+
+
+def sets_of(runs: Iterable[Run]) -> dict[str, str]:
+    """Return key -> revision of all sets that runs read, sorted."""
+    found: dict[str, str] = {}
+    for data in {run.data for run in runs}:
+        found |= {
+            getattr(data, f"{role}_set"): getattr(data, f"{role}_revision")
+            for role in ("image", "name", "caption", "head", "head_name", "view")
+        }
+        found |= zip(data.layer_sets, data.layer_revisions, strict=True)
+        found |= dict(one.split("@") for one in (*data.more_heads, *data.more_images))
+    return {key: revision for key, revision in sorted(found.items()) if key}
+
+
+def check_revisions(box: Box, runs: Iterable[Run]) -> None:
+    """Raise unless what runs read at a box's address are the revisions that the box names.
+
+    Raises
+    ------
+    BoxError
+        With the sets that it does not name, or names in another revision.
+    """
+    others = [f"{k}@{own}" for k, own in sets_of(runs).items() if box.sets.get(k) != own]
+    if others:
+        raise BoxError(
+            f"Suite {box.suite} reads {listed(others, shown=3)} at {box.store}, and box {box.name} "
+            "does not name this. Ask its author for the revisions that its numbers are of."
+        )
 
 
 @dataclass(frozen=True)
@@ -414,34 +447,32 @@ class Outcome:
         return {**document, "digest": sha256_hex(canonical_json(document))}
 
 
-def compare_box(box: Box, results: Path) -> Outcome:
-    """Return the expected numbers beside those of a results folder.
+def compare_box(box: Box, results: Path, runs: Sequence[Run]) -> Outcome:
+    """Return the expected numbers beside those that runs gave, of a results folder.
 
     Raises
     ------
     NoResultsError
-        If the folder holds no result of the box's suite.
+        If the folder holds none of the runs.
     BoxError
         If a row of the box means several cells.
     """
-    try:
-        series = only_series(results, read_results(results), suite=box.suite)
-    except NoResultsError as err:
-        err.add_note(f"Box {box.name} compares results of suite {box.suite}.")
-        raise
+    rows = read_results(results).filter(pl.col("run_id").is_in({run.run_id for run in runs}))
+    if rows.is_empty():
+        raise NoResultsError(f"{results} holds no result of box {box.name}.")
     if box.expected:
-        table = whole_heads(result_table(series))
-        numbers = tuple(_number(box, row, table) for row in box.expected)
+        table = whole_heads(result_table(rows))
+        numbers = tuple(_compared(box, row, table) for row in box.expected)
     else:
-        numbers = tuple(_published(box, published_table(series)))
-    return Outcome(box, numbers, _facts(series))
+        numbers = tuple(_published(box, published_table(rows)))
+    return Outcome(box, numbers, _facts(rows, runs))
 
 
-def _number(box: Box, row: Mapping[str, Any], table: pl.DataFrame) -> Number:
+def _compared(box: Box, row: Mapping[str, Any], table: pl.DataFrame) -> Number:
     where = {k: v for k, v in row.items() if k not in ("metric", "percent", "tolerance")}
     metric = str(row["metric"])
     cell = ", ".join([*map(str, where.values()), metric])
-    known = metric in table.columns and where.keys() <= set(table.columns)
+    known = metric in metric_columns(table) and where.keys() <= set(table.columns)
     found = table.filter(pl.lit(value=True), **where) if known else table.clear()
     values = found[metric].drop_nulls() if metric in found.columns else pl.Series([])
     if len(values) > 1:
@@ -467,17 +498,13 @@ def _published(box: Box, table: pl.DataFrame) -> list[Number]:
     ]
 
 
-def _facts(series: pl.DataFrame) -> dict[str, Any]:
-    revisions: dict[str, str] = {}
-    for role in ("image", "name", "caption", "head", "head_name"):
-        pairs = series.select(f"{role}_set", f"{role}_revision").unique()
-        revisions |= {key: revision for key, revision in pairs.iter_rows() if key}
-    values = series.select("run_id", "direction", "metric", "value").sort(pl.all())
+def _facts(rows: pl.DataFrame, runs: Sequence[Run]) -> dict[str, Any]:
+    values = rows.select("run_id", "direction", "metric", "value").sort(pl.all())
     packages = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr", "torch")
     return {
-        "revisions": dict(sorted(revisions.items())),
+        "revisions": sets_of(runs),
         "results": sha256_hex(canonical_json([list(row) for row in values.iter_rows()])),
-        "code": sorted(set(series["code"])),
+        "code": sorted(set(rows["code"])),
         "versions": {"python": platform.python_version(), **versions(packages)},
         "platform": platform.platform(),
     }

@@ -10,18 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from featstore.command_line import count, json_option, print_json
-from featstore.errors import listed
+from bench.cli.main import device_option, jobs_option
+from featstore.command_line import StorePlace, StoreType, count, json_option, print_json
+from featstore.errors import UnknownSetError, listed
 
 if TYPE_CHECKING:
-    from bench.reproduction import Outcome
+    from bench.reproduction import Box, Outcome
+    from bench.runs import Run
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -95,11 +97,6 @@ class Job:
     ending : str
         What is said at the end, with OUT for the folder.
     steps : tuple of Step
-    store : str
-        What STORE stands for in the commands.
-    is_foreign : bool
-        The commands are somebody else's: nothing is said of downloads, which are not known, and a
-        model hub, or a store on it, may be reached.
     is_quiet : bool
         They run in this process, which loads the libraries once, and only the last of them prints
         its output. By default each is a process, so that its peak memory can be told.
@@ -109,16 +106,13 @@ class Job:
     duration: str
     ending: str
     steps: tuple[Step, ...]
-    store: str = ""
-    is_foreign: bool = False
     is_quiet: bool = False
 
     def commands(self, out: str) -> list[str]:
-        """Return the commands with the folder, and the store, filled in."""
-        places = {"OUT": out, "STORE": self.store}
+        """Return the commands with the folder filled in."""
         return [
             shlex.join(
-                places.get(first, first) + slash + rest
+                (out if first == "OUT" else first) + slash + rest
                 for first, slash, rest in (w.partition("/") for w in shlex.split(step.command))
             )
             for step in self.steps
@@ -130,20 +124,19 @@ class Job:
         Everything is printed on stderr if `err`.
         """
         Path(out).mkdir(parents=True, exist_ok=True)
-        if not self.is_foreign:
-            # No command may reach a model hub: what it runs comes from packages.
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        # No command may reach a model hub: what it runs comes from packages.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
         started, commands = time.monotonic(), self.commands(out)
-        said = "" if self.is_foreign else f"{_downloads()}\n"
         click.echo(
-            f"headstock {self.name}: {count(len(commands), 'step')}, {self.duration}.\n{said}"
+            f"headstock {self.name}: {count(len(commands), 'step')}, {self.duration}.\n"
+            f"{_downloads()}\n"
             f"Everything is written to {out}; what is finished there is used again.",
             err=err,
         )
         for number, (step, command) in enumerate(zip(self.steps, commands, strict=True), start=1):
             click.echo(f"\n[{number}/{len(commands)}] {step.title}", err=err)
             if self.is_quiet:
-                code, cost = run_here(command, is_shown=number == len(commands))
+                code, cost = run_here(command, is_shown=number == len(commands) and not err)
             else:
                 click.echo(f"$ {command}", err=err)
                 code, cost = run_step(command, err=err)
@@ -302,25 +295,38 @@ def try_command(out: str, dry_run: bool, as_json: bool) -> int:
     return _answer(TRY, out, dry_run=dry_run, as_json=as_json)
 
 
+#: What makes the sets of the box `demo`: the first steps of `headstock demo`, with the same files.
+SETS = Job(
+    "reproduce demo",
+    "about a minute on two idle cores",
+    "",
+    _extraction(images=" --thumbnails", texts=" --kind caption"),
+    is_quiet=True,
+)
+
+
 @click.command(
     "reproduce",
     epilog="\b\nExample:"
-    "\n  headstock reproduce demo"
-    "\n  headstock reproduce demo --out build/demo"
-    "\n  headstock reproduce demo --dry-run",
+    "\n  headstock reproduce demo --jobs 2"
+    "\n  headstock reproduce demo --out build/demo",
 )
 @click.argument("box", metavar="NAME|FILE|ADDRESS")
 @click.option(
     "-o",
     "--out",
+    type=click.Path(path_type=Path, file_okay=False),
     default=None,
     help="Write everything into this folder, and use finished work in it again [default: "
     "build/reproduce/NAME].",
 )
 @click.option(
-    "--store", default=None, help="Read the sets from this store, a folder or an address."
+    "--store",
+    type=StoreType(),
+    metavar="STORE",
+    default=None,
+    help="Read the sets from this store, a folder or an address, whatever the box names.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the commands, and run none of them.")
 @click.option(
     "--record",
     default="",
@@ -328,43 +334,44 @@ def try_command(out: str, dry_run: bool, as_json: bool) -> int:
     help="Run nothing, and print these comma-separated metrics of the results in --out as the "
     "expected numbers of a box.",
 )
+@jobs_option
+@device_option
 @json_option
 def reproduce_command(
-    box: str, out: str | None, store: str | None, dry_run: bool, record: str, as_json: bool
+    box: str,
+    out: Path | None,
+    store: StorePlace | None,
+    record: str,
+    jobs: int,
+    device: str,
+    as_json: bool,
 ) -> int:
     """Repeat a study, and compare its numbers with those that are expected.
 
     NAME is demo or paper; FILE or ADDRESS is a TOML file that somebody wrote (docs/reproduce.md).
-    Sets that the store lacks are made first. Every number is printed beside the expected one, and
-    all of them go into OUT/certificate.json, with the revisions of the sets and the versions of
-    the packages. The exit code is 1 where a number is missing or outside its tolerance.
+    It holds data alone, so it can be read from anywhere: what runs, and where it writes, is chosen
+    here. The sets of demo are made in OUT/store; those of others must be in the store. Every number
+    is printed beside the expected one, and all of them go into OUT/certificate.json, with the
+    revisions of the sets and the versions of the packages. The exit code is 1 where a number is
+    missing or outside its tolerance.
     """
-    from bench.errors import BoxError
-    from bench.reproduction import compare_box, expected_table, missing_sets, read_box
+    from bench.cli.run import Execution
+    from bench.reproduction import compare_box, expected_table, read_box
     from featstore.store.files import json_bytes, write_file
 
     found = read_box(box)
-    out = out or f"build/reproduce/{found.name}"
-    results = Path(out) / "results"
+    out = out or Path("build/reproduce") / found.name
+    results = out / "results"
     if record:
         click.echo(expected_table(results, suite=found.suite, metrics=record.split(",")), nl=False)
         return 0
-    place = store or found.place(out)
-    missing = missing_sets(found, place)
-    steps = tuple(Step(*step) for step in (*(found.make if missing else ()), *found.run))
-    job = Job(f"reproduce {box}", found.duration, "", steps, store=place, is_foreign=True)
-    if dry_run:
-        return _answer(job, out, dry_run=True, as_json=as_json)
-    if missing and (store or not found.make):
-        advice = found.lacking.replace("STORE", place).replace("OUT", out)
-        raise BoxError(
-            f"{place} lacks {count(len(missing), 'set')} that {found.name} reads: "
-            f"{listed(missing, shown=6)}. {advice}".strip()
-        )
-    if code := job.run(out, err=as_json):
+    if box == "demo" and store is None and (code := _make_sets(found, out)):
         return code
-    outcome = compare_box(found, results)
-    write_file(Path(out) / "certificate.json", [json_bytes(outcome.certificate())])
+    place = store or found.store or out / "store"
+    runs = _planned(found, place)
+    Execution(place, results, jobs, "local", False, as_json, device).make(found.suite, runs)
+    outcome = compare_box(found, results, runs)
+    write_file(out / "certificate.json", [json_bytes(outcome.certificate())])
     if as_json:
         print_json(outcome.certificate())
     else:
@@ -372,11 +379,45 @@ def reproduce_command(
     return 0 if outcome.holds else 1
 
 
+def _make_sets(box: Box, out: Path) -> int:
+    """Make the sets of the demo in OUT/store, unless it has them; return an exit code."""
+    from bench.reproduction import missing_sets
+    from featstore.store.store import open_store
+
+    with suppress(UnknownSetError):  # there is no store yet
+        if not missing_sets(box, open_store(out / "store")):
+            return 0
+    return SETS.run(str(out), err=True)
+
+
+def _planned(box: Box, place: StorePlace) -> list[Run]:
+    """Return the runs of a box on a store that has its sets."""
+    from bench.errors import BoxError
+    from bench.reproduction import check_revisions, missing_sets
+    from featstore.store.store import open_store
+
+    store = open_store(place)
+    if missing := missing_sets(box, store):
+        raise BoxError(
+            f"{place} lacks {count(len(missing), 'set')} that {box.name} reads: "
+            f"{listed(missing, shown=6)}. Make them, or name the store that has them: --store."
+        )
+    runs = box.runs(store)
+    if place == box.store:
+        check_revisions(box, runs)
+    if not runs:
+        raise BoxError(
+            f"{place} holds no sets of suite {box.suite!r} that fit together. `bench run --suite "
+            f"{box.suite} --store {place} -o OUT --dry-run` says what it lacks."
+        )
+    return runs
+
+
 #: Numbers that are printed; all are in the certificate.
 _SHOWN = 15
 
 
-def _print_outcome(outcome: Outcome, out: str) -> None:
+def _print_outcome(outcome: Outcome, out: Path) -> None:
     """Print ours beside what is expected, what is off first."""
     from featstore.terminal import TextTable
 

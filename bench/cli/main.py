@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from featstore.cli.options import KEY
-from featstore.command_line import CommandGroup, entry_point
+from featstore.command_line import CommandGroup, StoreType, entry_point
 from featstore.errors import FeatstoreError
 from featstore.options import parts_of
 
@@ -279,10 +280,11 @@ def lists_of(given: dict[str, Any], *parts: str) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def typed_command() -> str:
-    """Return the command line that does this again: every option that was given.
+def recorded_command() -> str:
+    """Return the command line that does this again, without a path or an address.
 
-    An environment that has a store counts as given: another may have another.
+    The store is STORE, the results are OUT; of other options a value that may be a path is the name
+    of its option, too. An environment that has a store counts as given: another may have another.
     """
     context = click.get_current_context()
     words = context.command_path.split()
@@ -294,18 +296,27 @@ def typed_command() -> str:
             continue
         if name in ("as_json", "dry_run"):
             continue
-        if isinstance(option, click.Argument):
-            words.append(str(value))
-            continue
-        name = max(option.opts, key=len)
+        flag = [] if isinstance(option, click.Argument) else [max(option.opts, key=len)]
         if isinstance(option.type, Values):
             value = option.type.typed(value)
         if value is False:
             words += option.secondary_opts[:1]
             continue
         for one in value if isinstance(value, tuple) else (value,):
-            words += [name] if one is True else [name, str(one)]
+            words += flag if one is True else [*flag, _recorded(option, str(one))]
     return shlex.join(words)
+
+
+def _recorded(option: click.Parameter, value: str) -> str:
+    """Return what is recorded of a value: itself, or a name where it may be a path."""
+    is_place = isinstance(option.type, click.Path | StoreType)
+    # Names of sets have slashes, too, and neither begin with one nor hold a drive or a scheme.
+    shape = _KEY if option.type is KEY else _WORDS
+    return (option.name or "").upper() if is_place or not shape.fullmatch(value) else value
+
+
+_WORDS = re.compile(r"[\w.,:@=+ -]*")
+_KEY = re.compile(r"[\w.+@-]+(/[\w.:+@-]+){0,2}")
 
 
 def seeds_option(default: str) -> Callable[[_Function], _Function]:

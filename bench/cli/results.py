@@ -16,7 +16,6 @@ from bench.cli.main import (
     print_form,
     results_argument,
     suite_option,
-    typed_command,
     words_of,
 )
 from featstore.cli.progress import ProgressBar, age
@@ -453,22 +452,10 @@ def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
     "those of most runs].",
 )
 @click.option(
-    "--slide",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    help="Also save the first screen as a PNG of 1920 × 1080 pixels.",
-)
-@click.option(
     "--paper",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
     help="Also save every figure as PDF, 3.25 and 6.75 inches wide, and the captions, here.",
-)
-@click.option(
-    "--atlas",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    help="Also save images, names and head rows as Parquet for embedding-atlas.",
 )
 @json_option
 def report_command(
@@ -477,9 +464,7 @@ def report_command(
     out: Path,
     suite: str | None,
     images: str | None,
-    slide: Path | None,
     paper: Path | None,
-    atlas: Path | None,
     as_json: bool,
 ) -> None:
     """Draw the report of a results folder.
@@ -492,9 +477,8 @@ def report_command(
         from bench.report.page import write_report
 
         written = write_report(
-            results, store=store, out=out, suite=suite, images=images, slide=slide,
-            paper=paper, atlas=atlas, command=typed_command(),
-        )  # fmt: skip
+            results, store=store, out=out, suite=suite, images=images, paper=paper
+        )
     size = out.stat().st_size
     if as_json:
         print_json(
@@ -538,12 +522,6 @@ def report_command(
 )
 @click.option("--note", default="", help="Say this about the entry, in one line.")
 @click.option("--link", default="", help="Link the entry to this http(s) address.")
-@click.option(
-    "--command",
-    "typed",
-    default=None,
-    help="State this command to reproduce the entry [default: what was typed to make RESULTS].",
-)
 @json_option
 def submit_command(
     choice: str,
@@ -553,7 +531,6 @@ def submit_command(
     metric: str | None,
     note: str,
     link: str,
-    typed: str | None,
     as_json: bool,
 ) -> None:
     """Pack one result into a file for a leaderboard.
@@ -566,10 +543,7 @@ def submit_command(
     from featstore.store.files import json_bytes, write_file
 
     with ProgressBar(f"submission {out}"):
-        found = pack(
-            choice, name=name, direction=direction, metric=metric, note=note, link=link,
-            command=typed,
-        )  # fmt: skip
+        found = pack(choice, name=name, direction=direction, metric=metric, note=note, link=link)
         check(found.document)
     write_file(out, [json_bytes(found.document)])
     facts = {

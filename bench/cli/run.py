@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,10 +22,10 @@ from bench.cli.main import (
     lists_of,
     out_option,
     print_form,
+    recorded_command,
     run_options,
     seeds_option,
     set_options,
-    typed_command,
     values_of,
 )
 from bench.suites.single import SCORED, SWEEP, SetNames
@@ -80,28 +80,42 @@ class Execution:
     weights: str | None = None
 
     def run(self, suite: str, runs: Sequence[Run]) -> None:
-        """Run what is not finished, record the session, and print what was done."""
-        import platform
+        """Make what is not finished, or with `dry_run` plan it, and print what was done."""
+        if self.dry_run:
+            plan = self._planned(suite, runs)
+            if self.as_json:
+                print_json(plan)
+            else:
+                click.echo(f"{_summary(suite, plan)}.")
+            return
+        session = self.make(suite, runs)
+        if self.as_json:
+            print_json({"results": str(self.out), "store": str(self.store), **session})
+        else:
+            click.echo(
+                f"{suite}: {session['reused']:,} reused, {count(session['new'], 'new run')} of "
+                f"{count(session['fits'], 'fit')} in {duration(session['seconds'])}; results are "
+                f"in {self.out}"
+            )
 
-        from bench.execution import run_all
-        from bench.results import finished, read_sessions, versions, write_session
+    def _planned(self, suite: str, runs: Sequence[Run]) -> dict[str, int]:
+        from bench.results import finished
 
         with ProgressBar(suite, doing="looking at finished runs"):
             have = finished(self.out)
             new = [run for run in runs if run.run_id not in have]
-        plan = {"runs": len(runs), "reused": len(runs) - len(new), "new": len(new)}
-        plan["fits"] = len({run.fit_key for run in new})
-        summary = (
-            f"{suite}: {plan['runs']:,} runs, {plan['reused']:,} finished, {plan['new']:,} new in "
-            f"{count(plan['fits'], 'fit')}"
-        )
-        if self.dry_run:
-            if self.as_json:
-                print_json(plan)
-            else:
-                click.echo(f"{summary}.")
-            return
-        click.echo(summary, err=True)
+        fits = len({run.fit_key for run in new})
+        return {"runs": len(runs), "reused": len(runs) - len(new), "new": len(new), "fits": fits}
+
+    def make(self, suite: str, runs: Sequence[Run]) -> dict[str, Any]:
+        """Make what is not finished, and return what is recorded of it as a session."""
+        import platform
+
+        from bench.execution import run_all
+        from bench.results import read_sessions, versions, write_session
+
+        plan = self._planned(suite, runs)
+        click.echo(_summary(suite, plan), err=True)
         recorded: set[Any] = set()
         # One that is damaged stops no run.
         with suppress(FeatstoreError, AttributeError, TypeError):
@@ -113,15 +127,15 @@ class Execution:
                 weights=self.weights, device=self.device, on_done=lambda _: bar.advance(),
             )  # fmt: skip
         session = {
-            "command": typed_command(),
+            "command": recorded_command(),
             "started": started,
             "seconds": done.seconds,
             "jobs": self.jobs,
             "engine": self.engine,
             "suite": suite,
-            "store": str(self.store),
             "new": done.new,
             "reused": done.reused,
+            "fits": done.fits,
             "versions": {"python": platform.python_version(), **versions(_PACKAGES)},
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
@@ -130,13 +144,14 @@ class Execution:
         if done.new or session["command"] not in recorded:
             name = f"{started.replace(':', '').replace('-', '')}-{os.getpid()}"
             write_session(self.out, name, session)
-        if self.as_json:
-            print_json({"results": str(self.out), **session})
-        else:
-            click.echo(
-                f"{suite}: {done.reused:,} reused, {count(done.new, 'new run')} of "
-                f"{count(done.fits, 'fit')} in {duration(done.seconds)}; results are in {self.out}"
-            )
+        return session
+
+
+def _summary(suite: str, plan: Mapping[str, int]) -> str:
+    return (
+        f"{suite}: {plan['runs']:,} runs, {plan['reused']:,} finished, {plan['new']:,} new in "
+        f"{count(plan['fits'], 'fit')}"
+    )
 
 
 _ROWS = {
@@ -250,7 +265,7 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     import tempfile
 
     from bench.errors import ProtocolError
-    from bench.suites.registry import suite_named, with_lists
+    from bench.suites.registry import suite_named, suite_runs
     from bench.suites.single import check_settings
     from featstore.store.gc import make_store
     from featstore.store.store import open_store
@@ -276,7 +291,7 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
                 make_store(folder)
             opened = open_store(folder)
             missing = chosen.lacking(opened, place) if chosen.lacking else []
-            runs = with_lists(chosen.runs(opened, limit=limit, **named, **data), lists)
+            runs = suite_runs(suite, opened, lists=lists, limit=limit, **named, **data)
         if missing and not given["as_json"]:
             _print_lacking(place or folder, missing, every=given["dry_run"])
         if not runs and not given["dry_run"]:
@@ -404,7 +419,7 @@ task_option = click.option(
 @task_option
 @click.option("--unseen-only", is_flag=True,
               help="Score only classes that the head's label set lacks (zero_shot).")  # fmt: skip
-@click.option("--weights", default=None,
+@click.option("--weights", type=click.Path(), default=None,
               help="Load the weights of the text tower, through which coop and cocoop learn "
                    "prompts, from here, as in featstore extract [default: the hub].")  # fmt: skip
 @jobs_option

@@ -10,9 +10,8 @@ import base64
 import hashlib
 import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from bench.comparisons import bold_cells, compare
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
-from bench.report.atlas import atlas_file
 from bench.report.curves import mixing_figure, pairs_figure
 from bench.report.figures import (
     controls_figure,
@@ -41,7 +39,7 @@ from bench.report.figures import (
 )
 from bench.report.gallery import Words, gallery, read_words, shown_text
 from bench.report.grids import Grid, choice_rows, gain_rows, grids
-from bench.report.screen import PREVIEW, Slide, first_screen
+from bench.report.screen import Screen, first_screen
 from bench.report.theme import Figure, css_variables
 from bench.report.verdict import Verdict, verdict
 from bench.results import CHOSEN, read_results, read_sessions, versions
@@ -289,10 +287,7 @@ def write_report(
     out: Path | str,
     suite: str | None = None,
     images: str | None = None,
-    slide: Path | str | None = None,
     paper: Path | str | None = None,
-    atlas: Path | str | None = None,
-    command: str = "",
 ) -> Written:
     """Write the report of a results folder.
 
@@ -308,14 +303,8 @@ def write_report(
         Which suite, if the folder holds several.
     images : str, optional
         Which set of images, if the suite scored several; see `bench.report.page`.
-    slide : Path, optional
-        Also write the first screen there, as a PNG of 1920 × 1080 pixels.
     paper : Path, optional
         Folder that also gets every figure as PDF in two widths, and the captions.
-    atlas : Path, optional
-        Parquet file for embedding-atlas to write, too; see `bench.report.atlas`.
-    command : str
-        What was typed to get this report; shown in it.
 
     Raises
     ------
@@ -341,18 +330,13 @@ def write_report(
     rows = only_series(results, read_results(results), suite=suite)
     opened = open_store(store)
     folder = out.parent / f"{out.stem}_files"
-    page = build_page(results, rows, opened, images=images, command=command, files=folder.name)
+    page = build_page(results, rows, opened, images=images, files=folder.name)
     # All is drawn before any of it is written: what fails leaves the old page and its figures.
     files = {
         folder / f"{figure.name}{ending}": content
         for figure in page.figures
         for ending, content in figure.files().items()
     }
-    files[folder / PREVIEW] = page.slide.preview()
-    if slide is not None:
-        files[Path(slide)] = page.slide.slide()
-    if atlas is not None:
-        files[Path(atlas)] = page.atlas()
     if paper is not None:
         drawn = paper_files(page.figures)
         files |= {Path(paper, name): content for name, content in drawn.items()}
@@ -362,7 +346,7 @@ def write_report(
     for path in folder.iterdir():
         if path not in files and _OF_FIGURES.fullmatch(path.name):
             path.unlink(missing_ok=True)
-    return Written(out, tuple(files), page.slide.screen.finding if page.verdict else "")
+    return Written(out, tuple(files), page.screen.finding if page.verdict else "")
 
 
 @dataclass(frozen=True)
@@ -374,16 +358,13 @@ class Page:
     html : str
     figures : tuple of Figure
     verdict : Verdict, optional
-    slide : Slide
-    atlas : callable
-        Returns the Parquet file of `bench.report.atlas`.
+    screen : Screen
     """
 
     html: str
     figures: tuple[Figure, ...]
     verdict: Verdict | None
-    slide: Slide
-    atlas: Callable[[], bytes]
+    screen: Screen
 
 
 def build_page(
@@ -392,7 +373,6 @@ def build_page(
     store: FeatureStore,
     *,
     images: str | None = None,
-    command: str,
     files: str = "report_files",
 ) -> Page:
     """Return the page for these result rows.
@@ -406,7 +386,6 @@ def build_page(
     store : FeatureStore
     images : str, optional
         Which set of images, if there are several.
-    command : str
     files : str
         Name of the folder beside the page that the figures' files go into.
     """
@@ -456,11 +435,9 @@ def build_page(
         "examples": _examples(seen, words),
         "no_geometry": alone is not None and seen is None,
         "screen": screen,
-        "preview": PREVIEW,
         "gallery": looked,
         "doses": dose_lines(doses),
         "lines": result_lines(table),
-        "command": command,
         **_tables(METHOD if found is None else found.method, table, comparisons, figures, health),
         **_provenance(root, rows, first),
     }
@@ -470,9 +447,7 @@ def build_page(
             f"The page would have {len(html) / 2**20:.1f} MiB; at most "
             f"{MAX_PAGE_BYTES / 2**20:.0f} are written. Extract smaller thumbnails."
         )
-    drawn = next((figure for figure in figures if figure.kind == "headline"), None)
-    slide = Slide(screen, drawn, () if looked is None else looked.strip)
-    return Page(html, tuple(figures), found, slide, partial(atlas_file, store, alone, words))
+    return Page(html, tuple(figures), found, screen)
 
 
 def _tables(
@@ -512,6 +487,7 @@ def _provenance(root: Path, rows: pl.DataFrame, first: dict[str, Any]) -> dict[s
         "sets": _sets(first),
         "facts": _facts(rows, first),
         "sessions": read_sessions(root),
+        "suite": str(first["suite"]),
     }
 
 

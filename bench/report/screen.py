@@ -1,7 +1,6 @@
 """The first screen of a report: what was found, in words that a reader can quote, and five doubts.
 
-Every sentence follows from the verdict and its numbers. The slide and the preview are the same
-screen as a picture.
+Every sentence follows from the verdict and its numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from html import escape
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -36,8 +34,8 @@ from bench.comparisons import (
 from bench.metrics.summary import METRICS
 from bench.options import FewShot
 from bench.protocol import FRESH_SPLITS
-from bench.report.gallery import Card, Words, shown_text
-from bench.report.theme import INKS, Figure, capital, measured, png_bytes, shortened
+from bench.report.gallery import Words, shown_text
+from bench.report.theme import capital
 from bench.report.verdict import (
     LEVEL,
     Verdict,
@@ -49,12 +47,6 @@ from bench.report.verdict import (
 from bench.statistics import ENOUGH_DRAWS, LARGEST_OVERLAP, DrawSums, proportion_interval
 from bench.tables import BY_NAME, interval_text, p_text, pairs_text, signed_text, value_text
 from featstore.store.store import FeatureStore
-
-#: The picture of a page that sites show beside a link to it.
-PREVIEW = "preview.png"
-
-#: What XML cannot hold.
-_NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 #: How the note of a dataset begins whose images were looked at when settings were chosen.
 DEVELOPMENT = "Development set"
@@ -143,11 +135,6 @@ class Doubt:
     answer: str
     detail: str = ""
     settled: bool = False
-
-    @property
-    def short(self) -> str:
-        """The first clause of the answer."""
-        return f"{re.split(r'[:.](?: |$)', self.answer)[0]}."
 
 
 @dataclass(frozen=True)
@@ -611,171 +598,3 @@ def _limit(row: Mapping[str, Any]) -> str:
     if row["n_seeds"] < ENOUGH_DRAWS:
         return f"Undecided, there are too few draws ({row['n_seeds']} of {ENOUGH_DRAWS})"
     return ""
-
-
-@dataclass(frozen=True)
-class Slide:
-    """The first screen as a picture.
-
-    Attributes
-    ----------
-    screen : Screen
-    figure : Figure, optional
-        Beside the doubts.
-    strip : sequence of Card
-    """
-
-    screen: Screen
-    figure: Figure | None = None
-    strip: Sequence[Card] = ()
-
-    def slide(self) -> bytes:
-        """Return a PNG of 1920 × 1080 pixels, with all that is on the first screen."""
-        paper = _Paper(1920, 1080, 90)
-        y = self._top(paper, 60, 26) + 8
-        y = paper.flow([(self.screen.dek, "muted", False)], 90, y, 25, 1740, most=2) + 34
-        self._figure(paper, 90, y, 1000, 21, 870)
-        top, first = y, len(paper.parts)
-        for doubt in self.screen.doubts:
-            y = paper.doubt(doubt, 1160, y, 22, 670, doubt.answer)
-            y = paper.flow([(doubt.detail, "muted", False)], 1196, y, 17, 634, most=2) + 11
-        paper.shrink(first, 1160, top, y, 870)
-        for place, card in enumerate(self.strip):
-            paper.card(card, 90 + 252 * place, 890, 104)
-        return paper.png()
-
-    def preview(self) -> bytes:
-        """Return a PNG of 1200 × 630 pixels, as sites show beside a link."""
-        paper = _Paper(1200, 630, 56)
-        y = self._top(paper, 44, 20) + 30
-        self._figure(paper, 56, y, 660, 15, 610)
-        for doubt in self.screen.doubts:
-            y = paper.doubt(doubt, 760, y, 21, 384, doubt.short) + 14
-        return paper.png()
-
-    def _top(self, paper: _Paper, size: float, small: float) -> float:
-        """Write the header and the headline; return where they end."""
-        width = paper.width - 2 * paper.margin
-        y = paper.flow(
-            [(self.screen.title, "muted", False)], paper.margin, 0.6 * paper.margin, small, width,
-            most=1,
-        ) + 0.5 * small  # fmt: skip
-        sentences = [[(text, role, True) for text, role in part] for part in self.screen.headline]
-        longest = max(measured("".join(text for text, *_ in one), bold=True) for one in sentences)
-        # On one line, where that takes no more than a fifth off its size.
-        if width < longest * size <= 1.25 * width:
-            size = width / longest
-        for one in sentences:
-            y = paper.flow(one, paper.margin, y, size, width, most=3, leading=1.2, serif=True)
-        return y
-
-    def _figure(
-        self, paper: _Paper, x: float, y: float, width: float, size: float, end: float
-    ) -> None:
-        """Draw the figure with its words, no lower than `end`."""
-        if self.figure is not None:
-            y = paper.flow([(self.figure.title, "ink", True)], x, y, 1.1 * size, width, most=2)
-            y = paper.flow([(self.figure.subtitle, "muted", False)], x, y, size, width, most=2)
-            inside, height = self.figure.part(width, size)
-            paper.parts.append(f'<g transform="translate({x:.0f} {y + 12:.1f})">{inside}</g>')
-            paper.shrink(-1, x, y + 12, y + 12 + height, end)
-
-
-class _Paper:
-    """What is written on a picture."""
-
-    def __init__(self, width: int, height: int, margin: int) -> None:
-        self.width, self.height, self.margin = width, height, margin
-        self.parts: list[str] = []
-
-    def flow(
-        self,
-        parts: Sequence[tuple[str, str, bool]],
-        x: float,
-        y: float,
-        size: float,
-        width: float,
-        *,
-        most: int,
-        leading: float = 1.32,
-        serif: bool = False,
-        struck: bool = False,
-    ) -> float:
-        """Write a text below y, of parts (text, role, bold) in at most so many lines.
-
-        What does not fit is cut with an ellipsis. Returns where the text ends.
-        """
-        lines: list[list[tuple[str, str, bool]]] = [[]]
-        used, room = 0.0, width / size
-        family = "DejaVu Serif" if serif else "DejaVu Sans"
-        words = [
-            (word, role, bold)
-            for text, role, bold in parts
-            for word in re.findall(r" ?[^ ]+ ?", text.replace("`", "").replace(" %", "\xa0%"))
-        ]
-        for word, role, bold in words:
-            wide = measured(word.strip(" "), bold=bold)
-            if lines[-1] and used + wide > room and len(lines) < most:
-                lines.append([])
-                used = 0.0
-            whole = used + wide <= room
-            short = (room - used) / (1.12 if bold else 1.0)
-            lines[-1].append((word if whole else shortened(word.strip(" "), short), role, bold))
-            used += measured(lines[-1][-1][0], bold=bold)
-            if not whole and len(lines) == most:
-                break
-        for line in filter(None, lines):
-            y += leading * size
-            spans = "".join(
-                f'<tspan fill="{INKS[role or "ink"].light}" font-weight="{700 if bold else 400}">'
-                f"{escape(_NO_XML.sub('', text))}</tspan>"
-                for text, role, bold in line
-            )
-            through = ' text-decoration="line-through"' if struck else ""
-            self.parts.append(
-                f'<text x="{x:.1f}" y="{y - 0.25 * leading * size:.1f}" font-size="{size:g}" '
-                f'font-family="{family}" xml:space="preserve"{through}>'
-                f"{spans}</text>"
-            )
-        return y
-
-    def shrink(self, first: int, x: float, top: float, bottom: float, end: float) -> None:
-        """Scale what was written from a part on, from `top` to `bottom`, to end at `end`."""
-        if bottom > end:
-            scale = (end - top) / (bottom - top)
-            whole = "".join(self.parts[first:])
-            moved = (
-                f"translate({x:.0f} {top:.1f}) scale({scale:.4f}) translate({-x:.0f} {-top:.1f})"
-            )
-            self.parts[first:] = [f'<g transform="{moved}">{whole}</g>']
-
-    def doubt(
-        self, doubt: Doubt, x: float, y: float, size: float, width: float, answer: str = ""
-    ) -> float:
-        """Write a doubt with its mark, and the answer to it; return where it ends."""
-        mark = ("✓", "conse", True) if doubt.settled else ("!", "random", True)
-        self.flow([mark], x, y, size, 2 * size, most=1)
-        question = [(f"{doubt.question} ", "ink", True), (answer, "ink", False)]
-        return self.flow(question, x + 1.65 * size, y, size, width - 1.65 * size, most=3)
-
-    def card(self, card: Card, x: float, y: float, size: float) -> None:
-        """Draw an image with its name, and what it was named instead."""
-        role = "rule" if card.hit else "random"
-        self.parts.append(
-            f'<rect x="{x}" y="{y}" width="{size}" height="{size}" rx="8" fill="#ffffff" '
-            f'stroke="{INKS[role].light}" stroke-width="2"/><image x="{x + 4}" y="{y + 4}" '
-            f'width="{size - 8}" height="{size - 8}" href="{escape(card.image)}"/>'
-        )
-        name = shortened(card.text, 11.5)
-        tick = [(" ✓", "conse", True)] if card.hit else []
-        y = self.flow([(name, "ink", False), *tick], x, y + size + 4, 19, 236, most=1)
-        if not card.hit:
-            wrong = [(card.answers[0].text, "random", False)]
-            self.flow(wrong, x, y, 19, 220, most=1, struck=True)
-
-    def png(self) -> bytes:
-        """Return the picture."""
-        size = f'width="{self.width}" height="{self.height}"'
-        ground = f'<rect {size} fill="{INKS["paper"].light}"/>'
-        names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        return png_bytes(f"<svg {names} {size}>{ground}{''.join(self.parts)}</svg>", zoom=1.0)

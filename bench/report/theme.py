@@ -177,13 +177,6 @@ class Figure:
             self.draw(sheet)
             return sheet.pdf()
 
-    def part(self, width: float, text: float) -> tuple[str, float]:
-        """Return the drawing as part of another SVG, in the light palette, and its height."""
-        body, (_, height) = _plain(self._drawn(width, text))
-        for ink in INKS.values():
-            body = body.replace(ink.placeholder, ink.light)
-        return body[body.index(">") + 1 : body.rindex("</svg>")], height
-
     @cached_property
     def _wide(self) -> str:
         return self._drawn(self.width, TEXT)

@@ -133,6 +133,30 @@ def suite_named(name: str) -> Suite:
     return lookup(SUITES, name, what="suite", error=UnknownSuiteError)
 
 
+def suite_runs(
+    name: str, store: FeatureStore, *, lists: Lists | None = None, **options: Any
+) -> list[Run]:
+    """Return the runs of a suite on a store.
+
+    Parameters
+    ----------
+    name : str
+    store : FeatureStore
+    lists : mapping, optional
+        As of `with_lists`.
+    **options
+        ``limit``, ``methods``, ``sources``, and what the suite `takes` beside them.
+
+    Raises
+    ------
+    UnknownSuiteError
+        If there is no suite of this name.
+    ProtocolError
+        If the store lacks what it needs, or as of `with_lists`.
+    """
+    return with_lists(suite_named(name).runs(store, **options), lists or {})
+
+
 def with_lists(runs: Sequence[Run], lists: Lists) -> list[Run]:
     """Return the runs of a suite with other prompts and settings than its own.
 

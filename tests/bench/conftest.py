@@ -79,6 +79,4 @@ def nasty(smoke_results, smoke_store):
             "bench.report.page.read_words",
             lambda *_: Words(Everything(), classes, dict.fromkeys(classes, picture)),
         )
-        return build_page(
-            smoke_results, rows, open_store(smoke_store), command="bench <report> & co"
-        )
+        return build_page(smoke_results, rows, open_store(smoke_store))

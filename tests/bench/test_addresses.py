@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 
 from bench import Run, read_ranks, read_results
 from bench.cli.main import cli
-from bench.results import files_of, ranks_path, run_path
+from bench.results import files_of, ranks_path, read_sessions, run_path
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.share.copy import copy_sets
@@ -67,6 +67,9 @@ def test_a_suite_runs_from_an_address_to_its_table(
     # Ids are of what is read, not of where it lies.
     assert (facts["reused"], facts["new"]) == (len(runs) - len(again), len(again))
     assert facts["store"] == address
+    (session,) = read_sessions(results)
+    assert session["command"] == "bench run --suite smoke --store STORE --out OUT"
+    assert address not in json.dumps(session)
     found, local = (read_results(root).filter(pl.col("run_id").is_in(again))
                     for root in (results, smoke_results))  # fmt: skip
     assert_frame_equal(found.drop(TIMES), local.drop(TIMES))

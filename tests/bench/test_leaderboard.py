@@ -3,11 +3,12 @@
 import copy
 import json
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench import leaderboard
@@ -182,7 +183,7 @@ DAMAGE = {
     "'clusters' is a required": lambda d: resealed({k: v for k, v in d.items() if k != "clusters"}),
     "at revisions": lambda d: resealed({**d, "revisions": {"a/b/c": "short"}}),
     "at name": lambda d: resealed({**d, "name": "two\nlines"}),
-    "U+202E": lambda d: resealed({**d, "commands": ["a \u202eb"]}),
+    "U+202E": lambda d: resealed({**d, "code": "a \u202eb"}),
     "U+000A": lambda d: resealed({**d, "name": "A\n"}),
     "is no date": lambda d: resealed({**d, "finished": "2026-99-99T00:00:00Z"}),
     "in the future": lambda d: resealed({**d, "finished": "9999-01-01T00:00:00Z"}),
@@ -191,6 +192,24 @@ DAMAGE = {
         {**d, "board": {**d["board"], "metric": "median_rank"}}
     ),
     "at draws.0.count": lambda d: _draw(d, count=lambda v: [10**30, *v[1:]]),
+    # JSON Schema takes these for an integer, and for numbers.
+    "at draws.0.cluster.0: 0.0": lambda d: _draw(d, cluster=lambda v: [0.0, *v[1:]]),
+    "at draws.0.seed: 0.0": lambda d: _draw(d, seed=float),
+    "at board.metric_version": lambda d: resealed(
+        {**d, "board": {**d["board"], "metric_version": 1.0}}
+    ),
+    "at board.gallery: 999": lambda d: resealed(
+        {**d, "board": {**d["board"], "gallery": int("9" * 400)}}
+    ),
+    "at pool: 999": lambda d: resealed({**d, "pool": int("9" * 400)}),
+    "at entry.settings.x: 999": lambda d: resealed(
+        {**d, "entry": {**d["entry"], "settings": {"x": int("9" * 400)}}}
+    ),
+    "Additional properties are not allowed ('commands'": lambda d: resealed(
+        {**d, "commands": ["rm -rf /"]}
+    ),
+    "sums": lambda d: resealed({**d, "clusters": [f"{i:06}" for i in range(100_000)],
+                                "draws": d["draws"] * 30}),
     "at entry.settings": lambda d: resealed(
         {**d, "entry": {**d["entry"], "settings": {"x": "a" * 3_300_000}}}
     ),
@@ -278,3 +297,78 @@ def test_the_page_refuses_to_be_too_large(sent, monkeypatch):
 def test_the_schema_is_what_is_written(sent):
     for one in sent:
         check(one.document)
+
+
+def _sparse(like, name, n_draws, clusters):
+    """A small submission: draws of one cluster each, beside many clusters that have no query."""
+    document = copy.deepcopy(dict(like.document))
+    document |= {"name": name, "clusters": clusters, "finished": "2026-01-02T03:04:05Z"}
+    document["draws"] = [
+        {"seed": seed, "queries": f"{seed:016x}", "cluster": [seed], "count": [10], "total": [9]}
+        for seed in range(n_draws)
+    ]
+    document["board"]["queries"] = f"{0:016x}"
+    return Submission(resealed(document))
+
+
+def test_what_a_small_file_unpacks_to_is_bounded(sent):
+    """Draws times clusters: 1.3 MB were once 8.8 GB. A name of 300 signs makes no other longer."""
+    names = [f"{i:06}" for i in range(70_000)]
+    with pytest.raises(SubmissionError, match=r"1,000 draws of 70,000 clusters are more than"):
+        check(_sparse(sent[0], "a", 1000, names).document)
+    pair = [
+        _sparse(sent[0], "a", 41, [*names, *(f"a{i:06}" for i in range(30_000))]),
+        _sparse(sent[0], "b", 41, [*names, *(f"b{i:06}" for i in range(29_999)), "z" * 300]),
+    ]
+    for one in pair:
+        check(one.document)
+    with pytest.raises(SubmissionError, match=r"'a' and '[ab]' cannot be on one board: 41 draws"):
+        boards(pair)
+    most = [_sparse(sent[0], name, 41, [*names[:-1], "z" * 300]) for name in "ab"]
+    tracemalloc.start()
+    try:
+        (board,) = boards(most)
+        assert tracemalloc.get_traced_memory()[1] < 24 * 8 * leaderboard.MOST_SUMS
+    finally:
+        tracemalloc.stop()
+    assert len(board.lines) == 2
+
+
+#: What somebody puts where a number, a text or a list is expected.
+ODD = [
+    0, 0.0, -1, 1.5, True, None, 2**53, 2**63, 10**400, -(10**400), 1e308, 5e-324, "", "x", "\x1b",
+    "9" * 400, "2026-13-01T00:00:00Z", "0" * 16, [], [0.0], [10**400], [[]], {}, {"x": 10**400},
+    [[[[[[[[[[]]]]]]]]]],
+]  # fmt: skip
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(ODD)), min_size=1, max_size=3)
+)
+def test_no_submission_is_a_traceback(sent, tmp_path, changes):
+    """Values anywhere in a file are replaced, and its digest is made right again."""
+    document = copy.deepcopy(dict(sent[0].document))
+    for place, value in changes:
+        slots = list(_slots(document))
+        holder, key = slots[place % len(slots)]
+        holder[key] = value
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(resealed(document)))
+    said = ""
+    try:
+        found = read_submission(path)
+        leaderboard_page(boards([found, sent[1]]))
+    except SubmissionError as err:
+        said = str(err)
+    assert len(said) < 1000
+    assert "\n" not in said
+
+
+def _slots(value):
+    """Yield (list or dict, place) of every value below; of a list its first, and any other one."""
+    keys = list(value) if isinstance(value, dict) else range(min(len(value), 2))
+    for key in keys:
+        yield value, key
+        if isinstance(value[key], dict | list):
+            yield from _slots(value[key])

@@ -1,4 +1,3 @@
-import io
 import re
 import struct
 
@@ -11,9 +10,7 @@ from hypothesis import strategies as st
 from bench import compare, read_results
 from bench.cells import whole_heads
 from bench.doses import SCHEMA, dose_table
-from bench.errors import NoResultsError
 from bench.geometry import Example, Geometry, Side
-from bench.report.atlas import atlas_file, cell_value
 from bench.report.curves import mixing_figure, pairs_figure
 from bench.report.figures import (
     PAPER,
@@ -23,11 +20,8 @@ from bench.report.figures import (
     numbered,
     paper_files,
 )
-from bench.report.gallery import read_words
 from bench.report.theme import INKS, NARROW, TEXT, Figure, canvas, measured, spread, wrapped
-from bench.runs import LEAVES
 from bench.tables import result_table, value_text
-from featstore import open_store
 from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
 
 #: Names that are no plain words: markup, another direction, no glyph in the typeface, no end.
@@ -350,41 +344,6 @@ def test_a_paper_gets_pdfs_with_their_fonts_and_captions_that_latex_reads(figure
     assert r"95~\% intervals" in latex
     commands = re.sub(r"\\(?:[a-z]+|[%_&#{}$])", "", re.sub(r"(?m)^%.*$", "", latex))
     assert not re.search(r"[%_&#\\→−]", commands)
-
-
-def test_an_atlas_has_every_row_with_its_neighbours(smoke_results, smoke_store):
-    rows = read_results(smoke_results)
-    row = rows.filter(
-        (pl.col("method") == "ridge") & (pl.col("source") == "head") & (pl.col("n_pairs") == "0")
-    ).row(0, named=True)  # fmt: skip
-    store = open_store(smoke_store)
-    words = read_words(store, row)
-    content = atlas_file(store, row, words)
-    assert content == atlas_file(store, row, words)
-    table = pl.read_parquet(io.BytesIO(content))
-    counts = dict(table.group_by("kind").len().iter_rows())
-    assert counts["image"] == len(store.view(row["image_set"]))
-    assert counts["head_weight"] == len(store.view(row["head_set"]))
-    assert set(counts) == {"image", "class_name", "head_weight"}
-    near = np.array(table["neighbors"].struct.field("ids").to_list())
-    assert near.shape == (table.height, 10)
-    assert (near != np.arange(table.height)[:, None]).all()
-    assert (np.diff(np.array(table["neighbors"].struct.field("distances").to_list())) > -1e-9).all()
-    for column in ("x", "y"):
-        means = table.group_by("kind").agg(pl.col(column).mean())[column]
-        assert means.abs().max() < 1e-9
-    covariance = np.cov(table["x"], table["y"])
-    assert covariance[0, 0] > covariance[1, 1] > 100 * abs(covariance[0, 1])
-    assert table["text"].null_count() == 0
-    with pytest.raises(NoResultsError, match="ridge on head weights alone"):
-        atlas_file(store, None, words)
-
-
-def test_a_run_can_be_read_from_its_columns(runs):
-    for run in runs[::40]:
-        for leaf in LEAVES:
-            if leaf.name != "options":
-                assert cell_value(leaf, leaf.cell(run)) == leaf.value(run), leaf.name
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=8), st.floats(0.1, 5))

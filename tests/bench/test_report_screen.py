@@ -1,6 +1,5 @@
 """The first screen of a report: its verdict, its sentences, its examples and its pictures."""
 
-import io
 import re
 from dataclasses import replace
 
@@ -9,7 +8,6 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from bench import compare, read_results
 from bench.cells import CELL, label_set_title, spelled, whole_heads
@@ -18,21 +16,16 @@ from bench.doses import dose_table
 from bench.report.figures import controls_figure, headline_figure
 from bench.report.gallery import FIRST, HITS, MISSES, MORE, Words, gallery, read_words
 from bench.report.screen import (
-    Doubt,
     Scene,
     Screen,
-    Slide,
-    _Paper,
     _without_head,
 )
-from bench.report.theme import measured
 from bench.report.verdict import NAMES, shown_method, verdict
 from bench.statistics import DrawSums, proportion_interval
 from bench.suites.controls import control_runs
 from bench.tables import result_lines, result_table
 from featstore import open_store
 from featstore.store.tables import write_thumbnails
-from tests.bench.hostile_store import TEXTS
 from tests.bench.results_by_hand import SEEDS, hand_run, ranks_with, write_ranks
 
 ASKED = {"direction": "image→name", "metric": "top-1", "eval": "held-out"}
@@ -349,17 +342,6 @@ def test_too_few_control_draws_may_not_be_quoted():
     assert by_hand(few).quotable("").answer == "No: the controls do not decide."
 
 
-def test_the_preview_has_the_first_clause_of_every_answer():
-    said = ("No: 45.5 % here.", "Undecided, a control was drawn once: 5.0 %.", "Not shown.")
-    clauses = [Doubt("?", answer).short for answer in said]
-    assert clauses == ["No.", "Undecided, a control was drawn once.", "Not shown."]
-    pictures = {
-        Slide(Screen(("d",), ((("x", ""),),), "", (Doubt("Only known?", answer),))).preview()
-        for answer in said
-    }
-    assert len(pictures) == 3
-
-
 CONSE = {"a": 0.27, "b": 0.25, "difference": 0.02}
 
 
@@ -477,7 +459,7 @@ def test_seen_and_unseen_are_those_of_the_table_with_intervals_over_names(
 
 
 def test_the_screen_has_the_names_the_date_and_the_numbers_of_its_results(nasty, smoke_results):
-    screen, table = nasty.slide.screen, result_table(read_results(smoke_results))
+    screen, table = nasty.screen, result_table(read_results(smoke_results))
     assert screen.crumbs[:3] == ("smoke", "synthetic:image → synthetic:text", "suite smoke")
     assert re.fullmatch(r"\d+ \w{3} \d{4}", screen.crumbs[3])
     assert screen.title == " · ".join(["Headstock", *screen.crumbs])
@@ -567,39 +549,6 @@ def test_words_and_pictures_come_from_the_store(tmp_path, runs):
     assert words.describe("unknown") == "unknown"
     assert words.class_of("smoke/image-000#en") == "smoke/class-00"
     assert words.pictures == {"smoke/image-000": "data:image/webp;base64,d2VicA=="}
-
-
-NASTY = [*(text[:300] for text in TEXTS), "\ufffe\x00\ud7ff", "年 \u0627\u0644 😀", ""]
-
-
-@given(
-    text=st.sampled_from(NASTY) | st.text(max_size=80),
-    width=st.integers(60, 400),
-    bold=st.booleans(),
-)
-def test_no_line_of_a_picture_is_too_long_and_none_too_many(text, width, bold):
-    paper = _Paper(500, 500, 10)
-    paper.flow([(text, "ink", bold), (" end", "head", not bold)], 0, 0, 20, width, most=3)
-    lines = [re.sub(r"<[^>]*>", "", part) for part in paper.parts]
-    assert len(lines) <= 3
-    for line in lines:
-        plain = line.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"')
-        plain = plain.replace("&#x27;", "'").replace("&amp;", "&").rstrip(" ")
-        # In the lighter weight, and with an ellipsis behind what just fits.
-        assert 20 * measured(plain) <= width + 30
-
-
-def test_the_pictures_hold_whatever_a_name_is(looked):
-    """Names that are markup, right to left, endless or no characters at all."""
-    card = looked().strip[0]
-    answers = (replace(card.answers[0], rank=2, text=NASTY[0]),)
-    hostile = [type(card)(text, 'x" onload="1', answers) for text in NASTY]
-    doubts = tuple(Doubt(text, text, text) for text in NASTY[:5])
-    headline = tuple(((text, ""), (text, "head")) for text in NASTY[-3:])
-    slide = Slide(Screen((NASTY[5],), headline, NASTY[9], doubts), None, hostile)
-    for png, size in ((slide.slide(), (1920, 1080)), (slide.preview(), (1200, 630))):
-        picture = Image.open(io.BytesIO(png))
-        assert (picture.format, picture.size) == ("PNG", size)
 
 
 def test_the_primary_metrics_have_words():

@@ -1,16 +1,20 @@
 """Values of options: lists, one value, none, and the command line that is recorded of them."""
 
 import json
+import re
 import shlex
+import shutil
 
 import click
+import polars as pl
 import pytest
 
 import bench
 from bench.cli.headstock import cli as headstock
-from bench.cli.main import cli, typed_command, words_of
+from bench.cli.main import cli, recorded_command, words_of
 from bench.cli.run import run_command as run_a_suite
 from bench.cli.run import sweep_command
+from bench.cli.run import task_command as score_a_task
 from bench.results import read_results
 from bench.suites.demo import possible_pairs
 from featstore import open_store
@@ -79,27 +83,36 @@ def test_the_smallest_of_several_limits_bounds_the_pairs(smoke_store, tmp_path, 
     assert capsys.readouterr().out == "sweep: 2 runs, 0 finished, 2 new in 2 fits.\n"
 
 
-def _typed(command, name, words):
+def _recorded(command, name, words):
     """Return the command line that is recorded of a command with these words."""
     with command.make_context(name, [*words], parent=click.Context(cli, info_name="bench")):
-        return typed_command()
+        return recorded_command()
 
 
-def test_a_recorded_command_has_switches_that_are_off_and_the_store_of_the_environment(
-    monkeypatch,
-):
+def test_a_recorded_command_has_switches_that_are_off_and_a_store_of_the_environment(monkeypatch):
     monkeypatch.setenv("HEADSTOCK_STORE", "/a store")
     words = ["-o", "r", "--method", "paper-mlp,ridge", "--uncentred", "--sequential", "--jobs", "2"]
-    typed = _typed(sweep_command, "sweep", words)
-    assert typed == (
-        "bench sweep --store '/a store' --out r --method paper-mlp,ridge --uncentred --sequential "
+    assert _recorded(sweep_command, "sweep", words) == (
+        "bench sweep --store STORE --out OUT --method paper-mlp,ridge --uncentred --sequential "
         "--jobs 2"
     )
-    typed = _typed(sweep_command, "sweep", [*words[:4], "--centred", "--store", "s"])
-    assert typed == "bench sweep --store s --out r --method paper-mlp,ridge --centred"
-    assert _typed(run_a_suite, "run", ["--suite", "smoke", "-o", "r", "--limit", "9"]) == (
-        "bench run --suite smoke --store '/a store' --out r --limit 9"
+    recorded = _recorded(sweep_command, "sweep", [*words[:4], "--centred", "--store", "s3://b/s"])
+    assert recorded == "bench sweep --store STORE --out OUT --method paper-mlp,ridge --centred"
+    assert _recorded(run_a_suite, "run", ["--suite", "smoke", "-o", "r", "--limit", "9"]) == (
+        "bench run --suite smoke --store STORE --out OUT --limit 9"
     )
+
+
+def test_whatever_may_be_a_path_is_recorded_as_the_name_of_its_option(tmp_path):
+    """Keys of sets have slashes, and are what a reader needs."""
+    for folder in (str(tmp_path), "~/x", "../x", "C:\\x", "file:///x", "x"):
+        words = ["zero_shot", "--images", "a/image/timm:r18@1", "--names", f"{folder}/../../y"]
+        words += ["--store", folder, "-o", folder, "--weights", folder, "--device", "cuda:0"]
+        words += ["-O", "prompts=max", "--seeds", "0-2", "--locale", "/x"]
+        assert _recorded(score_a_task, "task", words) == (
+            "bench task zero_shot --store STORE --out OUT --images a/image/timm:r18@1 --names NAMES"
+            " --locale LOCALES --seeds 0-2 --option prompts=max --weights WEIGHTS --device cuda:0"
+        )
 
 
 def test_a_suite_with_its_own_store_does_without_that_of_the_environment(
@@ -112,23 +125,58 @@ def test_a_suite_with_its_own_store_does_without_that_of_the_environment(
     assert facts["store"] == str(tmp_path / "r" / "store")
     assert "--store" not in facts["command"]
     monkeypatch.delenv("HEADSTOCK_STORE")
-    assert run_command(cli, "bench", shlex.split(facts["command"])[1:]) == 0
+    again = facts["command"].replace("OUT", str(tmp_path / "r"))
+    assert run_command(cli, "bench", shlex.split(again)[1:]) == 0
     assert "0 new runs" in capsys.readouterr().out
 
 
-def test_a_sweep_alone_has_a_report_which_shows_the_command_that_was_typed(
-    smoke_store, tmp_path, capsys
-):
-    store, results = str(smoke_store), str(tmp_path / "r")
-    words = ["--store", store, "-o", results, "--source", "none,head,random", "--n-pairs", "0,8"]
-    words += ["--mix", "1,3", "--penalty", "1", "--seeds", "0,1"]
-    assert run_command(headstock, "headstock", ["eval", "sweep", *words]) == 0
-    words = ["report", results, "--store", store, "-o", str(tmp_path / "page.html")]
-    assert run_command(headstock, "headstock", words) == 0, capsys.readouterr().err
-    page = (tmp_path / "page.html").read_text()
-    assert f"headstock report {results} --store {store} --out {tmp_path / 'page.html'}" in page
-    assert "headstock eval sweep" in page
-    assert f"bench report {results}" not in page
+def _files(root):
+    """Return what lies below a folder, by name; Parquet unpacked."""
+    return {
+        str(path.relative_to(root)): pl.read_parquet(path).write_json()
+        if path.suffix == ".parquet"
+        else path.read_bytes().decode("utf-8", "replace")
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_what_is_shared_names_no_folder_of_this_machine(smoke_store, tmp_path, capsys, monkeypatch):
+    """Results, their report, a submission, its board and a certificate."""
+    home, out = tmp_path / "of-somebody", tmp_path / "out"
+    store, results = str(home / "private-store"), str(home / "kept-results")
+    shutil.copytree(smoke_store, store)
+    # A plugin stays loaded in a process.
+    monkeypatch.setattr("featstore.plugins.use_plugins", lambda _: None)
+    box = home / "box.toml"
+    box.write_text(
+        'format = 1\nname = "b"\ntitle = "t"\nstore = {}\n'
+        '[suite]\nname = "smoke"\nmethods = ["ridge"]\nlimit = 30\n[expected]\n'
+        'columns = ["metric", "percent"]\nrows = [["no-metric", 1]]\n'
+    )
+    lines = [
+        ["eval", "run", "--suite", "smoke", "--store", store, "-o", results, "--method", "ridge"],
+        ["eval", "sweep", "--store", store, "-o", results, "--source", "none,head,random",
+         "--n-pairs", "0,8", "--mix", "1", "--penalty", "1", "--seeds", "0,1",
+         "--plugin", str(home / "own.py")],
+        ["report", results, "--suite", "smoke", "--store", store, "-o", str(out / "r.html")],
+        ["eval", "submit", f"{results}:ridge/head/0:suite=smoke", "--name", "n",
+         "-o", str(out / "board" / "n.json")],
+        ["eval", "leaderboard", str(out / "board"), "-o", str(out / "board.html")],
+        ["reproduce", str(box), "--store", store, "-o", str(out / "again")],
+    ]  # fmt: skip
+    for words in lines:
+        code = run_command(headstock, "headstock", words)
+        assert code == (words[0] == "reproduce"), capsys.readouterr().err
+    found = _files(out) | _files(home / "kept-results")
+    assert {"r.html", "board/n.json", "board.html", "again/certificate.json"} <= set(found)
+    private = re.compile("of-somebody|private-store|kept-results|" + re.escape(str(tmp_path)))
+    assert not [name for name, text in found.items() if private.search(text)]
+    page = found["r.html"]
+    assert "headstock report OUT --suite smoke --store STORE -o report.html" in page
+    assert "headstock eval sweep --store STORE --out OUT" in page
+    assert "--plugin PLUGINS" in page
+    assert "command" not in found["board/n.json"]
 
 
 def test_results_are_read_from_a_folder_that_is_named_by_a_text(smoke_results):
