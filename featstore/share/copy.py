@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -38,7 +38,13 @@ from featstore.share.publish import (
     publish_to_folder,
     update_catalog,
 )
-from featstore.store.catalog import ABOUT, parse_catalog, read_catalog, store_format, write_catalog
+from featstore.store.catalog import (
+    ABOUT,
+    parse_catalog,
+    read_catalog,
+    store_format,
+    write_catalog,
+)
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.files import (
     MAX_JSON_BYTES,
@@ -47,7 +53,9 @@ from featstore.store.files import (
     read_regular,
     write_file,
 )
+from featstore.store.lock import folder_lock
 from featstore.store.records import (
+    REVISIONS,
     StoreFormat,
     create_tag,
     key_of,
@@ -165,6 +173,24 @@ class FolderTags:
         self.form = store_format(root)
         self._root = root
 
+    @contextlib.contextmanager
+    def held(self, revisions: Mapping[str, str]) -> Iterator[None]:
+        """Let no set be removed, and nobody else write a tag, within the block.
+
+        Raises
+        ------
+        StoreWriteError
+            If a set, key -> revision_id, does not have this revision any more.
+        """
+        with folder_lock(self._root):
+            for key, revision in revisions.items():
+                if not (self._root / key / REVISIONS / f"{revision}.json").exists():
+                    raise StoreWriteError(
+                        f"{key} of {self.address} was removed, or written anew, meanwhile: "
+                        "nothing was tagged. Tag again."
+                    )
+            yield
+
     def listed(self) -> dict[str, str]:
         """Return name -> digest of the tags that the catalog lists; none in format 1."""
         return dict((read_catalog(self._root) or {}).get("tags", {}))
@@ -183,7 +209,7 @@ class FolderTags:
 
     def enter(self, name: str, digest: str) -> None:
         """Enter a tag in the catalog; an empty digest takes it out."""
-        write_catalog(self._root, tags={name: digest})
+        write_catalog(self._root, tags={name: digest}, held=True)
 
     def delete(self, name: str) -> None:
         """Delete a tag's file; none is fine."""
@@ -201,6 +227,10 @@ class BucketTags:
                 f"{self.address} cannot be written by featstore. Tag the folder, and copy that."
             )
         self.form = bucket_format(self._objects) or StoreFormat()
+
+    def held(self, revisions: Mapping[str, str]) -> contextlib.AbstractContextManager[object]:
+        """Return a block: no command removes a set of a bucket, and puts have conditions."""
+        return contextlib.nullcontext(revisions)
 
     def listed(self) -> dict[str, str]:
         """Return name -> digest of the tags that the catalog lists; none in format 1."""
@@ -248,19 +278,20 @@ def send_tag(place: str | Path | Objects, name: str, revisions: dict[str, str]) 
     tags = _tags_of(place)
     document = tag_document(name, revisions, version=tags.form.version)
     data, digest = json_bytes(document), document.get("digest")
-    listed = tags.listed().get(name)
-    if listed not in (None, digest):
-        raise taken(tags.address, name)
-    created = tags.create(name, data)
-    if not created and tags.read(name) != data:
-        if listed is None:
+    with tags.held(revisions):
+        listed = tags.listed().get(name)
+        if listed not in (None, digest):
             raise taken(tags.address, name)
-        tags.replace(name, data)
-        return True
-    if digest is not None and listed is None:
-        tags.enter(name, digest)
-        return True
-    return created
+        created = tags.create(name, data)
+        if not created and tags.read(name) != data:
+            if listed is None:
+                raise taken(tags.address, name)
+            tags.replace(name, data)
+            return True
+        if digest is not None and listed is None:
+            tags.enter(name, digest)
+            return True
+        return created
 
 
 def drop_tag(place: str | Path, name: str) -> bool:
@@ -272,10 +303,11 @@ def drop_tag(place: str | Path, name: str) -> bool:
         If the store cannot be written.
     """
     tags = _tags_of(place)
-    there = name in open_store(place).tags()
-    if name in tags.listed():
-        tags.enter(name, "")
-    tags.delete(name)
+    with tags.held({}):
+        there = name in open_store(place).tags()
+        if name in tags.listed():
+            tags.enter(name, "")
+        tags.delete(name)
     return there
 
 
@@ -396,6 +428,7 @@ class _Copying:
     force: bool
     progress: Callable[[int], object]
     tell: Callable[[str, Relation], object] | None
+    pointers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def changed(self) -> list[str]:
         """Return the keys of the sets that were sent."""
@@ -411,13 +444,13 @@ class _Copying:
         for folder in chosen:
             self._send_set(folder, current, form)
         if everything:
-            _send_tags(self.opened, self.place, self.report)
+            self._send_tags()
         pictures = send_thumbnails(self.opened, self.place, sorted(self.report.sets))
         if objects is not None:
             sent = [
                 name
                 for name, there in self.report.sets.items()
-                if there != "newer" and current.get(name) != _revision(self.opened.root / name)
+                if there != "newer" and current.get(name) != self.pointers[name]["revision"]
             ]
             update_catalog(objects, form, sent, thumbnails=pictures)
             if objects.page:
@@ -430,7 +463,8 @@ class _Copying:
         objects = self.place if isinstance(self.place, Objects) else None
         try:
             there: Relation = "same"
-            if _revision(folder) != current.get(key):
+            self.pointers[key] = read_pointer(folder) or {"revision": ""}
+            if self.pointers[key]["revision"] != current.get(key):
                 source = SetSource(self.opened, self.opened.info(key))
                 there = _publish(self.place, source, form, force=self.force, progress=self.progress)
         except FeatstoreError as err:
@@ -444,6 +478,20 @@ class _Copying:
         self.report.sets[key] = there
         if self.tell is not None:
             self.tell(key, there)
+
+    def _send_tags(self) -> None:
+        """Send the tags of which the target has every set at the revision that they name."""
+        sent = {
+            key: {self.pointers[key]["revision"], *self.pointers[key].get("history", [])}
+            for key in self.report.sets
+        }
+        for name in self.opened.tags():
+            try:
+                tag = self.opened.tag(name)
+                if all(tag[key] in sent.get(key, ()) for key in tag):
+                    send_tag(self.place, name, tag)
+            except FeatstoreError as err:
+                self.report.failed[tag_file(name)] = str(err)
 
 
 def _send_signature(opened: FeatureStore, place: Objects | Path, report: CopyReport) -> None:
@@ -489,17 +537,6 @@ def _target_format(objects: Objects | None, new: StoreFormat) -> StoreFormat:
     return stated or new
 
 
-def _send_tags(opened: FeatureStore, target: Objects | Path, report: CopyReport) -> None:
-    """Send the tags whose sets are all at the target now."""
-    for name in opened.tags():
-        try:
-            revisions = opened.tag(name)
-            if set(revisions) <= set(report.sets):
-                send_tag(target, name, revisions)
-        except FeatstoreError as err:
-            report.failed[tag_file(name)] = str(err)
-
-
 def _publish(
     place: Objects | Path,
     source: SetSource,
@@ -532,11 +569,6 @@ def bucket_catalog(objects: Objects) -> dict[str, Any]:
         return {"sets": {}}
     catalog = parse_catalog(parse_json(data, where=f"{objects.address}/{CATALOG}"))
     return catalog or {"sets": {}}
-
-
-def _revision(folder: Path) -> str:
-    attributes = read_pointer(folder)
-    return "" if attributes is None else str(attributes["revision"])
 
 
 def _fits(key: str, patterns: Sequence[str]) -> bool:

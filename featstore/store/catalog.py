@@ -161,6 +161,7 @@ def write_catalog(
     thumbnails: Path | None = None,
     tags: Mapping[str, str] | None = None,
     about: Mapping[str, str] | None = None,
+    held: bool = False,
 ) -> None:
     """Write the list of finished sets and thumbnails; untouched if nothing changed.
 
@@ -175,9 +176,11 @@ def write_catalog(
     tags, about : mapping, optional
         Name -> digest of tags, and of files about the store, that were just written; "" of what
         is dropped.
+    held : bool
+        The caller holds the lock of the store's folder.
     """
     path = root / NAME
-    with folder_lock(root) as locked:
+    with contextlib.nullcontext() if held else folder_lock(root) as locked:
         # A writer looks again: where there are no locks, the last writer sees all sets.
         for _ in range(_ROUNDS):
             data = _catalog_bytes(root, thumbnails, tags or {}, about or {})
@@ -199,7 +202,8 @@ def _catalog_bytes(
     if old is None:
         old = {"sets": {}}
         if form.version > 1:
-            old |= {"tags": _whole_tags(root, form), "about": _about(root)}
+            whole = whole_tags(root, form).items()
+            old |= {"tags": {name: tag["digest"] for name, tag in whole}, "about": _about(root)}
     sets = {}
     for directory in finished_sets(root):
         key = str(key_of(directory))
@@ -265,15 +269,15 @@ def catalog_bytes(
     return json_bytes(document)
 
 
-def _whole_tags(root: Path, form: StoreFormat) -> dict[str, str]:
-    """Return name -> digest of the tags that are there: where nothing else says which there are."""
+def whole_tags(root: Path, form: StoreFormat) -> dict[str, dict[str, Any]]:
+    """Return name -> document of the tags whose files are there and whole, listed or not."""
     found = {}
     for name in tag_names(root):
         with contextlib.suppress(FeatstoreError, OSError):
             path = root / tag_file(name)
             document = read_json(path)
             parse_tag(document, name=name, version=form.version, where=str(path))
-            found[name] = document["digest"]
+            found[name] = document
     return found
 
 

@@ -12,6 +12,8 @@ import polars as pl
 import pytest
 
 from featstore import copy_sets, open_store
+from featstore.cli import cli
+from featstore.command_line import run_command
 from featstore.errors import (
     CorruptStoreError,
     RemoteStoreError,
@@ -21,9 +23,10 @@ from featstore.errors import (
 from featstore.identity import sealed
 from featstore.share.copy import compare_stores, make_tag, send_tag
 from featstore.share.publish import make_bucket_store
-from featstore.store import LayoutError, verify_store
+from featstore.store import LayoutError, verify_store, write_catalog
 from featstore.store import make_store as make_folder_store
-from featstore.store.records import StoreFormat, parse_tag
+from featstore.store.files import json_bytes
+from featstore.store.records import StoreFormat, create_tag, parse_tag, tag_document
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.conftest import make_rows, make_store
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
@@ -117,9 +120,34 @@ def test_a_tag_of_a_stranger(document: object, grown: Path) -> None:
     assert [problem.path for problem in verify_store(grown).problems] == ["tags/v9.json"]
 
 
+def test_a_set_that_a_tag_names_is_kept(grown: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Removed and written anew, it would leave a tag that names what nobody has."""
+    remove = ["rm", str(grown), IMAGES, "--force"]
+    drop = [["tag", str(grown), name, "--delete"] for name in ("v1", "v2")]
+    assert run_command(cli, "featstore", remove) == 1
+    said = capsys.readouterr().err
+    assert "is named by the tags v1, v2" in said
+    assert "; ".join(f"featstore {' '.join(words)}" for words in drop) in said
+    assert verify_store(grown).problems == []
+    assert len(open_store(grown).view(IMAGES)) == 1029
+    assert run_command(cli, "featstore", drop[0]) == 0
+    assert run_command(cli, "featstore", remove) == 1
+    assert "is named by the tag v2," in capsys.readouterr().err
+    # A set that no tag names goes, whatever tags there are.
+    assert run_command(cli, "featstore", drop[1]) == 0
+    make_tag(grown, "v3", select=["birds/caption/*"])
+    assert run_command(cli, "featstore", remove) == 0
+    assert verify_store(grown).problems == []
+
+
 def test_verify_names_a_tag_whose_revision_is_missing(grown: Path) -> None:
     info = open_store(grown).revisions(IMAGES)[0]
-    send_tag(grown, "v9", {**open_store(grown).tag("v1"), str(info.key): "0" * 64})
+    revisions = {**open_store(grown).tag("v1"), str(info.key): "0" * 64}
+    with pytest.raises(StoreWriteError, match="was removed, or written anew, meanwhile"):
+        send_tag(grown, "v9", revisions)
+    document = tag_document("v9", revisions, version=2)
+    create_tag(grown, "v9", json_bytes(document))
+    write_catalog(grown, tags={"v9": document["digest"]})
     (problem,) = verify_store(grown).problems
     assert (problem.path, "lacks" in problem.what) == ("tags/v9.json", True)
 
