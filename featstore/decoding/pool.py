@@ -18,7 +18,6 @@ import pickle
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -26,7 +25,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from itertools import compress
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from featstore.decoding.worker import (
@@ -46,9 +44,9 @@ from featstore.decoding.worker import (
     read_answer,
     write_request,
 )
-from featstore.errors import DecoderStartError
+from featstore.errors import DecoderStartError, is_out_of_memory
 from featstore.images import FORMATS, MAX_PIXELS, ImageError, decode_image
-from featstore.parallel import ONE_THREAD
+from featstore.parallel import ONE_THREAD, start_python
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +61,7 @@ _MALLOC = {
 }
 
 #: What a decoding process runs.
-_MAIN = "import sys; from featstore.decoding.worker import main; main(sys.argv[1])"
+_MAIN = "from featstore.decoding.worker import main; main(sys.argv[1])"
 
 #: Seconds that a process whose pipe is closed has to end by itself.
 _LAST_WORDS = 5.0
@@ -269,16 +267,15 @@ class WorkerProcess:
             return self._process
         self._end()
         self._late = False
-        path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
         memories = [one.handle for one in (self._surface, self._ring) if one is not None]
         try:
-            process = subprocess.Popen(  # this interpreter, and no shell
-                # Not by -m, which runs the module a second time, under another name.
-                [sys.executable, "-c", _MAIN, self._config],
+            process = start_python(
+                _MAIN,
+                self._config,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**_MALLOC, **os.environ, **ONE_THREAD, "PYTHONPATH": path},
+                env={**_MALLOC, **os.environ, **ONE_THREAD},
                 pass_fds=memories,
             )
         except OSError as err:
@@ -550,9 +547,11 @@ def decode_batch(
     encoded = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in whole]
     try:
         decoded = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else []
-    except RuntimeError:  # one is damaged, or of a kind that nvJPEG lacks
+    except RuntimeError as err:  # one is damaged, or of a kind that nvJPEG lacks
         if len(files) > 1:
             return [one for file in files for one in decode_batch([file], device, formats=formats)]
+        if is_out_of_memory(err):
+            raise
         decoded, plain = [], [False]
     pictures, found = iter(decoded), []
     for file, is_plain in zip(files, plain, strict=True):
