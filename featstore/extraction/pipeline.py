@@ -34,7 +34,7 @@ from featstore.encoders.base import (
     text_batches,
 )
 from featstore.errors import TooManyFailuresError
-from featstore.extraction.batches import Batches, BatchRunner, use_device
+from featstore.extraction.batches import Batches, BatchRunner, on_device, use_device
 from featstore.extraction.options import DECODE_TIMEOUT, ExtractConfig
 from featstore.extraction.progress import StageClock, ignore
 from featstore.extraction.runs import IN_FLIGHT, LOOKAHEAD, Coming, DeviceRuns, Pixels, Runs
@@ -195,9 +195,9 @@ class Preparation:
         try:
             with self.clock.measure("read"):
                 data = self._reader.read(source_item(records[0]))
-            with self.clock.measure("decode"):
+            with self.clock.measure("decode"), on_device(self._gpu):
                 image = self._decode(data)
-            with self.clock.measure("prepare"):
+            with self.clock.measure("prepare"), on_device(self._gpu):
                 return [
                     self._slot(draw_view(image, record), wanted[:, row])
                     for row, record in enumerate(records)

@@ -10,15 +10,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from featstore.decoding.pool import DecodePool, decode_batch, own_stream
 from featstore.decoding.worker import Decoded, Feed, Ring, Run, reason_of
-from featstore.extraction.batches import BatchRunner, use_device
+from featstore.errors import is_out_of_memory
+from featstore.extraction.batches import BatchRunner, on_device, use_device
 from featstore.extraction.progress import StageClock
-from featstore.images import thumbnail_webp
+from featstore.images import MAX_PIXELS, thumbnail_webp
 
 #: Batches of an encoder that overlaps, at once: one is encoded, one waits in the device's queue,
 #: one is being copied there.
@@ -175,7 +177,7 @@ class DeviceRuns(Runs):
 
         data, decoded, begun = [file.result() for file in files], Decoded(), time.perf_counter()
         rows: list[list[Any]] = [[None] * len(data) for _ in self.geometries]
-        with own_stream(self._device):
+        with on_device(self._device), own_stream(self._device):
             pictures = decode_batch(data, self._device, formats=self._formats)
             ended = time.perf_counter()
             for place, picture in enumerate(pictures):
@@ -184,7 +186,11 @@ class DeviceRuns(Runs):
                     continue
                 try:
                     made = [geometry.on_tensor(picture) for geometry in self.geometries]
-                except RuntimeError as err:  # the device's memory, for a picture long and thin
+                except RuntimeError as err:
+                    sizes = [one.resized(*picture.shape[1::-1]) for one in self.geometries]
+                    # A picture long and thin may be too large once it is as high as the others.
+                    if is_out_of_memory(err) and max(map(prod, sizes)) <= MAX_PIXELS:
+                        raise
                     decoded.failures[place] = reason_of(err)
                     continue
                 for row, one in zip(rows, made, strict=True):
