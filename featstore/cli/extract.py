@@ -19,6 +19,7 @@ from featstore.command_line import (
     SectionedCommand,
     StorePlace,
     StoreType,
+    count,
     human_bytes,
     json_option,
     print_json,
@@ -27,7 +28,7 @@ from featstore.command_line import (
 from featstore.errors import EncoderError
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig, RepairConfig
 from featstore.options import config_from, options_from
-from featstore.terminal import bad, good, say
+from featstore.terminal import bad, good, say, warning
 
 if TYPE_CHECKING:
     from featstore.extraction.plan import JobPlan, SetPlan
@@ -127,7 +128,7 @@ _SECTIONS = {
     "--limit --devices",
     "Model": "--pool --layers --prefix --prompt-name --max-length --trust-remote-code --compile",
     "Heads": "--label-set --label-file --check-names --check-weights",
-    "Images": "--decode --resize --decode-timeout --tiff --views --seed",
+    "Images": "--decode --resize --decode-timeout --tiff --max-pixels --views --seed",
     "Failures": "--on-error --max-failures --retry-failed",
     "Devices and machines": "--engine --ray-address --rank --world-size --threads --jobs",
 }
@@ -323,6 +324,9 @@ def _show(plan: JobPlan, encoders: list[EncoderSpec]) -> None:
             time = "not known" if one.seconds is None else f"about {duration(one.seconds)}"
             click.echo(f"  disk: {human_bytes(state.write_bytes)}")
             click.echo(f"  time: {time} ({one.basis})")
+    if plan.too_large:
+        what = f"{count(plan.too_large, 'image')} of more pixels than --max-pixels"
+        say(warning(what), ": skipped and listed, and the exit code is 3")
     free = human_bytes(plan.free_bytes)
     click.echo(f"Total: {human_bytes(plan.write_bytes)} to write, {free} free")
     for error in plan.errors:

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from featstore.encoders.base import AUTO, Precision
 from featstore.errors import EncoderError, OptionError
 from featstore.extraction.progress import BlockDone, Progress
-from featstore.images import Resizer
+from featstore.images import MAX_PIXELS, Resizer
 from featstore.options import check_values, option, option_names, take_options, with_options
 from featstore.store import BLOCK_ROWS
 
@@ -218,6 +218,13 @@ class ExtractConfig:
         "space, whose cosine to Pillow's is recorded.",
     )
     tiff: bool = option(False, help="Also decode the first page of TIFF files (off by default).")
+    max_pixels: int = option(
+        MAX_PIXELS,
+        help="Leave out images of more pixels than this, and list them. While one is decoded, it "
+        "takes four bytes a pixel.",
+        at_least=1,
+        below=2**34,
+    )
     thumbnails: bool = option(
         False, help="Keep a small WebP thumbnail of every image in the store."
     )
@@ -234,7 +241,8 @@ class ExtractConfig:
     on_error: OnError = option("skip", help="Skip unreadable items, or stop the job.")
     max_failures: int | None = option(
         None,
-        help="Let this many items fail before the job stops [default: the larger of 10 and 0.1 %].",
+        help="Let this many items fail before the job stops [default: the larger of 10 and 0.1 %, "
+        "besides images that --max-pixels or --tiff would take].",
         at_least=0,
     )
     retry_failed: bool = option(

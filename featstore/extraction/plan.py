@@ -82,10 +82,19 @@ class SetPlan:
 
 @dataclass(frozen=True)
 class JobPlan:
-    """Every set of a job, and the room that there is for them."""
+    """Every set of a job, and the room that there is for them.
+
+    Attributes
+    ----------
+    sets : list of SetPlan
+    free_bytes : int
+    too_large : int
+        Images of which the manifest says that they have more pixels than are decoded.
+    """
 
     sets: list[SetPlan]
     free_bytes: int
+    too_large: int = 0
 
     @property
     def write_bytes(self) -> int:
@@ -116,6 +125,7 @@ class JobPlan:
             "write_bytes": self.write_bytes,
             "free_bytes": self.free_bytes,
             "seconds": self.seconds,
+            "too_large": self.too_large,
             "errors": self.errors,
         }
 
@@ -177,7 +187,8 @@ def plan_items(
         job = open_job(source, kind=kind, encoders=unknown, store=store, config=config)
         opened = plan_job(job, measure=measure).sets
     rest = iter(opened)
-    return JobPlan([plan or next(rest) for plan in sets], free_bytes(store))
+    too_large = source.count_larger(config.max_pixels) if kind in IMAGE_KINDS else 0
+    return JobPlan([plan or next(rest) for plan in sets], free_bytes(store), too_large)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ class DeviceRuns(Runs):
         With a geometry each.
     feed : Feed
     device : str
-    formats : sequence of str
+    accepted : mapping
+        ``formats`` and ``max_pixels`` of `featstore.images.decode_image`.
     workers, clock
         As of `Runs`: threads that read.
     """
@@ -128,7 +129,7 @@ class DeviceRuns(Runs):
         runners: Sequence[BatchRunner],
         feed: Feed,
         device: str,
-        formats: Sequence[str],
+        accepted: Mapping[str, Any],
         workers: int,
         clock: StageClock,
     ) -> None:
@@ -136,7 +137,7 @@ class DeviceRuns(Runs):
         self.shapes = [self.geometries.index(runner.geometry) for runner in runners]
         self._workers, self._clock = workers, clock
         self._there = [bool(getattr(runner.encoder, "overlaps", False)) for runner in runners]
-        self._feed, self._device, self._formats = feed, device, formats
+        self._feed, self._device, self._accepted = feed, device, accepted
         self._readers = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
         self._decoding = ThreadPoolExecutor(1, "prepare", use_device, (device,))
         self._flying = 0
@@ -178,7 +179,7 @@ class DeviceRuns(Runs):
         data, decoded, begun = [file.result() for file in files], Decoded(), time.perf_counter()
         rows: list[list[Any]] = [[None] * len(data) for _ in self.geometries]
         with on_device(self._device), own_stream(self._device):
-            pictures = decode_batch(data, self._device, formats=self._formats)
+            pictures = decode_batch(data, self._device, **self._accepted)
             ended = time.perf_counter()
             for place, picture in enumerate(pictures):
                 if isinstance(picture, str):

@@ -26,6 +26,7 @@ from featstore.manifest.manifest import (
     DATA_ROOT,
     FACTS_FILE,
     KINDS,
+    LARGE_IMAGES,
     SPLITS,
     Manifest,
     conform_classes,
@@ -33,7 +34,7 @@ from featstore.manifest.manifest import (
     validate_classes,
     validate_items,
 )
-from featstore.manifest.paths import check_hashes, item_hashes, require_hashes
+from featstore.manifest.paths import check_hashes, item_hashes, large_images, require_hashes
 from featstore.remote.objects import Address, parse_address
 from featstore.store.parquet_guard import map_columns, unpack, unpack_columns
 
@@ -111,7 +112,7 @@ def _plain(letter: str) -> str:
 
 
 #: Facts that are not the caller's to give.
-_COMPUTED = ("counts", "tables", DATA_ROOT)
+_COMPUTED = ("counts", "tables", DATA_ROOT, LARGE_IMAGES)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -139,8 +140,8 @@ def write_manifest(
     root : Path
         Folder of the manifest; made if need be.
     facts : mapping
-        At least ``name``: lower-case letters, digits, ``_`` and ``-``. ``counts`` and ``tables``
-        are computed.
+        At least ``name``: lower-case letters, digits, ``_`` and ``-``. ``counts``, ``tables``
+        and ``large_images`` are computed.
     tables : mapping
         Item table by kind; missing columns become null, content_sha256 is computed anew.
     classes : DataFrame, optional
@@ -185,9 +186,11 @@ def write_manifest(
         complete[kind] = table.with_columns(item_hashes(files, table))
     named = {**complete, **({} if labels is None else {CLASSES: labels})}
     data = {f"{stem}.parquet": parquet_bytes(table) for stem, table in named.items()}
+    large = large_images(files, complete["image"]) if "image" in complete else []
     whole = {
         **{key: value for key, value in facts.items() if key not in _COMPUTED},
         **({} if data_root is None else {DATA_ROOT: str(files)}),
+        **({LARGE_IMAGES: large} if large else {}),
         "counts": {kind: split_counts(table) for kind, table in complete.items()},
         "tables": {
             stem: {"rows": table.height, "sha256": sha256_hex(data[f"{stem}.parquet"])}

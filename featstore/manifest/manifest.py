@@ -20,6 +20,9 @@ FACTS_FILE = "dataset.toml"
 #: The fact that says where uris lead, if that is not the manifest's own folder.
 DATA_ROOT = "data_root"
 
+#: Fact with the pixels of images that are usually too large to be decoded.
+LARGE_IMAGES = "large_images"
+
 #: The name of the label set among the tables.
 CLASSES = "classes"
 
@@ -80,6 +83,12 @@ class Manifest(Shown):
             where=f"in the manifest {self.name!r}",
             error=ManifestError,
         )
+
+    def count_larger(self, max_pixels: int) -> int:
+        """Return of how many images it is known that they have more pixels."""
+        known = self.facts.get(LARGE_IMAGES)
+        known = known if isinstance(known, list) else []
+        return sum(isinstance(pixels, int) and pixels > max_pixels for pixels in known)
 
     def check_files(self, items: pl.DataFrame) -> None:
         """Look for the files of items, unless that was done when the manifest was read.

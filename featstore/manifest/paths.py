@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from featstore.errors import ManifestError, listed
 from featstore.identity import sha256_hex
+from featstore.images import MAX_PIXELS, count_pixels
 from featstore.remote.objects import Address
 
 if TYPE_CHECKING:
@@ -285,6 +286,23 @@ def item_hashes(root: Path | Address, table: pl.DataFrame) -> pl.Series:
     import polars as pl
 
     return pl.Series("content_sha256", hashes, dtype=pl.String)
+
+
+#: Of so many images a manifest says how large they are.
+MOST_LARGE = 1000
+
+
+def large_images(root: Path | Address, table: pl.DataFrame) -> list[int]:
+    """Return the pixels of image files here that are usually too large to be decoded.
+
+    Only headers of whole files are read. The largest come first, `MOST_LARGE` at most.
+    """
+    whole = [uri for uri in table["uri"].drop_nulls() if not (parse_locator(uri) or is_url(uri))]
+    found = []
+    for uri in whole if isinstance(root, Path) else ():
+        with open_plain(root / uri) as file:
+            found.append(count_pixels(file))
+    return sorted((pixels for pixels in found if pixels > MAX_PIXELS), reverse=True)[:MOST_LARGE]
 
 
 def check_hashes(root: Path, table: pl.DataFrame, kind: str) -> None:
