@@ -57,15 +57,8 @@ class Request:
     place: Place
 
 
-def read_request(
-    manifest: Path | None, kinds: tuple[str, ...], given: dict[str, Any], *, exist: bool
-) -> Request:
+def read_request(manifest: Path | None, kinds: tuple[str, ...], given: dict[str, Any]) -> Request:
     """Return what is asked for: options first, then the manifest.
-
-    Parameters
-    ----------
-    exist : bool
-        Whether to ask the libraries for models of these names; that imports them.
 
     Raises
     ------
@@ -91,8 +84,7 @@ def read_request(
         check_options(spec.encoder, **spec.model_options())
         for kind in others:
             check_kind(spec.encoder, kind)
-        if exist:
-            check_name(spec.encoder)
+        check_name(spec.encoder)
     # A rank looks for the files of its own blocks.
     ranked = place.rank is not None
     source = None if manifest is None else read_manifest(manifest, unchecked=ranked)
@@ -165,7 +157,7 @@ def extract_command(
     with ProgressBar("extract", doing="reading the manifest"):
         from featstore.extraction.heads import extract_head
 
-        request = read_request(manifest, kinds, given, exist=True)
+        request = read_request(manifest, kinds, given)
     logging.getLogger("PIL").setLevel(logging.WARNING)
     results: list[ExtractResult] = []
     for kind in request.kinds:
@@ -276,14 +268,13 @@ def plan_command(
     """Show what an extraction would do; write nothing.
 
     Takes the options of `featstore extract`. For each set: what is there, what is missing, bytes to
-    write, and roughly how long. An encoder that the store has seen, or whose dimension is known, is
-    not opened: the plan then needs neither torch nor the hub. With --measure every encoder is.
-    Options that say where the extraction runs and logs are checked, and change nothing in the plan.
-    The exit code is 1 if the extraction would refuse. The tag of an encoder that need not be opened
-    is not looked up on the hub.
+    write, and roughly how long; the encoders are opened for it. Options that say where the
+    extraction runs and logs are checked, and change nothing in the plan. The exit code is 1 if the
+    extraction would refuse.
     """
     from featstore.extraction.heads import plan_heads
-    from featstore.extraction.plan import plan_items
+    from featstore.extraction.job import open_job
+    from featstore.extraction.plan import plan_job
 
     if not isinstance(store, Path):
         raise usage_error(
@@ -292,7 +283,7 @@ def plan_command(
         )
     plans: dict[str, JobPlan] = {}
     with ProgressBar("plan", doing="reading the manifest") as bar:
-        request = read_request(manifest, kinds, given, exist=False)
+        request = read_request(manifest, kinds, given)
         for kind in request.kinds:
             bar.stage(f"looking at {kind} items")
             if kind == "head_weight":
@@ -300,10 +291,11 @@ def plan_command(
                 plans[kind] = plan_heads(labels, request.encoders, store=store, config=request.head)
                 continue
             assert request.source is not None
-            plans[kind] = plan_items(
+            job = open_job(
                 request.source, kind=kind, encoders=request.encoders, store=store,
-                config=request.config, measure=measure,
+                config=request.config,
             )  # fmt: skip
+            plans[kind] = plan_job(job, measure=measure)
     if as_json:
         print_json({kind: plan.as_dict() for kind, plan in plans.items()})
     else:

@@ -7,7 +7,6 @@ of its ``--config`` files.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -383,15 +382,6 @@ def tell_how(line: str) -> None:
     """Log how a job encodes, once a job; a command shows it on stderr."""
     if line:
         logger.info(line)
-
-
-def likely_device(device: str) -> str:
-    """Return what ``auto`` probably stands for, without torch: cuda if a driver is there."""
-    if device != AUTO:
-        return device
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
-    drivers = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-    return "cuda" if not hidden and any(map(os.path.exists, drivers)) else "cpu"
 
 
 def settle_device(config: ExtractConfig, choices: Collection[EncoderSpec]) -> ExtractConfig:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -423,10 +423,7 @@ def recorded_choices(directory: Path, encoder: str) -> list[tuple[EncoderSpec, d
     for path in sorted((directory / "runs").glob("*.json"), reverse=True):
         with contextlib.suppress(FeatstoreError, OSError):
             runs.append(_mapping(read_json(path, limit=MAX_METADATA_BYTES)))
-    every = [_mapping(run.get("settings")) for run in runs]
-    # These change no row, but decode more.
-    tiff = any(settings.get("tiff") is True for settings in every)
-    most = max([MAX_PIXELS, *(_count(settings.get("max_pixels")) or 0 for settings in every)])
+    accepted = _accepted([_mapping(run.get("settings")) for run in runs])
     for run in runs:
         settings = _mapping(run.get("settings"))
         package = _mapping(_mapping(run.get("encoder")).get("weights")).get("package")
@@ -435,9 +432,8 @@ def recorded_choices(directory: Path, encoder: str) -> list[tuple[EncoderSpec, d
             "threads": _count(run.get("threads")),
             "window": _count(run.get("window")) or 1,
             "device": str(run.get("device", "cpu")),
-            "tiff": tiff,
-            "max_pixels": most,
             "compile": settings.get("compile") is True,
+            **accepted,
             **{
                 name: settings[name] if settings.get(name) in get_args(kind) else usual
                 for name, kind, usual in (("decode", Decode, "cpu"), ("resize", Resizer, "pillow"))
@@ -451,6 +447,13 @@ def recorded_choices(directory: Path, encoder: str) -> list[tuple[EncoderSpec, d
             one = (EncoderSpec(encoder, weights=weights, **chosen), options)
             found += [] if one in found else [one]
     return found or [(EncoderSpec(encoder), {})]
+
+
+def _accepted(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return which images the runs of a set decoded between them: that changes no row."""
+    largest = [_count(one.get("max_pixels")) or 0 for one in settings]
+    tiff = any(one.get("tiff") is True for one in settings)
+    return {"tiff": tiff, "max_pixels": max([MAX_PIXELS, *largest])}
 
 
 def next_commands(

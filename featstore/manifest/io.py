@@ -26,7 +26,6 @@ from featstore.manifest.manifest import (
     DATA_ROOT,
     FACTS_FILE,
     KINDS,
-    LARGE_IMAGES,
     SPLITS,
     Manifest,
     conform_classes,
@@ -34,7 +33,13 @@ from featstore.manifest.manifest import (
     validate_classes,
     validate_items,
 )
-from featstore.manifest.paths import check_hashes, item_hashes, large_images, require_hashes
+from featstore.manifest.paths import (
+    LARGE_IMAGES,
+    check_hashes,
+    item_hashes,
+    require_hashes,
+    size_facts,
+)
 from featstore.remote.objects import Address, parse_address
 from featstore.store.parquet_guard import map_columns, unpack, unpack_columns
 
@@ -186,11 +191,10 @@ def write_manifest(
         complete[kind] = table.with_columns(item_hashes(files, table))
     named = {**complete, **({} if labels is None else {CLASSES: labels})}
     data = {f"{stem}.parquet": parquet_bytes(table) for stem, table in named.items()}
-    large = large_images(files, complete["image"]) if "image" in complete else []
     whole = {
         **{key: value for key, value in facts.items() if key not in _COMPUTED},
         **({} if data_root is None else {DATA_ROOT: str(files)}),
-        **({LARGE_IMAGES: large} if large else {}),
+        **size_facts(files, complete),
         "counts": {kind: split_counts(table) for kind, table in complete.items()},
         "tables": {
             stem: {"rows": table.height, "sha256": sha256_hex(data[f"{stem}.parquet"])}

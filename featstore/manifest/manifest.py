@@ -11,7 +11,7 @@ import polars as pl
 
 from featstore.cards import Card, Shown
 from featstore.errors import LISTED, ManifestError, did_you_mean, listed, lookup, unknown_name
-from featstore.manifest.paths import check_files, check_paths, resolve_inside
+from featstore.manifest.paths import LARGE_IMAGES, check_files, check_paths, resolve_inside
 from featstore.remote.objects import Address
 
 #: The file of facts; written last, so that a folder without it is no manifest.
@@ -19,9 +19,6 @@ FACTS_FILE = "dataset.toml"
 
 #: The fact that says where uris lead, if that is not the manifest's own folder.
 DATA_ROOT = "data_root"
-
-#: Fact with the pixels of images that are usually too large to be decoded.
-LARGE_IMAGES = "large_images"
 
 #: The name of the label set among the tables.
 CLASSES = "classes"

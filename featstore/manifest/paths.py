@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -288,21 +288,24 @@ def item_hashes(root: Path | Address, table: pl.DataFrame) -> pl.Series:
     return pl.Series("content_sha256", hashes, dtype=pl.String)
 
 
-#: Of so many images a manifest says how large they are.
+#: Fact with the pixels of images that are usually too large to be decoded, the largest first, ...
+LARGE_IMAGES = "large_images"
+
+#: ... of so many at most.
 MOST_LARGE = 1000
 
 
-def large_images(root: Path | Address, table: pl.DataFrame) -> list[int]:
-    """Return the pixels of image files here that are usually too large to be decoded.
-
-    Only headers of whole files are read. The largest come first, `MOST_LARGE` at most.
-    """
-    whole = [uri for uri in table["uri"].drop_nulls() if not (parse_locator(uri) or is_url(uri))]
+def size_facts(root: Path | Address, tables: Mapping[str, pl.DataFrame]) -> dict[str, list[int]]:
+    """Return the fact `LARGE_IMAGES` if there are any; of whole files here the headers are read."""
+    if isinstance(root, Address) or "image" not in tables:
+        return {}
     found = []
-    for uri in whole if isinstance(root, Path) else ():
-        with open_plain(root / uri) as file:
-            found.append(count_pixels(file))
-    return sorted((pixels for pixels in found if pixels > MAX_PIXELS), reverse=True)[:MOST_LARGE]
+    for uri in tables["image"]["uri"].drop_nulls():
+        if parse_locator(uri) is None and not is_url(uri):
+            with open_plain(root / uri) as file:
+                found.append(count_pixels(file))
+    large = sorted((pixels for pixels in found if pixels > MAX_PIXELS), reverse=True)
+    return {LARGE_IMAGES: large[:MOST_LARGE]} if large else {}
 
 
 def check_hashes(root: Path, table: pl.DataFrame, kind: str) -> None:

@@ -25,7 +25,7 @@ from featstore.extraction.repair import recorded_choices, repair_set
 from featstore.images import LEFT_OUT, MAX_PIXELS, Geometry, ImageError, count_pixels, decode_image
 from featstore.sources.making import make_manifest
 from featstore.store import open_store
-from tests.featstore.extraction.damage import flip
+from tests.featstore.extraction.damage import DATA, flip
 
 LARGE = 10_001
 TAKEN = LARGE * LARGE
@@ -120,8 +120,7 @@ def test_one_is_taken_where_the_option_allows_it_and_a_repair_takes_it_again(
     assert rows[1].tolist() == [LARGE, LARGE, 1.0]
     name = open_store(store).info(done.key).encoder
     assert recorded_choices(store / done.key, name)[0][1]["max_pixels"] == TAKEN
-    (data,) = [path for path in (store / done.key / "embedding").rglob("*") if path.name == "0"]
-    flip(data, 0)
+    flip(store / done.key / DATA, 16)  # a value of the second row
     repaired = repair_set(
         store, done.key, manifest=tmp_path / "made", encoder=Sizes(), space={"name": "Sizes"}
     )
