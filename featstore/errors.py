@@ -345,3 +345,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def is_out_of_memory(err: BaseException) -> bool:
+    """Return whether an error says that memory ran out: torch has several ways to."""
+    return (
+        isinstance(err, MemoryError)
+        or type(err).__name__ == "OutOfMemoryError"
+        or "out of memory" in str(err).lower()
+        or "can't allocate memory" in str(err).lower()
+    )

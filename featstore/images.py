@@ -7,12 +7,13 @@ image encoders put into their keyed facts.
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from featstore.errors import FeatstoreError, needs_extra
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 #: Pixels an image may have: 10,000 × 10,000, i.e. 300 MB once decoded.
 MAX_PIXELS = 100_000_000
+
+#: How the reason begins why an image is not decoded that an option would take.
+LEFT_OUT = "Left out:"
 
 #: Formats that are tried, by Pillow's names. TIFF is left to callers who ask for it.
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -77,8 +81,8 @@ def decode_image(
     source : str, Path or bytes
         A file, or the bytes of one.
     max_pixels : int
-        An image that declares more is refused before any pixel is decoded. Pillow's own limit,
-        twice ``PIL.Image.MAX_IMAGE_PIXELS`` (179 million), holds as well.
+        An image that declares more is left out before any pixel is decoded. It stands in the place
+        of Pillow's own limit, ``PIL.Image.MAX_IMAGE_PIXELS``.
     formats : sequence of str
         Pillow's names of the formats that are tried.
     scaled : bool
@@ -92,22 +96,23 @@ def decode_image(
     Raises
     ------
     ImageError
-        If the file is missing, empty, truncated, too large or no image.
+        If the file is missing, empty, truncated, too large or no image. Where an option would take
+        it, the message begins with `LEFT_OUT`.
     """
     with needs_extra("Decoding images"):
-        from PIL import Image, UnidentifiedImageError
+        from PIL import UnidentifiedImageError
 
     label = f"{len(source):,} bytes" if isinstance(source, bytes) else f"'{Path(source).name}'"
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         if not data:
             raise ImageError(f"Cannot decode {label}: the file is empty.")
-        with _pillow_quiet(), Image.open(io.BytesIO(data), formats=list(formats)) as image:
+        with opened_image(io.BytesIO(data), formats) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(
-                    f"Cannot decode {label}: {width:,} × {height:,} pixels exceed the limit of "
-                    f"{max_pixels:,}. Raise max_pixels if this image is meant."
+                    f"{LEFT_OUT} {label} with {width:,} × {height:,} pixels, more than the limit "
+                    f"of {max_pixels:,} (--max-pixels)."
                 )
             if scaled:
                 image.draft(None, (SCALED_SIDE, SCALED_SIDE))
@@ -119,10 +124,12 @@ def decode_image(
     except ImageError:
         raise
     except UnidentifiedImageError as err:
-        tiff = data.startswith(_TIFF) and "TIFF" not in formats
+        if data.startswith(_TIFF) and "TIFF" not in formats:
+            raise ImageError(
+                f"{LEFT_OUT} {label}. TIFF is decoded when asked for (--tiff)."
+            ) from err
         raise ImageError(
-            f"Cannot decode {label}: it is no image in a known format ({', '.join(formats)})"
-            f"{'; TIFF is decoded when asked for (--tiff)' * tiff}."
+            f"Cannot decode {label}: it is no image in a known format ({', '.join(formats)})."
         ) from err
     except Exception as err:
         # Pillow's decoders raise nearly anything on damaged files (OSError, SyntaxError,
@@ -316,16 +323,38 @@ def _grey8(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey)
 
 
-@contextmanager
-def _pillow_quiet() -> Iterator[None]:
-    """Silence Pillow's remarks on odd but readable files, for instance a damaged EXIF block.
+def count_pixels(file: IO[bytes]) -> int:
+    """Return how many pixels an image file declares; 0 if that cannot be read."""
+    try:
+        with opened_image(file, WITH_TIFF) as image:
+            return image.width * image.height
+    except Exception:  # whatever it is, `decode_image` says it in its own words
+        return 0
 
-    The filter is as narrow as can be, because the list of filters belongs to the process: were
-    it left behind by two threads crossing each other, only these remarks would stay silent.
+
+_opening = threading.Lock()
+
+
+@contextmanager
+def opened_image(source: IO[bytes], formats: Sequence[str]) -> Iterator[Image.Image]:
+    """Yield an image of which Pillow has read the header, whatever its size.
+
+    Pillow's remarks on odd but readable files, for instance a damaged EXIF block, are silenced. The
+    filter is as narrow as can be, because the list of filters belongs to the process: were it left
+    behind by two threads crossing each other, only these remarks would stay silent.
     """
+    from PIL import Image
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.|featstore\.images")
-        yield
+        with _opening:  # the limit is the process's, too
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                opened = Image.open(source, formats=list(formats))
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+        with opened as image:
+            yield image
 
 
 def _one_line(err: BaseException) -> str:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -139,6 +140,48 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
+def start_python(code: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process of this interpreter that runs `code`, and finds modules where this one does.
+
+    Unasked, Python looks in the current folder first: a ``pickle.py`` beside somebody's data ran.
+
+    Parameters
+    ----------
+    code : str
+    *arguments
+        Its ``sys.argv`` from the second on.
+    **options
+        Of `subprocess.Popen`.
+
+    Raises
+    ------
+    OSError
+        If it cannot be started.
+    """
+    path = [*map(str, sys.path)]
+    code = f"import sys; sys.path[:] = {path!r}; {code}"
+    command = [sys.executable, "-P", "-c", code, *arguments]
+    return subprocess.Popen(command, **options)  # noqa: S603 -- this interpreter, and no shell
+
+
+_spawning = threading.RLock()
+
+
+@contextlib.contextmanager
+def spawning() -> Iterator[None]:
+    """Let `multiprocessing` start processes as `start_python` does, within the block.
+
+    It hands its `sys.path` over, too, but to a Python that has imported modules by then.
+    """
+    with _spawning:
+        before = os.environ.get("PYTHONSAFEPATH", "")
+        os.environ["PYTHONSAFEPATH"] = "1"
+        try:
+            yield
+        finally:
+            os.environ["PYTHONSAFEPATH"] = before  # empty is as if it were not there
+
+
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 Engine = Literal["local", "ray"]
@@ -268,11 +311,14 @@ class _ProcessRun:
         context = multiprocessing.get_context("spawn")
         # Where `headstock` was imported, a worker too finds the packages in its folder alone.
         face = getattr(sys.modules.get("headstock"), "import_siblings", None)
-        with ProcessPoolExecutor(
-            self.jobs, mp_context=context, initializer=_begin, initargs=(face,)
-        ) as pool:
-            futures = [pool.submit(work, task) for task in tasks]
+        with spawning():  # its locks, too, have a process
+            pool = ProcessPoolExecutor(
+                self.jobs, mp_context=context, initializer=_begin, initargs=(face,)
+            )
+        with pool:
             try:
+                with spawning():
+                    futures = [pool.submit(work, task) for task in tasks]
                 for future in futures if ordered else as_completed(futures):
                     yield future.result()
             except BrokenProcessPool as err:
@@ -391,12 +437,15 @@ def connected(
         yield ray
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    job = ray.job_config.JobConfig()
+    # As of a client's: of other jobs, workers look for modules in this current folder first.
+    job._client_job = True
     if address:
-        ray.init(address=address, log_to_driver=False)
+        ray.init(address=address, log_to_driver=False, job_config=job)
     else:
         ray.init(
             "local", num_cpus=cores, object_store_memory=object_store_bytes,
-            include_dashboard=False, log_to_driver=False,
+            include_dashboard=False, log_to_driver=False, job_config=job,
         )  # fmt: skip
     try:
         yield ray

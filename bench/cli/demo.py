@@ -6,7 +6,6 @@ import io
 import logging
 import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -206,14 +205,17 @@ def run_step(command: str, *, err: bool = False) -> tuple[int, str]:
 
     It prints on stderr if `err`. What the environment names as store or plugins is none of it.
     """
-    # The `headstock` of this interpreter, whatever PATH finds first.
-    words = [sys.executable, "-m", "bench.cli.headstock", *shlex.split(command)[1:]]
+    # Imported here, because a help does without what it needs.
+    from featstore.parallel import start_python
+
     started = time.monotonic()
     kept = {
         k: v for k, v in os.environ.items() if k not in ("HEADSTOCK_STORE", "HEADSTOCK_PLUGINS")
     }
     stdout = 2 if err else None
-    process = subprocess.Popen(words, env=kept, stdout=stdout)  # noqa: S603 -- of a job
+    # The `headstock` of this interpreter, whatever PATH finds first.
+    code, words = "from bench.cli.headstock import main; main()", shlex.split(command)[1:]
+    process = start_python(code, *words, env=kept, stdout=stdout)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

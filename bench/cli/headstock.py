@@ -429,6 +429,3 @@ def _in_words(entry: dict[str, Any]) -> str:
 
 
 main = entry_point(cli, "headstock")
-
-if __name__ == "__main__":
-    main()

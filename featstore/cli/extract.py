@@ -19,6 +19,7 @@ from featstore.command_line import (
     SectionedCommand,
     StorePlace,
     StoreType,
+    count,
     human_bytes,
     json_option,
     print_json,
@@ -27,7 +28,7 @@ from featstore.command_line import (
 from featstore.errors import EncoderError
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig, RepairConfig
 from featstore.options import config_from, options_from
-from featstore.terminal import bad, good, say
+from featstore.terminal import bad, good, say, warning
 
 if TYPE_CHECKING:
     from featstore.extraction.plan import JobPlan, SetPlan
@@ -56,15 +57,8 @@ class Request:
     place: Place
 
 
-def read_request(
-    manifest: Path | None, kinds: tuple[str, ...], given: dict[str, Any], *, exist: bool
-) -> Request:
+def read_request(manifest: Path | None, kinds: tuple[str, ...], given: dict[str, Any]) -> Request:
     """Return what is asked for: options first, then the manifest.
-
-    Parameters
-    ----------
-    exist : bool
-        Whether to ask the libraries for models of these names; that imports them.
 
     Raises
     ------
@@ -90,8 +84,7 @@ def read_request(
         check_options(spec.encoder, **spec.model_options())
         for kind in others:
             check_kind(spec.encoder, kind)
-        if exist:
-            check_name(spec.encoder)
+        check_name(spec.encoder)
     # A rank looks for the files of its own blocks.
     ranked = place.rank is not None
     source = None if manifest is None else read_manifest(manifest, unchecked=ranked)
@@ -127,7 +120,7 @@ _SECTIONS = {
     "--limit --devices",
     "Model": "--pool --layers --prefix --prompt-name --max-length --trust-remote-code --compile",
     "Heads": "--label-set --label-file --check-names --check-weights",
-    "Images": "--decode --resize --decode-timeout --tiff --views --seed",
+    "Images": "--decode --resize --decode-timeout --tiff --max-pixels --views --seed",
     "Failures": "--on-error --max-failures --retry-failed",
     "Devices and machines": "--engine --ray-address --rank --world-size --threads --jobs",
 }
@@ -164,7 +157,7 @@ def extract_command(
     with ProgressBar("extract", doing="reading the manifest"):
         from featstore.extraction.heads import extract_head
 
-        request = read_request(manifest, kinds, given, exist=True)
+        request = read_request(manifest, kinds, given)
     logging.getLogger("PIL").setLevel(logging.WARNING)
     results: list[ExtractResult] = []
     for kind in request.kinds:
@@ -275,14 +268,13 @@ def plan_command(
     """Show what an extraction would do; write nothing.
 
     Takes the options of `featstore extract`. For each set: what is there, what is missing, bytes to
-    write, and roughly how long. An encoder that the store has seen, or whose dimension is known, is
-    not opened: the plan then needs neither torch nor the hub. With --measure every encoder is.
-    Options that say where the extraction runs and logs are checked, and change nothing in the plan.
-    The exit code is 1 if the extraction would refuse. The tag of an encoder that need not be opened
-    is not looked up on the hub.
+    write, and roughly how long; the encoders are opened for it. Options that say where the
+    extraction runs and logs are checked, and change nothing in the plan. The exit code is 1 if the
+    extraction would refuse.
     """
     from featstore.extraction.heads import plan_heads
-    from featstore.extraction.plan import plan_items
+    from featstore.extraction.job import open_job
+    from featstore.extraction.plan import plan_job
 
     if not isinstance(store, Path):
         raise usage_error(
@@ -291,7 +283,7 @@ def plan_command(
         )
     plans: dict[str, JobPlan] = {}
     with ProgressBar("plan", doing="reading the manifest") as bar:
-        request = read_request(manifest, kinds, given, exist=False)
+        request = read_request(manifest, kinds, given)
         for kind in request.kinds:
             bar.stage(f"looking at {kind} items")
             if kind == "head_weight":
@@ -299,10 +291,11 @@ def plan_command(
                 plans[kind] = plan_heads(labels, request.encoders, store=store, config=request.head)
                 continue
             assert request.source is not None
-            plans[kind] = plan_items(
+            job = open_job(
                 request.source, kind=kind, encoders=request.encoders, store=store,
-                config=request.config, measure=measure,
+                config=request.config,
             )  # fmt: skip
+            plans[kind] = plan_job(job, measure=measure)
     if as_json:
         print_json({kind: plan.as_dict() for kind, plan in plans.items()})
     else:
@@ -323,6 +316,9 @@ def _show(plan: JobPlan, encoders: list[EncoderSpec]) -> None:
             time = "not known" if one.seconds is None else f"about {duration(one.seconds)}"
             click.echo(f"  disk: {human_bytes(state.write_bytes)}")
             click.echo(f"  time: {time} ({one.basis})")
+    if plan.too_large:
+        what = f"{count(plan.too_large, 'image')} of more pixels than --max-pixels"
+        say(warning(what), ": skipped and listed, and the exit code is 3")
     free = human_bytes(plan.free_bytes)
     click.echo(f"Total: {human_bytes(plan.write_bytes)} to write, {free} free")
     for error in plan.errors:

@@ -99,6 +99,7 @@ def make_command(
     manifests build`.) Every file is read once, for its content hash; none is copied or changed. The
     same location and options give the same bytes.
     """
+    from featstore.images import MAX_PIXELS
     from featstore.sources.making import LEFT_OUT_FILE, SOURCES, make_manifest
 
     if source not in SOURCES:
@@ -112,6 +113,7 @@ def make_command(
         "classes": 0 if manifest.classes is None else manifest.classes.height,
         "items": manifest.facts["counts"],
         "left_out": manifest.facts.get("left_out", 0),
+        "too_large": manifest.count_larger(MAX_PIXELS),
     }
     if as_json:
         print_json(document)
@@ -121,6 +123,9 @@ def make_command(
     if document["left_out"]:
         left = count(document["left_out"], "file")
         say(warning(f"{left} left out:"), f" {out / LEFT_OUT_FILE} says why")
+    if document["too_large"]:
+        large = f"{count(document['too_large'], 'image')} of more than {MAX_PIXELS:,} pixels:"
+        say(warning(large), " `featstore extract` skips and lists them; see its --max-pixels")
 
 
 @manifests.command("sources", epilog="Example: featstore manifests sources --json")

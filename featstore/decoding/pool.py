@@ -18,15 +18,12 @@ import pickle
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from itertools import compress
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from featstore.decoding.worker import (
@@ -46,9 +43,9 @@ from featstore.decoding.worker import (
     read_answer,
     write_request,
 )
-from featstore.errors import DecoderStartError
-from featstore.images import FORMATS, MAX_PIXELS, ImageError, decode_image
-from featstore.parallel import ONE_THREAD
+from featstore.errors import DecoderStartError, is_out_of_memory
+from featstore.images import FORMATS, MAX_PIXELS, ImageError, decode_image, opened_image
+from featstore.parallel import ONE_THREAD, start_python
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +60,7 @@ _MALLOC = {
 }
 
 #: What a decoding process runs.
-_MAIN = "import sys; from featstore.decoding.worker import main; main(sys.argv[1])"
+_MAIN = "from featstore.decoding.worker import main; main(sys.argv[1])"
 
 #: Seconds that a process whose pipe is closed has to end by itself.
 _LAST_WORDS = 5.0
@@ -269,16 +266,15 @@ class WorkerProcess:
             return self._process
         self._end()
         self._late = False
-        path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
         memories = [one.handle for one in (self._surface, self._ring) if one is not None]
         try:
-            process = subprocess.Popen(  # this interpreter, and no shell
-                # Not by -m, which runs the module a second time, under another name.
-                [sys.executable, "-c", _MAIN, self._config],
+            process = start_python(
+                _MAIN,
+                self._config,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**_MALLOC, **os.environ, **ONE_THREAD, "PYTHONPATH": path},
+                env={**_MALLOC, **os.environ, **ONE_THREAD},
                 pass_fds=memories,
             )
         except OSError as err:
@@ -507,8 +503,15 @@ _ORIENTATION = 0x0112
 _TAIL = 1024
 
 
-def decode_on_gpu(data: bytes, device: str, *, formats: Sequence[str] = FORMATS) -> Image.Image:
+def decode_on_gpu(data: bytes, device: str, **accepted: Any) -> Image.Image:
     """Decode an image file into an upright RGB picture, a plain JPEG on `device`.
+
+    Parameters
+    ----------
+    data : bytes
+    device : str
+    **accepted
+        ``formats`` and ``max_pixels`` of `featstore.images.decode_image`.
 
     Raises
     ------
@@ -517,14 +520,14 @@ def decode_on_gpu(data: bytes, device: str, *, formats: Sequence[str] = FORMATS)
     """
     from PIL import Image
 
-    (found,) = decode_batch([data], device, formats=formats)
+    (found,) = decode_batch([data], device, **accepted)
     if isinstance(found, str):
         raise ImageError(found)
     return Image.fromarray(found.contiguous().cpu().numpy())
 
 
 def decode_batch(
-    files: Sequence[bytes | str], device: str, *, formats: Sequence[str] = FORMATS
+    files: Sequence[bytes | str], device: str, **accepted: Any
 ) -> list[torch.Tensor | str]:
     """Decode image files into (h, w, 3) uint8 tensors on a device, all plain JPEGs in one call.
 
@@ -533,8 +536,8 @@ def decode_batch(
     files : sequence of bytes or str
         A str says why a file could not be read, and comes back.
     device : str
-    formats : sequence of str
-        As of `featstore.images.decode_image`.
+    **accepted
+        ``formats`` and ``max_pixels`` of `featstore.images.decode_image`.
 
     Returns
     -------
@@ -545,14 +548,17 @@ def decode_batch(
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    plain = [isinstance(file, bytes) and is_plain_jpeg(file) for file in files]
+    most = accepted.get("max_pixels", MAX_PIXELS)
+    plain = [isinstance(file, bytes) and is_plain_jpeg(file, max_pixels=most) for file in files]
     whole: Iterable[Any] = compress(files, plain)
     encoded = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in whole]
     try:
         decoded = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else []
-    except RuntimeError:  # one is damaged, or of a kind that nvJPEG lacks
+    except RuntimeError as err:  # one is damaged, or of a kind that nvJPEG lacks
         if len(files) > 1:
-            return [one for file in files for one in decode_batch([file], device, formats=formats)]
+            return [one for file in files for one in decode_batch([file], device, **accepted)]
+        if is_out_of_memory(err):
+            raise
         decoded, plain = [], [False]
     pictures, found = iter(decoded), []
     for file, is_plain in zip(files, plain, strict=True):
@@ -562,7 +568,7 @@ def decode_batch(
             found.append(file)
         else:
             try:
-                pixels = np.array(decode_image(file, formats=formats))
+                pixels = np.array(decode_image(file, **accepted))
                 found.append(torch.from_numpy(pixels).to(device))
             except ImageError as err:
                 found.append(str(err))
@@ -589,17 +595,14 @@ def own_stream(device: str) -> Iterator[None]:
 _streams = threading.local()
 
 
-def is_plain_jpeg(data: bytes) -> bool:
+def is_plain_jpeg(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bool:
     """Return whether the bytes are a whole, upright JPEG of grey or RGB, of an allowed size."""
     if not data.startswith(b"\xff\xd8") or b"\xff\xd9" not in data[-_TAIL:]:
         return False
-    from PIL import Image
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=["JPEG"])
+        with opened_image(io.BytesIO(data), ["JPEG"]) as image:
             upright = image.getexif().get(_ORIENTATION, 1) in (0, 1)
+            small = image.width * image.height <= max_pixels
+            return upright and small and image.mode in ("L", "RGB")
     except Exception:  # whatever it is, decode_image says it in its own words
         return False
-    return upright and image.mode in ("L", "RGB") and image.width * image.height <= MAX_PIXELS

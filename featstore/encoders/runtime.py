@@ -87,8 +87,22 @@ def checked_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
+def _float32_switches() -> tuple[list[Any], str, Any]:
+    """Return what says whether float32 may become less: the objects, their attribute, and "no".
+
+    Since torch 2.9 each operation has a switch of its own, with bfloat16 on CPUs among its values.
+    The older pair must not be touched then: once a process has used the new ones, it raises.
+    """
+    backends: Any = torch.backends
+    cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
+    if not hasattr(cudnn, "conv"):
+        return [cuda.matmul, cudnn], "allow_tf32", False
+    of_cpu = [mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
+    return [cuda.matmul, cudnn.conv, cudnn.rnn, *of_cpu], "fp32_precision", "ieee"
+
+
 class _TrueFloat32:
-    """Keeps TF32 off while any thread computes, and then puts the process's choice back.
+    """Keeps float32 whole while any thread computes, and then puts the process's choice back.
 
     The switches are the process's, so the first thread that enters turns them off and the last one
     that leaves restores them: in between, nobody's float32 becomes TF32.
@@ -97,22 +111,24 @@ class _TrueFloat32:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._before = (False, False)
+        self._before: list[Any] = []
 
     def __enter__(self) -> None:
-        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        switches, name, off = _float32_switches()
         with self._lock:
             if self._inside == 0:
-                self._before = matmul.allow_tf32, cudnn.allow_tf32
-                matmul.allow_tf32 = cudnn.allow_tf32 = False
+                self._before = [getattr(switch, name) for switch in switches]
+                for switch in switches:
+                    setattr(switch, name, off)
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
-        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        switches, name, _off = _float32_switches()
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                matmul.allow_tf32, cudnn.allow_tf32 = self._before
+                for switch, chosen in zip(switches, self._before, strict=True):
+                    setattr(switch, name, chosen)
 
 
 _true_float32 = _TrueFloat32()
@@ -137,6 +153,10 @@ GPU_BATCH = 256
 
 #: Smallest cosine to float32 on the golden inputs with which bfloat16 is taken by itself.
 BFLOAT16_COSINE = 0.999
+
+#: Compute capability from which a GPU multiplies bfloat16 in hardware: Ampere's. Older ones emulate
+#: it, slower than float32.
+BFLOAT16_CAPABILITY = (8, 0)
 
 
 class TorchEncoder(ABC):
@@ -193,15 +213,21 @@ class TorchEncoder(ABC):
     def best_precision(self) -> tuple[str, str]:
         """Return the precision that ``auto`` stands for on this device, and why.
 
-        bfloat16 on a CUDA device where each golden input keeps a cosine of 0.999 to float32, both
-        computed there now; else float32.
+        bfloat16 on a CUDA device that computes in it, where each golden input keeps a cosine of
+        0.999 to float32, both computed there now; else float32.
         """
         if self._device.type != "cuda":
             return "float32", f"the default on {self._device.type}"
+        capability = torch.cuda.get_device_capability(self._device)
+        if capability < BFLOAT16_CAPABILITY:
+            has, needs = (".".join(map(str, one)) for one in (capability, BFLOAT16_CAPABILITY))
+            return "float32", f"bfloat16 needs compute capability {needs}, and this GPU has {has}"
         before = self.precision
         self.precision = "bfloat16"
         try:
             cosine = golden_cosine(self)
+        except Exception as err:  # whatever an operation that lacks it raises
+            return "float32", f"in bfloat16 the golden inputs failed: {one_line(err)[:-1]}"
         finally:
             self.precision = before
         assert cosine is not None

@@ -23,7 +23,7 @@ import numpy as np
 from data_manifests.cache import cache_folder
 from featstore.encoders.base import IMAGE_KINDS, Encoder
 from featstore.encoders.golden import golden_inputs
-from featstore.errors import DeviceError
+from featstore.errors import DeviceError, is_out_of_memory
 from featstore.identity import SHORT, space_id
 from featstore.images import Geometry
 
@@ -190,14 +190,24 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         yield
 
 
-def is_out_of_memory(err: BaseException) -> bool:
-    """Return whether an error says that memory ran out: torch has several ways to."""
-    return (
-        isinstance(err, MemoryError)
-        or type(err).__name__ == "OutOfMemoryError"
-        or "out of memory" in str(err).lower()
-        or "can't allocate memory" in str(err).lower()
-    )
+@contextmanager
+def on_device(device: str | None) -> Iterator[None]:
+    """Say in the block that preparing pictures ran out of memory: that is no fault of a picture.
+
+    Raises
+    ------
+    DeviceError
+        If it did.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as err:
+        if not is_out_of_memory(err):
+            raise
+        raise DeviceError(
+            f"Decoding ran out of memory on {device or 'cpu'}. Take a smaller --batch-size, or "
+            "--decode cpu, which makes another embedding space."
+        ) from err
 
 
 def free_memory() -> None:

@@ -201,7 +201,7 @@ def complete_thumbnails(job: Job, *, skip: Collection[str]) -> None:
             if item["item_id"] in have or item["item_id"] in skip:
                 continue
             try:
-                image = decode_image(reader.read(source_item(item)), formats=job.formats)
+                image = decode_image(reader.read(source_item(item)), **job.accepted)
             except (ImageError, OSError):
                 continue  # an image without a picture is shown by its id
             small[item["item_id"]] = thumbnail_webp(draw_view(image, item))

@@ -7,7 +7,6 @@ of its ``--config`` files.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from featstore.encoders.base import AUTO, Precision
 from featstore.errors import EncoderError, OptionError
 from featstore.extraction.progress import BlockDone, Progress
-from featstore.images import Resizer
+from featstore.images import MAX_PIXELS, Resizer
 from featstore.options import check_values, option, option_names, take_options, with_options
 from featstore.store import BLOCK_ROWS
 
@@ -218,6 +217,13 @@ class ExtractConfig:
         "space, whose cosine to Pillow's is recorded.",
     )
     tiff: bool = option(False, help="Also decode the first page of TIFF files (off by default).")
+    max_pixels: int = option(
+        MAX_PIXELS,
+        help="Leave out images of more pixels than this, and list them. While one is decoded, it "
+        "takes four bytes a pixel.",
+        at_least=1,
+        below=2**34,
+    )
     thumbnails: bool = option(
         False, help="Keep a small WebP thumbnail of every image in the store."
     )
@@ -234,7 +240,8 @@ class ExtractConfig:
     on_error: OnError = option("skip", help="Skip unreadable items, or stop the job.")
     max_failures: int | None = option(
         None,
-        help="Let this many items fail before the job stops [default: the larger of 10 and 0.1 %].",
+        help="Let this many items fail before the job stops [default: the larger of 10 and 0.1 %, "
+        "besides images that --max-pixels or --tiff would take].",
         at_least=0,
     )
     retry_failed: bool = option(
@@ -375,15 +382,6 @@ def tell_how(line: str) -> None:
     """Log how a job encodes, once a job; a command shows it on stderr."""
     if line:
         logger.info(line)
-
-
-def likely_device(device: str) -> str:
-    """Return what ``auto`` probably stands for, without torch: cuda if a driver is there."""
-    if device != AUTO:
-        return device
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
-    drivers = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-    return "cuda" if not hidden and any(map(os.path.exists, drivers)) else "cpu"
 
 
 def settle_device(config: ExtractConfig, choices: Collection[EncoderSpec]) -> ExtractConfig:

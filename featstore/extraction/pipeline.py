@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import compress
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -34,12 +34,12 @@ from featstore.encoders.base import (
     text_batches,
 )
 from featstore.errors import TooManyFailuresError
-from featstore.extraction.batches import Batches, BatchRunner, use_device
+from featstore.extraction.batches import Batches, BatchRunner, on_device, use_device
 from featstore.extraction.options import DECODE_TIMEOUT, ExtractConfig
 from featstore.extraction.progress import StageClock, ignore
 from featstore.extraction.runs import IN_FLIGHT, LOOKAHEAD, Coming, DeviceRuns, Pixels, Runs
 from featstore.extraction.views import VIEW_ID, draw_view, source_item
-from featstore.images import FORMATS, ImageError, decode_image, thumbnail_webp
+from featstore.images import LEFT_OUT, ImageError, decode_image, thumbnail_webp
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,8 +72,8 @@ class Preparation:
         then, and no time limit holds.
     scaled : bool
         Decode large JPEG files scaled.
-    formats : sequence of str
-        Pillow's names of the formats that are tried.
+    accepted : mapping
+        ``formats`` and ``max_pixels`` of `featstore.images.decode_image`.
     thumbnail : bool
     clock : StageClock, optional
     """
@@ -87,7 +87,7 @@ class Preparation:
         decode_timeout: float | None,
         gpu: str | None = None,
         scaled: bool = False,
-        formats: Sequence[str] = FORMATS,
+        accepted: Mapping[str, Any] = MappingProxyType({}),
         thumbnail: bool = False,
         clock: StageClock | None = None,
     ) -> None:
@@ -103,14 +103,14 @@ class Preparation:
         }
         self._room = {number: threading.BoundedSemaphore(IN_FLIGHT) for number in self._encoding}
         self._gpu = gpu
-        self._formats, self._scaled = formats, scaled
+        self._accepted, self._scaled = accepted, scaled
         self._workers, self._isolated = workers, decode_timeout is not None and gpu is None
         self._make_pool = partial(
             DecodePool,
             workers,
             timeout=decode_timeout or DECODE_TIMEOUT,
-            formats=formats,
             scaled=scaled,
+            **accepted,
         )
         self._processes: DecodePool | None = None
         self._runs: Runs | None = None
@@ -126,7 +126,7 @@ class Preparation:
         feed = Feed(self._reader, tuple(dict.fromkeys(filter(None, given))), self._thumbnail)
         if known and self._gpu is not None:
             self._runs = DeviceRuns(
-                self.runners, feed, self._gpu, self._formats, self._workers, self.clock
+                self.runners, feed, self._gpu, self._accepted, self._workers, self.clock
             )
         elif known and self._isolated and SUPPORTED:
             self._runs = Runs(self.runners, feed, self._workers, self.clock, self._make_pool)
@@ -195,9 +195,9 @@ class Preparation:
         try:
             with self.clock.measure("read"):
                 data = self._reader.read(source_item(records[0]))
-            with self.clock.measure("decode"):
+            with self.clock.measure("decode"), on_device(self._gpu):
                 image = self._decode(data)
-            with self.clock.measure("prepare"):
+            with self.clock.measure("prepare"), on_device(self._gpu):
                 return [
                     self._slot(draw_view(image, record), wanted[:, row])
                     for row, record in enumerate(records)
@@ -207,9 +207,9 @@ class Preparation:
 
     def _decode(self, data: bytes) -> Image.Image:
         if self._gpu is not None:
-            return decode_on_gpu(data, self._gpu, formats=self._formats)
+            return decode_on_gpu(data, self._gpu, **self._accepted)
         if self._processes is None:
-            return decode_image(data, formats=self._formats, scaled=self._scaled)
+            return decode_image(data, scaled=self._scaled, **self._accepted)
         return self._processes.submit(data).result()
 
     def _slot(self, image: Image.Image, wanted: np.ndarray) -> Slot:
@@ -545,6 +545,8 @@ def _groups(items: list[dict[str, Any]], rows: np.ndarray) -> list[list[int]]:
 class FailureLimit:
     """Counts the items that fail, and ends the job when they are too many.
 
+    Unless a number was asked for, images do not count that an option would take.
+
     Parameters
     ----------
     what : str
@@ -575,8 +577,11 @@ class FailureLimit:
         self._fail_at_once = config.on_error == "fail"
         allowed = config.max_failures
         self._allowed = max(10, total // 1000, known) if allowed is None else allowed
+        self._forgiven = LEFT_OUT if allowed is None else None
+        self._kept = f"Finished blocks of {config.block_rows:,} rows are kept."
         self._on_failure = on_failure
-        self.failures = dict(before)
+        self._failed = dict(before)
+        self._faults = {item: why for item, why in before.items() if self._counts(why)}
 
     def add(self, item: str, reason: str) -> None:
         """Count an item.
@@ -586,15 +591,19 @@ class FailureLimit:
         TooManyFailuresError
             If it is the first and none may fail, more failed than may, or all did.
         """
-        self.failures[item] = reason
+        self._failed[item] = reason
+        if self._counts(reason):
+            self._faults[item] = reason
         self._on_failure(item, reason)
         if self._fail_at_once:
             raise TooManyFailuresError(
                 f"{item!r} of {self._what} failed: {reason.rstrip('.')}. The first failed item "
-                "ends the job (--on-error fail). Fix it, or take --on-error skip; finished "
-                "blocks are kept."
+                f"ends the job (--on-error fail). Fix it, or take --on-error skip. {self._kept}"
             )
         self.check()
+
+    def _counts(self, reason: str) -> bool:
+        return self._forgiven is None or not reason.startswith(self._forgiven)
 
     def check(self) -> None:
         """Look at what has failed so far, in this process or before.
@@ -604,13 +613,12 @@ class FailureLimit:
         TooManyFailuresError
             If more items failed than may, or all did.
         """
-        failed = len(self.failures)
-        if failed <= self._allowed and failed < self._total:
+        failed, all_failed = len(self._faults), len(self._failed) == self._total
+        if failed <= self._allowed and not all_failed:
             return
-        first, why = next(iter(self.failures.items()))
-        what = "All" if failed == self._total else f"{failed:,} of {self._total:,}"
+        first, why = next(iter((self._faults or self._failed).items()))
+        what = "All" if all_failed else f"{failed:,} of {self._total:,}"
         raise TooManyFailuresError(
             f"{what} items of {self._what} failed (first {first!r}: {why.rstrip('.')}); at most "
-            f"{self._allowed:,} may. Fix them, or allow more with --max-failures. Finished "
-            "blocks are kept."
+            f"{self._allowed:,} may. Fix them, or allow more with --max-failures. {self._kept}"
         )

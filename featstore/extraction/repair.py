@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -42,7 +42,7 @@ from featstore.extraction.progress import ExtractResult, JobLog
 from featstore.extraction.run import encode_sets
 from featstore.extraction.views import view_items
 from featstore.identity import set_id, space_id
-from featstore.images import Resizer
+from featstore.images import MAX_PIXELS, Resizer
 from featstore.labels import head_items
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
@@ -423,7 +423,7 @@ def recorded_choices(directory: Path, encoder: str) -> list[tuple[EncoderSpec, d
     for path in sorted((directory / "runs").glob("*.json"), reverse=True):
         with contextlib.suppress(FeatstoreError, OSError):
             runs.append(_mapping(read_json(path, limit=MAX_METADATA_BYTES)))
-    tiff = any(_mapping(run.get("settings")).get("tiff") is True for run in runs)
+    accepted = _accepted([_mapping(run.get("settings")) for run in runs])
     for run in runs:
         settings = _mapping(run.get("settings"))
         package = _mapping(_mapping(run.get("encoder")).get("weights")).get("package")
@@ -432,8 +432,8 @@ def recorded_choices(directory: Path, encoder: str) -> list[tuple[EncoderSpec, d
             "threads": _count(run.get("threads")),
             "window": _count(run.get("window")) or 1,
             "device": str(run.get("device", "cpu")),
-            "tiff": tiff,  # which changes no row, but decodes more
             "compile": settings.get("compile") is True,
+            **accepted,
             **{
                 name: settings[name] if settings.get(name) in get_args(kind) else usual
                 for name, kind, usual in (("decode", Decode, "cpu"), ("resize", Resizer, "pillow"))
@@ -447,6 +447,13 @@ def recorded_choices(directory: Path, encoder: str) -> list[tuple[EncoderSpec, d
             one = (EncoderSpec(encoder, weights=weights, **chosen), options)
             found += [] if one in found else [one]
     return found or [(EncoderSpec(encoder), {})]
+
+
+def _accepted(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return which images the runs of a set decoded between them: that changes no row."""
+    largest = [_count(one.get("max_pixels")) or 0 for one in settings]
+    tiff = any(one.get("tiff") is True for one in settings)
+    return {"tiff": tiff, "max_pixels": max([MAX_PIXELS, *largest])}
 
 
 def next_commands(
@@ -489,7 +496,8 @@ def next_commands(
     given = {name: getattr(choice, name) for name in MODEL_OPTIONS}
     requested = {name: value for name, value in given.items() if value is not None}
     typed = "".join(f" --{name.replace('_', '-')} {_quote(requested[name])}" for name in requested)
-    tiff = " --tiff" if options.get("tiff") else ""
+    tiff, most = " --tiff" if options.get("tiff") else "", options.get("max_pixels", MAX_PIXELS)
+    tiff += f" --max-pixels {most}" if most > MAX_PIXELS else ""
     return [*found, f"{remove} && featstore extract MANIFEST {place}{typed}{tiff}{where}"]
 
 

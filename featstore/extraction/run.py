@@ -382,7 +382,7 @@ def _run_pass(
         decode_timeout=job.config.decode_timeout,
         gpu=job.config.device if job.config.decode == "gpu" else None,
         scaled=job.config.decode == "scaled",
-        formats=job.formats,
+        accepted=job.accepted,
         thumbnail=job.thumbnails,
         clock=clock,
     ) as preparation:

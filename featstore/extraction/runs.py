@@ -10,15 +10,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from featstore.decoding.pool import DecodePool, decode_batch, own_stream
 from featstore.decoding.worker import Decoded, Feed, Ring, Run, reason_of
-from featstore.extraction.batches import BatchRunner, use_device
+from featstore.errors import is_out_of_memory
+from featstore.extraction.batches import BatchRunner, on_device, use_device
 from featstore.extraction.progress import StageClock
-from featstore.images import thumbnail_webp
+from featstore.images import MAX_PIXELS, thumbnail_webp
 
 #: Batches of an encoder that overlaps, at once: one is encoded, one waits in the device's queue,
 #: one is being copied there.
@@ -116,7 +118,8 @@ class DeviceRuns(Runs):
         With a geometry each.
     feed : Feed
     device : str
-    formats : sequence of str
+    accepted : mapping
+        ``formats`` and ``max_pixels`` of `featstore.images.decode_image`.
     workers, clock
         As of `Runs`: threads that read.
     """
@@ -126,7 +129,7 @@ class DeviceRuns(Runs):
         runners: Sequence[BatchRunner],
         feed: Feed,
         device: str,
-        formats: Sequence[str],
+        accepted: Mapping[str, Any],
         workers: int,
         clock: StageClock,
     ) -> None:
@@ -134,7 +137,7 @@ class DeviceRuns(Runs):
         self.shapes = [self.geometries.index(runner.geometry) for runner in runners]
         self._workers, self._clock = workers, clock
         self._there = [bool(getattr(runner.encoder, "overlaps", False)) for runner in runners]
-        self._feed, self._device, self._formats = feed, device, formats
+        self._feed, self._device, self._accepted = feed, device, accepted
         self._readers = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
         self._decoding = ThreadPoolExecutor(1, "prepare", use_device, (device,))
         self._flying = 0
@@ -175,8 +178,8 @@ class DeviceRuns(Runs):
 
         data, decoded, begun = [file.result() for file in files], Decoded(), time.perf_counter()
         rows: list[list[Any]] = [[None] * len(data) for _ in self.geometries]
-        with own_stream(self._device):
-            pictures = decode_batch(data, self._device, formats=self._formats)
+        with on_device(self._device), own_stream(self._device):
+            pictures = decode_batch(data, self._device, **self._accepted)
             ended = time.perf_counter()
             for place, picture in enumerate(pictures):
                 if isinstance(picture, str):
@@ -184,7 +187,11 @@ class DeviceRuns(Runs):
                     continue
                 try:
                     made = [geometry.on_tensor(picture) for geometry in self.geometries]
-                except RuntimeError as err:  # the device's memory, for a picture long and thin
+                except RuntimeError as err:
+                    sizes = [one.resized(*picture.shape[1::-1]) for one in self.geometries]
+                    # A picture long and thin may be too large once it is as high as the others.
+                    if is_out_of_memory(err) and max(map(prod, sizes)) <= MAX_PIXELS:
+                        raise
                     decoded.failures[place] = reason_of(err)
                     continue
                 for row, one in zip(rows, made, strict=True):

@@ -552,9 +552,10 @@ class Job:
         return self.config.jobs or self.cores
 
     @property
-    def formats(self) -> tuple[str, ...]:
-        """Formats of images that are decoded, by Pillow's names."""
-        return WITH_TIFF if self.config.tiff else FORMATS
+    def accepted(self) -> dict[str, Any]:
+        """Which images are decoded, as `featstore.images.decode_image` takes it."""
+        formats = WITH_TIFF if self.config.tiff else FORMATS
+        return {"formats": formats, "max_pixels": self.config.max_pixels}
 
     @property
     def thumbnails(self) -> bool:

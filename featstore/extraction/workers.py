@@ -47,7 +47,7 @@ from featstore.extraction.run import say_how, settle_settings
 from featstore.extraction.targets import Job, check_free_space, inspect_set
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
-from featstore.parallel import available_cores, end_with_parent
+from featstore.parallel import available_cores, end_with_parent, spawning
 
 
 @dataclass(frozen=True)
@@ -580,7 +580,8 @@ class ProcessCrew:
             args=(theirs, self._request, self._devices[worker], self._cores),
             name=f"extract on {self._devices[worker]}",
         )
-        process.start()
+        with spawning():
+            process.start()
         theirs.close()
         self._running[worker] = (process, ours)
         self._silent.discard(worker)

@@ -33,7 +33,13 @@ from featstore.manifest.manifest import (
     validate_classes,
     validate_items,
 )
-from featstore.manifest.paths import check_hashes, item_hashes, require_hashes
+from featstore.manifest.paths import (
+    LARGE_IMAGES,
+    check_hashes,
+    item_hashes,
+    require_hashes,
+    size_facts,
+)
 from featstore.remote.objects import Address, parse_address
 from featstore.store.parquet_guard import map_columns, unpack, unpack_columns
 
@@ -111,7 +117,7 @@ def _plain(letter: str) -> str:
 
 
 #: Facts that are not the caller's to give.
-_COMPUTED = ("counts", "tables", DATA_ROOT)
+_COMPUTED = ("counts", "tables", DATA_ROOT, LARGE_IMAGES)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -139,8 +145,8 @@ def write_manifest(
     root : Path
         Folder of the manifest; made if need be.
     facts : mapping
-        At least ``name``: lower-case letters, digits, ``_`` and ``-``. ``counts`` and ``tables``
-        are computed.
+        At least ``name``: lower-case letters, digits, ``_`` and ``-``. ``counts``, ``tables``
+        and ``large_images`` are computed.
     tables : mapping
         Item table by kind; missing columns become null, content_sha256 is computed anew.
     classes : DataFrame, optional
@@ -188,6 +194,7 @@ def write_manifest(
     whole = {
         **{key: value for key, value in facts.items() if key not in _COMPUTED},
         **({} if data_root is None else {DATA_ROOT: str(files)}),
+        **size_facts(files, complete),
         "counts": {kind: split_counts(table) for kind, table in complete.items()},
         "tables": {
             stem: {"rows": table.height, "sha256": sha256_hex(data[f"{stem}.parquet"])}

@@ -35,6 +35,7 @@ OPTIONS = """
 --decode [cpu|scaled|gpu] cpu
 --resize [pillow|torchvision] pillow
 --tiff
+--max-pixels INTEGER>=1 100000000
 --thumbnails
 --views INTEGER>=0 0
 --seed INTEGER>=0 0

@@ -79,10 +79,10 @@ BAD = {
     "truncated GIF": (GIF[: len(GIF) // 2], "truncated|broken"),
     "JPEG header only": (JPEG[:20], "no image|truncated"),
     "PNG with too little data": (png_declaring(64, 64), "truncated|broken"),
-    "bomb": (png_declaring(60_000, 60_000), "decompression bomb"),
-    "large": (png_declaring(12_000, 12_000), "12,000 × 12,000 pixels exceed"),
+    "bomb": (png_declaring(60_000, 60_000), "60,000 × 60,000 pixels, more than"),
+    "large": (png_declaring(12_000, 12_000), "12,000 × 12,000 pixels, more than"),
     "just over the limit": (png_declaring(10_000, 10_001), "limit of 100,000,000"),
-    "TIFF, not asked for": (file_of(Image.fromarray(noise()), "TIFF"), "known format"),
+    "TIFF, not asked for": (file_of(Image.fromarray(noise()), "TIFF"), "Left out: .*--tiff"),
     "EPS, which would start a program": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "known format"),
 }
 
@@ -113,7 +113,7 @@ def test_a_missing_file_and_a_folder(tmp_path):
 
 
 def test_the_pixel_limit_is_the_callers():
-    with pytest.raises(ImageError, match="32 × 24 pixels exceed the limit of 767"):
+    with pytest.raises(ImageError, match="32 × 24 pixels, more than the limit of 767"):
         decode_image(PNG, max_pixels=32 * 24 - 1)
     assert decode_image(PNG, max_pixels=32 * 24).size == (32, 24)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,35 +26,83 @@ from featstore.errors import EncoderError
 CPU = torch.device("cpu")
 
 
-SWITCHES = (torch.backends.cuda.matmul, torch.backends.cudnn)
+B = torch.backends
+SWITCHES = (
+    [B.cuda.matmul, B.cudnn.conv, B.cudnn.rnn, B.mkldnn.matmul, B.mkldnn.conv, B.mkldnn.rnn]
+    if hasattr(B.cudnn, "conv")  # since torch 2.9
+    else []
+)
+
+#: What a program may have typed, of today's switches and of those before torch 2.9.
+TYPED = {
+    "default": "pass",
+    "all tf32": "B.fp32_precision = 'tf32'",
+    "all ieee": "B.fp32_precision = 'ieee'",
+    "products tf32": "B.cuda.matmul.fp32_precision = 'tf32'",
+    "convolutions ieee": "B.cudnn.conv.fp32_precision = 'ieee'",
+    "cudnn tf32": "B.cudnn.fp32_precision = 'tf32'",
+    "bf16 on CPUs": "B.mkldnn.matmul.fp32_precision = B.mkldnn.conv.fp32_precision = 'bf16'",
+    "medium": "torch.set_float32_matmul_precision('medium')",
+    "products, before 2.9": "B.cuda.matmul.allow_tf32 = True",
+}
 
 
 @pytest.fixture
 def switches():
-    """TF32 switches of the process, put back afterwards."""
-    before = [switch.allow_tf32 for switch in SWITCHES]
+    """Switches of the process, put back afterwards."""
+    if not SWITCHES:
+        pytest.skip("needs torch 2.9")
+    before = [switch.fp32_precision for switch in SWITCHES]
+    whole = B.fp32_precision, B.cudnn.fp32_precision
     yield SWITCHES
+    B.fp32_precision, B.cudnn.fp32_precision = whole
+    torch.set_float32_matmul_precision("highest")
     for switch, value in zip(SWITCHES, before, strict=True):
-        switch.allow_tf32 = value
+        switch.fp32_precision = value
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("chosen", [True, False])
-def test_tf32_is_off_whatever_the_process_chose_and_put_back(precision, chosen, switches):
-    for switch in switches:
-        switch.allow_tf32 = chosen
+@pytest.mark.parametrize("typed", TYPED.values(), ids=TYPED)
+def test_float32_is_whole_whatever_the_process_chose_and_put_back(precision, typed, switches):
+    exec(typed)
+    chosen = [switch.fp32_precision for switch in switches]
     with computing(precision, CPU):
-        assert [switch.allow_tf32 for switch in switches] == [False, False]
-    assert [switch.allow_tf32 for switch in switches] == [chosen, chosen]
+        assert {switch.fp32_precision for switch in switches} == {"ieee"}
+    assert [switch.fp32_precision for switch in switches] == chosen
     with pytest.raises(ZeroDivisionError), computing(precision, CPU):
         _ = 1 / 0
-    assert [switch.allow_tf32 for switch in switches] == [chosen, chosen]
+    assert [switch.fp32_precision for switch in switches] == chosen
+
+
+@pytest.mark.parametrize("typed", TYPED.values(), ids=TYPED)
+def test_rows_are_the_same_whatever_the_process_chose(typed, switches):
+    """Processors with AMX multiply float32 in bfloat16 where they may: 0.27 off in 512 columns."""
+    encoders = [TimmEncoder(f"timm:{name}", timm.create_model(name)) for name in MODELS]
+    expected = [golden_vectors(encoder) for encoder in encoders]
+    exec(typed)
+    for encoder, rows in zip(encoders, expected, strict=True):
+        np.testing.assert_array_equal(golden_vectors(encoder), rows)
+
+
+#: Of products, and of convolutions.
+MODELS = ("test_vit", "test_resnet")
+
+
+def test_before_torch_2_9_the_switches_of_then_are_set(monkeypatch):
+    """On objects that stand for them: the torch of these tests is newer."""
+    then = SimpleNamespace(
+        cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=True)),
+        cudnn=SimpleNamespace(allow_tf32=True), mkldnn=SimpleNamespace(),
+    )  # fmt: skip
+    monkeypatch.setattr(torch, "backends", then)
+    with runtime._TrueFloat32():
+        assert (then.cuda.matmul.allow_tf32, then.cudnn.allow_tf32) == (False, False)
+    assert (then.cuda.matmul.allow_tf32, then.cudnn.allow_tf32) == (True, True)
 
 
 def test_no_thread_sees_tf32_while_it_computes_in_float32(switches):
     """One thread enters first and leaves first: what it puts back, the other must not see."""
-    for switch in switches:
-        switch.allow_tf32 = True
+    B.fp32_precision = "tf32"
     entered, left = threading.Barrier(2, timeout=10), threading.Event()
 
     def compute_briefly():
@@ -68,9 +117,9 @@ def test_no_thread_sees_tf32_while_it_computes_in_float32(switches):
     with computing("float32", CPU):
         entered.wait()
         assert left.wait(10)
-        assert [switch.allow_tf32 for switch in switches] == [False, False]
+        assert {switch.fp32_precision for switch in switches} == {"ieee"}
     thread.join()
-    assert [switch.allow_tf32 for switch in switches] == [True, True]
+    assert {switch.fp32_precision for switch in switches} == {"tf32"}
 
 
 class Plain(TorchEncoder):
@@ -97,6 +146,7 @@ class Plain(TorchEncoder):
 )
 def test_precision_and_batch_by_device(device, cosine, batch, precision, said, monkeypatch):
     monkeypatch.setattr(runtime, "checked_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     encoder = Plain("plain", EncoderOptions(device=device))
     looked_at = []
 
@@ -112,6 +162,45 @@ def test_precision_and_batch_by_device(device, cosine, batch, precision, said, m
     assert encoder.precision == "float32"
     assert encoder.precisions[:2] == ["float32", "bfloat16"]
     assert ("float16" in encoder.precisions) is (device != "cpu")
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0)])
+def test_bfloat16_is_tried_on_gpus_that_have_it(capability, monkeypatch):
+    """The capability is injected: no GPU is here. All else is the code that a GPU runs."""
+    monkeypatch.setattr(runtime, "checked_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    encoder = Plain("plain", EncoderOptions(device="cuda"))
+    monkeypatch.setattr(runtime, "golden_cosine", lambda _: GoldenCosine(1.0, 1.0))
+    precision, reason = encoder.best_precision()
+    assert precision == ("bfloat16" if capability >= (8, 0) else "float32")
+    assert ("needs compute capability 8.0, and this GPU has 7.5" in reason) is (capability < (8, 0))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError('"upsample_bicubic2d" not implemented\nfor BFloat16'),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        TypeError("no such dtype"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_trial_that_raises_means_float32(error, monkeypatch):
+    class Raises(Plain):
+        encode_float32 = Plain.encode
+
+        def _computed(self, batch, *, exact):
+            assert self.precision == "bfloat16"
+            raise error
+
+    monkeypatch.setattr(runtime, "checked_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    encoder = Raises("plain", EncoderOptions(device="cuda"))
+    precision, reason = encoder.best_precision()
+    assert (precision, encoder.precision) == ("float32", "float32")
+    assert reason == f"in bfloat16 the golden inputs failed: {' '.join(str(error).split())}".rstrip(
+        "."
+    )
 
 
 def test_a_precision_is_taken_and_recorded():

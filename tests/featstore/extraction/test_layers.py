@@ -24,7 +24,7 @@ from featstore.encoders.timm_image import PooledTimmEncoder
 from featstore.errors import EncoderError
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.pipeline import Preparation, encode_block
-from featstore.extraction.plan import plan_items
+from featstore.extraction.plan import plan_job
 from featstore.extraction.workers import make_request
 from featstore.sources.reader import ByteReader
 
@@ -138,8 +138,8 @@ def test_layers_at_different_places_go_on_to_the_same_end(
     extracted(manifest, store, first, limit=6, **small)
     with pytest.raises(Stop):
         extracted(manifest, store, second, on_block=stop, **small)
-    plan = plan_items(manifest, kind="image", encoders=[spec], store=store,
-                      config=ExtractConfig(**{**vars(CONFIG), **small}))  # fmt: skip
+    config = ExtractConfig(**{**vars(CONFIG), **small})
+    plan = plan_job(open_job(manifest, kind="image", encoders=[spec], store=store, config=config))
     states = [one.state for one in plan.sets]
     assert [s.state for s in states if s] == ["extension", "unfinished", "missing"]
     assert [s.new for s in states if s] == [5, 7, 11]

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import featstore
 from featstore import EncoderSpec, Manifest
-from featstore.errors import EncoderError
+from featstore.decoding.pool import decode_batch
+from featstore.errors import DeviceError, EncoderError
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.job import extract, record_pixels, with_pixels
 from featstore.extraction.options import ExtractConfig
@@ -158,6 +160,86 @@ def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(
     np.testing.assert_allclose(output.rows[0][:4], expected, atol=2)
     np.testing.assert_array_equal(output.rows[0][3], expected[3].astype(np.float32))
     assert np.isnan(output.rows[0][4:]).all()
+
+
+def _on_a_device(photographs: Manifest, encoder: Any) -> Any:
+    """Encode the photographs by the path of a GPU, on the CPU; return the output."""
+    runner = BatchRunner(encoder, 2, device="cpu", halve=False)
+    with (
+        ByteReader(photographs.root) as reader,
+        Preparation(reader, [runner], workers=2, decode_timeout=5, gpu="cpu") as preparation,
+    ):
+        return encode_block(photographs.tables["image"], preparation)
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("kind", [Kept, Own], ids=["runs", "one by one"])
+@pytest.mark.parametrize("step", ["decode", "resize"])
+def test_a_device_without_memory_ends_the_job_and_blames_no_picture(
+    photographs: Manifest, monkeypatch: pytest.MonkeyPatch, kind: type[Kept], step: str
+) -> None:
+    """The error is injected where a GPU raises it; all else runs as it does there."""
+
+    def fails(*_: object, **__: object) -> Any:
+        raise OUT_OF_MEMORY
+
+    if step == "decode":
+        monkeypatch.setattr("torchvision.io.decode_jpeg", fails)
+    else:
+        monkeypatch.setattr(Geometry, "on_tensor", fails)
+        monkeypatch.setattr(Own, "prepare", fails)
+    with pytest.raises(DeviceError, match=r"Decoding ran out of memory on cpu.*--batch-size"):
+        _on_a_device(photographs, kind())
+
+
+def test_what_is_decoded_one_by_one_after_memory_ran_out_is_there(
+    photographs: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import io
+
+    usual, sizes = io.decode_jpeg, []
+
+    def scarce(encoded: list[Any], **options: Any) -> Any:
+        sizes.append(len(encoded))
+        if len(encoded) > 1:
+            raise OUT_OF_MEMORY
+        return usual(encoded, **options)
+
+    files = [(photographs.root / f"images/{number}.jpg").read_bytes() for number in (0, 1, 4)]
+    expected = decode_batch(files, "cpu")
+    monkeypatch.setattr("torchvision.io.decode_jpeg", scarce)
+    assert [str(one) for one in decode_batch(files, "cpu")] == [str(one) for one in expected]
+    assert sizes == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("error", "size"),
+    [(RuntimeError("no such filter"), (90, 50)), (OUT_OF_MEMORY, (100_000, 1))],
+    ids=["another error", "long and thin"],
+)
+def test_what_is_the_fault_of_a_picture_is_still_listed(
+    photographs: Manifest, monkeypatch: pytest.MonkeyPatch, error: Exception, size: tuple[int, int]
+) -> None:
+    usual = Geometry.on_tensor
+
+    def on_tensor(self: Geometry, picture: torch.Tensor) -> torch.Tensor:
+        if (picture.shape[1], picture.shape[0]) == size:
+            raise error
+        return usual(self, picture)
+
+    monkeypatch.setattr(Geometry, "on_tensor", on_tensor)
+    path = photographs.root / "images/2.jpg"
+    before = path.read_bytes()
+    Image.new("RGB", size, (9, 8, 7)).save(path, "PNG")
+    try:
+        items = photographs.tables["image"].with_columns(content_sha256=None)
+        output = _on_a_device(replace(photographs, tables={"image": items}), Kept())
+    finally:
+        path.write_bytes(before)
+    assert set(output.failures) == {"2.jpg", "4.jpg", "gone.jpg"}
+    assert str(error) in output.failures["2.jpg"].replace("Error: ", "")
 
 
 def test_beside_an_encoder_without_a_geometry_pixels_are_made_on_the_device_too(

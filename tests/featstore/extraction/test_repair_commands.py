@@ -59,6 +59,7 @@ def test_a_run_says_how_the_encoder_was_asked_for(tmp_path: Path) -> None:
     ]
     assert found[0][1] == {
         "batch_size": 8, "threads": 2, "device": "cpu", "tiff": False, "compile": True,
+        "max_pixels": 100_000_000,
         "decode": "cpu", "resize": "pillow", "window": 4,
     }  # fmt: skip
     (tmp_path / "runs" / "1.json").write_text(json.dumps({"batch": 8}))  # of an earlier version

