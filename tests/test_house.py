@@ -263,6 +263,65 @@ def test_main_prints_the_sums_and_fails_above_a_limit(
         assert err.startswith("statements: 20") == bool(code)
 
 
+#: What draws from a seed, and draws from the system's chance where it gets none.
+SEEDED = ("default_rng", "RandomState", "Random", "SeedSequence", "PCG64")
+
+#: Of torch, what draws from a generator that all share where it gets none.
+SHARED = ("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "bernoulli")
+
+
+def _by_chance(tree: ast.AST) -> list[str]:
+    """Return the calls that draw otherwise each time, by what stands there."""
+    modules = {
+        name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
+    }
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        of, _, last = name.rpartition(".")
+        seed = next((ast.unparse(value) for value in node.args), None)
+        keywords = {keyword.arg for keyword in node.keywords}
+        if (
+            (last in SEEDED and seed in (None, "None") and "seed" not in keywords)
+            or (of == "torch" and last in SHARED and "generator" not in keywords)
+            or (of == "random" and "random" in modules and last not in ("Random", "seed"))
+        ):
+            found.append(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [
+        ("default_rng()", 1),
+        ("np.random.default_rng(None)", 1),
+        ("np.random.RandomState()", 1),
+        ("import random; random.shuffle(x)", 1),
+        ("torch.randn(3, 4)", 1),
+        ("default_rng(0), np.random.RandomState(3), np.random.default_rng(seed=1)", 0),
+        ("def f(random): random.shuffle(x)", 0),  # as hypothesis gives it
+        ("import random; random.Random(1).shuffle(x)", 0),
+        ("torch.randn(3, generator=g), rng.standard_normal(3)", 0),
+    ],
+)
+def test_draws_without_a_seed_are_found(text: str, n: int) -> None:
+    assert len(_by_chance(ast.parse(text))) == n
+
+
+def test_no_test_draws_without_a_seed() -> None:
+    """A test that can fail by chance is wrong."""
+    found = {
+        f"{path.relative_to(ROOT)}: {call}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        if not {"perf", "gpu"} & set(path.parts)  # they measure, and compare no draws
+        for call in _by_chance(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    # Draws of others in between, which must play no part.
+    assert found == {"tests/fitters/trained/test_training.py: torch.rand(5)"}
+
+
 def test_every_package_ships_its_types() -> None:
     data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     for package in house.PACKAGES:
