@@ -12,7 +12,7 @@ DEV    := $(VENV)/dev$(if $(LOCKED),-locked).stamp
 PIP    := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-minimal test-long check lock perf gpu gpu-wheels gpu-offline format clean help \
-  validate-statistics tables faults docs
+  validate-statistics tables faults docs mutants goldens
 
 help:
 	@echo "make demo    build a store from real models and images, fit, benchmark, draw the report"
@@ -25,6 +25,8 @@ help:
 	@echo "make perf    speed, as ratios measured side by side (ONLY=store: one group)"
 	@echo "make validate-statistics   simulate every interval and test; writes build/statistics.json"
 	@echo "make tables  write the tables and screens of docs/ from the demo and the validation that ran"
+	@echo "make mutants   break lines one by one, of which the tests must see each"
+	@echo "make goldens   pin rows, results and choices anew, after a change that is meant to change them"
 	@echo "make faults  kill and refuse every command at every place; writes docs/measurements/reliability.md"
 	@echo "make gpu     on a machine with a GPU: rows against the CPU, speed against the bare model;"
 	@echo "             gpu-offline: where there is no network, with what gpu-wheels has downloaded"
@@ -85,7 +87,7 @@ test-minimal:
 test-long: export HEADSTOCK_FAULTS = all
 test-long: export HEADSTOCK_FUZZ_EXAMPLES = 10000
 test-long: export HEADSTOCK_TYPES = 1
-test-long: test test-minimal docs validate-statistics
+test-long: test test-minimal docs validate-statistics mutants
 	rm -rf $(FRESH)/demo $(FRESH)/out
 	$(MAKE) demo VENV=$(FRESH)/demo DEMO=$(FRESH)/out
 	$(BIN)/python -m tests.screens check --demo $(FRESH)/out
@@ -122,6 +124,13 @@ tables: $(DEV)
 	$(BIN)/python -m tests.tables collect --results $(DEMO)/results --statistics build/statistics.json
 	$(BIN)/python -m tests.tables write
 	$(BIN)/python -m tests.screens write --demo $(DEMO)
+
+# Ten of them are part of `make test`.
+mutants: $(DEV)
+	$(BIN)/python -m tests.mutants $(ONLY)
+
+goldens: $(DEV)
+	$(BIN)/python -m tests.goldens.write $(ONLY)
 
 # Most of an hour on 2 cores.
 faults: $(DEV)

@@ -140,6 +140,9 @@ def test_control_draws_on_every_split_are_ranked_by_their_means_over_splits(tmp_
     assert row["n_controls"] == 19
     assert row["control_rank"] == 1 + np.sum(controls >= np.mean(means["head"]))
     assert row["control_error"] == pytest.approx(np.std(controls, ddof=1) / np.sqrt(19))
+    parts = [row[f"{part}_error"] ** 2 for part in ("draw", "cluster", "control")]
+    half = stats.t.ppf(0.975, row["df"]) * np.sqrt(sum(parts))
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(half)
     assert row["b"] == pytest.approx(controls.mean())
     assert row["n_seeds"] == 3
 
@@ -491,6 +494,20 @@ def test_a_choice_that_fits_nothing_says_what_there_is(tmp_path, rng):
         compare_choices(f"{tmp_path}:ridge/random", f"{tmp_path}:ridge/head")
     with pytest.raises(NoResultsError, match="No field named 'colour'"):
         compare_choices(f"{tmp_path}:colour=red", f"{tmp_path}")
+
+
+@pytest.mark.parametrize("draws", [18, 19])
+def test_fewer_than_nineteen_control_draws_make_nothing_bold(tmp_path, rng, draws):
+    """A head alone on a fixed split: nothing but the control is drawn."""
+    names = [f"q{i}" for i in range(60)]
+    write_ranks(tmp_path, hand_run("head", eval="split"), ranks_with(rng, 60, 0.9), queries=names)
+    for draw in range(draws):
+        run = hand_run("random", eval="split", control_draw=draw)
+        write_ranks(tmp_path, run, ranks_with(rng, 60, 0.1), queries=names)
+    row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
+    assert (row["control_rank"], row["n_controls"]) == (1, draws)
+    assert row["p_holm"] < 0.001
+    assert row["bold"] is (draws == 19)
 
 
 def test_an_unfinished_control_draw_is_left_out_and_never_paired(tmp_path, rng):

@@ -31,18 +31,20 @@ def problem(rng, per_class=14, c=6, d=8):
     return images, texts
 
 
-@given(st.lists(st.integers(0, 6), min_size=2, max_size=60), st.integers(0, 99))
-def test_both_sides_of_an_in_class_split_know_every_class_of_two_images(labels, seed):
+@pytest.mark.parametrize("fraction", [0.05, 0.6, 0.95])
+@given(labels=st.lists(st.integers(0, 6), min_size=2, max_size=60), seed=st.integers(0, 99))
+def test_both_sides_of_an_in_class_split_know_every_class_of_two_images(fraction, labels, seed):
+    """However small or large a share is trained on."""
     classes = np.array(labels)
-    split = in_class_split(classes, seed=seed, train_fraction=0.6)
+    split = in_class_split(classes, seed=seed, train_fraction=fraction)
     assert sorted([*split.train, *split.test]) == list(range(len(classes)))
     for c in set(labels):
         n = (classes == c).sum()
         n_train = (classes[split.train] == c).sum()
         assert n_train == 1 if n == 1 else 1 <= n_train < n
-        if n >= 5:
-            assert n_train == round(0.6 * n)
-    again = in_class_split(classes, seed=seed, train_fraction=0.6)
+        if 1 <= round(fraction * n) < n:
+            assert n_train == round(fraction * n)
+    again = in_class_split(classes, seed=seed, train_fraction=fraction)
     np.testing.assert_array_equal(split.train, again.train)
 
 

@@ -1,6 +1,7 @@
 """`bench.statistics` against scipy, statsmodels, an analysis of variance and definitions."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from bench.errors import MetricError
 from bench.statistics import (
     DrawSums,
     against_controls,
+    against_leader,
     against_paired_controls,
     effective_df,
     holm,
@@ -176,7 +178,60 @@ def test_no_difference_is_shown_only_by_two_one_sided_tests(rng):
     assert not wide.not_worse_than(0.01)
 
 
+@pytest.mark.parametrize("shift", [0.05, -0.05])
+def test_a_clear_difference_is_not_equivalent_on_either_side(rng, shift):
+    found = two_term(one_run(rng.normal(shift, 0.02, size=200)))
+    assert not found.equivalent_within(0.01)
+    assert found.equivalent_within(0.1)
+    assert found.not_worse_than(0.01) == (shift > 0)
+
+
+def test_the_variance_of_control_draws_is_part_of_every_number(rng):
+    """Three variances by hand: of draws, of clusters, and of the mean of the control draws."""
+    plain = two_term(DrawSums(rng.normal(size=(4, 9)), np.ones((4, 9))))
+    found = replace(plain, of_controls=0.3, df_controls=18.0)
+    parts = [(plain.of_draws, 3.0), (plain.of_clusters, 8.0), (0.3, 18.0)]
+    variance = sum(own for own, _ in parts)
+    df = variance**2 / sum(own**2 / df for own, df in parts)
+    assert found.error == pytest.approx(math.sqrt(variance))
+    assert found.df == pytest.approx(df)
+    half = stats.t.ppf(0.975, df) * math.sqrt(variance)
+    assert found.interval() == pytest.approx((plain.mean - half, plain.mean + half))
+    assert found.p_value() == pytest.approx(2 * stats.t.sf(abs(plain.mean) / variance**0.5, df))
+    hits = DrawSums(np.array([[3.0, 0, 2, 1, 0, 2]]), np.full((1, 6), 5.0))
+    low, high = proportion_interval(hits)
+    wider = proportion_interval(hits, of_controls=0.02, df_controls=18.0)
+    assert wider[0] < low < high < wider[1]
+
+
+def test_a_leader_is_corrected_by_all_pairs_of_its_board_by_hand():
+    # Four entries: 6 pairs; once one is behind, 3 of three; then 1 of two.
+    np.testing.assert_allclose(against_leader(np.array([0.2, 0.004, 0.03])), [0.2, 0.024, 0.09])
+    # None is below one before it, and none above 1.
+    np.testing.assert_allclose(against_leader(np.array([0.05, 0.04, 0.06])), [0.24, 0.24, 0.24])
+    np.testing.assert_allclose(against_leader(np.array([0.5, 0.6])), [1.0, 1.0])
+
+
+def test_a_rare_hit_in_large_clusters_has_the_variance_of_agreeing_rows():
+    """Of 40 rows in 4 clusters, one hit: what clusters without a hit say is next to nothing."""
+    sums = DrawSums(np.array([[1.0, 0, 0, 0]]), np.array([[4.0, 12, 12, 12]]))
+    share, size, hits = 1 / 40, sums.count[0], sums.total[0]
+    within = np.sum(hits - hits**2 / size) / (40 - 4)
+    between = np.sum(size * (hits / size - share) ** 2) / 3
+    typical = (40 - np.sum(size**2) / 40) / 3
+    agreement = (between - within) / (between + (typical - 1) * within)
+    by_size = share * (1 - share) * np.sum(size * (1 + (size - 1) * agreement)) / 40**2
+    plain = two_term(sums)
+    assert by_size > plain.of_clusters
+    n = share * (1 - share) / by_size
+    n *= (stats.t.ppf(0.975, 39) / stats.t.ppf(0.975, plain.df_clusters)) ** 2
+    expected = stats.beta.ppf(0.975, share * n + 1, n - share * n)
+    assert proportion_interval(sums)[1] == pytest.approx(expected)
+
+
 def test_sides_with_other_queries_are_refused():
+    with pytest.raises(MetricError, match=r"differ \(3 and 4\)"):
+        one_run([1, 2, 3]) - DrawSums(np.ones((1, 3)), np.array([[1.0, 2.0, 1.0]]))
     with pytest.raises(MetricError, match="same queries on both sides"):
         one_run([1, 2, 3]) - one_run([1, 2])
     with pytest.raises(MetricError, match="Every value needs"):

@@ -339,10 +339,26 @@ def test_every_random_state_of_scikit_learn(make_world):
     assert_same(curve(3), curve(np.random.default_rng(3)))
     assert_same(curve(np.random.RandomState(3)), curve(np.random.RandomState(3)))
     going_on = np.random.RandomState(3)
-    curves = [curve(state) for state in (3, 4, going_on, going_on, None, None)]
+    curves = [curve(state) for state in (3, 4, going_on, going_on)]
     for i, one in enumerate(curves):
         for other in curves[:i]:
             assert one.shape != other.shape or not np.array_equal(one, other)
+
+
+def test_without_a_random_state_every_fit_draws_anew(make_world, monkeypatch):
+    """What is drawn is what NumPy takes from the system, which no test may compare."""
+    _, real = make_world(noise=3.0)
+    asked = []
+    drawn = np.random.default_rng
+
+    def default_rng(seed):
+        asked.append(seed)
+        return drawn(3)
+
+    monkeypatch.setattr(np.random, "default_rng", default_rng)
+    for state in (None, 3):
+        Alignment(random_state=state).fit(real.x, real.y)
+    assert asked == [None, 3]
 
 
 @pytest.mark.parametrize("call", [

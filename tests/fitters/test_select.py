@@ -11,7 +11,7 @@ from fitters.errors import PairsError, SelectionError, SettingError
 from fitters.select import ranking
 from fitters.select.grid import Axis, folds_by_group
 from fitters.select.held_out import HeldOutFold, cross_validate
-from fitters.select.leave_out import LOWEST_DUAL, LeftOut, leave_one_group_out
+from fitters.select.leave_out import LeftOut, leave_one_group_out
 from fitters.select.ranking import METRICS, Gallery, HeldOut, reciprocal_ranks
 from tests.assertions import assert_close, assert_same
 from tests.oracles import cosine, reciprocal_rank_of_text, refit_without_group
@@ -211,13 +211,30 @@ def test_rows_without_weight_are_not_there(rng):
 
 
 def test_centred_rows_must_not_leak_through_their_sum(rng):
-    # As many columns as rows: minus the sum of the others is the row itself.
-    head, texts = rng.standard_normal((20, 30)), rng.standard_normal((20, 5))
+    """Rows that know nothing of each other: a choice that sees no answer scores them as chance.
+
+    As many columns as rows: minus the sum of the others is the row itself.
+    """
+    n = 300
+    head, texts = rng.standard_normal((n, 450)), rng.standard_normal((n, 20))
     pairs = Pairs(head - head.mean(axis=0), texts - texts.mean(axis=0))
-    curve = leave_one_group_out(pairs, direction="x->y")
-    assert min(curve.axes["penalty"].values) >= LOWEST_DUAL * 0.99
-    leak = LeftOut(pairs.x, pairs.y, np.arange(20), np.ones(20))
-    assert leak.mean_cosine(1e-9 * leak.mean_square) > 0.99
+    by_rank, by_cosine = (
+        leave_one_group_out(pairs, direction="x->y", criterion=criterion)
+        for criterion in ("rank", "cosine")
+    )
+    chance = np.mean(1 / np.arange(1, n + 1))
+    assert chance == pytest.approx(0.021, abs=1e-3)
+    assert by_rank.score < 0.1
+    assert by_cosine.score < 0.2
+    # What penalties below the bound would find in the same rows.
+    leak = LeftOut(pairs.x, pairs.y, np.arange(n), np.ones(n))
+    assert leak.mean_reciprocal_rank(1e-4 * leak.mean_square) > 0.99
+    assert leak.mean_cosine(1e-4 * leak.mean_square) > 0.98
+    # With more rows than columns nothing leaks, and nothing is bounded.
+    many = Pairs(pairs.x[:, :30] - pairs.x[:, :30].mean(axis=0), pairs.y)
+    free = leave_one_group_out(many, direction="x->y", criterion="cosine")
+    assert min(free.axes["penalty"].values) < 1e-2
+    assert free.score < 0.2
 
 
 def test_leaving_out_needs_two_names_and_a_known_criterion(rng):

@@ -1,4 +1,8 @@
-"""What runs give on the store of `world`: every method, every task, every evaluation."""
+"""What runs give on the store of `world`: every method × task × evaluation, and every field.
+
+`planned` makes the runs; tests/goldens/test_goldens.py says what must be among them, so that a new
+method, task, control, learner, metric or field of a run without a pinned value fails.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,49 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import read_ranks, read_results, run_all
+from bench import Run, read_ranks, read_results, run_all
 from bench.options import TASKS
 from bench.suites.single import task_runs
 from featstore import open_store
 from fitters.few_shot.registry import LEARNERS
 from fitters.methods import METHODS
+from fitters.scorers import SCORERS
 from tests.goldens.files import rounded
 from tests.goldens.world import OWN_HEAD, SETS, write_world
 
 #: Of the trained methods: enough to see whether a training does the same steps.
 EPOCHS = 3
 
-#: Learners that take ten seconds.
+#: Learners that are not run: ten seconds of training, which tests/fitters/few_shot transcribes.
 SLOW = ("paper-few-shot",)
+
+#: Tasks that look at an alignment, with options that make them quick: each scores every method.
+OF_ALIGNMENTS: dict[str, dict[str, Any]] = {
+    "zero_shot": {}, "generalised": {}, "retrieval": {}, "hubness": {"k": 5},
+    "head_names": {"n_permutations": 19},
+    "modality_gap": {"between": "images-texts", "n_permutations": 19},
+}  # fmt: skip
+
+#: Fields of a run that no case changes, and why not.
+NOT_PINNED = {
+    "suite": "a name", "seed": "every case has one", "metric_version": "a number of versions",
+    "protocol_version": "a number of versions", "code": "a digest",
+    "view_set": "tests/bench/test_few_shot_task.py has views",
+    "view_revision": "as view_set", "layer_sets": "tests/bench/test_tasks.py searches layers",
+    "layer_revisions": "as layer_sets", "more_heads": "tests/fitters/test_jobs.py has two heads",
+    "more_images": "as more_heads",
+    "train_splits": "the world has two splits: one is scored, the other trained on",
+    "variants": "the world has one variant of a name",
+    "pair_variants": "as variants",
+    "patience": "3 epochs have nothing to be patient of", "precision": "tests/gpu has bf16",
+    "within": "needs the label sets of timm", "device": "changes no result",
+}  # fmt: skip
 
 #: Methods that read no head, and one that reads nothing else.
 REAL_ONLY, HEAD_ONLY = ("text-to-concept",), ("conse",)
+
+#: Methods whose projections are sparse.
+SPARSE = ("asif", "conse")
 
 #: Columns of a result that say what was fitted and chosen.
 FACTS = ("n_queries", "gallery", "n_images_fitted", "n_prototypes", "n_shots")
@@ -45,11 +75,92 @@ def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
         own = {"source": source, "eval": "held-out", "n_pairs": 24, "seeds": (2,)}
         for method in ("ridge", "procrustes", "kernel-ridge"):
             yield f"{method}, {source} and real", {**own, "method": method}
+    yield from _products()
+    yield from _sources()
+    yield from _fields()
     yield "class means as pairs", {
         "method": "ridge", "eval": "in-class", "pairs_per_class": 2, "source": "head",
     }  # fmt: skip
     yield "split of the manifest", {"method": "ridge", "eval": "split", "n_pairs": "all"}
     yield from _tasks()
+
+
+def _products() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every method × evaluation × task that looks at an alignment."""
+    for method, spec in METHODS.items():
+        some: dict[str, Any] = {"method": method, "n_pairs": 24, "seeds": (3,), "source": "head"}
+        if spec.fitted_on == "training":
+            some["epochs"] = EPOCHS
+        if method in REAL_ONLY:
+            some["source"] = "none"
+        if method in HEAD_ONLY:
+            some["n_pairs"] = 0
+        for evaluation in ("held-out", "split", "in-class"):
+            for task, options in OF_ALIGNMENTS.items():
+                if task == "generalised" and evaluation != "held-out":
+                    continue  # with real pairs of its classes none is unseen
+                if task == "modality_gap" and method in SPARSE:
+                    continue  # a gap is between dense projections
+                # With 24 pairs of one seed: one fit for all tasks.
+                made = TASKS[task].options(**options)
+                changes = {**some, "eval": evaluation, "task": task, "options": made}
+                yield f"{method}, {evaluation}, {task}", changes
+        shots = TASKS["few_shot"].options(shots=2)
+        few = {**some, "eval": "in-class", "task": "few_shot", "options": shots}
+        yield f"{method}, in-class, few_shot", few
+
+
+def _sources() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield controls alone, and those that need more than a name."""
+    for source in ("random", "random-cov", "shuffled", "rotated"):
+        yield f"ridge, {source}", {"method": "ridge", "source": source}
+    yield "ridge, shuffled, draw 7", {"method": "ridge", "source": "shuffled", "control_draw": 7}
+    within = {"source": "shuffled-within", "clusters": 6}
+    yield "ridge, shuffled-within", {"method": "ridge", **within}
+    mixed: dict[str, Any] = {"eval": "held-out", "n_pairs": 24, "seeds": (2,)}
+    for method in ("ridge", "procrustes", "kernel-ridge"):
+        for source in ("rotated", "repeated", "mixup", "class-means"):
+            yield f"{method}, {source} and real", {**mixed, "method": method, "source": source}
+        yield f"{method}, shuffled-within and real", {**mixed, "method": method, **within}
+
+
+def _fields() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a case for each field of data, protocol and fit that the others leave as it is."""
+    head: dict[str, Any] = {"method": "ridge", "source": "head"}
+    mixed = {**head, "eval": "held-out", "n_pairs": 24, "seeds": (4,)}
+    trained = {**mixed, "method": "paper-mlp", "epochs": EPOCHS}
+    by_class = {**head, "eval": "in-class", "pairs_per_class": 2}
+    changed: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        *((head, {"head_size": 20, "head_by": by}) for by in ("random", "nearest", "farthest")),
+        (head, {"leave_seen": True}),
+        (mixed, {"head_rows": "adapted"}),
+        (head, {"limit": 60}),
+        (mixed, {"task": "retrieval", "locales": ("en",)}),
+        (mixed, {"train_fraction": 0.4}),
+        (head, {"templates": ("none",)}),
+        (head, {"head_templates": ("photo",)}),
+        (head, {"head_variants": ("auto",)}),
+        (by_class, {"pair_templates": ("photo",)}),
+        (mixed, {"penalty": 0.3, "mix": 2.0}),
+        (mixed, {"criterion": "error"}),
+        (mixed, {"validation": "top-1"}),
+        ({**mixed, "method": "kernel-ridge"}, {"gamma": 2.0}),
+        ({**mixed, "method": "cca"}, {"n_components": 5}),
+        ({**mixed, "method": "procrustes"}, {"rank": 4, "scale": True}),
+        ({**mixed, "method": "asif"}, {"top_k": 12, "power": 3.0}),
+        ({**head, "method": "text-to-concept"}, {"legacy": True}),
+        ({**head, "method": "conse"}, {"centre": False}),
+        (trained, {"batch_size": 16}),
+        (trained, {"learning_rate": 0.01}),
+        (trained, {"share": 0.25}),
+        (trained, {"sequential": True}),
+    ]
+    for base, changes in changed:
+        own = {**base, **changes}
+        if own["method"] in REAL_ONLY:
+            own |= {"source": "none", "eval": "held-out", "n_pairs": "all"}
+        said = ", ".join(f"{key}={value}" for key, value in changes.items())
+        yield f"{own['method']} with {said}", own
 
 
 def _tasks() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -58,9 +169,12 @@ def _tasks() -> Iterator[tuple[str, dict[str, Any]]]:
         ("zero_shot", {"prompts": "max"}, {}),
         ("zero_shot", {"prompts": "each"}, {}),
         ("zero_shot", {"classes": "unseen"}, {}),
-        ("zero_shot", {"scorer": "csls"}, {}),
-        ("zero_shot", {"scorer": "inverted-softmax"}, {}),
+        ("zero_shot", {"classes": "seen"}, {}),
+        *(("zero_shot", {"scorer": scorer}, {}) for scorer in SCORERS if scorer != "cosine"),
+        *(("retrieval", {"scorer": scorer}, {}) for scorer in SCORERS if scorer != "cosine"),
         ("generalised", {}, {}),
+        ("generalised", {"prompts": "max"}, {}),
+        ("generalised", {"prompts": "each", "scorer": "csls"}, {}),
         ("retrieval", {}, {}),
         ("retrieval", {}, {"relevance": "class_id"}),
         ("retrieval", {"captions": 1, "scorer": "csls"}, {}),
@@ -68,14 +182,19 @@ def _tasks() -> Iterator[tuple[str, dict[str, Any]]]:
         ("head_names", {"by": "relative", "n_permutations": 99}, {}),
         ("neighbours", {}, {}),
         ("neighbours", {"of": "class-means", "per_class": 2}, {}),
+        ("neighbours", {"of": "class-means", "rows": "raw", "n_permutations": 19}, {}),
         ("neighbours", {"of": "pairs", "k": (2, 5)}, {}),
+        ("neighbours", {"of": "pairs", "max_rows": 40, "n_permutations": 19}, {}),
         ("modality_gap", {"n_permutations": 99}, {}),
         ("modality_gap", {"between": "images-texts", "n_permutations": 99}, {}),
+        ("modality_gap", {"max_rows": 40, "n_permutations": 19}, {}),
         ("neural_collapse", {}, {}),
         ("cosine_head", {}, OWN_HEAD),
         ("hubness", {"k": 5}, {}),
         ("hubness", {"gallery": "captions", "k": 5, "scorer": "csls"}, {}),
         ("spectrum", {}, {}),
+        ("few_shot", {"shots": 2, "prototypes": "none"}, {"eval": "in-class"}),
+        ("few_shot", {"shots": 2, "prototypes": "head"}, {"eval": "in-class", **OWN_HEAD}),
         *(
             ("few_shot", {"shots": 2, "learner": learner}, {"eval": "in-class"})
             for learner in LEARNERS
@@ -88,22 +207,31 @@ def _tasks() -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"task {task} ({said})", {"task": task, **base, **changes, "options": made}
 
 
-def result_values(folder: Path) -> dict[str, Any]:
-    """Return case -> direction -> metrics, ranks of all queries, and counts."""
-    write_world(folder / "store")
-    store = open_store(folder / "store")
-    names, runs = {}, []
+def planned(folder: Path) -> dict[str, Run]:
+    """Write the world into a folder and return case -> run."""
+    write_world(folder)
+    store = open_store(folder)
+    runs = {}
     for name, changes in _cases():
-        (run,) = task_runs(store, **{"task": "zero_shot", **SETS, **changes})
-        names[run.run_id] = name
-        runs.append(run)
-    assert len(names) == len(runs)
-    run_all(runs, folder / "store", folder / "results")
+        assert name not in runs, name
+        (runs[name],) = task_runs(store, **{"task": "zero_shot", **SETS, **changes})
+    assert len({run.run_id for run in runs.values()}) == len(runs)
+    return runs
+
+
+def result_values(folder: Path, runs: dict[str, Run] | None = None) -> dict[str, Any]:
+    """Return case -> direction -> metrics, ranks of all queries, and counts.
+
+    Of the products the ranks are left out: the metrics follow from them.
+    """
+    runs = planned(folder / "store") if runs is None else runs
+    run_all(list(runs.values()), folder / "store", folder / "results")
     rows = read_results(folder / "results")
-    ranks = read_ranks(folder / "results", [run.run_id for run in runs])
+    ranks = read_ranks(folder / "results", [run.run_id for run in runs.values()])
     found: dict[str, Any] = {}
-    for run_id, name in names.items():
-        own, places = (table.filter(run_id=run_id) for table in (rows, ranks))
+    brief = {name for name, _ in _products()}
+    for name, run in runs.items():
+        own, places = (table.filter(run_id=run.run_id) for table in (rows, ranks))
         found[name] = {}
         for direction in sorted(own["direction"].unique()):
             part = own.filter(direction=direction)
@@ -112,6 +240,8 @@ def result_values(folder: Path) -> dict[str, Any]:
                 for metric, value in sorted(part.select("metric", "value").iter_rows())
             }
             facts = {key: part[key][0] for key in FACTS if part[key][0] is not None}
-            here = places.filter(direction=direction).sort("query_id")["rank"].to_list()
-            found[name][direction] = {"metrics": metrics, "ranks": here, **facts}
+            found[name][direction] = {"metrics": metrics, **facts}
+            if name not in brief:
+                here = places.filter(direction=direction).sort("query_id")["rank"].to_list()
+                found[name][direction]["ranks"] = here
     return found

@@ -1,4 +1,4 @@
-"""What this version does is what was pinned; ``python -m tests.goldens.write`` pins it anew.
+"""What this version does is what was pinned; ``make goldens`` pins it anew.
 
 A refactoring changes none of these files. A change that is meant to shows in their diff.
 """
@@ -6,19 +6,38 @@ A refactoring changes none of these files. A change that is meant to shows in th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+from bench import Run
+from bench.metrics.summary import CLASS_METRICS, METRICS
+from bench.options import TASKS
+from bench.runs import EVALS, LEAVES, SOURCES
 from fitters import METHODS, read_alignment
 from fitters.feature_maps import FEATURE_MAPS
+from fitters.few_shot.registry import LEARNERS
+from fitters.scorers import SCORERS
 from tests.goldens import files
 from tests.goldens.chosen_settings import chosen_settings
-from tests.goldens.result_values import result_values
+from tests.goldens.claims import claims
+from tests.goldens.result_values import (
+    HEAD_ONLY,
+    NOT_PINNED,
+    OF_ALIGNMENTS,
+    REAL_ONLY,
+    SLOW,
+    SPARSE,
+    planned,
+    result_values,
+)
 from tests.goldens.run_ids import run_ids
 from tests.goldens.saved_aligners import FOLDER, projections
 from tests.goldens.store_bytes import STORES, store_bytes
+from tests.goldens.write import MAKERS
 
 #: How far a value may be off: another processor adds in another order.
 TOLERANCE = 1e-6
@@ -52,7 +71,7 @@ def check(pinned: Any, found: Any) -> None:
     """Fail with every difference between what is pinned and what was found."""
     wrong = list(differences(pinned, found))
     said = "\n".join(wrong[:40])
-    assert not wrong, f"{len(wrong)} differences (python -m tests.goldens.write):\n{said}"
+    assert not wrong, f"{len(wrong)} differences (make goldens):\n{said}"
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -92,10 +111,86 @@ def test_chosen_settings(tmp_path):
     assert {name.partition(",")[0] for name in pinned} == searched
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A folder with the world in it."""
+    return tmp_path_factory.mktemp("world")
+
+
+@pytest.fixture(scope="module")
+def runs(world) -> dict[str, Run]:
+    """The runs of `result_values` by their cases."""
+    return planned(world / "store")
+
+
 @pytest.mark.slow
-def test_result_values(tmp_path):
+def test_result_values(world, runs):
     """Metrics to `TOLERANCE`, ranks exactly, of every method and every task."""
-    check(files.read("result_values"), result_values(tmp_path))
+    check(files.read("result_values"), result_values(world, runs))
+
+
+def test_claims(tmp_path):
+    """A table, its comparisons and its doses: means, intervals, p-values, words."""
+    check(files.read("claims"), claims(tmp_path))
+
+
+def test_every_method_is_pinned_by_every_evaluation_and_task(runs):
+    scored = {(run.fit.method, run.protocol.eval, run.task) for run in runs.values()}
+    fitted = {(method, where) for method, where, _ in scored}
+    assert {(m, where) for m in METHODS.built_in for where in EVALS} - fitted == {
+        (method, "all-names") for method in REAL_ONLY
+    }
+    wanted = {
+        (method, where, task)
+        for method in METHODS.built_in
+        for where in EVALS
+        for task in OF_ALIGNMENTS
+        if where != "all-names"
+        and not (task == "generalised" and where != "held-out")
+        and not (task == "modality_gap" and method in SPARSE)
+    }
+    wanted |= {(method, "in-class", "few_shot") for method in METHODS.built_in}
+    assert wanted - scored == set()
+    # Those that look at no alignment, or at one of a method.
+    assert {task for _, _, task in scored} == set(TASKS.built_in)
+    assert set(HEAD_ONLY) | set(REAL_ONLY) <= set(METHODS.built_in)
+
+
+def test_every_source_learner_scorer_and_metric_is_pinned(runs):
+    protocols = [run.protocol for run in runs.values()]
+    assert {one.source for one in protocols} == set(SOURCES)
+    alone = {one.source for one in protocols if not one.has_pairs}
+    assert alone == set(SOURCES) - {"none", "repeated", "mixup", "class-means"}
+    options = [run.task_options for run in runs.values()]
+    learners = {getattr(one, "learner", None) for one in options} - {None}
+    assert learners == set(LEARNERS.built_in) - set(SLOW)
+    assert {getattr(one, "scorer", None) for one in options} - {None} == set(SCORERS)
+    pinned = {
+        metric
+        for case in files.read("result_values").values()
+        for direction in case.values()
+        for metric in direction["metrics"]
+    }
+    assert (set(METRICS) | set(CLASS_METRICS)) - pinned == set()
+
+
+def test_every_field_of_a_run_and_every_option_of_a_task_is_changed_by_a_case(runs):
+    changed = {leaf.name for run in runs.values() for leaf, _ in run._own}
+    lacking = {leaf.name for leaf in LEAVES} - changed
+    assert lacking - set(NOT_PINNED) == set()
+    assert set(NOT_PINNED) - {"within"} - lacking == set()
+    for task in TASKS.built_in:
+        made = TASKS[task].options()
+        own = [asdict(run.task_options) for run in runs.values() if run.task == task]
+        for one in fields(made):
+            values = {repr(options[one.name]) for options in own}
+            told = values - {repr(getattr(made, one.name))} or one.name in NOT_PINNED
+            assert told, f"no case of {task} changes {one.name}"
+
+
+def test_the_command_pins_every_file():
+    pinned = {path.stem for path in files.HERE.glob("*.json")}
+    assert set(MAKERS) == pinned
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.iterdir()))

@@ -1,6 +1,6 @@
 """Pin what this version does: write the JSON files of this folder.
 
-    python -m tests.goldens.write [NAME ...]
+    make goldens          or    python -m tests.goldens.write [NAME ...]
 
 Run it after a change that is meant to change bytes, values or choices, and look at the diff: what
 it shows is what the change does. Saved alignments are never written again, only those of new
@@ -18,6 +18,7 @@ from typing import Any
 
 from tests.goldens import files
 from tests.goldens.chosen_settings import chosen_settings
+from tests.goldens.claims import claims
 from tests.goldens.result_values import result_values
 from tests.goldens.run_ids import run_ids
 from tests.goldens.saved_aligners import save_all, saved
@@ -41,6 +42,7 @@ MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "run_ids": run_ids,
     "chosen_settings": _chosen,
     "result_values": result_values,
+    "claims": claims,
     "saved_aligners": _aligners,
 }
 

@@ -50,7 +50,7 @@ def decode_or_misbehave(data, **options):
 
 @pytest.fixture(scope="module")
 def pool():
-    with DecodePool(2, timeout=0.7, decoder=f"{HERE}:decode_or_misbehave") as made:
+    with DecodePool(2, timeout=2.0, decoder=f"{HERE}:decode_or_misbehave") as made:
         yield made
 
 

@@ -39,6 +39,10 @@ BAD = {
 }
 
 
+#: Seconds that a picture may take: enough for a good one on a machine that is busy.
+LIMIT = 2.0
+
+
 def png(number: int) -> bytes:
     rng = np.random.default_rng(number)
     buffer = io.BytesIO()
@@ -55,7 +59,7 @@ class Names:
             msg = "No such item."
             raise OSError(msg)
         if name.startswith("slow"):
-            time.sleep(1.2)  # the pool's limit is 0.7
+            time.sleep(LIMIT + 0.5)
             assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
             name = name.removeprefix("slow")
         return png(int(name)) if name.isdecimal() else name.encode()
@@ -74,11 +78,11 @@ def decode_by_turns(data: bytes, **options: Any) -> Image.Image:
 
 
 class SlowToImport(Geometry):
-    """A geometry whose first picture in a process takes longer than the pool's limit of 0.7 s."""
+    """A geometry whose first picture in a process takes longer than the pool's limit."""
 
     @functools.cache  # noqa: B019 -- of one geometry
     def start(self) -> None:
-        time.sleep(1.5)
+        time.sleep(LIMIT + 0.5)
 
     def data(self, image: Image.Image) -> bytes:
         self.start()
@@ -106,7 +110,7 @@ def ring() -> Ring:
 @pytest.fixture
 def pool(ring: Ring) -> Iterator[DecodePool]:
     feed = Feed(Names(), (SMALL, WIDE), thumbnail=True)
-    with DecodePool(1, timeout=0.7, decoder=DECODER, feed=feed, ring=ring) as made:
+    with DecodePool(1, timeout=LIMIT, decoder=DECODER, feed=feed, ring=ring) as made:
         yield made
 
 
@@ -160,7 +164,7 @@ def test_what_is_done_again_does_not_speak_for_the_picture_that_crashed(
     ring: Ring, tmp_path: Path
 ) -> None:
     feed, decoder = Feed(Names(), (SMALL, WIDE)), f"{__name__}:decode_by_turns"
-    with DecodePool(1, timeout=0.7, decoder=decoder, feed=feed, ring=ring) as pool:
+    with DecodePool(1, timeout=LIMIT, decoder=decoder, feed=feed, ring=ring) as pool:
         names = [f"hang {tmp_path / 'first'}", f"crash {tmp_path / 'second'}"]
         decoded = pool.submit_run(run_of(ring, names)).result(timeout=60)
     assert list(decoded.failures) == [0]
@@ -179,7 +183,7 @@ def test_a_stall_of_the_storage_costs_no_picture(ring: Ring, pool: DecodePool) -
 def test_a_reader_that_cannot_travel_reads_here(ring: Ring) -> None:
     reader = Kept()
     feed = Feed(reader, (SMALL, WIDE), thumbnail=True)
-    with DecodePool(1, timeout=0.7, decoder=DECODER, feed=feed, ring=ring) as pool:
+    with DecodePool(1, timeout=LIMIT, decoder=DECODER, feed=feed, ring=ring) as pool:
         run = run_of(ring, ["1", "missing", "exit", "2"])
         decoded = pool.submit_run(run).result(timeout=60)
     check(ring, run, decoded)
@@ -200,7 +204,7 @@ def test_a_reader_of_which_the_process_cannot_import_the_class_reads_here(ring: 
 
 def test_what_a_geometry_imports_is_no_picture_s_time(ring: Ring) -> None:
     feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")), thumbnail=True)
-    with DecodePool(1, timeout=0.7, feed=feed, ring=ring) as pool:
+    with DecodePool(1, timeout=LIMIT, feed=feed, ring=ring) as pool:
         run = run_of(ring, ["1", "2"])
         check(ring, run, pool.submit_run(run).result(timeout=60))
 
@@ -211,7 +215,7 @@ def test_a_geometry_that_never_starts_ends_the_job(
     monkeypatch.setattr("featstore.decoding.pool.START_TIMEOUT", 1.5)
     feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
     with (
-        DecodePool(1, timeout=0.7, feed=feed, ring=ring) as pool,
+        DecodePool(1, timeout=LIMIT, feed=feed, ring=ring) as pool,
         pytest.raises(DecoderStartError, match=r"took longer than 1\.5 s"),
     ):
         pool.submit_run(run_of(ring, ["1"])).result(timeout=60)
@@ -259,7 +263,7 @@ def test_closing_ends_a_run_at_once(ring: Ring) -> None:
 
 def test_closing_ends_a_process_that_starts(ring: Ring) -> None:
     feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
-    pool = DecodePool(1, timeout=0.7, feed=feed, ring=ring)
+    pool = DecodePool(1, timeout=LIMIT, feed=feed, ring=ring)
     run = pool.submit_run(run_of(ring, ["1"]))
     while pool._processes[0]._process is None:
         time.sleep(0.01)

@@ -1,0 +1,224 @@
+"""Break one line at a time on a copy of the tree, and see whether the tests named for it fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+from tests.mutants import watch
+
+ROOT = Path(__file__).parents[2]
+
+#: What a copy needs nothing of.
+_NOT_COPIED = shutil.ignore_patterns(
+    ".git", ".venv", "build", ".hypothesis", ".*_cache", "*.egg-info", "site"
+)
+
+#: Seconds after which the tests of one mutant are stopped.
+PATIENCE = 300.0
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One line, broken.
+
+    Attributes
+    ----------
+    guards : str
+        What the line keeps, in one sentence.
+    file : str
+        Its path from the root.
+    text, broken : str
+        What stands there, once in the file, and what is put in its place.
+    tests : tuple of str
+        Ids of pytest: at least one of these tests must fail.
+    quick : bool
+        Whether `make test` judges it.
+    """
+
+    guards: str
+    file: str
+    text: str
+    broken: str
+    tests: tuple[str, ...]
+    quick: bool = False
+
+    @property
+    def name(self) -> str:
+        """File, and the beginning of the text."""
+        return f"{self.file}: {self.text.strip().splitlines()[0][:60]}"
+
+    @property
+    def module(self) -> str:
+        """The dotted name of the file."""
+        return self.file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+    def applied(self, root: Path) -> str:
+        """Return the file with the broken line.
+
+        Raises
+        ------
+        ValueError
+            If the text does not stand there exactly once: the table is to be brought up to date.
+        """
+        source = (root / self.file).read_text(encoding="utf-8")
+        times = source.count(self.text)
+        if times != 1:
+            raise ValueError(
+                f"{self.file} has {times} times, not once, the text {self.text!r}. Name the line "
+                "as it is now, in tests/mutants/table.py."
+            )
+        return source.replace(self.text, self.broken)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a mutant.
+
+    Attributes
+    ----------
+    mutant : Mutant
+    outcome : str
+        ``killed``: a test failed. ``survived``: all passed. ``broken``: the file cannot be
+        imported, or no test came so far as to fail, which says nothing of the tests.
+    said : str
+        The first test that failed, or what went wrong.
+    seconds : float
+    """
+
+    mutant: Mutant
+    outcome: str
+    said: str
+    seconds: float
+
+
+class Tree:
+    """A copy of the tree, in which lines are broken and tests are run.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder that does not exist.
+    source : Path
+    """
+
+    def __init__(self, folder: Path, source: Path = ROOT) -> None:
+        self.folder = folder
+        # With the times of the files, so that what Python has compiled is not compiled again.
+        shutil.copytree(source, folder, ignore=_NOT_COPIED, symlinks=True)
+
+    def test(self, tests: Iterable[str], module: str = "") -> tuple[str, str]:
+        """Run tests; return an outcome as of `Verdict`, and what to say of it."""
+        report = self.folder.with_suffix(".json")
+        report.unlink(missing_ok=True)
+        command = [
+            sys.executable, "-m", "pytest", "-x", "-q", "--hypothesis-seed=0",
+            "-p", "no:randomly", "-p", "no:cacheprovider", "-p", watch.__name__, *tests,
+        ]  # fmt: skip
+        environment = os.environ | {
+            watch.MODULE: module, watch.REPORT: str(report), "PYTHONPATH": str(self.folder),
+            "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTEST_ADDOPTS": "",
+        }  # fmt: skip
+        # Its worker's facts are those of the tests that run this one.
+        for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_CURRENT_TEST"):
+            environment.pop(name, None)
+        try:
+            done = subprocess.run(
+                command, cwd=self.folder, env=environment, text=True, timeout=PATIENCE, check=False,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return "broken", f"the tests did not end in {PATIENCE:g} seconds"
+        if not report.exists():
+            return "broken", done.stdout[-2000:]
+        found = json.loads(report.read_text())
+        if done.returncode == 0:
+            return "survived", f"{len(list(tests)):,} tests passed"
+        if found["failed"]:
+            return "killed", found["failed"][0]
+        return "broken", found["import"] or done.stdout[-2000:]
+
+    @contextmanager
+    def breaking(self, mutant: Mutant) -> Iterator[None]:
+        """Break a line for as long as this lasts."""
+        path = self.folder / mutant.file
+        text, facts = mutant.applied(self.folder), path.stat()
+        whole = path.read_bytes()
+        path.write_text(text, encoding="utf-8")
+        try:
+            yield
+        finally:
+            path.write_bytes(whole)
+            # As it was: what Python has compiled of the whole file counts again.
+            os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+    def judge(self, mutant: Mutant) -> Verdict:
+        """Run the tests of a mutant on the tree that it breaks."""
+        start = time.perf_counter()
+        with self.breaking(mutant):
+            outcome, said = self.test(mutant.tests, mutant.module)
+        return Verdict(mutant, outcome, said, time.perf_counter() - start)
+
+
+def stale(mutants: Iterable[Mutant], root: Path = ROOT) -> list[str]:
+    """Return what is wrong with a table: texts that are not there once, broken syntax."""
+    wrong = []
+    for mutant in mutants:
+        try:
+            compile(mutant.applied(root), mutant.file, "exec")
+        except (ValueError, SyntaxError, OSError) as err:
+            wrong.append(f"{mutant.name}: {err}")
+        wrong += [
+            f"{mutant.name}: there is no test {test}"
+            for test in mutant.tests
+            if not _is_there(test, root)
+        ]
+    return wrong
+
+
+def _is_there(test: str, root: Path) -> bool:
+    file, *names = test.split("::")
+    path = root / file
+    if not path.is_file():
+        return False
+    source = path.read_text(encoding="utf-8")
+    return all(f"{name.partition('[')[0]}(" in source for name in names[-1:])
+
+
+def judge_all(mutants: Sequence[Mutant], folder: Path, *, jobs: int) -> Iterator[Verdict]:
+    """Yield what comes of each mutant, as it comes; `jobs` of them side by side.
+
+    Raises
+    ------
+    ValueError
+        If the table is stale, or a test fails without any mutant.
+    """
+    if wrong := stale(mutants):
+        raise ValueError("\n".join(wrong))
+    trees: SimpleQueue[Tree] = SimpleQueue()
+    for number in range(jobs):
+        trees.put(Tree(folder / f"tree{number}"))
+
+    def in_a_tree(work: str | Mutant | list[str]) -> Verdict | tuple[str, str]:
+        tree = trees.get()
+        try:
+            return tree.judge(work) if isinstance(work, Mutant) else tree.test(work)
+        finally:
+            trees.put(tree)
+
+    tests = sorted({test for mutant in mutants for test in mutant.tests})
+    with ThreadPoolExecutor(jobs) as pool:
+        for outcome, said in pool.map(in_a_tree, [tests[at::jobs] for at in range(jobs)]):
+            if outcome != "survived" and tests:
+                raise ValueError(f"Without a mutant a test fails: {said}")
+        yield from pool.map(in_a_tree, mutants)
