@@ -380,8 +380,10 @@ class _Group:
         if sha256_hex(data) != items["sha256"]:
             self._fault(name, "has another sha256 than items.sha256")
         try:
-            csv = items["format"] == "csv"
-            table = pl.read_csv(io.BytesIO(data), infer_schema=False) if csv else unpack(data)
+            if items["format"] == "csv":
+                table = pl.read_csv(io.BytesIO(data), infer_schema=False)
+            else:
+                table = unpack(data, rows=n)
         except (ValueError, pl.exceptions.PolarsError) as err:
             self._fault(name, f"is not {items['format']}: {err}")
             return

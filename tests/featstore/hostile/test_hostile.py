@@ -243,7 +243,7 @@ TABLES = {
 def test_item_tables_that_lie_are_refused(hostile: Hostile, tmp_path: Path, trick: str) -> None:
     assert len(TABLES[trick]) < 2_000_000
     hostile.replace_items(TABLES[trick])
-    _refused(hostile, tmp_path, match="items-evil.parquet", verified=True)
+    _refused(hostile, tmp_path, match="items-evil.parquet")
 
 
 @pytest.mark.parametrize("trick", ["rows as run lengths", "zeros that zstd shrinks"])
@@ -288,7 +288,7 @@ def test_rows_that_share_a_value_count_each(
     data = _one_value(b"x" * n_bytes, n, dtype)
     assert len(data) < 2_200_000
     with pytest.raises(CorruptStoreError, match=r"would become [\d,]{9,} in memory"):
-        read_table(data, where="x", schema={})
+        read_table(data, where="x", schema={"webp": pl.Binary})
     folder = hostile.directory.parent
     (folder / f"thumbnails-{sha256_hex(data)[:8]}.parquet").write_bytes(data)
     _refused(hostile, tmp_path, match="thumbnails")
