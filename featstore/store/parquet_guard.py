@@ -28,7 +28,7 @@ MAX_RATIO = 256
 
 #: ... and to so much for each row that is vouched for: regular ids and equal values compress to
 #: nothing, so the size of the file says nothing of the number of rows.
-ROW_BYTES = 512
+ROW_BYTES = 4096
 
 #: Encodings of values that cannot grow beyond their page: plain, dictionary, run lengths
 #: (one value a row, bounded by the number of rows) and the two deltas without prefixes.
@@ -240,7 +240,7 @@ def map_columns(folder: Path) -> pl.DataFrame:
     return pl.concat(columns, how="horizontal")
 
 
-def check_sizes(data: bytes | mmap, *, rows: int = 0, pages: bool = True) -> None:
+def check_sizes(data: bytes | mmap, *, rows: int | None = 0, pages: bool = True) -> None:
     """Raise ValueError if what the file claims cannot be true of its size and number of rows.
 
     Only the footer and, with `pages`, the headers of pages are looked at, so a mapped file is read
@@ -250,8 +250,9 @@ def check_sizes(data: bytes | mmap, *, rows: int = 0, pages: bool = True) -> Non
     ----------
     data : bytes or mmap
         The whole file.
-    rows : int
-        Number of rows that something else vouches for.
+    rows : int or None
+        Number of rows that something else vouches for; None takes the footer's word, for whoever
+        reads a few rows at a time.
     pages : bool
         False takes the footer's word for what its pages unpack to.
     """
@@ -263,6 +264,7 @@ def check_sizes(data: bytes | mmap, *, rows: int = 0, pages: bool = True) -> Non
         raise ValueError(f"its footer of {length:,} bytes is longer than the file")
     try:
         footer = _Thrift(data[start:-8], 0, len(data)).struct()
+        rows = _size(footer[3]) if rows is None else rows
         _allow(_unpacked_bytes(data, footer, pages=pages), len(data), rows)
     except (LookupError, TypeError, AttributeError, RecursionError) as err:
         # A field of another type than the footer's: found by fuzzing.
