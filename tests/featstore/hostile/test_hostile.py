@@ -251,9 +251,6 @@ TABLES = {
     "values in one row": _parquet(
         pl.DataFrame({"item_id": IDS, "tags": _one_list(40_000_000)}), compression="zstd"
     ),
-    "a text in a dictionary": _parquet(
-        pl.DataFrame({"item_id": IDS, "text": ["x" * 2**28] * 40}), compression="zstd"
-    ),
     "columns": _parquet(
         pl.select(item_id=pl.Series(IDS * 40_000), **{f"c{i}": pl.lit(0) for i in range(60)}),
         compression="zstd",
@@ -270,6 +267,19 @@ def test_item_tables_that_lie_are_refused(hostile: Hostile, tmp_path: Path, tric
     assert len(TABLES[trick]) < 2_000_000
     hostile.replace_items(TABLES[trick])
     _refused(hostile, tmp_path, match="items-evil.parquet")
+
+
+def test_a_huge_dictionary_is_refused(hostile: Hostile, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    entry = arrow.array(["x" * 2**28])
+    text = arrow.DictionaryArray.from_arrays(arrow.array([0] * 40, arrow.int32()), entry)
+    buffer = io.BytesIO()
+    table = arrow.table({"item_id": IDS, "text": text})
+    parquet.write_table(table, buffer, compression="zstd", store_schema=False)
+    assert len(buffer.getvalue()) < 20_000
+    hostile.replace_items(buffer.getvalue())
+    _refused(hostile, tmp_path, match="would become 268,")
 
 
 def test_rows_that_something_vouches_for_are_read_and_no_others(
