@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import secrets
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from featstore.errors import (
+    FeatstoreError,
     ManifestError,
     NonFiniteEmbeddingError,
     StoreWriteError,
@@ -127,10 +129,7 @@ def write(
     if table is not None:
         if items is not None:
             raise ManifestError("Items stand beside a table of rows, or in it: give one of them.")
-        if EMBEDDING not in table.columns:
-            where = "in the table of rows"
-            raise ManifestError(unknown_name("column", EMBEDDING, table.columns, where=where))
-        rows, items = table[EMBEDDING], table.drop(EMBEDDING, BIAS, strict=False)
+        rows, items = _vector_column(table), table.drop(EMBEDDING, BIAS, strict=False)
         bias = table[BIAS].to_numpy() if bias is None and BIAS in table.columns else bias
     given = _Given.of(rows)
     known = _items(kind, ids, items, n=given.n)
@@ -141,7 +140,7 @@ def write(
         )
     if given.n is not None:
         _check_finite(given.parts(), known["item_id"])
-    _write(root, spec, given, known, None if bias is None else np.asarray(bias, np.float32))
+    _write(root, spec, given, known, _bias(bias))
     return open_store(root, **how).view(str(spec.key))
 
 
@@ -177,8 +176,43 @@ def _space(given: EmbeddingsView | Mapping[str, Any] | None, encoder: str) -> Ma
     return given if given is not None else {"name": encoder, "provenance": "imported"}
 
 
+@contextlib.contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Say what is expected where a library refuses a value, or panics."""
+    try:
+        yield
+    except (FeatstoreError, MemoryError):
+        raise
+    except (Exception, pl.exceptions.PanicException) as err:
+        # Whatever objects may stand in a list or an array meets NumPy, polars, pyarrow or torch.
+        reason = (str(err).splitlines() or [""])[0][:200].rstrip(".") or type(err).__name__
+        raise ManifestError(f"{what}: {reason}.") from err
+
+
+def _check_masks(what: str, given: Any) -> None:
+    """Refuse an array, or a list or mapping of them, with masked values: NumPy drops the mask."""
+    many = given.values() if isinstance(given, Mapping) else given
+    parts = many if isinstance(many, list | tuple | ValuesView) else [given]
+    masked = sum(np.count_nonzero(one.mask) for one in parts if isinstance(one, np.ma.MaskedArray))
+    if masked:
+        raise ManifestError(
+            f"{masked:,} values of the {what} are masked, and a store has no masks. Fill them, or "
+            "leave their rows out, with their ids and items."
+        )
+
+
+@_readable("The bias is one number a row")
+def _bias(given: Any) -> np.ndarray | None:
+    """Return a bias as float32."""
+    _check_masks("bias", given)
+    return None if given is None else np.asarray(given, np.float32)
+
+
+@_readable("A table has a column of vectors, and one of each fact of its items")
 def _frame(table: Any) -> pl.DataFrame | None:
     """Return a table of another library as one of polars; None if it is no table."""
+    if isinstance(table, Mapping):
+        _check_masks("columns", table)
     if hasattr(table, "with_format"):  # of Hugging Face: it may be a selection of its file
         table = table.with_format("arrow")[:]
     if isinstance(table, pl.DataFrame):
@@ -187,6 +221,14 @@ def _frame(table: Any) -> pl.DataFrame | None:
         with needs_extra("A table of pandas or Arrow"):
             return pl.DataFrame(table)
     return None
+
+
+def _vector_column(table: pl.DataFrame) -> pl.Series:
+    """Return the column of a table that holds the rows."""
+    if EMBEDDING not in table.columns:
+        where = "in the table of rows"
+        raise ManifestError(unknown_name("column", EMBEDDING, table.columns, where=where))
+    return table[EMBEDDING]
 
 
 @dataclass(frozen=True)
@@ -235,7 +277,7 @@ class _Given:
     @classmethod
     def _of_block(cls, block: Any) -> _Given:
         table = _frame(block)
-        data, dtype = _matrix(block if table is None else table[EMBEDDING])
+        data, dtype = _matrix(block if table is None else _vector_column(table))
         return cls([data], data.shape[0], data.shape[1], dtype)
 
     def parts(self) -> Iterator[np.ndarray]:
@@ -265,8 +307,10 @@ def _alike(blocks: Iterable[_Given], first: _Given) -> Iterator[Any]:
         start += block.n or 0
 
 
+@_readable("Rows are a matrix of numbers")
 def _matrix(rows: Any) -> tuple[Any, str]:
     """Return rows as an array that is read by slices, and its dtype as a store names it."""
+    _check_masks("rows", rows)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(rows, torch.Tensor):
         rows = rows.detach().cpu()
@@ -276,7 +320,7 @@ def _matrix(rows: Any) -> tuple[Any, str]:
     else:
         if hasattr(rows, "__arrow_c_array__") or hasattr(rows, "__arrow_c_stream__"):
             rows = _vectors(pl.Series(rows))
-        elif getattr(getattr(rows, "dtype", None), "kind", "") == "O":
+        elif getattr(getattr(rows, "dtype", None), "kind", "") == "O" and rows.ndim == 1:
             rows = _vectors(pl.Series(list(rows)))  # of pandas or NumPy: vectors as objects
         elif not hasattr(rows, "shape"):
             try:
@@ -312,6 +356,7 @@ def _vectors(column: pl.Series) -> np.ndarray:
     return flat.reshape(column.len(), -1)
 
 
+@_readable("Items are a table or a mapping of columns")
 def _items(kind: str, ids: Any, items: Any, *, n: int | None) -> pl.DataFrame:
     """Return the item table of n rows, conformed; n of blocks is what it says itself."""
     table = pl.DataFrame() if items is None else _frame(items)
@@ -333,8 +378,10 @@ def _items(kind: str, ids: Any, items: Any, *, n: int | None) -> pl.DataFrame:
     return conform_items(pl.DataFrame(known), kind)
 
 
+@_readable("Ids are texts or whole numbers, one a row")
 def _ids(ids: Any, table: pl.DataFrame, n: int | None) -> pl.Series:
     """Return the ids of rows as they are given: themselves, as a column of the items, or not."""
+    _check_masks("ids", ids)
     name = ids if isinstance(ids, str) else "item_id" if ids is None else None
     if name is not None and name in table.columns:
         ids = table[name]
@@ -344,10 +391,7 @@ def _ids(ids: Any, table: pl.DataFrame, n: int | None) -> pl.Series:
         ids = range(n if n is not None else table.height)
         if not ids:
             raise ManifestError("Rows that come in blocks need ids or items: how many are there?")
-    try:
-        return _as_text(pl.Series("item_id", ids))
-    except (TypeError, pl.exceptions.PolarsError) as err:
-        raise ManifestError(f"Ids are texts or whole numbers, one a row: {err}.") from err
+    return _as_text(pl.Series("item_id", ids))
 
 
 def _as_text(column: pl.Series) -> pl.Series:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,9 @@ JSON_NAME, ARRAYS_NAME = "alignment.json", "arrays.safetensors"
 MAX_JSON_BYTES = 16 * 2**20
 MAX_ARRAY_BYTES = 16 * 2**30
 Arrays = dict[str, npt.NDArray[np.floating[Any]]]
+
+#: Types of what an aligner of one's own may hold beside its settings and what is fitted.
+_PLAIN = str | bytes | int | float | np.generic | None | FunctionType
 
 
 def save_alignment(path: Path | str, alignment: Any, *, replace: bool = True) -> Path:
@@ -275,12 +279,16 @@ class _State:
         if _declares(aligner):
             return cls(aligner.array_shapes(), aligner.fitted_values, aligner.array_dtype)
         arrays, values = {}, []
+        params = params_of(aligner)
         for name, value in vars(aligner).items():
             if not _is_fitted_name(aligner, name):
-                if isinstance(value, np.ndarray) and name not in params_of(aligner):
+                # A torch module keeps its tensors in dicts. What is empty or plain was not fitted.
+                empty = isinstance(value, Collection) and not len(value)
+                if not (empty or name in params or isinstance(value, _PLAIN)):
                     raise AlignmentWriteError(
-                        f"{type(aligner).__name__}.{name} is an array that would not be saved. "
-                        f"Call it {name.strip('_')}_, or name it in the class: "
+                        f"{type(aligner).__name__}.{name} is of type {type(value).__name__} and "
+                        "would not be saved. Keep what is fitted as arrays of floats of NumPy, "
+                        f"and call it {name.strip('_')}_, or name it in the class: "
                         f"arrays = ({name!r},)."
                     )
                 continue

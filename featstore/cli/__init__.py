@@ -17,7 +17,6 @@ from featstore.command_line import CommandGroup, entry_point
         "show": "featstore.cli.store:show_command",
         "rm": "featstore.cli.store:rm_command",
         "verify": "featstore.cli.store:verify_command",
-        "validate": "featstore.cli.share:validate_command",
         "repair": "featstore.cli.extract:repair_command",
         "export": "featstore.cli.interop:export_command",
         "import": "featstore.cli.interop:import_command",
@@ -36,7 +35,7 @@ from featstore.command_line import CommandGroup, entry_point
     },
     sections={
         "Make": "manifests extract plan import init",
-        "Look": "ls show diff card verify validate doctor",
+        "Look": "ls show diff card verify doctor",
         "Share": "push pull sync prefetch tag sign export",
         "Repair": "repair rm gc cache",
     },

@@ -1,4 +1,4 @@
-"""Commands that share a store: push, pull, sync, card, validate, prefetch, cache."""
+"""Commands that share a store: push, pull, sync, card, prefetch, cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from featstore.cli.options import KEY
 from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     EXIT_ERROR,
-    EXIT_VERIFY,
     CommandGroup,
     StorePlace,
     StoreType,
@@ -24,7 +23,7 @@ from featstore.command_line import (
     print_json,
     signed_options,
 )
-from featstore.terminal import TextTable, bad, good, say, warning
+from featstore.terminal import TextTable, bad, say
 
 if TYPE_CHECKING:
     from featstore.remote.cache import CacheEntry
@@ -114,35 +113,6 @@ _SENT: dict[Relation, str] = {
     "new": "sent", "behind": "updated", "same": "unchanged", "newer": "newer there"
 }  # fmt: skip
 _RECEIVED: dict[Relation, str] = {**_SENT, "new": "received", "newer": "newer here"}
-
-
-@click.command("validate", epilog="Example: featstore validate build/demo/store")
-@click.argument("place", type=StoreType())
-@json_option
-def validate_command(place: StorePlace, as_json: bool) -> int:
-    """Check embeddings against the embeddings convention.
-
-    PLACE is a Zarr v3 group of any writer that declares the convention, or a folder, bucket or
-    store with such groups. Attributes are compared with the schema, then with the array, every
-    row and the item table. Prints each fault with its place, and exits 4 if there is one.
-    """
-    from featstore.store.convention import validate
-
-    found = validate(place)
-    if as_json:
-        print_json(found.as_dict())
-        return 0 if found.ok else EXIT_VERIFY
-    for note in found.notes:
-        say(warning("note:"), f" {note.where!r} {note.what}", err=True)
-    for fault in found.faults:
-        say(bad(fault.where), f" {fault.what}")
-    groups = count(len(found.groups), "group")
-    if found.ok:
-        verb = "conforms" if len(found.groups) == 1 else "conform"
-        say(good("OK:"), f" {groups} {verb} to the embeddings convention")
-    else:
-        say(bad("Not conforming:"), f" {count(len(found.faults), 'fault')} in {groups}", err=True)
-    return 0 if found.ok else EXIT_VERIFY
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -74,7 +74,7 @@ def finished_result(
         raise
     name = failures_file(commit.metadata)
     facts = None if name is None else commit.metadata[name]
-    failures = dict(read_failures(directory / str(name), facts).iter_rows())
+    failures = dict(read_failures(directory / str(name), facts, n=commit.n).iter_rows())
     return ExtractResult(
         key=str(key),
         reused=commit.n - len(failures),

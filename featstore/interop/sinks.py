@@ -32,7 +32,7 @@ from featstore.errors import (
 )
 from featstore.manifest.manifest import ITEM_SCHEMA, KINDS, Manifest
 from featstore.store import BLOCK_ROWS
-from featstore.store.tables import items_bytes
+from featstore.store.parquet_guard import table_bytes
 from featstore.store.view import EMBEDDING, EmbeddingsView, join_ids
 
 logger = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class RowSink:
         name = f"{self._name}-{secrets.token_hex(8)}.staged"
         path = self.root / name
         try:
-            write_durably(path, [rows.reshape(-1).view(np.uint8).data, items_bytes(items)])
+            write_durably(path, [rows.reshape(-1).view(np.uint8).data, table_bytes(items)])
         except OSError as err:
             raise write_error(path, err) from err
         n, dim = rows.shape

@@ -25,8 +25,8 @@ from featstore.durable import (
 from featstore.errors import StoreWriteError, needs_extra, unknown_name
 from featstore.interop import FORMATS
 from featstore.interop.reading import TENSOR_DTYPES, Rows
+from featstore.store.parquet_guard import table_bytes
 from featstore.store.store import FeatureStore
-from featstore.store.tables import items_bytes
 
 #: Formats that have no bfloat16; the rows become float32, which holds the same values.
 WIDENING = frozenset({"npy", "parquet"})
@@ -124,7 +124,7 @@ def _write_npy(out: Path, rows: Rows, *, text: bool) -> None:
     """Write clip-retrieval's folder: img_emb or text_emb, and metadata, one part each."""
     name = "text_emb" if text else "img_emb"
     items = rows.items if rows.items is not None else pl.DataFrame()
-    _write(out / "metadata" / "metadata_0.parquet", [items_bytes(items)])
+    _write(out / "metadata" / "metadata_0.parquet", [table_bytes(items)])
     if rows.bias is not None:
         _write(out / "bias.npy", _npy(rows.bias))
     _write(out / name / f"{name}_0.npy", _npy(rows.data))
@@ -153,7 +153,7 @@ def _write_parquet(out: Path, rows: Rows) -> None:
     columns = [pl.Series("embedding", rows.data)]
     if rows.bias is not None:
         columns.append(pl.Series("bias", rows.bias))
-    _write(out, [items_bytes(items.with_columns(columns))])
+    _write(out, [table_bytes(items.with_columns(columns))])
 
 
 def _write_h5(out: Path, rows: Rows) -> None:
@@ -179,7 +179,7 @@ def _tensors(rows: Rows) -> dict[str, Any]:
     """Return the arrays of a set; the item table travels as the bytes of its Parquet file."""
     found: dict[str, Any] = {"embedding": np.ascontiguousarray(rows.data)}
     if rows.items is not None:
-        found["items_parquet"] = np.frombuffer(items_bytes(rows.items), dtype=np.uint8)
+        found["items_parquet"] = np.frombuffer(table_bytes(rows.items), dtype=np.uint8)
     if rows.bias is not None:
         found["bias"] = np.ascontiguousarray(rows.bias)
     return found

@@ -41,7 +41,7 @@ from featstore.manifest.paths import (
     size_facts,
 )
 from featstore.remote.objects import Address, parse_address
-from featstore.store.parquet_guard import map_columns, unpack, unpack_columns
+from featstore.store.parquet_guard import map_columns, table_bytes, unpack, unpack_columns
 
 logger = logging.getLogger(__name__)
 
@@ -236,11 +236,7 @@ def split_counts(table: pl.DataFrame) -> dict[str, int]:
 
 def parquet_bytes(table: pl.DataFrame) -> bytes:
     """Return `table` as Parquet: the same rows give the same bytes."""
-    buffer = io.BytesIO()
-    table.rechunk().write_parquet(
-        buffer, compression="zstd", compression_level=3, statistics=False, row_group_size=2**17
-    )
-    return buffer.getvalue()
+    return table_bytes(table, row_group_size=2**17)
 
 
 #: Larger tables are refused before they are read.
@@ -348,8 +344,12 @@ def _read_table(folder: Path, stem: str, facts: Mapping[str, Any]) -> pl.DataFra
             f"{folder / file} differs from the sha256 in {FACTS_FILE}: it was changed, or writing "
             "was interrupted. Build the dataset again."
         )
+    stated = facts.get("tables", {}).get(stem, {}).get("rows")
+    rows = stated if type(stated) is int else 0
     try:
-        return _mapped(data, digest) if len(data) >= MAPPED_BYTES else unpack(data)
+        if len(data) >= MAPPED_BYTES:
+            return _mapped(data, digest, rows)
+        return unpack(data, rows=rows)
     except ValueError as err:
         raise ManifestError(
             f"{folder / file} is not a readable Parquet file: {err}. Build the dataset again."
@@ -366,7 +366,7 @@ KEPT_BYTES = 16 * 2**30
 KEPT_SECONDS = 24 * 3600
 
 
-def _mapped(data: bytes, digest: str) -> pl.DataFrame:
+def _mapped(data: bytes, digest: str, rows: int) -> pl.DataFrame:
     """Return the table in `data`, mapped from its copy in the user's cache.
 
     Memory is that of the pages that are looked at, and processes of one machine share it. Without
@@ -383,7 +383,7 @@ def _mapped(data: bytes, digest: str) -> pl.DataFrame:
             staged = _aside(folder)
             staged.mkdir(parents=True)
             try:
-                unpack_columns(data, staged)
+                unpack_columns(data, staged, rows=rows)
                 with suppress(OSError):  # another process was faster, or the next line says why
                     staged.rename(folder)
             finally:
@@ -394,7 +394,7 @@ def _mapped(data: bytes, digest: str) -> pl.DataFrame:
         return _map(folder, list(pl.read_parquet_schema(io.BytesIO(data))))
     except (ImportError, OSError) as err:
         logger.info("The table is read into memory, not mapped: %s.", err)
-        return unpack(data)
+        return unpack(data, rows=rows)
 
 
 def _map(folder: Path, columns: list[str]) -> pl.DataFrame:

@@ -100,7 +100,8 @@ def open_parquet(file: OpenFile) -> Any:
     pyarrow = arrow()
     try:
         with file.indexed() as data:
-            check_sizes(data, pages=not file.is_far or file.size <= _CHECKED_BYTES)
+            near = not file.is_far or file.size <= _CHECKED_BYTES
+            check_sizes(data, rows=None, pages=near)
         return pyarrow.parquet.ParquetFile(file.for_arrow(), pre_buffer=False, buffer_size=2**20)
     except (OSError, ValueError, pyarrow.ArrowException) as err:
         if isinstance(err, FeatstoreError):

@@ -212,7 +212,9 @@ def read_base(
     failures: dict[str, str] = {}
     name = failures_file(commit.metadata)
     if name is not None and name not in lost:
-        failures = dict(read_failures(directory / name, commit.metadata[name]).iter_rows())
+        failures = dict(
+            read_failures(directory / name, commit.metadata[name], n=commit.n).iter_rows()
+        )
     kept = np.ones(commit.n, dtype=bool)
     for block in bad:
         kept[layout.block_slice(block)] = False

@@ -10,7 +10,6 @@ it is not used: numkong 7.8 makes numbers of some NaN, which would then be store
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +20,7 @@ import polars as pl
 from featstore.errors import MisalignedItemsError, NonFiniteEmbeddingError, needs_extra
 from featstore.identity import sha256_hex
 from featstore.store.layout import DTYPES, INTEGERS, ArrayLayout, LayoutError, to_bfloat16
+from featstore.store.mapping import writable
 from featstore.store.staging import N_THREADS, workers
 
 if TYPE_CHECKING:
@@ -237,24 +237,24 @@ def blank_value(dtype: str) -> Any:
 
 
 def as_tensor(rows: np.ndarray, dtype: str) -> torch.Tensor:
-    """Return stored rows as a tensor on the same memory.
+    """Return stored rows as a tensor that may be written to.
 
     Parameters
     ----------
     rows : ndarray of shape (n, d)
-        As a `RowSource` reads them, read-only or not.
+        As a `RowSource` reads them: the tensor is on their memory, or on that of `writable` rows,
+        since torch would write into read-only memory, which ends the process.
     dtype : str
         Stored dtype; ``"bfloat16"`` rows are uint16 bits.
     """
     with needs_extra("Selection.torch"):
         import torch
 
-    with warnings.catch_warnings():
-        # torch warns of read-only memory; `Selection.torch` says so in its documentation.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        if dtype == "bfloat16":
-            return torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16)
-        return torch.from_numpy(rows)
+    if not rows.flags.writeable:
+        rows = writable(rows)
+    if dtype == "bfloat16":
+        return torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(rows)
 
 
 class Transform(Protocol):

@@ -43,7 +43,7 @@ from featstore.store.layout import (
     parse_array_metadata,
     vector_metadata,
 )
-from featstore.store.parquet_guard import read_table
+from featstore.store.parquet_guard import read_table, table_bytes
 from featstore.store.records import (
     MAX_BLOCK_ROWS,
     MAX_DIM,
@@ -59,7 +59,7 @@ from featstore.store.records import (
     read_commit,
     read_pointer,
 )
-from featstore.store.tables import MAX_ITEM_BYTES, items_bytes, read_failures
+from featstore.store.tables import MAX_ITEM_BYTES, read_failures
 
 
 @dataclass
@@ -276,7 +276,7 @@ def derive_items(directory: Path, commit: Commit, *tables: pl.DataFrame) -> byte
     """Return the item table of a commit: the beginning of one of `tables`, or of one beside it."""
     for table in (*tables, *_item_tables(directory.parent)):
         if table.height >= commit.n:
-            data = items_bytes(table.head(commit.n))
+            data = table_bytes(table.head(commit.n))
             if sha256_hex(data) == commit.items["sha256"]:
                 return data
     return None
@@ -301,11 +301,13 @@ def _all_commits(directory: Path) -> dict[str, Commit]:
 
 def _item_tables(folder: Path) -> Iterator[pl.DataFrame]:
     """Yield the item tables of a kind that have the hash that their name says."""
+    commits = [commit for path in folder.iterdir() for commit in _all_commits(path).values()]
+    rows = max((commit.n for commit in commits), default=0)
     for path in sorted(folder.glob("items-*.parquet")):
         with contextlib.suppress(FeatstoreError, OSError):
             data = read_regular(path, limit=MAX_ITEM_BYTES)
             if sha256_hex(data)[:SHORT] == path.stem.split("-")[1]:
-                yield read_table(data, where=str(path), schema={"item_id": pl.String})
+                yield read_table(data, where=str(path), schema={"item_id": pl.String}, rows=rows)
 
 
 def item_ids(folder: Path) -> set[str]:
@@ -355,7 +357,7 @@ def judge_alone(directory: Path, files: Collection[str]) -> dict[str, str]:
         wrong["golden.json"] = "is not written as a writer writes it"
     for name in files:
         match = _FAILURES.fullmatch(name)
-        if match and not _is_table(directory / name, match[1]):
+        if match and not _is_table(directory / name, match[1], n=layout.n if layout else 0):
             wrong[name] = "is not the table of failed items that a writer writes"
     return wrong
 
@@ -415,10 +417,10 @@ def _is_canonical(path: Path) -> bool:
         return False
 
 
-def _is_table(path: Path, digits: str | None) -> bool:
+def _is_table(path: Path, digits: str | None, *, n: int) -> bool:
     try:
         facts = file_facts(path)
-        read_failures(path, facts)
+        read_failures(path, facts, n=n)
     except (FeatstoreError, OSError):
         return False
     return digits is None or facts["sha256"][:SHORT] == digits

@@ -1,11 +1,9 @@
 """Parquet tables of unknown origin, checked before anything large is allocated.
 
-A struct becomes a dict of field number -> value, a list a list; everything is bounded by the
-bytes that are there, so a claim costs no more memory than stating it does.
-
-The sizes in the footer and in every page header are read here, without decompressing
-anything, and must fit the size of the file: a few kilobytes that claim gigabytes are refused
-before polars sees them.
+Whoever reads a table allocates what the headers of its pages state, and a cell for each row of each
+column. Both are added up here, without unpacking anything, and must fit the size of the file and
+the number of rows that something else vouches for. `table_bytes` asks the same of what it writes,
+so that whatever is published can be read.
 """
 
 from __future__ import annotations
@@ -13,69 +11,81 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from mmap import mmap
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from featstore.errors import CorruptStoreError
+from featstore.errors import CorruptStoreError, ManifestError
 
-#: Structures of Parquet metadata nest less deeply.
-MAX_DEPTH = 24
+#: Tables may unpack to this much, ...
+FREE_BYTES = 64 * 2**20
 
-_TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
-_INTEGERS = (4, 5, 6)
+#: ... to so many times the size of their file, which LZ4 cannot exceed, ...
+MAX_RATIO = 256
+
+#: ... and to so much for each row that is vouched for: regular ids and equal values compress to
+#: nothing, so the size of the file says nothing of the number of rows.
+ROW_BYTES = 4096
+
+#: Encodings of values that cannot grow beyond their page: plain, dictionary, run lengths
+#: (one value a row, bounded by the number of rows) and the two deltas without prefixes.
+_ENCODINGS = frozenset({0, 2, 3, 4, 5, 6, 8, 9})
+
+#: Bytes that a row costs at least in each column, once read.
+_CELL_BYTES = 16
+
+#: Values that a footer may state, beside one for so many bytes of the file: each costs memory here.
+_MOST_VALUES, _VALUE_BYTES = 2**20, 64
+
+_MAGIC = b"PAR1"
 
 
-class ThriftError(ValueError):
-    """Bytes that are not a structure of the compact protocol."""
+class _Thrift:
+    """The compact protocol of Thrift: a structure becomes a dict of field number -> value.
 
+    Texts are skipped. IndexError or RecursionError where the bytes are no structure.
+    """
 
-class ThriftReader:
-    """Read structures from `data`, starting at `position` and ending before `end`."""
-
-    def __init__(self, data: bytes | mmap, position: int = 0, end: int | None = None) -> None:
+    def __init__(self, data: bytes | mmap, position: int, n_bytes: int) -> None:
         self._data = data
-        self._end = len(data) if end is None else end
+        self._left = _MOST_VALUES + n_bytes // _VALUE_BYTES
         self.position = position
 
-    def struct(self, depth: int = MAX_DEPTH) -> dict[int, Any]:
+    def struct(self) -> dict[int, Any]:
         """Return the structure at the position, and move behind it."""
-        if depth == 0:
-            raise ThriftError("nested too deep")
         fields: dict[int, Any] = {}
         number = 0
         while head := self._byte():
-            step, kind = head >> 4, head & 0x0F
-            number = number + step if step else self._zigzag()
-            fields[number] = kind == _TRUE if kind in (_TRUE, _FALSE) else self._value(kind, depth)
+            number = number + (head >> 4) if head >> 4 else self._integer()
+            fields[number] = self._value(head & 0x0F)
         return fields
 
-    def _value(self, kind: int, depth: int) -> Any:
-        if kind in _INTEGERS:
-            return self._zigzag()
-        if kind in (_TRUE, _FALSE, _BYTE):
+    def _value(self, kind: int) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("its metadata states more values than a file of its size has")
+        if kind in (1, 2):
+            return kind == 1
+        if kind == 3:
             return self._byte()
-        if kind == _DOUBLE:
-            return self._bytes(8)
-        if kind == _BINARY:
-            return self._bytes(self._varint())
-        if kind in (_LIST, _SET):
-            return self._list(depth - 1)
-        if kind == _STRUCT:
-            return self.struct(depth - 1)
-        raise ThriftError(f"a value of unknown type {kind}")
+        if kind in (4, 5, 6):
+            return self._integer()
+        if kind in (7, 8):
+            n_bytes = 8 if kind == 7 else self._varint()
+            self.position += n_bytes
+            return None
+        if kind in (9, 10):
+            head = self._byte()
+            size = head >> 4 if head >> 4 < 15 else self._varint()
+            return [self._value(head & 0x0F) for _ in range(size)]
+        if kind == 12:
+            return self.struct()
+        raise ValueError(f"its metadata has a value of unknown type {kind}")
 
-    def _list(self, depth: int) -> list[Any]:
-        head = self._byte()
-        size, kind = head >> 4, head & 0x0F
-        size = self._varint() if size == 15 else size
-        if size > self._end - self.position or depth <= 0:
-            raise ThriftError(f"a list of {size:,} values in {self._end - self.position:,} bytes")
-        return [self._value(kind, depth) for _ in range(size)]
-
-    def _zigzag(self) -> int:
+    def _integer(self) -> int:
         value = self._varint()
         return (value >> 1) ^ -(value & 1)
 
@@ -86,41 +96,50 @@ class ThriftReader:
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value
-        raise ThriftError("an integer of more than 64 bits")
+        raise ValueError("its metadata has an integer of more than 64 bits")
 
     def _byte(self) -> int:
-        position = self.position
-        if position >= self._end:
-            raise ThriftError("the structure ends too early")
-        self.position = position + 1
-        return self._data[position]
-
-    def _bytes(self, n_bytes: int) -> bytes:
-        end = self.position + n_bytes
-        if end > self._end:
-            raise ThriftError("the structure ends too early")
-        value = self._data[self.position : end]
-        self.position = end
-        return value
+        byte = self._data[self.position]
+        self.position += 1
+        return byte
 
 
-#: Tables may unpack to this much, ...
-FREE_BYTES = 64 * 2**20
+def table_bytes(table: pl.DataFrame, *, row_group_size: int | None = None) -> bytes:
+    """Return a table as the bytes of a Parquet file that `unpack` takes for so many rows.
 
-#: ... and beyond it to so many times the size of their file.
-MAX_RATIO = 256
+    The same rows give the same bytes. zstd packs regular texts more tightly than anybody believes
+    of a stranger's file: those are packed by LZ4.
 
-#: Encodings of values that cannot grow beyond their page: plain, dictionary, run lengths
-#: (one value a row, bounded by the number of rows) and the two deltas without prefixes.
-_ENCODINGS = frozenset({0, 2, 3, 4, 5, 6, 8, 9})
+    Raises
+    ------
+    ManifestError
+        If nobody could read it.
+    """
+    for compression in ("zstd", "lz4"):
+        buffer = io.BytesIO()
+        table.rechunk().write_parquet(
+            buffer,
+            compression=compression,
+            compression_level=3 if compression == "zstd" else None,
+            statistics=False,
+            row_group_size=row_group_size,
+        )
+        data = buffer.getvalue()
+        try:
+            check_sizes(data, rows=table.height)
+        except ValueError as err:
+            reason = err
+        else:
+            return data
+    raise ManifestError(
+        f"A table of {table.height:,} rows and {table.width:,} columns could not be read again: "
+        f"{reason}. Leave columns out, or split it."
+    )
 
-#: Bytes that a row costs at least in each column, once read.
-_CELL_BYTES = 16
 
-_MAGIC = b"PAR1"
-
-
-def read_table(data: bytes, *, where: str, schema: Mapping[str, Any]) -> pl.DataFrame:
+def read_table(
+    data: bytes, *, where: str, schema: Mapping[str, Any], rows: int = 0
+) -> pl.DataFrame:
     """Return the table in `data`, the bytes of a Parquet file.
 
     Parameters
@@ -130,7 +149,9 @@ def read_table(data: bytes, *, where: str, schema: Mapping[str, Any]) -> pl.Data
     where : str
         Its name, for messages.
     schema : mapping
-        Columns that must be there, without nulls, and their polars types.
+        Columns that must be there, without nulls, and their polars types: texts or bytes.
+    rows : int
+        Number of rows that something else vouches for, such as the commit of the set.
 
     Raises
     ------
@@ -138,8 +159,11 @@ def read_table(data: bytes, *, where: str, schema: Mapping[str, Any]) -> pl.Data
         If it is not Parquet, would unpack to far more than it is, or lacks a column.
     """
     try:
-        table = unpack(data)
-    except ValueError as err:
+        table = unpack(data, rows=rows)
+        for column in schema.keys() & set(table.columns):
+            # Rows of one entry of a dictionary share its bytes, but these columns are copied.
+            _allow(int(table[column].cast(pl.Binary).bin.size().sum()), len(data), rows)
+    except (ValueError, pl.exceptions.PolarsError) as err:
         raise CorruptStoreError(f"{where} is not a table that a store holds: {err}.") from err
     for column, dtype in schema.items():
         if table.schema.get(column) != dtype or table[column].null_count():
@@ -149,18 +173,16 @@ def read_table(data: bytes, *, where: str, schema: Mapping[str, Any]) -> pl.Data
     return table
 
 
-def unpack(data: bytes) -> pl.DataFrame:
-    """Return the table in `data`, the bytes of a Parquet file.
+def unpack(data: bytes, *, rows: int = 0) -> pl.DataFrame:
+    """Return the table in `data`, the bytes of a Parquet file; `rows` as of `read_table`.
 
     Raises
     ------
     ValueError
         If it is not Parquet, or would unpack to far more than it is; the message is the reason.
     """
-    check_sizes(data)
-    table = _read(data)
-    check_values(table, len(data))
-    return table
+    check_sizes(data, rows=rows)
+    return _read(data)
 
 
 def _read(data: bytes, columns: list[str] | None = None) -> pl.DataFrame:
@@ -170,7 +192,7 @@ def _read(data: bytes, columns: list[str] | None = None) -> pl.DataFrame:
         raise ValueError((str(err).splitlines() or [type(err).__name__])[0][:200]) from err
 
 
-def unpack_columns(data: bytes, folder: Path) -> None:
+def unpack_columns(data: bytes, folder: Path, *, rows: int = 0) -> None:
     """Write the table in `data` into a folder, an Arrow file a column, for `map_columns`.
 
     One column at a time is in memory. Each is one piece, so that whoever needs the table in one
@@ -187,10 +209,9 @@ def unpack_columns(data: bytes, folder: Path) -> None:
     """
     import pyarrow as pa
 
-    check_sizes(data)
+    check_sizes(data, rows=rows)
     for number, name in enumerate(pl.read_parquet_schema(io.BytesIO(data))):
         column = _read(data, [name])
-        check_values(column, len(data))
         table = column.rechunk().to_arrow(compat_level=pl.CompatLevel.newest())
         del column
         with (folder / f"{number:04d}.arrow").open("wb") as file:
@@ -219,19 +240,21 @@ def map_columns(folder: Path) -> pl.DataFrame:
     return pl.concat(columns, how="horizontal")
 
 
-def check_values(table: pl.DataFrame, n_bytes: int) -> None:
-    """Raise ValueError if the texts of a table are far more than the bytes it was read from.
-
-    The rows of one entry of a dictionary share its bytes, but only until someone copies them.
-    """
-    _allow(sum(map(_value_bytes, table.get_columns())), n_bytes)
-
-
-def check_sizes(data: bytes | mmap, *, pages: bool = True) -> None:
-    """Raise ValueError if what the file claims cannot be true of a file of its size.
+def check_sizes(data: bytes | mmap, *, rows: int | None = 0, pages: bool = True) -> None:
+    """Raise ValueError if what the file claims cannot be true of its size and number of rows.
 
     Only the footer and, with `pages`, the headers of pages are looked at, so a mapped file is read
     in parts.
+
+    Parameters
+    ----------
+    data : bytes or mmap
+        The whole file.
+    rows : int or None
+        Number of rows that something else vouches for; None takes the footer's word, for whoever
+        reads a few rows at a time.
+    pages : bool
+        False takes the footer's word for what its pages unpack to.
     """
     if len(data) < 12 or data[:4] != _MAGIC or data[-4:] != _MAGIC:
         raise ValueError("it does not begin and end as Parquet does")
@@ -239,64 +262,50 @@ def check_sizes(data: bytes | mmap, *, pages: bool = True) -> None:
     start = len(data) - 8 - length
     if start < 4:
         raise ValueError(f"its footer of {length:,} bytes is longer than the file")
-    footer = ThriftReader(data[start:-8]).struct()
     try:
-        rows = _size(footer[3])
-        leaves = [element for element in footer[2] if 5 not in element]
-        # Values of a fixed length are copied out of a dictionary, row by row.
-        cells = sum(max(_CELL_BYTES, _size(element.get(2, 0))) for element in leaves)
-        total = rows * max(_CELL_BYTES, cells)
-        _allow(total, len(data))
-        group_rows = 0
-        for group in footer[4]:
-            group_rows += _size(group[3])
-            for chunk in group[1]:
-                total += _chunk_bytes(data, chunk[3], rows=_size(group[3]), pages=pages)
-                _allow(total, len(data))
-        if group_rows != rows:
-            raise ValueError(f"its parts have {group_rows:,} rows, its footer says {rows:,}")
-    except (LookupError, TypeError, AttributeError) as err:
+        footer = _Thrift(data[start:-8], 0, len(data)).struct()
+        rows = _size(footer[3]) if rows is None else rows
+        _allow(_unpacked_bytes(data, footer, pages=pages), len(data), rows)
+    except (LookupError, TypeError, AttributeError, RecursionError) as err:
         # A field of another type than the footer's: found by fuzzing.
         raise ValueError(f"its footer lacks {err}") from err
 
 
-def _chunk_bytes(data: bytes | mmap, chunk: Mapping[int, Any], *, rows: int, pages: bool) -> int:
-    """Return the bytes that the pages of a column chunk unpack to, page header by header."""
-    odd = set(chunk[2]) - _ENCODINGS
-    if odd:
-        raise ValueError(f"a column has encodings {sorted(odd)}, which are not read here")
-    # A column of lists has more values than rows; each costs memory like a row.
-    allowed = max(rows, _size(chunk[5]))
+def _unpacked_bytes(data: bytes | mmap, footer: dict[int, Any], *, pages: bool) -> int:
+    """Return the memory that a reader of all columns allocates."""
+    # Values of a fixed length are copied out of a dictionary, row by row.
+    widths = [max(_CELL_BYTES, _size(leaf.get(2, 0))) for leaf in footer[2] if 5 not in leaf]
+    groups = [(_size(group[3]), [chunk[3] for chunk in group[1]]) for group in footer[4]]
+    total = max(_size(footer[3]), sum(rows for rows, _ in groups)) * sum(widths, start=_CELL_BYTES)
+    packed = 0
+    for rows, chunks in groups:
+        for chunk in chunks:
+            packed += _size(chunk[7])
+            if packed > len(data):
+                raise ValueError("its columns are larger than the file")
+            # A column of lists has more values than rows; each costs memory like a row.
+            unpacked, values = _page_sizes(data, chunk) if pages else (0, 0)
+            more = max(values, _size(chunk[5])) - rows
+            total += max(unpacked, _size(chunk[6])) + max(0, more) * _CELL_BYTES
+    return total
+
+
+def _page_sizes(data: bytes | mmap, chunk: Mapping[int, Any]) -> tuple[int, int]:
+    """Return the bytes and values that the pages of a column unpack to, header by header."""
     position = min(_size(chunk[9]), _size(chunk.get(11, chunk[9])))
     end = position + _size(chunk[7])
-    if end > len(data):
-        raise ValueError("a column lies outside the file")
-    total = max(0, _size(chunk[6]))
     unpacked = values = 0
-    while pages and position < end:
-        reader = ThriftReader(data, position, end)
+    while position < end:
+        reader = _Thrift(data, position, len(data))
         page = reader.struct()
         unpacked += _size(page[2])
         position = reader.position + _size(page[3])
-        head = page.get(5) or page.get(8) or {}
-        values += _size(head.get(1, 0))
-        if values > allowed:
-            raise ValueError(f"the pages of a column hold more than its {allowed:,} values")
-        if head.get(4 if 8 in page else 2, 0) not in _ENCODINGS:
-            raise ValueError("a page has an encoding that is not read here")
-    return max(total, unpacked) + (allowed - rows) * _CELL_BYTES
-
-
-def _value_bytes(column: pl.Series) -> int:
-    """Return the bytes of all texts and binary values of a column, each counted where it stands."""
-    dtype = column.dtype
-    if isinstance(dtype, pl.List | pl.Array):
-        return _value_bytes(column.explode())
-    if isinstance(dtype, pl.Struct):
-        return sum(map(_value_bytes, column.struct.unnest().get_columns()))
-    if dtype == pl.String:
-        return int(column.str.len_bytes().cast(pl.Int64).sum())
-    return int(column.bin.size().cast(pl.Int64).sum()) if dtype == pl.Binary else 0
+        # Pages of the first version and of the second; a page that says both counts as both.
+        for head, encoding in ((page.get(5, {}), 2), (page.get(8, {}), 4)):
+            values += _size(head.get(1, 0))
+            if head.get(encoding, 0) not in _ENCODINGS:
+                raise ValueError("a page has an encoding that is not read here")
+    return unpacked, values
 
 
 def _size(value: Any) -> int:
@@ -305,13 +314,27 @@ def _size(value: Any) -> int:
     return value
 
 
-def allowed_bytes(n_bytes: int) -> int:
-    """Return how much a file of unknown origin and so many bytes may unpack to."""
-    return FREE_BYTES + MAX_RATIO * n_bytes
+def allowed_bytes(n_bytes: int, rows: int = 0) -> int:
+    """Return how much a file of unknown origin, so many bytes and known rows may unpack to.
+
+    At most half the memory of this machine, or of the container.
+    """
+    allowed = FREE_BYTES + MAX_RATIO * n_bytes + ROW_BYTES * rows
+    return min(allowed, max(FREE_BYTES, _memory_bytes() // 2))
 
 
-def _allow(total: int, n_bytes: int) -> None:
-    allowed = allowed_bytes(n_bytes)
+def _memory_bytes() -> int:
+    """Return the memory of this machine, or of the container; endless where it is not told."""
+    found = [2**63]
+    with suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError):
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(found)
+
+
+def _allow(total: int, n_bytes: int, rows: int) -> None:
+    allowed = allowed_bytes(n_bytes, rows)
     if total > allowed:
         raise ValueError(
             f"its {n_bytes:,} bytes would become {total:,} in memory, more than the {allowed:,} "

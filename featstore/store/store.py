@@ -523,7 +523,8 @@ class FeatureStore:
         self.place.fetch_rest(info.key, info.commit)
         file = failures_file(info.commit.metadata)
         facts = None if file is None else info.commit.metadata[file]
-        return read_failures(info.key.directory(self.root) / str(file), facts)
+        path = info.key.directory(self.root) / str(file)
+        return read_failures(path, facts, n=info.commit.n)
 
     def thumbnails(self, dataset: str, kind: str = "image") -> dict[str, bytes]:
         """Return item_id -> WebP bytes of the stored thumbnails; empty if there are none."""

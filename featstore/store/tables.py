@@ -18,17 +18,10 @@ from featstore.identity import SHORT, sha256_hex
 from featstore.store.catalog import write_catalog
 from featstore.store.files import read_regular, write_file
 from featstore.store.lock import folder_lock
-from featstore.store.parquet_guard import allowed_bytes, read_table
+from featstore.store.parquet_guard import allowed_bytes, read_table, table_bytes
 
 #: An item table is refused above this size.
 MAX_ITEM_BYTES = 8 * 2**30
-
-
-def items_bytes(table: pl.DataFrame) -> bytes:
-    """Return `table` as Parquet: one thread-independent layout, zstd, no statistics of time."""
-    buffer = io.BytesIO()
-    table.rechunk().write_parquet(buffer, compression="zstd", compression_level=3, statistics=False)
-    return buffer.getvalue()
 
 
 class ItemFile:
@@ -48,7 +41,7 @@ class ItemFile:
     @functools.cached_property
     def data(self) -> bytes:
         """The bytes of the file."""
-        return items_bytes(self.table)
+        return table_bytes(self.table)
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
@@ -161,7 +154,7 @@ def read_items(path: Path, facts: dict[str, Any], *, n: int) -> pl.DataFrame:
             f"{path} differs from its commit record ({len(data):,} bytes, expected "
             f"{facts['bytes']:,}). Extract or fetch the set again."
         )
-    table = read_table(data, where=str(path), schema={"item_id": pl.String})
+    table = read_table(data, where=str(path), schema={"item_id": pl.String}, rows=n)
     if table.height != n:
         raise CorruptStoreError(f"{path} has {table.height:,} items; its commit says {n:,}.")
     return table
@@ -176,8 +169,8 @@ def failures_file(metadata: Mapping[str, Any]) -> str | None:
     return next((name for name in metadata if name.startswith("failures")), None)
 
 
-def read_failures(path: Path, facts: dict[str, Any] | None) -> pl.DataFrame:
-    """Read the items that have no embedding, with the reason; empty if `facts` is None.
+def read_failures(path: Path, facts: dict[str, Any] | None, *, n: int) -> pl.DataFrame:
+    """Read those of n items that have no embedding, with the reason; empty if `facts` is None.
 
     Raises
     ------
@@ -195,7 +188,7 @@ def read_failures(path: Path, facts: dict[str, Any] | None) -> pl.DataFrame:
         raise CorruptStoreError(
             f"{path} differs from its commit record. Extract or fetch the set again."
         )
-    table = read_table(data, where=str(path), schema=schema)
+    table = read_table(data, where=str(path), schema=schema, rows=n)
     return table.select("item_id", "reason")
 
 

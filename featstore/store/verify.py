@@ -65,7 +65,7 @@ from featstore.store.records import (
 )
 from featstore.store.signature import NAME as SIGNATURE
 from featstore.store.signature import read_signature
-from featstore.store.tables import MAX_THUMBNAILS_BYTES, read_thumbnail_file
+from featstore.store.tables import MAX_THUMBNAILS_BYTES, read_items, read_thumbnail_file
 
 _COMMIT = re.compile(r"revisions/([0-9a-f]{64})\.json")
 _STAGING = re.compile(
@@ -204,7 +204,16 @@ class _SetVerification:
         name = str(commit.items["file"])
         path = f"{self._key.dataset}/{self._key.kind}/{name}"
         self._store.known.add(path)
+        table = (path, commit.items["sha256"], commit.n)
+        if table in self._store.tables:
+            return
+        self._store.tables.add(table)
         self._compare(commit.items_facts, path)
+        if self._store.full and path not in self._store.wrong:
+            try:
+                read_items(self._store.root / path, commit.items_facts, n=commit.n)
+            except CorruptStoreError as err:
+                self._store.blame(path, f"cannot be opened: {err}")
 
     def _compare(self, facts: dict[str, Any], path: str) -> None:
         if path not in self._store.files:
@@ -438,6 +447,8 @@ class _Verification:
         Key of a set -> its files, relative to it.
     known : set of str
         Files that something accounts for.
+    tables : set of tuple
+        Item tables that were checked, for the many sets that share them: path, sha256 and rows.
     wrong, notes : dict
         Path -> what is wrong with it, or only to be noted.
     """
@@ -453,6 +464,7 @@ class _Verification:
                 self.by_set.setdefault("/".join(above), set()).add(inside)
         self._keys = frozenset(keys)
         self.known: set[str] = set()
+        self.tables: set[tuple[str, str, int]] = set()
         self.wrong: dict[str, str] = {}
         self.notes: dict[str, str] = {}
         self._listed: dict[str, Any] = {"sets": {}}

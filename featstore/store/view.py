@@ -416,8 +416,8 @@ class Selection:
         -------
         torch.Tensor of shape (n, d)
             Consecutive rows of a view without transforms, asked for in the dtype in which they
-            are stored (bfloat16 included), share the memory of the store's files. That memory
-            is read-only: writing into the tensor ends the process. Clone it to change it.
+            are stored (bfloat16 included), share the memory of the store's files until they are
+            written to: that changes the tensor, and neither the store nor any other view of it.
         """
         name = str(self.dtype if dtype is None else dtype).removeprefix("torch.")
         self._check_dtype(name)

@@ -53,6 +53,7 @@ from featstore.store.lock import (
     is_claimed,
     part_name,
 )
+from featstore.store.parquet_guard import table_bytes
 from featstore.store.records import (
     POINTER,
     REVISIONS,
@@ -68,7 +69,7 @@ from featstore.store.records import (
     staging_of,
 )
 from featstore.store.staging import StagedFiles, run_beside
-from featstore.store.tables import ItemFile, items_bytes, where_equal
+from featstore.store.tables import ItemFile, where_equal
 
 _ARRAY = "embedding/zarr.json"
 
@@ -272,7 +273,7 @@ def _small_files(revision: Revision, base: Base | None) -> dict[str, bytes]:
         small["golden.json"] = json_bytes(dict(revision.golden))
     if failures:
         table = pl.DataFrame(sorted(failures.items()), schema=["item_id", "reason"], orient="row")
-        data_bytes = items_bytes(table)
+        data_bytes = table_bytes(table)
         name = "failures.parquet"
         if base is not None and base.commit.metadata.get(name) != _facts(data_bytes):
             # Earlier revisions keep theirs.

@@ -184,7 +184,6 @@ READS = (
     Command("bench ls", "bench ls results", **_SWEPT),
     Command("bench check", "bench check learner class-means"),
     Command("bench leaderboard", "bench leaderboard board", "toy", before=(_SWEEP, _SUBMIT)),
-    Command("validate", "featstore validate store", "birds"),
     Command("bench score", f"bench score ridge --store store {_SETS}", **_FITTED),
     Command("headstock", "headstock", **_SWEPT),
 )  # fmt: skip

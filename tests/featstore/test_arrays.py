@@ -230,6 +230,14 @@ def test_what_a_set_has_is_not_changed(tmp_path: Path, change: Any, said: str) -
     assert write(tmp_path, bias=[1, 2, 3], **same, **SET).revision_id == one.revision_id
 
 
+def _objects(*values: Any) -> np.ndarray:
+    found = np.empty(len(values), object)
+    found[:] = values
+    return found
+
+
+MASKED = np.ma.masked_array(np.ones((3, 2)), mask=[[0, 0], [0, 1], [0, 0]])
+
 BAD = np.ones((9, 2))
 BAD[[2, 5], 1] = [np.nan, np.inf]
 
@@ -267,6 +275,31 @@ BAD[[2, 5], 1] = [np.nan, np.inf]
     ({"rows": np.ones((0, 3))}, ManifestError, "matrix"),
     ({"rows": [["a"]]}, ManifestError, "matrix"),
     ({"rows": [[1, 2]]}, LayoutError, "int64, which a store cannot hold. Say dtype='float32'"),
+    ({"rows": np.full((3, 2), 1.0, object)}, ManifestError, r"object of shape \(3, 2\)"),
+    ({"rows": _objects(np.ones(2), "a", None)}, ManifestError, "Rows are a matrix of numbers: "),
+    ({"rows": _objects(object(), object())}, ManifestError, "Rows are vectors; got"),
+    ({"rows": [[object()], [object()]]}, ManifestError, "matrix of numbers"),
+    ({"rows": [[1, 2], "a"]}, ManifestError, "Rows are a matrix of numbers: "),
+    ({"rows": [{"a": 1}, {"a": 2}]}, ManifestError, "No column named 'embedding'"),
+    ({"rows": {"embedding": [np.ones(2), object()]}}, ManifestError, "A table has a column"),
+    ({"rows": pd.DataFrame({"embedding": [np.ones(2), object()]})}, ManifestError,
+     "A table has a column"),
+    ({"rows": pd.Series([np.ones(2), None])}, ManifestError, "Rows are a matrix of numbers: "),
+    ({"rows": pd.array([1, None], dtype="Int64")}, ManifestError, "Rows are a matrix of numbers: "),
+    ({"rows": torch.eye(3).to_sparse()}, ManifestError, "to_dense"),
+    ({"rows": torch.ones((3, 2), device="meta")}, ManifestError, "Cannot copy out of meta tensor"),
+    ({"rows": MASKED}, ManifestError, "1 values of the rows are masked"),
+    ({"rows": [MASKED, MASKED]}, ManifestError, "1 values of the rows are masked"),
+    ({"rows": list(MASKED)}, ManifestError, "1 values of the rows are masked"),
+    ({"rows": iter([np.eye(2), MASKED]), "ids": range(5)}, ManifestError, "rows are masked"),
+    ({"rows": {"embedding": MASKED}}, ManifestError, "1 values of the columns are masked"),
+    ({"rows": np.eye(3), "ids": MASKED[:, 1].astype(int)}, ManifestError, "the ids are masked"),
+    ({"rows": np.eye(3), "ids": _objects([1], {}, object())}, ManifestError, "Ids are "),
+    ({"rows": np.eye(3), "items": {"class_id": MASKED[:, 1].astype(int)}}, ManifestError,
+     "1 values of the columns are masked"),
+    ({"rows": np.eye(3), "items": {"split": [object(), 1, "a"]}}, ManifestError, "split .Object"),
+    ({"rows": np.eye(3), "bias": MASKED[:, 1]}, ManifestError, "1 values of the bias are masked"),
+    ({"rows": np.eye(3), "bias": [object()] * 3}, ManifestError, "The bias is one number a row"),
     ({"rows": np.eye(2), "dtype": "int7"}, LayoutError, "int7"),
     ({"rows": np.eye(2), "kind": "picture"}, ManifestError, "No kind named 'picture'"),
     ({"rows": np.eye(2), "dataset": "a/b"}, LayoutError, "not a name"),

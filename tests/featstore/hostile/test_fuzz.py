@@ -20,7 +20,7 @@ from featstore.store import read_commit, read_pointer
 from featstore.store.catalog import parse_catalog
 from featstore.store.files import read_json
 from featstore.store.layout import parse_array_metadata
-from featstore.store.parquet_guard import read_table
+from featstore.store.parquet_guard import read_table, table_bytes
 from featstore.store.records import parse_commit, parse_pointer
 from featstore.testing import item_table
 from tests.featstore.hostile.conftest import Hostile
@@ -147,9 +147,7 @@ def test_random_bytes_are_no_json(tmp_path: Path, data: bytes) -> None:
 @FUZZ
 @given(data=st.data())
 def test_mutated_parquet(data: st.DataObject) -> None:
-    from featstore.store.tables import items_bytes
-
-    before = items_bytes(item_table([{"item_id": f"b/{i}", "split": "test"} for i in range(9)]))
+    before = table_bytes(item_table([{"item_id": f"b/{i}", "split": "test"} for i in range(9)]))
     changed = bytearray(before)
     for _ in range(data.draw(st.integers(1, 4))):
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
@@ -160,9 +158,7 @@ def test_mutated_parquet(data: st.DataObject) -> None:
 @pytest.mark.parametrize("value", [0x19, 0x39])
 def test_every_place_of_a_footer_may_be_a_list(value: int) -> None:
     """Found by fuzzing: a structure of the footer that claims to be a list of something."""
-    from featstore.store.tables import items_bytes
-
-    before = items_bytes(item_table([{"item_id": "b/0", "split": "test"}]))
+    before = table_bytes(item_table([{"item_id": "b/0", "split": "test"}]))
     for place in range(len(before) - 8 - int.from_bytes(before[-8:-4], "little"), len(before)):
         changed = bytearray(before)
         changed[place] = value

@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 
 from featstore import FeatstoreError, open_store
-from featstore.errors import CorruptStoreError
+from featstore.errors import CorruptStoreError, ManifestError
 from featstore.identity import sha256_hex
-from featstore.store import read_commit
+from featstore.store import parquet_guard, read_commit
 from featstore.store.blocks import check_file, layout_of
-from featstore.store.parquet_guard import read_table
+from featstore.store.parquet_guard import read_table, table_bytes, unpack
 from tests.featstore.hostile.conftest import Hostile
 
 #: A pointer that is no file makes its set unknown; all else is damage or another format.
@@ -219,6 +219,21 @@ def _parquet(table: pl.DataFrame, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def _endless_footer(n: int) -> bytes:
+    """Return a footer that is a list of so many empty structures: each a byte, a dict once read."""
+    size, varint = n, b""
+    while size >= 0x80:
+        varint, size = varint + bytes([size & 0x7F | 0x80]), size >> 7
+    footer = b"\x29\xfc" + varint + bytes([size]) + bytes(n + 1)
+    return b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
+def _one_list(n: int) -> pl.Series:
+    """Return a list of n equal numbers in the first of 40 rows."""
+    values = pl.repeat(7, n, dtype=pl.Int64, eager=True)
+    return pl.concat([values.implode(), pl.Series([[]] * 39, dtype=pl.List(pl.Int64))])
+
+
 IDS = [f"b/{i:02d}" for i in range(40)]
 TABLES = {
     "too few rows": _parquet(pl.DataFrame({"item_id": IDS[:39]})),
@@ -233,6 +248,14 @@ TABLES = {
     "rows as run lengths": _parquet(
         pl.select(item_id=pl.repeat("x", 50_000_000)), compression="zstd", statistics=False
     ),
+    "values in one row": _parquet(
+        pl.DataFrame({"item_id": IDS, "tags": _one_list(40_000_000)}), compression="zstd"
+    ),
+    "columns": _parquet(
+        pl.select(item_id=pl.Series(IDS * 40_000), **{f"c{i}": pl.lit(0) for i in range(60)}),
+        compression="zstd",
+    ),
+    "metadata": _endless_footer(1_900_000),
     "zeros that zstd shrinks": _parquet(
         pl.DataFrame({"item_id": ["\0" * 20_000_000 + i for i in IDS]}), compression="zstd"
     ),
@@ -243,7 +266,56 @@ TABLES = {
 def test_item_tables_that_lie_are_refused(hostile: Hostile, tmp_path: Path, trick: str) -> None:
     assert len(TABLES[trick]) < 2_000_000
     hostile.replace_items(TABLES[trick])
-    _refused(hostile, tmp_path, match="items-evil.parquet", verified=True)
+    _refused(hostile, tmp_path, match="items-evil.parquet")
+
+
+def test_a_huge_dictionary_is_refused(hostile: Hostile, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    entry = arrow.array(["x" * 2**28])
+    text = arrow.DictionaryArray.from_arrays(arrow.array([0] * 40, arrow.int32()), entry)
+    buffer = io.BytesIO()
+    table = arrow.table({"item_id": IDS, "text": text})
+    parquet.write_table(table, buffer, compression="zstd", store_schema=False)
+    assert len(buffer.getvalue()) < 20_000
+    hostile.replace_items(buffer.getvalue())
+    _refused(hostile, tmp_path, match="would become 268,")
+
+
+def test_rows_that_something_vouches_for_are_read_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = pl.select(item_id=pl.format("i{}", pl.int_range(3_000_000)), split=pl.lit("x"))
+    data = table_bytes(table.with_columns(**{f"c{i}": pl.lit("same") for i in range(12)}))
+    with pytest.raises(CorruptStoreError, match=r"would become [\d,]{9,} in memory"):
+        read_table(data, where="x", schema={}, rows=1000)
+    assert read_table(data, where="x", schema={"item_id": pl.String}, rows=3_000_000).height > 1000
+    # A set may say that it has any number of rows: then the machine is the bound.
+    monkeypatch.setattr(parquet_guard, "_memory_bytes", lambda: 2**29)
+    with pytest.raises(CorruptStoreError, match="more than the 268,435,456"):
+        read_table(data, where="x", schema={}, rows=3_000_000)
+
+
+def test_texts_that_zstd_packs_too_tightly_are_written_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parquet_guard, "FREE_BYTES", 2**20)
+    monkeypatch.setattr(parquet_guard, "ROW_BYTES", 2**9)
+    text = pl.format(f"{'A photograph of a very small kite. ' * 300} {{}}", pl.int_range(4000))
+    table = pl.select(item_id=pl.format("i{}", pl.int_range(4000)), text=text)
+    tight = _parquet(table, compression="zstd", compression_level=3, statistics=False)
+    with pytest.raises(ValueError, match=r"would become [\d,]{9,} in memory"):
+        unpack(tight, rows=4000)
+    data = table_bytes(table)
+    assert unpack(data, rows=4000).equals(table)
+    assert len(data) < table.estimated_size() / 50
+
+
+def test_a_table_that_nobody_could_read_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_guard, "FREE_BYTES", 2**10)
+    monkeypatch.setattr(parquet_guard, "_memory_bytes", lambda: 2**14)
+    with pytest.raises(ManifestError, match=r"1,000 rows and 1 columns could not be read again"):
+        table_bytes(pl.select(item_id=pl.format("i{}", pl.int_range(1000))))
 
 
 @pytest.mark.parametrize("trick", ["rows as run lengths", "zeros that zstd shrinks"])
@@ -288,7 +360,7 @@ def test_rows_that_share_a_value_count_each(
     data = _one_value(b"x" * n_bytes, n, dtype)
     assert len(data) < 2_200_000
     with pytest.raises(CorruptStoreError, match=r"would become [\d,]{9,} in memory"):
-        read_table(data, where="x", schema={})
+        read_table(data, where="x", schema={"webp": pl.Binary})
     folder = hostile.directory.parent
     (folder / f"thumbnails-{sha256_hex(data)[:8]}.parquet").write_bytes(data)
     _refused(hostile, tmp_path, match="thumbnails")

@@ -21,8 +21,7 @@ from featstore.identity import sha256_hex
 from featstore.manifest import io, manifest
 from featstore.manifest.io import read_manifest, write_manifest
 from featstore.manifest.manifest import validate_items
-from featstore.store.parquet_guard import map_columns, unpack, unpack_columns
-from featstore.store.tables import items_bytes
+from featstore.store.parquet_guard import map_columns, table_bytes, unpack, unpack_columns
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +91,7 @@ def test_a_mapped_table_is_stored_as_the_same_bytes(rows: int, tmp_path: Path) -
     unpack_columns(data, tmp_path)
     mapped = map_columns(tmp_path)
     assert mapped.n_chunks("all") == [1] * 5
-    assert items_bytes(mapped) == items_bytes(unpack(data)) == items_bytes(table)
+    assert table_bytes(mapped) == table_bytes(unpack(data)) == table_bytes(table)
 
 
 @pytest.mark.parametrize("lacking", ["pyarrow", "room"])

@@ -226,9 +226,9 @@ def test_what_follows_from_the_items_is_made_once_for_all_parts(
     pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    write = tables.items_bytes
+    write = tables.table_bytes
     monkeypatch.setattr(
-        tables, "items_bytes", lambda table: (made.append(table.height), write(table))[1]
+        tables, "table_bytes", lambda table: (made.append(table.height), write(table))[1]
     )
     searched: list[str] = []
     find = targets.find_known_rows
