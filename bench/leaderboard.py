@@ -578,11 +578,11 @@ def _board(name: str, sent: Sequence[Submission]) -> Board:
     most = max(in_time, key=lambda one: len(one.document["draws"]))
     if len(most.document["draws"]) * len(clusters) > MOST_SUMS:
         widest = max(in_time, key=lambda one: len(one.document["clusters"]))
-        files = " and ".join(one.place or repr(one.name) for one in (most, widest))
+        named = dict.fromkeys(one.place or repr(one.name) for one in (most, widest))
         raise SubmissionError(
-            f"{files} cannot be on one board: {len(most.document['draws']):,} draws of the "
-            f"{len(clusters):,} clusters of all its entries are more than {MOST_SUMS:,} sums. "
-            "Leave one of them out."
+            f"{' and '.join(named)} makes a board too large: {len(most.document['draws']):,} draws "
+            f"of the {len(clusters):,} clusters of all its entries are more than {MOST_SUMS:,} "
+            "sums. Leave it out."
         )
     cells = {one.document["digest"]: one.cell.on(clusters) for one in in_time}
     usual = _usual_draws([*cells.values()])

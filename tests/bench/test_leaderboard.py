@@ -322,7 +322,7 @@ def test_what_a_small_file_unpacks_to_is_bounded(sent):
     ]
     for one in pair:
         check(one.document)
-    with pytest.raises(SubmissionError, match=r"'a' and '[ab]' cannot be on one board: 41 draws"):
+    with pytest.raises(SubmissionError, match=r"'[ab]' makes a board too large: 41 draws of"):
         boards(pair)
     most = [_sparse(sent[0], name, 41, [*names[:-1], "z" * 300]) for name in "ab"]
     tracemalloc.start()

@@ -126,7 +126,7 @@ AT = f'address = "https://example.org/s"\nsets = ["smoke/image/synthetic-1@{REVI
         ("[store]", "[shop]", "no table"),
         # A box names no command, no file, no model and no number of processes.
         ("[suite]", "[[run]]\ncommand = 'rm -rf /'\n[suite]", "run is unknown"),
-        ("[store]", "[[store.make]]\ncommand = 'x'\n[store]", "it is not TOML"),
+        ("[store]", "[[store.make]]\ncommand = 'x'\n[store]", r"store\.make is unknown"),
         ("sets =", "make = [{command = 'x'}]\nsets =", r"store\.make is unknown"),
         ("sets =", "lacking = 'rm -rf'\nsets =", r"store\.lacking is unknown"),
         ('name = "smoke"\n[e', 'name = "smoke"\njobs = 10000\n[e', r"suite\.jobs is unknown"),
@@ -215,7 +215,7 @@ def test_sets_in_other_revisions_than_a_box_names_are_not_scored(runs):
     check_revisions(parse_box(text.encode()), runs)
     key, revision = next(iter(named.items()))
     for other in (text.replace(revision, REVISION), text.replace(f'"{key}@', '"a/b/c@')):
-        with pytest.raises(BoxError, match=f"reads {key}@{revision} at hf://a/b, and box smoke"):
+        with pytest.raises(BoxError, match=f"reads '{key}@{revision}' at hf://a/b, and box"):
             check_revisions(parse_box(other.encode()), runs)
 
 
