@@ -48,6 +48,28 @@ def test_both_sides_of_an_in_class_split_know_every_class_of_two_images(fraction
     np.testing.assert_array_equal(split.train, again.train)
 
 
+def test_the_task_hands_a_learner_validation_images_that_are_none_of_its_shots(rng):
+    images, texts = problem(rng)
+    split = in_class_split(images.classes, seed=0)
+    handed = []
+
+    class Looks(ClassMeans):
+        def fit(self, shots):
+            handed.append(shots)
+            return super().fit(shots)
+
+    score_few_shot(
+        Identity(), images, split, names=texts, options=FewShot(shots=2),
+        make_learner=lambda _: Looks(),
+    )  # fmt: skip
+    (shots,) = handed
+    rows, held = ({row.tobytes() for row in side} for side in (shots.x, shots.validation_x))
+    assert (len(rows), len(held)) == (2 * 6, 2 * 6)
+    assert not rows & held
+    unit_test = unit(images.rows[split.test]).astype(np.float32)
+    assert not (rows | held) & {row.tobytes() for row in unit_test}
+
+
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=50), st.integers(0, 9))
 def test_shots_are_nested_and_validation_is_none_of_them(labels, seed):
     classes = np.array(labels)

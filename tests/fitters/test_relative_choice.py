@@ -13,6 +13,7 @@ from fitters.aligners.asif import choose_anchors
 from fitters.errors import SelectionError, SettingError
 from fitters.select import leave_out
 from fitters.select.grid import Axis, folds_by_group
+from fitters.select.refitting import Folded
 from tests.oracles import reciprocal_rank_of_text
 
 TOP_KS, POWERS = Axis((2.0, 5.0, 30.0), searched=False), Axis((1.0, 4.0), searched=False)
@@ -108,3 +109,19 @@ def test_published_settings_stay_the_default_and_wrong_ones_are_refused(world, r
         choose_anchors(same, None, rng=rng)
     with pytest.raises(SelectionError, match="top_k or power"):
         choose_anchors(None, real.take(np.arange(1)), rng=rng)
+
+
+def test_what_is_fitted_without_a_fold_knows_none_of_its_pairs(rng):
+    """Rows and moments, beside prototypes that are in every fit."""
+    real = Pairs(rng.standard_normal((30, 5)), rng.standard_normal((30, 4)), np.arange(30) % 10)
+    head = Pairs(rng.standard_normal((7, 5)), rng.standard_normal((7, 4)))
+    folds = real.groups % 3
+    folded = Folded(real, folds, head)
+    for fold in range(3):
+        kept = folded.rows_without(fold)
+        assert kept.prototypes is head
+        np.testing.assert_array_equal(kept.real.x, real.x[folds != fold])
+        np.testing.assert_array_equal(kept.real.y, real.y[folds != fold])
+        (moments,) = folded.moments_without[fold].real
+        np.testing.assert_allclose(moments.sxy, kept.real.x.T @ kept.real.y)
+        assert moments.n == kept.real.n == np.sum(folds != fold)

@@ -11,9 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.mutants.table import MUTANTS
-
 from tests.mutants.run import Mutant, judge_all
+from tests.mutants.table import MUTANTS
 
 #: Mutants side by side.
 JOBS = 2

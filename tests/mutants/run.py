@@ -117,7 +117,7 @@ class Tree:
         # With the times of the files, so that what Python has compiled is not compiled again.
         shutil.copytree(source, folder, ignore=_NOT_COPIED, symlinks=True)
 
-    def test(self, tests: Iterable[str], module: str = "") -> tuple[str, str]:
+    def test(self, tests: Sequence[str], module: str = "") -> tuple[str, str]:
         """Run tests; return an outcome as of `Verdict`, and what to say of it."""
         report = self.folder.with_suffix(".json")
         report.unlink(missing_ok=True)
@@ -143,7 +143,7 @@ class Tree:
             return "broken", done.stdout[-2000:]
         found = json.loads(report.read_text())
         if done.returncode == 0:
-            return "survived", f"{len(list(tests)):,} tests passed"
+            return "survived", f"passed: {', '.join(tests)}"
         if found["failed"]:
             return "killed", found["failed"][0]
         return "broken", found["import"] or done.stdout[-2000:]
