@@ -196,8 +196,8 @@ class _Parts:
         elif isinstance(value, functools.partial):
             self._all((*value.args, *sorted(value.keywords.items()), value.func))
         elif isinstance(value, type):
-            for each in value.__mro__:
-                self._definition(each)
+            for base in value.__mro__:
+                self._definition(base)
         elif inspect.isfunction(value):
             self._definition(value)
             self._all(cell.cell_contents for cell in value.__closure__ or ())
