@@ -470,8 +470,12 @@ CHOICES = {
     "head_templates": "head_name_set", "pair_variants": "name_set", "pair_templates": "name_set",
 }  # fmt: skip
 
-#: Columns that name a set; its revision is in ``<name>_revision``.
-SETS = ("image", "name", "caption", "head", "head_name")
+#: Columns that name sets, and those of their revisions.
+SETS = {
+    **{f"{role}_set": f"{role}_revision"
+       for role in ("image", "name", "caption", "head", "head_name", "view")},
+    "layer_sets": "layer_revisions",
+}  # fmt: skip
 
 #: Those that are empty where a run pairs no class with a text.
 _OF_PAIRS = ("pair_variants", "pair_templates")
@@ -525,8 +529,7 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     # Methods and tasks of others stand beside ours; of what changed the last version does.
     last = pl.col("own_code").sort_by("written").last()
     fresh = pl.col("own_code") == last.over([*SERIES, "method", "task", "options"])
-    for role in SETS:
-        key, revision = f"{role}_set", f"{role}_revision"
+    for key, revision in SETS.items():
         last = pl.col(revision).sort_by("written").last().over([*SERIES, key])
         fresh = fresh & pl.col(revision).eq_missing(last)
     for name, key in CHOICES.items():
@@ -537,8 +540,7 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
         fresh = fresh & (fits | own.eq_missing(pl.lit("")) if name in _OF_PAIRS else fits)
     marked = marked.with_columns(fresh.alias("fresh"))
     names: dict[str, str] = {}
-    revisions = [f"{role}_revision" for role in SETS]
-    columns = [*SERIES, "fresh", "own_code", *revisions, *CHOICES]
+    columns = [*SERIES, "fresh", "own_code", *SETS.values(), *CHOICES]
     for values, part in marked.group_by(columns, maintain_order=True):
         facts = dict(zip(columns, values, strict=True))
         if facts.pop("fresh"):

@@ -6,21 +6,26 @@ learner, a task of the user's own) adds `own_code`, and goes to other processes 
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import pickle
 import re
 import sys
-import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from types import ModuleType
+from importlib.util import find_spec, resolve_name
+from itertools import chain
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bench.errors import ProtocolError
 from featstore.errors import EngineError
 from featstore.plugins import Registry, distributions, registry_of
+from fitters.kept import digest_of
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -63,8 +68,9 @@ def _sources(place: Traversable, name: str) -> list[tuple[str, bytes]]:
 
 #: Packages whose sources `code_digest` knows, or that decide no number.
 _OURS = {"bench", "fitters", "featstore", "data_manifests", "headstock"}
-_PLAIN = (str, int, float, bool, type(None))
-_known: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_PLAIN = (str, int, float, complex, bool, bytes, type(None))
+_read: dict[str, tuple[Any, str, list[str]]] = {}
+"""Module → its loading, source and imports when first looked at: until it is loaded again."""
 
 
 def own_code(
@@ -74,9 +80,11 @@ def own_code(
 
     16 digits of a sha256 over the sources of the modules that define what is in the registry,
     what it makes and the classes that this inherits from, over their distributions' versions, and
-    over plain settings (of a `Method`, a partial, a closure). It is taken once for an object: after
-    a change, reload the module and register again, or begin a new process. What these modules
-    import further is not looked at: raise the `version` that the registration takes.
+    over settings (of a `Method`, a partial, a closure). Modules that these import are followed, if
+    they are of the same distribution or of none; so are, in a notebook, the functions, classes and
+    plain values or arrays that a function names. A module's source is read once: after a change,
+    reload it and register again, or begin a new process. What else decides a result (other
+    distributions, files) is not looked at: raise the `version` that the registration takes.
 
     Raises
     ------
@@ -129,108 +137,176 @@ def origin_of(method: str, learner: str | None, task: str) -> str:
 def _digest_of(what: str, thing: Any) -> str:
     import hashlib
 
-    if (known := _known.get(thing)) is not None:
-        return known
+    parts = _Parts(what, str(getattr(thing, "version", "")))
+    parts.of_registered(thing)
     digest = hashlib.sha256()
-    for part in dict.fromkeys(_parts_of(what, thing)):
+    for part in parts.found:
         digest.update(f"{len(part)}\0{part}".encode())
-    _known[thing] = digest.hexdigest()
-    return _known[thing]
+    return digest.hexdigest()
 
 
-def _parts_of(what: str, thing: Any) -> Iterator[str]:
-    """Yield the sources, versions and settings that decide what a registered thing does."""
-    version = str(getattr(thing, "version", ""))
-    yield version
-    if is_dataclass(thing) and not isinstance(thing, type):
+class _Parts:
+    """The sources, versions and settings that decide what a registered thing does.
+
+    Attributes
+    ----------
+    found : dict of str to None
+        In the order in which they were come upon.
+    """
+
+    def __init__(self, what: str, version: str) -> None:
+        self.what, self.version = what, version
+        self.found: dict[str, None] = {version: None}
+        self._seen: dict[Any, Any] = {}  # by identity or name; what is kept keeps its identity
+
+    def of_registered(self, thing: Any) -> None:
+        if not is_dataclass(thing) or isinstance(thing, type):
+            self.of_value(thing)
+            if not isinstance(thing, type):
+                self.of_value(type(thing()))
+            return
         for column in fields(thing):
             value = getattr(thing, column.name)
             if callable(value):
-                yield from _callable_parts(what, value, version)
+                self.of_value(value)
             # A title and a text decide no number.
             elif column.name not in ("title", "text", "metrics"):
-                yield f"{column.name}={value!r}"
+                self.found[f"{column.name}={value!r}"] = None
         # What makes an aligner may be a function.
         if hasattr(thing, "cls"):
-            yield from _class_parts(what, thing.cls, version)
-    else:
-        yield from _callable_parts(what, thing, version)
-        if not isinstance(thing, type):
-            yield from _class_parts(what, type(thing()), version)
+            self.of_value(thing.cls)
 
-
-def _callable_parts(what: str, given: Any, version: str) -> Iterator[str]:
-    if isinstance(given, functools.partial):
-        yield from _settings(what, (*given.args, *sorted(given.keywords.items())), version)
-        yield from _callable_parts(what, given.func, version)
-    elif isinstance(given, type):
-        yield from _class_parts(what, given, version)
-    elif inspect.isfunction(given):
-        yield from _source_parts(what, given, version)
-        cells = [cell.cell_contents for cell in given.__closure__ or ()]
-        yield from _settings(what, cells, version)
-    else:
-        yield from _class_parts(what, type(given), version)
-
-
-def _settings(what: str, values: Iterable[Any], version: str) -> Iterator[str]:
-    for value in values:
-        if isinstance(value, (tuple, list)):
-            yield from _settings(what, value, version)
-        elif isinstance(value, _PLAIN):
-            yield repr(value)
-        elif callable(value):
-            yield from _callable_parts(what, value, version)
-
-
-def _class_parts(what: str, cls: type, version: str) -> Iterator[str]:
-    for each in cls.__mro__:
-        yield from _source_parts(what, each, version)
-
-
-def _source_parts(what: str, defined: Any, version: str) -> Iterator[str]:
-    """Yield the source of the module that defines a class or a function, and its version."""
-    from importlib import metadata
-
-    name = str(defined.__module__)
-    top = name.partition(".")[0]
-    if top in _OURS or (top in sys.stdlib_module_names and top != "__main__"):
-        return
-    released = [metadata.version(found) for found in distributions().get(top, ())]
-    yield from released
-    module = sys.modules.get(name)
-    # A notebook's cells are a module without a file: there the definition alone is taken.
-    whole = isinstance(module, ModuleType) and getattr(module, "__file__", None)
-    try:
-        if whole:
-            yield inspect.getsource(module)  # type: ignore[arg-type]
+    def of_value(self, value: Any) -> None:
+        """Add what decides what a value does; an object of another distribution adds its class."""
+        if isinstance(value, _PLAIN):
+            self.found[repr(value)] = None
+            return
+        if id(value) in self._seen:
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, ModuleType):
+            self._module(value.__name__, "")
+        elif isinstance(value, np.ndarray):
+            self.found[digest_of(value).hex()] = None
+        elif isinstance(value, (tuple, list, set, frozenset)):
+            each = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
+            self._all(each)
+        elif isinstance(value, dict):
+            self._all(chain.from_iterable(value.items()))
+        elif isinstance(value, functools.partial):
+            self._all((*value.args, *sorted(value.keywords.items()), value.func))
+        elif isinstance(value, type):
+            for base in value.__mro__:
+                self._definition(base)
+        elif inspect.isfunction(value):
+            self._definition(value)
+            self._all(cell.cell_contents for cell in value.__closure__ or ())
+            self._all((value.__defaults__, value.__kwdefaults__))
         else:
-            yield from _cell_parts(defined)
-    except (OSError, TypeError) as err:
-        if not (version or released):
-            raise ProtocolError(
-                f"The source of {what} ({defined.__qualname__} of {name}) cannot be read, so that "
-                "its results could not be distinguished from those of a changed one. Define it in "
-                "a file, or register it with a version=… of your own that you raise with each "
-                "change."
-            ) from err
+            self.of_value(type(value))
+            if is_dataclass(value) or _is_local(type(value).__module__, ""):
+                self.of_value(getattr(value, "__dict__", None))
+
+    def _all(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self.of_value(value)
+
+    def _definition(self, defined: Any) -> None:
+        """Add the source of the module that defines a class or a function, and its version."""
+        from importlib import metadata
+
+        name = str(defined.__module__)
+        top = name.partition(".")[0]
+        if _is_known(top):
+            return
+        released = [metadata.version(found) for found in distributions().get(top, ())]
+        self.found |= dict.fromkeys(released)
+        try:
+            # A notebook's cells are a module without a file: there the definition alone is taken.
+            if getattr(sys.modules.get(name), "__file__", None):
+                self._module(name, top)
+            else:
+                self._cell(defined)
+        except (OSError, TypeError) as err:
+            if not (self.version or released):
+                raise ProtocolError(
+                    f"The source of {self.what} ({defined.__qualname__} of {name}) cannot be read, "
+                    "so that its results could not be distinguished from those of a changed one. "
+                    "Define it in a file, or register it with a version=… of your own that you "
+                    "raise with each change."
+                ) from err
+
+    def _cell(self, defined: Any) -> None:
+        """Add the source of a definition in a notebook, and what it names there.
+
+        Python reads the source of a class from a file: without one, the sources of its functions
+        and its plain attributes are taken.
+        """
+        if not isinstance(defined, type):
+            self.found[inspect.getsource(defined)] = None
+            for name in sorted(_names_in(defined.__code__)):
+                if name in defined.__globals__:
+                    self.of_value(defined.__globals__[name])
+            return
+        for name, value in sorted(vars(defined).items()):
+            value = getattr(value, "__func__", getattr(value, "fget", value))
+            if inspect.isfunction(value):
+                self.of_value(value)
+            elif isinstance(value, _PLAIN) and name not in ("__module__", "__firstlineno__"):
+                self.found[f"{name}={value!r}"] = None
+
+    def _module(self, name: str, top: str) -> None:
+        """Add the source of a module and of those that it imports from `top` or no distribution."""
+        if name in self._seen or not _is_local(name, top):
+            return
+        self._seen[name] = name
+        source, imported = _read_module(name)
+        self.found[source] = None
+        for other in imported:
+            try:
+                self._module(other, top)
+            except (OSError, TypeError, ImportError, ValueError):
+                continue  # a name in a module, or a module that is compiled
 
 
-def _cell_parts(defined: Any) -> Iterator[str]:
-    """Yield the source of a definition in a notebook.
+def _is_known(top: str) -> bool:
+    return top in _OURS or (top in sys.stdlib_module_names and top != "__main__")
 
-    Python reads the source of a class from a file: without one, the sources of its functions and
-    its plain attributes are taken.
-    """
-    if not isinstance(defined, type):
-        yield inspect.getsource(defined)
-        return
-    for name, value in sorted(vars(defined).items()):
-        value = getattr(value, "__func__", getattr(value, "fget", value))
-        if inspect.isfunction(value):
-            yield inspect.getsource(value)
-        elif isinstance(value, _PLAIN) and name not in ("__module__", "__firstlineno__"):
-            yield f"{name}={value!r}"
+
+def _is_local(name: str, top: str) -> bool:
+    """Return whether a module is of the distribution of the package `top`, or of none."""
+    own = name.partition(".")[0]
+    return not _is_known(own) and (own == top or not distributions().get(own))
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """Return the names that a function and those within it look up."""
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    return {*code.co_names}.union(*map(_names_in, inner))
+
+
+def _read_module(name: str) -> tuple[str, list[str]]:
+    """Return the source of a module, and the names of the modules that it may import."""
+    module = sys.modules.get(name)
+    spec: Any = getattr(module, "__spec__", None) or (None if module else find_spec(name))
+    key = spec or module
+    if key is None:
+        raise ImportError(name)
+    if name not in _read or _read[name][0] is not key:
+        source = spec.loader.get_source(name) if module is None else inspect.getsource(module)
+        package = name if spec and spec.submodule_search_locations else name.rpartition(".")[0]
+        _read[name] = key, source, list(dict.fromkeys(_imports(source, package)))
+    return _read[name][1:]
+
+
+def _imports(source: str, package: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            yield base
+            yield from (f"{base}.{each.name}" for each in node.names)
 
 
 @dataclass(frozen=True)

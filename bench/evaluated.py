@@ -34,7 +34,7 @@ from bench.tables import (
     value_text,
     varying,
 )
-from featstore.errors import listed, needs_extra
+from featstore.errors import listed, needs_extra, unknown_name
 
 #: Columns of a comparison that `Results.compare` shows, in this order.
 COMPARED = (
@@ -138,7 +138,16 @@ class Results:
         DataFrame
             Columns ``<metric>`` and ``<metric>_sd`` (null for a single run), as shares. Method
             "chance" is what a random order gives. Of the settings, those that differ.
+
+        Raises
+        ------
+        NoResultsError
+            If there is no such metric in these results.
         """
+        known = self.rows["metric"].unique().sort().to_list()
+        for name in metrics or ():
+            if name not in known:
+                raise NoResultsError(unknown_name("metric", name, known, where="of these results"))
         table = self._table if metrics is None else result_table(self.rows, metrics)
         shown = [name for name in metric_columns(table) if table[name].null_count() < table.height]
         values = [column for name in shown for column in (name, f"{name}_sd")]

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from bench.errors import ProtocolError
 from bench.evaluated import Results
 from bench.execution import run_all
+from bench.metrics.ties import different_rows
 from bench.options import TASKS, parse_options
 from bench.protocol import FRESH_SPLITS
 from bench.results import finished
@@ -198,7 +199,8 @@ def evaluate(
         of its class or function, an aligner with its parameters behind it.
     data : Pairs, or store
         Images x and texts y. Where every row of a group has the same text, the groups are classes
-        and the texts their names (task zero_shot); otherwise the texts are captions (task
+        and the texts their names (task zero_shot); without groups, rows with equal texts are one
+        class, if any text is given twice. Otherwise the texts are captions (task
         retrieval), and rows of one group with equal x are one image with several captions. Rows
         are kept as float32. A store, open or by its place, holds sets of any kind.
     prototypes : Pairs, optional
@@ -468,7 +470,16 @@ def _entries(methods: Any) -> list[tuple[str, dict[str, Any]]]:
     if isinstance(methods, Mapping):
         return [_entry(thing, str(name)) for name, thing in methods.items()]
     several = isinstance(methods, Iterable) and not isinstance(methods, str)
-    return [_entry(thing) for thing in (methods if several else [methods])]
+    entries, own = [], dict[str, Any]()
+    for thing in methods if several else [methods]:
+        name, settings = _entry(thing)
+        if not isinstance(thing, str | FitConfig) and own.setdefault(name, thing) is not thing:
+            raise SettingError(
+                f"Two methods are named {name!r}, and results are kept by name. Give them names: "
+                "a mapping of names to methods."
+            )
+        entries.append((name, settings))
+    return entries
 
 
 def _entry(thing: Any, name: str = "") -> tuple[str, dict[str, Any]]:
@@ -542,12 +553,12 @@ def _store_arrays(
     # Of one width, they may be the two towers of one model: method "identity" says that they are.
     add = partial(_write, root, {"pair": "arrays"} if len(set(widths[0])) == 1 else {})
     name = f"data-{_digest(pairs)}"
-    labels, first, codes = np.unique(
-        np.arange(pairs.n) if pairs.groups is None else np.asarray(pairs.groups),
-        return_index=True, return_inverse=True,
-    )  # fmt: skip
+    # Equal texts are one answer: by no score could one of them be preferred.
+    groups = different_rows(pairs.y)[1] if pairs.groups is None else np.asarray(pairs.groups)
+    labels, first, codes = np.unique(groups, return_index=True, return_inverse=True)
     ids, classes = np.array([f"{name}/{row}" for row in range(pairs.n)]), labels.astype(str)
-    by_class = pairs.groups is not None and np.array_equal(pairs.y, pairs.y[first][codes])
+    named = pairs.groups is not None or len(labels) < pairs.n
+    by_class = named and np.array_equal(pairs.y, pairs.y[first][codes])
     owner = np.arange(pairs.n)
     if not by_class:
         rows = np.column_stack([codes, pairs.x])

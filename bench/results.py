@@ -82,7 +82,7 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "fit_seconds": pl.Float64,
     "score_seconds": pl.Float64,
     "origin": pl.String,  # package or file of a method, learner or task of others; "" for ours
-    "finished_at": pl.Float64,  # seconds since 1970; null in files of an older version
+    "finished_at": pl.Float64,  # seconds since 1970; null where it is not known
 }
 
 #: One row per run, direction and query.
@@ -258,7 +258,7 @@ def _ids_of(paths: Sequence[Path]) -> dict[Path, set[str]]:
         for run_id, file in held.iter_rows():
             found.setdefault(places[file], set()).add(run_id)
     except _UNREADABLE:
-        # One of them is damaged, or of an older version.
+        # One of them is damaged.
         found.clear()
         for path in paths:
             with suppress(*_UNREADABLE):
@@ -324,20 +324,12 @@ def read_ranks(root: Path | str, run_ids: Iterable[str]) -> pl.DataFrame:
 def read_sums(root: Path | str, run_ids: Iterable[str]) -> pl.DataFrame:
     """Return the sums per cluster of these runs, in the order given.
 
-    A folder of an older version holds none: there they are made from the ranks.
-
     Raises
     ------
     NoResultsError
         If a file is missing or cannot be read.
     """
-    root, wanted = Path(root), list(run_ids)
-    named = files_of(root) if any(not run_path(root, i).is_file() for i in wanted) else {}
-    have = {i for i in wanted if sums_path(root, named.get(i, i)).is_file()}
-    frames = [_of_runs(root, [i for i in wanted if i in have], sums_path, SUM_SCHEMA)]
-    if len(have) < len(wanted):
-        frames.append(sums_of(read_ranks(root, [i for i in wanted if i not in have])))
-    return pl.concat(frames)
+    return _of_runs(Path(root), run_ids, sums_path, SUM_SCHEMA)
 
 
 def _of_runs(
@@ -503,23 +495,17 @@ def _read_all(paths: Sequence[Path], schema: dict[str, Any]) -> pl.DataFrame:
         return pl.DataFrame(schema=schema)
     with suppress(*_UNREADABLE):
         _guard(paths)
-        # What an older version did not write is unknown; see `_read`.
-        lazy = pl.scan_parquet(list(paths), glob=False, schema=schema, missing_columns="insert")
+        lazy = pl.scan_parquet(list(paths), glob=False, schema=schema)
         table = lazy.collect()
         if dict(table.schema) == schema:
             return table
-    # One of them is of an older version, or damaged: then the error names it.
+    # One of them is damaged: then the error names it.
     return pl.concat([_read(path, schema) for path in paths])
 
 
 def _read(path: Path, schema: dict[str, Any]) -> pl.DataFrame:
     try:
         table = unpack(read_regular(path, limit=_MOST))
-        if "run_id" in table.columns:
-            # A column that an older version did not write yet is unknown, so that its rows form
-            # a series of their own and are never mixed with newer ones.
-            absent = [name for name in schema if name not in table.columns]
-            table = table.with_columns(pl.lit(None).alias(name) for name in absent)
         if dict(table.schema) == schema:
             return table
         return table.select(pl.col(name).cast(dtype) for name, dtype in schema.items())

@@ -34,7 +34,7 @@ from bench.cells import (
     set_name,
     source_name,
 )
-from bench.metrics.summary import METRICS, OWN_METRICS, Metric
+from bench.metrics.summary import CLASS_METRICS, LOWER_IS_BETTER, METRICS, OWN_METRICS, Metric
 from bench.results import CHOSEN
 from bench.runs import FIT_SETTINGS
 from featstore.command_line import count
@@ -643,7 +643,7 @@ def score_lines(scores: pl.DataFrame) -> Table:
 
 def _score_text(metric: str, value: float | None) -> str:
     """Return a share in percent, and a rank or a skewness as it is."""
-    if value is None or metric in (METRICS.keys() | {*SHOWN_GENERALISED} | OWN_METRICS.keys()):
+    if value is None or metric in METRICS | CLASS_METRICS | OWN_METRICS:
         return value_text(metric, value)
     return f"{value:.4g}"
 
@@ -711,8 +711,8 @@ def _no_formula(value: Any) -> Any:
 
 def metric_name(metric: str) -> str:
     """Return the heading of a metric, with its unit."""
-    if metric == "median_rank":
-        return "median rank"
+    if metric in LOWER_IS_BETTER:
+        return metric.replace("_", " ")
     return f"{metric} %" if OWN_METRICS.get(metric, Metric()).percent else metric
 
 
@@ -721,7 +721,7 @@ def value_text(metric: str, value: float | None, sd: float | None = None) -> str
     if value is None:
         return ""
     percent = OWN_METRICS.get(metric, Metric()).percent
-    scale = 1.0 if metric == "median_rank" or not percent else 100.0
+    scale = 1.0 if metric in LOWER_IS_BETTER or not percent else 100.0
     form = ".1f" if percent else ".4f"
     texts = [_decimal(scale * each, form) for each in (value, sd) if each is not None]
     if metric == "median_rank" and all(text.endswith(".0") for text in texts):

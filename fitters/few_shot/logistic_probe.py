@@ -49,15 +49,12 @@ class LogisticProbe(ShotLearner):
     ----------
     masses : sequence of float
     steps : int
-    legacy : bool
-        The original's search, by accuracy.
     max_iter : int
         Of L-BFGS. A small penalty may end it there; that is no error.
     """
 
     masses: Sequence[float] = MASSES
     steps: int = STEPS
-    legacy: bool = False
     max_iter: int = 1000
 
     def _learn(self, shots: Shots) -> LinearClassifier:
@@ -65,10 +62,7 @@ class LogisticProbe(ShotLearner):
         problem = _Problem(shots, self.max_iter)
         if not shots.has_validation:
             return problem.solve(1.0, 1.0)
-        if self.legacy:
-            strength = search_as_published(lambda c: problem.accuracy(c, 1.0), self.steps)
-        else:
-            strength = search(lambda c: problem.value(c, 1.0), self.steps)
+        strength = search(lambda c: problem.value(c, 1.0), self.steps)
         masses = (1.0,) if shots.prototypes is None else self.masses
         mass = max(masses, key=lambda m: (problem.value(strength, m), -m))
         return problem.solve(strength, mass)
@@ -89,20 +83,6 @@ def search(value: Value, steps: int = STEPS) -> float:
             if place not in known:
                 known[place] = value(10.0**place)
     return float(10.0 ** best())
-
-
-def search_as_published(value: Value, steps: int = STEPS) -> float:
-    """Return what CoOp's search ends on: the better end of its last range, larger C on ties."""
-    peak = max(STRENGTHS, key=value)
-    low, high = np.log10(peak) - 1.0, np.log10(peak) + 1.0
-    final = high
-    for _ in range(steps):
-        middle = (low + high) / 2
-        if value(10.0**low) < value(10.0**high):
-            final, low = high, middle
-        else:
-            final, high = low, middle
-    return float(10.0**final)
 
 
 class _Problem:
@@ -126,11 +106,6 @@ class _Problem:
 
     def value(self, strength: float, mass: float) -> float:
         return self._shots.value(self.solve(strength, mass).scores)
-
-    def accuracy(self, strength: float, mass: float) -> float:
-        x, labels = self._shots.validation
-        named = self.solve(strength, mass).scores(x).argmax(axis=1)
-        return float(np.mean(named == labels))
 
     def _fit(self, strength: float, mass: float) -> LinearClassifier:
         from sklearn.exceptions import ConvergenceWarning

@@ -36,13 +36,9 @@ class LPPlusPlus(ShotLearner):
     Parameters
     ----------
     epochs : int
-    legacy : bool
-        The original never clears the gradient of α, so that a step of it goes along the sum of
-        all epochs' gradients so far.
     """
 
     epochs: int = 300
-    legacy: bool = False
 
     def _learn(self, shots: Shots) -> LinearClassifier:
         """Descend, and keep the best epoch."""
@@ -54,7 +50,6 @@ class LPPlusPlus(ShotLearner):
         alpha = np.full(shots.n_classes, first_alpha(shots), dtype=np.float32)
         rate, alpha_rate = step_sizes(shots)
         speed, bias_speed = np.zeros_like(weight), np.zeros_like(bias)
-        pulled = np.zeros_like(alpha)
         own = (np.arange(n), shots.labels)
         best, chosen = -1.0, None
         for epoch in range(1, self.epochs + 1):
@@ -70,9 +65,8 @@ class LPPlusPlus(ShotLearner):
             bias = bias - rate * bias_speed
             if of_text is not None:
                 pull = np.einsum("nc,nc->c", slope, of_text)
-                pulled = pulled + pull if self.legacy else pull
                 if epoch % ALPHA_EVERY == 0:
-                    alpha = alpha - alpha_rate * pulled
+                    alpha = alpha - alpha_rate * pull
             whole = weight if texts is None else weight + alpha[:, None] * texts
             facts = {"epoch": float(epoch)}
             if texts is not None:

@@ -185,11 +185,11 @@ class _Problem:
             length += float(np.vdot(prior @ moments.products, prior))
         return max(own / length, 0.0) if length > 0 else 0.0
 
-    def support(self, bridge: float) -> tuple[Matrix, Labels]:
-        """Return the rows of the kernel with their labels: the shots, then their bridges."""
-        if bridge == 0.0 or self.texts is None:
+    def support(self, bridge: float, prior: Matrix | None) -> tuple[Matrix, Labels]:
+        """Return the rows of the kernel with their labels: the shots, then their bridges to P."""
+        if bridge == 0.0 or prior is None:
             return self.x, self.labels
-        between = normalize_rows(self.x + bridge * self.texts[self.labels], what="bridges")
+        between = normalize_rows(self.x + bridge * prior[self.labels], what="bridges")
         return np.concatenate([self.x, between]), np.tile(self.labels, 2)
 
 
@@ -221,9 +221,7 @@ class ProKeR(ShotLearner):
         Candidate λ, the largest first.
     shares, bridges : sequence of float
         Candidates of ReHARK's share of class means in the prior, and of its second rows unit(x +
-        bridge · t_y); see `Setting`.
-    legacy : bool
-        s = 1 and the second term times λ, as the authors' code has it.
+        bridge · p_y); see `Setting`.
     most : int
         Rows of an exact kernel.
     """
@@ -232,7 +230,6 @@ class ProKeR(ShotLearner):
     penalties: Sequence[float] = PENALTIES
     shares: Sequence[float] = (0.0,)
     bridges: Sequence[float] = (0.0,)
-    legacy: bool = False
     most: int = 4096
 
     def _learn(self, shots: Shots) -> Classifier:
@@ -242,22 +239,20 @@ class ProKeR(ShotLearner):
         exact = len(x) * (1 + (max(self.bridges) > 0)) <= self.most
         setting, left_out = self._choose(shots, x, texts, exact=exact)
         problem = _Problem(x, labels, texts, shots.n_classes, setting.share)
-        prior, scale = problem.prior(), 1.0 if self.legacy else problem.scale
+        prior, scale = problem.prior(), problem.scale
         facts = {"penalty": setting.penalty, "folds": float(left_out)}
         facts |= {"beta": setting.rates[0]} if setting.rates else {}
         facts |= {} if texts is None else {"scale": scale}
         if len(self.shares) > 1:
             facts |= {"share": setting.share, "bridge": setting.bridge}
-        support, labels = problem.support(setting.bridge)
-        weight = setting.penalty if self.legacy else 1.0
+        support, labels = problem.support(setting.bridge, prior)
         if not exact:
             moments = ClassMoments.of(support, labels, shots.n_classes)
-            ridge = moments.ridge(setting.penalty, scale * prior)
-            return without_bias(weight * ridge + (1.0 - weight) * scale * prior, facts)
+            return without_bias(moments.ridge(setting.penalty, scale * prior), facts)
         left = np.eye(shots.n_classes)[labels] - scale * (support @ prior.T)
         gram = setting.kernel(support @ support.T)
         gram[np.diag_indices_from(gram)] += setting.penalty
-        coefficients = weight * cho_solve(cho_factor(gram, overwrite_a=True), left)
+        coefficients = cho_solve(cho_factor(gram, overwrite_a=True), left)
         parts = [part.astype(np.float32) for part in (scale * prior, support, coefficients)]
         return KernelClassifier(parts[0], parts[1], parts[2], setting, facts)
 
@@ -282,15 +277,14 @@ class ProKeR(ShotLearner):
         seen = evenly(len(held), n_classes)
         found: dict[Setting, Matrix] = {}
         for bridge, kernel in product(bridges, rates):
-            support, _ = problems[0].support(bridge)
+            # Class means would bring what is left out into the bridges of the others.
+            support, _ = problems[0].support(bridge, texts)
             spectrum = np.linalg.eigh(Setting(tuple(kernel)).kernel(support @ support.T))
             for problem in problems:
                 made = [
                     Setting(tuple(kernel), value, problem.share, bridge) for value in self.penalties
                 ]
-                for setting, scores in left_out_scores(
-                    problem, made, spectrum, legacy=self.legacy
-                ).items():
+                for setting, scores in left_out_scores(problem, made, spectrum).items():
                     found[setting] = _likely_losses(scores[seen], labels[held[seen]])
         means = {setting: round(float(losses.mean()), 9) for setting, losses in found.items()}
         best = min(means, key=lambda setting: means[setting])
@@ -307,8 +301,6 @@ def left_out_scores(
     problem: _Problem,
     settings: Sequence[Setting],
     spectrum: tuple[Matrix, Matrix] | None = None,
-    *,
-    legacy: bool = False,
 ) -> dict[Setting, Matrix]:
     """Return the scores (m, c) of the shots by fits without their fold, one fold after another.
 
@@ -323,12 +315,10 @@ def left_out_scores(
         Of one kernel, share and bridge.
     spectrum : pair of arrays, optional
         Eigenvalues and eigenvectors of the kernel of the support, where they are at hand.
-    legacy : bool
-        See `ProKeR`.
     """
     first = settings[0]
-    support, labels = problem.support(first.bridge)
-    scale = 1.0 if legacy else problem.scale
+    support, labels = problem.support(first.bridge, problem.texts)
+    scale = problem.scale
     values, vectors = spectrum or np.linalg.eigh(first.kernel(support @ support.T))
     targets = np.eye(problem.n_classes)
     found: dict[Setting, list[Matrix]] = {setting: [] for setting in settings}
@@ -339,13 +329,12 @@ def left_out_scores(
             prior = problem.prior(fold)
             turned = vectors.T @ (targets[labels] - scale * (support @ prior.T))
         part = vectors[np.concatenate([fold, fold + len(problem.x)])[: len(fold) * first.rows]]
-        wanted, base = targets[problem.labels[fold]], scale * (problem.x[fold] @ prior.T)
+        wanted = targets[problem.labels[fold]]
         for setting, scores in found.items():
             inner = part / (np.maximum(values, 0.0) + setting.penalty)
             missing = np.linalg.solve(inner @ part.T, inner @ turned)[: len(fold)]
             # Of the residual R the prediction is R − missing; the scores add the prior to it.
-            own = wanted - missing
-            scores.append(base + setting.penalty * (own - base) if legacy else own)
+            scores.append(wanted - missing)
     return {setting: np.concatenate(scores) for setting, scores in found.items()}
 
 
@@ -379,10 +368,11 @@ SHARES, BRIDGES = (0.0, 0.25, 0.5), (0.0, 0.5)
 class ReHARK(ProKeR):
     """`ProKeR` with two rates in one kernel, class means in the prior, and rows between.
 
-    The prior is unit((1 − share) t_c + share · unit(Σ shots of c)), and every shot x has a second
-    row unit(x + bridge · t_y). arXiv 2603.11542 (2026), of which this is a part: the original tunes
-    eleven numbers on a full validation split by a thousand trials, and matches moments of the test
-    rows. Here share, bridge, kernel and λ are chosen as in `ProKeR`, and no test row is looked at.
+    The prior p is unit((1 − share) t_c + share · unit(Σ shots of c)), and every shot x has a second
+    row unit(x + bridge · p_y); with t_y in the choice, in which no shot left out may be. arXiv
+    2603.11542 (2026), of which this is a part: the original tunes eleven numbers on a full
+    validation split by a thousand trials, and matches moments of the test rows. Here share, bridge,
+    kernel and λ are chosen as in `ProKeR`, and no test row is looked at.
     """
 
     rates: Sequence[tuple[float, ...]] = TWO_RATES

@@ -195,6 +195,91 @@ def test_the_cells_of_a_notebook_count(own):
     assert digests[0] == digests[1] != digests[2]
 
 
+HELPED = """
+import helper_of_a_user
+from fitters import Method, RidgeAligner
+
+def make():
+    from lazy_of_a_user import sign
+    return RidgeAligner("x->y", alpha=helper_of_a_user.RATE * sign(), center=False)
+
+METHOD = Method(make, "a ridge of one's own")
+"""
+
+
+@pytest.mark.parametrize("name", ["helper_of_a_user", "lazy_of_a_user", "deep_of_a_user"])
+def test_a_changed_helper_module_counts(own, tmp_path, monkeypatch, name):
+    """What a module imports from beside it, at its top, within a function, and further on."""
+    sources = {
+        "helper_of_a_user": "from deep_of_a_user import BETA\nRATE = BETA\n",
+        "lazy_of_a_user": "def sign():\n    return 1.0\n", "deep_of_a_user": "BETA = 1.0\n",
+    }  # fmt: skip
+
+    def digest():
+        for each, source in sources.items():
+            sys.modules.pop(each, None)
+            (tmp_path / f"{each}.py").write_text(source)
+        register("aligner", "mine", own(source=HELPED).METHOD)
+        return code.own_code("mine")
+
+    before = digest()
+    assert digest() == before
+    sources[name] = sources[name].replace("1.0", "1000.0") + "# changed\n"
+    assert digest() != before
+    # What is on disk is not what runs, until it is loaded anew.
+    changed = code.own_code("mine")
+    (tmp_path / "helper_of_a_user.py").write_text("RATE = 7.0\n")
+    assert code.own_code("mine") == changed
+    for each in sources:
+        sys.modules.pop(each, None)
+
+
+NOTEBOOK = """
+from fitters import Method, RidgeAligner
+
+ALPHA = 1.0
+
+def weight(x):
+    return 1.0 if x > 0 else weight(-x)
+
+class Holder:
+    @staticmethod
+    def strength():
+        return ALPHA * weight(1)
+
+def make():
+    return RidgeAligner("x->y", alpha=Holder.strength(), center=False)
+
+METHOD = Method(make, "a ridge of one's own")
+"""
+
+
+def test_what_a_function_of_a_notebook_names_counts(own):
+    """A global and a helper that are defined anew, while the method stays the same object."""
+    notebook = ModuleType("a_notebook")
+    sys.modules["a_notebook"] = notebook
+
+    def run(cell, text):
+        name = f"<cell {cell}>"
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        exec(compile(text, name, "exec"), vars(notebook))
+
+    run(0, NOTEBOOK)
+    register("aligner", "mine", notebook.METHOD)
+    digests = [code.own_code("mine"), code.own_code("mine")]
+    assert digests[0] == digests[1]
+    for cell, text in enumerate(
+        ("ALPHA = 2.0", "def weight(x):\n    return 3.0\n", "import numpy\nALPHA = numpy.ones(3)",
+         "ALPHA = numpy.zeros(3)", "ALPHA = {'a': [1.0]}", "ALPHA = {'a': [2.0]}"), 1
+    ):  # fmt: skip
+        run(cell, text)
+        digests.append(code.own_code("mine"))
+    assert len(set(digests)) == len(digests) - 1
+    del sys.modules["a_notebook"]
+    for cell in range(7):
+        del linecache.cache[f"<cell {cell}>"]
+
+
 def test_workers_have_the_same_method(own, runs, smoke_store, tmp_path):
     register("aligner", "mine", own().METHOD)
     # Fits enough for two batches.

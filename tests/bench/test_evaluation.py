@@ -288,6 +288,45 @@ def test_a_table_has_the_means_of_the_frame(found):
     assert {"chance", "conse"} < set(table["method"])
 
 
+def test_a_metric_that_was_not_scored_is_an_error(found):
+    with pytest.raises(NoResultsError, match=r"No metric named 'top1' of these results.*'top-1'"):
+        found.table(["top1"])
+    with pytest.raises(NoResultsError, match="top-2"):
+        found.table(["top-1", "top-2"])
+
+
+def closure(alpha):
+    def made(x, y):
+        return np.linalg.solve(x.T @ x + alpha * np.eye(x.shape[1]), x.T @ y), np.eye(y.shape[1])
+
+    return made
+
+
+def test_two_methods_of_one_name_are_an_error(rng):
+    pairs = Pairs(rng.standard_normal((40, 6)), rng.standard_normal((40, 4)))
+    with pytest.raises(SettingError, match="Two methods are named 'made'"):
+        evaluate([closure(0.1), closure(10.0)], pairs, progress=False)
+    one = closure(0.1)
+    named = {"weak": one, "strong": closure(10.0)}
+    results = evaluate(named, pairs, seeds=2, progress=False)
+    assert set(results.rows["method"]) >= {"weak", "strong"}
+
+
+def test_equal_texts_are_one_class_with_groups_or_without(rng):
+    """Of texts that are equal no score could prefer the own one."""
+    texts = rng.standard_normal((12, 6)).astype(np.float32)
+    codes = np.repeat(np.arange(12), 5)
+    images = texts[codes] @ rng.standard_normal((6, 9)) + 0.3 * rng.standard_normal((60, 9))
+    found = [
+        evaluate("ridge", Pairs(images, texts[codes], groups), seeds=3, progress=False).rows.filter(
+            metric="top-1"
+        )["value"]
+        for groups in (None, codes)
+    ]
+    assert found[0].to_list() == found[1].to_list()
+    assert min(found[0]) > 0.5
+
+
 def test_a_comparison_is_that_of_the_folder(found):
     ours = found.compare("ridge/head/8", "ridge/random/8")
     typed = compare_choices(f"{found.folder}:ridge/head/8", f"{found.folder}:ridge/random/8")

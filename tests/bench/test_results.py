@@ -7,8 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from bench import compare, read_ranks, read_results
-from bench.cells import only_series
+from bench import read_ranks, read_results
 from bench.errors import NoResultsError
 from bench.results import (
     RANK_SCHEMA,
@@ -22,7 +21,6 @@ from bench.results import (
     write_run,
     write_session,
 )
-from bench.tables import result_table
 from featstore.errors import StoreWriteError
 
 
@@ -224,16 +222,19 @@ def test_a_column_of_one_value_is_as_any_other():
     assert_frame_equal(Columns(schema).frame(), pl.DataFrame(schema=schema))
 
 
-def test_files_of_several_versions_are_read_as_each_alone(tmp_path):
-    """All at once where they are alike, file by file where one is older, damaged ones left out."""
+def test_files_are_read_as_each_alone(tmp_path):
+    """All at once, one of a run or of many; one that lacks a column or is damaged is named."""
     for number in (1, 2, 3):
         write_run(tmp_path, *a_run(number))
     alike = read_results(tmp_path)
     assert finished(tmp_path) == {a_run(number)[0] for number in (1, 2, 3)}
     older = run_path(tmp_path, a_run(2)[0])
-    pl.read_parquet(older).drop("control_draw").write_parquet(older)
+    whole = pl.read_parquet(older)
+    whole.drop("control_draw").write_parquet(older)
+    with pytest.raises(NoResultsError, match=older.name):
+        read_results(tmp_path)
+    whole.write_parquet(older)
     assert_frame_equal(read_results(tmp_path), alike)
-    assert len(finished(tmp_path)) == 3
     wanted = [a_run(number)[0] for number in (3, 1)]
     ranks = pl.concat([a_run(3)[2], a_run(1)[2]])
     assert_frame_equal(read_ranks(tmp_path, wanted), ranks)
@@ -258,42 +259,6 @@ def test_a_column_of_lists_is_as_polars_makes_it(top):
     table = Columns(schema)
     table.add(2, {"top": top}, {})
     assert_frame_equal(table.frame(), pl.DataFrame({"top": top}, schema=schema))
-
-
-@pytest.mark.parametrize("version", [2, 3])
-def test_results_of_earlier_versions_are_read(version):
-    """Files that versions 2 and 3 of the protocol wrote: their ids, numbers and settings stay."""
-    root = Path(__file__).parent / "written" / f"v{version}"
-    rows = read_results(root)
-    assert dict(rows.schema) == RESULT_SCHEMA
-    assert set(rows["protocol_version"]) == {version}
-    assert len(finished(root)) == rows["run_id"].n_unique() == 5
-    # What they had no column for is unknown.
-    assert rows.select("gamma", "gamma_chosen", "n_components").null_count().row(0) == (
-        (rows.height,) * 3
-    )
-    suite = only_series(root, rows, suite="smoke")
-    table = result_table(suite, ["top-1"])
-    cells = table.select("eval", "method", "source", "n_pairs", pl.col("top-1").round(3), "chosen")
-    assert [row for row in cells.rows() if row[1] != "chance"] == [
-        ("all-names", "ridge", "head", "0", 0.917, "penalty 0.01"),
-        ("held-out", "ridge", "none", "8", 0.857, "penalty 100; at an edge: penalty 1 of 1"),
-        (
-            "held-out",
-            "ridge",
-            "head",
-            "8",
-            0.929,
-            "penalty 100, mix 100; at an edge: penalty 1 of 1, mix 1 of 1",
-        ),
-    ]
-    swept = result_table(only_series(root, rows, suite="sweep"), ["top-1"])
-    own = swept.filter(pl.col("method") == "ridge").sort("penalty")
-    assert own.select("penalty", pl.col("top-1").round(3), "chosen").rows() == [
-        ("0.1", 0.893, ""), ("1.0", 0.929, ""),
-    ]  # fmt: skip
-    assert read_ranks(root, rows["run_id"].unique()).height == 72 + 28 * 4
-    assert set(compare(root, suite)["comparison"]) >= {"over-chance", "over-real"}
 
 
 def a_bomb(path, rows):

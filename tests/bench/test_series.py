@@ -6,6 +6,7 @@ import pytest
 from bench import read_results
 from bench.cells import only_series, series_table
 from bench.errors import NoResultsError
+from bench.options import Neighbours
 from bench.results import run_path
 from tests.bench.results_by_hand import hand_run, write_ranks
 
@@ -27,6 +28,29 @@ def test_another_revision_is_another_series_and_the_last_one_is_shown(tmp_path):
     assert table["series"].n_unique() == 2
     shown = only_series(tmp_path, rows)
     assert set(shown["run_id"]) == {run.run_id for run in new}
+
+
+@pytest.mark.parametrize(
+    ("sets", "revision"),
+    [
+        ({"view_set": "a/view/x"}, {"view_revision": ("1" * 64, "2" * 64)}),
+        ({"layer_sets": ("a/image/l",)}, {"layer_revisions": (("1" * 64,), ("2" * 64,))}),
+    ],
+)
+def test_two_revisions_of_views_or_layers_are_two_series(tmp_path, sets, revision):
+    """They are no seeds of one cell."""
+    ((name, values),) = revision.items()
+    task = (
+        {"task": "neighbours", "options": Neighbours(of="pairs")}
+        if "layer_sets" in sets
+        else {"task": "few_shot", "eval": "in-class"}
+    )
+    for seed, value in enumerate(values):
+        run = hand_run(**task, **sets, seed=seed, **{name: value})
+        write_ranks(tmp_path, run, [1, 2, 3], finished_at=100.0 + seed)
+    rows = read_results(tmp_path)
+    assert series_table(tmp_path, rows)["n_runs"].to_list() == [1, 1]
+    assert set(only_series(tmp_path, rows)["seed"]) == {1}
 
 
 def test_results_say_when_they_were_written(tmp_path):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from fitters.few_shot.learner import Shots
-from fitters.few_shot.logistic_probe import STRENGTHS, LogisticProbe, search, search_as_published
+from fitters.few_shot.logistic_probe import STRENGTHS, LogisticProbe, search
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import digits, made, noisy_prototypes
 
@@ -75,36 +75,3 @@ def test_the_search_finds_the_peak_of_a_curve_with_one(peak, sharpness):
 
 def test_of_equal_strengths_the_smaller_is_kept():
     assert search(lambda c: 1.0) == pytest.approx(1e-7, rel=0.02)
-
-
-def test_the_original_drops_the_half_where_the_peak_is():
-    # The left end is worse than the right one, yet the peak lies left of the middle.
-    def value(c):
-        place = np.log10(c) + 0.3
-        return -abs(place) * (5 if place < 0 else 1)
-
-    assert np.log10(search(value)) == pytest.approx(-0.3, abs=2**-7)
-    assert np.log10(search_as_published(value)) == pytest.approx(0)
-    # By hand, one step at a time: of [-1, 1] the right end is kept, then of [0, 1] the left one.
-    assert np.log10(search_as_published(value, steps=1)) == pytest.approx(1)
-    assert np.log10(search_as_published(value, steps=2)) == pytest.approx(0)
-
-
-def test_the_original_is_followed_by_accuracy():
-    given_, _ = made(4)
-    ours = LogisticProbe(legacy=True).fit(given_)
-    x, y, vx, vy = given_.x, given_.labels, given_.validation_x, given_.validation_labels
-
-    def accuracy(c):
-        return LogisticRegression(C=c, tol=1e-6, max_iter=1000).fit(x, y).score(vx, vy)
-
-    grid = [1e6, 1e4, 1e2, 1, 1e-2, 1e-4, 1e-6]
-    peak = grid[int(np.argmax([accuracy(c) for c in grid]))]
-    left, right = 0.1 * peak, 10 * peak
-    for _ in range(8):
-        middle = 10 ** ((np.log10(left) + np.log10(right)) / 2)
-        if accuracy(left) < accuracy(right):
-            final, left = right, middle
-        else:
-            final, right = left, middle
-    assert 1 / ours.facts["penalty"] == pytest.approx(final)

@@ -7,7 +7,7 @@ from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import made, noisy_prototypes
 
 
-def by_hand(given, epochs, *, legacy=False):
+def by_hand(given, epochs):
     """Weights of every epoch, in float64, classes one by one."""
     x, labels, texts = (a.astype(np.float64) for a in (given.x, given.labels, given.prototypes))
     labels = labels.astype(int)
@@ -17,7 +17,7 @@ def by_hand(given, epochs, *, legacy=False):
     alpha = np.full(c, np.mean([250 * (x[labels == k] @ texts[k]).mean() for k in range(c)]))
     rate = 4 * n / np.linalg.eigvalsh(x.T @ x).max()
     alpha_rate = n / (4 * max(((x @ t) ** 2).sum() for t in texts))
-    speed_w, speed_b, pulled = np.zeros_like(weight), np.zeros(c), np.zeros(c)
+    speed_w, speed_b = np.zeros_like(weight), np.zeros(c)
     found = []
     for epoch in range(1, epochs + 1):
         logits = np.stack([x @ weight[k] + bias[k] + alpha[k] * (x @ texts[k]) for k in range(c)]).T
@@ -25,31 +25,23 @@ def by_hand(given, epochs, *, legacy=False):
         p /= p.sum(axis=1, keepdims=True)
         slopes = [(p[:, k] - (labels == k)) / n for k in range(c)]
         pull = np.array([slope @ (x @ text) for slope, text in zip(slopes, texts, strict=True)])
-        pulled = pulled + pull if legacy else pull
         for k, slope in enumerate(slopes):
             speed_w[k] = 0.9 * speed_w[k] + slope @ x
             speed_b[k] = 0.9 * speed_b[k] + slope.sum()
         weight, bias = weight - rate * speed_w, bias - rate * speed_b
         if epoch % 10 == 0:
-            alpha = alpha - alpha_rate * pulled
+            alpha = alpha - alpha_rate * pull
         found.append((weight + alpha[:, None] * texts, bias, alpha.copy()))
     return found
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_the_descent_is_that_of_a_loop(legacy):
+def test_the_descent_is_that_of_a_loop():
     given, test = made(3, prototypes=noisy_prototypes(noise=0.4), validation=False)
-    ours = LPPlusPlus(epochs=45, legacy=legacy).fit(given)
-    weight, bias, alpha = by_hand(given, 45, legacy=legacy)[-1]
+    ours = LPPlusPlus(epochs=45).fit(given)
+    weight, bias, alpha = by_hand(given, 45)[-1]
     assert_close(ours.scores(test[0]), test[0] @ weight.T + bias, "float32", times=30)
     assert ours.facts["alpha"] == pytest.approx(alpha.mean(), rel=1e-4)
     assert ours.facts["epoch"] == 45
-
-
-def test_the_gradient_that_is_never_cleared_leads_elsewhere():
-    given, _ = made(3, prototypes=noisy_prototypes(noise=0.4), validation=False)
-    right, legacy = (LPPlusPlus(epochs=45, legacy=flag).fit(given).facts for flag in (False, True))
-    assert abs(right["alpha"] - legacy["alpha"]) > 1e-3 * abs(right["alpha"])
 
 
 def test_the_best_epoch_is_kept_by_validation_rows():

@@ -33,8 +33,11 @@ def factor(x, texts, labels):
     return np.linalg.lstsq(centred.reshape(-1, 1), wanted.ravel(), rcond=None)[0].item()
 
 
-def refitted(x, labels, texts, n_classes, setting, scale, query, legacy=False):
-    """Scores of rows by a fit with a loop over nothing but sklearn's kernel ridge."""
+def refitted(x, labels, texts, n_classes, setting, scale, query, to="texts"):
+    """Scores of rows by a fit with a loop over nothing but sklearn's kernel ridge.
+
+    Bridges lead to the texts, as in the choice, or to the prior.
+    """
     means = np.stack([x[labels == c].sum(axis=0) for c in range(n_classes)])
     having = np.linalg.norm(means, axis=1) > 0
     prior = texts.copy()
@@ -43,24 +46,24 @@ def refitted(x, labels, texts, n_classes, setting, scale, query, legacy=False):
         prior[having] = normalize(mixed)
     support, own = x, labels
     if setting.bridge:
-        support = np.concatenate([x, normalize(x + setting.bridge * texts[labels])])
+        ends = {"texts": texts, "prior": prior}[to]
+        support = np.concatenate([x, normalize(x + setting.bridge * ends[labels])])
         own = np.tile(labels, 2)
     left = np.eye(n_classes)[own] - scale * support @ prior.T
     ridge = KernelRidge(kernel="precomputed", alpha=setting.penalty)
     ridge.fit(kernel(support, support, setting.rates), left)
     more = ridge.predict(kernel(query, support, setting.rates))
-    return scale * query @ prior.T + (setting.penalty if legacy else 1.0) * more
+    return scale * query @ prior.T + more
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_scores_are_sklearns_kernel_ridge_on_what_the_names_leave(legacy):
+def test_scores_are_sklearns_kernel_ridge_on_what_the_names_leave():
     shots, test = made(3, prototypes=noisy_prototypes(noise=0.2))
-    found = ProKeR(rates=[(2.0,)], penalties=[0.3], legacy=legacy).fit(shots)
+    found = ProKeR(rates=[(2.0,)], penalties=[0.3]).fit(shots)
     x, texts = shots.x.astype(np.float64), shots.prototypes.astype(np.float64)
-    scale = 1.0 if legacy else factor(x, texts, shots.labels)
+    scale = factor(x, texts, shots.labels)
     assert found.facts["scale"] == pytest.approx(scale)
     setting, query = Setting((2.0,), 0.3), test[0].astype(np.float64)
-    expected = refitted(x, shots.labels, texts, 10, setting, scale, query, legacy)
+    expected = refitted(x, shots.labels, texts, 10, setting, scale, query)
     assert_close(found.scores(test[0]), expected, "float32", times=20)
     near = test[0] @ found.support.T
     assert_close(found.scores(test[0], near), found.scores(test[0]), "float32")
@@ -70,18 +73,17 @@ def test_scores_are_sklearns_kernel_ridge_on_what_the_names_leave(legacy):
     Setting((3.0,), 0.1), Setting((), 2.0), Setting((0.5, 4.0), 0.1),
     Setting((1.0,), 0.3, bridge=0.5), Setting((1.0, 8.0), 0.03, share=0.4, bridge=0.7),
 ])  # fmt: skip
-@pytest.mark.parametrize("legacy", [False, True])
-def test_a_shot_left_out_in_closed_form_is_a_fit_without_it(setting, legacy):
+def test_a_shot_left_out_in_closed_form_is_a_fit_without_it(setting):
     shots, _ = made(3, prototypes=noisy_prototypes(noise=0.3))
     x, texts, labels = shots.x.astype(np.float64), shots.prototypes.astype(float), shots.labels
     problem = _Problem(x, labels, texts, 10, setting.share)
-    (found,) = left_out_scores(problem, [setting], legacy=legacy).values()
-    scale = 1.0 if legacy else problem.scale
+    (found,) = left_out_scores(problem, [setting]).values()
+    scale = problem.scale
     assert [len(fold) for fold in problem.folds] == [10, 10, 10]
     for number, fold in enumerate(problem.folds):
         assert sorted(labels[fold]) == list(range(10))
         rest = np.setdiff1d(np.arange(30), fold)
-        own = x[rest], labels[rest], texts, 10, setting, scale, x[fold], legacy
+        own = x[rest], labels[rest], texts, 10, setting, scale, x[fold]
         expected = refitted(*own)
         np.testing.assert_allclose(found[10 * number : 10 * (number + 1)], expected, atol=1e-8)
 
@@ -178,7 +180,7 @@ def test_rehark_with_nothing_added_is_proker():
     x, texts = shots.x.astype(np.float64), shots.prototypes.astype(np.float64)
     query = test[0].astype(np.float64)
     scale = _Problem(x, shots.labels, texts, 10, 0.25).scale
-    expected = refitted(x, shots.labels, texts, 10, setting, scale, query)
+    expected = refitted(x, shots.labels, texts, 10, setting, scale, query, to="prior")
     assert_close(added.scores(test[0]), expected, "float32", times=20)
 
 
