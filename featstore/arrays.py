@@ -405,6 +405,11 @@ def _write(
     # Nobody can tell whether rows that were staged before are these.
     plan = {"rows": secrets.token_hex(8)}
     with SetWriter(root, spec, table, given.dim, facts=FACTS, plan=plan) as writer:
+        if n_old != (writer.base.commit.n if writer.base else 0):
+            raise StoreWriteError(
+                f"{spec.key} was written by another process meanwhile. Write the rows again: those "
+                "that it has are compared with yours, the others are added."
+            )
         blocks = _in_blocks(parts, writer.layout, n_old % writer.layout.block_rows)
         for block, data in zip(writer.pending(), blocks, strict=True):
             writer.write_block(block, data)

@@ -57,10 +57,10 @@ def finished_result(
         If it is damaged.
     """
     key, directory = spec.key, spec.directory(store)
+    settle_set(store, key)
     pointer = read_pointer(directory)
     if pointer is None:
         return None
-    settle_set(store, key)
     commit = read_commit(directory, pointer["revision"])
     if commit.items["sha256"] != items.sha256:
         return None

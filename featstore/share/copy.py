@@ -38,7 +38,13 @@ from featstore.share.publish import (
     publish_to_folder,
     update_catalog,
 )
-from featstore.store.catalog import ABOUT, parse_catalog, read_catalog, store_format, write_catalog
+from featstore.store.catalog import (
+    ABOUT,
+    parse_catalog,
+    read_catalog,
+    rewrite_catalog,
+    store_format,
+)
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.files import (
     MAX_JSON_BYTES,
@@ -47,7 +53,9 @@ from featstore.store.files import (
     read_regular,
     write_file,
 )
+from featstore.store.lock import folder_lock
 from featstore.store.records import (
+    REVISIONS,
     StoreFormat,
     create_tag,
     key_of,
@@ -165,6 +173,15 @@ class FolderTags:
         self.form = store_format(root)
         self._root = root
 
+    def held(self) -> contextlib.AbstractContextManager[object]:
+        """Return a block in which no set is removed, and nobody else writes a tag."""
+        return folder_lock(self._root)
+
+    def lacks(self, revisions: Mapping[str, str]) -> list[str]:
+        """Return the keys of those sets, key -> revision_id, that have this revision no more."""
+        records = {key: f"{key}/{REVISIONS}/{name}.json" for key, name in revisions.items()}
+        return [key for key, record in records.items() if not (self._root / record).exists()]
+
     def listed(self) -> dict[str, str]:
         """Return name -> digest of the tags that the catalog lists; none in format 1."""
         return dict((read_catalog(self._root) or {}).get("tags", {}))
@@ -183,7 +200,7 @@ class FolderTags:
 
     def enter(self, name: str, digest: str) -> None:
         """Enter a tag in the catalog; an empty digest takes it out."""
-        write_catalog(self._root, tags={name: digest})
+        rewrite_catalog(self._root, tags={name: digest})
 
     def delete(self, name: str) -> None:
         """Delete a tag's file; none is fine."""
@@ -201,6 +218,15 @@ class BucketTags:
                 f"{self.address} cannot be written by featstore. Tag the folder, and copy that."
             )
         self.form = bucket_format(self._objects) or StoreFormat()
+
+    def held(self) -> contextlib.AbstractContextManager[object]:
+        """Return a block: puts have conditions of their own."""
+        return contextlib.nullcontext()
+
+    def lacks(self, revisions: Mapping[str, str]) -> list[str]:
+        """Return nothing: no command removes a set of a bucket."""
+        del revisions
+        return []
 
     def listed(self) -> dict[str, str]:
         """Return name -> digest of the tags that the catalog lists; none in format 1."""
@@ -248,19 +274,25 @@ def send_tag(place: str | Path | Objects, name: str, revisions: dict[str, str]) 
     tags = _tags_of(place)
     document = tag_document(name, revisions, version=tags.form.version)
     data, digest = json_bytes(document), document.get("digest")
-    listed = tags.listed().get(name)
-    if listed not in (None, digest):
-        raise taken(tags.address, name)
-    created = tags.create(name, data)
-    if not created and tags.read(name) != data:
-        if listed is None:
+    with tags.held():
+        if lost := tags.lacks(revisions):
+            raise StoreWriteError(
+                f"{lost[0]} of {tags.address} was removed, or written anew, meanwhile: the tag "
+                f"{name!r} was not made. Tag again."
+            )
+        listed = tags.listed().get(name)
+        if listed not in (None, digest):
             raise taken(tags.address, name)
-        tags.replace(name, data)
-        return True
-    if digest is not None and listed is None:
-        tags.enter(name, digest)
-        return True
-    return created
+        created = tags.create(name, data)
+        if not created and tags.read(name) != data:
+            if listed is None:
+                raise taken(tags.address, name)
+            tags.replace(name, data)
+            return True
+        if digest is not None and listed is None:
+            tags.enter(name, digest)
+            return True
+        return created
 
 
 def drop_tag(place: str | Path, name: str) -> bool:
@@ -272,10 +304,11 @@ def drop_tag(place: str | Path, name: str) -> bool:
         If the store cannot be written.
     """
     tags = _tags_of(place)
-    there = name in open_store(place).tags()
-    if name in tags.listed():
-        tags.enter(name, "")
-    tags.delete(name)
+    with tags.held():
+        there = name in open_store(place).tags()
+        if name in tags.listed():
+            tags.enter(name, "")
+        tags.delete(name)
     return there
 
 
@@ -396,6 +429,7 @@ class _Copying:
     force: bool
     progress: Callable[[int], object]
     tell: Callable[[str, Relation], object] | None
+    revisions: dict[str, set[str]] = field(default_factory=dict)
 
     def changed(self) -> list[str]:
         """Return the keys of the sets that were sent."""
@@ -411,7 +445,7 @@ class _Copying:
         for folder in chosen:
             self._send_set(folder, current, form)
         if everything:
-            _send_tags(self.opened, self.place, self.report)
+            self._send_tags()
         pictures = send_thumbnails(self.opened, self.place, sorted(self.report.sets))
         if objects is not None:
             sent = [
@@ -430,7 +464,9 @@ class _Copying:
         objects = self.place if isinstance(self.place, Objects) else None
         try:
             there: Relation = "same"
-            if _revision(folder) != current.get(key):
+            attributes = read_pointer(folder) or {"revision": ""}
+            self.revisions[key] = {attributes["revision"], *attributes.get("history", ())}
+            if attributes["revision"] != current.get(key):
                 source = SetSource(self.opened, self.opened.info(key))
                 there = _publish(self.place, source, form, force=self.force, progress=self.progress)
         except FeatstoreError as err:
@@ -444,6 +480,17 @@ class _Copying:
         self.report.sets[key] = there
         if self.tell is not None:
             self.tell(key, there)
+
+    def _send_tags(self) -> None:
+        """Send the tags of which the target has every set at the revision that they name."""
+        sent = {key: self.revisions[key] for key in self.report.sets}
+        for name in self.opened.tags():
+            try:
+                tag = self.opened.tag(name)
+                if all(tag[key] in sent.get(key, ()) for key in tag):
+                    send_tag(self.place, name, tag)
+            except FeatstoreError as err:
+                self.report.failed[tag_file(name)] = str(err)
 
 
 def _send_signature(opened: FeatureStore, place: Objects | Path, report: CopyReport) -> None:
@@ -487,17 +534,6 @@ def _target_format(objects: Objects | None, new: StoreFormat) -> StoreFormat:
         make_bucket_store(objects, new)
         stated = bucket_format(objects)
     return stated or new
-
-
-def _send_tags(opened: FeatureStore, target: Objects | Path, report: CopyReport) -> None:
-    """Send the tags whose sets are all at the target now."""
-    for name in opened.tags():
-        try:
-            revisions = opened.tag(name)
-            if set(revisions) <= set(report.sets):
-                send_tag(target, name, revisions)
-        except FeatstoreError as err:
-            report.failed[tag_file(name)] = str(err)
 
 
 def _publish(

@@ -40,7 +40,7 @@ from featstore.identity import sha256_hex
 from featstore.remote.objects import Objects, pause
 from featstore.store.blocks import check_file, layout_of
 from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import catalog_bytes, parse_catalog, write_catalog
+from featstore.store.catalog import catalog_bytes, parse_catalog
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -54,7 +54,7 @@ from featstore.store.files import (
 from featstore.store.gc import check_hash, make_store
 from featstore.store.journal import has_blocks
 from featstore.store.layout import FORMAT, ArrayLayout, SetKey, array_metadata, group_metadata
-from featstore.store.lock import Claim, claim_set
+from featstore.store.lock import Claim, claim_folders, claim_set, folder_lock
 from featstore.store.records import (
     POINTER,
     REVISIONS,
@@ -70,7 +70,7 @@ from featstore.store.records import (
 )
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES
-from featstore.store.writer import settle_set
+from featstore.store.writer import settle_claimed, settle_set
 
 _ARRAY = "embedding/zarr.json"
 
@@ -552,7 +552,7 @@ def publish_to_folder(
         return found
     claim = claim_set(directory, key)
     try:
-        if has_blocks(claim.folder):
+        if any(map(has_blocks, claim_folders(directory))):
             raise StoreWriteError(
                 f"An extraction of {key} into {root} is unfinished. Finish it, or remove it with "
                 "`featstore gc`, and copy the set then."
@@ -569,15 +569,16 @@ def publish_to_folder(
                 progress(layout.file_bytes(file))
             if base is not None:
                 claim.sync()  # rows come before the metadata that says how many there are
-            for name, data in {**source.groups(), **source.small_files()}.items():
-                facts = {"bytes": len(data), "sha256": sha256_hex(data)}
-                if same_file(root / name, facts):
-                    claim.rely_on(root / name)
-                else:
-                    claim.write_file(root / name, [data])
+            small = {**source.groups(), **source.small_files()}
+            with folder_lock(directory.parent):  # who takes out item tables saw no claim, or waits
+                for name, data in small.items():
+                    facts = {"bytes": len(data), "sha256": sha256_hex(data)}
+                    if same_file(root / name, facts):
+                        claim.rely_on(root / name)
+                    else:
+                        claim.write_file(root / name, [data])
             claim.write_pointer(root / source.pointer_name(), [source.pointer()])
-            write_catalog(root)
-        claim.finish()
+        settle_claimed(root, key, claim)
     finally:
         claim.release()
     return found

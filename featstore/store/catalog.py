@@ -176,19 +176,30 @@ def write_catalog(
         Name -> digest of tags, and of files about the store, that were just written; "" of what
         is dropped.
     """
-    path = root / NAME
     with folder_lock(root) as locked:
-        # A writer looks again: where there are no locks, the last writer sees all sets.
-        for _ in range(_ROUNDS):
-            data = _catalog_bytes(root, thumbnails, tags or {}, about or {})
-            with contextlib.suppress(FeatstoreError, OSError):
-                if read_regular(path, limit=len(data)) == data:
-                    break
-            write_file(path, [data])
+        rewrite_catalog(root, thumbnails=thumbnails, tags=tags, about=about)
         if locked:
             # Under the lock nobody else is writing: these are what a kill left.
             for staged in root.glob(f".{NAME}.*.staged"):
                 staged.unlink(missing_ok=True)
+
+
+def rewrite_catalog(
+    root: Path,
+    *,
+    thumbnails: Path | None = None,
+    tags: Mapping[str, str] | None = None,
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Do what `write_catalog` does, for who holds the lock of the store's folder."""
+    path = root / NAME
+    # A writer looks again: where there are no locks, the last writer sees all sets.
+    for _ in range(_ROUNDS):
+        data = _catalog_bytes(root, thumbnails, tags or {}, about or {})
+        with contextlib.suppress(FeatstoreError, OSError):
+            if read_regular(path, limit=len(data)) == data:
+                break
+        write_file(path, [data])
 
 
 def _catalog_bytes(
@@ -199,7 +210,8 @@ def _catalog_bytes(
     if old is None:
         old = {"sets": {}}
         if form.version > 1:
-            old |= {"tags": _whole_tags(root, form), "about": _about(root)}
+            whole = whole_tags(root, form).items()
+            old |= {"tags": {name: tag["digest"] for name, tag in whole}, "about": _about(root)}
     sets = {}
     for directory in finished_sets(root):
         key = str(key_of(directory))
@@ -265,15 +277,15 @@ def catalog_bytes(
     return json_bytes(document)
 
 
-def _whole_tags(root: Path, form: StoreFormat) -> dict[str, str]:
-    """Return name -> digest of the tags that are there: where nothing else says which there are."""
+def whole_tags(root: Path, form: StoreFormat) -> dict[str, dict[str, Any]]:
+    """Return name -> document of the tags whose files are there and whole, listed or not."""
     found = {}
     for name in tag_names(root):
         with contextlib.suppress(FeatstoreError, OSError):
             path = root / tag_file(name)
             document = read_json(path)
             parse_tag(document, name=name, version=form.version, where=str(path))
-            found[name] = document["digest"]
+            found[name] = document
     return found
 
 

@@ -31,6 +31,8 @@ from featstore.store.catalog import (
     removals,
     set_folders,
     staged_sets,
+    store_format,
+    whole_tags,
     write_catalog,
 )
 from featstore.store.files import (
@@ -41,8 +43,9 @@ from featstore.store.files import (
     read_regular,
     write_file,
 )
+from featstore.store.journal import end_claim
 from featstore.store.layout import SetKey, group_metadata, is_component
-from featstore.store.lock import abandoned, claim_set, folder_lock, is_claimed
+from featstore.store.lock import Claim, abandoned, claim_set, folder_lock, is_claimed
 from featstore.store.records import (
     POINTER,
     REVISIONS,
@@ -53,7 +56,7 @@ from featstore.store.records import (
     read_root,
     staging_of,
 )
-from featstore.store.repair import restore_array, wrong_files
+from featstore.store.repair import restore_array
 from featstore.store.store import open_store
 from featstore.store.verify import walk_store
 
@@ -149,18 +152,18 @@ def _dead_staging(
             return [], []  # and ended, too
         if finished:
             # An extension that was given up may have published a part of itself.
-            _roll_back(root, key)
+            _roll_back(root, key, claim)
             write_catalog(root)
             claim.finish()
         else:
-            condemned.append(_condemn(directory))
+            condemned.append(_condemn(directory, claim))
     finally:
         claim.release()
     fsync_directory(directory.parent)
     return [litter], condemned
 
 
-def _roll_back(root: Path, key: SetKey) -> None:
+def _roll_back(root: Path, key: SetKey, claim: Claim) -> None:
     """Give the array of a finished set the form that its current commit says."""
     directory = key.directory(root)
     with contextlib.suppress(FeatstoreError):
@@ -168,7 +171,7 @@ def _roll_back(root: Path, key: SetKey) -> None:
         commit = read_commit(directory, pointer["revision"]) if pointer else None
         layout = layout_of(commit) if commit else None
         if commit is not None and layout is not None:
-            restore_array(root, key, commit, layout, wrong=wrong_files(root, key, commit, layout))
+            restore_array(root, key, commit, layout, claim)
 
 
 def _empty(root: Path, directory: Path, *, before: float, dry_run: bool) -> list[Litter]:
@@ -197,11 +200,9 @@ def _unnamed(root: Path, directory: Path, *, before: float, dry_run: bool) -> li
             # Looked at again, now that nobody else can publish.
             found = list(_old_files(root, directory, before))
             for litter in found:
-                (root / litter.path).unlink()
-                fsync_directory((root / litter.path).parent)
-            claim.finish()
+                claim.discard(root / litter.path)
         finally:
-            claim.release()
+            end_claim(claim)
         return found
     return []
 
@@ -360,21 +361,23 @@ def remove_set(root: Path, key: str) -> int:
     """
     parts = SetKey.parse(key)
     directory = parts.directory(root) if parts else root
-    condemned = [folder for folder, of in removals(root).items() if of == key]
-    there = parts is not None and directory.is_dir() and not directory.is_symlink()
-    if not there and not condemned:
-        raise UnknownSetError(f"{root} holds no set {key!r}.")
     try:
-        if parts is not None and there:
-            if is_claimed(directory):
-                raise StoreWriteError(
-                    f"{key} is being written. Wait for its writers to end, or stop them."
-                )
-            claim = claim_set(directory, parts)
-            try:
-                condemned.append(_condemn(directory))
-            finally:
-                claim.release()
+        with folder_lock(root):  # no tag is made meanwhile
+            condemned = [folder for folder, of in removals(root).items() if of == key]
+            there = parts is not None and directory.is_dir() and not directory.is_symlink()
+            if not there and not condemned:
+                raise UnknownSetError(f"{root} holds no set {key!r}.")
+            if parts is not None and there:
+                _check_untagged(root, key)
+                if is_claimed(directory):
+                    raise StoreWriteError(
+                        f"{key} is being written. Wait for its writers to end, or stop them."
+                    )
+                claim = claim_set(directory, parts)
+                try:
+                    condemned.append(_condemn(directory, claim))
+                finally:
+                    claim.release()
         return sum(_end_removal(root, folder) for folder in condemned)
     except StoreWriteError:
         raise
@@ -382,14 +385,22 @@ def remove_set(root: Path, key: str) -> int:
         raise StoreWriteError(f"Cannot remove {key} from {root}: {err.strerror or err}.") from err
 
 
-def _condemn(directory: Path) -> Path:
-    """Rename the folder of a set whose claim this process holds; from now on there is no set.
+def _check_untagged(root: Path, key: str) -> None:
+    """Raise StoreWriteError if a tag names a set: without it, the tag would name what is lost."""
+    tags = whole_tags(root, store_format(root))
+    names = [name for name, tag in tags.items() if key in tag["sets"]]
+    if names:
+        drop = "; ".join(f"featstore tag {root} {name} --delete" for name in names)
+        raise StoreWriteError(
+            f"{key} is named by {'the tag' if len(names) == 1 else 'the tags'} {', '.join(names)}, "
+            f"which must stay readable. Nothing was removed. Drop what nobody uses first: `{drop}`."
+        )
 
-    One rename, so that a kill leaves either the set or litter, which says of itself what it is.
-    """
+
+def _condemn(directory: Path, claim: Claim) -> Path:
+    """Rename the folder of a set whose claim this process holds to what is litter."""
     condemned = directory.with_name(f".removed-{directory.name}-{secrets.token_hex(4)}")
-    directory.rename(condemned)
-    fsync_directory(directory.parent)
+    claim.move_set(condemned)
     return condemned
 
 
@@ -399,14 +410,14 @@ def _end_removal(root: Path, condemned: Path) -> int:
     The folder is deleted last: as long as it is there, what is left to do is known.
     """
     write_catalog(root)
-    freed, kind = 0, condemned.parent
+    kind = condemned.parent
     own = {f"items-{digits}.parquet" for digits in _item_tables(condemned)}
     with folder_lock(kind):
         last = kind not in set_folders(root).kinds
-        for name, named in _named_tables(root, kind, ()).items():
-            if not named and (last or name in own):
-                freed += delete(kind / name)
-    return freed + delete(condemned)
+        tables = _named_tables(root, kind, ()).items()
+        gone = [kind / name for name, named in tables if not named and (last or name in own)]
+        # Another command may have ended the removal.
+        return sum(delete(path) for path in (*gone, condemned) if path.exists())
 
 
 def _item_tables(directory: Path) -> set[str]:

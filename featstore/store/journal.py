@@ -19,6 +19,7 @@ from featstore.durable import write_all, write_durably
 from featstore.errors import CorruptStoreError
 from featstore.identity import HASHES, SHA256, canonical_json, hash_hex, sha256_hex
 from featstore.store.files import IrregularFileError, delete, open_descriptor, read_regular
+from featstore.store.lock import Claim, claim_folders
 from featstore.store.records import MAX_ROWS, is_size
 
 logger = logging.getLogger(__name__)
@@ -187,6 +188,13 @@ def finished_blocks(staging: Path, *, plan: Mapping[str, Any]) -> dict[int, Bloc
 def has_blocks(staging: Path) -> bool:
     """Return whether a staged attempt has got any block done."""
     return len(_read_rows(staging / NAME)) > 1
+
+
+def end_claim(claim: Claim) -> None:
+    """Give a claim back under which nothing was staged; what others have staged stays for them."""
+    folders = claim_folders(claim.folder.parents[1])
+    alone = folders == [claim.folder] and not has_blocks(claim.folder)
+    (claim.finish if alone else claim.release)()
 
 
 def begun_blocks(staging: Path) -> set[int]:

@@ -273,6 +273,23 @@ class Claim:
         os.close(self._handle)
         self._handle = -1
 
+    def move_set(self, target: Path) -> None:
+        """Rename the folder of the set, claim and all: from now on there is no set.
+
+        One rename, so that a kill leaves either the set or what `target` says of itself.
+
+        Raises
+        ------
+        ClaimLostError
+            If another writer has taken over; the set, which may be its, stays.
+        """
+        staging = self.folder.parent
+        with deciding(staging) as decided:  # nobody takes over meanwhile
+            if not decided or self.loss() is not None:
+                raise self._lost()
+            staging.parent.rename(target)
+        fsync_directory(target.parent)
+
     def finish(self) -> None:
         """Remove everything staged, and the claim with it."""
         if self._handle < 0:

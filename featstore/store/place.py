@@ -15,12 +15,12 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import ClassVar
 
-from featstore.errors import CorruptStoreError
-from featstore.store.blocks import check_file
+from featstore.errors import CorruptStoreError, StoreWriteError
+from featstore.store.blocks import check_file, may_have_grown
 from featstore.store.catalog import find_sets, finished_sets, set_folders, unfinished_sets
-from featstore.store.files import check_no_links, opened_as_it_is
+from featstore.store.files import check_no_links, has_grown, opened_as_it_is
 from featstore.store.layout import ArrayLayout, SetKey
-from featstore.store.records import Commit, key_of, tag_names
+from featstore.store.records import Commit, key_of, read_pointer, tag_names
 from featstore.store.rows import Mode, RowSource, open_rows
 
 Progress = Callable[[int], object]
@@ -161,11 +161,21 @@ class LocalPlace(Place):
 
     def data_files(self, key: SetKey, commit: Commit, layout: ArrayLayout) -> Callable[[int], Path]:
         """Return a function from the number of a data file to its path, each byte verified."""
+        array = key.directory(self.root) / "embedding"
 
         def data_file(file: int) -> Path:
-            path = key.directory(self.root) / "embedding" / layout.file_name(file)
+            path = array / layout.file_name(file)
             found = check_file(path, layout, file, commit)
             if found.reasons or found.bad_blocks:
+                now = read_pointer(array.parent) or {"revision": ""}
+                growing = path.exists() and may_have_grown(path, layout, file)
+                if now["revision"] != commit.revision_id or (growing and has_grown(array, layout)):
+                    raise StoreWriteError(
+                        f"{key} is being extended or replaced, or was while it was sent: {path} is "
+                        f"not that of revision {commit.revision_id[:12]} any more. Nothing of the "
+                        "set was sent. Wait for its writer to end, or type its command again if "
+                        "it was stopped, and send the set then."
+                    )
                 raise CorruptStoreError(
                     f"{path} {'; '.join(found.reasons)}. Nothing of {key} was sent."
                 )

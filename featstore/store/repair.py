@@ -38,9 +38,8 @@ from featstore.store.files import (
     json_bytes,
     read_regular,
     same_file,
-    write_file,
 )
-from featstore.store.journal import has_blocks
+from featstore.store.journal import end_claim
 from featstore.store.layout import (
     ArrayLayout,
     SetKey,
@@ -49,7 +48,7 @@ from featstore.store.layout import (
     shard_tail,
     vector_metadata,
 )
-from featstore.store.lock import Claim, claim_folders, claim_set
+from featstore.store.lock import Claim, claim_set
 from featstore.store.records import (
     POINTER,
     REVISIONS,
@@ -96,9 +95,7 @@ class RepairWriter:
 
     def __exit__(self, *_: object) -> None:
         if self._claim is not None:
-            # Blocks that another writer left staged, or began meanwhile, stay for it.
-            alone = len(claim_folders(self.directory)) == 1 and not has_blocks(self._claim.folder)
-            (self._claim.finish if alone else self._claim.release)()
+            end_claim(self._claim)
 
     def write(self, path: Path, parts: Iterable[bytes | memoryview]) -> None:
         """Write a file whose bytes have only one right form."""
@@ -394,33 +391,25 @@ def _rebuild_data(
 
 
 def restore_array(
-    root: Path, key: SetKey, commit: Commit, layout: ArrayLayout, *, wrong: set[str]
+    root: Path, key: SetKey, commit: Commit, layout: ArrayLayout, claim: Claim
 ) -> None:
-    """Write the files named in `wrong` again, as far as they follow from commit and rows."""
-    if f"{key}/embedding/zarr.json" in wrong:
-        path = key.directory(root) / "embedding" / "zarr.json"
-        write_file(path, [json_bytes(array_metadata(layout))])
-    for file in range(layout.n_files):
-        path = key.directory(root) / "embedding" / layout.file_name(file)
-        if f"{key}/embedding/{layout.file_name(file)}" not in wrong or not path.is_file():
-            continue
-        check_no_links(root, [path])
-        if not check_file(path, layout, file, commit).bad_blocks:
-            # Every row is right; what lies behind them follows from the layout.
-            write_file(path, _data_file(path, layout, file))
+    """Write the files of an array again that are not the commit's, as far as they follow from it.
 
-
-def wrong_files(root: Path, key: SetKey, commit: Commit, layout: ArrayLayout) -> set[str]:
-    """Return the array's files whose size, tail or metadata is not the commit's, by name."""
+    Raises
+    ------
+    ClaimLostError
+        If another writer has taken over; nothing that is its is written over.
+    """
     array = key.directory(root) / "embedding"
-    names = {
-        layout.file_name(file)
-        for file in range(layout.n_files)
-        if check_tail(array / layout.file_name(file), layout, file)
-    }
     if not same_file(array / "zarr.json", commit.metadata["embedding/zarr.json"]):
-        names.add("zarr.json")
-    return {f"{key}/embedding/{name}" for name in names}
+        claim.write_file(array / "zarr.json", [json_bytes(array_metadata(layout))])
+    for file in range(layout.n_files):
+        path = array / layout.file_name(file)
+        check_no_links(root, [path])
+        wrong = path.is_file() and check_tail(path, layout, file)
+        if wrong and not check_file(path, layout, file, commit).bad_blocks:
+            # Every row is right; what lies behind them follows from the layout.
+            claim.write_file(path, _data_file(path, layout, file))
 
 
 def _data_file(path: Path, layout: ArrayLayout, file: int) -> Iterator[bytes]:

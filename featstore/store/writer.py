@@ -45,7 +45,14 @@ from featstore.store.layout import (
     plan_array,
     vector_metadata,
 )
-from featstore.store.lock import Claim, claim_folders, claim_set, is_claimed, part_name
+from featstore.store.lock import (
+    Claim,
+    claim_folders,
+    claim_set,
+    folder_lock,
+    is_claimed,
+    part_name,
+)
 from featstore.store.records import (
     POINTER,
     REVISIONS,
@@ -140,8 +147,8 @@ def publish_set(
     directory = spec.directory(root)
     attributes = _attributes(revision, base)
     small = _small_files(revision, base)
-    items_path = directory.parent / items.name
-    _write(claim, items_path, items.data, items.facts)
+    with folder_lock(directory.parent):  # who takes out tables saw no claim, or waits
+        _write(claim, directory.parent / items.name, items.data, items.facts)
     small[_ARRAY] = json_bytes(array_metadata(layout))
     for name, data in small.items():
         _write(claim, directory / name, data)
@@ -185,8 +192,6 @@ def publish_set(
     if stored != older:
         _discard_unnamed(directory, claim, [commit, *stored], layout)
         _discard_tables(directory, claim, older)
-    # The removal of the kind's last other set may have taken the item table meanwhile.
-    _write(claim, items_path, items.data, items.facts)
     write_catalog(root)
     claim.finish()
     return identity
@@ -287,18 +292,12 @@ def _facts(data: bytes) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": sha256_hex(data)}
 
 
-def settle_set(root: Path, key: SetKey) -> bool:
+def settle_set(root: Path, key: SetKey) -> None:
     """Complete a published set whose writer was killed before it could tidy up.
 
     Publication ends with the pointer; then come the removal of what a repair has replaced, the
     catalog and the removal of the staging folder, in this order. A published set with a staging
-    folder lacks one of them, unless a writer is extending it, or was interrupted in that. Nothing
-    is touched otherwise.
-
-    Returns
-    -------
-    bool
-        Whether there was anything to do.
+    folder lacks one of them, unless a writer is extending it, or was interrupted in that.
 
     Raises
     ------
@@ -306,43 +305,40 @@ def settle_set(root: Path, key: SetKey) -> bool:
         If the file system refuses.
     """
     directory = key.directory(root)
-    pointer = read_pointer(directory)
-    if pointer is None or not staging_of(directory).exists() or is_claimed(directory):
-        return False
-    if any(base_of(folder) == pointer["revision"] for folder in claim_folders(directory)):
-        return False
+    untidy = all(path.exists() for path in (directory / POINTER, staging_of(directory)))
+    if not untidy or is_claimed(directory):
+        return
     try:
         claim = claim_set(directory, key)
     except StoreWriteError:
-        return False  # another process claimed it meanwhile, and leaves it tidy
+        return  # another process claimed it meanwhile, and leaves it tidy
     try:
-        settle_claimed(root, key, claim, pointer)
+        settle_claimed(root, key, claim)
     finally:
         claim.release()
-    return True
 
 
-def settle_claimed(root: Path, key: SetKey, claim: Claim, pointer: Mapping[str, Any]) -> None:
+def settle_claimed(root: Path, key: SetKey, claim: Claim) -> None:
     """Do what `settle_set` does for a set whose claim this process holds.
 
-    Parameters
-    ----------
-    pointer : mapping
-        The set's attributes. The staged beginning of the next revision is left alone.
+    Blocks that are staged for the next revision, or the first one, are left alone.
     """
-    if base_of(claim.folder) == pointer["revision"]:
-        return
     directory = key.directory(root)
-    claim.rely_on(directory / POINTER)
-    claim.sync()
-    if claim.folder.parent == staging_of(directory):  # and not that of a part, beside others
-        names = [pointer["revision"], *pointer.get("history", [])]
-        with contextlib.suppress(CorruptStoreError):
-            commits = [read_commit(directory, name) for name in names]
-            layout = layout_of(commits[0])
-            if layout is not None:
-                _discard_unnamed(directory, claim, commits, layout)
-    write_catalog(root)
+    pointer = read_pointer(directory)
+    revision = pointer["revision"] if pointer else ""
+    if any(base_of(folder) == revision for folder in claim_folders(directory)):
+        return
+    if pointer:
+        claim.rely_on(directory / POINTER)
+        claim.sync()
+        if claim.folder.parent == staging_of(directory):  # and not that of a part, beside others
+            names = [revision, *pointer.get("history", [])]
+            with contextlib.suppress(CorruptStoreError):
+                commits = [read_commit(directory, name) for name in names]
+                layout = layout_of(commits[0])
+                if layout is not None:
+                    _discard_unnamed(directory, claim, commits, layout)
+        write_catalog(root)
     claim.finish()
 
 
@@ -493,7 +489,7 @@ class SetWriter:
                 done = self._base.finished(self._items.sha256, retry=self._options.retry_failed)
                 if done is not None:
                     # Another writer may have ended just now, without tidying up.
-                    settle_claimed(self.root, self.key, self._claim, self._base.attributes)
+                    settle_claimed(self.root, self.key, self._claim)
                     raise done
                 self.layout = self._base.next_layout(self.layout.n, self._limits)
                 self._form = self._base.next_form(stated)

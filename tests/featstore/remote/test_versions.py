@@ -21,9 +21,10 @@ from featstore.errors import (
 from featstore.identity import sealed
 from featstore.share.copy import compare_stores, make_tag, send_tag
 from featstore.share.publish import make_bucket_store
-from featstore.store import LayoutError, verify_store
+from featstore.store import LayoutError, verify_store, write_catalog
 from featstore.store import make_store as make_folder_store
-from featstore.store.records import StoreFormat, parse_tag
+from featstore.store.files import json_bytes
+from featstore.store.records import StoreFormat, create_tag, parse_tag, tag_document
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.conftest import make_rows, make_store
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
@@ -119,7 +120,12 @@ def test_a_tag_of_a_stranger(document: object, grown: Path) -> None:
 
 def test_verify_names_a_tag_whose_revision_is_missing(grown: Path) -> None:
     info = open_store(grown).revisions(IMAGES)[0]
-    send_tag(grown, "v9", {**open_store(grown).tag("v1"), str(info.key): "0" * 64})
+    revisions = {**open_store(grown).tag("v1"), str(info.key): "0" * 64}
+    with pytest.raises(StoreWriteError, match="was removed, or written anew, meanwhile"):
+        send_tag(grown, "v9", revisions)
+    document = tag_document("v9", revisions, version=2)
+    create_tag(grown, "v9", json_bytes(document))
+    write_catalog(grown, tags={"v9": document["digest"]})
     (problem,) = verify_store(grown).problems
     assert (problem.path, "lacks" in problem.what) == ("tags/v9.json", True)
 
