@@ -57,7 +57,6 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "sources": ("pyarrow", "datasets"),
     "remote": ("obstore", "urllib3", "huggingface_hub"),
     "ray": ("ray",),
-    "daft": ("daft",),
     "blake3": ("blake3",),
     "cast": ("numkong",),
     "sign": ("cryptography",),

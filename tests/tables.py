@@ -8,6 +8,7 @@
     python -m tests.accuracy.few_shot                                # writes few_shot.json
     python -m tests.accuracy.unpaired                                # writes unpaired.json
     python -m tests.faults.matrix --out docs/data/reliability.json   # writes reliability.json
+    python -m tests.faults.interleavings --out docs/data/interleavings.json
     python -m tests.tables write                                     # all tables, from docs/data
     python -m tests.tables check                                     # exit 1 if a table is another
 
@@ -399,6 +400,14 @@ def more_faults(data: Data) -> list[str]:
     return table(["command", "fault", "held"], [second, *rows])
 
 
+def interleavings(data: list[Data]) -> list[str]:
+    """Return how many interleavings held, for each command that stood still."""
+    columns = ("places", "interleavings", "held")
+    rows = [[row["name"], *(f"{row[name]:,}" for name in columns)] for row in data]
+    total = [f"{sum(row[name] for row in data):,}" for name in columns]
+    return table(["stands still", *columns], [*rows, ["**all**", *total]])
+
+
 def _counted(numbers: Mapping[str, int]) -> list[str]:
     made = sum(numbers[f"{name} attempts"] for name in FAULTS)
     sampled = "" if made == numbers["planned"] else f" of {numbers['planned']:,}"
@@ -448,6 +457,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "controls, doses": ("controls.json", doses),
     "controls, beside": ("controls.json", beside),
     "faults": ("reliability.json", faults),
+    "interleavings": ("interleavings.json", interleavings),
     "faults, more": ("reliability_more.json", more_faults),
     "few-shot": ("few_shot.json", few_shot),
     "statistics": ("statistics.json", statistics_cells),

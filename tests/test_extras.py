@@ -93,7 +93,6 @@ CASES = [
     ("ray", "ray", "bench run --suite smoke -o {out}/results --engine ray"),
     ("ray", "ray", "from featstore import parallel as p; p.connected(None, cores=1).__enter__()"),
     ("ray", "ray", f"{_SINKS}.ray_sink({{out!r}}, {_SINK})"),
-    ("daft", "daft", f"{_SINKS}.daft_sink({{out!r}}, {_SINK})"),
     ("report", "jinja2", "bench report {out}/none --store {store} -o {out}/report.html"),
     ("report", "matplotlib", "bench report {out}/none --store {store} -o {out}/report.html"),
     ("report", "jsonschema", "featstore validate {store}"),

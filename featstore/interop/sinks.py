@@ -1,4 +1,4 @@
-"""Sinks of Ray Data and Daft: what runs there leaves a set of a store.
+"""The sink of Ray Data: what runs there leaves a set of a store.
 
 A write task stages the rows that it is given, in whatever order they come, as one file in the
 store; the driver then writes the rows of all tasks with `featstore.write`, in the order of the
@@ -78,8 +78,8 @@ class Staged:
 class RowSink:
     """Rows of many tasks, staged as they come and committed as one set.
 
-    `ray_sink` and `daft_sink` make one for their engine. An engine of another kind calls `stage` in
-    its workers, which gets a copy of this, and `commit` with all that was returned.
+    `ray_sink` makes one for Ray. Another engine calls `stage` in its workers, which get a copy of
+    this, and `commit` with all that was returned.
 
     Parameters
     ----------
@@ -277,9 +277,6 @@ def _vectors(column: Any) -> Any:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     storage = getattr(array, "storage", array)
     shape = getattr(array.type, "shape", None) or ()
-    if pa.types.is_struct(storage.type):  # Daft's tensors, each with a shape of its own
-        shape = storage.field("shape")[0].as_py()
-        storage = storage.field("data")
     if len(shape) > 1:
         raise ManifestError(f"Rows are vectors; got tensors of shape {tuple(shape)}. Pool them.")
     # Lists of any length, so that what is too short is found and named.
@@ -331,57 +328,3 @@ def ray_sink(store: str | Path, **options: Any) -> Any:
                 self.discard()
 
     return StoreDatasink(store, **options)
-
-
-def daft_sink(store: str | Path, **options: Any) -> Any:
-    """Return a Daft ``DataSink`` that writes a set: ``frame.write_sink(daft_sink(...))``.
-
-    As `ray_sink`. The frame that Daft returns has one row: the key of the set, its rows and its
-    revision. Daft does not tell a sink that the job has failed: call ``discard`` then, or leave the
-    staged files to ``featstore gc``.
-
-    Parameters
-    ----------
-    store : path
-    **options
-        Of `RowSink`.
-
-    Returns
-    -------
-    daft.io.DataSink
-        With the attributes and methods of `RowSink`.
-
-    Raises
-    ------
-    MissingPackageError
-        If Daft is not installed.
-    FeatstoreError
-        From Daft, as `RowSink.stage` and `RowSink.commit`.
-    """
-    with needs_extra("A sink of Daft", "daft"):
-        from daft.datatype import DataType
-        from daft.io.sink import DataSink, WriteResult
-        from daft.recordbatch import MicroPartition
-        from daft.schema import Schema
-
-    class StoreDataSink(RowSink, DataSink):  # type: ignore[misc]
-        """A `RowSink` as Daft calls it."""
-
-        def name(self) -> str:
-            return "Headstock"
-
-        def schema(self) -> Any:
-            types = {"key": DataType.string(), "rows": DataType.int64()}
-            return Schema.from_field_name_and_types([*types.items()])
-
-        def write(self, micropartitions: Iterator[Any]) -> Iterator[Any]:
-            staged = self.stage(part.to_arrow() for part in micropartitions)
-            if staged is not None:
-                size = (self.root / staged.name).stat().st_size
-                yield WriteResult(staged, bytes_written=size, rows_written=staged.n)
-
-        def finalize(self, write_results: list[Any]) -> Any:
-            view = self.commit(result.result for result in write_results)
-            return MicroPartition.from_pydict({"key": [str(view.key)], "rows": [len(view)]})
-
-    return StoreDataSink(store, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -42,8 +42,8 @@ from featstore.store.catalog import (
     ABOUT,
     parse_catalog,
     read_catalog,
-    rewrite_catalog,
     store_format,
+    write_catalog,
 )
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.files import (
@@ -173,14 +173,23 @@ class FolderTags:
         self.form = store_format(root)
         self._root = root
 
-    def held(self) -> contextlib.AbstractContextManager[object]:
-        """Return a block in which no set is removed, and nobody else writes a tag."""
-        return folder_lock(self._root)
+    @contextlib.contextmanager
+    def held(self, revisions: Mapping[str, str]) -> Iterator[None]:
+        """Let no set be removed, and nobody else write a tag, within the block.
 
-    def lacks(self, revisions: Mapping[str, str]) -> list[str]:
-        """Return the keys of those sets, key -> revision_id, that have this revision no more."""
-        records = {key: f"{key}/{REVISIONS}/{name}.json" for key, name in revisions.items()}
-        return [key for key, record in records.items() if not (self._root / record).exists()]
+        Raises
+        ------
+        StoreWriteError
+            If a set, key -> revision_id, does not have this revision any more.
+        """
+        with folder_lock(self._root):
+            for key, revision in revisions.items():
+                if not (self._root / key / REVISIONS / f"{revision}.json").exists():
+                    raise StoreWriteError(
+                        f"{key} of {self.address} was removed, or written anew, meanwhile: "
+                        "nothing was tagged. Tag again."
+                    )
+            yield
 
     def listed(self) -> dict[str, str]:
         """Return name -> digest of the tags that the catalog lists; none in format 1."""
@@ -200,7 +209,7 @@ class FolderTags:
 
     def enter(self, name: str, digest: str) -> None:
         """Enter a tag in the catalog; an empty digest takes it out."""
-        rewrite_catalog(self._root, tags={name: digest})
+        write_catalog(self._root, tags={name: digest}, held=True)
 
     def delete(self, name: str) -> None:
         """Delete a tag's file; none is fine."""
@@ -219,14 +228,9 @@ class BucketTags:
             )
         self.form = bucket_format(self._objects) or StoreFormat()
 
-    def held(self) -> contextlib.AbstractContextManager[object]:
-        """Return a block: puts have conditions of their own."""
-        return contextlib.nullcontext()
-
-    def lacks(self, revisions: Mapping[str, str]) -> list[str]:
-        """Return nothing: no command removes a set of a bucket."""
-        del revisions
-        return []
+    def held(self, revisions: Mapping[str, str]) -> contextlib.AbstractContextManager[object]:
+        """Return a block: no command removes a set of a bucket, and puts have conditions."""
+        return contextlib.nullcontext(revisions)
 
     def listed(self) -> dict[str, str]:
         """Return name -> digest of the tags that the catalog lists; none in format 1."""
@@ -274,12 +278,7 @@ def send_tag(place: str | Path | Objects, name: str, revisions: dict[str, str]) 
     tags = _tags_of(place)
     document = tag_document(name, revisions, version=tags.form.version)
     data, digest = json_bytes(document), document.get("digest")
-    with tags.held():
-        if lost := tags.lacks(revisions):
-            raise StoreWriteError(
-                f"{lost[0]} of {tags.address} was removed, or written anew, meanwhile: the tag "
-                f"{name!r} was not made. Tag again."
-            )
+    with tags.held(revisions):
         listed = tags.listed().get(name)
         if listed not in (None, digest):
             raise taken(tags.address, name)
@@ -304,7 +303,7 @@ def drop_tag(place: str | Path, name: str) -> bool:
         If the store cannot be written.
     """
     tags = _tags_of(place)
-    with tags.held():
+    with tags.held({}):
         there = name in open_store(place).tags()
         if name in tags.listed():
             tags.enter(name, "")
@@ -429,7 +428,7 @@ class _Copying:
     force: bool
     progress: Callable[[int], object]
     tell: Callable[[str, Relation], object] | None
-    revisions: dict[str, set[str]] = field(default_factory=dict)
+    pointers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def changed(self) -> list[str]:
         """Return the keys of the sets that were sent."""
@@ -451,7 +450,7 @@ class _Copying:
             sent = [
                 name
                 for name, there in self.report.sets.items()
-                if there != "newer" and current.get(name) != _revision(self.opened.root / name)
+                if there != "newer" and current.get(name) != self.pointers[name]["revision"]
             ]
             update_catalog(objects, form, sent, thumbnails=pictures)
             if objects.page:
@@ -464,9 +463,8 @@ class _Copying:
         objects = self.place if isinstance(self.place, Objects) else None
         try:
             there: Relation = "same"
-            attributes = read_pointer(folder) or {"revision": ""}
-            self.revisions[key] = {attributes["revision"], *attributes.get("history", ())}
-            if attributes["revision"] != current.get(key):
+            self.pointers[key] = read_pointer(folder) or {"revision": ""}
+            if self.pointers[key]["revision"] != current.get(key):
                 source = SetSource(self.opened, self.opened.info(key))
                 there = _publish(self.place, source, form, force=self.force, progress=self.progress)
         except FeatstoreError as err:
@@ -483,7 +481,10 @@ class _Copying:
 
     def _send_tags(self) -> None:
         """Send the tags of which the target has every set at the revision that they name."""
-        sent = {key: self.revisions[key] for key in self.report.sets}
+        sent = {
+            key: {self.pointers[key]["revision"], *self.pointers[key].get("history", [])}
+            for key in self.report.sets
+        }
         for name in self.opened.tags():
             try:
                 tag = self.opened.tag(name)
@@ -568,11 +569,6 @@ def bucket_catalog(objects: Objects) -> dict[str, Any]:
         return {"sets": {}}
     catalog = parse_catalog(parse_json(data, where=f"{objects.address}/{CATALOG}"))
     return catalog or {"sets": {}}
-
-
-def _revision(folder: Path) -> str:
-    attributes = read_pointer(folder)
-    return "" if attributes is None else str(attributes["revision"])
 
 
 def _fits(key: str, patterns: Sequence[str]) -> bool:

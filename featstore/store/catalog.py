@@ -161,6 +161,7 @@ def write_catalog(
     thumbnails: Path | None = None,
     tags: Mapping[str, str] | None = None,
     about: Mapping[str, str] | None = None,
+    held: bool = False,
 ) -> None:
     """Write the list of finished sets and thumbnails; untouched if nothing changed.
 
@@ -175,31 +176,22 @@ def write_catalog(
     tags, about : mapping, optional
         Name -> digest of tags, and of files about the store, that were just written; "" of what
         is dropped.
+    held : bool
+        The caller holds the lock of the store's folder.
     """
-    with folder_lock(root) as locked:
-        rewrite_catalog(root, thumbnails=thumbnails, tags=tags, about=about)
+    path = root / NAME
+    with contextlib.nullcontext() if held else folder_lock(root) as locked:
+        # A writer looks again: where there are no locks, the last writer sees all sets.
+        for _ in range(_ROUNDS):
+            data = _catalog_bytes(root, thumbnails, tags or {}, about or {})
+            with contextlib.suppress(FeatstoreError, OSError):
+                if read_regular(path, limit=len(data)) == data:
+                    break
+            write_file(path, [data])
         if locked:
             # Under the lock nobody else is writing: these are what a kill left.
             for staged in root.glob(f".{NAME}.*.staged"):
                 staged.unlink(missing_ok=True)
-
-
-def rewrite_catalog(
-    root: Path,
-    *,
-    thumbnails: Path | None = None,
-    tags: Mapping[str, str] | None = None,
-    about: Mapping[str, str] | None = None,
-) -> None:
-    """Do what `write_catalog` does, for who holds the lock of the store's folder."""
-    path = root / NAME
-    # A writer looks again: where there are no locks, the last writer sees all sets.
-    for _ in range(_ROUNDS):
-        data = _catalog_bytes(root, thumbnails, tags or {}, about or {})
-        with contextlib.suppress(FeatstoreError, OSError):
-            if read_regular(path, limit=len(data)) == data:
-                break
-        write_file(path, [data])
 
 
 def _catalog_bytes(

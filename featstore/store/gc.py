@@ -159,7 +159,6 @@ def _dead_staging(
             condemned.append(_condemn(directory, claim))
     finally:
         claim.release()
-    fsync_directory(directory.parent)
     return [litter], condemned
 
 
@@ -414,8 +413,11 @@ def _end_removal(root: Path, condemned: Path) -> int:
     own = {f"items-{digits}.parquet" for digits in _item_tables(condemned)}
     with folder_lock(kind):
         last = kind not in set_folders(root).kinds
-        tables = _named_tables(root, kind, ()).items()
-        gone = [kind / name for name, named in tables if not named and (last or name in own)]
+        gone = [
+            kind / name
+            for name, named in _named_tables(root, kind, ()).items()
+            if not named and (last or name in own)
+        ]
         # Another command may have ended the removal.
         return sum(delete(path) for path in (*gone, condemned) if path.exists())
 

@@ -192,9 +192,8 @@ def has_blocks(staging: Path) -> bool:
 
 def end_claim(claim: Claim) -> None:
     """Give a claim back under which nothing was staged; what others have staged stays for them."""
-    folders = claim_folders(claim.folder.parents[1])
-    alone = folders == [claim.folder] and not has_blocks(claim.folder)
-    (claim.finish if alone else claim.release)()
+    alone = claim_folders(claim.folder.parents[1]) == [claim.folder]
+    (claim.finish if alone and not has_blocks(claim.folder) else claim.release)()
 
 
 def begun_blocks(staging: Path) -> set[int]:

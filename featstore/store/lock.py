@@ -283,11 +283,10 @@ class Claim:
         ClaimLostError
             If another writer has taken over; the set, which may be its, stays.
         """
-        staging = self.folder.parent
-        with deciding(staging) as decided:  # nobody takes over meanwhile
+        with deciding(self.folder.parent) as decided:  # nobody takes over meanwhile
             if not decided or self.loss() is not None:
                 raise self._lost()
-            staging.parent.rename(target)
+            self.folder.parents[1].rename(target)
         fsync_directory(target.parent)
 
     def finish(self) -> None:

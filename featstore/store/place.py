@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from featstore.errors import CorruptStoreError, StoreWriteError
-from featstore.store.blocks import check_file, may_have_grown
+from featstore.store.blocks import check_file
 from featstore.store.catalog import find_sets, finished_sets, set_folders, unfinished_sets
 from featstore.store.files import check_no_links, has_grown, opened_as_it_is
 from featstore.store.layout import ArrayLayout, SetKey
@@ -167,9 +167,8 @@ class LocalPlace(Place):
             path = array / layout.file_name(file)
             found = check_file(path, layout, file, commit)
             if found.reasons or found.bad_blocks:
-                now = read_pointer(array.parent) or {"revision": ""}
-                growing = path.exists() and may_have_grown(path, layout, file)
-                if now["revision"] != commit.revision_id or (growing and has_grown(array, layout)):
+                now = (read_pointer(array.parent) or {}).get("revision")
+                if now != commit.revision_id or has_grown(array, layout):
                     raise StoreWriteError(
                         f"{key} is being extended or replaced, or was while it was sent: {path} is "
                         f"not that of revision {commit.revision_id[:12]} any more. Nothing of the "

@@ -305,7 +305,7 @@ def settle_set(root: Path, key: SetKey) -> None:
         If the file system refuses.
     """
     directory = key.directory(root)
-    untidy = all(path.exists() for path in (directory / POINTER, staging_of(directory)))
+    untidy = (directory / POINTER).exists() and staging_of(directory).exists()
     if not untidy or is_claimed(directory):
         return
     try:

@@ -1,4 +1,4 @@
-"""What Ray Data and Daft write is what `featstore.write` makes of the same rows."""
+"""What Ray Data writes is what `featstore.write` makes of the same rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from featstore.errors import (
     NonFiniteEmbeddingError,
     StoreWriteError,
 )
-from featstore.interop.sinks import RowSink, daft_sink, ray_sink
+from featstore.interop.sinks import RowSink, ray_sink
 from featstore.store.gc import collect_garbage
 from featstore.store.layout import SetSpec
 from featstore.store.verify import verify_store
@@ -263,47 +263,13 @@ def test_ray_data_writes_the_set_whatever_dies(
     assert str(sink.view.key) == "birds/caption/mine.v1-309b42d5"
 
 
-@pytest.mark.parametrize("form", ["array", "embedding", "tensor", "list"])
-def test_daft_writes_the_set(form: str, rows: np.ndarray, tmp_path: Path) -> None:
-    daft = pytest.importorskip("daft", reason="needs the extra `daft`")
-    wide = rows.astype(np.float32)
-    write(tmp_path / "a", **SET, rows=wide, ids=IDS, items={"text": TEXTS})
-    frame = daft.from_arrow(_table(wide, range(20, N)))
-    frame = frame.concat(daft.from_arrow(_table(wide, range(20))))
-    kinds = {
-        "embedding": daft.DataType.embedding(daft.DataType.float32(), DIM),
-        "tensor": daft.DataType.tensor(daft.DataType.float32()),
-        "list": daft.DataType.list(daft.DataType.float32()),
-    }
-    if form == "tensor":
-        given = {"id": IDS, "embedding": wide, "text": TEXTS}  # as Daft takes NumPy's arrays
-        frame = daft.from_pydict(given)
-        assert frame.schema()["embedding"].dtype == kinds["tensor"]
-    elif form in kinds:
-        frame = frame.with_column("embedding", frame["embedding"].cast(kinds[form]))
-    done = frame.write_sink(daft_sink(tmp_path / "b", **SET)).to_pydict()
-    assert done == {"key": [str(open_store(tmp_path / "b").sets()[0].key)], "rows": [N]}
-    assert tree(tmp_path / "a") == tree(tmp_path / "b")
-
-
-def test_what_fails_in_daft_leaves_no_set(rows: np.ndarray, tmp_path: Path) -> None:
-    daft = pytest.importorskip("daft", reason="needs the extra `daft`")
-    frame = daft.from_arrow(_table(np.where(rows > 1, np.nan, rows.astype(np.float32)), range(N)))
-    sink = daft_sink(tmp_path, **SET)
-    with pytest.raises(Exception, match=r"writing to Headstock: NonFiniteEmbeddingError: .* NaN"):
-        frame.write_sink(sink)
-    sink.discard()
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.filterwarnings("ignore:.*`use_.*is deprecated:DeprecationWarning")
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_the_document_shows_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("daft", reason="needs the extra `daft`")
     text = (Path(__file__).parents[3] / "docs" / "many-devices.md").read_text(encoding="utf-8")
-    section = text.partition("## From Ray Data or Daft")[2].partition("\n## ")[0]
+    section = text.partition("## From Ray Data")[2].partition("\n## ")[0]
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL):
@@ -311,6 +277,5 @@ def test_what_the_document_shows_runs(
     assert "[5. 1.]" in capsys.readouterr().out
     store = open_store("engines", verify="full")
     made = {str(one.key).rpartition("-")[0]: store.view(str(one.key)) for one in store.sets()}
-    assert made["birds/image/colours.v1"]["a"].tolist() == [0.0, 1.0]
     assert made["numbers/image/roots.v1"].shape == (9000, 1)
     assert made["numbers/image/roots.v1"]["8100"].tolist() == [90.0]

@@ -1,0 +1,94 @@
+"""Commands that stand still while others run to their end; see `interleavings`.
+
+About sixty by default, among them all places of those that once lost a set or a tag; with
+``HEADSTOCK_FAULTS=all`` all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
+
+from tests.faults.interleavings import (
+    COMMANDS,
+    WORLDS,
+    Bed,
+    Interleaving,
+    allowed,
+    bed,
+    every,
+    named,
+)
+from tests.tables import DATA
+
+EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
+
+#: Interleavings that are drawn in each world by default, the same ones every time.
+DRAWN = 4
+
+#: World, first and second command: each of these pairs once lost a set, a tag, or its way.
+FOUND = [
+    ("untidy", "extract", "extend"),
+    ("untidy", "repair", "extend"),
+    ("copying", "repair --from", "extend"),
+    ("plain", "tag", "rm, another"),
+    ("plain", "tag", "tag --delete"),
+    ("plain", "rm", "tag"),
+    ("plain", "rm", "gc"),
+]
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Bed]:
+    with bed() as found:
+        yield found
+
+
+def chosen(place: Bed, world: str) -> list[Interleaving]:
+    """Return what is tried in a world."""
+    some = list(every(place, [world]))
+    if EVERYTHING:
+        return some
+    once = [one for one in some if (world, one.first, one.second) in FOUND and not one.asleep]
+    return once + random.Random(f"17 {world}").sample(some, DRAWN)
+
+
+@pytest.mark.parametrize("world", [world.__name__ for world in WORLDS])
+def test_one_command_in_the_middle_of_another(place: Bed, world: str) -> None:
+    some = chosen(place, world)
+    assert some
+    wrong = {one.name: found for one in some if (found := place.attempt(one))}
+    assert wrong == {}, json.dumps(wrong, indent=1)
+
+
+def test_a_loss_is_noticed(place: Bed) -> None:
+    """A removal that does not look for tags leaves one that names nothing."""
+    tags = [one for one in every(place, ["plain"]) if (one.first, one.second) == ("tag", "rm")]
+    another = Interleaving("tagged", "gc", 1, "", "rm, another")
+    assert place.attempt(another) == []
+    with mock.patch("featstore.store.gc._check_untagged"):
+        assert place.attempt(another)
+    assert [one for one in tags if place.attempt(one)] == []
+
+
+def test_what_is_allowed_is_either_order_of_what_was_done() -> None:
+    """By hand: a tag and an extension that both end well, and an extension that was refused."""
+    key, before = "k", {"here": {"sets": {"k": "a4"}, "tags": {}}}
+    with mock.patch("tests.faults.interleavings.KEY", key):
+        tag, extend = named("tag"), named("extend")
+        both = allowed(before, [(tag, [0]), (extend, [0])])
+        alone = allowed(before, [(tag, [0]), (extend, [1])])
+    names = [(model["here"]["sets"][key], model["here"]["tags"]["v1"][key]) for model in both]
+    assert sorted(names) == [("a8", "a4"), ("a8", "a8")]
+    assert {model["here"]["sets"][key] for model in alone} == {"a4"}
+
+
+def test_the_document_counts_these_commands_and_no_others() -> None:
+    rows = json.loads((DATA / "interleavings.json").read_text("utf-8"))
+    assert [row["name"] for row in rows] == [one.name for one in COMMANDS if one.first]
+    assert all(0 < row["held"] <= row["interleavings"] for row in rows)
