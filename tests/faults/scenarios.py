@@ -189,7 +189,7 @@ def stop_before(root: Path, *, where: str, n: int, expiry: float, beat: float) -
         return where == "pointer" and len(parts) == 4 and parts[-1] == "zarr.json"
 
     finish = stop if where == "finish" else None
-    with _before_rename(is_there, stop), _quick(expiry, beat):
+    with _before_rename(is_there, stop), quick(expiry, beat):
         return write(root, n, before_block=stop_once, before_finish=finish)
 
 
@@ -213,7 +213,7 @@ def _before_rename(is_there: Callable[[Path], bool], act: Callable[[], None]) ->
 
 
 @contextmanager
-def _quick(expiry: float, beat: float) -> Iterator[None]:
+def quick(expiry: float, beat: float) -> Iterator[None]:
     """Let claims expire fast, in this process."""
     from featstore.store import writer
     from featstore.store.lock import claim_set as real
@@ -230,7 +230,7 @@ def _quick(expiry: float, beat: float) -> Iterator[None]:
 
 def quickly(root: Path, *, n: int, expiry: float, beat: float, **options: Any) -> str:
     """Write a set with claims that expire fast."""
-    with _quick(expiry, beat):
+    with quick(expiry, beat):
         return once(root, n=n, **options)
 
 

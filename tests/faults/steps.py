@@ -170,9 +170,16 @@ def copy(root: Path, *, target: str) -> dict[str, dict[str, str]]:
 
 
 def killed(
-    root: Path, *, step: str, at: int, places: list[str], args: dict[str, Any], among: str = ""
+    root: Path,
+    *,
+    step: str,
+    at: int,
+    places: list[str],
+    args: dict[str, Any],
+    among: str = "",
+    by: int = signal.SIGKILL,
 ) -> Any:
-    """Run a step in this process and kill it (SIGKILL) before its `at`-th change of a file.
+    """Run a step in this process and send it a signal before its `at`-th change of a file.
 
     Counted are renames, removals, new folders and files opened for writing below `places`; with
     `among` only those whose path, the new one of a rename, holds this.
@@ -189,7 +196,7 @@ def killed(
                 return
             left -= 1
             if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), by)
 
     sys.addaudithook(count)
     steps: dict[str, Callable[..., Any]] = {
