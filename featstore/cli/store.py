@@ -366,7 +366,8 @@ def _notes(info: SetInfo) -> Iterator[str]:
 def rm_command(store: Path, key: str, force: bool, as_json: bool) -> None:
     """Remove a set, finished or not.
 
-    KEY may be a short name. Item tables that other sets use stay.
+    KEY may be a short name. Item tables that other sets use stay. A set that a tag names is kept
+    until `featstore tag STORE NAME --delete` has dropped the tag.
     """
     from featstore.store.catalog import resolve_set
     from featstore.store.gc import remove_set

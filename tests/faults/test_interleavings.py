@@ -10,10 +10,18 @@ import json
 import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 
+from featstore import open_store
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.store.lock import Claim
+from tests.damage import unseal
+from tests.faults import scenarios
 from tests.faults.interleavings import (
     COMMANDS,
     WORLDS,
@@ -74,6 +82,37 @@ def test_a_loss_is_noticed(place: Bed) -> None:
     with mock.patch("featstore.store.gc._check_untagged"):
         assert place.attempt(another)
     assert [one for one in tags if place.attempt(one)] == []
+
+
+def test_a_push_during_an_extension_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its last data file is replaced before the pointer is."""
+    push = ["push", str(tmp_path / "here"), str(tmp_path / "there")]
+    scenarios.write(tmp_path / "here", 3)
+    real, codes = Claim.write_pointer, list[int]()
+
+    def in_the_middle(*args: Any) -> None:
+        monkeypatch.undo()
+        codes.append(run_command(cli, "featstore", push))
+        real(*args)
+
+    monkeypatch.setattr(Claim, "write_pointer", in_the_middle)
+    scenarios.write(tmp_path / "here", 4)
+    assert codes == [1]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is being extended or replaced, or was while it was sent" in said
+    assert "Wait for its writer to end" in said
+    assert "expected" not in said
+    assert run_command(cli, "featstore", push) == 0
+    assert len(open_store(tmp_path / "there").view("birds/image/toy")) == 3  # the fourth has failed
+    # One that is damaged is not said to grow.
+    unseal(tmp_path)
+    key = open_store(tmp_path / "here").info("birds/image/toy").key
+    path = key.directory(tmp_path / "here") / "embedding" / "c" / "0" / "0"
+    path.write_bytes(b"\x55" + path.read_bytes()[1:])
+    assert run_command(cli, "featstore", [*push[:2], str(tmp_path / "third")]) == 1
+    assert "blocks differ from the commit" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_is_allowed_is_either_order_of_what_was_done() -> None:

@@ -25,8 +25,10 @@ from featstore.errors import (
     NonFiniteEmbeddingError,
     StoreWriteError,
 )
+from featstore.store import BLOCK_ROWS
 from featstore.store.layout import LayoutError
 from featstore.store.verify import verify_store
+from featstore.store.writer import SetWriter
 from featstore.testing import item_table, write_set
 
 SET: dict[str, Any] = {"dataset": "birds", "kind": "image", "encoder": "timm:toy"}
@@ -292,6 +294,28 @@ def test_an_interrupted_stream_leaves_no_set_and_is_written_again(tmp_path: Path
     np.testing.assert_array_equal(write(tmp_path / "a", rows=rows, **SET), rows)
     write(tmp_path / "b", rows=rows, **SET)
     assert _files(tmp_path / "a") == _files(tmp_path / "b")
+
+
+def test_rows_that_another_process_wrote_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is new is counted from the rows that the set has once it is claimed."""
+    n = BLOCK_ROWS + 3
+    rows, ids = np.arange(n, dtype=np.float32)[:, None], [f"{i:05d}" for i in range(n)]
+    write(tmp_path, **SET, rows=rows[: n - 4], ids=ids[: n - 4])
+
+    class Late(SetWriter):
+        def __enter__(self) -> SetWriter:
+            monkeypatch.undo()
+            write(tmp_path, **SET, rows=rows[: n - 2], ids=ids[: n - 2])
+            return super().__enter__()
+
+    monkeypatch.setattr("featstore.arrays.SetWriter", Late)
+    with pytest.raises(StoreWriteError, match="was written by another process meanwhile"):
+        write(tmp_path, **SET, rows=rows, ids=ids)
+    view = write(tmp_path, **SET, rows=rows, ids=ids)
+    assert view.items["item_id"].to_list() == ids
+    np.testing.assert_array_equal(view.numpy(), rows)
 
 
 def test_rows_are_not_added_to_what_an_encoder_extracted(tmp_path: Path) -> None:
