@@ -402,7 +402,7 @@ def more_faults(data: Data) -> list[str]:
 
 def interleavings(data: list[Data]) -> list[str]:
     """Return how many interleavings held, for each command that stood still."""
-    columns = ("places", "interleavings", "held")
+    columns = ("places", "interleavings", "tried", "held")
     rows = [[row["name"], *(f"{row[name]:,}" for name in columns)] for row in data]
     total = [f"{sum(row[name] for row in data):,}" for name in columns]
     return table(["stands still", *columns], [*rows, ["**all**", *total]])

@@ -669,19 +669,17 @@ def bed() -> Iterator[Bed]:
             Bed.objects = None
 
 
-def counted(tried: Collection[tuple[Interleaving, list[str]]]) -> list[dict[str, Any]]:
+def counted(
+    some: Collection[Interleaving], tried: Collection[tuple[Interleaving, list[str]]]
+) -> list[dict[str, Any]]:
     """Return the rows of the table of docs/measurements/reliability.md, one a first command."""
     rows = []
     for name in (command.name for command in COMMANDS if command.first):
-        own = [(one, wrong) for one, wrong in tried if one.first == name]
-        rows.append(
-            {
-                "name": name,
-                "places": len({(one.world, one.at) for one, _ in own}),
-                "interleavings": len(own),
-                "held": sum(not wrong for _, wrong in own),
-            }
-        )
+        own = [one for one in some if one.first == name]
+        held = [not wrong for one, wrong in tried if one.first == name]
+        places = len({(one.world, one.at) for one in own})
+        numbers = {"places": places, "interleavings": len(own), "tried": len(held)}
+        rows.append({"name": name, **numbers, "held": sum(held)})
     return rows
 
 
@@ -695,7 +693,7 @@ def main() -> int:
     given = parser.parse_args()
     start, tried = time.monotonic(), []
     with bed() as found:
-        chosen = [one for one in every(found, given.world) if given.only in one.name]
+        chosen = some = [one for one in every(found, given.world) if given.only in one.name]
         if given.sample:
             chosen = random.Random(0).sample(chosen, min(given.sample, len(chosen)))
         for one in chosen:
@@ -704,7 +702,7 @@ def main() -> int:
             for line in [one.name, *wrong] if wrong else []:
                 print(line, flush=True)
     if given.out is not None:
-        rows = ",\n".join(map(json.dumps, counted(tried)))
+        rows = ",\n".join(map(json.dumps, counted(some, tried)))
         given.out.write_text(f"[\n{rows}\n]\n", "utf-8")
     failed = sum(bool(wrong) for _, wrong in tried)
     seconds = time.monotonic() - start

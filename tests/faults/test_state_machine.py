@@ -502,7 +502,7 @@ class StoreMachine(RuleBasedStateMachine):
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(meanwhile)
             # It may have stopped while it held a lock that the other waits for.
-            wait([waiting], timeout=2.0)
+            wait([waiting], timeout=1.0)
             if not report:
                 os.kill(pid, signal.SIGCONT)
                 report = self.children.wait(pid)
