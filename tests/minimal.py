@@ -74,6 +74,7 @@ def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Turn a module that cannot be imported for want of an extra into a skipped one."""
+    before = set(sys.modules)
     report = yield
     if report.failed:
         wanted = re.findall(
@@ -82,6 +83,10 @@ def pytest_make_collect_report(
         if wanted and wanted[-1] in ABSENT:
             report.outcome = "skipped"
             report.longrepr = (str(collector.path), 0, f"Skipped: needs {wanted[-1]}")
+            # pytest leaves half a module behind; whoever imports it next must fail alike.
+            for name in sys.modules.keys() - before:
+                if name.startswith("tests."):
+                    del sys.modules[name]
     return report
 
 

@@ -14,18 +14,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from featstore.errors import FeatstoreError, RemoteStoreError, UnreachableError, needs_extra
+from featstore.errors import (
+    CorruptStoreError,
+    FeatstoreError,
+    RemoteStoreError,
+    UnreachableError,
+    needs_extra,
+)
 from featstore.identity import sha256_hex
 from featstore.remote.objects import (
     ATTEMPTS,
+    LARGEST,
     Address,
     Objects,
     Pace,
     TransientError,
     parse_address,
-    pause,
 )
-from featstore.remote.web import AGAIN, WebObjects
+from featstore.remote.web import AGAIN, WebObjects, number_in
 
 T = TypeVar("T")
 
@@ -84,7 +90,7 @@ class HubObjects(WebObjects):
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`; too many are a CorruptStoreError."""
         for name, file in self.files(prefix).items():
-            yield name, int(file.size or 0)
+            yield name, file.size
 
     def files(self, prefix: str = "") -> dict[str, Any]:
         """Return name -> what the hub states of a file (`size`, `blob_id`, `lfs`), below `prefix`.
@@ -113,6 +119,13 @@ class HubObjects(WebObjects):
         if len(found) >= most:
             raise self._too_many()
         start = f"{self.folder}/" if self.folder else ""
+        for file in found:
+            sized = type(file.size) is int and 0 <= file.size <= LARGEST
+            if not isinstance(file.path, str) or not sized:
+                raise CorruptStoreError(
+                    f"{self.address} lists a file of which it states neither name nor size as they "
+                    f"must be: {str(file.path)[:80]!r}, {str(file.size)[:20]!r}."
+                )
         return {file.path.removeprefix(start): file for file in found}
 
     def head(self) -> str:
@@ -195,8 +208,7 @@ class HubObjects(WebObjects):
         said = _said(err)
         if answer is None or status in AGAIN:
             again = TransientError(said if answer is None else f"the hub said {status}")
-            after = "" if answer is None else str(answer.headers.get("Retry-After", ""))
-            again.after = float(after) if after.isdecimal() else 0.0
+            again.after = 0.0 if answer is None else max(0.0, number_in(answer, "Retry-After"))
             return again
         return RemoteStoreError(f"{self.address}: the hub said {status}: {said}")
 
@@ -286,7 +298,7 @@ class HubDraft(Objects):
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`."""
-        found = {name: int(file.size or 0) for name, file in self._there.items()}
+        found = {name: file.size for name, file in self._there.items()}
         found |= {name: add.upload_info.size for name, add in self._staged.items()}
         return ((name, size) for name, size in found.items() if name.startswith(prefix))
 
@@ -355,12 +367,13 @@ class HubDraft(Objects):
         self._pool.shutdown()
         if not self._staged:
             return True
+        pace = self._pace("the commit")
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 made = self._make_commit(message)
                 break
             except TransientError as err:
-                pause(attempt, err.after)
+                pace.pause(attempt, err.after)
                 # The answer may have been lost, and not the request.
                 now = self._hub.head()
                 if now != self._parent and not self._differing(now):

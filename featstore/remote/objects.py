@@ -30,6 +30,12 @@ ATTEMPTS = 4
 #: Seconds before the second attempt; they double with each.
 PAUSE = 0.2
 
+#: Seconds that a server is left alone at most because it asks for it.
+LONGEST_PAUSE = 60.0
+
+#: Bytes that a file of a server may have: every reader of JSON holds this number exactly.
+LARGEST = 2**53 - 1
+
 _NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 T = TypeVar("T")
@@ -182,7 +188,7 @@ class Pace:
         self._bytes += n_bytes
         if self._spent > limits.deadline:
             raise UnreachableError(
-                f"{self._what} took more than {limits.deadline:,.0f} seconds. What was fetched is "
+                f"{self._what} takes more than {limits.deadline:,.0f} seconds. What was fetched is "
                 "kept: run the same command again, or set HEADSTOCK_DEADLINE higher."
             )
         if self._window >= limits.patience:
@@ -193,6 +199,20 @@ class Pace:
                     "later, or set HEADSTOCK_LEAST_RATE lower."
                 )
             self._window, self._bytes = 0.0, 0
+
+    def pause(self, attempt: int, asked: float = 0.0) -> None:
+        """Sleep before the next attempt; UnreachableError, at once, if so much time is not left.
+
+        Parameters
+        ----------
+        attempt : int
+            The number of those made.
+        asked : float
+            Seconds that the server asked for, of which `LONGEST_PAUSE` are given.
+        """
+        seconds = max(backoff(attempt), min(asked, LONGEST_PAUSE))
+        self.spend(seconds, asked=asked > 0)
+        time.sleep(seconds)
 
 
 class Objects(ABC):
@@ -293,7 +313,7 @@ class Objects(ABC):
                 attempt = 1 if got else attempt + 1
                 if attempt >= ATTEMPTS:
                     raise self._gave_up(name, err) from err
-                pace.spend(pause(attempt, err.after), asked=err.after > 0)
+                pace.pause(attempt, err.after)
             start += got
 
     def stat(self, name: str) -> tuple[int, str]:
@@ -420,7 +440,7 @@ class Objects(ABC):
             try:
                 return once()
             except TransientError as err:
-                pace.spend(pause(attempt, err.after), asked=err.after > 0)
+                pace.pause(attempt, err.after)
         try:
             return once()
         except TransientError as err:
@@ -466,23 +486,10 @@ def check_name(name: str) -> str:
     return name
 
 
-#: Seconds that a server is left alone at most because it asks for it.
-LONGEST_PAUSE = 60.0
-
-
-def pause(attempt: int, least: float = 0.0) -> float:
-    """Sleep before the next attempt, the longer the more were made; return the seconds.
-
-    Parameters
-    ----------
-    least : float
-        Seconds that the server asked for.
-    """
+def backoff(attempt: int) -> float:
+    """Return the seconds to sleep before the next attempt, the longer the more were made."""
     # Not every reader at once: nothing that is computed depends on it.
-    seconds = PAUSE * float(2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
-    seconds = max(seconds, min(least, LONGEST_PAUSE))
-    time.sleep(seconds)
-    return seconds
+    return PAUSE * float(2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 #: Schemes of remote stores, and what each is.

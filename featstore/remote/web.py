@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from featstore.errors import RemoteStoreError, needs_extra
-from featstore.remote.objects import Address, Objects, Pace, TransientError
+from featstore.remote.objects import LARGEST, Address, Objects, Pace, TransientError
 
 _PIECE = 2**20
 
@@ -50,16 +50,16 @@ class WebObjects(Objects):
 
     def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
         with self._asked(name, {}, pace) as answer:
-            stated = answer.headers.get("Content-Length", "")
-            if stated.isdecimal() and int(stated) > limit:
+            stated = number_in(answer, "Content-Length")
+            if stated > limit:
                 raise self._too_large(name, limit)
             data = bytearray()
             for piece in pace.over(_pieces(answer, pace)):
                 data += piece
                 if len(data) > limit:
                     raise self._too_large(name, limit)
-            if stated.isdecimal() and len(data) != int(stated):
-                raise TransientError(f"{len(data):,} of {stated} bytes came")
+            if stated not in (-1.0, len(data)):
+                raise TransientError(f"{len(data):,} of {stated:,.0f} bytes came")
             return bytes(data), str(answer.headers.get("ETag", ""))
 
     def _stream(
@@ -92,10 +92,10 @@ class WebObjects(Objects):
         with self._asked(name, {"Range": "bytes=0-0"}, pace) as answer:
             if answer.status == 200:
                 self.has_ranges = False
-                size = str(answer.headers.get("Content-Length", ""))
+                size = number_in(answer, "Content-Length")
             else:
-                size = str(answer.headers.get("Content-Range", "")).rpartition("/")[2]
-            if not size.isdecimal():
+                size = number_in(answer, "Content-Range")
+            if not 0 <= size <= LARGEST:
                 raise RemoteStoreError(f"{self.address}/{name}: the server does not say its size.")
             return int(size), self._tag(answer)
 
@@ -132,8 +132,7 @@ class WebObjects(Objects):
         if answer.status not in (301, 302, 303, 307, 308):
             return ""
         target = self._followed(url, str(answer.headers.get("Location", "")))
-        size = str(answer.headers.get("Content-Length", ""))
-        if size.isdecimal() and int(size) <= _SHORT:
+        if 0 <= number_in(answer, "Content-Length") <= _SHORT:
             for _ in pace.over(_pieces(answer, pace)):
                 pass  # so that its connection can be used again
         answer.close()
@@ -181,8 +180,7 @@ class WebObjects(Objects):
             raise FileNotFoundError(f"{self.address}/{name}")
         if status in AGAIN:
             again = TransientError(f"the server said {status}")
-            asked = str(answer.headers.get("Retry-After", ""))
-            again.after = float(asked) if asked.isdecimal() else 0.0
+            again.after = max(0.0, number_in(answer, "Retry-After"))
             raise again
         if status != 200 and not (status == 206 and asked_range):
             raise RemoteStoreError(
@@ -202,6 +200,15 @@ class WebObjects(Objects):
                 "not followed; open that address yourself if you trust it."
             )
         return target
+
+
+def number_in(answer: Any, header: str) -> float:
+    """Return the number that a header ends with, behind a slash if it has one; -1 if with none.
+
+    A float takes any number of digits; an integer of thousands is a ValueError of Python's.
+    """
+    text = str(answer.headers.get(header, "")).rpartition("/")[2]
+    return float(text) if text.isdecimal() else -1.0
 
 
 def _pieces(answer: Any, pace: Pace) -> Iterator[bytes]:

@@ -23,6 +23,7 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ from featstore.errors import (
     StoreWriteError,
 )
 from featstore.identity import sha256_hex
-from featstore.remote.objects import Objects, pause
+from featstore.remote.objects import Objects, backoff
 from featstore.store.blocks import check_file, layout_of
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import catalog_bytes, parse_catalog
@@ -440,7 +441,7 @@ def update_catalog(
             return False
         if objects.replace(CATALOG, new, tag) if tag else objects.create(CATALOG, new):
             return True
-        pause(min(attempt, _LONGEST))
+        time.sleep(backoff(min(attempt, _LONGEST)))
     raise RemoteStoreError(
         f"The catalog of {objects.address} changes all the time. Push again; the sets are there."
     )

@@ -6,6 +6,7 @@ import gzip
 import json
 import ssl
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from http.server import HTTPServer, SimpleHTTPRequestHandler
@@ -16,7 +17,15 @@ import numpy as np
 import pytest
 
 from featstore import FeatstoreError, copy_sets, open_store
-from featstore.errors import AddressError, CorruptStoreError, RemoteStoreError, UnknownSetError
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.errors import (
+    AddressError,
+    CorruptStoreError,
+    RemoteStoreError,
+    UnknownSetError,
+    UnreachableError,
+)
 from featstore.identity import sealed
 from featstore.remote.objects import Address, check_name, parse_address
 from tests.featstore.remote.proxy import Answer, Harm, Proxy
@@ -259,6 +268,56 @@ def test_an_endless_answer_is_not_read(served: Proxy, size: int | None) -> None:
     served.harm = on("/zarr.json", endless)
     with pytest.raises(CorruptStoreError, match="more than the"):
         open_store(served.url)
+
+
+#: More digits than Python makes an integer of.
+DIGITS = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        ("catalog", {"Content-Length": DIGITS}),
+        ("/zarr.json", {"Content-Length": "0" * 5000 + "7"}),
+        ("items-", {"Content-Length": DIGITS}),
+        ("embedding/c/", {"Content-Length": DIGITS}),
+        ("embedding/c/", {"Content-Range": f"bytes {DIGITS}-{DIGITS}/{DIGITS}"}),
+    ],
+    ids=lambda stated: "-".join([stated[0].strip("/"), *stated[1]]),
+)
+def test_sizes_of_thousands_of_digits_are_an_error_of_one_line(
+    served: Proxy,
+    stated: tuple[str, dict[str, str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    part, headers = stated
+
+    def swell(answer: Answer) -> Answer:
+        answer.headers.update(headers)
+        answer.cut = len(answer.body)  # and close: no client can know where this answer ends
+        return answer
+
+    served.harm = on(part, swell)
+    words = ["pull", served.url, str(tmp_path / "own")]
+    assert run_command(cli, "featstore", words) in (0, 1, 4)
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "digits" not in said  # Python's own refusal
+    if DIGITS in headers.values() and part != "embedding/c/":
+        assert "expected at most" in said
+
+
+def test_a_server_that_asks_for_more_time_than_is_left_is_not_waited_for(
+    served: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSTOCK_DEADLINE", "20")
+    served.harm = lambda *_: Answer(503, {"Retry-After": "59"}, b"")
+    began = time.monotonic()
+    with pytest.raises(UnreachableError, match="takes more than 20 seconds"):
+        open_store(served.url)
+    assert time.monotonic() - began < 15
+    assert len({path for _, path, _ in served.requests}) == served.count()  # none was asked twice
 
 
 def test_names_of_a_listing_stay_inside(served: Proxy) -> None:

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from featstore import open_store
+from featstore.cli import cli
+from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, RemoteStoreError, UnknownSetError, UnreachableError
 from featstore.remote.objects import open_objects, parse_address
-from tests.featstore.remote.hub_server import hub_server
+from tests.featstore.remote.hub_server import Hub, hub_server
+from tests.fitters.toy_store import write_toy_store
 
 IMAGES = "birds/image/toy"
 
@@ -48,6 +51,25 @@ def test_what_is_not_there(hub: str) -> None:
         open_store(hub + "x")
     with pytest.raises(RemoteStoreError, match="no dataset of the hub"):
         open_store("hf://models/team/birds")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"path": 5}, {"path": ["a"]}, {"size": "7"}, {"size": -1}, {"size": 2**60}], ids=str
+)
+def test_a_list_with_what_is_no_file_is_refused_in_one_line(
+    hub: str,
+    wrong: dict[str, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = Hub.facts
+    monkeypatch.setattr(Hub, "facts", lambda hub, path, data: {**facts(hub, path, data), **wrong})
+    with pytest.raises(CorruptStoreError, match="lists a file of which it states"):
+        list(open_objects(parse_address(hub)).names())  # type: ignore[arg-type]
+    write_toy_store(tmp_path / "own")
+    assert run_command(cli, "featstore", ["push", str(tmp_path / "own"), hub]) == 1
+    assert "lists a file of which it states" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_list_of_too_many_files_is_refused(

@@ -30,6 +30,7 @@ from featstore.store import verify_store, write_catalog
 from featstore.store.files import write_file
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.conftest import N, make_rows, make_store
+from featstore.remote.objects import Pace
 from tests.featstore.remote.hub_server import SECRET, TOKEN, Hub, files_below, hub_server
 from tests.featstore.remote.proxy import proxy
 from tests.featstore.remote.static import static_server
@@ -175,10 +176,7 @@ def test_faults_that_pass_are_overcome(
 ) -> None:
     """Each kind of request fails once."""
     waited: list[float] = []
-    for module in ("hub", "objects"):
-        monkeypatch.setattr(
-            f"featstore.remote.{module}.pause", lambda n, least=0.0: waited.append(least) or least
-        )
+    monkeypatch.setattr(Pace, "pause", lambda pace, attempt, asked: waited.append(asked))
     left = set(PARTS)
 
     def once(method: str, path: str) -> Any:

@@ -194,6 +194,10 @@ def swap(**headers: str) -> Callable[[str, int, Answer], Answer]:
     [
         (swap(**{"Content-Range": "bytes 0-9/10"}), FeatstoreError, "range 'bytes 0-9/10'|trunc"),
         (swap(**{"Content-Range": "bytes */*"}), RemoteStoreError, "does not say its size"),
+        (swap(**{"Content-Range": f"bytes 0-0/{'9' * 5000}"}), RemoteStoreError,
+         "does not say its size"),
+        (lambda p, n, a: Answer(200, {"Content-Length": "9" * 5000}, a.body, cut=len(a.body)),
+         RemoteStoreError, "does not say its size"),
         (swap(**{"Content-Encoding": "gzip"}), RemoteStoreError, "came compressed"),
         (lambda p, n, a: Answer(a.status, a.headers, a.body[:-1]), FeatstoreError, "attempts"),
         (lambda p, n, a: Answer(a.status, a.headers, a.body + b"x"), CorruptStoreError, "more"),
