@@ -134,7 +134,7 @@ def find_timm_info() -> Path:
     BuildError
         If timm is not installed.
     """
-    install = "'headstock[extract]', or pip install timm, or give its folder with --source"
+    install = "timm, or give its folder with --source"
     return package_file("timm", "data/_info", install=install)
 
 
@@ -228,7 +228,7 @@ def imagenet_names() -> list[str]:
 
 def _list(name: str) -> tuple[Any, ...]:
     """Return a list of open_clip's module of lists, which is run by itself."""
-    file = package_file("open_clip", "zero_shot_metadata.py", install="'headstock[extract]'")
+    file = package_file("open_clip", "zero_shot_metadata.py", install="open_clip_torch")
     held = runpy.run_path(str(file)).get(name)
     if not isinstance(held, tuple | list) or not held:
         raise BuildError(

@@ -30,7 +30,7 @@ The tree, by what a handler would do::
     ├── FormatVersionError(RuntimeError)      upgrade
     ├── SignatureError(RuntimeError)          ask the owner of the store; do not read it meanwhile
     ├── EngineError(RuntimeError)             fix engine and jobs; look after lost workers
-    └── MissingPackageError(ImportError)      install the extra it names
+    └── MissingPackageError(ImportError)      install the packages it names
 
 Each also inherits the builtin that a caller would expect.
 """
@@ -38,28 +38,29 @@ Each also inherits the builtin that a caller would expect.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Extra of pyproject.toml -> the packages that it brings. Of several extras with a package, the
+#: Extra of pyproject.toml -> what it requires, as there. Of several extras with a package, the
 #: first is the one to name where nothing else is known.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "extract": (
-        "torch", "torchvision", "timm", "open_clip_torch", "pillow", "transformers",
-        "sentence-transformers",
+        "torch>=2.6", "torchvision>=0.21", "timm>=1.0.17", "open_clip_torch>=3.0", "pillow>=10.4",
+        "transformers>=5", "sentence-transformers>=6",
     ),
-    "train": ("torch", "timm"),
-    "coop": ("torch", "open_clip_torch", "transformers"),
-    "hdf5": ("h5py",),
-    "report": ("jinja2", "matplotlib", "resvg-py", "jsonschema"),
-    "sources": ("pyarrow", "datasets"),
-    "remote": ("obstore", "urllib3", "huggingface_hub"),
-    "ray": ("ray",),
-    "blake3": ("blake3",),
-    "cast": ("numkong",),
-    "sign": ("cryptography",),
+    "train": ("torch>=2.6", "timm>=1.0.17"),
+    "coop": ("torch>=2.6", "open_clip_torch>=3.0", "transformers>=5"),
+    "hdf5": ("h5py>=3.11",),
+    "report": ("jinja2>=3.1", "matplotlib>=3.9", "resvg-py>=0.4", "jsonschema>=4.18"),
+    "sources": ("pyarrow>=17", "datasets>=3"),
+    "remote": ("obstore>=0.8", "urllib3>=2", "huggingface_hub>=1.3"),
+    "ray": ("ray>=2.40",),
+    "blake3": ("blake3>=1",),
+    "cast": ("numkong>=7.8",),
+    "sign": ("cryptography>=42",),
 }  # fmt: skip
 
 #: Packages of `EXTRAS` that are imported by another name than they are installed by.
@@ -207,6 +208,25 @@ class MissingPackageError(FeatstoreError, ImportError):
     """An optional package that is needed here is not installed."""
 
 
+def package_of(requirement: str) -> str:
+    """Return the name of the package that a requirement of `EXTRAS` is about."""
+    return requirement.partition(">")[0]
+
+
+def install_command(requirements: Iterable[str]) -> str:
+    """Return the command that installs packages, each by the name that it has on the index.
+
+    The extra of ``headstock`` is not named: that name is on no index, so whoever took it would have
+    their code run here.
+
+    Examples
+    --------
+    >>> install_command(EXTRAS["train"])
+    "pip install 'torch>=2.6' 'timm>=1.0.17'"
+    """
+    return f"pip install {shlex.join(requirements)}"
+
+
 @contextlib.contextmanager
 def needs_extra(what: str, extra: str | None = None) -> Iterator[None]:
     """Within the block, or in the function decorated, a package of an extra may be missing.
@@ -223,7 +243,7 @@ def needs_extra(what: str, extra: str | None = None) -> Iterator[None]:
     Raises
     ------
     MissingPackageError
-        With the command that installs the extra.
+        With the command that installs what the extra requires.
 
     Examples
     --------
@@ -235,9 +255,10 @@ def needs_extra(what: str, extra: str | None = None) -> Iterator[None]:
     except ModuleNotFoundError as err:
         module = (err.name or "").partition(".")[0]
         for name in (*([extra] if extra else ()), *EXTRAS):
-            if module in (IMPORTED_AS.get(package, package) for package in EXTRAS[name]):
+            packages = map(package_of, EXTRAS[name])
+            if module in (IMPORTED_AS.get(package, package) for package in packages):
                 raise MissingPackageError(
-                    f"{what} needs {module}: pip install 'headstock[{name}]'.", name=module
+                    f"{what} needs {module}: {install_command(EXTRAS[name])}.", name=module
                 ) from err
         raise
 

@@ -83,7 +83,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     It has room for little: nothing large goes through it. Its workers have a cache of their own.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray = pytest.importorskip("ray", reason="needs the extra `ray`: pip install headstock[ray]")
+    ray = pytest.importorskip("ray", reason="needs the extra `ray`")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("ray-cache")))
         # So that a worker's single thread is its own doing, whatever the tests run with.

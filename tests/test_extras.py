@@ -1,20 +1,24 @@
-"""Each optional package hidden for real: the command that needs it names the extra to install."""
+"""Each optional package hidden for real: the command that needs it names what to install."""
 
 from __future__ import annotations
 
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from PIL import Image
 
-from featstore.errors import EXTRAS, IMPORTED_AS, MissingPackageError, needs_extra
+from featstore.errors import EXTRAS, IMPORTED_AS, MissingPackageError, needs_extra, package_of
 
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "tests" / "compat" / "v1" / "store"
@@ -31,6 +35,9 @@ OTHERS = {
 
 #: Packages of an extra without which nothing is missing.
 FASTER = {"numkong": "NumPy converts to the same bits"}
+
+#: Files in which people read what to do.
+TEXTS = frozenset({".py", ".md", ".ipynb", ".toml", ".html", ".js", ".json"})
 
 #: Python runs this at its start. No finder knows the hidden packages, nor their metadata.
 SITECUSTOMIZE = """
@@ -159,7 +166,7 @@ def _environment(*folders: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("extra", "hidden", "line"), CASES, ids=[f"{c[0]}-{c[1]}-{n}" for n, c in enumerate(CASES)]
 )
-def test_a_missing_package_names_its_extra(
+def test_a_missing_package_names_what_its_extra_requires(
     extra: str, hidden: str, line: str, places: dict[str, str], tmp_path: Path
 ) -> None:
     filled = line.format(**places, out=str(tmp_path))
@@ -172,7 +179,8 @@ def test_a_missing_package_names_its_extra(
     )
     said = done.stderr.splitlines()
     assert done.returncode == 1, done.stderr
-    assert f"needs {module}: pip install 'headstock[{extra}]'." in said[-1]
+    packages = shlex.join(PROJECT["optional-dependencies"][extra])
+    assert f"needs {module}: pip install {packages}." in said[-1]
     if name in MAIN:
         assert said[-1].startswith(f"{name}: error: ")
         # `bench run` has said what it is about to run, and what takes a second how far it is.
@@ -183,18 +191,38 @@ def test_a_missing_package_names_its_extra(
 
 
 def test_the_table_of_extras_is_that_of_the_project() -> None:
-    def packages(extra: str) -> set[str]:
-        listed = PROJECT["optional-dependencies"][extra]
-        return {re.split(r"[<>=\[]", requirement)[0] for requirement in listed}
-
-    public = set(PROJECT["optional-dependencies"]) - ENVIRONMENTS
-    assert set(EXTRAS) == public
-    for extra in public:
-        assert set(EXTRAS[extra]) == packages(extra), extra
+    extras = PROJECT["optional-dependencies"]
+    assert {extra: list(required) for extra, required in EXTRAS.items()} == {
+        extra: extras[extra] for extra in extras if extra not in ENVIRONMENTS
+    }
     # Each is hidden above, in one extra or another.
     assert {package for _, package, _ in CASES} | FASTER.keys() == {
-        name for names in EXTRAS.values() for name in names
+        package_of(requirement) for required in EXTRAS.values() for requirement in required
     }
+
+
+def test_a_package_has_one_range_and_runs_no_code_of_weights() -> None:
+    listed = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())]
+    ranges: dict[str, set[str]] = {}
+    for requirement in map(Requirement, listed):
+        if requirement.name != PROJECT["name"]:
+            ranges.setdefault(requirement.name, set()).add(str(requirement.specifier))
+    assert {name: found for name, found in ranges.items() if len(found) > 1} == {}
+    # Before 2.6 torch.load runs code even with weights_only (CVE-2025-32434); before 6
+    # sentence-transformers runs that of a local folder of weights unasked.
+    assert not SpecifierSet(*ranges["torch"]).contains("2.5.1")
+    assert not SpecifierSet(*ranges["sentence-transformers"]).contains("5.7.0")
+
+
+def test_nobody_is_told_to_install_this_project_from_an_index() -> None:
+    """Its name is on none: whoever took it would run their code where that advice is followed."""
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile"]
+    for folder in ("docs", "headstock", "featstore", "fitters", "bench", "data_manifests"):
+        texts += [path for path in (ROOT / folder).rglob("*") if path.suffix in TEXTS]
+    assert len(texts) > 300
+    by_name = re.compile(r"headstock\[|(?:pip|uv|pipx)[^\n]*install[^\n]*[\s'\"]headstock\b(?!/)")
+    found = [path for path in texts if by_name.search(path.read_text(encoding="utf-8"))]
+    assert [str(path.relative_to(ROOT)) for path in found] == []
 
 
 def test_the_page_about_installing_lists_every_extra() -> None:
@@ -221,7 +249,8 @@ def test_every_import_is_needed_by_all_or_belongs_to_an_extra() -> None:
         re.split(r"[<>=\[]", requirement)[0].replace("-", "_").replace("scikit_learn", "sklearn")
         for requirement in PROJECT["dependencies"]
     }
-    optional = {IMPORTED_AS.get(name, name) for names in EXTRAS.values() for name in names}
+    names = [package_of(requirement) for required in EXTRAS.values() for requirement in required]
+    optional = {IMPORTED_AS.get(name, name) for name in names}
     own = {"featstore", "fitters", "bench", "data_manifests"}
     known = core | optional | own | set(OTHERS) | set(sys.stdlib_module_names)
     for package in sorted(own):
@@ -235,5 +264,5 @@ def test_an_absent_package_of_nobody_passes_through() -> None:
         import some_bug_of_ours  # type: ignore[import-not-found]  # noqa: F401
     with pytest.raises(MissingPackageError) as caught, needs_extra("This", "train"):
         raise ModuleNotFoundError(name="torch")
-    assert str(caught.value) == "This needs torch: pip install 'headstock[train]'."
+    assert str(caught.value) == "This needs torch: pip install 'torch>=2.6' 'timm>=1.0.17'."
     assert caught.value.name == "torch"

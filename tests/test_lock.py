@@ -42,7 +42,7 @@ def test_the_lock_holds_a_version_within_each_range_and_nothing_of_one_machine()
 
 
 def test_only_what_an_extra_needs_is_locked() -> None:
-    pytest.importorskip("h5py", reason="needs h5py: pip install 'headstock[hdf5]'")
+    pytest.importorskip("h5py", reason="needs h5py, of the extra `hdf5`")
     found = locked("headstock", "hdf5")
     assert {"h5py", "numpy", "donfig"} <= set(found)  # its own, the core's, and what zarr needs
     assert not {"headstock", "torch", "ray"} & set(found)

@@ -252,5 +252,5 @@ def _flower_names(disk: Disk) -> dict[str, str]:
     if disk.has("cat_to_name.json"):
         given = {str(key): str(name) for key, name in disk.json("cat_to_name.json").items()}
         return dict(sorted(given.items(), key=lambda pair: int(pair[0])))
-    file = package_file("torchvision", "datasets/flowers102.py", install="'headstock[extract]'")
+    file = package_file("torchvision", "datasets/flowers102.py", install="torchvision")
     return {str(n): name for n, name in enumerate(constant_list(file, "classes"), start=1)}

@@ -17,7 +17,14 @@ from typing import Literal
 
 from featstore.command_line import human_bytes
 from featstore.durable import try_lock
-from featstore.errors import EXTRAS, CacheFullError, CorruptStoreError, FeatstoreError
+from featstore.errors import (
+    EXTRAS,
+    CacheFullError,
+    CorruptStoreError,
+    FeatstoreError,
+    install_command,
+    package_of,
+)
 from featstore.remote.cache import user_cache
 from featstore.remote.objects import SCHEMES
 from featstore.remote.place import RemotePlace
@@ -72,20 +79,21 @@ def _environment() -> Iterator[Finding]:
     for name in _NEEDED:
         yield Finding(name, "fine", importlib.metadata.version(name))
     listed: set[str] = set()
-    for extra, names in EXTRAS.items():
+    for extra, requirements in EXTRAS.items():
         missing = []
-        for name in names:
+        for requirement in requirements:
+            name = package_of(requirement)
             try:
                 version = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
-                missing.append(name)
+                missing.append(requirement)
                 continue
             if name not in listed:
                 yield Finding(name, "fine", version)
             listed.add(name)
         if missing:
-            text = f"{', '.join(missing)} not installed"
-            advice = f"Needed only for that: pip install 'headstock[{extra}]'."
+            text = f"{', '.join(map(package_of, missing))} not installed"
+            advice = f"Needed only for that: {install_command(missing)}."
             yield Finding(extra, "note", text, advice)
     try:
         check_mappable(ArrayLayout(131_072, 64, "float32", 4096, 65_536))

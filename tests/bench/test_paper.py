@@ -42,7 +42,7 @@ from tests.bench.results_by_hand import has
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     if find_spec("timm") is None:
-        pytest.skip("needs timm's label files: pip install 'headstock[extract]'")
+        pytest.skip("needs timm's label files, of the extra `extract`")
     root = tmp_path_factory.mktemp("paper") / "store"
     build(root)
     return root

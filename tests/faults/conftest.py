@@ -21,7 +21,7 @@ REPOSITORY = HERE.parents[1]
 MODES = ("none", "before", "after", "torn", "short", "fail", "fail_from", "stop")
 
 #: Why the children cannot start: what they extract are pictures.
-PICTURES = "needs Pillow: pip install 'headstock[extract]'"
+PICTURES = "needs Pillow, of the extra `extract`"
 
 #: Makes a child of the superuser, to whom no file is read-only, someone else.
 PLAIN_USER: dict[str, Any] = {}

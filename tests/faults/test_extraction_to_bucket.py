@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("obstore", reason="needs the extra `remote`: pip install headstock[remote]")
+pytest.importorskip("obstore", reason="needs the extra `remote`")
 
 from featstore import copy_sets, open_store
 from tests.faults.conftest import Children

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("obstore", reason="needs the extra `remote`: pip install headstock[remote]")
+pytest.importorskip("obstore", reason="needs the extra `remote`")
 
 from featstore import copy_sets, open_store
 from featstore.store import SetKey, read_pointer, verify_store

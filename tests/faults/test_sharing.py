@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("obstore", reason="needs the extra `remote`: pip install headstock[remote]")
+pytest.importorskip("obstore", reason="needs the extra `remote`")
 
 from featstore.share.copy import make_tag
 from featstore.store import verify_store

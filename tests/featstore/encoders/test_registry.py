@@ -199,7 +199,7 @@ def test_a_missing_extra_says_what_to_install(monkeypatch):
     monkeypatch.setattr(registry, "import_module", absent)
     missing = "torch"
     with pytest.raises(
-        MissingPackageError, match=r"needs torch: pip install 'headstock\[extract\]'"
+        MissingPackageError, match=r"needs torch: pip install 'torch>=2\.6' 'torchvision"
     ):
         open_encoder(LITE0)
     missing = "some_bug_of_ours"

@@ -15,7 +15,7 @@ from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
 from tests.featstore.remote.test_buckets import extend
 
-pytest.importorskip("cryptography", reason="needs cryptography: pip install 'headstock[sign]'")
+pytest.importorskip("cryptography", reason="needs cryptography, of the extra `sign`")
 
 from featstore.store.signature import make_key, sign_store
 

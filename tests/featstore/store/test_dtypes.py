@@ -155,7 +155,7 @@ def _hard_to_round() -> np.ndarray:
 
 def test_numkong_converts_to_the_bits_of_numpy(rng: np.random.Generator) -> None:
     """All 2**32 values of float32 were compared once: only signalling NaN come out otherwise."""
-    pytest.importorskip("numkong", reason="needs numkong: pip install 'headstock[cast]'")
+    pytest.importorskip("numkong", reason="needs numkong, of the extra `cast`")
     drawn = rng.integers(0, 2**32, 2**20, np.uint32).view(np.float32)
     special = np.array([np.inf, -np.inf, 0.0, -0.0, np.nan, 65_519.996, 65_520.0], np.float32)
     for values in (_hard_to_round(), drawn, special):
@@ -174,7 +174,7 @@ def test_numkong_converts_to_the_bits_of_numpy(rng: np.random.Generator) -> None
 def test_rows_are_stored_the_same_with_and_without_numkong(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = pytest.importorskip("numkong", reason="needs numkong: pip install 'headstock[cast]'")
+    asked = pytest.importorskip("numkong", reason="needs numkong, of the extra `cast`")
     rows = rng.standard_normal((5, 3)).astype(np.float32)
     # A signalling NaN, in the row of a failed item: the only kind of which the bits may differ.
     rows[1, 2] = np.array([0x7F80_0001], np.uint32).view(np.float32)[0]

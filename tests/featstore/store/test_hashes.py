@@ -20,7 +20,7 @@ from featstore.store.records import StoreFormat, read_root
 from featstore.testing import item_table, write_set
 from tests.damage import unseal
 
-blake3 = pytest.importorskip("blake3", reason="needs blake3: pip install 'headstock[blake3]'")
+blake3 = pytest.importorskip("blake3", reason="needs blake3, of the extra `blake3`")
 
 LIMITS = {"block_rows": 4, "plain_bytes": 0, "shard_bytes": 1}
 KEY = "birds/image/timm:toy"

@@ -27,7 +27,7 @@ from featstore.store.records import StoreFormat
 from featstore.testing import item_table, write_set
 from tests.damage import unseal
 
-pytest.importorskip("cryptography", reason="needs cryptography: pip install 'headstock[sign]'")
+pytest.importorskip("cryptography", reason="needs cryptography, of the extra `sign`")
 
 from featstore.store.signature import make_key, sign_store
 

@@ -319,4 +319,4 @@ def test_only_training_and_projecting_need_torch(make_world, tmp_path):
     )
     command = [sys.executable, "-c", WITHOUT_TORCH, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "pip install 'headstock[train]'" in done.stdout
+    assert "pip install 'torch>=2.6' 'timm>=1.0.17'" in done.stdout

@@ -22,7 +22,7 @@ from featstore.extraction.ray_engine import RayCrew, extract_on_ray
 from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-ray = pytest.importorskip("ray", reason="needs the extra `ray`: pip install headstock[ray]")
+ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 
 
 @pytest.mark.usefixtures("ray_cluster")
