@@ -18,7 +18,8 @@ help:
 	@echo "make demo    build a store from real models and images, fit, benchmark, draw the report"
 	@echo "make test    check, then run every test (LOCKED=1: with the versions of dev.lock)"
 	@echo "make check   ruff, formatting, mypy, import layers, spelling, limits on size"
-	@echo "make test-minimal   the tests that need no extra, in a new environment without any"
+	@echo "make test-minimal   the tests that need no extra, in a new environment without any (LOWEST=1:"
+	@echo "             with the lowest versions that pyproject.toml allows)"
 	@echo "make test-long   every fault, long fuzzing, new environments, every simulation: hours"
 	@echo "make lock    write dev.lock from this environment"
 	@echo "make docs    build the documentation site, with its references: build/site/index.html"
@@ -75,11 +76,14 @@ demo: $(VENV)/demo.stamp
 test: check
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-# What needs an extra is skipped and says so; an import that no extra explains fails.
+# What needs an extra is skipped and says so; an import that no extra explains fails. LOWEST=1
+# installs the lowest versions that pyproject.toml allows, with a Python that has them: 3.11.
 test-minimal:
 	@$(python_is_new_enough)
 	$(PYTHON) -m venv --clear $(FRESH)/minimal
-	$(FRESH)/minimal/bin/python $(PIP) --editable '.[test]'
+	$(PYTHON) tests/lowest.py test > $(FRESH)/lowest.txt
+	$(FRESH)/minimal/bin/python $(PIP) $(if $(LOWEST),--constraint $(FRESH)/lowest.txt) \
+	  --editable '.[test]'
 	$(FRESH)/minimal/bin/python -m pytest -p tests.minimal \
 	  --numprocesses logical --maxprocesses 4 --dist worksteal
 
@@ -90,6 +94,7 @@ test-long: export HEADSTOCK_TYPES = 1
 test-long: test test-minimal docs validate-statistics mutants
 	rm -rf $(FRESH)/demo $(FRESH)/out
 	$(MAKE) demo VENV=$(FRESH)/demo DEMO=$(FRESH)/out
+	$(MAKE) test-minimal LOWEST=1
 	$(BIN)/python -m tests.screens check --demo $(FRESH)/out
 	$(BIN)/python -m tests.extend
 

@@ -57,6 +57,12 @@ FORMAT = 2
 #: A counter is at most so large: what every reader of JSON holds exactly.
 MAX_COUNTER = 2**53 - 1
 
+#: The field of Ed25519's curve, and y of its eight points of small order (1, 2, 4 or 8). For a key
+#: that is one of them, signatures pass that no private key made.
+_PRIME = 2**255 - 19
+_Y_OF_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER = frozenset({0, 1, _PRIME - 1, _Y_OF_ORDER_8, _PRIME - _Y_OF_ORDER_8})
+
 _LIMIT = 2**16
 _KEY = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
@@ -223,12 +229,24 @@ def public_key(key: PublicKey) -> str:
     Raises
     ------
     SignatureError
-        If it is none, or a private one.
+        If it is none, a private one, or one for which anyone can make signatures.
     """
     if isinstance(key, str) and _KEY.fullmatch(key):
-        return key
-    if isinstance(key, bytes) and len(key) == 32:
-        return key.hex()
+        raw = bytes.fromhex(key)
+    elif isinstance(key, bytes) and len(key) == 32:
+        raw = key
+    else:
+        raw = _raw_of(key)
+    if int.from_bytes(raw, "little") % 2**255 % _PRIME in _SMALL_ORDER:
+        raise SignatureError(
+            f"The key {raw.hex()} is a point of small order: anyone can sign for it, so a signature "
+            "proves nothing. Ask the owner of the store for the key that `featstore sign` prints."
+        )
+    return raw.hex()
+
+
+def _raw_of(key: PublicKey) -> bytes:
+    """Return the 32 bytes of a public key in PEM, or in a file; SignatureError if it is none."""
     data = key if isinstance(key, bytes) else _read_key(Path(key))
     with needs_extra("A signed store"):
         from cryptography.exceptions import UnsupportedAlgorithm
@@ -245,7 +263,19 @@ def public_key(key: PublicKey) -> str:
             f"{what} {'hold a private key' if private else 'hold no public Ed25519 key in PEM'}. "
             "Give the public key that `featstore sign` prints."
         )
-    return found.public_bytes_raw().hex()
+    raw: bytes = found.public_bytes_raw()
+    return raw
+
+
+def _outside_stores(path: Path) -> None:
+    """Raise SignatureError if a private key lies in a store, or what it links to does."""
+    for folder in (*path.absolute().parents, *path.resolve().parents):
+        if os.path.lexists(folder / "zarr.json"):
+            raise SignatureError(
+                f"{path} lies in the store {folder}: whoever copies or uploads that folder publishes "
+                "the private key. Name a file outside of it; if the store was shared, sign it by a "
+                "new key."
+            )
 
 
 def _read_key(path: Path) -> bytes:
@@ -270,9 +300,12 @@ def make_key(path: Path) -> bool:
 
     Raises
     ------
+    SignatureError
+        If the file would lie in a store.
     StoreWriteError
         If the file system refuses.
     """
+    _outside_stores(path)
     with needs_extra("Signing"):
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -326,12 +359,13 @@ def sign_store(place: str | Path, key: Path) -> Signature:
     Raises
     ------
     SignatureError
-        If the key is none, or a set is not as the catalog lists it.
+        If the key is none or lies in a store, or a set is not as the catalog lists it.
     CorruptStoreError
         If a record or a tag is damaged.
     StoreWriteError, RemoteStoreError
         If the store is of format 1, or cannot be written.
     """
+    _outside_stores(key)
     private = _private_key(key)
     public = private.public_key().public_bytes_raw().hex()
     address = parse_address(place)

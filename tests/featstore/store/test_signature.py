@@ -29,7 +29,7 @@ from tests.damage import unseal
 
 pytest.importorskip("cryptography", reason="needs cryptography, of the extra `sign`")
 
-from featstore.store.signature import make_key, sign_store
+from featstore.store.signature import make_key, public_key, sign_store
 
 IMAGES, TEXTS = "birds/image/timm:toy", "birds/caption/timm:toy"
 
@@ -414,3 +414,101 @@ def test_a_lowest_number_needs_a_key(signed: tuple[Path, str], tmp_path: Path) -
     root, _ = signed
     for words in (["verify", str(root)], ["pull", str(root), str(tmp_path / "there")]):
         assert run_command(cli, "featstore", [*words, "--at-least", "2"]) == EXIT_USAGE
+
+
+#: The field and the curve of Ed25519, RFC 8032, 5.1: -x² + y² = 1 + D x² y².
+P = 2**255 - 19
+D = -121665 * pow(121666, -1, P) % P
+
+
+def square_roots(value: int) -> set[int]:
+    """Return the numbers of the field whose square it is: none, one or two."""
+    root = pow(value, (P + 3) // 8, P)
+    roots = {r % P for x in (root, root * pow(2, (P - 1) // 4, P)) for r in (x, -x)}
+    return {r for r in roots if r * r % P == value % P}
+
+
+def points(y: int) -> list[tuple[int, int]]:
+    """Return the points of the curve with this y: none, one or two."""
+    return [(x, y) for x in square_roots((y * y - 1) * pow(D * y * y + 1, -1, P))]
+
+
+def times_eight(point: tuple[int, int]) -> tuple[int, int]:
+    for _ in range(3):
+        x, y = point
+        product = D * x * x * y * y % P
+        point = (
+            2 * x * y * pow(1 + product, -1, P) % P, (y * y + x * x) * pow(1 - product, -1, P) % P
+        )  # fmt: skip
+    return point
+
+
+def encodings(y: int) -> list[str]:
+    """Return the ways to write a point of this y: with either sign, reduced and not."""
+    return [
+        (number + sign * 2**255).to_bytes(32, "little").hex()
+        for number in (y, y + P) if number < 2**255
+        for sign in (0, 1)
+    ]  # fmt: skip
+
+
+#: y = 0 twice over is (0, -1), of order 2. A point whose double has y = 0 has x² = -y², so that
+#: D y⁴ + 2 y² = 1.
+ORDER_8 = {
+    y for root in square_roots(1 + D) for y in square_roots((root - 1) * pow(D, -1, P)) if points(y)
+}
+SMALL = sorted({0, 1, P - 1} | ORDER_8)
+
+
+def test_the_points_of_small_order_are_eight() -> None:
+    found = {point for y in SMALL for point in points(y)}
+    assert len(found) == 8
+    assert {times_eight(point) for point in found} == {(0, 1)}
+
+
+@pytest.mark.parametrize("key", [text for y in SMALL for text in encodings(y)])
+def test_a_key_of_small_order_is_trusted_nowhere(signed: tuple[Path, str], key: str) -> None:
+    """Whatever is signed, a signature that nobody's private key made passes for such a key."""
+    root, _ = signed
+    forged = {"public_key": key, "counter": 9, "signature": f"01{'00' * 63}"}
+    (root / "signature.json").write_bytes(json_bytes(sealed({"format": 2, **forged})))
+    for form in (key, bytes.fromhex(key)):
+        with pytest.raises(SignatureError, match="small order"):
+            open_store(root, key=form)
+    for command in ("verify", "pull"):
+        words = [command, str(root), *([str(root.with_name("own"))] if command == "pull" else [])]
+        assert run_command(cli, "featstore", [*words, "--key", key]) in (1, EXIT_VERIFY)
+    assert not root.with_name("own").exists()
+
+
+def test_keys_that_are_drawn_are_not_of_small_order() -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    for number in range(64):
+        key = Ed25519PrivateKey.from_private_bytes(bytes([number] * 32)).public_key()
+        assert public_key(key.public_bytes_raw()) == key.public_bytes_raw().hex()
+
+
+@pytest.mark.parametrize("place", ["key.pem", "birds/image/key.pem", "of/its/own/key.pem"])
+def test_a_private_key_in_a_store_is_refused(
+    signed: tuple[Path, str], secret: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = signed
+    before = set(root.rglob("*"))
+    inside = root / place
+    words = ["sign", str(root), "--key", str(inside)]
+    assert run_command(cli, "featstore", [*words, "--new-key"]) == 1
+    assert f"{inside} lies in the store" in capsys.readouterr().err
+    assert set(root.rglob("*")) == before  # none was written
+    inside.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(secret, inside)
+    assert run_command(cli, "featstore", words) == 1
+    assert "lies in the store" in capsys.readouterr().err
+    inside.unlink()
+    inside.symlink_to(secret)
+    assert run_command(cli, "featstore", words) == 1
+    outside = root.with_name("linked.pem")
+    shutil.copy(secret, inside.with_name("other.pem"))
+    outside.symlink_to(inside.with_name("other.pem"))
+    assert run_command(cli, "featstore", ["sign", str(root), "--key", str(outside)]) == 1
+    assert run_command(cli, "featstore", ["sign", str(root), "--key", str(secret)]) == 0
