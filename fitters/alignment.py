@@ -307,7 +307,7 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def project_x(self, x: Rows) -> Projection:
         """Return raw image embeddings (n, p) in the shared space: (n, r), float32, dense or CSR."""
         check_is_fitted(self)
-        return _in_blocks(x, lambda rows: self.aligner.project_x(self.x.apply(rows)))
+        return _in_blocks(x, self.x, self.aligner.project_x)
 
     def transform(self, X: Any) -> Projection:
         """Return `project_x` of rows in any form that scikit-learn takes, checked in its words."""
@@ -323,7 +323,7 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         rows = _one_hot(y, self.facts.get("classes", ())) if np.ndim(y) == 1 else y
-        return _in_blocks(rows, lambda rows: self.aligner.project_y(self.y.apply(rows)))
+        return _in_blocks(rows, self.y, self.aligner.project_y)
 
     def score(
         self,
@@ -407,9 +407,23 @@ def closed(grid: Mapping[str, Axis] | None) -> dict[str, Axis]:
     return {} if grid is None else {name: axis.closed for name, axis in grid.items()}
 
 
-def _in_blocks(rows: Rows, project: Any) -> Projection:
+def _in_blocks(rows: Rows, side: SideTransform, project: Callable[..., Any]) -> Projection:
+    rows = np.asarray(rows)
+    if rows.ndim != 2 or rows.dtype.kind not in "fiub":
+        raise PairsError(
+            f"The {side.label} to project must be a matrix of numbers, one embedding a row. Got "
+            f"{rows.dtype} of shape {rows.shape}."
+        )
+
     def block(start: int) -> Projection:
-        return project(rows[start : start + BLOCK_ROWS]).astype(np.float32, copy=False)
+        prepared = side.apply(rows[start : start + BLOCK_ROWS])
+        found = project(prepared)
+        if found.ndim != 2 or found.shape[0] != len(prepared):
+            raise PairsError(
+                f"{project.__qualname__} made {side.label} of shape {prepared.shape} an array of "
+                f"shape {found.shape}. It must return a matrix with one row for each."
+            )
+        return found.astype(np.float32, copy=False)
 
     first, starts = block(0), range(BLOCK_ROWS, len(rows), BLOCK_ROWS)
     if not starts:

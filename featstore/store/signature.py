@@ -7,10 +7,9 @@ knows that an earlier state, with its signature, was put back.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import stat
+import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,10 +19,7 @@ from typing import Any
 from data_manifests.cache import cache_folder
 from featstore.durable import (
     fsync_directory,
-    is_free,
     make_folders,
-    try_lock,
-    write_all,
     write_durably,
     write_error,
 )
@@ -40,7 +36,6 @@ from featstore.remote.objects import Address, open_objects, parse_address
 from featstore.store.catalog import read_catalog
 from featstore.store.files import (
     json_bytes,
-    open_descriptor,
     read_json,
     read_regular,
     write_file,
@@ -239,8 +234,8 @@ def public_key(key: PublicKey) -> str:
         raw = _raw_of(key)
     if int.from_bytes(raw, "little") % 2**255 % _PRIME in _SMALL_ORDER:
         raise SignatureError(
-            f"The key {raw.hex()} is a point of small order: anyone can sign for it, so a signature "
-            "proves nothing. Ask the owner of the store for the key that `featstore sign` prints."
+            f"The key {raw.hex()} is a point of small order: anyone can sign for it, so that a "
+            "signature proves nothing. Ask the owner of the store for the key that `featstore sign` prints."
         )
     return raw.hex()
 
@@ -272,9 +267,9 @@ def _outside_stores(path: Path) -> None:
     for folder in (*path.absolute().parents, *path.resolve().parents):
         if os.path.lexists(folder / "zarr.json"):
             raise SignatureError(
-                f"{path} lies in the store {folder}: whoever copies or uploads that folder publishes "
-                "the private key. Name a file outside of it; if the store was shared, sign it by a "
-                "new key."
+                f"{path} lies in the store {folder}: whoever copies or uploads that folder "
+                "publishes the private key. Name a file outside of it; if the store was shared, sign "
+                "it by a new key."
             )
 
 
@@ -290,8 +285,6 @@ def _read_key(path: Path) -> bytes:
 
 def make_key(path: Path) -> bool:
     """Make a private key, in PEM, in a file that only its owner reads; one that is there stays.
-
-    A key that a killed process had drawn, and not yet put in its place, is taken, not drawn anew.
 
     Returns
     -------
@@ -309,41 +302,25 @@ def make_key(path: Path) -> bool:
     with needs_extra("Signing"):
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    form, mode = serialization, stat.S_IRUSR | stat.S_IWUSR
-    staged = path.with_name(f".{path.name}.staged")
+    form = serialization
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # never opened to a group
-        data = _own_key(staged, mode)
-        is_free(staged)  # what a killed process left there goes away
         if os.path.lexists(path):
             return False
-        data = data or Ed25519PrivateKey.generate().private_bytes(
-            form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()
-        )
-        handle = open_descriptor(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        try:
-            try_lock(handle)
-            write_all(handle, data)
-            os.fsync(handle)
-            with contextlib.suppress(FileExistsError):
-                os.link(staged, path)  # which, unlike a rename, replaces nothing
-        finally:
-            staged.unlink()
-            os.close(handle)
+        # Readable to its owner alone. A process that is killed leaves a key that signed nothing.
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as staged:
+            staged.write(
+                Ed25519PrivateKey.generate().private_bytes(
+                    form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()
+                )
+            )
+            staged.flush()
+            os.fsync(staged.fileno())
+            os.link(staged.name, path)  # which, unlike a rename, replaces nothing
         fsync_directory(path.parent)
     except OSError as err:
         raise write_error(path, err) from err
     return True
-
-
-def _own_key(path: Path, mode: int) -> bytes:
-    """Return a whole private key that this user, and nobody else, can have written; or nothing."""
-    with contextlib.suppress(FeatstoreError, OSError, AttributeError):  # Windows has no user ids
-        facts = path.lstat()
-        if (facts.st_uid, stat.S_IMODE(facts.st_mode)) == (os.geteuid(), mode):
-            _private_key(path)
-            return _read_key(path)
-    return b""
 
 
 def sign_store(place: str | Path, key: Path) -> Signature:

@@ -169,13 +169,7 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     def check_projected(self, rows: Rows, d: int, side: str) -> Matrix:
         """Return `rows` as float64 after checking that they have `d` columns."""
         check_is_fitted(self)
-        rows64 = np.asarray(rows, dtype=np.float64)
-        if rows64.ndim != 2 or rows64.shape[1] != d:
-            raise PairsError(
-                f"{type(self).__name__} was fitted on {side} of {d:,} columns. Got shape "
-                f"{rows64.shape}. Pass embeddings of the encoder that it was fitted on."
-            )
-        return rows64
+        return _columned(self, rows, d, side)
 
     def about_mean(self, rows: Rows, side: Literal["x", "y"]) -> Matrix:
         """Return rows of a side as float64, checked, less the mean that was fitted to it."""
@@ -193,6 +187,16 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
         tags.target_tags.required = True
         tags.regressor_tags.poor_score = self.poor_score
         return tags
+
+
+def _columned(aligner: Any, rows: Rows, d: int, side: str) -> Matrix:
+    rows64 = np.asarray(rows, dtype=np.float64)
+    if rows64.ndim != 2 or rows64.shape[1] != d:
+        raise PairsError(
+            f"{type(aligner).__name__} was fitted on {side} of {d:,} columns. Got shape "
+            f"{rows64.shape}. Pass embeddings of the encoder that it was fitted on."
+        )
+    return rows64
 
 
 class MatrixAligner:
@@ -250,11 +254,11 @@ class MatrixAligner:
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x @ a_ at unit length, shape (n, r); rows of zeros stay zeros."""
-        return unit_or_zero(np.asarray(x, dtype=np.float64) @ self.a_)
+        return unit_or_zero(_columned(self, x, len(self.a_), "x") @ self.a_)
 
     def project_y(self, y: Rows) -> Matrix:
         """Return y @ b_ at unit length, shape (n, r); rows of zeros stay zeros."""
-        return unit_or_zero(np.asarray(y, dtype=np.float64) @ self.b_)
+        return unit_or_zero(_columned(self, y, len(self.b_), "y") @ self.b_)
 
 
 class _WeightedMatrixAligner(MatrixAligner):

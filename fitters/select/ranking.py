@@ -214,6 +214,8 @@ class RankScorer:
         # Of a pipeline, the steps before change the images; an aligner alone has no `transform`.
         images = getattr(estimator, "transform", None) or estimator.project_x
         x, rows = images(X), np.asarray(y)
+        if len(rows) != x.shape[0]:
+            raise PairsError(f"{x.shape[0]:,} images and {len(rows):,} texts are no pairs to score.")
         if self.texts is not None:
             positives = _rows_of(rows, self.texts)[:, None]
             return self._mean(x, last.project_y(self.texts), positives)
@@ -230,6 +232,11 @@ class RankScorer:
         self, queries: Projection, gallery: Projection, positives: npt.NDArray[np.intp]
     ) -> float:
         n = queries.shape[0]
+        if queries.shape[1:] != gallery.shape[1:]:
+            raise PairsError(
+                f"Images and texts are projected to shapes {queries.shape} and {gallery.shape}: no "
+                "shared space. Both must have as many columns."
+            )
         held = HeldOut(queries, Gallery(gallery, positives), np.ones(n, dtype=np.intp))
         return float(held.total(queries, gallery, SCORINGS[self.name]) / n)
 

@@ -181,7 +181,7 @@ def test_workers_that_contradict_themselves_are_refused() -> None:
 def test_without_ray_one_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
-        pytest.raises(MissingPackageError, match="pip install 'ray>=2.40'"),
+        pytest.raises(MissingPackageError, match=r"pip install 'ray>=2\.40'"),
         Workers("ray").connected(),
     ):
         pass

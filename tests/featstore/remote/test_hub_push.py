@@ -24,13 +24,13 @@ from featstore import copy_sets, open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, RemoteStoreError, UnreachableError
+from featstore.remote.objects import Pace
 from featstore.share.card import stated_licences
 from featstore.share.copy import make_tag, send_tag
 from featstore.store import verify_store, write_catalog
 from featstore.store.files import write_file
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.conftest import N, make_rows, make_store
-from featstore.remote.objects import Pace
 from tests.featstore.remote.hub_server import SECRET, TOKEN, Hub, files_below, hub_server
 from tests.featstore.remote.proxy import proxy
 from tests.featstore.remote.static import static_server

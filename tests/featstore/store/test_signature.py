@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -372,42 +371,31 @@ def test_a_folder_for_a_key_is_not_opened_to_the_group(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "mine").stat().st_mode) == 0o700
 
 
-def test_a_key_that_another_process_makes_is_no_key_yet(tmp_path: Path) -> None:
-    with (tmp_path / ".me.pem.staged").open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(StoreWriteError):
-            make_key(tmp_path / "me.pem")
-
-
-def _killed_before_its_place(path: Path) -> bytes:
-    """Return the key that a process had drawn that was killed right before it put it in place."""
+def test_a_killed_process_leaves_no_key_and_the_next_makes_one(tmp_path: Path) -> None:
+    path = tmp_path / "killed.pem"
     code = (
         "import os, sys; from pathlib import Path; from featstore.store.signature import make_key\n"
         "os.link = lambda *_: os._exit(9); make_key(Path(sys.argv[1]))"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 9
-    return path.with_name(f".{path.name}.staged").read_bytes()
-
-
-def test_a_key_that_a_killed_process_drew_is_the_one_that_signs(
-    signed: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, root = tmp_path / "killed.pem", str(signed[0])
-    drawn = _killed_before_its_place(path)
-    for said in ("", f"{path} exists"):
-        words = ["sign", root, "--key", str(path), "--new-key"]
-        assert run_command(cli, "featstore", words) == 0
-        assert path.read_bytes() == drawn
-        assert said in capsys.readouterr().err
-    assert [name.name for name in tmp_path.glob(".killed*")] == []
-
-
-def test_a_key_that_others_may_know_is_not_taken(tmp_path: Path) -> None:
-    path = tmp_path / "killed.pem"
-    drawn = _killed_before_its_place(path)
-    path.with_name(".killed.pem.staged").chmod(0o644)
+    assert not path.exists()
+    (left,) = tmp_path.glob(".killed.pem.*")
+    assert stat.S_IMODE(left.stat().st_mode) == 0o600
     assert make_key(path)
-    assert path.read_bytes() != drawn
+    assert not make_key(path)
+    assert path.read_bytes() != left.read_bytes()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_key_that_another_process_makes_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, fsync = tmp_path / "me.pem", os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (path.write_bytes(b"theirs"), fsync(handle)))
+    with pytest.raises(StoreWriteError, match="me.pem"):
+        make_key(path)
+    assert path.read_bytes() == b"theirs"
+    assert [name.name for name in tmp_path.iterdir()] == ["me.pem"]
 
 
 def test_a_lowest_number_needs_a_key(signed: tuple[Path, str], tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""Rows, and what is fitted, of shapes that do not fit: an error that names both, never NumPy's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import headstock as hs
+from fitters import Alignment, read_alignment
+from fitters.errors import FittersError, PairsError
+
+RNG = np.random.default_rng(5)
+X, Y = RNG.standard_normal((40, 8)), RNG.standard_normal((40, 5))
+
+
+def turned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two matrices, as a method of one's own returns them."""
+    return x.T @ y, np.eye(y.shape[1])
+
+
+FITS: dict[str, Callable[[], Alignment]] = {
+    "centred": lambda: hs.fit("ridge", X, Y, penalty=0.1),
+    "not centred": lambda: hs.fit("ridge", X, Y, penalty=0.1, centre=False),
+    "a function": lambda: hs.fit(turned, X, Y),
+    "a function, not centred": lambda: hs.fit(turned, X, Y, centre=False),
+    "kernel": lambda: hs.fit("kernel-ridge", X, Y, penalty=0.1, gamma=1.0),
+    "by itself": lambda: Alignment.of(*_identities(), _aligner()),
+}
+
+
+def _identities() -> tuple[Any, Any]:
+    from fitters.moments.transform import SideTransform
+
+    return SideTransform.identity("images"), SideTransform.identity("texts")
+
+
+def _aligner() -> Any:
+    from fitters.aligners.base import matrix_aligner
+
+    return matrix_aligner(turned)().fit(X, Y)
+
+
+pytestmark = pytest.mark.usefixtures("no_plugins")
+
+SHAPES: list[tuple[int, ...]] = [
+    (), (8,), (5,), (3, 6), (3, 9), (3, 1), (2, 3, 8), (2, 3, 5), (8, 40),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("made", FITS)
+def test_rows_of_another_shape_are_refused_with_both_shapes(made: str) -> None:
+    alignment = FITS[made]()
+    for shape in SHAPES:
+        for project, columns in ((alignment.project_x, "8"), (alignment.project_y, "5")):
+            with pytest.raises(PairsError) as caught:
+                project(np.ones(shape))
+            said = str(caught.value)
+            if len(shape) == 2:
+                assert (f"{columns} columns" in said, str(shape) in said) == (True, True), said
+            elif len(shape) != 1 or columns == "8":  # texts of one dimension are labels
+                assert f"of shape {shape}" in said
+    assert alignment.project_x(np.ones((3, 8))).shape[0] == 3
+    assert alignment.project_y(np.ones((1, 5)).tolist()).shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    "nothing", [None, "images", [["a"] * 8], [[None] * 8], [[1j] * 8]], ids=str
+)
+def test_what_is_no_matrix_is_refused(nothing: Any) -> None:
+    for made in FITS.values():
+        with pytest.raises(FittersError):
+            made().project_x(nothing)
+
+
+def test_pairs_that_are_none_are_not_scored() -> None:
+    with pytest.raises(PairsError, match=r"40 images.*30 texts"):
+        FITS["centred"]().score(X, Y[:30])
+
+
+class TwoSpaces:
+    """Fits nothing, and projects to spaces of two dimensions and three."""
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> TwoSpaces:
+        return self
+
+    def project_x(self, x: np.ndarray) -> np.ndarray:
+        return x[:, :2]
+
+    def project_y(self, y: np.ndarray) -> np.ndarray:
+        return y[:, :3]
+
+
+class Pooled(TwoSpaces):
+    """Loses the rows."""
+
+    def project_x(self, x: np.ndarray) -> np.ndarray:
+        return x[:1]
+
+
+class Flat(TwoSpaces):
+    """Loses the columns."""
+
+    def project_x(self, x: np.ndarray) -> np.ndarray:
+        return x.sum(axis=1)
+
+
+def test_two_sides_of_other_widths_are_not_scored() -> None:
+    with pytest.raises(PairsError, match=r"\(40, 2\).*\(40, 3\)"):
+        hs.fit(TwoSpaces, X, Y).score(X, Y)
+
+
+@pytest.mark.parametrize(("cls", "shape"), [(Pooled, r"\(1, 8\)"), (Flat, r"\(40,\)")])
+def test_what_an_aligner_returns_has_a_row_for_each(cls: type, shape: str) -> None:
+    with pytest.raises(PairsError, match=rf"{cls.__name__}.project_x.*\(40, 8\).*{shape}"):
+        hs.fit(cls, X, Y).project_x(X)
+
+
+def test_a_saved_alignment_with_a_matrix_of_another_shape(
+    tmp_path: Path, no_plugins: None
+) -> None:
+    """Whole by its digest, and read by a method that declares no shapes."""
+    folder = FITS["a function, not centred"]().save(tmp_path / "made")
+    arrays = safetensors.numpy.load((folder / "arrays.safetensors").read_bytes())
+    arrays["a_"] = np.ones((7, 5))
+    data = safetensors.numpy.save(arrays)
+    (folder / "arrays.safetensors").write_bytes(data)
+    record = json.loads((folder / "alignment.json").read_text())
+    record["arrays"]["a_"], record["sha256"] = [7, 5], hashlib.sha256(data).hexdigest()
+    (folder / "alignment.json").write_text(json.dumps(record))
+    read = read_alignment(folder)
+    with pytest.raises(PairsError, match=r"7 columns.*\(40, 8\)"):
+        read.project_x(X)
