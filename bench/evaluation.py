@@ -550,6 +550,11 @@ def _store_arrays(
             f"Data have rows of {widths[0][0]:,} and {widths[0][1]:,} columns, prototypes of "
             f"{widths[1][0]:,} and {widths[1][1]:,}. Use one encoder a side."
         )
+    if prototypes is not None and prototypes.n < 2:
+        raise ProtocolError(
+            "Prototypes of one class are their own mean, and nothing once it is taken off. Pass "
+            "those of two classes or more."
+        )
     # Of one width, they may be the two towers of one model: method "identity" says that they are.
     add = partial(_write, root, {"pair": "arrays"} if len(set(widths[0])) == 1 else {})
     name = f"data-{_digest(pairs)}"

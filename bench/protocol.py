@@ -82,7 +82,7 @@ def held_out_split(classes: NDArray[Any], *, seed: int, train_fraction: float = 
     if not 0 < n_train < len(names):
         raise ProtocolError(
             f"A split of {len(names):,} classes at {train_fraction:.0%} leaves one side empty. "
-            "Use more images (a larger --limit) or another fraction."
+            "Use images of more classes (a larger --limit) or another fraction."
         )
     order = np.random.default_rng([seed, _SPLIT]).permutation(len(names))
     in_train = np.zeros(len(names), dtype=bool)

@@ -215,7 +215,9 @@ class RankScorer:
         images = getattr(estimator, "transform", None) or estimator.project_x
         x, rows = images(X), np.asarray(y)
         if len(rows) != x.shape[0]:
-            raise PairsError(f"{x.shape[0]:,} images and {len(rows):,} texts are no pairs to score.")
+            raise PairsError(
+                f"{x.shape[0]:,} images and {len(rows):,} texts are no pairs to score."
+            )
         if self.texts is not None:
             positives = _rows_of(rows, self.texts)[:, None]
             return self._mean(x, last.project_y(self.texts), positives)

@@ -421,6 +421,28 @@ def test_arrays_that_cannot_be_scored_are_refused(rng):
         evaluate("ridge", pairs, prototypes=Pairs(head.x, head.y[:, :5]))
 
 
+def test_one_class_is_refused_and_two_are_scored(rng):
+    names = np.array(list("abcdefghi"))
+    head = Pairs(rng.standard_normal((9, 8)), rng.standard_normal((9, 5)), names)
+    one_row = Pairs(head.x[:1], head.y[:1], head.groups[:1])
+    asked = {"progress": False, "controls": False}
+
+    def of(*names):
+        classes = np.repeat(names, 8)
+        texts = np.repeat(rng.standard_normal((len(names), 5)), 8, axis=0)
+        return Pairs(rng.standard_normal((len(classes), 8)), texts, classes)
+
+    with pytest.raises(ProtocolError, match="all 1 answers are right for each of 8 queries"):
+        evaluate("ridge", of("cat"), prototypes=head, **asked)
+    with pytest.raises(ProtocolError, match="Prototypes of one class"):
+        evaluate("ridge", of("cat", "dog"), prototypes=one_row, **asked)
+    for n_pairs in ("all", 2):
+        with pytest.raises(ProtocolError, match="1 classes at 60% leaves one side empty"):
+            evaluate("ridge", of("cat"), n_pairs=n_pairs, **asked)
+    found = evaluate("ridge", of("cat", "dog"), prototypes=head, **asked)
+    assert "chance 50.0 %" in found.verdict
+
+
 def test_a_fit_on_arrays_is_that_of_fit_alignment(rng):
     pairs, head = planted(rng)
     mean = SideTransform.fit([pairs.x], label="images").mean

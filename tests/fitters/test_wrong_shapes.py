@@ -122,9 +122,7 @@ def test_what_an_aligner_returns_has_a_row_for_each(cls: type, shape: str) -> No
         hs.fit(cls, X, Y).project_x(X)
 
 
-def test_a_saved_alignment_with_a_matrix_of_another_shape(
-    tmp_path: Path, no_plugins: None
-) -> None:
+def test_a_saved_alignment_with_a_matrix_of_another_shape(tmp_path: Path, no_plugins: None) -> None:
     """Whole by its digest, and read by a method that declares no shapes."""
     folder = FITS["a function, not centred"]().save(tmp_path / "made")
     arrays = safetensors.numpy.load((folder / "arrays.safetensors").read_bytes())
