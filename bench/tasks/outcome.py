@@ -131,17 +131,8 @@ class Question:
         ------
         bench.errors.MetricError
             If nothing is to one of them.
-        ProtocolError
-            If everything is to all of them.
         """
-        found = Relevance.build(*self.groups, len(self.query_ids), len(self.gallery_ids))
-        if len(self.query_ids) and found.counts.min() == len(self.gallery_ids):
-            raise ProtocolError(
-                f"{self.direction}: all {len(self.gallery_ids):,} answers are right for each of "
-                f"{len(self.query_ids):,} queries, so that whatever is scored reaches 100 %. Score "
-                "items of two classes or more."
-            )
-        return found
+        return Relevance.build(*self.groups, len(self.query_ids), len(self.gallery_ids))
 
     @cached_property
     def chance(self) -> dict[str, float]:

@@ -149,6 +149,11 @@ def _chosen(
     images: Items, names: Items, seen: NDArray[np.bool_] | None, options: ZeroShot
 ) -> tuple[Items, Items, NDArray[np.bool_] | None]:
     """Return the images and names of the classes that are scored: all, seen or unseen ones."""
+    if len(names) < 2:
+        raise ProtocolError(
+            f"Images are told apart by names of two classes or more; here is {len(names)} name, so "
+            "that whatever is scored reaches 100 %."
+        )
     if options.classes == "all":
         return images, names, seen
     if seen is None:

@@ -101,4 +101,5 @@ def test_captions_without_parents_are_refused():
 
 def test_an_image_of_an_absent_class_is_an_error():
     with pytest.raises(MetricError, match="no relevant item"):
-        score_zero_shot(Identity(), items(["i"], ["z"], [[1, 0]]), items(["n"], ["a"], [[1, 0]]))
+        names = items(["n", "m"], ["a", "b"], [[1, 0], [0, 1]])
+        score_zero_shot(Identity(), items(["i"], ["z"], [[1, 0]]), names)
