@@ -487,7 +487,7 @@ def gain_lines(gains: pl.DataFrame) -> Table:
         ("eval", itemgetter("eval")),
         ("metric", lambda row: metric_name(row["metric"])),
         # Sides say which part of a head they are of.
-        *_extra_columns(gains.drop(HEAD_PARTS, strict=False)),
+        *_extra_columns(gains.drop(list(HEAD_PARTS), strict=False)),
         ("method", _method),
         ("a", itemgetter("side_a")),
         ("b", itemgetter("side_b")),

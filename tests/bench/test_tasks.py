@@ -100,6 +100,6 @@ def test_captions_without_parents_are_refused():
 
 
 def test_an_image_of_an_absent_class_is_an_error():
+    names = items(["n", "m"], ["a", "b"], [[1, 0], [0, 1]])
     with pytest.raises(MetricError, match="no relevant item"):
-        names = items(["n", "m"], ["a", "b"], [[1, 0], [0, 1]])
         score_zero_shot(Identity(), items(["i"], ["z"], [[1, 0]]), names)
