@@ -37,9 +37,8 @@ _REVEAL = (
     "reconstruct much of an input. Treat the embeddings of private data as private data."
 )
 _PINNED = (
-    "This needs Headstock with its extra `remote`: `pip install -e '.[remote]'` in a checkout of its "
-    "repository. With `@` and a commit after the name of the dataset, the address names that state "
-    "for ever."
+    "This needs Headstock, installed by `pip install -e '.[remote]'` in a checkout. With `@` and a "
+    "commit after the name of the dataset, the address names that state for ever."
 )
 _LICENCE = (
     "The licence of the items of each dataset, above, also governs what may be done with their "

@@ -235,7 +235,7 @@ def public_key(key: PublicKey) -> str:
     if int.from_bytes(raw, "little") % 2**255 % _PRIME in _SMALL_ORDER:
         raise SignatureError(
             f"The key {raw.hex()} is a point of small order: anyone can sign for it, so that a "
-            "signature proves nothing. Ask the owner of the store for the key that `featstore sign` prints."
+            "signature proves nothing. Ask the owner for the key that `featstore sign` prints."
         )
     return raw.hex()
 
@@ -268,8 +268,8 @@ def _outside_stores(path: Path) -> None:
         if os.path.lexists(folder / "zarr.json"):
             raise SignatureError(
                 f"{path} lies in the store {folder}: whoever copies or uploads that folder "
-                "publishes the private key. Name a file outside of it; if the store was shared, sign "
-                "it by a new key."
+                "publishes the private key. Name a file outside of it; if the store was shared, "
+                "sign it by a new key."
             )
 
 

@@ -392,7 +392,7 @@ def test_a_key_that_another_process_makes_meanwhile_stays(
 ) -> None:
     path, fsync = tmp_path / "me.pem", os.fsync
     monkeypatch.setattr(os, "fsync", lambda handle: (path.write_bytes(b"theirs"), fsync(handle)))
-    with pytest.raises(StoreWriteError, match="me.pem"):
+    with pytest.raises(StoreWriteError, match=r"me\.pem"):
         make_key(path)
     assert path.read_bytes() == b"theirs"
     assert [name.name for name in tmp_path.iterdir()] == ["me.pem"]
