@@ -23,6 +23,7 @@ from featstore.encoders.golden import golden_images
 from featstore.encoders.timm_image import PooledTimmEncoder
 from featstore.errors import EncoderError
 from featstore.extraction.batches import BatchRunner
+from featstore.extraction.job import open_job
 from featstore.extraction.pipeline import Preparation, encode_block
 from featstore.extraction.plan import plan_job
 from featstore.extraction.workers import make_request
