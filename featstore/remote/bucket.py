@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from featstore.errors import RemoteStoreError, needs_extra
@@ -70,7 +70,7 @@ class BucketObjects(Objects):
         except self._caught as err:
             raise self._failed(prefix or "its list of files", err) from err
 
-    def put(self, name: str, data: bytes | Path) -> None:
+    def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
         """Write a file, in parts if it is large; it appears whole."""
         self._put(name, data, mode="overwrite")
 
@@ -93,7 +93,7 @@ class BucketObjects(Objects):
         except self._caught as err:
             raise self._failed(name, err) from err
 
-    def _put(self, name: str, data: bytes | Path, **options: Any) -> bool:
+    def _put(self, name: str, data: bytes | Path | IO[bytes], **options: Any) -> bool:
         check_name(name)
         try:
             self._store.put(name, data, **options)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from featstore.errors import (
@@ -302,7 +302,7 @@ class HubDraft(Objects):
         found |= {name: add.upload_info.size for name, add in self._staged.items()}
         return ((name, size) for name, size in found.items() if name.startswith(prefix))
 
-    def put(self, name: str, data: bytes | Path) -> None:
+    def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
         """Enter a file in the draft; a large one is sent meanwhile."""
         self._batch.append(self._stage(name, data))
         size = sum(add.upload_info.size for add in self._batch)
@@ -423,7 +423,7 @@ class HubDraft(Objects):
                 wrong.append(name)
         return wrong
 
-    def _stage(self, name: str, data: bytes | Path) -> Any:
+    def _stage(self, name: str, data: bytes | Path | IO[bytes]) -> Any:
         from huggingface_hub import CommitOperationAdd
 
         self.rule(name)

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from featstore.errors import AddressError, CorruptStoreError, RemoteStoreError, UnreachableError
@@ -347,7 +347,7 @@ class Objects(ABC):
         del prefix
         raise RemoteStoreError(f"{self.address} cannot list its files.")
 
-    def put(self, name: str, data: bytes | Path) -> None:
+    def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
         """Write a file, whether or not there is one."""
         del data
         raise self._read_only(name)

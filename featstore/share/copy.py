@@ -567,8 +567,7 @@ def bucket_catalog(objects: Objects) -> dict[str, Any]:
         data = objects.read(CATALOG, limit=MAX_JSON_BYTES)
     except FileNotFoundError:
         return {"sets": {}}
-    catalog = parse_catalog(parse_json(data, where=f"{objects.address}/{CATALOG}"))
-    return catalog or {"sets": {}}
+    return parse_catalog(parse_json(data, where=f"{objects.address}/{CATALOG}")) or {"sets": {}}
 
 
 def _fits(key: str, patterns: Sequence[str]) -> bool:

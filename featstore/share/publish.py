@@ -375,7 +375,7 @@ def publish_to_bucket(
         name, whole = f"{key}/embedding/{layout.file_name(file)}", layout.file_bytes(file)
         # By its size a file is believed only if nobody but this publisher can have put it.
         if file not in kept and not (resumed and sizes.get(name) == whole):
-            objects.put(name, source.data_file(file))
+            _put_data(objects, name, source.data_file(file))
         progress(whole)
     for name, data in source.groups().items():
         objects.create(name, data)
@@ -395,6 +395,12 @@ def publish_to_bucket(
                 where, winner="?" if now is None else now["revision"], loser=source.revision
             )
     return found
+
+
+def _put_data(objects: Objects, name: str, path: Path) -> None:
+    """Put a data file that was checked: what replaces it meanwhile is not sent in its place."""
+    with open_regular(path) as data:
+        objects.put(name, path if objects.is_atomic else data)
 
 
 def update_catalog(

@@ -167,8 +167,8 @@ class LocalPlace(Place):
             path = array / layout.file_name(file)
             found = check_file(path, layout, file, commit)
             if found.reasons or found.bad_blocks:
-                now = (read_pointer(array.parent) or {}).get("revision")
-                if now != commit.revision_id or has_grown(array, layout):
+                current = read_pointer(array.parent) or {"revision": ""}
+                if current["revision"] != commit.revision_id or has_grown(array, layout):
                     raise StoreWriteError(
                         f"{key} is being extended or replaced, or was while it was sent: {path} is "
                         f"not that of revision {commit.revision_id[:12]} any more. Nothing of the "

@@ -333,9 +333,10 @@ def settle_claimed(root: Path, key: SetKey, claim: Claim) -> None:
         claim.rely_on(directory / POINTER)
         claim.sync()
         if claim.folder.parent == staging_of(directory):  # and not that of a part, beside others
-            names = [revision, *pointer.get("history", [])]
             with contextlib.suppress(CorruptStoreError):
-                commits = [read_commit(directory, name) for name in names]
+                commits = [
+                    read_commit(directory, name) for name in (revision, *pointer.get("history", []))
+                ]
                 layout = layout_of(commits[0])
                 if layout is not None:
                     _discard_unnamed(directory, claim, commits, layout)

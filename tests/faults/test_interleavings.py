@@ -48,6 +48,7 @@ FOUND = [
     ("plain", "tag", "tag --delete"),
     ("plain", "rm", "tag"),
     ("plain", "rm", "gc"),
+    ("pushed", "push, bucket", "rm, another"),
 ]
 
 
