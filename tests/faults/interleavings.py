@@ -21,6 +21,7 @@ import contextlib
 import copy
 import io
 import itertools
+import json
 import os
 import random
 import re
