@@ -1,6 +1,6 @@
 """Commands that stand still while others run to their end; see `interleavings`.
 
-About sixty by default, among them all places of those that once lost a set or a tag; with
+About seventy by default, among them all places of those that once lost a set or a tag; with
 ``HEADSTOCK_FAULTS=all`` all of them.
 """
 
@@ -131,4 +131,5 @@ def test_what_is_allowed_is_either_order_of_what_was_done() -> None:
 def test_the_document_counts_these_commands_and_no_others() -> None:
     rows = json.loads((DATA / "interleavings.json").read_text("utf-8"))
     assert [row["name"] for row in rows] == [one.name for one in COMMANDS if one.first]
-    assert all(0 < row["held"] == row["tried"] <= row["interleavings"] for row in rows)
+    assert all(row["held"] == row["tried"] <= row["interleavings"] for row in rows)
+    assert sum(row["tried"] for row in rows) >= 100
