@@ -24,8 +24,8 @@ _NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", "build", ".hypothesis", ".*_cache", "*.egg-info", "site"
 )
 
-#: Seconds after which the tests of one mutant are stopped.
-PATIENCE = 300.0
+#: Seconds after which the tests of one mutant are stopped, on a machine that is busy.
+PATIENCE = 600.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,9 @@ class Tree:
         # With the times of the files, so that what Python has compiled is not compiled again.
         shutil.copytree(source, folder, ignore=_NOT_COPIED, symlinks=True)
 
-    def test(self, tests: Sequence[str], module: str = "") -> tuple[str, str]:
+    def test(
+        self, tests: Sequence[str], module: str = "", *, patience: float = PATIENCE
+    ) -> tuple[str, str]:
         """Run tests; return an outcome as of `Verdict`, and what to say of it."""
         report = self.folder.with_suffix(".json")
         report.unlink(missing_ok=True)
@@ -134,11 +136,11 @@ class Tree:
             environment.pop(name, None)
         try:
             done = subprocess.run(
-                command, cwd=self.folder, env=environment, text=True, timeout=PATIENCE, check=False,
+                command, cwd=self.folder, env=environment, text=True, timeout=patience, check=False,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            return "broken", f"the tests did not end in {PATIENCE:g} seconds"
+            return "broken", f"the tests did not end in {patience:g} seconds"
         if not report.exists():
             return "broken", done.stdout[-2000:]
         found = json.loads(report.read_text())
@@ -209,10 +211,12 @@ def judge_all(mutants: Sequence[Mutant], folder: Path, *, jobs: int) -> Iterator
     for number in range(jobs):
         trees.put(Tree(folder / f"tree{number}"))
 
-    def in_a_tree(work: str | Mutant | list[str]) -> Verdict | tuple[str, str]:
+    def in_a_tree(work: Mutant | list[str]) -> Verdict | tuple[str, str]:
         tree = trees.get()
         try:
-            return tree.judge(work) if isinstance(work, Mutant) else tree.test(work)
+            if isinstance(work, Mutant):
+                return tree.judge(work)
+            return tree.test(work, patience=10 * PATIENCE)
         finally:
             trees.put(tree)
 

@@ -1,1146 +1,665 @@
 """The lines that the tests must see broken, by what they guard.
 
-A line of a package that moves or changes is brought up to date here: a text that does not stand
-there once is an error. Tests are the quickest that see it.
+A line that moves or changes is brought up to date here: a text that does not stand in its file once is
+an error. Of each mutant: what it guards, file, text, what it becomes, and the quickest tests that see it.
 """
 
 from __future__ import annotations
 
 from tests.mutants.run import Mutant
 
+# ruff: noqa: E501
+# fmt: off
 MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "statistics": (
         Mutant(
-            "Draws that take pairs of one pool are not independent.",
-            "bench/statistics.py",
-            "        * (1.0 + n_draws * overlap / (1.0 - overlap)),",
-            "        * 1.0,",
-            ("tests/bench/test_statistics.py::test_the_factor_for_overlapping_subsets",),
+            'Draws that take pairs of one pool are not independent.', 'bench/statistics.py',
+            '        * (1.0 + n_draws * overlap / (1.0 - overlap)),', '        * 1.0,',
+            ('tests/bench/test_statistics.py::test_the_factor_for_overlapping_subsets',)),
+        Mutant(
+            'An interval is about new queries too.', 'bench/statistics.py',
+            '        of_clusters=_variance(residual.sum(axis=0), of_cluster, n),',
+            '        of_clusters=0.0,',
+            ('tests/bench/test_statistics.py::test_crossed_draws_are_an_analysis_of_variance',)),
+        Mutant(
+            'An interval is about new draws too.', 'bench/statistics.py',
+            '        of_draws=_variance(residual.sum(axis=1), of_draw, n)', '        of_draws=0.0',
+            ('tests/bench/test_statistics.py::test_crossed_draws_are_an_analysis_of_variance',)),
+        Mutant(
+            'The variance of few clusters is not too small: CR2.', 'bench/statistics.py',
+            'residual[kept] ** 2 / (1.0 - shares[kept])', 'residual[kept] ** 2',
+            ('tests/bench/test_statistics.py::test_crossed_draws_are_an_analysis_of_variance',)),
+        Mutant(
+            'The variance of control draws is part of the variance of a difference.',
+            'bench/statistics.py',
+            'return max(whole, self.of_draws, self.of_clusters) + self.of_controls',
+            'return max(whole, self.of_draws, self.of_clusters)',
+            ('tests/bench/test_statistics.py::test_the_variance_of_control_draws_is_part_of_every_number',),
+            quick=True),
+        Mutant(
+            'The rank of a head counts the head itself among the draws.', 'bench/statistics.py',
+            'by_rank = (1 + reached) / (m + 1), (1 + undercut) / (m + 1)',
+            'by_rank = max(1, reached) / m, max(1, undercut) / m',
+            ('tests/bench/test_statistics.py::test_a_head_among_its_controls_by_hand',)),
+        Mutant(
+            'A head is one more draw, not the mean of many.', 'bench/statistics.py',
+            'math.sqrt(1 + 1 / m)), m - 1', 'math.sqrt(1 / m)), m - 1',
+            ('tests/bench/test_statistics.py::test_beyond_all_controls_p_is_of_a_new_draw',)),
+        Mutant(
+            "The head's own deviation is in all paired differences.", 'bench/statistics.py',
+            'mean / (sd * math.sqrt(1.0 + 1.0 / m)), m - 1)',
+            'mean / (sd * math.sqrt(1.0 / m)), m - 1)',
+            ('tests/bench/test_statistics.py::test_paired_controls_count_the_heads_own_deviation',)
         ),
         Mutant(
-            "An interval is about new queries too.",
-            "bench/statistics.py",
-            "        of_clusters=_variance(residual.sum(axis=0), of_cluster, n),",
-            "        of_clusters=0.0,",
-            ("tests/bench/test_statistics.py::test_crossed_draws_are_an_analysis_of_variance",),
+            'Of three scales the least sure one counts.', 'bench/statistics.py',
+            'by_t = max(above for above, _ in tails), max(below for _, below in tails)',
+            'by_t = min(above for above, _ in tails), min(below for _, below in tails)',
+            ('tests/bench/test_statistics.py::test_counts_near_chance_are_not_taken_as_normal',)),
+        Mutant(
+            'Holm multiplies the smallest p by the size of the family.', 'bench/statistics.py',
+            'p[order] * np.arange(len(p), 0, -1)', 'p[order] * np.arange(1, len(p) + 1)',
+            ('tests/bench/test_statistics.py::test_holm_by_hand',)),
+        Mutant(
+            'No corrected p is below one before it.', 'bench/statistics.py',
+            'steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))',
+            'steps = p[order] * np.arange(len(p), 0, -1)',
+            ('tests/bench/test_statistics.py::test_holm_by_hand',), quick=True),
+        Mutant(
+            'A leader is chosen among all pairs of a board.', 'bench/statistics.py',
+            '    left = np.arange(len(p) + 1, 1, -1)',
+            '    left = np.arange(len(p), 0, -1) * 0 + 2',
+            ('tests/bench/test_statistics.py::test_what_make_validate_statistics_checks_holds_at_small_size',)
         ),
         Mutant(
-            "An interval is about new draws too.",
-            "bench/statistics.py",
-            "        of_draws=_variance(residual.sum(axis=1), of_draw, n)",
-            "        of_draws=0.0",
-            ("tests/bench/test_statistics.py::test_crossed_draws_are_an_analysis_of_variance",),
-        ),
-        Mutant(
-            "The variance of few clusters is not too small: CR2.",
-            "bench/statistics.py",
-            "residual[kept] ** 2 / (1.0 - shares[kept])",
-            "residual[kept] ** 2",
-            ("tests/bench/test_statistics.py::test_crossed_draws_are_an_analysis_of_variance",),
-        ),
-        Mutant(
-            "The variance of control draws is part of the variance of a difference.",
-            "bench/statistics.py",
-            "return max(whole, self.of_draws, self.of_clusters) + self.of_controls",
-            "return max(whole, self.of_draws, self.of_clusters)",
-            (
-                (
-                    "tests/bench/test_statistics.py::test_the_variance_of_control_draws_is_part_"
-                    "of_every_number"
-                ),
-            ),
-            quick=True,
-        ),
-        Mutant(
-            "The rank of a head counts the head itself among the draws.",
-            "bench/statistics.py",
-            "by_rank = (1 + reached) / (m + 1), (1 + undercut) / (m + 1)",
-            "by_rank = max(1, reached) / m, max(1, undercut) / m",
-            ("tests/bench/test_statistics.py::test_a_head_among_its_controls_by_hand",),
-        ),
-        Mutant(
-            "A head is one more draw, not the mean of many.",
-            "bench/statistics.py",
-            "math.sqrt(1 + 1 / m)), m - 1",
-            "math.sqrt(1 / m)), m - 1",
-            ("tests/bench/test_statistics.py::test_beyond_all_controls_p_is_of_a_new_draw",),
-        ),
-        Mutant(
-            "The head's own deviation is in all paired differences.",
-            "bench/statistics.py",
-            "mean / (sd * math.sqrt(1.0 + 1.0 / m)), m - 1)",
-            "mean / (sd * math.sqrt(1.0 / m)), m - 1)",
-            ("tests/bench/test_statistics.py::test_paired_controls_count_the_heads_own_deviation",),
-        ),
-        Mutant(
-            "Of three scales the least sure one counts.",
-            "bench/statistics.py",
-            "by_t = max(above for above, _ in tails), max(below for _, below in tails)",
-            "by_t = min(above for above, _ in tails), min(below for _, below in tails)",
-            ("tests/bench/test_statistics.py::test_counts_near_chance_are_not_taken_as_normal",),
-        ),
-        Mutant(
-            "Holm multiplies the smallest p by the size of the family.",
-            "bench/statistics.py",
-            "p[order] * np.arange(len(p), 0, -1)",
-            "p[order] * np.arange(1, len(p) + 1)",
-            ("tests/bench/test_statistics.py::test_holm_by_hand",),
-        ),
-        Mutant(
-            "No corrected p is below one before it.",
-            "bench/statistics.py",
-            "steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))",
-            "steps = p[order] * np.arange(len(p), 0, -1)",
-            ("tests/bench/test_statistics.py::test_holm_by_hand",),
-            quick=True,
-        ),
-        Mutant(
-            "A leader is chosen among all pairs of a board.",
-            "bench/statistics.py",
-            "    left = np.arange(len(p) + 1, 1, -1)",
-            "    left = np.arange(len(p), 0, -1) * 0 + 2",
-            (
-                (
-                    "tests/bench/test_statistics.py::test_what_make_validate_statistics_checks_h"
-                    "olds_at_small_size"
-                ),
-            ),
-        ),
-        Mutant(
-            "Unequal clusters have fewer degrees of freedom.",
-            "bench/statistics.py",
-            "return float(1.0 / (np.sum(h**2) + np.sum(lever) ** 2 - np.sum(lever**2)))",
-            "return float(len(h) - 1)",
-            (
-                (
-                    "tests/bench/test_statistics.py::test_degrees_of_freedom_are_those_of_the_qu"
-                    "adratic_form"
-                ),
-            ),
+            'Unequal clusters have fewer degrees of freedom.', 'bench/statistics.py',
+            'return float(1.0 / (np.sum(h**2) + np.sum(lever) ** 2 - np.sum(lever**2)))',
+            'return float(len(h) - 1)',
+            ('tests/bench/test_statistics.py::test_degrees_of_freedom_are_those_of_the_quadratic_form',)
         ),
         Mutant(
             "Where hits are rare, large clusters without one do not narrow a share's interval.",
-            "bench/statistics.py",
-            "max(found.of_clusters, _agreement_variance(sums))",
-            "found.of_clusters",
-            (
-                (
-                    "tests/bench/test_statistics.py::test_what_make_validate_statistics_checks_h"
-                    "olds_at_small_size"
-                ),
-            ),
+            'bench/statistics.py', 'max(found.of_clusters, _agreement_variance(sums))',
+            'found.of_clusters',
+            ('tests/bench/test_statistics.py::test_what_make_validate_statistics_checks_holds_at_small_size',)
         ),
         Mutant(
-            "Clusters that agree are no proof.",
-            "bench/statistics.py",
-            "return float(2.0 ** (1 - self.n_clusters))",
-            "return 0.0",
-            (
-                (
-                    "tests/bench/test_statistics.py::test_where_nothing_varies_p_is_that_of_the_"
-                    "signs_and_nothing_is_equivalent"
-                ),
-            ),
+            'Clusters that agree are no proof.', 'bench/statistics.py',
+            'return float(2.0 ** (1 - self.n_clusters))', 'return 0.0',
+            ('tests/bench/test_statistics.py::test_where_nothing_varies_p_is_that_of_the_signs_and_nothing_is_equivalent',)
         ),
         Mutant(
-            "One cluster leaves the variance unknown.",
-            "bench/statistics.py",
-            "        if self.n_clusters < 2:",
-            "        if self.n_clusters < 1:",
-            ("tests/bench/test_statistics.py::test_one_cluster_says_nothing",),
+            'One cluster leaves the variance unknown.', 'bench/statistics.py',
+            '        if self.n_clusters < 2:', '        if self.n_clusters < 1:',
+            ('tests/bench/test_statistics.py::test_one_cluster_says_nothing',)),
+        Mutant(
+            'Equivalence is shown from both sides.', 'bench/statistics.py',
+            'low > -margin and high < margin', 'low > -margin',
+            ('tests/bench/test_statistics.py::test_a_clear_difference_is_not_equivalent_on_either_side',)
         ),
         Mutant(
-            "Equivalence is shown from both sides.",
-            "bench/statistics.py",
-            "low > -margin and high < margin",
-            "low > -margin",
-            (
-                (
-                    "tests/bench/test_statistics.py::test_a_clear_difference_is_not_equivalent_o"
-                    "n_either_side"
-                ),
-            ),
+            'A paired difference is over the same queries.', 'bench/statistics.py',
+            ' or not np.array_equal(self.count, other.count)', '',
+            ('tests/bench/test_statistics.py::test_sides_with_other_queries_are_refused',)),
+        Mutant(
+            "A sample's standard deviation has n - 1.", 'bench/cells.py', 'np.std(values, ddof=1)',
+            'np.std(values)',
+            ('tests/bench/test_comparisons.py::test_both_sides_have_their_spread_and_the_gain_is_relative_too',)
         ),
         Mutant(
-            "A paired difference is over the same queries.",
-            "bench/statistics.py",
-            " or not np.array_equal(self.count, other.count)",
-            "",
-            ("tests/bench/test_statistics.py::test_sides_with_other_queries_are_refused",),
+            'Control draws that are averaged have a variance.', 'bench/comparisons.py',
+            '(float(np.var(draws, ddof=1)) / len(draws), len(draws) - 1.0)',
+            '(0.0, len(draws) - 1.0)',
+            ('tests/bench/test_comparisons.py::test_control_draws_on_every_split_are_ranked_by_their_means_over_splits',)
         ),
         Mutant(
-            "A sample's standard deviation has n - 1.",
-            "bench/cells.py",
-            "np.std(values, ddof=1)",
-            "np.std(values)",
-            (
-                (
-                    "tests/bench/test_comparisons.py::test_both_sides_have_their_spread_and_the_"
-                    "gain_is_relative_too"
-                ),
-            ),
+            'A control draw counts only where it stands beside every seed.',
+            'bench/comparisons.py',
+            'kept = [c for c, own in of_control.items() if own.issuperset(seeds)]',
+            'kept = list(of_control)',
+            ('tests/bench/test_comparisons.py::test_an_unfinished_control_draw_is_left_out_and_never_paired',)
         ),
         Mutant(
-            "Control draws that are averaged have a variance.",
-            "bench/comparisons.py",
-            "(float(np.var(draws, ddof=1)) / len(draws), len(draws) - 1.0)",
-            "(0.0, len(draws) - 1.0)",
-            (
-                (
-                    "tests/bench/test_comparisons.py::test_control_draws_on_every_split_are_rank"
-                    "ed_by_their_means_over_splits"
-                ),
-            ),
+            'Two cells compare on the same queries only.', 'bench/comparisons.py',
+            'same = all(self.a.of_seed[s] == self.b.of_seed[s] for s in common)', 'same = True',
+            ('tests/bench/test_comparisons.py::test_sides_that_share_no_query_are_left_out',)),
+        Mutant(
+            'Primary comparisons are corrected over their family.', 'bench/comparisons.py',
+            'corrected = holm(np.array([p for _, p in members]))',
+            'corrected = np.array([p for _, p in members])',
+            ('tests/bench/test_comparisons.py::test_the_primary_family_is_named_beforehand_and_corrected_alone',)
         ),
         Mutant(
-            "A control draw counts only where it stands beside every seed.",
-            "bench/comparisons.py",
-            "kept = [c for c, own in of_control.items() if own.issuperset(seeds)]",
-            "kept = list(of_control)",
-            (
-                (
-                    "tests/bench/test_comparisons.py::test_an_unfinished_control_draw_is_left_ou"
-                    "t_and_never_paired"
-                ),
-            ),
+            'A p of few control draws makes nothing bold.', 'bench/comparisons.py',
+            'test.rank is not None and test.n_controls < ENOUGH_CONTROLS',
+            'test.rank is not None and test.n_controls < 1',
+            ('tests/bench/test_comparisons.py::test_fewer_than_nineteen_control_draws_make_nothing_bold',)
         ),
         Mutant(
-            "Two cells compare on the same queries only.",
-            "bench/comparisons.py",
-            "same = all(self.a.of_seed[s] == self.b.of_seed[s] for s in common)",
-            "same = True",
-            ("tests/bench/test_comparisons.py::test_sides_that_share_no_query_are_left_out",),
-        ),
+            'Few draws make nothing bold.', 'bench/comparisons.py',
+            'return fixed or estimate.n_draws >= ENOUGH_DRAWS', 'return True',
+            ('tests/bench/test_comparisons.py::test_bold_needs_draws_and_a_pool',)),
         Mutant(
-            "Primary comparisons are corrected over their family.",
-            "bench/comparisons.py",
-            "corrected = holm(np.array([p for _, p in members]))",
-            "corrected = np.array([p for _, p in members])",
-            (
-                (
-                    "tests/bench/test_comparisons.py::test_the_primary_family_is_named_beforehan"
-                    "d_and_corrected_alone"
-                ),
-            ),
-        ),
+            'Head and real pairs must beat the better of the two alone.', 'bench/comparisons.py',
+            'yield max(parts, key=lambda part: part.sides(metric)[1].mean)',
+            'yield min(parts, key=lambda part: part.sides(metric)[1].mean)',
+            ('tests/bench/test_comparisons.py::test_differences_are_those_of_the_queries',)),
         Mutant(
-            "A p of few control draws makes nothing bold.",
-            "bench/comparisons.py",
-            "test.rank is not None and test.n_controls < ENOUGH_CONTROLS",
-            "test.rank is not None and test.n_controls < 1",
-            (
-                (
-                    "tests/bench/test_comparisons.py::test_fewer_than_nineteen_control_draws_mak"
-                    "e_nothing_bold"
-                ),
-            ),
-        ),
+            "A permutation's p counts the order as it is.", 'bench/metrics/calibrated.py',
+            'float(1 + np.count_nonzero(null >= value - _EQUAL)) / (len(null) + 1)',
+            'float(np.count_nonzero(null >= value - _EQUAL)) / len(null)',
+            ('tests/bench/test_calibrated.py::test_values_and_draws_are_those_of_a_loop',)),
         Mutant(
-            "Few draws make nothing bold.",
-            "bench/comparisons.py",
-            "return fixed or estimate.n_draws >= ENOUGH_DRAWS",
-            "return True",
-            ("tests/bench/test_comparisons.py::test_bold_needs_draws_and_a_pool",),
-        ),
-        Mutant(
-            "Head and real pairs must beat the better of the two alone.",
-            "bench/comparisons.py",
-            "yield max(parts, key=lambda part: part.sides(metric)[1].mean)",
-            "yield min(parts, key=lambda part: part.sides(metric)[1].mean)",
-            ("tests/bench/test_comparisons.py::test_differences_are_those_of_the_queries",),
-        ),
-        Mutant(
-            "A permutation's p counts the order as it is.",
-            "bench/metrics/calibrated.py",
-            "float(1 + np.count_nonzero(null >= value - _EQUAL)) / (len(null) + 1)",
-            "float(np.count_nonzero(null >= value - _EQUAL)) / len(null)",
-            ("tests/bench/test_calibrated.py::test_values_and_draws_are_those_of_a_loop",),
-        ),
-        Mutant(
-            "A permutation's p counts the order as it is.",
-            "bench/metrics/geometry.py",
-            "        p=(1 + reached) / (1 + n_permutations),",
-            "        p=reached / n_permutations,",
-            (
-                (
-                    "tests/bench/test_diagnostic_metrics.py::test_matched_scores_by_sklearns_auc"
-                    "_with_ties"
-                ),
-            ),
+            "A permutation's p counts the order as it is.", 'bench/metrics/geometry.py',
+            '        p=(1 + reached) / (1 + n_permutations),',
+            '        p=reached / n_permutations,',
+            ('tests/bench/test_diagnostic_metrics.py::test_matched_scores_by_sklearns_auc_with_ties',)
         ),
     ),
     "ties": (
         Mutant(
-            "A rank counts every item that scores as high.",
-            "bench/metrics/ranks.py",
-            "found = np.greater_equal(block, own[items][:, None], out=reached[: len(rows)])",
-            "found = np.greater(block, own[items][:, None], out=reached[: len(rows)])",
-            ("tests/bench/test_metrics_ranks.py::test_hand_worked_tables",),
-        ),
+            'A rank counts every item that scores as high.', 'bench/metrics/ranks.py',
+            'found = np.greater_equal(block, own[items][:, None], out=reached[: len(rows)])',
+            'found = np.greater(block, own[items][:, None], out=reached[: len(rows)])',
+            ('tests/bench/test_metrics_ranks.py::test_hand_worked_tables',)),
         Mutant(
-            "The same, where a query has many relevant items.",
-            "bench/metrics/ranks.py",
+            'The same, where a query has many relevant items.', 'bench/metrics/ranks.py',
             'np.searchsorted(np.sort(row), own[mine], side="left")',
             'np.searchsorted(np.sort(row), own[mine], side="right")',
-            (
-                (
-                    "tests/bench/test_metrics_ranks.py::test_equals_double_loops_and_sklearn_on_"
-                    "tied_scores"
-                ),
-            ),
+            ('tests/bench/test_metrics_ranks.py::test_equals_double_loops_and_sklearn_on_tied_scores',)
         ),
         Mutant(
-            "Equal items score alike, whatever a BLAS rounds.",
-            "bench/metrics/ranks.py",
-            "return function(scores if equal is None else equal.tie(scores), start)",
-            "return function(scores, start)",
-            ("tests/bench/test_equal_rows.py::test_copies_of_the_relevant_item_stand_before_it",),
-        ),
+            'Equal items score alike, whatever a BLAS rounds.', 'bench/metrics/ranks.py',
+            'return function(scores if equal is None else equal.tie(scores), start)',
+            'return function(scores, start)',
+            ('tests/bench/test_equal_rows.py::test_copies_of_the_relevant_item_stand_before_it',)),
         Mutant(
-            "Of items that tie, the wrong ones are shown first.",
-            "bench/metrics/ranks.py",
-            "order = np.lexsort((positions, relevant, -scores[rows, positions], rows))",
-            "order = np.lexsort((positions, ~relevant, -scores[rows, positions], rows))",
-            ("tests/bench/test_metrics_ranks.py::test_hand_worked_tables",),
-            quick=True,
-        ),
+            'Of items that tie, the wrong ones are shown first.', 'bench/metrics/ranks.py',
+            'order = np.lexsort((positions, relevant, -scores[rows, positions], rows))',
+            'order = np.lexsort((positions, ~relevant, -scores[rows, positions], rows))',
+            ('tests/bench/test_metrics_ranks.py::test_hand_worked_tables',), quick=True),
         Mutant(
-            "The same, where a choice goes by ranks.",
-            "fitters/select/ranking.py",
-            "above = (scores >= best).sum(axis=1)",
-            "above = (scores > best).sum(axis=1) + right",
-            ("tests/fitters/test_select.py::test_reciprocal_ranks_by_hand",),
-        ),
+            'The same, where a choice goes by ranks.', 'fitters/select/ranking.py',
+            'above = (scores >= best).sum(axis=1)', 'above = (scores > best).sum(axis=1) + right',
+            ('tests/fitters/test_select.py::test_reciprocal_ranks_by_hand',)),
         Mutant(
-            "Of equal points of a grid the larger penalty is taken.",
-            "fitters/select/grid.py",
-            (
-                "key=lambda index: [-index[along] if least else index[along] for along, least"
-                " in order],"
-            ),
-            "key=lambda index: [-index[along] for along, least in order],",
-            ("tests/fitters/test_grid.py::test_equal_scores_go_to_the_larger_penalty_then_weight",),
+            'Of equal points of a grid the larger penalty is taken.', 'fitters/select/grid.py',
+            'key=lambda index: [-index[along] if least else index[along] for along, least in order],',
+            'key=lambda index: [-index[along] for along, least in order],',
+            ('tests/fitters/test_grid.py::test_equal_scores_go_to_the_larger_penalty_then_weight',)
         ),
     ),
     "metrics": (
         Mutant(
-            "Recall divides by the relevant items of a query.",
-            "bench/metrics/summary.py",
+            'Recall divides by the relevant items of a query.', 'bench/metrics/summary.py',
             'hits / of.n_relevant if what == "recall" else hits / k',
             'hits / k if what == "recall" else hits / k',
-            ("tests/bench/test_metrics_retrieval.py::test_equal_to_double_loops_on_tied_scores",),
-        ),
+            ('tests/bench/test_metrics_retrieval.py::test_equal_to_double_loops_on_tied_scores',)),
         Mutant(
-            "What chance gives knows how many items are relevant.",
-            "bench/metrics/summary.py",
-            "spread = (relevant - 1) / max(1, gallery - 1)",
-            "spread = relevant / gallery",
-            ("tests/bench/test_metrics_chance.py::test_equals_the_mean_over_every_order",),
-        ),
+            'What chance gives knows how many items are relevant.', 'bench/metrics/summary.py',
+            'spread = (relevant - 1) / max(1, gallery - 1)', 'spread = relevant / gallery',
+            ('tests/bench/test_metrics_chance.py::test_equals_the_mean_over_every_order',)),
         Mutant(
-            "Balanced accuracy is over classes that have images.",
-            "bench/metrics/summary.py",
+            'Balanced accuracy is over classes that have images.', 'bench/metrics/summary.py',
             '"balanced-accuracy": float(recall[having].mean())',
             '"balanced-accuracy": float(recall.mean())',
-            ("tests/bench/test_zero_shot.py::test_class_metrics_equal_sklearn",),
-        ),
+            ('tests/bench/test_zero_shot.py::test_class_metrics_equal_sklearn',)),
     ),
     "splits": (
         Mutant(
-            "A class of several images has one to score, however large a share is trained on.",
-            "bench/protocol.py",
-            "wanted = np.where(counts > 1, np.minimum(wanted, counts - 1), wanted)",
-            "wanted = np.minimum(wanted, counts)",
-            (
-                (
-                    "tests/bench/test_few_shot_task.py::test_both_sides_of_an_in_class_split_kno"
-                    "w_every_class_of_two_images"
-                ),
-            ),
-            quick=True,
+            'A class of several images has one to score, however large a share is trained on.',
+            'bench/protocol.py',
+            'wanted = np.where(counts > 1, np.minimum(wanted, counts - 1), wanted)',
+            'wanted = np.minimum(wanted, counts)',
+            ('tests/bench/test_few_shot_task.py::test_both_sides_of_an_in_class_split_know_every_class_of_two_images',),
+            quick=True),
+        Mutant(
+            'No class is on both sides of a held-out split.', 'bench/protocol.py',
+            'return Split(train=train, test=np.flatnonzero(~in_train[codes]))',
+            'return Split(train=train, test=np.arange(len(codes)))',
+            ('tests/bench/test_protocol.py::test_no_class_is_on_both_sides_and_every_image_is_on_one',)
         ),
         Mutant(
-            "No class is on both sides of a held-out split.",
-            "bench/protocol.py",
-            "return Split(train=train, test=np.flatnonzero(~in_train[codes]))",
-            "return Split(train=train, test=np.arange(len(codes)))",
-            (
-                (
-                    "tests/bench/test_protocol.py::test_no_class_is_on_both_sides_and_every_imag"
-                    "e_is_on_one"
-                ),
-            ),
+            'Subsets grow in an order that the seed draws.', 'bench/protocol.py',
+            'train = train[np.random.default_rng([seed, _SUBSET]).permutation(len(train))]',
+            'train = np.sort(train)',
+            ('tests/bench/test_protocol.py::test_subsets_of_a_seed_are_nested_and_random',)),
+        Mutant(
+            'Split and control do not share random numbers.', 'bench/protocol.py',
+            '_SPLIT, _SUBSET, _CONTROL, _CHOICE, _SAMPLE, _SIZE = 1, 2, 3, 4, 5, 7',
+            '_SPLIT, _SUBSET, _CONTROL, _CHOICE, _SAMPLE, _SIZE = 1, 1, 1, 1, 1, 1',
+            ('tests/bench/test_protocol.py::test_the_streams_of_a_seed_are_different',)),
+        Mutant(
+            'Images of the split test are not trained on.', 'bench/protocol.py',
+            'pool = np.flatnonzero(np.isin(splits, list(train)))', 'pool = np.arange(len(splits))',
+            ('tests/bench/test_few_shot_task.py::test_the_manifests_split_is_taken_as_it_is',)),
+        Mutant(
+            'Validation images are none of the shots.', 'bench/protocol.py',
+            'return order[(place >= after) & (place < after + n)]',
+            'return order[place < after + n]',
+            ('tests/bench/test_few_shot_task.py::test_shots_are_nested_and_validation_is_none_of_them',)
         ),
         Mutant(
-            "Subsets grow in an order that the seed draws.",
-            "bench/protocol.py",
-            "train = train[np.random.default_rng([seed, _SUBSET]).permutation(len(train))]",
-            "train = np.sort(train)",
-            ("tests/bench/test_protocol.py::test_subsets_of_a_seed_are_nested_and_random",),
+            'The same, in the task that learns from shots.', 'bench/tasks/few_shot.py',
+            'images.classes, held, after=options.shots)', 'images.classes, held)',
+            ('tests/bench/test_few_shot_task.py::test_the_task_hands_a_learner_validation_images_that_are_none_of_its_shots',)
         ),
         Mutant(
-            "Split and control do not share random numbers.",
-            "bench/protocol.py",
-            "_SPLIT, _SUBSET, _CONTROL, _CHOICE, _SAMPLE, _SIZE = 1, 2, 3, 4, 5, 7",
-            "_SPLIT, _SUBSET, _CONTROL, _CHOICE, _SAMPLE, _SIZE = 1, 1, 1, 1, 1, 1",
-            ("tests/bench/test_protocol.py::test_the_streams_of_a_seed_are_different",),
+            'Which shots are drawn depends on the seed.', 'featstore/shots.py',
+            'f"{seed}\\0{item}".encode()', 'f"{item}".encode()',
+            ('tests/featstore/test_few_shot.py::test_another_seed_draws_others',)),
+        Mutant(
+            'Validation shots stand behind all training shots of every size.',
+            'featstore/shots.py', 'behind = 0 if own.height else max(shots, *SHOTS)',
+            'behind = 0 if own.height else shots',
+            ('tests/featstore/test_few_shot.py::test_the_draw_is_balanced_disjoint_nested_and_blind_to_order',)
         ),
         Mutant(
-            "Images of the split test are not trained on.",
-            "bench/protocol.py",
-            "pool = np.flatnonzero(np.isin(splits, list(train)))",
-            "pool = np.arange(len(splits))",
-            ("tests/bench/test_few_shot_task.py::test_the_manifests_split_is_taken_as_it_is",),
-        ),
-        Mutant(
-            "Validation images are none of the shots.",
-            "bench/protocol.py",
-            "return order[(place >= after) & (place < after + n)]",
-            "return order[place < after + n]",
-            (
-                (
-                    "tests/bench/test_few_shot_task.py::test_shots_are_nested_and_validation_is_"
-                    "none_of_them"
-                ),
-            ),
-        ),
-        Mutant(
-            "The same, in the task that learns from shots.",
-            "bench/tasks/few_shot.py",
-            "images.classes, held, after=options.shots)",
-            "images.classes, held)",
-            (
-                (
-                    "tests/bench/test_few_shot_task.py::test_the_task_hands_a_learner_validation"
-                    "_images_that_are_none_of_its_shots"
-                ),
-            ),
-        ),
-        Mutant(
-            "Which shots are drawn depends on the seed.",
-            "featstore/shots.py",
-            'f"{seed}\\0{item}".encode()',
-            'f"{item}".encode()',
-            ("tests/featstore/test_few_shot.py::test_another_seed_draws_others",),
-        ),
-        Mutant(
-            "Validation shots stand behind all training shots of every size.",
-            "featstore/shots.py",
-            "behind = 0 if own.height else max(shots, *SHOTS)",
-            "behind = 0 if own.height else shots",
-            (
-                (
-                    "tests/featstore/test_few_shot.py::test_the_draw_is_balanced_disjoint_nested"
-                    "_and_blind_to_order"
-                ),
-            ),
-        ),
-        Mutant(
-            "Unseen classes are those that the head lacks.",
-            "bench/tasks/zero_shot.py",
+            'Unseen classes are those that the head lacks.', 'bench/tasks/zero_shot.py',
             'kept = seen if options.classes == "seen" else ~seen',
             'kept = ~seen if options.classes == "seen" else seen',
-            ("tests/bench/test_zero_shot.py::test_seen_classes_leave_the_images_and_the_gallery",),
-        ),
+            ('tests/bench/test_zero_shot.py::test_seen_classes_leave_the_images_and_the_gallery',)),
     ),
     "leaks": (
         Mutant(
-            "Centred rows with fewer rows than columns tell which was left out.",
-            "fitters/select/leave_out.py",
-            "LOWEST_DUAL = 1e-2",
-            "LOWEST_DUAL = 1e-4",
-            ("tests/fitters/test_select.py::test_centred_rows_must_not_leak_through_their_sum",),
-            quick=True,
-        ),
+            'Centred rows with fewer rows than columns tell which was left out.',
+            'fitters/select/leave_out.py', 'LOWEST_DUAL = 1e-2', 'LOWEST_DUAL = 1e-4',
+            ('tests/fitters/test_select.py::test_centred_rows_must_not_leak_through_their_sum',),
+            quick=True),
         Mutant(
-            "The same bound is applied.",
-            "fitters/select/leave_out.py",
-            "grid = grid.at_least(LOWEST_DUAL)",
-            "grid = grid",
-            ("tests/fitters/test_select.py::test_centred_rows_must_not_leak_through_their_sum",),
-        ),
+            'The same bound is applied.', 'fitters/select/leave_out.py',
+            'grid = grid.at_least(LOWEST_DUAL)', 'grid = grid',
+            ('tests/fitters/test_select.py::test_centred_rows_must_not_leak_through_their_sum',)),
         Mutant(
-            "Classes of one name are left out together.",
-            "fitters/select/leave_out.py",
-            "    codes = np.unique(groups, return_inverse=True)[1]\n    if not codes.any():",
-            "    codes = np.arange(len(groups))\n    if not codes.any():",
-            ("tests/fitters/test_select.py::test_left_out_predictions_are_those_of_refitting",),
-        ),
+            'Classes of one name are left out together.', 'fitters/select/leave_out.py',
+            '    codes = np.unique(groups, return_inverse=True)[1]\n    if not codes.any():',
+            '    codes = np.arange(len(groups))\n    if not codes.any():',
+            ('tests/fitters/test_select.py::test_left_out_predictions_are_those_of_refitting',)),
         Mutant(
             "A kernel fit without a name does not see the name's other rows.",
-            "fitters/select/leave_out.py",
-            "            of_part[:, part] = 0.0",
-            "            of_part[:, part] *= 1.0",
-            (
-                "tests/fitters/test_kernel_ridge.py::test_left_out_predictions_are_those_of_refitting",
-            ),
+            'fitters/select/leave_out.py', '            of_part[:, part] = 0.0',
+            '            of_part[:, part] *= 1.0',
+            ('tests/fitters/test_kernel_ridge.py::test_left_out_predictions_are_those_of_refitting',)
         ),
         Mutant(
-            "What is left out in closed form is left out.",
-            "fitters/select/leave_out.py",
-            "residual = fitted / own if self.dual else (b - fitted) / (1 - own)",
-            "residual = fitted if self.dual else b - fitted",
-            ("tests/fitters/test_select.py::test_left_out_predictions_are_those_of_refitting",),
+            'What is left out in closed form is left out.', 'fitters/select/leave_out.py',
+            'residual = fitted / own if self.dual else (b - fitted) / (1 - own)',
+            'residual = fitted if self.dual else b - fitted',
+            ('tests/fitters/test_select.py::test_left_out_predictions_are_those_of_refitting',)),
+        Mutant(
+            'Pairs of one group are in one fold.', 'fitters/select/grid.py',
+            'labels, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)',
+            'labels, codes, sizes = np.unique(np.arange(len(groups)), return_inverse=True, return_counts=True)',
+            ('tests/fitters/test_select.py::test_folds_keep_groups_whole_and_none_is_empty',),
+            quick=True),
+        Mutant(
+            'A fold is not fitted on the pairs that it holds out.', 'fitters/select/held_out.py',
+            '            real.take(folds != fold),', '            real,',
+            ('tests/fitters/test_select.py::test_the_curve_is_what_refitting_gives',)),
+        Mutant(
+            'The same, where the error decides.', 'fitters/select/held_out.py',
+            'rest = [merge_pooled(*(f for f in folds if f is not held)) for held in folds]',
+            'rest = [merge_pooled(*folds) for held in folds]',
+            ('tests/fitters/test_choice.py::test_the_error_from_moments_is_that_of_refitting_on_rows',)
         ),
         Mutant(
-            "Pairs of one group are in one fold.",
-            "fitters/select/grid.py",
-            "labels, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)",
-            (
-                "labels, codes, sizes = np.unique(np.arange(len(groups)), return_inverse=True"
-                ", return_counts=True)"
-            ),
-            ("tests/fitters/test_select.py::test_folds_keep_groups_whole_and_none_is_empty",),
-            quick=True,
+            'The same, where a method is fitted again.', 'fitters/select/refitting.py',
+            'self.real.take(self.folds != fold))', 'self.real)',
+            ('tests/fitters/test_relative_choice.py::test_what_is_fitted_without_a_fold_knows_none_of_its_pairs',)
         ),
         Mutant(
-            "A fold is not fitted on the pairs that it holds out.",
-            "fitters/select/held_out.py",
-            "            real.take(folds != fold),",
-            "            real,",
-            ("tests/fitters/test_select.py::test_the_curve_is_what_refitting_gives",),
+            'The same, for kernels.', 'fitters/select/kernel.py',
+            'left = np.linalg.inv(inverse[np.ix_(rows, rows)]) @ dual[rows]',
+            'left = dual[rows] / np.diag(inverse)[rows, None]',
+            ('tests/fitters/test_kernel_mixing.py::test_the_surface_is_that_of_refitting_every_fold',)
         ),
         Mutant(
-            "The same, where the error decides.",
-            "fitters/select/held_out.py",
-            "rest = [merge_pooled(*(f for f in folds if f is not held)) for held in folds]",
-            "rest = [merge_pooled(*folds) for held in folds]",
-            (
-                (
-                    "tests/fitters/test_choice.py::test_the_error_from_moments_is_that_of_refitt"
-                    "ing_on_rows"
-                ),
-            ),
+            'The same, for landmarks: a class is left out with all classes of its name.',
+            'fitters/select/kernel.py',
+            'known = np.flatnonzero(np.isin(used.row_groups, used.row_groups[spread]))',
+            'known = spread',
+            ('tests/fitters/test_kernel_ridge.py::test_from_landmarks_the_surface_is_that_of_refitting_on_their_features',)
         ),
         Mutant(
-            "The same, where a method is fitted again.",
-            "fitters/select/refitting.py",
-            "self.real.take(self.folds != fold))",
-            "self.real)",
-            (
-                (
-                    "tests/fitters/test_relative_choice.py::test_what_is_fitted_without_a_fold_k"
-                    "nows_none_of_its_pairs"
-                ),
-            ),
-        ),
+            'Prototypes are centred by their own mean, not by that of the images.',
+            'fitters/sources.py',
+            'head = SideTransform.fit(rows, label="prototypes", blocks=blocks)', 'head = image',
+            ('tests/fitters/test_recipe.py::test_final_fit_and_centring_by_hand',)),
         Mutant(
-            "The same, for kernels.",
-            "fitters/select/kernel.py",
-            "left = np.linalg.inv(inverse[np.ix_(rows, rows)]) @ dual[rows]",
-            "left = dual[rows] / np.diag(inverse)[rows, None]",
-            (
-                (
-                    "tests/fitters/test_kernel_mixing.py::test_the_surface_is_that_of_refitting_"
-                    "every_fold"
-                ),
-            ),
-        ),
+            'Two models are not one for lack of a name.', 'bench/corpus.py',
+            '(pair is not None and pair == text.get("pair"))', '(pair == text.get("pair"))',
+            ('tests/bench/test_task_runs.py::test_two_spaces_as_they_are_are_not_compared',)),
         Mutant(
-            "The same, for landmarks: a class is left out with all classes of its name.",
-            "fitters/select/kernel.py",
-            "known = np.flatnonzero(np.isin(used.row_groups, used.row_groups[spread]))",
-            "known = spread",
-            (
-                (
-                    "tests/fitters/test_kernel_ridge.py::test_from_landmarks_the_surface_is_that"
-                    "_of_refitting_on_their_features"
-                ),
-            ),
-        ),
-        Mutant(
-            "Prototypes are centred by their own mean, not by that of the images.",
-            "fitters/sources.py",
-            'head = SideTransform.fit(rows, label="prototypes", blocks=blocks)',
-            "head = image",
-            ("tests/fitters/test_recipe.py::test_final_fit_and_centring_by_hand",),
-        ),
-        Mutant(
-            "Two models are not one for lack of a name.",
-            "bench/corpus.py",
-            '(pair is not None and pair == text.get("pair"))',
-            '(pair == text.get("pair"))',
-            ("tests/bench/test_task_runs.py::test_two_spaces_as_they_are_are_not_compared",),
-        ),
-        Mutant(
-            "A few-shot learner chooses by shots that it was not fitted on.",
-            "fitters/few_shot/class_moments.py",
-            "% n_folds\n",
-            "* 0\n",
-            ("tests/fitters/few_shot/test_gda.py::test_rows_of_a_class_lie_in_different_folds",),
-        ),
+            'A few-shot learner chooses by shots that it was not fitted on.',
+            'fitters/few_shot/class_moments.py', '% n_folds\n', '* 0\n',
+            ('tests/fitters/few_shot/test_gda.py::test_rows_of_a_class_lie_in_different_folds',)),
     ),
     "choices": (
         Mutant(
-            "A head that scores as well alone is chosen alone.",
-            "fitters/select/grid.py",
-            "return self.alone is None or self.alone < self.scores[self.best]",
-            "return True",
-            (
-                (
-                    "tests/fitters/test_grid.py::test_the_prototypes_alone_are_an_alternative_to"
-                    "_every_weight"
-                ),
-            ),
+            'A head that scores as well alone is chosen alone.', 'fitters/select/grid.py',
+            'return self.alone is None or self.alone < self.scores[self.best]', 'return True',
+            ('tests/fitters/test_grid.py::test_the_prototypes_alone_are_an_alternative_to_every_weight',)
         ),
         Mutant(
-            "A grid widens where its best point lies at its end.",
-            "fitters/select/grid.py",
-            "if axis.searched and at == len(axis.values) - 1:",
-            "if axis.searched and at == len(axis.values):",
-            ("tests/fitters/test_grid.py::test_the_grid_widens_until_the_best_is_inside",),
-            quick=True,
-        ),
+            'A grid widens where its best point lies at its end.', 'fitters/select/grid.py',
+            'if axis.searched and at == len(axis.values) - 1:',
+            'if axis.searched and at == len(axis.values):',
+            ('tests/fitters/test_grid.py::test_the_grid_widens_until_the_best_is_inside',),
+            quick=True),
         Mutant(
-            "A control chooses on the grid that its head explored.",
-            "fitters/select/grid.py",
-            "return replace(self, lowest=self.values[0], highest=self.values[-1])",
-            "return self",
-            ("tests/bench/test_fits.py::test_a_control_does_not_follow_its_noise_off_the_grid",),
-        ),
+            'A control chooses on the grid that its head explored.', 'fitters/select/grid.py',
+            'return replace(self, lowest=self.values[0], highest=self.values[-1])', 'return self',
+            ('tests/bench/test_fits.py::test_a_control_does_not_follow_its_noise_off_the_grid',)),
         Mutant(
-            "A penalty is relative to the mean square of the rows.",
-            "fitters/aligners/solvers.py",
-            "return penalty * float(np.trace(gram)) / len(gram)",
-            "return penalty * float(np.trace(gram))",
-            ("tests/fitters/test_solvers.py::test_relative_penalty_is_the_mean_squared_column",),
-        ),
+            'A penalty is relative to the mean square of the rows.', 'fitters/aligners/solvers.py',
+            'return penalty * float(np.trace(gram)) / len(gram)',
+            'return penalty * float(np.trace(gram))',
+            ('tests/fitters/test_solvers.py::test_relative_penalty_is_the_mean_squared_column',)),
         Mutant(
-            "Classes of one name are left out where that is asked for.",
-            "fitters/prototypes.py",
-            "        alone = counts[codes] == 1",
-            "        alone = counts[codes] >= 1",
-            ("tests/fitters/test_prototypes.py::test_duplicates_are_dropped_or_merged",),
-        ),
+            'Classes of one name are left out where that is asked for.', 'fitters/prototypes.py',
+            '        alone = counts[codes] == 1', '        alone = counts[codes] >= 1',
+            ('tests/fitters/test_prototypes.py::test_duplicates_are_dropped_or_merged',)),
         Mutant(
-            "A caption weighs as its image has few or many.",
-            "bench/fits.py",
-            "        weight=1.0 / counts[owners],",
-            "        weight=None,",
-            ("tests/bench/test_fits.py::test_captions_of_an_image_share_its_mass",),
-        ),
+            'A caption weighs as its image has few or many.', 'bench/fits.py',
+            '        weight=1.0 / counts[owners],', '        weight=None,',
+            ('tests/bench/test_fits.py::test_captions_of_an_image_share_its_mass',)),
         Mutant(
-            "CSLS corrects for hubs of the gallery.",
-            "fitters/scorers.py",
-            "of_gallery = _mean_of_best(gallery, queries, k, block_scores)",
-            "of_gallery = np.zeros(gallery.shape[0])",
-            ("tests/fitters/test_scorers.py::test_csls_is_its_formula",),
-        ),
+            'CSLS corrects for hubs of the gallery.', 'fitters/scorers.py',
+            'of_gallery = _mean_of_best(gallery, queries, k, block_scores)',
+            'of_gallery = np.zeros(gallery.shape[0])',
+            ('tests/fitters/test_scorers.py::test_csls_is_its_formula',)),
     ),
     "derangement": (
         Mutant(
-            "No name keeps a row of its own group when names are shuffled.",
-            "fitters/prototypes.py",
-            "owner[np.roll(order, -largest)] = order",
-            "owner[np.roll(order, -1)] = order",
-            ("tests/fitters/test_controls.py::test_shuffled_permutes_names_out_of_their_group",),
-            quick=True,
+            'No name keeps a row of its own group when names are shuffled.',
+            'fitters/prototypes.py', 'owner[np.roll(order, -largest)] = order',
+            'owner[np.roll(order, -1)] = order',
+            ('tests/fitters/test_controls.py::test_shuffled_permutes_names_out_of_their_group',),
+            quick=True),
+        Mutant(
+            'Names are not shuffled where some row would keep its own.', 'fitters/prototypes.py',
+            '    if 2 * largest > pairs.n:', '    if largest > pairs.n:',
+            ('tests/fitters/test_controls.py::test_shuffled_needs_other_names_to_give',)),
+        Mutant(
+            'Shuffled rows keep their weights.', 'fitters/prototypes.py',
+            'weight = None if pairs.weight is None else pairs.weight[owner]',
+            'weight = pairs.weight',
+            ('tests/fitters/test_controls.py::test_a_control_is_drawn_by_its_generator_and_keeps_the_form',)
         ),
         Mutant(
-            "Names are not shuffled where some row would keep its own.",
-            "fitters/prototypes.py",
-            "    if 2 * largest > pairs.n:",
-            "    if largest > pairs.n:",
-            ("tests/fitters/test_controls.py::test_shuffled_needs_other_names_to_give",),
-        ),
-        Mutant(
-            "Shuffled rows keep their weights.",
-            "fitters/prototypes.py",
-            "weight = None if pairs.weight is None else pairs.weight[owner]",
-            "weight = pairs.weight",
-            (
-                (
-                    "tests/fitters/test_controls.py::test_a_control_is_drawn_by_its_generator_an"
-                    "d_keeps_the_form"
-                ),
-            ),
-        ),
-        Mutant(
-            "Random rows are as long as the head's.",
-            "fitters/prototypes.py",
-            "drawn *= norms / np.linalg.norm(drawn, axis=1, keepdims=True)",
-            "drawn *= 1.0",
-            ("tests/fitters/test_controls.py::test_random_keeps_each_norm_and_no_direction",),
-        ),
+            "Random rows are as long as the head's.", 'fitters/prototypes.py',
+            'drawn *= norms / np.linalg.norm(drawn, axis=1, keepdims=True)', 'drawn *= 1.0',
+            ('tests/fitters/test_controls.py::test_random_keeps_each_norm_and_no_direction',)),
         Mutant(
             "Random rows have the head's covariance where that is asked for.",
-            "fitters/prototypes.py",
-            "root = centred / np.sqrt(max(n - 1, 1))",
-            "root = centred / np.sqrt(n * 2)",
-            ("tests/fitters/test_controls.py::test_random_cov_keeps_mean_and_covariance",),
-        ),
+            'fitters/prototypes.py', 'root = centred / np.sqrt(max(n - 1, 1))',
+            'root = centred / np.sqrt(n * 2)',
+            ('tests/fitters/test_controls.py::test_random_cov_keeps_mean_and_covariance',)),
     ),
     "resume": (
         Mutant(
-            "A finished run is not made again.",
-            "bench/execution.py",
-            "if run.run_id not in have]",
-            "if run.run_id]",
-            (
-                (
-                    "tests/bench/test_execution.py::test_finished_runs_are_skipped_and_damaged_o"
-                    "nes_redone"
-                ),
-            ),
+            'A finished run is not made again.', 'bench/execution.py',
+            'if run.run_id not in have]', 'if run.run_id]',
+            ('tests/bench/test_execution.py::test_finished_runs_are_skipped_and_damaged_ones_redone',)
         ),
         Mutant(
-            "A run counts as finished only with its ranks beside it.",
-            "bench/results.py",
-            "if named and ranks_path(root, path.stem).is_file():",
-            "if named:",
-            ("tests/bench/test_results.py::test_a_damaged_run_counts_as_not_finished",),
-        ),
+            'A run counts as finished only with its ranks beside it.', 'bench/results.py',
+            'if named and ranks_path(root, path.stem).is_file():', 'if named:',
+            ('tests/bench/test_results.py::test_a_damaged_run_counts_as_not_finished',)),
         Mutant(
-            "A run is of the revision that it was planned for.",
-            "bench/corpus.py",
-            "    if view.revision_id != revision:",
-            "    if not view.revision_id:",
-            ("tests/bench/test_corpus.py::test_a_run_planned_for_another_revision_is_refused",),
-        ),
+            'A run is of the revision that it was planned for.', 'bench/corpus.py',
+            '    if view.revision_id != revision:', '    if not view.revision_id:',
+            ('tests/bench/test_corpus.py::test_a_run_planned_for_another_revision_is_refused',)),
         Mutant(
-            "Where a seed changes a run, it changes its id.",
-            "bench/runs.py",
+            'Where a seed changes a run, it changes its id.', 'bench/runs.py',
             '_NO_RESULT = ("checkpoint", "on_epoch", "device")',
             '_NO_RESULT = ("checkpoint", "on_epoch", "device", "penalty")',
-            ("tests/bench/test_runs.py::test_every_field_changes_the_id",),
+            ('tests/bench/test_runs.py::test_every_field_changes_the_id',)),
+        Mutant(
+            'What was staged under another plan is dropped.', 'featstore/store/journal.py',
+            'if rows and rows[0].get("plan") != digest:', 'if rows and not rows[0].get("plan"):',
+            ('tests/featstore/store/test_writer.py::test_another_plan_drops_what_is_staged',),
+            quick=True),
+        Mutant(
+            'A staged block counts only if its bytes are those of its hash.',
+            'featstore/store/journal.py',
+            'if block in in_place or record.fits(read_block(block)):',
+            'if block in in_place or read_block(block) is not None:',
+            ('tests/featstore/store/test_writer.py::test_a_flipped_staged_block_is_done_again',)),
+        Mutant(
+            'A part of another process is taken only if it fits.', 'featstore/store/base.py',
+            '        if record.fits(data):', '        if data is not None:',
+            ('tests/featstore/store/test_parts.py::test_a_flipped_block_of_a_part_is_done_again',)),
+        Mutant(
+            'Stored rows stay as they are where failed ones are tried again.',
+            'featstore/store/base.py', 'merged[: len(stored)][stays] = stored[stays]',
+            'merged[: len(stored)][stays] = merged[: len(stored)][stays]',
+            ('tests/featstore/store/test_revisions.py::test_an_extended_set_reads_as_one_that_was_written_at_once',)
         ),
         Mutant(
-            "What was staged under another plan is dropped.",
-            "featstore/store/journal.py",
-            'if rows and rows[0].get("plan") != digest:',
-            'if rows and not rows[0].get("plan"):',
-            ("tests/featstore/store/test_writer.py::test_another_plan_drops_what_is_staged",),
-            quick=True,
-        ),
-        Mutant(
-            "A staged block counts only if its bytes are those of its hash.",
-            "featstore/store/journal.py",
-            "if block in in_place or record.fits(read_block(block)):",
-            "if block in in_place or read_block(block) is not None:",
-            ("tests/featstore/store/test_writer.py::test_a_flipped_staged_block_is_done_again",),
-        ),
-        Mutant(
-            "A part of another process is taken only if it fits.",
-            "featstore/store/base.py",
-            "        if record.fits(data):",
-            "        if data is not None:",
-            ("tests/featstore/store/test_parts.py::test_a_flipped_block_of_a_part_is_done_again",),
-        ),
-        Mutant(
-            "Stored rows stay as they are where failed ones are tried again.",
-            "featstore/store/base.py",
-            "merged[: len(stored)][stays] = stored[stays]",
-            "merged[: len(stored)][stays] = merged[: len(stored)][stays]",
-            (
-                (
-                    "tests/featstore/store/test_revisions.py::test_an_extended_set_reads_as_one_"
-                    "that_was_written_at_once"
-                ),
-            ),
-        ),
-        Mutant(
-            "A set is not extended to items of another content.",
-            "featstore/store/base.py",
-            'columns = ["item_id", "content_sha256"]',
-            'columns = ["item_id"]',
-            ("tests/featstore/store/test_revisions.py::test_what_is_no_appending_is_refused",),
-        ),
+            'A set is not extended to items of another content.', 'featstore/store/base.py',
+            'columns = ["item_id", "content_sha256"]', 'columns = ["item_id"]',
+            ('tests/featstore/store/test_revisions.py::test_what_is_no_appending_is_refused',)),
     ),
     "publication": (
         Mutant(
-            "Rows of a run are written after its ranks.",
-            "bench/results.py",
-            "    write_file(ranks_path(root, name), [_parquet(ranks.select(list(RANK_SCHEMA)))])\n",
-            (
-                "    write_file(run_path(root, name), [_parquet(rows.select(list(RESULT_SCHEM"
-                "A)))])\n    write_file(ranks_path(root, name), [_parquet(ranks.select(list(R"
-                "ANK_SCHEMA)))])\n"
-            ),
-            ("tests/bench/test_results.py::test_a_folder_that_cannot_be_written_leaves_nothing",),
+            'Rows of a run are written after its ranks.', 'bench/results.py',
+            '    write_file(ranks_path(root, name), [_parquet(ranks.select(list(RANK_SCHEMA)))])\n',
+            '    write_file(run_path(root, name), [_parquet(rows.select(list(RESULT_SCHEMA)))])\n    write_file(ranks_path(root, name), [_parquet(ranks.select(list(RANK_SCHEMA)))])\n',
+            ('tests/bench/test_results.py::test_a_folder_that_cannot_be_written_leaves_nothing',)),
+        Mutant(
+            'What a pointer names is durable before the pointer is.', 'featstore/store/lock.py',
+            '        self.sync()\n        self.write_file(target, parts)\n',
+            '        self.write_file(target, parts)\n',
+            ('tests/faults/test_every_call.py::test_no_pointer_is_written_before_all_that_it_names_is_durable',)
         ),
         Mutant(
-            "What a pointer names is durable before the pointer is.",
-            "featstore/store/lock.py",
-            "        self.sync()\n        self.write_file(target, parts)\n",
-            "        self.write_file(target, parts)\n",
-            (
-                (
-                    "tests/faults/test_every_call.py::test_no_pointer_is_written_before_all_that"
-                    "_it_names_is_durable"
-                ),
-            ),
+            'A commit is there before the pointer that names it.', 'featstore/store/writer.py',
+            '    claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])',
+            '    claim.write_pointer(directory / POINTER, [pointer_bytes({**attributes, "revision": identity}, commit)])\n    claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])',
+            ('tests/faults/test_every_call.py::test_no_pointer_is_written_before_all_that_it_names_is_durable',)
         ),
         Mutant(
-            "A commit is there before the pointer that names it.",
-            "featstore/store/writer.py",
-            (
-                '    claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_byt'
-                "es(commit)])"
-            ),
-            (
-                '    claim.write_pointer(directory / POINTER, [pointer_bytes({**attributes, "'
-                'revision": identity}, commit)])\n    claim.write_file(directory / REVISIONS '
-                '/ f"{identity}.json", [commit_bytes(commit)])'
-            ),
-            (
-                (
-                    "tests/faults/test_every_call.py::test_no_pointer_is_written_before_all_that"
-                    "_it_names_is_durable"
-                ),
-            ),
+            'A file is durable before it takes its name.', 'featstore/durable.py',
+            '            if synced:\n                os.fsync(file.fileno())',
+            '            if not synced:\n                os.fsync(file.fileno())',
+            ('tests/faults/test_every_call.py::test_no_pointer_is_written_before_all_that_it_names_is_durable',)
         ),
         Mutant(
-            "A file is durable before it takes its name.",
-            "featstore/durable.py",
-            "            if synced:\n                os.fsync(file.fileno())",
-            "            if not synced:\n                os.fsync(file.fileno())",
-            (
-                (
-                    "tests/faults/test_every_call.py::test_no_pointer_is_written_before_all_that"
-                    "_it_names_is_durable"
-                ),
-            ),
+            'A writer that lost its claim publishes nothing.', 'featstore/store/lock.py',
+            'return None if (self.folder / _CLAIM).exists() else self._lost()', 'return None',
+            ('tests/faults/test_claims.py::test_a_stopped_writer_cannot_publish',)),
+        Mutant(
+            'A lock that was removed is none.', 'featstore/store/lock.py',
+            'yield held and _is_at(handle, path)', 'yield held',
+            ('tests/faults/test_claims.py::test_a_lock_that_is_removed_while_it_is_looked_at_is_no_error',)
         ),
         Mutant(
-            "A writer that lost its claim publishes nothing.",
-            "featstore/store/lock.py",
-            "return None if (self.folder / _CLAIM).exists() else self._lost()",
-            "return None",
-            ("tests/faults/test_claims.py::test_a_stopped_writer_cannot_publish",),
+            'Nobody writes a set that another process writes.', 'featstore/store/lock.py',
+            'if decided and (current is None or _is_dead(current)):', 'if decided:',
+            ('tests/featstore/store/test_writer.py::test_a_second_writer_is_refused_and_told_who_writes',)
         ),
         Mutant(
-            "A lock that was removed is none.",
-            "featstore/store/lock.py",
-            "yield held and _is_at(handle, path)",
-            "yield held",
-            (
-                (
-                    "tests/faults/test_claims.py::test_a_lock_that_is_removed_while_it_is_looked"
-                    "_at_is_no_error"
-                ),
-            ),
+            'A table that a commit names is not litter.', 'featstore/store/gc.py',
+            '                if named.get(path.name) is False:',
+            '                if not named.get(path.name):',
+            ('tests/featstore/store/test_gc.py::test_items_of_old_commits_and_of_damaged_sets_stay',)
         ),
         Mutant(
-            "Nobody writes a set that another process writes.",
-            "featstore/store/lock.py",
-            "if decided and (current is None or _is_dead(current)):",
-            "if decided:",
-            (
-                (
-                    "tests/featstore/store/test_writer.py::test_a_second_writer_is_refused_and_t"
-                    "old_who_writes"
-                ),
-            ),
-        ),
-        Mutant(
-            "A table that a commit names is not litter.",
-            "featstore/store/gc.py",
-            "                if named.get(path.name) is False:",
-            "                if not named.get(path.name):",
-            (
-                "tests/featstore/store/test_gc.py::test_items_of_old_commits_and_of_damaged_sets_stay",
-            ),
-        ),
-        Mutant(
-            "What is younger than the grace is no litter.",
-            "featstore/store/gc.py",
+            'What is younger than the grace is no litter.', 'featstore/store/gc.py',
             'if name in gone or "/".join(parts[:3]) in gone or _age_of(path) > before:',
             'if name in gone or "/".join(parts[:3]) in gone:',
-            ("tests/featstore/store/test_gc.py::test_litter_goes_and_nothing_else",),
-        ),
+            ('tests/featstore/store/test_gc.py::test_litter_goes_and_nothing_else',)),
     ),
     "verification": (
         Mutant(
-            "A block that differs from its commit is blamed.",
-            "featstore/store/verify.py",
+            'A block that differs from its commit is blamed.', 'featstore/store/verify.py',
             '                self._blame(name, "; ".join(reasons))',
-            "                self._know(name)",
-            ("tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named",),
-        ),
+            '                self._know(name)',
+            ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
         Mutant(
-            "So is a small file, or an item table.",
-            "featstore/store/verify.py",
-            'elif not same_file(f"{self._store.root}/{path}", facts):',
-            "elif not path:",
-            ("tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named",),
-        ),
+            'So is a small file, or an item table.', 'featstore/store/verify.py',
+            'elif not same_file(f"{self._store.root}/{path}", facts):', 'elif not path:',
+            ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
         Mutant(
-            "So is a file that belongs to nothing.",
-            "featstore/store/verify.py",
+            'So is a file that belongs to nothing.', 'featstore/store/verify.py',
             '                self.wrong[path] = "belongs to nothing in this store"',
             '                self.notes[path] = "belongs to nothing in this store"',
-            ("tests/featstore/store/test_verify.py::test_every_added_file_is_named",),
-        ),
+            ('tests/featstore/store/test_verify.py::test_every_added_file_is_named',)),
         Mutant(
-            "So is a commit that is not written as a writer writes it.",
-            "featstore/store/verify.py",
-            "            if data != commit_bytes(commit):",
-            "            if not data:",
-            ("tests/featstore/store/test_verify.py::test_every_truncation_and_growth_is_named",),
-        ),
+            'So is a commit that is not written as a writer writes it.',
+            'featstore/store/verify.py', '            if data != commit_bytes(commit):',
+            '            if not data:',
+            ('tests/featstore/store/test_verify.py::test_every_truncation_and_growth_is_named',)),
         Mutant(
-            "Thumbnails have the hash that their name says.",
-            "featstore/store/verify.py",
-            'if digest[:SHORT] != parts[2].split("-")[1][:SHORT]:',
-            "if not digest:",
-            ("tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named",),
-        ),
+            'Thumbnails have the hash that their name says.', 'featstore/store/verify.py',
+            'if digest[:SHORT] != parts[2].split("-")[1][:SHORT]:', 'if not digest:',
+            ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
         Mutant(
-            "A shard's index is that of its blocks.",
-            "featstore/store/blocks.py",
-            "    if found[:-4] != index:",
-            "    if len(found[:-4]) != len(index):",
-            ("tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named",),
-        ),
+            "A shard's index is that of its blocks.", 'featstore/store/blocks.py',
+            '    if found[:-4] != index:', '    if len(found[:-4]) != len(index):',
+            ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
         Mutant(
-            "A file is compared by its bytes, not by its length.",
-            "featstore/store/files.py",
+            'A file is compared by its bytes, not by its length.', 'featstore/store/files.py',
             'return size == facts["bytes"] and _facts(file, size) == dict(facts)',
             'return bool(size == facts["bytes"])',
-            ("tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named",),
+            ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
+        Mutant(
+            'A signature is of the key that is asked for.', 'featstore/store/signature.py',
+            '    if signature.public_key != wanted:', '    if not signature.public_key:',
+            ('tests/featstore/store/test_signature.py::test_another_key_is_told',)),
+        Mutant(
+            'An earlier signed state does not come back.', 'featstore/store/signature.py',
+            '    if signature.counter < max(at_least, seen):',
+            '    if signature.counter < at_least:',
+            ('tests/featstore/store/test_signature.py::test_a_whole_state_put_back_is_told_where_a_later_one_was_seen',)
         ),
         Mutant(
-            "A signature is of the key that is asked for.",
-            "featstore/store/signature.py",
-            "    if signature.public_key != wanted:",
-            "    if not signature.public_key:",
-            ("tests/featstore/store/test_signature.py::test_another_key_is_told",),
+            'An encoder that gives other golden vectors extends no set.',
+            'featstore/extraction/golden_check.py',
+            '    if cosine is not None and cosine < GOLDEN_COSINE:',
+            '    if cosine is not None and cosine < -GOLDEN_COSINE:',
+            ('tests/featstore/extraction/test_extending.py::test_an_encoder_that_changed_under_its_name_cannot_extend',)
         ),
         Mutant(
-            "An earlier signed state does not come back.",
-            "featstore/store/signature.py",
-            "    if signature.counter < max(at_least, seen):",
-            "    if signature.counter < at_least:",
-            (
-                (
-                    "tests/featstore/store/test_signature.py::test_a_whole_state_put_back_is_tol"
-                    "d_where_a_later_one_was_seen"
-                ),
-            ),
+            'A head whose rows are shifted against its names is refused.',
+            'featstore/extraction/head_check.py', '        if best != 0:',
+            '        if best is None:',
+            ('tests/featstore/extraction/test_row_order.py::test_wrong_orders_of_the_names_do_not_agree',)
         ),
         Mutant(
-            "An encoder that gives other golden vectors extends no set.",
-            "featstore/extraction/golden_check.py",
-            "    if cosine is not None and cosine < GOLDEN_COSINE:",
-            "    if cosine is not None and cosine < -GOLDEN_COSINE:",
-            (
-                (
-                    "tests/featstore/extraction/test_extending.py::test_an_encoder_that_changed_"
-                    "under_its_name_cannot_extend"
-                ),
-            ),
+            'A copy of a dataset has as many images as are known.',
+            'data_manifests/official/inspection.py', '        if found[split] != wanted:',
+            '        if found[split] > wanted:',
+            ('tests/data_manifests/test_copies.py::test_a_copy_that_lacks_images_is_told_item_by_item',)
         ),
         Mutant(
-            "A head whose rows are shifted against its names is refused.",
-            "featstore/extraction/head_check.py",
-            "        if best != 0:",
-            "        if best is None:",
-            (
-                (
-                    "tests/featstore/extraction/test_row_order.py::test_wrong_orders_of_the_name"
-                    "s_do_not_agree"
-                ),
-            ),
-        ),
-        Mutant(
-            "A copy of a dataset has as many images as are known.",
-            "data_manifests/official/inspection.py",
-            "        if found[split] != wanted:",
-            "        if found[split] > wanted:",
-            (
-                (
-                    "tests/data_manifests/test_copies.py::test_a_copy_that_lacks_images_is_told_"
-                    "item_by_item"
-                ),
-            ),
-        ),
-        Mutant(
-            "No value that overflows is stored.",
-            "featstore/store/casting.py",
-            "        bad = ~held & ~self._skipped",
-            "        bad = ~held & self._skipped",
-            ("tests/featstore/store/test_dtypes.py::test_what_a_dtype_cannot_hold_is_an_error",),
-        ),
+            'No value that overflows is stored.', 'featstore/store/casting.py',
+            '        bad = ~held & ~self._skipped', '        bad = ~held & self._skipped',
+            ('tests/featstore/store/test_dtypes.py::test_what_a_dtype_cannot_hold_is_an_error',)),
     ),
     "cache": (
         Mutant(
-            "A block is there only if its whole mark is.",
-            "featstore/remote/rows.py",
-            "(self._marks(descriptor) == self._right).all(axis=1)",
-            "(self._marks(descriptor) == self._right).any(axis=1)",
-            ("tests/featstore/remote/test_reading.py::test_no_mark_of_another_start_is_believed",),
+            'A block is there only if its whole mark is.', 'featstore/remote/rows.py',
+            '(self._marks(descriptor) == self._right).all(axis=1)',
+            '(self._marks(descriptor) == self._right).any(axis=1)',
+            ('tests/featstore/remote/test_reading.py::test_no_mark_of_another_start_is_believed',)),
+        Mutant(
+            'A mark of before a restart counts for nothing until the bytes are hashed.',
+            'featstore/remote/rows.py', '        start = boot_id()', '        start = ""',
+            ('tests/featstore/remote/test_reading.py::test_marks_of_an_earlier_start_are_not_believed',)
         ),
         Mutant(
-            "A mark of before a restart counts for nothing until the bytes are hashed.",
-            "featstore/remote/rows.py",
-            "        start = boot_id()",
-            '        start = ""',
-            (
-                (
-                    "tests/featstore/remote/test_reading.py::test_marks_of_an_earlier_start_are_"
-                    "not_believed"
-                ),
-            ),
+            'Bytes of before a restart are hashed.', 'featstore/remote/rows.py',
+            '            if found == commit.blocks[self.blocks[index]]:', '            if found:',
+            ('tests/featstore/remote/test_reading.py::test_no_mark_of_another_start_is_believed',)),
+        Mutant(
+            'No block of a server is used that the commit does not state.',
+            'featstore/remote/rows.py',
+            '        if self._commit.block_hash(memoryview(data)) == self._commit.blocks[block]:\n            return data\n        blank',
+            '        if data:\n            return data\n        blank',
+            ('tests/featstore/remote/test_hostile_servers.py::test_a_lying_server_is_named_with_its_block',)
         ),
         Mutant(
-            "Bytes of before a restart are hashed.",
-            "featstore/remote/rows.py",
-            "            if found == commit.blocks[self.blocks[index]]:",
-            "            if found:",
-            ("tests/featstore/remote/test_reading.py::test_no_mark_of_another_start_is_believed",),
+            'A commit of a server has the hash that names it.', 'featstore/remote/cache.py',
+            '            if commit.revision_id != revision:',
+            '            if not commit.revision_id:',
+            ('tests/featstore/remote/test_hostile_servers.py::test_harm_at_every_request_is_an_error_or_the_right_rows',)
         ),
         Mutant(
-            "No block of a server is used that the commit does not state.",
-            "featstore/remote/rows.py",
-            (
-                "        if self._commit.block_hash(memoryview(data)) == self._commit.blocks["
-                "block]:\n            return data\n        blank"
-            ),
-            "        if data:\n            return data\n        blank",
-            (
-                (
-                    "tests/featstore/remote/test_hostile_servers.py::test_a_lying_server_is_name"
-                    "d_with_its_block"
-                ),
-            ),
-        ),
-        Mutant(
-            "A commit of a server has the hash that names it.",
-            "featstore/remote/cache.py",
-            "            if commit.revision_id != revision:",
-            "            if not commit.revision_id:",
-            (
-                (
-                    "tests/featstore/remote/test_hostile_servers.py::test_harm_at_every_request_"
-                    "is_an_error_or_the_right_rows"
-                ),
-            ),
-        ),
-        Mutant(
-            "The least recently used goes first, and nothing that is read.",
-            "featstore/remote/cache.py",
-            "        return sorted(found, key=lambda entry: -entry.used)\n\n    def stores",
-            "        return sorted(found, key=lambda entry: entry.used)\n\n    def stores",
-            (
-                "tests/featstore/remote/test_reading.py::test_the_least_recently_used_shards_go_first",
-            ),
+            'The least recently used goes first, and nothing that is read.',
+            'featstore/remote/cache.py',
+            '        return sorted(found, key=lambda entry: -entry.used)\n\n    def stores',
+            '        return sorted(found, key=lambda entry: entry.used)\n\n    def stores',
+            ('tests/featstore/remote/test_reading.py::test_the_least_recently_used_shards_go_first',)
         ),
     ),
     "joins": (
         Mutant(
-            "All captions of an image weigh one together.",
-            "featstore/store/view.py",
-            "        weight=1.0 / partners[x_rows],",
-            "        weight=1.0 / np.ones(len(x_rows)),",
-            ("tests/featstore/store/test_pairs.py::test_captions_pair_as_a_double_loop_says",),
-            quick=True,
-        ),
+            'All captions of an image weigh one together.', 'featstore/store/view.py',
+            '        weight=1.0 / partners[x_rows],', '        weight=1.0 / np.ones(len(x_rows)),',
+            ('tests/featstore/store/test_pairs.py::test_captions_pair_as_a_double_loop_says',),
+            quick=True),
         Mutant(
-            "Pairs are in the order of x, then of y.",
-            "featstore/store/view.py",
-            'how="inner").sort("x", "y")',
-            'how="inner").sort("y", "x")',
-            ("tests/featstore/store/test_pairs.py::test_captions_pair_as_a_double_loop_says",),
-        ),
+            'Pairs are in the order of x, then of y.', 'featstore/store/view.py',
+            'how="inner").sort("x", "y")', 'how="inner").sort("y", "x")',
+            ('tests/featstore/store/test_pairs.py::test_captions_pair_as_a_double_loop_says',)),
         Mutant(
-            "Rows of two spaces are not mixed.",
-            "featstore/store/view.py",
-            "        if self.space_id != other.space_id:",
-            "        if not self.space_id:",
-            ("tests/featstore/store/test_views.py::test_spaces_must_agree",),
-        ),
+            'Rows of two spaces are not mixed.', 'featstore/store/view.py',
+            '        if self.space_id != other.space_id:', '        if not self.space_id:',
+            ('tests/featstore/store/test_views.py::test_spaces_must_agree',)),
         Mutant(
-            "Class texts are means of unit rows.",
-            "featstore/labels.py",
-            "    data = chosen.normalized().numpy(np.float64)",
-            "    data = chosen.numpy(np.float64)",
-            ("tests/featstore/store/test_class_texts.py::test_by_hand",),
-        ),
+            'Class texts are means of unit rows.', 'featstore/labels.py',
+            '    data = chosen.normalized().numpy(np.float64)',
+            '    data = chosen.numpy(np.float64)',
+            ('tests/featstore/store/test_class_texts.py::test_by_hand',)),
         Mutant(
-            "A class takes the best of its prompts.",
-            "bench/tasks/zero_shot.py",
-            'order = np.argsort(owner, kind="stable")',
-            "order = np.arange(len(owner))",
-            ("tests/bench/test_zero_shot.py::test_the_best_prompt_of_a_class_is_its_score",),
-        ),
+            'A class takes the best of its prompts.', 'bench/tasks/zero_shot.py',
+            'order = np.argsort(owner, kind="stable")', 'order = np.arange(len(owner))',
+            ('tests/bench/test_zero_shot.py::test_the_best_prompt_of_a_class_is_its_score',)),
         Mutant(
-            "Plain names of `headstock` are those of its packages.",
-            "headstock/__init__.py",
-            '    "fit": "bench.evaluation",',
-            '    "fit": "fitters.recipe",',
-            (
-                "tests/bench/test_evaluation.py::test_a_fit_on_arrays_is_that_of_fit_alignment",
-                "tests/bench/test_evaluation.py::test_three_lines_lead_from_arrays_to_a_verdict",
-            ),
-        ),
+            'Plain names of `headstock` are those of its packages.', 'headstock/__init__.py',
+            '    "fit": "bench.evaluation",', '    "fit": "fitters.recipe",',
+            ('tests/bench/test_evaluation.py::test_a_fit_on_arrays_is_that_of_fit_alignment',
+            'tests/bench/test_evaluation.py::test_three_lines_lead_from_arrays_to_a_verdict',)),
     ),
     "tokenising": (
         Mutant(
-            "Padding is masked.",
-            "featstore/encoders/torch_text.py",
-            "            mask[row, : text.length] = 1",
-            "            mask[row] = 1",
-            (
-                (
-                    "tests/featstore/encoders/test_hf_text.py::test_every_pooling_equals_a_direc"
-                    "t_forward_without_padding"
-                ),
-            ),
+            'Padding is masked.', 'featstore/encoders/torch_text.py',
+            '            mask[row, : text.length] = 1', '            mask[row] = 1',
+            ('tests/featstore/encoders/test_hf_text.py::test_every_pooling_equals_a_direct_forward_without_padding',)
         ),
         Mutant(
-            "Special tokens of pieces that were cut off are no tokens of the text.",
-            "featstore/encoders/torch_text.py",
-            "len(piece.ids) - self._special for piece in encoding.overflowing",
-            "len(piece.ids) for piece in encoding.overflowing",
-            (
-                (
-                    "tests/featstore/encoders/test_text_tokens.py::test_it_tokenizes_cuts_and_pa"
-                    "ds_as_transformers_does"
-                ),
-            ),
+            'Special tokens of pieces that were cut off are no tokens of the text.',
+            'featstore/encoders/torch_text.py',
+            'len(piece.ids) - self._special for piece in encoding.overflowing',
+            'len(piece.ids) for piece in encoding.overflowing',
+            ('tests/featstore/encoders/test_text_tokens.py::test_it_tokenizes_cuts_and_pads_as_transformers_does',)
         ),
         Mutant(
-            "A text is cut at the limit of the model.",
-            "featstore/encoders/torch_text.py",
-            "self._fast.enable_truncation(limit, direction=tokenizer.truncation_side)",
-            "self._fast.enable_truncation(limit + 1, direction=tokenizer.truncation_side)",
-            (
-                (
-                    "tests/featstore/encoders/test_text_tokens.py::test_it_tokenizes_cuts_and_pa"
-                    "ds_as_transformers_does"
-                ),
-            ),
+            'A text is cut at the limit of the model.', 'featstore/encoders/torch_text.py',
+            'self._fast.enable_truncation(limit, direction=tokenizer.truncation_side)',
+            'self._fast.enable_truncation(limit + 1, direction=tokenizer.truncation_side)',
+            ('tests/featstore/encoders/test_text_tokens.py::test_it_tokenizes_cuts_and_pads_as_transformers_does',)
         ),
     ),
     "pooling": (
         Mutant(
-            "Prefix tokens are no patches.",
-            "featstore/encoders/timm_model.py",
-            "    skip = prefix if output.shape[1] == tokens else 0",
-            "    skip = 0",
-            ("tests/featstore/encoders/test_timm_pools.py::test_registers_are_no_patches",),
+            'Prefix tokens are no patches.', 'featstore/encoders/timm_model.py',
+            '    skip = prefix if output.shape[1] == tokens else 0', '    skip = 0',
+            ('tests/featstore/encoders/test_timm_pools.py::test_registers_are_no_patches',)),
+        Mutant(
+            'The last token is the last of the text.', 'featstore/encoders/transformers_text.py',
+            'mask.sum(dim=1) - 1', 'mask.sum(dim=1) * 0 - 1',
+            ('tests/featstore/encoders/test_hf_text.py::test_every_pooling_equals_a_direct_forward_without_padding',)
         ),
         Mutant(
-            "The last token is the last of the text.",
-            "featstore/encoders/transformers_text.py",
-            "mask.sum(dim=1) - 1",
-            "mask.sum(dim=1) * 0 - 1",
-            (
-                (
-                    "tests/featstore/encoders/test_hf_text.py::test_every_pooling_equals_a_direc"
-                    "t_forward_without_padding"
-                ),
-            ),
-        ),
-        Mutant(
-            "What is transparent lies over white.",
-            "featstore/images.py",
-            "(255, 255, 255, 255)",
-            "(0, 0, 0, 255)",
-            ("tests/featstore/test_images.py::test_alpha_is_composited_over_white",),
-        ),
+            'What is transparent lies over white.', 'featstore/images.py', '(255, 255, 255, 255)',
+            '(0, 0, 0, 255)',
+            ('tests/featstore/test_images.py::test_alpha_is_composited_over_white',)),
     ),
 }
+# fmt: on
 
 #: Those that `make test` judges.
 QUICK = tuple(mutant for own in MUTANTS.values() for mutant in own if mutant.quick)
