@@ -29,6 +29,12 @@ def test_every_name_is_there_and_listed() -> None:
         assert getattr(hs, name) is not None
     with pytest.raises(AttributeError, match="module 'headstock' has no attribute 'opne_store'"):
         _ = hs.opne_store
+    # Two packages have a `fit`, and three a `write` of something.
+    homes = {name: getattr(hs, name).__module__ for name in ("fit", "evaluate", "write", "extract")}
+    assert homes == {
+        "fit": "bench.evaluation", "evaluate": "bench.evaluation", "write": "featstore.arrays",
+        "extract": "featstore.extraction.job",
+    }  # fmt: skip
 
 
 def test_importing_it_loads_nothing_heavy(tmp_path: Path) -> None:

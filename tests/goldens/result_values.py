@@ -35,17 +35,14 @@ OF_ALIGNMENTS: dict[str, dict[str, Any]] = {
 
 #: Fields of a run that no case changes, and why not.
 NOT_PINNED = {
-    "suite": "a name", "seed": "every case has one", "metric_version": "a number of versions",
-    "protocol_version": "a number of versions", "code": "a digest",
-    "view_set": "tests/bench/test_few_shot_task.py has views",
-    "view_revision": "as view_set", "layer_sets": "tests/bench/test_tasks.py searches layers",
-    "layer_revisions": "as layer_sets", "more_heads": "tests/fitters/test_jobs.py has two heads",
-    "more_images": "as more_heads",
+    "view_set": "tests/bench/test_few_shot_task.py has views", "view_revision": "as view_set",
+    "layer_sets": "tests/bench/test_task_runs.py searches layers",
+    "layer_revisions": "as layer_sets",
+    "more_heads": "tests/fitters/test_jobs.py has two heads", "more_images": "as more_heads",
     "train_splits": "the world has two splits: one is scored, the other trained on",
-    "variants": "the world has one variant of a name",
-    "pair_variants": "as variants",
+    "variants": "the world has one variant of a name", "pair_variants": "as variants",
     "patience": "3 epochs have nothing to be patient of", "precision": "tests/gpu has bf16",
-    "within": "needs the label sets of timm", "device": "changes no result",
+    "within": "needs the label sets of timm",
 }  # fmt: skip
 
 #: Methods that read no head, and one that reads nothing else.

@@ -598,8 +598,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'All captions of an image weigh one together.', 'featstore/store/view.py',
             '        weight=1.0 / partners[x_rows],', '        weight=1.0 / np.ones(len(x_rows)),',
-            ('tests/featstore/store/test_pairs.py::test_captions_pair_as_a_double_loop_says',),
-            quick=True),
+            ('tests/featstore/store/test_pairs.py::test_captions_pair_as_a_double_loop_says',)),
         Mutant(
             'Pairs are in the order of x, then of y.', 'featstore/store/view.py',
             'how="inner").sort("x", "y")', 'how="inner").sort("y", "x")',
@@ -607,7 +606,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'Rows of two spaces are not mixed.', 'featstore/store/view.py',
             '        if self.space_id != other.space_id:', '        if not self.space_id:',
-            ('tests/featstore/store/test_views.py::test_spaces_must_agree',)),
+            ('tests/featstore/store/test_views.py::test_spaces_must_agree',), quick=True),
         Mutant(
             'Class texts are means of unit rows.', 'featstore/labels.py',
             '    data = chosen.normalized().numpy(np.float64)',
@@ -620,8 +619,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'Plain names of `headstock` are those of its packages.', 'headstock/__init__.py',
             '    "fit": "bench.evaluation",', '    "fit": "fitters.recipe",',
-            ('tests/bench/test_evaluation.py::test_a_fit_on_arrays_is_that_of_fit_alignment',
-            'tests/bench/test_evaluation.py::test_three_lines_lead_from_arrays_to_a_verdict',)),
+            ('tests/test_face.py::test_every_name_is_there_and_listed',)),
     ),
     "tokenising": (
         Mutant(
