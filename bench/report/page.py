@@ -346,7 +346,7 @@ def write_report(
     for path in folder.iterdir():
         if path not in files and _OF_FIGURES.fullmatch(path.name):
             path.unlink(missing_ok=True)
-    return Written(out, tuple(files), page.screen.finding if page.verdict else "")
+    return Written(out, tuple(files), page.screen.finding)
 
 
 @dataclass(frozen=True)
