@@ -473,6 +473,9 @@ class ControlTest:
     n_controls : int
     mean, sd, best : float
         Of the control draws.
+    error : float
+        Standard error of the head minus one draw more: sd √(1 + 1/m), where each draw has pairs of
+        its own with the sd of the differences.
     """
 
     p_above: float
@@ -483,6 +486,15 @@ class ControlTest:
     mean: float
     sd: float
     best: float
+    error: float
+
+    def interval(self, difference: float, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the interval of the head minus one more draw of its control, by t.
+
+        It asks what p asks: where the head is one more draw, it holds zero with `confidence`.
+        """
+        half = float(stats.t.ppf(0.5 + confidence / 2.0, self.n_controls - 1)) * self.error
+        return difference - half, difference + half
 
 
 def against_controls(
@@ -540,7 +552,8 @@ def against_controls(
     above = by_t[0] if few or reached == 0 else by_rank[0]
     below = by_t[1] if few or undercut == 0 else by_rank[1]
     by: Literal["rank", "t"] = "t" if sd > slack and (few or 0 in (reached, undercut)) else "rank"
-    return ControlTest(above, below, by, 1 + reached, m, mean, sd, float(x.max()))
+    error = sd * math.sqrt(1.0 + 1.0 / m)
+    return ControlTest(above, below, by, 1 + reached, m, mean, sd, float(x.max()), error)
 
 
 def _new_draw(own: float, x: Matrix) -> tuple[float, float]:
@@ -587,9 +600,8 @@ def against_paired_controls(
         above, below = (1.0, 1.0) if abs(mean) <= 1e-12 else (1.0 / (m + 1), 1.0)
         if mean < 0:
             above, below = below, above
-    return ControlTest(
-        above, below, "t", None, m, float(x.mean()), float(x.std(ddof=1)), float(x.max())
-    )
+    of_controls = float(x.mean()), float(x.std(ddof=1)), float(x.max())
+    return ControlTest(above, below, "t", None, m, *of_controls, sd * math.sqrt(1.0 + 1.0 / m))
 
 
 def _one_sided(t: float, df: float) -> tuple[float, float]:
