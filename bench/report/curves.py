@@ -106,10 +106,17 @@ def _gain_over_pairs(
 
 def _side(gain: dict[str, Any] | None) -> str:
     """Return on which side of zero an interval and its test are; empty if on neither."""
-    if gain is None or gain["p"] is None or gain["p"] >= LEVEL:
+    if gain is None or (p := _corrected(gain)[0]) is None or p >= LEVEL:
         return ""
     higher, lower = (gain["low"] or 0.0) > 0, (gain["high"] or 0.0) < 0
     return "higher" if higher else "lower" if lower else ""
+
+
+def _corrected(gain: dict[str, Any]) -> tuple[float | None, str]:
+    """Return p as it may be read: corrected where the comparison was named beforehand."""
+    if gain["p_holm"] is None:
+        return gain["p"], "exploratory"
+    return gain["p_holm"], "Holm"
 
 
 def _pool(held: pl.DataFrame, direction: str) -> str:
@@ -137,7 +144,8 @@ def _pairs_title(
         moved = signed_text(gain["difference"]).lstrip("+\N{MINUS SIGN}")
         pool = " for this pool of pairs" if "this pool" in gain["population"] else ""
         said = f"the head is {moved} points {side}{pool}"
-        said += f" (p {p_text(gain['p'])}, exploratory)" if gain["family"] is None else ""
+        p, how = _corrected(gain)
+        said += f" (p {p_text(p)}, {how})"
     return f"With {counts[gain['n_pairs']]} real pairs {said}: {numbers}"
 
 

@@ -517,7 +517,7 @@ def _findings(comparisons: pl.DataFrame, health: Sequence[Health]) -> dict[str, 
     """
     family = comparisons.filter(pl.col("family").is_not_null())
     headings = {
-        "family": f"{_held(family)} comparisons that were named beforehand",
+        "family": f"After correction {_held(family)} comparisons that were named beforehand hold",
         "health": "The store no longer holds the revisions that were scored",
     }
     if health:
@@ -541,7 +541,7 @@ def _held(family: pl.DataFrame) -> str:
     held = family.filter(pl.col("bold") & gains).height
     open_ = family.filter(p_holm & gains).height - held
     more = f", {open_} more only for these draws," if open_ else ""
-    return f"After correction {held}{more} of {family.height}"
+    return f"{held}{more} of {family.height}"
 
 
 def _of_method(method: str, alone: Sequence[Grid], comparisons: pl.DataFrame) -> dict[str, str]:
@@ -558,7 +558,7 @@ def _of_method(method: str, alone: Sequence[Grid], comparisons: pl.DataFrame) ->
     title = method_title(method)
     headings = {
         "alone": f"{title}: the head beside its controls, without real pairs",
-        "parts": "Do the head and real pairs together beat the better of the two?",
+        "parts": f"{title}: no comparison with the better of the two was named beforehand",
     }
     lines = [
         (grid, dict(zip(grid.metrics, (cell.texts[0] for cell in line.cells), strict=True)))
@@ -580,8 +580,8 @@ def _of_method(method: str, alone: Sequence[Grid], comparisons: pl.DataFrame) ->
     )
     if parts.height:
         headings["parts"] = (
-            f"{title}, head and pairs together over the better of the two: shown at "
-            f"{_held(parts)} numbers of pairs"
+            f"{title}, head and pairs together over the better of the two: shown after correction "
+            f"at {_held(parts)} numbers of pairs"
         )
     return headings
 

@@ -268,7 +268,7 @@ def few_shot_claim(root: Path, results: pl.DataFrame) -> Claim | None:
     the most shots that both were run with, of the first data set, prototypes and aligner of
     `few_shot_table` that has both. Where one of the two was not run, nothing is decided.
     """
-    names = {CLAIMED: "ProKeR", BASELINE: "Class means"}
+    names = {CLAIMED: "ProKeR", BASELINE: "class means"}
     found = list(_learners(root, results))
     if not found:
         return None
@@ -276,7 +276,7 @@ def few_shot_claim(root: Path, results: pl.DataFrame) -> Claim | None:
     both = sorted(key[:-1] for key in cells if all((*key[:-1], name) in cells for name in names))
     if not both:
         row = max((row for _, row in found), key=itemgetter("shots"))
-        title = names.get(row["learner"], f"The learner {row['learner']}")
+        title = names.get(row["learner"], f"the learner {row['learner']}")
         value = row["top-1"] if len({row["learner"] for _, row in found}) == 1 else None
         text = "Nothing is decided: ProKeR is compared with class means, and one was not run."
         return Claim(title, row["shots"], value, row["gallery"], text)
