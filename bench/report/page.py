@@ -516,8 +516,9 @@ def _findings(comparisons: pl.DataFrame, health: Sequence[Health]) -> dict[str, 
     health : sequence of Health
     """
     family = comparisons.filter(pl.col("family").is_not_null())
+    held, more = _held(family)
     headings = {
-        "family": f"After correction {_held(family)} comparisons that were named beforehand hold",
+        "family": f"{held} comparisons that were named beforehand hold after correction{more}",
         "health": "The store no longer holds the revisions that were scored",
     }
     if health:
@@ -535,13 +536,12 @@ def _findings(comparisons: pl.DataFrame, health: Sequence[Health]) -> dict[str, 
     return headings
 
 
-def _held(family: pl.DataFrame) -> str:
-    """Return how many of some primary comparisons hold, and why others of a small p do not."""
-    p_holm, gains = pl.col("p_holm") < LEVEL, pl.col("difference") > 0
-    held = family.filter(pl.col("bold") & gains).height
-    open_ = family.filter(p_holm & gains).height - held
-    more = f", {open_} more only for these draws," if open_ else ""
-    return f"{held}{more} of {family.height}"
+def _held(family: pl.DataFrame) -> tuple[str, str]:
+    """Return how many of some primary comparisons hold, and how many more for these draws only."""
+    gains = family.filter((pl.col("p_holm") < LEVEL) & (pl.col("difference") > 0))
+    held = gains.filter("bold").height
+    more = gains.height - held
+    return f"{held} of {family.height}", f", and {more} more for these draws only" if more else ""
 
 
 def _of_method(method: str, alone: Sequence[Grid], comparisons: pl.DataFrame) -> dict[str, str]:
@@ -579,9 +579,10 @@ def _of_method(method: str, alone: Sequence[Grid], comparisons: pl.DataFrame) ->
         & (pl.col("method") == method)
     )
     if parts.height:
+        held, more = _held(parts)
         headings["parts"] = (
             f"{title}, head and pairs together over the better of the two: shown after correction "
-            f"at {_held(parts)} numbers of pairs"
+            f"at {held} numbers of pairs{more}"
         )
     return headings
 

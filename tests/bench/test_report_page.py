@@ -299,12 +299,12 @@ def test_the_heading_of_the_family_counts_what_is_bold(rng):
     )  # fmt: skip
     # A small corrected p that is not bold is not passed over: it holds for these draws only.
     assert _findings(family, [])["family"] == (
-        "After correction 1, 1 more only for these draws, of 3 comparisons that were named "
-        "beforehand hold"
+        "1 of 3 comparisons that were named beforehand hold after correction, and 1 more for these "
+        "draws only"
     )
     headings = [_of_method(name, [], family)["parts"] for name in ("ridge", "procrustes")]
     assert headings[0].startswith("Ridge, head and pairs together over the better of the two")
-    assert "1, 1 more only for these draws, of 3 numbers of pairs" in headings[0]
+    assert headings[0].endswith("1 of 3 numbers of pairs, and 1 more for these draws only")
     assert (
         headings[1] == "Procrustes: no comparison with the better of the two was named beforehand"
     )

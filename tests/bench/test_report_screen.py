@@ -97,8 +97,10 @@ OUTCOMES = {
     ),
     "worse": (
         [over("random", 0.05, 0.5, -0.5, -0.4, p=0.99, p_below=0.001)],
-        "Random vectors name 50 % of images correctly among 200 names. "
-        "A discarded ImageNet head names only 5.0 %.",
+        (
+            "Random vectors name 50 % of images correctly among 200 names. "
+            "A discarded ImageNet head names only 5.0 %."
+        ),
         "No, a control does better: 5.0 % with the head and 50.0 % with random vectors.",
     ),
     "one draw": (

@@ -178,7 +178,7 @@ def test_the_heading_of_a_method_counts_what_the_table_prints_bold(planted):
     _, own = planted
     family = own.comparisons.filter(pl.col("family").is_not_null())
     held = family.filter(pl.col("bold") & (pl.col("difference") > 0)).height
-    assert _findings(own.comparisons, [])["family"].startswith(f"After correction {held}")
+    assert _findings(own.comparisons, [])["family"].startswith(f"{held} of {family.height} ")
 
 
 def test_a_curve_calls_a_gain_one_with_its_p_and_how_it_is_corrected(planted):
