@@ -389,7 +389,7 @@ class Scene:
         if not controls:
             return Doubt(
                 question, "Not tested: no control was run.",
-                self._rerun("--source head,random,shuffled"),
+                self._rerun("--source head,random,shuffled", seeds="0-18"),
             )  # fmt: skip
         nearest, yes = min(controls, key=itemgetter("difference")), found.tone == "better"
         telling = [] if yes else [nearest, self._deciding()]
@@ -420,7 +420,7 @@ class Scene:
         if not row:
             return Doubt(
                 question, "Not tested: ConSE, which only reads the head, was not run.",
-                self._rerun("--method conse"),
+                self._rerun("--source head --method conse"),
             )  # fmt: skip
         above = row["low"] is not None and row["low"] > 0
         lost = row["high"] is not None and row["high"] < 0
@@ -486,10 +486,15 @@ class Scene:
         question, found = "Does it help with real pairs?", self.found
         rows = found.rows.filter(pl.col("comparison") == "over-parts").rows(named=True)
         if not rows:
-            options = "--source none,head,random,shuffled"
+            row = found.of("over-chance") or found.controls[0]
+            # A split trains on more than half of the images.
+            some = [k for k in (16, 64) if k <= row["n_queries"] / row["n_seeds"] / 2]
             return Doubt(
                 question, "Not tested: no run fits the head together with real pairs.",
-                self._rerun(f"{options} --n-pairs 16,64,all" if self._is_task else options),
+                self._rerun(
+                    "--source none,head,random,shuffled", evaluation="held-out",
+                    pairs=",".join(map(str, [0, *some, "all"])), seeds="0-9",
+                ),
             )  # fmt: skip
         # The largest number of pairs that a claim is possible about: there a head adds least.
         parts = max(rows, key=lambda row: (_limit(row) == "", pairs_order(row["n_pairs"])))
@@ -560,14 +565,18 @@ class Scene:
             settled=found.tone == "better",
         )  # fmt: skip
 
-    def _rerun(self, options: str) -> str:
-        """Return which command runs what is missing; nothing where none was recorded."""
-        return f"`{self.command} {options}` runs it." if self.command else ""
+    def _rerun(
+        self, options: str, *, evaluation: str = "", pairs: str = "0", seeds: str = ""
+    ) -> str:
+        """Return which command runs what is missing; nothing where none was recorded.
 
-    @property
-    def _is_task(self) -> bool:
-        """Whether the command takes every option of a run, and not those of a suite."""
-        return " task " in self.command
+        A suite has its own evaluation, pairs and seeds. A task takes those of a command, of each
+        the last: what was typed may have others.
+        """
+        if " task " in self.command:
+            options += f" --eval {evaluation or self.found.eval} --n-pairs {pairs}"
+            options += f" --seeds {seeds}" if seeds else ""
+        return f"`{self.command} {options}` runs it." if self.command else ""
 
 
 def _limit(row: Mapping[str, Any]) -> str:
