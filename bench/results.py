@@ -412,7 +412,7 @@ def unfinished(root: Path, suite: str) -> list[str]:
         if left := len(planned - have):
             said.append(
                 f"Unfinished: {left:,} of {len(planned):,} runs are missing that `{command}` "
-                "planned. Run it again to make them."
+                "planned. Run it again, with these results as OUT, to make them."
             )
     return said
 

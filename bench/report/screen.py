@@ -570,13 +570,15 @@ class Scene:
     ) -> str:
         """Return which command runs what is missing; nothing where none was recorded.
 
+        A page holds no path: STORE and OUT in it are the reader's, as in all that is recorded.
+
         A suite has its own evaluation, pairs and seeds. A task takes those of a command, of each
         the last: what was typed may have others.
         """
         if " task " in self.command:
             options += f" --eval {evaluation or self.found.eval} --n-pairs {pairs}"
             options += f" --seeds {seeds}" if seeds else ""
-        return f"`{self.command} {options}` runs it." if self.command else ""
+        return f"`{self.command} {options}` runs it, OUT being these results." * bool(self.command)
 
 
 def _limit(row: Mapping[str, Any]) -> str:

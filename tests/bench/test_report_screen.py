@@ -318,7 +318,7 @@ def test_captions_have_no_seen_names_and_no_advice_about_class_names(tmp_path, r
     assert known.answer == "Not measured: a caption is not the name of a class."
     assert scene.real_pairs().detail == (
         "`bench task retrieval --source none,head,random,shuffled --eval held-out "
-        "--n-pairs 0,16,all --seeds 0-9` runs it."
+        "--n-pairs 0,16,all --seeds 0-9` runs it, OUT being these results."
     )
     assert "on the rows of X's classifier" in scene.dek("X", "Y")
 
@@ -360,7 +360,10 @@ def test_fitting_is_compared_with_reading_the_head(fields, answer):
     assert (doubt.settled, doubt.answer) == (False, answer)
     assert "exploratory, so not corrected" in doubt.detail
     lacking = by_hand(control).fitting().detail
-    assert lacking == "`bench run --suite demo -o r --source head --method conse` runs it."
+    assert (
+        lacking
+        == "`bench run --suite demo -o r --source head --method conse` runs it, OUT being these results."
+    )
 
 
 FEW = "Undecided, there are too few draws (4 of 10): 64 pairs"
