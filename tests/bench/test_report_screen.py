@@ -360,10 +360,7 @@ def test_fitting_is_compared_with_reading_the_head(fields, answer):
     assert (doubt.settled, doubt.answer) == (False, answer)
     assert "exploratory, so not corrected" in doubt.detail
     lacking = by_hand(control).fitting().detail
-    assert (
-        lacking
-        == "`bench run --suite demo -o r --source head --method conse` runs it, OUT being these results."
-    )
+    assert lacking.startswith("`bench run --suite demo -o r --source head --method conse` runs it")
 
 
 FEW = "Undecided, there are too few draws (4 of 10): 64 pairs"
