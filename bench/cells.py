@@ -289,7 +289,7 @@ class Cell:
             text = text.replace("real", "all real", 1)
         if part := part_name(self.settings):
             text = f"{text} ({part})"
-        return f"ConSE, {text}" if self.method == "conse" else text
+        return text
 
     @property
     def fresh(self) -> bool:

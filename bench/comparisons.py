@@ -16,7 +16,8 @@ a-b             whatever the user names                         (`compare_choice
 ==============  ==============================================  ===========================
 
 A source alone against chance is no paired difference: its interval is Korn and Graubard's, and it
-has no p. A head against a control is one run against draws: its p is that of its rank among them.
+has no p. A head against a control is one run against draws: its p is that of its rank among them,
+and its interval is that of its difference to one more draw.
 "The better" of two parts is the one with the higher mean on the very queries that are scored: that
 choice can only lower the difference.
 
@@ -51,6 +52,7 @@ from bench.cells import (
     Cell,
     chance_and_gallery,
     in_order,
+    method_title,
     only_series,
     own_metrics,
     path_fields,
@@ -325,15 +327,7 @@ def _present(
 
 @dataclass(frozen=True)
 class Primary:
-    """A comparison that was named beforehand.
-
-    Attributes
-    ----------
-    p_holm : float
-        Corrected over the family.
-    size : int
-        Of the family.
-    """
+    """A comparison named beforehand: its p corrected over the family, and the family's size."""
 
     p_holm: float
     size: int
@@ -358,7 +352,9 @@ def primary_family(root: Path, results: pl.DataFrame) -> dict[tuple[Any, ...], P
         for arena, block in own.group_by(ARENA, maintain_order=True):
             cells = read_cells(root, block)
             for found in _comparisons(cells, metric):
-                p = _p_value(found, metric) if _is_primary(found) and found.seeds else None
+                p = None
+                if _is_primary(found) and found.seeds:
+                    p = _row(found, metric, (0.0, 0.0), None)["p"]
                 if p is not None:
                     family = (*arena, found.a.settings["head_set"])
                     families.setdefault(family, []).append((found.key(metric), p))
@@ -380,15 +376,6 @@ def _is_primary(found: Comparison) -> bool:
         return True
     alone = found.kind == "over-control" and found.a.n_pairs == "0"
     return alone and found.b is not None and found.b.source in PRIMARY_CONTROLS
-
-
-def _p_value(found: Comparison, metric: str) -> float | None:
-    if found.b is None:
-        return None
-    if found.kind == "over-control":
-        test = found.control_test(metric)
-        return None if test is None else test.p_above
-    return found.estimate(metric, 0.0).p_value()
 
 
 def _rows(
@@ -427,8 +414,7 @@ def _row(
         "source": b.source if b is not None and found.kind == "over-control" else a.source,
         "n_pairs": a.n_pairs,
         **a.settings,
-        "side_a": a.name,
-        "side_b": "chance" if b is None else b.name,
+        **_names(a, b),
         "a": means[0],
         "a_sd": a.sd(metric, found.seeds),
         "b": means[1],
@@ -438,7 +424,6 @@ def _row(
         "relative": estimate.mean / means[1] if means[1] > 0 else None,
         "low": _finite(low),
         "high": _finite(high),
-        **_tested(found, estimate, test),
         "draw_error": math.sqrt(estimate.of_draws) if drawn else None,
         "cluster_error": math.sqrt(estimate.of_clusters),
         "control_error": math.sqrt(estimate.of_controls) or None,
@@ -453,11 +438,20 @@ def _row(
         "gallery": gallery,
         "chance": _finite(chance),
         "bold": False,
+        **_tested(found, estimate, test),
     }
     if primary is not None:
         bold = primary.p_holm < LEVEL and _may_be_bold(found, estimate, test)
         row |= {"family": primary.size, "p_holm": primary.p_holm, "bold": bold}
     return row
+
+
+def _names(a: Cell, b: Cell | None) -> dict[str, str]:
+    """Return what the sides are called: with their methods, where these differ."""
+    if b is None or a.method == b.method:
+        return {"side_a": a.name, "side_b": "chance" if b is None else b.name}
+    sides = (("side_a", a), ("side_b", b))
+    return {side: f"{method_title(cell.method)}, {cell.name}" for side, cell in sides}
 
 
 def _finite(value: float) -> float | None:
@@ -485,7 +479,15 @@ def interval_of(
 def _tested(found: Comparison, estimate: Estimate, test: ControlTest | None) -> dict[str, Any]:
     """Return p, the test that it comes from, and the rank of a head among its controls."""
     if test is not None:
+        low, high = test.interval(estimate.mean)
         return {
+            "low": low,
+            "high": high,
+            "draw_error": None,
+            "cluster_error": None,
+            "control_error": test.error,
+            "df": test.n_controls - 1.0,
+            "population": "one more draw of the control, these images",
             "p": test.p_above,
             "p_below": test.p_below,
             "test": _test_text(test),
@@ -572,13 +574,7 @@ def bold_cells(comparisons: pl.DataFrame, metrics: Collection[str]) -> set[tuple
 
     A cell is bold if it is side a of primary comparisons and all of them are: with real
     pairs it beats the better of its parts, alone it beats every control.
-
-    Parameters
-    ----------
-    comparisons : DataFrame
-        Of `compare`.
-    metrics : collection of str
-        Shown ones.
+    Rows are those of `compare`, metrics those that are shown.
     """
     primary = comparisons.filter(
         pl.col("family").is_not_null() & pl.col("metric").is_in(list(metrics))

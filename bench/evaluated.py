@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from bench.cells import in_order, method_title, only_series, path_fields, whole_heads
@@ -21,9 +22,11 @@ from bench.errors import NoResultsError
 from bench.report.curves import Positions, draw_pairs
 from bench.report.page import write_report
 from bench.report.theme import SOURCE_STYLES, colour, painted
-from bench.report.verdict import NAMES, chance_text, verdict
+from bench.report.verdict import NAMES, among, chance_text, verdict
 from bench.results import CHOSEN, read_results
 from bench.runs import LEAVES
+from bench.statistics import holm
+from bench.suites.few_shot import few_shot_claim
 from bench.tables import (
     interval_text,
     metric_columns,
@@ -39,8 +42,8 @@ from featstore.errors import listed, needs_extra, unknown_name
 #: Columns of a comparison that `Results.compare` shows, in this order.
 COMPARED = (
     "direction", "eval", "metric", "method", "source", "n_pairs", "side_a", "side_b", "a", "b",
-    "difference", "low", "high", "p", "test", "population", "n_seeds", "n_queries", "n_clusters",
-    "gallery", "chance",
+    "difference", "low", "high", "p", "p_below", "test", "population", "n_seeds", "n_queries",
+    "n_clusters", "gallery", "chance",
 )  # fmt: skip
 
 #: Lines of the table in a notebook: of more, the rest is counted.
@@ -176,7 +179,8 @@ class Results:
         Returns
         -------
         DataFrame
-            Means, difference, its 95 % interval and p, all as shares; what the interval is about,
+            Means, difference, its 95 % interval and p (of a head over its control one-sided;
+            ``p_below`` is the other side), all as shares; what the interval is about,
             and how many draws, queries and clusters it is from. docs/statistics.md has the tests.
 
         Raises
@@ -206,6 +210,13 @@ class Results:
         found = verdict(self._comparisons, self._table, method=method, question=question)
         if found is not None:
             return found.sentence
+        claim = few_shot_claim(self.folder, self.rows) if direction == "image→class" else None
+        if claim is not None and claim.value is not None:
+            return (
+                f"{value_text(metric, claim.value)} % of images are named right "
+                f"{among(direction, claim.gallery)} by {claim.learner} with {claim.shots} labelled "
+                f"images a class. {claim.sentence}"
+            )
         cells = self._table.filter(
             (pl.col("direction") == direction)
             & pl.col(metric).is_not_null()
@@ -220,26 +231,30 @@ class Results:
         )["chance"].drop_nulls()
         chance = chance_text(metric, None if levels.is_empty() else float(levels.to_numpy().mean()))
         text = (
-            f"{metric} of {direction} is {value_text(metric, first[metric])} % by "
-            f"{method_title(name)}{chance}"
+            f"{metric} of {direction} is {value_text(metric, first[metric])} % "
+            f"{among(direction, first['gallery'])} by {method_title(name)}{chance}"
         )
         others = [other for other in self.methods if other in cells["method"] and other != name]
-        parts = [self._against(first, other, metric) for other in others]
-        return ", ".join([text, *filter(None, parts)]) + "."
+        rows = [row for other in others for row in self._against(first, other, metric)]
+        # Which of them differ is one claim of many.
+        corrected = holm(np.array([row["p"] for row in rows], dtype=np.float64))
+        how = f", Holm over {len(rows)}" if len(rows) > 1 else ""
+        parts = [
+            f"{signed_text(row['difference'])} points {interval_text(row['low'], row['high'])} "
+            f"over {row['side_b']} (p {p_text(p)}{how})"
+            for row, p in zip(rows, corrected, strict=True)
+        ]
+        return ", ".join([text, *parts]) + "."
 
-    def _against(self, first: Mapping[str, Any], other: str, metric: str) -> str:
-        """Return how far a cell is from that of another method, in words; empty if it has none."""
+    def _against(self, first: Mapping[str, Any], other: str, metric: str) -> list[dict[str, Any]]:
+        """Return the comparison of a cell with that of another method; none if it has none."""
         names = ("direction", "eval", "source", "n_pairs")
         try:
             found = self.compare(first["method"], other, metrics=[metric])
         except NoResultsError:
-            return ""
-        found = found.filter(*(pl.col(name) == first[name] for name in names))
-        return "".join(
-            f"{signed_text(row['difference'])} points {interval_text(row['low'], row['high'])} "
-            f"over {method_title(other)} (p {p_text(row['p'])})"
-            for row in found.head(1).iter_rows(named=True)
-        )
+            return []
+        found = found.filter(*(pl.col(name) == first[name] for name in names)).head(1)
+        return found.with_columns(side_b=pl.lit(method_title(other))).to_dicts()
 
     def _question(self) -> tuple[str, str]:
         """Return the first direction and metric of `PRIMARY_METRICS` that was scored, or of all."""

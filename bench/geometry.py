@@ -191,36 +191,6 @@ class Rows:
     texts: NDArray[np.float64]
 
 
-def shared_rows(
-    corpus: Corpus, run: Run, penalty: float
-) -> list[tuple[str, NDArray[Any], NDArray[np.float64]]]:
-    """Return images, class names and head rows in image space, where texts are projected.
-
-    The map is fitted on the whole head. Of more than `MAX_CLASSES` of a kind every so many are
-    taken.
-
-    Returns
-    -------
-    list of (kind, ids, rows)
-        item_id or class_id, and unit rows of shape (n, p), for the kinds ``image``, ``class_name``
-        and ``head_weight``.
-    """
-    _, ids, sources, ready = _prepared(corpus, run)
-    aligner = _fitted(moments_of(ready), penalty)
-    few, some = _few(len(corpus.images.ids)), _few(len(corpus.names.classes))
-    rows = sources.image.apply(corpus.images.rows[few])
-    names = aligner.project_y(sources.text.apply(corpus.names.rows[some]))
-    return [
-        ("image", corpus.images.ids[few], _unit(rows)),
-        ("class_name", corpus.names.classes[some], _unit(names)),
-        ("head_weight", ids, _unit(ready.x)),
-    ]
-
-
-def _unit(rows: NDArray[Any]) -> NDArray[np.float64]:
-    return normalize_rows(rows.astype(np.float64), what="rows of the shared space")
-
-
 def _few(n: int) -> NDArray[np.int64]:
     return np.arange(0, n, -(-n // MAX_CLASSES) or 1)
 

@@ -380,8 +380,33 @@ def write_session(root: Path, name: str, facts: dict[str, Any]) -> None:
 
 
 def read_sessions(root: Path) -> list[dict[str, Any]]:
-    """Return what was recorded of every `bench run` into this folder, oldest first."""
-    return [read_json(path) for path in sorted((root / "sessions").glob("*.json"))]
+    """Return what was recorded of every `bench run` into this folder, oldest first.
+
+    One that is damaged, or no record, is left out: nothing that is scored depends on it.
+    """
+    found = []
+    for path in sorted((root / "sessions").glob("*.json")):
+        with suppress(CorruptStoreError):
+            found.append(read_json(path))
+    return [one for one in found if isinstance(one, dict)]
+
+
+def unfinished(root: Path, suite: str) -> list[str]:
+    """Return a sentence for every command of a suite that has not made all that it planned.
+
+    A session is recorded when it begins, with the runs that it will make, and again when it ends.
+    Of several with one command the last counts.
+    """
+    last = {one.get("command"): one for one in read_sessions(root) if one.get("suite") == suite}
+    have, said = finished(root), []
+    for command, session in last.items():
+        planned = {*session.get("planned", ())}
+        if left := len(planned - have):
+            said.append(
+                f"Unfinished: {left:,} of {len(planned):,} runs are missing that `{command}` "
+                "planned. Run it again, with these results as OUT, to make them."
+            )
+    return said
 
 
 class Columns:

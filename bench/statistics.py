@@ -387,7 +387,8 @@ def proportion_interval(
     of `two_term`, and reduced once more for its degrees of freedom. Where hits are rare, large
     clusters without one make that variance too small: it is then taken from the sizes of the
     clusters and how much their rows agree, whichever is larger. Where no row or every row is a hit
-    there is no variance to read: then rows of one cluster count as one.
+    there is no variance to read, and where few clusters have a hit (or a miss) too little: then
+    rows of one cluster count as one.
 
     Parameters
     ----------
@@ -419,23 +420,35 @@ def proportion_interval(
     n = float(sums.count.sum())
     if found.n_clusters < 2:
         return 0.0, 1.0
+    of_one = n**2 / float(np.sum(sums.count.sum(axis=0) ** 2))
+    of_one *= (float(stats.norm.ppf(tail)) / float(stats.t.ppf(tail, found.df_clusters))) ** 2
     if min(share, 1.0 - share) < 1e-12 or found.variance <= _NOTHING:
-        per_cluster = sums.count.sum(axis=0)
-        df = found.df_clusters
-        n_effective = n**2 / float(np.sum(per_cluster**2))
-        n_effective *= (float(stats.norm.ppf(tail)) / float(stats.t.ppf(tail, df))) ** 2
-        share = round(share, 12)
+        n_effective, share = of_one, round(share, 12)
     else:
         found = replace(found, of_clusters=max(found.of_clusters, _agreement_variance(sums)))
         n_effective = share * (1.0 - share) / found.variance
         n_effective *= (
             float(stats.t.ppf(tail, max(n - 1.0, 1.0))) / float(stats.t.ppf(tail, found.df))
         ) ** 2
+        if _is_rare(sums):
+            n_effective = min(n_effective, of_one)
     n_effective = max(min(n, n_effective), 1e-9)
     hits = share * n_effective
     low = stats.beta.ppf(1.0 - tail, hits, n_effective - hits + 1.0) if hits > 0 else 0.0
     high = stats.beta.ppf(tail, hits + 1.0, n_effective - hits) if hits < n_effective else 1.0
     return float(low), float(high)
+
+
+#: With fewer clusters that have a hit, or a miss, how far rows of one agree cannot be read.
+_ENOUGH_HIT = 15
+
+
+def _is_rare(sums: DrawSums) -> bool:
+    """Whether few clusters have a hit, or a miss, and most have none."""
+    hits, size = sums.total.sum(axis=0), sums.count.sum(axis=0)
+    hits, size = hits[size > 0], size[size > 0]
+    fewest = min(np.count_nonzero(hits > 1e-12), np.count_nonzero(hits < size - 1e-12))
+    return bool(fewest < min(_ENOUGH_HIT, len(size) / 2))
 
 
 def _agreement_variance(sums: DrawSums) -> float:
@@ -473,6 +486,9 @@ class ControlTest:
     n_controls : int
     mean, sd, best : float
         Of the control draws.
+    error : float
+        Standard error of the head minus one draw more: sd √(1 + 1/m), where each draw has pairs of
+        its own with the sd of the differences.
     """
 
     p_above: float
@@ -483,6 +499,15 @@ class ControlTest:
     mean: float
     sd: float
     best: float
+    error: float
+
+    def interval(self, difference: float, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the interval of the head minus one more draw of its control, by t.
+
+        It asks what p asks: where the head is one more draw, it holds zero with `confidence`.
+        """
+        half = float(stats.t.ppf(0.5 + confidence / 2.0, self.n_controls - 1)) * self.error
+        return difference - half, difference + half
 
 
 def against_controls(
@@ -540,7 +565,8 @@ def against_controls(
     above = by_t[0] if few or reached == 0 else by_rank[0]
     below = by_t[1] if few or undercut == 0 else by_rank[1]
     by: Literal["rank", "t"] = "t" if sd > slack and (few or 0 in (reached, undercut)) else "rank"
-    return ControlTest(above, below, by, 1 + reached, m, mean, sd, float(x.max()))
+    error = sd * math.sqrt(1.0 + 1.0 / m)
+    return ControlTest(above, below, by, 1 + reached, m, mean, sd, float(x.max()), error)
 
 
 def _new_draw(own: float, x: Matrix) -> tuple[float, float]:
@@ -587,9 +613,8 @@ def against_paired_controls(
         above, below = (1.0, 1.0) if abs(mean) <= 1e-12 else (1.0 / (m + 1), 1.0)
         if mean < 0:
             above, below = below, above
-    return ControlTest(
-        above, below, "t", None, m, float(x.mean()), float(x.std(ddof=1)), float(x.max())
-    )
+    of_controls = float(x.mean()), float(x.std(ddof=1)), float(x.max())
+    return ControlTest(above, below, "t", None, m, *of_controls, sd * math.sqrt(1.0 + 1.0 / m))
 
 
 def _one_sided(t: float, df: float) -> tuple[float, float]:

@@ -458,8 +458,9 @@ def _of_the_head(cells: pl.DataFrame, metric: str, level: float | None) -> str:
         if value is not None
     ]
     return (
-        f"Head weights alone, without a real pair, reach {metric} {', '.join(reached)}"
-        f"{'; ' if beside else ''}{', '.join(beside)}."
+        f"Head weights alone, without a real pair, reach {metric} {', '.join(reached)} among "
+        f"{number_text(best['gallery'][0], 0)} candidates{'; ' if beside else ''}"
+        f"{', '.join(beside)}."
     )
 
 
@@ -497,7 +498,7 @@ def gain_lines(gains: pl.DataFrame) -> Table:
         ("relative", lambda row: relative_text(row["relative"])),
         ("95 % interval", lambda row: interval_text(row["low"], row["high"])),
         *(of_images if over_images else []),
-        ("p", lambda row: p_text(row["p"])),
+        ("p", side_p),
         ("p, Holm", lambda row: p_text(row["p_holm"])),
         ("family", lambda row: "exploratory" if row["family"] is None else f"of {row['family']}"),
         ("test", lambda row: row["test"] or ""),
@@ -515,6 +516,13 @@ def gain_lines(gains: pl.DataFrame) -> Table:
         ("chance", lambda row: value_text(row["metric"], row["chance"])),
     ]
     return Table.of(gains, columns)
+
+
+def side_p(row: Row) -> str:
+    """Return p as it is; of a head below its control, one-sided, that it is below."""
+    if row["p"] is not None and row["p_below"] is not None and row["difference"] < 0:
+        return f"{p_text(row['p_below'])} (below)"
+    return p_text(row["p"])
 
 
 def _difference(row: Row) -> str:

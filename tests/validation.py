@@ -31,6 +31,7 @@ from bench.metrics.calibrated import (
     Similarity,
     calibrate,
 )
+from bench.report.verdict import judged
 from bench.statistics import (
     ENOUGH_CONTROLS,
     DrawSums,
@@ -196,6 +197,28 @@ def proportions(trials, rng, strict) -> Iterator[Row]:
                         )  # fmt: skip
 
 
+def rare_shares(trials, rng, strict) -> Iterator[Row]:
+    """Coverage of one share where few of many large clusters have a hit at all."""
+    for p, icc, c, size in (
+        (0.01, 0.3, 47, 100), (0.003, 0.3, 47, 100), (0.01, 0.1, 47, 100), (0.003, 0.3, 200, 100),
+        (0.003, 0.1, 200, 100), (0.01, 0.3, 100, 20),
+    ):  # fmt: skip
+        for model in ("beta", "latent normal"):
+            covered = 0
+            for _ in range(trials):
+                if model == "beta":
+                    of = rng.beta(p * (1 / icc - 1), (1 - p) * (1 / icc - 1), size=c)
+                else:
+                    z = rng.standard_normal(c) * np.sqrt(icc)
+                    of = ndtr((ndtri(p) + z) / np.sqrt(1 - icc))
+                hits = rng.binomial(size, of).astype(float)
+                low, high = proportion_interval(DrawSums(hits[None], np.full((1, c), float(size))))
+                covered += low <= p <= high
+            yield row("coverage, one share, rare hits in large clusters",
+                      f"{model}, p {p}, icc {icc}, C {c} of {size}", covered, trials, (">=", 0.93),
+                      strict=strict)  # fmt: skip
+
+
 def shares_over_draws(trials, rng, strict) -> Iterator[Row]:
     """Coverage of the product's interval of one share over several draws, crossed."""
     for s, c in ((5, 207), (10, 207), (10, 47)):
@@ -311,6 +334,76 @@ CONTROL_KINDS = {
     "counts, 570 queries of 517 names": lambda rng, n: rng.binomial(570, 1 / 517, size=n) / 570,
     "counts, 2,260 queries of 207 names": lambda rng, n: rng.binomial(2260, 1 / 207, n) / 2260,
 }
+
+
+#: Draws whose tails are heavier, or longer on one side, than any scale of the t test makes normal.
+TAILED_KINDS = {
+    "heavy tails, t of 3 degrees": lambda rng, n: 0.5 + 0.01 * rng.standard_t(3, n),
+    "skewed upwards, 0.1 + exponential": lambda rng, n: 0.1 + 0.01 * rng.exponential(1.0, n),
+    "skewed downwards, 0.3 - exponential": lambda rng, n: 0.3 - 0.01 * rng.exponential(1.0, n),
+}
+
+
+def tailed_controls(trials, rng, strict) -> Iterator[Row]:
+    """The same for draws with heavy tails and skew, of both sides, and of the interval.
+
+    The rank keeps its 5 %. Below 1 / (m + 1) the t test decides, and does not keep what it says:
+    its rates are printed, and a result that rests on it says "by t".
+    """
+    for m in (19, 39):
+        for kind, draw in TAILED_KINDS.items():
+            p, outside = np.empty((trials, 2)), 0
+            for t in range(trials):
+                x = draw(rng, m + 1)
+                test = against_controls(x[0], x[1:], n_rows=570)
+                p[t] = test.p_above, test.p_below
+                low, high = test.interval(x[0] - x[1:].mean())
+                outside += not low <= 0 <= high
+            for level in (0.05, 0.05 / 18):
+                goal = ("<=", 0.065) if level == 0.05 else None
+                known = "" if goal else " (known limit)"
+                rejected = max(np.sum(p <= level, axis=0))
+                yield row(f"type I at {level:.2g}, either side, tails or skew{known}",
+                          f"m {m}, {kind}", rejected, trials, goal, strict=strict)  # fmt: skip
+            yield row("interval of a control draw without zero, tails or skew", f"m {m}, {kind}",
+                      outside, trials, ("<=", 0.08), strict=strict)  # fmt: skip
+
+
+def sentences(trials, rng, strict) -> Iterator[Row]:
+    """How often the verdict on a head that is one more draw says that it, or a control, is better.
+
+    It is the product's own judgement of 19 draws each of one to four controls: "a control did
+    better" is one claim of as many, "random vectors would not have done as well" needs all. Beside
+    it the interval, and what the tests would say uncorrected.
+    """
+    for n in (1, 2, 4):
+        for kind, draw in CONTROL_KINDS.items():
+            found = dict.fromkeys(("better", "worse", "uncorrected", "interval"), 0)
+            for _ in range(trials):
+                head, rows = draw(rng, 1)[0], []
+                for _ in range(n):
+                    x = draw(rng, 19)
+                    test = against_controls(head, x, n_rows=570)
+                    low, high = test.interval(head - x.mean())
+                    found["interval"] += not low <= 0 <= high
+                    rows.append(
+                        {"p": test.p_above, "p_below": test.p_below, "low": low, "high": high,
+                         "difference": head - x.mean(), "n_controls": 19,
+                         "control_rank": test.rank}
+                    )  # fmt: skip
+                tones = {one["stands"] for one in judged(rows)}
+                found["worse"] += "worse" in tones
+                found["better"] += tones == {"better"}
+                found["uncorrected"] += any(one["p_below"] < 0.05 for one in rows)
+            setting = f"{n} control{'s' if n > 1 else ''}, {kind}"
+            for name, key, goal in (
+                ("sentence: a control did better, of equal ones", "worse", ("<=", 0.05)),
+                ("sentence: better than every control, of equal ones", "better", ("<=", 0.05)),
+                ("any control better at 5 %, uncorrected", "uncorrected", None),
+            ):
+                yield row(name, setting, found[key], trials, goal, strict=strict)
+            yield row("interval of a control draw without zero", setting, found["interval"],
+                      n * trials, ("<=", 0.08), strict=strict)  # fmt: skip
 
 
 def control_draws(trials, rng, strict) -> Iterator[Row]:
@@ -529,7 +622,7 @@ def _against_best(rng, gaps, s, c, share):
 SIMULATIONS: tuple[Callable[..., Iterator[Row]], ...] = (
     two_term_cells, binary_cells, proportions, shares_over_draws, overlapping, within_classes,
     control_draws, families, power, calibrated,
-    leaderboards,
+    leaderboards, rare_shares, tailed_controls, sentences,
 )  # fmt: skip
 
 

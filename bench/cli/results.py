@@ -100,11 +100,11 @@ def table_command(
     with 95 % intervals and published numbers. docs/statistics.md has the rules.
     """
     is_short = form == "table" and part is None and not (everything or as_json)
-    part = part or "both"
+    part, form = part or "both", "json" if as_json else form
     with ProgressBar(f"table of {results}", doing="reading results") as bar:
         from bench.cells import only_series
         from bench.comparisons import bold_cells, compare
-        from bench.results import read_results
+        from bench.results import read_results, unfinished
         from bench.tables import result_table
 
         series = only_series(results, read_results(results), suite=suite)
@@ -112,7 +112,7 @@ def table_command(
         rows = _only(series, conditions, results)
         names = _shown_metrics(rows, metrics, results, needed=part in _OWN_PARTS)
         parts = {"both": ("results",) if is_short else ("results", "gains")}.get(part, (part,))
-        marks = is_short or (form in ("md", "latex") and not as_json)
+        marks = is_short or form in ("md", "latex")
         frames: dict[str, pl.DataFrame] = {}
         bold: Collection[tuple[Any, ...]] = ()
         if "results" in parts:
@@ -127,20 +127,27 @@ def table_command(
                 frames["gains"] = _equal(found, {"comparison": "over-parts"})
             if "comparisons" in parts:
                 frames["comparisons"] = found
+        left = unfinished(results, series["suite"][0])
+    # Above a table that a person reads, or beside one that another program does.
+    click.echo("".join(f"{text}\n\n" for text in left), nl=False, err=not is_short)
     if is_short:
-        _print_summary(frames["results"], bold)
+        _print_summary(results, rows, frames["results"], bold)
         return
     frames |= _suite_tables(results, rows, parts)
-    if part in frames and frames[part].is_empty() and form not in ("csv", "json") and not as_json:
+    if part in frames and frames[part].is_empty() and form not in ("csv", "json"):
         click.echo(_EMPTY.get(part, _EMPTY["gains"]), err=True)
-    _print_tables(frames, "json" if as_json else form, bold)
+    _print_tables(frames, form, bold)
 
 
-def _print_summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> None:
+def _print_summary(
+    results: Path, rows: pl.DataFrame, table: pl.DataFrame, bold: Collection[tuple[Any, ...]]
+) -> None:
+    from bench.suites.few_shot import few_shot_claim
     from bench.tables import SUMMARY_WIDTH, summary
 
-    found = summary(table, bold)
-    for text in filter(None, (found.sentence, found.caption)):
+    found, claim = summary(table, bold), few_shot_claim(results, rows)
+    said = "" if claim is None else f"{claim.learner}: {claim.sentence}"
+    for text in filter(None, (found.sentence, said, found.caption)):
         click.echo(textwrap.fill(text, SUMMARY_WIDTH))
     found.table.plain.show()
     is_won = any(cell.endswith("*") for line in found.table.lines for cell in line)
@@ -575,7 +582,7 @@ def submit_command(
 @click.option("--title", default="Leaderboard", show_default=True, help="Use this heading.")
 @json_option
 def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: bool) -> None:
-    """Rank submissions, and mark those as good as the first.
+    """Rank submissions, and mark those not shown to be behind the first.
 
     Every *.json file below FOLDER is read and checked; a file that is no submission ends the
     command with its name. Entries are compared with the leader on the draws that both have;

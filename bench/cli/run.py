@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,6 @@ from featstore.command_line import (
     store_option,
     usage_error,
 )
-from featstore.errors import FeatstoreError
 from featstore.options import config_from, parts_of
 from featstore.plugins import KINDS
 from featstore.terminal import bad, dim, good, say
@@ -116,34 +115,36 @@ class Execution:
 
         plan = self._planned(suite, runs)
         click.echo(_summary(suite, plan), err=True)
-        recorded: set[Any] = set()
-        # One that is damaged stops no run.
-        with suppress(FeatstoreError, AttributeError, TypeError):
-            recorded = {one.get("command") for one in read_sessions(self.out)}
+        recorded = {one.get("command") for one in read_sessions(self.out)}
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        session: dict[str, Any] = {
+            "command": recorded_command(),
+            "started": started,
+            "seconds": None,
+            "jobs": self.jobs,
+            "engine": self.engine,
+            "suite": suite,
+            "new": plan["new"],
+            "reused": plan["reused"],
+            "fits": plan["fits"],
+            "versions": {"python": platform.python_version(), **versions(_PACKAGES)},
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+        }
+        record: Callable[[dict[str, Any]], None] = partial(
+            write_session, self.out, f"{started.replace(':', '').replace('-', '')}-{os.getpid()}"
+        )
+        if plan["new"]:
+            # Until it has ended, what it will make stands beside it: see `unfinished`.
+            record(session | {"planned": [run.run_id for run in runs]})
         with ProgressBar(suite, "fits", total=plan["fits"]) as bar:
             done = run_all(
                 runs, self.store, self.out, jobs=self.jobs, engine=self.engine,
                 weights=self.weights, device=self.device, on_done=lambda _: bar.advance(),
             )  # fmt: skip
-        session = {
-            "command": recorded_command(),
-            "started": started,
-            "seconds": done.seconds,
-            "jobs": self.jobs,
-            "engine": self.engine,
-            "suite": suite,
-            "new": done.new,
-            "reused": done.reused,
-            "fits": done.fits,
-            "versions": {"python": platform.python_version(), **versions(_PACKAGES)},
-            "platform": platform.platform(),
-            "cpus": os.cpu_count(),
-        }
-        # A process that was killed after its last run has recorded none of what it did.
-        if done.new or session["command"] not in recorded:
-            name = f"{started.replace(':', '').replace('-', '')}-{os.getpid()}"
-            write_session(self.out, name, session)
+        session |= {"seconds": done.seconds, "new": done.new, "reused": done.reused}
+        if plan["new"] or session["command"] not in recorded:
+            record(session)
         return session
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from bench.cells import CONTROLS, MIXED_NAMES, in_order, method_title, pairs_order, whole_heads
+from bench.comparisons import LEVEL
 from bench.geometry import METHOD
 from bench.report.theme import (
     DASHED,
@@ -27,8 +28,8 @@ from bench.report.theme import (
     way,
     without_frame,
 )
-from bench.report.verdict import DIRECTION, LEVEL, METRIC
-from bench.tables import signed_text, value_text
+from bench.report.verdict import DIRECTION, METRIC, among
+from bench.tables import p_text, signed_text, value_text
 
 #: Direction and metric of the panels of the pairs curve: large ones, and small ones below them.
 LARGE = (("image→name", "top-1"), ("image→name", "top-10"))
@@ -80,7 +81,7 @@ def pairs_figure(table: pl.DataFrame, comparisons: pl.DataFrame, method: str) ->
     direction, metric = large[0]
     return Figure(
         "accuracy_by_pairs",
-        _pairs_title(title, gain, lines[large[0]], name, metric),
+        f"{_pairs_title(title, gain, lines[large[0]], name, metric)}, {_pool(held, direction)}.",
         f"{title}: percent of queries whose right answer is first or among the first ten, by the "
         "number of real pairs; bands: one standard deviation over draws; dotted: chance.",
         _pairs_caption(title, held, lines[large[0]], direction, metric, name),
@@ -103,12 +104,24 @@ def _gain_over_pairs(
     return None if own.is_empty() else in_order(own).row(-1, named=True)
 
 
-def _is_real(gain: dict[str, Any] | None) -> bool:
-    """Whether an interval lies above zero and its test agrees."""
-    return (
-        gain is not None and gain["low"] is not None and gain["low"] > 0
-        and gain["p"] is not None and gain["p"] < LEVEL
-    )  # fmt: skip
+def _side(gain: dict[str, Any] | None) -> str:
+    """Return on which side of zero an interval and its test are; empty if on neither."""
+    if gain is None or (p := _corrected(gain)[0]) is None or p >= LEVEL:
+        return ""
+    higher, lower = (gain["low"] or 0.0) > 0, (gain["high"] or 0.0) < 0
+    return "higher" if higher else "lower" if lower else ""
+
+
+def _corrected(gain: dict[str, Any]) -> tuple[float | None, str]:
+    """Return p as it may be read: corrected where the comparison was named beforehand."""
+    if gain["p_holm"] is None:
+        return gain["p"], "exploratory"
+    return gain["p_holm"], "Holm"
+
+
+def _pool(held: pl.DataFrame, direction: str) -> str:
+    own = held.filter(pl.col("direction") == direction)
+    return among(direction, own["gallery"][0])
 
 
 def _pairs_title(
@@ -122,19 +135,18 @@ def _pairs_title(
         best = max((row for row in lines if row["source"] != ""), key=lambda row: row["mean"])
         return (
             f"{title} reaches at most {value_text(metric, best['mean'])} % {metric} "
-            f"({best['line']}, {counts[best['n_pairs']]} pairs)."
+            f"({best['line']}, {counts[best['n_pairs']]} pairs)"
         )
     both = value_text(metric, gain["a"]), value_text(metric, gain["b"])
-    count = counts[gain["n_pairs"]]
     numbers = f"{both[0]} % {metric} with it, {both[1]} % without"
-    if _is_real(gain):
-        return (
-            f"The head adds {signed_text(gain['difference']).lstrip('+')} points to {count} real "
-            f"pairs: {numbers}."
-        )
-    if gain["high"] is not None and gain["high"] < 0:
-        return f"With {count} real pairs the head does harm: {numbers}."
-    return f"With {count} real pairs no gain from the head is certain: {numbers}."
+    said = "no difference by the head is shown"
+    if side := _side(gain):
+        moved = signed_text(gain["difference"]).lstrip("+\N{MINUS SIGN}")
+        pool = " for this pool of pairs" if "this pool" in gain["population"] else ""
+        said = f"the head is {moved} points {side}{pool}"
+        p, how = _corrected(gain)
+        said += f" (p {p_text(p)}, {how})"
+    return f"With {counts[gain['n_pairs']]} real pairs {said}: {numbers}"
 
 
 def _pairs_caption(
@@ -165,7 +177,7 @@ def _pairs_caption(
     ]
     return (
         f"{title}: {metric} of {way(direction)} in percent, mean over "
-        f"{draws_text(first['n_seeds'])}, {first['gallery']:,.0f} candidates; {'; '.join(parts)}."
+        f"{draws_text(first['n_seeds'])}, {_pool(held, direction)}; {'; '.join(parts)}."
     )
 
 
@@ -202,6 +214,11 @@ class Positions:
         at["0"] = first - 1.6
         counts = {k: f"{fitted[k]:,.0f}" if k == "all" else k for k in fitted} | {"0": "0"}
         return cls(at, counts, first - 0.8)
+
+    @property
+    def last(self) -> str:
+        """The largest number of pairs."""
+        return max(self.at, key=lambda k: self.at[k])
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -346,7 +363,9 @@ def _draw_pairs_figure(
     head, foot, gap = 1.9, 3.4, 1.2
     rows = -(-len(large) // columns), -(-len(small) // beside)
     sheet.tall(rows[0] * (head + tall + foot) + rows[1] * (head + low + foot) + gap * bool(small))
-    label = 11.0
+    labels = {panel: _end_labels(lines[panel], at, panel[1]) for panel in large}
+    widths = [measured(text) for own in labels.values() for _, _, text in own.values()]
+    label = max(11.0, 2.0 + max(widths, default=0.0))
     for place, panel in enumerate(large):
         row, column = divmod(place, columns)
         own = (sheet.width - gap * (columns - 1)) / columns
@@ -354,8 +373,8 @@ def _draw_pairs_figure(
         axes = sheet.axes(left, top + head, own - 3.2 - label, tall)
         _from_zero(axes, [line for other in large for line in lines[other]])
         _panel(sheet, axes, lines[panel], at, own - 3.2 - label, _heading(panel), (left - 3.2, top))
-        _line_ends(axes, lines[panel], at, tall, panel[1])
-        if place == 0 and gain is not None and _is_real(gain):
+        _line_ends(axes, labels[panel], at, tall)
+        if place == 0 and gain is not None and _side(gain) == "higher":
             _bracket(axes, gain, lines[panel], at, tall)
         sheet.text(left + (own - 3.2 - label) / 2, top + head + tall + 2.5, "real pairs, log scale",
                    role="muted", ha="center")  # fmt: skip
@@ -402,32 +421,48 @@ def _panel(
     sheet.text(corner[0], corner[1] + 0.7, heading, weight="bold")
 
 
-def _line_ends(
-    axes: Any, lines: list[dict[str, Any]], at: Positions, ems: float, metric: str
-) -> None:
-    """Write name and last value of every line at its right end, spread so that none overlap."""
-    last: dict[str, tuple[float, str]] = {}
+def _end_labels(
+    lines: list[dict[str, Any]], at: Positions, metric: str
+) -> dict[str, tuple[str, float, str]]:
+    """Return for every role where its line ends: number of pairs, value, and what is said of it."""
+    last: dict[str, tuple[str, float, str]] = {}
     for source, name in (("head", "with head"), ("none", "pairs alone")):
         for row in lines:
             if row["source"] == source:
                 text = f"{name} {value_text(metric, row['mean'])}"
-                last[SOURCE_STYLES[source][0]] = (100 * row["mean"], text)
+                last[SOURCE_STYLES[source][0]] = (row["n_pairs"], 100 * row["mean"], text)
     controls = [row for row in lines if row["source"] in CONTROLS]
     if controls:
         most = max(controls, key=lambda row: at.at[row["n_pairs"]])["n_pairs"]
         ends = [100 * row["mean"] for row in controls if row["n_pairs"] == most]
         texts = sorted({f"{end:.1f}" for end in (min(ends), max(ends))}, key=float)
-        last["muted"] = (float(np.mean([min(ends), max(ends)])), f"controls {'–'.join(texts)}")
+        middle = float(np.mean([min(ends), max(ends)]))
+        last["muted"] = (most, middle, f"controls {'–'.join(texts)}")
+    final = at.last
     for row in lines:
         if row["line"] == "ConSE":
-            last["conse"] = (100 * row["mean"], f"ConSE {value_text(metric, row['mean'])}")
-    scale = axes.get_ylim()[1] / ems
-    wanted = [value for value, _ in last.values()]
+            # It reads no pair: the same at every number of them.
+            last["conse"] = (final, 100 * row["mean"], f"ConSE {value_text(metric, row['mean'])}")
+    return {
+        role: (k, value, text if k == final else f"{text} at {at.counts[k]}")
+        for role, (k, value, text) in last.items()
+    }
+
+
+def _line_ends(
+    axes: Any, labels: dict[str, tuple[str, float, str]], at: Positions, ems: float
+) -> None:
+    """Write name and last value of every line beside the axes, spread so that none overlap.
+
+    Each is joined to its line at the number of pairs that the value is of.
+    """
     right = at.limits[1]
-    places = spread(wanted, 1.25 * scale, 0.4 * scale)
-    for (role, (value, text)), y in zip(last.items(), places, strict=True):
+    scale = axes.get_ylim()[1] / ems
+    places = spread([value for _, value, _ in labels.values()], 1.25 * scale, 0.4 * scale)
+    for (role, (k, value, text)), y in zip(labels.items(), places, strict=True):
+        where = right if k == at.last else at.at[k]
         axes.annotate(
-            text, (right, value), (right + 0.06 * (right - at.limits[0]), y),
+            text, (where, value), (right + 0.06 * (right - at.limits[0]), y),
             color=colour(role), va="center", annotation_clip=False,
             weight="bold" if role == "head" else "normal",
             arrowprops={"arrowstyle": "-", "color": colour(role), "linewidth": 0.6,
@@ -518,6 +553,7 @@ def mixing_figure(fixed: pl.DataFrame, chosen: pl.DataFrame) -> Figure | None:
     best = {k: max(_fixed(panel)) for k, panel in zip(keys, panels, strict=True)}
     auto = {row["n_pairs"]: row["mean"] for row in data.to_dicts() if row["line"] == _AUTO}
     title = _mixing_title(dict(zip(keys, panels, strict=True)), best, auto)
+    title += f", {among(DIRECTION, rows['gallery'][0])}."
     seeds = rows["seed"].n_unique()
     weights = own.filter(pl.col("n_pairs") != "0")["mix_chosen"].drop_nulls()
     how = ""
@@ -535,7 +571,7 @@ def mixing_figure(fixed: pl.DataFrame, chosen: pl.DataFrame) -> Figure | None:
     caption = (
         f"{method_title(METHOD)}, {METRIC} of {way(DIRECTION)} in percent, mean over "
         f"{draws_text(seeds)}, penalty {penalty:g} for fixed weights, "
-        f"{rows['gallery'][0]:,.0f} candidates. {'; '.join(parts)}.{how}"
+        f"{among(DIRECTION, rows['gallery'][0])}. {'; '.join(parts)}.{how}"
     )
 
     def draw(sheet: Sheet) -> None:
@@ -622,11 +658,14 @@ def _mixing_title(
 ) -> str:
     if not auto:
         most = max(best[k] - min(_fixed(panel)) for k, panel in panels.items())
-        return f"The mixing weight moves {METRIC} by up to {100 * most:.1f} points."
+        return f"The mixing weight moves mean {METRIC} by up to {100 * most:.1f} points"
     short = max(best[k] - auto[k] for k in auto)
     if short <= 0:
-        return "The automatic weight is at least as good as every fixed one."
-    return f"The automatic weight is at most {100 * short:.1f} points below the best fixed weight."
+        return f"No fixed weight had a higher mean {METRIC} than the automatic one"
+    return (
+        f"Mean {METRIC} of the automatic weight was at most {100 * short:.1f} points below that of "
+        "the best fixed one"
+    )
 
 
 def _draw_mixing(sheet: Sheet, panels: list[list[dict[str, Any]]], counts: list[str]) -> None:

@@ -30,7 +30,7 @@ from bench.report.theme import (
     way,
     without_frame,
 )
-from bench.report.verdict import DIRECTION, METRIC, as_planned
+from bench.report.verdict import DIRECTION, METRIC, among, as_planned
 from bench.tables import value_text
 
 #: What a figure calls the controls, each of which replaces the head's rows.
@@ -86,16 +86,16 @@ def headline_figure(
     rows = [_dot(row, method) for row in [*heads.iter_rows(named=True), *controls]]
     by_method = {row["method"]: row for row in heads.iter_rows(named=True)}
     shown, name = by_method[method], method_title(method)
-    value = f"{value_text(metric, shown['a'])} %"
+    value, pool = f"{value_text(metric, shown['a'])} %", among(direction, shown["gallery"])
     if (direction, metric) == (DIRECTION, METRIC):
-        title = f"{name} on the head alone names {value} of images correctly"
+        title = f"{name} on the head alone names {value} of images correctly {pool}"
         subtitle = "Share of images whose own name ranks first, in percent"
     else:
-        title = f"{name} on the head alone reaches {value} {metric} of {way(direction)}"
+        title = f"{name} on the head alone reaches {value} {metric} of {way(direction)} {pool}"
         subtitle = f"{metric} of {way(direction)}, in percent"
     if controls:
         best = max(row["a"] for row in controls)
-        title += f", its best control {value_text(metric, best)} %"
+        title += f", its best control (mean of its draws) {value_text(metric, best)} %"
     if "conse" in by_method:
         subtitle += "; dashed line: ConSE, which reads the head without fitting"
     values = ", ".join(
@@ -184,7 +184,7 @@ def _scope(row: dict[str, Any]) -> str:
     )
     return (
         f"{evaluation_text(row['eval'])}: {row['n_queries']:,} queries over "
-        f"{draws_text(row['n_seeds'])}, {row['gallery']:,.0f} candidates{chance}"
+        f"{draws_text(row['n_seeds'])}, {among(row['direction'], row['gallery'])}{chance}"
     )
 
 
@@ -239,7 +239,8 @@ def controls_figure(
     sources = [s for s in ("head", *CONTROL_NAMES) if s in set(runs["source"])]
     data = _control_data(runs, means, methods, sources)
     data += _dose_data(doses.filter(pl.col("eval") == evaluation), methods)
-    caption = _controls_caption(data, methods, evaluation, runs.row(0, named=True))
+    first = runs.row(0, named=True)
+    caption = _controls_caption(data, methods, evaluation, first)
 
     def draw(sheet: Sheet) -> None:
         _draw_controls(sheet, data, methods, sources, method if method in methods else methods[0])
@@ -256,7 +257,8 @@ def controls_figure(
     subtitle = (
         "Share of images whose own name ranks first, in percent; a dot a draw, a bar the mean."
     )
-    return Figure("controls", _controls_title(data), subtitle, caption, written, draw)
+    title = _controls_title(data, among(DIRECTION, first["gallery"]))
+    return Figure("controls", title, subtitle, caption, written, draw)
 
 
 def _control_data(
@@ -287,11 +289,12 @@ def _dose_data(doses: pl.DataFrame, methods: list[str]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _controls_title(data: list[dict[str, Any]]) -> str:
+def _controls_title(data: list[dict[str, Any]], pool: str) -> str:
     others = [row for row in data if row["source"] in CONTROL_NAMES]
     most = max(max(row["draws"]) for row in others)
     n_draws = sum(len(row["draws"]) for row in others)
     title = f"The best of {n_draws:,} control draws names {value_text(METRIC, most)} % of images"
+    title += f" correctly {pool}"
     heads = {value_text(METRIC, row["mean"]) for row in data if row["source"] == "head"}
     if ends := sorted(heads, key=float):
         title += f", the head {' to '.join([ends[0], ends[-1]] if len(ends) > 1 else ends)} %"
@@ -313,7 +316,7 @@ def _controls_caption(
     below = " Below: means with 95 % intervals by level of each dose."
     return (
         f"{capital(METRIC)} of {way(DIRECTION)} in percent without real pairs, "
-        f"{evaluation_text(evaluation)}, {first['gallery']:,.0f} candidates, chance "
+        f"{evaluation_text(evaluation)}, {among(DIRECTION, first['gallery'])}, chance "
         f"{value_text(METRIC, first['chance'])} %. Mean and, in brackets, number of draws. "
         f"{'; '.join(parts)}.{below if any(row['dose'] for row in data) else ''}"
     )
@@ -460,8 +463,8 @@ def head_rows_figure(found: Geometry, name: Callable[[str], str]) -> Figure:
     low, middle, high = head.other
     share = float((cosines > high).mean())
     title = (
-        f"{100 * share:.0f} % of the head's rows are closer to their own name than 95 % of other "
-        "names are."
+        f"{100 * share:.0f} % of the head's {len(cosines):,} rows are closer to their own name "
+        "than 95 % of other names are."
     )
     caption = (
         f"Cosine of each of {len(cosines):,} head rows with its own name, projected by a map that "

@@ -15,6 +15,8 @@ import polars as pl
 
 from bench.cells import method_title
 from bench.corpus import seen_classes
+from bench.report.theme import evaluation_text
+from bench.report.verdict import among
 from bench.results import read_ranks
 from featstore.identity import sha256_hex
 from featstore.store.store import FeatureStore
@@ -109,8 +111,8 @@ class Gallery:
         Hits, then misses.
     hits, total : int
         Images with a right first answer, and all.
-    candidates : int
-        How many answers there are to choose from.
+    pool : str
+        What each image is ranked against, and of which evaluation that is.
     """
 
     setting: str
@@ -118,7 +120,7 @@ class Gallery:
     strip: tuple[Card, ...]
     hits: int
     total: int
-    candidates: int
+    pool: str
 
 
 def shown_text(text: str) -> str:
@@ -242,10 +244,12 @@ def gallery(
     bound = sorted(places[query] for query in misses)[: (len(misses) + 1) // 2]
     nearer = [query for query in misses if places[query] <= bound[-1]]
     run = next(iter(first.values()))
+    held = "none held out" if run["eval"] == "all-names" else evaluation_text(run["eval"])
+    pool = f"{among(direction, run['gallery'])} ({held})"
     return Gallery(
         setting=(
-            f"{method_title(method)} on head weights alone: {len(first):,} images, each ranked "
-            f"against {run['gallery']:,} candidates. Examples are drawn by a hash of their ids."
+            f"{method_title(method)} on head weights alone: {len(first):,} images, {pool}. "
+            "Examples are drawn by a hash of their ids."
         ),
         groups=tuple(
             Group(title, len(kind), cards(kind[:FIRST]), cards(kind[FIRST : FIRST + MORE]))
@@ -255,7 +259,7 @@ def gallery(
         strip=cards([*_one_a_class(hits, words)[:HITS], *_one_a_class(nearer, words)[:MISSES]]),
         hits=len(hits),
         total=len(first),
-        candidates=run["gallery"],
+        pool=pool,
     )
 
 
@@ -301,7 +305,7 @@ def _read_answers(
         found = read_ranks(root, own["run_id"]).filter(
             (pl.col("direction") == direction) & (pl.col("top").list.len() > 0)
         )
-        found = found.join(own.select("run_id", "gallery"), on="run_id")
+        found = found.join(own.select("run_id", "gallery", "eval"), on="run_id")
         if not found.is_empty():
             answers[by, role] = {row["query_id"]: row for row in found.iter_rows(named=True)}
     return answers if (method_title(method), "head") in answers else {}

@@ -22,6 +22,7 @@ from bench.cells import (
 )
 from bench.fits import FEWEST, SCORED, TOO_FEW
 from bench.report.theme import INKS
+from bench.report.verdict import among
 from bench.results import CHOSEN
 from bench.tables import (
     BY_NAME,
@@ -35,6 +36,7 @@ from bench.tables import (
     p_text,
     pairs_text,
     relative_text,
+    side_p,
     signed_text,
     value_text,
     varying,
@@ -90,8 +92,10 @@ class Grid:
     Attributes
     ----------
     direction, eval : str
+    pool : str
+        What a query is ranked against; see `bench.report.verdict.among`.
     note : str
-        Gallery, seeds, and which mean centres the images.
+        Seeds, and which mean centres the images.
     metrics : tuple of str
         Names of the metrics that its cells hold, in order.
     columns : tuple of str
@@ -104,6 +108,7 @@ class Grid:
 
     direction: str
     eval: str
+    pool: str
     note: str
     metrics: tuple[str, ...]
     columns: tuple[str, ...]
@@ -161,6 +166,7 @@ def _grid(arena: dict[str, Any], block: pl.DataFrame, bold: Collection[tuple[Any
     return Grid(
         direction=arena["direction"],
         eval=arena["eval"],
+        pool=among(arena["direction"], block["gallery"][0]),
         note=_note(block),
         metrics=names,
         columns=names if len(keys) == 1 else tuple(pairs_text(k, fitted[k]) for k in keys),
@@ -171,7 +177,7 @@ def _grid(arena: dict[str, Any], block: pl.DataFrame, bold: Collection[tuple[Any
 
 def _note(block: pl.DataFrame) -> str:
     seeds = sorted({int(n) for n in block["n_seeds"]})
-    note = f"{number_text(block['gallery'][0], 0)} candidates; mean ± sd over {seeds[-1]} draws"
+    note = f"mean ± sd over {seeds[-1]} draws"
     if seeds[0] == 1 and seeds[-1] > 1:
         note += ", no ± where nothing is drawn"
     means = set(block["image_mean"])
@@ -302,7 +308,7 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
             "difference": signed_text(row["difference"]),
             "interval": interval_text(row["low"], row["high"]),
             "relative": relative_text(row["relative"]),
-            "p": p_text(row["p"]),
+            "p": side_p(row),
             "p_holm": p_text(row["p_holm"]),
             "family": "" if row["family"] is None else f"of {row['family']}",
             "population": row["population"],

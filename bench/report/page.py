@@ -25,7 +25,7 @@ from bench.cells import (
     only_series,
     whole_heads,
 )
-from bench.comparisons import bold_cells, compare
+from bench.comparisons import LEVEL, bold_cells, compare
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
@@ -42,7 +42,7 @@ from bench.report.grids import Grid, choice_rows, gain_rows, grids
 from bench.report.screen import Screen, first_screen
 from bench.report.theme import Figure, css_variables
 from bench.report.verdict import Verdict, verdict
-from bench.results import CHOSEN, read_results, read_sessions, versions
+from bench.results import CHOSEN, read_results, read_sessions, unfinished, versions
 from bench.suites.few_shot import few_shot_table
 from bench.suites.published import published_table
 from bench.tables import (
@@ -346,7 +346,7 @@ def write_report(
     for path in folder.iterdir():
         if path not in files and _OF_FIGURES.fullmatch(path.name):
             path.unlink(missing_ok=True)
-    return Written(out, tuple(files), page.screen.finding if page.verdict else "")
+    return Written(out, tuple(files), page.screen.finding)
 
 
 @dataclass(frozen=True)
@@ -420,6 +420,7 @@ def build_page(
     health = set_health(store, first)
     context: dict[str, Any] = {
         "verdict": found,
+        "unfinished": unfinished(root, str(rows["suite"][0])),
         "figures": {
             kind: [figure for figure in figures if figure.kind == kind]
             for kind in dict.fromkeys(figure.kind for figure in figures)
@@ -462,12 +463,17 @@ def _tables(
     paired = [one for one in tables if not one.by_metric]
     alone = [one for one in tables if one.by_metric]
     methods = _methods(shown, figures, tables)
+    places = {name: place for place, name in enumerate(methods)}
     fitted = dict(table.select("n_pairs", "n_images_fitted").iter_rows())
     parts = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
     return {
         "methods": [{"name": name, "title": method_title(name)} for name in methods],
-        "places": {name: place for place, name in enumerate(methods)},
-        "findings": _findings(shown, alone, comparisons, health),
+        "places": places,
+        "findings": _findings(comparisons, health),
+        "of_method": {
+            place: _of_method(name, alone, comparisons)
+            for name, place in (places or {shown: 0}).items()
+        },
         "paired": paired,
         "tasks": {(one.direction, one.eval): place for place, one in enumerate(paired)},
         "alone": alone,
@@ -500,51 +506,21 @@ def _methods(shown: str, figures: Sequence[Figure], tables: Sequence[Grid]) -> l
     return [name for name in every if name in drawn | controlled]
 
 
-def _findings(
-    method: str, alone: Sequence[Grid], comparisons: pl.DataFrame, health: Sequence[Health]
-) -> dict[str, str]:
+def _findings(comparisons: pl.DataFrame, health: Sequence[Health]) -> dict[str, str]:
     """Return headings that say what the data say, or a topic where they say nothing.
 
     Parameters
     ----------
-    method : str
-        That of the verdict.
-    alone : sequence of Grid
-        Tables without real pairs.
     comparisons : DataFrame
         Of `bench.comparisons.compare`.
     health : sequence of Health
     """
-    title = method_title(method)
+    family = comparisons.filter(pl.col("family").is_not_null())
+    held, more = _held(family)
     headings = {
-        "alone": "The head beside its controls, without real pairs",
-        "parts": "Do the head and real pairs together beat the better of the two?",
+        "family": f"{held} comparisons that were named beforehand hold after correction{more}",
         "health": "The store no longer holds the revisions that were scored",
     }
-    lines = [
-        dict(zip(grid.metrics, (cell.texts[0] for cell in line.cells), strict=True))
-        for grid in alone[:1]
-        for line in grid.lines
-        if (line.method, line.role) == (method, "head")
-    ]
-    if lines and lines[0].get("seen %") and lines[0].get("unseen %"):
-        seen, unseen = (lines[0][name].split(" ±")[0] for name in ("seen %", "unseen %"))
-        headings["alone"] = (
-            f"{title} is right in {seen} % where the head has the name and in {unseen} % where it "
-            "lacks it, on average over names"
-        )
-    family = comparisons.filter(pl.col("family").is_not_null())
-    held = pl.col("bold") & (pl.col("difference") > 0)
-    headings["family"] = (
-        f"{family.filter(held).height} of {family.height} comparisons that were named beforehand "
-        "hold after correction"
-    )
-    parts = family.filter((pl.col("comparison") == "over-parts") & (pl.col("method") == method))
-    if parts.height:
-        headings["parts"] = (
-            f"{title}: head and pairs together beat the better of the two at "
-            f"{parts.filter(held).height} of {parts.height} numbers of pairs"
-        )
     if health:
         faults = (("failed items", "failed"), ("zero embeddings", "zero"))
         named = [
@@ -556,6 +532,57 @@ def _findings(
             f"The data have {' and '.join(named)}"
             if named
             else "No item of the data failed, and no embedding is zero"
+        )
+    return headings
+
+
+def _held(family: pl.DataFrame) -> tuple[str, str]:
+    """Return how many of some primary comparisons hold, and how many more for these draws only."""
+    gains = family.filter((pl.col("p_holm") < LEVEL) & (pl.col("difference") > 0))
+    held = gains.filter("bold").height
+    more = gains.height - held
+    return f"{held} of {family.height}", f", and {more} more for these draws only" if more else ""
+
+
+def _of_method(method: str, alone: Sequence[Grid], comparisons: pl.DataFrame) -> dict[str, str]:
+    """Return the headings of the tables that show one method.
+
+    Parameters
+    ----------
+    method : str
+    alone : sequence of Grid
+        Tables without real pairs.
+    comparisons : DataFrame
+        Of `bench.comparisons.compare`.
+    """
+    title = method_title(method)
+    headings = {
+        "alone": f"{title}: the head beside its controls, without real pairs",
+        "parts": f"{title}: no comparison with the better of the two was named beforehand",
+    }
+    lines = [
+        (grid, dict(zip(grid.metrics, (cell.texts[0] for cell in line.cells), strict=True)))
+        for grid in alone[:1]
+        for line in grid.lines
+        if (line.method, line.role) == (method, "head")
+    ]
+    if lines and lines[0][1].get("seen %") and lines[0][1].get("unseen %"):
+        grid, texts = lines[0]
+        seen, unseen = (texts[name].split(" ±")[0] for name in ("seen %", "unseen %"))
+        headings["alone"] = (
+            f"{title} is right in {seen} % where the head has the name and in {unseen} % where it "
+            f"lacks it, on average over names, {grid.pool}"
+        )
+    parts = comparisons.filter(
+        pl.col("family").is_not_null()
+        & (pl.col("comparison") == "over-parts")
+        & (pl.col("method") == method)
+    )
+    if parts.height:
+        held, more = _held(parts)
+        headings["parts"] = (
+            f"{title}, head and pairs together over the better of the two: shown after correction "
+            f"at {held} numbers of pairs{more}"
         )
     return headings
 

@@ -5,7 +5,6 @@ Every sentence follows from the verdict and its numbers.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,27 +23,26 @@ from bench.cells import (
     read_cells,
     source_name,
     spelled,
-    whole_heads,
 )
 from bench.comparisons import (
     FEW_CLASSES,
+    LEVEL,
     PRIMARY_CONTROLS,
     PRIMARY_METRICS,
 )
 from bench.metrics.summary import METRICS
-from bench.options import FewShot
 from bench.protocol import FRESH_SPLITS
 from bench.report.gallery import Words, shown_text
 from bench.report.theme import capital
 from bench.report.verdict import (
-    LEVEL,
     Verdict,
-    as_planned,
+    among,
     first_of_order,
     standing,
-    stands,
 )
+from bench.results import read_sessions, unfinished
 from bench.statistics import ENOUGH_DRAWS, LARGEST_OVERLAP, DrawSums, proportion_interval
+from bench.suites.few_shot import Claim, few_shot_claim
 from bench.tables import BY_NAME, interval_text, p_text, pairs_text, signed_text, value_text
 from featstore.store.store import FeatureStore
 
@@ -72,6 +70,12 @@ _CONTROLS = {
     "rotated": Subject("the head after a random rotation", one=True, short="rotated rows"),
 }  # fmt: skip
 
+#: Why controls do not decide, by the tone of the verdict.
+_OPEN = {
+    "undecided": "there are too few control draws",
+    "unknown": "a control was drawn only once",
+}
+
 #: Parts of a headline, each with the role of its colour or none.
 Parts: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -86,10 +90,10 @@ class Wording(NamedTuple):
     tail: str
     again: tuple[str, str]
 
-    def first(self, subject: Subject, value: float, role: str) -> Parts:
-        """Return a sentence that says what was counted."""
+    def first(self, subject: Subject, value: float, role: str, *, pool: str) -> Parts:
+        """Return a sentence that says what was counted, and among how many."""
         before = f"{capital(subject.name)} {self.verbs[subject.one]} "
-        return (before, ""), (_percent(value), role), (f"{self.tail}.", "")
+        return (before, ""), (_percent(value), role), (f"{self.tail} {pool}.", "")
 
     def second(
         self, subject: Subject, value: float, role: str, *, lead: str = "", end: str = "."
@@ -117,9 +121,6 @@ def _wording(direction: str, metric: str) -> Wording:
     return _WORDINGS.get((direction, metric), other)
 
 
-_CANDIDATES = {"image→name": "candidate names", "image→caption": "candidate captions"}
-
-
 @dataclass(frozen=True)
 class Doubt:
     """What a reader may doubt, and what the results say to it.
@@ -128,7 +129,8 @@ class Doubt:
     ----------
     question, answer, detail : str
     settled : bool
-        Whether the doubt is removed: drawn as a tick, and as an exclamation mark if not.
+        Whether the doubt is removed by a test that is corrected, and without a "but": drawn as a
+        tick, and as an exclamation mark if not.
     """
 
     question: str
@@ -207,9 +209,12 @@ def first_screen(
     crumbs = (str(sets["image_set"]).split("/")[0], encoders, f"suite {suite}", *date)
     note = shown_text(str(store.info(sets["image_set"]).attributes["facts"].get("note", "")))
     if found is None:
-        return Screen(crumbs, _without_head(table), "", ())
+        return Screen(crumbs, _without_head(table, few_shot_claim(root, rows)), "", ())
     head = label_set_title(sets["head_set"].split("/")[0])
-    scene = Scene(found, rows, table, comparisons, suite, head)
+    typed = [one["command"] for one in read_sessions(root) if one.get("suite") == suite]
+    command = str(typed[-1]) if typed and suite != "sweep" else ""
+    left = bool(unfinished(root, suite))
+    scene = Scene(found, rows, table, comparisons, head, command, is_unfinished=left)
     dek = scene.dek(names["image"], str(text))
     doubts = (
         scene.weights(), scene.fitting(), scene.known_names(root, words), scene.real_pairs(),
@@ -240,20 +245,15 @@ def _and(texts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
-def _amount(row: Mapping[str, Any]) -> tuple[float, float]:
-    """Return how much a row of a table was fitted on: real pairs, and shots of a class."""
-    options = json.loads(row["options"] or "{}")
-    shots = options.get("shots", FewShot.shots) if row["task"] == "few_shot" else 0
-    return pairs_order(row["n_pairs"]), shots
-
-
 def _has_head_alone(table: pl.DataFrame) -> bool:
     of_head = (pl.col("source") == "head") & (pl.col("n_pairs") == "0")
     return not table.filter(of_head & (pl.col("method") != "conse")).is_empty()
 
 
-def _without_head(table: pl.DataFrame) -> tuple[Parts, ...]:
+def _without_head(table: pl.DataFrame, claim: Claim | None = None) -> tuple[Parts, ...]:
     """Return the headline, by sentences, of results without a verdict."""
+    if claim is not None:
+        return _learner(claim)
     scored = table.filter(
         ~pl.col("method").is_in(["chance", "conse"]) & ~pl.col("source").is_in([*_CONTROLS])
     )
@@ -266,27 +266,27 @@ def _without_head(table: pl.DataFrame) -> tuple[Parts, ...]:
         own = own.filter(
             (pl.col("method") == method) & (pl.col("direction") == own["direction"][0])
         )
-        row = max(own.iter_rows(named=True), key=_amount)
+        row = max(own.iter_rows(named=True), key=lambda one: pairs_order(one["n_pairs"]))
         given = source_name(row["source"], row["n_pairs"])
         k = pairs_text(row["n_pairs"], row["n_images_fitted"])
         subject = f"{method_title(method)} on {given.replace('real', f'{k} real', 1)}"
         then = "No head was scored alone, so nothing here says what its weights add."
         if _has_head_alone(table):
             then = "The tables have every run on head weights; none of them gives a verdict."
-        if row["task"] == "few_shot":
-            options = json.loads(row["options"] or "{}")
-            shots = options.get("shots", FewShot.shots)
-            subject = (
-                f"{options.get('learner', FewShot.learner)} with {shots} labelled images a class"
-            )
-            then = "The table of learners has the others."
-        return (
-            _wording(row["direction"], metric).first(
-                Subject(subject, one=True), row[metric], "real"
-            ),
-            ((then, ""),),
-        )
+        pool = among(row["direction"], row["gallery"])
+        wording, one = _wording(row["direction"], metric), Subject(subject, one=True)
+        return wording.first(one, row[metric], "real", pool=pool), ((then, ""),)
     return ((("No run on head weights answers the question yet.", ""),),)
+
+
+def _learner(claim: Claim) -> tuple[Parts, ...]:
+    """Return the headline of few-shot learners: the one named beforehand, and what is shown."""
+    value, wording = claim.value, _wording("image→class", "top-1")
+    if value is None:
+        return (((f"{claim.sentence} The table of learners has all.", ""),),)
+    subject = Subject(f"{claim.learner} with {claim.shots} labelled images a class", one=True)
+    first = wording.first(subject, value, "real", pool=among("image→class", claim.gallery))
+    return first, ((claim.sentence, ""),)
 
 
 @dataclass(frozen=True)
@@ -297,31 +297,36 @@ class Scene:
     ----------
     found : Verdict
     rows, table, comparisons : DataFrame
-    suite : str
     head : str
         What the head was trained on, as people write it.
+    command : str
+        What was typed for these results, to which options can be added; or empty.
+    is_unfinished : bool
+        Whether runs that were planned are missing.
     """
 
     found: Verdict
     rows: pl.DataFrame
     table: pl.DataFrame
     comparisons: pl.DataFrame
-    suite: str
     head: str
+    command: str = ""
+    is_unfinished: bool = False
 
     def headline(self) -> tuple[Parts, ...]:
         """Return the finding, whichever it is."""
         found, wording = self.found, _wording(self.found.direction, self.found.metric)
         value = found.cells["head"][found.metric]
         head = Subject(f"a discarded {self.head} head", one=True), value, "head"
-        first, controls = wording.first(*head), found.controls
+        first, controls = wording.first(*head, pool=found.pool), found.controls
         if not controls:
             return first, (("No control was run, so the weights may not be the reason.", ""),)
         shown = self._deciding()
         subject = _CONTROLS[shown["source"]]
         control = subject, shown["b"], shown["source"]
         if found.tone == "worse":
-            return wording.first(*control), wording.second(*head, lead="only ")
+            lost = wording.second(*head, lead="only ")
+            return wording.first(*control, pool=found.pool), lost
         if found.tone == "same":
             end = ", so the weights may not be the reason."
             return first, wording.second(*control, end=end)
@@ -340,7 +345,7 @@ class Scene:
         found, controls = self.found, self.found.controls
         if found.tone == "better":
             return controls[0]
-        own = [row for row in controls if stands(row) == found.tone]
+        own = [row for row in controls if row["stands"] == found.tone]
         return min(own, key=itemgetter("difference"))
 
     def dek(self, images: str, texts: str) -> str:
@@ -357,12 +362,11 @@ class Scene:
             scored = f"{row['n_seeds']} splits of about {n_images:,.0f} test images"
         elif found.eval in FRESH_SPLITS:
             scored = f"One split of {n_images:,.0f} test images"
-        candidates = f"{row['gallery']:,.0f} {_CANDIDATES.get(found.direction, 'candidates')}"
         chance = "" if row["chance"] is None else f", chance {value_text('top-1', row['chance'])} %"
         return (
             f"{method_title(found.method)} is fitted on the {counted} of {images}'s "
             f"classifier and the {texts} embeddings of their class names; no image–text pair is "
-            f"used. {scored}, {candidates}{chance}{self._all_names()}."
+            f"used. {scored}, each {found.pool}{chance}{self._all_names()}."
         )
 
     def _all_names(self) -> str:
@@ -373,7 +377,10 @@ class Scene:
             return ""
         row = every.row(0, named=True)
         value = value_text(found.metric, row[found.metric])
-        return f". Among all {row['gallery']:,.0f} names it is {value} %"
+        return (
+            f". With no name held out, all images {among(found.direction, row['gallery'])}, it is "
+            f"{value} %"
+        )
 
     def weights(self) -> Doubt:
         """Answer whether the head's weights are the reason."""
@@ -382,10 +389,10 @@ class Scene:
         if not controls:
             return Doubt(
                 question, "Not tested: no control was run.",
-                self._rerun("--source head,random,shuffled"),
+                self._rerun("--source head,random,shuffled", seeds="0-18"),
             )  # fmt: skip
-        nearest = min(controls, key=itemgetter("difference"))
-        telling = [] if found.tone == "better" else [nearest, self._deciding()]
+        nearest, yes = min(controls, key=itemgetter("difference")), found.tone == "better"
+        telling = [] if yes else [nearest, self._deciding()]
         shown = [row for row in controls if row["source"] in PRIMARY_CONTROLS or row in telling]
         levels = [f"{found.value('head')} with the head"] + [
             f"{value_text(found.metric, row['b'])} % with {_CONTROLS[row['source']].short}"
@@ -395,16 +402,15 @@ class Scene:
             "better": "Yes",
             "worse": "No, a control does better",
             "same": "Not shown, a control may do as well",
-            "undecided": "Undecided, there are too few control draws",
-            "unknown": "Undecided, a control was drawn only once",
         }
         return Doubt(
             question,
-            f"{says[found.tone]}: {_and(levels)}.",
+            f"{says.get(found.tone) or f'Undecided, {_OPEN[found.tone]}'}: {_and(levels)}.",
             f"{signed_text(nearest['difference'])} points "
             f"{interval_text(nearest['low'], nearest['high'])} over the nearest control, "
-            f"{standing(nearest)}.",
-            settled=found.tone == "better",
+            f"{standing(nearest)}"
+            + (f"; each of {len(controls)} controls is beaten at 5 %." if yes else "."),
+            settled=yes,
         )
 
     def fitting(self) -> Doubt:
@@ -414,35 +420,17 @@ class Scene:
         if not row:
             return Doubt(
                 question, "Not tested: ConSE, which only reads the head, was not run.",
-                self._rerun("--method conse"),
+                self._rerun("--source head --method conse"),
             )  # fmt: skip
-        settled = row["low"] is not None and row["low"] > 0 and row["p"] < LEVEL
+        above = row["low"] is not None and row["low"] > 0
         lost = row["high"] is not None and row["high"] < 0
-        answer = "Yes" if settled else "No, reading it is better" if lost else "Not shown"
+        answer = "Perhaps" if above else "Perhaps not" if lost else "Not shown"
         a, b = (value_text(found.metric, row[side]) for side in ("a", "b"))
-        others = whole_heads(self.comparisons).filter(
-            (pl.col("comparison") == "over-conse")
-            & (pl.col("n_pairs") == "0")
-            & (pl.col("source") == "head")
-            & (pl.col("method") != found.method)
-            & (pl.col("eval") == found.eval)
-            & (pl.col("direction") == found.direction)
-            & (pl.col("metric") == found.metric)
-        )
-        others = (
-            as_planned(others)
-            .filter(pl.col("high") < 0)
-            .sort("a", descending=True, maintain_order=True)
-        )
-        below = [method_title(name) for name in dict.fromkeys(others["method"])]
-        verb = "does" if len(below) == 1 else "do"
         return Doubt(
             question,
             f"{answer}: {method_title(found.method)} {a} %, ConSE {b} %.",
             f"{signed_text(row['difference'])} points {interval_text(row['low'], row['high'])}, "
-            f"p {p_text(row['p'])}, not corrected."
-            + (f" {_and(below)} {verb} worse than ConSE." if below else ""),
-            settled=settled,
+            f"p {p_text(row['p'])}: exploratory, so not corrected.",
         )
 
     def known_names(self, root: Path, words: Words) -> Doubt:
@@ -451,15 +439,9 @@ class Scene:
         cell = found.cells["head"]
         share = cell.get("seen_share")
         if "caption" in found.direction:
-            return Doubt(
-                question, "Not measured: a caption is not the name of a class.",
-                "`bench task zero_shot --head-names` measures it for class names.",
-            )  # fmt: skip
+            return Doubt(question, "Not measured: a caption is not the name of a class.")
         if share is None:
-            return Doubt(
-                question, "Not known: no names of the head's classes were read.",
-                "`bench task zero_shot --head-names` names them.",
-            )  # fmt: skip
+            return Doubt(question, "Not known: no names of the head's classes were read.")
         if any(cell.get(name) is None for name in BY_NAME):
             which = "has" if share else "lacks"
             return Doubt(
@@ -470,15 +452,16 @@ class Scene:
         ranges = self._by_name(root, words)
         chance = found.of("over-chance").get("chance") or 0.0
         seen, unseen = (f"{value_text(name, cell[name])} %" for name in BY_NAME)
-        settled = "unseen" in ranges and ranges["unseen"][0] > chance
+        above = "unseen" in ranges and ranges["unseen"][0] > chance
         spans = [f"{name} {_range(*own)}" for name, own in ranges.items()]
         return Doubt(
             question,
-            f"{'No' if settled else 'Perhaps'}: {seen} where {self.head} has the name, "
+            f"{'Partly' if above else 'Perhaps'}: {seen} where {self.head} has the name, "
             f"{unseen} where it does not, on average over names.",
-            f"{capital(_and(spans))}. " * bool(spans)
-            + f"{100 * share:.0f} % of the images have a name of the head.",
-            settled=settled,
+            f"{capital(_and(spans))}. "
+            * bool(spans)
+            + f"{100 * share:.0f} % of the images have a name of the head; each is ranked "
+            f"{found.pool}.",
         )
 
     def _by_name(self, root: Path, words: Words) -> dict[str, tuple[float, float]]:
@@ -503,9 +486,15 @@ class Scene:
         question, found = "Does it help with real pairs?", self.found
         rows = found.rows.filter(pl.col("comparison") == "over-parts").rows(named=True)
         if not rows:
+            row = found.of("over-chance") or found.controls[0]
+            # A split trains on more than half of the images.
+            some = [k for k in (16, 64) if k <= row["n_queries"] / row["n_seeds"] / 2]
             return Doubt(
                 question, "Not tested: no run fits the head together with real pairs.",
-                f"`bench task {self._task} --source none,head --n-pairs 16,64,all` does.",
+                self._rerun(
+                    "--source none,head,random,shuffled", evaluation="held-out",
+                    pairs=",".join(map(str, [0, *some, "all"])), seeds="0-9",
+                ),
             )  # fmt: skip
         # The largest number of pairs that a claim is possible about: there a head adds least.
         parts = max(rows, key=lambda row: (_limit(row) == "", pairs_order(row["n_pairs"])))
@@ -515,12 +504,9 @@ class Scene:
         p = parts["p"] if parts["p_holm"] is None else parts["p_holm"]
         above = parts["low"] is not None and parts["low"] > 0 and p is not None and p < LEVEL
         settled = bool(parts["bold"]) and parts["difference"] > 0
-        helps = bool(real) and real["low"] is not None and real["low"] > 0
         without = f" and {value_text(found.metric, real['b'])} % without it" if real else ""
-        answer = "Not beyond the better of the two" if helps else "Not shown"
-        if settled:
-            answer = "Yes"
-        elif above:
+        answer = "Yes" if settled else "Not shown"
+        if above and not settled:
             answer = limit or "Perhaps, but the comparison was not named beforehand"
         corrected = "" if parts["family"] is None else f" (Holm, {parts['family']} comparisons)"
         n_pairs = re.sub(r"\D*\((.*)\)", r"\1", pairs_text(k, fitted))
@@ -545,8 +531,12 @@ class Scene:
             against.append(
                 f"{method_title(found.method)} was scored in {found.n_settings} settings"
             )
-        if found.tone in ("unknown", "undecided"):
-            against.append("the controls do not decide")
+        if self.is_unfinished:
+            against.append("runs that were planned are missing")
+        if not found.controls:
+            against.append("no control was run")
+        elif found.tone in _OPEN:
+            against.append(_OPEN[found.tone])
         if found.eval in FRESH_SPLITS and row["n_seeds"] < ENOUGH_DRAWS:
             draws = "one split was" if row["n_seeds"] == 1 else f"{row['n_seeds']} splits were"
             against.append(f"only {draws} drawn ({ENOUGH_DRAWS} are needed)")
@@ -556,7 +546,7 @@ class Scene:
         quote = found.value("head")
         if row.get("comparison") == "over-chance" and row["low"] is not None and chance is not None:
             quote += f" {_range(row['low'] + chance, row['high'] + chance)}"
-        quote += f" among {row['gallery']:,.0f} candidates"
+        quote += f" {found.pool}"
         if against:
             shown = (
                 capital(note.removeprefix(f"{DEVELOPMENT}: "))
@@ -572,19 +562,23 @@ class Scene:
             question,
             f"Yes: {quote}{outcome.get(found.tone, '')}.",
             "Name the data sets and revisions listed under Reproduce.",
-            settled=True,
+            settled=found.tone == "better",
         )  # fmt: skip
 
-    def _rerun(self, options: str) -> str:
-        """Return which command runs what is missing."""
-        if self.suite in ("task", "sweep"):
-            return f"`bench task {self._task} {options}` runs it."
-        return f"`bench run --suite {self.suite} {options}` runs it."
+    def _rerun(
+        self, options: str, *, evaluation: str = "", pairs: str = "0", seeds: str = ""
+    ) -> str:
+        """Return which command runs what is missing; nothing where none was recorded.
 
-    @property
-    def _task(self) -> str:
-        """The task of the verdict."""
-        return str(self.found.cells["head"].get("task") or "zero_shot")
+        A page holds no path: STORE and OUT in it are the reader's, as in all that is recorded.
+
+        A suite has its own evaluation, pairs and seeds. A task takes those of a command, of each
+        the last: what was typed may have others.
+        """
+        if " task " in self.command:
+            options += f" --eval {evaluation or self.found.eval} --n-pairs {pairs}"
+            options += f" --seeds {seeds}" if seeds else ""
+        return f"`{self.command} {options}` runs it, OUT being these results." * bool(self.command)
 
 
 def _limit(row: Mapping[str, Any]) -> str:

@@ -280,7 +280,7 @@ def png_bytes(svg: str, *, zoom: float) -> bytes:
     from matplotlib import get_data_path
 
     folder = Path(get_data_path(), "fonts/ttf")
-    faces = ("Sans", "Sans-Bold", "Serif-Bold")
+    faces = ("Sans", "Sans-Bold")
     fonts = [str(folder / f"DejaVu{face}.ttf") for face in faces]
     return bytes(
         resvg_py.svg_to_bytes(

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from bench.cells import HEAD_PARTS, SETTINGS, method_title, whole_heads
-from bench.comparisons import MAIN_EVALS, PRIMARY_METRICS
+from bench.comparisons import LEVEL, MAIN_EVALS, PRIMARY_METRICS
 from bench.runs import LEAVES
-from bench.statistics import ENOUGH_CONTROLS
+from bench.statistics import ENOUGH_CONTROLS, holm
 from bench.tables import interval_text, p_text, signed_text, value_text
 
 #: What the first screen is about, fixed in advance, beside the method.
@@ -25,9 +26,6 @@ DIRECTION, METRIC = PRIMARY_METRICS[0]
 #: The methods that a verdict is on, the first that was run on a head. The order is no ranking by
 #: results: docs/bench.md gives its reasons.
 ORDER = ("kernel-ridge", "ridge", "procrustes")
-
-#: An answer needs both: an interval on one side of zero, and a one-sided p below this.
-LEVEL = 0.05
 
 #: The head, and the controls that carry nothing of a class: those in doses are no answer.
 NAMES = {
@@ -58,8 +56,9 @@ class Verdict:
     sentence : str
         The answer with its numbers, to stand alone.
     tone : str
-        ``"better"``, ``"same"``, ``"worse"``, ``"undecided"`` (too few draws of a control) or
-        ``"unknown"`` (no control, or one that was drawn once).
+        How the head stands beside its controls, by what weighs most against it: ``"worse"``,
+        ``"same"``, ``"undecided"`` (too few draws of a control), ``"unknown"`` (no control, or one
+        that was drawn once) or ``"better"``; see `judged`.
     method, direction, metric, eval : str
         What it is on.
     rows : DataFrame
@@ -70,6 +69,8 @@ class Verdict:
         Those of `rows` that compare a source with chance, or with the real pairs beside it.
     sources : tuple of str
         The head, and the controls that were scored without real pairs.
+    controls : list of dict
+        Those of `rows` that compare the head with a control, without real pairs; see `judged`.
     settings : mapping
         Column of `bench.cells.SETTINGS` → its value in all of these; see `planned_settings`.
     n_settings : int
@@ -86,6 +87,7 @@ class Verdict:
     cells: Mapping[str, Mapping[str, Any]]
     gains: pl.DataFrame
     sources: tuple[str, ...]
+    controls: list[dict[str, Any]]
     settings: Mapping[str, Any]
     n_settings: int
 
@@ -109,9 +111,9 @@ class Verdict:
         return {} if found.is_empty() else found.row(0, named=True)
 
     @property
-    def controls(self) -> list[dict[str, Any]]:
-        """The comparisons of the head with each of its controls, without real pairs."""
-        return [row for source in NAMES if (row := self.of("over-control", source))]
+    def pool(self) -> str:
+        """What each query is ranked against, such as ``"among 207 names"``."""
+        return among(self.direction, next(iter(self.cells.values()))["gallery"])
 
     def value(self, source: str) -> str:
         """Return the value of a source without real pairs as text, with its unit."""
@@ -250,16 +252,19 @@ def verdict(
         & (pl.col("direction") == direction)
         & (pl.col("n_pairs") == "0")
     )
-    against = alone.filter(_IS_CONTROL)
-    tone = _tone(against.to_dicts())
+    against = alone.filter(_IS_CONTROL).to_dicts()
+    controls = judged(sorted(against, key=lambda row: [*NAMES].index(row["source"])))
+    found_tones = {row["stands"] for row in controls} or {"unknown"}
+    tone = next(tone for tone in _CLAUSES if tone in found_tones)
     head = alone.row(0, named=True)
     found = f"{value_text(metric, head['a'])} % of images are named right"
     if direction != DIRECTION:
         found = f"{metric} of {direction} is {value_text(metric, head['a'])} %"
+    found += f" {among(direction, head['gallery'])}"
     scored = own.filter((pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0"))
     numbers = ""
-    if not against.is_empty():
-        numbers = f": the head differs from {' and from '.join(_beside(against))}"
+    if controls:
+        numbers = f": the head differs from {' and from '.join(map(_beside, controls))}"
     return Verdict(
         sentence=(
             f"{found} by {method_title(method)} on head weights alone"
@@ -277,6 +282,7 @@ def verdict(
             | ((pl.col("comparison") == "over-real") & (pl.col("n_pairs") != "0"))
         ),
         sources=tuple(source for source in NAMES if source in set(scored["source"])),
+        controls=controls,
         settings=every[0],
         n_settings=len(every),
     )
@@ -292,29 +298,35 @@ def _of_settings(own: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFrame
     return pl.concat([_with_settings(own.filter(alone), settings), once])
 
 
-def stands(row: Mapping[str, Any]) -> str:
-    """Return how the head stands beside one of its controls.
+def judged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the comparisons of a head with its controls, each with ``stands`` and ``p_lower``.
 
-    ``"better"`` and ``"worse"`` need an interval on one side of zero and a p below `LEVEL`.
-    ``"unknown"`` is a control without a test. ``"undecided"`` is one that the interval is above and
-    no draw of which beats the head, with a p that so few draws keep from being lower.
+    ``stands`` is ``"better"`` or ``"worse"`` where the interval is on one side of zero and the p of
+    that side is below 5 %. A verdict that the head is better needs every control to be beaten, so
+    that each may have its own p (Berger, 1982). That *some* control did better is one claim of
+    many: its p, ``p_lower``, is corrected by Holm over the controls. ``"unknown"`` is a control
+    without a test, ``"undecided"`` one that the head is above all draws of, which are too few for
+    the test, and ``"same"`` any other: a difference that is not shown.
     """
-    low, high, p = row["low"], row["high"], row["p"]
-    if p is None:
+    tested = [row["p_below"] for row in rows if row["p"] is not None]
+    lower = iter(holm(np.array(tested)))
+    out = []
+    for row in rows:
+        p = None if row["p"] is None else float(next(lower))
+        out.append({**row, "p_lower": p, "stands": _stands(row, p)})
+    return out
+
+
+def _stands(row: Mapping[str, Any], p_lower: float | None) -> str:
+    if p_lower is None:
         return "unknown"
-    if low is not None and low > 0 and p < LEVEL:
+    if row["low"] > 0 and row["p"] < LEVEL:
         return "better"
-    if high is not None and high < 0 and row["p_below"] < LEVEL:
+    if row["high"] < 0 and p_lower < LEVEL:
         return "worse"
-    if low is not None and low > 0 and row["control_rank"] in (None, 1):
-        return "undecided"
-    return "same"
-
-
-def _tone(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return how the head stands beside all of its controls: the first of these that one has."""
-    found = {stands(row) for row in rows} or {"unknown"}
-    return next(tone for tone in _CLAUSES if tone in found)
+    few = row["n_controls"] < ENOUGH_CONTROLS
+    first = row["difference"] > 0 and row["control_rank"] in (None, 1)
+    return "undecided" if few and first else "same"
 
 
 #: What the sentence of a verdict ends with, by what weighs most against the head.
@@ -334,22 +346,36 @@ def chance_text(metric: str, chance: float | None) -> str:
     return "" if chance is None else f" (chance {value_text(metric, chance)} %)"
 
 
-def _beside(against: pl.DataFrame) -> list[str]:
-    """Return how far the head is from each of its controls, in words."""
-    rows = sorted(against.iter_rows(named=True), key=lambda row: [*NAMES].index(row["source"]))
-    return [
+def among(direction: str, gallery: float) -> str:
+    """Return what a query of this direction is ranked against, such as ``"among 207 names"``."""
+    return f"among {gallery:,.0f} {_POOLS.get(direction.rsplit('→', 1)[-1], 'candidates')}"
+
+
+_POOLS = {"name": "names", "class": "classes", "caption": "captions", "image": "images"}
+
+
+def _beside(row: Mapping[str, Any]) -> str:
+    """Return how far the head is from one of its controls, in words."""
+    return (
         f"{NAMES[row['source']].lower()} by {signed_text(row['difference'])} points "
         f"{interval_text(row['low'], row['high'])} ({standing(row)})"
-        for row in rows
-    ]
+    )
 
 
 def standing(row: Mapping[str, Any]) -> str:
-    """Return the rank of the head among the draws of a control, as text."""
-    if row["p"] is None:
+    """Return the place of the head among the draws of a control, and p of the side it is on.
+
+    Below 1 / (m + 1) no rank of m draws can be: there p is of a t test, which takes the draws as
+    normal, and the text says so.
+    """
+    if row["p_lower"] is None:
         return "no test"
-    p = f"p {p_text(row['p'])}"
-    if row["control_rank"] is not None and row["control_rank"] > 1:
-        return f"rank {row['control_rank']} of {row['n_controls'] + 1}, {p}"
-    first = "above all of" if row["control_rank"] == 1 else "over"
-    return f"{first} {row['n_controls']} draws, {p}"
+    m, rank = row["n_controls"], row["control_rank"]
+    lower = row["difference"] < 0
+    p = row["p_lower"] if lower else row["p"]
+    place = f"rank {rank} of {m + 1}"
+    if rank in (None, 1, m + 1):
+        sides = ("below", "over") if rank is None else ("below all of", "above all of")
+        place = f"{sides[not lower]} {m} draws"
+    how = " by t" if p < 1 / (m + 1) else ""
+    return f"{place}, p {p_text(p)}{how}{' of doing worse, Holm' if lower else ''}"

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import resources
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ import numpy as np
 import polars as pl
 
 from bench.cells import ARENA, Cell, read_cells, set_name
+from bench.comparisons import LEVEL, Comparison
 from bench.errors import ProtocolError
 from bench.options import FewShot
 from bench.protocol import in_class_split, manifest_split
 from bench.runs import Protocol, Run
-from bench.statistics import proportion_interval
+from bench.statistics import ENOUGH_DRAWS, LARGEST_OVERLAP, proportion_interval
 from bench.suites.demo import has_meaning
 from bench.suites.paper import Fit, Inventory
+from bench.tables import interval_text, p_text, signed_text
+from featstore.command_line import count
 from featstore.errors import listed
 from featstore.store.store import FeatureStore
 from fitters.few_shot.registry import LEARNERS, learner_named
@@ -221,20 +225,97 @@ def few_shot_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
         that ``known`` names: of this dataset where there is such a number, else the mean of the
         eleven datasets that it is one of.
     """
-    own = results.filter((pl.col("task") == "few_shot") & (pl.col("metric") == "top-1"))
     numbers = few_shot_numbers()
-    rows = []
-    for _, block in own.group_by(ARENA, maintain_order=True):
-        for cell in read_cells(root, block):
-            runs = block.filter(pl.col("run_id").is_in(cell.run_ids))
-            row = _row(cell, runs)
-            rows.append(row | _published(numbers, row))
+    rows = [row | _published(numbers, row) for _, row in _learners(root, results)]
     place = {learner: number for number, learner in enumerate(LEARNERS)}
-    order = ("dataset", "images", "prototypes", "method", "shots")
     rows.sort(
-        key=lambda row: (*(row[name] for name in order), place.get(row["learner"], len(place)))
+        key=lambda row: (*(row[name] for name in _SETTING), place.get(row["learner"], len(place)))
     )
     return pl.DataFrame(rows, schema=TABLE, infer_schema_length=None)
+
+
+#: The learner that a headline is about, and what it is compared with: named before any result.
+CLAIMED, BASELINE = "proker", "class-means"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What few-shot results say of the learner that was named beforehand.
+
+    Attributes
+    ----------
+    learner : str
+        Its name, for a sentence.
+    shots : int
+        Labelled images of each class: the most that both learners were run with.
+    value, gallery : float or None
+        Its top-1, and the classes to choose from; None where neither learner was run.
+    sentence : str
+        Whether it is shown to differ from class means, with the numbers.
+    """
+
+    learner: str
+    shots: int
+    value: float | None
+    gallery: float
+    sentence: str
+
+
+def few_shot_claim(root: Path, results: pl.DataFrame) -> Claim | None:
+    """Return what is shown of ProKeR beside class means; None without few-shot results.
+
+    It is one comparison, so that nothing is corrected: paired, on the same shots and images, at
+    the most shots that both were run with, of the first data set, prototypes and aligner of
+    `few_shot_table` that has both. Where one of the two was not run, nothing is decided.
+    """
+    names = {CLAIMED: "ProKeR", BASELINE: "class means"}
+    found = list(_learners(root, results))
+    if not found:
+        return None
+    cells = {(*(row[name] for name in _SETTING), row["learner"]): cell for cell, row in found}
+    both = sorted(key[:-1] for key in cells if all((*key[:-1], name) in cells for name in names))
+    if not both:
+        row = max((row for _, row in found), key=itemgetter("shots"))
+        title = names.get(row["learner"], f"the learner {row['learner']}")
+        value = row["top-1"] if len({row["learner"] for _, row in found}) == 1 else None
+        text = "Nothing is decided: ProKeR is compared with class means, and one was not run."
+        return Claim(title, row["shots"], value, row["gallery"], text)
+    setting = [key for key in both if key[:-1] == both[0][:-1]][-1]
+    a, b = (cells[*setting, name] for name in names)
+    (row,) = (row for cell, row in found if cell is a)
+    clusters = np.unique(np.concatenate([a.clusters, b.clusters]))
+    pair = Comparison("a-b", a.on(clusters), b.on(clusters))
+    return Claim("ProKeR", row["shots"], row["top-1"], row["gallery"], _paired(pair))
+
+
+def _paired(pair: Comparison) -> str:
+    """Return whether side a is shown to differ from class means, with the numbers."""
+    if pair.seeds is None:
+        return "Nothing is decided: class means were not run on the same shots and images."
+    estimate, about = pair.estimate("top-1", 0.0), ""
+    if estimate.n_draws < ENOUGH_DRAWS:
+        about = f", of which {ENOUGH_DRAWS} are needed"
+    elif pair.is_about_this_pool or pair.overlap > LARGEST_OVERLAP:
+        about = ", for this pool of images only"
+    p, side = estimate.p_value(), "above" if estimate.mean > 0 else "below"
+    is_shown = p < LEVEL and not about
+    return (
+        f"{f'It is {side} class means' if is_shown else 'Whether it beats class means is open'}: "
+        f"{signed_text(estimate.mean)} points {interval_text(*estimate.interval())}, "
+        f"p {p_text(p)}, {count(estimate.n_draws, 'draw')}{about}."
+    )
+
+
+#: Columns of a table of learners that two learners agree in when they are compared.
+_SETTING = ("dataset", "images", "prototypes", "method", "shots")
+
+
+def _learners(root: Path, results: pl.DataFrame) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Yield the cell of every learner and setting, and its row of a table."""
+    own = results.filter((pl.col("task") == "few_shot") & (pl.col("metric") == "top-1"))
+    for _, block in own.group_by(ARENA, maintain_order=True):
+        for cell in read_cells(root, block):
+            yield cell, _row(cell, block.filter(pl.col("run_id").is_in(cell.run_ids)))
 
 
 def _row(cell: Cell, runs: pl.DataFrame) -> dict[str, Any]:

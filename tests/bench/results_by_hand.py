@@ -20,10 +20,14 @@ SETS = {
 #: Draws of the study: enough for a claim.
 SEEDS = tuple(range(10))
 METRICS = {
+    "image→class": ("top-1",),
     "image→name": ("top-1", "top-5", "top-10", "median_rank", "MRR"),
     "image→caption": ("R@1", "R@5", "R@10", "median_rank", "MRR", "mAP"),
     "caption→image": ("R@1", "R@5", "R@10", "median_rank", "MRR", "mAP"),
 }
+
+
+DIRECTIONS = {"zero_shot": ["image→name"], "few_shot": ["image→class"]}
 
 
 def has(run, **wanted):
@@ -42,18 +46,27 @@ def hand_run(source="head", n_pairs=0, seed=0, **fields):
 
 
 def write_ranks(
-    root, run, ranks, *, clusters=None, gallery=20, queries=None, pool=500.0, finished_at=None
+    root,
+    run,
+    ranks,
+    *,
+    clusters=None,
+    gallery=20,
+    queries=None,
+    pool=500.0,
+    finished_at=None,
+    more=None,
 ):
     """Write a run whose queries have these ranks, in each direction of its task.
 
     `pool` is what its real pairs were drawn from. Without `finished_at` it is as of an older
-    version, whose files say by their own time when they were written.
+    version, whose files say by their own time when they were written. `more` are further columns.
     """
     ranks = np.asarray(ranks)
     n, n_pairs = len(ranks), run.protocol.n_pairs
     queries = [f"q{run.seed}-{i:03d}" for i in range(n)] if queries is None else queries
     clusters = queries if clusters is None else clusters
-    directions = ["image→name"] if run.task == "zero_shot" else ["image→caption", "caption→image"]
+    directions = DIRECTIONS.get(run.task, ["image→caption", "caption→image"])
     rows, tables = [], []
     levels = chance_levels(np.ones(n, dtype=int), gallery)
     for direction in directions:
@@ -73,6 +86,7 @@ def write_ranks(
                     "flat_choice": run.seed == 2,
                     "fit_seconds": 0.1, "score_seconds": 0.1, "finished_at": finished_at,
                 }
+                | (more or {})
             )  # fmt: skip
         tables.append(
             pl.DataFrame(

@@ -120,7 +120,9 @@ def test_one_head_is_ranked_among_the_draws_of_its_control(tmp_path, rng):
     assert row["p"] == pytest.approx(2 / 21)
     assert row["control_best"] == 12 / 40
     assert row["control_sd"] == pytest.approx(np.std(hits / 40, ddof=1))
-    assert row["draw_error"] == pytest.approx(np.std(hits / 40, ddof=1) / np.sqrt(20))
+    error = np.std(hits / 40, ddof=1) * np.sqrt(1 + 1 / 20)
+    assert (row["draw_error"], row["control_error"]) == (None, pytest.approx(error))
+    assert row["high"] == pytest.approx(row["difference"] + stats.t.ppf(0.975, 19) * error)
 
 
 def test_control_draws_on_every_split_are_ranked_by_their_means_over_splits(tmp_path, rng):
@@ -139,10 +141,13 @@ def test_control_draws_on_every_split_are_ranked_by_their_means_over_splits(tmp_
     controls = np.array([np.mean(means[c]) for c in range(19)])
     assert row["n_controls"] == 19
     assert row["control_rank"] == 1 + np.sum(controls >= np.mean(means["head"]))
-    assert row["control_error"] == pytest.approx(np.std(controls, ddof=1) / np.sqrt(19))
-    parts = [row[f"{part}_error"] ** 2 for part in ("draw", "cluster", "control")]
-    half = stats.t.ppf(0.975, row["df"]) * np.sqrt(sum(parts))
-    assert (row["high"] - row["low"]) / 2 == pytest.approx(half)
+    # The interval asks what p asks: of the head and one more draw, not of the mean of the draws.
+    error = np.std(controls, ddof=1) * np.sqrt(1 + 1 / 19)
+    half = stats.t.ppf(0.975, 18) * error
+    assert (row["control_error"], row["df"]) == (pytest.approx(error), 18)
+    assert row["high"] - row["low"] == pytest.approx(2 * half)
+    assert row["low"] + half == pytest.approx(row["difference"])
+    assert row["population"].startswith("one more draw of the control")
     assert row["b"] == pytest.approx(controls.mean())
     assert row["n_seeds"] == 3
 

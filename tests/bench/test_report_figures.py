@@ -183,7 +183,9 @@ def test_the_curve_says_what_the_table_says(frames, figures):
         & (pl.col("n_pairs") == "all") & (pl.col("metric") == "top-1")
     ).row(0, named=True)  # fmt: skip
     text = f"{value_text('top-1', gain['difference'])} points"
-    assert plain(figure.title).startswith(f"The head adds {text} to 50 real pairs")
+    assert plain(figure.title).startswith(
+        f"With 50 real pairs the head is {text} higher for this pool of pairs"
+    )
     assert f"+{text}" in figure.inline()
     assert pairs_figure(table, comparisons, "conse") is None
 
@@ -191,9 +193,9 @@ def test_the_curve_says_what_the_table_says(frames, figures):
 @pytest.mark.parametrize(
     ("low", "high", "p", "starts"),
     [
-        (-0.1, 0.3, 0.4, "With 50 real pairs no gain from the head is certain"),
-        (-0.3, -0.1, 0.01, "With 50 real pairs the head does harm"),
-        (0.1, 0.3, 0.06, "With 50 real pairs no gain from the head is certain"),
+        (-0.1, 0.3, 0.4, "With 50 real pairs no difference by the head is shown"),
+        (-0.3, -0.1, 0.01, "With 50 real pairs the head is 38.4 points lower for this pool"),
+        (0.1, 0.3, 0.06, "With 50 real pairs no difference by the head is shown"),
     ],
 )
 def test_a_title_claims_no_gain_that_is_not_there(frames, low, high, p, starts):
@@ -207,7 +209,8 @@ def test_a_title_claims_no_gain_that_is_not_there(frames, low, high, p, starts):
 def test_the_mixing_curve_shows_where_the_automatic_weight_lands():
     figure = mixing_figure(*mixing_rows(auto=0.55))
     assert plain(figure.title) == (
-        "The automatic weight is at most 5.0 points below the best fixed weight."
+        "Mean top-1 of the automatic weight was at most 5.0 points below that of the best fixed "
+        "one, among 20 names."
     )
     assert "50 pairs: best fixed weight 60.0, automatic 55.0" in plain(figure.caption)
     assert "Ticks below: the weight that each draw chose" in plain(figure.caption)
@@ -216,12 +219,16 @@ def test_the_mixing_curve_shows_where_the_automatic_weight_lands():
     alone = figure.data.filter(pl.col("line") == "head alone")["mean"]
     assert alone.to_list() == [pytest.approx(0.4)] * 2
     better = mixing_figure(*mixing_rows(auto=0.65))
-    assert better.title == "The automatic weight is at least as good as every fixed one."
+    assert better.title == (
+        "No fixed weight had a higher mean top-1 than the automatic one, among 20 names."
+    )
     fixed, none = mixing_rows()
     averaged = mixing_figure(fixed, none.with_columns(mix_chosen=pl.lit(None, pl.Float64)))
     assert "averages the fits" in averaged.caption
     without = mixing_figure(fixed, none.clear())
-    assert without.title == "The mixing weight moves top-1 by up to 10.0 points."
+    assert (
+        without.title == "The mixing weight moves mean top-1 by up to 10.0 points, among 20 names."
+    )
     assert mixing_figure(fixed.filter(pl.col("mix") == "1.0"), none) is None
 
 
@@ -275,7 +282,8 @@ def test_the_controls_say_which_draw_was_the_best(tmp_path, rng):
     best = 100 * top.filter(pl.col("source") != "head")["value"].max()
     head = 100 * top.filter(pl.col("source") == "head")["value"].item()
     assert plain(figure.title) == (
-        f"The best of 8 control draws names {best:.1f} % of images, the head {head:.1f} %."
+        f"The best of 8 control draws names {best:.1f} % of images correctly among 20 names, the "
+        f"head {head:.1f} %."
     )
     assert f"Ridge: head {head:.1f} (1), random rows " in plain(figure.caption)
     assert figure.data.filter(pl.col("source") == "random")["draw"].len() == 4
@@ -286,7 +294,7 @@ def test_the_controls_say_which_draw_was_the_best(tmp_path, rng):
 def test_the_strip_counts_rows_above_other_names(figures):
     figure = figures["strip"]
     share = np.mean(np.linspace(0.9, -0.2, 40) > 0.2)
-    assert plain(figure.title).startswith(f"{100 * share:.0f} % of the head's rows are closer")
+    assert plain(figure.title).startswith(f"{100 * share:.0f} % of the head's 40 rows are closer")
     assert "in 87.5 % of pairs" in plain(figure.caption)
     assert "5 to 95 %: −0.10 to 0.20" in plain(figure.caption)
     assert figure.data["cosine"].is_sorted(descending=True)

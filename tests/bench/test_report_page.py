@@ -14,7 +14,7 @@ from bench.cells import method_title
 from bench.corpus import read_corpus
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import read_geometry
-from bench.report.page import _findings, _mixing, filter_to_one_choice, write_report
+from bench.report.page import _findings, _mixing, _of_method, filter_to_one_choice, write_report
 from bench.report.theme import INKS
 from featstore import open_store
 from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
@@ -297,16 +297,25 @@ def test_the_heading_of_the_family_counts_what_is_bold(rng):
         {"comparison": ["over-parts"] * 3, "method": ["ridge"] * 3, "family": [3] * 3,
          "p_holm": [0.01] * 3, "difference": [0.1, 0.1, -0.1], "bold": [True, False, True]}
     )  # fmt: skip
-    headings = _findings("ridge", [], family, [])
-    assert headings["family"].startswith("1 of 3 comparisons")
-    assert headings["parts"].endswith("at 1 of 3 numbers of pairs")
+    # A small corrected p that is not bold is not passed over: it holds for these draws only.
+    assert _findings(family, [])["family"] == (
+        "1 of 3 comparisons that were named beforehand hold after correction, and 1 more for these "
+        "draws only"
+    )
+    headings = [_of_method(name, [], family)["parts"] for name in ("ridge", "procrustes")]
+    assert headings[0].startswith("Ridge, head and pairs together over the better of the two")
+    assert headings[0].endswith("1 of 3 numbers of pairs, and 1 more for these draws only")
+    assert (
+        headings[1] == "Procrustes: no comparison with the better of the two was named beforehand"
+    )
 
 
 def test_results_without_the_question_still_make_a_page(little, smoke_store, tmp_path):
     written = write_report(little, store=smoke_store, out=tmp_path / "r.html")
     html = written.page.read_text()
-    # What has no data says what to run.
-    assert "bench run --suite demo" in html
+    # No command is known that would give the question, so none is proposed.
+    assert "<code>bench" not in html
+    assert "No run of these results was fitted" not in html
     assert Page(html).unbalanced == []
 
 

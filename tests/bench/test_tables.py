@@ -77,8 +77,8 @@ def test_a_summary_is_method_by_pairs_of_the_first_metric(tmp_path):
         "image→name, held-out: top-1 %, mean ± sd over 2 draws, among 20 candidates; K real pairs.",
     )  # fmt: skip
     assert made.sentence == (
-        "Head weights alone, without a real pair, reach top-1 100.0 % (ConSE), 25.0 % (Ridge); "
-        "the best control 0.0 %, chance 5.0 %."
+        "Head weights alone, without a real pair, reach top-1 100.0 % (ConSE), 25.0 % (Ridge) "
+        "among 20 candidates; the best control 0.0 %, chance 5.0 %."
     )
 
 

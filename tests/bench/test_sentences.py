@@ -1,0 +1,299 @@
+"""Every sentence about results, on planted populations: none says more than was tested."""
+
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from bench import compare, read_results
+from bench.cli.main import cli
+from bench.comparisons import compare_choices
+from bench.evaluated import Results
+from bench.options import FewShot
+from bench.report.curves import pairs_figure
+from bench.report.figures import controls_figure, headline_figure
+from bench.report.gallery import Words
+from bench.report.page import _findings, _of_method
+from bench.report.screen import Scene, Screen
+from bench.report.verdict import judged, standing, verdict
+from bench.results import unfinished, write_session
+from bench.statistics import against_controls, holm
+from bench.suites.few_shot import few_shot_claim
+from bench.tables import gain_lines, p_text, result_table, summary
+from tests.bench.results_by_hand import hand_run, write_ranks
+
+#: Names to choose from, images and images of a class.
+GALLERY, IMAGES = 20, 200
+
+#: What is planted: the hit rates of the head, of each control, of pairs alone and of both, the
+#: draws of controls and of splits, and the images of a class.
+POPULATIONS = {
+    "null": {"head": 0.3, "random": 0.3, "shuffled": 0.3},
+    "small gain": {"head": 0.33, "random": 0.3, "shuffled": 0.3},
+    "gain": {"head": 0.6, "random": 0.05, "shuffled": 0.05},
+    "loss": {"head": 0.1, "random": 0.5, "shuffled": 0.5},
+    "one control better": {"head": 0.3, "random": 0.05, "shuffled": 0.6},
+    "no control": {"head": 0.6},
+    "one draw": {"head": 0.6, "random": 0.05, "draws": 1},
+    "few draws": {"head": 0.6, "random": 0.05, "shuffled": 0.05, "draws": 3},
+    "one split": {"head": 0.6, "random": 0.05, "none": 0.4, "both": 0.7, "splits": 1},
+    "splits": {"head": 0.4, "random": 0.05, "none": 0.4, "both": 0.7, "splits": 10},
+    "pairs in vain": {"head": 0.4, "random": 0.05, "none": 0.5, "both": 0.5, "splits": 10},
+    "few classes": {"head": 0.6, "random": 0.05, "shuffled": 0.05, "classes": 5},
+}
+
+
+class Planted:
+    """Results of a planted population, with what the generators of sentences take."""
+
+    def __init__(self, root, name):
+        self.root, self.plan = root, {"draws": 19, "splits": 0, "classes": 100} | POPULATIONS[name]
+        rng = np.random.default_rng([*name.encode()])
+        splits = self.plan["splits"]
+        for seed in range(splits or 1):
+            for source, k in (("head", 0), ("none", 16), ("head", 16)):
+                key = "both" if (source, k) == ("head", 16) else source
+                if key in self.plan:
+                    self._write(rng, source, k, seed, key)
+            if not splits or seed == 0:
+                self._write(rng, "head", 0, seed, "head", method="conse")
+        for source in ("random", "shuffled"):
+            for seed in range(splits or self.plan["draws"]):
+                if source in self.plan:
+                    self._write(rng, source, 0, seed, source)
+        self.rows = read_results(root).with_columns(n_prototypes=pl.lit(100))
+        self.table, self.comparisons = result_table(self.rows), compare(root, self.rows)
+        self.found = verdict(self.comparisons, self.table)
+        command = "bench task zero_shot --store s -o r"
+        self.scene = Scene(self.found, self.rows, self.table, self.comparisons, "ImageNet", command)
+
+    def _write(self, rng, source, k, seed, key, method="ridge"):
+        evaluation = "held-out" if self.plan["splits"] else "all-names"
+        run = hand_run(source, k, seed, method=method, eval=evaluation)
+        # A draw of a control, and a split, has a level of its own.
+        level = self.plan[key] + 0.02 * rng.standard_normal()
+        ranks = np.where(rng.random(IMAGES) < level, 1, rng.integers(2, GALLERY + 1, IMAGES))
+        classes = [f"c{i % self.plan['classes']}" for i in range(IMAGES)]
+        queries = None if self.plan["splits"] else [f"q{i:03d}" for i in range(IMAGES)]
+        write_ranks(self.root, run, ranks, clusters=classes, queries=queries, gallery=GALLERY)
+
+
+@pytest.fixture(scope="module", params=POPULATIONS)
+def planted(request, tmp_path_factory):
+    return request.param, Planted(tmp_path_factory.mktemp("planted"), request.param)
+
+
+#: How the head stands in each population, by design.
+TONES = {
+    "null": "same", "small gain": "same", "gain": "better", "loss": "worse",
+    "one control better": "worse", "no control": "unknown", "one draw": "unknown",
+    "few draws": "better", "one split": "unknown", "splits": "better", "pairs in vain": "better",
+    "few classes": "better",
+}  # fmt: skip
+
+
+def test_the_verdict_is_what_the_tests_say(planted):
+    name, own = planted
+    assert own.found.tone == TONES[name]
+    tested = [row for row in own.found.controls if row["p"] is not None]
+    lower = holm(np.array([row["p_below"] for row in tested]))
+    worse = any(row["high"] < 0 and p < 0.05 for row, p in zip(tested, lower, strict=True))
+    every = own.found.controls and len(tested) == len(own.found.controls)
+    assert ("a control did better" in own.found.sentence) == worse
+    claims = "random vectors would not have done as well" in own.found.sentence
+    assert claims == bool(every and all(row["low"] > 0 and row["p"] < 0.05 for row in tested))
+    for row in tested:
+        # p is of the side that the head is on, and its sentence says which.
+        text = standing(row)
+        assert ("of doing worse, Holm" in text) == (row["difference"] < 0)
+        assert (" by t" in text) == (
+            (row["p_lower"] if row["difference"] < 0 else row["p"]) < 1 / (row["n_controls"] + 1)
+        )
+
+
+def test_every_number_on_the_first_screen_names_its_pool(planted):
+    _, own = planted
+    finding = Screen((), own.scene.headline(), "", ()).finding
+    pool = f"among {GALLERY} names"
+    assert own.found.pool == pool
+    for text in (finding, own.found.sentence, own.scene.dek("X", "Y")):
+        assert pool in text
+    figure = headline_figure(own.comparisons, method="ridge", evaluation=own.found.eval)
+    controls = controls_figure(own.rows, own.table, pl.DataFrame(
+        schema={"eval": pl.String, "method": pl.String, "dose": pl.String, "direction": pl.String}
+    ), evaluation=own.found.eval, method="ridge")  # fmt: skip
+    curve = pairs_figure(own.table, own.comparisons, "ridge")
+    assert all(pool in one.title for one in (figure, controls, curve) if one is not None)
+    assert f"among {GALLERY} candidates" in summary(own.table).sentence
+
+
+def test_a_tick_needs_a_test_that_is_corrected_and_no_but(planted):
+    name, own = planted
+    scene, found = own.scene, own.found
+    assert scene.weights().settled == (found.tone == "better")
+    fitting = scene.fitting()
+    assert not fitting.settled  # never corrected
+    assert fitting.answer.startswith(("Perhaps", "Not shown", "Not tested"))
+    parts = found.rows.filter(pl.col("comparison") == "over-parts")
+    pairs = scene.real_pairs()
+    assert pairs.settled == any(row["bold"] and row["difference"] > 0 for row in parts.to_dicts())
+    assert pairs.settled == (name == "splits")
+    quote = scene.quotable("")
+    assert quote.settled == (quote.answer.startswith("Yes") and found.tone == "better")
+    assert ("no control was run" in quote.answer) == (name == "no control")
+    if name == "few classes":
+        assert "of only 5 classes" in quote.answer
+    assert not scene.known_names(own.root, Words({}, {}, {})).settled
+
+
+#: What may not be said without an equivalence test, and no generator has one.
+NO_DIFFERENCE = re.compile(
+    r"no difference(?! by the head is shown)|as good as|not beyond|equal to|≈|no effect|no gain",
+    re.I,
+)
+
+
+def test_no_sentence_claims_that_there_is_no_difference(planted):
+    name, own = planted
+    scene = own.scene
+    doubts = (scene.weights(), scene.fitting(), scene.real_pairs(), scene.quotable(""))
+    curve = pairs_figure(own.table, own.comparisons, "ridge")
+    texts = [
+        own.found.sentence, Screen((), scene.headline(), "", ()).finding,
+        *(f"{doubt.answer} {doubt.detail}" for doubt in doubts),
+        *_findings(own.comparisons, []).values(),
+        *_of_method("ridge", [], own.comparisons).values(), "" if curve is None else curve.title,
+        summary(own.table).sentence, Results(own.root).verdict,
+    ]  # fmt: skip
+    for text in texts:
+        assert not NO_DIFFERENCE.search(text), text
+    if name == "pairs in vain":
+        assert scene.real_pairs().answer.startswith("Not shown")
+        assert "no difference by the head is shown" in curve.title
+
+
+def test_the_heading_of_a_method_counts_what_the_table_prints_bold(planted):
+    _, own = planted
+    family = own.comparisons.filter(pl.col("family").is_not_null())
+    held = family.filter(pl.col("bold") & (pl.col("difference") > 0)).height
+    assert _findings(own.comparisons, [])["family"].startswith(f"{held} of {family.height} ")
+
+
+def test_a_curve_calls_a_gain_one_with_its_p_and_how_it_is_corrected(planted):
+    name, own = planted
+    curve = pairs_figure(own.table, own.comparisons, "ridge")
+    if curve is None:
+        return
+    # A split that was drawn once has an interval over its images, and ten have a family.
+    gain = own.comparisons.filter(
+        (pl.col("comparison") == "over-real") & (pl.col("source") == "head")
+        & (pl.col("metric") == "top-1")
+    ).row(0, named=True)  # fmt: skip
+    p = gain["p"] if gain["p_holm"] is None else gain["p_holm"]
+    how = "exploratory" if gain["p_holm"] is None else "Holm"
+    higher = gain["low"] > 0 and p < 0.05
+    assert higher == (name in ("splits", "one split"))
+    assert (f"points higher (p {p_text(p)}, {how})" in curve.title) == higher
+
+
+@pytest.mark.parametrize("n_controls", [1, 2, 4])
+def test_that_some_control_did_better_is_one_claim(n_controls):
+    """Of exchangeable heads and controls at most 5 % are called worse, however many controls."""
+    rng = np.random.default_rng(7)
+    wrong = outside = 0
+    for _ in range(1000):
+        head = rng.standard_normal()
+        rows = []
+        for _ in range(n_controls):
+            test = against_controls(head, draws := rng.standard_normal(19))
+            low, high = test.interval(head - draws.mean())
+            outside += not low <= 0 <= high
+            rows.append(
+                {"p": test.p_above, "p_below": test.p_below, "low": low, "high": high,
+                 "difference": head - draws.mean(), "n_controls": 19, "control_rank": test.rank}
+            )  # fmt: skip
+        wrong += any(row["stands"] == "worse" for row in judged(rows))
+    # 1,000 trials: the 0.1 % quantile of 5 % is 7.3 %.
+    assert wrong <= 73
+    assert 0.03 < outside / (1000 * n_controls) < 0.073
+
+
+def test_a_comparison_names_both_methods(tmp_path):
+    rng = np.random.default_rng(1)
+    for method in ("ridge", "procrustes"):
+        run = hand_run("head", method=method)
+        write_ranks(tmp_path, run, rng.integers(1, 9, 40))
+    found = compare_choices(f"{tmp_path}:ridge", f"{tmp_path}:procrustes", metrics=["top-1"])
+    assert found.select("side_a", "side_b").row(0) == (
+        "Ridge, head weights", "Procrustes, head weights",
+    )  # fmt: skip
+    assert {"Ridge, head weights", "Procrustes, head weights"} <= set(gain_lines(found).lines[0])
+
+
+def few_shot_results(root, values, seeds=10):
+    """Write few-shot runs: learner → its hit rate, on the same images of every seed."""
+    rng = np.random.default_rng(3)
+    for seed in range(seeds):
+        ease = rng.random(60)
+        for learner, rate in values.items():
+            options = FewShot(learner=learner, shots=2)
+            run = hand_run("none", 0, seed, task="few_shot", method="identity", eval="in-class",
+                           options=options)  # fmt: skip
+            ranks = np.where(ease + 0.1 * rng.standard_normal(60) < rate, 1, 5)
+            facts = {"learner": learner, "shots": 2, "n_shots": 40}
+            write_ranks(root, run, ranks, pool=4000.0, more=facts)
+
+
+@pytest.mark.parametrize(
+    ("values", "seeds", "says"),
+    [
+        ({"gda": 0.2, "class-means": 0.4, "proker": 0.7}, 10, "It is above class means: +"),
+        ({"gda": 0.9, "class-means": 0.7, "proker": 0.4}, 10, "It is below class means: −"),
+        ({"gda": 0.9, "class-means": 0.5, "proker": 0.5}, 10, "Whether it beats class means is"),
+        ({"gda": 0.9, "class-means": 0.4, "proker": 0.7}, 3, "Whether it beats class means is"),
+        ({"gda": 0.9, "class-means": 0.4}, 10, "Nothing is decided"),
+        ({"gda": 0.9}, 10, "Nothing is decided"),
+    ],
+)
+def test_a_few_shot_headline_is_on_the_learner_named_beforehand(tmp_path, values, seeds, says):
+    few_shot_results(tmp_path, values, seeds)
+    rows = read_results(tmp_path)
+    claim = few_shot_claim(tmp_path, rows)
+    assert claim.sentence.startswith(says)
+    means = rows.filter(pl.col("metric") == "top-1").group_by("learner").agg(pl.col("value").mean())
+    means = dict(means.iter_rows())
+    if "proker" in values:
+        assert claim.learner == "ProKeR"
+        assert claim.value == pytest.approx(means["proker"])
+        gap = 100 * (means["proker"] - means["class-means"])
+        assert f"{abs(gap):.1f} points [" in claim.sentence
+        assert f"{seeds} draws" in claim.sentence
+    else:
+        # Of several learners none is picked.
+        assert (claim.value is None) == (len(values) > 1)
+    verdict_text = Results(tmp_path).verdict
+    assert (claim.sentence in verdict_text) == (claim.value is not None)
+
+
+def test_an_unfinished_plan_is_said_to_be_one(tmp_path):
+    runs = [hand_run("head", seed=seed) for seed in range(3)]
+    for run in runs[:2]:
+        write_ranks(tmp_path, run, [1, 2, 3])
+    session = {"command": "bench task x", "suite": "hand", "seconds": None}
+    write_session(tmp_path, "1", session | {"planned": [run.run_id for run in runs]})
+    (said,) = unfinished(tmp_path, "hand")
+    assert said.startswith("Unfinished: 1 of 3 runs are missing that `bench task x` planned.")
+    assert unfinished(tmp_path, "other") == []
+    shown = CliRunner().invoke(cli, ["table", str(tmp_path)])
+    assert shown.output.startswith(said)
+    machine = CliRunner().invoke(cli, ["table", str(tmp_path), "--json"])
+    assert said in machine.stderr
+    assert "Unfinished" not in machine.stdout
+    # The same command, ended; or all that it planned, though its end was not recorded.
+    write_session(tmp_path, "2", session | {"seconds": 1.0})
+    assert unfinished(tmp_path, "hand") == []
+    (tmp_path / "sessions" / "2.json").unlink()
+    write_ranks(tmp_path, runs[2], [1, 2, 3])
+    assert unfinished(tmp_path, "hand") == []
