@@ -13,7 +13,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import product
 from operator import attrgetter
@@ -89,7 +89,8 @@ def fit(
         As of `evaluate`.
     data : ndarray of shape (n, p), Pairs, store, or None
         Raw image embeddings; with `texts`, real pairs, and without, unlabelled images whose mean
-        centres the images. Or the pairs themselves, or a store. None: `prototypes` alone.
+        centres the images. Or the pairs themselves, or a store. None: `prototypes` alone. Whatever
+        their dtype, a method gets rows that were prepared in float64.
     texts : ndarray of shape (n, q), optional
         Raw text embeddings, row i of image i.
     prototypes : Pairs, optional
@@ -202,7 +203,8 @@ def evaluate(
         and the texts their names (task zero_shot); without groups, rows with equal texts are one
         class, if any text is given twice. Otherwise the texts are captions (task
         retrieval), and rows of one group with equal x are one image with several captions. Rows
-        are kept as float32. A store, open or by its place, holds sets of any kind.
+        are rounded to float32, in which a store hands them out, and prepared for a method in
+        float64. A store, open or by its place, holds sets of any kind.
     prototypes : Pairs, optional
         Rows of a head and the texts of its classes; `groups` are their names. A class of `data` is
         *seen* if its group is one of these names.
@@ -557,6 +559,8 @@ def _store_arrays(
         )
     # Of one width, they may be the two towers of one model: method "identity" says that they are.
     add = partial(_write, root, {"pair": "arrays"} if len(set(widths[0])) == 1 else {})
+    # A store hands out float32: what is equal there is equal here.
+    pairs = replace(pairs, x=pairs.x.astype(np.float32), y=pairs.y.astype(np.float32))
     name = f"data-{_digest(pairs)}"
     # Equal texts are one answer: by no score could one of them be preferred.
     groups = different_rows(pairs.y)[1] if pairs.groups is None else np.asarray(pairs.groups)

@@ -573,6 +573,8 @@ def published_lines(table: pl.DataFrame) -> Table:
         (f"ours {MINUS} theirs", if_known(lambda row: signed_text(row["difference"]))),
         ("seeds", if_known(lambda row: str(row["n_seeds"]))),
         ("gallery", lambda row: number_text(row["gallery"], 0)),
+        # Last: it is the widest. Numbers of one metric differ by it alone.
+        ("where", itemgetter("where")),
     ]
     return Table.of(table, columns)
 

@@ -11,7 +11,7 @@ import polars as pl
 #: Columns of ``published.csv``: which cell a number is of, what kind it is, and how it is known.
 #: ``kind``: ``value``; ``gain-over-real``, of real pairs with weights over these pairs alone;
 #: ``gain-over-head``, over the weights alone. ``how``: ``exact``, as printed; ``figure``, read off
-#: a figure, to about 0.2 points.
+#: a figure, to about 0.2 points, or to 0.05 where the page draws it by coordinates (mutual k-NN).
 SCHEMA: dict[str, Any] = {
     "experiment": pl.String,
     "dataset": pl.String,

@@ -332,6 +332,47 @@ def test_equal_texts_are_one_class_with_groups_or_without(rng):
     assert min(found[0]) > 0.5
 
 
+@pytest.mark.parametrize("given", [np.float64, np.float32, np.float16])
+def test_a_method_gets_float64_whatever_was_given(given, rng):
+    seen = []
+
+    def spy(x, y):
+        seen.append((x, y))
+        return np.linalg.lstsq(x, y, rcond=None)[0], np.eye(y.shape[1])
+
+    texts = rng.standard_normal((60, 5)).astype(given)
+    pairs = Pairs((texts @ rng.standard_normal((5, 7))).astype(given), texts)
+    head = pairs.take(np.arange(40))
+    evaluate(spy, pairs, prototypes=head, controls=False, progress=False)
+    rounded = Pairs(head.x.astype(np.float32), head.y.astype(np.float32))
+    for one in (head, rounded):
+        fit(spy, prototypes=one)
+    (stored, *_, as_given, as_float32) = seen
+    assert {rows.dtype for both in seen for rows in both} == {np.dtype(np.float64)}
+    # An evaluation rounds to float32 where its arrays enter, a fit on arrays does not.
+    assert np.array_equal(stored[0], as_float32[0])
+    assert np.array_equal(as_given[0], as_float32[0]) == (given is not np.float64)
+    # The texts of a class are brought to unit length in the store, and rounded again.
+    assert stored[1] == pytest.approx(as_float32[1], abs=1e-6)
+
+
+def test_texts_are_equal_as_they_are_scored(rng):
+    """What differs beyond float32 is one text to the scores, so it is one class too."""
+    texts = rng.standard_normal((12, 6)).astype(np.float32).astype(np.float64)
+    codes = np.repeat(np.arange(12), 5)
+    images = texts[codes] @ rng.standard_normal((6, 9)) + 0.3 * rng.standard_normal((60, 9))
+    last_bits = texts[codes] * (1 + 1e-15 * rng.standard_normal((60, 6)))
+    assert len(np.unique(last_bits, axis=0)) == 60
+    found = [
+        evaluate("ridge", Pairs(images, own, groups), seeds=3, progress=False).rows
+        for own in (texts[codes], last_bits)
+        for groups in (None, codes)
+    ]
+    tops = [rows.filter(metric="top-1")["value"].to_list() for rows in found]
+    assert tops[0]
+    assert tops[1:] == tops[:1] * 3
+
+
 def test_a_comparison_is_that_of_the_folder(found):
     ours = found.compare("ridge/head/8", "ridge/random/8")
     typed = compare_choices(f"{found.folder}:ridge/head/8", f"{found.folder}:ridge/random/8")

@@ -382,6 +382,18 @@ def test_published_numbers_are_those_of_the_paper():
     assert theirs(dataset="flickr30k", metric="mAP") == [0.418, 0.203, 0.044, 0.021, 0.006]
     assert theirs(experiment="cosine head", image_encoder="^beit") == [0.8271, 0.8210]
     assert theirs(metric="balanced-accuracy") == [0.1832, 0.1885, 0.1772]
+    # The heights at which the project page draws its lines: 0.16 at 358, and 0.04 more every 70.
+    drawn = {
+        3: (333.8, 214.7, 174.7, 166.4, 131.2), 5: (314.8, 199.6, 162.7, 140.3, 118.8),
+        10: (298.4, 195.9, 159.4, 133.2, 119.0),
+    }  # fmt: skip
+    for (k, heights), head in zip(drawn.items(), (108.8, 106.8, 105.5), strict=True):
+        means, rows = (
+            theirs(metric=f"mutual-knn@{k}", direction=f"{side}~name")
+            for side in ("class-mean", "head")
+        )
+        at = [0.16 + 0.04 * (358 - height) / 70 for height in (*heights, head)]
+        assert means + rows == pytest.approx(at, abs=0.0006)
     assert numbers.filter(pl.col("experiment") == "zero-shot").height == 27
     assert set(numbers.filter(pl.col("experiment") == "zero-shot")["how"]) == {"figure"}
     for pattern in numbers["image_encoder"]:
@@ -467,6 +479,9 @@ def test_lines_say_how_a_number_is_known(results):
     gain = next(row for row in shown if row["experiment"] == "one pair a class")
     assert gain["known"] == "exact"
     assert gain["metric"] == "top-1, gain of pairs"
+    # Nothing but its place tells the mean of three images from that of five.
+    means = [row for row in shown if row["task"] == "class-mean~name"]
+    assert len({(row["metric"], row["where"]) for row in means}) == 15
     empty = next(row for row in shown if row["data"] == "food101")
     assert (empty["ours"], empty["method"]) == ("", "")
     assert empty["theirs"] == "21.0"
