@@ -17,6 +17,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
+from featstore.durable import fsync_directory
 from featstore.errors import (
     AmbiguousSetError,
     CorruptStoreError,
@@ -215,6 +216,9 @@ def _catalog_bytes(
             continue
         if attributes is not None:
             sets[key] = attributes["revision"]
+            if old["sets"].get(key) != sets[key]:
+                # Its writer may have been killed between the pointer and this.
+                fsync_directory(directory)
     return catalog_bytes(
         form, sets=sets,
         thumbnails=_thumbnails(root, old.get("thumbnails", ()), replaced=thumbnails),
