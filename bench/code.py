@@ -20,12 +20,9 @@ from itertools import chain
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bench.errors import ProtocolError
 from featstore.errors import EngineError
 from featstore.plugins import Registry, distributions, registry_of
-from fitters.kept import digest_of
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -178,6 +175,11 @@ class _Parts:
 
     def of_value(self, value: Any) -> None:
         """Add what decides what a value does; an object of another distribution adds its class."""
+        # Not above: the help of `bench run` reads this file, and imports click alone.
+        from numpy import ndarray
+
+        from fitters.kept import digest_of
+
         if isinstance(value, _PLAIN):
             self.found[repr(value)] = None
             return
@@ -186,7 +188,7 @@ class _Parts:
         self._seen[id(value)] = value
         if isinstance(value, ModuleType):
             self._module(value.__name__, "")
-        elif isinstance(value, np.ndarray):
+        elif isinstance(value, ndarray):
             self.found[digest_of(value).hex()] = None
         elif isinstance(value, (tuple, list, set, frozenset)):
             each = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
