@@ -36,6 +36,7 @@ from bench.tables import (
     signed_text,
     value_text,
     varying,
+    with_unit,
 )
 from featstore.errors import listed, needs_extra, unknown_name
 
@@ -231,7 +232,7 @@ class Results:
         )["chance"].drop_nulls()
         chance = chance_text(metric, None if levels.is_empty() else float(levels.to_numpy().mean()))
         text = (
-            f"{metric} of {direction} is {value_text(metric, first[metric])} % "
+            f"{metric} of {direction} is {with_unit(metric, first[metric])} "
             f"{among(direction, first['gallery'])} by {method_title(name)}{chance}"
         )
         others = [other for other in self.methods if other in cells["method"] and other != name]

@@ -423,7 +423,7 @@ def _summary_lines(
     lines: Mapping[tuple[str, ...], Mapping[str, Row]], metric: str
 ) -> list[tuple[str, ...]]:
     """Return the lines that a summary shows, in their order; of too many, the last controls go."""
-    sign = -1 if metric == "median_rank" else 1
+    sign = -1 if metric in LOWER_IS_BETTER else 1
     best: dict[str, float] = {}
     for (method, *_), own in lines.items():
         values = [sign * row[metric] for row in own.values()]
@@ -443,17 +443,16 @@ def _of_the_head(cells: pl.DataFrame, metric: str, level: float | None) -> str:
     """Return what head weights alone reach, in a sentence."""
     alone = cells.filter(pl.col("n_pairs") == "0")
     heads = alone.filter(pl.col("source") == "head").sort(metric, descending=True)
-    if heads.is_empty() or metric == "median_rank":
+    if heads.is_empty() or metric in LOWER_IS_BETTER:
         return ""
-    unit = " %" if metric_name(metric).endswith(" %") else ""
     best = heads.unique("method", keep="first", maintain_order=True).head(3)
     reached = [
-        f"{value_text(metric, row[metric])}{unit} ({method_title(row['method'])})"
+        f"{with_unit(metric, row[metric])} ({method_title(row['method'])})"
         for row in best.iter_rows(named=True)
     ]
     control = max(alone.filter(pl.col("source").is_in(CONTROLS))[metric].to_list(), default=None)
     beside = [
-        f"{name} {value_text(metric, value)}{unit}"
+        f"{name} {with_unit(metric, value)}"
         for name, value in (("the best control", control), ("chance", level))
         if value is not None
     ]
@@ -507,9 +506,13 @@ def gain_lines(gains: pl.DataFrame) -> Table:
         ("draws", lambda row: str(row["n_seeds"])),
         ("clusters", lambda row: f"{row['n_clusters']:,}"),
         ("queries", lambda row: f"{row['n_queries']:,}"),
-        ("s.e. draws", lambda row: _points(row["draw_error"])),
-        ("s.e. clusters", lambda row: _points(row["cluster_error"])),
-        *([("s.e. controls", lambda row: _points(row["control_error"]))] if averaged else []),
+        ("s.e. draws", lambda row: value_text("top-1", row["draw_error"])),
+        ("s.e. clusters", lambda row: value_text("top-1", row["cluster_error"])),
+        *(
+            [("s.e. controls", lambda row: value_text("top-1", row["control_error"]))]
+            if averaged
+            else []
+        ),
         ("df", lambda row: number_text(row["df"], 0)),
         ("f", lambda row: "" if row["overlap"] is None else f"{row['overlap']:.2f}"),
         ("gallery", lambda row: number_text(row["gallery"], 0)),
@@ -534,10 +537,6 @@ def _rank(row: Row) -> str:
     """Return the rank of a head among its control draws."""
     rank = row["control_rank"]
     return "" if rank is None else f"{rank} of {row['n_controls'] + 1}"
-
-
-def _points(share: float | None) -> str:
-    return "" if share is None else _decimal(100.0 * share)
 
 
 #: How the kinds of published numbers are called.
@@ -587,7 +586,7 @@ def dose_lines(doses: pl.DataFrame) -> Table:
         ("method", _method),
         ("dose", itemgetter("dose")),
         ("level", lambda row: f"{row['level']:,}"),
-        ("own names %", lambda row: _points(row["own_names"])),
+        ("own names %", lambda row: value_text("top-1", row["own_names"])),
         ("top-1 %", lambda row: value_text("top-1", row["value"], row["sd"])),
         ("95 % interval", lambda row: _span(row["low"], row["high"])),
         *((metric_name(name), partial(_shown, name)) for name in BY_NAME),
@@ -610,7 +609,7 @@ def _shown(name: str, row: Row) -> str:
 
 
 def _span(low: float, high: float) -> str:
-    return f"[{_points(low)}, {_points(high)}]".replace("-", MINUS)
+    return f"[{value_text('top-1', low)}, {value_text('top-1', high)}]".replace("-", MINUS)
 
 
 def learner_lines(table: pl.DataFrame) -> Table:
@@ -737,6 +736,11 @@ def value_text(metric: str, value: float | None, sd: float | None = None) -> str
     if metric == "median_rank" and all(text.endswith(".0") for text in texts):
         texts = [text.removesuffix(".0") for text in texts]
     return " ± ".join(texts)
+
+
+def with_unit(metric: str, value: float) -> str:
+    """Return a value for a sentence: a share with its percent sign, a rank or another as it is."""
+    return value_text(metric, value) + " %" * metric_name(metric).endswith(" %")
 
 
 def _decimal(value: float, form: str = ".1f") -> str:

@@ -21,6 +21,7 @@ from bench.cells import (
     source_name,
 )
 from bench.fits import FEWEST, SCORED, TOO_FEW
+from bench.metrics.summary import LOWER_IS_BETTER
 from bench.report.theme import INKS
 from bench.report.verdict import among
 from bench.results import CHOSEN
@@ -268,7 +269,7 @@ def _shade(
         span = 0.0 if chance[metric] is None else best[metric] - chance[metric]
         known = cell[metric] is not None and span > 0
         share = (cell[metric] - chance[metric]) / span if known else 0.0
-        weights.append(0 if metric == "median_rank" else round(100 * max(0.0, min(1.0, share))))
+        weights.append(0 if metric in LOWER_IS_BETTER else round(100 * max(0.0, min(1.0, share))))
     texts = tuple(value_text(m, cell[m], cell[f"{m}_sd"]) for m in metrics)
     key = tuple(cell[name] for name in CELL)
     return Shade(texts, tuple(weights), tuple((m, key) in bold for m in metrics))

@@ -18,7 +18,7 @@ from bench.cells import HEAD_PARTS, SETTINGS, method_title, whole_heads
 from bench.comparisons import LEVEL, MAIN_EVALS, PRIMARY_METRICS
 from bench.runs import LEAVES
 from bench.statistics import ENOUGH_CONTROLS, holm
-from bench.tables import interval_text, p_text, signed_text, value_text
+from bench.tables import interval_text, p_text, signed_text, value_text, with_unit
 
 #: What the first screen is about, fixed in advance, beside the method.
 DIRECTION, METRIC = PRIMARY_METRICS[0]
@@ -117,7 +117,7 @@ class Verdict:
 
     def value(self, source: str) -> str:
         """Return the value of a source without real pairs as text, with its unit."""
-        return f"{value_text(self.metric, self.cells[source][self.metric])} %"
+        return with_unit(self.metric, self.cells[source][self.metric])
 
 
 def shown_method(comparisons: pl.DataFrame, question: tuple[str, str] | None = None) -> str:
@@ -259,7 +259,7 @@ def verdict(
     head = alone.row(0, named=True)
     found = f"{value_text(metric, head['a'])} % of images are named right"
     if direction != DIRECTION:
-        found = f"{metric} of {direction} is {value_text(metric, head['a'])} %"
+        found = f"{metric} of {direction} is {with_unit(metric, head['a'])}"
     found += f" {among(direction, head['gallery'])}"
     scored = own.filter((pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0"))
     numbers = ""
@@ -343,12 +343,17 @@ _CLAUSES = {
 
 def chance_text(metric: str, chance: float | None) -> str:
     """Return what a random order gives, in brackets; nothing where a metric has no such level."""
-    return "" if chance is None else f" (chance {value_text(metric, chance)} %)"
+    return "" if chance is None else f" (chance {with_unit(metric, chance)})"
 
 
 def among(direction: str, gallery: float) -> str:
     """Return what a query of this direction is ranked against, such as ``"among 207 names"``."""
-    return f"among {gallery:,.0f} {_POOLS.get(direction.rsplit('→', 1)[-1], 'candidates')}"
+    # A task of one's own may rank nothing.
+    return (
+        f"among {gallery:,.0f} {_POOLS.get(direction.rsplit('→', 1)[-1], 'candidates')}"
+        if gallery
+        else "without candidates"
+    )
 
 
 _POOLS = {"name": "names", "class": "classes", "caption": "captions", "image": "images"}

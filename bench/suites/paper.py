@@ -600,7 +600,7 @@ def _few_shot(have: Inventory) -> Iterator[Run]:
 
 
 def _neighbours(have: Inventory) -> Iterator[Run]:
-    """Mutual k-NN of head rows and the texts they are trained as, of class means and plain names."""
+    """Mutual k-NN of head rows and the texts they are trained as, of class means and names."""
     for head, names in have.heads_and_names():
         image = have.images_of_space(head.commit.space_id)
         if image is not None:

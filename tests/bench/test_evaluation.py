@@ -13,6 +13,8 @@ from bench.cli.main import cli
 from bench.comparisons import compare_choices
 from bench.errors import NoResultsError, ProtocolError
 from bench.evaluation import evaluate, fit
+from bench.metrics.summary import Metric
+from bench.options import Task
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.errors import PluginError
@@ -242,6 +244,18 @@ def test_a_task_of_ones_own_has_controls_and_a_verdict(smoke_store):
     assert alone.verdict.startswith("hit of hits is ")
     assert "the head differs from random rows by" in alone.verdict
     assert "chance" not in alone.verdict
+
+
+def test_a_metric_that_is_no_share_has_no_percent_sign(smoke_store):
+    task = Task(lambda rng: {"length": 3.0}, metrics={"length": Metric(percent=False, chance=1.5)})
+    hs.register("task", "long", task)
+    try:
+        found = evaluate("ridge", smoke_store, tasks="long", draws=2, **WHERE).verdict
+    finally:
+        del registry_of("task")["long"]
+    assert found == (
+        "length of long as a whole is 3.0000 without candidates by Ridge (chance 1.5000)."
+    )
 
 
 def test_options_of_a_task_are_given_by_name(smoke_store):

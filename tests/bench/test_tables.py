@@ -23,6 +23,7 @@ from bench.tables import (
     signed_text,
     summary,
     value_text,
+    with_unit,
 )
 from tests.bench.results_by_hand import hand_run, write_ranks
 
@@ -48,6 +49,16 @@ def test_chance_stands_in_every_question_and_row(study):
     assert all(line[column] == "5.0" for line in lines)
     assert all(line[headings.index("gallery")] == "20" for line in lines)
     assert {"ConSE", "chance", "Ridge"} == {line[headings.index("method")] for line in lines}
+
+
+@pytest.mark.parametrize("metric", ["mean_rank", "median_rank"])
+def test_a_summary_of_ranks_begins_with_the_lowest(metric, tmp_path):
+    for method, rank in (("ridge", 9), ("procrustes", 2), ("csa", 5)):
+        write_ranks(tmp_path, hand_run("head", 0, 0, method=method), [rank] * 4)
+    rows = read_results(tmp_path).filter(metric="median_rank").with_columns(metric=pl.lit(metric))
+    found = summary(result_table(rows, [metric]))
+    assert found.sentence == ""
+    assert [line[0] for line in found.table.lines] == ["Procrustes", "CSA", "Ridge"]
 
 
 def test_a_summary_is_method_by_pairs_of_the_first_metric(tmp_path):
@@ -153,6 +164,9 @@ def test_csv_keeps_every_digit_and_quotes(study):
     ("got", "expected"),
     [
         (value_text("top-1", 0.1234), "12.3"),
+        (with_unit("top-1", 0.1234), "12.3 %"),
+        (with_unit("macro-F1", 0.1234), "12.3 %"),
+        (with_unit("mean_rank", 12.3), "12.3"),
         (value_text("mean_rank", 12.3), "12.3"),
         (value_text("mean_rank", 12.0, 1.25), "12.0 ± 1.2"),
         (metric_name("mean_rank"), "mean rank"),
