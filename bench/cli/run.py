@@ -115,7 +115,7 @@ class Execution:
 
         plan = self._planned(suite, runs)
         click.echo(_summary(suite, plan), err=True)
-        recorded = {one.get("command") for one in read_sessions(self.out)}
+        ended = [one for one in read_sessions(self.out) if one.get("seconds") is not None]
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         session: dict[str, Any] = {
             "command": recorded_command(),
@@ -143,7 +143,7 @@ class Execution:
                 weights=self.weights, device=self.device, on_done=lambda _: bar.advance(),
             )  # fmt: skip
         session |= {"seconds": done.seconds, "new": done.new, "reused": done.reused}
-        if plan["new"] or session["command"] not in recorded:
+        if plan["new"] or session["command"] not in [one.get("command") for one in ended]:
             record(session)
         return session
 

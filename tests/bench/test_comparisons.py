@@ -100,13 +100,6 @@ def test_order_of_the_queries_in_a_file_does_not_matter(tmp_path, rng):
     assert_frame_equal(run_compare(tmp_path / "a"), run_compare(tmp_path / "b"))
 
 
-def test_a_folder_without_sums_is_read_from_its_ranks(study):
-    before = run_compare(study)
-    for path in (study / "sums").iterdir():
-        path.unlink()
-    assert_frame_equal(run_compare(study), before)
-
-
 def test_one_head_is_ranked_among_the_draws_of_its_control(tmp_path, rng):
     names = [f"q{i}" for i in range(40)]
     write_ranks(tmp_path, hand_run("head", eval="all-names"), [1] * 9 + [9] * 31, queries=names)

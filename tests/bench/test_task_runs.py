@@ -1,6 +1,7 @@
 """Every task from its run to its rows: on the smoke store, and on a pair of one model."""
 
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -437,7 +438,8 @@ def test_the_command_takes_every_setting_and_lists_of_methods_and_sources(smoke_
     assert set(rows["source"]) == {"head", "random"}
     assert set(rows.filter(pl.col("method") == "cca")["penalty_chosen"]) == {0.1, 1.0}
     session = json.loads(next((root / "sessions").glob("*.json")).read_text())
-    again = [word.strip("'") for word in session["command"].split()[1:]]
+    places = {"STORE": str(smoke_store), "OUT": str(root)}
+    again = [places.get(word, word) for word in shlex.split(session["command"])[1:]]
     result = CliRunner().invoke(cli, [*again, "--dry-run", "--json"])
     assert json.loads(result.stdout)["new"] == 0
     result = CliRunner().invoke(cli, ["task", "zero_shot", *sets, "--source", "head", "--method",
