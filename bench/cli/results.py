@@ -582,7 +582,7 @@ def submit_command(
 @click.option("--title", default="Leaderboard", show_default=True, help="Use this heading.")
 @json_option
 def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: bool) -> None:
-    """Rank submissions, and mark those not shown to be behind the first.
+    """Rank submissions, and mark those not shown to be behind.
 
     Every *.json file below FOLDER is read and checked; a file that is no submission ends the
     command with its name. Entries are compared with the leader on the draws that both have;

@@ -360,7 +360,7 @@ def _draw_pairs_figure(
     """Draw large panels with direct labels, and small ones below; a row shares its y axis."""
     columns, beside = (2, 4) if sheet.wide else (1, 2)
     tall, low = (13.5, 8.5) if sheet.wide else (11.0, 7.5)
-    head, foot, gap = 1.9, 3.4, 1.2
+    head, foot, gap = 2.6, 3.4, 1.2
     rows = -(-len(large) // columns), -(-len(small) // beside)
     sheet.tall(rows[0] * (head + tall + foot) + rows[1] * (head + low + foot) + gap * bool(small))
     labels = {panel: _end_labels(lines[panel], at, panel[1]) for panel in large}
