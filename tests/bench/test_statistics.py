@@ -212,10 +212,10 @@ def test_a_leader_is_corrected_by_all_pairs_of_its_board_by_hand():
     np.testing.assert_allclose(against_leader(np.array([0.5, 0.6])), [1.0, 1.0])
 
 
-def test_a_rare_hit_in_large_clusters_has_the_variance_of_agreeing_rows():
-    """Of 40 rows in 4 clusters, one hit: what clusters without a hit say is next to nothing."""
-    sums = DrawSums(np.array([[1.0, 0, 0, 0]]), np.array([[4.0, 12, 12, 12]]))
-    share, size, hits = 1 / 40, sums.count[0], sums.total[0]
+def test_few_hits_beside_large_clusters_have_the_variance_of_agreeing_rows():
+    """Of 40 rows in 4 clusters, two hits in small ones: the large ones say next to nothing."""
+    sums = DrawSums(np.array([[1.0, 1, 0, 0]]), np.array([[4.0, 4, 16, 16]]))
+    share, size, hits = 2 / 40, sums.count[0], sums.total[0]
     within = np.sum(hits - hits**2 / size) / (40 - 4)
     between = np.sum(size * (hits / size - share) ** 2) / 3
     typical = (40 - np.sum(size**2) / 40) / 3

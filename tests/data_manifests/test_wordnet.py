@@ -146,7 +146,7 @@ def test_bad_files(folder, file, content, match):
 
 def test_without_timm_the_user_is_told_what_to_do(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BuildError, match=r"timm is not installed.*headstock\[extract\].*--source"):
+    with pytest.raises(BuildError, match=r"timm is not installed.*pip install timm.*--source"):
         find_timm_info()
 
 
