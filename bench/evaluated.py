@@ -208,9 +208,6 @@ class Results:
         """
         method = next((name for name in self._methods if name != "conse"), None)
         question = direction, metric = self._question()
-        found = verdict(self._comparisons, self._table, method=method, question=question)
-        if found is not None:
-            return found.sentence
         claim = few_shot_claim(self.folder, self.rows) if direction == "image→class" else None
         if claim is not None and claim.value is not None:
             return (
@@ -218,6 +215,9 @@ class Results:
                 f"{among(direction, claim.gallery)} by {claim.learner} with {claim.shots} labelled "
                 f"images a class. {claim.sentence}"
             )
+        found = verdict(self._comparisons, self._table, method=method, question=question)
+        if found is not None:
+            return found.sentence
         cells = self._table.filter(
             (pl.col("direction") == direction)
             & pl.col(metric).is_not_null()

@@ -221,8 +221,12 @@ def _go_on(folder: Path, capsys, *more: str) -> str:
     """Run the command that is proposed for a folder, with `more` options; return it."""
     proposed = next_command(find_work(folder))
     words = shlex.split(proposed)[1:]
-    # No model is loaded here: a plan takes the options of an extraction.
-    words = ["plan" if word == "extract" else word for word in words]
+    if words[0] == "extract":
+        # No model is loaded here: its words are read, and no more.
+        context = cli.make_context("headstock", [])
+        name, command, rest = cli.resolve_command(context, [*words, *more])
+        command.make_context(name, rest, parent=context)
+        return proposed
     assert run_command(cli, "headstock", [*words, *more]) == 0, capsys.readouterr().err
     return proposed
 

@@ -84,9 +84,11 @@ def preload() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             team.warm_up()
             Path(name).write_text("\n".join(sorted(sys.modules)))
-        finally:
             os._exit(0)
-    os.waitpid(pid, 0)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0, "team.warm_up failed"
     import_all(Path(name).read_text().split())
     Path(name).unlink()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from featstore import open_store
 from featstore.errors import StoreWriteError
-from featstore.share.copy import make_tag
+from featstore.share.copy import drop_tag, make_tag
 from featstore.store import collect_garbage, make_store, rebuild_set, remove_set, verify_store
 from tests.faults import scenarios
 from tests.faults.trees import check_readable
@@ -21,6 +21,7 @@ def warm_up() -> None:
         scenarios.grow(Path(folder))
         make_tag(folder, "v1")
         read(Path(folder))
+        drop_tag(folder, "v1")
         maintain(Path(folder))
         picture = scenarios.pictures(Path(folder) / "manifest", "one", 9)
         scenarios.extract(Path(folder) / "store", manifest=picture, thumbnails=True)

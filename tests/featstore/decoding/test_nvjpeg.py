@@ -49,7 +49,7 @@ def test_damage_is_told_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         decode_on_gpu(_file()[:700], "cpu")
     with pytest.raises(ImageError, match="empty"):
         decode_on_gpu(b"", "cpu")
-    monkeypatch.setattr("featstore.decoding.pool.is_plain_jpeg", lambda _: True)
+    monkeypatch.setattr("featstore.decoding.pool.is_plain_jpeg", lambda _, **__: True)
     with pytest.raises(ImageError):
         decode_on_gpu(b"\xff\xd8" + b"\0" * 100, "cpu")
 
