@@ -8,7 +8,14 @@ from scipy import stats
 
 from bench import compare, read_results
 from bench.cells import ARENA, CELL, chance_and_gallery, read_cells
-from bench.comparisons import PAIRED_METRICS, SCHEMA, bold_cells, compare_choices, primary_family
+from bench.comparisons import (
+    PAIRED_METRICS,
+    SCHEMA,
+    Comparison,
+    bold_cells,
+    compare_choices,
+    primary_family,
+)
 from bench.errors import NoResultsError
 from bench.report.grids import gain_rows, grids
 from bench.results import sums_path
@@ -143,6 +150,11 @@ def test_control_draws_on_every_split_are_ranked_by_their_means_over_splits(tmp_
     assert row["population"].startswith("one more draw of the control")
     assert row["b"] == pytest.approx(controls.mean())
     assert row["n_seeds"] == 3
+    # Beside anything else, the mean of the draws has a variance of its own.
+    cells = read_cells(tmp_path, read_results(tmp_path))
+    (control,) = (cell for cell in cells if cell.source == "random")
+    variance = np.var(controls, ddof=1) / 19
+    assert Comparison("a-b", control, None).control_part("top-1") == pytest.approx((variance, 18))
 
 
 def test_a_control_drawn_once_has_no_test(tmp_path, rng):

@@ -81,7 +81,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             "Where hits are rare, large clusters without one do not narrow a share's interval.",
             'bench/statistics.py', 'max(found.of_clusters, _agreement_variance(sums))',
             'found.of_clusters',
-            ('tests/bench/test_statistics.py::test_what_make_validate_statistics_checks_holds_at_small_size',)
+            ('tests/bench/test_statistics.py::test_few_hits_beside_large_clusters_have_the_variance_of_agreeing_rows',)
         ),
         Mutant(
             'Clusters that agree are no proof.', 'bench/statistics.py',
