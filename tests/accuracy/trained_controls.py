@@ -1,6 +1,7 @@
 """Measure what a head gains the paper's trained maps, beside controls, at equal numbers of steps.
 
     python -m tests.accuracy.trained_controls --store build/demo/store
+    python -m tests.accuracy.trained_controls --figure         # docs/trained-controls.svg
     python -m tests.tables write
 
 Every fit is of one held-out split, with its own real pairs and its own control rows: the head,
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
+import io
 import json
 import os
 import sys
@@ -32,6 +35,7 @@ from threadpoolctl import threadpool_limits
 from bench.code import code_digest
 from bench.corpus import Corpus, read_corpus
 from bench.execution import execute
+from bench.report.theme import INKS, SOURCE_STYLES
 from bench.runs import Run
 from bench.statistics import DrawSums, two_term
 from bench.suites.demo import demo_base
@@ -42,6 +46,7 @@ from tests.accuracy.measure import table
 from tests.accuracy.trained import hits, places_of
 
 DATA = Path(__file__).parents[2] / "docs/data/trained_controls.json"
+FIGURE = Path(__file__).parents[2] / "docs/trained-controls.svg"
 
 #: Steps of every fit: what the presets' 2,500 epochs make of 1,000 rows in batches of 512.
 STEPS = 5_000
@@ -98,7 +103,11 @@ def main() -> int:
     parser.add_argument("--store", type=Path, default=Path("build/demo/store"))
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--draws", type=int, default=len(DRAWS))
+    parser.add_argument("--figure", action="store_true", help="draw what is there, fit nothing")
     asked = parser.parse_args()
+    if asked.figure:
+        FIGURE.write_bytes(draw(asked.data))
+        return 0
     store = open_store(asked.store)
     base = demo_base(store, "task").changed(eval="held-out")
     measure(base, read_corpus(store, base), list(cells(range(asked.draws))), asked.data)
@@ -227,4 +236,57 @@ def _line(data: dict[str, Any], kind: dict[str, Any], runs: list[dict[str, Any]]
     ]  # fmt: skip
 
 
+def draw(path: Path = DATA) -> bytes:
+    """Return the fits of equal steps as SVG: a dot a draw, their mean, one panel a method.
+
+    The file's description is the digest of the data that it was drawn from.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    data = read(path)
+    paper, ink, rule = (INKS[role].light for role in ("paper", "ink", "rule"))
+    style = {"svg.hashsalt": "headstock", "font.size": 9, "text.color": ink, "axes.edgecolor": rule,
+             "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink}  # fmt: skip
+    with rc_context(style):
+        figure = Figure(figsize=(7.6, 4.2), layout="constrained", facecolor=paper)
+        axes = figure.subplots(1, len(N_PAIRS), sharex=True)
+        for side, (method, numbers) in zip(axes, N_PAIRS.items(), strict=True):
+            labels: list[str] = []
+            for k, source in product(numbers, SOURCES):
+                kind = {"method": method, "equal": "steps", "n_pairs": k, "source": source}
+                if not (runs := _runs(data, kind)):
+                    continue
+                scores = [100 * float(hits([run], "top-1").mean()) for run in runs]
+                role, marker, _ = SOURCE_STYLES[source]
+                y = len(labels)
+                at = {"marker": marker, "c": INKS[role].light, "clip_on": False, "ls": ""}
+                side.plot(scores, [y] * len(scores), ms=4, alpha=0.5, **at)
+                side.plot(np.mean(scores), y, ms=8, **at)
+                mixed = f"{k} pairs + " if k and source != "none" else f"{k} " if k else ""
+                labels.append(mixed + NAMES[source])
+            side.set_yticks(range(len(labels)), labels)
+            side.invert_yaxis()
+            side.set(title=method, xlabel="image → name top-1 %, held-out names", facecolor=paper)
+            side.grid(axis="x", color=rule)
+            side.set_axisbelow(True)
+            side.spines[["top", "right", "left"]].set_visible(False)
+            side.tick_params(length=0)
+        axes[0].set_xlim(left=0)
+        made = io.BytesIO()
+        told = {"Date": None, "Description": digest_of(path)}
+        FigureCanvasSVG(figure).print_svg(made, metadata=told)
+    return made.getvalue()
+
+
+def digest_of(path: Path = DATA) -> str:
+    """Return the digest of the data, which the figure states."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 TABLES = {"trained-controls": (DATA.name, render)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

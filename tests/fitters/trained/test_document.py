@@ -104,6 +104,11 @@ def test_the_measured_controls_are_fits_of_the_plan():
     assert set(keys) <= set(trained_controls.cells())
 
 
+def test_the_figure_was_drawn_from_the_data_that_lie_beside_it():
+    assert trained_controls.digest_of() in trained_controls.FIGURE.read_text("utf-8")
+    assert trained_controls.draw() == trained_controls.draw()
+
+
 CONTRASTIVE = {"sail", "freeze-align", "structure", "devise"}
 
 
