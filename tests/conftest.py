@@ -36,9 +36,14 @@ os.fsync = _fsync
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that no process ends with one while others wait."""
+    """Files with slow tests come first, those that need Ray next, and then folder by folder.
+
+    So no process ends with a slow test while the others wait, and what is made once a process (a
+    store and its results, children that have imported all, a cluster) is made in one, not in each.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    ray = {item.path for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda one: (one.path not in slow, one.path not in ray, str(one.path.parent)))
 
 
 @pytest.fixture(autouse=True)
