@@ -22,6 +22,30 @@ if WORKERS > 1:
         os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // WORKERS)))
 
 
+def _fsync(file: int | Any) -> None:
+    """Look whether a file is open, and wait for no disk: no test pulls the plug on this process.
+
+    What is synced before what is seen in the children of tests/faults, which are processes of
+    their own: this reaches none that is started.
+    """
+    os.fstat(file if isinstance(file, int) else file.fileno())
+
+
+os.fsync = _fsync
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, those that need Ray next, and then folder by folder.
+
+    So no process ends with a slow test while the others wait, and what is made once a process (a
+    store and its results, children that have imported all, a cluster) is made in one, not in each.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    ray = {item.path for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda one: (one.path not in slow, one.path not in ray, str(one.path.parent)))
+
+
 @pytest.fixture(autouse=True)
 def _registers_nothing_that_stays() -> Iterator[None]:
     """Fail a test that leaves its own method to those after it, in whatever order they run."""

@@ -397,6 +397,7 @@ def workspace(
     return typed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_plugins")
 def test_commands_in_documents_run(
     workspace: set[tuple[str, ...]],

@@ -13,6 +13,7 @@ from bench.protocol import held_out_split
 from bench.results import finished, ranks_path, run_path
 from bench.scoring import Scoring
 from featstore import open_store
+from tests.bench.results_by_hand import has
 
 TIMES = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
 
@@ -96,7 +97,8 @@ def test_tasks_of_one_fit_are_fitted_once(runs, smoke_store, tmp_path):
 
 
 def test_processes_write_the_same_numbers(runs, smoke_store, smoke_results, tmp_path):
-    some = [run for run in runs if run.seed == 0 and run.protocol.n_pairs in (0, 8)]
+    some = [run for run in runs if run.seed == 0 and run.protocol.n_pairs in (0, 8)][::3]
+    assert len({(run.task, run.fit.method) for run in some}) >= 5
     run_all(some, smoke_store, tmp_path, jobs=2)
     alone = read_results(smoke_results).filter(pl.col("run_id").is_in([r.run_id for r in some]))
     assert_frame_equal(read_results(tmp_path).drop(TIMES), alone.drop(TIMES))
@@ -106,7 +108,7 @@ def test_processes_write_the_same_numbers(runs, smoke_store, smoke_results, tmp_
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_an_error_in_a_run_comes_out_and_finished_runs_stay(runs, smoke_store, tmp_path, jobs):
-    good = [run for run in runs if run.protocol.eval == "all-names"][:9]
+    good = [run for run in runs if has(run, eval="all-names", method="ridge")][:5]
     bad = good[0].changed(image_revision="0" * 64)
     with pytest.raises(ProtocolError, match="Plan the suite again"):
         run_all([*good, bad], smoke_store, tmp_path, jobs=jobs)

@@ -428,7 +428,9 @@ def tree(root: Path):
     return {str(path.relative_to(root)) for path in root.rglob("*")}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True, max_examples=50
+)
 @example([("", "run", [{"command": "headstock 'extract' OUT/m --store STORE", "title": "t"}])])
 @example([("store", "address", "/etc"), ("suite", "jobs", 10000), ("suite", "weights", "./m")])
 @example([("suite", "methods", ["ridge"]), ("suite", "limit", 10**400)])

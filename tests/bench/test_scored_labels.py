@@ -21,6 +21,7 @@ from bench.tasks.few_shot import score_few_shot
 from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
 from fitters import Pairs, fit_alignment
+from fitters.aligners.mini_vec2vec import MiniVec2VecAligner
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform
 from fitters.scorers import SCORERS
@@ -190,14 +191,21 @@ def evaluations(corpus, runs):
 
 #: Trained methods take their rows and means as these do.
 CLOSED_FORMS = [
-    pytest.param(name, marks=pytest.mark.slow) if name == "mini-vec2vec" else name
+    name
     for name, method in METHODS.items()
     if method.rows.texts != "raw" and method.fitted_on != "training"
 ]
 
 
 @pytest.mark.parametrize("method", CLOSED_FORMS)
-def test_no_projection_follows_a_label_of_what_is_scored(smoke, runs, method):
+def test_no_projection_follows_a_label_of_what_is_scored(smoke, runs, method, monkeypatch):
+    # Of its rounds each reads what every one reads.
+    few = {"rounds": 2, "refinements": 3}
+    monkeypatch.setattr(
+        MiniVec2VecAligner.__init__,
+        "__kwdefaults__",
+        {**MiniVec2VecAligner.__init__.__kwdefaults__, **few},
+    )
     for run, split, scored in evaluations(smoke, runs):
         if run.protocol.n_pairs and method == "conse":
             continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import click
@@ -192,6 +193,7 @@ READS = (
 STEPS_ONLY = frozenset({"headstock demo"})
 
 
+@cache
 def every_command() -> set[str]:
     """Return the program and name of every command that there is."""
     groups = {"featstore": featstore_cli, "fitters": fitters_cli, "bench": bench_cli}
