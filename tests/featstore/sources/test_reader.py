@@ -198,7 +198,7 @@ def test_parts_of_files_need_a_hash_and_their_file(tmp_path):
 
 def test_hashes_of_parts_are_checked_by_those_who_can_read_them(make, tmp_path):
     manifest = make("webdataset", write_tar(tmp_path / "x.tar", [("a.png", picture(1))]))
-    with pytest.raises(ManifestError, match=r"manifests show --hashes"):
+    with pytest.raises(ManifestError, match=r"manifests show --full"):
         read_manifest(tmp_path / "made0", hashes=True)
     with pytest.raises(ManifestError, match="is a part of a file"):
         manifest.file("x.tar::a.png")
