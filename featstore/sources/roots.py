@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -102,6 +103,7 @@ class LocalFile(OpenFile):
 
     def __init__(self, path: Path) -> None:
         self._file = open_plain(path)
+        weakref.finalize(self, self._file.close)
         self._path = path
         super().__init__(str(path), os.fstat(self._file.fileno()).st_size)
 
