@@ -25,8 +25,8 @@ class Builder:
     """One dataset, as its dataset.toml says: which options it takes, and how it is planned.
 
     A key there says what reads it: ``reader``, its official layout on disk (a function of
-    `data_manifests.readers`); ``synsets``, a label set of timm's files; ``source``, one of
-    `featstore.sources`. Without any of them a function `plan` in its own ``build.py`` does.
+    `data_manifests.readers`); ``synsets``, a label set of timm's files. Without either a function
+    `plan` in its own ``build.py`` does.
     """
 
     folder: Path
@@ -50,8 +50,6 @@ class Builder:
             taken |= FROM_DISK
         if "synsets" in self.facts:
             taken |= {"source"}
-        if self.source:
-            taken |= {"root", "subset"}
         own = self._own_plan
         return taken if own is None else taken.union(inspect.signature(own).parameters)
 
@@ -59,11 +57,6 @@ class Builder:
     def summary(self) -> str:
         """One sentence on what the dataset is."""
         return str(self.facts["summary"])
-
-    @property
-    def source(self) -> str | None:
-        """The source (`featstore.sources`) that reads it, if data_manifests has no reader."""
-        return self.facts.get("source")
 
     @property
     def read(self) -> Read | None:
@@ -87,8 +80,8 @@ class Builder:
 
     @property
     def _own_plan(self) -> Callable[..., Plan] | None:
-        """The function `plan` of its build.py, if none of the three keys says where it is from."""
-        if self.facts.keys() & {"reader", "synsets", "source"}:
+        """The function `plan` of its build.py, if neither key says what reads it."""
+        if self.facts.keys() & {"reader", "synsets"}:
             return None
         plan: Callable[..., Plan] = import_module(f"data_manifests.{self.folder.name}.build").plan
         return plan
@@ -103,10 +96,6 @@ class Builder:
         BuildError
             If that cannot be done.
         """
-        if self.source:
-            raise NotImplementedError(
-                f"{self.name} is planned by featstore.datasets, which knows its source."
-            )
         own, read = self._own_plan, self.read
         if own is not None:
             return own(**options)

@@ -7,9 +7,10 @@ import contextlib
 import itertools
 import secrets
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -131,16 +132,14 @@ def write(
             raise ManifestError("Items stand beside a table of rows, or in it: give one of them.")
         rows, items = _vector_column(table), table.drop(EMBEDDING, BIAS, strict=False)
         bias = table[BIAS].to_numpy() if bias is None and BIAS in table.columns else bias
-    given = _Given.of(rows)
-    known = _items(kind, ids, items, n=given.n)
+    given = Given.of(rows)
+    known = items_of(kind, ids, items, n=given.n)
     spec = SetSpec(dataset, kind, encoder, _space(space, encoder), dtype or given.dtype)
     if spec.dtype not in DTYPES:
         raise LayoutError(
             f"The rows are {spec.dtype}, which a store cannot hold. Say dtype='float32'."
         )
-    if given.n is not None:
-        _check_finite(given.parts(), known["item_id"])
-    _write(root, spec, given, known, _bias(bias))
+    write_given(root, spec, given, known, bias)
     return open_store(root, **how).view(str(spec.key))
 
 
@@ -159,8 +158,8 @@ def checked_rows(kind: str, table: pl.DataFrame) -> tuple[np.ndarray, pl.DataFra
     ManifestError, NonFiniteEmbeddingError
         As `write`.
     """
-    given = _Given.of(table[EMBEDDING])
-    items = _items(kind, None, table.drop(EMBEDDING), n=given.n)
+    given = Given.of(table[EMBEDDING])
+    items = items_of(kind, None, table.drop(EMBEDDING), n=given.n)
     parts = list(given.parts())
     _check_finite(parts, items["item_id"])
     return np.concatenate(parts), items
@@ -232,7 +231,7 @@ def _vector_column(table: pl.DataFrame) -> pl.Series:
 
 
 @dataclass(frozen=True)
-class _Given:
+class Given:
     """Rows as they were given: arrays that are read by slices, or blocks that come once.
 
     Attributes
@@ -253,7 +252,7 @@ class _Given:
     dtype: str
 
     @classmethod
-    def of(cls, rows: Any) -> _Given:
+    def of(cls, rows: Any) -> Given:
         """Return rows of any library.
 
         Raises
@@ -275,7 +274,7 @@ class _Given:
         return cls._of_block(rows)
 
     @classmethod
-    def _of_block(cls, block: Any) -> _Given:
+    def _of_block(cls, block: Any) -> Given:
         table = _frame(block)
         data, dtype = _matrix(block if table is None else _vector_column(table))
         return cls([data], data.shape[0], data.shape[1], dtype)
@@ -294,7 +293,7 @@ def _is_stream(rows: Any) -> bool:
     return isinstance(rows, Iterable) and not in_memory
 
 
-def _alike(blocks: Iterable[_Given], first: _Given) -> Iterator[Any]:
+def _alike(blocks: Iterable[Given], first: Given) -> Iterator[Any]:
     """Yield the arrays of blocks, which must have the width and dtype of the first."""
     start = 0
     for block in blocks:
@@ -357,7 +356,7 @@ def _vectors(column: pl.Series) -> np.ndarray:
 
 
 @_readable("Items are a table or a mapping of columns")
-def _items(kind: str, ids: Any, items: Any, *, n: int | None) -> pl.DataFrame:
+def items_of(kind: str, ids: Any, items: Any, *, n: int | None) -> pl.DataFrame:
     """Return the item table of n rows, conformed; n of blocks is what it says itself."""
     table = pl.DataFrame() if items is None else _frame(items)
     if table is None:
@@ -432,13 +431,41 @@ def _check_finite(parts: Iterable[np.ndarray], ids: pl.Series, start: int = 0) -
         )
 
 
-def _write(
-    root: Path, spec: SetSpec, given: _Given, items: pl.DataFrame, bias: np.ndarray | None
+def write_given(
+    root: Path,
+    spec: SetSpec,
+    given: Given,
+    items: pl.DataFrame,
+    bias: Any = None,
+    *,
+    failed: Mapping[str, str] = MappingProxyType({}),
+    source: str = "arrays",
 ) -> None:
-    """Write what the set does not have yet; nothing, if it has everything."""
+    """Write what the set does not have yet; nothing, if it has everything.
+
+    Parameters
+    ----------
+    root : Path
+        Of a local store, made if it is missing.
+    spec, given, items
+        The set, its rows, and their item table.
+    bias : array_like of shape (n,), optional
+    failed : mapping
+        item_id -> reason, of rows that are no embeddings.
+    source : str
+        Where the rows are from; the set records it.
+
+    Raises
+    ------
+    FeatstoreError
+        As `write`.
+    """
+    bias = _bias(bias)
+    if given.n is not None:
+        _check_finite(given.parts(), items["item_id"])
     table, n_old, parts = items, 0, _counted(given, items["item_id"])
     if read_pointer(spec.directory(root)) is not None:
-        before = _Before.of(open_store(root), str(spec.key), given, items)
+        before = _Before.of(open_store(root), str(spec.key), given, items, failed)
         parts, n_old = before.new(parts), before.items.height
         if not before.fresh.any():
             before.check_bias(bias)
@@ -448,7 +475,8 @@ def _write(
         table = pl.concat([before.items, fresh], how="diagonal_relaxed")
     # Nobody can tell whether rows that were staged before are these.
     plan = {"rows": secrets.token_hex(8)}
-    with SetWriter(root, spec, table, given.dim, facts=FACTS, plan=plan) as writer:
+    facts = {"provenance": "imported", "source": source}
+    with SetWriter(root, spec, table, given.dim, facts=facts, plan=plan) as writer:
         if n_old != (writer.base.commit.n if writer.base else 0):
             raise StoreWriteError(
                 f"{spec.key} was written by another process meanwhile. Write the rows again: those "
@@ -456,12 +484,9 @@ def _write(
             )
         blocks = _in_blocks(parts, writer.layout, n_old % writer.layout.block_rows)
         for block, data in zip(writer.pending(), blocks, strict=True):
-            writer.write_block(block, data)
+            ids = table["item_id"][writer.layout.block_slice(block)]
+            writer.write_block(block, data, {item: failed[item] for item in ids if item in failed})
         writer.finish(bias=bias)
-
-
-#: What a set records of where it is from.
-FACTS = {"provenance": "imported", "source": "arrays"}
 
 
 @dataclass(frozen=True)
@@ -478,6 +503,8 @@ class _Before:
         Of the rows given.
     at : ndarray of shape (rows given,), int64
         Row of the set that each row given is again; -1 of further ones.
+    failed : collection of str
+        Ids of rows given that are no embeddings.
     """
 
     view: EmbeddingsView
@@ -485,9 +512,17 @@ class _Before:
     items: pl.DataFrame
     ids: pl.Series
     at: np.ndarray
+    failed: Collection[str]
 
     @classmethod
-    def of(cls, store: FeatureStore, key: str, given: _Given, items: pl.DataFrame) -> _Before:
+    def of(
+        cls,
+        store: FeatureStore,
+        key: str,
+        given: Given,
+        items: pl.DataFrame,
+        failed: Mapping[str, str],
+    ) -> _Before:
         """Hold the rows and items given against the set.
 
         Raises
@@ -496,7 +531,7 @@ class _Before:
             If the set was extracted, or has another width or other items of these ids.
         """
         info, view = store.info(key), store.view(key)
-        if info.attributes["facts"].get("provenance") != FACTS["provenance"]:
+        if info.attributes["facts"].get("provenance") != "imported":
             raise ManifestError(f"{view.key} was extracted: rows from elsewhere are no part of it.")
         if given.dim != view.dim:
             raise ManifestError(f"{view.key} has {view.dim:,} columns; got rows of {given.dim:,}.")
@@ -517,7 +552,7 @@ class _Before:
                 )
         at = np.full(items.height, -1)
         at[again] = rows
-        return cls(view, store.layout(info), old, items["item_id"], at)
+        return cls(view, store.layout(info), old, items["item_id"], at, failed.keys())
 
     @property
     def fresh(self) -> np.ndarray:
@@ -533,7 +568,7 @@ class _Before:
             if known.any():
                 ids = self.ids[here].filter(pl.Series(known))
                 own = cast_rows(
-                    part[known], ids, failed=(), layout=self.layout, where="rows given again"
+                    part[known], ids, failed=self.failed, layout=self.layout, where="rows again"
                 )
                 was = np.ascontiguousarray(self.view.source.read(self.at[here][known]))
                 other = (own.view(np.uint8) != was.view(np.uint8)).any(axis=1)
@@ -554,7 +589,7 @@ class _Before:
             raise ManifestError(f"{self.view.key} has another bias. Remove it first to change it.")
 
 
-def _counted(given: _Given, ids: pl.Series) -> Iterator[np.ndarray]:
+def _counted(given: Given, ids: pl.Series) -> Iterator[np.ndarray]:
     """Yield the rows; of blocks that come once, those that are checked."""
     start = 0
     for part in given.parts():

@@ -21,7 +21,6 @@ from featstore.manifest.manifest import FACTS_FILE, Manifest
 from featstore.plugins import Registry
 from featstore.prompts import PromptChoice
 from featstore.sources.reader import check_bytes
-from featstore.sources.web_pairs import check_pairs, plan_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +43,8 @@ DATASETS: Registry[Builder] = Registry("dataset", BUILDERS, accept=_as_builder)
 """The datasets that can be built by name.
 
 A dataset of one's own (``register("dataset", NAME)``, an entry point of ``headstock.datasets``) is
-a folder with a ``dataset.toml`` like those of data_manifests, whose ``reader``, ``synsets`` or
-``source`` says what reads it, or a function that returns a `data_manifests.plan.Plan`. The
+a folder with a ``dataset.toml`` like those of data_manifests, whose ``reader`` or ``synsets``
+says what reads it, or a function that returns a `data_manifests.plan.Plan`. The
 parameters of the function are the options that it takes: ``root``, ``source``, ``splits``,
 ``subset``, ``images``, ``split_file`` and ``locales`` have flags of ``featstore manifests build``,
 others are given as ``--option NAME=VALUE``.
@@ -118,7 +117,7 @@ def build_dataset(
     take_folder(folder, name)
     choice = prompts or PromptChoice()
     try:
-        plan = plan_pairs(builder, **given) if builder.source else builder.plan(**given)
+        plan = builder.plan(**given)
         identity = choice.fingerprint(plan.fingerprint)
         earlier = _earlier(folder)
         if earlier is not None and _same(earlier, plan, identity):
@@ -176,10 +175,10 @@ def check_dataset(name: str, **options: Any) -> Inspection:
     """
     builder = find_builder(name)
     given = {key: value for key, value in options.items() if value is not None}
-    if builder.read is None and not builder.source:
+    if builder.read is None:
         raise ManifestError(f"{name!r} is not read from a copy on disk: there is nothing to check.")
     try:
-        return check_pairs(builder, **given) if builder.source else builder.check(**given)
+        return builder.check(**given)
     except BuildError as err:
         raise ManifestError(str(err)) from err
 

@@ -93,7 +93,6 @@ CASES = [
     ("hdf5", "h5py", f"featstore import {_IMPORT}"),
     ("sources", "pyarrow", "featstore manifests make parquet {parquet} -o {out}/m"),
     ("sources", "pyarrow", "featstore manifests make hf {saved} -o {out}/m"),
-    ("sources", "datasets", "featstore manifests make hf {saved} -o {out}/m"),
     ("remote", "obstore", "featstore ls s3://team/features"),
     ("remote", "urllib3", "featstore show https://127.0.0.1:9/store toy/image/toy"),
     ("remote", "huggingface_hub", "bench run --suite demo --store hf://datasets/a/b -o {out}/r"),

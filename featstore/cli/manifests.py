@@ -1,4 +1,4 @@
-"""Commands on manifests: build, make, check, overlap, shots."""
+"""Commands on manifests: build, make, check, labels, ls, show, sources."""
 
 from __future__ import annotations
 
@@ -32,8 +32,6 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
     lazy={
         "build": "featstore.cli.manifests:build_command",
         "check": "featstore.cli.manifests:check_command",
-        "overlap": "featstore.cli.manifests:overlap_command",
-        "shots": "featstore.cli.manifests:shots_command",
     },
     epilog="\b\nExample:"
     "\n  featstore manifests build stamps -o manifests/stamps"
@@ -212,9 +210,8 @@ def ls_command(as_json: bool) -> None:
 @click.option(
     "--full", is_flag=True, help="Also read every file and compare its sha256 with the manifest."
 )
-@click.option("--hashes", "full_too", is_flag=True, hidden=True, help="Former name of --full.")
 @json_option
-def show_command(what: str, full: bool, full_too: bool, as_json: bool) -> None:
+def show_command(what: str, full: bool, as_json: bool) -> None:
     """Show a manifest, or what is known of a dataset.
 
     A manifest (DIR) is validated; NAME is a dataset that `featstore manifests ls` lists.
@@ -232,7 +229,7 @@ def show_command(what: str, full: bool, full_too: bool, as_json: bool) -> None:
     elif folder.exists():
         with ProgressBar(f"show {folder}"):
             manifest = read_manifest(folder)
-            if full or full_too:
+            if full:
                 check_bytes(manifest)
         document = {
             **manifest.facts,
@@ -505,123 +502,3 @@ def check_command(
         say(bad(count(len(problems), "problem")) if problems else good("OK: the copy is complete"))
     if problems:
         ctx.exit(EXIT_VERIFY)
-
-
-@click.command(
-    "overlap",
-    epilog="Example: featstore manifests overlap build/demo/manifests/stamps "
-    "build/demo/manifests/imagenet1k",
-)
-@click.argument("dataset", type=click.Path(path_type=Path))
-@click.argument("label_set", type=click.Path(path_type=Path))
-@json_option
-def overlap_command(dataset: Path, label_set: Path, as_json: bool) -> None:
-    """List the classes that two manifests share.
-
-    DATASET and LABEL_SET are folders of manifests. Classes are matched by exact lemma: a name of
-    the class equals a lemma there, in lower case, with spaces for _ and -; nothing is stemmed. By
-    synset too where both have them.
-    """
-    from featstore.labels import overlap
-    from featstore.manifest.io import read_manifest
-
-    manifests = [read_manifest(folder) for folder in (dataset, label_set)]
-    tables = []
-    for manifest, folder in zip(manifests, (dataset, label_set), strict=True):
-        if manifest.classes is None:
-            raise ManifestError(f"The manifest {folder} has no classes.")
-        tables.append(manifest.classes)
-    found = overlap(*tables)
-    if as_json:
-        print_json(found.to_dicts())
-        return
-    rows = [(row["class_id"], row["other_id"], row["lemma"] or row["rule"])
-            for row in found.iter_rows(named=True)]  # fmt: skip
-    if rows:
-        names = (manifest.name.upper() for manifest in manifests)
-        TextTable((*names, "BY"), rows).show()
-    seen = found["class_id"].n_unique()
-    click.echo(f"{seen:,} of {tables[0].height:,} classes are in {manifests[1].name}")
-
-
-#: Numbers that a list such as 0-4 may stand for.
-_MOST_NUMBERS = 10_000
-
-
-def parse_numbers(ctx: click.Context, parameter: click.Parameter, text: str) -> list[int]:
-    """Return the numbers of ``1,2,4`` or ``0-4``."""
-    found: list[int] = []
-    try:
-        for part in text.split(","):
-            first, dash, last = part.partition("-")
-            numbers = range(int(first), int(last) + 1) if dash else [int(first)]
-            if not numbers or len(numbers) > _MOST_NUMBERS:
-                raise ValueError(part)
-            found += numbers
-    except ValueError as err:
-        raise click.BadParameter(f"{text!r} is not like 1,2,4 or 0-4.", ctx, parameter) from err
-    return found
-
-
-@click.command(
-    "shots", epilog="Example: featstore manifests shots build/food101 --seeds 1,2,3 -o build/shots"
-)
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Write the splits to this folder.",
-)
-@click.option(
-    "--seeds",
-    default="1,2,3",
-    show_default=True,
-    metavar="SEEDS",
-    callback=parse_numbers,
-    help="Draw once with each of these seeds, such as 1,2,3 or 0-4.",
-)
-@click.option(
-    "--shots",
-    default="1,2,4,8,16",
-    show_default=True,
-    metavar="N[,N…]",
-    callback=parse_numbers,
-    help="Draw these numbers of images per class.",
-)
-@click.option(
-    "--val", type=int, help="Draw this many validation images per class [default: min(shots, 4)]."
-)
-@click.option("--split", default="train", show_default=True, help="Draw from this split.")
-@json_option
-def shots_command(
-    folder: Path,
-    out: Path,
-    seeds: list[int],
-    shots: list[int],
-    val: int | None,
-    split: str,
-    as_json: bool,
-) -> None:
-    """Draw few-shot splits, as small Parquet files.
-
-    The draw depends on the seed and the item ids alone; a larger one holds the smaller ones.
-    """
-    from featstore.manifest.io import read_manifest
-    from featstore.shots import write_shots
-
-    files = write_shots(
-        read_manifest(folder).items("image"),
-        out,
-        seeds=seeds,
-        shots=shots,
-        val=val,
-        split=split,
-    )
-    if as_json:
-        print_json([str(file) for file in files])
-        return
-    for file in files:
-        click.echo(str(file))
-    click.echo(f"Wrote {count(len(files), 'split')} to {out}", err=True)

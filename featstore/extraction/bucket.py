@@ -227,7 +227,7 @@ class Bucket:
         """Push a staged set; None if the bucket has a revision that it does not extend."""
         source = SetSource(*_opened(self.staging, key))
         try:
-            return publish_to_bucket(self._objects, source, self._form, progress=ignore)
+            return publish_to_bucket(self._objects, source, progress=ignore)
         except PublishConflictError as err:
             there, _ = read_remote_pointer(self._objects, key)
             if there is not None and there["revision"] not in source.history:

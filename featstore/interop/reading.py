@@ -12,26 +12,20 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from featstore.arrays import Given, items_of, write_given
 from featstore.errors import (
     LISTED,
-    AlreadyFinishedError,
     FeatstoreError,
     ManifestError,
     listed,
     needs_extra,
     unknown_name,
 )
-from featstore.identity import sha256_hex
 from featstore.interop import ImportConfig
-from featstore.manifest.manifest import ITEM_SCHEMA
 from featstore.manifest.paths import resolve_inside
 from featstore.options import take_options
-from featstore.store import BLOCK_ROWS
-from featstore.store.casting import convert_rows
-from featstore.store.layout import DTYPES, ArrayLayout, SetSpec, from_bfloat16
+from featstore.store.layout import DTYPES, SetSpec, from_bfloat16
 from featstore.store.parquet_guard import allowed_bytes, read_table
-from featstore.store.store import FeatureStore, open_store
-from featstore.store.writer import SetWriter
 
 #: What safetensors calls the dtypes of a store.
 TENSOR_DTYPES = {
@@ -294,10 +288,10 @@ def _read_parquet(source: Path, array: str) -> Rows:
 
 
 def import_rows(source: Path, *, store: Path, **options: Any) -> str:
-    """Write the rows of a file as a set and return its key.
+    """Write the rows of a file as a set, or as further rows of one, and return its key.
 
     An item whose row is all zeros is counted as failed: it has no embedding. Rows that the set
-    holds already are not written again.
+    holds already are compared and not written again; see `featstore.write`.
 
     Parameters
     ----------
@@ -313,11 +307,9 @@ def import_rows(source: Path, *, store: Path, **options: Any) -> str:
     LayoutError
         If dataset, kind or encoder is no name that a store can have.
     ManifestError
-        If source and items do not fit, or a row is not finite.
-    AlreadyFinishedError
-        If the set is finished, with other rows.
+        If source and items do not fit, or the set has other rows of these items.
     NonFiniteEmbeddingError
-        If the stored dtype cannot hold a value.
+        If a row is NaN or Inf, or the stored dtype cannot hold a value.
     OptionError
         If there is no such option.
     """
@@ -332,128 +324,27 @@ def import_rows(source: Path, *, store: Path, **options: Any) -> str:
         raise ManifestError(
             f"{source} names no items. Give a CSV or Parquet file with item_id: --items FILE."
         )
-    table = _conform(table, kind=config.kind, where=config.items or source)
-    if table.height != len(rows.data):
-        raise ManifestError(
-            f"{source} has {len(rows.data):,} rows, but there are {table.height:,} items."
-        )
-    stored = config.dtype or rows.dtype
-    if stored not in DTYPES:
-        raise ManifestError(
-            f"{source} is {stored}, which a store cannot hold. Say --save-dtype float32."
-        )
-    _check_finite(rows, table["item_id"], where=source)
-    zero = _zero_rows(rows, where=source)
-    facts = {"provenance": "imported", "source": source.name}
-    spec = replace(spec, dtype=stored)
-    plan = {"rows": _digest(rows.data)}
-    writer = SetWriter(store, spec, table, rows.data.shape[1], facts=facts, plan=plan)
-    try:
-        with writer:
-            for block in writer.pending():
-                here = writer.layout.block_slice(block)
-                lost = table["item_id"][here].filter(pl.Series(zero[here]))
-                writer.write_block(block, rows.values(here), dict.fromkeys(lost, ZERO))
-            writer.finish(bias=rows.bias, run=facts)
-    except AlreadyFinishedError:
-        if not _is_stored(rows, zero, table["item_id"], open_store(store), str(writer.key)):
-            raise
-    return str(writer.key)
-
-
-def _is_stored(rows: Rows, zero: np.ndarray, ids: pl.Series, store: FeatureStore, key: str) -> bool:
-    """Return whether a finished set holds these rows, as after an import that was killed late."""
-    info = store.info(key)
-    layout = store.layout(info)
-    if rows.data.shape != (layout.n, layout.dim) or (info.commit.failed_rows() != zero).any():
-        return False
-    given = np.empty(0) if rows.bias is None else rows.bias[~zero].astype("<f4")
-    bias = store.view(key).bias
-    if not np.array_equal(np.empty(0) if bias is None else bias, given):
-        return False
-    return all(
-        sha256_hex(_as_stored(rows.values(here), ids[here], zero[here], layout).tobytes()) == digest
-        for block, digest in enumerate(info.commit.blocks)
-        for here in [layout.block_slice(block)]
-    )
-
-
-def _as_stored(
-    rows: np.ndarray, ids: pl.Series, zero: np.ndarray, layout: ArrayLayout
-) -> np.ndarray:
-    lost = set(ids.filter(pl.Series(zero)))
-    return convert_rows(rows, ids, failed=lost, layout=layout, where="imported rows").data
-
-
-def _conform(table: pl.DataFrame, *, kind: str, where: Path) -> pl.DataFrame:
-    """Return the item table with every column that a view may ask for."""
     if "item_id" not in table.columns:
         columns = listed(table.columns, shown=LISTED)
         raise ManifestError(
-            f"{where} has no column 'item_id', which names the item of each row. It has: {columns}."
+            f"{config.items or source} has no column 'item_id', which names the item of each row. "
+            f"It has: {columns}."
         )
-    ids = table["item_id"]
-    if ids.dtype != pl.String:
+    spec = replace(spec, dtype=config.dtype or rows.dtype)
+    if spec.dtype not in DTYPES:
         raise ManifestError(
-            f"The item_id of {where} are {ids.dtype} (first: {ids[:1].to_list()}); ids are texts. "
-            "Cast the column to text."
+            f"{source} is {spec.dtype}, which a store cannot hold. Say --save-dtype float32."
         )
-    if ids.null_count():
-        raise ManifestError(
-            f"{ids.null_count():,} of the {ids.len():,} rows of {where} have no item_id (first: "
-            f"row {ids.is_null().arg_max():,}). Every row needs one."
-        )
-    twice = ids.filter(ids.is_duplicated()).unique(maintain_order=True).to_list()
-    if twice:
-        raise ManifestError(
-            f"{len(twice):,} item_ids of {where} stand in several of its {ids.len():,} rows: "
-            f"{listed(twice)}. An item has one row."
-        )
-    missing = {name: dtype for name, dtype in ITEM_SCHEMA.items() if name not in table.columns}
-    added = [pl.lit(None, dtype).alias(name) for name, dtype in missing.items() if name != "kind"]
-    return table.with_columns(pl.lit(kind).alias("kind"), *added)
-
-
-def _check_finite(rows: Rows, ids: pl.Series, *, where: Path) -> None:
-    """Raise ManifestError for rows with NaN or Inf, naming the first, before the store is made."""
-    count, first = 0, -1
-    for start in range(0, ids.len(), BLOCK_ROWS):
-        bad = ~np.isfinite(rows.values(slice(start, start + BLOCK_ROWS))).all(axis=1)
-        if bad.any() and not count:
-            first = start + int(np.flatnonzero(bad)[0])
-        count += int(bad.sum())
-    if count:
-        raise ManifestError(
-            f"{where}: row {first:,} ({ids[first]!r}) has NaN or Inf, as have {count:,} of "
-            f"{ids.len():,} rows. Leave them out, here and among the items."
-        )
+    n, dim = rows.data.shape
+    given = Given([rows.data], n, dim, rows.dtype)
+    items = items_of(config.kind, None, table, n=given.n)
+    zero = np.concatenate([~part.any(axis=1) for part in given.parts()])
+    if zero.all():
+        raise ManifestError(f"All {len(zero):,} rows of {source} are zeros. Nothing was imported.")
+    failed = dict.fromkeys(items["item_id"].filter(pl.Series(zero)), ZERO)
+    write_given(store, spec, given, items, rows.bias, failed=failed, source=source.name)
+    return str(spec.key)
 
 
 #: Why an item has no embedding whose row is zero throughout, as other tools leave failed ones.
 ZERO = "its imported row is all zeros"
-
-
-def _zero_rows(rows: Rows, *, where: Path) -> np.ndarray:
-    """Return which rows are all zeros: a boolean of shape (n,). They have no direction.
-
-    Raises
-    ------
-    ManifestError
-        If all are.
-    """
-    zero = np.zeros(len(rows.data), dtype=bool)
-    for start in range(0, len(zero), BLOCK_ROWS):
-        here = slice(start, start + BLOCK_ROWS)
-        zero[here] = ~rows.values(here).any(axis=1)
-    if zero.all():
-        raise ManifestError(f"All {len(zero):,} rows of {where} are zeros. Nothing was imported.")
-    return zero
-
-
-def _digest(data: np.ndarray) -> str:
-    """Return a hash of the rows, so that staged blocks of another file are not taken over."""
-    digests = [
-        sha256_hex(np.ascontiguousarray(data[start : start + BLOCK_ROWS]).tobytes())
-        for start in range(0, len(data), BLOCK_ROWS)
-    ]
-    return sha256_hex("".join(digests).encode())

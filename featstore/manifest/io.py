@@ -291,7 +291,7 @@ def read_manifest(root: Path | str, *, hashes: bool = False, unchecked: bool = F
         elif hashes:
             raise ManifestError(
                 f"The files of {folder} lie at {files}, which is not read here. Check them with "
-                "`featstore manifests show --hashes`."
+                "`featstore manifests show --full`."
             )
     return Manifest(name, files, facts, tables, classes, unchecked, folder.absolute())
 

@@ -316,7 +316,7 @@ def check_hashes(root: Path, table: pl.DataFrame, kind: str) -> None:
     if table["uri"].str.contains(f"{LOCATOR}|{URL}").any():
         raise ManifestError(
             f"Some {kind} items are parts of files or URLs, which are not read here. Check them "
-            "with `featstore manifests show --hashes`."
+            "with `featstore manifests show --full`."
         )
     import polars as pl
 

@@ -9,7 +9,7 @@ writes the same, and a file that is removed takes its marks along.
 
 A mark is made after its block is written, but either may reach the disk first. So a mark is a
 digest of the start of the machine that it was made in, and of the block; after another start the
-block is hashed before it counts. So is one that an earlier version marked with one byte.
+block is hashed before it counts.
 
 The cache's files are mapped as those of a local store are, also while they are still in part; this
 reader only sees to it that the blocks of a read are in place before it. Once all are, a new view

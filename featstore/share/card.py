@@ -327,8 +327,7 @@ def write_about(folder: Path, card: str, metadata: Mapping[str, Any]) -> None:
     make_folders(folder)
     lists = False
     with contextlib.suppress(CorruptStoreError):
-        stated = read_root(folder)
-        lists = stated is not None and stated.version > 1
+        lists = read_root(folder) is not None
     known = (read_catalog(folder) or {}).get("about", {}) if lists else {}
     stale = {name: "" for name in known if known[name] != digests.get(name)}
     if stale:

@@ -42,7 +42,6 @@ from featstore.store.catalog import (
     ABOUT,
     parse_catalog,
     read_catalog,
-    store_format,
     write_catalog,
 )
 from featstore.store.catalog import NAME as CATALOG
@@ -170,7 +169,6 @@ class FolderTags:
 
     def __init__(self, root: Path) -> None:
         self.address = str(root)
-        self.form = store_format(root)
         self._root = root
 
     @contextlib.contextmanager
@@ -192,7 +190,7 @@ class FolderTags:
             yield
 
     def listed(self) -> dict[str, str]:
-        """Return name -> digest of the tags that the catalog lists; none in format 1."""
+        """Return name -> digest of the tags that the catalog lists."""
         return dict((read_catalog(self._root) or {}).get("tags", {}))
 
     def create(self, name: str, data: bytes) -> bool:
@@ -233,7 +231,7 @@ class BucketTags:
         return contextlib.nullcontext(revisions)
 
     def listed(self) -> dict[str, str]:
-        """Return name -> digest of the tags that the catalog lists; none in format 1."""
+        """Return name -> digest of the tags that the catalog lists."""
         return dict(bucket_catalog(self._objects).get("tags", {}))
 
     def create(self, name: str, data: bytes) -> bool:
@@ -276,7 +274,7 @@ def send_tag(place: str | Path | Objects, name: str, revisions: dict[str, str]) 
         If the store cannot be written.
     """
     tags = _tags_of(place)
-    document = tag_document(name, revisions, version=tags.form.version)
+    document = tag_document(name, revisions)
     data, digest = json_bytes(document), document.get("digest")
     with tags.held(revisions):
         listed = tags.listed().get(name)
@@ -365,9 +363,8 @@ def copy_sets(
     ----------
     source, target : path or address
         Any that `open_store` knows; the target one that can be written: a folder, a bucket or a
-        dataset of the hub, which gets one commit, with a card. If
-        all sets are copied, so are the tags (of a remote source of format 1 where it can list),
-        and a signature if it covers what the target then holds.
+        dataset of the hub, which gets one commit, with a card. If all sets are copied, so are the
+        tags, and a signature if it covers what the target then holds.
     select : sequence of str
         Patterns of keys such as ``stamps/image/*`` or ``*/*/timm.*``; a set that fits one of them
         is copied. All by default.
@@ -442,7 +439,7 @@ class _Copying:
         form = _target_format(objects, StoreFormat(hash=self.opened.form.hash))
         current = bucket_catalog(objects)["sets"] if objects is not None else {}
         for folder in chosen:
-            self._send_set(folder, current, form)
+            self._send_set(folder, current)
         if everything:
             self._send_tags()
         pictures = send_thumbnails(self.opened, self.place, sorted(self.report.sets))
@@ -458,7 +455,7 @@ class _Copying:
         if everything:
             _send_signature(self.opened, self.place, self.report)
 
-    def _send_set(self, folder: Path, current: Mapping[str, str], form: StoreFormat) -> None:
+    def _send_set(self, folder: Path, current: Mapping[str, str]) -> None:
         key = str(key_of(folder))
         objects = self.place if isinstance(self.place, Objects) else None
         try:
@@ -466,7 +463,7 @@ class _Copying:
             self.pointers[key] = read_pointer(folder) or {"revision": ""}
             if self.pointers[key]["revision"] != current.get(key):
                 source = SetSource(self.opened, self.opened.info(key))
-                there = _publish(self.place, source, form, force=self.force, progress=self.progress)
+                there = _publish(self.place, source, force=self.force, progress=self.progress)
         except FeatstoreError as err:
             self.report.failed[key] = str(err)
             if objects is not None:
@@ -540,14 +537,13 @@ def _target_format(objects: Objects | None, new: StoreFormat) -> StoreFormat:
 def _publish(
     place: Objects | Path,
     source: SetSource,
-    form: StoreFormat,
     *,
     force: bool,
     progress: Callable[[int], object],
 ) -> Relation:
     if isinstance(place, Path):
         return publish_to_folder(place, source, progress=progress)
-    return publish_to_bucket(place, source, form, force=force, progress=progress)
+    return publish_to_bucket(place, source, force=force, progress=progress)
 
 
 def writable_objects(address: Address) -> Objects:

@@ -103,15 +103,6 @@ class SetSource:
         """Return how the array is cut into files."""
         return self.store.layout(self.info)
 
-    def check_fits(self, form: StoreFormat, *, where: str) -> None:
-        """Raise StoreWriteError if the records of the set are younger than a store's format."""
-        mine = max(self.info.commit.format, self.info.attributes["format"])
-        if mine > form.version:
-            raise StoreWriteError(
-                f"{self.info.key} has store format {mine}, and {where} is a store of format "
-                f"{form.version}, which headstock of that time reads too. Copy to a new store."
-            )
-
     def commits(self, known: Collection[str]) -> list[Commit]:
         """Return the commit of every revision that is not among the `known`, the oldest first."""
         missing = [revision for revision in self.history if revision not in known]
@@ -330,7 +321,6 @@ def read_remote_pointer(objects: Objects, key: SetKey) -> tuple[dict[str, Any] |
 def publish_to_bucket(
     objects: Objects,
     source: SetSource,
-    form: StoreFormat,
     *,
     force: bool = False,
     progress: Callable[[int], object],
@@ -339,8 +329,6 @@ def publish_to_bucket(
 
     Parameters
     ----------
-    form : StoreFormat
-        Of the store in the bucket.
     force : bool
         Replace another publisher's unfinished push: only if it is known to be dead.
 
@@ -351,7 +339,6 @@ def publish_to_bucket(
     """
     key = source.info.key
     where = f"{objects.address}/{key}"
-    source.check_fits(form, where=objects.address)
     claim = f"{key}/.staging/push.json"
     held: tuple[dict[str, Any], str] = ({}, "")
     if not objects.is_atomic:
@@ -552,7 +539,6 @@ def publish_to_folder(
     directory = key.directory(root)
     form = read_root(root) or StoreFormat(hash=source.store.form.hash)
     make_store(root, form=form)
-    source.check_fits(form, where=str(root))
     found = relation(read_pointer(directory), source.info.attributes, where=f"{root}/{key}")
     if found not in ("new", "behind"):
         settle_set(root, key)  # a copy that was killed behind the pointer is completed

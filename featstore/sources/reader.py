@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cached_property, partial
+from collections.abc import Mapping
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from featstore.errors import CorruptStoreError, ItemReadError, ManifestError
 from featstore.identity import sha256_hex
@@ -23,67 +21,12 @@ from featstore.manifest.paths import (
     uri_fault,
 )
 from featstore.remote.objects import Address
-from featstore.sources.roots import OpenFile, check_size, open_root
+from featstore.sources.roots import Root, check_size, open_root
 
 if TYPE_CHECKING:
     from featstore.manifest.manifest import Manifest
     from featstore.sources.arrow import ArrowCells, ParquetCells
     from featstore.sources.urls import UrlReader
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class LeaseCache(Generic[K, V]):
-    """Open things by key and keep the last `limit` of them open.
-
-    Parameters
-    ----------
-    open_ : callable
-        Makes the thing of a key; what it raises, `lease` raises.
-    close : callable
-        Called once with each thing, when it is no longer in use.
-    limit : int
-        Things that stay open. More are open only while they are in use.
-    """
-
-    def __init__(self, open_: Callable[[K], V], close: Callable[[V], None], *, limit: int) -> None:
-        self._open = open_
-        self._close = close
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._held: OrderedDict[K, tuple[V, list[int]]] = OrderedDict()
-
-    @contextmanager
-    def lease(self, key: K) -> Iterator[V]:
-        """Yield the thing of `key`; it is not closed meanwhile."""
-        with self._lock:
-            if key not in self._held:
-                self._held[key] = (self._open(key), [0])
-            value, users = self._held[key]
-            self._held.move_to_end(key)
-            users[0] += 1
-        try:
-            yield value
-        finally:
-            with self._lock:
-                users[0] -= 1
-                self._evict(self._limit)
-
-    def close(self) -> None:
-        """Close everything that is not in use."""
-        with self._lock:
-            self._evict(0)
-
-    def _evict(self, limit: int) -> None:
-        for key in list(self._held):
-            if len(self._held) <= limit:
-                return
-            value, users = self._held[key]
-            if users[0] == 0:
-                del self._held[key]
-                self._close(value)
-
 
 #: An image file of more bytes than this is not read.
 MAX_ITEM_BYTES = 256 * 2**20
@@ -118,12 +61,10 @@ class ByteReader:
     ) -> None:
         self._root = open_root(root)
         self._max_bytes = max_bytes
-        self._tars = LeaseCache[str, OpenFile](
-            self._root.open, lambda tar: tar.close(), limit=open_tars or self._root.keep_open
-        )
-        self._tables: LeaseCache[str, ParquetCells | ArrowCells] = LeaseCache(
-            self._open_table, lambda table: table.close(), limit=OPEN_TABLES
-        )
+        # What falls out of them is closed when the last thread has let it go.
+        self._tars = lru_cache(open_tars or self._root.keep_open)(self._root.open)
+        self._tables = lru_cache(OPEN_TABLES)(partial(_open_table, self._root))
+        self._opening = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         if isinstance(self._root.place, Address):
@@ -144,8 +85,8 @@ class ByteReader:
 
     def close(self) -> None:
         """Close the files that stayed open; reading again opens them again."""
-        self._tars.close()
-        self._tables.close()
+        self._tars.cache_clear()
+        self._tables.cache_clear()
 
     def read(self, item: Mapping[str, Any]) -> bytes:
         """Return the bytes of an item.
@@ -194,8 +135,9 @@ class ByteReader:
         if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
             _fail(f"{locator.part!r} of {locator.file!r} has no byte_offset and byte_size.")
         check_size(locator.part, size, self._max_bytes)
-        with self._tars.lease(locator.file) as tar:
-            data = tar.read_at(offset, size)
+        with self._opening:
+            tar = self._tars(locator.file)
+        data = tar.read_at(offset, size)
         if len(data) < size:
             _fail(f"{locator.file!r} ends inside {locator.part!r}; it is truncated.")
         return data
@@ -204,19 +146,21 @@ class ByteReader:
         cell = locator.cell()
         if cell is None:
             _fail(f"{locator.part!r} of {locator.file!r} is not column#row.")
-        with self._tables.lease(locator.file) as table:
-            data = table.get(*cell)
+        with self._opening:
+            table = self._tables(locator.file)
+        data = table.get(*cell)
         check_size(locator.part, len(data), self._max_bytes)
         return data
 
-    def _open_table(self, file: str) -> ParquetCells | ArrowCells:
-        from featstore.sources.arrow import ArrowCells, ParquetCells
 
-        if not file.endswith(".arrow"):
-            return ParquetCells(self._root.open(file))
-        if isinstance(self._root.place, Address):
-            _fail(f"{file!r} of {self._root.place} is not read: Arrow files must lie here.")
-        return ArrowCells(self._root.place / file)
+def _open_table(root: Root, file: str) -> ParquetCells | ArrowCells:
+    from featstore.sources.arrow import ArrowCells, ParquetCells
+
+    if not file.endswith(".arrow"):
+        return ParquetCells(root.open(file))
+    if isinstance(root.place, Address):
+        _fail(f"{file!r} of {root.place} is not read: Arrow files must lie here.")
+    return ArrowCells(root.place / file)
 
 
 def open_reader(manifest: Manifest) -> ByteReader:

@@ -7,15 +7,15 @@ believed: who reads an item compares its hash.
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -39,7 +39,7 @@ KEPT = 16
 
 
 class OpenFile(ABC):
-    """A file that several threads read at any place, and one as a file of Python's.
+    """A file that several threads read at any place, by index or slice, and one as Python's.
 
     Attributes
     ----------
@@ -68,9 +68,14 @@ class OpenFile(ABC):
     def for_arrow(self) -> Any:
         """Return what pyarrow opens: a path or a file."""
 
-    @abstractmethod
-    def indexed(self) -> AbstractContextManager[Any]:
-        """Return the bytes of the file as something with a length, indices and slices."""
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: int | slice) -> Any:
+        if isinstance(key, slice):
+            start, stop, _ = key.indices(self.size)
+            return self.read_at(start, stop - start)
+        return self.read_at(key, 1)[0]
 
     def tell(self) -> int:
         """Return the position."""
@@ -98,6 +103,7 @@ class LocalFile(OpenFile):
 
     def __init__(self, path: Path) -> None:
         self._file = open_plain(path)
+        weakref.finalize(self, self._file.close)
         self._path = path
         super().__init__(str(path), os.fstat(self._file.fileno()).st_size)
 
@@ -111,15 +117,6 @@ class LocalFile(OpenFile):
     def for_arrow(self) -> Any:
         """Return the path: pyarrow reads it without Python."""
         return self._path
-
-    @contextmanager
-    def indexed(self) -> Iterator[Any]:
-        """Map the file."""
-        if not self.size:
-            yield b""
-            return
-        with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield data
 
     def close(self) -> None:
         """Close the file."""
@@ -186,19 +183,6 @@ class RemoteFile(OpenFile):
     def for_arrow(self) -> Any:
         """Return the file itself."""
         return self
-
-    def indexed(self) -> AbstractContextManager[Any]:
-        """Return the file itself, whose slices are read when they are asked for."""
-        return nullcontext(self)
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, key: int | slice) -> Any:
-        if isinstance(key, slice):
-            start, stop, _ = key.indices(self.size)
-            return self.read_at(start, stop - start)
-        return self.read_at(key, 1)[0]
 
     def close(self) -> None:
         """Let the blocks go."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -31,6 +31,8 @@ _SPLIT_WORDS = {
     "validation": "val",
     "test": "test",
     "testing": "test",
+    # The part of COCO's validation images that Karpathy's split trains on.
+    "restval": "train",
 }
 
 
@@ -119,7 +121,7 @@ class ItemCollector:
         self._images[item] = row | _split_facts(split)
         return item
 
-    def use_label_names(self, names: Sequence[str] | None, where: str) -> None:
+    def use_label_names(self, names: Any, where: str) -> None:
         """Take the list of class names that a part of the source has, if it has one.
 
         Raises
@@ -127,9 +129,11 @@ class ItemCollector:
         ManifestError
             If an earlier part has another list.
         """
-        if names is not None and self.label_names not in (None, names):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return
+        if self.label_names not in (None, names):
             _fail(f"{where} lists other class names than what was read before it.")
-        self.label_names = names or self.label_names
+        self.label_names = names
 
     def again(self, key: str, uri: str, *, label: Label | None, split: str | None) -> str | None:
         """Return the item_id of an image that was added with the same facts, or None.
@@ -359,6 +363,9 @@ class Found:
     """What could not be read, and why; no end to the rest."""
 
 
+#: What yields the rows of a table, each with its place, from the columns that are read.
+Rows = Callable[[Sequence[str]], Iterator[tuple[str, dict[str, Any]]]]
+
 #: Role -> names of columns, the first that exists is taken. An option of the role's name chooses.
 ROLES: dict[str, tuple[str, ...]] = {
     "image": ("path", "image", "filepath", "file_path", "filename", "file_name", "image_path"),
@@ -383,7 +390,7 @@ COLUMN_OPTIONS: dict[str, str] = {
 class Columns:
     """The column of each role; None where there is none."""
 
-    image: str
+    image: str | None
     caption: str | None
     label: str | None
     split: str | None
@@ -395,39 +402,45 @@ class Columns:
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
-def choose_column(role: str, names: Sequence[str], request: Request, where: str) -> str | None:
-    """Return the column that has a role, or None.
-
-    Raises
-    ------
-    ManifestError
-        If a chosen column does not exist.
-    """
-    given = request.options.get(role)
-    if given is not None and given not in names:
-        raise ManifestError(
-            unknown_name("column", given, names, where=f"(option {role}) in {where}")
-        )
-    return given or next((name for name in ROLES[role] if name in names), None)
-
-
-def choose_columns(available: Iterable[str], request: Request, where: str) -> Columns:
+def choose_columns(
+    names: Sequence[str],
+    request: Request,
+    where: str,
+    *,
+    needed: str = "image",
+    first: Sequence[str] = (),
+) -> Columns:
     """Return which column has which role.
 
+    Parameters
+    ----------
+    needed : str
+        ``image``, or ``caption`` of a table without images.
+    first : sequence of str
+        What is needed is looked for in these columns before the usual ones.
+
     Raises
     ------
     ManifestError
-        If a chosen column does not exist, or none holds images.
+        If a chosen column does not exist, or none has the role that is needed.
     """
-    names = list(available)
-    chosen = {role: choose_column(role, names, request, where) for role in ROLES}
-    image = chosen.pop("image")
-    if image is None:
+    chosen: dict[str, str | None] = {}
+    for role, usual in ROLES.items():
+        given = request.options.get(role)
+        if given is not None and given not in names:
+            raise ManifestError(
+                unknown_name("column", given, names, where=f"(option {role}) in {where}")
+            )
+        likely = (*first, *usual) if role == needed else usual
+        chosen[role] = given or next((name for name in likely if name in names), None)
+    if needed == "caption":
+        chosen |= {"image": None, "label": None}
+    if chosen[needed] is None:
         raise ManifestError(
-            f"{where} has no column of images: none of {', '.join(ROLES['image'])}. It has: "
-            f"{listed(names, shown=LISTED)}. Choose one with the option image."
+            f"{where} has no column of {needed}s: none of {', '.join(ROLES[needed])}. It has: "
+            f"{listed(names, shown=LISTED)}. Choose one with the option {needed}."
         )
-    return Columns(image=image, **chosen)
+    return Columns(**chosen)
 
 
 def image_root(request: Request, table: Path) -> Path:
@@ -466,12 +479,26 @@ def relative_uri(path: Any, root: Path, where: str) -> str:
     return text
 
 
+#: Columns of integers that an image keeps beside the roles.
+_KEPT = ("cocoid",)
+
+
+def list_paths(
+    items: ItemCollector, rows: Rows, columns: Columns, root: Path, *, split: str | None = None
+) -> None:
+    """Add the images at the paths of a table, relative to `root`; see `add_row`."""
+    for where, row in rows(columns.used()):
+        uri = relative_uri(row.get(columns.image or ""), root, where)
+        facts = {name: row[name] for name in _KEPT if type(row.get(name)) is int}
+        add_row(items, row, columns, uri=uri, key=uri, where=where, split=split, **facts)
+
+
 def add_row(
     items: ItemCollector,
     row: Mapping[str, Any],
     columns: Columns,
     *,
-    uri: str,
+    uri: str | None,
     key: str,
     where: str,
     split: str | None = None,
@@ -484,11 +511,13 @@ def add_row(
     items : ItemCollector
         Where they go.
     row : mapping
-        Values by column.
+        Values by column. A caption is a text, or a key and a text.
     columns : Columns
         Their roles.
-    uri, key : str
-        Of the image; a value in the column of ids goes before `key`.
+    uri : str or None
+        Of the image; None if there is none, and the captions stand alone.
+    key : str
+        Of the image, or of the captions; a value in the column of ids goes before.
     where : str
         The row, for messages.
     split : str, optional
@@ -501,16 +530,23 @@ def add_row(
     label = _scalar(row, columns.label, where)
     text = _scalar(row, columns.split, where)
     chosen = split if text is None or text == "" else str(text)
-    parent = items.again(key, uri, label=label, split=chosen)
-    if parent is None:
-        parent = items.image(key, uri, label=label, split=chosen, **facts)
+    parent = None
+    if uri is not None:
+        parent = items.again(key, uri, label=label, split=chosen)
+        parent = parent or items.image(key, uri, label=label, split=chosen, **facts)
     value = row.get(columns.caption) if columns.caption else None
-    for caption in value if isinstance(value, list) else [value]:
+    captions = value if isinstance(value, list) else [value]
+    for number, given in enumerate(captions):
+        name, caption = given if isinstance(given, tuple) else (None, given)
         if caption is None:
             continue
         if not isinstance(caption, str):
             raise ManifestError(f"{where} has a caption that is no text: {caption!r}.")
-        items.caption(parent, caption)
+        if parent is None:
+            name = key + f"#{number}" * (len(captions) > 1)
+            items.text(name, caption, split=chosen, where=where)
+        else:
+            items.caption(parent, caption, key=name)
 
 
 def _scalar(row: Mapping[str, Any], column: str | None, where: str) -> str | int | None:

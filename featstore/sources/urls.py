@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,8 @@ from featstore.identity import sha256_hex
 from featstore.manifest.paths import file_sha256, is_url, uri_fault
 from featstore.remote.objects import Address
 from featstore.remote.web import WebObjects
-from featstore.sources.arrow import PATH_ROWS, open_parquet, table_rows
-from featstore.sources.location import local_path, opened
-from featstore.sources.roots import LocalFile
+from featstore.sources.location import local_path
 from featstore.sources.tables import (
-    MAX_RECORD_BYTES,
     Columns,
     Found,
     ItemCollector,
@@ -30,7 +25,7 @@ from featstore.sources.tables import (
     add_row,
     choose_columns,
 )
-from featstore.sources.text_files import delimited_rows
+from featstore.sources.text_files import FORMS
 
 #: Bytes of one image while URLs are listed, when many are held at once.
 MAX_LISTED_BYTES = 32 * 2**20
@@ -115,22 +110,21 @@ def read_urls(request: Request) -> Found:
         If an image cannot be kept.
     """
     path = local_path(request.location)
+    form = path.suffix.lower().removeprefix(".")
+    if form not in _FORMS:
+        raise ManifestError(f"{path} is no list of URLs: .{', .'.join(_FORMS)}.")
     keep = Path(request.options["keep"]).resolve() if "keep" in request.options else None
     items, left_out = ItemCollector(request.dataset), dict[str, str]()
-    with ExitStack() as stack:
-        names, rows = _open_list(path, stack)
-        usual = next((name for name in URL_COLUMNS if name in names), None)
-        options = {"image": usual} if usual else {}
-        options |= {k: v for k, v in request.options.items() if k != "keep"}
-        columns = choose_columns(names, replace(request, options=options), str(path))
-        fetch = partial(_fetch, UrlReader(), keep)
-        for where, row, url, came in _under_way(rows(columns), columns, fetch):
-            if isinstance(came, str):
-                left_out[url or where] = came
-                continue
-            kept = {} if keep is None else {"url": url}
-            add_row(items, row, columns, uri=came[0], key=url, where=where,
-                    content_sha256=came[1], **kept)  # fmt: skip
+    names, rows = FORMS[form](path)
+    columns = choose_columns(names, request, str(path), first=URL_COLUMNS)
+    fetch = partial(_fetch, UrlReader(), keep)
+    for where, row, url, came in _under_way(rows(columns.used()), columns, fetch):
+        if isinstance(came, str):
+            left_out[url or where] = came
+            continue
+        kept = {} if keep is None else {"url": url}
+        add_row(items, row, columns, uri=came[0], key=url, where=where,
+                content_sha256=came[1], **kept)  # fmt: skip
     if left_out and items.is_empty():
         first, why = next(iter(left_out.items()))
         raise ManifestError(
@@ -139,32 +133,8 @@ def read_urls(request: Request) -> Found:
     return Found(keep or request.out, items.contents(), left_out)
 
 
-Rows = Callable[[Columns], Iterator[tuple[str, dict[str, Any]]]]
-
-
-def _open_list(path: Path, stack: ExitStack) -> tuple[Sequence[str], Rows]:
-    """Return the columns of a list, and what yields its rows, each with its place."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        source = stack.enter_context(closing(LocalFile(path)))
-        table = stack.enter_context(closing(open_parquet(source)))
-        return table.schema_arrow.names, lambda columns: (
-            (f"{path}, row {number:,}", row)
-            for number, row in table_rows(table, columns.used(), PATH_ROWS, str(path))
-        )
-    if suffix in (".csv", ".tsv"):
-        names, rows = delimited_rows(path, "," if suffix == ".csv" else "\t")
-        return names, lambda _: rows
-    if suffix != ".txt":
-        raise ManifestError(f"{path} is no list of URLs: .txt, .csv, .tsv or .parquet.")
-    file = stack.enter_context(opened(path))
-    lines = iter(lambda: file.readline(MAX_RECORD_BYTES), b"")
-    return ["url"], lambda _: (
-        (f"{path}, line {number:,}", {"url": line.decode("utf-8", "replace").strip()})
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    )
-
+#: What lists of URLs may be: keys of FORMS.
+_FORMS = ("txt", "csv", "tsv", "parquet")
 
 #: Uri and content hash of an image, or why there is none.
 Outcome = tuple[str, str] | str
@@ -189,7 +159,7 @@ def _under_way(
 
     try:
         for where, row in rows:
-            url = str(row.get(columns.image) or "").strip()
+            url = str(row.get(columns.image or "") or "").strip()
             if url not in done and url not in coming:
                 coming[url] = pool.submit(fetch, url)
             queue.append((where, row, url))

@@ -29,7 +29,7 @@ from featstore.store.layout import (
     plan_array,
 )
 from featstore.store.lock import Claim
-from featstore.store.records import Commit, StoreFormat, key_of, read_commit, read_pointer
+from featstore.store.records import Commit, key_of, read_commit, read_pointer
 from featstore.store.rows import CheckedRows, RowSource, open_rows
 from featstore.store.staging import StagedFiles
 from featstore.store.tables import failures_file, read_failures, read_items
@@ -136,14 +136,6 @@ class Base:
             return ArrayLayout(n, layout.dim, layout.dtype, layout.block_rows, layout.shard_rows)
         limits = replace(limits, block_rows=layout.block_rows)
         return plan_array(n, layout.dim, layout.dtype, limits)
-
-    def next_form(self, stated: StoreFormat) -> StoreFormat:
-        """Return the format of the next revision in a store whose root states this one.
-
-        Blocks that stay keep their hashes. A repair may come out as the very revision that it is
-        of, and so is written as that was.
-        """
-        return StoreFormat(self.commit.format if self.damaged else stated.version, self.commit.hash)
 
     def in_place(self, layout: ArrayLayout, file: int) -> bool:
         """Return whether a data file of the next revision is this one's, untouched."""

@@ -201,10 +201,8 @@ def _catalog_bytes(
     """Return what the catalog should be now."""
     form, old = store_format(root), read_catalog(root)
     if old is None:
-        old = {"sets": {}}
-        if form.version > 1:
-            whole = whole_tags(root, form).items()
-            old |= {"tags": {name: tag["digest"] for name, tag in whole}, "about": _about(root)}
+        tags_there = {name: tag["digest"] for name, tag in whole_tags(root).items()}
+        old = {"sets": {}, "thumbnails": (), "tags": tags_there, "about": _about(root)}
     sets = {}
     for directory in finished_sets(root):
         key = str(key_of(directory))
@@ -221,8 +219,8 @@ def _catalog_bytes(
                 fsync_directory(directory)
     return catalog_bytes(
         form, sets=sets,
-        thumbnails=_thumbnails(root, old.get("thumbnails", ()), replaced=thumbnails),
-        tags={**old.get("tags", {}), **tags}, about={**old.get("about", {}), **about},
+        thumbnails=_thumbnails(root, old["thumbnails"], replaced=thumbnails),
+        tags={**old["tags"], **tags}, about={**old["about"], **about},
     )  # fmt: skip
 
 
@@ -253,7 +251,7 @@ def catalog_bytes(
     tags: Mapping[str, str],
     about: Mapping[str, str],
 ) -> bytes:
-    """Return a catalog as it is written; of a store of format 1 without what that cannot list.
+    """Return a catalog as it is written.
 
     Parameters
     ----------
@@ -264,23 +262,21 @@ def catalog_bytes(
     """
     rows = [{"key": key, "revision": sets[key]} for key in sorted(sets)]
     document = {**form.attributes(), "sets": rows, "thumbnails": sorted(thumbnails)}
-    if form.version > 1:
-        kept = {
-            part: {name: digest for name, digest in facts.items() if digest}
-            for part, facts in (("tags", tags), ("about", about))
-        }
-        document = sealed({**document, **kept})
-    return json_bytes(document)
+    kept = {
+        part: {name: digest for name, digest in facts.items() if digest}
+        for part, facts in (("tags", tags), ("about", about))
+    }
+    return json_bytes(sealed({**document, **kept}))
 
 
-def whole_tags(root: Path, form: StoreFormat) -> dict[str, dict[str, Any]]:
+def whole_tags(root: Path) -> dict[str, dict[str, Any]]:
     """Return name -> document of the tags whose files are there and whole, listed or not."""
     found = {}
     for name in tag_names(root):
         with contextlib.suppress(FeatstoreError, OSError):
             path = root / tag_file(name)
             document = read_json(path)
-            parse_tag(document, name=name, version=form.version, where=str(path))
+            parse_tag(document, name=name, where=str(path))
             found[name] = document
     return found
 
@@ -317,9 +313,8 @@ def store_format(root: Path) -> StoreFormat:
             attributes = read_pointer(directory)
             commit = read_commit(directory, attributes["revision"]) if attributes else None
             if attributes and commit:
-                found.append(StoreFormat(attributes["format"], commit.hash))
-    # A set that was copied may be older than its store, never younger.
-    return max(found[1:] or found, key=lambda form: form.version)
+                found.append(StoreFormat(commit.hash))
+    return found[-1]
 
 
 def read_catalog(root: Path) -> dict[str, Any] | None:
@@ -333,8 +328,7 @@ def read_catalog(root: Path) -> dict[str, Any] | None:
 def parse_catalog(document: Any) -> dict[str, Any] | None:
     """Return a catalog, its ``sets`` as {key: revision}, or None if it is none.
 
-    ``form`` is the store's format. Of format 1 it has no ``tags`` and no ``about``, and that of an
-    early writer no ``thumbnails``.
+    ``form`` is the store's format.
     """
     if not isinstance(document, dict) or not isinstance(document.get("sets"), list):
         return None
@@ -342,14 +336,11 @@ def parse_catalog(document: Any) -> dict[str, Any] | None:
         form = StoreFormat.parse(document, where=NAME)
     except FeatstoreError:
         return None
-    names = {*form.attributes(), "sets"}
-    if form.version > 1:
-        names |= {"tags", "about", "digest"}
-        if not _are_digests(document.get("tags")) or not _are_digests(document.get("about")):
-            return None
-    if set(document) - {"thumbnails"} != names or (
-        form.version > 1 and sealed(document) != document
-    ):
+    if set(document) != {*form.attributes(), "sets", "thumbnails", "tags", "about", "digest"}:
+        return None
+    if not _are_digests(document["tags"]) or not _are_digests(document["about"]):
+        return None
+    if sealed(document) != document:
         return None
     sets = {}
     for row in document["sets"]:
@@ -358,10 +349,9 @@ def parse_catalog(document: Any) -> dict[str, Any] | None:
         if not isinstance(row["key"], str) or not is_sha256(row["revision"]):
             return None
         sets[row["key"]] = row["revision"]
-    if "thumbnails" in document:
-        pictures = document["thumbnails"]
-        if not isinstance(pictures, list) or not all(isinstance(name, str) for name in pictures):
-            return None
+    pictures = document["thumbnails"]
+    if not isinstance(pictures, list) or not all(isinstance(name, str) for name in pictures):
+        return None
     return {**document, "form": form, "sets": sets}
 
 

@@ -1,7 +1,7 @@
 """The embeddings convention: what a Zarr group says of the vectors in it.
 
-docs/embeddings-convention.md is the specification and ``embeddings.schema.json`` its schema. A set
-of format 2 declares the convention beside ``featstore``.
+docs/embeddings-convention.md is the specification and ``embeddings.schema.json`` its schema. Every
+set declares the convention beside ``featstore``.
 """
 
 from __future__ import annotations
@@ -46,14 +46,6 @@ _COLUMNS = {
 
 #: Facts of a text encoder's space that say what was done to a text.
 _TEXT = ("prompt", "prefix", "lower_case", "max_seq_length", "max_length", "tokenizer_sha256")
-
-
-def declares(attributes: Any) -> bool:
-    """Return whether the attributes of a group declare this convention."""
-    stated = attributes.get(CONVENTIONS) if isinstance(attributes, dict) else None
-    return isinstance(stated, list) and any(
-        isinstance(one, dict) and one.get("uuid") == UUID for one in stated
-    )
 
 
 def properties(attributes: Mapping[str, Any], commit: Commit) -> dict[str, Any]:

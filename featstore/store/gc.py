@@ -31,7 +31,6 @@ from featstore.store.catalog import (
     removals,
     set_folders,
     staged_sets,
-    store_format,
     whole_tags,
     write_catalog,
 )
@@ -386,9 +385,7 @@ def remove_set(root: Path, key: str) -> int:
 
 def _check_untagged(root: Path, key: str) -> None:
     """Raise StoreWriteError if a tag names a set: without it, the tag would name what is lost."""
-    names = [
-        name for name, tag in whole_tags(root, store_format(root)).items() if key in tag["sets"]
-    ]
+    names = [name for name, tag in whole_tags(root).items() if key in tag["sets"]]
     if names:
         drop = "; ".join(f"featstore tag {root} {name} --delete" for name in names)
         raise StoreWriteError(

@@ -26,7 +26,7 @@ from featstore.errors import FeatstoreError
 from featstore.identity import encoder_directory, set_id, space_id
 from featstore.store import BLOCK_ROWS, DTYPE_CODES
 
-#: The store format that this version writes, and the newest it reads.
+#: The store format, the only one that is read and written.
 FORMAT = 2
 
 #: Arrays of at most this many bytes are one plain chunk.
@@ -153,18 +153,16 @@ class SetSpec:
         """Return the directory of the set below the store's root."""
         return self.key.directory(root)
 
-    def attributes(self, facts: Mapping[str, Any], *, version: int = FORMAT) -> dict[str, Any]:
+    def attributes(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Return the attributes of the set, without the revisions that they will point to.
 
         Parameters
         ----------
         facts : mapping
             What is recorded and not keyed: label set, manifest revision, ….
-        version : int
-            The store format that the set is written in.
         """
         return {
-            "format": version,
+            "format": FORMAT,
             "dataset": self.dataset,
             "kind": self.kind,
             "encoder": self.encoder,

@@ -12,7 +12,6 @@ import io
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ class _Thrift:
     Texts are skipped. IndexError or RecursionError where the bytes are no structure.
     """
 
-    def __init__(self, data: bytes | mmap, position: int, n_bytes: int) -> None:
+    def __init__(self, data: Any, position: int, n_bytes: int) -> None:
         self._data = data
         self._left = _MOST_VALUES + n_bytes // _VALUE_BYTES
         self.position = position
@@ -99,7 +98,7 @@ class _Thrift:
         raise ValueError("its metadata has an integer of more than 64 bits")
 
     def _byte(self) -> int:
-        byte = self._data[self.position]
+        byte: int = self._data[self.position]
         self.position += 1
         return byte
 
@@ -240,16 +239,16 @@ def map_columns(folder: Path) -> pl.DataFrame:
     return pl.concat(columns, how="horizontal")
 
 
-def check_sizes(data: bytes | mmap, *, rows: int | None = 0, pages: bool = True) -> None:
+def check_sizes(data: Any, *, rows: int | None = 0, pages: bool = True) -> None:
     """Raise ValueError if what the file claims cannot be true of its size and number of rows.
 
-    Only the footer and, with `pages`, the headers of pages are looked at, so a mapped file is read
+    Only the footer and, with `pages`, the headers of pages are looked at, so a file is read
     in parts.
 
     Parameters
     ----------
-    data : bytes or mmap
-        The whole file.
+    data : bytes
+        The whole file, or what has its length, indices and slices.
     rows : int or None
         Number of rows that something else vouches for; None takes the footer's word, for whoever
         reads a few rows at a time.
@@ -271,7 +270,7 @@ def check_sizes(data: bytes | mmap, *, rows: int | None = 0, pages: bool = True)
         raise ValueError(f"its footer lacks {err}") from err
 
 
-def _unpacked_bytes(data: bytes | mmap, footer: dict[int, Any], *, pages: bool) -> int:
+def _unpacked_bytes(data: Any, footer: dict[int, Any], *, pages: bool) -> int:
     """Return the memory that a reader of all columns allocates."""
     # Values of a fixed length are copied out of a dictionary, row by row.
     widths = [max(_CELL_BYTES, _size(leaf.get(2, 0))) for leaf in footer[2] if 5 not in leaf]
@@ -290,7 +289,7 @@ def _unpacked_bytes(data: bytes | mmap, footer: dict[int, Any], *, pages: bool) 
     return total
 
 
-def _page_sizes(data: bytes | mmap, chunk: Mapping[int, Any]) -> tuple[int, int]:
+def _page_sizes(data: Any, chunk: Mapping[int, Any]) -> tuple[int, int]:
     """Return the bytes and values that the pages of a column unpack to, header by header."""
     position = min(_size(chunk[9]), _size(chunk.get(11, chunk[9])))
     end = position + _size(chunk[7])

@@ -11,8 +11,7 @@ A tag never changes: it is made only if there is none of its name. It names itse
 by the hashes of their commits, so whoever opens a store by a tag reads the same bytes wherever it
 lies.
 
-Every record carries its format. A writer takes the one that the store's root states, so that a
-store stays readable to whom it was before.
+Every record carries its format, and there is one.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ from featstore.identity import (
     sealed,
     sha256_hex,
 )
-from featstore.store.convention import CONVENTIONS, DECLARATION, KEY, declares, properties
+from featstore.store.convention import CONVENTIONS, DECLARATION, KEY, properties
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -93,15 +92,15 @@ def is_size(value: Any, *, low: int, high: int) -> bool:
 
 
 def check_format(found: Any, *, where: str) -> None:
-    """Raise if a document's format is missing or newer than this version reads."""
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+    """Raise if a document's format is missing or not the one that this version reads."""
+    if type(found) is not int or found < 1:
         raise CorruptStoreError(
             f"{where} states no store format. It is not a featstore store, or is damaged."
         )
-    if found > FORMAT:
+    if found != FORMAT:
         raise FormatVersionError(
-            f"{where} has store format {str(found)[:20]}; this headstock reads up to format "
-            f"{FORMAT}. Upgrade headstock to a version that reads format {str(found)[:20]}."
+            f"{where} has store format {str(found)[:20]}; this headstock reads format {FORMAT} "
+            "alone. Upgrade headstock, or extract or pull the store again."
         )
 
 
@@ -111,13 +110,10 @@ class StoreFormat:
 
     Attributes
     ----------
-    version : int
-        The format of all that is written to the store.
     hash : str
         The hash of the blocks of new sets, one of `featstore.identity.HASHES`.
     """
 
-    version: int = FORMAT
     hash: str = SHA256
 
     @classmethod
@@ -129,20 +125,20 @@ class StoreFormat:
         CorruptStoreError
             If they state no format, or a hash that no writer takes.
         FormatVersionError
-            If they were written by a newer format.
+            If they state another format.
         """
         found = stated if isinstance(stated, dict) else {}
         check_format(found.get("format"), where=where)
-        name = SHA256 if found["format"] == 1 else found.get("hash")
+        name = found.get("hash")
         if not isinstance(name, str) or name not in HASHES:
             raise CorruptStoreError(
                 f"{where} names no hash of blocks that featstore knows: {' or '.join(HASHES)}."
             )
-        return cls(found["format"], name)
+        return cls(name)
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes of the root."""
-        return {"format": self.version} | ({"hash": self.hash} if self.version > 1 else {})
+        return {"format": FORMAT, "hash": self.hash}
 
 
 def read_root(root: Path) -> StoreFormat | None:
@@ -168,32 +164,31 @@ def parse_root(document: Any, *, where: str) -> StoreFormat:
     )
 
 
-def is_group(data: bytes, attributes: Mapping[str, Any], *, version: int) -> bool:
+def is_group(data: bytes, attributes: Mapping[str, Any]) -> bool:
     """Return whether `data` is the ``zarr.json`` of a group with these attributes, as written.
 
-    From format 2 on, `zarr_conventions` may stand beside ours, and is not looked at.
+    `zarr_conventions` may stand beside ours, and is not looked at.
     """
-    return data == json_bytes(group_metadata(dict(attributes), **_beside(data, version)))
+    return data == json_bytes(group_metadata(dict(attributes), **_beside(data)))
 
 
 def is_pointer(data: bytes, attributes: Mapping[str, Any], commit: Commit | None) -> bool:
     """Return whether `data` is the ``zarr.json`` of a set with these attributes, as written.
 
-    Sets of earlier writers declare no convention. What a set that declares ours states under it
-    is compared with what follows from attributes and commit, if the commit is known.
+    What it states under the embeddings convention is compared with what follows from attributes
+    and commit, if the commit is known. Other conventions may stand beside.
     """
-    beside = _beside(data, attributes["format"])
-    if declares(beside):
-        if DECLARATION not in beside[CONVENTIONS]:
-            return False
-        stated = parse_json(data, where="the set")["attributes"].get(KEY)
-        beside[KEY] = stated if commit is None else properties(attributes, commit)
+    beside: dict[str, Any] = _beside(data)
+    if DECLARATION not in beside.get(CONVENTIONS, ()):
+        return False
+    stated = parse_json(data, where="the set")["attributes"].get(KEY)
+    beside[KEY] = stated if commit is None else properties(attributes, commit)
     return data == json_bytes(group_metadata(dict(attributes), **beside))
 
 
-def _beside(data: bytes, version: int) -> dict[str, Any]:
+def _beside(data: bytes) -> dict[str, Any]:
     """Return the list of conventions that a group states, if it states one."""
-    if version == 1 or b'"zarr_conventions"' not in data:
+    if b'"zarr_conventions"' not in data:
         return {}
     document = parse_json(data, where="the group")
     group = document.get("attributes") if isinstance(document, dict) else None
@@ -202,17 +197,15 @@ def _beside(data: bytes, version: int) -> dict[str, Any]:
 
 
 def pointer_bytes(attributes: Mapping[str, Any], commit: Commit) -> bytes:
-    """Return the ``zarr.json`` of a set; from format 2 on it declares the embeddings convention."""
-    beside: dict[str, Any] = {}
-    if attributes["format"] > 1:
-        beside = {CONVENTIONS: [DECLARATION], KEY: properties(attributes, commit)}
+    """Return the ``zarr.json`` of a set; it declares the embeddings convention."""
+    beside = {CONVENTIONS: [DECLARATION], KEY: properties(attributes, commit)}
     return json_bytes(group_metadata(dict(attributes), **beside))
 
 
-def valid_commit(document: Mapping[str, Any], *, names: frozenset[str]) -> str:
-    """Return why `document` is no commit record with these fields, or an empty string."""
-    if set(document) != names:
-        odd = sorted(set(document) ^ names)
+def valid_commit(document: Mapping[str, Any]) -> str:
+    """Return why `document` is no commit record, or an empty string."""
+    if set(document) != _fields():
+        odd = sorted(set(document) ^ _fields())
         return f"it lacks or adds {', '.join(map(repr, odd))[:200]}"
     for name, high in (("n", MAX_ROWS), ("dim", MAX_DIM), ("block_rows", MAX_BLOCK_ROWS)):
         if not is_size(document[name], low=1, high=high):
@@ -221,7 +214,7 @@ def valid_commit(document: Mapping[str, Any], *, names: frozenset[str]) -> str:
     dtype = document["dtype"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         return f"its dtype is none of {', '.join(DTYPES)}"
-    if document.get("hash", SHA256) not in [*HASHES]:
+    if document["hash"] not in [*HASHES]:
         return f"its hash is none of {', '.join(HASHES)}"
     blocks = document["blocks"]
     if not isinstance(blocks, list) or len(blocks) != -(-n // block_rows):
@@ -244,7 +237,7 @@ def parse_pointer(document: Any, *, where: str) -> dict[str, Any]:
     CorruptStoreError
         If it is not the metadata of a set.
     FormatVersionError
-        If it was written by a newer format.
+        If it has another format.
     """
     group = document.get("attributes") if isinstance(document, dict) else None
     attributes = group.get("featstore") if isinstance(group, dict) else None
@@ -373,9 +366,8 @@ class Commit:
     format: int = FORMAT
 
     def record(self) -> dict[str, Any]:
-        """Return the record as a document; format 1 has no field for the hash."""
-        names = commit_fields(self.format)
-        return {name: value for name, value in vars(self).items() if name in names}
+        """Return the record as a document."""
+        return {name: value for name, value in vars(self).items() if name in _fields()}
 
     def block_hash(self, data: bytes | memoryview) -> str:
         """Return the hash of a block's rows, to be compared with that of `blocks`."""
@@ -410,10 +402,9 @@ class Commit:
 
 
 @functools.cache
-def commit_fields(version: int) -> frozenset[str]:
-    """Return the names of a record's fields in a format: the first has none for the hash."""
-    names = {entry.name for entry in fields(Commit)}
-    return frozenset(names - {"hash"} if version == 1 else names)
+def _fields() -> frozenset[str]:
+    """Return the names of a record's fields."""
+    return frozenset(entry.name for entry in fields(Commit))
 
 
 def attributes_digest(attributes: Mapping[str, Any]) -> str:
@@ -442,7 +433,7 @@ def read_commit(directory: Path, revision: str) -> Commit:
     CorruptStoreError
         If the record is missing, malformed, or hashes to another revision_id.
     FormatVersionError
-        If it was written by a newer format.
+        If it has another format.
     """
     if len(revision) != 64 or not set(revision) <= set("0123456789abcdef"):
         raise CorruptStoreError(
@@ -476,10 +467,10 @@ def parse_commit(document: Any, *, where: str) -> Commit:
     CorruptStoreError
         If it is not a record that a writer makes; nothing of its sizes was believed.
     FormatVersionError
-        If it was written by a newer format.
+        If it has another format.
     """
     check_format(document.get("format") if isinstance(document, dict) else None, where=where)
-    reason = valid_commit(document, names=commit_fields(document["format"]))
+    reason = valid_commit(document)
     if reason:
         raise CorruptStoreError(f"{where} is not a commit record that featstore writes: {reason}.")
     return Commit(**{**document, "blocks": tuple(document["blocks"])})
@@ -545,28 +536,26 @@ def tag_file(name: str) -> str:
     return f"{FOLDER}/{check_component(name, what='tag')}.json"
 
 
-def tag_document(name: str, revisions: Mapping[str, str], *, version: int) -> dict[str, Any]:
-    """Return a tag of a store of this format; from format 2 on it names itself, under a digest.
+def tag_document(name: str, revisions: Mapping[str, str]) -> dict[str, Any]:
+    """Return a tag, which names itself, under a digest.
 
     Parameters
     ----------
     revisions : mapping
         Key -> revision_id.
     """
-    if version == 1:
-        return {"format": 1, "sets": dict(revisions)}
-    return sealed({"format": version, "name": name, "sets": dict(revisions)})
+    return sealed({"format": FORMAT, "name": name, "sets": dict(revisions)})
 
 
-def parse_tag(document: Any, *, name: str, version: int, where: str) -> dict[str, str]:
-    """Return key -> revision_id of the tag `name` of a store of this format.
+def parse_tag(document: Any, *, name: str, where: str) -> dict[str, str]:
+    """Return key -> revision_id of the tag `name`.
 
     Raises
     ------
     CorruptStoreError
         If the document is no tag, that of another name, or was changed.
     FormatVersionError
-        If it was written by a newer format.
+        If it has another format.
     """
     if not isinstance(document, dict) or not isinstance(document.get("sets"), dict):
         raise CorruptStoreError(f"{where} is no tag that featstore writes.")
@@ -574,12 +563,12 @@ def parse_tag(document: Any, *, name: str, version: int, where: str) -> dict[str
     sets = document["sets"]
     if not all(map(SetKey.parse, sets)) or not all(map(is_sha256, sets.values())):
         raise CorruptStoreError(f"{where} names what is no set or no revision. It was not used.")
-    if version > 1 and document.get("name") not in (None, name):
+    if document.get("name") != name:
         raise CorruptStoreError(
-            f"{where} is the tag {str(document['name'])[:128]!r}, not {name!r}: it was copied or "
-            "exchanged. It was not used."
+            f"{where} is the tag {str(document.get('name'))[:128]!r}, not {name!r}: it was copied "
+            "or exchanged. It was not used."
         )
-    if document != tag_document(name, sets, version=version):
+    if document != tag_document(name, sets):
         raise CorruptStoreError(
             f"{where} is not the tag that featstore wrote there: it was changed. It was not used."
         )
@@ -591,15 +580,11 @@ def tag_names(root: Path) -> list[str]:
     return sorted(path.stem for path in (root / FOLDER).glob("*.json"))
 
 
-def read_tag(
-    root: Path, name: str, *, version: int, listed: Mapping[str, str] | None
-) -> dict[str, str]:
+def read_tag(root: Path, name: str, *, listed: Mapping[str, str] | None) -> dict[str, str]:
     """Return key -> revision_id of a tag.
 
     Parameters
     ----------
-    version : int
-        The store's format.
     listed : mapping, optional
         Name -> digest of the tags that the store lists; None if it does not say.
 
@@ -619,8 +604,8 @@ def read_tag(
         raise UnknownSetError(
             unknown_name("tag", name, tag_names(root), where=f"in {root}")
         ) from err
-    sets = parse_tag(document, name=name, version=version, where=str(path))
-    reason = unlike_listed(name, document.get("digest", ""), listed)
+    sets = parse_tag(document, name=name, where=str(path))
+    reason = unlike_listed(name, document["digest"], listed)
     if reason:
         raise CorruptStoreError(f"{path} {reason}. It was not used.")
     return sets

@@ -340,7 +340,7 @@ def sign_store(place: str | Path, key: Path) -> Signature:
     CorruptStoreError
         If a record or a tag is damaged.
     StoreWriteError, RemoteStoreError
-        If the store is of format 1, or cannot be written.
+        If the store has no catalog, or cannot be written.
     """
     _outside_stores(key)
     private = _private_key(key)
@@ -348,10 +348,10 @@ def sign_store(place: str | Path, key: Path) -> Signature:
     address = parse_address(place)
     store = open_store(place)
     catalog = read_catalog(store.root)
-    if catalog is None or "tags" not in catalog:
+    if catalog is None:
         raise StoreWriteError(
-            f"{store.address} has store format {store.form.version} or no catalog: what it holds "
-            "is not listed. Copy its sets to a new store, or run `featstore repair`, and sign that."
+            f"{store.address} has no catalog: what it holds is not listed. Run `featstore repair`, "
+            "and sign it then."
         )
     found = {str(info.key): info.commit.revision_id for info in store.sets()}
     check_sets(found, catalog["sets"], where=store.address, what="listed")

@@ -568,7 +568,7 @@ class FeatureStore:
         return self.place.folders(self._pins)
 
     def tags(self) -> list[str]:
-        """Return the names of the tags, sorted; none of format 1 where a place cannot list them.
+        """Return the names of the tags, sorted.
 
         One of which only the file or only the entry in the catalog is there is among them: reading
         it says so.
@@ -591,7 +591,7 @@ class FeatureStore:
             If it is damaged, or not the one that the store lists.
         """
         self.place.fetch_tag(name)
-        return read_tag(self.root, name, version=self.form.version, listed=self._listed_tags())
+        return read_tag(self.root, name, listed=self._listed_tags())
 
     def layout(self, info: SetInfo) -> ArrayLayout:
         """Return how a set's array is cut into files; raises as `view`."""

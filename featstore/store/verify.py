@@ -515,7 +515,7 @@ class _Verification:
         self.known.add(path)
         try:
             found = read_regular(self.root / path, limit=MAX_METADATA_BYTES)
-            right = is_group(found, attributes, version=self._form.version)
+            right = is_group(found, attributes)
         except OSError:
             # Below it nothing is published yet: its writer was stopped before it came so far.
             if folder in self._above_published:
@@ -633,7 +633,7 @@ class _Verification:
             name = Path(path).stem
             try:
                 document = read_json(self.root / path)
-                sets = parse_tag(document, name=name, version=self._form.version, where=path)
+                sets = parse_tag(document, name=name, where=path)
                 same = read_regular(self.root / path, limit=MAX_JSON_BYTES) == json_bytes(document)
             except FeatstoreError:
                 document, sets, same = {}, {}, False
@@ -653,7 +653,7 @@ class _Verification:
                 self.blame(path, f"names a revision that {min(gone)} lacks")
 
     def _check_about(self) -> None:
-        """Check what is written about the store; the catalog of format 1 does not know it."""
+        """Check what is written about the store."""
         listed: dict[str, str] | None = self._listed.get("about")
         for name in ABOUT:
             if name in self.files and listed is None:
@@ -712,7 +712,7 @@ class _Verification:
         if not 1 <= len(parts) <= 2:
             return False
         data = read_regular(self.root / path, limit=MAX_METADATA_BYTES)
-        return is_group(data, attributes, version=self._form.version)
+        return is_group(data, attributes)
 
     def _may_be_needed(self, path: str) -> bool:
         """Return whether an item table may belong to a set that could not be read."""
@@ -740,7 +740,7 @@ def _folders_above(path: str) -> Iterator[str]:
 
 
 def _check_version(root: Path) -> None:
-    """Raise FormatVersionError if a newer version wrote the store; damage is for later."""
+    """Raise FormatVersionError if another version wrote the store; damage is for later."""
     path = root / "zarr.json"
     try:
         read_root(root)

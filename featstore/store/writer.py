@@ -171,7 +171,6 @@ def publish_set(
         attributes=attributes_digest(attributes),
         failed=pack_failed(where_equal(items.table["item_id"], set(revision.failures)).to_numpy()),
         hash=revision.form.hash,
-        format=revision.form.version,
     )
     identity = commit.revision_id
     older = [] if base is None else _older(directory, base, commit)
@@ -201,7 +200,7 @@ def publish_set(
 def _attributes(revision: Revision, base: Base | None) -> dict[str, Any]:
     """Return the set's attributes: a repair changes none that are known."""
     if base is None or not base.damaged or POINTER in base.lost:
-        return revision.spec.attributes(revision.facts, version=revision.form.version)
+        return revision.spec.attributes(revision.facts)
     known = base.attributes
     return {name: known[name] for name in known if name not in ("revision", "history")}
 
@@ -494,7 +493,8 @@ class SetWriter:
                     settle_claimed(self.root, self.key, self._claim)
                     raise done
                 self.layout = self._base.next_layout(self.layout.n, self._limits)
-                self._form = self._base.next_form(stated)
+                # Blocks that stay keep their hashes.
+                self._form = StoreFormat(self._base.commit.hash)
             write_groups(self.root, self.key, self._claim, stated)
             self._staged = StagedFiles(self._claim.folder, self.layout)
             self._journal = resume_journal(

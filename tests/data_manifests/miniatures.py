@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from tests.data_manifests.pixel_miniatures import (  # noqa: F401 -- miniatures,
     mnist,
     old_pickle,
 )
-from tests.small_files import picture, write, write_tar
+from tests.small_files import write
 
 
 def food101(root: Path) -> Path:
@@ -296,24 +295,3 @@ def coco(root: Path) -> Path:
     for n, (folder, name, _, _) in enumerate(images):
         files[f"{folder}/{name}"] = n
     return write(root, files)
-
-
-def img2dataset(root: Path, *, tars: bool = True) -> Path:
-    """Two shards of img2dataset, one of them with a failure."""
-    for shard, keys in (("00000", (0, 1)), ("00001", (10000,))):
-        stats = {"count": len(keys) + 1, "successes": len(keys), "failed_to_download": 1}
-        files: dict = {f"{shard}_stats.json": stats, f"{shard}.parquet": b"PAR1"}
-        members = {}
-        for key in keys:
-            facts = {"key": f"{key:09d}", "caption": f"a thing {key}", "status": "success"}
-            members |= {
-                f"{key:09d}.jpg": picture(key, "JPEG"),
-                f"{key:09d}.txt": f"a thing {key}".encode(),
-                f"{key:09d}.json": json.dumps(facts).encode(),
-            }
-        if tars:
-            write_tar(root / f"{shard}.tar", members.items())
-        else:
-            files |= {f"{shard}/{name}": data for name, data in members.items()}
-        write(root, files)
-    return root

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from featstore.manifest.io import write_manifest
 from featstore.share.copy import copy_sets, make_tag
 from featstore.store.gc import make_store
 from featstore.store.layout import SetKey
@@ -213,22 +212,6 @@ def stamps(root: Path) -> None:
         (place / f"{name}.txt").write_text(f"A {name}.\nfr.utf8=Un {name}.\n", "utf-8")
 
 
-def shots(root: Path) -> None:
-    """A manifest of pictures of two classes."""
-    toy_manifest(root / "manifest", 4)
-    items = [
-        {"item_id": f"toy/{i}", "uri": f"images/{i:02d}.png", "split": "train",
-         "class_id": f"toy/c{i % 2}"} for i in range(4)
-    ]  # fmt: skip
-    classes = pl.DataFrame(
-        {"class_id": ["toy/c0", "toy/c1"], "index": [0, 1], "name": ["cat", "dog"],
-         "shared_name": [False, False]}
-    )  # fmt: skip
-    facts = {"name": "toy", "revision": "1"}
-    tables = {"image": item_table(items)}
-    write_manifest(root / "manifest", facts=facts, tables=tables, classes=classes)
-
-
 def model(root: Path) -> None:
     """Pictures, and the weights of a tiny encoder of images with a head."""
     import timm
@@ -263,6 +246,6 @@ WORLDS: dict[str, Callable[[Path], None]] = {
     for world in (
         birds, tagged, signing, two_encoders, unfinished, litter, beside, apart, damaged, lost,
         empty,
-        rows_of_others, files, official, stamps, shots, model, toy,
+        rows_of_others, files, official, stamps, model, toy,
     )
 }  # fmt: skip

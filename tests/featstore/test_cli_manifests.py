@@ -11,9 +11,8 @@ from PIL import Image
 
 from data_manifests.registry import BUILDERS
 from featstore import read_manifest
-from featstore.cli import cli
 from featstore.cli.manifests import manifests
-from featstore.command_line import EXIT_USAGE, run_command
+from featstore.command_line import run_command
 from featstore.datasets import build_dataset
 from featstore.errors import ManifestError
 from featstore.manifest.folder import STAGING
@@ -159,7 +158,7 @@ def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
         (["build", "stamps"], "Missing option '-o'"),
         (
             ["bild", "stamps"],
-            "No command named 'bild'. Known commands: build, check, labels, ls, make, overlap, ",
+            "No command named 'bild'. Known commands: build, check, labels, ls, make, ",
         ),
     ],
 )
@@ -219,7 +218,6 @@ def test_ls_and_show(call, source, tmp_path):
         "images", "root", "source", "split_file", "splits", "subset"
     ]  # fmt: skip
     assert options["imagenet22k"] == ["source"]
-    assert options["cc3m"] == ["root", "subset"]
     assert options["coco"] == sorted({*options["food101"], "captions", "karpathy"})
     assert list(options) == list(BUILDERS) == sorted(BUILDERS)
     assert re.search(r"imagenet1k +The 1,000 classes", call("ls").stdout)
@@ -246,7 +244,7 @@ def test_show_of_nothing_known(call, tmp_path):
     assert "Did you mean 'stamps'" in str(failed)
 
 
-@pytest.mark.parametrize("command", ["build", "check", "ls", "overlap", "shots", "show"])
+@pytest.mark.parametrize("command", ["build", "check", "ls", "show"])
 def test_help_has_an_example_and_json(call, command):
     shown = call(command, "--help")
     assert shown.exit_code == 0
@@ -274,9 +272,3 @@ def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
     assert json.loads(again.stdout) == said
     failed = call("labels", tmp_path / "none.txt", "-o", tmp_path / "x")
     assert "Cannot read the label file 'none.txt'" in str(failed.exception)
-
-
-@pytest.mark.parametrize("seeds", ["5-2", "1,5-2", "0-99999999999", "x"])
-def test_seeds_that_are_no_list_are_wrong_usage(seeds, tmp_path):
-    words = ["manifests", "shots", str(tmp_path), "--seeds", seeds, "-o", str(tmp_path / "out")]
-    assert run_command(cli, "featstore", words) == EXIT_USAGE

@@ -18,12 +18,8 @@ import polars as pl
 from featstore.identity import canonical_json, sha256_hex
 from featstore.share.copy import make_tag
 from featstore.store.gc import make_store
-from featstore.store.records import StoreFormat
 from featstore.store.tables import write_thumbnails
 from tests.goldens.world import item_table, write_set
-
-#: Store format -> the file that its bytes are pinned in.
-STORES = {1: "store_bytes", 2: "store_bytes_2"}
 
 #: Sharded arrays of several files, so that an extension leaves some as they are.
 SHARDS = {"block_rows": 2, "plain_bytes": 0, "shard_bytes": 1}
@@ -43,9 +39,9 @@ def _items(kind: str, n: int) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def write_store(root: Path, version: int) -> None:
+def write_store(root: Path) -> None:
     """Write every kind of set and every dtype of rows, with all that a set may have."""
-    make_store(root, form=StoreFormat(version))
+    make_store(root)
     broken = {"bytes/image03": "cannot be decoded", "bytes/image08": "cannot be decoded"}
     golden = {"vectors": [[0.5, -1.25, 3.0]]}
     for n in (7, 11):  # the second extends the first
@@ -73,9 +69,9 @@ def write_store(root: Path, version: int) -> None:
     make_tag(root, "v2")
 
 
-def store_bytes(folder: Path, version: int = 1) -> dict[str, Any]:
+def store_bytes(folder: Path) -> dict[str, Any]:
     """Return the version of polars, path -> sha256, and path -> sha256 without Parquet."""
-    write_store(folder, version)
+    write_store(folder)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     files = {name: (folder / name).read_bytes() for name in names if "runs" not in name.split("/")}
     stable = _without_parquet(files)

@@ -36,7 +36,7 @@ from tests.goldens.result_values import (
 )
 from tests.goldens.run_ids import run_ids
 from tests.goldens.saved_aligners import FOLDER, projections
-from tests.goldens.store_bytes import STORES, store_bytes
+from tests.goldens.store_bytes import store_bytes
 from tests.goldens.write import MAKERS
 
 #: How far a value may be off: another processor adds in another order.
@@ -74,10 +74,9 @@ def check(pinned: Any, found: Any) -> None:
     assert not wrong, f"{len(wrong)} differences (make goldens):\n{said}"
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_bytes_of_a_store(tmp_path, version):
-    pinned = files.read(STORES[version])
-    found = store_bytes(tmp_path / "store", version)
+def test_bytes_of_a_store(tmp_path):
+    pinned = files.read("store_bytes")
+    found = store_bytes(tmp_path / "store")
     if pinned["polars"] != pl.__version__:
         # Another version packs tables otherwise; everything else must be the same.
         pinned, found = (

@@ -15,7 +15,6 @@ import polars as pl
 from featstore import open_store
 from featstore.store.gc import make_store
 from featstore.store.layout import LayoutLimits, SetSpec
-from featstore.store.records import StoreFormat
 from featstore.store.writer import SetWriter
 from fitters import Pairs
 
@@ -77,8 +76,8 @@ def write_set(
 
 
 def write_world(root: Path) -> None:
-    """Write the store that results and chosen settings are pinned on: of format 1, as ids are."""
-    make_store(root, form=StoreFormat(1))
+    """Write the store that results and chosen settings are pinned on."""
+    make_store(root)
     rng = np.random.default_rng(20_261_126)
 
     def integers(*shape: int, most: int) -> np.ndarray:

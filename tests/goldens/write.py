@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from tests.goldens.claims import claims
 from tests.goldens.result_values import result_values
 from tests.goldens.run_ids import run_ids
 from tests.goldens.saved_aligners import save_all, saved
-from tests.goldens.store_bytes import STORES, store_bytes
+from tests.goldens.store_bytes import store_bytes
 
 
 def _chosen(folder: Path) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def _aligners(_: Path) -> dict[str, Any]:
 
 
 MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    **{name: partial(store_bytes, version=version) for version, name in STORES.items()},
+    "store_bytes": store_bytes,
     "run_ids": run_ids,
     "chosen_settings": _chosen,
     "result_values": result_values,

@@ -245,16 +245,6 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/bench/test_few_shot_task.py::test_the_task_hands_a_learner_validation_images_that_are_none_of_its_shots',)
         ),
         Mutant(
-            'Which shots are drawn depends on the seed.', 'featstore/shots.py',
-            'f"{seed}\\0{item}".encode()', 'f"{item}".encode()',
-            ('tests/featstore/test_few_shot.py::test_another_seed_draws_others',)),
-        Mutant(
-            'Validation shots stand behind all training shots of every size.',
-            'featstore/shots.py', 'behind = 0 if own.height else max(shots, *SHOTS)',
-            'behind = 0 if own.height else shots',
-            ('tests/featstore/test_few_shot.py::test_the_draw_is_balanced_disjoint_nested_and_blind_to_order',)
-        ),
-        Mutant(
             'Unseen classes are those that the head lacks.', 'bench/tasks/zero_shot.py',
             'kept = seen if options.classes == "seen" else ~seen',
             'kept = ~seen if options.classes == "seen" else seen',

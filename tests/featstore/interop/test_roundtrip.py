@@ -21,7 +21,7 @@ from featstore import FeatstoreError, open_store
 from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED, run_command
 from featstore.durable import try_lock
-from featstore.errors import ManifestError, StoreWriteError
+from featstore.errors import ManifestError, NonFiniteEmbeddingError, StoreWriteError
 from featstore.interop import FORMATS
 from featstore.interop.reading import import_rows
 from featstore.interop.writing import WIDENING, export_set
@@ -203,7 +203,8 @@ def test_a_row_that_is_not_finite_is_named(tmp_path: Path, value: float) -> None
     rows[4321, 1] = rows[4999, 0] = value
     np.save(tmp_path / "x.npy", rows)
     (tmp_path / "x.csv").write_text("item_id\n" + "".join(f"n{i}\n" for i in range(5000)))
-    with pytest.raises(ManifestError, match=r"row 4,321 \('n4321'\) has NaN or Inf, as have 2 of"):
+    said = r"2 rows have NaN or Inf: rows 4,321, 4,999 \(ids 'n4321', 'n4999'\)"
+    with pytest.raises(NonFiniteEmbeddingError, match=said):
         _again(tmp_path / "x.npy", tmp_path / "s", items=tmp_path / "x.csv")
     assert not (tmp_path / "s").exists()
 
@@ -311,16 +312,16 @@ def test_what_cannot_be_imported_says_why(tmp_path: Path, exported: Path) -> Non
     (tmp_path / "same.csv").write_text("item_id\na\na\n")
     (tmp_path / "other.csv").write_text("name,x\na,1\nb,2\n")
     (tmp_path / "hole.csv").write_text("item_id,x\na,1\n,2\n")
-    pl.DataFrame({"item_id": [7, 8]}).write_parquet(tmp_path / "numbers.parquet")
+    pl.DataFrame({"item_id": [7.0, 8.0]}).write_parquet(tmp_path / "numbers.parquet")
     for name, message in {
-        "same.csv": "1 item_ids of .*same.csv stand in several of its 2 rows: 'a'",
+        "same.csv": r"1 ids stand in several rows: 'a' \(rows 0, 1\)",
         "other.csv": "no column 'item_id'.* It has: 'name', 'x'",
-        "hole.csv": r"1 of the 2 rows of .* have no item_id \(first: row 1\)",
-        "numbers.parquet": r"item_id of .* are Int64 \(first: \[7\]\); ids are texts",
+        "hole.csv": "1 rows have no id: row 1",
+        "numbers.parquet": "Ids are texts or whole numbers; got Float64",
     }.items():
         with pytest.raises(ManifestError, match=message):
             _again(tmp_path / "plain.npy", tmp_path / "s", items=tmp_path / name)
-    with pytest.raises(ManifestError, match="2 rows, but there are 12 items"):
+    with pytest.raises(ManifestError, match="There are 2 rows, 12 ids, 12 items"):
         _again(
             tmp_path / "plain.npy", tmp_path / "s",
             items=exported / "x.npy" / "metadata" / "metadata_0.parquet",
@@ -350,10 +351,26 @@ def test_a_row_of_zeros_is_an_item_without_embedding(
     assert run_command(cli, "featstore", arguments) == EXIT_SKIPPED  # the same again: the same
     np.save(tmp_path / "rows.npy", rows * 2)
     assert run_command(cli, "featstore", arguments) == EXIT_ERROR
-    assert "is finished: it has these items" in capsys.readouterr().err
+    assert "3 ids are in back/image/x.y" in capsys.readouterr().err
     np.save(tmp_path / "rows.npy", rows * 0)
     with pytest.raises(ManifestError, match=r"All 4 rows of .* are zeros"):
         _again(tmp_path / "rows.npy", tmp_path / "t", items=tmp_path / "items.csv")
+
+
+def test_further_rows_of_a_file_are_appended(tmp_path: Path) -> None:
+    """The first of them again, one of which is zero and so no embedding."""
+    rows = np.eye(6, 3, dtype=np.float32) + np.eye(6, 3, k=-4, dtype=np.float32)
+    pl.DataFrame({"item_id": list("abcdef")}).write_csv(tmp_path / "items.csv")
+    for n in (4, 6):
+        np.save(tmp_path / "rows.npy", rows[:n])
+        pl.DataFrame({"item_id": list("abcdef")[:n]}).write_csv(tmp_path / "items.csv")
+        key = _again(tmp_path / "rows.npy", tmp_path / "s", items=tmp_path / "items.csv")
+    store = open_store(tmp_path / "s")
+    assert store.view(key).items["item_id"].to_list() == list("abcef")
+    assert_same(store.view(key).numpy(), rows[[0, 1, 2, 4, 5]])
+    assert [info.commit.n for info in store.revisions(key)] == [4, 6]
+    assert store.failures(key)["item_id"].to_list() == ["d"]
+    assert verify_store(tmp_path / "s").ok
 
 
 def test_links_inside_hdf5_are_not_followed(tmp_path: Path) -> None:

@@ -16,17 +16,16 @@ from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import (
     CorruptStoreError,
+    FormatVersionError,
     RemoteStoreError,
     StoreWriteError,
     UnknownSetError,
 )
 from featstore.identity import sealed
 from featstore.share.copy import compare_stores, make_tag, send_tag
-from featstore.share.publish import make_bucket_store
 from featstore.store import LayoutError, verify_store, write_catalog
-from featstore.store import make_store as make_folder_store
 from featstore.store.files import json_bytes
-from featstore.store.records import StoreFormat, create_tag, parse_tag, tag_document
+from featstore.store.records import create_tag, parse_tag, tag_document
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.conftest import make_rows, make_store
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
@@ -113,8 +112,8 @@ def test_tags_travel_with_their_sets(grown: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_tag_of_a_stranger(document: object, grown: Path) -> None:
-    with pytest.raises(CorruptStoreError):
-        parse_tag(document, name="v9", version=2, where="x")
+    with pytest.raises((CorruptStoreError, FormatVersionError)):
+        parse_tag(document, name="v9", where="x")
     path = grown / "tags" / "v9.json"
     path.write_text(json.dumps(document))
     assert [problem.path for problem in verify_store(grown).problems] == ["tags/v9.json"]
@@ -145,7 +144,7 @@ def test_verify_names_a_tag_whose_revision_is_missing(grown: Path) -> None:
     revisions = {**open_store(grown).tag("v1"), str(info.key): "0" * 64}
     with pytest.raises(StoreWriteError, match="was removed, or written anew, meanwhile"):
         send_tag(grown, "v9", revisions)
-    document = tag_document("v9", revisions, version=2)
+    document = tag_document("v9", revisions)
     create_tag(grown, "v9", json_bytes(document))
     write_catalog(grown, tags={"v9": document["digest"]})
     (problem,) = verify_store(grown).problems
@@ -228,24 +227,3 @@ def test_item_columns_of_any_type_are_compared(
         write_set(tmp_path / name, make_rows(3, 8), items, kind="caption", encoder="st:toy")
     (found,) = compare_stores(open_store(tmp_path / "one"), open_store(tmp_path / "other"))
     assert (found.added, found.removed, found.changed_items) == (0, 0, changed)
-
-
-def test_a_bucket_of_format_1_stays_one(bucket: Proxy, grown: Path, tmp_path: Path) -> None:
-    make_bucket_store(open_objects_of(bucket), StoreFormat(1))
-    report = copy_sets(grown, bucket.address)
-    assert len(report.failed) == 3
-    assert all("store format 2" in why for why in report.failed.values())
-    old = tmp_path / "old"
-    make_folder_store(old, form=StoreFormat(1))
-    make_store(old)
-    make_tag(old, "v1")
-    assert not copy_sets(old, bucket.address).failed
-    make_tag(bucket.address, "v2")
-    for name in ("catalog.json", "tags/v1.json", "tags/v2.json"):
-        document = json.loads(open_objects_of(bucket).read(name, limit=10**6))
-        assert set(document) - {"thumbnails"} == {"format", "sets"}
-        assert document["format"] == 1
-    assert open_store(bucket.address, revision="v2").tags() == ["v1", "v2"]
-    copy_sets(bucket.address, tmp_path / "pulled")
-    assert open_store(tmp_path / "pulled").tags() == ["v1", "v2"]
-    assert verify_store(tmp_path / "pulled").problems == []

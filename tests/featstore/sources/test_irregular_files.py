@@ -12,9 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from data_manifests.registry import BUILDERS
 from featstore import read_manifest
-from featstore.datasets import build_dataset
 from featstore.errors import FeatstoreError, ManifestError
 from featstore.sources.making import make_manifest
 from featstore.sources.reader import check_bytes
@@ -143,19 +141,6 @@ def test_the_folder_of_a_manifest_may_hold_what_is_no_file(
     assert sorted(path.name for path in out.iterdir()) == [
         ".source.json", "dataset.toml", "image.parquet",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("planted", ["00000_stats.json", "00000.tar"])
-def test_shards_of_web_pairs_that_are_no_files(tmp_path: Path, planted: str) -> None:
-    root = tmp_path / "cc3m"
-    write_tar(root / "00000.tar", SHARD)
-    write(root, {"00000_stats.json": {"successes": 1}})
-    assert build_dataset("cc3m", tmp_path / "out", root=root).status == "built"
-    (root / planted).unlink()
-    os.mkfifo(root / planted)
-    assert "cc3m" in BUILDERS
-    with pytest.raises(ManifestError, match="is no whole copy of cc3m"):
-        build_dataset("cc3m", tmp_path / "new", root=root)
 
 
 @pytest.mark.parametrize("name", ["../../mine.txt", "images/../../mine.txt", "/tmp/mine.txt"])

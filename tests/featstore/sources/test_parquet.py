@@ -222,14 +222,41 @@ def test_a_dataset_saved_to_disk(make, saved):
         ("train/state.json", '{"_data_files": [{"filename": "state.json"}]}', "no Arrow file"),
         ("train/state.json", '{"_data_files": [{"filename": "gone.arrow"}]}', "no Arrow file"),
         ("train/state.json", "{", "is not JSON"),
-        ("train/dataset_info.json", "[" * 100_000, "nested more than 16"),
-        ("train/dataset_info.json", '{"features": {"image": {"_type": "os.system"}}}', "cannot be"),
     ],
 )
 def test_hostile_descriptions_are_refused(make, saved, name, text, match):
     (saved / name).write_text(text)
     with pytest.raises(ManifestError, match=match):
         make("hf", saved)
+
+
+@pytest.mark.parametrize("source", ["parquet", "hf"])
+def test_the_column_of_images_and_the_names_of_classes_are_those_of_the_description(
+    make, saved, tmp_path, source
+):
+    table = hub_table([0, 1])
+    told = table.schema.metadata[b"huggingface"].replace(b'"image"', b'"picture"')
+    path = tmp_path / "x.parquet"
+    for text, match in (
+        (told, None),
+        (b"[" * 100_000, "nested more than 16"),
+        (told.replace(b'"Image"', b'"os.system"'), "no column of images"),
+        (told.replace(b'"cat"', b"3"), None),  # no list of names: labels are what they are
+        (b'{"info": []}', "no column of images"),
+    ):
+        said = table.rename_columns(["picture", "label"])
+        said = said.replace_schema_metadata({"huggingface": text})
+        if source == "parquet":
+            pq.write_table(said, path)
+        else:
+            path = saved / "validation"
+            arrow_file(path / "data-00000-of-00001.arrow", said)
+        if match is not None:
+            with pytest.raises(ManifestError, match=match):
+                make(source, path)
+            continue
+        names = ["cat", "dog"] if b'"cat"' in text else ["0", "1"]
+        assert make(source, path).classes["name"].to_list() == names
 
 
 def test_a_linked_arrow_file_is_refused(make, saved, tmp_path):
@@ -296,7 +323,7 @@ def test_every_damage_of_an_arrow_file_is_an_error_or_another_value(tmp_path):
         path.write_bytes(good[:at] if at % 3 == 0 else good[:at] + b"\xff" + good[at + 1 :])
         try:
             table = ArrowCells(path)
-            for row in range(table.rows):
+            for row in range(table.n_rows):
                 table.get("image", row)
             table.close()
         except (ManifestError, ItemReadError):

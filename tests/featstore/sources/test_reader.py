@@ -3,13 +3,15 @@
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import polars as pl
 import pytest
 
 from featstore import read_manifest, write_manifest
 from featstore.errors import ItemReadError, ManifestError
-from featstore.sources.reader import ByteReader, LeaseCache, check_bytes, open_reader
+from featstore.sources.reader import ByteReader, check_bytes, open_reader
+from featstore.sources.roots import LocalFile
 from tests.small_files import picture, write, write_tar
 
 
@@ -92,35 +94,41 @@ def test_threads_read_many_tars_with_few_open(make, tmp_path):
     rows = manifest.items("image").to_dicts() * 3
     with ByteReader(manifest.root, open_tars=2) as reader, ThreadPoolExecutor(8) as threads:
         read = list(threads.map(reader.read, rows))
-        assert len(reader._tars._held) <= 2
+        assert reader._tars.cache_info().currsize <= 2
     assert read == [picture(10 * shard + n) for shard in range(7) for n in range(9)] * 3
 
 
-def test_a_lease_outlives_eviction_and_everything_is_closed_once():
-    opened, closed, both = [], [], threading.Barrier(2)
+def test_a_tar_that_is_being_read_outlives_those_that_are_opened_after_it(make, tmp_path):
+    """And everything that was opened is closed in the end."""
+    for n in range(3):
+        write_tar(tmp_path / "in" / f"{n}.tar", [(f"{n}.png", picture(n))])
+    rows = make("webdataset", tmp_path / "in").items("image").to_dicts()
+    reader = ByteReader(tmp_path / "in", open_tars=1)
+    at_work, go_on = threading.Event(), threading.Event()
 
-    def use(key, hold):
-        with cache.lease(key) as value:
-            if hold:
-                both.wait(5)  # the other leases now
-                both.wait(5)
-            assert value not in closed
+    class Slow(LocalFile):
+        def read_at(self, offset, n_bytes):
+            at_work.set()
+            assert go_on.wait(20)
+            return super().read_at(offset, n_bytes)
 
-    def open_(key):
-        opened.append(f"{key}{len(opened)}")
-        return opened[-1]
+    handles = []
 
-    cache = LeaseCache(open_, closed.append, limit=1)
-    thread = threading.Thread(target=use, args=("a", True))
-    thread.start()
-    both.wait(5)
-    for key in ("b", "c", "b"):
-        use(key, hold=False)
-    assert "a0" not in closed
-    both.wait(5)
-    thread.join()
-    cache.close()
-    assert sorted(closed) == sorted(opened)
+    def open_(name):
+        file = (Slow if name == "0.tar" else LocalFile)(tmp_path / "in" / name)
+        handles.append(file._file)
+        return file
+
+    reader._tars = lru_cache(1)(open_)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(reader.read, rows[0])
+        assert at_work.wait(20)
+        assert [reader.read(row) for row in rows[1:]] == [picture(1), picture(2)]
+        assert [handle.closed for handle in handles] == [False, True, False]
+        go_on.set()
+        assert first.result() == picture(0)
+    reader.close()
+    assert all(handle.closed for handle in handles)
 
 
 # ---- manifests that name files elsewhere ---------------------------------------------------
@@ -198,7 +206,7 @@ def test_parts_of_files_need_a_hash_and_their_file(tmp_path):
 
 def test_hashes_of_parts_are_checked_by_those_who_can_read_them(make, tmp_path):
     manifest = make("webdataset", write_tar(tmp_path / "x.tar", [("a.png", picture(1))]))
-    with pytest.raises(ManifestError, match=r"manifests show --hashes"):
+    with pytest.raises(ManifestError, match=r"manifests show --full"):
         read_manifest(tmp_path / "made0", hashes=True)
     with pytest.raises(ManifestError, match="is a part of a file"):
         manifest.file("x.tar::a.png")

@@ -14,7 +14,7 @@ import pytest
 import zarr
 
 from featstore.identity import canonical_json, sha256_hex
-from featstore.store.convention import KEY, SCHEMA, UUID
+from featstore.store.convention import KEY, SCHEMA
 from featstore.testing import item_table, write_set
 from tests.goldens.store_bytes import write_store
 
@@ -105,15 +105,11 @@ def test_every_broken_group_is_found(name: str, birds: Path) -> None:
     assert said in fault
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_every_set_of_headstock_conforms(version: int, tmp_path: Path) -> None:
-    """Of every kind and dtype, extended, with failures and biases; format 1 states nothing."""
-    write_store(tmp_path, version)
+def test_every_set_of_headstock_conforms(tmp_path: Path) -> None:
+    """Of every kind and dtype, extended, with failures and biases."""
+    write_store(tmp_path)
     groups = [path.parent for path in sorted(tmp_path.glob("*/*/*/zarr.json"))]
     assert len(groups) == 7
-    if version == 1:
-        assert not any(UUID in (group / "zarr.json").read_text() for group in groups)
-        return
     assert [fault for group in groups for fault in _faults(group)] == []
     stated = {}
     for path in tmp_path.glob("*/*/*/zarr.json"):

@@ -55,7 +55,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
 
 def test_commits_name_the_hash_of_their_blocks(made: tuple[str, Path]) -> None:
     name, root = made
-    assert read_root(root) == StoreFormat(2, name)
+    assert read_root(root) == StoreFormat(name)
     stored = rows(11)
     stored[2] = np.nan
     for info in open_store(root).revisions(KEY):
@@ -95,7 +95,7 @@ def test_every_way_of_reading_compares(made: tuple[str, Path], tmp_path: Path) -
 def test_a_copy_has_the_hash_of_its_source(made: tuple[str, Path], tmp_path: Path) -> None:
     name, root = made
     assert not copy_sets(root, tmp_path / "copy").failed
-    assert read_root(tmp_path / "copy") == StoreFormat(2, name)
+    assert read_root(tmp_path / "copy") == StoreFormat(name)
     assert verify_store(tmp_path / "copy").problems == []
 
 
@@ -167,7 +167,7 @@ def test_the_disk_begins_with_every_block_but_the_last_before_a_sync(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of files that are open: a descriptor that was closed may be another file's by then."""
-    make_store(tmp_path, form=StoreFormat(2, name))
+    make_store(tmp_path, form=StoreFormat(name))
     begun: list[tuple[int, int]] = []
 
     def note(descriptor: int, offset: int, size: int) -> None:

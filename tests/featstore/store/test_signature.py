@@ -22,7 +22,6 @@ from featstore.identity import sealed
 from featstore.share.copy import drop_tag, make_tag
 from featstore.store import make_store, remove_set, verify_store, write_catalog
 from featstore.store.files import json_bytes
-from featstore.store.records import StoreFormat
 from featstore.testing import item_table, write_set
 from tests.damage import unseal
 
@@ -239,9 +238,10 @@ def test_only_what_was_signed_is_read(grown: tuple[Path, str, Path]) -> None:
 
 def test_what_cannot_be_signed(signed: tuple[Path, str], tmp_path: Path, secret: Path) -> None:
     root, _ = signed
-    make_store(tmp_path / "old", form=StoreFormat(1))
-    with pytest.raises(StoreWriteError, match="format 1"):
-        sign_store(tmp_path / "old", secret)
+    make_store(tmp_path / "bare")
+    (tmp_path / "bare" / "catalog.json").unlink()
+    with pytest.raises(StoreWriteError, match="has no catalog"):
+        sign_store(tmp_path / "bare", secret)
     (tmp_path / "no.pem").write_text("no key")
     for wrong in ("no.pem", "none.pem"):
         with pytest.raises(SignatureError):

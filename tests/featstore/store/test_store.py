@@ -84,12 +84,13 @@ def test_what_is_not_a_store(tmp_path: Path) -> None:
         open_store(tmp_path)
 
 
-def test_a_newer_format_says_upgrade(store_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_format_says_what_to_do(store_path: Path, version: int) -> None:
     path = store_path / "zarr.json"
     document = json.loads(path.read_text())
-    document["attributes"]["featstore"]["format"] = 3
+    document["attributes"]["featstore"]["format"] = version
     path.write_text(json.dumps(document))
-    with pytest.raises(FormatVersionError, match=r"format 3; .* up to format 2\. Upgrade"):
+    with pytest.raises(FormatVersionError, match=f"format {version}; .* format 2 alone. Upgrade"):
         open_store(store_path)
     items = pl.DataFrame({"item_id": ["a"], "kind": ["image"]})
     with (
