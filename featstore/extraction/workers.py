@@ -44,7 +44,7 @@ from featstore.extraction.progress import (
     SummedProgress,
 )
 from featstore.extraction.run import say_how, settle_settings
-from featstore.extraction.targets import Job, check_free_space, inspect_set
+from featstore.extraction.targets import Job, check_free_space
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.parallel import available_cores, end_with_parent, spawning
@@ -190,7 +190,7 @@ class Worker:
         """Settle batch sizes and threads, and look at what is left to do."""
         targets = self._job.targets
         lacking = [target for target in targets if target.finished() is None]
-        states = [inspect_set(target, known=None) for target in targets]
+        states = [target.state() for target in targets]
         check_free_space(self._job.store, states)
         pinned = {target.spec.set_id: settle_settings(self._job, target) for target in lacking}
         # Texts are sorted over several blocks, which a part takes together.

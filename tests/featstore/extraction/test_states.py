@@ -1,7 +1,8 @@
-"""The plan says what an extraction then does, and touches nothing."""
+"""What a job lacks is told before it runs, and nothing is touched."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest
 from featstore.extraction.job import open_job
-from featstore.extraction.plan import JobPlan, plan_job
 from featstore.extraction.progress import BlockDone
+from featstore.extraction.targets import SetState
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 
 OPTIONS: dict[str, Any] = {
@@ -19,7 +20,7 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _plan(manifest: Manifest, store: Path, *, measure: bool = False, **changes: Any) -> JobPlan:
+def _state(manifest: Manifest, store: Path, **changes: Any) -> SetState:
     job = open_job(
         manifest,
         kind="image",
@@ -27,7 +28,13 @@ def _plan(manifest: Manifest, store: Path, *, measure: bool = False, **changes: 
         store=store,
         config=ExtractConfig(**{**OPTIONS, **changes}),
     )
-    return plan_job(job, measure=measure)
+    (target,) = job.targets
+    return target.state(target.known_rows(None))
+
+
+def _counts(manifest: Manifest, store: Path, **changes: Any) -> tuple[str, int, int, int, int]:
+    state = _state(manifest, store, **changes)
+    return state.state, state.reused, state.staged, state.known, state.new
 
 
 def _extract(manifest: Manifest, store: Path, **changes: Any) -> featstore.extraction.ExtractResult:
@@ -48,38 +55,6 @@ def _tree(root: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def _state(plan: JobPlan) -> tuple[str, int, int, int, int]:
-    state = plan.sets[0].state
-    assert state is not None
-    return state.state, state.reused, state.staged, state.known, state.new
-
-
-def _data_bytes(store: Path, key: str) -> int:
-    return sum(
-        path.stat().st_size
-        for path in (store / key / "embedding" / "c").rglob("0")
-        if path.is_file()
-    )
-
-
-def test_a_new_set(manifest: Manifest, store: Path) -> None:
-    plan = _plan(manifest, store)
-    assert _state(plan) == ("missing", 0, 0, 0, 11)
-    assert plan.seconds is None
-    assert "--measure" in plan.sets[0].basis
-    assert not store.exists()
-    result = _extract(manifest, store)
-    assert plan.sets[0].key == result.key
-    assert plan.write_bytes == _data_bytes(store, result.key)
-
-
-def test_measuring_tells_the_time(manifest: Manifest, store: Path) -> None:
-    seconds = _plan(manifest, store, measure=True).seconds
-    assert seconds is not None
-    assert 0 < seconds < 60
-    assert not store.exists()
-
-
 def test_every_state_is_told_and_nothing_touched(manifest: Manifest, store: Path) -> None:
     class Stop(Exception):
         pass
@@ -88,27 +63,25 @@ def test_every_state_is_told_and_nothing_touched(manifest: Manifest, store: Path
         if event.rows_done >= 8:
             raise Stop
 
+    assert _counts(manifest, store) == ("missing", 0, 0, 0, 11)
+    written = _state(manifest, store).write_bytes
+    assert not store.exists()
     with pytest.raises(Stop):
         _extract(manifest, store, on_block=stop)
-    before = _tree(store)
-    plan = _plan(manifest, store)
-    assert _state(plan) == ("unfinished", 0, 8, 0, 3)
-    assert plan.write_bytes == 3 * 4 * 4
+    assert _counts(manifest, store) == ("unfinished", 0, 8, 0, 3)
+    assert _state(manifest, store).write_bytes == 3 * 4 * 4
     result = _extract(manifest, store)
     assert (result.reused, result.new) == (8, 3)
+    assert _state(manifest, store).key == result.key
+    data = (store / result.key / "embedding" / "c").rglob("0")
+    assert written == sum(path.stat().st_size for path in data if path.is_file())
 
     before = _tree(store)
-    assert _state(_plan(manifest, store)) == ("finished", 11, 0, 0, 0)
+    assert _counts(manifest, store) == ("finished", 11, 0, 0, 0)
     other = Manifest("other", manifest.root, {"name": "other"}, manifest.tables, None)
-    assert _state(_plan(other, store)) == ("missing", 0, 0, 11, 0)
-    refused = _plan(manifest, store, limit=5)
-    assert refused.sets[0].state is None
-    assert "cannot be extended" in refused.errors[0]
-    # An earlier run of the encoder says how long an item takes.
-    views = _plan(manifest, store, views=2)
-    assert views.seconds is not None
-    assert views.seconds > 0
-    assert "the run of 2" in views.sets[0].basis
+    assert _counts(other, store) == ("missing", 0, 0, 11, 0)
+    with pytest.raises(featstore.errors.StoreWriteError, match="cannot be extended"):
+        _state(manifest, store, limit=5)
     assert _tree(store) == before
 
 
@@ -116,21 +89,18 @@ def test_extension_and_retry(manifest: Manifest, store: Path) -> None:
     (manifest.root / "images" / "02.png").unlink()
     _extract(manifest, store, limit=5)
     before = _tree(store)
-    assert _state(_plan(manifest, store)) == ("extension", 5, 0, 0, 6)
-    assert _state(_plan(manifest, store, limit=5, retry_failed=True)) == ("retry", 4, 0, 0, 1)
+    assert _counts(manifest, store) == ("extension", 5, 0, 0, 6)
+    assert _counts(manifest, store, limit=5, retry_failed=True) == ("retry", 4, 0, 0, 1)
     assert _tree(store) == before
 
 
 def test_a_full_disk_is_told_beforehand(
     manifest: Manifest, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     class Usage:
         free = 10
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
-    assert "are free" in _plan(manifest, store).errors[0]
     with pytest.raises(featstore.errors.StoreWriteError, match="Free space"):
         _extract(manifest, store)
     assert not store.exists()
