@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,36 +31,24 @@ from featstore.terminal import bad, good, say
 if TYPE_CHECKING:
     from featstore.extraction.progress import ExtractResult, Progress
     from featstore.extraction.repair import Repair
-    from featstore.extraction.targets import SetState
+    from featstore.extraction.targets import Job, SetState
     from featstore.manifest.manifest import Manifest
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a command line asks for, checked as far as that needs no weights.
+def read_jobs(
+    manifest: Path | None, kinds: tuple[str, ...], store: StorePlace, given: dict[str, Any]
+) -> tuple[dict[str, Job | None], Manifest | None]:
+    """Return what is asked for, checked as far as that needs no weights.
 
-    Attributes
-    ----------
-    kinds : tuple of str
-    source : Manifest or None
-        None if only heads are asked for, by a label file.
-    """
-
-    kinds: tuple[str, ...]
-    source: Manifest | None
-    encoders: list[EncoderSpec]
-    config: ExtractConfig
-    head: HeadConfig
-    place: Place
-
-
-def read_request(manifest: Path | None, kinds: tuple[str, ...], given: dict[str, Any]) -> Request:
-    """Return what is asked for: options first, then the manifest.
+    Returns
+    -------
+    tuple of (dict of str to Job, Manifest or None)
+        A job a kind, None for heads; and the label set of the heads, if no file lists it.
 
     Raises
     ------
     click.UsageError
-        If there is no manifest, a label file too many, or two places to run.
+        If there is no manifest, or a label file too many.
     ManifestError
         If the manifest cannot be read, or lacks what is asked for.
     UnknownEncoderError, EncoderError
@@ -68,14 +56,16 @@ def read_request(manifest: Path | None, kinds: tuple[str, ...], given: dict[str,
     """
     from featstore.encoders.registry import check_kind, check_name, check_options
     from featstore.extraction.heads import label_set_of
-    from featstore.extraction.job import job_items
+    from featstore.extraction.opening import job_items
+    from featstore.extraction.targets import Job
     from featstore.manifest.io import read_manifest
 
-    place, head = config_from(Place, given), config_from(HeadConfig, given)
     encoders, config = encoder_specs(given), config_from(ExtractConfig, given)
+    label_file = given["label_file"]
     others = [kind for kind in kinds if kind != "head_weight"]
-    _check_label_file(manifest, head.label_file, others, heads=len(others) < len(kinds))
-    if len(others) < len(kinds) and config.limit is not None:
+    heads = len(others) < len(kinds)
+    _check_label_file(manifest, label_file, others, heads=heads)
+    if heads and config.limit is not None:
         raise EncoderError("A head is extracted whole; leave --limit out.")
     for spec in encoders:
         check_options(spec.encoder, **spec.model_options())
@@ -83,15 +73,18 @@ def read_request(manifest: Path | None, kinds: tuple[str, ...], given: dict[str,
             check_kind(spec.encoder, kind)
         check_name(spec.encoder)
     # A rank looks for the files of its own blocks.
-    ranked = place.rank is not None
+    ranked = given["rank"] is not None
     source = None if manifest is None else read_manifest(manifest, unchecked=ranked)
+    jobs: dict[str, Job | None] = dict.fromkeys(kinds)
     # Of several kinds the last must not be found wanting when the first are done.
     for kind in others:
         assert source is not None
         job_items(source, kind, config)
-    if len(others) < len(kinds) and source is not None and head.label_file is None:
-        label_set_of(source)
-    return Request(tuple(dict.fromkeys(kinds)), source, encoders, config, head, place)
+        jobs[kind] = Job(source, kind, encoders, store, config)
+    labels = source if label_file is None else None
+    if heads and labels is not None:
+        label_set_of(labels)
+    return jobs, labels
 
 
 def _check_label_file(
@@ -158,45 +151,38 @@ def extract_command(
     """
     import logging
 
+    place, config = config_from(Place, given), config_from(HeadConfig, given)
     with ProgressBar("extract", doing="reading the manifest"):
         from featstore.extraction.heads import extract_head
 
-        request = read_request(manifest, kinds, given)
+        jobs, labels = read_jobs(manifest, kinds, store, given)
+    encoders = encoder_specs(given)
     if dry_run:
-        _dry_run(request, store, as_json=as_json)
+        _dry_run(jobs, labels, encoders, store, config, as_json=as_json)
         return 0
     logging.getLogger("PIL").setLevel(logging.WARNING)
     results: list[ExtractResult] = []
-    for kind in request.kinds:
-        if kind == "head_weight":
-            labels = request.source if request.head.label_file is None else None
+    for kind, job in jobs.items():
+        if job is None:
             found = []
-            for spec in request.encoders:
+            for spec in encoders:
                 with ProgressBar(kind, doing=f"loading encoder {spec.encoder}"):
-                    head = extract_head(labels, encoder=spec, store=store, config=request.head)
+                    head = extract_head(labels, encoder=spec, store=store, config=config)
                 found.append(head)
         else:
-            assert request.source is not None
-            path = None if no_log else (log or _default_log(store, request.config.staging))
-            what = f"{request.source.name}/{kind}"
-            names = dict.fromkeys(spec.encoder for spec in request.encoders)
+            path = None if no_log else (log or _default_log(store, job.config.staging))
+            names = dict.fromkeys(spec.encoder for spec in encoders)
             loading = f"loading encoder {', '.join(names)}"
             # How it encodes is logged once, above the bar.
             with (
-                ProgressBar(what, "rows", doing=loading) as bar,
+                ProgressBar(f"{job.source.name}/{kind}", "rows", doing=loading) as bar,
                 show_log("featstore.extraction.options"),
             ):
                 show = partial(_show_progress, bar)
-                found = run_extraction(
-                    request.source,
-                    kind=kind,
-                    encoders=request.encoders,
-                    store=store,
-                    config=replace(request.config, log=path, on_progress=show),
-                    place=request.place,
-                )
+                job.config = replace(job.config, log=path, on_progress=show)
+                found = run_extraction(job, place)
         results += found
-        for spec, result in zip(request.encoders, found, strict=True):
+        for spec, result in zip(encoders, found, strict=True):
             _show_result(result, spec, quiet=as_json)
     if as_json:
         print_json([result.as_dict() for result in results])
@@ -253,10 +239,17 @@ def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> No
         click.echo(f"{_named(result.key, spec)}: {rows}")
 
 
-def _dry_run(request: Request, store: StorePlace, *, as_json: bool) -> None:
+def _dry_run(
+    jobs: dict[str, Job | None],
+    labels: Manifest | None,
+    encoders: list[EncoderSpec],
+    store: StorePlace,
+    config: HeadConfig,
+    *,
+    as_json: bool,
+) -> None:
     """Open the encoders, and show what is there and what would be made; write nothing."""
     from featstore.extraction.heads import open_head
-    from featstore.extraction.job import open_job
     from featstore.extraction.targets import check_free_space
 
     if not isinstance(store, Path):
@@ -265,20 +258,14 @@ def _dry_run(request: Request, store: StorePlace, *, as_json: bool) -> None:
             "extraction itself says what is there, and takes over what other machines have done."
         )
     states: list[SetState] = []
-    for kind in request.kinds:
-        if kind == "head_weight":
-            labels = request.source if request.head.label_file is None else None
-            heads = partial(open_head, labels, store=store, config=request.head)
-            states += [heads(spec).state(store) for spec in request.encoders]
-            continue
-        assert request.source is not None
-        job = open_job(
-            request.source, kind=kind, encoders=request.encoders, store=store,
-            config=request.config,
-        )  # fmt: skip
-        states += [target.state(target.known_rows(None)) for target in job.targets]
+    for job in jobs.values():
+        if job is None:
+            heads = (open_head(labels, spec, store=store, config=config) for spec in encoders)
+            states += [head.state(store) for head in heads]
+        else:
+            states += [target.state(target.known_rows(None)) for target in job.open().targets]
     check_free_space(store, states)
-    found = list(zip(states, request.encoders * len(request.kinds), strict=True))
+    found = list(zip(states, encoders * len(jobs), strict=True))
     if as_json:
         print_json([{**asdict(state), "encoder": spec.encoder} for state, spec in found])
         return

@@ -23,9 +23,9 @@ from featstore.encoders.golden import golden_images
 from featstore.encoders.timm_image import PooledTimmEncoder
 from featstore.errors import EncoderError
 from featstore.extraction.batches import BatchRunner
-from featstore.extraction.job import open_job
 from featstore.extraction.pipeline import Preparation, encode_block
-from featstore.extraction.workers import make_request
+from featstore.extraction.targets import Job
+from featstore.extraction.workers import to_send
 from featstore.sources.reader import ByteReader
 
 NAME = "timm:test_vit"
@@ -139,7 +139,7 @@ def test_layers_at_different_places_go_on_to_the_same_end(
     with pytest.raises(Stop):
         extracted(manifest, store, second, on_block=stop, **small)
     config = ExtractConfig(**{**vars(CONFIG), **small})
-    job = open_job(manifest, kind="image", encoders=[spec], store=store, config=config)
+    job = Job(manifest, "image", [spec], store, config).open()
     states = [target.state() for target in job.targets]
     assert [s.state for s in states] == ["extension", "unfinished", "missing"]
     assert [s.new for s in states] == [5, 7, 11]
@@ -283,11 +283,8 @@ def test_what_cannot_be_asked_of_layers(
 
 
 def test_other_processes_get_a_spec_a_layer(manifest: Manifest, store: Path) -> None:
-    request = make_request(
-        manifest, kind="image", encoders=[EncoderSpec(NAME, layers=LAYERS)], store=store,
-        config=CONFIG,
-    )  # fmt: skip
-    assert [spec.pool for spec in request.encoders] == [f"layer:{layer}" for layer in LAYERS]
+    sent = to_send(Job(manifest, "image", [EncoderSpec(NAME, layers=LAYERS)], store, CONFIG))
+    assert [spec.pool for spec in sent.encoders] == [f"layer:{layer}" for layer in LAYERS]
 
 
 def test_a_file_lists_layers_and_the_command_says_which_set_is_which(

@@ -10,9 +10,8 @@ import pytest
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest
-from featstore.extraction.job import open_job
 from featstore.extraction.progress import BlockDone
-from featstore.extraction.targets import SetState
+from featstore.extraction.targets import Job, SetState
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 
 OPTIONS: dict[str, Any] = {
@@ -21,14 +20,9 @@ OPTIONS: dict[str, Any] = {
 
 
 def _state(manifest: Manifest, store: Path, **changes: Any) -> SetState:
-    job = open_job(
-        manifest,
-        kind="image",
-        encoders=[EncoderSpec(MeanColour(), space=SPACE)],
-        store=store,
-        config=ExtractConfig(**{**OPTIONS, **changes}),
-    )
-    (target,) = job.targets
+    choice = EncoderSpec(MeanColour(), space=SPACE)
+    job = Job(manifest, "image", [choice], store, ExtractConfig(**{**OPTIONS, **changes}))
+    (target,) = job.open().targets
     return target.state(target.known_rows(None))
 
 
