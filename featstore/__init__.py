@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from featstore.errors import lazily
+
 if TYPE_CHECKING:
     from featstore.arrays import write
     from featstore.errors import FeatstoreError
@@ -24,32 +26,6 @@ if TYPE_CHECKING:
     from featstore.store.writer import SetWriter, WriteOptions
 
     __version__: str
-
-_HOME = {
-    "EmbeddingsView": "featstore.store.view",
-    "EncoderSpec": "featstore.extraction.options",
-    "ExtractConfig": "featstore.extraction.options",
-    "ExtractResult": "featstore.extraction.progress",
-    "FeatstoreError": "featstore.errors",
-    "FeatureStore": "featstore.store.store",
-    "HeadConfig": "featstore.extraction.options",
-    "Manifest": "featstore.manifest.manifest",
-    "PairedView": "featstore.store.view",
-    "Selection": "featstore.store.view",
-    "SetInfo": "featstore.store.store",
-    "SetSpec": "featstore.store.layout",
-    "SetWriter": "featstore.store.writer",
-    "WriteOptions": "featstore.store.writer",
-    "copy_sets": "featstore.share.copy",
-    "extract": "featstore.extraction.job",
-    "extract_head": "featstore.extraction.heads",
-    "extract_many": "featstore.extraction.job",
-    "open_store": "featstore.store.store",
-    "pair_views": "featstore.store.view",
-    "read_manifest": "featstore.manifest.io",
-    "write": "featstore.arrays",
-    "write_manifest": "featstore.manifest.io",
-}
 
 __all__ = [
     "EmbeddingsView",
@@ -79,12 +55,28 @@ __all__ = [
 ]
 
 
+_named, __dir__ = lazily(
+    __name__,
+    {
+        "featstore.arrays": "write",
+        "featstore.errors": "FeatstoreError",
+        "featstore.extraction.heads": "extract_head",
+        "featstore.extraction.job": "extract extract_many",
+        "featstore.extraction.options": "EncoderSpec ExtractConfig HeadConfig",
+        "featstore.extraction.progress": "ExtractResult",
+        "featstore.manifest.io": "read_manifest write_manifest",
+        "featstore.manifest.manifest": "Manifest",
+        "featstore.share.copy": "copy_sets",
+        "featstore.store.layout": "SetSpec",
+        "featstore.store.store": "FeatureStore SetInfo open_store",
+        "featstore.store.view": "EmbeddingsView PairedView Selection pair_views",
+        "featstore.store.writer": "SetWriter WriteOptions",
+    },
+)
+
+
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return _version()
-    if name not in _HOME:
-        raise AttributeError(f"module 'featstore' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return _version() if name == "__version__" else _named(name)
 
 
 def _version() -> str:
@@ -94,7 +86,3 @@ def _version() -> str:
         return str(metadata.version("headstock"))
     except metadata.PackageNotFoundError:
         return "0+unknown"
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

@@ -11,8 +11,7 @@ import math
 import os
 import re
 import sys
-import textwrap
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TextIO
@@ -194,9 +193,7 @@ class TextTable:
     """Rows in columns, numbers to the right.
 
     A terminal gets the table in its own width. Where room is short, the digits that end the names
-    of sets go; prose in the last column is wrapped; names are shortened in the middle; a value that
-    is the same in all rows moves into a line above; and columns that still find no room are named
-    below. Elsewhere the table is as wide as it is.
+    of sets go, and texts are wrapped. Elsewhere the table is as wide as it is.
 
     Attributes
     ----------
@@ -217,131 +214,64 @@ class TextTable:
 
     def text(self) -> str:
         """Return the table as plain text."""
-        return "".join(f"{line}\n" for line in self._lines(self._cells(), coloured=False))
+        return "".join(f"{line}\n" for line in self._drawn(self.rows, _WIDE, coloured=False))
 
     def show(self) -> None:
         """Print the table."""
         import shutil
 
-        lines, above, below = self._cells(), "", ""
+        rows, room = self.rows, _WIDE
         if sys.stdout is not None and sys.stdout.isatty():
             room = shutil.get_terminal_size().columns - self.indent
-            lines, above, below = _fitted(lines, room, headed=bool(self.headings))
-            above, below = (textwrap.fill(text, room) for text in (above, below))
-        for line in (above, *self._lines(lines, coloured=is_coloured(sys.stdout)), below):
-            if line:
-                _draw(line, sys.stdout)
+            whole = self._drawn(rows, _WIDE, coloured=False)
+            names = [_like(row[0], _DIGITS.sub("", row[0])) for row in rows]
+            if max(map(len, whole), default=0) > room and len(set(names)) == len(names):
+                rows = [[name, *row[1:]] for name, row in zip(names, rows, strict=True)]
+        for line in self._drawn(rows, room, coloured=is_coloured(sys.stdout)):
+            _draw(" " * self.indent + line, sys.stdout)
 
-    def _cells(self) -> list[list[str]]:
-        rows = [self.headings, *self.rows] if self.headings else self.rows
-        return [[_like(cell, visible(cell).replace("\n", "\\n")) for cell in row] for row in rows]
+    def _drawn(self, rows: Sequence[Sequence[str]], width: int, *, coloured: bool) -> list[str]:
+        """Return the lines of the table in a width, texts made visible."""
+        import io
 
-    def _lines(self, lines: list[list[str]], *, coloured: bool) -> Iterator[str]:
-        widths = _widths(lines)
-        numbers = are_numbers(lines[bool(self.headings) :], len(widths))
-        for number, line in enumerate(lines):
-            cells = []
-            for cell, width, numeric in zip(line, widths, numbers, strict=True):
-                pad = " " * (width - len(cell))
-                text = _in_tone(cell, cell, coloured=coloured)
-                cells.append(pad + text if numeric else text + pad)
-            yield (" " * self.indent + "  ".join(cells)).rstrip()
-            if self.ruled and number == 0:
-                yield " " * self.indent + "  ".join("─" * width for width in widths)
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.style import Style
+        from rich.table import Table
+        from rich.text import Text
+
+        def shown(cell: str) -> Text:
+            text = Text(visible(cell).replace("\n", "\\n"))
+            if isinstance(cell, Toned):
+                names = {"fg": "color"}  # click's words, and rich's
+                text.stylize(Style(**{names.get(k, k): v for k, v in cell.style.items()}))
+            else:
+                text.highlight_regex(_DIGITS, "dim")
+            return text
+
+        table = Table(
+            box=SIMPLE_HEAD if self.ruled else None, padding=(0, 2 - self.ruled, 0, 0),
+            pad_edge=False, show_edge=False, show_header=bool(self.headings), header_style="",
+        )  # fmt: skip
+        headings = self.headings or (rows[0] if rows else ())
+        for heading, numeric in zip(headings, are_numbers(rows, len(headings)), strict=True):
+            justify: Any = "right" if numeric else "left"
+            table.add_column(shown(heading), justify=justify, no_wrap=numeric, overflow="fold")
+        for row in rows:
+            table.add_row(*map(shown, row))
+        drawn, colours = io.StringIO(), "standard" if coloured else None
+        how: dict[str, Any] = {"force_terminal": coloured, "color_system": colours, "_environ": {}}
+        Console(file=drawn, width=width, **how).print(table)
+        return [line.rstrip() for line in drawn.getvalue().splitlines()]
+
+
+#: Columns of a table that nobody looks at in a terminal.
+_WIDE = 10**6
 
 
 def are_numbers(rows: Sequence[Sequence[str]], n_columns: int) -> list[bool]:
     """Return which columns hold numbers, and are set to the right; the first holds names."""
     return [i > 0 and all(_NUMBER.match(row[i]) for row in rows) for i in range(n_columns)]
-
-
-#: Characters that a name keeps, and those of a line of prose, however narrow a terminal is.
-_NAME, _PROSE = 20, 24
-
-
-def _fitted(lines: list[list[str]], room: int, *, headed: bool) -> tuple[list[list[str]], str, str]:
-    """Return the lines of a table that fits, and what is said above and below it."""
-    above = below = ""
-    if _excess(lines, room) > 0:
-        lines = _without_digits(lines)
-    last = len(lines[0]) - 1 if lines else 0
-    prose = last > 0 and (not headed or any(" " in line[last] for line in lines[1:]))
-    if prose and (excess := _excess(lines, room)) > 0:
-        lines = _wrapped(lines, max(_PROSE, _widths(lines)[last] - excess))
-    found = _shortened(lines, room, prose=prose)
-    if headed and _excess(found, room) > 0:
-        lines, above = _without_shared(lines, last + 1 - prose)
-        found = _shortened(lines, room, prose=prose)
-    gone: list[str] = []
-    while headed and _excess(found, room) > 0 and (column := len(found[0]) - 1 - prose) > 0:
-        gone.insert(0, found[0][column])
-        found = _without(found, [column])
-    if gone:
-        below = f"No room for {', '.join(gone)}: a wider terminal or a pipe has them."
-    return found, above, below
-
-
-def _without_shared(lines: list[list[str]], n_columns: int) -> tuple[list[list[str]], str]:
-    """Return lines without the columns, of the first, that are the same in all rows; and these."""
-    rows = [line for line in lines[1:] if any(line[:n_columns])]  # the rest are of wrapped prose
-    columns = range(1, n_columns) if len(rows) > 1 else ()
-    same = [i for i in columns if len({row[i] for row in rows}) == 1]
-    values = [f"{lines[0][i]} {rows[0][i]}" for i in same if rows[0][i]]
-    return _without(lines, same), f"In all rows: {', '.join(values)}." if values else ""
-
-
-def _excess(lines: list[list[str]], room: int) -> int:
-    """Return by how many characters lines are too wide."""
-    widths = _widths(lines)
-    return sum(widths) + 2 * (len(widths) - 1) - room
-
-
-def _widths(lines: list[list[str]]) -> list[int]:
-    return [max(map(len, column)) for column in zip(*lines, strict=True)]
-
-
-def _without(lines: list[list[str]], columns: Collection[int]) -> list[list[str]]:
-    return [[cell for i, cell in enumerate(line) if i not in columns] for line in lines]
-
-
-def _without_digits(lines: list[list[str]]) -> list[list[str]]:
-    """Return lines whose names end before the digits, as long as they differ without these."""
-    names = [_like(line[0], _DIGITS.sub("", line[0])) for line in lines]
-    if len(set(names)) < len(lines):
-        return lines
-    return [[name, *line[1:]] for name, line in zip(names, lines, strict=True)]
-
-
-def _wrapped(lines: list[list[str]], width: int) -> list[list[str]]:
-    """Return lines whose last cells have at most so many characters, the rest in lines below."""
-    found = []
-    for *cells, prose in lines:
-        first, *others = textwrap.wrap(prose, width, break_long_words=False) or [""]
-        found.append([*cells, _like(prose, first)])
-        found += [["" for _ in cells] + [_like(prose, other)] for other in others]
-    return found
-
-
-def _shortened(lines: list[list[str]], room: int, *, prose: bool) -> list[list[str]]:
-    """Return lines whose longest names lack their middles, as far as they must."""
-    widths = _widths(lines)
-    numbers = are_numbers(lines[1:], len(widths))
-    names = [i for i in range(len(widths) - prose) if not numbers[i]]
-    for _ in range(max(0, _excess(lines, room))):
-        widest = max(names, key=widths.__getitem__, default=None)
-        if widest is None or widths[widest] <= _NAME:
-            break
-        widths[widest] -= 1
-    return [[_like(c, _middle_out(c, w)) for c, w in zip(line, widths, strict=True)]
-            for line in lines]  # fmt: skip
-
-
-def _middle_out(text: str, width: int) -> str:
-    """Return a text of at most so many characters, the middle of a longer one left out."""
-    if len(text) <= width:
-        return text
-    head = width // 2
-    return f"{text[:head]}…{text[len(text) - (width - head - 1) :]}"
 
 
 def print_facts(sections: Mapping[str, Sequence[tuple[str, str]]]) -> None:

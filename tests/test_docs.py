@@ -31,8 +31,8 @@ from bench.cli.main import cli as bench_cli
 from bench.suites.demo import create_smoke_store, demo_runs
 from featstore.cli import cli as featstore_cli
 from featstore.command_line import EXIT_USAGE, SectionedCommand, run_command
-from featstore.extraction.job import open_job
-from featstore.extraction.options import EncoderSpec, ExtractConfig
+from featstore.extraction.options import EncoderSpec
+from featstore.extraction.targets import Job
 from featstore.manifest.io import read_manifest
 from featstore.sources.making import SOURCES
 from featstore.store.writer import SetWriter
@@ -329,15 +329,12 @@ def _class_names_of_noise(weights: str) -> None:
     The `featstore extract` of docs/stores.md then finds all rows there.
     """
     choice = EncoderSpec("st:all-MiniLM-L6-v2", weights=weights)
-    job = open_job(
-        read_manifest(Path("imagenet1k")), kind="class_name", encoders=[choice],
-        store=Path("store"), config=ExtractConfig(),
-    )  # fmt: skip
+    job = Job(read_manifest(Path("imagenet1k")), "class_name", [choice], Path("store")).open()
     (target,) = job.targets
     encoder = target.encoder
     rows = np.random.default_rng(0).standard_normal((job.items.height, encoder.dim))
-    facts = target.facts(job.source)
-    with SetWriter(job.store, target.spec, job.items, encoder.dim, facts=facts) as writer:
+    facts = target.facts()
+    with SetWriter(job.folder, target.spec, job.items, encoder.dim, facts=facts) as writer:
         for block in writer.pending():
             part = rows[writer.layout.block_slice(block)].astype(np.float32)
             writer.write_block(block, part / np.linalg.norm(part, axis=1, keepdims=True))
@@ -512,14 +509,6 @@ def test_every_command_has_help_with_an_example_and_json(path: tuple[str, ...]) 
         # The demo and its like have no answer of their own: they print what they would run.
         what = "the commands as" if path[1:] in (("demo",), ("try",)) else "the answer as one"
         assert help_of_json.startswith(f"Print {what} ")
-
-
-def test_plan_takes_every_option_of_extract() -> None:
-    def options(name: str) -> set[str]:
-        return {opt for param in COMMANDS["featstore", name].params for opt in param.opts}
-
-    assert options("extract") <= options("plan")
-    assert options("plan") - options("extract") == {"--measure"}
 
 
 def test_the_pages_of_a_beginner_hold_commands() -> None:

@@ -104,7 +104,7 @@ CASES = [
     ("report", "jsonschema", "from bench.leaderboard import check; check({{}})"),
     ("report", "resvg-py", "bench report {out}/none --store {store} -o {out}/report.html"),
     ("extract", "torch", f"featstore extract {_IMAGES}"),
-    ("extract", "torch", f"featstore plan {_IMAGES} --measure"),
+    ("extract", "torch", f"featstore extract {_IMAGES} --dry-run"),
     ("extract", "timm", f"featstore extract {_IMAGES}"),
     ("extract", "pillow", f"featstore extract {_IMAGES}"),
     ("extract", "torchvision", f"featstore manifests make torchvision {_CIFAR}"),

@@ -38,7 +38,6 @@ _GROUP_OF = {"featstore": "store ", "fitters": "", "bench": "eval "}
 _MOVED = {
     "featstore manifests": "data",
     "featstore extract": "extract",
-    "featstore plan": "plan",
     "fitters cache": "store moments",
     "bench check": "check",
     "bench report": "report",
@@ -56,7 +55,6 @@ _SUMMARIES = {
     "try": "Run a small part of the demo: a first number in a minute.",
     "demo": "Run the whole job on real models and images: 6 minutes.",
     "data": "Build, make and inspect manifests of datasets.",
-    "plan": "Show what an extraction would do and cost.",
     "extract": "Encode the items of a manifest into a store.",
     "store": "Look after a store: list, verify, repair, share.",
     "fit": "Fit an alignment between two spaces of a store.",

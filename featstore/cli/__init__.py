@@ -12,7 +12,6 @@ from featstore.command_line import CommandGroup, entry_point
     lazy={
         "init": "featstore.cli.store:init_command",
         "extract": "featstore.cli.extract:extract_command",
-        "plan": "featstore.cli.extract:plan_command",
         "ls": "featstore.cli.store:ls_command",
         "show": "featstore.cli.store:show_command",
         "rm": "featstore.cli.store:rm_command",
@@ -34,7 +33,7 @@ from featstore.command_line import CommandGroup, entry_point
         "manifests": "featstore.cli.manifests:manifests",
     },
     sections={
-        "Make": "manifests extract plan import init",
+        "Make": "manifests extract import init",
         "Look": "ls show diff card verify doctor",
         "Share": "push pull sync prefetch tag sign export",
         "Repair": "repair rm gc cache",

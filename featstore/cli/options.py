@@ -12,14 +12,14 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from featstore.command_line import StorePlace, store_option
+from featstore.command_line import store_option
 from featstore.errors import FeatstoreError, unknown_name
 from featstore.options import DEFAULT, file_key, option, option_names, options_from
 
 if TYPE_CHECKING:
-    from featstore.extraction.options import EncoderSpec, ExtractConfig
+    from featstore.extraction.options import EncoderSpec
     from featstore.extraction.progress import ExtractResult
-    from featstore.manifest.manifest import Manifest
+    from featstore.extraction.targets import Job
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -133,39 +133,27 @@ class Place:
             raise click.UsageError("--ray-address needs --engine ray.")
 
 
-def run_extraction(
-    source: Manifest,
-    *,
-    kind: str,
-    encoders: list[EncoderSpec],
-    store: StorePlace,
-    config: ExtractConfig,
-    place: Place,
-) -> list[ExtractResult]:
+def run_extraction(job: Job, place: Place) -> list[ExtractResult]:
     """Extract where the command line says.
 
     Raises
     ------
     FeatstoreError
-        As for `extract_many`.
+        As for `featstore.extract`.
     """
-    from featstore.extraction.job import extract_many
+    from featstore.extraction.job import run_logged
     from featstore.extraction.ranks import extract_rank, rank_of
     from featstore.extraction.ray_engine import extract_on_ray
     from featstore.extraction.workers import extract_on_devices
 
-    job: dict[str, Any] = {"kind": kind, "encoders": encoders, "store": store}
     if place.engine == "ray":
-        devices = place.devices or "all"
-        return extract_on_ray(
-            source, **job, config=config, devices=devices, address=place.ray_address
-        )
+        return extract_on_ray(job, place.devices or "all", address=place.ray_address)
     if place.devices is not None:
-        return extract_on_devices(source, **job, config=config, devices=place.devices)
+        return extract_on_devices(job, place.devices)
     if place.rank is None:
-        return extract_many(source, **job, config=config)
+        return run_logged(job)
     which = rank_of(place.rank, place.world_size)
-    found = extract_rank(source, **job, config=config, rank=which.rank, world_size=which.world_size)
+    found = extract_rank(job, rank=which.rank, world_size=which.world_size)
     for result in found:
         if result.blocks_left:
             click.echo(
@@ -177,7 +165,7 @@ def run_extraction(
 
 
 #: Parameters that a file cannot set.
-_NOT_IN_FILES = frozenset({"config", "as_json", "measure", "help"})
+_NOT_IN_FILES = frozenset({"config", "as_json", "dry_run", "help"})
 
 
 def read_config(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:

@@ -29,17 +29,14 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from featstore.decoding.worker import (
     FEED,
     FILE,
-    PAINTED,
     PICTURE,
     READY,
     RUN,
-    SUPPORTED,
     Decoded,
     Feed,
     Reader,
     Ring,
     Run,
-    Surface,
     read_answer,
     write_request,
 )
@@ -80,8 +77,6 @@ class WorkerProcess:
         What the function is called with beside the bytes; ``max_pixels`` among it.
     timeout : float
         Seconds that one image may take, not counting those in which a run reads it.
-    shared : bool
-        Whether whole pictures come back in shared memory, else through the pipe.
     feed : Feed, optional
         What is done with the items of runs.
     ring : Ring, optional
@@ -94,12 +89,10 @@ class WorkerProcess:
         arguments: Mapping[str, Any],
         timeout: float,
         *,
-        shared: bool,
         feed: Feed | None = None,
         ring: Ring | None = None,
     ) -> None:
         self._timeout = timeout
-        self._surface = Surface.make(arguments["max_pixels"]) if shared and ring is None else None
         self._ring = ring
         self._feed = feed
         self._reader: Reader | None = None
@@ -107,7 +100,6 @@ class WorkerProcess:
             "decoder": decoder,
             "arguments": dict(arguments),
             "timeout": timeout,
-            "surface": self._surface and [self._surface.handle, self._surface.size],
             "ring": ring and ring.facts(),
         }
         self._config = json.dumps(config)
@@ -134,8 +126,6 @@ class WorkerProcess:
         if isinstance(answer, str):
             raise ImageError(f"Cannot decode {len(data):,} bytes: the decoder {answer}.")
         kind, width, height, body = answer
-        if kind == PAINTED and self._surface is not None:
-            return self._surface.picture(width, height)
         if kind != PICTURE:
             raise ImageError(body.decode("utf-8"))
         return Image.frombuffer("RGB", (width, height), body, "raw", "RGB", 0, 1)
@@ -237,9 +227,6 @@ class WorkerProcess:
     def close(self) -> None:
         """End the process for good."""
         self._end()
-        if self._surface is not None:
-            self._surface.close()
-            self._surface = None
 
     def _end(self) -> int | None:
         """End the process and return its exit status."""
@@ -266,7 +253,6 @@ class WorkerProcess:
             return self._process
         self._end()
         self._late = False
-        memories = [one.handle for one in (self._surface, self._ring) if one is not None]
         try:
             process = start_python(
                 _MAIN,
@@ -275,7 +261,7 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env={**_MALLOC, **os.environ, **ONE_THREAD},
-                pass_fds=memories,
+                pass_fds=[] if self._ring is None else [self._ring.handle],
             )
         except OSError as err:
             # No fault of the image: the job ends here, and no item is called unreadable.
@@ -364,8 +350,6 @@ class DecodePool:
     decoder : str
         ``module:function`` that the processes call with the bytes, ``formats``, ``max_pixels``,
         ``scaled`` and ``metadata``; it returns an RGB picture or raises ImageError.
-    shared : bool
-        Whether pictures come back in shared memory; by default where the system has such memory.
     feed : Feed, optional
         What is done with the items of runs.
     ring : Ring, optional
@@ -387,7 +371,6 @@ class DecodePool:
         max_pixels: int = MAX_PIXELS,
         scaled: bool = False,
         decoder: str = "featstore.images:decode_image",
-        shared: bool = SUPPORTED,
         feed: Feed | None = None,
         ring: Ring | None = None,
     ) -> None:
@@ -402,8 +385,7 @@ class DecodePool:
             "metadata": True,  # only pixels, and thumbnails without them, leave the process
         }
         self._processes = [
-            WorkerProcess(decoder, arguments, timeout, shared=shared, feed=feed, ring=ring)
-            for _ in range(workers)
+            WorkerProcess(decoder, arguments, timeout, feed=feed, ring=ring) for _ in range(workers)
         ]
         self._ring = ring
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()

@@ -1,9 +1,8 @@
-"""A decoding process: frames on a pipe, pixels in shared memory.
+"""A decoding process: frames on a pipe, runs of pictures in shared memory.
 
-It decodes one picture and paints it whole, or reads, decodes, resizes and crops a run of items
-into a slot of a ring. Of a whole picture a pixel takes four bytes, as in Pillow's own memory:
-both sides then copy rows as they are. Where the system has no such memory (only Linux's memfd is
-used), whole pictures go through the pipe, and there are no runs.
+It decodes one picture and sends it whole, or reads, decodes, resizes and crops a run of items into
+a slot of a ring. Where the system has no memory to share (only Linux's memfd is used), there are no
+runs.
 """
 
 from __future__ import annotations
@@ -36,16 +35,13 @@ PICTURE = 0
 #: The image cannot be decoded: the reason, in UTF-8.
 REFUSED = 1
 
-#: A picture that lies on the shared surface; no bytes follow.
-PAINTED = 3
-
 #: The worker is ready for work.
 READY = 2
 
 #: A run was decoded into its slot: what there is to say of it, pickled.
 DECODED = 4
 
-#: Requests: an image file to paint, a run, and what runs have in common, before the first of them.
+#: Requests: an image file, a run, and what runs have in common, before the first of them.
 FILE, RUN, FEED = range(3)
 
 _REQUEST = struct.Struct("<BQ")
@@ -182,8 +178,7 @@ def main(config: str) -> None:
     ----------
     config : str
         JSON: ``decoder`` (module:function), ``arguments`` for it, ``timeout`` in seconds,
-        ``surface``, null or the handle and size of the memory to paint, and ``ring``, null or the
-        facts of the ring for runs.
+        and ``ring``, null or the facts of the ring for runs.
     """
     settings = json.loads(config)
     requests = sys.stdin.buffer
@@ -192,7 +187,6 @@ def main(config: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     module, name = settings["decoder"].split(":")
     decode: Callable[..., Any] = getattr(import_module(module), name)
-    surface = Surface(*settings["surface"]) if settings["surface"] else None
     ring = Ring(*settings["ring"]) if settings["ring"] else None
     limit, arguments = settings["timeout"] + GRACE, settings["arguments"]
     feed: Feed | None = None
@@ -212,7 +206,7 @@ def main(config: str) -> None:
             write_answer(answers, DECODED, pickle.dumps(decoded))
         else:
             _set_alarm(limit)
-            write_answer(answers, *_decode(decode, data, arguments, surface))
+            write_answer(answers, *_decode(decode, data, arguments))
         _set_alarm(0)
 
 
@@ -226,12 +220,10 @@ def _warm_up(geometries: Sequence[Geometry]) -> None:
 
 
 def _decode(
-    decoder: Callable[..., Any], data: bytes, arguments: dict[str, Any], surface: Surface | None
+    decoder: Callable[..., Any], data: bytes, arguments: dict[str, Any]
 ) -> tuple[int, bytes, int, int]:
     try:
         image = decoder(data, **arguments)
-        if surface is not None and surface.paint(image):
-            return PAINTED, b"", *image.size
         return PICTURE, image.tobytes(), *image.size
     except Exception as err:
         return REFUSED, reason_of(err).encode("utf-8", "replace"), 0, 0
@@ -418,57 +410,3 @@ def _stride(shapes: Sequence[tuple[int, int, int]], length: int) -> int:
     """Return the bytes of a slot, with the number of the picture under way at its end."""
     pixels = length * sum(height * width * depth for height, width, depth in shapes)
     return -(-(pixels + _PLACE.size) // mmap.PAGESIZE) * mmap.PAGESIZE
-
-
-#: Bytes of a pixel: red, green, blue and one that is ignored.
-PIXEL_BYTES = 4
-
-#: What stays allocated between pictures; beyond it, memory goes back to the system.
-KEPT_BYTES = 64 * 2**20
-
-
-class Surface:
-    """A shared piece of memory for one picture at a time.
-
-    Parameters
-    ----------
-    handle : int
-        Of the memory; `make` makes one. The surface owns it.
-    size : int
-        Its bytes. They cost nothing until they are painted.
-    """
-
-    def __init__(self, handle: int, size: int) -> None:
-        self.handle = handle
-        self.size = size
-        self._map = mmap.mmap(handle, size)
-
-    @classmethod
-    def make(cls, max_pixels: int) -> Surface:
-        """Return a new surface for pictures of at most so many pixels."""
-        size = max(1, max_pixels) * PIXEL_BYTES
-        return cls(shared_memory("decoded", size), size)
-
-    def paint(self, image: Image.Image) -> bool:
-        """Copy an RGB picture into the memory; False if it does not fit."""
-        n_bytes = image.width * image.height * PIXEL_BYTES
-        if n_bytes > self.size:
-            return False
-        self._map[:n_bytes] = image.tobytes("raw", "RGBX")
-        return True
-
-    def picture(self, width: int, height: int) -> Image.Image:
-        """Return a copy of what was painted."""
-        from PIL import Image
-
-        n_bytes = width * height * PIXEL_BYTES
-        with memoryview(self._map) as whole, whole[:n_bytes] as painted:
-            image = Image.frombytes("RGB", (width, height), painted, "raw", "RGBX")
-        if n_bytes > KEPT_BYTES:
-            self._map.madvise(mmap.MADV_REMOVE)
-        return image
-
-    def close(self) -> None:
-        """Give the memory back."""
-        self._map.close()
-        os.close(self.handle)

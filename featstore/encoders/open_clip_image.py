@@ -10,17 +10,14 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, EncoderOptions
 from featstore.encoders.golden import golden_images
-from featstore.encoders.open_clip_model import OpenClipPair, check_open_clip_name, load_pair
+from featstore.encoders.open_clip_model import OpenClipPair, open_pair
 from featstore.encoders.open_clip_text import OpenClipTextEncoder
 from featstore.encoders.preprocessing import Preprocessing
 from featstore.encoders.runtime import (
     DeviceCopies,
     HostCopy,
     TorchImageEncoder,
-    checked_device,
-    checked_precision,
 )
-from featstore.encoders.weights import parse_weights
 from featstore.errors import EncoderError
 from featstore.images import DECODE_RULE
 
@@ -96,15 +93,12 @@ def open_open_clip(
         If no tower is named, the weights do not come or do not fit, or the tag was trained with
         another activation.
     """
-    check_open_clip_name(name.partition(":")[2])
     if options.kind not in IMAGE_KINDS | TEXT_KINDS:
         known = ", ".join(sorted(IMAGE_KINDS | TEXT_KINDS))
         raise EncoderError(
             f"{name} has two towers: say kind=, one of {known}. Got {options.kind!r}."
         )
-    source = parse_weights(options.weights, encoder=name)
-    checked_precision(options.precision, checked_device(options.device))
-    pair = load_pair(name, source)
+    pair = open_pair(name, options)
     return (OpenClipImageEncoder if options.kind in IMAGE_KINDS else OpenClipTextEncoder)(
         pair, options
     )

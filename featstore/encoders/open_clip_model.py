@@ -19,7 +19,8 @@ from open_clip.pretrained import download_pretrained
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import nn
 
-from featstore.encoders.runtime import quiet_root_logger
+from featstore.encoders.base import EncoderOptions
+from featstore.encoders.runtime import checked_device, checked_precision, quiet_root_logger
 from featstore.encoders.torch_text import ModelFiles, PreparedText, checked_text
 from featstore.encoders.weights import (
     WeightsSource,
@@ -28,6 +29,7 @@ from featstore.encoders.weights import (
     hub_unreachable,
     load_strictly,
     one_line,
+    parse_weights,
     read_state_dict,
 )
 from featstore.errors import EncoderError, UnknownEncoderError, unknown_name
@@ -167,6 +169,20 @@ def load_pair(name: str, source: WeightsSource) -> OpenClipPair:
     if source.kind == "hub" and "hf_hub" in preprocess:
         facts["repository"] = preprocess["hf_hub"].rpartition("/")[0]
     return OpenClipPair(name, model.float().eval(), _keyed(config), tokenizer, facts)
+
+
+def open_pair(name: str, options: EncoderOptions) -> OpenClipPair:
+    """Build the model of ``oc:<model>[/<tag>]`` once name, device and precision are checked.
+
+    Raises
+    ------
+    UnknownEncoderError, EncoderError
+        As `check_open_clip_name` and `load_pair`.
+    """
+    check_open_clip_name(name.partition(":")[2])
+    source = parse_weights(options.weights, encoder=name)
+    checked_precision(options.precision, checked_device(options.device))
+    return load_pair(name, source)
 
 
 def _checked_config(name: str, model_name: str, tag: str | None) -> dict[str, Any]:

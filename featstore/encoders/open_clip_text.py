@@ -17,7 +17,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions
-from featstore.encoders.open_clip_model import OpenClipPair, OpenClipTokens
+from featstore.encoders.open_clip_model import OpenClipPair, OpenClipTokens, open_pair
 from featstore.encoders.runtime import quiet_root_logger, quiet_transformers
 from featstore.encoders.torch_text import TorchTextEncoder
 from featstore.encoders.weights import hub_unreachable, one_line
@@ -258,8 +258,5 @@ def open_prompt_tower(name: str, *, weights: str | None = None) -> OpenClipPromp
     EncoderError
         If the weights do not come or do not fit, or the tower is of another kind.
     """
-    from featstore.encoders.open_clip_image import open_open_clip
-
-    encoder = open_open_clip(name, EncoderOptions(kind="class_name", weights=weights))
-    assert isinstance(encoder, OpenClipTextEncoder)
-    return OpenClipPromptTower(encoder)
+    options = EncoderOptions(kind="class_name", weights=weights)
+    return OpenClipPromptTower(OpenClipTextEncoder(open_pair(name, options), options))

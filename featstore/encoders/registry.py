@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from importlib import import_module
@@ -11,19 +12,21 @@ from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder, EncoderOpt
 from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean, needs_extra
 from featstore.plugins import Registry, first_line
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
 
 @dataclass(frozen=True)
 class Family:
-    """One sort of encoders; its module is imported when one of them is asked for."""
+    """One sort of encoders; its modules are imported when one of them is asked for."""
 
     summary: str
     kinds: frozenset[str]
-    module: str
-    check: str
-    """Function of the module: refuses a name that does not exist."""
     open: str
-    """Function of the module: builds the encoder from name and `EncoderOptions`."""
+    """``module:function`` that builds the encoder from name and `EncoderOptions`."""
     example: str
+    check: str = ""
+    """``module:function`` that refuses a model that does not exist; empty where the hub alone knows
+    the models: names are then ``model`` or ``owner/model``."""
     takes: frozenset[str] = frozenset()
     """Which of :data:`OPTIONS` it looks at; the others are refused."""
 
@@ -32,12 +35,27 @@ class Family:
         # First, because transformers prints a notice of its own where torch is missing.
         import torch  # noqa: F401
 
-        getattr(import_module(self.module), self.check)(model)
+        if self.check:
+            _function(self.check)(model)
+        elif not _HUB_NAME.fullmatch(model):
+            family, _, example = self.example.partition(":")
+            raise UnknownEncoderError(
+                f"No encoder named '{family}:{model}': a text model is named {family}:model or "
+                f"{family}:owner/model, for instance {family}:{example}. A folder is given with "
+                "--weights."
+            )
 
     def build(self, name: str, options: EncoderOptions) -> Encoder:
         """Build an encoder."""
-        encoder: Encoder = getattr(import_module(self.module), self.open)(name, options)
+        encoder: Encoder = _function(self.open)(name, options)
         return encoder
+
+
+def _function(place: str) -> Callable[..., Any]:
+    """Return a function by ``module:name``."""
+    module, _, name = place.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
 
 
 @dataclass(frozen=True)
@@ -78,36 +96,30 @@ _BUILT_IN: dict[str, Family] = {
     "timm": Family(
         summary="image models of timm: the input of their head, or another layer",
         kinds=IMAGE_KINDS,
-        module="featstore.encoders.timm_image",
-        check="check_timm_name",
-        open="open_timm",
+        check="featstore.encoders.timm_model:check_timm_name",
+        open="featstore.encoders.timm_image:open_timm",
         example="timm:tf_efficientnet_lite0",
         takes=frozenset({"precision", "pool", "compile"}),
     ),
     "st": Family(
         summary="text models of sentence-transformers",
         kinds=TEXT_KINDS,
-        module="featstore.encoders.sentence_transformers_text",
-        check="check_text_name",
-        open="open_text",
+        open="featstore.encoders.sentence_transformers_text:open_text",
         example="st:all-MiniLM-L6-v2",
         takes=frozenset({"precision", "prompt_name", "prefix", "max_length", "trust_remote_code"}),
     ),
     "hf": Family(
         summary="text models of transformers, with a pooling that is named",
         kinds=TEXT_KINDS,
-        module="featstore.encoders.transformers_text",
-        check="check_hf_name",
-        open="open_hf",
+        open="featstore.encoders.transformers_text:open_hf",
         example="hf:roberta-base",
         takes=frozenset({"precision", "pool", "prefix", "max_length", "trust_remote_code"}),
     ),
     "oc": Family(
         summary="image and text towers of open_clip",
         kinds=IMAGE_KINDS | TEXT_KINDS,
-        module="featstore.encoders.open_clip_image",
-        check="check_open_clip_name",
-        open="open_open_clip",
+        check="featstore.encoders.open_clip_model:check_open_clip_name",
+        open="featstore.encoders.open_clip_image:open_open_clip",
         example="oc:ViT-B-32-quickgelu/openai",
         takes=frozenset({"kind", "precision"}),
     ),
@@ -127,7 +139,7 @@ def _as_family(
             f"got {thing!r}, {[*kinds]} and {[*takes]}."
         )
     return OwnFamily(
-        first_line(thing), frozenset(kinds), "", "", "", f"{name}:MODEL", frozenset(takes),
+        first_line(thing), frozenset(kinds), "", f"{name}:MODEL", takes=frozenset(takes),
         opener=thing,
     )  # fmt: skip
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import sentence_transformers
 import torch
-import transformers
 from sentence_transformers import SentenceTransformer
 
 from featstore.encoders.base import EncoderOptions
@@ -15,11 +14,9 @@ from featstore.encoders.torch_text import (
     ModelFiles,
     TextTokenizer,
     TorchTextEncoder,
-    check_hub_name,
     checked_max_length,
     find_files,
 )
-from featstore.encoders.weights import remote_code_facts
 from featstore.errors import EncoderError, lookup
 from featstore.identity import weights_sha256
 
@@ -29,11 +26,6 @@ _NO_LIMIT = 10**6
 _ARCHITECTURE = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps")
 #: Names of tensors in checkpoints of long ago.
 _OLD_NAMES = ((".gamma", ".weight"), (".beta", ".bias"))
-
-
-def check_text_name(model_name: str) -> None:
-    """Refuse what cannot be the name of a model; see `check_hub_name`."""
-    check_hub_name("st", model_name, "all-MiniLM-L6-v2")
 
 
 class SentenceTransformerEncoder(TorchTextEncoder):
@@ -75,12 +67,7 @@ class SentenceTransformerEncoder(TorchTextEncoder):
         # float16 to float32 is exact, so the hash does not depend on which the library chose.
         self._model = model.float().eval()
         prefix = _prompt(name, model, options)
-        self.space = {
-            **text_space(self._model, name, files, prefix),
-            **remote_code_facts(
-                [*model.modules(), model.tokenizer], trusted=options.trust_remote_code
-            ),
-        }
+        self.space = text_space(self._model, name, files, prefix)
         if "message" in getattr(model[0], "modality_config", {}):
             raise EncoderError(
                 f"{name} puts texts into a chat template, which is not served. Use the family hf "
@@ -96,17 +83,11 @@ class SentenceTransformerEncoder(TorchTextEncoder):
             clean=_library_cleaning(model[0]),
         )
         self._prefix_length = _prefix_length(model.tokenizer, prefix)
-        self._model.to(self._device)
-        self.dim = int(self.encode([""]).shape[1])
-        self.facts = {
-            "weights": weights or {"source": "object"},
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "versions": {
-                "sentence-transformers": sentence_transformers.__version__,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
-        }
+        self._complete(
+            self._model, weights=weights, tokenizer=model.tokenizer,
+            versions={"sentence-transformers": sentence_transformers.__version__},
+            trusted=options.trust_remote_code,
+        )  # fmt: skip
 
     def _vectors(self, inputs: dict[str, Any]) -> torch.Tensor:
         if self._prefix_length:
@@ -141,14 +122,11 @@ def open_text(name: str, options: EncoderOptions) -> SentenceTransformerEncoder:
 
     Raises
     ------
-    UnknownEncoderError
-        If the name is not of the form of one.
     EncoderError
         If the weights do not come, are incomplete or of another kind of model, or the model has
         no such prompt.
     """
     model_name = name.partition(":")[2]
-    check_text_name(model_name)
     repo = model_name if "/" in model_name else f"sentence-transformers/{model_name}"
     files, facts = find_files(name, options, repo)
     if files.folder is not None and not (files.folder / "modules.json").is_file():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import transformers
 from tokenizers import Encoding, Tokenizer
 from torch import nn
 
@@ -32,8 +32,9 @@ from featstore.encoders.weights import (
     hub_unreachable,
     one_line,
     parse_weights,
+    remote_code_facts,
 )
-from featstore.errors import EncoderError, UnknownEncoderError
+from featstore.errors import EncoderError
 from featstore.identity import files_sha256
 
 #: A fast tokenizer is these two; the older files beside them are not read then.
@@ -50,23 +51,6 @@ _OTHER_TOKENIZERS = (
     "spiece.model",
     "tokenizer.model",
 )
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
-
-def check_hub_name(family: str, model_name: str, example: str) -> None:
-    """Refuse what cannot be the name of a model: ``model`` or ``owner/model``.
-
-    Raises
-    ------
-    UnknownEncoderError
-        If it is not of that form.
-    """
-    if not _NAME.fullmatch(model_name):
-        raise UnknownEncoderError(
-            f"No encoder named '{family}:{model_name}': a text model is named {family}:model or "
-            f"{family}:owner/model, for instance {family}:{example}. A folder is given with "
-            "--weights."
-        )
 
 
 @dataclass(frozen=True)
@@ -352,6 +336,27 @@ class TorchTextEncoder(TorchEncoder):
         #: Whether several threads should encode, each the next batch: see `DeviceCopies`.
         self.overlaps = self._device.type == "cuda"
         self._copies = DeviceCopies(name, None, self._device)
+
+    def _complete(
+        self,
+        network: Any,
+        *,
+        weights: dict[str, str] | None,
+        versions: Mapping[str, str],
+        tokenizer: Any,
+        trusted: bool,
+    ) -> None:
+        """Move a network of transformers to the device; complete space, facts and length."""
+        self.space |= remote_code_facts([*network.modules(), tokenizer], trusted=trusted)
+        network.to(self._device)
+        self.dim = int(self.encode([""]).shape[1])
+        self.facts = {
+            "weights": weights or {"source": "object"},
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "versions": {
+                **versions, "torch": torch.__version__, "transformers": transformers.__version__,
+            },
+        }  # fmt: skip
 
     def prepare(self, item: Any) -> PreparedText:
         """Return the tokens of a text, cut at the model's longest input. Safe in threads.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
@@ -16,12 +15,10 @@ from featstore.encoders.torch_text import (
     ModelFiles,
     TextTokenizer,
     TorchTextEncoder,
-    check_hub_name,
     checked_max_length,
     find_files,
     longest_input,
 )
-from featstore.encoders.weights import remote_code_facts
 from featstore.errors import EncoderError, unknown_name
 from featstore.identity import weights_sha256
 
@@ -81,11 +78,6 @@ _POOLS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
     ],
 }
 POOLS: tuple[str, ...] = tuple(_POOLS)
-
-
-def check_hf_name(model_name: str) -> None:
-    """Refuse what cannot be the name of a model; see `check_hub_name`."""
-    check_hub_name("hf", model_name, "roberta-base")
 
 
 def load_hf(name: str, files: ModelFiles, options: EncoderOptions) -> LoadedModel:
@@ -230,7 +222,6 @@ class HFTextEncoder(TorchTextEncoder):
             for key, tensor in network.state_dict().items()
             if pool == "pooler" or not _of_pooler(key)
         }
-        code = [*network.modules(), loaded.tokenizer]
         self.space = {
             "family": "hf",
             "name": name.partition(":")[2],
@@ -243,15 +234,11 @@ class HFTextEncoder(TorchTextEncoder):
             "pool": pool,
             "prefix": prefix,
             "normalized": False,
-            **remote_code_facts(code, trusted=options.trust_remote_code),
         }
-        network.to(self._device)
-        self.dim = int(self.encode([""]).shape[1])
-        self.facts = {
-            "weights": weights or {"source": "object"},
-            "parameters": sum(p.numel() for p in network.parameters()),
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        }
+        self._complete(
+            network, weights=weights, versions={}, tokenizer=loaded.tokenizer,
+            trusted=options.trust_remote_code,
+        )  # fmt: skip
 
     def _vectors(self, inputs: dict[str, Any]) -> torch.Tensor:
         output = self._network(**inputs, return_dict=True)
@@ -266,14 +253,10 @@ def open_hf(name: str, options: EncoderOptions) -> HFTextEncoder:
 
     Raises
     ------
-    UnknownEncoderError
-        If the name is not of the form of one.
     EncoderError
         If the weights do not come or are incomplete, or the pooling does not fit.
     """
-    model_name = name.partition(":")[2]
-    check_hf_name(model_name)
-    files, facts = find_files(name, options, model_name)
+    files, facts = find_files(name, options, name.partition(":")[2])
     if options.pool is None:
         raise EncoderError(
             f"{name} needs a pooling: --pool (API: pool=) cls, mean, pooler or last. The model "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,18 @@ import polars as pl
 from featstore.command_line import StorePlace
 from featstore.durable import local_folder
 from featstore.encoders.base import Head
-from featstore.errors import AlreadyFinishedError, EncoderError, FeatstoreError, ManifestError
+from featstore.errors import AlreadyFinishedError, EncoderError, ManifestError
 from featstore.extraction.bucket import open_bucket
 from featstore.extraction.golden_check import lasting_facts, run_facts
 from featstore.extraction.head_check import NameCheck, check_against_encoder, check_against_store
 from featstore.extraction.options import EncoderSpec, HeadConfig, settle_options
-from featstore.extraction.plan import JobPlan, SetPlan
 from featstore.extraction.progress import ExtractResult
-from featstore.extraction.targets import SetState, finished_result, free_bytes
+from featstore.extraction.targets import SetState, finished_result, inspect_set
 from featstore.labels import head_items, read_label_file
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.options import document
-from featstore.store.layout import SetSpec, plan_array
-from featstore.store.records import read_commit, read_pointer
+from featstore.store.layout import SetSpec
 from featstore.store.tables import ItemFile
 from featstore.store.writer import SetWriter, WriteOptions
 
@@ -63,6 +60,10 @@ class OpenedHead:
     def finished(self, store: Path) -> ExtractResult | None:
         """Return the result if the store has the set, else None."""
         return finished_result(store, self.spec, ItemFile(self.items))
+
+    def state(self, store: Path) -> SetState:
+        """Return what the set lacks; settles nothing, unlike `finished`."""
+        return inspect_set(store, self.spec, ItemFile(self.items), self.head.weight.shape[1])
 
 
 def extract_head(
@@ -263,53 +264,3 @@ def _check_names(
             store,
         )
     return check
-
-
-def plan_heads(
-    manifest: Manifest | None, encoders: Sequence[EncoderSpec], *, store: Path, config: HeadConfig
-) -> JobPlan:
-    """Say what `extract_head` would do with each of these encoders.
-
-    A head that it would refuse is a plan with an error.
-    """
-    plans = [_plan_head(manifest, spec, store, config) for spec in encoders]
-    return JobPlan(plans, free_bytes(store))
-
-
-def _plan_head(
-    manifest: Manifest | None, spec: EncoderSpec, store: Path, config: HeadConfig
-) -> SetPlan:
-    name = str(spec.encoder)
-    try:
-        state = _state(open_head(manifest, spec, store=store, config=config), store)
-    except FeatstoreError as err:
-        return SetPlan(f"head_weight of {name}", name, None, None, "", str(err))
-    return SetPlan(state.key, name, state, 0.0, "read from the weights")
-
-
-def _state(opened: OpenedHead, store: Path) -> SetState:
-    """Return what the set lacks; settles nothing, unlike `OpenedHead.finished`."""
-    key, directory = opened.spec.key, opened.spec.directory(store)
-    rows, dim = opened.head.weight.shape
-    layout = plan_array(rows, dim, HEAD_DTYPE)
-    pointer = read_pointer(directory)
-    there = pointer is not None
-    if pointer is not None:
-        commit = read_commit(directory, str(pointer["revision"]))
-        if commit.items["sha256"] != ItemFile(opened.items).sha256:
-            raise FeatstoreError(
-                f"{key} is there with other classes. Give this label set another name."
-            )
-    data = sum(layout.file_bytes(file) for file in range(layout.n_files)) + opened.head.bias.nbytes
-    return SetState(
-        key=str(key),
-        state="finished" if there else "missing",
-        rows=rows,
-        blocks=layout.n_blocks,
-        reused=rows if there else 0,
-        staged=0,
-        blocks_done=0,
-        known=0,
-        new=0 if there else rows,
-        write_bytes=0 if there else data,
-    )

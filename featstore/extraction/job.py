@@ -1,4 +1,4 @@
-"""Extract embeddings: open the items and encoders of a job, and run it."""
+"""Extract embeddings: run a job, and complete what it leaves."""
 
 from __future__ import annotations
 
@@ -11,188 +11,23 @@ from typing import Any
 
 import polars as pl
 
-from featstore.command_line import StorePlace
-from featstore.decoding.pool import RESIZE_RULE, RULE, decode_on_gpu
-from featstore.durable import local_folder
-from featstore.encoders.base import AUTO, Encoder
-from featstore.encoders.golden import cosine_of, enlarged_golden
-from featstore.encoders.object_encoder import ObjectEncoder
-from featstore.errors import EmptySelectionError, EncoderError, ManifestError, needs_extra
-from featstore.extraction.bucket import open_bucket
-from featstore.extraction.options import (
-    EncoderSpec,
-    ExtractConfig,
-    settle_device,
-    settle_options,
-)
+from featstore.errors import EncoderError
+from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_options
 from featstore.extraction.progress import ExtractResult, JobLog, Progress
 from featstore.extraction.run import encode_sets
-from featstore.extraction.targets import Job, make_targets
-from featstore.extraction.views import draw_view, source_item, view_items, views_dataset
-from featstore.images import (
-    SCALED_RULE,
-    SCALED_SIDE,
-    Geometry,
-    ImageError,
-    decode_image,
-    thumbnail_webp,
-)
+from featstore.extraction.targets import Job
+from featstore.extraction.views import draw_view, source_item
+from featstore.images import ImageError, decode_image, thumbnail_webp
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.options import document
-from featstore.remote.objects import parse_address
 from featstore.sources.reader import ByteReader
 from featstore.store.tables import read_thumbnails, write_thumbnails
 
 
-def job_items(source: Manifest, kind: str, config: ExtractConfig) -> tuple[str, pl.DataFrame]:
-    """Return the dataset and the item table that a job is about.
-
-    Raises
-    ------
-    ManifestError
-        If the manifest has no items of this kind, or views are asked for of what is no image.
-    EmptySelectionError
-        If there is no item.
-    """
-    items = source.items(kind)
-    items = items if config.limit is None else items.head(config.limit)
-    if items.is_empty():
-        raise EmptySelectionError(f"Manifest {source.name} has no {kind} item to extract.")
-    if not config.views:
-        return source.name, items
-    if kind != "image":
-        raise ManifestError(f"Only images have views; {kind} items have none. Leave views out.")
-    dataset = views_dataset(source.name, config.views, config.seed)
-    return dataset, view_items(items, views=config.views, seed=config.seed)
-
-
-def open_choices(choices: Sequence[EncoderSpec], kind: str, config: ExtractConfig) -> list[Encoder]:
-    """Open the encoders of a job; layers of one model share it.
-
-    Raises
-    ------
-    UnknownEncoderError
-        If a name means none; looked at before any weights are read.
-    EncoderError
-        If one cannot be built, does not take items of this kind, or takes no such option.
-    """
-    from featstore.encoders.registry import check_kind, check_options
-
-    if not choices:
-        raise EncoderError("An extraction needs at least one encoder.")
-    for choice in choices:
-        if isinstance(choice.encoder, str):
-            check_kind(choice.encoder, kind)
-            check_options(choice.encoder, **choice.model_options())
-        elif choice.space is None:
-            raise EncoderError(
-                "An encoder object needs space={...}: the facts that identify its space."
-            )
-    opened: list[Encoder] = []
-    for choice in choices:
-        pairs = zip(choices, opened, strict=False)
-        like: Any = next((one for other, one in pairs if choice.shares_pass(other)), None)
-        opened.append(like.beside(choice.pool) if like else _open(choice, kind, config))
-    for encoder in opened if kind == "image" and not config.usual_pixels else ():
-        record_pixels(encoder, config)
-    return opened
-
-
-def default_threads(choices: Sequence[EncoderSpec]) -> int | None:
-    """Return the threads that torch would run on, or None where no encoder of ours needs it."""
-    from featstore.encoders.registry import FAMILIES, family_of
-
-    named = [choice.encoder for choice in choices if isinstance(choice.encoder, str)]
-    if not any(FAMILIES.is_ours(family_of(name)) for name in named):
-        return None
-    with needs_extra("Encoding with a named encoder"):
-        import torch
-
-    return torch.get_num_threads()
-
-
-def _open(choice: EncoderSpec, kind: str, config: ExtractConfig) -> Encoder:
-    encoder: Encoder
-    if not isinstance(choice.encoder, str):
-        encoder = ObjectEncoder(choice.encoder, space=choice.space or {}, kinds=frozenset({kind}))
-        return encoder if kind != "image" else with_pixels(encoder, config)
-    from featstore.encoders.registry import open_encoder
-
-    encoder = open_encoder(
-        choice.encoder,
-        kind=kind,
-        weights=choice.weights,
-        device=config.device,
-        # What a precision is best depends on the encoder and the set: see `make_targets`.
-        precision="float32" if config.precision == AUTO else config.precision,
-        **choice.model_options(),
-        compile=config.compile,
-    )
-    return encoder if kind != "image" else with_pixels(encoder, config)
-
-
-def with_pixels(encoder: Any, config: ExtractConfig) -> Any:
-    """Return an encoder of images as it is opened for these pixels: others make another space.
-
-    Raises
-    ------
-    EncoderError
-        If the encoder has a transform of its own that has to be run as it is, or sees more of a
-        picture than scaled decoding leaves.
-    """
-    if config.usual_pixels:
-        return encoder
-    usual: Geometry | None = getattr(encoder, "geometry", None)
-    if config.resize != "pillow" and usual is None:
-        raise EncoderError(
-            f"{encoder.name} prepares pictures in a way of its own, so {config.resize} cannot "
-            "resize them. Leave resize out."
-        )
-    if config.decode == "scaled" and usual is not None and min(usual.resize) > SCALED_SIDE:
-        raise EncoderError(
-            f"{encoder.name} sees pictures of {min(usual.resize)} pixels, and scaled decoding "
-            f"leaves {SCALED_SIDE} of a shorter side. Leave decode out."
-        )
-    keyed = encoder.space.setdefault("preprocessing", {})
-    rule = {"gpu": RULE, "scaled": SCALED_RULE}.get(config.decode)
-    if rule is not None:
-        keyed.setdefault("decode", {})["jpeg"] = rule
-    if usual is not None and (config.decode == "gpu" or config.resize != "pillow"):
-        # Where others decode: the same pixels for those that are prepared one by one, and in runs.
-        device = config.device if config.decode == "gpu" else "cpu"
-        encoder.geometry = replace(usual, resizer="torchvision", device=device)
-        if "geometry" in encoder.space:  # of an object
-            encoder.space["geometry"] = encoder.geometry.facts()
-        here = "torchvision, antialiased, on uint8"
-        keyed["resizer"] = RESIZE_RULE if config.decode == "gpu" else here
-    return encoder
-
-
-def record_pixels(encoder: Any, config: ExtractConfig) -> None:
-    """Note in an encoder's facts how far its pixels turn its vectors from those of the default's.
-
-    Smallest and mean cosine over the golden pictures, enlarged eight times and saved as JPEG.
-    """
-    geometry: Geometry | None = getattr(encoder, "geometry", None)
-    files = enlarged_golden()
-    if config.decode == "gpu":
-        pictures = [decode_on_gpu(file, config.device) for file in files]
-    else:
-        pictures = [decode_image(file, scaled=config.decode == "scaled") for file in files]
-    ours = encoder.encode([encoder.prepare(picture) for picture in pictures])
-    if geometry is not None:
-        encoder.geometry = replace(geometry, resizer="pillow")
-    usual = encoder.encode([encoder.prepare(decode_image(file)) for file in files])
-    if geometry is not None:
-        encoder.geometry = geometry
-    compute = encoder.facts.setdefault("compute", {})
-    compute["cosine_to_usual_pixels"] = cosine_of(ours, usual).as_dict()
-
-
 def complete_thumbnails(job: Job, *, skip: Collection[str]) -> None:
     """Draw the thumbnails that an interrupted job, or one without them, did not leave."""
-    directory = job.store / job.dataset / job.kind
+    directory = job.folder / job.dataset / job.kind
     have = read_thumbnails(directory)
     job.source.check_files(job.items.filter(~pl.col("item_id").is_in([*have, *skip])))
     small: dict[str, bytes] = {}
@@ -325,70 +160,19 @@ def extract_many(
     >>> [done.new for done in extract_many(birds, kind="caption", encoders=both, store="store")]
     [4, 4]
     """
-    requested = config or ExtractConfig()
-    with contextlib.closing(JobLog(requested.log)) as log, _log_errors(log):
-        job = open_job(manifest, kind=kind, encoders=encoders, store=store, config=requested)
-        return run_job(job, log)
-
-
-def job_store(store: str | Path) -> StorePlace:
-    """Return a store as other processes find it: the address of a bucket, or an absolute path."""
-    address = parse_address(store)
-    return local_folder(store).absolute() if isinstance(address, Path) else address.url
-
-
-def open_job(
-    manifest: str | Path | Manifest,
-    *,
-    kind: str,
-    encoders: Sequence[EncoderSpec],
-    store: str | Path,
-    config: ExtractConfig,
-    opened: Sequence[Encoder] | None = None,
-) -> Job:
-    """Open what a job needs, and check it.
-
-    Parameters
-    ----------
-    opened : sequence of Encoder, optional
-        Encoders that are open already, one for each of `encoders`.
-
-    Raises
-    ------
-    FeatstoreError
-        As for `extract`; nothing is touched.
-    """
-    bucket = open_bucket(store, config.staging)
-    folder = bucket.staging if bucket else local_folder(store)
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
-    dataset, items = job_items(source, kind, config)
-    choices = [one for spec in encoders for one in spec.each_layer()]
-    config = settle_device(config, choices)
-    found = list(opened) if opened is not None else open_choices(choices, kind, config)
-    targets = make_targets(
-        dataset,
-        items,
-        kind=kind,
-        opened=zip(choices, found, strict=True),
-        store=folder,
-        config=config,
-        bucket=bucket,
-    )
-    for target in targets:
-        target.prepare()
-    if opened is None and config.device_reason and config.device != "cpu":
-        # Which sets they are, only open encoders say; on another device they would begin anew.
-        begun = set().union(*(target.begun_devices() for target in targets))
-        if begun == {"cpu"}:
-            there = replace(config, device="cpu", device_reason="these sets were begun on it")
-            return open_job(source, kind=kind, encoders=choices, store=store, config=there)
-    threads = config.threads or default_threads(choices)
-    return Job(source, dataset, kind, items, folder, config, targets, threads, bucket=bucket)
+    return run_logged(Job(source, kind, encoders, store, config or ExtractConfig()))
+
+
+def run_logged(job: Job) -> list[ExtractResult]:
+    """Open a job and run it in this process; errors are logged, too."""
+    with contextlib.closing(JobLog(job.config.log)) as log, _log_errors(log):
+        return run_job(job.open(), log)
 
 
 def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
     """Make the sets of an open job that are not there, and the thumbnails."""
-    log.write("started", store=str(job.store), items=job.items.height, settings=job.settings())
+    log.write("started", store=str(job.folder), items=job.items.height, settings=job.settings())
     found = {target.spec.set_id: target.finished() for target in job.targets}
     results = {set_id: done for set_id, done in found.items() if done is not None}
     missing = [target for target in job.targets if target.spec.set_id not in results]
@@ -399,9 +183,11 @@ def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
             job.bucket.fetch_thumbnails(job.targets[0].spec.key)
         skip = set().union(*(result.failures for result in results.values()))
         complete_thumbnails(job, skip=skip)
-    for target in () if job.config.part else job.targets:
-        ended = target.publish()
-        results |= {target.spec.set_id: ended} if ended else {}
+    if job.bucket is not None and not job.config.part:
+        retry = job.config.retry_failed
+        for target in job.targets:
+            ended = job.bucket.publish(target.spec, job.file, retry_failed=retry)
+            results |= {target.spec.set_id: ended} if ended else {}
     ordered = [results[target.spec.set_id] for target in job.targets]
     for result in ordered:
         summary = {k: v for k, v in result.as_dict().items() if not isinstance(v, dict | list)}

@@ -7,17 +7,14 @@ done gathers and publishes, and the others report what is left and exit with cod
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from featstore.errors import ClaimLostError, EncoderError, needs_extra
-from featstore.extraction.job import job_store
-from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_device, tell_how
+from featstore.extraction.options import settle_device, tell_how
 from featstore.extraction.progress import ExtractResult
-from featstore.extraction.workers import JobRequest, Worker, merge_results
-from featstore.manifest.io import read_manifest
-from featstore.manifest.manifest import Manifest
+from featstore.extraction.targets import Job
+from featstore.extraction.workers import gather, merge_results, open_on, run_part, settle
 from featstore.parallel import available_cores
 
 #: Seconds that a rank waits for another one to end its publishing.
@@ -39,17 +36,8 @@ class Rank:
             )
 
 
-def extract_rank(
-    manifest: str | Path | Manifest,
-    *,
-    kind: str,
-    encoders: Sequence[EncoderSpec],
-    store: str | Path,
-    rank: int,
-    world_size: int,
-    config: ExtractConfig | None = None,
-) -> list[ExtractResult]:
-    """Do one rank's share of `extract_many`; the last rank to end publishes.
+def extract_rank(job: Job, *, rank: int, world_size: int) -> list[ExtractResult]:
+    """Do one rank's share of a job; the last rank to end publishes.
 
     Every rank is called with the same arguments but `rank`, and, if it likes, device. It takes its
     share of the cores of its node: see `featstore.parallel.available_cores`. Batch size and threads
@@ -58,8 +46,8 @@ def extract_rank(
 
     Parameters
     ----------
-    manifest, kind, encoders, store, config
-        As for `extract_many`.
+    job : Job
+        Of a manifest that was read `unchecked`, if it is large: each rank looks for its own files.
     rank, world_size : int
 
     Returns
@@ -75,35 +63,28 @@ def extract_rank(
         As for `extract`.
     """
     place = Rank(rank, world_size)
-    requested = config or ExtractConfig()
-    if requested.batch_size == "auto" and world_size > 1:
+    if job.config.batch_size == "auto" and world_size > 1:
         raise EncoderError(
             "Ranks cannot agree on --batch-size auto. Give a number: what one process found is "
             "in its log and in the runs/ of its sets."
         )
-    # Of a million files, each rank looks for its own.
-    source = manifest
-    if not isinstance(source, Manifest):
-        source = read_manifest(Path(source), unchecked=world_size > 1)
-    report = requested.on_block, requested.on_progress
-    requested = settle_device(requested, encoders)
-    requested = replace(requested, part=None, wait=max(requested.wait, PATIENCE))
-    request = JobRequest(source, kind, tuple(encoders), job_store(store), requested)
-    device = local_device(requested.device)
-    worker = Worker(request, device, cores=available_cores(), callbacks=report)
-    plan = worker.settle()
-    tell_how(plan.how)
+    config = settle_device(job.config, job.encoders)
+    config = replace(config, part=None, wait=max(config.wait, PATIENCE))
+    device = local_device(config.device)
+    opened = open_on(replace(job, config=config), device, cores=available_cores())
+    pinned, _, how = settle(opened)
+    tell_how(how)
     try:
-        done = worker.run_part(place.rank, place.world_size, plan.pinned, count_left=True)
+        done = run_part(opened, place.rank, place.world_size, pinned, count_left=True)
     except ClaimLostError:
         # Others may have finished everything while this process stood still.
-        finished = worker.finished()
-        if finished is None:
+        found = [target.finished() for target in opened.targets]
+        if None in found:
             raise
-        return finished
+        return [one for one in found if one is not None]
     if any(result.blocks_left for result in done):
         return done
-    return merge_results([done], worker.gather(plan.pinned))
+    return merge_results([done], gather(opened, pinned))
 
 
 def rank_of(

@@ -29,7 +29,7 @@ from featstore.errors import (
 )
 from featstore.extraction.golden_check import GOLDEN_FILE, Golden, require_same_encoder
 from featstore.extraction.heads import open_head, write_head
-from featstore.extraction.job import open_choices, open_job
+from featstore.extraction.opening import open_encoders
 from featstore.extraction.options import (
     MODEL_OPTIONS,
     Decode,
@@ -40,6 +40,7 @@ from featstore.extraction.options import (
 )
 from featstore.extraction.progress import ExtractResult, JobLog
 from featstore.extraction.run import encode_sets
+from featstore.extraction.targets import Job
 from featstore.extraction.views import view_items
 from featstore.identity import set_id, space_id
 from featstore.images import MAX_PIXELS, Resizer
@@ -297,10 +298,7 @@ def _extract_items(request: _Request, damage: Damage) -> ExtractResult:
         max_failures=_failed_pending(damage),
     )
     choice, opened, config = _open_encoder(request, before.space_id, config)
-    job = open_job(
-        request.source, kind=key.kind, encoders=[choice], store=request.root, config=config,
-        opened=[opened],
-    )  # fmt: skip
+    job = Job(request.source, key.kind, [choice], request.root, config).open([opened])
     target = replace(job.targets[0], repair=True)
     if target.spec.key != key:
         raise EncoderError(
@@ -371,7 +369,7 @@ def _open_encoder(
         )
         device = request.config.device or run.get("device", "cpu")
         chosen = replace(config, **{**run, "device": device})
-        opened = given if isinstance(given, Encoder) else open_choices(
+        opened = given if isinstance(given, Encoder) else open_encoders(
             [requested], request.key.kind, chosen
         )[0]  # fmt: skip
         if space_id(opened.space) == wanted:

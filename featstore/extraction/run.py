@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import polars as pl
 
-from featstore.encoders.golden import golden_cosine
 from featstore.errors import AlreadyFinishedError, EncoderError
 from featstore.extraction.batches import (
     BatchRunner,
@@ -23,7 +21,6 @@ from featstore.extraction.golden_check import (
     GOLDEN_FILE,
     Golden,
     require_same_encoder,
-    run_facts,
 )
 from featstore.extraction.options import tell_how
 from featstore.extraction.pipeline import (
@@ -41,146 +38,12 @@ from featstore.extraction.progress import (
     Tracker,
     ignore,
 )
-from featstore.extraction.targets import Job, KnownRows, Target, check_free_space, inspect_set
+from featstore.extraction.targets import Job, Target, check_free_space
 from featstore.parallel import gains_from_bf16
 from featstore.sources.reader import ByteReader
 from featstore.store.layout import LayoutLimits
 from featstore.store.tables import write_thumbnails
 from featstore.store.writer import SetWriter, WriteOptions
-
-if TYPE_CHECKING:
-    from featstore.extraction.bucket import SharedBlocks
-
-
-@dataclass
-class SetInProgress:
-    """The writer of one set, and the rows that it takes from elsewhere."""
-
-    target: Target
-    writer: SetWriter
-    runner: BatchRunner
-    golden: Golden
-    settings: dict[str, Any]
-    known: KnownRows | None = None
-    shared: SharedBlocks | None = None
-    pending: frozenset[int] = frozenset()
-    count_left: bool = False
-    new: int = 0
-    copied: int = 0
-    truncated: list[str] = field(default_factory=list)
-
-    def needed(self, block: int) -> np.ndarray:
-        """Return a boolean for each row of a block: whether it is to be encoded."""
-        return self.encoded(block) & (block in self.pending)
-
-    def encoded(self, block: int) -> np.ndarray:
-        """Return the same, as if nothing had been encoded before."""
-        kept = self.writer.kept(block)
-        if self.target.repair and block not in self.pending:
-            # What a repair leaves alone was sorted together with what it makes.
-            kept = np.zeros_like(kept)
-        return np.asarray(~kept & ~self._copies(block))
-
-    @property
-    def window(self) -> int:
-        """Blocks over which texts are sorted by length."""
-        return int(self.settings.get("window", 1))
-
-    def n_done_at_start(self) -> int:
-        """Return how many rows were done when this began."""
-        layout = self.writer.layout
-        lacking = sum(
-            layout.block_slice(block).stop - layout.block_slice(block).start
-            for block in self.pending
-        )
-        return int(layout.n - lacking)
-
-    def new_failures_before(self) -> dict[str, str]:
-        """Return what failed in an interrupted attempt, without what an earlier revision has."""
-        base = self.writer.base
-        old = {} if base is None else base.failures
-        return {item: why for item, why in self.writer.failures.items() if item not in old}
-
-    def write(self, output: BlockOutput, number: int) -> int:
-        """Write a block that is pending; return how many rows came without encoding.
-
-        Parameters
-        ----------
-        output : BlockOutput
-        number : int
-            Of this set's encoder among those of the output.
-        """
-        block = output.number
-        where = self.writer.layout.block_slice(block)
-        rows = output.rows[number]
-        copies, needed = self._copies(block), self.needed(block)
-        if self.known is not None and copies.any():
-            rows[copies] = self.known.read(where.start + np.flatnonzero(copies))
-        lost = output.failures
-        if lost:
-            ids = self.target.items["item_id"][where.start : where.stop].filter(pl.Series(needed))
-            lost = {item: lost[item] for item in ids if item in lost}
-        self.writer.write_block(block, rows, lost)
-        if self.shared is not None:
-            self.shared.send(block)
-        self.new += int(needed.sum()) - len(lost)
-        self.copied += int(copies.sum())
-        self.truncated += output.truncated[number]
-        return int((~needed).sum())
-
-    def finish(self, run: dict[str, Any]) -> ExtractResult:
-        """Publish the set."""
-        if self.shared is not None:
-            self.shared.drain(publishes=True)
-        result = self._result()  # whose failures the writer knows until it has published
-        facts = run_facts(self.target.encoder.facts, device=self.target.config.device)
-        # Of the run: another device or library gives another cosine for the same set.
-        cosine = golden_cosine(self.target.encoder)
-        if cosine is not None:
-            facts["golden_cosine_to_float32"] = cosine.as_dict()
-        revision = self.writer.finish(
-            golden=self.golden.document(),
-            run={
-                **facts,
-                **self.settings,
-                **run,
-                # Of several encoders, asked for auto, each has its own.
-                "settings": {**run["settings"], "precision": self.target.spec.precision},
-                "encoded": self.new,
-                "copied": self.copied,
-                "truncated": len(self.truncated),
-            },
-        )
-        return replace(result, revision_id=revision)
-
-    def end_part(self) -> ExtractResult:
-        """Make what was written durable, and say what is left; nothing is published."""
-        self.writer.sync()
-        left: Collection[int] = self.writer.left() if self.count_left or self.shared else ()
-        if self.shared is not None:
-            self.shared.drain(publishes=False)
-            left = set(left) - self.shared.there().keys()
-        return replace(self._result(), blocks_left=len(left))
-
-    def _result(self) -> ExtractResult:
-        failures = self.writer.failures
-        return ExtractResult(
-            key=str(self.writer.key),
-            reused=self.writer.layout.n - self.new - len(failures),
-            new=self.new,
-            failed=len(failures),
-            revision_id="",
-            failures=failures,
-            truncated=len(self.truncated),
-            copied=self.copied,
-            truncated_items=self.truncated,
-        )
-
-    def _copies(self, block: int) -> np.ndarray:
-        rows = self.writer.layout.block_slice(block)
-        if self.known is None:
-            return np.zeros(rows.stop - rows.start, dtype=bool)
-        return np.asarray(self.known.has(rows) & ~self.writer.kept(block))
 
 
 def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, ExtractResult]:
@@ -192,23 +55,24 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
     results: dict[str, ExtractResult] = {}
     with ByteReader(job.source.root) as reader, contextlib.ExitStack() as stack:
         # Layout and dtype are checked, and disks measured, before anything is written.
-        sets = [_prepare_set(job, target) for target in targets]
+        for target in targets:
+            _prepare_set(job, target)
         if job.config.pinned is None:
-            tell_how(say_how(job, {one.target.spec.set_id: one.settings for one in sets}))
-        if not job.config.part:  # of parts, `Worker.settle` looks once for all
+            tell_how(say_how(job, {target.spec.set_id: target.settings for target in targets}))
+        if not job.config.part:  # of parts, `settle` looks once for all
             new = [target for target in targets if not target.repair]
-            check_free_space(job.store, [inspect_set(target, known=None) for target in new])
-        for one in sets:
-            one.golden.check_head()
-        opened: list[SetInProgress] = []
-        for one in sets:
-            done = _open_writer(job, one, stack)
+            check_free_space(job.folder, [target.state() for target in new])
+        for target in targets:
+            target.golden.check_head()
+        opened: list[Target] = []
+        for target in targets:
+            done = _open_writer(job, target, stack)
             if done is not None:
-                results[one.target.spec.set_id] = done
+                results[target.spec.set_id] = done
                 continue
-            _check_golden(one, log)
-            one.known = one.target.known_rows(one.golden)
-            opened.append(one)
+            _check_golden(target, log)
+            target.known = target.known_rows(target.golden)
+            opened.append(target)
         shapes = [(one.writer.layout.block_rows, one.window) for one in opened]
         for shape in sorted(set(shapes)):
             group = [one for one, own in zip(opened, shapes, strict=True) if own == shape]
@@ -216,7 +80,7 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
     return results
 
 
-def _prepare_set(job: Job, target: Target) -> SetInProgress:
+def _prepare_set(job: Job, target: Target) -> None:
     """Make the writer, with batch size and threads settled.
 
     Raises
@@ -232,39 +96,42 @@ def _prepare_set(job: Job, target: Target) -> SetInProgress:
             "command again."
         )
     settings = settle_settings(job, target) if pinned is None else dict(pinned[target.spec.set_id])
-    writer = SetWriter(
-        job.store,
+    target.settings = settings
+    target.writer = SetWriter(
+        job.folder,
         target.spec,
-        target.file,
+        job.file,
         target.encoder.dim,
-        facts=target.facts(job.source),
+        facts=target.facts(),
         # What a repair has staged is not taken for an extension, and goes on as a repair.
         plan={"settings": {**settings, "repair": True} if target.repair else settings},
         options=WriteOptions(
             config.retry_failed,
             repair=target.repair,
             part=config.part,
-            part_blocks=int(settings.get("window", 1)),
+            part_blocks=target.window,
             wait=config.wait,
             hold=job.bucket is not None,
         ),
         limits=LayoutLimits(block_rows=config.block_rows),
     )
-    runner = BatchRunner(
+    target.runner = BatchRunner(
         target.encoder,
         settings["batch"],
         device=config.device,
         halve=config.may_halve,
         threads=settings["threads"],
     )
-    golden = Golden(target.encoder, settings["threads"])
-    return SetInProgress(target, writer, runner, golden, settings, count_left=job.count_left)
+    target.golden = Golden(target.encoder, settings["threads"])
 
 
 def settle_settings(job: Job, target: Target) -> dict[str, Any]:
     """Return batch size, threads, device type and window, on which the bits of a row depend."""
     config = job.config
-    begun = target.begun_settings()
+    # Not which of several equal devices: they share the blocks of a set.
+    device = config.device.partition(":")[0]
+    # On another device the bits of a row differ.
+    begun = next((one for one in target.begun_settings() if one.get("device") == device), {})
     threads = config.threads or begun.get("threads") or job.threads
     begun_batch = begun.get("batch")
     with torch_threads(threads):
@@ -279,8 +146,7 @@ def settle_settings(job: Job, target: Target) -> dict[str, Any]:
     window = config.window or begun.get("window") or (1 if begun else sorting_window(
         target.encoder, batch, items=job.items.height, block_rows=config.block_rows
     ))  # fmt: skip
-    # Not which of several equal devices: they share the blocks of a set.
-    settings = {"batch": batch, "threads": threads, "device": config.device.partition(":")[0]}
+    settings = {"batch": batch, "threads": threads, "device": device}
     return settings | ({"window": window} if window > 1 else {})
 
 
@@ -322,37 +188,37 @@ def say_how(job: Job, settings: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _open_writer(job: Job, one: SetInProgress, stack: contextlib.ExitStack) -> ExtractResult | None:
+def _open_writer(job: Job, target: Target, stack: contextlib.ExitStack) -> ExtractResult | None:
     """Claim the set; return its result if another process has finished it meanwhile."""
     try:
-        stack.enter_context(one.writer)
-        pending = set(one.writer.pending())
+        stack.enter_context(target.writer)
+        pending = set(target.writer.pending())
         if job.bucket is not None:
             retry = job.config.retry_failed
-            shared = job.bucket.blocks(one.writer, one.target.file, one.settings, retry=retry)
-            one.shared = stack.enter_context(shared)
+            shared = job.bucket.blocks(target.writer, job.file, target.settings, retry=retry)
+            target.shared = stack.enter_context(shared)
             if job.config.part is None:
-                shared.agree(one.golden)
+                shared.agree(target.golden)
             pending = shared.settle(publishes=job.config.part is None)
-        one.pending = frozenset(pending)
+        target.pending = frozenset(pending)
     except AlreadyFinishedError:
-        done = one.target.finished()
+        done = target.finished()
         if done is None:
             raise
         return done
     return None
 
 
-def _check_golden(one: SetInProgress, log: JobLog) -> None:
-    base = one.writer.base
+def _check_golden(target: Target, log: JobLog) -> None:
+    base, key = target.writer.base, str(target.spec.key)
     if base is None or GOLDEN_FILE in base.lost:
         return
-    cosine = require_same_encoder(one.golden, str(one.writer.key), base.directory, base.commit)
-    log.write("golden", key=str(one.writer.key), cosine=cosine)
+    cosine = require_same_encoder(target.golden, key, base.directory, base.commit)
+    log.write("golden", key=key, cosine=cosine)
 
 
 def _run_pass(
-    job: Job, sets: list[SetInProgress], reader: ByteReader, log: JobLog
+    job: Job, sets: list[Target], reader: ByteReader, log: JobLog
 ) -> dict[str, ExtractResult]:
     """Encode every pending block once for all sets that lack it, and publish the sets."""
     clock = StageClock()
@@ -404,19 +270,19 @@ def _run_pass(
     for one in sets:
         if one.runner.limit < one.runner.size:
             remember_size(
-                one.target.encoder,
+                one.encoder,
                 one.runner.limit,
                 device=job.config.device,
-                precision=one.target.spec.precision,
+                precision=one.spec.precision,
             )
-        results[one.target.spec.set_id] = one.end_part() if job.config.part else one.finish(run)
+        results[one.spec.set_id] = one.end_part() if job.config.part else one.finish(run)
     if small:
-        write_thumbnails(job.store / job.dataset / job.kind, small)
+        write_thumbnails(job.folder / job.dataset / job.kind, small)
     log.write("pass", seconds=run["seconds"], **tracker.progress().as_dict())
     return results
 
 
-def _tasks(job: Job, sets: Sequence[SetInProgress]) -> Iterator[BlockTask]:
+def _tasks(job: Job, sets: Sequence[Target]) -> Iterator[BlockTask]:
     """Yield every block that some set lacks, or the window that it is in."""
     layout, window = sets[0].writer.layout, sets[0].window
     pending = frozenset().union(*(one.pending for one in sets))
@@ -434,18 +300,18 @@ def _tasks(job: Job, sets: Sequence[SetInProgress]) -> Iterator[BlockTask]:
         yield BlockTask(first, items, needed, asked)
 
 
-def _blocks(outputs: Iterable[BlockOutput], one: SetInProgress) -> Iterator[BlockOutput]:
+def _blocks(outputs: Iterable[BlockOutput], target: Target) -> Iterator[BlockOutput]:
     """Yield the blocks of which windows consist."""
-    if one.window == 1:
+    if target.window == 1:
         yield from outputs
         return
-    layout = one.writer.layout
+    layout, every = target.writer.layout, target.job.items["item_id"]
     for output in outputs:
-        blocks = range(output.number, min(output.number + one.window, layout.n_blocks))
+        blocks = range(output.number, min(output.number + target.window, layout.n_blocks))
         base = layout.block_slice(output.number).start
         for block in blocks:
             rows = layout.block_slice(block)
-            ids = set(one.target.items["item_id"][rows.start : rows.stop])
+            ids = set(every[rows.start : rows.stop])
             yield replace(
                 output,
                 number=block,
@@ -454,9 +320,7 @@ def _blocks(outputs: Iterable[BlockOutput], one: SetInProgress) -> Iterator[Bloc
             )
 
 
-def _failure_limit(
-    job: Job, sets: Sequence[SetInProgress], tracker: Tracker, log: JobLog
-) -> FailureLimit:
+def _failure_limit(job: Job, sets: Sequence[Target], tracker: Tracker, log: JobLog) -> FailureLimit:
     before: dict[str, str] = {}
     tried_again = 0
     for one in sets:
@@ -465,7 +329,7 @@ def _failure_limit(
             base = one.writer.base
             tried_again = max(tried_again, int((~base.kept & base.commit.failed_rows()).sum()))
     tracker.failed = len(before)
-    key = str(sets[0].writer.key)
+    key = str(sets[0].spec.key)
 
     def note(item: str, reason: str) -> None:
         tracker.failed += 1
@@ -478,16 +342,16 @@ def _failure_limit(
 
 def _tell_block(
     job: Job,
-    one: SetInProgress,
+    target: Target,
     block: int,
     truncated: list[str],
     tracker: Tracker,
     log: JobLog,
 ) -> None:
     """Log a block that was written, and tell the caller."""
-    layout, key = one.writer.layout, str(one.writer.key)
+    layout, key = target.writer.layout, str(target.spec.key)
     rows_done = layout.block_slice(block).stop
-    done = BlockDone(key, rows_done, layout.n, len(one.writer.failures))
+    done = BlockDone(key, rows_done, layout.n, len(target.writer.failures))
     progress: dict[str, Any] = tracker.progress().as_dict()
     if truncated:
         log.write("truncated", key=done.key, block=block, items=truncated)

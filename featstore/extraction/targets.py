@@ -9,25 +9,32 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import polars as pl
 
-from featstore.command_line import human_bytes
+from featstore.command_line import StorePlace, human_bytes
+from featstore.durable import local_folder
 from featstore.encoders.base import AUTO, IMAGE_KINDS, TEXT_KINDS, Encoder
+from featstore.encoders.golden import golden_cosine
 from featstore.errors import CorruptStoreError, EncoderError, FeatstoreError, StoreWriteError
-from featstore.extraction.golden_check import GOLDEN_COSINE, Golden, lasting_facts
-from featstore.extraction.options import EncoderSpec, ExtractConfig
+from featstore.extraction.batches import BatchRunner
+from featstore.extraction.bucket import open_bucket
+from featstore.extraction.golden_check import GOLDEN_COSINE, Golden, lasting_facts, run_facts
+from featstore.extraction.opening import default_threads, job_items, open_encoders
+from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_device
+from featstore.extraction.pipeline import BlockOutput
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.views import RECIPE
 from featstore.images import FORMATS, WITH_TIFF
 from featstore.manifest.manifest import Manifest
 from featstore.parallel import available_cores
+from featstore.store import BLOCK_ROWS
 from featstore.store.base import read_base
 from featstore.store.catalog import finished_sets
 from featstore.store.journal import base_of, begun_blocks, settings_of
@@ -37,10 +44,10 @@ from featstore.store.records import read_commit, read_pointer
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import ItemFile, failures_file, read_failures
 from featstore.store.view import EmbeddingsView
-from featstore.store.writer import settle_set
+from featstore.store.writer import SetWriter, settle_set
 
 if TYPE_CHECKING:
-    from featstore.extraction.bucket import Bucket
+    from featstore.extraction.bucket import Bucket, SharedBlocks
 
 
 def finished_result(
@@ -228,95 +235,202 @@ def _trusted(root: Path, info: SetInfo, golden: Golden | None) -> bool:
 State = Literal["missing", "unfinished", "finished", "extension", "retry"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Target:
-    """One set of a job: an encoder and where its rows belong."""
+    """One set of a job: its encoder, where its rows belong, and, while it is made, its writer.
 
+    Attributes
+    ----------
+    repair : bool
+        Whether damaged blocks of the finished set are made again.
+    settings : dict
+        Batch size, threads, device type and window, once they are settled.
+    pending : frozenset of int
+        The blocks that are left to encode.
+    shared : SharedBlocks or None
+        Of a store in a bucket.
+    """
+
+    job: Job = field(repr=False)
     choice: EncoderSpec
     encoder: Encoder
     spec: SetSpec
-    store: Path
-    file: ItemFile = field(repr=False)
-    config: ExtractConfig = field(repr=False)
     repair: bool = False
-    """Whether damaged blocks of the finished set are made again."""
-    bucket: Bucket | None = None
-    """Where it is published, if `store` is only where it is staged."""
-    _known: dict[str, KnownRows | None] = field(default_factory=dict, repr=False, compare=False)
-
-    @property
-    def items(self) -> pl.DataFrame:
-        """Its items."""
-        return self.file.table
+    searched: dict[str, KnownRows | None] = field(default_factory=dict, repr=False)
+    settings: dict[str, Any] = field(default_factory=dict, init=False)
+    writer: SetWriter = field(init=False, repr=False)
+    runner: BatchRunner = field(init=False, repr=False)
+    golden: Golden = field(init=False, repr=False)
+    known: KnownRows | None = field(default=None, init=False, repr=False)
+    shared: SharedBlocks | None = field(default=None, init=False, repr=False)
+    pending: frozenset[int] = field(default=frozenset(), init=False)
+    new: int = field(default=0, init=False)
+    copied: int = field(default=0, init=False)
+    truncated: list[str] = field(default_factory=list, init=False)
 
     @property
     def directory(self) -> Path:
         """Its folder."""
-        return self.spec.directory(self.store)
+        return self.spec.directory(self.job.folder)
 
-    def prepare(self) -> None:
-        """Bring what is staged to where the bucket is, if its store is one."""
-        if self.bucket is not None:
-            retry = self.config.retry_failed
-            self.bucket.prepare(self.spec, self.file, retry_failed=retry)
-
-    def begun_settings(self) -> dict[str, Any]:
-        """Return batch size and threads of an interrupted attempt; empty if there is none."""
-        device = self.config.device.partition(":")[0]  # on another one the bits of a row differ
-        shared = (one for one in self._begun_elsewhere() if one.get("device") == device)
-        here = map(settings_of, claim_folders(self.directory))
-        return next(filter(None, chain(shared, here)), {})
-
-    def begun_devices(self) -> set[str]:
-        """Return the device types (``cpu``, ``cuda``) on which interrupted attempts were begun."""
-        here = map(settings_of, claim_folders(self.directory))
-        found = [*self._begun_elsewhere(), *here]
-        return {one["device"] for one in found if isinstance(one.get("device"), str)}
-
-    def _begun_elsewhere(self) -> Iterable[dict[str, Any]]:
-        if self.bucket is None:
-            return ()
-        retry = self.config.retry_failed
-        return self.bucket.begun_settings(self.spec, self.file, retry_failed=retry)
+    def begun_settings(self) -> list[dict[str, Any]]:
+        """Return batch size, threads … of interrupted attempts: first the most shared."""
+        job, shared = self.job, []
+        if job.bucket is not None:
+            retry = job.config.retry_failed
+            shared = [*job.bucket.begun_settings(self.spec, job.file, retry_failed=retry)]
+        return [*shared, *map(settings_of, claim_folders(self.directory))]
 
     def known_rows(self, golden: Golden | None) -> KnownRows | None:
         """Look for its rows elsewhere in the store: for all parts of a job once."""
         if golden is None:
-            return find_known_rows(self.store, self.spec, self.items, None)
-        if not self._known:
-            self._known["rows"] = find_known_rows(self.store, self.spec, self.items, golden)
-        return self._known["rows"]
+            return find_known_rows(self.job.folder, self.spec, self.job.items, None)
+        if not self.searched:
+            self.searched["rows"] = find_known_rows(
+                self.job.folder, self.spec, self.job.items, golden
+            )
+        return self.searched["rows"]
 
     def finished(self) -> ExtractResult | None:
         """Return its result if it needs nothing more, else None."""
-        retry = self.config.retry_failed
-        if self.bucket is not None:
-            return self.bucket.finished(self.spec, self.file, retry_failed=retry)
-        return finished_result(self.store, self.spec, self.file, retry_failed=retry)
+        job = self.job
+        retry = job.config.retry_failed
+        if job.bucket is not None:
+            return job.bucket.finished(self.spec, job.file, retry_failed=retry)
+        return finished_result(job.folder, self.spec, job.file, retry_failed=retry)
 
-    def publish(self) -> ExtractResult | None:
-        """Publish it, if its store is a bucket; see `featstore.extraction.bucket.Bucket`."""
-        if self.bucket is None:
-            return None
-        retry = self.config.retry_failed
-        return self.bucket.publish(self.spec, self.file, retry_failed=retry)
+    def state(self, known: KnownRows | None = None) -> SetState:
+        """Return what it lacks; see `inspect_set`."""
+        job = self.job
+        return inspect_set(
+            job.folder, self.spec, job.file, self.encoder.dim, block_rows=job.config.block_rows,
+            retry_failed=job.config.retry_failed, known=known,
+        )  # fmt: skip
 
-    def facts(self, source: Manifest) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """Return the facts of the set that do not depend on the run."""
+        source, config = self.job.source, self.job.config
         found = {
             **lasting_facts(self.encoder.facts),
             "manifest_revision": str(source.facts.get("revision", "")),
             # What every reader of results on this dataset should know.
             "note": str(source.facts.get("note", "")),
         }
-        if self.config.views:
+        if config.views:
             found["views"] = {
-                "of": source.name,
-                "each": self.config.views,
-                "seed": self.config.seed,
-                "recipe": RECIPE,
-            }
+                "of": source.name, "each": config.views, "seed": config.seed, "recipe": RECIPE,
+            }  # fmt: skip
         return found
+
+    def needed(self, block: int) -> np.ndarray:
+        """Return a boolean for each row of a block: whether it is to be encoded."""
+        return self.encoded(block) & (block in self.pending)
+
+    def encoded(self, block: int) -> np.ndarray:
+        """Return the same, as if nothing had been encoded before."""
+        kept = self.writer.kept(block)
+        if self.repair and block not in self.pending:
+            # What a repair leaves alone was sorted together with what it makes.
+            kept = np.zeros_like(kept)
+        return np.asarray(~kept & ~self._copies(block))
+
+    @property
+    def window(self) -> int:
+        """Blocks over which texts are sorted by length."""
+        return int(self.settings.get("window", 1))
+
+    def n_done_at_start(self) -> int:
+        """Return how many rows were done when this began."""
+        layout = self.writer.layout
+        slices = map(layout.block_slice, self.pending)
+        return int(layout.n - sum(rows.stop - rows.start for rows in slices))
+
+    def new_failures_before(self) -> dict[str, str]:
+        """Return what failed in an interrupted attempt, without what an earlier revision has."""
+        base = self.writer.base
+        old = {} if base is None else base.failures
+        return {item: why for item, why in self.writer.failures.items() if item not in old}
+
+    def write(self, output: BlockOutput, number: int) -> int:
+        """Write a block that is pending; return how many rows came without encoding.
+
+        Parameters
+        ----------
+        output : BlockOutput
+        number : int
+            Of this set's encoder among those of the output.
+        """
+        block = output.number
+        where = self.writer.layout.block_slice(block)
+        rows = output.rows[number]
+        copies, needed = self._copies(block), self.needed(block)
+        if self.known is not None and copies.any():
+            rows[copies] = self.known.read(where.start + np.flatnonzero(copies))
+        lost = output.failures
+        if lost:
+            ids = self.job.items["item_id"][where.start : where.stop].filter(pl.Series(needed))
+            lost = {item: lost[item] for item in ids if item in lost}
+        self.writer.write_block(block, rows, lost)
+        if self.shared is not None:
+            self.shared.send(block)
+        self.new += int(needed.sum()) - len(lost)
+        self.copied += int(copies.sum())
+        self.truncated += output.truncated[number]
+        return int((~needed).sum())
+
+    def finish(self, run: dict[str, Any]) -> ExtractResult:
+        """Publish the set."""
+        if self.shared is not None:
+            self.shared.drain(publishes=True)
+        result = self._result()  # whose failures the writer knows until it has published
+        facts = run_facts(self.encoder.facts, device=self.job.config.device)
+        # Of the run: another device or library gives another cosine for the same set.
+        cosine = golden_cosine(self.encoder)
+        if cosine is not None:
+            facts["golden_cosine_to_float32"] = cosine.as_dict()
+        revision = self.writer.finish(
+            golden=self.golden.document(),
+            run={
+                **facts,
+                **self.settings,
+                **run,
+                # Of several encoders, asked for auto, each has its own.
+                "settings": {**run["settings"], "precision": self.spec.precision},
+                "encoded": self.new,
+                "copied": self.copied,
+                "truncated": len(self.truncated),
+            },
+        )
+        return replace(result, revision_id=revision)
+
+    def end_part(self) -> ExtractResult:
+        """Make what was written durable, and say what is left; nothing is published."""
+        self.writer.sync()
+        left: Collection[int] = self.writer.left() if self.job.count_left or self.shared else ()
+        if self.shared is not None:
+            self.shared.drain(publishes=False)
+            left = set(left) - self.shared.there().keys()
+        return replace(self._result(), blocks_left=len(left))
+
+    def _result(self) -> ExtractResult:
+        failures = self.writer.failures
+        return ExtractResult(
+            key=str(self.spec.key),
+            reused=self.writer.layout.n - self.new - len(failures),
+            new=self.new,
+            failed=len(failures),
+            revision_id="",
+            failures=failures,
+            truncated=len(self.truncated),
+            copied=self.copied,
+            truncated_items=self.truncated,
+        )
+
+    def _copies(self, block: int) -> np.ndarray:
+        rows = self.writer.layout.block_slice(block)
+        if self.known is None:
+            return np.zeros(rows.stop - rows.start, dtype=bool)
+        return np.asarray(self.known.has(rows) & ~self.writer.kept(block))
 
 
 @dataclass(frozen=True)
@@ -352,47 +466,6 @@ class SetState:
     write_bytes: int
 
 
-def make_targets(
-    dataset: str,
-    items: pl.DataFrame,
-    *,
-    kind: str,
-    opened: Iterable[tuple[EncoderSpec, Encoder]],
-    store: Path,
-    config: ExtractConfig,
-    bucket: Bucket | None = None,
-) -> list[Target]:
-    """Return the sets of a job.
-
-    Raises
-    ------
-    EncoderError
-        If two encoders would write the same set.
-    """
-    targets = []
-    file = ItemFile(items)
-
-    def is_there(spec: SetSpec) -> bool:
-        return spec.directory(store).exists() or (bucket is not None and bucket.has(spec))
-
-    for choice, encoder in opened:
-
-        def spec_in(precision: str, encoder: Encoder = encoder) -> SetSpec:
-            return SetSpec(dataset, kind, encoder.name, encoder.space, config.dtype, precision)
-
-        spec = spec_in(settle_precision(encoder, config, is_there, spec_in))
-        targets.append(Target(choice, encoder, spec, store, file, config, bucket=bucket))
-    seen: dict[str, Target] = {}
-    for target in targets:
-        other = seen.setdefault(target.spec.set_id, target)
-        if other is not target:
-            raise EncoderError(
-                f"{target.encoder.name} and {other.encoder.name} are the same encoder and would "
-                f"both write {target.spec.key}. Name it once."
-            )
-    return targets
-
-
 def settle_precision(
     encoder: Any,
     config: ExtractConfig,
@@ -424,7 +497,16 @@ def settle_precision(
     return str(precision)
 
 
-def inspect_set(target: Target, *, known: KnownRows | None) -> SetState:
+def inspect_set(
+    store: Path,
+    spec: SetSpec,
+    file: ItemFile,
+    dim: int,
+    *,
+    block_rows: int = BLOCK_ROWS,
+    retry_failed: bool = False,
+    known: KnownRows | None = None,
+) -> SetState:
     """Return what a set lacks, touching nothing.
 
     Raises
@@ -436,26 +518,25 @@ def inspect_set(target: Target, *, known: KnownRows | None) -> SetState:
     LayoutError
         If a store cannot hold it.
     """
-    config, items = target.config, target.items
-    limits = LayoutLimits(block_rows=config.block_rows)
-    layout = plan_array(items.height, target.encoder.dim, config.dtype, limits)
+    items, directory = file.table, spec.directory(store)
+    layout = plan_array(items.height, dim, spec.dtype, LayoutLimits(block_rows=block_rows))
     state: State = "missing"
     kept = np.zeros(items.height, dtype=bool)
     in_place: set[int] = set()
     revision = ""
-    pointer = read_pointer(target.directory)
+    pointer = read_pointer(directory)
     if pointer is not None:
         revision = str(pointer["revision"])
-        commit = read_commit(target.directory, revision)
-        same = commit.items["sha256"] == target.file.sha256
-        retry = config.retry_failed and commit.n_failed > 0
+        commit = read_commit(directory, revision)
+        same = commit.items["sha256"] == file.sha256
+        retry = retry_failed and commit.n_failed > 0
         state = ("retry" if retry else "finished") if same else "extension"
-        base = read_base(target.directory, target.spec.key, items, retry_failed=config.retry_failed)
+        base = read_base(directory, spec.key, items, retry_failed=retry_failed)
         assert base is not None
         layout = base.next_layout(items.height)
         kept[: base.kept.size] = base.kept
-        in_place = {file for file in range(layout.n_files) if base.in_place(layout, file)}
-    begun = set() if state == "finished" else _begun(target, revision)
+        in_place = {n for n in range(layout.n_files) if base.in_place(layout, n)}
+    begun = set() if state == "finished" else _begun(directory, revision)
     if begun and state == "missing":
         state = "unfinished"
     staged = np.zeros(items.height, dtype=bool)
@@ -465,7 +546,7 @@ def inspect_set(target: Target, *, known: KnownRows | None) -> SetState:
     found = np.zeros(items.height, dtype=bool) if known is None else known.has(slice(None))
     found &= ~kept & ~staged
     return SetState(
-        key=str(target.spec.key),
+        key=str(spec.key),
         state=state,
         rows=items.height,
         blocks=layout.n_blocks,
@@ -486,7 +567,10 @@ def check_free_space(store: Path, states: list[SetState]) -> None:
     StoreWriteError
         If less is free than is to be written.
     """
-    needed, free = sum(state.write_bytes for state in states), free_bytes(store)
+    folder = store.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    needed, free = sum(state.write_bytes for state in states), shutil.disk_usage(folder).free
     if needed > free:
         raise StoreWriteError(
             f"The job writes {human_bytes(needed)} to {store}, where {human_bytes(free)} are free. "
@@ -494,19 +578,11 @@ def check_free_space(store: Path, states: list[SetState]) -> None:
         )
 
 
-def free_bytes(store: Path) -> int:
-    """Return the free bytes where the store is, or will be."""
-    folder = store.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def _begun(target: Target, revision: str) -> set[int]:
+def _begun(directory: Path, revision: str) -> set[int]:
     """Return the blocks that an interrupted attempt at the same revision has done."""
     return {
         block
-        for folder in claim_folders(target.directory)
+        for folder in claim_folders(directory)
         if base_of(folder) == revision
         for block in begun_blocks(folder)
     }
@@ -523,28 +599,127 @@ def _bytes_left(layout: ArrayLayout, in_place: set[int], begun: set[int]) -> int
     return max(0, total)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
-    """Items, encoders and options, opened and checked; nothing is written yet."""
+    """Items, encoders and options of an extraction: the one record of it, wherever it runs.
+
+    It is sent to other processes as it is asked for, and opened where it runs.
+
+    Parameters
+    ----------
+    source : Manifest
+    kind : str
+        Of the items.
+    encoders : sequence of EncoderSpec
+        One with layers becomes one a layer: there is one for each set.
+    store : path or address
+    config : ExtractConfig
+
+    Attributes
+    ----------
+    targets : list of Target
+        The sets, of an open job; as are `dataset`, `file`, `folder`, `bucket` and `threads`.
+    count_left : bool
+        Of a part: whether to look for what the others have left when it ends.
+
+    Raises
+    ------
+    EncoderError
+        If there is no encoder.
+    """
 
     source: Manifest
-    dataset: str
     kind: str
-    items: pl.DataFrame = field(repr=False)
-    store: Path
-    config: ExtractConfig
-    targets: list[Target]
-    threads: int | None
-    count_left: bool = False
-    """Of a part: whether to look for what the others have left when it ends."""
-    bucket: Bucket | None = None
-    cores: int = field(default_factory=available_cores)
-    """Those of this process: looked up once, not for every part."""
+    encoders: Sequence[EncoderSpec]
+    store: StorePlace
+    config: ExtractConfig = field(default_factory=ExtractConfig)
+    count_left: bool = field(default=False, init=False)
+    targets: list[Target] = field(default_factory=list, init=False, repr=False)
 
-    def with_config(self, config: ExtractConfig) -> Job:
+    #: Of an open job.
+    dataset: str = field(init=False, repr=False)
+    file: ItemFile = field(init=False, repr=False)
+    folder: Path = field(init=False, repr=False)
+    bucket: Bucket | None = field(init=False, repr=False)
+    threads: int | None = field(init=False, repr=False)
+    #: Those of this process: looked up once, not for every part.
+    cores: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.encoders = [one for spec in self.encoders for one in spec.each_layer()]
+        if not self.encoders:
+            raise EncoderError("An extraction needs at least one encoder.")
+
+    def open(self, opened: Sequence[Encoder] | None = None) -> Self:
+        """Open what the job needs, and check it; nothing is written but into a bucket's folder.
+
+        Parameters
+        ----------
+        opened : sequence of Encoder, optional
+            Encoders that are open already, one for each of `encoders`.
+
+        Raises
+        ------
+        FeatstoreError
+            As for `featstore.extract`.
+        """
+        self.bucket = open_bucket(self.store, self.config.staging)
+        self.folder = self.bucket.staging if self.bucket else local_folder(self.store)
+        self.dataset, items = job_items(self.source, self.kind, self.config)
+        self.file, self.cores = ItemFile(items), available_cores()
+        self.config = settle_device(self.config, self.encoders)
+        found = opened or open_encoders(self.encoders, self.kind, self.config)
+        self.targets = [
+            Target(self, choice, encoder, self._settled_spec(encoder))
+            for choice, encoder in zip(self.encoders, found, strict=True)
+        ]
+        seen: dict[str, Target] = {}
+        for target in self.targets:
+            other = seen.setdefault(target.spec.set_id, target)
+            if other is not target:
+                raise EncoderError(
+                    f"{target.encoder.name} and {other.encoder.name} are the same encoder and "
+                    f"would both write {target.spec.key}. Name it once."
+                )
+            if self.bucket is not None:
+                retry = self.config.retry_failed
+                self.bucket.prepare(target.spec, self.file, retry_failed=retry)
+        if opened is None and self.config.device_reason and self.config.device != "cpu":
+            # Which sets they are, only open encoders say; on another device they would begin anew.
+            begun = [one for target in self.targets for one in target.begun_settings()]
+            if {one["device"] for one in begun if isinstance(one.get("device"), str)} == {"cpu"}:
+                reason = "these sets were begun on it"
+                self.config = replace(self.config, device="cpu", device_reason=reason)
+                return self.open()
+        self.threads = self.config.threads or default_threads(self.encoders)
+        return self
+
+    def _settled_spec(self, encoder: Encoder) -> SetSpec:
+        """Return the set of an encoder, in the precision in which it computes from then on."""
+
+        def spec_in(precision: str) -> SetSpec:
+            config = self.config
+            return SetSpec(
+                self.dataset, self.kind, encoder.name, encoder.space, config.dtype, precision
+            )
+
+        def is_there(spec: SetSpec) -> bool:
+            bucket = self.bucket
+            return spec.directory(self.folder).exists() or (bucket is not None and bucket.has(spec))
+
+        return spec_in(settle_precision(encoder, self.config, is_there, spec_in))
+
+    def with_config(self, config: ExtractConfig, *, count_left: bool = False) -> Job:
         """Return the job with other options; items and encoders are shared, and what they cost."""
-        targets = [replace(target, config=config) for target in self.targets]
-        return replace(self, config=config, targets=targets)
+        part = copy(self)
+        part.config, part.count_left = config, count_left
+        part.targets = [replace(target, job=part) for target in self.targets]
+        return part
+
+    @property
+    def items(self) -> pl.DataFrame:
+        """Its items."""
+        return self.file.table
 
     @property
     def workers(self) -> int:
@@ -567,7 +742,7 @@ class Job:
         return {
             "dataset": self.dataset,
             "kind": self.kind,
-            "encoders": [target.choice.as_dict() for target in self.targets],
-            "trust_remote_code": any(target.choice.trust_remote_code for target in self.targets),
+            "encoders": [choice.as_dict() for choice in self.encoders],
+            "trust_remote_code": any(choice.trust_remote_code for choice in self.encoders),
             **self.config.as_dict(),
         }

@@ -16,16 +16,17 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from featstore.command_line import StorePlace
-from featstore.encoders.base import Encoder
+from featstore.durable import local_folder
+from featstore.encoders.registry import check_options
 from featstore.errors import (
     DeviceError,
     EncoderError,
@@ -34,8 +35,8 @@ from featstore.errors import (
     needs_extra,
 )
 from featstore.extraction.batches import use_device
-from featstore.extraction.job import job_store, open_job, run_job
-from featstore.extraction.options import EncoderSpec, ExtractConfig, tell_how
+from featstore.extraction.job import run_job
+from featstore.extraction.options import ExtractConfig, tell_how
 from featstore.extraction.progress import (
     BlockDone,
     ExtractResult,
@@ -44,43 +45,13 @@ from featstore.extraction.progress import (
     SummedProgress,
 )
 from featstore.extraction.run import say_how, settle_settings
-from featstore.extraction.targets import Job, check_free_space, inspect_set
-from featstore.manifest.io import read_manifest
-from featstore.manifest.manifest import Manifest
+from featstore.extraction.targets import Job, SetState, check_free_space
 from featstore.parallel import available_cores, end_with_parent, spawning
+from featstore.remote.objects import parse_address
 
 
-@dataclass(frozen=True)
-class JobRequest:
-    """The arguments of `extract_many`, ready to be sent: encoders by name, no callbacks."""
-
-    manifest: Manifest
-    kind: str
-    encoders: tuple[EncoderSpec, ...]
-    store: StorePlace
-    config: ExtractConfig
-
-    def open(self, config: ExtractConfig, opened: Sequence[Encoder] | None = None) -> Job:
-        """Open the job with a config of one worker; see `open_job`."""
-        return open_job(
-            self.manifest,
-            kind=self.kind,
-            encoders=self.encoders,
-            store=self.store,
-            config=config,
-            opened=opened,
-        )
-
-
-def make_request(
-    manifest: str | Path | Manifest,
-    *,
-    kind: str,
-    encoders: Sequence[EncoderSpec],
-    store: str | Path,
-    config: ExtractConfig,
-) -> JobRequest:
-    """Check what can be checked before any process starts, and return what is sent to them.
+def to_send(job: Job) -> Job:
+    """Check what can be checked before any process starts; return the job as it is sent to them.
 
     Raises
     ------
@@ -90,10 +61,7 @@ def make_request(
     UnknownEncoderError
         If a name means none.
     """
-    from featstore.encoders.registry import check_options
-
-    choices = tuple(one for spec in encoders for one in spec.each_layer())
-    for choice in choices:
+    for choice in job.encoders:
         if not isinstance(choice.encoder, str):
             raise EncoderError(
                 f"The encoder {type(choice.encoder).__qualname__} is an object of this process, "
@@ -101,14 +69,14 @@ def make_request(
                 "weights), or extract without devices and engine."
             )
         check_options(choice.encoder, **choice.model_options())
-    source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
-    return JobRequest(
-        source,
-        kind,
-        choices,
-        job_store(store),
-        replace(config, on_block=None, on_progress=None),
-    )
+    config = replace(job.config, part=None, on_block=None, on_progress=None)
+    return replace(job, store=_same_place(job.store), config=config)
+
+
+def _same_place(store: StorePlace) -> StorePlace:
+    """Return a store as other processes find it: the address of a bucket, or an absolute path."""
+    address = parse_address(store)
+    return local_folder(store).absolute() if isinstance(address, Path) else address.url
 
 
 def share_of_cores(workers: int) -> int:
@@ -116,123 +84,80 @@ def share_of_cores(workers: int) -> int:
     return max(1, available_cores() // workers)
 
 
-OnBlock = Callable[[BlockDone], None]
-OnProgress = Callable[[Progress], None]
-
 #: set_id -> batch size, threads and device type: what all parts of a set must agree on.
 Pinned = Mapping[str, Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class SharedPlan:
-    """What is settled before the work is shared.
-
-    Attributes
-    ----------
-    pinned : mapping
-    blocks : int
-        Blocks of the largest set, or windows of blocks over which texts are sorted.
-    rows, rows_left : int
-        Rows of all sets, and how many of them are not encoded yet.
-    how : str
-        In one line, how they are encoded; see `say_how`.
-    """
-
-    pinned: Pinned
-    blocks: int
-    rows: int
-    rows_left: int
-    how: str
-
-
-class Worker:
-    """Runs parts of one job in the process where it is made.
+def open_on(
+    job: Job,
+    device: str,
+    *,
+    cores: int | None = None,
+    tell: Callable[[BlockDone | Progress], None] | None = None,
+) -> Job:
+    """Open a job for the parts that this process does on a device.
 
     Parameters
     ----------
-    request : JobRequest
     device : str
     cores : int, optional
         Threads of the forward pass and workers that decode, where the job does not say.
-    callbacks : pair of callables, optional
-        Called after every block and after every batch; see `ExtractConfig`.
-
-    Attributes
-    ----------
-    part : int
-        Rank of the part that is being run, or was last; -1 before and while gathering.
+    tell : callable, optional
+        Called after every block and after every batch, in place of the job's own callbacks.
 
     Raises
     ------
     FeatstoreError
         As `extract`, before anything is encoded.
     """
+    config = replace(job.config, device=device, jobs=job.config.jobs or cores)
+    if tell is not None:
+        config = replace(config, on_block=tell, on_progress=tell)
+    if any(isinstance(choice.encoder, str) for choice in job.encoders):
+        _use_device(device, cores)
+    return replace(job, config=config).open()
 
-    def __init__(
-        self,
-        request: JobRequest,
-        device: str,
-        *,
-        cores: int | None = None,
-        callbacks: tuple[OnBlock | None, OnProgress | None] = (None, None),
-    ) -> None:
-        self.part = -1
-        self._request = request
-        on_block, on_progress = callbacks
-        config = replace(request.config, device=device, on_block=on_block, on_progress=on_progress)
-        if any(isinstance(choice.encoder, str) for choice in request.encoders):
-            _use_device(device, cores)
-        if cores is not None and config.jobs is None:
-            config = replace(config, jobs=cores)
-        self._job = request.open(config)
 
-    def settle(self) -> SharedPlan:
-        """Settle batch sizes and threads, and look at what is left to do."""
-        targets = self._job.targets
-        lacking = [target for target in targets if target.finished() is None]
-        states = [inspect_set(target, known=None) for target in targets]
-        check_free_space(self._job.store, states)
-        pinned = {target.spec.set_id: settle_settings(self._job, target) for target in lacking}
-        # Texts are sorted over several blocks, which a part takes together.
-        window = max((settings.get("window", 1) for settings in pinned.values()), default=1)
-        return SharedPlan(
-            pinned=pinned,
-            blocks=-(-max(state.blocks for state in states) // window),
-            rows=sum(state.rows for state in states),
-            rows_left=sum(state.new for state in states) if lacking else 0,
-            how=say_how(self._job, pinned),
-        )
+def settle(job: Job) -> tuple[Pinned, list[SetState], str]:
+    """Settle batch sizes and threads, and look at what is left to do.
 
-    def run_part(
-        self, rank: int, world_size: int, pinned: Pinned, *, count_left: bool = False
-    ) -> list[ExtractResult]:
-        """Encode every world-size-th block from block `rank` on; nothing is published.
+    Returns
+    -------
+    tuple of (Pinned, list of SetState, str)
+        The last says in one line how the sets are encoded; see `say_how`.
+    """
+    lacking = [target for target in job.targets if target.finished() is None]
+    states = [target.state() for target in job.targets]
+    check_free_space(job.folder, states)
+    pinned = {target.spec.set_id: settle_settings(job, target) for target in lacking}
+    return pinned, states, say_how(job, pinned)
 
-        With `count_left`, say what others have left: their journals are read for that.
-        """
-        return self._run((rank, world_size), pinned, count_left=count_left)
 
-    def gather(self, pinned: Pinned) -> list[ExtractResult]:
-        """Gather what all parts have done, encode what is left, and publish."""
-        return self._run(None, pinned)
+def run_part(
+    job: Job, rank: int, world_size: int, pinned: Pinned, *, count_left: bool = False
+) -> list[ExtractResult]:
+    """Encode every world-size-th block from block `rank` on; nothing is published.
 
-    def finished(self) -> list[ExtractResult] | None:
-        """Return the results if every set is finished."""
-        found = [target.finished() for target in self._job.targets]
-        return [one for one in found if one is not None] if None not in found else None
+    With `count_left`, say what others have left: their journals are read for that.
+    """
+    return _share(job, (rank, world_size), pinned, count_left=count_left)
 
-    def _run(
-        self, part: tuple[int, int] | None, pinned: Pinned, *, count_left: bool = False
-    ) -> list[ExtractResult]:
-        self.part = -1 if part is None else part[0]
-        if pinned.keys() - {target.spec.set_id for target in self._job.targets}:
-            # The worker that settled the plan may have found another precision best.
-            opened = [target.encoder for target in self._job.targets]
-            self._job = self._request.open(replace(self._job.config, pinned=pinned), opened)
-        config = replace(self._job.config, part=part, pinned=pinned)
-        with contextlib.closing(JobLog(config.log)) as log:
-            job = replace(self._job.with_config(config), count_left=count_left)
-            return run_job(job, log)
+
+def gather(job: Job, pinned: Pinned) -> list[ExtractResult]:
+    """Gather what all parts have done, encode what is left, and publish."""
+    return _share(job, None, pinned)
+
+
+def _share(
+    job: Job, part: tuple[int, int] | None, pinned: Pinned, *, count_left: bool = False
+) -> list[ExtractResult]:
+    if pinned.keys() - {target.spec.set_id for target in job.targets}:
+        # The worker that settled the plan may have found another precision best.
+        job.config = replace(job.config, pinned=pinned)
+        job.open([target.encoder for target in job.targets])
+    config = replace(job.config, part=part, pinned=pinned)
+    with contextlib.closing(JobLog(config.log)) as log:
+        return run_job(job.with_config(config, count_left=count_left), log)
 
 
 def merge_results(
@@ -326,37 +251,21 @@ class Failure:
 
 @dataclass(frozen=True)
 class News:
-    """A worker reports how far it is with a part, -1 while it gathers."""
+    """A worker reports how far it is."""
 
     worker: int
-    part: int
     report: BlockDone | Progress
 
 
-class Crew(Protocol):
-    """Workers in processes of their own, numbered from 0."""
-
-    def living(self) -> set[int]:
-        """Return the workers that can take a task."""
-
-    def tell(self, worker: int, task: str, *arguments: Any) -> None:
-        """Make an idle worker run a method of `Worker`."""
-
-    def events(self) -> Iterable[Answer | Death | Failure | News]:
-        """Wait until something has happened; return it.
-
-        What a task raised that is about the job is raised here.
-        """
-
-
-def conduct(
-    crew: Crew,
-    *,
-    encoders: int,
-    on_block: Callable[[BlockDone], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> list[ExtractResult]:
+def conduct(crew: Crew, config: ExtractConfig, *, encoders: int) -> list[ExtractResult]:
     """Settle the plan, have every part done, and publish; return one result an encoder.
+
+    Parameters
+    ----------
+    crew : Crew
+    config : ExtractConfig
+        Whose callbacks are called here.
+    encoders : int
 
     Raises
     ------
@@ -367,15 +276,28 @@ def conduct(
     WorkerDiedError
         If workers died again and again.
     """
-    plan: SharedPlan = _alone(crew, "settle")
-    tell_how(plan.how)
+    pinned: Pinned
+    states: list[SetState]
+    pinned, states, how = _run_tasks(crew, [_Task("The step 'settle'", settle, ())], None)[0]
+    tell_how(how)
+    # A finished set has nothing new, but for failed items that are tried again.
+    left = sum(state.new for state in states) if pinned else 0
     summed = SummedProgress(
-        plan.rows, plan.rows_left, encoders, on_block=on_block, on_progress=on_progress
-    )
+        sum(state.rows for state in states), left, encoders,
+        on_block=config.on_block, on_progress=config.on_progress,
+    )  # fmt: skip
     parts: list[list[ExtractResult]] = []
-    if plan.rows_left:
-        parts = _all_parts(crew, plan, summed)
-    last: list[ExtractResult] = _alone(crew, "gather", plan.pinned, summed=summed)
+    if left:
+        # Texts are sorted over several blocks, which a part takes together.
+        window = max(settings.get("window", 1) for settings in pinned.values())
+        blocks = -(-max(state.blocks for state in states) // window)
+        size = parts_of(blocks, len(crew.living()))
+        tasks = [
+            _Task(f"Part {rank} of {size}", run_part, (rank, size, pinned), rank)
+            for rank in range(size)
+        ]
+        parts = _run_tasks(crew, tasks, summed)
+    (last,) = _run_tasks(crew, [_Task("The step 'gather'", gather, (pinned,))], summed)
     return merge_results(parts, last)
 
 
@@ -390,7 +312,9 @@ class _Task:
     """A part, or a step that one worker does alone, and what it has cost so far."""
 
     name: str
-    call: tuple[Any, ...]
+    work: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    part: int = -1
     deaths: int = 0
     failures: list[Failure] = field(default_factory=list)
 
@@ -433,21 +357,6 @@ class _Task:
         return known
 
 
-def _all_parts(crew: Crew, plan: SharedPlan, summed: SummedProgress) -> list[list[ExtractResult]]:
-    """Hand every part to an idle worker; return the results."""
-    world_size = parts_of(plan.blocks, len(crew.living()))
-    parts = [
-        _Task(f"Part {rank} of {world_size}", ("run_part", rank, world_size, plan.pinned))
-        for rank in range(world_size)
-    ]
-    return _run_tasks(crew, parts, summed)
-
-
-def _alone(crew: Crew, task: str, *arguments: Any, summed: SummedProgress | None = None) -> Any:
-    """Have one worker do a task, another one if it dies."""
-    return _run_tasks(crew, [_Task(f"The step {task!r}", (task, *arguments))], summed)[0]
-
-
 def _run_tasks(crew: Crew, tasks: list[_Task], summed: SummedProgress | None) -> list[Any]:
     """Have idle workers do tasks, again where one was lost; return the answers."""
     waiting, working = deque(range(len(tasks))), dict[int, int]()
@@ -458,14 +367,15 @@ def _run_tasks(crew: Crew, tasks: list[_Task], summed: SummedProgress | None) ->
             if number is not None:
                 waiting.remove(number)
                 working[worker] = number
-                crew.tell(worker, *tasks[number].call)
+                crew.tell(worker, tasks[number].work, *tasks[number].arguments)
         if not working:
             failed = next((tasks[one] for one in waiting if tasks[one].failures), None)
             raise failed.given_up() if failed else _all_workers_died()
         for event in crew.events():
             if isinstance(event, News):
-                if summed is not None:
-                    summed.take(event.worker, event.part, event.report)
+                if summed is not None and event.worker in working:
+                    part = tasks[working[event.worker]].part
+                    summed.take(event.worker, part, event.report)
                 continue
             if summed is not None:
                 summed.ended(event.worker)
@@ -497,29 +407,40 @@ RESTARTS = 2
 GRACE = 20.0
 
 
-class ProcessCrew:
-    """One process per device, started with its first task.
+class Remote(Protocol):
+    """The process of a worker, wherever it runs.
+
+    Through the connection go ``(function, arguments)``, of a function that takes the open job
+    first, or None at the end; back come ``("news", report)``, ``("answer", value)`` and
+    ``("raised", (error, where))``, after which it ends. It is closed there when that is gone.
+    """
+
+    connection: Connection
+
+    def stop(self) -> None:
+        """Let it leave at once."""
+
+    def end(self, until: float) -> str:
+        """Wait for its end until a time, end it, and return how it ended."""
+
+
+class Crew:
+    """Workers in processes of their own, numbered from 0, each started with its first task.
 
     Use as a context manager: leaving ends every process, whatever it is doing.
 
     Parameters
     ----------
-    request : JobRequest
     devices : sequence of str
         Of the workers.
-    cores : int
-        For each: see `Worker`.
+    spawn : callable
+        Called with a device; starts a process there.
     """
 
-    def __init__(self, request: JobRequest, devices: Sequence[str], *, cores: int) -> None:
-        self._request = request
-        self._devices = list(devices)
-        self._cores = cores
-        # A forked child would inherit threads' locks and a CUDA context that it cannot use.
-        self._context = multiprocessing.get_context("spawn")
-        self._running: dict[int, tuple[BaseProcess, Connection]] = {}
+    def __init__(self, devices: Sequence[str], spawn: Callable[[str], Remote]) -> None:
+        self._devices, self._spawn = list(devices), spawn
+        self._running: dict[int, Remote] = {}
         self._starts = [0] * len(self._devices)
-        self._silent: set[int] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -530,101 +451,97 @@ class ProcessCrew:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for process, connection in self._running.values():
+        for remote in self._running.values():
             with contextlib.suppress(OSError):
-                connection.send(None)
+                remote.connection.send(None)
             if kind is not None:
-                process.terminate()
+                remote.stop()
         until = time.monotonic() + GRACE
-        for worker in list(self._running):
-            self._end(worker, until=until)
+        while self._running:
+            self._running.popitem()[1].end(until)
 
     def living(self) -> set[int]:
         """Return the workers that run, or can be started."""
         startable = {n for n, starts in enumerate(self._starts) if starts <= RESTARTS}
         return startable | self._running.keys()
 
-    def tell(self, worker: int, task: str, *arguments: Any) -> None:
-        """Let a worker run a method of `Worker`."""
+    def tell(self, worker: int, task: Callable[..., Any], *arguments: Any) -> None:
+        """Let an idle worker run a function on its open job."""
         if worker not in self._running:
-            self._start(worker)
+            self._running[worker] = self._spawn(self._devices[worker])
+            self._starts[worker] += 1
         # Of a process that is gone, `events` says so.
         with contextlib.suppress(OSError):
-            self._running[worker][1].send((task, arguments))
+            self._running[worker].connection.send((task, arguments))
 
     def events(self) -> Iterator[Answer | Death | Failure | News]:
         """Wait for what happens next; what a task raised about the job is raised here."""
-        by_handle: dict[Any, int] = {}
-        for worker, (process, connection) in self._running.items():
-            by_handle[process.sentinel] = worker
-            if worker not in self._silent:
-                by_handle[connection] = worker
-        for handle in wait(list(by_handle)):
-            worker = by_handle[handle]
-            if worker not in self._running:
+        workers = {remote.connection: worker for worker, remote in self._running.items()}
+        for connection in wait(list(workers)):
+            assert isinstance(connection, Connection)
+            worker = workers[connection]
+            try:
+                what, value = connection.recv()
+            except (EOFError, OSError, pickle.UnpicklingError):
+                yield Death(worker, self._running.pop(worker).end(time.monotonic() + GRACE))
                 continue
-            process, connection = self._running[worker]
-            if handle is connection:
-                yield from self._received(worker, connection)
-            elif worker in self._silent or not connection.poll():
-                yield self._exit_report(worker, process.pid)
+            if what == "raised":
+                error, where = value
+                failure = Failure.of(worker, self._devices[worker] + where, error)
+                # After an error of CUDA nothing works in that process: the next task has a new one.
+                self._running.pop(worker).end(time.monotonic() + GRACE)
+                yield failure
+            else:
+                yield News(worker, value) if what == "news" else Answer(worker, value)
 
-    def process_id(self, worker: int) -> int | None:
-        """Return the id of a worker's process."""
-        return self._running[worker][0].pid if worker in self._running else None
 
-    def _start(self, worker: int) -> None:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=serve,
-            args=(theirs, self._request, self._devices[worker], self._cores),
-            name=f"extract on {self._devices[worker]}",
+class SpawnedProcess:
+    """A worker's process on this machine.
+
+    Parameters
+    ----------
+    job : Job
+    cores : int
+        See `open_on`.
+    device : str
+    """
+
+    def __init__(self, job: Job, cores: int, device: str) -> None:
+        # A forked child would inherit threads' locks and a CUDA context that it cannot use.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=serve, args=(theirs, job, device, cores), name=f"extract on {device}"
         )
+        self._device = device
         with spawning():
-            process.start()
+            self._process.start()
         theirs.close()
-        self._running[worker] = (process, ours)
-        self._silent.discard(worker)
-        self._starts[worker] += 1
 
-    def _end(self, worker: int, *, until: float) -> int:
-        """Wait for a process until a time, end it, and return its exit code."""
-        process, connection = self._running.pop(worker)
+    def stop(self) -> None:
+        """Let it leave through every `with` block."""
+        self._process.terminate()
+
+    def end(self, until: float) -> str:
+        """Wait for its end until a time, end it, and return how it ended."""
+        process, pid = self._process, self._process.pid
         process.join(max(0.0, until - time.monotonic()))
         if process.is_alive():
             process.kill()
             process.join()
         code = process.exitcode or 0
         process.close()
-        connection.close()
-        return code
-
-    def _received(self, worker: int, connection: Connection) -> Iterator[Answer | Failure | News]:
-        try:
-            what, value = connection.recv()
-        except (EOFError, OSError, pickle.UnpicklingError):
-            self._silent.add(worker)  # its sentinel follows
-            return
-        if what == "raised":
-            failure = Failure.of(worker, self._devices[worker], value)
-            # After an error of CUDA nothing works in that process: the next task has a new one.
-            self._end(worker, until=time.monotonic() + GRACE)
-            yield failure
-            return
-        yield News(worker, *value) if what == "news" else Answer(worker, value)
-
-    def _exit_report(self, worker: int, pid: int | None) -> Death:
-        code = self._end(worker, until=time.monotonic() + GRACE)
+        self.connection.close()
         how = f"ended with exit code {code}"
         if code < 0:
             with contextlib.suppress(ValueError):
                 how = f"was killed by {signal.Signals(-code).name}"
         if code == -signal.SIGKILL:
             how += " (the kernel kills so when memory runs out)"
-        return Death(worker, f"Process {pid} on {self._devices[worker]} {how}.")
+        return f"Process {pid} on {self._device} {how}."
 
 
-def serve(connection: Connection, request: JobRequest, device: str, cores: int) -> None:
+def serve(connection: Connection, job: Job, device: str, cores: int) -> None:
     """Run a worker in this process: tasks and answers go through the connection."""
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -636,18 +553,15 @@ def serve(connection: Connection, request: JobRequest, device: str, cores: int) 
         with sending:
             connection.send((what, value))
 
-    def tell(report: BlockDone | Progress) -> None:
-        send("news", (worker.part, report))
-
     try:
-        worker = Worker(request, device, cores=cores, callbacks=(tell, tell))
+        opened = open_on(job, device, cores=cores, tell=partial(send, "news"))
         while (message := connection.recv()) is not None:
             task, arguments = message
-            send("answer", getattr(worker, task)(*arguments))
+            send("answer", task(opened, *arguments))
     except (EOFError, BrokenPipeError):
         return  # the parent has gone
     except Exception as err:
-        send("raised", _sendable(err))
+        send("raised", (sendable(err), ""))
 
 
 def _leave(*_: object) -> None:
@@ -655,7 +569,7 @@ def _leave(*_: object) -> None:
     sys.exit(128 + signal.SIGTERM)
 
 
-def _sendable(err: Exception) -> Exception:
+def sendable(err: Exception) -> Exception:
     """Return the error as another process can raise it, with the lines that it came through."""
     if not isinstance(err, FeatstoreError):
         err.add_note(traceback.format_exc())
@@ -666,16 +580,8 @@ def _sendable(err: Exception) -> Exception:
     return err
 
 
-def extract_on_devices(
-    manifest: str | Path | Manifest,
-    *,
-    kind: str,
-    encoders: Sequence[EncoderSpec],
-    store: str | Path,
-    devices: str | Sequence[str] = "all",
-    config: ExtractConfig | None = None,
-) -> list[ExtractResult]:
-    """Run `extract_many` in one process a device; the store is the same as of one process.
+def extract_on_devices(job: Job, devices: str | Sequence[str] = "all") -> list[ExtractResult]:
+    """Run a job in one process a device; the store is the same as of one process.
 
     The cores are shared out evenly where the options name neither threads nor jobs. On a CPU
     threads decide the last bits of a row: to compare two stores bit for bit, name them. A job
@@ -689,8 +595,8 @@ def extract_on_devices(
 
     Parameters
     ----------
-    manifest, kind, encoders, store, config
-        As for `extract_many`, but encoders by name only; `config.device` is not used.
+    job : Job
+        With encoders by name only; `config.device` is not used.
     devices : str or sequence of str
         ``all`` GPUs of this machine, or a list such as ``cuda:0,cuda:1`` or ``cpu,cpu``.
 
@@ -705,18 +611,10 @@ def extract_on_devices(
     FeatstoreError
         As for `extract`.
     """
-    requested = config or ExtractConfig()
     chosen = parse_devices(devices)
-    request = make_request(
-        manifest, kind=kind, encoders=encoders, store=store, config=replace(requested, part=None)
-    )
-    with ProcessCrew(request, chosen, cores=share_of_cores(len(chosen))) as crew:
-        return conduct(
-            crew,
-            encoders=len(request.encoders),
-            on_block=requested.on_block,
-            on_progress=requested.on_progress,
-        )
+    spawn = partial(SpawnedProcess, to_send(job), share_of_cores(len(chosen)))
+    with Crew(chosen, spawn) as crew:
+        return conduct(crew, job.config, encoders=len(job.encoders))
 
 
 def split_devices(devices: str | Sequence[str], every: Callable[[], Sequence[str]]) -> list[str]:

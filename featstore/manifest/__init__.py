@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from featstore.errors import lazily
 
 if TYPE_CHECKING:
     from featstore.manifest.io import read_manifest, write_manifest
@@ -16,19 +17,6 @@ if TYPE_CHECKING:
         validate_classes,
         validate_items,
     )
-
-#: Looked up when first used: a decoding process needs one light module of these.
-_HOME = {
-    "CLASS_SCHEMA": "featstore.manifest.manifest",
-    "ITEM_SCHEMA": "featstore.manifest.manifest",
-    "KINDS": "featstore.manifest.manifest",
-    "Manifest": "featstore.manifest.manifest",
-    "SPLITS": "featstore.manifest.manifest",
-    "read_manifest": "featstore.manifest.io",
-    "validate_classes": "featstore.manifest.manifest",
-    "validate_items": "featstore.manifest.manifest",
-    "write_manifest": "featstore.manifest.io",
-}
 
 __all__ = [
     "CLASS_SCHEMA",
@@ -43,7 +31,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'featstore.manifest' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+#: A decoding process needs one light module of these.
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "featstore.manifest.io": "read_manifest write_manifest",
+        "featstore.manifest.manifest": (
+            "CLASS_SCHEMA ITEM_SCHEMA KINDS Manifest SPLITS validate_classes validate_items"
+        ),
+    },
+)

@@ -5,8 +5,9 @@ Each source lists items; none decodes an image. `open_reader` is how anybody get
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from featstore.errors import lazily
 
 if TYPE_CHECKING:
     from featstore.sources.making import (
@@ -16,17 +17,6 @@ if TYPE_CHECKING:
         open_source,
     )
     from featstore.sources.reader import ByteReader, check_bytes, open_reader
-
-#: Looked up when first used: a decoding process needs one light module of these.
-_HOME = {
-    "ByteReader": "featstore.sources.reader",
-    "SOURCES": "featstore.sources.making",
-    "Source": "featstore.sources.making",
-    "check_bytes": "featstore.sources.reader",
-    "make_manifest": "featstore.sources.making",
-    "open_reader": "featstore.sources.reader",
-    "open_source": "featstore.sources.making",
-}
 
 __all__ = [
     "SOURCES",
@@ -39,7 +29,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'featstore.sources' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+#: A decoding process needs one light module of these.
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "featstore.sources.making": "SOURCES Source make_manifest open_source",
+        "featstore.sources.reader": "ByteReader check_bytes open_reader",
+    },
+)

@@ -6,8 +6,9 @@ them imports torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from featstore.errors import lazily
 
 if TYPE_CHECKING:
     from featstore.labels import class_texts
@@ -53,50 +54,6 @@ DTYPE_CODES = {
     "float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "float64": "<f8", "int8": "i1",
     "uint8": "u1",
 }  # fmt: skip
-
-_HOME = {
-    "ArrayLayout": "featstore.store.layout",
-    "Commit": "featstore.store.records",
-    "DTYPES": "featstore.store.layout",
-    "EmbeddingsView": "featstore.store.view",
-    "FeatureStore": "featstore.store.store",
-    "ItemTable": "featstore.store.tables",
-    "LayoutError": "featstore.store.layout",
-    "LayoutLimits": "featstore.store.layout",
-    "LocalPlace": "featstore.store.place",
-    "MODES": "featstore.store.rows",
-    "Mode": "featstore.store.rows",
-    "PairedView": "featstore.store.view",
-    "Place": "featstore.store.place",
-    "Problem": "featstore.store.verify",
-    "Selection": "featstore.store.view",
-    "SetInfo": "featstore.store.store",
-    "SetKey": "featstore.store.layout",
-    "SetSpec": "featstore.store.layout",
-    "SetWriter": "featstore.store.writer",
-    "Tuning": "featstore.store.rows",
-    "Verify": "featstore.store.rows",
-    "WriteOptions": "featstore.store.writer",
-    "class_texts": "featstore.labels",
-    "collect_garbage": "featstore.store.gc",
-    "content_duplicates": "featstore.store.store",
-    "join_ids": "featstore.store.view",
-    "make_store": "featstore.store.gc",
-    "open_rows": "featstore.store.rows",
-    "open_store": "featstore.store.store",
-    "pair_views": "featstore.store.view",
-    "plan_array": "featstore.store.layout",
-    "read_commit": "featstore.store.records",
-    "read_pointer": "featstore.store.records",
-    "read_thumbnails": "featstore.store.tables",
-    "rebuild_set": "featstore.store.repair",
-    "remove_set": "featstore.store.gc",
-    "row_facts": "featstore.store.store",
-    "settle_set": "featstore.store.writer",
-    "verify_store": "featstore.store.verify",
-    "write_catalog": "featstore.store.catalog",
-    "write_thumbnails": "featstore.store.tables",
-}
 
 __all__ = [
     "BLOCK_ROWS",
@@ -145,11 +102,23 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'featstore.store' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "featstore.labels": "class_texts",
+        "featstore.store.catalog": "write_catalog",
+        "featstore.store.gc": "collect_garbage make_store remove_set",
+        "featstore.store.layout": (
+            "ArrayLayout DTYPES LayoutError LayoutLimits SetKey SetSpec plan_array"
+        ),
+        "featstore.store.place": "LocalPlace Place",
+        "featstore.store.records": "Commit read_commit read_pointer",
+        "featstore.store.repair": "rebuild_set",
+        "featstore.store.rows": "MODES Mode Tuning Verify open_rows",
+        "featstore.store.store": "FeatureStore SetInfo content_duplicates open_store row_facts",
+        "featstore.store.tables": "ItemTable read_thumbnails write_thumbnails",
+        "featstore.store.verify": "Problem verify_store",
+        "featstore.store.view": "EmbeddingsView PairedView Selection join_ids pair_views",
+        "featstore.store.writer": "SetWriter WriteOptions settle_set",
+    },
+)

@@ -36,7 +36,7 @@ from data_manifests.registry import BUILDERS
 from featstore import open_store
 from featstore.cli import cli as featstore_cli
 from featstore.command_line import run_command
-from featstore.encoders import open_clip_image, sentence_transformers_text, timm_image
+from featstore.encoders import open_clip_model, sentence_transformers_text, timm_image
 from featstore.encoders.open_clip_model import OpenClipPair, _checked_config, split_name
 from featstore.manifest.io import read_manifest
 from tests.bench.paper_store import build
@@ -136,7 +136,7 @@ def test_every_command_for_an_empty_store_builds_and_plans(place, monkeypatch, c
         assert run_command(featstore_cli, "featstore", [*words[1:], *lacking]) == 0, words
     capsys.readouterr()
     monkeypatch.setattr(timm_image, "build_timm", small_timm)
-    monkeypatch.setattr(open_clip_image, "load_pair", small_pair)
+    monkeypatch.setattr(open_clip_model, "load_pair", small_pair)
     monkeypatch.setattr(
         sentence_transformers_text,
         "open_text",
@@ -145,13 +145,13 @@ def test_every_command_for_an_empty_store_builds_and_plans(place, monkeypatch, c
     planned = set()
     with open_clip_models.known_to_open_clip(place):
         for words in extracts:
-            arguments = ["plan", *words[2:], "--json"]
+            arguments = [*words[1:], "--dry-run", "--json"]
             code = run_command(featstore_cli, "featstore", arguments)
             said = capsys.readouterr()
             assert code == 0, (words, said.err, said.out)
-            for kind, plan in json.loads(said.out).items():
-                assert all(one["state"] == "missing" for one in plan["sets"])
-                planned |= {(words[2], kind, one["encoder"]) for one in plan["sets"]}
+            for one in json.loads(said.out):
+                assert one["state"] == "missing"
+                planned.add((words[2], one["key"].split("/")[1], one["encoder"]))
     # One command decodes the images of a dataset for all encoders.
     images = [words[2] for words in extracts if "image" in words]
     assert len(images) == len(set(images))

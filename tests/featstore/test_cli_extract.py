@@ -1,4 +1,4 @@
-"""The commands `extract` and `plan`: options, files of options, what is shown."""
+"""The command `extract`: options, files of options, what is shown."""
 
 from __future__ import annotations
 
@@ -38,15 +38,16 @@ def test_a_file_of_options_is_overridden_by_flags_and_recorded(
         f'save_dtype = "float32"\nlimit = 1\n\n'
         f'[[encoder]]\nname = "{LITE0[0]}"\nweights = "{LITE0[1]}"\n'
     )
-    assert _run("plan", "--config", config, "--json") == 0
-    plan = json.loads(capsys.readouterr().out)["image"]
-    assert (plan["sets"][0]["state"], plan["sets"][0]["new"]) == ("missing", 1)
-    assert plan["write_bytes"] == 1280 * 4
-    # What says where the extraction runs changes no plan, and is looked at all the same.
+    dry = ["extract", "--dry-run", "--config", config]
+    assert _run(*dry, "--json") == 0
+    (state,) = json.loads(capsys.readouterr().out)
+    assert (state["state"], state["new"]) == ("missing", 1)
+    assert state["write_bytes"] == 1280 * 4
+    # What says where the extraction runs changes nothing, and is looked at all the same.
     elsewhere = ["--devices", "cpu,cpu", "--log", tmp_path / "log.jsonl"]
-    assert _run("plan", "--config", config, "--json", *elsewhere) == 0
-    assert json.loads(capsys.readouterr().out)["image"]["sets"] == plan["sets"]
-    assert _run("plan", "--config", config, "--rank", "0", "--devices", "cpu") == EXIT_USAGE
+    assert _run(*dry, "--json", *elsewhere) == 0
+    assert json.loads(capsys.readouterr().out) == [state]
+    assert _run(*dry, "--rank", "0", "--devices", "cpu") == EXIT_USAGE
     assert "A rank is one process" in capsys.readouterr().err
     assert not (tmp_path / "log.jsonl").exists()
     assert not store.exists()

@@ -50,18 +50,15 @@ def test_a_refused_head_is_extracted_by_a_file_of_its_classes(
     assert run("extract", labels, *head(store, weights)) == 1
     assert re.search(r"70 classes, the number of no known.*--label-file", capsys.readouterr().err)
     typed = [*head(store, weights), "--label-file", things]
-    assert run("plan", *typed, "--json") == 0
-    plan = json.loads(capsys.readouterr().out)["head_weight"]
-    (one,) = plan["sets"]
+    assert run("extract", *typed, "--dry-run", "--json") == 0
+    (one,) = json.loads(capsys.readouterr().out)
     assert (one["state"], one["rows"], one["new"]) == ("missing", 70, 70)
     assert not store.exists()
     assert run("extract", *typed, "--json") == 0
     (result,) = json.loads(capsys.readouterr().out)
     assert (result["key"], result["new"]) == (one["key"], 70)
-    data = [
-        p for name in ("embedding", "bias") for p in (store / one["key"] / name / "c").rglob("*")
-    ]
-    assert plan["write_bytes"] == sum(path.stat().st_size for path in data if path.is_file())
+    data = (store / one["key"] / "embedding" / "c").rglob("*")
+    assert one["write_bytes"] == sum(path.stat().st_size for path in data if path.is_file())
     # The classes are those of the manifest that the same file makes: names and head pair by id.
     view = featstore.open_store(store).view(result["key"])
     classes = read_manifest(labels).classes
@@ -69,25 +66,14 @@ def test_a_refused_head_is_extracted_by_a_file_of_its_classes(
     assert result["key"].startswith("things-i-saw/head_weight/")
     assert view.items["class_id"].to_list() == classes["class_id"].to_list()
     tree = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
-    assert run("plan", *typed) == 0
-    assert "finished, 70 rows" in capsys.readouterr().out
+    assert run("extract", *typed, "--dry-run") == 0
+    assert "finished; of 70 rows 0 to encode" in capsys.readouterr().out
     assert run("extract", *typed) == 0
     assert "70 reused, 0 new" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == tree
     # By the manifest it is the same set, once its label set is named.
     assert run("extract", labels, *head(store, weights), "--label-set", "things-i-saw") == 0
     assert "70 reused, 0 new" in capsys.readouterr().out
-
-
-def test_a_plan_says_what_would_be_refused(
-    weights: Path, things: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    things.write_text("one\ntwo\n")
-    typed = [*head(tmp_path / "store", weights), "--label-file", things]
-    assert run("plan", *typed) == 1
-    said = capsys.readouterr()
-    assert "head_weight of timm:test_resnet: cannot be made" in said.out
-    assert re.search(r"The extraction would stop: .*70 classes of label set.*has 2\b", said.err)
 
 
 def test_another_list_of_the_same_name_does_not_pass_for_the_first(
@@ -98,9 +84,9 @@ def test_another_list_of_the_same_name_does_not_pass_for_the_first(
     rows = "\n".join(f"{number},s{number},thing" for number in range(70))
     table = things.with_suffix(".csv")
     table.write_text("index,synset,name\n" + rows)
-    assert run("plan", *typed[:-1], table) == 1
-    assert "with other classes. Give this label set another name" in capsys.readouterr().err
-    assert run("extract", *typed[:-1], table) == 1
+    for more in (["--dry-run"], []):
+        assert run("extract", *typed[:-1], table, *more) == 1
+        assert "cannot be extended" in capsys.readouterr().err
     assert run("extract", *typed[:-1], table, "--label-set", "other") == 0
     rows_of = [featstore.open_store(tmp_path / "store").view(str(info.key)).numpy()
                for info in featstore.open_store(tmp_path / "store").sets()]  # fmt: skip
@@ -118,6 +104,7 @@ def test_another_list_of_the_same_name_does_not_pass_for_the_first(
             "classes .* given twice",
         ),
         (["MANIFEST", "--kind", "class_name", "--label-file", "FILE"], 2, "add --kind head_weight"),
+        (["--kind", "head_weight", "--label-file", "TWO"], 1, r"70 classes of label set.*has 2\b"),
         (["--kind", "head_weight", "--label-file", "none.txt"], 1, "Cannot read the label file"),
         (["--kind", "head_weight", "--label-file", "FILE", "--pool", "cls"], 1, "Leave the pool"),
         (["MANIFEST", "--kind", "class_name", "--kind", "head_weight"], 1, "not class_name"),
@@ -136,10 +123,12 @@ def test_wrong_requests_say_what_is_right(
 ) -> None:
     labels = tmp_path / "labels"
     assert run("manifests", "labels", things, "-o", labels) == 0
-    places = {"MANIFEST": labels, "FILE": things}
+    two = tmp_path / "two.txt"
+    two.write_text("one\ntwo\n")
+    places = {"MANIFEST": labels, "FILE": things, "TWO": two}
     args = [places.get(part, part) for part in typed]
-    for command in ("extract", "plan"):
-        found = run(command, *args, "--encoder", NAME, "--weights", weights,
+    for more in ([], ["--dry-run"]):
+        found = run("extract", *args, *more, "--encoder", NAME, "--weights", weights,
                     "--store", tmp_path / "store")  # fmt: skip
         assert found == code
         assert re.search(match, capsys.readouterr().err)

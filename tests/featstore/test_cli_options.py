@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 import click
-import pytest
 
-from featstore.cli.extract import extract_command, plan_command
+from featstore.cli.extract import extract_command
 
 #: Flag -> how its value is shown, and the default; a star for one that may be repeated.
 OPTIONS = """
@@ -54,6 +53,7 @@ OPTIONS = """
 --world-size INTEGER>=1
 --log PATH
 --no-log
+--dry-run
 --json
 """
 
@@ -82,18 +82,12 @@ def _metavar(parameter: click.Option, ctx: click.Context) -> str:
     return parameter.make_metavar(ctx)
 
 
-@pytest.mark.parametrize(
-    ("command", "more"),
-    [(extract_command, set()), (plan_command, {"--measure"})],
-    ids=["extract", "plan"],
-)
-def test_the_options_are_these(command: click.Command, more: set[str]) -> None:
-    assert _shown(command) == set(OPTIONS.strip().splitlines()) | more
+def test_the_options_are_these() -> None:
+    assert _shown(extract_command) == set(OPTIONS.strip().splitlines())
 
 
-@pytest.mark.parametrize("command", [extract_command, plan_command], ids=["extract", "plan"])
-def test_every_option_has_a_help_sentence(command: click.Command) -> None:
-    for parameter in command.params:
+def test_every_option_has_a_help_sentence() -> None:
+    for parameter in extract_command.params:
         if isinstance(parameter, click.Option):
             text = parameter.help or ""
             assert re.match(r"(?!Of |Its )[A-Z].* .* .*[.)]$", text), (parameter.opts, text)

@@ -29,9 +29,10 @@ from PIL import Image
 
 import featstore
 from featstore.encoders.registry import open_encoder
-from featstore.extraction.job import open_job, run_job
+from featstore.extraction.job import run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import JobLog
+from featstore.extraction.targets import Job
 from featstore.images import decode_image
 from featstore.manifest.io import read_manifest, write_manifest
 from featstore.manifest.manifest import Manifest
@@ -209,7 +210,7 @@ def measure(
     jobs = (("from_jpeg", encoder, photographs), ("extract", Remembering(encoder), tiny))
     for name, used, manifest in jobs:
         store = folder / f"store-{model.replace(':', '-')}-{precision}-{compiled}-{name}"
-        job = open_job(
+        job = Job(
             manifest,
             kind="image",
             encoders=[EncoderSpec(model, weights=str(weights))],
@@ -221,8 +222,7 @@ def measure(
                 dtype="float32",
                 decode_timeout=None if name == "extract" else 60.0,
             ),
-            opened=[used],
-        )
+        ).open([used])
         with utilisation(device) as busy[name]:
             started = time.perf_counter()
             (result,) = run_job(job, JobLog(None))

@@ -16,9 +16,10 @@ import polars as pl
 from PIL import Image
 
 from featstore.encoders.base import Encoder
-from featstore.extraction.job import open_job, run_job
+from featstore.extraction.job import run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import JobLog
+from featstore.extraction.targets import Job
 from featstore.images import decode_image
 from featstore.manifest.io import write_manifest
 from featstore.manifest.manifest import Manifest
@@ -74,14 +75,13 @@ class Photographs:
     def extract(self, *chosen: Encoder) -> None:
         """Run a whole job into a new store."""
         store = self.root / f"store{next(self._stores)}"
-        job = open_job(
+        job = Job(
             self.manifest,
             kind="image",
             encoders=[EncoderSpec(encoder.name) for encoder in chosen],
             store=store,
             config=ExtractConfig(batch_size=BATCH),
-            opened=chosen,
-        )
+        ).open(chosen)
         run_job(job, JobLog(None))
         shutil.rmtree(store)
 

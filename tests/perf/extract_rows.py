@@ -23,8 +23,9 @@ import numpy as np
 import polars as pl
 
 from featstore.extraction.job import extract
-from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.workers import JobRequest, Worker
+from featstore.extraction.options import EncoderSpec
+from featstore.extraction.targets import Job
+from featstore.extraction.workers import open_on, run_part, settle
 from featstore.manifest.io import read_manifest, write_manifest
 from tests.perf.engine import Figure, one_run
 from tests.perf.scan_memory import anonymous_bytes
@@ -124,10 +125,9 @@ def run_whole(folder: Path, store: Path) -> int:
 def run_parts(folder: Path, store: Path, parts: int) -> int:
     """Extract them in parts, as a worker is given them; return how many."""
     choice = EncoderSpec(Nothing(), space={"name": "nothing"})
-    request = JobRequest(read_manifest(folder), "caption", (choice,), store, ExtractConfig())
-    worker = Worker(request, "cpu")
-    pinned = worker.settle().pinned
-    return sum(worker.run_part(part, parts, pinned)[0].new for part in range(parts))
+    job = open_on(Job(read_manifest(folder), "caption", [choice], store), "cpu")
+    pinned = settle(job)[0]
+    return sum(run_part(job, part, parts, pinned)[0].new for part in range(parts))
 
 
 def make_captions(folder: Path, count: int) -> None:

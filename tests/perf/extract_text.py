@@ -15,9 +15,10 @@ import torch
 from featstore import open_store
 from featstore.encoders.base import encode_texts, length_batches
 from featstore.encoders.registry import open_encoder
-from featstore.extraction.job import open_job, run_job
+from featstore.extraction.job import run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import JobLog
+from featstore.extraction.targets import Job
 from featstore.manifest.manifest import Manifest, conform_items
 from tests.perf.engine import Figure, compare
 
@@ -93,10 +94,7 @@ class TextJob:
         shutil.rmtree(self.root, ignore_errors=True)
         config = ExtractConfig(batch_size=BATCH, dtype="float32")
         choices = [EncoderSpec(self.encoder.name)]
-        job = open_job(
-            self.manifest, kind="caption", encoders=choices, store=self.root, config=config,
-            opened=[self.encoder],
-        )  # fmt: skip
+        job = Job(self.manifest, "caption", choices, self.root, config).open([self.encoder])
         (done,) = run_job(job, JobLog(None))
         return open_store(self.root).view(done.key).numpy()
 

@@ -97,13 +97,6 @@ def test_pictures_are_those_of_the_decoder_at_any_size():
             np.testing.assert_array_equal(np.asarray(future.result(timeout=60)), np.asarray(image))
 
 
-def test_pictures_go_through_the_pipe_where_there_is_no_shared_memory():
-    with DecodePool(1, shared=False) as pool:
-        image = pool.submit(file_of(5, (700, 400))).result(timeout=60)
-    assert image.size == (700, 400)
-    assert image.getpixel((699, 399)) == (5, 250, 7)
-
-
 def test_a_result_is_not_overwritten_by_the_next_picture():
     with DecodePool(1) as pool:
         first = pool.submit(file_of(1)).result(timeout=60)
@@ -157,7 +150,7 @@ def test_wrong_arguments_are_refused(wrong):
 
 def test_a_worker_without_its_pool_ends():
     """The pool's end of the pipe is closed, as when the job is killed."""
-    worker = WorkerProcess("featstore.images:decode_image", {"max_pixels": 100}, 5, shared=True)
+    worker = WorkerProcess("featstore.images:decode_image", {"max_pixels": 100}, 5)
     process = worker._running()
     process.stdin.close()
     assert process.wait(timeout=60) == 0

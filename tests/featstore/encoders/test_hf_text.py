@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from featstore.encoders import torch_text
 from featstore.encoders.base import TextEncoder
 from featstore.encoders.golden import GOLDEN_TEXTS, GoldenCosine, golden_cosine
-from featstore.encoders.registry import open_encoder
-from featstore.encoders.transformers_text import HFTextEncoder, check_hf_name
+from featstore.encoders.registry import check_name, open_encoder
+from featstore.encoders.transformers_text import HFTextEncoder
 from featstore.errors import EncoderError, UnknownEncoderError
 from featstore.identity import space_id
 from tests.featstore.encoders.text_models import SAVERS, byte_level_bpe, save_random
@@ -284,10 +284,11 @@ def test_a_hub_out_of_reach(monkeypatch):
 
 
 def test_names():
-    check_hf_name("roberta-base")
-    check_hf_name("princeton-nlp/sup-simcse-bert-base-uncased")
-    with pytest.raises(UnknownEncoderError, match="hf:owner/model"):
-        check_hf_name("../etc")
+    assert check_name("hf:roberta-base") == "hf"
+    assert check_name("hf:princeton-nlp/sup-simcse-bert-base-uncased") == "hf"
+    for name in ("hf:../etc", "st:../etc"):
+        with pytest.raises(UnknownEncoderError, match=f"{name[:2]}:owner/model"):
+            check_name(name)
 
 
 # --- code of the model's own --------------------------------------------------------------------

@@ -109,10 +109,10 @@ def test_each_option_makes_the_space_that_it_says(family, manifest, folders, tmp
         encoder = open_encoder(NAMES[family], kind=kind, weights=folders[family], **options)
         assert info.commit.space_id == space_id(encoder.space)
         ids.append(info.commit.space_id)
-        # A plan with the same options finds the set; the run records them.
+        # A dry run with the same options finds the set; the run records them.
         capsys.readouterr()
-        assert run("plan", *what, *typed, "--json") == 0
-        (found,) = json.loads(capsys.readouterr().out)[kind]["sets"]
+        assert run("extract", *what, *typed, "--dry-run", "--json") == 0
+        (found,) = json.loads(capsys.readouterr().out)
         assert (found["key"], found["state"]) == (str(info.key), "finished")
         (record,) = (store / str(info.key) / "runs").glob("*.json")
         (asked,) = json.loads(record.read_text())["settings"]["encoders"]
@@ -196,14 +196,14 @@ def test_each_encoder_has_its_own_and_a_dash_is_the_models_own(manifest, folders
         ("timm", ["--kind", "head_weight", "--pool", "cls"], 1, "no label set"),
     ],
 )
-@pytest.mark.parametrize("command", ["extract", "plan"])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_a_value_that_does_not_go_says_what_does(
-    command, family, typed, code, match, manifest, folders, tmp_path, capsys
+    more, family, typed, code, match, manifest, folders, tmp_path, capsys
 ):
     what = job(family, manifest, folders[family], tmp_path / "store")
     if "head_weight" in typed:
         what = [part for part in what if part not in ("--kind", "image")]
-    assert run(command, *what, *typed) == code
+    assert run("extract", *what, *typed, *more) == code
     said = capsys.readouterr().err
     assert re.search(match, said)
     assert not (tmp_path / "store").exists()

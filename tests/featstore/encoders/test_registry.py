@@ -90,7 +90,7 @@ READERS = {
     "timm": ("timm_image", "timm_model"),
     "st": ("sentence_transformers_text", "torch_text"),
     "hf": ("transformers_text", "torch_text"),
-    "oc": ("open_clip_image", "open_clip_text"),
+    "oc": ("open_clip_image", "open_clip_text", "open_clip_model"),
 }
 
 
@@ -123,7 +123,7 @@ def test_an_option_that_a_family_does_not_take_is_refused(name, option, value):
 def test_a_family_gets_the_options_it_takes_and_the_defaults_of_the_others(monkeypatch):
     got = []
     takes = frozenset({"precision", "trust_remote_code"})
-    entry = registry.Family("x", frozenset({"image"}), "x", "check", "open", "x:y", takes)
+    entry = registry.Family("x", frozenset({"image"}), "x:open", "x:y", "x:check", takes)
     monkeypatch.setitem(FAMILIES, "x", entry)
     module = types.SimpleNamespace(
         check=lambda model: None, open=lambda name, options: got.append((name, options))

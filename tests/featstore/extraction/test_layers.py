@@ -23,10 +23,9 @@ from featstore.encoders.golden import golden_images
 from featstore.encoders.timm_image import PooledTimmEncoder
 from featstore.errors import EncoderError
 from featstore.extraction.batches import BatchRunner
-from featstore.extraction.job import open_job
 from featstore.extraction.pipeline import Preparation, encode_block
-from featstore.extraction.plan import plan_job
-from featstore.extraction.workers import make_request
+from featstore.extraction.targets import Job
+from featstore.extraction.workers import to_send
 from featstore.sources.reader import ByteReader
 
 NAME = "timm:test_vit"
@@ -140,10 +139,10 @@ def test_layers_at_different_places_go_on_to_the_same_end(
     with pytest.raises(Stop):
         extracted(manifest, store, second, on_block=stop, **small)
     config = ExtractConfig(**{**vars(CONFIG), **small})
-    plan = plan_job(open_job(manifest, kind="image", encoders=[spec], store=store, config=config))
-    states = [one.state for one in plan.sets]
-    assert [s.state for s in states if s] == ["extension", "unfinished", "missing"]
-    assert [s.new for s in states if s] == [5, 7, 11]
+    job = Job(manifest, "image", [spec], store, config).open()
+    states = [target.state() for target in job.targets]
+    assert [s.state for s in states] == ["extension", "unfinished", "missing"]
+    assert [s.new for s in states] == [5, 7, 11]
     found = extracted(manifest, store, spec, **small)
     assert [(r.reused, r.new) for r in found] == [(6, 5), (4, 7), (0, 11)]
     alone = store.with_name("alone")
@@ -284,11 +283,8 @@ def test_what_cannot_be_asked_of_layers(
 
 
 def test_other_processes_get_a_spec_a_layer(manifest: Manifest, store: Path) -> None:
-    request = make_request(
-        manifest, kind="image", encoders=[EncoderSpec(NAME, layers=LAYERS)], store=store,
-        config=CONFIG,
-    )  # fmt: skip
-    assert [spec.pool for spec in request.encoders] == [f"layer:{layer}" for layer in LAYERS]
+    sent = to_send(Job(manifest, "image", [EncoderSpec(NAME, layers=LAYERS)], store, CONFIG))
+    assert [spec.pool for spec in sent.encoders] == [f"layer:{layer}" for layer in LAYERS]
 
 
 def test_a_file_lists_layers_and_the_command_says_which_set_is_which(
@@ -301,7 +297,7 @@ def test_a_file_lists_layers_and_the_command_says_which_set_is_which(
         f'[[encoder]]\nname = "{NAME}"\nweights = "{weights}"\nlayers = ["norm", "blocks.1"]\n'
         f'[[encoder]]\nname = "{NAME}"\nweights = "{weights}"\n'
     )
-    assert run_command(cli, "featstore", ["plan", "--config", str(config)]) == 0
+    assert run_command(cli, "featstore", ["extract", "--config", str(config), "--dry-run"]) == 0
     planned = [line for line in capsys.readouterr().out.splitlines() if "missing" in line]
     words = ["extract", "--config", str(config), "--no-log"]
     assert run_command(cli, "featstore", words) == 0

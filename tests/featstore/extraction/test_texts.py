@@ -12,11 +12,12 @@ import pytest
 from featstore import Manifest
 from featstore.extraction import batches
 from featstore.extraction.batches import sorting_window
-from featstore.extraction.job import open_job, run_job
+from featstore.extraction.job import run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import ExtractResult, JobLog
 from featstore.extraction.repair import repair_set
 from featstore.extraction.run import settle_settings
+from featstore.extraction.targets import Job
 from featstore.testing import toy_manifest
 from tests.featstore.extraction.damage import DATA, flip, lasting
 
@@ -63,14 +64,9 @@ def run(
     manifest: Manifest, store: Path, encoder: Slots | None = None, **changes: Any
 ) -> ExtractResult:
     options: dict[str, Any] = {"batch_size": BATCH, "block_rows": BLOCK_ROWS, "dtype": "float32"}
-    job = open_job(
-        manifest,
-        kind="caption",
-        encoders=[EncoderSpec(Slots(), space=Slots.space)],
-        store=store,
-        config=ExtractConfig(**{**options, **changes}),
-        opened=[encoder or Slots()],
-    )
+    choices = [EncoderSpec(Slots(), space=Slots.space)]
+    job = Job(manifest, "caption", choices, store, ExtractConfig(**{**options, **changes}))
+    job.open([encoder or Slots()])
     return run_job(job, JobLog(None))[0]
 
 
@@ -155,11 +151,9 @@ def test_what_was_begun_block_by_block_goes_on_so(captions: Manifest, store: Pat
     def stop(_: Any) -> None:
         raise Stop
 
-    job = open_job(
-        captions, kind="caption", encoders=[EncoderSpec(Slots(), space=Slots.space)], store=store,
-        config=ExtractConfig(batch_size=BATCH, block_rows=BLOCK_ROWS, dtype="float32"),
-        opened=[Slots()],
-    )  # fmt: skip
+    config = ExtractConfig(batch_size=BATCH, block_rows=BLOCK_ROWS, dtype="float32")
+    choices = [EncoderSpec(Slots(), space=Slots.space)]
+    job = Job(captions, "caption", choices, store, config).open([Slots()])
     settings = settle_settings(job, job.targets[0])
     assert settings.pop("window") == WINDOW
     with pytest.raises(Stop):

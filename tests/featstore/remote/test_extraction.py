@@ -28,6 +28,7 @@ from featstore.extraction.job import extract_many
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import BlockDone
 from featstore.extraction.ranks import extract_rank
+from featstore.extraction.targets import Job
 from featstore.share.doctor import examine
 from featstore.testing import toy_manifest
 from tests.featstore.remote.buckets import environment
@@ -468,10 +469,9 @@ def test_ranks_need_no_folder_in_common(
     for rank, (name, encoder) in enumerate(zip(names, encoders, strict=True)):
         machine = machines(name)
         spec = EncoderSpec(encoder, space={"name": "mean"})
-        (found,) = extract_rank(
-            machine.manifest, kind="image", encoders=[spec], store=ADDRESS, rank=rank,
-            world_size=3, config=ExtractConfig(**machine.config()),
-        )  # fmt: skip
+        config = ExtractConfig(**machine.config())
+        job = Job(machine.manifest, "image", [spec], ADDRESS, config)
+        (found,) = extract_rank(job, rank=rank, world_size=3)
         results.append(found)
     assert [result.blocks_left for result in results] == [4, 2, 0]
     assert [encoder.batches for encoder in encoders] == [2, 2, 2]

@@ -13,6 +13,7 @@ from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.extraction.options import EncoderSpec, ExtractConfig
+from featstore.extraction.targets import Job
 from featstore.extraction.workers import extract_on_devices
 from featstore.plugins import use_plugins
 from featstore.testing import toy_manifest
@@ -56,10 +57,8 @@ def test_processes_of_one_machine_share_a_bucket(
     config = ExtractConfig(
         dtype="float32", batch_size=4, block_rows=4, threads=1, jobs=1, staging=tmp_path / "staging"
     )
-    (result,) = extract_on_devices(
-        manifest, kind="caption", encoders=[EncoderSpec("length:any")], store=bucket.address,
-        devices="cpu,cpu", config=config,
-    )  # fmt: skip
+    job = Job(manifest, "caption", [EncoderSpec("length:any")], bucket.address, config)
+    (result,) = extract_on_devices(job, "cpu,cpu")
     assert (result.new, result.reused) == (21, 0)
     # Every block was sent before the set was there, once.
     puts = [path for method, path, _ in bucket.requests if method == "PUT"]

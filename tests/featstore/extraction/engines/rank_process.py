@@ -7,9 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from featstore import EncoderSpec, ExtractConfig
+from featstore import EncoderSpec, ExtractConfig, read_manifest
 from featstore.extraction.progress import BlockDone
 from featstore.extraction.ranks import extract_rank
+from featstore.extraction.targets import Job
 from featstore.store import writer
 
 
@@ -25,15 +26,14 @@ def main() -> None:
             marker.touch()
             time.sleep(600)
 
-    extract_rank(
-        job["manifest"],
+    whole = Job(
+        read_manifest(Path(job["manifest"]), unchecked=True),
         kind="image",
         encoders=[EncoderSpec(**choice) for choice in job["encoders"]],
         store=job["store"],
-        rank=job["rank"],
-        world_size=job["world_size"],
         config=ExtractConfig(**job["options"], on_block=stop),
     )
+    extract_rank(whole, rank=job["rank"], world_size=job["world_size"])
 
 
 if __name__ == "__main__":

@@ -11,21 +11,27 @@ from typing import Any
 import pytest
 
 import featstore
-from featstore import EncoderSpec, Manifest, extract_many
+from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
 from featstore.errors import DeviceError, EncoderError, TooManyFailuresError
 from featstore.extraction import workers
 from featstore.extraction.progress import BlockDone, Progress
+from featstore.extraction.targets import Job, SetState
 from featstore.extraction.workers import (
     Answer,
     Death,
     Failure,
-    SharedPlan,
     conduct,
     extract_on_devices,
     parse_devices,
     parts_of,
+    run_part,
+    settle,
 )
 from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
+
+
+def job(manifest: Manifest, choices: list[EncoderSpec], store: Path, config: ExtractConfig) -> Job:
+    return Job(manifest, "image", choices, store, config)
 
 
 def test_a_process_that_is_killed_is_replaced_and_the_store_is_the_same(
@@ -47,9 +53,9 @@ def test_a_process_that_is_killed_is_replaced_and_the_store_is_the_same(
 
     with caplog.at_level(logging.WARNING):
         results = extract_on_devices(
-            pictures, kind="image", encoders=choices, store=store, devices="cpu,cpu",
-            config=settled(on_block=kill_one, on_progress=seen.append),
-        )  # fmt: skip
+            job(pictures, choices, store, settled(on_block=kill_one, on_progress=seen.append)),
+            "cpu,cpu",
+        )
     assert f"Process {killed[0]} on cpu was killed by SIGKILL" in caplog.text
     assert not multiprocessing.active_children()
     assert tree(store) == whole
@@ -74,10 +80,7 @@ def test_an_interruption_ends_every_process_and_one_alone_goes_on(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract_on_devices(
-            pictures, kind="image", encoders=choices[:1], store=store, devices=["cpu"],
-            config=settled(on_block=interrupt),
-        )  # fmt: skip
+        extract_on_devices(job(pictures, choices[:1], store, settled(on_block=interrupt)), ["cpu"])
     assert not multiprocessing.active_children()
     assert not featstore.open_store(store).sets()
     results = extract_many(
@@ -93,10 +96,7 @@ def test_what_a_process_raises_is_raised_here(
 ) -> None:
     store = tmp_path / "store"
     with pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may"):
-        extract_on_devices(
-            pictures, kind="image", encoders=choices[:1], store=store, devices="cpu",
-            config=settled(max_failures=0),
-        )  # fmt: skip
+        extract_on_devices(job(pictures, choices[:1], store, settled(max_failures=0)), "cpu")
     assert not multiprocessing.active_children()
 
 
@@ -109,10 +109,7 @@ def test_what_raises_on_one_device_is_done_on_another_and_the_store_is_the_same(
     encoders, alone, store = [fickle("cpu:1")], tmp_path / "alone", tmp_path / "store"
     extract_many(pictures, kind="image", encoders=encoders, store=alone, config=settled())
     with caplog.at_level(logging.WARNING):
-        (done,) = extract_on_devices(
-            pictures, kind="image", encoders=encoders, store=store, devices="cpu:0,cpu:1",
-            config=settled(),
-        )  # fmt: skip
+        (done,) = extract_on_devices(job(pictures, encoders, store, settled()), "cpu:0,cpu:1")
     said = "Worker 1 on cpu:1 raised RuntimeError: CUDA error: an illegal memory access"
     assert said in caplog.text
     assert "is tried once more, elsewhere." in caplog.text
@@ -129,10 +126,7 @@ def test_what_raises_on_two_devices_ends_the_job_and_what_is_done_is_kept(
     encoders, alone, store = [fickle("cpu:1+cpu:2")], tmp_path / "alone", tmp_path / "store"
     both = r"Part \d of 8 failed\. Worker . on cpu:. raised RuntimeError: .* Worker . on cpu:."
     with pytest.raises(DeviceError, match=both) as raised:
-        extract_on_devices(
-            pictures, kind="image", encoders=encoders, store=store, devices="cpu:1,cpu:2",
-            config=settled(),
-        )  # fmt: skip
+        extract_on_devices(job(pictures, encoders, store, settled()), "cpu:1,cpu:2")
     assert {"cpu:1", "cpu:2"} <= set(str(raised.value).split())
     # Where the exception came from in the other process.
     assert "fickle.py" in raised.value.__cause__.__notes__[0]
@@ -141,10 +135,7 @@ def test_what_raises_on_two_devices_ends_the_job_and_what_is_done_is_kept(
     begun = journalled(store)
     assert begun > 0
     with pytest.raises(DeviceError, match=r"Worker 0 on cpu:1 raised Runtime.*blocks are kept"):
-        extract_on_devices(
-            pictures, kind="image", encoders=encoders, store=store, devices="cpu:1",
-            config=settled(),
-        )  # fmt: skip
+        extract_on_devices(job(pictures, encoders, store, settled()), "cpu:1")
     assert journalled(store) > begun
     extract_many(pictures, kind="image", encoders=encoders, store=store, config=settled())
     extract_many(pictures, kind="image", encoders=encoders, store=alone, config=settled())
@@ -167,10 +158,7 @@ def test_a_device_that_cannot_be_opened_costs_a_retry_and_not_the_job(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(workers, "RESTARTS", 0)
     with caplog.at_level(logging.WARNING):
-        extract_on_devices(
-            pictures, kind="image", encoders=choices, store=tmp_path / "store",
-            devices="cuda:0,cpu", config=settled(),
-        )  # fmt: skip
+        extract_on_devices(job(pictures, choices, tmp_path / "store", settled()), "cuda:0,cpu")
     assert "Worker 0 on cuda:0 raised DeviceError: Cannot use the device 'cuda:0'" in caplog.text
     assert tree(tmp_path / "store") == whole
 
@@ -178,38 +166,42 @@ def test_a_device_that_cannot_be_opened_costs_a_retry_and_not_the_job(
 class Scripted:
     """Workers whose every task ends as a function says; one at a time, the last first."""
 
-    def __init__(self, workers: int, ends: Callable[[int, str, int], Any]) -> None:
+    def __init__(self, workers: int, ends: Callable[[int, int], Any]) -> None:
         self._alive, self._ends = set(range(workers)), ends
         self.told: list[tuple[int, int]] = []
-        self._open: list[tuple[int, str, int]] = []
+        self._open: list[tuple[int, Any, Any]] = []
 
     def living(self) -> set[int]:
         return self._alive
 
-    def tell(self, worker: int, task: str, *arguments: Any) -> None:
-        if task == "run_part":
+    def tell(self, worker: int, task: Any, *arguments: Any) -> None:
+        if task is run_part:
             self.told.append((worker, arguments[0]))
         self._open.append((worker, task, arguments[0] if arguments else -1))
 
     def events(self) -> Any:
         worker, task, part = self._open.pop()
-        if task != "run_part":
-            plan = SharedPlan({}, blocks=4, rows=16, rows_left=16, how="")
-            yield Answer(worker, plan if task == "settle" else [])
+        if task is not run_part:
+            state = SetState("a", "missing", 16, 4, 0, 0, 0, 0, 16, 0)
+            yield Answer(worker, ({"a": {}}, [state], "") if task is settle else [])
             return
-        end = self._ends(worker, task, part)
+        end = self._ends(worker, part)
         if isinstance(end, Death):
             self._alive.discard(worker)
         yield Failure.of(worker, f"gpu {worker}", end) if isinstance(end, Exception) else end
 
 
-def _gone(error: Exception, *workers: int) -> Callable[[int, str, int], Any]:
-    return lambda worker, _, __: error if worker in workers else Answer(worker, [])
+def _gone(error: Exception, *workers: int) -> Callable[[int, int], Any]:
+    return lambda worker, _: error if worker in workers else Answer(worker, [])
+
+
+def _conducted(crew: Any) -> list[Any]:
+    return conduct(crew, settled(), encoders=1)
 
 
 def test_a_part_goes_to_another_device_once_and_not_back_to_the_same() -> None:
     crew = Scripted(3, _gone(DeviceError("out of memory"), 1))
-    assert conduct(crew, encoders=1) == []
+    assert _conducted(crew) == []
     failed = [part for worker, part in crew.told if worker == 1]
     assert failed
     for part in failed:  # worker 1 is idle again at once, and takes another part
@@ -218,21 +210,21 @@ def test_a_part_goes_to_another_device_once_and_not_back_to_the_same() -> None:
     crew = Scripted(3, _gone(RuntimeError("broken."), 0, 1, 2))
     both = r"Part \d of 4 failed. Worker (.) on gpu \1 raised RuntimeError: broken. Worker (?!\1)"
     with pytest.raises(DeviceError, match=both):
-        conduct(crew, encoders=1)
+        _conducted(crew)
 
 
 def test_without_another_device_the_job_ends_and_with_an_error_of_the_job_at_once() -> None:
     with pytest.raises(DeviceError, match=r"Part 0 of 4 failed. Worker 0 on gpu 0 raised"):
-        conduct(Scripted(1, _gone(MemoryError("none"), 0)), encoders=1)
+        _conducted(Scripted(1, _gone(MemoryError("none"), 0)))
 
-    def dies_elsewhere(worker: int, _: str, __: int) -> Any:
+    def dies_elsewhere(worker: int, _: int) -> Any:
         return ValueError("odd") if worker == 0 else Death(worker, "Process 7 was killed.")
 
     with pytest.raises(DeviceError, match="Worker 0 on gpu 0 raised ValueError: odd"):
-        conduct(Scripted(2, dies_elsewhere), encoders=1)
+        _conducted(Scripted(2, dies_elsewhere))
     crew = Scripted(2, _gone(EncoderError("no such pool"), 1))
     with pytest.raises(EncoderError, match=r"^no such pool$"):
-        conduct(crew, encoders=1)
+        _conducted(crew)
     assert len(crew.told) == 2
 
 
@@ -246,9 +238,7 @@ def test_what_other_processes_cannot_have_is_refused_before_any_starts(
 ) -> None:
     mine = EncoderSpec(Mine(), space={"name": "mine"})
     with pytest.raises(EncoderError, match=r"Mine is an object of this process.*Name it"):
-        extract_on_devices(
-            pictures, kind="image", encoders=[*choices, mine], store=tmp_path, devices="cpu,cpu"
-        )
+        extract_on_devices(job(pictures, [*choices, mine], tmp_path, settled()), "cpu,cpu")
     with pytest.raises(EncoderError, match="--devices all, or a list"):
         parse_devices(" , ")
     assert parse_devices("cpu, cpu:1") == ["cpu", "cpu:1"]

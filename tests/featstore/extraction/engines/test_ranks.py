@@ -22,11 +22,11 @@ from featstore import EncoderSpec, ExtractResult, Manifest, extract_many
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, ManifestError, TooManyFailuresError
-from featstore.extraction import ranks, targets, workers
+from featstore.extraction import ranks, targets
 from featstore.extraction.ranks import Rank, extract_rank, local_device, rank_of
-from featstore.extraction.run import SetInProgress
-from featstore.extraction.workers import JobRequest, Worker
-from featstore.manifest import paths
+from featstore.extraction.targets import Job, Target
+from featstore.extraction.workers import gather, open_on, run_part, settle
+from featstore.manifest import paths, read_manifest
 from featstore.store import tables
 from featstore.store.layout import SetSpec
 from featstore.testing import toy_manifest
@@ -36,10 +36,10 @@ from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 def _rank(
     manifest: Manifest, choices: list[EncoderSpec], store: Path, rank: int, world: int, **o: Any
 ) -> list[ExtractResult]:
-    return extract_rank(
-        manifest, kind="image", encoders=choices, store=store, rank=rank, world_size=world,
-        config=settled(**o),
-    )  # fmt: skip
+    if not isinstance(manifest, Manifest):
+        manifest = read_manifest(manifest, unchecked=world > 1)
+    job = Job(manifest, "image", choices, store, settled(**o))
+    return extract_rank(job, rank=rank, world_size=world)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -124,20 +124,20 @@ def test_of_two_ranks_that_end_at_once_one_publishes_and_both_end_well(
 ) -> None:
     store = tmp_path / "store"
     both_done = threading.Barrier(2, timeout=20)
-    end_part, finish = SetInProgress.end_part, SetInProgress.finish
+    end_part, finish = Target.end_part, Target.finish
     published = []
 
-    def wait_for_the_other(self: SetInProgress) -> ExtractResult:
+    def wait_for_the_other(self: Target) -> ExtractResult:
         self.writer.sync()
         both_done.wait()
         return end_part(self)
 
-    def count(self: SetInProgress, run: dict[str, Any]) -> ExtractResult:
-        published.append(self.target.spec.key)
+    def count(self: Target, run: dict[str, Any]) -> ExtractResult:
+        published.append(self.spec.key)
         return finish(self, run)
 
-    monkeypatch.setattr(SetInProgress, "end_part", wait_for_the_other)
-    monkeypatch.setattr(SetInProgress, "finish", count)
+    monkeypatch.setattr(Target, "end_part", wait_for_the_other)
+    monkeypatch.setattr(Target, "finish", count)
     with ThreadPoolExecutor(2) as pool:
         ranks = [pool.submit(_rank, pictures, choices[:1], store, rank, 2) for rank in range(2)]
         errors = [error for rank in ranks if (error := rank.exception()) is not None]
@@ -162,10 +162,8 @@ def test_a_rank_takes_its_share_of_the_cores_and_no_more_threads_than_torch_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened = []
-    open_job = workers.open_job
-    monkeypatch.setattr(
-        workers, "open_job", lambda *a, **o: opened.append(open_job(*a, **o)) or opened[-1]
-    )
+    open_job = Job.open
+    monkeypatch.setattr(Job, "open", lambda job: opened.append(open_job(job)) or opened[-1])
     taken = []
     for cores in (64, 2):  # torch has three threads
         monkeypatch.setattr(ranks, "available_cores", lambda cores=cores: cores)
@@ -238,12 +236,11 @@ def test_what_follows_from_the_items_is_made_once_for_all_parts(
         return find(root, spec, *others)
 
     monkeypatch.setattr(targets, "find_known_rows", search)
-    request = JobRequest(pictures, "image", tuple(choices), tmp_path / "store", settled())
-    worker = Worker(request, "cpu")
-    pinned = worker.settle().pinned
+    job = open_on(Job(pictures, "image", choices, tmp_path / "store", settled()), "cpu")
+    pinned, *_ = settle(job)
     for part in range(4):
-        assert [one.blocks_left for one in worker.run_part(part, 4, pinned)] == [0, 0]
-    assert [one.failed for one in worker.gather(pinned)] == [1, 1]
+        assert [one.blocks_left for one in run_part(job, part, 4, pinned)] == [0, 0]
+    assert [one.failed for one in gather(job, pinned)] == [1, 1]
     assert made == [IMAGES]
     assert sorted(searched) == sorted(pinned)
 
