@@ -28,7 +28,7 @@ from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, adapted_prototypes, covariance_patterns, resolve_duplicates
 from fitters.recipe import fit
-from fitters.select.kernel import choose_on_prototypes
+from fitters.select.left_out import choose_on_prototypes
 from fitters.settings import (
     CHOSEN,
     SPLIT,
@@ -388,7 +388,7 @@ class HeadTexts:
             None: those of `asked`, and the definition where there is one. ``auto``: of names,
             lemmas and definitions, alone and each with the definition, those whose left-out
             classes, asked for by their names, lie nearest to their rows of the head
-            (`fitters.select.kernel.choose_on_prototypes`). No image takes part.
+            (`fitters.select.left_out.choose_on_prototypes`). No image takes part.
         templates : sequence of str
             None: those of `asked`.
         rng : numpy.random.Generator, optional

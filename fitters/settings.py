@@ -23,7 +23,7 @@ Metric = Literal["mrr", "top-1", "top-5", "top-10"]
 """What a choice by rank can go by; see `fitters.select.ranking.METRICS`."""
 
 Validation = Literal[Metric, "cosine", "squared"]
-"""What cross-validation over real pairs can score by; see `fitters.select.kernel.VALIDATIONS`."""
+"""What cross-validation over real pairs can score by; see `fitters.select.noise.VALIDATIONS`."""
 
 Control = Literal["random", "random-cov", "shuffled", "rotated", "shuffled-within"]
 """Controls of a head; see `fitters.prototypes.CONTROLS`."""
@@ -227,7 +227,7 @@ class FitConfig:
         What cross-validation over real pairs scores by: "mrr", or "top-1", "top-5" or "top-10",
         the recall (with class texts, the accuracy) that will be reported; see `METRICS` in
         `fitters.select.ranking`; of ridges also "squared", which is criterion "error". Of kernel
-        ridge: see `VALIDATIONS` in `fitters.select.kernel`.
+        ridge: see `VALIDATIONS` in `fitters.select.noise`.
     training : TrainingOptions
         Of the trained methods: epochs, mixing, early stopping, checkpoint, progress.
 

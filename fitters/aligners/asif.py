@@ -36,7 +36,7 @@ from fitters.errors import SettingError, ZeroRowError
 from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface, folds_of_pairs, search
-from fitters.select.leave_out import asking_of
+from fitters.select.left_out import asking_of
 from fitters.select.ranking import METRICS, Gallery, check_metric, metric_of, reciprocal_ranks
 from fitters.settings import MOST, Metric
 from fitters.sources import Sources

@@ -9,25 +9,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fitters.aligners.base import Matrix, OneWay, as_columns, mean_rows, stacked, validate_pairs
 from fitters.aligners.kernel_solvers import correct_first, solve_kernel
+from fitters.aligners.solvers import solve_ridge
 from fitters.errors import SettingError, ZeroRowError
 from fitters.feature_maps import METHODS, NystroemMap, choose_landmarks, gaussian
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface
-from fitters.select.kernel import (
-    GAMMAS,
-    KERNEL_PENALTIES,
-    choose_on_prototypes,
-    cross_validate_kernel,
-    explained_by,
-    pairs_to_weigh,
-    weigh_noise,
-)
+from fitters.select.left_out import GAMMAS, KERNEL_PENALTIES, choose_on_prototypes
+from fitters.select.noise import cross_validate_kernel, explained_by, pairs_to_weigh, weigh_noise
 from fitters.select.refitting import Folded
 from fitters.settings import MOST
 from fitters.sources import Sources
@@ -319,9 +312,7 @@ class KernelRidgeAligner(OneWay):
             weight=weight,
         )
         features = NystroemMap.of_landmarks(a[chosen], self.gamma_)
-        gram, cross = features.normal_equations(a, b, weight)
-        gram[np.diag_indices_from(gram)] += self.alpha
-        solution = scipy.linalg.solve(gram, cross, assume_a="pos", overwrite_a=True)
+        solution = solve_ridge(*features.normal_equations(a, b, weight), self.alpha)
         self.support_, self.dual_ = features.landmarks, features.root @ solution
         self.residual_ = 0.0
 

@@ -25,6 +25,7 @@ from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Rows
 from fitters.select.grid import Choice, Search
 from fitters.sources import Sources
+from fitters.spectrum import eigen_gram
 
 CENTRES, STARTS = 20, 30
 """Cluster centres that a round matches, and starts of the search for the matching."""
@@ -128,7 +129,7 @@ class MiniVec2VecAligner(BaseAligner):
             for rows, mean in ((x64, self.mean_x_), (y64, self.mean_y_))
         ]
         r = min(side.shape[1] for side in sides)
-        axes = [np.linalg.eigh(side.T @ side)[1][:, ::-1][:, :r] for side in sides]
+        axes = [eigen_gram(side.T @ side)[1][:, ::-1][:, :r] for side in sides]
         # Where few axes are left, rows that differ may be one here.
         x, y = (
             np.unique(unit_or_zero(side @ own), axis=0)
