@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -163,7 +164,7 @@ class Spectrum:
         return own, blocks
 
 
-def eigen_gram(gram: Matrix) -> tuple[Matrix, Matrix]:
+def eigen_gram(gram: npt.NDArray[np.floating[Any]]) -> tuple[Matrix, Matrix]:
     """Return eigenvalues (ascending, none negative) and eigenvectors (columns) of a gram.
 
     This one decomposition serves every penalty.

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.linalg
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fitters.aligners.base import FromMoments, Matrix, OneWay, Shapes, as_columns, mean_rows
+from fitters.aligners.base import FromMoments, Matrix, OneWay, Shapes, mean_rows
 from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
 from fitters.moments.moments import Folds, Moments
 from fitters.moments.transform import normalize_rows
@@ -66,11 +66,6 @@ class RidgeAligner(FromMoments, OneWay):
         p.
     feature_names_in_ : ndarray of shape (p,)
         Only if X had string column names.
-
-    Notes
-    -----
-    `predict` gives y from X. For "y->x" it solves the fitted map for the text of least norm whose
-    projection is nearest to the image: good enough to look at, not what the aligner is for.
 
     References
     ----------
@@ -211,7 +206,7 @@ class RidgeAligner(FromMoments, OneWay):
         self.coef_ += Spectrum.of_rows(root * texts, root * images).mean(alone)
         if self.first_share:
             self.first_coef_ = first
-        self.n_features_in_, self._one_column = images.shape[1], False
+        self.n_features_in_ = images.shape[1]
         self.mean_x_, self.mean_y_ = np.zeros(images.shape[1]), np.zeros(texts.shape[1])
         return self
 
@@ -253,12 +248,6 @@ class RidgeAligner(FromMoments, OneWay):
         else:
             self.coef_ = solve_ridge(gram, cross, self.alpha_)
         return self
-
-    def predict(self, X: Rows) -> Matrix:
-        """Return the rows of y that belong to the rows of X, shape (n, q) or (n,)."""
-        x64 = self.new_rows(X)
-        back = self.coef_ if self.direction == "x->y" else np.linalg.pinv(self.coef_)
-        return as_columns(self, (x64 - self.mean_x_) @ back + self.mean_y_)
 
     def _map(self, rows: Matrix) -> Matrix:
         predicted = rows @ self.coef_
@@ -369,11 +358,6 @@ class TwoWayRidgeAligner(FromMoments):
         self.forward_, self.backward_ = forward.coef_, backward.coef_
         self.mean_x_, self.mean_y_ = forward.mean_x_, forward.mean_y_
         return self
-
-    def predict(self, X: Rows) -> Matrix:
-        """Return the rows of y by the regression from x, shape (n, q) or (n,)."""
-        x64 = self.new_rows(X)
-        return as_columns(self, (x64 - self.mean_x_) @ self.forward_ + self.mean_y_)
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, p + q), float64, unit rows."""

@@ -626,7 +626,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/bench/test_zero_shot.py::test_the_best_prompt_of_a_class_is_its_score',)),
         Mutant(
             'Plain names of `headstock` are those of its packages.', 'headstock/__init__.py',
-            '    "fit": "bench.evaluation",', '    "fit": "fitters.recipe",',
+            '    "fit": "bench.evaluation",', '    "fit": "fitters.alignment",',
             ('tests/test_face.py::test_every_name_is_there_and_listed',)),
     ),
     "tokenising": (
