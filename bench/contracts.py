@@ -30,7 +30,7 @@ from featstore.contracts import Contract, Inapplicable, defined, equal, expect, 
 from featstore.errors import ContractError, FeatstoreError, PluginError, lookup
 from featstore.plugins import registry_of
 from fitters.aligners.base import params_of, stacked, takes_weights
-from fitters.alignment import Alignment
+from fitters.alignment import Alignment, fit, fit_alignment
 from fitters.few_shot.learner import Learner, Shots
 from fitters.few_shot.registry import LEARNERS, learner_named
 from fitters.methods import Method, method_named
@@ -38,7 +38,6 @@ from fitters.moments.moments import moments_of
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS
-from fitters.recipe import fit, fit_alignment
 from fitters.saved import read_alignment, save_alignment
 from fitters.select.grid import Choice
 from fitters.settings import FitConfig

@@ -27,7 +27,8 @@ from bench.options import Generalised, ZeroShot
 from bench.runs import Run
 from featstore.store.store import FeatureStore
 from featstore.store.view import EmbeddingsView, join_ids
-from fitters.jobs import HeadTexts, beside, with_heads
+from fitters.from_store import beside
+from fitters.jobs import HeadTexts, with_heads
 
 _VARIANTS = ("name", "lemmas")
 _BARE = "none"

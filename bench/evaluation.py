@@ -47,14 +47,13 @@ from featstore.parallel import Engine
 from featstore.plugins import origin_in
 from featstore.store.store import FeatureStore, open_store
 from fitters.aligners.base import params_of
-from fitters.alignment import Alignment
+from fitters.alignment import Alignment, fit_alignment
 from fitters.errors import SettingError
 from fitters.jobs import fit_from_store
 from fitters.kept import digest_of
 from fitters.methods import METHODS, Method
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
-from fitters.recipe import fit_alignment
 from fitters.settings import FitConfig, FitRequest
 
 Store: TypeAlias = FeatureStore | Path | str

@@ -1,7 +1,7 @@
 """From a run to a fitted alignment: its pairs, its prototypes and the mean that centres images.
 
 The protocol itself (centring per source, choice of penalty and mixing weight) is
-`fitters.recipe`; this file only hands it what the run says and nothing that is scored.
+`fitters.alignment`; this file only hands it what the run says and nothing that is scored.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ from bench.runs import CLASS_MEANS, IDENTITY, Run
 from bench.tasks.outcome import Aligned
 from featstore.store.view import join_ids
 from fitters.aligners.ridge import RidgeAligner
-from fitters.alignment import Alignment
+from fitters.alignment import Alignment, fit, select
 from fitters.kept import Kept, digest_of
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, PAIR_CONTROLS, adapted_prototypes
-from fitters.recipe import fit, select
 from fitters.select.grid import Choice
 
 

@@ -36,8 +36,9 @@ from fitters.alignment import Alignment
 from fitters.methods import METHODS
 from fitters.moments.moments import Moments, merge_pooled, moments_of
 from fitters.pairs import Pairs
-from fitters.select.held_out import Decompositions, Matrix, RidgeGrid, Source
+from fitters.select.held_out import LinearFits, Source
 from fitters.sources import Sources, prepare
+from fitters.spectrum import Matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +121,6 @@ class _Shared:
         self.corpus, self.split = corpus, split
         # A sweep keeps no places: they would be most of its results.
         self.scoring = Scoring(corpus, split, top=0)
-        self.decompositions = Decompositions()
         self.image_mean, self.centre_source = mean_of_images(corpus, split)
         self._different: _Different | None = None
         self._real: dict[Any, tuple[int, Pairs | None]] = {}
@@ -205,9 +205,9 @@ def _ridge_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
     products, towards = shared.products(
         first, sources, images if predict_x else texts, predict_x=predict_x
     )
-    grid = RidgeGrid(
+    fits = LinearFits(
         sources.prototypes, sources.real, images, texts, predict_x=predict_x, products=products,
-        towards=towards, decompositions=shared.decompositions,
+        towards=towards,
     )  # fmt: skip
     by_mix: dict[float, dict[float, list[Run]]] = {}
     for own in cells:
@@ -215,7 +215,7 @@ def _ridge_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
         by_mix.setdefault(float(fit.mix), {})[float(fit.penalty)] = own
     for mix, by_penalty in by_mix.items():
         start = time.perf_counter()
-        for found in grid.projected(mix, list(by_penalty)):
+        for found in fits.ridge(mix, by_penalty):
             own = by_penalty[found.penalty]
             fitted = Fitted(found, shared.facts(own[0], sources))
             yield GridFit(tuple(own), fitted, held.scoring, time.perf_counter() - start)

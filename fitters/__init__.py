@@ -20,13 +20,12 @@ if TYPE_CHECKING:
     from fitters.aligners.mini_vec2vec import MiniVec2VecAligner
     from fitters.aligners.procrustes import ProcrustesAligner
     from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
-    from fitters.alignment import Alignment
+    from fitters.alignment import Alignment, fit, fit_alignment
     from fitters.methods import ALIGNERS, METHODS, Method
     from fitters.moments.moments import Moments
     from fitters.moments.transform import SideTransform
     from fitters.pairs import Pairs
     from fitters.prototypes import CONTROLS
-    from fitters.recipe import fit, fit_alignment
     from fitters.saved import read_alignment, save_alignment
     from fitters.select.ranking import scoring
     from fitters.settings import FitConfig, Preparation
@@ -45,8 +44,8 @@ _HOMES = {
     "ConSEAligner": "fitters.aligners.conse",
     "CONTROLS": "fitters.prototypes",
     "CSAAligner": "fitters.aligners.directions",
-    "fit": "fitters.recipe",
-    "fit_alignment": "fitters.recipe",
+    "fit": "fitters.alignment",
+    "fit_alignment": "fitters.alignment",
     "FitConfig": "fitters.settings",
     "ICISAligner": "fitters.trained.icis",
     "KernelRidgeAligner": "fitters.aligners.kernel",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from featstore.parallel import map_threads
 from fitters.errors import PairsError, SettingError
 from fitters.pairs import Rows
+from fitters.spectrum import eigen_gram
 
 BLOCK_ROWS = 1024
 """Rows of the kernel matrix filled at a time: what is needed beyond the result stays small."""
@@ -247,7 +248,7 @@ class NystroemMap:
     def of_landmarks(cls, landmarks: Rows, gamma: float) -> Self:
         """Return the map of these landmarks, shape (m, d)."""
         kept = np.asarray(landmarks, np.float64)
-        values, vectors = np.linalg.eigh(gaussian(kept, kept, gamma))
+        values, vectors = eigen_gram(gaussian(kept, kept, gamma))
         used = values > DROPPED * values[-1]
         return cls(kept, vectors[:, used] / np.sqrt(values[used]), float(gamma))
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from featstore.errors import MisalignedItemsError
 from featstore.identity import canonical_json, sha256_hex
 from featstore.parallel import Run, Workers
-from featstore.store.view import EmbeddingsView, PairedView
+from featstore.store.view import EmbeddingsView, PairedView, join_ids
 from fitters.aligners.base import Projection
 from fitters.alignment import Alignment
 from fitters.moments.accumulation import (
@@ -307,7 +307,7 @@ def training_sources(
     *,
     how: Preparation,
 ) -> Sources[PairSource]:
-    """Return both sources as `fitters.recipe.fit_alignment` would transform them.
+    """Return both sources as `fitters.alignment.fit_alignment` would transform them.
 
     Parameters
     ----------
@@ -360,11 +360,31 @@ def project_view(
     """
     side = side_of(alignment, view.space_id, what=view.key)
     if side == "x" and others:
-        from fitters.jobs import beside
-
         return alignment.project_x(beside(view, others))
     rows = view.numpy()
     return alignment.project_x(rows) if side == "x" else alignment.project_y(rows)
+
+
+def beside(
+    images: EmbeddingsView, others: Sequence[EmbeddingsView]
+) -> npt.NDArray[np.floating[Any]]:
+    """Return rows of images with those of the same images in other sets behind them, by item_id.
+
+    Raises
+    ------
+    featstore.errors.MisalignedItemsError
+        If a set lacks one of the images.
+    """
+    ids, rows = images.items["item_id"], [images.numpy()]
+    for other in others:
+        _, theirs = join_ids(ids, other.items["item_id"])
+        if len(theirs) != len(ids):
+            raise MisalignedItemsError(
+                f"{other.key} has {len(theirs):,} of the {len(ids):,} images of {images.key}. "
+                "Extract the others with its encoder."
+            )
+        rows.append(other.take(theirs).numpy())
+    return np.hstack(rows)
 
 
 def side_of(alignment: Alignment, space_id: str, *, what: str) -> Literal["x", "y"]:

@@ -20,22 +20,21 @@ from featstore.labels import BARE, DEFINITION
 from featstore.parallel import Workers
 from featstore.store.store import FeatureStore
 from featstore.store.view import EmbeddingsView, PairedView, join_ids
-from fitters.alignment import Alignment, OnStage
+from fitters.alignment import Alignment, OnStage, fit
 from fitters.errors import SettingError, ZeroRowError
-from fitters.from_store import MomentsRequest, moment_sources, pairs_of, training_sources
+from fitters.from_store import MomentsRequest, beside, moment_sources, pairs_of, training_sources
 from fitters.methods import Method, method_named, needs_rows
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, adapted_prototypes, covariance_patterns, resolve_duplicates
-from fitters.recipe import fit
-from fitters.select.kernel import choose_on_prototypes
+from fitters.select.left_out import choose_on_prototypes
 from fitters.settings import (
     CHOSEN,
     SPLIT,
     FitRequest,
+    OnEpoch,
 )
 from fitters.sources import Sources, prepare
-from fitters.trained.base import OnEpoch
 
 KINDS = {
     "x": ("image",), "y": ("caption", "class_name"), "head": ("head_weight",),
@@ -388,7 +387,7 @@ class HeadTexts:
             None: those of `asked`, and the definition where there is one. ``auto``: of names,
             lemmas and definitions, alone and each with the definition, those whose left-out
             classes, asked for by their names, lie nearest to their rows of the head
-            (`fitters.select.kernel.choose_on_prototypes`). No image takes part.
+            (`fitters.select.left_out.choose_on_prototypes`). No image takes part.
         templates : sequence of str
             None: those of `asked`.
         rng : numpy.random.Generator, optional
@@ -515,28 +514,6 @@ def images_beside(store: FeatureStore, images: EmbeddingsView, space_id: str) ->
             f"{space_id[:8]}; {store.address} has {have}. Extract them, or leave that head out."
         )
     return store.view(str(found[0].key))
-
-
-def beside(
-    images: EmbeddingsView, others: Sequence[EmbeddingsView]
-) -> npt.NDArray[np.floating[Any]]:
-    """Return rows of images with those of the same images in other sets behind them, by item_id.
-
-    Raises
-    ------
-    featstore.errors.MisalignedItemsError
-        If a set lacks one of the images.
-    """
-    ids, rows = images.items["item_id"], [images.numpy()]
-    for other in others:
-        _, theirs = join_ids(ids, other.items["item_id"])
-        if len(theirs) != len(ids):
-            raise MisalignedItemsError(
-                f"{other.key} has {len(theirs):,} of the {len(ids):,} images of {images.key}. "
-                "Extract the others with its encoder."
-            )
-        rows.append(other.take(theirs).numpy())
-    return np.hstack(rows)
 
 
 def pair_images(x: EmbeddingsView, y: EmbeddingsView) -> PairedView[EmbeddingsView]:

@@ -35,7 +35,7 @@ _DEFAULTS = {setting.name: setting.default for setting in fields(FitConfig)}
 
 @dataclass(frozen=True)
 class Method:
-    """An aligner under a name, as `fitters.recipe.fit` makes and fits it.
+    """An aligner under a name, as `fitters.alignment.fit` makes and fits it.
 
     What the aligner needs, how its rows are prepared and how its settings are chosen is the class's
     own; see `fitters.aligners.base`.
@@ -168,7 +168,7 @@ class Method:
         Parameters
         ----------
         prototypes, real, image_mean, bias
-            As for `fitters.recipe.fit_alignment`.
+            As for `fitters.alignment.fit_alignment`.
         bias_column : bool
             Prototypes [w, b] and images [f, 1] instead of w and f, before all preprocessing;
             `image_mean` is then of such rows.

@@ -110,7 +110,8 @@ def read_alignment(path: Path | str) -> Alignment:
 
     Examples
     --------
-    >>> path = Alignment(penalty=0.3).fit(np.eye(6), np.eye(6)).save("aligners/ridge")
+    >>> made = Alignment(penalty=0.3).fit(np.eye(6), np.eye(6))
+    >>> path = save_alignment("aligners/ridge", made)
     >>> read_alignment(path).facts["choice"]
     {'penalty': 0.3}
     """

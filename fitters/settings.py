@@ -23,7 +23,7 @@ Metric = Literal["mrr", "top-1", "top-5", "top-10"]
 """What a choice by rank can go by; see `fitters.select.ranking.METRICS`."""
 
 Validation = Literal[Metric, "cosine", "squared"]
-"""What cross-validation over real pairs can score by; see `fitters.select.kernel.VALIDATIONS`."""
+"""What cross-validation over real pairs can score by; see `fitters.select.noise.VALIDATIONS`."""
 
 Control = Literal["random", "random-cov", "shuffled", "rotated", "shuffled-within"]
 """Controls of a head; see `fitters.prototypes.CONTROLS`."""
@@ -92,7 +92,7 @@ TRAINING = ("epochs", "batch_size", "learning_rate", "share", "sequential", "pat
 """Settings of the methods that are trained; see `TrainingOptions`."""
 
 Criterion = Literal["cosine", "rank", "error"]
-"""How a choice is scored; see `fitters.recipe.fit_alignment`."""
+"""How a choice is scored; see `fitters.alignment.fit_alignment`."""
 
 
 #: Their section in the help of a command.
@@ -100,6 +100,50 @@ SETTINGS_SECTION = {
     "Settings of some methods": "--gamma --components --rank --scale --top-k --power --centred "
     "--legacy --epochs --batch-size --learning-rate --share --sequential --patience --precision",
 }
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """One epoch was trained.
+
+    Attributes
+    ----------
+    stage, n_stages : int
+        From 1; two in sequential training.
+    epoch, n_epochs : int
+        Within the stage, from 1.
+    loss : float
+        Mean over the epoch's batches.
+    metric : float or None
+        Mean reciprocal rank of held-out pairs; None without validation.
+    best : bool
+        Whether the metric is the best so far.
+    seconds : float
+        Since this call began to train.
+    seconds_left : float
+        At the pace so far, if it does not stop early.
+    """
+
+    stage: int
+    n_stages: int
+    epoch: int
+    n_epochs: int
+    loss: float
+    metric: float | None
+    best: bool
+    seconds: float
+    seconds_left: float
+
+    def __str__(self) -> str:
+        stage = f"stage {self.stage}/{self.n_stages}, " if self.n_stages > 1 else ""
+        metric = "" if self.metric is None else f", held-out MRR {self.metric:.3f}"
+        return (
+            f"{stage}epoch {self.epoch}/{self.n_epochs}: loss {self.loss:.4f}{metric}, "
+            f"{self.seconds_left:.0f} s left"
+        )
+
+
+OnEpoch = Callable[[EpochDone], None]
 
 
 @dataclass(frozen=True)
@@ -173,7 +217,7 @@ class TrainingOptions:
         "result, and no id.",
     )
     checkpoint: Path | None = None
-    on_epoch: Callable[[Any], None] | None = None
+    on_epoch: OnEpoch | None = None
 
     def __post_init__(self) -> None:
         check_values(self, SettingError, of="a training")
@@ -227,7 +271,7 @@ class FitConfig:
         What cross-validation over real pairs scores by: "mrr", or "top-1", "top-5" or "top-10",
         the recall (with class texts, the accuracy) that will be reported; see `METRICS` in
         `fitters.select.ranking`; of ridges also "squared", which is criterion "error". Of kernel
-        ridge: see `VALIDATIONS` in `fitters.select.kernel`.
+        ridge: see `VALIDATIONS` in `fitters.select.noise`.
     training : TrainingOptions
         Of the trained methods: epochs, mixing, early stopping, checkpoint, progress.
 

@@ -29,14 +29,13 @@ from fitters.aligners.base import (
     BaseAligner,
     Matrix,
     Shapes,
-    as_columns,
     validate_pairs,
 )
 from fitters.errors import SettingError, ZeroRowError
 from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface, folds_of_pairs, search
-from fitters.select.leave_out import asking_of
+from fitters.select.left_out import asking_of
 from fitters.select.ranking import METRICS, Gallery, check_metric, metric_of, reciprocal_ranks
 from fitters.settings import MOST, Metric
 from fitters.sources import Sources
@@ -212,8 +211,6 @@ class ASIFAligner(BaseAligner):
     """
 
     method: ClassVar[str] = "asif"
-    # It fits nothing to the pairs.
-    poor_score = True
     shapes: ClassVar[Shapes] = {
         "anchors_x_": ("c", "p"),
         "anchors_y_": ("c", "q"),
@@ -274,15 +271,6 @@ class ASIFAligner(BaseAligner):
             self.mean_x_, self.mean_y_ = x64.mean(axis=0), y64.mean(axis=0)
         self.anchors_x_, self.anchors_y_ = x64 - self.mean_x_, y64 - self.mean_y_
         return self
-
-    def predict(self, X: Rows) -> Matrix:
-        """Return the mean of the anchors' y weighted by r(x), shape (n, q) or (n,)."""
-        x64 = self.new_rows(X)
-        found = self._relative(x64 - self.mean_x_, unit_or_zero(self.anchors_x_))
-        mass = np.asarray(found.sum(axis=1)).ravel()
-        # A row that is similar to no anchor is predicted as the mean.
-        shares = diags_array(np.divide(1.0, mass, out=np.zeros_like(mass), where=mass > 0)) @ found
-        return as_columns(self, shares @ self.anchors_y_ + self.mean_y_)
 
     def project_x(self, x: Rows) -> csr_array:
         """Return r(x): csr_array of shape (n, c), float64, unit rows.

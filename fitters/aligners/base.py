@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, _fit_context
+from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fitters.errors import PairsError, SettingError
@@ -42,7 +42,7 @@ Projection: TypeAlias = Any
 """Rows in a shared space: a matrix, or a scipy csr_array where the space is wide."""
 
 
-class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class BaseAligner(BaseEstimator, ABC):  # type: ignore[misc]
     """Base of the aligners.
 
     Subclasses declare what a fitted one consists of, so that it can be saved without pickle:
@@ -53,7 +53,7 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     --------
     >>> class Same(BaseAligner):
     ...     fit = lambda self, X, y: self
-    ...     predict = project_x = project_y = lambda self, rows: rows
+    ...     project_x = project_y = lambda self, rows: rows
     >>> Same().fit(np.eye(3), np.eye(3)).score_pairs(np.eye(3), np.eye(3))
     array([1., 1., 1.])
     """
@@ -75,13 +75,10 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     fitted_values: ClassVar[tuple[str, ...]] = ()
     unit_rows: ClassVar[bool] = True
     """Whether projections have unit rows, so that their dot product is a cosine."""
-    poor_score: Any = False
-    """Whether `predict` is not meant to explain y: what scikit-learn's checks ask for."""
     shapes: ClassVar[Shapes] = {}
     """The fitted arrays of the class by attribute; see `array_shapes`."""
     array_dtype: ClassVar[str] = "float64"
     """Type of its fitted arrays, which is how they are saved."""
-    _one_column: bool = False
 
     @abstractmethod
     def fit(self, X: Rows, y: Rows) -> Self:
@@ -124,10 +121,6 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
         """What an alignment records of the fit, as plain values for JSON."""
         gap = getattr(self, "gap_", None)
         return {} if gap is None else {"singular_value_gap": gap}
-
-    @abstractmethod
-    def predict(self, X: Rows) -> Matrix:
-        """Return the rows of y for the rows of X, shape (n, q) or (n,), not normalised."""
 
     @abstractmethod
     def project_x(self, x: Rows) -> Projection:
@@ -177,15 +170,10 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
         mean: Matrix = getattr(self, f"mean_{side}_")
         return self.check_projected(rows, len(mean), side) - mean
 
-    def new_rows(self, X: Rows) -> Matrix:
-        """Return rows of x to predict from as float64, checked in scikit-learn's words."""
-        check_is_fitted(self)
-        return np.asarray(validate_data(self, X, reset=False, dtype=np.float64))
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
-        tags.regressor_tags.poor_score = self.poor_score
+        tags.target_tags.multi_output = True
         return tags
 
 
@@ -319,12 +307,8 @@ def _needed(function: Any) -> list[str]:
 def validate_pairs(
     aligner: BaseAligner, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None
 ) -> tuple[Matrix, Matrix, Matrix]:
-    """Return X (n, p), y (n, q) and the weights (n,) as float64, checked in scikit-learn's words.
-
-    Remembers on the estimator whether y had one dimension.
-    """
+    """Return X (n, p), y (n, q) and the weights (n,), float64, checked in scikit-learn's words."""
     X, y = validate_data(aligner, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
-    aligner._one_column = np.ndim(y) == 1
     y64 = np.asarray(y, dtype=np.float64)
     weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
     check_weight(weight)
@@ -409,11 +393,6 @@ def refits_of(aligner: Any, folded: Folded, options: Container[str]) -> Refit:
     return refit
 
 
-def as_columns(aligner: BaseAligner, predicted: Matrix) -> Matrix:
-    """Return (n, 1) as (n,) where y was given as (n,)."""
-    return predicted[:, 0] if aligner._one_column else predicted
-
-
 def mean_rows(x: Matrix, y: Matrix, weight: Matrix) -> tuple[Matrix, Matrix]:
     """Return the weighted means of both sides, shapes (p,) and (q,)."""
     return weight @ x / weight.sum(), weight @ y / weight.sum()
@@ -452,11 +431,6 @@ class OneWay(BaseAligner):
             return self._map(rows)
         return normalize_rows(rows if self.direction == "x->y" else self._map(rows), what="y")
 
-    @property
-    def poor_score(self) -> bool:
-        """Predicting y by going back through a map from y is not a good regression."""
-        return self.direction == "y->x"
-
 
 class FromMoments(BaseAligner):
     """Base of the aligners that need moments alone: a subclass adds `_fit`.
@@ -484,7 +458,6 @@ class FromMoments(BaseAligner):
     def fit_moments(self, moments: Moments) -> Self:
         """Fit on the moments of n paired rows: the same solution as `fit` on the rows."""
         self.n_features_in_ = len(moments.shift_x)
-        self._one_column = False
         return self._fit(moments)
 
     def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:

@@ -12,7 +12,7 @@ from scipy.special import softmax
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import BaseAligner, Matrix, Shapes, as_columns, validate_pairs
+from fitters.aligners.base import BaseAligner, Matrix, Shapes, validate_pairs
 from fitters.errors import SettingError
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
@@ -65,8 +65,6 @@ class ConSEAligner(BaseAligner):
     """
 
     method: ClassVar[str] = "conse"
-    # It reads a classifier; it is not fitted to the pairs.
-    poor_score = True
     fitted_on = "head"
     preparation: ClassVar[Preparation] = Preparation(images="raw")
     shapes: ClassVar[Shapes] = {
@@ -116,11 +114,6 @@ class ConSEAligner(BaseAligner):
         assert data.prototypes is not None
         fitted: Self = self.fit(data.prototypes.x, data.prototypes.y, data.bias)
         return fitted
-
-    def predict(self, X: Rows) -> Matrix:
-        """Return the mix of class texts as given, shape (n, q) or (n,), nothing normalised."""
-        features = self.new_rows(X)
-        return as_columns(self, self._mix(features, self.texts_))
 
     def project_x(self, x: Rows) -> Matrix:
         """Return the mix of class texts for each image: shape (n, q), float64, unit rows."""

@@ -15,14 +15,12 @@ from fitters.aligners.base import (
     FromMoments,
     Matrix,
     Shapes,
-    as_columns,
     changed_copy,
     refits_of,
 )
 from fitters.aligners.solvers import (
     determined,
     leading_directions,
-    least_squares,
     relative_penalty,
     solve_cca,
     truncation_gap,
@@ -57,8 +55,6 @@ class DirectionsAligner(FromMoments):
         (s_r − s_r+1) / s_1 of the strengths: near 0, which directions were kept is chance.
     mean_x_, mean_y_ : ndarray of shape (p,), (q,)
         What is subtracted on each side.
-    coef_ : ndarray of shape (p, q)
-        Of `predict`: least squares from the directions of x to y.
     n_features_in_ : int
         p.
     """
@@ -68,11 +64,9 @@ class DirectionsAligner(FromMoments):
         "mean_y_": ("q",),
         "weights_x_": ("p", "r"),
         "weights_y_": ("q", "r"),
-        "coef_": ("p", "q"),
         "strengths_": ("r",),
     }
     fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "n_features_in_")
-    poor_score = True
     n_components: int | None
 
     def tune(self, data: Sources[Any], search: Search) -> Choice:
@@ -106,15 +100,10 @@ class DirectionsAligner(FromMoments):
         self.gap_ = truncation_gap(values, kept)
         self.weights_x_, self.weights_y_ = left[:, :kept], right[:, :kept]
         self.strengths_ = values[:kept]
-        of_x = self.weights_x_.T @ about.sxx @ self.weights_x_
-        self.coef_ = self.weights_x_ @ least_squares(of_x, self.weights_x_.T @ about.sxy)
         return self
 
     def truncated(self, n_components: int) -> Self:
-        """Return a copy that keeps only the first directions, as fitting with fewer would.
-
-        Only for projecting: `predict` still uses all of this one's directions.
-        """
+        """Return a copy that keeps only the first directions, as fitting with fewer would."""
         fewer = copy.copy(self)
         fewer.n_components = n_components
         for name, kept in (("weights_x_", self.weights_x_[:, :n_components]),
@@ -122,14 +111,6 @@ class DirectionsAligner(FromMoments):
                            ("strengths_", self.strengths_[:n_components])):  # fmt: skip
             setattr(fewer, name, kept)
         return fewer
-
-    def predict(self, X: Rows) -> Matrix:
-        """Return the rows of y that belong to the rows of X, shape (n, q) or (n,).
-
-        Least squares from the directions of x.
-        """
-        x64 = self.new_rows(X)
-        return as_columns(self, (x64 - self.mean_x_) @ self.coef_ + self.mean_y_)
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, r), float64."""

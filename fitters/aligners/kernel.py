@@ -9,25 +9,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fitters.aligners.base import Matrix, OneWay, as_columns, mean_rows, stacked, validate_pairs
+from fitters.aligners.base import Matrix, OneWay, mean_rows, stacked, validate_pairs
 from fitters.aligners.kernel_solvers import correct_first, solve_kernel
+from fitters.aligners.solvers import solve_ridge
 from fitters.errors import SettingError, ZeroRowError
 from fitters.feature_maps import METHODS, NystroemMap, choose_landmarks, gaussian
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface
-from fitters.select.kernel import (
-    GAMMAS,
-    KERNEL_PENALTIES,
-    choose_on_prototypes,
-    cross_validate_kernel,
-    explained_by,
-    pairs_to_weigh,
-    weigh_noise,
-)
+from fitters.select.left_out import GAMMAS, KERNEL_PENALTIES, choose_on_prototypes
+from fitters.select.noise import cross_validate_kernel, explained_by, pairs_to_weigh, weigh_noise
 from fitters.select.refitting import Folded
 from fitters.settings import MOST
 from fitters.sources import Sources
@@ -100,10 +93,6 @@ class KernelRidgeAligner(OneWay):
 
     Notes
     -----
-    `predict` gives y from X. For "y->x" there is no way back through the kernel: it returns the
-    supporting text whose projection is nearest to the image. Good enough to look at, not what the
-    aligner is for.
-
     Cost of the exact solution for n rows: n³/3 products and 4 n² bytes beyond 6,000 rows (float32,
     then refined), 8 n² below. From m landmarks: n m² products, 8 n m bytes.
 
@@ -245,7 +234,6 @@ class KernelRidgeAligner(OneWay):
         head = data.prototypes.take(data.prototypes.row_weight > 0)
         support, targets = head.y.astype(np.float64), head.x.astype(np.float64)
         self.gamma_, self.n_features_in_ = float(self.gamma), targets.shape[1]
-        self._one_column = False
         first_, self.dual_, self.residual_ = correct_first(
             support, targets, data.real, self.gamma_, self.alpha / head.row_weight, noises,
             without or {},
@@ -319,21 +307,9 @@ class KernelRidgeAligner(OneWay):
             weight=weight,
         )
         features = NystroemMap.of_landmarks(a[chosen], self.gamma_)
-        gram, cross = features.normal_equations(a, b, weight)
-        gram[np.diag_indices_from(gram)] += self.alpha
-        solution = scipy.linalg.solve(gram, cross, assume_a="pos", overwrite_a=True)
+        solution = solve_ridge(*features.normal_equations(a, b, weight), self.alpha)
         self.support_, self.dual_ = features.landmarks, features.root @ solution
         self.residual_ = 0.0
-
-    def predict(self, X: Rows) -> Matrix:
-        """Return the rows of y that belong to the rows of X, shape (n, q) or (n,)."""
-        x64 = self.new_rows(X) - self.mean_x_
-        if self.direction == "x->y":
-            return as_columns(self, self._map(x64) + self.mean_y_)
-        fitted = self._map(self.support_)
-        lengths = np.linalg.norm(fitted, axis=1)
-        scores = x64 @ (fitted / np.where(lengths > 0, lengths, 1)[:, None]).T
-        return as_columns(self, self.support_[np.argmax(scores, axis=1)] + self.mean_y_)
 
     def _map(self, rows: Matrix) -> Matrix:
         """Return f of each (shifted) row of the predicting side.

@@ -20,11 +20,11 @@ import numpy.typing as npt
 import scipy.linalg
 
 from featstore.parallel import map_threads
-from fitters.aligners.solvers import eigen_gram
 from fitters.errors import SingularMomentsError
 from fitters.feature_maps import gaussian
 from fitters.kept import Kept, digest_of
 from fitters.pairs import Pairs
+from fitters.spectrum import Spectrum, eigen_gram
 
 Matrix = npt.NDArray[np.float64]
 
@@ -225,13 +225,9 @@ def correct_first(
     kernel, root = gaussian(texts, texts, gamma), np.sqrt(others.row_weight)[:, None]
 
     def averaged(system: Matrix, left: Matrix, shares: Mapping[float, float]) -> Matrix:
-        counting = [(p, v) for v, p in shares.items() if p and np.isfinite(v)]
-        if not counting:
+        if not any(share and np.isfinite(noise) for noise, share in shares.items()):
             return np.zeros_like(left)
-        values, vectors = eigen_gram(root * system * root.T)
-        inverse = np.sum([p / (values + v) for p, v in counting], axis=0)
-        dual: Matrix = root * (vectors @ (inverse[:, None] * (vectors.T @ (root * left))))
-        return dual
+        return root * Spectrum.of(root * system * root.T, root * left).mean(shares)
 
     correction = averaged(kernel - (covered + covered.T) / 2, images - explained, noises)
     own = sum(noises.values()) * first - weights @ correction

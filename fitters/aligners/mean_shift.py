@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import FromMoments, Matrix, Shapes, as_columns, mean_rows
+from fitters.aligners.base import FromMoments, Matrix, Shapes, mean_rows
 from fitters.aligners.solvers import least_squares, solve_ridge
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
@@ -45,8 +45,6 @@ class MeanShiftAligner(FromMoments):
     """
 
     method: ClassVar[str] = "mean-shift"
-    # It fits nothing but a mean.
-    poor_score = True
     mixes: ClassVar[bool] = False
     shapes: ClassVar[Shapes] = {
         "mean_x_": ("p",), "mean_y_": ("q",)
@@ -61,12 +59,6 @@ class MeanShiftAligner(FromMoments):
     def _fit(self, moments: Moments) -> Self:
         self.mean_x_, self.mean_y_ = moments.mean_x, moments.mean_y
         return self
-
-    def predict(self, X: Rows) -> Matrix:
-        """Return x about the mean of y, cut or filled to its columns: shape (n, q) or (n,)."""
-        rows = self.new_rows(X) - self.mean_x_
-        q = len(self.mean_y_)
-        return as_columns(self, _filled(rows[:, :q], q) + self.mean_y_)
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, max(p, q)), float64, unit rows."""
@@ -169,11 +161,6 @@ class TextToConceptAligner(FromMoments):
             self.intercept_ = self.intercept_ * self.scale_x_
         return self
 
-    def predict(self, X: Rows) -> Matrix:
-        """Return x C + b, shape (n, q) or (n,)."""
-        x64 = self.new_rows(X)
-        return as_columns(self, x64 @ self.coef_ + self.intercept_)
-
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the space of y: shape (n, q), float64, unit rows."""
         rows = self.check_projected(x, len(self.coef_), "x")
@@ -182,11 +169,6 @@ class TextToConceptAligner(FromMoments):
     def project_y(self, y: Rows) -> Matrix:
         """Return y with unit rows: shape (n, q), float64."""
         return normalize_rows(self.check_projected(y, len(self.intercept_), "y"), what="y")
-
-    @property
-    def poor_score(self) -> bool:
-        """With the bug, `predict` is off."""
-        return bool(self.legacy)
 
 
 def _scale(scatter: Matrix, mean: Matrix, weight: float) -> float:

@@ -17,7 +17,6 @@ from fitters.aligners.base import (
     BaseAligner,
     Matrix,
     Shapes,
-    as_columns,
     validate_pairs,
 )
 from fitters.aligners.solvers import polar_factor
@@ -25,6 +24,7 @@ from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Rows
 from fitters.select.grid import Choice, Search
 from fitters.sources import Sources
+from fitters.spectrum import eigen_gram
 
 CENTRES, STARTS = 20, 30
 """Cluster centres that a round matches, and starts of the search for the matching."""
@@ -84,8 +84,6 @@ class MiniVec2VecAligner(BaseAligner):
     """
 
     method: ClassVar[str] = "mini-vec2vec"
-    # It sees no pair.
-    poor_score = True
     mixes: ClassVar[bool] = False
     shapes: ClassVar[Shapes] = {
         "map_x_": ("p", "r"), "map_y_": ("q", "r"), "mean_x_": ("p",), "mean_y_": ("q",)
@@ -128,7 +126,7 @@ class MiniVec2VecAligner(BaseAligner):
             for rows, mean in ((x64, self.mean_x_), (y64, self.mean_y_))
         ]
         r = min(side.shape[1] for side in sides)
-        axes = [np.linalg.eigh(side.T @ side)[1][:, ::-1][:, :r] for side in sides]
+        axes = [eigen_gram(side.T @ side)[1][:, ::-1][:, :r] for side in sides]
         # Where few axes are left, rows that differ may be one here.
         x, y = (
             np.unique(unit_or_zero(side @ own), axis=0)
@@ -157,11 +155,6 @@ class MiniVec2VecAligner(BaseAligner):
             towards = _centres(y, k, rng, start=centres @ rotation)
             rotation = (rotation + polar_factor(centres.T @ towards)[0]) / 2
         return polar_factor(rotation)[0]
-
-    def predict(self, X: Rows) -> Matrix:
-        """Return x turned into the space of y about its mean, shape (n, q) or (n,)."""
-        rows = self.new_rows(X) - self.mean_x_
-        return as_columns(self, rows @ self.map_x_ @ self.map_y_.T + self.mean_y_)
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, r), float64, unit rows."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import FromMoments, Matrix, Shapes, as_columns, mean_rows
+from fitters.aligners.base import FromMoments, Matrix, Shapes, mean_rows
 from fitters.aligners.solvers import determined, polar_factor, truncation_gap
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
@@ -37,7 +37,7 @@ class ProcrustesAligner(FromMoments):
     center : bool
         Subtract the means first; the projections are taken about these means too.
     scale : bool
-        Let `predict` also scale: s R with the s that fits y best. Cosines, and with them the
+        Find a scale too: s R with the s that fits y best. Cosines, and with them the
         projections, do not see it.
     rank : int, optional
         Keep only so many leading directions of Σ w x yᵀ: R = U_k V_kᵀ. All that are determined if
@@ -78,8 +78,6 @@ class ProcrustesAligner(FromMoments):
     """
 
     method: ClassVar[str] = "procrustes"
-    # A rotation does not fit the scale of y, and R² asks for it.
-    poor_score = True
     reads_few_rows = True
     shapes: ClassVar[Shapes] = {
         "rotation_": ("p", "q"),
@@ -148,11 +146,6 @@ class ProcrustesAligner(FromMoments):
     def rank_(self) -> int:
         """Directions in which R is not 0."""
         return determined(self.singular_values_, self.rank)
-
-    def predict(self, X: Rows) -> Matrix:
-        """Return s x R about the mean of y, shape (n, q) or (n,)."""
-        x64 = self.new_rows(X)
-        return as_columns(self, self.scale_ * (x64 - self.mean_x_) @ self.rotation_ + self.mean_y_)
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, max(p, q)), float64, unit rows."""

@@ -7,26 +7,22 @@ from numbers import Real
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import scipy.linalg
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fitters.aligners.base import FromMoments, Matrix, OneWay, Shapes, as_columns, mean_rows
-from fitters.aligners.solvers import (
-    average_ridge,
-    invert_spectrum,
-    relative_penalty,
-    solve_ridge,
-    solve_ridge_dual,
-)
+from fitters.aligners.base import FromMoments, Matrix, OneWay, Shapes, mean_rows
+from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
 from fitters.moments.moments import Folds, Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface
-from fitters.select.held_out import cross_validate, decompose, validate_by_error
-from fitters.select.kernel import pairs_to_weigh, weigh_noise
-from fitters.select.leave_out import leave_one_group_out
+from fitters.select.held_out import cross_validate, validate_by_error
+from fitters.select.left_out import leave_one_group_out
+from fitters.select.noise import explained_by_features, pairs_to_weigh, weigh_noise
 from fitters.select.refitting import Folded
 from fitters.settings import MOST
 from fitters.sources import Sources
+from fitters.spectrum import Spectrum
 
 
 class RidgeAligner(FromMoments, OneWay):
@@ -70,11 +66,6 @@ class RidgeAligner(FromMoments, OneWay):
         p.
     feature_names_in_ : ndarray of shape (p,)
         Only if X had string column names.
-
-    Notes
-    -----
-    `predict` gives y from X. For "y->x" it solves the fitted map for the text of least norm whose
-    projection is nearest to the image: good enough to look at, not what the aligner is for.
 
     References
     ----------
@@ -126,7 +117,7 @@ class RidgeAligner(FromMoments, OneWay):
         By the held-out squared error; else by leaving out names, of prototypes alone; or by the
         rank of the texts of held-out real pairs. From texts to images no mixing weight is chosen:
         the prototypes choose the penalty, and the fits with the real pairs are averaged over how
-        noisy these may be; see `fitters.select.kernel.weigh_noise`. Without a penalty to choose it
+        noisy these may be; see `fitters.select.noise.weigh_noise`. Without a penalty to choose it
         is fitted again without each fold, which says if a fold leaves too few rows.
         """
         axes = search.axes(mixed=data.mixed)
@@ -172,13 +163,13 @@ class RidgeAligner(FromMoments, OneWay):
                 criterion=search.config.criterion,  # type: ignore[arg-type]   # not "error"
             )  # fmt: skip
         choice = search.chosen({"penalty": penalties}, surface)
-        coef, turn, alpha = _first_fit(prototypes, choice.params["alpha"])
+        gram, cross, alpha = _normal_equations(prototypes, choice.params["alpha"])
         weighed, folds = pairs_to_weigh(real, search.n_folds, search.rng)
         texts = weighed.y.astype(np.float64)
-        kernel, turned = texts @ texts.T, texts @ turn
+        covered, explained = explained_by_features(gram, cross, texts, alpha)
         found = weigh_noise(
-            weighed, folds, kernel=kernel, covered=kernel - turned @ turned.T,
-            explained=texts @ coef, unit=alpha, criterion=search.metric,
+            weighed, folds, kernel=texts @ texts.T, covered=covered, explained=explained,
+            unit=alpha, criterion=search.metric,
         )  # fmt: skip
         return found.chosen(choice, {"of_prototypes": choice.facts} if choice.facts else {})
 
@@ -198,20 +189,24 @@ class RidgeAligner(FromMoments, OneWay):
         if noises is None or data.prototypes is None or data.real is None:
             return super().fit_sources(data, mix)
         texts, images = data.real.y.astype(np.float64), data.real.x.astype(np.float64)
-        first, turn, self.alpha_ = _first_fit(data.prototypes, self.alpha)
+        gram, cross, self.alpha_ = _normal_equations(data.prototypes, self.alpha)
+        # T Tᵀ = α (gram + α I)⁻¹: what the prototypes leave of a kernel is that of rows turned by
+        # T, and the correction by the pairs a ridge on these.
+        eye = np.eye(len(gram))
+        lower = np.linalg.cholesky(gram + self.alpha_ * eye)
+        turn = np.sqrt(self.alpha_) * scipy.linalg.solve_triangular(lower, eye, lower=True).T
+        first = turn @ (turn.T @ cross) / self.alpha_
         root = np.sqrt(data.real.row_weight)[:, None]
         averaged, alone = (
             {self.alpha_ * noise: share for noise, share in shares.items()}
             for shares in (noises, without or {})
         )
-        # With M the inverse of the prototypes' gram and penalty, and T = √(α M): the residual of
-        # the pairs as a ridge on their rows turned by T.
-        correction = average_ridge(root * texts @ turn, root * (images - texts @ first), averaged)
-        self.coef_ = sum(noises.values()) * first + turn @ correction
-        self.coef_ += average_ridge(root * texts, root * images, alone)
+        left = Spectrum.of_rows(root * texts @ turn, root * (images - texts @ first))
+        self.coef_ = sum(noises.values()) * first + turn @ left.mean(averaged)
+        self.coef_ += Spectrum.of_rows(root * texts, root * images).mean(alone)
         if self.first_share:
             self.first_coef_ = first
-        self.n_features_in_, self._one_column = images.shape[1], False
+        self.n_features_in_ = images.shape[1]
         self.mean_x_, self.mean_y_ = np.zeros(images.shape[1]), np.zeros(texts.shape[1])
         return self
 
@@ -254,12 +249,6 @@ class RidgeAligner(FromMoments, OneWay):
             self.coef_ = solve_ridge(gram, cross, self.alpha_)
         return self
 
-    def predict(self, X: Rows) -> Matrix:
-        """Return the rows of y that belong to the rows of X, shape (n, q) or (n,)."""
-        x64 = self.new_rows(X)
-        back = self.coef_ if self.direction == "x->y" else np.linalg.pinv(self.coef_)
-        return as_columns(self, (x64 - self.mean_x_) @ back + self.mean_y_)
-
     def _map(self, rows: Matrix) -> Matrix:
         predicted = rows @ self.coef_
         return (
@@ -273,28 +262,12 @@ class RidgeAligner(FromMoments, OneWay):
         return first | {"coef_": sides, "mean_x_": ("p",), "mean_y_": ("q",)}
 
 
-def _first_fit(prototypes: Pairs, penalty: float) -> tuple[Matrix, Matrix, float]:
-    """Return what a ridge from the texts of prototypes to their rows is, for pairs to correct.
-
-    Returns
-    -------
-    coef : ndarray of shape (q, p)
-        C.
-    turn : ndarray of shape (q, r)
-        T, so that T Tᵀ = α (gram + α I)⁻¹: texts a and b turned by it have the product that the
-        prototypes leave of a · b.
-    alpha : float
-        The absolute penalty, of the gram of the prototypes.
-    """
-    used = prototypes.take(prototypes.row_weight > 0)
-    texts = used.y.astype(np.float64)
-    weighted = texts.T * used.row_weight
+def _normal_equations(prototypes: Pairs, penalty: float) -> tuple[Matrix, Matrix, float]:
+    """Return gram and cross, from texts of prototypes to their rows, and the absolute penalty."""
+    texts = prototypes.y.astype(np.float64)
+    weighted = texts.T * prototypes.row_weight
     gram = weighted @ texts
-    alpha = relative_penalty(gram, penalty)
-    values, vectors = decompose(gram)
-    root = np.sqrt(invert_spectrum(values, alpha))
-    coef = (vectors * root**2) @ (vectors.T @ (weighted @ used.x.astype(np.float64)))
-    return coef, np.sqrt(alpha) * vectors * root, alpha
+    return gram, weighted @ prototypes.x.astype(np.float64), relative_penalty(gram, penalty)
 
 
 def by_squared_error(
@@ -385,11 +358,6 @@ class TwoWayRidgeAligner(FromMoments):
         self.forward_, self.backward_ = forward.coef_, backward.coef_
         self.mean_x_, self.mean_y_ = forward.mean_x_, forward.mean_y_
         return self
-
-    def predict(self, X: Rows) -> Matrix:
-        """Return the rows of y by the regression from x, shape (n, q) or (n,)."""
-        x64 = self.new_rows(X)
-        return as_columns(self, (x64 - self.mean_x_) @ self.forward_ + self.mean_y_)
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, p + q), float64, unit rows."""

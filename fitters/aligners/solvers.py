@@ -8,13 +8,13 @@ The shapes in the annotations are executable: the tests check every call with be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.linalg
 
 from fitters.errors import SettingError, SingularMomentsError
+from fitters.spectrum import Spectrum, eigen_gram
 
 if TYPE_CHECKING:
     # Not a dependency: the annotations are strings. tests/fitters/conftest.py puts the name here
@@ -73,7 +73,7 @@ def solve_ridge(
         factor = scipy.linalg.cho_factor(system, check_finite=False)
     except scipy.linalg.LinAlgError:
         # alpha below the rounding of gram: not positive to the last bit.
-        return np.asarray(ridge_path(gram, cross, np.array([alpha]))[0])
+        return Spectrum.of(gram, cross).fit(alpha)
     return np.asarray(scipy.linalg.cho_solve(factor, cross, check_finite=False))
 
 
@@ -89,51 +89,6 @@ def solve_ridge_dual(
         raise SettingError("The dual form needs alpha > 0. Solve the normal equations instead.")
     solution: np.ndarray = a.T @ solve_ridge(a @ a.T, b, alpha)
     return solution
-
-
-def eigen_gram(
-    gram: Float[np.ndarray, "p p"],
-) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, "p p"]]:
-    """Return eigenvalues (ascending, none negative) and eigenvectors (columns) of gram.
-
-    This one decomposition serves every penalty.
-    """
-    values, vectors = np.linalg.eigh(gram)
-    # gram is a sum of squares: what is below 0 is rounding.
-    return np.maximum(values, 0.0), vectors
-
-
-def ridge_path(
-    gram: Float[np.ndarray, "p p"],
-    cross: Float[np.ndarray, "p q"],
-    alphas: Float[np.ndarray, " k"],
-) -> Float[np.ndarray, "k p q"]:
-    """Solve ridge regression for every alpha from one eigendecomposition.
-
-    gram = U diag(s) Uᵀ gives C(alpha) = U diag(1 / (s + alpha)) Uᵀ cross.
-
-    Raises
-    ------
-    SettingError, SingularMomentsError
-        As `solve_ridge`.
-    """
-    _check_penalties(*alphas)
-    if (alphas == 0).any():
-        _check_full_rank(gram)
-    values, vectors = eigen_gram(gram)
-    rotated = vectors.T @ cross
-    path = np.empty((len(alphas), *cross.shape))
-    for k, alpha in enumerate(alphas):
-        path[k] = (vectors * invert_spectrum(values, float(alpha))) @ rotated
-    return path
-
-
-def invert_spectrum(values: Float[np.ndarray, " p"], alpha: float) -> Float[np.ndarray, " p"]:
-    """Return 1 / (s + alpha), and 0 where s + alpha is 0."""
-    shifted = values + alpha
-    inverse = np.zeros_like(shifted)
-    np.divide(1.0, shifted, out=inverse, where=shifted > 0)
-    return inverse
 
 
 def polar_factor(
@@ -269,24 +224,6 @@ def solve_cca(
     left, right = fix_signs(root_x @ u, root_y @ v)
     # Above 1 is rounding.
     return left, np.minimum(values, 1.0), right
-
-
-def average_ridge(
-    a: Float[np.ndarray, "n p"], b: Float[np.ndarray, "n q"], shares: Mapping[float, float]
-) -> Float[np.ndarray, "p q"]:
-    """Return the weighted sum of ridge solutions Σ_ν p_ν (aᵀa + ν I)⁻¹ aᵀb, by penalty ν → p_ν.
-
-    One decomposition of the smaller gram serves all of them. A penalty without end adds 0.
-    """
-    few = len(a) < a.shape[1]
-    values, vectors = eigen_gram(a @ a.T if few else a.T @ a)
-    finite = [(share, penalty) for penalty, share in shares.items() if np.isfinite(penalty)]
-    inverse = sum(
-        (share * invert_spectrum(values, v) for share, v in finite), np.zeros(len(values))
-    )
-    rotated = vectors.T @ (b if few else a.T @ b)
-    solution: np.ndarray = vectors @ (inverse[:, None] * rotated)
-    return a.T @ solution if few else solution
 
 
 def least_squares(

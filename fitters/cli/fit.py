@@ -31,7 +31,7 @@ from fitters.settings import SETTINGS_SECTION, FitRequest, TrainingOptions
 
 if TYPE_CHECKING:
     from fitters.methods import Method
-    from fitters.trained.base import EpochDone
+    from fitters.settings import EpochDone
 
 
 @dataclass(frozen=True)

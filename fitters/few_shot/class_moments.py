@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
 
+from fitters.aligners.solvers import solve_ridge
 from fitters.few_shot.learner import Labels, sum_by_class
 
 Matrix = npt.NDArray[np.float64]
@@ -89,9 +89,7 @@ class ClassMoments:
         towards : array of shape (c, r) or float
             What the weights are without rows.
         """
-        shifted = self.products + penalty * np.eye(len(self.products))
-        solved: Matrix = cho_solve(cho_factor(shifted), (self.sums + penalty * towards).T).T
-        return solved
+        return solve_ridge(self.products, (self.sums + penalty * towards).T, penalty).T
 
 
 def place_in_class(labels: Labels) -> Labels:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
+from fitters.aligners.solvers import solve_ridge
 from fitters.few_shot.class_moments import ClassMoments, Matrix, fold_of
 from fitters.few_shot.learner import (
     LinearClassifier,
@@ -43,11 +43,11 @@ def gaussian_weights(moments: ClassMoments) -> tuple[Matrix, Matrix]:
     """
     n = max(float(moments.counts.sum()) - 1.0, 1.0)
     scatter = moments.scatter / n
-    trace, r = float(np.trace(scatter)), len(scatter)
+    trace = float(np.trace(scatter))
     having = moments.counts > 0
     means = moments.means[having]
     if trace > _NOTHING * float(np.trace(moments.products)):
-        weight = cho_solve(cho_factor(scatter + trace / n * np.eye(r)), means.T).T
+        weight = solve_ridge(scatter, means.T, trace / n).T
     else:
         weight = means
     bias = -0.5 * np.sum(weight * means, axis=1)

@@ -9,8 +9,8 @@ from itertools import product
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
 
+from fitters.aligners.solvers import solve_ridge
 from fitters.few_shot.class_moments import ClassMoments, Matrix, place_in_class
 from fitters.few_shot.learner import (
     Classifier,
@@ -25,6 +25,7 @@ from fitters.few_shot.learner import (
     without_bias,
 )
 from fitters.moments.transform import normalize_rows
+from fitters.spectrum import Spectrum, eigen_gram
 
 #: Candidate rates of the kernel, and penalties; a kernel has 1 on its diagonal.
 RATES = ((0.5,), (1.0,), (2.0,), (3.0,), (5.0,), (10.0,))
@@ -250,9 +251,7 @@ class ProKeR(ShotLearner):
             moments = ClassMoments.of(support, labels, shots.n_classes)
             return without_bias(moments.ridge(setting.penalty, scale * prior), facts)
         left = np.eye(shots.n_classes)[labels] - scale * (support @ prior.T)
-        gram = setting.kernel(support @ support.T)
-        gram[np.diag_indices_from(gram)] += setting.penalty
-        coefficients = cho_solve(cho_factor(gram, overwrite_a=True), left)
+        coefficients = solve_ridge(setting.kernel(support @ support.T), left, setting.penalty)
         parts = [part.astype(np.float32) for part in (scale * prior, support, coefficients)]
         return KernelClassifier(parts[0], parts[1], parts[2], setting, facts)
 
@@ -279,12 +278,12 @@ class ProKeR(ShotLearner):
         for bridge, kernel in product(bridges, rates):
             # Class means would bring what is left out into the bridges of the others.
             support, _ = problems[0].support(bridge, texts)
-            spectrum = np.linalg.eigh(Setting(tuple(kernel)).kernel(support @ support.T))
+            decomposed = eigen_gram(Setting(tuple(kernel)).kernel(support @ support.T))
             for problem in problems:
                 made = [
                     Setting(tuple(kernel), value, problem.share, bridge) for value in self.penalties
                 ]
-                for setting, scores in left_out_scores(problem, made, spectrum).items():
+                for setting, scores in left_out_scores(problem, made, decomposed).items():
                     found[setting] = _likely_losses(scores[seen], labels[held[seen]])
         means = {setting: round(float(losses.mean()), 9) for setting, losses in found.items()}
         best = min(means, key=lambda setting: means[setting])
@@ -300,7 +299,7 @@ class ProKeR(ShotLearner):
 def left_out_scores(
     problem: _Problem,
     settings: Sequence[Setting],
-    spectrum: tuple[Matrix, Matrix] | None = None,
+    decomposed: tuple[Matrix, Matrix] | None = None,
 ) -> dict[Setting, Matrix]:
     """Return the scores (m, c) of the shots by fits without their fold, one fold after another.
 
@@ -313,29 +312,34 @@ def left_out_scores(
     problem : _Problem
     settings : sequence of Setting
         Of one kernel, share and bridge.
-    spectrum : pair of arrays, optional
+    decomposed : pair of arrays, optional
         Eigenvalues and eigenvectors of the kernel of the support, where they are at hand.
     """
     first = settings[0]
     support, labels = problem.support(first.bridge, problem.texts)
     scale = problem.scale
-    values, vectors = spectrum or np.linalg.eigh(first.kernel(support @ support.T))
+    decomposed = decomposed or eigen_gram(first.kernel(support @ support.T))
     targets = np.eye(problem.n_classes)
-    found: dict[Setting, list[Matrix]] = {setting: [] for setting in settings}
-    turned: Matrix | None = None
-    prior = problem.prior()
+    spectrum = Spectrum.of_kernel(decomposed, targets[labels])
+    parts = [
+        np.concatenate([fold, fold + len(problem.x)])[: len(fold) * first.rows]
+        for fold in problem.folds
+    ]
+    seen: list[Matrix] = []
     for fold in problem.folds:
-        if turned is None or problem.share:
-            prior = problem.prior(fold)
-            turned = vectors.T @ (targets[labels] - scale * (support @ prior.T))
-        part = vectors[np.concatenate([fold, fold + len(problem.x)])[: len(fold) * first.rows]]
-        wanted = targets[problem.labels[fold]]
-        for setting, scores in found.items():
-            inner = part / (np.maximum(values, 0.0) + setting.penalty)
-            missing = np.linalg.solve(inner @ part.T, inner @ turned)[: len(fold)]
-            # Of the residual R the prediction is R − missing; the scores add the prior to it.
-            scores.append(wanted - missing)
-    return {setting: np.concatenate(scores) for setting, scores in found.items()}
+        if problem.share or not seen:
+            prior = spectrum.lhs.T @ (support @ problem.prior(fold).T)
+            seen.append(spectrum.rhs - scale * prior)
+        else:
+            seen.append(seen[0])
+
+    def scores(setting: Setting) -> Matrix:
+        # A prediction is R + X (the residuals, seen in the eigenbasis); with the prior that is Y.
+        x = spectrum.without(setting.penalty, parts)
+        of_folds = zip(problem.folds, seen, strict=True)
+        return np.concatenate([targets[problem.labels[i]] + x[i] @ part for i, part in of_folds])
+
+    return {setting: scores(setting) for setting in settings}
 
 
 def _whole_classes(

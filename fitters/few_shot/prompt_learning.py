@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from fitters.errors import DivergedError, PairsError, SettingError
 from fitters.few_shot.learner import Classifier, Rows, Shots, without_bias
-from fitters.few_shot.registry import TextTower
 from fitters.trained.base import blas_threads, training_device
+
+if TYPE_CHECKING:
+    from fitters.few_shot.registry import TextTower
 
 Position = Literal["end", "middle", "front"]
 POSITIONS = ("end", "middle", "front")

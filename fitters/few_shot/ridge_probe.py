@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import lapack, solveh_banded
 
 from fitters.few_shot.class_moments import ClassMoments, Matrix
 from fitters.few_shot.learner import (
@@ -19,6 +18,7 @@ from fitters.few_shot.learner import (
     evenly,
     reciprocal_rank,
 )
+from fitters.spectrum import Spectrum
 
 #: Candidate penalties, relative to the mean eigenvalue of the rows' scatter.
 PENALTIES = tuple(float(value) for value in np.geomspace(1e-4, 1e4, 25))
@@ -34,10 +34,10 @@ _LEAST = 1e-12
 class RidgeProbe(ShotLearner):
     """Least squares onto one column a class, 1 for its own rows and 0 for others, with a penalty.
 
-    With rows centred by their mean, scatter G = Q T Qᵀ (T tridiagonal) and class sums S (c × r) of
-    the centred rows, which is Yᵀ X without the n × c matrix Y::
+    With rows centred by their mean, scatter G and class sums S (c × r) of the centred rows, which
+    is Yᵀ X without the n × c matrix Y::
 
-        W(α) = S Q (T + α I)⁻¹ Qᵀ,   b = share of each class − W · mean
+        W(α) = S (G + α I)⁻¹,   b = share of each class − W · mean
 
     One decomposition, of r columns or of the span of few rows, serves every penalty
     α = penalty · tr(G) / r. Prototypes are rows of their class with a mass relative to one shot.
@@ -172,8 +172,7 @@ def _in_their_span(
 class _Path:
     """Ridge from moments of rows, about their mean or as they are, for any penalty.
 
-    The scatter is made tridiagonal, Q T Qᵀ, which takes a third of the time of its eigenvectors;
-    after that a penalty costs as little. Rows may be given by an orthonormal basis.
+    Rows may be given by an orthonormal basis.
     """
 
     def __init__(
@@ -183,16 +182,14 @@ class _Path:
         mean = moments.sums.sum(axis=0) / mass
         self._shares = moments.counts / mass
         scatter = moments.products - np.outer(mean, moments.sums.sum(axis=0))
-        space = 64 * len(scatter)
-        packed, self._diagonal, off, tau, _ = lapack.dsytrd(scatter, lower=1, lwork=space)
-        # The reflections of a lower dsytrd lie as those of dgehrd do.
-        vectors = lapack.dorghr(packed, tau, lwork=space)[0]
-        self._off = np.append(off, 0.0)
-        self._rotated = (moments.sums - np.outer(moments.counts, mean)) @ vectors
-        self._vectors = vectors if basis is None else basis @ vectors
+        sums = moments.sums - np.outer(moments.counts, mean)
+        self._spectrum = Spectrum.of(scatter, sums.T, basis)
         self._mean = mean if basis is None else basis @ mean
-        self._unit = float(np.trace(scatter)) / len(self._vectors)
+        self._unit = float(np.trace(scatter)) / len(self._spectrum.lhs)
         self._least = _LEAST * float(moments.counts.sum())
+
+    def _alpha(self, penalty: float) -> float:
+        return max(penalty * self._unit, self._least)
 
     def values(self, shots: Shots, penalties: Sequence[float]) -> list[float]:
         """Return the validation value of every penalty; 0 without validation rows."""
@@ -200,11 +197,12 @@ class _Path:
             return [0.0] * len(penalties)
         x, labels = shots.validation
         # A product for every penalty is most of the time, and ranks need no more than float32.
-        turned = (x - self._mean) @ self._vectors
-        rotated, shares = (a.astype(np.float32) for a in (self._rotated.T, self._shares))
+        turned = (x - self._mean) @ self._spectrum.lhs
+        rhs, shares = (a.astype(np.float32) for a in (self._spectrum.rhs, self._shares))
         found = []
         for penalty in penalties:
-            scores = self._solved(turned, penalty).astype(np.float32) @ rotated
+            inverse = self._spectrum.inverse(self._alpha(penalty))
+            scores = (turned * inverse).astype(np.float32) @ rhs
             scores += shares
             found.append(reciprocal_rank(scores, labels))
         return found
@@ -214,26 +212,14 @@ class _Path:
     ) -> list[float]:
         """Return the squared error of these rows, each predicted without it, for every penalty.
 
-        Rows of weight 1 among those decomposed, not centred: (prediction − h y) / (1 − h) with the
-        leverage h = x (G + α I)⁻¹ xᵀ.
+        Rows of weight 1 among those decomposed, not centred.
         """
-        turned = rows @ self._vectors
-        targets = np.eye(len(self._rotated))[labels]
-        found = []
-        for penalty in penalties:
-            solved = self._solved(turned, penalty)
-            leverage = np.sum(turned * solved, axis=1)
-            missing = targets - solved @ self._rotated.T
-            found.append(float(np.mean(np.sum(missing**2, axis=1) / (1.0 - leverage) ** 2)))
-        return found
+        targets = np.eye(len(self._shares))[labels]
+        fits = self._spectrum.beside(rows.astype(np.float64), targets)
+        missing = (targets - fits.left_out(self._alpha(penalty)) for penalty in penalties)
+        return [float(np.mean(np.sum(rest**2, axis=1))) for rest in missing]
 
     def solve(self, penalty: float, facts: dict[str, float]) -> LinearClassifier:
-        weight = self._solved(self._rotated, penalty) @ self._vectors.T
+        weight = self._spectrum.fit(self._alpha(penalty)).T
         bias = self._shares - weight @ self._mean
         return LinearClassifier(weight.astype(np.float32), bias.astype(np.float32), facts)
-
-    def _solved(self, turned: Matrix, penalty: float) -> Matrix:
-        """Return rows times (T + α I)⁻¹."""
-        shifted = self._diagonal + max(penalty * self._unit, self._least)
-        solved: Matrix = solveh_banded([shifted, self._off], turned.T, lower=True).T
-        return solved

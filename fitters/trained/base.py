@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -21,13 +21,12 @@ from sklearn.utils.validation import check_is_fitted
 from featstore.errors import needs_extra
 from featstore.identity import canonical_json, sha256_hex
 from featstore.parallel import best_device, gains_from_bf16
-from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
-from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
+from fitters.aligners.base import BaseAligner, Matrix, validate_pairs
 from fitters.errors import SettingError
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import Choice, Search
-from fitters.settings import Preparation, TrainingPrecision
+from fitters.settings import OnEpoch, Preparation, TrainingPrecision
 from fitters.sources import Sources
 
 if TYPE_CHECKING:
@@ -272,50 +271,6 @@ def blas_threads() -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-@dataclass(frozen=True)
-class EpochDone:
-    """One epoch was trained.
-
-    Attributes
-    ----------
-    stage, n_stages : int
-        From 1; two in sequential training.
-    epoch, n_epochs : int
-        Within the stage, from 1.
-    loss : float
-        Mean over the epoch's batches.
-    metric : float or None
-        Mean reciprocal rank of held-out pairs; None without validation.
-    best : bool
-        Whether the metric is the best so far.
-    seconds : float
-        Since this call began to train.
-    seconds_left : float
-        At the pace so far, if it does not stop early.
-    """
-
-    stage: int
-    n_stages: int
-    epoch: int
-    n_epochs: int
-    loss: float
-    metric: float | None
-    best: bool
-    seconds: float
-    seconds_left: float
-
-    def __str__(self) -> str:
-        stage = f"stage {self.stage}/{self.n_stages}, " if self.n_stages > 1 else ""
-        metric = "" if self.metric is None else f", held-out MRR {self.metric:.3f}"
-        return (
-            f"{stage}epoch {self.epoch}/{self.n_epochs}: loss {self.loss:.4f}{metric}, "
-            f"{self.seconds_left:.0f} s left"
-        )
-
-
-OnEpoch = Callable[[EpochDone], None]
-
-
 @dataclass(frozen=True, eq=False)
 class ArrayRows:
     """Paired rows in memory; see `fitters.trained.training.PairSource`.
@@ -380,15 +335,12 @@ class ArrayRows:
 BLOCK_ROWS = 4096
 """Rows projected at a time."""
 READOUT_ROWS, READOUT_PENALTY = 4096, 1e-3
-"""Training rows that `predict` is fitted on, and its relative penalty."""
 
 
 class TrainedAligner(BaseAligner):
     """Base of the aligners that are trained; parameters are those of the subclass."""
 
     fitted_on = "training"
-    # A few epochs, a cosine as the goal, or a way back that is not what was trained.
-    poor_score = True
     preparation: ClassVar[Preparation] = Preparation(images="unit", texts="unit")
     array_dtype: ClassVar[str] = "float32"
     fitted_values: ClassVar[tuple[str, ...]] = (
@@ -522,7 +474,6 @@ class TrainedAligner(BaseAligner):
             If the loss is no longer finite.
         """
         x64, y64, weight = validate_pairs(self, X, y, sample_weight)
-        one_column = self._one_column
         n = len(x64)
         labels = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
         first = np.zeros(n, dtype=bool) if prototype is None else np.asarray(prototype, dtype=bool)
@@ -545,7 +496,6 @@ class TrainedAligner(BaseAligner):
             for chosen in (first & (weight > 0), ~first & (weight > 0))
         ]
         self.fit_rows(*sources, device=device, checkpoint=checkpoint, on_epoch=on_epoch)
-        self._one_column = one_column
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -579,7 +529,6 @@ class TrainedAligner(BaseAligner):
                 "There is nothing to train on. Pass prototypes, real pairs, or both."
             )
         self.n_features_in_, self.n_targets_ = given[0].p, given[0].q
-        self._one_column = False
         place = training_device(device)
         self._device_type = place.type
         with blas_threads():
@@ -610,8 +559,6 @@ class TrainedAligner(BaseAligner):
             for part, module in parts.items():
                 for name, value in module.state_dict().items():
                     setattr(self, attribute(part, name), value.detach().cpu().numpy().copy())
-            if self._has_readout:
-                self._fit_readout(given[-1])
         self._note_rows(given)
         return self
 
@@ -622,11 +569,6 @@ class TrainedAligner(BaseAligner):
         """Return what cosines are multiplied by, and what is added, in the loss; 1 and 0."""
         del objective
         return 1.0, 0.0
-
-    @property
-    def _has_readout(self) -> bool:
-        """Whether `predict` goes through a map of its own: no head leads to y."""
-        return self._maps("y")
 
     def _hold_out(
         self, prototypes: PairSource | None, real: PairSource | None, order: Any
@@ -672,37 +614,6 @@ class TrainedAligner(BaseAligner):
         if self._device_type != "cpu":
             facts["device"] = self._device_type
         return sha256_hex(canonical_json(facts))
-
-    def _fit_readout(self, source: PairSource) -> None:
-        """Fit a ridge from the shared space to y, on training rows: what `predict` goes by."""
-        x, y = source.read(0, min(source.n, READOUT_ROWS))
-        a, b = self._outputs("x", x), np.asarray(y, dtype=np.float64)
-        a = a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12)
-        mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
-        a, b = a - mean_a, b - mean_b
-        alpha = READOUT_PENALTY * float((a * a).sum()) / a.shape[1]
-        if alpha == 0:
-            coef = np.zeros((a.shape[1], b.shape[1]))
-        elif len(a) < a.shape[1]:
-            coef = solve_ridge_dual(a, b, alpha)
-        else:
-            gram = a.T @ a
-            coef = solve_ridge(gram, a.T @ b, relative_penalty(gram, READOUT_PENALTY))
-        self.readout_ = coef.astype(np.float32)
-        self.readout_mean_ = (mean_b - mean_a @ coef).astype(np.float32)
-
-    def predict(self, X: Rows) -> Matrix:
-        """Return the rows of y that belong to the rows of X, shape (n, q) or (n,).
-
-        For "x->y" what the head makes of X; else a ridge from the shared space to y, fitted on
-        training rows. Good enough to look at, not what the aligner is for.
-        """
-        x64 = self.new_rows(X)
-        out = self._outputs("x", x64)
-        if self._has_readout:
-            unit = out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
-            out = unit @ self.readout_.astype(np.float64) + self.readout_mean_
-        return as_columns(self, out)
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, r), float64, unit rows."""

@@ -52,7 +52,7 @@ class ICISAligner(TrainedAligner):
         Parameters of both autoencoders, named by `array_shapes`.
     row_norm_ : float
         Mean norm of the rows that it was trained on.
-    readout_, readout_mean_, epochs_, loss_, n_features_in_, n_targets_, feature_names_in_
+    epochs_, loss_, n_features_in_, n_targets_, feature_names_in_
         As for `MLPAligner`; `scale_` is 1 and `shift_` 0.
 
     Notes
@@ -187,5 +187,4 @@ class ICISAligner(TrainedAligner):
     def array_shapes(self) -> dict[str, tuple[str, ...]]:
         """Return the fitted arrays and their shapes in letters."""
         shapes = array_letters("x", "autoencoder", k="p", d="", h="hidden")
-        shapes |= array_letters("y", "autoencoder", k="q", d="", h="hidden")
-        return {**shapes, "readout_": ("p", "q"), "readout_mean_": ("q",)}
+        return shapes | array_letters("y", "autoencoder", k="q", d="", h="hidden")

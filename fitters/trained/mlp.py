@@ -160,7 +160,7 @@ class MLPAligner(TrainedAligner):
     """Align by a head that is trained by gradient descent.
 
     Rows are taken as they come: unit rows, centred or not, are for the caller
-    (`fitters.recipe.fit_alignment` makes them).
+    (`fitters.alignment.fit_alignment` makes them).
 
     Parameters
     ----------
@@ -183,8 +183,6 @@ class MLPAligner(TrainedAligner):
     ----------
     x_…_, y_…_ : ndarray, float32
         Parameters of the heads, named by `array_shapes`.
-    readout_, readout_mean_ : ndarray of shape (r, q), (q,)
-        Where y is mapped: what `predict` goes by.
     epochs_ : int
         Trained in all.
     loss_ : float
@@ -354,6 +352,4 @@ class MLPAligner(TrainedAligner):
                 shapes |= array_letters(
                     side, name, k=k, d=target, h=f"hidden {side}", bias=bool(self.head.bias)
                 )
-        if self._has_readout:
-            shapes |= {"readout_": (target, "q"), "readout_mean_": ("q",)}
         return shapes

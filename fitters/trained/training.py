@@ -15,7 +15,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 
 from featstore.errors import needs_extra
 from fitters.errors import DivergedError, SelectionError
-from fitters.trained.base import EpochDone, OnEpoch, Schedule
+from fitters.settings import EpochDone, OnEpoch
 from fitters.trained.checkpoint import (
     Checkpoint,
     module_tensors,
@@ -33,6 +33,9 @@ from fitters.trained.checkpoint import (
     restore_optimiser,
     with_prefix,
 )
+
+if TYPE_CHECKING:
+    from fitters.trained.base import Schedule
 
 
 def make_optimiser(objective: Objective, schedule: Schedule) -> torch.optim.Optimizer:

@@ -19,7 +19,7 @@ from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform
 from fitters.prototypes import resolve_duplicates
 from fitters.select.grid import Axis
-from fitters.select.kernel import choose_on_prototypes
+from fitters.select.left_out import choose_on_prototypes
 from fitters.sources import prepare
 from tests.accuracy.measure import (
     SEEDS,

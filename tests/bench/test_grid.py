@@ -20,10 +20,12 @@ from bench.suites.single import sweep_runs
 from featstore import open_store
 from fitters import Pairs
 from fitters.aligners.ridge import RidgeAligner
-from fitters.aligners.solvers import eigen_gram
 from fitters.errors import UnknownMethodError
+from fitters.kept import Kept
 from fitters.moments.transform import normalize_rows
-from fitters.select.held_out import Decompositions, RidgeGrid
+from fitters.select import held_out
+from fitters.select.held_out import LinearFits
+from fitters.spectrum import eigen_gram
 from tests.bench.test_execution import TIMES
 
 METHODS = ("ridge", "ridge-x2y", "procrustes", "mean-shift", "conse")
@@ -200,9 +202,9 @@ def test_the_grid_is_the_ridge_aligner(rng, direction, n_prototypes, n_real):
     weight = rng.uniform(0.2, 1.0, size=n_real)
     real = Pairs(unit(n_real, 12), unit(n_real, 9), weight=weight) if n_real else None
     images, texts = unit(7, 12), unit(11, 9)
-    grid = RidgeGrid(prototypes, real, images, texts, predict_x=direction == "y->x")
+    fits = LinearFits(prototypes, real, images, texts, predict_x=direction == "y->x")
     for mix in (0.3, 4.0):
-        for found in grid.projected(mix, [0.01, 1.0, 30.0]):
+        for found in fits.ridge(mix, [0.01, 1.0, 30.0]):
             given = [pairs for pairs in (prototypes, real) if pairs is not None]
             masses = (mix, 1.0) if len(given) == 2 else (1.0,)
             aligner = RidgeAligner(direction, alpha=found.penalty, center=False).fit(
@@ -217,23 +219,20 @@ def test_the_grid_is_the_ridge_aligner(rng, direction, n_prototypes, n_real):
 def test_a_gram_that_comes_again_is_not_decomposed_again(rng, monkeypatch):
     """Head rows and random rows with the same texts: what they share changes no bit."""
     made = []
-    monkeypatch.setattr(
-        "fitters.select.held_out.eigen_gram", lambda gram: made.append(1) or eigen_gram(gram)
-    )
+    monkeypatch.setattr(held_out, "eigen_gram", lambda gram: made.append(1) or eigen_gram(gram))
     images, names = rng.standard_normal((5, 8)), rng.standard_normal((7, 6))
     one, other = rng.standard_normal((2, 30, 6))
-    kept = Decompositions()
-    for texts, new in ((one, 3), (one, 0), (other, 3), (one, 3)):
+    for texts, new in ((one, 3), (one, 0), (other, 3), (one, 0)):
         prototypes = Pairs(rng.standard_normal((30, 8)), texts)
         found = []
-        for decompositions in (None, kept):
-            grid = RidgeGrid(
-                prototypes, Pairs(images, names[:5]), images, names, predict_x=True,
-                decompositions=decompositions,
-            )  # fmt: skip
+        for kept, expected in ((held_out._DECOMPOSED, new), (Kept(0, lambda _: 1), 3)):
             made.clear()
-            found.append([next(grid.projected(mix, [1.0])) for mix in (0.3, 1.0, 3.0)])
-        assert len(made) == new
-        for alone, shared in zip(*found, strict=True):
+            with monkeypatch.context() as patch:
+                patch.setattr(held_out, "_DECOMPOSED", kept)
+                pairs = Pairs(images, names[:5])
+                fits = LinearFits(prototypes, pairs, images, names, predict_x=True)
+                found.append([next(fits.ridge(mix, [1.0])) for mix in (0.3, 1.0, 3.0)])
+            assert len(made) == expected
+        for shared, alone in zip(*found, strict=True):
             np.testing.assert_array_equal(shared.images, alone.images)
             np.testing.assert_array_equal(shared.texts, alone.texts)

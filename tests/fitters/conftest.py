@@ -11,7 +11,7 @@ import pytest
 from beartype import beartype
 from hypothesis import HealthCheck, settings
 
-import fitters.recipe  # noqa: F401   with everything that imports a solver by name
+import fitters.alignment  # noqa: F401   with everything that imports a solver by name
 from fitters import Pairs
 from fitters.aligners import solvers
 

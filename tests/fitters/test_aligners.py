@@ -67,7 +67,6 @@ MOMENTS = [e for e in ESTIMATORS if hasattr(e, "fit_moments")]
 OF_OPTIONAL_PACKAGES = {
     # These only skip themselves without pandas or an array-API switch; nothing here skips.
     "check_array_api_input",
-    "check_regressor_data_not_an_array",
     "check_sample_weights_pandas_series",
 }
 
@@ -242,7 +241,6 @@ def test_ridge_is_sklearns_ridge_with_intercept(weighted, rng):
     ours = RidgeAligner("x->y", alpha=2.0, relative=False).fit(x, y, weight)
     theirs = Ridge(alpha=2.0).fit(x, y, weight)
     assert_close(ours.coef_, theirs.coef_.T)
-    assert_close(ours.predict(x), theirs.predict(x))
     swapped = RidgeAligner("y->x", alpha=2.0, relative=False).fit(y, x, weight)
     assert_close(swapped.coef_, theirs.coef_.T)
 
@@ -263,9 +261,6 @@ def test_from_text_to_image_predicts_rows_of_a_head(rng):
     head = y @ aligner.coef_
     assert_close(aligner.project_y(y), head / np.linalg.norm(head, axis=1, keepdims=True))
     assert_close(aligner.project_x(x), x / np.linalg.norm(x, axis=1, keepdims=True))
-    # predict gives the text of least norm whose image is nearest to x.
-    nearest = np.linalg.lstsq(aligner.coef_.T, x.T)[0].T
-    assert_close(aligner.predict(x), nearest, times=100)  # condition of coef_
 
 
 def test_ridge_without_penalty_needs_full_rank(rng):
@@ -332,7 +327,6 @@ def test_conse_by_hand():
     aligner = ConSEAligner(top_k=2).fit(weights, texts, bias)
     # f = (0, 0): logits (0, ln 3, 0); the tie goes to class 0; shares 1/4 and 3/4.
     assert_close(aligner.project_x(np.zeros((1, 2))), [np.array([1, 3, 0]) / np.sqrt(10)])
-    assert_close(aligner.predict(np.zeros((1, 2))), [[0.5, 2.25, 0.0]])
     assert_close(aligner.project_y(np.array([[0.0, 5.0, 0.0]])), [[0.0, 1.0, 0.0]])
 
 
@@ -342,8 +336,10 @@ def test_conse_is_the_loop(seed, top_k):
     weights, texts, bias = (rng.standard_normal(shape) for shape in ((6, 4), (6, 3), 6))
     features = 5 * rng.standard_normal((5, 4))
     aligner = ConSEAligner(top_k=top_k).fit(weights, texts, bias)
-    mixed = [conse_mix(f, weights, bias, texts, top_k) for f in features]
-    assert_close(aligner.predict(features), mixed)
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    mixed = np.array([conse_mix(f, weights, bias, texts, top_k) for f in features])
+    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
+    assert_close(aligner.project_x(features), mixed, times=10)
 
 
 def test_conse_does_not_mind_huge_logits(rng):
@@ -383,6 +379,5 @@ def test_rows_that_do_not_vary_are_fitted_without_noise(estimator):
     x, y = np.ones((6, 3)), np.ones((6, 2))
     aligner = clone(estimator).fit(x, y)
     assert all(np.isfinite(getattr(aligner, name)).all() for name in aligner.array_shapes())
-    assert np.isfinite(aligner.predict(x)).all()
     again = clone(estimator).fit_moments(Moments.from_rows(x, y))
     assert all(np.isfinite(getattr(again, name)).all() for name in again.array_shapes())

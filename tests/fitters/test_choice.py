@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from fitters import CCAAligner, Pairs, RidgeAligner, fit_alignment
+from fitters.alignment import fit, select
 from fitters.errors import SelectionError, SettingError
 from fitters.methods import METHODS
 from fitters.moments.moments import merge_pooled, moments_of
-from fitters.recipe import fit, select
 from fitters.select.grid import Axis, folds_by_group
 from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.refitting import choose_components, validate_by_refitting

@@ -10,10 +10,10 @@ from scipy.stats import binom
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from fitters import CONTROLS, METHODS, FitConfig, Pairs, fit, fit_alignment
+from fitters.alignment import select
 from fitters.errors import PairsError
 from fitters.moments.transform import SideTransform
 from fitters.prototypes import PAIR_CONTROLS
-from fitters.recipe import select
 from tests.assertions import assert_close, assert_same
 
 

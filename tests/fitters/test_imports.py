@@ -11,7 +11,7 @@ import fitters
 from fitters import prototypes, scorers, settings
 from fitters.methods import ALIGNERS, METHODS
 from fitters.moments import accumulation
-from fitters.select import kernel, ranking
+from fitters.select import noise, ranking
 
 HEAVY = ("torch", "transformers", "timm", "pandas", "ray", "zarr", "polars", "h5py")
 
@@ -62,7 +62,7 @@ def test_settings_and_methods_are_known_without_a_numeric_library():
     ("words", "table"),
     [
         (settings.Metric, ranking.METRICS),
-        (settings.Validation, kernel.VALIDATIONS),
+        (settings.Validation, noise.VALIDATIONS),
         (settings.Control, prototypes.CONTROLS),
         (settings.PairControl, prototypes.PAIR_CONTROLS),
         (settings.Duplicates, prototypes.DUPLICATES),

@@ -27,7 +27,7 @@ from fitters.from_store import project_view
 from fitters.jobs import HeadTexts, fit_from_store, pair_images
 from fitters.moments.transform import SideTransform
 from fitters.prototypes import adapted_prototypes
-from fitters.select.kernel import choose_on_prototypes
+from fitters.select.left_out import choose_on_prototypes
 from fitters.settings import TEMPLATES, VARIANTS, FitRequest
 from fitters.sources import prepare
 from tests.assertions import assert_close

@@ -13,18 +13,23 @@ from fitters.errors import PairsError, SettingError
 from fitters.methods import METHODS
 from fitters.moments.transform import unit_or_zero
 from fitters.select.grid import Axis, Search, folds_by_group, search
-from fitters.select.kernel import (
+from fitters.select.left_out import (
+    choose_on_prototypes,
+    leave_one_group_out,
+    parts_of,
+    several,
+)
+from fitters.select.noise import (
     NOISE,
     VALIDATIONS,
-    choose_on_prototypes,
     cross_validate_kernel,
     explained_by,
     pairs_to_weigh,
     weigh_noise,
 )
-from fitters.select.leave_out import LeftOut, leave_one_group_out
 from fitters.settings import FitConfig
 from fitters.sources import Sources, prepare
+from fitters.spectrum import Spectrum
 from tests.oracles import reciprocal_rank_of_text
 
 
@@ -105,10 +110,10 @@ def test_landmarks_stand_for_many_prototypes(sources, rng, monkeypatch):
         return weighed(prototypes, real, folds, "squared").scores
 
     exact = scores()
-    monkeypatch.setattr("fitters.select.kernel.EXACT_ROWS", 10)
+    monkeypatch.setattr("fitters.select.noise.EXACT_ROWS", 10)
     # As many landmarks as prototypes: another route to the same numbers.
     assert scores() == pytest.approx(exact, abs=1e-6)
-    monkeypatch.setattr("fitters.select.kernel.CHOICE_LANDMARKS", 20)
+    monkeypatch.setattr("fitters.select.noise.CHOICE_LANDMARKS", 20)
     fewer = scores()
     assert 0 < np.abs(fewer - exact).max() < 0.2 * np.abs(exact).max()
 
@@ -278,7 +283,7 @@ def test_ridge_weighs_each_noise_by_refitting(make_world, rng):
 def test_of_many_pairs_some_whole_groups_say_how_noisy_they_are(make_world, monkeypatch):
     head, real = make_world(n_classes=30, n_images=60)
     real = Pairs(real.x, real.y, np.repeat(np.arange(20), 3))
-    monkeypatch.setattr("fitters.select.kernel.MOST_PAIRS", 20)
+    monkeypatch.setattr("fitters.select.noise.MOST_PAIRS", 20)
     drawn, folds = pairs_to_weigh(real, 4, rng_of())
     assert drawn.n == 18
     assert set(np.unique(drawn.groups, return_counts=True)[1]) == {3}
@@ -358,8 +363,8 @@ def test_left_out_classes_are_asked_for_by_other_rows(criterion, exact, make_wor
     if not exact:
         if criterion == "rank":
             pytest.skip("ranks take the exact solution")
-        monkeypatch.setattr("fitters.select.kernel.EXACT_ROWS", 19)
-        monkeypatch.setattr("fitters.select.kernel.CHOICE_LANDMARKS", 20)
+        monkeypatch.setattr("fitters.select.left_out.EXACT_ROWS", 19)
+        monkeypatch.setattr("fitters.select.left_out.CHOICE_LANDMARKS", 20)
     surface = choose_on_prototypes(
         pairs, gammas=Axis((0.3, 1.2), 0.3, 1.2), penalties=Axis((0.05, 0.5), 0.05, 0.5),
         criterion=criterion, rng=rng,
@@ -397,11 +402,11 @@ def test_ridge_in_the_dual_asks_by_other_rows_too(rng):
     x, y = rng.standard_normal((6, 5)), rng.standard_normal((6, 9))
     asked = y + 0.1 * rng.standard_normal(y.shape)
     groups, weight = np.array([0, 1, 1, 2, 3, 4]), rng.uniform(0.5, 2, 6)
-    left_out = LeftOut(y, x, groups, weight, asked)
-    assert left_out.dual
-    predicted = left_out.predict(0.3)
+    root = np.sqrt(weight)[:, None]
+    spectrum = Spectrum.of_rows(root * y, root * x)
+    assert spectrum.dual
+    predicted = spectrum.left_out(0.3, several(parts_of(groups)), asked)
     for group in range(5):
         out = groups == group
         fitted = Ridge(alpha=0.3, fit_intercept=False).fit(y[~out], x[~out], weight[~out])
         assert predicted[out] == pytest.approx(fitted.predict(asked[out]), abs=1e-9)
-    assert left_out.predict(0.3, np.array([2, 4])) == pytest.approx(predicted[[2, 4]])

@@ -13,8 +13,15 @@ from fitters.errors import SettingError, SingularMomentsError
 from fitters.feature_maps import NystroemMap, gaussian
 from fitters.kept import Kept
 from fitters.select.grid import Axis
-from fitters.select.kernel import SINGLE_LOWEST, TIED, choose_on_prototypes
-from fitters.select.leave_out import KernelLeftOut, LeftOut
+from fitters.select.left_out import (
+    SINGLE_LOWEST,
+    TIED,
+    LeftOut,
+    choose_on_prototypes,
+    parts_of,
+    several,
+)
+from fitters.spectrum import Spectrum
 from tests.assertions import assert_close, assert_same
 
 
@@ -141,12 +148,6 @@ def test_a_penalty_below_rounding_is_refused_with_the_remedy(rng):
         KernelRidgeAligner(alpha=1e-20).fit(rng.standard_normal((40, 3)), texts)
 
 
-def test_backwards_it_returns_the_text_of_the_nearest_projection(rng):
-    head, texts = bent_pairs(rng)
-    aligner = KernelRidgeAligner(alpha=1e-6, gamma=3.0).fit(head, texts)
-    assert_close(aligner.predict(head[:20]), texts[:20])
-
-
 # Leaving out names
 
 
@@ -174,10 +175,12 @@ def refit_without(texts, head, groups, weight, gamma, alpha):
 def test_left_out_predictions_are_those_of_refitting(rows, alpha, gamma):
     texts, head, groups, weight = rows
     expected = refit_without(texts, head, groups, weight, gamma, alpha)
-    left_out = KernelLeftOut(*decompose_kernel(texts, weight, gamma), groups, weight)
-    operator = left_out.operator(alpha)
-    assert_close(operator @ head, expected, times=100)
-    assert not operator[groups[:, None] == groups].any()
+    root = np.sqrt(weight)[:, None]
+    spectrum = Spectrum.of_kernel(decompose_kernel(texts, weight, gamma), root * head)
+    parts = several(parts_of(groups))
+    assert_close(spectrum.left_out(alpha, parts) / root, expected, times=100)
+    by_kernel = spectrum.left_out(alpha, parts, gaussian(texts, texts, gamma) * root.T)
+    assert_close(by_kernel, expected, times=100)
     # A text far from all others is predicted as nearly nothing, which has no direction.
     assume(np.linalg.norm(expected, axis=1).min() > 1e-6)
     cosines = np.sum(unit(expected) * unit(head), axis=1)
@@ -192,14 +195,15 @@ def test_what_some_rows_leave_out_is_the_same_from_the_sums_of_all(rng):
     head, texts = bent_pairs(rng, n=60)
     names, weight = rng.integers(0, 25, 60), rng.uniform(0.5, 2, 60)
     features = NystroemMap.fit(texts, 1.5, 20, rng)
-    whole = LeftOut(features.apply(texts), head, names, weight)
+    rows, targets = (np.sqrt(weight)[:, None] * part for part in (features.apply(texts), head))
     known = np.flatnonzero(names < 8)
-    gram, cross = features.normal_equations(texts, head, weight)
-    some = LeftOut.of_normal_equations(
-        gram, cross, features.apply(texts[known]), head[known], names[known], weight[known]
-    )
-    assert_close(some.predict(0.1), whole.predict(0.1)[known], times=1e4)
-    assert some.mean_square == pytest.approx(whole.mean_square)
+    some = Spectrum.of(*features.normal_equations(texts, head, weight))
+    some = some.beside(rows[known], targets[known])
+    parts = several(parts_of(names))
+    whole = Spectrum.of_rows(rows, targets).left_out(0.1, parts)[known]
+    assert_close(some.left_out(0.1, several(parts_of(names[known]))), whole, times=1e4)
+    cosines = np.sum(unit(whole) * unit(head[known]), axis=1)
+    assert LeftOut(some, names[known]).score(0.1) == pytest.approx(cosines.mean(), abs=1e-9)
 
 
 def test_the_surface_is_that_of_refitting_and_keeps_what_was_chosen(rng):
@@ -235,7 +239,7 @@ def test_the_penalty_goes_as_low_as_it_pays_and_no_lower(rng, monkeypatch):
     assert flat.edges == ()
     assert low.max() - low[flat.best[0]] <= TIED < low.max() - low[flat.best[0] + 1]
     # More rows have a factor in single precision.
-    monkeypatch.setattr("fitters.select.kernel.DOUBLE_ROWS", 80)
+    monkeypatch.setattr("fitters.select.left_out.DOUBLE_ROWS", 80)
     many = choose_on_prototypes(Pairs(smooth, texts), gammas=Axis.fixed(0.5), rng=rng)
     assert min(many.axes["penalty"].values) == SINGLE_LOWEST
 
@@ -266,8 +270,8 @@ def test_from_landmarks_the_surface_is_that_of_refitting_on_their_features(rng, 
 
     head, texts = bent_pairs(rng, n=60)
     names = np.arange(60) // 2
-    monkeypatch.setattr("fitters.select.kernel.EXACT_ROWS", 40)
-    monkeypatch.setattr("fitters.select.kernel.CHOICE_LANDMARKS", 15)
+    monkeypatch.setattr("fitters.select.left_out.EXACT_ROWS", 40)
+    monkeypatch.setattr("fitters.select.left_out.CHOICE_LANDMARKS", 15)
     surface = choose_on_prototypes(Pairs(head, texts, names), rng=np.random.default_rng(3))
     at = np.random.default_rng(3).permutation(60)[:15]
     gamma, alpha = surface.axes["gamma"].values[1], surface.axes["penalty"].values[2]
@@ -369,7 +373,7 @@ def test_in_float32_the_scores_of_a_control_are_those_of_float64(rng, monkeypatc
     head, texts = bent_pairs(rng, n=150, p=200)
     names, weight = np.arange(150) // 2, rng.uniform(0.5, 2, 150)
     kept = Kept(10_000_000, lambda operator: operator.nbytes)
-    monkeypatch.setattr("fitters.select.kernel._OPERATORS", kept)
+    monkeypatch.setattr("fitters.select.left_out._OPERATORS", kept)
     axes = {"gammas": Axis((0.1, 1.0, 8.0)).closed, "penalties": Axis((1e-3, 0.1, 10.0)).closed}
 
     def surface(rows, precision):
@@ -384,8 +388,8 @@ def test_in_float32_the_scores_of_a_control_are_those_of_float64(rng, monkeypatc
     # Too little room costs time, and changes nothing.
     roomy = surface(head, "float32")
     small = Kept(3 * 150 * 150 * 4, lambda operator: operator.nbytes)
-    monkeypatch.setattr("fitters.select.kernel._OPERATORS", small)
-    monkeypatch.setattr("fitters.select.kernel.SURFACES", Kept(0, lambda surface: 1))
+    monkeypatch.setattr("fitters.select.left_out._OPERATORS", small)
+    monkeypatch.setattr("fitters.select.left_out.SURFACES", Kept(0, lambda surface: 1))
     for _ in range(2):
         again = surface(head, "float32")
         assert again is not roomy

@@ -17,9 +17,9 @@ from scipy.sparse import issparse
 from featstore.command_line import run_command
 from featstore.options import file_key
 from fitters import METHODS, CCAAligner, KernelRidgeAligner, RidgeAligner, fit_alignment
+from fitters.alignment import fit
 from fitters.cli import cli
 from fitters.errors import FittersError, SettingError
-from fitters.recipe import fit
 from fitters.scorers import csls, inverted_softmax
 from fitters.settings import OPTIONS, TRAINING, FitConfig, FitRequest, TrainingOptions
 from tests.fitters.toy_store import HEAD, NAMES, X, Y

@@ -19,10 +19,10 @@ from featstore.errors import PluginError
 from featstore.plugins import register
 from fitters import Alignment, Pairs, read_alignment, save_alignment
 from fitters.aligners.ridge import RidgeAligner
+from fitters.alignment import select
 from fitters.cli import cli
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError, PairsError, SettingError
 from fitters.methods import METHODS
-from fitters.recipe import select
 from tests.assertions import assert_close, assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 

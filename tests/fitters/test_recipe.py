@@ -10,13 +10,12 @@ from scipy.special import softmax
 from fitters import METHODS, Alignment, Pairs, SideTransform, fit_alignment
 from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner
-from fitters.alignment import BLOCK_ROWS
+from fitters.alignment import BLOCK_ROWS, select
 from fitters.errors import SelectionError, SettingError, UnknownMethodError, ZeroRowError
 from fitters.moments.moments import merge_pooled, moments_of
-from fitters.recipe import select
 from fitters.select.grid import folds_by_group
 from fitters.select.held_out import cross_validate
-from fitters.select.leave_out import leave_one_group_out
+from fitters.select.left_out import leave_one_group_out
 from fitters.settings import FitConfig, TrainingOptions
 from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same

@@ -11,7 +11,7 @@ from fitters import ASIFAligner, Pairs, fit_alignment
 from fitters.aligners import asif as module
 from fitters.aligners.asif import choose_anchors
 from fitters.errors import SelectionError, SettingError
-from fitters.select import leave_out
+from fitters.select import left_out
 from fitters.select.grid import Axis, folds_by_group
 from fitters.select.refitting import Folded
 from tests.oracles import reciprocal_rank_of_text
@@ -67,7 +67,7 @@ def test_many_prototypes_ask_in_part_and_sparse_scores_are_the_same(world, monke
     monkeypatch.setattr(module, "DENSE", 0)
     sparse = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
     assert sparse.scores == pytest.approx(whole.scores)
-    monkeypatch.setattr(leave_out, "MOST_QUERIES", 2)
+    monkeypatch.setattr(left_out, "MOST_QUERIES", 2)
     part = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
     assert part.n_queries == 8
 

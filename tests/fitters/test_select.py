@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
@@ -10,11 +10,23 @@ from fitters import Pairs, ProcrustesAligner, RidgeAligner
 from fitters.errors import PairsError, SelectionError, SettingError
 from fitters.select import ranking
 from fitters.select.grid import Axis, folds_by_group
-from fitters.select.held_out import HeldOutFold, cross_validate
-from fitters.select.leave_out import LeftOut, leave_one_group_out
+from fitters.select.held_out import cross_validate
+from fitters.select.left_out import (
+    LeftOut,
+    leave_one_group_out,
+    left_out_of_rows,
+    parts_of,
+    several,
+)
 from fitters.select.ranking import METRICS, Gallery, HeldOut, reciprocal_ranks
+from fitters.spectrum import Spectrum
 from tests.assertions import assert_close, assert_same
-from tests.oracles import cosine, reciprocal_rank_of_text, refit_without_group
+from tests.oracles import (
+    cosine,
+    reciprocal_rank_of_text,
+    refit_without_group,
+    ridge_normal_equations,
+)
 
 
 def unit(rows):
@@ -156,11 +168,13 @@ def grouped_rows(draw):
 def test_left_out_predictions_are_those_of_refitting(rows, alpha):
     a, b, groups, weight = rows
     expected = refit_without_group(a, b, groups, alpha, weight)
-    left_out = LeftOut(a, b, groups, weight)
+    root = np.sqrt(weight)[:, None]
+    spectrum = Spectrum.of_rows(root * a, root * b)
     # A leverage near 1 costs digits: 1 − h ≈ α / ‖a‖² at n near p.
-    assert_close(left_out.predict(alpha), expected, times=100)
+    predicted = spectrum.left_out(alpha, several(parts_of(groups)))
+    assert_close(predicted / root, expected, times=100)
     by_hand = np.mean([cosine(u, v) for u, v in zip(expected, b, strict=True)])
-    assert left_out.mean_cosine(alpha) == pytest.approx(by_hand, abs=1e-8)
+    assert LeftOut(spectrum, groups).score(alpha) == pytest.approx(by_hand, abs=1e-8)
 
 
 @given(grouped_rows())
@@ -170,15 +184,36 @@ def test_left_out_rank_is_the_loop(rows):
     expected = np.mean(
         [reciprocal_rank_of_text(b[i], predicted, groups, groups[i]) for i in range(len(a))]
     )
-    found = LeftOut(a, b, groups, weight).mean_reciprocal_rank(1.0)
+    root = np.sqrt(weight)[:, None]
+    found = LeftOut(Spectrum.of_rows(root * a, root * b), groups).score(1.0, "rank")
     assert found == pytest.approx(expected, abs=1e-9)
+
+
+@given(grouped_rows(), st.booleans(), st.sampled_from([0.05, 1.0]))
+def test_rows_that_span_their_columns_are_about_the_mean_of_the_others(rows, other, alpha):
+    """Refitted about the mean of the rows that are left: where these are no more than columns."""
+    a, b, groups, weight = rows
+    asked = a + np.roll(a, 1, axis=0) if other else a
+    a, asked = (np.hstack([part, np.ones((len(a), 14)) * part[:, :1]]) for part in (a, asked))
+    predicted = np.empty_like(b)
+    for group in np.unique(groups):
+        out = groups == group
+        mass = weight[~out] / weight[~out].sum()
+        means = [mass @ side[~out] for side in (a, b)]
+        coef = ridge_normal_equations(a[~out] - means[0], b[~out] - means[1], alpha, weight[~out])
+        predicted[out] = (asked[out] - means[0]) @ coef
+    assume(np.linalg.norm(predicted, axis=1).min() > 1e-3)  # a single row is its own mean
+    by_hand = np.mean([cosine(u, v) for u, v in zip(predicted, b, strict=True)])
+    found = left_out_of_rows(a, b, groups, weight, asked if other else None)
+    assert found.score(alpha) == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_leaving_out_rows_instead_of_names_would_predict_a_class_from_itself(rng):
     a = np.repeat(rng.standard_normal((30, 20)), 2, axis=0)
     b = np.repeat(rng.standard_normal((30, 40)), 2, axis=0)
-    by_row = LeftOut(a, b, np.arange(60), np.ones(60)).mean_cosine(1e-3)
-    by_name = LeftOut(a, b, np.arange(60) // 2, np.ones(60)).mean_cosine(1e-3)
+    by_row, by_name = (
+        left_out_of_rows(a, b, np.arange(60) // size, np.ones(60)).score(1e-3) for size in (1, 2)
+    )
     assert by_row > 0.6 > 0.2 > by_name
 
 
@@ -194,10 +229,9 @@ def test_leave_one_group_out_keeps_the_curve_of_the_right_direction(direction, c
     )
     a, b = (texts, head) if direction == "y->x" else (head, texts)
     unit_alpha = np.sum(weight[:, None] * a * a) / a.shape[1]
-    left_out = LeftOut(a, b, names, weight)
-    score = left_out.mean_cosine if criterion == "cosine" else left_out.mean_reciprocal_rank
+    left_out = left_out_of_rows(a, b, names, weight)
     for penalty, found in zip(curve.axes["penalty"].values, curve.scores[0], strict=True):
-        assert found == pytest.approx(score(penalty * unit_alpha), abs=1e-12)
+        assert found == pytest.approx(left_out.score(penalty * unit_alpha, criterion), abs=1e-12)
     assert curve.scores.max() == curve.scores[0, curve.best[1]]
     assert (curve.n_queries, curve.n_folds) == (40, 20)
 
@@ -210,31 +244,30 @@ def test_rows_without_weight_are_not_there(rng):
     assert_close(with_.scores, without.scores)
 
 
-def test_centred_rows_must_not_leak_through_their_sum(rng):
+@pytest.mark.parametrize("columns", [2, 1.5, 1.05, 1, 0.1])
+@pytest.mark.parametrize("renormalised", [False, True])
+def test_centred_rows_must_not_leak_through_their_sum(columns, renormalised, rng):
     """Rows that know nothing of each other: a choice that sees no answer scores them as chance.
 
-    As many columns as rows: minus the sum of the others is the row itself.
+    With as many columns as rows minus the sum of the others is the row itself.
     """
-    n = 300
-    head, texts = rng.standard_normal((n, 450)), rng.standard_normal((n, 20))
-    pairs = Pairs(head - head.mean(axis=0), texts - texts.mean(axis=0))
+    n = 200
+    head, texts = rng.standard_normal((n, round(n * columns))), rng.standard_normal((n, 20))
+    head, texts = head - head.mean(axis=0), texts - texts.mean(axis=0)
+    pairs = Pairs(unit(head), unit(texts)) if renormalised else Pairs(head, texts)
+    low = Axis((1e-6, 1e-4, 1e-2, 1.0), searched=False)
     by_rank, by_cosine = (
-        leave_one_group_out(pairs, direction="x->y", criterion=criterion)
+        leave_one_group_out(pairs, direction="x->y", criterion=criterion, penalties=low)
         for criterion in ("rank", "cosine")
     )
     chance = np.mean(1 / np.arange(1, n + 1))
-    assert chance == pytest.approx(0.021, abs=1e-3)
-    assert by_rank.score < 0.1
-    assert by_cosine.score < 0.2
-    # What penalties below the bound would find in the same rows.
-    leak = LeftOut(pairs.x, pairs.y, np.arange(n), np.ones(n))
-    assert leak.mean_reciprocal_rank(1e-4 * leak.mean_square) > 0.99
-    assert leak.mean_cosine(1e-4 * leak.mean_square) > 0.98
-    # With more rows than columns nothing leaks, and nothing is bounded.
-    many = Pairs(pairs.x[:, :30] - pairs.x[:, :30].mean(axis=0), pairs.y)
-    free = leave_one_group_out(many, direction="x->y", criterion="cosine")
-    assert min(free.axes["penalty"].values) < 1e-2
-    assert free.score < 0.2
+    assert chance == pytest.approx(0.029, abs=1e-3)
+    assert by_rank.scores.max() < 0.1
+    assert np.abs(by_cosine.scores).max() < 0.1
+    if columns > 1:
+        # What fits that are not about the mean of their own rows find in the same rows.
+        leak = LeftOut(Spectrum.of_rows(pairs.x, pairs.y), np.arange(n))
+        assert leak.score(1e-6, "rank") > 0.9
 
 
 def test_leaving_out_needs_two_names_and_a_known_criterion(rng):
@@ -310,19 +343,6 @@ def test_the_curve_is_what_refitting_gives(
         for j, penalty in enumerate(curve.axes["penalty"].values):
             expected = refit_and_rank(method, direction, prototypes, real, folds, weight, penalty)
             assert curve.scores[i, j] == pytest.approx(expected, abs=1e-9), (weight, penalty)
-
-
-def test_lengths_of_predictions_are_the_same_in_either_basis(rng):
-    """Many rows are turned by the eigenvectors once; few rows are turned back by them instead."""
-    real = Pairs(unit(rng.standard_normal((30, 8))), unit(rng.standard_normal((30, 6))))
-    fold = HeldOutFold(None, real.take(slice(0, 25)), real.take(slice(25, 30)), predict_x=True)
-    penalties = np.array([0.01, 0.5, 20.0])
-    together = list(fold.ridge(1.0, penalties))
-    for penalty, sides in zip(penalties, together, strict=True):
-        # 5 rows at 3 penalties are more than 2 · 6 columns, at one penalty they are fewer.
-        (alone,) = fold.ridge(1.0, np.array([penalty]))
-        for one, other in zip(sides, alone, strict=True):
-            assert_close(one, other)
 
 
 def test_a_fold_is_ranked_by_a_fit_that_never_saw_it(rng):

@@ -10,15 +10,14 @@ from sklearn.linear_model import Ridge
 
 from fitters.aligners import solvers
 from fitters.aligners.solvers import (
-    eigen_gram,
     polar_factor,
     relative_penalty,
-    ridge_path,
     singular_value_gap,
     solve_ridge,
     solve_ridge_dual,
 )
 from fitters.errors import SettingError, SingularMomentsError
+from fitters.spectrum import Spectrum, eigen_gram
 from tests.assertions import assert_close
 from tests.oracles import ridge_normal_equations
 
@@ -74,9 +73,14 @@ def test_primal_and_dual_agree(rows, alpha):
 @given(problems())
 def test_the_path_is_each_solution(rows):
     a, b = rows
-    path = ridge_path(a.T @ a, a.T @ b, ALPHAS)
-    for coef, alpha in zip(path, ALPHAS, strict=True):
-        assert_close(coef, solve_ridge(a.T @ a, a.T @ b, float(alpha)), times=100)
+    by_columns, by_rows = Spectrum.of(a.T @ a, a.T @ b), Spectrum.of_rows(a, b)
+    found = [solve_ridge(a.T @ a, a.T @ b, float(alpha)) for alpha in ALPHAS]
+    for coef, alpha in zip(found, ALPHAS, strict=True):
+        assert_close(by_columns.fit(float(alpha)), coef, times=100)
+        assert_close(by_rows.fit(float(alpha)), coef, times=100)
+    shares = dict(zip(ALPHAS.tolist(), [0.1, 0.0, 0.6, 0.3], strict=True))
+    mean = sum(share * coef for share, coef in zip(shares.values(), found, strict=True))
+    assert_close(by_rows.mean({**shares, np.inf: 0.7}), mean, times=100)
 
 
 @given(problems(), st.integers(0, 99))
@@ -92,7 +96,7 @@ def test_a_large_penalty_shrinks_to_nothing_and_none_is_least_squares(rng):
     gram, cross = a.T @ a, a.T @ b
     assert np.abs(solve_ridge(gram, cross, 1e12)).max() < 1e-9
     assert_close(solve_ridge(gram, cross, 0.0), np.linalg.lstsq(a, b)[0])
-    assert_close(ridge_path(gram, cross, np.array([0.0]))[0], np.linalg.lstsq(a, b)[0])
+    assert_close(Spectrum.of(gram, cross).fit(0.0), np.linalg.lstsq(a, b)[0])
     # Least squares leaves a residual orthogonal to the columns.
     residual = b - a @ solve_ridge(gram, cross, 0.0)
     assert np.abs(a.T @ residual).max() < 1e-10
@@ -112,12 +116,8 @@ def test_relative_penalty_is_the_mean_squared_column(rng):
 
 def test_singular_without_penalty_says_its_rank(rng):
     a = rng.standard_normal((3, 5))
-    for solve in (
-        lambda: solve_ridge(a.T @ a, a.T @ a, 0.0),
-        lambda: ridge_path(a.T @ a, a.T @ a, np.array([0.0])),
-    ):
-        with pytest.raises(SingularMomentsError, match=r"5 columns, rank 3\. Use a penalty above"):
-            solve()
+    with pytest.raises(SingularMomentsError, match=r"5 columns, rank 3\. Use a penalty above"):
+        solve_ridge(a.T @ a, a.T @ a, 0.0)
     with pytest.raises(SettingError, match=r"not negative\. Got -1"):
         solve_ridge(a.T @ a, a.T @ a, -1.0)
     with pytest.raises(SettingError, match="alpha > 0"):
@@ -193,9 +193,7 @@ def test_a_rotation_is_0_where_the_data_leave_it_open(rng):
         lambda: solve_ridge(np.eye(3), np.ones((4, 2)), 1.0),
         lambda: solve_ridge(np.ones((3, 2)), np.ones((3, 2)), 1.0),
         lambda: solve_ridge_dual(np.ones((3, 2)), np.ones((4, 2)), 1.0),
-        lambda: ridge_path(np.eye(3), np.ones((3, 2)), np.ones((2, 2))),
         lambda: polar_factor(np.ones(3)),
-        lambda: eigen_gram(np.ones((2, 3))),
     ],
 )
 def test_a_wrong_shape_is_refused_by_the_annotations(call):

@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 import headstock as hs
-from fitters import Alignment, read_alignment
+from fitters import Alignment, read_alignment, save_alignment
 from fitters.errors import FittersError, PairsError
 
 RNG = np.random.default_rng(5)
@@ -124,7 +124,7 @@ def test_what_an_aligner_returns_has_a_row_for_each(cls: type, shape: str) -> No
 
 def test_a_saved_alignment_with_a_matrix_of_another_shape(tmp_path: Path, no_plugins: None) -> None:
     """Whole by its digest, and read by a method that declares no shapes."""
-    folder = FITS["a function, not centred"]().save(tmp_path / "made")
+    folder = save_alignment(tmp_path / "made", FITS["a function, not centred"]())
     arrays = safetensors.numpy.load((folder / "arrays.safetensors").read_bytes())
     arrays["a_"] = np.ones((7, 5))
     data = safetensors.numpy.save(arrays)

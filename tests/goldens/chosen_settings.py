@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fitters import CONTROLS, METHODS, Pairs
-from fitters.recipe import select
+from fitters.alignment import select
 from tests.goldens.world import world_pairs, write_world
 
 #: What a choice may set.

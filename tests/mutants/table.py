@@ -253,28 +253,38 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "leaks": (
         Mutant(
             'Centred rows with fewer rows than columns tell which was left out.',
-            'fitters/select/leave_out.py', 'LOWEST_DUAL = 1e-2', 'LOWEST_DUAL = 1e-4',
+            'fitters/select/left_out.py', '    values[-1] = np.inf', '    values[-1] = values[-2]',
+            ('tests/fitters/test_select.py::test_rows_that_span_their_columns_are_about_the_mean_of_the_others',)),
+        Mutant(
+            'A fit without a name is about the mean of the other rows.',
+            'fitters/select/left_out.py', '    if len(a) > a.shape[1]:',
+            '    if len(a) > 0:',
             ('tests/fitters/test_select.py::test_centred_rows_must_not_leak_through_their_sum',),
             quick=True),
         Mutant(
-            'The same bound is applied.', 'fitters/select/leave_out.py',
-            'grid = grid.at_least(LOWEST_DUAL)', 'grid = grid',
-            ('tests/fitters/test_select.py::test_centred_rows_must_not_leak_through_their_sum',)),
-        Mutant(
-            'Classes of one name are left out together.', 'fitters/select/leave_out.py',
+            'Classes of one name are left out together.', 'fitters/select/left_out.py',
             '    codes = np.unique(groups, return_inverse=True)[1]\n    if not codes.any():',
             '    codes = np.arange(len(groups))\n    if not codes.any():',
             ('tests/fitters/test_select.py::test_left_out_predictions_are_those_of_refitting',)),
         Mutant(
             "A kernel fit without a name does not see the name's other rows.",
-            'fitters/select/leave_out.py', '            of_part[:, part] = 0.0',
-            '            of_part[:, part] *= 1.0',
+            'fitters/spectrum.py', 'x[part] = np.linalg.solve(left, scaled[part])',
+            'x[part] = scaled[part] * (-1.0 if self.dual else 1.0)',
             ('tests/fitters/test_kernel_ridge.py::test_left_out_predictions_are_those_of_refitting',)
         ),
         Mutant(
-            'What is left out in closed form is left out.', 'fitters/select/leave_out.py',
-            'residual = fitted / own if self.dual else (b - fitted) / (1 - own)',
-            'residual = fitted if self.dual else b - fitted',
+            'The same, for the kernels that controls share.', 'fitters/select/left_out.py',
+            'made[np.ix_(part, part)] = 0.0', 'made[np.ix_(part, part)] *= 1.0',
+            ('tests/fitters/test_kernel_ridge.py::test_in_float32_the_scores_of_a_control_are_those_of_float64',)
+        ),
+        Mutant(
+            'What is left out in closed form is left out.', 'fitters/spectrum.py',
+            'x: Matrix = -scaled / own if self.dual else scaled / (1 - own)',
+            'x: Matrix = -scaled if self.dual else scaled',
+            ('tests/fitters/test_select.py::test_left_out_predictions_are_those_of_refitting',)),
+        Mutant(
+            'What is left out has no part in its prediction.', 'fitters/spectrum.py',
+            '        own = -_products(x, self.rows)\n', '        own = 0.9 * -_products(x, self.rows)\n',
             ('tests/fitters/test_select.py::test_left_out_predictions_are_those_of_refitting',)),
         Mutant(
             'Pairs of one group are in one fold.', 'fitters/select/grid.py',
@@ -284,7 +294,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             quick=True),
         Mutant(
             'A fold is not fitted on the pairs that it holds out.', 'fitters/select/held_out.py',
-            '            real.take(folds != fold),', '            real,',
+            'training = real.take(folds != fold)', 'training = real',
             ('tests/fitters/test_select.py::test_the_curve_is_what_refitting_gives',)),
         Mutant(
             'The same, where the error decides.', 'fitters/select/held_out.py',
@@ -298,15 +308,13 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/fitters/test_relative_choice.py::test_what_is_fitted_without_a_fold_knows_none_of_its_pairs',)
         ),
         Mutant(
-            'The same, for kernels.', 'fitters/select/kernel.py',
-            'left = np.linalg.inv(inverse[np.ix_(rows, rows)]) @ dual[rows]',
-            'left = dual[rows] / np.diag(inverse)[rows, None]',
+            'The same, for kernels.', 'fitters/select/noise.py',
+            'spectrum.left_out(noise, self.parts)', 'spectrum.left_out(noise)',
             ('tests/fitters/test_kernel_mixing.py::test_the_surface_is_that_of_refitting_every_fold',)
         ),
         Mutant(
             'The same, for landmarks: a class is left out with all classes of its name.',
-            'fitters/select/kernel.py',
-            'known = np.flatnonzero(np.isin(used.row_groups, used.row_groups[spread]))',
+            'fitters/select/left_out.py', 'known = np.flatnonzero(np.isin(groups, groups[spread]))',
             'known = spread',
             ('tests/fitters/test_kernel_ridge.py::test_from_landmarks_the_surface_is_that_of_refitting_on_their_features',)
         ),
@@ -608,7 +616,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/bench/test_zero_shot.py::test_the_best_prompt_of_a_class_is_its_score',)),
         Mutant(
             'Plain names of `headstock` are those of its packages.', 'headstock/__init__.py',
-            '    "fit": "bench.evaluation",', '    "fit": "fitters.recipe",',
+            '    "fit": "bench.evaluation",', '    "fit": "fitters.alignment",',
             ('tests/test_face.py::test_every_name_is_there_and_listed',)),
     ),
     "tokenising": (

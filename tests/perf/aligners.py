@@ -41,10 +41,10 @@ def _batches(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndar
 def _ridge(x: np.ndarray, y: np.ndarray, n: int) -> Iterator[Figure]:
     from sklearn.linear_model import Ridge, RidgeCV
 
-    from fitters.aligners.solvers import ridge_path
     from fitters.moments.accumulation import accumulate, accumulate_folds
     from fitters.select.grid import Axis
     from fitters.select.held_out import validate_by_error
+    from fitters.spectrum import Spectrum
 
     size = f"{n // 1000}k"
     folds = np.arange(n) % 5
@@ -53,8 +53,9 @@ def _ridge(x: np.ndarray, y: np.ndarray, n: int) -> Iterator[Figure]:
     def path() -> None:
         moments = accumulate(_batches(x, y))
         gram = moments.scatter_xx
-        solutions = ridge_path(gram, moments.scatter_xy, ALPHAS[:5] * np.trace(gram) / len(gram))
-        assert np.isfinite(solutions).all()
+        spectrum = Spectrum.of(gram, moments.scatter_xy)
+        for alpha in ALPHAS[:5]:
+            assert np.isfinite(spectrum.fit(alpha * np.trace(gram) / len(gram))).all()
 
     def choice() -> None:
         validate_by_error(accumulate_folds(_batches(x, y), folds), penalties=penalties)

@@ -11,7 +11,8 @@ from threadpoolctl import threadpool_limits
 
 from fitters import MLPAligner, RidgeAligner
 from fitters.errors import AlignmentWriteError, DivergedError, SelectionError, SettingError
-from fitters.trained.base import ARCHITECTURES, ArrayRows, EpochDone, blas_threads
+from fitters.settings import EpochDone
+from fitters.trained.base import ARCHITECTURES, ArrayRows, blas_threads
 from tests.assertions import assert_close, assert_same
 
 

@@ -1,0 +1,460 @@
+"""Settings of a ridge or a kernel ridge by what it predicts for names that it never saw.
+
+Left out are the classes of a name, not rows: a class that shares its name with another would
+predict itself. It is exact for preprocessing that does not depend on the rows left out;
+docs/accuracy.md says how far refitting that too moves the criterion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property, lru_cache, partial
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from fitters.aligners.kernel_solvers import DOUBLE_ROWS, decompose_kernel
+from fitters.errors import SelectionError, SettingError
+from fitters.feature_maps import NystroemMap, gaussian
+from fitters.kept import Kept, digest_of
+from fitters.moments.transform import unit_or_zero
+from fitters.pairs import Pairs
+from fitters.select.grid import PENALTIES, Axis, Surface, geometric, search
+from fitters.select.ranking import BLOCK_SCORES, reciprocal_ranks
+from fitters.spectrum import Matrix, Parts, Spectrum, eigen_gram
+
+LeaveOutCriterion = Literal["cosine", "rank"]
+
+CRITERIA: dict[str, str] = {
+    "cosine": "mean cosine of the left-out prediction of a name and its true row",
+    "rank": "mean reciprocal rank of the true name among the left-out predictions of all names",
+}
+"""What leaving out can score by."""
+
+MOST_QUERIES = 2000
+
+GAMMAS = Axis((0.5, 1.0, 2.0, 4.0, 8.0), lowest=2.0**-5, highest=2.0**7)
+"""Inverse squared widths; unit rows are up to 4 apart, most of them about 2."""
+
+KERNEL_PENALTIES = Axis(geometric(1e-3, 1e0, 2), lowest=1e-5, highest=1e2)
+"""Penalties on a kernel whose diagonal is 1."""
+
+SINGLE_LOWEST = 1e-3
+"""The lowest for more than `DOUBLE_ROWS` prototypes, whose kernel has a float32 factor."""
+
+TIED = 1e-5
+"""Mean cosines that are apart by no more are equal. Towards penalty 0 they rise without end, by
+less and less: of those that cannot be told apart the largest penalty is taken."""
+
+EXACT_ROWS = 2048
+"""Up to so many prototypes the choice is that of the exact solution."""
+
+CHOICE_LANDMARKS = 1024
+"""Beyond, that of the Nyström solution from so many landmarks, scored on `EXACT_ROWS` rows."""
+
+SURFACES: Kept[Surface] = Kept(2_000_000, lambda surface: surface.scores.nbytes)
+"""Every draw and number of real pairs of a sweep asks for these of the same prototypes."""
+
+# In float32, for 1,000 texts 4 MB a point of the grid; that of the demo's head has 45 points.
+_OPERATORS: Kept[npt.NDArray[Any]] = Kept(190_000_000, lambda operator: operator.nbytes)
+
+
+class LeftOut:
+    """Criteria of fits that each lack a name, on rows whose columns are known.
+
+    Dot products are taken in the space of the rows that predict, which is the smaller one.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        With the rows that may be left out.
+    groups : ndarray of shape (n,)
+        What is left out together.
+    reach : ndarray of shape (n, r), optional
+        What the fit without a row is asked instead of its own, in the eigenbasis.
+    at : indices, optional
+        The rows whose cosines count.
+
+    Raises
+    ------
+    SelectionError
+        If there is one group only.
+    """
+
+    def __init__(
+        self,
+        spectrum: Spectrum,
+        groups: npt.NDArray[Any],
+        reach: Matrix | None = None,
+        at: Any = slice(None),
+    ) -> None:
+        assert spectrum.targets is not None
+        self.spectrum, self.targets = spectrum, spectrum.targets
+        self._reach, self._at = reach, at
+        self.parts = parts_of(groups)
+        self._several = several(self.parts)
+        self._towards = self.targets @ spectrum.rhs.T
+        self._square = spectrum.rhs @ spectrum.rhs.T
+        self._lengths = np.einsum("nq,nq->n", self.targets, self.targets)
+
+    @cached_property
+    def _cross(self) -> Matrix:
+        """Products of the rows that ask with all targets."""
+        return self.targets[asking_of(len(self.targets))] @ self.targets.T
+
+    def score(self, alpha: float, criterion: str = "cosine") -> float:
+        """Return a mean over the rows at an absolute penalty, which is above 0 in the dual."""
+        x = self.spectrum.without(alpha, self._several, self._reach)
+        own, blocks = self.spectrum.inside(x, self._several)
+        near = np.einsum("nr,nr->n", x, self._towards)
+        dots = near + own * self._lengths
+        squares = np.einsum("nr,nr->n", x @ self._square, x)
+        squares += own * (2 * near + own * self._lengths)
+        for part, block in blocks:
+            within = block @ (self.targets[part] @ self.targets[part].T)
+            dots[part] += within.diagonal()
+            squares[part] += np.einsum("nr,nr->n", 2 * block @ self._towards[part], x[part])
+            squares[part] += np.einsum("nm,nm->n", within, block)
+        norms = np.sqrt(np.maximum(squares, 0.0))
+        if criterion == "rank":
+            return self._rank(x, own, blocks, norms)
+        return mean_cosine(dots[self._at], norms[self._at], np.sqrt(self._lengths)[self._at])
+
+    def _rank(self, x: Matrix, own: Matrix, blocks: Any, norms: Matrix) -> float:
+        """Return the mean reciprocal rank of a row's name among all predictions, by cosine."""
+        inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+        asking, found, mates = asking_of(len(norms)), [], mates_of(self.parts)
+        rows = max(1, BLOCK_SCORES // len(norms))
+        for start in range(0, len(asking), rows):
+            asked, cross = asking[start : start + rows], self._cross[start : start + rows]
+            scores = self._towards[asked] @ x.T + own * cross
+            for part, block in blocks:
+                scores[:, part] += cross[:, part] @ block.T
+            found.append(reciprocal_ranks(scores * inverse, mates[asked]))
+        return float(np.concatenate(found).mean())
+
+
+def mean_cosine(dots: npt.NDArray[Any], norms: npt.NDArray[Any], lengths: Matrix) -> float:
+    """Return the mean of dot products over both lengths; 0 where there is no length."""
+    both = norms * lengths
+    return float(np.divide(dots, both, out=np.zeros_like(both), where=both > 0).mean())
+
+
+def parts_of(groups: npt.NDArray[Any]) -> list[npt.NDArray[np.intp]]:
+    """Return the rows of each group, in order of their sorted labels.
+
+    Raises
+    ------
+    SelectionError
+        If there is one group only.
+    """
+    codes = np.unique(groups, return_inverse=True)[1]
+    if not codes.any():
+        raise SelectionError(
+            f"All {len(codes):,} rows belong to one group: leaving it out leaves nothing to fit. "
+            "Give more classes, or fix the penalty."
+        )
+    return np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+
+
+def several(parts: Parts) -> list[npt.NDArray[np.intp]]:
+    """Return the parts of more than one row."""
+    return [part for part in parts if len(part) > 1]
+
+
+def mates_of(parts: Parts) -> npt.NDArray[np.intp]:
+    """Return the rows of each row's group, filled up with -1; shape (n, size of the largest)."""
+    mates = np.full((sum(map(len, parts)), max(map(len, parts))), -1, dtype=np.intp)
+    for part in parts:
+        mates[part, : len(part)] = part
+    return mates
+
+
+def asking_of(n: int) -> npt.NDArray[np.intp]:
+    """Return which of n rows ask for the rank of their name: evenly spread, `MOST_QUERIES`."""
+    return np.unique(np.linspace(0, n - 1, min(n, MOST_QUERIES)).round().astype(np.intp))
+
+
+def _sides(
+    pairs: Pairs, direction: str, criterion: str
+) -> tuple[Pairs, Matrix, Matrix, Matrix | None]:
+    """Return the rows that have mass: predicting, predicted, and asked if these are others."""
+    if criterion not in CRITERIA:
+        raise SettingError(f"criterion must be one of {', '.join(CRITERIA)}. Got {criterion!r}.")
+    used = pairs.take(pairs.row_weight > 0)
+    sides = (used.y, used.x) if direction == "y->x" else (used.x, used.y)
+    a, b = (np.asarray(side, np.float64) for side in sides)
+    other = used.asked is not None and direction == "y->x"
+    return used, a, b, np.asarray(used.asked, np.float64) if other else None
+
+
+def leave_one_group_out(
+    pairs: Pairs,
+    *,
+    direction: str = "y->x",
+    penalties: Axis = PENALTIES,
+    criterion: LeaveOutCriterion = "cosine",
+) -> Surface:
+    """Choose the penalty of a ridge fit from prototypes alone.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        Transformed rows; `groups` are the names.
+    direction : {"y->x", "x->y"}
+        As `RidgeAligner`.
+    penalties : Axis
+        Relative: α = penalty · tr(aᵀa) / p, of all rows.
+    criterion : {"cosine", "rank"}
+        Mean cosine of the left-out prediction and its target; or the mean reciprocal rank of the
+        true name, where each head row (of more than `MOST_QUERIES` so many, evenly spread) ranks
+        the left-out predictions of all names.
+
+    Returns
+    -------
+    Surface
+        Over weight (1, given) × penalty. Costs one eigendecomposition of min(n, p) and a product a
+        penalty.
+
+    Raises
+    ------
+    SettingError
+        If the criterion is unknown.
+    SelectionError
+        If there is one group only.
+    """
+    used, a, b, asked = _sides(pairs, direction, criterion)
+
+    def surface() -> Surface:
+        left_out = left_out_of_rows(a, b, used.row_groups, used.row_weight, asked)
+        unit = float(used.row_weight @ np.einsum("np,np->n", a, a)) / a.shape[1]
+
+        def evaluate(at: Mapping[str, Matrix]) -> Matrix:
+            return np.array([[left_out.score(one * unit, criterion) for one in at["penalty"]]])
+
+        return search(
+            evaluate, {"weight": Axis.fixed(1.0), "penalty": penalties},
+            criterion=CRITERIA[criterion],
+            n_queries=len(asking_of(used.n)) if criterion == "rank" else used.n,
+            n_folds=len(left_out.parts), of_ranks=criterion == "rank",
+        )  # fmt: skip
+
+    made_of = used.row_groups, used.row_weight, penalties, criterion
+    return SURFACES.get(digest_of(a, b, asked, *made_of), surface)
+
+
+def left_out_of_rows(
+    a: Matrix, b: Matrix, groups: npt.NDArray[Any], weight: Matrix, asked: Matrix | None = None
+) -> LeftOut:
+    """Return the criteria of a ridge from a (n, p) to b (n, q), rows with a mass above 0.
+
+    Centred rows sum to 0, so a row is minus the sum of the others, on both sides. A fit of no more
+    rows than columns would predict it from that. There each fit is about the mean of its own rows,
+    and so is what it is asked: shifting all rows changes nothing.
+    """
+    root = np.sqrt(weight)[:, None]
+    if len(a) > a.shape[1]:
+        spectrum = Spectrum.of_rows(root * a, root * b)
+        return LeftOut(spectrum, groups, None if asked is None else asked @ spectrum.lhs)
+    mass = weight.sum()
+    mean = weight @ a / mass
+    a, asked = a - mean, (a if asked is None else asked) - mean
+    for part in parts_of(groups):
+        # The mean of the others: all together have the mean 0.
+        asked[part] += weight[part] @ a[part] / (mass - weight[part].sum())
+    rows, ones = root * a, root / np.sqrt(mass)
+    kernel = rows @ rows.T
+    # What all targets have in common is known to every fit: no penalty reaches it.
+    values, vectors = eigen_gram(kernel + (1 + 2 * np.trace(kernel)) * (ones @ ones.T))
+    values[-1] = np.inf
+    spectrum = Spectrum.of_kernel((values, vectors), root * b, rows.T)
+    return LeftOut(spectrum, groups, asked @ spectrum.lhs)
+
+
+def choose_on_prototypes(
+    pairs: Pairs,
+    *,
+    direction: str = "y->x",
+    gammas: Axis = GAMMAS,
+    penalties: Axis = KERNEL_PENALTIES,
+    criterion: LeaveOutCriterion = "cosine",
+    precision: Literal["float64", "float32"] = "float64",
+    rng: np.random.Generator,
+) -> Surface:
+    """Choose width and penalty of a kernel ridge from prototypes alone.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        Transformed rows, no centring is done; `groups` are the names.
+    direction : {"y->x", "x->y"}
+        As `KernelRidgeAligner`.
+    gammas, penalties : Axis
+        Absolute values; the grid widens itself.
+    criterion : {"cosine", "rank"}
+        As for `leave_one_group_out`. "rank" is for at most `EXACT_ROWS` prototypes.
+    precision : {"float64", "float32"}
+        Of the products with what is predicted, by "cosine" and of at most `EXACT_ROWS` prototypes:
+        in float32 a score is off by about 1e-8, and what the texts decide at each point of the grid
+        is kept for the next rows with the same texts.
+    rng : numpy.random.Generator
+        Draws the landmarks, where there are more than `EXACT_ROWS` prototypes.
+
+    Returns
+    -------
+    Surface
+        Over penalty × gamma.
+
+    Raises
+    ------
+    SettingError
+        If the criterion is unknown, or "rank" with too many prototypes.
+    SelectionError
+        If there is one group only.
+    """
+    used, a, b, asked = _sides(pairs, direction, criterion)
+    if used.n > DOUBLE_ROWS:
+        penalties = penalties.at_least(SINGLE_LOWEST)
+    if used.n <= EXACT_ROWS:
+        about = used.row_groups, used.row_weight, gammas, penalties, criterion, precision
+        narrow = precision == "float32" and criterion == "cosine"
+        return SURFACES.get(
+            digest_of(a, b, asked, *about),
+            lambda: _surface(
+                _exact(a, b, asked, used, criterion, narrow=narrow), gammas, penalties, criterion,
+                n_queries=used.n, n_folds=len(parts_of(used.row_groups)),
+            ),
+        )  # fmt: skip
+    if criterion == "rank":
+        raise SettingError(
+            f"Criterion 'rank' takes at most {EXACT_ROWS:,} prototypes; there are {used.n:,}. "
+            "Use 'cosine'."
+        )
+    # Coming back to a width costs more here than all penalties do: none is left for later.
+    low, high = (penalties.beyond(side, 64) for side in ("low", "high"))
+    penalties = replace(penalties, values=low + penalties.values + high)
+    landmarks = a[rng.permutation(used.n)[:CHOICE_LANDMARKS]]
+    spread = np.unique(np.linspace(0, used.n - 1, EXACT_ROWS).round().astype(np.intp))
+    return _surface(
+        _by_landmarks(a, b, asked, used, landmarks, spread), gammas, penalties, criterion,
+        n_queries=len(spread), n_folds=len(parts_of(used.row_groups)),
+    )  # fmt: skip
+
+
+Score = Callable[[float], float]
+"""Penalty → what a width scores there."""
+
+
+def _surface(
+    at_width: Callable[[float], Score], gammas: Axis, penalties: Axis, criterion: str, **about: int
+) -> Surface:
+    def evaluate(at: Mapping[str, Matrix]) -> Matrix:
+        curves = [
+            list(map(at_width(gamma), at["penalty"].tolist())) for gamma in at["gamma"].tolist()
+        ]
+        return np.array(curves).T
+
+    return search(
+        evaluate, {"penalty": penalties, "gamma": gammas}, criterion=CRITERIA[criterion],
+        of_ranks=criterion == "rank", tied=TIED, **about,
+    )  # fmt: skip
+
+
+def _exact(
+    a: Matrix, b: Matrix, asked: Matrix | None, used: Pairs, criterion: str, *, narrow: bool
+) -> Callable[[float], Score]:
+    """Return what scores a width by the kernel of all rows."""
+    groups, weight = used.row_groups, used.row_weight
+    parts, root = parts_of(groups), np.sqrt(weight)[:, None]
+    targets, triangular = (b, False) if criterion == "rank" else _reduced(b)
+    alone, lengths = several(parts), np.linalg.norm(b, axis=1)
+    if narrow:
+        targets = targets.astype(np.float32)
+    texts = digest_of(a, asked, groups, weight)
+
+    @lru_cache(maxsize=1)
+    def at_width(gamma: float) -> tuple[Spectrum, Matrix | None]:
+        between = None if asked is None else gaussian(asked, a, gamma) * root.T
+        return Spectrum.of_kernel(decompose_kernel(a, weight, gamma), root * targets), between
+
+    def operator(gamma: float, alpha: float) -> npt.NDArray[Any]:
+        """Return O in single precision: it follows from the texts, as those of controls do."""
+        spectrum, between = at_width(gamma)
+        assert spectrum.rows is not None
+        reach = None if between is None else between @ spectrum.lhs
+        x = spectrum.without(alpha, alone, reach).astype(np.float32)
+        made = x @ (root * spectrum.rows).astype(np.float32).T
+        np.fill_diagonal(made, 0.0)
+        for part in alone:
+            made[np.ix_(part, part)] = 0.0
+        return made
+
+    def score(gamma: float, alpha: float) -> float:
+        if narrow:
+            kept = _OPERATORS.get(digest_of(texts, gamma, alpha), lambda: operator(gamma, alpha))
+            predicted = _times_lower(kept, targets) if triangular else kept @ targets
+        else:
+            spectrum, between = at_width(gamma)
+            predicted = spectrum.left_out(alpha, alone, between)
+        if criterion == "rank":
+            gallery, asking = unit_or_zero(predicted), asking_of(used.n)
+            ranks = reciprocal_ranks(targets[asking] @ gallery.T, mates_of(parts)[asking])
+            return float(ranks.mean())
+        dots = np.einsum("nq,nq->n", predicted, targets).astype(np.float64)
+        return mean_cosine(dots, np.sqrt(np.einsum("nq,nq->n", predicted, predicted)), lengths)
+
+    return lambda gamma: partial(score, gamma)
+
+
+def _by_landmarks(
+    a: Matrix,
+    b: Matrix,
+    asked: Matrix | None,
+    used: Pairs,
+    landmarks: Matrix,
+    spread: npt.NDArray[np.intp],
+) -> Callable[[float], Score]:
+    """Return what scores a width by the Nyström features of landmarks, on the rows `spread`."""
+    groups, root = used.row_groups, np.sqrt(used.row_weight)[:, None]
+    # A class is left out with all classes of its name.
+    known = np.flatnonzero(np.isin(groups, groups[spread]))
+    at = np.searchsorted(known, spread)
+
+    def at_width(gamma: float) -> Score:
+        features = NystroemMap.of_landmarks(landmarks, gamma)
+        spectrum = Spectrum.of(*features.normal_equations(a, b, used.row_weight))
+        spectrum = spectrum.beside(root[known] * features.apply(a[known]), (root * b)[known])
+        reach = None if asked is None else features.apply(asked[known]) @ spectrum.lhs
+        return LeftOut(spectrum, groups[known], reach, at).score
+
+    return at_width
+
+
+def _reduced(b: Matrix) -> tuple[Matrix, bool]:
+    """Return rows with the inner products of b in fewer columns, and whether they are triangular.
+
+    With b bᵀ = L Lᵀ, L lower triangular, every cosine of combinations of rows of b is that of the
+    same combinations of L, at half the products of a square matrix.
+    """
+    n, p = b.shape
+    if p <= n:
+        return b, False
+    products = b @ b.T
+    # Centred rows are dependent: what is added is the rounding of the products.
+    products[np.diag_indices(n)] += 10 * np.finfo(np.float64).eps * np.trace(products)
+    try:
+        lower = np.asarray(np.linalg.cholesky(products), np.float64)
+    except np.linalg.LinAlgError:
+        return b, False
+    return lower, True
+
+
+def _times_lower(operator: npt.NDArray[Any], lower: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return operator @ lower, which is triangular."""
+    (multiply,) = scipy.linalg.get_blas_funcs(("trmm",), (lower, operator))
+    # BLAS has its matrices by columns, where ours are by rows: it sees both transposed.
+    product: npt.NDArray[Any] = multiply(1.0, lower.T, operator.T, side=0, lower=0).T
+    return product
