@@ -50,10 +50,10 @@ from featstore.manifest.manifest import Manifest
 from featstore.options import take_options
 from featstore.remote.objects import parse_address
 from featstore.store.catalog import resolve_set
-from featstore.store.damage import Damage, attributes_of, find_damage, published_commits
 from featstore.store.files import MAX_METADATA_BYTES, read_json
 from featstore.store.journal import begun_blocks, settings_of
 from featstore.store.layout import SetKey
+from featstore.store.listing import Damage, find_damage, read_records
 from featstore.store.lock import claim_folders
 from featstore.store.records import read_commit
 from featstore.store.repair import rebuild_set
@@ -172,20 +172,23 @@ def repair_set(
     rebuilt = rebuild_set(root, name, copy=other, items=items, dry_run=dry_run)
     done = Repair(name, rebuilt.files, rebuilt.fetched, left=rebuilt.left, reasons=rebuilt.reasons)
     tried = bool(done.left) and source is not None and not dry_run
-    commits = published_commits(root, set_key) if done.left else []
-    if tried and source is not None and commits:
-        request = _Request(root, set_key, source, config)
-        _extract_again(request, find_damage(root, set_key, commits), done)
+    if not done.left:
+        return done
+    records = read_records(root, set_key)
+    known = records.current is not None
+    if tried and source is not None and known:
+        request = _Request(root, set_key, source, config, records.stated)
+        _extract_again(request, find_damage(records), done)
         left = verify_store(root, [name]).problems
         wrong = {problem.path for problem in left}
         done.rebuilt += [p.path for p in done.left if p.path not in wrong]
         done.left = left
+    if done.left and known:
+        damage = find_damage(read_records(root, set_key))
+        done.bad = [damage.describe(block) for block in damage.blocks]
     if done.left:
-        if commits := published_commits(root, set_key):
-            damage = find_damage(root, set_key, commits)
-            done.bad = [damage.describe(block) for block in damage.blocks]
         done.commands = next_commands(
-            root, set_key, manifest=manifest, weights=config.weights, anew=tried or not commits
+            root, set_key, manifest=manifest, weights=config.weights, anew=tried or not known
         )
     return done
 
@@ -237,6 +240,8 @@ class _Request:
     key: SetKey
     source: Manifest
     config: RepairConfig
+    #: The attributes that the set states, right or wrong.
+    stated: Mapping[str, Any]
 
     @property
     def directory(self) -> Path:
@@ -248,9 +253,10 @@ def _extract_again(request: _Request, damage: Damage, done: Repair) -> None:
     """Extract the damaged blocks into a new revision, and report it."""
     if damage.items:
         done.reasons += [
-            f"{path.name}: the manifest's first {commit.n:,} {request.key.kind} items are not "
-            "those of the commit. Give the manifest's revision that was extracted."
-            for path, commit in damage.items.items()
+            f"{one.commit.items['file']}: the manifest's first {one.commit.n:,} "
+            f"{request.key.kind} items are not those of the commit. Give the manifest's revision "
+            "that was extracted."
+            for one in damage.items
         ]
         return
     for folder in claim_folders(request.directory):
@@ -321,7 +327,7 @@ def _failed_pending(damage: Damage) -> int:
 def _extract_head(request: _Request, damage: Damage) -> ExtractResult:
     """Read rows and bias of a head again."""
     name = _encoder_name(request)
-    stated = _mapping(attributes_of(request.directory).get("facts")).get("label_set")
+    stated = _mapping(request.stated.get("facts")).get("label_set")
     choice, _ = recorded_choices(request.directory, name)[0]
     label_set = stated if isinstance(stated, str) else None
     config = HeadConfig(label_set, device=request.config.device or "cpu")
@@ -347,7 +353,7 @@ def _open_encoder(
     name = _encoder_name(request)
     found = recorded_choices(request.directory, name)
     if given is not None and not isinstance(given, str):
-        stated = request.config.space or attributes_of(request.directory).get("space")
+        stated = request.config.space or request.stated.get("space")
         if not isinstance(stated, Mapping):
             raise EncoderError(
                 "The set does not say its encoder's space any more. Give space={...} as before."
@@ -382,13 +388,13 @@ def _open_encoder(
 def _encoder_name(request: _Request) -> str:
     # The folder carries the name with its colon as a point.
     folder_name = request.key.encoder.rsplit("-", 1)[0].replace(".", ":", 1)
-    stated = attributes_of(request.directory).get("encoder")
+    stated = request.stated.get("encoder")
     given = request.config.encoder if isinstance(request.config.encoder, str) else None
     return str(given or stated or folder_name)
 
 
 def _other_space(request: _Request, space: Mapping[str, Any], wanted: str) -> EncoderError:
-    stated = _mapping(attributes_of(request.directory).get("space"))
+    stated = _mapping(request.stated.get("space"))
     names = {*stated, *space} if stated else set()
     differ = sorted(name for name in names if stated.get(name) != space.get(name))
     other = f": {', '.join(differ)} differ" if differ else ""
@@ -467,7 +473,7 @@ def next_commands(
         Extracting the damaged blocks was tried, or nothing says what they are: the set must be
         removed and made again.
     """
-    attributes = attributes_of(key.directory(root))
+    attributes = read_records(root, key).stated
     encoder = str(attributes.get("encoder") or key.encoder.rsplit("-", 1)[0].replace(".", ":", 1))
     choice, options = recorded_choices(key.directory(root), encoder)[0]
     chosen = weights or choice.weights

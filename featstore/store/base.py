@@ -17,7 +17,6 @@ import polars as pl
 from featstore.errors import AlreadyFinishedError, StoreWriteError
 from featstore.store.blocks import check_tail, layout_of
 from featstore.store.casting import blank_value
-from featstore.store.damage import find_damage
 from featstore.store.files import opened_as_it_is
 from featstore.store.journal import BlockRecord, Journal, finished_blocks
 from featstore.store.layout import (
@@ -28,6 +27,7 @@ from featstore.store.layout import (
     SetKey,
     plan_array,
 )
+from featstore.store.listing import find_damage, read_records
 from featstore.store.lock import Claim
 from featstore.store.records import Commit, key_of, read_commit, read_pointer
 from featstore.store.rows import CheckedRows, RowSource, open_rows
@@ -180,7 +180,7 @@ def read_base(
     CorruptStoreError
         If files of the revision disagree with its commit.
     """
-    damage = find_damage(directory.parents[2], key) if repair else None
+    damage = find_damage(read_records(directory.parents[2], key)) if repair else None
     attributes = damage.attributes() if damage else read_pointer(directory)
     if attributes is None:
         return None

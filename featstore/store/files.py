@@ -7,6 +7,7 @@ revision appended to it: its beginning stays what it was, and readers of the ear
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -257,6 +258,34 @@ def check_no_links(root: Path, paths: Iterable[Path]) -> None:
                 raise CorruptStoreError(
                     f"{part} is a symbolic link; a store holds regular files. It was not read."
                 )
+
+
+def facts_of(data: bytes) -> dict[str, Any]:
+    """Return ``{"bytes": …, "sha256": …}`` of the content of a file."""
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def walk_store(root: Path) -> tuple[set[str], set[str], dict[str, str]]:
+    """Return files, folders, and what is neither, below `root`; no link is followed."""
+    files: set[str] = set()
+    folders: set[str] = set()
+    odd: dict[str, str] = {}
+    left = [(os.fspath(root), "")]
+    while left:
+        folder, above = left.pop()
+        entries: list[os.DirEntry[str]] = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+            entries = list(found)  # none if a writer has removed it meanwhile
+        for entry in entries:
+            name = above + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                folders.add(name)
+                left.append((entry.path, f"{name}/"))
+            elif entry.is_file(follow_symlinks=False):
+                files.add(name)
+            else:
+                odd[name] = "symbolic link" if entry.is_symlink() else "device or pipe"
+    return files, folders, odd
 
 
 def file_facts(path: Path) -> dict[str, Any]:

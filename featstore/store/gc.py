@@ -40,10 +40,12 @@ from featstore.store.files import (
     json_bytes,
     read_json,
     read_regular,
+    walk_store,
     write_file,
 )
 from featstore.store.journal import end_claim
 from featstore.store.layout import SetKey, group_metadata, is_component
+from featstore.store.listing import read_records, unlisted
 from featstore.store.lock import Claim, abandoned, claim_set, folder_lock, is_claimed
 from featstore.store.records import (
     POINTER,
@@ -57,13 +59,17 @@ from featstore.store.records import (
 )
 from featstore.store.repair import restore_array
 from featstore.store.store import open_store
-from featstore.store.verify import walk_store
 
 #: Seconds that litter is left alone by default.
 GRACE = 24 * 3600.0
 
 _STAGED = re.compile(r"\..+\.staged")
-_DATA = re.compile(r"embedding/c/(\d+)/0")
+#: What a writer may leave below a finished set that no published revision lists.
+_LEFT = {
+    re.compile(r"embedding/c/\d+/0"): "a shard that no commit names",
+    re.compile(r"revisions/[^/.][^/]*"): "a revision that was never published",
+    re.compile(r"failures[^/]*"): "failures of no published revision",
+}
 _TABLE = re.compile(r"(items|thumbnails)-[0-9a-f]{8}\.parquet")
 
 
@@ -207,32 +213,15 @@ def _unnamed(root: Path, directory: Path, *, before: float, dry_run: bool) -> li
 
 def _old_files(root: Path, directory: Path, before: float) -> Iterator[Litter]:
     """Yield the files of a finished set that no published revision names and no writer left now."""
-    pointer = read_pointer(directory)
-    if pointer is None:
-        return
-    published = [pointer["revision"], *pointer.get("history", [])]
-    commits = [read_commit(directory, revision) for revision in published]
-    layout = layout_of(commits[0])
-    named = {name for commit in commits for name in commit.metadata}
-    for path in sorted(directory.rglob("*")):
-        name = path.relative_to(directory).as_posix()
-        if not path.is_file() or path.is_symlink() or path.lstat().st_mtime > before:
-            continue
-        if name.startswith(f"{REVISIONS}/") and path.stem not in published:
-            what = "a revision that was never published"
-        elif name.startswith("failures") and name not in named:
-            what = "failures of no published revision"
-        elif layout is not None and _number(name) >= layout.n_files:
-            what = "a shard that no commit names"
-        else:
-            continue
-        yield Litter(path.relative_to(root).as_posix(), what, path.lstat().st_size)
-
-
-def _number(name: str) -> int:
-    """Return the number of a data file from its name, or -1."""
-    match = _DATA.fullmatch(name)
-    return int(match[1]) if match else -1
+    records = read_records(root, key_of(directory))
+    history = (records.pointer or {}).get("history", [])
+    if records.pointer_fault() or len(records.older) != len(history) or not records.layout():
+        return  # a record that is lost may name anything
+    for path in unlisted(root, records.key, records.files()):
+        name, facts = path.relative_to(directory).as_posix(), path.lstat()
+        what = next((what for form, what in _LEFT.items() if form.fullmatch(name)), "")
+        if what and facts.st_mtime <= before:
+            yield Litter(path.relative_to(root).as_posix(), what, facts.st_size)
 
 
 def _loose(root: Path, *, before: float, gone: Collection[str], dry_run: bool) -> Iterator[Litter]:

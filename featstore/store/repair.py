@@ -12,6 +12,7 @@ see `featstore.extraction.repair`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,20 +22,14 @@ import numpy as np
 import polars as pl
 
 from featstore.errors import FeatstoreError
-from featstore.identity import sha256_hex
+from featstore.identity import SHORT, sha256_hex
 from featstore.store.blocks import check_file, check_tail, layout_of, read_block
 from featstore.store.casting import blank_value
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import store_format, write_catalog
-from featstore.store.damage import (
-    Damage,
-    derive_items,
-    derive_pointer,
-    find_damage,
-    published_commits,
-)
 from featstore.store.files import (
     check_no_links,
+    facts_of,
     json_bytes,
     read_regular,
     same_file,
@@ -46,14 +41,24 @@ from featstore.store.layout import (
     array_metadata,
     group_metadata,
     shard_tail,
-    vector_metadata,
+)
+from featstore.store.listing import (
+    ARRAY,
+    Damage,
+    Listed,
+    SetRecords,
+    find_damage,
+    read_records,
 )
 from featstore.store.lock import Claim, claim_set
+from featstore.store.parquet_guard import read_table, table_bytes
 from featstore.store.records import (
     POINTER,
     REVISIONS,
     Commit,
-    commit_bytes,
+    attributes_digest,
+    pointer_bytes,
+    read_commit,
     read_pointer,
 )
 from featstore.store.rows import RowSource
@@ -105,11 +110,11 @@ class RepairWriter:
             self._claim.sync()
         self.written.append(path.relative_to(self.root).as_posix())
 
-    def write_proven(self, path: Path, data: bytes, facts: Mapping[str, Any]) -> bool:
-        """Write a file if `data` is what the commit states; return whether it is."""
-        if (len(data), sha256_hex(data)) != (facts["bytes"], facts["sha256"]):
+    def write_proven(self, one: Listed, data: bytes) -> bool:
+        """Write a file if `data` is what its commit states; return whether it is."""
+        if facts_of(data) != dict(one.facts):
             return False
-        self.write(path, [data])
+        self.write(self.root / one.path, [data])
         return True
 
     def write_data(self, damage: Damage, file: int, source: Callable[[int], bytes | None]) -> bool:
@@ -188,13 +193,14 @@ class SetCopy:
             self._note(str(err))
             return None
 
-    def items(self, commit: Commit) -> bytes:
-        """Return the item table that a revision names; empty if the copy does not have it."""
-        return self._read(commit, f"../{commit.items['file']}")
-
-    def small_file(self, commit: Commit, name: str) -> bytes:
-        """Return a small file of a revision, by its path in the set; empty as for `items`."""
-        return self._read(commit, name)
+    def file(self, one: Listed) -> bytes:
+        """Return a file that a revision lists, of rows no; empty if the copy does not have it."""
+        try:
+            if self._layout(one.commit) is not None:
+                return read_regular(self._store.root / one.path, limit=MAX_ITEM_BYTES)
+        except (FeatstoreError, OSError):
+            self._note(f"{self._store.address} lacks {one.path}.")
+        return b""
 
     def block(self, commit: Commit, block: int) -> bytes | None:
         """Return the rows of a block at a revision; None if the copy does not have them whole."""
@@ -224,17 +230,6 @@ class SetCopy:
                 self._key, commit, layout, self._store.mode, damaged=True
             )
         return self._arrays[commit.revision_id]
-
-    def _read(self, commit: Commit, name: str) -> bytes:
-        directory = self._key.directory(self._store.root)
-        folder = directory.parent if name.startswith("../") else directory
-        name = name.removeprefix("../")
-        try:
-            if self._layout(commit) is not None:
-                return read_regular(folder / name, limit=MAX_ITEM_BYTES)
-        except (FeatstoreError, OSError):
-            self._note(f"{self._store.address} lacks {name} of {self._key}.")
-        return b""
 
     def _layout(self, commit: Commit) -> ArrayLayout | None:
         """Return how the array is cut, having fetched the small files; None without the commit."""
@@ -340,34 +335,83 @@ def _rebuild(
     }
     for name in sorted(wrong & set(groups)):
         writer.write(root / name, [json_bytes(group_metadata(groups[name]))])
-    commits = published_commits(root, key, copy.commit if copy else lambda _: None)
-    if not commits:
+    records = read_records(root, key, fetch=copy.commit if copy else lambda _: None)
+    if records.current is None:
         return []
-    for commit in commits:
-        path, record = directory / REVISIONS / f"{commit.revision_id}.json", commit_bytes(commit)
-        if not same_file(path, {"bytes": len(record), "sha256": sha256_hex(record)}):
-            writer.write(path, [record])
-    pointer = derive_pointer(directory, commits[-1])
+    pointer = derive_pointer(records, records.stated)
     if pointer is None and copy is not None:
-        pointer = derive_pointer(directory, commits[-1], attributes=copy.attributes)
+        pointer = derive_pointer(records, copy.attributes)
     if f"{key}/{POINTER}" in wrong and pointer is not None:
         writer.write(directory / POINTER, [pointer])
-    damage = find_damage(root, key, commits)
-    for path, commit in damage.items.items():
-        data = derive_items(directory, commit, *([] if items is None else [items]))
+    damage = find_damage(records)
+    tables = [] if items is None else [items]
+    for one in damage.wrong:
+        data = derive_items(directory, one.commit, *tables) if one in damage.items else one.data
         if data is None and copy is not None:
-            data = copy.items(commit)
-        writer.write_proven(path, data or b"", commit.items)
-    known = {
-        "embedding/zarr.json": json_bytes(array_metadata(damage.layout)),
-        "bias/zarr.json": json_bytes(vector_metadata(damage.commit.n, "float32")),
-    }
-    for name, commit in damage.small.items():
-        data = known.get(name)
-        if data is None and copy is not None:
-            data = copy.small_file(commit, name)
-        writer.write_proven(directory / name, data or b"", commit.metadata[name])
+            data = copy.file(one)
+        writer.write_proven(one, data or b"")
     return _rebuild_data(writer, damage, copy)
+
+
+def derive_pointer(records: SetRecords, attributes: Mapping[str, Any]) -> bytes | None:
+    """Return the ``zarr.json`` of a set whose commits are whole, if its attributes are known.
+
+    Parameters
+    ----------
+    attributes : mapping
+        What the damaged pointer states, or that of a copy of the set.
+
+    Returns
+    -------
+    bytes or None
+        None if the attributes do not hash to what the commit says, or the order of several
+        earlier revisions does not follow from their sizes.
+    """
+    current = records.current
+    assert current is not None
+    try:
+        if attributes_digest(attributes) != current.attributes:
+            return None
+    except (ValueError, RecursionError):
+        return None
+    commits = {name: one for name, one in records.commits.items() if one is not current}
+    history = attributes.get("history", [])
+    if isinstance(history, list) and current.revision_id in history:
+        history = history[: history.index(current.revision_id)]
+    if not isinstance(history, list) or not history or not set(map(str, history)) <= set(commits):
+        ordered = sorted(commits.values(), key=lambda commit: commit.n)
+        sizes = [commit.n for commit in ordered]
+        if len(set(sizes)) < len(sizes) or any(n > current.n for n in sizes):
+            return None
+        history = [commit.revision_id for commit in ordered]
+    kept = {name: value for name, value in attributes.items() if name != "history"}
+    pointer = {**kept, "revision": current.revision_id}
+    if history:
+        pointer["history"] = history
+    return pointer_bytes(pointer, current)
+
+
+def derive_items(directory: Path, commit: Commit, *tables: pl.DataFrame) -> bytes | None:
+    """Return the item table of a commit: the beginning of one of `tables`, or of one beside it."""
+    for table in (*tables, *_item_tables(directory.parent)):
+        if table.height >= commit.n:
+            data = table_bytes(table.head(commit.n))
+            if sha256_hex(data) == commit.items["sha256"]:
+                return data
+    return None
+
+
+def _item_tables(folder: Path) -> Iterator[pl.DataFrame]:
+    """Yield the item tables of a kind that have the hash that their name says."""
+    rows = 0
+    for path in folder.glob(f"*/{REVISIONS}/*.json"):
+        with contextlib.suppress(FeatstoreError):
+            rows = max(rows, read_commit(path.parents[1], path.stem).n)
+    for path in sorted(folder.glob("items-*.parquet")):
+        with contextlib.suppress(FeatstoreError, OSError):
+            data = read_regular(path, limit=MAX_ITEM_BYTES)
+            if sha256_hex(data)[:SHORT] == path.stem.split("-")[1]:
+                yield read_table(data, where=str(path), schema={"item_id": pl.String}, rows=rows)
 
 
 def _rebuild_data(
@@ -401,7 +445,7 @@ def restore_array(
         If another writer has taken over; nothing that is its is written over.
     """
     array = key.directory(root) / "embedding"
-    if not same_file(array / "zarr.json", commit.metadata["embedding/zarr.json"]):
+    if not same_file(array / "zarr.json", commit.metadata[ARRAY]):
         claim.write_file(array / "zarr.json", [json_bytes(array_metadata(layout))])
     for file in range(layout.n_files):
         path = array / layout.file_name(file)

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -32,7 +32,13 @@ from featstore.store.base import Base, read_base, resume_journal
 from featstore.store.blocks import first_row_not_stored, layout_of
 from featstore.store.casting import convert_rows
 from featstore.store.catalog import store_format, write_catalog
-from featstore.store.files import MAX_JSON_BYTES, json_bytes, read_regular, same_file
+from featstore.store.files import (
+    MAX_JSON_BYTES,
+    facts_of,
+    json_bytes,
+    read_regular,
+    same_file,
+)
 from featstore.store.journal import BlockRecord, Journal, base_of, finished_blocks, has_blocks
 from featstore.store.layout import (
     LIMITS,
@@ -45,6 +51,7 @@ from featstore.store.layout import (
     plan_array,
     vector_metadata,
 )
+from featstore.store.listing import ARRAY, set_files, unlisted
 from featstore.store.lock import (
     Claim,
     claim_folders,
@@ -70,8 +77,6 @@ from featstore.store.records import (
 )
 from featstore.store.staging import StagedFiles, run_beside
 from featstore.store.tables import ItemFile, where_equal
-
-_ARRAY = "embedding/zarr.json"
 
 
 def write_groups(root: Path, key: SetKey, claim: Claim, form: StoreFormat) -> None:
@@ -150,10 +155,10 @@ def publish_set(
     small = _small_files(revision, base)
     with folder_lock(directory.parent):  # who takes out tables saw no claim, or waits
         _write(claim, directory.parent / items.name, items.data, items.facts)
-    small[_ARRAY] = json_bytes(array_metadata(layout))
+    small[ARRAY] = json_bytes(array_metadata(layout))
     for name, data in small.items():
         _write(claim, directory / name, data)
-    metadata = {name: _facts(data) for name, data in small.items()}
+    metadata = {name: facts_of(data) for name, data in small.items()}
     golden_facts = {} if base is None else base.commit.metadata.get("golden.json", {})
     if base is not None and golden_facts and base.keeps_file("golden.json"):
         # What the first rows were computed with stays the measure for all that follow.
@@ -174,13 +179,13 @@ def publish_set(
     )
     identity = commit.revision_id
     older = [] if base is None else _older(directory, base, commit)
-    _discard_unnamed(directory, claim, [commit, *older], layout)
+    _discard_unlisted(root, spec.key, claim, [commit, *older], layout)
     claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])
     pointer = {**attributes, "revision": identity}
     stored = older
     if base is not None and base.damaged:
         # A repaired set has the earlier revisions of which every row and file is still there.
-        stored = [one for one in older if _is_stored(directory, one, commit, layout)]
+        stored = [one for one in older if _is_stored(root, spec.key, one, commit, layout)]
     if stored:
         pointer["history"] = [one.revision_id for one in stored]
     if run:
@@ -190,7 +195,7 @@ def publish_set(
         claim.write_file(directory / "runs" / name, [json_bytes(dict(run))])
     claim.write_pointer(directory / POINTER, [pointer_bytes(pointer, commit)])
     if stored != older:
-        _discard_unnamed(directory, claim, [commit, *stored], layout)
+        _discard_unlisted(root, spec.key, claim, [commit, *stored], layout)
         _discard_tables(directory, claim, older)
     write_catalog(root)
     claim.finish()
@@ -212,29 +217,23 @@ def _older(directory: Path, base: Base, commit: Commit) -> list[Commit]:
     return older + ([base.commit] if base.commit.revision_id != commit.revision_id else [])
 
 
-def _is_stored(directory: Path, older: Commit, commit: Commit, layout: ArrayLayout) -> bool:
+def _is_stored(root: Path, key: SetKey, older: Commit, commit: Commit, layout: ArrayLayout) -> bool:
     """Return whether everything that an earlier revision names is there under the present one."""
-    small = {name: facts for name, facts in older.metadata.items() if name != _ARRAY}
+    small = set_files(key, older).values()
+    array = key.directory(root) / "embedding"
     return (
-        all(same_file(directory / name, facts) for name, facts in small.items())
-        and same_file(directory.parent / older.items["file"], older.items_facts)
-        and first_row_not_stored(directory / "embedding", layout, commit, older) is None
+        not any(one.check(root).reasons for one in small if not one.path.endswith(f"/{ARRAY}"))
+        and first_row_not_stored(array, layout, commit, older) is None
     )
 
 
-def _discard_unnamed(
-    directory: Path, claim: Claim, commits: Iterable[Commit], layout: ArrayLayout
+def _discard_unlisted(
+    root: Path, key: SetKey, claim: Claim, commits: Sequence[Commit], layout: ArrayLayout
 ) -> None:
     """Take out what no published revision names, such as what an attempt with other items left."""
-    named = {POINTER, *(f"embedding/{layout.file_name(file)}" for file in range(layout.n_files))}
-    for commit in commits:
-        named |= {f"{REVISIONS}/{commit.revision_id}.json", *commit.metadata}
-    for path in sorted(directory.rglob("*")):
-        name = path.relative_to(directory).as_posix()
-        if name.split("/")[0] in (".staging", "runs") or not path.is_file() or path.is_symlink():
-            continue
-        if name not in named:
-            claim.discard(path)
+    listed = set_files(key, commits[0], commits[1:], layout)
+    for path in list(unlisted(root, key, listed)):
+        claim.discard(path)
 
 
 def _discard_tables(directory: Path, claim: Claim, commits: Iterable[Commit]) -> None:
@@ -274,7 +273,7 @@ def _small_files(revision: Revision, base: Base | None) -> dict[str, bytes]:
         table = pl.DataFrame(sorted(failures.items()), schema=["item_id", "reason"], orient="row")
         data_bytes = table_bytes(table)
         name = "failures.parquet"
-        if base is not None and base.commit.metadata.get(name) != _facts(data_bytes):
+        if base is not None and base.commit.metadata.get(name) != facts_of(data_bytes):
             # Earlier revisions keep theirs.
             name = f"failures-{sha256_hex(data_bytes)[:SHORT]}.parquet"
         small[name] = data_bytes
@@ -282,14 +281,10 @@ def _small_files(revision: Revision, base: Base | None) -> dict[str, bytes]:
 
 
 def _write(claim: Claim, path: Path, data: bytes, facts: Mapping[str, Any] | None = None) -> None:
-    if same_file(path, facts or _facts(data)):
+    if same_file(path, facts or facts_of(data)):
         claim.rely_on(path)
     else:
         claim.write_file(path, [data])
-
-
-def _facts(data: bytes) -> dict[str, Any]:
-    return {"bytes": len(data), "sha256": sha256_hex(data)}
 
 
 def settle_set(root: Path, key: SetKey) -> None:
@@ -338,7 +333,7 @@ def settle_claimed(root: Path, key: SetKey, claim: Claim) -> None:
                 ]
                 layout = layout_of(commits[0])
                 if layout is not None:
-                    _discard_unnamed(directory, claim, commits, layout)
+                    _discard_unlisted(root, key, claim, commits, layout)
         write_catalog(root)
     claim.finish()
 

@@ -492,12 +492,11 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "verification": (
         Mutant(
             'A block that differs from its commit is blamed.', 'featstore/store/verify.py',
-            '                self._blame(name, "; ".join(reasons))',
-            '                self._know(name)',
+            'self._blame(one.path, "; ".join(wrong))', 'self.known.add(one.path)',
             ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
         Mutant(
-            'So is a small file, or an item table.', 'featstore/store/verify.py',
-            'elif not same_file(f"{self._store.root}/{path}", facts):', 'elif not path:',
+            'So is a small file, or an item table.', 'featstore/store/listing.py',
+            'if same_file(path, self.facts):', 'if path:',
             ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
         Mutant(
             'So is a file that belongs to nothing.', 'featstore/store/verify.py',
@@ -506,12 +505,12 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/featstore/store/test_verify.py::test_every_added_file_is_named',)),
         Mutant(
             'So is a commit that is not written as a writer writes it.',
-            'featstore/store/verify.py', '            if data != commit_bytes(commit):',
-            '            if not data:',
+            'featstore/store/listing.py', 'if same_file(path, self.facts):',
+            'if self.data is not None or same_file(path, self.facts):',
             ('tests/featstore/store/test_verify.py::test_every_truncation_and_growth_is_named',)),
         Mutant(
             'Thumbnails have the hash that their name says.', 'featstore/store/verify.py',
-            'if digest[:SHORT] != parts[2].split("-")[1][:SHORT]:', 'if not digest:',
+            'elif file_facts(self.root / path)["sha256"][:SHORT] != match[1]:', 'elif not match:',
             ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
         Mutant(
             "A shard's index is that of its blocks.", 'featstore/store/blocks.py',
