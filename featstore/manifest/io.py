@@ -11,6 +11,7 @@ import secrets
 import tomllib
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -293,7 +294,15 @@ def read_manifest(root: Path | str, *, hashes: bool = False, unchecked: bool = F
                 f"The files of {folder} lie at {files}, which is not read here. Check them with "
                 "`featstore manifests show --full`."
             )
-    return Manifest(name, files, facts, tables, classes, unchecked, folder.absolute())
+    again = partial(_read_again, folder.absolute(), facts)
+    return Manifest(name, files, facts, tables, classes, unchecked, again)
+
+
+def _read_again(folder: Path, facts: Mapping[str, Any]) -> Manifest:
+    manifest = read_manifest(folder, unchecked=True)
+    if manifest.facts != facts:
+        raise ManifestError(f"{folder} was changed while a job used it. Start the job again.")
+    return manifest
 
 
 def _data_root(folder: Path, facts: Mapping[str, Any]) -> Path | Address:

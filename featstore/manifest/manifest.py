@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -56,14 +56,14 @@ class Manifest(Shown):
     unchecked: bool = False
     """Whether nobody has looked yet if the files of its items are there, and inside the root."""
 
-    folder: Path | None = None
-    """Folder that it was read from, if it was."""
+    again: Callable[[], Manifest] | None = None
+    """What reads it anew, if it was read from a folder."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Send a large one to another process as its folder: there, too, it is mapped."""
-        if self.folder is None or sum(map(len, self.tables.values())) < SENT_ROWS:
+        if self.again is None or sum(map(len, self.tables.values())) < SENT_ROWS:
             return super().__reduce_ex__(protocol)
-        return _read_again, (self.folder, self.facts)
+        return self.again, ()
 
     def items(self, kind: str) -> pl.DataFrame:
         """Return the item table of `kind`.
@@ -124,15 +124,6 @@ class Manifest(Shown):
 
 #: A manifest of more items is read by each process for itself.
 SENT_ROWS = 2**17
-
-
-def _read_again(folder: Path, facts: Mapping[str, Any]) -> Manifest:
-    from featstore.manifest.io import read_manifest
-
-    manifest = read_manifest(folder, unchecked=True)
-    if manifest.facts != facts:
-        raise ManifestError(f"{folder} was changed while a job used it. Start the job again.")
-    return manifest
 
 
 #: What an item can be. All four are the same thing to a fitter: rows that have an embedding.
