@@ -26,7 +26,7 @@ from featstore.errors import (
     unknown_name,
 )
 from featstore.identity import canonical_json, sha256_hex
-from featstore.store.casting import Center, Normalize, Transform, as_tensor
+from featstore.store.casting import Center, Normalize, TorchRows, Transform, as_tensor
 from featstore.store.layout import DTYPES, INTEGERS
 from featstore.store.rows import ForeseeingRows, Mode, RowSource, decode, row_numbers
 from featstore.store.tables import ItemTable, closest, values_of, where_equal
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import pyarrow
     import torch
 
-    from featstore.arrays import TorchRows
 
 #: What stands in brackets behind a view and chooses several rows.
 Several = slice | list[int] | list[bool] | list[str] | np.ndarray | pl.Series
@@ -474,8 +473,6 @@ class Selection:
 
     def torch_dataset(self) -> TorchRows:
         """Return the rows as a dataset for `torch.utils.data.DataLoader`; see `TorchRows`."""
-        from featstore.arrays import TorchRows
-
         return TorchRows((self,))
 
     def to_polars(self) -> pl.DataFrame:
@@ -648,8 +645,6 @@ class PairedView(Generic[View]):
 
     def torch_dataset(self) -> TorchRows:
         """Return the pairs as a dataset for `torch.utils.data.DataLoader`; see `TorchRows`."""
-        from featstore.arrays import TorchRows
-
         return TorchRows((self.x, self.y))
 
     def batches(
