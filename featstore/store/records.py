@@ -17,11 +17,10 @@ Every record carries its format, and there is one.
 from __future__ import annotations
 
 import base64
-import binascii
 import functools
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +57,10 @@ from featstore.store.layout import (
     DTYPES,
     FORMAT,
     ArrayLayout,
-    LayoutError,
     SetKey,
     check_component,
     group_metadata,
+    is_component,
 )
 
 #: Bounds of a set: far above any real one, far below where sizes overflow.
@@ -202,31 +201,110 @@ def pointer_bytes(attributes: Mapping[str, Any], commit: Commit) -> bytes:
     return json_bytes(group_metadata(dict(attributes), **beside))
 
 
-def valid_commit(document: Mapping[str, Any]) -> str:
-    """Return why `document` is no commit record, or an empty string."""
-    if set(document) != _fields():
-        odd = sorted(set(document) ^ _fields())
-        return f"it lacks or adds {', '.join(map(repr, odd))[:200]}"
-    for name, high in (("n", MAX_ROWS), ("dim", MAX_DIM), ("block_rows", MAX_BLOCK_ROWS)):
-        if not is_size(document[name], low=1, high=high):
-            return f"its {name} is not an integer from 1 to {high:,}"
-    n, block_rows = document["n"], document["block_rows"]
-    dtype = document["dtype"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        return f"its dtype is none of {', '.join(DTYPES)}"
-    if document["hash"] not in [*HASHES]:
-        return f"its hash is none of {', '.join(HASHES)}"
-    blocks = document["blocks"]
-    if not isinstance(blocks, list) or len(blocks) != -(-n // block_rows):
-        return f"it lacks the hashes of {-(-n // block_rows):,} blocks"
-    ids = [*blocks, document["space_id"], document["set_id"], document["attributes"]]
-    if not all(map(is_sha256, ids)):
-        return "one of its hashes is not 64 hexadecimal digits"
+def _is_facts(facts: Any, *more: str) -> bool:
     return (
-        _items_reason(document["items"])
-        or _metadata_reason(document["metadata"])
-        or _failed_reason(document["failed"], n)
+        isinstance(facts, dict)
+        and facts.keys() == {"bytes", "sha256", *more}
+        and is_size(facts["bytes"], low=0, high=MAX_FILE_BYTES)
+        and is_sha256(facts["sha256"])
     )
+
+
+def _is_inside(name: Any, *, depth: int) -> bool:
+    parts = name.split("/") if isinstance(name, str) else []
+    return 0 < len(parts) <= depth and all(map(is_component, parts))
+
+
+def _are_files(metadata: Any) -> bool:
+    return isinstance(metadata, dict) and all(
+        _is_inside(name, depth=4) and name.split("/")[0] not in _NOT_METADATA and _is_facts(facts)
+        for name, facts in metadata.items()
+    )
+
+
+def _are_digests(ids: Any) -> bool:
+    return isinstance(ids, list) and all(map(is_sha256, ids))
+
+
+def _is_base64(text: Any) -> bool:
+    try:
+        base64.b64decode(text, validate=True)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(text, str)
+
+
+def _integer(high: int) -> Check:
+    return (lambda value: is_size(value, low=1, high=high)), f"an integer from 1 to {high:,}"
+
+
+def _one_of(known: Collection[str]) -> Check:
+    return (lambda value: isinstance(value, str) and value in known), f"one of {', '.join(known)}"
+
+
+#: What a value is by which function, and in words.
+Check = tuple[Callable[[Any], bool], str]
+
+_DIGEST: Check = (is_sha256, "64 hexadecimal digits")
+_TEXT: Check = (lambda value: isinstance(value, str), "a text")
+_TABLE: Check = (lambda value: isinstance(value, dict), "a table")
+
+#: Each field of a commit.
+_COMMIT: dict[str, Check] = {
+    "n": _integer(MAX_ROWS),
+    "dim": _integer(MAX_DIM),
+    "dtype": _one_of(DTYPES),
+    "block_rows": _integer(MAX_BLOCK_ROWS),
+    "blocks": (_are_digests, "a list of hashes"),
+    "items": (
+        lambda items: _is_facts(items, "file") and _is_inside(items["file"], depth=1),
+        "a file of a name that a store can hold, its bytes and its sha256",
+    ),
+    "metadata": (
+        lambda files: _are_files(files) and "embedding/zarr.json" in files,
+        "a table of files, with embedding/zarr.json, each of a name that a set can hold",
+    ),
+    "space_id": _DIGEST,
+    "set_id": _DIGEST,
+    "attributes": _DIGEST,
+    "failed": (_is_base64, "base64 of a bit a row"),
+    "hash": _one_of(HASHES),
+    "format": (lambda value: value == FORMAT, f"{FORMAT}"),
+}
+
+#: Each field of a pointer that is read.
+_POINTER: dict[str, Check] = {
+    **dict.fromkeys(
+        ("revision", "dataset", "kind", "encoder", "space_id", "set_id", "precision"), _TEXT
+    ),
+    "space": _TABLE,
+    "facts": _TABLE,
+}
+
+
+def _wrong(document: Mapping[str, Any], checks: Mapping[str, Check]) -> str:
+    """Return which field of a record is not what it should be, or an empty string."""
+    for name, (holds, what) in checks.items():
+        if not holds(document.get(name)):
+            return f"its {name} is not {what}"
+    return ""
+
+
+def _wrong_commit(document: Mapping[str, Any]) -> str:
+    """Return why `document` is no commit record, or an empty string."""
+    if document.keys() != _COMMIT.keys():
+        odd = sorted(document.keys() ^ _COMMIT.keys())
+        return f"it lacks or adds {', '.join(map(repr, odd))[:200]}"
+    reason = _wrong(document, _COMMIT)
+    if reason:
+        return reason
+    n, bits = document["n"], base64.b64decode(document["failed"])
+    n_blocks = -(-n // document["block_rows"])
+    if len(document["blocks"]) != n_blocks:
+        return f"it lacks the hashes of {n_blocks:,} blocks"
+    if bits and (len(bits) != -(-n // 8) or bits[-1] & (0xFF >> ((n - 1) % 8 + 1))):
+        return f"its failed rows are not those of {n:,} rows"
+    return ""
 
 
 def parse_pointer(document: Any, *, where: str) -> dict[str, Any]:
@@ -246,77 +324,17 @@ def parse_pointer(document: Any, *, where: str) -> dict[str, Any]:
             f"{where} is not the metadata of a set: it lacks attributes.featstore."
         )
     check_format(attributes.get("format"), where=where)
-    texts = ("revision", "dataset", "kind", "encoder", "space_id", "set_id", "precision")
-    wrong = [name for name in texts if not isinstance(attributes.get(name), str)]
-    wrong += [name for name in ("space", "facts") if not isinstance(attributes.get(name), dict)]
+    reason = _wrong(attributes, _POINTER)
     history = attributes.get("history", [])
-    if (
-        not isinstance(history, list)
-        or len(history) > MAX_HISTORY
-        or not all(map(is_sha256, history))
-        or len(set(history)) < len(history)
-        or attributes.get("revision") in history
+    if not reason and not (
+        _are_digests(history)
+        and len(history) <= MAX_HISTORY
+        and len({*history, attributes["revision"]}) == len(history) + 1
     ):
-        wrong.append("a history of earlier revisions, each of them once")
-    if wrong:
-        raise CorruptStoreError(
-            f"{where} is not the metadata of a set: it lacks {', '.join(wrong)}."
-        )
+        reason = "its history is not a list of earlier revisions, each of them once"
+    if reason:
+        raise CorruptStoreError(f"{where} is not the metadata of a set: {reason}.")
     return attributes
-
-
-def _items_reason(items: Any) -> str:
-    if not isinstance(items, dict) or set(items) != {"file", "bytes", "sha256"}:
-        return "its items are not a file, its bytes and its sha256"
-    name = items["file"]
-    if not isinstance(name, str) or not _inside(name, depth=1):
-        return f"its items file {str(name)[:80]!r} is not a name that a store can hold"
-    return "" if _is_facts(items, {"file"}) else "its items have no proper size and sha256"
-
-
-def _metadata_reason(metadata: Any) -> str:
-    if not isinstance(metadata, dict):
-        return "its metadata is not a table of files"
-    for name, facts in metadata.items():
-        if not _inside(name, depth=4) or name.split("/")[0] in _NOT_METADATA:
-            return f"its metadata file {name[:80]!r} is not a name that a set can hold"
-        if not isinstance(facts, dict) or not _is_facts(facts, set()):
-            return f"its metadata file {name[:80]!r} has no proper size and sha256"
-    return "" if "embedding/zarr.json" in metadata else "it lacks embedding/zarr.json"
-
-
-def _failed_reason(failed: Any, n: int) -> str:
-    if not isinstance(failed, str):
-        return "its failed rows are not a base64 text"
-    try:
-        bits = base64.b64decode(failed, validate=True)
-    except (binascii.Error, ValueError):
-        return "its failed rows are not base64"
-    if bits and len(bits) != -(-n // 8):
-        return f"its failed rows are {len(bits):,} bytes; {n:,} rows need {-(-n // 8):,}"
-    if bits and bits[-1] & (0xFF >> ((n - 1) % 8 + 1)):
-        return "its failed rows name rows past the end"
-    return ""
-
-
-def _inside(name: str, *, depth: int) -> bool:
-    parts = name.split("/")
-    if len(parts) > depth:
-        return False
-    try:
-        for part in parts:
-            check_component(part, what="file")
-    except LayoutError:
-        return False
-    return True
-
-
-def _is_facts(facts: Mapping[str, Any], more: set[str]) -> bool:
-    return (
-        set(facts) - more == {"bytes", "sha256"}
-        and is_size(facts["bytes"], low=0, high=MAX_FILE_BYTES)
-        and is_sha256(facts["sha256"])
-    )
 
 
 POINTER = "zarr.json"
@@ -367,7 +385,7 @@ class Commit:
 
     def record(self) -> dict[str, Any]:
         """Return the record as a document."""
-        return {name: value for name, value in vars(self).items() if name in _fields()}
+        return {name: value for name, value in vars(self).items() if name in _COMMIT}
 
     def block_hash(self, data: bytes | memoryview) -> str:
         """Return the hash of a block's rows, to be compared with that of `blocks`."""
@@ -399,12 +417,6 @@ class Commit:
             return np.zeros(self.n, dtype=bool)
         bits = np.frombuffer(base64.b64decode(self.failed), dtype=np.uint8)
         return np.unpackbits(bits, count=self.n).astype(bool)
-
-
-@functools.cache
-def _fields() -> frozenset[str]:
-    """Return the names of a record's fields."""
-    return frozenset(entry.name for entry in fields(Commit))
 
 
 def attributes_digest(attributes: Mapping[str, Any]) -> str:
@@ -470,7 +482,7 @@ def parse_commit(document: Any, *, where: str) -> Commit:
         If it has another format.
     """
     check_format(document.get("format") if isinstance(document, dict) else None, where=where)
-    reason = valid_commit(document)
+    reason = _wrong_commit(document)
     if reason:
         raise CorruptStoreError(f"{where} is not a commit record that featstore writes: {reason}.")
     return Commit(**{**document, "blocks": tuple(document["blocks"])})

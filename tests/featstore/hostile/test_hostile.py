@@ -122,14 +122,14 @@ def test_metadata_names_do_not_leave_the_set(hostile: Hostile, tmp_path: Path, n
     (tmp_path / "secret").write_text("secret")
     facts = {"bytes": 6, "sha256": "0" * 64}
     hostile.recommit(lambda document: document["metadata"].update({name: facts}))
-    with pytest.raises(CorruptStoreError, match="not a name that a set can hold"):
+    with pytest.raises(CorruptStoreError, match="of a name that a set can hold"):
         open_store(hostile.root).view(hostile.key)
 
 
 @pytest.mark.parametrize("name", [*NAMES[:10], "sub/items.parquet", 3, None, ["x"]])
 def test_item_names_do_not_leave_the_kind(hostile: Hostile, name: Any) -> None:
     hostile.recommit(lambda document: document["items"].update(file=name))
-    with pytest.raises(CorruptStoreError, match="not a name that a store can hold"):
+    with pytest.raises(CorruptStoreError, match="of a name that a store can hold"):
         open_store(hostile.root).view(hostile.key)
 
 
