@@ -57,7 +57,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "coop": ("torch>=2.6", "open_clip_torch>=3.0", "transformers>=5"),
     "hdf5": ("h5py>=3.11",),
     "report": ("jinja2>=3.1", "matplotlib>=3.9", "resvg-py>=0.4", "jsonschema>=4.18"),
-    "sources": ("pyarrow>=17", "datasets>=3"),
+    "sources": ("pyarrow>=17",),
     "remote": ("obstore>=0.8", "urllib3>=2.0.2", "huggingface_hub>=1.3"),
     "ray": ("ray>=2.40",),
     "blake3": ("blake3>=1",),
