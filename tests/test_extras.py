@@ -19,9 +19,9 @@ from packaging.specifiers import SpecifierSet
 from PIL import Image
 
 from featstore.errors import EXTRAS, IMPORTED_AS, MissingPackageError, needs_extra, package_of
+from featstore.testing import toy_store
 
 ROOT = Path(__file__).parents[1]
-STORE = ROOT / "tests" / "compat" / "v1" / "store"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 #: Extras that are environments for this project's own targets, not features of a command.
@@ -143,6 +143,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     table = pa.table({"image": [{"bytes": picture, "path": "a.png"}], "caption": ["red"]})
     parquet.write_table(table, root / "a.parquet")
     Dataset(table).save_to_disk(root / "saved")
+    toy_store(root / "store")
     (root / "names.txt").write_text("cat\ndog\n")
     (root / "items.csv").write_text("item_id\na\n")
     with h5py.File(root / "a.h5", "w") as file:
@@ -151,7 +152,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         command = [sys.executable, "-c", MAIN["featstore"], "manifests", *made.split()]
         subprocess.run(command, cwd=root, check=True, capture_output=True, env=_environment())
     return {
-        "site": str(root / "site"), "store": str(STORE), "labels": str(root / "labels"),
+        "site": str(root / "site"), "store": str(root / "store"), "labels": str(root / "labels"),
         "images": str(root / "images"), "parquet": str(root / "a.parquet"),
         "saved": str(root / "saved"), "h5": str(root / "a.h5"), "csv": str(root / "items.csv"),
     }  # fmt: skip

@@ -320,6 +320,7 @@ def _is_facts(facts: Mapping[str, Any], more: set[str]) -> bool:
 
 
 POINTER = "zarr.json"
+SIGNATURE = "signature.json"
 REVISIONS = "revisions"
 
 

@@ -237,9 +237,7 @@ class SetCopy:
             found = layout_of(commit) if self.commit(commit.revision_id) is not None else None
             try:
                 if found is not None:
-                    self._store.place.fetch_files(self._key, commit)
-                    self._store.place.fetch_items(self._key, commit)
-                    self._store.place.fetch_rest(self._key, commit)
+                    self._store.place.fetch(self._key, commit)
             except FeatstoreError as err:
                 self._note(str(err))
             self._layouts[commit.revision_id] = found
@@ -346,7 +344,9 @@ def _rebuild(
     damage = find_damage(records)
     tables = [] if items is None else [items]
     for one in damage.wrong:
-        data = derive_items(directory, one.commit, *tables) if one in damage.items else one.data
+        data = (
+            derive_items(directory, one.commit, *tables) if one.part == "items" else one.content()
+        )
         if data is None and copy is not None:
             data = copy.file(one)
         writer.write_proven(one, data or b"")

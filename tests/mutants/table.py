@@ -506,7 +506,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'So is a commit that is not written as a writer writes it.',
             'featstore/store/listing.py', 'if same_file(path, self.facts):',
-            'if self.data is not None or same_file(path, self.facts):',
+            'if self.derive is not None or same_file(path, self.facts):',
             ('tests/featstore/store/test_verify.py::test_every_truncation_and_growth_is_named',)),
         Mutant(
             'Thumbnails have the hash that their name says.', 'featstore/store/verify.py',
