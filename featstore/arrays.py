@@ -28,7 +28,7 @@ from featstore.errors import (
 from featstore.manifest.manifest import ITEM_SCHEMA, KINDS, conform_items
 from featstore.remote.objects import Address, parse_address
 from featstore.store import BLOCK_ROWS
-from featstore.store.casting import as_tensor, cast_rows
+from featstore.store.casting import cast_rows
 from featstore.store.layout import (
     DTYPES,
     ArrayLayout,
@@ -619,34 +619,3 @@ def _in_blocks(
         held, size = [*held, rest], size + len(rest)
     if size:
         yield np.concatenate(held)
-
-
-@dataclass(frozen=True)
-class TorchRows:
-    """A map-style dataset for `torch.utils.data.DataLoader`: rows as tensors that the caller owns.
-
-    An item is one row, of shape (d,), of each view: a tensor, or a tuple of them for pairs. Workers
-    are sent what the views select of their stores, and no rows. A list of numbers gives a batch in
-    one reading, the fast way: a DataLoader with ``batch_size=None`` and a `BatchSampler` as its
-    sampler asks for such lists.
-
-    Attributes
-    ----------
-    views : tuple of Selection
-        Of one length.
-    """
-
-    views: tuple[Selection, ...]
-
-    def __len__(self) -> int:
-        return len(self.views[0])
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return the tensors of a row, or of several, stacked; `index` as a view takes it."""
-        found = tuple(as_tensor(np.asarray(view[index]), view.dtype.name) for view in self.views)
-        return found if len(found) > 1 else found[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Return the items of these numbers, read together: what a DataLoader asks for."""
-        found = self[list(indices)]
-        return list(zip(*found, strict=True) if isinstance(found, tuple) else found)

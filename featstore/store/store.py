@@ -344,7 +344,7 @@ class FeatureStore:
     def _origin(self) -> Origin:
         """Return how it was opened, so that any working directory finds it again."""
         where = self.address if self.place.is_remote else os.path.abspath(self.address)  # noqa: PTH100
-        return Origin(where, self.mode, self.verify)
+        return Origin(where, self.mode, self.verify, reopened)
 
     def sets(self) -> list[SetInfo]:
         """Return the finished sets, sorted by key."""

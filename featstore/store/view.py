@@ -7,7 +7,7 @@ what it is (space, revision, rows, transforms), so that whatever is computed fro
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
@@ -26,7 +26,7 @@ from featstore.errors import (
     unknown_name,
 )
 from featstore.identity import canonical_json, sha256_hex
-from featstore.store.casting import Center, Normalize, Transform, as_tensor
+from featstore.store.casting import Center, Normalize, TorchRows, Transform, as_tensor
 from featstore.store.layout import DTYPES, INTEGERS
 from featstore.store.rows import ForeseeingRows, Mode, RowSource, decode, row_numbers
 from featstore.store.tables import ItemTable, closest, values_of, where_equal
@@ -34,8 +34,6 @@ from featstore.store.tables import ItemTable, closest, values_of, where_equal
 if TYPE_CHECKING:
     import pyarrow
     import torch
-
-    from featstore.arrays import TorchRows
 
 #: What stands in brackets behind a view and chooses several rows.
 Several = slice | list[int] | list[bool] | list[str] | np.ndarray | pl.Series
@@ -55,11 +53,14 @@ class Origin:
     mode, verify : str
         See `featstore.store.store.open_store`. Another process reads ``"full"`` as
         ``"first-touch"``: it compares the blocks that it reads.
+    reopen : callable
+        `featstore.store.store.reopened`: returns a view of it in another process.
     """
 
     address: str
     mode: Mode
     verify: str
+    reopen: Callable[..., EmbeddingsView]
 
 
 _FLOAT32 = np.dtype(np.float32)
@@ -128,10 +129,8 @@ class Selection:
             raise TypeError(
                 f"{self!r} is of rows in memory: send the view it was made of, or `numpy()`."
             )
-        from featstore.store.store import reopened
-
         facts = (self.key, self.revision_id, self.rows, self.transforms, self.dtype)
-        return reopened, (self.origin, *facts)
+        return self.origin.reopen, (self.origin, *facts)
 
     def __len__(self) -> int:
         return int(self.rows.size)
@@ -474,8 +473,6 @@ class Selection:
 
     def torch_dataset(self) -> TorchRows:
         """Return the rows as a dataset for `torch.utils.data.DataLoader`; see `TorchRows`."""
-        from featstore.arrays import TorchRows
-
         return TorchRows((self,))
 
     def to_polars(self) -> pl.DataFrame:
@@ -648,8 +645,6 @@ class PairedView(Generic[View]):
 
     def torch_dataset(self) -> TorchRows:
         """Return the pairs as a dataset for `torch.utils.data.DataLoader`; see `TorchRows`."""
-        from featstore.arrays import TorchRows
-
         return TorchRows((self.x, self.y))
 
     def batches(
