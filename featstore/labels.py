@@ -20,7 +20,7 @@ from featstore.store.rows import MemoryRows
 from featstore.store.tables import ItemTable
 
 if TYPE_CHECKING:
-    from featstore.store.view import Selection, View  # which has `class_texts` as a method
+    from featstore.store.view import Selection, View
 
 
 def head_items(classes: pl.DataFrame) -> pl.DataFrame:

@@ -52,8 +52,7 @@ def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json
     --shared, also of a store that exists: its folders become group-writable and hand that down, its
     files readable by all and writable by nobody. Use `chgrp` before to choose the group.
     """
-    from featstore.remote.objects import Address, parse_address
-    from featstore.share.copy import writable_objects
+    from featstore.remote.objects import Address, parse_address, writable_objects
     from featstore.share.publish import make_bucket_store
     from featstore.store.gc import make_store
     from featstore.store.records import StoreFormat
@@ -419,7 +418,7 @@ def verify_command(
     end; every set that it fits is checked. With --key, also whether all was signed by that key.
     """
     from featstore.store.catalog import resolve_sets
-    from featstore.store.signature import NAME as SIGNATURE
+    from featstore.store.records import SIGNATURE
     from featstore.store.store import open_store
     from featstore.store.verify import Problem, verify_store
 
@@ -617,7 +616,8 @@ def sign_command(store: StorePlace, key: Path, new_key: bool, as_json: bool) -> 
     back or hidden since: `open_store(…, key=…)`, `featstore verify --key`, `featstore pull --key`.
     Sign again whenever the store has changed.
     """
-    from featstore.store.signature import make_key, sign_store
+    from featstore.share.copy import sign_store
+    from featstore.store.signature import make_key
 
     if new_key and not make_key(key):
         click.echo(f"{key} exists: the store is signed by this key", err=True)

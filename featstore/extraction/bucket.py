@@ -38,8 +38,8 @@ from featstore.errors import (
 from featstore.extraction.golden_check import GOLDEN_FILE, Golden
 from featstore.extraction.progress import ExtractResult, ignore
 from featstore.identity import SHORT, canonical_json, sha256_hex
-from featstore.remote.objects import Address, Objects, parse_address
-from featstore.share.copy import send_thumbnails, writable_objects
+from featstore.remote.objects import Address, Objects, parse_address, writable_objects
+from featstore.share.copy import send_thumbnails
 from featstore.share.publish import (
     Relation,
     SetSource,
@@ -55,7 +55,7 @@ from featstore.store.gc import make_store, remove_set
 from featstore.store.journal import BlockRecord
 from featstore.store.layout import SetKey, SetSpec
 from featstore.store.lock import folder_lock
-from featstore.store.records import StoreFormat, read_pointer
+from featstore.store.records import read_pointer
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import ItemFile
 from featstore.store.writer import SetWriter
@@ -106,8 +106,7 @@ class Bucket:
         self.staging = staging_folder(address, staging)
         self._objects = writable_objects(address)
         make_bucket_store(self._objects)
-        self._form = bucket_format(self._objects) or StoreFormat()
-        make_store(self.staging, form=self._form)
+        make_store(self.staging, form=bucket_format(self._objects))
         self._begun: dict[SetKey, str] = {}  # folders of blocks that this process works with
 
     def has(self, spec: SetSpec) -> bool:
@@ -251,7 +250,7 @@ class Bucket:
         folder = key.directory(self.staging)
         for path in sorted((folder / "runs").glob("*.json")):
             self._objects.create(f"{key}/runs/{path.name}", path.read_bytes())
-        update_catalog(self._objects, self._form, [str(key)], thumbnails=thumbnails)
+        update_catalog(self._objects, [str(key)], thumbnails=thumbnails)
         there, _ = read_remote_pointer(self._objects, key)
         base = "" if there is None else str(there["revision"])[:SHORT]
         for name, _ in list(self._objects.names(f"{key}/.staging")):

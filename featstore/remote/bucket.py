@@ -26,6 +26,7 @@ class BucketObjects(Objects):
     machine's own role.
     """
 
+    what = "a bucket"
     can_write = can_push = True
 
     def __init__(self, address: Address) -> None:

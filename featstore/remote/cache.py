@@ -32,13 +32,14 @@ from featstore.store.blocks import layout_of
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
+    facts_of,
     has_grown_to,
-    json_bytes,
     parse_json,
     read_regular,
     same_file,
 )
-from featstore.store.layout import SetKey, array_metadata
+from featstore.store.layout import SetKey
+from featstore.store.listing import set_files
 from featstore.store.records import (
     POINTER,
     REVISIONS,
@@ -196,9 +197,6 @@ def user_cache() -> Cache:
     return Cache(cache_folder("remote"), int(stated) if stated else LIMIT)
 
 
-_ARRAY = "embedding/zarr.json"
-
-
 def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
     """Return what calls that wait for a server return, made in threads at the same time."""
     if len(calls) < 2:
@@ -304,51 +302,32 @@ class Mirror:
             self._keep(directory / name, data)
         return read_commit(directory, revision)
 
-    def fetch_small(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the small files that the rows of a commit are read with, and compare their hashes.
+    def has(self, key: SetKey, commit: Commit, parts: Collection[str]) -> bool:
+        """Return whether there are files of the names of these parts of a revision."""
+        listed = set_files(key, commit).values()
+        return all((self.root / one.path).exists() for one in listed if one.part in parts)
+
+    def fetch(self, key: SetKey, commit: Commit, parts: Collection[str]) -> None:
+        """Fetch what is not here of these parts of a revision, and compare the hashes.
 
         Raises
         ------
         CorruptStoreError
-            If one is missing, larger, or has another hash.
+            If a file is missing, larger, or has another hash.
         """
-        directory = key.directory(self.root)
         missing: list[Callable[[], None]] = []
-        for name, facts in commit.metadata.items():
-            if name not in commit.row_files or same_file(directory / name, facts):
+        layout = layout_of(commit) if "rows" in parts else None
+        for one in set_files(key, commit, layout=layout).values():
+            path = self.root / one.path
+            if one.part not in parts or same_file(path, one.facts):
                 continue
-            if name == _ARRAY:
-                # The commit implies it: what a later revision made of it does not matter.
-                layout = layout_of(commit)
-                if layout is not None and has_grown_to(directory / "embedding", layout):
-                    continue
-                if layout is not None:
-                    self._keep(directory / name, json_bytes(array_metadata(layout)))
-                    continue
-            missing.append(functools.partial(self._fetch, f"{key}/{name}", directory / name, facts))
-        at_once(missing)
-
-    def has_rest(self, key: SetKey, commit: Commit) -> bool:
-        """Return whether files of the names of a commit's item table and other files are there."""
-        directory = key.directory(self.root)
-        paths = [directory / name for name in commit.metadata.keys() - commit.row_files]
-        return all(path.exists() for path in (directory.parent / commit.items["file"], *paths))
-
-    def fetch_items(self, key: SetKey, commit: Commit) -> None:
-        """Fetch a commit's item table; raises as `fetch_small`."""
-        items = commit.items
-        path = key.directory(self.root).parent / items["file"]
-        if not same_file(path, commit.items_facts):
-            self._fetch(f"{key.dataset}/{key.kind}/{items['file']}", path, items)
-
-    def fetch_rest(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the small files that rows are read without; raises as `fetch_small`."""
-        directory = key.directory(self.root)
-        missing = [
-            functools.partial(self._fetch, f"{key}/{name}", directory / name, facts)
-            for name, facts in commit.metadata.items()
-            if name not in commit.row_files and not same_file(directory / name, facts)
-        ]
+            if layout is not None and path.name == POINTER and has_grown_to(path.parent, layout):
+                continue  # the commit implies it: what a later revision made of it does not matter
+            data = one.content()
+            if data is not None and facts_of(data) == one.facts:
+                self._keep(path, data)
+            else:
+                missing.append(functools.partial(self._fetch, one.path, path, one.facts))
         at_once(missing)
 
     def fetch_named(self, name: str, *, limit: int) -> None:

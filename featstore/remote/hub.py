@@ -61,6 +61,7 @@ class HubObjects(WebObjects):
     cost a request to the hub, which counts them, and a round trip.
     """
 
+    what = "a dataset of the Hugging Face hub"
     can_push = True
 
     def __init__(self, address: Address) -> None:

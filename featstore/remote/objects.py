@@ -18,11 +18,23 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
-from featstore.errors import AddressError, CorruptStoreError, RemoteStoreError, UnreachableError
+from featstore.durable import write_durably, write_error
+from featstore.errors import (
+    CorruptStoreError,
+    RemoteStoreError,
+    StoreWriteError,
+    UnreachableError,
+)
+from featstore.identity import sha256_hex
+from featstore.store.files import open_regular, pieces, read_regular, walk_store, write_file
+from featstore.store.lock import folder_lock
+from featstore.store.place import PLACES
+from featstore.store.place import Address as Address
+from featstore.store.place import parse_address as parse_address
 
 #: Times that an answer is asked for before it is given up; a read that got on begins anew.
 ATTEMPTS = 4
@@ -224,6 +236,8 @@ class Objects(ABC):
         For messages, and what the cache calls the place.
     has_ranges : bool
         False once the place has answered a range with the whole.
+    what : str
+        What such a place is, for people.
     can_write : bool
         Whether `put`, `create` and `replace` work.
     can_push : bool
@@ -242,6 +256,7 @@ class Objects(ABC):
         Name -> tag that every answer of `stream` for this file must carry.
     """
 
+    what = "a folder"
     has_ranges = True
     can_write = False
     can_push = False
@@ -346,6 +361,20 @@ class Objects(ABC):
         """
         del prefix
         raise RemoteStoreError(f"{self.address} cannot list its files.")
+
+    @contextlib.contextmanager
+    def hold(self, names: Iterable[str] = ()) -> Iterator[None]:
+        """Let nobody else change records within the block, where there are locks.
+
+        Elsewhere every change is put on a condition.
+
+        Raises
+        ------
+        StoreWriteError
+            If one of these files is not there any more.
+        """
+        del names
+        yield
 
     def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
         """Write a file, whether or not there is one."""
@@ -492,116 +521,100 @@ def backoff(attempt: int) -> float:
     return PAUSE * float(2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-#: Schemes of remote stores, and what each is.
-SCHEMES = {
-    "s3": "an S3 bucket",
-    "gs": "a Google Cloud Storage bucket",
-    "az": "an Azure Blob container",
-    "https": "a web server",
-    "http": "a web server on this machine",
-    "hf": "a dataset of the Hugging Face hub",
-}
+class FolderObjects(Objects):
+    """Files of a store in a folder of this machine; nobody else writes within `hold`."""
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+    can_write = True
 
+    def __init__(self, root: Path) -> None:
+        super().__init__(str(root))
+        self.root = root
+        #: Whether this process is within `hold`.
+        self.held = False
 
-@dataclass(frozen=True)
-class Address:
-    """Where a remote store lies.
+    @contextlib.contextmanager
+    def hold(self, names: Iterable[str] = ()) -> Iterator[None]:
+        """Let nobody else change records within the block, nor remove a set."""
+        with folder_lock(self.root):
+            for name in names:
+                if not (self.root / name).exists():
+                    raise StoreWriteError(
+                        f"{name} of {self.address} was removed, or written anew, meanwhile: "
+                        "nothing was written. Type the command again."
+                    )
+            self.held = True
+            try:
+                yield
+            finally:
+                self.held = False
 
-    Attributes
-    ----------
-    scheme, host, path : str
-        Of the URL; `host` is the bucket of a bucket's address. `path` has no slash at its ends.
-    url : str
-        The whole address without credentials, which it may not have, and without a final slash.
-    """
+    def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Yield name and size of the files below `prefix`."""
+        for name in sorted(walk_store(self.root)[0]):
+            if name.startswith(prefix):
+                yield name, (self.root / name).lstat().st_size
 
-    scheme: str
-    host: str
-    path: str
-    url: str
+    def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
+        """Write a file, whether or not there is one."""
+        assert isinstance(data, bytes)
+        write_file(self.root / name, [data])
 
-    def __str__(self) -> str:
-        return self.url
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file only if there is none."""
+        try:
+            write_durably(self.root / name, [data], sealed=True, new=True)
+        except FileExistsError:
+            return False
+        except OSError as err:
+            raise write_error(self.root / name, err) from err
+        return True
 
-    def resolve(self) -> Address:
-        """Return the address itself, which is never relative, as `Path.resolve` may be asked."""
-        return self
+    def delete(self, name: str) -> None:
+        """Remove a file; none is fine."""
+        (self.root / name).unlink(missing_ok=True)
 
+    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
+        del pace
+        data = read_regular(self.root / name, limit=limit)
+        return data, sha256_hex(data)
 
-def parse_address(text: str | Path) -> Address | Path:
-    """Return what `text` addresses: a folder of this machine, or a remote store.
+    def _stream(
+        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
+    ) -> Iterator[bytes | memoryview]:
+        del size, pace
+        with open_regular(self.root / name) as file:
+            file.seek(span[0])
+            yield from pieces(file, span[1] - span[0])
 
-    Raises
-    ------
-    AddressError
-        If the scheme is unknown, the address holds credentials or a query, or leaves its root.
-        Credentials come from the environment, never from an address: addresses are logged.
-    """
-    found = _SCHEME.match(text) if isinstance(text, str) else None
-    if found is None:
-        return Path(text)
-    assert isinstance(text, str)
-    scheme = found[1].lower()
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname or "", parts.port
-    except ValueError as err:
-        raise AddressError(f"The {scheme} address of the store is malformed: {err}.") from err
-    if scheme == "file":
-        if host not in ("", "localhost"):
-            raise AddressError(
-                f"file://{host}/… names another machine. Take its path where it is mounted."
-            )
-        return Path(unquote(parts.path))
-    if scheme not in SCHEMES:
-        known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise AddressError(
-            f"No store can be opened at {scheme}://. Known are {known}, file:// and paths."
-        )
-    if "@" in parts.netloc:
-        msg = f"The {scheme} address holds credentials. Leave them out: they are read from the "
-        msg += "environment (see docs/sharing.md), and addresses are logged."
-        raise AddressError(msg)
-    if parts.query or parts.fragment:
-        raise AddressError(
-            f"The address {scheme}://{host}{parts.path} has a query or fragment. Leave it out."
-        )
-    if not host:
-        raise AddressError(
-            f"The address {text} names no {'bucket' if scheme in ('s3', 'gs', 'az') else 'host'}."
-        )
-    if scheme == "http" and host not in _LOOPBACK:
-        raise AddressError(
-            f"http://{host} is read in the clear by everyone between. Use https://; http:// is for "
-            "servers on this machine."
-        )
-    path = parts.path.strip("/")
-    if any(step in ("", ".", "..") for step in unquote(path).split("/")) and path:
-        raise AddressError(f"The address {text} has an empty, '.' or '..' step in its path.")
-    bracketed = f"[{host}]" if ":" in host else host
-    place = bracketed if port is None else f"{bracketed}:{port}"
-    return Address(scheme, place, path, f"{scheme}://{place}/{path}".rstrip("/"))
+    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
+        del pace
+        return (self.root / name).lstat().st_size, ""
 
 
-def open_objects(address: Address) -> Objects:
-    """Return the files behind an address. Nothing is asked of the server yet.
+def open_objects(address: Address | Path) -> Objects:
+    """Return the files behind an address. Nothing is asked of a server yet.
 
     Raises
     ------
     RemoteStoreError
         If the library for this scheme is not installed, or refuses the address.
     """
-    if address.scheme == "hf":
-        from featstore.remote.hub import HubObjects
+    if isinstance(address, Path):
+        return FolderObjects(address)
+    made = PLACES[address.scheme]
+    if isinstance(made, str):
+        module, _, name = made.partition(":")
+        made = getattr(import_module(module), name)
+    found: Objects = made(address)
+    return found
 
-        return HubObjects(address)
-    if address.scheme in ("http", "https"):
-        from featstore.remote.web import WebObjects
 
-        return WebObjects(address)
-    from featstore.remote.bucket import BucketObjects
-
-    return BucketObjects(address)
+def writable_objects(address: Address | Path) -> Objects:
+    """Return the files behind an address; RemoteStoreError if it cannot be written."""
+    objects = open_objects(address)
+    if not objects.can_write:
+        raise RemoteStoreError(
+            f"{objects.address} takes whole pushes only, or cannot be written by featstore. Work "
+            "on a folder, and push that (docs/sharing.md)."
+        )
+    return objects

@@ -27,9 +27,10 @@ from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import finished_sets, match_names, parse_catalog
 from featstore.store.files import MAX_JSON_BYTES, read_json
 from featstore.store.layout import ArrayLayout, SetKey
+from featstore.store.listing import PARTS
 from featstore.store.place import Place, Progress
 from featstore.store.records import FOLDER as TAGS
-from featstore.store.records import POINTER, Commit, key_of, read_pointer, tag_file
+from featstore.store.records import POINTER, Commit, key_of, read_pointer
 from featstore.store.rows import Mode, RowSource
 from featstore.store.tables import MAX_THUMBNAILS_BYTES
 
@@ -134,12 +135,6 @@ class RemotePlace(Place):
         """Return a function from the number of a data file to its path in the cache, whole."""
         return self._array(key, commit, layout).fetch_file
 
-    def stored_bytes(self, key: SetKey, commit: Commit, layout: ArrayLayout) -> int:
-        """Return the bytes of the files that the commit names."""
-        del key
-        small = sum(facts["bytes"] for facts in commit.metadata.values())
-        return int(small + sum(layout.file_bytes(file) for file in range(layout.n_files)))
-
     def tags(self) -> list[str]:
         """Return the names of the tags; none where the place cannot list, or need not."""
         if "tags" in (self.catalog() or {}):
@@ -150,14 +145,10 @@ class RemotePlace(Place):
             return []
         return sorted(Path(name).stem for name in names if name.startswith(f"{TAGS}/"))
 
-    def fetch_tag(self, name: str) -> None:
-        """Fetch a tag, if there is one of this name, and the catalog, which may list it by now."""
-        self.mirror.refresh(tag_file(name))
-        self.mirror.refresh(CATALOG, limit=MAX_JSON_BYTES)
-
-    def fetch_signature(self) -> None:
-        """Fetch the signature of the store, if it has one."""
-        self.mirror.refresh("signature.json")
+    def refresh(self, *names: str) -> None:
+        """Fetch records of the store that no hash names, as far as there are any."""
+        for name in names:
+            self.mirror.refresh(name, limit=MAX_JSON_BYTES)
 
     def fetch_records(self, key: SetKey, revision: str | None = None) -> None:
         """Fetch the pointer of a set, its commit, and the commits whose id begins `revision`."""
@@ -168,46 +159,32 @@ class RemotePlace(Place):
                 if name.startswith(revision):
                     self.mirror.fetch_commit(key, name)
 
-    def fetch_files(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the small files that the rows of a revision are read with."""
+    def fetch(self, key: SetKey, commit: Commit, *parts: str) -> None:
+        """Fetch the small files of a revision: all, or these `featstore.store.listing.PARTS`."""
         ready = (key, commit.revision_id)
-        if ready not in self._ready:
-            self.mirror.fetch_small(key, commit)
+        wanted = {*(parts or PARTS)} - ({"rows"} if ready in self._ready else set())
+        if wanted - {"rows"} and ready in self._coming:
+            self._coming[ready].join()
+        if wanted:
+            self.mirror.fetch(key, commit, wanted)
+        if "rows" in wanted:
             self._ready.add(ready)
 
-    def fetch_items(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the item table of a revision."""
-        self._end_rest(key, commit)
-        self.mirror.fetch_items(key, commit)
-
-    def fetch_rest(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the small files of a revision that rows are read without."""
-        self._end_rest(key, commit)
-        self.mirror.fetch_rest(key, commit)
-
-    def begin_rest(self, key: SetKey, commit: Commit) -> None:
+    def begin_fetch(self, key: SetKey, commit: Commit) -> None:
         """Begin to fetch both, beside the first rows: they are there when the server is not."""
-        if (key, commit.revision_id) in self._coming or self.mirror.has_rest(key, commit):
+        parts = ("items", "rest")
+        if (key, commit.revision_id) in self._coming or self.mirror.has(key, commit, parts):
             return
-        thread = threading.Thread(target=self._fetch_both, args=(key, commit), daemon=True)
+
+        def fetch() -> None:
+            # What was wrong is said when they are asked for.
+            with contextlib.suppress(FeatstoreError, OSError, RuntimeError):
+                self.mirror.fetch(key, commit, parts)
+
+        thread = threading.Thread(target=fetch, daemon=True)
         with contextlib.suppress(RuntimeError):  # no more threads: then they are fetched when asked
             thread.start()
             self._coming[key, commit.revision_id] = thread
-
-    def _fetch_both(self, key: SetKey, commit: Commit) -> None:
-        def one(fetch: Callable[[SetKey, Commit], None]) -> None:
-            # What was wrong is said when they are asked for.
-            with contextlib.suppress(FeatstoreError, OSError, RuntimeError):
-                fetch(key, commit)
-
-        with contextlib.suppress(RuntimeError):
-            mirror = self.mirror
-            at_once([lambda: one(mirror.fetch_items), lambda: one(mirror.fetch_rest)])
-
-    def _end_rest(self, key: SetKey, commit: Commit) -> None:
-        thread = self._coming.get((key, commit.revision_id))
-        if thread is not None:
-            thread.join()
 
     def fetch_thumbnails(self, folder: str) -> None:
         """Fetch the thumbnails of ``dataset/kind`` that the catalog lists."""

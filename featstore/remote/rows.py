@@ -44,9 +44,9 @@ from featstore.errors import (
 from featstore.identity import canonical_json, sha256_hex
 from featstore.remote.cache import Cache, kept_below
 from featstore.remote.objects import Objects
-from featstore.store.casting import blank_value
+from featstore.store.blocks import proven
 from featstore.store.files import open_descriptor
-from featstore.store.layout import DTYPES, ArrayLayout, shard_tail
+from featstore.store.layout import ArrayLayout, shard_tail
 from featstore.store.lock import boot_id
 from featstore.store.records import Commit
 from featstore.store.rows import Mode, RowSource, check_bounds, is_run, open_rows
@@ -620,11 +620,11 @@ class RemoteRows:
         data: bytearray,
     ) -> None:  # fmt: skip
         """Verify a block and put it to its place; one that is wrong is asked for once more."""
-        right = self._verified(block, data)
+        right = proven(self._commit, block, data, self._failed)
         if right is None:
             start, size = shard.place_of(block)
             again = b"".join(self._objects.stream(name, start, start + size))
-            right = self._verified(block, bytearray(again))
+            right = proven(self._commit, block, again, self._failed)
         if right is None:
             rows = self._layout.block_slice(block)
             raise CorruptStoreError(
@@ -632,17 +632,5 @@ class RemoteRows:
                 f"{rows.stop - 1:,}) is not what the commit record states. The server's copy is "
                 "damaged, or the server lies. Nothing of it was used."
             )
-        shard.write(descriptor, block, memoryview(right))
+        shard.write(descriptor, block, right)
         have[block] = True
-
-    def _verified(self, block: int, data: bytearray) -> bytearray | None:
-        """Return the block's bytes as the commit states them, or None if they are others."""
-        if self._commit.block_hash(memoryview(data)) == self._commit.blocks[block]:
-            return data
-        blank = np.flatnonzero(self._failed[self._layout.block_slice(block)])
-        if blank.size:
-            rows = np.frombuffer(data, dtype=DTYPES[self._layout.dtype])
-            rows.reshape(-1, self._layout.dim)[blank] = blank_value(self._layout.dtype)
-            if self._commit.block_hash(memoryview(data)) == self._commit.blocks[block]:
-                return data
-        return None

@@ -36,6 +36,8 @@ class WebObjects(Objects):
         ``time.monotonic``. Empty unless `_moved` fills it.
     """
 
+    what = "a web server"
+
     def __init__(self, address: Address) -> None:
         super().__init__(address.url)
         with needs_extra(address.url):

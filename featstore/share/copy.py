@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,7 +20,13 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.identity import sha256_hex
-from featstore.remote.objects import Address, Objects, open_objects, parse_address
+from featstore.remote.objects import (
+    FolderObjects,
+    Objects,
+    open_objects,
+    parse_address,
+    writable_objects,
+)
 from featstore.share.card import (
     croissant,
     croissant_text,
@@ -42,56 +48,58 @@ from featstore.store.catalog import (
     ABOUT,
     parse_catalog,
     read_catalog,
-    write_catalog,
 )
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.files import (
     MAX_JSON_BYTES,
     json_bytes,
     parse_json,
-    read_regular,
-    write_file,
 )
-from featstore.store.lock import folder_lock
 from featstore.store.records import (
     REVISIONS,
+    SIGNATURE,
     StoreFormat,
-    create_tag,
     key_of,
     read_pointer,
     tag_document,
     tag_file,
 )
-from featstore.store.signature import NAME as SIGNATURE
-from featstore.store.signature import Signature, put_signature, read_signature
+from featstore.store.signature import (
+    MAX_COUNTER,
+    Signature,
+    check_outside_stores,
+    check_sets,
+    private_key,
+    read_signature,
+    remember,
+    remembered,
+    signed_bytes,
+)
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import MAX_ITEM_BYTES, write_thumbnails
 
 
 def send_thumbnails(
-    source: FeatureStore, place: Objects | object, keys: Iterable[str]
+    source: FeatureStore, place: Objects | Path, keys: Iterable[str]
 ) -> frozenset[str]:
     """Copy the thumbnails of the kinds of these sets; return the names of files put in a bucket."""
+    objects = open_objects(place) if isinstance(place, Path) else place
     put: set[str] = set()
     for kind in sorted({key.rpartition("/")[0] for key in keys}):
         pictures = source.thumbnails(*kind.split("/"))  # fetched, and compared with their names
-        if not pictures:
-            continue
-        if isinstance(place, Path):
-            write_thumbnails(place / kind, pictures)
-        elif isinstance(place, Objects):
-            there = dict(place.names(f"{kind}/"))
+        if pictures and isinstance(objects, FolderObjects):
+            write_thumbnails(objects.root / kind, pictures)
+        elif pictures:
+            there = dict(objects.names(f"{kind}/"))
             for path in sorted((source.root / kind).glob("thumbnails-*.parquet")):
                 name = f"{kind}/{path.name}"
                 if there.get(name) != path.stat().st_size:
-                    place.put(name, path)
+                    objects.put(name, path)
                 put.add(name)
     return frozenset(put)
 
 
-def send_card(
-    opened: FeatureStore, objects: Objects, form: StoreFormat, licences: Mapping[str, str]
-) -> None:
+def send_card(opened: FeatureStore, objects: Objects, licences: Mapping[str, str]) -> None:
     """Write the card and the Croissant metadata of what the draft of a store holds.
 
     A file of the same name that no push has written stays as it is.
@@ -128,7 +136,7 @@ def send_card(
         if data != old.get(name):
             objects.put(name, data)
     digests = {name: sha256_hex(data) for name, data in new.items()}
-    update_catalog(objects, form, (), about=digests)
+    update_catalog(objects, (), about=digests)
 
 
 def make_tag(place: str | Path, name: str, *, select: Sequence[str] = ()) -> dict[str, str]:
@@ -164,97 +172,6 @@ def make_tag(place: str | Path, name: str, *, select: Sequence[str] = ()) -> dic
     return revisions
 
 
-class FolderTags:
-    """The tags of a store in a folder, as `send_tag` writes them."""
-
-    def __init__(self, root: Path) -> None:
-        self.address = str(root)
-        self._root = root
-
-    @contextlib.contextmanager
-    def held(self, revisions: Mapping[str, str]) -> Iterator[None]:
-        """Let no set be removed, and nobody else write a tag, within the block.
-
-        Raises
-        ------
-        StoreWriteError
-            If a set, key -> revision_id, does not have this revision any more.
-        """
-        with folder_lock(self._root):
-            for key, revision in revisions.items():
-                if not (self._root / key / REVISIONS / f"{revision}.json").exists():
-                    raise StoreWriteError(
-                        f"{key} of {self.address} was removed, or written anew, meanwhile: "
-                        "nothing was tagged. Tag again."
-                    )
-            yield
-
-    def listed(self) -> dict[str, str]:
-        """Return name -> digest of the tags that the catalog lists."""
-        return dict((read_catalog(self._root) or {}).get("tags", {}))
-
-    def create(self, name: str, data: bytes) -> bool:
-        """Write a tag's file; False if there is one."""
-        return create_tag(self._root, name, data)
-
-    def read(self, name: str) -> bytes:
-        """Return a tag's file."""
-        return read_regular(self._root / tag_file(name), limit=MAX_JSON_BYTES)
-
-    def replace(self, name: str, data: bytes) -> None:
-        """Write a tag's file over the one that is there."""
-        write_file(self._root / tag_file(name), [data])
-
-    def enter(self, name: str, digest: str) -> None:
-        """Enter a tag in the catalog; an empty digest takes it out."""
-        write_catalog(self._root, tags={name: digest}, held=True)
-
-    def delete(self, name: str) -> None:
-        """Delete a tag's file; none is fine."""
-        (self._root / tag_file(name)).unlink(missing_ok=True)
-
-
-class BucketTags:
-    """The tags of a store in a bucket, as `FolderTags` are those of a folder."""
-
-    def __init__(self, objects: Objects) -> None:
-        self.address = objects.address
-        self._objects = objects
-        if not objects.can_write:
-            raise RemoteStoreError(
-                f"{self.address} cannot be written by featstore. Tag the folder, and copy that."
-            )
-        self.form = bucket_format(self._objects) or StoreFormat()
-
-    def held(self, revisions: Mapping[str, str]) -> contextlib.AbstractContextManager[object]:
-        """Return a block: no command removes a set of a bucket, and puts have conditions."""
-        return contextlib.nullcontext(revisions)
-
-    def listed(self) -> dict[str, str]:
-        """Return name -> digest of the tags that the catalog lists."""
-        return dict(bucket_catalog(self._objects).get("tags", {}))
-
-    def create(self, name: str, data: bytes) -> bool:
-        """Write a tag's file; False if there is one."""
-        return self._objects.create(tag_file(name), data)
-
-    def read(self, name: str) -> bytes:
-        """Return a tag's file."""
-        return self._objects.read(tag_file(name), limit=MAX_JSON_BYTES)
-
-    def replace(self, name: str, data: bytes) -> None:
-        """Write a tag's file over the one that is there."""
-        self._objects.put(tag_file(name), data)
-
-    def enter(self, name: str, digest: str) -> None:
-        """Enter a tag in the catalog; an empty digest takes it out."""
-        update_catalog(self._objects, self.form, (), tags={name: digest})
-
-    def delete(self, name: str) -> None:
-        """Delete a tag's file; none is fine."""
-        self._objects.delete(tag_file(name))
-
-
 def send_tag(place: str | Path | Objects, name: str, revisions: dict[str, str]) -> bool:
     """Write a tag to a folder or a bucket, in the format of its store.
 
@@ -273,23 +190,22 @@ def send_tag(place: str | Path | Objects, name: str, revisions: dict[str, str]) 
     RemoteStoreError
         If the store cannot be written.
     """
-    tags = _tags_of(place)
+    objects = place if isinstance(place, Objects) else writable_objects(parse_address(place))
     document = tag_document(name, revisions)
-    data, digest = json_bytes(document), document.get("digest")
-    with tags.held(revisions):
-        listed = tags.listed().get(name)
-        if listed not in (None, digest):
-            raise taken(tags.address, name)
-        created = tags.create(name, data)
-        if not created and tags.read(name) != data:
+    data, path = json_bytes(document), tag_file(name)
+    with objects.hold(f"{key}/{REVISIONS}/{revision}.json" for key, revision in revisions.items()):
+        listed = bucket_catalog(objects).get("tags", {}).get(name)
+        if listed not in (None, document["digest"]):
+            raise taken(objects.address, name)
+        created = objects.create(path, data)
+        if not created and objects.read(path, limit=MAX_JSON_BYTES) != data:
             if listed is None:
-                raise taken(tags.address, name)
-            tags.replace(name, data)
+                raise taken(objects.address, name)
+            objects.put(path, data)
             return True
-        if digest is not None and listed is None:
-            tags.enter(name, digest)
-            return True
-        return created
+        if listed is None:
+            update_catalog(objects, (), tags={name: document["digest"]})
+        return created or listed is None
 
 
 def drop_tag(place: str | Path, name: str) -> bool:
@@ -300,22 +216,13 @@ def drop_tag(place: str | Path, name: str) -> bool:
     StoreWriteError, RemoteStoreError
         If the store cannot be written.
     """
-    tags = _tags_of(place)
-    with tags.held({}):
+    objects = writable_objects(parse_address(place))
+    with objects.hold():
         there = name in open_store(place).tags()
-        if name in tags.listed():
-            tags.enter(name, "")
-        tags.delete(name)
+        if name in bucket_catalog(objects).get("tags", {}):
+            update_catalog(objects, (), tags={name: ""})
+        objects.delete(tag_file(name))
     return there
-
-
-def _tags_of(place: str | Path | Objects) -> FolderTags | BucketTags:
-    if isinstance(place, Objects):
-        return BucketTags(place)
-    address = parse_address(place)
-    if isinstance(address, Address):
-        return BucketTags(open_objects(address))
-    return FolderTags(address)
 
 
 def taken(where: str, name: str) -> StoreWriteError:
@@ -324,6 +231,62 @@ def taken(where: str, name: str) -> StoreWriteError:
         f"{where} has a tag {name!r} of other revisions. Tags never change: choose another name, "
         f"or, if nobody used it, drop it with `featstore tag {where} {name} --delete`."
     )
+
+
+def sign_store(place: str | Path, key: Path) -> Signature:
+    """Sign what a store holds now, and return the signature; the one that is there if it does.
+
+    Parameters
+    ----------
+    place : path or address
+        A folder, or a bucket.
+    key : Path
+        A private Ed25519 key, in PEM.
+
+    Raises
+    ------
+    SignatureError
+        If the key is none or lies in a store, or a set is not as the catalog lists it.
+    CorruptStoreError
+        If a record or a tag is damaged.
+    StoreWriteError, RemoteStoreError
+        If the store has no catalog, or cannot be written.
+    """
+    check_outside_stores(key)
+    private = private_key(key)
+    public = private.public_key().public_bytes_raw().hex()
+    objects = writable_objects(parse_address(place))
+    store = open_store(place)
+    catalog = read_catalog(store.root)
+    if catalog is None:
+        raise StoreWriteError(
+            f"{store.address} has no catalog: what it holds is not listed. Run `featstore repair`, "
+            "and sign that."
+        )
+    found = {str(info.key): info.commit.revision_id for info in store.sets()}
+    check_sets(found, catalog["sets"], where=store.address, what="listed")
+    for name in store.tags():
+        store.tag(name)
+    try:
+        store.place.refresh(SIGNATURE)
+        there = read_signature(store.root, where=store.address)
+    except (SignatureError, CorruptStoreError):
+        there = None  # a damaged one is replaced
+    if there is not None and there.public_key == public and there.covers(catalog):
+        remember(store.address, public, there.counter)  # a kill may have come between the two
+        return there
+    before = there.counter if there is not None and there.public_key == public else 0
+    counter = 1 + max(before, remembered(store.address, public))
+    if counter > MAX_COUNTER:
+        raise SignatureError(
+            f"{store.address}/{SIGNATURE} has number {before:,}, the highest: somebody forged it. "
+            "Delete it, and sign again."
+        )
+    signed = private.sign(signed_bytes(catalog, counter)).hex()
+    made = Signature(public, counter, signed)
+    objects.put(SIGNATURE, json_bytes(made.document()))
+    remember(store.address, public, counter)
+    return made
 
 
 @dataclass
@@ -363,8 +326,9 @@ def copy_sets(
     ----------
     source, target : path or address
         Any that `open_store` knows; the target one that can be written: a folder, a bucket or a
-        dataset of the hub, which gets one commit, with a card. If all sets are copied, so are the
-        tags, and a signature if it covers what the target then holds.
+        dataset of the hub, which gets one commit, with a card. If
+        all sets are copied, so are the tags,
+        and a signature if it covers what the target then holds.
     select : sequence of str
         Patterns of keys such as ``stamps/image/*`` or ``*/*/timm.*``; a set that fits one of them
         is copied. All by default.
@@ -398,12 +362,9 @@ def copy_sets(
     if select and not chosen:
         raise UnknownSetError(f"{opened.address} holds no set that fits {', '.join(select)}.")
     for _ in range(ROUNDS):
-        there = open_objects(place).draft() if isinstance(place, Address) else place
+        there = open_objects(place).draft()
         report = CopyReport()
         copying = _Copying(opened, there, report, force, progress or (lambda _: None), tell)
-        if not isinstance(there, Objects):
-            copying.send(chosen, everything=not select, licences=licences or {})
-            return report
         try:
             copying.send(chosen, everything=not select, licences=licences or {})
             # Whoever was slower looks at what the other has published, and decides anew.
@@ -420,7 +381,7 @@ class _Copying:
     """One attempt to bring sets, tags and signature of a store to another place."""
 
     opened: FeatureStore
-    place: Objects | Path
+    place: Objects
     report: CopyReport
     force: bool
     progress: Callable[[int], object]
@@ -435,29 +396,30 @@ class _Copying:
         self, chosen: Sequence[Path], *, everything: bool, licences: Mapping[str, str]
     ) -> None:
         """Send the sets of these folders and, with `everything`, what else the store holds."""
-        objects = self.place if isinstance(self.place, Objects) else None
-        form = _target_format(objects, StoreFormat(hash=self.opened.form.hash))
-        current = bucket_catalog(objects)["sets"] if objects is not None else {}
+        objects, in_folder = self.place, isinstance(self.place, FolderObjects)
+        if not in_folder and bucket_format(objects) is None:
+            make_bucket_store(objects, StoreFormat(hash=self.opened.form.hash))
+        # In a folder the pointers say it, and what a kill left untidy there is tidied up.
+        current = {} if in_folder else bucket_catalog(objects)["sets"]
         for folder in chosen:
             self._send_set(folder, current)
         if everything:
             self._send_tags()
         pictures = send_thumbnails(self.opened, self.place, sorted(self.report.sets))
-        if objects is not None:
+        if not in_folder:
             sent = [
                 name
                 for name, there in self.report.sets.items()
                 if there != "newer" and current.get(name) != self.pointers[name]["revision"]
             ]
-            update_catalog(objects, form, sent, thumbnails=pictures)
-            if objects.page:
-                send_card(self.opened, objects, form, licences)
+            update_catalog(objects, sent, thumbnails=pictures)
+        if objects.page:
+            send_card(self.opened, objects, licences)
         if everything:
             _send_signature(self.opened, self.place, self.report)
 
     def _send_set(self, folder: Path, current: Mapping[str, str]) -> None:
         key = str(key_of(folder))
-        objects = self.place if isinstance(self.place, Objects) else None
         try:
             there: Relation = "same"
             self.pointers[key] = read_pointer(folder) or {"revision": ""}
@@ -466,12 +428,10 @@ class _Copying:
                 there = _publish(self.place, source, force=self.force, progress=self.progress)
         except FeatstoreError as err:
             self.report.failed[key] = str(err)
-            if objects is not None:
-                objects.undo()
+            self.place.undo()
             return
-        if objects is not None:
-            # The cache may drop the files of one remote set for those of the next.
-            objects.keep(arrived=self.opened.place.is_remote)
+        # The cache may drop the files of one remote set for those of the next.
+        self.place.keep(arrived=self.opened.place.is_remote)
         self.report.sets[key] = there
         if self.tell is not None:
             self.tell(key, there)
@@ -491,74 +451,40 @@ class _Copying:
                 self.report.failed[tag_file(name)] = str(err)
 
 
-def _send_signature(opened: FeatureStore, place: Objects | Path, report: CopyReport) -> None:
+def _send_signature(opened: FeatureStore, place: Objects, report: CopyReport) -> None:
     """Send the signature of a store to a copy that lists the very sets and tags that it lists."""
     try:
-        opened.place.fetch_signature()
+        opened.place.refresh(SIGNATURE)
         signature = read_signature(opened.root, where=opened.address)
     except FeatstoreError as err:
         report.failed[SIGNATURE] = str(err)
         return
     if signature is None:
         return
-    there = None
-    if isinstance(place, Objects):
-        theirs = bucket_catalog(place)
-        with contextlib.suppress(SignatureError, CorruptStoreError, FileNotFoundError):
-            where = f"{place.address}/{SIGNATURE}"
-            data = place.read(SIGNATURE, limit=MAX_JSON_BYTES)
-            there = Signature.parse(parse_json(data, where=where), where=where)
-    else:
-        theirs = read_catalog(place) or {}
-        with contextlib.suppress(SignatureError, CorruptStoreError):  # a damaged one is replaced
-            there = read_signature(place, where=str(place))
+    there, where = None, f"{place.address}/{SIGNATURE}"
+    with contextlib.suppress(SignatureError, CorruptStoreError, FileNotFoundError):
+        data = place.read(SIGNATURE, limit=MAX_JSON_BYTES)  # a damaged one is replaced
+        there = Signature.parse(parse_json(data, where=where), where=where)
+    theirs = bucket_catalog(place)
     mine = read_catalog(opened.root) or {}
     same = all(mine.get(name) == theirs.get(name) for name in ("sets", "tags"))
     # That of another key stays: whose signature a store carries, its owner says.
     own = there is None or there.public_key == signature.public_key
     if not same or not own or (there is not None and there.counter >= signature.counter):
         return
-    data = json_bytes(signature.document())
-    if isinstance(place, Objects):
-        place.put(SIGNATURE, data)
-    else:
-        put_signature(place, data)
-
-
-def _target_format(objects: Objects | None, new: StoreFormat) -> StoreFormat:
-    """Return the format of the store in a bucket, made if it is missing, or that of a new one."""
-    stated = None if objects is None else bucket_format(objects)
-    if objects is not None and stated is None:
-        make_bucket_store(objects, new)
-        stated = bucket_format(objects)
-    return stated or new
+    place.put(SIGNATURE, json_bytes(signature.document()))
 
 
 def _publish(
-    place: Objects | Path,
-    source: SetSource,
-    *,
-    force: bool,
-    progress: Callable[[int], object],
+    place: Objects, source: SetSource, *, force: bool, progress: Callable[[int], object]
 ) -> Relation:
-    if isinstance(place, Path):
-        return publish_to_folder(place, source, progress=progress)
+    if isinstance(place, FolderObjects):
+        return publish_to_folder(place.root, source, progress=progress)
     return publish_to_bucket(place, source, force=force, progress=progress)
 
 
-def writable_objects(address: Address) -> Objects:
-    """Return the files behind an address; RemoteStoreError if it cannot be written."""
-    objects = open_objects(address)
-    if not objects.can_write:
-        raise RemoteStoreError(
-            f"{address.url} takes whole pushes only, or cannot be written by featstore. Work on a "
-            "folder, and push that (docs/sharing.md)."
-        )
-    return objects
-
-
 def bucket_catalog(objects: Objects) -> dict[str, Any]:
-    """Return the catalog of a bucket, empty if it has none: one request for all sets."""
+    """Return the catalog of a store, empty if it has none: one request for all sets."""
     try:
         data = objects.read(CATALOG, limit=MAX_JSON_BYTES)
     except FileNotFoundError:

@@ -26,7 +26,6 @@ from featstore.errors import (
     package_of,
 )
 from featstore.remote.cache import user_cache
-from featstore.remote.objects import SCHEMES
 from featstore.remote.place import RemotePlace
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.files import open_regular
@@ -187,7 +186,7 @@ def _remote(place: RemotePlace) -> Iterator[Finding]:
         text = "the server is not asked; this is what the cache holds"
         yield Finding("server", "note", text, "Check the network, or HEADSTOCK_OFFLINE.")
         return
-    yield Finding("server", "fine", f"{SCHEMES[place.address.split('://')[0]]} answers")
+    yield Finding("server", "fine", f"{place.mirror.objects.what} answers")
     try:
         listed = place.catalog() is not None
     except CorruptStoreError:

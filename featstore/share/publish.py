@@ -38,10 +38,10 @@ from featstore.errors import (
     StoreWriteError,
 )
 from featstore.identity import sha256_hex
-from featstore.remote.objects import Objects, backoff
+from featstore.remote.objects import FolderObjects, Objects, backoff
 from featstore.store.blocks import check_file, layout_of
 from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import catalog_bytes, parse_catalog
+from featstore.store.catalog import catalog_bytes, parse_catalog, write_catalog
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -54,7 +54,8 @@ from featstore.store.files import (
 )
 from featstore.store.gc import check_hash, make_store
 from featstore.store.journal import has_blocks
-from featstore.store.layout import FORMAT, ArrayLayout, SetKey, array_metadata, group_metadata
+from featstore.store.layout import FORMAT, ArrayLayout, SetKey, group_metadata
+from featstore.store.listing import Listed, set_files
 from featstore.store.lock import Claim, claim_folders, claim_set, folder_lock
 from featstore.store.records import (
     POINTER,
@@ -72,8 +73,6 @@ from featstore.store.records import (
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES
 from featstore.store.writer import settle_claimed, settle_set
-
-_ARRAY = "embedding/zarr.json"
 
 
 @dataclass
@@ -125,23 +124,12 @@ class SetSource:
         CorruptStoreError
             If one is not what its commit states.
         """
-        files: dict[str, bytes] = {}
-        key, commits = self.info.key, self.commits(known)
+        commits = self.commits(known)
         for commit in commits:
-            self.store.place.fetch_files(key, commit)
-            self.store.place.fetch_items(key, commit)
-            self.store.place.fetch_rest(key, commit)
-            path = self.directory.parent / commit.items["file"]
-            name = f"{key.dataset}/{key.kind}/{path.name}"
-            files[name] = self._checked(path, commit.items_facts)
-            for part, stated in commit.metadata.items():
-                if part != _ARRAY:
-                    files[f"{key}/{part}"] = self._checked(self.directory / part, stated)
-        files[f"{key}/{_ARRAY}"] = json_bytes(array_metadata(self.layout()))
-        for commit in commits:
-            part = f"{REVISIONS}/{commit.revision_id}.json"
-            files[f"{key}/{part}"] = read_regular(self.directory / part, limit=MAX_ITEM_BYTES)
-        return files
+            self.store.place.fetch(self.info.key, commit)
+        listed = set_files(self.info.key, commits[-1], commits[:-1], self.layout())
+        small = [one for one in listed.values() if one.part != "data"]
+        return {one.path: one.content() or self._checked(one) for one in small}
 
     def groups(self) -> dict[str, bytes]:
         """Return the metadata of the groups above the set: path below the store -> bytes."""
@@ -166,8 +154,9 @@ class SetSource:
         """From the number of a data file to its path; see `featstore.store.place.Place`."""
         return self.store.place.data_files(self.info.key, self.info.commit, self.layout())
 
-    def _checked(self, path: Path, facts: dict[str, int | str]) -> bytes:
-        if not same_file(path, facts):
+    def _checked(self, one: Listed) -> bytes:
+        path = self.store.root / one.path
+        if one.check(self.store.root).reasons:
             raise CorruptStoreError(
                 f"{path} is missing or differs from its commit record. The set was not sent."
             )
@@ -392,24 +381,26 @@ def _put_data(objects: Objects, name: str, path: Path) -> None:
 
 def update_catalog(
     objects: Objects,
-    form: StoreFormat,
     keys: Iterable[str],
     *,
     thumbnails: frozenset[str] = frozenset(),
     tags: Mapping[str, str] | None = None,
     about: Mapping[str, str] | None = None,
 ) -> bool:
-    """Enter sets, thumbnails and tags in a bucket's catalog; False if all was there already.
+    """Enter sets, thumbnails and tags in the catalog of a store; False if all was there already.
+
+    That of a folder follows from the sets that are there.
 
     Parameters
     ----------
-    form : StoreFormat
-        Of the store in the bucket.
     keys : iterable of str
         Keys of the sets; the catalog states the revisions that their pointers name.
     tags, about : mapping, optional
         Name -> digest, of tags and of the files about the store.
     """
+    if isinstance(objects, FolderObjects):
+        write_catalog(objects.root, tags=tags, about=about, held=objects.held)
+        return True
     named = [key for key in map(SetKey.parse, keys) if key is not None]
     for attempt in range(1, ROUNDS + 1):
         try:
@@ -425,7 +416,7 @@ def update_catalog(
         pointers = {str(key): read_remote_pointer(objects, key)[0] for key in named}
         now = {key: there["revision"] for key, there in pointers.items() if there is not None}
         new = catalog_bytes(
-            form, sets={**old["sets"], **now},
+            old.get("form") or bucket_format(objects) or StoreFormat(), sets={**old["sets"], **now},
             thumbnails={*old.get("thumbnails", []), *thumbnails},
             tags={**old.get("tags", {}), **(tags or {})},
             about={**old.get("about", {}), **(about or {})},
@@ -532,8 +523,7 @@ def publish_to_folder(
     PublishConflictError
         If the set there was extended otherwise.
     StoreWriteError
-        If another process writes it, an extraction of it is unfinished, the store is of an earlier
-        format than the set, or the disk refuses.
+        If another process writes it, an extraction of it is unfinished, or the disk refuses.
     """
     key = source.info.key
     directory = key.directory(root)

@@ -161,30 +161,48 @@ def first_row_not_stored(
     int or None
         A row; None if every block is there. One that cannot be read is not looked at.
     """
+    failed = older.failed_rows()
     for block, digest in enumerate(older.blocks):
         start = block * older.block_rows
         rows = min(older.block_rows, older.n - start)
         if digest == current.blocks[block]:
             continue
-        # Rows that had failed then may have an embedding now.
-        blank = np.flatnonzero(older.failed_rows()[start : start + rows])
         path = directory / layout.file_name(block // layout.blocks_per_file)
         try:
             data = read_block(path, layout, block)[: rows * layout.row_bytes]
-            if older.block_hash(blanked(data, layout, blank)) != digest:
+            if proven(older, block, data, failed) is None:
                 return start
         except (FeatstoreError, OSError):
             continue
     return None
 
 
-def blanked(data: bytes | memoryview, layout: ArrayLayout, blank: np.ndarray) -> bytes | memoryview:
-    """Return stored rows with the rows `blank` as those of failed items are."""
-    if not blank.size:
-        return data
-    rows = np.frombuffer(data, dtype=DTYPES[layout.dtype]).reshape(-1, layout.dim).copy()
-    rows[blank] = blank_value(layout.dtype)
-    return rows.reshape(-1).view(np.uint8).data
+def proven(
+    commit: Commit, block: int, data: Any, failed: np.ndarray | None = None
+) -> memoryview | None:
+    """Return the rows of a block as a commit states them; None if they are others.
+
+    Rows of failed items may have an embedding by now, which a later revision gave them, or a second
+    try that was given up: they are blanked.
+
+    Parameters
+    ----------
+    data : bytes or array
+        The rows, as stored.
+    failed : ndarray of shape (n,), optional
+        What `Commit.failed_rows` returns.
+    """
+    view = memoryview(data).cast("B")
+    if commit.block_hash(view) == commit.blocks[block]:
+        return view
+    start = block * commit.block_rows
+    lost = (commit.failed_rows() if failed is None else failed)[start : start + commit.block_rows]
+    if not lost.any() or len(view) != lost.size * commit.dim * DTYPES[commit.dtype].itemsize:
+        return None
+    rows = np.frombuffer(view, dtype=DTYPES[commit.dtype]).reshape(-1, commit.dim).copy()
+    rows[lost] = blank_value(commit.dtype)
+    right = rows.reshape(-1).view(np.uint8).data
+    return right if commit.block_hash(right) == commit.blocks[block] else None
 
 
 def read_block(path: Path, layout: ArrayLayout, block: int) -> bytes:

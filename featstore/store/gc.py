@@ -215,7 +215,7 @@ def _old_files(root: Path, directory: Path, before: float) -> Iterator[Litter]:
     """Yield the files of a finished set that no published revision names and no writer left now."""
     records = read_records(root, key_of(directory))
     history = (records.pointer or {}).get("history", [])
-    if records.pointer_fault() or len(records.older) != len(history) or not records.layout():
+    if records.pointer_fault or len(records.older) != len(history) or not records.layout:
         return  # a record that is lost may name anything
     for path in unlisted(root, records.key, records.files()):
         name, facts = path.relative_to(directory).as_posix(), path.lstat()

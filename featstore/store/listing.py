@@ -8,6 +8,7 @@ a copy sends it. The attributes of a pointer are right if they hash to what the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -44,6 +45,10 @@ from featstore.store.records import (
 ARRAY = "embedding/zarr.json"
 
 
+#: Of the small files: what rows are read with, the item table, and what rows are read without.
+PARTS = ("rows", "items", "rest")
+
+
 @dataclass(frozen=True)
 class Listed:
     """A file that the commit of a revision lists.
@@ -55,8 +60,8 @@ class Listed:
     commit : Commit
     facts : mapping
         Its ``bytes`` and ``sha256``; none of a file of rows, whose blocks have hashes.
-    data : bytes or None
-        Its content, where that follows from the commit.
+    derive : callable or None
+        Returns its content, where that follows from the commit.
     layout : ArrayLayout or None
         Of a file of rows, which is number `file` of the array.
     """
@@ -64,9 +69,24 @@ class Listed:
     path: str
     commit: Commit
     facts: Mapping[str, Any] = field(default_factory=dict)
-    data: bytes | None = None
+    derive: Callable[[], bytes] | None = None
     layout: ArrayLayout | None = None
     file: int = -1
+
+    @property
+    def part(self) -> str:
+        """One of `PARTS`; ``"record"`` of a commit, and ``"data"`` of a file of rows."""
+        steps = self.path.split("/")
+        if self.layout is not None:
+            return "data"
+        if len(steps) == 3:
+            return "items"
+        usual = "rows" if steps[3] in ("embedding", "bias") else "rest"
+        return "record" if steps[3] == REVISIONS else usual
+
+    def content(self) -> bytes | None:
+        """Return what the file holds, where that follows from the commit."""
+        return None if self.derive is None else self.derive()
 
     def check(self, root: Path, *, full: bool = True, grown: bool = False) -> FileCheck:
         """Compare the file below `root` with what is listed.
@@ -107,19 +127,28 @@ def set_files(
             path = f"{key}/embedding/{layout.file_name(file)}"
             found.append(Listed(path, current, layout=layout, file=file))
     for commit in (*older, current):
-        documents = {"bias/zarr.json": vector_metadata(commit.n, "float32")}
+        known: dict[str, Callable[[], bytes]] = {
+            "bias/zarr.json": functools.partial(_bias, commit.n)
+        }
         if layout is not None:
-            documents[ARRAY] = array_metadata(layout)
+            known[ARRAY] = functools.partial(_array, layout)
         table = f"{key.dataset}/{key.kind}/{commit.items['file']}"
         found.append(Listed(table, commit, commit.items_facts))
         for name, facts in commit.metadata.items():
             if name != ARRAY or commit is current:
-                data = json_bytes(documents[name]) if name in documents else None
-                found.append(Listed(f"{key}/{name}", commit, facts, data))
+                found.append(Listed(f"{key}/{name}", commit, facts, known.get(name)))
         data = commit_bytes(commit)
         path = f"{key}/{REVISIONS}/{commit.revision_id}.json"
-        records.append(Listed(path, commit, facts_of(data), data))
+        records.append(Listed(path, commit, facts_of(data), functools.partial(bytes, data)))
     return {one.path: one for one in (*found, *records)}
+
+
+def _array(layout: ArrayLayout) -> bytes:
+    return json_bytes(array_metadata(layout))
+
+
+def _bias(n: int) -> bytes:
+    return json_bytes(vector_metadata(n, "float32"))
 
 
 def unlisted(root: Path, key: SetKey, listed: Collection[str]) -> Iterator[Path]:
@@ -166,18 +195,20 @@ class SetRecords:
         """Folder of the set."""
         return self.key.directory(self.root)
 
+    @functools.cached_property
     def layout(self) -> ArrayLayout | None:
-        """Return how the current array is cut; None if no commit says so."""
+        """How the current array is cut; None if no commit says so."""
         return None if self.current is None else layout_of(self.current)
 
     def files(self) -> dict[str, Listed]:
         """Return the table of the set; empty if no commit says what its files should be."""
         if self.current is None:
             return {}
-        return set_files(self.key, self.current, self.older, self.layout())
+        return set_files(self.key, self.current, self.older, self.layout)
 
+    @functools.cached_property
     def pointer_fault(self) -> str:
-        """Return what is wrong with the pointer beside the current commit, or an empty string."""
+        """What is wrong with the pointer beside the current commit, or an empty string."""
         if self.pointer is None:
             return "is missing" if self._data is None else "is not the metadata of a set"
         if self.current is None or self.pointer["revision"] != self.current.revision_id:
@@ -192,7 +223,7 @@ class SetRecords:
         others = {name: one for name, one in self.commits.items() if one is not self.current}
         if self.current is None:
             return []
-        if self.pointer is not None and not self.pointer_fault():
+        if self.pointer is not None and not self.pointer_fault:
             return [others[name] for name in self.pointer.get("history", []) if name in others]
         smaller = [one for one in others.values() if one.n <= self.current.n]
         return sorted(smaller, key=lambda one: one.n)
@@ -223,7 +254,8 @@ def read_records(
     names : collection of str, optional
         The regular files of the set, relative to it; no other is opened. All by default.
     listed : str, optional
-        The revision that the catalog lists; it is read by default.
+        The revision that the catalog lists, which is looked up by default if the pointer names none
+        that is whole.
     fetch : callable
         Asked for the revisions whose record is damaged or missing.
 
@@ -236,16 +268,19 @@ def read_records(
     if names is None:
         check_no_links(root, [directory / REVISIONS])
         names = {POINTER, *(f"{REVISIONS}/{p.name}" for p in (directory / REVISIONS).glob("*"))}
-    if listed is None:
-        listed = str((read_catalog(root) or {"sets": {}})["sets"].get(str(key), ""))
     data, stated, pointer = _pointer(directory) if POINTER in names else (None, {}, None)
     history = stated.get("history")
     ids = [stated.get("revision"), *(history if isinstance(history, list) else []), listed]
     ids += [Path(name).stem for name in names if name.startswith(f"{REVISIONS}/")]
+    ids = list(dict.fromkeys(ids))
     found = {name: _commit(directory, name, names, fetch) for name in filter(is_sha256, ids)}
+    if found.get(str(ids[0])) is None and listed is None:
+        listed = str((read_catalog(root) or {"sets": {}})["sets"].get(str(key), ""))
+        if is_sha256(listed) and listed not in found:
+            found[listed] = _commit(directory, listed, names, fetch)
     commits = {name: commit for name, commit in found.items() if commit is not None}
     only = next(iter(commits.values())) if len(commits) == 1 else None
-    current = commits.get(str(ids[0])) or commits.get(listed) or only
+    current = commits.get(str(ids[0])) or commits.get(str(listed)) or only
     records = SetRecords(root, key, stated, pointer, commits, current, [], data)
     records.older = records.published()
     return records
@@ -255,7 +290,7 @@ def _pointer(directory: Path) -> tuple[bytes, dict[str, Any], dict[str, Any] | N
     """Return a pointer's bytes, the attributes that they state, and the same if of right form."""
     data, stated = b"", {}
     with contextlib.suppress(FeatstoreError, OSError):
-        data = read_regular(directory / POINTER, limit=MAX_METADATA_BYTES)
+        data = read_regular(f"{directory}/{POINTER}", limit=MAX_METADATA_BYTES)
         document = parse_json(data, where=POINTER)
         with contextlib.suppress(KeyError, TypeError):
             found = document["attributes"]["featstore"]
@@ -319,8 +354,7 @@ class Damage:
     @property
     def items(self) -> list[Listed]:
         """The item tables that are damaged."""
-        start = f"{self.records.key}/"
-        return [one for one in self.wrong if not one.path.startswith(start)]
+        return [one for one in self.wrong if one.part == "items"]
 
     @property
     def lost(self) -> list[str]:
@@ -344,14 +378,14 @@ def find_damage(records: SetRecords) -> Damage:
     CorruptStoreError
         If no commit says what the set should be, or a link leads to a file.
     """
-    root, key, current, layout = records.root, records.key, records.current, records.layout()
+    root, key, current, layout = records.root, records.key, records.current, records.layout
     if current is None or layout is None:
         raise CorruptStoreError(
             f"{key} has no commit record that says what its files should be. Take it from another "
             "copy (`featstore repair --from`), or remove the set and extract it anew."
         )
     found = Damage(records, current, layout)
-    found.pointer = None if records.pointer_fault() else records.pointer
+    found.pointer = None if records.pointer_fault else records.pointer
     busy = staging_of(records.directory).exists()
     for one in records.files().values():
         check_no_links(root, [root / one.path])

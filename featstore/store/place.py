@@ -9,19 +9,143 @@ into the user's cache.
 
 from __future__ import annotations
 
-import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+from urllib.parse import unquote, urlsplit
 
-from featstore.errors import CorruptStoreError, StoreWriteError
+from featstore.errors import AddressError, CorruptStoreError, StoreWriteError
+from featstore.plugins import Registry
 from featstore.store.blocks import check_file
 from featstore.store.catalog import find_sets, finished_sets, set_folders, unfinished_sets
 from featstore.store.files import check_no_links, has_grown, opened_as_it_is
 from featstore.store.layout import ArrayLayout, SetKey
 from featstore.store.records import Commit, key_of, read_pointer, tag_names
 from featstore.store.rows import Mode, RowSource, open_rows
+
+
+def _as_place(name: str, thing: Any) -> Any:
+    if not callable(thing):
+        raise TypeError(f"{name} is {thing!r}, not a class of featstore.remote.objects.Objects")
+    return thing
+
+
+PLACES: Registry[Any] = Registry(
+    "place",
+    {
+        "s3": "featstore.remote.bucket:BucketObjects",
+        "gs": "featstore.remote.bucket:BucketObjects",
+        "az": "featstore.remote.bucket:BucketObjects",
+        "https": "featstore.remote.web:WebObjects",
+        "http": "featstore.remote.web:WebObjects",
+        "hf": "featstore.remote.hub:HubObjects",
+    },
+    accept=_as_place,
+)
+"""Where stores lie beside folders: scheme of the address -> a class.
+
+A place of one's own (``register("place", SCHEME)``, an entry point of ``headstock.places``) is a
+`featstore.remote.objects.Objects`, made of an `Address`.
+"""
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a remote store lies.
+
+    Attributes
+    ----------
+    scheme, host, path : str
+        Of the URL; `host` is the bucket of a bucket's address. `path` has no slash at its ends.
+    url : str
+        The whole address without credentials, which it may not have, and without a final slash.
+    """
+
+    scheme: str
+    host: str
+    path: str
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def resolve(self) -> Address:
+        """Return the address itself, which is never relative, as `Path.resolve` may be asked."""
+        return self
+
+
+def parse_address(text: str | Path) -> Address | Path:
+    """Return what `text` addresses: a folder of this machine, or a remote store.
+
+    Raises
+    ------
+    AddressError
+        If the scheme is unknown, the address holds credentials or a query, or leaves its root.
+        Credentials come from the environment, never from an address: addresses are logged.
+    """
+    found = _SCHEME.match(text) if isinstance(text, str) else None
+    if found is None:
+        return Path(text)
+    assert isinstance(text, str)
+    scheme = found[1].lower()
+    if scheme == "file":
+        return _local_path(text)
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as err:
+        raise AddressError(f"The {scheme} address of the store is malformed: {err}.") from err
+    if scheme not in PLACES:
+        known = ", ".join(f"{name}://" for name in PLACES)
+        raise AddressError(
+            f"No store can be opened at {scheme}://. Known are {known}, file:// and paths."
+        )
+    if "@" in parts.netloc:
+        msg = f"The {scheme} address holds credentials. Leave them out: they are read from the "
+        msg += "environment (see docs/sharing.md), and addresses are logged."
+        raise AddressError(msg)
+    if parts.query or parts.fragment:
+        raise AddressError(
+            f"The address {scheme}://{host}{parts.path} has a query or fragment. Leave it out."
+        )
+    _check_host(scheme, host, text)
+    path = parts.path.strip("/")
+    if any(step in ("", ".", "..") for step in unquote(path).split("/")) and path:
+        raise AddressError(f"The address {text} has an empty, '.' or '..' step in its path.")
+    bracketed = f"[{host}]" if ":" in host else host
+    place = bracketed if port is None else f"{bracketed}:{port}"
+    return Address(scheme, place, path, f"{scheme}://{place}/{path}".rstrip("/"))
+
+
+def _check_host(scheme: str, host: str, text: str) -> None:
+    """Raise AddressError if an address names no host, or one that is read in the clear."""
+    if not host:
+        raise AddressError(
+            f"The address {text} names no {'bucket' if scheme in ('s3', 'gs', 'az') else 'host'}."
+        )
+    if scheme == "http" and host not in _LOOPBACK:
+        raise AddressError(
+            f"http://{host} is read in the clear by everyone between. Use https://; http:// is for "
+            "servers on this machine."
+        )
+
+
+def _local_path(text: str) -> Path:
+    """Return the path that a file:// address names."""
+    parts = urlsplit(text)
+    if parts.netloc not in ("", "localhost"):
+        raise AddressError(
+            f"file://{parts.netloc}/… names another machine. Take its path where it is mounted."
+        )
+    return Path(unquote(parts.path))
+
 
 Progress = Callable[[int], object]
 
@@ -85,10 +209,6 @@ class Place(ABC):
         if it cannot be fetched.
         """
 
-    @abstractmethod
-    def stored_bytes(self, key: SetKey, commit: Commit, layout: ArrayLayout) -> int:
-        """Return the bytes that a set takes in the store."""
-
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended; remote ones are not seen."""
         return []
@@ -101,26 +221,17 @@ class Place(ABC):
         """Return the names of the tags, sorted; those that the catalog lists may be left out."""
         return tag_names(self.root)
 
-    def fetch_tag(self, name: str) -> None:
-        """Fetch a tag, if there is one of this name."""
-
-    def fetch_signature(self) -> None:
-        """Fetch the signature of the store, if it has one."""
+    def refresh(self, *names: str) -> None:
+        """Fetch records of the store that no hash names, as far as there are any."""
 
     def fetch_records(self, key: SetKey, revision: str | None = None) -> None:
         """Fetch the pointer of a set, its commit, and the commits whose id begins `revision`."""
 
-    def fetch_files(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the small files that the rows of a revision are read with."""
+    def fetch(self, key: SetKey, commit: Commit, *parts: str) -> None:
+        """Fetch the small files of a revision: all, or these `featstore.store.listing.PARTS`."""
 
-    def fetch_items(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the item table of a revision."""
-
-    def fetch_rest(self, key: SetKey, commit: Commit) -> None:
-        """Fetch the small files of a revision that rows are read without: of failures, golden."""
-
-    def begin_rest(self, key: SetKey, commit: Commit) -> None:
-        """Begin to fetch both, without waiting for them."""
+    def begin_fetch(self, key: SetKey, commit: Commit) -> None:
+        """Begin to fetch what the first rows are read without, and do not wait for it."""
 
     def fetch_thumbnails(self, folder: str) -> None:
         """Fetch the thumbnails of ``dataset/kind``."""
@@ -182,13 +293,6 @@ class LocalPlace(Place):
 
         return data_file
 
-    def stored_bytes(self, key: SetKey, commit: Commit, layout: ArrayLayout) -> int:
-        """Return the bytes of all files of the set, of every revision."""
-        del commit, layout
-        found = os.walk(key.directory(self.root))
-        paths = (f"{folder}/{name}" for folder, _, files in found for name in files)
-        return sum(os.lstat(path).st_size for path in paths)
-
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended."""
         return [key_of(directory) for directory in unfinished_sets(self.root)]
@@ -196,3 +300,18 @@ class LocalPlace(Place):
     def closed(self) -> dict[Path, OSError]:
         """Return the folders of datasets and kinds that this user cannot list, each with why."""
         return set_folders(self.root).closed
+
+
+def open_place(address: Address | Path) -> Place:
+    """Return where the store at an address is read from.
+
+    Raises
+    ------
+    RemoteStoreError
+        See `featstore.remote.place.open_remote`.
+    """
+    if isinstance(address, Path):
+        return LocalPlace(address)
+    # Looked up by name: it lies above this, takes a while to import, and few stores are remote.
+    found: Place = import_module("featstore.remote.place").open_remote(address)
+    return found

@@ -338,6 +338,7 @@ def parse_pointer(document: Any, *, where: str) -> dict[str, Any]:
 
 
 POINTER = "zarr.json"
+SIGNATURE = "signature.json"
 REVISIONS = "revisions"
 
 

@@ -23,8 +23,7 @@ import polars as pl
 
 from featstore.errors import FeatstoreError
 from featstore.identity import SHORT, sha256_hex
-from featstore.store.blocks import check_file, check_tail, layout_of, read_block
-from featstore.store.casting import blank_value
+from featstore.store.blocks import check_file, check_tail, layout_of, proven, read_block
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import store_format, write_catalog
 from featstore.store.files import (
@@ -210,14 +209,13 @@ class SetCopy:
         rows = layout.block_slice(block)
         try:
             source = self._rows(commit, layout)
-            data = np.array(source.read(np.arange(rows.start, rows.stop)))
+            data = source.read(np.arange(rows.start, rows.stop))
         except (FeatstoreError, OSError) as err:
             self._note(str(err))
             return None
-        # A later revision may have filled what had failed.
-        data[commit.failed_rows()[rows]] = blank_value(commit.dtype)
-        if commit.block_hash(data.reshape(-1).view(np.uint8).data) == commit.blocks[block]:
-            return data.tobytes()
+        right = proven(commit, block, data.reshape(-1).view(np.uint8))
+        if right is not None:
+            return right.tobytes()
         self._note(
             f"Rows {rows.start:,}-{rows.stop - 1:,} of {self._key} are damaged in "
             f"{self._store.address}, too."
@@ -237,9 +235,7 @@ class SetCopy:
             found = layout_of(commit) if self.commit(commit.revision_id) is not None else None
             try:
                 if found is not None:
-                    self._store.place.fetch_files(self._key, commit)
-                    self._store.place.fetch_items(self._key, commit)
-                    self._store.place.fetch_rest(self._key, commit)
+                    self._store.place.fetch(self._key, commit)
             except FeatstoreError as err:
                 self._note(str(err))
             self._layouts[commit.revision_id] = found
@@ -346,7 +342,9 @@ def _rebuild(
     damage = find_damage(records)
     tables = [] if items is None else [items]
     for one in damage.wrong:
-        data = derive_items(directory, one.commit, *tables) if one in damage.items else one.data
+        data = (
+            derive_items(directory, one.commit, *tables) if one.part == "items" else one.content()
+        )
         if data is None and copy is not None:
             data = copy.file(one)
         writer.write_proven(one, data or b"")

@@ -28,7 +28,7 @@ from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
 import numpy as np
 
 from featstore.errors import CorruptStoreError
-from featstore.store.blocks import blanked
+from featstore.store.blocks import proven
 from featstore.store.files import OpenFile, check_sizes, opened
 from featstore.store.layout import DTYPES, ArrayLayout, from_bfloat16
 from featstore.store.mapping import MappingUnavailableError, advise_soon, is_resident, map_array
@@ -539,11 +539,7 @@ class CheckedRows:
     def _check_block(self, block: int) -> None:
         rows = self._layout.block_slice(block)
         data = self._source.read(np.arange(rows.start, rows.stop))
-        view = data.reshape(-1).view(np.uint8).data
-        digest, blank = self._commit.blocks[block], np.flatnonzero(self._failed[rows])
-        if self._commit.block_hash(view) == digest:
-            return
-        if blank.size and self._commit.block_hash(blanked(view, self._layout, blank)) == digest:
+        if proven(self._commit, block, data.reshape(-1).view(np.uint8), self._failed) is not None:
             return
         path = self._directory / self._layout.file_name(block // self._layout.blocks_per_file)
         raise CorruptStoreError(

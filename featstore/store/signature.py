@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_manifests.cache import cache_folder
 from featstore.durable import (
@@ -26,28 +26,22 @@ from featstore.durable import (
 from featstore.errors import (
     CorruptStoreError,
     FeatstoreError,
-    RemoteStoreError,
     SignatureError,
-    StoreWriteError,
     needs_extra,
 )
 from featstore.identity import canonical_json, sealed, sha256_hex
-from featstore.remote.objects import Address, open_objects, parse_address
 from featstore.store.catalog import read_catalog
 from featstore.store.files import (
     json_bytes,
     read_json,
     read_regular,
-    write_file,
 )
+from featstore.store.layout import FORMAT
 from featstore.store.lock import folder_lock
-from featstore.store.records import is_size, key_of, read_pointer
-from featstore.store.store import FeatureStore, open_store
+from featstore.store.records import SIGNATURE, is_size, key_of, read_pointer
 
-NAME = "signature.json"
-
-#: The first format whose catalog lists tags by their digests.
-FORMAT = 2
+if TYPE_CHECKING:
+    from featstore.store.store import FeatureStore
 
 #: A counter is at most so large: what every reader of JSON holds exactly.
 MAX_COUNTER = 2**53 - 1
@@ -143,12 +137,12 @@ def read_signature(root: Path, *, where: str) -> Signature | None:
         If the file is no signature.
     """
     try:
-        document = read_json(root / NAME, limit=_LIMIT)
+        document = read_json(root / SIGNATURE, limit=_LIMIT)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except CorruptStoreError:
         document = None
-    return Signature.parse(document, where=f"{where}/{NAME}")
+    return Signature.parse(document, where=f"{where}/{SIGNATURE}")
 
 
 def check_signed(
@@ -185,9 +179,9 @@ def check_signed(
             "its owner tells you that the key has changed."
         )
     catalog = read_catalog(store.root)
-    if catalog is None or "tags" not in catalog or not signature.covers(catalog):
+    if catalog is None or not signature.covers(catalog):
         raise SignatureError(
-            f"{where}/{NAME} is not a signature of what the catalog lists: sets or tags were "
+            f"{where}/{SIGNATURE} is not a signature of what the catalog lists: sets or tags were "
             "changed after number "
             f"{signature.counter:,} was signed. Its owner can sign what is right."
         )
@@ -262,7 +256,7 @@ def _raw_of(key: PublicKey) -> bytes:
     return raw
 
 
-def _outside_stores(path: Path) -> None:
+def check_outside_stores(path: Path) -> None:
     """Raise SignatureError if a private key lies in a store, or what it links to does."""
     for folder in (*path.absolute().parents, *path.resolve().parents):
         if os.path.lexists(folder / "zarr.json"):
@@ -298,7 +292,7 @@ def make_key(path: Path) -> bool:
     StoreWriteError
         If the file system refuses.
     """
-    _outside_stores(path)
+    check_outside_stores(path)
     with needs_extra("Signing"):
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -323,63 +317,8 @@ def make_key(path: Path) -> bool:
     return True
 
 
-def sign_store(place: str | Path, key: Path) -> Signature:
-    """Sign what a store holds now, and return the signature; the one that is there if it does.
-
-    Parameters
-    ----------
-    place : path or address
-        A folder, or a bucket.
-    key : Path
-        A private Ed25519 key, in PEM.
-
-    Raises
-    ------
-    SignatureError
-        If the key is none or lies in a store, or a set is not as the catalog lists it.
-    CorruptStoreError
-        If a record or a tag is damaged.
-    StoreWriteError, RemoteStoreError
-        If the store has no catalog, or cannot be written.
-    """
-    _outside_stores(key)
-    private = _private_key(key)
-    public = private.public_key().public_bytes_raw().hex()
-    address = parse_address(place)
-    store = open_store(place)
-    catalog = read_catalog(store.root)
-    if catalog is None:
-        raise StoreWriteError(
-            f"{store.address} has no catalog: what it holds is not listed. Run `featstore repair`, "
-            "and sign it then."
-        )
-    found = {str(info.key): info.commit.revision_id for info in store.sets()}
-    check_sets(found, catalog["sets"], where=store.address, what="listed")
-    for name in store.tags():
-        store.tag(name)
-    try:
-        store.place.fetch_signature()
-        there = read_signature(store.root, where=store.address)
-    except (SignatureError, CorruptStoreError):
-        there = None  # a damaged one is replaced
-    if there is not None and there.public_key == public and there.covers(catalog):
-        remember(store.address, public, there.counter)  # a kill may have come between the two
-        return there
-    before = there.counter if there is not None and there.public_key == public else 0
-    counter = 1 + max(before, remembered(store.address, public))
-    if counter > MAX_COUNTER:
-        raise SignatureError(
-            f"{store.address}/{NAME} has number {before:,}, the highest: somebody forged it. "
-            "Delete it, and sign again."
-        )
-    signed = private.sign(signed_bytes(catalog, counter)).hex()
-    made = Signature(public, counter, signed)
-    put_signature(address, json_bytes(made.document()))
-    remember(store.address, public, counter)
-    return made
-
-
-def _private_key(path: Path) -> Any:
+def private_key(path: Path) -> Any:
+    """Return the private key in a file; SignatureError if it holds none."""
     with needs_extra("Signing"):
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives import serialization
@@ -394,25 +333,6 @@ def _private_key(path: Path) -> Any:
             "--new-key` makes one."
         )
     return found
-
-
-def put_signature(address: Address | Path, data: bytes) -> None:
-    """Write the file of a signature to a store.
-
-    Raises
-    ------
-    StoreWriteError, RemoteStoreError
-        If the store cannot be written.
-    """
-    if isinstance(address, Path):
-        write_file(address / NAME, [data])
-        return
-    objects = open_objects(address)
-    if not objects.can_write:
-        raise RemoteStoreError(
-            f"{address.url} cannot be written by featstore. Sign the folder, and copy that."
-        )
-    objects.put(NAME, data)
 
 
 def _memory(address: str, key: str) -> Path:

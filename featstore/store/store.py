@@ -23,9 +23,9 @@ from featstore.errors import (
     UnknownSetError,
     listed,
 )
-from featstore.remote.objects import Address, parse_address
 from featstore.store.blocks import layout_of
 from featstore.store.casting import Transform
+from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import (
     ambiguous_set,
     match_names,
@@ -40,8 +40,9 @@ from featstore.store.files import (
     same_file,
 )
 from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_array_metadata
-from featstore.store.place import LocalPlace, Place
+from featstore.store.place import Address, LocalPlace, Place, open_place, parse_address
 from featstore.store.records import (
+    SIGNATURE,
     Commit,
     StoreFormat,
     belongs,
@@ -53,6 +54,7 @@ from featstore.store.records import (
     read_pointer,
     read_root,
     read_tag,
+    tag_file,
 )
 from featstore.store.rows import (
     MODES,
@@ -342,7 +344,7 @@ class FeatureStore:
     def _origin(self) -> Origin:
         """Return how it was opened, so that any working directory finds it again."""
         where = self.address if self.place.is_remote else os.path.abspath(self.address)  # noqa: PTH100
-        return Origin(where, self.mode, self.verify)
+        return Origin(where, self.mode, self.verify, reopened)
 
     def sets(self) -> list[SetInfo]:
         """Return the finished sets, sorted by key."""
@@ -371,7 +373,7 @@ class FeatureStore:
 
         if self.verify == "never":
             self.verify = "first-touch"  # what is signed are hashes: rows are compared with them
-        self.place.fetch_signature()
+        self.place.refresh(SIGNATURE)
         self._signed = check_signed(self, key, at_least=at_least)
         self._pins = self._signed[0]
         for name in self.tags():
@@ -478,7 +480,7 @@ class FeatureStore:
         check_metadata(
             directory, commit, commit.row_files if self.place.is_remote else commit.metadata
         )
-        self.place.begin_rest(info.key, commit)
+        self.place.begin_fetch(info.key, commit)
         if not self.place.is_remote:
             items_path = directory.parent / commit.items["file"]
             check_no_links(self.root, [items_path])
@@ -512,7 +514,7 @@ class FeatureStore:
 
     def item_table(self, info: SetInfo) -> pl.DataFrame:
         """Return the items of a set, failed ones too, in the order of rows; raises as `view`."""
-        self.place.fetch_items(info.key, info.commit)
+        self.place.fetch(info.key, info.commit, "items")
         path = info.key.directory(self.root).parent / info.commit.items["file"]
         check_no_links(self.root, [path])
         return read_items(path, info.commit.items, n=info.commit.n)
@@ -520,7 +522,7 @@ class FeatureStore:
     def failures(self, name: str, *, revision: str | None = None) -> pl.DataFrame:
         """Return the items of a set that have no embedding, with the reason."""
         info = self.info(name, revision=revision)
-        self.place.fetch_rest(info.key, info.commit)
+        self.place.fetch(info.key, info.commit, "rest")
         file = failures_file(info.commit.metadata)
         facts = None if file is None else info.commit.metadata[file]
         path = info.key.directory(self.root) / str(file)
@@ -555,13 +557,14 @@ class FeatureStore:
             See `featstore.remote.rows.RemoteRows.read`.
         """
         info = self.info(name, revision=revision)
-        self.place.fetch_items(info.key, info.commit)
-        self.place.fetch_rest(info.key, info.commit)
+        self.place.fetch(info.key, info.commit)
         self.place.fetch_rows(info.key, info.commit, self.layout(info), progress)
 
     def stored_bytes(self, info: SetInfo) -> int:
-        """Return the bytes of a set in the store; of a remote one, those of this revision."""
-        return self.place.stored_bytes(info.key, info.commit, self.layout(info))
+        """Return the bytes of the files that are a revision's own: all but the item table."""
+        layout = self.layout(info)
+        small = sum(facts["bytes"] for facts in info.commit.metadata.values())
+        return int(small + sum(map(layout.file_bytes, range(layout.n_files))))
 
     def folders(self) -> list[Path]:
         """Return the folders of the finished sets below `root`, sorted by key."""
@@ -590,12 +593,12 @@ class FeatureStore:
         CorruptStoreError
             If it is damaged, or not the one that the store lists.
         """
-        self.place.fetch_tag(name)
+        self.place.refresh(tag_file(name), CATALOG)
         return read_tag(self.root, name, listed=self._listed_tags())
 
     def layout(self, info: SetInfo) -> ArrayLayout:
         """Return how a set's array is cut into files; raises as `view`."""
-        self.place.fetch_files(info.key, info.commit)
+        self.place.fetch(info.key, info.commit, "rows")
         return read_layout(info.key.directory(self.root), info.commit)
 
     def _repr_html_(self) -> str:
@@ -732,18 +735,11 @@ def open_store(
     if at_least and key is None:
         raise ValueError(f"at_least={at_least} counts signatures: give the key, too.")
     address = parse_address(path)
-    place: Place
-    if isinstance(address, Address):
-        # Imported here: it takes a while, and few stores are remote.
-        from featstore.remote.place import open_remote
-
-        if mode == "zarr":
-            raise ValueError(
-                "A remote store is read from the cache: mode auto, map, segments or pread."
-            )
-        place = open_remote(address)
-    else:
-        place = LocalPlace(address)
+    if isinstance(address, Address) and mode == "zarr":
+        raise ValueError(
+            "A remote store is read from the cache: mode auto, map, segments or pread."
+        )
+    place = open_place(address)
     metadata = place.root / "zarr.json"
     try:
         document = read_json(metadata)

@@ -45,6 +45,7 @@ from featstore.store.listing import ARRAY, Listed, SetRecords, read_records, set
 from featstore.store.records import (
     POINTER,
     REVISIONS,
+    SIGNATURE,
     Commit,
     is_group,
     parse_tag,
@@ -52,9 +53,8 @@ from featstore.store.records import (
     tag_file,
     unlike_listed,
 )
-from featstore.store.signature import NAME as SIGNATURE
 from featstore.store.signature import Signature
-from featstore.store.tables import MAX_THUMBNAILS_BYTES, read_items
+from featstore.store.tables import MAX_THUMBNAILS_BYTES, read_items, read_thumbnail_file
 
 #: What a writer puts below a set before a record lists it, and what a set may hold without.
 _COMMIT = re.compile(r"revisions/([0-9a-f]{64})\.json")
@@ -200,8 +200,8 @@ class _Verification:
         """Check everything and report."""
         self._read_catalog()
         # Root and catalog state the format; the catalog under a digest.
-        self._form = self._listed.get("form") or store_format(self.root)
-        self._check_group("", self._form.attributes())
+        form = self._listed.get("form") or store_format(self.root)
+        self._check_group("", form.attributes())
         there = (folder for folder in self._folders if folder.count("/") == 2)
         sets = sorted({*self._listed["sets"], *filter(SetKey.parse, there)})
         unknown = self._keys - set(sets)
@@ -327,16 +327,16 @@ class _Verification:
         if current is None:
             # Nothing says what the files should be: the record that is lost is what is wrong.
             if records.pointer is None:
-                self._blame(pointer, records.pointer_fault())
+                self._blame(pointer, records.pointer_fault)
             else:
                 lost = f"{key}/{REVISIONS}/{records.pointer['revision']}.json"
                 self._blame(lost, "is missing, though the set points to it")
             self._tolerate(key, "")
             return
-        fault = records.pointer_fault()
+        fault = records.pointer_fault
         if fault:
             self._blame(pointer, fault)
-        layout = records.layout()
+        layout = records.layout
         for one in records.files().values():
             self._check_file(one, records, busy=busy)
         if layout is None:
@@ -380,14 +380,14 @@ class _Verification:
 
     def _grown(self, records: SetRecords) -> bool:
         """Return whether the array's metadata is that of more rows, as an extension writes it."""
-        layout = records.layout()
+        layout = records.layout
         return layout is not None and has_grown_to(records.directory / "embedding", layout)
 
     def _check_older(self, key: str, records: SetRecords, older: Commit, current: Commit) -> None:
         """Check the rows of an earlier revision: they are a beginning of the current ones."""
         path = f"{key}/{REVISIONS}/{older.revision_id}.json"
         shapes = {(one.dim, one.dtype, one.block_rows, one.set_id) for one in (older, current)}
-        layout = records.layout() if self.full and older.n <= current.n else None
+        layout = records.layout if self.full and older.n <= current.n else None
         if len(shapes) > 1:
             self._blame(path, "is a commit of another set")
         elif layout is not None:
@@ -399,7 +399,7 @@ class _Verification:
 
     def _check_revisions(self, key: str, records: SetRecords, *, busy: bool) -> None:
         """Check that pointer and commits name the same revisions."""
-        if records.pointer_fault():
+        if records.pointer_fault:
             return
         assert records.pointer is not None
         history = records.pointer.get("history", [])
@@ -442,7 +442,7 @@ class _Verification:
                 continue
             self.known.add(path)
             name = path.rsplit("/", 1)[1]
-            with contextlib.suppress(FileNotFoundError):  # a writer has replaced it meanwhile
+            try:
                 if (self.root / path).lstat().st_size > MAX_THUMBNAILS_BYTES:
                     self._blame(path, "is larger than thumbnails may be")
                 elif file_facts(self.root / path)["sha256"][:SHORT] != match[1]:
@@ -454,6 +454,11 @@ class _Verification:
                 else:
                     # A writer that was stopped before it had listed them: the next one does.
                     self.notes[path] = "are thumbnails that no writer has listed yet"
+                    read_thumbnail_file(self.root / path)
+            except FileNotFoundError:
+                pass  # a writer has replaced it meanwhile
+            except CorruptStoreError as err:
+                self._blame(path, f"are no thumbnails: {err}")
             unlisted.add(path.rsplit("/", 1)[0])
         for path in set(listed or ()) - self.files - set(self._odd):
             if path.rsplit("/", 1)[0] in unlisted:
@@ -486,7 +491,7 @@ class _Verification:
         return document
 
     def _check_about(self) -> None:
-        """Check what is written about the store."""
+        """Check what is written about the store; as the catalog lists it."""
         listed: dict[str, str] | None = self._listed.get("about")
         for name in self.files & set(ABOUT):
             self.known.add(name)
@@ -549,7 +554,7 @@ def _folders_above(path: str) -> Iterator[str]:
 
 
 def _check_version(root: Path) -> None:
-    """Raise FormatVersionError if another version wrote the store; damage is for later."""
+    """Raise FormatVersionError if a newer version wrote the store; damage is for later."""
     path = root / POINTER
     try:
         read_root(root)

@@ -7,7 +7,7 @@ what it is (space, revision, rows, transforms), so that whatever is computed fro
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import pyarrow
     import torch
 
-
 #: What stands in brackets behind a view and chooses several rows.
 Several = slice | list[int] | list[bool] | list[str] | np.ndarray | pl.Series
 
@@ -54,11 +53,14 @@ class Origin:
     mode, verify : str
         See `featstore.store.store.open_store`. Another process reads ``"full"`` as
         ``"first-touch"``: it compares the blocks that it reads.
+    reopen : callable
+        `featstore.store.store.reopened`: returns a view of it in another process.
     """
 
     address: str
     mode: Mode
     verify: str
+    reopen: Callable[..., EmbeddingsView]
 
 
 _FLOAT32 = np.dtype(np.float32)
@@ -127,10 +129,8 @@ class Selection:
             raise TypeError(
                 f"{self!r} is of rows in memory: send the view it was made of, or `numpy()`."
             )
-        from featstore.store.store import reopened
-
         facts = (self.key, self.revision_id, self.rows, self.transforms, self.dtype)
-        return reopened, (self.origin, *facts)
+        return self.origin.reopen, (self.origin, *facts)
 
     def __len__(self) -> int:
         return int(self.rows.size)

@@ -14,8 +14,8 @@ from featstore.durable import _SCHEMES, local_folder
 from featstore.errors import AddressError, RemoteStoreError
 from featstore.extraction.repair import repair_set
 from featstore.interop.reading import import_rows
-from featstore.remote.objects import SCHEMES
 from featstore.store import make_store
+from featstore.store.place import PLACES
 from featstore.testing import toy_manifest, write_set
 
 ADDRESSES = ["s3://team/features", "GS://team/x", "https://host/x", Path("s3://team/features")]
@@ -28,7 +28,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_schemes_are_those_that_are_read() -> None:
-    assert {*SCHEMES, "file"} == _SCHEMES
+    assert {*PLACES.built_in, "file"} == _SCHEMES
 
 
 def test_paths_stay_what_they_are(here: Path) -> None:

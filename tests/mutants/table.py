@@ -506,7 +506,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'So is a commit that is not written as a writer writes it.',
             'featstore/store/listing.py', 'if same_file(path, self.facts):',
-            'if self.data is not None or same_file(path, self.facts):',
+            'if self.derive is not None or same_file(path, self.facts):',
             ('tests/featstore/store/test_verify.py::test_every_truncation_and_growth_is_named',)),
         Mutant(
             'Thumbnails have the hash that their name says.', 'featstore/store/verify.py',
@@ -572,9 +572,9 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/featstore/remote/test_reading.py::test_no_mark_of_another_start_is_believed',)),
         Mutant(
             'No block of a server is used that the commit does not state.',
-            'featstore/remote/rows.py',
-            '        if self._commit.block_hash(memoryview(data)) == self._commit.blocks[block]:\n            return data\n        blank',
-            '        if data:\n            return data\n        blank',
+            'featstore/store/blocks.py',
+            '    if commit.block_hash(view) == commit.blocks[block]:\n        return view',
+            '    if view:\n        return view',
             ('tests/featstore/remote/test_hostile_servers.py::test_a_lying_server_is_named_with_its_block',)
         ),
         Mutant(

@@ -22,7 +22,6 @@ from featstore.remote import bucket as bucket_module
 from featstore.remote.objects import Objects, open_objects, parse_address
 from featstore.share.publish import make_bucket_store, update_catalog
 from featstore.store import LayoutLimits, SetSpec, SetWriter, WriteOptions, verify_store
-from featstore.store.records import StoreFormat
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import environment, plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows, make_store
@@ -449,7 +448,7 @@ def test_the_catalog_never_goes_back(bucket: Proxy, store_folder: Path, tmp_path
     extend(ours, 30)
     copy_sets(ours, bucket.address)
     now = json.loads(objects.read("catalog.json", limit=2**20))
-    assert not update_catalog(objects, StoreFormat(), [key])
+    assert not update_catalog(objects, [key])
     assert json.loads(objects.read("catalog.json", limit=2**20)) == now
     assert {row["key"]: row["revision"] for row in now["sets"]}[key] == (
         open_store(ours).info(IMAGES).commit.revision_id

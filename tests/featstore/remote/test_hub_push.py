@@ -265,7 +265,7 @@ def test_what_cannot_be_pushed_to(hub: Hub, store_folder: Path, tmp_path: Path) 
         copy_sets(store_folder, "hf://datasets/team/none")
     with pytest.raises(RemoteStoreError, match="names a commit"):
         copy_sets(store_folder, f"{ADDRESS}@{hub.branches['main']}")
-    with pytest.raises(RemoteStoreError, match="Tag the folder"):
+    with pytest.raises(RemoteStoreError, match="Work on a folder"):
         send_tag(ADDRESS, "y", {IMAGES: "0" * 64})
 
 

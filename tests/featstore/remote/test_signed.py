@@ -17,7 +17,8 @@ from tests.featstore.remote.test_buckets import extend
 
 pytest.importorskip("cryptography", reason="needs cryptography, of the extra `sign`")
 
-from featstore.store.signature import make_key, sign_store
+from featstore.share.copy import sign_store
+from featstore.store.signature import make_key
 
 IMAGES = "birds/image/toy"
 

@@ -11,7 +11,13 @@ import numpy as np
 from featstore.store import read_commit, read_pointer, write_catalog
 from featstore.store.files import json_bytes
 from featstore.store.layout import SetSpec, group_metadata
-from featstore.store.records import POINTER, REVISIONS, attributes_digest, commit_bytes
+from featstore.store.records import (
+    POINTER,
+    REVISIONS,
+    attributes_digest,
+    commit_bytes,
+    pointer_bytes,
+)
 from featstore.testing import item_table, write_set
 
 #: Datasets, kinds and sets differ in number, so that each is many in a large store.
@@ -43,7 +49,7 @@ def many_sets(root: Path, n: int) -> None:
                 os.link((first.parent if beside else first) / file, target)
         (folder / REVISIONS / f"{own.revision_id}.json").write_bytes(commit_bytes(own))
         pointer = {**attributes, "revision": own.revision_id}
-        (folder / POINTER).write_bytes(json_bytes(group_metadata(pointer)))
+        (folder / POINTER).write_bytes(pointer_bytes(pointer, own))
         for above, says in (
             (folder.parents[1], {"dataset": name}),
             (folder.parent, {"dataset": name, "kind": "image"}),

@@ -19,7 +19,7 @@ from featstore.cli import cli
 from featstore.command_line import EXIT_USAGE, EXIT_VERIFY, run_command
 from featstore.errors import CorruptStoreError, FeatstoreError, SignatureError, StoreWriteError
 from featstore.identity import sealed
-from featstore.share.copy import drop_tag, make_tag
+from featstore.share.copy import drop_tag, make_tag, sign_store
 from featstore.store import make_store, remove_set, verify_store, write_catalog
 from featstore.store.files import json_bytes
 from featstore.testing import item_table, write_set
@@ -27,7 +27,7 @@ from tests.damage import unseal
 
 pytest.importorskip("cryptography", reason="needs cryptography, of the extra `sign`")
 
-from featstore.store.signature import make_key, public_key, sign_store
+from featstore.store.signature import make_key, public_key
 
 IMAGES, TEXTS = "birds/image/timm:toy", "birds/caption/timm:toy"
 

@@ -78,7 +78,7 @@ def _forge(tags: Path) -> None:
 
 
 def _downgrade(tags: Path) -> None:
-    """As the store format before had it: without a name."""
+    """Of another store format, and without a name."""
     sets = json.loads((tags / "old.json").read_text())["sets"]
     (tags / "new.json").write_bytes(json_bytes({"format": 1, "sets": sets}))
 
@@ -91,7 +91,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     "copied": (lambda tags: shutil.copy(tags / "new.json", tags / "extra.json"), {"extra"}),
     "renamed": (lambda tags: (tags / "new.json").rename(tags / "extra.json"), {"new", "extra"}),
     "forged": (_forge, {"new"}),
-    "of the format before": (_downgrade, {"new"}),
+    "of another format": (_downgrade, {"new"}),
 }
 
 

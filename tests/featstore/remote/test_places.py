@@ -1,0 +1,138 @@
+"""A location of one's own is one registered class: stores in a zip archive, made in this file."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pytest
+
+from featstore import copy_sets, open_store
+from featstore.errors import AddressError, CorruptStoreError
+from featstore.identity import sha256_hex
+from featstore.plugins import register
+from featstore.remote.objects import Objects, Pace, open_objects
+from featstore.share.copy import drop_tag, make_tag
+from featstore.store import verify_store
+from featstore.store.place import PLACES, Address, parse_address
+from tests.featstore.remote.conftest import make_rows, make_store
+from tests.featstore.remote.test_buckets import extend
+
+
+class ZipObjects(Objects):
+    """``zip://NAME``: the archive NAME.zip in $ZIPS, written anew, whole, at each change."""
+
+    what = "an archive"
+    can_write = can_push = True
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address.url)
+        self._path = Path(os.environ["ZIPS"], f"{address.host}.zip")
+
+    def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        return iter([(n, len(d)) for n, d in self._all().items() if n.startswith(prefix)])
+
+    def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
+        if isinstance(data, Path):
+            data = data.read_bytes()
+        self._write({**self._all(), name: data if isinstance(data, bytes) else data.read()})
+
+    def create(self, name: str, data: bytes) -> bool:
+        if name in self._all():
+            return False
+        self.put(name, data)
+        return True
+
+    def replace(self, name: str, data: bytes, tag: str) -> bool:
+        if sha256_hex(self._all().get(name, b"")) != tag:
+            return False
+        self.put(name, data)
+        return True
+
+    def delete(self, name: str) -> None:
+        self._write({n: data for n, data in self._all().items() if n != name})
+
+    def _all(self) -> dict[str, bytes]:
+        if not self._path.exists():
+            return {}
+        with zipfile.ZipFile(self._path) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+
+    def _write(self, files: dict[str, bytes]) -> None:
+        with zipfile.ZipFile(self._path, "w") as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+
+    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
+        data = self._found(name)
+        if len(data) > limit:
+            raise self._too_large(name, limit)
+        return data, sha256_hex(data)
+
+    def _stream(
+        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
+    ) -> Iterator[bytes | memoryview]:
+        yield self._found(name)[slice(*span)]
+
+    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
+        data = self._found(name)
+        return len(data), sha256_hex(data)
+
+    def _found(self, name: str) -> bytes:
+        files = self._all()
+        if name not in files:
+            raise FileNotFoundError(f"{self.address}/{name}")
+        return files[name]
+
+
+@pytest.fixture(autouse=True)
+def zips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where archives lie, while their place is registered."""
+    monkeypatch.setenv("ZIPS", str(tmp_path))
+    register("place", "zip", ZipObjects)
+    yield tmp_path
+    del PLACES["zip"]
+
+
+def test_every_verb_works_in_a_location_of_ones_own(tmp_path: Path) -> None:
+    root = make_store(tmp_path / "store")
+    assert set(copy_sets(root, "zip://one").sets.values()) == {"new"}
+    assert set(copy_sets(root, "zip://one").sets.values()) == {"same"}
+    key = next(str(info.key) for info in open_store(root).sets() if info.key.kind == "image")
+    rows = open_store("zip://one", verify="full").view(key).numpy()
+    assert np.array_equal(rows, np.delete(make_rows(), 7, axis=0))
+    assert make_tag("zip://one", "v1") == open_store("zip://one").tag("v1")
+    extend(root, 30)
+    assert set(copy_sets(root, "zip://one").sets.values()) == {"behind", "same"}
+    assert len(open_store("zip://one", revision="v1").view(key)) == 999
+    assert len(open_store("zip://one").view(key)) == 1029
+    assert not copy_sets("zip://one", tmp_path / "pulled").failed
+    assert verify_store(tmp_path / "pulled").problems == []
+    assert drop_tag("zip://one", "v1")
+    assert open_store("zip://one").tags() == []
+
+
+def test_two_publishers_and_a_flipped_byte_are_told_there_too(tmp_path: Path) -> None:
+    root, other = make_store(tmp_path / "store"), make_store(tmp_path / "other")
+    copy_sets(root, "zip://one")
+    extend(root, 30)
+    extend(other, 40, seed=6)
+    copy_sets(root, "zip://one")
+    (why,) = copy_sets(other, "zip://one").failed.values()
+    assert "another publisher put there first" in why
+    objects = open_objects(parse_address("zip://one"))
+    name = next(name for name, _ in objects.names() if name.endswith("/c/0/0"))
+    data = bytearray(objects.read(name, limit=10**9))
+    data[5] ^= 1
+    objects.put(name, bytes(data))
+    with pytest.raises(CorruptStoreError, match="c/0/0"):
+        open_store("zip://one").view("/".join(name.split("/")[:3])).numpy()
+
+
+def test_an_unknown_scheme_names_those_there_are(zips: Path) -> None:
+    with pytest.raises(AddressError, match="zip://"):
+        parse_address("sftp://host/store")
