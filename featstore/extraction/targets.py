@@ -681,8 +681,9 @@ class Job:
                     f"{target.encoder.name} and {other.encoder.name} are the same encoder and "
                     f"would both write {target.spec.key}. Name it once."
                 )
-            if self.bucket is not None:
-                retry = self.config.retry_failed
+        if self.bucket is not None:
+            retry = self.config.retry_failed
+            for target in self.targets:
                 self.bucket.prepare(target.spec, self.file, retry_failed=retry)
         if opened is None and self.config.device_reason and self.config.device != "cpu":
             # Which sets they are, only open encoders say; on another device they would begin anew.
