@@ -131,11 +131,6 @@ class KnownRows:
             out[here] = self.sources[number].take(self.row[rows[here]]).numpy(np.float32)
         return out
 
-    @property
-    def count(self) -> int:
-        """How many items are known."""
-        return int((self.source >= 0).sum())
-
 
 def find_known_rows(
     root: Path, spec: SetSpec, items: pl.DataFrame, golden: Golden | None
