@@ -9,16 +9,11 @@ from typing import Any
 import polars as pl
 
 from featstore.decoding.pool import RESIZE_RULE, RULE, decode_on_gpu
+from featstore.encoders import registry
 from featstore.encoders.base import AUTO, Encoder
 from featstore.encoders.golden import cosine_of, enlarged_golden
 from featstore.encoders.object_encoder import ObjectEncoder
-from featstore.encoders.registry import (
-    FAMILIES,
-    check_kind,
-    check_options,
-    family_of,
-    open_encoder,
-)
+from featstore.encoders.registry import FAMILIES, check_kind, check_options, family_of
 from featstore.errors import EmptySelectionError, EncoderError, ManifestError, needs_extra
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.views import view_items, views_dataset
@@ -94,7 +89,7 @@ def _open(choice: EncoderSpec, kind: str, config: ExtractConfig) -> Encoder:
     if not isinstance(choice.encoder, str):
         encoder = ObjectEncoder(choice.encoder, space=choice.space or {}, kinds=frozenset({kind}))
         return encoder if kind != "image" else with_pixels(encoder, config)
-    encoder = open_encoder(
+    encoder = registry.open_encoder(
         choice.encoder,
         kind=kind,
         weights=choice.weights,

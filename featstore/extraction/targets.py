@@ -131,11 +131,6 @@ class KnownRows:
             out[here] = self.sources[number].take(self.row[rows[here]]).numpy(np.float32)
         return out
 
-    @property
-    def count(self) -> int:
-        """How many items are known."""
-        return int((self.source >= 0).sum())
-
 
 def find_known_rows(
     root: Path, spec: SetSpec, items: pl.DataFrame, golden: Golden | None
@@ -681,8 +676,9 @@ class Job:
                     f"{target.encoder.name} and {other.encoder.name} are the same encoder and "
                     f"would both write {target.spec.key}. Name it once."
                 )
-            if self.bucket is not None:
-                retry = self.config.retry_failed
+        if self.bucket is not None:
+            retry = self.config.retry_failed
+            for target in self.targets:
                 self.bucket.prepare(target.spec, self.file, retry_failed=retry)
         if opened is None and self.config.device_reason and self.config.device != "cpu":
             # Which sets they are, only open encoders say; on another device they would begin anew.
