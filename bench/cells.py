@@ -40,6 +40,7 @@ ARENA = ["task", "eval", "options", "direction", "image_set", "name_set", "capti
 SETTINGS = [
     "head_set",
     "more_heads",
+    "pairs_from",
     "head_rows",
     "view_set",
     "layer_sets",

@@ -34,7 +34,7 @@ from fitters.kept import Kept, digest_of
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
-from fitters.prototypes import CONTROLS, PAIR_CONTROLS, adapted_prototypes
+from fitters.prototypes import CONTROLS, HEAD_ROWS, PAIR_CONTROLS
 from fitters.select.grid import Choice
 
 
@@ -104,7 +104,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     image_mean, centre_source = mean_of_images(corpus, split)
     prototypes, bias = None, None
     if run.protocol.source == CLASS_MEANS:
-        prototypes = class_mean_pairs(corpus, images)
+        prototypes = class_mean_pairs(corpus.trained_on, images)
     elif run.protocol.has_prototypes:
         prototypes, bias = prototype_pairs(run, corpus, split)
     method = METHODS[run.fit.method]
@@ -170,6 +170,8 @@ def n_pool(run: Run, corpus: Corpus, split: Split | None) -> float:
     """
     if split is None:
         return 0.0
+    if corpus.pairs is not None:
+        return float(len(split.train))
     if run.protocol.eval == "held-out":
         sizes = np.unique(corpus.images.classes, return_counts=True)[1]
         return float(sizes.sum()) ** 2 / float(np.sum(sizes.astype(np.float64) ** 2))
@@ -237,13 +239,13 @@ def training_pairs(
     run: Run, corpus: Corpus, split: Split
 ) -> tuple[NDArray[np.int64], Pairs | None]:
     """Return the training images of a run, and its real pairs; None if it uses no image."""
-    chosen = first_pairs(split, run.protocol.n_pairs)
+    chosen, own = first_pairs(split, run.protocol.n_pairs), corpus.trained_on
     if run.protocol.pairs_per_class:
-        chosen = first_per_class(split.train, corpus.images.classes, run.protocol.pairs_per_class)
+        chosen = first_per_class(split.train, own.images.classes, run.protocol.pairs_per_class)
     if not len(chosen):
         return chosen, None
     paired = class_mean_pairs if run.protocol.pairs_per_class else real_pairs
-    return chosen, paired(corpus, chosen)
+    return chosen, paired(own, chosen)
 
 
 def mean_of_images(corpus: Corpus, split: Split | None) -> tuple[NDArray[np.float64] | None, str]:
@@ -256,7 +258,8 @@ def mean_of_images(corpus: Corpus, split: Split | None) -> tuple[NDArray[np.floa
     images, source = corpus.images, SCORED
     if split is not None:
         source = "training images" if len(split.train) else SCORED
-        images = images.take(split.train if len(split.train) else split.test)
+        trained = corpus.trained_on.images
+        images = trained.take(split.train) if len(split.train) else images.take(split.test)
     if source == SCORED and len(images) < FEWEST:
         return None, TOO_FEW
     return SideTransform.fit([images.rows], label="images", blocks=corpus.blocks).mean, source
@@ -312,7 +315,8 @@ def _names_of(corpus: Corpus) -> Items:
     if not len(corpus.names):
         raise ProtocolError(
             "Real pairs are images with captions or class names, and the run names no set of "
-            "either. Give it a caption_set or a name_set (--captions or --names)."
+            "either. Give it a caption_set or a name_set (--captions or --names); a class of "
+            "another data set is paired by its class names (--captions)."
         )
     return corpus.names
 
@@ -382,9 +386,12 @@ def head_pairs(
     bias = head.bias
     if adapted := _adapted_to(run, split):
         drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
-        weights, images = pairs, corpus.images.rows[adapted[0]]
+        weights, images = pairs, corpus.trained_on.images.take(adapted[0])
+        place = {name: row for row, name in enumerate(head.classes.tolist())}
+        of_class = np.array([place.get(name, -1) for name in images.classes.tolist()])
         pairs = drawn.get(
-            digest_of("adapted", *adapted), lambda: adapted_prototypes(weights, images, bias)
+            digest_of(run.protocol.head_rows, *adapted),
+            lambda: HEAD_ROWS[run.protocol.head_rows](weights, images.rows, of_class, bias),
         )
     size, by = run.protocol.head_size, run.protocol.head_by
     if not (size or run.protocol.leave_seen):
@@ -417,7 +424,7 @@ def _part_of_head(run: Run) -> tuple[Any, ...]:
     """Return what says which classes of its head a run uses."""
     own = run.protocol
     drawn = _draw(run) if own.head_size and own.head_by == "random" else None
-    return own.head_size, own.head_by, own.leave_seen, drawn
+    return own.head_rows, own.head_size, own.head_by, own.leave_seen, drawn
 
 
 def own_names(run: Run, corpus: Corpus) -> float | None:

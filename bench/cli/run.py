@@ -453,10 +453,9 @@ def task_command(name: str, words: tuple[str, ...], **given: Any) -> None:
     options = _parsed(name, words)
     lists = {"method": ("identity",), **lists_of(given, "protocol", "fit", "data")}
     check_settings(lists, lists["method"])
-    make = partial(
-        Run.of, suite=SUITE, task=name, options=options,
-        **config_from(SetNames, given).fields(open_store(given["store"])),
-    )  # fmt: skip
+    sets = config_from(SetNames, given).fields(open_store(given["store"]))
+    lists["pairs_from"] = (sets.pop("pairs_from", ()),)
+    make = partial(Run.of, suite=SUITE, task=name, options=options, **sets)
     runs = combinations(make, {"seed": seeds, **lists})
     config_from(Execution, given).run(SUITE, runs)
 

@@ -57,12 +57,12 @@ def set_fields(**sets: SetInfo | None) -> dict[str, str]:
     return found
 
 
-def has_meaning(method: str, protocol: Protocol) -> bool:
+def has_meaning(method: str, protocol: Protocol, *, elsewhere: bool = False) -> bool:
     """Return whether a method can be fitted on what a protocol names, and scored by it.
 
     It cannot: on source "none" without real pairs, on prototypes or pairs that it does not read,
-    on changed rows of a head whose bias it reads, on real pairs where every image is scored, on
-    pairs of classes that are held out.
+    on changed rows of a head whose bias it reads; and, unless they are of a data set `elsewhere`,
+    on real pairs where every image is scored and on pairs of classes that are held out.
     """
     source, pairs = protocol.source, protocol.has_pairs
     if method == IDENTITY:
@@ -72,9 +72,9 @@ def has_meaning(method: str, protocol: Protocol) -> bool:
         return False
     if spec.fitted_on == "head":
         return source == "head" and not pairs
-    if pairs and protocol.eval == "all-names":
+    if pairs and protocol.eval == "all-names" and not elsewhere:
         return False
-    if protocol.pairs_per_class and protocol.eval == "held-out":
+    if protocol.pairs_per_class and protocol.eval == "held-out" and not elsewhere:
         return False
     if protocol.needs_pairs and not pairs:
         return False
