@@ -7,6 +7,7 @@ The protocol itself (centring per source, choice of penalty and mixing weight) i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -121,8 +122,8 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
             grid = of_head.axes
     key = None
     rows = method.rows.centred(config.centre).images
-    if method.fitted_on == "training" and rows == "unit" and prototypes and not real:
-        key = _training_key(run, prototypes, bias)
+    if method.fitted_on == "training" and rows == "unit" and (not real or corpus.pairs):
+        key = _training_key(run, bias, prototypes, real)
     alignment = None if key is None else _LAST_TRAINED.get(key)
     if alignment is None:
         data = method.sources(
@@ -223,16 +224,18 @@ def choice_of_head(
     return choices[key]
 
 
-#: What was last trained on prototypes alone. It depends on no image: a suite that scores one head
-#: on many datasets trains it once, and not for minutes each.
+#: What was last trained on no image of the dataset that is scored: a suite that scores one head on
+#: many datasets trains it once, and not for minutes each.
 _LAST_TRAINED: dict[bytes, Alignment] = {}
 
 
-def _training_key(run: Run, prototypes: Pairs, bias: NDArray[np.float32] | None) -> bytes:
-    """Return the digest of all that a training on prototypes alone goes by."""
-    groups = np.asarray(prototypes.groups).astype(str)
-    rows = (prototypes.x, prototypes.y, groups, bias)
-    return digest_of(repr(run.fit), run.seed, *rows)
+def _training_key(run: Run, bias: NDArray[np.float32] | None, *sources: Pairs | None) -> bytes:
+    """Return the digest of all that a training goes by, prototypes and real pairs."""
+    rows = (
+        (own.x, own.y, own.row_groups, own.row_weight) if own is not None else (None,)
+        for own in sources
+    )  # fmt: skip
+    return digest_of(repr(run.fit), run.seed, bias, *chain.from_iterable(rows))
 
 
 def training_pairs(

@@ -473,7 +473,7 @@ class Run:
     def _check_texts(self) -> None:
         """Check that the sets are there whose texts are chosen."""
         data = self.data
-        by_class = self.protocol.has_pairs and not data.captioned
+        by_class = (self.protocol.has_pairs or bool(data.pairs_from)) and not data.captioned
         paired = self.protocol.pairs_per_class or by_class or self.task == "few_shot"
         refuse(
             (

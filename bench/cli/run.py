@@ -293,6 +293,9 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
             opened = open_store(folder)
             missing = chosen.lacking(opened, place) if chosen.lacking else []
             runs = suite_runs(suite, opened, lists=lists, limit=limit, **named, **data)
+        if given["dry_run"] and chosen.outline and not given["as_json"]:
+            for one, state in chosen.outline(missing):
+                click.echo(f"  {one.name} ({one.where}): {state}")
         if missing and not given["as_json"]:
             _print_lacking(place or folder, missing, every=given["dry_run"])
         if not runs and not given["dry_run"]:

@@ -37,11 +37,13 @@ from fitters.methods import METHODS, method_named
 
 def beside_fields(heads: Sequence[SetInfo], images: Sequence[SetInfo]) -> dict[str, Any]:
     """Return the fields of a run that name further heads, and images by their encoders."""
+    both = tuple(map(pinned, heads)), tuple(map(pinned, images))
+    return dict(zip(("more_heads", "more_images"), both, strict=True)) if heads else {}
 
-    def named(infos: Sequence[SetInfo]) -> tuple[str, ...]:
-        return tuple(f"{info.key}@{info.commit.revision_id}" for info in infos)
 
-    return {"more_heads": named(heads), "more_images": named(images)} if heads else {}
+def pinned(info: SetInfo) -> str:
+    """Return what names a set in its revision: ``key@revision``."""
+    return f"{info.key}@{info.commit.revision_id}"
 
 
 def set_fields(**sets: SetInfo | None) -> dict[str, str]:

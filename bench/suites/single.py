@@ -117,7 +117,7 @@ def caption_fields(
     fitters.errors.SettingError
         If the store lacks the images of that data set in the space of these.
     """
-    from bench.suites.demo import set_fields
+    from bench.suites.demo import pinned, set_fields
     from fitters.jobs import images_beside
 
     of_images: dict[str, Any] = {}
@@ -126,8 +126,7 @@ def caption_fields(
         own = info.key.dataset == images.key.split("/")[0]
         if not own and info.key.kind in ("caption", "class_name") and not others:
             at = images_beside(store, store.view(str(info.key)), images.space_id)
-            texts = f"{info.key}@{info.commit.revision_id}"
-            others = {"pairs_from": (f"{at.key}@{at.revision_id}", texts)}
+            others = {"pairs_from": (f"{at.key}@{at.revision_id}", pinned(info))}
         elif own and info.key.kind == "caption" and not of_images:
             of_images = set_fields(caption=info)
         else:
