@@ -135,7 +135,9 @@ class Inventory:
         """Return the datasets and label sets that have a set of a kind, sorted."""
         return sorted({info.key.dataset for info in self._sets if info.key.kind == kind})
 
-    def with_heads(self, dataset: str, kind: str) -> Iterator[Fit]:
+    def with_heads(
+        self, dataset: str, kind: str, label_sets: Sequence[str] | None = None
+    ) -> Iterator[Fit]:
         """Yield images with texts of `kind` and every head of the store that fits both.
 
         A head fits images of its own space, and texts where the names of its classes are in
@@ -143,7 +145,7 @@ class Inventory:
         """
         for image, text in product(self.of(dataset, "image"), self.of(dataset, kind)):
             spaces = image.commit.space_id, text.commit.space_id
-            for head, names in self.heads_and_names():
+            for head, names in self.heads_and_names(label_sets):
                 if (head.commit.space_id, names.commit.space_id) == spaces:
                     yield Fit(image, text, head, names)
 
@@ -154,9 +156,11 @@ class Inventory:
             if pair is not None and text.attributes["space"].get("pair") == pair:
                 yield Fit(image, text)
 
-    def heads_and_names(self) -> Iterator[tuple[SetInfo, SetInfo]]:
-        """Yield every head with every set of names of its classes."""
-        for label_set in self.datasets("head_weight"):
+    def heads_and_names(
+        self, label_sets: Sequence[str] | None = None
+    ) -> Iterator[tuple[SetInfo, SetInfo]]:
+        """Yield every head, or those of some label sets, with every set of names of its classes."""
+        for label_set in self.datasets("head_weight") if label_sets is None else label_sets:
             yield from product(self.of(label_set, "head_weight"), self.of(label_set, "class_name"))
 
     def in_space(self, kind: str, space_id: str, *datasets: str) -> SetInfo | None:
@@ -729,17 +733,17 @@ EXPERIMENTS = (
         (*_HEADS, *_OWN),
     ),
     Experiment(
-        "zero-shot", "page and poster, zero-shot accuracy and source of the head; paper, Table 12",
+        "zero-shot", "page and poster, zero-shot accuracy, source of the head; paper, Table 12",
         "`zero_shot` on every head, by every text encoder of the store; controls, ConSE, CLIP's "
         "own pair", _zero_shot, _NINE,
     ),
     Experiment(
-        "retrieval", "page and poster, Flickr30K and COCO, gain from weights",
+        "retrieval", "page and poster, Flickr30K, COCO",
         "`retrieval` with 0 to all training images, with and without head; 1,000 are the budget of "
         "ImageNet-1k's rows", _retrieval, (*_HEADS, *_PAIRS),
     ),
     Experiment(
-        "one pair a class", "poster, gain of one captioned image a class",
+        "one pair a class", "poster, one captioned image a class",
         "`zero_shot`, `pairs_per_class` 1, with and without head, joint and in two stages",
         _one_pair_a_class, _NINE,
     ),
@@ -769,7 +773,7 @@ EXPERIMENTS = (
         "`few_shot`, 1 to 16 shots, `paper-few-shot` beside nine others", _few_shot, _NINE,
     ),
     Experiment(
-        "weight preprocessing", "code, --weight_preprocess mean, attention, linear",
+        "weight preprocessing", "code, --weight_preprocess",
         "`zero_shot` and `retrieval` by `--head-rows` moved by ImageNet's validation images",
         _moved_rows, (*_NINE, *_PAIRS, *_OWN),
     ),
@@ -783,7 +787,7 @@ EXPERIMENTS = (
         "no source names such weights",
     ),
     Experiment(
-        "more names", "code, synonyms and hypernyms of ImageNet's classes",
+        "more names", "code, synonyms and hypernyms",
         "no command of the code asks for them",
     ),
     Experiment("MNIST", "code, classification", "no head names digits"),
