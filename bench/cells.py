@@ -40,6 +40,7 @@ ARENA = ["task", "eval", "options", "direction", "image_set", "name_set", "capti
 SETTINGS = [
     "head_set",
     "more_heads",
+    "pairs_from",
     "head_rows",
     "view_set",
     "layer_sets",
@@ -535,7 +536,9 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     for name, key in CHOICES.items():
         own = pl.col(name)
         given = pl.when(own != "").then(own) if name in _OF_PAIRS else own
-        last = given.sort_by("written").drop_nulls().last().over([*SERIES, "task", key])
+        # Pairs of another data set have its texts.
+        of = [*SERIES, "task", key, "pairs_from"]
+        last = given.sort_by("written").drop_nulls().last().over(of)
         fits = given.eq_missing(last)
         fresh = fresh & (fits | own.eq_missing(pl.lit("")) if name in _OF_PAIRS else fits)
     marked = marked.with_columns(fresh.alias("fresh"))

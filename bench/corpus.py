@@ -223,6 +223,8 @@ class Corpus:
     pair_names : Items, optional
         What the training images of a class are paired with, one text a class, where that is
         another text than its name in `names`.
+    pairs : Corpus, optional
+        Images of another data set with their captions or names, if real pairs are made of those.
     """
 
     images: Items
@@ -236,6 +238,12 @@ class Corpus:
     pair_names: Items | None = None
     blocks: tuple[int, ...] = ()
     layers: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    pairs: Corpus | None = None
+
+    @property
+    def trained_on(self) -> Corpus:
+        """What the training images of a split are images of: this corpus, or that of `pairs`."""
+        return self if self.pairs is None else self.pairs
 
 
 def read_corpus(store: FeatureStore, run: Run) -> Corpus:
@@ -291,6 +299,7 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
         head_names = _view(store, data.head_name_set, data.head_name_revision)
         for view in texts[:1]:
             view.require_same_space(head_names, what="Names of the head's classes and other texts")
+        texts.append(head_names)
         head = _head(head_view, head_names, run, [_pinned(store, at) for at in data.more_heads])
         if data.name_set:
             seen = seen_classes(name_view.items, head_names.items, names.classes)
@@ -307,9 +316,29 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     ]
     spaces = [store.info(key).attributes["space"] for key in keys if key]
     one_model = _one_model(spaces)
+    pairs = _other_pairs(store, run, image_view, texts) if data.pairs_from else None
     return Corpus(
-        images, names, captions, head, prompts, seen, one_model, views, pair_names, blocks, layers
-    )
+        images, names, captions, head, prompts, seen, one_model, views, pair_names, blocks, layers,
+        pairs,
+    )  # fmt: skip
+
+
+def _other_pairs(
+    store: FeatureStore, run: Run, images: EmbeddingsView, texts: list[EmbeddingsView]
+) -> Corpus:
+    """Return the images and texts of another data set that the real pairs of a run are made of."""
+    data, what = run.data, "Real pairs and what is scored"
+    at, of_texts = (_pinned(store, key) for key in data.pairs_from)
+    images.require_same_space(at, what=what)
+    for view in texts[:1]:
+        view.require_same_space(of_texts, what=what)
+    role, (variants, templates) = "caption" if data.captioned else "name", data.pair_texts
+    own = Run.of(
+        suite="", task="retrieval", image_set=at.key, image_revision=at.revision_id,
+        variants=variants, templates=templates, locales=data.locales, limit=run.protocol.limit,
+        **{f"{role}_set": of_texts.key, f"{role}_revision": of_texts.revision_id},
+    )  # fmt: skip
+    return read_corpus(store, own)
 
 
 def _layer(view: EmbeddingsView, images: Items) -> NDArray[np.float32]:

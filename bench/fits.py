@@ -7,6 +7,7 @@ The protocol itself (centring per source, choice of penalty and mixing weight) i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -34,7 +35,7 @@ from fitters.kept import Kept, digest_of
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
-from fitters.prototypes import CONTROLS, PAIR_CONTROLS, adapted_prototypes
+from fitters.prototypes import CONTROLS, HEAD_ROWS, PAIR_CONTROLS
 from fitters.select.grid import Choice
 
 
@@ -104,7 +105,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     image_mean, centre_source = mean_of_images(corpus, split)
     prototypes, bias = None, None
     if run.protocol.source == CLASS_MEANS:
-        prototypes = class_mean_pairs(corpus, images)
+        prototypes = class_mean_pairs(corpus.trained_on, images)
     elif run.protocol.has_prototypes:
         prototypes, bias = prototype_pairs(run, corpus, split)
     method = METHODS[run.fit.method]
@@ -121,8 +122,8 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
             grid = of_head.axes
     key = None
     rows = method.rows.centred(config.centre).images
-    if method.fitted_on == "training" and rows == "unit" and prototypes and not real:
-        key = _training_key(run, prototypes, bias)
+    if method.fitted_on == "training" and rows == "unit" and (not real or corpus.pairs):
+        key = _training_key(run, bias, prototypes, real)
     alignment = None if key is None else _LAST_TRAINED.get(key)
     if alignment is None:
         data = method.sources(
@@ -170,6 +171,8 @@ def n_pool(run: Run, corpus: Corpus, split: Split | None) -> float:
     """
     if split is None:
         return 0.0
+    if corpus.pairs is not None:
+        return float(len(split.train))
     if run.protocol.eval == "held-out":
         sizes = np.unique(corpus.images.classes, return_counts=True)[1]
         return float(sizes.sum()) ** 2 / float(np.sum(sizes.astype(np.float64) ** 2))
@@ -221,29 +224,31 @@ def choice_of_head(
     return choices[key]
 
 
-#: What was last trained on prototypes alone. It depends on no image: a suite that scores one head
-#: on many datasets trains it once, and not for minutes each.
+#: What was last trained on no image of the dataset that is scored: a suite that scores one head on
+#: many datasets trains it once, and not for minutes each.
 _LAST_TRAINED: dict[bytes, Alignment] = {}
 
 
-def _training_key(run: Run, prototypes: Pairs, bias: NDArray[np.float32] | None) -> bytes:
-    """Return the digest of all that a training on prototypes alone goes by."""
-    groups = np.asarray(prototypes.groups).astype(str)
-    rows = (prototypes.x, prototypes.y, groups, bias)
-    return digest_of(repr(run.fit), run.seed, *rows)
+def _training_key(run: Run, bias: NDArray[np.float32] | None, *sources: Pairs | None) -> bytes:
+    """Return the digest of all that a training goes by, prototypes and real pairs."""
+    rows = (
+        (own.x, own.y, own.row_groups, own.row_weight) if own is not None else (None,)
+        for own in sources
+    )  # fmt: skip
+    return digest_of(repr(run.fit), run.seed, bias, *chain.from_iterable(rows))
 
 
 def training_pairs(
     run: Run, corpus: Corpus, split: Split
 ) -> tuple[NDArray[np.int64], Pairs | None]:
     """Return the training images of a run, and its real pairs; None if it uses no image."""
-    chosen = first_pairs(split, run.protocol.n_pairs)
+    chosen, own = first_pairs(split, run.protocol.n_pairs), corpus.trained_on
     if run.protocol.pairs_per_class:
-        chosen = first_per_class(split.train, corpus.images.classes, run.protocol.pairs_per_class)
+        chosen = first_per_class(split.train, own.images.classes, run.protocol.pairs_per_class)
     if not len(chosen):
         return chosen, None
     paired = class_mean_pairs if run.protocol.pairs_per_class else real_pairs
-    return chosen, paired(corpus, chosen)
+    return chosen, paired(own, chosen)
 
 
 def mean_of_images(corpus: Corpus, split: Split | None) -> tuple[NDArray[np.float64] | None, str]:
@@ -256,7 +261,8 @@ def mean_of_images(corpus: Corpus, split: Split | None) -> tuple[NDArray[np.floa
     images, source = corpus.images, SCORED
     if split is not None:
         source = "training images" if len(split.train) else SCORED
-        images = images.take(split.train if len(split.train) else split.test)
+        trained = corpus.trained_on.images
+        images = trained.take(split.train) if len(split.train) else images.take(split.test)
     if source == SCORED and len(images) < FEWEST:
         return None, TOO_FEW
     return SideTransform.fit([images.rows], label="images", blocks=corpus.blocks).mean, source
@@ -312,7 +318,8 @@ def _names_of(corpus: Corpus) -> Items:
     if not len(corpus.names):
         raise ProtocolError(
             "Real pairs are images with captions or class names, and the run names no set of "
-            "either. Give it a caption_set or a name_set (--captions or --names)."
+            "either. Give it a caption_set or a name_set (--captions or --names); a class of "
+            "another data set is paired by its class names (--captions)."
         )
     return corpus.names
 
@@ -382,9 +389,12 @@ def head_pairs(
     bias = head.bias
     if adapted := _adapted_to(run, split):
         drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
-        weights, images = pairs, corpus.images.rows[adapted[0]]
+        weights, images = pairs, corpus.trained_on.images.take(adapted[0])
+        place = {name: row for row, name in enumerate(head.classes.tolist())}
+        of_class = np.array([place.get(name, -1) for name in images.classes.tolist()])
         pairs = drawn.get(
-            digest_of("adapted", *adapted), lambda: adapted_prototypes(weights, images, bias)
+            digest_of(run.protocol.head_rows, *adapted),
+            lambda: HEAD_ROWS[run.protocol.head_rows](weights, images.rows, of_class, bias),
         )
     size, by = run.protocol.head_size, run.protocol.head_by
     if not (size or run.protocol.leave_seen):
@@ -417,7 +427,7 @@ def _part_of_head(run: Run) -> tuple[Any, ...]:
     """Return what says which classes of its head a run uses."""
     own = run.protocol
     drawn = _draw(run) if own.head_size and own.head_by == "random" else None
-    return own.head_size, own.head_by, own.leave_seen, drawn
+    return own.head_rows, own.head_size, own.head_by, own.leave_seen, drawn
 
 
 def own_names(run: Run, corpus: Corpus) -> float | None:

@@ -135,7 +135,7 @@ def write_geometry(root: Path, run: Run, corpus: Corpus, penalty: float | None) 
         If the file system refuses.
     """
     alone = run.protocol.source == "head" and not run.protocol.has_pairs
-    if not run.protocol.whole_head or run.protocol.head_rows != "weights":
+    if not run.protocol.whole_head or run.protocol.head_rows != "weights" or run.data.pairs_from:
         return
     if run.fit.method != METHOD or not alone or penalty is None or not len(corpus.names):
         return

@@ -110,8 +110,33 @@ def manifest_split(splits: NDArray[Any], *, seed: int, train: Sequence[str]) -> 
             f"No image is of split 'test' (splits: {known}). Give the manifest one, or use eval "
             "'held-out' or 'in-class'."
         )
-    pool = np.flatnonzero(np.isin(splits, list(train)))
-    return Split(pool[np.random.default_rng([seed, _SUBSET]).permutation(len(pool))], test)
+    return Split(_order(np.isin(splits, list(train)), seed), test)
+
+
+def order_of_pairs(splits: NDArray[Any], *, seed: int, train: Sequence[str]) -> NDArray[np.int64]:
+    """Return the images of a data set that real pairs are made of, in the order of subsets.
+
+    Those of the splits `train`; all where the manifest has no split.
+
+    Raises
+    ------
+    ProtocolError
+        If none is of these splits.
+    """
+    known = sorted({str(name) for name in splits} - {""})
+    order = _order(np.isin(splits, list(train) if known else [""]), seed)
+    if not len(order):
+        raise ProtocolError(
+            f"No image of the real pairs' data set is of the splits {listed(train)} (it has "
+            f"{listed(known, shown=8)}). Name some of these in train_splits (--train-split)."
+        )
+    return order
+
+
+def _order(of_pool: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+    """Return the rows of a pool in the order of a seed, in which subsets grow."""
+    pool = np.flatnonzero(of_pool)
+    return pool[np.random.default_rng([seed, _SUBSET]).permutation(len(pool))]
 
 
 def in_class_split(classes: NDArray[Any], *, seed: int, train_fraction: float = 0.6) -> Split:

@@ -346,8 +346,9 @@ def sets_of(runs: Iterable[Run]) -> dict[str, str]:
             getattr(data, f"{role}_set"): getattr(data, f"{role}_revision")
             for role in ("image", "name", "caption", "head", "head_name", "view")
         }
+        of_data = (*data.more_heads, *data.more_images, *data.pairs_from)
         found |= zip(data.layer_sets, data.layer_revisions, strict=True)
-        found |= dict(one.split("@") for one in (*data.more_heads, *data.more_images))
+        found |= dict(one.split("@") for one in of_data)
     return {key: revision for key, revision in sorted(found.items()) if key}
 
 

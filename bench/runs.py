@@ -81,9 +81,11 @@ class Data:
     more_heads, more_images : tuple of str
         Further heads of the same classes, and the same images by their encoders, each
         ``key@revision``; see `bench.suites.demo.beside_fields`.
+    pairs_from : tuple of str
+        Images of another data set and their captions or class names, each ``key@revision``: what
+        real pairs are made of, in place of images of `image_set`.
     layer_sets, layer_revisions : tuple of str
-        More sets of the same images, such as other layers of their model: the best one is
-        searched for by ``neighbours``.
+        More sets of the same images, such as other layers: ``neighbours`` finds the best.
     image_revision … view_revision : str
     variants, templates : tuple of str
         Which prompts make one text per class of the images: what is scored.
@@ -92,9 +94,8 @@ class Data:
         the images, and the definition where the label set has it; ``auto``: see
         `fitters.jobs.HeadTexts`.
     pair_variants, pair_templates : tuple of str
-        Which prompts make the text that a class's training images are paired with, where images
-        have no captions or a class is a pair. Empty: those that are scored. Sentences on a class
-        (``--descriptions-file``) are variant "description".
+        Which prompts make the text that a class's training images are paired with. Empty: those
+        that are scored. Sentences on a class (``--descriptions-file``) are variant "description".
     locales : tuple of str
         Which captions (their ``variant``); empty means all.
     """
@@ -113,6 +114,7 @@ class Data:
     view_revision: str = ""
     more_heads: tuple[str, ...] = ()
     more_images: tuple[str, ...] = ()
+    pairs_from: tuple[str, ...] = ()
     layer_sets: tuple[str, ...] = ()
     layer_revisions: tuple[str, ...] = ()
     variants: tuple[str, ...] = option(
@@ -150,6 +152,13 @@ class Data:
     def pair_texts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Variants and templates of what a class's images are paired with."""
         return self.pair_variants or self.variants, self.pair_templates or self.templates
+
+    @property
+    def captioned(self) -> bool:
+        """Whether real pairs are images with their captions, not with the text of their class."""
+        if self.pairs_from:
+            return "/caption/" in self.pairs_from[1]
+        return bool(self.caption_set)
 
 
 def refuse(*checks: tuple[bool, str]) -> None:
@@ -200,13 +209,13 @@ class Protocol:
         Share of the classes that held-out evaluation may train on; of the images of a class for
         ``"in-class"``.
     head_rows : str
-        ``weights``: prototypes are the head's rows. ``adapted``: they are moved towards the
-        unlabelled training images; see `fitters.prototypes.adapted_prototypes`.
+        ``weights``: prototypes are the head's rows. Others are moved towards the training images,
+        by their labels or without; see `fitters.prototypes.HEAD_ROWS`.
     control_draw : int, optional
         Draws the rows of a control, so that many draws of it can be compared with one head on the
         same split and real pairs; None: the seed draws them.
     limit : int, optional
-        Number of images kept, for a quick look.
+        Number of images kept of every set, for a quick look.
 
     Raises
     ------
@@ -244,10 +253,10 @@ class Protocol:
         above=0,
         below=1,
     )
-    head_rows: Literal["weights", "adapted"] = option(
+    head_rows: Literal["weights", "adapted", "mean", "attention", "linear"] = option(
         "weights",
-        help="Use the rows of the head as prototypes, or move them towards the unlabelled "
-        "training images.",
+        help="Use the rows of the head as prototypes, or move them towards training images: "
+        "unlabelled (adapted, mean), or of the head's classes (attention, linear).",
     )
     control_draw: int | None = option(
         None, help="Seed of the control's rows [default: the seed of the run].", at_least=0
@@ -287,13 +296,6 @@ class Protocol:
             (
                 self.head_rows != "weights" and self.source == "none",
                 "head_rows are of prototypes, and source 'none' has none. Leave them out.",
-            ),
-            (
-                self.head_rows != "weights" and self.eval == "all-names",
-                (
-                    "Evaluation 'all-names' scores every image, so that there are no others to "
-                    "adapt the head's rows to. Use eval 'held-out', 'split' or 'in-class'."
-                ),
             ),
         )
 
@@ -388,13 +390,7 @@ class Run:
         )
 
     def changed(self, **values: Any) -> Run:
-        """Return the run with other values of these fields, by their names.
-
-        Raises
-        ------
-        ProtocolError
-            As of `Run.of`.
-        """
+        """Return the run with other values of these fields, by their names; errors as of `of`."""
         parts = _by_part(values)
         changes: dict[str, Any] = {
             name: replace(getattr(self, name), **parts.pop(name))
@@ -408,7 +404,8 @@ class Run:
     def _check_fit(self) -> None:
         """Check that there is something to fit, and no setting without an effect."""
         method, protocol = self.fit.method, self.protocol
-        pairs = protocol.has_pairs
+        pairs, elsewhere = protocol.has_pairs, bool(self.data.pairs_from)
+        adapts = protocol.head_rows != "weights"
         refuse(
             (self.seed < 0, f"The 'seed' of a run must be at least 0; got {self.seed}."),
             (
@@ -441,19 +438,19 @@ class Run:
                 f"head_by {protocol.head_by!r} chooses head_size classes; got 0, which are all.",
             ),
             (
-                protocol.eval == "all-names" and pairs,
+                protocol.eval == "all-names" and (pairs or adapts) and not elsewhere,
                 (
                     "Evaluation 'all-names' scores every image, so that none is left to train on; "
-                    f"got n_pairs={protocol.n_pairs}. Use eval 'held-out'."
+                    f"got n_pairs={protocol.n_pairs} and head_rows={protocol.head_rows!r}. Use "
+                    "eval 'held-out', 'split' or 'in-class'."
                 ),
             ),
             (
-                protocol.eval == "held-out" and bool(protocol.pairs_per_class),
+                protocol.eval == "held-out" and bool(protocol.pairs_per_class) and not elsewhere,
                 "pairs_per_class needs training images of the scored classes: eval 'in-class'.",
             ),
             (
-                protocol.head_rows != "weights"
-                and getattr(METHODS.get(method), "reads_bias", False),
+                adapts and getattr(METHODS.get(method), "reads_bias", False),
                 f"{method} reads the head's own rows with their bias. Leave head_rows out.",
             ),
             (
@@ -476,7 +473,7 @@ class Run:
     def _check_texts(self) -> None:
         """Check that the sets are there whose texts are chosen."""
         data = self.data
-        by_class = self.protocol.has_pairs and not data.caption_set
+        by_class = (self.protocol.has_pairs or bool(data.pairs_from)) and not data.captioned
         paired = self.protocol.pairs_per_class or by_class or self.task == "few_shot"
         refuse(
             (
@@ -498,20 +495,21 @@ class Run:
 
     def _check_task(self, options: Options) -> None:
         """Check what single tasks need of data and protocol."""
-        where, method = self.protocol.eval, self.fit.method
+        where, method, data = self.protocol.eval, self.fit.method, self.data
         of_images = isinstance(options, Neighbours) and options.of != "head"
         refuse(
             (
-                len(self.data.more_heads) != len(self.data.more_images)
-                or (bool(self.data.more_heads) and not self.data.head_set),
+                len(data.more_heads) != len(data.more_images)
+                or (bool(data.more_heads) and not data.head_set),
                 "Each further head has images by its own encoder, and there is a first head.",
             ),
             (
-                bool(self.data.more_heads) and (self.task not in OF_SEVERAL or method == IDENTITY),
-                f"Several heads are for the tasks {', '.join(OF_SEVERAL)} and methods that fit.",
+                bool(data.more_heads)
+                and (self.task not in OF_SEVERAL or method == IDENTITY or bool(data.pairs_from)),
+                f"Several heads are for tasks {', '.join(OF_SEVERAL)}, fits and the images' pairs.",
             ),
             (
-                bool(self.data.layer_sets) and not of_images,
+                bool(data.layer_sets) and not of_images,
                 (
                     "Layers are sets of images that are searched by task neighbours, with "
                     "of=class-means or of=pairs. Leave them out, or name that."
@@ -544,6 +542,10 @@ class Run:
                     "Task few_shot trains and tests on the same classes: eval is 'split' or "
                     f"'in-class', not {where!r}."
                 ),
+            ),
+            (
+                bool(self.data.pairs_from),
+                "Task few_shot learns from images of the classes that it scores, from no others.",
             ),
             (
                 options.learner in PROMPT_LEARNERS and method != IDENTITY,
@@ -644,10 +646,8 @@ class Leaf:
         Types and words that its annotation names, in order, without None.
     optional : bool
         Whether it may be None.
-    part : type
-        The dataclass that has it.
-    metadata : mapping
-        Of the dataclass field.
+    part, metadata
+        The dataclass that has it, and what it says of it.
     """
 
     path: tuple[str, ...]

@@ -24,7 +24,14 @@ from bench.options import (
     Retrieval,
     ZeroShot,
 )
-from bench.protocol import Split, held_out_split, in_class_split, manifest_split, sample_rng
+from bench.protocol import (
+    Split,
+    held_out_split,
+    in_class_split,
+    manifest_split,
+    order_of_pairs,
+    sample_rng,
+)
 from bench.runs import IDENTITY, Run
 from bench.tasks.diagnostics import (
     score_cosine_head,
@@ -151,6 +158,12 @@ def split_of(run: Run, corpus: Corpus) -> Split | None:
         If the corpus has no such split.
     """
     images, protocol = corpus.images, run.protocol
+    if corpus.pairs is not None:
+        own = split_of(run, replace(corpus, pairs=None))
+        parts = corpus.pairs.images.parts
+        assert parts is not None
+        order = order_of_pairs(parts, seed=run.seed, train=protocol.train_splits)
+        return Split(order, np.arange(len(images)) if own is None else own.test)
     fresh = {"held-out": held_out_split, "in-class": in_class_split}.get(protocol.eval)
     if fresh is not None:
         return fresh(images.classes, seed=run.seed, train_fraction=protocol.train_fraction)

@@ -287,6 +287,7 @@ def metric_columns(table: pl.DataFrame) -> list[str]:
 EXTRA = {
     "options": "options", "image_set": "images", "name_set": "names",
     "caption_set": "captions", "head_set": "head", "more_heads": "further heads",
+    "pairs_from": "pairs of",
     "head_rows": "head rows",
     "view_set": "views", "layer_sets": "layers",
     "clusters": "clusters", "head_size": "classes", "head_by": "taken by",

@@ -496,24 +496,26 @@ def _real_pairs(
     return paired
 
 
-def images_beside(store: FeatureStore, images: EmbeddingsView, space_id: str) -> EmbeddingsView:
-    """Return the set of the same dataset's images in another space.
+def images_beside(store: FeatureStore, view: EmbeddingsView, space_id: str) -> EmbeddingsView:
+    """Return the images of a view's dataset in a space.
 
     Raises
     ------
     SettingError
         If the store has none, or several.
     """
-    dataset = images.key.split("/")[0]
-    found = [info for info in store.sets() if info.key.dataset == dataset
-             and info.key.kind == "image" and info.commit.space_id == space_id]  # fmt: skip
-    if len(found) != 1:
-        have = ", ".join(str(info.key) for info in found) or "none"
+    dataset = view.key.split("/")[0]
+    found = [info for info in store.sets() if info.commit.space_id == space_id]
+    images = [info for info in found if (info.key.dataset, info.key.kind) == (dataset, "image")]
+    if len(images) != 1:
+        have = ", ".join(str(info.key) for info in images) or "none"
+        encoder = found[0].encoder if found else "their encoder"
         raise SettingError(
-            f"Each head needs the images of {dataset} by its own encoder: one set in space "
-            f"{space_id[:8]}; {store.address} has {have}. Extract them, or leave that head out."
+            f"One set of images of {dataset} in space {space_id[:8]} ({encoder}) is needed; "
+            f"{store.address} has {have}. Extract them, or leave out what needs them: a further "
+            "head, or captions of that dataset."
         )
-    return store.view(str(found[0].key))
+    return store.view(str(images[0].key))
 
 
 def pair_images(x: EmbeddingsView, y: EmbeddingsView) -> PairedView[EmbeddingsView]:

@@ -153,6 +153,104 @@ BLOCK_IMAGES = 4096
 """Images whose shares in all classes are held at once."""
 
 
+def shifted_prototypes(pairs: Pairs, images: Rows) -> Pairs:
+    """Return prototypes moved to where images lie: unit(w − mean(w) + mean(unit(f))).
+
+    References
+    ----------
+    "mean" of the code of Mendez et al., ICML 2026, github.com/david-mnd/recycling4vlalignment.
+    """
+    weights = pairs.x.astype(np.float64)
+    weights += normalize_rows(images, what="images").mean(axis=0) - weights.mean(axis=0)
+    return replace(pairs, x=normalize_rows(weights, what="prototypes").astype(pairs.x.dtype))
+
+
+def attending_prototypes(pairs: Pairs, images: Rows, of_class: Index) -> Pairs:
+    """Return prototypes made of class means: unit(softmax(W Rᵀ) R), R the unit means of raw images.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        x are the head's rows W, raw.
+    images : ndarray of shape (n, p)
+    of_class : int array of shape (n,)
+        The row of the head that is the class of each image; -1: none is.
+
+    Raises
+    ------
+    PairsError
+        If no image is of a class of the head.
+
+    References
+    ----------
+    "attention" of the code named in `shifted_prototypes`.
+    """
+    from scipy.special import softmax
+
+    _, means = _class_means(images, of_class)
+    attended = softmax(pairs.x.astype(np.float64) @ means.T, axis=1) @ means
+    return replace(pairs, x=normalize_rows(attended, what="prototypes").astype(pairs.x.dtype))
+
+
+def projected_prototypes(
+    pairs: Pairs, images: Rows, of_class: Index, *, dropout: float = 0.6
+) -> Pairs:
+    """Return prototypes mapped to class means: unit(W A + b), by least squares under dropout.
+
+    A and b minimise what inputs dropped with that probability cost on average, which is a ridge::
+
+        ‖W A + b − R‖² + dropout / (1 − dropout) Σ_j ‖column j of W‖² ‖row j of A‖²
+
+    The original takes 500 steps of Adam towards it.
+
+    Parameters
+    ----------
+    pairs, images, of_class
+        As of `attending_prototypes`. Rows of classes without an image are mapped, too.
+    dropout : float
+
+    Raises
+    ------
+    PairsError
+        If no image is of a class of the head.
+
+    References
+    ----------
+    "linear" of the code named in `shifted_prototypes`. Wager, Wang, Liang, Dropout training as
+    adaptive regularization, NeurIPS 2013.
+    """
+    known, means = _class_means(images, of_class)
+    weights = pairs.x.astype(np.float64)
+    own, goal = weights[known], means - means.mean(axis=0)
+    centred = own - own.mean(axis=0)
+    penalty = np.diag((own**2).sum(axis=0) * dropout / (1 - dropout))
+    slope = np.linalg.lstsq(centred.T @ centred + penalty, centred.T @ goal, rcond=None)[0]
+    mapped = (weights - own.mean(axis=0)) @ slope + means.mean(axis=0)
+    return replace(pairs, x=normalize_rows(mapped, what="prototypes").astype(pairs.x.dtype))
+
+
+def _class_means(images: Rows, of_class: Index) -> tuple[Index, npt.NDArray[np.float64]]:
+    """Return the classes of a head that images are of, and the unit means of their raw images."""
+    known = np.unique(of_class[of_class >= 0])
+    if not len(known):
+        raise PairsError(
+            "No image is of a class of the head, and their means are asked for. Take labelled "
+            "images of the head's own classes, or leave its rows as they are."
+        )
+    means = [images[of_class == row].mean(axis=0, dtype=np.float64) for row in known]
+    unit: npt.NDArray[np.float64] = normalize_rows(np.stack(means), what="means of classes")
+    return known, unit
+
+
+HEAD_ROWS: dict[str, Callable[[Pairs, Rows, Index, npt.NDArray[Any]], Pairs]] = {
+    "adapted": lambda pairs, images, _, bias: adapted_prototypes(pairs, images, bias),
+    "mean": lambda pairs, images, *_: shifted_prototypes(pairs, images),
+    "attention": lambda pairs, images, of_class, _: attending_prototypes(pairs, images, of_class),
+    "linear": lambda pairs, images, of_class, _: projected_prototypes(pairs, images, of_class),
+}
+"""What moves the rows of a head towards images, by name: of them, their classes and the bias."""
+
+
 def _mean_row(rows: Rows) -> npt.NDArray[np.float64]:
     """Return the direction of the mean of the unit rows, at the mean of their lengths."""
     mean = normalize_rows(rows, what="prototypes of one name").mean(axis=0, keepdims=True)

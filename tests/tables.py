@@ -7,6 +7,7 @@
     python -m tests.accuracy.trained_controls                        # adds to trained_controls.json
     python -m tests.accuracy.few_shot                                # writes few_shot.json
     python -m tests.accuracy.unpaired                                # writes unpaired.json
+    python -m tests.accuracy.elsewhere                               # writes elsewhere.json
     python -m tests.faults.matrix --out docs/data/reliability.json   # writes reliability.json
     python -m tests.faults.interleavings --out docs/data/interleavings.json
     python -m tests.tables write                                     # all tables, from docs/data
@@ -36,6 +37,7 @@ from bench.code import code_digest
 from bench.contracts import CONTRACTS
 from bench.doses import SCHEMA as DOSES
 from bench.doses import dose_table
+from bench.suites.paper import EXPERIMENTS
 from bench.tables import (
     BY_NAME,
     dose_lines,
@@ -47,7 +49,7 @@ from bench.tables import (
     value_text,
 )
 from featstore.store.convention import KEY, SCHEMA, SHOULD
-from tests.accuracy import trained, trained_controls
+from tests.accuracy import elsewhere, trained, trained_controls
 from tests.house import PACKAGES
 
 ROOT = Path(__file__).parents[1]
@@ -425,6 +427,17 @@ def contracts(_: None) -> list[str]:
     return table(["kind", "check", "what it asks"], rows)
 
 
+def paper(data: Data) -> list[str]:
+    """Return what the paper shows, what is run for it, and on what it was run here."""
+    stamps = {row["experiment"] for row in data["rows"]}
+    rows = []
+    for one in EXPERIMENTS:
+        here = "miniatures, stamps" if one.name in stamps else "miniatures"
+        state = "not run" if one.plan is None else here
+        rows.append([one.name, one.where, one.runs, state])
+    return table(["experiment", "where it is", "what is run, or why not", "run here on"], rows)
+
+
 #: Name of a table -> (file of docs/data, or None if it needs none; what renders it).
 def embeddings_properties(_: None) -> list[str]:
     """Return the properties of the embeddings convention, as its schema states them."""
@@ -464,6 +477,8 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "unpaired": ("unpaired.json", unpaired),
     **trained.TABLES,
     **trained_controls.TABLES,
+    **elsewhere.TABLES,
+    "paper": ("elsewhere.json", paper),
 }
 
 _BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)

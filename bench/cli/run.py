@@ -293,6 +293,9 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
             opened = open_store(folder)
             missing = chosen.lacking(opened, place) if chosen.lacking else []
             runs = suite_runs(suite, opened, lists=lists, limit=limit, **named, **data)
+        if given["dry_run"] and chosen.outline and not given["as_json"]:
+            for one, state in chosen.outline(missing):
+                click.echo(f"  {one.name} ({one.where}): {state}")
         if missing and not given["as_json"]:
             _print_lacking(place or folder, missing, every=given["dry_run"])
         if not runs and not given["dry_run"]:
@@ -453,10 +456,9 @@ def task_command(name: str, words: tuple[str, ...], **given: Any) -> None:
     options = _parsed(name, words)
     lists = {"method": ("identity",), **lists_of(given, "protocol", "fit", "data")}
     check_settings(lists, lists["method"])
-    make = partial(
-        Run.of, suite=SUITE, task=name, options=options,
-        **config_from(SetNames, given).fields(open_store(given["store"])),
-    )  # fmt: skip
+    sets = config_from(SetNames, given).fields(open_store(given["store"]))
+    lists["pairs_from"] = (sets.pop("pairs_from", ()),)
+    make = partial(Run.of, suite=SUITE, task=name, options=options, **sets)
     runs = combinations(make, {"seed": seeds, **lists})
     config_from(Execution, given).run(SUITE, runs)
 

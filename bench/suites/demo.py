@@ -37,11 +37,13 @@ from fitters.methods import METHODS, method_named
 
 def beside_fields(heads: Sequence[SetInfo], images: Sequence[SetInfo]) -> dict[str, Any]:
     """Return the fields of a run that name further heads, and images by their encoders."""
+    both = tuple(map(pinned, heads)), tuple(map(pinned, images))
+    return dict(zip(("more_heads", "more_images"), both, strict=True)) if heads else {}
 
-    def named(infos: Sequence[SetInfo]) -> tuple[str, ...]:
-        return tuple(f"{info.key}@{info.commit.revision_id}" for info in infos)
 
-    return {"more_heads": named(heads), "more_images": named(images)} if heads else {}
+def pinned(info: SetInfo) -> str:
+    """Return what names a set in its revision: ``key@revision``."""
+    return f"{info.key}@{info.commit.revision_id}"
 
 
 def set_fields(**sets: SetInfo | None) -> dict[str, str]:
@@ -57,12 +59,12 @@ def set_fields(**sets: SetInfo | None) -> dict[str, str]:
     return found
 
 
-def has_meaning(method: str, protocol: Protocol) -> bool:
+def has_meaning(method: str, protocol: Protocol, *, elsewhere: bool = False) -> bool:
     """Return whether a method can be fitted on what a protocol names, and scored by it.
 
     It cannot: on source "none" without real pairs, on prototypes or pairs that it does not read,
-    on changed rows of a head whose bias it reads, on real pairs where every image is scored, on
-    pairs of classes that are held out.
+    on changed rows of a head whose bias it reads; and, unless they are of a data set `elsewhere`,
+    on real pairs where every image is scored and on pairs of classes that are held out.
     """
     source, pairs = protocol.source, protocol.has_pairs
     if method == IDENTITY:
@@ -72,9 +74,9 @@ def has_meaning(method: str, protocol: Protocol) -> bool:
         return False
     if spec.fitted_on == "head":
         return source == "head" and not pairs
-    if pairs and protocol.eval == "all-names":
+    if pairs and protocol.eval == "all-names" and not elsewhere:
         return False
-    if protocol.pairs_per_class and protocol.eval == "held-out":
+    if protocol.pairs_per_class and protocol.eval == "held-out" and not elsewhere:
         return False
     if protocol.needs_pairs and not pairs:
         return False

@@ -1,20 +1,24 @@
 """The suite `paper`: the protocol of the paper, and what a store lacks for it.
 
 Mendez, Confalonieri and Díaz-Rodríguez, *Supervised Classification Heads as Semantic Prototypes*,
-ICML 2026 (arXiv 2605.22484). ``plan`` returns the runs whose sets are in the store, ``lacking``
-what the store lacks with the commands that make it, ``published`` the paper's numbers.
+ICML 2026 (arXiv 2605.22484). `EXPERIMENTS` is the one list of what the paper shows: which runs
+answer it, which sets they read, and why some is not run. `paper_runs`, `lacking`, the dry run and
+the table of docs/reproduce.md follow from it. ``published`` holds the paper's numbers.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 from bench.options import FewShot, ModalityGap, Neighbours, Options, Retrieval
-from bench.runs import Run
-from bench.suites.demo import set_fields
+from bench.runs import IDENTITY, Run
+from bench.suites.demo import pinned, set_fields
+from featstore.command_line import count
 from featstore.store.store import FeatureStore, SetInfo
 
 #: The nine datasets of the paper's zero-shot figure.
@@ -31,9 +35,6 @@ RETRIEVAL = ("flickr30k", "coco")
 #: Labelled images of the classes that a head knows, for the cosine classifier.
 OWN_IMAGES = "imagenet1k"
 
-#: Label sets whose heads are recycled.
-LABEL_SETS = ("imagenet1k", "imagenet22k", "imagenet21k_goog", "imagenet12k", "inat21")
-
 #: A variant of a class's name, and the template around it.
 Text = tuple[str, str]
 
@@ -47,11 +48,10 @@ TRAINED_AS: dict[str, tuple[Text, ...]] = {
 }
 LEMMAS: tuple[Text, ...] = (("lemmas", "none"), PLAIN)
 
-#: What a class is tested by, the first that its set has: the paper's name in the paper's prompt.
+#: What a class is tested by, the first that its set has.
 TESTED_BY: tuple[Text, ...] = (("paper", "paper"), ("name", "photo"), PLAIN)
 
-#: What one pair a class pairs the mean of images with: a caption, which comes from a user's file,
-#: or else the plain name.
+#: What one pair a class is paired with: a caption, of a user's file, or else the plain name.
 PAIRED_WITH: tuple[Text, ...] = (("description", "d000"), PLAIN)
 
 
@@ -59,12 +59,7 @@ PAIRED_WITH: tuple[Text, ...] = (("description", "d000"), PLAIN)
 class Fit:
     """Sets that fit together: images, the head of their model, and texts of one encoder.
 
-    Attributes
-    ----------
-    image : SetInfo
-    text : SetInfo or None
-        Class names or captions of the images' dataset; None where no text is needed.
-    head, head_name : SetInfo or None
+    `text` are class names or captions of the images' dataset.
     """
 
     image: SetInfo
@@ -87,10 +82,12 @@ class Inventory:
     Parameters
     ----------
     store : FeatureStore
+    limit : int, optional
+        Images kept of every set.
     """
 
-    def __init__(self, store: FeatureStore) -> None:
-        self.store = store
+    def __init__(self, store: FeatureStore, limit: int | None = None) -> None:
+        self.store, self.limit = store, limit
         self._sets = store.sets()
         self._texts: dict[str, frozenset[Text]] = {}
 
@@ -102,6 +99,11 @@ class Inventory:
         """Return the splits that the items of a set name."""
         column = self.store.view(str(info.key)).items.get_column("split", default=None)
         return set() if column is None else set(column.drop_nulls())
+
+    def n_train(self, info: SetInfo) -> int:
+        """Return how many of the images that are kept of a set may be trained on."""
+        items = self.store.view(str(info.key)).items
+        return int(items.head(self.limit or items.height)["split"].is_in(TRAIN_SPLITS).sum())
 
     def n_classes(self, info: SetInfo) -> int:
         """Return how many classes the items of a set are of."""
@@ -134,47 +136,41 @@ class Inventory:
         return sorted({info.key.dataset for info in self._sets if info.key.kind == kind})
 
     def with_heads(
-        self, dataset: str, kind: str, label_sets: Sequence[str] = LABEL_SETS
+        self, dataset: str, kind: str, label_sets: Sequence[str] | None = None
     ) -> Iterator[Fit]:
-        """Yield images with texts of `kind` and every head that fits both.
+        """Yield images with texts of `kind` and every head of the store that fits both.
 
         A head fits images of its own space, and texts where the names of its classes are in
         their space.
         """
-        for image in self.of(dataset, "image"):
-            for label_set in label_sets:
-                for head in self.of(label_set, "head_weight"):
-                    if head.commit.space_id != image.commit.space_id:
-                        continue
-                    for text in self.of(dataset, kind):
-                        for names in self.of(label_set, "class_name"):
-                            if names.commit.space_id == text.commit.space_id:
-                                yield Fit(image, text, head, names)
+        for image, text in product(self.of(dataset, "image"), self.of(dataset, kind)):
+            spaces = image.commit.space_id, text.commit.space_id
+            for head, names in self.heads_and_names(label_sets):
+                if (head.commit.space_id, names.commit.space_id) == spaces:
+                    yield Fit(image, text, head, names)
 
     def pairs(self, dataset: str, kind: str) -> Iterator[Fit]:
         """Yield images and texts of the two towers of one model, such as CLIP's."""
-        for image in self.of(dataset, "image"):
+        for image, text in product(self.of(dataset, "image"), self.of(dataset, kind)):
             pair = image.attributes["space"].get("pair")
-            for text in self.of(dataset, kind):
-                if pair is not None and text.attributes["space"].get("pair") == pair:
-                    yield Fit(image, text)
+            if pair is not None and text.attributes["space"].get("pair") == pair:
+                yield Fit(image, text)
 
     def heads_and_names(
-        self, label_sets: Sequence[str] = LABEL_SETS
+        self, label_sets: Sequence[str] | None = None
     ) -> Iterator[tuple[SetInfo, SetInfo]]:
-        """Yield every head with every set of names of its classes."""
-        for label_set in label_sets:
-            for head in self.of(label_set, "head_weight"):
-                for names in self.of(label_set, "class_name"):
-                    yield head, names
+        """Yield every head, or those of some label sets, with every set of names of its classes."""
+        for label_set in self.datasets("head_weight") if label_sets is None else label_sets:
+            yield from product(self.of(label_set, "head_weight"), self.of(label_set, "class_name"))
 
-    def images_of_space(self, space_id: str) -> SetInfo | None:
-        """Return some set of images of a space, the paper's datasets first."""
-        for dataset in (OWN_IMAGES, *NINE, HAM, *RETRIEVAL):
-            for image in self.of(dataset, "image"):
-                if image.commit.space_id == space_id:
-                    return image
-        return None
+    def in_space(self, kind: str, space_id: str, *datasets: str) -> SetInfo | None:
+        """Return a set of a kind in a space, of the first dataset that has one.
+
+        Without `datasets` of some dataset of the paper.
+        """
+        places = datasets or (OWN_IMAGES, *NINE, HAM, *RETRIEVAL)
+        sets = (info for dataset in places for info in self.of(dataset, kind))
+        return next((info for info in sets if info.commit.space_id == space_id), None)
 
 
 #: The models of the zero-shot figure, by the label set of their head.
@@ -227,15 +223,12 @@ class Lacking:
 
     Attributes
     ----------
-    dataset, kind : str
-    encoders : tuple of str
-        Images are decoded once for all of them.
+    dataset, kind, encoders
+        Images are decoded once for all encoders.
     experiments : tuple of str
         What they are for.
-    command : str
-        The `featstore extract` command that makes them; the manifest is built first.
-    manifest : str
-        The command that builds the manifest.
+    command, manifest : str
+        What makes them, and what builds the manifest before.
     note : str
         What no source specifies; "" where everything is specified.
     """
@@ -266,9 +259,10 @@ def lacking(store: FeatureStore, place: str | None = None) -> list[Lacking]:
     if place is None:
         place = str(store.root) if store.address == str(store.root) else "STORE"
     wanted: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for experiment, dataset, kind, encoder in _wanted():
-        own = wanted.setdefault((dataset, kind), {})
-        own.setdefault(encoder, []).append(experiment)
+    for experiment in EXPERIMENTS:
+        for dataset, kind, encoder in experiment.reads:
+            own = wanted.setdefault((dataset, kind), {})
+            own.setdefault(encoder, []).append(experiment.name)
     return [
         _command(dataset, kind, left, place)
         for (dataset, kind), encoders in wanted.items()
@@ -326,32 +320,6 @@ def _manifest(dataset: str, kind: str) -> tuple[str, str]:
     return folder, shlex.join([*words, "-o", folder])
 
 
-def _wanted() -> Iterator[tuple[str, str, str, str]]:
-    """Yield (experiment, dataset, kind, encoder)."""
-    heads = {label_set: (encoder,) for label_set, encoder in BEIT.items()}
-    for label_set, encoders in (heads | {INAT_LABELS: tuple(INAT)}).items():
-        for experiment in ("zero-shot, few-shot", "mutual k-NN", "modality gap"):
-            for encoder in encoders:
-                yield experiment, label_set, "head_weight", encoder
-            yield experiment, label_set, "class_name", TEXT
-    for encoder in COSINE_HEADS:
-        yield "cosine head", OWN_IMAGES, "head_weight", encoder
-    for dataset in (*NINE, HAM):
-        experiment = "HAM10000" if dataset == HAM else "zero-shot, few-shot"
-        pairs = (CLIP, LARGE_CLIP) if dataset == HAM else (CLIP,)
-        for encoder in (*BEIT.values(), *INAT, *pairs):
-            yield experiment, dataset, "image", encoder
-        for encoder in (TEXT, *pairs):
-            yield experiment, dataset, "class_name", encoder
-    for dataset in RETRIEVAL:
-        for encoder in (BEIT["imagenet22k"], CLIP):
-            yield "retrieval", dataset, "image", encoder
-        for encoder in (TEXT, CLIP):
-            yield "retrieval", dataset, "caption", encoder
-    for encoder in (*COSINE_HEADS, BEIT["imagenet22k"]):
-        yield "cosine head, mutual k-NN", OWN_IMAGES, "image", encoder
-
-
 SUITE = "paper"
 
 #: The paper's own methods that are trained by gradient descent, and the one that is not.
@@ -361,11 +329,15 @@ CLOSED = ("paper-cca",)
 IN_TWO_STAGES = ("paper-mlp",)
 #: Ours beside them, and ConSE, which fits nothing.
 METHODS = ("ridge", "procrustes")
-CONTROLS = ("random", "shuffled")
+#: Rows that carry no class, of every method.
+CONTROLS = ("random-cov", "shuffled")
+#: How the authors' code changes the rows of a head of ImageNet-1k by images of its classes.
+MOVED_ROWS: tuple[Literal["mean", "attention", "linear"], ...] = ("mean", "attention", "linear")
 
 #: Epochs of a trained method go by the classes of the images' own head, with its rows or without.
 EPOCHS = {"imagenet1k": 2_500}
 OTHER_EPOCHS = 500
+BATCH = 512
 
 SEEDS = (0, 1, 2, 3, 4)
 #: A training takes from minutes to an hour.
@@ -381,6 +353,9 @@ TRAIN_SPLITS = ("train", "restval", "val")
 
 #: Five captions of every image, as the paper tests.
 CAPTIONS = 5
+
+#: Whose pairs are also fitted to be scored on the names of the nine.
+CAPTIONED = "flickr30k"
 
 SHOTS = (1, 2, 4, 8, 16)
 LEARNERS = (
@@ -415,33 +390,31 @@ def paper_runs(
     --------
     bench.suites.paper : what the store lacks.
     """
-    have = Inventory(store)
-    runs = [
-        *_zero_shot(have),
-        *_retrieval(have, limit),
-        *_few_shot(have),
-        *_neighbours(have),
-        *_modality_gap(have),
-        *_cosine_head(have),
-    ]
+    have = Inventory(store, limit)
+    runs = (run for one in EXPERIMENTS if one.plan is not None for run in one.plan(have))
     return [
-        run.changed(limit=limit)
-        for run in dict.fromkeys(runs)
+        run if limit is None else run.changed(limit=limit)
+        for run in sorted(dict.fromkeys(runs), key=_shared_training)
         if (not methods or run.fit.method in methods)
         and (not sources or run.protocol.source in sources)
     ]
 
 
+def _shared_training(run: Run) -> tuple[Any, ...]:
+    """Return a key by which trainings that no scored image enters come last, equal ones together.
+
+    One training then serves all datasets; see `bench.fits.fit_run`.
+    """
+    data, own = run.data, run.protocol
+    if run.fit.method not in TRAINED or (own.has_pairs and not data.pairs_from):
+        return (0,)
+    sets = data.head_set, data.head_name_set, data.pairs_from if own.has_pairs else ()
+    rows = own.source, own.head_rows, str(own.n_pairs), own.pairs_per_class
+    return (1, *sets, run.fit.method, *rows, run.fit.training.epochs, run.seed)
+
+
 def _run(fit: Fit, **fields: Any) -> Run:
-    settings: dict[str, Any] = {
-        "suite": SUITE, "train_splits": TRAIN_SPLITS,
-    }  # fmt: skip
-    return Run.of(**settings | fit.fields() | fields)
-
-
-def _without_head(fit: Fit) -> Fit:
-    """Return a fit whose runs do not name a head: they are the same for every head."""
-    return Fit(fit.image, fit.text)
+    return Run.of(suite=SUITE, train_splits=TRAIN_SPLITS, **fit.fields(), **fields)
 
 
 def _head_texts(have: Inventory, fit: Fit) -> dict[str, Any]:
@@ -452,157 +425,204 @@ def _head_texts(have: Inventory, fit: Fit) -> dict[str, Any]:
     return have.texts(fit.head_name, wanted, "head_")
 
 
-def _trained(fit: Fit) -> dict[str, Any]:
-    """Return the fields that a training by the paper's schedule has beside its method."""
+def _methods(
+    fit: Fit, trained: tuple[int, ...], others: tuple[int, ...]
+) -> Iterator[tuple[dict[str, Any], tuple[int, ...]]]:
+    """Yield the fields of every method, of a training the paper's schedule, and its seeds."""
     assert fit.head is not None
-    return {"epochs": EPOCHS.get(fit.head.key.dataset, OTHER_EPOCHS)}
+    epochs = EPOCHS.get(fit.head.key.dataset, OTHER_EPOCHS)
+    for method in TRAINED:
+        yield {"method": method, "epochs": epochs}, trained
+    for method in (*CLOSED, *METHODS):
+        yield {"method": method}, others
 
 
-def _where(have: Inventory, dataset: str, fit: Fit) -> str:
-    return "split" if "test" in have.splits(fit.image) and dataset != HAM else "all-names"
+def _whatever_seed(own: dict[str, Any], seeds: Sequence[int]) -> Sequence[int]:
+    """Return the seeds of what is the same for every seed, unless it is trained."""
+    return seeds if own["method"] in TRAINED else seeds[:1]
 
 
-def _zero_shot(have: Inventory) -> Iterator[Run]:
-    """Weights alone beside the controls and ConSE; one pair a class more; CLIP's own pairs."""
-    trained: list[Run] = []
-    for dataset in (*NINE, HAM):
-        for fit in have.with_heads(dataset, "class_name"):
-            assert fit.text is not None
-            where = _where(have, dataset, fit)
-            tested = have.texts(fit.text, TESTED_BY)
-            base = _run(
-                fit, task="zero_shot", eval=where, source="head", method="conse", **tested,
-                **_head_texts(have, fit),
-            )  # fmt: skip
-            yield base
-            trained += [
-                base.changed(method=method, seed=seed, **_trained(fit))
-                for method in TRAINED
-                for seed in TRAINED_SEEDS
-            ]
-            for method in (*CLOSED, *METHODS):
-                yield base.changed(method=method)
-                for control in CONTROLS:
-                    for seed in SEEDS:
-                        yield base.changed(method=method, source=control, seed=seed)
-            if where == "split" and have.splits(fit.image) & set(TRAIN_SPLITS):
-                yield from _one_pair_a_class(have, fit, base)
-        for fit in have.pairs(dataset, "class_name"):
-            assert fit.text is not None
-            tested = have.texts(fit.text, TESTED_BY)
-            yield _run(fit, task="zero_shot", eval=_where(have, dataset, fit), **tested)
-    # One training serves all datasets that follow each other; see `bench.fits.fit_run`.
-    yield from sorted(
-        trained,
-        key=lambda run: (run.data.head_set, run.data.head_name_set, run.fit.method, run.seed),
+def _head_alone(base: Run, own: dict[str, Any], seeds: Sequence[int]) -> Iterator[Run]:
+    """Yield the runs of a method on the head alone, and on its controls."""
+    yield from (base.changed(**own, seed=seed) for seed in _whatever_seed(own, seeds))
+    for control in CONTROLS:
+        yield from (base.changed(**own, seed=seed, source=control) for seed in seeds)
+
+
+def _beside_pairs(have: Inventory, both: Run, n: int, *, controls: bool) -> Iterator[Run]:
+    """Yield a run on real pairs and the head, on its controls, and on the pairs alone.
+
+    The head's rows make more steps of an epoch: a training on the `n` rows of the pairs alone is
+    also run with as many steps.
+    """
+    bare = _without_head(both)
+    yield both
+    yield bare
+    if both.fit.training.epochs is not None:
+        more = n + have.n_classes(have.store.info(both.data.head_set))
+        steps = both.fit.training.epochs * -(-more // BATCH)
+        yield bare.changed(epochs=-(-steps // -(-n // BATCH)))
+    for control in CONTROLS if controls else ():
+        yield both.changed(source=control)
+
+
+def _without_head(base: Run) -> Run:
+    """Return a run on real pairs alone; it names no head, so that it is the same for every head."""
+    sets = ("head_set", "head_revision", "head_name_set", "head_name_revision")
+    return base.changed(
+        source="none", head_variants=(), head_templates=(), **dict.fromkeys(sets, "")
     )
 
 
-def _one_pair_a_class(have: Inventory, fit: Fit, base: Run) -> Iterator[Run]:
+def _heads(
+    have: Inventory, datasets: Sequence[str], kind: str = "class_name"
+) -> Iterator[tuple[Fit, Run]]:
+    """Yield every head and text encoder of the store on datasets, with the run of ConSE.
+
+    On class names it is of zero_shot, on captions of retrieval.
+    """
+    for dataset in datasets:
+        for fit in have.with_heads(dataset, kind):
+            assert fit.text is not None
+            base = {"source": "head", "method": "conse", **_head_texts(have, fit)}
+            if kind == "class_name":
+                own: dict[str, Any] = have.texts(fit.text, TESTED_BY)
+                yield fit, _run(fit, task="zero_shot", eval=_where(have, fit), **own, **base)
+            elif have.n_train(fit.image):
+                own = {"options": Retrieval(captions=CAPTIONS)}
+                yield fit, _run(fit, task="retrieval", eval="split", **own, **base)
+
+
+def _where(have: Inventory, fit: Fit) -> str:
+    tested = "test" in have.splits(fit.image) and fit.image.key.dataset != HAM
+    return "split" if tested else "all-names"
+
+
+def _zero_shot(have: Inventory, datasets: Sequence[str] = NINE) -> Iterator[Run]:
+    """Weights alone beside the controls and ConSE; CLIP's own pairs."""
+    for fit, base in _heads(have, datasets):
+        yield base
+        for own, seeds in _methods(fit, TRAINED_SEEDS, SEEDS):
+            yield from _head_alone(base, own, seeds)
+    for fit in (pair for dataset in datasets for pair in have.pairs(dataset, "class_name")):
+        assert fit.text is not None
+        tested = have.texts(fit.text, TESTED_BY)
+        yield _run(fit, task="zero_shot", eval=_where(have, fit), **tested)
+
+
+def _with_images(have: Inventory) -> Iterator[tuple[Fit, Run]]:
+    """Yield what `_heads` does on those of the nine that have images to train on."""
+    for fit, base in _heads(have, NINE):
+        if base.protocol.eval == "split" and have.n_train(fit.image):
+            yield fit, base
+
+
+def _one_pair_a_class(have: Inventory) -> Iterator[Run]:
     """One training image of every class with a caption, with the head's rows and without."""
-    assert fit.text is not None
-    bare = _run(
-        _without_head(fit), task="zero_shot", eval="split", method="ridge", pairs_per_class=1,
-        variants=base.data.variants, templates=base.data.templates,
-    )  # fmt: skip
-    for methods, seeds, more in (
-        (TRAINED, TRAINED_SEEDS, _trained(fit)),
-        ((*CLOSED, *METHODS), SEEDS, {}),
-    ):
-        for seed in seeds:
-            for method in methods:
-                one: dict[str, Any] = {
-                    "method": method, "seed": seed, "pairs_per_class": 1,
-                    **have.texts(fit.text, PAIRED_WITH, "pair_"), **more,
-                }  # fmt: skip
-                yield base.changed(**one)
-                yield bare.changed(**one)
-                if method in IN_TWO_STAGES:
-                    yield base.changed(**one, sequential=True)
+    for fit, base in _with_images(have):
+        assert fit.text is not None
+        pairs = base.changed(pairs_per_class=1, **have.texts(fit.text, PAIRED_WITH, "pair_"))
+        for own, seeds in _methods(fit, TRAINED_SEEDS, SEEDS):
+            for seed in seeds:
+                both = pairs.changed(**own, seed=seed)
+                yield from _beside_pairs(have, both, have.n_classes(fit.image), controls=True)
+                if own["method"] in IN_TWO_STAGES:
+                    yield both.changed(sequential=True)
 
 
-def _retrieval(have: Inventory, limit: int | None) -> Iterator[Run]:
+def _retrieval(have: Inventory) -> Iterator[Run]:
     """Images and captions with 0 to all training images, with and without weights."""
-    options = Retrieval(captions=CAPTIONS)
-    for dataset in RETRIEVAL:
-        for fit in have.with_heads(dataset, "caption"):
-            items = have.store.view(str(fit.image.key)).items
-            splits = items.head(limit or items.height)["split"]
-            n_train = int(splits.is_in(TRAIN_SPLITS).sum())
-            if not n_train:
+    for fit, base in _heads(have, RETRIEVAL, "caption"):
+        assert fit.text is not None
+        yield base
+        yield from _by_pairs(have, fit, base, fit.image, fit.text)
+    for fit in (pair for dataset in RETRIEVAL for pair in have.pairs(dataset, "caption")):
+        yield _run(fit, task="retrieval", eval="split", options=Retrieval(captions=CAPTIONS))
+
+
+def _by_pairs(
+    have: Inventory, fit: Fit, base: Run, images: SetInfo, captions: SetInfo
+) -> Iterator[Run]:
+    """Yield the runs of every method with and without weights, for every number of real pairs."""
+    n_train = have.n_train(images)
+    n_captions, n_images = (len(have.store.view(str(info.key))) for info in (captions, images))
+    for own, seeds in _methods(fit, TRAINED_RETRIEVAL_SEEDS, RETRIEVAL_SEEDS):
+        yield from _head_alone(base, own, seeds)
+        for k in RETRIEVAL_PAIRS:
+            if k != "all" and k > n_train:
                 continue
-            base = _run(fit, task="retrieval", eval="split", source="head", method="ridge",
-                        options=options, **_head_texts(have, fit))  # fmt: skip
-            bare = _run(_without_head(fit), task="retrieval", eval="split", options=options,
-                        method="ridge", n_pairs="all")  # fmt: skip
-            yield base.changed(method="conse")
-            yield base
-            for control in CONTROLS:
-                for seed in RETRIEVAL_SEEDS:
-                    yield base.changed(method="ridge", source=control, seed=seed)
-            for method in TRAINED:
-                some = {"method": method, **_trained(fit)}
-                for seed in TRAINED_RETRIEVAL_SEEDS:
-                    yield base.changed(**some, seed=seed)
-                yield from _by_pairs(base, bare, some, n_train)
-            for method in (*CLOSED, "ridge"):
-                yield base.changed(method=method)
-                yield from _by_pairs(base, bare, {"method": method}, n_train)
-        for fit in have.pairs(dataset, "caption"):
-            yield _run(fit, task="retrieval", eval="split", options=options)
+            n = round((n_train if k == "all" else k) * n_captions / n_images)
+            for seed in _whatever_seed(own, seeds) if k == "all" else seeds:
+                both = base.changed(**own, n_pairs=k, seed=seed)
+                yield from _beside_pairs(have, both, n, controls=k == RETRIEVAL_PAIRS[0])
 
 
-def _by_pairs(base: Run, bare: Run, some: dict[str, Any], n_train: int) -> Iterator[Run]:
-    """Yield the runs of a method with and without weights, for every number of real pairs."""
-    trained = some["method"] in TRAINED
-    seeds = TRAINED_RETRIEVAL_SEEDS if trained else RETRIEVAL_SEEDS
-    for k in RETRIEVAL_PAIRS:
-        if k != "all" and k > n_train:
-            continue
-        # All training images are the same whatever the seed; a training is not.
-        for seed in (0,) if k == "all" and not trained else seeds:
-            own = some | {"n_pairs": k, "seed": seed}
-            yield base.changed(**own)
-            yield bare.changed(**own)
-            if k == RETRIEVAL_PAIRS[0] and some["method"] == "ridge":
-                for control in CONTROLS:
-                    yield base.changed(source=control, **own)
+def _caption_pairs(have: Inventory) -> Iterator[Run]:
+    """Captioned images of one dataset as real pairs, scored on the names of the others."""
+    for fit, base in _heads(have, NINE):
+        assert fit.text is not None
+        images = have.in_space("image", fit.image.commit.space_id, CAPTIONED)
+        captions = have.in_space("caption", fit.text.commit.space_id, CAPTIONED)
+        if images is not None and captions is not None and have.n_train(images):
+            elsewhere = base.changed(pairs_from=(pinned(images), pinned(captions)))
+            yield from _by_pairs(have, fit, elsewhere, images, captions)
+
+
+def _of_own_images(have: Inventory) -> Iterator[tuple[Fit, Run]]:
+    """Yield heads on every dataset, with a run beside images of their own classes."""
+    for fit, base in (*_heads(have, NINE), *_heads(have, RETRIEVAL, "caption")):
+        images = have.in_space("image", fit.image.commit.space_id, OWN_IMAGES)
+        names = fit.head_name
+        if images is not None and names is not None and names.key.dataset == OWN_IMAGES:
+            texts = have.texts(names, TRAINED_AS[OWN_IMAGES], "pair_")
+            yield fit, base.changed(pairs_from=(pinned(images), pinned(names)), **texts)
+
+
+def _equal_budget(have: Inventory) -> Iterator[Run]:
+    """As many pairs as the head has rows: means of images of its classes, with their names."""
+    for fit, base in _of_own_images(have):
+        for own, seeds in _methods(fit, TRAINED_SEEDS, SEEDS):
+            yield from (base.changed(**own, seed=seed) for seed in _whatever_seed(own, seeds))
+            for n in MEAN_OF:
+                bare = _without_head(base.changed(**own, pairs_per_class=n))
+                yield from (bare.changed(seed=seed) for seed in seeds)
+
+
+def _moved_rows(have: Inventory) -> Iterator[Run]:
+    """Rows of a head moved by images of its classes before they are fitted."""
+    for fit, base in _of_own_images(have):
+        for own, seeds in _methods(fit, TRAINED_SEEDS, SEEDS[:1]):
+            for how, seed in product(MOVED_ROWS, seeds):
+                yield base.changed(**own, head_rows=how, seed=seed)
 
 
 def _few_shot(have: Inventory) -> Iterator[Run]:
     """1 to 16 images a class, with and without the names as prototypes; the paper's own learner."""
-    for dataset in NINE:
-        for fit in have.with_heads(dataset, "class_name"):
-            assert fit.text is not None
-            splits = have.splits(fit.image)
-            if "test" not in splits or not splits & set(TRAIN_SPLITS):
-                continue
-            texts = have.texts(fit.text, TESTED_BY) | _head_texts(have, fit)
-            base = _run(fit, task="few_shot", eval="split", source="head", method="ridge", **texts)
-            alone = _run(
-                fit, task="few_shot", eval="split", options=FewShot(prototypes="none"), **texts,
-                **have.texts(fit.text, (PLAIN,), "pair_"),
-            )  # fmt: skip
-            for shots in SHOTS:
-                for learner in LEARNERS:
-                    for prototypes in ("none", "names"):
-                        if learner in NEEDS_PROTOTYPES and prototypes == "none":
-                            continue
-                        options: Options = FewShot(
-                            shots=shots, learner=learner, prototypes=prototypes
-                        )
-                        for seed in SEEDS:
-                            yield base.changed(options=options, seed=seed)
-                for learner in OWN_LEARNERS:
-                    own = FewShot(shots=shots, learner=learner, prototypes="none")
-                    for seed in TRAINED_SEEDS:
-                        yield alone.changed(options=own, seed=seed)
+    for fit, named in _with_images(have):
+        assert fit.text is not None
+        base = named.changed(task="few_shot", method="ridge")
+        alone = named.changed(
+            task="few_shot", method=IDENTITY, source="none", options=FewShot(prototypes="none"),
+            **have.texts(fit.text, (PLAIN,), "pair_"),
+        )  # fmt: skip
+        for shots in SHOTS:
+            for learner in LEARNERS:
+                for prototypes in ("none", "names"):
+                    if learner in NEEDS_PROTOTYPES and prototypes == "none":
+                        continue
+                    options: Options = FewShot(shots=shots, learner=learner, prototypes=prototypes)
+                    for seed in SEEDS:
+                        yield base.changed(options=options, seed=seed)
+            for learner in OWN_LEARNERS:
+                own = FewShot(shots=shots, learner=learner, prototypes="none")
+                for seed in TRAINED_SEEDS:
+                    yield alone.changed(options=own, seed=seed)
 
 
 def _neighbours(have: Inventory) -> Iterator[Run]:
     """Mutual k-NN of head rows and the texts they are trained as, of class means and names."""
     for head, names in have.heads_and_names():
-        image = have.images_of_space(head.commit.space_id)
+        image = have.in_space("image", head.commit.space_id)
         if image is not None:
             k = _neighbour_counts(have.n_classes(names))
             if k:
@@ -632,7 +652,7 @@ def _neighbour_counts(n_classes: int) -> tuple[int, ...]:
 def _modality_gap(have: Inventory) -> Iterator[Run]:
     """Whether head rows and images can be separated."""
     for head, names in have.heads_and_names():
-        image = have.images_of_space(head.commit.space_id)
+        image = have.in_space("image", head.commit.space_id)
         if image is not None:
             fit = Fit(image, None, head, names)
             yield _run(
@@ -651,3 +671,124 @@ def _cosine_head(have: Inventory) -> Iterator[Run]:
                     plain = have.texts(names, (PLAIN,)) | _head_texts(have, fit)
                     yield _run(fit, task="cosine_head", **plain)
                     break
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What the paper, its poster, page or code show, and what is run for it.
+
+    Attributes
+    ----------
+    name, where : str
+        As the published numbers have it, and where it is shown.
+    runs : str
+        What is run for it; without a `plan`, why nothing is.
+    plan : callable, optional
+        Its runs on the sets of an inventory.
+    reads : tuple of (dataset, kind, encoder)
+        The sets that the published numbers are of.
+    """
+
+    name: str
+    where: str
+    runs: str
+    plan: Callable[[Inventory], Iterator[Run]] | None = None
+    reads: tuple[tuple[str, str, str], ...] = ()
+
+
+def outline(missing: Iterable[Lacking]) -> list[tuple[Experiment, str]]:
+    """Return every experiment in order, and how it stands with what a store lacks."""
+    lost = Counter(name for one in missing for name in one.experiments)
+    found = []
+    for one in EXPERIMENTS:
+        state = f"lacks {count(lost[one.name], 'kind')} of sets" if lost[one.name] else "all there"
+        found.append((one, state if one.plan is not None else f"not run: {one.runs}"))
+    return found
+
+
+def _sets(datasets: Iterable[str], **encoders: Iterable[str]) -> tuple[tuple[str, str, str], ...]:
+    return tuple((d, kind, one) for d in datasets for kind in encoders for one in encoders[kind])
+
+
+_HEADS = (
+    *_sets(["imagenet1k"], head_weight=[BEIT["imagenet1k"]], class_name=[TEXT]),
+    *_sets(["imagenet22k"], head_weight=[BEIT["imagenet22k"]], class_name=[TEXT]),
+    *_sets([INAT_LABELS], head_weight=INAT, class_name=[TEXT]),
+)
+_IMAGES = (*BEIT.values(), *INAT)
+_NINE = (*_HEADS, *_sets(NINE, image=(*_IMAGES, CLIP), class_name=(TEXT, CLIP)))
+_CAPTIONS = {"image": (*BEIT.values(), CLIP), "caption": (TEXT, CLIP)}
+_PAIRS = _sets(RETRIEVAL, **_CAPTIONS)
+_OWN = _sets([OWN_IMAGES], image=(*COSINE_HEADS, BEIT["imagenet22k"]))
+
+#: What the sources show, in the order of the poster; what only the code or the paper has, behind.
+EXPERIMENTS = (
+    Experiment(
+        "cosine head", "poster, cosine and linear classifier", "`cosine_head`", _cosine_head,
+        (*_sets([OWN_IMAGES], head_weight=COSINE_HEADS, class_name=[TEXT]), *_OWN),
+    ),
+    Experiment(
+        "mutual k-NN", "page and poster, mutual nearest neighbours; code, CKA",
+        "`neighbours` of head rows and their texts, and of class means and names", _neighbours,
+        (*_HEADS, *_OWN),
+    ),
+    Experiment(
+        "zero-shot", "page and poster, zero-shot accuracy, source of the head; paper, Table 12",
+        "`zero_shot` on every head, by every text encoder of the store; controls, ConSE, CLIP's "
+        "own pair", _zero_shot, _NINE,
+    ),
+    Experiment(
+        "retrieval", "page and poster, Flickr30K, COCO",
+        "`retrieval` with 0 to all training images, with and without head; 1,000 are the budget of "
+        "ImageNet-1k's rows", _retrieval, (*_HEADS, *_PAIRS),
+    ),
+    Experiment(
+        "one pair a class", "poster, one captioned image a class",
+        "`zero_shot`, `pairs_per_class` 1, with and without head, joint and in two stages",
+        _one_pair_a_class, _NINE,
+    ),
+    Experiment(
+        "modality gap", "poster, separation of images and weights", "`modality_gap`",
+        _modality_gap, (*_HEADS, *_OWN),
+    ),
+    Experiment(
+        "equal budget", "page and poster, weights and images on equal budget",
+        "`zero_shot` and `retrieval` by means of 1 to 50 images of the head's classes, or its rows",
+        _equal_budget,
+        (*_NINE, *_PAIRS, *_OWN),
+    ),
+    Experiment(
+        "caption pairs", "paper, Figure 6",
+        "`zero_shot` by pairs of Flickr30k, with and without head", _caption_pairs,
+        (*_NINE, *_sets([CAPTIONED], **_CAPTIONS)),
+    ),
+    Experiment(
+        "HAM10000", "paper, balanced accuracy", "`zero_shot` on all images",
+        lambda have: _zero_shot(have, (HAM,)),
+        (*_HEADS, *_sets([HAM], image=(*_IMAGES, CLIP, LARGE_CLIP),
+                         class_name=(TEXT, CLIP, LARGE_CLIP))),
+    ),
+    Experiment(
+        "few-shot", "code, few-shot classification",
+        "`few_shot`, 1 to 16 shots, `paper-few-shot` beside nine others", _few_shot, _NINE,
+    ),
+    Experiment(
+        "weight preprocessing", "code, --weight_preprocess",
+        "`zero_shot` and `retrieval` by `--head-rows` moved by ImageNet's validation images",
+        _moved_rows, (*_NINE, *_PAIRS, *_OWN),
+    ),
+    Experiment("diagrams", "page and poster, the method drawn", "no number"),
+    Experiment(
+        "UMAP", "poster, images and weights in a plane",
+        "no number; the modality gap measures it",
+    ),
+    Experiment(
+        "heads of several datasets", "page and poster, future work",
+        "no source names such weights",
+    ),
+    Experiment(
+        "more names", "code, synonyms and hypernyms",
+        "no command of the code asks for them",
+    ),
+    Experiment("MNIST", "code, classification", "no head names digits"),
+)  # fmt: skip

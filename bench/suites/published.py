@@ -78,7 +78,9 @@ def published_table(results: pl.DataFrame) -> pl.DataFrame:
         one of several modes: "two stages", and "names for captions" where no caption of a class
         was in the store. Encoders may be others: a difference does not say which is right.
     """
-    cells = _with_names(results)
+    # None of the published numbers is of moved rows, or of pairs of another dataset.
+    own = results.filter(pl.col("pairs_from") == "", pl.col("head_rows") == "weights")
+    cells = _with_names(own)
     rows: list[dict[str, Any]] = []
     for number in published_numbers().iter_rows(named=True):
         found = _matching(cells, number)
@@ -176,7 +178,8 @@ def _gain(cells: pl.DataFrame, part: pl.DataFrame, kind: str) -> pl.Series:
     first = part.row(0, named=True)
     same = ["task", "direction", "metric", "options", "eval", "method", "image_set", "name_set"]
     base = cells.filter(
-        pl.all_horizontal(pl.col(name) == first[name] for name in [*same, "caption_set"])
+        *(pl.col(name) == first[name] for name in [*same, "caption_set"]),
+        pl.col("epochs").eq_missing(first["epochs"]),
     )
     if kind == "gain-over-real":
         base = base.filter((pl.col("source") == "none") & (pl.col("n_pairs") == first["n_pairs"]))

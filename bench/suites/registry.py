@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from bench.runs import Run
-    from bench.suites.paper import Lacking
+    from bench.suites.paper import Experiment, Lacking
     from featstore.store.store import FeatureStore
 
 
@@ -49,6 +49,8 @@ class Suite:
         Makes the store that the suite brings with it.
     lacking : callable, optional
         Lists what a store lacks of it, with commands that call the store by a name, or by its own.
+    outline : callable, optional
+        Lists what the suite answers in order, each with how it stands with what is lacking.
     takes : tuple of str
         Options of `bench run` that only some suites have.
     tables : mapping
@@ -59,6 +61,7 @@ class Suite:
     summary: str
     create_store: Callable[[Path], None] | None = None
     lacking: Callable[[FeatureStore, str | None], list[Lacking]] | None = None
+    outline: Callable[[Sequence[Lacking]], list[tuple[Experiment, str]]] | None = None
     takes: tuple[str, ...] = ()
     tables: Mapping[str, Callable[[Path, pl.DataFrame], pl.DataFrame]] = field(default_factory=dict)
 
@@ -95,6 +98,7 @@ _BUILT_IN: dict[str, Suite] = {
         _late("suites.paper:paper_runs"),
         "Run the paper's experiments whose sets are in the store.",
         lacking=_late("suites.paper:lacking"),
+        outline=_late("suites.paper:outline"),
         tables={"published": lambda _, rows: _late("suites.published:published_table")(rows)},
     ),
     "few-shot": Suite(

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from bench.suites.demo import SuiteSets
-    from featstore.store.store import FeatureStore
+    from featstore.store.store import FeatureStore, SetInfo
+    from featstore.store.view import EmbeddingsView
     from fitters.alignment import Alignment
 
 #: The suites that runs of one task, and of a sweep, say they are of.
@@ -42,7 +43,11 @@ class SetNames:
 
     images: str = option(help="Score this image set: dataset/image/encoder.")
     names: str = option("", help="Take the names of the images' classes from this class-name set.")
-    captions: str = option("", help="Take the captions of the images from this caption set.")
+    captions: tuple[str, ...] = option(
+        (),
+        help="Take the captions of the images from this caption set. Captions or class names of "
+        "another data set are real pairs with its images: fit on those, score --images.",
+    )
     head: tuple[str, ...] = option(
         (),
         help="Use this head set; it needs --head-names. Several heads of the same classes are "
@@ -77,13 +82,13 @@ class SetNames:
                 "A head needs the names of its classes: give --head and --head-names, or neither."
             )
         named = {own.name: getattr(self, own.name) for own in fields(self)}
-        heads, layers = (
+        heads, layers, captions = (
             [
                 store.info(key.strip())
                 for key in (given.split(",") if isinstance(given, str) else given)
                 if key
             ]
-            for given in (named.pop("head"), named.pop("layers"))
+            for given in (named.pop("head"), named.pop("layers"), named.pop("captions"))
         )
         sets = {role.removesuffix("s"): store.info(key) for role, key in named.items() if key}
         if heads:
@@ -93,10 +98,43 @@ class SetNames:
         found = set_fields(**sets) | beside_fields(
             heads[1:], [store.info(view.key) for view in others]
         )
+        found |= caption_fields(store, images, captions)
         if layers:
             found["layer_sets"] = tuple(str(info.key) for info in layers)
             found["layer_revisions"] = tuple(info.commit.revision_id for info in layers)
         return found
+
+
+def caption_fields(
+    store: FeatureStore, images: EmbeddingsView, captions: Sequence[SetInfo]
+) -> dict[str, Any]:
+    """Return the fields of a run that name captions of images, and pairs of another data set.
+
+    Raises
+    ------
+    ProtocolError
+        If a set is neither, or there are two of one kind.
+    fitters.errors.SettingError
+        If the store lacks the images of that data set in the space of these.
+    """
+    from bench.suites.demo import pinned, set_fields
+    from fitters.jobs import images_beside
+
+    of_images: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for info in captions:
+        own = info.key.dataset == images.key.split("/")[0]
+        if not own and info.key.kind in ("caption", "class_name") and not others:
+            at = images_beside(store, store.view(str(info.key)), images.space_id)
+            others = {"pairs_from": (f"{at.key}@{at.revision_id}", pinned(info))}
+        elif own and info.key.kind == "caption" and not of_images:
+            of_images = set_fields(caption=info)
+        else:
+            raise ProtocolError(
+                f"--captions takes one caption set of the images ({images.key}) and one of "
+                f"captions or class names of another data set; {info.key} is not what is left."
+            )
+    return of_images | others
 
 
 def task_runs(
@@ -169,7 +207,8 @@ def combinations(make: Callable[..., Run], lists: Lists, *, skip: bool | None = 
             if skip:
                 changes = _without_idle(changes)
                 protocol = _protocol_of(changes)
-                if protocol is None or not has_meaning(method, protocol):
+                elsewhere = bool(changes.get("pairs_from"))
+                if protocol is None or not has_meaning(method, protocol, elsewhere=elsewhere):
                     continue
                 if not protocol.is_mixed:
                     changes = {n: value for n, value in changes.items() if n not in OF_MIXED}
@@ -277,6 +316,11 @@ def score_alignment(alignment: Alignment, store: FeatureStore, run: Run) -> pl.D
     from fitters.from_store import side_of
 
     data = run.data
+    if data.pairs_from:
+        raise ProtocolError(
+            f"{data.pairs_from[1]} is of another data set than {data.image_set}: real pairs to fit "
+            "on, and a saved alignment is fitted already. Leave it out."
+        )
     for side, key in (("x", data.image_set), ("y", data.name_set), ("y", data.caption_set)):
         space = store.info(key).commit.space_id if key else None
         if space is not None and space != alignment.facts.get(f"{side}_space_id"):

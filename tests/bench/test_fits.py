@@ -315,7 +315,7 @@ def test_rows_are_adapted_to_the_training_images_and_to_no_other(run, corpus, sp
     with pytest.raises(ProtocolError, match="no training image to adapt"):
         fit_run(adapted.changed(n_pairs=0), corpus, replace(split, train=split.train[:0]))
     for change, match in (
-        ({"eval": "all-names", "n_pairs": 0}, "no others to adapt"),
+        ({"eval": "all-names", "n_pairs": 0}, "none is left to train on"),
         ({"source": "none"}, "has none"),
         ({"method": "conse", "n_pairs": 0}, "own rows with their bias"),
     ):

@@ -35,7 +35,7 @@ from featstore.datasets import synsets_of
 from fitters import preset
 from fitters.few_shot.registry import LEARNERS
 from tests.assertions import assert_close, assert_same
-from tests.bench.paper_store import BEIT21, CLIP, INAT, PAPER, ROBERTA, Builder, build
+from tests.bench.paper_store import BEIT1, BEIT21, CLIP, INAT, PAPER, ROBERTA, Builder, build
 from tests.bench.results_by_hand import has
 
 
@@ -46,6 +46,11 @@ def store(tmp_path_factory):
     root = tmp_path_factory.mktemp("paper") / "store"
     build(root)
     return root
+
+
+@pytest.fixture(scope="module")
+def every(store):
+    return paper_runs(open_store(store))
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +70,14 @@ def planned(store):
 @pytest.fixture(scope="module")
 def results(store, planned, tmp_path_factory):
     root = tmp_path_factory.mktemp("paper-results")
-    # Penalties are fixed: how they are chosen is tested elsewhere, and takes its time.
-    run_all(with_lists(planned, {"penalty": (0.3,), "mix": (1.0,)}), store, root)
+    # Trainings of controls and elsewhere are many; penalties are fixed, their choice takes time.
+    some = [
+        run
+        for run in planned
+        if run.fit.method not in paper.TRAINED
+        or not (run.protocol.source in paper.CONTROLS or run.data.pairs_from)
+    ]
+    run_all(with_lists(some, {"penalty": (0.3,), "mix": (1.0,)}), store, root)
     return root
 
 
@@ -90,11 +101,11 @@ def test_every_experiment_that_the_store_can_answer_is_planned(planned):
     }
     for dataset in ("flowers102", "pets"):
         for label_set in ("imagenet22k", "imagenet1k"):
-            for source in ("head", "random", "shuffled"):
+            for source in ("head", "random-cov", "shuffled"):
                 assert (dataset, label_set, source, "split") in alone
     # HAM10000 has no split: all images are scored, by the one head that has its images.
     assert {key[1:] for key in alone if key[0] == "ham10000"} == {
-        ("imagenet22k", source, "all-names") for source in ("head", "random", "shuffled")
+        ("imagenet22k", source, "all-names") for source in ("head", "random-cov", "shuffled")
     }
     # CLIP's own pairs, with nothing fitted.
     own = [run for run in planned if run.task == "zero_shot" and run.fit.method == "identity"]
@@ -109,8 +120,8 @@ def test_every_experiment_that_the_store_can_answer_is_planned(planned):
     assert all(run.protocol.train_splits == ("train", "restval", "val") for run in planned)
 
 
-def test_the_full_plan_has_the_papers_numbers(store):
-    runs = paper_runs(open_store(store))
+def test_the_full_plan_has_the_papers_numbers(every):
+    runs = every
     few = {run.task_options.shots for run in runs if run.task == "few_shot"}
     assert few == {1, 2, 4, 8, 16}
     learners = Counter(
@@ -140,8 +151,8 @@ def test_a_store_of_other_sets_plans_nothing(tmp_path):
     assert paper_runs(open_store(tmp_path / "smoke")) == []
 
 
-def test_the_papers_methods_run_by_its_schedule(store):
-    runs = paper_runs(open_store(store))
+def test_the_papers_methods_run_by_its_schedule(every):
+    runs = every
     ours = {"identity", "conse", "ridge", "procrustes"}
     assert {run.fit.method for run in runs} == ours | {
         "paper-mlp",
@@ -171,16 +182,87 @@ def test_the_papers_methods_run_by_its_schedule(store):
             and run.protocol.source == source
             and run.protocol.n_pairs == "all"
         }
-        assert retrieval == methods - {"procrustes"}
-    # Trainings on a head alone follow each other, so that one serves every dataset.
-    alone = [run for run in trained if run.task == "zero_shot" and not run.protocol.pairs_per_class]
-    keys = [(run.data.head_set, run.fit.method, run.seed) for run in alone]
+        assert retrieval == methods
+    # Trainings on no image of the dataset follow each other, so that one serves every dataset.
+    alone = [run for run in trained if run.data.pairs_from or not run.protocol.has_pairs]
+    keys = [
+        (r.data.head_set, r.data.pairs_from * r.protocol.has_pairs, r.fit.method,
+         r.protocol.source, r.protocol.head_rows, str(r.protocol.n_pairs),
+         r.protocol.pairs_per_class, r.seed)
+        for r in alone
+    ]  # fmt: skip
     assert keys == sorted(keys)
-    assert len(keys) > len(set(keys))
+    assert len(keys) > 2 * len(set(keys))
 
 
-def test_heads_are_trained_on_plain_names_and_images_tested_on_prompts(store):
-    runs = paper_runs(open_store(store))
+def test_trainings_have_the_controls_of_closed_forms_and_real_pairs_the_same_steps(
+    store, monkeypatch
+):
+    monkeypatch.setattr(paper, "BATCH", 16)
+    runs = [run for run in paper_runs(open_store(store)) if run.data.image_set[:4] == "pets"]
+
+    def told(method, **wanted):
+        own = [run for run in runs if run.fit.method == method and has(run, **wanted)]
+        return {(run.protocol.source, run.data.head_set[:11], run.seed < 3) for run in own}
+
+    for wanted in (
+        {"task": "zero_shot", "pairs_per_class": 0, "n_pairs": 0, "pairs_from": ()},
+        {"task": "zero_shot", "pairs_per_class": 1, "pairs_from": (), "sequential": False},
+    ):
+        found = {(s, h) for s, h, _ in told("paper-mlp", **wanted)}
+        assert found == {(s, h) for s, h, _ in told("paper-cca", **wanted)}
+        assert {s for s, _ in found} >= {"head", "random-cov", "shuffled"}
+    # Eight pairs are one batch, with 40 rows three, with 60 rows five.
+    bare = {
+        run.fit.training.epochs
+        for run in runs
+        if run.fit.method == "paper-mlp" and run.protocol.source == "none"
+        and run.protocol.pairs_per_class == 1 and not run.data.pairs_from
+    }  # fmt: skip
+    assert bare == {2500, 3 * 2500, 500, 5 * 500}
+
+
+def test_every_head_and_text_encoder_of_the_store_is_scored(tmp_path):
+    """Whatever label set a head is of, and whatever encoder its names."""
+    make = Builder(tmp_path)
+    make.images("pets", BEIT21, 8, 3, ["train", "test", "test"])
+    for label_set, n in (("inat21", 9), ("mine", 12)):
+        make.head(label_set, BEIT21, n)
+    for dataset, n in (("inat21", 9), ("mine", 12), ("pets", 8)):
+        for encoder in (ROBERTA, CLIP):
+            make.names(dataset, encoder, n)
+    runs = [run for run in paper_runs(open_store(tmp_path)) if run.task == "zero_shot"]
+    alone = [run for run in runs if has(run, method="ridge", source="head", pairs_per_class=0)]
+    found = {
+        (run.data.head_set.split("/")[0], run.data.name_set.split("/")[2].split("-")[0])
+        for run in alone
+    }
+    encoders = {"st.all", "oc.ViT"}
+    assert found == {(head, text) for head in ("inat21", "mine") for text in encoders}
+    assert len(alone) == len(found)
+
+
+def test_pairs_of_another_data_set_are_flickrs_captions_and_imagenets_images(every):
+    runs = every
+    assert {tuple(at.split("/")[:2][i] for at in run.data.pairs_from for i in (0, 1))
+            for run in runs if run.data.pairs_from} == {
+        ("flickr30k", "image", "flickr30k", "caption"),
+        ("imagenet1k", "image", "imagenet1k", "class_name"),
+    }  # fmt: skip
+    captions = [run for run in runs if run.data.pairs_from[:1] and run.data.captioned]
+    assert {run.data.image_set.split("/")[0] for run in captions} == {"flowers102", "pets"}
+    assert {(r.protocol.source, r.protocol.n_pairs) for r in captions} == {
+        ("head", 0), ("random-cov", 0), ("shuffled", 0), ("head", "all"), ("none", "all"),
+    }  # fmt: skip
+    own = [run for run in runs if run.data.pairs_from and not run.data.captioned]
+    assert {(r.protocol.source, r.protocol.head_rows, r.protocol.pairs_per_class) for r in own} == {
+        *(("none", "weights", n) for n in (1, 3, 5, 10, 50)),
+        *(("head", how, 0) for how in ("weights", "mean", "attention", "linear")),
+    }
+
+
+def test_heads_are_trained_on_plain_names_and_images_tested_on_prompts(every):
+    runs = every
     for run in runs:
         if run.data.head_set:
             lemmas = run.data.head_set.startswith("imagenet22k")
@@ -198,7 +280,7 @@ def test_heads_are_trained_on_plain_names_and_images_tested_on_prompts(store):
             *run.data.pair_templates,
         )
         for run in runs
-        if run.protocol.pairs_per_class
+        if run.protocol.pairs_per_class and not run.data.pairs_from
     }
     assert pairs == {("flowers102", "description", "d000"), ("pets", "name", "none")}
     own = [run for run in runs if run.task == "few_shot" and run.fit.method == "identity"]
@@ -229,8 +311,8 @@ def test_cells_of_inaturalist_appear_with_its_sets(tmp_path):
                 and INAT in o.encoders]  # fmt: skip
 
 
-def test_neighbours_are_of_raw_means_and_the_classes_of_imagenet1k(store):
-    runs = [run for run in paper_runs(open_store(store)) if run.task == "neighbours"]
+def test_neighbours_are_of_raw_means_and_the_classes_of_imagenet1k(every):
+    runs = [run for run in every if run.task == "neighbours"]
     within = {
         (run.data.head_set.partition("/")[0], run.task_options.within)
         for run in runs
@@ -273,7 +355,8 @@ def test_training_and_test_texts_are_read_apart(store, planned):
 
 def test_the_papers_map_is_tested_on_other_texts_than_it_is_trained_on(store, planned):
     """The run's scores are those of the preset, trained by hand on lemmas, of the prompts."""
-    run = planned_run(planned, task="zero_shot", method="paper-mlp", pairs_per_class=0, seed=0)
+    run = planned_run(planned, task="zero_shot", method="paper-mlp", source="head", n_pairs=0,
+                      pairs_per_class=0, seed=0, pairs_from=())  # fmt: skip
     opened = open_store(store)
     corpus = read_corpus(opened, run)
     split = split_of(run, corpus)
@@ -287,19 +370,21 @@ def test_the_papers_map_is_tested_on_other_texts_than_it_is_trained_on(store, pl
         fitted.alignment.project_y(corpus.names.rows), by_hand.project_y(corpus.names.rows),
         "float32", times=100,
     )  # fmt: skip
-    # The next dataset has the same head: nothing is trained again.
-    pets = next(
-        other
-        for other in planned
-        if other.data.image_set.startswith("pets/") and run.changed(
-            image_set=other.data.image_set, image_revision=other.data.image_revision,
-            name_set=other.data.name_set, name_revision=other.data.name_revision,
-        ) == other
-    )  # fmt: skip
-    other = read_corpus(opened, pets)
-    assert fit_run(pets, other, split_of(pets, other)).alignment is fitted.alignment
-    again = fit_run(run.changed(seed=1), corpus, split)
-    assert again.alignment is not fitted.alignment
+    # The next dataset has the same head: nothing is trained again, nor on pairs of another dataset.
+    mixed = planned_run(planned, method="paper-mlp", source="head", n_pairs=10, task="zero_shot")
+    for one in (run, mixed):
+        pets = next(
+            other
+            for other in planned
+            if other.data.image_set.startswith("pets/") and one.changed(
+                image_set=other.data.image_set, image_revision=other.data.image_revision,
+                name_set=other.data.name_set, name_revision=other.data.name_revision,
+            ) == other
+        )  # fmt: skip
+        own, other = read_corpus(opened, one), read_corpus(opened, pets)
+        first = fit_run(one, own, split_of(one, own)).alignment
+        assert fit_run(pets, other, split_of(pets, other)).alignment is first
+        assert fit_run(one.changed(seed=1), own, split_of(one, own)).alignment is not first
 
 
 def test_neighbours_are_those_of_the_classes_and_means_that_the_paper_takes(store):
@@ -349,7 +434,8 @@ def test_what_is_lacking_is_listed_with_the_command_that_makes_it(store):
     assert ("coco", "caption", CLIP) in keys
     one = next(o for o in found if (o.dataset, o.kind) == ("flickr30k", "image"))
     assert one.command == (
-        f"featstore extract manifests/flickr30k --kind image --encoder {CLIP} --store {store}"
+        f"featstore extract manifests/flickr30k --kind image --encoder {BEIT1} --encoder {CLIP} "
+        f"--store {store}"
     )
     assert one.manifest == (
         "featstore manifests build flickr30k --root DATA/flickr30k --option train=paper --option "
@@ -421,7 +507,7 @@ def test_the_runs_fill_the_table_and_differences_are_ours_minus_theirs(results):
     value = rows.filter(
         (pl.col("task") == "zero_shot") & (pl.col("metric") == "top-1")
         & (pl.col("method") == "ridge") & (pl.col("source") == "head")
-        & (pl.col("pairs_per_class") == 0)
+        & (pl.col("n_pairs") == "0") & (pl.col("pairs_from") == "")
         & pl.col("image_set").str.starts_with("pets/")
         & pl.col("head_set").str.starts_with("imagenet22k/")
     )["value"]  # fmt: skip

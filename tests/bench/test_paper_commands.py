@@ -10,7 +10,7 @@ import shlex
 import subprocess
 from dataclasses import replace
 from functools import cache, partial
-from itertools import pairwise, takewhile
+from itertools import chain, pairwise, takewhile
 from pathlib import Path
 
 import click
@@ -22,12 +22,13 @@ from bench import read_results
 from bench.cli.main import cli as bench_cli
 from bench.suites.paper import (
     COSINE_HEADS,
+    EXPERIMENTS,
     INAT,
     OPTIONS,
     PAIRED_WITH,
     PLAIN,
     TESTED_BY,
-    _wanted,
+    Inventory,
     paper_runs,
 )
 from bench.suites.published import published_numbers
@@ -246,7 +247,7 @@ def expected_images(dataset):
 def wanted_images():
     """Return dataset → encoders of its images, as the suite wants them of an empty store."""
     encoders = {}
-    for _, dataset, kind, encoder in _wanted():
+    for dataset, kind, encoder in chain.from_iterable(one.reads for one in EXPERIMENTS):
         if kind == "image":
             encoders.setdefault(dataset, {})[encoder] = None
     return encoders
@@ -289,10 +290,42 @@ def test_the_hours_of_the_document_follow_from_its_rates():
 
 
 def test_the_document_names_every_experiment_of_the_published_numbers():
-    named = {row["experiment in the table"] for row in table(
-        "| experiment in the table | in the paper | runs | needs |"
-    )}  # fmt: skip
-    assert named >= set(published_numbers()["experiment"])
+    rows = table("| experiment | where it is | what is run, or why not | run here on |")
+    assert [row["experiment"] for row in rows] == [one.name for one in EXPERIMENTS]
+    assert {row["experiment"] for row in rows} >= set(published_numbers()["experiment"])
+
+
+#: What the sources show, found by hand: words of the list that stand for it.
+SHOWN = (
+    # The poster, from its top, and the page.
+    "cosine and linear classifier", "mutual nearest neighbours", "zero-shot accuracy",
+    "Flickr30K, COCO", "one captioned image a class",
+    "separation of images and weights", "images and weights in a plane", "source of the head",
+    "weights and images on equal budget", "the method drawn", "future work",
+    # What the code runs beside them, and what is known of the paper.
+    "few-shot classification", "--weight_preprocess", "CKA",
+    "synonyms and hypernyms", "MNIST", "HAM10000", "Figure 6", "Table 12",
+)  # fmt: skip
+
+
+def test_the_dry_run_lists_all_that_the_sources_show_in_order(tmp_path, capsys):
+    arguments = ["run", "--suite", "paper", "--store", str(tmp_path), "-o", "r", "--dry-run"]
+    assert run_command(bench_cli, "bench", arguments) == 0
+    listed = capsys.readouterr().out.split(f"{tmp_path} lacks")[0].splitlines()
+    assert [line.strip().partition(" (")[0] for line in listed] == [o.name for o in EXPERIMENTS]
+    for what in SHOWN:
+        assert sum(what in line.partition("): ")[0] for line in listed) == 1, what
+    for one, line in zip(EXPERIMENTS, listed, strict=True):
+        # Of an empty store everything is lacking, and what is not run says why.
+        assert ("lacks" in line) == (one.plan is not None) == bool(one.reads), line
+        assert ("not run: " in line) == (one.plan is None), line
+
+
+def test_every_experiment_plans_runs_on_miniatures(tmp_path):
+    build(tmp_path)
+    have = Inventory(open_store(tmp_path))
+    for one in EXPERIMENTS:
+        assert one.plan is None or next(one.plan(have)).suite == "paper", one.name
 
 
 def test_the_first_evening_is_a_row_of_the_suite(place, tmp_path, monkeypatch, capsys):

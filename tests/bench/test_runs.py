@@ -41,6 +41,7 @@ OTHER = {
     "locales": ("en", "fr"),
     "more_heads": ("h@2",),
     "more_images": ("i@2",),
+    "pairs_from": ("i@2", "t@3"),
     "layer_sets": ("d/image/e-22222222",),
     "layer_revisions": ("e" * 64,),
     "penalty": 0.3,

@@ -49,7 +49,8 @@ def score(saved, smoke_store, capsys):
     """Run `bench score` and return exit code, stdout and stderr."""
 
     def call(*words, names=TEXTS[0], captions=TEXTS[1]):
-        sets = ["--images", IMAGES, "--names", names, "--captions", captions]
+        sets = ["--images", IMAGES, "--names", names]
+        sets += ["--captions", captions] if captions else []
         command = ["score", saved, "--store", smoke_store, *sets, *words]
         code = run_command(cli, "bench", [str(word) for word in command])
         return (code, *capsys.readouterr())

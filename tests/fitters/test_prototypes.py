@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
+from scipy.special import softmax
+from sklearn.linear_model import LinearRegression
 
 from fitters import METHODS, FitConfig, Pairs, RidgeAligner, SideTransform, fit
 from fitters import prototypes as module
 from fitters.errors import PairsError, SettingError
-from fitters.prototypes import adapted_prototypes, covariance_patterns, resolve_duplicates
+from fitters.prototypes import (
+    HEAD_ROWS,
+    adapted_prototypes,
+    covariance_patterns,
+    projected_prototypes,
+    resolve_duplicates,
+)
 from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
 
@@ -180,3 +190,44 @@ def test_adapting_says_what_it_needs(shape, head):
         adapted_prototypes(head, np.ones(shape))
     with pytest.raises(PairsError, match="kappa of at least 0"):
         adapted_prototypes(head, np.ones((3, head.x.shape[1])), kappa=-1.0)
+
+
+#: Of ten images two are of no class of the head, and no image is of its third class.
+OF_CLASS = np.array([0, 1, 3, 3, -1, 0, 1, 3, 0, -1])
+
+
+def class_means(images):
+    return unit(np.stack([images[c == OF_CLASS].mean(axis=0) for c in (0, 1, 3)]))
+
+
+def test_rows_are_moved_by_the_mean_and_by_attention_as_the_authors_code_does(head, rng):
+    images = rng.standard_normal((10, 3)) + 1
+    moved = {name: HEAD_ROWS[name](head, images, OF_CLASS, np.zeros(4)) for name in HEAD_ROWS}
+    centre = unit(images).mean(axis=0)
+    assert_close(moved["mean"].x, unit(head.x - head.x.mean(axis=0) + centre))
+    means = class_means(images)
+    shares = softmax(head.x @ means.T, axis=1)
+    assert_close(moved["attention"].x, unit(shares @ means))
+    assert_close(moved["linear"].x, projected_prototypes(head, images, OF_CLASS).x)
+    for pairs in moved.values():
+        assert_same(pairs.y, head.y)
+
+
+@pytest.mark.parametrize("dropout", [0.2, 0.6])
+def test_the_linear_map_is_the_one_of_all_ways_to_drop_columns(head, rng, dropout):
+    """Least squares over every mask of the columns, each weighted by its probability."""
+    images = rng.standard_normal((10, 3))
+    known = head.x[[0, 1, 3]]
+    masks = np.array(list(product((0, 1), repeat=3)))
+    shares = (dropout ** (1 - masks) * (1 - dropout) ** masks).prod(axis=1)
+    rows = np.concatenate([known * mask / (1 - dropout) for mask in masks])
+    goals = np.tile(class_means(images), (len(masks), 1))
+    by_hand = LinearRegression().fit(rows, goals, np.repeat(shares, 3))
+    found = projected_prototypes(head, images, OF_CLASS, dropout=dropout)
+    assert_close(found.x, unit(by_hand.predict(head.x)))
+
+
+def test_without_an_image_of_a_class_there_is_no_mean(head):
+    for name in ("attention", "linear"):
+        with pytest.raises(PairsError, match="labelled images of the head's own classes"):
+            HEAD_ROWS[name](head, np.ones((2, 3)), np.array([-1, -1]), np.zeros(4))

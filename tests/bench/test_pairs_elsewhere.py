@@ -1,0 +1,164 @@
+"""Real pairs of one data set, scored on the names of another: beside a fit made by hand."""
+
+import numpy as np
+import pytest
+from sklearn.preprocessing import normalize
+
+from bench import read_ranks, read_results
+from bench.cli.main import cli
+from bench.corpus import read_corpus
+from bench.fits import prototype_pairs
+from bench.scoring import split_of
+from bench.suites.single import task_runs
+from featstore import open_store
+from featstore.command_line import run_command
+from fitters import Pairs, fit_alignment
+from fitters.prototypes import HEAD_ROWS
+from tests.assertions import assert_close
+from tests.bench.paper_store import BEIT1, BEIT21, CLIP, ROBERTA, Builder
+
+B, R = "beit_base_patch16_224.in22k_ft_in22k", "all-roberta-large-v1"
+SPLITS = ["train", "train", "train", "val", "test", "test"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Pets to be scored, captioned pictures and labelled things to train on, and a head."""
+    root = tmp_path_factory.mktemp("pairs") / "store"
+    make = Builder(root)
+    make.head("things", BEIT21, 30)
+    make.images("things", BEIT21, 30, 6, SPLITS)
+    make.images("pets", BEIT21, 8, 6, SPLITS)
+    make.images("pets", BEIT1, 8, 6, SPLITS)
+    for dataset, n in (("things", 30), ("pets", 8)):
+        make.names(dataset, ROBERTA, n)
+    make.names("pets", CLIP, 8)
+    make.captioned("flickr30k", BEIT21, ROBERTA, 60, 20, 3)
+    return root
+
+
+@pytest.fixture
+def task(store, tmp_path, capsys):
+    def call(*words, code=0, images=f"pets/image/{B}", names=f"pets/class_name/{R}"):
+        command = ["task", "zero_shot", "--images", images, "--names", names, "--store", str(store),
+                   "-o", str(tmp_path), "--templates", "photo", *words]  # fmt: skip
+        assert run_command(cli, "bench", command) == code
+        return capsys.readouterr().err if code else read_results(tmp_path)
+
+    return call
+
+
+HEAD = ("--head", f"things/head_weight/{B}", "--head-names", f"things/class_name/{R}",
+        "--head-templates", "none")  # fmt: skip
+
+
+def rows_of(store, key, **where):
+    view = open_store(store).view(key)
+    return view.where(**where) if where else view
+
+
+def by_hand(store, source, k):
+    """The fit on pairs of the other data set, and the rank of every image's own name."""
+    if k == "captions":
+        images = rows_of(store, f"flickr30k/image/{B}", split="train")
+        texts = rows_of(store, f"flickr30k/caption/{R}")
+        owner = {name: row for row, name in enumerate(images.items["item_id"])}
+        own = [owner.get(name, -1) for name in texts.items["parent_id"]]
+        kept = np.array(own) >= 0
+        x, y = images.numpy()[np.array(own)[kept]], texts.numpy()[kept]
+        real = Pairs(x, y, np.array(own)[kept], np.full(len(x), 1 / 3))
+    else:
+        images = rows_of(store, f"things/image/{B}", split="train")
+        names = rows_of(store, f"things/class_name/{R}", variant="name", template_id="photo")
+        classes, code = np.unique(images.items["class_id"].to_numpy(), return_inverse=True)
+        means = np.stack([images.numpy()[code == c].mean(axis=0) for c in range(len(classes))])
+        place = {name: row for row, name in enumerate(names.items["class_id"])}
+        real = Pairs(means, normalize(names.numpy()[[place[c] for c in classes]]), classes)
+    head = None
+    if source == "head":
+        weight = rows_of(store, f"things/head_weight/{B}")
+        texts = rows_of(store, f"things/class_name/{R}", variant="name", template_id="none")
+        assert weight.items["class_id"].to_list() == texts.items["class_id"].to_list()
+        head = Pairs(weight.numpy(), normalize(texts.numpy()), weight.items["class_id"].to_numpy())
+    fitted = fit_alignment(
+        "ridge", prototypes=head, real=real, image_mean=normalize(images.numpy()).mean(axis=0),
+        penalty=0.3, mix=2.0, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    scored = rows_of(store, f"pets/image/{B}")
+    names = rows_of(store, f"pets/class_name/{R}", variant="name", template_id="photo")
+    scores = fitted.project_x(scored.numpy()) @ fitted.project_y(normalize(names.numpy())).T
+    column = {name: row for row, name in enumerate(names.items["class_id"])}
+    own = np.array([column[name] for name in scored.items["class_id"]])
+    better = (scores > scores[np.arange(len(own)), own][:, None]).sum(axis=1)
+    return dict(zip(scored.items["item_id"], better + 1, strict=True))
+
+
+@pytest.mark.parametrize("source", ["none", "head"])
+@pytest.mark.parametrize("k", ["captions", "class means"])
+def test_a_fit_on_pairs_of_another_data_set_is_the_one_made_by_hand(
+    task, store, tmp_path, source, k
+):
+    of_pairs = {
+        "captions": ["--captions", f"flickr30k/caption/{R}", "--n-pairs", "all"],
+        "class means": ["--captions", f"things/class_name/{R}", "--pairs-per-class", "3"],
+    }[k]
+    mix = ["--mix", "2"] if source == "head" else []
+    rows = task(*of_pairs, *HEAD, "--source", source, "--method", "ridge", "--penalty", "0.3", *mix)
+    ranks = read_ranks(tmp_path, rows["run_id"].unique())
+    hand = by_hand(store, source, k)
+    # Every image is scored, by its own name among all: none of them was trained on.
+    assert dict(ranks.select("query_id", "rank").iter_rows()) == hand
+    top = rows.filter(metric="top-1")
+    assert_close(top["value"].to_numpy(), [np.mean([rank == 1 for rank in hand.values()])])
+    assert set(rows["n_images_fitted"]) == {32 if k == "captions" else 90}
+    assert len(set(rows["pairs_from"])) == 1
+
+
+def test_what_cannot_be_pairs_is_refused_with_what_to_do(task):
+    for words, said in (
+        (["--captions", "coco/caption/x"], "coco/caption/x"),
+        (["--captions", f"things/class_name/{R},flickr30k/caption/{R}"], "is not what is left"),
+        (["--captions", f"things/head_weight/{B}"], "captions or class names of another data set"),
+        (["--captions", f"flickr30k/caption/{R}", "--pairs-per-class", "1"], "its class names"),
+        (["--captions", f"flickr30k/caption/{R}", *HEAD, "--source", "head", "--head-rows",
+          "linear"], "labelled images of the head's own classes"),
+        (["--captions", f"flickr30k/caption/{R}", "--n-pairs", "60"], "Ask for fewer"),
+        (["--captions", f"flickr30k/caption/{R}", "--n-pairs", "3", "--train-split", "x"],
+         "(it has 'test', 'train', 'val'). Name some of these"),
+    ):  # fmt: skip
+        error = task("--method", "ridge", *words, code=1)
+        assert said in error.splitlines()[-1], words
+        assert error.count("error:") == 1
+
+
+def test_other_encoders_are_refused_by_name(task):
+    pairs = ["--method", "ridge", "--captions", f"flickr30k/caption/{R}", "--n-pairs", "4"]
+    error = task(*pairs, images=f"pets/image/{B}_in1k", code=1)
+    assert "images of flickr30k in space" in error
+    assert BEIT1 in error
+    assert "Extract them" in error
+    error = task(*pairs, names="pets/class_name/ViT-B-32-quickgelu", code=1)
+    assert "different embedding spaces" in error
+
+
+def test_rows_are_moved_by_images_of_the_heads_own_classes(store):
+    opened = open_store(store)
+    (run,) = task_runs(
+        opened, "zero_shot", images=f"pets/image/{B}", names=f"pets/class_name/{R}",
+        captions=f"things/class_name/{R}", head=f"things/head_weight/{B}",
+        head_names=f"things/class_name/{R}", method="ridge", source="head", head_rows="linear",
+    )  # fmt: skip
+    corpus = read_corpus(opened, run)
+    split = split_of(run, corpus)
+    things = rows_of(store, f"things/image/{B}", split="train")
+    column = {name: row for row, name in enumerate(corpus.head.classes)}
+    of_class = np.array([column[name] for name in things.items["class_id"]])
+    head = Pairs(corpus.head.weight, corpus.head.texts)
+    for name in HEAD_ROWS:
+        found = prototype_pairs(run.changed(head_rows=name), corpus, split)[0]
+        by_hand = HEAD_ROWS[name](head, things.numpy(), of_class, corpus.head.bias)
+        assert_close(found.x, by_hand.x, "float32")
+        own = run.changed(head_rows=name, source="shuffled")
+        drawn = prototype_pairs(own, corpus, split)[0].x
+        # A control is drawn of the moved rows, whatever was drawn of others before.
+        assert_close(np.sort(drawn, axis=0), np.sort(found.x, axis=0), "float32")
