@@ -12,7 +12,7 @@ from bench.scoring import split_of
 from bench.suites.single import task_runs
 from featstore import open_store
 from featstore.command_line import run_command
-from fitters import Pairs, fit_alignment
+from fitters import Pairs, fit
 from fitters.prototypes import HEAD_ROWS
 from tests.assertions import assert_close
 from tests.bench.paper_store import BEIT1, BEIT21, CLIP, ROBERTA, Builder
@@ -80,7 +80,7 @@ def by_hand(store, source, k):
         texts = rows_of(store, f"things/class_name/{R}", variant="name", template_id="none")
         assert weight.items["class_id"].to_list() == texts.items["class_id"].to_list()
         head = Pairs(weight.numpy(), normalize(texts.numpy()), weight.items["class_id"].to_numpy())
-    fitted = fit_alignment(
+    fitted = fit(
         "ridge", prototypes=head, real=real, image_mean=normalize(images.numpy()).mean(axis=0),
         penalty=0.3, mix=2.0, rng=np.random.default_rng(0),
     )  # fmt: skip
