@@ -149,7 +149,7 @@ def test_markdown_and_plain_tables():
     assert markdown(headings, lines) == (
         "| name | n  |\n|------|----|\n| a\\|b | 1  |\n| c    | 22 |\n"
     )
-    assert Table(headings, lines).text("table") == "name   n\n────  ──\na|b    1\nc     22\n"
+    assert Table(headings, lines).text("table") == "name   n\n────────\na|b    1\nc     22\n"
 
 
 def test_csv_keeps_every_digit_and_quotes(written_study):
