@@ -231,7 +231,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/bench/test_protocol.py::test_the_streams_of_a_seed_are_different',)),
         Mutant(
             'Images of the split test are not trained on.', 'bench/protocol.py',
-            'pool = np.flatnonzero(np.isin(splits, list(train)))', 'pool = np.arange(len(splits))',
+            'return Split(_order(np.isin(splits, list(train)), seed), test)',
+            'return Split(_order(splits == splits, seed), test)',
             ('tests/bench/test_few_shot_task.py::test_the_manifests_split_is_taken_as_it_is',)),
         Mutant(
             'Validation images are none of the shots.', 'bench/protocol.py',
