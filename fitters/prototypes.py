@@ -183,7 +183,8 @@ def attending_prototypes(pairs: Pairs, images: Rows, of_class: Index) -> Pairs:
 
     References
     ----------
-    "attention" of the code named in `shifted_prototypes`.
+    "attention" of the code named in `shifted_prototypes`. Run after "mean", that code reads the
+    file that "mean" wrote in place of R, and every row becomes the mean of all images.
     """
     from scipy.special import softmax
 
