@@ -1,5 +1,4 @@
 import base64
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,17 +41,10 @@ def smoke_results(smoke_store, runs, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def written_study(tmp_path_factory) -> Path:
-    """`write_study` with its own shares, written once: 260 runs with their files."""
+    """`write_study` with its own shares, written once: 260 runs with their files; only read."""
     root = tmp_path_factory.mktemp("study")
     write_study(root, np.random.default_rng(20_240_611))
     return root
-
-
-@pytest.fixture
-def study(written_study, tmp_path) -> Path:
-    """A copy of the study, to write into."""
-    shutil.copytree(written_study, tmp_path, dirs_exist_ok=True)
-    return tmp_path
 
 
 NASTY = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;</style>'

@@ -240,8 +240,8 @@ def test_one_run_over_few_classes_has_both_populations(tmp_path, rng):
     assert lines[0][headings.index("for new images")].startswith("[")
 
 
-def test_a_study_has_every_comparison_and_is_reproducible(study):
-    found = run_compare(study)
+def test_a_study_has_every_comparison_and_is_reproducible(written_study):
+    found = run_compare(written_study)
     cells = found.filter(pl.col("metric") == "top-1").group_by("comparison").len()
     assert dict(cells.iter_rows()) == {
         "over-chance": 4,  # ConSE, head, random, shuffled
@@ -251,7 +251,7 @@ def test_a_study_has_every_comparison_and_is_reproducible(study):
         "over-parts": 2,
     }
     assert set(found["direction"]) == {"image→name", "image→caption", "caption→image"}
-    assert_frame_equal(found, run_compare(study))
+    assert_frame_equal(found, run_compare(written_study))
     gain = only(found, comparison="over-control", metric="top-1", n_pairs="0", source="random")
     assert gain["low"] > 0
     assert gain["p"] < 0.01
@@ -286,8 +286,8 @@ def test_one_run_has_no_spread_and_nothing_is_no_base(tmp_path):
     assert row["relative"] is None
 
 
-def test_the_primary_family_is_named_beforehand_and_corrected_alone(study):
-    found = run_compare(study)
+def test_the_primary_family_is_named_beforehand_and_corrected_alone(written_study):
+    found = run_compare(written_study)
     primary = found.filter(pl.col("family").is_not_null())
     named = primary.select("direction", "metric", "comparison", "n_pairs", "source").rows()
     assert set(named) == {
@@ -304,9 +304,9 @@ def test_the_primary_family_is_named_beforehand_and_corrected_alone(study):
     assert not rest["bold"].any()
 
 
-def test_what_is_looked_at_changes_no_correction(study):
-    whole = run_compare(study)
-    part = run_compare(study, metrics=["top-1"])
+def test_what_is_looked_at_changes_no_correction(written_study):
+    whole = run_compare(written_study)
+    part = run_compare(written_study, metrics=["top-1"])
     key = ["comparison", "n_pairs", "source"]
     both = whole.filter(pl.col("family").is_not_null()).join(
         part.filter(pl.col("family").is_not_null()), on=key, suffix="_part"

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import polars as pl
 import pytest
@@ -65,9 +67,10 @@ def test_every_ink_can_be_read_on_its_paper(role, mode):
     assert (levels[1] + 0.05) / (levels[0] + 0.05) >= 4.5
 
 
-def test_grids_put_pairs_across_and_metrics_where_there_is_one_number(study, rng):
-    write_ranks(study, hand_run("head", eval="all-names"), rng.integers(1, 20, size=30))
-    table = result_table(read_results(study))
+def test_grids_put_pairs_across_and_metrics_where_there_is_one_number(written_study, tmp_path, rng):
+    shutil.copytree(written_study, tmp_path, dirs_exist_ok=True)
+    write_ranks(tmp_path, hand_run("head", eval="all-names"), rng.integers(1, 20, size=30))
+    table = result_table(read_results(tmp_path))
     shown = {(grid.direction, grid.eval): grid for grid in grids(table)}
     held = shown["image→name", "held-out"]
     assert held.columns == ("0", "16", "all (50)")
@@ -108,9 +111,9 @@ def test_lines_of_one_source_say_which_setting_tells_them_apart(tmp_path):
     }  # fmt: skip
 
 
-def test_a_cell_that_wins_its_primary_comparisons_is_bold(study):
-    rows = read_results(study)
-    bold = bold_cells(compare(study, rows), ["top-1"])
+def test_a_cell_that_wins_its_primary_comparisons_is_bold(written_study):
+    rows = read_results(written_study)
+    bold = bold_cells(compare(written_study, rows), ["top-1"])
     shown = grids(result_table(rows), bold)
     marked = {
         (grid.direction, line.method, line.source, column)
@@ -150,8 +153,8 @@ def test_bars_share_one_axis_that_holds_zero():
     assert gain_rows(frame.clear(), {}) == []
 
 
-def test_only_a_primary_gain_has_a_colour(study):
-    found = compare(study, read_results(study), metrics=("top-1", "top-10"))
+def test_only_a_primary_gain_has_a_colour(written_study):
+    found = compare(written_study, read_results(written_study), metrics=("top-1", "top-10"))
     rows = gain_rows(found, {})
     assert {row["tone"] for row in rows if not row["family"]} == {""}
     tones = [row["tone"] for row in rows if row["family"]]
@@ -160,9 +163,9 @@ def test_only_a_primary_gain_has_a_colour(study):
     assert any(bold)
 
 
-def test_choices_are_summed_up_with_their_edges(study):
+def test_choices_are_summed_up_with_their_edges(written_study):
     row = next(
-        r for r in choice_rows(read_results(study))
+        r for r in choice_rows(read_results(written_study))
         if (r["source"], r["pairs"]) == ("real + head weights", "16")
     )  # fmt: skip
     assert row["penalty_chosen"] == "0.6 (0.1 to 1)"

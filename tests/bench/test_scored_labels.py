@@ -199,13 +199,9 @@ CLOSED_FORMS = [
 
 @pytest.mark.parametrize("method", CLOSED_FORMS)
 def test_no_projection_follows_a_label_of_what_is_scored(smoke, runs, method, monkeypatch):
-    # Of its rounds each reads what every one reads.
-    few = {"rounds": 2, "refinements": 3}
-    monkeypatch.setattr(
-        MiniVec2VecAligner.__init__,
-        "__kwdefaults__",
-        {**MiniVec2VecAligner.__init__.__kwdefaults__, **few},
-    )
+    made = MiniVec2VecAligner.__init__  # of its rounds each reads what every one reads
+    few = {**made.__kwdefaults__, "rounds": 2, "refinements": 3}
+    monkeypatch.setattr(made, "__kwdefaults__", few)
     for run, split, scored in evaluations(smoke, runs):
         if run.protocol.n_pairs and method == "conse":
             continue

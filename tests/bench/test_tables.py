@@ -41,8 +41,8 @@ def test_mean_and_deviation_over_seeds(tmp_path):
     assert row["median_rank"] == pytest.approx(np.mean([1.5, 2.0, 1.0]))
 
 
-def test_chance_stands_in_every_question_and_row(study):
-    table = result_table(read_results(study))
+def test_chance_stands_in_every_question_and_row(written_study):
+    table = result_table(read_results(written_study))
     assert table.filter(pl.col("method") == "chance").height == 3
     headings, lines = result_lines(table)
     column = headings.index("chance")
@@ -93,8 +93,8 @@ def test_a_summary_is_method_by_pairs_of_the_first_metric(tmp_path):
     )
 
 
-def test_options_stand_in_the_table_where_they_vary(study):
-    rows = read_results(study).filter(pl.col("task") == "zero_shot")
+def test_options_stand_in_the_table_where_they_vary(written_study):
+    rows = read_results(written_study).filter(pl.col("task") == "zero_shot")
     assert "options" not in result_lines(result_table(rows))[0]
     others = [
         rows.with_columns(options=pl.lit(text))
@@ -113,8 +113,8 @@ def test_a_single_run_has_no_deviation(tmp_path):
     assert lines[1][headings.index("top-1 %")] == "50.0"
 
 
-def test_rows_come_in_a_readers_order(study):
-    table = result_table(read_results(study)).filter(pl.col("task") == "zero_shot")
+def test_rows_come_in_a_readers_order(written_study):
+    table = result_table(read_results(written_study)).filter(pl.col("task") == "zero_shot")
     seen = [tuple(row) for row in table.select("method", "source", "n_pairs").iter_rows()]
     assert seen == [
         ("chance", "", "0"), ("conse", "head", "0"),
@@ -130,8 +130,8 @@ def test_unknown_values_sort_last_and_stay():
     assert in_order(frame)["method"].to_list() == ["ridge", "zzz"]
 
 
-def test_gain_lines_show_both_sides_and_the_sign(study):
-    gains = compare(study, read_results(study))
+def test_gain_lines_show_both_sides_and_the_sign(written_study):
+    gains = compare(written_study, read_results(written_study))
     headings, lines = gain_lines(gains.filter(pl.col("comparison") == "over-parts"))
     first = dict(zip(headings, lines[0], strict=True))
     assert first["a"] == "16 real + head weights"
@@ -152,8 +152,8 @@ def test_markdown_and_plain_tables():
     assert Table(headings, lines).text("table") == "name   n\n────  ──\na|b    1\nc     22\n"
 
 
-def test_csv_keeps_every_digit_and_quotes(study):
-    rows = read_results(study)
+def test_csv_keeps_every_digit_and_quotes(written_study):
+    rows = read_results(written_study)
     read = list(csv.DictReader(io.StringIO(comma_separated(rows))))
     assert len(read) == rows.height
     assert [float(row["value"]) for row in read] == rows["value"].to_list()

@@ -28,6 +28,7 @@ from featstore.command_line import run_command
 from featstore.errors import StoreWriteError
 from featstore.store import SetWriter, write_thumbnails
 from tests.faults import scenarios
+from tests.faults.server import import_all
 
 #: Seconds after which a child hangs.
 PATIENCE = 30
@@ -143,7 +144,7 @@ def run_case(world: Path, key: str, case: dict[str, Any]) -> dict[str, Any]:
             if not case.get("name"):
                 _watch(root, opened)
             ACTIONS[case["action"]](root, key)
-            report.write_text(json.dumps({"opened": sorted(opened)}))
+            report.write_text(json.dumps({"opened": sorted(opened), "modules": [*sys.modules]}))
             code = 0
         except BaseException:
             report.write_text(json.dumps({"message": traceback.format_exc()}))
@@ -181,7 +182,9 @@ def main() -> None:
     os.waitpid(pid, 0)
     key = str(scenarios.key_of(world))
     for line in sys.stdin:
-        print(json.dumps(run_case(world, key, json.loads(line))), flush=True)
+        answer = run_case(world, key, json.loads(line))
+        import_all(answer.pop("modules", ()))
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -168,11 +168,12 @@ class Bed:
         if not kept.exists():
             self.root.mkdir()
             if command.world:
-                report = self._run("build", world=command.world)
+                args = {"world": command.world}
+                report = self._children.run("build", self.root, args=args, learn=True)
                 if report["code"] != 0:
                     raise DisturbedError(f"the world {command.world}: {_exit(report)}")
             for line in command.before:
-                report = self.type(line)
+                report = self.type(line, learn=True)
                 if report.get("value") != 0:
                     raise DisturbedError(f"{line}: {_exit(report)} {self.said()[-1200:]}")
             shutil.copytree(self.root, kept, symlinks=True)

@@ -83,7 +83,7 @@ def test_the_code_opens_every_kind_of_file(names: list[str]) -> None:
 def test_nothing_hangs_and_nothing_is_followed(
     ask: Callable[..., dict[str, Any]], names: list[str], what: str, action: str
 ) -> None:
-    chosen = set(names if EVERYTHING else names[THINGS.index(what) + ACTIONS.index(action) :: 26])
+    chosen = set(names if EVERYTHING else names[THINGS.index(what) + ACTIONS.index(action) :: 13])
     if what == "pipe" and action != "look":
         chosen |= {
             name for name in names if name.split("/")[-1] in ("lock", "claim", "journal.jsonl")
