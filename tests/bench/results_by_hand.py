@@ -1,5 +1,6 @@
 """Results written by hand: cells whose per-query ranks a test decides."""
 
+from functools import cache
 from operator import attrgetter
 
 import numpy as np
@@ -36,6 +37,9 @@ def has(run, **wanted):
     return all(attrgetter(paths[name])(run) == value for name, value in wanted.items())
 
 
+_levels = cache(lambda n, gallery: chance_levels(np.ones(n, dtype=int), gallery))
+
+
 def hand_run(source="head", n_pairs=0, seed=0, **fields):
     """A run with the given cell."""
     settings = {
@@ -67,13 +71,13 @@ def write_ranks(
     queries = [f"q{run.seed}-{i:03d}" for i in range(n)] if queries is None else queries
     clusters = queries if clusters is None else clusters
     directions = DIRECTIONS.get(run.task, ["image→caption", "caption→image"])
-    rows, tables = [], []
-    levels = chance_levels(np.ones(n, dtype=int), gallery)
+    rows, tables, own = [], [], run.columns()
+    levels = _levels(n, gallery)
     for direction in directions:
         for metric in METRICS[direction]:
             values = per_query(metric, ranks, 1 / ranks)
             rows.append(
-                run.columns()
+                own
                 | {
                     "direction": direction, "metric": metric, "chance": levels[metric],
                     "value": float(np.median(values) if metric == "median_rank" else values.mean()),
@@ -95,8 +99,8 @@ def write_ranks(
                     "query_id": queries, "cluster_id": list(clusters), "rank": ranks,
                     "average_precision": 1 / ranks, "n_relevant": [1] * n,
                     "truncated_precision": (ranks == 1).astype(float),
-                    "hits": (ranks[:, None] <= np.array(CUTOFFS)).astype(int).tolist(),
-                    "top": [["x", "y"]] * n, "own": [None] * n,
+                    "hits": pl.Series((ranks[:, None] <= np.array(CUTOFFS)).astype(int)),
+                    "top": pl.Series([["x", "y"]]).new_from_index(0, n), "own": [None] * n,
                 },
                 schema=RANK_SCHEMA,
             )
