@@ -73,7 +73,10 @@ demo: $(VENV)/demo.stamp
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/headstock demo --out $(DEMO)
 
 # A process a core, at most four: each loads torch. Modules stay whole until one has nothing to do.
+# The packages are compiled once for all processes that tests start, also where
+# PYTHONDONTWRITEBYTECODE is set.
 test: check
+	$(BIN)/python -m compileall -q headstock featstore fitters bench data_manifests
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 # What needs an extra is skipped and says so; an import that no extra explains fails. LOWEST=1
