@@ -375,13 +375,13 @@ def workspace(
         Path("build", "demo", name).symlink_to(tmp_path / name)
     for copy in ("build/demo/store", "expendable"):
         shutil.copytree("store", copy)
-    # Of the suite's runs those of the two ways that the documents compare.
+    # Of the suite's runs those of the two ways that the documents compare, and one control.
     plan = demo_runs(featstore.open_store("store"))
-    wanted = {"conse", "ridge"}, {0, 16}, {0, 1}
+    wanted = {"conse", "ridge"}, {"head", "none", "random"}, {0, 16}, {0, 1}
     runs = [
         run for run in plan
-        if run.fit.method in wanted[0] and run.protocol.n_pairs in wanted[1]
-        and run.seed in wanted[2]
+        if run.fit.method in wanted[0] and run.protocol.source in wanted[1]
+        and run.protocol.n_pairs in wanted[2] and run.seed in wanted[3]
     ]  # fmt: skip
     run_all(runs, "store", Path("results"))
     for copy in ("build/demo/results", "old/results", "new/results"):
