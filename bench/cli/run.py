@@ -619,7 +619,9 @@ def sweep_command(
     "check",
     epilog="\b\nExample:\n  bench check aligner ridge\n  bench check learner class-means --json",
 )
-@click.argument("kind", type=click.Choice([kind for kind in KINDS if kind != "suite"]))
+@click.argument(
+    "kind", type=click.Choice([kind for kind in KINDS if kind not in ("suite", "place")])
+)
 @click.argument("what")
 @click.option("--location", type=click.Path(path_type=Path),
               help="Check a source on this location, or a dataset in this root "

@@ -26,12 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from featstore.durable import write_durably
 from featstore.errors import (
     CorruptStoreError,
     FeatstoreError,
     FormatVersionError,
-    StoreWriteError,
     UnknownSetError,
     unknown_name,
 )
@@ -634,25 +632,6 @@ def unlike_listed(name: str, digest: str, listed: Mapping[str, str] | None) -> s
         "is a tag that the store does not list: it was put there by hand, or `featstore tag` was "
         "stopped, and lists it when the same command is typed again"
     )
-
-
-def create_tag(root: Path, name: str, data: bytes) -> bool:
-    """Write the file of a tag; False, and nothing is written, if there is one.
-
-    Raises
-    ------
-    StoreWriteError
-        If the file system refuses.
-    """
-    try:
-        write_durably(root / tag_file(name), [data], sealed=True, new=True)
-    except FileExistsError:
-        return False
-    except OSError as err:
-        raise StoreWriteError(
-            f"Cannot write the tag {name!r} to {root}: {err.strerror or err}."
-        ) from err
-    return True
 
 
 def pins_of(revision: str, known: Mapping[str, list[str]]) -> dict[str, str]:

@@ -45,10 +45,10 @@ from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import FeatstoreError
 from featstore.manifest.io import write_manifest
+from featstore.remote.objects import FolderObjects
 from featstore.store import collect_garbage, verify_store
 from featstore.store.layout import SetSpec
 from featstore.store.lock import Claim, claim_set, folder_lock
-from featstore.store.records import create_tag
 
 try:
     from featstore.remote.bucket import BucketObjects
@@ -393,19 +393,20 @@ class Stage:
 
         replaced: list[tuple[Any, Any]] = [
             (claim_set, self.claim_set), (folder_lock, self.folder_lock),
-            (create_tag, before(create_tag, "create tag")),
         ]  # fmt: skip
         with contextlib.ExitStack() as stack:
             for module in [m for n, m in sys.modules.items() if n.startswith("featstore.")]:
                 for real, ours in replaced:
                     if vars(module).get(real.__name__) is real:
                         stack.enter_context(mock.patch.object(module, real.__name__, ours))
-            methods: list[tuple[Any, str]] = [(Claim, "write_pointer"), (Claim, "finish")]
+            methods: list[tuple[Any, str]] = [
+                (Claim, "write_pointer"), (Claim, "finish"), (FolderObjects, "create"),
+            ]  # fmt: skip
             if BucketObjects is not None:
                 methods += [(BucketObjects, name) for name in ("put", "create", "replace",
                                                                "delete")]  # fmt: skip
             for owner, name in methods:
-                what = name.replace("_", " ") if owner is Claim else f"bucket {name}"
+                what = f"bucket {name}" if owner is BucketObjects else name.replace("_", " ")
                 ours = before(getattr(owner, name), what)
                 stack.enter_context(mock.patch.object(owner, name, ours))
             yield

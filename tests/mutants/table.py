@@ -505,9 +505,9 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '                self.notes[path] = "belongs to nothing in this store"',
             ('tests/featstore/store/test_verify.py::test_every_added_file_is_named',)),
         Mutant(
-            'So is a commit that is not written as a writer writes it.',
-            'featstore/store/listing.py', 'if same_file(path, self.facts):',
-            'if self.derive is not None or same_file(path, self.facts):',
+            'So is a pointer that is not written as a writer writes it.',
+            'featstore/store/listing.py',
+            'return "" if right else "is not written as a writer writes it"', 'return ""',
             ('tests/featstore/store/test_verify.py::test_every_truncation_and_growth_is_named',)),
         Mutant(
             'Thumbnails have the hash that their name says.', 'featstore/store/verify.py',
