@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fitters.aligners.base import Matrix, OneWay, mean_rows, stacked, validate_pairs
+from fitters.aligners.base import Matrix, OneWay, mean_rows, validate_pairs
 from fitters.aligners.kernel_solvers import correct_first, solve_kernel
 from fitters.aligners.solvers import solve_ridge
 from fitters.errors import SettingError, ZeroRowError
@@ -226,11 +226,7 @@ class KernelRidgeAligner(OneWay):
         absolute one.
         """
         if noises is None or data.prototypes is None or data.real is None:
-            x, y, weight = stacked(data, mix)
-            first = 0 if data.prototypes is None else data.prototypes.n
-            # Prototypes come first, and again with every other draw of real pairs.
-            fitted: Self = self.fit(x, y, weight, n_first=first)
-            return fitted
+            return super().fit_sources(data, mix)
         head = data.prototypes.take(data.prototypes.row_weight > 0)
         support, targets = head.y.astype(np.float64), head.x.astype(np.float64)
         self.gamma_, self.n_features_in_ = float(self.gamma), targets.shape[1]
@@ -250,8 +246,6 @@ class KernelRidgeAligner(OneWay):
         X: Rows,
         y: Rows,
         sample_weight: npt.NDArray[Any] | None = None,
-        *,
-        n_first: int = 0,
     ) -> Self:
         """Fit on n paired rows.
 
@@ -261,9 +255,6 @@ class KernelRidgeAligner(OneWay):
         y : ndarray of shape (n, q) or (n,)
         sample_weight : ndarray of shape (n,), optional
             Mass of each row, not negative.
-        n_first : int
-            So many rows at the front, such as prototypes, will be fitted again with others behind
-            them: their part of the exact solution is kept for the next fit. The result is the same.
 
         Raises
         ------
@@ -289,10 +280,7 @@ class KernelRidgeAligner(OneWay):
             )
         if self.n_landmarks is None or self.n_landmarks >= len(a):
             self.support_ = a
-            n_first = int(used[:n_first].sum())
-            self.dual_, self.residual_ = solve_kernel(
-                a, b, self.gamma_, self.alpha / weight, n_first=n_first
-            )
+            self.dual_, self.residual_ = solve_kernel(a, b, self.gamma_, self.alpha / weight)
         else:
             self._fit_landmarks(a, b, weight)
         return self

@@ -39,8 +39,6 @@ ROUNDS = 4
 SAMPLE = 2048
 """Rows, spread evenly, whose residual says whether another round is needed."""
 
-ADDED_SAMPLE = 128
-"""The same, where rows were added to a solution that was measured."""
 
 _BLOCK_ROWS = 256
 
@@ -91,34 +89,6 @@ class Solution:
         weights = scipy.linalg.cho_solve((self.factor, True), reach.T, check_finite=False)
         return weights, reach @ weights, reach @ self.dual
 
-    def extended(self, rows: Matrix, targets: Matrix, penalty: Matrix) -> tuple[Matrix, float]:
-        """Return dual coefficients and residual of all rows, of which those solved for come first.
-
-        Block elimination: S = K_RR + diag(penalty) - R M⁻¹ Rᵀ is solved for the k others. The
-        arguments are those of `solve_kernel`; the residual is measured on at most `ADDED_SAMPLE`
-        rows.
-
-        Raises
-        ------
-        scipy.linalg.LinAlgError
-            If S is not positive definite to the last bit.
-        """
-        n, first = len(rows), len(self.dual)
-        others = rows[first:]
-        weights, covered, explained = self.eliminate(rows[:first], others)
-        system = gaussian(others, others, self.gamma) - covered
-        diagonal = np.diag_indices(len(others))
-        system[diagonal] = 1 + penalty[first:] - covered[diagonal]
-        dual = np.empty_like(targets)
-        factor = scipy.linalg.cho_factor(system, lower=True, check_finite=False)
-        dual[first:] = scipy.linalg.cho_solve(
-            factor, targets[first:] - explained, check_finite=False
-        )
-        np.subtract(self.dual, weights @ dual[first:], out=dual[:first])
-        at = np.unique(np.linspace(0, n - 1, min(n, ADDED_SAMPLE)).round().astype(np.intp))
-        left = _residual(rows, targets, dual, self.gamma, penalty, at)
-        return dual, float(np.linalg.norm(left)) / (float(np.linalg.norm(targets[at])) or 1.0)
-
 
 # For 1,000 prototypes and images of 1,280 values a solution takes 18 MB.
 _SOLUTIONS: Kept[Solution] = Kept(64_000_000, lambda solution: solution.n_bytes)
@@ -159,10 +129,8 @@ def decompose_kernel(rows: Matrix, weight: Matrix, gamma: float) -> tuple[Matrix
 def solve_first(rows: Matrix, targets: Matrix, gamma: float, penalty: Matrix) -> Solution:
     """Return the solution of at most `DOUBLE_ROWS` rows, which is kept for the next call.
 
-    The arguments and errors are those of `solve_kernel`. Of each penalty 12 digits count: that of
-    the prototypes is the same at every mixing weight but for the rounding of α w / w.
+    The arguments and errors are those of `solve_kernel`.
     """
-    penalty = np.array([float(f"{value:.12g}") for value in penalty])
 
     def solve() -> Solution:
         factor = _factor(rows, gamma, penalty, np.float64)
@@ -242,7 +210,6 @@ def solve_kernel(
     penalty: Matrix,
     *,
     in_double: bool | None = None,
-    n_first: int = 0,
 ) -> tuple[Matrix, float]:
     """Return the dual coefficients A of kernel ridge regression, and their relative residual.
 
@@ -258,9 +225,6 @@ def solve_kernel(
         Above 0.
     in_double : bool, optional
         By default decided by `DOUBLE_ROWS`.
-    n_first : int
-        So many rows at the front will come again, with the same targets and penalties: they are
-        solved by `solve_first`, and the others added. No part beyond `DOUBLE_ROWS` rows.
 
     Returns
     -------
@@ -274,18 +238,7 @@ def solve_kernel(
         If the penalty is too small for the precision: the factor breaks down, or refinement does
         not reach `TOLERANCE`.
     """
-    n = len(rows)
-    double = n <= DOUBLE_ROWS if in_double is None else in_double
-    if n_first and double and n <= DOUBLE_ROWS:
-        first = solve_first(rows[:n_first], targets[:n_first], gamma, penalty[:n_first])
-        if n_first == n:
-            return first.dual.copy(), first.residual
-        try:
-            added = first.extended(rows, targets, penalty)
-        except scipy.linalg.LinAlgError:
-            added = first.dual, np.inf
-        if added[1] < TOLERANCE:
-            return added
+    double = len(rows) <= DOUBLE_ROWS if in_double is None else in_double
     factor = _factor(rows, gamma, penalty, np.float64 if double else np.float32)
     return _refine(factor, rows, targets, gamma, penalty)
 
