@@ -30,7 +30,7 @@ from featstore.contracts import Contract, Inapplicable, defined, equal, expect, 
 from featstore.errors import ContractError, FeatstoreError, PluginError, lookup
 from featstore.plugins import registry_of
 from fitters.aligners.base import params_of, stacked, takes_weights
-from fitters.alignment import Alignment, fit, fit_alignment
+from fitters.alignment import Alignment, fit
 from fitters.few_shot.learner import Learner, Shots
 from fitters.few_shot.registry import LEARNERS, learner_named
 from fitters.methods import Method, method_named
@@ -335,7 +335,7 @@ class AlignerContract(Contract):
 
     def _alignment(self, pairs: Pairs) -> Alignment:
         rng = np.random.default_rng(0)
-        return fit(self._sources(pairs), self._config, chosen=self._chosen, rng=rng)
+        return fit(self._config, self._sources(pairs), chosen=self._chosen, rng=rng)
 
     def _raw_scores(self, alignment: Alignment) -> Matrix:
         return self._scores(alignment, (self._world[1].x, self._world[1].y))
@@ -571,7 +571,7 @@ class TaskContract(Contract):
         head = Pairs(self._corpus.head.weight, self._corpus.head.texts)  # type: ignore[union-attr]
         rng = np.random.default_rng(seed)
         made = CONTROLS["shuffled"](head, rng) if seed else head
-        fitted = fit_alignment("ridge", prototypes=made, penalty=0.1, rng=rng)
+        fitted = fit("ridge", prototypes=made, penalty=0.1, rng=rng)
         outcomes = Scoring(corpus, split_of(self._run, corpus)).score(self._run, fitted)
         return {
             f"{outcome.direction} {metric}": float(value)

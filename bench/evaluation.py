@@ -47,7 +47,8 @@ from featstore.parallel import Engine
 from featstore.plugins import origin_in
 from featstore.store.store import FeatureStore, open_store
 from fitters.aligners.base import params_of
-from fitters.alignment import Alignment, fit_alignment
+from fitters.alignment import Alignment
+from fitters.alignment import fit as fit_arrays
 from fitters.errors import SettingError
 from fitters.jobs import fit_from_store
 from fitters.kept import digest_of
@@ -115,7 +116,7 @@ def fit(
     Raises
     ------
     FeatstoreError
-        What `fitters.fit_alignment` and `fitters.jobs.fit_from_store` raise.
+        What `fitters.fit` and `fitters.jobs.fit_from_store` raise.
 
     Examples
     --------
@@ -141,7 +142,7 @@ def fit(
         image_mean, data = SideTransform.fit([data], label="images").mean, None
     elif texts is not None:
         raise SettingError("Texts need images, row i of text i: pass both, or one Pairs.")
-    return fit_alignment(
+    return fit_arrays(
         config, prototypes=prototypes, real=data, image_mean=image_mean, bias=bias,
         rng=np.random.default_rng(seed), **settings,
     )  # fmt: skip

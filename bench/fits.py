@@ -129,7 +129,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
             config, prototypes=prototypes, real=real, image_mean=image_mean, bias=bias,
             blocks=corpus.blocks,
         )  # fmt: skip
-        alignment = fit(data, config, rng=choice_rng(run.seed), grid=grid, chosen=chosen)
+        alignment = fit(config, data, rng=choice_rng(run.seed), grid=grid, chosen=chosen)
     if key is not None:
         _LAST_TRAINED.clear()
         _LAST_TRAINED[key] = alignment
@@ -196,7 +196,7 @@ def choice_of_head(
     """Return what is chosen on the head with the real pairs and the folds of a run.
 
     The head is fitted with it, and its controls choose on the grid that it explored: see
-    `fit_alignment`.
+    `fit`.
     """
     choices = _CHOICES.setdefault(corpus, {})
     run = run.changed(source="head", control_draw=None, clusters=0)

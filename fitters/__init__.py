@@ -1,6 +1,6 @@
 """Aligners between two embedding spaces: closed forms fitted in seconds, and trained heads.
 
-`fit_alignment` runs the whole protocol on arrays; `save_alignment` and `read_alignment` keep the
+`fit` runs the whole protocol on arrays; `save_alignment` and `read_alignment` keep the
 result. Importing this package loads nothing: each name below is imported when it is first used,
 and none of them imports torch.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fitters.aligners.mini_vec2vec import MiniVec2VecAligner
     from fitters.aligners.procrustes import ProcrustesAligner
     from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
-    from fitters.alignment import Alignment, fit, fit_alignment
+    from fitters.alignment import Alignment, fit
     from fitters.methods import ALIGNERS, METHODS, Method
     from fitters.moments.moments import Moments
     from fitters.moments.transform import SideTransform
@@ -45,7 +45,6 @@ _HOMES = {
     "CONTROLS": "fitters.prototypes",
     "CSAAligner": "fitters.aligners.directions",
     "fit": "fitters.alignment",
-    "fit_alignment": "fitters.alignment",
     "FitConfig": "fitters.settings",
     "ICISAligner": "fitters.trained.icis",
     "KernelRidgeAligner": "fitters.aligners.kernel",
@@ -106,7 +105,6 @@ __all__ = [
     "TrainedHead",
     "TwoWayRidgeAligner",
     "fit",
-    "fit_alignment",
     "preset",
     "read_alignment",
     "save_alignment",

@@ -69,7 +69,7 @@ class _Fitted(Generic[T]):
 class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """The whole protocol as one estimator: prepare both sides, choose the settings, fit.
 
-    Raw rows go in, on fitting as on projecting; `fit_alignment` says what happens to them.
+    Raw rows go in, on fitting as on projecting; `fit` says what happens to them.
     `save_alignment` keeps a fitted one, `read_alignment` gives it back. As a scikit-learn estimator
     it is cloned, searched over and put at the end of a pipeline; see `scoring` for its scores.
 
@@ -214,7 +214,7 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         FittersError
-            As `fitters.alignment.fit_alignment`.
+            As `fitters.alignment.fit`.
         ValueError
             In scikit-learn's words, if X is no matrix or has fewer than two rows or columns.
         """
@@ -239,59 +239,15 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
             y = y if y.dtype in _FLOATS else y.astype(np.float64)
             real = Pairs(X, y, groups, sample_weight)
-        config = self.config
-        data = method_named(config.method).sources(
-            config, prototypes=prototypes, real=real, image_mean=self.image_mean, bias=bias
-        )
         state = self.random_state
         if isinstance(state, np.random.RandomState):
             state = int(state.randint(2**31))
-        self.fit_sources(data, rng=np.random.default_rng(state))
-        self.facts |= {} if classes is None else {"classes": classes.tolist()}
-        return self
-
-    def fit_sources(
-        self,
-        data: Sources[Any],
-        *,
-        rng: np.random.Generator,
-        n_folds: int = 4,
-        grid: Mapping[str, Axis] | None = None,
-        chosen: Choice | None = None,
-        on_stage: OnStage | None = None,
-    ) -> Self:
-        """Fit on prepared rows or their moments, and write the facts; see `fit`."""
-        config = self.config
-        method, say = method_named(config.method), on_stage or (lambda _: None)
-        by_error = replace(config, criterion="error")
-        if isinstance(data.real, Folds) and needs_rows(by_error, mixed=data.mixed):
-            raise SettingError(
-                f"{config.method} with these settings needs rows, not moments. Use fit_alignment."
-            )
-        if chosen is None:
-            left = config.open_settings(method.options, mixed=data.mixed)
-            if left:
-                say(f"choosing {' and '.join(left)}")
-            chosen = method.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))
-        say("fitting")
-        made = method.make(config, **chosen.params)
-        if hasattr(made, "fit_sources"):
-            made.fit_sources(data, chosen.mix, **chosen.of_fit)
-        else:
-            fit_on(made, data, chosen.mix)
-        self.x, self.y, self.aligner = data.image, data.text, made
-        if config.legacy and method.rows.legacy_texts:
-            self.y = SideTransform.identity("texts")
-        self.facts = {
-            "method": config.method,
-            "n_prototypes": 0 if data.prototypes is None else data.prototypes.n,
-            "n_real": 0 if data.real is None else data.real.n,
-            "image_centre": data.image_centre,
-            "text_centre": data.text_centre,
-            "choice": method.facts(made, chosen, mixed=data.mixed),
-            **({} if grid is None else {"grid": "given"}),
-            **getattr(made, "facts_", {}),
-        }
+        made = fit(
+            self.config, prototypes=prototypes, real=real, image_mean=self.image_mean, bias=bias,
+            rng=np.random.default_rng(state),
+        )  # fmt: skip
+        self.x, self.y, self.aligner = made.x, made.y, made.aligner
+        self.facts = made.facts | ({} if classes is None else {"classes": classes.tolist()})
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -401,120 +357,8 @@ def closed(grid: Mapping[str, Axis] | None) -> dict[str, Axis]:
 
 
 def fit(
-    data: Sources[Any],
-    config: FitConfig,
-    *,
-    rng: np.random.Generator,
-    n_folds: int = 4,
-    grid: Mapping[str, Axis] | None = None,
-    chosen: Choice | None = None,
-    on_stage: OnStage | None = None,
-) -> Alignment:
-    """Choose the settings of a method on prepared data, and fit it: the road of every fit.
-
-    Parameters
-    ----------
-    data : Sources of Pairs, of Folds, or of PairSource
-        `Method.sources` prepares raw pairs. Moments serve methods that need no more; what is "auto"
-        is then chosen by the held-out squared error, which ridges alone have, and real pairs are
-        given by fold. A `fitters.trained.training.PairSource` is for trained methods.
-    config : FitConfig
-    rng : numpy.random.Generator
-        Draws the folds, landmarks for the choice of kernel ridge among many prototypes, and the
-        seed of a training.
-    n_folds : int
-        Of the cross-validation; fewer if there are fewer groups.
-    grid : mapping of str to Axis, optional
-        The values that "auto" settings are chosen from, and none beyond: the `axes` of a `Choice`
-        that `select` made from other prototypes. A control is compared with its head on equal
-        terms if it chooses on the grid that the head's choice explored; its criterion is noise, and
-        a grid of its own would widen after it. The default grids stand for what is missing here.
-    chosen : Choice, optional
-        What `select` chose with the same arguments: nothing is chosen again.
-    on_stage : callable, optional
-        Is given what is done next, such as "choosing penalty and mix".
-
-    Raises
-    ------
-    SettingError
-        If an argument is wrong, or the method needs rows where there are moments.
-    SelectionError
-        If there are too few groups to choose from.
-
-    Examples
-    --------
-    >>> config, rng = FitConfig("ridge", penalty=0.1), np.random.default_rng(0)
-    >>> real = Pairs(*rng.standard_normal((2, 40, 8)))
-    >>> made = fit(METHODS["ridge"].sources(config, real=real), config, rng=rng)
-    >>> made.facts["n_real"]
-    40
-    """
-    return Alignment(config).fit_sources(
-        data, rng=rng, n_folds=n_folds, grid=grid, chosen=chosen, on_stage=on_stage
-    )
-
-
-def select(
     method: str | FitConfig,
-    *,
-    prototypes: Pairs | None = None,
-    real: Pairs | None = None,
-    image_mean: npt.NDArray[Any] | None = None,
-    blocks: tuple[int, ...] = (),
-    n_folds: int = 4,
-    grid: Mapping[str, Axis] | None = None,
-    rng: np.random.Generator,
-    **settings: Any,
-) -> Choice:
-    """Choose the settings of a method from training data alone, and fit nothing with them.
-
-    The choice is that of `fit_alignment`, which fits with it at once: penalties × mixing weights ×
-    directions kept (widths of a kernel, anchors of ASIF) by the metric that will be reported, or
-    by the squared error. To nest it, hand it the training part of an outer split only.
-
-    Parameters
-    ----------
-    method : str or FitConfig
-        One of `METHODS` that has something to choose.
-    prototypes, real, image_mean, blocks
-        As for `fit_alignment`.
-    n_folds, grid, rng
-        As for `fit`.
-    **settings
-        As for `fit_alignment`; here ASIF's are "auto" where none is given.
-
-    Returns
-    -------
-    Choice
-        `params`, `mix`, and in `facts` the settings, the whole curve and the edges of its grid that
-        were hit; `axes` is that grid, for another choice.
-
-    Raises
-    ------
-    SettingError
-        If the method has nothing to choose, or an argument is wrong.
-    SelectionError
-        If there are too few groups to choose from.
-    """
-    from fitters.aligners.asif import ASIFAligner
-
-    config = FitConfig.of(method, settings)
-    spec = method_named(config.method)
-    if issubclass(spec.cls, ASIFAligner):
-        left = [name for name in ("top_k", "power") if name in spec.options]
-        config = FitConfig.of(config, {n: "auto" for n in left if getattr(config, n) is None})
-    data = spec.sources(
-        config, prototypes=prototypes, real=real, image_mean=image_mean, blocks=blocks
-    )
-    if not spec.tunes:
-        raise SettingError(f"{config.method} has nothing to choose. Fit it with fit_alignment.")
-    choice = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))
-    made = spec.make(config, **choice.params)
-    return replace(choice, facts=spec.facts(made, choice, mixed=data.mixed))
-
-
-def fit_alignment(
-    method: str | FitConfig,
+    data: Sources[Any] | None = None,
     *,
     prototypes: Pairs | None = None,
     real: Pairs | None = None,
@@ -522,10 +366,13 @@ def fit_alignment(
     bias: npt.NDArray[Any] | None = None,
     blocks: tuple[int, ...] = (),
     rng: np.random.Generator,
+    n_folds: int = 4,
+    grid: Mapping[str, Axis] | None = None,
+    chosen: Choice | None = None,
     on_stage: OnStage | None = None,
     **settings: Any,
 ) -> Alignment:
-    """Fit an alignment from prototypes, real pairs or both.
+    """Fit an alignment from prototypes, real pairs or both: the road of every fit.
 
     **Preprocessing.** Every row is brought to unit length, centred, and brought to unit length
     again. Each source of image rows is centred by its own mean: head rows by the mean of the head
@@ -555,6 +402,11 @@ def fit_alignment(
     ----------
     method : str or FitConfig
         One of `METHODS`, or one with its settings.
+    data : Sources of Pairs, of Folds, or of PairSource, optional
+        Both sources as `Method.sources` prepares them, in place of raw ones. Moments serve methods
+        that need no more; what is "auto" is then chosen by the held-out squared error, which ridges
+        alone have, and real pairs are given by fold. A `fitters.trained.training.PairSource` is for
+        trained methods.
     prototypes : Pairs, optional
         Head weights and class texts, raw; `groups` are the names.
     real : Pairs, optional
@@ -571,6 +423,15 @@ def fit_alignment(
     rng : numpy.random.Generator
         Draws the folds, landmarks for the choice of kernel ridge among many prototypes, and the
         seed of a training.
+    n_folds : int
+        Of the cross-validation; fewer if there are fewer groups.
+    grid : mapping of str to Axis, optional
+        The values that "auto" settings are chosen from, and none beyond: the `axes` of a `Choice`
+        that `select` made from other prototypes. A control is compared with its head on equal
+        terms if it chooses on the grid that the head's choice explored; its criterion is noise, and
+        a grid of its own would widen after it. The default grids stand for what is missing here.
+    chosen : Choice, optional
+        What `select` chose with the same arguments: nothing is chosen again.
     on_stage : callable, optional
         Is given what is done next, such as "choosing penalty and mix".
     **settings
@@ -580,7 +441,8 @@ def fit_alignment(
     Raises
     ------
     UnknownMethodError, SettingError
-        If an argument is unknown or out of range, or a source that the method needs is missing.
+        If an argument is unknown or out of range, a source that the method needs is missing, or the
+        method needs rows where there are moments.
     SelectionError
         If there are too few groups to choose from.
     ZeroRowError
@@ -590,15 +452,106 @@ def fit_alignment(
     --------
     >>> rng = np.random.default_rng(0)
     >>> head, real = (Pairs(*rng.standard_normal((2, n, 8))) for n in (100, 20))
-    >>> made = fit_alignment("ridge", prototypes=head, real=real, penalty=0.3, rng=rng)
+    >>> made = fit("ridge", prototypes=head, real=real, penalty=0.3, rng=rng)
     >>> made.facts["n_real"], made.facts["choice"]["penalty"]
     (20, 0.3)
     """
+    config, say = FitConfig.of(method, settings), on_stage or (lambda _: None)
+    spec, aligned = method_named(config.method), Alignment(config)
+    if data is None:
+        data = spec.sources(
+            config, prototypes=prototypes, real=real, image_mean=image_mean, bias=bias,
+            blocks=blocks,
+        )  # fmt: skip
+    by_error = replace(config, criterion="error")
+    if isinstance(data.real, Folds) and needs_rows(by_error, mixed=data.mixed):
+        raise SettingError(
+            f"{config.method} with these settings needs rows, not moments. Pass pairs."
+        )
+    if chosen is None:
+        left = config.open_settings(spec.options, mixed=data.mixed)
+        if left:
+            say(f"choosing {' and '.join(left)}")
+        chosen = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))
+    say("fitting")
+    made = spec.make(config, **chosen.params)
+    if hasattr(made, "fit_sources"):
+        made.fit_sources(data, chosen.mix, **chosen.of_fit)
+    else:
+        fit_on(made, data, chosen.mix)
+    aligned.x, aligned.y, aligned.aligner = data.image, data.text, made
+    if config.legacy and spec.rows.legacy_texts:
+        aligned.y = SideTransform.identity("texts")
+    aligned.facts = {
+        "method": config.method,
+        "n_prototypes": 0 if data.prototypes is None else data.prototypes.n,
+        "n_real": 0 if data.real is None else data.real.n,
+        "image_centre": data.image_centre,
+        "text_centre": data.text_centre,
+        "choice": spec.facts(made, chosen, mixed=data.mixed),
+        **({} if grid is None else {"grid": "given"}),
+        **getattr(made, "facts_", {}),
+    }
+    return aligned
+
+
+def select(
+    method: str | FitConfig,
+    *,
+    prototypes: Pairs | None = None,
+    real: Pairs | None = None,
+    image_mean: npt.NDArray[Any] | None = None,
+    blocks: tuple[int, ...] = (),
+    n_folds: int = 4,
+    grid: Mapping[str, Axis] | None = None,
+    rng: np.random.Generator,
+    **settings: Any,
+) -> Choice:
+    """Choose the settings of a method from training data alone, and fit nothing with them.
+
+    The choice is that of `fit`, which fits with it at once: penalties × mixing weights ×
+    directions kept (widths of a kernel, anchors of ASIF) by the metric that will be reported, or
+    by the squared error. To nest it, hand it the training part of an outer split only.
+
+    Parameters
+    ----------
+    method : str or FitConfig
+        One of `METHODS` that has something to choose.
+    prototypes, real, image_mean, blocks
+        As for `fit`.
+    n_folds, grid, rng
+        As for `fit`.
+    **settings
+        As for `fit`; here ASIF's are "auto" where none is given.
+
+    Returns
+    -------
+    Choice
+        `params`, `mix`, and in `facts` the settings, the whole curve and the edges of its grid that
+        were hit; `axes` is that grid, for another choice.
+
+    Raises
+    ------
+    SettingError
+        If the method has nothing to choose, or an argument is wrong.
+    SelectionError
+        If there are too few groups to choose from.
+    """
+    from fitters.aligners.asif import ASIFAligner
+
     config = FitConfig.of(method, settings)
-    data = method_named(config.method).sources(
-        config, prototypes=prototypes, real=real, image_mean=image_mean, bias=bias, blocks=blocks
+    spec = method_named(config.method)
+    if issubclass(spec.cls, ASIFAligner):
+        left = [name for name in ("top_k", "power") if name in spec.options]
+        config = FitConfig.of(config, {n: "auto" for n in left if getattr(config, n) is None})
+    data = spec.sources(
+        config, prototypes=prototypes, real=real, image_mean=image_mean, blocks=blocks
     )
-    return fit(data, config, rng=rng, on_stage=on_stage)
+    if not spec.tunes:
+        raise SettingError(f"{config.method} has nothing to choose. Fit it with fit.")
+    choice = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))
+    made = spec.make(config, **choice.params)
+    return replace(choice, facts=spec.facts(made, choice, mixed=data.mixed))
 
 
 def _in_blocks(rows: Rows, side: SideTransform, project: Callable[..., Any]) -> Projection:

@@ -307,7 +307,7 @@ def training_sources(
     *,
     how: Preparation,
 ) -> Sources[PairSource]:
-    """Return both sources as `fitters.alignment.fit_alignment` would transform them.
+    """Return both sources as `fitters.alignment.fit` would transform them.
 
     Parameters
     ----------

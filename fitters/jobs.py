@@ -103,7 +103,7 @@ def fit_from_store(
     read = _read(store, request, subset_rng, control_rng)
     with _zero_rows_by_name(read.used):
         data, facts = _prepared(request, read, workers)
-        alignment = fit(data, request, rng=choice_rng, on_stage=on_stage)
+        alignment = fit(request, data, rng=choice_rng, on_stage=on_stage)
     alignment.facts |= facts
     if alignment.x.mean is not None:
         alignment.facts["image_centre"] = read.centre

@@ -168,7 +168,7 @@ class Method:
         Parameters
         ----------
         prototypes, real, image_mean, bias
-            As for `fitters.alignment.fit_alignment`.
+            As for `fitters.alignment.fit`.
         bias_column : bool
             Prototypes [w, b] and images [f, 1] instead of w and f, before all preprocessing;
             `image_mean` is then of such rows.
@@ -450,7 +450,7 @@ def _as_method(_: str, thing: Any, **about: Any) -> Method:
 METHODS: Registry[Method] = Registry(
     "aligner", _BUILT_IN, accept=_as_method, reserved=lambda: {*_aligners(), "identity"}
 )
-"""Methods of `fit_alignment`, and what each is.
+"""Methods of `fit`, and what each is.
 
 An aligner of one's own (``register("aligner", NAME)``, an entry point of ``headstock.aligners``) is
 

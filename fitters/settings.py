@@ -92,7 +92,7 @@ TRAINING = ("epochs", "batch_size", "learning_rate", "share", "sequential", "pat
 """Settings of the methods that are trained; see `TrainingOptions`."""
 
 Criterion = Literal["cosine", "rank", "error"]
-"""How a choice is scored; see `fitters.alignment.fit_alignment`."""
+"""How a choice is scored; see `fitters.alignment.fit`."""
 
 
 #: Their section in the help of a command.

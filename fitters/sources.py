@@ -86,7 +86,7 @@ def prepare(
     bias_column: npt.NDArray[Any] | None = None,
     blocks: tuple[int, ...] = (),
 ) -> Sources[Pairs]:
-    """Return both sources transformed as `fitters.alignment.fit_alignment` says.
+    """Return both sources transformed as `fitters.alignment.fit` says.
 
     `bias_column` goes to the prototypes as a column more, and 1 to the images. `blocks` are the
     columns of each encoder, where images and prototypes are rows of several side by side.

@@ -70,7 +70,7 @@ MAIN = {
 
 _TEXTS = "featstore extract {labels} --kind class_name --store {out}/new --encoder"
 _IMAGES = "{images} --kind image --store {out}/new --encoder timm:resnet18"
-_FIT = "import fitters; p = fitters.Pairs(np.eye(4), np.eye(4)); fitters.fit_alignment("
+_FIT = "import fitters; p = fitters.Pairs(np.eye(4), np.eye(4)); fitters.fit("
 _RNG = "rng=np.random.default_rng(0))"
 _SHOTS = "from fitters.few_shot import learner_named, Shots; import numpy as np; "
 _FIT_SHOTS = ".fit(Shots(np.eye(4), np.arange(4), 4, prototypes=np.eye(4)))"

@@ -160,7 +160,7 @@ class MLPAligner(TrainedAligner):
     """Align by a head that is trained by gradient descent.
 
     Rows are taken as they come: unit rows, centred or not, are for the caller
-    (`fitters.alignment.fit_alignment` makes them).
+    (`fitters.alignment.fit` makes them).
 
     Parameters
     ----------

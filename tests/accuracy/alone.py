@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.fits import prototype_pairs
 from bench.protocol import choice_rng
-from fitters import Alignment, Pairs, ProcrustesAligner, RidgeAligner, fit_alignment
+from fitters import Alignment, Pairs, ProcrustesAligner, RidgeAligner, fit
 from fitters.errors import FittersError
 from fitters.feature_maps import FeatureMap, FourierMap, NystroemMap
 from fitters.methods import METHODS
@@ -267,9 +267,7 @@ def image_means(bench: Bench) -> Iterator[str]:
     for method in ("ridge", "procrustes", "kernel-ridge"):
         for label in ("evaluated images", "none"):
             mean = None if label == "none" else bench.mean
-            made = fit_alignment(
-                method, prototypes=pairs, image_mean=mean, bias=bias, rng=choice_rng(0)
-            )
+            made = fit(method, prototypes=pairs, image_mean=mean, bias=bias, rng=choice_rng(0))
             score = scored(made, corpus.images, corpus.names, 0.0, {})
             gaps = [gap([score], [conse], metric) for metric in TOP]
             rows.append([method, label, *percent([score]), *gaps])

@@ -31,7 +31,7 @@ from bench.tasks.few_shot import score_few_shot
 from bench.tasks.outcome import Outcome, Projector
 from featstore import open_store
 from featstore.encoders.registry import open_encoder
-from fitters import Pairs, fit_alignment
+from fitters import Pairs, fit
 from fitters.few_shot.paper_few_shot import PaperFewShot
 from fitters.few_shot.registry import LEARNERS
 from fitters.moments.transform import SideTransform
@@ -79,7 +79,7 @@ def categories(store: Path, least: int) -> Categories:
 def aligned(data: Categories, split: Split, method: str, seed: int) -> Projector:
     """Return an aligner fitted on the head; images are centred by those for training."""
     head = data.head
-    return fit_alignment(
+    return fit(
         method,
         prototypes=Pairs(head.weight, head.texts, groups=head.groups),
         image_mean=SideTransform.fit([data.images.rows[split.train]], label="images").mean,

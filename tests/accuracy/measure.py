@@ -25,7 +25,7 @@ from bench.suites.demo import demo_runs
 from bench.tasks.outcome import Outcome, Projector
 from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
-from fitters import Pairs, fit_alignment
+from fitters import Pairs, fit
 from fitters.jobs import HeadTexts
 from fitters.moments.transform import SideTransform
 from fitters.scorers import scorer_named
@@ -111,7 +111,7 @@ class Bench:
         """Fit on these prototypes, images centred by their own mean."""
         mean = SideTransform.fit([images.rows], label="images").mean
         start = time.process_time()
-        alignment = fit_alignment(
+        alignment = fit(
             method, prototypes=pairs, image_mean=mean, bias=bias, rng=choice_rng(seed), **given
         )
         spent = time.process_time() - start

@@ -18,7 +18,7 @@ from bench.fits import n_pool, prototype_pairs, real_pairs
 from bench.protocol import choice_rng, first_pairs, held_out_split
 from bench.tasks.retrieval import score_retrieval
 from bench.tasks.zero_shot import score_zero_shot
-from fitters import METHODS, FitConfig, fit, fit_alignment
+from fitters import METHODS, FitConfig, fit
 from fitters.moments.transform import SideTransform
 from fitters.select.grid import PENALTIES, WEIGHTS, folds_by_group
 from tests.accuracy.alone import on_head
@@ -117,7 +117,7 @@ def ridge_mixing(bench: Bench) -> Iterator[str]:
                 for fold in range(4):
                     seen, new = real.take(folds != fold), real.take(folds == fold)
                     data = method.sources(config, prototypes=pairs, real=seen, image_mean=mean)
-                    made = fit(data, config, rng=choice_rng(seed), grid=grid)
+                    made = fit(config, data, rng=choice_rng(seed), grid=grid)
                     total += made.score(new.x, new.y, groups=new.row_groups) * new.n
                 found[name].append(total / real.n)
                 spent[name] += (time.process_time() - start) / 24
@@ -159,7 +159,7 @@ def _fits(bench: Bench, seed: int, settled: dict[str, float]) -> dict[tuple[Any,
 
     def score(k: Any, label: str, **given: Any) -> None:
         start = time.process_time()
-        made = fit_alignment("kernel-ridge", image_mean=mean, rng=choice_rng(seed), **given)
+        made = fit("kernel-ridge", image_mean=mean, rng=choice_rng(seed), **given)
         spent = time.process_time() - start
         choice = made.facts["choice"]
         found = [

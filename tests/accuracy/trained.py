@@ -28,7 +28,7 @@ from bench.code import code_digest
 from bench.fits import prototype_pairs
 from bench.protocol import choice_rng
 from bench.statistics import DrawSums, two_term
-from fitters import PRESETS, fit_alignment
+from fitters import PRESETS, fit
 from fitters.methods import METHODS
 from fitters.settings import TrainingOptions
 from fitters.trained.base import PRECISIONS, resolve
@@ -87,7 +87,7 @@ def _measure(bench: Bench, asked: argparse.Namespace, name: str, rows: str, seed
     pairs, bias = prototype_pairs(bench.run.changed(source="head", seed=seed), bench.corpus)
     images, names = bench.corpus.images, bench.corpus.names
     begun, started = time.monotonic(), time.process_time()
-    alignment = fit_alignment(
+    alignment = fit(
         name, prototypes=pairs, image_mean=bench.mean, bias=bias, rng=choice_rng(seed), **given
     )
     spent = time.process_time() - started

@@ -27,7 +27,7 @@ from bench.code import code_digest
 from bench.fits import n_pool, prototype_pairs, real_pairs
 from bench.protocol import choice_rng, first_pairs, held_out_split
 from bench.tasks.zero_shot import score_zero_shot
-from fitters import fit_alignment
+from fitters import fit
 from fitters.moments.transform import SideTransform
 from tests.accuracy.measure import SEEDS, Bench, Score, difference, percent
 
@@ -55,7 +55,7 @@ def fitted(bench: Bench, method: str, rows: str, k: int, seed: int) -> Score:
     prototypes, _ = prototype_pairs(run, corpus, split)
     images = corpus.images.take(split.test)
     names = corpus.names.take(np.isin(corpus.names.classes, images.classes))
-    made = fit_alignment(
+    made = fit(
         method,
         prototypes=prototypes,
         real=real_pairs(corpus, first_pairs(split, k)) if k else None,

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+import fitters
 import headstock as hs
 from bench import compare, read_results
 from bench.cli.main import cli
@@ -19,7 +20,7 @@ from featstore import open_store
 from featstore.command_line import run_command
 from featstore.errors import PluginError
 from featstore.plugins import registry_of
-from fitters import METHODS, FitConfig, Pairs, RidgeAligner, SideTransform, fit_alignment
+from fitters import METHODS, FitConfig, Pairs, RidgeAligner, SideTransform
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.jobs import fit_from_store
 from fitters.settings import FitRequest
@@ -513,7 +514,7 @@ def test_a_fit_on_arrays_is_that_of_fit_alignment(rng):
         (fit("ridge", pairs, prototypes=head, penalty=0.1), {"real": pairs, "prototypes": head}),
     ]  # fmt: skip
     for ours, data in cases:
-        theirs = fit_alignment("ridge", **data, penalty=0.1, rng=np.random.default_rng(0))
+        theirs = fitters.fit("ridge", **data, penalty=0.1, rng=np.random.default_rng(0))
         assert np.array_equal(ours.project_x(pairs.x), theirs.project_x(pairs.x))
         assert np.array_equal(ours.project_y(pairs.y), theirs.project_y(pairs.y))
     assert fit(Untitled(0.5), pairs).aligner.alpha == 0.5

@@ -10,7 +10,7 @@ from bench.protocol import first_pairs, held_out_split
 from bench.scoring import Scoring
 from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
-from fitters import PRESETS, Pairs, fit_alignment
+from fitters import PRESETS, Pairs, fit
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform
 from fitters.prototypes import adapted_prototypes
@@ -191,7 +191,7 @@ def test_class_means_stand_in_for_the_head(run, corpus, split):
     means = np.array([own.mean(axis=0) for own in rows])
     texts = corpus.names.rows[corpus.names.places_of(classes)]
     mean = SideTransform.fit([corpus.images.rows[split.train]]).mean
-    expected = fit_alignment(
+    expected = fit(
         "ridge", prototypes=Pairs(means, texts, classes), real=real_pairs(corpus, images),
         image_mean=mean, penalty=0.3, mix=2.0, rng=np.random.default_rng(0),
     )  # fmt: skip
@@ -231,7 +231,7 @@ def test_a_control_does_not_follow_its_noise_off_the_grid(run, corpus, split):
     run = run.changed(method="ridge", source="random", n_pairs=0)
     shared = fit_run(run, corpus, split).alignment.facts["choice"]
     prototypes, _ = prototype_pairs(run, corpus)
-    alone = fit_alignment("ridge", prototypes=prototypes, rng=np.random.default_rng(0))
+    alone = fit("ridge", prototypes=prototypes, rng=np.random.default_rng(0))
     assert set(alone.facts["choice"]["penalties"]) - set(shared["penalties"])
 
 
@@ -269,7 +269,7 @@ def test_the_fit_is_the_recipes_on_the_pairs_of_the_split(run, corpus, split, rn
     unlabelled = corpus.images.rows[split.train].astype(np.float64)
     mean = (unlabelled / np.linalg.norm(unlabelled, axis=1, keepdims=True)).mean(axis=0)
     prototypes, _ = prototype_pairs(run, corpus)
-    expected = fit_alignment(
+    expected = fit(
         "ridge", prototypes=prototypes, real=real_pairs(corpus, images), image_mean=mean,
         penalty=0.3, mix=2.0, rng=rng,
     )  # fmt: skip

@@ -65,7 +65,7 @@ def test_the_cells_are_every_combination_that_means_something(sweep):
 
 
 def test_every_cell_equals_the_ordinary_fit(sweep, swept, smoke_store):
-    """The whole run again, by `fit_alignment` on the rows: the same ranks and the same facts."""
+    """The whole run again, by `fit` on the rows: the same ranks and the same facts."""
     store = open_store(smoke_store)
     rows = read_results(swept)
     for run in sweep[:: max(1, len(sweep) // 40)]:

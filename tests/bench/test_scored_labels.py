@@ -20,7 +20,7 @@ from bench.scoring import Scoring
 from bench.tasks.few_shot import score_few_shot
 from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
-from fitters import Pairs, fit_alignment
+from fitters import Pairs, fit
 from fitters.aligners.mini_vec2vec import MiniVec2VecAligner
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform
@@ -93,7 +93,7 @@ def test_the_mean_of_the_scored_images_scores_as_that_of_others_does(sizes, nois
     for seed in range(8):
         corpus, others = planted(sizes, noise, seed)
         head = Pairs(corpus.head.weight, corpus.head.texts, corpus.head.groups)
-        apart = fit_alignment(
+        apart = fit(
             "ridge", prototypes=head, image_mean=SideTransform.fit([others]).mean, penalty=0.1,
             rng=np.random.default_rng(0),
         )  # fmt: skip

@@ -22,7 +22,7 @@ from fitters import (
     Pairs,
     RidgeAligner,
     SideTransform,
-    fit_alignment,
+    fit,
     read_alignment,
     save_alignment,
     scoring,
@@ -66,7 +66,7 @@ def test_it_is_fitted_as_fit_alignment_does_and_saved(method, make_world, tmp_pa
     made = Alignment(method, random_state=3).fit(
         real.x, real.y, weight, groups=real.groups, prototypes=head
     )
-    same = fit_alignment(
+    same = fit(
         method, prototypes=head, real=type(real)(real.x, real.y, real.groups, weight),
         rng=np.random.default_rng(3),
     )  # fmt: skip
@@ -107,9 +107,9 @@ def test_it_says_what_it_does_next(make_world):
     head, real = make_world()
     said: list[str] = []
     rng = np.random.default_rng(0)
-    fit_alignment("ridge", prototypes=head, real=real, rng=rng, on_stage=said.append)
-    fit_alignment("cca", prototypes=head, penalty=0.1, rng=rng, on_stage=said.append)
-    fit_alignment("mean-shift", prototypes=head, rng=rng, on_stage=said.append)
+    fit("ridge", prototypes=head, real=real, rng=rng, on_stage=said.append)
+    fit("cca", prototypes=head, penalty=0.1, rng=rng, on_stage=said.append)
+    fit("mean-shift", prototypes=head, rng=rng, on_stage=said.append)
     assert said == [
         "choosing penalty and mix", "fitting", "choosing n_components", "fitting", "fitting"
     ]  # fmt: skip
@@ -153,7 +153,7 @@ def in_folds(real, **settings):
     """What `cross_val_score` gives, by hand."""
     found = []
     for train, test in KFold(3).split(real.x):
-        made = fit_alignment(real=real.take(train), rng=np.random.default_rng(0), **settings)
+        made = fit(real=real.take(train), rng=np.random.default_rng(0), **settings)
         scores = made.project_x(real.x[test]) @ made.project_y(real.y[test]).T
         ranks = (scores >= scores.diagonal()[:, None]).sum(axis=1)
         back = (scores >= scores.diagonal()[None]).sum(axis=0)
@@ -190,7 +190,7 @@ def test_groups_reach_the_inner_choice(make_world):
         folds, found["estimator"], found["test_score"], strict=True
     ):
         pairs = Pairs(real.x[train], real.y[train], groups[train])
-        by_hand = fit_alignment("ridge", real=pairs, rng=np.random.default_rng(0))
+        by_hand = fit("ridge", real=pairs, rng=np.random.default_rng(0))
         assert made.facts == by_hand.facts
         assert score == by_hand.score(real.x[test], real.y[test])
 
@@ -214,7 +214,7 @@ def test_a_search_takes_prototypes_beside_pairs(make_world):
     head, real = make_world(noise=2.0)
     search = GridSearchCV(Alignment(mix=1.0), {"penalty": [0.1, 10.0]}, cv=2)
     best = search.fit(real.x, real.y, prototypes=head).best_params_["penalty"]
-    by_hand = fit_alignment(
+    by_hand = fit(
         "ridge", prototypes=head, real=Pairs(real.x, real.y), mix=1.0, penalty=best,
         rng=np.random.default_rng(0),
     )  # fmt: skip

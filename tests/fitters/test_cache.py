@@ -11,7 +11,7 @@ import pytest
 
 from featstore import open_store
 from featstore.command_line import run_command
-from fitters import METHODS, Pairs, fit_alignment
+from fitters import METHODS, Pairs, fit
 from fitters.cli import cli
 from fitters.jobs import HeadTexts, fit_from_store
 from fitters.moments.cache import collect, entries, entry_path, read_entry, write_entry
@@ -110,7 +110,7 @@ def test_a_fit_from_moments_is_the_fit_from_rows(store_path, method, head):
     if head:
         asked = (request.variants, request.templates)
         prototypes = HeadTexts.of(store.view(HEAD), store.view(NAMES), asked=asked).pairs
-    expected = fit_alignment(
+    expected = fit(
         method,
         prototypes=prototypes,
         real=Pairs(*pairs.numpy(), pairs.x.items["class_id"].to_numpy().astype(str), pairs.weight),

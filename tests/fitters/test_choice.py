@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from fitters import CCAAligner, Pairs, RidgeAligner, fit_alignment
+from fitters import CCAAligner, Pairs, RidgeAligner
 from fitters.alignment import fit, select
 from fitters.errors import SelectionError, SettingError
 from fitters.methods import METHODS
@@ -156,7 +156,7 @@ def test_a_given_number_of_directions_is_what_the_rest_is_chosen_for(make_world)
 def test_a_ridge_may_be_chosen_by_its_error(method, world):
     head, real, _ = world
     for prototypes, pairs in ((head, real), (None, real), (head, None)):
-        alignment = fit_alignment(
+        alignment = fit(
             method, prototypes=prototypes, real=pairs, criterion="error",
             rng=np.random.default_rng(0),
         )  # fmt: skip
@@ -177,7 +177,7 @@ def by_hand(rows, of):
 
 def test_csa_by_the_recipe_is_fitted_on_the_merged_moments(make_world):
     head, real = make_world()
-    alignment = fit_alignment("csa", prototypes=head, real=real, rng=np.random.default_rng(0))
+    alignment = fit("csa", prototypes=head, real=real, rng=np.random.default_rng(0))
     choice = alignment.facts["choice"]
     assert choice["n_components"] in choice["components"]
     assert choice["n_components"] == alignment.aligner.weights_x_.shape[1]
@@ -199,8 +199,8 @@ def test_every_option_of_a_method_exists():
 def test_text_to_concept_takes_no_head_and_leaves_rows_raw(make_world):
     head, real = make_world()
     with pytest.raises(SettingError, match="Leave the prototypes out"):
-        fit_alignment("text-to-concept", prototypes=head, rng=np.random.default_rng(0))
-    alignment = fit_alignment("text-to-concept", real=real, rng=np.random.default_rng(0))
+        fit("text-to-concept", prototypes=head, rng=np.random.default_rng(0))
+    alignment = fit("text-to-concept", real=real, rng=np.random.default_rng(0))
     assert alignment.x.mean is None
     assert not alignment.x.normalize
 
@@ -217,7 +217,7 @@ def test_select_chooses_what_is_then_fitted_with(metric, method, make_world):
     chosen = select(
         method, prototypes=head, real=real, validation=metric, rng=np.random.default_rng(0)
     )
-    made = fit_alignment(
+    made = fit(
         method, prototypes=head, real=real, validation=metric, rng=np.random.default_rng(0), **auto
     )
     assert chosen.facts == made.facts["choice"]
@@ -225,7 +225,7 @@ def test_select_chooses_what_is_then_fitted_with(metric, method, make_world):
     # Folds drawn by another generator would choose otherwise; nothing is chosen again.
     config = FitConfig(method, **auto)
     data = METHODS[method].sources(config, prototypes=head, real=real)
-    given = fit(data, config, chosen=chosen, rng=np.random.default_rng(1))
+    given = fit(config, data, chosen=chosen, rng=np.random.default_rng(1))
     assert given.facts == made.facts
     for name in made.aligner.array_shapes():
         assert_same(getattr(given.aligner, name), getattr(made.aligner, name))
@@ -236,7 +236,7 @@ def test_a_choice_leaves_what_is_not_chosen_to_the_fit(make_world):
     chosen = select("procrustes", prototypes=head, real=real, rng=np.random.default_rng(0))
     config = FitConfig("procrustes", rank=2)
     data = METHODS["procrustes"].sources(config, prototypes=head, real=real)
-    made = fit(data, config, chosen=chosen, rng=np.random.default_rng(0))
+    made = fit(config, data, chosen=chosen, rng=np.random.default_rng(0))
     assert made.aligner.rank_ == 2
     assert made.facts["choice"]["mix"] == chosen.mix
 
@@ -253,7 +253,7 @@ def test_a_given_grid_is_all_that_is_looked_at(method, sources, make_world, rng)
     noise = Pairs(rng.standard_normal(head.x.shape), head.y, head.groups)
     data = METHODS[method].sources(FitConfig(method), **(given | {"prototypes": noise}))
     rng = np.random.default_rng(0)
-    control = fit(data, FitConfig(method), grid=of_head.axes, rng=rng).facts
+    control = fit(method, data, grid=of_head.axes, rng=rng).facts
     assert control["grid"] == "given"
     names = {"penalty": "penalties", "weight": "weights", "gamma": "gammas"}
     # Of prototypes alone, Procrustes has nothing to choose.
@@ -284,5 +284,5 @@ def test_select_refuses_what_has_no_choice(make_world):
 def test_folds_that_leave_different_numbers_of_directions(method, n, rng):
     # Without a fold of 3 of 10 pairs 6 directions are left about their mean, of 2 pairs 7.
     real = Pairs(rng.standard_normal((n, 24)), rng.standard_normal((n, 12)))
-    choice = fit_alignment(method, real=real, rng=rng).facts["choice"]
+    choice = fit(method, real=real, rng=rng).facts["choice"]
     assert choice["components"][-1] == min(n - math.ceil(n / 4) - 1, 12)

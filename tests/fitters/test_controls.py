@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 from sklearn.linear_model import Ridge as SklearnRidge
 
-from fitters import CONTROLS, METHODS, FitConfig, Pairs, fit, fit_alignment
+from fitters import CONTROLS, METHODS, FitConfig, Pairs, fit
 from fitters.alignment import select
 from fitters.errors import PairsError
 from fitters.moments.transform import SideTransform
@@ -146,7 +146,7 @@ def test_repeated_pairs_change_no_ridge(rng):
     pairs = Pairs(rng.normal(size=(30, 6)), rng.normal(size=(30, 4)), np.arange(30) // 2)
     more = PAIR_CONTROLS["repeated"](pairs, rng, n=100)
     assert (more.n, len(np.unique(more.groups))) == (120, 15)
-    one, same = (fit_alignment("ridge", real=own, penalty=0.3, rng=rng) for own in (pairs, more))
+    one, same = (fit("ridge", real=own, penalty=0.3, rng=rng) for own in (pairs, more))
     probe = rng.normal(size=(7, 4))
     assert_close(same.project_y(probe), one.project_y(probe), "float32")
     theirs = [
@@ -195,7 +195,7 @@ def test_kernel_ridge_on_a_control_is_at_chance(name, make_world):
     def right(prototypes):
         config = FitConfig("kernel-ridge")
         data = METHODS["kernel-ridge"].sources(config, prototypes=prototypes, image_mean=mean)
-        fitted = fit(data, config, grid=grid, rng=np.random.default_rng(0))
+        fitted = fit(config, data, grid=grid, rng=np.random.default_rng(0))
         scores = fitted.project_x(real.x) @ fitted.project_y(real.y).T
         return int((scores.argmax(axis=1) == np.arange(real.n)).sum())
 

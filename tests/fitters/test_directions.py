@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.cross_decomposition import CCA as SklearnCCA
 from sklearn.cross_decomposition import PLSSVD
 
-from fitters import CCAAligner, CSAAligner, Pairs, PLSAligner, fit_alignment
+from fitters import CCAAligner, CSAAligner, Pairs, PLSAligner, fit
 from fitters.aligners.solvers import fix_signs, inverse_root, least_squares, solve_cca
 from tests.assertions import assert_close, assert_same, assert_same_subspace
 
@@ -218,7 +218,7 @@ def test_the_papers_cca_is_that_of_unit_rows_about_one_pooled_mean(make_world, s
     real = Pairs(real.x + 2, real.y - 1, real.groups, weight)
     world = {"prototypes": head, "real": real}
     chosen = {name: world[name] for name in sources}
-    alignment = fit_alignment("paper-cca", **chosen, image_mean=np.ones(9), rng=rng)
+    alignment = fit("paper-cca", **chosen, image_mean=np.ones(9), rng=rng)
     x, y = (
         np.concatenate([unit(getattr(pairs, side).astype(float)) for pairs in chosen.values()])
         for side in ("x", "y")

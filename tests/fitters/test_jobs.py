@@ -21,7 +21,7 @@ from featstore.errors import (
 from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.writer import SetWriter
 from featstore.testing import item_table, write_set
-from fitters import Pairs, TextToConceptAligner, fit_alignment, read_alignment, save_alignment
+from fitters import Pairs, TextToConceptAligner, fit, read_alignment, save_alignment
 from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.from_store import project_view
 from fitters.jobs import HeadTexts, fit_from_store, pair_images
@@ -78,7 +78,7 @@ def test_it_is_the_recipe_on_the_rows_joined_by_hand(store: FeatureStore) -> Non
     images, captions = store.view(X).where(split="train"), store.view(Y)
     said = dict(zip(captions.items["parent_id"], captions.numpy(), strict=True))
     real = Pairs(images.numpy(), np.array([said[i] for i in images.items["item_id"]]))
-    direct = fit_alignment(
+    direct = fit(
         "ridge",
         prototypes=heads,
         real=real,
@@ -103,7 +103,7 @@ def test_the_papers_cca_of_a_store_is_that_of_its_rows_uncentred(store: FeatureS
     names = store.view(NAMES).class_texts(["name"], ["none", "photo"])
     text_of = dict(zip(names.items["class_id"], names.numpy(), strict=True))
     pairs = store.view(X).where(split="train").pair_by("parent_id", store.view(Y))
-    direct = fit_alignment(
+    direct = fit(
         "paper-cca",
         prototypes=Pairs(head.numpy(), np.array([text_of[c] for c in head.items["class_id"]])),
         real=Pairs(*pairs.numpy()),
@@ -313,7 +313,7 @@ def test_rows_are_adapted_to_the_images_of_the_split(store: FeatureStore) -> Non
     texts = HeadTexts.of(head, store.view(NAMES), asked=(VARIANTS, TEMPLATES))
     pairs = adapted_prototypes(texts.pairs, images.numpy(), texts.paired.x.bias)
     mean = SideTransform.fit([images.numpy()]).mean
-    expected = fit_alignment(
+    expected = fit(
         "ridge", prototypes=pairs, image_mean=mean, penalty=1.0, rng=np.random.default_rng(0)
     )
     assert_close(found.aligner.coef_, expected.aligner.coef_, times=1000)
@@ -351,9 +351,7 @@ def test_images_without_captions_are_paired_with_the_texts_of_their_classes(
     classes = images.items["class_id"].to_numpy().astype(str)
     real = Pairs(images.numpy(), np.array([text_of[name] for name in classes]), classes)
     mean = SideTransform.fit([images.numpy()], label="images").mean
-    direct = fit_alignment(
-        "ridge", real=real, image_mean=mean, rng=np.random.default_rng(0), **changes
-    )
+    direct = fit("ridge", real=real, image_mean=mean, rng=np.random.default_rng(0), **changes)
     assert found.facts["n_real"] == len(images)
     test = store.view(SETS["images"]).where(split="test")
     assert_close(project_view(found, test), direct.project_x(test.numpy()), "float32", times=10)

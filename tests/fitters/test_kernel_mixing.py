@@ -6,7 +6,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
 
-from fitters import Pairs, SideTransform, fit_alignment, read_alignment, save_alignment
+from fitters import Pairs, SideTransform, fit, read_alignment, save_alignment
 from fitters.aligners.kernel import KernelRidgeAligner
 from fitters.aligners.ridge import RidgeAligner
 from fitters.errors import PairsError, SettingError
@@ -289,7 +289,7 @@ def test_of_many_pairs_some_whole_groups_say_how_noisy_they_are(make_world, monk
     assert set(np.unique(drawn.groups, return_counts=True)[1]) == {3}
     assert set(folds) == set(range(4))
     for method in ("ridge", "kernel-ridge"):
-        facts = fit_alignment(method, prototypes=head, real=real, rng=rng_of()).facts
+        facts = fit(method, prototypes=head, real=real, rng=rng_of()).facts
         assert facts["choice"]["n_queries"] == 18
         assert facts["n_real"] == 60
 
@@ -297,7 +297,7 @@ def test_of_many_pairs_some_whole_groups_say_how_noisy_they_are(make_world, monk
 @pytest.mark.parametrize("method", ["ridge", "kernel-ridge"])
 def test_a_mixed_fit_is_read_back_to_the_bit(method, sources, tmp_path, rng):
     prototypes, real = sources
-    fitted = fit_alignment(method, prototypes=prototypes, real=real, rng=rng)
+    fitted = fit(method, prototypes=prototypes, real=real, rng=rng)
     assert fitted.facts["choice"]["first_share"] > 0
     read = read_alignment(save_alignment(tmp_path / "a", fitted))
     texts = rng.standard_normal((5, prototypes.y.shape[1]))
@@ -309,7 +309,7 @@ def test_real_pairs_that_are_wrong_hardly_move_the_prototypes(make_world):
     wrong = Pairs(real.x, real.y[::-1].copy(), real.groups)
 
     def fitted(**given):
-        return fit_alignment("kernel-ridge", prototypes=head, rng=rng_of(), **given)
+        return fit("kernel-ridge", prototypes=head, rng=rng_of(), **given)
 
     mean = SideTransform.fit([real.x]).mean
     alone, misled = fitted(image_mean=mean), fitted(image_mean=mean, real=wrong)
@@ -335,7 +335,7 @@ def test_real_pairs_that_are_wrong_hardly_move_the_prototypes(make_world):
 def test_many_good_pairs_leave_a_useless_head_no_say(make_world, rng):
     head, real = make_world(n_classes=60, n_images=300, noise=0.1)
     useless = Pairs(rng.standard_normal(head.x.shape), head.y, head.groups)
-    found = fit_alignment("kernel-ridge", prototypes=useless, real=real, rng=rng)
+    found = fit("kernel-ridge", prototypes=useless, real=real, rng=rng)
     choice = found.facts["choice"]
     assert choice["first_share"] < 0.01 or sum(choice["noise_weights"]) < 0.01
 
@@ -344,11 +344,11 @@ def test_a_useless_head_takes_nothing_from_ridge(make_world, rng):
     head, images = make_world(n_classes=60, n_images=400, p=40, q=20, noise=0.6)
     useless = Pairs(rng.standard_normal(head.x.shape), head.y, head.groups)
     real, new = images.take(np.arange(300)), images.take(np.arange(300, 400))
-    alone = fit_alignment("ridge", real=real, rng=rng_of()).score(new.x, new.y)
-    beside = fit_alignment("ridge", prototypes=useless, real=real, rng=rng_of())
+    alone = fit("ridge", real=real, rng=rng_of()).score(new.x, new.y)
+    beside = fit("ridge", prototypes=useless, real=real, rng=rng_of())
     assert beside.score(new.x, new.y) > alone - 0.02
     # With the rank of a head that carries its classes it would be more than chance.
-    assert fit_alignment("ridge", prototypes=useless, rng=rng_of()).score(new.x, new.y) < alone / 2
+    assert fit("ridge", prototypes=useless, rng=rng_of()).score(new.x, new.y) < alone / 2
 
 
 @pytest.mark.parametrize("exact", [True, False])

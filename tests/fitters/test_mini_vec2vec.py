@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fitters import MiniVec2VecAligner, fit_alignment
+from fitters import MiniVec2VecAligner, fit
 from fitters.aligners.mini_vec2vec import _matched_centres
 from fitters.errors import SettingError
 from fitters.prototypes import shuffle_names
@@ -69,19 +69,17 @@ def test_names_shuffled_are_the_same_rows_to_it(make_world):
     head, _ = make_world()
     shuffled = shuffle_names(head, np.random.default_rng(1))
     one, other = (
-        fit_alignment("mini-vec2vec", prototypes=pairs, rng=np.random.default_rng(0))
+        fit("mini-vec2vec", prototypes=pairs, rng=np.random.default_rng(0))
         for pairs in (head, shuffled)
     )
     np.testing.assert_allclose(one.aligner.map_x_, other.aligner.map_x_, atol=1e-9)
-    drawn = fit_alignment("mini-vec2vec", prototypes=head, rng=np.random.default_rng(1))
+    drawn = fit("mini-vec2vec", prototypes=head, rng=np.random.default_rng(1))
     assert drawn.aligner.seed != one.aligner.seed
 
 
 def test_there_is_nothing_to_choose_or_to_mix(make_world):
     head, real = make_world()
     with pytest.raises(SettingError, match="mix has no effect in mini-vec2vec"):
-        fit_alignment(
-            "mini-vec2vec", prototypes=head, real=real, mix=2.0, rng=np.random.default_rng(0)
-        )
+        fit("mini-vec2vec", prototypes=head, real=real, mix=2.0, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="rounds"):
         MiniVec2VecAligner(rounds=0).fit(np.eye(3), np.eye(3))

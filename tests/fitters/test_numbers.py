@@ -16,8 +16,7 @@ from scipy.sparse import issparse
 
 from featstore.command_line import run_command
 from featstore.options import file_key
-from fitters import METHODS, CCAAligner, KernelRidgeAligner, RidgeAligner, fit_alignment
-from fitters.alignment import fit
+from fitters import METHODS, CCAAligner, KernelRidgeAligner, RidgeAligner, fit
 from fitters.cli import cli
 from fitters.errors import FittersError, SettingError
 from fitters.scorers import csls, inverted_softmax
@@ -157,7 +156,7 @@ def test_a_number_that_is_allowed_gives_finite_rows_or_is_named(name, make_world
         given = {"prototypes": head, "real": None if method == "conse" else real}
         for value in EXTREME[name]:
             try:
-                made = fit_alignment(method, **given, rng=np.random.default_rng(0), **{name: value})
+                made = fit(method, **given, rng=np.random.default_rng(0), **{name: value})
                 rows = made.project_x(real.x), made.project_y(real.y)
             except FittersError as err:
                 said.append(str(err))
@@ -178,7 +177,7 @@ def test_an_estimator_blames_its_alpha_and_not_the_rows(aligner, alpha, make_wor
 
 def test_a_kernel_that_is_too_narrow_is_blamed_itself(make_world):
     head, real = make_world()
-    made = fit_alignment("kernel-ridge", prototypes=head, gamma=999.0, rng=np.random.default_rng(0))
+    made = fit("kernel-ridge", prototypes=head, gamma=999.0, rng=np.random.default_rng(0))
     with pytest.raises(FittersError, match=r"gamma 999 is 0 between \d+ rows .* smaller gamma"):
         made.project_y(real.y)
 
@@ -188,7 +187,7 @@ def test_folds_are_at_least_two(n_folds, make_world):
     head, real = make_world()
     data = METHODS["ridge"].sources(FitConfig("ridge"), prototypes=head, real=real)
     with pytest.raises(SettingError, match="n_folds is an integer of at least 2"):
-        fit(data, FitConfig("ridge"), rng=np.random.default_rng(0), n_folds=n_folds)
+        fit("ridge", data, rng=np.random.default_rng(0), n_folds=n_folds)
 
 
 def test_the_numbers_of_a_scorer_are_checked(make_world):

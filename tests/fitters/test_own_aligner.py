@@ -120,7 +120,7 @@ def test_its_source_is_in_the_ids_of_its_runs(installed):
 
 def test_one_that_cannot_be_imported_is_named_when_it_is_used(installed):
     (installed / "plain_of_a_stranger.py").write_text("import a_module_that_is_not_there")
-    fit = "fitters.fit_alignment('{}', prototypes=fitters.Pairs(np.eye(4), np.eye(4)), rng=None)"
+    fit = "fitters.fit('{}', prototypes=fitters.Pairs(np.eye(4), np.eye(4)), rng=None)"
     code = "import fitters, numpy as np; " + fit
     error = python(installed, code.format("plain")).stderr
     assert "Plain of plain-of-a-stranger 1.0. Repair or remove that package." in error

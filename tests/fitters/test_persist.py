@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from scipy.sparse import issparse
 
-from fitters import METHODS, fit_alignment, read_alignment, save_alignment
+from fitters import METHODS, fit, read_alignment, save_alignment
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError
 from fitters.saved import ARRAYS_NAME, JSON_NAME, MAX_JSON_BYTES
 from tests.assertions import assert_same
@@ -21,15 +21,13 @@ from tests.assertions import assert_same
 def alignment(request, make_world):
     head, real = make_world()
     prototypes = None if request.param == "text-to-concept" else head
-    return fit_alignment(
-        request.param, prototypes=prototypes, real=real, rng=np.random.default_rng(0)
-    )
+    return fit(request.param, prototypes=prototypes, real=real, rng=np.random.default_rng(0))
 
 
 @pytest.fixture
 def ridge(make_world):
     head, real = make_world()
-    return fit_alignment("ridge", prototypes=head, real=real, rng=np.random.default_rng(0))
+    return fit("ridge", prototypes=head, real=real, rng=np.random.default_rng(0))
 
 
 def test_what_is_read_is_what_was_saved_to_the_bit(alignment, make_world, tmp_path):
@@ -67,7 +65,7 @@ def test_the_same_is_left_untouched_and_another_replaces_it(ridge, make_world, t
     save_alignment(path, ridge)
     assert (path / JSON_NAME).stat().st_ino == before.st_ino
     head, _ = make_world()
-    other = fit_alignment("procrustes", prototypes=head, rng=np.random.default_rng(0))
+    other = fit("procrustes", prototypes=head, rng=np.random.default_rng(0))
     save_alignment(path, other)
     assert read_alignment(path).facts["method"] == "procrustes"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]

@@ -82,7 +82,7 @@ def with_bias_column(head, bias, mean):
     data = METHODS["ridge"].sources(
         config, prototypes=head, bias=bias, bias_column=True, image_mean=mean
     )
-    return fit(data, config, rng=np.random.default_rng(0))
+    return fit(config, data, rng=np.random.default_rng(0))
 
 
 def test_the_bias_is_a_column_of_the_head_and_1_of_the_images(make_world, rng):

@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import issparse
 from scipy.special import softmax
 
-from fitters import METHODS, Alignment, Pairs, SideTransform, fit_alignment
+from fitters import METHODS, Alignment, Pairs, SideTransform, fit
 from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import BLOCK_ROWS, select
@@ -59,7 +59,7 @@ def test_every_method_finds_the_texts_of_new_images(method, sources, make_world)
     else:
         arguments = {"head": (head, None), "real": (None, real), "both": (head, real)}[sources]
     image_mean = SideTransform.fit([real.x]).mean
-    alignment = fit_alignment(
+    alignment = fit(
         method, prototypes=arguments[0], real=arguments[1], image_mean=image_mean, rng=rng_of()
     )
     # ConSE mixes the texts of random classes, which say little of other texts; the paper's CCA
@@ -74,7 +74,7 @@ def test_final_fit_and_centring_by_hand(given_mean, make_world):
     head, real = make_world()
     other_images = real.x + 1
     mean = SideTransform.fit([other_images]).mean if given_mean else None
-    alignment = fit_alignment(
+    alignment = fit(
         "ridge", prototypes=head, real=real, image_mean=mean, penalty=0.2, mix=2.5, rng=rng_of()
     )
     of = other_images if given_mean else real.x
@@ -97,9 +97,7 @@ def test_few_rows_are_fitted_like_their_moments(method, n_classes, make_world):
     """Up to as many rows as columns of both sides, 13, no moments are made."""
     head, real = make_world(n_classes=n_classes, n_images=6, p=9, q=4)
     settings = {"mix": 0.7} if method == "procrustes" else {"mix": 0.7, "penalty": 0.3}
-    made = fit_alignment(
-        method, prototypes=head, real=real, **settings, rng=np.random.default_rng(0)
-    )
+    made = fit(method, prototypes=head, real=real, **settings, rng=np.random.default_rng(0))
     sources = prepare(head, real, None)
     moments = merge_pooled(moments_of(sources.prototypes).scaled(0.7), moments_of(sources.real))
     by_moments = METHODS[method].make(FitConfig(method, penalty=0.3)).fit_moments(moments)
@@ -109,7 +107,7 @@ def test_few_rows_are_fitted_like_their_moments(method, n_classes, make_world):
 
 def test_without_images_nothing_centres_them(make_world):
     head, real = make_world()
-    alignment = fit_alignment("procrustes", prototypes=head, rng=rng_of())
+    alignment = fit("procrustes", prototypes=head, rng=rng_of())
     assert_close(alignment.project_x(real.x), unit(real.x) @ np.eye(24), "float32")
     assert alignment.facts["image_centre"] == "none"
     expected = ProcrustesAligner(center=False).fit(by_hand(head.x, head.x), by_hand(head.y, head.y))
@@ -119,7 +117,7 @@ def test_without_images_nothing_centres_them(make_world):
 
 def test_centring_is_an_option(make_world):
     head, real = make_world()
-    alignment = fit_alignment(
+    alignment = fit(
         "ridge", prototypes=head, real=real, image_mean=np.ones(24), penalty=0.2, mix=2.5,
         centre=False, rng=rng_of(),
     )  # fmt: skip
@@ -135,7 +133,7 @@ def test_without_prototypes_the_real_texts_centre_the_texts(make_world):
     _, real = make_world()
     weight = np.linspace(0.1, 1, real.n)
     weighted = Pairs(real.x, real.y, real.groups, weight)
-    alignment = fit_alignment("ridge", real=weighted, penalty=1.0, rng=rng_of())
+    alignment = fit("ridge", real=weighted, penalty=1.0, rng=rng_of())
     assert_close(alignment.y.mean, np.average(unit(real.y), axis=0, weights=weight))
     assert_close(alignment.x.mean, np.average(unit(real.x), axis=0, weights=weight))
     assert alignment.facts["text_centre"] == "real texts"
@@ -144,7 +142,7 @@ def test_without_prototypes_the_real_texts_centre_the_texts(make_world):
 def test_the_penalty_of_prototypes_alone_is_by_left_out_names(make_world):
     head, _ = make_world()
     for method, direction in (("ridge", "y->x"), ("ridge-x2y", "x->y")):
-        alignment = fit_alignment(method, prototypes=head, rng=rng_of())
+        alignment = fit(method, prototypes=head, rng=rng_of())
         rows = Pairs(by_hand(head.x, head.x), by_hand(head.y, head.y), head.groups)
         curve = leave_one_group_out(rows, direction=direction, criterion="rank")
         choice = alignment.facts["choice"]
@@ -158,7 +156,7 @@ def test_the_penalty_of_prototypes_alone_is_by_left_out_names(make_world):
 @pytest.mark.parametrize("method", ["ridge-x2y", "procrustes"])
 def test_with_real_pairs_the_choice_is_by_their_folds(method, make_world):
     head, real = make_world()
-    alignment = fit_alignment(method, prototypes=head, real=real, rng=rng_of(3))
+    alignment = fit(method, prototypes=head, real=real, rng=rng_of(3))
     text = by_hand(head.y, head.y)
     curve = cross_validate(
         method.removesuffix("-x2y"),
@@ -176,10 +174,10 @@ def test_with_real_pairs_the_choice_is_by_their_folds(method, make_world):
 
 def test_one_setting_can_be_given_and_the_other_chosen(make_world):
     head, real = make_world()
-    one = fit_alignment("ridge", prototypes=head, real=real, penalty=0.5, rng=rng_of())
+    one = fit("ridge", prototypes=head, real=real, penalty=0.5, rng=rng_of())
     assert one.facts["choice"]["penalty"] == 0.5
     assert "penalties" not in one.facts["choice"]
-    other = fit_alignment("ridge", prototypes=head, real=real, mix=0.5, rng=rng_of())
+    other = fit("ridge", prototypes=head, real=real, mix=0.5, rng=rng_of())
     assert other.facts["choice"]["mix"] == 0.5
     assert "weights" not in other.facts["choice"]
     assert len(other.facts["choice"]["penalties"]) > 1
@@ -187,47 +185,40 @@ def test_one_setting_can_be_given_and_the_other_chosen(make_world):
 
 def test_the_seed_draws_the_folds_and_nothing_else(make_world):
     head, real = make_world()
-    one, same = (
-        fit_alignment("ridge", prototypes=head, real=real, rng=rng_of(1)) for _ in range(2)
-    )
+    one, same = (fit("ridge", prototypes=head, real=real, rng=rng_of(1)) for _ in range(2))
     assert one.facts == same.facts
     assert_same(one.project_y(real.y), same.project_y(real.y))
-    given = [
-        fit_alignment("ridge", prototypes=head, penalty=0.1, rng=rng_of(seed)) for seed in (1, 2)
-    ]
+    given = [fit("ridge", prototypes=head, penalty=0.1, rng=rng_of(seed)) for seed in (1, 2)]
     assert_same(given[0].aligner.coef_, given[1].aligner.coef_)
 
 
 def test_few_groups_make_few_folds_and_one_is_refused(make_world):
     head, real = make_world()
     three = real.take(np.arange(3))
-    alignment = fit_alignment("ridge", prototypes=head, real=three, rng=rng_of())
+    alignment = fit("ridge", prototypes=head, real=three, rng=rng_of())
     assert alignment.facts["choice"]["n_folds"] == 3
     alike = Pairs(real.x[:3], real.y[:3], np.zeros(3))
     with pytest.raises(SelectionError, match="at least 2 groups, or a number for penalty"):
-        fit_alignment("ridge", real=alike, rng=rng_of())
+        fit("ridge", real=alike, rng=rng_of())
     with pytest.raises(SelectionError, match="or a number for mix"):
-        fit_alignment("procrustes", prototypes=head, real=alike, rng=rng_of())
-    fit_alignment("ridge", real=alike, penalty=1.0, rng=rng_of())
+        fit("procrustes", prototypes=head, real=alike, rng=rng_of())
+    fit("ridge", real=alike, penalty=1.0, rng=rng_of())
 
 
 def test_one_real_image_cannot_be_its_own_mean(make_world):
     head, real = make_world()
     one = real.take(np.arange(1))
     with pytest.raises(ZeroRowError, match="1 of 1 images, after centring"):
-        fit_alignment("ridge", prototypes=head, real=one, penalty=1.0, mix=1.0, rng=rng_of())
+        fit("ridge", prototypes=head, real=one, penalty=1.0, mix=1.0, rng=rng_of())
     mean = SideTransform.fit([real.x]).mean
-    fit_alignment(
-        "ridge", prototypes=head, real=one, image_mean=mean, penalty=1.0, mix=1.0, rng=rng_of()
-    )
+    fit("ridge", prototypes=head, real=one, image_mean=mean, penalty=1.0, mix=1.0, rng=rng_of())
 
 
 def test_the_texts_of_conse_are_centred_unless_asked_for_as_published(make_world):
     head, real = make_world(n_classes=20)
     head = Pairs(head.x, head.y + 2.0, head.groups)  # as texts are: all to one side
     ours, published, none = (
-        fit_alignment("conse", prototypes=head, centre=centre, rng=rng_of())
-        for centre in (True, False, None)
+        fit("conse", prototypes=head, centre=centre, rng=rng_of()) for centre in (True, False, None)
     )
     assert_same(ours.project_x(real.x), none.project_x(real.x))
     assert none.facts["text_centre"] == "class texts"
@@ -242,8 +233,8 @@ def test_the_texts_of_conse_are_centred_unless_asked_for_as_published(make_world
 def test_conse_reads_images_raw_and_uses_no_pair(make_world):
     head, real = make_world()
     bias = np.linspace(-1, 1, head.n)
-    alone = fit_alignment("conse", prototypes=head, bias=bias, top_k=5, rng=rng_of())
-    beside = fit_alignment("conse", prototypes=head, real=real, bias=bias, top_k=5, rng=rng_of())
+    alone = fit("conse", prototypes=head, bias=bias, top_k=5, rng=rng_of())
+    beside = fit("conse", prototypes=head, real=real, bias=bias, top_k=5, rng=rng_of())
     assert_same(alone.project_x(real.x), beside.project_x(real.x))
     assert alone.facts["n_real"] == beside.facts["n_real"] == 0
     assert alone.facts["choice"] == {"top_k": 5}
@@ -283,7 +274,7 @@ def test_bad_settings_say_what_to_do(change, error, match, make_world):
     head, real = make_world()
     arguments = {"method": "ridge", "prototypes": head, "real": real, **change}
     with pytest.raises(error, match=match):
-        fit_alignment(arguments.pop("method"), **arguments, rng=rng_of())
+        fit(arguments.pop("method"), **arguments, rng=rng_of())
 
 
 def test_zero_images_are_named(make_world):
@@ -291,8 +282,8 @@ def test_zero_images_are_named(make_world):
     images = real.x.copy()
     images[7] = 0
     with pytest.raises(ZeroRowError, match=r"1 of 48 images.*row 7"):
-        fit_alignment("ridge", real=Pairs(images, real.y), rng=rng_of())
-    alignment = fit_alignment("ridge", prototypes=head, rng=rng_of())
+        fit("ridge", real=Pairs(images, real.y), rng=rng_of())
+    alignment = fit("ridge", prototypes=head, rng=rng_of())
     with pytest.raises(ZeroRowError, match="row 7"):
         alignment.project_x(images)
 
@@ -306,12 +297,12 @@ def test_zero_rows_are_named_where_rows_are_raw(method, side, make_world):
     rows[side][[3, 7]] = 0
     given = {"prototypes" if method == "conse" else "real": Pairs(**rows)}
     with pytest.raises(ZeroRowError, match=rf"2 of {pairs.n} .*row 3, 7"):
-        fit_alignment(method, **given, rng=rng_of())
+        fit(method, **given, rng=rng_of())
 
 
 def test_projections_are_float32_units_and_do_not_depend_on_blocks(make_world):
     head, _ = make_world()
-    alignment = fit_alignment("ridge", prototypes=head, penalty=0.1, rng=rng_of())
+    alignment = fit("ridge", prototypes=head, penalty=0.1, rng=rng_of())
     rows = rng_of(5).standard_normal((BLOCK_ROWS + 5, 12)).astype(np.float32)
     projected = alignment.project_y(rows)
     assert projected.dtype == np.float32
@@ -324,11 +315,11 @@ def test_projections_are_float32_units_and_do_not_depend_on_blocks(make_world):
 def test_a_config_is_its_settings_by_keyword(make_world):
     head, real = make_world()
     config = FitConfig("ridge", penalty=0.5, mix=2.0)
-    made = fit_alignment(config, prototypes=head, real=real, rng=rng_of())
-    same = fit_alignment("ridge", prototypes=head, real=real, penalty=0.5, mix=2.0, rng=rng_of())
+    made = fit(config, prototypes=head, real=real, rng=rng_of())
+    same = fit("ridge", prototypes=head, real=real, penalty=0.5, mix=2.0, rng=rng_of())
     assert made.facts == same.facts
     assert made.facts["choice"] == {"penalty": 0.5, "mix": 2.0}
-    other = fit_alignment(config, prototypes=head, real=real, mix=3.0, rng=rng_of())
+    other = fit(config, prototypes=head, real=real, mix=3.0, rng=rng_of())
     assert other.facts["choice"] == {"penalty": 0.5, "mix": 3.0}
     assert config.mix == 2.0
 
@@ -336,7 +327,7 @@ def test_a_config_is_its_settings_by_keyword(make_world):
 def test_an_unknown_setting_is_named(make_world):
     head, _ = make_world()
     with pytest.raises(SettingError, match=r"No setting named 'penalt'.*Did you mean 'penalty'"):
-        fit_alignment("ridge", prototypes=head, penalt=1.0, rng=rng_of())
+        fit("ridge", prototypes=head, penalt=1.0, rng=rng_of())
     with pytest.raises(SettingError, match="No setting named 'reading'"):
         select("ridge", prototypes=head, reading="best", rng=rng_of())
 
@@ -378,7 +369,7 @@ def test_select_chooses_what_is_not_given(make_world):
 def test_a_setting_that_plays_no_part_is_refused(method, given, make_world):
     head, real = make_world()
     name = "epochs" if "training" in given else next(iter(given))
-    for make in (fit_alignment, select) if METHODS[method].tunes else (fit_alignment,):
+    for make in (fit, select) if METHODS[method].tunes else (fit,):
         with pytest.raises(SettingError, match=f"{name} has no effect in {method}, whose"):
             make(method, prototypes=head, real=real, rng=rng_of(), **given)
     with pytest.raises(SettingError, match="has no effect"):

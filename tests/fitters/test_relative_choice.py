@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from fitters import ASIFAligner, Pairs, fit_alignment
+from fitters import ASIFAligner, Pairs, fit
 from fitters.aligners import asif as module
 from fitters.aligners.asif import choose_anchors
 from fitters.errors import SelectionError, SettingError
@@ -76,7 +76,7 @@ def test_many_prototypes_ask_in_part_and_sparse_scores_are_the_same(world, monke
 def test_the_recipe_keeps_what_was_chosen_with_its_curve_and_edges(sources, make_world):
     head, real = make_world(n_classes=60, n_images=40)
     given = {"head": (head, None), "real": (None, real), "both": (head, real)}[sources]
-    made = fit_alignment(
+    made = fit(
         "asif", prototypes=given[0], real=given[1], top_k="auto", power="auto",
         rng=np.random.default_rng(0),
     )  # fmt: skip
@@ -88,7 +88,7 @@ def test_the_recipe_keeps_what_was_chosen_with_its_curve_and_edges(sources, make
     assert choice["scores"][at[0]][at[1]] == choice["score"] == np.max(choice["scores"])
     assert isinstance(choice["edges"], list)
     json.dumps(made.facts, allow_nan=False)
-    one = fit_alignment(
+    one = fit(
         "asif", prototypes=given[0], real=given[1], top_k=7, power="auto",
         rng=np.random.default_rng(0),
     )  # fmt: skip
@@ -98,10 +98,10 @@ def test_the_recipe_keeps_what_was_chosen_with_its_curve_and_edges(sources, make
 
 def test_published_settings_stay_the_default_and_wrong_ones_are_refused(world, rng):
     head, real = world
-    choice = fit_alignment("asif", prototypes=head, rng=rng).facts["choice"]
+    choice = fit("asif", prototypes=head, rng=rng).facts["choice"]
     assert choice == {"top_k": 800, "power": 8.0}
     with pytest.raises(SettingError, match="top_k='auto' is of ASIF"):
-        fit_alignment("conse", prototypes=head, top_k="auto", rng=rng)
+        fit("conse", prototypes=head, top_k="auto", rng=rng)
     with pytest.raises(SettingError, match="goes by one of mrr"):
         choose_anchors(head, None, metric="luck", rng=rng)
     same = Pairs(head.x, head.y, np.zeros(head.n, dtype=int))

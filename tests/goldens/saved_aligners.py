@@ -21,7 +21,6 @@ from fitters import (
     FitConfig,
     Pairs,
     fit,
-    fit_alignment,
     read_alignment,
     save_alignment,
 )
@@ -107,7 +106,7 @@ def _alignments() -> Iterator[tuple[str, Alignment]]:
         config = FitConfig(**case, **fixed, training=training)
         with _small_presets():
             data = METHODS[method].sources(config, **given, bias=bias, bias_column=wide)
-            yield name, fit(data, config, rng=np.random.default_rng(5))
+            yield name, fit(config, data, rng=np.random.default_rng(5))
     rng = np.random.default_rng(6)
     for name, mapped in (
         ("ridge-fourier", FourierMap.draw(Q, 1.0, 8, rng)),
@@ -119,7 +118,7 @@ def _alignments() -> Iterator[tuple[str, Alignment]]:
 
 def _mapped(head: Pairs, mapped: FourierMap | NystroemMap) -> Alignment:
     """Return a ridge on the features that a map makes of the texts."""
-    plain = fit_alignment("ridge", prototypes=head, penalty=0.1, rng=np.random.default_rng(5))
+    plain = fit("ridge", prototypes=head, penalty=0.1, rng=np.random.default_rng(5))
     text = plain.y.then(mapped)
     aligner = METHODS["ridge"].make(alpha=0.1)
     aligner.fit(plain.x.apply(head.x), text.apply(head.y))

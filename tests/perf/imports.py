@@ -25,10 +25,10 @@ CLICK = "import click"
 SKLEARN = "import sklearn.base"
 FIT = """
 import numpy as np
-from fitters import Pairs, fit_alignment
+from fitters import Pairs, fit
 rng = np.random.default_rng(0)
 x = rng.standard_normal((60, 16))
-fit_alignment("ridge", real=Pairs(x, x @ rng.standard_normal((16, 12))), rng=rng)
+fit("ridge", real=Pairs(x, x @ rng.standard_normal((16, 12))), rng=rng)
 """
 
 

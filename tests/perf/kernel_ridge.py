@@ -95,7 +95,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
 
-    from fitters import Pairs, fit_alignment
+    from fitters import Pairs, fit
 
     pairs = Pairs(*prototypes(arguments.prototypes, arguments.columns))
     done = threading.Event()
@@ -109,7 +109,7 @@ def main() -> int:
     sampler.start()
     wall, cpu = time.perf_counter(), time.process_time()
     try:
-        made = fit_alignment("kernel-ridge", prototypes=pairs, rng=np.random.default_rng(0))
+        made = fit("kernel-ridge", prototypes=pairs, rng=np.random.default_rng(0))
     finally:
         done.set()
         sampler.join()

@@ -21,7 +21,7 @@ from fitters import (
     ICISAligner,
     Pairs,
     Preparation,
-    fit_alignment,
+    fit,
     preset,
     read_alignment,
     save_alignment,
@@ -71,7 +71,7 @@ def test_a_preset_is_one_line_and_a_method(name, make_world, tmp_path):
     assert PRESETS[name].source
     assert PRESETS[name].differs
     assert preset(name).plain_params().items() >= PRESETS[name].settings.items()
-    alignment = fit_alignment(name, prototypes=head, real=real, training=FEW, rng=rng_of())
+    alignment = fit(name, prototypes=head, real=real, training=FEW, rng=rng_of())
     facts = alignment.facts
     assert (facts["n_prototypes"], facts["n_real"]) == (30, 20)
     assert len(facts["training"]["loss"]) == facts["training"]["epochs"] == 2
@@ -83,7 +83,7 @@ def test_a_preset_is_one_line_and_a_method(name, make_world, tmp_path):
     assert again.aligner.get_params() == alignment.aligner.get_params()
     other = save_alignment(
         tmp_path / "b",
-        fit_alignment(name, prototypes=head, real=real, training=FEW, rng=rng_of()),
+        fit(name, prototypes=head, real=real, training=FEW, rng=rng_of()),
     )
     for file in path.iterdir():
         assert file.read_bytes() == (other / file.name).read_bytes()
@@ -104,9 +104,7 @@ LEARNS = {
 def test_each_finds_the_texts_of_images_that_it_never_saw(name, make_world):
     head, _ = make_world(p=16, q=6, n_classes=170, n_images=5, noise=0.1)
     new, known = head.take(np.arange(30)), head.take(np.arange(30, 170))
-    alignment = fit_alignment(
-        name, prototypes=known, training=TrainingOptions(**LEARNS[name]), rng=rng_of()
-    )
+    alignment = fit(name, prototypes=known, training=TrainingOptions(**LEARNS[name]), rng=rng_of())
     x, y = projections(alignment, new)
     hits = np.mean((x @ y.T).argmax(axis=1) == np.arange(30))
     assert hits > 0.3  # chance is 0.03
@@ -114,7 +112,7 @@ def test_each_finds_the_texts_of_images_that_it_never_saw(name, make_world):
 
 def test_the_papers_rows_are_unit_and_uncentred_unless_asked(make_world):
     head, real = make_world(p=8, q=6)
-    one = fit_alignment("paper-mlp", prototypes=head, real=real, training=FEW, rng=rng_of())
+    one = fit("paper-mlp", prototypes=head, real=real, training=FEW, rng=rng_of())
     assert (one.x.mean, one.y.mean) == (None, None)
     assert one.facts["image_centre"] == "none"
     by_hand = clone(one.aligner)
@@ -124,9 +122,7 @@ def test_the_papers_rows_are_unit_and_uncentred_unless_asked(make_world):
     )
     by_hand.fit(x, y)
     assert_same(by_hand.y_up_weight_, one.aligner.y_up_weight_)
-    centred = fit_alignment(
-        "paper-mlp", prototypes=head, real=real, centre=True, training=FEW, rng=rng_of()
-    )
+    centred = fit("paper-mlp", prototypes=head, real=real, centre=True, training=FEW, rng=rng_of())
     assert centred.facts["image_centre"] == "real images"
     assert centred.y.mean is not None
 
@@ -134,7 +130,7 @@ def test_the_papers_rows_are_unit_and_uncentred_unless_asked(make_world):
 def test_legacy_paper_scores_raw_texts(make_world):
     head, _ = make_world(p=8, q=6)
     now, then = (
-        fit_alignment("paper-mlp", prototypes=head, training=FEW, legacy=legacy, rng=rng_of())
+        fit("paper-mlp", prototypes=head, training=FEW, legacy=legacy, rng=rng_of())
         for legacy in (False, True)
     )
     assert_same(now.aligner.y_up_weight_, then.aligner.y_up_weight_)
@@ -146,11 +142,11 @@ def test_legacy_paper_scores_raw_texts(make_world):
 def test_icis_reads_the_bias_of_the_head(make_world, rng):
     head, real = make_world(p=8, q=6)
     bias = rng.standard_normal(head.n)
-    alignment = fit_alignment("icis", prototypes=head, bias=bias, training=FEW, rng=rng_of())
+    alignment = fit("icis", prototypes=head, bias=bias, training=FEW, rng=rng_of())
     assert alignment.x.homogeneous
     assert alignment.aligner.n_features_in_ == 9
     assert alignment.project_x(real.x).shape == alignment.project_y(real.y).shape == (real.n, 9)
-    plain = fit_alignment("icis", prototypes=head, training=FEW, rng=rng_of())
+    plain = fit("icis", prototypes=head, training=FEW, rng=rng_of())
     assert plain.aligner.n_features_in_ == 8
 
 
@@ -184,10 +180,10 @@ def test_what_cannot_be_is_refused(make_world):
         preset("freeze-align", legacy=True)
     for options in (TrainingOptions(share=0.5), TrainingOptions(sequential=True)):
         with pytest.raises(SettingError, match="Give both"):
-            fit_alignment("sail", prototypes=head, training=options, rng=rng_of())
+            fit("sail", prototypes=head, training=options, rng=rng_of())
     options = TrainingOptions(share=0.5, sequential=True)
     with pytest.raises(SettingError, match="Take one"):
-        fit_alignment("sail", prototypes=head, real=real, training=options, rng=rng_of())
+        fit("sail", prototypes=head, real=real, training=options, rng=rng_of())
     with pytest.raises(SettingError, match=r"'epochs' of a training must be at least 1 .*; got -1"):
         TrainingOptions(epochs=-1)
     with pytest.raises(ValueError, match="The 'epochs' parameter of Schedule must be"):
@@ -209,7 +205,7 @@ def test_a_store_gives_what_its_arrays_give(store_path, more, monkeypatch):
     images, captions = store.view(X).where(split="train"), store.view(Y)
     said = dict(zip(captions.items["parent_id"], captions.numpy(), strict=True))
     rng = np.random.default_rng(request.seed).spawn(3)[1]
-    direct = fit_alignment(
+    direct = fit(
         "paper-mlp",
         prototypes=Pairs(head.numpy(), np.array([text_of[c] for c in head.items["class_id"]])),
         real=Pairs(
@@ -302,7 +298,7 @@ import numpy as np, fitters
 found = fitters.read_alignment(sys.argv[1])
 assert found.facts["method"] == "paper-mlp"
 assert fitters.MLPAligner().get_params()["head__architecture"] == "paper"
-fitters.fit_alignment("ridge", real=fitters.Pairs(np.eye(4), np.eye(4)), penalty=1.0, mix=1.0,
+fitters.fit("ridge", real=fitters.Pairs(np.eye(4), np.eye(4)), penalty=1.0, mix=1.0,
                       rng=np.random.default_rng(0))
 assert found.project_x(np.eye(8)).shape == (8, 8)
 try:
@@ -315,7 +311,7 @@ except ImportError as err:
 def test_only_training_and_projecting_need_torch(make_world, tmp_path):
     head, _ = make_world(p=8, q=6)
     path = save_alignment(
-        tmp_path / "a", fit_alignment("paper-mlp", prototypes=head, training=FEW, rng=rng_of())
+        tmp_path / "a", fit("paper-mlp", prototypes=head, training=FEW, rng=rng_of())
     )
     command = [sys.executable, "-c", WITHOUT_TORCH, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
