@@ -77,7 +77,7 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     method : str or FitConfig
         One of `fitters.METHODS`, or one with its settings.
-    penalty, mix, gamma, n_components, rank, scale, top_k, power, legacy, centre, criterion, \
+    penalty, mix, gamma, n_components, rank, top_k, power, legacy, centre, criterion, \
     validation, training
         The settings of `FitConfig`, under their names. One that is left at its default is that of
         `method`, where this is a config. One that the method lacks plays no part, so that a search
@@ -127,7 +127,6 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         gamma: float | Literal["auto"] = "auto",
         n_components: int | Literal["auto"] | None = "auto",
         rank: int | None = None,
-        scale: bool = False,
         top_k: int | Literal["auto"] | None = None,
         power: float | Literal["auto"] | None = None,
         legacy: bool = False,
@@ -145,7 +144,6 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.gamma = gamma
         self.n_components = n_components
         self.rank = rank
-        self.scale = scale
         self.top_k = top_k
         self.power = power
         self.legacy = legacy
@@ -435,7 +433,7 @@ def fit(
     on_stage : callable, optional
         Is given what is done next, such as "choosing penalty and mix".
     **settings
-        Those of `FitConfig`, by keyword: penalty, mix, gamma, n_components, rank, scale, top_k,
+        Those of `FitConfig`, by keyword: penalty, mix, gamma, n_components, rank, top_k,
         power, legacy, centre, criterion, validation, training.
 
     Raises

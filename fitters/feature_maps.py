@@ -1,9 +1,9 @@
-"""Kernels and their feature maps: random Fourier features and Nystroem landmarks."""
+"""The Gaussian kernel, and its features by Nyström landmarks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -81,78 +81,6 @@ def gaussian(
 
 
 Matrix = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class FourierMap:
-    """Row-wise map φ with E[φ(a)·φ(b)] = exp(-gamma ‖a - b‖²), from no data at all.
-
-    φ(a) = √(1/m) [cos(a W), sin(a W)] with the m columns of W drawn from N(0, 2 gamma I). The
-    pair of both has a smaller variance than a cosine with a random phase, which is what
-    ``sklearn.kernel_approximation.RBFSampler`` draws, and φ(a)·φ(a) = 1 exactly.
-
-    Attributes
-    ----------
-    frequencies : ndarray of shape (d, m)
-        W.
-    gamma : float
-
-    References
-    ----------
-    Rahimi and Recht, Random Features for Large-Scale Kernel Machines, NIPS 2007; for the pair,
-    Sutherland and Schneider, On the Error of Random Fourier Features, UAI 2015.
-    """
-
-    frequencies: Matrix
-    gamma: float
-
-    kind: ClassVar[str] = "fourier"
-
-    def __post_init__(self) -> None:
-        check_gamma(self.gamma)
-        if self.frequencies.ndim != 2 or 0 in self.frequencies.shape:
-            raise PairsError(f"frequencies must have shape (d, m). Got {self.frequencies.shape}.")
-
-    @classmethod
-    def draw(cls, d: int, gamma: float, n_features: int, rng: np.random.Generator) -> Self:
-        """Return a map of rows with `d` columns to `n_features`, an even number."""
-        check_gamma(gamma)
-        if n_features < 2 or n_features % 2:
-            raise SettingError(
-                f"Cosines come with sines: n_features must be even and above 0. Got {n_features}."
-            )
-        drawn = rng.standard_normal((d, n_features // 2)) * np.sqrt(2 * gamma)
-        return cls(drawn, float(gamma))
-
-    @property
-    def n_columns(self) -> int:
-        """Columns that it takes, d."""
-        return len(self.frequencies)
-
-    @property
-    def n_features(self) -> int:
-        """Columns that it gives, 2 m."""
-        return int(2 * self.frequencies.shape[1])
-
-    def apply(self, rows: Rows) -> Matrix:
-        """Return φ of each row, shape (n, 2 m), float64."""
-        if rows.ndim != 2 or rows.shape[1] != self.n_columns:
-            raise PairsError(
-                f"This map takes rows of {self.n_columns} columns. Got shape {rows.shape}."
-            )
-        angles = np.asarray(rows, np.float64) @ self.frequencies
-        both = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-        mapped: Matrix = both / np.sqrt(self.frequencies.shape[1])
-        return mapped
-
-    def arrays(self) -> dict[str, Matrix]:
-        """Return what it consists of besides gamma."""
-        return {"frequencies": self.frequencies}
-
-    @classmethod
-    def from_arrays(cls, gamma: float, arrays: dict[str, npt.NDArray[Any]]) -> Self:
-        """Return the map that `arrays` described."""
-        return cls(arrays["frequencies"], gamma)
 
 
 Method = Literal["uniform", "k-means++"]
@@ -234,16 +162,6 @@ class NystroemMap:
     root: Matrix
     gamma: float
 
-    kind: ClassVar[str] = "nystroem"
-
-    def __post_init__(self) -> None:
-        check_gamma(self.gamma)
-        if self.root.ndim != 2 or len(self.root) != len(self.landmarks):
-            raise PairsError(
-                f"{len(self.landmarks):,} landmarks need a root of as many rows. Got shape "
-                f"{self.root.shape}."
-            )
-
     @classmethod
     def of_landmarks(cls, landmarks: Rows, gamma: float) -> Self:
         """Return the map of these landmarks, shape (m, d)."""
@@ -251,26 +169,6 @@ class NystroemMap:
         values, vectors = eigen_gram(gaussian(kept, kept, gamma))
         used = values > DROPPED * values[-1]
         return cls(kept, vectors[:, used] / np.sqrt(values[used]), float(gamma))
-
-    @classmethod
-    def fit(
-        cls,
-        rows: Rows,
-        gamma: float,
-        n_landmarks: int,
-        rng: np.random.Generator,
-        *,
-        method: Method = "uniform",
-    ) -> Self:
-        """Return the map with landmarks drawn from `rows`, shape (n, d)."""
-        return cls.of_landmarks(
-            rows[choose_landmarks(rows, n_landmarks, rng, method=method)], gamma
-        )
-
-    @property
-    def n_columns(self) -> int:
-        """Columns that it takes, d."""
-        return int(self.landmarks.shape[1])
 
     @property
     def n_features(self) -> int:
@@ -313,21 +211,3 @@ class NystroemMap:
                 gram += of_gram
                 cross += of_cross
         return gram, cross
-
-    def arrays(self) -> dict[str, Matrix]:
-        """Return what it consists of besides gamma."""
-        return {"landmarks": self.landmarks, "root": self.root}
-
-    @classmethod
-    def from_arrays(cls, gamma: float, arrays: dict[str, npt.NDArray[Any]]) -> Self:
-        """Return the map that `arrays` described."""
-        return cls(arrays["landmarks"], arrays["root"], gamma)
-
-
-FeatureMap = NystroemMap | FourierMap
-"""Maps rows (n, d) to features (n, r), row by row: so its moments add, merge and stream."""
-
-FEATURE_MAPS: dict[str, type[NystroemMap | FourierMap]] = {
-    NystroemMap.kind: NystroemMap,
-    FourierMap.kind: FourierMap,
-}

@@ -34,7 +34,6 @@ from fitters.errors import (
     UnknownMethodError,
     unwritable,
 )
-from fitters.feature_maps import FEATURE_MAPS, FeatureMap
 from fitters.methods import ALIGNERS, aligner_class
 from fitters.moments.transform import SideTransform
 
@@ -206,11 +205,6 @@ def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
         record[side]["centred"] = mean is not None
         if mean is not None:
             arrays[f"{side}.mean"] = np.ascontiguousarray(mean)
-        feature_map = record[side].pop("feature_map")
-        if feature_map is not None:
-            record[side]["map"] = {"kind": feature_map.kind, "gamma": feature_map.gamma}
-            for name, array in feature_map.arrays().items():
-                arrays[f"{side}.map.{name}"] = np.ascontiguousarray(array)
     packed = safetensors.numpy.save(dict(sorted(arrays.items())))
     record["arrays"] = {name: list(array.shape) for name, array in arrays.items()}
     record["sha256"] = hashlib.sha256(packed).hexdigest()
@@ -392,11 +386,7 @@ def _fill(
     aligner: Any, state: _State, letters: dict[str, int], record: dict[str, Any], arrays: Arrays
 ) -> None:
     """Set the fitted attributes, after checking that equal letters are equal sizes."""
-    extra = {
-        name
-        for name in set(arrays) - set(state.shapes) - {"x.mean", "y.mean"}
-        if not name.startswith(("x.map.", "y.map."))
-    }
+    extra = set(arrays) - set(state.shapes) - {"x.mean", "y.mean"}
     if extra:
         raise ValueError(f"unknown array {min(extra)!r}.")
     for name, shape in state.shapes.items():
@@ -415,49 +405,21 @@ def _transform(values: Any, arrays: Arrays, side: str, letters: dict[str, int]) 
     kinds: dict[str, type] = {
         "normalize": bool, "renormalize": bool, "centred": bool, "label": str,
     }  # fmt: skip
-    mapped = isinstance(values, dict) and "map" in values
-    if mapped:
-        kinds["map"] = dict
     if isinstance(values, dict):
         rarely = {"homogeneous": bool, "blocks": list}
         kinds |= {name: kind for name, kind in rarely.items() if name in values}
     if not isinstance(values, dict) or {k: type(v) for k, v in values.items()} != kinds:
         raise ValueError(f"the transform of {side} is {values!r}.")
-    # With a map, p or q are the columns that it gives; those that it takes have their own letter.
     letter = "p" if side == "x" else "q"
-    feature_map = _feature_map(values["map"], arrays, side, letters) if mapped else None
     mean: npt.NDArray[np.float64] | None = None
     if values["centred"]:
         mean = arrays[f"{side}.mean"].astype(np.float64, copy=False)
-        _bind(f"{side}.mean", mean, (f"{letter}, unmapped" if mapped else letter,), letters)
-    kept = {key: values[key] for key in kinds if key not in ("centred", "map")}
+        _bind(f"{side}.mean", mean, (letter,), letters)
+    kept = {key: values[key] for key in kinds if key != "centred"}
     kept["blocks"] = tuple(kept.get("blocks", ()))
     if not all(type(width) is int and width > 0 for width in kept["blocks"]):
         raise ValueError(f"the blocks of {side} are {values['blocks']!r}.")
-    return SideTransform(mean=mean, feature_map=feature_map, **kept)
-
-
-def _feature_map(
-    values: dict[str, Any], arrays: Arrays, side: str, letters: dict[str, int]
-) -> FeatureMap:
-    if set(values) != {"kind", "gamma"} or values["kind"] not in FEATURE_MAPS:
-        raise ValueError(
-            f"the feature map of {side} is {values!r}; known kinds: {', '.join(FEATURE_MAPS)}."
-        )
-    if type(values["gamma"]) is not float:
-        raise ValueError(
-            f"the gamma of the feature map of {side} is {values['gamma']!r}, not a number."
-        )
-    prefix = f"{side}.map."
-    own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
-    made = FEATURE_MAPS[values["kind"]].from_arrays(values["gamma"], own)
-    letter = "p" if side == "x" else "q"
-    for key, size in ((f"{letter}, unmapped", made.n_columns), (letter, made.n_features)):
-        if letters.setdefault(key, size) != size:
-            raise ValueError(
-                f"the feature map of {side} has {size} columns, expected {key} = {letters[key]}."
-            )
-    return made
+    return SideTransform(mean=mean, **kept)
 
 
 def _bind(

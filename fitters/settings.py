@@ -85,7 +85,7 @@ class Preparation:
         return replace(self, images=images, texts=texts)
 
 
-OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "scale", "top_k", "power", "legacy")
+OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "top_k", "power", "legacy")
 """Settings that some methods have and others do not."""
 
 TRAINING = ("epochs", "batch_size", "learning_rate", "share", "sequential", "patience")
@@ -97,7 +97,7 @@ Criterion = Literal["cosine", "rank", "error"]
 
 #: Their section in the help of a command.
 SETTINGS_SECTION = {
-    "Settings of some methods": "--gamma --components --rank --scale --top-k --power --centred "
+    "Settings of some methods": "--gamma --components --rank --top-k --power --centred "
     "--legacy --epochs --batch-size --learning-rate --share --sequential --patience --precision",
 }
 
@@ -249,8 +249,6 @@ class FitConfig:
         Directions of CCA, CSA and PLS; None keeps all.
     rank : int, optional
         Of a truncated Procrustes rotation.
-    scale : bool
-        Procrustes also scales; cosines do not see it.
     top_k : int, "auto" or None
         Classes in ConSE's mix (10 if None), or anchors that ASIF keeps (800). Only ASIF's can be
         chosen; see `fitters.aligners.asif.choose_anchors`.
@@ -327,7 +325,6 @@ class FitConfig:
         at_least=1,
         below=MOST,
     )
-    scale: bool = option(False, help="Fit a scale, too (procrustes).")
     top_k: int | Literal["auto"] | None = option(
         None,
         help="Average this many classes (conse), or keep this many anchors (asif, where auto "

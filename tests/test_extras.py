@@ -29,7 +29,6 @@ ENVIRONMENTS = {"demo", "test", "dev", "perf", "docs", "all"}
 
 #: Modules that no extra brings, and why their absence is not the extras' affair.
 OTHERS = {
-    "faiss": "backend='faiss' of the nearest anchors names faiss-cpu in its own error",
     "tokenizers": "a requirement of transformers",
 }
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from fitters.aligners.base import (
     Shapes,
     validate_pairs,
 )
-from fitters.errors import SettingError, ZeroRowError
+from fitters.errors import ZeroRowError
 from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface, folds_of_pairs, search
@@ -40,13 +40,11 @@ from fitters.select.ranking import METRICS, Gallery, check_metric, metric_of, re
 from fitters.settings import MOST, Metric
 from fitters.sources import Sources
 
-Backend = Literal["numpy", "faiss"]
-
 ROW_BLOCK, ANCHOR_BLOCK = 512, 8192
 """Rows and anchors of one product: 16 MiB of float32 similarities."""
 
 
-def nearest_anchors(rows: Rows, anchors: Rows, k: int, *, backend: Backend = "numpy") -> csr_array:
+def nearest_anchors(rows: Rows, anchors: Rows, k: int) -> csr_array:
     """Return the similarities of each row to its k nearest anchors, those above 0.
 
     Parameters
@@ -54,10 +52,7 @@ def nearest_anchors(rows: Rows, anchors: Rows, k: int, *, backend: Backend = "nu
     rows, anchors : ndarray of shape (b, d), (n, d)
         Of one dtype, float32 or float64.
     k : int
-        At most n are kept.
-    backend : {"numpy", "faiss"}
-        "faiss" needs the package faiss and float32; at equal similarity it takes any anchor,
-        "numpy" the one of lower index.
+        At most n are kept; of equal similarities those of lower index.
 
     Returns
     -------
@@ -65,11 +60,7 @@ def nearest_anchors(rows: Rows, anchors: Rows, k: int, *, backend: Backend = "nu
         At most k entries a row, all positive, columns ascending, in the dtype of `rows`.
     """
     k = min(k, len(anchors))
-    find = _with_faiss if backend == "faiss" else _with_numpy
-    return find(rows, anchors, k)
 
-
-def _with_numpy(rows: Rows, anchors: Rows, k: int) -> csr_array:
     # Anchor by anchor block in the outer loop would read the anchors once, but hold every row's
     # candidates; rows in the outer loop hold those of one block of rows, and blocks of rows can be
     # searched at the same time.
@@ -135,31 +126,6 @@ class _Best:
         return np.concatenate(self._values) if self._values else np.empty(0)
 
 
-def _with_faiss(rows: Rows, anchors: Rows, k: int) -> csr_array:
-    try:
-        import faiss
-    except ImportError as err:
-        raise SettingError(
-            "backend='faiss' needs the package faiss-cpu. Install it, or use backend='numpy'."
-        ) from err
-    if rows.dtype != np.float32:
-        raise SettingError(
-            f"faiss computes in float32; got {rows.dtype}. Use precision='float32', or numpy."
-        )
-    values, columns = faiss.knn(
-        np.ascontiguousarray(rows),
-        np.ascontiguousarray(anchors),
-        k,
-        metric=faiss.METRIC_INNER_PRODUCT,
-    )
-    counts = np.arange(len(rows) + 1) * k
-    shape = len(rows), len(anchors)
-    found = csr_array((np.maximum(values, 0).ravel(), columns.ravel(), counts), shape=shape)
-    found.eliminate_zeros()
-    found.sort_indices()
-    return found
-
-
 class ASIFAligner(BaseAligner):
     """Align by relative representations: one column a training pair; nothing is fitted.
 
@@ -180,8 +146,6 @@ class ASIFAligner(BaseAligner):
         Subtract the mean of the anchors of each side first; False where rows come centred.
     precision : {"float64", "float32"}
         Of the similarities.
-    backend : {"numpy", "faiss"}
-        Which search finds the anchors; "faiss" needs that package and float32.
 
     Attributes
     ----------
@@ -223,7 +187,6 @@ class ASIFAligner(BaseAligner):
         "power": [Interval(Real, 0, MOST, closed="neither")],
         "center": ["boolean"],
         "precision": [StrOptions({"float64", "float32"})],
-        "backend": [StrOptions({"numpy", "faiss"})],
     }
 
     def __init__(
@@ -233,13 +196,11 @@ class ASIFAligner(BaseAligner):
         power: float = 8.0,
         center: bool = False,
         precision: str = "float64",
-        backend: str = "numpy",
     ) -> None:
         self.top_k = top_k
         self.power = power
         self.center = center
         self.precision = precision
-        self.backend = backend
 
     def tune(self, data: Sources[Pairs], search: Search) -> Choice:
         """Choose how many anchors are kept, and the power of the similarities."""
@@ -297,7 +258,6 @@ class ASIFAligner(BaseAligner):
             unit_or_zero(rows).astype(dtype, copy=False),
             anchors.astype(dtype, copy=False),
             self.top_k,
-            backend="faiss" if self.backend == "faiss" else "numpy",
         ).astype(np.float64)
         found.data **= self.power
         return found

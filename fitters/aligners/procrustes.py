@@ -36,9 +36,6 @@ class ProcrustesAligner(FromMoments):
     ----------
     center : bool
         Subtract the means first; the projections are taken about these means too.
-    scale : bool
-        Find a scale too: s R with the s that fits y best. Cosines, and with them the
-        projections, do not see it.
     rank : int, optional
         Keep only so many leading directions of Σ w x yᵀ: R = U_k V_kᵀ. All that are determined if
         None or if there are fewer.
@@ -55,8 +52,6 @@ class ProcrustesAligner(FromMoments):
         which directions are kept is chance.
     rank_ : int
         k: directions in which R is not 0.
-    scale_ : float
-        Σ_i≤k s_i / Σ w ||x R||² if `scale`, else 1.
     mean_x_, mean_y_ : ndarray of shape (p,), (q,)
         What is subtracted on each side; 0 if not `center`.
     n_features_in_ : int
@@ -85,18 +80,14 @@ class ProcrustesAligner(FromMoments):
         "mean_x_": ("p",),
         "mean_y_": ("q",),
     }
-    fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "scale_", "n_features_in_")
+    fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "center": ["boolean"],
-        "scale": ["boolean"],
         "rank": [Interval(Integral, 1, None, closed="left"), None],
     }
 
-    def __init__(
-        self, *, center: bool = True, scale: bool = False, rank: int | None = None
-    ) -> None:
+    def __init__(self, *, center: bool = True, rank: int | None = None) -> None:
         self.center = center
-        self.scale = scale
         self.rank = rank
 
     def tune(self, data: Sources[Any], search: Search) -> Choice:
@@ -115,31 +106,17 @@ class ProcrustesAligner(FromMoments):
         mean_x, mean_y = mean_rows(x, y, weight)
         if not self.center:
             mean_x, mean_y = np.zeros_like(mean_x), np.zeros_like(mean_y)
-        about = x - mean_x
-        weighted = weight[:, None] * about
-        self._fit_cross(weighted.T @ (y - mean_y), mean_x, mean_y)
-        if not self.scale:
-            return self._fit_scale(0.0)
-        turned = about @ self.rotation_
-        return self._fit_scale(float(weight @ np.einsum("ij,ij->i", turned, turned)))
+        weighted = weight[:, None] * (x - mean_x)
+        return self._fit_cross(weighted.T @ (y - mean_y), mean_x, mean_y)
 
     def _fit(self, moments: Moments) -> Self:
         about = moments.centred if self.center else moments.uncentred
-        self._fit_cross(about.sxy, about.shift_x, about.shift_y)
-        if not self.scale:
-            return self._fit_scale(0.0)
-        return self._fit_scale(float(np.sum(self.rotation_ * (about.sxx @ self.rotation_))))
+        return self._fit_cross(about.sxy, about.shift_x, about.shift_y)
 
-    def _fit_cross(self, cross: Matrix, mean_x: Matrix, mean_y: Matrix) -> None:
+    def _fit_cross(self, cross: Matrix, mean_x: Matrix, mean_y: Matrix) -> Self:
         self.rotation_, self.singular_values_ = polar_factor(cross, self.rank)
         self.gap_ = truncation_gap(self.singular_values_, self.rank_)
         self.mean_x_, self.mean_y_ = mean_x, mean_y
-
-    def _fit_scale(self, spread: float) -> Self:
-        """Set the s that minimises Σ w ‖s x R − y‖², given Σ w ‖x R‖²; 1 unless `scale`."""
-        self.scale_ = 1.0
-        if self.scale and spread > 0:
-            self.scale_ = float(self.singular_values_[: self.rank_].sum()) / spread
         return self
 
     @property

@@ -344,7 +344,7 @@ def _leaves_images(fitted: Alignment) -> bool:
     import numpy as np
 
     side = fitted.x
-    if side.homogeneous or not side.normalize or side.feature_map is not None:
+    if side.homogeneous or not side.normalize:
         return False
     width = getattr(fitted.aligner, "n_features_in_", 0 if side.mean is None else len(side.mean))
     probe = np.eye(width)[:2]

@@ -9,7 +9,7 @@ that makes whatever is fitted nonlinear in the rows.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from featstore.cards import Card, Shown
 from fitters.errors import PairsError, ZeroRowError
-from fitters.feature_maps import FeatureMap
 from fitters.pairs import Rows
 
 ROUNDING = 1e-8
@@ -168,8 +167,6 @@ class SideTransform(Shown):
         Before all of it, append a column of 1, which meets the bias of a head.
     label : str
         What a row is, for error messages.
-    feature_map : FeatureMap or None
-        Then map each row: the moments of what comes out are those of a kernel, and still add.
     blocks : tuple of int
         Columns of each encoder, where a row is those of several side by side. Each block is brought
         to unit length, centred and brought to unit length by itself, and all are divided by the
@@ -188,7 +185,6 @@ class SideTransform(Shown):
     renormalize: bool = True
     label: str = field(default="rows")
     homogeneous: bool = False
-    feature_map: FeatureMap | None = None
     blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -238,23 +234,8 @@ class SideTransform(Shown):
         mean = mean_of([sums], label=label)
         return cls(normalize, mean, renormalize, label, homogeneous, blocks=blocks)
 
-    def then(self, feature_map: FeatureMap) -> SideTransform:
-        """Return the same transform with `feature_map` behind it.
-
-        Raises
-        ------
-        PairsError
-            If the map takes another number of columns than the mean has.
-        """
-        if self.mean is not None and feature_map.n_columns != len(self.mean):
-            raise PairsError(
-                f"The {self.label} have {len(self.mean)} columns; this map takes "
-                f"{feature_map.n_columns}. Fit the map on rows that this transform returned."
-            )
-        return replace(self, feature_map=feature_map)
-
     def apply(self, rows: Rows) -> npt.NDArray[np.float64]:
-        """Return the transformed rows, float64, shape (n, d), or that of the map (second pass).
+        """Return the transformed rows, float64, shape (n, d) (second pass).
 
         Raises
         ------
@@ -272,8 +253,8 @@ class SideTransform(Shown):
                 ).apply(rows[:, at])
                 for at in columns_of(self.blocks, rows)
             ]
-            joined = np.hstack(parts) / np.sqrt(len(parts))
-            return joined if self.feature_map is None else self.feature_map.apply(joined)
+            joined: npt.NDArray[np.float64] = np.hstack(parts) / np.sqrt(len(parts))
+            return joined
         if self.homogeneous:
             rows = append_column(rows, 1.0)
         out = (
@@ -294,16 +275,15 @@ class SideTransform(Shown):
         elif self.renormalize:
             what = f"{self.label}, after centring,"
             out = normalize_rows(out, what=what, shortest=ROUNDING * length, overwrite=True)
-        return out if self.feature_map is None else self.feature_map.apply(out)
+        return out
 
     @property
     def steps(self) -> str:
         """What it does, in words."""
         mean = None if self.mean is None else f"less a mean of {len(self.mean):,} values"
-        mapped = self.feature_map and f"{self.feature_map.n_features:,} features"
         done = {
             "a column of 1": self.homogeneous, "unit length": self.normalize, mean: mean,
-            "unit length again": self.renormalize and mean, mapped: mapped,
+            "unit length again": self.renormalize and mean,
         }  # fmt: skip
         blocks = f" in {len(self.blocks)} blocks" if self.blocks else ""
         return (", ".join(str(step) for step, does in done.items() if does) or "as stored") + blocks
@@ -312,13 +292,12 @@ class SideTransform(Shown):
         return Card(f"SideTransform of {self.label}", {"steps": self.steps})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the transform as plain values, `mean` as an array or None, the map as it is."""
+        """Return the transform as plain values, `mean` as an array or None."""
         return {
             "normalize": self.normalize,
             "mean": self.mean,
             "renormalize": self.renormalize,
             "label": self.label,
             "homogeneous": self.homogeneous,
-            "feature_map": self.feature_map,
             "blocks": self.blocks,
         }

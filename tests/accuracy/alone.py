@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,15 +11,13 @@ import numpy as np
 
 from bench.fits import prototype_pairs
 from bench.protocol import choice_rng
-from fitters import Alignment, Pairs, ProcrustesAligner, RidgeAligner, fit
+from fitters import Pairs, fit
 from fitters.errors import FittersError
-from fitters.feature_maps import FeatureMap, FourierMap, NystroemMap
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform
 from fitters.prototypes import resolve_duplicates
 from fitters.select.grid import Axis
 from fitters.select.left_out import choose_on_prototypes
-from fitters.sources import prepare
 from tests.accuracy.measure import (
     SEEDS,
     TOP,
@@ -62,13 +59,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 """What is fitted; Text-to-Concept needs images that both encoders have seen, and no head."""
 
-MAPS: dict[str, tuple[str, int]] = {
-    "ridge behind 256 Nyström features": ("ridge", 256),
-    "ridge behind 2,048 Fourier features": ("ridge", 2048),
-    "procrustes behind 256 Nyström features": ("procrustes", 256),
-}
-"""Linear aligners behind a map of the texts, at the width and penalty of kernel ridge."""
-
 
 def aligners(bench: Bench) -> Iterator[str]:
     """Every aligner on the head's rows."""
@@ -80,7 +70,7 @@ def aligners(bench: Bench) -> Iterator[str]:
         "images that both encoders have seen, and takes no head."
     )
     yield ""
-    rows = [on_head(bench, label)["row"] for label in (*VARIANTS, *MAPS)]
+    rows = [on_head(bench, label)["row"] for label in VARIANTS]
     headings = ["aligner", *TOP, "top-1, CSLS", "top-1, inv. softmax", "settings", "CPU s"]
     yield from table(headings, rows)
 
@@ -90,13 +80,8 @@ def on_head(bench: Bench, label: str) -> dict[str, Any]:
 
     def measure() -> dict[str, Any]:
         try:
-            if label in MAPS:
-                pairs, _ = prototype_pairs(bench.run, bench.corpus)
-                settings = on_head(bench, "kernel-ridge")["choice"]
-                score = behind_map(bench, label, pairs, settings, SCORERS)
-            else:
-                method, given = VARIANTS[label]
-                score = bench.alone(method, bench.corpus, scorers=SCORERS, **given)
+            method, given = VARIANTS[label]
+            score = bench.alone(method, bench.corpus, scorers=SCORERS, **given)
         except FittersError as err:
             why = str(err).split(". ")[0].rstrip(".")
             return {
@@ -138,11 +123,8 @@ def controls_shuffled(bench: Bench) -> Iterator[str]:
 def control_table(bench: Bench, source: str) -> Iterator[str]:
     """Return the table of one control."""
     # What needs the settings of the head comes last: another process may have them by then.
-    labels = sorted((*VARIANTS, *MAPS), key=lambda label: label in MAPS or refitted(label))
-    rows = {label: control(bench, label, source) for label in labels}
-    yield from table(
-        [f"aligner on *{source}*", *TOP], [rows[label] for label in (*VARIANTS, *MAPS)]
-    )
+    rows = {label: control(bench, label, source) for label in sorted(VARIANTS, key=refitted)}
+    yield from table([f"aligner on *{source}*", *TOP], [rows[label] for label in VARIANTS])
 
 
 def refitted(label: str) -> bool:
@@ -156,10 +138,6 @@ def control(bench: Bench, label: str, source: str) -> list[str]:
     """Return the row of an aligner on draws of a control."""
 
     def draw(seed: int) -> Score:
-        run = bench.run.changed(source=source, seed=seed)
-        if label in MAPS:
-            pairs, _ = prototype_pairs(run, bench.corpus)
-            return behind_map(bench, label, pairs, on_head(bench, "kernel-ridge")["choice"])
         method, _ = VARIANTS[label]
         given = (on_head(bench, label)["choice"] or {}) if refitted(label) else {}
         return bench.alone(method, bench.corpus, source=source, seed=seed, **given)
@@ -168,42 +146,10 @@ def control(bench: Bench, label: str, source: str) -> list[str]:
         try:
             return [label, *percent([draw(seed) for seed in SEEDS[:DRAWS]])]
         except FittersError as err:
-            return [label, "–", "–", "–" if label in MAPS else str(err).split(". ")[0]]
+            return [label, "–", "–", str(err).split(". ")[0]]
 
     row: list[str] = bench.once(f"{source} {label}", measure)
     return row
-
-
-def behind_map(
-    bench: Bench,
-    label: str,
-    pairs: Pairs,
-    settings: dict[str, Any],
-    scorers: tuple[str, ...] = (),
-) -> Score:
-    """Return a linear aligner behind a map of the texts."""
-    method, n_features = MAPS[label]
-    gamma, penalty = settings["gamma"], settings["penalty"]
-    start = time.process_time()
-    sources = prepare(pairs, None, bench.mean)
-    assert sources.prototypes is not None
-    texts, rng = sources.prototypes.y, np.random.default_rng(0)
-    features: FeatureMap = (
-        NystroemMap.fit(texts, gamma, n_features, rng)
-        if "Nyström" in label
-        else FourierMap.draw(texts.shape[1], gamma, n_features, rng)
-    )
-    aligner: Any = (
-        RidgeAligner("y->x", alpha=penalty, relative=False, center=False)
-        if method == "ridge"
-        else ProcrustesAligner(center=False)
-    )
-    aligner.fit(sources.prototypes.x, features.apply(texts))
-    made = Alignment.of(sources.image, sources.text.then(features), aligner)
-    spent = time.process_time() - start
-    choice = {"gamma": gamma, "penalty": penalty}
-    corpus = bench.corpus
-    return scored(made, corpus.images, corpus.names, spent, choice, scorers=scorers)
 
 
 def class_texts(bench: Bench) -> Iterator[str]:

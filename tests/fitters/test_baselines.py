@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import scipy.linalg
 from sklearn.linear_model import LinearRegression, Ridge
 
 from fitters import (
@@ -14,7 +13,6 @@ from fitters import (
     TextToConceptAligner,
     TwoWayRidgeAligner,
 )
-from fitters.moments.accumulation import accumulate
 from tests.assertions import assert_close
 
 
@@ -76,39 +74,6 @@ def test_mean_shift_closes_a_gap_and_nothing_else(rng):
     wide = MeanShiftAligner().fit(x, np.hstack([x, rng.standard_normal((20, 2))]))
     assert_close(wide.project_x(x)[:, :4], unit(x - x.mean(axis=0)))
     assert not wide.project_x(x)[:, 4:].any()
-
-
-def test_scaled_procrustes_has_the_scale_of_least_squares(rng):
-    x = rng.standard_normal((40, 5))
-    turn = np.linalg.qr(rng.standard_normal((5, 5)))[0]
-    y = 3 * x @ turn + 0.1 * rng.standard_normal((40, 5)) + 4
-    scaled, plain = ProcrustesAligner(scale=True).fit(x, y), ProcrustesAligner().fit(x, y)
-    x0, y0 = x - x.mean(axis=0), y - y.mean(axis=0)
-    rotation, total = scipy.linalg.orthogonal_procrustes(x0, y0)
-    assert_close(scaled.rotation_, rotation)
-    assert scaled.scale_ == pytest.approx(total / np.sum(x0**2), rel=1e-10)
-    # The best multiple of x R, by one-column least squares.
-    turned = (x0 @ rotation).ravel()
-    assert scaled.scale_ == pytest.approx(turned @ y0.ravel() / (turned @ turned), rel=1e-10)
-    assert plain.scale_ == 1.0
-    assert_close(scaled.project_x(x), plain.project_x(x))
-
-
-@pytest.mark.parametrize("rank", [None, 2])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("n", "p", "q"), [(40, 7, 4), (40, 4, 7), (40, 5, 5), (4, 7, 6)])
-def test_the_scale_is_that_of_least_squares_whatever_the_shape(n, p, q, weighted, rank, rng):
-    """Wider x, truncated, or fewer pairs than columns: x R is shorter than x."""
-    x, y = rng.standard_normal((n, p)) + 1, rng.standard_normal((n, q)) - 2
-    weight = rng.uniform(0.1, 3, n) if weighted else np.ones(n)
-    scaled = ProcrustesAligner(scale=True, rank=rank).fit(x, y, weight)
-    root = np.sqrt(weight)[:, None]
-    turned = (root * ((x - scaled.mean_x_) @ scaled.rotation_)).reshape(-1, 1)
-    best = np.linalg.lstsq(turned, (root * (y - scaled.mean_y_)).ravel())[0]
-    assert scaled.scale_ == pytest.approx(float(best[0]), rel=1e-10)
-    moments = accumulate([(x, y, weight)], precision="float64")
-    again = ProcrustesAligner(scale=True, rank=rank).fit_moments(moments)
-    assert again.scale_ == pytest.approx(scaled.scale_, rel=1e-10)
 
 
 @pytest.mark.parametrize(("p", "q"), [(6, 6), (4, 7), (7, 4)])

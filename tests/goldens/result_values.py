@@ -143,7 +143,7 @@ def _fields() -> Iterator[tuple[str, dict[str, Any]]]:
         (mixed, {"validation": "top-1"}),
         ({**mixed, "method": "kernel-ridge"}, {"gamma": 2.0}),
         ({**mixed, "method": "cca"}, {"n_components": 5}),
-        ({**mixed, "method": "procrustes"}, {"rank": 4, "scale": True}),
+        ({**mixed, "method": "procrustes"}, {"rank": 4}),
         ({**mixed, "method": "asif"}, {"top_k": 12, "power": 3.0}),
         ({**head, "method": "text-to-concept"}, {"legacy": True}),
         ({**head, "method": "conse"}, {"centre": False}),

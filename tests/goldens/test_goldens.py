@@ -18,7 +18,6 @@ from bench.metrics.summary import CLASS_METRICS, METRICS
 from bench.options import TASKS
 from bench.runs import EVALS, LEAVES, SOURCES
 from fitters import METHODS, read_alignment
-from fitters.feature_maps import FEATURE_MAPS
 from fitters.few_shot.registry import LEARNERS
 from fitters.scorers import SCORERS
 from tests.goldens import files
@@ -202,8 +201,7 @@ def test_saved_alignments_still_load_and_project_alike(name):
     check(files.read("saved_aligners")[name], projections(read_alignment(FOLDER / name)))
 
 
-def test_every_method_and_every_feature_map_has_a_saved_alignment():
+def test_every_method_has_a_saved_alignment():
     names = {path.name for path in FOLDER.iterdir()}
     assert names == set(files.read("saved_aligners"))
     assert set(METHODS) <= names
-    assert {f"ridge-{kind}" for kind in FEATURE_MAPS} <= names
