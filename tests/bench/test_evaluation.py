@@ -504,7 +504,7 @@ def test_one_class_is_refused_and_two_are_scored(rng):
     assert "chance 50.0 %" in found.verdict
 
 
-def test_a_fit_on_arrays_is_that_of_fit_alignment(rng):
+def test_a_fit_on_arrays_is_that_of_fitters(rng):
     pairs, head = planted(rng)
     mean = SideTransform.fit([pairs.x], label="images").mean
     cases = [

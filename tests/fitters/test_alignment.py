@@ -60,7 +60,7 @@ def test_scikit_learns_contract(estimator, check):
 
 
 @pytest.mark.parametrize("method", ["ridge", "procrustes", "kernel-ridge", "cca", "asif", "conse"])
-def test_it_is_fitted_as_fit_alignment_does_and_saved(method, make_world, tmp_path):
+def test_it_is_fitted_as_fit_does_and_saved(method, make_world, tmp_path):
     head, real = make_world()
     weight = np.linspace(0.5, 1, real.n)
     made = Alignment(method, random_state=3).fit(
