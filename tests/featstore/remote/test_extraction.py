@@ -182,6 +182,10 @@ def test_another_machine_encodes_only_what_is_left(
     one, two = machines("one"), machines("two")
     with pytest.raises(Stop):
         one.extract(MeanColour(before=stop_at(4)))
+    # An extraction that stops does not wait for the blocks that are on their way.
+    for thread in threading.enumerate():
+        if thread.name.startswith("blocks"):
+            thread.join()
     there = [name for name in blocks(server) if name[-1].isdecimal()]
     assert 1 <= len(there) <= 4
     (found,) = [one for one in examine(ADDRESS) if "is being extracted" in one.text]
