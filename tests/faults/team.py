@@ -25,9 +25,8 @@ def warm_up() -> None:
         maintain(Path(folder))
         picture = scenarios.pictures(Path(folder) / "manifest", "one", 9)
         scenarios.extract(Path(folder) / "store", manifest=picture, thumbnails=True)
-        scenarios.command(
-            Path(folder), arguments=["import", "--help"], messages=f"{folder}/messages"
-        )
+        for arguments in (["import", "--help"], ["ls", f"{folder}/store"]):
+            scenarios.command(Path(folder), arguments=arguments, messages=f"{folder}/messages")
 
 
 def init(root: Path, *, shared: bool = True) -> bool:
