@@ -27,10 +27,10 @@ from bench.runs import Run
 from bench.suites.published import published_table
 from bench.suites.registry import SUITES, suite_runs
 from bench.tables import metric_columns, result_table
+from featstore.address import parse_address
 from featstore.errors import AddressError, FeatstoreError, listed
 from featstore.identity import canonical_json, sha256_hex
 from featstore.plugins import registry_of
-from featstore.remote.objects import parse_address
 from featstore.store.store import FeatureStore
 
 #: Version of the file, and of the certificate.

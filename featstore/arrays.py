@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from featstore.address import Address, parse_address
 from featstore.errors import (
     FeatstoreError,
     ManifestError,
@@ -26,7 +27,6 @@ from featstore.errors import (
     unknown_name,
 )
 from featstore.manifest.manifest import ITEM_SCHEMA, KINDS, conform_items
-from featstore.remote.objects import Address, parse_address
 from featstore.store import BLOCK_ROWS
 from featstore.store.casting import cast_rows
 from featstore.store.layout import (

@@ -35,7 +35,7 @@ KINDS = {
     "task": "bench.options:TASKS",
     "encoder": "featstore.encoders.registry:FAMILIES",
     "source": "featstore.sources.making:SOURCES",
-    "place": "featstore.store.place:PLACES",
+    "place": "featstore.address:PLACES",
     "dataset": "featstore.datasets:DATASETS",
     "suite": "bench.suites.registry:SUITES",
 }

@@ -203,9 +203,9 @@ def _show_progress(bar: ProgressBar, progress: Progress) -> None:
 
 def _default_log(store: StorePlace, staging: Path | None) -> Path | None:
     """Return the log beside a store, or None where nobody may write: it was not asked for."""
+    from featstore.address import parse_address
     from featstore.extraction.bucket import staging_folder
     from featstore.extraction.progress import log_beside
-    from featstore.remote.objects import parse_address
 
     address = parse_address(store)
     log = log_beside(address if isinstance(address, Path) else staging_folder(address, staging))

@@ -303,7 +303,7 @@ def prefetch_command(
 
     They can then be read without a network: with HEADSTOCK_OFFLINE=1 no server is asked.
     """
-    from featstore.remote.objects import parse_address
+    from featstore.address import parse_address
     from featstore.store.store import open_store
 
     if isinstance(parse_address(store), Path):

@@ -52,7 +52,8 @@ def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json
     --shared, also of a store that exists: its folders become group-writable and hand that down, its
     files readable by all and writable by nobody. Use `chgrp` before to choose the group.
     """
-    from featstore.remote.objects import Address, parse_address, writable_objects
+    from featstore.address import Address, parse_address
+    from featstore.remote.objects import writable_objects
     from featstore.share.publish import make_bucket_store
     from featstore.store.gc import make_store
     from featstore.store.records import StoreFormat

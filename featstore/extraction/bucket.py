@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from data_manifests.cache import cache_folder
+from featstore.address import Address, parse_address
 from featstore.durable import local_folder
 from featstore.errors import (
     AlreadyFinishedError,
@@ -38,7 +39,7 @@ from featstore.errors import (
 from featstore.extraction.golden_check import GOLDEN_FILE, Golden
 from featstore.extraction.progress import ExtractResult, ignore
 from featstore.identity import SHORT, canonical_json, sha256_hex
-from featstore.remote.objects import Address, Objects, parse_address, writable_objects
+from featstore.remote.objects import Objects, writable_objects
 from featstore.share.copy import send_thumbnails
 from featstore.share.publish import (
     Relation,

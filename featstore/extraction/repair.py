@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 import polars as pl
 
+from featstore.address import parse_address
 from featstore.durable import local_folder
 from featstore.encoders.base import PRECISIONS, Encoder
 from featstore.errors import (
@@ -48,7 +49,6 @@ from featstore.labels import head_items
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.options import take_options
-from featstore.remote.objects import parse_address
 from featstore.store.catalog import resolve_set
 from featstore.store.files import MAX_METADATA_BYTES, read_json
 from featstore.store.journal import begun_blocks, settings_of

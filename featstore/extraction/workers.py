@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from featstore.address import parse_address
 from featstore.command_line import StorePlace
 from featstore.durable import local_folder
 from featstore.encoders.registry import check_options
@@ -47,7 +48,6 @@ from featstore.extraction.progress import (
 from featstore.extraction.run import say_how, settle_settings
 from featstore.extraction.targets import Job, SetState, check_free_space
 from featstore.parallel import available_cores, end_with_parent, spawning
-from featstore.remote.objects import parse_address
 
 
 def to_send(job: Job) -> Job:

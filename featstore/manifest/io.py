@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 
 from data_manifests.cache import cache_folder
+from featstore.address import Address, parse_address
 from featstore.durable import remove_tree
 from featstore.errors import ManifestError
 from featstore.identity import sha256_hex
@@ -41,7 +42,6 @@ from featstore.manifest.paths import (
     require_hashes,
     size_facts,
 )
-from featstore.remote.objects import Address, parse_address
 from featstore.store.parquet_guard import map_columns, table_bytes, unpack, unpack_columns
 
 logger = logging.getLogger(__name__)

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from featstore.address import Address
 from featstore.errors import ManifestError, listed
 from featstore.identity import sha256_hex
 from featstore.images import MAX_PIXELS, count_pixels
-from featstore.remote.objects import Address
 
 if TYPE_CHECKING:
     import polars as pl  # in the functions that need it: decoding processes read without it

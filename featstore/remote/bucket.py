@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from featstore.address import Address
 from featstore.errors import RemoteStoreError, needs_extra
-from featstore.remote.objects import Address, Objects, Pace, TransientError, check_name
+from featstore.remote.objects import Objects, Pace, TransientError, check_name
 
 #: Bytes of one entry of a listing, about.
 _ENTRY = 200

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from featstore.address import Address, parse_address
 from featstore.errors import (
     CorruptStoreError,
     FeatstoreError,
@@ -22,15 +23,7 @@ from featstore.errors import (
     needs_extra,
 )
 from featstore.identity import sha256_hex
-from featstore.remote.objects import (
-    ATTEMPTS,
-    LARGEST,
-    Address,
-    Objects,
-    Pace,
-    TransientError,
-    parse_address,
-)
+from featstore.remote.objects import ATTEMPTS, LARGEST, Objects, Pace, TransientError
 from featstore.remote.web import AGAIN, WebObjects, number_in
 
 T = TypeVar("T")

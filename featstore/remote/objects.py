@@ -22,19 +22,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from featstore.durable import write_durably, write_error
+from featstore.address import PLACES, Address
 from featstore.errors import (
     CorruptStoreError,
     RemoteStoreError,
-    StoreWriteError,
     UnreachableError,
 )
-from featstore.identity import sha256_hex
-from featstore.store.files import open_regular, pieces, read_regular, walk_store, write_file
-from featstore.store.lock import folder_lock
-from featstore.store.place import PLACES
-from featstore.store.place import Address as Address
-from featstore.store.place import parse_address as parse_address
 
 #: Times that an answer is asked for before it is given up; a read that got on begins anew.
 ATTEMPTS = 4
@@ -521,74 +514,7 @@ def backoff(attempt: int) -> float:
     return PAUSE * float(2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-class FolderObjects(Objects):
-    """Files of a store in a folder of this machine; nobody else writes within `hold`."""
-
-    can_write = True
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(str(root))
-        self.root = root
-        #: Whether this process is within `hold`.
-        self.held = False
-
-    @contextlib.contextmanager
-    def hold(self, names: Iterable[str] = ()) -> Iterator[None]:
-        """Let nobody else change records within the block, nor remove a set."""
-        with folder_lock(self.root):
-            for name in names:
-                if not (self.root / name).exists():
-                    raise StoreWriteError(
-                        f"{name} of {self.address} was removed, or written anew, meanwhile: "
-                        "nothing was written. Type the command again."
-                    )
-            self.held = True
-            try:
-                yield
-            finally:
-                self.held = False
-
-    def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Yield name and size of the files below `prefix`."""
-        for name in sorted(walk_store(self.root)[0]):
-            if name.startswith(prefix):
-                yield name, (self.root / name).lstat().st_size
-
-    def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
-        """Write a file, whether or not there is one."""
-        assert isinstance(data, bytes)
-        write_file(self.root / name, [data])
-
-    def create(self, name: str, data: bytes) -> bool:
-        """Write a file only if there is none."""
-        try:
-            write_durably(self.root / name, [data], sealed=True, new=True)
-        except FileExistsError:
-            return False
-        except OSError as err:
-            raise write_error(self.root / name, err) from err
-        return True
-
-    def delete(self, name: str) -> None:
-        """Remove a file; none is fine."""
-        (self.root / name).unlink(missing_ok=True)
-
-    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
-        del pace
-        data = read_regular(self.root / name, limit=limit)
-        return data, sha256_hex(data)
-
-    def _stream(
-        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
-    ) -> Iterator[bytes | memoryview]:
-        del size, pace
-        with open_regular(self.root / name) as file:
-            file.seek(span[0])
-            yield from pieces(file, span[1] - span[0])
-
-    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
-        del pace
-        return (self.root / name).lstat().st_size, ""
+_FOLDER = "featstore.remote.folder:FolderObjects"
 
 
 def open_objects(address: Address | Path) -> Objects:
@@ -599,9 +525,7 @@ def open_objects(address: Address | Path) -> Objects:
     RemoteStoreError
         If the library for this scheme is not installed, or refuses the address.
     """
-    if isinstance(address, Path):
-        return FolderObjects(address)
-    made = PLACES[address.scheme]
+    made = _FOLDER if isinstance(address, Path) else PLACES[address.scheme]
     if isinstance(made, str):
         module, _, name = made.partition(":")
         made = getattr(import_module(module), name)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
+from featstore.address import Address
 from featstore.errors import (
     CorruptStoreError,
     FeatstoreError,
@@ -21,7 +22,7 @@ from featstore.errors import (
     UnreachableError,
 )
 from featstore.remote.cache import Cache, Mirror, at_once, user_cache
-from featstore.remote.objects import Address, open_objects
+from featstore.remote.objects import open_objects
 from featstore.remote.rows import REQUESTS, RemoteRows
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import finished_sets, match_names, parse_catalog

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
+from featstore.address import Address
 from featstore.errors import RemoteStoreError, needs_extra
-from featstore.remote.objects import LARGEST, Address, Objects, Pace, TransientError
+from featstore.remote.objects import LARGEST, Objects, Pace, TransientError
 
 _PIECE = 2**20
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from featstore.address import parse_address
 from featstore.errors import (
     CorruptStoreError,
     FeatstoreError,
@@ -20,13 +21,8 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.identity import sha256_hex
-from featstore.remote.objects import (
-    FolderObjects,
-    Objects,
-    open_objects,
-    parse_address,
-    writable_objects,
-)
+from featstore.remote.folder import FolderObjects
+from featstore.remote.objects import Objects, open_objects, writable_objects
 from featstore.share.card import (
     croissant,
     croissant_text,

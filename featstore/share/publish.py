@@ -38,7 +38,8 @@ from featstore.errors import (
     StoreWriteError,
 )
 from featstore.identity import sha256_hex
-from featstore.remote.objects import FolderObjects, Objects, backoff
+from featstore.remote.folder import FolderObjects
+from featstore.remote.objects import Objects, backoff
 from featstore.store.blocks import check_file, layout_of
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import catalog_bytes, parse_catalog, write_catalog

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from featstore.address import Address, parse_address
 from featstore.errors import AddressError, ManifestError
 from featstore.manifest.paths import open_plain, parse_locator
-from featstore.remote.objects import Address, parse_address
 
 #: Before a colon, at least two letters: one is a drive.
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")

@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 
 from data_manifests.cache import cache_folder
+from featstore.address import Address
 from featstore.errors import ManifestError, lookup
 from featstore.identity import canonical_json, sha256_hex
 from featstore.manifest.folder import building, publish, take_folder
@@ -24,7 +25,6 @@ from featstore.manifest.io import check_name, read_manifest, write_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.manifest.paths import open_plain, parse_locator
 from featstore.plugins import Registry, first_line
-from featstore.remote.objects import Address
 from featstore.sources.location import find_place
 from featstore.sources.roots import PARQUET, Remote, locate
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request

@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from featstore.address import Address
 from featstore.errors import CorruptStoreError, ItemReadError, ManifestError
 from featstore.identity import sha256_hex
 from featstore.manifest.paths import (
@@ -20,7 +21,6 @@ from featstore.manifest.paths import (
     parse_locator,
     uri_fault,
 )
-from featstore.remote.objects import Address
 from featstore.sources.roots import Root, check_size, open_root
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from featstore.address import Address, parse_address
 from featstore.errors import (
     CorruptStoreError,
     ItemReadError,
@@ -29,7 +30,7 @@ from featstore.errors import (
     UnreachableError,
 )
 from featstore.manifest.paths import open_plain, path_fault
-from featstore.remote.objects import Address, Objects, open_objects, parse_address
+from featstore.remote.objects import Objects, open_objects
 from featstore.sources.location import containers, find_place
 
 #: Bytes of a block, blocks of the longest request, and blocks of a file that are kept.

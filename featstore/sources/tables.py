@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 
 import polars as pl
 
+from featstore.address import Address
 from featstore.errors import LISTED, ManifestError, listed, unknown_name
 from featstore.manifest.paths import is_url
 from featstore.prompts import class_prompts
-from featstore.remote.objects import Address
 from featstore.sources.location import opened
 
 #: Suffixes of images, in lower case. TIFF is listed here; decoding it must be asked for.

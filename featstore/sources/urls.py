@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
+from featstore.address import Address
 from featstore.durable import write_durably, write_error
 from featstore.errors import AddressError, CorruptStoreError, ManifestError, RemoteStoreError
 from featstore.identity import sha256_hex
 from featstore.manifest.paths import file_sha256, is_url, uri_fault
-from featstore.remote.objects import Address
 from featstore.remote.web import WebObjects
 from featstore.sources.location import local_path
 from featstore.sources.tables import (

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from featstore.address import Address, parse_address
 from featstore.cards import SHOWN, Card
 from featstore.errors import (
     LISTED,
@@ -40,7 +41,7 @@ from featstore.store.files import (
     same_file,
 )
 from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_array_metadata
-from featstore.store.place import Address, LocalPlace, Place, open_place, parse_address
+from featstore.store.place import LocalPlace, Place, open_place
 from featstore.store.records import (
     SIGNATURE,
     Commit,

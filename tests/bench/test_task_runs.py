@@ -237,7 +237,11 @@ def test_views_that_do_not_fit_are_refused(store_with_views):
     few = {"eval": "in-class", "options": FewShot(4, "tip-adapter", prototypes="none")}
     with pytest.raises(ProtocolError, match="holds augmented views, which are not scored"):
         outcome_rows(
-            store_with_views, "few_shot", images="smoke.views3-seed0/image/synthetic", **few
+            store_with_views,
+            "few_shot",
+            captions="",
+            images="smoke.views3-seed0/image/synthetic",
+            **few,
         )
     with pytest.raises(ProtocolError, match="holds no augmented views"):
         outcome_rows(store_with_views, "few_shot", views=SETS["images"], **few)

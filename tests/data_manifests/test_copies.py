@@ -118,7 +118,7 @@ def test_lists_of_another_form_are_sentences(whole, content, match):
     assert re.search(match, texts), texts
 
 
-@pytest.mark.parametrize("name", [name for name, b in BUILDERS.items() if b.read or b.source])
+@pytest.mark.parametrize("name", [name for name, b in BUILDERS.items() if b.read])
 def test_a_folder_with_something_else_is_told_for_every_dataset(name, tmp_path, call):
     miniatures.write(tmp_path / "else", {"holiday/1.jpg": 1, "notes.txt": "mine"})
     for root in (tmp_path / "else", tmp_path / "nowhere"):

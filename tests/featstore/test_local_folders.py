@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import featstore
+from featstore.address import PLACES
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.durable import _SCHEMES, local_folder
@@ -15,7 +16,6 @@ from featstore.errors import AddressError, RemoteStoreError
 from featstore.extraction.repair import repair_set
 from featstore.interop.reading import import_rows
 from featstore.store import make_store
-from featstore.store.place import PLACES
 from featstore.testing import toy_manifest, write_set
 
 ADDRESSES = ["s3://team/features", "GS://team/x", "https://host/x", Path("s3://team/features")]

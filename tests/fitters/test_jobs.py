@@ -484,7 +484,9 @@ def test_a_head_without_images_of_its_encoder_is_refused(
     root = shutil.copytree(store_path, tmp_path / "two")
     _, head2 = write_second_head(root, open_store(root))
     shutil.rmtree(root / "toy" / "image" / images_folder(root))
-    with pytest.raises(SettingError, match=r"images of toy in space \w+ \(timm:second\) is needed; .* has none"):
+    with pytest.raises(
+        SettingError, match=r"images of toy in space \w+ \(timm:second\) is needed; .* has none"
+    ):
         fit_from_store(open_store(root), _request(head=(HEAD, head2)))
 
 

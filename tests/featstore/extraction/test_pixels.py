@@ -17,7 +17,8 @@ from featstore import EncoderSpec, Manifest
 from featstore.decoding.pool import decode_batch
 from featstore.errors import DeviceError, EncoderError
 from featstore.extraction.batches import BatchRunner
-from featstore.extraction.job import extract, record_pixels, with_pixels
+from featstore.extraction.job import extract
+from featstore.extraction.opening import record_pixels, with_pixels
 from featstore.extraction.options import ExtractConfig
 from featstore.extraction.pipeline import Preparation, encode_block
 from featstore.images import Geometry, decode_image
@@ -280,7 +281,7 @@ def test_the_cosine_is_of_pictures_that_the_device_has_decoded(
         asked.append(device)
         return decode_image(data).convert("L").convert("RGB")  # a decoder that loses colours
 
-    monkeypatch.setattr("featstore.extraction.job.decode_on_gpu", decode)
+    monkeypatch.setattr("featstore.extraction.opening.decode_on_gpu", decode)
     config = ExtractConfig(decode="gpu", device="cuda:1")
     encoder: Any = kind()
     encoder.facts = {}

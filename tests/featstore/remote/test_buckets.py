@@ -15,11 +15,12 @@ import pytest
 import zarr
 
 from featstore import copy_sets, open_store
+from featstore.address import parse_address
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, PublishConflictError, RemoteStoreError
 from featstore.remote import bucket as bucket_module
-from featstore.remote.objects import Objects, open_objects, parse_address
+from featstore.remote.objects import Objects, open_objects
 from featstore.share.publish import make_bucket_store, update_catalog
 from featstore.store import LayoutLimits, SetSpec, SetWriter, WriteOptions, verify_store
 from featstore.testing import item_table, write_set

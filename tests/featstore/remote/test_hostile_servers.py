@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from featstore import FeatstoreError, copy_sets, open_store
+from featstore.address import Address, parse_address
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import (
@@ -27,7 +28,7 @@ from featstore.errors import (
     UnreachableError,
 )
 from featstore.identity import sealed
-from featstore.remote.objects import Address, check_name, parse_address
+from featstore.remote.objects import check_name
 from tests.featstore.remote.proxy import Answer, Harm, Proxy
 
 IMAGES = "birds/image/toy"

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from featstore import open_store
+from featstore.address import parse_address
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, RemoteStoreError, UnknownSetError, UnreachableError
-from featstore.remote.objects import open_objects, parse_address
+from featstore.remote.objects import open_objects
 from tests.featstore.remote.hub_server import Hub, hub_server
 from tests.fitters.toy_store import write_toy_store
 

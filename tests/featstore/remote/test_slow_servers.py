@@ -140,7 +140,8 @@ def test_a_server_that_trickles_is_given_up(scheme: str, how: str, tmp_path: Pat
 LIST = """
 import sys, time
 from featstore.errors import FeatstoreError
-from featstore.remote.objects import open_objects, parse_address
+from featstore.address import parse_address
+from featstore.remote.objects import open_objects
 began = time.monotonic()
 try:
     print(len(list(open_objects(parse_address("s3://team/store")).names())))

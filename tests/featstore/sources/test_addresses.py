@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore import extract, open_store, read_manifest
+from featstore.address import Address
 from featstore.errors import (
     AddressError,
     CorruptStoreError,
@@ -28,7 +29,7 @@ from featstore.errors import (
     RemoteStoreError,
     UnreachableError,
 )
-from featstore.remote.objects import Address, Objects, Pace
+from featstore.remote.objects import Objects, Pace
 from featstore.sources import roots
 from featstore.sources.arrow import BATCH_ROWS, WINDOW_BYTES
 from featstore.sources.making import default_name, open_source

@@ -16,6 +16,7 @@ ESTIMATORS = [
     ICISAligner(8, epochs=2),
 ]
 
+
 @parametrize_with_checks(ESTIMATORS)
 def test_scikit_learns_contract(estimator, check):
     check(estimator)
