@@ -387,9 +387,8 @@ def _exact(
         reach = None if between is None else between @ spectrum.lhs
         x = spectrum.without(alpha, alone, reach).astype(np.float32)
         made = x @ (root * spectrum.rows).astype(np.float32).T
+        # Of rows that are left out together X Qᵀ is −1 or 0, and O is 0.
         np.fill_diagonal(made, 0.0)
-        for part in alone:
-            made[np.ix_(part, part)] = 0.0
         return made
 
     def score(gamma: float, alpha: float) -> float:

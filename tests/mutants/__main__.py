@@ -26,6 +26,10 @@ def main(words: list[str]) -> int:
         for mutant in mutants
         if not words or any(word in f"{area} {mutant.name}" for word in words)
     ]
+    if not chosen:
+        areas = ", ".join(MUTANTS)
+        print(f"No mutant holds {' or '.join(words)}. Areas: {areas}.", file=sys.stderr)
+        return 2
     left = []
     with tempfile.TemporaryDirectory(prefix="headstock-mutants-") as folder:
         try:
@@ -47,7 +51,7 @@ def main(words: list[str]) -> int:
             file=sys.stderr,
         )
     print(f"{len(chosen) - len(left)} of {len(chosen)} mutants were killed")
-    return 1 if left or not chosen else 0
+    return 1 if left else 0
 
 
 if __name__ == "__main__":

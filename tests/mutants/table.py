@@ -275,7 +275,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             'The same, for the kernels that controls share.', 'fitters/select/left_out.py',
-            'made[np.ix_(part, part)] = 0.0', 'made[np.ix_(part, part)] *= 1.0',
+            'np.fill_diagonal(made, 0.0)', 'np.fill_diagonal(made, made.diagonal())',
             ('tests/fitters/test_kernel_ridge.py::test_in_float32_the_scores_of_a_control_are_those_of_float64',)
         ),
         Mutant(
