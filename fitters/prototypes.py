@@ -249,7 +249,7 @@ HEAD_ROWS: dict[str, Callable[[Pairs, Rows, Index, npt.NDArray[Any]], Pairs]] = 
     "attention": lambda pairs, images, of_class, _: attending_prototypes(pairs, images, of_class),
     "linear": lambda pairs, images, of_class, _: projected_prototypes(pairs, images, of_class),
 }
-"""What moves the rows of a head towards images, by name: of them, their classes and the bias."""
+"""Name -> how head rows are moved: called with pairs, raw images, their rows in the head, bias."""
 
 
 def _mean_row(rows: Rows) -> npt.NDArray[np.float64]:
