@@ -98,8 +98,8 @@ def import_command(source: Path, store: Path, as_json: bool, **given: Any) -> in
     """Import rows that another tool computed.
 
     They become a set whose provenance is `imported`. SOURCE is what `featstore export` writes,
-    clip-retrieval's folder, or a plain .npy or .h5 file with --items. Items whose row is all zeros
-    are skipped and listed; the exit code is then 3.
+    clip-retrieval's folder, or a plain .npy or .h5 file or Zarr array with --items. Items whose
+    row is all zeros are skipped and listed; the exit code is then 3.
     """
     from featstore.interop.reading import import_rows
     from featstore.store.store import open_store

@@ -1,4 +1,4 @@
-"""Sets as files of other tools, and back: npy, safetensors, Parquet, HDF5; a sink of Ray."""
+"""Sets as files of other tools, and back: npy, safetensors, Parquet, HDF5, Zarr; a sink of Ray."""
 
 from __future__ import annotations
 

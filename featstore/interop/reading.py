@@ -1,8 +1,9 @@
-"""Import rows that other tools wrote: npy, npz, safetensors, Parquet, HDF5."""
+"""Import rows that other tools wrote: npy, safetensors, Parquet, HDF5, Zarr."""
 
 from __future__ import annotations
 
 import re
+import stat
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -68,6 +69,9 @@ class Rows:
         return from_bfloat16(data) if self.dtype == "bfloat16" else data
 
 
+#: Files that a folder of Zarr 3 or 2 has one of.
+ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+
 _PART = re.compile(r"_(\d+)\.(npy|parquet)$")
 
 
@@ -77,9 +81,10 @@ def read_rows(source: Path, *, array: str | None = None) -> Rows:
     Parameters
     ----------
     source : Path
-        A folder in clip-retrieval's layout, or a .npy, .safetensors, .parquet or .h5 file.
+        A folder in clip-retrieval's layout, a Zarr array or group (a set of a store is one), or a
+        .npy, .safetensors, .parquet or .h5 file.
     array : str, optional
-        Name of the HDF5 dataset or tensor; by default ``embedding``, or the only matrix.
+        Name of the dataset, tensor or array; by default ``embedding``, or the only matrix.
 
     Raises
     ------
@@ -95,12 +100,15 @@ def read_rows(source: Path, *, array: str | None = None) -> Rows:
     }
     try:
         if source.is_dir():
-            return _read_folder(source)
+            if not any((source / name).exists() for name in ZARR_FILES):
+                return _read_folder(source)
+            with warnings.catch_warnings(action="ignore"):  # of files that are not Zarr's
+                return _read_zarr(source, array)
         if not source.exists():
             raise ManifestError(f"{source} does not exist.")
         if source.suffix not in readers:
             raise ManifestError(
-                f"{source} is none of {', '.join(readers)}, nor a folder with img_emb/."
+                f"{source} is none of {', '.join(readers)}, nor a folder with img_emb/ or Zarr."
             )
         if not source.is_file():
             raise ManifestError(f"{source} is no regular file. It was not opened.")
@@ -220,6 +228,30 @@ def _read_h5(source: Path, array: str | None) -> Rows:
             _check_dataset(tensors[name], f"{source}: {name}", allowed)
         bits = {name for name in here if _is_bfloat16(tensors[name])}
         return _from_tensors({name: tensors[name][()] for name in here}, array, source, bits=bits)
+
+
+def _read_zarr(source: Path, array: str | None) -> Rows:
+    """Read Zarr 2 or 3 with zarr-python. Items lie beside it: no convention says where."""
+    import zarr
+
+    size = 0
+    for path in source.rglob("*"):
+        found = path.lstat()
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise ManifestError(f"{path} is no regular file. Nothing of {source} was read.")
+        size += found.st_size
+    node = zarr.open(source, mode="r")
+    tensors: dict[str, Any] = {source.name: node}
+    if isinstance(node, zarr.Group):
+        tensors = dict(node.arrays())
+    name = array or (source.name if source.name in tensors else _only_matrix(tensors, source))
+    bits = set()
+    if name in tensors:
+        _check_dataset(tensors[name], f"{source}: {name}", allowed_bytes(size))
+        if tensors[name].attrs.get("featstore") == {"dtype": "bfloat16"}:  # as a store says it
+            bits.add(name)
+        tensors = {name: tensors[name][:]}
+    return _from_tensors(tensors, name, source, bits=bits)
 
 
 def _check_dataset(dataset: Any, where: str, allowed: int) -> None:

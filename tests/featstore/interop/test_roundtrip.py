@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import h5py
@@ -11,19 +12,20 @@ import ml_dtypes
 import numpy as np
 import polars as pl
 import pytest
+import zarr
 from embedding_reader import EmbeddingReader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file
 
-from featstore import FeatstoreError, open_store
+from featstore import FeatstoreError, open_store, write
 from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED, run_command
 from featstore.durable import try_lock
 from featstore.errors import ManifestError, NonFiniteEmbeddingError, StoreWriteError
 from featstore.interop import FORMATS
-from featstore.interop.reading import import_rows
+from featstore.interop.reading import import_rows, read_rows
 from featstore.interop.writing import WIDENING, export_set
 from featstore.manifest.manifest import ITEM_SCHEMA
 from featstore.store import DTYPES, verify_store
@@ -262,6 +264,47 @@ def test_plain_files_with_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         info = open_store(store).info(key)
         assert info.attributes["space"] == {"name": "their:vit", "provenance": "imported"}
         assert info.attributes["facts"]["provenance"] == "imported"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_set_is_imported_as_plain_zarr_and_parquet(tmp_path: Path, dtype: str) -> None:
+    rows = np.arange(1, 13, dtype=np.float32).reshape(4, 3)
+    items = pl.DataFrame({"item_id": list("abcd"), "class_id": list("xyxy")})
+    old = write(
+        tmp_path / "s", dataset="d", kind="image", encoder="their:vit", rows=rows, items=items,
+        dtype=dtype,
+    )  # fmt: skip
+    folder = next((tmp_path / "s").rglob("embedding/zarr.json")).parent
+    table = next((tmp_path / "s").rglob("items-*.parquet"))
+    for source in (folder, folder.parent):
+        again = _again(source, tmp_path / source.name, items=table)
+        view = open_store(tmp_path / source.name).view(again)
+        assert_same(view.numpy(), old.numpy())
+        assert view.items["item_id"].to_list() == list("abcd")
+        assert open_store(tmp_path / source.name).info(again).commit.dtype == dtype
+
+
+def test_zarr_of_others_is_imported_and_what_it_is_not_is_said(tmp_path: Path) -> None:
+    rows = np.arange(1, 13, dtype=np.float32).reshape(4, 3)
+    with warnings.catch_warnings(action="ignore"):  # consolidated metadata of format 3
+        for form in (2, 3):
+            group = zarr.open_group(tmp_path / f"{form}.zarr", mode="w", zarr_format=form)
+            group.create_array("feats", data=rows, chunks=(2, 2))
+            zarr.save_array(tmp_path / f"one{form}", rows, zarr_format=form)
+    for form in (2, 3):
+        assert_same(read_rows(tmp_path / f"{form}.zarr").data, rows)
+        assert_same(read_rows(tmp_path / f"one{form}").data, rows)
+    group.create_array("more", data=rows)
+    group.create_array("endless", shape=(10**6, 10**6), chunks=(1000, 1000), dtype="f4")
+    said = {None: "holds 3 matrices", "endless": "more than the", "no": "No array named 'no'"}
+    for array, text in said.items():
+        with pytest.raises(ManifestError, match=text):
+            read_rows(tmp_path / "3.zarr", array=array)
+    chunk = tmp_path / "one3/c/0/0"
+    chunk.rename(tmp_path / "outside")
+    chunk.symlink_to(tmp_path / "outside")
+    with pytest.raises(ManifestError, match=r"c/0/0 is no regular file\. Nothing of"):
+        read_rows(tmp_path / "one3")
 
 
 def test_parts_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
