@@ -1,24 +1,18 @@
-"""Read rows of a set: memory map, pread or zarr, each with its checksums.
+"""Read rows of a set, mapped or from its files, each with its checksums.
 
 ``map``
     One address range over all files: memory speed. The default for local stores.
-``segments``
-    Each file mapped by itself when first needed: where one range is impossible.
 ``pread``
-    Ranges read with ``os.preadv``: for network file systems, where a file that shrinks under
-    a mapping kills the process and each page fault is a round trip.
-``zarr``
-    Through zarr-python, a hundred times slower: the last resort, and the check on the others.
+    Ranges of files, opened for each read: where one address range is impossible, and for network
+    file systems, where a file that shrinks under a mapping kills the process and each page fault is
+    a round trip.
 """
 
 from __future__ import annotations
 
-import functools
-import os
 import reprlib
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -159,16 +153,13 @@ def decode(stored: np.ndarray, dtype: str, out: np.ndarray) -> np.ndarray:
     return out
 
 
-Mode = Literal["auto", "map", "segments", "pread", "zarr"]
+Mode = Literal["auto", "map", "pread"]
 MODES: tuple[str, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True)
 class Tuning:
     """How scattered rows are read; none of it changes what they return."""
-
-    mapped_files: int = 256
-    """Files that the segmented reader keeps mapped."""
 
     cold_rows: int = 256
     """Fewer rows than this are read as they come, cold or not."""
@@ -202,9 +193,9 @@ def open_rows(
     layout : ArrayLayout
         From the array's metadata, with n from the commit.
     mode : str
-        ``"auto"`` is ``"map"``, or ``"segments"`` where that is impossible.
+        ``"auto"`` is ``"map"``, or ``"pread"`` where that is impossible.
     open_file : callable, optional
-        Opens data files that lie elsewhere than in `directory`; not for ``"zarr"``.
+        Opens data files that lie elsewhere than in `directory`.
     tuning : Tuning
         How scattered rows are read.
 
@@ -215,37 +206,23 @@ def open_rows(
     MappingUnavailableError
         If ``"map"`` was asked for and is impossible; the message says why.
     """
-    if mode == "auto":
+    if mode != "pread":
         try:
-            return MappedRows(directory, layout, open_file, tuning)
+            return MappedRows(layout, tuning, map_array(directory, layout, open_file))
         except MappingUnavailableError:
-            return SegmentedRows(directory, layout, open_file, tuning)
-    kinds: dict[str, type[_FileRows]] = {
-        "map": MappedRows,
-        "segments": SegmentedRows,
-        "pread": PreadRows,
-        "zarr": ZarrRows,
-    }
-    return kinds[mode](directory, layout, open_file, tuning)
+            if mode == "map":
+                raise
+    if open_file is None:
+        check_sizes(directory, layout)
+    return PreadRows(layout, tuning, directory, open_file or opened)
 
 
-class _FileRows(ABC):
-    """What the readers share: an array's place and layout, its files checked."""
+class _FileRows:
+    """What the readers share: the layout of an array, and how scattered rows are read."""
 
-    def __init__(
-        self,
-        directory: Path,
-        layout: ArrayLayout,
-        open_file: OpenFile | None = None,
-        tuning: Tuning = TUNED,
-    ) -> None:
-        if open_file is None:
-            check_sizes(directory, layout)
-        self._open_file = open_file or opened
-        self._directory = directory
+    def __init__(self, layout: ArrayLayout, tuning: Tuning) -> None:
         self._layout = layout
         self._tuning = tuning
-        self._per_file = layout.shard_rows or layout.n
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -257,10 +234,6 @@ class _FileRows(ABC):
         """Stored dtype."""
         return self._layout.dtype
 
-    @abstractmethod
-    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the rows of these numbers, in this order; see `RowSource.read`."""
-
     def _new(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         if out is not None:
             return out
@@ -270,18 +243,10 @@ class _FileRows(ABC):
 class MappedRows(_FileRows):
     """Rows of one mapped address range; see `featstore.store.mapping`."""
 
-    def __init__(
-        self,
-        directory: Path,
-        layout: ArrayLayout,
-        open_file: OpenFile | None = None,
-        tuning: Tuning = TUNED,
-    ) -> None:
-        self._directory = directory
-        self._layout = layout
-        self._tuning = tuning
-        self.array = map_array(directory, layout, open_file)
-        self._address = self.array.ctypes.data
+    def __init__(self, layout: ArrayLayout, tuning: Tuning, array: np.ndarray) -> None:
+        super().__init__(layout, tuning)
+        self.array = array
+        self._address = array.ctypes.data
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the rows; consecutive ones as a read-only view without a copy."""
@@ -328,49 +293,15 @@ class MappedRows(_FileRows):
         return out
 
 
-class SegmentedRows(_FileRows):
-    """Rows of files that are mapped one by one, the latest of them kept."""
+class PreadRows(_FileRows):
+    """Rows read from their files, near ones together, in the order of the files."""
 
     def __init__(
-        self,
-        directory: Path,
-        layout: ArrayLayout,
-        open_file: OpenFile | None = None,
-        tuning: Tuning = TUNED,
+        self, layout: ArrayLayout, tuning: Tuning, directory: Path, open_file: OpenFile
     ) -> None:
-        super().__init__(directory, layout, open_file, tuning)
-        self._segment = functools.lru_cache(maxsize=tuning.mapped_files)(self._map)
-
-    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the rows; consecutive ones of one file as a read-only view without a copy."""
-        check_bounds(rows, self._layout.n)
-        if is_run(rows) and rows[0] // self._per_file == rows[-1] // self._per_file:
-            start = int(rows[0]) % self._per_file
-            return self._segment(int(rows[0]) // self._per_file)[start : start + rows.size]
-        out = self._new(rows, out)
-        files = rows // self._per_file
-        for file in np.unique(files):
-            here = np.flatnonzero(files == file)
-            out[here] = gather(self._segment(int(file)), rows[here] % self._per_file)
-        return out
-
-    def _map(self, file: int) -> np.ndarray:
-        rows = self._layout.file_rows(file)
-        with (
-            self._open_file(self._directory, self._layout, file) as descriptor,
-            open(descriptor, "rb", closefd=False) as handle,
-        ):
-            mapped = np.memmap(
-                handle,
-                dtype=DTYPES[self._layout.dtype],
-                mode="r",
-                shape=(rows.stop - rows.start, self._layout.dim),
-            )
-        return mapped.view(np.ndarray)
-
-
-class PreadRows(_FileRows):
-    """Rows read with ``os.preadv``, near ones together, in the order of the files."""
+        super().__init__(layout, tuning)
+        self._directory = directory
+        self._open_file = open_file
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the rows in `out` or a new array."""
@@ -429,25 +360,6 @@ class _Cursor:
         return self._descriptor
 
 
-class ZarrRows(_FileRows):
-    """Rows read through zarr-python."""
-
-    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the rows in `out` or a new array."""
-        import zarr
-
-        check_bounds(rows, self._layout.n)
-        out = self._new(rows, out)
-        # Opened anew: a later revision may have appended to it, and changed its chunks.
-        array: Any = zarr.open_array(str(self._directory), mode="r")
-        if is_run(rows):
-            out[...] = array[int(rows[0]) : int(rows[-1]) + 1]
-        elif rows.size:
-            distinct, back = np.unique(rows, return_inverse=True)
-            gather(np.asarray(array.oindex[distinct]), back, out)
-        return out
-
-
 def _ranges(ordered: np.ndarray, row_bytes: int, tuning: Tuning) -> Iterator[slice]:
     """Yield slices of ascending rows that lie near each other: each is one read."""
     gap = max(1, tuning.gap_bytes // row_bytes)
@@ -462,12 +374,16 @@ def _ranges(ordered: np.ndarray, row_bytes: int, tuning: Tuning) -> Iterator[sli
 
 def _read_exactly(descriptor: int, offset: int, target: memoryview) -> None:
     """Fill `target` from `offset` of a file; a short file is an error, never a short result."""
-    done = 0
-    while done < len(target):
-        count = os.preadv(descriptor, [target[done:]], offset + done)
-        if not count:
-            raise CorruptStoreError("A data file ended early: it was truncated while it was read.")
-        done += count
+    # `os.preadv` is not everywhere.
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        file.seek(offset)
+        while target:
+            count = file.readinto(target)
+            if not count:
+                raise CorruptStoreError(
+                    "A data file ended early: it was truncated while it was read."
+                )
+            target = target[count:]
 
 
 Verify = Literal["never", "first-touch", "full"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.address import Address, parse_address
+from featstore.address import parse_address
 from featstore.cards import SHOWN, Card
 from featstore.errors import (
     LISTED,
@@ -688,7 +688,7 @@ def open_store(
     revision : str, optional
         A tag (``featstore tag``): every set is read as it was then, and those that it does not name
         are hidden. Or at least 8 digits of a revision_id: that set at that revision.
-    mode : {"auto", "map", "segments", "pread", "zarr"}
+    mode : {"auto", "map", "pread"}
         How arrays are read; see `featstore.store.rows`. Take ``"pread"`` on a network file
         system.
     verify : {"never", "first-touch", "full"}
@@ -735,12 +735,7 @@ def open_store(
             )
     if at_least and key is None:
         raise ValueError(f"at_least={at_least} counts signatures: give the key, too.")
-    address = parse_address(path)
-    if isinstance(address, Address) and mode == "zarr":
-        raise ValueError(
-            "A remote store is read from the cache: mode auto, map, segments or pread."
-        )
-    place = open_place(address)
+    place = open_place(parse_address(path))
     metadata = place.root / "zarr.json"
     try:
         document = read_json(metadata)
