@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,9 +18,7 @@ from featstore.manifest.manifest import conform_classes, conform_items, validate
 from featstore.manifest.paths import text_sha256
 from featstore.store.rows import MemoryRows
 from featstore.store.tables import ItemTable
-
-if TYPE_CHECKING:
-    from featstore.store.view import Selection, View
+from featstore.store.view import Selection, View
 
 
 def head_items(classes: pl.DataFrame) -> pl.DataFrame:

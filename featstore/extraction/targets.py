@@ -40,10 +40,10 @@ from featstore.store.catalog import finished_sets
 from featstore.store.journal import base_of, begun_blocks, settings_of
 from featstore.store.layout import ArrayLayout, LayoutLimits, SetSpec, plan_array
 from featstore.store.lock import claim_folders
+from featstore.store.pairs import EmbeddingsView
 from featstore.store.records import read_commit, read_pointer
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import ItemFile, failures_file, read_failures
-from featstore.store.view import EmbeddingsView
 from featstore.store.writer import SetWriter, settle_set
 
 if TYPE_CHECKING:

@@ -43,6 +43,7 @@ from featstore.remote.objects import Objects, backoff
 from featstore.store.blocks import check_file, layout_of
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import catalog_bytes, parse_catalog, write_catalog
+from featstore.store.convention import pointer_bytes
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -66,7 +67,6 @@ from featstore.store.records import (
     parse_commit,
     parse_pointer,
     parse_root,
-    pointer_bytes,
     read_commit,
     read_pointer,
     read_root,

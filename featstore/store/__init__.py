@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         SetSpec,
         plan_array,
     )
+    from featstore.store.pairs import EmbeddingsView, PairedView, pair_views
     from featstore.store.place import LocalPlace, Place
     from featstore.store.records import Commit, read_commit, read_pointer
     from featstore.store.repair import rebuild_set
@@ -34,15 +35,9 @@ if TYPE_CHECKING:
         open_store,
         row_facts,
     )
-    from featstore.store.tables import ItemTable, read_thumbnails, write_thumbnails
+    from featstore.store.tables import ItemTable, join_ids, read_thumbnails, write_thumbnails
     from featstore.store.verify import Problem, verify_store
-    from featstore.store.view import (
-        EmbeddingsView,
-        PairedView,
-        Selection,
-        join_ids,
-        pair_views,
-    )
+    from featstore.store.view import Selection
     from featstore.store.writer import SetWriter, WriteOptions, settle_set
 
 #: Rows of a block: the unit of work, retry, journal and checksum, and a Zarr inner chunk.
@@ -116,9 +111,10 @@ __getattr__, __dir__ = lazily(
         "featstore.store.repair": "rebuild_set",
         "featstore.store.rows": "MODES Mode Tuning Verify open_rows",
         "featstore.store.store": "FeatureStore SetInfo content_duplicates open_store row_facts",
-        "featstore.store.tables": "ItemTable read_thumbnails write_thumbnails",
+        "featstore.store.tables": "ItemTable join_ids read_thumbnails write_thumbnails",
         "featstore.store.verify": "Problem verify_store",
-        "featstore.store.view": "EmbeddingsView PairedView Selection join_ids pair_views",
+        "featstore.store.pairs": "EmbeddingsView PairedView pair_views",
+        "featstore.store.view": "Selection",
         "featstore.store.writer": "SetWriter WriteOptions settle_set",
     },
 )

@@ -18,6 +18,7 @@ from typing import Any
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.store.blocks import FileCheck, check_file, check_size, layout_of, may_have_grown
 from featstore.store.catalog import read_catalog
+from featstore.store.convention import is_pointer
 from featstore.store.files import (
     MAX_METADATA_BYTES,
     check_no_links,
@@ -34,7 +35,6 @@ from featstore.store.records import (
     Commit,
     belongs,
     commit_bytes,
-    is_pointer,
     is_sha256,
     parse_pointer,
     read_commit,

@@ -26,6 +26,7 @@ from featstore.identity import SHORT, sha256_hex
 from featstore.store.blocks import check_file, check_tail, layout_of, proven, read_block
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import store_format, write_catalog
+from featstore.store.convention import pointer_bytes
 from featstore.store.files import (
     check_no_links,
     facts_of,
@@ -56,7 +57,6 @@ from featstore.store.records import (
     REVISIONS,
     Commit,
     attributes_digest,
-    pointer_bytes,
     read_commit,
     read_pointer,
 )

@@ -41,6 +41,7 @@ from featstore.store.files import (
     same_file,
 )
 from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_array_metadata
+from featstore.store.pairs import EmbeddingsView
 from featstore.store.place import LocalPlace, Place, open_place
 from featstore.store.records import (
     SIGNATURE,
@@ -73,7 +74,7 @@ from featstore.store.tables import (
     read_items,
     read_thumbnails,
 )
-from featstore.store.view import EmbeddingsView, Origin, Selection
+from featstore.store.view import Origin, Selection
 
 
 @dataclass(frozen=True)
@@ -375,7 +376,9 @@ class FeatureStore:
         if self.verify == "never":
             self.verify = "first-touch"  # what is signed are hashes: rows are compared with them
         self.place.refresh(SIGNATURE)
-        self._signed = check_signed(self, key, at_least=at_least)
+        there = {str(key_of(folder)): read_pointer(folder) for folder in self.folders()}
+        found = {name: attributes["revision"] for name, attributes in there.items() if attributes}
+        self._signed = check_signed(self.root, found, key, where=self.address, at_least=at_least)
         self._pins = self._signed[0]
         for name in self.tags():
             try:

@@ -113,6 +113,17 @@ def where_equal(column: pl.Series, value: Any) -> pl.Series:
     return here | column.is_null() if len(present) < len(wanted) else here
 
 
+def join_ids(x: pl.Series | np.ndarray, y: pl.Series | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of all equal ids in x and in y, in the order of x, then of y.
+
+    A null has no equal.
+    """
+    a = pl.DataFrame({"id": x, "x": np.arange(len(x))}).drop_nulls("id")
+    b = pl.DataFrame({"id": y, "y": np.arange(len(y))}).drop_nulls("id")
+    joined = a.join(b, on="id", how="inner").sort("x", "y")
+    return joined["x"].to_numpy(), joined["y"].to_numpy()
+
+
 def values_of(column: pl.Series) -> str:
     """Return the first few values of a column, for an error message."""
     values = column.drop_nulls().unique().sort().to_list()

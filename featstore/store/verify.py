@@ -29,6 +29,7 @@ from featstore.store.catalog import (
     unknown_set,
 )
 from featstore.store.catalog import NAME as CATALOG
+from featstore.store.convention import is_group
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -47,7 +48,6 @@ from featstore.store.records import (
     REVISIONS,
     SIGNATURE,
     Commit,
-    is_group,
     parse_tag,
     read_root,
     tag_file,

@@ -32,6 +32,7 @@ from featstore.store.base import Base, read_base, resume_journal
 from featstore.store.blocks import first_row_not_stored, layout_of
 from featstore.store.casting import convert_rows
 from featstore.store.catalog import store_format, write_catalog
+from featstore.store.convention import pointer_bytes
 from featstore.store.files import (
     MAX_JSON_BYTES,
     facts_of,
@@ -69,7 +70,6 @@ from featstore.store.records import (
     attributes_digest,
     commit_bytes,
     pack_failed,
-    pointer_bytes,
     read_commit,
     read_pointer,
     read_root,

@@ -594,11 +594,11 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     ),
     "joins": (
         Mutant(
-            'All captions of an image weigh one together.', 'featstore/store/view.py',
+            'All captions of an image weigh one together.', 'featstore/store/pairs.py',
             '        weight=1.0 / partners[x_rows],', '        weight=1.0 / np.ones(len(x_rows)),',
             ('tests/featstore/store/test_pairs.py::test_captions_pair_as_a_double_loop_says',)),
         Mutant(
-            'Pairs are in the order of x, then of y.', 'featstore/store/view.py',
+            'Pairs are in the order of x, then of y.', 'featstore/store/tables.py',
             'how="inner").sort("x", "y")', 'how="inner").sort("y", "x")',
             ('tests/featstore/store/test_pairs.py::test_captions_pair_as_a_double_loop_says',)),
         Mutant(
