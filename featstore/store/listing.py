@@ -218,6 +218,13 @@ class SetRecords:
         right = is_pointer(self._data or b"", self.pointer, self.current)
         return "" if right else "is not written as a writer writes it"
 
+    @property
+    def whole(self) -> bool:
+        """Whether every revision that is published says what its files are."""
+        history = (self.pointer or {}).get("history", [])
+        lost = self.pointer_fault or len(self.older) != len(history)
+        return not lost and self.layout is not None
+
     def published(self) -> list[Commit]:
         """Return the revisions before the current one: see `older`."""
         others = {name: one for name, one in self.commits.items() if one is not self.current}

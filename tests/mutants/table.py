@@ -480,14 +480,12 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             'A table that a commit names is not litter.', 'featstore/store/gc.py',
-            '                if named.get(path.name) is False:',
-            '                if not named.get(path.name):',
+            'not in listed and (known or _is_picture(path))', 'not in listed',
             ('tests/featstore/store/test_gc.py::test_items_of_old_commits_and_of_damaged_sets_stay',)
         ),
         Mutant(
             'What is younger than the grace is no litter.', 'featstore/store/gc.py',
-            'if name in gone or "/".join(parts[:3]) in gone or _age_of(path) > before:',
-            'if name in gone or "/".join(parts[:3]) in gone:',
+            'and _newest(path) <= self._before', '',
             ('tests/featstore/store/test_gc.py::test_litter_goes_and_nothing_else',)),
     ),
     "verification": (
