@@ -23,7 +23,6 @@ import polars as pl
 from featstore.durable import write_error
 from featstore.errors import (
     CorruptStoreError,
-    FeatstoreError,
     NonFiniteEmbeddingError,
     StoreWriteError,
 )
@@ -34,10 +33,8 @@ from featstore.store.casting import convert_rows
 from featstore.store.catalog import store_format, write_catalog
 from featstore.store.convention import pointer_bytes
 from featstore.store.files import (
-    MAX_JSON_BYTES,
     facts_of,
     json_bytes,
-    read_regular,
     same_file,
 )
 from featstore.store.journal import BlockRecord, Journal, base_of, finished_blocks, has_blocks
@@ -196,7 +193,6 @@ def publish_set(
     claim.write_pointer(directory / POINTER, [pointer_bytes(pointer, commit)])
     if stored != older:
         _discard_unlisted(root, spec.key, claim, [commit, *stored], layout)
-        _discard_tables(directory, claim, older)
     write_catalog(root)
     claim.finish()
     return identity
@@ -234,23 +230,6 @@ def _discard_unlisted(
     listed = set_files(key, commits[0], commits[1:], layout)
     for path in list(unlisted(root, key, listed)):
         claim.discard(path)
-
-
-def _discard_tables(directory: Path, claim: Claim, commits: Iterable[Commit]) -> None:
-    """Take out the item tables of replaced revisions that no revision of a set names any more."""
-    for name in {commit.items["file"] for commit in commits}:
-        records = directory.parent.glob(f"*/{REVISIONS}/*.json")
-        path = directory.parent / name
-        if path.exists() and not any(_mentions(file, name) for file in records):
-            claim.discard(path)
-
-
-def _mentions(file: Path, name: str) -> bool:
-    """Return whether a record may name a table; one that cannot be read may."""
-    try:
-        return name.encode() in read_regular(file, limit=MAX_JSON_BYTES)
-    except (FeatstoreError, OSError):
-        return True
 
 
 def _small_files(revision: Revision, base: Base | None) -> dict[str, bytes]:
