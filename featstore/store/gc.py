@@ -26,7 +26,7 @@ from featstore.store.catalog import (
     NAME,
     holds_files,
     lists_nothing,
-    parse_catalog,
+    read_catalog,
     removals,
     set_folders,
     whole_tags,
@@ -36,7 +36,6 @@ from featstore.store.files import (
     MAX_JSON_BYTES,
     delete,
     json_bytes,
-    read_json,
     read_regular,
     walk_store,
     write_file,
@@ -216,7 +215,7 @@ def _unlisted_tables(root: Path, kind: Path, condemned: Collection[Path] = ()) -
         return tables
     files = [{} if staging_of(one).exists() else _files_of(root, one) for one in sets]
     known, listed = all(files), {name for one in files for name in one}
-    shown = (parse_catalog(read_json(root / NAME)) or {}).get("thumbnails")
+    shown = (read_catalog(root) or {}).get("thumbnails")
     pictures = {path.relative_to(root).as_posix() for path in tables if _is_picture(path)}
     if shown is not None and pictures & {*shown}:
         # Where none of those that are listed is there, a writer had replaced them.
