@@ -55,7 +55,7 @@ from featstore.store.files import (
     same_file,
 )
 from featstore.store.gc import check_hash, make_store
-from featstore.store.journal import has_blocks
+from featstore.store.journal import read_journal
 from featstore.store.layout import FORMAT, ArrayLayout, SetKey, group_metadata
 from featstore.store.listing import Listed, set_files
 from featstore.store.lock import Claim, claim_folders, claim_set, folder_lock
@@ -536,7 +536,7 @@ def publish_to_folder(
         return found
     claim = claim_set(directory, key)
     try:
-        if any(map(has_blocks, claim_folders(directory))):
+        if any(read_journal(folder)[1] for folder in claim_folders(directory)):
             raise StoreWriteError(
                 f"An extraction of {key} into {root} is unfinished. Finish it, or remove it with "
                 "`featstore gc`, and copy the set then."

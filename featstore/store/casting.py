@@ -19,7 +19,14 @@ import polars as pl
 
 from featstore.errors import MisalignedItemsError, NonFiniteEmbeddingError, needs_extra
 from featstore.identity import sha256_hex
-from featstore.store.layout import DTYPES, INTEGERS, ArrayLayout, LayoutError, to_bfloat16
+from featstore.store.layout import (
+    DTYPES,
+    INTEGERS,
+    ArrayLayout,
+    LayoutError,
+    blank_value,
+    to_bfloat16,
+)
 from featstore.store.mapping import writable
 from featstore.store.staging import N_THREADS, workers
 
@@ -227,13 +234,6 @@ def finite_rows(data: np.ndarray, dtype: str) -> np.ndarray:
         part = bits[start : start + step] & exponent
         finite[start : start + step] = part.max(axis=1) != exponent
     return finite
-
-
-def blank_value(dtype: str) -> Any:
-    """Return what stands in the rows of failed items."""
-    if dtype in INTEGERS:
-        return 0
-    return to_bfloat16(np.array([np.nan]))[0] if dtype == "bfloat16" else np.nan
 
 
 def as_tensor(rows: np.ndarray, dtype: str) -> torch.Tensor:

@@ -37,7 +37,7 @@ from featstore.store.files import (
     json_bytes,
     same_file,
 )
-from featstore.store.journal import BlockRecord, Journal, base_of, finished_blocks, has_blocks
+from featstore.store.journal import BlockRecord, Journal, plan_digest, read_journal
 from featstore.store.layout import (
     LIMITS,
     ArrayLayout,
@@ -300,7 +300,8 @@ def settle_claimed(root: Path, key: SetKey, claim: Claim) -> None:
     directory = key.directory(root)
     pointer = read_pointer(directory)
     revision = pointer["revision"] if pointer else ""
-    if any(base_of(folder) == revision for folder in claim_folders(directory)):
+    heads = [read_journal(folder)[0] for folder in claim_folders(directory)]
+    if any(head.get("base") == revision for head in heads):
         return
     if pointer:
         claim.rely_on(directory / POINTER)
@@ -513,7 +514,7 @@ class SetWriter:
             return
         # Nothing was done: the set is as it was, and so should its folder be.
         with contextlib.suppress(OSError):
-            if not has_blocks(claim.folder):
+            if not read_journal(claim.folder)[1]:
                 claim.finish()
                 self.directory.rmdir()
         claim.release()
@@ -551,8 +552,9 @@ class SetWriter:
         """Return the blocks that are done here, or durably in one of the folders."""
         journal, _, claim = self._opened()
         done, others = set(journal.blocks), [one for one in folders if one != claim.folder]
-        plan = self._full_plan() if others else {}
-        return done.union(*(finished_blocks(folder, plan=plan) for folder in others))
+        plan = plan_digest(self._full_plan()) if others else ""
+        staged = map(read_journal, others)
+        return done.union(*(blocks for head, blocks in staged if head.get("plan") == plan))
 
     def kept(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: True if the base has it, and it stays.
@@ -763,9 +765,8 @@ class SetWriter:
         self.sync()
         with self._disk_errors():
             claim.place(path, self._file_path(file))
-        # Its row is written by the next `sync`, when its name is durable. Whoever goes on
-        # without that row finds the blocks in the file at its place.
-        journal.add_file(file, blocks=self.layout.file_blocks(file))
+        # Whoever goes on finds the blocks in the file at its place.
+        journal.files.add(file)
 
     def _file_path(self, file: int) -> Path:
         return self.directory / "embedding" / self.layout.file_name(file)
