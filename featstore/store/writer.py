@@ -89,123 +89,6 @@ def write_groups(root: Path, key: SetKey, claim: Claim, form: StoreFormat) -> No
             claim.write_file(path, [json_bytes(group_metadata(attributes))])
 
 
-@dataclass(frozen=True)
-class Revision:
-    """What a revision holds beside its data files, which are in place.
-
-    Attributes
-    ----------
-    spec : SetSpec
-    facts : mapping
-        Recorded in the set's attributes, not keyed.
-    layout : ArrayLayout
-    form : StoreFormat
-        Of the revision's records, and the hash of its blocks.
-    blocks : tuple of str
-        Hash of each block.
-    items : ItemFile
-    failures : mapping
-        item_id -> reason, of the items without an embedding.
-    bias : ndarray of shape (n,), optional
-        Of a classification head.
-    golden : mapping, optional
-        Golden vectors of the encoder.
-    """
-
-    spec: SetSpec
-    facts: Mapping[str, Any]
-    layout: ArrayLayout
-    form: StoreFormat
-    blocks: tuple[str, ...]
-    items: ItemFile
-    failures: Mapping[str, str]
-    bias: np.ndarray | None = None
-    golden: Mapping[str, Any] | None = None
-
-
-def publish_set(
-    root: Path,
-    revision: Revision,
-    claim: Claim,
-    *,
-    base: Base | None,
-    run: Mapping[str, Any] | None = None,
-) -> str:
-    """Publish a revision and return its id; the claim ends with it.
-
-    Order: item table, small files, array metadata, commit record, pointer, catalog. Everything
-    is renamed out of the claim's folder, so that a writer who lost the claim changes nothing,
-    and a killed one leaves nothing elsewhere.
-
-    Raises
-    ------
-    ClaimLostError
-        If another writer has taken over.
-    NonFiniteEmbeddingError
-        If the bias is not n finite numbers.
-    StoreWriteError
-        If the file system refuses.
-    """
-    spec, layout, items = revision.spec, revision.layout, revision.items
-    directory = spec.directory(root)
-    attributes = _attributes(revision, base)
-    small = _small_files(revision, base)
-    with folder_lock(directory.parent):  # who takes out tables saw no claim, or waits
-        _write(claim, directory.parent / items.name, items.data, items.facts)
-    small[ARRAY] = json_bytes(array_metadata(layout))
-    for name, data in small.items():
-        _write(claim, directory / name, data)
-    metadata = {name: facts_of(data) for name, data in small.items()}
-    golden_facts = {} if base is None else base.commit.metadata.get("golden.json", {})
-    if base is not None and golden_facts and base.keeps_file("golden.json"):
-        # What the first rows were computed with stays the measure for all that follow.
-        metadata["golden.json"] = golden_facts
-    commit = Commit(
-        n=layout.n,
-        dim=layout.dim,
-        dtype=layout.dtype,
-        block_rows=layout.block_rows,
-        blocks=revision.blocks,
-        items={"file": items.name, **items.facts},
-        metadata=dict(sorted(metadata.items())),
-        space_id=spec.space_id,
-        set_id=spec.set_id,
-        attributes=attributes_digest(attributes),
-        failed=pack_failed(where_equal(items.table["item_id"], set(revision.failures)).to_numpy()),
-        hash=revision.form.hash,
-    )
-    identity = commit.revision_id
-    older = [] if base is None else _older(directory, base, commit)
-    _discard_unlisted(root, spec.key, claim, [commit, *older], layout)
-    claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])
-    pointer = {**attributes, "revision": identity}
-    stored = older
-    if base is not None and base.damaged:
-        # A repaired set has the earlier revisions of which every row and file is still there.
-        stored = [one for one in older if _is_stored(root, spec.key, one, commit, layout)]
-    if stored:
-        pointer["history"] = [one.revision_id for one in stored]
-    if run:
-        # Before the pointer: what is published has a record of its run, wherever a kill comes.
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        name = f"{stamp}-{identity[:8]}-{os.getpid()}.json"
-        claim.write_file(directory / "runs" / name, [json_bytes(dict(run))])
-    claim.write_pointer(directory / POINTER, [pointer_bytes(pointer, commit)])
-    if stored != older:
-        _discard_unlisted(root, spec.key, claim, [commit, *stored], layout)
-    write_catalog(root)
-    claim.finish()
-    return identity
-
-
-def _attributes(revision: Revision, base: Base | None) -> dict[str, Any]:
-    """Return the set's attributes: a repair changes none that are known."""
-    if base is None or not base.damaged or POINTER in base.lost:
-        return revision.spec.attributes(revision.facts)
-    known = base.attributes
-    return {name: known[name] for name in known if name not in ("revision", "history")}
-
-
 def _older(directory: Path, base: Base, commit: Commit) -> list[Commit]:
     """Return the revisions before this one, the oldest first."""
     older = [read_commit(directory, revision) for revision in base.attributes.get("history", [])]
@@ -230,33 +113,6 @@ def _discard_unlisted(
     listed = set_files(key, commits[0], commits[1:], layout)
     for path in list(unlisted(root, key, listed)):
         claim.discard(path)
-
-
-def _small_files(revision: Revision, base: Base | None) -> dict[str, bytes]:
-    """Return bias, golden vectors and failures as files: path below the set -> bytes."""
-    key, n, failures = revision.spec.key, revision.layout.n, revision.failures
-    small: dict[str, bytes] = {}
-    if base is not None and base.commit.n != n and "bias/c/0" in base.commit.metadata:
-        raise StoreWriteError(f"{key} is a head: it is written whole, and never extended.")
-    if revision.bias is not None:
-        data = np.ascontiguousarray(revision.bias, dtype="<f4")
-        if data.shape != (n,) or not np.isfinite(data).all():
-            raise NonFiniteEmbeddingError(
-                f"The bias of {key} must be {n:,} finite numbers; got shape {data.shape}."
-            )
-        small["bias/zarr.json"] = json_bytes(vector_metadata(n, "float32"))
-        small["bias/c/0"] = data.tobytes()
-    if revision.golden is not None and (base is None or not base.keeps_file("golden.json")):
-        small["golden.json"] = json_bytes(dict(revision.golden))
-    if failures:
-        table = pl.DataFrame(sorted(failures.items()), schema=["item_id", "reason"], orient="row")
-        data_bytes = table_bytes(table)
-        name = "failures.parquet"
-        if base is not None and base.commit.metadata.get(name) != facts_of(data_bytes):
-            # Earlier revisions keep theirs.
-            name = f"failures-{sha256_hex(data_bytes)[:SHORT]}.parquet"
-        small[name] = data_bytes
-    return small
 
 
 def _write(claim: Claim, path: Path, data: bytes, facts: Mapping[str, Any] | None = None) -> None:
@@ -720,25 +576,107 @@ class SetWriter:
         with self._disk_errors():
             if self._base is not None:
                 claim.sync()  # rows come before the metadata that says how many there are
-            revision = publish_set(
-                self.root,
-                Revision(
-                    self.spec,
-                    self._facts,
-                    self.layout,
-                    self._form,
-                    tuple(journal.blocks[block].digest for block in range(self.layout.n_blocks)),
-                    self._items,
-                    journal.failures,
-                    bias,
-                    golden,
-                ),
-                claim,
-                base=self._base,
-                run=run,
-            )
+            small = self._small_files(bias, golden)
+            revision = self._publish_commit(claim, small, run)
         self._release()
         return revision
+
+    def _publish_commit(
+        self, claim: Claim, small: Mapping[str, bytes], run: Mapping[str, Any] | None
+    ) -> str:
+        """Publish a revision whose data files are in place, and return its id.
+
+        Everything is renamed out of the claim's folder, so that a writer who lost the claim changes
+        nothing, and a killed one leaves nothing elsewhere.
+        """
+        root, key, layout, items, base = (
+            self.root, self.key, self.layout, self._items, self._base,
+        )  # fmt: skip
+        directory, journal = self.directory, self._opened()[0]
+        attributes = self.spec.attributes(self._facts)
+        if base is not None and base.damaged and POINTER not in base.lost:
+            # A repair changes none that are known.
+            known = base.attributes
+            attributes = {n: known[n] for n in known if n not in ("revision", "history")}
+        with folder_lock(directory.parent):  # who takes out tables saw no claim, or waits
+            _write(claim, directory.parent / items.name, items.data, items.facts)
+        for name, data in small.items():
+            _write(claim, directory / name, data)
+        metadata = {name: facts_of(data) for name, data in small.items()}
+        golden_facts = {} if base is None else base.commit.metadata.get("golden.json", {})
+        if base is not None and golden_facts and base.keeps_file("golden.json"):
+            # What the first rows were computed with stays the measure for all that follow.
+            metadata["golden.json"] = golden_facts
+        commit = Commit(
+            n=layout.n,
+            dim=layout.dim,
+            dtype=layout.dtype,
+            block_rows=layout.block_rows,
+            blocks=tuple(journal.blocks[block].digest for block in range(layout.n_blocks)),
+            items={"file": items.name, **items.facts},
+            metadata=dict(sorted(metadata.items())),
+            space_id=self.spec.space_id,
+            set_id=self.spec.set_id,
+            attributes=attributes_digest(attributes),
+            failed=pack_failed(where_equal(self._item_ids, set(journal.failures)).to_numpy()),
+            hash=self._form.hash,
+        )
+        identity = commit.revision_id
+        older = [] if base is None else _older(directory, base, commit)
+        _discard_unlisted(root, key, claim, [commit, *older], layout)
+        claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])
+        pointer, stored = {**attributes, "revision": identity}, older
+        if base is not None and base.damaged:
+            # A repaired set has the earlier revisions of which every row and file is still there.
+            stored = [one for one in older if _is_stored(root, key, one, commit, layout)]
+        if stored:
+            pointer["history"] = [one.revision_id for one in stored]
+        if run:
+            # Before the pointer: what is published has a record of its run, wherever a kill comes.
+            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+            name = f"{stamp}-{identity[:8]}-{os.getpid()}.json"
+            claim.write_file(directory / "runs" / name, [json_bytes(dict(run))])
+        claim.write_pointer(directory / POINTER, [pointer_bytes(pointer, commit)])
+        if stored != older:
+            _discard_unlisted(root, key, claim, [commit, *stored], layout)
+        write_catalog(root)
+        claim.finish()
+        return identity
+
+    def _small_files(
+        self, bias: np.ndarray | None, golden: Mapping[str, Any] | None
+    ) -> dict[str, bytes]:
+        """Return bias, golden vectors, failures and metadata: path below the set -> bytes.
+
+        Raises
+        ------
+        NonFiniteEmbeddingError
+            If the bias is not n finite numbers.
+        """
+        base, n, failures = self._base, self.layout.n, self.failures
+        small: dict[str, bytes] = {}
+        if base is not None and base.commit.n != n and "bias/c/0" in base.commit.metadata:
+            raise StoreWriteError(f"{self.key} is a head: it is written whole, and never extended.")
+        if bias is not None:
+            data = np.ascontiguousarray(bias, dtype="<f4")
+            if data.shape != (n,) or not np.isfinite(data).all():
+                raise NonFiniteEmbeddingError(
+                    f"The bias of {self.key} must be {n:,} finite numbers; got shape {data.shape}."
+                )
+            small["bias/zarr.json"] = json_bytes(vector_metadata(n, "float32"))
+            small["bias/c/0"] = data.tobytes()
+        if golden is not None and (base is None or not base.keeps_file("golden.json")):
+            small["golden.json"] = json_bytes(dict(golden))
+        if failures:
+            rows = sorted(failures.items())
+            table = table_bytes(pl.DataFrame(rows, schema=["item_id", "reason"], orient="row"))
+            name = "failures.parquet"
+            if base is not None and base.commit.metadata.get(name) != facts_of(table):
+                # Earlier revisions keep theirs.
+                name = f"failures-{sha256_hex(table)[:SHORT]}.parquet"
+            small[name] = table
+        small[ARRAY] = json_bytes(array_metadata(self.layout))
+        return small
 
     def _opened(self) -> tuple[Journal, StagedFiles, Claim]:
         if self._journal is None or self._staged is None or self._claim is None:

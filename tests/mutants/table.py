@@ -453,8 +453,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             'A commit is there before the pointer that names it.', 'featstore/store/writer.py',
-            '    claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])',
-            '    claim.write_pointer(directory / POINTER, [pointer_bytes({**attributes, "revision": identity}, commit)])\n    claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])',
+            '        claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])',
+            '        claim.write_pointer(directory / POINTER, [pointer_bytes({**attributes, "revision": identity}, commit)])\n        claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])',
             ('tests/faults/test_every_call.py::test_no_pointer_is_written_before_all_that_it_names_is_durable',)
         ),
         Mutant(
@@ -508,7 +508,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/featstore/store/test_verify.py::test_every_truncation_and_growth_is_named',)),
         Mutant(
             'Thumbnails have the hash that their name says.', 'featstore/store/verify.py',
-            'elif file_facts(self.root / path)["sha256"][:SHORT] != match[1]:', 'elif not match:',
+            'if file_facts(self.root / path)["sha256"][:SHORT] != match[1]:', 'if not match:',
             ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
         Mutant(
             "A shard's index is that of its blocks.", 'featstore/store/blocks.py',
