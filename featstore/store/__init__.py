@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from featstore.store.place import LocalPlace, Place
     from featstore.store.records import Commit, read_commit, read_pointer
     from featstore.store.repair import rebuild_set
-    from featstore.store.rows import MODES, Mode, Tuning, Verify, open_rows
+    from featstore.store.rows import MODES, Mode, Verify, open_rows
     from featstore.store.store import (
         FeatureStore,
         SetInfo,
@@ -72,7 +72,6 @@ __all__ = [
     "SetKey",
     "SetSpec",
     "SetWriter",
-    "Tuning",
     "Verify",
     "WriteOptions",
     "class_texts",
@@ -109,7 +108,7 @@ __getattr__, __dir__ = lazily(
         "featstore.store.place": "LocalPlace Place",
         "featstore.store.records": "Commit read_commit read_pointer",
         "featstore.store.repair": "rebuild_set",
-        "featstore.store.rows": "MODES Mode Tuning Verify open_rows",
+        "featstore.store.rows": "MODES Mode Verify open_rows",
         "featstore.store.store": "FeatureStore SetInfo content_duplicates open_store row_facts",
         "featstore.store.tables": "ItemTable join_ids read_thumbnails write_thumbnails",
         "featstore.store.verify": "Problem verify_store",

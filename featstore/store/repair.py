@@ -370,21 +370,18 @@ def derive_pointer(records: SetRecords, attributes: Mapping[str, Any]) -> bytes 
             return None
     except (ValueError, RecursionError):
         return None
-    commits = {name: one for name, one in records.commits.items() if one is not current}
     history = attributes.get("history", [])
+    names = [one.revision_id for one in records.older]
     if isinstance(history, list) and current.revision_id in history:
         history = history[: history.index(current.revision_id)]
-    if not isinstance(history, list) or not history or not set(map(str, history)) <= set(commits):
-        ordered = sorted(commits.values(), key=lambda commit: commit.n)
-        sizes = [commit.n for commit in ordered]
-        if len(set(sizes)) < len(sizes) or any(n > current.n for n in sizes):
+    if not isinstance(history, list) or not history or not set(map(str, history)) <= {*names}:
+        sizes = [one.n for one in records.older]
+        if len({*sizes}) < len(sizes) or len(names) < len(records.commits) - 1:
             return None
-        history = [commit.revision_id for commit in ordered]
+        history = names
     kept = {name: value for name, value in attributes.items() if name != "history"}
     pointer = {**kept, "revision": current.revision_id}
-    if history:
-        pointer["history"] = history
-    return pointer_bytes(pointer, current)
+    return pointer_bytes({**pointer, "history": history} if history else pointer, current)
 
 
 def derive_items(directory: Path, commit: Commit, *tables: pl.DataFrame) -> bytes | None:

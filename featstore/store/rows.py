@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
 
@@ -157,24 +156,19 @@ Mode = Literal["auto", "map", "pread"]
 MODES: tuple[str, ...] = get_args(Mode)
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """How scattered rows are read; none of it changes what they return."""
+# How scattered rows are read; none of it changes what they are.
 
-    cold_rows: int = 256
-    """Fewer rows than this are read as they come, cold or not."""
+#: Fewer rows than this are read as they come, cold or not.
+COLD_ROWS = 256
 
-    cold_seconds: float = 30e-6
-    """A row that takes longer than this was not in memory (one in memory takes a few µs)."""
+#: A row that takes longer than this was not in memory (one in memory takes a few µs).
+COLD_SECONDS = 30e-6
 
-    gap_bytes: int = 16 * 2**10
-    """Ranges of rows nearer than this are read as one."""
+#: Ranges of rows nearer than this are read as one, ...
+GAP_BYTES = 16 * 2**10
 
-    read_bytes: int = 8 * 2**20
-    """Bytes that one read takes at most."""
-
-
-TUNED = Tuning()
+#: ... of at most so many bytes.
+READ_BYTES = 8 * 2**20
 
 
 def open_rows(
@@ -182,7 +176,6 @@ def open_rows(
     layout: ArrayLayout,
     mode: Mode = "auto",
     open_file: OpenFile | None = None,
-    tuning: Tuning = TUNED,
 ) -> RowSource:
     """Open the array in `directory` for reading.
 
@@ -196,8 +189,6 @@ def open_rows(
         ``"auto"`` is ``"map"``, or ``"pread"`` where that is impossible.
     open_file : callable, optional
         Opens data files that lie elsewhere than in `directory`.
-    tuning : Tuning
-        How scattered rows are read.
 
     Raises
     ------
@@ -208,21 +199,20 @@ def open_rows(
     """
     if mode != "pread":
         try:
-            return MappedRows(layout, tuning, map_array(directory, layout, open_file))
+            return MappedRows(layout, map_array(directory, layout, open_file))
         except MappingUnavailableError:
             if mode == "map":
                 raise
     if open_file is None:
         check_sizes(directory, layout)
-    return PreadRows(layout, tuning, directory, open_file or opened)
+    return PreadRows(layout, directory, open_file or opened)
 
 
 class _FileRows:
-    """What the readers share: the layout of an array, and how scattered rows are read."""
+    """What the readers share: the layout of an array."""
 
-    def __init__(self, layout: ArrayLayout, tuning: Tuning) -> None:
+    def __init__(self, layout: ArrayLayout) -> None:
         self._layout = layout
-        self._tuning = tuning
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -243,8 +233,8 @@ class _FileRows:
 class MappedRows(_FileRows):
     """Rows of one mapped address range; see `featstore.store.mapping`."""
 
-    def __init__(self, layout: ArrayLayout, tuning: Tuning, array: np.ndarray) -> None:
-        super().__init__(layout, tuning)
+    def __init__(self, layout: ArrayLayout, array: np.ndarray) -> None:
+        super().__init__(layout)
         self.array = array
         self._address = array.ctypes.data
 
@@ -256,7 +246,7 @@ class MappedRows(_FileRows):
                 check_bounds(rows, self._layout.n)
             return self.array[first : last + 1]
         check_bounds(rows, self._layout.n)
-        if rows.size >= self._tuning.cold_rows and self._is_cold(rows):
+        if rows.size >= COLD_ROWS and self._is_cold(rows):
             return self._gather_cold(rows, self._new(rows, out))
         return gather(self.array, rows, out)
 
@@ -269,9 +259,7 @@ class MappedRows(_FileRows):
         row_bytes = self._layout.row_bytes
         if not all(is_resident(self._address + row * row_bytes) for row in probe.tolist()):
             return True
-        return all(
-            self._seconds(probe[one : one + 1]) > self._tuning.cold_seconds for one in range(3)
-        )
+        return all(self._seconds(probe[one : one + 1]) > COLD_SECONDS for one in range(3))
 
     def _seconds(self, rows: np.ndarray) -> float:
         started = time.perf_counter()
@@ -283,10 +271,10 @@ class MappedRows(_FileRows):
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
         row_bytes = self._layout.row_bytes
-        for part in _ranges(ordered, row_bytes, self._tuning):
+        for part in _ranges(ordered, row_bytes):
             first, last = int(ordered[part.start]), int(ordered[part.stop - 1])
             advise_soon(self._address + first * row_bytes, (last - first + 1) * row_bytes)
-        step = self._tuning.cold_rows
+        step = COLD_ROWS
         for start in range(0, rows.size, step):
             window = slice(start, start + step)
             out[order[window]] = gather(self.array, ordered[window])
@@ -296,10 +284,8 @@ class MappedRows(_FileRows):
 class PreadRows(_FileRows):
     """Rows read from their files, near ones together, in the order of the files."""
 
-    def __init__(
-        self, layout: ArrayLayout, tuning: Tuning, directory: Path, open_file: OpenFile
-    ) -> None:
-        super().__init__(layout, tuning)
+    def __init__(self, layout: ArrayLayout, directory: Path, open_file: OpenFile) -> None:
+        super().__init__(layout)
         self._directory = directory
         self._open_file = open_file
 
@@ -313,7 +299,7 @@ class PreadRows(_FileRows):
                 return out
             order = np.argsort(rows, kind="stable")
             ordered = rows[order]
-            for part in _ranges(ordered, self._layout.row_bytes, self._tuning):
+            for part in _ranges(ordered, self._layout.row_bytes):
                 first = int(ordered[part.start])
                 wanted = ordered[part] - first
                 found = np.empty((int(wanted[-1]) + 1, self._layout.dim), dtype=out.dtype)
@@ -360,10 +346,10 @@ class _Cursor:
         return self._descriptor
 
 
-def _ranges(ordered: np.ndarray, row_bytes: int, tuning: Tuning) -> Iterator[slice]:
+def _ranges(ordered: np.ndarray, row_bytes: int) -> Iterator[slice]:
     """Yield slices of ascending rows that lie near each other: each is one read."""
-    gap = max(1, tuning.gap_bytes // row_bytes)
-    most = max(1, tuning.read_bytes // row_bytes)
+    gap = max(1, GAP_BYTES // row_bytes)
+    most = max(1, READ_BYTES // row_bytes)
     breaks = np.flatnonzero(np.diff(ordered) > gap) + 1
     for start, stop in zip([0, *breaks], [*breaks, ordered.size], strict=True):
         while start < stop:

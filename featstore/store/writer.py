@@ -28,7 +28,7 @@ from featstore.errors import (
 )
 from featstore.identity import FASTER_THAN_COPYING, SHA256, SHORT, hash_hex, sha256_hex
 from featstore.store.base import Base, read_base, resume_journal
-from featstore.store.blocks import first_row_not_stored, layout_of
+from featstore.store.blocks import first_row_not_stored
 from featstore.store.casting import convert_rows
 from featstore.store.catalog import store_format, write_catalog
 from featstore.store.convention import pointer_bytes
@@ -49,7 +49,7 @@ from featstore.store.layout import (
     plan_array,
     vector_metadata,
 )
-from featstore.store.listing import ARRAY, set_files, unlisted
+from featstore.store.listing import ARRAY, read_records, set_files, unlisted
 from featstore.store.lock import (
     Claim,
     claim_folders,
@@ -162,14 +162,10 @@ def settle_claimed(root: Path, key: SetKey, claim: Claim) -> None:
     if pointer:
         claim.rely_on(directory / POINTER)
         claim.sync()
-        if claim.folder.parent == staging_of(directory):  # and not that of a part, beside others
-            with contextlib.suppress(CorruptStoreError):
-                commits = [
-                    read_commit(directory, name) for name in (revision, *pointer.get("history", []))
-                ]
-                layout = layout_of(commits[0])
-                if layout is not None:
-                    _discard_unlisted(root, key, claim, commits, layout)
+        records = read_records(root, key)
+        if claim.folder.parent == staging_of(directory) and records.whole:  # no part, beside others
+            for path in list(unlisted(root, key, records.files())):
+                claim.discard(path)
         write_catalog(root)
     claim.finish()
 

@@ -23,7 +23,6 @@ from featstore.store import (
     ArrayLayout,
     LayoutLimits,
     Mode,
-    Tuning,
     open_rows,
     plan_array,
 )
@@ -96,11 +95,15 @@ def test_any_rows_in_any_order(n: int, chosen: list[int], gap: int, most: int, c
     rows = np.array([row % n for row in chosen], dtype=np.int64)
     data = np.random.default_rng(n).standard_normal((n, 32)).astype(np.float32)
     layout = plan_array(n, 32, "float32", LayoutLimits(**SHARDED))
-    tuning = Tuning(gap_bytes=gap, read_bytes=most, cold_rows=16, cold_seconds=0.0 if cold else 1e9)
-    with tempfile.TemporaryDirectory() as folder:
+    tuned = {
+        "GAP_BYTES": gap, "READ_BYTES": most, "COLD_ROWS": 16, "COLD_SECONDS": 0 if cold else 1e9,
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        for name, value in tuned.items():
+            patch.setattr(readers, name, value)
         _write_array(Path(folder), data, layout)
         for mode in ("map", "pread"):
-            found = open_rows(Path(folder), layout, mode, tuning=tuning).read(rows)
+            found = open_rows(Path(folder), layout, mode).read(rows)
             assert found.tobytes() == data[rows].tobytes(), mode
 
 
