@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from bench.errors import ProtocolError
 from bench.options import Generalised, ZeroShot
 from bench.runs import Run
+from featstore.store.pairs import EmbeddingsView
 from featstore.store.store import FeatureStore
-from featstore.store.view import EmbeddingsView, join_ids
+from featstore.store.tables import join_ids
 from fitters.from_store import beside
 from fitters.jobs import HeadTexts, with_heads
 

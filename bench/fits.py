@@ -28,7 +28,7 @@ from bench.protocol import (
 from bench.results import CHOSEN
 from bench.runs import CLASS_MEANS, IDENTITY, Run
 from bench.tasks.outcome import Aligned
-from featstore.store.view import join_ids
+from featstore.store.tables import join_ids
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import Alignment, fit, select
 from fitters.kept import Kept, digest_of

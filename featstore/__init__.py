@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from featstore.manifest.manifest import Manifest
     from featstore.share.copy import copy_sets
     from featstore.store.layout import SetSpec
+    from featstore.store.pairs import EmbeddingsView, PairedView, pair_views
     from featstore.store.store import FeatureStore, SetInfo, open_store
-    from featstore.store.view import EmbeddingsView, PairedView, Selection, pair_views
+    from featstore.store.view import Selection
     from featstore.store.writer import SetWriter, WriteOptions
 
     __version__: str
@@ -69,7 +70,8 @@ _named, __dir__ = lazily(
         "featstore.share.copy": "copy_sets",
         "featstore.store.layout": "SetSpec",
         "featstore.store.store": "FeatureStore SetInfo open_store",
-        "featstore.store.view": "EmbeddingsView PairedView Selection pair_views",
+        "featstore.store.pairs": "EmbeddingsView PairedView pair_views",
+        "featstore.store.view": "Selection",
         "featstore.store.writer": "SetWriter WriteOptions",
     },
 )

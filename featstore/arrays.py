@@ -36,9 +36,11 @@ from featstore.store.layout import (
     SetSpec,
     from_bfloat16,
 )
+from featstore.store.pairs import EmbeddingsView
 from featstore.store.records import read_pointer
 from featstore.store.store import FeatureStore, open_store
-from featstore.store.view import BIAS, EMBEDDING, EmbeddingsView, Selection, join_ids
+from featstore.store.tables import join_ids
+from featstore.store.view import BIAS, EMBEDDING, Selection
 from featstore.store.writer import SetWriter
 
 #: What class names are where nothing else is said: a name without a template.

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from featstore.errors import MisalignedItemsError
 from featstore.identity import canonical_json, sha256_hex
 from featstore.parallel import Run, Workers
-from featstore.store.view import EmbeddingsView, PairedView, join_ids
+from featstore.store.pairs import EmbeddingsView, PairedView
+from featstore.store.tables import join_ids
 from fitters.aligners.base import Projection
 from fitters.alignment import Alignment
 from fitters.moments.accumulation import (

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from featstore.errors import MisalignedItemsError, lookup
 from featstore.labels import BARE, DEFINITION
 from featstore.parallel import Workers
+from featstore.store.pairs import EmbeddingsView, PairedView
 from featstore.store.store import FeatureStore
-from featstore.store.view import EmbeddingsView, PairedView, join_ids
+from featstore.store.tables import join_ids
 from fitters.alignment import Alignment, OnStage, fit
 from fitters.errors import SettingError, ZeroRowError
 from fitters.from_store import MomentsRequest, beside, moment_sources, pairs_of, training_sources

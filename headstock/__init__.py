@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from featstore.errors import FeatstoreError
     from featstore.extraction.job import extract
     from featstore.plugins import register
+    from featstore.store.pairs import EmbeddingsView, PairedView
     from featstore.store.store import FeatureStore, open_store
-    from featstore.store.view import EmbeddingsView, PairedView
     from fitters.alignment import Alignment
     from fitters.methods import METHODS
     from fitters.pairs import Pairs
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Alignment": "fitters.alignment",
-    "EmbeddingsView": "featstore.store.view",
+    "EmbeddingsView": "featstore.store.pairs",
     "FeatstoreError": "featstore.errors",
     "FeatureStore": "featstore.store.store",
     "FitConfig": "fitters.settings",
     "METHODS": "fitters.methods",
-    "PairedView": "featstore.store.view",
+    "PairedView": "featstore.store.pairs",
     "Pairs": "fitters.pairs",
     "Results": "bench.evaluated",
     "Run": "bench.runs",

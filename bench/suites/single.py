@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from bench.suites.demo import SuiteSets
+    from featstore.store.pairs import EmbeddingsView
     from featstore.store.store import FeatureStore, SetInfo
-    from featstore.store.view import EmbeddingsView
     from fitters.alignment import Alignment
 
 #: The suites that runs of one task, and of a sweep, say they are of.

@@ -54,7 +54,7 @@ from bench.tasks.outcome import (
 from bench.tasks.retrieval import first_captions
 from featstore.datasets import synsets_of
 from featstore.errors import ManifestError
-from featstore.store.view import join_ids
+from featstore.store.tables import join_ids
 from fitters.alignment import Alignment
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.scorers import labelled, scorer_named

@@ -51,7 +51,7 @@ from featstore.manifest.manifest import Manifest
 from featstore.options import take_options
 from featstore.store.catalog import resolve_set
 from featstore.store.files import MAX_METADATA_BYTES, read_json
-from featstore.store.journal import begun_blocks, settings_of
+from featstore.store.journal import read_journal, settings_of
 from featstore.store.layout import SetKey
 from featstore.store.listing import Damage, find_damage, read_records
 from featstore.store.lock import claim_folders
@@ -260,7 +260,7 @@ def _extract_again(request: _Request, damage: Damage, done: Repair) -> None:
         ]
         return
     for folder in claim_folders(request.directory):
-        if begun_blocks(folder) and not settings_of(folder).get("repair"):
+        if read_journal(folder)[1] and not settings_of(folder).get("repair"):
             raise StoreWriteError(
                 f"An extraction of {request.key} is unfinished. Finish it, or remove what it has "
                 f"staged with `featstore gc {request.root}`, and repair the set then."

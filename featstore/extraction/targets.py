@@ -37,13 +37,13 @@ from featstore.parallel import available_cores
 from featstore.store import BLOCK_ROWS
 from featstore.store.base import read_base
 from featstore.store.catalog import finished_sets
-from featstore.store.journal import base_of, begun_blocks, settings_of
+from featstore.store.journal import read_journal, settings_of
 from featstore.store.layout import ArrayLayout, LayoutLimits, SetSpec, plan_array
 from featstore.store.lock import claim_folders
+from featstore.store.pairs import EmbeddingsView
 from featstore.store.records import read_commit, read_pointer
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import ItemFile, failures_file, read_failures
-from featstore.store.view import EmbeddingsView
 from featstore.store.writer import SetWriter, settle_set
 
 if TYPE_CHECKING:
@@ -575,12 +575,8 @@ def check_free_space(store: Path, states: list[SetState]) -> None:
 
 def _begun(directory: Path, revision: str) -> set[int]:
     """Return the blocks that an interrupted attempt at the same revision has done."""
-    return {
-        block
-        for folder in claim_folders(directory)
-        if base_of(folder) == revision
-        for block in begun_blocks(folder)
-    }
+    attempts = map(read_journal, claim_folders(directory))
+    return {block for head, done in attempts if head.get("base") == revision for block in done}
 
 
 def _bytes_left(layout: ArrayLayout, in_place: set[int], begun: set[int]) -> int:

@@ -32,8 +32,10 @@ from featstore.errors import (
 )
 from featstore.manifest.manifest import ITEM_SCHEMA, KINDS, Manifest
 from featstore.store import BLOCK_ROWS
+from featstore.store.pairs import EmbeddingsView
 from featstore.store.parquet_guard import table_bytes
-from featstore.store.view import EMBEDDING, EmbeddingsView, join_ids
+from featstore.store.tables import join_ids
+from featstore.store.view import EMBEDDING
 
 logger = logging.getLogger(__name__)
 

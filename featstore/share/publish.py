@@ -43,6 +43,7 @@ from featstore.remote.objects import Objects, backoff
 from featstore.store.blocks import check_file, layout_of
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import catalog_bytes, parse_catalog, write_catalog
+from featstore.store.convention import pointer_bytes
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -54,7 +55,7 @@ from featstore.store.files import (
     same_file,
 )
 from featstore.store.gc import check_hash, make_store
-from featstore.store.journal import has_blocks
+from featstore.store.journal import read_journal
 from featstore.store.layout import FORMAT, ArrayLayout, SetKey, group_metadata
 from featstore.store.listing import Listed, set_files
 from featstore.store.lock import Claim, claim_folders, claim_set, folder_lock
@@ -66,7 +67,6 @@ from featstore.store.records import (
     parse_commit,
     parse_pointer,
     parse_root,
-    pointer_bytes,
     read_commit,
     read_pointer,
     read_root,
@@ -536,7 +536,7 @@ def publish_to_folder(
         return found
     claim = claim_set(directory, key)
     try:
-        if any(map(has_blocks, claim_folders(directory))):
+        if any(read_journal(folder)[1] for folder in claim_folders(directory)):
             raise StoreWriteError(
                 f"An extraction of {key} into {root} is unfinished. Finish it, or remove it with "
                 "`featstore gc`, and copy the set then."

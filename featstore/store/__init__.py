@@ -23,10 +23,11 @@ if TYPE_CHECKING:
         SetSpec,
         plan_array,
     )
+    from featstore.store.pairs import EmbeddingsView, PairedView, pair_views
     from featstore.store.place import LocalPlace, Place
     from featstore.store.records import Commit, read_commit, read_pointer
     from featstore.store.repair import rebuild_set
-    from featstore.store.rows import MODES, Mode, Tuning, Verify, open_rows
+    from featstore.store.rows import MODES, Mode, Verify, open_rows
     from featstore.store.store import (
         FeatureStore,
         SetInfo,
@@ -34,15 +35,9 @@ if TYPE_CHECKING:
         open_store,
         row_facts,
     )
-    from featstore.store.tables import ItemTable, read_thumbnails, write_thumbnails
+    from featstore.store.tables import ItemTable, join_ids, read_thumbnails, write_thumbnails
     from featstore.store.verify import Problem, verify_store
-    from featstore.store.view import (
-        EmbeddingsView,
-        PairedView,
-        Selection,
-        join_ids,
-        pair_views,
-    )
+    from featstore.store.view import Selection
     from featstore.store.writer import SetWriter, WriteOptions, settle_set
 
 #: Rows of a block: the unit of work, retry, journal and checksum, and a Zarr inner chunk.
@@ -77,7 +72,6 @@ __all__ = [
     "SetKey",
     "SetSpec",
     "SetWriter",
-    "Tuning",
     "Verify",
     "WriteOptions",
     "class_texts",
@@ -114,11 +108,12 @@ __getattr__, __dir__ = lazily(
         "featstore.store.place": "LocalPlace Place",
         "featstore.store.records": "Commit read_commit read_pointer",
         "featstore.store.repair": "rebuild_set",
-        "featstore.store.rows": "MODES Mode Tuning Verify open_rows",
+        "featstore.store.rows": "MODES Mode Verify open_rows",
         "featstore.store.store": "FeatureStore SetInfo content_duplicates open_store row_facts",
-        "featstore.store.tables": "ItemTable read_thumbnails write_thumbnails",
+        "featstore.store.tables": "ItemTable join_ids read_thumbnails write_thumbnails",
         "featstore.store.verify": "Problem verify_store",
-        "featstore.store.view": "EmbeddingsView PairedView Selection join_ids pair_views",
+        "featstore.store.pairs": "EmbeddingsView PairedView pair_views",
+        "featstore.store.view": "Selection",
         "featstore.store.writer": "SetWriter WriteOptions settle_set",
     },
 )

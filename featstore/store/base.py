@@ -16,15 +16,15 @@ import polars as pl
 
 from featstore.errors import AlreadyFinishedError, StoreWriteError
 from featstore.store.blocks import check_tail, layout_of
-from featstore.store.casting import blank_value
 from featstore.store.files import opened_as_it_is
-from featstore.store.journal import BlockRecord, Journal, finished_blocks
+from featstore.store.journal import BlockRecord, Journal, plan_digest, read_journal
 from featstore.store.layout import (
     LIMITS,
     ArrayLayout,
     LayoutError,
     LayoutLimits,
     SetKey,
+    blank_value,
     plan_array,
 )
 from featstore.store.listing import find_damage, read_records
@@ -291,7 +291,9 @@ def resume_journal(
         if base is not None:
             _carry(journal, staged if others is not None else None, base, layout)
         for other in others or ():
-            _gather(journal, staged, StagedFiles(other, layout), finished_blocks(other, plan=plan))
+            head, done = read_journal(other)
+            if head.get("plan") == plan_digest(plan):
+                _gather(journal, staged, StagedFiles(other, layout), done)
     except BaseException:
         journal.close()
         raise
@@ -307,20 +309,16 @@ def _take_over(
     base: Base | None,
 ) -> None:
     """Find the data files that are in place already, and stage what a larger one will hold."""
-    for file in list(journal.files):
-        path = array / layout.file_name(file)
-        if not path.exists() or path.stat().st_size != layout.file_bytes(file):
-            journal.forget_file(file)
-    for file in set(range(layout.n_files)) - set(journal.files):
+    for file in range(layout.n_files):
         blocks = layout.file_blocks(file)
         if base is not None and base.in_place(layout, file):
-            journal.files[file] = blocks
+            journal.files.add(file)
             for block in blocks:
                 journal.blocks[block] = base.record(block)
         elif not staged.path(file).exists() and all(block in journal.blocks for block in blocks):
-            # Killed between the rename and its journal row: the blocks were read in place.
+            # The blocks were read in place.
             claim.rely_on(array / layout.file_name(file))
-            journal.add_file(file, blocks=blocks)
+            journal.files.add(file)
 
 
 def _carry(journal: Journal, staged: StagedFiles | None, base: Base, layout: ArrayLayout) -> None:

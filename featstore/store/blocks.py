@@ -14,9 +14,15 @@ from google_crc32c import value as crc32c
 
 from featstore.errors import FeatstoreError
 from featstore.identity import HASHES, sha256_hex
-from featstore.store.casting import blank_value
 from featstore.store.files import json_bytes, open_regular, pieces
-from featstore.store.layout import DTYPES, SHARD_BYTES, ArrayLayout, array_metadata, shard_index
+from featstore.store.layout import (
+    DTYPES,
+    SHARD_BYTES,
+    ArrayLayout,
+    array_metadata,
+    blank_value,
+    shard_index,
+)
 from featstore.store.records import Commit
 
 #: Rows of a shard, where any may stand: no other number of the document is negative.

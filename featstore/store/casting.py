@@ -19,14 +19,19 @@ import polars as pl
 
 from featstore.errors import MisalignedItemsError, NonFiniteEmbeddingError, needs_extra
 from featstore.identity import sha256_hex
-from featstore.store.layout import DTYPES, INTEGERS, ArrayLayout, LayoutError, to_bfloat16
+from featstore.store.layout import (
+    DTYPES,
+    INTEGERS,
+    ArrayLayout,
+    LayoutError,
+    blank_value,
+    to_bfloat16,
+)
 from featstore.store.mapping import writable
 from featstore.store.staging import N_THREADS, workers
 
 if TYPE_CHECKING:
     import torch
-
-    from featstore.store.view import Selection
 
 #: The bits of a value's exponent where NumPy has no fast `isfinite`: all are set in NaN and Inf.
 EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
@@ -231,13 +236,6 @@ def finite_rows(data: np.ndarray, dtype: str) -> np.ndarray:
     return finite
 
 
-def blank_value(dtype: str) -> Any:
-    """Return what stands in the rows of failed items."""
-    if dtype in INTEGERS:
-        return 0
-    return to_bfloat16(np.array([np.nan]))[0] if dtype == "bfloat16" else np.nan
-
-
 def as_tensor(rows: np.ndarray, dtype: str) -> torch.Tensor:
     """Return stored rows as a tensor that may be written to.
 
@@ -317,34 +315,3 @@ class Center:
     def apply(self, rows: np.ndarray, *, key: str) -> None:  # noqa: ARG002
         """Subtract in place, in the precision of the rows."""
         rows -= self.mean.astype(rows.dtype)
-
-
-@dataclass(frozen=True)
-class TorchRows:
-    """A map-style dataset for `torch.utils.data.DataLoader`: rows as tensors that the caller owns.
-
-    An item is one row, of shape (d,), of each view: a tensor, or a tuple of them for pairs. Workers
-    are sent what the views select of their stores, and no rows. A list of numbers gives a batch in
-    one reading, the fast way: a DataLoader with ``batch_size=None`` and a `BatchSampler` as its
-    sampler asks for such lists.
-
-    Attributes
-    ----------
-    views : tuple of Selection
-        Of one length.
-    """
-
-    views: tuple[Selection, ...]
-
-    def __len__(self) -> int:
-        return len(self.views[0])
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return the tensors of a row, or of several, stacked; `index` as a view takes it."""
-        found = tuple(as_tensor(np.asarray(view[index]), view.dtype.name) for view in self.views)
-        return found if len(found) > 1 else found[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Return the items of these numbers, read together: what a DataLoader asks for."""
-        found = self[list(indices)]
-        return list(zip(*found, strict=True) if isinstance(found, tuple) else found)

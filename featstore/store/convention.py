@@ -1,19 +1,18 @@
 """The embeddings convention: what a Zarr group says of the vectors in it.
 
 docs/embeddings-convention.md is the specification and ``embeddings.schema.json`` its schema. Every
-set declares the convention beside ``featstore``.
+set declares the convention beside ``featstore``; the groups above a set may declare others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from featstore.store.layout import INTEGERS
-
-if TYPE_CHECKING:
-    from featstore.store.records import Commit
+from featstore.store.files import json_bytes, parse_json
+from featstore.store.layout import INTEGERS, group_metadata
+from featstore.store.records import Commit
 
 #: What identifies the convention; it never changes.
 UUID = "eb7c9fe8-cf5c-4296-9b2f-2d95e0b1c7ab"
@@ -100,3 +99,41 @@ def properties(attributes: Mapping[str, Any], commit: Commit) -> dict[str, Any]:
     if "bias/zarr.json" in commit.metadata:
         stated["bias"] = "bias"
     return stated
+
+
+def is_group(data: bytes, attributes: Mapping[str, Any]) -> bool:
+    """Return whether `data` is the ``zarr.json`` of a group with these attributes, as written.
+
+    `zarr_conventions` may stand beside ours, and is not looked at.
+    """
+    return data == json_bytes(group_metadata(dict(attributes), **_beside(data)))
+
+
+def is_pointer(data: bytes, attributes: Mapping[str, Any], commit: Commit | None) -> bool:
+    """Return whether `data` is the ``zarr.json`` of a set with these attributes, as written.
+
+    What it states under the embeddings convention is compared with what follows from attributes
+    and commit, if the commit is known. Other conventions may stand beside.
+    """
+    beside: dict[str, Any] = _beside(data)
+    if DECLARATION not in beside.get(CONVENTIONS, ()):
+        return False
+    stated = parse_json(data, where="the set")["attributes"].get(KEY)
+    beside[KEY] = stated if commit is None else properties(attributes, commit)
+    return data == json_bytes(group_metadata(dict(attributes), **beside))
+
+
+def _beside(data: bytes) -> dict[str, Any]:
+    """Return the list of conventions that a group states, if it states one."""
+    if b'"zarr_conventions"' not in data:
+        return {}
+    document = parse_json(data, where="the group")
+    group = document.get("attributes") if isinstance(document, dict) else None
+    stated = group.get(CONVENTIONS) if isinstance(group, dict) else None
+    return {CONVENTIONS: stated} if isinstance(stated, list) else {}
+
+
+def pointer_bytes(attributes: Mapping[str, Any], commit: Commit) -> bytes:
+    """Return the ``zarr.json`` of a set; it declares the embeddings convention."""
+    beside = {CONVENTIONS: [DECLARATION], KEY: properties(attributes, commit)}
+    return json_bytes(group_metadata(dict(attributes), **beside))

@@ -16,21 +16,19 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from featstore.durable import fsync_directory, make_folders
 from featstore.errors import FeatstoreError, StoreWriteError, UnknownSetError
-from featstore.store.blocks import layout_of
 from featstore.store.catalog import (
     NAME,
     holds_files,
     lists_nothing,
-    parse_catalog,
+    read_catalog,
     removals,
     set_folders,
-    staged_sets,
     whole_tags,
     write_catalog,
 )
@@ -38,22 +36,19 @@ from featstore.store.files import (
     MAX_JSON_BYTES,
     delete,
     json_bytes,
-    read_json,
     read_regular,
     walk_store,
     write_file,
 )
 from featstore.store.journal import end_claim
 from featstore.store.layout import SetKey, group_metadata, is_component
-from featstore.store.listing import read_records, unlisted
+from featstore.store.listing import Listed, read_records, unlisted
 from featstore.store.lock import Claim, abandoned, claim_set, folder_lock, is_claimed
 from featstore.store.records import (
     POINTER,
     REVISIONS,
     StoreFormat,
     key_of,
-    read_commit,
-    read_pointer,
     read_root,
     staging_of,
 )
@@ -64,12 +59,6 @@ from featstore.store.store import open_store
 GRACE = 24 * 3600.0
 
 _STAGED = re.compile(r"\..+\.staged")
-#: What a writer may leave below a finished set that no published revision lists.
-_LEFT = {
-    re.compile(r"embedding/c/\d+/0"): "a shard that no commit names",
-    re.compile(r"revisions/[^/.][^/]*"): "a revision that was never published",
-    re.compile(r"failures[^/]*"): "failures of no published revision",
-}
 _TABLE = re.compile(r"(items|thumbnails)-[0-9a-f]{8}\.parquet")
 
 
@@ -93,212 +82,155 @@ def collect_garbage(root: Path, *, grace: float = GRACE, dry_run: bool = False) 
         If the file system refuses.
     """
     open_store(root)
-    before = time.time() - grace
     try:
-        # What is to be removed goes last: as long as it is there, it says why the rest was left.
-        found, condemned = _condemned(root, before=before, grace=grace, dry_run=dry_run)
-        for directory in set_folders(root).folders:
-            if not _linked(root, directory):
-                found += _empty(root, directory, before=before, dry_run=dry_run)
-                found += _unnamed(root, directory, before=before, dry_run=dry_run)
-        listed = lists_nothing(root)
-        found += [Litter(NAME, "lists thumbnails of a kind without sets", 0)] if listed else []
-        if (listed or condemned) and not dry_run:
-            write_catalog(root)
-        names = {folder.relative_to(root).as_posix() for folder in condemned}
-        gone = frozenset({*names, *(litter.path for litter in found)})
-        found += _loose(root, before=before, gone=gone, dry_run=dry_run)
-        for folder in () if dry_run else condemned:
-            _end_removal(root, folder)
+        return _Collection(root, grace, dry_run=dry_run).run()
     except OSError as err:
         raise StoreWriteError(f"Cannot clean {root}: {err.strerror or err}.") from err
-    return found
 
 
-def _condemned(
-    root: Path, *, before: float, grace: float, dry_run: bool
-) -> tuple[list[Litter], list[Path]]:
-    """End what dead writers left; return that, and the folders of the sets to be removed."""
-    found: list[Litter] = []
-    folders: list[Path] = []
-    for folder in removals(root):
-        if not _linked(root, folder) and _newest(folder) <= before:
-            name = folder.relative_to(root).as_posix()
-            found.append(Litter(name, "a set whose removal was interrupted", _size(folder)))
-            folders.append(folder)
-    for directory in staged_sets(root):
-        if not _linked(root, directory):
-            litter, dead = _dead_staging(root, directory, grace=grace, dry_run=dry_run)
-            found += litter
-            folders += dead
-    return found, folders
+class _Collection:
+    """One pass over a store: what is there and not listed, and no writer has touched lately."""
 
+    def __init__(self, root: Path, grace: float, *, dry_run: bool) -> None:
+        self._root = root
+        self._grace = grace
+        self._before = time.time() - grace
+        self._dry_run = dry_run
+        self._found: list[Litter] = []
 
-def _dead_staging(
-    root: Path, directory: Path, *, grace: float, dry_run: bool
-) -> tuple[list[Litter], list[Path]]:
-    """Remove the staging of a set whose writer is dead; return it, and a set to be removed."""
-    finished = (directory / POINTER).exists()
-    target = staging_of(directory) if finished else directory
-    if is_claimed(directory, stale=grace) or _newest(target) > time.time() - grace:
-        return [], []
-    what = "staging of a finished set" if finished else "an extraction that was given up"
-    litter = Litter(target.relative_to(root).as_posix(), what, _size(target))
-    if dry_run:
-        return [litter], []
-    key = key_of(directory)
-    try:
-        claim = claim_set(directory, key)
-    except StoreWriteError:
-        return [], []  # someone began just now
-    condemned = []
-    try:
-        if (directory / POINTER).exists() != finished:
-            return [], []  # and ended, too
-        if finished:
-            # An extension that was given up may have published a part of itself.
-            _roll_back(root, key, claim)
+    def run(self) -> list[Litter]:
+        """Remove what is litter, and return it; in a dry run it is only returned."""
+        root = self._root
+        # What is to be removed goes last: as long as it is there, it says why the rest was left.
+        removed = dict.fromkeys(removals(root), "a set whose removal was interrupted")
+        condemned = self._note(removed)
+        for directory in set_folders(root).folders:
+            if not _linked(root, directory):
+                condemned += self._clean(directory)
+        listed = lists_nothing(root)
+        if listed:
+            self._found.append(Litter(NAME, "lists thumbnails of a kind without sets", 0))
+        if (listed or condemned) and not self._dry_run:
             write_catalog(root)
-            claim.finish()
-        else:
-            condemned.append(_condemn(directory, claim))
-    finally:
-        claim.release()
-    return [litter], condemned
+        folders = set_folders(root).folders
+        for kind in sorted({folder.parent for folder in (*folders, *condemned)}):
+            self._remove_tables(kind, condemned)
+        for name in sorted(walk_store(root)[0]):
+            if name.count("/") < 3 and _STAGED.fullmatch(name.rpartition("/")[2]):
+                with abandoned(root / name) as alone:
+                    if alone:
+                        self._delete(self._note({root / name: "a half-written file"}))
+        for folder in () if self._dry_run else condemned:
+            _end_removal(root, folder)
+        return self._found
 
+    def _note(self, paths: Mapping[Path, str]) -> list[Path]:
+        """Note those of the paths that are older than the grace period, and return them."""
+        old = [
+            path
+            for path in paths
+            if not _linked(self._root, path) and _newest(path) <= self._before
+        ]
+        for path in old:
+            name = path.relative_to(self._root).as_posix()
+            self._found.append(Litter(name, paths[path], _size(path)))
+        return old
 
-def _roll_back(root: Path, key: SetKey, claim: Claim) -> None:
-    """Give the array of a finished set the form that its current commit says."""
-    directory = key.directory(root)
-    with contextlib.suppress(FeatstoreError):
-        pointer = read_pointer(directory)
-        commit = read_commit(directory, pointer["revision"]) if pointer else None
-        layout = layout_of(commit) if commit else None
-        if commit is not None and layout is not None:
-            restore_array(root, key, commit, layout, claim)
+    def _delete(self, paths: list[Path]) -> None:
+        for path in () if self._dry_run else paths:
+            path.unlink(missing_ok=True)
+            fsync_directory(path.parent)
 
-
-def _empty(root: Path, directory: Path, *, before: float, dry_run: bool) -> list[Litter]:
-    """Remove a folder that holds no file: its writer was stopped before it staged one."""
-    inside = sorted(directory.rglob("*"), reverse=True)
-    if not all(path.is_dir() and not path.is_symlink() for path in inside):
-        return []
-    if not directory.is_dir() or _newest(directory) > before:
-        return []
-    for path in () if dry_run else (*inside, directory):
-        with contextlib.suppress(OSError):  # what a writer puts there meanwhile stays
-            path.rmdir()
-    return [Litter(directory.relative_to(root).as_posix(), "an empty folder", 0)]
-
-
-def _unnamed(root: Path, directory: Path, *, before: float, dry_run: bool) -> list[Litter]:
-    """Remove the files of a finished set that no published revision names."""
-    with contextlib.suppress(FeatstoreError, FileNotFoundError):
-        if staging_of(directory).exists():
+    def _clean(self, directory: Path) -> list[Path]:
+        """Remove what is litter of a set; return its folder if all of it is to be removed."""
+        key, staging = key_of(directory), staging_of(directory)
+        finished, staged = (directory / POINTER).exists(), staging.exists()
+        if staged and is_claimed(directory, stale=self._grace):
             return []
-        found = list(_old_files(root, directory, before))
-        if not found or dry_run:
-            return found
-        claim = claim_set(directory, key_of(directory))
+        litter: dict[Path, str] = {}
+        if finished and staged:
+            litter[staging] = "staging of a finished set"
+        elif finished:
+            files = _files_of(self._root, directory)
+            paths = unlisted(self._root, key, files) if files else ()
+            litter = dict.fromkeys(paths, "no published revision lists it")
+        elif staged or all(
+            path.is_dir() and not path.is_symlink() for path in directory.rglob("*")
+        ):
+            litter[directory] = "an extraction that was given up"
+        old = self._note(litter)
+        if not old or self._dry_run:
+            return [] if finished else old
         try:
+            claim = claim_set(directory, key)
+        except StoreWriteError:
+            return []  # someone began just now
+        try:
+            if (directory / POINTER).exists() != finished:
+                return []  # and ended, too
+            if not finished:
+                return [_condemn(directory, claim)]
+            if staged:
+                # An extension that was given up may have published a part of itself.
+                with contextlib.suppress(FeatstoreError):
+                    restore_array(read_records(self._root, key), claim)
+                write_catalog(self._root)
+                claim.finish()
+                return []
             # Looked at again, now that nobody else can publish.
-            found = list(_old_files(root, directory, before))
-            for litter in found:
-                claim.discard(root / litter.path)
-        finally:
+            files = _files_of(self._root, directory)
+            for path in unlisted(self._root, key, files) if files else ():
+                if path in old:
+                    claim.discard(path)
             end_claim(claim)
-        return found
-    return []
+        finally:
+            claim.release()
+        return []
 
-
-def _old_files(root: Path, directory: Path, before: float) -> Iterator[Litter]:
-    """Yield the files of a finished set that no published revision names and no writer left now."""
-    records = read_records(root, key_of(directory))
-    history = (records.pointer or {}).get("history", [])
-    if records.pointer_fault or len(records.older) != len(history) or not records.layout:
-        return  # a record that is lost may name anything
-    for path in unlisted(root, records.key, records.files()):
-        name, facts = path.relative_to(directory).as_posix(), path.lstat()
-        what = next((what for form, what in _LEFT.items() if form.fullmatch(name)), "")
-        if what and facts.st_mtime <= before:
-            yield Litter(path.relative_to(root).as_posix(), what, facts.st_size)
-
-
-def _loose(root: Path, *, before: float, gone: Collection[str], dry_run: bool) -> Iterator[Litter]:
-    """Remove half-written files, and tables that nothing names."""
-    tables: dict[Path, list[Path]] = {}
-    for name in sorted(walk_store(root)[0]):
-        path, parts = root / name, name.split("/")
-        if name in gone or "/".join(parts[:3]) in gone or _age_of(path) > before:
-            continue
-        if len(parts) == 3 and _TABLE.fullmatch(parts[2]):
-            tables.setdefault(path.parent, []).append(path)
-        elif _STAGED.fullmatch(parts[-1]) and not staging_of(root.joinpath(*parts[:3])).exists():
-            with abandoned(path) as alone:
-                if alone:
-                    yield _deleted(root, path, "a half-written file", dry_run=dry_run)
-    for kind, paths in tables.items():
+    def _remove_tables(self, kind: Path, condemned: Collection[Path]) -> None:
+        """Remove the tables of a kind that nothing lists."""
         # A writer that replaces thumbnails holds this lock; one that needs items writes them again.
         with folder_lock(kind):
-            named = _named_tables(root, kind, gone)
-            for path in paths:
-                if named.get(path.name) is False:
-                    yield _deleted(root, path, "a table that no commit names", dry_run=dry_run)
+            tables = dict.fromkeys(
+                _unlisted_tables(self._root, kind, condemned), "a table that no commit names"
+            )
+            self._delete(self._note(tables))
 
 
-def _deleted(root: Path, path: Path, what: str, *, dry_run: bool) -> Litter:
-    litter = Litter(path.relative_to(root).as_posix(), what, path.lstat().st_size)
-    if not dry_run:
-        path.unlink(missing_ok=True)
-        fsync_directory(path.parent)
-    return litter
-
-
-def _named_tables(root: Path, kind: Path, gone: Collection[str]) -> dict[str, bool]:
-    """Return each table of a kind -> whether it is named; absent where nobody can say."""
-    there = [path.name for path in kind.iterdir()]
-    names = [f"{kind.relative_to(root).as_posix()}/{name}" for name in there if is_component(name)]
-    sets = [root / name for name in names if name not in gone and (root / name).is_dir()]
-    sets = [directory for directory in sets if holds_files(directory)]
-    tables = [name for name in there if _TABLE.fullmatch(name)]
-    if not sets:
-        return dict.fromkeys(tables, False)
-    result: dict[str, bool] = {}
+def _files_of(root: Path, directory: Path) -> dict[str, Listed]:
+    """Return the table of a set; empty if a record that is lost may name anything."""
     with contextlib.suppress(FeatstoreError, OSError):
-        used = {name for directory in sets for name in _named_items(root, directory, gone)}
-        result |= {name: name in used for name in tables if name.startswith("items-")}
-    with contextlib.suppress(FeatstoreError, OSError):
-        pictures = [name for name in tables if name.startswith("thumbnails-")]
-        result |= _listed_thumbnails(root, kind, pictures)
-    return result
+        records = read_records(root, key_of(directory))
+        return records.files() if records.whole else {}
+    return {}
 
 
-def _listed_thumbnails(root: Path, kind: Path, pictures: list[str]) -> dict[str, bool]:
-    """Return each table of thumbnails -> whether the catalog lists it; empty if it lists none."""
-    listed = (parse_catalog(read_json(root / NAME)) or {}).get("thumbnails")
-    if listed is None:
-        return {}
-    beside = {Path(name).name for name in listed if (root / name).parent == kind}
-    # Where those that are listed are gone, a writer had replaced them by these.
-    replaced = beside.isdisjoint(pictures)
-    return {name: name in beside or replaced for name in pictures}
+def _unlisted_tables(root: Path, kind: Path, condemned: Collection[Path] = ()) -> list[Path]:
+    """Return the tables of a kind that nothing lists, as far as anybody can say."""
+    there = list(kind.iterdir())
+    tables = [path for path in there if _TABLE.fullmatch(path.name)]
+    folders = [path for path in there if is_component(path.name) and path.is_dir()]
+    sets = [path for path in folders if path not in condemned and holds_files(path)]
+    if not sets or not tables:
+        return tables
+    files = [{} if staging_of(one).exists() else _files_of(root, one) for one in sets]
+    known, listed = all(files), {name for one in files for name in one}
+    shown = (read_catalog(root) or {}).get("thumbnails")
+    pictures = {path.relative_to(root).as_posix() for path in tables if _is_picture(path)}
+    if shown is not None and pictures & {*shown}:
+        # Where none of those that are listed is there, a writer had replaced them.
+        listed |= {*shown}
+    else:
+        listed |= pictures
+    return [
+        path
+        for path in tables
+        if path.relative_to(root).as_posix() not in listed and (known or _is_picture(path))
+    ]
 
 
-def _named_items(root: Path, directory: Path, gone: Collection[str]) -> list[str]:
-    """Return the item tables that the commits of a set name.
-
-    Raises
-    ------
-    FileNotFoundError
-        If what it will name is not there yet.
-    CorruptStoreError
-        If a commit is damaged.
-    """
-    records = sorted((directory / REVISIONS).glob("*.json"))
-    commits = [path for path in records if path.relative_to(root).as_posix() not in gone]
-    if not commits or staging_of(directory).exists():
-        raise FileNotFoundError(directory)
-    return [str(read_commit(directory, path.stem).items["file"]) for path in commits]
+def _is_picture(path: Path) -> bool:
+    return path.name.startswith("thumbnails-")
 
 
 def _linked(root: Path, path: Path) -> bool:
@@ -307,27 +239,20 @@ def _linked(root: Path, path: Path) -> bool:
     return any(part.is_symlink() for part in parts if part.is_relative_to(root))
 
 
-def _age_of(path: Path) -> float:
-    """Return when a file was last written; never, if a writer has renamed it meanwhile."""
-    try:
-        return path.lstat().st_mtime
-    except FileNotFoundError:
-        return math.inf
+def _newest(path: Path) -> float:
+    """Return when a file, or something in a folder, was last written; never, if it is gone."""
+    return max((facts.st_mtime for facts in _facts(path)), default=math.inf)
 
 
-def _newest(folder: Path) -> float:
-    """Return when something in a folder was last written; never, if it is removed meanwhile."""
-    return max((facts.st_mtime for facts in _facts(folder)), default=math.inf)
+def _size(path: Path) -> int:
+    return sum(facts.st_size for facts in _facts(path) if stat.S_ISREG(facts.st_mode))
 
 
-def _size(folder: Path) -> int:
-    return sum(facts.st_size for facts in _facts(folder) if stat.S_ISREG(facts.st_mode))
-
-
-def _facts(folder: Path) -> Iterator[os.stat_result]:
-    """Yield the facts of a folder and of all in it, but of what is removed meanwhile."""
-    for where, _, names in os.walk(folder):
-        for name in ("", *names):
+def _facts(path: Path) -> Iterator[os.stat_result]:
+    """Yield the facts of a file, or of a folder and all in it, but of what is removed meanwhile."""
+    inside = ((where, *folders, *names) for where, folders, names in os.walk(path))
+    for where, *names in ((path, ""), *inside):
+        for name in names:
             with contextlib.suppress(FileNotFoundError):
                 yield (Path(where) / name).lstat()
 
@@ -400,13 +325,9 @@ def _end_removal(root: Path, condemned: Path) -> int:
     own = {f"items-{digits}.parquet" for digits in _item_tables(condemned)}
     with folder_lock(kind):
         last = kind not in set_folders(root).kinds
-        gone = [
-            kind / name
-            for name, named in _named_tables(root, kind, ()).items()
-            if not named and (last or name in own)
-        ]
+        tables = [path for path in _unlisted_tables(root, kind) if last or path.name in own]
         # Another command may have ended the removal.
-        return sum(delete(path) for path in (*gone, condemned) if path.exists())
+        return sum(delete(path) for path in (*tables, condemned) if path.exists())
 
 
 def _item_tables(directory: Path) -> set[str]:

@@ -459,3 +459,10 @@ def from_bfloat16(bits: np.ndarray, out: np.ndarray | None = None) -> np.ndarray
     np.copyto(wide, bits, casting="safe")
     np.left_shift(wide, np.uint32(16), out=wide)
     return out
+
+
+def blank_value(dtype: str) -> Any:
+    """Return what stands in the rows of failed items."""
+    if dtype in INTEGERS:
+        return 0
+    return to_bfloat16(np.array([np.nan]))[0] if dtype == "bfloat16" else np.nan

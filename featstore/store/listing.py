@@ -18,6 +18,7 @@ from typing import Any
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.store.blocks import FileCheck, check_file, check_size, layout_of, may_have_grown
 from featstore.store.catalog import read_catalog
+from featstore.store.convention import is_pointer
 from featstore.store.files import (
     MAX_METADATA_BYTES,
     check_no_links,
@@ -34,7 +35,6 @@ from featstore.store.records import (
     Commit,
     belongs,
     commit_bytes,
-    is_pointer,
     is_sha256,
     parse_pointer,
     read_commit,
@@ -217,6 +217,13 @@ class SetRecords:
             return "is changed, or the metadata of another set"
         right = is_pointer(self._data or b"", self.pointer, self.current)
         return "" if right else "is not written as a writer writes it"
+
+    @property
+    def whole(self) -> bool:
+        """Whether every revision that is published says what its files are."""
+        history = (self.pointer or {}).get("history", [])
+        lost = self.pointer_fault or len(self.older) != len(history)
+        return not lost and self.layout is not None
 
     def published(self) -> list[Commit]:
         """Return the revisions before the current one: see `older`."""

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from featstore.errors import FeatstoreError
-from featstore.store.files import OpenFile, check_sizes, opened
+from featstore.store.files import OpenFile, opened
 from featstore.store.layout import DTYPES, ArrayLayout
 
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python has no name for it
@@ -110,8 +110,6 @@ def map_array(
     MappingUnavailableError
         If this system or this layout does not allow it.
     """
-    if open_file is None:
-        check_sizes(directory, layout)
     check_mappable(layout)
     again = functools.partial(map_array, directory, layout, open_file, private=True)
     reserved = _Range(layout.n * layout.row_bytes, again)

@@ -42,7 +42,6 @@ from featstore.identity import (
     sealed,
     sha256_hex,
 )
-from featstore.store.convention import CONVENTIONS, DECLARATION, KEY, properties
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -57,7 +56,6 @@ from featstore.store.layout import (
     ArrayLayout,
     SetKey,
     check_component,
-    group_metadata,
     is_component,
 )
 
@@ -159,44 +157,6 @@ def parse_root(document: Any, *, where: str) -> StoreFormat:
     return StoreFormat.parse(
         group.get("featstore") if isinstance(group, dict) else None, where=where
     )
-
-
-def is_group(data: bytes, attributes: Mapping[str, Any]) -> bool:
-    """Return whether `data` is the ``zarr.json`` of a group with these attributes, as written.
-
-    `zarr_conventions` may stand beside ours, and is not looked at.
-    """
-    return data == json_bytes(group_metadata(dict(attributes), **_beside(data)))
-
-
-def is_pointer(data: bytes, attributes: Mapping[str, Any], commit: Commit | None) -> bool:
-    """Return whether `data` is the ``zarr.json`` of a set with these attributes, as written.
-
-    What it states under the embeddings convention is compared with what follows from attributes
-    and commit, if the commit is known. Other conventions may stand beside.
-    """
-    beside: dict[str, Any] = _beside(data)
-    if DECLARATION not in beside.get(CONVENTIONS, ()):
-        return False
-    stated = parse_json(data, where="the set")["attributes"].get(KEY)
-    beside[KEY] = stated if commit is None else properties(attributes, commit)
-    return data == json_bytes(group_metadata(dict(attributes), **beside))
-
-
-def _beside(data: bytes) -> dict[str, Any]:
-    """Return the list of conventions that a group states, if it states one."""
-    if b'"zarr_conventions"' not in data:
-        return {}
-    document = parse_json(data, where="the group")
-    group = document.get("attributes") if isinstance(document, dict) else None
-    stated = group.get(CONVENTIONS) if isinstance(group, dict) else None
-    return {CONVENTIONS: stated} if isinstance(stated, list) else {}
-
-
-def pointer_bytes(attributes: Mapping[str, Any], commit: Commit) -> bytes:
-    """Return the ``zarr.json`` of a set; it declares the embeddings convention."""
-    beside = {CONVENTIONS: [DECLARATION], KEY: properties(attributes, commit)}
-    return json_bytes(group_metadata(dict(attributes), **beside))
 
 
 def _is_facts(facts: Any, *more: str) -> bool:

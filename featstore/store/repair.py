@@ -23,21 +23,20 @@ import polars as pl
 
 from featstore.errors import FeatstoreError
 from featstore.identity import SHORT, sha256_hex
-from featstore.store.blocks import check_file, check_tail, layout_of, proven, read_block
+from featstore.store.blocks import check_tail, layout_of, proven, read_block
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import store_format, write_catalog
+from featstore.store.convention import pointer_bytes
 from featstore.store.files import (
     check_no_links,
     facts_of,
     json_bytes,
     read_regular,
-    same_file,
 )
 from featstore.store.journal import end_claim
 from featstore.store.layout import (
     ArrayLayout,
     SetKey,
-    array_metadata,
     group_metadata,
     shard_tail,
 )
@@ -56,7 +55,6 @@ from featstore.store.records import (
     REVISIONS,
     Commit,
     attributes_digest,
-    pointer_bytes,
     read_commit,
     read_pointer,
 )
@@ -372,21 +370,18 @@ def derive_pointer(records: SetRecords, attributes: Mapping[str, Any]) -> bytes 
             return None
     except (ValueError, RecursionError):
         return None
-    commits = {name: one for name, one in records.commits.items() if one is not current}
     history = attributes.get("history", [])
+    names = [one.revision_id for one in records.older]
     if isinstance(history, list) and current.revision_id in history:
         history = history[: history.index(current.revision_id)]
-    if not isinstance(history, list) or not history or not set(map(str, history)) <= set(commits):
-        ordered = sorted(commits.values(), key=lambda commit: commit.n)
-        sizes = [commit.n for commit in ordered]
-        if len(set(sizes)) < len(sizes) or any(n > current.n for n in sizes):
+    if not isinstance(history, list) or not history or not set(map(str, history)) <= {*names}:
+        sizes = [one.n for one in records.older]
+        if len({*sizes}) < len(sizes) or len(names) < len(records.commits) - 1:
             return None
-        history = [commit.revision_id for commit in ordered]
+        history = names
     kept = {name: value for name, value in attributes.items() if name != "history"}
     pointer = {**kept, "revision": current.revision_id}
-    if history:
-        pointer["history"] = history
-    return pointer_bytes(pointer, current)
+    return pointer_bytes({**pointer, "history": history} if history else pointer, current)
 
 
 def derive_items(directory: Path, commit: Commit, *tables: pl.DataFrame) -> bytes | None:
@@ -432,9 +427,7 @@ def _rebuild_data(
     return fetched
 
 
-def restore_array(
-    root: Path, key: SetKey, commit: Commit, layout: ArrayLayout, claim: Claim
-) -> None:
+def restore_array(records: SetRecords, claim: Claim) -> None:
     """Write the files of an array again that are not the commit's, as far as they follow from it.
 
     Raises
@@ -442,16 +435,16 @@ def restore_array(
     ClaimLostError
         If another writer has taken over; nothing that is its is written over.
     """
-    array = key.directory(root) / "embedding"
-    if not same_file(array / "zarr.json", commit.metadata[ARRAY]):
-        claim.write_file(array / "zarr.json", [json_bytes(array_metadata(layout))])
-    for file in range(layout.n_files):
-        path = array / layout.file_name(file)
-        check_no_links(root, [path])
-        wrong = path.is_file() and check_tail(path, layout, file)
-        if wrong and not check_file(path, layout, file, commit).bad_blocks:
+    for one in records.files().values():
+        path = records.root / one.path
+        if one.path.endswith(f"/{ARRAY}") and one.check(records.root).reasons:
+            claim.write_file(path, [one.content() or b""])
+        if one.layout is None or not path.is_file() or not check_tail(path, one.layout, one.file):
+            continue
+        check_no_links(records.root, [path])
+        if not one.check(records.root).bad_blocks:
             # Every row is right; what lies behind them follows from the layout.
-            claim.write_file(path, _data_file(path, layout, file))
+            claim.write_file(path, _data_file(path, one.layout, one.file))
 
 
 def _data_file(path: Path, layout: ArrayLayout, file: int) -> Iterator[bytes]:

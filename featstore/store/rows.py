@@ -1,27 +1,20 @@
-"""Read rows of a set: memory map, pread or zarr, each with its checksums.
+"""Read rows of a set, mapped or from its files, each with its checksums.
 
 ``map``
     One address range over all files: memory speed. The default for local stores.
-``segments``
-    Each file mapped by itself when first needed: where one range is impossible.
 ``pread``
-    Ranges read with ``os.preadv``: for network file systems, where a file that shrinks under
-    a mapping kills the process and each page fault is a round trip.
-``zarr``
-    Through zarr-python, a hundred times slower: the last resort, and the check on the others.
+    Ranges of files, opened for each read: where one address range is impossible, and for network
+    file systems, where a file that shrinks under a mapping kills the process and each page fault is
+    a round trip.
 """
 
 from __future__ import annotations
 
-import functools
-import os
 import reprlib
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
 
@@ -159,31 +152,23 @@ def decode(stored: np.ndarray, dtype: str, out: np.ndarray) -> np.ndarray:
     return out
 
 
-Mode = Literal["auto", "map", "segments", "pread", "zarr"]
+Mode = Literal["auto", "map", "pread"]
 MODES: tuple[str, ...] = get_args(Mode)
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """How scattered rows are read; none of it changes what they return."""
+# How scattered rows are read; none of it changes what they are.
 
-    mapped_files: int = 256
-    """Files that the segmented reader keeps mapped."""
+#: Fewer rows than this are read as they come, cold or not.
+COLD_ROWS = 256
 
-    cold_rows: int = 256
-    """Fewer rows than this are read as they come, cold or not."""
+#: A row that takes longer than this was not in memory (one in memory takes a few µs).
+COLD_SECONDS = 30e-6
 
-    cold_seconds: float = 30e-6
-    """A row that takes longer than this was not in memory (one in memory takes a few µs)."""
+#: Ranges of rows nearer than this are read as one, ...
+GAP_BYTES = 16 * 2**10
 
-    gap_bytes: int = 16 * 2**10
-    """Ranges of rows nearer than this are read as one."""
-
-    read_bytes: int = 8 * 2**20
-    """Bytes that one read takes at most."""
-
-
-TUNED = Tuning()
+#: ... of at most so many bytes.
+READ_BYTES = 8 * 2**20
 
 
 def open_rows(
@@ -191,7 +176,6 @@ def open_rows(
     layout: ArrayLayout,
     mode: Mode = "auto",
     open_file: OpenFile | None = None,
-    tuning: Tuning = TUNED,
 ) -> RowSource:
     """Open the array in `directory` for reading.
 
@@ -202,11 +186,9 @@ def open_rows(
     layout : ArrayLayout
         From the array's metadata, with n from the commit.
     mode : str
-        ``"auto"`` is ``"map"``, or ``"segments"`` where that is impossible.
+        ``"auto"`` is ``"map"``, or ``"pread"`` where that is impossible.
     open_file : callable, optional
-        Opens data files that lie elsewhere than in `directory`; not for ``"zarr"``.
-    tuning : Tuning
-        How scattered rows are read.
+        Opens data files that lie elsewhere than in `directory`.
 
     Raises
     ------
@@ -215,37 +197,22 @@ def open_rows(
     MappingUnavailableError
         If ``"map"`` was asked for and is impossible; the message says why.
     """
-    if mode == "auto":
+    if mode != "pread":
         try:
-            return MappedRows(directory, layout, open_file, tuning)
+            return MappedRows(layout, map_array(directory, layout, open_file))
         except MappingUnavailableError:
-            return SegmentedRows(directory, layout, open_file, tuning)
-    kinds: dict[str, type[_FileRows]] = {
-        "map": MappedRows,
-        "segments": SegmentedRows,
-        "pread": PreadRows,
-        "zarr": ZarrRows,
-    }
-    return kinds[mode](directory, layout, open_file, tuning)
+            if mode == "map":
+                raise
+    if open_file is None:
+        check_sizes(directory, layout)
+    return PreadRows(layout, directory, open_file or opened)
 
 
-class _FileRows(ABC):
-    """What the readers share: an array's place and layout, its files checked."""
+class _FileRows:
+    """What the readers share: the layout of an array."""
 
-    def __init__(
-        self,
-        directory: Path,
-        layout: ArrayLayout,
-        open_file: OpenFile | None = None,
-        tuning: Tuning = TUNED,
-    ) -> None:
-        if open_file is None:
-            check_sizes(directory, layout)
-        self._open_file = open_file or opened
-        self._directory = directory
+    def __init__(self, layout: ArrayLayout) -> None:
         self._layout = layout
-        self._tuning = tuning
-        self._per_file = layout.shard_rows or layout.n
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -257,10 +224,6 @@ class _FileRows(ABC):
         """Stored dtype."""
         return self._layout.dtype
 
-    @abstractmethod
-    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the rows of these numbers, in this order; see `RowSource.read`."""
-
     def _new(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         if out is not None:
             return out
@@ -270,18 +233,10 @@ class _FileRows(ABC):
 class MappedRows(_FileRows):
     """Rows of one mapped address range; see `featstore.store.mapping`."""
 
-    def __init__(
-        self,
-        directory: Path,
-        layout: ArrayLayout,
-        open_file: OpenFile | None = None,
-        tuning: Tuning = TUNED,
-    ) -> None:
-        self._directory = directory
-        self._layout = layout
-        self._tuning = tuning
-        self.array = map_array(directory, layout, open_file)
-        self._address = self.array.ctypes.data
+    def __init__(self, layout: ArrayLayout, array: np.ndarray) -> None:
+        super().__init__(layout)
+        self.array = array
+        self._address = array.ctypes.data
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the rows; consecutive ones as a read-only view without a copy."""
@@ -291,7 +246,7 @@ class MappedRows(_FileRows):
                 check_bounds(rows, self._layout.n)
             return self.array[first : last + 1]
         check_bounds(rows, self._layout.n)
-        if rows.size >= self._tuning.cold_rows and self._is_cold(rows):
+        if rows.size >= COLD_ROWS and self._is_cold(rows):
             return self._gather_cold(rows, self._new(rows, out))
         return gather(self.array, rows, out)
 
@@ -304,9 +259,7 @@ class MappedRows(_FileRows):
         row_bytes = self._layout.row_bytes
         if not all(is_resident(self._address + row * row_bytes) for row in probe.tolist()):
             return True
-        return all(
-            self._seconds(probe[one : one + 1]) > self._tuning.cold_seconds for one in range(3)
-        )
+        return all(self._seconds(probe[one : one + 1]) > COLD_SECONDS for one in range(3))
 
     def _seconds(self, rows: np.ndarray) -> float:
         started = time.perf_counter()
@@ -318,59 +271,23 @@ class MappedRows(_FileRows):
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
         row_bytes = self._layout.row_bytes
-        for part in _ranges(ordered, row_bytes, self._tuning):
+        for part in _ranges(ordered, row_bytes):
             first, last = int(ordered[part.start]), int(ordered[part.stop - 1])
             advise_soon(self._address + first * row_bytes, (last - first + 1) * row_bytes)
-        step = self._tuning.cold_rows
+        step = COLD_ROWS
         for start in range(0, rows.size, step):
             window = slice(start, start + step)
             out[order[window]] = gather(self.array, ordered[window])
         return out
 
 
-class SegmentedRows(_FileRows):
-    """Rows of files that are mapped one by one, the latest of them kept."""
-
-    def __init__(
-        self,
-        directory: Path,
-        layout: ArrayLayout,
-        open_file: OpenFile | None = None,
-        tuning: Tuning = TUNED,
-    ) -> None:
-        super().__init__(directory, layout, open_file, tuning)
-        self._segment = functools.lru_cache(maxsize=tuning.mapped_files)(self._map)
-
-    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the rows; consecutive ones of one file as a read-only view without a copy."""
-        check_bounds(rows, self._layout.n)
-        if is_run(rows) and rows[0] // self._per_file == rows[-1] // self._per_file:
-            start = int(rows[0]) % self._per_file
-            return self._segment(int(rows[0]) // self._per_file)[start : start + rows.size]
-        out = self._new(rows, out)
-        files = rows // self._per_file
-        for file in np.unique(files):
-            here = np.flatnonzero(files == file)
-            out[here] = gather(self._segment(int(file)), rows[here] % self._per_file)
-        return out
-
-    def _map(self, file: int) -> np.ndarray:
-        rows = self._layout.file_rows(file)
-        with (
-            self._open_file(self._directory, self._layout, file) as descriptor,
-            open(descriptor, "rb", closefd=False) as handle,
-        ):
-            mapped = np.memmap(
-                handle,
-                dtype=DTYPES[self._layout.dtype],
-                mode="r",
-                shape=(rows.stop - rows.start, self._layout.dim),
-            )
-        return mapped.view(np.ndarray)
-
-
 class PreadRows(_FileRows):
-    """Rows read with ``os.preadv``, near ones together, in the order of the files."""
+    """Rows read from their files, near ones together, in the order of the files."""
+
+    def __init__(self, layout: ArrayLayout, directory: Path, open_file: OpenFile) -> None:
+        super().__init__(layout)
+        self._directory = directory
+        self._open_file = open_file
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the rows in `out` or a new array."""
@@ -382,7 +299,7 @@ class PreadRows(_FileRows):
                 return out
             order = np.argsort(rows, kind="stable")
             ordered = rows[order]
-            for part in _ranges(ordered, self._layout.row_bytes, self._tuning):
+            for part in _ranges(ordered, self._layout.row_bytes):
                 first = int(ordered[part.start])
                 wanted = ordered[part] - first
                 found = np.empty((int(wanted[-1]) + 1, self._layout.dim), dtype=out.dtype)
@@ -429,29 +346,10 @@ class _Cursor:
         return self._descriptor
 
 
-class ZarrRows(_FileRows):
-    """Rows read through zarr-python."""
-
-    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the rows in `out` or a new array."""
-        import zarr
-
-        check_bounds(rows, self._layout.n)
-        out = self._new(rows, out)
-        # Opened anew: a later revision may have appended to it, and changed its chunks.
-        array: Any = zarr.open_array(str(self._directory), mode="r")
-        if is_run(rows):
-            out[...] = array[int(rows[0]) : int(rows[-1]) + 1]
-        elif rows.size:
-            distinct, back = np.unique(rows, return_inverse=True)
-            gather(np.asarray(array.oindex[distinct]), back, out)
-        return out
-
-
-def _ranges(ordered: np.ndarray, row_bytes: int, tuning: Tuning) -> Iterator[slice]:
+def _ranges(ordered: np.ndarray, row_bytes: int) -> Iterator[slice]:
     """Yield slices of ascending rows that lie near each other: each is one read."""
-    gap = max(1, tuning.gap_bytes // row_bytes)
-    most = max(1, tuning.read_bytes // row_bytes)
+    gap = max(1, GAP_BYTES // row_bytes)
+    most = max(1, READ_BYTES // row_bytes)
     breaks = np.flatnonzero(np.diff(ordered) > gap) + 1
     for start, stop in zip([0, *breaks], [*breaks, ordered.size], strict=True):
         while start < stop:
@@ -462,12 +360,16 @@ def _ranges(ordered: np.ndarray, row_bytes: int, tuning: Tuning) -> Iterator[sli
 
 def _read_exactly(descriptor: int, offset: int, target: memoryview) -> None:
     """Fill `target` from `offset` of a file; a short file is an error, never a short result."""
-    done = 0
-    while done < len(target):
-        count = os.preadv(descriptor, [target[done:]], offset + done)
-        if not count:
-            raise CorruptStoreError("A data file ended early: it was truncated while it was read.")
-        done += count
+    # `os.preadv` is not everywhere.
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        file.seek(offset)
+        while target:
+            count = file.readinto(target)
+            if not count:
+                raise CorruptStoreError(
+                    "A data file ended early: it was truncated while it was read."
+                )
+            target = target[count:]
 
 
 Verify = Literal["never", "first-touch", "full"]

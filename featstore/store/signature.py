@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data_manifests.cache import cache_folder
 from featstore.durable import (
@@ -38,10 +38,7 @@ from featstore.store.files import (
 )
 from featstore.store.layout import FORMAT
 from featstore.store.lock import folder_lock
-from featstore.store.records import SIGNATURE, is_size, key_of, read_pointer
-
-if TYPE_CHECKING:
-    from featstore.store.store import FeatureStore
+from featstore.store.records import SIGNATURE, is_size
 
 #: A counter is at most so large: what every reader of JSON holds exactly.
 MAX_COUNTER = 2**53 - 1
@@ -146,7 +143,7 @@ def read_signature(root: Path, *, where: str) -> Signature | None:
 
 
 def check_signed(
-    store: FeatureStore, key: PublicKey, *, at_least: int
+    root: Path, found: Mapping[str, str], key: PublicKey, *, where: str, at_least: int
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return the revisions and the tags that the owner of a key signed, compared with the store.
 
@@ -155,6 +152,10 @@ def check_signed(
 
     Parameters
     ----------
+    root, where : Path, str
+        Folder of the store's small files, and its address.
+    found : mapping
+        Key -> revision_id of the sets that it holds.
     at_least : int
         The lowest counter that is taken.
 
@@ -169,8 +170,8 @@ def check_signed(
         If there is no signature of this key, it is not one of what the store holds, or an earlier
         state was put back.
     """
-    where, wanted = store.address, public_key(key)
-    signature = read_signature(store.root, where=where)
+    wanted = public_key(key)
+    signature = read_signature(root, where=where)
     if signature is None:
         raise SignatureError(f"{where} is not signed. Ask its owner for `featstore sign`.")
     if signature.public_key != wanted:
@@ -178,7 +179,7 @@ def check_signed(
             f"{where} is signed by the key {signature.public_key}, not by {wanted}. Use it only if "
             "its owner tells you that the key has changed."
         )
-    catalog = read_catalog(store.root)
+    catalog = read_catalog(root)
     if catalog is None or not signature.covers(catalog):
         raise SignatureError(
             f"{where}/{SIGNATURE} is not a signature of what the catalog lists: sets or tags were "
@@ -192,8 +193,6 @@ def check_signed(
             f"{'was seen here before' if seen >= at_least else 'is asked for'}: an earlier state "
             "was put back."
         )
-    there = {str(key_of(folder)): read_pointer(folder) for folder in store.folders()}
-    found = {name: attributes["revision"] for name, attributes in there.items() if attributes}
     check_sets(found, catalog["sets"], where=where, what="signed")
     remember(where, wanted, signature.counter)
     return catalog["sets"], catalog["tags"]

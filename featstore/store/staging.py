@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from featstore.durable import begin_writeback, fsync_directory, seal, write_all
-from featstore.store.files import open_descriptor, open_regular
+from featstore.store.blocks import read_block
+from featstore.store.files import open_descriptor
 from featstore.store.layout import ArrayLayout, shard_tail
 
 #: Files that stay open over a `sync`: the one that is written, and those of blocks out of order.
@@ -92,11 +93,7 @@ class StagedFiles:
 
     def read(self, block: int, path: Path | None = None) -> bytes:
         """Return the bytes of a block, staged or in `path`; fewer if the file ends before."""
-        file, offset = self._place(block)
-        rows = self._layout.block_slice(block)
-        with open_regular(path or self.path(file)) as staged:
-            staged.seek(offset)
-            return staged.read((rows.stop - rows.start) * self._layout.row_bytes)
+        return read_block(path or self.path_of(block), self._layout, block)
 
     def complete(self, file: int) -> Path:
         """Add padding and index to a file; it is whole, and durable after `sync`. Return its path.

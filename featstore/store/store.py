@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.address import Address, parse_address
+from featstore.address import parse_address
 from featstore.cards import SHOWN, Card
 from featstore.errors import (
     LISTED,
@@ -41,6 +41,7 @@ from featstore.store.files import (
     same_file,
 )
 from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_array_metadata
+from featstore.store.pairs import EmbeddingsView
 from featstore.store.place import LocalPlace, Place, open_place
 from featstore.store.records import (
     SIGNATURE,
@@ -73,7 +74,7 @@ from featstore.store.tables import (
     read_items,
     read_thumbnails,
 )
-from featstore.store.view import EmbeddingsView, Origin, Selection
+from featstore.store.view import Origin, Selection
 
 
 @dataclass(frozen=True)
@@ -375,7 +376,9 @@ class FeatureStore:
         if self.verify == "never":
             self.verify = "first-touch"  # what is signed are hashes: rows are compared with them
         self.place.refresh(SIGNATURE)
-        self._signed = check_signed(self, key, at_least=at_least)
+        there = {str(key_of(folder)): read_pointer(folder) for folder in self.folders()}
+        found = {name: attributes["revision"] for name, attributes in there.items() if attributes}
+        self._signed = check_signed(self.root, found, key, where=self.address, at_least=at_least)
         self._pins = self._signed[0]
         for name in self.tags():
             try:
@@ -688,7 +691,7 @@ def open_store(
     revision : str, optional
         A tag (``featstore tag``): every set is read as it was then, and those that it does not name
         are hidden. Or at least 8 digits of a revision_id: that set at that revision.
-    mode : {"auto", "map", "segments", "pread", "zarr"}
+    mode : {"auto", "map", "pread"}
         How arrays are read; see `featstore.store.rows`. Take ``"pread"`` on a network file
         system.
     verify : {"never", "first-touch", "full"}
@@ -735,12 +738,7 @@ def open_store(
             )
     if at_least and key is None:
         raise ValueError(f"at_least={at_least} counts signatures: give the key, too.")
-    address = parse_address(path)
-    if isinstance(address, Address) and mode == "zarr":
-        raise ValueError(
-            "A remote store is read from the cache: mode auto, map, segments or pread."
-        )
-    place = open_place(address)
+    place = open_place(parse_address(path))
     metadata = place.root / "zarr.json"
     try:
         document = read_json(metadata)

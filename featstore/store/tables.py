@@ -113,6 +113,17 @@ def where_equal(column: pl.Series, value: Any) -> pl.Series:
     return here | column.is_null() if len(present) < len(wanted) else here
 
 
+def join_ids(x: pl.Series | np.ndarray, y: pl.Series | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of all equal ids in x and in y, in the order of x, then of y.
+
+    A null has no equal.
+    """
+    a = pl.DataFrame({"id": x, "x": np.arange(len(x))}).drop_nulls("id")
+    b = pl.DataFrame({"id": y, "y": np.arange(len(y))}).drop_nulls("id")
+    joined = a.join(b, on="id", how="inner").sort("x", "y")
+    return joined["x"].to_numpy(), joined["y"].to_numpy()
+
+
 def values_of(column: pl.Series) -> str:
     """Return the first few values of a column, for an error message."""
     values = column.drop_nulls().unique().sort().to_list()
@@ -120,22 +131,33 @@ def values_of(column: pl.Series) -> str:
     return shown + (f" and {len(values) - 8:,} more" if len(values) > 8 else "")
 
 
-def check_items_file(path: Path, facts: dict[str, Any]) -> None:
+def check_items_file(path: Path, facts: Mapping[str, Any]) -> None:
     """Raise CorruptStoreError unless the item table is there and as large as its commit says."""
     try:
         size = path.stat().st_size
-    except FileNotFoundError as err:
-        raise CorruptStoreError(
-            f"{path} is missing. The set cannot be read; extract or fetch it again."
-        ) from err
+    except FileNotFoundError:
+        size = -1
     if size != facts["bytes"] or size > MAX_ITEM_BYTES:
-        raise CorruptStoreError(
-            f"{path} differs from its commit record ({size:,} bytes, expected {facts['bytes']:,}). "
-            "Extract or fetch the set again."
-        )
+        raise _unlike_commit(path, size)
 
 
-def read_items(path: Path, facts: dict[str, Any], *, n: int) -> pl.DataFrame:
+def _read_listed(path: Path, facts: Mapping[str, Any]) -> bytes:
+    """Return a table's file, which must be as its commit says."""
+    try:
+        data = read_regular(path, limit=min(facts["bytes"], MAX_ITEM_BYTES))
+    except FileNotFoundError as err:
+        raise _unlike_commit(path, -1) from err
+    if len(data) != facts["bytes"] or sha256_hex(data) != facts["sha256"]:
+        raise _unlike_commit(path, len(data))
+    return data
+
+
+def _unlike_commit(path: Path, size: int) -> CorruptStoreError:
+    what = "is missing" if size < 0 else f"differs from its commit record ({size:,} bytes)"
+    return CorruptStoreError(f"{path} {what}. The set cannot be read; extract or fetch it again.")
+
+
+def read_items(path: Path, facts: Mapping[str, Any], *, n: int) -> pl.DataFrame:
     """Read an item table and check it against its commit.
 
     Raises
@@ -143,17 +165,7 @@ def read_items(path: Path, facts: dict[str, Any], *, n: int) -> pl.DataFrame:
     CorruptStoreError
         If the file is missing, differs from the commit, or has another number of rows.
     """
-    try:
-        data = read_regular(path, limit=min(facts["bytes"], MAX_ITEM_BYTES))
-    except FileNotFoundError as err:
-        raise CorruptStoreError(
-            f"{path} is missing. The set cannot be read; extract or fetch it again."
-        ) from err
-    if len(data) != facts["bytes"] or sha256_hex(data) != facts["sha256"]:
-        raise CorruptStoreError(
-            f"{path} differs from its commit record ({len(data):,} bytes, expected "
-            f"{facts['bytes']:,}). Extract or fetch the set again."
-        )
+    data = _read_listed(path, facts)
     table = read_table(data, where=str(path), schema={"item_id": pl.String}, rows=n)
     if table.height != n:
         raise CorruptStoreError(f"{path} has {table.height:,} items; its commit says {n:,}.")
@@ -180,14 +192,7 @@ def read_failures(path: Path, facts: dict[str, Any] | None, *, n: int) -> pl.Dat
     schema = {"item_id": pl.String, "reason": pl.String}
     if facts is None:
         return pl.DataFrame(schema=schema)
-    try:
-        data = read_regular(path, limit=min(facts["bytes"], MAX_ITEM_BYTES))
-    except FileNotFoundError as err:
-        raise CorruptStoreError(f"{path} is missing. Extract or fetch the set again.") from err
-    if len(data) != facts["bytes"] or sha256_hex(data) != facts["sha256"]:
-        raise CorruptStoreError(
-            f"{path} differs from its commit record. Extract or fetch the set again."
-        )
+    data = _read_listed(path, facts)
     table = read_table(data, where=str(path), schema=schema, rows=n)
     return table.select("item_id", "reason")
 

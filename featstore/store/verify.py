@@ -29,6 +29,7 @@ from featstore.store.catalog import (
     unknown_set,
 )
 from featstore.store.catalog import NAME as CATALOG
+from featstore.store.convention import is_group
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -36,25 +37,23 @@ from featstore.store.files import (
     has_grown_to,
     json_bytes,
     parse_json,
-    read_json,
     read_regular,
     walk_store,
 )
-from featstore.store.layout import SetKey, group_metadata
-from featstore.store.listing import ARRAY, Listed, SetRecords, read_records, set_files
+from featstore.store.layout import SetKey
+from featstore.store.listing import ARRAY, Listed, SetRecords, read_records
 from featstore.store.records import (
     POINTER,
     REVISIONS,
     SIGNATURE,
     Commit,
-    is_group,
     parse_tag,
     read_root,
     tag_file,
     unlike_listed,
 )
 from featstore.store.signature import Signature
-from featstore.store.tables import MAX_THUMBNAILS_BYTES, read_items, read_thumbnail_file
+from featstore.store.tables import read_items, read_thumbnail_file
 
 #: What a writer puts below a set before a record lists it, and what a set may hold without.
 _COMMIT = re.compile(r"revisions/([0-9a-f]{64})\.json")
@@ -65,14 +64,12 @@ _STAGING = re.compile(
 _RUN = re.compile(r"runs/[^/]+\.json")
 _UNFINISHED = re.compile(
     r"(embedding|bias)/(zarr\.json|c/\d+(/0)?)|golden\.json|failures(-[0-9a-f]{8})?\.parquet"
+    r"|revisions/[0-9a-f]{64}\.json"
 )
 _STAGED = re.compile(r"\..+\.staged")
 _REMOVED = re.compile(r"(^|/)\.removed-[^/]+/")
 _ENDS_REMOVAL = "`featstore rm` again or `featstore gc` ends it"
 
-#: Pointers and commits, and the folders of a set that is being written or removed.
-_RECORD = re.compile(r"/(zarr|[0-9a-f]{64})\.json$")
-_BUSY = re.compile(r"^[^/]+/[^/]+/([^/]+/\.staging|\.removed-[^/]+)$")
 _UNTIDY = (
     "is published, but its writer was stopped before it tidied up: the same command again or "
     "`featstore gc` does that"
@@ -81,7 +78,7 @@ _LOST = (
     "is not the commit record that its name says; without it nothing says what the set's other "
     "files should be (`featstore repair --from` takes it from another copy)"
 )
-_ITEMS = re.compile(r"items-[0-9a-f]{8}\.parquet")
+_ITEMS = re.compile(r"[^/]+/[^/]+/items-([0-9a-f]{8})\.parquet")
 _TAG = re.compile(r"tags/[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.json")
 #: What makes a file about the store right.
 _CARD = "`featstore card STORE -o STORE` writes and lists it"
@@ -282,25 +279,16 @@ class _Verification:
 
         if CATALOG in self.files:
             self._listed = self._document(CATALOG, parse) or self._listed
-            self._drop_moved(self._listed["sets"])
-            return
-        sets = [key for key, names in self.by_set.items() if POINTER in names]
-        if not all(self._is_busy(key) for key in filter(SetKey.parse, sets)):
-            self._blame(CATALOG, "is missing")
-
-    def _drop_moved(self, listed: dict[str, str]) -> None:
-        """Take out of what the catalog lists the sets that were renamed, or are being removed."""
-        lost = [key for key in listed if POINTER not in self.by_set.get(key, ())]
-        removed = frozenset(removals(self.root).values() if lost else ())
-        there = {path.rsplit("/", 1)[1] for path in self.files if "/" in path} if lost else set()
-        for key in lost:
-            record = f"{listed[key]}.json"
-            if key in removed and key not in self.by_set:
+            sets = self._listed["sets"]
+            lost = [key for key in sets if POINTER not in self.by_set.get(key, ())]
+            removed = removals(self.root).values() if lost else ()
+            for key in (key for key in lost if key in removed and key not in self.by_set):
                 self.notes[CATALOG] = f"lists {key}, whose removal was interrupted; {_ENDS_REMOVAL}"
-                del listed[key]
-            elif record in there and f"{REVISIONS}/{record}" not in self.by_set.get(key, ()):
-                self._blame(CATALOG, f"lists {key}, whose revision is that of another set")
-                del listed[key]
+                del sets[key]
+            return
+        published = [key for key, names in self.by_set.items() if POINTER in names]
+        if not all(map(self._is_busy, filter(SetKey.parse, published))):
+            self._blame(CATALOG, "is missing")
 
     def _is_busy(self, key: str) -> bool:
         """Return whether a writer is at work on a set, or was stopped."""
@@ -310,7 +298,7 @@ class _Verification:
         """Compare the files of a set with what its records list."""
         names, listed = self.by_set.get(key, set()), self._listed["sets"].get(key)
         records = read_records(self.root, SetKey(*key.split("/")), names=names, listed=listed or "")
-        busy, pointer = self._is_busy(key), f"{key}/{POINTER}"
+        busy, path = self._is_busy(key), f"{key}/{POINTER}"
         for name in names:
             match = _COMMIT.fullmatch(name)
             if _RUN.fullmatch(name):
@@ -319,152 +307,120 @@ class _Verification:
                 self._note(f"{key}/{name}", "belongs to an unfinished extraction")
             elif match and match[1] not in records.commits:
                 self._blame(f"{key}/{name}", _LOST)
-        if POINTER not in names and listed is None:
-            self._check_unpublished(key, records)
+        published = POINTER in names or listed is not None
+        if published:
+            self._check_published(records, listed, busy=busy)
+        if not busy and records.whole:
             return
-        current = records.current
-        self.known.add(pointer)
-        if current is None:
-            # Nothing says what the files should be: the record that is lost is what is wrong.
-            if records.pointer is None:
-                self._blame(pointer, records.pointer_fault)
-            else:
-                lost = f"{key}/{REVISIONS}/{records.pointer['revision']}.json"
-                self._blame(lost, "is missing, though the set points to it")
-            self._tolerate(key, "")
-            return
-        fault = records.pointer_fault
-        if fault:
-            self._blame(pointer, fault)
-        layout = records.layout
+        what = f"belongs to an {'extension under way' if published else 'unfinished extraction'}"
+        for path in (f"{key}/{name}" for name in names if _UNFINISHED.fullmatch(name)):
+            if path not in self.known and busy:
+                self._note(path, what)
+            elif published:
+                self.known.add(path)  # a record that is lost may list it
+
+    def _check_published(self, records: SetRecords, listed: str | None, *, busy: bool) -> None:
+        """Check pointer, commits and all that they list; `listed` is what the catalog says."""
+        key = str(records.key)
+        path = f"{key}/{POINTER}"
+        pointer, current, fault = records.pointer, records.current, records.pointer_fault
+        self.known.add(path)
+        revisions = []
+        if pointer is not None and current is None:
+            revisions = [pointer["revision"]]  # nothing says what the files should be
+        elif fault:
+            self._blame(path, fault)
+        elif pointer is not None:
+            revisions = pointer.get("history", [])
+        for lost in (f"{key}/{REVISIONS}/{revision}.json" for revision in revisions):
+            if lost not in self.files:
+                self._blame(lost, "is missing, though the set names it")
         for one in records.files().values():
             self._check_file(one, records, busy=busy)
-        if layout is None:
+        if current is not None and records.layout is None:
             self._blame(f"{key}/{ARRAY}", "is not the metadata of an array of its commit")
-        for commit in records.older:
-            self._check_older(key, records, commit, current)
-        self._check_revisions(key, records, busy=busy)
-        if busy:
-            self._tolerate(key, "belongs to an extension under way")
-        elif layout is None:
-            self._tolerate(key, "")
-        if listed == current.revision_id:
+        if current is None or listed == current.revision_id:
             return
         if busy:
-            self.notes.setdefault(pointer, _UNTIDY)
+            self.notes.setdefault(path, _UNTIDY)
         elif CATALOG not in self.wrong:
             self._blame(CATALOG, f"does not list {key} as it is; `featstore repair` rebuilds it")
 
     def _check_file(self, one: Listed, records: SetRecords, *, busy: bool) -> None:
         """Compare a file with what a commit lists; item tables of several sets are read once."""
         self.known.add(one.path)
-        if one.path.endswith(f"/{ARRAY}") and busy and self._grown(records):
+        if busy and one.path.endswith(f"/{ARRAY}") and self._grown(records):
             self._note(one.path, "is that of an extension under way")
             return
-        table = not one.path.startswith(f"{records.key}/")
-        if table and (one.path, one.facts["sha256"], one.commit.n) in self._tables:
+        part = one.part
+        seen = (one.path, one.facts["sha256"], one.commit.n) if one.facts else ("", "", 0)
+        if part == "items" and seen in self._tables:
             return
         if one.path not in self.files:
             self._blame(one.path, "is missing")
             return
         wrong = one.check(self.root, full=self.full, grown=busy).reasons
-        if wrong:
-            self._blame(one.path, "; ".join(wrong))
-        elif table:
-            self._tables.add((one.path, one.facts["sha256"], one.commit.n))
+        if part == "record" and one.commit is not records.current:
+            wrong += self._unlike_current(one.commit, records)
+        if part == "items" and not wrong:
+            self._tables.add(seen)
             if self.full:
                 try:
-                    read_items(self.root / one.path, dict(one.facts), n=one.commit.n)
+                    read_items(self.root / one.path, one.facts, n=one.commit.n)
                 except CorruptStoreError as err:
-                    self._blame(one.path, f"cannot be opened: {err}")
+                    wrong.append(f"cannot be opened: {err}")
+        if wrong:
+            self._blame(one.path, "; ".join(wrong))
 
     def _grown(self, records: SetRecords) -> bool:
         """Return whether the array's metadata is that of more rows, as an extension writes it."""
         layout = records.layout
         return layout is not None and has_grown_to(records.directory / "embedding", layout)
 
-    def _check_older(self, key: str, records: SetRecords, older: Commit, current: Commit) -> None:
-        """Check the rows of an earlier revision: they are a beginning of the current ones."""
-        path = f"{key}/{REVISIONS}/{older.revision_id}.json"
-        shapes = {(one.dim, one.dtype, one.block_rows, one.set_id) for one in (older, current)}
-        layout = records.layout if self.full and older.n <= current.n else None
-        if len(shapes) > 1:
-            self._blame(path, "is a commit of another set")
-        elif layout is not None:
+    def _unlike_current(self, older: Commit, records: SetRecords) -> list[str]:
+        """Return what is wrong with an earlier revision: its rows are a beginning of those now."""
+        current, layout = records.current, records.layout
+        assert current is not None
+        if len({(one.dim, one.dtype, one.block_rows, one.set_id) for one in (older, current)}) > 1:
+            return ["is a commit of another set"]
+        row = None
+        if layout is not None and self.full and older.n <= current.n:
             # A data file that cannot be read is reported by itself.
-            array = records.directory / "embedding"
-            row = first_row_not_stored(array, layout, current, older)
-            if row is not None:
-                self._blame(path, f"its rows from {row:,} are not stored")
-
-    def _check_revisions(self, key: str, records: SetRecords, *, busy: bool) -> None:
-        """Check that pointer and commits name the same revisions."""
-        if records.pointer_fault:
-            return
-        assert records.pointer is not None
-        history = records.pointer.get("history", [])
-        for revision in history:
-            path = f"{key}/{REVISIONS}/{revision}.json"
-            if path not in self.files:
-                self._blame(path, "is missing, though the set names it as an earlier revision")
-        for revision in set(records.commits) - {records.pointer["revision"], *history}:
-            path = f"{key}/{REVISIONS}/{revision}.json"
-            if busy:
-                self._note(path, "is a revision that is not yet published")
-            else:
-                self._blame(path, "is a revision that was never published; see `featstore gc`")
-
-    def _check_unpublished(self, key: str, records: SetRecords) -> None:
-        """Take the files of a set under extraction for what they are, if one is under way."""
-        if self._is_busy(key):
-            self._tolerate(key, "belongs to an unfinished extraction")
-            for one in (one for commit in records.commits.values()
-                        for one in set_files(records.key, commit).values()):  # fmt: skip
-                self.known.add(one.path)
-
-    def _tolerate(self, key: str, note: str) -> None:
-        """Account for what a writer puts below a set before a record lists it."""
-        for name in self.by_set.get(key, ()):
-            path = f"{key}/{name}"
-            if _UNFINISHED.fullmatch(name) and path not in self.known:
-                self.known.add(path)
-                if note:
-                    self.notes[path] = note
+            row = first_row_not_stored(records.directory / "embedding", layout, current, older)
+        return [] if row is None else [f"its rows from {row:,} are not stored"]
 
     def _check_thumbnails(self) -> None:
         """Thumbnails carry their hash in their name; the catalog says which there are."""
         listed = self._listed.get("thumbnails")
         elsewhere = {name.rsplit("/", 1)[1]: name for name in listed or ()}
         unlisted = set()
-        for path in self.files:
-            match = _THUMBNAILS.fullmatch(path)
+        for path, match in [(path, _THUMBNAILS.fullmatch(path)) for path in self.files]:
             if match is None:
                 continue
             self.known.add(path)
-            name = path.rsplit("/", 1)[1]
-            try:
-                if (self.root / path).lstat().st_size > MAX_THUMBNAILS_BYTES:
-                    self._blame(path, "is larger than thumbnails may be")
-                elif file_facts(self.root / path)["sha256"][:SHORT] != match[1]:
+            with contextlib.suppress(FileNotFoundError):  # a writer has replaced it meanwhile
+                if file_facts(self.root / path)["sha256"][:SHORT] != match[1]:
                     self._blame(path, "was changed: it has another hash than its name")
-                elif listed is None or path in listed:
-                    continue
-                elif name in elsewhere:
-                    self._blame(path, f"are those of {elsewhere[name]}: they were moved")
-                else:
-                    # A writer that was stopped before it had listed them: the next one does.
-                    self.notes[path] = "are thumbnails that no writer has listed yet"
-                    read_thumbnail_file(self.root / path)
-            except FileNotFoundError:
-                pass  # a writer has replaced it meanwhile
-            except CorruptStoreError as err:
-                self._blame(path, f"are no thumbnails: {err}")
-            unlisted.add(path.rsplit("/", 1)[0])
+                elif listed is not None and path not in listed:
+                    unlisted.add(path.rsplit("/", 1)[0])
+                    name = elsewhere.get(path.rsplit("/", 1)[1])
+                    self._check_unlisted(path, name)
         for path in set(listed or ()) - self.files - set(self._odd):
             if path.rsplit("/", 1)[0] in unlisted:
                 self.notes[CATALOG] = f"lists {path}, which a writer that was stopped has replaced"
             else:
                 self._blame(path, "is missing")
+
+    def _check_unlisted(self, path: str, moved: str | None) -> None:
+        """Note thumbnails of a writer that was stopped before it had listed them."""
+        try:
+            read_thumbnail_file(self.root / path)
+        except CorruptStoreError as err:
+            self._blame(path, f"are no thumbnails: {err}")
+        if moved is not None:
+            self._blame(path, f"are those of {moved}: they were moved")
+        elif path not in self.wrong:
+            self.notes[path] = "are thumbnails that no writer has listed yet"
 
     def _check_tags(self) -> None:
         """Check that tags are those of the catalog, and name revisions that are there."""
@@ -520,25 +476,16 @@ class _Verification:
                 self.notes[path] = "is a group that holds no set"
             elif _REMOVED.search(path):
                 self.notes[path] = f"is left from a removal; {_ENDS_REMOVAL}"
-            elif _ITEMS.fullmatch(name) and self._may_be_needed(path):
-                self.notes[path] = "is an item table whose set is not finished, or damaged"
+            elif self._is_whole_table(path):
+                self.notes[path] = (
+                    "is an item table that no commit names; `featstore gc` removes it"
+                )
             else:
                 self.wrong[path] = "belongs to nothing in this store"
 
-    def _may_be_needed(self, path: str) -> bool:
-        """Return whether an item table may belong to a set that could not be read."""
-        folder, _, name = path.rpartition("/")
-        if folder not in self._unread:
-            return False
-        return name.startswith(f"items-{file_facts(self.root / path)['sha256'][:SHORT]}")
-
-    @functools.cached_property
-    def _unread(self) -> frozenset[str]:
-        """The kinds of which a set is damaged, being written or being removed."""
-        doubtful = [path for path in self.wrong if _RECORD.search(path)]
-        busy = [path for path in self._folders if _BUSY.search(path)]
-        found = [path.split("/")[:2] for path in [*doubtful, *busy, *self._odd]]
-        return frozenset(map("/".join, found))
+    def _is_whole_table(self, path: str) -> bool:
+        match = _ITEMS.fullmatch(path)
+        return match is not None and file_facts(self.root / path)["sha256"].startswith(match[1])
 
     def _is_behind_link(self, path: str) -> bool:
         return not self._odd.keys().isdisjoint((path, *_folders_above(path)))
@@ -555,15 +502,10 @@ def _folders_above(path: str) -> Iterator[str]:
 
 def _check_version(root: Path) -> None:
     """Raise FormatVersionError if a newer version wrote the store; damage is for later."""
-    path = root / POINTER
     try:
         read_root(root)
     except FormatVersionError:
-        # A root that was damaged is not what a writer writes, or the sealed catalog denies it.
-        document = read_json(path, limit=MAX_METADATA_BYTES)
-        written = json_bytes(group_metadata(document["attributes"]["featstore"]))
-        same = read_regular(path, limit=MAX_METADATA_BYTES) == written
-        if same and "digest" not in (read_catalog(root) or {}):
+        if read_catalog(root) is None:  # else the sealed catalog denies it: the root was damaged
             raise
     except (FeatstoreError, OSError):
         return

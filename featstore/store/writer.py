@@ -23,23 +23,21 @@ import polars as pl
 from featstore.durable import write_error
 from featstore.errors import (
     CorruptStoreError,
-    FeatstoreError,
     NonFiniteEmbeddingError,
     StoreWriteError,
 )
 from featstore.identity import FASTER_THAN_COPYING, SHA256, SHORT, hash_hex, sha256_hex
 from featstore.store.base import Base, read_base, resume_journal
-from featstore.store.blocks import first_row_not_stored, layout_of
+from featstore.store.blocks import first_row_not_stored
 from featstore.store.casting import convert_rows
 from featstore.store.catalog import store_format, write_catalog
+from featstore.store.convention import pointer_bytes
 from featstore.store.files import (
-    MAX_JSON_BYTES,
     facts_of,
     json_bytes,
-    read_regular,
     same_file,
 )
-from featstore.store.journal import BlockRecord, Journal, base_of, finished_blocks, has_blocks
+from featstore.store.journal import BlockRecord, Journal, plan_digest, read_journal
 from featstore.store.layout import (
     LIMITS,
     ArrayLayout,
@@ -51,7 +49,7 @@ from featstore.store.layout import (
     plan_array,
     vector_metadata,
 )
-from featstore.store.listing import ARRAY, set_files, unlisted
+from featstore.store.listing import ARRAY, read_records, set_files, unlisted
 from featstore.store.lock import (
     Claim,
     claim_folders,
@@ -69,7 +67,6 @@ from featstore.store.records import (
     attributes_digest,
     commit_bytes,
     pack_failed,
-    pointer_bytes,
     read_commit,
     read_pointer,
     read_root,
@@ -90,124 +87,6 @@ def write_groups(root: Path, key: SetKey, claim: Claim, form: StoreFormat) -> No
         path = directory / "zarr.json"
         if not path.exists():
             claim.write_file(path, [json_bytes(group_metadata(attributes))])
-
-
-@dataclass(frozen=True)
-class Revision:
-    """What a revision holds beside its data files, which are in place.
-
-    Attributes
-    ----------
-    spec : SetSpec
-    facts : mapping
-        Recorded in the set's attributes, not keyed.
-    layout : ArrayLayout
-    form : StoreFormat
-        Of the revision's records, and the hash of its blocks.
-    blocks : tuple of str
-        Hash of each block.
-    items : ItemFile
-    failures : mapping
-        item_id -> reason, of the items without an embedding.
-    bias : ndarray of shape (n,), optional
-        Of a classification head.
-    golden : mapping, optional
-        Golden vectors of the encoder.
-    """
-
-    spec: SetSpec
-    facts: Mapping[str, Any]
-    layout: ArrayLayout
-    form: StoreFormat
-    blocks: tuple[str, ...]
-    items: ItemFile
-    failures: Mapping[str, str]
-    bias: np.ndarray | None = None
-    golden: Mapping[str, Any] | None = None
-
-
-def publish_set(
-    root: Path,
-    revision: Revision,
-    claim: Claim,
-    *,
-    base: Base | None,
-    run: Mapping[str, Any] | None = None,
-) -> str:
-    """Publish a revision and return its id; the claim ends with it.
-
-    Order: item table, small files, array metadata, commit record, pointer, catalog. Everything
-    is renamed out of the claim's folder, so that a writer who lost the claim changes nothing,
-    and a killed one leaves nothing elsewhere.
-
-    Raises
-    ------
-    ClaimLostError
-        If another writer has taken over.
-    NonFiniteEmbeddingError
-        If the bias is not n finite numbers.
-    StoreWriteError
-        If the file system refuses.
-    """
-    spec, layout, items = revision.spec, revision.layout, revision.items
-    directory = spec.directory(root)
-    attributes = _attributes(revision, base)
-    small = _small_files(revision, base)
-    with folder_lock(directory.parent):  # who takes out tables saw no claim, or waits
-        _write(claim, directory.parent / items.name, items.data, items.facts)
-    small[ARRAY] = json_bytes(array_metadata(layout))
-    for name, data in small.items():
-        _write(claim, directory / name, data)
-    metadata = {name: facts_of(data) for name, data in small.items()}
-    golden_facts = {} if base is None else base.commit.metadata.get("golden.json", {})
-    if base is not None and golden_facts and base.keeps_file("golden.json"):
-        # What the first rows were computed with stays the measure for all that follow.
-        metadata["golden.json"] = golden_facts
-    commit = Commit(
-        n=layout.n,
-        dim=layout.dim,
-        dtype=layout.dtype,
-        block_rows=layout.block_rows,
-        blocks=revision.blocks,
-        items={"file": items.name, **items.facts},
-        metadata=dict(sorted(metadata.items())),
-        space_id=spec.space_id,
-        set_id=spec.set_id,
-        attributes=attributes_digest(attributes),
-        failed=pack_failed(where_equal(items.table["item_id"], set(revision.failures)).to_numpy()),
-        hash=revision.form.hash,
-    )
-    identity = commit.revision_id
-    older = [] if base is None else _older(directory, base, commit)
-    _discard_unlisted(root, spec.key, claim, [commit, *older], layout)
-    claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])
-    pointer = {**attributes, "revision": identity}
-    stored = older
-    if base is not None and base.damaged:
-        # A repaired set has the earlier revisions of which every row and file is still there.
-        stored = [one for one in older if _is_stored(root, spec.key, one, commit, layout)]
-    if stored:
-        pointer["history"] = [one.revision_id for one in stored]
-    if run:
-        # Before the pointer: what is published has a record of its run, wherever a kill comes.
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        name = f"{stamp}-{identity[:8]}-{os.getpid()}.json"
-        claim.write_file(directory / "runs" / name, [json_bytes(dict(run))])
-    claim.write_pointer(directory / POINTER, [pointer_bytes(pointer, commit)])
-    if stored != older:
-        _discard_unlisted(root, spec.key, claim, [commit, *stored], layout)
-        _discard_tables(directory, claim, older)
-    write_catalog(root)
-    claim.finish()
-    return identity
-
-
-def _attributes(revision: Revision, base: Base | None) -> dict[str, Any]:
-    """Return the set's attributes: a repair changes none that are known."""
-    if base is None or not base.damaged or POINTER in base.lost:
-        return revision.spec.attributes(revision.facts)
-    known = base.attributes
-    return {name: known[name] for name in known if name not in ("revision", "history")}
 
 
 def _older(directory: Path, base: Base, commit: Commit) -> list[Commit]:
@@ -234,50 +113,6 @@ def _discard_unlisted(
     listed = set_files(key, commits[0], commits[1:], layout)
     for path in list(unlisted(root, key, listed)):
         claim.discard(path)
-
-
-def _discard_tables(directory: Path, claim: Claim, commits: Iterable[Commit]) -> None:
-    """Take out the item tables of replaced revisions that no revision of a set names any more."""
-    for name in {commit.items["file"] for commit in commits}:
-        records = directory.parent.glob(f"*/{REVISIONS}/*.json")
-        path = directory.parent / name
-        if path.exists() and not any(_mentions(file, name) for file in records):
-            claim.discard(path)
-
-
-def _mentions(file: Path, name: str) -> bool:
-    """Return whether a record may name a table; one that cannot be read may."""
-    try:
-        return name.encode() in read_regular(file, limit=MAX_JSON_BYTES)
-    except (FeatstoreError, OSError):
-        return True
-
-
-def _small_files(revision: Revision, base: Base | None) -> dict[str, bytes]:
-    """Return bias, golden vectors and failures as files: path below the set -> bytes."""
-    key, n, failures = revision.spec.key, revision.layout.n, revision.failures
-    small: dict[str, bytes] = {}
-    if base is not None and base.commit.n != n and "bias/c/0" in base.commit.metadata:
-        raise StoreWriteError(f"{key} is a head: it is written whole, and never extended.")
-    if revision.bias is not None:
-        data = np.ascontiguousarray(revision.bias, dtype="<f4")
-        if data.shape != (n,) or not np.isfinite(data).all():
-            raise NonFiniteEmbeddingError(
-                f"The bias of {key} must be {n:,} finite numbers; got shape {data.shape}."
-            )
-        small["bias/zarr.json"] = json_bytes(vector_metadata(n, "float32"))
-        small["bias/c/0"] = data.tobytes()
-    if revision.golden is not None and (base is None or not base.keeps_file("golden.json")):
-        small["golden.json"] = json_bytes(dict(revision.golden))
-    if failures:
-        table = pl.DataFrame(sorted(failures.items()), schema=["item_id", "reason"], orient="row")
-        data_bytes = table_bytes(table)
-        name = "failures.parquet"
-        if base is not None and base.commit.metadata.get(name) != facts_of(data_bytes):
-            # Earlier revisions keep theirs.
-            name = f"failures-{sha256_hex(data_bytes)[:SHORT]}.parquet"
-        small[name] = data_bytes
-    return small
 
 
 def _write(claim: Claim, path: Path, data: bytes, facts: Mapping[str, Any] | None = None) -> None:
@@ -321,19 +156,16 @@ def settle_claimed(root: Path, key: SetKey, claim: Claim) -> None:
     directory = key.directory(root)
     pointer = read_pointer(directory)
     revision = pointer["revision"] if pointer else ""
-    if any(base_of(folder) == revision for folder in claim_folders(directory)):
+    heads = [read_journal(folder)[0] for folder in claim_folders(directory)]
+    if any(head.get("base") == revision for head in heads):
         return
     if pointer:
         claim.rely_on(directory / POINTER)
         claim.sync()
-        if claim.folder.parent == staging_of(directory):  # and not that of a part, beside others
-            with contextlib.suppress(CorruptStoreError):
-                commits = [
-                    read_commit(directory, name) for name in (revision, *pointer.get("history", []))
-                ]
-                layout = layout_of(commits[0])
-                if layout is not None:
-                    _discard_unlisted(root, key, claim, commits, layout)
+        records = read_records(root, key)
+        if claim.folder.parent == staging_of(directory) and records.whole:  # no part, beside others
+            for path in list(unlisted(root, key, records.files())):
+                claim.discard(path)
         write_catalog(root)
     claim.finish()
 
@@ -534,7 +366,7 @@ class SetWriter:
             return
         # Nothing was done: the set is as it was, and so should its folder be.
         with contextlib.suppress(OSError):
-            if not has_blocks(claim.folder):
+            if not read_journal(claim.folder)[1]:
                 claim.finish()
                 self.directory.rmdir()
         claim.release()
@@ -572,8 +404,9 @@ class SetWriter:
         """Return the blocks that are done here, or durably in one of the folders."""
         journal, _, claim = self._opened()
         done, others = set(journal.blocks), [one for one in folders if one != claim.folder]
-        plan = self._full_plan() if others else {}
-        return done.union(*(finished_blocks(folder, plan=plan) for folder in others))
+        plan = plan_digest(self._full_plan()) if others else ""
+        staged = map(read_journal, others)
+        return done.union(*(blocks for head, blocks in staged if head.get("plan") == plan))
 
     def kept(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: True if the base has it, and it stays.
@@ -739,25 +572,107 @@ class SetWriter:
         with self._disk_errors():
             if self._base is not None:
                 claim.sync()  # rows come before the metadata that says how many there are
-            revision = publish_set(
-                self.root,
-                Revision(
-                    self.spec,
-                    self._facts,
-                    self.layout,
-                    self._form,
-                    tuple(journal.blocks[block].digest for block in range(self.layout.n_blocks)),
-                    self._items,
-                    journal.failures,
-                    bias,
-                    golden,
-                ),
-                claim,
-                base=self._base,
-                run=run,
-            )
+            small = self._small_files(bias, golden)
+            revision = self._publish_commit(claim, small, run)
         self._release()
         return revision
+
+    def _publish_commit(
+        self, claim: Claim, small: Mapping[str, bytes], run: Mapping[str, Any] | None
+    ) -> str:
+        """Publish a revision whose data files are in place, and return its id.
+
+        Everything is renamed out of the claim's folder, so that a writer who lost the claim changes
+        nothing, and a killed one leaves nothing elsewhere.
+        """
+        root, key, layout, items, base = (
+            self.root, self.key, self.layout, self._items, self._base,
+        )  # fmt: skip
+        directory, journal = self.directory, self._opened()[0]
+        attributes = self.spec.attributes(self._facts)
+        if base is not None and base.damaged and POINTER not in base.lost:
+            # A repair changes none that are known.
+            known = base.attributes
+            attributes = {n: known[n] for n in known if n not in ("revision", "history")}
+        with folder_lock(directory.parent):  # who takes out tables saw no claim, or waits
+            _write(claim, directory.parent / items.name, items.data, items.facts)
+        for name, data in small.items():
+            _write(claim, directory / name, data)
+        metadata = {name: facts_of(data) for name, data in small.items()}
+        golden_facts = {} if base is None else base.commit.metadata.get("golden.json", {})
+        if base is not None and golden_facts and base.keeps_file("golden.json"):
+            # What the first rows were computed with stays the measure for all that follow.
+            metadata["golden.json"] = golden_facts
+        commit = Commit(
+            n=layout.n,
+            dim=layout.dim,
+            dtype=layout.dtype,
+            block_rows=layout.block_rows,
+            blocks=tuple(journal.blocks[block].digest for block in range(layout.n_blocks)),
+            items={"file": items.name, **items.facts},
+            metadata=dict(sorted(metadata.items())),
+            space_id=self.spec.space_id,
+            set_id=self.spec.set_id,
+            attributes=attributes_digest(attributes),
+            failed=pack_failed(where_equal(self._item_ids, set(journal.failures)).to_numpy()),
+            hash=self._form.hash,
+        )
+        identity = commit.revision_id
+        older = [] if base is None else _older(directory, base, commit)
+        _discard_unlisted(root, key, claim, [commit, *older], layout)
+        claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])
+        pointer, stored = {**attributes, "revision": identity}, older
+        if base is not None and base.damaged:
+            # A repaired set has the earlier revisions of which every row and file is still there.
+            stored = [one for one in older if _is_stored(root, key, one, commit, layout)]
+        if stored:
+            pointer["history"] = [one.revision_id for one in stored]
+        if run:
+            # Before the pointer: what is published has a record of its run, wherever a kill comes.
+            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+            name = f"{stamp}-{identity[:8]}-{os.getpid()}.json"
+            claim.write_file(directory / "runs" / name, [json_bytes(dict(run))])
+        claim.write_pointer(directory / POINTER, [pointer_bytes(pointer, commit)])
+        if stored != older:
+            _discard_unlisted(root, key, claim, [commit, *stored], layout)
+        write_catalog(root)
+        claim.finish()
+        return identity
+
+    def _small_files(
+        self, bias: np.ndarray | None, golden: Mapping[str, Any] | None
+    ) -> dict[str, bytes]:
+        """Return bias, golden vectors, failures and metadata: path below the set -> bytes.
+
+        Raises
+        ------
+        NonFiniteEmbeddingError
+            If the bias is not n finite numbers.
+        """
+        base, n, failures = self._base, self.layout.n, self.failures
+        small: dict[str, bytes] = {}
+        if base is not None and base.commit.n != n and "bias/c/0" in base.commit.metadata:
+            raise StoreWriteError(f"{self.key} is a head: it is written whole, and never extended.")
+        if bias is not None:
+            data = np.ascontiguousarray(bias, dtype="<f4")
+            if data.shape != (n,) or not np.isfinite(data).all():
+                raise NonFiniteEmbeddingError(
+                    f"The bias of {self.key} must be {n:,} finite numbers; got shape {data.shape}."
+                )
+            small["bias/zarr.json"] = json_bytes(vector_metadata(n, "float32"))
+            small["bias/c/0"] = data.tobytes()
+        if golden is not None and (base is None or not base.keeps_file("golden.json")):
+            small["golden.json"] = json_bytes(dict(golden))
+        if failures:
+            rows = sorted(failures.items())
+            table = table_bytes(pl.DataFrame(rows, schema=["item_id", "reason"], orient="row"))
+            name = "failures.parquet"
+            if base is not None and base.commit.metadata.get(name) != facts_of(table):
+                # Earlier revisions keep theirs.
+                name = f"failures-{sha256_hex(table)[:SHORT]}.parquet"
+            small[name] = table
+        small[ARRAY] = json_bytes(array_metadata(self.layout))
+        return small
 
     def _opened(self) -> tuple[Journal, StagedFiles, Claim]:
         if self._journal is None or self._staged is None or self._claim is None:
@@ -784,9 +699,8 @@ class SetWriter:
         self.sync()
         with self._disk_errors():
             claim.place(path, self._file_path(file))
-        # Its row is written by the next `sync`, when its name is durable. Whoever goes on
-        # without that row finds the blocks in the file at its place.
-        journal.add_file(file, blocks=self.layout.file_blocks(file))
+        # Whoever goes on finds the blocks in the file at its place.
+        journal.files.add(file)
 
     def _file_path(self, file: int) -> Path:
         return self.directory / "embedding" / self.layout.file_name(file)

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import polars as pl
 
+    from featstore.store.pairs import EmbeddingsView
     from featstore.store.store import FeatureStore
-    from featstore.store.view import EmbeddingsView
     from fitters.aligners.base import Projection
     from fitters.alignment import Alignment
 

@@ -68,7 +68,7 @@ def look(root: Path, key: str) -> None:
         ["diff", root, root], ["repair", root, key, "--dry-run"],
     ):  # fmt: skip
         _featstore(*arguments)
-    for mode in ("map", "segments", "pread", "zarr"):
+    for mode in ("map", "pread"):
         with contextlib.suppress(FeatstoreError):
             open_store(root, mode=mode, verify="full").view(key).numpy(np.float32)
     with contextlib.suppress(FeatstoreError):

@@ -28,7 +28,7 @@ from featstore.store import (
     remove_set,
     settle_set,
 )
-from featstore.store.casting import blank_value
+from featstore.store.layout import blank_value
 
 #: A set a kind, each cut into files in its own way: shards of four rows, one plain array that
 #: grows, shards of eight rows of bfloat16, and a head with its bias, which never grows.

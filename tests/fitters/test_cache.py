@@ -127,7 +127,7 @@ def test_the_second_aligner_on_the_same_data_reads_no_pair(store_path, monkeypat
     store = open_store(store_path)
     first = fit_from_store(store, request_of())
     monkeypatch.setattr(
-        "featstore.store.view.PairedView.batches",
+        "featstore.store.pairs.PairedView.batches",
         lambda *_, **__: pytest.fail("the pairs were read again"),
     )
     chosen = {"criterion": "error", "mix": "auto", "penalty": "auto"}

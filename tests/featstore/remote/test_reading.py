@@ -42,7 +42,7 @@ def test_same_rows_items_and_ids_as_the_folder(served: Proxy, store_folder: Path
         assert_same_rows(served.url, store_folder, name)
 
 
-@pytest.mark.parametrize("mode", ["map", "segments", "pread"])
+@pytest.mark.parametrize("mode", ["map", "pread"])
 def test_every_mode_reads_a_set_in_part_and_whole(
     served: Proxy, store_folder: Path, mode: Mode
 ) -> None:
@@ -174,7 +174,7 @@ def test_a_scan_that_was_broken_off_fetches_nothing_more(served: Proxy) -> None:
     _until(served, 4)
 
 
-@pytest.mark.parametrize("mode", ["map", "segments", "pread"])
+@pytest.mark.parametrize("mode", ["map", "pread"])
 def test_a_file_of_the_cache_that_is_made_anew_is_not_taken_for_the_old_one(
     served: Proxy, store_folder: Path, mode: Mode
 ) -> None:

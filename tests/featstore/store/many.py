@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from featstore.store import read_commit, read_pointer, write_catalog
+from featstore.store.convention import pointer_bytes
 from featstore.store.files import json_bytes
 from featstore.store.layout import SetSpec, group_metadata
 from featstore.store.records import (
@@ -16,7 +17,6 @@ from featstore.store.records import (
     REVISIONS,
     attributes_digest,
     commit_bytes,
-    pointer_bytes,
 )
 from featstore.testing import item_table, write_set
 

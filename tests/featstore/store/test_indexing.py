@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from featstore import FeatureStore, PairedView, open_store, write
 from featstore.errors import AmbiguousSetError, UnknownItemError, UnknownSetError
-from featstore.store.view import EmbeddingsView
+from featstore.store.pairs import EmbeddingsView
 from featstore.testing import toy_store
 
 N, DIM = 12, 3

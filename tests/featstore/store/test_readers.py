@@ -1,4 +1,4 @@
-"""Four ways to read, one result; one address range, given back; damage found in every way."""
+"""Two ways to read, one result; one address range, given back; damage found in every way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from featstore.store import (
     ArrayLayout,
     LayoutLimits,
     Mode,
-    Tuning,
     open_rows,
     plan_array,
 )
@@ -96,11 +95,15 @@ def test_any_rows_in_any_order(n: int, chosen: list[int], gap: int, most: int, c
     rows = np.array([row % n for row in chosen], dtype=np.int64)
     data = np.random.default_rng(n).standard_normal((n, 32)).astype(np.float32)
     layout = plan_array(n, 32, "float32", LayoutLimits(**SHARDED))
-    tuning = Tuning(gap_bytes=gap, read_bytes=most, cold_rows=16, cold_seconds=0.0 if cold else 1e9)
-    with tempfile.TemporaryDirectory() as folder:
+    tuned = {
+        "GAP_BYTES": gap, "READ_BYTES": most, "COLD_ROWS": 16, "COLD_SECONDS": 0 if cold else 1e9,
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        for name, value in tuned.items():
+            patch.setattr(readers, name, value)
         _write_array(Path(folder), data, layout)
-        for mode in ("map", "segments", "pread"):
-            found = open_rows(Path(folder), layout, mode, tuning=tuning).read(rows)
+        for mode in ("map", "pread"):
+            found = open_rows(Path(folder), layout, mode).read(rows)
             assert found.tobytes() == data[rows].tobytes(), mode
 
 
@@ -122,16 +125,13 @@ def test_one_read_only_array_without_copies(tmp_path: Path, rng: np.random.Gener
     assert across.tobytes() == data[400:2600].tobytes()
 
 
-@pytest.mark.parametrize("mode", ["map", "segments"])
-def test_writable_rows_are_the_callers(
-    tmp_path: Path, rng: np.random.Generator, mode: Mode
-) -> None:
+def test_writable_rows_are_the_callers(tmp_path: Path, rng: np.random.Generator) -> None:
     data = rng.standard_normal((3000, 32)).astype(np.float32)
     layout = plan_array(3000, 32, "float32", LayoutLimits(**SHARDED))
     _write_array(tmp_path, data, layout)
-    source = open_rows(tmp_path, layout, mode)
-    found = source.read(np.arange(400, 2600) if mode == "map" else np.arange(600, 700))
-    start = 400 if mode == "map" else 600
+    source = open_rows(tmp_path, layout, "map")
+    start = 400
+    found = source.read(np.arange(start, 2600))
     mine = writable(found)
     assert mine.tobytes() == found.tobytes()
     mine *= 2
@@ -247,20 +247,9 @@ def test_where_one_range_is_impossible(
         open_rows(tmp_path, layout, "map")
     source = open_rows(tmp_path, layout, "auto")
     monkeypatch.undo()
-    assert isinstance(source, readers.SegmentedRows)
+    assert isinstance(source, readers.PreadRows)
     rows = rng.permutation(3000)
     assert source.read(rows).tobytes() == data[rows].tobytes()
-
-
-def test_more_files_than_are_kept_mapped(tmp_path: Path, rng: np.random.Generator) -> None:
-    data = rng.standard_normal((3000, 32)).astype(np.float32)
-    layout = plan_array(3000, 32, "float32", LayoutLimits(**SHARDED))
-    _write_array(tmp_path, data, layout)
-    source = open_rows(tmp_path, layout, "segments", tuning=Tuning(mapped_files=2))
-    first = source.read(np.arange(10))
-    rows = rng.permutation(3000)
-    assert source.read(rows).tobytes() == data[rows].tobytes()
-    assert first.tobytes() == data[:10].tobytes()
 
 
 @pytest.mark.parametrize("mode", WAYS)
@@ -286,13 +275,10 @@ def test_damaged_files_are_named_before_a_row_is_served(
         open_store(tmp_path, mode=mode).view(key)
 
 
-@pytest.mark.parametrize("mode", ["segments", "pread"])
-def test_a_file_that_shrinks_later_is_an_error(
-    tmp_path: Path, rng: np.random.Generator, mode: Mode
-) -> None:
+def test_a_file_that_shrinks_later_is_an_error(tmp_path: Path, rng: np.random.Generator) -> None:
     rows = rng.standard_normal((1200, 32)).astype(np.float32)
     key = write_set(tmp_path, rows, _items(1200), **SHARDED)
-    view = open_store(tmp_path, mode=mode).view(key)
+    view = open_store(tmp_path, mode="pread").view(key)
     path = tmp_path / key / "embedding" / "c" / "1" / "0"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CorruptStoreError, match=r"c/1/0 .*truncated or replaced"):
