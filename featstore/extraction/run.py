@@ -12,7 +12,6 @@ import numpy as np
 from featstore.errors import AlreadyFinishedError, EncoderError
 from featstore.extraction.batches import (
     BatchRunner,
-    remember_size,
     settle_batch_size,
     sorting_window,
     torch_threads,
@@ -140,7 +139,6 @@ def settle_settings(job: Job, target: Target) -> dict[str, Any]:
             config.batch_size,
             begun=begun_batch if isinstance(begun_batch, int) else None,
             device=config.device,
-            precision=target.spec.precision,
         )
     # What was begun or recorded without a window is sorted block by block.
     window = config.window or begun.get("window") or (1 if begun else sorting_window(
@@ -268,13 +266,6 @@ def _run_pass(
     }
     results = {}
     for one in sets:
-        if one.runner.limit < one.runner.size:
-            remember_size(
-                one.encoder,
-                one.runner.limit,
-                device=job.config.device,
-                precision=one.spec.precision,
-            )
         results[one.spec.set_id] = one.end_part() if job.config.part else one.finish(run)
     if small:
         write_thumbnails(job.folder / job.dataset / job.kind, small)
