@@ -229,13 +229,13 @@ def _run_pass(
     )
     limit = _failure_limit(job, sets, tracker, log)
     limit.check()
-    on_progress = job.config.on_progress or ignore
-    if job.config.part:
-        on_progress(tracker.progress())  # how much of the set this part has to do
+    on_step, on_progress = job.config.on_step, job.config.on_progress
 
     def count(rows: int) -> None:
         tracker.advance(rows, encoded=True)
-        if on_progress is not ignore:
+        if on_step is not None:
+            on_step(tracker.step())
+        elif on_progress is not None:
             on_progress(tracker.progress())
 
     small: dict[str, bytes] = {}
@@ -319,11 +319,11 @@ def _failure_limit(job: Job, sets: Sequence[Target], tracker: Tracker, log: JobL
         if one.writer.base is not None:
             base = one.writer.base
             tried_again = max(tried_again, int((~base.kept & base.commit.failed_rows()).sum()))
-    tracker.failed = len(before)
+    tracker.failures = set(before)
     key = str(sets[0].spec.key)
 
     def note(item: str, reason: str) -> None:
-        tracker.failed += 1
+        tracker.failures.add(item)
         log.write("failure", key=key, item_id=item, reason=reason)
 
     return FailureLimit(

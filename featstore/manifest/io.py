@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,6 @@ from featstore.manifest.paths import (
 from featstore.store.parquet_guard import table_bytes, unpack
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b"}
 
 
 def toml_text(facts: Mapping[str, Any]) -> str:
@@ -71,42 +70,24 @@ def _table(path: tuple[str, ...], facts: Mapping[str, Any]) -> list[str]:
 def _key(key: Any) -> str:
     if not isinstance(key, str):
         raise ManifestError(f"The facts have a key that is not a string: {key!r}.")
-    return key if _BARE_KEY.fullmatch(key) else _string(key)
+    return key if _BARE_KEY.fullmatch(key) else _value(key, (key,))
 
 
 def _value(value: Any, path: tuple[str, ...]) -> str:
-    if isinstance(value, str):
-        return _string(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return repr(value)
     if isinstance(value, list | tuple):
         parts = [_value(part, path) for part in value]
         if sum(map(len, parts)) > 80:
             return "[\n" + "".join(f"    {part},\n" for part in parts) + "]"
         return f"[{', '.join(parts)}]"
+    # What JSON writes of these is TOML, too, but for one control character.
+    with suppress(ValueError):  # no number, or half of a surrogate pair
+        if isinstance(value, str | int | float):
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+            return text.encode().replace(b"\x7f", rb"\u007f").decode()
     raise ManifestError(
         f"The fact {'.'.join(map(str, path))} is {value!r} ({type(value).__name__}), which "
         "dataset.toml cannot hold. Give a string, number, boolean, list of those or mapping."
     )
-
-
-def _string(text: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as err:
-        raise ManifestError(
-            f"The fact {text!r} holds half of a surrogate pair; it is not text."
-        ) from err
-    return '"' + "".join(_ESCAPES.get(letter) or _plain(letter) for letter in text) + '"'
-
-
-def _plain(letter: str) -> str:
-    code = ord(letter)
-    return f"\\u{code:04x}" if code < 32 or code == 127 else letter
 
 
 #: Facts that are not the caller's to give.
