@@ -59,10 +59,23 @@ def find_source(
     cache = cache_folder("stamps") if cache is None else cache
     if folder is not None:
         return _in_folder(folder, cache).resolve()
+    here = find_local(file_system=file_system, cache=cache)
+    return here or (fetch_package(cache) / INSIDE).resolve()
+
+
+def find_local(*, file_system: Path = Path("/"), cache: Path | None = None) -> Path | None:
+    """Return the folder of the stamps that are installed, else in the cache, else None.
+
+    Parameters
+    ----------
+    file_system, cache
+        As for `find_source`.
+    """
+    cache = cache_folder("stamps") if cache is None else cache
     for root in (file_system, *sorted(cache.glob(f"{PACKAGE}_*"), reverse=True)):
         if _has_stamps(root / INSIDE):
             return (root / INSIDE).resolve()
-    return (fetch_package(cache) / INSIDE).resolve()
+    return None
 
 
 def fetch_package(cache: Path) -> Path:
