@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 #: Called after each finished file with (done, total); may be called from a worker thread.
 OnDone = Callable[[int, int], None]
@@ -81,3 +87,37 @@ def fingerprint(parts: Iterable[str | bytes]) -> str:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
+
+
+def write_pictures(
+    jobs: Sequence[tuple[Path, Callable[[], Picture]]], on_done: OnDone | None
+) -> None:
+    """Write pictures as PNG files, each to its path from what draws it, in a few threads.
+
+    Decoding and compressing release the interpreter lock. The first error stops the rest.
+
+    Raises
+    ------
+    BuildError
+        If a file cannot be written; what a drawing raises.
+    """
+
+    def write(job: tuple[Path, Callable[[], Picture]]) -> None:
+        path, draw = job
+        picture = draw()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path, format="PNG", compress_level=1)
+        except OSError as err:
+            raise BuildError(
+                f"Cannot write {path}: {err.strerror or err}. Free space, or choose another folder."
+            ) from err
+
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        try:
+            for done, _ in enumerate(chain([None], pool.map(write, jobs))):
+                if on_done is not None:
+                    on_done(done, len(jobs))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from featstore.errors import (
@@ -28,10 +28,10 @@ from featstore.errors import (
 from featstore.plugins import ENVIRONMENT, load_plugins, use_plugins
 
 
-def available_cores(environment: Mapping[str, str] | None = None, *, root: Path = Path("/")) -> int:
+def available_cores(environment: Mapping[str, str] | None = None) -> int:
     """Return the cores that this process can keep busy, at least one.
 
-    The cores that it may run on, no more than the processor time that its control groups are given,
+    The cores that it may run on, no more than the processor time that its control group is given,
     shared with the other ranks of the node: their number is torchrun's ``LOCAL_WORLD_SIZE`` or
     Slurm's ``SLURM_NTASKS_PER_NODE``, which is set with ``--ntasks-per-node`` alone; else the first
     number in ``SLURM_STEP_TASKS_PER_NODE``, such as ``4(x2)``. A rank that Slurm has bound to as
@@ -41,44 +41,21 @@ def available_cores(environment: Mapping[str, str] | None = None, *, root: Path 
     ----------
     environment : mapping, optional
         Instead of `os.environ`.
-    root : Path
-        Below which ``proc`` and ``sys`` lie.
 
     Examples
     --------
     >>> available_cores({"LOCAL_WORLD_SIZE": "100000"})
     1
     """
-    given = os.environ if environment is None else environment
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from joblib import cpu_count  # type: ignore[import-untyped]
+
+    given, cores = os.environ if environment is None else environment, cpu_count()
     names = "LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", "SLURM_STEP_TASKS_PER_NODE"
     ranks = next(filter(None, map(given.get, names)), "")
-    if "LOCAL_WORLD_SIZE" not in given and given.get("SLURM_CPUS_PER_TASK") == str(bound):
+    if "LOCAL_WORLD_SIZE" not in given and given.get("SLURM_CPUS_PER_TASK") == str(cores):
         ranks = ""
-    cores = min(bound or 1, _group_cores(root))
     first = re.match(r"\d+", ranks)
     return max(1, int(cores / max(1, int(first[0]) if first else 1)))
-
-
-def _group_cores(root: Path) -> float:
-    """Return the smallest number of cores that a control group of this process is limited to."""
-    found = [float("inf")]
-    groups = root / "proc/self/cgroup"
-    for line in groups.read_text().splitlines() if groups.is_file() else ():
-        _, controllers, name = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        # Of version 2, one file with both numbers; of version 1, a file each.
-        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
-        # A container sees its own group as the mount's root, whatever its name is outside.
-        for group in (PurePosixPath(name), *PurePosixPath(name).parents):
-            with contextlib.suppress(OSError, ValueError):  # no such group, or no limit: "max"
-                folder = mount / group.relative_to("/")
-                quota, period = map(int, " ".join((folder / f).read_text() for f in files).split())
-                if quota > 0:
-                    found.append(quota / period)
-    return min(found)
 
 
 #: The environment in which libraries start no threads.

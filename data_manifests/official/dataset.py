@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from data_manifests.official.disk import Disk, Listing, image_frame
@@ -24,7 +24,11 @@ from data_manifests.plan import (
     fingerprint,
     published_facts,
     read_facts,
+    write_pictures,
 )
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 _FORM = (
     'a JSON object with "train", "val" and "test", each a list of [path of the image, label, '
@@ -150,41 +154,6 @@ def paper_name(label: str, plain: str, rules: Mapping[str, Any]) -> str:
     return str(rules["paper"]).replace("{}", text)
 
 
-def write_pixels(out: Path, listing: Listing, on_done: OnDone | None) -> None:
-    """Write the arrays of a listing as PNG files below `out`, where its paths say.
-
-    The files are not synced one by one: a manifest holds the sha256 of each, and building again
-    makes those anew that a crash took.
-
-    Raises
-    ------
-    BuildError
-        If a file cannot be written.
-    """
-    paths = listing.images.group_by("split", maintain_order=True).agg("path")
-    jobs = [
-        (out / path, split, row) for split, own in paths.iter_rows() for row, path in enumerate(own)
-    ]
-    for folder in {path.parent for path, _, _ in jobs}:
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def write(job: tuple[Path, str, int]) -> None:
-        from PIL import Image
-
-        path, split, row = job
-        try:
-            Image.fromarray(listing.arrays[split][row]).save(path, format="PNG", compress_level=1)
-        except OSError as err:
-            raise BuildError(
-                f"Cannot write {path}: {err.strerror or err}. Free space, or another folder."
-            ) from err
-
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        for done, _ in enumerate(pool.map(write, jobs), start=1):
-            if on_done is not None:
-                on_done(done, len(jobs))
-
-
 #: Raise it when the same copy and options give other tables or pictures.
 VERSION = "1"
 
@@ -296,7 +265,12 @@ def _make(
     on_done: OnDone | None,
 ) -> Built:
     if listing.arrays:
-        write_pixels(out, listing, on_done)
+        seen: Counter[str] = Counter()
+        jobs = []
+        for path, split in listing.images.select("path", "split").iter_rows():
+            jobs.append((out / path, partial(_picture, listing.arrays[split][seen[split]])))
+            seen[split] += 1
+        write_pictures(jobs, on_done)
     classes = class_table(name, facts, listing)
     usual: dict[str, tuple[str, ...]] = {"name": ("none", "photo")}
     if classes is not None and "paper_name" in classes.columns:
@@ -305,6 +279,12 @@ def _make(
     return Built(
         item_tables(name, listing, splits), classes, prompts if classes is not None else {}
     )
+
+
+def _picture(pixels: np.ndarray) -> Picture:
+    from PIL import Image
+
+    return Image.fromarray(pixels)
 
 
 def item_tables(name: str, listing: Listing, splits: Sequence[str]) -> dict[str, pl.DataFrame]:

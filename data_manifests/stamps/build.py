@@ -16,8 +16,16 @@ from pathlib import Path
 
 import polars as pl
 
-from data_manifests.plan import BuildError, Built, OnDone, Plan, fingerprint, read_facts
-from data_manifests.stamps.fetch import find_source, write_pictures
+from data_manifests.plan import (
+    BuildError,
+    Built,
+    OnDone,
+    Plan,
+    fingerprint,
+    read_facts,
+    write_pictures,
+)
+from data_manifests.stamps.fetch import find_source, package_version, read_stamp
 
 #: A caption file is refused above this size; the largest of the package has 8 KB.
 MAX_CAPTION_BYTES = 2**20
@@ -162,10 +170,10 @@ def plan(
         raise BuildError(
             f"The stamps have no split {unknown[0]!r}. Their splits are {', '.join(SPLITS)}."
         )
-    found = find_source(source)
-    stamps = select_stamps(found.root)
+    root = find_source(source)
+    stamps = select_stamps(root)
     check_locales(chosen, stamps)
-    files = [found.root / f"{stamp.path}.png" for stamp in stamps]
+    files = [root / f"{stamp.path}.png" for stamp in stamps]
     identity = fingerprint(
         [
             "stamps",
@@ -177,7 +185,7 @@ def plan(
         ]
     )
     facts = read_facts(Path(__file__).parent)
-    facts["revision"] = found.version or f"sha256-{identity[:8]}"
+    facts["revision"] = package_version(root) or f"sha256-{identity[:8]}"
     facts["locales"] = list(chosen)
     facts["found"] = {
         "images": len(stamps),
@@ -189,12 +197,12 @@ def plan(
             logger.warning(
                 "stamps: %s holds %s %s; the documented selection of version %s has %s. Numbers "
                 "will differ from published ones.",
-                found.root, f"{got:,}", what, read_facts(Path(__file__).parent)["revision"],
+                root, f"{got:,}", what, read_facts(Path(__file__).parent)["revision"],
                 f"{expected:,}",
             )  # fmt: skip
     if kept != SPLITS:
         facts["splits"] = list(kept)
-    return Plan("stamps", facts, identity, partial(_make, found.root, stamps, chosen, kept))
+    return Plan("stamps", facts, identity, partial(_make, root, stamps, chosen, kept))
 
 
 def split_of(description: str) -> str:
@@ -319,7 +327,11 @@ def _make(
 ) -> Built:
     kept = [stamp for stamp in stamps if split_of(stamp.description) in splits]
     write_pictures(
-        [(root / f"{s.path}.png", out / "images" / f"{s.path}.png") for s in kept], on_done
+        [
+            (out / "images" / f"{s.path}.png", partial(read_stamp, root / f"{s.path}.png"))
+            for s in kept
+        ],
+        on_done,
     )
     absent = {lang: sum(stamp.caption(lang) is None for stamp in kept) for lang in locales}
     return Built(

@@ -9,16 +9,13 @@ import re
 import shutil
 import subprocess
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_manifests.cache import cache_folder
-from data_manifests.plan import BuildError, OnDone
+from data_manifests.plan import BuildError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -39,24 +36,10 @@ _ADVICE = (
 )
 
 
-@dataclass(frozen=True)
-class Source:
-    """A stamps folder and where it came from."""
-
-    root: Path
-    """The folder that holds ``animals/``, ``food/`` …."""
-
-    origin: str
-    """``folder``, ``installed``, ``cache`` or ``apt``."""
-
-    version: str | None
-    """Version of the Debian package, where its changelog lies beside it."""
-
-
 def find_source(
     folder: Path | None = None, *, file_system: Path = Path("/"), cache: Path | None = None
-) -> Source:
-    """Return the stamps: from `folder`, else installed, else cached, else through apt.
+) -> Path:
+    """Return the folder of the stamps: in `folder`, else installed, else cached, else through apt.
 
     Parameters
     ----------
@@ -75,25 +58,23 @@ def find_source(
     """
     cache = cache_folder("stamps") if cache is None else cache
     if folder is not None:
-        return _from_folder(folder, cache)
+        return _in_folder(folder, cache).resolve()
     here = find_local(file_system=file_system, cache=cache)
-    return here or _source(fetch_package(cache) / INSIDE, "apt")
+    return here or (fetch_package(cache) / INSIDE).resolve()
 
 
-def find_local(*, file_system: Path = Path("/"), cache: Path | None = None) -> Source | None:
-    """Return the stamps that are installed, else those in the cache, else None.
+def find_local(*, file_system: Path = Path("/"), cache: Path | None = None) -> Path | None:
+    """Return the folder of the stamps that are installed, else in the cache, else None.
 
     Parameters
     ----------
     file_system, cache
         As for `find_source`.
     """
-    if _has_stamps(file_system / INSIDE):
-        return _source(file_system / INSIDE, "installed")
     cache = cache_folder("stamps") if cache is None else cache
-    for kept in sorted(cache.glob(f"{PACKAGE}_*"), reverse=True):
-        if _has_stamps(kept / INSIDE):
-            return _source(kept / INSIDE, "cache")
+    for root in (file_system, *sorted(cache.glob(f"{PACKAGE}_*"), reverse=True)):
+        if _has_stamps(root / INSIDE):
+            return (root / INSIDE).resolve()
     return None
 
 
@@ -175,27 +156,21 @@ def package_version(root: Path) -> str | None:
     return match[1] if match else None
 
 
-def _from_folder(folder: Path, cache: Path) -> Source:
+def _in_folder(folder: Path, cache: Path) -> Path:
     if not folder.exists():
         raise BuildError(f"--source {folder} does not exist. {_ADVICE}")
-    if folder.is_file():
-        return _source(unpack(folder, cache) / INSIDE, "folder")
     for start in range(len(INSIDE.parts)):
         inside = folder / Path(*INSIDE.parts[start:])
         if _has_stamps(inside):
-            return _source(inside, "folder")
-    packages = sorted(folder.glob(f"{PACKAGE}_*.deb"))
+            return inside
+    packages = [folder] if folder.is_file() else sorted(folder.glob(f"{PACKAGE}_*.deb"))
     if packages:
-        return _source(unpack(packages[-1], cache) / INSIDE, "folder")
+        return unpack(packages[-1], cache) / INSIDE
     if _has_stamps(folder):
-        return _source(folder, "folder")
+        return folder
     raise BuildError(
         f"{folder} holds neither stamps (a PNG with a .txt beside it) nor a .deb. {_ADVICE}"
     )
-
-
-def _source(root: Path, origin: str) -> Source:
-    return Source(root.resolve(), origin, package_version(root.resolve()))
 
 
 def _has_stamps(root: Path) -> bool:
@@ -271,13 +246,13 @@ def compose(stamp: Picture) -> Picture:
     return rgb
 
 
-def write_picture(source: Path, target: Path) -> None:
-    """Write the composed stamp as PNG: staged, fsynced, renamed.
+def read_stamp(source: Path) -> Picture:
+    """Return the composed stamp of a file.
 
     Raises
     ------
     BuildError
-        If `source` is not an image, has too many pixels, or `target` cannot be written.
+        If it is not an image, or has too many pixels.
     """
     from PIL import Image
 
@@ -287,46 +262,10 @@ def write_picture(source: Path, target: Path) -> None:
                 raise BuildError(
                     f"{source} has {stamp.width:,} x {stamp.height:,} pixels; refused unread."
                 )
-            square = compose(stamp)
+            return compose(stamp)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
         if isinstance(err, BuildError):
             raise
         raise BuildError(
             f"{source} cannot be decoded: {err}. Fetch the package again, or remove the file."
         ) from err
-    staged = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.staged")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with staged.open("wb") as file:
-            square.save(file, format="PNG", compress_level=1)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(target)
-    except OSError as err:
-        if target.parent.is_dir():
-            staged.unlink(missing_ok=True)
-        raise BuildError(
-            f"Cannot write {target}: {err.strerror or err}. Free space or choose another folder."
-        ) from err
-
-
-def write_pictures(pairs: Sequence[tuple[Path, Path]], on_done: OnDone | None) -> None:
-    """Write many pictures (source, target) with a few threads.
-
-    Decoding and compressing release the interpreter lock. The first error stops the rest.
-
-    Raises
-    ------
-    BuildError
-        As `write_picture` does.
-    """
-    if on_done is not None:
-        on_done(0, len(pairs))
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        try:
-            for done, _ in enumerate(pool.map(lambda pair: write_picture(*pair), pairs), start=1):
-                if on_done is not None:
-                    on_done(done, len(pairs))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise

@@ -6,25 +6,19 @@ size may differ in bits. A job that is resumed takes the size that it was begun 
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import json
 import logging
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from data_manifests.cache import cache_folder
 from featstore.encoders.base import IMAGE_KINDS, Encoder
 from featstore.encoders.golden import golden_inputs
 from featstore.errors import DeviceError, is_out_of_memory
-from featstore.identity import SHORT, space_id
 from featstore.images import Geometry
 
 logger = logging.getLogger(__name__)
@@ -245,7 +239,6 @@ def settle_batch_size(
     *,
     begun: int | None,
     device: str,
-    precision: str,
 ) -> int:
     """Return the items of a batch.
 
@@ -255,8 +248,7 @@ def settle_batch_size(
         None is the encoder's own.
     begun : int, optional
         Size with which an interrupted attempt was begun; a number that was asked for wins.
-    device, precision : str
-        What a size is remembered for, beside the encoder.
+    device : str
 
     Raises
     ------
@@ -269,17 +261,13 @@ def settle_batch_size(
         return begun
     if requested is None:
         return encoder.batch_size
-    name = _entry(encoder, device, precision)
-    remembered = remembered_sizes().get(name)
-    guess = remembered or (encoder.batch_size if device == "cpu" else FIRST_GUESS)
+    guess = encoder.batch_size if device == "cpu" else FIRST_GUESS
     largest = _largest_input(encoder)
     runner = BatchRunner(encoder, guess, device=device, halve=True)
     runner.encode([largest] * guess)
-    size = runner.limit
-    if remembered is None and device != "cpu" and size == guess:
-        size = _doubled(encoder, largest, size, device=device)
-    remember_size(encoder, size, device=device, precision=precision)
-    return size
+    if device == "cpu" or runner.limit < guess:
+        return runner.limit
+    return _doubled(encoder, largest, guess, device=device)
 
 
 #: A batch is not doubled beyond this many items, nor where an item then takes more than this share
@@ -300,46 +288,6 @@ def _doubled(encoder: Encoder, item: Any, size: int, *, device: str) -> int:
             break
         size, best, trial = trial, each, 2 * trial
     return size
-
-
-def remember_size(encoder: Encoder, size: int, *, device: str, precision: str) -> None:
-    """Write down which size fits; a cache that cannot be written only costs time."""
-    path = cache_file()
-    sizes = {**remembered_sizes(), _entry(encoder, device, precision): size}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-        staged.write_text(json.dumps(sizes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        staged.replace(path)
-    except OSError as err:
-        logger.warning("Cannot remember the batch size in %s: %s.", path, err.strerror or err)
-
-
-def remembered_sizes() -> dict[str, int]:
-    """Return encoder, device and precision -> size; empty if nothing readable is there."""
-    found: Any = None
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(cache_file().read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        return {}
-    return {name: size for name, size in found.items() if type(size) is int and size > 0}
-
-
-def cache_file() -> Path:
-    """Return where sizes are remembered, below the user's cache."""
-    return cache_folder("batch_sizes.json")
-
-
-def _entry(encoder: Encoder, device: str, precision: str) -> str:
-    return f"{encoder.name} {space_id(encoder.space)[:SHORT]} {_device_name(device)} {precision}"
-
-
-def _device_name(device: str) -> str:
-    """Return the model of a device: what fits is a matter of that."""
-    torch = sys.modules.get("torch")
-    if torch is not None and device.startswith("cuda"):
-        return str(torch.cuda.get_device_name(device))
-    return device
 
 
 def _largest_input(encoder: Encoder) -> Any:

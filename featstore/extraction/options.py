@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from featstore.encoders.base import AUTO, Precision
 from featstore.errors import EncoderError, OptionError
-from featstore.extraction.progress import BlockDone, Progress
+from featstore.extraction.progress import BlockDone, Progress, Step
 from featstore.images import MAX_PIXELS, Resizer
 from featstore.options import check_values, option, option_names, take_options, with_options
 from featstore.store import BLOCK_ROWS
@@ -149,6 +149,9 @@ class ExtractConfig:
         share.
     window : int, optional
         Of a repair: the blocks over which texts were sorted.
+    on_step : callable, optional
+        Of an engine: called after every batch with what was done since the last one, in place of
+        `on_progress`.
     on_block, on_progress : callable, optional
         Called after every finished block, and after every batch.
 
@@ -264,6 +267,7 @@ class ExtractConfig:
     part: tuple[int, int] | None = None
     pinned: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
     window: int | None = None
+    on_step: Callable[[Step], None] | None = field(default=None, repr=False)
     on_block: Callable[[BlockDone], None] | None = field(default=None, repr=False)
     on_progress: Callable[[Progress], None] | None = field(default=None, repr=False)
 

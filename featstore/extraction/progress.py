@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,8 +94,28 @@ class Progress:
         return dict(vars(self))
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a worker has done since its last step.
+
+    Attributes
+    ----------
+    rows, encoded : int
+        Rows that are done now, and how many of them it has encoded.
+    failures : frozenset of str
+        Items without an embedding.
+    seconds : dict
+        Stage -> seconds spent in it.
+    """
+
+    rows: int
+    encoded: int
+    failures: frozenset[str]
+    seconds: dict[str, float]
+
+
 class Tracker:
-    """Counts rows and tells the progress.
+    """Counts rows and tells the progress: of one process, or of all workers of a job.
 
     Parameters
     ----------
@@ -103,21 +123,36 @@ class Tracker:
     rows_total, rows_done : int
         Over every set of the job; `rows_done` were there before.
     encoders, workers : int
-        How many there are.
+        How many there are; workers are threads or processes that decode.
+    processes : int
+        How many run the encoders.
+
+    Attributes
+    ----------
+    failures : set of str
+        Items without an embedding so far.
     """
 
     def __init__(
-        self, clock: StageClock, *, rows_total: int, rows_done: int, encoders: int, workers: int
+        self,
+        clock: StageClock,
+        *,
+        rows_total: int,
+        rows_done: int,
+        encoders: int,
+        workers: int,
+        processes: int = 1,
     ) -> None:
         self.clock = clock
         self.rows_total = rows_total
         self.rows_done = rows_done
         self.encoded = 0
-        self.failed = 0
+        self.failures: set[str] = set()
         self._encoders = max(1, encoders)
-        self._workers = max(1, workers)
+        self._workers, self._processes = max(1, workers), processes
         self._started = time.monotonic()
         self._recent: deque[tuple[float, int]] = deque([(self._started, 0)])
+        self._told = Step(rows_done, 0, frozenset(), clock.seconds())
 
     def advance(self, rows: int, *, encoded: bool) -> None:
         """Count rows that are done, `encoded` ones for the speed as well."""
@@ -129,6 +164,27 @@ class Tracker:
         self._recent.append((now, self.encoded))
         while len(self._recent) > 2 and now - self._recent[0][0] > WINDOW:
             self._recent.popleft()
+
+    def step(self) -> Step:
+        """Return what was done since the last call, for `take` of another process."""
+        told, seconds = self._told, self.clock.seconds()
+        self._told = Step(self.rows_done, self.encoded, frozenset(self.failures), seconds)
+        return Step(
+            self.rows_done - told.rows,
+            self.encoded - told.encoded,
+            self._told.failures - told.failures,
+            {stage: spent - told.seconds[stage] for stage, spent in seconds.items()},
+        )
+
+    def take(self, step: Step) -> None:
+        """Count what a worker has done."""
+        self.failures |= step.failures
+        for stage, spent in step.seconds.items():
+            self.clock.add(stage, spent)
+        self.advance(step.encoded, encoded=True)
+        self.advance(step.rows - step.encoded, encoded=False)
+        # Rows of a part that is done again come twice.
+        self.rows_done = min(self.rows_done, self.rows_total)
 
     @property
     def elapsed(self) -> float:
@@ -144,7 +200,7 @@ class Tracker:
         return Progress(
             rows_done=self.rows_done,
             rows_total=self.rows_total,
-            failed=self.failed,
+            failed=len(self.failures),
             per_second=speed / self._encoders,
             eta_seconds=left / speed if speed else None,
             shares=shares,
@@ -156,7 +212,7 @@ class Tracker:
         elapsed = max(self.elapsed, 1e-9)
         found = {}
         for stage, seconds in self.clock.seconds().items():
-            capacity = elapsed * (self._workers if stage in IN_WORKERS else 1)
+            capacity = elapsed * (self._workers if stage in IN_WORKERS else self._processes)
             found[stage] = round(min(1.0, seconds / capacity), 4)
         return found
 
@@ -306,81 +362,3 @@ class JobLog:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
-
-
-#: Of whom a report is: the number of a worker, and the part that it works on.
-Reporter = tuple[int, int]
-
-
-class SummedProgress:
-    """Adds up the reports of all workers, and reports the sum to the caller of the job.
-
-    Parameters
-    ----------
-    rows, rows_left : int
-        Of all sets, and those that are not encoded yet.
-    encoders : int
-    on_block, on_progress : callable, optional
-    """
-
-    def __init__(
-        self,
-        rows: int,
-        rows_left: int,
-        encoders: int,
-        *,
-        on_block: Callable[[BlockDone], None] | None,
-        on_progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self._rows, self._rows_left = rows, rows_left
-        self._encoders = max(1, encoders)
-        self._on_block, self._on_progress = on_block or ignore, on_progress or ignore
-        self._first: dict[Reporter, Progress] = {}
-        self._latest: dict[Reporter, Progress] = {}
-        self._working: dict[int, Reporter] = {}
-
-    def take(self, worker: int, part: int, report: BlockDone | Progress) -> None:
-        """Take a report, and pass on what it makes of the whole."""
-        if isinstance(report, BlockDone):
-            self._on_block(report)
-            return
-        reporter = (worker, part)
-        first = self._first.setdefault(reporter, report)
-        if first.rows_done == first.rows_total:
-            return  # there was nothing to do
-        self._latest[reporter] = report
-        self._working[worker] = reporter
-        self._on_progress(self.progress())
-
-    def ended(self, worker: int) -> None:
-        """Note that a worker works no more: its speed counts no more."""
-        self._working.pop(worker, None)
-
-    def progress(self) -> Progress:
-        """Return where the job stands."""
-        done = sum(
-            self._first[reporter].rows_total
-            - self._first[reporter].rows_done
-            - (latest.rows_total - latest.rows_done)
-            for reporter, latest in self._latest.items()
-        )
-        left = max(0, self._rows_left - done)
-        working = [self._latest[reporter] for reporter in self._working.values()]
-        speed = sum(one.per_second for one in working)
-        stages = sorted({stage for one in working for stage in one.shares})
-        shares = {
-            stage: round(sum(one.shares.get(stage, 0.0) for one in working) / len(working), 4)
-            for stage in stages
-        }
-        failed: dict[int, int] = {}
-        for (_, part), latest in self._latest.items():
-            failed[part] = max(failed.get(part, 0), latest.failed)
-        return Progress(
-            rows_done=self._rows - left,
-            rows_total=self._rows,
-            failed=sum(failed.values()),
-            per_second=speed,
-            eta_seconds=left / (speed * self._encoders) if speed else None,
-            shares=shares,
-            bottleneck=bottleneck(shares) if shares else "",
-        )

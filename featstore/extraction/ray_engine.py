@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from multiprocessing import Pipe
 from typing import Any
 
 from featstore.errors import EncoderError
-from featstore.extraction.progress import BlockDone, ExtractResult, Progress
+from featstore.extraction.progress import BlockDone, ExtractResult, Step
 from featstore.extraction.targets import Job
 from featstore.extraction.workers import (
     Crew,
+    Gone,
     conduct,
     open_on,
     sendable,
@@ -68,8 +67,8 @@ def extract_on_ray(
     count = len(devices.split(",") if isinstance(devices, str) else devices)
     with connected(address, cores=max(count, share_of_cores(1))) as ray:
         chosen = _actor_devices(ray, devices)
-        spawn = partial(RayActor, ray, ray.put(sent), _cores_each(ray, chosen))
-        with Crew(chosen, spawn) as crew:
+        spawn = partial(RayActor, ray, ray.put(sent))
+        with Crew(chosen, _cores_each(ray, chosen), spawn) as crew:
             return conduct(crew, job.config, encoders=len(job.encoders))
 
 
@@ -80,23 +79,29 @@ class RayWorker:
         use_plugins(filter(None, plugins.split(os.pathsep)))
         self._open = partial(open_on, job, device, cores=cores, tell=self._note)
         self._lock = threading.Lock()
-        self._reports: list[BlockDone | Progress] = []
+        self._reports: list[BlockDone | Step] = []
         self._job: Job | None = None
 
-    def run(self, task: Callable[..., Any], arguments: Sequence[Any]) -> tuple[str, Any]:
-        """Run a function on the job, which the first one opens; return as a `Remote` answers."""
+    def run(self, work: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, Any, str]:
+        """Run a function on the job, which the first one opens.
+
+        Returns
+        -------
+        tuple of (Any, Exception or None, str)
+            Its answer, or what it raised and which process this is.
+        """
         try:
             if self._job is None:
                 self._job = self._open()
-            return "answer", task(self._job, *arguments)
+            return work(self._job, *arguments), None, ""
         except Exception as err:
             import ray
 
             # Of several cuda:0, the one.
             where = f" (pid={os.getpid()}, ip={ray.util.get_node_ip_address()})"
-            return "raised", (sendable(err), where)
+            return None, sendable(err), where
 
-    def reports(self) -> list[BlockDone | Progress]:
+    def reports(self) -> list[BlockDone | Step]:
         """Return those that came since the last call."""
         with self._lock:
             found, self._reports = self._reports, []
@@ -106,13 +111,13 @@ class RayWorker:
         """Return the id of the actor's process."""
         return os.getpid()
 
-    def _note(self, report: BlockDone | Progress) -> None:
+    def _note(self, report: BlockDone | Step) -> None:
         with self._lock:
             self._reports.append(report)
 
 
 class RayActor:
-    """An actor as the process of a worker, and the thread here that waits for it.
+    """An actor as the process of a worker.
 
     Parameters
     ----------
@@ -125,7 +130,7 @@ class RayActor:
 
     def __init__(self, ray: Any, job: Any, cores: int, device: str) -> None:
         on_gpu = device.startswith("cuda")
-        self._ray, self._how = ray, "An actor of Ray has ended."
+        self._ray, self._how, self.device = ray, "An actor of Ray has ended.", device
         self.actor = (
             ray.remote(RayWorker)
             .options(
@@ -136,44 +141,36 @@ class RayActor:
             )
             .remote(job, cores, "cuda:0" if on_gpu else device, os.environ.get(ENVIRONMENT, ""))
         )
-        self.connection, self._theirs = Pipe()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
+
+    def call(
+        self, work: Callable[..., Any], arguments: tuple[Any, ...], tell: Callable[[Any], object]
+    ) -> Any:
+        """Run a function there; see `Remote`."""
+        try:
+            found = self.actor.run.remote(work, arguments)
+            done: list[Any] = []
+            while not done:
+                done, _ = self._ray.wait([found], timeout=LOOK)
+                for report in self._ray.get(self.actor.reports.remote()):
+                    tell(report)
+            answer, error, where = self._ray.get(found)
+        except self._ray.exceptions.RayError as err:
+            self._how = f"An actor of Ray is lost: {' '.join(str(err).split())}."
+            raise Gone from err
+        if error is not None:
+            self.device += where
+            raise error
+        return answer
 
     def stop(self) -> None:
         """End it."""
         self._ray.kill(self.actor, no_restart=True)
 
     def end(self, until: float) -> str:
-        """Wait for the end of its task until a time, end it, and return how it ended."""
-        self.connection.close()  # a thread that reports to nobody is not waited for
-        self._thread.join(max(0.0, until - time.monotonic()))
+        """End it, and return how it ended."""
+        del until  # nothing that is done is lost
         self.stop()
         return self._how
-
-    def _serve(self) -> None:
-        """Hand tasks on to the actor, and what comes of them back."""
-        try:
-            answer = "answer"
-            while answer == "answer" and (message := self._theirs.recv()) is not None:
-                answer = self._run(*message)
-        except self._ray.exceptions.RayError as err:
-            self._how = f"An actor of Ray is lost: {' '.join(str(err).split())}."
-        except (EOFError, OSError):
-            pass  # nobody listens any more
-        finally:
-            self._theirs.close()
-
-    def _run(self, task: Callable[..., Any], arguments: Sequence[Any]) -> str:
-        found = self.actor.run.remote(task, arguments)
-        done: list[Any] = []
-        while not done:
-            done, _ = self._ray.wait([found], timeout=LOOK)
-            for report in self._ray.get(self.actor.reports.remote()):
-                self._theirs.send(("news", report))
-        what, value = self._ray.get(found)
-        self._theirs.send((what, value))
-        return str(what)
 
 
 def _actor_devices(ray: Any, devices: str | Sequence[str]) -> list[str]:

@@ -12,7 +12,6 @@ import numpy as np
 from featstore.errors import AlreadyFinishedError, EncoderError
 from featstore.extraction.batches import (
     BatchRunner,
-    remember_size,
     settle_batch_size,
     sorting_window,
     torch_threads,
@@ -140,7 +139,6 @@ def settle_settings(job: Job, target: Target) -> dict[str, Any]:
             config.batch_size,
             begun=begun_batch if isinstance(begun_batch, int) else None,
             device=config.device,
-            precision=target.spec.precision,
         )
     # What was begun or recorded without a window is sorted block by block.
     window = config.window or begun.get("window") or (1 if begun else sorting_window(
@@ -231,13 +229,13 @@ def _run_pass(
     )
     limit = _failure_limit(job, sets, tracker, log)
     limit.check()
-    on_progress = job.config.on_progress or ignore
-    if job.config.part:
-        on_progress(tracker.progress())  # how much of the set this part has to do
+    on_step, on_progress = job.config.on_step, job.config.on_progress
 
     def count(rows: int) -> None:
         tracker.advance(rows, encoded=True)
-        if on_progress is not ignore:
+        if on_step is not None:
+            on_step(tracker.step())
+        elif on_progress is not None:
             on_progress(tracker.progress())
 
     small: dict[str, bytes] = {}
@@ -268,13 +266,6 @@ def _run_pass(
     }
     results = {}
     for one in sets:
-        if one.runner.limit < one.runner.size:
-            remember_size(
-                one.encoder,
-                one.runner.limit,
-                device=job.config.device,
-                precision=one.spec.precision,
-            )
         results[one.spec.set_id] = one.end_part() if job.config.part else one.finish(run)
     if small:
         write_thumbnails(job.folder / job.dataset / job.kind, small)
@@ -328,11 +319,11 @@ def _failure_limit(job: Job, sets: Sequence[Target], tracker: Tracker, log: JobL
         if one.writer.base is not None:
             base = one.writer.base
             tried_again = max(tried_again, int((~base.kept & base.commit.failed_rows()).sum()))
-    tracker.failed = len(before)
+    tracker.failures = set(before)
     key = str(sets[0].spec.key)
 
     def note(item: str, reason: str) -> None:
-        tracker.failed += 1
+        tracker.failures.add(item)
         log.write("failure", key=key, item_id=item, reason=reason)
 
     return FailureLimit(

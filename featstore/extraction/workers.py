@@ -16,10 +16,11 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -42,8 +43,10 @@ from featstore.extraction.progress import (
     BlockDone,
     ExtractResult,
     JobLog,
-    Progress,
-    SummedProgress,
+    StageClock,
+    Step,
+    Tracker,
+    ignore,
 )
 from featstore.extraction.run import say_how, settle_settings
 from featstore.extraction.targets import Job, SetState, check_free_space
@@ -93,7 +96,7 @@ def open_on(
     device: str,
     *,
     cores: int | None = None,
-    tell: Callable[[BlockDone | Progress], None] | None = None,
+    tell: Callable[[BlockDone | Step], None] | None = None,
 ) -> Job:
     """Open a job for the parts that this process does on a device.
 
@@ -112,7 +115,7 @@ def open_on(
     """
     config = replace(job.config, device=device, jobs=job.config.jobs or cores)
     if tell is not None:
-        config = replace(config, on_block=tell, on_progress=tell)
+        config = replace(config, on_block=tell, on_step=tell)
     if any(isinstance(choice.encoder, str) for choice in job.encoders):
         _use_device(device, cores)
     return replace(job, config=config).open()
@@ -210,53 +213,6 @@ DEATHS_OF_A_PART = 3
 FAILURES_OF_A_PART = 2
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A worker has finished its task."""
-
-    worker: int
-    value: Any
-
-
-@dataclass(frozen=True)
-class Death:
-    """A worker's process is gone."""
-
-    worker: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A task raised what may be the fault of its device: `reason` is a sentence that names it."""
-
-    worker: int
-    reason: str
-    error: Exception
-
-    @classmethod
-    def of(cls, worker: int, device: str, error: Exception) -> Self:
-        """Return the failure of a worker's task.
-
-        Raises
-        ------
-        FeatstoreError
-            The error itself if it is about the job: it would be raised on every device.
-        """
-        if isinstance(error, FeatstoreError) and not isinstance(error, DeviceError):
-            raise error from None
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(". ")
-        return cls(worker, f"Worker {worker} on {device} raised {what}.", error)
-
-
-@dataclass(frozen=True)
-class News:
-    """A worker reports how far it is."""
-
-    worker: int
-    report: BlockDone | Progress
-
-
 def conduct(crew: Crew, config: ExtractConfig, *, encoders: int) -> list[ExtractResult]:
     """Settle the plan, have every part done, and publish; return one result an encoder.
 
@@ -278,14 +234,27 @@ def conduct(crew: Crew, config: ExtractConfig, *, encoders: int) -> list[Extract
     """
     pinned: Pinned
     states: list[SetState]
-    pinned, states, how = _run_tasks(crew, [_Task("The step 'settle'", settle, ())], None)[0]
+    ((pinned, states, how),) = crew.run([_Task("The step 'settle'", settle, ())], ignore)
     tell_how(how)
     # A finished set has nothing new, but for failed items that are tried again.
     left = sum(state.new for state in states) if pinned else 0
-    summed = SummedProgress(
-        sum(state.rows for state in states), left, encoders,
-        on_block=config.on_block, on_progress=config.on_progress,
-    )  # fmt: skip
+    rows = sum(state.rows for state in states)
+    tracker = Tracker(
+        StageClock(),
+        rows_total=rows,
+        rows_done=rows - left,
+        encoders=encoders,
+        workers=(config.jobs or crew.cores) * len(crew.devices),
+        processes=len(crew.devices),
+    )
+
+    def tell(report: BlockDone | Step) -> None:
+        if isinstance(report, BlockDone):
+            (config.on_block or ignore)(report)
+        else:
+            tracker.take(report)
+            (config.on_progress or ignore)(tracker.progress())
+
     parts: list[list[ExtractResult]] = []
     if left:
         # Texts are sorted over several blocks, which a part takes together.
@@ -293,11 +262,10 @@ def conduct(crew: Crew, config: ExtractConfig, *, encoders: int) -> list[Extract
         blocks = -(-max(state.blocks for state in states) // window)
         size = parts_of(blocks, len(crew.living()))
         tasks = [
-            _Task(f"Part {rank} of {size}", run_part, (rank, size, pinned), rank)
-            for rank in range(size)
+            _Task(f"Part {rank} of {size}", run_part, (rank, size, pinned)) for rank in range(size)
         ]
-        parts = _run_tasks(crew, tasks, summed)
-    (last,) = _run_tasks(crew, [_Task("The step 'gather'", gather, (pinned,))], summed)
+        parts = crew.run(tasks, tell)
+    (last,) = crew.run([_Task("The step 'gather'", gather, (pinned,))], tell)
     return merge_results(parts, last)
 
 
@@ -314,11 +282,11 @@ class _Task:
     name: str
     work: Callable[..., Any]
     arguments: tuple[Any, ...]
-    part: int = -1
     deaths: int = 0
-    failures: list[Failure] = field(default_factory=list)
+    #: The workers on whose devices it has raised, each with a sentence that says what.
+    failures: dict[int, str] = field(default_factory=dict)
 
-    def lost(self, event: Death | Failure) -> None:
+    def lost(self, worker: int, how: str, error: BaseException) -> None:
         """Note that a worker did not do it.
 
         Raises
@@ -328,76 +296,33 @@ class _Task:
         WorkerDiedError
             If it has cost too many workers.
         """
-        if isinstance(event, Failure):
-            self.failures.append(event)
+        if not isinstance(error, Gone):
+            self.failures[worker] = how
             if len(self.failures) == FAILURES_OF_A_PART:
-                raise self.given_up()
-            logger.warning("%s %s is tried once more, elsewhere.", event.reason, self.name)
+                raise self.given_up() from error
+            logger.warning("%s %s is tried once more, elsewhere.", how, self.name)
             return
         self.deaths += 1
         if self.deaths == DEATHS_OF_A_PART:
             raise WorkerDiedError(
-                f"{self.name} cost {self.deaths} workers; the last one: {event.reason} Finished "
+                f"{self.name} cost {self.deaths} workers; the last one: {how} Finished "
                 "blocks are kept; run the same command again once the cause is fixed."
             )
-        logger.warning("%s %s is done again.", event.reason, self.name)
+        logger.warning("%s %s is done again.", how, self.name)
 
-    def fits(self, worker: int) -> bool:
-        """Return whether it has not failed there."""
-        return worker not in {failure.worker for failure in self.failures}
-
-    def given_up(self) -> DeviceError:
-        """Return the error that says on which devices it failed, and how."""
-        known = DeviceError(
-            f"{self.name} failed. {' '.join(failure.reason for failure in self.failures)} "
+    def given_up(self) -> FeatstoreError:
+        """Return the error that says on which devices it failed, and how, or that all died."""
+        if not self.failures:
+            return WorkerDiedError(
+                "Every worker has died. Finished blocks are kept; run the same command again once "
+                "the cause is fixed (memory: fewer devices on one machine, or a smaller "
+                "--batch-size)."
+            )
+        return DeviceError(
+            f"{self.name} failed. {' '.join(self.failures.values())} "
             "Finished blocks are kept; run the same command again once the cause is fixed, or "
             "with --devices without what failed."
         )
-        known.__cause__ = self.failures[-1].error
-        return known
-
-
-def _run_tasks(crew: Crew, tasks: list[_Task], summed: SummedProgress | None) -> list[Any]:
-    """Have idle workers do tasks, again where one was lost; return the answers."""
-    waiting, working = deque(range(len(tasks))), dict[int, int]()
-    results: dict[int, Any] = {}
-    while len(results) < len(tasks):
-        for worker in sorted(crew.living() - working.keys()):
-            number = next((one for one in waiting if tasks[one].fits(worker)), None)
-            if number is not None:
-                waiting.remove(number)
-                working[worker] = number
-                crew.tell(worker, tasks[number].work, *tasks[number].arguments)
-        if not working:
-            failed = next((tasks[one] for one in waiting if tasks[one].failures), None)
-            raise failed.given_up() if failed else _all_workers_died()
-        for event in crew.events():
-            if isinstance(event, News):
-                if summed is not None and event.worker in working:
-                    part = tasks[working[event.worker]].part
-                    summed.take(event.worker, part, event.report)
-                continue
-            if summed is not None:
-                summed.ended(event.worker)
-            number = working.pop(event.worker, None)
-            if number is None:
-                continue
-            if isinstance(event, Answer):
-                results[number] = event.value
-            else:
-                task = tasks[number]
-                task.lost(event)
-                if task.failures and not any(map(task.fits, crew.living())):
-                    raise task.given_up()
-                waiting.appendleft(number)
-    return [results[number] for number in range(len(tasks))]
-
-
-def _all_workers_died() -> WorkerDiedError:
-    return WorkerDiedError(
-        "Every worker has died. Finished blocks are kept; run the same command again once the "
-        "cause is fixed (memory: fewer devices on one machine, or a smaller --batch-size)."
-    )
 
 
 #: How often the process of one device is started again.
@@ -407,15 +332,29 @@ RESTARTS = 2
 GRACE = 20.0
 
 
+class Gone(Exception):  # noqa: N818 -- no fault of the job
+    """The process of a worker is gone."""
+
+
 class Remote(Protocol):
-    """The process of a worker, wherever it runs.
+    """The process of a worker, wherever it runs."""
 
-    Through the connection go ``(function, arguments)``, of a function that takes the open job
-    first, or None at the end; back come ``("news", report)``, ``("answer", value)`` and
-    ``("raised", (error, where))``, after which it ends. It is closed there when that is gone.
-    """
+    device: str
+    """Where it is, for a message."""
 
-    connection: Connection
+    def call(
+        self, work: Callable[..., Any], arguments: tuple[Any, ...], tell: Callable[[Any], object]
+    ) -> Any:
+        """Run a function there, of which the open job is the first argument; return its answer.
+
+        `tell` is called with every report. What the function raises is raised here, and the process
+        is of no use any more.
+
+        Raises
+        ------
+        Gone
+            If the process is gone.
+        """
 
     def stop(self) -> None:
         """Let it leave at once."""
@@ -427,20 +366,27 @@ class Remote(Protocol):
 class Crew:
     """Workers in processes of their own, numbered from 0, each started with its first task.
 
-    Use as a context manager: leaving ends every process, whatever it is doing.
+    Use as a context manager: leaving ends every process, whatever it is doing. A thread here waits
+    for each worker.
 
     Parameters
     ----------
     devices : sequence of str
         Of the workers.
+    cores : int
+        Of each.
     spawn : callable
-        Called with a device; starts a process there.
+        Called with cores and a device; starts a process there.
     """
 
-    def __init__(self, devices: Sequence[str], spawn: Callable[[str], Remote]) -> None:
-        self._devices, self._spawn = list(devices), spawn
+    def __init__(
+        self, devices: Sequence[str], cores: int, spawn: Callable[[int, str], Remote]
+    ) -> None:
+        self.devices, self.cores, self._spawn = list(devices), cores, spawn
         self._running: dict[int, Remote] = {}
-        self._starts = [0] * len(self._devices)
+        self._starts = [0] * len(self.devices)
+        self._threads = ThreadPoolExecutor(max(1, len(self.devices)), "worker")
+        self._telling = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -452,47 +398,75 @@ class Crew:
         trace: TracebackType | None,
     ) -> None:
         for remote in self._running.values():
-            with contextlib.suppress(OSError):
-                remote.connection.send(None)
-            if kind is not None:
-                remote.stop()
+            remote.stop()
         until = time.monotonic() + GRACE
         while self._running:
             self._running.popitem()[1].end(until)
+        self._threads.shutdown()
 
     def living(self) -> set[int]:
         """Return the workers that run, or can be started."""
         startable = {n for n, starts in enumerate(self._starts) if starts <= RESTARTS}
         return startable | self._running.keys()
 
-    def tell(self, worker: int, task: Callable[..., Any], *arguments: Any) -> None:
-        """Let an idle worker run a function on its open job."""
-        if worker not in self._running:
-            self._running[worker] = self._spawn(self._devices[worker])
-            self._starts[worker] += 1
-        # Of a process that is gone, `events` says so.
-        with contextlib.suppress(OSError):
-            self._running[worker].connection.send((task, arguments))
+    def run(self, tasks: Sequence[_Task], tell: Callable[[Any], object]) -> list[Any]:
+        """Have idle workers do tasks, again where one was lost; return the answers.
 
-    def events(self) -> Iterator[Answer | Death | Failure | News]:
-        """Wait for what happens next; what a task raised about the job is raised here."""
-        workers = {remote.connection: worker for worker, remote in self._running.items()}
-        for connection in wait(list(workers)):
-            assert isinstance(connection, Connection)
-            worker = workers[connection]
-            try:
-                what, value = connection.recv()
-            except (EOFError, OSError, pickle.UnpicklingError):
-                yield Death(worker, self._running.pop(worker).end(time.monotonic() + GRACE))
-                continue
-            if what == "raised":
-                error, where = value
-                failure = Failure.of(worker, self._devices[worker] + where, error)
-                # After an error of CUDA nothing works in that process: the next task has a new one.
-                self._running.pop(worker).end(time.monotonic() + GRACE)
-                yield failure
-            else:
-                yield News(worker, value) if what == "news" else Answer(worker, value)
+        What a task raises that is about the job, and what `tell` raises, is raised here.
+        """
+
+        def tell_alone(report: Any) -> None:
+            with self._telling:
+                tell(report)
+
+        waiting = deque(range(len(tasks)))
+        working: dict[Future[Any], tuple[int, int]] = {}
+        results: dict[int, Any] = {}
+        while len(results) < len(tasks):
+            for worker in sorted(self.living() - {busy for busy, _ in working.values()}):
+                fits = (one for one in waiting if worker not in tasks[one].failures)
+                if (number := next(fits, None)) is not None:
+                    waiting.remove(number)
+                    call = self._started(worker).call
+                    task = tasks[number]
+                    future = self._threads.submit(call, task.work, task.arguments, tell_alone)
+                    working[future] = worker, number
+            if not working:
+                raise max((tasks[one] for one in waiting), key=lambda t: len(t.failures)).given_up()
+            for future in wait(working, return_when=FIRST_COMPLETED).done:
+                worker, number = working.pop(future)
+                error = future.exception()
+                if error is None:
+                    results[number] = future.result()
+                    continue
+                task = tasks[number]
+                task.lost(worker, self._ended(worker, error), error)
+                if task.failures and not self.living() - task.failures.keys():
+                    raise task.given_up() from error
+                waiting.appendleft(number)
+        return [results[number] for number in range(len(tasks))]
+
+    def _started(self, worker: int) -> Remote:
+        if worker not in self._running:
+            self._running[worker] = self._spawn(self.cores, self.devices[worker])
+            self._starts[worker] += 1
+        return self._running[worker]
+
+    def _ended(self, worker: int, error: BaseException) -> str:
+        """End the process of a worker whose task raised; return a sentence that says what.
+
+        An error that is about the job is raised: it would be raised on every device.
+        """
+        about_device = not isinstance(error, FeatstoreError) or isinstance(error, DeviceError)
+        if not isinstance(error, Exception) or not about_device:
+            raise error
+        # After an error of CUDA nothing works in that process: the next task has a new one.
+        remote = self._running.pop(worker)
+        ended = remote.end(time.monotonic() + GRACE)
+        if isinstance(error, Gone):
+            return ended
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(". ")
+        return f"Worker {worker} on {remote.device} raised {what}."
 
 
 class SpawnedProcess:
@@ -509,14 +483,34 @@ class SpawnedProcess:
     def __init__(self, job: Job, cores: int, device: str) -> None:
         # A forked child would inherit threads' locks and a CUDA context that it cannot use.
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
+        self._connection, theirs = context.Pipe()
         self._process = context.Process(
             target=serve, args=(theirs, job, device, cores), name=f"extract on {device}"
         )
-        self._device = device
+        self.device = device
         with spawning():
             self._process.start()
         theirs.close()
+
+    def call(
+        self, work: Callable[..., Any], arguments: tuple[Any, ...], tell: Callable[[Any], object]
+    ) -> Any:
+        """Run a function there; see `Remote`."""
+        self._exchange(partial(self._connection.send, (work, arguments)))
+        while True:
+            what, value = self._exchange(self._connection.recv)
+            if what == "answer":
+                return value
+            if what == "raised":
+                raise value
+            tell(value)
+
+    @staticmethod
+    def _exchange(through: Callable[[], Any]) -> Any:
+        try:
+            return through()
+        except (EOFError, OSError, pickle.UnpicklingError) as err:
+            raise Gone from err
 
     def stop(self) -> None:
         """Let it leave through every `with` block."""
@@ -531,14 +525,14 @@ class SpawnedProcess:
             process.join()
         code = process.exitcode or 0
         process.close()
-        self.connection.close()
+        self._connection.close()
         how = f"ended with exit code {code}"
         if code < 0:
             with contextlib.suppress(ValueError):
                 how = f"was killed by {signal.Signals(-code).name}"
         if code == -signal.SIGKILL:
             how += " (the kernel kills so when memory runs out)"
-        return f"Process {pid} on {self._device} {how}."
+        return f"Process {pid} on {self.device} {how}."
 
 
 def serve(connection: Connection, job: Job, device: str, cores: int) -> None:
@@ -555,13 +549,13 @@ def serve(connection: Connection, job: Job, device: str, cores: int) -> None:
 
     try:
         opened = open_on(job, device, cores=cores, tell=partial(send, "news"))
-        while (message := connection.recv()) is not None:
-            task, arguments = message
-            send("answer", task(opened, *arguments))
+        while True:
+            work, arguments = connection.recv()
+            send("answer", work(opened, *arguments))
     except (EOFError, BrokenPipeError):
         return  # the parent has gone
     except Exception as err:
-        send("raised", (sendable(err), ""))
+        send("raised", sendable(err))
 
 
 def _leave(*_: object) -> None:
@@ -612,8 +606,8 @@ def extract_on_devices(job: Job, devices: str | Sequence[str] = "all") -> list[E
         As for `extract`.
     """
     chosen = parse_devices(devices)
-    spawn = partial(SpawnedProcess, to_send(job), share_of_cores(len(chosen)))
-    with Crew(chosen, spawn) as crew:
+    spawn = partial(SpawnedProcess, to_send(job))
+    with Crew(chosen, share_of_cores(len(chosen)), spawn) as crew:
         return conduct(crew, job.config, encoders=len(job.encoders))
 
 

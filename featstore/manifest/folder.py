@@ -123,16 +123,11 @@ def _inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def take_folder(folder: Path, name: str, *, stamped: object = None) -> None:
+def take_folder(folder: Path, name: str) -> None:
     """Make sure that `folder` is free for a manifest called `name`, and complete what is there.
 
     Free is a folder that does not exist, is empty, or holds a manifest of this name; what a
     killed process left in it beside, or alone, is put in order.
-
-    Parameters
-    ----------
-    stamped : object
-        Name of the dataset that a folder without facts is known to have held.
 
     Raises
     ------
@@ -144,15 +139,11 @@ def take_folder(folder: Path, name: str, *, stamped: object = None) -> None:
     with _refusals(folder):
         if not folder.exists() or all(path == staging for path in folder.iterdir()):
             return
-        held = read_facts(folder).get("name") if (folder / FACTS_FILE).is_file() else stamped
-        if held is None and (folder / FACTS_FILE).is_file():
-            raise ManifestError(
-                f"{folder / FACTS_FILE} has no name. Add it, or choose another folder."
-            )
-        if held is None:
+        if not (folder / FACTS_FILE).is_file():
             raise ManifestError(
                 f"{folder} holds files that are no manifest. Choose an empty or new folder."
             )
+        held = read_facts(folder).get("name")
         if held != name:
             raise ManifestError(
                 f"{folder} holds the dataset {held!r}, not {name!r}. Choose another folder."

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import math
-import os
+import json
 import re
-import secrets
 import tomllib
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
@@ -17,9 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from data_manifests.cache import cache_folder
 from featstore.address import Address, parse_address
-from featstore.durable import remove_tree
 from featstore.errors import ManifestError
 from featstore.identity import sha256_hex
 from featstore.manifest.folder import building, publish, read_bytes, read_facts
@@ -42,12 +36,9 @@ from featstore.manifest.paths import (
     require_hashes,
     size_facts,
 )
-from featstore.store.parquet_guard import map_columns, table_bytes, unpack, unpack_columns
-
-logger = logging.getLogger(__name__)
+from featstore.store.parquet_guard import table_bytes, unpack
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b"}
 
 
 def toml_text(facts: Mapping[str, Any]) -> str:
@@ -79,42 +70,24 @@ def _table(path: tuple[str, ...], facts: Mapping[str, Any]) -> list[str]:
 def _key(key: Any) -> str:
     if not isinstance(key, str):
         raise ManifestError(f"The facts have a key that is not a string: {key!r}.")
-    return key if _BARE_KEY.fullmatch(key) else _string(key)
+    return key if _BARE_KEY.fullmatch(key) else _value(key, (key,))
 
 
 def _value(value: Any, path: tuple[str, ...]) -> str:
-    if isinstance(value, str):
-        return _string(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return repr(value)
     if isinstance(value, list | tuple):
         parts = [_value(part, path) for part in value]
         if sum(map(len, parts)) > 80:
             return "[\n" + "".join(f"    {part},\n" for part in parts) + "]"
         return f"[{', '.join(parts)}]"
+    # What JSON writes of these is TOML, too, but for one control character.
+    with suppress(ValueError):  # no number, or half of a surrogate pair
+        if isinstance(value, str | int | float):
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+            return text.encode().replace(b"\x7f", rb"\u007f").decode()
     raise ManifestError(
         f"The fact {'.'.join(map(str, path))} is {value!r} ({type(value).__name__}), which "
         "dataset.toml cannot hold. Give a string, number, boolean, list of those or mapping."
     )
-
-
-def _string(text: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as err:
-        raise ManifestError(
-            f"The fact {text!r} holds half of a surrogate pair; it is not text."
-        ) from err
-    return '"' + "".join(_ESCAPES.get(letter) or _plain(letter) for letter in text) + '"'
-
-
-def _plain(letter: str) -> str:
-    code = ord(letter)
-    return f"\\u{code:04x}" if code < 32 or code == 127 else letter
 
 
 #: Facts that are not the caller's to give.
@@ -347,8 +320,7 @@ def _stems(folder: Path, facts: Mapping[str, Any]) -> Iterable[str]:
 def _read_table(folder: Path, stem: str, facts: Mapping[str, Any]) -> pl.DataFrame:
     file = f"{stem}.parquet"
     data = read_bytes(folder, file, MAX_TABLE_BYTES)
-    digest = sha256_hex(data)
-    if "tables" in facts and digest != facts["tables"][stem]["sha256"]:
+    if "tables" in facts and sha256_hex(data) != facts["tables"][stem]["sha256"]:
         raise ManifestError(
             f"{folder / file} differs from the sha256 in {FACTS_FILE}: it was changed, or writing "
             "was interrupted. Build the dataset again."
@@ -356,96 +328,8 @@ def _read_table(folder: Path, stem: str, facts: Mapping[str, Any]) -> pl.DataFra
     stated = facts.get("tables", {}).get(stem, {}).get("rows")
     rows = stated if type(stated) is int else 0
     try:
-        if len(data) >= MAPPED_BYTES:
-            return _mapped(data, digest, rows)
         return unpack(data, rows=rows)
     except ValueError as err:
         raise ManifestError(
             f"{folder / file} is not a readable Parquet file: {err}. Build the dataset again."
         ) from err
-
-
-#: Tables of larger Parquet files are read from mapped files: about 200,000 captions.
-MAPPED_BYTES = 8 * 2**20
-
-#: Of the unpacked tables in the user's cache, those last used stay, up to this size, ...
-KEPT_BYTES = 16 * 2**30
-
-#: ... and those used within so many seconds, which others may be about to map.
-KEPT_SECONDS = 24 * 3600
-
-
-def _mapped(data: bytes, digest: str, rows: int) -> pl.DataFrame:
-    """Return the table in `data`, mapped from its copy in the user's cache.
-
-    Memory is that of the pages that are looked at, and processes of one machine share it. Without
-    pyarrow, or room in the cache, or if its copy is damaged, the table is in memory.
-
-    Raises
-    ------
-    ValueError
-        As `unpack`.
-    """
-    folder = cache_folder("tables") / digest
-    try:
-        if not folder.is_dir():
-            staged = _aside(folder)
-            staged.mkdir(parents=True)
-            try:
-                unpack_columns(data, staged, rows=rows)
-                with suppress(OSError):  # another process was faster, or the next line says why
-                    staged.rename(folder)
-            finally:
-                remove_tree(staged)
-            with suppress(OSError):  # another process removes them, too
-                _trim(folder)
-        os.utime(folder)
-        return _map(folder, list(pl.read_parquet_schema(io.BytesIO(data))))
-    except (ImportError, OSError) as err:
-        logger.info("The table is read into memory, not mapped: %s.", err)
-        return unpack(data, rows=rows)
-
-
-def _map(folder: Path, columns: list[str]) -> pl.DataFrame:
-    """Return the table in a folder of the cache; an OSError if it is damaged, and it is removed."""
-    try:
-        table = map_columns(folder)
-        if table.columns != columns:
-            raise ValueError(f"it holds the columns {table.columns} instead of {columns}")
-    except ImportError:
-        raise
-    except Exception as err:
-        _remove(folder)
-        raise OSError(f"{folder} was damaged and is removed: {err}") from err
-    return table
-
-
-def _trim(made: Path) -> None:
-    """Remove the tables that were not used for longest, until the rest is small enough.
-
-    Their times are compared with that of `made`, the newest. What a killed process was writing or
-    removing goes, too.
-    """
-    newest, total = made.stat().st_mtime, 0
-    used = {folder: folder.stat().st_mtime for folder in made.parent.iterdir()}
-    for folder in sorted(used, key=used.__getitem__, reverse=True):
-        total += sum(path.stat().st_size for path in folder.glob("*"))
-        goes = total > KEPT_BYTES or folder.suffix == _ASIDE
-        if goes and newest - used[folder] > KEPT_SECONDS:
-            _remove(folder)
-
-
-#: How the folders in the cache end that hold no whole table.
-_ASIDE = ".staged"
-
-
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.{secrets.token_hex(4)}{_ASIDE}")
-
-
-def _remove(folder: Path) -> None:
-    """Remove a table at once: nobody finds half of it."""
-    aside = _aside(folder)
-    with suppress(OSError):
-        folder.rename(aside)
-    remove_tree(aside)

@@ -60,7 +60,7 @@ class Manifest(Shown):
     """What reads it anew, if it was read from a folder."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Send a large one to another process as its folder: there, too, it is mapped."""
+        """Send a large one to another process as its folder."""
         if self.again is None or sum(map(len, self.tables.values())) < SENT_ROWS:
             return super().__reduce_ex__(protocol)
         return self.again, ()

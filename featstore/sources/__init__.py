@@ -14,7 +14,6 @@ if TYPE_CHECKING:
         SOURCES,
         Source,
         make_manifest,
-        open_source,
     )
     from featstore.sources.reader import ByteReader, check_bytes, open_reader
 
@@ -25,7 +24,6 @@ __all__ = [
     "check_bytes",
     "make_manifest",
     "open_reader",
-    "open_source",
 ]
 
 
@@ -33,7 +31,7 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "featstore.sources.making": "SOURCES Source make_manifest open_source",
+        "featstore.sources.making": "SOURCES Source make_manifest",
         "featstore.sources.reader": "ByteReader check_bytes open_reader",
     },
 )

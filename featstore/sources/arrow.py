@@ -17,7 +17,7 @@ from typing import Any
 from featstore.errors import FeatstoreError, ItemReadError, ManifestError, needs_extra
 from featstore.identity import sha256_hex
 from featstore.manifest.paths import cell_uri, open_plain
-from featstore.sources.location import folder
+from featstore.sources.location import files_below, folder
 from featstore.sources.roots import BLOCK, KEPT, PARQUET, Folder, LocalFile, OpenFile, Root, locate
 from featstore.sources.tables import (
     MAX_RECORD_BYTES,
@@ -30,7 +30,6 @@ from featstore.sources.tables import (
     image_root,
     list_paths,
     parse_json,
-    read_json,
     split_folder,
     split_name,
 )
@@ -436,56 +435,24 @@ def read_hf(request: Request) -> Found:
     Raises
     ------
     ManifestError
-        If the folder was not made by save_to_disk, names files elsewhere, or is damaged.
+        If the folder was not made by save_to_disk, or is damaged.
     """
     if request.location.startswith("hf://"):
         return read_parquet(request)
     root = folder(request.location)
+    files = files_below(root, lambda name: _SAVED.fullmatch(name) is not None)
+    if not files:
+        raise ManifestError(
+            f"{root} holds no data-NNNNN-of-NNNNN.arrow: save_to_disk did not make it. Load the "
+            "dataset and save it so, or use the source parquet."
+        )
     items = ItemCollector(request.dataset)
-    for split, directory in _saved_parts(root).items():
-        for file in _data_files(directory):
-            with closing(ArrowCells(directory / file)) as table:
-                uri = (directory / file).relative_to(root).as_posix()
-                _add_images(items, table, uri, split, request, Folder(root))
+    for file in files:
+        with closing(ArrowCells(root / file)) as table:
+            split = file.rpartition("/")[0] or None
+            _add_images(items, table, file, split, request, Folder(root))
     return Found(root, items.contents())
 
 
-def _saved_parts(root: Path) -> dict[str | None, Path]:
-    """Return the folder of each split, or of a dataset without splits."""
-    if (root / "dataset_dict.json").is_file():
-        listed = read_json(root / "dataset_dict.json", limit=MAX_RECORD_BYTES)
-        names = listed.get("splits") if isinstance(listed, dict) else None
-        if not isinstance(names, list) or not all(map(_is_plain, names)):
-            raise ManifestError(
-                f"{root / 'dataset_dict.json'} does not list its splits by plain names."
-            )
-        return {name: root / name for name in names}
-    if (root / "state.json").is_file():
-        return {None: root}
-    raise ManifestError(
-        f"{root} has neither state.json nor dataset_dict.json: save_to_disk did not make it. "
-        "Load the dataset and save it so, or use the source parquet."
-    )
-
-
-def _is_plain(name: Any) -> bool:
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0:")
-
-
-def _data_files(directory: Path) -> list[str]:
-    """Return the Arrow files that state.json lists: plain names in the same folder."""
-    state = read_json(directory / "state.json", limit=MAX_RECORD_BYTES)
-    entries = state.get("_data_files") if isinstance(state, dict) else None
-    names = [
-        entry.get("filename") if isinstance(entry, dict) else None
-        for entry in (entries if isinstance(entries, list) else [None])
-    ]
-    for name in names:
-        path = directory / str(name)
-        plain = _is_plain(name) and path.suffix == ".arrow"
-        if not plain or path.is_symlink() or not path.is_file():
-            raise ManifestError(
-                f"{directory / 'state.json'} lists {name!r}, which is no Arrow file beside it. "
-                "Save the dataset again."
-            )
-    return [str(name) for name in names]
+#: How `save_to_disk` names its files; those of its caches have other names.
+_SAVED = re.compile(r"data-\d+-of-\d+\.arrow")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +12,13 @@ from typing import Any
 
 import polars as pl
 
-from data_manifests.cache import cache_folder
 from featstore.address import Address
 from featstore.errors import ManifestError, lookup
-from featstore.identity import canonical_json, sha256_hex
 from featstore.manifest.folder import building, publish, take_folder
-from featstore.manifest.io import check_name, read_manifest, write_manifest
+from featstore.manifest.io import check_name, write_manifest
 from featstore.manifest.manifest import Manifest
-from featstore.manifest.paths import open_plain, parse_locator
 from featstore.plugins import Registry, first_line
 from featstore.sources.location import find_place
-from featstore.sources.roots import PARQUET, Remote, locate
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
 
 _SPLIT = {"split": "split of every item"}
@@ -53,9 +45,6 @@ class Source:
 
     options: Mapping[str, str] = field(default_factory=dict)
     """What each option is for."""
-
-    patience: float = 0.0
-    """Seconds until `open_source` looks again for what was left out."""
 
     def read(self, request: Request) -> Found:
         """List the items of a location.
@@ -85,10 +74,9 @@ def _source(
     example: str,
     where: str,
     options: Mapping[str, str],
-    patience: float = 0.0,
 ) -> Source:
     made = f"featstore manifests make {name} {example}"
-    return Source(name, summary, made, where, options, patience)
+    return Source(name, summary, made, where, options)
 
 
 _BUILT_IN: dict[str, Source] = {
@@ -170,7 +158,6 @@ _BUILT_IN: dict[str, Source] = {
             "list.parquet -o manifests/web --option keep=photos",
             "urls:read_urls",
             _COLUMNS_ALONE | {"keep": "folder where the images stay, to be read from there"},
-            patience=3600.0,  # a dead URL mostly stays dead, and all others would be fetched too
         ),
         _source(
             "torchvision",
@@ -218,13 +205,8 @@ def find_source(name: str) -> Source:
     return lookup(SOURCES, name, what="source", error=ManifestError)
 
 
-#: Beside a manifest that was made: from what, and how its files looked then. No part of it.
-STAMP_FILE = ".source.json"
-
-#: Beside it, too: what of its source could not be read, and why.
+#: Beside a manifest that was made: what of its source could not be read, and why. No part of it.
 LEFT_OUT_FILE = "left_out.csv"
-
-_MAX_STAMP_BYTES = 2**20
 
 
 def make_manifest(
@@ -259,14 +241,14 @@ def make_manifest(
     ManifestError
         If the source, an option or the location is wrong, or `out` holds something else.
     """
-    folder = Path(out)
-    stamp = _stamp(source, location, name, options or {})
-    reader = find_source(source)
-    take_folder(folder, stamp["name"], stamped=(_read_stamp(folder) or {}).get("name"))
+    folder, reader = Path(out), find_source(source)
+    place = find_place(location)
+    name = check_name(default_name(place) if name is None else name)
+    take_folder(folder, name)
     with building(folder) as made:
-        found = reader.read(Request(str(location), stamp["name"], made, dict(options or {})))
-        facts = {
-            "name": stamp["name"],
+        found = reader.read(Request(str(location), name, made, dict(options or {})))
+        facts: dict[str, Any] = {
+            "name": name,
             "summary": f"made from {reader.summary}",
             "source": {"kind": source, "options": dict(sorted((options or {}).items()))},
         }
@@ -280,64 +262,13 @@ def make_manifest(
             classes=found.contents.classes,
             data_root=None if inside else found.root,
             made=made if found.root == made else None,
-            # Of a manifest whose making was interrupted, nothing may say what it was made from.
-            replaced=[STAMP_FILE, LEFT_OUT_FILE],
+            replaced=[LEFT_OUT_FILE],
         )
-    stamp["files"] = _files_digest(stamp["location"], manifest)
-    with building(folder):
-        beside = {STAMP_FILE: json.dumps(stamp, indent=2).encode() + b"\n"}
-        if found.left_out:
-            why = {"what": list(found.left_out), "why": list(found.left_out.values())}
-            beside[LEFT_OUT_FILE] = pl.DataFrame(why).write_csv().encode()
-        publish(folder, beside)
+    if found.left_out:
+        why = {"what": list(found.left_out), "why": list(found.left_out.values())}
+        with building(folder):
+            publish(folder, {LEFT_OUT_FILE: pl.DataFrame(why).write_csv().encode()})
     return manifest
-
-
-def open_source(
-    source: str,
-    location: str | Path,
-    *,
-    out: str | Path | None = None,
-    name: str | None = None,
-    options: Mapping[str, str] | None = None,
-) -> Manifest:
-    """Return the manifest of a location, making it if it is not there or is out of date.
-
-    It is out of date if another source, location or option was given, any file of the location
-    has another size or modification time than when it was made, or something was left out, which
-    may be there now. What a list of URLs lacks is asked for again once an hour at most;
-    `make_manifest` asks at once. (A change that keeps size and time is still never served: readers
-    compare each item's sha256.)
-
-    Parameters
-    ----------
-    source, location, name, options
-        See `make_manifest`.
-    out : Path, optional
-        Folder of the manifest; default: ``<name>-<8 digits of what it is made from>`` below the
-        user's cache.
-
-    Raises
-    ------
-    ManifestError
-        See `make_manifest`.
-    """
-    stamp = _stamp(source, location, name, options or {})
-    digits = sha256_hex(canonical_json(stamp))[:8]
-    kept = cache_folder("manifests") / f"{stamp['name']}-{digits}"
-    folder = kept if out is None else Path(out)
-    held = _read_stamp(folder)
-    if held is not None and {key: held.get(key) for key in stamp} == stamp:
-        try:
-            manifest = read_manifest(folder)
-            # An age below 0 is of a clock that runs ahead.
-            fresh = 0 <= _age(folder) < find_source(source).patience
-            whole = "left_out" not in manifest.facts or fresh
-            if whole and held.get("files") == _files_digest(stamp["location"], manifest):
-                return manifest
-        except ManifestError:
-            pass  # damaged or its files are gone: making it again says what is wrong
-    return make_manifest(source, location, folder, name=name, options=options)
 
 
 def default_name(path: Path | Address) -> str:
@@ -350,62 +281,3 @@ def default_name(path: Path | Address) -> str:
         steps = [step for step in (path.host, *path.path.split("/")) if step and "{" not in step]
         stem = steps[-1].partition(".")[0] if steps else ""
     return re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:64] or "dataset"
-
-
-def _stamp(
-    source: str, location: str | Path, name: str | None, options: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return what identifies a made manifest."""
-    find_source(source)
-    path = find_place(location)
-    return {
-        "source": source,
-        "location": str(path),
-        "name": check_name(default_name(path) if name is None else name),
-        "options": dict(options),
-    }
-
-
-def _files_digest(location: str, manifest: Manifest) -> str:
-    """Return a digest of the sizes and times, or tags, of all files that a manifest came from."""
-    if isinstance(find_place(location), Address):
-        suffix = PARQUET  # of texts, which have no uri
-        if "image" in manifest.tables:
-            first = parse_locator(manifest.items("image")["uri"][0])
-            assert first is not None
-            suffix = Path(first.file).suffix
-        far, files = locate(location, suffix)
-        assert isinstance(far, Remote)
-        return sha256_hex(canonical_json([str(far.place), *map(far.state, files)]))
-    assert isinstance(manifest.root, Path)
-    root = Path(location)
-    paths = {root}
-    if root.is_dir():
-        paths |= {Path(at) / name for at, _, names in os.walk(root) for name in names}
-    for table in manifest.tables.values():
-        for uri in table["uri"].drop_nulls():
-            locator = parse_locator(uri)
-            paths.add(manifest.root / (uri if locator is None else locator.file))
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        try:
-            facts = path.stat()
-            state = f"{facts.st_size} {facts.st_mtime_ns}"
-        except OSError:
-            state = "gone"
-        digest.update(os.fsencode(path) + b"\0" + state.encode() + b"\0")
-    return digest.hexdigest()
-
-
-def _age(folder: Path) -> float:
-    """Return the seconds since a manifest was made."""
-    return time.time() - (folder / STAMP_FILE).stat().st_mtime
-
-
-def _read_stamp(folder: Path) -> dict[str, Any] | None:
-    try:
-        with open_plain(folder / STAMP_FILE) as file:
-            document = json.loads(file.read(_MAX_STAMP_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None

@@ -7,7 +7,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
 from featstore.errors import ManifestError
@@ -15,7 +15,7 @@ from featstore.identity import sha256_hex
 from featstore.manifest.paths import member_uri, path_fault
 from featstore.prompts import TEMPLATES
 from featstore.sources.location import decode_text
-from featstore.sources.roots import Folder, OpenFile, Root, locate
+from featstore.sources.roots import OpenFile, Root, locate
 from featstore.sources.tables import (
     IMAGE_SUFFIXES,
     MAX_RECORD_BYTES,
@@ -46,12 +46,6 @@ class Member:
 
     size: int
     """Bytes of its content."""
-
-
-def index_tar(path: Path) -> Iterator[Member]:
-    """Yield the regular files of an uncompressed tar, in order; see `members`."""
-    with Folder(path.parent).opened(path.name) as file:
-        yield from members(file)
 
 
 def members(file: OpenFile) -> Iterator[Member]:

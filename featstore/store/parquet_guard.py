@@ -181,62 +181,10 @@ def unpack(data: bytes, *, rows: int = 0) -> pl.DataFrame:
         If it is not Parquet, or would unpack to far more than it is; the message is the reason.
     """
     check_sizes(data, rows=rows)
-    return _read(data)
-
-
-def _read(data: bytes, columns: list[str] | None = None) -> pl.DataFrame:
     try:
-        return pl.read_parquet(io.BytesIO(data), columns=columns, use_statistics=False)
+        return pl.read_parquet(io.BytesIO(data), use_statistics=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as err:
         raise ValueError((str(err).splitlines() or [type(err).__name__])[0][:200]) from err
-
-
-def unpack_columns(data: bytes, folder: Path, *, rows: int = 0) -> None:
-    """Write the table in `data` into a folder, an Arrow file a column, for `map_columns`.
-
-    One column at a time is in memory. Each is one piece, so that whoever needs the table in one
-    piece, as a writer of Parquet does, copies nothing.
-
-    Raises
-    ------
-    ValueError
-        As `unpack`.
-    ImportError
-        If pyarrow is not installed.
-    OSError
-        If the file system refuses.
-    """
-    import pyarrow as pa
-
-    check_sizes(data, rows=rows)
-    for number, name in enumerate(pl.read_parquet_schema(io.BytesIO(data))):
-        column = _read(data, [name])
-        table = column.rechunk().to_arrow(compat_level=pl.CompatLevel.newest())
-        del column
-        with (folder / f"{number:04d}.arrow").open("wb") as file:
-            with pa.ipc.new_file(file, table.schema) as writer:
-                writer.write_table(table)
-            os.fsync(file.fileno())
-
-
-def map_columns(folder: Path) -> pl.DataFrame:
-    """Return the table that `unpack_columns` wrote: read-only, and in memory only as it is read.
-
-    Raises
-    ------
-    ImportError
-        If pyarrow is not installed.
-    OSError
-        If the files are not there.
-    """
-    import pyarrow as pa
-
-    columns: list[pl.DataFrame] = []
-    for path in sorted(folder.glob("*.arrow")):
-        with pa.memory_map(str(path)) as source:
-            column: Any = pl.from_arrow(pa.ipc.open_file(source).read_all(), rechunk=False)
-            columns.append(column)
-    return pl.concat(columns, how="horizontal")
 
 
 def check_sizes(data: Any, *, rows: int | None = 0, pages: bool = True) -> None:

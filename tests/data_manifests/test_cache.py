@@ -5,7 +5,6 @@ import sys
 import pytest
 
 from data_manifests.cache import cache_folder
-from featstore.extraction.batches import cache_file
 from featstore.remote.cache import user_cache
 from fitters.moments.cache import entry_path
 
@@ -26,7 +25,6 @@ def test_without_a_usable_variable_it_is_the_folder_of_the_system(unusable, tmp_
 def test_every_part_lies_where_it_lay(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("HEADSTOCK_CACHE_BYTES", raising=False)
-    assert cache_file() == tmp_path / "headstock" / "batch_sizes.json"
     assert user_cache().root == tmp_path / "headstock" / "remote"
     assert entry_path({"of": "x"}).parent == tmp_path / "headstock" / "moments"
     assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import os
 import random
 import re
 from collections import Counter, defaultdict
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_manifests.plan import BuildError
+from data_manifests.plan import BuildError, write_pictures
 from data_manifests.stamps import build
 from data_manifests.stamps.build import Stamp, is_selected, read_caption, select_stamps
-from data_manifests.stamps.fetch import compose, write_picture, write_pictures
+from data_manifests.stamps.fetch import compose, read_stamp
 
 # ---- selection -----------------------------------------------------------------------------
 
@@ -116,24 +117,26 @@ def test_a_damaged_picture_is_named_and_leaves_nothing(tmp_path):
     Image.new("RGBA", (50, 50), "red").save(source)
     source.write_bytes(source.read_bytes()[:60])
     with pytest.raises(BuildError, match=r"a.png cannot be decoded.*remove the file"):
-        write_picture(source, target)
+        read_stamp(source)
     source.write_text("no picture")
     with pytest.raises(BuildError, match=r"a.png cannot be decoded"):
-        write_pictures([(source, target)] * 5, None)
+        write_pictures([(target, partial(read_stamp, source))] * 5, None)
     assert not target.parent.exists()
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
     Image.new("1", (8000, 8000)).save(tmp_path / "bomb.png")
     with pytest.raises(BuildError, match="8,000 x 8,000 pixels"):
-        write_picture(tmp_path / "bomb.png", tmp_path / "out.png")
+        read_stamp(tmp_path / "bomb.png")
 
 
 def test_an_unwritable_target_is_named(tmp_path):
     Image.new("RGB", (5, 5)).save(tmp_path / "a.png")
     (tmp_path / "file").write_text("")
     with pytest.raises(BuildError, match=r"Cannot write .*choose another folder"):
-        write_picture(tmp_path / "a.png", tmp_path / "file" / "a.png")
+        write_pictures(
+            [(tmp_path / "file" / "a.png", partial(read_stamp, tmp_path / "a.png"))], None
+        )
 
 
 # ---- classes and split ---------------------------------------------------------------------

@@ -101,8 +101,7 @@ _ALLOWED = {
     "store/files.py": {"open_descriptor", "open_regular"},
     "store/lock.py": {"folder_lock", "boot_id"},  # a folder; /proc
     "store/mapping.py": {"_max_maps"},  # /proc
-    # A new folder in the user's cache; what the system says of its memory.
-    "store/parquet_guard.py": {"unpack_columns", "_memory_bytes"},
+    "store/parquet_guard.py": {"_memory_bytes"},  # what the system says of it
     "store/rows.py": {"_map"},  # an open file
     "share/publish.py": {"_copy_file"},
     "remote/cache.py": {"store", "place"},

@@ -17,7 +17,7 @@ import featstore
 from featstore import EncoderSpec, ExtractConfig, ExtractResult, Manifest, extract_many
 from featstore.errors import EncoderError, ManifestError
 from featstore.extraction import pipeline
-from featstore.extraction.batches import BatchRunner, remembered_sizes
+from featstore.extraction.batches import BatchRunner
 from featstore.extraction.pipeline import BlockTask, Preparation, encode_block, encode_blocks
 from featstore.extraction.progress import Progress
 from featstore.extraction.views import draw_view, view_items
@@ -233,12 +233,11 @@ def test_texts_in_runs_meet_in_the_slots_of_their_rows(data: st.DataObject) -> N
         np.testing.assert_array_equal(rows[:, 0], np.where(mask, np.arange(n), np.nan))
 
 
-def test_auto_halves_the_batch_pins_it_and_remembers_it(manifest: Manifest, store: Path) -> None:
+def test_auto_halves_the_batch_and_pins_it(manifest: Manifest, store: Path) -> None:
     encoder = Small()
     result = _single(manifest, store, encoder=encoder, batch_size="auto", block_rows=11)
     assert result.new == 11
     # The guess of 32 was halved to 2, tried; then eleven rows, and the four golden inputs.
-    assert list(remembered_sizes().values()) == [2]
     assert encoder.batches == [1, *[2] * 16, *[2] * 5, 1, 2, 2]
     view = featstore.open_store(store).view(result.key)
     expected = [expected_row(manifest.root / uri) for uri in view.items["uri"]]

@@ -285,17 +285,11 @@ class Timed:
     ],
 )
 def test_a_batch_is_halved_until_it_fits_and_doubled_while_it_pays(
-    each: Any, room: int, device: str, size: int, monkeypatch: Any, tmp_path: Path
+    each: Any, room: int, device: str, size: int, monkeypatch: Any
 ) -> None:
     encoder: Any = Timed(each, room)
-    monkeypatch.setattr(batches, "cache_file", lambda: tmp_path / "sizes.json")
     monkeypatch.setattr(batches.time, "perf_counter", lambda: encoder.clock)
-    asked = {"begun": None, "device": device, "precision": "float32"}
-    assert batches.settle_batch_size(encoder, "auto", **asked) == size
-    # It is remembered: tried once more, and not doubled again.
-    encoder.tried.clear()
-    assert batches.settle_batch_size(encoder, "auto", **asked) == size
-    assert encoder.tried == [size]
+    assert batches.settle_batch_size(encoder, "auto", begun=None, device=device) == size
 
 
 def test_which_batches_may_be_run_in_parts() -> None:

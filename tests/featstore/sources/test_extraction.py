@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from featstore import extract, open_store
-from featstore.sources.making import open_source
+from featstore.sources.making import make_manifest
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 
 
@@ -20,7 +20,7 @@ def photos(tmp_path):
 
 
 def test_images_of_a_folder_are_extracted_where_they_lie(photos, tmp_path):
-    manifest = open_source("folder", photos, out=tmp_path / "manifest")
+    manifest = make_manifest("folder", photos, tmp_path / "manifest")
     result = extract(
         manifest,
         kind="image",

@@ -10,12 +10,12 @@ from featstore import read_manifest
 from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
 from featstore.errors import ManifestError
-from featstore.sources.making import SOURCES, default_name, make_manifest, open_source
+from featstore.sources.making import SOURCES, default_name, make_manifest
 from tests.small_files import picture, write, write_tar
 
 
 def contents(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".source.json"}
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
 @pytest.fixture
@@ -40,64 +40,6 @@ def test_names_come_from_locations(photos, tmp_path):
     assert default_name(tmp_path / "犬.csv") == "dataset"
     with pytest.raises(ManifestError, match="lower-case letters"):
         make_manifest("folder", photos, tmp_path / "y", name="My Photos")
-
-
-@pytest.fixture
-def spied(monkeypatch):
-    """Count how often a manifest is made."""
-    made = []
-    real = make_manifest
-
-    def count(*args, **kwargs):
-        made.append(args)
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr("featstore.sources.making.make_manifest", count)
-    return made
-
-
-def test_an_opened_source_is_made_once_and_again_when_a_file_changes(
-    photos, tmp_path, monkeypatch, spied
-):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    first = open_source("folder", photos)
-    assert open_source("folder", str(photos)).tables["image"].equals(first.tables["image"])
-    assert len(spied) == 1
-    (folder,) = (tmp_path / "cache" / "headstock" / "manifests").iterdir()
-    assert re.fullmatch(r"my-photos-[0-9a-f]{8}", folder.name)
-    write(photos, {"a.png": picture(9)})
-    changed = open_source("folder", photos)
-    assert not changed.tables["image"].equals(first.tables["image"])
-    write(photos, {"c.png": picture(3)})
-    assert open_source("folder", photos).items("image").height == 3
-    (photos / "c.png").unlink()
-    assert open_source("folder", photos).items("image").height == 2
-    assert len(spied) == 4
-    open_source("folder", photos, options={"split": "test"})
-    open_source("folder", photos, name="other")
-    assert len(spied) == 6
-    assert len(list((tmp_path / "cache" / "headstock" / "manifests").iterdir())) == 3
-
-
-def test_a_damaged_cache_is_made_again(photos, tmp_path, spied):
-    out = tmp_path / "out"
-    open_source("folder", photos, out=out)
-    whole = contents(out)
-    for damage in ("image.parquet", "dataset.toml", ".source.json"):
-        (out / damage).write_bytes(b"damaged")
-        if damage == "dataset.toml":
-            (out / damage).unlink()
-        open_source("folder", photos, out=out)
-        assert contents(out) == whole
-    assert len(spied) == 4
-
-
-def test_images_beside_a_table_are_watched(tmp_path, spied):
-    root = write(tmp_path / "in", {"img/a.png": picture(1), "x.csv": "path\nimg/a.png\n"})
-    open_source("csv", root / "x.csv", out=tmp_path / "out")
-    write(root, {"img/a.png": picture(2) + b"more"})
-    open_source("csv", root / "x.csv", out=tmp_path / "out")
-    assert len(spied) == 2
 
 
 def test_a_make_that_fails_leaves_what_was_there(photos, tmp_path):

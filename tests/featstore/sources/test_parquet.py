@@ -213,23 +213,6 @@ def test_a_dataset_saved_to_disk(make, saved):
     assert one.items("image")["split"].null_count() == 3
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "match"),
-    [
-        ("dataset_dict.json", '{"splits": ["../../x"]}', "plain names"),
-        ("dataset_dict.json", '{"splits": 3}', "plain names"),
-        ("train/state.json", '{"_data_files": [{"filename": "../../x.arrow"}]}', "no Arrow file"),
-        ("train/state.json", '{"_data_files": [{"filename": "state.json"}]}', "no Arrow file"),
-        ("train/state.json", '{"_data_files": [{"filename": "gone.arrow"}]}', "no Arrow file"),
-        ("train/state.json", "{", "is not JSON"),
-    ],
-)
-def test_hostile_descriptions_are_refused(make, saved, name, text, match):
-    (saved / name).write_text(text)
-    with pytest.raises(ManifestError, match=match):
-        make("hf", saved)
-
-
 @pytest.mark.parametrize("source", ["parquet", "hf"])
 def test_the_column_of_images_and_the_names_of_classes_are_those_of_the_description(
     make, saved, tmp_path, source
@@ -263,12 +246,12 @@ def test_a_linked_arrow_file_is_refused(make, saved, tmp_path):
     file = saved / "validation" / "data-00000-of-00001.arrow"
     file.rename(tmp_path / "away.arrow")
     file.symlink_to(tmp_path / "away.arrow")
-    with pytest.raises(ManifestError, match="no Arrow file beside it"):
+    with pytest.raises(ManifestError, match="a symbolic link leads out of the root"):
         make("hf", saved)
 
 
 def test_a_folder_that_save_to_disk_did_not_make(make, tmp_path):
-    with pytest.raises(ManifestError, match=r"neither state\.json nor dataset_dict\.json"):
+    with pytest.raises(ManifestError, match=r"holds no data-NNNNN-of-NNNNN\.arrow"):
         make("hf", write(tmp_path / "x", {"a.parquet": "x"}))
 
 

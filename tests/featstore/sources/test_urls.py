@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +18,7 @@ from featstore.command_line import run_command
 from featstore.durable import write_durably
 from featstore.errors import ItemReadError, ManifestError, StoreWriteError
 from featstore.manifest.paths import uri_fault
-from featstore.sources.making import STAMP_FILE, make_manifest, open_source
+from featstore.sources.making import make_manifest
 from featstore.sources.reader import check_bytes, open_reader
 from featstore.sources.urls import UrlReader
 from tests.featstore.extraction.conftest import SPACE, MeanColour
@@ -214,24 +212,6 @@ def test_a_list_that_gives_no_image_makes_no_manifest(make, site, tmp_path):
         make("urls", write(tmp_path, {"l.json": "[]"}) / "l.json")
     with pytest.raises(ManifestError, match="has no column of images"):
         make("urls", write(tmp_path, {"l.csv": "a,b\n1,2\n"}) / "l.csv")
-
-
-def test_an_opened_list_is_fetched_again_each_hour_until_nothing_is_left_out(
-    listing, site, tmp_path
-):
-    where = {"out": tmp_path / "out", "options": {"keep": str(tmp_path / "kept")}}
-    listing.write_text(f"url\n{site.url}/0.png\n{site.url}/late.png\n")
-    assert rows_of(open_source("urls", listing, **where)) == [picture(0)]
-    write(tmp_path / "site", {"late.png": picture(7)})
-    site.requests.clear()
-    assert rows_of(open_source("urls", listing, **where)) == [picture(0)]
-    assert not site.count()
-    stamp = tmp_path / "out" / STAMP_FILE
-    stamp.chmod(0o644)
-    os.utime(stamp, (time.time() - 3601,) * 2)
-    for _ in range(2):
-        assert rows_of(open_source("urls", listing, **where)) == [picture(0), picture(7)]
-        assert site.count() == 1
 
 
 def test_an_image_that_cannot_be_kept_ends_the_listing(make, listing, site, tmp_path, monkeypatch):

@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 
 from featstore.errors import ManifestError
 from featstore.sources.reader import open_reader
-from featstore.sources.tars import index_tar
+from featstore.sources.roots import Folder
+from featstore.sources.tars import Member, members
 from tests.small_files import picture, write, write_tar
+
+
+def index_tar(path) -> list[Member]:
+    with Folder(path.parent).opened(path.name) as file:
+        return list(members(file))
 
 
 def link(kind, name="x.jpg", target="/etc/passwd"):

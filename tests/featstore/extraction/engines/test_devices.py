@@ -6,20 +6,20 @@ import logging
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
-from featstore.errors import DeviceError, EncoderError, TooManyFailuresError
+from featstore.errors import DeviceError, EncoderError, TooManyFailuresError, WorkerDiedError
 from featstore.extraction import workers
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.extraction.targets import Job, SetState
 from featstore.extraction.workers import (
-    Answer,
-    Death,
-    Failure,
+    Crew,
+    Gone,
     conduct,
     extract_on_devices,
     parse_devices,
@@ -164,44 +164,39 @@ def test_a_device_that_cannot_be_opened_costs_a_retry_and_not_the_job(
 
 
 class Scripted:
-    """Workers whose every task ends as a function says; one at a time, the last first."""
+    """A crew whose workers end every part as a function says: with an answer, or an exception."""
 
-    def __init__(self, workers: int, ends: Callable[[int, int], Any]) -> None:
-        self._alive, self._ends = set(range(workers)), ends
+    def __init__(self, workers: int, ends: Callable[[int], Exception | None]) -> None:
+        self._ends = ends
         self.told: list[tuple[int, int]] = []
-        self._open: list[tuple[int, Any, Any]] = []
+        self.crew = Crew([f"gpu {worker}" for worker in range(workers)], 1, self._spawn)
 
-    def living(self) -> set[int]:
-        return self._alive
+    def _spawn(self, _cores: int, device: str) -> Any:
+        worker = int(device.partition(" ")[2])
 
-    def tell(self, worker: int, task: Any, *arguments: Any) -> None:
-        if task is run_part:
-            self.told.append((worker, arguments[0]))
-        self._open.append((worker, task, arguments[0] if arguments else -1))
-
-    def events(self) -> Any:
-        worker, task, part = self._open.pop()
-        if task is not run_part:
+        def call(work: Any, arguments: Any, _: Any) -> Any:
+            if work is run_part:
+                self.told.append((worker, arguments[0]))
+                if (error := self._ends(worker)) is not None:
+                    raise error
             state = SetState("a", "missing", 16, 4, 0, 0, 0, 0, 16, 0)
-            yield Answer(worker, ({"a": {}}, [state], "") if task is settle else [])
-            return
-        end = self._ends(worker, part)
-        if isinstance(end, Death):
-            self._alive.discard(worker)
-        yield Failure.of(worker, f"gpu {worker}", end) if isinstance(end, Exception) else end
+            return ({"a": {}}, [state], "") if work is settle else []
+
+        ended = "Process 7 was killed."
+        return SimpleNamespace(device=device, call=call, stop=int, end=lambda _: ended)
+
+    def conduct(self) -> list[Any]:
+        with self.crew as crew:
+            return conduct(crew, settled(), encoders=1)
 
 
-def _gone(error: Exception, *workers: int) -> Callable[[int, int], Any]:
-    return lambda worker, _: error if worker in workers else Answer(worker, [])
-
-
-def _conducted(crew: Any) -> list[Any]:
-    return conduct(crew, settled(), encoders=1)
+def _gone(error: Exception, *workers: int) -> Callable[[int], Exception | None]:
+    return lambda worker: error if worker in workers else None
 
 
 def test_a_part_goes_to_another_device_once_and_not_back_to_the_same() -> None:
     crew = Scripted(3, _gone(DeviceError("out of memory"), 1))
-    assert _conducted(crew) == []
+    assert crew.conduct() == []
     failed = [part for worker, part in crew.told if worker == 1]
     assert failed
     for part in failed:  # worker 1 is idle again at once, and takes another part
@@ -210,22 +205,29 @@ def test_a_part_goes_to_another_device_once_and_not_back_to_the_same() -> None:
     crew = Scripted(3, _gone(RuntimeError("broken."), 0, 1, 2))
     both = r"Part \d of 4 failed. Worker (.) on gpu \1 raised RuntimeError: broken. Worker (?!\1)"
     with pytest.raises(DeviceError, match=both):
-        _conducted(crew)
+        crew.conduct()
 
 
-def test_without_another_device_the_job_ends_and_with_an_error_of_the_job_at_once() -> None:
+def test_without_another_device_the_job_ends_and_with_an_error_of_the_job_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(DeviceError, match=r"Part 0 of 4 failed. Worker 0 on gpu 0 raised"):
-        _conducted(Scripted(1, _gone(MemoryError("none"), 0)))
-
-    def dies_elsewhere(worker: int, _: int) -> Any:
-        return ValueError("odd") if worker == 0 else Death(worker, "Process 7 was killed.")
-
-    with pytest.raises(DeviceError, match="Worker 0 on gpu 0 raised ValueError: odd"):
-        _conducted(Scripted(2, dies_elsewhere))
+        Scripted(1, _gone(MemoryError("none"), 0)).conduct()
     crew = Scripted(2, _gone(EncoderError("no such pool"), 1))
     with pytest.raises(EncoderError, match=r"^no such pool$"):
-        _conducted(crew)
-    assert len(crew.told) == 2
+        crew.conduct()
+    assert [worker for worker, _ in crew.told].count(1) == 1
+    with pytest.raises(WorkerDiedError, match=r"cost 3 workers; the last one: Process 7 was kill"):
+        Scripted(1, _gone(Gone(), 0)).conduct()
+    monkeypatch.setattr(workers, "RESTARTS", 0)
+    with pytest.raises(WorkerDiedError, match="Every worker has died"):
+        Scripted(2, _gone(Gone(), 0, 1)).conduct()
+
+    def dies_elsewhere(worker: int) -> Exception:
+        return ValueError("odd") if worker == 0 else Gone()
+
+    with pytest.raises(DeviceError, match="Worker 0 on gpu 0 raised ValueError: odd"):
+        Scripted(2, dies_elsewhere).conduct()
 
 
 class Mine:
