@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -35,6 +36,8 @@ PLACES: Registry[Any] = Registry(
 A place of one's own (``register("place", SCHEME)``, an entry point of ``headstock.places``) is a
 `featstore.remote.objects.Objects`, made of an `Address`.
 """
+
+_FOLDER = "featstore.remote.folder:FolderObjects"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -129,3 +132,20 @@ def _local_path(text: str) -> Path:
             f"file://{parts.netloc}/… names another machine. Take its path where it is mounted."
         )
     return Path(unquote(parts.path))
+
+
+def open_address(address: Address | Path) -> Any:
+    """Return the files behind an address: a `featstore.remote.objects.Objects` of its scheme.
+
+    Nothing is asked of a server yet.
+
+    Raises
+    ------
+    RemoteStoreError
+        If the library for this scheme is not installed, or refuses the address.
+    """
+    made = _FOLDER if isinstance(address, Path) else PLACES[address.scheme]
+    if isinstance(made, str):
+        module, _, name = made.partition(":")
+        made = getattr(import_module(module), name)
+    return made(address)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
@@ -449,3 +449,20 @@ def map_threads(function: Callable[[Task], Answer], tasks: Sequence[Task]) -> li
         return [function(task) for task in tasks]
     with blas.limit(limits=1), ThreadPoolExecutor(threads) as pool:
         return list(pool.map(function, tasks))
+
+
+def in_background(call: Callable[[], Answer]) -> Future[Answer]:
+    """Return what a call will return, made in a thread that the end of the process ends."""
+    done: Future[Answer] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as err:
+            done.set_exception(err)
+
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError as err:  # no more threads, or the interpreter ends
+        done.set_exception(err)
+    return done

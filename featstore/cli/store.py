@@ -178,7 +178,9 @@ def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     rows += [("", f"{item}: {reason}") for item, reason in list(failures.items())[:_SHOWN]]
     if len(failures) > _SHOWN:
         rows.append(("", f"{len(failures) - _SHOWN:,} more, which --json lists"))
-    encoder, ids = _space(document["space"])
+    # The encoder's name has family and name.
+    space = {name: v for name, v in document["space"].items() if name not in ("family", "name")}
+    hashes = {name: space.pop(name) for name in [*space] if name.endswith("_sha256")}
     facts = dict(document["facts"])
     made = [str(facts.pop("source", "") or "manifest")]
     if revision := facts.pop("manifest_revision", None):
@@ -186,22 +188,17 @@ def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     # Which classifier a model has is said by its tag; the facts repeat the layer's name.
     facts.pop("classifier", None)
     origin = [("made from", ", ".join(made))] if made != ["manifest"] else []
-    origin += [
-        (name.replace("_", " "), in_words(value))
-        for name, value in facts.items()
-        if value or value == 0
-    ]
     return {
         "Rows": rows,
         "Encoder": [
             ("name", document["encoder"]),
             ("computed in", document["precision"]),
-            *encoder,
+            *_facts(space),
         ],
-        "Origin": origin,
-        "Extraction": list(_runs(document["runs"])),
+        "Origin": [*origin, *_facts(facts)],
+        "Extraction": [fact for run in document["runs"] for fact in _run_facts(run)],
         "Revisions": list(_revisions(document)),
-        "Identity": [("set", document["set_id"]), ("space", document["space_id"]), *ids],
+        "Identity": [("set", document["set_id"]), ("space", document["space_id"]), *_facts(hashes)],
     }
 
 
@@ -215,14 +212,19 @@ def _duplicates(label: str, found: Mapping[str, Any] | None) -> Iterator[tuple[s
         yield "", f"{len(names):,} × {names[0]}" if len(set(names)) == 1 else ", ".join(names)
 
 
-def _runs(runs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yield when and how each run encoded, and with which packages."""
-    for run in runs:
-        how = [f"on {run['device']}"] if run.get("device") else []
-        how += [f"{name} {in_words(run[name])}" for name in ("batch", "threads") if run.get(name)]
-        yield "run", ", ".join([str(run.get("date", "date unknown")), *how])
-        versions = run.get("versions") or {}
-        yield "", ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return when and how a run encoded, and with which packages."""
+    stated = {name: run.get(name) for name in ("date", "device", "batch", "threads")}
+    return [("run", in_words(stated)), ("", in_words(run.get("versions") or {}))]
+
+
+def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the facts that are stated, name and value in words."""
+    return [
+        (name.replace("_", " "), in_words(value))
+        for name, value in facts.items()
+        if value or value == 0
+    ]
 
 
 def _revisions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -232,24 +234,6 @@ def _revisions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         marks += ["current"] if entry["current"] else []
         marks += ["shown here"] if entry["revision_id"] == document["revision_id"] else []
         yield entry["revision_id"][:12], ", ".join(marks)
-
-
-def _space(space: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the facts of an embedding space in words, and its hashes."""
-    facts, ids = [], []
-    for name, value in space.items():
-        words = name.replace("_", " ")
-        if name in ("family", "name") or value in ("", None):  # the encoder's name has them
-            continue
-        if name.endswith("_sha256"):
-            ids.append((words.removesuffix(" sha256"), str(value)))
-            continue
-        inner = value if isinstance(value, Mapping) else {}
-        deeper = {key: part for key, part in inner.items() if isinstance(part, Mapping)}
-        plain = {key: part for key, part in inner.items() if key not in deeper}
-        facts.append((words, in_words(plain if inner else value)))
-        facts += [(key.replace("_", " "), in_words(part)) for key, part in deeper.items()]
-    return facts, ids
 
 
 @click.command("ls", epilog="Example: featstore ls build/demo/store")

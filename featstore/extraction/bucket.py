@@ -37,21 +37,21 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.extraction.golden_check import GOLDEN_FILE, Golden
-from featstore.extraction.progress import ExtractResult, ignore
+from featstore.extraction.progress import ExtractResult
 from featstore.identity import SHORT, canonical_json, sha256_hex
-from featstore.remote.objects import Objects, writable_objects
+from featstore.remote.objects import Objects, open_objects, writable_objects
 from featstore.share.copy import send_thumbnails
 from featstore.share.publish import (
     Relation,
     SetSource,
     bucket_format,
     make_bucket_store,
-    publish_to_bucket,
-    publish_to_folder,
+    publish,
+    read_record,
     read_remote_pointer,
     update_catalog,
 )
-from featstore.store.files import MAX_JSON_BYTES, MAX_METADATA_BYTES, json_bytes, parse_json
+from featstore.store.files import MAX_JSON_BYTES, json_bytes
 from featstore.store.gc import make_store, remove_set
 from featstore.store.journal import BlockRecord
 from featstore.store.layout import SetKey, SetSpec
@@ -112,8 +112,7 @@ class Bucket:
 
     def has(self, spec: SetSpec) -> bool:
         """Return whether the set is published, or was begun."""
-        there, _ = read_remote_pointer(self._objects, spec.key)
-        return there is not None or any(self._objects.names(f"{spec.key}/.staging"))
+        return any(self._objects.names(f"{spec.key}/"))
 
     def finished(
         self, spec: SetSpec, items: ItemFile, *, retry_failed: bool = False
@@ -121,16 +120,7 @@ class Bucket:
         """Return the result for a set that is published with these very items, else None."""
         if read_remote_pointer(self._objects, spec.key)[0] is None:
             return None
-        store, key = open_store(self.url), str(spec.key)
-        commit = store.info(key).commit
-        if commit.items["sha256"] != items.sha256:
-            return None
-        if retry_failed and commit.n_failed:
-            return None
-        failures = dict(store.failures(key).iter_rows())
-        return ExtractResult(
-            key, commit.n - len(failures), 0, len(failures), commit.revision_id, failures=failures
-        )
+        return published_result(open_store(self.url), spec.key, items, retry_failed=retry_failed)
 
     def prepare(
         self, spec: SetSpec, items: ItemFile, *, retry_failed: bool = False
@@ -204,10 +194,8 @@ class Bucket:
         pointer = read_pointer(spec.directory(self.staging)) or {}
         base = str(pointer.get("revision", ""))
         for folder, _ in blocks.most_common():
-            with contextlib.suppress(FileNotFoundError, CorruptStoreError):
-                name = f"{spec.key}/.staging/{folder}/{_PLAN}"
-                data = self._objects.read(name, limit=MAX_METADATA_BYTES)
-                plan = parse_json(data, where=name)
+            with contextlib.suppress(CorruptStoreError):
+                plan, _ = read_record(self._objects, f"{spec.key}/.staging/{folder}/{_PLAN}")
                 found = plan.get("settings") if isinstance(plan, dict) else None
                 same = plan == _plan(spec, items, base, found, retry_failed=retry_failed)
                 if same and isinstance(found, dict):
@@ -227,7 +215,7 @@ class Bucket:
         """Push a staged set; None if the bucket has a revision that it does not extend."""
         source = SetSource(*_opened(self.staging, key))
         try:
-            return publish_to_bucket(self._objects, source, progress=ignore)
+            return publish(self._objects, source)
         except PublishConflictError as err:
             there, _ = read_remote_pointer(self._objects, key)
             if there is not None and there["revision"] not in source.history:
@@ -238,7 +226,7 @@ class Bucket:
     def _pull(self, key: SetKey) -> None:
         with contextlib.suppress(UnknownSetError):
             remove_set(self.staging, str(key))  # begun without a base: of no use
-        publish_to_folder(self.staging, SetSource(*_opened(self.url, key)), progress=ignore)
+        publish(open_objects(self.staging), SetSource(*_opened(self.url, key)))
 
     def _tidy(
         self, key: SetKey, thumbnails: frozenset[str] = frozenset(), ended: str | None = None
@@ -261,6 +249,26 @@ class Bucket:
                 self._objects.delete(name)
         with contextlib.suppress(UnknownSetError, StoreWriteError):
             remove_set(self.staging, str(key))
+
+
+def published_result(
+    store: FeatureStore, key: SetKey, items: ItemFile, *, retry_failed: bool
+) -> ExtractResult | None:
+    """Return the result for a published set with these very items, else None.
+
+    With `retry_failed`, a set of which items failed is not finished. With other items it is not
+    either: whether they extend it is for its writer to say.
+    """
+    name, commit = str(key), store.info(str(key)).commit
+    if commit.items["sha256"] != items.sha256 or (retry_failed and commit.n_failed):
+        return None
+    if not store.place.is_remote:
+        # Sizes of the data and hashes of everything else: what is damaged is not "reused".
+        store.view(name)
+    failures = dict(store.failures(name).iter_rows())
+    return ExtractResult(
+        name, commit.n - len(failures), 0, len(failures), commit.revision_id, failures=failures
+    )
 
 
 def _opened(store: str | Path, key: SetKey) -> tuple[FeatureStore, SetInfo]:

@@ -24,7 +24,7 @@ from featstore.encoders.base import AUTO, IMAGE_KINDS, TEXT_KINDS, Encoder
 from featstore.encoders.golden import golden_cosine
 from featstore.errors import CorruptStoreError, EncoderError, FeatstoreError, StoreWriteError
 from featstore.extraction.batches import BatchRunner
-from featstore.extraction.bucket import open_bucket
+from featstore.extraction.bucket import open_bucket, published_result
 from featstore.extraction.golden_check import GOLDEN_COSINE, Golden, lasting_facts, run_facts
 from featstore.extraction.opening import default_threads, job_items, open_encoders
 from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_device
@@ -43,7 +43,7 @@ from featstore.store.lock import claim_folders
 from featstore.store.pairs import EmbeddingsView
 from featstore.store.records import read_commit, read_pointer
 from featstore.store.store import FeatureStore, SetInfo, open_store
-from featstore.store.tables import ItemFile, failures_file, read_failures
+from featstore.store.tables import ItemFile
 from featstore.store.writer import SetWriter, settle_set
 
 if TYPE_CHECKING:
@@ -55,41 +55,20 @@ def finished_result(
 ) -> ExtractResult | None:
     """Return the result for a set that is finished with these very items, else None.
 
-    With `retry_failed`, a set of which items failed is not finished. With other items it is not
-    either: whether they extend it is for its writer to say.
-
     Raises
     ------
     CorruptStoreError
         If it is damaged.
     """
-    key, directory = spec.key, spec.directory(store)
+    key = spec.key
     settle_set(store, key)
-    pointer = read_pointer(directory)
-    if pointer is None:
-        return None
-    commit = read_commit(directory, pointer["revision"])
-    if commit.items["sha256"] != items.sha256:
-        return None
-    if retry_failed and commit.n_failed:
+    if read_pointer(spec.directory(store)) is None:
         return None
     try:
-        # Sizes of the data and hashes of everything else: what is damaged is not "reused".
-        open_store(store).view(str(key))
+        return published_result(open_store(store), key, items, retry_failed=retry_failed)
     except CorruptStoreError as err:
         err.add_note(f"`featstore rm {store} {key}` makes room for extracting it again.")
         raise
-    name = failures_file(commit.metadata)
-    facts = None if name is None else commit.metadata[name]
-    failures = dict(read_failures(directory / str(name), facts, n=commit.n).iter_rows())
-    return ExtractResult(
-        key=str(key),
-        reused=commit.n - len(failures),
-        new=0,
-        failed=len(failures),
-        revision_id=commit.revision_id,
-        failures=failures,
-    )
 
 
 logger = logging.getLogger(__name__)

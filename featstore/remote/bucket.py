@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 
 from featstore.address import Address
 from featstore.errors import RemoteStoreError, needs_extra
-from featstore.remote.objects import Objects, Pace, TransientError, check_name
+from featstore.remote.objects import Answer, Objects, Pace, TransientError, check_name
 
 #: Bytes of one entry of a listing, about.
 _ENTRY = 200
@@ -28,7 +29,7 @@ class BucketObjects(Objects):
     """
 
     what = "a bucket"
-    can_write = can_push = True
+    can_write = can_push = whole_first = True
 
     def __init__(self, address: Address) -> None:
         super().__init__(address.url)
@@ -108,52 +109,19 @@ class BucketObjects(Objects):
             raise self._failed(name, err) from err
         return True
 
-    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
+    @contextmanager
+    def _get(self, name: str, span: tuple[int, int] | None, pace: Pace) -> Iterator[Answer]:
+        options = {} if span is None else {"options": {"range": span}}
         try:
-            answer = pace.wait(lambda: self._store.get(name))
-            if answer.meta["size"] > limit:
-                raise self._too_large(name, limit)
-            data = b"".join(pace.over(_pieces(answer)))
+            answer = pace.wait(lambda: self._store.get(name, **options))
+            if span not in (None, tuple(answer.range)):
+                raise TransientError(f"bytes {answer.range} came instead of {span}")
+            facts, pieces = answer.meta, _pieces(answer)
+            yield Answer(int(facts["size"]), _tag(facts), span is not None, pieces)
         except RemoteStoreError:
             raise
         except self._caught as err:
             raise self._reading(name, err) from err
-        if len(data) != answer.meta["size"]:
-            raise TransientError(f"{len(data):,} of {answer.meta['size']:,} bytes came")
-        return data, _tag(answer.meta)
-
-    def _stream(
-        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
-    ) -> Iterator[bytes | memoryview]:
-        start, stop = span
-        whole = size is not None and start == 0
-        try:
-            answer = pace.wait(lambda: self._store.get(name)) if whole else None
-            if answer is None or answer.meta["size"] != size:
-                answer = pace.wait(lambda: self._store.get(name, options={"range": span}))
-                if tuple(answer.range) != (start, stop):
-                    raise TransientError(
-                        f"bytes {answer.range} came instead of {start:,} to {stop:,}"
-                    )
-            self._compare(name, _tag(answer.meta))
-            left = stop - start
-            for piece in pace.over(_pieces(answer)):
-                # Of a file that was asked for whole, the end behind `stop` is left.
-                yield piece[:left] if size is not None else piece
-                left -= min(left, len(piece))
-                if not left and size is not None:
-                    return
-        except RemoteStoreError:
-            raise
-        except self._caught as err:
-            raise self._reading(name, err) from err
-
-    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
-        try:
-            facts = pace.wait(lambda: self._store.head(name))
-        except self._caught as err:
-            raise self._reading(name, err) from err
-        return int(facts["size"]), _tag(facts)
 
     def _reading(self, name: str, err: Exception) -> Exception:
         """Return what an error of a read becomes: final, absent, or worth another attempt."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from featstore.durable import write_durably, write_error
 from featstore.errors import StoreWriteError
-from featstore.identity import sha256_hex
-from featstore.remote.objects import Objects, Pace
-from featstore.store.files import open_regular, pieces, read_regular, walk_store, write_file
+from featstore.remote.objects import Answer, Objects, Pace
+from featstore.store.files import open_regular, pieces, walk_store, write_file
 from featstore.store.lock import folder_lock
+from featstore.store.place import Place
 
 
 class FolderObjects(Objects):
@@ -25,6 +26,10 @@ class FolderObjects(Objects):
         self.root = root
         #: Whether this process is within `hold`.
         self.held = False
+
+    def reader(self) -> Place:
+        """Return the folder itself."""
+        return Place(self.root)
 
     @contextlib.contextmanager
     def hold(self, names: Iterable[str] = ()) -> Iterator[None]:
@@ -67,19 +72,11 @@ class FolderObjects(Objects):
         """Remove a file; none is fine."""
         (self.root / name).unlink(missing_ok=True)
 
-    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
+    @contextlib.contextmanager
+    def _get(self, name: str, span: tuple[int, int] | None, pace: Pace) -> Iterator[Answer]:
         del pace
-        data = read_regular(self.root / name, limit=limit)
-        return data, sha256_hex(data)
-
-    def _stream(
-        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
-    ) -> Iterator[bytes | memoryview]:
-        del size, pace
         with open_regular(self.root / name) as file:
-            file.seek(span[0])
-            yield from pieces(file, span[1] - span[0])
-
-    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
-        del pace
-        return (self.root / name).lstat().st_size, ""
+            size = os.fstat(file.fileno()).st_size
+            start, stop = span or (0, size)
+            file.seek(start)
+            yield Answer(size, "", span is not None, pieces(file, stop - start))

@@ -10,11 +10,12 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from featstore.address import Address, parse_address
+from featstore.address import Address
 from featstore.errors import (
     CorruptStoreError,
     FeatstoreError,
@@ -23,7 +24,7 @@ from featstore.errors import (
     needs_extra,
 )
 from featstore.identity import sha256_hex
-from featstore.remote.objects import ATTEMPTS, LARGEST, Objects, Pace, TransientError
+from featstore.remote.objects import LARGEST, Answer, Objects, Pace, TransientError
 from featstore.remote.web import AGAIN, WebObjects, number_in
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class HubObjects(WebObjects):
 
     def __init__(self, address: Address) -> None:
         super().__init__(address)
+        self._place = address
         if address.host != "datasets" or address.path.count("/") < 1:
             raise RemoteStoreError(
                 f"{address.url} is no dataset of the hub: hf://datasets/OWNER/NAME."
@@ -86,8 +88,13 @@ class HubObjects(WebObjects):
         for name, file in self.files(prefix).items():
             yield name, file.size
 
-    def files(self, prefix: str = "") -> dict[str, Any]:
+    def files(self, prefix: str = "", commit: str = "") -> dict[str, Any]:
         """Return name -> what the hub states of a file (`size`, `blob_id`, `lfs`), below `prefix`.
+
+        Parameters
+        ----------
+        commit : str
+            That which is read, or the revision, by default.
 
         Raises
         ------
@@ -102,7 +109,7 @@ class HubObjects(WebObjects):
         def ask() -> list[Any]:
             tree = self.api.list_repo_tree(
                 self.repository, root or None, recursive=True,
-                revision=self._commit or self.revision, repo_type="dataset",
+                revision=commit or self._commit or self.revision, repo_type="dataset",
             )  # fmt: skip
             try:
                 return list(itertools.islice((f for f in tree if hasattr(f, "blob_id")), most))
@@ -146,8 +153,11 @@ class HubObjects(WebObjects):
         """Return the address of the commit that the revision, or without one ``main``, is now."""
         return self.at(self.head())
 
-    def draft(self) -> HubDraft:
-        """Return a draft of the commit that follows the present one.
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[Objects]:
+        """Give a draft of the commit that follows the present one.
+
+        What it has begun to send at the end is sent, and stays unused if it was not published.
 
         Raises
         ------
@@ -159,24 +169,15 @@ class HubObjects(WebObjects):
                 f"{self.address} names a commit, which never changes. Push to the dataset, or to a "
                 "branch of it."
             )
-        return HubDraft(self)
-
-    def expect(self, name: str) -> None:
-        """Learn where a large file is redirected to, so that its first range costs one trip less.
-
-        What goes wrong is left to whoever reads the file.
-        """
-        errors = (FeatstoreError, TransientError, self._errors.HTTPError, OSError, ValueError)
-        with contextlib.suppress(*errors):
-            url, pace = self._url(name), self._pace(name)
-            answer = self._get(url, {"Range": "bytes=0-0"}, pace)
-            self._moved(name, url, self._redirect(url, answer, pace))
-            answer.close()
+        draft = HubDraft(self._place)
+        try:
+            yield draft
+        finally:
+            draft.uploads.shutdown(wait=False, cancel_futures=True)
 
     def asked(self, what: str, ask: Callable[[], T], *, n_bytes: int = 0) -> T:
         """Return what a call of huggingface_hub returns, tried again where that may help."""
-        pace = self._pace(what)
-        return self._repeat(what, pace, lambda: self.once(pace, ask, n_bytes))
+        return self._repeat(what, lambda pace: self.once(pace, ask, n_bytes))
 
     def once(self, pace: Pace, ask: Callable[[], T], n_bytes: int) -> T:
         """Return what one call of huggingface_hub returns; raises what `refusal` makes of errors.
@@ -253,7 +254,7 @@ class HubObjects(WebObjects):
         return target
 
 
-class HubDraft(Objects):
+class HubDraft(HubObjects):
     """The next commit of a dataset of the hub.
 
     All reads are of one commit, and of what was written since. Large files are sent while the draft
@@ -264,31 +265,25 @@ class HubDraft(Objects):
     can_write = True
     is_atomic = True
 
-    def __init__(self, hub: HubObjects) -> None:
-        super().__init__(hub.address)
+    def __init__(self, address: Address) -> None:
+        super().__init__(address)
         _hide_queries()
         _hide_bars()
-        self._hub = hub
-        self._parent = hub.head()
-        self._base = _objects_at(hub.at(self._parent))
-        self._there = self._base.files()
+        self._commit = self.head()
+        self._there = self.files()
         self._staged: dict[str, Any] = {}
         self._kept: dict[str, Any] = {}
         self._batch: list[Any] = []
         self._sending: list[Future[None]] = []
         self._n_kept = 0
-        self._pool = ThreadPoolExecutor(_CALLS, "upload")
-        self.page = f"{hub.endpoint}/datasets/{hub.repository}"
-        revision = quote(hub.revision, safe="")
-        self.downloads = f"{self.page}/resolve/{revision}/{hub.folder}".rstrip("/")
-
-    def draft(self) -> Objects:
-        """Return the draft itself."""
-        return self
+        self.uploads = ThreadPoolExecutor(_CALLS, "upload")
+        self.page = f"{self.endpoint}/datasets/{self.repository}"
+        revision = quote(self.revision, safe="")
+        self.downloads = f"{self.page}/resolve/{revision}/{self.folder}".rstrip("/")
 
     def pinned(self) -> str:
         """Return the address of the commit that was read or, once published, made."""
-        return self._hub.at(self._parent)
+        return self.at(self._commit)
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`."""
@@ -301,7 +296,7 @@ class HubDraft(Objects):
         self._batch.append(self._stage(name, data))
         size = sum(add.upload_info.size for add in self._batch)
         if size >= _BATCH_BYTES or len(self._batch) >= _BATCH_FILES:
-            self._send()
+            self._upload_batch()
 
     def create(self, name: str, data: bytes) -> bool:
         """Enter a file only if there is none."""
@@ -330,7 +325,7 @@ class HubDraft(Objects):
         RemoteStoreError
             If the hub has refused a file by now, or could not be reached.
         """
-        self._send()
+        self._upload_batch()
         for sent in self._sending:
             if arrived or sent.done():
                 sent.result()
@@ -343,10 +338,6 @@ class HubDraft(Objects):
         del self._sending[self._n_kept :]
         self._batch, self._staged = [], dict(self._kept)
 
-    def abandon(self) -> None:
-        """End the threads that send; what has begun is sent to its end, and stays unused."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
     def publish(self, message: str) -> bool:
         """Make the commit, and compare its files with those that were sent.
 
@@ -355,44 +346,27 @@ class HubDraft(Objects):
         RemoteStoreError
             If the hub refuses, cannot be reached, or states other files than were sent.
         """
-        self._send()
+        self._upload_batch()
         for sent in self._sending:
             sent.result()
-        self._pool.shutdown()
+        self.uploads.shutdown()
         if not self._staged:
             return True
-        pace = self._pace("the commit")
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                made = self._make_commit(message)
-                break
-            except TransientError as err:
-                pace.pause(attempt, err.after)
-                # The answer may have been lost, and not the request.
-                now = self._hub.head()
-                if now != self._parent and not self._differing(now):
-                    made = now
-                    break
-                if now != self._parent:
-                    return False
-                if attempt == ATTEMPTS:
-                    raise self._gave_up("the commit", err) from err
-        if not made:
-            return False
-        if wrong := self._differing(made):
+        made = self._repeat("the commit", lambda _: self._make_commit(message))
+        if made and (wrong := self._differing(made)):
             raise RemoteStoreError(
-                f"{self._hub.at(made)} states other bytes than were sent for {wrong[0]} and "
+                f"{self.at(made)} states other bytes than were sent for {wrong[0]} and "
                 f"{len(wrong) - 1:,} other files. Push again; if that does not help, tell the hub."
             )
-        self._parent = made
-        return True
+        self._commit = made or self._commit
+        return bool(made)
 
     def _make_commit(self, message: str) -> str:
         """Return the new commit; empty if the parent is no longer the head."""
         try:
-            made = self._hub.api.create_commit(
-                self._hub.repository, list(self._staged.values()), commit_message=message,
-                repo_type="dataset", revision=self._hub.revision, parent_commit=self._parent,
+            made = self.api.create_commit(
+                self.repository, list(self._staged.values()), commit_message=message,
+                repo_type="dataset", revision=self.revision, parent_commit=self._commit,
                 num_threads=_FILES,
             )  # fmt: skip
             return str(made.oid)
@@ -400,13 +374,17 @@ class HubDraft(Objects):
             answer = _answer_of(err)
             if answer is not None and answer.status_code in (409, 412):
                 return ""
-            raise self._hub.refusal(err) from _no_secrets(err)
+            refusal = self.refusal(err)
+            # The answer may have been lost, and not the request.
+            if isinstance(refusal, TransientError) and (now := self.head()) != self._commit:
+                return "" if self._differing(now) else now
+            raise refusal from _no_secrets(err)
 
     def _differing(self, commit: str) -> list[str]:
         """Return the files of the draft that a commit lacks, or has with another hash."""
         from huggingface_hub.utils.sha import git_hash
 
-        there, wrong = _objects_at(self._hub.at(commit)).files(), []
+        there, wrong = self.files(commit=commit), []
         for name, add in self._staged.items():
             file = there.get(name)
             if file is not None and file.lfs is not None:
@@ -421,57 +399,45 @@ class HubDraft(Objects):
         from huggingface_hub import CommitOperationAdd
 
         self.rule(name)
-        path = "/".join(filter(None, (self._hub.folder, name)))
+        path = "/".join(filter(None, (self.folder, name)))
         self._staged[name] = CommitOperationAdd(path, data)
         return self._staged[name]
 
-    def _send(self) -> None:
+    def _upload_batch(self) -> None:
         if not self._batch:
             return
         # No further ahead of the link than its calls reach: what is reported as sent nearly is, and
         # the hashes of the next files take no time from it.
         while len(late := [sent for sent in self._sending if not sent.done()]) >= _CALLS:
             wait(late, return_when=FIRST_COMPLETED)
-        self._sending.append(self._pool.submit(self._upload, self._batch))
+        self._sending.append(self.uploads.submit(self._upload, self._batch))
         self._batch = []
 
     def _upload(self, batch: list[Any]) -> None:
         def ask() -> None:
-            self._hub.api.preupload_lfs_files(
-                self._hub.repository, batch, repo_type="dataset", num_threads=_FILES,
-                revision=self._hub.revision, free_memory=False,
+            self.api.preupload_lfs_files(
+                self.repository, batch, repo_type="dataset", num_threads=_FILES,
+                revision=self.revision, free_memory=False,
             )  # fmt: skip
 
         try:
-            self._hub.once(self._pace("the upload"), ask, _ANY_SIZE)
+            self.once(self._pace("the upload"), ask, _ANY_SIZE)
         except TransientError as err:  # the library has tried it several times
             raise UnreachableError(
                 f"An upload to {self.address} failed: {err}. Push again: what has arrived is not "
                 "sent twice."
             ) from err
 
-    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
+    @contextlib.contextmanager
+    def _get(self, name: str, span: tuple[int, int] | None, pace: Pace) -> Iterator[Answer]:
         if name in self._staged:
             data = _content(self._staged[name])
+            yield Answer(len(data), sha256_hex(data), ranged=False, pieces=[data])
         elif name in self._there:
-            data = self._base._read(name, limit, pace)[0]
+            with super()._get(name, span, pace) as answer:
+                yield replace(answer, tag=str(self._there[name].blob_id))
         else:
             raise FileNotFoundError(f"{self.address}/{name}")
-        return data, sha256_hex(data)
-
-    def _stream(
-        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
-    ) -> Iterator[bytes | memoryview]:
-        return self._base._stream(name, span, size, pace)
-
-    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
-        return self._base._stat(name, pace)
-
-
-def _objects_at(address: str) -> HubObjects:
-    found = parse_address(address)
-    assert isinstance(found, Address)
-    return HubObjects(found)
 
 
 def _content(add: Any) -> bytes:

@@ -10,24 +10,25 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import queue
 import random
 import re
-import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
-from featstore.address import PLACES, Address
+from featstore.address import Address, open_address
 from featstore.errors import (
     CorruptStoreError,
     RemoteStoreError,
     UnreachableError,
 )
+from featstore.parallel import in_background
+from featstore.remote.place import RemotePlace
+from featstore.store.place import Place
 
 #: Times that an answer is asked for before it is given up; a read that got on begins anew.
 ATTEMPTS = 4
@@ -91,14 +92,14 @@ def read_limits() -> Limits:
         If one is no number above 0.
     """
     found = {}
-    for name in vars(Limits()):
-        variable = f"HEADSTOCK_{name.upper()}"
-        text = os.environ.get(variable, "")
-        if text:
-            with contextlib.suppress(ValueError):
-                found[name] = float(text)
-            if not 0 < found.get(name, 0) < math.inf:
-                raise RemoteStoreError(f"{variable} is {text[:80]!r}; it must be a number above 0.")
+    for name, default in vars(Limits()).items():
+        text = os.environ.get(f"HEADSTOCK_{name.upper()}") or str(default)
+        with contextlib.suppress(ValueError):
+            found[name] = float(text)
+        if not 0 < found.get(name, 0) < math.inf:
+            raise RemoteStoreError(
+                f"HEADSTOCK_{name.upper()} is {text[:80]!r}; it must be a number above 0."
+            )
     return Limits(**found)
 
 
@@ -135,30 +136,19 @@ class Pace:
         UnreachableError
             If time is over, or less came than the least rate.
         """
-        answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
-
-        def run() -> None:
-            try:
-                answers.put((True, call()))
-            except BaseException as err:
-                answers.put((False, err))
-
         # A library may read headers that never end: no timeout of a socket ends that.
-        threading.Thread(target=run, name="request", daemon=True).start()
+        answer = in_background(call)
         began = time.monotonic()
         allowed = max(self._limits.patience, n_bytes / self._limits.least_rate)
         allowed = max(0.001, min(allowed, self._limits.deadline - self._spent))
         try:
-            done, found = answers.get(timeout=allowed)
-        except queue.Empty:
+            answer.exception(timeout=allowed)
+        except TimeoutError:
             self._window, self._bytes = -allowed, 0  # silence is judged by the attempts that end so
             self.spend(allowed)
             raise TransientError(f"no answer for {allowed:,.0f} seconds") from None
         self.spend(time.monotonic() - began, n_bytes)
-        if not done:
-            raise found
-        answer: T = found
-        return answer
+        return answer.result()
 
     def over(self, pieces: Iterable[Piece], *, unit: int = 1) -> Iterator[Piece]:
         """Yield the pieces of an answer, which must arrive at the least rate; raises as `wait`.
@@ -220,6 +210,28 @@ class Pace:
         time.sleep(seconds)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a place says of a file, and sends of it.
+
+    Attributes
+    ----------
+    size : float
+        Bytes of the whole file, a whole number; -1 if that is not said.
+    tag : str
+        What tells this content of the file from an earlier one, or nothing.
+    ranged : bool
+        Whether the pieces are the range that was asked for, and not the whole file.
+    pieces : iterable of bytes
+        Asked for as they are taken; they may break off.
+    """
+
+    size: float
+    tag: str
+    ranged: bool
+    pieces: Iterable[bytes | memoryview]
+
+
 class Objects(ABC):
     """Named files of one remote place.
 
@@ -229,6 +241,8 @@ class Objects(ABC):
         For messages, and what the cache calls the place.
     has_ranges : bool
         False once the place has answered a range with the whole.
+    whole_first : bool
+        Whether a file of which next to all is wanted is asked for without a range.
     what : str
         What such a place is, for people.
     can_write : bool
@@ -251,6 +265,7 @@ class Objects(ABC):
 
     what = "a folder"
     has_ranges = True
+    whole_first = False
     can_write = False
     can_push = False
     is_atomic = False
@@ -279,12 +294,25 @@ class Objects(ABC):
     def read_tagged(self, name: str, *, limit: int) -> tuple[bytes, str]:
         """Return a file as `read` does, with the tag that `replace` compares."""
         self.rule(name)
-        pace = self._pace(name)
-        return self._repeat(name, pace, lambda: self._read(name, limit, pace))
+
+        def once(pace: Pace) -> tuple[bytes, str]:
+            data = bytearray()
+            with self._get(name, None, pace) as answer:
+                if answer.size > limit:
+                    raise self._too_large(name, limit)
+                for piece in pace.over(answer.pieces):
+                    data += piece
+                    if len(data) > limit:
+                        raise self._too_large(name, limit)
+            if answer.size not in (-1, len(data)):
+                raise TransientError(f"{len(data):,} of {answer.size:,.0f} bytes came")
+            return bytes(data), answer.tag
+
+        return self._repeat(name, once)
 
     def stream(
         self, name: str, start: int, stop: int, *, size: int | None = None
-    ) -> Iterator[memoryview]:
+    ) -> Generator[memoryview]:
         """Yield exactly the bytes from `start` to `stop` of a file, in pieces.
 
         An answer that breaks off is asked for again from where it ended.
@@ -304,19 +332,30 @@ class Objects(ABC):
         """
         self.rule(name)
         attempt, pace = 0, self._pace(name)
+        whole = self.whole_first and start == 0 and size is not None
         while start < stop:
-            got = 0
+            got, left = 0, stop - start
             try:
-                for piece in self._stream(name, (start, stop), size, pace):
-                    view = memoryview(piece).cast("B")
-                    if len(view) > stop - start - got:
-                        raise CorruptStoreError(
-                            f"{self.address}/{name} answered with more bytes than were asked for."
-                        )
-                    got += len(view)
-                    yield view
-                if start + got < stop:
-                    raise TransientError(f"only {got:,} of {stop - start:,} bytes came")
+                with self._get(name, None if whole else (start, stop), pace) as answer:
+                    self._compare(name, answer.tag)
+                    skip = 0 if answer.ranged else start
+                    for piece in pace.over(answer.pieces):
+                        view = memoryview(piece).cast("B")[skip:]
+                        skip = max(0, skip - len(piece))
+                        if answer.ranged and len(view) > left:
+                            raise CorruptStoreError(
+                                f"{self.address}/{name} answered with more bytes than were asked "
+                                "for."
+                            )
+                        view = view[:left]
+                        got, left = got + len(view), left - len(view)
+                        if view:
+                            yield view
+                        # A range is read to its end, so that its connection can be used again.
+                        if not left and not answer.ranged:
+                            break
+                if left:
+                    raise TransientError(f"only {got:,} of {got + left:,} bytes came")
             except TransientError as err:
                 attempt = 1 if got else attempt + 1
                 if attempt >= ATTEMPTS:
@@ -333,16 +372,24 @@ class Objects(ABC):
             See `read`.
         """
         self.rule(name)
-        pace = self._pace(name)
-        return self._repeat(name, pace, lambda: self._stat(name, pace))
+
+        def once(pace: Pace) -> tuple[float, str]:
+            # Not every server that knows ranges answers HEAD as it does GET.
+            with self._get(name, None if self.whole_first else (0, 1), pace) as answer:
+                return answer.size, answer.tag
+
+        size, tag = self._repeat(name, once)
+        if not 0 <= size <= LARGEST:
+            raise RemoteStoreError(f"{self.address}/{name}: the server does not say its size.")
+        return int(size), tag
 
     def pinned(self) -> str:
         """Return an address at which nothing changes any more, or this one if there is none."""
         return self.address
 
-    def expect(self, name: str) -> None:
-        """Prepare for ranges of a file that will probably be read; nothing to do as a rule."""
-        del name
+    def reader(self) -> Place:
+        """Return what a store is read through: the cache in front of this place."""
+        return RemotePlace(self)
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`.
@@ -388,8 +435,9 @@ class Objects(ABC):
         """Remove a file; none is fine."""
         raise self._read_only(name)
 
-    def draft(self) -> Objects:
-        """Return what a push writes to: this place itself, or the next commit of one that has them.
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[Objects]:
+        """Give what a push writes to: this place itself, or the next commit of one that has them.
 
         Raises
         ------
@@ -401,7 +449,7 @@ class Objects(ABC):
                 f"{self.address} cannot be written by featstore. Push to a folder, and upload that "
                 "(docs/sharing.md)."
             )
-        return self
+        yield self
 
     def keep(self, *, arrived: bool = False) -> None:
         """Count what a draft holds of a set as complete; nothing to do elsewhere.
@@ -417,10 +465,6 @@ class Objects(ABC):
         """Drop what was written to a draft since `keep`; nothing to do elsewhere."""
         return
 
-    def abandon(self) -> None:
-        """End what a draft has begun to send, since it will not be published."""
-        return
-
     def publish(self, message: str) -> bool:
         """Make visible what was written to a draft; False if others wrote to the place meanwhile.
 
@@ -433,18 +477,14 @@ class Objects(ABC):
         return True
 
     @abstractmethod
-    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
-        """Return a whole file and its tag; TransientError if asking again may help."""
+    def _get(
+        self, name: str, span: tuple[int, int] | None, pace: Pace
+    ) -> AbstractContextManager[Answer]:
+        """Ask for a file, or a range of one, until the block ends.
 
-    @abstractmethod
-    def _stream(
-        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
-    ) -> Iterator[bytes | memoryview]:
-        """Yield bytes of a range, which may break off; TransientError if asking may help."""
-
-    @abstractmethod
-    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
-        """Return size and tag of a file; TransientError if asking again may help."""
+        What the block raises while it takes pieces becomes, as what asking raises: TransientError
+        if asking again may help, FileNotFoundError, or RemoteStoreError.
+        """
 
     def _compare(self, name: str, tag: str) -> None:
         """Raise CorruptStoreError if an answer is not of the content that was pinned."""
@@ -457,14 +497,15 @@ class Objects(ABC):
     def _pace(self, name: str) -> Pace:
         return Pace(f"{self.address}/{name}", self.limits)
 
-    def _repeat(self, name: str, pace: Pace, once: Callable[[], T]) -> T:
+    def _repeat(self, name: str, once: Callable[[Pace], T]) -> T:
+        pace = self._pace(name)
         for attempt in range(1, ATTEMPTS):
             try:
-                return once()
+                return once(pace)
             except TransientError as err:
                 pace.pause(attempt, err.after)
         try:
-            return once()
+            return once(pace)
         except TransientError as err:
             raise self._gave_up(name, err) from err
 
@@ -514,22 +555,9 @@ def backoff(attempt: int) -> float:
     return PAUSE * float(2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-_FOLDER = "featstore.remote.folder:FolderObjects"
-
-
 def open_objects(address: Address | Path) -> Objects:
-    """Return the files behind an address. Nothing is asked of a server yet.
-
-    Raises
-    ------
-    RemoteStoreError
-        If the library for this scheme is not installed, or refuses the address.
-    """
-    made = _FOLDER if isinstance(address, Path) else PLACES[address.scheme]
-    if isinstance(made, str):
-        module, _, name = made.partition(":")
-        made = getattr(import_module(module), name)
-    found: Objects = made(address)
+    """Return the files behind an address; see `featstore.address.open_address`."""
+    found: Objects = open_address(address)
     return found
 
 

@@ -24,32 +24,35 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from featstore.errors import (
     CorruptStoreError,
-    FeatstoreError,
     RemoteStoreError,
     UnreachableError,
 )
-from featstore.identity import canonical_json, sha256_hex
+from featstore.identity import sha256_hex
+from featstore.parallel import in_background
 from featstore.remote.cache import Cache, kept_below
-from featstore.remote.objects import Objects
-from featstore.store.blocks import proven
+from featstore.store.blocks import proven, shard_name
 from featstore.store.files import open_descriptor
 from featstore.store.layout import ArrayLayout, shard_tail
 from featstore.store.lock import boot_id
 from featstore.store.records import Commit
-from featstore.store.rows import Mode, RowSource, check_bounds, is_run, open_rows
+from featstore.store.rows import Mode, RowSource, check_bounds, open_rows
+
+if TYPE_CHECKING:
+    from featstore.remote.objects import Objects
 
 #: Bytes of a mark.
 _MARK = 16
@@ -57,19 +60,6 @@ _MARK = 16
 
 class ShardReplacedError(Exception):
     """The file was removed from the cache after it was opened; there may be a new one."""
-
-
-def shard_name(layout: ArrayLayout, file: int, hashes: Sequence[str]) -> str:
-    """Return the name of a data file in the cache: the sha256 of all that decides its bytes."""
-    blocks, rows = layout.file_blocks(file), layout.file_rows(file)
-    facts = {
-        "rows": rows.stop - rows.start,
-        "row_bytes": layout.row_bytes,
-        "block_rows": layout.block_rows,
-        "shard_rows": layout.shard_rows,
-        "blocks": list(hashes[blocks.start : blocks.stop]),
-    }
-    return sha256_hex(canonical_json(facts))
 
 
 class CachedShard:
@@ -202,24 +192,13 @@ class Span:
     last: int
 
 
-def plan_spans(
-    wanted: np.ndarray,
-    have: np.ndarray,
-    layout: ArrayLayout,
-    *,
-    onwards: bool = False,
-    whole: bool = False,
-) -> Iterator[Span]:
+def plan_spans(wanted: np.ndarray, layout: ArrayLayout, *, whole: bool) -> Iterator[Span]:
     """Yield the spans to fetch, in ascending order.
 
     Parameters
     ----------
     wanted : ndarray of int
         Missing blocks, ascending.
-    have : ndarray of shape (n_blocks,), bool
-        Blocks that are there.
-    onwards : bool
-        Reading goes on behind the last of them: take the rest of its file along.
     whole : bool
         Ask for whole files, since the server knows no ranges.
     """
@@ -235,18 +214,12 @@ def plan_spans(
         breaks = np.flatnonzero(np.diff(blocks) > reach)
         firsts = [int(blocks[0]), *blocks[breaks + 1].tolist()]
         lasts = [*blocks[breaks].tolist(), int(blocks[-1])]
-        if onwards and file == files[-1]:
-            missing = inside.start + np.flatnonzero(~have[inside.start : inside.stop])
-            lasts[-1] = max(lasts[-1], int(missing[-1]))
         for first, last in zip(firsts, lasts, strict=True):
             yield Span(file, first, last)
 
 
 #: Requests under way at once.
 REQUESTS = 8
-
-#: Blocks of one request that are being hashed and written while the next arrive.
-_WAITING = 4
 
 #: Fetched bytes after which the cache is held against its limit.
 _TRIM_BYTES = 256 * 2**20
@@ -314,15 +287,13 @@ class RemoteRows:
         self._mode: Mode = mode
         self._names = [shard_name(layout, file, commit.blocks) for file in range(layout.n_files)]
         self._lock = threading.Lock()
-        self._next = -1
-        self._foreseen = np.zeros(layout.n_blocks, dtype=bool)
         self._untrimmed = 0
-        # The files of rows that will be read, in order; the one that is read now; those that are
-        # fetched meanwhile.
+        # The rows that will be read, and their files in order; the file that is read now; those
+        # that are fetched meanwhile.
+        self._foreseen = np.zeros(layout.n_blocks, dtype=bool)
         self._files: list[int] = []
         self._reading = -1
-        self._under_way: dict[int, tuple[threading.Thread, np.ndarray]] = {}
-        self._broken: dict[int, UnreachableError] = {}
+        self._coming: dict[int, Future[None]] = {}
         self._ahead = threading.Lock()
         self._open()
 
@@ -358,34 +329,32 @@ class RemoteRows:
         CacheFullError
             If the rows read so far and these are more than the cache may hold.
         """
-        check_bounds(rows, self._layout.n)
-        touched = np.zeros(self._layout.n_blocks, dtype=bool)
-        touched[rows // self._layout.block_rows] = True
-        onwards = is_run(rows) and int(rows[0]) == self._next
-        self._next = int(rows[-1]) + 1 if rows.size else -1
-        self._go_ahead(touched)
-        return self._with(touched, lambda source: source.read(rows, out), onwards=onwards)
+        return self._with(self._blocks_of(rows), lambda source: source.read(rows, out))
 
     def prefetch(self, rows: np.ndarray) -> None:
         """Ask for these rows of a file with the first of them, and for the next files ahead."""
+        self._foreseen = self._blocks_of(rows)
+        files = np.flatnonzero(self._foreseen) // self._layout.blocks_per_file
+        self._files = np.unique(files).tolist()
+
+    def _blocks_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return a boolean array: True for the blocks of these rows."""
         check_bounds(rows, self._layout.n)
-        foreseen = np.zeros(self._layout.n_blocks, dtype=bool)
-        foreseen[rows // self._layout.block_rows] = True
-        self._foreseen = foreseen
-        files = np.flatnonzero(foreseen) // self._layout.blocks_per_file
-        self._files, self._reading = np.unique(files).tolist(), -1
+        touched = np.zeros(self._layout.n_blocks, dtype=bool)
+        touched[rows // self._layout.block_rows] = True
+        return touched
 
     def fetch_all(self, progress: Callable[[int], object] | None = None) -> None:
         """Fetch every block that is missing; `progress` is called with bytes that arrived."""
         everything = np.ones(self._layout.n_blocks, dtype=bool)
-        self._with(everything, lambda _: np.empty(0), progress=progress)
+        self._with(everything, lambda _: np.empty(0), progress)
 
     def fetch_file(self, file: int, progress: Callable[[int], object] | None = None) -> Path:
         """Return the path of a data file in the cache, whole."""
         touched = np.zeros(self._layout.n_blocks, dtype=bool)
         inside = self._layout.file_blocks(file)
         touched[inside.start : inside.stop] = True
-        self._with(touched, lambda _: np.empty(0), progress=progress)
+        self._with(touched, lambda _: np.empty(0), progress)
         shard = self._state.shards[file]
         with shard.opened() as descriptor:
             shard.settle(descriptor, self._commit)
@@ -395,18 +364,18 @@ class RemoteRows:
         self,
         touched: np.ndarray,
         read: Callable[[RowSource], np.ndarray],
-        *,
-        onwards: bool = False,
         progress: Callable[[int], object] | None = None,
     ) -> np.ndarray:
+        last = touched.nonzero()[0][-1:] // self._layout.blocks_per_file
         for _ in range(_REOPENED):
             try:
-                state = self._state
+                state, self._reading = self._state, int(last.sum())
                 if (touched & ~state.have).any():
                     with self._lock:
                         self._await(touched)
-                        self._fetch(touched, onwards=onwards, progress=progress)
+                        self._fetch(touched, progress)
                         state = self._state
+                self._go_ahead(state)
                 return read(state.source)
             except ShardReplacedError:
                 with self._lock:
@@ -440,25 +409,14 @@ class RemoteRows:
         # In one step: whoever still fetches into files that are gone marks the blocks of those.
         self._state = _State(shards, have, source)
 
-    def _fetch(
-        self,
-        touched: np.ndarray,
-        *,
-        onwards: bool,
-        progress: Callable[[int], object] | None,
-    ) -> None:
+    def _fetch(self, touched: np.ndarray, progress: Callable[[int], object] | None) -> None:
         state = self._state
         self._look_again(touched, state)
         wanted = np.flatnonzero(touched & ~state.have)
         files = np.arange(self._layout.n_blocks) // self._layout.blocks_per_file
         soon = self._foreseen & np.isin(files, wanted // self._layout.blocks_per_file)
         wanted = np.flatnonzero((touched | soon) & ~state.have)
-        spans = list(
-            plan_spans(
-                wanted, state.have, self._layout, onwards=onwards,
-                whole=not self._objects.has_ranges,
-            )
-        )  # fmt: skip
+        spans = self._spans(wanted)
         block_bytes = self._layout.block_rows * self._layout.row_bytes
         n_new = sum(span.last - span.first + 1 for span in spans)
         held = int(state.have.sum()) + n_new
@@ -481,65 +439,34 @@ class RemoteRows:
             self._untrimmed = 0
         self._cache.trim(keep=set(self._names))
 
-    def _go_ahead(self, touched: np.ndarray | None = None) -> None:
-        """Begin to fetch the next file that will be read, unless enough of them are under way.
+    def _spans(self, wanted: np.ndarray) -> list[Span]:
+        return list(plan_spans(wanted, self._layout, whole=not self._objects.has_ranges))
 
-        Parameters
-        ----------
-        touched : ndarray of shape (n_blocks,), bool, optional
-            Blocks of the read that begins.
-        """
-        if not self._files or (touched is not None and not touched.any()):
-            return
-        layout, state = self._layout, self._state
-        have = state.have
+    def _go_ahead(self, state: _State) -> None:
+        """Begin to fetch the next file that will be read, unless enough of them are under way."""
+        layout = self._layout
         with self._ahead:
-            if touched is not None:
-                now = int(touched.nonzero()[0][-1]) // layout.blocks_per_file
-                first, self._reading = self._reading != now, now
-                # The first file is fetched by whoever reads it, and asks for the next half-way.
-                if not first or (touched & ~have).any():
-                    return
-            # What is there, and what is on its way, that of the reader included.
-            held = have.copy()
-            held[list(layout.file_blocks(max(self._reading, 0)))] = True
-            for _, coming in self._under_way.values():
-                held[coming] = True
             at = bisect.bisect_right(self._files, self._reading)
             for file in self._files[at : at + _AHEAD]:
                 blocks = np.array(layout.file_blocks(file))
-                wanted = blocks[self._foreseen[blocks] & ~held[blocks]]
-                if not wanted.size or file in self._under_way:
+                wanted = blocks[self._foreseen[blocks] & ~state.have[blocks]]
+                if not wanted.size or file in self._coming:
                     continue
-                ranges = self._objects.has_ranges
-                spans = list(plan_spans(wanted, have, layout, whole=not ranges))
-                coming = np.concatenate([np.arange(s.first, s.last + 1) for s in spans])
-                held[coming] = True
+                held = state.have.copy()
+                for other in (self._reading, file, *self._coming):
+                    held[list(layout.file_blocks(other))] = True
                 if int(held.sum()) * layout.block_rows * layout.row_bytes > self._cache.limit:
                     return
-                arguments = (file, spans, state)
-                thread = threading.Thread(target=self._fetch_ahead, args=arguments, daemon=True)
-                with contextlib.suppress(RuntimeError):  # no more threads: then nothing is ahead
-                    thread.start()
-                    self._under_way[file] = thread, coming
+                fetch = functools.partial(self._fetch_ahead, self._spans(wanted), state)
+                self._coming[file] = in_background(fetch)
                 return
 
-    def _fetch_ahead(self, file: int, spans: Sequence[Span], state: _State) -> None:
+    def _fetch_ahead(self, spans: Sequence[Span], state: _State) -> None:
         """Fetch spans of a file; whoever reads its blocks asks again, and says what was wrong."""
-        try:
-            for span in spans:
-                self._fetch_span(span, state, None)
-            n_blocks = sum(span.last - span.first + 1 for span in spans)
-            self._trim(n_blocks * self._layout.block_rows * self._layout.row_bytes)
-        except UnreachableError as err:
-            self._broken[file] = err
-        except (FeatstoreError, ShardReplacedError, OSError, RuntimeError):
-            # Whoever reads these blocks fetches them and gets the error. A RuntimeError says that
-            # the interpreter is ending and starts no more threads.
-            pass
-        finally:
-            with self._ahead:
-                del self._under_way[file]
+        for span in spans:
+            self._fetch_span(span, state, None)
+        n_blocks = sum(span.last - span.first + 1 for span in spans)
+        self._trim(n_blocks * self._layout.block_rows * self._layout.row_bytes)
 
     def _await(self, touched: np.ndarray) -> None:
         """Wait until no file of these blocks is under way.
@@ -549,16 +476,13 @@ class RemoteRows:
         UnreachableError
             If one of them could not be had: no need to wait for the same silence again.
         """
-        files = np.unique(np.flatnonzero(touched) // self._layout.blocks_per_file).tolist()
-        with self._ahead:
-            for file in files:
-                self._broken.pop(file, None)  # of an earlier time
-            under_way = {file: self._under_way.get(file) for file in files}
-        for file, found in under_way.items():
-            if found is not None:
-                found[0].join()
-                if file in self._broken:
-                    raise self._broken.pop(file)
+        for file in np.unique(np.flatnonzero(touched) // self._layout.blocks_per_file).tolist():
+            with self._ahead:
+                coming = self._coming.pop(file, None)
+            if coming is not None and not coming.done():  # what failed earlier is asked for anew
+                why = coming.exception()
+                if isinstance(why, UnreachableError):
+                    raise why
 
     def _look_again(self, touched: np.ndarray, state: _State) -> None:
         """Take notice of blocks that other processes fetched meanwhile."""
@@ -576,23 +500,20 @@ class RemoteRows:
         name = f"{self._array}/{self._layout.file_name(span.file)}"
         start = shard.place_of(span.first)[0]
         stop = sum(shard.place_of(span.last))
-        with shard.opened() as descriptor, ThreadPoolExecutor(2, "verify") as pool:
-            waiting: deque[Future[None]] = deque()
+        with shard.opened() as descriptor:
             try:
                 whole = len(shard.blocks) == span.last - span.first + 1
                 size = self._layout.file_bytes(span.file) if whole else None
-                pieces = self._objects.stream(name, start, stop, size=size)
-                for block, data in self._cut(shard, span, pieces):
-                    if block == (span.first + span.last) // 2:
-                        self._go_ahead()
-                    arguments = (shard, state.have, descriptor, name, block, data)
-                    waiting.append(pool.submit(self._place, *arguments))
-                    if len(waiting) > _WAITING:
-                        waiting.popleft().result()
-                    if progress is not None:
-                        progress(len(data))
-                while waiting:
-                    waiting.popleft().result()
+                with contextlib.closing(
+                    self._objects.stream(name, start, stop, size=size)
+                ) as pieces:
+                    for block, data in self._cut(shard, span, pieces):
+                        shard.write(descriptor, block, self._proven(shard, name, block, data))
+                        state.have[block] = True
+                        if block == (span.first + span.last) // 2:
+                            self._go_ahead(state)
+                        if progress is not None:
+                            progress(len(data))
             except FileNotFoundError as err:
                 raise CorruptStoreError(
                     f"{self._objects.address}/{name} is missing. Fetch the set from elsewhere."
@@ -604,22 +525,16 @@ class RemoteRows:
         """Yield each block of the span with its bytes, as they arrive."""
         piece = memoryview(b"")
         for block in range(span.first, span.last + 1):
-            data = bytearray(shard.place_of(block)[1])
-            filled = 0
-            while filled < len(data):
-                if not piece:
-                    piece = next(pieces)
-                    continue
-                taken = min(len(piece), len(data) - filled)
-                data[filled : filled + taken] = piece[:taken]
-                filled, piece = filled + taken, piece[taken:]
+            data, size = bytearray(), shard.place_of(block)[1]
+            while len(data) < size:
+                piece = piece or next(pieces)
+                taken = size - len(data)
+                data += piece[:taken]
+                piece = piece[taken:]
             yield block, data
 
-    def _place(
-        self, shard: CachedShard, have: np.ndarray, descriptor: int, name: str, block: int,
-        data: bytearray,
-    ) -> None:  # fmt: skip
-        """Verify a block and put it to its place; one that is wrong is asked for once more."""
+    def _proven(self, shard: CachedShard, name: str, block: int, data: bytearray) -> memoryview:
+        """Return a block that was verified; one that is wrong is asked for once more."""
         right = proven(self._commit, block, data, self._failed)
         if right is None:
             start, size = shard.place_of(block)
@@ -632,5 +547,4 @@ class RemoteRows:
                 f"{rows.stop - 1:,}) is not what the commit record states. The server's copy is "
                 "damaged, or the server lies. Nothing of it was used."
             )
-        shard.write(descriptor, block, right)
-        have[block] = True
+        return right

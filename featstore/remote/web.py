@@ -11,7 +11,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from featstore.address import Address
 from featstore.errors import RemoteStoreError, needs_extra
-from featstore.remote.objects import LARGEST, Objects, Pace, TransientError
+from featstore.remote.objects import Answer, Objects, Pace, TransientError
 
 _PIECE = 2**20
 
@@ -51,56 +51,19 @@ class WebObjects(Objects):
             timeout=urllib3.Timeout(connect=_CONNECT, read=self.limits.patience),
         )  # fmt: skip
 
-    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
-        with self._asked(name, {}, pace) as answer:
-            stated = number_in(answer, "Content-Length")
-            if stated > limit:
-                raise self._too_large(name, limit)
-            data = bytearray()
-            for piece in pace.over(_pieces(answer, pace)):
-                data += piece
-                if len(data) > limit:
-                    raise self._too_large(name, limit)
-            if stated not in (-1.0, len(data)):
-                raise TransientError(f"{len(data):,} of {stated:,.0f} bytes came")
-            return bytes(data), str(answer.headers.get("ETag", ""))
-
-    def _stream(
-        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
-    ) -> Iterator[bytes | memoryview]:
-        del size
-        start, stop = span
-        with self._asked(name, {"Range": f"bytes={start}-{stop - 1}"}, pace) as answer:
-            left, skip = stop - start, 0
-            self._compare(name, self._tag(answer))
-            if answer.status == 200:
-                self.has_ranges, skip = False, start
-            else:
-                message = str(answer.headers.get("Content-Range", ""))
-                if not message.startswith(f"bytes {start}-{stop - 1}/"):
-                    raise TransientError(f"the server answered with the range {message[:80]!r}")
-            for piece in pace.over(_pieces(answer, pace)):
-                view = memoryview(piece)[skip:]
-                skip = max(0, skip - len(piece))
-                # A whole file may go on behind the range; a range may not.
-                view = view[:left] if answer.status == 200 else view
-                left -= len(view)
-                if view:
-                    yield view
-                if left <= 0 and answer.status == 200:
-                    return  # a range is read to its end, so that its connection can be used again
-
-    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
-        # Of one byte, since not every server that knows ranges answers HEAD as it does GET.
-        with self._asked(name, {"Range": "bytes=0-0"}, pace) as answer:
-            if answer.status == 200:
+    @contextmanager
+    def _get(self, name: str, span: tuple[int, int] | None, pace: Pace) -> Iterator[Answer]:
+        asked = "" if span is None else f"bytes {span[0]}-{span[1] - 1}/"
+        headers = {"Range": asked[:-1].replace(" ", "=")} if asked else {}
+        with self._asked(name, headers, pace) as answer:
+            ranged = answer.status == 206
+            if asked and not ranged:
                 self.has_ranges = False
-                size = number_in(answer, "Content-Length")
-            else:
-                size = number_in(answer, "Content-Range")
-            if not 0 <= size <= LARGEST:
-                raise RemoteStoreError(f"{self.address}/{name}: the server does not say its size.")
-            return int(size), self._tag(answer)
+            message = str(answer.headers.get("Content-Range", ""))
+            if ranged and not message.startswith(asked):
+                raise TransientError(f"the server answered with the range {message[:80]!r}")
+            size = number_in(answer, "Content-Range" if ranged else "Content-Length")
+            yield Answer(size, self._tag(answer), ranged, _pieces(answer, pace))
 
     def _url(self, name: str) -> str:
         return f"{self.address}/{quote(name)}"
@@ -120,7 +83,7 @@ class WebObjects(Objects):
         """Return what tells this content of a file from an earlier one, or nothing."""
         return str(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
 
-    def _get(self, url: str, headers: dict[str, str], pace: Pace) -> Any:
+    def _send(self, url: str, headers: dict[str, str], pace: Pace) -> Any:
         ask = functools.partial(
             self._pool.request, "GET", url,
             headers={"Accept-Encoding": "identity", **self._credentials(url), **headers},
@@ -150,7 +113,7 @@ class WebObjects(Objects):
         answer: Any = None
         try:
             for _ in range(_REDIRECTS + 1):
-                answer = self._get(url, headers, pace)
+                answer = self._send(url, headers, pace)
                 target = self._redirect(url, answer, pace)
                 if not target:
                     break
@@ -164,9 +127,7 @@ class WebObjects(Objects):
         except (self._errors.HTTPError, OSError, TransientError) as err:
             if self.targets.get(name, ("",))[0] == known:
                 self.targets.pop(name, None)  # the next attempt asks for the file anew
-            if isinstance(err, TransientError):
-                raise
-            if isinstance(err, RemoteStoreError | FileNotFoundError):
+            if isinstance(err, TransientError | RemoteStoreError | FileNotFoundError):
                 raise
             if isinstance(err, self._errors.SSLError) or "CERTIFICATE" in str(err):
                 raise RemoteStoreError(

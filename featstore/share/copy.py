@@ -36,8 +36,8 @@ from featstore.share.publish import (
     SetSource,
     bucket_format,
     make_bucket_store,
-    publish_to_bucket,
-    publish_to_folder,
+    publish,
+    read_record,
     update_catalog,
 )
 from featstore.store.catalog import (
@@ -49,7 +49,6 @@ from featstore.store.catalog import NAME as CATALOG
 from featstore.store.files import (
     MAX_JSON_BYTES,
     json_bytes,
-    parse_json,
 )
 from featstore.store.records import (
     REVISIONS,
@@ -311,7 +310,6 @@ def copy_sets(
     select: Sequence[str] = (),
     force: bool = False,
     progress: Callable[[int], object] | None = None,
-    tell: Callable[[str, Relation], object] | None = None,
     key: str | Path | bytes | None = None,
     at_least: int = 0,
     licences: Mapping[str, str] | None = None,
@@ -330,8 +328,8 @@ def copy_sets(
         is copied. All by default.
     force : bool
         See `featstore.share.publish.publish_to_bucket`.
-    progress, tell : callable, optional
-        Called with bytes that were sent, and with each set that is done.
+    progress : callable, optional
+        Called with bytes that were sent.
     key, at_least
         Public key that the source must be signed by: see `featstore.store.store.open_store`.
     licences : mapping, optional
@@ -358,93 +356,77 @@ def copy_sets(
     if select and not chosen:
         raise UnknownSetError(f"{opened.address} holds no set that fits {', '.join(select)}.")
     for _ in range(ROUNDS):
-        there = open_objects(place).draft()
         report = CopyReport()
-        copying = _Copying(opened, there, report, force, progress or (lambda _: None), tell)
-        try:
-            copying.send(chosen, everything=not select, licences=licences or {})
+        with open_objects(place).draft() as there:
+            sent = _send_sets(
+                opened, there, chosen, report, everything=not select, force=force,
+                progress=progress or (lambda _: None),
+            )  # fmt: skip
+            if there.page:
+                send_card(opened, there, licences or {})
+            if not select:
+                _send_signature(opened, there, report)
             # Whoever was slower looks at what the other has published, and decides anew.
-            if there.publish(f"Publish {', '.join(copying.changed()) or 'nothing new'}"[:120]):
+            if there.publish(f"Publish {', '.join(sent) or 'nothing new'}"[:120]):
                 report.address = there.pinned() if there.is_atomic else ""
                 return report
-        finally:
-            there.abandon()
     raise RemoteStoreError(f"{target} changes all the time. Push again.")
 
 
-@dataclass
-class _Copying:
-    """One attempt to bring sets, tags and signature of a store to another place."""
-
-    opened: FeatureStore
-    place: Objects
-    report: CopyReport
-    force: bool
-    progress: Callable[[int], object]
-    tell: Callable[[str, Relation], object] | None
-    pointers: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def changed(self) -> list[str]:
-        """Return the keys of the sets that were sent."""
-        return [key for key, there in self.report.sets.items() if there in ("new", "behind")]
-
-    def send(
-        self, chosen: Sequence[Path], *, everything: bool, licences: Mapping[str, str]
-    ) -> None:
-        """Send the sets of these folders and, with `everything`, what else the store holds."""
-        objects, in_folder = self.place, isinstance(self.place, FolderObjects)
-        if not in_folder and bucket_format(objects) is None:
-            make_bucket_store(objects, StoreFormat(hash=self.opened.form.hash))
-        # In a folder the pointers say it, and what a kill left untidy there is tidied up.
-        current = {} if in_folder else bucket_catalog(objects)["sets"]
-        for folder in chosen:
-            self._send_set(folder, current)
-        if everything:
-            self._send_tags()
-        pictures = send_thumbnails(self.opened, self.place, sorted(self.report.sets))
-        if not in_folder:
-            sent = [
-                name
-                for name, there in self.report.sets.items()
-                if there != "newer" and current.get(name) != self.pointers[name]["revision"]
-            ]
-            update_catalog(objects, sent, thumbnails=pictures)
-        if objects.page:
-            send_card(self.opened, objects, licences)
-        if everything:
-            _send_signature(self.opened, self.place, self.report)
-
-    def _send_set(self, folder: Path, current: Mapping[str, str]) -> None:
+def _send_sets(
+    opened: FeatureStore,
+    place: Objects,
+    chosen: Sequence[Path],
+    report: CopyReport,
+    *,
+    everything: bool,
+    force: bool,
+    progress: Callable[[int], object],
+) -> list[str]:
+    """Send the sets of these folders and, with `everything`, the tags; return the sets sent."""
+    in_folder = isinstance(place, FolderObjects)
+    if not in_folder and bucket_format(place) is None:
+        make_bucket_store(place, StoreFormat(hash=opened.form.hash))
+    # In a folder the pointers say it, and what a kill left untidy there is tidied up.
+    current = {} if in_folder else bucket_catalog(place)["sets"]
+    published: dict[str, list[str]] = {}
+    for folder in chosen:
         key = str(key_of(folder))
         try:
             there: Relation = "same"
-            self.pointers[key] = read_pointer(folder) or {"revision": ""}
-            if self.pointers[key]["revision"] != current.get(key):
-                source = SetSource(self.opened, self.opened.info(key))
-                there = _publish(self.place, source, force=self.force, progress=self.progress)
+            pointer = read_pointer(folder) or {"revision": ""}
+            published[key] = [pointer["revision"], *pointer.get("history", [])]
+            if pointer["revision"] != current.get(key):
+                source = SetSource(opened, opened.info(key))
+                there = publish(place, source, force=force, progress=progress)
         except FeatstoreError as err:
-            self.report.failed[key] = str(err)
-            self.place.undo()
-            return
+            report.failed[key] = str(err)
+            place.undo()
+            continue
         # The cache may drop the files of one remote set for those of the next.
-        self.place.keep(arrived=self.opened.place.is_remote)
-        self.report.sets[key] = there
-        if self.tell is not None:
-            self.tell(key, there)
+        place.keep(arrived=opened.place.is_remote)
+        report.sets[key] = there
+    if everything:
+        _send_tags(opened, place, report, published)
+    pictures = send_thumbnails(opened, place, sorted(report.sets))
+    here = [key for key, there in report.sets.items() if there != "newer"]
+    if not in_folder:
+        new = [key for key in here if current.get(key) != published[key][0]]
+        update_catalog(place, new, thumbnails=pictures)
+    return [key for key in here if report.sets[key] != "same"]
 
-    def _send_tags(self) -> None:
-        """Send the tags of which the target has every set at the revision that they name."""
-        sent = {
-            key: {self.pointers[key]["revision"], *self.pointers[key].get("history", [])}
-            for key in self.report.sets
-        }
-        for name in self.opened.tags():
-            try:
-                tag = self.opened.tag(name)
-                if all(tag[key] in sent.get(key, ()) for key in tag):
-                    send_tag(self.place, name, tag)
-            except FeatstoreError as err:
-                self.report.failed[tag_file(name)] = str(err)
+
+def _send_tags(
+    opened: FeatureStore, place: Objects, report: CopyReport, published: Mapping[str, list[str]]
+) -> None:
+    """Send the tags of which the target has every set at the revision that they name."""
+    for name in opened.tags():
+        try:
+            tag = opened.tag(name)
+            if all(key in report.sets and tag[key] in published[key] for key in tag):
+                send_tag(place, name, tag)
+        except FeatstoreError as err:
+            report.failed[tag_file(name)] = str(err)
 
 
 def _send_signature(opened: FeatureStore, place: Objects, report: CopyReport) -> None:
@@ -458,34 +440,21 @@ def _send_signature(opened: FeatureStore, place: Objects, report: CopyReport) ->
     if signature is None:
         return
     there, where = None, f"{place.address}/{SIGNATURE}"
-    with contextlib.suppress(SignatureError, CorruptStoreError, FileNotFoundError):
-        data = place.read(SIGNATURE, limit=MAX_JSON_BYTES)  # a damaged one is replaced
-        there = Signature.parse(parse_json(data, where=where), where=where)
-    theirs = bucket_catalog(place)
-    mine = read_catalog(opened.root) or {}
+    with contextlib.suppress(SignatureError, CorruptStoreError):  # a damaged one is replaced
+        document, _ = read_record(place, SIGNATURE)
+        there = None if document is None else Signature.parse(document, where=where)
+    theirs, mine = bucket_catalog(place), read_catalog(opened.root) or {}
     same = all(mine.get(name) == theirs.get(name) for name in ("sets", "tags"))
     # That of another key stays: whose signature a store carries, its owner says.
     own = there is None or there.public_key == signature.public_key
-    if not same or not own or (there is not None and there.counter >= signature.counter):
-        return
-    place.put(SIGNATURE, json_bytes(signature.document()))
-
-
-def _publish(
-    place: Objects, source: SetSource, *, force: bool, progress: Callable[[int], object]
-) -> Relation:
-    if isinstance(place, FolderObjects):
-        return publish_to_folder(place.root, source, progress=progress)
-    return publish_to_bucket(place, source, force=force, progress=progress)
+    if same and own and (there is None or there.counter < signature.counter):
+        place.put(SIGNATURE, json_bytes(signature.document()))
 
 
 def bucket_catalog(objects: Objects) -> dict[str, Any]:
     """Return the catalog of a store, empty if it has none: one request for all sets."""
-    try:
-        data = objects.read(CATALOG, limit=MAX_JSON_BYTES)
-    except FileNotFoundError:
-        return {"sets": {}}
-    return parse_catalog(parse_json(data, where=f"{objects.address}/{CATALOG}")) or {"sets": {}}
+    document, _ = read_record(objects, CATALOG)
+    return parse_catalog(document) or {"sets": {}}
 
 
 def _fits(key: str, patterns: Sequence[str]) -> bool:
@@ -548,8 +517,7 @@ def _compare(
     key: str, a: tuple[FeatureStore, SetInfo], b: tuple[FeatureStore, SetInfo]
 ) -> SetDifference:
     one, other = a[1].commit, b[1].commit
-    tables = [store.item_table(info) for store, info in (a, b)]
-    first, second = (set(table["item_id"].to_list()) for table in tables)
+    first, second = (_facts(store.item_table(info)) for store, info in (a, b))
     blocks: int | None = None
     shape = (one.dim, one.dtype, one.block_rows)
     if shape == (other.dim, other.dtype, other.block_rows):
@@ -563,36 +531,19 @@ def _compare(
         key,
         "differs",
         (one.revision_id, other.revision_id),
-        added=len(second - first),
-        removed=len(first - second),
-        changed_items=_changed(*tables),
+        added=len(second.keys() - first),
+        removed=len(first.keys() - second),
+        changed_items=sum(second.get(item, facts) != facts for item, facts in first.items()),
         changed_blocks=blocks,
         failed=(one.n_failed, other.n_failed),
         attributes={name: pair for name, pair in values.items() if pair[0] != pair[1]},
     )
 
 
-def _changed(one: pl.DataFrame, other: pl.DataFrame) -> int:
-    """Return how many items of both tables differ in a column, or have it in one table only."""
-    columns = sorted({*one.columns, *other.columns} - {"item_id"})
-    both = [
-        pl.DataFrame(
-            {"item_id": table["item_id"], **{name: _texts(table, name) for name in columns}}
-        )
-        for table in (one, other)
-    ]
-    shared = both[0].join(both[1], on="item_id", suffix="_b")
-    differs = [pl.col(name).ne_missing(pl.col(f"{name}_b")) for name in columns]
-    return shared.filter(pl.any_horizontal(differs)).height if differs else 0
-
-
-def _texts(table: pl.DataFrame, name: str) -> pl.Series:
-    """Return a column as texts that are equal where its values are, null where it has none."""
-    if name not in table.columns:
-        return pl.Series(name, [None] * table.height, pl.String)
-    column = table[name]
-    if column.dtype.is_numeric() or column.dtype in (pl.String, pl.Boolean):
-        return column.cast(pl.String)
-    # A list, a struct, bytes or a time: polars has no cast for all of what Parquet holds.
-    values = (None if value is None else repr(value) for value in column.to_list())
-    return pl.Series(name, values, pl.String)
+def _facts(table: pl.DataFrame) -> dict[str, str]:
+    """Return item_id -> its facts as a text, in which a column without a value is as none."""
+    names = sorted(set(table.columns) - {"item_id"})
+    return {
+        row["item_id"]: repr([(name, row[name]) for name in names if row[name] is not None])
+        for row in table.iter_rows(named=True)
+    }

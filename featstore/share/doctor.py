@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import mmap
 import os
@@ -75,21 +76,13 @@ def examine(place: str | Path | None = None) -> Iterator[Finding]:
 
 def _environment() -> Iterator[Finding]:
     yield Finding("python", "fine", f"{platform.python_version()} on {platform.platform()}")
-    for name in _NEEDED:
-        yield Finding(name, "fine", importlib.metadata.version(name))
-    listed: set[str] = set()
+    needed = [package_of(text) for texts in EXTRAS.values() for text in texts]
+    versions = {name: _version(name) for name in (*_NEEDED, *needed)}
+    for name, version in versions.items():
+        if version:
+            yield Finding(name, "fine", version)
     for extra, requirements in EXTRAS.items():
-        missing = []
-        for requirement in requirements:
-            name = package_of(requirement)
-            try:
-                version = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                missing.append(requirement)
-                continue
-            if name not in listed:
-                yield Finding(name, "fine", version)
-            listed.add(name)
+        missing = [text for text in requirements if not versions[package_of(text)]]
         if missing:
             text = f"{', '.join(map(package_of, missing))} not installed"
             advice = f"Needed only for that: {install_command(missing)}."
@@ -100,6 +93,12 @@ def _environment() -> Iterator[Finding]:
         yield Finding("mapping", "note", str(err), "Rows are read file by file, more slowly.")
     else:
         yield Finding("mapping", "fine", f"arrays are mapped; pages of {mmap.PAGESIZE:,} bytes")
+
+
+def _version(package: str) -> str:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return ""
 
 
 def _cache() -> Iterator[Finding]:
@@ -182,24 +181,21 @@ def _folder(root: Path) -> Iterator[Finding]:
 
 
 def _remote(place: RemotePlace) -> Iterator[Finding]:
-    if place.mirror.offline:
+    if place.offline:
         text = "the server is not asked; this is what the cache holds"
         yield Finding("server", "note", text, "Check the network, or HEADSTOCK_OFFLINE.")
         return
-    yield Finding("server", "fine", f"{place.mirror.objects.what} answers")
+    yield Finding("server", "fine", f"{place.objects.what} answers")
     try:
-        listed = place.catalog() is not None
-    except CorruptStoreError:
-        listed = False
-    if listed:
-        yield Finding(CATALOG, "fine", "lists the sets")
+        place.catalog()
+    except CorruptStoreError as err:
+        yield Finding(CATALOG, "wrong", str(err), "Push to the store once.")
     else:
-        advice = "Copy the store's catalog.json too, or push to it once."
-        yield Finding(CATALOG, "wrong", "is missing or damaged", advice)
-    writable = place.mirror.objects.can_write
+        yield Finding(CATALOG, "fine", "lists the sets")
+    writable = place.objects.can_write
     if writable:
         yield from _unfinished(place)
-    pushes = place.mirror.objects.can_push
+    pushes = place.objects.can_push
     text = "sets can be pushed, if your credentials allow it" if pushes else "read only"
     yield Finding("pushing", "fine", text)
 
@@ -207,7 +203,7 @@ def _remote(place: RemotePlace) -> Iterator[Finding]:
 def _unfinished(place: RemotePlace) -> Iterator[Finding]:
     """Say of which sets there are blocks of an extraction that has not ended."""
     blocks, size = Counter[str](), Counter[str]()
-    for name, n_bytes in place.mirror.objects.names():
+    for name, n_bytes in place.objects.names():
         key, staged, _ = name.partition("/.staging/extract-")
         if staged:
             blocks[key] += name[-1].isdecimal()

@@ -17,19 +17,17 @@ only if nobody else has written since it was read.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-import os
 import secrets
-import shutil
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
-from featstore.durable import write_error
 from featstore.errors import (
     CorruptStoreError,
     FeatstoreError,
@@ -37,18 +35,17 @@ from featstore.errors import (
     RemoteStoreError,
     StoreWriteError,
 )
-from featstore.identity import sha256_hex
 from featstore.remote.folder import FolderObjects
 from featstore.remote.objects import Objects, backoff
-from featstore.store.blocks import check_file, layout_of
+from featstore.store.blocks import check_file, layout_of, shard_name
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import catalog_bytes, parse_catalog, write_catalog
 from featstore.store.convention import pointer_bytes
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
+    facts_of,
     json_bytes,
-    open_descriptor,
     open_regular,
     parse_json,
     read_regular,
@@ -56,7 +53,7 @@ from featstore.store.files import (
 )
 from featstore.store.gc import check_hash, make_store
 from featstore.store.journal import read_journal
-from featstore.store.layout import FORMAT, ArrayLayout, SetKey, group_metadata
+from featstore.store.layout import FORMAT, ArrayLayout, SetKey, group_metadata, shard_tail
 from featstore.store.listing import Listed, set_files
 from featstore.store.lock import Claim, claim_folders, claim_set, folder_lock
 from featstore.store.records import (
@@ -85,6 +82,8 @@ class SetSource:
     store : FeatureStore
     info : SetInfo
         Its current revision.
+    revision : str
+        The revision_id that is sent.
     """
 
     store: FeatureStore
@@ -93,11 +92,7 @@ class SetSource:
     def __post_init__(self) -> None:
         self.directory = self.info.key.directory(self.store.root)
         self.history: list[str] = list(self.info.attributes.get("history", []))
-
-    @property
-    def revision(self) -> str:
-        """The revision_id that is sent."""
-        return self.info.commit.revision_id
+        self.revision = self.info.commit.revision_id
 
     def layout(self) -> ArrayLayout:
         """Return how the array is cut into files."""
@@ -113,7 +108,7 @@ class SetSource:
     def small_files(self, known: Collection[str] = ()) -> dict[str, bytes]:
         """Return the files of the revisions but data and pointer: path below the store -> bytes.
 
-        The commit records come last.
+        The metadata of the groups above the set come first, the commit records last.
 
         Parameters
         ----------
@@ -129,63 +124,59 @@ class SetSource:
         for commit in commits:
             self.store.place.fetch(self.info.key, commit)
         listed = set_files(self.info.key, commits[-1], commits[:-1], self.layout())
-        small = [one for one in listed.values() if one.part != "data"]
-        return {one.path: one.content() or self._checked(one) for one in small}
-
-    def groups(self) -> dict[str, bytes]:
-        """Return the metadata of the groups above the set: path below the store -> bytes."""
         key = self.info.key
         dataset = group_metadata({"dataset": key.dataset})
         kind = group_metadata({"dataset": key.dataset, "kind": key.kind})
         return {
             f"{key.dataset}/zarr.json": json_bytes(dataset),
             f"{key.dataset}/{key.kind}/zarr.json": json_bytes(kind),
+            **{one.path: self._content(one) for one in listed.values() if one.part != "data"},
         }
 
-    def pointer(self) -> bytes:
-        """Return the set's pointer."""
-        return pointer_bytes(self.info.attributes, self.info.commit)
-
-    def pointer_name(self) -> str:
-        """Return the pointer's path below the store."""
-        return f"{self.info.key}/{POINTER}"
+    def pointer(self) -> tuple[str, bytes]:
+        """Return the path of the set's pointer below the store, and what it holds."""
+        return f"{self.info.key}/{POINTER}", pointer_bytes(self.info.attributes, self.info.commit)
 
     @functools.cached_property
     def data_file(self) -> Callable[[int], Path]:
         """From the number of a data file to its path; see `featstore.store.place.Place`."""
         return self.store.place.data_files(self.info.key, self.info.commit, self.layout())
 
-    def _checked(self, one: Listed) -> bytes:
-        path = self.store.root / one.path
-        if one.check(self.store.root).reasons:
+    def parts(self, data: IO[bytes], file: int) -> Iterator[bytes]:
+        """Yield the bytes of a data file from what is its opened copy, each block compared."""
+        layout, commit = self.layout(), self.info.commit
+        for block in layout.file_blocks(file):
+            rows = data.read(layout.block_bytes(block))
+            if commit.block_hash(rows) != commit.blocks[block]:
+                raise CorruptStoreError(
+                    f"Block {block:,} of {self.info.key} was changed while it was copied. Nothing "
+                    "was published."
+                )
+            yield rows
+        yield shard_tail(layout, file)
+
+    def _content(self, one: Listed) -> bytes:
+        data, path = one.content(), self.store.root / one.path
+        if data is None and one.check(self.store.root).reasons:
             raise CorruptStoreError(
                 f"{path} is missing or differs from its commit record. The set was not sent."
             )
-        return read_regular(path, limit=MAX_ITEM_BYTES)
+        return read_regular(path, limit=MAX_ITEM_BYTES) if data is None else data
 
 
 def kept_files(base: Commit | None, now: Commit, layout: ArrayLayout) -> set[int]:
-    """Return the data files of `now` that a store with `base` has, byte for byte.
-
-    Those whose blocks, all of them full, have the same hashes in both. The last file of the base is
-    among them only if nothing was appended to it.
-    """
+    """Return the data files of `now` that a store with `base` has, byte for byte."""
     before = None if base is None else layout_of(base)
-    if base is None or before is None or replace(before, n=layout.n) != layout:
+    if base is None or before is None:
         return set()
-    if base.n != now.n and not layout.shard_rows:
-        return set()
-    kept = set()
-    for file in range(layout.n_files):
-        rows, blocks = layout.file_rows(file), layout.file_blocks(file)
-        same = base.blocks[blocks.start : blocks.stop] == now.blocks[blocks.start : blocks.stop]
-        if same and rows.stop <= base.n and (base.n == now.n or file < layout.n_files - 1):
-            kept.add(file)
-    return kept
+    names = {shard_name(before, file, base.blocks) for file in range(before.n_files)}
+    return {file for file in range(layout.n_files) if shard_name(layout, file, now.blocks) in names}
 
 
 #: ``new`` and ``behind`` are to be sent; ``same`` and ``newer`` need nothing.
 Relation = Literal["new", "behind", "same", "newer"]
+
+TO_SEND = ("new", "behind")
 
 
 def relation(there: Mapping[str, Any] | None, here: Mapping[str, Any], *, where: str) -> Relation:
@@ -247,6 +238,15 @@ def make_bucket_store(objects: Objects, form: StoreFormat | None = None) -> bool
     return objects.create("zarr.json", json_bytes(group_metadata(made.attributes())))
 
 
+def read_record(objects: Objects, name: str) -> tuple[Any, str]:
+    """Return the JSON document of a place, and its tag; None if there is none."""
+    try:
+        data, tag = objects.read_tagged(name, limit=MAX_JSON_BYTES)
+    except FileNotFoundError:
+        return None, ""
+    return parse_json(data, where=f"{objects.address}/{name}"), tag
+
+
 def bucket_format(objects: Objects) -> StoreFormat | None:
     """Return what the root of a store in a bucket states; None if there is none.
 
@@ -257,13 +257,10 @@ def bucket_format(objects: Objects) -> StoreFormat | None:
     FormatVersionError
         If a newer version wrote the store.
     """
-    where = f"{objects.address}/zarr.json"
+    document, _ = read_record(objects, "zarr.json")
     try:
-        document = parse_json(objects.read("zarr.json", limit=MAX_METADATA_BYTES), where=where)
-    except FileNotFoundError:
-        return None
-    try:
-        return parse_root(document, where=where)
+        where = f"{objects.address}/zarr.json"
+        return None if document is None else parse_root(document, where=where)
     except CorruptStoreError as err:
         raise RemoteStoreError(
             f"{objects.address} holds another Zarr group, no store. Choose another prefix."
@@ -299,13 +296,22 @@ def check_conditions(objects: Objects, form: StoreFormat) -> None:
 
 def read_remote_pointer(objects: Objects, key: SetKey) -> tuple[dict[str, Any] | None, str]:
     """Return the attributes of a set in a bucket, or None, and the tag of its pointer."""
-    name = f"{key}/zarr.json"
-    try:
-        data, tag = objects.read_tagged(name, limit=MAX_METADATA_BYTES)
-    except FileNotFoundError:
-        return None, ""
-    where = f"{objects.address}/{name}"
-    return parse_pointer(parse_json(data, where=where), where=where), tag
+    document, tag = read_record(objects, f"{key}/{POINTER}")
+    where = f"{objects.address}/{key}/{POINTER}"
+    return (None if document is None else parse_pointer(document, where=where)), tag
+
+
+def publish(
+    place: Objects,
+    source: SetSource,
+    *,
+    force: bool = False,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Relation:
+    """Copy a set into the store at `place`; see `publish_to_bucket` and `publish_to_folder`."""
+    if isinstance(place, FolderObjects):
+        return publish_to_folder(place.root, source, progress=progress)
+    return publish_to_bucket(place, source, force=force, progress=progress)
 
 
 def publish_to_bucket(
@@ -330,47 +336,39 @@ def publish_to_bucket(
     key = source.info.key
     where = f"{objects.address}/{key}"
     claim = f"{key}/.staging/push.json"
-    held: tuple[dict[str, Any], str] = ({}, "")
-    if not objects.is_atomic:
-        held = _read_claim(objects, claim)  # before the pointer, which says whether it is over
+    held = _read_claim(objects, claim)  # before the pointer, which says whether it is over
     there, tag = read_remote_pointer(objects, key)
     found = relation(there, source.info.attributes, where=where)
-    if found not in ("new", "behind"):
+    if found not in TO_SEND:
         return found
     published = set() if there is None else {*there.get("history", []), there["revision"]}
     base = None if there is None else _remote_commit(objects, key, there["revision"])
     sizes: dict[str, int] = {}
-    resumed = False
     if not objects.is_atomic:
         sizes = _strange_files(objects, key, base)
-        resumed = _claim(
+        # By its size a file is believed only if nobody but this publisher can have put it.
+        if not _claim(
             objects, claim, held, source.revision, published, where=where,
             force=force, strange=bool(sizes),
-        )  # fmt: skip
+        ):  # fmt: skip
+            sizes = {}
     layout, kept = source.layout(), kept_files(base, source.info.commit, source.layout())
     for file in range(layout.n_files):
         name, whole = f"{key}/embedding/{layout.file_name(file)}", layout.file_bytes(file)
-        # By its size a file is believed only if nobody but this publisher can have put it.
-        if file not in kept and not (resumed and sizes.get(name) == whole):
+        if file not in kept and sizes.get(name) != whole:
             _put_data(objects, name, source.data_file(file))
         progress(whole)
-    for name, data in source.groups().items():
-        objects.create(name, data)
     for name, data in source.small_files(published if base else ()).items():
         objects.put(name, data)
-    mine = objects.is_atomic or _read_claim(objects, claim)[0].get("revision") == source.revision
-    if not mine:
+    if not objects.is_atomic and _read_claim(objects, claim)[0].get("revision") != source.revision:
         raise PublishConflictError(
             f"The push of {where} was taken over by another publisher. Nothing was published."
         )
-    pointer, name = source.pointer(), source.pointer_name()
-    done = objects.create(name, pointer) if not tag else objects.replace(name, pointer, tag)
-    if not done:
-        now, _ = read_remote_pointer(objects, key)
-        if now is None or source.revision not in (now["revision"], *now.get("history", [])):
-            raise conflict(
-                where, winner="?" if now is None else now["revision"], loser=source.revision
-            )
+    name, pointer = source.pointer()
+    if not (objects.replace(name, pointer, tag) if tag else objects.create(name, pointer)):
+        now = read_remote_pointer(objects, key)[0] or {"revision": "?"}
+        if source.revision not in (now["revision"], *now.get("history", [])):
+            raise conflict(where, winner=now["revision"], loser=source.revision)
     return found
 
 
@@ -445,10 +443,9 @@ def _read_claim(objects: Objects, name: str) -> tuple[dict[str, Any], str]:
     """Return who claims a set, and the tag of that; both empty if nobody ever did."""
     try:
         data, tag = objects.read_tagged(name, limit=MAX_METADATA_BYTES)
+        document = json.loads(data)
     except FileNotFoundError:
         return {}, ""
-    try:
-        document = json.loads(data)
     except ValueError:
         document = None
     return document if isinstance(document, dict) else {}, tag
@@ -502,12 +499,10 @@ def _claim(
 def _remote_commit(objects: Objects, key: SetKey, revision: str) -> Commit | None:
     """Return a commit of the bucket; None, so that everything is sent, if it is damaged."""
     name = f"{key}/{REVISIONS}/{revision}.json"
-    try:
-        data = objects.read(name, limit=MAX_JSON_BYTES)
-        commit = parse_commit(parse_json(data, where=name), where=name)
-    except (FeatstoreError, FileNotFoundError):
-        return None
-    return commit if commit.revision_id == revision else None
+    with contextlib.suppress(FeatstoreError):
+        commit = parse_commit(read_record(objects, name)[0], where=name)
+        return commit if commit.revision_id == revision else None
+    return None
 
 
 def publish_to_folder(
@@ -528,10 +523,9 @@ def publish_to_folder(
     """
     key = source.info.key
     directory = key.directory(root)
-    form = read_root(root) or StoreFormat(hash=source.store.form.hash)
-    make_store(root, form=form)
+    make_store(root, form=read_root(root) or StoreFormat(hash=source.store.form.hash))
     found = relation(read_pointer(directory), source.info.attributes, where=f"{root}/{key}")
-    if found not in ("new", "behind"):
+    if found not in TO_SEND:
         settle_set(root, key)  # a copy that was killed behind the pointer is completed
         return found
     claim = claim_set(directory, key)
@@ -544,7 +538,7 @@ def publish_to_folder(
         # Somebody may have published between the first look and the claim.
         there = read_pointer(directory)
         found = relation(there, source.info.attributes, where=f"{root}/{key}")
-        if found in ("new", "behind"):
+        if found in TO_SEND:
             base = None if there is None else read_commit(directory, there["revision"])
             layout = source.layout()
             kept = kept_files(base, source.info.commit, layout)
@@ -553,15 +547,14 @@ def publish_to_folder(
                 progress(layout.file_bytes(file))
             if base is not None:
                 claim.sync()  # rows come before the metadata that says how many there are
-            small = {**source.groups(), **source.small_files()}
             with folder_lock(directory.parent):  # who takes out item tables saw no claim, or waits
-                for name, data in small.items():
-                    facts = {"bytes": len(data), "sha256": sha256_hex(data)}
-                    if same_file(root / name, facts):
+                for name, data in source.small_files().items():
+                    if same_file(root / name, facts_of(data)):
                         claim.rely_on(root / name)
                     else:
                         claim.write_file(root / name, [data])
-            claim.write_pointer(root / source.pointer_name(), [source.pointer()])
+            name, data = source.pointer()
+            claim.write_pointer(root / name, [data])
         settle_claimed(root, key, claim)
     finally:
         claim.release()
@@ -569,24 +562,13 @@ def publish_to_folder(
 
 
 def _copy_file(claim: Claim, directory: Path, source: SetSource, file: int) -> None:
-    """Copy a data file unless it is there, and compare the copy with the commit."""
-    layout, commit = source.layout(), source.info.commit
-    target = directory / "embedding" / layout.file_name(file)
-    if target.exists() and not check_file(target, layout, file, commit).reasons:
+    """Copy a data file unless it is there; what is copied is compared with the commit."""
+    target = directory / "embedding" / source.layout().file_name(file)
+    if (
+        target.exists()
+        and not check_file(target, source.layout(), file, source.info.commit).reasons
+    ):
         claim.rely_on(target)
         return
-    staged = claim.folder / f"copy-{file}.staged"
-    try:
-        handle = open_descriptor(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        with os.fdopen(handle, "wb") as write, open_regular(source.data_file(file)) as read:
-            shutil.copyfileobj(read, write, 4 * 2**20)
-            write.flush()
-            os.fsync(write.fileno())
-    except OSError as err:
-        raise write_error(target, err) from err
-    found = check_file(staged, layout, file, commit)
-    if found.reasons:
-        raise CorruptStoreError(
-            f"{staged} {'; '.join(found.reasons)}: the disk or memory errs. Nothing was published."
-        )
-    claim.place(staged, target)
+    with open_regular(source.data_file(file)) as data:
+        claim.write_file(target, source.parts(data, file))

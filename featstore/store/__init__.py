@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         plan_array,
     )
     from featstore.store.pairs import EmbeddingsView, PairedView, pair_views
-    from featstore.store.place import LocalPlace, Place
+    from featstore.store.place import Place
     from featstore.store.records import Commit, read_commit, read_pointer
     from featstore.store.repair import rebuild_set
     from featstore.store.rows import MODES, Mode, Verify, open_rows
@@ -62,7 +62,6 @@ __all__ = [
     "ItemTable",
     "LayoutError",
     "LayoutLimits",
-    "LocalPlace",
     "Mode",
     "PairedView",
     "Place",
@@ -105,7 +104,7 @@ __getattr__, __dir__ = lazily(
         "featstore.store.layout": (
             "ArrayLayout DTYPES LayoutError LayoutLimits SetKey SetSpec plan_array"
         ),
-        "featstore.store.place": "LocalPlace Place",
+        "featstore.store.place": "Place",
         "featstore.store.records": "Commit read_commit read_pointer",
         "featstore.store.repair": "rebuild_set",
         "featstore.store.rows": "MODES Mode Verify open_rows",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +14,7 @@ import numpy as np
 from google_crc32c import value as crc32c
 
 from featstore.errors import FeatstoreError
-from featstore.identity import HASHES, sha256_hex
+from featstore.identity import HASHES, canonical_json, sha256_hex
 from featstore.store.files import json_bytes, open_regular, pieces
 from featstore.store.layout import (
     DTYPES,
@@ -76,6 +77,19 @@ def _plain(n: int, dim: int, dtype: str, block_rows: int) -> tuple[ArrayLayout, 
     layout = ArrayLayout(n, dim, dtype, block_rows, 0)
     data = json_bytes(array_metadata(layout))
     return layout, {"bytes": len(data), "sha256": sha256_hex(data)}
+
+
+def shard_name(layout: ArrayLayout, file: int, hashes: Sequence[str]) -> str:
+    """Return what a data file is known by: the sha256 of all that decides its bytes."""
+    blocks, rows = layout.file_blocks(file), layout.file_rows(file)
+    facts = {
+        "rows": rows.stop - rows.start,
+        "row_bytes": layout.row_bytes,
+        "block_rows": layout.block_rows,
+        "shard_rows": layout.shard_rows,
+        "blocks": list(hashes[blocks.start : blocks.stop]),
+    }
+    return sha256_hex(canonical_json(facts))
 
 
 def check_size(path: Path | str, layout: ArrayLayout, file: int) -> str:

@@ -34,7 +34,7 @@ from featstore.store.files import (
     refused,
     write_file,
 )
-from featstore.store.layout import LayoutError, SetKey, is_component
+from featstore.store.layout import SetKey, is_component
 from featstore.store.lock import folder_lock
 from featstore.store.records import (
     POINTER,
@@ -55,6 +55,9 @@ _REMOVED = re.compile(r"(.+/)\.removed-(.+)-[0-9a-f]+")
 
 #: What `featstore card` may write beside the sets, for people and catalogues; no reader needs it.
 ABOUT = ("README.md", "croissant.json")
+
+#: What a catalog lists beside the sets.
+_PARTS = ("thumbnails", "tags", "about")
 
 #: Sets that are named where none of the name that was typed exists.
 _NEAR = 3
@@ -330,33 +333,22 @@ def parse_catalog(document: Any) -> dict[str, Any] | None:
 
     ``form`` is the store's format.
     """
-    if not isinstance(document, dict) or not isinstance(document.get("sets"), list):
-        return None
     try:
         form = StoreFormat.parse(document, where=NAME)
-    except FeatstoreError:
+        sets = {row["key"]: row["revision"] for row in document["sets"]}
+        names, tags, about = (document[part] for part in _PARTS)
+        digests = [*sets.values(), *tags.values(), *about.values()]
+        whole = (
+            document["sets"] == [{"key": key, "revision": sets[key]} for key in sets]
+            and set(document) == {*form.attributes(), "sets", "digest", *_PARTS}
+            and isinstance(names, list)
+            and all(isinstance(name, str) for name in (*sets, *names))
+            and all(map(is_sha256, digests))
+            and sealed(document) == document
+        )
+    except (FeatstoreError, KeyError, TypeError, AttributeError):
         return None
-    if set(document) != {*form.attributes(), "sets", "thumbnails", "tags", "about", "digest"}:
-        return None
-    if not _are_digests(document["tags"]) or not _are_digests(document["about"]):
-        return None
-    if sealed(document) != document:
-        return None
-    sets = {}
-    for row in document["sets"]:
-        if not isinstance(row, dict) or set(row) != {"key", "revision"}:
-            return None
-        if not isinstance(row["key"], str) or not is_sha256(row["revision"]):
-            return None
-        sets[row["key"]] = row["revision"]
-    pictures = document["thumbnails"]
-    if not isinstance(pictures, list) or not all(isinstance(name, str) for name in pictures):
-        return None
-    return {**document, "form": form, "sets": sets}
-
-
-def _are_digests(table: Any) -> bool:
-    return isinstance(table, dict) and all(map(is_sha256, table.values()))
+    return {**document, "form": form, "sets": sets} if whole else None
 
 
 def find_sets(root: Path, name: str) -> dict[str, Path]:
@@ -365,36 +357,24 @@ def find_sets(root: Path, name: str) -> dict[str, Path]:
     A set named in full costs one look, any other name one listing of its dataset and kind: only
     what fits is opened, however many sets there are.
     """
-    parts = name.strip("/").split("/", 2)
-    try:
-        beside = SetKey(parts[0], parts[1], "any").directory(root).parent
-    except (LayoutError, IndexError):
+    in_full = name.strip("/")
+    beside, _, encoder = in_full.rpartition("/")
+    if beside.count("/") != 1 or SetKey.parse(f"{beside}/any") is None:
         return {}
-    directories: dict[str, Path] = {}
 
     def finished(key: str) -> bool:
-        set_key = SetKey.parse(key)
-        if set_key is None:
-            return False  # a name that no writer of ours makes: not a set
-        directories[key] = set_key.directory(root)
-        try:
-            return (directories[key] / POINTER).is_file()
-        except PermissionError:
-            return True  # reading it says so
+        # A name that no writer of ours makes is no set.
+        found = SetKey.parse(key)
+        return found is not None and _has(found.directory(root), POINTER)
 
-    if len(parts) != 3:
-        return {}
-    in_full = "/".join(parts)
-    if finished(in_full):
-        return {in_full: directories[in_full]}
-    wanted = encoder_slug(parts[2])
-    try:
+    keys = [in_full] if finished(in_full) else []
+    if not keys:
         # What cannot fit is left out first: the listing alone is what many sets cost.
-        names = sorted(found for found in os.listdir(beside) if wanted in found)  # noqa: PTH208
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    keys = match_names(name, [f"{parts[0]}/{parts[1]}/{name}" for name in names], finished)
-    return {key: directories[key] for key in keys}
+        wanted = encoder_slug(encoder)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            names = sorted(one for one in os.listdir(root / beside) if wanted in one)  # noqa: PTH208
+            keys = match_names(name, [f"{beside}/{one}" for one in names], finished)
+    return {key: root.joinpath(*key.split("/")) for key in keys}
 
 
 def match_names(
@@ -433,11 +413,8 @@ def resolve_set(root: Path, name: str) -> str:
     AmbiguousSetError
         If several fit; the message lists them.
     """
-    wanted = name.strip("/")
-    keys = all_keys(root)
-    if wanted in keys:
-        return wanted
-    found = match_names(wanted, keys)
+    wanted, keys = name.strip("/"), all_keys(root)
+    found = [wanted] if wanted in keys else match_names(wanted, keys)
     if len(found) == 1:
         return found[0]
     if found:

@@ -1,21 +1,12 @@
-"""Where the files of a store come from: a folder of this machine, or a remote place.
-
-A store has a place. `LocalPlace` is here; `featstore.remote.place.RemotePlace` fetches what is read
-into the user's cache.
-"""
-
-# What a place need not fetch it does not: methods that do nothing are meant.
-# ruff: noqa: B027
+"""Where the files of a store come from: a folder of this machine, or a remote place."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
-from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
 
-from featstore.address import Address
+from featstore.address import Address, open_address
 from featstore.errors import CorruptStoreError, StoreWriteError
 from featstore.store.blocks import check_file
 from featstore.store.catalog import find_sets, finished_sets, set_folders, unfinished_sets
@@ -27,18 +18,21 @@ from featstore.store.rows import Mode, RowSource, open_rows
 Progress = Callable[[int], object]
 
 
-class Place(ABC):
+class Place:
     """Finds the sets of a store and brings their files to `root`.
 
-    Whatever it brings is compared with the commit records. The methods that fetch do nothing here:
-    a place overrides those that it needs.
+    Of a folder of this machine nothing is fetched; `featstore.remote.place.RemotePlace` fetches
+    what is read into the user's cache, and compares it with the commit records.
 
-    Attributes
+    Parameters
     ----------
     root : Path
         Folder that small files are read from: the store itself, or its mirror in the cache.
     address : str
-        Where the store lies: a path or a URL.
+        Where the store lies, if not there: a URL.
+
+    Attributes
+    ----------
     is_remote : bool
         Whether reading may fetch.
     made_by : str
@@ -48,11 +42,10 @@ class Place(ABC):
     is_remote: ClassVar[bool] = False
     made_by: ClassVar[str] = "extract … --store"
 
-    def __init__(self, root: Path, address: str) -> None:
+    def __init__(self, root: Path, address: str = "") -> None:
         self.root = root
-        self.address = address
+        self.address = address or str(root)
 
-    @abstractmethod
     def folders(self, among: Collection[str] | None = None) -> list[Path]:
         """Return the folders of the finished sets below `root`, sorted by key.
 
@@ -61,38 +54,66 @@ class Place(ABC):
         among : collection of str, optional
             The keys to choose from; all by default.
         """
+        found = finished_sets(self.root)
+        return [path for path in found if among is None or str(key_of(path)) in among]
 
-    @abstractmethod
     def find(self, name: str, among: Collection[str] | None = None) -> dict[str, Path]:
         """Return key -> folder of the finished sets that `name` fits; see `folders`."""
+        found = find_sets(self.root, name)
+        return {key: path for key, path in found.items() if among is None or key in among}
 
-    @abstractmethod
     def rows(
         self, key: SetKey, commit: Commit, layout: ArrayLayout, mode: Mode, *, damaged: bool = False
     ) -> RowSource:
-        """Return the reader of a set's array.
+        """Return the reader of a set's array; a link among its files is refused.
 
         Parameters
         ----------
         damaged : bool
             Read what there is of damaged files: the caller compares it with the commit.
         """
+        del commit
+        array = key.directory(self.root) / "embedding"
+        if damaged:
+            return open_rows(array, layout, "pread", opened_as_it_is)
+        names = (array / layout.file_name(file) for file in range(layout.n_files))
+        check_no_links(self.root, names)
+        return open_rows(array, layout, mode)
 
-    @abstractmethod
     def data_files(self, key: SetKey, commit: Commit, layout: ArrayLayout) -> Callable[[int], Path]:
         """Return a function from the number of a data file to its path, each byte of it verified.
 
         It raises CorruptStoreError if the file is not what the commit states, and RemoteStoreError
         if it cannot be fetched.
         """
+        array = key.directory(self.root) / "embedding"
+
+        def data_file(file: int) -> Path:
+            path = array / layout.file_name(file)
+            found = check_file(path, layout, file, commit)
+            if found.reasons or found.bad_blocks:
+                current = read_pointer(array.parent) or {"revision": ""}
+                if current["revision"] != commit.revision_id or has_grown(array, layout):
+                    raise StoreWriteError(
+                        f"{key} is being extended or replaced, or was while it was sent: {path} is "
+                        f"not that of revision {commit.revision_id[:12]} any more. Nothing of the "
+                        "set was sent. Wait for its writer to end, or type its command again if "
+                        "it was stopped, and send the set then."
+                    )
+                raise CorruptStoreError(
+                    f"{path} {'; '.join(found.reasons)}. Nothing of {key} was sent."
+                )
+            return path
+
+        return data_file
 
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended; remote ones are not seen."""
-        return []
+        return [key_of(directory) for directory in unfinished_sets(self.root)]
 
     def closed(self) -> dict[Path, OSError]:
         """Return the folders of datasets and kinds that this user cannot list, each with why."""
-        return {}
+        return set_folders(self.root).closed
 
     def tags(self) -> list[str]:
         """Return the names of the tags, sorted; those that the catalog lists may be left out."""
@@ -119,76 +140,13 @@ class Place(ABC):
         """Fetch all rows of a set; `progress` is called with numbers of bytes, from threads."""
 
 
-class LocalPlace(Place):
-    """A folder of this machine: nothing is fetched."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root, str(root))
-
-    def folders(self, among: Collection[str] | None = None) -> list[Path]:
-        """Return the folders of the finished sets, sorted by key."""
-        found = finished_sets(self.root)
-        return [path for path in found if among is None or str(key_of(path)) in among]
-
-    def find(self, name: str, among: Collection[str] | None = None) -> dict[str, Path]:
-        """Return key -> folder of the finished sets that `name` fits."""
-        found = find_sets(self.root, name)
-        return {key: path for key, path in found.items() if among is None or key in among}
-
-    def rows(
-        self, key: SetKey, commit: Commit, layout: ArrayLayout, mode: Mode, *, damaged: bool = False
-    ) -> RowSource:
-        """Return the reader of a set's array; a link among its files is refused."""
-        del commit
-        array = key.directory(self.root) / "embedding"
-        if damaged:
-            return open_rows(array, layout, "pread", opened_as_it_is)
-        names = (array / layout.file_name(file) for file in range(layout.n_files))
-        check_no_links(self.root, names)
-        return open_rows(array, layout, mode)
-
-    def data_files(self, key: SetKey, commit: Commit, layout: ArrayLayout) -> Callable[[int], Path]:
-        """Return a function from the number of a data file to its path, each byte verified."""
-        array = key.directory(self.root) / "embedding"
-
-        def data_file(file: int) -> Path:
-            path = array / layout.file_name(file)
-            found = check_file(path, layout, file, commit)
-            if found.reasons or found.bad_blocks:
-                current = read_pointer(array.parent) or {"revision": ""}
-                if current["revision"] != commit.revision_id or has_grown(array, layout):
-                    raise StoreWriteError(
-                        f"{key} is being extended or replaced, or was while it was sent: {path} is "
-                        f"not that of revision {commit.revision_id[:12]} any more. Nothing of the "
-                        "set was sent. Wait for its writer to end, or type its command again if "
-                        "it was stopped, and send the set then."
-                    )
-                raise CorruptStoreError(
-                    f"{path} {'; '.join(found.reasons)}. Nothing of {key} was sent."
-                )
-            return path
-
-        return data_file
-
-    def unfinished(self) -> list[SetKey]:
-        """Return the keys of sets whose extraction has not ended."""
-        return [key_of(directory) for directory in unfinished_sets(self.root)]
-
-    def closed(self) -> dict[Path, OSError]:
-        """Return the folders of datasets and kinds that this user cannot list, each with why."""
-        return set_folders(self.root).closed
-
-
 def open_place(address: Address | Path) -> Place:
     """Return where the store at an address is read from.
 
     Raises
     ------
     RemoteStoreError
-        See `featstore.remote.place.open_remote`.
+        See `featstore.remote.place.RemotePlace`.
     """
-    if isinstance(address, Path):
-        return LocalPlace(address)
-    # Looked up by name: it lies above this, takes a while to import, and few stores are remote.
-    found: Place = import_module("featstore.remote.place").open_remote(address)
+    found: Place = open_address(address).reader()
     return found

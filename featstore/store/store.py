@@ -42,7 +42,7 @@ from featstore.store.files import (
 )
 from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_array_metadata
 from featstore.store.pairs import EmbeddingsView
-from featstore.store.place import LocalPlace, Place, open_place
+from featstore.store.place import Place, open_place
 from featstore.store.records import (
     SIGNATURE,
     Commit,
@@ -293,7 +293,7 @@ class FeatureStore:
     def __init__(
         self, place: Place | Path, *, mode: Mode = "auto", verify: Verify = "never"
     ) -> None:
-        self.place = place if isinstance(place, Place) else LocalPlace(place)
+        self.place = place if isinstance(place, Place) else Place(place)
         self.root = self.place.root
         self.address = self.place.address
         self.mode: Mode = mode

@@ -104,7 +104,6 @@ _ALLOWED = {
     "store/parquet_guard.py": {"_memory_bytes"},  # what the system says of it
     "store/rows.py": {"_map"},  # an open file
     "share/publish.py": {"_copy_file"},
-    "remote/cache.py": {"store", "place"},
 }
 
 

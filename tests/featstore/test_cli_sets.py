@@ -124,7 +124,7 @@ def test_show_for_people_is_aligned_and_short(
         "  norms         5 to ",
         "  made from     manifest, revision r7",
         "  name          timm:toy",
-        "  run           2026-05-21, on cpu, batch 32",
+        "  run           date 2026-05-21, device cpu, batch 32",
         "                torch 2.9",
     ):
         assert said in text

@@ -576,7 +576,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/featstore/remote/test_hostile_servers.py::test_a_lying_server_is_named_with_its_block',)
         ),
         Mutant(
-            'A commit of a server has the hash that names it.', 'featstore/remote/cache.py',
+            'A commit of a server has the hash that names it.', 'featstore/remote/place.py',
             '            if commit.revision_id != revision:',
             '            if not commit.revision_id:',
             ('tests/featstore/remote/test_hostile_servers.py::test_harm_at_every_request_is_an_error_or_the_right_rows',)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
@@ -321,7 +320,7 @@ def waves(spans: list[tuple[float, float]]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("place", "trips", "requests"), [("hf", 3, 9), ("http", 3, 8), ("s3", 3, 8)]
+    ("place", "trips", "requests"), [("hf", 4, 9), ("http", 3, 8), ("s3", 3, 8)]
 )
 def test_round_trips_to_the_first_verified_row(
     hub: Hub, store_folder: Path, place: str, trips: int, requests: int,
@@ -329,7 +328,7 @@ def test_round_trips_to_the_first_verified_row(
 ) -> None:  # fmt: skip
     """The metadata of the root and the catalog; pointer and commit; the block, beside all else.
 
-    Which host the hub redirects the block to was asked beside the pointer.
+    The hub redirects to another host for the block.
     """
     spans: list[tuple[float, float]] = []
 
@@ -371,27 +370,6 @@ def test_the_address_of_a_large_file_is_asked_for_once_until_it_expires(
         hub.harm = lambda method, path, left=answers: next(left, None) if signed in path else None
         np.testing.assert_array_equal(view.take([row]).numpy()[0], local[row])
     np.testing.assert_array_equal(view.numpy(), local)
-
-
-def test_a_request_ahead_that_hangs_is_nobodys_error(
-    hub: Hub, store_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy_sets(store_folder, ADDRESS)
-    monkeypatch.setenv("HEADSTOCK_PATIENCE", "0.5")
-    asked = itertools.count()
-
-    def hang(method: str, path: str) -> None:
-        if "/resolve/" in path and "/embedding/c/0/0" in path and not next(asked):
-            hub.lock.release()
-            try:
-                time.sleep(2)
-            finally:
-                hub.lock.acquire()
-
-    hub.harm = hang
-    row = open_store(ADDRESS).view(IMAGES).take([0]).numpy()
-    np.testing.assert_array_equal(row, open_store(store_folder).view(IMAGES).numpy()[:1])
-    assert next(asked) > 1
 
 
 def test_a_push_from_an_address_through_a_small_cache(

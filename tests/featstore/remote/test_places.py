@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -16,7 +17,7 @@ from featstore.address import PLACES, Address, parse_address
 from featstore.errors import AddressError, CorruptStoreError
 from featstore.identity import sha256_hex
 from featstore.plugins import register
-from featstore.remote.objects import Objects, Pace, open_objects
+from featstore.remote.objects import Answer, Objects, Pace, open_objects
 from featstore.share.copy import drop_tag, make_tag
 from featstore.store import verify_store
 from tests.featstore.remote.conftest import make_rows, make_store
@@ -67,26 +68,13 @@ class ZipObjects(Objects):
             for name, data in files.items():
                 archive.writestr(name, data)
 
-    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
-        data = self._found(name)
-        if len(data) > limit:
-            raise self._too_large(name, limit)
-        return data, sha256_hex(data)
-
-    def _stream(
-        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
-    ) -> Iterator[bytes | memoryview]:
-        yield self._found(name)[slice(*span)]
-
-    def _stat(self, name: str, pace: Pace) -> tuple[int, str]:
-        data = self._found(name)
-        return len(data), sha256_hex(data)
-
-    def _found(self, name: str) -> bytes:
-        files = self._all()
-        if name not in files:
+    @contextmanager
+    def _get(self, name: str, span: tuple[int, int] | None, pace: Pace) -> Iterator[Answer]:
+        data = self._all().get(name)
+        if data is None:
             raise FileNotFoundError(f"{self.address}/{name}")
-        return files[name]
+        asked = data if span is None else data[slice(*span)]
+        yield Answer(len(data), sha256_hex(data), span is not None, [asked])
 
 
 @pytest.fixture(autouse=True)

@@ -222,13 +222,6 @@ def test_a_scan_of_a_part_takes_the_blocks_of_that_part(
     assert asked == {f"bytes=0-{size - 1}", f"bytes={3 * size}-{4 * size - 1}"}
 
 
-def test_reading_on_and_on_takes_the_rest_of_a_file(served: Proxy) -> None:
-    view = open_store(served.url).view(IMAGES)
-    for start in range(0, 4 * BLOCK, 10):
-        view.source.read(np.arange(start, start + 10))
-    assert served.count("embedding/c/0/0") == 2
-
-
 def test_a_server_without_ranges(store_folder: Path) -> None:
     with static_server(store_folder, ranges=False) as upstream, proxy(upstream) as state:
         view = open_store(state.url).view(IMAGES)
