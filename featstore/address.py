@@ -37,7 +37,7 @@ A place of one's own (``register("place", SCHEME)``, an entry point of ``headsto
 `featstore.remote.objects.Objects`, made of an `Address`.
 """
 
-_FOLDER = "featstore.remote.folder:FolderObjects"
+_FOLDER = "featstore.remote.objects:FolderObjects"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})

@@ -21,13 +21,17 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from featstore.address import Address, open_address
+from featstore.durable import write_durably, write_error
 from featstore.errors import (
     CorruptStoreError,
     RemoteStoreError,
+    StoreWriteError,
     UnreachableError,
 )
 from featstore.parallel import in_background
 from featstore.remote.place import RemotePlace
+from featstore.store.files import open_regular, pieces, walk_store, write_file
+from featstore.store.lock import folder_lock
 from featstore.store.place import Place
 
 #: Times that an answer is asked for before it is given up; a read that got on begins anew.
@@ -532,6 +536,68 @@ class Objects(ABC):
             f"{self.address}/{name} has more than the {limit:,} bytes that are expected at most. "
             "It was not read."
         )
+
+
+class FolderObjects(Objects):
+    """Files of a store in a folder of this machine; nobody else writes within `hold`."""
+
+    can_write = True
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(str(root))
+        self.root = root
+        #: Whether this process is within `hold`.
+        self.held = False
+
+    @contextlib.contextmanager
+    def hold(self, names: Iterable[str] = ()) -> Iterator[None]:
+        """Let nobody else change records within the block, nor remove a set."""
+        with folder_lock(self.root):
+            for name in names:
+                if not (self.root / name).exists():
+                    raise StoreWriteError(
+                        f"{name} of {self.address} was removed, or written anew, meanwhile: "
+                        "nothing was written. Type the command again."
+                    )
+            self.held = True
+            try:
+                yield
+            finally:
+                self.held = False
+
+    def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Yield name and size of the files below `prefix`."""
+        for name in sorted(walk_store(self.root)[0]):
+            if name.startswith(prefix):
+                yield name, (self.root / name).lstat().st_size
+
+    def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
+        """Write a file, whether or not there is one."""
+        assert isinstance(data, bytes)
+        write_file(self.root / name, [data])
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file only if there is none."""
+        try:
+            write_durably(self.root / name, [data], sealed=True, new=True)
+        except FileExistsError:
+            return False
+        except OSError as err:
+            raise write_error(self.root / name, err) from err
+        return True
+
+    def delete(self, name: str) -> None:
+        """Remove a file; none is fine."""
+        (self.root / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _get(self, name: str, span: tuple[int, int] | None, pace: Pace) -> Iterator[Answer]:
+        del pace
+        with open_regular(self.root / name) as file:
+            size = os.fstat(file.fileno()).st_size
+            start, stop = span or (0, size)
+            file.seek(start)
+            yield Answer(size, "", span is not None, pieces(file, stop - start))
 
 
 def check_name(name: str) -> str:

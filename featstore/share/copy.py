@@ -21,8 +21,7 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.identity import sha256_hex
-from featstore.remote.folder import FolderObjects
-from featstore.remote.objects import Objects, open_objects, writable_objects
+from featstore.remote.objects import FolderObjects, Objects, open_objects, writable_objects
 from featstore.share.card import (
     croissant,
     croissant_text,

@@ -35,8 +35,7 @@ from featstore.errors import (
     RemoteStoreError,
     StoreWriteError,
 )
-from featstore.remote.folder import FolderObjects
-from featstore.remote.objects import Objects, backoff
+from featstore.remote.objects import FolderObjects, Objects, backoff
 from featstore.store.blocks import check_file, layout_of, shard_name
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import catalog_bytes, parse_catalog, write_catalog

@@ -148,5 +148,7 @@ def open_place(address: Address | Path) -> Place:
     RemoteStoreError
         See `featstore.remote.place.RemotePlace`.
     """
+    if isinstance(address, Path):
+        return Place(address)
     found: Place = open_address(address).reader()
     return found

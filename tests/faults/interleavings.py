@@ -45,7 +45,7 @@ from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import FeatstoreError
 from featstore.manifest.io import write_manifest
-from featstore.remote.folder import FolderObjects
+from featstore.remote.objects import FolderObjects
 from featstore.store import collect_garbage, verify_store
 from featstore.store.layout import SetSpec
 from featstore.store.lock import Claim, claim_set, folder_lock

@@ -22,7 +22,7 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.identity import sealed
-from featstore.remote.folder import FolderObjects
+from featstore.remote.objects import FolderObjects
 from featstore.share.copy import compare_stores, make_tag, send_tag
 from featstore.store import LayoutError, verify_store, write_catalog
 from featstore.store.files import json_bytes
