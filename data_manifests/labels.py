@@ -9,7 +9,6 @@ imports nothing): importing open_clip would load torch.
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import runpy
 from collections import Counter
@@ -178,30 +177,6 @@ def package_file(package: str, relative: str, *, install: str) -> Path:
             return Path(place) / relative
     what = f"has no {relative}; another version is needed" if places else "is not installed"
     raise BuildError(f"{package} {what}: a list is read from it. Run pip install {install}.")
-
-
-def constant_list(file: Path, name: str) -> list[str]:
-    """Return a list of strings that a Python file assigns to `name`; nothing of it is run.
-
-    Raises
-    ------
-    BuildError
-        If there is no such list.
-    """
-    try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Assign) and any(
-                isinstance(target, ast.Name) and target.id == name for target in node.targets
-            ):
-                value = ast.literal_eval(node.value)
-                if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-                    return list(value)
-    except (OSError, ValueError, SyntaxError) as err:
-        raise BuildError(
-            f"Cannot read the list {name!r} in {file}: {err}. Install the package again."
-        ) from err
-    raise BuildError(f"{file} has no list {name!r}. Install another version of the package.")
 
 
 def openai_templates() -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from featstore.errors import ManifestError, did_you_mean, lookup
@@ -268,13 +269,26 @@ def read_templates(path: Path, keys: Sequence[str]) -> dict[str, str]:
     if not isinstance(document, list) or not document:
         named = f" for {keys[0]}" if isinstance(document, dict) else ""
         raise ManifestError(f"{path} holds no templates{named}. It should be {_TEMPLATES}.")
-    texts = {}
-    for text in document:
+    return template_ids(document, str(path))
+
+
+def template_ids(
+    texts: Iterable[Any], where: str, known: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """Return id -> template with one ``{}``; ids are those of `known` texts, else made of the text.
+
+    Raises
+    ------
+    ManifestError
+        If a template has no place for the name.
+    """
+    found = {}
+    for text in texts:
         plain = text.replace("{c}", "{}") if isinstance(text, str) else ""
         if plain.count("{}") != 1:
-            raise ManifestError(f"The template {text!r} of {path} must hold {{}} or {{c}} once.")
-        texts[f"t{sha256_hex(plain.encode())[:8]}"] = plain
-    return texts
+            raise ManifestError(f"The template {text!r} of {where} must hold {{}} or {{c}} once.")
+        found[known.get(plain) or f"t{sha256_hex(plain.encode())[:8]}"] = plain
+    return found
 
 
 def read_descriptions(

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from data_manifests.labels import constant_list, package_file
 from data_manifests.official.disk import Disk, Listing, Row, image_frame, sorted_labels
 from data_manifests.plan import BuildError
 
@@ -252,5 +251,11 @@ def _flower_names(disk: Disk) -> dict[str, str]:
     if disk.has("cat_to_name.json"):
         given = {str(key): str(name) for key, name in disk.json("cat_to_name.json").items()}
         return dict(sorted(given.items(), key=lambda pair: int(pair[0])))
-    file = package_file("torchvision", "datasets/flowers102.py", install="torchvision")
-    return {str(n): name for n, name in enumerate(constant_list(file, "classes"), start=1)}
+    try:
+        from torchvision.datasets import Flowers102
+    except ImportError as err:
+        raise BuildError(
+            "The names of the flowers are read from torchvision, which is not installed. Run pip "
+            "install torchvision, or put cat_to_name.json beside the lists."
+        ) from err
+    return {str(n): str(name) for n, name in enumerate(Flowers102.classes, start=1)}

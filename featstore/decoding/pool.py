@@ -382,7 +382,7 @@ class DecodePool:
             "formats": list(formats),
             "max_pixels": max_pixels,
             "scaled": scaled,
-            "metadata": True,  # only pixels, and thumbnails without them, leave the process
+            "metadata": True,  # only pixels leave the process
         }
         self._processes = [
             WorkerProcess(decoder, arguments, timeout, feed=feed, ring=ring) for _ in range(workers)

@@ -24,7 +24,7 @@ from importlib import import_module
 from itertools import pairwise
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from featstore.images import Geometry, ImageError, thumbnail_webp
+from featstore.images import Geometry, ImageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,13 +65,10 @@ class Feed:
         None if runs bring the bytes.
     geometries : tuple of Geometry
         What is made of each picture: one for each shape of the ring.
-    thumbnail : bool
-        Whether a small WebP of each is made.
     """
 
     reader: Reader | None
     geometries: tuple[Geometry, ...]
-    thumbnail: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,20 +105,16 @@ class Decoded:
     ----------
     failures : dict
         Row of the slot -> reason, of the items that have no pixels.
-    thumbnails : dict
-        Row of the slot -> WebP bytes.
     seconds : list of float
         Spent on reading, decoding, and preparing.
     """
 
     failures: dict[int, str] = field(default_factory=dict)
-    thumbnails: dict[int, bytes] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
 
     def add(self, other: Decoded) -> None:
         """Take in what another part of the run gave."""
         self.failures |= other.failures
-        self.thumbnails |= other.thumbnails
         self.seconds = [a + b for a, b in zip(self.seconds, other.seconds, strict=True)]
 
 
@@ -249,8 +242,6 @@ def _decode_run(
             times.append(time.perf_counter())
             image = decode(data)
             times.append(time.perf_counter())
-            if feed.thumbnail:
-                decoded.thumbnails[place] = thumbnail_webp(image)
             pictures = [geometry.data(image) for geometry in feed.geometries]
             ring.put(run.slot, place, pictures)
         except Exception as err:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,24 +23,30 @@ from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.options import document
 from featstore.sources.reader import ByteReader
+from featstore.store import BLOCK_ROWS
 from featstore.store.tables import read_thumbnails, write_thumbnails
 
 
-def complete_thumbnails(job: Job, *, skip: Collection[str]) -> None:
-    """Draw the thumbnails that an interrupted job, or one without them, did not leave."""
+def draw_thumbnails(job: Job, *, skip: Collection[str]) -> None:
+    """Draw the thumbnails that are not there, of images that could be encoded."""
     directory = job.folder / job.dataset / job.kind
     have = read_thumbnails(directory)
-    job.source.check_files(job.items.filter(~pl.col("item_id").is_in([*have, *skip])))
+    left = job.items.filter(~pl.col("item_id").is_in([*have, *skip]))
+    job.source.check_files(left)
     small: dict[str, bytes] = {}
-    with ByteReader(job.source.root) as reader:
-        for item in job.items.iter_rows(named=True):
-            if item["item_id"] in have or item["item_id"] in skip:
-                continue
-            try:
-                image = decode_image(reader.read(source_item(item)), **job.accepted)
-            except (ImageError, OSError):
-                continue  # an image without a picture is shown by its id
+
+    def draw(item: Mapping[str, Any]) -> None:
+        # An image without a picture is shown by its id.
+        with contextlib.suppress(ImageError, OSError):
+            image = decode_image(reader.read(source_item(item)), **job.accepted)
             small[item["item_id"]] = thumbnail_webp(draw_view(image, item))
+
+    with (
+        ByteReader(job.source.root) as reader,
+        ThreadPoolExecutor(job.workers, "thumbnails") as threads,
+    ):
+        for part in left.iter_slices(BLOCK_ROWS):
+            list(threads.map(draw, part.iter_rows(named=True)))
     # Without a new one, too: a job that was stopped may not have listed, or united, what it wrote.
     write_thumbnails(directory, small)
 
@@ -182,7 +189,7 @@ def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
         if job.bucket is not None:
             job.bucket.fetch_thumbnails(job.targets[0].spec.key)
         skip = set().union(*(result.failures for result in results.values()))
-        complete_thumbnails(job, skip=skip)
+        draw_thumbnails(job, skip=skip)
     if job.bucket is not None and not job.config.part:
         retry = job.config.retry_failed
         for target in job.targets:

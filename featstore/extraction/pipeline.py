@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 
 from featstore.decoding.pool import DecodePool, decode_on_gpu
-from featstore.decoding.worker import SUPPORTED, Feed, Reader
+from featstore.decoding.worker import SUPPORTED, Decoded, Feed, Reader
 from featstore.encoders.base import (
     IMAGE_KINDS,
     prepare_many,
@@ -39,19 +39,10 @@ from featstore.extraction.options import DECODE_TIMEOUT, ExtractConfig
 from featstore.extraction.progress import StageClock, ignore
 from featstore.extraction.runs import IN_FLIGHT, LOOKAHEAD, Coming, DeviceRuns, Pixels, Runs
 from featstore.extraction.views import VIEW_ID, draw_view, source_item
-from featstore.images import LEFT_OUT, ImageError, decode_image, thumbnail_webp
+from featstore.images import LEFT_OUT, ImageError, decode_image
 
 if TYPE_CHECKING:
     from PIL import Image
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One item, prepared for every encoder; `reason` says why it could not be."""
-
-    prepared: tuple[Any, ...] = ()
-    thumbnail: bytes | None = None
-    reason: str = ""
 
 
 class Preparation:
@@ -74,7 +65,6 @@ class Preparation:
         Decode large JPEG files scaled.
     accepted : mapping
         ``formats`` and ``max_pixels`` of `featstore.images.decode_image`.
-    thumbnail : bool
     clock : StageClock, optional
     """
 
@@ -88,13 +78,11 @@ class Preparation:
         gpu: str | None = None,
         scaled: bool = False,
         accepted: Mapping[str, Any] = MappingProxyType({}),
-        thumbnail: bool = False,
         clock: StageClock | None = None,
     ) -> None:
         self.runners = runners
         self.clock = clock or StageClock()
         self._reader = reader
-        self._thumbnail = thumbnail
         self._threads = ThreadPoolExecutor(workers, "prepare", use_device, (gpu,))
         self._encoding = {
             number: ThreadPoolExecutor(IN_FLIGHT, "encode", use_device, (runner.device,))
@@ -123,7 +111,7 @@ class Preparation:
         self._begun = True
         given = [runner.geometry for runner in self.runners]
         known = VIEW_ID not in items.columns and None not in given
-        feed = Feed(self._reader, tuple(dict.fromkeys(filter(None, given))), self._thumbnail)
+        feed = Feed(self._reader, tuple(dict.fromkeys(filter(None, given))))
         if known and self._gpu is not None:
             self._runs = DeviceRuns(
                 self.runners, feed, self._gpu, self._accepted, self._workers, self.clock
@@ -149,7 +137,7 @@ class Preparation:
             if preparing is not None:
                 preparing.close()
 
-    def submit(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Future[list[Slot]]:
+    def submit(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Future[Pixels]:
         """Prepare items that share one image, each for the encoders that want it."""
         return self._threads.submit(self._prepare, records, wanted)
 
@@ -191,19 +179,21 @@ class Preparation:
                 self.clock.add("transfer", copying)
                 self.clock.add("forward", time.perf_counter() - started - copying)
 
-    def _prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> list[Slot]:
+    def _prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Pixels:
         try:
             with self.clock.measure("read"):
                 data = self._reader.read(source_item(records[0]))
             with self.clock.measure("decode"), on_device(self._gpu):
                 image = self._decode(data)
             with self.clock.measure("prepare"), on_device(self._gpu):
-                return [
-                    self._slot(draw_view(image, record), wanted[:, row])
+                made = [
+                    self._for_each(draw_view(image, record), wanted[:, row])
                     for row, record in enumerate(records)
                 ]
+            return Pixels([list(of_one) for of_one in zip(*made, strict=True)], Decoded())
         except (ImageError, OSError) as err:
-            return [Slot(reason=str(err))] * len(records)
+            failures = dict.fromkeys(range(len(records)), str(err))
+            return Pixels([[None] * len(records)] * len(self.runners), Decoded(failures))
 
     def _decode(self, data: bytes) -> Image.Image:
         if self._gpu is not None:
@@ -211,10 +201,6 @@ class Preparation:
         if self._processes is None:
             return decode_image(data, scaled=self._scaled, **self._accepted)
         return self._processes.submit(data).result()
-
-    def _slot(self, image: Image.Image, wanted: np.ndarray) -> Slot:
-        small = thumbnail_webp(image) if self._thumbnail else None
-        return Slot(self._for_each(image, wanted), small)
 
     def _for_each(self, item: Any, wanted: np.ndarray) -> tuple[Any, ...]:
         made: dict[int, Any] = {}
@@ -226,6 +212,9 @@ class Preparation:
             for runner, wants in zip(self.runners, wanted, strict=True)
         )
 
+
+#: A task, rows of it, and what comes of them: of texts all runs of the task.
+_Entry = tuple["BlockTask", list[int], Any]
 
 #: Texts that are prepared by one call of a tokenizer.
 TEXT_RUN = 256
@@ -265,8 +254,6 @@ class BlockOutput:
         One an encoder, float32; NaN where nothing was asked for, and where an item failed.
     failures : dict
         item_id -> reason.
-    thumbnails : dict
-        item_id -> WebP bytes, if asked for.
     truncated : list of list of str
         item_ids of the texts that were cut, one list an encoder.
     """
@@ -274,7 +261,6 @@ class BlockOutput:
     number: int
     rows: list[np.ndarray]
     failures: dict[str, str] = field(default_factory=dict)
-    thumbnails: dict[str, bytes] = field(default_factory=dict)
     truncated: list[list[str]] = field(default_factory=list)
 
 
@@ -303,14 +289,10 @@ def encode_blocks(
     BlockOutput
         In the order of the tasks.
     """
-    runners = preparation.runners
-    if not IMAGE_KINDS & runners[0].encoder.kinds:
-        yield from _encode_texts(tasks, preparation, on_rows)
-        return
-    ahead = LOOKAHEAD * max(runner.size for runner in runners)
+    texts = not IMAGE_KINDS & preparation.runners[0].encoder.kinds
     block: _Block | None = None
     under_way: deque[_Block] = deque()
-    for task, rows, future in _prepared(tasks, preparation, ahead):
+    for task, rows, coming in (_prepared_texts if texts else _prepared)(tasks, preparation):
         if block is None or block.task is not task:
             if block is not None:
                 block.flush()
@@ -318,15 +300,9 @@ def encode_blocks(
             while under_way and (len(under_way) > 1 or under_way[0].encoded()):
                 yield under_way.popleft().finish()
             block = _Block(task, preparation, on_failure, on_rows)
-        with preparation.clock.measure("wait"):
-            found = future.result() if future is not None else []
-        if isinstance(found, Pixels):
-            block.add_run(rows, found)
-        else:
-            for row, slot in zip(rows, found, strict=True):
-                block.add(row, slot)
-        if under_way and under_way[0].encoded():
-            yield under_way.popleft().finish()
+        for _ in block.begin_texts(coming) if texts else block.add_run(rows, coming):
+            if under_way and under_way[0].encoded():
+                yield under_way.popleft().finish()
     if block is not None:
         block.flush()
         under_way.append(block)
@@ -334,35 +310,15 @@ def encode_blocks(
         yield one.finish()
 
 
-def _encode_texts(
-    tasks: Iterable[BlockTask], preparation: Preparation, on_rows: Callable[[int], object]
-) -> Iterator[BlockOutput]:
-    """Encode texts, preparing those of the next task while those of one are encoded."""
-    under_way: deque[_Block] = deque()
-    for task, runs in _prepared_texts(tasks, preparation):
-        block = _Block(task, preparation, ignore, on_rows)
-        for _ in block.begin_texts(runs):
-            if under_way and under_way[0].encoded():
-                yield under_way.popleft().finish()
-        under_way.append(block)
-        while len(under_way) > 1 or (under_way and under_way[0].encoded()):
-            yield under_way.popleft().finish()
-    for one in under_way:
-        yield one.finish()
-
-
-def _prepared_texts(
-    tasks: Iterable[BlockTask], preparation: Preparation
-) -> Iterator[tuple[BlockTask, list[Future[list[list[Any]]]]]]:
+def _prepared_texts(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[_Entry]:
     """Yield each task with its runs of texts, once those of the task behind it are begun."""
-    waiting: deque[tuple[BlockTask, list[Future[list[list[Any]]]]]] = deque()
+    waiting: deque[_Entry] = deque()
     for task in tasks:
         texts, wanted = task.items["text"], np.stack(task.needed)
         starts = range(0, len(texts), TEXT_RUN)
         runs = [slice(start, start + TEXT_RUN) for start in starts]
-        waiting.append(
-            (task, [preparation.submit_texts(texts[run], wanted[:, run]) for run in runs])
-        )
+        coming = [preparation.submit_texts(texts[run], wanted[:, run]) for run in runs]
+        waiting.append((task, [], coming))
         if len(waiting) > 1:
             yield waiting.popleft()
     yield from waiting
@@ -403,32 +359,22 @@ class _Block:
             truncated=[[] for _ in self._runners],
         )
 
-    def add(self, row: int, slot: Slot) -> None:
-        """Take one item, and encode the batches that it fills."""
-        if slot.reason:
-            self._fail(row, slot.reason)
-        elif slot.thumbnail is not None:
-            self._output.thumbnails[self._ids[row]] = slot.thumbnail
-        for number, batches in enumerate(self._batches):
-            if not self.task.needed[number][row]:
-                continue
-            prepared = None if slot.reason else slot.prepared[number]
-            for batch in batches.add([row], [prepared]):
-                self._encode(number, *batch)
-
-    def add_run(self, rows: list[int], found: Pixels) -> None:
-        """Take the items of a run, and encode the batches that they fill."""
-        for place, reason in found.decoded.failures.items():
-            self._fail(rows[place], reason)
-        for place, small in found.decoded.thumbnails.items():
-            self._output.thumbnails[self._ids[rows[place]]] = small
-        for number, batches in enumerate(self._batches):
-            mine, prepared = rows, found.prepared[number]
-            needed = self.task.needed[number][rows]
-            if not needed.all():
-                mine, prepared = list(compress(rows, needed)), list(compress(prepared, needed))
-            for batch in batches.add(mine, prepared):
-                self._encode(number, *batch)
+    def add_run(self, rows: list[int], coming: Future[Pixels] | Coming | None) -> Iterator[None]:
+        """Begin the batches that the next items fill, once they are prepared."""
+        if coming is not None:
+            with self._clock.measure("wait"):
+                found = coming.result()
+            for place, reason in found.decoded.failures.items():
+                self._fail(rows[place], reason)
+            for number, batches in enumerate(self._batches):
+                mine, prepared = rows, found.prepared[number]
+                needed = self.task.needed[number][rows]
+                if not needed.all():
+                    mine = list(compress(rows, needed))
+                    prepared = list(compress(prepared, needed))
+                for batch in batches.add(mine, prepared):
+                    self._encode(number, *batch)
+        yield
 
     def _fail(self, row: int, reason: str) -> None:
         self._output.failures[self._ids[row]] = reason
@@ -494,11 +440,9 @@ class _Block:
             self._on_rows(int(np.count_nonzero(self._asked[number][rows])))
 
 
-_Entry = tuple[BlockTask, list[int], "Future[list[Slot]] | Coming | None"]
-
-
-def _prepared(tasks: Iterable[BlockTask], preparation: Preparation, ahead: int) -> Iterator[_Entry]:
-    """Yield the items of each task as they are being prepared, at most so many ahead."""
+def _prepared(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[_Entry]:
+    """Yield the items of each task as they are being prepared, some batches ahead."""
+    ahead = LOOKAHEAD * max(runner.size for runner in preparation.runners)
     queue: deque[_Entry] = deque()
     pending = 0
     for task in tasks:

@@ -41,7 +41,6 @@ from featstore.extraction.targets import Job, Target, check_free_space
 from featstore.parallel import gains_from_bf16
 from featstore.sources.reader import ByteReader
 from featstore.store.layout import LayoutLimits
-from featstore.store.tables import write_thumbnails
 from featstore.store.writer import SetWriter, WriteOptions
 
 
@@ -238,7 +237,6 @@ def _run_pass(
         elif on_progress is not None:
             on_progress(tracker.progress())
 
-    small: dict[str, bytes] = {}
     with Preparation(
         reader,
         [one.runner for one in sets],
@@ -247,12 +245,10 @@ def _run_pass(
         gpu=job.config.device if job.config.decode == "gpu" else None,
         scaled=job.config.decode == "scaled",
         accepted=job.accepted,
-        thumbnail=job.thumbnails,
         clock=clock,
     ) as preparation:
         outputs = encode_blocks(_tasks(job, sets), preparation, on_failure=limit.add, on_rows=count)
         for output in _blocks(outputs, sets[0]):
-            small.update(output.thumbnails)
             for number, one in enumerate(sets):
                 if output.number not in one.pending:
                     continue
@@ -267,8 +263,6 @@ def _run_pass(
     results = {}
     for one in sets:
         results[one.spec.set_id] = one.end_part() if job.config.part else one.finish(run)
-    if small:
-        write_thumbnails(job.folder / job.dataset / job.kind, small)
     log.write("pass", seconds=run["seconds"], **tracker.progress().as_dict())
     return results
 

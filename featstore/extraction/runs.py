@@ -20,7 +20,7 @@ from featstore.decoding.worker import Decoded, Feed, Ring, Run, reason_of
 from featstore.errors import is_out_of_memory
 from featstore.extraction.batches import BatchRunner, on_device, use_device
 from featstore.extraction.progress import StageClock
-from featstore.images import MAX_PIXELS, thumbnail_webp
+from featstore.images import MAX_PIXELS
 
 #: Batches of an encoder that overlaps, at once: one is encoded, one waits in the device's queue,
 #: one is being copied there.
@@ -174,8 +174,6 @@ class DeviceRuns(Runs):
 
     def _decode(self, files: list[Future[bytes | str]]) -> Pixels:
         """Decode the files, and make of each what the encoders see."""
-        from PIL import Image
-
         data, decoded, begun = [file.result() for file in files], Decoded(), time.perf_counter()
         rows: list[list[Any]] = [[None] * len(data) for _ in self.geometries]
         with on_device(self._device), own_stream(self._device):
@@ -196,9 +194,6 @@ class DeviceRuns(Runs):
                     continue
                 for row, one in zip(rows, made, strict=True):
                     row[place] = one
-                if self._feed.thumbnail:
-                    small = Image.fromarray(picture.cpu().numpy())
-                    decoded.thumbnails[place] = thumbnail_webp(small)
         decoded.seconds = [0.0, ended - begun, time.perf_counter() - ended]
         prepared = [
             [one if one is None or there else one.cpu().numpy() for one in rows[shape]]

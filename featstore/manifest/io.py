@@ -31,7 +31,6 @@ from featstore.manifest.manifest import (
 )
 from featstore.manifest.paths import (
     LARGE_IMAGES,
-    check_hashes,
     item_hashes,
     require_hashes,
     size_facts,
@@ -217,7 +216,7 @@ def parquet_bytes(table: pl.DataFrame) -> bytes:
 MAX_TABLE_BYTES = 8 * 2**30
 
 
-def read_manifest(root: Path | str, *, hashes: bool = False, unchecked: bool = False) -> Manifest:
+def read_manifest(root: Path | str, *, unchecked: bool = False) -> Manifest:
     """Read and validate the manifest in the folder `root`.
 
     ``dataset.toml`` needs a ``name``. If it lists ``tables`` (as `write_manifest` does), those
@@ -229,11 +228,13 @@ def read_manifest(root: Path | str, *, hashes: bool = False, unchecked: bool = F
     ----------
     root : Path
         Folder with dataset.toml, ``<kind>.parquet`` and, if items have classes, classes.parquet.
-    hashes : bool
-        Also read every file that a uri names and compare its sha256 with content_sha256.
     unchecked : bool
         Do not look for the files that uris name. Whoever reads them calls
         `Manifest.check_files` before.
+
+    See Also
+    --------
+    featstore.sources.check_bytes : also reads every file, and compares its content hash.
 
     Raises
     ------
@@ -244,7 +245,7 @@ def read_manifest(root: Path | str, *, hashes: bool = False, unchecked: bool = F
     Examples
     --------
     >>> made = toy_manifest("birds", 4)
-    >>> read_manifest("birds", hashes=True).items("image").height
+    >>> read_manifest("birds").items("image").height
     4
     """
     folder = Path(root)
@@ -260,13 +261,6 @@ def read_manifest(root: Path | str, *, hashes: bool = False, unchecked: bool = F
     tables = {kind: conform_items(found[kind], kind) for kind in KINDS if kind in found}
     for kind, table in tables.items():
         require_hashes(table, kind, every=files != folder)
-        if hashes and isinstance(files, Path):
-            check_hashes(files, table, kind)
-        elif hashes:
-            raise ManifestError(
-                f"The files of {folder} lie at {files}, which is not read here. Check them with "
-                "`featstore manifests show --full`."
-            )
     again = partial(_read_again, folder.absolute(), facts)
     return Manifest(name, files, facts, tables, classes, unchecked, again)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from featstore.address import Address
-from featstore.errors import ManifestError, listed
+from featstore.errors import ManifestError
 from featstore.identity import sha256_hex
 from featstore.images import MAX_PIXELS, count_pixels
 
@@ -306,28 +306,6 @@ def size_facts(root: Path | Address, tables: Mapping[str, pl.DataFrame]) -> dict
                 found.append(count_pixels(file))
     large = sorted((pixels for pixels in found if pixels > MAX_PIXELS), reverse=True)
     return {LARGE_IMAGES: large[:MOST_LARGE]} if large else {}
-
-
-def check_hashes(root: Path, table: pl.DataFrame, kind: str) -> None:
-    """Raise ManifestError if an item's content is not what its hash says; null is unchecked.
-
-    Parts of files and URLs are refused: only `featstore.sources.check_bytes` can read them.
-    """
-    if table["uri"].str.contains(f"{LOCATOR}|{URL}").any():
-        raise ManifestError(
-            f"Some {kind} items are parts of files or URLs, which are not read here. Check them "
-            "with `featstore manifests show --full`."
-        )
-    import polars as pl
-
-    hashed = table.filter(pl.col("content_sha256").is_not_null())
-    changed = hashed.filter(item_hashes(root, hashed) != hashed["content_sha256"])["item_id"]
-    if len(changed):
-        named = listed(changed)
-        raise ManifestError(
-            f"The content of {len(changed):,} {kind} items differs from its recorded sha256 "
-            f"(first: {named}). Build the dataset again, or restore the files."
-        )
 
 
 def require_hashes(table: pl.DataFrame, kind: str, *, every: bool) -> None:

@@ -12,12 +12,10 @@ from featstore.address import Address
 from featstore.errors import CorruptStoreError, ItemReadError, ManifestError
 from featstore.identity import sha256_hex
 from featstore.manifest.paths import (
-    LOCATOR,
     SHOWN,
-    URL,
     Locator,
-    check_hashes,
     is_url,
+    item_hashes,
     parse_locator,
     uri_fault,
 )
@@ -179,14 +177,12 @@ def check_bytes(manifest: Manifest) -> None:
     import polars as pl
 
     for kind, table in manifest.tables.items():
-        inside = pl.col("uri").str.contains(f"{LOCATOR}|{URL}").fill_null(value=False)
-        if isinstance(manifest.root, Address):
-            inside = pl.col("uri").is_not_null()
-        else:
-            check_hashes(manifest.root, table.filter(~inside), kind)
-        lost = []
+        hashed = table.filter(pl.col("content_sha256").is_not_null())
+        texts = hashed.filter(pl.col("uri").is_null())
+        changed = item_hashes(manifest.root, texts) != texts["content_sha256"]
+        lost = [f"{item!r}: its text has changed" for item in texts.filter(changed)["item_id"]]
         with open_reader(manifest) as reader:
-            for row in table.filter(inside).iter_rows(named=True):
+            for row in hashed.filter(pl.col("uri").is_not_null()).iter_rows(named=True):
                 try:
                     reader.read(row)
                 except ItemReadError as err:

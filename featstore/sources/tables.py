@@ -564,9 +564,6 @@ MAX_RECORD_BYTES = 2**20
 #: A list of a whole dataset; the largest one in wide use (COCO's captions) has 144 MB.
 MAX_LIST_BYTES = 256 * 2**20
 
-#: Nothing that is read here nests deeper.
-MAX_DEPTH = 16
-
 
 def parse_json(data: bytes, *, where: str, limit: int = MAX_RECORD_BYTES) -> Any:
     """Return the JSON document in `data`.
@@ -574,12 +571,11 @@ def parse_json(data: bytes, *, where: str, limit: int = MAX_RECORD_BYTES) -> Any
     Raises
     ------
     ManifestError
-        If it has more than `limit` bytes, nests deeper than MAX_DEPTH, is not UTF-8 or not JSON.
+        If it has more than `limit` bytes, nests too deep, is not UTF-8 or not JSON.
     """
     if len(data) > limit:
         raise ManifestError(f"{where} has {len(data):,} bytes of JSON; at most {limit:,} are read.")
     try:
-        _check_depth(data)
         return json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as err:
         raise ManifestError(f"{where} is not JSON that is read here: {err}.") from err
@@ -589,22 +585,3 @@ def read_json(path: Path, *, limit: int = MAX_LIST_BYTES) -> Any:
     """Return the JSON document in a file; see `parse_json`."""
     with opened(path) as file:
         return parse_json(file.read(limit + 1), where=str(path), limit=limit)
-
-
-def _check_depth(data: bytes) -> None:
-    """Raise ValueError if brackets outside strings nest too deep; no value is built.
-
-    Only documents that hold enough opening brackets are scanned, bracket by bracket.
-    """
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return
-    # Translating away all but brackets leaves little to walk over; every other part is a string.
-    parts = data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
-    depth = 0
-    for sign in b"".join(parts).translate(None, _NO_BRACKETS):
-        depth += 1 if sign in b"[{" else -1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"nested more than {MAX_DEPTH} deep")
-
-
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))

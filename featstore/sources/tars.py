@@ -11,9 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
 from featstore.errors import ManifestError
-from featstore.identity import sha256_hex
 from featstore.manifest.paths import member_uri, path_fault
-from featstore.prompts import TEMPLATES
+from featstore.prompts import TEMPLATES, template_ids
 from featstore.sources.location import decode_text
 from featstore.sources.roots import OpenFile, Root, locate
 from featstore.sources.tables import (
@@ -273,16 +272,5 @@ def _lines(root: Root, name: str) -> list[str] | None:
 
 def _templates(root: Root) -> dict[str, str] | None:
     texts = _lines(root, TEMPLATES_FILE)
-    if texts is None:
-        return None
     known = {text: name for name, text in TEMPLATES.items()}
-    templates = {}
-    for text in texts:
-        plain = text.replace("{c}", "{}")
-        if plain.count("{}") != 1:
-            raise ManifestError(
-                f"The template {text!r} of {TEMPLATES_FILE} must hold {{c}} once, where the name "
-                "goes."
-            )
-        templates[known.get(plain) or f"t{sha256_hex(plain.encode())[:8]}"] = plain
-    return templates
+    return None if texts is None else template_ids(texts, TEMPLATES_FILE, known)

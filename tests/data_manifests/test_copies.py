@@ -12,6 +12,7 @@ from featstore.cli.manifests import manifests
 from featstore.datasets import DATASETS, build_dataset, check_dataset
 from featstore.errors import ManifestError
 from featstore.manifest.io import read_manifest
+from featstore.sources.reader import check_bytes
 from tests.data_manifests import miniatures
 
 #: The known counts of the miniature of Food-101, for tests of a whole copy.
@@ -45,7 +46,8 @@ def test_a_whole_copy_is_complete_and_builds(whole, tmp_path, call):
     document = json.loads(built.stdout)
     assert document["complete"] is True
     assert document["root"] == str(whole / "food-101")
-    manifest = read_manifest(tmp_path / "out", hashes=True)
+    manifest = read_manifest(tmp_path / "out")
+    check_bytes(manifest)
     assert "left_out" not in manifest.facts
     assert "files" not in manifest.facts
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == []

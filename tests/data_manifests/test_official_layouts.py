@@ -9,7 +9,7 @@ import pytest
 from featstore.datasets import build_dataset
 from featstore.images import decode_image
 from featstore.manifest.io import read_manifest
-from featstore.sources.reader import open_reader
+from featstore.sources.reader import check_bytes, open_reader
 from tests.data_manifests import miniatures
 
 datasets = pytest.importorskip("torchvision.datasets")
@@ -307,4 +307,4 @@ def test_the_names_of_flowers_are_torchvisions_or_the_users(tmp_path, unchecked)
     miniatures.write(root, {"flowers-102/cat_to_name.json": names})
     again = build_dataset("flowers102", tmp_path / "user", root=root, subset=True).manifest
     assert again.classes["name"][101] == "flower 102"
-    read_manifest(tmp_path / "user", hashes=True)
+    check_bytes(read_manifest(tmp_path / "user"))

@@ -16,6 +16,7 @@ from featstore.command_line import run_command
 from featstore.datasets import build_dataset
 from featstore.errors import ManifestError
 from featstore.manifest.folder import STAGING
+from featstore.sources.reader import check_bytes
 
 STAMPS = {
     "animals/frog": "A frog.\nfr.utf8=Une grenouille.\n",
@@ -64,7 +65,8 @@ def test_build_puts_data_on_stdout_and_progress_on_stderr(call, source, tmp_path
     }
     assert "3 of 3 images" in done.stderr
     assert "holds 3 images; the documented selection" in done.stderr
-    manifest = read_manifest(tmp_path / "out", hashes=True)
+    manifest = read_manifest(tmp_path / "out")
+    check_bytes(manifest)
     assert manifest.facts["images_without_caption"] == {"en": 0, "fr": 1, "de": 2}
     assert manifest.facts["locales"] == ["en", "fr", "de"]
     assert manifest.items("class_name").filter(template_id="photo")["text"].to_list() == [
@@ -112,7 +114,7 @@ def test_a_build_that_fails_leaves_the_earlier_one_as_it_was(source, tmp_path):
     with pytest.raises(ManifestError, match=r"apple.png cannot be decoded"):
         build_dataset("stamps", out, source=source)
     assert state(out) == before
-    read_manifest(out, hashes=True)
+    check_bytes(read_manifest(out))
     with pytest.raises(ManifestError, match="cannot be decoded"):
         build_dataset("stamps", tmp_path / "new", source=source)
     assert not (tmp_path / "new").exists()

@@ -8,6 +8,7 @@ from featstore import read_manifest
 from featstore.datasets import write_label_set
 from featstore.errors import ManifestError
 from featstore.labels import head_items, read_label_file
+from featstore.sources.reader import check_bytes
 
 NAMES = ["great auk", "Crane", "crane"]
 FORMS = {
@@ -71,7 +72,8 @@ def test_what_is_no_label_file_says_why(tmp_path, file, content, message):
 def test_a_label_set_is_a_manifest_with_prompts(tmp_path):
     (tmp_path / "birds.txt").write_text(FORMS["birds.txt"])
     write_label_set(tmp_path / "birds.txt", tmp_path / "out")
-    again = read_manifest(tmp_path / "out", hashes=True)
+    again = read_manifest(tmp_path / "out")
+    check_bytes(again)
     assert again.name == "birds"
     assert again.tables["class_name"]["text"].to_list()[:2] == [
         "great auk",

@@ -23,7 +23,7 @@ from PIL import Image
 from featstore.decoding.pool import DecodePool
 from featstore.decoding.worker import Decoded, Feed, Ring, Run
 from featstore.errors import DecoderStartError
-from featstore.images import Geometry, decode_image, thumbnail_webp
+from featstore.images import Geometry, decode_image
 from featstore.sources.reader import ByteReader
 
 #: Decodes, unless the file says what to do instead.
@@ -109,7 +109,7 @@ def ring() -> Ring:
 
 @pytest.fixture
 def pool(ring: Ring) -> Iterator[DecodePool]:
-    feed = Feed(Names(), (SMALL, WIDE), thumbnail=True)
+    feed = Feed(Names(), (SMALL, WIDE))
     with DecodePool(1, timeout=LIMIT, decoder=DECODER, feed=feed, ring=ring) as made:
         yield made
 
@@ -125,9 +125,7 @@ def check(ring: Ring, run: Run, decoded: Decoded) -> None:
             image = decode_image(png(int(name)))
             np.testing.assert_array_equal(small[place], SMALL.pixels(image))
             np.testing.assert_array_equal(wide[place], WIDE.pixels(image))
-            assert decoded.thumbnails[place] == thumbnail_webp(image)
-    assert set(decoded.failures) | set(decoded.thumbnails) == set(range(len(run.items)))
-    assert set(decoded.failures).isdisjoint(decoded.thumbnails)
+            assert place not in decoded.failures
 
 
 @pytest.mark.parametrize(
@@ -182,7 +180,7 @@ def test_a_stall_of_the_storage_costs_no_picture(ring: Ring, pool: DecodePool) -
 
 def test_a_reader_that_cannot_travel_reads_here(ring: Ring) -> None:
     reader = Kept()
-    feed = Feed(reader, (SMALL, WIDE), thumbnail=True)
+    feed = Feed(reader, (SMALL, WIDE))
     with DecodePool(1, timeout=LIMIT, decoder=DECODER, feed=feed, ring=ring) as pool:
         run = run_of(ring, ["1", "missing", "exit", "2"])
         decoded = pool.submit_run(run).result(timeout=60)
@@ -196,14 +194,14 @@ def test_a_reader_of_which_the_process_cannot_import_the_class_reads_here(ring: 
         def __reduce__(self) -> Any:
             return eval, ("no_such_name",)
 
-    feed = Feed(Unloadable(), (SMALL, WIDE), thumbnail=True)
+    feed = Feed(Unloadable(), (SMALL, WIDE))
     with DecodePool(1, timeout=5, feed=feed, ring=ring) as pool:
         run = run_of(ring, ["1", "2"])
         check(ring, run, pool.submit_run(run).result(timeout=60))
 
 
 def test_what_a_geometry_imports_is_no_picture_s_time(ring: Ring) -> None:
-    feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")), thumbnail=True)
+    feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
     with DecodePool(1, timeout=LIMIT, feed=feed, ring=ring) as pool:
         run = run_of(ring, ["1", "2"])
         check(ring, run, pool.submit_run(run).result(timeout=60))

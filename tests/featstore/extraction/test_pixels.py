@@ -147,12 +147,11 @@ def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(
     with (
         ByteReader(photographs.root) as reader,
         Preparation(
-            reader, [runner, runner], workers=2, decode_timeout=5, gpu="cpu", thumbnail=True
+            reader, [runner, runner], workers=2, decode_timeout=5, gpu="cpu"
         ) as preparation,
     ):
         output = encode_block(photographs.tables["image"], preparation)
     assert set(output.failures) == {"4.jpg", "gone.jpg"}
-    assert set(output.thumbnails) == {"0.jpg", "1.jpg", "2.jpg", "3.png"}
     np.testing.assert_array_equal(output.rows[0], output.rows[1])
     uris = photographs.tables["image"]["uri"].to_list()[:4]
     pictures = [decode_image(photographs.root / uri) for uri in uris]

@@ -130,14 +130,13 @@ def test_a_picture_that_a_device_cannot_resize_costs_itself(
     monkeypatch.setattr(Geometry, "on_tensor", on_tensor)
     runners = [BatchRunner(Square(side), 4, device="cpu", halve=False) for side in (5, 9)]
     reader = ByteReader(manifest.root)
-    feed = Feed(reader, (Square(5).geometry, Square(9).geometry), thumbnail=True)
+    feed = Feed(reader, (Square(5).geometry, Square(9).geometry))
     made = runs.DeviceRuns(runners, feed, "cpu", {}, 1, StageClock())
     items = [(f"images/{number:02}.png",) for number in range(4)]  # from 4 pixels wide to 7
     found = made.submit(("uri",), items).result()
     made.close()
     reason = "RuntimeError: The size of a picture must be positive."
     assert found.decoded.failures == {2: f"Cannot decode the image: {reason}"}
-    assert sorted(found.decoded.thumbnails) == [0, 1, 3]
     for rows in found.prepared:
         assert [row is None for row in rows] == [False, False, True, False]
 

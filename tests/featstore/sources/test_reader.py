@@ -147,7 +147,8 @@ def external(folder, data_root, **columns):
 def test_a_data_root_is_read_back(make, tmp_path):
     root = write(tmp_path / "in", {"a.png": picture(1)})
     made = make("folder", root)
-    again = read_manifest(tmp_path / "made0", hashes=True)
+    again = read_manifest(tmp_path / "made0")
+    check_bytes(again)
     assert again.root == made.root == root
     assert again.facts["data_root"] == str(root)
     assert again.items("image").equals(made.items("image"))
@@ -206,8 +207,6 @@ def test_parts_of_files_need_a_hash_and_their_file(tmp_path):
 
 def test_hashes_of_parts_are_checked_by_those_who_can_read_them(make, tmp_path):
     manifest = make("webdataset", write_tar(tmp_path / "x.tar", [("a.png", picture(1))]))
-    with pytest.raises(ManifestError, match=r"manifests show --full"):
-        read_manifest(tmp_path / "made0", hashes=True)
     with pytest.raises(ManifestError, match="is a part of a file"):
         manifest.file("x.tar::a.png")
     check_bytes(read_manifest(tmp_path / "made0"))

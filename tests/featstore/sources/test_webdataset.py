@@ -142,7 +142,7 @@ GOOD = ("ok.jpg", b"fine")
         ([GOOD, ("ok.JPG", b"1")], "'ok.jpg' and 'ok.JPG'"),
         ([GOOD, ("ok.txt", b"abc\xe9")], "ok.txt is not UTF-8"),
         ([GOOD, ("ok.txt", bytes(2**20 + 1))], "1,048,577 bytes; texts of at most"),
-        ([GOOD, ("ok.json", b"[" * 100_000)], "nested more than 16 deep"),
+        ([GOOD, ("ok.json", b"[" * 100_000)], "is not JSON that is read here"),
         ([GOOD, ("ok.json", b"[1]")], "not a JSON object"),
         ([GOOD, ("ok.json", b"{bad")], "is not JSON"),
         ([("x.txt", b"no image")], "holds no image"),
@@ -235,5 +235,5 @@ def test_labels_outside_the_list_of_names(make, tmp_path):
 def test_a_template_needs_a_place_for_the_name(make, tmp_path):
     write_tar(tmp_path / "in" / "0.tar", [GOOD, ("ok.cls", "0")])
     write(tmp_path / "in", {"zeroshot_classification_templates.txt": "a photo\n"})
-    with pytest.raises(ManifestError, match=r"'a photo' .*must hold \{c\} once"):
+    with pytest.raises(ManifestError, match=r"'a photo' .*must hold \{\} or \{c\} once"):
         make("webdataset", tmp_path / "in")
