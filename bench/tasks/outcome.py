@@ -13,7 +13,6 @@ from scipy.sparse import issparse
 
 from bench.corpus import Corpus, Items
 from bench.errors import ProtocolError
-from bench.metrics.both_ways import rank_both_ways
 from bench.metrics.ranks import CUTOFFS, NO_ITEM, Ranks, rank_blocks, rank_relevant
 from bench.metrics.summary import (
     OWN_METRICS,
@@ -177,17 +176,6 @@ class Question:
             gallery = gallery if same is None else gallery[same]
         outcome = self._pooled(rank_relevant(queries, gallery, self.relevance, top=self.top))
         return replace(outcome, direction=labelled(self.direction, scorer))
-
-    def rank_back(
-        self, back: Question, queries: Any, gallery: Any, *, scorer: Scorer = "cosine"
-    ) -> tuple[Outcome, Outcome]:
-        """Rank for this question and for `back`, whose queries are the gallery of this one."""
-        if scorer != "cosine":
-            forth = self.rank(queries, gallery, scorer=scorer)
-            return forth, back.rank(gallery, queries, scorer=scorer)
-        assert back.top == self.top
-        ranks = rank_both_ways(queries, gallery, self.relevance, back.relevance, top=self.top)
-        return self._pooled(ranks[0]), back._pooled(ranks[1])
 
     def rank_blocks(self, blocks: Iterable[NDArray[Any]]) -> Outcome:
         """Do the same from scores that come in blocks of rows, together of shape (n, g)."""

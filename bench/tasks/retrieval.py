@@ -105,7 +105,8 @@ def prepare_retrieval(
     def scored(alignment: Aligned) -> list[Outcome]:
         x = project_images(alignment, images)
         y = project_texts(alignment, captions)
-        return list(to_caption.rank_back(to_image, x, y, scorer=options.scorer))
+        scorer = options.scorer
+        return [to_caption.rank(x, y, scorer=scorer), to_image.rank(y, x, scorer=scorer)]
 
     return scored
 
