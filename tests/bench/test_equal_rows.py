@@ -13,7 +13,7 @@ from bench.metrics.geometry import nearest_rows
 from bench.metrics.ranks import first_of_gallery, rank_projections
 from bench.metrics.ties import EqualColumns, first_equal
 from bench.options import Retrieval, ZeroShot
-from bench.tasks.outcome import once_each
+from bench.tasks.outcome import projected
 from bench.tasks.retrieval import score_retrieval
 from bench.tasks.zero_shot import score_zero_shot
 
@@ -112,13 +112,18 @@ def test_classes_of_the_same_name_tie(prompts, rng):
 def test_every_different_row_is_projected_once(rng):
     seen = []
 
-    def project(rows):
-        seen.append(len(rows))
-        return rows * 2
+    class Doubled:
+        def project_x(self, rows):
+            seen.append(len(rows))
+            return rows * 2
 
-    rows = rng.integers(0, 2, (30, 2)).astype(np.float32)
-    np.testing.assert_array_equal(once_each(project, rows), rows * 2)
-    np.testing.assert_array_equal(once_each(project, rows[:1]), rows[:1] * 2)
-    assert seen == [4, 1]
-    with pytest.raises(ProtocolError, match="4 rows were projected to 30"):
-        once_each(lambda _: rows, rows)
+        project_y = project_x
+
+    some = items(rng, [*range(30)], [*range(30)], rng.integers(0, 2, (30, 2)))
+    for own in (some, some.take(np.arange(1))):
+        for found in projected(Doubled(), own, own):
+            np.testing.assert_array_equal(found, own.rows * 2)
+    assert seen == [4, 4, 1, 1]
+    Doubled.project_x = lambda self, rows: np.repeat(rows, 2, axis=0)
+    with pytest.raises(ProtocolError, match="4 rows were projected to 8"):
+        projected(Doubled(), some, some)
