@@ -162,8 +162,9 @@ class Items:
 
     def take(self, index: NDArray[Any]) -> Items:
         """Return these rows (positions or a mask)."""
-        columns = (getattr(self, own.name) for own in fields(self))
-        return Items(*(None if own is None else own[index] for own in columns))
+        columns: dict[str, Any] = {own.name: getattr(self, own.name) for own in fields(self)}
+        given = {name: own[index] for name, own in columns.items() if own is not None}
+        return Items(**given)
 
     @cached_property
     def different(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

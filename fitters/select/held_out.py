@@ -263,7 +263,7 @@ def validate_by_error(
     Parameters
     ----------
     folds : sequence of Moments
-        Of the real pairs, one a fold, from `accumulate_folds`; each is held out once.
+        Of the real pairs, one a fold, from `accumulate_part`; each is held out once.
     prototypes : Moments, optional
         In the training of every fold, with the mixing weight.
     direction : {"x->y", "y->x", "both"}

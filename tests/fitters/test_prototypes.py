@@ -15,7 +15,6 @@ from fitters.errors import PairsError, SettingError
 from fitters.prototypes import (
     HEAD_ROWS,
     adapted_prototypes,
-    covariance_patterns,
     projected_prototypes,
     resolve_duplicates,
 )
@@ -57,33 +56,6 @@ def test_unique_names_are_left_alone(head):
 def test_dropping_everything_is_an_error(head):
     with pytest.raises(PairsError, match="All 2 classes share their names"):
         resolve_duplicates(head.take(np.array([0, 2])), "drop")
-
-
-def test_patterns_are_the_covariance_times_the_filter(head, rng):
-    images = rng.standard_normal((50, 3)) * np.array([1.0, 2.0, 3.0]) + 1
-    patterns = covariance_patterns(head, images)
-    assert_close(patterns.x, head.x @ np.cov(images, rowvar=False))
-    assert patterns.groups is head.groups
-    with pytest.raises(PairsError, match="at least 2 images of 3 columns"):
-        covariance_patterns(head, images[:, :2])
-
-
-def test_a_pattern_lies_nearer_to_its_images_than_the_filter(rng):
-    """Two classes that differ along noise: the discriminative row is not where images lie."""
-    mixing = rng.standard_normal((6, 6))
-    labels = np.repeat([0, 1], 500)
-    images = (np.eye(6)[labels] + 0.3 * rng.standard_normal((1000, 6))) @ mixing
-    centred = images - images.mean(axis=0)
-    apart = images[labels == 1].mean(axis=0) - images[labels == 0].mean(axis=0)
-    within = np.cov(images[labels == 0], rowvar=False)
-    weights = np.linalg.solve(within, apart)[None]
-    pairs = Pairs(weights, np.ones((1, 1)))
-    pattern = covariance_patterns(pairs, centred).x[0]
-
-    def cosine(a, b):
-        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-
-    assert cosine(pattern, apart) > max(0.99, cosine(weights[0], apart))
 
 
 def with_bias_column(head, bias, mean):

@@ -41,7 +41,6 @@ def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
     for loss in ("cosine", "mse", "infonce", "siglip", "devise"):
         direction = "y->x" if loss in ("cosine", "mse") else "both"
         yield f"own-{loss}", {"loss": loss, "direction": direction, "structure": 0.1}
-    yield "own-devise", {"loss": "devise", "legacy": True}
 
 
 @pytest.mark.parametrize(("name", "changes"), list(_cases()))
