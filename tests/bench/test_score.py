@@ -5,11 +5,11 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from bench.corpus import read_corpus
+from bench.errors import ProtocolError
 from bench.execution import execute
 from bench.fits import fit_run
 from bench.suites.single import score_alignment
 from featstore import open_store
-from featstore.errors import FeatstoreError
 from fitters import Alignment, read_alignment, save_alignment
 
 IMAGES, TEXTS = "smoke/image/synthetic", ("smoke/class_name/synthetic", "smoke/caption/synthetic")
@@ -50,11 +50,7 @@ def test_a_saved_alignment_has_the_numbers_of_its_run(saved, run, smoke_store):
     assert_frame_equal(scores, rows.select(scores.columns))
 
 
-@pytest.mark.parametrize(
-    ("sets", "message"),
-    [({"name_set": IMAGES}, "lies in the space of the other side"),
-     ({"image_set": "smokehead/head_weight/synthetic", "name_set": ""}, "")],
-)  # fmt: skip
-def test_a_set_of_another_space_is_refused(saved, run, smoke_store, sets, message):
-    with pytest.raises(FeatstoreError, match=message):
-        score_alignment(read_alignment(saved), open_store(smoke_store), run.changed(**sets))
+def test_a_set_of_another_space_is_refused(saved, run, smoke_store):
+    alignment, store = read_alignment(saved), open_store(smoke_store)
+    with pytest.raises(ProtocolError, match="lies in the space of the other side"):
+        score_alignment(alignment, store, run.changed(name_set=IMAGES))

@@ -202,7 +202,7 @@ def test_icis(batch, unseen):
     groups = torch.arange(B)
     groups[B - unseen :] = -1
     rows = torch.where(groups[:, None] < 0, 0.0, batch.x)
-    given_ = Batch(rows, batch.y, groups, None)
+    given_ = Batch(rows, batch.y, groups)
 
     def criterion(out, target):
         return (1 - nn.CosineSimilarity(dim=1, eps=1e-8)(out, target)).unsqueeze(-1)
