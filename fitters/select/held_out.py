@@ -36,7 +36,7 @@ from fitters.errors import PairsError, SelectionError, SettingError
 from fitters.kept import remember
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.pairs import Pairs
-from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Surface, search
+from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Surface, choose
 from fitters.select.ranking import METRICS, HeldOut, check_metric
 from fitters.settings import Metric
 from fitters.spectrum import Matrix, Spectrum, eigen_gram, inverse_of
@@ -308,7 +308,7 @@ def validate_by_error(
         scores: Matrix = (1.0 - errors / sizes[:, :, None]).mean(axis=1)
         return scores
 
-    return search(
+    return choose(
         evaluate,
         {"weight": Axis.fixed(1.0) if prototypes is None else weights, "penalty": penalties},
         criterion=CENTRED_CRITERION if center else ERROR_CRITERION,
@@ -411,7 +411,7 @@ def cross_validate(
                 sums[i] += [asks.total(*both, metric) for both in found]
         return sums / real.n
 
-    return search(
+    return choose(
         evaluate,
         {
             "weight": Axis.fixed(1.0) if prototypes is None else weights,

@@ -22,7 +22,7 @@ from fitters.feature_maps import NystroemMap, gaussian
 from fitters.kept import digest_of, remember
 from fitters.moments.transform import unit_or_zero
 from fitters.pairs import Pairs
-from fitters.select.grid import PENALTIES, Axis, Surface, geometric, search
+from fitters.select.grid import PENALTIES, Axis, Surface, choose, geometric
 from fitters.select.ranking import BLOCK_SCORES, reciprocal_ranks
 from fitters.spectrum import Matrix, Parts, Spectrum, eigen_gram
 
@@ -229,7 +229,7 @@ def leave_one_group_out(
         def evaluate(at: Mapping[str, Matrix]) -> Matrix:
             return np.array([[left_out.score(one * unit, criterion) for one in at["penalty"]]])
 
-        return search(
+        return choose(
             evaluate, {"weight": Axis.fixed(1.0), "penalty": penalties},
             criterion=CRITERIA[criterion],
             n_queries=len(asking_of(used.n)) if criterion == "rank" else used.n,
@@ -352,7 +352,7 @@ def _surface(
         ]
         return np.array(curves).T
 
-    return search(
+    return choose(
         evaluate, {"penalty": penalties, "gamma": gammas}, criterion=CRITERIA[criterion],
         of_ranks=criterion == "rank", tied=TIED, **about,
     )  # fmt: skip
