@@ -23,7 +23,7 @@ from bench.errors import NoResultsError
 from bench.metrics.summary import CLASS_METRICS, METRICS, OWN_METRICS, Metric
 from bench.options import TASKS
 from bench.protocol import FRESH_SPLITS
-from bench.results import SUMMED, files_of, read_sums, run_path, summed_as
+from bench.results import SUMMED, read_sums, summed_as
 from bench.runs import FIT_SETTINGS, IDENTITY
 from bench.statistics import DrawSums
 from featstore.errors import unknown_name
@@ -482,14 +482,14 @@ SETS = {
 _OF_PAIRS = ("pair_variants", "pair_templates")
 
 
-def series_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
+def series_table(results: pl.DataFrame) -> pl.DataFrame:
     """Return one row per series, the last written first.
 
     Columns: ``series`` (8 hex digits), suite, limit, n_runs, n_seeds, methods, sources,
     n_pairs, written (seconds since the epoch), and the fields of `SERIES` and `CHOICES`, of which
     a series may have several.
     """
-    marked = _with_series(root, results)
+    marked = _with_series(results)
     rows = []
     for (name,), part in marked.group_by(["series"], maintain_order=True):
         rows.append(
@@ -513,7 +513,7 @@ def _together(values: pl.Series) -> str:
     return "; ".join(sorted({value for value in values.to_list() if value}))
 
 
-def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
+def _with_series(results: pl.DataFrame) -> pl.DataFrame:
     """Return the rows with the columns ``series`` and ``written``.
 
     A suite may read many sets. Two series differ where one set has two revisions:
@@ -523,7 +523,7 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     """
     code = pl.col("code")
     marked = results.with_columns(
-        _written(root, results).alias("written"),
+        pl.col("finished_at").alias("written"),
         code.str.replace(OWN_CODE, ""),
         code.str.extract(f"({OWN_CODE})").fill_null("").alias("own_code"),
     )
@@ -555,21 +555,6 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     return marked.with_columns(series, results["code"]).drop("own_code")
 
 
-def _written(root: Path, results: pl.DataFrame) -> pl.Expr:
-    """Return when each row was written, as it records; of an older version, when its file was.
-
-    Copying a folder may change the time of a file: rows that record none come before all others.
-    """
-    recorded = pl.col("finished_at")
-    if not results["finished_at"].null_count():
-        return recorded
-    stamps = {
-        run_id: run_path(root, name).stat().st_mtime for run_id, name in files_of(root).items()
-    }
-    of_file = pl.col("run_id").replace_strict(stamps, default=0.0, return_dtype=pl.Float64)
-    return pl.coalesce(recorded, pl.min_horizontal(of_file, recorded.min() - 1.0))
-
-
 def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) -> pl.DataFrame:
     """Return the rows of the series written last, of one suite.
 
@@ -591,7 +576,7 @@ def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) 
     if suite is not None and suite not in suites:
         raise NoResultsError(unknown_name("suite", suite, suites, where=f"in {root}"))
     own = results.filter(pl.col("suite") == (suite or suites[0]))
-    marked = _with_series(root, own)
+    marked = _with_series(own)
     last = marked.sort("written", maintain_order=True)["series"][-1]
     return marked.filter(pl.col("series") == last).drop("written", "fresh", "series")
 

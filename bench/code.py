@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 #: What decides a number: everything of fitters, and these parts of bench.
 BENCH_PARTS = (
-    "corpus.py", "fits.py", "grid.py", "protocol.py", "scoring.py", "metrics",
-    "tasks",
+    "corpus.py", "fits.py", "protocol.py", "scoring.py", "metrics", "tasks",
 )  # fmt: skip
 
 

@@ -15,7 +15,8 @@ Storage ends here: splits, fits and tasks see ids and rows.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
+from bench.metrics.ties import different_rows
 from bench.options import Generalised, ZeroShot
 from bench.runs import Run
 from featstore.store.pairs import EmbeddingsView
@@ -142,9 +144,6 @@ class Items:
         parent_id of each row: the image that a caption belongs to.
     parts : array of str, shape (n,), optional
         Of images their split in the manifest, "" where it has none; of prompts their template.
-    places : array of int, shape (n,), optional
-        Index of each row among the different rows, whose projections are made beforehand in a
-        sweep; see `bench.grid`.
     """
 
     ids: NDArray[Any]
@@ -152,7 +151,6 @@ class Items:
     rows: NDArray[np.float32]
     parents: NDArray[Any] | None = None
     parts: NDArray[Any] | None = None
-    places: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -164,8 +162,15 @@ class Items:
 
     def take(self, index: NDArray[Any]) -> Items:
         """Return these rows (positions or a mask)."""
-        columns: dict[str, Any] = {name: own for name, own in vars(self).items() if own is not None}
-        return Items(**{name: own[index] for name, own in columns.items()})
+        columns: dict[str, Any] = {own.name: getattr(self, own.name) for own in fields(self)}
+        given = {name: own[index] for name, own in columns.items() if own is not None}
+        return Items(**given)
+
+    @cached_property
+    def different(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The u different rows, in the order of their first, and which of them each row is."""
+        firsts, which = different_rows(self.rows)
+        return self.rows if len(firsts) == len(self) else self.rows[firsts], which
 
 
 @dataclass(frozen=True, eq=False)

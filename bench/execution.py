@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,29 +16,27 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bench.code import Own
 from bench.corpus import Corpus, needs_prompts, read_corpus
-from bench.fits import Fitted, fit_run
+from bench.fits import fit_run, is_cell
 from bench.geometry import write_geometry
-from bench.grid import fit_grid, is_fixed
 from bench.results import (
     RANK_SCHEMA,
     RESULT_SCHEMA,
     Columns,
     finished,
     write_batch,
-    write_run,
 )
 from bench.runs import Run
 from bench.scoring import PromptSide, Scoring, open_prompt_side, split_of
-from bench.tasks.outcome import Outcome
+from bench.tasks.outcome import KEPT, Outcome
 from featstore.errors import EngineError
 from featstore.parallel import Engine, Workers
 from featstore.store.store import open_store
 
 logger = logging.getLogger(__name__)
 
-# Cells of a grid whose results are written as one file: some seconds of work are lost if the
-# process dies, and a thousand cells wait for twenty durable writes instead of thousands.
-_CELLS_A_FILE = 100
+# Seconds of work that are written as one file, and lost if the process dies: the three durable
+# files of a run take 7 ms, half of what a cell of a sweep does.
+_LOST = 3.0
 
 # Fits handed to a process at once: large enough that reading the corpus and starting the
 # task cost little, small enough that the last tasks end together.
@@ -168,27 +165,24 @@ def _on(device: str, run: Run) -> Run:
 
 
 def _by_fit(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs that are made together: those of one fit, or the cells of one grid."""
+    """Return the runs of each fit."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        key = run.grid_key if is_fixed(run) else run.fit_key
-        groups.setdefault(key, []).append(run)
+        groups.setdefault(run.fit_key, []).append(run)
     return list(groups.values())
 
 
 def _batches(groups: Sequence[list[Run]]) -> list[list[list[Run]]]:
     """Return the groups that one process makes after another.
 
-    The cells of one grid are a batch of their own already. Fits on the same control draw stay
-    together, and so do a head and its controls beside the same real pairs: what was decomposed and
-    chosen for one of them serves the next.
+    Fits on the same control draw stay together, and so do a head and its controls beside the same
+    real pairs: what was decomposed and chosen for one of them serves the next.
     """
     batches: list[list[list[Run]]] = []
     last: tuple[Any, ...] | None = None
     for group in groups:
-        size = 1 if is_fixed(group[0]) else _BATCH
         key = _in_common(group[0])
-        if not batches or (len(batches[-1]) >= size and key != last) or size == 1:
+        if not batches or (len(batches[-1]) >= _BATCH and key != last):
             batches.append([])
         batches[-1].append(group)
         last = key
@@ -198,10 +192,6 @@ def _batches(groups: Sequence[list[Run]]) -> list[list[list[Run]]]:
 def _in_common(run: Run) -> tuple[Any, ...]:
     if run.protocol.control_draw is None and run.protocol.n_pairs != 0:
         return run.fit.method, run.data.image_set, run.seed, run.protocol.n_pairs
-    return _prototypes(run)
-
-
-def _prototypes(run: Run) -> tuple[Any, ...]:
     draw = run.seed if run.protocol.control_draw is None else run.protocol.control_draw
     return run.fit.method, run.protocol.source, draw
 
@@ -269,64 +259,25 @@ def _corpora_of(call: str, store: Path | str, weights: str | None) -> _Corpora:
 def _run_groups(
     groups: Sequence[Sequence[Run]], corpora: _Corpora, root: Path
 ) -> Iterator[FitDone]:
-    for together in _written_together(groups):
-        if is_fixed(together[0][0]):
-            yield from _run_grid(together[0], corpora, root)
-            continue
-        rows, ranks, done = [], [], []
-        for group in together:
+    table, done, last = _Table(), list[FitDone](), time.perf_counter()
+    try:
+        for group in groups:
             start = time.perf_counter()
             # Tasks of one fit share a corpus: that of the one that reads most.
             corpus = corpora.read(max(group, key=needs_prompts))
-            for run, own_rows, own_ranks in execute(group, corpus, prompt_side=corpora.prompt_side):
-                # Before the run's own files: a run that is there is not made again.
-                write_geometry(root, run, corpus, own_rows["penalty_chosen"][0])
-                if len(together) == 1:
-                    write_run(root, run.run_id, own_rows, own_ranks)
-                else:
-                    rows.append(own_rows)
-                    ranks.append(own_ranks)
+            for run, outcomes, facts in _scored(group, corpus, corpora.prompt_side):
+                if not is_cell(run):
+                    # Before the run's own files: a run that is there is not made again.
+                    write_geometry(root, run, corpus, facts.get("penalty_chosen"))
+                table.add(run, outcomes, facts)
             done.append(FitDone(len(group), time.perf_counter() - start))
-        if rows:
-            write_batch(root, pl.concat(rows), pl.concat(ranks))
-        yield from done
-
-
-def _written_together(groups: Sequence[Sequence[Run]]) -> Iterator[list[Sequence[Run]]]:
-    """Yield the groups that share a results file: those of one control draw on many splits.
-
-    There are hundreds of fits of a tenth of a second; the three durable files of a run take 7 ms.
-    """
-    for draw, own in groupby(groups, key=lambda group: _file_key(group[0])):
-        if draw is None:
-            yield from ([group] for group in own)
-        else:
-            yield list(own)
-
-
-def _file_key(run: Run) -> tuple[Any, ...] | None:
-    return None if run.protocol.control_draw is None else _prototypes(run)
-
-
-def _run_grid(runs: Sequence[Run], corpora: _Corpora, root: Path) -> Iterator[FitDone]:
-    """Make the cells of one grid, and write them in files of many."""
-    corpus = corpora.read(max(runs, key=needs_prompts))
-    rows, ranks = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA)
-    done: list[FitDone] = []
-    start = time.perf_counter()
-    for fit in fit_grid(runs, corpus, split_of(runs[0], corpus)):
-        for run, outcomes, facts in _scored(fit.runs, fit.fitted, fit.scoring, fit.seconds):
-            _add_rows(rows, run, outcomes, facts)
-            _add_ranks(ranks, run, outcomes, places=False)
-        done.append(FitDone(len(fit.runs), time.perf_counter() - start))
-        start = time.perf_counter()
-        if len(done) >= _CELLS_A_FILE:
-            write_batch(root, rows.frame(), ranks.frame())
-            yield from done
-            rows, ranks, done = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA), []
-    if done:
-        write_batch(root, rows.frame(), ranks.frame())
-        yield from done
+            if time.perf_counter() - last >= _LOST:
+                table.write(root)
+                yield from done
+                table, done, last = _Table(), [], time.perf_counter()
+    finally:
+        table.write(root)
+    yield from done
 
 
 def execute(
@@ -346,23 +297,21 @@ def execute(
     prompt_side : callable, optional
         Opens what learners of prompts need: `bench.scoring.open_prompt_side`.
     """
-    first = runs[0]
-    split = split_of(first, corpus)
-    start = time.perf_counter()
-    fitted = fit_run(first, corpus, split)
-    seconds = time.perf_counter() - start
-    scoring = Scoring(corpus, split, prompt_side=prompt_side)
-    for run, outcomes, facts in _scored(runs, fitted, scoring, seconds):
-        rows, ranks = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA)
-        _add_rows(rows, run, outcomes, facts)
-        _add_ranks(ranks, run, outcomes)
-        yield run, rows.frame(), ranks.frame()
+    for run, outcomes, facts in _scored(runs, corpus, prompt_side):
+        table = _Table()
+        table.add(run, outcomes, facts)
+        yield run, table.rows.frame(), table.ranks.frame()
 
 
 def _scored(
-    runs: Sequence[Run], fitted: Fitted, scoring: Scoring, fit_seconds: float
+    runs: Sequence[Run], corpus: Corpus, prompt_side: Callable[[Run], PromptSide] | None
 ) -> Iterator[tuple[Run, list[Outcome], dict[str, Any]]]:
-    """Yield every run with its outcomes and what its result rows tell of the fit."""
+    """Fit once; yield every run with its outcomes and what its result rows tell of the fit."""
+    split, start = split_of(runs[0], corpus), time.perf_counter()
+    fitted = fit_run(runs[0], corpus, split)
+    fit_seconds = time.perf_counter() - start
+    # A sweep keeps no places: they would be most of its results.
+    scoring = Scoring(corpus, split, 0 if is_cell(runs[0]) else KEPT, prompt_side)
     for run in runs:
         start = time.perf_counter()
         outcomes = scoring.score(run, fitted.alignment)
@@ -370,27 +319,56 @@ def _scored(
         yield run, outcomes, fitted.facts | times | {"finished_at": time.time()}
 
 
-def _add_rows(table: Columns, run: Run, outcomes: list[Outcome], facts: dict[str, Any]) -> None:
-    """Add a run's result rows: one per direction and metric."""
-    fixed = run.columns() | facts | {"origin": run.origin}
-    for outcome in outcomes:
-        metrics = list(outcome.values)
-        table.add(
-            len(metrics),
-            {
-                "metric": metrics,
-                "value": list(outcome.values.values()),
-                "chance": [outcome.chance.get(metric) for metric in metrics],
-            },
-            fixed
-            | {
-                "direction": outcome.direction,
-                "n_queries": outcome.n,
-                **_clusters(outcome),
-                "gallery": outcome.gallery,
+class _Table:
+    """Result rows and ranks of runs that are written together."""
+
+    def __init__(self) -> None:
+        self.rows, self.ranks = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA)
+
+    def write(self, root: Path) -> None:
+        """Write them as one file each, unless there are none."""
+        rows = self.rows.frame()
+        if rows.height:
+            write_batch(root, rows, self.ranks.frame())
+
+    def add(self, run: Run, outcomes: list[Outcome], facts: dict[str, Any]) -> None:
+        """Add a run: a result row per direction and metric, a rank per query."""
+        fixed = run.columns() | facts | {"origin": run.origin}
+        for outcome in outcomes:
+            metrics = list(outcome.values)
+            self.rows.add(
+                len(metrics),
+                {
+                    "metric": metrics,
+                    "value": list(outcome.values.values()),
+                    "chance": [outcome.chance.get(metric) for metric in metrics],
+                },
+                fixed
+                | {
+                    "direction": outcome.direction,
+                    "n_queries": outcome.n,
+                    **_clusters(outcome),
+                    "gallery": outcome.gallery,
+                }
+                | (outcome.facts or {}),
+            )
+            if outcome.queries is None:
+                continue
+            ranks, queries = outcome.ranks, outcome.queries
+            varied: dict[str, Any] = queries.question.columns | {
+                "rank": ranks.rank,
+                "average_precision": ranks.average_precision,
+                "truncated_precision": ranks.truncated_precision,
+                "hits": ranks.hits,
+                "n_relevant": ranks.n_relevant,
             }
-            | (outcome.facts or {}),
-        )
+            if queries.own is not None:
+                varied["own"] = queries.own.tolist()
+            elif not is_cell(run):
+                varied["top"] = queries.top_ids
+            self.ranks.add(
+                outcome.n, varied, {"run_id": run.run_id, "direction": outcome.direction}
+            )
 
 
 def _clusters(outcome: Outcome) -> dict[str, Any]:
@@ -398,24 +376,3 @@ def _clusters(outcome: Outcome) -> dict[str, Any]:
         return {"n_clusters": outcome.n, "clusters_of": None}
     question = outcome.queries.question
     return {"n_clusters": question.n_clusters, "clusters_of": question.clusters_of}
-
-
-def _add_ranks(table: Columns, run: Run, outcomes: list[Outcome], *, places: bool = True) -> None:
-    """Add a run's ranks: one row a query; without `places`, what was found there is null."""
-    for outcome in outcomes:
-        if outcome.queries is None:
-            continue
-        ranks, queries = outcome.ranks, outcome.queries
-        varied: dict[str, Any] = queries.question.columns | {
-            "rank": ranks.rank,
-            "average_precision": ranks.average_precision,
-            "truncated_precision": ranks.truncated_precision,
-            "hits": ranks.hits,
-            "n_relevant": ranks.n_relevant,
-        }
-        if queries.own is not None:
-            varied["own"] = queries.own.tolist()
-        elif places:
-            varied["top"] = queries.top_ids
-        fixed = {"run_id": run.run_id, "direction": outcome.direction}
-        table.add(outcome.n, varied, fixed)

@@ -6,15 +6,16 @@ The protocol itself (centring per source, choice of penalty and mixing weight) i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import chain
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.corpus import Corpus, Head, Items
+from bench.corpus import Corpus, Items
 from bench.errors import ProtocolError
 from bench.protocol import (
     FRESH_SPLITS,
@@ -27,16 +28,19 @@ from bench.protocol import (
 )
 from bench.results import CHOSEN
 from bench.runs import CLASS_MEANS, IDENTITY, Run
-from bench.tasks.outcome import Aligned
+from bench.tasks.outcome import Projector
 from featstore.store.tables import join_ids
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import Alignment, fit, select
-from fitters.kept import Kept, digest_of
+from fitters.kept import kept, remember
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, HEAD_ROWS, PAIR_CONTROLS
 from fitters.select.grid import Choice
+from fitters.select.held_out import Both, LinearFits, Seen, Source
+from fitters.settings import FitConfig, Preparation
+from fitters.sources import Sources, prepare
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +49,13 @@ class Fitted:
 
     Attributes
     ----------
-    alignment : Projector or Projected
+    alignment : Projector
     facts : dict
         Columns of `bench.results.RESULT_SCHEMA`: images and prototypes used, which mean, the
         chosen penalty and mixing weight, and whether either lies at the edge of its grid.
     """
 
-    alignment: Aligned
+    alignment: Projector
     facts: dict[str, Any]
 
 
@@ -98,55 +102,168 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     if run.fit.method == IDENTITY:
         facts = {"n_images_fitted": 0, "n_prototypes": 0, "image_mean": "none"}
         return Fitted(Identity(), {**facts, "n_pool": n_pool(run, corpus, split)})
-    real = None
-    images: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-    if split is not None:
-        images, real = training_pairs(run, corpus, split)
-    image_mean, centre_source = mean_of_images(corpus, split)
+    images, real = _NO_PAIRS if split is None else training_pairs(run, corpus, split)
+    centre = mean_of_images(corpus, split)
     prototypes, bias = None, None
     if run.protocol.source == CLASS_MEANS:
         prototypes = class_mean_pairs(corpus.trained_on, images)
     elif run.protocol.has_prototypes:
         prototypes, bias = prototype_pairs(run, corpus, split)
-    method = METHODS[run.fit.method]
-    config = run.fit
+    method, config = METHODS[run.fit.method], run.fit
     grid, chosen = None, None
     mixed = prototypes is not None and real is not None
     if run.protocol.source in PAIR_CONTROLS:
-        real, chosen = _augmented(run, corpus, real, image_mean)
+        real, chosen = _augmented(run, corpus, real, centre)
     elif prototypes is not None and config.chooses(method.options, mixed=mixed):
-        of_head = choice_of_head(run, corpus, split, real, image_mean)
+        of_head = choice_of_head(run, corpus, split, real, centre)
         if run.protocol.source == "head":
             chosen = of_head
         else:
             grid = of_head.axes
-    key = None
     rows = method.rows.centred(config.centre).images
-    if method.fitted_on == "training" and rows == "unit" and (not real or corpus.pairs):
-        key = _training_key(run, bias, prototypes, real)
-    alignment = None if key is None else _LAST_TRAINED.get(key)
-    if alignment is None:
-        data = method.sources(
-            config, prototypes=prototypes, real=real, image_mean=image_mean, bias=bias,
+
+    def fitted(data: Sources[Pairs] | None = None) -> Alignment:
+        data = data or method.sources(
+            config, prototypes=prototypes, real=real, image_mean=centre.mean, bias=bias,
             blocks=corpus.blocks,
         )  # fmt: skip
-        alignment = fit(config, data, rng=choice_rng(run.seed), grid=grid, chosen=chosen)
-    if key is not None:
-        _LAST_TRAINED.clear()
-        _LAST_TRAINED[key] = alignment
+        return fit(config, data, rng=choice_rng(run.seed), grid=grid, chosen=chosen)
+
+    alignment: Alignment | GivenRidge
+    if is_cell(run):
+        data = _prepared(method.rows, corpus.blocks, centre, prototypes, real)
+        given = issubclass(method.cls, RidgeAligner) and "penalty" in method.options
+        alignment = GivenRidge(data, config, partial(fitted, data)) if given else fitted(data)
+    elif method.fitted_on == "training" and rows == "unit" and (not real or corpus.pairs):
+        # It uses no image of the data set that is scored: a suite that scores one head on many
+        # data sets trains it once, and not for minutes each.
+        parts = (
+            (own.x, own.y, own.row_groups, own.row_weight) if own is not None else (None,)
+            for own in (prototypes, real)
+        )
+        by = repr(config), run.seed, bias, *chain.from_iterable(parts)
+        alignment = remember(fitted, "trained", *by)
+    else:
+        alignment = fitted()
     facts = {
         "n_images_fitted": len(images),
         "n_pool": n_pool(run, corpus, split),
         "n_prototypes": 0 if prototypes is None else prototypes.n,
         "own_names": own_names(run, corpus),
-        "image_mean": centre_source if rows == "centred" else "none",
+        "image_mean": centre.source if rows == "centred" else "none",
         **_choice_columns(alignment.facts["choice"]),
     }
     return Fitted(alignment, facts)
 
 
+_NO_PAIRS: tuple[NDArray[np.int64], None] = np.empty(0, dtype=np.int64), None
+
+
+def is_cell(run: Run) -> bool:
+    """Return whether a run leaves nothing to choose and needs only moments: a cell of a sweep."""
+    method, own = METHODS.get(run.fit.method), run.protocol
+    if method is None or own.control_draw is not None or (own.needs_pairs and own.source != "none"):
+        return False
+    given = method.tunes and not run.fit.chooses(method.options, mixed=True)
+    return given and method.fitted_on == "moments" and method.rows.images == "centred"
+
+
+@kept
+def _prepared(
+    how: Preparation,
+    blocks: tuple[int, ...],
+    centre: Centre,
+    prototypes: Pairs | None,
+    real: Pairs | None,
+) -> Sources[Pairs]:
+    """Return what a fit is on: prototypes are prepared once for all numbers of real pairs."""
+    if prototypes is None or real is None or centre.mean is None or how.alike:
+        return prepare(prototypes, real, centre.mean, how=how, blocks=blocks)
+    return _prepared(how, blocks, centre, prototypes, None).beside(real)
+
+
+@dataclass(frozen=True, eq=False)
+class GivenRidge:
+    """A ridge whose settings are given: what a task asks of it is worked out when it does.
+
+    Fits on the same data share products, decompositions and what rows are in them.
+
+    Attributes
+    ----------
+    data : Sources of Pairs
+    config : FitConfig
+    fit : callable
+        Fits it on the data as any other.
+    """
+
+    data: Sources[Pairs]
+    config: FitConfig
+    fit: Callable[[], Alignment]
+
+    @cached_property
+    def fitted(self) -> Alignment:
+        """The ordinary alignment."""
+        return self.fit()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What an alignment records of its choice."""
+        given = {"mix": self.config.mix} if self.data.mixed else {}
+        return {"choice": given | {"penalty": self.config.penalty}}
+
+    def project_x(self, rows: NDArray[np.float32]) -> Any:
+        """Return image rows in the space of the ordinary fit."""
+        return self.fitted.project_x(rows)
+
+    def project_y(self, rows: NDArray[np.float32]) -> Any:
+        """Return text rows in the space of the ordinary fit."""
+        return self.fitted.project_y(rows)
+
+    def sides(self, images: Items, texts: Items) -> Both:
+        """Return the different rows of both in a space that is cheaper: the cosines are the same.
+
+        Shapes (u, r), (v, r), of `Items.different`.
+        """
+        mix, predict_x = float(self.config.mix), _predicts_x(self.config.method)
+        fits = _linear_fits(self.data, predict_x=predict_x)
+        seen = _seen(fits, self.data, images, texts)
+        return _path(fits, mix, seen, _at_weight(fits, mix)).at(float(self.config.penalty))
+
+
+_path, _at_weight = kept(LinearFits.ridge), kept(LinearFits.at)
+_applied = kept(lambda side, items: side.apply(items.different[0]))
+_predicts_x = kept(lambda method: METHODS[method].make().direction == "y->x")
+
+
+@kept
+def _linear_fits(data: Sources[Pairs], *, predict_x: bool) -> LinearFits:
+    own = data.prototypes
+    products = None if own is None else _products(own, predict_x=predict_x)
+    return LinearFits(own, data.real, predict_x=predict_x, products=products)
+
+
+@kept
+def _seen(fits: LinearFits, data: Sources[Pairs], images: Items, texts: Items) -> Seen:
+    first, rows = None, (_applied(data.image, images), _applied(data.text, texts))
+    if data.prototypes is not None:
+        products = _products(data.prototypes, predict_x=fits.predict_x)
+        predicted = (data.image, images) if fits.predict_x else (data.text, texts)
+        first = _towards(products, *predicted)
+    return fits.seen(*rows, first)
+
+
+@kept
+def _products(pairs: Pairs, *, predict_x: bool) -> Source:
+    return Source.of(pairs, predict_x=predict_x)
+
+
+@kept
+def _towards(products: Source, side: SideTransform, items: Items) -> NDArray[np.float64]:
+    return products.towards(_applied(side, items))
+
+
 def _augmented(
-    run: Run, corpus: Corpus, real: Pairs | None, image_mean: NDArray[np.float64] | None
+    run: Run, corpus: Corpus, real: Pairs | None, centre: Centre
 ) -> tuple[Pairs, Choice | None]:
     """Return as many rows of real pairs as these and the head's together, and what is chosen.
 
@@ -156,7 +273,7 @@ def _augmented(
     chosen = None
     if run.fit.chooses(METHODS[run.fit.method].options, mixed=False):
         rng = choice_rng(run.seed)
-        chosen = select(run.fit, real=real, image_mean=image_mean, rng=rng)
+        chosen = select(run.fit, real=real, image_mean=centre.mean, rng=rng)
     n = real.n + head_pairs(run, corpus)[0].n
     return PAIR_CONTROLS[run.protocol.source](real, control_rng(_draw(run)), n=n), chosen
 
@@ -179,79 +296,68 @@ def n_pool(run: Run, corpus: Corpus, split: Split | None) -> float:
     return float(len(corpus.images) if run.protocol.eval in FRESH_SPLITS else len(split.train))
 
 
-_CHOICES: WeakKeyDictionary[Corpus, dict[bytes, Choice]] = WeakKeyDictionary()
-"""Choices on the head, for as long as its corpus is there: a few numbers each."""
-
-_DRAWN: WeakKeyDictionary[Corpus, Kept[Pairs]] = WeakKeyDictionary()
-"""The last controls and adapted rows of a corpus.
-
-Drawing a control takes longer than looking up what was chosen on it.
-"""
-
-
 def choice_of_head(
-    run: Run,
-    corpus: Corpus,
-    split: Split | None,
-    real: Pairs | None,
-    image_mean: NDArray[np.float64] | None,
+    run: Run, corpus: Corpus, split: Split | None, real: Pairs | None, centre: Centre
 ) -> Choice:
     """Return what is chosen on the head with the real pairs and the folds of a run.
 
     The head is fitted with it, and its controls choose on the grid that it explored: see
     `fit`.
     """
-    choices = _CHOICES.setdefault(corpus, {})
-    run = run.changed(source="head", control_draw=None, clusters=0)
-    by: tuple[Any, ...] = (run.seed,)
-    if real is not None:
-        by = (run.seed, image_mean, real.x, real.y, real.row_groups, real.row_weight)
-    elif issubclass(METHODS[run.fit.method].cls, RidgeAligner) and run.fit.criterion != "error":
+    head, _ = head_pairs(run.changed(source="head", control_draw=None, clusters=0), corpus, split)
+    ridge = issubclass(METHODS[run.fit.method].cls, RidgeAligner)
+    if real is None and ridge and run.fit.criterion != "error":
         # Leaving out names draws nothing (folds do), and no image mean has an effect.
-        by = ()
-    prototypes, _ = head_pairs(run, corpus, split)
-    adapted = () if run.protocol.head_rows == "weights" else (prototypes.x,)
-    key = digest_of(repr(run.fit), _part_of_head(run), *by, *adapted)
-    if key not in choices:
-        choices[key] = select(
-            run.fit,
-            prototypes=prototypes,
-            real=real,
-            image_mean=image_mean,
-            blocks=corpus.blocks,
-            rng=choice_rng(run.seed),
-        )
-    return choices[key]
+        return _choice(run.fit, head, None, _NO_MEAN, corpus.blocks, 0)
+    return _choice(run.fit, head, real, centre, corpus.blocks, run.seed)
 
 
-#: What was last trained on no image of the dataset that is scored: a suite that scores one head on
-#: many datasets trains it once, and not for minutes each.
-_LAST_TRAINED: dict[bytes, Alignment] = {}
-
-
-def _training_key(run: Run, bias: NDArray[np.float32] | None, *sources: Pairs | None) -> bytes:
-    """Return the digest of all that a training goes by, prototypes and real pairs."""
-    rows = (
-        (own.x, own.y, own.row_groups, own.row_weight) if own is not None else (None,)
-        for own in sources
+@kept
+def _choice(
+    config: FitConfig,
+    head: Pairs,
+    real: Pairs | None,
+    centre: Centre,
+    blocks: tuple[int, ...],
+    seed: int,
+) -> Choice:
+    return select(
+        config, prototypes=head, real=real, image_mean=centre.mean, blocks=blocks,
+        rng=choice_rng(seed),
     )  # fmt: skip
-    return digest_of(repr(run.fit), run.seed, bias, *chain.from_iterable(rows))
 
 
 def training_pairs(
     run: Run, corpus: Corpus, split: Split
 ) -> tuple[NDArray[np.int64], Pairs | None]:
     """Return the training images of a run, and its real pairs; None if it uses no image."""
-    chosen, own = first_pairs(split, run.protocol.n_pairs), corpus.trained_on
-    if run.protocol.pairs_per_class:
-        chosen = first_per_class(split.train, own.images.classes, run.protocol.pairs_per_class)
-    if not len(chosen):
-        return chosen, None
-    paired = class_mean_pairs if run.protocol.pairs_per_class else real_pairs
-    return chosen, paired(own, chosen)
+    return _training_pairs(corpus, split, run.protocol.n_pairs, run.protocol.pairs_per_class)
 
 
-def mean_of_images(corpus: Corpus, split: Split | None) -> tuple[NDArray[np.float64] | None, str]:
+@kept
+def _training_pairs(
+    corpus: Corpus, split: Split, n_pairs: int | Literal["all"], per_class: int
+) -> tuple[NDArray[np.int64], Pairs | None]:
+    chosen, own = first_pairs(split, n_pairs), corpus.trained_on
+    if per_class:
+        chosen = first_per_class(split.train, own.images.classes, per_class)
+    paired = class_mean_pairs if per_class else real_pairs
+    return chosen, paired(own, chosen) if len(chosen) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Centre:
+    """The mean that centres images, None if none does, and what it is of."""
+
+    mean: NDArray[np.float64] | None
+    source: str
+
+
+_NO_MEAN = Centre(None, "none")
+
+
+@kept
+def mean_of_images(corpus: Corpus, split: Split | None) -> Centre:
     """Return the mean that centres images, and what it is of: the images for training, if any.
 
     Else it is the plain mean of all that are scored: transductive, and without a label. One that
@@ -264,8 +370,9 @@ def mean_of_images(corpus: Corpus, split: Split | None) -> tuple[NDArray[np.floa
         trained = corpus.trained_on.images
         images = trained.take(split.train) if len(split.train) else images.take(split.test)
     if source == SCORED and len(images) < FEWEST:
-        return None, TOO_FEW
-    return SideTransform.fit([images.rows], label="images", blocks=corpus.blocks).mean, source
+        return Centre(None, TOO_FEW)
+    mean = SideTransform.fit([images.rows], label="images", blocks=corpus.blocks).mean
+    return Centre(mean, source)
 
 
 def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
@@ -332,38 +439,20 @@ def prototype_pairs(
     Rows are adapted to the training images of `split`; a control is drawn of the adapted rows.
     """
     pairs, bias = head_pairs(run, corpus, split)
-    source = run.protocol.source
-    if source != "head":
-        draw = _draw(run)
-        own = {"clusters": run.protocol.clusters} if run.protocol.clusters else {}
-        drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
-        pairs = drawn.get(
-            digest_of(source, own, draw, _part_of_head(run), *_adapted_to(run, split)),
-            lambda: CONTROLS[source](pairs, control_rng(draw), **own),
-        )
+    own = run.protocol
+    if own.source != "head":
+        pairs = _control(pairs, own.source, _draw(run), own.clusters)
     return pairs, bias
+
+
+@kept
+def _control(pairs: Pairs, source: str, draw: int, clusters: int) -> Pairs:
+    own = {"clusters": clusters} if clusters else {}
+    return CONTROLS[source](pairs, control_rng(draw), **own)
 
 
 #: Texts of a class of the head and of one of the images above this cosine are of one thing.
 NEAR = 0.9
-
-
-def _adapted_to(run: Run, split: Split | None) -> tuple[NDArray[np.int64], ...]:
-    """Return the training images that the head's rows are adapted to, none if they are not.
-
-    Raises
-    ------
-    ProtocolError
-        If the run is to adapt them, and there is no training image.
-    """
-    if run.protocol.head_rows == "weights":
-        return ()
-    if split is None or not len(split.train):
-        raise ProtocolError(
-            "There is no training image to adapt the head's rows to, and those that are scored "
-            "are not used. Leave head_rows out, or name train_splits that have images."
-        )
-    return (split.train,)
 
 
 def head_pairs(
@@ -377,57 +466,79 @@ def head_pairs(
         If the run names no head, or one with fewer classes than it asks for; if it is to adapt its
         rows and there is no training image.
     """
-    head: Head | None = corpus.head
-    source = run.protocol.source
-    if head is None:
+    own = run.protocol
+    if corpus.head is None:
         raise ProtocolError(
-            f"Source {source!r} takes prototypes from a classification head, and the run names "
+            f"Source {own.source!r} takes prototypes from a classification head, and the run names "
             "none. Give it a head_set and a head_name_set (--head and --head-names); `featstore "
             "extract --kind head_weight` makes a head."
         )
+    drawn = _draw(run) if own.head_size and own.head_by == "random" else None
+    pairs = _head_rows(corpus, split if own.head_rows != "weights" else None, own.head_rows)
+    if not (own.head_size or own.leave_seen):
+        return pairs, corpus.head.bias
+    left = _part_of_head(corpus, own.head_size, own.head_by, drawn, leave_seen=own.leave_seen)
+    return _taken(pairs, left), corpus.head.bias[left.rows]
+
+
+@kept
+def _head_rows(corpus: Corpus, split: Split | None, how: str) -> Pairs:
+    """Return the rows of the head, or moved by the images of a split."""
+    head = corpus.head
+    assert head is not None
     pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups, asked=head.asked)
-    bias = head.bias
-    if adapted := _adapted_to(run, split):
-        drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
-        weights, images = pairs, corpus.trained_on.images.take(adapted[0])
-        place = {name: row for row, name in enumerate(head.classes.tolist())}
-        of_class = np.array([place.get(name, -1) for name in images.classes.tolist()])
-        pairs = drawn.get(
-            digest_of(run.protocol.head_rows, *adapted),
-            lambda: HEAD_ROWS[run.protocol.head_rows](weights, images.rows, of_class, bias),
+    if how == "weights":
+        return pairs
+    if split is None or not len(split.train):
+        raise ProtocolError(
+            "There is no training image to adapt the head's rows to, and those that are scored "
+            "are not used. Leave head_rows out, or name train_splits that have images."
         )
-    size, by = run.protocol.head_size, run.protocol.head_by
-    if not (size or run.protocol.leave_seen):
-        return pairs, bias
+    images = corpus.trained_on.images.take(split.train)
+    place = {name: row for row, name in enumerate(head.classes.tolist())}
+    of_class = np.array([place.get(name, -1) for name in images.classes.tolist()])
+    return HEAD_ROWS[how](pairs, images.rows, of_class, head.bias)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    rows: NDArray[np.int64]
+
+
+@kept
+def _taken(pairs: Pairs, part: _Part) -> Pairs:
+    return pairs.take(part.rows)
+
+
+@kept
+def _part_of_head(
+    corpus: Corpus, size: int, by: str, drawn: int | None, *, leave_seen: bool
+) -> _Part:
+    """Return which rows of its head a run uses."""
+    head = corpus.head
+    assert head is not None
     called = head.texts if head.asked is None else head.asked
     near = (called @ _names_of(corpus).rows.T).max(axis=1)
-    left = np.arange(pairs.n)
-    if run.protocol.leave_seen:
+    left = np.arange(len(near))
+    if leave_seen:
         assert head.in_gallery is not None
         left = np.flatnonzero(~(head.in_gallery | (near > NEAR)))
     if max(size, 1) > len(left):
         raise ProtocolError(
-            f"The run asks for {max(size, 1):,} classes of the head {run.data.head_set}; "
-            f"{len(left):,} are left of {pairs.n:,}. Ask for fewer (head_size)."
+            f"The run asks for {max(size, 1):,} classes of the head; {len(left):,} are left of "
+            f"{len(near):,}. Ask for fewer (head_size)."
         )
-    if size and by == "random":
-        left = np.sort(left[size_rng(_draw(run)).permutation(len(left))[:size]])
+    if drawn is not None:
+        left = np.sort(left[size_rng(drawn).permutation(len(left))[:size]])
     elif size:
         sign = 1.0 if by == "farthest" else -1.0
         left = np.sort(left[np.argsort(sign * near[left], kind="stable")[:size]])
-    return pairs.take(left), bias[left]
+    return _Part(left)
 
 
 def _draw(run: Run) -> int:
     """Return what draws the control, and the classes of a smaller head."""
     return run.seed if run.protocol.control_draw is None else run.protocol.control_draw
-
-
-def _part_of_head(run: Run) -> tuple[Any, ...]:
-    """Return what says which classes of its head a run uses."""
-    own = run.protocol
-    drawn = _draw(run) if own.head_size and own.head_by == "random" else None
-    return own.head_rows, own.head_size, own.head_by, own.leave_seen, drawn
 
 
 def own_names(run: Run, corpus: Corpus) -> float | None:

@@ -24,7 +24,7 @@ _SPLIT, _SUBSET, _CONTROL, _CHOICE, _SAMPLE, _SIZE = 1, 2, 3, 4, 5, 7
 FRESH_SPLITS = ("held-out", "in-class")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Rows of the image table on each side.
 

@@ -587,15 +587,7 @@ class Run:
     @cached_property
     def fit_key(self) -> str:
         """The id of everything but what is scored: runs that share it share one fit."""
-        return self._fit_key_without()
-
-    @cached_property
-    def grid_key(self) -> str:
-        """The id of what the cells of a sweep share: one seed and method on one corpus."""
-        return self._fit_key_without("source", "n_pairs", "penalty", "mix")
-
-    def _fit_key_without(self, *names: str) -> str:
-        facts = self._facts("task", "options", "relevance", "metric_version", *names)
+        facts = self._facts("task", "options", "relevance", "metric_version")
         facts["code"] = facts["code"].partition(".")[0]  # without the task's own
         return sha256_hex(canonical_json({"fit": facts}))
 

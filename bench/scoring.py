@@ -20,11 +20,11 @@ from bench.options import (
     HeadNames,
     Hubness,
     ModalityGap,
-    Options,
     Retrieval,
     ZeroShot,
 )
 from bench.protocol import (
+    FRESH_SPLITS,
     Split,
     held_out_split,
     in_class_split,
@@ -43,7 +43,7 @@ from bench.tasks.diagnostics import (
     score_spectrum,
 )
 from bench.tasks.few_shot import score_few_shot
-from bench.tasks.outcome import KEPT, Aligned, Outcome, Prepared, outcomes_of
+from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, outcomes_of
 from bench.tasks.retrieval import prepare_retrieval
 from bench.tasks.zero_shot import prepare_zero_shot, score_generalised
 from featstore.errors import FeatstoreError, needs_extra
@@ -51,7 +51,7 @@ from featstore.identity import SHORT, space_id
 from featstore.store.store import FeatureStore
 from fitters.few_shot.learner import Learner
 from fitters.few_shot.registry import PROMPT_LEARNERS, TextTower, prompt_learner
-from fitters.select.held_out import Projected
+from fitters.kept import kept
 
 _BARE = "none"
 
@@ -157,24 +157,32 @@ def split_of(run: Run, corpus: Corpus) -> Split | None:
     ProtocolError
         If the corpus has no such split.
     """
-    images, protocol = corpus.images, run.protocol
-    if corpus.pairs is not None:
-        own = split_of(run, replace(corpus, pairs=None))
-        parts = corpus.pairs.images.parts
-        assert parts is not None
-        order = order_of_pairs(parts, seed=run.seed, train=protocol.train_splits)
-        return Split(order, np.arange(len(images)) if own is None else own.test)
-    fresh = {"held-out": held_out_split, "in-class": in_class_split}.get(protocol.eval)
-    if fresh is not None:
-        return fresh(images.classes, seed=run.seed, train_fraction=protocol.train_fraction)
-    if protocol.eval == "split":
+    own = run.protocol
+    return _split(corpus, own.eval, run.seed, own.train_fraction, own.train_splits)
+
+
+@kept
+def _split(
+    corpus: Corpus, evaluation: str, seed: int, fraction: float, train: tuple[str, ...]
+) -> Split | None:
+    images, own = corpus.images, None
+    if evaluation in FRESH_SPLITS:
+        fresh = held_out_split if evaluation == "held-out" else in_class_split
+        own = fresh(images.classes, seed=seed, train_fraction=fraction)
+    elif evaluation == "split":
         assert images.parts is not None
-        return manifest_split(images.parts, seed=run.seed, train=protocol.train_splits)
-    return None
+        own = manifest_split(images.parts, seed=seed, train=train)
+    if corpus.pairs is None:
+        return own
+    parts = corpus.pairs.images.parts
+    assert parts is not None
+    order = order_of_pairs(parts, seed=seed, train=train)
+    return Split(order, np.arange(len(images)) if own is None else own.test)
 
 
+@dataclass(frozen=True, eq=False)
 class Scoring:
-    """What runs over one corpus and split are scored on: chosen once, for one fit or thousands.
+    """What runs over one corpus and split are scored on.
 
     Parameters
     ----------
@@ -187,26 +195,16 @@ class Scoring:
         Opens what learners of prompts need; called only for them.
     """
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        split: Split | None,
-        *,
-        top: int = KEPT,
-        prompt_side: Callable[[Run], PromptSide] | None = None,
-    ) -> None:
-        self._corpus, self._split, self._top = corpus, split, top
-        self._prompt_side = prompt_side
-        self._held_out: dict[str, Corpus] = {}
-        self._prepared: dict[tuple[str, Options, str, str], Prepared] = {}
+    corpus: Corpus
+    split: Split | None
+    top: int = KEPT
+    prompt_side: Callable[[Run], PromptSide] | None = None
 
     def held_out(self, run: Run) -> Corpus:
         """Return the part of the corpus that is scored, the same for every task."""
-        if run.protocol.eval not in self._held_out:
-            self._held_out[run.protocol.eval] = _scored(run, self._corpus, self._split)
-        return self._held_out[run.protocol.eval]
+        return _scored(self.corpus, self.split, run.protocol.eval)
 
-    def score(self, run: Run, alignment: Aligned) -> list[Outcome]:
+    def score(self, run: Run, alignment: Projector) -> list[Outcome]:
         """Score an alignment on the images, names and captions that a run holds out.
 
         Raises
@@ -217,19 +215,18 @@ class Scoring:
         """
         texts = run.data.name_set or run.data.caption_set
         compared = isinstance(alignment, Identity) and texts and _compares_spaces(run)
-        if compared and not self._corpus.one_model:
+        if compared and not self.corpus.one_model:
             raise ProtocolError(
                 f"Method {IDENTITY!r} takes an image and a text set of one model's two towers (an "
                 f"open_clip pair). {run.data.image_set} and {texts} are not: "
                 "fit an aligner between them."
             )
         if run.task == "few_shot":
-            assert self._split is not None
-            assert not isinstance(alignment, Projected)
-            learner = _prompt_learner(run, self._prompt_side) if needs_tower(run) else None
-            corpus = self._corpus
+            assert self.split is not None
+            learner = _prompt_learner(run, self.prompt_side) if needs_tower(run) else None
+            corpus = self.corpus
             return score_few_shot(
-                alignment, corpus.images, self._split, names=corpus.names,
+                alignment, corpus.images, self.split, names=corpus.names,
                 pair_names=corpus.pair_names, head=corpus.head, views=corpus.views,
                 options=_options(run), make_learner=learner,
             )  # fmt: skip
@@ -241,12 +238,24 @@ class Scoring:
             }  # fmt: skip
             taken = {name: given[name] for name in signature(own).parameters if name in given}
             return outcomes_of(run.task, own(**taken), self.held_out(run))
-        if run.task not in _PREPARED:
+        if run.task in _TASKS:
             return _TASKS[run.task](run, alignment, self.held_out(run))
-        key = (run.task, run.task_options, run.protocol.relevance, run.protocol.eval)
-        if key not in self._prepared:
-            self._prepared[key] = _PREPARED[run.task](run, self.held_out(run), self._top)
-        return self._prepared[key](alignment)
+        relevance = run.protocol.relevance
+        made = _prepared(run.task, run.task_options, relevance, self.held_out(run), self.top)
+        return made(alignment)
+
+
+@kept
+def _prepared(task: str, options: Any, relevance: str, corpus: Corpus, top: int) -> Prepared:
+    """Return a task that is made ready for its items, and scores one alignment after another."""
+    if task == "retrieval":
+        return prepare_retrieval(
+            corpus.images, _captions(task, corpus), relevance=relevance, options=options, top=top
+        )
+    return prepare_zero_shot(
+        corpus.images, _names(task, corpus), prompts=corpus.prompts, seen=corpus.seen,
+        options=options, top=top,
+    )  # fmt: skip
 
 
 def _prompt_learner(
@@ -278,7 +287,8 @@ def _compares_spaces(run: Run) -> bool:
     return isinstance(options, ZeroShot | Generalised | Retrieval | Hubness)
 
 
-def _scored(run: Run, corpus: Corpus, split: Split | None) -> Corpus:
+@kept
+def _scored(corpus: Corpus, split: Split | None, evaluation: str) -> Corpus:
     """Return the corpus of the test images.
 
     Held-out classes are the whole gallery; where training and test images share their classes,
@@ -289,10 +299,10 @@ def _scored(run: Run, corpus: Corpus, split: Split | None) -> Corpus:
     images = corpus.images.take(split.test)
     changed: dict[str, Any] = {"images": images}
     changed["layers"] = {key: rows[split.test] for key, rows in corpus.layers.items()}
-    if run.protocol.eval == "held-out":
-        kept = np.isin(corpus.names.classes, images.classes)
-        names = changed["names"] = corpus.names.take(kept)
-        changed["seen"] = None if corpus.seen is None else corpus.seen[kept]
+    if evaluation == "held-out":
+        having = np.isin(corpus.names.classes, images.classes)
+        names = changed["names"] = corpus.names.take(having)
+        changed["seen"] = None if corpus.seen is None else corpus.seen[having]
         if corpus.prompts is not None:
             of_names = np.isin(corpus.prompts.classes, names.classes)
             changed["prompts"] = corpus.prompts.take(of_names)
@@ -302,19 +312,19 @@ def _scored(run: Run, corpus: Corpus, split: Split | None) -> Corpus:
     return replace(corpus, **changed)
 
 
-def _names(run: Run, corpus: Corpus) -> Items:
+def _names(task: str, corpus: Corpus) -> Items:
     if not len(corpus.names):
         raise ProtocolError(
-            f"Task {run.task} reads the names of the images' classes, and the run names no set of "
+            f"Task {task} reads the names of the images' classes, and the run names no set of "
             "them. Give it a name_set (--names)."
         )
     return corpus.names
 
 
-def _captions(run: Run, corpus: Corpus) -> Items:
+def _captions(task: str, corpus: Corpus) -> Items:
     if corpus.captions is None:
         raise ProtocolError(
-            f"Task {run.task} reads captions, and the run names no set of them. Give it a "
+            f"Task {task} reads captions, and the run names no set of them. Give it a "
             "caption_set (--captions); if the store has none, extract the captions of these images."
         )
     return corpus.captions
@@ -330,7 +340,7 @@ def _head(run: Run, corpus: Corpus) -> Head:
 
 
 def _texts(run: Run, corpus: Corpus) -> Items:
-    return _names(run, corpus) if _options(run).gallery == "names" else _captions(run, corpus)
+    return (_names if _options(run).gallery == "names" else _captions)(run.task, corpus)
 
 
 def _options(run: Run) -> Any:
@@ -338,21 +348,10 @@ def _options(run: Run) -> Any:
     return run.task_options
 
 
-#: Tasks that are made ready for their items, and then score one alignment after another.
-_PREPARED: dict[str, Callable[[Run, Corpus, int], Prepared]] = {
-    "zero_shot": lambda run, corpus, top: prepare_zero_shot(
-        corpus.images, _names(run, corpus),
-        prompts=corpus.prompts, seen=corpus.seen, options=_options(run), top=top,
-    ),
-    "retrieval": lambda run, corpus, top: prepare_retrieval(
-        corpus.images, _captions(run, corpus), relevance=run.protocol.relevance,
-        options=_options(run), top=top,
-    ),
-}  # fmt: skip
-
+#: Tasks that score one alignment at a time.
 _TASKS: dict[str, Callable[[Run, Any, Corpus], list[Outcome]]] = {
     "generalised": lambda run, alignment, corpus: score_generalised(
-        alignment, corpus.images, _names(run, corpus), corpus.seen,
+        alignment, corpus.images, _names(run.task, corpus), corpus.seen,
         prompts=corpus.prompts, options=_options(run),
     ),
     "head_names": lambda run, alignment, corpus: score_head_names(

@@ -34,7 +34,7 @@ from bench.cells import (
     set_name,
     source_name,
 )
-from bench.metrics.summary import CLASS_METRICS, LOWER_IS_BETTER, METRICS, OWN_METRICS, Metric
+from bench.metrics.summary import LOWER_IS_BETTER, OWN_METRICS, Metric
 from bench.results import CHOSEN
 from bench.runs import FIT_SETTINGS
 from featstore.command_line import count
@@ -634,28 +634,6 @@ def learner_lines(table: pl.DataFrame) -> Table:
         ("of", lambda row: row["known"] or ""),
     ]
     return Table.of(table, columns)
-
-
-def score_lines(scores: pl.DataFrame) -> Table:
-    """Return the rows of `bench.suites.single.score_alignment` as text, percent."""
-    columns: list[Column] = [
-        ("task", itemgetter("task")),
-        ("eval", itemgetter("eval")),
-        ("direction", itemgetter("direction")),
-        ("metric", itemgetter("metric")),
-        ("value", lambda row: _score_text(row["metric"], row["value"])),
-        ("chance", lambda row: _score_text(row["metric"], row["chance"])),
-        ("queries", lambda row: number_text(row["n_queries"], 0)),
-        ("gallery", lambda row: number_text(row["gallery"], 0)),
-    ]
-    return Table.of(scores, columns)
-
-
-def _score_text(metric: str, value: float | None) -> str:
-    """Return a share in percent, and a rank or a skewness as it is."""
-    if value is None or metric in METRICS | CLASS_METRICS | OWN_METRICS:
-        return value_text(metric, value)
-    return f"{value:.4g}"
 
 
 def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -77,7 +77,7 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     method : str or FitConfig
         One of `fitters.METHODS`, or one with its settings.
-    penalty, mix, gamma, n_components, rank, top_k, power, legacy, centre, criterion, \
+    penalty, mix, gamma, n_components, rank, top_k, power, centre, criterion, \
     validation, training
         The settings of `FitConfig`, under their names. One that is left at its default is that of
         `method`, where this is a config. One that the method lacks plays no part, so that a search
@@ -129,7 +129,6 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         rank: int | None = None,
         top_k: int | Literal["auto"] | None = None,
         power: float | Literal["auto"] | None = None,
-        legacy: bool = False,
         centre: bool | None = None,
         criterion: Criterion | None = None,
         validation: Validation | Metric = "mrr",
@@ -146,7 +145,6 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.rank = rank
         self.top_k = top_k
         self.power = power
-        self.legacy = legacy
         self.centre = centre
         self.criterion = criterion
         self.validation = validation
@@ -434,7 +432,7 @@ def fit(
         Is given what is done next, such as "choosing penalty and mix".
     **settings
         Those of `FitConfig`, by keyword: penalty, mix, gamma, n_components, rank, top_k,
-        power, legacy, centre, criterion, validation, training.
+        power, centre, criterion, validation, training.
 
     Raises
     ------
@@ -478,8 +476,6 @@ def fit(
     else:
         fit_on(made, data, chosen.mix)
     aligned.x, aligned.y, aligned.aligner = data.image, data.text, made
-    if config.legacy and spec.rows.legacy_texts:
-        aligned.y = SideTransform.identity("texts")
     aligned.facts = {
         "method": config.method,
         "n_prototypes": 0 if data.prototypes is None else data.prototypes.n,

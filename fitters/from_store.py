@@ -254,7 +254,6 @@ class PairedRows:
     image: SideTransform
     text: SideTransform
     groups: npt.NDArray[np.int64]
-    weight: None = None
 
     @property
     def n(self) -> int:

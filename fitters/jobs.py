@@ -27,7 +27,7 @@ from fitters.from_store import MomentsRequest, beside, moment_sources, pairs_of,
 from fitters.methods import Method, method_named, needs_rows
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
-from fitters.prototypes import CONTROLS, adapted_prototypes, covariance_patterns, resolve_duplicates
+from fitters.prototypes import CONTROLS, resolve_duplicates
 from fitters.select.left_out import choose_on_prototypes
 from fitters.settings import (
     CHOSEN,
@@ -146,18 +146,13 @@ def check_request(request: FitRequest) -> None:
             f"{request.method} is fitted on images that both encoders have seen: leave --head out."
         )
     check_kinds(request, raw=raw)
-    if request.rows == "adapted" and spec.reads_bias:
-        raise SettingError(
-            f"{request.method} reads the head's own rows with their bias. Leave --rows adapted out."
-        )
     # Of both sources, a method that reads a head takes the head alone.
     real = request.y is not None and spec.fitted_on != "head"
     spec.check(request, prototypes=bool(request.head), real=real)
-    if len(request.head) > 1 and (request.rows != "weights" or spec.fitted_on == "training"):
-        what = f"--rows {request.rows}" if request.rows != "weights" else request.method
+    if len(request.head) > 1 and spec.fitted_on == "training":
         raise SettingError(
-            f"{what} takes one head; got {len(request.head)}. Several are fitted as one with "
-            "--rows weights, and by methods that are not trained."
+            f"{request.method} takes one head; got {len(request.head)}. Several are fitted as one "
+            "by methods that are not trained."
         )
 
 
@@ -241,7 +236,7 @@ def _read(
     others: tuple[EmbeddingsView, ...] = ()
     of_head = None
     if request.head and request.names is not None:
-        prototypes, bias, of_head, heads = _prototypes(store, request, images, pool, spec)
+        prototypes, bias, of_head, heads = _prototypes(store, request, images, spec)
         names = of_head.paired.y
         if texts is not None:
             texts.require_same_space(names, what="Captions and class names")
@@ -275,7 +270,7 @@ def _prepared(
     """Return what is fitted on, moments where they are enough, and what is recorded of them."""
     spec, pool, paired = method_named(request.method), read.pool, read.paired
     how = spec.rows.centred(request.centre)
-    wide = request.rows == "bias" or (how.head_bias and read.bias is not None)
+    wide = how.head_bias and read.bias is not None
     by_rows = needs_rows(request, mixed=read.prototypes is not None) or wide or bool(read.others)
     if workers is not None and workers.elsewhere and (paired is None or by_rows):
         raise SettingError(
@@ -304,7 +299,6 @@ def _prepared(
         real=read.real(),
         image_mean=mean,
         bias=read.bias,
-        bias_column=wide,
         blocks=read.blocks,
     )
     return data, {}
@@ -333,7 +327,7 @@ def _name_facts(request: FitRequest, used: Mapping[str, EmbeddingsView]) -> dict
     if not request.head:
         return {}
     facts: dict[str, Any] = {role: used[role].fingerprint for role in ("head", "names")}
-    facts |= {"source": request.source, "duplicates": request.duplicates, "rows": request.rows}
+    facts |= {"source": request.source, "duplicates": request.duplicates}
     return facts if request.source == "head" else {**facts, "seed": request.seed}
 
 
@@ -531,7 +525,6 @@ def _prototypes(
     store: FeatureStore,
     request: FitRequest,
     images: EmbeddingsView,
-    pool: EmbeddingsView,
     spec: Method,
 ) -> tuple[Pairs, npt.NDArray[np.float32] | None, HeadTexts, list[EmbeddingsView]]:
     """Return head rows with class texts, the bias, what the texts are, and the heads' views."""
@@ -547,20 +540,10 @@ def _prototypes(
     heads = [paired.x, *(store.view(key) for key in request.head[1:])]
     if heads[1:]:
         pairs, bias = with_heads(pairs, bias, heads)
-    if request.rows == "bias" and bias is None:
-        raise SettingError(
-            f"{head.key} has no bias, so --rows bias has no column to add to its rows. Leave it "
-            "out, or name a head with a bias."
-        )
-    if request.rows == "adapted":
-        pairs = adapted_prototypes(pairs, pool.numpy(), bias)
     if request.duplicates != "keep":
-        of_own = request.rows == "bias" or spec.reads_bias
-        if bias is not None and of_own:
+        if bias is not None and spec.reads_bias:
             raise SettingError("A class's bias goes with its own row: use --duplicates keep here.")
         pairs = resolve_duplicates(pairs, request.duplicates)
-    if request.rows == "patterns":
-        pairs = covariance_patterns(pairs, pool.numpy())
     return pairs, bias, texts, heads
 
 

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial, wraps
 from hashlib import sha256
 from threading import Lock
-from typing import Any, Generic, TypeVar
+from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+Given = ParamSpec("Given")
 Value = TypeVar("Value")
 
+#: What all that is kept may take together.
+MOST_BYTES = 400_000_000
 
-class Kept(Generic[Value]):
+#: What an entry takes beside its arrays, roundly.
+_ENTRY = 2_000
+
+
+class Kept:
     """The results used last, up to a number of bytes.
 
     Parameters
     ----------
     most_bytes : int
         The results kept never take more. One that alone takes more is returned, but not kept.
-    size : callable
-        The bytes that a result takes.
     """
 
-    def __init__(self, most_bytes: int, size: Callable[[Value], int]) -> None:
-        self.most_bytes = most_bytes
-        self._size = size
-        self._results: OrderedDict[bytes, Value] = OrderedDict()
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes, self.n_bytes = most_bytes, 0
+        self._results: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._lock = Lock()
 
-    @property
-    def n_bytes(self) -> int:
-        """What the results kept take now."""
-        return sum(self._size(result) for result in self._results.values())
-
-    def get(self, key: bytes, make: Callable[[], Value]) -> Value:
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """Return the result under `key`, made now if it is not kept.
 
         Two threads that ask for the same result at the same time may both make it.
@@ -43,20 +44,83 @@ class Kept(Generic[Value]):
         with self._lock:
             if key in self._results:
                 self._results.move_to_end(key)
-                return self._results[key]
+                found: Value = self._results[key][0]
+                return found
         result = make()
+        size = _ENTRY + n_bytes_of(result, set())
         with self._lock:
-            if self._size(result) <= self.most_bytes:
-                self._results[key] = result
-                self._results.move_to_end(key)
+            if size <= self.most_bytes:
+                self.n_bytes += size - self._results.pop(key, (None, 0))[1]
+                self._results[key] = result, size
                 while self.n_bytes > self.most_bytes:
-                    self._results.popitem(last=False)
+                    self.n_bytes -= self._results.popitem(last=False)[1][1]
         return result
 
     def clear(self) -> None:
         """Keep nothing of what was made so far."""
         with self._lock:
             self._results.clear()
+            self.n_bytes = 0
+
+
+#: The one memory of this process.
+KEPT = Kept(MOST_BYTES)
+
+
+def n_bytes_of(value: Any, seen: set[int]) -> int:
+    """Return the bytes of all arrays that a value consists of, each once."""
+    if id(value) in seen or isinstance(value, type | ModuleType):
+        return 0
+    seen.add(id(value))
+    if isinstance(value, tuple | list):
+        parts: Any = value
+    elif isinstance(value, Mapping):
+        parts = value.values()
+    elif closure := getattr(value, "__closure__", None):
+        parts = (cell.cell_contents for cell in closure)
+    elif hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    else:
+        parts = getattr(value, "__dict__", {}).values()
+    return sum(n_bytes_of(part, seen) for part in parts)
+
+
+def kept(function: Callable[Given, Value]) -> Callable[Given, Value]:
+    """Return a function whose results are kept in `KEPT`: its arguments are the key.
+
+    The function may read nothing else. Plain values, and records that compare by them, count by
+    their value; other objects by identity, and keep none of them alive. An array is no argument:
+    pass what holds it, or `remember` what follows from its digest.
+
+    Examples
+    --------
+    >>> made = []
+    >>> twice = kept(lambda n: made.append(n) or 2 * n)
+    >>> twice(4), twice(4), made
+    (8, 8, [4])
+    """
+
+    @wraps(function)
+    def asked(*args: Given.args, **kwargs: Given.kwargs) -> Value:
+        named = ((name, _part(value)) for name, value in sorted(kwargs.items()))
+        key = function, *map(_part, args), *named
+        return KEPT.get(key, partial(function, *args, **kwargs))
+
+    return asked
+
+
+def remember(make: Callable[[], Value], what: str, *parts: Any) -> Value:
+    """Return what follows from the content of these parts, arrays among them, made if not kept."""
+    return KEPT.get((what, digest_of(*parts)), make)
+
+
+def _part(value: Any) -> Any:
+    """Return what stands for an argument in a key: of an object, a token that it carries."""
+    if isinstance(value, tuple):
+        return tuple(map(_part, value))
+    own: Any = type(value).__hash__
+    by_identity = own is object.__hash__ and hasattr(value, "__dict__")
+    return vars(value).setdefault("_token", object()) if by_identity else value
 
 
 def digest_of(*parts: Any) -> bytes:

@@ -160,7 +160,6 @@ class Method:
         real: Pairs | None = None,
         image_mean: npt.NDArray[Any] | None = None,
         bias: npt.NDArray[Any] | None = None,
-        bias_column: bool = False,
         blocks: tuple[int, ...] = (),
     ) -> Sources[Pairs]:
         """Return what a fit with this config is on: raw pairs, checked and prepared.
@@ -169,9 +168,6 @@ class Method:
         ----------
         prototypes, real, image_mean, bias
             As for `fitters.alignment.fit`.
-        bias_column : bool
-            Prototypes [w, b] and images [f, 1] instead of w and f, before all preprocessing;
-            `image_mean` is then of such rows.
         blocks : tuple of int
             Columns of each encoder, where images and prototypes are rows of several side by side.
 
@@ -184,7 +180,7 @@ class Method:
 
         how, name = self.rows.centred(config.centre), config.method
         if self.fitted_on == "head":
-            real, bias_column = None, False
+            real = None
             if prototypes is None:
                 raise SettingError(
                     f"{self.label or name} reads a classification head. Pass the head's rows and "
@@ -198,15 +194,9 @@ class Method:
         if prototypes is None and real is None:
             raise SettingError("There is nothing to fit on. Pass prototypes, real pairs, or both.")
         _check_spaces(prototypes, real)
-        if bias_column and (bias is None or prototypes is None):
-            raise SettingError(
-                "A bias column needs a head with a bias: pass the prototypes and their bias."
-            )
-        wide = bias_column or (how.head_bias and prototypes is not None)
+        wide = how.head_bias and prototypes is not None
         if blocks and (wide or self.fitted_on == "training"):
-            raise SettingError(
-                f"{name} with these settings takes one head. Use another method, or rows 'weights'."
-            )
+            raise SettingError(f"{name} with these settings takes one head. Use another method.")
         data = prepare(
             prototypes, real, image_mean, how=how, bias_column=bias if wide else None, blocks=blocks
         )
@@ -300,8 +290,7 @@ def _check_spaces(prototypes: Pairs | None, real: Pairs | None) -> None:
 def _trained(name: str) -> Method:
     """Return the method that trains a preset."""
     chosen = PRESETS[name]
-    never = {} if chosen.legacy else {"legacy": False}
-    return _method("trained.presets:preset", chosen.text, chosen.title, name=name, **never)
+    return _method("trained.presets:preset", chosen.text, chosen.title, name=name)
 
 
 def _method(aligner: str, text: str, title: str, **given: Any) -> Method:
@@ -408,11 +397,7 @@ _BUILT_IN: dict[str, Method] = {
     ),
     **{name: _trained(name) for name in PRESETS},
 }
-for _name, _how in (
-    ("paper-cca", replace(_UNIT, alike=True)),
-    ("paper-mlp", replace(_UNIT, legacy_texts=True)),
-):
-    _BUILT_IN[_name] = replace(_BUILT_IN[_name], preparation=_how)
+_BUILT_IN["paper-cca"] = replace(_BUILT_IN["paper-cca"], preparation=replace(_UNIT, alike=True))
 
 ALIGNERS: dict[str, type[BaseAligner]]
 """The classes behind them, by the name that saved alignments have for them."""

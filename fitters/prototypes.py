@@ -63,35 +63,6 @@ def resolve_duplicates(pairs: Pairs, how: Duplicates) -> Pairs:
     return replace(pairs.take(firsts), x=x, y=y)
 
 
-def covariance_patterns(pairs: Pairs, images: Rows) -> Pairs:
-    """Return prototypes with w replaced by Cov(f) w, the pattern that the filter w responds to.
-
-    A discriminative row points to what tells its class from others, not to where its images lie;
-    multiplied by the covariance of the features f it does.
-
-    Parameters
-    ----------
-    pairs : Pairs
-        x are the head's rows.
-    images : ndarray of shape (n, p)
-        Unlabelled raw image embeddings that the covariance is taken of, never test images.
-
-    References
-    ----------
-    Haufe et al., On the interpretation of weight vectors of linear models in multivariate
-    neuroimaging, NeuroImage 2014, eq. 6.
-    """
-    if images.shape[1] != pairs.x.shape[1] or len(images) < 2:
-        raise PairsError(
-            f"A covariance of features needs at least 2 images of {pairs.x.shape[1]:,} columns. "
-            f"Got {images.shape}."
-        )
-    rows = images.astype(np.float64)
-    rows -= rows.mean(axis=0)
-    patterns = (pairs.x.astype(np.float64) @ rows.T) @ rows / (len(rows) - 1)
-    return replace(pairs, x=patterns.astype(pairs.x.dtype))
-
-
 KAPPA = 10.0
 """Images that a row of the head counts as, in `adapted_prototypes`: fixed, not chosen."""
 

@@ -59,8 +59,6 @@ class Preparation:
         Prototypes are [w, b] and images [f, 1], where the head has a bias.
     alike : bool
         Every pair counts alike: the m captions of an image are m pairs, not m parts of one.
-    legacy_texts : bool
-        With the setting `legacy`, texts are prepared for the fit and left raw for scoring.
 
     Examples
     --------
@@ -74,7 +72,6 @@ class Preparation:
     texts: Centring = "centred"
     head_bias: bool = False
     alike: bool = False
-    legacy_texts: bool = False
 
     def centred(self, centre: bool | None) -> Preparation:  # noqa: FBT001
         """Return the same with its rows centred or not; raw rows stay raw, as all do for None."""
@@ -85,7 +82,7 @@ class Preparation:
         return replace(self, images=images, texts=texts)
 
 
-OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "top_k", "power", "legacy")
+OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "top_k", "power")
 """Settings that some methods have and others do not."""
 
 TRAINING = ("epochs", "batch_size", "learning_rate", "share", "sequential", "patience")
@@ -98,7 +95,7 @@ Criterion = Literal["cosine", "rank", "error"]
 #: Their section in the help of a command.
 SETTINGS_SECTION = {
     "Settings of some methods": "--gamma --components --rank --top-k --power --centred "
-    "--legacy --epochs --batch-size --learning-rate --share --sequential --patience --precision",
+    "--epochs --batch-size --learning-rate --share --sequential --patience --precision",
 }
 
 
@@ -254,9 +251,6 @@ class FitConfig:
         chosen; see `fitters.aligners.asif.choose_anchors`.
     power : float, "auto" or None
         Of ASIF's similarities (8 if None).
-    legacy : bool
-        Text-to-Concept with the bias bug of its original; for the trained methods see
-        `fitters.trained.presets`.
     centre : bool, optional
         False: rows are brought to unit length only, and no mean is subtracted. None: as the
         method's source has it, which is True but for the trained ones and paper-cca. ConSE reads
@@ -337,9 +331,6 @@ class FitConfig:
         help="Raise similarities to this power (asif); auto chooses it [default: 8].",
         above=0,
         below=1000,
-    )
-    legacy: bool = option(
-        False, help="Reproduce the original code where it differs from the paper."
     )
     centre: bool | None = option(
         None,
@@ -429,10 +420,6 @@ class FitRequest(FitConfig):
         Which class texts a head is fitted on; see `HeadTexts`.
     duplicates : str
         What is done with classes that share a name; see `fitters.prototypes.DUPLICATES`.
-    rows : str
-        ``weights``: the head's rows; ``patterns``: Cov(f) w, with the covariance of the unlabelled
-        images; ``adapted``: moved towards these images (`fitters.prototypes.adapted_prototypes`);
-        ``bias``: [w, b], and [f, 1] for images.
     precision : str
         Of the products, where a fit on real pairs is made from their moments.
     cached : bool
@@ -506,13 +493,6 @@ class FitRequest(FitConfig):
     )
     duplicates: Duplicates = option(
         "keep", help="Keep classes that share a name, merge them or drop them.", needs=("head",)
-    )
-    rows: Literal["weights", "patterns", "adapted", "bias"] = option(
-        "weights",
-        help="Use these prototypes: weights, the rows w of the head; patterns, Cov(f) w; "
-        "adapted, rows moved towards the unlabelled images of the split; or bias, [w, b] "
-        "beside images [f, 1].",
-        needs=("head",),
     )
     precision: MomentsPrecision = option(
         "float32", help="Accumulate the moments of real pairs in this precision.", needs=("y",)

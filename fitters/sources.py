@@ -70,6 +70,10 @@ class Sources(Shown, Generic[P]):
         """Return what each of `given` is multiplied by: prototypes by `mix` if there are both."""
         return (mix, 1.0) if self.mixed else (1.0,)
 
+    def beside(self: Sources[Pairs], real: Pairs) -> Sources[Pairs]:
+        """Return these prototypes beside raw real pairs, of which no transform is made."""
+        return replace(self, real=_transformed(real, self.image, self.text))
+
     def _card(self) -> Card:
         named = {"prototypes": self.prototypes, "real pairs": self.real}
         counts = {what: None if one is None else f"{one.n:,}" for what, one in named.items()}

@@ -94,8 +94,7 @@ class Spectrum:
 
     def inverse(self, alpha: float) -> Matrix:
         """Return 1 / (λ + alpha), and 0 where λ + alpha is 0; shape (r,)."""
-        shifted = self.values + alpha
-        return np.divide(1.0, shifted, out=np.zeros_like(shifted), where=shifted > 0)
+        return inverse_of(self.values, alpha)
 
     def fit(self, alpha: float) -> Matrix:
         """Return the coefficients at a penalty, shape (k, q)."""
@@ -172,6 +171,12 @@ def eigen_gram(gram: npt.NDArray[np.floating[Any]]) -> tuple[Matrix, Matrix]:
     values, vectors = np.linalg.eigh(gram)
     # A gram is a sum of squares: what is below 0 is rounding.
     return np.maximum(values, 0.0), vectors
+
+
+def inverse_of(values: Matrix, alpha: float) -> Matrix:
+    """Return 1 / (λ + alpha) of eigenvalues λ, and 0 where λ + alpha is 0; shape (r,)."""
+    shifted = values + alpha
+    return np.divide(1.0, shifted, out=np.zeros_like(shifted), where=shifted > 0)
 
 
 def _products(one: Matrix, other: Matrix) -> Matrix:

@@ -38,7 +38,6 @@ _GROUP_OF = {"featstore": "store ", "fitters": "", "bench": "eval "}
 _MOVED = {
     "featstore manifests": "data",
     "featstore extract": "extract",
-    "fitters cache": "store moments",
     "bench check": "check",
     "bench report": "report",
 }

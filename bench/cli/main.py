@@ -29,7 +29,6 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
     lazy={
         "run": "bench.cli.run:run_command",
         "task": "bench.cli.run:task_command",
-        "score": "bench.cli.run:score_command",
         "sweep": "bench.cli.run:sweep_command",
         "check": "bench.cli.run:check_command",
         "ls": "bench.cli.results:ls_command",

@@ -423,7 +423,7 @@ def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
         from bench.cells import series_table
         from bench.results import read_results
 
-        table = series_table(results, read_results(results))
+        table = series_table(read_results(results))
     if as_json:
         print_json(table.to_dicts())
         return

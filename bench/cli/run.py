@@ -21,14 +21,13 @@ from bench.cli.main import (
     jobs_option,
     lists_of,
     out_option,
-    print_form,
     recorded_command,
     run_options,
     seeds_option,
     set_options,
     values_of,
 )
-from bench.suites.single import SCORED, SWEEP, SetNames
+from bench.suites.single import SWEEP, SetNames
 from featstore.cli.manifests import options_option
 from featstore.cli.progress import ProgressBar, duration
 from featstore.command_line import (
@@ -41,7 +40,7 @@ from featstore.command_line import (
     store_option,
     usage_error,
 )
-from featstore.options import config_from, parts_of
+from featstore.options import config_from
 from featstore.plugins import KINDS
 from featstore.terminal import bad, dim, good, say
 from fitters.settings import SETTINGS_SECTION
@@ -472,83 +471,6 @@ def _parsed(task: str, words: tuple[str, ...]) -> Options:
         return parse_options(task, list(words))
     except ProtocolError as err:
         raise usage_error(str(err)) from err
-
-
-#: Fields of a run that have no effect on the score of an alignment that is there.
-_OF_FITS = (
-    "eval", "source", "n_pairs", "pairs_per_class", "train_splits", "train_fraction",
-    "control_draw", "clusters", "head_size", "head_by", "leave_seen", "pair_variants",
-    "pair_templates", "head_rows",
-)  # fmt: skip
-
-
-@click.command(
-    "score",
-    cls=SectionedCommand,
-    sections={
-        "Options": "--store --images --names --captions --head --head-names --task --eval -O -o",
-    },
-    epilog="\b\nExample:"
-    "\n  bench score build/demo/aligners/ridge-head --store build/demo/store \\"
-    "\n      --images stamps/image/tf_efficientnet_lite0 \\"
-    "\n      --names stamps/class_name/all-MiniLM-L6-v2"
-    "\n  bench score aligners/ridge-all --store store --images coco/image/dinov2 \\"
-    "\n      --captions coco/caption/all-MiniLM-L6-v2 --eval split -O captions=5 -o scores.csv",
-)
-@click.argument("aligner", type=click.Path(path_type=Path))
-@store_option("Read from this store, a folder or an address.")
-@click.option("--task", "tasks", multiple=True, metavar="NAMES", callback=parts_of,
-              help="Score by these tasks, separated by commas: zero_shot, generalised, "
-                   "retrieval, hubness or tasks of your own [default: zero_shot with --names, "
-                   "retrieval with --captions].")  # fmt: skip
-@set_options
-@click.option("--eval", "evaluation", type=click.Choice(["all-names", "split"]),
-              default="all-names", show_default=True,
-              help="Score all images, or those of the manifest's split test.")  # fmt: skip
-@run_options("protocol", "data", without=_OF_FITS, several=False)
-@task_option
-@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=None,
-              help="Write the rows to this file as Parquet (.parquet) or CSV.")  # fmt: skip
-@json_option
-def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **given: Any) -> None:
-    """Score a saved alignment on the sets named.
-
-    ALIGNER is a folder that `fitters fit` wrote. The sets must lie in the spaces that it was fitted
-    on. Nothing is fitted and no results folder
-    is needed; comparisons, intervals and the report need runs (`bench run`, `bench task`). Images
-    and names that the alignment was fitted on are no test of it: keep to held-out ones.
-    """
-    import polars as pl
-
-    from bench.cli.results import write_rows
-    from bench.options import TASKS
-    from bench.suites.single import score_alignment, task_runs
-    from bench.tables import score_lines
-    from featstore.store.store import open_store
-    from fitters.saved import read_alignment
-
-    wanted = tasks or tuple(
-        task for task, key in (("zero_shot", "names"), ("retrieval", "captions")) if given[key]
-    )
-    known = [*SCORED, *(task for task in TASKS if not TASKS.is_ours(task))]
-    if not wanted or not set(wanted) <= set(known):
-        raise usage_error(f"Give --names or --captions, or --task: {', '.join(known)}.")
-    options = [_parsed(task, given["words"]) for task in wanted]
-    fields: dict[str, Any] = {"eval": given["evaluation"], **vars(config_from(SetNames, given))}
-    fields |= {name: value for name, (value,) in lists_of(given, "protocol", "data").items()}
-    alignment, opened = read_alignment(aligner), open_store(store)
-    runs = [
-        task_runs(opened, task, options=own, **fields)[0]
-        for task, own in zip(wanted, options, strict=True)
-    ]
-    with ProgressBar(f"score {aligner}"):
-        scores = pl.concat(score_alignment(alignment, opened, run) for run in runs)
-    if given["out"] is not None:
-        write_rows(given["out"], scores, as_json=False)
-    if given["as_json"]:
-        print_json(scores.to_dicts())
-    else:
-        print_form(score_lines(scores), "table")
 
 
 @click.command(

@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.metrics.both_ways import rank_both_ways
     from bench.metrics.ranks import (
         CUTOFFS,
         NO_ITEM,
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
         rank_blocks,
         rank_projections,
         rank_relevant,
-        ranks_from_blocks,
         ranks_from_scores,
     )
     from bench.metrics.summary import (
@@ -53,17 +51,15 @@ __all__ = [
     "per_query",
     "query_values",
     "rank_blocks",
-    "rank_both_ways",
     "rank_projections",
     "rank_relevant",
-    "ranks_from_blocks",
     "ranks_from_scores",
     "summarise",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    for home in ("summary", "ties", "ranks", "both_ways") if name in __all__ else ():
+    for home in ("summary", "ties", "ranks") if name in __all__ else ():
         module = import_module(f"bench.metrics.{home}")
         if hasattr(module, name):
             return getattr(module, name)

@@ -34,8 +34,8 @@ at 2 it is 1 of 2, at 4 it is 2 of 2.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -56,65 +56,80 @@ LONG_ROW = 2_000
 FEW = 1 / 32
 
 
-@dataclass(frozen=True, eq=False)
-class Counted:
-    """What is kept of a block of queries; see `bench.metrics.ranks.Ranks`."""
+#: The k of true recall and precision at k. Hit recall needs none: it follows from the rank.
+CUTOFFS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What n queries found in a gallery of g items.
+
+    Attributes
+    ----------
+    rank : int64 array of shape (n,)
+        Place of the best relevant item, from 1; ties count against.
+    average_precision : float64 array of shape (n,)
+        Mean over the relevant items of the precision at each.
+    truncated_precision : float64 array of shape (n,)
+        The same over the first n_relevant places only, ties broken as in `top`; relevant items
+        beyond count 0.
+    hits : int64 array of shape (n, len(CUTOFFS))
+        Relevant items among the first k places, for every k of `CUTOFFS`.
+    n_relevant : int64 array of shape (n,)
+        Relevant items of each query, at least 1.
+    top : int64 array of shape (n, k)
+        Gallery positions of the first k items, best first: by score, at equal score
+        non-relevant items first, then the lower position. `NO_ITEM` beyond the gallery.
+    gallery : int
+        g, the number of gallery items.
+    """
 
     rank: NDArray[np.int64]
     average_precision: NDArray[np.float64]
     truncated_precision: NDArray[np.float64]
     hits: NDArray[np.int64]
+    n_relevant: NDArray[np.int64]
+    top: NDArray[np.int64]
+    gallery: int
 
+    @classmethod
+    def of_block(
+        cls, scores: NDArray[np.floating[Any]], start: int, relevance: Relevance, top: int
+    ) -> Ranks:
+        """Rank by the scores of the queries from `start` on, shape (b, g)."""
+        stop = start + len(scores)
+        rows, positions = relevance.of_rows(start, stop)
+        counts = relevance.counts[start:stop]
+        own = scores[rows, positions]
+        ordered, starts = own[np.lexsort((-own, rows))], starts_of(counts)
+        at_least = _count_at_least(scores, ordered, counts, starts)
+        # Of the relevant items of a query in order, the j-th stands at place j + (non-relevant
+        # items that score at least as much): ties count against.
+        nth = np.arange(len(ordered)) - np.repeat(starts, counts) + 1
+        relevant_at_least = _last_of_ties(ordered, rows, nth)
+        place = at_least - relevant_at_least + nth
+        # Within the first n_relevant places, ties broken: each place has one item.
+        inside = np.where(place <= counts[rows], nth / place, 0.0)
+        return cls(
+            rank=place[starts],
+            average_precision=np.add.reduceat(relevant_at_least / at_least, starts) / counts,
+            truncated_precision=np.add.reduceat(inside, starts) / counts,
+            hits=np.stack(
+                [np.add.reduceat(place <= k, starts, dtype=np.int64) for k in CUTOFFS], 1
+            ),
+            n_relevant=counts,
+            top=first_places(
+                scores, relevance.query_codes[start:stop], relevance.gallery_codes, top
+            ),
+            gallery=scores.shape[1],
+        )
 
-def count_block(
-    scores: NDArray[np.floating[Any]], start: int, relevance: Relevance, cutoffs: tuple[int, ...]
-) -> Counted:
-    """Count on the scores of the queries from `start` on, shape (b, g)."""
-    n = len(scores)
-    rows, positions = relevance.of_rows(start, start + n)
-    counts = relevance.counts[start : start + n]
-    own = scores[rows, positions]
-    order = np.lexsort((-own, rows))
-    ordered = own[order]
-    at_least = _count_at_least(scores, ordered, counts, starts_of(counts))
-    return counted_items(ordered, at_least, counts, cutoffs)
-
-
-def counted_items(
-    ordered: NDArray[np.floating[Any]],
-    at_least: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    cutoffs: tuple[int, ...],
-) -> Counted:
-    """Return what follows from how many items score at least as much as each relevant one.
-
-    Of the relevant items of a query in order, the j-th stands at place j + (non-relevant items
-    that score at least as much): ties count against.
-
-    Parameters
-    ----------
-    ordered : array of shape (s,)
-        Scores of the relevant items, those of one query together and best first.
-    at_least : int64 array of shape (s,)
-        Items, itself among them, that score at least as much.
-    counts : int64 array of shape (n,)
-        Relevant items of every query; s in all.
-    cutoffs : tuple of int
-    """
-    starts = starts_of(counts)
-    rows = np.repeat(np.arange(len(counts)), counts)
-    nth = np.arange(len(ordered)) - np.repeat(starts, counts) + 1
-    relevant_at_least = _last_of_ties(ordered, rows, nth)
-    place = at_least - relevant_at_least + nth
-    hits = np.stack([np.add.reduceat((place <= k).astype(np.int64), starts) for k in cutoffs], 1)
-    # Within the first n_relevant places, ties broken: each place has one item.
-    inside = np.where(place <= counts[rows], nth / place, 0.0)
-    return Counted(
-        rank=place[starts],
-        average_precision=np.add.reduceat(relevant_at_least / at_least, starts) / counts,
-        truncated_precision=np.add.reduceat(inside, starts) / counts,
-        hits=hits,
-    )
+    @classmethod
+    def joined(cls, blocks: Sequence[Ranks]) -> Ranks:
+        """Return the ranks of all queries from those of consecutive blocks."""
+        columns = [one.name for one in fields(cls)[:-1]]
+        found = {name: np.concatenate([getattr(b, name) for b in blocks]) for name in columns}
+        return cls(**found, gallery=blocks[0].gallery)
 
 
 def _count_at_least(
@@ -344,43 +359,6 @@ def of_blocks(
     return map_threads(of_block, range(0, n, rows))
 
 
-#: The k of true recall and precision at k. Hit recall needs none: it follows from the rank.
-CUTOFFS = (1, 5, 10)
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """What n queries found in a gallery of g items.
-
-    Attributes
-    ----------
-    rank : int64 array of shape (n,)
-        Place of the best relevant item, from 1; ties count against.
-    average_precision : float64 array of shape (n,)
-        Mean over the relevant items of the precision at each.
-    truncated_precision : float64 array of shape (n,)
-        The same over the first n_relevant places only, ties broken as in `top`; relevant items
-        beyond count 0.
-    hits : int64 array of shape (n, len(CUTOFFS))
-        Relevant items among the first k places, for every k of `CUTOFFS`.
-    n_relevant : int64 array of shape (n,)
-        Relevant items of each query, at least 1.
-    top : int64 array of shape (n, k)
-        Gallery positions of the first k items, best first: by score, at equal score
-        non-relevant items first, then the lower position. `NO_ITEM` beyond the gallery.
-    gallery : int
-        g, the number of gallery items.
-    """
-
-    rank: NDArray[np.int64]
-    average_precision: NDArray[np.float64]
-    truncated_precision: NDArray[np.float64]
-    hits: NDArray[np.int64]
-    n_relevant: NDArray[np.int64]
-    top: NDArray[np.int64]
-    gallery: int
-
-
 def rank_projections(
     queries: NDArray[np.floating[Any]] | Any,
     gallery: NDArray[np.floating[Any]] | Any,
@@ -410,9 +388,8 @@ def rank_projections(
     MetricError
         If shapes disagree, a projection is not finite, or a query has no relevant item.
     """
-    queries, columns = checked_sides(queries, gallery)
-    relevance = Relevance.build(query_groups, gallery_groups, queries.shape[0], columns.shape[1])
-    return ranked(queries, columns, relevance, top, block_scores)
+    relevance = Relevance.build(query_groups, gallery_groups, queries.shape[0], gallery.shape[0])
+    return rank_relevant(queries, gallery, relevance, top=top, block_scores=block_scores)
 
 
 def rank_relevant(
@@ -421,6 +398,7 @@ def rank_relevant(
     relevance: Relevance,
     *,
     top: int = 5,
+    block_scores: int = BLOCK_SCORES,
 ) -> Ranks:
     """Do the same where `relevance` is known: it serves every projection of the same items.
 
@@ -431,16 +409,11 @@ def rank_relevant(
     """
     queries, columns = checked_sides(queries, gallery)
     relevance.check(queries.shape[0], columns.shape[1])
-    return ranked(queries, columns, relevance, top, BLOCK_SCORES)
 
+    def ranks(scores: NDArray[np.float32], start: int) -> Ranks:
+        return Ranks.of_block(scores, start, relevance, top)
 
-def ranked(queries: Any, columns: Any, relevance: Relevance, top: int, block_scores: int) -> Ranks:
-    """Rank the columns for every query, both checked."""
-
-    def rank(scores: NDArray[np.float32], start: int) -> tuple[Counted, NDArray[np.int64]]:
-        return rank_block(scores, start, relevance, top)
-
-    return join_blocks(of_blocks(rank, queries, columns, block_scores), relevance)
+    return Ranks.joined(of_blocks(ranks, queries, columns, block_scores))
 
 
 def first_of_gallery(queries: Any, gallery: Any, k: int) -> NDArray[np.int64]:
@@ -472,34 +445,20 @@ def ranks_from_scores(
         raise MetricError(
             f"Scores must be a matrix of queries × gallery, got shape {scores.shape}."
         )
-    Relevance.build(query_groups, gallery_groups, *scores.shape)  # says what does not fit
-    return ranks_from_blocks([scores], query_groups, gallery_groups, top=top)
-
-
-def ranks_from_blocks(
-    blocks: Iterable[NDArray[np.floating[Any]]],
-    query_groups: NDArray[Any],
-    gallery_groups: NDArray[Any],
-    *,
-    top: int = 5,
-) -> Ranks:
-    """Rank from scores that come in blocks of rows, together of shape (n, g).
-
-    Raises
-    ------
-    MetricError
-        If the blocks are not n rows of g scores, a score is NaN, or a query has no relevant item.
-    """
-    relevance = Relevance.build(
-        query_groups, gallery_groups, len(query_groups), len(gallery_groups)
-    )
-    return rank_blocks(blocks, relevance, top=top)
+    relevance = Relevance.build(query_groups, gallery_groups, *scores.shape)
+    return rank_blocks([scores], relevance, top=top)
 
 
 def rank_blocks(
     blocks: Iterable[NDArray[np.floating[Any]]], relevance: Relevance, *, top: int = 5
 ) -> Ranks:
-    """Do the same where `relevance` is known."""
+    """Rank from scores that come in blocks of rows, together of the shape of `relevance`.
+
+    Raises
+    ------
+    MetricError
+        If the blocks are not n rows of g scores, or a score is NaN.
+    """
     n, g = relevance.shape
     done, start = [], 0
     for scores in blocks:
@@ -510,33 +469,8 @@ def rank_blocks(
             )
         if np.isnan(scores).any():
             raise MetricError("A score is NaN: nothing can be ranked by it.")
-        done.append(rank_block(scores, start, relevance, top))
+        done.append(Ranks.of_block(scores, start, relevance, top))
         start += len(scores)
     if start != n:
         raise MetricError(f"Scores have {start:,} rows for {n:,} queries.")
-    return join_blocks(done, relevance)
-
-
-def rank_block(
-    scores: NDArray[np.floating[Any]], start: int, relevance: Relevance, top: int
-) -> tuple[Counted, NDArray[np.int64]]:
-    """Return what is counted on a block of scores, and the first places of its queries."""
-    codes = relevance.query_codes[start : start + len(scores)]
-    return (
-        count_block(scores, start, relevance, CUTOFFS),
-        first_places(scores, codes, relevance.gallery_codes, top),
-    )
-
-
-def join_blocks(blocks: list[tuple[Counted, NDArray[np.int64]]], relevance: Relevance) -> Ranks:
-    """Return the ranks of all queries from those of consecutive blocks."""
-    counted, tops = zip(*blocks, strict=True)
-    return Ranks(
-        rank=np.concatenate([block.rank for block in counted]),
-        average_precision=np.concatenate([block.average_precision for block in counted]),
-        truncated_precision=np.concatenate([block.truncated_precision for block in counted]),
-        hits=np.concatenate([block.hits for block in counted]),
-        n_relevant=relevance.counts,
-        top=np.concatenate(tops),
-        gallery=len(relevance.gallery_codes),
-    )
+    return Ranks.joined(done)

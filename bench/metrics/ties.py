@@ -74,36 +74,6 @@ class EqualColumns:
 
 
 @dataclass(frozen=True, eq=False)
-class EqualRows:
-    """The same for the rows of a product, which come in blocks.
-
-    Attributes
-    ----------
-    repeated : float32 array of shape (k, r)
-        Every row that occurs more than once, one time.
-    positions, which : int64 arrays of equal length
-        Where these are, ascending, and which of them is there.
-    """
-
-    repeated: NDArray[np.float32]
-    positions: NDArray[np.int64]
-    which: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, rows: NDArray[np.float32]) -> EqualRows:
-        """Find them in rows of shape (n, r)."""
-        found = first_equal(rows)
-        times = np.bincount(found, minlength=len(rows))
-        firsts, positions = np.flatnonzero(times > 1), np.flatnonzero(times[found] > 1)
-        return cls(rows[firsts], positions, np.searchsorted(firsts, found[positions]))
-
-    def tie(self, same: NDArray[np.float32], scores: NDArray[np.float32], start: int) -> None:
-        """Write over a block of scores, of the rows from `start` on, those of `repeated`."""
-        here = slice(*np.searchsorted(self.positions, (start, start + len(scores))))
-        scores[self.positions[here] - start] = same[self.which[here]]
-
-
-@dataclass(frozen=True, eq=False)
 class Relevance:
     """Positions of the relevant gallery items of n queries.
 

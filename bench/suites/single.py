@@ -278,9 +278,6 @@ def check_settings(names: Collection[str], methods: Collection[str]) -> None:
             )
 
 
-#: Tasks that an alignment made before is scored by.
-SCORED = ("zero_shot", "generalised", "retrieval", "hubness")
-
 _SCORES = ("task", "eval", "direction", "metric", "value", "chance", "n_queries", "gallery")
 
 
@@ -293,7 +290,8 @@ def score_alignment(alignment: Alignment, store: FeatureStore, run: Run) -> pl.D
         As `fitters.read_alignment` gives it; its facts say which spaces it takes.
     store : FeatureStore
     run : Run
-        A task of `SCORED`, its sets and its evaluation; its fit has no effect.
+        Its task scores an alignment: zero_shot, generalised, retrieval, hubness or one of your own.
+        Its fit has no effect.
 
     Returns
     -------

@@ -43,12 +43,10 @@ from bench.options import HeadNames, Hubness, ModalityGap, Neighbours
 from bench.protocol import first_per_class
 from bench.tasks.outcome import (
     METRICS,
-    Aligned,
     Outcome,
     Projector,
     Question,
-    project_images,
-    project_texts,
+    projected,
     with_class_metrics,
 )
 from bench.tasks.retrieval import first_captions
@@ -386,7 +384,7 @@ def _classified(
 
 
 def score_hubness(
-    alignment: Aligned, images: Items, texts: Items, *, options: Hubness | None = None
+    alignment: Projector, images: Items, texts: Items, *, options: Hubness | None = None
 ) -> list[Outcome]:
     """Count how often every text is among the first k of the images.
 
@@ -399,8 +397,7 @@ def score_hubness(
     """
     options = options or Hubness()
     k = min(options.k, len(texts))
-    x = project_images(alignment, images)
-    y = project_texts(alignment, texts)
+    x, y = projected(alignment, images, texts)
     if options.scorer != "cosine":
         x, y = scorer_named(options.scorer)(x, y)
     top = first_of_gallery(x, y, k)

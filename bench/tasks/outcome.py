@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from scipy.sparse import issparse
 
 from bench.corpus import Corpus, Items
 from bench.errors import ProtocolError
-from bench.metrics.both_ways import rank_both_ways
 from bench.metrics.ranks import CUTOFFS, NO_ITEM, Ranks, rank_blocks, rank_relevant
 from bench.metrics.summary import (
     OWN_METRICS,
@@ -23,9 +22,8 @@ from bench.metrics.summary import (
     class_metrics,
     summarise,
 )
-from bench.metrics.ties import Relevance, different_rows, first_equal
+from bench.metrics.ties import Relevance, first_equal
 from fitters.scorers import labelled, scorer_named
-from fitters.select.held_out import Projected
 from fitters.settings import Scorer
 
 #: Gallery ids kept per query, for the pictures of what was found.
@@ -45,10 +43,6 @@ class Projector(Protocol):
     def project_y(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Project raw text embeddings, shape (n, q) to (n, r)."""
         ...
-
-
-Aligned: TypeAlias = Projector | Projected
-"""An alignment; or what one gave for the different rows of all items that are scored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +82,7 @@ class Outcome:
         return self.queries.ranks
 
 
-Prepared = Callable[[Aligned], list[Outcome]]
+Prepared = Callable[[Projector], list[Outcome]]
 """A task whose items are known: it scores one alignment after another."""
 
 
@@ -177,17 +171,6 @@ class Question:
             gallery = gallery if same is None else gallery[same]
         outcome = self._pooled(rank_relevant(queries, gallery, self.relevance, top=self.top))
         return replace(outcome, direction=labelled(self.direction, scorer))
-
-    def rank_back(
-        self, back: Question, queries: Any, gallery: Any, *, scorer: Scorer = "cosine"
-    ) -> tuple[Outcome, Outcome]:
-        """Rank for this question and for `back`, whose queries are the gallery of this one."""
-        if scorer != "cosine":
-            forth = self.rank(queries, gallery, scorer=scorer)
-            return forth, back.rank(gallery, queries, scorer=scorer)
-        assert back.top == self.top
-        ranks = rank_both_ways(queries, gallery, self.relevance, back.relevance, top=self.top)
-        return self._pooled(ranks[0]), back._pooled(ranks[1])
 
     def rank_blocks(self, blocks: Iterable[NDArray[Any]]) -> Outcome:
         """Do the same from scores that come in blocks of rows, together of shape (n, g)."""
@@ -338,35 +321,30 @@ def _checked_values(found: Mapping[str, Any], n: int) -> dict[str, NDArray[np.fl
     return values
 
 
-def project_images(alignment: Aligned, images: Items) -> Any:
-    """Return the projections of images, equal ones of equal rows: shape (n, r)."""
-    if isinstance(alignment, Projected):
-        return alignment.images[images.places]
-    return once_each(alignment.project_x, images.rows)
+def projected(alignment: Projector, images: Items, texts: Items) -> tuple[Any, Any]:
+    """Return images (n, r) and texts (m, r) in a space where a dot product is their score.
 
-
-def project_texts(alignment: Aligned, texts: Items) -> Any:
-    """Return the projections of texts, equal ones of equal rows: shape (n, r)."""
-    if isinstance(alignment, Projected):
-        return alignment.texts[texts.places]
-    return once_each(alignment.project_y, texts.rows)
-
-
-def once_each(project: Callable[[NDArray[Any]], Any], rows: NDArray[Any]) -> Any:
-    """Return project(rows), shape (n, r), with every different row projected once.
-
-    Two captions with the same words are one row to an alignment, but its products may give them
-    other last bits: see `bench.metrics.ties`.
+    Equal rows have equal projections: two captions with the same words are one row to an alignment,
+    but its products may give them other last bits; see `bench.metrics.ties`. An alignment that
+    compares both sides more cheaply than in its shared space says so by a method `sides`.
 
     Raises
     ------
     ProtocolError
-        If the projection does not return a row for each that it was given.
+        If a projection does not return a row for each that it was given.
     """
-    firsts, which = different_rows(rows)
-    projected = project(rows if len(firsts) == len(rows) else rows[firsts])
-    if projected.shape[0] != len(firsts):
-        raise ProtocolError(
-            f"{len(firsts):,} rows were projected to {projected.shape[0]:,}: it takes one a row."
-        )
-    return projected if len(firsts) == len(rows) else projected[which]
+    (images_once, of_image), (texts_once, of_text) = images.different, texts.different
+    if hasattr(alignment, "sides"):
+        found = alignment.sides(images, texts)
+    else:
+        found = alignment.project_x(images_once), alignment.project_y(texts_once)
+    for rows, given in zip(found, (images_once, texts_once), strict=True):
+        if rows.shape[0] != len(given):
+            raise ProtocolError(
+                f"{len(given):,} rows were projected to {rows.shape[0]:,}: it takes one a row."
+            )
+    x, y = (
+        rows if rows.shape[0] == len(which) else rows[which]
+        for rows, which in zip(found, (of_image, of_text), strict=True)
+    )
+    return x, y

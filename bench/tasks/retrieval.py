@@ -16,13 +16,11 @@ from bench.errors import ProtocolError
 from bench.options import Retrieval
 from bench.tasks.outcome import (
     KEPT,
-    Aligned,
     Outcome,
     Prepared,
     Projector,
     Question,
-    project_images,
-    project_texts,
+    projected,
 )
 
 METRICS = (
@@ -102,10 +100,10 @@ def prepare_retrieval(
         top=top, group=group,
     )  # fmt: skip
 
-    def scored(alignment: Aligned) -> list[Outcome]:
-        x = project_images(alignment, images)
-        y = project_texts(alignment, captions)
-        return list(to_caption.rank_back(to_image, x, y, scorer=options.scorer))
+    def scored(alignment: Projector) -> list[Outcome]:
+        x, y = projected(alignment, images, captions)
+        scorer = options.scorer
+        return [to_caption.rank(x, y, scorer=scorer), to_image.rank(y, x, scorer=scorer)]
 
     return scored
 

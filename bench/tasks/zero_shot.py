@@ -11,6 +11,7 @@ question, unseen images among unseen names alone, is scored too.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,11 @@ from bench.options import Generalised, ZeroShot
 from bench.tasks.outcome import (
     KEPT,
     METRICS,
-    Aligned,
     Outcome,
     Prepared,
     Projector,
     Question,
-    project_images,
-    project_texts,
+    projected,
     with_class_metrics,
 )
 
@@ -106,9 +105,8 @@ def prepare_zero_shot(
         every = _all_prompts(prompts, names, options)
         best_prompt = question("image→name", names)
 
-        def best(alignment: Aligned) -> list[Outcome]:
-            x = project_images(alignment, images)
-            y = project_texts(alignment, every)
+        def best(alignment: Projector) -> list[Outcome]:
+            x, y = projected(alignment, images, every)
             outcome = best_prompt.rank_blocks(_best_prompt(x, y, every, names))
             return [with_class_metrics(outcome, seen=known)]
 
@@ -121,13 +119,16 @@ def prepare_zero_shot(
             f"image→name ({template})": _one_a_class(every, names, template)
             for template in dict.fromkeys(every.parts.tolist())
         }
-    questions = [(question(direction, own), own) for direction, own in texts.items()]
+    questions = [question(direction, own) for direction, own in texts.items()]
+    columns = [(own.ids, own.classes, own.rows) for own in texts.values()]
+    joined = Items(*map(np.concatenate, zip(*columns, strict=True)))
 
-    def scored(alignment: Aligned) -> list[Outcome]:
-        x = project_images(alignment, images)
+    def scored(alignment: Projector) -> list[Outcome]:
+        x, y = projected(alignment, images, joined)
+        sizes = [len(one.gallery_ids) for one in questions]
         outcomes = [
-            one.rank(x, project_texts(alignment, own), scorer=options.scorer)
-            for one, own in questions
+            one.rank(x, y[stop - size : stop], scorer=options.scorer)
+            for one, size, stop in zip(questions, sizes, accumulate(sizes), strict=True)
         ]
         return [with_class_metrics(outcome, seen=known) for outcome in outcomes]
 

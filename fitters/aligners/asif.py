@@ -34,7 +34,7 @@ from fitters.aligners.base import (
 from fitters.errors import ZeroRowError
 from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Pairs, Rows
-from fitters.select.grid import Axis, Choice, Search, Surface, folds_of_pairs, search
+from fitters.select.grid import Axis, Choice, Search, Surface, choose, folds_of_pairs
 from fitters.select.left_out import asking_of
 from fitters.select.ranking import METRICS, Gallery, check_metric, metric_of, reciprocal_ranks
 from fitters.settings import MOST, Metric
@@ -396,7 +396,7 @@ def choose_anchors(
             scores[i, j] = metric_of(of_rows, metric).mean()
         return scores
 
-    return search(
+    return choose(
         evaluate,
         {"top_k": _capped(top_ks, n_anchors), "power": powers},
         criterion=METRICS[metric],

@@ -24,6 +24,7 @@ from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fitters.errors import PairsError, SettingError
+from fitters.kept import kept
 from fitters.moments.moments import Folds, Moments, merge_pooled, moments_of
 from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Pairs, Rows, check_weight
@@ -353,7 +354,10 @@ def fit_on(aligner: Any, data: Sources[Any], mix: float = 1.0) -> Any:
         return aligner.fit(*stacked(data, mix))
     # Moments add: mixing is scaling one source's sums, and no row is read twice.
     masses = zip(data.given, data.masses(mix), strict=True)
-    return aligner.fit_moments(merge_pooled(*(moments_of(s).scaled(mass) for s, mass in masses)))
+    return aligner.fit_moments(merge_pooled(*(_moments_of(s).scaled(mass) for s, mass in masses)))
+
+
+_moments_of = kept(moments_of)
 
 
 def takes_weights(aligner: Any) -> bool:

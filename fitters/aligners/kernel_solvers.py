@@ -22,7 +22,7 @@ import scipy.linalg
 from featstore.parallel import map_threads
 from fitters.errors import SingularMomentsError
 from fitters.feature_maps import gaussian
-from fitters.kept import Kept, digest_of
+from fitters.kept import remember
 from fitters.pairs import Pairs
 from fitters.spectrum import Spectrum, eigen_gram
 
@@ -64,11 +64,6 @@ class Solution:
     dual: Matrix
     residual: float
 
-    @property
-    def n_bytes(self) -> int:
-        """What it takes in memory."""
-        return sum(array.nbytes for array in (self.penalty, self.factor, self.dual))
-
     def eliminate(self, rows: Matrix, others: Matrix) -> tuple[Matrix, Matrix, Matrix]:
         """Return what the n rows solved for do to k others: M = K + diag(penalty), R their kernel.
 
@@ -88,15 +83,6 @@ class Solution:
         reach = gaussian(others, rows, self.gamma)
         weights = scipy.linalg.cho_solve((self.factor, True), reach.T, check_finite=False)
         return weights, reach @ weights, reach @ self.dual
-
-
-# For 1,000 prototypes and images of 1,280 values a solution takes 18 MB.
-_SOLUTIONS: Kept[Solution] = Kept(64_000_000, lambda solution: solution.n_bytes)
-
-# For 1,000 texts 8 MB a width, of which a choice looks at five or more.
-_DECOMPOSED: Kept[tuple[Matrix, Matrix]] = Kept(
-    48_000_000, lambda found: found[0].nbytes + found[1].nbytes
-)
 
 
 def decompose_kernel(rows: Matrix, weight: Matrix, gamma: float) -> tuple[Matrix, Matrix]:
@@ -123,7 +109,8 @@ def decompose_kernel(rows: Matrix, weight: Matrix, gamma: float) -> tuple[Matrix
         root = np.sqrt(weight)[:, None]
         return eigen_gram(root * gaussian(rows, rows, gamma) * root.T)
 
-    return _DECOMPOSED.get(digest_of(rows, weight, gamma), decompose)
+    # For 1,000 texts 8 MB a width, of which a choice looks at five or more.
+    return remember(decompose, "kernel", rows, weight, gamma)
 
 
 def solve_first(rows: Matrix, targets: Matrix, gamma: float, penalty: Matrix) -> Solution:
@@ -137,7 +124,8 @@ def solve_first(rows: Matrix, targets: Matrix, gamma: float, penalty: Matrix) ->
         dual, residual = _refine(factor, rows, targets, gamma, penalty)
         return Solution(gamma, penalty, factor, dual, residual)
 
-    return _SOLUTIONS.get(digest_of(rows, targets, gamma, penalty), solve)
+    # For 1,000 prototypes and images of 1,280 values it takes 18 MB.
+    return remember(solve, "solution", rows, targets, gamma, penalty)
 
 
 def correct_first(

@@ -94,9 +94,6 @@ class TextToConceptAligner(FromMoments):
         Ridge penalty on the summed squared error of the scaled problem, where each side is scaled
         to variance 4.5 over all its entries; 0 is least squares, of least norm where rows are
         fewer than columns.
-    legacy : bool
-        Undo the scaling as the original does, b · c_x / c_y instead of b / c_y, which is wrong
-        unless the entries of x already have variance 4.5. Only to reproduce its numbers.
 
     Attributes
     ----------
@@ -133,12 +130,10 @@ class TextToConceptAligner(FromMoments):
     fitted_values: ClassVar[tuple[str, ...]] = ("scale_x_", "scale_y_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "alpha": [Interval(Real, 0, MOST, closed="left")],
-        "legacy": ["boolean"],
     }
 
-    def __init__(self, *, alpha: float = 0.0, legacy: bool = False) -> None:
+    def __init__(self, *, alpha: float = 0.0) -> None:
         self.alpha = alpha
-        self.legacy = legacy
 
     def _fit(self, moments: Moments) -> Self:
         about = moments.centred
@@ -156,9 +151,6 @@ class TextToConceptAligner(FromMoments):
         else:
             self.coef_ = least_squares(about.sxx, about.sxy)
         self.intercept_ = mean_y - mean_x @ self.coef_
-        if self.legacy:
-            # b of the scaled problem is c_y b; times c_x / c_y instead of 1 / c_y.
-            self.intercept_ = self.intercept_ * self.scale_x_
         return self
 
     def project_x(self, x: Rows) -> Matrix:

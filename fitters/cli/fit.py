@@ -83,7 +83,7 @@ def _methods() -> Iterable[str]:
     sections={
         "Options": "--store --x --y --n-pairs --head --head-names --penalty --mix --seed -o "
         "--force",
-        "Rows and names": "--dataset --split --source --rows --variants --templates "
+        "Rows and names": "--dataset --split --source --variants --templates "
         "--head-variants --head-templates --duplicates",
         "How settings are chosen": "--criterion --validation",
         **SETTINGS_SECTION,
@@ -279,7 +279,7 @@ def check_effects(
     for options in (FitRequest, TrainingOptions, Place):
         check_needs(options, given)
     real, mixed = request.y is not None, request.y is not None and bool(request.head)
-    rows = needs_rows(request, mixed=bool(request.head)) or request.rows == "bias"
+    rows = needs_rows(request, mixed=bool(request.head))
     by_error = request.criterion == "error"
     # Kernel ridge chooses its width and penalty on the prototypes, beside real pairs too.
     by_names = mixed and "gamma" in method.options and "auto" in (request.gamma, request.penalty)

@@ -1,49 +1,24 @@
-"""Commands that list and show saved alignments, and the cache of moments."""
+"""Commands that list and show saved alignments."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from featstore.cli.progress import age
-from featstore.cli.share import print_cache
 from featstore.command_line import (
     EXIT_VERIFY,
-    CommandGroup,
     count,
-    human_bytes,
     json_option,
     print_json,
     print_listed,
     usage_error,
 )
-from featstore.options import option, options_from
 from featstore.terminal import TextTable, bad, best, in_words, print_facts, say
 from fitters.errors import CorruptAlignmentError, SettingError
-
-
-@dataclass(frozen=True)
-class CacheLimits:
-    """What stays in the cache of moments."""
-
-    max_bytes: int | None = option(
-        None,
-        help="Delete the least recently used moments until the cache is below N bytes.",
-        metavar="N",
-        at_least=0,
-        below=2**63,
-    )
-    days: float | None = option(
-        None,
-        help="Delete moments that were not used for N days.",
-        metavar="N",
-        at_least=0,
-        below=1_000_000,
-    )
 
 
 @click.command(
@@ -195,47 +170,3 @@ def _shape(values: list[Any]) -> str:
     """Return the sizes of nested lists, such as ``3 × 9``."""
     first = values[0] if values else None
     return f"{len(values)} × {_shape(first)}" if isinstance(first, list) else str(len(values))
-
-
-@click.group("cache", cls=CommandGroup, epilog="Example: fitters cache ls")
-def cache_group() -> None:
-    """List or delete cached moments."""
-
-
-@cache_group.command("ls", epilog="Example: fitters cache ls")
-@json_option
-def cache_ls_command(as_json: bool) -> None:
-    """List cached moments, the last used first."""
-    from fitters.moments.cache import entries
-
-    _print_entries(entries(), as_json=as_json, verb="kept")
-
-
-@cache_group.command("gc", epilog="Example: fitters cache gc --max-bytes 1000000000")
-@options_from(CacheLimits)
-@click.option("--all", "everything", is_flag=True, help="Delete all cached moments.")
-@json_option
-def cache_gc_command(
-    max_bytes: int | None, days: float | None, everything: bool, as_json: bool
-) -> None:
-    """Delete cached moments; damaged ones are always deleted."""
-    from fitters.moments.cache import collect
-
-    if everything and (max_bytes is not None or days is not None):
-        raise usage_error("--all deletes everything. Give it without --max-bytes and --days.")
-    limit = 0 if everything else max_bytes
-    removed = collect(max_bytes=limit, older_than=None if days is None else days * 86_400)
-    _print_entries(removed, as_json=as_json, verb="removed")
-
-
-def _print_entries(found: list[Any], *, as_json: bool, verb: str) -> None:
-    total = sum(entry.n_bytes for entry in found)
-    if as_json:
-        rows = [{"path": str(e.path), "bytes": e.n_bytes, "facts": e.facts} for e in found]
-        print_json({verb: rows, "bytes": total})
-        return
-    entries = []
-    for entry in found:
-        sets = [entry.facts.get(side, {}).get("set", "damaged") for side in ("x", "y")]
-        entries.append((" × ".join(sets), human_bytes(entry.n_bytes), age(entry.used)))
-    print_cache(entries, human_bytes(total), removed=verb == "removed")

@@ -2,7 +2,7 @@
 
 An entry is one file, named by what its moments are of: the fingerprints of the sets and of the row
 selection, the preprocessing, the folds, and the precision. Nothing else decides them, so an entry
-never goes stale; it can only become useless, which `collect` is for.
+never goes stale; it can only become useless, and those used longest ago make room for new ones.
 
 A file is the sha256 of the rest, then a safetensors file. One that is damaged, or that this version
 does not know, counts as missing.
@@ -14,9 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,34 +26,16 @@ from safetensors import SafetensorError
 from data_manifests.cache import cache_folder
 from featstore.durable import write_durably
 from featstore.identity import canonical_json, sha256_hex
-from fitters.errors import FittersError
 from fitters.moments.moments import Moments
 
 FORMAT = 1
 SUFFIX = ".moments"
 DIGEST_BYTES = 32
+
+#: What the entries take together, at most; the last one written stays whatever it takes.
+MOST_BYTES = 10_000_000_000
 FIELDS = ("shift_x", "shift_y", "sum_x", "sum_y", "sxx", "sxy", "syy")
 Vectors = dict[str, npt.NDArray[np.float64]]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file of the cache.
-
-    Attributes
-    ----------
-    path : Path
-    facts : dict
-        What its moments are of.
-    n_bytes : int
-    used : float
-        When it was last read or written, seconds since the epoch.
-    """
-
-    path: Path
-    facts: dict[str, Any]
-    n_bytes: int
-    used: float
 
 
 def entry_path(facts: Mapping[str, Any]) -> Path:
@@ -87,6 +67,12 @@ def write_entry(facts: Mapping[str, Any], parts: Mapping[str, Moments], vectors:
     )
     path = entry_path(facts)
     write_durably(path, [hashlib.sha256(packed).digest(), packed])
+    found = [(own.stat(), own) for own in path.parent.glob(f"*{SUFFIX}")]
+    taken = 0
+    for status, own in sorted(found, key=lambda one: (-one[0].st_mtime, one[1] != path)):
+        taken += status.st_size
+        if taken > MOST_BYTES and own != path:
+            own.unlink(missing_ok=True)
     return path
 
 
@@ -116,58 +102,6 @@ def read_entry(facts: Mapping[str, Any]) -> tuple[dict[str, Moments], Vectors] |
     start = "vector/"
     vectors = {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
     return parts, vectors
-
-
-def entries() -> list[Entry]:
-    """Return what the cache holds, the last used first; damaged files have no facts."""
-    found = []
-    for path in cache_folder("moments").glob(f"*{SUFFIX}"):
-        try:
-            status = path.stat()
-            with path.open("rb") as file:
-                file.seek(DIGEST_BYTES)
-                size = int.from_bytes(file.read(8), "little")
-                header = file.read(min(size, 2**20))
-            facts = json.loads(json.loads(header)["__metadata__"]["headstock"])["facts"]
-        except OSError:
-            continue
-        except (ValueError, KeyError, TypeError):
-            facts = {}
-        found.append(Entry(path, facts, status.st_size, status.st_mtime))
-    return sorted(found, key=lambda entry: (-entry.used, entry.path.name))
-
-
-def collect(*, max_bytes: int | None = None, older_than: float | None = None) -> list[Entry]:
-    """Remove entries, and return them.
-
-    Parameters
-    ----------
-    max_bytes : int, optional
-        Keep the last used up to this size together.
-    older_than : float, optional
-        Remove what has not been used for so many seconds.
-
-    Raises
-    ------
-    FittersError
-        If a file cannot be removed.
-    """
-    removed, kept = [], 0
-    now = time.time()
-    for entry in entries():
-        old = older_than is not None and now - entry.used > older_than
-        too_much = max_bytes is not None and kept + entry.n_bytes > max_bytes
-        if not (old or too_much or not entry.facts):
-            kept += entry.n_bytes
-            continue
-        try:
-            entry.path.unlink(missing_ok=True)
-        except OSError as err:
-            raise FittersError(
-                f"{entry.path} cannot be removed: {err.strerror}. Check the folder's permissions."
-            ) from err
-        removed.append(entry)
-    return removed
 
 
 def _header(packed: bytes) -> dict[str, Any]:

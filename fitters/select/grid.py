@@ -223,8 +223,8 @@ class Surface:
         return facts if self.alone is None else facts | {"prototypes_alone": {"score": self.alone}}
 
 
-def search(
-    evaluate: Evaluate,
+def choose(
+    score: Evaluate,
     axes: Mapping[str, Axis],
     *,
     criterion: str,
@@ -244,7 +244,7 @@ def search(
     """
 
     def checked(at: Mapping[str, Matrix]) -> Matrix:
-        found = evaluate(at)
+        found = score(at)
         if not np.isfinite(found).all():
             raise SettingError(
                 f"The {criterion} is not finite somewhere on the grid. Check the rows for NaN."

@@ -22,7 +22,7 @@ texts would reward small prototype weights, because fitted texts lie among the r
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,16 +33,13 @@ import numpy.typing as npt
 from featstore.parallel import map_threads
 from fitters.aligners.solvers import DETERMINED, relative_penalty
 from fitters.errors import PairsError, SelectionError, SettingError
-from fitters.kept import Kept, digest_of
+from fitters.kept import remember
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.pairs import Pairs
-from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Surface, search
+from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Surface, choose
 from fitters.select.ranking import METRICS, HeldOut, check_metric
 from fitters.settings import Metric
-from fitters.spectrum import Matrix, Spectrum, eigen_gram
-
-_DECOMPOSED: Kept[tuple[Matrix, Matrix]] = Kept(64_000_000, lambda pair: pair[1].nbytes)
-"""Decompositions used last, by the gram: 50 of 384 columns. A head and its controls share texts."""
+from fitters.spectrum import Matrix, Spectrum, eigen_gram, inverse_of
 
 RANK_TOLERANCE = DETERMINED**2
 """Of eigenvalues of CCᵀ, squares of singular values: below it C has no direction there."""
@@ -98,36 +95,39 @@ def _divided(rows: npt.NDArray[Any], squares: npt.NDArray[Any]) -> npt.NDArray[A
     return found
 
 
+Both = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+"""Images and texts in the shared space of one fit; the score is the dot product, a cosine."""
+
+
 @dataclass(frozen=True, eq=False)
-class Projected:
-    """Rows of both sides in the shared space of one fit; the score is the dot product, a cosine.
+class Seen:
+    """Rows that are scored, as the fits see them: a, and C bᵀ of each source."""
 
-    Attributes
-    ----------
-    penalty : float
-    images, texts : arrays of shape (n, r), (t, r)
-    """
+    own: Matrix
+    towards: Sequence[Matrix]
 
-    penalty: float
-    images: npt.NDArray[Any]
-    texts: npt.NDArray[Any]
+
+@dataclass(frozen=True, eq=False)
+class AtWeight:
+    """What ridges of every penalty share: the spectrum of the gram, C Cᵀ in it, and the unit."""
+
+    values: Matrix
+    vectors: Matrix
+    turned: npt.NDArray[Any]
+    unit: float
 
 
 class LinearFits:
-    """Fits on one choice of real pairs and of prototypes, on rows to score, at every setting.
+    """Fits on one choice of real pairs and of prototypes, at every setting.
 
     Parameters
     ----------
     prototypes, real : Pairs or None
         Transformed; at least one of them. Products are taken in float64.
-    images, texts : ndarray of shape (n, p), (t, q)
-        The rows that are scored, transformed, of unit length.
     predict_x : bool
         True: predict x from y ("y->x"); False: y from x.
     products : Source, optional
         `Source.of` the prototypes, which all numbers of real pairs and all folds share.
-    towards : ndarray, optional
-        `products.towards` of the rows of the predicted side, which they share too.
     dtype : type
         Of the projections.
     """
@@ -136,92 +136,113 @@ class LinearFits:
         self,
         prototypes: Pairs | None,
         real: Pairs | None,
-        images: Matrix,
-        texts: Matrix,
         *,
         predict_x: bool,
         products: Source | None = None,
-        towards: Matrix | None = None,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        self._predict_x, self._dtype = predict_x, dtype
-        held_a, held_b = (texts, images) if predict_x else (images, texts)
-        self._columns = held_a.shape[1]
+        self.predict_x, self._dtype, self._basis = predict_x, dtype, None
         given = [pairs for pairs in (prototypes, real) if pairs is not None]
-        basis = None
-        if sum(pairs.n for pairs in given) < self._columns:
+        rows = [_sides(pairs, predict_x=predict_x)[0] for pairs in given]
+        self._columns = rows[0].shape[1]
+        if sum(map(len, rows)) < self._columns:
             # Fewer rows than columns: nothing outside their span is ever predicted from.
-            rows = [_sides(pairs, predict_x=predict_x)[0] for pairs in given]
-            basis = np.linalg.qr(np.concatenate(rows).T)[0]
-            held_a, products, towards = held_a @ basis, None, None
-        self._held_a = held_a
+            self._basis = np.linalg.qr(np.concatenate(rows).T)[0]
+            products = None
         self._sources = [
             products
             if products is not None and pairs is prototypes
-            else Source.of(pairs, predict_x=predict_x, basis=basis)
+            else Source.of(pairs, predict_x=predict_x, basis=self._basis)
             for pairs in given
         ]
-        known = [] if towards is None or prototypes is None else [towards]
-        self._towards = known + [own.towards(held_b) for own in self._sources[len(known) :]]
         self._mixes = len(given) == 2
         if self._mixes:
             crossed = self._sources[0].times(self._sources[1])
             self._crossed = crossed + crossed.T
 
-    def ridge(self, weight: float, penalties: Iterable[float]) -> Iterator[Projected]:
-        """Yield the projections of every penalty, relative as `RidgeAligner`'s are.
+    def seen(self, images: Matrix, texts: Matrix, first: Matrix | None = None) -> Seen:
+        """Return rows that are scored, of unit length and transformed, as all fits see them.
 
-        Parameters
-        ----------
-        weight : float
-            Mass of one class relative to one real image; no part without both sources.
-        penalties : iterable of float
-            Not negative.
+        `first` is `Source.towards` of `products`, which all numbers of real pairs share.
         """
-        towards, square = self._mixed(weight)
+        own, others = (texts, images) if self.predict_x else (images, texts)
+        if self._basis is not None:
+            own, first = own @ self._basis, None
+        known = [] if first is None else [first]
+        return Seen(own, known + [of.towards(others) for of in self._sources[len(known) :]])
+
+    def at(self, weight: float) -> AtWeight:
+        """Return what the ridges at a weight share: the mass of one class beside one real image."""
         masses = self._masses(weight)
         gram = np.asarray(sum(m * own.gram for m, own in zip(masses, self._sources, strict=True)))
-        values, vectors = _DECOMPOSED.get(digest_of(gram), lambda: eigen_gram(gram))
-        spectrum = Spectrum(values, vectors, self._held_a @ vectors, vectors.T @ towards)
-        # A penalty only scales these: single precision ranks as the projections of an aligner do.
-        turned = (vectors.T @ square @ vectors).astype(self._dtype)
-        held = spectrum.lhs.astype(self._dtype)
-        others = np.ascontiguousarray(spectrum.rhs.T, dtype=self._dtype)
-        unit = float(np.trace(gram)) / self._columns
-        for penalty in penalties:
-            inverse = spectrum.inverse(float(penalty) * unit)
-            # To a common scale, which no cosine sees, so that no square leaves single precision.
-            predicted = held * (inverse / inverse.max()).astype(self._dtype)
-            squares = np.einsum("ar,ar->a", predicted @ turned, predicted)
-            yield self._projected(float(penalty), others, _divided(predicted, squares))
+        # 50 of 384 columns take 64 MB. A head and its controls share texts.
+        values, vectors = remember(lambda: eigen_gram(gram), "gram", gram)
+        # A penalty only scales it: single precision ranks as the projections of an aligner do.
+        turned = (vectors.T @ self._square(weight) @ vectors).astype(self._dtype)
+        return AtWeight(values, vectors, turned, float(np.trace(gram)) / self._columns)
 
-    def procrustes(self, weight: float) -> Projected:
+    def ridge(self, weight: float, seen: Seen, at: AtWeight | None = None) -> RidgePath:
+        """Return the ridges at a weight, seen from rows; `at` is `LinearFits.at` of the weight."""
+        at = at or self.at(weight)
+        others = (at.vectors.T @ self._towards(weight, seen)).T
+        return RidgePath(
+            (seen.own @ at.vectors).astype(self._dtype),
+            np.ascontiguousarray(others, dtype=self._dtype), at, self.predict_x,
+        )  # fmt: skip
+
+    def procrustes(self, weight: float, seen: Seen) -> Both:
         """Return both sides in the space of the rotation (CCᵀ)^(−1/2) C.
 
         It is the polar factor of C through the square of C: half the digits, which is enough to
         rank, and a sixth of the time of a singular value decomposition.
         """
-        towards, square = self._mixed(weight)
-        values, vectors = eigen_gram(square)
+        values, vectors = eigen_gram(self._square(weight))
         keep = values > RANK_TOLERANCE * values[-1]
-        held = self._held_a @ vectors[:, keep]
+        held = seen.own @ vectors[:, keep]
         turned = _divided(held / np.sqrt(values[keep]), np.einsum("gr,gr->g", held, held))
-        return self._projected(0.0, towards.T @ vectors[:, keep], turned)
+        others = self._towards(weight, seen).T @ vectors[:, keep]
+        return (others, turned) if self.predict_x else (turned, others)
 
     def _masses(self, weight: float) -> tuple[float, ...]:
         return (weight, 1.0) if self._mixes else (1.0,)
 
-    def _mixed(self, weight: float) -> tuple[Matrix, Matrix]:
-        """Return C bᵀ of the rows that are scored, and CCᵀ."""
-        parts = list(zip(self._masses(weight), self._sources, self._towards, strict=True))
-        square = sum(mass * mass * own.square for mass, own, _ in parts)
-        square = square + weight * self._crossed if self._mixes else square
-        return np.asarray(sum(mass * rows for mass, _, rows in parts)), np.asarray(square)
+    def _towards(self, weight: float, seen: Seen) -> Matrix:
+        """Return C bᵀ of the rows that are scored."""
+        parts = zip(self._masses(weight), seen.towards, strict=True)
+        return np.asarray(sum(mass * rows for mass, rows in parts))
 
-    def _projected(
-        self, penalty: float, others: npt.NDArray[Any], own: npt.NDArray[Any]
-    ) -> Projected:
-        return Projected(penalty, *((others, own) if self._predict_x else (own, others)))
+    def _square(self, weight: float) -> Matrix:
+        """Return CCᵀ."""
+        parts = zip(self._masses(weight), self._sources, strict=True)
+        square = sum(mass * mass * own.square for mass, own in parts)
+        return np.asarray(square + weight * self._crossed if self._mixes else square)
+
+
+@dataclass(frozen=True, eq=False)
+class RidgePath:
+    """Ridges at every penalty, seen from rows of both sides in the eigenbasis.
+
+    Attributes
+    ----------
+    held, others : ndarray of shape (n, r), (t, r)
+        Rows of the predicting and of the predicted side.
+    shared : AtWeight
+    predict_x : bool
+        Whether the others are images.
+    """
+
+    held: npt.NDArray[Any]
+    others: npt.NDArray[Any]
+    shared: AtWeight
+    predict_x: bool
+
+    def at(self, penalty: float) -> Both:
+        """Return both sides at a penalty, relative as `RidgeAligner`'s is, and not negative."""
+        inverse = inverse_of(self.shared.values, penalty * self.shared.unit)
+        # To a common scale, which no cosine sees, so that no square leaves single precision.
+        predicted = self.held * (inverse / inverse.max()).astype(self.held.dtype)
+        own = _divided(predicted, np.einsum("ar,ar->a", predicted @ self.shared.turned, predicted))
+        return (self.others, own) if self.predict_x else (own, self.others)
 
 
 ERROR_CRITERION = "share of the held-out squared length that is predicted (R² about 0)"
@@ -242,7 +263,7 @@ def validate_by_error(
     Parameters
     ----------
     folds : sequence of Moments
-        Of the real pairs, one a fold, from `accumulate_folds`; each is held out once.
+        Of the real pairs, one a fold, from `accumulate_part`; each is held out once.
     prototypes : Moments, optional
         In the training of every fold, with the mixing weight.
     direction : {"x->y", "y->x", "both"}
@@ -287,7 +308,7 @@ def validate_by_error(
         scores: Matrix = (1.0 - errors / sizes[:, :, None]).mean(axis=1)
         return scores
 
-    return search(
+    return choose(
         evaluate,
         {"weight": Axis.fixed(1.0) if prototypes is None else weights, "penalty": penalties},
         criterion=CENTRED_CRITERION if center else ERROR_CRITERION,
@@ -374,23 +395,23 @@ def cross_validate(
         held = (rows.astype(np.float64) for rows in (asks.images, asks.gallery.texts))
         training = real.take(folds != fold)
         fits = LinearFits(
-            prototypes, training, *held, predict_x=predict_x, products=shared, dtype=np.float64
+            prototypes, training, predict_x=predict_x, products=shared, dtype=np.float64
         )
-        parts.append((asks, fits))
+        parts.append((asks, fits, fits.seen(*held)))
 
     def evaluate(at: Mapping[str, Matrix]) -> Matrix:
         sums = np.zeros((len(at["weight"]), len(at["penalty"])))
-        for asks, fits in parts:
+        for asks, fits, seen in parts:
             for i, weight in enumerate(at["weight"].tolist()):
-                found = (
-                    fits.ridge(weight, at["penalty"])
+                found: Iterable[Both] = (
+                    map(fits.ridge(weight, seen).at, at["penalty"].tolist())
                     if method == "ridge"
-                    else [fits.procrustes(weight)]
+                    else [fits.procrustes(weight, seen)]
                 )
-                sums[i] += [asks.total(one.images, one.texts, metric) for one in found]
+                sums[i] += [asks.total(*both, metric) for both in found]
         return sums / real.n
 
-    return search(
+    return choose(
         evaluate,
         {
             "weight": Axis.fixed(1.0) if prototypes is None else weights,

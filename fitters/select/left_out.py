@@ -19,10 +19,10 @@ import scipy.linalg
 from fitters.aligners.kernel_solvers import DOUBLE_ROWS, decompose_kernel
 from fitters.errors import SelectionError, SettingError
 from fitters.feature_maps import NystroemMap, gaussian
-from fitters.kept import Kept, digest_of
+from fitters.kept import digest_of, remember
 from fitters.moments.transform import unit_or_zero
 from fitters.pairs import Pairs
-from fitters.select.grid import PENALTIES, Axis, Surface, geometric, search
+from fitters.select.grid import PENALTIES, Axis, Surface, choose, geometric
 from fitters.select.ranking import BLOCK_SCORES, reciprocal_ranks
 from fitters.spectrum import Matrix, Parts, Spectrum, eigen_gram
 
@@ -54,12 +54,6 @@ EXACT_ROWS = 2048
 
 CHOICE_LANDMARKS = 1024
 """Beyond, that of the Nyström solution from so many landmarks, scored on `EXACT_ROWS` rows."""
-
-SURFACES: Kept[Surface] = Kept(2_000_000, lambda surface: surface.scores.nbytes)
-"""Every draw and number of real pairs of a sweep asks for these of the same prototypes."""
-
-# In float32, for 1,000 texts 4 MB a point of the grid; that of the demo's head has 45 points.
-_OPERATORS: Kept[npt.NDArray[Any]] = Kept(190_000_000, lambda operator: operator.nbytes)
 
 
 class LeftOut:
@@ -235,7 +229,7 @@ def leave_one_group_out(
         def evaluate(at: Mapping[str, Matrix]) -> Matrix:
             return np.array([[left_out.score(one * unit, criterion) for one in at["penalty"]]])
 
-        return search(
+        return choose(
             evaluate, {"weight": Axis.fixed(1.0), "penalty": penalties},
             criterion=CRITERIA[criterion],
             n_queries=len(asking_of(used.n)) if criterion == "rank" else used.n,
@@ -243,7 +237,8 @@ def leave_one_group_out(
         )  # fmt: skip
 
     made_of = used.row_groups, used.row_weight, penalties, criterion
-    return SURFACES.get(digest_of(a, b, asked, *made_of), surface)
+    # Every draw and number of real pairs of a sweep asks for those of the same prototypes.
+    return remember(surface, "left out", a, b, asked, *made_of)
 
 
 def left_out_of_rows(
@@ -321,12 +316,12 @@ def choose_on_prototypes(
     if used.n <= EXACT_ROWS:
         about = used.row_groups, used.row_weight, gammas, penalties, criterion, precision
         narrow = precision == "float32" and criterion == "cosine"
-        return SURFACES.get(
-            digest_of(a, b, asked, *about),
+        return remember(
             lambda: _surface(
                 _exact(a, b, asked, used, criterion, narrow=narrow), gammas, penalties, criterion,
                 n_queries=used.n, n_folds=len(parts_of(used.row_groups)),
             ),
+            "kernel left out", a, b, asked, *about,
         )  # fmt: skip
     if criterion == "rank":
         raise SettingError(
@@ -357,7 +352,7 @@ def _surface(
         ]
         return np.array(curves).T
 
-    return search(
+    return choose(
         evaluate, {"penalty": penalties, "gamma": gammas}, criterion=CRITERIA[criterion],
         of_ranks=criterion == "rank", tied=TIED, **about,
     )  # fmt: skip
@@ -393,7 +388,8 @@ def _exact(
 
     def score(gamma: float, alpha: float) -> float:
         if narrow:
-            kept = _OPERATORS.get(digest_of(texts, gamma, alpha), lambda: operator(gamma, alpha))
+            # For 1,000 texts 4 MB a point of the grid; that of the demo's head has 45 points.
+            kept = remember(lambda: operator(gamma, alpha), "operator", texts, gamma, alpha)
             predicted = _times_lower(kept, targets) if triangular else kept @ targets
         else:
             spectrum, between = at_width(gamma)

@@ -27,7 +27,7 @@ from fitters.errors import PairsError, SettingError
 from fitters.feature_maps import NystroemMap
 from fitters.moments.transform import unit_or_zero
 from fitters.pairs import Pairs
-from fitters.select.grid import Axis, Choice, Surface, folds_of_pairs, search
+from fitters.select.grid import Axis, Choice, Surface, choose, folds_of_pairs
 from fitters.select.left_out import CHOICE_LANDMARKS, EXACT_ROWS, GAMMAS, KERNEL_PENALTIES
 from fitters.select.ranking import METRICS, Gallery, metric_of, reciprocal_ranks
 from fitters.settings import Validation
@@ -153,6 +153,11 @@ class HeldOutPairs:
         return scores
 
 
+ROUNDING = 1e-10
+"""A prediction this short beside the longest image is 0, and ties with everything: a narrow kernel
+of few pairs leaves it no more digits than a sum rounds away, and its rank would be that of noise."""
+
+
 def cross_validate_kernel(
     *,
     real: Pairs,
@@ -177,16 +182,19 @@ def cross_validate_kernel(
     """
     held = HeldOutPairs(real, folds, criterion)
     texts = real.y.astype(np.float64)
+    least = ROUNDING * np.linalg.norm(held.images, axis=1).max()
 
     def evaluate(at: Mapping[str, Matrix]) -> Matrix:
         curves = []
         for gamma in at["gamma"].tolist():
             decomposed = decompose_kernel(texts, real.row_weight, gamma)
             found = held.predicted(decomposed, held.images, at["penalty"])
+            for predicted in found:
+                predicted[np.linalg.norm(predicted, axis=1) < least] = 0.0
             curves.append([held.scores(predicted).mean() for predicted in found])
         return np.array(curves).T
 
-    return search(
+    return choose(
         evaluate, {"penalty": penalties, "gamma": gammas}, criterion=VALIDATIONS[criterion],
         n_queries=real.n, n_folds=len(held.parts), of_ranks=criterion in METRICS,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from fitters.errors import SelectionError, ZeroRowError
 from fitters.moments.moments import Folds, Moments, merge_pooled, moments_of
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
-from fitters.select.grid import Axis, Search, Surface, folds_of_pairs, search
+from fitters.select.grid import Axis, Search, Surface, choose, folds_of_pairs
 from fitters.select.ranking import METRICS, HeldOut, check_metric
 from fitters.settings import Metric
 from fitters.sources import Sources
@@ -197,7 +197,7 @@ def _search(
         best: Matrix = scores.max(axis=1).reshape(len(at["weight"]), len(at["penalty"]))
         return best
 
-    surface = search(
+    surface = choose(
         evaluate,
         {"weight": weights, "penalty": penalties},
         criterion=METRICS[metric],

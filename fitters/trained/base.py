@@ -280,13 +280,11 @@ class ArrayRows:
     x, y : ndarray of shape (n, p), (n, q)
         Made float32.
     groups : ndarray of int, shape (n,)
-    weight : ndarray of shape (n,) or None
     """
 
     x: npt.NDArray[np.float32]
     y: npt.NDArray[np.float32]
     groups: npt.NDArray[np.int64]
-    weight: npt.NDArray[np.float64] | None = None
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -296,7 +294,6 @@ class ArrayRows:
             object.__setattr__(self, name, rows)
             digest.update(repr(rows.shape).encode() + rows.tobytes())
         digest.update(np.ascontiguousarray(self.groups).tobytes())
-        digest.update(b"" if self.weight is None else np.ascontiguousarray(self.weight).tobytes())
         object.__setattr__(self, "fingerprint", digest.hexdigest())
 
     @classmethod
@@ -328,8 +325,7 @@ class ArrayRows:
 
     def take(self, rows: npt.NDArray[np.int64]) -> ArrayRows:
         """Return the source of some rows."""
-        weight = None if self.weight is None else self.weight[rows]
-        return ArrayRows(self.x[rows], self.y[rows], self.groups[rows], weight)
+        return ArrayRows(self.x[rows], self.y[rows], self.groups[rows])
 
 
 BLOCK_ROWS = 4096
@@ -436,7 +432,6 @@ class TrainedAligner(BaseAligner):
         self,
         X: Rows,
         y: Rows,
-        sample_weight: npt.NDArray[Any] | None = None,
         *,
         groups: npt.NDArray[Any] | None = None,
         prototype: npt.NDArray[np.bool_] | None = None,
@@ -450,8 +445,6 @@ class TrainedAligner(BaseAligner):
         ----------
         X : ndarray of shape (n, p)
         y : ndarray of shape (n, q) or (n,)
-        sample_weight : ndarray of shape (n,), optional
-            Mass of each row in the loss, not negative; rows of mass 0 are left out.
         groups : ndarray of shape (n,), optional
             Names of classes, or images: rows of one group are no negatives of each other, and are
             held out together. None: every row is its own.
@@ -473,7 +466,7 @@ class TrainedAligner(BaseAligner):
         DivergedError
             If the loss is no longer finite.
         """
-        x64, y64, weight = validate_pairs(self, X, y, sample_weight)
+        x64, y64, _ = validate_pairs(self, X, y, None)
         n = len(x64)
         labels = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
         first = np.zeros(n, dtype=bool) if prototype is None else np.asarray(prototype, dtype=bool)
@@ -482,18 +475,10 @@ class TrainedAligner(BaseAligner):
                 f"groups and prototype have one entry a pair, {n:,}. Got {len(labels):,} and "
                 f"{len(first):,}."
             )
-        alike = bool((weight == weight[0]).all())
-        scaled = weight / weight[weight > 0].mean()
+        rows = ArrayRows(x64.astype(np.float32), y64.astype(np.float32), labels.astype(np.int64))
         sources = [
-            ArrayRows(
-                x64[chosen].astype(np.float32),
-                y64[chosen].astype(np.float32),
-                labels[chosen].astype(np.int64),
-                None if alike else scaled[chosen],
-            )
-            if chosen.any()
-            else None
-            for chosen in (first & (weight > 0), ~first & (weight > 0))
+            rows.take(np.flatnonzero(chosen)) if chosen.any() else None
+            for chosen in (first, ~first)
         ]
         self.fit_rows(*sources, device=device, checkpoint=checkpoint, on_epoch=on_epoch)
         return self

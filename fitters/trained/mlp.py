@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 LOSSES = ("cosine", "mse", "infonce", "siglip", "devise")
 
-CLOSED = -1e4
-"""Logit whose sigmoid and its slope are 0 in float32."""
-
 _NUMBER = Interval(Real, None, None, closed="neither")
 _BELOW_ONE = Interval(Real, 0, 1, closed="left")
 
@@ -174,9 +171,6 @@ class MLPAligner(TrainedAligner):
         ``loss__temperature``; `of` takes them side by side.
     precision : {"auto", "float32", "bf16"}
         Of the heads in training; "auto" is bf16 where the processor has a unit for it.
-    legacy : bool
-        What the original's code does where it deviates from its paper: siglip's mean over all
-        pairs, STRUCTURE's swapped divergence and closed gate, DeViSE's first violating text.
     seed : int
 
     Attributes
@@ -214,7 +208,6 @@ class MLPAligner(TrainedAligner):
         "direction": [StrOptions({"y->x", "x->y", "both"})],
         **{name: [cls, None] for name, cls in _GROUPS.items()},
         "precision": [StrOptions(set(PRECISIONS))],
-        "legacy": ["boolean"],
         "seed": [Interval(Integral, 0, None, closed="left")],
     }
 
@@ -226,7 +219,6 @@ class MLPAligner(TrainedAligner):
         loss: PairLoss | None = None,
         schedule: Schedule | None = None,
         precision: TrainingPrecision = "auto",
-        legacy: bool = False,
         seed: int = 0,
     ) -> None:
         self.direction = direction
@@ -234,7 +226,6 @@ class MLPAligner(TrainedAligner):
         self.loss = PairLoss() if loss is None else loss
         self.schedule = Schedule() if schedule is None else schedule
         self.precision = precision
-        self.legacy = legacy
         self.seed = seed
 
     @classmethod
@@ -274,7 +265,7 @@ class MLPAligner(TrainedAligner):
 
     def plain_params(self) -> dict[str, Any]:
         """Return the parameters side by side, as `of` takes them: plain values for JSON."""
-        own = {name: getattr(self, name) for name in ("direction", "precision", "legacy", "seed")}
+        own = {name: getattr(self, name) for name in ("direction", "precision", "seed")}
         return own | {name: getattr(getattr(self, g), at) for name, (g, at) in _PARAMETERS.items()}
 
     def __getattr__(self, name: str) -> Any:
@@ -300,8 +291,6 @@ class MLPAligner(TrainedAligner):
     def _parts(self, p: int, q: int) -> dict[str, nn.Module]:
         from fitters.trained.modules import build_head
 
-        # The original's first gate is 0, the logit of which no optimiser can leave.
-        gate = CLOSED if self.legacy else float(self.head.gate)
         sizes = {"x": p, "y": q}
         targets = {"y->x": p, "x->y": q, "both": int(self.head.n_components)}
         return {
@@ -312,7 +301,7 @@ class MLPAligner(TrainedAligner):
                 width=None if self.head.width is None else int(self.head.width),
                 dropout=None if self.head.dropout is None else float(self.head.dropout),
                 bias=bool(self.head.bias),
-                gate=gate,
+                gate=float(self.head.gate),
             )
             for side in ("x", "y")
             if self._maps(side)

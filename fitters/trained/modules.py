@@ -3,9 +3,8 @@
 Every module has the parameters that `fitters.trained.base.HEADS` lists under its name. Random
 numbers come from a generator that is handed in: torch's global one is never read nor moved.
 
-`weight` is one mass a row whose mean over the data is 1, or None for all alike. `same` marks, for
-the losses that contrast, pairs (i, j), i ≠ j, that are no negatives because row i and row j are of
-one group, such as classes of one name: they are left out.
+`same` marks, for the losses that contrast, pairs (i, j), i ≠ j, that are no negatives because row i
+and row j are of one group, such as classes of one name: they are left out.
 """
 
 from __future__ import annotations
@@ -251,15 +250,9 @@ def draw_from(module: nn.Module, generator: torch.Generator) -> None:
             part.generator = generator
 
 
-def cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def cosine_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Return the mean of 1 − cos(predicted_i, target_i): ``CosineEmbeddingLoss`` with y = 1."""
-    cosines = torch.nn.functional.cosine_similarity(predicted, target, dim=1)
-    return _mean(1 - cosines, weight)
-
-
-def mse_loss(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return the mean squared difference over rows and columns: ``MSELoss``."""
-    return _mean((predicted - target).square().mean(dim=1), weight)
+    return (1 - torch.nn.functional.cosine_similarity(predicted, target, dim=1)).mean()
 
 
 def infonce_loss(
@@ -268,7 +261,6 @@ def infonce_loss(
     scale: Tensor | float,
     *,
     same: Tensor | None = None,
-    weight: Tensor | None = None,
 ) -> Tensor:
     """Return the symmetric cross-entropy of each row's own partner among all in the batch.
 
@@ -290,7 +282,7 @@ def infonce_loss(
     own = logits.diagonal()
     of_x = torch.logsumexp(logits, dim=1) - own
     of_y = torch.logsumexp(logits, dim=0) - own
-    return _mean((of_x + of_y) / 2, weight)
+    return ((of_x + of_y) / 2).mean()
 
 
 def siglip_loss(
@@ -300,8 +292,6 @@ def siglip_loss(
     bias: Tensor | float,
     *,
     same: Tensor | None = None,
-    weight: Tensor | None = None,
-    mean_over_pairs: bool = False,
 ) -> Tensor:
     """Return −Σ_ij log σ(±(scale · cos_ij + bias)) / b: each pair a yes or no of its own.
 
@@ -309,8 +299,6 @@ def siglip_loss(
     ----------
     x, y : Tensor of shape (b, r)
         Brought to unit length here.
-    mean_over_pairs : bool
-        Divide by b² instead of b, as SAIL's code does; a learning rate means b times less then.
 
     References
     ----------
@@ -321,8 +309,7 @@ def siglip_loss(
     losses = -logsigmoid(signs * logits)
     if same is not None:
         losses = losses.masked_fill(same, 0)
-    of_rows = losses.sum(dim=1)
-    return _mean(of_rows / len(x) if mean_over_pairs else of_rows, weight)
+    return losses.sum(dim=1).mean()
 
 
 def devise_loss(
@@ -331,8 +318,6 @@ def devise_loss(
     *,
     margin: float = 0.1,
     same: Tensor | None = None,
-    weight: Tensor | None = None,
-    order: Tensor | None = None,
 ) -> Tensor:
     """Return the mean over i of Σ_j≠i max(0, margin − x_i·y_i + x_i·y_j).
 
@@ -340,9 +325,6 @@ def devise_loss(
     ----------
     x, y : Tensor of shape (b, r)
         Taken as they are: the caller makes the true side unit rows.
-    order : Tensor of int, shape (b,), optional
-        Look at the j in this order and stop at the first that violates the margin, as the
-        original describes; None sums them all.
 
     References
     ----------
@@ -353,11 +335,7 @@ def devise_loss(
     hinge = hinge.masked_fill(torch.eye(len(x), dtype=torch.bool, device=x.device), 0)
     if same is not None:
         hinge = hinge.masked_fill(same, 0)
-    if order is not None:
-        hinge = hinge[:, order]
-        violated = hinge > 0
-        hinge = hinge * (violated & (violated.cumsum(dim=1) == 1))
-    return _mean(hinge.sum(dim=1), weight)
+    return hinge.sum(dim=1).mean()
 
 
 def first_bias(batch: int) -> float:
@@ -366,21 +344,12 @@ def first_bias(batch: int) -> float:
     return math.log(p / (1 - p))
 
 
-def _mean(of_rows: Tensor, weight: Tensor | None) -> Tensor:
-    return of_rows.mean() if weight is None else (weight * of_rows).mean()
-
-
-TINY = 1e-12
-"""The original adds it to every probability."""
-
-
 def structure_penalty(
     before: Tensor,
     after: Tensor,
     *,
     temperature: float = 0.05,
     levels: int = 1,
-    legacy: bool = False,
 ) -> Tensor:
     """Return the Jensen–Shannon divergence between similarity distributions of a batch.
 
@@ -393,9 +362,6 @@ def structure_penalty(
         Rows that go into a head, and what comes out.
     levels : int
         Steps of the walk between rows, at least 1.
-    legacy : bool
-        The original takes KL(M‖P) where Jensen–Shannon has KL(P‖M), M being the mean of both, and
-        adds 1e-12 to every probability.
 
     References
     ----------
@@ -408,11 +374,7 @@ def structure_penalty(
         if level:
             p_walk, q_walk = p_walk @ p, q_walk @ q
         middle = (p_walk + q_walk) / 2
-        if legacy:
-            sides = tuple((middle + TINY, side + TINY) for side in (p_walk, q_walk))
-        else:
-            sides = ((p_walk, middle), (q_walk, middle))
-        total = total + sum(_divergence(a, b) for a, b in sides) / 2
+        total = total + (_divergence(p_walk, middle) + _divergence(q_walk, middle)) / 2
     return total / levels
 
 
@@ -434,7 +396,7 @@ class PairObjective(Objective):
     def __init__(self, heads: dict[str, nn.Module], aligner: MLPAligner) -> None:
         super().__init__()
         self.heads = nn.ModuleDict(heads)
-        self.direction, self.legacy = aligner.direction, bool(aligner.legacy)
+        self.direction = aligner.direction
         self.settings, self.batch_size = aligner.loss, int(aligner.schedule.batch_size)
         self.thin = FeatureDropout(
             float(aligner.head.feature_dropout), float(aligner.head.feature_dropout_batches)
@@ -478,24 +440,23 @@ class PairObjective(Objective):
     def loss(self, batch: Batch, outputs: tuple[Tensor, ...], step: int) -> Tensor:
         """Return the loss with its regulariser."""
         x, y = outputs
-        weight = batch.weight
         same = batch.same if self.settings.mask_same else None
         predicted, target = (x, y) if "x" in self.heads else (y, x)
         scale = self.log_scale.exp()
         match self.settings.name:
             case "cosine":
-                loss = cosine_loss(predicted, target, weight)
+                loss = cosine_loss(predicted, target)
             case "mse":
-                loss = mse_loss(predicted, target, weight)
+                loss = nn.functional.mse_loss(predicted, target)
             case "infonce":
-                loss = infonce_loss(x, y, scale, same=same, weight=weight)
+                loss = infonce_loss(x, y, scale, same=same)
             case "siglip":
-                loss = siglip_loss(
-                    x, y, scale, self.shift, same=same, weight=weight,
-                    mean_over_pairs=self.legacy,
-                )  # fmt: skip
+                loss = siglip_loss(x, y, scale, self.shift, same=same)
             case _:
-                loss = self._devise(x, y, same, weight)
+                # The side that is not mapped has unit rows; of two heads it is the text's.
+                own = self.direction == "y->x"
+                sides = (normalize(x, dim=1), y) if own else (x, normalize(y, dim=1))
+                loss = devise_loss(*sides, margin=float(self.settings.margin), same=same)
         if self.settings.structure > 0:
             warm = int(self.settings.structure_warmup)
             # The first step of the original has none of it.
@@ -503,25 +464,13 @@ class PairObjective(Objective):
             loss = loss + self.settings.structure * rise * self._structure(batch, x, y)
         return loss
 
-    def _devise(self, x: Tensor, y: Tensor, same: Tensor | None, weight: Tensor | None) -> Tensor:
-        # The side that is not mapped has unit rows; of two heads it is the text's.
-        if self.direction == "y->x":
-            x = normalize(x, dim=1)
-        else:
-            y = normalize(y, dim=1)
-        order = None
-        if self.legacy:
-            order = torch.randperm(len(x), generator=self.thin.generator, device=x.device)
-        margin = float(self.settings.margin)
-        return devise_loss(x, y, margin=margin, same=same, weight=weight, order=order)
-
     def _structure(self, batch: Batch, x: Tensor, y: Tensor) -> Tensor:
         """Return the mean over both sides; a side without a head keeps its structure."""
         after = {"x": x, "y": y}
         penalties = [
             structure_penalty(
                 getattr(batch, side), after[side],
-                levels=int(self.settings.structure_levels), legacy=self.legacy,
+                levels=int(self.settings.structure_levels),
             )
             for side in self.heads
         ]  # fmt: skip
@@ -563,12 +512,10 @@ class IcisObjective(Objective):
         """Return the sum of the four; each is a mean over the rows that it has."""
         del step
         seen = batch.groups >= 0
-        weight = batch.weight
-        total = cosine_loss(outputs[0], batch.y, weight)
+        total = cosine_loss(outputs[0], batch.y)
         if seen.any():
-            kept = None if weight is None else weight[seen]
             for out, target in zip(outputs[1:], (batch.y, batch.x, batch.x), strict=True):
-                total = total + cosine_loss(out, target[seen], kept)
+                total = total + cosine_loss(out, target[seen])
         return total
 
     def project(self, side: str, rows: Tensor) -> Tensor:

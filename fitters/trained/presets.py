@@ -1,18 +1,17 @@
 """Published configurations by name: `preset("sail", seed=1)` is an estimator; see docs/trained.md.
 
 Each is its source's configuration, from its code where that is public. Every deviation from the
-source is in `Preset.differs`; `legacy=True` is what the source's code does where that deviates
-from its paper.
+source is in `Preset.differs`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from featstore.errors import lookup
-from fitters.errors import SettingError, UnknownMethodError
+from fitters.errors import UnknownMethodError
 
 if TYPE_CHECKING:
     from fitters.trained.base import TrainedAligner
@@ -41,8 +40,6 @@ class Preset:
         Its parameters.
     epochs : callable
         Number of prototypes → epochs.
-    legacy : dict
-        Those that change with ``legacy=True``.
     """
 
     title: str
@@ -52,7 +49,6 @@ class Preset:
     make: str
     settings: dict[str, Any]
     epochs: Callable[[int], int]
-    legacy: dict[str, Any] = field(default_factory=dict)
 
 
 def _paper_epochs(n_prototypes: int) -> int:
@@ -77,13 +73,12 @@ PRESETS: dict[str, Preset] = {
         "the paper's two-layer head from text to image rows, trained for the cosine",
         "Mendez et al., ICML 2026 (arXiv 2605.22484), two_layer",
         (
-            "texts are unit rows when they are scored too; legacy leaves them raw there",
+            "texts are unit rows when they are scored too, where its code leaves them raw",
             "the limit between its 2,500 and 500 epochs is 2,000 prototypes",
         ),
         "mlp:MLPAligner.of",
         {"architecture": "paper", "loss": "cosine", "first_epochs": 500, **_PAPER},
         _paper_epochs,
-        {"legacy": True},
     ),
     "paper-text2concepts": Preset(
         "Linear map of the paper",
@@ -99,8 +94,8 @@ PRESETS: dict[str, Preset] = {
         "SAIL's star heads on both sides, trained for SigLIP's loss with Lion",
         "Zhang et al., SAIL, CVPR 2025",
         (
-            "the loss is a sum over the pairs of a row; legacy takes their mean, as its code",
-            "the first bias goes by the batch; legacy has -10",
+            "the loss is a sum over the pairs of a row; its code takes their mean",
+            "the first bias goes by the batch; its code has -10",
             "a second caption is a pair of its own, not more negatives of the same image",
             _SAME,
             "temperature and bias do not decay",
@@ -123,7 +118,6 @@ PRESETS: dict[str, Preset] = {
             "batch_size": 32768,
         },
         lambda _: 100,
-        {"legacy": True, "logit_bias": -10.0},
     ),
     "freeze-align": Preset(
         "FreezeAlign",
@@ -161,8 +155,8 @@ PRESETS: dict[str, Preset] = {
         "linear heads with a low-rank bend, trained for InfoNCE and STRUCTURE's regulariser",
         "Gröger et al., STRUCTURE, NeurIPS 2025",
         (
-            "the divergence is Jensen-Shannon's; legacy swaps its arguments, as its code",
-            "the gate starts at a logit of -2 and learns; legacy's is shut for good, as its code",
+            "the divergence is Jensen-Shannon's; its code swaps the arguments",
+            "the gate starts at a logit of -2 and learns; in its code it is shut for good",
             "the learning rate is its fallback, 1e-3, for want of its finder",
             _SAME,
             "one cosine over the training, not one that goes down and up again every 50 epochs",
@@ -195,14 +189,13 @@ PRESETS: dict[str, Preset] = {
             "patience": 200,
         },
         lambda _: 1000,
-        {"legacy": True},
     ),
     "devise": Preset(
         "DeViSE",
         "a linear map from image to text rows, trained for the margin of the right text",
         "Frome et al., DeViSE, NeurIPS 2013; no public code",
         (
-            "all violating texts of the batch count; legacy stops at the first in random order",
+            "all violating texts of the batch count, not the first in random order alone",
             "negatives are the texts of the batch, not of the whole vocabulary",
             _SAME,
             "learning rate, batch, epochs and the rate of dropout are ours: the paper names none",
@@ -222,7 +215,6 @@ PRESETS: dict[str, Preset] = {
             "batch_size": 128,
         },
         lambda _: 100,
-        {"legacy": True},
     ),
     "icis": Preset(
         "ICIS",
@@ -243,17 +235,13 @@ PRESETS: dict[str, Preset] = {
 """By name; `fitters.methods` has a method for each."""
 
 
-def preset(
-    name: str, *, legacy: bool = False, n_prototypes: int = 0, **changes: Any
-) -> TrainedAligner:
+def preset(name: str, *, n_prototypes: int = 0, **changes: Any) -> TrainedAligner:
     """Return the estimator of a published configuration.
 
     Parameters
     ----------
     name : str
         One of `PRESETS`.
-    legacy : bool
-        What the original's code does, where it deviates from its paper.
     n_prototypes : int
         Classes of the head that it will be trained on: decides the epochs of the paper's presets.
     changes
@@ -263,8 +251,6 @@ def preset(
     ------
     UnknownMethodError
         If there is no such preset.
-    SettingError
-        If it has no `legacy`.
 
     Examples
     --------
@@ -275,13 +261,9 @@ def preset(
     from pkgutil import resolve_name
 
     chosen = lookup(PRESETS, name, what="preset", error=UnknownMethodError)
-    if legacy and not chosen.legacy:
-        raise SettingError(
-            f"{name} has no legacy switch: its original's code does what its paper says."
-        )
     settings = {**chosen.settings, "epochs": chosen.epochs(n_prototypes)}
     if "epochs" in changes and "first_epochs" in settings:
         # Who asks for few epochs means either stage.
         settings["first_epochs"] = min(int(settings["first_epochs"]), int(changes["epochs"]))
     make: Callable[..., TrainedAligner] = resolve_name(f"fitters.trained.{chosen.make}")
-    return make(**(settings | (chosen.legacy if legacy else {}) | changes))
+    return make(**(settings | changes))

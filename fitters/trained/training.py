@@ -90,10 +90,6 @@ class PairSource(Protocol):
         """Group of each row, shape (n,): no two rows of one are negatives of each other."""
 
     @property
-    def weight(self) -> npt.NDArray[np.float64] | None:
-        """Mass of each row, shape (n,); None: all alike."""
-
-    @property
     def fingerprint(self) -> str:
         """Digest of everything that `read` returns."""
 
@@ -108,25 +104,22 @@ class PairSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows that a step is made on: x (b, p), y (b, q), groups (b,), weight (b,) or None."""
+    """Rows that a step is made on: x (b, p), y (b, q), groups (b,)."""
 
     x: Tensor
     y: Tensor
     groups: Tensor
-    weight: Tensor | None
 
     def __len__(self) -> int:
         return len(self.x)
 
     def at(self, rows: Tensor | slice) -> Batch:
         """Return the batch of these rows."""
-        weight = None if self.weight is None else self.weight[rows]
-        return Batch(self.x[rows], self.y[rows], self.groups[rows], weight)
+        return Batch(self.x[rows], self.y[rows], self.groups[rows])
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
-        weight = None if self.weight is None else self.weight.to(device)
-        return Batch(self.x.to(device), self.y.to(device), self.groups.to(device), weight)
+        return Batch(self.x.to(device), self.y.to(device), self.groups.to(device))
 
     @property
     def same(self) -> Tensor | None:
@@ -142,18 +135,10 @@ def join(batches: Sequence[Batch]) -> Batch:
     """Return one batch of the rows of several."""
     if len(batches) == 1:
         return batches[0]
-    weight = None
-    if any(batch.weight is not None for batch in batches):
-        # Rows without a mass count 1, the mean of those that have one.
-        ones = (torch.ones(len(batch)) for batch in batches)
-        weight = torch.cat(
-            [one if b.weight is None else b.weight for one, b in zip(ones, batches, strict=True)]
-        )
     return Batch(
         torch.cat([batch.x for batch in batches]),
         torch.cat([batch.y for batch in batches]),
         torch.cat([batch.groups for batch in batches]),
-        weight,
     )
 
 
@@ -250,16 +235,8 @@ class Mixture:
 
 def read_batch(source: PairSource, start: int, stop: int) -> Batch:
     """Return rows `start` to `stop` of a source as tensors."""
-    x, y = source.read(start, stop)
-    weight = None
-    if source.weight is not None:
-        weight = torch.from_numpy(source.weight[start:stop].astype(np.float32))
-    return Batch(
-        torch.from_numpy(x),
-        torch.from_numpy(y),
-        torch.from_numpy(source.groups[start:stop]),
-        weight,
-    )
+    rows = (*source.read(start, stop), source.groups[start:stop])
+    return Batch(*map(torch.from_numpy, rows))
 
 
 MOST_ROWS = 4096

@@ -1,5 +1,6 @@
 """Results written by hand: cells whose per-query ranks a test decides."""
 
+import time
 from functools import cache
 from operator import attrgetter
 
@@ -63,8 +64,8 @@ def write_ranks(
 ):
     """Write a run whose queries have these ranks, in each direction of its task.
 
-    `pool` is what its real pairs were drawn from. Without `finished_at` it is as of an older
-    version, whose files say by their own time when they were written. `more` are further columns.
+    `pool` is what its real pairs were drawn from; `finished_at` is now unless it is given. `more`
+    are further columns.
     """
     ranks = np.asarray(ranks)
     n, n_pairs = len(ranks), run.protocol.n_pairs
@@ -88,7 +89,8 @@ def write_ranks(
                     "image_mean": "training images", "penalty_chosen": 0.1 * (1 + run.seed),
                     "mix_chosen": 1.0, "penalty_at_edge": run.seed == 1, "mix_at_edge": False,
                     "flat_choice": run.seed == 2,
-                    "fit_seconds": 0.1, "score_seconds": 0.1, "finished_at": finished_at,
+                    "fit_seconds": 0.1, "score_seconds": 0.1,
+                    "finished_at": finished_at or time.time(),
                 }
                 | (more or {})
             )  # fmt: skip

@@ -133,7 +133,7 @@ def test_a_changed_method_of_ones_own_is_run_again(own, runs, smoke_store, tmp_p
     shown = only_series(root, read_results(root))
     assert set(shown["run_id"]) == {changed.run_id, ours.run_id}
     assert set(shown["code"]) == {changed.code, ours.code}
-    assert series_table(root, read_results(root))["n_runs"].to_list() == [2, 1]
+    assert series_table(read_results(root))["n_runs"].to_list() == [2, 1]
     # What the package brings keeps its ids, whatever else is registered.
     assert first(runs).code == code.code_digest()
     assert first(runs) in runs

@@ -11,9 +11,9 @@ from bench.corpus import Items
 from bench.errors import ProtocolError
 from bench.metrics.geometry import nearest_rows
 from bench.metrics.ranks import first_of_gallery, rank_projections
-from bench.metrics.ties import EqualColumns, EqualRows, first_equal
+from bench.metrics.ties import EqualColumns, first_equal
 from bench.options import Retrieval, ZeroShot
-from bench.tasks.outcome import once_each
+from bench.tasks.outcome import projected
 from bench.tasks.retrieval import score_retrieval
 from bench.tasks.zero_shot import score_zero_shot
 
@@ -36,23 +36,6 @@ def test_rows_that_differ_late_are_not_equal():
     rows = np.ones((3, 9), dtype=np.float32)
     rows[1, 8] = 2.0
     assert first_equal(rows).tolist() == [0, 1, 0]
-
-
-@given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 7))
-def test_rows_of_blocks_get_the_scores_of_the_row_that_they_are(seed, n, size):
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(0, 3, (n, 2)).astype(np.float32)
-    equal = EqualRows.of(rows)
-    keys = [tuple(row) for row in rows.tolist()]
-    again = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
-    assert equal.repeated.tolist() == [list(key) for key in again]
-    same = rng.standard_normal((len(again), 4)).astype(np.float32)
-    scores = rng.standard_normal((n, 4)).astype(np.float32)
-    expected = [same[again.index(key)] if key in again else row
-                for key, row in zip(keys, scores.copy(), strict=True)]  # fmt: skip
-    for start in range(0, n, size):
-        equal.tie(same, scores[start : start + size], start)
-    np.testing.assert_array_equal(scores, expected)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 60), st.integers(2, 60), st.integers(1, 400))
@@ -129,13 +112,18 @@ def test_classes_of_the_same_name_tie(prompts, rng):
 def test_every_different_row_is_projected_once(rng):
     seen = []
 
-    def project(rows):
-        seen.append(len(rows))
-        return rows * 2
+    class Doubled:
+        def project_x(self, rows):
+            seen.append(len(rows))
+            return rows * 2
 
-    rows = rng.integers(0, 2, (30, 2)).astype(np.float32)
-    np.testing.assert_array_equal(once_each(project, rows), rows * 2)
-    np.testing.assert_array_equal(once_each(project, rows[:1]), rows[:1] * 2)
-    assert seen == [4, 1]
-    with pytest.raises(ProtocolError, match="4 rows were projected to 30"):
-        once_each(lambda _: rows, rows)
+        project_y = project_x
+
+    some = items(rng, [*range(30)], [*range(30)], rng.integers(0, 2, (30, 2)))
+    for own in (some, some.take(np.arange(1))):
+        for found in projected(Doubled(), own, own):
+            np.testing.assert_array_equal(found, own.rows * 2)
+    assert seen == [4, 4, 1, 1]
+    Doubled.project_x = lambda self, rows: np.repeat(rows, 2, axis=0)
+    with pytest.raises(ProtocolError, match="4 rows were projected to 8"):
+        projected(Doubled(), some, some)

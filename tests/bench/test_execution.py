@@ -8,11 +8,11 @@ from bench.code import Own
 from bench.corpus import Corpus, read_corpus
 from bench.errors import ProtocolError
 from bench.execution import _batches, _corpora_of, _run_batch, execute
-from bench.fits import _CHOICES
 from bench.protocol import held_out_split
-from bench.results import finished, ranks_path, run_path
+from bench.results import files_of, finished, ranks_path, run_path
 from bench.scoring import Scoring
 from featstore import open_store
+from fitters.alignment import select
 from tests.bench.results_by_hand import has
 
 TIMES = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
@@ -78,13 +78,17 @@ def test_finished_runs_are_skipped_and_damaged_ones_redone(runs, smoke_store, tm
     first = run_all(some, smoke_store, tmp_path, on_done=calls.append)
     assert (first.reused, first.new, first.fits) == (0, 4, 4)
     assert [call.n_runs for call in calls] == [1, 1, 1, 1]
-    stamp = run_path(tmp_path, some[0].run_id).stat().st_mtime_ns
+    (name,) = set(files_of(tmp_path).values())
+    stamp = run_path(tmp_path, name).stat().st_mtime_ns
     again = run_all([*some, some[0]], smoke_store, tmp_path)
     assert (again.reused, again.new) == (4, 0)
-    assert run_path(tmp_path, some[0].run_id).stat().st_mtime_ns == stamp
-    ranks_path(tmp_path, some[1].run_id).unlink()
+    assert run_path(tmp_path, name).stat().st_mtime_ns == stamp
+    run_all(some[3:], smoke_store, tmp_path / "other")
+    ranks_path(tmp_path, name).unlink()
+    ranks_path(tmp_path / "other", some[3].run_id).rename(ranks_path(tmp_path, some[3].run_id))
+    run_path(tmp_path / "other", some[3].run_id).rename(run_path(tmp_path, some[3].run_id))
     third = run_all(some, smoke_store, tmp_path)
-    assert (third.reused, third.new) == (3, 1)
+    assert (third.reused, third.new) == (1, 3)
     changed = [some[0].changed(templates=("none",))]
     assert run_all(changed, smoke_store, tmp_path).new == 1
 
@@ -152,7 +156,9 @@ def test_a_head_and_its_controls_on_the_same_pairs_are_made_in_one_place(runs):
     assert len(batches) == 3
 
 
-def test_batches_of_one_call_share_what_was_chosen_on_the_head(smoke_store, tmp_path, runs):
+def test_batches_of_one_call_share_what_was_chosen_on_the_head(
+    smoke_store, tmp_path, runs, monkeypatch
+):
     """The choice goes with the corpus, which the next call reads anew."""
     held_out = [
         run for run in runs if run.protocol.eval == "held-out" and run.fit.method == "ridge"
@@ -162,15 +168,15 @@ def test_batches_of_one_call_share_what_was_chosen_on_the_head(smoke_store, tmp_
         for run in held_out
         if run.protocol.source == "head" and run.protocol.n_pairs not in (0, "all")
     )
-    own = Own.of([])
-    kept = []
+    own, chosen, made = Own.of([]), [], []
+    monkeypatch.setattr(
+        "bench.fits.select", lambda *args, **kwargs: chosen.append(1) or select(*args, **kwargs)
+    )
     for call, source in (("a", "head"), ("a", "random"), ("b", "shuffled")):
         run = base.changed(source=source)
         _run_batch([[run]], smoke_store, tmp_path, None, own, call)
-        corpora = _corpora_of(call, smoke_store, None)
-        kept.append((corpora.read(run), dict(_CHOICES[corpora.read(run)])))
-    assert kept[0][0] is kept[1][0]
-    assert kept[0][0] is not kept[2][0]
-    assert [len(choices) for _, choices in kept] == [1, 1, 1]
-    (first,), (second,) = kept[0][1].values(), kept[1][1].values()
-    assert first is second
+        corpus = _corpora_of(call, smoke_store, None).read(run)
+        made.append((corpus, len(chosen)))
+    assert made[0][0] is made[1][0]
+    assert made[0][0] is not made[2][0]
+    assert [n for _, n in made] == [1, 1, 2]

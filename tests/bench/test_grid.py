@@ -11,10 +11,9 @@ from bench import read_ranks, read_results, run_all, write_report
 from bench.corpus import read_corpus
 from bench.errors import ProtocolError
 from bench.execution import execute
-from bench.fits import SCORED
-from bench.grid import fit_grid, is_fixed
+from bench.fits import SCORED, GivenRidge, fit_run, is_cell
 from bench.results import finished
-from bench.scoring import split_of
+from bench.scoring import Scoring, split_of
 from bench.suites.demo import find_sets
 from bench.suites.single import sweep_runs
 from featstore import open_store
@@ -26,6 +25,7 @@ from fitters.moments.transform import normalize_rows
 from fitters.select import held_out
 from fitters.select.held_out import LinearFits
 from fitters.spectrum import eigen_gram
+from tests.bench.results_by_hand import has
 from tests.bench.test_execution import TIMES
 
 METHODS = ("ridge", "ridge-x2y", "procrustes", "mean-shift", "conse")
@@ -64,6 +64,13 @@ def test_the_cells_are_every_combination_that_means_something(sweep):
     assert len({run.run_id for run in sweep}) == len(sweep)
 
 
+@pytest.fixture
+def ordinary(monkeypatch):
+    """Every ridge is projected into its own space: else one road is compared with itself."""
+    monkeypatch.delattr(GivenRidge, "sides")
+
+
+@pytest.mark.usefixtures("ordinary")
 def test_every_cell_equals_the_ordinary_fit(sweep, swept, smoke_store):
     """The whole run again, by `fit` on the rows: the same ranks and the same facts."""
     store = open_store(smoke_store)
@@ -73,7 +80,7 @@ def test_every_cell_equals_the_ordinary_fit(sweep, swept, smoke_store):
         own = read_ranks(swept, [run.run_id])
         np.testing.assert_array_equal(own["rank"], ranks["rank"], err_msg=str(run))
         # The cells of a grid keep no places: they would be most of its results.
-        assert own["top"].null_count() == (own.height if is_fixed(run) else 0)
+        assert own["top"].null_count() == (own.height if is_cell(run) else 0)
         keys = ["direction", "metric"]
         assert_frame_equal(
             rows.filter(pl.col("run_id") == run.run_id).drop(TIMES).sort(keys),
@@ -81,7 +88,9 @@ def test_every_cell_equals_the_ordinary_fit(sweep, swept, smoke_store):
         )
 
 
-def test_cells_over_all_names_and_of_parts_of_a_head_equal_the_ordinary_fit(smoke_store, tmp_path):
+def test_cells_over_all_names_and_of_parts_of_a_head_equal_the_ordinary_fit(
+    smoke_store, tmp_path, monkeypatch
+):
     """Images are centred by their own mean, and what was prepared is of one part of the head."""
     store = open_store(smoke_store)
     first = sweep_runs(store, find_sets(store), GRID | {"n_pairs": (0,), "eval": ("all-names",)})
@@ -93,8 +102,9 @@ def test_cells_over_all_names_and_of_parts_of_a_head_equal_the_ordinary_fit(smok
         for part in ({}, {"head_size": 30}, {"source": "shuffled-within", "clusters": 9})
     ]
     run_all(runs, smoke_store, tmp_path)
-    assert all(map(is_fixed, runs))
+    assert all(map(is_cell, runs))
     rows = read_results(tmp_path)
+    monkeypatch.delattr(GivenRidge, "sides")
     for run in dict.fromkeys(runs):
         ((_, ordinary, ranks),) = execute([run], read_corpus(store, run))
         np.testing.assert_array_equal(read_ranks(tmp_path, [run.run_id])["rank"], ranks["rank"])
@@ -111,8 +121,8 @@ def test_cells_over_all_names_and_of_parts_of_a_head_equal_the_ordinary_fit(smok
 def test_given_settings_make_a_grid_whatever_the_suite(sweep, swept, smoke_store, tmp_path):
     cells = [run for run in sweep if (run.fit.method, run.seed) == ("ridge", 1)]
     named = [run.changed(suite="mine") for run in cells]
-    assert not is_fixed(named[0].changed(mix="auto"))
-    assert not is_fixed(named[0].changed(method="kernel-ridge"))
+    assert not is_cell(named[0].changed(mix="auto"))
+    assert not is_cell(named[0].changed(method="kernel-ridge"))
     run_all(named, smoke_store, tmp_path)
     assert {path.name[:5] for path in (tmp_path / "runs").iterdir()} == {"many-"}
     ranks = [
@@ -122,36 +132,64 @@ def test_given_settings_make_a_grid_whatever_the_suite(sweep, swept, smoke_store
     assert_frame_equal(*ranks)
 
 
-def test_tasks_that_look_at_raw_rows_get_them(smoke_store):
+def test_tasks_that_look_at_raw_rows_get_them(smoke_store, monkeypatch):
     store = open_store(smoke_store)
     grid = {"source": ("head",), "n_pairs": (8,), "mix": (2.0,), "penalty": (1.0,), "seed": (0,),
             "task": ("hubness", "spectrum")}  # fmt: skip
     runs = sweep_runs(store, find_sets(store), grid)
     corpus = read_corpus(store, runs[0])
-    for fit in fit_grid(runs, corpus, split_of(runs[0], corpus)):
-        for run in fit.runs:
-            outcomes = fit.scoring.score(run, fit.fitted.alignment)
-            ((_, ordinary, _),) = execute([run], corpus)
-            assert [value for o in outcomes for value in o.values.values()] == pytest.approx(
-                ordinary["value"].to_list()
-            )
+    found = [frame["value"].to_list() for _, frame, _ in execute(runs, corpus)]
+    monkeypatch.delattr(GivenRidge, "sides")
+    for values, run in zip(found, runs, strict=True):
+        ((_, ordinary, _),) = execute([run], corpus)
+        assert values == pytest.approx(ordinary["value"].to_list())
 
 
 def test_equal_rows_are_projected_once(sweep, smoke_store):
     """Captions that images share tie to the last bit: two rows of a product would not always."""
-    runs = [run for run in sweep if run.fit.method == "ridge" and run.seed == 0]
-    corpus = read_corpus(open_store(smoke_store), runs[0])
+    run = next(run for run in sweep if run.fit.method == "ridge" and run.seed == 0)
+    corpus = read_corpus(open_store(smoke_store), run)
     same = np.arange(len(corpus.captions)) // 3
     rows = corpus.captions.rows[3 * same]
     corpus = replace(corpus, captions=replace(corpus.captions, rows=rows))
-    fit = next(fit_grid(runs, corpus, split_of(runs[0], corpus)))
-    held = fit.scoring.held_out(fit.runs[0]).captions
-    group = dict(zip(corpus.captions.ids.tolist(), same.tolist(), strict=True))
-    positions = {}
-    for item, row in zip(held.ids.tolist(), held.places.tolist(), strict=True):
-        positions.setdefault(group[item], set()).add(row)
-    assert all(len(own) == 1 for own in positions.values())
-    assert len(set.union(*positions.values())) == len(positions) < len(held)
+    split = split_of(run, corpus)
+    held = Scoring(corpus, split).held_out(run)
+    once, which = held.captions.different
+    assert len(once) == len(np.unique(which)) < len(held.captions)
+    np.testing.assert_array_equal(once[which], held.captions.rows)
+    x, y = fit_run(run, corpus, split).alignment.sides(held.images, held.captions)
+    assert (len(x), len(y)) == (len(held.images.different[0]), len(once))
+
+
+def without_times(frame):
+    return frame.drop(TIMES).sort("run_id", "direction", "metric")
+
+
+def test_runs_in_any_order_give_what_each_gives_alone(sweep, runs, smoke_store, tmp_path):
+    """One memory for all of them, without a bound, beside none: a key lacks nothing."""
+    rng = np.random.default_rng(0)
+    parts = [
+        {"head_size": 30},
+        {"head_size": 30, "head_by": "nearest"},
+        {"leave_seen": True},
+        {"n_pairs": 8, "head_rows": "mean"},
+        {"source": "shuffled-within", "clusters": 9},
+    ]
+    heads = [run for run in sweep if has(run, source="head", n_pairs=8, method="ridge")]
+    some = [sweep[i] for i in rng.permutation(len(sweep))[:60]] + [
+        runs[i] for i in rng.permutation(len(runs))[:12]
+    ] + [heads[i].changed(**part) for i, part in enumerate(parts)]  # fmt: skip
+    some = list(dict.fromkeys(some))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fitters.kept.KEPT", Kept(10**12))
+        run_all(some, smoke_store, tmp_path / "together")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fitters.kept.KEPT", Kept(0))
+        for run in some:
+            run_all([run], smoke_store, tmp_path / "alone")
+    assert_frame_equal(*(without_times(read_results(tmp_path / n)) for n in ("together", "alone")))
+    ids = [run.run_id for run in some]
+    assert_frame_equal(*(read_ranks(tmp_path / name, ids) for name in ("together", "alone")))
 
 
 def test_a_sweep_is_skipped_and_grows(sweep, swept, smoke_store):
@@ -202,18 +240,20 @@ def test_the_grid_is_the_ridge_aligner(rng, direction, n_prototypes, n_real):
     weight = rng.uniform(0.2, 1.0, size=n_real)
     real = Pairs(unit(n_real, 12), unit(n_real, 9), weight=weight) if n_real else None
     images, texts = unit(7, 12), unit(11, 9)
-    fits = LinearFits(prototypes, real, images, texts, predict_x=direction == "y->x")
+    fits = LinearFits(prototypes, real, predict_x=direction == "y->x")
+    seen = fits.seen(images, texts)
     for mix in (0.3, 4.0):
-        for found in fits.ridge(mix, [0.01, 1.0, 30.0]):
+        for penalty in (0.01, 1.0, 30.0):
+            x, y = fits.ridge(mix, seen).at(penalty)
             given = [pairs for pairs in (prototypes, real) if pairs is not None]
             masses = (mix, 1.0) if len(given) == 2 else (1.0,)
-            aligner = RidgeAligner(direction, alpha=found.penalty, center=False).fit(
+            aligner = RidgeAligner(direction, alpha=penalty, center=False).fit(
                 np.concatenate([pairs.x for pairs in given]),
                 np.concatenate([pairs.y for pairs in given]),
                 np.concatenate([m * p.row_weight for m, p in zip(masses, given, strict=True)]),
             )
             expected = aligner.project_x(images) @ aligner.project_y(texts).T
-            np.testing.assert_allclose(found.images @ found.texts.T, expected, atol=2e-5)
+            np.testing.assert_allclose(x @ y.T, expected, atol=2e-5)
 
 
 def test_a_gram_that_comes_again_is_not_decomposed_again(rng, monkeypatch):
@@ -222,17 +262,17 @@ def test_a_gram_that_comes_again_is_not_decomposed_again(rng, monkeypatch):
     monkeypatch.setattr(held_out, "eigen_gram", lambda gram: made.append(1) or eigen_gram(gram))
     images, names = rng.standard_normal((5, 8)), rng.standard_normal((7, 6))
     one, other = rng.standard_normal((2, 30, 6))
+    memory = Kept(64_000_000)
     for texts, new in ((one, 3), (one, 0), (other, 3), (one, 0)):
         prototypes = Pairs(rng.standard_normal((30, 8)), texts)
         found = []
-        for kept, expected in ((held_out._DECOMPOSED, new), (Kept(0, lambda _: 1), 3)):
+        for kept, expected in ((memory, new), (Kept(0), 3)):
             made.clear()
             with monkeypatch.context() as patch:
-                patch.setattr(held_out, "_DECOMPOSED", kept)
-                pairs = Pairs(images, names[:5])
-                fits = LinearFits(prototypes, pairs, images, names, predict_x=True)
-                found.append([next(fits.ridge(mix, [1.0])) for mix in (0.3, 1.0, 3.0)])
+                patch.setattr("fitters.kept.KEPT", kept)
+                fits = LinearFits(prototypes, Pairs(images, names[:5]), predict_x=True)
+                seen = fits.seen(images, names)
+                found.append([fits.ridge(mix, seen).at(1.0) for mix in (0.3, 1.0, 3.0)])
             assert len(made) == expected
-        for shared, alone in zip(*found, strict=True):
-            np.testing.assert_array_equal(shared.images, alone.images)
-            np.testing.assert_array_equal(shared.texts, alone.texts)
+        np.testing.assert_array_equal(*(np.concatenate([x for x, _ in own]) for own in found))
+        np.testing.assert_array_equal(*(np.concatenate([y for _, y in own]) for own in found))

@@ -16,11 +16,12 @@ from bench.metrics.ranks import (
     WIDTH,
     first_of_gallery,
     first_places,
+    rank_blocks,
     rank_projections,
-    ranks_from_blocks,
     ranks_from_scores,
 )
 from bench.metrics.summary import query_values, summarise
+from bench.metrics.ties import Relevance
 from tests.bench import oracles_more as oracles
 from tests.bench.oracles_bench import first_items
 from tests.bench.test_metrics_ranks import tied_scores
@@ -138,11 +139,11 @@ def test_many_close_relevant_items_count_like_few(rng):
 
 
 def test_blocks_must_add_up():
-    groups = np.arange(3)
+    relevance = Relevance.build(np.arange(3), np.arange(3), 3, 3)
     with pytest.raises(MetricError, match="2 rows for 3 queries"):
-        ranks_from_blocks([np.zeros((2, 3))], groups, groups)
+        rank_blocks([np.zeros((2, 3))], relevance)
     with pytest.raises(MetricError, match=r"shape \(2, 3\); 1 queries are left"):
-        ranks_from_blocks([np.zeros((2, 3)), np.zeros((2, 3))], groups, groups)
+        rank_blocks([np.zeros((2, 3)), np.zeros((2, 3))], relevance)
 
 
 def test_a_space_of_100_000_anchors_is_ranked_in_a_gigabyte():

@@ -11,8 +11,7 @@ from scipy.sparse import issparse
 
 import bench
 from bench.corpus import Corpus, Head, Items, read_corpus
-from bench.fits import FEWEST, SCORED, TOO_FEW, fit_run
-from bench.grid import fit_grid, is_fixed
+from bench.fits import FEWEST, SCORED, TOO_FEW, fit_run, is_cell
 from bench.options import TASKS, FewShot
 from bench.protocol import Split, held_out_split
 from bench.runs import Run
@@ -109,12 +108,10 @@ def test_fewer_images_than_make_a_mean_are_not_centred_and_the_row_says_so(n, so
     for split in (None, Split(np.empty(0, np.int64), np.arange(n))):
         fitted = fit_run(RUN, corpus, split)
         assert fitted.facts["image_mean"] == source
-        assert (fitted.alignment.x.mean is None) == (source == TOO_FEW)
-        (cell,) = fit_grid([RUN], corpus, split)
-        assert cell.fitted.facts["image_mean"] == source
+        assert (fitted.alignment.fitted.x.mean is None) == (source == TOO_FEW)
         (ours,), (theirs,) = (
-            scoring.score(RUN, own.alignment)
-            for scoring, own in ((Scoring(corpus, split), fitted), (cell.scoring, cell.fitted))
+            Scoring(corpus, split).score(RUN, own)
+            for own in (fitted.alignment, fitted.alignment.fitted)
         )
         assert ours.values == theirs.values
     method = RUN.changed(method="conse", penalty="auto", mix="auto")
@@ -131,15 +128,15 @@ def test_the_mean_is_the_plain_mean_of_the_scored_images():
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     centred = unit - unit.mean(axis=0)
     expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-    fitted = fit_run(RUN, corpus, None).alignment
+    fitted = fit_run(RUN, corpus, None).alignment.fitted
     np.testing.assert_allclose(fitted.x.apply(corpus.images.rows), expected, atol=1e-6)
     some = fitted.x.apply(corpus.images.rows[[9, 3]])
     np.testing.assert_allclose(some, expected[[9, 3]], atol=1e-6)
     # A sweep takes that of every encoder's columns alike.
     of_two = replace(corpus, blocks=(20, 28))
-    (cell,) = fit_grid([RUN], of_two, None)
-    whole = cell.scoring.score(RUN, cell.fitted.alignment)[0].values
-    assert whole == Scoring(of_two, None).score(RUN, fit_run(RUN, of_two, None).alignment)[0].values
+    cell = fit_run(RUN, of_two, None).alignment
+    (ours,), (theirs,) = (Scoring(of_two, None).score(RUN, own) for own in (cell, cell.fitted))
+    assert ours.values == theirs.values
 
 
 #: Functions of bench that cut into folds, and what.
@@ -243,11 +240,11 @@ def test_no_cell_of_a_sweep_follows_a_label_of_what_is_scored(smoke, runs):
             run.changed(method="procrustes", penalty="auto", mix=2.0),
         ]
         for cell in cells:
-            assert is_fixed(cell)
+            assert is_cell(cell)
             answers = [
-                [fit.scoring.score(cell, fit.fitted.alignment)[0].gallery, fit.fitted.facts]
+                [Scoring(corpus, split).score(cell, fitted.alignment)[0].gallery, fitted.facts]
                 for corpus in (smoke, relabelled(smoke, scored))
-                for fit in fit_grid([cell], corpus, split)
+                for fitted in [fit_run(cell, corpus, split)]
             ]
             assert answers[0] == answers[1]
 

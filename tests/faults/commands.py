@@ -121,7 +121,6 @@ WRITES = (
     Command("fitters export", "fitters export ridge -o ridge.safetensors", **_FITTED),
     Command("fitters apply", "fitters apply ridge --store store --view toy/image/toy -o rows.npy",
             **_FITTED),
-    Command("fitters cache gc", "fitters cache gc --all", **_FITTED),
     Command("bench run", "bench run --suite smoke --method conse --source head -o results",
             stores=("results/store",)),
     Command("bench task", f"bench task retrieval {_SETS} --eval split --method ridge --source head "
@@ -130,7 +129,6 @@ WRITES = (
     Command("bench report", "bench report results --store store -o report.html", **_SWEPT),
     Command("bench frame", "bench frame results -o rows.parquet", **_SWEPT),
     Command("bench submit", _SUBMIT, **_SWEPT),
-    Command("bench score", f"bench score ridge --store store {_SETS} -o scores.csv", **_FITTED),
     Command("extract", _EXTRACT, "model"),
     Command("extract, more", _EXTRACT, "model", before=(f"{_EXTRACT} --limit 2",)),
     Command("extract head", f"featstore extract --kind head_weight --label-file things.txt "
@@ -175,14 +173,12 @@ READS = (
     Command("fitters apply",
             "fitters apply ridge --store store --view toy/image/toy --near toy/caption/toy",
             **_FITTED),
-    Command("fitters cache ls", "fitters cache ls", **_FITTED),
     Command("bench table", "bench table results", **_SWEPT),
     Command("bench compare", "bench compare results:ridge/head/0 results:ridge/head/4", **_SWEPT),
     Command("bench frame", "bench frame results", **_SWEPT),
     Command("bench ls", "bench ls results", **_SWEPT),
     Command("bench check", "bench check learner class-means"),
     Command("bench leaderboard", "bench leaderboard board", "toy", before=(_SWEEP, _SUBMIT)),
-    Command("bench score", f"bench score ridge --store store {_SETS}", **_FITTED),
     Command("headstock", "headstock", **_SWEPT),
 )  # fmt: skip
 

@@ -44,7 +44,7 @@ ESTIMATORS = [
     ProcrustesAligner(rank=2),
     TwoWayRidgeAligner(),
     TextToConceptAligner(),
-    TextToConceptAligner(alpha=2.0, legacy=True),
+    TextToConceptAligner(alpha=2.0),
     CCAAligner(),
     CCAAligner(2, alpha=1e-6, relative=False),
     CSAAligner(),

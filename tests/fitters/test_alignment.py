@@ -131,8 +131,7 @@ def test_its_settings_are_those_of_a_config():
     assert Alignment().config == FitConfig("ridge")
     given = {"penalty": 0.2, "n_components": None, "centre": False, "validation": "top-5"}
     assert Alignment("cca", **given).config == FitConfig("cca", **given)
-    trained = Alignment("sail", training=EPOCHS, legacy=True)
-    assert trained.config == FitConfig("sail", training=EPOCHS, legacy=True)
+    assert Alignment("sail", training=EPOCHS).config == FitConfig("sail", training=EPOCHS)
     both = Alignment(FitConfig("cca", penalty=0.2, n_components=3), n_components=None)
     assert both.config == FitConfig("cca", penalty=0.2, n_components=None)
     with pytest.raises(SettingError, match="'penalty' of a fit must be at least 0"):
@@ -142,7 +141,7 @@ def test_its_settings_are_those_of_a_config():
 def test_a_setting_that_the_method_lacks_plays_no_part(make_world):
     _, real = make_world()
     for name, method in METHODS.items():
-        odd = {one: 1 for one in OPTIONS if one not in method.options and one != "legacy"}
+        odd = {one: 1 for one in OPTIONS if one not in method.options}
         trained = {} if method.fitted_on == "training" else {"training": EPOCHS}
         assert Alignment(name, **odd, **trained).config == FitConfig(name)
     with pytest.raises(SettingError, match="top_k has no effect in ridge"):

@@ -37,18 +37,13 @@ def test_text_to_concept_is_linear_regression_and_leaves_texts_alone(pairs, rng)
     assert_close(aligner.project_y(texts), unit(texts))
 
 
-def test_its_scaling_is_undone_unless_legacy(pairs):
+def test_its_scaling_is_undone(pairs):
     x, y = pairs
     c_x, c_y = np.sqrt(4.5 / np.var(x)), np.sqrt(4.5 / np.var(y))
     theirs = Ridge(alpha=7.0).fit(x * c_x, y * c_y)
     right = TextToConceptAligner(alpha=7.0).fit(x, y)
     assert_close([right.scale_x_, right.scale_y_], [c_x, c_y])
     assert_close(x @ right.coef_ + right.intercept_, theirs.predict(x * c_x) / c_y)
-    # The original's own lines: W <- W c1 / c2, b <- b c1 / c2.
-    weight, bias = theirs.coef_ * c_x / c_y, theirs.intercept_ * c_x / c_y
-    legacy = TextToConceptAligner(alpha=7.0, legacy=True).fit(x, y)
-    assert_close(legacy.coef_, weight.T)
-    assert_close(legacy.intercept_, bias)
 
 
 def test_fewer_images_than_columns_is_the_solution_of_least_norm(rng):

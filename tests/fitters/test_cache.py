@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import fields
 
@@ -10,16 +9,20 @@ import numpy as np
 import pytest
 
 from featstore import open_store
-from featstore.command_line import run_command
 from fitters import METHODS, Pairs, fit
-from fitters.cli import cli
 from fitters.jobs import HeadTexts, fit_from_store
-from fitters.moments.cache import collect, entries, entry_path, read_entry, write_entry
+from fitters.moments import cache
+from fitters.moments.cache import entry_path, read_entry, write_entry
 from fitters.moments.moments import Moments
 from fitters.moments.transform import SideTransform
 from fitters.settings import FitRequest
 from tests.assertions import assert_close, assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
+
+
+def entries():
+    return sorted(entry_path({}).parent.glob("*"))
+
 
 FACTS = {"x": {"set": "d/image/a", "fingerprint": "1"}, "y": {"set": "d/caption/b"}, "n": 3}
 
@@ -66,20 +69,19 @@ def test_a_damaged_entry_counts_as_missing(moments, damage):
         data[-3] ^= 1
         path.write_bytes({"flip": bytes(data), "cut": bytes(data[:-8]), "empty": b""}[damage])
     assert read_entry(FACTS) is None
-    # What cannot even be described goes at the next collection, whatever is kept.
-    assert len(collect()) == (damage == "empty")
 
 
-def test_collecting_keeps_the_last_used(moments):
+def test_those_used_longest_ago_make_room(moments, monkeypatch):
     paths = [write_entry({"n": n}, {"all": moments}, {}) for n in range(4)]
     for age, path in enumerate(paths):
         os.utime(path, (1e9 - 1e6 * age,) * 2)
-    size = paths[0].stat().st_size
-    assert [entry.facts["n"] for entry in entries()] == [0, 1, 2, 3]
     assert read_entry({"n": 3}) is not None  # used now
-    assert [entry.facts["n"] for entry in collect(max_bytes=2 * size)] == [1, 2]
-    assert [entry.facts["n"] for entry in collect(older_than=3600)] == [0]
-    assert [entry.facts["n"] for entry in entries()] == [3]
+    monkeypatch.setattr(cache, "MOST_BYTES", 3 * paths[0].stat().st_size)
+    last = write_entry({"n": 4}, {"all": moments}, {})
+    assert {path for path in (*paths, last) if path.exists()} == {paths[0], paths[3], last}
+    monkeypatch.setattr(cache, "MOST_BYTES", 0)
+    assert write_entry({"n": 5}, {"all": moments}, {}).exists()
+    assert not last.exists()
 
 
 def request_of(**changes):
@@ -141,8 +143,7 @@ def test_the_second_aligner_on_the_same_data_reads_no_pair(store_path, monkeypat
 @pytest.mark.parametrize(
     "changes",
     [{"n_pairs": 20}, {"seed": 1}, {"precision": "float64"}, {"variants": ("lemmas",)},
-     {"source": "shuffled"}, {"duplicates": "merge"}, {"rows": "patterns"}, {"rows": "adapted"},
-     {"split": "test"},
+     {"source": "shuffled"}, {"duplicates": "merge"}, {"split": "test"},
      {"head": None, "names": None}, {"cached": False}],
 )  # fmt: skip
 def test_what_decides_the_moments_is_in_their_key(store_path, changes):
@@ -151,13 +152,13 @@ def test_what_decides_the_moments_is_in_their_key(store_path, changes):
     (first,) = entries()
     fit_from_store(store, request_of(**changes))
     assert len(entries()) == (1 if changes == {"cached": False} else 2)
-    assert first.path in {entry.path for entry in entries()}
+    assert first in entries()
 
 
 def test_choices_that_need_rows_are_made_from_rows(store_path):
     store = open_store(store_path)
     asif = {"method": "asif", "penalty": "auto", "mix": "auto"}
-    for changes in ({"penalty": "auto"}, asif, {"method": "csa"}, {"rows": "bias"}):
+    for changes in ({"penalty": "auto"}, asif, {"method": "csa"}):
         assert "moments" not in fit_from_store(store, request_of(**changes)).facts
 
 
@@ -165,22 +166,4 @@ def test_a_cache_that_cannot_be_written_costs_nothing_else(store_path, monkeypat
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     fit_from_store(open_store(store_path), request_of())
-    assert entries() == []
-
-
-def test_the_commands_list_and_remove(moments, capsys):
-    write_entry(FACTS, {"all": moments}, {})
-    write_entry({**FACTS, "n": 4}, {"all": moments}, {})
-    assert run_command(cli, "fitters", ["cache", "ls", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)
-    assert [row["facts"]["x"]["set"] for row in listed["kept"]] == ["d/image/a"] * 2
-    assert listed["bytes"] == sum(row["bytes"] for row in listed["kept"]) > 0
-    assert run_command(cli, "fitters", ["cache", "ls"]) == 0
-    assert "d/image/a × d/caption/b" in capsys.readouterr().out
-    assert run_command(cli, "fitters", ["cache", "gc", "--all", "--days", "1"]) == 2
-    assert "--all deletes everything" in capsys.readouterr().err
-    assert run_command(cli, "fitters", ["cache", "gc", "--days", "1"]) == 0
-    assert "Nothing to remove" in capsys.readouterr().out
-    assert run_command(cli, "fitters", ["cache", "gc", "--all"]) == 0
-    assert "Removed 2 entries, " in capsys.readouterr().out
     assert entries() == []

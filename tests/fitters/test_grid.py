@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fitters.errors import SettingError
-from fitters.select.grid import PENALTIES, Axis, Surface, geometric, search
+from fitters.select.grid import PENALTIES, Axis, Surface, choose, geometric
 from tests.assertions import assert_close
 
 
@@ -24,7 +24,7 @@ def bowl(best_weight, best_penalty, calls=None):
 
 
 def run(evaluate, weights=None, penalties=None):
-    return search(
+    return choose(
         evaluate,
         {
             "weight": weights or Axis.fixed(1.0),

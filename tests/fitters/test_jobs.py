@@ -26,9 +26,8 @@ from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.from_store import project_view
 from fitters.jobs import HeadTexts, fit_from_store, pair_images
 from fitters.moments.transform import SideTransform
-from fitters.prototypes import adapted_prototypes
 from fitters.select.left_out import choose_on_prototypes
-from fitters.settings import TEMPLATES, VARIANTS, FitRequest
+from fitters.settings import FitRequest
 from fitters.sources import prepare
 from tests.assertions import assert_close
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
@@ -274,17 +273,15 @@ def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path: Pa
     request = FitRequest("text-to-concept", x=X, y=other)
     alignment = fit_from_store(store, request)
     assert alignment.facts["n_real"] == 30
-    # One pass, kept: the same as from the rows, and with the bug of the original too.
+    # One pass, kept: the same as from the rows.
     exact = fit_from_store(store, replace(request, precision="float64"))
-    legacy = fit_from_store(store, replace(request, precision="float64", legacy=True))
-    assert legacy.facts["moments"] == {"precision": "float64"}
+    assert exact.facts["moments"] == {"precision": "float64"}
     seen_x, seen_y = pair_images(images.where(split="train"), store.view(other)).numpy()
-    for made, bug in ((exact, False), (legacy, True)):
-        by_rows = TextToConceptAligner(legacy=bug).fit(seen_x, seen_y)
-        for name in ("coef_", "intercept_"):
-            assert_close(getattr(made.aligner, name), getattr(by_rows, name))
-        assert made.facts["image_centre"] == made.facts["text_centre"] == "none"
-        assert not made.x.normalize
+    by_rows = TextToConceptAligner().fit(seen_x, seen_y)
+    for name in ("coef_", "intercept_"):
+        assert_close(getattr(exact.aligner, name), getattr(by_rows, name))
+    assert exact.facts["image_centre"] == exact.facts["text_centre"] == "none"
+    assert not exact.x.normalize
     assert alignment.facts["y_space_id"] == store.view(other).space_id
     new = images.where(split="test")
     found = project_view(alignment, new)
@@ -296,44 +293,6 @@ def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path: Pa
         fit_from_store(store, FitRequest("text-to-concept", x=X, y=other, n_pairs=99))
     paired = pair_images(new, fewer)
     assert paired.missing_x == tuple(new.items["item_id"].to_list()[2:])
-
-
-@pytest.mark.parametrize("rows", ["patterns", "adapted", "bias"])
-def test_prototype_rows_are_an_option(store: FeatureStore, rows: Any) -> None:
-    alignment = fit_from_store(store, _request(rows=rows))
-    assert alignment.x.homogeneous == (rows == "bias")
-    assert _top1(alignment, store) > 0.2
-    with pytest.raises(SettingError, match="keep here"):
-        fit_from_store(store, _request(rows="bias", duplicates="merge"))
-
-
-def test_rows_are_adapted_to_the_images_of_the_split(store: FeatureStore) -> None:
-    found = fit_from_store(store, _request(rows="adapted", penalty=1.0))
-    head, images = store.view(HEAD), store.view(X).where(split="train")
-    texts = HeadTexts.of(head, store.view(NAMES), asked=(VARIANTS, TEMPLATES))
-    pairs = adapted_prototypes(texts.pairs, images.numpy(), texts.paired.x.bias)
-    mean = SideTransform.fit([images.numpy()]).mean
-    expected = fit(
-        "ridge", prototypes=pairs, image_mean=mean, penalty=1.0, rng=np.random.default_rng(0)
-    )
-    assert_close(found.aligner.coef_, expected.aligner.coef_, times=1000)
-    with pytest.raises(SettingError, match="conse reads the head's own rows"):
-        fit_from_store(store, _request(method="conse", rows="adapted"))
-
-
-@pytest.mark.parametrize("method", ["ridge", "paper-mlp"])
-def test_a_bias_column_needs_a_head_with_a_bias(
-    store_path: Path, tmp_path: Path, method: str
-) -> None:
-    shutil.copytree(store_path, tmp_path / "store")
-    head = open_store(store_path).view(HEAD)
-    write_set(
-        tmp_path / "store", head.numpy(), head.items, dataset="bare", kind="head_weight",
-        encoder="timm:toy", space={"name": "vision"},
-    )  # fmt: skip
-    request = _request(method=method, rows="bias", head="bare/head_weight/timm:toy", y=Y)
-    with pytest.raises(SettingError, match=r"bare/head_weight/timm.toy\S* has no bias"):
-        fit_from_store(open_store(tmp_path / "store"), request)
 
 
 @pytest.mark.parametrize("changes", [{"penalty": 0.1}, {"criterion": "error"}])

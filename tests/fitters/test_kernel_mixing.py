@@ -12,7 +12,7 @@ from fitters.aligners.ridge import RidgeAligner
 from fitters.errors import PairsError, SettingError
 from fitters.methods import METHODS
 from fitters.moments.transform import unit_or_zero
-from fitters.select.grid import Axis, Search, folds_by_group, search
+from fitters.select.grid import Axis, Search, choose, folds_by_group
 from fitters.select.left_out import (
     choose_on_prototypes,
     leave_one_group_out,
@@ -130,7 +130,7 @@ def test_the_grid_follows_its_best_point_and_stops_where_it_may_not_go():
         "penalty": Axis((1.0, 10.0), lowest=0.1, highest=1e9),
         "gamma": Axis((1.0, 2.0), lowest=0.25),
     }
-    surface = search(evaluate, axes, criterion="s", n_queries=1, n_folds=1)
+    surface = choose(evaluate, axes, criterion="s", n_queries=1, n_folds=1)
     assert surface.chosen == pytest.approx({"penalty": 1e3, "gamma": 0.25})
     assert surface.edges == ("gamma low",)
     points = [(p, g) for at in seen for p in at["penalty"] for g in at["gamma"]]
@@ -410,3 +410,17 @@ def test_ridge_in_the_dual_asks_by_other_rows_too(rng):
         out = groups == group
         fitted = Ridge(alpha=0.3, fit_intercept=False).fit(y[~out], x[~out], weight[~out])
         assert predicted[out] == pytest.approx(fitted.predict(asked[out]), abs=1e-9)
+
+
+def test_a_width_that_predicts_nothing_but_rounding_scores_as_nothing(rng):
+    """16 texts at right angles, as few pairs nearly are: at width 32 a kernel is 1e-28 off its
+    diagonal, and the ranks of such predictions follow the order of sums."""
+    images, texts = rng.standard_normal((16, 12)), np.eye(16)
+    folds = np.arange(16) % 4
+    gammas = Axis((1.0, 2.0, 8.0, 32.0)).closed
+    found = cross_validate_kernel(
+        real=Pairs(images, texts), folds=folds, gammas=gammas, penalties=Axis((0.1, 1.0)).closed
+    )
+    assert found.scores[:, -1].tolist() == [0.25, 0.25]
+    assert (found.scores[:, :-1] != 0.25).all()
+    assert found.chosen["gamma"] < 32

@@ -11,7 +11,7 @@ from fitters.aligners import kernel_solvers as solvers
 from fitters.aligners.kernel_solvers import decompose_kernel, solve_first, solve_kernel
 from fitters.errors import SettingError, SingularMomentsError
 from fitters.feature_maps import NystroemMap, gaussian
-from fitters.kept import Kept
+from fitters.kept import _ENTRY, Kept
 from fitters.select.grid import Axis
 from fitters.select.left_out import (
     SINGLE_LOWEST,
@@ -289,8 +289,7 @@ def test_from_landmarks_the_surface_is_that_of_refitting_on_their_features(rng, 
 
 
 def test_a_solution_is_kept_for_the_same_bytes_and_for_no_others(rng, monkeypatch):
-    kept = Kept(10_000_000, lambda solution: solution.n_bytes)
-    monkeypatch.setattr(solvers, "_SOLUTIONS", kept)
+    monkeypatch.setattr("fitters.kept.KEPT", Kept(10_000_000))
     head, texts = bent_pairs(rng, n=110, p=9)
     first = solve_first(texts, head, 2.0, np.full(110, 0.1))
     assert solve_first(texts.copy(), head.copy(), 2.0, np.full(110, 0.1)) is first
@@ -307,7 +306,7 @@ def test_a_solution_is_kept_for_the_same_bytes_and_for_no_others(rng, monkeypatc
 def test_a_head_and_its_controls_share_the_texts_and_choose_as_if_alone(
     p, weighted, rng, monkeypatch
 ):
-    monkeypatch.setattr(solvers, "_DECOMPOSED", Kept(50_000_000, lambda found: found[1].nbytes))
+    monkeypatch.setattr("fitters.kept.KEPT", Kept(50_000_000))
     counted = []
     monkeypatch.setattr(
         solvers, "eigen_gram", lambda gram: counted.append(1) or np.linalg.eigh(gram)
@@ -331,8 +330,8 @@ def test_a_head_and_its_controls_share_the_texts_and_choose_as_if_alone(
 def test_in_float32_the_scores_of_a_control_are_those_of_float64(rng, monkeypatch):
     head, texts = bent_pairs(rng, n=150, p=200)
     names, weight = np.arange(150) // 2, rng.uniform(0.5, 2, 150)
-    kept = Kept(10_000_000, lambda operator: operator.nbytes)
-    monkeypatch.setattr("fitters.select.left_out._OPERATORS", kept)
+    kept = Kept(10_000_000)
+    monkeypatch.setattr("fitters.kept.KEPT", kept)
     axes = {"gammas": Axis((0.1, 1.0, 8.0)).closed, "penalties": Axis((1e-3, 0.1, 10.0)).closed}
 
     def surface(rows, precision):
@@ -343,37 +342,33 @@ def test_in_float32_the_scores_of_a_control_are_those_of_float64(rng, monkeypatc
         narrow, wide = surface(rows, "float32"), surface(rows, "float64")
         assert 0 < np.abs(narrow.scores - wide.scores).max() < 1e-6
         # One matrix a point of the grid, whatever is predicted.
-        assert kept.n_bytes == 9 * 150 * 150 * 4
+        assert len([what for what, _ in kept._results if what == "operator"]) == 9
     # Too little room costs time, and changes nothing.
     roomy = surface(head, "float32")
-    small = Kept(3 * 150 * 150 * 4, lambda operator: operator.nbytes)
-    monkeypatch.setattr("fitters.select.left_out._OPERATORS", small)
-    monkeypatch.setattr("fitters.select.left_out.SURFACES", Kept(0, lambda surface: 1))
-    for _ in range(2):
+    for most in (0, 300_000):
+        monkeypatch.setattr("fitters.kept.KEPT", Kept(most))
         again = surface(head, "float32")
         assert again is not roomy
         assert_same(again.scores, roomy.scores)
-        assert small.n_bytes == 3 * 150 * 150 * 4
 
 
-@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=30), most=st.integers(0, 60))
+@given(sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=30), most=st.integers(0, 9000))
 def test_what_is_kept_stays_within_its_bytes_and_the_last_used_stays(sizes, most):
-    kept = Kept(most, len)
+    kept = Kept(most)
     for at, size in enumerate(sizes):
-        key = str(at).encode()
-        assert kept.get(key, lambda size=size: b"a" * size) == b"a" * size
+        made = kept.get(at, lambda size=size: [np.zeros(size, np.uint8)])
         assert kept.n_bytes <= most
-        again = kept.get(key, lambda size=size: b"b" * size)
-        assert again == (b"a" if size <= most else b"b") * size
+        again = kept.get(at, lambda size=size: [np.zeros(size, np.uint8)])
+        assert (again is made) == (_ENTRY + size <= most)
     kept.clear()
     assert kept.n_bytes == 0
 
 
 def test_one_width_more_than_fits_forgets_the_one_used_longest_ago(rng, monkeypatch):
     texts = unit(rng.standard_normal((50, 5)))
-    of_one = 50 * 51 * 8
-    kept = Kept(3 * of_one, lambda found: found[0].nbytes + found[1].nbytes)
-    monkeypatch.setattr(solvers, "_DECOMPOSED", kept)
+    of_one = 50 * 51 * 8 + _ENTRY
+    kept = Kept(3 * of_one)
+    monkeypatch.setattr("fitters.kept.KEPT", kept)
     one, two, three = (decompose_kernel(texts, np.ones(50), gamma) for gamma in (1.0, 2.0, 3.0))
     assert decompose_kernel(texts, np.ones(50), 1.0) is one
     decompose_kernel(texts, np.ones(50), 4.0)

@@ -77,7 +77,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_no_option_is_left_out() -> None:
     taken = {str(parameter.name) for command, parameter in NUMBERS if command == "fit"}
-    numeric = {*OPTIONS, *TRAINING} - {"legacy", "sequential"}
+    numeric = {*OPTIONS, *TRAINING} - {"sequential"}
     assert taken == numeric | {"n_pairs", "seed", "jobs"}
     assert {command for command, _ in NUMBERS} == {*LINES}
 

@@ -362,7 +362,7 @@ def test_select_chooses_what_is_not_given(make_world):
     ("method", "given"),
     [
         ("ridge", {"gamma": 1.0}), ("ridge", {"top_k": 5}), ("ridge", {"rank": 3}),
-        ("procrustes", {"penalty": 1.0}), ("cca", {"legacy": True}), ("mean-shift", {"mix": 2.0}),
+        ("procrustes", {"penalty": 1.0}), ("cca", {"top_k": 3}), ("mean-shift", {"mix": 2.0}),
         ("ridge", {"training": TrainingOptions(epochs=2)}),
     ],
 )  # fmt: skip

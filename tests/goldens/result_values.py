@@ -146,7 +146,6 @@ def _fields() -> Iterator[tuple[str, dict[str, Any]]]:
         ({**mixed, "method": "cca"}, {"n_components": 5}),
         ({**mixed, "method": "procrustes"}, {"rank": 4}),
         ({**mixed, "method": "asif"}, {"top_k": 12, "power": 3.0}),
-        ({**head, "method": "text-to-concept"}, {"legacy": True}),
         ({**head, "method": "conse"}, {"centre": False}),
         (trained, {"batch_size": 16}),
         (trained, {"learning_rate": 0.01}),

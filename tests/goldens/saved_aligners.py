@@ -85,14 +85,13 @@ def _alignments() -> Iterator[tuple[str, Alignment]]:
     bias = np.arange(CLASSES, dtype=np.float32) / 4
     cases: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS}
     cases |= {
-        "ridge-bias-column": {"method": "ridge", "bias_column": True},
         "ridge-not-centred": {"method": "ridge", "centre": False},
         "procrustes-rank": {"method": "procrustes", "rank": 3},
     }
     for name, case in cases.items():
         if (FOLDER / name).exists():
             continue
-        method, wide = case["method"], case.pop("bias_column", False)
+        method = case["method"]
         given: dict[str, Any] = {"prototypes": head, "real": real}
         if method == "text-to-concept":
             given = {"real": real}
@@ -104,7 +103,7 @@ def _alignments() -> Iterator[tuple[str, Alignment]]:
         training = TrainingOptions(epochs=2) if trained else TrainingOptions()
         config = FitConfig(**case, **fixed, training=training)
         with _small_presets():
-            data = METHODS[method].sources(config, **given, bias=bias, bias_column=wide)
+            data = METHODS[method].sources(config, **given, bias=bias)
             yield name, fit(config, data, rng=np.random.default_rng(5))
 
 

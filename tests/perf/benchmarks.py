@@ -23,7 +23,7 @@ GIGABYTE = 1_000_000_000
 
 def figures(folder: Path) -> Iterator[Figure]:
     """Yield the lines of the group ``bench``."""
-    from bench.metrics.both_ways import rank_both_ways
+    from bench.metrics.ranks import rank_relevant
     from bench.metrics.ties import Relevance
 
     rng = np.random.default_rng(0)
@@ -38,7 +38,8 @@ def figures(folder: Path) -> Iterator[Figure]:
     def ours() -> None:
         to_text = Relevance.build(of_image, of_text, IMAGES, CAPTIONS)
         to_image = Relevance.build(of_text, of_image, CAPTIONS, IMAGES)
-        rank_both_ways(images, texts, to_text, to_image)
+        rank_relevant(images, texts, to_text)
+        rank_relevant(texts, images, to_image)
 
     def bare() -> None:
         _ = (images @ texts.T, texts @ images.T)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from bench.metrics.both_ways import rank_both_ways
+from bench.metrics.ranks import rank_relevant
 from bench.metrics.ties import Relevance
 from tests.perf.scan_memory import anonymous_bytes
 
@@ -41,7 +41,8 @@ def main() -> None:
         queries, gallery = make(rng, n, columns), make(rng, g, columns)
         groups = np.arange(n), np.arange(g) % n
         there, back = Relevance.build(*groups, n, g), Relevance.build(*groups[::-1], g, n)
-        ranks, of_gallery = rank_both_ways(queries, gallery, there, back)
+        ranks = rank_relevant(queries, gallery, there)
+        of_gallery = rank_relevant(gallery, queries, back)
     finally:
         done.set()
         sampler.join()

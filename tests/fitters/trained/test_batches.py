@@ -12,9 +12,9 @@ from fitters.trained.training import Mixture, Stream
 from tests.assertions import assert_same
 
 
-def rows(n, first=0, weight=None):
+def rows(n, first=0):
     numbers = np.arange(first, first + n, dtype=np.float32)[:, None]
-    return ArrayRows(np.repeat(numbers, 3, axis=1), -numbers, np.arange(n) + first, weight)
+    return ArrayRows(np.repeat(numbers, 3, axis=1), -numbers, np.arange(n) + first)
 
 
 def generator(seed=0):
@@ -68,22 +68,21 @@ def test_a_mixture_keeps_its_share_and_goes_once_through_the_real_pairs(n, m, si
     assert int(used.max()) - int(used.min()) <= 1 + (of_prototypes > n)
 
 
-def test_groups_say_what_is_no_negative_and_missing_masses_count_one():
-    one = ArrayRows(np.ones((3, 2)), np.ones((3, 1)), np.array([4, 5, 4]), np.array([0.5, 1, 1.5]))
+def test_groups_say_what_is_no_negative():
+    one = ArrayRows(np.ones((3, 2)), np.ones((3, 1)), np.array([4, 5, 4]))
     two = ArrayRows(np.ones((2, 2)), np.ones((2, 1)), np.array([7, 8]))
     (batch,) = Stream([one, two]).epoch(8, generator())
     equal = batch.groups[:, None] == batch.groups[None, :]
     assert torch.equal(batch.same, equal & ~torch.eye(5, dtype=torch.bool))
     assert int(batch.same.sum()) == 2
-    assert sorted(batch.weight.tolist()) == [0.5, 1, 1, 1, 1.5]
     (alone,) = Stream([two]).epoch(8, generator())
     assert alone.same is None
 
 
 def test_the_fingerprint_is_of_everything_that_is_read():
     base = rows(4)
-    changed = [rows(5), rows(4, 1), rows(4, weight=np.array([1.0, 2, 1, 1]))]
+    changed = [rows(5), rows(4, 1)]
     prints = {source.fingerprint for source in (base, *changed)}
-    assert len(prints) == 4
+    assert len(prints) == 3
     assert rows(4).fingerprint == base.fingerprint
     assert_same(base.take(np.array([1, 3])).x[:, 0], np.array([1, 3], dtype=np.float32))

@@ -22,17 +22,6 @@ def test_scikit_learns_contract(estimator, check):
     check(estimator)
 
 
-def test_masses_are_as_good_as_copies_without_dropout_and_in_one_batch(rng):
-    x, y = rng.standard_normal((12, 8)), rng.standard_normal((12, 5))
-    times = rng.integers(1, 4, len(x))
-    linear = MLPAligner.of("linear", "x->y", loss="mse", epochs=20, precision="float32")
-    copied = clone(linear).fit(np.repeat(x, times, axis=0), np.repeat(y, times, axis=0))
-    weighted = clone(linear).fit(x, y, sample_weight=times)
-    plain = clone(linear).fit(x, y)
-    np.testing.assert_allclose(weighted.project_x(x), copied.project_x(x), atol=1e-4)
-    assert np.abs(plain.project_x(x) - copied.project_x(x)).max() > 1e-2
-
-
 def test_parameters_of_the_groups_are_nested():
     aligner = MLPAligner("both", loss=PairLoss("infonce"), schedule=Schedule(epochs=2, clip=1.0))
     params = aligner.get_params(deep=True)

@@ -41,7 +41,6 @@ def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
     for loss in ("cosine", "mse", "infonce", "siglip", "devise"):
         direction = "y->x" if loss in ("cosine", "mse") else "both"
         yield f"own-{loss}", {"loss": loss, "direction": direction, "structure": 0.1}
-    yield "own-devise", {"loss": "devise", "legacy": True}
 
 
 @pytest.mark.parametrize(("name", "changes"), list(_cases()))
@@ -58,7 +57,7 @@ def test_the_loss_stays_on_its_device(
         same = torch.zeros(8, 8, dtype=torch.bool, device=META)
         monkeypatch.setattr(Batch, "same", property(lambda _: same))
         groups = torch.arange(8)
-        batch = Batch(torch.ones(8, 6), torch.ones(8, 5), groups, torch.ones(8)).to(META)
+        batch = Batch(torch.ones(8, 6), torch.ones(8, 5), groups).to(META)
         loss = objective.loss(batch, objective.outputs(batch), 3)
         objective.after_step()
         assert loss.device.type == "meta"

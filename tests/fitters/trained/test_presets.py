@@ -127,18 +127,6 @@ def test_the_papers_rows_are_unit_and_uncentred_unless_asked(make_world):
     assert centred.y.mean is not None
 
 
-def test_legacy_paper_scores_raw_texts(make_world):
-    head, _ = make_world(p=8, q=6)
-    now, then = (
-        fit("paper-mlp", prototypes=head, training=FEW, legacy=legacy, rng=rng_of())
-        for legacy in (False, True)
-    )
-    assert_same(now.aligner.y_up_weight_, then.aligner.y_up_weight_)
-    assert_same(then.project_y(normalize_rows(head.y)), then.project_y(normalize_rows(head.y)))
-    assert not np.allclose(now.project_y(head.y), then.project_y(head.y), atol=1e-3)
-    assert np.allclose(now.project_y(head.y), then.project_y(normalize_rows(head.y)), atol=1e-5)
-
-
 def test_icis_reads_the_bias_of_the_head(make_world, rng):
     head, real = make_world(p=8, q=6)
     bias = rng.standard_normal(head.n)
@@ -168,7 +156,6 @@ def test_epochs_of_the_paper_go_by_the_head():
     assert preset("paper-mlp", epochs=2500).first_epochs == 500
     assert preset("paper-mlp", epochs=6).first_epochs == 6
     assert preset("paper-text2concepts").first_epochs is None
-    assert preset("sail", legacy=True).logit_bias == -10
     assert isinstance(preset("icis"), ICISAligner)
 
 
@@ -176,8 +163,6 @@ def test_what_cannot_be_is_refused(make_world):
     head, real = make_world(p=8, q=6)
     with pytest.raises(UnknownMethodError, match="Did you mean 'sail'"):
         preset("sial")
-    with pytest.raises(SettingError, match="no legacy switch"):
-        preset("freeze-align", legacy=True)
     for options in (TrainingOptions(share=0.5), TrainingOptions(sequential=True)):
         with pytest.raises(SettingError, match="Give both"):
             fit("sail", prototypes=head, training=options, rng=rng_of())

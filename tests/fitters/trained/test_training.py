@@ -154,7 +154,7 @@ RESUMED = {
     "early stopping": {"patience": 50, "validation_fraction": 0.25},
     "two stages": {"sequential": True},
     "shares": {"share": 0.5},
-    "legacy devise": {"loss": "devise", "legacy": True},
+    "devise": {"loss": "devise"},
 }
 
 
@@ -321,14 +321,6 @@ def test_structure_keeps_who_is_near_whom(rng):
         return np.abs(z @ z.T - unit @ unit.T).mean()
 
     assert drift(kept) < 0.7 * drift(free)
-
-
-def test_the_legacy_gate_never_opens(pairs):
-    common = {"architecture": "residual", "width": 8, "epochs": 5, "learning_rate": 0.05}
-    closed = MLPAligner.of(**common, legacy=True).fit(*pairs)
-    opened = MLPAligner.of(**common).fit(*pairs)
-    assert closed.y_gate_[0] == -1e4
-    assert opened.y_gate_[0] != -2.0
 
 
 def test_bf16_reaches_the_same_metric(rng):
