@@ -365,29 +365,51 @@ class Cell:
         return sample_sd(DrawSums(runs.total[kept], runs.count[kept]).means)
 
 
-def read_cells(root: Path, block: pl.DataFrame) -> list[Cell]:
-    """Return the cells of result rows of one arena, by number of real pairs.
+def read_arenas(root: Path, results: pl.DataFrame) -> list[tuple[pl.DataFrame, list[Cell]]]:
+    """Return the result rows of every arena with their cells, by number of real pairs.
 
-    Runs without queries, of diagnostics, are in none.
+    Sums are read once for all. Runs without queries, of diagnostics, are in no cell.
     """
-    runs = block.unique("run_id", maintain_order=True)
-    arena = tuple(block.select(ARENA).row(0))
-    sums = read_sums(root, runs["run_id"]).filter(pl.col("direction") == block["direction"][0])
+    sums = read_sums(root, results["run_id"].unique(maintain_order=True))
+    found = []
+    for _, block in results.group_by(ARENA, maintain_order=True):
+        names = enumerate(own_metrics(block))
+        own = (pl.col("own").list.get(i, null_on_oob=True).alias(name) for i, name in names)
+        of_block = sums.filter(
+            pl.col("run_id").is_in(block["run_id"].unique().to_list()),
+            direction=block["direction"][0],
+        ).select("run_id", "queries", "cluster_id", "n_queries", *SUMMED, *own)
+        found.append((block, cells_of(block, of_block, root)))
+    return found
+
+
+def read_cells(root: Path, results: pl.DataFrame) -> list[Cell]:
+    """Return the cells of result rows, arena by arena; see `read_arenas`."""
+    return [cell for _, cells in read_arenas(root, results) for cell in cells]
+
+
+def cells_of(block: pl.DataFrame, sums: pl.DataFrame, root: Path) -> list[Cell]:
+    """Return the cells of result rows of one arena from the sums of their runs by cluster.
+
+    Parameters
+    ----------
+    block : DataFrame
+    sums : DataFrame
+        Columns run_id, queries, cluster_id, n_queries and one a metric.
+    root : Path
+        Where the runs lie.
+    """
     if sums.is_empty():
         return []
+    runs, arena = block.unique("run_id", maintain_order=True), tuple(block.select(ARENA).row(0))
     clusters = np.unique(sums["cluster_id"].to_numpy().astype(str))
     known = sums.group_by("run_id").agg(pl.col("queries").first())
     runs = runs.join(known, on="run_id", how="inner", maintain_order="left").with_columns(
         pl.col("control_draw").fill_null(pl.col("seed")),
         pl.max_horizontal("n_images_fitted", "n_shots").alias("fitted"),
     )
-    sums = sums.with_columns(
-        pl.Series("cluster", np.searchsorted(clusters, sums["cluster_id"].to_numpy().astype(str)))
-    ).select(
-        "run_id", "cluster", "n_queries", *SUMMED,
-        *(pl.col("own").list.get(i, null_on_oob=True).alias(name)
-          for i, name in enumerate(own_metrics(block))),
-    )  # fmt: skip
+    places = np.searchsorted(clusters, sums["cluster_id"].to_numpy().astype(str))
+    sums = sums.drop("queries", "cluster_id").with_columns(pl.Series("cluster", places))
     out = []
     for key, cell in runs.group_by(["method", "source", "n_pairs", *SETTINGS], maintain_order=True):
         method, source, n_pairs, *settings = key

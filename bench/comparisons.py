@@ -56,7 +56,7 @@ from bench.cells import (
     only_series,
     own_metrics,
     path_fields,
-    read_cells,
+    read_arenas,
     sample_sd,
 )
 from bench.errors import NoResultsError
@@ -129,6 +129,7 @@ SCHEMA: dict[str, Any] = {
     "family": pl.Int64,  # size of the primary family; null for an exploratory comparison
     "p_holm": pl.Float64,  # corrected over the family
     "bold": pl.Boolean,  # a primary comparison that holds, in whichever direction
+    "limit": pl.String,  # why nothing is claimed of new draws: pool, draws, controls; or empty
     "draw_error": pl.Float64,  # standard error from draws alone; null where nothing is drawn
     "cluster_error": pl.Float64,
     "control_error": pl.Float64,
@@ -146,8 +147,8 @@ SCHEMA: dict[str, Any] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
-    """Two cells, or a cell and what a random order gives (b None).
+class Claim:
+    """What one metric says of two cells, or of a cell and what a random order gives (b None).
 
     Attributes
     ----------
@@ -155,15 +156,27 @@ class Comparison:
         Which of the module's comparisons.
     a : Cell
     b : Cell or None
+    metric : str
+    chance, gallery : float
+        Of the metric in the arena; NaN where there is no such level.
     """
 
     kind: str
     a: Cell
     b: Cell | None
+    metric: str
+    chance: float = math.nan
+    gallery: float = 0.0
 
-    def key(self, metric: str) -> tuple[Any, ...]:
-        """Return what is compared, the same for every command."""
-        return (metric, self.a.key, None if self.b is None else self.b.key)
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What is compared, the same for every command."""
+        return (self.metric, self.a.key, None if self.b is None else self.b.key)
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells that are compared."""
+        return (self.a,) if self.b is None else (self.a, self.b)
 
     @cached_property
     def seeds(self) -> tuple[int, ...] | None:
@@ -183,13 +196,13 @@ class Comparison:
         same = all(self.a.of_seed[s] == self.b.of_seed[s] for s in common)
         return common if common and same else None
 
-    def sides(self, metric: str) -> tuple[DrawSums, DrawSums]:
-        """Return the sums of both sides on the common seeds."""
-        assert self.b is not None
-        return self._side(self.a, metric), self._side(self.b, metric)
+    @cached_property
+    def sides(self) -> tuple[DrawSums, ...]:
+        """The sums of every side on the common seeds."""
+        return tuple(self._side(cell) for cell in self.cells)
 
-    def _side(self, cell: Cell, metric: str) -> DrawSums:
-        sums, seeds = cell.by_seed(metric), self.seeds
+    def _side(self, cell: Cell) -> DrawSums:
+        sums, seeds = cell.by_seed(self.metric), self.seeds
         assert seeds is not None
         if cell.seeds == seeds:
             return sums
@@ -197,24 +210,39 @@ class Comparison:
         rows = [place[s] if s in place and len(place) > 1 else 0 for s in seeds]
         return DrawSums(sums.total[rows], sums.count[rows])
 
-    @property
+    @cached_property
     def overlap(self) -> float:
         """The share of the pool that one draw takes; NaN where the pool is not known."""
-        sides = [self.a] if self.b is None else [self.a, self.b]
-        shares = [c.fitted / c.pool if c.pool else 0.0 for c in sides if c.fitted]
+        shares = [c.fitted / c.pool if c.pool else 0.0 for c in self.cells if c.fitted]
         return math.nan if any(map(math.isnan, shares)) else max(shares, default=0.0)
 
     @property
     def is_about_this_pool(self) -> bool:
         """Whether draws overlap so much that the interval is about these real pairs alone."""
-        sides = [self.a] if self.b is None else [self.a, self.b]
-        return any(cell.n_pairs == "all" for cell in sides) or not self.overlap < 1.0
+        return any(cell.n_pairs == "all" for cell in self.cells) or not self.overlap < 1.0
 
-    def control_part(self, metric: str) -> tuple[float, float]:
+    @property
+    def limit(self) -> str:
+        """Why nothing can be claimed of new draws: ``"pool"``, ``"draws"`` or ``"controls"``.
+
+        Empty where there are draws enough, or nothing is drawn.
+        """
+        if self.is_about_this_pool or self.overlap > LARGEST_OVERLAP:
+            return "pool"
+        test = self.test
+        if test is not None and test.rank is not None and test.n_controls < ENOUGH_CONTROLS:
+            return "controls"
+        common = set(self.seeds or ())
+        for cell in self.cells if test is None else (self.a,):
+            if cell.is_drawn and len(common.intersection(cell.seeds)) < ENOUGH_DRAWS:
+                return "draws"
+        return ""
+
+    def control_part(self) -> tuple[float, float]:
         """Return variance and degrees of freedom from control draws averaged within every seed."""
         parts = []
-        for cell in (self.a, self.b):
-            draws = None if cell is None else control_means(cell, metric, self.seeds)
+        for cell in self.cells:
+            draws = control_means(cell, self.metric, self.seeds)
             if draws is not None and len(draws) > 1:
                 parts.append((float(np.var(draws, ddof=1)) / len(draws), len(draws) - 1.0))
         whole = sum(variance for variance, _ in parts)
@@ -222,34 +250,124 @@ class Comparison:
             return 0.0, math.nan
         return whole, whole**2 / sum(variance**2 / df for variance, df in parts)
 
-    def estimate(self, metric: str, chance: float) -> Estimate:
-        """Return the mean difference with its variance."""
+    @cached_property
+    def estimate(self) -> Estimate:
+        """The mean difference with its variance."""
+        a, *b = self.sides
         overlap = 0.0 if self.is_about_this_pool else self.overlap
-        if self.b is None:
-            sums = self.a.by_seed(metric) - chance
-        else:
-            a, b = self.sides(metric)
-            sums = a - b
-        of_controls, df_controls = self.control_part(metric)
-        found = two_term(sums, overlap=overlap)
+        found = two_term(a - (b[0] if b else self.chance), overlap=overlap)
+        of_controls, df_controls = self.control_part()
         return replace(found, of_controls=of_controls, df_controls=df_controls)
 
-    def control_test(self, metric: str) -> ControlTest | None:
-        """Return the test of the head against the draws of its control; None if too few."""
-        assert self.b is not None
-        draws = control_means(self.b, metric, self.seeds)
-        a, b = self.sides(metric)
-        n_rows = round(float(a.count.sum()))
-        if draws is not None:
-            if len(draws) < 2:
-                return None
-            return against_controls(a.mean, draws, n_rows=n_rows)
-        if len(b.total) < 2:
+    @cached_property
+    def test(self) -> ControlTest | None:
+        """The test of a head against the draws of its control; None if too few, or no control."""
+        if self.b is None or self.kind != "over-control":
             return None
+        draws = control_means(self.b, self.metric, self.seeds)
+        a, b = self.sides
+        if len(b.total if draws is None else draws) < 2:
+            return None
+        if draws is not None:
+            return against_controls(a.mean, draws, n_rows=round(float(a.count.sum())))
         if len(self.a.seeds) == 1 and not self.a.fresh:
             # One head beside controls that are all there is to draw.
             return against_controls(a.means[0], b.means, n_rows=round(float(a.count[0].sum())))
         return against_paired_controls(a.means, b.means)
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """The interval of the difference; over chance that of a proportion, where it is one."""
+        if self.test is not None:
+            return self.test.interval(self.estimate.mean)
+        if self.b is not None or cutoff(self.metric) is None:
+            return self.estimate.interval()
+        ends = proportion_interval(
+            self.sides[0],
+            overlap=0.0 if self.is_about_this_pool else self.overlap,
+            of_controls=self.estimate.of_controls,
+            df_controls=self.estimate.df_controls,
+        )
+        # With few draws of a rare hit the effective n is too large: the wider one counts.
+        also = self.estimate.interval() if self.estimate.n_draws > 1 else ()
+        both = [*(end - self.chance for end in ends), *also]
+        return min(both), max(both)
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided, of a head over its control one-sided; None where nothing is tested."""
+        if self.kind == "over-control":
+            return None if self.test is None else self.test.p_above
+        return None if self.b is None else self.estimate.p_value()
+
+    def row(self, primary: Primary | None = None) -> dict[str, Any]:
+        """Return the claim as a row of `SCHEMA`."""
+        a, b, estimate, test = self.a, self.b, self.estimate, self.test
+        low, high = self.interval
+        first, *other = self.sides
+        # Over chance, a mean is of all runs, and so is what varies between them.
+        base, each = self.chance, a.runs(self.metric).means - self.chance
+        if other:
+            base, each = other[0].mean, first.means - other[0].means
+        image_low, image_high = _over_images(self) or (None, None)
+        drawn = estimate.n_draws > 1
+        how = "t, draws and clusters" if drawn else "t, clusters"
+        row = {
+            **dict(zip(ARENA, a.arena, strict=True)),
+            "metric": self.metric,
+            "method": a.method,
+            "comparison": self.kind,
+            "source": b.source if b is not None and self.kind == "over-control" else a.source,
+            "n_pairs": a.n_pairs,
+            **a.settings,
+            **_names(a, b),
+            "a": a.mean(self.metric) if b is None else first.mean,
+            "a_sd": a.sd(self.metric, self.seeds),
+            "b": base,
+            "b_sd": None if b is None else b.sd(self.metric, self.seeds),
+            "difference": estimate.mean,
+            "difference_sd": sample_sd(each) if drawn else None,
+            "relative": estimate.mean / base if base > 0 else None,
+            "low": _finite(low),
+            "high": _finite(high),
+            "draw_error": math.sqrt(estimate.of_draws) if drawn else None,
+            "cluster_error": math.sqrt(estimate.of_clusters),
+            "control_error": math.sqrt(estimate.of_controls) or None,
+            "df": _finite(estimate.df),
+            "overlap": _finite(self.overlap),
+            "population": _population(self),
+            "image_low": image_low,
+            "image_high": image_high,
+            "n_seeds": len(self.seeds or ()),
+            "n_queries": estimate.n_rows,
+            "n_clusters": estimate.n_clusters,
+            "gallery": self.gallery,
+            "chance": _finite(self.chance),
+            "bold": False,
+            "limit": self.limit,
+            "p": self.p,
+            "test": None if b is None else how,
+        }
+        if test is not None:
+            row |= {
+                "draw_error": None,
+                "cluster_error": None,
+                "control_error": test.error,
+                "df": test.n_controls - 1.0,
+                "population": "one more draw of the control, these images",
+                "p_below": test.p_below,
+                "test": _test_text(test),
+                "control_rank": test.rank,
+                "n_controls": test.n_controls,
+                "control_sd": test.sd,
+                "control_best": test.best,
+            }
+        elif self.kind == "over-control":
+            row["test"] = "fewer than two control draws"
+        if primary is not None:
+            bold = primary.p_holm < LEVEL and not self.limit
+            row |= {"family": primary.size, "p_holm": primary.p_holm, "bold": bold}
+        return row
 
 
 def control_means(
@@ -304,14 +422,13 @@ def compare(
     ['over-chance', 'over-conse']
     """
     root = Path(root)
-    primary = primary_family(root, results)
+    arenas = read_arenas(root, results)
+    primary = primary_family(results, arenas)
     rows: list[dict[str, Any]] = []
-    for _, block in results.group_by(ARENA, maintain_order=True):
+    for block, cells in arenas:
         levels = chance_and_gallery(block)
-        present = _present(block, metrics, levels)
-        cells = read_cells(root, block) if present else []
-        for metric in present:
-            rows += _rows(_comparisons(cells, metric), levels, metric, primary)
+        for metric in _present(block, metrics, levels):
+            rows += _rows(_claims(cells, metric, levels[metric]), primary)
     return in_order(pl.DataFrame(rows, schema=SCHEMA))
 
 
@@ -333,14 +450,24 @@ class Primary:
     size: int
 
 
-def primary_family(root: Path, results: pl.DataFrame) -> dict[tuple[Any, ...], Primary]:
-    """Return the primary comparisons of a series, by `Comparison.key`.
+def primary_family(
+    results: pl.DataFrame, arenas: Sequence[tuple[pl.DataFrame, list[Cell]]]
+) -> dict[tuple[Any, ...], Primary]:
+    """Return the primary comparisons of a series, by `Claim.key`.
 
     There is one family for every choice of images, texts and head; see the module.
+
+    Parameters
+    ----------
+    results : DataFrame
+        Rows of one series.
+    arenas : sequence
+        Of these rows; see `bench.cells.read_arenas`.
     """
     if results.is_empty() or set(results["suite"]) & {"sweep", "task"}:
         return {}
     sets = ["image_set", "name_set", "caption_set"]
+    cells = {tuple(block.select(ARENA).row(0)): own for block, own in arenas}
     families: dict[tuple[Any, ...], list[tuple[tuple[Any, ...], float]]] = {}
     for _, table in results.group_by(sets, maintain_order=True):
         direction, metric = next(
@@ -349,15 +476,11 @@ def primary_family(root: Path, results: pl.DataFrame) -> dict[tuple[Any, ...], P
         own = table.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
         evals = [name for name in MAIN_EVALS if name in set(own["eval"])]
         own = own.filter(pl.col("eval").is_in(evals[:1]))
-        for arena, block in own.group_by(ARENA, maintain_order=True):
-            cells = read_cells(root, block)
-            for found in _comparisons(cells, metric):
-                p = None
-                if _is_primary(found) and found.seeds:
-                    p = _row(found, metric, (0.0, 0.0), None)["p"]
-                if p is not None:
+        for arena in own.select(ARENA).unique(maintain_order=True).rows():
+            for found in _claims(cells[arena], metric, (0.0, 0.0)):
+                if _is_primary(found) and found.seeds and (p := found.p) is not None:
                     family = (*arena, found.a.settings["head_set"])
-                    families.setdefault(family, []).append((found.key(metric), p))
+                    families.setdefault(family, []).append((found.key, p))
     out = {}
     for members in families.values():
         if len(members) <= LARGEST_FAMILY:
@@ -371,79 +494,19 @@ def primary_family(root: Path, results: pl.DataFrame) -> dict[tuple[Any, ...], P
 MAIN_EVALS = ("held-out", "split", "all-names", *(e for e in EVAL_ORDER if e == "in-class"))
 
 
-def _is_primary(found: Comparison) -> bool:
+def _is_primary(found: Claim) -> bool:
     if found.kind == "over-parts":
         return True
     alone = found.kind == "over-control" and found.a.n_pairs == "0"
     return alone and found.b is not None and found.b.source in PRIMARY_CONTROLS
 
 
-def _rows(
-    comparisons: Iterable[Comparison],
-    levels: dict[str, tuple[float, float]],
-    metric: str,
-    primary: dict[tuple[Any, ...], Primary],
-) -> list[dict[str, Any]]:
+def _rows(claims: Iterable[Claim], primary: dict[tuple[Any, ...], Primary]) -> list[dict[str, Any]]:
     return [
-        _row(found, metric, levels[metric], primary.get(found.key(metric)))
-        for found in comparisons
-        if found.seeds and not (found.b is None and math.isnan(levels[metric][0]))
+        found.row(primary.get(found.key))
+        for found in claims
+        if found.seeds and not (found.b is None and math.isnan(found.chance))
     ]
-
-
-def _row(
-    found: Comparison, metric: str, level: tuple[float, float], primary: Primary | None
-) -> dict[str, Any]:
-    chance, gallery = level
-    a, b = found.a, found.b
-    estimate = found.estimate(metric, chance)
-    low, high = interval_of(found, metric, chance, estimate)
-    if b is None:
-        means, each = (a.mean(metric), chance), a.runs(metric).means - chance
-    else:
-        sides = found.sides(metric)
-        means, each = (sides[0].mean, sides[1].mean), sides[0].means - sides[1].means
-    image_low, image_high = _over_images(found, metric, estimate) or (None, None)
-    drawn = estimate.n_draws > 1
-    test = found.control_test(metric) if found.kind == "over-control" else None
-    row = {
-        **dict(zip(ARENA, a.arena, strict=True)),
-        "metric": metric,
-        "method": a.method,
-        "comparison": found.kind,
-        "source": b.source if b is not None and found.kind == "over-control" else a.source,
-        "n_pairs": a.n_pairs,
-        **a.settings,
-        **_names(a, b),
-        "a": means[0],
-        "a_sd": a.sd(metric, found.seeds),
-        "b": means[1],
-        "b_sd": None if b is None else b.sd(metric, found.seeds),
-        "difference": estimate.mean,
-        "difference_sd": sample_sd(each) if drawn else None,
-        "relative": estimate.mean / means[1] if means[1] > 0 else None,
-        "low": _finite(low),
-        "high": _finite(high),
-        "draw_error": math.sqrt(estimate.of_draws) if drawn else None,
-        "cluster_error": math.sqrt(estimate.of_clusters),
-        "control_error": math.sqrt(estimate.of_controls) or None,
-        "df": _finite(estimate.df),
-        "overlap": _finite(found.overlap),
-        "population": _population(found, estimate),
-        "image_low": image_low,
-        "image_high": image_high,
-        "n_seeds": len(found.seeds or ()),
-        "n_queries": estimate.n_rows,
-        "n_clusters": estimate.n_clusters,
-        "gallery": gallery,
-        "chance": _finite(chance),
-        "bold": False,
-        **_tested(found, estimate, test),
-    }
-    if primary is not None:
-        bold = primary.p_holm < LEVEL and _may_be_bold(found, estimate, test)
-        row |= {"family": primary.size, "p_holm": primary.p_holm, "bold": bold}
-    return row
 
 
 def _names(a: Cell, b: Cell | None) -> dict[str, str]:
@@ -458,52 +521,6 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def interval_of(
-    found: Comparison, metric: str, chance: float, estimate: Estimate
-) -> tuple[float, float]:
-    """Return the interval of a difference; over chance that of a proportion, where it is one."""
-    if found.b is not None or cutoff(metric) is None:
-        return estimate.interval()
-    ends = proportion_interval(
-        found.a.by_seed(metric),
-        overlap=0.0 if found.is_about_this_pool else found.overlap,
-        of_controls=estimate.of_controls,
-        df_controls=estimate.df_controls,
-    )
-    # With few draws of a rare hit the effective n is too large: the wider one counts.
-    also = estimate.interval() if estimate.n_draws > 1 else ()
-    both = [*(end - chance for end in ends), *also]
-    return min(both), max(both)
-
-
-def _tested(found: Comparison, estimate: Estimate, test: ControlTest | None) -> dict[str, Any]:
-    """Return p, the test that it comes from, and the rank of a head among its controls."""
-    if test is not None:
-        low, high = test.interval(estimate.mean)
-        return {
-            "low": low,
-            "high": high,
-            "draw_error": None,
-            "cluster_error": None,
-            "control_error": test.error,
-            "df": test.n_controls - 1.0,
-            "population": "one more draw of the control, these images",
-            "p": test.p_above,
-            "p_below": test.p_below,
-            "test": _test_text(test),
-            "control_rank": test.rank,
-            "n_controls": test.n_controls,
-            "control_sd": test.sd,
-            "control_best": test.best,
-        }
-    if found.kind == "over-control":
-        return {"p": None, "test": "fewer than two control draws"}
-    if found.b is None:
-        return {"p": None, "test": None}
-    how = "t, draws and clusters" if estimate.n_draws > 1 else "t, clusters"
-    return {"p": estimate.p_value(), "test": how}
-
-
 def _test_text(test: ControlTest) -> str:
     if test.by == "rank":
         return f"rank among {test.n_controls} draws"
@@ -511,48 +528,33 @@ def _test_text(test: ControlTest) -> str:
     return f"t over {test.n_controls} draws, {how}"
 
 
-def _may_be_bold(found: Comparison, estimate: Estimate, test: ControlTest | None) -> bool:
-    """Whether there are draws enough for a claim, or nothing is drawn."""
-    if found.is_about_this_pool or found.overlap > LARGEST_OVERLAP:
-        return False
-    if test is not None and test.rank is not None and test.n_controls < ENOUGH_CONTROLS:
-        return False
-    sides = [cell for cell in (found.a, found.b) if cell is not None and test is None]
-    fixed = not any(cell.is_drawn for cell in sides or [found.a])
-    return fixed or estimate.n_draws >= ENOUGH_DRAWS
-
-
-def _population(found: Comparison, estimate: Estimate) -> str:
+def _population(found: Claim) -> str:
     """Return what the interval is about, in words."""
-    sides = [found.a] if found.b is None else [found.a, found.b]
     new = "new classes" if found.a.clusters_of == "classes" else "new images of these classes"
     if found.is_about_this_pool:
         return f"{new}, this pool of pairs"
-    if estimate.n_draws == 1:
-        return f"{new}, this one draw" if any(cell.is_drawn for cell in sides) else new
+    if found.estimate.n_draws == 1:
+        return f"{new}, this one draw" if any(cell.is_drawn for cell in found.cells) else new
     parts = ["splits"] if found.a.fresh else []
-    if any(cell.fitted for cell in sides):
+    if any(cell.fitted for cell in found.cells):
         parts.append("pairs")
-    if any(cell.source in CONTROLS for cell in sides):
+    if any(cell.source in CONTROLS for cell in found.cells):
         parts.append("controls")
     return f"{new}, new {' and '.join(parts)}" if parts else f"{new}, new seeds"
 
 
-def _over_images(found: Comparison, metric: str, estimate: Estimate) -> tuple[float, float] | None:
+def _over_images(found: Claim) -> tuple[float, float] | None:
     """Return the interval of one run over few classes for new images of the same classes."""
-    few = estimate.n_draws == 1 and estimate.n_clusters <= FEW_CLASSES
-    if (
-        not few
-        or found.a.clusters_of != "classes"
-        or any(len(cell.run_ids) > 1 for cell in (found.a, found.b) if cell is not None)
-    ):
+    few = found.estimate.n_draws == 1 and found.estimate.n_clusters <= FEW_CLASSES
+    of_classes = found.a.clusters_of == "classes"
+    if not few or not of_classes or any(len(cell.run_ids) > 1 for cell in found.cells):
         return None
-    sides = [_per_query(cell, metric) for cell in (found.a, found.b) if cell is not None]
+    sides = [_per_query(cell, found.metric) for cell in found.cells]
     both = sides[0] if len(sides) == 1 else sides[0] - sides[1]
     low, high = two_term(both).interval()
-    if found.b is None and cutoff(metric) is not None:
+    if found.b is None and cutoff(found.metric) is not None:
         low, high = proportion_interval(sides[0])
-    shift = estimate.mean - both.mean if found.b is None else 0.0
+    shift = found.estimate.mean - both.mean if found.b is None else 0.0
     return low + shift, high + shift
 
 
@@ -622,28 +624,33 @@ def _all_like(
             yield cell
 
 
-def _comparisons(cells: list[Cell], metric: str) -> Iterator[Comparison]:
+def _claims(cells: list[Cell], metric: str, level: tuple[float, float]) -> Iterator[Claim]:
+    """Yield the claims of one arena on a metric, with its chance and gallery."""
+
+    def claim(kind: str, a: Cell, b: Cell | None) -> Claim:
+        return Claim(kind, a, b, metric, *level)
+
     for cell in cells:
         if cell.n_pairs == "0":
-            yield Comparison("over-chance", cell, None)
+            yield claim("over-chance", cell, None)
         if cell.method == "conse":
             continue
         real = _find(cells, cell, cell.method, "none", cell.n_pairs)
         if real is not None and cell.source != "none":
-            yield Comparison("over-real", cell, real)
+            yield claim("over-real", cell, real)
         if cell.source != "head":
             continue
         for control in CONTROLS:
             for other in _all_like(cells, cell, cell.method, control, cell.n_pairs):
-                yield Comparison("over-control", cell, other)
+                yield claim("over-control", cell, other)
         conse = _find(cells, cell, "conse", "head", "0")
         if conse is not None:
-            yield Comparison("over-conse", cell, conse)
+            yield claim("over-conse", cell, conse)
         alone = _find(cells, cell, cell.method, "head", "0")
         if cell.n_pairs != "0" and alone is not None and real is not None:
-            parts = [Comparison("over-parts", cell, part) for part in (alone, real)]
+            parts = [claim("over-parts", cell, part) for part in (alone, real)]
             if all(part.seeds for part in parts):
-                yield max(parts, key=lambda part: part.sides(metric)[1].mean)
+                yield max(parts, key=lambda part: part.sides[1].mean)
 
 
 Choice: TypeAlias = tuple[Path, pl.DataFrame, pl.DataFrame]
@@ -719,22 +726,20 @@ def compare_choices(
         If a choice is empty, or no two cells can be paired.
     """
     (root_a, series, rows_a), (root_b, _, rows_b) = chosen_rows(a), chosen_rows(b)
-    primary = primary_family(root_a, series) if root_a.resolve() == root_b.resolve() else {}
-    blocks = dict(rows_b.group_by(ARENA, maintain_order=True))
+    primary: dict[tuple[Any, ...], Primary] = {}
+    if root_a.resolve() == root_b.resolve():
+        primary = primary_family(series, read_arenas(root_a, series))
+    theirs = {tuple(own.select(ARENA).row(0)): cells for own, cells in read_arenas(root_b, rows_b)}
     rows: list[dict[str, Any]] = []
-    for arena, block in rows_a.group_by(ARENA, maintain_order=True):
-        if arena not in blocks:
-            continue
-        levels = chance_and_gallery(block)
-        present = _present(block, metrics, levels)
-        if not present:
-            continue
-        left, right = read_cells(root_a, block), read_cells(root_b, blocks[arena])
+    for block, left in read_arenas(root_a, rows_a):
+        right, levels = theirs.get(tuple(block.select(ARENA).row(0)), []), chance_and_gallery(block)
+        present = _present(block, metrics, levels) if right else []
         ids = [cell.clusters for cell in (*left, *right)]
         clusters = np.unique(np.concatenate(ids)) if ids else np.empty(0, np.str_)
+        pairs = _paired([c.on(clusters) for c in left], [c.on(clusters) for c in right])
         for metric in present:
-            pairs = _matched([c.on(clusters) for c in left], [c.on(clusters) for c in right])
-            rows += _rows(pairs, levels, metric, primary)
+            made = (Claim(*named, metric, *levels[metric]) for named in pairs)
+            rows += _rows(made, primary)
     unpaired = [metric for metric in metrics or () if metric not in PAIRED_METRICS]
     if not rows and (unpaired or metrics == []):
         raise NoResultsError(
@@ -754,41 +759,30 @@ def _called(choice: str | Choice) -> str:
     return choice if isinstance(choice, str) else str(choice[0])
 
 
-def _matched(left: list[Cell], right: list[Cell]) -> list[Comparison]:
-    """Return the comparisons of two choices; a cell is not compared with itself."""
-    return [
-        found
-        for found in _paired(left, right)
-        if found.b is None
-        or (found.a.root.resolve(), found.a.run_ids) != (found.b.root.resolve(), found.b.run_ids)
-    ]
-
-
-def _paired(left: list[Cell], right: list[Cell]) -> list[Comparison]:
-    if len(left) == 1 and len(right) == 1:
-        return [_named(left[0], right[0])]
+def _paired(left: list[Cell], right: list[Cell]) -> list[tuple[str, Cell, Cell]]:
+    """Return kind and sides of the comparisons of two choices; no cell is compared with itself."""
     open_ = [
         name
         for name in ("method", "source", "n_pairs", *SETTINGS)
-        if len({_value(cell, name) for cell in left}) > 1
-        or len({_value(cell, name) for cell in right}) > 1
+        if any(len({_value(cell, name) for cell in side}) > 1 for side in (left, right))
+        and (len(left), len(right)) != (1, 1)
     ]
     by_open = {tuple(_value(cell, name) for name in open_): cell for cell in right}
-    pairs = []
-    for cell in left:
-        other = by_open.get(tuple(_value(cell, name) for name in open_))
-        if other is not None:
-            pairs.append(_named(cell, other))
-    return pairs
+    pairs = ((cell, by_open.get(tuple(_value(cell, name) for name in open_))) for cell in left)
+    return [
+        _named(a, b)
+        for a, b in pairs
+        if b is not None and (a.root.resolve(), a.run_ids) != (b.root.resolve(), b.run_ids)
+    ]
 
 
-def _named(a: Cell, b: Cell) -> Comparison:
+def _named(a: Cell, b: Cell) -> tuple[str, Cell, Cell]:
     """Return a comparison; of a head and its control always head over control, as in a table."""
     same = a.method == b.method and a.n_pairs == b.n_pairs
     for head, control in ((a, b), (b, a)):
         if same and head.source == "head" and control.source in CONTROLS:
-            return Comparison("over-control", head, control)
-    return Comparison("a-b", a, b)
+            return "over-control", head, control
+    return "a-b", a, b
 
 
 def _value(cell: Cell, name: str) -> Any:

@@ -79,33 +79,36 @@ def dose_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
         & (pl.col("task") == "zero_shot")
         & pl.col("metric").is_in([METRIC, *_BY_NAME])
     )
+    facts = alone.select("run_id", "n_prototypes", "own_names").unique("run_id")
+    own = {row["run_id"]: row for row in facts.iter_rows(named=True)}
+    # Accuracy by name is of one direction, as the cells are.
+    named = {
+        (run_id, direction, metric): value
+        for run_id, direction, metric, value in alone.select(
+            "run_id", "direction", "metric", "value"
+        ).iter_rows()
+    }
+    of_method: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in read_cells(root, alone.filter(pl.col("metric") == METRIC)):
+        key = (cell.arena, cell.method, *(cell.settings[name] for name in _KEPT))
+        of_method.setdefault(key, []).append(cell)
     rows: list[dict[str, Any]] = []
-    for _, block in alone.group_by(ARENA, maintain_order=True):
-        facts = block.select("run_id", "n_prototypes", "own_names").unique("run_id")
-        named = {
-            (run_id, metric): value
-            for run_id, metric, value in block.select("run_id", "metric", "value").iter_rows()
-        }
-        own = {row["run_id"]: row for row in facts.iter_rows(named=True)}
-        of_method: dict[tuple[Any, ...], list[Cell]] = {}
-        for cell in read_cells(root, block.filter(pl.col("metric") == METRIC)):
-            key = (cell.method, *(cell.settings[name] for name in _KEPT))
-            of_method.setdefault(key, []).append(cell)
-        for cells in of_method.values():
-            for dose, levels in _doses(cells, own).items():
-                slope = _slope(levels)
-                for level, cell in levels:
-                    by_name = {
-                        name: _mean([named.get((i, name)) for i in cell.run_ids])
-                        for name in _BY_NAME
-                    }
-                    kept = _mean([own[run_id]["own_names"] for run_id in cell.run_ids])
-                    more = {
-                        "dose": dose,
-                        "level": level,
-                        "own_names": 1.0 if cell.source == "head" else kept or 0.0,
-                    }
-                    rows.append(_row(cell) | more | by_name | slope)
+    for cells in of_method.values():
+        way = cells[0].arena[ARENA.index("direction")]
+        for dose, levels in _doses(cells, own).items():
+            slope = _slope(levels)
+            for level, cell in levels:
+                by_name = {
+                    name: _mean([named.get((i, way, name)) for i in cell.run_ids])
+                    for name in _BY_NAME
+                }
+                kept = _mean([own[run_id]["own_names"] for run_id in cell.run_ids])
+                more = {
+                    "dose": dose,
+                    "level": level,
+                    "own_names": 1.0 if cell.source == "head" else kept or 0.0,
+                }
+                rows.append(_row(cell) | more | by_name | slope)
     return in_order(pl.DataFrame(rows, schema=SCHEMA))
 
 

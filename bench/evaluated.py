@@ -19,21 +19,20 @@ from bench.comparisons import (
     compare_choices,
 )
 from bench.errors import NoResultsError
-from bench.report.curves import Positions, draw_pairs
+from bench.report.figures import draw_pairs
 from bench.report.page import write_report
-from bench.report.theme import SOURCE_STYLES, colour, painted
+from bench.report.theme import SOURCE_STYLES, colour
 from bench.report.verdict import NAMES, among, chance_text, verdict
 from bench.results import CHOSEN, read_results
 from bench.runs import LEAVES
 from bench.statistics import holm
 from bench.suites.few_shot import few_shot_claim
 from bench.tables import (
-    interval_text,
+    gain_text,
     metric_columns,
     p_text,
     result_lines,
     result_table,
-    signed_text,
     value_text,
     varying,
     with_unit,
@@ -241,7 +240,7 @@ class Results:
         corrected = holm(np.array([row["p"] for row in rows], dtype=np.float64))
         how = f", Holm over {len(rows)}" if len(rows) > 1 else ""
         parts = [
-            f"{signed_text(row['difference'])} points {interval_text(row['low'], row['high'])} "
+            f"{gain_text(row['difference'], row['low'], row['high'])} "
             f"over {row['side_b']} (p {p_text(p)}{how})"
             for row, p in zip(rows, corrected, strict=True)
         ]
@@ -317,8 +316,7 @@ class Results:
                 f"{method} was not run on real pairs, held out. Evaluate it with n_pairs=[16, 64]."
             )
         axes = _axes(ax)
-        with painted():
-            draw_pairs(axes, own, method, direction, metric, Positions.of(of_method))
+        draw_pairs(axes, own, method, direction, metric)
         axes.set_title(f"{method_title(method)}: {direction}, {metric}", loc="left")
         axes.set_xlabel("real pairs")
         axes.set_ylabel(f"{metric} %")
@@ -358,16 +356,15 @@ class Results:
         )  # fmt: skip
         axes = _axes(ax)
         sources = [source for source in NAMES if source in runs["source"]]
-        with painted():
-            for place, source in enumerate(sources):
-                role, marker, _ = SOURCE_STYLES[source]
-                values = 100 * runs.filter(pl.col("source") == source)["value"].to_numpy()
-                axes.plot(values, [place] * len(values), marker, color=colour(role), alpha=0.6)
-                axes.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color=colour(role))
-            chance = runs["chance"].mean()
-            if chance is not None:
-                line = {"color": colour("muted"), "linestyle": ":", "label": "chance"}
-                axes.axvline(100 * float(chance), **line)  # type: ignore[arg-type]
+        for place, source in enumerate(sources):
+            role, marker, _ = SOURCE_STYLES[source]
+            values = 100 * runs.filter(pl.col("source") == source)["value"].to_numpy()
+            axes.plot(values, [place] * len(values), marker, color=colour(role), alpha=0.6)
+            axes.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color=colour(role))
+        chance = runs["chance"].mean()
+        if chance is not None:
+            line = {"color": colour("muted"), "linestyle": ":", "label": "chance"}
+            axes.axvline(100 * float(chance), **line)  # type: ignore[arg-type]
         axes.set_yticks(range(len(sources)), [NAMES[source] for source in sources])
         axes.invert_yaxis()
         axes.set_title(f"{method_title(method)} without real pairs, {evaluation}", loc="left")

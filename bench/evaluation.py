@@ -34,11 +34,10 @@ from bench.runs import LEAVES, Protocol, Run
 from bench.suites.demo import (
     CONTROL_DRAWS,
     Plan,
-    find_scored,
-    find_sets,
     has_meaning,
     possible_pairs,
 )
+from bench.suites.inventory import find_scored, find_sets
 from bench.suites.single import SUITE, SetNames, check_settings, combinations
 from featstore.arrays import write
 from featstore.cli.progress import ProgressBar

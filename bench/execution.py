@@ -17,7 +17,6 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from bench.code import Own
 from bench.corpus import Corpus, needs_prompts, read_corpus
 from bench.fits import fit_run, is_cell
-from bench.geometry import write_geometry
 from bench.results import (
     RANK_SCHEMA,
     RESULT_SCHEMA,
@@ -266,9 +265,6 @@ def _run_groups(
             # Tasks of one fit share a corpus: that of the one that reads most.
             corpus = corpora.read(max(group, key=needs_prompts))
             for run, outcomes, facts in _scored(group, corpus, corpora.prompt_side):
-                if not is_cell(run):
-                    # Before the run's own files: a run that is there is not made again.
-                    write_geometry(root, run, corpus, facts.get("penalty_chosen"))
                 table.add(run, outcomes, facts)
             done.append(FitDone(len(group), time.perf_counter() - start))
             if time.perf_counter() - last >= _LOST:

@@ -1,9 +1,9 @@
 """A leaderboard: results in files that others can check, and which of their gaps are noise.
 
-A *submission* is one JSON file: the sums of one metric per draw and cluster of queries, what was
-run, the revisions of the sets that were read, and a digest of it all. Submissions that scored the
-same queries form a *board*. Every entry is compared with the leader alone, on the draws that both
-have, by the paired estimate of `bench.comparisons`; `bench.statistics.against_leader` corrects for
+A *submission* is one JSON file: the result rows of one cell for one metric, the sums of that metric
+by cluster of queries, and a digest of it all. Submissions that scored the same queries form a
+*board*. Rows and sums become a cell as those of a results folder do, and every entry is compared
+with the leader alone by a `bench.comparisons.Claim`; `bench.statistics.against_leader` corrects for
 the leader having been chosen by the same numbers. Entries that are not shown to be behind form the
 group that cannot be told from the leader.
 
@@ -12,15 +12,14 @@ The digest shows damage, not dishonesty: whoever doubts an entry runs its settin
 
 from __future__ import annotations
 
-import json
 import math
 import re
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,9 +27,11 @@ import numpy as np
 import polars as pl
 
 from bench.cells import (
-    ARENA,
+    CELL,
+    SETS,
     SETTINGS,
     Cell,
+    cells_of,
     chance_and_gallery,
     method_title,
     read_cells,
@@ -41,23 +42,22 @@ from bench.comparisons import (
     MAIN_EVALS,
     PAIRED_METRICS,
     PRIMARY_METRICS,
-    Comparison,
+    Claim,
     chosen_rows,
-    interval_of,
 )
 from bench.errors import SubmissionError
 from bench.metrics.summary import METRICS, cutoff
-from bench.results import read_sessions, summed_as
-from bench.statistics import ENOUGH_DRAWS, LARGEST_OVERLAP, against_leader
-from bench.tables import interval_text, p_text, signed_text, value_text
+from bench.results import RESULT_SCHEMA, read_sessions, summed_as
+from bench.statistics import against_leader
+from bench.tables import Table, interval_text, p_text, signed_text, value_text
 from featstore.errors import FeatstoreError, listed, needs_extra
 from featstore.identity import SHORT, canonical_json, sha256_hex
 from featstore.store.files import read_json
 
 #: Version of the file.
-FORMAT = 1
+FORMAT = 2
 
-#: Bytes of a submission, at most: 16 draws of 20,000 classes are a third of it.
+#: Bytes of a submission, at most.
 MOST_BYTES = 2**24
 
 #: Draws times clusters of a submission, and of all that are on one board, at most: an array of them
@@ -66,15 +66,32 @@ MOST_SUMS = 2**22
 
 #: Columns of a result row in which the entries of a board agree, beside the queries themselves.
 ASKED = (
-    "task", "eval", "options", "relevance", "locales", "limit", "train_splits", "train_fraction",
-    "metric_version", "protocol_version", "clusters_of",
+    "task", "eval", "options", "direction", "metric", "relevance", "locales", "limit",
+    "train_splits", "train_fraction", "metric_version", "protocol_version", "clusters_of",
 )  # fmt: skip
 
 #: Columns that say what an entry is, beside those that tell cells apart.
 _PROMPTS = (
     "variants", "templates", "head_variants", "head_templates", "pair_variants", "pair_templates",
 )  # fmt: skip
-_SETS = ("image", "name", "caption", "head", "head_name")
+
+#: What a file says beside its rows and sums, and the most characters of each.
+_TEXTS = {"name": 100, "note": 400, "link": 400, "versions": 2000}
+
+#: The sums of the metric by run and cluster of queries.
+_SUMS: dict[str, Any] = {
+    "run_id": pl.String, "queries": pl.String, "cluster_id": pl.String, "n_queries": pl.Int64,
+    "total": pl.Float64,
+}  # fmt: skip
+
+#: Columns of a row that are never empty.
+_KNOWN = ("run_id", "seed", *ASKED[:6], "method", "source", "n_pairs", "value", "n_queries",
+          "gallery", "image_set", "finished_at")  # fmt: skip
+
+#: The largest number of a row, and the longest text.
+_LARGEST, _LONGEST = 2.0**53, 1000
+
+_DATE = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,55 +115,84 @@ class Submission:
         return str(self.document["name"])
 
     @property
-    def metric(self) -> str:
-        """The metric that is ranked by; higher is better."""
-        return str(self.document["board"]["metric"])
+    def digest(self) -> str:
+        """Digits of what the file holds."""
+        return str(self.document["digest"])
+
+    @cached_property
+    def rows(self) -> pl.DataFrame:
+        """Its result rows, one a run, under `bench.results.RESULT_SCHEMA`."""
+        return _frame(self.document, "rows", RESULT_SCHEMA)
+
+    @cached_property
+    def sums(self) -> pl.DataFrame:
+        """The sums of its metric."""
+        return _frame(self.document, "sums", _SUMS)
+
+    @cached_property
+    def first(self) -> dict[str, Any]:
+        """Its first row."""
+        return self.rows.row(0, named=True)
 
     @property
+    def metric(self) -> str:
+        """The metric that is ranked by; higher is better."""
+        return str(self.first["metric"])
+
+    @property
+    def chance(self) -> float:
+        """What a random order gives; 0 where nothing says."""
+        chance = chance_and_gallery(self.rows)[self.metric][0]
+        return 0.0 if math.isnan(chance) else chance
+
+    @cached_property
     def finished(self) -> str:
         """When its last run was finished, UTC, as ISO 8601."""
-        return str(self.document["finished"])
+        last: Any = self.rows["finished_at"].max()
+        return datetime.fromtimestamp(int(last), UTC).strftime(_DATE)
+
+    @cached_property
+    def cell(self) -> Cell:
+        """The runs, as tables and comparisons have them."""
+        sums = self.sums.rename({"total": summed_as(self.metric)})
+        (cell,) = cells_of(self.rows, sums, Path())
+        return cell
+
+    @cached_property
+    def asked(self) -> dict[str, Any]:
+        """What is asked: equal for entries of one board."""
+        sets = {
+            f"{role}s": self.first[f"{role}_set"] or "" for role in ("image", "name", "caption")
+        }
+        return {
+            **{column: self.first[column] for column in ASKED},
+            **{role: key.partition("/")[0] for role, key in sets.items()},
+            "gallery": chance_and_gallery(self.rows)[self.metric][1],
+            "queries": self.cell.queries[0],
+        }
 
     @cached_property
     def board(self) -> str:
         """Digits that are equal for entries that answered the same question on the same queries."""
-        return sha256_hex(canonical_json(self.document["board"]))[:SHORT]
+        return sha256_hex(canonical_json(self.asked))[:SHORT]
 
-    @cached_property
-    def cell(self) -> Cell:
-        """The runs, as `bench.comparisons` compares them."""
-        given, board = self.document, self.document["board"]
-        draws = given["draws"]
-        lengths = [len(draw["cluster"]) for draw in draws]
-        columns = {
-            name: np.concatenate([np.asarray(draw[name], dtype) for draw in draws])
-            for name, dtype in (("cluster", np.int64), ("count", np.int64), ("total", np.float64))
-        }
-        arena = {"image_set": "", "name_set": "", "caption_set": "", **board}
-        return Cell(
-            arena=tuple(arena[name] for name in ARENA),
-            method=given["entry"]["method"],
-            source=given["entry"]["source"],
-            n_pairs=given["entry"]["n_pairs"],
-            settings={name: given["entry"]["settings"].get(name) for name in SETTINGS},
-            draws=tuple((draw["seed"], draw["seed"]) for draw in draws),
-            queries=tuple(draw["queries"] for draw in draws),
-            run_ids=(given["digest"],),
-            # Texts of one size would all take the room of the longest.
-            clusters=np.array(given["clusters"], dtype=object),
-            sums=pl.DataFrame(
-                {
-                    "draw": np.repeat(np.arange(len(draws)), lengths),
-                    "cluster": columns["cluster"],
-                    "n_queries": columns["count"],
-                    summed_as(self.metric): columns["total"],
-                }
-            ),
-            fitted=float(given["fitted"]),
-            pool=math.nan if given["pool"] is None else float(given["pool"]),
-            clusters_of=board["clusters_of"],
-            root=Path(),
-        )
+    def facts(self) -> list[tuple[str, str]]:
+        """Return what the entry was, as (name, text): sets, settings, versions, digest."""
+        row = self.first
+        sets = {column: row[column] for column in SETS if row[column]}
+        words = {column: column.removesuffix("_set").replace("_", " ") for column in sets}
+        settings = {name: row[name] for name in (*SETTINGS, *_PROMPTS) if name not in SETS}
+        given = {k: str(v) for k, v in sorted(settings.items()) if v not in (None, "", 0, False)}
+        return [
+            ("method", method_title(row["method"])),
+            ("fitted on", f"{row['source']}, {row['n_pairs']} real pairs"),
+            *((words[column], set_name(column, key)) for column, key in sets.items()),
+            *given.items(),
+            ("code", row["origin"] or f"headstock {row['code']}"),
+            ("versions", str(self.document["versions"])),
+            ("digest", self.digest),
+            *sorted((key, str(row[SETS[column]] or "")) for column, key in sets.items()),
+        ]  # fmt: skip
 
 
 def pack(
@@ -189,18 +235,13 @@ def pack(
     >>> create_smoke_store("smoke")
     >>> done = run_all(smoke_runs(open_store("smoke")), "smoke", "results")
     >>> entry = pack("results:ridge/head/0", name="ridge")
-    >>> entry.metric, len(entry.document["draws"])
+    >>> entry.metric, len(entry.cell.draws)
     ('top-1', 2)
     """
     root, _, rows = chosen_rows(choice)
     rows = _asked(rows, choice, direction, metric)
     metric = str(rows["metric"][0])
-    cells = [
-        cell
-        for _, block in rows.group_by(ARENA, maintain_order=True)
-        for cell in read_cells(root, block)
-        if summed_as(metric) in cell.sums.columns
-    ]
+    cells = [c for c in read_cells(root, rows) if summed_as(metric) in c.sums.columns]
     if len(cells) != 1:
         names = sorted({f"{cell.method}/{cell.source}/{cell.n_pairs}" for cell in cells})
         raise SubmissionError(
@@ -208,8 +249,27 @@ def pack(
             f"{listed(names, shown=6) or 'none with sums of ' + metric}. Name one as "
             "FOLDER:method/source/K, and what else differs as :field=value."
         )
-    document = _document(cells[0], rows, {"name": name, "note": note, "link": link})
-    document |= _history(root, rows)
+    (cell,) = cells
+    own = rows.filter(pl.col("run_id").is_in(cell.run_ids)).sort("seed", "control_draw")
+    draw = cell.sums["draw"].to_numpy()
+    sums = {
+        "run_id": [cell.run_ids[i] for i in draw],
+        "queries": [cell.queries[i] for i in draw],
+        "cluster_id": [str(cell.clusters[i]) for i in cell.sums["cluster"]],
+        "n_queries": cell.sums["n_queries"].to_list(),
+        "total": cell.sums[summed_as(metric)].to_list(),
+    }
+    sessions = [one for one in read_sessions(root) if one.get("suite") == rows["suite"][0]]
+    used = sessions[-1].get("versions", {}) if sessions else {}
+    document = {
+        "format": FORMAT,
+        "name": name,
+        "note": note,
+        "link": link,
+        "versions": ", ".join(f"{package} {version}" for package, version in sorted(used.items())),
+        "rows": {column.name: column.to_list() for column in own if column.null_count() < len(own)},
+        "sums": sums,
+    }
     return Submission({**document, "digest": _digest(document)})
 
 
@@ -231,83 +291,6 @@ def _asked(
     return rows.filter(pl.col("eval") == main)
 
 
-def _document(cell: Cell, rows: pl.DataFrame, words: Mapping[str, str]) -> dict[str, Any]:
-    """Return what was asked and run, and the sums of every draw."""
-    first = rows.filter(pl.col("run_id") == cell.run_ids[0]).row(0, named=True)
-    metric = first["metric"]
-    chance, gallery = chance_and_gallery(rows)[metric]
-    draws = _draws(cell, metric)
-    settings = {name: first[name] for name in (*SETTINGS, *_PROMPTS) if name != "head_set"}
-    read = {role: first[f"{role}_set"] for role in _SETS if first[f"{role}_set"]}
-    return {
-        "format": FORMAT,
-        **words,
-        "board": {
-            **{column: first[column] for column in ASKED},
-            "direction": first["direction"],
-            "metric": metric,
-            **{f"{role}s": _dataset(first[f"{role}_set"]) for role in ("image", "name", "caption")},
-            "gallery": gallery,
-            "queries": draws[0]["queries"],
-        },
-        "entry": {
-            "method": cell.method,
-            "source": cell.source,
-            "n_pairs": cell.n_pairs,
-            **read,
-            "settings": {k: v for k, v in settings.items() if v not in (None, "", 0, False)},
-        },
-        "revisions": {key: first[f"{role}_revision"] for role, key in read.items()},
-        "chance": None if math.isnan(chance) else chance,
-        "fitted": cell.fitted,
-        "pool": None if math.isnan(cell.pool) else cell.pool,
-        "clusters": cell.clusters.tolist(),
-        "draws": draws,
-        "code": first["code"],
-        "origin": first["origin"] or "",
-    }
-
-
-def _draws(cell: Cell, metric: str) -> list[dict[str, Any]]:
-    """Return the sums of every seed, of the clusters that it has queries of."""
-    sums, draws = cell.by_seed(metric), []
-    for seed, total, count in zip(cell.seeds, sums.total, sums.count, strict=True):
-        place = np.flatnonzero(count)
-        draws.append(
-            {
-                "seed": seed,
-                "queries": cell.of_seed[seed],
-                "cluster": place.tolist(),
-                "count": [_plain(value) for value in count[place]],
-                "total": [_plain(value) for value in total[place]],
-            }
-        )
-    return draws
-
-
-def _history(root: Path, rows: pl.DataFrame) -> dict[str, Any]:
-    """Return by which versions it ran, and when it was finished."""
-    sessions = [one for one in read_sessions(root) if one.get("suite") == rows["suite"][0]]
-    finished = rows["finished_at"].max()
-    return {
-        "versions": sessions[-1].get("versions", {}) if sessions else {},
-        "finished": _date(float(finished) if isinstance(finished, float) else 0.0),
-    }
-
-
-def _plain(value: float) -> float | int:
-    """Return a whole number as one, which is shorter."""
-    return int(value) if float(value).is_integer() else float(value)
-
-
-def _dataset(key: str) -> str:
-    return key.partition("/")[0]
-
-
-def _date(stamp: float) -> str:
-    return datetime.fromtimestamp(int(stamp), UTC).strftime(_DATE)
-
-
 def _digest(document: Mapping[str, Any]) -> str:
     return sha256_hex(canonical_json({k: v for k, v in document.items() if k != "digest"}))
 
@@ -318,10 +301,8 @@ def read_submission(path: Path) -> Submission:
     Raises
     ------
     SubmissionError
-        If the file is not one: not JSON, not as `SCHEMA_FILE` says, or its numbers contradict each
+        If the file is not one: not JSON, not made as it should be, or its numbers contradict each
         other or its digest. The message names the file and the place in it.
-    MissingPackageError
-        If jsonschema is missing.
     """
     try:
         document = read_json(path, limit=MOST_BYTES)
@@ -334,54 +315,28 @@ def read_submission(path: Path) -> Submission:
     return Submission(document, str(path))
 
 
-#: The JSON Schema of a submission, in the folder of this module.
-SCHEMA_FILE = "leaderboard.schema.json"
-
-#: What a number of JSON is here: JSON Schema takes 0.0 for an integer, and 400 digits for a number.
-_JSON_TYPES = {
-    "integer": lambda _, value: type(value) is int and abs(value) <= 2**53,
-    "number": lambda _, value: type(value) in (int, float) and abs(value) <= 2**53,
-}
-
-
 def check(document: Any) -> None:
-    """Compare a document with the schema, with itself and with its digest.
+    """Compare a document with what a submission is made of, with itself and with its digest.
 
     Raises
     ------
     SubmissionError
         At the first thing that is wrong.
-    MissingPackageError
-        If jsonschema is missing.
     """
-    with needs_extra("Reading submissions"):
-        from jsonschema import Draft202012Validator
-        from jsonschema.validators import extend
-
-    schema = json.loads(resources.files("bench").joinpath(SCHEMA_FILE).read_text("utf-8"))
-    types = Draft202012Validator.TYPE_CHECKER.redefine_many(_JSON_TYPES)
-    validator = extend(Draft202012Validator, type_checker=types)(schema)
-    wrong = next(iter(validator.iter_errors(document)), None)
-    if wrong is not None:
-        place = ".".join(map(str, wrong.absolute_path)) or "the document"
-        raise SubmissionError(f"at {place}: {wrong.message[:200]}.")
-    _check_texts(document)
-    clusters, draws = document["clusters"], document["draws"]
-    if len(draws) * len(clusters) > MOST_SUMS:
-        raise SubmissionError(
-            f"its {len(draws):,} draws of {len(clusters):,} clusters are more than {MOST_SUMS:,} "
-            "sums."
-        )
-    if clusters != sorted(set(clusters)):
-        raise SubmissionError("its clusters are not sorted, or one is there twice.")
-    seeds = [draw["seed"] for draw in draws]
-    if seeds != sorted(set(seeds)):
-        raise SubmissionError(f"its seeds are not sorted, or one is there twice: {seeds}.")
-    metric = document["board"]["metric"]
-    if metric in METRICS and metric not in PAIRED_METRICS:
-        raise SubmissionError(f"its metric, {metric}, is no mean over queries.")
-    for draw in draws:
-        _check_draw(draw, len(clusters), metric)
+    parts = {"format", *_TEXTS, "rows", "sums", "digest"}
+    if not isinstance(document, dict) or {*document} != parts:
+        raise SubmissionError(f"it must be an object of {', '.join(sorted(parts))}, and no more.")
+    if document["format"] != FORMAT:
+        raise SubmissionError(f"its format is not {FORMAT}, which this version reads.")
+    for name, most in _TEXTS.items():
+        _check_text(name, document[name], most)
+    if not re.fullmatch(r"(https?://\S+)?", document["link"]):
+        raise SubmissionError("its link must begin with http:// or https://.")
+    sent = Submission(document)
+    for column in sent.rows:
+        _check_column(column)
+    _check_rows(sent.rows)
+    _check_sums(sent)
     if document["digest"] != _digest(document):
         raise SubmissionError(
             "its digest is not that of its content: it was changed after it was packed. Pack it "
@@ -389,52 +344,95 @@ def check(document: Any) -> None:
         )
 
 
-def _check_draw(draw: Mapping[str, Any], n_clusters: int, metric: str) -> None:
-    where, n = f"draw of seed {draw['seed']}", len(draw["cluster"])
-    if not n == len(draw["count"]) == len(draw["total"]):
-        raise SubmissionError(
-            f"{where}: {n} clusters, {len(draw['count'])} counts and {len(draw['total'])} "
-            "totals; one of each belongs to a cluster."
-        )
-    if draw["cluster"] != sorted(set(draw["cluster"])) or draw["cluster"][-1] >= n_clusters:
-        raise SubmissionError(
-            f"{where}: its places of clusters are not sorted, repeated, or beyond the "
-            f"{n_clusters} clusters."
-        )
-    for queries, total in zip(draw["count"], draw["total"], strict=True):
-        # Every metric that is ranked by lies between 0 and 1; sums of it are rounded.
-        if not 0 <= total <= queries * (1 + 1e-9):
-            raise SubmissionError(
-                f"{where}: a cluster of {queries} queries cannot have a total of {total} {metric}."
-            )
-
-
-def _check_texts(document: Mapping[str, Any]) -> None:
-    """Raise if a text holds a sign that acts on a terminal or turns a line, or a date is none.
-
-    The ids of clusters are shown nowhere.
-    """
-    left: list[Any] = [value for name, value in document.items() if name != "clusters"]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            left += [*value, *value.values()]
-        elif isinstance(value, list):
-            left += value
-        elif isinstance(value, str) and (bad := _ACTING.search(value)):
-            raise SubmissionError(f"{value[:60]!r} holds the character U+{ord(bad[0]):04X}.")
-    try:
-        finished = datetime.strptime(document["finished"], _DATE).replace(tzinfo=UTC)
-    except ValueError as err:
-        raise SubmissionError(f"finished is no date: {document['finished']!r}.") from err
-    if finished > datetime.now(UTC) + timedelta(days=1):
-        raise SubmissionError(f"it was finished in the future: {document['finished']}.")
-
-
 #: Control characters, and those that change the direction of a text or cannot be seen.
 _ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
-_DATE = "%Y-%m-%dT%H:%M:%SZ"
+
+def _check_text(where: str, text: Any, most: int = _LONGEST) -> None:
+    if not isinstance(text, str) or len(text) > most or (where == "name" and not text):
+        raise SubmissionError(f"its {where} must be a text of at most {most} characters.")
+    if bad := _ACTING.search(text):
+        raise SubmissionError(f"its {where} holds the character U+{ord(bad[0]):04X}.")
+
+
+def _frame(document: Mapping[str, Any], name: str, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """Return a table of a document under its schema; a column that is not there is empty."""
+    given = document[name]
+    if not isinstance(given, dict) or not given or not given.keys() <= schema.keys():
+        raise SubmissionError(f"its {name} must be columns of {listed(schema, shown=4)}.")
+    try:
+        if not all(isinstance(values, list) for values in given.values()):
+            raise TypeError("a column is no list")
+        found = pl.DataFrame(given, {key: schema[key] for key in given}, strict=True)
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as err:
+        raise SubmissionError(
+            f"its {name} are no table: {str(err)[:200].splitlines()[0]}."
+        ) from err
+    empty = (pl.lit(None, dtype).alias(key) for key, dtype in schema.items() if key not in given)
+    return found.with_columns(*empty).select(list(schema))
+
+
+def _check_column(column: pl.Series) -> None:
+    """Raise if a column of rows is empty where it must not be, or holds what no result has."""
+    if column.name in _KNOWN and column.null_count():
+        raise SubmissionError(f"a row has no {column.name}.")
+    if column.dtype == pl.String:
+        for text in column.unique().drop_nulls():
+            _check_text(column.name, text)
+    elif column.dtype.is_numeric() and not column.drop_nulls().is_between(0, _LARGEST).all():
+        raise SubmissionError(f"its {column.name} must lie between 0 and {_LARGEST:g}.")
+
+
+def _check_rows(rows: pl.DataFrame) -> None:
+    """Raise unless rows are those of one cell and metric."""
+    if rows.is_empty() or rows.select(*{*CELL, *ASKED}).n_unique() != 1:
+        raise SubmissionError("its rows must be of one cell, direction and metric.")
+    if (
+        rows.select("seed", "control_draw").is_duplicated().any()
+        or rows["run_id"].is_duplicated().any()
+    ):
+        raise SubmissionError("one of its draws is there twice.")
+    metric = rows["metric"][0]
+    if metric in METRICS and metric not in PAIRED_METRICS:
+        raise SubmissionError(f"its metric, {metric}, is no mean over queries.")
+    if (
+        not rows["value"].is_between(0, 1).all()
+        or not rows["chance"].fill_null(0).is_between(0, 1).all()
+    ):
+        raise SubmissionError(f"its {metric} must be a share, between 0 and 1.")
+    if rows.select(pl.col("finished_at").max()).item() > time.time() + 86_400:
+        raise SubmissionError("it was finished in the future.")
+
+
+def _check_sums(sent: Submission) -> None:
+    """Raise unless the sums are of the queries of the rows, and give their values."""
+    rows, sums = sent.rows, sent.sums
+    n = rows.height * sums["cluster_id"].n_unique()
+    if n > MOST_SUMS:
+        raise SubmissionError(f"its {n:,} draws times clusters are more than {MOST_SUMS:,} sums.")
+    if sums.null_count().sum_horizontal().item() or {*sums["run_id"]} != {*rows["run_id"]}:
+        raise SubmissionError("its sums must be of its runs, and whole.")
+    if sums.select("run_id", "cluster_id").is_duplicated().any():
+        raise SubmissionError("a cluster of its sums is there twice in one run.")
+    total, count = pl.col("total"), pl.col("n_queries")
+    # Every metric that is ranked by lies between 0 and 1; sums of it are rounded.
+    wrong = sums.filter(
+        ~((count > 0) & (count <= _LARGEST) & (total >= 0) & (total <= count * (1 + 1e-9)))
+    )
+    if wrong.height:
+        run_id, _, _, queries, sum_ = wrong.row(0)
+        raise SubmissionError(
+            f"run {run_id[:SHORT]}: a cluster of {queries} queries cannot have a total of {sum_} "
+            f"{sent.metric}."
+        )
+    own = sums.group_by("run_id").agg(
+        total.sum() / count.sum(), count.sum(), pl.col("queries").n_unique()
+    )
+    both = rows.select("run_id", "value", "n_queries").join(own, on="run_id")
+    value = (pl.col("value") - total).abs() < 1e-9
+    same = value & (count == pl.col("n_queries_right")) & (pl.col("queries") == 1)
+    if lost := both.filter(~same)["run_id"].to_list():
+        raise SubmissionError(f"run {lost[0][:SHORT]}: its value is not the mean of its sums.")
 
 
 @dataclass(frozen=True)
@@ -455,8 +453,6 @@ class Line:
         How far the leader is above it, on the draws of both.
     p, p_adjusted : float or None
         Two-sided, and corrected; see `bench.statistics.against_leader`.
-    earlier : tuple of (date, value, digest)
-        Submissions of the same name before it, the latest first.
     """
 
     submission: Submission
@@ -469,12 +465,6 @@ class Line:
     behind_high: float | None = None
     p: float | None = None
     p_adjusted: float | None = None
-    earlier: tuple[tuple[str, float, str], ...] = ()
-
-
-def _finite(value: Any) -> Any:
-    """Return None for a number that JSON does not have."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
@@ -486,48 +476,52 @@ class Board:
     name : str
         Digits of what is asked.
     asked : mapping
-        What is asked: the part ``board`` of its submissions.
+        What is asked; see `Submission.asked`.
     lines : tuple of Line
-    first_places : tuple of (date, name, value)
-        Who came first, from when on, the latest first.
     """
 
     name: str
     asked: Mapping[str, Any]
     lines: tuple[Line, ...]
-    first_places: tuple[tuple[str, str, float], ...] = field(default=())
 
     @property
     def title(self) -> str:
         """What is asked, in words."""
         asked = self.asked
-        words = [f"{asked['images']}, {asked['direction'].replace('→', ' → ')}"]
-        words.append(f"{asked['metric']}, {asked['eval']}")
-        if asked["options"]:
-            words.append(str(asked["options"]))
-        return ", ".join(words)
+        way = asked["direction"].replace("→", " → ")
+        words = [asked["images"], way, asked["metric"], asked["eval"], asked["options"]]
+        return ", ".join(filter(None, words))
 
     def facts(self) -> dict[str, Any]:
         """Return the board as plain JSON: shares, and differences as leader minus entry."""
-        shown = (
-            "value", "low", "high", "standing", "behind", "behind_low", "behind_high", "p",
-            "p_adjusted",
-        )  # fmt: skip
+        lines = []
+        for line in self.lines:
+            own = {k: v for k, v in vars(line).items() if k != "submission"}
+            # JSON has no infinite number.
+            own |= {k: None for k, v in own.items() if isinstance(v, float) and math.isinf(v)}
+            lines.append({"name": line.submission.name, "digest": line.submission.digest, **own})
+        return {"board": self.name, "title": self.title, "asked": self.asked, "entries": lines}
+
+    def table(self) -> Table:
+        """Return the board as text, percent; differences are those of an entry to the leader."""
+        metric = self.asked["metric"]
         lines = [
-            {
-                "name": line.submission.name,
-                "digest": line.submission.document["digest"],
-                **{name: _finite(getattr(line, name)) for name in shown},
-            }
-            for line in self.lines
-        ]
-        return {
-            "board": self.name,
-            "title": self.title,
-            "asked": dict(self.asked),
-            "entries": lines,
-            "first_places": [list(place) for place in self.first_places],
-        }
+            [
+                str(place),
+                line.submission.name,
+                value_text(metric, line.value),
+                f"{value_text(metric, line.low)} to {value_text(metric, line.high)}",
+                "" if line.behind is None else signed_text(-line.behind),
+                "" if line.behind_low is None or line.behind_high is None
+                else interval_text(-line.behind_high, -line.behind_low),
+                p_text(line.p_adjusted),
+                line.standing,
+            ]
+            for place, line in enumerate(self.lines, start=1)
+        ]  # fmt: skip
+        headings = ["#", "entry", f"{metric} %", "95 % interval", "to leader", "95 % interval", "p",
+                    "standing"]  # fmt: skip
+        return Table(headings, lines)
 
     @property
     def sentence(self) -> str:
@@ -553,7 +547,7 @@ class Board:
 def boards(submissions: Sequence[Submission]) -> list[Board]:
     """Return the boards of these submissions: those with most entries first.
 
-    Of submissions of one name on one board the latest counts; the others are its history.
+    Of submissions of one name on one board the latest counts.
 
     Examples
     --------
@@ -564,73 +558,47 @@ def boards(submissions: Sequence[Submission]) -> list[Board]:
     >>> [line.standing for line in boards(sent)[0].lines]
     ['leader', 'tied']
     """
-    by_board: dict[str, list[Submission]] = {}
-    for one in submissions:
-        by_board.setdefault(one.board, []).append(one)
-    found = [_board(name, own) for name, own in by_board.items()]
+    by_board: dict[str, dict[str, Submission]] = {}
+    for one in sorted(submissions, key=lambda one: (one.finished, one.digest)):
+        by_board.setdefault(one.board, {})[one.name] = one
+    found = [_board([*own.values()]) for own in by_board.values()]
     return sorted(found, key=lambda board: (-len(board.lines), board.title, board.name))
 
 
-def _board(name: str, sent: Sequence[Submission]) -> Board:
-    in_time = sorted(sent, key=lambda one: (one.finished, one.document["digest"]))
-    _check_queries(in_time)
-    clusters = np.unique(np.concatenate([one.cell.clusters for one in in_time]))
-    most = max(in_time, key=lambda one: len(one.document["draws"]))
-    if len(most.document["draws"]) * len(clusters) > MOST_SUMS:
-        widest = max(in_time, key=lambda one: len(one.document["clusters"]))
+def _board(sent: Sequence[Submission]) -> Board:
+    _check_queries(sent)
+    clusters = np.unique(np.concatenate([one.cell.clusters for one in sent]))
+    most = max(sent, key=lambda one: len(one.cell.draws))
+    if len(most.cell.draws) * len(clusters) > MOST_SUMS:
+        widest = max(sent, key=lambda one: len(one.cell.clusters))
         named = dict.fromkeys(one.place or repr(one.name) for one in (most, widest))
         raise SubmissionError(
-            f"{' and '.join(named)} makes a board too large: {len(most.document['draws']):,} draws "
+            f"{' and '.join(named)} makes a board too large: {len(most.cell.draws):,} draws "
             f"of the {len(clusters):,} clusters of all its entries are more than {MOST_SUMS:,} "
             "sums. Leave it out."
         )
-    cells = {one.document["digest"]: one.cell.on(clusters) for one in in_time}
-    usual = _usual_draws([*cells.values()])
-    metric = in_time[0].metric
-    values = {digest: cell.mean(metric) for digest, cell in cells.items()}
+    cells = {one.digest: one.cell.on(clusters) for one in sent}
+    usual, metric = _usual_draws([*cells.values()]), sent[0].metric
 
     def rank(one: Submission) -> tuple[bool, float, str]:
-        digest = one.document["digest"]
-        return not _has_draws(cells[digest], usual), -values[digest], one.name
+        cell = cells[one.digest]
+        return not _has_draws(cell, usual), -cell.mean(metric), one.name
 
-    latest: dict[str, list[Submission]] = {}
-    places: list[tuple[str, str, float]] = []
-    for one in in_time:
-        latest.setdefault(one.name, []).insert(0, one)
-        best = min((own[0] for own in latest.values()), key=rank)
-        first = (best.name, values[best.document["digest"]])
-        if not places or places[0][1:] != first:
-            places.insert(0, (one.finished, *first))
-    ordered = sorted(latest.values(), key=lambda own: rank(own[0]))
-    lines = _lines([own[0] for own in ordered], cells, usual)
-    history = {
-        own[0].name: tuple(
-            (one.finished, values[one.document["digest"]], one.document["digest"])
-            for one in own[1:]
-        )
-        for own in ordered
-    }
-    return Board(
-        name,
-        in_time[-1].document["board"],
-        tuple(Line(**line, earlier=history[line["submission"].name]) for line in lines),
-        tuple(places),
-    )
+    return Board(sent[0].board, sent[-1].asked, _lines(sorted(sent, key=rank), cells, usual))
 
 
 def _check_queries(sent: Sequence[Submission]) -> None:
     """Raise if two submissions name the same queries and count them otherwise."""
-    seen: dict[str, tuple[list[tuple[str, int]], Submission]] = {}
+    seen: dict[str, tuple[pl.DataFrame, Submission]] = {}
     for one in sent:
-        names = one.document["clusters"]
-        for draw in one.document["draws"]:
-            counts = [(names[c], n) for c, n in zip(draw["cluster"], draw["count"], strict=True)]
-            known, other = seen.setdefault(draw["queries"], (counts, one))
-            if counts != known:
+        for _, run in one.sums.group_by("run_id", maintain_order=True):
+            counts = run.select("cluster_id", "n_queries").sort("cluster_id")
+            known, other = seen.setdefault(run["queries"][0], (counts, one))
+            if not counts.equals(known):
                 files = " and ".join(each.place or repr(each.name) for each in (other, one))
                 raise SubmissionError(
-                    f"{files} name the same queries, {draw['queries']}, but have other numbers of "
-                    "them in their clusters. One of the two was not packed from results."
+                    f"{files} name the same queries, {run['queries'][0]}, but have other numbers "
+                    "of them in their clusters. One of the two was not packed from results."
                 )
 
 
@@ -653,28 +621,25 @@ def _has_draws(cell: Cell, usual: _Draws) -> bool:
 
 def _lines(
     entries: Sequence[Submission], cells: Mapping[str, Cell], usual: _Draws
-) -> list[dict[str, Any]]:
-    metric, leader = entries[0].metric, cells[entries[0].document["digest"]]
+) -> tuple[Line, ...]:
+    metric, leader = entries[0].metric, cells[entries[0].digest]
     least = 0.0 if cutoff(metric) is not None else -math.inf
     lines: list[dict[str, Any]] = []
     for place, one in enumerate(entries):
-        cell, chance = cells[one.document["digest"]], one.document["chance"] or 0.0
-        alone = Comparison("over-chance", cell, None)
-        low, high = interval_of(alone, metric, chance, alone.estimate(metric, chance))
+        cell, chance = cells[one.digest], one.chance
+        low, high = Claim("over-chance", cell, None, metric, chance).interval
         line: dict[str, Any] = {
-            "submission": one, "value": cell.mean(metric),
-            "low": max(low + chance, least), "high": high + chance, "standing": "apart",
+            "submission": one, "value": cell.mean(metric), "standing": "apart",
+            "low": max(low + chance, least), "high": high + chance,
         }  # fmt: skip
-        pair = Comparison("a-b", leader, cell)
+        claim = Claim("a-b", leader, cell, metric)
         if place == 0:
             line["standing"] = "leader"
-        elif pair.seeds and _has_draws(cell, usual):
-            found = pair.estimate(metric, chance)
-            ends = found.interval()
-            line |= {"standing": "open", "behind": found.mean}
-            line |= {"behind_low": ends[0], "behind_high": ends[1]}
-            if _may_be_claimed(pair):
-                line |= {"standing": "tied", "p": found.p_value()}
+        elif claim.seeds and _has_draws(cell, usual):
+            line |= {"standing": "open", "behind": claim.estimate.mean}
+            line |= zip(("behind_low", "behind_high"), claim.interval, strict=True)
+            if not claim.limit:
+                line |= {"standing": "tied", "p": claim.p}
         lines.append(line)
     # The leader was chosen among all entries, also among those that no claim is made about.
     corrected = against_leader(np.array([line.get("p", 1.0) for line in lines[1:]]))
@@ -684,19 +649,7 @@ def _lines(
             # On the draws of both, whoever has the higher mean of all its own may come second.
             if p < LEVEL and line["behind"] > 0:
                 line["standing"] = "behind"
-    return lines
-
-
-def _may_be_claimed(pair: Comparison) -> bool:
-    """Whether there are draws enough on both sides, as for a bold number of `bench.comparisons`."""
-    assert pair.b is not None
-    if pair.is_about_this_pool or pair.overlap > LARGEST_OVERLAP:
-        return False
-    common = set(pair.seeds or ())
-    return all(
-        not cell.is_drawn or len(common.intersection(cell.seeds)) >= ENOUGH_DRAWS
-        for cell in (pair.a, pair.b)
-    )
+    return tuple(Line(**line) for line in lines)
 
 
 #: A page with more is refused: 200 entries take a quarter of it.
@@ -718,12 +671,7 @@ def leaderboard_page(found: Sequence[Board], *, title: str = "Leaderboard") -> s
     from bench.report.page import render
 
     html = render(
-        "leaderboard.html",
-        {
-            "title": title,
-            "boards": [{"board": board, "rows": _page_rows(board)} for board in found],
-            "level": f"{100 * LEVEL:g} %",
-        },
+        "leaderboard.html", {"title": title, "boards": found, "level": f"{100 * LEVEL:g} %"}
     )
     size = len(html.encode("utf-8"))
     if size > MAX_PAGE_BYTES:
@@ -733,54 +681,3 @@ def leaderboard_page(found: Sequence[Board], *, title: str = "Leaderboard") -> s
             f"{MAX_PAGE_BYTES / 2**20:.0f} are written. Put fewer submissions into the folder."
         )
     return html
-
-
-def _page_rows(board: Board) -> list[dict[str, Any]]:
-    """Return the cells of a board's table, and where its intervals are drawn, in percent."""
-    top = max(line.high for line in board.lines) or 1.0
-    low = min(0.0, *(line.low for line in board.lines))
-    rows = []
-    for place, line in enumerate(board.lines, start=1):
-        one, metric = line.submission, board.asked["metric"]
-        at = [100 * (x - low) / (top - low) for x in (line.low, line.value, line.high)]
-        known = line.behind is not None
-        rows.append(
-            {
-                "line": line,
-                "place": place,
-                "value": value_text(metric, line.value),
-                "interval": f"{value_text(metric, line.low)} to {value_text(metric, line.high)}",
-                "bar": {"low": f"{at[0]:.2f}", "mean": f"{at[1]:.2f}",
-                        "width": f"{at[2] - at[0]:.2f}"},
-                "behind": signed_text(-line.behind) if line.behind is not None else "",
-                "behind_interval": (
-                    interval_text(-(line.behind_high or 0.0), -(line.behind_low or 0.0))
-                    if known else ""
-                ),
-                "p": p_text(line.p_adjusted) if line.p_adjusted is not None else "",
-                "draws": len(one.document["draws"]),
-                "date": one.finished[:10],
-                "facts": entry_facts(one),
-                "revisions": sorted(one.document["revisions"].items()),
-                "earlier": [
-                    (date[:10], value_text(metric, value), digest[:12])
-                    for date, value, digest in line.earlier
-                ],
-            }
-        )  # fmt: skip
-    return rows
-
-
-def entry_facts(one: Submission) -> list[tuple[str, str]]:
-    """Return what an entry was, as (name, text): encoders, settings, versions, digest."""
-    entry = one.document["entry"]
-    sets = [(role, set_name(f"{role}_set", entry[role])) for role in _SETS if role in entry]
-    return [
-        ("method", method_title(entry["method"])),
-        ("fitted on", f"{entry['source']}, {entry['n_pairs']} real pairs"),
-        *((role.replace("_", " "), name) for role, name in sets),
-        *((name, str(value)) for name, value in sorted(entry["settings"].items())),
-        ("code", one.document["origin"] or f"headstock {one.document['code']}"),
-        ("versions", ", ".join(f"{k} {v}" for k, v in sorted(one.document["versions"].items()))),
-        ("digest", str(one.document["digest"])),
-    ]

@@ -4,7 +4,6 @@
     RESULTS/ranks/<run_id>.parquet     one row per query
     RESULTS/sums/<run_id>.parquet      one row per cluster of queries: sums of every metric
     RESULTS/runs/many-<sha256>.parquet the runs of a batch in one file; ranks/ and sums/ likewise
-    RESULTS/geometry/<sha256>.json     what a report draws of a head; see `bench.geometry`
     RESULTS/sessions/<date>-<pid>.json command without its paths, versions, dates; not keyed
 
 A file's name is the id of its run, or the hash of the ids of its runs, and its content says so

@@ -751,6 +751,11 @@ def interval_text(low: float | None, high: float | None) -> str:
     return f"[{signed_text(low)}, {signed_text(high)}]"
 
 
+def gain_text(difference: float, low: float | None, high: float | None) -> str:
+    """Return a difference with its interval, for a sentence."""
+    return f"{signed_text(difference)} points {interval_text(low, high)}"
+
+
 def p_text(p: float | None) -> str:
     """Return a p-value with two significant digits, below 0.0001 as that."""
     if p is None:
@@ -765,8 +770,8 @@ def number_text(value: float | None, digits: int) -> str:
     return f"{value:,.{digits}f}"
 
 
-def pairs_text(n_pairs: str, n_images: Any) -> str:
-    """Return K as it is shown; ``all`` with the mean number of images."""
-    if n_pairs != "all":
+def pairs_text(n_pairs: str, n_images: Any, *, short: bool = False) -> str:
+    """Return K as it is shown; ``all`` with the mean number of images, in short that alone."""
+    if n_pairs != "all" or n_images is None:
         return n_pairs
-    return f"all ({number_text(n_images, 0)})" if n_images is not None else "all"
+    return number_text(n_images, 0) if short else f"all ({number_text(n_images, 0)})"

@@ -56,7 +56,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("torch>=2.6", "timm>=1.0.17"),
     "coop": ("torch>=2.6", "open_clip_torch>=3.0", "transformers>=5"),
     "hdf5": ("h5py>=3.11",),
-    "report": ("jinja2>=3.1", "matplotlib>=3.9", "resvg-py>=0.4", "jsonschema>=4.18"),
+    "report": ("jinja2>=3.1", "matplotlib>=3.9"),
     "sources": ("pyarrow>=17",),
     "remote": ("obstore>=0.8", "urllib3>=2.0.2", "huggingface_hub>=1.3"),
     "ray": ("ray>=2.40",),
@@ -70,7 +70,6 @@ IMPORTED_AS = {
     "open_clip_torch": "open_clip",
     "pillow": "PIL",
     "sentence-transformers": "sentence_transformers",
-    "resvg-py": "resvg_py",
 }
 
 

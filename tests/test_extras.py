@@ -100,8 +100,6 @@ CASES = [
     ("ray", "ray", f"{_SINKS}.ray_sink({{out!r}}, {_SINK})"),
     ("report", "jinja2", "bench report {out}/none --store {store} -o {out}/report.html"),
     ("report", "matplotlib", "bench report {out}/none --store {store} -o {out}/report.html"),
-    ("report", "jsonschema", "from bench.leaderboard import check; check({{}})"),
-    ("report", "resvg-py", "bench report {out}/none --store {store} -o {out}/report.html"),
     ("extract", "torch", f"featstore extract {_IMAGES}"),
     ("extract", "torch", f"featstore extract {_IMAGES} --dry-run"),
     ("extract", "timm", f"featstore extract {_IMAGES}"),

@@ -154,7 +154,7 @@ DEMO = Job(
     "demo",
     "about 6 minutes on two idle cores",
     "Report:  OUT/report.html (open it in a browser)\n"
-    "Rows:    headstock eval frame OUT/results --format csv\n"
+    "Rows:    headstock eval table OUT/results --part rows --format csv\n"
     "Next:    headstock data sources   # what your own images can be read from",
     (
         *_extraction(images=" --thumbnails", texts=" --kind caption"),

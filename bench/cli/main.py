@@ -35,7 +35,6 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
         "table": "bench.cli.results:table_command",
         "compare": "bench.cli.results:compare_command",
         "report": "bench.cli.results:report_command",
-        "frame": "bench.cli.results:frame_command",
         "submit": "bench.cli.results:submit_command",
         "leaderboard": "bench.cli.results:leaderboard_command",
     },

@@ -1,4 +1,4 @@
-"""Commands that read results: table, compare, frame, ls, report."""
+"""Commands that read results: table, compare, ls, report, submit, leaderboard."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ if TYPE_CHECKING:
 @click.option(
     "--part",
     type=click.Choice(
-        ["both", "results", "gains", "comparisons", "doses", "published", "learners"]
+        ["both", "results", "gains", "comparisons", "doses", "published", "learners", "rows"]
     ),
     default=None,
     help="Print one part in full: results, gains of the mix, both (as --all), every comparison, "
-    "accuracy by doses of the head (suite controls), the paper's numbers beside ours, or "
-    "the few-shot learners with intervals.",
+    "accuracy by doses of the head (suite controls), the paper's numbers beside ours, the "
+    "few-shot learners with intervals, or every row: one run, one direction, one metric.",
 )
 @click.option(
     "--all", "everything", is_flag=True, help="Print all results and the gains of the mix."
@@ -117,6 +117,8 @@ def table_command(
         bold: Collection[tuple[Any, ...]] = ()
         if "results" in parts:
             frames["results"] = result_table(rows, names)
+        if "rows" in parts:
+            frames["rows"] = rows
         if marks or {"gains", "comparisons"} & set(parts):
             bar.stage("comparing cells")
             # Of the whole series, whatever is shown of it: a family is not what one looks at.
@@ -193,6 +195,7 @@ def _print_tables(
 def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> Table:
     """Return a part of the tables as text."""
     from bench.tables import (
+        Table,
         dose_lines,
         gain_lines,
         learner_lines,
@@ -202,6 +205,8 @@ def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) ->
 
     if name == "results":
         return result_lines(frame, bold)
+    if name == "rows":
+        return Table(frame.columns, [[_text(value) for value in row] for row in frame.iter_rows()])
     own = {"published": published_lines, "learners": learner_lines, "doses": dose_lines}
     return own.get(name, gain_lines)(frame)
 
@@ -284,6 +289,7 @@ _TITLES = {
         "backbones and choices, which are named: they are no goal."
     ),
     "comparisons": "Paired comparisons, percentage points.",
+    "rows": "Every result row.",
     "doses": (
         "Doses of the head, without real pairs: percent, mean ± sd over draws; the slope is in "
         "points for a factor of ten, of a line through all levels of the dose."
@@ -327,49 +333,6 @@ def compare_command(a: str, b: str, metrics: str | None, form: str, as_json: boo
         click.echo(comma_separated(found), nl=False)
     else:
         print_form(gain_lines(found), form)
-
-
-@click.command(
-    "frame",
-    epilog="\b\nExample:"
-    "\n  bench frame build/demo/results --format csv > results.csv"
-    "\n  bench frame build/demo/results -o results.parquet",
-)
-@results_argument
-@suite_option
-@form_option
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    help="Write to this file, as Parquet (.parquet) or CSV, instead of printing.",
-)
-@json_option
-def frame_command(
-    results: Path, suite: str | None, form: str, out: Path | None, as_json: bool
-) -> None:
-    """Print every result row: one run, one direction, one metric.
-
-    From Python it is `bench.read_results(folder)`, a polars frame; `.to_pandas()` makes a pandas
-    frame of it. CSV has every digit, the other tables have five significant ones.
-    """
-    with ProgressBar(f"frame of {results}", doing="reading results"):
-        from bench.results import read_results
-        from bench.tables import Table, comma_separated
-
-        rows = read_results(results)
-    if suite is not None:
-        rows = _only(rows, {"suite": suite}, results)
-    if out is not None:
-        write_rows(out, rows, as_json=as_json)
-    elif as_json or form == "json":
-        print_json(rows.to_dicts())
-    elif form == "csv":
-        click.echo(comma_separated(rows), nl=False)
-    else:
-        lines = [[_text(value) for value in row] for row in rows.iter_rows()]
-        print_form(Table(rows.columns, lines), form)
 
 
 def write_rows(out: Path, rows: pl.DataFrame, *, as_json: bool) -> None:
@@ -462,7 +425,7 @@ def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
     "--paper",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help="Also save every figure as PDF, 3.25 and 6.75 inches wide, and the captions, here.",
+    help="Also save every figure as PDF here.",
 )
 @json_option
 def report_command(
@@ -542,8 +505,8 @@ def submit_command(
 ) -> None:
     """Pack one result into a file for a leaderboard.
 
-    The file holds the sums of one metric per draw and cluster of queries, the settings, the
-    revisions of the sets that were read, and a digest of it all. Put it into the folder that
+    The file holds the result rows of one metric, its sums by run and cluster of queries, and a
+    digest of it all. Put it into the folder that
     `bench leaderboard` reads.
     """
     from bench.leaderboard import check, pack
@@ -553,10 +516,10 @@ def submit_command(
         found = pack(choice, name=name, direction=direction, metric=metric, note=note, link=link)
         check(found.document)
     write_file(out, [json_bytes(found.document)])
-    facts = {
+    facts: dict[str, Any] = {
         "file": str(out), "board": found.board, "metric": found.metric,
         "value": found.cell.mean(found.metric), "draws": len(found.cell.draws),
-        "digest": found.document["digest"],
+        "digest": found.digest,
     }  # fmt: skip
     if as_json:
         print_json(facts)
@@ -590,7 +553,6 @@ def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: boo
     """
     from bench.errors import SubmissionError
     from bench.leaderboard import boards, leaderboard_page, read_submission
-    from bench.tables import interval_text, p_text, signed_text, value_text
     from featstore.store.files import write_file
 
     paths = sorted(folder.rglob("*.json"))
@@ -612,24 +574,9 @@ def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: boo
         click.echo(f"{out}: entries {entries:,}, boards {len(found):,}.")
         return
     for board in found:
-        metric = board.asked["metric"]
-        rows = [
-            [
-                str(place),
-                line.submission.name,
-                value_text(metric, line.value),
-                "" if line.behind is None else signed_text(-line.behind),
-                "" if line.behind_low is None or line.behind_high is None
-                else interval_text(-line.behind_high, -line.behind_low),
-                "" if line.p_adjusted is None else p_text(line.p_adjusted),
-                line.standing,
-            ]
-            for place, line in enumerate(board.lines, start=1)
-        ]  # fmt: skip
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
         for text in (board.title, board.sentence):
             click.echo(textwrap.fill(text, width))
         click.echo()
-        headings = ("#", "ENTRY", f"{metric} %", "TO LEADER", "95 % INTERVAL", "P", "STANDING")
-        TextTable(headings, rows).show()
+        board.table().plain.show()
         click.echo()

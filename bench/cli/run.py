@@ -437,8 +437,8 @@ def task_command(name: str, words: tuple[str, ...], **given: Any) -> None:
     neural_collapse, cosine_head, hubness or spectrum; docs/metrics.md says what each measures.
     `bench ls --tasks` lists them, with those of other packages.
     Most options take several values, separated by commas (`--method ridge,csa --source
-    head,random`): every combination is a run for each seed. `bench frame` prints the rows, `bench
-    table` a table.
+    head,random`): every combination is a run for each seed. `bench table` prints a table, with
+    `--part rows` the rows.
     """
     from bench.options import TASKS
     from bench.runs import Run
@@ -518,7 +518,7 @@ def sweep_command(
     comparisons and the report read a sweep as they read a suite.
     """
     from bench.options import TASKS
-    from bench.suites.demo import find_sets
+    from bench.suites.inventory import find_fits
     from bench.suites.single import SWEEP, SWEEP_SUITE, check_settings, sweep_runs
     from featstore.errors import unknown_name
     from featstore.store.store import open_store
@@ -532,8 +532,8 @@ def sweep_command(
     own |= lists_of(given, "protocol", "fit", "data")
     check_settings(own, own.get("method", SWEEP["method"]))
     opened = open_store(given["store"])
-    sets = find_sets(opened, dataset=dataset, label_set=label_set)
-    runs = sweep_runs(opened, sets, own)
+    fits = find_fits(opened, dataset=dataset, label_set=label_set)
+    runs = [run for fit in fits for run in sweep_runs(opened, fit, own)]
     config_from(Execution, given).run(SWEEP_SUITE, runs)
 
 

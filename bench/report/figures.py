@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+import textwrap
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from bench.cells import in_order, mean_over_queries, method_title, whole_heads
+from bench.cells import (
+    CONTROLS,
+    MIXED_NAMES,
+    in_order,
+    mean_over_queries,
+    method_title,
+    pairs_order,
+    whole_heads,
+)
+from bench.comparisons import LEVEL
 from bench.doses import DOSES
-from bench.geometry import METHOD, Geometry, Side
 from bench.report.theme import (
     DASHED,
+    DOTTED,
     SOURCE_STYLES,
+    TEXT,
     Figure,
-    Sheet,
     capital,
     colour,
     draws_text,
+    end_labels,
     evaluation_text,
-    few_ticks,
-    ground,
-    measured,
-    shortened,
-    spread,
+    panels,
     way,
-    without_frame,
+    with_ticks,
 )
 from bench.report.verdict import DIRECTION, METRIC, among, as_planned
-from bench.tables import value_text
+from bench.tables import p_text, pairs_text, signed_text, value_text
+
+#: The method of the curve of mixing weights: it is linear, and soon fitted.
+METHOD = "ridge"
 
 #: What a figure calls the controls, each of which replaces the head's rows.
 CONTROL_NAMES = {
@@ -52,19 +60,9 @@ def headline_figure(
 ) -> Figure | None:
     """Draw every method on head weights alone, best first, and the controls of one of them.
 
-    Parameters
-    ----------
-    comparisons : DataFrame
-        Of `bench.comparisons.compare`; its rows over chance without real pairs are drawn.
-    method : str
-        Whose controls are drawn: the method of the verdict.
-    evaluation, direction, metric : str
-        The verdict's.
-
-    Returns
-    -------
-    Figure or None
-        None where the method was not run on head weights alone.
+    Of `bench.comparisons.compare` the rows over chance without real pairs are drawn; method,
+    evaluation, direction and metric are the verdict's. None where the method was not run on head
+    weights alone.
     """
     alone = as_planned(
         whole_heads(comparisons).filter(
@@ -107,14 +105,14 @@ def headline_figure(
     )
     conse = by_method.get("conse")
 
-    def draw(sheet: Sheet) -> None:
-        _dots(sheet, rows, metric, None if conse is None else 100 * conse["a"])
+    def draw(figure: Any) -> None:
+        _dots(figure.subplots(), rows, metric, None if conse is None else 100 * conse["a"])
 
-    data = pl.DataFrame(
-        [{name: row[name] for name in ("label", "method", "source", "value", "low", "high")}
-         for row in rows]
+    data = pl.DataFrame(rows).select("label", "method", "source", "value", "low", "high")
+    return Figure(
+        "headline", title + ".", subtitle + ".", caption, data, draw, 32 * len(rows) + 40,
+        width=620.0,
     )  # fmt: skip
-    return Figure("headline", title + ".", subtitle + ".", caption, data, draw, width=620.0)
 
 
 def _dot(row: dict[str, Any], method: str) -> dict[str, Any]:
@@ -134,47 +132,34 @@ def _dot(row: dict[str, Any], method: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _dots(sheet: Sheet, rows: list[dict[str, Any]], metric: str, level: float | None) -> None:
-    """Draw values with their intervals, a row each; a narrow sheet has labels above the dots."""
-    step = 2.0 if sheet.wide else 2.9
-    height = step * len(rows) + 0.3
-    column = 0.6
-    # A method of one's own may have a name of any length.
-    labels = [shortened(row["label"], (0.5 if sheet.wide else 0.85) * sheet.width) for row in rows]
-    if sheet.wide:
-        column = 1.2 + max(
-            measured(label, bold=row["strong"]) for label, row in zip(labels, rows, strict=True)
-        )
-    room = 1.0 + max(measured(value_text(metric, row["value"]), bold=True) for row in rows)
-    sheet.tall(height + 2.2)
-    width = sheet.width - column - 0.8
-    axes = sheet.axes(column, 0.1, width, height)
-    most = max(100 * (row["value"] if row["high"] is None else row["high"]) for row in rows)
-    right = max(most, 1e-9) * width / max(width - room, 1.0)
-    low = min(0.0, *(100 * (row["low"] or 0.0) for row in rows))
+def _dots(axes: Any, rows: list[dict[str, Any]], metric: str, level: float | None) -> None:
+    """Draw values with their intervals, a row each."""
     if level is not None:
-        axes.axvline(level, color=colour("conse"), linestyle=DASHED, linewidth=0.1 * sheet.em)
-    axes.set_xlim(low - 0.01 * right, right)
-    axes.set_ylim(height, 0)
-    for place, (row, label) in enumerate(zip(rows, labels, strict=True)):
-        y = step * (place + 0.5) if sheet.wide else step * place + 2.1
-        value, ink = 100 * row["value"], colour(row["role"])
+        axes.axvline(level, color=colour("conse"), linestyle=DASHED, linewidth=1.3)
+    for y, row in enumerate(rows):
+        value, ink, end = 100 * row["value"], colour(row["role"]), row["value"]
         if row["low"] is not None and row["high"] is not None:
             axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=ink)
+            end = row["high"]
         axes.plot([value], [y], row["marker"], color=ink)
-        end = max(value, 100 * (row["high"] or 0.0)) + 0.7 * right / width
-        axes.text(
-            end, y, value_text(metric, row["value"]), color=ink, va="center", weight="bold",
-            bbox=ground(),
-        )  # fmt: skip
-        weight = "bold" if row["strong"] else "normal"
-        if sheet.wide:
-            sheet.text(column - 0.8, 0.1 + y, label, ha="right", weight=weight)
-        else:
-            sheet.text(0, y - 1.2, label, weight=weight, bbox=ground())
-    axes.set_yticks([])
-    few_ticks(axes, "x")
-    without_frame(axes, grid="x")
+        _value(axes, 100 * end, y, value_text(metric, row["value"]), ink)
+    # A method of one's own may have a name of any length.
+    axes.set_yticks(
+        range(len(rows)), [textwrap.shorten(row["label"], 44, placeholder="…") for row in rows]
+    )
+    for text, row in zip(axes.get_yticklabels(), rows, strict=True):
+        text.set(color=colour("ink"), weight="bold" if row["strong"] else "normal")
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(min(0.0, axes.get_xlim()[0]), 1.12 * axes.get_xlim()[1])
+    with_ticks(axes, "x")
+
+
+def _value(axes: Any, x: float, y: float, text: str, ink: str) -> None:
+    """Write a value to the right of a place, over whatever crosses it."""
+    axes.annotate(
+        text, (x, y), (8, 0), textcoords="offset points", color=ink, va="center", weight="bold",
+        bbox={"facecolor": colour("paper"), "edgecolor": "none", "pad": 1.0},
+    )  # fmt: skip
 
 
 def _scope(row: dict[str, Any]) -> str:
@@ -242,23 +227,34 @@ def controls_figure(
     first = runs.row(0, named=True)
     caption = _controls_caption(data, methods, evaluation, first)
 
-    def draw(sheet: Sheet) -> None:
-        _draw_controls(sheet, data, methods, sources, method if method in methods else methods[0])
+    shown = method if method in methods else methods[0]
 
-    written = pl.DataFrame(
-        [
-            {**{name: row[name] for name in ("method", "source", "dose", "level")},
-             **{name: row[name] for name in ("mean", "low", "high")}, "draw": value}
-            for row in data for value in (row["draws"] or [None])
-        ],
-        schema_overrides={"level": pl.Int64, "low": pl.Float64, "high": pl.Float64,
-                          "draw": pl.Float64},
-    )  # fmt: skip
+    def draw(figure: Any) -> None:
+        _draw_controls(figure, data, methods, sources, shown)
+
+    levels: dict[str, Any] = {
+        "level": pl.Int64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "draws": pl.List(pl.Float64),
+    }
+    written = pl.DataFrame(data, schema_overrides=levels).explode("draws").rename({"draws": "draw"})
     subtitle = (
         "Share of images whose own name ranks first, in percent; a dot a draw, a bar the mean."
     )
     title = _controls_title(data, among(DIRECTION, first["gallery"]))
-    return Figure("controls", title, subtitle, caption, written, draw)
+    height = _rows(methods) * (40 + 26 * len(sources))
+    height += 240 * _rows({row["dose"] for row in data if row["dose"]})
+    return Figure("controls", title, subtitle, caption, written, draw, height)
+
+
+#: Panels of a figure that stand beside one another.
+_BESIDE = 3
+
+
+def _rows(shown: Collection[str]) -> int:
+    """Return how many rows so many panels have."""
+    return -(-len(shown) // _BESIDE)
 
 
 def _control_data(
@@ -335,255 +331,466 @@ def _mean_of(means: pl.DataFrame, method: str, source: str) -> float | None:
     return None if own.is_empty() else own[METRIC][0]
 
 
-_SHORT_NAMES = {
-    "head": "head rows",
-    "random": "random rows",
-    "random-cov": "random, same cov.",
-    "shuffled": "names shuffled",
-    "rotated": "head rotated",
-}
-
-
 def _draw_controls(
-    sheet: Sheet,
+    figure: Any,
     data: list[dict[str, Any]],
     methods: list[str],
     sources: list[str],
     shown: str,
 ) -> None:
     """Draw the draws of every method side by side, and below them a panel a dose."""
-    step, column, gap = 1.9, 11.2, 1.4
-    beside = min(len(methods), 3) if sheet.wide else 1
-    rows = -(-len(methods) // beside)
-    tall, head, foot = step * len(sources) + 0.3, 1.6, 3.6
     doses = [dose for dose in DOSES if any(row["dose"] == dose for row in data)]
-    per_row = min(len(doses), 3 if sheet.wide else 1) or 1
-    low, dose_rows = 9.0, -(-len(doses) // per_row)
-    above = rows * (head + tall + foot)
-    sheet.tall(above + dose_rows * (head + low + foot))
-    own = (sheet.width - column - gap * beside) / beside
-    most = 100 * max(max(row["draws"], default=0.0) for row in data)
-    for place, method in enumerate(methods):
-        across, down = place % beside, place // beside
-        left, top = column + across * (own + gap), down * (head + tall + foot)
-        axes = sheet.axes(left, top + head, own, tall)
-        axes.set_xlim(-0.02 * most, 1.04 * most + 3.2 * most / own)
-        axes.set_ylim(tall, 0)
-        for y, source in enumerate(sources):
-            at = step * (y + 0.5) + 0.15
-            role, marker, _ = SOURCE_STYLES[source]
-            if across == 0:
-                sheet.text(column - 0.8, top + head + at, _SHORT_NAMES[source], ha="right")
-            for row in data:
-                if (row["method"], row["source"]) == (method, source):
-                    ink, mean = colour(role), 100 * row["mean"]
-                    draws = 100 * np.unique(row["draws"])
-                    axes.plot(
-                        draws, np.full(len(draws), at), marker, color=ink,
-                        alpha=0.35, markersize=0.4 * sheet.em, markeredgewidth=0, linestyle="",
-                    )  # fmt: skip
-                    axes.plot([mean] * 2, [at - 0.55, at + 0.55], color=ink)
-                    end = 100 * max(row["draws"]) + 0.7 * 1.1 * most / own
-                    text = value_text(METRIC, row["mean"])
-                    axes.text(end, at, text, color=ink, va="center", weight="bold", bbox=ground())
-        axes.set_yticks([])
-        few_ticks(axes, "x")
-        without_frame(axes, grid="x")
-        sheet.text(left, top + 0.6, method_title(method), weight="bold")
-    width = (sheet.width - gap * (per_row - 1)) / per_row
-    high = max((100 * (row["high"] or row["mean"]) for row in data if row["dose"]), default=1.0)
-    for place, dose in enumerate(doses):
-        across, down = place % per_row, place // per_row
-        left, top = across * (width + gap), above + down * (head + low + foot)
-        axes = sheet.axes(left + 3.0, top + head, width - 3.0 - 7.5, low)
-        axes.set_ylim(0, 1.04 * high)
-        _draw_dose(axes, [row for row in data if row["dose"] == dose], methods, shown, low)
-        sheet.text(left, top + 0.6, capital(dose), weight="bold")
-        sheet.text(
-            left + 3.0 + (width - 10.5) / 2, top + head + low + 2.4,
-            "clusters" if dose == "clusters of names" else "classes of the head", role="muted",
-            ha="center",
-        )  # fmt: skip
+    upper, lower = figure, None
+    if doses:
+        ratios = _rows(methods) * (40 + 26 * len(sources)), 240 * _rows(doses)
+        upper, lower = figure.subfigures(2, 1, height_ratios=ratios)
+    places = {source: y for y, source in enumerate(sources)}
+    beside = panels(upper, len(methods), _BESIDE, sharex=True, sharey=True)
+    for axes, method in zip(beside, methods, strict=True):
+        for row in (row for row in data if row["method"] == method and row["source"]):
+            role, marker, _ = SOURCE_STYLES[row["source"]]
+            y, ink, mean = places[row["source"]], colour(role), 100 * row["mean"]
+            draws = 100 * np.unique(row["draws"])
+            axes.plot(
+                draws, np.full(len(draws), y), marker, color=ink, alpha=0.35, markersize=5,
+                markeredgewidth=0,
+            )  # fmt: skip
+            axes.plot([mean] * 2, [y - 0.3, y + 0.3], color=ink)
+            _value(axes, float(draws.max()), y, value_text(METRIC, row["mean"]), ink)
+        axes.set_title(method_title(method))
+    names = ["head rows" if s == "head" else CONTROL_NAMES[s] for s in sources]
+    beside[0].set_yticks(range(len(sources)), names)
+    beside[0].set_ylim(len(sources) - 0.4, -0.6)
+    beside[0].set_xlim(right=1.2 * beside[0].get_xlim()[1])
+    for axes in beside:
+        with_ticks(axes, "x")
+    low = panels(lower, len(doses), _BESIDE, sharey=True) if doses else []
+    for axes, dose in zip(low, doses, strict=True):
+        _draw_dose(axes, [row for row in data if row["dose"] == dose], methods, shown)
+        axes.set_title(capital(dose))
 
 
-def _draw_dose(
-    axes: Any, rows: list[dict[str, Any]], methods: list[str], shown: str, ems: float
-) -> None:
+def _draw_dose(axes: Any, rows: list[dict[str, Any]], methods: list[str], shown: str) -> None:
     """Draw accuracy by level of a dose, a line a method, each named at its right end."""
-    from matplotlib.ticker import NullLocator
-
-    axes.set_xscale("log")
     ends: list[tuple[float, str, str]] = []
     levels = sorted({row["level"] for row in rows})
     for method in methods:
         own = sorted((row for row in rows if row["method"] == method), key=lambda row: row["level"])
-        if not own:
-            continue
-        role = "head" if method == shown else "muted"
-        for row in own:
-            if row["low"] is not None and row["high"] is not None:
-                span = [100 * row["low"], 100 * row["high"]]
-                axes.plot([row["level"]] * 2, span, color=colour(role), linewidth=1)
-        mean = [100 * row["mean"] for row in own]
-        axes.plot([row["level"] for row in own], mean, "o-", color=colour(role))
-        ends.append((mean[-1], role, method_title(method)))
-    scale = axes.get_ylim()[1] / ems
-    places = spread([end for end, _, _ in ends], 1.25 * scale, 0.4 * scale)
-    for (_, role, text), place in zip(ends, places, strict=True):
-        axes.annotate(
-            text, (1, place), (0.5, 0), xycoords=("axes fraction", "data"),
-            textcoords="offset fontsize", color=colour(role), va="center", annotation_clip=False,
-        )  # fmt: skip
-    factor = (levels[-1] / levels[0]) ** 0.06 if len(levels) > 1 else 2
-    axes.set_xlim(levels[0] / factor, levels[-1] * factor)
-    ticks = [levels[0], levels[-1]] if len(levels) > 1 else levels
-    axes.set_xticks(ticks, [f"{level:,}" for level in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-    few_ticks(axes, "y")
-    without_frame(axes, grid="y")
+        if own:
+            role, x = (
+                "head" if method == shown else "muted",
+                [levels.index(r["level"]) for r in own],
+            )
+            mean = [100 * row["mean"] for row in own]
+            axes.vlines(
+                x, [100 * (row["low"] or row["mean"]) for row in own],
+                [100 * (row["high"] or row["mean"]) for row in own],
+                color=colour(role), linewidth=1,
+            )  # fmt: skip
+            axes.plot(x, mean, "o-", color=colour(role))
+            ends.append((mean[-1], method_title(method), role))
+    axes.set_xticks(range(len(levels)), [f"{level:,}" for level in levels])
+    axes.set_xlabel("clusters" if rows[0]["dose"] == "clusters of names" else "classes of the head")
+    axes.set_ylim(0, max(axes.get_ylim()[1], 104 * max(row["high"] or row["mean"] for row in rows)))
+    with_ticks(axes, "y")
+    end_labels(axes, ends)
 
 
-#: Classes that are named at either end of the strip.
-_NAMED = 5
+#: Direction and metric of the panels of the pairs curve: large ones, and small ones below them.
+LARGE = (("image→name", "top-1"), ("image→name", "top-10"))
+SMALL = (
+    ("image→caption", "R@1"), ("image→caption", "R@10"),
+    ("caption→image", "R@1"), ("caption→image", "R@10"),
+)  # fmt: skip
+
+#: Evaluations in which a number of real pairs can be drawn.
+_WITH_PAIRS = ("held-out", "split")
 
 
-def head_rows_figure(found: Geometry, name: Callable[[str], str]) -> Figure:
-    """Draw the cosine of every head row with its own name, sorted, beside those with other names.
+def pairs_figure(table: pl.DataFrame, comparisons: pl.DataFrame, method: str) -> Figure | None:
+    """Draw accuracy against the number of real pairs for one method, with bands over draws.
+
+    Of a `bench.tables.result_table` and its comparisons, which say whether the head adds anything
+    to real pairs. None if no number of real pairs was run.
+    """
+    held = table.filter(pl.col("eval").is_in(_WITH_PAIRS) & (pl.col("method") == method))
+    panels_of = [panel for panel in (*LARGE, *SMALL) if _has(held, *panel)]
+    if not panels_of or held.filter(pl.col("n_pairs") != "0").is_empty():
+        return None
+    large = [panel for panel in LARGE if panel in panels_of]
+    small = [panel for panel in SMALL if panel in panels_of]
+    if not large:
+        large, small = small[:2], small[2:]
+    gain = _gain_over_pairs(comparisons, method, *large[0])
+    lines = {panel: curve_lines(table, method, *panel) for panel in panels_of}
+    data = pl.DataFrame([row for panel in panels_of for row in lines[panel]])
+
+    def draw(figure: Any) -> None:
+        upper, lower = figure.subfigures(2, 1, height_ratios=(3, 2)) if small else (figure, None)
+        for own, part in ((large, upper), (small, lower))[: 1 + bool(small)]:
+            for axes, panel in zip(panels(part, len(own), 4, sharey=True), own, strict=True):
+                _curves(axes, lines[panel])
+                axes.set_title(f"{way(panel[0])}, {panel[1]}")
+                if own is large:
+                    axes.set_xlabel("real pairs, in even steps")
+                    end_labels(axes, _ends(lines[panel], panel[1]))
+
+    title = method_title(method)
+    counts = {row["n_pairs"]: row["pairs"] for row in lines[large[0]]}
+    direction, metric = large[0]
+    return Figure(
+        "accuracy_by_pairs",
+        f"{_pairs_title(title, gain, lines[large[0]], counts, metric)}, {_pool(held, direction)}.",
+        f"{title}: percent of queries whose right answer is first or among the first ten, by the "
+        "number of real pairs; bands: one standard deviation over draws; dotted: chance.",
+        _pairs_caption(title, held, lines[large[0]], direction, metric, counts),
+        data,
+        draw,
+        420 if small else 250,
+        method=method,
+    )
+
+
+def _gain_over_pairs(
+    comparisons: pl.DataFrame, method: str, direction: str, metric: str
+) -> dict[str, Any] | None:
+    """Return what the head adds to the largest number of real pairs, if that was compared."""
+    own = whole_heads(comparisons).filter(
+        (pl.col("comparison") == "over-real") & (pl.col("source") == "head")
+        & (pl.col("method") == method) & pl.col("eval").is_in(_WITH_PAIRS)
+        & (pl.col("direction") == direction) & (pl.col("metric") == metric)
+        & (pl.col("n_pairs") != "0")
+    )  # fmt: skip
+    return None if own.is_empty() else in_order(own).row(-1, named=True)
+
+
+def _side(gain: dict[str, Any] | None) -> str:
+    """Return on which side of zero an interval and its test are; empty if on neither."""
+    if gain is None or (p := _corrected(gain)[0]) is None or p >= LEVEL:
+        return ""
+    higher, lower = (gain["low"] or 0.0) > 0, (gain["high"] or 0.0) < 0
+    return "higher" if higher else "lower" if lower else ""
+
+
+def _corrected(gain: dict[str, Any]) -> tuple[float | None, str]:
+    """Return p as it may be read: corrected where the comparison was named beforehand."""
+    if gain["p_holm"] is None:
+        return gain["p"], "exploratory"
+    return gain["p_holm"], "Holm"
+
+
+def _pool(held: pl.DataFrame, direction: str) -> str:
+    own = held.filter(pl.col("direction") == direction)
+    return among(direction, own["gallery"][0])
+
+
+def _pairs_title(
+    title: str,
+    gain: dict[str, Any] | None,
+    lines: list[dict[str, Any]],
+    counts: dict[str, str],
+    metric: str,
+) -> str:
+    if gain is None:
+        best = max((row for row in lines if row["source"] != ""), key=lambda row: row["mean"])
+        return (
+            f"{title} reaches at most {value_text(metric, best['mean'])} % {metric} "
+            f"({best['line']}, {counts[best['n_pairs']]} pairs)"
+        )
+    both = value_text(metric, gain["a"]), value_text(metric, gain["b"])
+    numbers = f"{both[0]} % {metric} with it, {both[1]} % without"
+    said = "no difference by the head is shown"
+    if side := _side(gain):
+        moved = signed_text(gain["difference"]).lstrip("+\N{MINUS SIGN}")
+        pool = " for this pool of pairs" if "this pool" in gain["population"] else ""
+        said = f"the head is {moved} points {side}{pool}"
+        p, how = _corrected(gain)
+        said += f" (p {p_text(p)}, {how})"
+    return f"With {counts[gain['n_pairs']]} real pairs {said}: {numbers}"
+
+
+def _pairs_caption(
+    title: str,
+    held: pl.DataFrame,
+    lines: list[dict[str, Any]],
+    direction: str,
+    metric: str,
+    counts: dict[str, str],
+) -> str:
+    own = held.filter(pl.col("direction") == direction)
+    first = own.row(0, named=True)
+    parts = []
+    for source, name in (("head", "with the head"), ("none", "real pairs alone")):
+        numbers = [
+            f"{value_text(metric, row['mean'])} at {counts[row['n_pairs']]}"
+            for row in lines
+            if row["source"] == source
+        ]
+        if numbers:
+            parts.append(f"{name} {', '.join(numbers)}")
+    controls = [row["mean"] for row in lines if row["source"] in CONTROLS]
+    if controls:
+        ends = value_text(metric, min(controls)), value_text(metric, max(controls))
+        parts.append(f"controls in place of the head from {ends[0]} to {ends[1]}")
+    parts += [
+        f"{row['line']} {value_text(metric, row['mean'])}" for row in lines if not row["source"]
+    ]
+    return (
+        f"{title}: {metric} of {way(direction)} in percent, mean over "
+        f"{draws_text(first['n_seeds'])}, {_pool(held, direction)}; {'; '.join(parts)}."
+    )
+
+
+def curve_lines(
+    table: pl.DataFrame, method: str, direction: str, metric: str
+) -> list[dict[str, Any]]:
+    """Return one metric of a method by number of real pairs: a row a source and number, and levels.
+
+    Rows of a level (ConSE, chance) have an empty source.
+    """
+    here = table.filter(
+        pl.col("eval").is_in(_WITH_PAIRS) & (pl.col("direction") == direction)
+        & pl.col(metric).is_not_null()
+    )  # fmt: skip
+    rows = []
+    for source in ("head", "none", *CONTROLS):
+        if source in SOURCE_STYLES:
+            own = here.filter((pl.col("method") == method) & (pl.col("source") == source))
+            rows += [(source, MIXED_NAMES[source], row) for row in in_order(own).to_dicts()]
+    for name, label in (("conse", "ConSE"), ("chance", "chance")):
+        own = here.filter(pl.col("method") == name)
+        rows += [("", label, row) for row in own.head(1).to_dicts()]
+    return [
+        {
+            "direction": direction, "metric": metric, "line": label, "source": source,
+            "n_pairs": row["n_pairs"] if source else "0",
+            "pairs": pairs_text(row["n_pairs"], row["n_images_fitted"], short=True),
+            "mean": row[metric], "sd": row[f"{metric}_sd"] or 0.0,
+        }
+        for source, label, row in rows
+    ]  # fmt: skip
+
+
+def draw_pairs(axes: Any, table: pl.DataFrame, method: str, direction: str, metric: str) -> None:
+    """Draw one metric of a method against the number of real pairs on axes of one's own.
 
     Parameters
     ----------
-    found : Geometry
-    name : callable
-        Gives the text of a class_id.
+    axes : matplotlib.axes.Axes
+    table : DataFrame
+        Of `bench.tables.result_table`.
+    method, direction, metric : str
     """
-    head = found.head
-    order = np.argsort(-np.array(head.cosines), kind="stable")
-    cosines = np.array(head.cosines)[order]
-    names = [name(head.ids[i]) for i in order]
-    low, middle, high = head.other
-    share = float((cosines > high).mean())
-    title = (
-        f"{100 * share:.0f} % of the head's {len(cosines):,} rows are closer to their own name "
-        "than 95 % of other names are."
+    _curves(axes, curve_lines(table, method, direction, metric), one_band=False)
+
+
+def _curves(axes: Any, lines: list[dict[str, Any]], *, one_band: bool = True) -> None:
+    """Draw the line of every source with its band, and levels across; controls as one band."""
+    known = {row["n_pairs"]: row["pairs"] for row in lines if row["source"]}
+    at = {k: x for x, k in enumerate(sorted(known, key=pairs_order))}
+    _levels(axes, lines)
+    if one_band:
+        _controls_band(axes, lines, at)
+    for source in dict.fromkeys(row["source"] for row in reversed(lines)):
+        if source and not (one_band and source in CONTROLS):
+            own = [row for row in lines if row["source"] == source]
+            role, marker, line = SOURCE_STYLES[source]
+            x = [at[row["n_pairs"]] for row in own]
+            mean, sd = (100 * np.array([row[n] for row in own]) for n in ("mean", "sd"))
+            axes.fill_between(x, mean - sd, mean + sd, color=colour(role), alpha=0.15, linewidth=0)
+            axes.plot(x, mean, line, marker=marker, color=colour(role), label=MIXED_NAMES[source])
+    axes.set_xticks(list(at.values()), [known[k] for k in at])
+    most = max(104 * (row["mean"] + row["sd"]) for row in lines)
+    axes.set_ylim(0, max(axes.get_ylim()[1], most))
+    with_ticks(axes, "y")
+
+
+def _levels(axes: Any, lines: list[dict[str, Any]]) -> None:
+    """Draw what reads no pair as lines across."""
+    for row in lines:
+        if not row["source"]:
+            role, dash = ("conse", DASHED) if row["line"] == "ConSE" else ("muted", DOTTED)
+            axes.axhline(100 * row["mean"], color=colour(role), linestyle=dash, label=row["line"])
+
+
+def _controls_band(axes: Any, lines: list[dict[str, Any]], at: dict[str, int]) -> None:
+    """Draw the range of all controls as one band."""
+    means: dict[str, list[float]] = {}
+    for row in sorted(lines, key=lambda row: at.get(row["n_pairs"], 0)):
+        if row["source"] in CONTROLS:
+            means.setdefault(row["n_pairs"], []).append(100 * row["mean"])
+    low, high = ([end(own) for own in means.values()] for end in (min, max))
+    axes.fill_between([at[k] for k in means], low, high, color=colour("muted"), alpha=0.3)
+
+
+def _ends(lines: list[dict[str, Any]], metric: str) -> list[tuple[float, str, str]]:
+    """Return value, text and role of what is said at the end of every line."""
+    last = {row["source"] or row["line"]: row for row in lines}
+    names = {"head": "with head", "none": "pairs alone", "ConSE": "ConSE"}
+    ends = [
+        (100 * row["mean"], f"{names[name]} {value_text(metric, row['mean'])}",
+         {"none": "real", "ConSE": "conse"}.get(name, name))
+        for name, row in last.items() if name in names
+    ]  # fmt: skip
+    controls = [row for name, row in last.items() if name in CONTROLS]
+    if controls:
+        best = max(controls, key=lambda row: row["mean"])
+        text = f"controls {value_text(metric, best['mean'])} at {best['pairs']}"
+        ends.append((100 * best["mean"], text, "muted"))
+    return ends
+
+
+def _has(held: pl.DataFrame, direction: str, metric: str) -> bool:
+    return (
+        metric in held.columns
+        and not held.filter(
+            (pl.col("direction") == direction) & pl.col(metric).is_not_null()
+        ).is_empty()
     )
+
+
+def mixing_figure(fixed: pl.DataFrame, chosen: pl.DataFrame) -> Figure | None:
+    """Draw accuracy against the mixing weight, one panel a number of real pairs.
+
+    Of `fixed`, rows with fixed mixing weights, and `chosen`, those with the weight chosen by the
+    fit and of the head alone, of the same images and seeds. None where fewer than two weights were
+    run. Of several penalties the middle one is drawn: the best would be chosen on what is scored.
+    """
+    asked = (
+        (pl.col("method") == METHOD) & (pl.col("direction") == DIRECTION)
+        & (pl.col("metric") == METRIC)
+    )  # fmt: skip
+    rows = fixed.filter(
+        asked & (pl.col("mix") != "auto") & (pl.col("penalty") != "auto")
+        & (pl.col("n_pairs") != "0")
+    ).with_columns(pl.col("mix").cast(pl.Float64), pl.col("penalty").cast(pl.Float64))  # fmt: skip
+    mixed = rows.filter(pl.col("source") != "none")
+    if rows.is_empty() or mixed["mix"].n_unique() < 2:
+        return None
+    penalties = sorted(set(rows["penalty"]))
+    penalty = penalties[len(penalties) // 2]
+    rows = rows.filter(pl.col("penalty") == penalty)
+    keys = sorted(set(mixed["n_pairs"]), key=pairs_order)
+    own = chosen.filter(
+        asked & (pl.col("source") == "head") & (pl.col("mix") == "auto")
+        & pl.col("eval").is_in(set(rows["eval"])) & pl.col("seed").is_in(set(rows["seed"]))
+    )  # fmt: skip
+    shown = [_mixing_lines(rows, own, k) for k in keys]
+    counts = {
+        k: f"{n:,.0f}"
+        for k, n in rows.group_by("n_pairs").agg(pl.col("n_images_fitted").mean()).iter_rows()
+    }
+    data = pl.DataFrame([row for panel in shown for row in panel], infer_schema_length=None)
+    spans = data.filter(pl.col("line") == _FIXED).group_by("n_pairs")
+    found = spans.agg(pl.col("mean").min().alias("low"), pl.col("mean").max().alias("high"))
+    ends = {k: (low, high) for k, low, high in found.iter_rows()}
+    best = {k: high for k, (_, high) in ends.items()}
+    auto = {row["n_pairs"]: row["mean"] for row in data.to_dicts() if row["line"] == _AUTO}
+    title = f"{_mixing_title(ends, auto)}, {among(DIRECTION, rows['gallery'][0])}."
+    seeds = rows["seed"].n_unique()
+    weights = own.filter(pl.col("n_pairs") != "0")["mix_chosen"].drop_nulls()
+    how = ""
+    if auto and not len(weights):
+        how = (
+            " The automatic choice has no single weight: it corrects the map of the head by the "
+            "real pairs and averages the fits by how well they rank held-out training pairs."
+        )
+    parts = []
+    for k in keys:
+        text = f"{counts[k]} pairs: best fixed weight {value_text(METRIC, best[k])}"
+        parts.append(text + (f", automatic {value_text(METRIC, auto[k])}" if k in auto else ""))
     caption = (
-        f"Cosine of each of {len(cosines):,} head rows with its own name, projected by a map that "
-        f"has not seen it ({method_title(METHOD)}, penalty {found.penalty:.3g}): mean "
-        f"{_plain(cosines.mean())}; with other names {_plain(middle)} in the median, 5 to 95 %: "
-        f"{_plain(low)} to {_plain(high)}. A row is closer to its own name than to another one in "
-        f"{100 * head.area:.1f} % of pairs; means of the images of a class, none of which is in "
-        f"the fit, in {100 * found.images.area:.1f} % ({len(found.images.ids):,} classes)."
+        f"{method_title(METHOD)}, {METRIC} of {way(DIRECTION)} in percent, mean over "
+        f"{draws_text(seeds)}, penalty {penalty:g} for fixed weights, "
+        f"{among(DIRECTION, rows['gallery'][0])}. {'; '.join(parts)}.{how}"
     )
 
-    def draw(sheet: Sheet) -> None:
-        _draw_strip(sheet, cosines, names, head)
+    def draw(figure: Any) -> None:
+        beside = panels(figure, len(shown), 4, sharex=True, sharey=True)
+        for axes, panel, k in zip(beside, shown, keys, strict=True):
+            _draw_mixing(axes, panel)
+            axes.set_title(f"{counts[k]} real pairs")
+        drawn = (line for axes in beside for line in axes.get_legend_handles_labels()[0])
+        handles = {line.get_label(): line for line in drawn}
+        figure.legend(handles=handles.values(), loc="outside upper left", ncols=len(handles))
+        figure.supxlabel(
+            "weight of one class against one real image", size=TEXT, color=colour("muted")
+        )
 
-    data = pl.DataFrame({"class": names, "cosine": cosines})
     return Figure(
-        "head_rows",
+        "accuracy_by_mix",
         title,
-        "Cosine of each head row with its own name, sorted; band: 90 % of the cosines with other "
-        "names.",
+        f"{capital(METRIC)} in percent of images, by the weight of one class against one real "
+        "image; bands: one standard deviation over draws.",
         caption,
         data,
         draw,
+        60 + 200 * -(-len(shown) // 4),
+        method=METHOD,
     )
 
 
-def _plain(number: float) -> str:
-    return f"{round(float(number), 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+def _mixing_title(ends: dict[str, tuple[float, float]], auto: dict[str, float]) -> str:
+    """Return what the weights change, from the ends of the means at fixed ones."""
+    if not auto:
+        moved = max(high - low for low, high in ends.values())
+        return f"The mixing weight moves mean {METRIC} by up to {100 * moved:.1f} points"
+    short = 100 * max(ends[k][1] - value for k, value in auto.items())
+    if short <= 0:
+        return f"No fixed weight had a higher mean {METRIC} than the automatic one"
+    below = f"at most {short:.1f} points below that of the best fixed one"
+    return f"Mean {METRIC} of the automatic weight was {below}"
 
 
-def _draw_strip(sheet: Sheet, cosines: Any, names: list[str], head: Side) -> None:
-    """Draw sorted cosines as dots, and name those at either end beside them."""
-    tall, column = (15.0, 14.0) if sheet.wide else (15.0, 8.5)
-    sheet.tall(tall + 3.6)
-    width = sheet.width - 3.6 - column
-    axes = sheet.axes(3.6, 0.5, width, tall)
-    n, (low, _, high) = len(cosines), head.other
-    bottom, top = min(float(cosines.min()), low), max(float(cosines.max()), high)
-    margin = 0.06 * (top - bottom)
-    axes.set_ylim(bottom - margin, top + margin)
-    axes.set_xlim(-0.01 * n, 1.01 * n)
-    scale = (top - bottom + 2 * margin) / tall
-    axes.axhspan(low, high, color=colour("muted"), alpha=0.2, linewidth=0)
-    axes.text(0.01 * n, low + 0.7 * scale, "other names", color=colour("muted"), va="center")
-    axes.axhline(0, color=colour("muted"), linewidth=0.8)
-    axes.plot(np.arange(n) + 0.5, cosines, color=colour("head"), linewidth=0.25 * sheet.em)
-    few = min(_NAMED, n // 2)
-    room = width - 3.0
-    best, worst = list(range(few)), list(range(n - few, n))
-    style = {"color": colour("ink"), "va": "center", "annotation_clip": False}
-    line = {"arrowstyle": "-", "color": colour("muted"), "linewidth": 0.6, "relpos": (0, 0.5),
-            "shrinkA": 1, "shrinkB": 1}  # fmt: skip
-    # The upper right of a falling curve is free: there the best are named, downwards from the top.
-    ceiling = -(top + margin - 0.6 * scale)
-    places = spread([-float(cosines[i]) for i in best], 1.25 * scale, ceiling)
-    lowest = -max(places, default=0.0) - 0.8 * scale
-    left = max(0.06 * n, 1.0 + float((cosines > lowest).sum()))
-    end = left
-    for i, y in zip(best, places, strict=True):
-        where = (left, -y)
-        text = f"{shortened(names[i], min(room, 20.0))} {_plain(cosines[i])}"
-        axes.annotate(text, (i + 0.5, cosines[i]), where, arrowprops=line, **style)
-        end = max(end, left + measured(text) * 1.02 * n / width)
-    # Where the curve hardly falls, the names of the best reach to those of the worst.
-    below = max(places, default=0.0) + 1.25 * scale if end > n else -math.inf
-    places = spread([-float(cosines[i]) for i in worst], 1.25 * scale, below)
-    for i, y in zip(worst, places, strict=True):
-        where = (1.01 * n + 0.7 * 1.02 * n / width, -y)
-        value = f" {_plain(cosines[i])}" if sheet.wide else ""
-        text = f"{shortened(names[i], column - 1.1 - measured(value))}{value}"
-        axes.annotate(text, (i + 0.5, cosines[i]), where, arrowprops=line, **style)
-    ends = [1, n] if n > 1 else [n]
-    axes.set_xticks([end - 0.5 for end in ends], [f"{end:,}" for end in ends])
-    axes.set_xlabel("classes of the head, best first")
-    few_ticks(axes, "y", "")
-    without_frame(axes, grid="y")
+#: Lines of the mixing curve, and how they are drawn.
+_FIXED, _AUTO, _RANDOM = "with head, weight fixed", "automatic", "with random rows"
+_HEAD_ALONE, _PAIRS_ALONE = "head alone", "pairs alone"
+_MIXING_STYLES: dict[str, tuple[str, str, Any]] = {
+    _FIXED: ("head", "o", "-"),
+    _AUTO: ("head", "", "-"),
+    _HEAD_ALONE: ("head", "", DOTTED),
+    _PAIRS_ALONE: ("real", "", DASHED),
+    _RANDOM: ("random", "^", "-"),
+}
 
 
-def numbered(figures: Iterable[Figure | None]) -> list[Figure]:
-    """Return the figures that there are with their numbers: those of one kind share one."""
-    kept = [figure for figure in figures if figure is not None]
-    kinds = list(dict.fromkeys(figure.kind for figure in kept))
-    return [replace(figure, number=1 + kinds.index(figure.kind)) for figure in kept]
+def _mixing_lines(rows: pl.DataFrame, own: pl.DataFrame, k: str) -> list[dict[str, Any]]:
+    """Return the lines of a panel: of the weights, and levels without one, pooled over draws."""
+    here = rows.filter(pl.col("n_pairs") == k)
+    found = [
+        (_FIXED, here.filter(pl.col("source") == "head")),
+        (_RANDOM, here.filter(pl.col("source") == "random")),
+        (_PAIRS_ALONE, here.filter(pl.col("source") == "none").with_columns(mix=None)),
+        (_AUTO, own.filter(pl.col("n_pairs") == k).with_columns(mix=None)),
+        (_HEAD_ALONE, own.filter(pl.col("n_pairs") == "0").with_columns(mix=None)),
+    ]
+    pooled = pl.concat(
+        frame.group_by("mix")
+        .agg(mean_over_queries("value").alias("mean"),
+             pl.col("value").std().fill_null(0.0).alias("sd"))
+        .select(pl.lit(k).alias("n_pairs"), pl.lit(line).alias("line"),
+                pl.col("mix").cast(pl.Float64), "mean", "sd")
+        .sort("mix")
+        for line, frame in found
+    )  # fmt: skip
+    return pooled.to_dicts()
 
 
-#: Widths of a paper: one column of two, and the page, in inches.
-PAPER = {"column": 3.25, "page": 6.75}
-
-#: What LaTeX reads as a command, and signs that its usual fonts lack.
-_LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$",
-    "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "\N{NO-BREAK SPACE}": "~", "→": r"$\rightarrow$", "\N{MINUS SIGN}": "$-$", "±": r"$\pm$",
-    "–": "--",
-}  # fmt: skip
-
-
-def paper_files(figures: Sequence[Figure]) -> dict[str, bytes]:
-    """Return what a paper includes, by file name: drawings as PDF, and captions.
-
-    Every figure has ``<name>_column.pdf`` and ``<name>_page.pdf``, see `PAPER`, without a title.
-    Title, subtitle and caption are in ``captions.txt``, and in ``captions.tex`` as LaTeX.
-    """
-    files = {
-        f"{figure.name}_{width}.pdf": figure.pdf(inches)
-        for figure in figures
-        for width, inches in PAPER.items()
-    }
-    plain, latex = [], []
-    for figure in figures:
-        text = f"{figure.subtitle} {figure.caption}"
-        plain.append(f"{figure.name}\n{figure.title} {text}\n")
-        latex.append(
-            f"% {figure.name}\n\\caption{{\\textbf{{{_latex(figure.title)}}} {_latex(text)}}}\n"
-            f"\\label{{fig:{figure.name}}}\n"
-        )
-    for ending, parts in (("txt", plain), ("tex", latex)):
-        files[f"captions.{ending}"] = "\n".join(parts).encode("utf-8")
-    return files
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+def _draw_mixing(axes: Any, panel: list[dict[str, Any]]) -> None:
+    """Draw levels without a weight as lines across, and means at fixed weights with their bands."""
+    fixed = [line for line in panel if line["mix"] is not None]
+    weights = sorted({line["mix"] for line in fixed})
+    for name, (role, marker, dash) in _MIXING_STYLES.items():
+        style = {"color": colour(role), "linestyle": dash, "label": name}
+        for line in (line for line in panel if line["line"] == name and line["mix"] is None):
+            axes.axhline(100 * line["mean"], **style)
+        if own := [line for line in fixed if line["line"] == name]:
+            x = [weights.index(line["mix"]) for line in own]
+            mean, sd = (100 * np.array([line[n] for line in own]) for n in ("mean", "sd"))
+            axes.fill_between(x, mean - sd, mean + sd, color=colour(role), alpha=0.15, linewidth=0)
+            axes.plot(x, mean, marker=marker, **style)
+    axes.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
+    axes.set_ylim(
+        0, max(axes.get_ylim()[1], 104 * max(line["mean"] + line["sd"] for line in panel))
+    )
+    with_ticks(axes, "y")

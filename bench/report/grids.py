@@ -14,7 +14,6 @@ from bench.cells import (
     CELL,
     CONTROLS,
     HEAD_PARTS,
-    in_order,
     method_title,
     pairs_order,
     part_name,
@@ -24,11 +23,9 @@ from bench.fits import FEWEST, SCORED, TOO_FEW
 from bench.metrics.summary import LOWER_IS_BETTER
 from bench.report.theme import INKS
 from bench.report.verdict import among
-from bench.results import CHOSEN
 from bench.tables import (
     BY_NAME,
     EXTRA,
-    chosen_settings,
     extra_text,
     interval_text,
     metric_columns,
@@ -338,20 +335,3 @@ def _tone(row: dict[str, Any]) -> str:
     if not row["bold"]:
         return ""
     return "up" if row["difference"] > 0 else "down"
-
-
-def choice_rows(results: pl.DataFrame) -> list[dict[str, str]]:
-    """Return, per method × source × K, the settings that were chosen."""
-    keys = ["eval", "method", "source", "n_pairs"]
-    sizes = results.group_by(keys).agg(pl.col("n_images_fitted").mean())
-    cells = in_order(chosen_settings(results, keys).join(sizes, on=keys))
-    return [
-        {
-            **row,
-            "method": method_title(row["method"]),
-            "source": source_name(row["source"], row["n_pairs"]),
-            "pairs": pairs_text(row["n_pairs"], row["n_images_fitted"]),
-        }
-        for row in cells.iter_rows(named=True)
-        if any(row[f"{name}_chosen"] for name in CHOSEN)
-    ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -28,21 +27,19 @@ from bench.cells import (
 from bench.comparisons import LEVEL, bold_cells, compare
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
-from bench.geometry import METHOD, Geometry, read_geometry
-from bench.report.curves import mixing_figure, pairs_figure
 from bench.report.figures import (
+    METHOD,
     controls_figure,
-    head_rows_figure,
     headline_figure,
-    numbered,
-    paper_files,
+    mixing_figure,
+    pairs_figure,
 )
-from bench.report.gallery import Words, gallery, read_words, shown_text
-from bench.report.grids import Grid, choice_rows, gain_rows, grids
+from bench.report.gallery import gallery, read_words, shown_text
+from bench.report.grids import Grid, gain_rows, grids
 from bench.report.screen import Screen, first_screen
-from bench.report.theme import Figure, css_variables
+from bench.report.theme import Figure, css_variables, numbered
 from bench.report.verdict import Verdict, verdict
-from bench.results import CHOSEN, read_results, read_sessions, unfinished, versions
+from bench.results import read_results, read_sessions, unfinished, versions
 from bench.suites.few_shot import few_shot_table
 from bench.suites.published import published_table
 from bench.tables import (
@@ -255,13 +252,6 @@ NUMERIC = {
 }  # fmt: skip
 
 
-#: Files of figures, of this version and of older ones, that a report may have left in its folder.
-_OF_FIGURES = re.compile(
-    r"(headline|accuracy_by_pairs|accuracy_by_mix|controls|head_rows"
-    r"|gain_beside_controls|head_by_name|map|matched_cosines)(_[\w-]+)?\.(svg|png|csv)"
-)
-
-
 @dataclass(frozen=True)
 class Written:
     """What `write_report` wrote.
@@ -304,14 +294,14 @@ def write_report(
     images : str, optional
         Which set of images, if the suite scored several; see `bench.report.page`.
     paper : Path, optional
-        Folder that also gets every figure as PDF in two widths, and the captions.
+        Folder that also gets every figure as PDF.
 
     Raises
     ------
     NoResultsError
         If the folder holds no result, or results of several suites and none was named.
     MissingPackageError
-        If jinja2, matplotlib or resvg-py is missing.
+        If jinja2 or matplotlib is missing.
     BenchError
         If the page would be too large.
     featstore.errors.StoreWriteError
@@ -338,14 +328,10 @@ def write_report(
         for ending, content in figure.files().items()
     }
     if paper is not None:
-        drawn = paper_files(page.figures)
-        files |= {Path(paper, name): content for name, content in drawn.items()}
+        files |= {Path(paper, f"{figure.name}.pdf"): figure.pdf() for figure in page.figures}
     for path, content in files.items():
         write_file(path, [content])
     write_file(out, [page.html.encode("utf-8")])
-    for path in folder.iterdir():
-        if path not in files and _OF_FIGURES.fullmatch(path.name):
-            path.unlink(missing_ok=True)
     return Written(out, tuple(files), page.screen.finding)
 
 
@@ -399,20 +385,25 @@ def build_page(
     # A run with a head names every set; one on real pairs alone may name none of it.
     first = rows.sort(pl.col("head_set") == "", maintain_order=True).row(0, named=True)
     words = read_words(store, first)
-    alone = _alone(whole)
-    seen = None if alone is None else read_geometry(root, alone)
     figures = numbered(
         [
-            _headline(comparisons, found),
+            None
+            if found is None
+            else headline_figure(
+                comparisons,
+                method=found.method,
+                evaluation=found.eval,
+                direction=found.direction,
+                metric=found.metric,
+            ),
             *curves(whole_heads(table), comparisons),
             _mixing(root, whole),
             None
             if found is None
             else controls_figure(whole, table, doses, evaluation=found.eval, method=found.method),
-            None if seen is None else head_rows_figure(seen, words.describe),
         ]
     )
-    screen = first_screen(root, rows, table, comparisons, found, store, words)
+    screen = first_screen(root, rows, table, found, store, words)
     looked = None
     if found is not None:
         head = label_set_title(str(first["head_set"]).split("/")[0])
@@ -432,9 +423,6 @@ def build_page(
         "learners": learner_lines(few_shot_table(root, rows)),
         "health": health,
         "ambiguous": ambiguous_names(store, first),
-        "nearest": _nearest(seen, words),
-        "examples": _examples(seen, words),
-        "no_geometry": alone is not None and seen is None,
         "screen": screen,
         "gallery": looked,
         "doses": dose_lines(doses),
@@ -471,8 +459,7 @@ def _tables(
         "places": places,
         "findings": _findings(comparisons, health),
         "of_method": {
-            place: _of_method(name, alone, comparisons)
-            for name, place in (places or {shown: 0}).items()
+            place: _of_method(name, comparisons) for name, place in (places or {shown: 0}).items()
         },
         "paired": paired,
         "tasks": {(one.direction, one.eval): place for place, one in enumerate(paired)},
@@ -484,11 +471,8 @@ def _tables(
 
 
 def _provenance(root: Path, rows: pl.DataFrame, first: dict[str, Any]) -> dict[str, Any]:
-    """Return what was read and run, and which settings were chosen."""
-    choices = choice_rows(rows)
+    """Return what was read and run."""
     return {
-        "choices": choices,
-        "chosen": [name for name in CHOSEN if any(row[f"{name}_chosen"] for row in choices)],
         "metrics": metric_texts(rows),
         "sets": _sets(first),
         "facts": _facts(rows, first),
@@ -544,14 +528,12 @@ def _held(family: pl.DataFrame) -> tuple[str, str]:
     return f"{held} of {family.height}", f", and {more} more for these draws only" if more else ""
 
 
-def _of_method(method: str, alone: Sequence[Grid], comparisons: pl.DataFrame) -> dict[str, str]:
+def _of_method(method: str, comparisons: pl.DataFrame) -> dict[str, str]:
     """Return the headings of the tables that show one method.
 
     Parameters
     ----------
     method : str
-    alone : sequence of Grid
-        Tables without real pairs.
     comparisons : DataFrame
         Of `bench.comparisons.compare`.
     """
@@ -560,19 +542,6 @@ def _of_method(method: str, alone: Sequence[Grid], comparisons: pl.DataFrame) ->
         "alone": f"{title}: the head beside its controls, without real pairs",
         "parts": f"{title}: no comparison with the better of the two was named beforehand",
     }
-    lines = [
-        (grid, dict(zip(grid.metrics, (cell.texts[0] for cell in line.cells), strict=True)))
-        for grid in alone[:1]
-        for line in grid.lines
-        if (line.method, line.role) == (method, "head")
-    ]
-    if lines and lines[0][1].get("seen %") and lines[0][1].get("unseen %"):
-        grid, texts = lines[0]
-        seen, unseen = (texts[name].split(" ±")[0] for name in ("seen %", "unseen %"))
-        headings["alone"] = (
-            f"{title} is right in {seen} % where the head has the name and in {unseen} % where it "
-            f"lacks it, on average over names, {grid.pool}"
-        )
     parts = comparisons.filter(
         pl.col("family").is_not_null()
         & (pl.col("comparison") == "over-parts")
@@ -597,18 +566,6 @@ def curves(table: pl.DataFrame, comparisons: pl.DataFrame) -> list[Figure]:
     return [figure for figure in drawn if figure is not None]
 
 
-def _headline(comparisons: pl.DataFrame, found: Verdict | None) -> Figure | None:
-    """Return the figure of what the verdict is about."""
-    if found is None or found.gains.is_empty():
-        return None
-    asked = found.gains.row(0, named=True)
-    return headline_figure(
-        comparisons,
-        evaluation=found.eval,
-        **{name: asked[name] for name in ("method", "direction", "metric")},
-    )
-
-
 def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:
     """Return the mixing curve of these rows, or of the sweep of the same sets in the folder."""
     own = mixing_figure(rows, rows)
@@ -624,39 +581,6 @@ def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:
             known = {"", *rows[column].fill_null("")}
             sweep = sweep.filter(pl.col(column).fill_null("").is_in(known))
     return mixing_figure(sweep, rows)
-
-
-def _alone(rows: pl.DataFrame) -> dict[str, Any] | None:
-    """Return the first row of the verdict's method on head weights alone."""
-    own = rows.filter(
-        (pl.col("method") == METHOD) & (pl.col("source") == "head") & (pl.col("n_pairs") == "0")
-    ).sort(pl.col("eval") != "all-names", "seed", maintain_order=True)
-    return None if own.is_empty() else own.row(0, named=True)
-
-
-def _nearest(seen: Geometry | None, words: Words) -> list[tuple[str, str, str]]:
-    found = [] if seen is None else seen.nearest
-    return [(words.describe(a), words.describe(b), f"{cosine:.2f}") for a, b, cosine in found]
-
-
-def _examples(seen: Geometry | None, words: Words) -> list[dict[str, Any]]:
-    """Return head rows at fixed places in their order, each with the names nearest to it."""
-    return [
-        {
-            "name": words.describe(example.class_id),
-            "cosine": f"{example.cosine:.2f}",
-            "rank": f"{example.rank:,}",
-            "nearest": [
-                {
-                    "name": words.describe(class_id),
-                    "cosine": f"{cosine:.2f}",
-                    "right": class_id == example.class_id,
-                }
-                for class_id, cosine in example.names
-            ],
-        }
-        for example in ([] if seen is None else seen.examples)
-    ]
 
 
 def render(name: str, context: Mapping[str, Any]) -> str:
@@ -695,7 +619,6 @@ def _require_packages() -> None:
     with needs_extra("The report"):
         import jinja2  # noqa: F401
         import matplotlib as mpl  # noqa: F401
-        import resvg_py  # noqa: F401
 
 
 def _sets(row: dict[str, Any]) -> list[dict[str, str]]:

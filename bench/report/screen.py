@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
@@ -40,10 +40,10 @@ from bench.report.verdict import (
     first_of_order,
     standing,
 )
-from bench.results import read_sessions, unfinished
-from bench.statistics import ENOUGH_DRAWS, LARGEST_OVERLAP, DrawSums, proportion_interval
-from bench.suites.few_shot import Claim, few_shot_claim
-from bench.tables import BY_NAME, interval_text, p_text, pairs_text, signed_text, value_text
+from bench.results import unfinished
+from bench.statistics import ENOUGH_DRAWS, DrawSums, proportion_interval
+from bench.suites.few_shot import Finding, few_shot_claim
+from bench.tables import BY_NAME, gain_text, p_text, pairs_text, value_text
 from featstore.store.store import FeatureStore
 
 #: How the note of a dataset begins whose images were looked at when settings were chosen.
@@ -174,7 +174,6 @@ def first_screen(
     root: Path,
     rows: pl.DataFrame,
     table: pl.DataFrame,
-    comparisons: pl.DataFrame,
     found: Verdict | None,
     store: FeatureStore,
     words: Words,
@@ -187,8 +186,8 @@ def first_screen(
         Results folder; sums are read from it.
     rows : DataFrame
         Result rows of one choice of sets.
-    table, comparisons : DataFrame
-        Of `bench.tables.result_table` and `bench.comparisons.compare`.
+    table : DataFrame
+        Of `bench.tables.result_table`.
     found : Verdict or None
     store : FeatureStore
         Has the names of the encoders, and the note of the dataset.
@@ -211,10 +210,8 @@ def first_screen(
     if found is None:
         return Screen(crumbs, _without_head(table, few_shot_claim(root, rows)), "", ())
     head = label_set_title(sets["head_set"].split("/")[0])
-    typed = [one["command"] for one in read_sessions(root) if one.get("suite") == suite]
-    command = str(typed[-1]) if typed and suite != "sweep" else ""
     left = bool(unfinished(root, suite))
-    scene = Scene(found, rows, table, comparisons, head, command, is_unfinished=left)
+    scene = Scene(found, rows, table, head, is_unfinished=left)
     dek = scene.dek(names["image"], str(text))
     doubts = (
         scene.weights(), scene.fitting(), scene.known_names(root, words), scene.real_pairs(),
@@ -241,6 +238,10 @@ def _range(low: float, high: float) -> str:
     return f"[{', '.join(ends)}]"
 
 
+def _gain(row: Mapping[str, Any]) -> str:
+    return gain_text(row["difference"], row["low"], row["high"])
+
+
 def _and(texts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
@@ -250,7 +251,7 @@ def _has_head_alone(table: pl.DataFrame) -> bool:
     return not table.filter(of_head & (pl.col("method") != "conse")).is_empty()
 
 
-def _without_head(table: pl.DataFrame, claim: Claim | None = None) -> tuple[Parts, ...]:
+def _without_head(table: pl.DataFrame, claim: Finding | None = None) -> tuple[Parts, ...]:
     """Return the headline, by sentences, of results without a verdict."""
     if claim is not None:
         return _learner(claim)
@@ -279,7 +280,7 @@ def _without_head(table: pl.DataFrame, claim: Claim | None = None) -> tuple[Part
     return ((("No run on head weights answers the question yet.", ""),),)
 
 
-def _learner(claim: Claim) -> tuple[Parts, ...]:
+def _learner(claim: Finding) -> tuple[Parts, ...]:
     """Return the headline of few-shot learners: the one named beforehand, and what is shown."""
     value, wording = claim.value, _wording("image→class", "top-1")
     if value is None:
@@ -296,11 +297,9 @@ class Scene:
     Attributes
     ----------
     found : Verdict
-    rows, table, comparisons : DataFrame
+    rows, table : DataFrame
     head : str
         What the head was trained on, as people write it.
-    command : str
-        What was typed for these results, to which options can be added; or empty.
     is_unfinished : bool
         Whether runs that were planned are missing.
     """
@@ -308,9 +307,7 @@ class Scene:
     found: Verdict
     rows: pl.DataFrame
     table: pl.DataFrame
-    comparisons: pl.DataFrame
     head: str
-    command: str = ""
     is_unfinished: bool = False
 
     def headline(self) -> tuple[Parts, ...]:
@@ -366,20 +363,7 @@ class Scene:
         return (
             f"{method_title(found.method)} is fitted on the {counted} of {images}'s "
             f"classifier and the {texts} embeddings of their class names; no image–text pair is "
-            f"used. {scored}, each {found.pool}{chance}{self._all_names()}."
-        )
-
-    def _all_names(self) -> str:
-        """Return the accuracy among all names, where the verdict is on fewer."""
-        found = self.found
-        every = replace(found, eval="all-names").cell(self.table)
-        if found.eval == "all-names" or every.is_empty():
-            return ""
-        row = every.row(0, named=True)
-        value = value_text(found.metric, row[found.metric])
-        return (
-            f". With no name held out, all images {among(found.direction, row['gallery'])}, it is "
-            f"{value} %"
+            f"used. {scored}, each {found.pool}{chance}."
         )
 
     def weights(self) -> Doubt:
@@ -387,10 +371,7 @@ class Scene:
         question, found = "Is it the weights?", self.found
         controls = found.controls
         if not controls:
-            return Doubt(
-                question, "Not tested: no control was run.",
-                self._rerun("--source head,random,shuffled", seeds="0-18"),
-            )  # fmt: skip
+            return Doubt(question, "Not tested: no control was run.")
         nearest, yes = min(controls, key=itemgetter("difference")), found.tone == "better"
         telling = [] if yes else [nearest, self._deciding()]
         shown = [row for row in controls if row["source"] in PRIMARY_CONTROLS or row in telling]
@@ -406,8 +387,7 @@ class Scene:
         return Doubt(
             question,
             f"{says.get(found.tone) or f'Undecided, {_OPEN[found.tone]}'}: {_and(levels)}.",
-            f"{signed_text(nearest['difference'])} points "
-            f"{interval_text(nearest['low'], nearest['high'])} over the nearest control, "
+            f"{_gain(nearest)} over the nearest control, "
             f"{standing(nearest)}"
             + (f"; each of {len(controls)} controls is beaten at 5 %." if yes else "."),
             settled=yes,
@@ -418,10 +398,7 @@ class Scene:
         question, found = "Does fitting beat just reading the head?", self.found
         row = found.of("over-conse")
         if not row:
-            return Doubt(
-                question, "Not tested: ConSE, which only reads the head, was not run.",
-                self._rerun("--source head --method conse"),
-            )  # fmt: skip
+            return Doubt(question, "Not tested: ConSE, which only reads the head, was not run.")
         above = row["low"] is not None and row["low"] > 0
         lost = row["high"] is not None and row["high"] < 0
         answer = "Perhaps" if above else "Perhaps not" if lost else "Not shown"
@@ -429,8 +406,7 @@ class Scene:
         return Doubt(
             question,
             f"{answer}: {method_title(found.method)} {a} %, ConSE {b} %.",
-            f"{signed_text(row['difference'])} points {interval_text(row['low'], row['high'])}, "
-            f"p {p_text(row['p'])}: exploratory, so not corrected.",
+            f"{_gain(row)}, p {p_text(row['p'])}: exploratory, so not corrected.",
         )
 
     def known_names(self, root: Path, words: Words) -> Doubt:
@@ -486,19 +462,10 @@ class Scene:
         question, found = "Does it help with real pairs?", self.found
         rows = found.rows.filter(pl.col("comparison") == "over-parts").rows(named=True)
         if not rows:
-            row = found.of("over-chance") or found.controls[0]
-            # A split trains on more than half of the images.
-            some = [k for k in (16, 64) if k <= row["n_queries"] / row["n_seeds"] / 2]
-            return Doubt(
-                question, "Not tested: no run fits the head together with real pairs.",
-                self._rerun(
-                    "--source none,head,random,shuffled", evaluation="held-out",
-                    pairs=",".join(map(str, [0, *some, "all"])), seeds="0-9",
-                ),
-            )  # fmt: skip
+            return Doubt(question, "Not tested: no run fits the head together with real pairs.")
         # The largest number of pairs that a claim is possible about: there a head adds least.
-        parts = max(rows, key=lambda row: (_limit(row) == "", pairs_order(row["n_pairs"])))
-        limit, k = _limit(parts), parts["n_pairs"]
+        parts = max(rows, key=lambda row: (not row["limit"], pairs_order(row["n_pairs"])))
+        limit, k = _LIMITS.get(parts["limit"]), parts["n_pairs"]
         real = found.of("over-real", n_pairs=k)
         fitted = self.table.filter(pl.col("n_pairs") == k)["n_images_fitted"].mean()
         p = parts["p"] if parts["p_holm"] is None else parts["p_holm"]
@@ -514,9 +481,7 @@ class Scene:
             question,
             f"{answer}: {n_pairs} pairs reach {value_text(found.metric, parts['a'])} % with the "
             f"head{without}; the head alone reaches {found.value('head')}.",
-            f"{signed_text(parts['difference'])} points "
-            f"{interval_text(parts['low'], parts['high'])} over the better of the two alone, "
-            f"p {p_text(p)}{corrected}.",
+            f"{_gain(parts)} over the better of the two alone, p {p_text(p)}{corrected}.",
             settled=settled,
         )
 
@@ -565,30 +530,6 @@ class Scene:
             settled=found.tone == "better",
         )  # fmt: skip
 
-    def _rerun(
-        self, options: str, *, evaluation: str = "", pairs: str = "0", seeds: str = ""
-    ) -> str:
-        """Return which command runs what is missing; nothing where none was recorded.
 
-        A page holds no path: STORE and OUT in it are the reader's, as in all that is recorded.
-
-        A suite has its own evaluation, pairs and seeds. A task takes those of a command, of each
-        the last: what was typed may have others.
-        """
-        if " task " in self.command:
-            options += f" --eval {evaluation or self.found.eval} --n-pairs {pairs}"
-            options += f" --seeds {seeds}" if seeds else ""
-        return f"`{self.command} {options}` runs it, OUT being these results." * bool(self.command)
-
-
-def _limit(row: Mapping[str, Any]) -> str:
-    """Return why no claim about new real pairs is possible, whatever p is; empty if one is.
-
-    As `bench.comparisons.compare` prints bold, and with the same limits.
-    """
-    overlap = row["overlap"]
-    if row["n_pairs"] == "all" or overlap is None or overlap > LARGEST_OVERLAP:
-        return "Only for this pool of pairs"
-    if row["n_seeds"] < ENOUGH_DRAWS:
-        return f"Undecided, there are too few draws ({row['n_seeds']} of {ENOUGH_DRAWS})"
-    return ""
+#: Why no claim about new real pairs is possible; see `bench.comparisons.Claim.limit`.
+_LIMITS = {"pool": "Only for this pool of pairs", "draws": "Undecided, there are too few draws"}

@@ -18,7 +18,7 @@ from bench.cells import HEAD_PARTS, SETTINGS, method_title, whole_heads
 from bench.comparisons import LEVEL, MAIN_EVALS, PRIMARY_METRICS
 from bench.runs import LEAVES
 from bench.statistics import ENOUGH_CONTROLS, holm
-from bench.tables import interval_text, p_text, signed_text, value_text, with_unit
+from bench.tables import gain_text, p_text, value_text, with_unit
 
 #: What the first screen is about, fixed in advance, beside the method.
 DIRECTION, METRIC = PRIMARY_METRICS[0]
@@ -65,10 +65,6 @@ class Verdict:
         The comparisons of `bench.comparisons.compare` of just that.
     cells : mapping
         Source of prototypes → its row of `bench.tables.result_table`, without real pairs.
-    gains : DataFrame
-        Those of `rows` that compare a source with chance, or with the real pairs beside it.
-    sources : tuple of str
-        The head, and the controls that were scored without real pairs.
     controls : list of dict
         Those of `rows` that compare the head with a control, without real pairs; see `judged`.
     settings : mapping
@@ -85,8 +81,6 @@ class Verdict:
     eval: str
     rows: pl.DataFrame
     cells: Mapping[str, Mapping[str, Any]]
-    gains: pl.DataFrame
-    sources: tuple[str, ...]
     controls: list[dict[str, Any]]
     settings: Mapping[str, Any]
     n_settings: int
@@ -261,7 +255,6 @@ def verdict(
     if direction != DIRECTION:
         found = f"{metric} of {direction} is {with_unit(metric, head['a'])}"
     found += f" {among(direction, head['gallery'])}"
-    scored = own.filter((pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0"))
     numbers = ""
     if controls:
         numbers = f": the head differs from {' and from '.join(map(_beside, controls))}"
@@ -277,11 +270,6 @@ def verdict(
         eval=evaluation,
         rows=own,
         cells={row["source"]: row for row in cells.iter_rows(named=True)},
-        gains=own.filter(
-            ((pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0"))
-            | ((pl.col("comparison") == "over-real") & (pl.col("n_pairs") != "0"))
-        ),
-        sources=tuple(source for source in NAMES if source in set(scored["source"])),
         controls=controls,
         settings=every[0],
         n_settings=len(every),
@@ -362,8 +350,8 @@ _POOLS = {"name": "names", "class": "classes", "caption": "captions", "image": "
 def _beside(row: Mapping[str, Any]) -> str:
     """Return how far the head is from one of its controls, in words."""
     return (
-        f"{NAMES[row['source']].lower()} by {signed_text(row['difference'])} points "
-        f"{interval_text(row['low'], row['high'])} ({standing(row)})"
+        f"{NAMES[row['source']].lower()} by "
+        f"{gain_text(row['difference'], row['low'], row['high'])} ({standing(row)})"
     )
 
 

@@ -18,7 +18,7 @@ from itertools import product
 from typing import Any
 
 from bench.runs import Run
-from bench.suites.demo import CONTROL_DRAWS, Pairs, demo_base, has_meaning, possible_pairs
+from bench.suites.demo import CONTROL_DRAWS, Pairs, demo_bases, has_meaning, possible_pairs
 from featstore.store.store import FeatureStore
 from fitters.methods import method_named
 
@@ -63,17 +63,17 @@ def control_runs(
     """
     for method in methods:
         method_named(method)
-    base = demo_base(store, "controls", limit=limit, dataset=dataset, label_set=label_set)
-    n_head = len(store.view(base.data.head_set))
+    made: list[Run] = []
+    for base in demo_bases(store, "controls", limit=limit, dataset=dataset, label_set=label_set):
+        n_head, images = len(store.view(base.data.head_set)), base.data.image_set
+        clusters = [n for n in CLUSTERS if 2 * n <= n_head]
+        sizes = [n for n in SIZES if n < n_head]
+        possible = possible_pairs(store, images, N_PAIRS, seeds=SEEDS, limits=(limit,))
+        made += [base, *_alone(base, methods or METHODS, clusters, sizes)]
+        if clusters:
+            within = clusters[min(1, len(clusters) - 1)]
+            made += _beside(base, methods or METHODS, within, possible)
     wanted = tuple(sources) or ("head", *BESIDE)
-    clusters = [n for n in CLUSTERS if 2 * n <= n_head]
-    sizes = [n for n in SIZES if n < n_head]
-    possible = possible_pairs(
-        store, base.data.image_set, N_PAIRS, seeds=SEEDS, limits=(base.protocol.limit,)
-    )
-    made = [base, *_alone(base, methods or METHODS, clusters, sizes)]
-    if clusters:
-        made += _beside(base, methods or METHODS, clusters[min(1, len(clusters) - 1)], possible)
     return [
         run
         for run in dict.fromkeys(made)

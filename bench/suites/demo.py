@@ -28,35 +28,12 @@ from bench.errors import ProtocolError
 from bench.protocol import held_out_split
 from bench.runs import IDENTITY, Protocol, Run
 from bench.statistics import ENOUGH_CONTROLS
-from featstore.errors import AlreadyFinishedError, listed
+from bench.suites.inventory import find_fits
+from featstore.errors import AlreadyFinishedError
 from featstore.identity import sha256_hex
-from featstore.store.store import FeatureStore, SetInfo
+from featstore.store.store import FeatureStore
 from featstore.testing import item_table, write_set
 from fitters.methods import METHODS, method_named
-
-
-def beside_fields(heads: Sequence[SetInfo], images: Sequence[SetInfo]) -> dict[str, Any]:
-    """Return the fields of a run that name further heads, and images by their encoders."""
-    both = tuple(map(pinned, heads)), tuple(map(pinned, images))
-    return dict(zip(("more_heads", "more_images"), both, strict=True)) if heads else {}
-
-
-def pinned(info: SetInfo) -> str:
-    """Return what names a set in its revision: ``key@revision``."""
-    return f"{info.key}@{info.commit.revision_id}"
-
-
-def set_fields(**sets: SetInfo | None) -> dict[str, str]:
-    """Return the fields of a run that name sets and their revisions, by role (image, name …).
-
-    A set that is None is left out.
-    """
-    found = {}
-    for role, info in sets.items():
-        if info is not None:
-            found[f"{role}_set"] = str(info.key)
-            found[f"{role}_revision"] = info.commit.revision_id
-    return found
 
 
 def has_meaning(method: str, protocol: Protocol, *, elsewhere: bool = False) -> bool:
@@ -81,148 +58,6 @@ def has_meaning(method: str, protocol: Protocol, *, elsewhere: bool = False) -> 
     if protocol.needs_pairs and not pairs:
         return False
     return not protocol.has_prototypes or spec.rows.texts != "raw"
-
-
-@dataclass(frozen=True)
-class SuiteSets:
-    """The sets of one image encoder and one text encoder; a dataset may have no captions.
-
-    Attributes
-    ----------
-    image, name, head, head_name : SetInfo
-    caption : SetInfo, optional
-    """
-
-    image: SetInfo
-    name: SetInfo
-    head: SetInfo
-    head_name: SetInfo
-    caption: SetInfo | None = None
-
-    def fields(self) -> dict[str, str]:
-        """Return the fields of a run that name these sets and their revisions."""
-        return set_fields(**vars(self))
-
-
-def find_sets(
-    store: FeatureStore, *, dataset: str | None = None, label_set: str | None = None
-) -> SuiteSets:
-    """Return the sets that fit together: a head with images of its space, texts of one space.
-
-    Parameters
-    ----------
-    store : FeatureStore
-    dataset : str, optional
-        Has images, class names and perhaps captions; if left out, the only one with images.
-    label_set : str, optional
-        Has head weights and class names; if left out, the only one with head weights.
-
-    Raises
-    ------
-    ProtocolError
-        If sets are missing, with the commands that make them, or if several image or text encoders
-        fit, with what there is to choose from.
-    """
-    infos = store.sets()
-    dataset = dataset or _only_dataset(infos, store, "image", "--dataset")
-    label_set = label_set or _only_dataset(infos, store, "head_weight", "--label-set")
-    images, names = _of(infos, dataset, "image"), _of(infos, dataset, "class_name")
-    heads, texts = _of(infos, label_set, "head_weight"), _of(infos, label_set, "class_name")
-    heads = _in_spaces(heads, images) if images else heads
-    texts = _in_spaces(texts, names) if names else texts
-    fitting = {
-        (dataset, "image"): _in_spaces(images, heads) if heads else images,
-        (dataset, "class_name"): names,
-        (label_set, "head_weight"): heads,
-        (label_set, "class_name"): texts,
-    }
-    lost = [where for where, found in fitting.items() if not found]
-    if lost:
-        image, text = (
-            found[0].encoder if found else usual
-            for found, usual in ((images or heads, IMAGES_BY), (names or texts, TEXTS_BY))
-        )
-        message = _lacking(store, lost, image, text)
-        others = sorted({info.key.dataset for info in infos if info.key.kind == "image"})
-        if others and dataset not in others:
-            message += f" For images that the store has, give --dataset: {listed(others, shown=8)}."
-        raise ProtocolError(message)
-    image_set, name, head, head_name = (_only(found, store, *at) for at, found in fitting.items())
-    captions = _in_spaces(_of(infos, dataset, "caption"), [name])
-    caption = _only(captions, store, dataset, "caption") if captions else None
-    return SuiteSets(image_set, name, head, head_name, caption)
-
-
-def find_scored(store: FeatureStore, *, dataset: str | None = None) -> dict[str, str]:
-    """Return the fields of a run that name images with their names and captions, without a head.
-
-    Parameters
-    ----------
-    store : FeatureStore
-    dataset : str, optional
-        If left out, the only one with images.
-
-    Raises
-    ------
-    ProtocolError
-        If there are no images, or several sets of a kind.
-    """
-    infos = store.sets()
-    dataset = dataset or _only_dataset(infos, store, "image", "--dataset")
-    kinds = {"image": "image", "name": "class_name", "caption": "caption"}
-    found = {role: _of(infos, dataset, kind) for role, kind in kinds.items()}
-    return set_fields(
-        **{role: _only(own, store, dataset, kinds[role]) for role, own in found.items() if own}
-    )
-
-
-#: Encoders that commands name where a store says none.
-IMAGES_BY, TEXTS_BY = "timm:tf_efficientnet_lite0.in1k", "st:all-MiniLM-L6-v2"
-
-
-def _lacking(store: FeatureStore, lost: Sequence[tuple[str, str]], image: str, text: str) -> str:
-    """Return what a store lacks, and the commands that make it."""
-    commands = [
-        f"`featstore extract manifests/{dataset} --kind {kind} --encoder "
-        f"{text if kind == 'class_name' else image} --store {store.address}`"
-        for dataset, kind in lost
-    ]
-    names = ", ".join(f"{dataset}/{kind}" for dataset, kind in lost)
-    return (
-        f"{store.address} has no {names} that fits its other sets (`featstore ls {store.address}` "
-        "lists them). Make what is missing from the manifests (`featstore manifests build` or "
-        f"`make`), with the same encoders: {'; '.join(commands)}."
-    )
-
-
-def _only_dataset(infos: list[SetInfo], store: FeatureStore, kind: str, option: str) -> str:
-    found = sorted({info.key.dataset for info in infos if info.key.kind == kind})
-    if len(found) == 1:
-        return found[0]
-    have = (
-        f"several datasets of kind {kind}: {listed(found, shown=8)}" if found else f"no {kind} set"
-    )
-    raise ProtocolError(f"{store.address} has {have}. Name one with {option}, or extract it.")
-
-
-def _of(infos: list[SetInfo], dataset: str, kind: str) -> list[SetInfo]:
-    return [info for info in infos if (info.key.dataset, info.key.kind) == (dataset, kind)]
-
-
-def _in_spaces(infos: list[SetInfo], others: list[SetInfo]) -> list[SetInfo]:
-    """Return the sets that lie in the space of one of the others."""
-    spaces = {info.commit.space_id for info in others}
-    return [info for info in infos if info.commit.space_id in spaces]
-
-
-def _only(found: list[SetInfo], store: FeatureStore, dataset: str, kind: str) -> SetInfo:
-    if len(found) == 1:
-        return found[0]
-    names = listed((str(info.key) for info in found), shown=8)
-    raise ProtocolError(
-        f"{store.address} has {len(found)} sets that could be {dataset}/{kind}: {names}. The "
-        "suite takes one image and one text encoder; keep each pair in its own store."
-    )
 
 
 Pairs = int | Literal["all"]
@@ -298,22 +133,24 @@ def demo_runs(
     Raises
     ------
     ProtocolError
-        If a set is missing or ambiguous, or `limit` leaves too little to split.
+        If a set is missing, or `limit` leaves too little to split.
     """
     wanted = _with(Plan(), methods, sources)
-    base = demo_base(store, wanted.suite, limit=limit, dataset=dataset, label_set=label_set)
-    return plan(store, base, wanted)
+    bases = demo_bases(store, wanted.suite, limit=limit, dataset=dataset, label_set=label_set)
+    return [run for base in bases for run in plan(store, base, wanted)]
 
 
-def demo_base(
+def demo_bases(
     store: FeatureStore,
     suite: str,
     *,
     limit: int | None = None,
     dataset: str | None = None,
     label_set: str | None = None,
-) -> Run:
+) -> list[Run]:
     """Return ConSE on all names, whose sets and fields are those of every run of a suite.
+
+    There is one for every image and text encoder of the store.
 
     Parameters
     ----------
@@ -325,7 +162,7 @@ def demo_base(
     Raises
     ------
     ProtocolError
-        If a set is missing or ambiguous, or nothing is left of the images.
+        If a set is missing, or nothing is left of the images.
     """
     if limit is not None and limit < 1:
         raise ProtocolError(f"--limit keeps at least one image; got {limit}.")
@@ -333,11 +170,9 @@ def demo_base(
     if dataset is None:
         dataset, label_set = "stamps", label_set or "imagenet1k"
         fields = {"locales": ("en",), "relevance": "class_id"}
-    sets = find_sets(store, dataset=dataset, label_set=label_set)
-    return Run.of(
-        suite=suite, task="zero_shot", method="conse", source="head", limit=limit, **fields,
-        **sets.fields(),
-    )  # fmt: skip
+    fields |= {"suite": suite, "task": "zero_shot", "method": "conse", "source": "head"}
+    fits = find_fits(store, dataset=dataset, label_set=label_set)
+    return [Run.of(limit=limit, **fields, **fit.fields()) for fit in fits]
 
 
 def _with(wanted: Plan, methods: Sequence[str], sources: Sequence[str]) -> Plan:
@@ -353,7 +188,7 @@ def _with(wanted: Plan, methods: Sequence[str], sources: Sequence[str]) -> Plan:
 
 
 def plan(store: FeatureStore, base: Run, wanted: Plan) -> list[Run]:
-    """Return both evaluations of `demo_base`; runs that share a fit follow one another."""
+    """Return both evaluations of `demo_bases`; runs that share a fit follow one another."""
     images, limit = base.data.image_set, base.protocol.limit
     possible = possible_pairs(store, images, wanted.n_pairs, seeds=wanted.seeds, limits=(limit,))
     wanted = replace(wanted, n_pairs=tuple(possible))
@@ -453,7 +288,7 @@ def smoke_runs(
     sources: Sequence[str] = (),
 ) -> list[Run]:
     """Return the runs of the smoke suite on the store of `create_smoke_store`; see `demo_runs`."""
-    base = demo_base(store, "smoke", limit=limit, dataset=DATASET, label_set=LABEL_SET)
+    (base,) = demo_bases(store, "smoke", limit=limit, dataset=DATASET, label_set=LABEL_SET)
     base = base.changed(locales=("en",), relevance="class_id")
     small = Plan("smoke", (0, 1), (8, "all"), control_draws=3, ranked={"kernel-ridge": (0, 8)})
     return plan(store, base, _with(small, methods, sources))

@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bench.cells import ARENA, Cell, read_cells, set_name
-from bench.comparisons import LEVEL, Comparison
+from bench.cells import Cell, read_cells, set_name
+from bench.comparisons import LEVEL, Claim
 from bench.errors import ProtocolError
 from bench.options import FewShot
 from bench.protocol import in_class_split, manifest_split
 from bench.runs import Protocol, Run
-from bench.statistics import ENOUGH_DRAWS, LARGEST_OVERLAP, proportion_interval
+from bench.statistics import ENOUGH_DRAWS, proportion_interval
 from bench.suites.demo import has_meaning
-from bench.suites.paper import Fit, Inventory
-from bench.tables import interval_text, p_text, signed_text
+from bench.suites.inventory import Fit, Inventory
+from bench.tables import gain_text, p_text
 from featstore.command_line import count
 from featstore.errors import listed
 from featstore.store.store import FeatureStore
@@ -239,7 +239,7 @@ CLAIMED, BASELINE = "proker", "class-means"
 
 
 @dataclass(frozen=True)
-class Claim:
+class Finding:
     """What few-shot results say of the learner that was named beforehand.
 
     Attributes
@@ -261,7 +261,7 @@ class Claim:
     sentence: str
 
 
-def few_shot_claim(root: Path, results: pl.DataFrame) -> Claim | None:
+def few_shot_claim(root: Path, results: pl.DataFrame) -> Finding | None:
     """Return what is shown of ProKeR beside class means; None without few-shot results.
 
     It is one comparison, so that nothing is corrected: paired, on the same shots and images, at
@@ -279,30 +279,33 @@ def few_shot_claim(root: Path, results: pl.DataFrame) -> Claim | None:
         title = names.get(row["learner"], f"the learner {row['learner']}")
         value = row["top-1"] if len({row["learner"] for _, row in found}) == 1 else None
         text = "Nothing is decided: ProKeR is compared with class means, and one was not run."
-        return Claim(title, row["shots"], value, row["gallery"], text)
+        return Finding(title, row["shots"], value, row["gallery"], text)
     setting = [key for key in both if key[:-1] == both[0][:-1]][-1]
     a, b = (cells[*setting, name] for name in names)
     (row,) = (row for cell, row in found if cell is a)
     clusters = np.unique(np.concatenate([a.clusters, b.clusters]))
-    pair = Comparison("a-b", a.on(clusters), b.on(clusters))
-    return Claim("ProKeR", row["shots"], row["top-1"], row["gallery"], _paired(pair))
+    claim = Claim("a-b", a.on(clusters), b.on(clusters), "top-1")
+    return Finding("ProKeR", row["shots"], row["top-1"], row["gallery"], _paired(claim))
 
 
-def _paired(pair: Comparison) -> str:
+#: What an interval is about where no claim is possible of new draws; see `Claim.limit`.
+_ABOUT = {
+    "draws": f", of which {ENOUGH_DRAWS} are needed",
+    "pool": ", for this pool of images only",
+}
+
+
+def _paired(claim: Claim) -> str:
     """Return whether side a is shown to differ from class means, with the numbers."""
-    if pair.seeds is None:
+    if claim.seeds is None:
         return "Nothing is decided: class means were not run on the same shots and images."
-    estimate, about = pair.estimate("top-1", 0.0), ""
-    if estimate.n_draws < ENOUGH_DRAWS:
-        about = f", of which {ENOUGH_DRAWS} are needed"
-    elif pair.is_about_this_pool or pair.overlap > LARGEST_OVERLAP:
-        about = ", for this pool of images only"
-    p, side = estimate.p_value(), "above" if estimate.mean > 0 else "below"
-    is_shown = p < LEVEL and not about
+    found, p, about = claim.estimate, claim.p or 0.0, _ABOUT.get(claim.limit, "")
+    said = "Whether it beats class means is open"
+    if p < LEVEL and not about:
+        said = f"It is {'above' if found.mean > 0 else 'below'} class means"
     return (
-        f"{f'It is {side} class means' if is_shown else 'Whether it beats class means is open'}: "
-        f"{signed_text(estimate.mean)} points {interval_text(*estimate.interval())}, "
-        f"p {p_text(p)}, {count(estimate.n_draws, 'draw')}{about}."
+        f"{said}: {gain_text(found.mean, *claim.interval)}, p {p_text(p)}, "
+        f"{count(found.n_draws, 'draw')}{about}."
     )
 
 
@@ -313,9 +316,8 @@ _SETTING = ("dataset", "images", "prototypes", "method", "shots")
 def _learners(root: Path, results: pl.DataFrame) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Yield the cell of every learner and setting, and its row of a table."""
     own = results.filter((pl.col("task") == "few_shot") & (pl.col("metric") == "top-1"))
-    for _, block in own.group_by(ARENA, maintain_order=True):
-        for cell in read_cells(root, block):
-            yield cell, _row(cell, block.filter(pl.col("run_id").is_in(cell.run_ids)))
+    for cell in read_cells(root, own):
+        yield cell, _row(cell, own.filter(pl.col("run_id").is_in(cell.run_ids)))
 
 
 def _row(cell: Cell, runs: pl.DataFrame) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from bench.options import FewShot, ModalityGap, Neighbours, Options, Retrieval
 from bench.runs import IDENTITY, Run
-from bench.suites.demo import pinned, set_fields
+from bench.suites.inventory import Fit, Inventory, Text, pinned
 from featstore.command_line import count
 from featstore.store.store import FeatureStore, SetInfo
 
@@ -35,8 +35,8 @@ RETRIEVAL = ("flickr30k", "coco")
 #: Labelled images of the classes that a head knows, for the cosine classifier.
 OWN_IMAGES = "imagenet1k"
 
-#: A variant of a class's name, and the template around it.
-Text = tuple[str, str]
+#: Every dataset of the paper that has images.
+_DATASETS = (OWN_IMAGES, *NINE, HAM, *RETRIEVAL)
 
 PLAIN: Text = ("name", "none")
 
@@ -53,124 +53,6 @@ TESTED_BY: tuple[Text, ...] = (("paper", "paper"), ("name", "photo"), PLAIN)
 
 #: What one pair a class is paired with: a caption, of a user's file, or else the plain name.
 PAIRED_WITH: tuple[Text, ...] = (("description", "d000"), PLAIN)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Sets that fit together: images, the head of their model, and texts of one encoder.
-
-    `text` are class names or captions of the images' dataset.
-    """
-
-    image: SetInfo
-    text: SetInfo | None = None
-    head: SetInfo | None = None
-    head_name: SetInfo | None = None
-
-    def fields(self) -> dict[str, str]:
-        """Return the fields of a run that name these sets and their revisions."""
-        captions = self.text is not None and self.text.key.kind == "caption"
-        return set_fields(
-            image=self.image, head=self.head, head_name=self.head_name,
-            **{"caption" if captions else "name": self.text},
-        )  # fmt: skip
-
-
-class Inventory:
-    """The sets of a store by dataset and kind.
-
-    Parameters
-    ----------
-    store : FeatureStore
-    limit : int, optional
-        Images kept of every set.
-    """
-
-    def __init__(self, store: FeatureStore, limit: int | None = None) -> None:
-        self.store, self.limit = store, limit
-        self._sets = store.sets()
-        self._texts: dict[str, frozenset[Text]] = {}
-
-    def of(self, dataset: str, kind: str) -> list[SetInfo]:
-        """Return the sets of a dataset and kind, one an encoder."""
-        return [i for i in self._sets if (i.key.dataset, i.key.kind) == (dataset, kind)]
-
-    def splits(self, info: SetInfo) -> set[str]:
-        """Return the splits that the items of a set name."""
-        column = self.store.view(str(info.key)).items.get_column("split", default=None)
-        return set() if column is None else set(column.drop_nulls())
-
-    def n_train(self, info: SetInfo) -> int:
-        """Return how many of the images that are kept of a set may be trained on."""
-        items = self.store.view(str(info.key)).items
-        return int(items.head(self.limit or items.height)["split"].is_in(TRAIN_SPLITS).sum())
-
-    def n_classes(self, info: SetInfo) -> int:
-        """Return how many classes the items of a set are of."""
-        return int(self.store.view(str(info.key)).items["class_id"].n_unique())
-
-    def texts(self, info: SetInfo, wanted: tuple[Text, ...], prefix: str = "") -> dict[str, Any]:
-        """Return the fields of a run that choose the first wanted text which a set of names has.
-
-        Parameters
-        ----------
-        prefix : str
-            Of the fields: "head_" or "pair_".
-
-        Returns
-        -------
-        dict
-            Empty if the set has none of them: the run takes what it usually does.
-        """
-        key = str(info.key)
-        if key not in self._texts:
-            rows = self.store.view(key).items.select("variant", "template_id").unique()
-            self._texts[key] = frozenset(rows.iter_rows())
-        for variant, template in wanted:
-            if (variant, template) in self._texts[key]:
-                return {f"{prefix}variants": (variant,), f"{prefix}templates": (template,)}
-        return {}
-
-    def datasets(self, kind: str) -> list[str]:
-        """Return the datasets and label sets that have a set of a kind, sorted."""
-        return sorted({info.key.dataset for info in self._sets if info.key.kind == kind})
-
-    def with_heads(
-        self, dataset: str, kind: str, label_sets: Sequence[str] | None = None
-    ) -> Iterator[Fit]:
-        """Yield images with texts of `kind` and every head of the store that fits both.
-
-        A head fits images of its own space, and texts where the names of its classes are in
-        their space.
-        """
-        for image, text in product(self.of(dataset, "image"), self.of(dataset, kind)):
-            spaces = image.commit.space_id, text.commit.space_id
-            for head, names in self.heads_and_names(label_sets):
-                if (head.commit.space_id, names.commit.space_id) == spaces:
-                    yield Fit(image, text, head, names)
-
-    def pairs(self, dataset: str, kind: str) -> Iterator[Fit]:
-        """Yield images and texts of the two towers of one model, such as CLIP's."""
-        for image, text in product(self.of(dataset, "image"), self.of(dataset, kind)):
-            pair = image.attributes["space"].get("pair")
-            if pair is not None and text.attributes["space"].get("pair") == pair:
-                yield Fit(image, text)
-
-    def heads_and_names(
-        self, label_sets: Sequence[str] | None = None
-    ) -> Iterator[tuple[SetInfo, SetInfo]]:
-        """Yield every head, or those of some label sets, with every set of names of its classes."""
-        for label_set in self.datasets("head_weight") if label_sets is None else label_sets:
-            yield from product(self.of(label_set, "head_weight"), self.of(label_set, "class_name"))
-
-    def in_space(self, kind: str, space_id: str, *datasets: str) -> SetInfo | None:
-        """Return a set of a kind in a space, of the first dataset that has one.
-
-        Without `datasets` of some dataset of the paper.
-        """
-        places = datasets or (OWN_IMAGES, *NINE, HAM, *RETRIEVAL)
-        sets = (info for dataset in places for info in self.of(dataset, kind))
-        return next((info for info in sets if info.commit.space_id == space_id), None)
 
 
 #: The models of the zero-shot figure, by the label set of their head.
@@ -488,7 +370,7 @@ def _heads(
             if kind == "class_name":
                 own: dict[str, Any] = have.texts(fit.text, TESTED_BY)
                 yield fit, _run(fit, task="zero_shot", eval=_where(have, fit), **own, **base)
-            elif have.n_train(fit.image):
+            elif have.n_train(fit.image, TRAIN_SPLITS):
                 own = {"options": Retrieval(captions=CAPTIONS)}
                 yield fit, _run(fit, task="retrieval", eval="split", **own, **base)
 
@@ -513,7 +395,7 @@ def _zero_shot(have: Inventory, datasets: Sequence[str] = NINE) -> Iterator[Run]
 def _with_images(have: Inventory) -> Iterator[tuple[Fit, Run]]:
     """Yield what `_heads` does on those of the nine that have images to train on."""
     for fit, base in _heads(have, NINE):
-        if base.protocol.eval == "split" and have.n_train(fit.image):
+        if base.protocol.eval == "split" and have.n_train(fit.image, TRAIN_SPLITS):
             yield fit, base
 
 
@@ -544,7 +426,7 @@ def _by_pairs(
     have: Inventory, fit: Fit, base: Run, images: SetInfo, captions: SetInfo
 ) -> Iterator[Run]:
     """Yield the runs of every method with and without weights, for every number of real pairs."""
-    n_train = have.n_train(images)
+    n_train = have.n_train(images, TRAIN_SPLITS)
     n_captions, n_images = (len(have.store.view(str(info.key))) for info in (captions, images))
     for own, seeds in _methods(fit, TRAINED_RETRIEVAL_SEEDS, RETRIEVAL_SEEDS):
         yield from _head_alone(base, own, seeds)
@@ -563,7 +445,7 @@ def _caption_pairs(have: Inventory) -> Iterator[Run]:
         assert fit.text is not None
         images = have.in_space("image", fit.image.commit.space_id, CAPTIONED)
         captions = have.in_space("caption", fit.text.commit.space_id, CAPTIONED)
-        if images is not None and captions is not None and have.n_train(images):
+        if images is not None and captions is not None and have.n_train(images, TRAIN_SPLITS):
             elsewhere = base.changed(pairs_from=(pinned(images), pinned(captions)))
             yield from _by_pairs(have, fit, elsewhere, images, captions)
 
@@ -622,7 +504,7 @@ def _few_shot(have: Inventory) -> Iterator[Run]:
 def _neighbours(have: Inventory) -> Iterator[Run]:
     """Mutual k-NN of head rows and the texts they are trained as, of class means and names."""
     for head, names in have.heads_and_names():
-        image = have.in_space("image", head.commit.space_id)
+        image = have.in_space("image", head.commit.space_id, *_DATASETS)
         if image is not None:
             k = _neighbour_counts(have.n_classes(names))
             if k:
@@ -652,7 +534,7 @@ def _neighbour_counts(n_classes: int) -> tuple[int, ...]:
 def _modality_gap(have: Inventory) -> Iterator[Run]:
     """Whether head rows and images can be separated."""
     for head, names in have.heads_and_names():
-        image = have.in_space("image", head.commit.space_id)
+        image = have.in_space("image", head.commit.space_id, *_DATASETS)
         if image is not None:
             fit = Fit(image, None, head, names)
             yield _run(

@@ -25,7 +25,7 @@ from fitters.methods import method_named
 if TYPE_CHECKING:
     import polars as pl
 
-    from bench.suites.demo import SuiteSets
+    from bench.suites.inventory import Fit
     from featstore.store.pairs import EmbeddingsView
     from featstore.store.store import FeatureStore, SetInfo
     from fitters.alignment import Alignment
@@ -74,7 +74,7 @@ class SetNames:
         featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
             If a set is not in the store, or several fit.
         """
-        from bench.suites.demo import beside_fields, set_fields
+        from bench.suites.inventory import beside_fields, set_fields
         from fitters.jobs import images_beside
 
         if bool(self.head) != bool(self.head_names):
@@ -117,7 +117,7 @@ def caption_fields(
     fitters.errors.SettingError
         If the store lacks the images of that data set in the space of these.
     """
-    from bench.suites.demo import pinned, set_fields
+    from bench.suites.inventory import pinned, set_fields
     from fitters.jobs import images_beside
 
     of_images: dict[str, Any] = {}
@@ -353,13 +353,13 @@ SWEEP: dict[str, Sequence[Any]] = {
 }
 
 
-def sweep_runs(store: FeatureStore, sets: SuiteSets, lists: Lists | None = None) -> list[Run]:
+def sweep_runs(store: FeatureStore, sets: Fit, lists: Lists | None = None) -> list[Run]:
     """Return the runs of a sweep; numbers of pairs that a split cannot give are left out.
 
     Parameters
     ----------
     store : FeatureStore
-    sets : SuiteSets
+    sets : Fit
     lists : mapping, optional
         Name of a field of a run → its values, where they are not those of `SWEEP`.
 

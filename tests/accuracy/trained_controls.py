@@ -38,7 +38,7 @@ from bench.execution import execute
 from bench.report.theme import INKS, SOURCE_STYLES
 from bench.runs import Run
 from bench.statistics import DrawSums, two_term
-from bench.suites.demo import demo_base
+from bench.suites.demo import demo_bases
 from bench.tables import interval_text, signed_text, value_text
 from featstore import open_store
 from fitters.trained.base import resolve
@@ -109,7 +109,7 @@ def main() -> int:
         FIGURE.write_bytes(draw(asked.data))
         return 0
     store = open_store(asked.store)
-    base = demo_base(store, "task").changed(eval="held-out")
+    base = demo_bases(store, "task")[0].changed(eval="held-out")
     measure(base, read_corpus(store, base), list(cells(range(asked.draws))), asked.data)
     return 0
 

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 
-import polars as pl
 import pytest
 
 from bench import read_results, run_all
@@ -82,7 +81,7 @@ def test_dry_run_says_what_it_would_do_and_writes_nothing(bench, tmp_path):
     assert not (tmp_path / "r").exists()
 
 
-def test_ls_and_frame(bench, smoke_results, tmp_path):
+def test_ls_and_rows(bench, smoke_results):
     code, out, _ = bench("ls", smoke_results)
     assert code == 0
     assert re.search(
@@ -91,15 +90,11 @@ def test_ls_and_frame(bench, smoke_results, tmp_path):
     (series,) = json.loads(bench("ls", smoke_results, "--json")[1])
     assert series["n_runs"] == 181
     rows = read_results(smoke_results)
-    code, out, _ = bench("frame", smoke_results, "--format", "csv")
+    code, out, _ = bench("table", smoke_results, "--part", "rows", "--format", "csv")
     assert code == 0
     assert len(list(csv.DictReader(io.StringIO(out)))) == rows.height
-    assert len(json.loads(bench("frame", smoke_results, "--json")[1])) == rows.height
-    assert bench("frame", smoke_results, "-o", tmp_path / "rows.parquet")[0] == 0
-    assert pl.read_parquet(tmp_path / "rows.parquet").equals(rows)
-    to_csv = ("frame", smoke_results, "-o", tmp_path / "rows.csv", "--suite", "smoke", "--json")
-    assert json.loads(bench(*to_csv)[1])["rows"] == rows.height
-    assert (tmp_path / "rows.csv").read_text() == out
+    told = json.loads(bench("table", smoke_results, "--part", "rows", "--json")[1])
+    assert len(told["rows"]) == rows.height
 
 
 def test_table_prints_results_then_gains(bench, smoke_results):
@@ -142,8 +137,8 @@ def test_table_formats(bench, smoke_results, form):
 
 
 @pytest.mark.parametrize("form", ["md", "latex"])
-def test_frame_formats(bench, smoke_results, form):
-    code, out, _ = bench("frame", smoke_results, "--format", form)
+def test_formats_of_rows(bench, smoke_results, form):
+    code, out, _ = bench("table", smoke_results, "--part", "rows", "--format", form)
     assert code == 0
     assert out.count("\n") >= read_results(smoke_results).height
     assert ("image\\_set" in out) == (form == "latex")
@@ -241,7 +236,6 @@ def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_p
         (["table", smoke_results, "--task", "few_shot"], "Known tasks: retrieval, zero_shot"),
         (["table", smoke_results, "--metrics", "accuracy"], "It has: MRR"),
         (["table", smoke_results, "--suite", "demo"], "Known suites: smoke"),
-        (["frame", smoke_results, "--suite", "demo"], "Known suites: smoke"),
         (["report", smoke_results, "--store", no, "-o", out], "does not exist"),
     ):  # fmt: skip
         code, printed, err = bench(*arguments)
@@ -293,9 +287,7 @@ def test_a_session_that_was_lost_is_recorded_and_a_damaged_one_stops_nothing(
     assert bench(*words)[0] == 0
 
 
-@pytest.mark.parametrize(
-    "command", ["run", "sweep", "score", "ls", "table", "compare", "report", "frame"]
-)
+@pytest.mark.parametrize("command", ["run", "sweep", "score", "ls", "table", "compare", "report"])
 def test_every_command_has_help_with_an_example(bench, command):
     code, out, _ = bench(command, "--help")
     assert code == 0

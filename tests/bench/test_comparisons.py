@@ -7,11 +7,11 @@ from polars.testing import assert_frame_equal
 from scipy import stats
 
 from bench import compare, read_results
-from bench.cells import ARENA, CELL, chance_and_gallery, read_cells
+from bench.cells import ARENA, CELL, chance_and_gallery, read_arenas, read_cells
 from bench.comparisons import (
     PAIRED_METRICS,
     SCHEMA,
-    Comparison,
+    Claim,
     bold_cells,
     compare_choices,
     primary_family,
@@ -154,7 +154,7 @@ def test_control_draws_on_every_split_are_ranked_by_their_means_over_splits(tmp_
     cells = read_cells(tmp_path, read_results(tmp_path))
     (control,) = (cell for cell in cells if cell.source == "random")
     variance = np.var(controls, ddof=1) / 19
-    assert Comparison("a-b", control, None).control_part("top-1") == pytest.approx((variance, 18))
+    assert Claim("a-b", control, None, "top-1").control_part() == pytest.approx((variance, 18))
 
 
 def test_a_control_drawn_once_has_no_test(tmp_path, rng):
@@ -286,6 +286,11 @@ def test_one_run_has_no_spread_and_nothing_is_no_base(tmp_path):
     assert row["relative"] is None
 
 
+def family(root, rows):
+    """The primary comparisons of rows of a results folder."""
+    return primary_family(rows, read_arenas(root, rows))
+
+
 def test_the_primary_family_is_named_beforehand_and_corrected_alone(written_study):
     found = run_compare(written_study)
     primary = found.filter(pl.col("family").is_not_null())
@@ -324,10 +329,10 @@ def test_a_family_of_more_than_twenty_and_a_sweep_have_nothing_primary(tmp_path,
                 write_ranks(tmp_path / "wide", run, ranks_with(rng, 12, 0.5))
     rows = read_results(tmp_path / "wide")
     assert compare(tmp_path / "wide", rows).filter(pl.col("comparison") == "over-parts").height > 20
-    assert primary_family(tmp_path / "wide", rows) == {}
+    assert family(tmp_path / "wide", rows) == {}
     few = rows.filter(pl.col("method").is_in(["ridge", "pls"]))
-    assert len(primary_family(tmp_path / "wide", few)) == 6
-    assert primary_family(tmp_path / "wide", few.with_columns(suite=pl.lit("sweep"))) == {}
+    assert len(family(tmp_path / "wide", few)) == 6
+    assert family(tmp_path / "wide", few.with_columns(suite=pl.lit("sweep"))) == {}
 
 
 @pytest.mark.parametrize(

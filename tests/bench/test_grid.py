@@ -14,7 +14,7 @@ from bench.execution import execute
 from bench.fits import SCORED, GivenRidge, fit_run, is_cell
 from bench.results import finished
 from bench.scoring import Scoring, split_of
-from bench.suites.demo import find_sets
+from bench.suites.inventory import find_sets
 from bench.suites.single import sweep_runs
 from featstore import open_store
 from fitters import Pairs

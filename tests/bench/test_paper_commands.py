@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from bench import read_results
 from bench.cli.main import cli as bench_cli
+from bench.suites.inventory import Inventory
 from bench.suites.paper import (
     COSINE_HEADS,
     EXPERIMENTS,
@@ -28,7 +29,6 @@ from bench.suites.paper import (
     PAIRED_WITH,
     PLAIN,
     TESTED_BY,
-    Inventory,
     paper_runs,
 )
 from bench.suites.published import published_numbers

@@ -16,7 +16,7 @@ import pytest
 
 from bench import run_all, write_report
 from bench.report.theme import INKS
-from bench.suites.demo import find_sets
+from bench.suites.inventory import find_sets
 from bench.suites.single import sweep_runs
 from featstore import open_store
 from fitters.aligners.ridge import RidgeAligner

@@ -1,5 +1,4 @@
 import re
-import struct
 
 import numpy as np
 import polars as pl
@@ -10,22 +9,15 @@ from hypothesis import strategies as st
 from bench import compare, read_results
 from bench.cells import whole_heads
 from bench.doses import SCHEMA, dose_table
-from bench.geometry import Example, Geometry, Side
-from bench.report.curves import mixing_figure, pairs_figure
 from bench.report.figures import (
-    PAPER,
     controls_figure,
-    head_rows_figure,
     headline_figure,
-    numbered,
-    paper_files,
+    mixing_figure,
+    pairs_figure,
 )
-from bench.report.theme import INKS, NARROW, TEXT, Figure, canvas, measured, spread, wrapped
+from bench.report.theme import INKS, end_labels, numbered
 from bench.tables import result_table, value_text
 from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
-
-#: Names that are no plain words: markup, another direction, no glyph in the typeface, no end.
-NAMES = ["<b>&amp;</b>", "שלום עולם", "寿司と刺身", "a name of " + 20 * "many words ", "$x_1$"]
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +55,6 @@ def mixing_rows(weights=(0.1, 1.0, 10.0), *, auto=0.5):
     return fixed, frame.filter(pl.col("mix") == "auto")
 
 
-def geometry(n=40):
-    cosines = np.linspace(0.9, -0.2, n)
-    ids = [f"c{i}" for i in range(n)]
-    side = Side(ids=ids, cosines=cosines.tolist(), other=[-0.1, 0.0, 0.2], area=0.875)
-    examples = [Example("c0", 0.9, 1, [("c0", 0.9), ("c1", 0.5), ("c2", 0.1)])]
-    return Geometry(penalty=0.3, head=side, images=side, examples=examples, nearest=[])
-
-
 def dose_rows():
     fields = dict.fromkeys(SCHEMA)
     return pl.DataFrame(
@@ -94,51 +78,8 @@ def figures(frames):
         "pairs": pairs_figure(table, comparisons, "ridge"),
         "mixing": mixing_figure(*mixing_rows()),
         "controls": controls_figure(whole_heads(rows), table, dose_rows(), evaluation="held-out"),
-        "strip": head_rows_figure(geometry(), lambda c: NAMES[int(c[1:]) % len(NAMES)]),
     }
     return dict(zip(every, numbered(every.values()), strict=True))
-
-
-def plain(text):
-    """A text with ordinary blanks."""
-    return text.replace("\N{NO-BREAK SPACE}", " ")
-
-
-def boxes(figure, width, text):
-    """Return the place of every text on a sheet in pixels, and the sheet's size."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.text import Text
-
-    with canvas(width, text) as sheet:
-        figure.draw(sheet)
-        surface = FigureCanvasAgg(sheet.figure)
-        renderer = surface.get_renderer()
-        sheet.figure.draw_without_rendering()
-        found = [
-            (one.get_text(), Text.get_window_extent(one, renderer))
-            for one in sheet.figure.findobj(Text)
-            if one.get_visible() and one.get_text()
-        ]
-        return found, sheet.figure.bbox
-
-
-@pytest.mark.filterwarnings("ignore:Glyph .* missing from font")
-@pytest.mark.parametrize(
-    ("width", "text"), [(None, TEXT), (NARROW, TEXT), (234.0, 8.0), (486.0, 8.0)]
-)
-@pytest.mark.parametrize("name", ["headline", "pairs", "mixing", "controls", "strip"])
-def test_no_text_is_cut_and_none_lies_on_another(figures, name, width, text):
-    figure = figures[name]
-    found, sheet = boxes(figure, width or figure.width, text)
-    assert len(found) > 8
-    for label, box in found:
-        inside = box.x0 > -1 and box.y0 > -1 and box.x1 < sheet.x1 + 1 and box.y1 < sheet.y1 + 1
-        assert inside, (label, box, sheet)
-    for place, (label, box) in enumerate(found):
-        for other, beside in found[:place]:
-            across = min(box.x1, beside.x1) - max(box.x0, beside.x0)
-            down = min(box.y1, beside.y1) - max(box.y0, beside.y0)
-            assert across < 1 or down < 0.3 * text, (label, other, box, beside)
 
 
 def test_the_headline_says_what_the_comparisons_say(frames, figures):
@@ -151,10 +92,10 @@ def test_the_headline_says_what_the_comparisons_say(frames, figures):
     for row in rows.iter_rows(named=True):
         value = value_text("top-1", row["a"])
         ends = ", ".join(f"{100 * (row['b'] + row[end]) + 0.0:.1f}" for end in ("low", "high"))
-        assert f" {value} [{ends.replace('-', '−')}]" in plain(figure.caption)
+        assert f" {value} [{ends.replace('-', '−')}]" in figure.caption
         assert f">{value}</text>" in figure.inline()
     ridge = rows.filter((pl.col("method") == "ridge") & (pl.col("source") == "head"))
-    assert f"Ridge on the head alone names {value_text('top-1', ridge['a'].item())} % of" in plain(
+    assert f"Ridge on the head alone names {value_text('top-1', ridge['a'].item())} % of" in (
         figure.title
     )
     assert figure.data["value"][:2].is_sorted(descending=True)
@@ -177,16 +118,15 @@ def test_the_curve_says_what_the_table_says(frames, figures):
         ).iter_rows(named=True)
     }
     for source, k, count in (("head", "0", 0), ("head", "all", 50), ("none", "16", 16)):
-        assert f"{value_text('top-1', cells[source, k])} at {count}" in plain(figure.caption)
+        assert f"{value_text('top-1', cells[source, k])} at {count}" in figure.caption
     gain = comparisons.filter(
         (pl.col("comparison") == "over-real") & (pl.col("source") == "head")
         & (pl.col("n_pairs") == "all") & (pl.col("metric") == "top-1")
     ).row(0, named=True)  # fmt: skip
     text = f"{value_text('top-1', gain['difference'])} points"
-    assert plain(figure.title).startswith(
+    assert figure.title.startswith(
         f"With 50 real pairs the head is {text} higher for this pool of pairs"
     )
-    assert f"+{text}" in figure.inline()
     assert pairs_figure(table, comparisons, "conse") is None
 
 
@@ -202,20 +142,16 @@ def test_a_title_claims_no_gain_that_is_not_there(frames, low, high, p, starts):
     _, table, comparisons = frames
     changed = comparisons.with_columns(low=pl.lit(low), high=pl.lit(high), p=pl.lit(p))
     figure = pairs_figure(table, changed, "ridge")
-    assert plain(figure.title).startswith(starts)
-    assert " points<" not in figure.svg()
+    assert figure.title.startswith(starts)
 
 
 def test_the_mixing_curve_shows_where_the_automatic_weight_lands():
     figure = mixing_figure(*mixing_rows(auto=0.55))
-    assert plain(figure.title) == (
+    assert figure.title == (
         "Mean top-1 of the automatic weight was at most 5.0 points below that of the best fixed "
         "one, among 20 names."
     )
-    assert "50 pairs: best fixed weight 60.0, automatic 55.0" in plain(figure.caption)
-    assert "Ticks below: the weight that each draw chose" in plain(figure.caption)
-    chosen = figure.data.filter(pl.col("line") == "automatic")["chosen"]
-    assert set(chosen) == {"0.5 1 1.5"}
+    assert "50 pairs: best fixed weight 60.0, automatic 55.0" in figure.caption
     alone = figure.data.filter(pl.col("line") == "head alone")["mean"]
     assert alone.to_list() == [pytest.approx(0.4)] * 2
     better = mixing_figure(*mixing_rows(auto=0.65))
@@ -246,7 +182,7 @@ def test_a_draw_of_a_control_is_one_whatever_splits_it_was_scored_on(tmp_path, r
     figure = controls_figure(rows, table, doses, evaluation="held-out")
     own = figure.data.filter(pl.col("source") == "random")["draw"].to_list()
     assert own == pytest.approx(sorted(hits.sum(axis=1) / 90))
-    assert "The best of 2 control draws" in plain(figure.title)
+    assert "The best of 2 control draws" in figure.title
 
 
 def test_doses_of_another_evaluation_are_not_drawn(tmp_path, rng):
@@ -256,17 +192,6 @@ def test_doses_of_another_evaluation_are_not_drawn(tmp_path, rng):
     rows = read_results(tmp_path)
     figure = controls_figure(rows, result_table(rows), dose_rows(), evaluation="all-names")
     assert set(figure.data["dose"]) == {""}
-
-
-def test_numbers_of_a_text_keep_their_digits():
-    def draw(sheet):
-        sheet.tall(10)
-        sheet.text(1, 1.23456, "0.001 and 0.125")
-
-    figure = Figure("kind", "title", "", "", pl.DataFrame(), draw)
-    for drawing in (figure.svg(), figure.inline()):
-        assert "0.001 and 0.125" in drawing
-        assert not re.search(r'[xy]="\d+\.\d{3}', drawing)
 
 
 def test_the_controls_say_which_draw_was_the_best(tmp_path, rng):
@@ -281,97 +206,54 @@ def test_the_controls_say_which_draw_was_the_best(tmp_path, rng):
     top = rows.filter(pl.col("metric") == "top-1")
     best = 100 * top.filter(pl.col("source") != "head")["value"].max()
     head = 100 * top.filter(pl.col("source") == "head")["value"].item()
-    assert plain(figure.title) == (
+    assert figure.title == (
         f"The best of 8 control draws names {best:.1f} % of images correctly among 20 names, the "
         f"head {head:.1f} %."
     )
-    assert f"Ridge: head {head:.1f} (1), random rows " in plain(figure.caption)
+    assert f"Ridge: head {head:.1f} (1), random rows " in figure.caption
     assert figure.data.filter(pl.col("source") == "random")["draw"].len() == 4
     alone = rows.filter(pl.col("source") == "head")
     assert controls_figure(alone, table, doses, evaluation="all-names") is None
 
 
-def test_the_strip_counts_rows_above_other_names(figures):
-    figure = figures["strip"]
-    share = np.mean(np.linspace(0.9, -0.2, 40) > 0.2)
-    assert plain(figure.title).startswith(f"{100 * share:.0f} % of the head's 40 rows are closer")
-    assert "in 87.5 % of pairs" in plain(figure.caption)
-    assert "5 to 95 %: −0.10 to 0.20" in plain(figure.caption)
-    assert figure.data["cosine"].is_sorted(descending=True)
-    assert "&lt;b&gt;&amp;amp;&lt;/b&gt;" in figure.inline()
-
-
 def test_a_figure_in_the_page_has_words_and_ids_of_its_own(figures):
     inline = figures["headline"].inline()
-    assert inline.count("<svg class=") == 2
     ids = re.findall(r' id="([^"]+)"', inline)
     assert len(ids) == len(set(ids))
     assert {name.split("-")[0] for name in ids} == {"headline"}
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', inline)) <= set(ids)
-    assert inline.count(f'</title><desc id="headline-wide-text">{figures["headline"].caption}')
-    for text in ("<style", "<metadata", "DejaVu", *(ink.placeholder for ink in INKS.values())):
+    assert f'</title><desc id="headline-text">{figures["headline"].caption}' in inline
+    for text in ("<style", "<metadata", *(ink.light for ink in INKS.values())):
         assert text not in inline
 
 
-def test_files_are_on_white_with_their_words_inside(figures):
+def test_files_have_their_words_inside(figures):
     figure = figures["headline"]
     files = figure.files()
     svg = files[".svg"].decode()
-    assert '<rect width="100%" height="100%" fill="#ffffff"/>' in svg
     assert INKS["head"].light in svg
-    assert not any(text in svg for text in ("var(--", *(i.placeholder for i in INKS.values())))
+    assert "var(--" not in svg
     lines = " ".join(re.findall(r">([^<]+)</text>", svg))
-    for text in (figure.title, figure.subtitle, f"Figure 1. {figure.caption}"):
+    for text in (figure.title, f"Figure 1. {figure.caption}"):
         assert text in lines
-    size = [float(x) for x in re.search(r'width="([\d.]+)" height="([\d.]+)"', svg).groups()]
     assert files[".png"][:8] == b"\x89PNG\r\n\x1a\n"
-    pixels = struct.unpack(">II", files[".png"][16:24])
-    assert pixels == tuple(pytest.approx(2.5 * length, abs=2) for length in size)
+    pdf = figure.pdf()
+    assert b"/FontFile2" in pdf
+    assert b"/Type3" not in pdf
+    assert b"CreationDate" not in pdf
     assert pl.read_csv(files[".csv"])["value"].to_list() == pytest.approx(
         figure.data["value"].to_list()
     )
 
 
-def test_a_paper_gets_pdfs_with_their_fonts_and_captions_that_latex_reads(figures):
-    figure = figures["headline"]
-    files = paper_files([figure])
-    assert set(files) == {
-        "headline_column.pdf", "headline_page.pdf", "captions.txt", "captions.tex",
-    }  # fmt: skip
-    for width, inches in PAPER.items():
-        pdf = files[f"headline_{width}.pdf"]
-        assert f"/MediaBox [ 0 0 {72 * inches:g} ".encode() in pdf
-        assert b"/FontFile2" in pdf
-        assert b"/Type3" not in pdf
-        assert b"CreationDate" not in pdf
-    assert files["headline_column.pdf"] == figure.pdf(3.25)
-    assert figure.caption in files["captions.txt"].decode()
-    latex = files["captions.tex"].decode()
-    assert r"\label{fig:headline}" in latex
-    assert r"image $\rightarrow$ name" in latex
-    assert r"95~\% intervals" in latex
-    commands = re.sub(r"\\(?:[a-z]+|[%_&#{}$])", "", re.sub(r"(?m)^%.*$", "", latex))
-    assert not re.search(r"[%_&#\\→−]", commands)
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=8))
+def test_labels_keep_order_and_distance(wanted):
+    from matplotlib.figure import Figure
 
-
-@given(st.lists(st.floats(-50, 50), min_size=1, max_size=8), st.floats(0.1, 5))
-def test_spread_keeps_order_and_distance(wanted, gap):
-    places = spread(wanted, gap)
-    order = np.argsort(wanted, kind="stable")
-    steps = np.diff(np.array(places)[order])
-    assert (steps > gap - 1e-9).all()
+    axes = Figure().subplots()
+    axes.set_ylim(-50, 50)
+    end_labels(axes, [(value, str(place), "head") for place, value in enumerate(wanted)])
+    places = [text.xyann[1] for text in axes.texts]
+    assert (np.diff(places) > 10 - 1e-6).all()
     # Least squares: the mean stays where it was.
-    assert np.mean(places) == pytest.approx(np.mean(wanted), abs=1e-9)
-    assert spread(places, gap) == pytest.approx(places)
-    bounded = spread(wanted, gap, 0.0, 100.0)
-    assert min(bounded) >= -1e-9
-    assert max(bounded) <= 100 + 1e-9
-    assert spread([], gap) == []
-
-
-@given(st.lists(st.text("abc%", min_size=1, max_size=9), min_size=1, max_size=20))
-def test_wrapped_lines_fit_and_lose_nothing(words):
-    text = " ".join(words)
-    lines = wrapped(text, 8.0)
-    assert " ".join(lines) == text
-    assert all(measured(line) <= 8.0 or " " not in line for line in lines)
+    assert np.mean(places) == pytest.approx(np.mean(wanted), abs=1e-6)

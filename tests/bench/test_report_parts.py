@@ -7,7 +7,7 @@ import pytest
 from bench import compare, read_results
 from bench.cells import CELL, method_title
 from bench.comparisons import bold_cells
-from bench.report.grids import choice_rows, gain_rows, grids
+from bench.report.grids import gain_rows, grids
 from bench.report.page import curves
 from bench.report.theme import INKS
 from bench.report.verdict import verdict
@@ -35,7 +35,7 @@ def test_a_part_of_a_head_is_no_answer_and_a_row_of_its_own(tmp_path, rng):
     comparisons, table = compare(tmp_path, rows), result_table(rows)
     found = verdict(comparisons, table)
     assert found.tone == "better"
-    assert found.sources == ("head", "random")
+    assert [row["source"] for row in found.controls] == ["random"]
     (grid,) = (one for one in grids(table) if one.direction == "image→name")
     assert {line.source for line in grid.lines} == {
         "", "head weights", "head weights (5 classes)", "head weights (none that the images have)",
@@ -161,17 +161,6 @@ def test_only_a_primary_gain_has_a_colour(written_study):
     bold = found.filter(pl.col("family").is_not_null())["bold"].to_list()
     assert [tone == "up" for tone in tones] == bold
     assert any(bold)
-
-
-def test_choices_are_summed_up_with_their_edges(written_study):
-    row = next(
-        r for r in choice_rows(read_results(written_study))
-        if (r["source"], r["pairs"]) == ("real + head weights", "16")
-    )  # fmt: skip
-    assert row["penalty_chosen"] == "0.6 (0.1 to 1)"
-    assert row["mix_chosen"] == "1"
-    assert row["edges"] == "penalty 1 of 10"
-    assert row["flat"] == "1 of 10"
 
 
 def test_every_method_has_a_title_and_a_curve(tmp_path):

@@ -141,7 +141,6 @@ def test_the_mean_is_the_plain_mean_of_the_scored_images():
 
 #: Functions of bench that cut into folds, and what.
 FOLDING = {
-    ("geometry.py", "_geometry"): "rows of a head, with their names",
     ("metrics/geometry.py", "linear_separability"): "rows of two sides, which have no class",
 }
 

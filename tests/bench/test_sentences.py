@@ -12,8 +12,7 @@ from bench.cli.main import cli
 from bench.comparisons import compare_choices
 from bench.evaluated import Results
 from bench.options import FewShot
-from bench.report.curves import pairs_figure
-from bench.report.figures import controls_figure, headline_figure
+from bench.report.figures import controls_figure, headline_figure, pairs_figure
 from bench.report.gallery import Words
 from bench.report.page import _findings, _of_method
 from bench.report.screen import Scene, Screen
@@ -66,8 +65,7 @@ class Planted:
         self.rows = read_results(root).with_columns(n_prototypes=pl.lit(100))
         self.table, self.comparisons = result_table(self.rows), compare(root, self.rows)
         self.found = verdict(self.comparisons, self.table)
-        command = "bench task zero_shot --store s -o r"
-        self.scene = Scene(self.found, self.rows, self.table, self.comparisons, "ImageNet", command)
+        self.scene = Scene(self.found, self.rows, self.table, "ImageNet")
 
     def _write(self, rng, source, k, seed, key, method="ridge"):
         evaluation = "held-out" if self.plan["splits"] else "all-names"
@@ -164,7 +162,7 @@ def test_no_sentence_claims_that_there_is_no_difference(planted):
         own.found.sentence, Screen((), scene.headline(), "", ()).finding,
         *(f"{doubt.answer} {doubt.detail}" for doubt in doubts),
         *_findings(own.comparisons, []).values(),
-        *_of_method("ridge", [], own.comparisons).values(), "" if curve is None else curve.title,
+        *_of_method("ridge", own.comparisons).values(), "" if curve is None else curve.title,
         summary(own.table).sentence, Results(own.root).verdict,
     ]  # fmt: skip
     for text in texts:

@@ -9,13 +9,13 @@ from bench.suites.controls import control_runs
 from bench.suites.demo import (
     Plan,
     create_smoke_store,
-    demo_base,
+    demo_bases,
     demo_runs,
-    find_sets,
     has_meaning,
     plan,
     smoke_runs,
 )
+from bench.suites.inventory import find_fits, find_sets
 from bench.suites.registry import SUITES, suite_named, with_lists
 from bench.suites.single import combinations, sweep_runs
 from featstore import open_store
@@ -27,7 +27,7 @@ from fitters.errors import UnknownMethodError
 def test_the_demo_is_the_protocol(smoke_store):
     """On a store of the demo's shape: the cells, seeds and numbers of pairs that were agreed."""
     opened = open_store(smoke_store)
-    base = demo_base(opened, "demo", dataset="smoke", label_set="smokehead")
+    (base,) = demo_bases(opened, "demo", dataset="smoke", label_set="smokehead")
     runs = plan(opened, base.changed(relevance="class_id"), Plan())
     all_names = [run for run in runs if run.protocol.eval == "all-names"]
     held_out = [run for run in runs if run.protocol.eval == "held-out"]
@@ -83,21 +83,33 @@ def test_a_store_without_the_sets_says_how_to_make_them(smoke_store):
     with pytest.raises(
         ProtocolError,
         match=(
-            r"no stamps/image, stamps/class_name, imagenet1k/head_weight, .*"
+            r"no stamps/image, imagenet1k/head_weight, stamps/class_name, .*"
             r"`featstore extract manifests/imagenet1k --kind head_weight --encoder timm:"
         ),
     ):
         demo_runs(open_store(smoke_store))
 
 
-def test_two_encoders_that_fit_are_ambiguous(tmp_path):
+def test_a_suite_takes_every_encoder_that_fits_a_head(tmp_path):
     create_smoke_store(tmp_path)
-    view = open_store(tmp_path).view("smoke/class_name/synthetic")
-    write_set(
-        tmp_path, view.numpy(), view.items, dataset="smoke", kind="class_name", encoder="other:text"
-    )
-    with pytest.raises(ProtocolError, match="2 sets that could be smoke/class_name"):
-        smoke_runs(open_store(tmp_path))
+    for dataset in ("smoke", "smokehead"):
+        view = open_store(tmp_path).view(f"{dataset}/class_name/synthetic")
+        write_set(
+            tmp_path, view.numpy(), view.items, dataset=dataset, kind="class_name",
+            encoder="other:text",
+        )  # fmt: skip
+        opened = open_store(tmp_path)
+        # Names that no head's names share a space with fit none.
+        assert len(find_fits(opened, dataset="smoke")) == 1 + (dataset == "smokehead")
+    runs = demo_runs(opened, dataset="smoke")
+    texts = {
+        (run.data.name_set.split("/")[2], run.data.head_name_set.split("/")[2]) for run in runs
+    }
+    assert sorted((a.split("-")[0], b.split("-")[0]) for a, b in texts) == [
+        ("other.text", "other.text"), ("synthetic.text", "synthetic.text"),
+    ]  # fmt: skip
+    with pytest.raises(ProtocolError, match="several sets that fit a head"):
+        find_sets(opened, dataset="smoke")
 
 
 def test_a_head_of_another_model_does_not_count(tmp_path):
@@ -288,7 +300,7 @@ def test_more_combinations_than_memory_holds_are_not_planned(smoke_store):
 
 
 def test_lists_leave_out_what_has_no_effect_on_a_source(smoke_store):
-    base = demo_base(open_store(smoke_store), "task", dataset="smoke")
+    (base,) = demo_bases(open_store(smoke_store), "task", dataset="smoke")
     lists = {
         "method": ("ridge",), "source": ("none", "head", "shuffled-within", "class-means"),
         "n_pairs": (0, 16), "eval": ("held-out",), "clusters": (10, 50), "head_size": (0, 20),

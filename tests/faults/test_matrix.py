@@ -52,7 +52,7 @@ TWICE = (
 
 @pytest.fixture(scope="module")
 def bed() -> Iterator[Bed]:
-    for package in ("timm", "h5py", "PIL", "jsonschema"):
+    for package in ("timm", "h5py", "PIL"):
         if find_spec(package) is None:
             pytest.skip(f"needs {package}: every command is typed, and so needs its extra")
     if compiler() is None:

@@ -28,7 +28,7 @@ PROGRAMS = dict(
 
 def _faults(group: Path) -> list[str]:
     """Return how a group departs from the convention: its schema, its array and its items."""
-    jsonschema = pytest.importorskip("jsonschema", reason="needs the extra `report`")
+    jsonschema = pytest.importorskip("jsonschema", reason="needs the extra `test`")
     attributes = json.loads((group / "zarr.json").read_text())["attributes"]
     schema = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
     found = [error.message for error in schema.iter_errors(attributes)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.corpus import read_corpus
-from bench.suites.demo import create_smoke_store, demo_base
+from bench.suites.demo import create_smoke_store, demo_bases
 from featstore import open_store
 from fitters import PRESETS
 from tests.accuracy import trained, trained_controls
@@ -48,7 +48,7 @@ def test_the_controls_of_a_trained_head_are_measured_once_and_paired_by_query(tm
     """A tiny run of the command on a store of the demo's shape, twice: the second fits nothing."""
     create_smoke_store(tmp_path / "store")
     store, data = open_store(tmp_path / "store"), tmp_path / "c.json"
-    base = demo_base(store, "task", dataset="smoke").changed(eval="held-out")
+    base = demo_bases(store, "task", dataset="smoke")[0].changed(eval="held-out")
     corpus = read_corpus(store, base)
     wanted = [
         Cell("paper-mlp", source, k, seed, "steps")
