@@ -176,7 +176,7 @@ def test_rows_are_handed_out_as_floats(view: EmbeddingsView, dtype: str) -> None
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
-def test_tensors_are_the_callers_and_cost_no_copy(
+def test_tensors_are_the_callers(
     tmp_path: Path, rng: np.random.Generator, dtype: str
 ) -> None:
     rows = rng.integers(0, 100, (12, 6)).astype(np.float64)
