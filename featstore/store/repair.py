@@ -33,7 +33,6 @@ from featstore.store.files import (
     json_bytes,
     read_regular,
 )
-from featstore.store.journal import end_claim
 from featstore.store.layout import (
     ArrayLayout,
     SetKey,
@@ -59,6 +58,7 @@ from featstore.store.records import (
     read_pointer,
 )
 from featstore.store.rows import RowSource
+from featstore.store.staging import end_claim
 from featstore.store.store import FeatureStore
 from featstore.store.tables import MAX_ITEM_BYTES
 from featstore.store.verify import Problem, verify_store
