@@ -53,10 +53,10 @@ from featstore.share.publish import (
 )
 from featstore.store.files import MAX_JSON_BYTES, json_bytes
 from featstore.store.gc import make_store, remove_set
-from featstore.store.journal import BlockRecord
 from featstore.store.layout import SetKey, SetSpec
 from featstore.store.lock import folder_lock
 from featstore.store.records import read_pointer
+from featstore.store.staging import BlockRecord
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import ItemFile
 from featstore.store.writer import SetWriter

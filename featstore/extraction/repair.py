@@ -51,12 +51,12 @@ from featstore.manifest.manifest import Manifest
 from featstore.options import take_options
 from featstore.store.catalog import resolve_set
 from featstore.store.files import MAX_METADATA_BYTES, read_json
-from featstore.store.journal import read_journal, settings_of
 from featstore.store.layout import SetKey
 from featstore.store.listing import Damage, find_damage, read_records
 from featstore.store.lock import claim_folders
 from featstore.store.records import read_commit
 from featstore.store.repair import rebuild_set
+from featstore.store.staging import read_journal, settings_of
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.verify import Problem, verify_store
 

@@ -37,11 +37,11 @@ from featstore.parallel import available_cores
 from featstore.store import BLOCK_ROWS
 from featstore.store.base import read_base
 from featstore.store.catalog import finished_sets
-from featstore.store.journal import read_journal, settings_of
 from featstore.store.layout import ArrayLayout, LayoutLimits, SetSpec, plan_array
 from featstore.store.lock import claim_folders
 from featstore.store.pairs import EmbeddingsView
 from featstore.store.records import read_commit, read_pointer
+from featstore.store.staging import read_journal, settings_of
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import ItemFile
 from featstore.store.writer import SetWriter, settle_set

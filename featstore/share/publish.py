@@ -51,7 +51,6 @@ from featstore.store.files import (
     same_file,
 )
 from featstore.store.gc import check_hash, make_store
-from featstore.store.journal import read_journal
 from featstore.store.layout import FORMAT, ArrayLayout, SetKey, group_metadata, shard_tail
 from featstore.store.listing import Listed, set_files
 from featstore.store.lock import Claim, claim_folders, claim_set, folder_lock
@@ -67,6 +66,7 @@ from featstore.store.records import (
     read_pointer,
     read_root,
 )
+from featstore.store.staging import read_journal
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES
 from featstore.store.writer import settle_claimed, settle_set

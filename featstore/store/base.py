@@ -17,7 +17,6 @@ import polars as pl
 from featstore.errors import AlreadyFinishedError, StoreWriteError
 from featstore.store.blocks import check_tail, layout_of
 from featstore.store.files import opened_as_it_is
-from featstore.store.journal import BlockRecord, Journal, plan_digest, read_journal
 from featstore.store.layout import (
     LIMITS,
     ArrayLayout,
@@ -31,7 +30,7 @@ from featstore.store.listing import find_damage, read_records
 from featstore.store.lock import Claim
 from featstore.store.records import Commit, key_of, read_commit, read_pointer
 from featstore.store.rows import CheckedRows, RowSource, open_rows
-from featstore.store.staging import StagedFiles
+from featstore.store.staging import BlockRecord, Journal, StagedFiles, plan_digest, read_journal
 from featstore.store.tables import failures_file, read_failures, read_items
 
 

@@ -27,7 +27,6 @@ from featstore.store.layout import (
     blank_value,
     to_bfloat16,
 )
-from featstore.store.mapping import writable
 from featstore.store.staging import N_THREADS, workers
 
 if TYPE_CHECKING:
@@ -242,8 +241,8 @@ def as_tensor(rows: np.ndarray, dtype: str) -> torch.Tensor:
     Parameters
     ----------
     rows : ndarray of shape (n, d)
-        As a `RowSource` reads them: the tensor is on their memory, or on that of `writable` rows,
-        since torch would write into read-only memory, which ends the process.
+        As a `RowSource` reads them: the tensor is on their memory, or on a copy of read-only rows,
+        since torch would write into them, which ends the process.
     dtype : str
         Stored dtype; ``"bfloat16"`` rows are uint16 bits.
     """
@@ -251,7 +250,7 @@ def as_tensor(rows: np.ndarray, dtype: str) -> torch.Tensor:
         import torch
 
     if not rows.flags.writeable:
-        rows = writable(rows)
+        rows = rows.copy()
     if dtype == "bfloat16":
         return torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(rows)

@@ -40,7 +40,6 @@ from featstore.store.files import (
     walk_store,
     write_file,
 )
-from featstore.store.journal import end_claim
 from featstore.store.layout import SetKey, group_metadata, is_component
 from featstore.store.listing import Listed, read_records, unlisted
 from featstore.store.lock import Claim, abandoned, claim_set, folder_lock, is_claimed
@@ -53,6 +52,7 @@ from featstore.store.records import (
     staging_of,
 )
 from featstore.store.repair import restore_array
+from featstore.store.staging import end_claim
 from featstore.store.store import open_store
 
 #: Seconds that litter is left alone by default.
@@ -151,12 +151,8 @@ class _Collection:
         if finished and staged:
             litter[staging] = "staging of a finished set"
         elif finished:
-            files = _files_of(self._root, directory)
-            paths = unlisted(self._root, key, files) if files else ()
-            litter = dict.fromkeys(paths, "no published revision lists it")
-        elif staged or all(
-            path.is_dir() and not path.is_symlink() for path in directory.rglob("*")
-        ):
+            litter = dict.fromkeys(_unlisted_of(self._root, directory), "no revision lists it")
+        elif staged or all(one.is_dir() and not one.is_symlink() for one in directory.rglob("*")):
             litter[directory] = "an extraction that was given up"
         old = self._note(litter)
         if not old or self._dry_run:
@@ -178,10 +174,8 @@ class _Collection:
                 claim.finish()
                 return []
             # Looked at again, now that nobody else can publish.
-            files = _files_of(self._root, directory)
-            for path in unlisted(self._root, key, files) if files else ():
-                if path in old:
-                    claim.discard(path)
+            for path in {*old}.intersection(_unlisted_of(self._root, directory)):
+                claim.discard(path)
             end_claim(claim)
         finally:
             claim.release()
@@ -205,32 +199,29 @@ def _files_of(root: Path, directory: Path) -> dict[str, Listed]:
     return {}
 
 
+def _unlisted_of(root: Path, directory: Path) -> list[Path]:
+    """Return the files of a finished set that no record lists."""
+    files = _files_of(root, directory)
+    return list(unlisted(root, key_of(directory), files)) if files else []
+
+
 def _unlisted_tables(root: Path, kind: Path, condemned: Collection[Path] = ()) -> list[Path]:
     """Return the tables of a kind that nothing lists, as far as anybody can say."""
-    there = list(kind.iterdir())
-    tables = [path for path in there if _TABLE.fullmatch(path.name)]
-    folders = [path for path in there if is_component(path.name) and path.is_dir()]
+    there = {path.relative_to(root).as_posix(): path for path in kind.iterdir()}
+    tables = {name for name, path in there.items() if _TABLE.fullmatch(path.name)}
+    folders = (path for path in there.values() if is_component(path.name) and path.is_dir())
     sets = [path for path in folders if path not in condemned and holds_files(path)]
-    if not sets or not tables:
-        return tables
-    files = [{} if staging_of(one).exists() else _files_of(root, one) for one in sets]
-    known, listed = all(files), {name for one in files for name in one}
-    shown = (read_catalog(root) or {}).get("thumbnails")
-    pictures = {path.relative_to(root).as_posix() for path in tables if _is_picture(path)}
-    if shown is not None and pictures & {*shown}:
+    listed: set[str] = set()
+    if sets:
+        files = [{} if staging_of(one).exists() else _files_of(root, one) for one in sets]
+        listed.update(*files)
+        pictures = {name for name in tables if "/thumbnails-" in name}
+        if not all(files):
+            listed |= tables - pictures
+        shown = {*(read_catalog(root) or {}).get("thumbnails", ())}
         # Where none of those that are listed is there, a writer had replaced them.
-        listed |= {*shown}
-    else:
-        listed |= pictures
-    return [
-        path
-        for path in tables
-        if path.relative_to(root).as_posix() not in listed and (known or _is_picture(path))
-    ]
-
-
-def _is_picture(path: Path) -> bool:
-    return path.name.startswith("thumbnails-")
+        listed |= shown if shown & pictures else pictures
+    return [there[name] for name in sorted(tables - listed)]
 
 
 def _linked(root: Path, path: Path) -> bool:

@@ -9,25 +9,21 @@ sees to (docs/store-format.md).
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import mmap
 import os
 import sys
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featstore.errors import FeatstoreError
 from featstore.store.files import OpenFile, opened
 from featstore.store.layout import DTYPES, ArrayLayout
 
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python has no name for it
-_MAP_NORESERVE = 0x4000 if sys.platform.startswith("linux") else 0
 _PROT_NONE = 0
 _WILLNEED = 3  # likewise
 _FAILED = ctypes.c_void_p(-1).value
@@ -43,18 +39,9 @@ class _Range:
     """Addresses that are given back when nothing refers to them any more.
 
     An ndarray made from it keeps it as its base, and so does every view of that ndarray.
-
-    Attributes
-    ----------
-    files : list of tuple
-        Device and number of each file that is mapped here.
-    map_again : callable
-        Maps the same files for a caller who may write into the memory.
     """
 
-    def __init__(self, size: int, map_again: Callable[[], np.ndarray]) -> None:
-        self.map_again = map_again
-        self.files: list[tuple[int, int]] = []
+    def __init__(self, size: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         # As the kernel does for large files: an aligned range can use huge pages.
         whole = size + (_HUGE if size >= _HUGE else 0)
@@ -64,20 +51,16 @@ class _Range:
         # Views may live until the very end of the process: the kernel frees the range then.
         self.release.atexit = False
 
-    def place(self, descriptor: int, offset: int, size: int, *, private: bool) -> None:
+    def place(self, descriptor: int, offset: int, size: int) -> None:
         """Map the first `size` bytes of a file at `offset` of the range."""
-        facts = os.fstat(descriptor)
-        self.files.append((facts.st_dev, facts.st_ino))
-        # Unwritten pages are those of the file: they take no memory of their own to be promised.
-        flags = mmap.MAP_PRIVATE | _MAP_NORESERVE if private else mmap.MAP_SHARED
-        protection = mmap.PROT_READ | (mmap.PROT_WRITE if private else 0)
-        _mmap(self.address + offset, size, protection, flags | _MAP_FIXED, descriptor)
+        flags = mmap.MAP_SHARED | _MAP_FIXED
+        _mmap(self.address + offset, size, mmap.PROT_READ, flags, descriptor)
 
-    def array(self, layout: ArrayLayout, *, private: bool) -> np.ndarray:
+    def array(self, layout: ArrayLayout) -> np.ndarray:
         """Return the range as an array of the layout's shape and dtype."""
         self.__array_interface__ = {
             "version": 3,
-            "data": (self.address, not private),
+            "data": (self.address, True),
             "shape": (layout.n, layout.dim),
             "typestr": DTYPES[layout.dtype].str,
         }
@@ -85,11 +68,7 @@ class _Range:
 
 
 def map_array(
-    directory: Path,
-    layout: ArrayLayout,
-    open_file: OpenFile | None = None,
-    *,
-    private: bool = False,
+    directory: Path, layout: ArrayLayout, open_file: OpenFile | None = None
 ) -> np.ndarray:
     """Map every data file of an array and return its (n, d) rows, read-only.
 
@@ -99,9 +78,6 @@ def map_array(
     ----------
     open_file : callable, optional
         Opens data files that lie elsewhere than in `directory`, and checks their sizes.
-    private : bool
-        The rows may be written to, which changes no file and nobody else's rows: pages are copied
-        as they are written.
 
     Raises
     ------
@@ -111,39 +87,18 @@ def map_array(
         If this system or this layout does not allow it.
     """
     check_mappable(layout)
-    again = functools.partial(map_array, directory, layout, open_file, private=True)
-    reserved = _Range(layout.n * layout.row_bytes, again)
+    reserved = _Range(layout.n * layout.row_bytes)
     open_file = open_file or opened
     try:
         for file in range(layout.n_files):
             rows = layout.file_rows(file)
             with open_file(directory, layout, file) as descriptor:
                 size = (rows.stop - rows.start) * layout.row_bytes
-                start = rows.start * layout.row_bytes
-                reserved.place(descriptor, start, size, private=private)
+                reserved.place(descriptor, rows.start * layout.row_bytes, size)
     except BaseException:
         reserved.release()
         raise
-    return reserved.array(layout, private=private)
-
-
-def writable(rows: np.ndarray) -> np.ndarray:
-    """Return consecutive read-only rows as an array that the caller may write into.
-
-    Rows of a mapped array are mapped once more, which costs no memory until they are written.
-    Others, and those whose files were replaced since, are copied.
-    """
-    base: Any = rows
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, _Range):
-        with contextlib.suppress(OSError, FeatstoreError):
-            whole: Any = base.map_again()
-            if whole.base.files == base.files:
-                first = (rows.ctypes.data - base.address) // rows.strides[0]
-                found: np.ndarray = whole[first : first + len(rows)]
-                return found
-    return rows.copy()
+    return reserved.array(layout)
 
 
 def check_mappable(layout: ArrayLayout) -> None:

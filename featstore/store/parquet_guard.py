@@ -39,68 +39,66 @@ _CELL_BYTES = 16
 #: Values that a footer may state, beside one for so many bytes of the file: each costs memory here.
 _MOST_VALUES, _VALUE_BYTES = 2**20, 64
 
+#: Bytes of the types of values that are skipped: booleans, bytes, floats; texts state theirs.
+_TEXT = 8
+_SKIPPED = {1: 0, 2: 0, 3: 1, 7: 8, _TEXT: 0}
+
 _MAGIC = b"PAR1"
 
 
-class _Thrift:
-    """The compact protocol of Thrift: a structure becomes a dict of field number -> value.
+def _structure(data: Any, position: int, n_bytes: int) -> tuple[dict[int, Any], int]:
+    """Return a structure of Thrift's compact protocol, field number -> value, and where it ends.
 
-    Texts are skipped. IndexError or RecursionError where the bytes are no structure.
+    Only whole numbers, lists and structures have a value. ValueError, IndexError or RecursionError
+    where the bytes are no structure.
     """
+    left = _MOST_VALUES + n_bytes // _VALUE_BYTES
 
-    def __init__(self, data: Any, position: int, n_bytes: int) -> None:
-        self._data = data
-        self._left = _MOST_VALUES + n_bytes // _VALUE_BYTES
-        self.position = position
-
-    def struct(self) -> dict[int, Any]:
-        """Return the structure at the position, and move behind it."""
-        fields: dict[int, Any] = {}
-        number = 0
-        while head := self._byte():
-            number = number + (head >> 4) if head >> 4 else self._integer()
-            fields[number] = self._value(head & 0x0F)
-        return fields
-
-    def _value(self, kind: int) -> Any:
-        self._left -= 1
-        if self._left < 0:
-            raise ValueError("its metadata states more values than a file of its size has")
-        if kind in (1, 2):
-            return kind == 1
-        if kind == 3:
-            return self._byte()
-        if kind in (4, 5, 6):
-            return self._integer()
-        if kind in (7, 8):
-            n_bytes = 8 if kind == 7 else self._varint()
-            self.position += n_bytes
-            return None
-        if kind in (9, 10):
-            head = self._byte()
-            size = head >> 4 if head >> 4 < 15 else self._varint()
-            return [self._value(head & 0x0F) for _ in range(size)]
-        if kind == 12:
-            return self.struct()
-        raise ValueError(f"its metadata has a value of unknown type {kind}")
-
-    def _integer(self) -> int:
-        value = self._varint()
-        return (value >> 1) ^ -(value & 1)
-
-    def _varint(self) -> int:
-        value = 0
-        for shift in range(0, 70, 7):
-            byte = self._byte()
-            value |= (byte & 0x7F) << shift
+    def varint() -> int:
+        nonlocal position
+        found = shift = 0
+        while shift < 70:
+            byte: int = data[position]
+            position += 1
+            found |= (byte & 0x7F) << shift
             if byte < 0x80:
-                return value
+                return found
+            shift += 7
         raise ValueError("its metadata has an integer of more than 64 bits")
 
-    def _byte(self) -> int:
-        byte: int = self._data[self.position]
-        self.position += 1
-        return byte
+    def value(kind: int) -> Any:
+        nonlocal left, position
+        left -= 1
+        if left < 0:
+            raise ValueError("its metadata states more values than a file of its size has")
+        if kind in (4, 5, 6):
+            number = varint()
+            return (number >> 1) ^ -(number & 1)
+        if kind == 12:
+            return structure()
+        if kind in (9, 10):
+            head = data[position]
+            position += 1
+            size = head >> 4 if head >> 4 < 15 else varint()
+            return [value(head & 0x0F) for _ in range(size)]
+        if kind not in _SKIPPED:
+            raise ValueError(f"its metadata has a value of unknown type {kind}")
+        n_skipped = varint() if kind == _TEXT else _SKIPPED[kind]
+        position += n_skipped
+        return None
+
+    def structure() -> dict[int, Any]:
+        nonlocal position
+        fields: dict[int, Any] = {}
+        number = 0
+        while head := data[position]:
+            position += 1
+            number = number + (head >> 4) if head >> 4 else value(4)
+            fields[number] = value(head & 0x0F)
+        position += 1
+        return fields
+
+    return structure(), position
 
 
 def table_bytes(table: pl.DataFrame, *, row_group_size: int | None = None) -> bytes:
@@ -210,7 +208,7 @@ def check_sizes(data: Any, *, rows: int | None = 0, pages: bool = True) -> None:
     if start < 4:
         raise ValueError(f"its footer of {length:,} bytes is longer than the file")
     try:
-        footer = _Thrift(data[start:-8], 0, len(data)).struct()
+        footer, _ = _structure(data[start:-8], 0, len(data))
         rows = _size(footer[3]) if rows is None else rows
         _allow(_unpacked_bytes(data, footer, pages=pages), len(data), rows)
     except (LookupError, TypeError, AttributeError, RecursionError) as err:
@@ -243,10 +241,9 @@ def _page_sizes(data: Any, chunk: Mapping[int, Any]) -> tuple[int, int]:
     end = position + _size(chunk[7])
     unpacked = values = 0
     while position < end:
-        reader = _Thrift(data, position, len(data))
-        page = reader.struct()
+        page, position = _structure(data, position, len(data))
         unpacked += _size(page[2])
-        position = reader.position + _size(page[3])
+        position += _size(page[3])
         # Pages of the first version and of the second; a page that says both counts as both.
         for head, encoding in ((page.get(5, {}), 2), (page.get(8, {}), 4)):
             values += _size(head.get(1, 0))

@@ -53,7 +53,6 @@ from featstore.store.files import (
 from featstore.store.layout import (
     DTYPES,
     FORMAT,
-    ArrayLayout,
     SetKey,
     check_component,
     is_component,
@@ -463,20 +462,6 @@ def belongs(key: SetKey, attributes: Mapping[str, Any], commit: Commit) -> bool:
         and (attributes["dataset"], attributes["kind"]) == (key.dataset, key.kind)
         and (attributes["space_id"], attributes["set_id"]) == (commit.space_id, commit.set_id)
     )
-
-
-def check_layout(layout: ArrayLayout, commit: Commit, *, where: Path) -> None:
-    """Raise CorruptStoreError unless the array's metadata has the shape that the commit says."""
-    if (layout.n, layout.dim, layout.dtype) != (commit.n, commit.dim, commit.dtype):
-        raise CorruptStoreError(
-            f"{where} has shape ({layout.n:,}, {layout.dim:,}) {layout.dtype}; its commit says "
-            f"({commit.n:,}, {commit.dim:,}) {commit.dtype}."
-        )
-    # A shard that is no whole number of blocks would put rows and blocks at odds.
-    if layout.shard_rows % layout.block_rows or layout.shard_rows > MAX_ROWS:
-        raise CorruptStoreError(
-            f"{where} has shards of {layout.shard_rows:,} rows, not whole blocks. It is not ours."
-        )
 
 
 def read_pointer(directory: Path) -> dict[str, Any] | None:

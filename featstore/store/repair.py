@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
-from featstore.errors import FeatstoreError
+from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.identity import SHORT, sha256_hex
 from featstore.store.blocks import check_tail, layout_of, proven, read_block
 from featstore.store.catalog import NAME as CATALOG
@@ -33,7 +33,6 @@ from featstore.store.files import (
     json_bytes,
     read_regular,
 )
-from featstore.store.journal import end_claim
 from featstore.store.layout import (
     ArrayLayout,
     SetKey,
@@ -59,14 +58,11 @@ from featstore.store.records import (
     read_pointer,
 )
 from featstore.store.rows import RowSource
+from featstore.store.staging import end_claim
 from featstore.store.store import FeatureStore
 from featstore.store.tables import MAX_ITEM_BYTES
 from featstore.store.verify import Problem, verify_store
 from featstore.store.writer import settle_set
-
-
-class BlockMissingError(Exception):
-    """A block could not be had, so its file stays as it is."""
 
 
 class RepairWriter:
@@ -107,13 +103,6 @@ class RepairWriter:
             self._claim.sync()
         self.written.append(path.relative_to(self.root).as_posix())
 
-    def write_proven(self, one: Listed, data: bytes) -> bool:
-        """Write a file if `data` is what its commit states; return whether it is."""
-        if facts_of(data) != dict(one.facts):
-            return False
-        self.write(self.root / one.path, [data])
-        return True
-
     def write_data(self, damage: Damage, file: int, source: Callable[[int], bytes | None]) -> bool:
         """Write a damaged data file: good blocks from itself, the others from `source`.
 
@@ -123,25 +112,16 @@ class RepairWriter:
             False if a block could not be had, or is not the one that the commit names. The
             file is then left as it is.
         """
-        layout, commit = damage.layout, damage.commit
+        layout, parts = damage.layout, []
         path = self.directory / "embedding" / layout.file_name(file)
-
-        def parts() -> Iterator[bytes]:
-            for block in layout.file_blocks(file):
-                bad = block in damage.files[file]
-                data = source(block) if bad else read_block(path, layout, block)
-                if data is None or commit.block_hash(data) != commit.blocks[block]:
-                    raise BlockMissingError
-                yield data
-            yield shard_tail(layout, file)
-
-        try:
-            if self._claim is None:
-                for _ in parts():
-                    pass
-            self.write(path, parts())
-        except BlockMissingError:
-            return False
+        for block in layout.file_blocks(file):
+            bad = block in damage.files[file]
+            data = source(block) if bad else read_block(path, layout, block)
+            right = None if data is None else proven(damage.commit, block, data)
+            if right is None:
+                return False
+            parts.append(right)
+        self.write(path, [*parts, shard_tail(layout, file)])
         return True
 
 
@@ -160,6 +140,8 @@ class SetCopy:
     ----------
     reasons : list of str
         What it could not give, and why.
+    attributes : dict
+        Of the set there, with its revisions.
 
     Raises
     ------
@@ -171,76 +153,53 @@ class SetCopy:
 
     def __init__(self, store: FeatureStore, key: SetKey) -> None:
         self.reasons: list[str] = []
+        self.attributes = store.info(str(key)).attributes
         self._store = store
         self._key = key
-        self._current = store.info(str(key))
-        self._layouts: dict[str, ArrayLayout | None] = {}
         self._arrays: dict[str, RowSource] = {}
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """The attributes of the set there, with its revisions."""
-        return self._current.attributes
 
     def commit(self, revision: str) -> Commit | None:
         """Return the commit of a revision, or None if the copy does not have it."""
         try:
             return self._store.info(str(self._key), revision=revision).commit
         except FeatstoreError as err:
-            self._note(str(err))
-            return None
+            self._note(err)
+        return None
 
     def file(self, one: Listed) -> bytes:
         """Return a file that a revision lists, of rows no; empty if the copy does not have it."""
         try:
-            if self._layout(one.commit) is not None:
+            if self.commit(one.commit.revision_id) is not None:
+                self._store.place.fetch(self._key, one.commit)
                 return read_regular(self._store.root / one.path, limit=MAX_ITEM_BYTES)
-        except (FeatstoreError, OSError):
-            self._note(f"{self._store.address} lacks {one.path}.")
+        except (FeatstoreError, OSError) as err:
+            self._note(err)
         return b""
 
     def block(self, commit: Commit, block: int) -> bytes | None:
-        """Return the rows of a block at a revision; None if the copy does not have them whole."""
-        layout = self._layout(commit)
-        if layout is None:
+        """Return the rows of a block at a revision; None if the copy does not have them."""
+        layout, identity = layout_of(commit), commit.revision_id
+        if layout is None or (identity not in self._arrays and self.commit(identity) is None):
             return None
         rows = layout.block_slice(block)
         try:
-            source = self._rows(commit, layout)
-            data = source.read(np.arange(rows.start, rows.stop))
+            if identity not in self._arrays:
+                self._arrays[identity] = self._store.place.rows(
+                    self._key, commit, layout, self._store.mode, damaged=True
+                )
+            data = self._arrays[identity].read(np.arange(rows.start, rows.stop)).tobytes()
+            if proven(commit, block, data) is not None:
+                return data
+            raise CorruptStoreError(
+                f"Rows {rows.start:,}-{rows.stop - 1:,} of {self._key} are damaged in "
+                f"{self._store.address}, too."
+            )
         except (FeatstoreError, OSError) as err:
-            self._note(str(err))
-            return None
-        right = proven(commit, block, data.reshape(-1).view(np.uint8))
-        if right is not None:
-            return right.tobytes()
-        self._note(
-            f"Rows {rows.start:,}-{rows.stop - 1:,} of {self._key} are damaged in "
-            f"{self._store.address}, too."
-        )
+            self._note(err)
         return None
 
-    def _rows(self, commit: Commit, layout: ArrayLayout) -> RowSource:
-        if commit.revision_id not in self._arrays:
-            self._arrays[commit.revision_id] = self._store.place.rows(
-                self._key, commit, layout, self._store.mode, damaged=True
-            )
-        return self._arrays[commit.revision_id]
-
-    def _layout(self, commit: Commit) -> ArrayLayout | None:
-        """Return how the array is cut, having fetched the small files; None without the commit."""
-        if commit.revision_id not in self._layouts:
-            found = layout_of(commit) if self.commit(commit.revision_id) is not None else None
-            try:
-                if found is not None:
-                    self._store.place.fetch(self._key, commit)
-            except FeatstoreError as err:
-                self._note(str(err))
-            self._layouts[commit.revision_id] = found
-        return self._layouts[commit.revision_id]
-
-    def _note(self, reason: str) -> None:
-        self.reasons += [] if reason in self.reasons else [reason]
+    def _note(self, err: Exception) -> None:
+        self.reasons += [str(err)] if str(err) not in self.reasons else []
 
 
 @dataclass
@@ -345,7 +304,8 @@ def _rebuild(
         )
         if data is None and copy is not None:
             data = copy.file(one)
-        writer.write_proven(one, data or b"")
+        if data is not None and facts_of(data) == dict(one.facts):
+            writer.write(root / one.path, [data])
     return _rebuild_data(writer, damage, copy)
 
 

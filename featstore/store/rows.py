@@ -55,22 +55,35 @@ class ForeseeingRows(RowSource, Protocol):
         """Take notice that all these rows will be read soon, some at a time."""
 
 
-class MemoryRows:
-    """Rows that are already in memory, such as class texts."""
+class _Rows:
+    """What readers share: how the array lies."""
 
-    def __init__(self, rows: np.ndarray) -> None:
-        self._rows = rows
+    def __init__(self, layout: ArrayLayout) -> None:
+        self._layout = layout
 
     @property
     def shape(self) -> tuple[int, int]:
         """Shape (n, d)."""
-        n, dim = self._rows.shape
-        return n, dim
+        return self._layout.n, self._layout.dim
 
     @property
     def dtype(self) -> str:
-        """Dtype of the rows."""
-        return str(self._rows.dtype)
+        """Stored dtype."""
+        return self._layout.dtype
+
+    def _new(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        if out is not None:
+            return out
+        return np.empty((rows.size, self._layout.dim), dtype=DTYPES[self._layout.dtype])
+
+
+class MemoryRows(_Rows):
+    """Rows that are already in memory, such as class texts."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        n, dim = rows.shape
+        super().__init__(ArrayLayout(n, dim, str(rows.dtype), n, 0))
+        self._rows = rows
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the rows of these numbers, in this order."""
@@ -208,29 +221,7 @@ def open_rows(
     return PreadRows(layout, directory, open_file or opened)
 
 
-class _FileRows:
-    """What the readers share: the layout of an array."""
-
-    def __init__(self, layout: ArrayLayout) -> None:
-        self._layout = layout
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Shape (n, d)."""
-        return self._layout.n, self._layout.dim
-
-    @property
-    def dtype(self) -> str:
-        """Stored dtype."""
-        return self._layout.dtype
-
-    def _new(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        if out is not None:
-            return out
-        return np.empty((rows.size, self._layout.dim), dtype=DTYPES[self._layout.dtype])
-
-
-class MappedRows(_FileRows):
+class MappedRows(_Rows):
     """Rows of one mapped address range; see `featstore.store.mapping`."""
 
     def __init__(self, layout: ArrayLayout, array: np.ndarray) -> None:
@@ -281,7 +272,7 @@ class MappedRows(_FileRows):
         return out
 
 
-class PreadRows(_FileRows):
+class PreadRows(_Rows):
     """Rows read from their files, near ones together, in the order of the files."""
 
     def __init__(self, layout: ArrayLayout, directory: Path, open_file: OpenFile) -> None:
@@ -376,7 +367,7 @@ Verify = Literal["never", "first-touch", "full"]
 VERIFY: tuple[str, ...] = get_args(Verify)
 
 
-class CheckedRows:
+class CheckedRows(_Rows):
     """A reader that hashes each block once, before any of its rows is served.
 
     Parameters
@@ -398,23 +389,13 @@ class CheckedRows:
         layout: ArrayLayout,
         commit: Commit,
     ) -> None:
+        super().__init__(layout)
         self._source = source
         self._failed = commit.failed_rows()
         self._directory = directory
-        self._layout = layout
         self._commit = commit
         self._unchecked = np.ones(layout.n_blocks, dtype=bool)
         self._lock = threading.Lock()
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Shape (n, d)."""
-        return self._source.shape
-
-    @property
-    def dtype(self) -> str:
-        """Stored dtype."""
-        return self._source.dtype
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the rows of these numbers once their blocks are checked.

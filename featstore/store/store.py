@@ -40,7 +40,7 @@ from featstore.store.files import (
     read_regular,
     same_file,
 )
-from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_array_metadata
+from featstore.store.layout import DTYPES, ArrayLayout, SetKey, check_component
 from featstore.store.pairs import EmbeddingsView
 from featstore.store.place import Place, open_place
 from featstore.store.records import (
@@ -48,7 +48,6 @@ from featstore.store.records import (
     Commit,
     StoreFormat,
     belongs,
-    check_layout,
     key_of,
     parse_root,
     pins_of,
@@ -120,20 +119,19 @@ class SetInfo:
 
 
 def read_layout(directory: Path, commit: Commit) -> ArrayLayout:
-    """Return the layout of an array, which must be the one that the commit implies.
+    """Return the layout of an array, which follows from the commit; its metadata must be that one.
 
     The metadata may already be that of a later revision, which has more rows of the same array.
     """
-    array = directory / "embedding"
-    if not same_file(array / "zarr.json", commit.metadata["embedding/zarr.json"]):
-        earlier = layout_of(commit)
-        if earlier is None or not has_grown_to(array, earlier):
-            raise _differs(array / "zarr.json")
-        return earlier
-    layout = parse_array_metadata(
-        read_json(array / "zarr.json"), where=str(array), block_rows=commit.block_rows
-    )
-    check_layout(layout, commit, where=array)
+    array, layout = directory / "embedding", layout_of(commit)
+    if layout is None:
+        raise CorruptStoreError(
+            f"{array} is not an array that featstore writes (plain or sharded chunks of "
+            f"{' or '.join(DTYPES)} without compressor). It was not opened."
+        )
+    same = same_file(array / "zarr.json", commit.metadata["embedding/zarr.json"])
+    if not same and not has_grown_to(array, layout):
+        raise _differs(array / "zarr.json")
     return layout
 
 

@@ -404,7 +404,7 @@ class Selection:
         )
 
     def torch(self, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Return all rows as a tensor, without a copy where that is possible.
+        """Return all rows as a tensor that the caller owns.
 
         Parameters
         ----------
@@ -414,9 +414,8 @@ class Selection:
         Returns
         -------
         torch.Tensor of shape (n, d)
-            Consecutive rows of a view without transforms, asked for in the dtype in which they
-            are stored (bfloat16 included), share the memory of the store's files until they are
-            written to: that changes the tensor, and neither the store nor any other view of it.
+            Bit for bit what is stored, where the view has no transforms and that dtype is asked
+            for, bfloat16 included. `torch_dataset` reads rows that are larger than memory.
         """
         name = str(self.dtype if dtype is None else dtype).removeprefix("torch.")
         self._check_dtype(name)

@@ -37,7 +37,6 @@ from featstore.store.files import (
     json_bytes,
     same_file,
 )
-from featstore.store.journal import BlockRecord, Journal, plan_digest, read_journal
 from featstore.store.layout import (
     LIMITS,
     ArrayLayout,
@@ -72,7 +71,14 @@ from featstore.store.records import (
     read_root,
     staging_of,
 )
-from featstore.store.staging import StagedFiles, run_beside
+from featstore.store.staging import (
+    BlockRecord,
+    Journal,
+    StagedFiles,
+    plan_digest,
+    read_journal,
+    run_beside,
+)
 from featstore.store.tables import ItemFile, where_equal
 
 
@@ -589,11 +595,7 @@ class SetWriter:
             self.root, self.key, self.layout, self._items, self._base,
         )  # fmt: skip
         directory, journal = self.directory, self._opened()[0]
-        attributes = self.spec.attributes(self._facts)
-        if base is not None and base.damaged and POINTER not in base.lost:
-            # A repair changes none that are known.
-            known = base.attributes
-            attributes = {n: known[n] for n in known if n not in ("revision", "history")}
+        attributes = self._attributes()
         with folder_lock(directory.parent):  # who takes out tables saw no claim, or waits
             _write(claim, directory.parent / items.name, items.data, items.facts)
         for name, data in small.items():
@@ -638,6 +640,13 @@ class SetWriter:
         write_catalog(root)
         claim.finish()
         return identity
+
+    def _attributes(self) -> dict[str, Any]:
+        """Return the set's attributes: a repair changes none that are known."""
+        if self._base is None or not self._base.damaged or POINTER in self._base.lost:
+            return self.spec.attributes(self._facts)
+        known = self._base.attributes
+        return {name: known[name] for name in known if name not in ("revision", "history")}
 
     def _small_files(
         self, bias: np.ndarray | None, golden: Mapping[str, Any] | None

@@ -415,13 +415,13 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '_NO_RESULT = ("checkpoint", "on_epoch", "device", "penalty")',
             ('tests/bench/test_runs.py::test_the_id_is_the_hash_of_what_is_not_at_its_default',)),
         Mutant(
-            'What was staged under another plan is dropped.', 'featstore/store/journal.py',
+            'What was staged under another plan is dropped.', 'featstore/store/staging.py',
             'if head.get("plan") != fresh["plan"]:', 'if not head.get("plan"):',
             ('tests/featstore/store/test_writer.py::test_another_plan_drops_what_is_staged',),
             quick=True),
         Mutant(
             'A staged block counts only if its bytes are those of its hash.',
-            'featstore/store/journal.py',
+            'featstore/store/staging.py',
             'if one.fits(read_block(block))}', 'if read_block(block) is not None}',
             ('tests/featstore/store/test_writer.py::test_a_flipped_staged_block_is_done_again',)),
         Mutant(
@@ -479,7 +479,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             'A table that a commit names is not litter.', 'featstore/store/gc.py',
-            'not in listed and (known or _is_picture(path))', 'not in listed',
+            '        if not all(files):', '        if not files:',
             ('tests/featstore/store/test_gc.py::test_items_of_old_commits_and_of_damaged_sets_stay',)
         ),
         Mutant(

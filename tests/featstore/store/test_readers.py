@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import resource
-import sys
 import tempfile
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from featstore.store import (
     plan_array,
 )
 from featstore.store.layout import shard_tail
-from featstore.store.mapping import MappingUnavailableError, map_array, writable
+from featstore.store.mapping import MappingUnavailableError, map_array
 from featstore.testing import item_table, write_set
 from tests.featstore.store.test_roundtrip import as_stored, some_rows
 
@@ -125,55 +123,6 @@ def test_one_read_only_array_without_copies(tmp_path: Path, rng: np.random.Gener
     assert across.tobytes() == data[400:2600].tobytes()
 
 
-def test_writable_rows_are_the_callers(tmp_path: Path, rng: np.random.Generator) -> None:
-    data = rng.standard_normal((3000, 32)).astype(np.float32)
-    layout = plan_array(3000, 32, "float32", LayoutLimits(**SHARDED))
-    _write_array(tmp_path, data, layout)
-    source = open_rows(tmp_path, layout, "map")
-    start = 400
-    found = source.read(np.arange(start, 2600))
-    mine = writable(found)
-    assert mine.tobytes() == found.tobytes()
-    mine *= 2
-    assert mine.tobytes() == (2 * data[start : start + len(mine)]).tobytes()
-    assert found.tobytes() == data[start : start + len(mine)].tobytes()
-    assert source.read(np.arange(3000)).tobytes() == data.tobytes()
-    for file in range(layout.n_files):
-        held = (tmp_path / layout.file_name(file)).read_bytes()
-        assert held.startswith(data[layout.file_rows(file)].tobytes())
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux promises none")
-def test_writable_rows_larger_than_memory_cost_none_until_written(tmp_path: Path) -> None:
-    layout = ArrayLayout(2**24, 1024, "float32", 4096, shard_rows=0)  # 64 GiB
-    (tmp_path / layout.file_name(0)).parent.mkdir(parents=True)
-    with (tmp_path / layout.file_name(0)).open("wb") as file:
-        file.truncate(2**36)
-    mine = writable(map_array(tmp_path, layout))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    mine[-1] = 1
-    assert mine[-2:].sum() == 1024
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**10  # KiB
-
-
-@pytest.mark.parametrize("how", ["removed", "replaced"])
-def test_writable_rows_are_those_that_were_opened(
-    tmp_path: Path, rng: np.random.Generator, how: str
-) -> None:
-    data = rng.standard_normal((3000, 32)).astype(np.float32)
-    layout = plan_array(3000, 32, "float32", LayoutLimits(**SHARDED))
-    _write_array(tmp_path, data, layout)
-    array = map_array(tmp_path, layout)
-    for file in range(layout.n_files):
-        (tmp_path / layout.file_name(file)).unlink()
-    if how == "replaced":
-        _write_array(tmp_path, data + 1, layout)
-    mine = writable(array[5:])
-    assert mine.tobytes() == data[5:].tobytes()
-    mine[:] = 0
-    assert array.tobytes() == data.tobytes()
-
-
 def test_addresses_are_given_back_with_the_last_view(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:
@@ -206,13 +155,11 @@ def test_a_failed_mapping_leaves_no_addresses(
     released = []
     real = mapping._Range.place
 
-    def place(
-        self: mapping._Range, descriptor: int, offset: int, size: int, *, private: bool
-    ) -> None:
+    def place(self: mapping._Range, descriptor: int, offset: int, size: int) -> None:
         if offset > 2 * layout.shard_rows * layout.row_bytes:
             released.append(self.release)
             raise MappingUnavailableError("no more maps")
-        real(self, descriptor, offset, size, private=private)
+        real(self, descriptor, offset, size)
 
     monkeypatch.setattr(mapping._Range, "place", place)
     with pytest.raises(MappingUnavailableError):

@@ -176,9 +176,7 @@ def test_rows_are_handed_out_as_floats(view: EmbeddingsView, dtype: str) -> None
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
-def test_tensors_are_the_callers_and_cost_no_copy(
-    tmp_path: Path, rng: np.random.Generator, dtype: str
-) -> None:
+def test_tensors_are_the_callers(tmp_path: Path, rng: np.random.Generator, dtype: str) -> None:
     rows = rng.integers(0, 100, (12, 6)).astype(np.float64)
     items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(12)])
     key = write_set(tmp_path, rows, items, dtype=dtype)
