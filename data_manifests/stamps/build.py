@@ -16,6 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
+from data_manifests.official.inspection import chosen_splits
 from data_manifests.plan import (
     BuildError,
     Built,
@@ -164,12 +165,7 @@ def plan(
         such split.
     """
     chosen = tuple(dict.fromkeys(locales)) or ("en",)
-    kept = tuple(split for split in SPLITS if splits is None or split in splits)
-    unknown = [split for split in splits or () if split not in SPLITS]
-    if unknown:
-        raise BuildError(
-            f"The stamps have no split {unknown[0]!r}. Their splits are {', '.join(SPLITS)}."
-        )
+    kept = chosen_splits({"image": dict.fromkeys(SPLITS)}, splits)
     root = find_source(source)
     stamps = select_stamps(root)
     check_locales(chosen, stamps)

@@ -189,7 +189,9 @@ class TorchEncoder(ABC):
     def __init__(self, name: str, options: EncoderOptions) -> None:
         self.name = name
         self._device = checked_device(options.device)
-        own = GPU_BATCH if self._device.type == "cuda" else self.own_batch_size
+        #: Whether several threads should encode, each the next batch: see `DeviceCopies`.
+        self.overlaps = self._device.type == "cuda"
+        own = GPU_BATCH if self.overlaps else self.own_batch_size
         self.batch_size = options.batch_size or own
         self._threads = options.threads
         self.precision = checked_precision(options.precision, self._device)
@@ -282,11 +284,6 @@ class TorchImageEncoder(TorchEncoder):
     own_batch_size = 32
     preprocessing: Preprocessing
     _copies: DeviceCopies
-
-    def __init__(self, name: str, options: EncoderOptions) -> None:
-        super().__init__(name, options)
-        #: Whether several threads should encode, each the next batch: see `DeviceCopies`.
-        self.overlaps = self._device.type == "cuda"
 
     @property
     def geometry(self) -> Geometry | None:

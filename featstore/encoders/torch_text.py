@@ -333,8 +333,6 @@ class TorchTextEncoder(TorchEncoder):
 
     def __init__(self, name: str, options: EncoderOptions) -> None:
         super().__init__(name, options)
-        #: Whether several threads should encode, each the next batch: see `DeviceCopies`.
-        self.overlaps = self._device.type == "cuda"
         self._copies = DeviceCopies(name, None, self._device)
 
     def _complete(

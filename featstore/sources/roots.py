@@ -14,6 +14,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import product
@@ -127,7 +128,7 @@ class LocalFile(OpenFile):
 class RemoteFile(OpenFile):
     """A file behind an address; of its blocks the last `KEPT` are held.
 
-    One thread fetches at a time: others want the same blocks as a rule.
+    A thread that wants a block which another one is fetching waits for that one.
 
     Parameters
     ----------
@@ -161,7 +162,7 @@ class RemoteFile(OpenFile):
         self._objects = objects
         self._name = name
         self._lock = threading.Lock()
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._blocks: OrderedDict[int, Future[bytes]] = OrderedDict()
         self._next, self._step = 0, 1
 
     def read_at(self, offset: int, n_bytes: int) -> bytes:
@@ -176,13 +177,7 @@ class RemoteFile(OpenFile):
         if offset >= end:
             return b""
         first, last = offset // BLOCK, (end - 1) // BLOCK
-        parts = []
-        with self._lock:
-            for number in range(first, last + 1):
-                if number not in self._blocks:
-                    self._fetch(number, last)
-                self._blocks.move_to_end(number)
-                parts.append(self._blocks[number])
+        parts = [self._block(number, last) for number in range(first, last + 1)]
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         return data[offset - first * BLOCK : end - first * BLOCK]
 
@@ -195,22 +190,51 @@ class RemoteFile(OpenFile):
         self._blocks.clear()
         super().close()
 
-    def _fetch(self, first: int, last: int) -> None:
-        """Fetch blocks from `first` on: more, the longer reading goes forwards."""
-        self._step = min(AHEAD, 2 * self._step) if first == self._next else 1
-        stop = min(first + max(self._step, min(AHEAD, last + 1 - first)), -(-self.size // BLOCK))
-        stop = next((number for number in range(first, stop) if number in self._blocks), stop)
-        start, end = first * BLOCK, min(stop * BLOCK, self.size)
-        buffer, number = bytearray(), first
-        for piece in self._objects.stream(self._name, start, end):
-            buffer += piece
-            while len(buffer) >= BLOCK or (buffer and start + len(buffer) == end):
-                self._blocks[number] = bytes(buffer[:BLOCK])
-                del buffer[:BLOCK]
-                number, start = number + 1, start + BLOCK
-        while len(self._blocks) > KEPT:
-            self._blocks.popitem(last=False)
-        self._next = stop
+    def _block(self, number: int, last: int) -> bytes:
+        with self._lock:
+            found = self._blocks.get(number)
+            run = [] if found else self._claim(number, last)
+            found = found or run[0]
+            self._blocks.move_to_end(number)
+        if run:
+            self._fetch(number, run)
+        return found.result()
+
+    def _claim(self, number: int, last: int) -> list[Future[bytes]]:
+        """Return the blocks to fetch from `number` on: more, the longer reading goes forwards."""
+        self._step = min(AHEAD, 2 * self._step) if number == self._next else 1
+        stop = min(max(last + 1, number + self._step), -(-self.size // BLOCK))
+        run: list[Future[bytes]] = []
+        while number < stop and number not in self._blocks:
+            self._blocks[number] = Future()
+            run.append(self._blocks[number])
+            number += 1
+        self._next = number
+        for old in [key for key, block in self._blocks.items() if block.done()]:
+            if len(self._blocks) <= KEPT:
+                break
+            del self._blocks[old]
+        return run
+
+    def _fetch(self, first: int, run: list[Future[bytes]]) -> None:
+        start, stop = first * BLOCK, min((first + len(run)) * BLOCK, self.size)
+        buffer, done = bytearray(), 0
+        try:
+            for piece in self._objects.stream(self._name, start, stop):
+                buffer += piece
+                start += len(piece)
+                while len(buffer) >= BLOCK or (buffer and start == stop):
+                    run[done].set_result(bytes(buffer[:BLOCK]))
+                    del buffer[:BLOCK]
+                    done += 1
+        except BaseException as err:
+            with self._lock:  # whoever wants them next asks again
+                for number in range(first + done, first + len(run)):
+                    self._blocks.pop(number, None)
+            for block in run[done:]:
+                block.set_exception(err)
+            if not isinstance(err, Exception):
+                raise
 
 
 class Root(ABC):
