@@ -203,19 +203,12 @@ def plan_spans(wanted: np.ndarray, layout: ArrayLayout, *, whole: bool) -> Itera
         Ask for whole files, since the server knows no ranges.
     """
     block_bytes = layout.block_rows * layout.row_bytes
-    reach = 1 + GAP_BYTES // block_bytes
+    reach = layout.n_blocks if whole else 1 + GAP_BYTES // block_bytes
     files = wanted // layout.blocks_per_file
     for file in np.unique(files).tolist():
-        blocks = wanted[files == file]
-        inside = layout.file_blocks(file)
-        if whole:
-            yield Span(file, inside.start, inside.stop - 1)
-            continue
-        breaks = np.flatnonzero(np.diff(blocks) > reach)
-        firsts = [int(blocks[0]), *blocks[breaks + 1].tolist()]
-        lasts = [*blocks[breaks].tolist(), int(blocks[-1])]
-        for first, last in zip(firsts, lasts, strict=True):
-            yield Span(file, first, last)
+        blocks = np.array(layout.file_blocks(file)) if whole else wanted[files == file]
+        for run in np.split(blocks, np.flatnonzero(np.diff(blocks) > reach) + 1):
+            yield Span(file, int(run[0]), int(run[-1]))
 
 
 #: Requests under way at once.

@@ -357,14 +357,8 @@ def copy_sets(
     for _ in range(ROUNDS):
         report = CopyReport()
         with open_objects(place).draft() as there:
-            sent = _send_sets(
-                opened, there, chosen, report, everything=not select, force=force,
-                progress=progress or (lambda _: None),
-            )  # fmt: skip
-            if there.page:
-                send_card(opened, there, licences or {})
-            if not select:
-                _send_signature(opened, there, report)
+            copying = _Copying(opened, there, report, force, progress or (lambda _: None))
+            sent = copying.send(chosen, everything=not select, licences=licences or {})
             # Whoever was slower looks at what the other has published, and decides anew.
             if there.publish(f"Publish {', '.join(sent) or 'nothing new'}"[:120]):
                 report.address = there.pinned() if there.is_atomic else ""
@@ -372,82 +366,91 @@ def copy_sets(
     raise RemoteStoreError(f"{target} changes all the time. Push again.")
 
 
-def _send_sets(
-    opened: FeatureStore,
-    place: Objects,
-    chosen: Sequence[Path],
-    report: CopyReport,
-    *,
-    everything: bool,
-    force: bool,
-    progress: Callable[[int], object],
-) -> list[str]:
-    """Send the sets of these folders and, with `everything`, the tags; return the sets sent."""
-    in_folder = isinstance(place, FolderObjects)
-    if not in_folder and bucket_format(place) is None:
-        make_bucket_store(place, StoreFormat(hash=opened.form.hash))
-    # In a folder the pointers say it, and what a kill left untidy there is tidied up.
-    current = {} if in_folder else bucket_catalog(place)["sets"]
-    published: dict[str, list[str]] = {}
-    for folder in chosen:
-        key = str(key_of(folder))
+@dataclass
+class _Copying:
+    """One attempt to bring sets, tags and signature of a store to another place."""
+
+    opened: FeatureStore
+    place: Objects
+    report: CopyReport
+    force: bool
+    progress: Callable[[int], object]
+    published: dict[str, list[str]] = field(default_factory=dict)
+
+    def send(
+        self, chosen: Sequence[Path], *, everything: bool, licences: Mapping[str, str]
+    ) -> list[str]:
+        """Send the sets of these folders and, with `everything`, what else the store holds.
+
+        Returns
+        -------
+        list of str
+            Keys of the sets that were sent.
+        """
+        in_folder = isinstance(self.place, FolderObjects)
+        if not in_folder and bucket_format(self.place) is None:
+            make_bucket_store(self.place, StoreFormat(hash=self.opened.form.hash))
+        # In a folder the pointers say it, and what a kill left untidy there is tidied up.
+        current = {} if in_folder else bucket_catalog(self.place)["sets"]
+        for folder in chosen:
+            key = str(key_of(folder))
+            try:
+                there: Relation = "same"
+                pointer = read_pointer(folder) or {"revision": ""}
+                self.published[key] = [pointer["revision"], *pointer.get("history", [])]
+                if pointer["revision"] != current.get(key):
+                    source = SetSource(self.opened, self.opened.info(key))
+                    there = publish(self.place, source, force=self.force, progress=self.progress)
+            except FeatstoreError as err:
+                self.report.failed[key] = str(err)
+                self.place.undo()
+                continue
+            # The cache may drop the files of one remote set for those of the next.
+            self.place.keep(arrived=self.opened.place.is_remote)
+            self.report.sets[key] = there
+        if everything:
+            self._send_tags()
+        pictures = send_thumbnails(self.opened, self.place, sorted(self.report.sets))
+        here = [key for key, there in self.report.sets.items() if there != "newer"]
+        if not in_folder:
+            new = [key for key in here if current.get(key) != self.published[key][0]]
+            update_catalog(self.place, new, thumbnails=pictures)
+        if self.place.page:
+            send_card(self.opened, self.place, licences)
+        if everything:
+            self._send_signature()
+        return [key for key in here if self.report.sets[key] != "same"]
+
+    def _send_tags(self) -> None:
+        """Send the tags of which the target has every set at the revision that they name."""
+        for name in self.opened.tags():
+            try:
+                tag = self.opened.tag(name)
+                if all(key in self.report.sets and tag[key] in self.published[key] for key in tag):
+                    send_tag(self.place, name, tag)
+            except FeatstoreError as err:
+                self.report.failed[tag_file(name)] = str(err)
+
+    def _send_signature(self) -> None:
+        """Send the signature to a copy that lists the very sets and tags that the store lists."""
         try:
-            there: Relation = "same"
-            pointer = read_pointer(folder) or {"revision": ""}
-            published[key] = [pointer["revision"], *pointer.get("history", [])]
-            if pointer["revision"] != current.get(key):
-                source = SetSource(opened, opened.info(key))
-                there = publish(place, source, force=force, progress=progress)
+            self.opened.place.refresh(SIGNATURE)
+            signature = read_signature(self.opened.root, where=self.opened.address)
         except FeatstoreError as err:
-            report.failed[key] = str(err)
-            place.undo()
-            continue
-        # The cache may drop the files of one remote set for those of the next.
-        place.keep(arrived=opened.place.is_remote)
-        report.sets[key] = there
-    if everything:
-        _send_tags(opened, place, report, published)
-    pictures = send_thumbnails(opened, place, sorted(report.sets))
-    here = [key for key, there in report.sets.items() if there != "newer"]
-    if not in_folder:
-        new = [key for key in here if current.get(key) != published[key][0]]
-        update_catalog(place, new, thumbnails=pictures)
-    return [key for key in here if report.sets[key] != "same"]
-
-
-def _send_tags(
-    opened: FeatureStore, place: Objects, report: CopyReport, published: Mapping[str, list[str]]
-) -> None:
-    """Send the tags of which the target has every set at the revision that they name."""
-    for name in opened.tags():
-        try:
-            tag = opened.tag(name)
-            if all(key in report.sets and tag[key] in published[key] for key in tag):
-                send_tag(place, name, tag)
-        except FeatstoreError as err:
-            report.failed[tag_file(name)] = str(err)
-
-
-def _send_signature(opened: FeatureStore, place: Objects, report: CopyReport) -> None:
-    """Send the signature of a store to a copy that lists the very sets and tags that it lists."""
-    try:
-        opened.place.refresh(SIGNATURE)
-        signature = read_signature(opened.root, where=opened.address)
-    except FeatstoreError as err:
-        report.failed[SIGNATURE] = str(err)
-        return
-    if signature is None:
-        return
-    there, where = None, f"{place.address}/{SIGNATURE}"
-    with contextlib.suppress(SignatureError, CorruptStoreError):  # a damaged one is replaced
-        document, _ = read_record(place, SIGNATURE)
-        there = None if document is None else Signature.parse(document, where=where)
-    theirs, mine = bucket_catalog(place), read_catalog(opened.root) or {}
-    same = all(mine.get(name) == theirs.get(name) for name in ("sets", "tags"))
-    # That of another key stays: whose signature a store carries, its owner says.
-    own = there is None or there.public_key == signature.public_key
-    if same and own and (there is None or there.counter < signature.counter):
-        place.put(SIGNATURE, json_bytes(signature.document()))
+            self.report.failed[SIGNATURE] = str(err)
+            return
+        if signature is None:
+            return
+        there, where = None, f"{self.place.address}/{SIGNATURE}"
+        with contextlib.suppress(SignatureError, CorruptStoreError):  # a damaged one is replaced
+            document, _ = read_record(self.place, SIGNATURE)
+            there = None if document is None else Signature.parse(document, where=where)
+        theirs, mine = bucket_catalog(self.place), read_catalog(self.opened.root) or {}
+        same = all(mine.get(name) == theirs.get(name) for name in ("sets", "tags"))
+        # That of another key stays: whose signature a store carries, its owner says.
+        own = there is None or there.public_key == signature.public_key
+        if same and own and (there is None or there.counter < signature.counter):
+            self.place.put(SIGNATURE, json_bytes(signature.document()))
 
 
 def bucket_catalog(objects: Objects) -> dict[str, Any]:
