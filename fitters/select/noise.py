@@ -155,7 +155,7 @@ class HeldOutPairs:
 
 ROUNDING = 1e-10
 """A prediction this short beside the longest image is 0, and ties with everything: a narrow kernel
-of few pairs leaves it no more digits than a sum rounds away, and its rank would be that of noise."""
+of few pairs leaves it no more digits than a sum rounds away, and its rank would be noise."""
 
 
 def cross_validate_kernel(

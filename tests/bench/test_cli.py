@@ -287,7 +287,7 @@ def test_a_session_that_was_lost_is_recorded_and_a_damaged_one_stops_nothing(
     assert bench(*words)[0] == 0
 
 
-@pytest.mark.parametrize("command", ["run", "sweep", "score", "ls", "table", "compare", "report"])
+@pytest.mark.parametrize("command", ["run", "sweep", "ls", "table", "compare", "report"])
 def test_every_command_has_help_with_an_example(bench, command):
     code, out, _ = bench(command, "--help")
     assert code == 0

@@ -15,7 +15,6 @@ NEEDED = {
     "run": "--suite demo --store nowhere -o r",
     "task": "zero_shot --store nowhere -o r --images a --names b "
     "--method ridge,csa,kernel-ridge,procrustes,asif,conse,paper-mlp",
-    "score": "nowhere --store nowhere --images a --names b",
     "sweep": "--store nowhere -o r",
 }
 

@@ -28,7 +28,6 @@ LINES = {
     "fit": ["fit", "METHOD", "--store", "none", "--x", X, "--y", Y, "--head", HEAD,
             "--head-names", NAMES, "-o", "out"],
     "apply": ["apply", "none", "--store", "none", "--view", X, "--near", Y],
-    "cache gc": ["cache", "gc"],
 }  # fmt: skip
 
 WRONG = ["nan", "inf", "-inf", "-1", "1e300", "1" + "0" * 300, "9" * 5000, "", "1,2", "[]", "one"]

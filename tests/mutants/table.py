@@ -359,6 +359,15 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '        alone = counts[codes] == 1', '        alone = counts[codes] >= 1',
             ('tests/fitters/test_prototypes.py::test_duplicates_are_dropped_or_merged',)),
         Mutant(
+            'What is kept is kept by all arguments.', 'fitters/kept.py',
+            'key = function, *map(_part, args), *named',
+            'key = function, *map(_part, args[:2]), *named',
+            ('tests/bench/test_grid.py::test_runs_in_any_order_give_what_each_gives_alone',)),
+        Mutant(
+            'What is kept is kept by its options too.', 'fitters/kept.py',
+            'key = function, *map(_part, args), *named', 'key = function, *map(_part, args)',
+            ('tests/bench/test_grid.py::test_runs_in_any_order_give_what_each_gives_alone',)),
+        Mutant(
             'A caption weighs as its image has few or many.', 'bench/fits.py',
             '        weight=1.0 / counts[owners],', '        weight=None,',
             ('tests/bench/test_fits.py::test_captions_of_an_image_share_its_mass',)),
