@@ -37,7 +37,7 @@ from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, HEAD_ROWS, PAIR_CONTROLS
-from fitters.select.grid import Choice
+from fitters.select.grid import Axis, Choice
 from fitters.select.held_out import Both, LinearFits, Seen, Source
 from fitters.settings import FitConfig, Preparation
 from fitters.sources import Sources, prepare
@@ -102,6 +102,73 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     if run.fit.method == IDENTITY:
         facts = {"n_images_fitted": 0, "n_prototypes": 0, "image_mean": "none"}
         return Fitted(Identity(), {**facts, "n_pool": n_pool(run, corpus, split)})
+    parts = parts_of(run, corpus, split)
+    prototypes, real, centre = parts.prototypes, parts.real, parts.centre
+    method, config = METHODS[run.fit.method], run.fit
+    rows = method.rows.centred(config.centre).images
+
+    def fitted(data: Sources[Pairs] | None = None) -> Alignment:
+        data = data or method.sources(
+            config, prototypes=prototypes, real=real, image_mean=centre.mean, bias=parts.bias,
+            blocks=corpus.blocks,
+        )  # fmt: skip
+        rng = choice_rng(run.seed)
+        return fit(config, data, rng=rng, grid=parts.grid, chosen=parts.chosen)
+
+    alignment: Alignment | GivenRidge
+    if is_cell(run):
+        data = _prepared(method.rows, corpus.blocks, centre, prototypes, real)
+        given = issubclass(method.cls, RidgeAligner) and "penalty" in method.options
+        alignment = GivenRidge(data, config, partial(fitted, data)) if given else fitted(data)
+    elif method.fitted_on == "training" and rows == "unit" and (not real or corpus.pairs):
+        # It uses no image of the data set that is scored: a suite that scores one head on many
+        # data sets trains it once, and not for minutes each.
+        sources = (
+            (own.x, own.y, own.row_groups, own.row_weight) if own is not None else (None,)
+            for own in (prototypes, real)
+        )
+        by = repr(config), run.seed, parts.bias, *chain.from_iterable(sources)
+        alignment = remember(fitted, "trained", *by)
+    else:
+        alignment = fitted()
+    facts = {
+        "n_images_fitted": len(parts.images),
+        "n_pool": n_pool(run, corpus, split),
+        "n_prototypes": 0 if prototypes is None else prototypes.n,
+        "own_names": own_names(run, corpus),
+        "image_mean": centre.source if rows == "centred" else "none",
+        **_choice_columns(alignment.facts["choice"]),
+    }
+    return Fitted(alignment, facts)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a run is fitted on, and how its settings are chosen.
+
+    Attributes
+    ----------
+    images : int64 array
+        Training images.
+    real, prototypes : Pairs, optional
+    bias : array, optional
+        Of the head.
+    centre : Centre
+    grid, chosen
+        As of `fitters.alignment.fit`.
+    """
+
+    images: NDArray[np.int64]
+    real: Pairs | None
+    prototypes: Pairs | None
+    bias: NDArray[np.float32] | None
+    centre: Centre
+    grid: dict[str, Axis] | None
+    chosen: Choice | None
+
+
+def parts_of(run: Run, corpus: Corpus, split: Split | None) -> Parts:
+    """Return what a run is fitted on; errors are those of `fit_run`."""
     images, real = _NO_PAIRS if split is None else training_pairs(run, corpus, split)
     centre = mean_of_images(corpus, split)
     prototypes, bias = None, None
@@ -120,40 +187,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
             chosen = of_head
         else:
             grid = of_head.axes
-    rows = method.rows.centred(config.centre).images
-
-    def fitted(data: Sources[Pairs] | None = None) -> Alignment:
-        data = data or method.sources(
-            config, prototypes=prototypes, real=real, image_mean=centre.mean, bias=bias,
-            blocks=corpus.blocks,
-        )  # fmt: skip
-        return fit(config, data, rng=choice_rng(run.seed), grid=grid, chosen=chosen)
-
-    alignment: Alignment | GivenRidge
-    if is_cell(run):
-        data = _prepared(method.rows, corpus.blocks, centre, prototypes, real)
-        given = issubclass(method.cls, RidgeAligner) and "penalty" in method.options
-        alignment = GivenRidge(data, config, partial(fitted, data)) if given else fitted(data)
-    elif method.fitted_on == "training" and rows == "unit" and (not real or corpus.pairs):
-        # It uses no image of the data set that is scored: a suite that scores one head on many
-        # data sets trains it once, and not for minutes each.
-        parts = (
-            (own.x, own.y, own.row_groups, own.row_weight) if own is not None else (None,)
-            for own in (prototypes, real)
-        )
-        by = repr(config), run.seed, bias, *chain.from_iterable(parts)
-        alignment = remember(fitted, "trained", *by)
-    else:
-        alignment = fitted()
-    facts = {
-        "n_images_fitted": len(images),
-        "n_pool": n_pool(run, corpus, split),
-        "n_prototypes": 0 if prototypes is None else prototypes.n,
-        "own_names": own_names(run, corpus),
-        "image_mean": centre.source if rows == "centred" else "none",
-        **_choice_columns(alignment.facts["choice"]),
-    }
-    return Fitted(alignment, facts)
+    return Parts(images, real, prototypes, bias, centre, grid, chosen)
 
 
 _NO_PAIRS: tuple[NDArray[np.int64], None] = np.empty(0, dtype=np.int64), None
