@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fitters.moments.accumulation import accumulate
+from fitters.moments.accumulation import accumulate, accumulate_folds
 from fitters.moments.moments import Moments, merge_pooled, merge_within_source
 from fitters.moments.transform import SideTransform, normalize_rows
 
@@ -10,6 +10,7 @@ __all__ = [
     "Moments",
     "SideTransform",
     "accumulate",
+    "accumulate_folds",
     "merge_pooled",
     "merge_within_source",
     "normalize_rows",

@@ -268,6 +268,45 @@ def accumulate(batches: Iterable[Batch], *, precision: MomentsPrecision = "float
     return sums.moments()
 
 
+def accumulate_folds(
+    batches: Iterable[Batch],
+    folds: npt.NDArray[np.integer[Any]],
+    *,
+    groups: npt.NDArray[Any] | None = None,
+    precision: MomentsPrecision = "float32",
+) -> list[Moments]:
+    """Return the moments of each fold, in one pass.
+
+    Parameters
+    ----------
+    batches : iterable of (x, y) or (x, y, weight)
+        As for `accumulate`.
+    folds : ndarray of int, shape (n,)
+        The fold of each row of the whole stream, 0 … n_folds − 1; see `select.folds_by_group`.
+        A fold is a set of rows or groups, never a chunk of the stream.
+    groups : ndarray of shape (n,), optional
+        What must stay together, such as the image of each caption: checked against `folds`.
+    precision : {"float32", "float64", "bf16"}
+        As for `accumulate`.
+
+    Returns
+    -------
+    list of Moments
+        One a fold, about the same shift. ``merge_pooled(*folds)`` is `accumulate` of all.
+
+    Raises
+    ------
+    PairsError
+        If `folds` is not one entry a row, a fold is empty, or a group lies in two folds.
+    """
+    n_folds = check_folds(folds, groups)
+    parts = _fold_sums(batches, folds, n_folds, None, precision)
+    empty = [fold for fold, part in enumerate(parts) if part is None]
+    if empty or not parts:
+        raise PairsError(f"Fold {empty[0]} holds no row." if empty else _NO_ROWS)
+    return [part.moments() for part in parts if part is not None]
+
+
 def accumulate_part(
     batches: Iterable[Batch],
     folds: npt.NDArray[np.integer[Any]],
@@ -280,11 +319,8 @@ def accumulate_part(
 
     Parameters
     ----------
-    batches, precision
-        As for `accumulate`, of this part's rows.
-    folds : ndarray of int, shape (n,)
-        The fold of each of them, 0 … n_folds − 1; see `select.grid.folds_by_group`. A fold is a set
-        of rows or groups, never a chunk of the stream.
+    batches, folds, precision
+        As for `accumulate_folds`, of this part's rows.
     n_folds : int
         Of all parts together: a fold without rows here has moments of zeros.
     shifts : (ndarray of shape (p,), ndarray of shape (q,))
@@ -293,13 +329,27 @@ def accumulate_part(
     Raises
     ------
     PairsError
-        If `folds` is not one entry a row, or shapes or weights are wrong.
+        As for `accumulate_folds`, but for an empty fold.
     """
+    parts = _fold_sums(batches, folds, n_folds, shifts, precision)
+    empty = BlockSums(*shifts, precision, 1)
+    return [(empty if part is None else part).moments() for part in parts]
+
+
+def _fold_sums(
+    batches: Iterable[Batch],
+    folds: npt.NDArray[np.integer[Any]],
+    n_folds: int,
+    shifts: tuple[Matrix, Matrix] | None,
+    precision: MomentsPrecision,
+) -> list[BlockSums | None]:
+    """Return the sums of each fold, None for one that has no row; the first rows give shifts."""
     check_precision(precision)
     parts: list[BlockSums | None] = [None] * n_folds
     rows = max(256, min(BLOCK_ROWS, FOLD_BLOCK_ROWS // max(n_folds, 1)))
     row = 0
     for x, y, weight in _checked(batches):
+        shifts = pilot_shifts(x, y) if shifts is None else shifts
         here = folds[row : row + len(x)]
         row += len(x)
         if len(here) < len(x):
@@ -315,8 +365,7 @@ def accumulate_part(
             f"folds has {len(folds):,} entries, but the batches hold "
             f"{'more' if row > len(folds) else f'{row:,}'} rows. Give one fold number a row."
         )
-    empty = BlockSums(*shifts, precision, 1)
-    return [(empty if part is None else part).moments() for part in parts]
+    return parts
 
 
 _NO_ROWS = "There are no rows to accumulate. Choose a selection that is not empty."

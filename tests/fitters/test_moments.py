@@ -10,30 +10,11 @@ from hypothesis import strategies as st
 from fitters import CCAAligner
 from fitters.aligners.solvers import inverse_root
 from fitters.errors import PairsError, SettingError
-from fitters.moments.accumulation import (
-    BLOCK_ROWS,
-    accumulate,
-    accumulate_part,
-    add_parts,
-    check_folds,
-    pilot_shifts,
-)
+from fitters.moments.accumulation import BLOCK_ROWS, accumulate, accumulate_folds
 from fitters.moments.moments import Moments, merge_pooled, merge_within_source
 from tests.assertions import assert_close, assert_same
 
 FIELDS = ("mean_x", "mean_y", "cov_xx", "cov_xy", "cov_yy")
-
-
-def accumulate_folds(batches, folds, precision="float32"):
-    """Return the moments of each fold, about the means of the first batch."""
-    batches = iter(batches)
-    first = tuple(np.copy(array) for array in next(batches))
-    n_folds = check_folds(folds, None)
-    found = accumulate_part(
-        itertools.chain([first], batches), folds, n_folds=n_folds,
-        shifts=pilot_shifts(*first[:2]), precision=precision,
-    )  # fmt: skip
-    return add_parts([found])
 
 
 def assert_same_moments(actual, expected, dtype="float64", times=1.0):
@@ -282,13 +263,15 @@ def test_rows_of_both_precisions_are_shifted_by_the_same():
 
 
 def test_a_group_in_two_folds_is_refused():
+    x, y, _ = draw_rows(13, 6)
     images = np.array(["a", "a", "b", "b", "c", "c"])
     folds = np.array([0, 0, 1, 1, 0, 0])
-    assert check_folds(folds, images) == 2
+    parts = accumulate_folds([(x, y)], folds, groups=images)
+    assert [part.n for part in parts] == [4, 2]
     with fails(r"1 groups lie in two folds \(first: b, in folds 0 and 1\)"):
-        check_folds(np.array([0, 0, 0, 1, 1, 1]), images)
+        accumulate_folds([(x, y)], np.array([0, 0, 0, 1, 1, 1]), groups=images)
     with fails("one entry a row each"):
-        check_folds(folds, images[:3])
+        accumulate_folds([(x, y)], folds, groups=images[:3])
 
 
 def test_mapping_moments_is_mapping_rows(rng):
