@@ -37,7 +37,7 @@ def test_with_a_fixture(large):
 def test_at_least_eighty_lines_of_every_package_are_named_as_they_stand() -> None:
     assert stale(ALL) == []
     assert len(ALL) >= 80
-    assert len({(mutant.file, mutant.text) for mutant in ALL}) == len(ALL)
+    assert len({(mutant.file, mutant.text, mutant.broken) for mutant in ALL}) == len(ALL)
     assert {mutant.file.partition("/")[0] for mutant in ALL} == set(PACKAGES)
     assert all(mutant.guards.endswith(".") and mutant.tests for mutant in ALL)
     assert all(mutant.text != mutant.broken for mutant in ALL)
