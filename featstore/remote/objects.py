@@ -29,7 +29,6 @@ from featstore.errors import (
     UnreachableError,
 )
 from featstore.parallel import in_background
-from featstore.remote.place import RemotePlace
 from featstore.store.files import open_regular, pieces, walk_store, write_file
 from featstore.store.lock import folder_lock
 from featstore.store.place import Place
@@ -393,6 +392,9 @@ class Objects(ABC):
 
     def reader(self) -> Place:
         """Return what a store is read through: the cache in front of this place."""
+        # Here, for every decoder has these files, and no item table: polars and its threads.
+        from featstore.remote.place import RemotePlace
+
         return RemotePlace(self)
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:

@@ -39,8 +39,6 @@ def refused(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("score a --store s --images i --names n --limit 10,20", "'--limit': takes one value of N"),
-        ("score a --store s --images i --relevance class_id,parent_id", "takes one value of"),
         ("run --suite smoke --limit 10,20", "'--limit': takes one value of N; got 2."),
         ("run --suite smoke --limit ''", "'--limit': expected N, got nothing."),
         ("run --suite smoke --method ''", "'--method': expected NAMES, got nothing."),

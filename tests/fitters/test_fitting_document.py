@@ -47,7 +47,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: Any)
 
 def test_the_commands_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = "".join(blocks("console")).replace("\\\n", " ").splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 10
     for line in lines:
         name, *args = shlex.split(line)
         assert name == "fitters"

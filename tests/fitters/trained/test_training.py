@@ -98,21 +98,6 @@ def test_the_linear_head_on_squared_errors_is_ridge(direction, rng):
     assert_close(trained.project_y(y), ridge.project_y(y), "float32", times=10)
 
 
-def test_weights_are_masses(rng):
-    x, y, _ = planted(rng, n=40, noise=0.5)
-    weight = rng.uniform(0, 3, 40) * (rng.random(40) > 0.2)
-    kept = weight > 0
-    trained = MLPAligner.of(
-        "linear", "x->y", bias=False, loss="mse", weight_decay=0.02, learning_rate=0.05,
-        epochs=1000, batch_size=40, precision="float32",
-    ).fit(x, y, weight)  # fmt: skip
-    scaled = weight[kept] / weight[kept].mean()
-    alpha = kept.sum() * y.shape[1] * 0.02 / 2
-    ridge = RidgeAligner("x->y", alpha=alpha, relative=False, center=False)
-    ridge.fit(x[kept], y[kept], scaled)
-    assert_close(trained.x_project_weight_.T, ridge.coef_, "float32", times=10)
-
-
 SMALL = {"epochs": 4, "batch_size": 8, "width": 16, "feature_dropout": 0.3}
 
 
