@@ -536,7 +536,7 @@ def _read(path: Path, schema: dict[str, Any]) -> pl.DataFrame:
     except _UNREADABLE as err:
         raise NoResultsError(
             f"{path} cannot be read as a result: {str(err).splitlines()[0]}. Delete it and run "
-            "the suite again: only this run is redone."
+            "the suite again: only its runs are redone."
         ) from err
 
 

@@ -75,7 +75,7 @@ def helps() -> dict[tuple[str, ...], dict]:
 
 def test_there_are_all_commands() -> None:
     assert len(COMMANDS) > 90
-    assert ("headstock", "store", "moments", "gc") in COMMANDS
+    assert ("headstock", "store", "cache", "gc") in COMMANDS
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

@@ -10,7 +10,7 @@ import pytest
 
 from bench import read_results, run_all
 from bench.cli.main import cli
-from bench.results import run_path
+from bench.results import files_of, run_path
 from featstore.command_line import run_command
 
 
@@ -260,15 +260,16 @@ def test_unwritable_places_leave_nothing(bench, of_ridge, smoke_store, tmp_path)
 
 def test_a_damaged_result_is_named(bench, limited, tmp_path):
     shutil.copytree(limited[0], tmp_path, dirs_exist_ok=True)
-    run_id = read_results(tmp_path)["run_id"][0]
-    run_path(tmp_path, run_id).write_bytes(b"PAR1")
+    held = files_of(tmp_path)
+    name = held[read_results(tmp_path)["run_id"][0]]
+    lost, damaged = [*held.values()].count(name), run_path(tmp_path, name)
+    damaged.write_bytes(b"PAR1")
     code, _, err = bench("table", tmp_path)
     assert code == 1
-    one_line(err, run_id, "only this run is redone")
-    assert (
-        "180 reused, 1 new run of 1 fit"
-        in bench("run", "--suite", "smoke", "-o", tmp_path, "--limit", 30)[1]
-    )
+    one_line(err, damaged.name, "Delete it", "only its runs are redone")
+    damaged.unlink()
+    said = bench("run", "--suite", "smoke", "-o", tmp_path, "--limit", 30)[1]
+    assert f"{len(held) - lost} reused, {lost} new run" in said
     assert bench("table", tmp_path)[0] == 0
 
 
