@@ -340,7 +340,7 @@ def test_no_submission_is_a_traceback(sent, tmp_path, changes):
     for place, value in changes:
         slots = list(_slots(document))
         holder, key = slots[place % len(slots)]
-        holder[key] = value
+        holder[key] = copy.deepcopy(value)
     path = tmp_path / "odd.json"
     path.write_text(json.dumps(resealed(document)))
     said = ""
