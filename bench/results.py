@@ -534,8 +534,9 @@ def _read(path: Path, schema: dict[str, Any]) -> pl.DataFrame:
             return table
         return table.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
     except _UNREADABLE as err:
+        reason = str(err).splitlines()[0].partition(";")[0]  # polars goes on with all columns
         raise NoResultsError(
-            f"{path} cannot be read as a result: {str(err).splitlines()[0]}. Delete it and run "
+            f"{path} cannot be read as a result: {reason}. Delete it and run "
             "the suite again: only its runs are redone."
         ) from err
 
