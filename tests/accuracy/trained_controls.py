@@ -268,7 +268,7 @@ def draw(path: Path = DATA) -> bytes:
                 labels.append(mixed + NAMES[source])
             side.set_yticks(range(len(labels)), labels)
             side.invert_yaxis()
-            side.set(title=method, xlabel="image → name top-1 %, held-out names", facecolor=paper)
+            side.set(title=method, xlabel="top-1 %, held-out names", facecolor=paper)
             side.grid(axis="x", color=rule)
             side.set_axisbelow(True)
             side.spines[["top", "right", "left"]].set_visible(False)
