@@ -165,7 +165,7 @@ def _read_folder(source: Path) -> Rows:
     found = [name for name in ("img_emb", "text_emb") if (source / name).is_dir()]
     if len(found) != 1:
         raise ManifestError(
-            f"{source} must hold one of img_emb/ and text_emb/; it holds {len(found)}."
+            f"{source} must hold one of img_emb/ and text_emb/, or be Zarr; it holds {len(found)}."
         )
     arrays = [_load_npy(path) for path in _parts(source, found[0])]
     rows = sum(map(len, arrays))
