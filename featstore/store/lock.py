@@ -97,10 +97,15 @@ def deciding(staging: Path, *, patience: float = 2.0) -> Iterator[bool]:
     path = staging / LOCK
     try:
         handle = open_descriptor(path, os.O_RDWR | os.O_CREAT)
-    except (FileNotFoundError, PermissionError, IrregularFileError):
-        # The staging folder was removed just now; or another user was killed between making the
-        # lock and opening it to the group; or it is no lock that a writer makes.
-        path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        # The staging folder was removed just now. Another process may have made it again since:
+        # what lies at this path by now is its lock.
+        yield False
+        return
+    except (PermissionError, IrregularFileError):
+        # Another user was killed between making it and opening it to the group; or it is no
+        # lock that a writer makes.
+        path.unlink()
         yield False
         return
     try:

@@ -17,7 +17,7 @@ import pytest
 
 from featstore import open_store
 from featstore.errors import StoreWriteError
-from featstore.store import SetKey, verify_store
+from featstore.store import SetKey, lock, verify_store
 from featstore.store.catalog import parse_catalog
 from featstore.store.lock import LOCK, claim_set, deciding
 from tests.faults import scenarios
@@ -118,6 +118,24 @@ def test_sixteen_processes_that_do_not_wait(
         else:
             assert report["value"] in ("written", "reused")
     assert tree(store) == whole[scenarios.SIZES[0]]
+
+
+def test_a_lock_that_another_made_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is gone while a claim is looked for, and there again with another's lock."""
+    staging = tmp_path / "staging"
+
+    def gone(path: Path, flags: int) -> int:
+        del flags
+        staging.mkdir()
+        path.touch()
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(lock, "open_descriptor", gone)
+    with deciding(staging) as held:
+        assert not held
+    assert (staging / LOCK).exists()
 
 
 def test_sixteen_extractions_of_one_manifest_give_one_set(
