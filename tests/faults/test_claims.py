@@ -145,7 +145,7 @@ def test_sixteen_extractions_of_one_manifest_give_one_set(
     args = {"manifest": manifest, "wait": 60}
     pids = [children.start("extract", store, args=args) for _ in range(PROCESSES)]
     reports = [children.wait(pid) for pid in pids]
-    assert [report["code"] for report in reports] == [0] * PROCESSES, reports
+    assert [report for report in reports if report["code"]] == []
     counts = sorted((r["value"]["new"], r["value"]["reused"]) for r in reports)
     assert counts == [*[(0, 39)] * (PROCESSES - 1), (39, 0)]
     assert len({report["value"]["revision_id"] for report in reports}) == 1
