@@ -152,7 +152,7 @@ class _Collection:
             litter[staging] = "staging of a finished set"
         elif finished:
             litter = dict.fromkeys(_unlisted_of(self._root, directory), "no revision lists it")
-        elif staged or all(one.is_dir() and not one.is_symlink() for one in directory.rglob("*")):
+        elif staged or not any(walk_store(directory)[::2]):  # no file, and nothing odd
             litter[directory] = "an extraction that was given up"
         old = self._note(litter)
         if not old or self._dry_run:
@@ -409,8 +409,8 @@ def _is_begun(folder: Path) -> bool:
     """Return whether a folder is a dataset's of which nothing is published: all of it is staged."""
     if not folder.is_dir() or folder.is_symlink():
         return False
-    found = folder.glob("**/*")
-    return all(path.is_dir() or ".staging" in path.relative_to(folder).parts for path in found)
+    files, _, odd = walk_store(folder)
+    return all(".staging" in name.split("/") for name in (*files, *odd))
 
 
 def _share(root: Path) -> None:

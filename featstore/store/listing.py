@@ -27,6 +27,7 @@ from featstore.store.files import (
     parse_json,
     read_regular,
     same_file,
+    walk_store,
 )
 from featstore.store.layout import ArrayLayout, SetKey, SetSpec, array_metadata, vector_metadata
 from featstore.store.records import (
@@ -154,12 +155,12 @@ def _bias(n: int) -> bytes:
 def unlisted(root: Path, key: SetKey, listed: Collection[str]) -> Iterator[Path]:
     """Yield the files of a finished set that no record lists, but runs and what is staged."""
     directory = key.directory(root)
-    for path in sorted(directory.rglob("*")):
-        name = path.relative_to(directory).as_posix()
-        if name == POINTER or name.split("/")[0] in (".staging", "runs"):
+    # Not by rglob: folders of writers that wait come and go below `.staging`.
+    for name in sorted(walk_store(directory)[0]):
+        if name.split("/")[0] in (POINTER, ".staging", "runs"):
             continue
-        if f"{key}/{name}" not in listed and path.is_file() and not path.is_symlink():
-            yield path
+        if f"{key}/{name}" not in listed:
+            yield directory / name
 
 
 @dataclass

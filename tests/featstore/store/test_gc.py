@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,6 +27,8 @@ from featstore.store import (
     verify_store,
     write_thumbnails,
 )
+from featstore.store.gc import _is_begun
+from featstore.store.listing import unlisted
 
 Images = tuple[np.ndarray, pl.DataFrame]
 
@@ -243,3 +246,25 @@ def test_thumbnails_of_a_writer_that_was_stopped_are_no_damage_and_are_kept(
     assert read_thumbnails(kind) == expected
     report = verify_store(store_path)
     assert (report.problems, report.notes) == ([], [])
+
+
+def test_folders_that_vanish_while_a_set_is_walked_are_no_error(
+    tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers that wait for one set make and remove folders below its staging."""
+    _begin(tmp_path / "s", images)
+    key = SetSpec("birds", "image", "timm:next", {"name": "next"}, "float32").key
+    gone = key.directory(tmp_path / "s") / ".staging" / "w000001-00000000"
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == gone.name:
+            gone.rmdir()
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for walk in (lambda: list(unlisted(tmp_path / "s", key, ())),
+                 lambda: _is_begun(tmp_path / "s" / "birds")):  # fmt: skip
+        gone.mkdir()
+        walk()
+        assert not gone.exists()
