@@ -144,13 +144,13 @@ def make_folders(path: Path, later: set[Path] | None = None) -> None:
                 folder.mkdir(exist_ok=True)
                 hand_down(folder)
                 fsync_directory(folder.parent, later)
+            if not missing:
+                hand_down(path)  # its maker may have been killed before this
         except FileNotFoundError:
             if last_try:
                 raise
-            continue  # another process removed an empty folder above meanwhile
+            continue  # another process removed an empty folder, this or one above, meanwhile
         break
-    if not missing:
-        hand_down(path)  # its maker may have been killed before this
 
 
 def hand_down(folder: Path) -> None:

@@ -15,9 +15,6 @@ from featstore.manifest.io import read_manifest
 from featstore.sources.reader import check_bytes
 from tests.data_manifests import miniatures
 
-#: The known counts of the miniature of Food-101, for tests of a whole copy.
-WHOLE = {"classes": 2, "image": {"train": 3, "test": 3}, "per_class": {}}
-
 
 @pytest.fixture
 def call():

@@ -123,11 +123,9 @@ def test_sixteen_processes_that_do_not_wait(
 def test_a_lock_that_another_made_meanwhile_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder is gone while a claim is looked for, and there again with another's lock."""
-    staging = tmp_path / "staging"
+    staging = tmp_path / "staging"  # gone while it is looked into, and made again by another
 
-    def gone(path: Path, flags: int) -> int:
-        del flags
+    def gone(path: Path, _flags: int) -> int:
         staging.mkdir()
         path.touch()
         raise FileNotFoundError(path)

@@ -291,9 +291,8 @@ def test_zarr_of_others_is_imported_and_what_it_is_not_is_said(tmp_path: Path) -
             group = zarr.open_group(tmp_path / f"{form}.zarr", mode="w", zarr_format=form)
             group.create_array("feats", data=rows, chunks=(2, 2))
             zarr.save_array(tmp_path / f"one{form}", rows, zarr_format=form)
-    for form in (2, 3):
-        assert_same(read_rows(tmp_path / f"{form}.zarr").data, rows)
-        assert_same(read_rows(tmp_path / f"one{form}").data, rows)
+            for name in (f"{form}.zarr", f"one{form}"):
+                assert_same(read_rows(tmp_path / name).data, rows)
     group.create_array("more", data=rows)
     group.create_array("endless", shape=(10**6, 10**6), chunks=(1000, 1000), dtype="f4")
     said = {None: "holds 3 matrices", "endless": "more than the", "no": "No array named 'no'"}
