@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -50,8 +50,11 @@ from featstore.errors import FeatstoreError, needs_extra
 from featstore.identity import SHORT, space_id
 from featstore.store.store import FeatureStore
 from fitters.few_shot.learner import Learner
-from fitters.few_shot.registry import PROMPT_LEARNERS, TextTower, prompt_learner
+from fitters.few_shot.registry import PROMPT_LEARNERS, prompt_learner
 from fitters.kept import kept
+
+if TYPE_CHECKING:
+    from fitters.few_shot.prompt_learning import TextTower
 
 _BARE = "none"
 

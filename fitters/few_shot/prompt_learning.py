@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,49 @@ from fitters.errors import DivergedError, PairsError, SettingError
 from fitters.few_shot.learner import Classifier, Rows, Shots, without_bias
 from fitters.trained.base import blas_threads, training_device
 
-if TYPE_CHECKING:
-    from fitters.few_shot.registry import TextTower
-
 Position = Literal["end", "middle", "front"]
 POSITIONS = ("end", "middle", "front")
 """Position of the class name: behind the context, in its middle, or before it."""
+
+
+class TextTower(Protocol):
+    """A frozen text tower that takes token embeddings, as `OpenClipPromptTower` does.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    context_length : int
+        Tokens of the longest prompt, start and end included.
+    width : int
+        Of a token embedding.
+    dim : int
+        Of a text embedding: r, the columns of the images.
+    logit_scale : float
+        What cosines are multiplied by to become logits.
+    start, end : int
+        Tokens that every prompt begins and ends with.
+    """
+
+    name: str
+    context_length: int
+    width: int
+    dim: int
+    logit_scale: float
+    start: int
+    end: int
+
+    def tokens(self, text: str) -> list[int]:
+        """Return the tokens of a text, uncut, without those of start and end."""
+
+    def to(self, device: torch.device) -> Self:
+        """Move the tower to a device; `embed` takes tokens from the CPU all the same."""
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return token embeddings, (b, l) to (b, l, width)."""
+
+    def encode(self, embedded: Tensor, ends: Tensor) -> Tensor:
+        """Return unit rows, differentiably: (b, l, width) and ends (b,) to (b, dim)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,12 +1,9 @@
-"""The few-shot learners by name, those that learn prompts included.
-
-`featstore.encoders.open_clip_text` has one for open_clip's models.
-"""
+"""The few-shot learners by name, those that learn prompts included."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any
 
 from featstore.errors import lookup, needs_extra
 from featstore.plugins import Registry
@@ -24,49 +21,7 @@ from fitters.few_shot.ridge_probe import RanPAC, RidgeProbe
 from fitters.few_shot.tip_adapter import APE, TipAdapter, TipAdapterF
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-
-class TextTower(Protocol):
-    """A frozen text tower that takes token embeddings.
-
-    Attributes
-    ----------
-    name : str
-        For messages.
-    context_length : int
-        Tokens of the longest prompt, start and end included.
-    width : int
-        Of a token embedding.
-    dim : int
-        Of a text embedding: r, the columns of the images.
-    logit_scale : float
-        What cosines are multiplied by to become logits.
-    start, end : int
-        Tokens that every prompt begins and ends with.
-    """
-
-    name: str
-    context_length: int
-    width: int
-    dim: int
-    logit_scale: float
-    start: int
-    end: int
-
-    def tokens(self, text: str) -> list[int]:
-        """Return the tokens of a text, uncut, without those of start and end."""
-
-    def to(self, device: torch.device) -> Self:
-        """Move the tower to a device; `embed` takes tokens from the CPU all the same."""
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Return token embeddings, (b, l) to (b, l, width)."""
-
-    def encode(self, embedded: Tensor, ends: Tensor) -> Tensor:
-        """Return unit rows, differentiably: (b, l, width) and ends (b,) to (b, dim)."""
-
+    from fitters.few_shot.prompt_learning import TextTower
 
 PROMPT_LEARNERS: dict[str, dict[str, Any]] = {
     "coop": {},

@@ -201,8 +201,8 @@ def test_files_that_are_held_are_closed_and_opened_again(tmp_path: Path) -> None
         for block in [*range(0, 20, 2), *range(1, 20, 2)]:
             writer.write_block(block, rows[writer.layout.block_slice(block)])
             writer.sync()
-            opened = [os.path.realpath(path) for path in Path("/proc/self/fd").glob("*")]
-            assert sum(path.endswith(".bin") for path in opened) <= 4
+            opened = [Path(os.path.realpath(path)) for path in Path("/proc/self/fd").glob("*")]
+            assert sum(tmp_path in path.parents and path.suffix == ".bin" for path in opened) <= 4
         writer.finish()
     assert (open_store(tmp_path).view("birds/image/timm:toy").numpy() == rows).all()
 
