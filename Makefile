@@ -9,7 +9,9 @@ FRESH  := build/fresh
 # LOCKED=1 installs the versions of dev.lock; otherwise the ranges of pyproject.toml hold.
 PINS   := $(if $(LOCKED),--constraint dev.lock)
 DEV    := $(VENV)/dev$(if $(LOCKED),-locked).stamp
-PIP    := -m pip install --quiet --disable-pip-version-check
+PIP    := -m pip install --quiet --disable-pip-version-check --no-compile
+# What pip would do, on all cores at once; no package's own tests.
+compiled = $(1)/bin/python -m compileall -qq -j 0 -x /tests/ $(1)/lib || true
 
 .PHONY: demo test test-minimal test-long check lock perf gpu gpu-wheels gpu-offline format clean help \
   validate-statistics tables faults docs mutants goldens
@@ -43,12 +45,14 @@ $(VENV)/demo.stamp: pyproject.toml
 	@$(python_is_new_enough)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) --editable '.[demo]'
+	$(call compiled,$(VENV))
 	@touch $@
 
 $(DEV): pyproject.toml $(if $(LOCKED),dev.lock)
 	@$(python_is_new_enough)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) $(PINS) --editable '.[dev]'
+	$(call compiled,$(VENV))
 	@touch $@ $(VENV)/dev.stamp $(VENV)/demo.stamp
 
 $(VENV)/perf.stamp: $(DEV)
@@ -87,6 +91,7 @@ test-minimal:
 	$(PYTHON) tests/lowest.py test > $(FRESH)/lowest.txt
 	$(FRESH)/minimal/bin/python $(PIP) $(if $(LOWEST),--constraint $(FRESH)/lowest.txt) \
 	  --editable '.[test]'
+	$(call compiled,$(FRESH)/minimal)
 	$(FRESH)/minimal/bin/python -m pytest -p tests.minimal \
 	  --numprocesses logical --maxprocesses 4 --dist worksteal
 
@@ -101,13 +106,11 @@ test-long: test test-minimal docs validate-statistics mutants
 	$(BIN)/python -m tests.screens check --demo $(FRESH)/out
 	$(BIN)/python -m tests.extend
 
+# mypy takes longer than all others together, and has a core to itself.
 check: $(DEV)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/codespell
-	$(BIN)/python tests/house.py
+	$(BIN)/mypy & types=$$!; \
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && \
+	  $(BIN)/codespell && $(BIN)/python tests/house.py; others=$$?; wait $$types && exit $$others
 
 format: $(DEV)
 	$(BIN)/ruff check --fix .

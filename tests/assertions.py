@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "float16": 3e-3}
@@ -36,3 +41,17 @@ def assert_same_subspace(left, right, dtype="float64"):
     """Columns of both span the same space: compares projectors, never eigenvectors."""
     q_left, q_right = np.linalg.qr(left)[0], np.linalg.qr(right)[0]
     assert_close(q_left @ q_left.T, q_right @ q_right.T, dtype)
+
+
+@contextmanager
+def ends_what_it_starts(*threads: str) -> Iterator[None]:
+    """Of the block's processes, and of its threads with these words in their names, none is left.
+
+    What earlier tests of this process left is not the block's.
+    """
+    before = {*threading.enumerate(), *multiprocessing.active_children()}
+    yield
+    left = {*threading.enumerate(), *multiprocessing.active_children()} - before
+    named = (one for one in left if not isinstance(one, threading.Thread)
+             or any(word in one.name for word in threads))  # fmt: skip
+    assert list(named) == []

@@ -90,6 +90,14 @@ def no_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of `multiprocessing` start without their imports; see `tests.forked`."""
+    from tests.forked import fork_from_one
+
+    fork_from_one(monkeypatch)
+
+
+@pytest.fixture
 def torch_threads() -> Iterator[int]:
     """Three threads in torch, whatever the machine has: for tests that look how many there are."""
     import torch

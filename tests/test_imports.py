@@ -1,10 +1,11 @@
-"""What a process imports: the help of a command click, and no other library."""
+"""What a process imports: the help of a command click, a face nothing before it is used."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from importlib import import_module
 
 import click
 import pytest
@@ -91,3 +92,63 @@ def test_a_help_imports_click_and_no_other_library(
     assert not foreign - {"click"}
     # What looks through every installed package, and what starts processes.
     assert not loaded & {"importlib.metadata", "multiprocessing", "concurrent.futures", "asyncio"}
+
+
+#: Libraries that take a second or more to load, or that only one extra brings.
+HEAVY = {"torch", "torchvision", "timm", "transformers", "sentence_transformers", "open_clip",
+         "ray", "zarr", "h5py", "matplotlib", "jinja2", "datasets", "jaxtyping",
+         "beartype"}  # fmt: skip
+NUMERIC = {"numpy", "scipy", "sklearn", "polars", "pandas", "pyarrow", "safetensors"}
+FACES = ("headstock", "featstore", "featstore.store", "fitters", "bench", "bench.cli")
+
+#: What is done -> what may not be loaded by it.
+LOADS = {
+    **{f"import {face}": HEAVY | NUMERIC for face in FACES},
+    "from featstore import *": HEAVY,
+    "from featstore.store import *": HEAVY,
+    # scikit-learn imports pandas wherever that is installed.
+    "from fitters import *": HEAVY | {"polars", "featstore.store"},
+    "import fitters.settings; from fitters.methods import METHODS; METHODS.known()": (
+        HEAVY | NUMERIC | {"importlib.metadata"}
+    ),
+    "import featstore.encoders.registry, featstore.images, featstore.identity\n"
+    "try: featstore.encoders.registry.check_name('tim:resnet50')\n"
+    "except featstore.errors.UnknownEncoderError: pass": HEAVY | {"PIL", "safetensors"},
+    "from tempfile import mkdtemp; from featstore.testing import toy_manifest, toy_store; "
+    "toy_store(mkdtemp() + '/store'); toy_manifest(mkdtemp() + '/made', 2)": {"torch"},
+    "from data_manifests.registry import BUILDERS; BUILDERS['imagenet1k'].build(None)": (
+        {"torch", "timm", "featstore"}
+    ),
+}
+
+#: Does each in a process of its own, which has loaded nothing.
+_LOADER = """
+import json, os, sys
+for code in json.load(sys.stdin):
+    if not (pid := os.fork()):
+        exec(code)
+        print(json.dumps(sorted(sys.modules)), flush=True)
+        os._exit(0)
+    if os.waitpid(pid, 0)[1]:
+        sys.exit(code)
+"""
+
+
+def test_what_is_imported_or_done_loads_no_more_than_it_needs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LOADER], input=json.dumps([*LOADS]), capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    loaded = map(json.loads, done.stdout.splitlines())
+    found = {code: {*names} & LOADS[code] for code, names in zip(LOADS, loaded, strict=True)}
+    assert {code: names for code, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize("face", FACES[:-1])
+def test_every_public_name_is_there(face: str) -> None:
+    module = import_module(face)
+    assert dir(module) == sorted(module.__all__)
+    assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = module.nothing

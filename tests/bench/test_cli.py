@@ -288,35 +288,5 @@ def test_a_session_that_was_lost_is_recorded_and_a_damaged_one_stops_nothing(
     assert bench(*words)[0] == 0
 
 
-@pytest.mark.parametrize("command", ["run", "sweep", "ls", "table", "compare", "report"])
-def test_every_command_has_help_with_an_example(bench, command):
-    code, out, _ = bench(command, "--help")
-    assert code == 0
-    assert "Example:" in out
-    assert f"bench {command} " in out.split("Example:")[1]
-    assert "--json" in out
-
-
-def test_help_and_import_load_no_heavy_package():
-    code = (
-        "import sys; import bench; from bench.cli import cli;"
-        "heavy = {'torch', 'matplotlib', 'jinja2', 'sklearn', 'polars', 'scipy'};"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout == "[]\n"
-
-
 def test_scoring_loads_no_torch(limited):
     assert limited[1].stdout.endswith("0 False\n")
-
-
-def test_public_names_resolve_and_wrong_ones_do_not():
-    import bench as package
-
-    for name in package.__all__:
-        assert getattr(package, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = package.nothing

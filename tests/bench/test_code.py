@@ -280,6 +280,7 @@ def test_what_a_function_of_a_notebook_names_counts(own):
         del linecache.cache[f"<cell {cell}>"]
 
 
+@pytest.mark.usefixtures("forked")
 def test_workers_have_the_same_method(own, runs, smoke_store, tmp_path):
     register("aligner", "mine", own().METHOD)
     # Fits enough for two batches.
@@ -293,6 +294,7 @@ def test_workers_have_the_same_method(own, runs, smoke_store, tmp_path):
     assert_frame_equal(one.sort(order), two.sort(order))
 
 
+@pytest.mark.usefixtures("forked")
 def test_what_workers_cannot_have_is_said_before_and_there(own, runs, smoke_store, tmp_path):
     module = own()
     register("aligner", "mine", replace(module.METHOD, aligner=lambda: module.make()))

@@ -100,6 +100,7 @@ def test_tasks_of_one_fit_are_fitted_once(runs, smoke_store, tmp_path):
     assert (summary.new, summary.fits) == (2, 1)
 
 
+@pytest.mark.usefixtures("forked")
 def test_processes_write_the_same_numbers(runs, smoke_store, smoke_results, tmp_path):
     some = [run for run in runs if run.seed == 0 and run.protocol.n_pairs in (0, 8)][::3]
     assert len({(run.task, run.fit.method) for run in some}) >= 5
@@ -110,6 +111,7 @@ def test_processes_write_the_same_numbers(runs, smoke_store, smoke_results, tmp_
     assert_frame_equal(read_ranks(tmp_path, ids), read_ranks(smoke_results, ids))
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_an_error_in_a_run_comes_out_and_finished_runs_stay(runs, smoke_store, tmp_path, jobs):
     good = [run for run in runs if has(run, eval="all-names", method="ridge")][:5]

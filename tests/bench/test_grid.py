@@ -210,6 +210,7 @@ def test_a_sweep_has_a_report(swept, smoke_store, tmp_path):
     assert 'id="gallery"' not in html
 
 
+@pytest.mark.usefixtures("forked")
 def test_processes_make_the_same_sweep(sweep, swept, smoke_store, tmp_path):
     some = [run for run in sweep if run.fit.method in ("ridge", "conse")]
     run_all(some, smoke_store, tmp_path, jobs=2)

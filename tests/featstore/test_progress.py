@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from featstore.cli.progress import ProgressBar
+from tests.assertions import ends_what_it_starts
 
 
 def test_what_is_done_at_once_gets_one_line_at_the_end(capsys):
@@ -108,7 +109,6 @@ def _fails():
 
 
 def test_an_error_passes_through_and_ends_the_display(capsys):
-    with pytest.raises(OSError, match="full"):
+    with ends_what_it_starts("_write_lines"), pytest.raises(OSError, match="full"):
         _fails()
     assert capsys.readouterr().err.startswith("x: 1 rows")
-    assert not [thread for thread in threading.enumerate() if "_write_lines" in thread.name]

@@ -18,6 +18,7 @@ from featstore.extraction.batches import BatchRunner
 from featstore.extraction.pipeline import IN_FLIGHT, BlockTask, Preparation, encode_blocks
 from featstore.extraction.runs import DeviceRuns
 from featstore.images import Geometry
+from tests.assertions import ends_what_it_starts
 
 
 class Slow:
@@ -84,9 +85,9 @@ def test_blocks_come_in_order_and_whole_while_batches_overlap(manifest: Manifest
 
 def test_an_error_of_a_batch_ends_the_job_and_its_threads(manifest: Manifest) -> None:
     encoder = Slow(refused=9.0)
-    with pytest.raises(ValueError, match="no such width"):
+    ends = ends_what_it_starts("encode", "prepare")
+    with ends, pytest.raises(ValueError, match="no such width"):
         _encode(manifest, encoder)
-    assert not [t for t in threading.enumerate() if t.name.startswith(("encode", "prepare"))]
 
 
 @pytest.mark.parametrize("pool", [None, "cls", "layer:blocks.0"])

@@ -235,28 +235,29 @@ def _one_list(n: int) -> pl.Series:
 
 
 IDS = [f"b/{i:02d}" for i in range(40)]
-TABLES = {
-    "too few rows": _parquet(pl.DataFrame({"item_id": IDS[:39]})),
-    "too many rows": _parquet(pl.DataFrame({"item_id": [*IDS, "x"]})),
-    "no item_id": _parquet(pl.DataFrame({"item": IDS})),
-    "numbers for ids": _parquet(pl.DataFrame({"item_id": list(range(40))})),
-    "null ids": _parquet(pl.DataFrame({"item_id": [None, *IDS[1:]]})),
-    "binary ids": _parquet(pl.DataFrame({"item_id": [b"x"] * 40})),
-    "no parquet": b"PAR1" + b"\0" * 60 + b"PAR1",
-    "a pickle": b"\x80\x04\x95cos\nsystem\n(S'id'\ntR.",
-    "empty": b"",
-    "rows as run lengths": _parquet(
+#: What makes each: some take a second and hundreds of megabytes.
+TABLES: dict[str, Callable[[], bytes]] = {
+    "too few rows": lambda: _parquet(pl.DataFrame({"item_id": IDS[:39]})),
+    "too many rows": lambda: _parquet(pl.DataFrame({"item_id": [*IDS, "x"]})),
+    "no item_id": lambda: _parquet(pl.DataFrame({"item": IDS})),
+    "numbers for ids": lambda: _parquet(pl.DataFrame({"item_id": list(range(40))})),
+    "null ids": lambda: _parquet(pl.DataFrame({"item_id": [None, *IDS[1:]]})),
+    "binary ids": lambda: _parquet(pl.DataFrame({"item_id": [b"x"] * 40})),
+    "no parquet": lambda: b"PAR1" + b"\0" * 60 + b"PAR1",
+    "a pickle": lambda: b"\x80\x04\x95cos\nsystem\n(S'id'\ntR.",
+    "empty": lambda: b"",
+    "rows as run lengths": lambda: _parquet(
         pl.select(item_id=pl.repeat("x", 50_000_000)), compression="zstd", statistics=False
     ),
-    "values in one row": _parquet(
+    "values in one row": lambda: _parquet(
         pl.DataFrame({"item_id": IDS, "tags": _one_list(40_000_000)}), compression="zstd"
     ),
-    "columns": _parquet(
+    "columns": lambda: _parquet(
         pl.select(item_id=pl.Series(IDS * 40_000), **{f"c{i}": pl.lit(0) for i in range(60)}),
         compression="zstd",
     ),
-    "metadata": _endless_footer(1_900_000),
-    "zeros that zstd shrinks": _parquet(
+    "metadata": lambda: _endless_footer(1_900_000),
+    "zeros that zstd shrinks": lambda: _parquet(
         pl.DataFrame({"item_id": ["\0" * 20_000_000 + i for i in IDS]}), compression="zstd"
     ),
 }  # fmt: skip
@@ -264,8 +265,9 @@ TABLES = {
 
 @pytest.mark.parametrize("trick", TABLES)
 def test_item_tables_that_lie_are_refused(hostile: Hostile, tmp_path: Path, trick: str) -> None:
-    assert len(TABLES[trick]) < 2_000_000
-    hostile.replace_items(TABLES[trick])
+    data = TABLES[trick]()
+    assert len(data) < 2_000_000
+    hostile.replace_items(data)
     _refused(hostile, tmp_path, match="items-evil.parquet")
 
 
@@ -321,11 +323,11 @@ def test_a_table_that_nobody_could_read_is_not_written(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("trick", ["rows as run lengths", "zeros that zstd shrinks"])
 def test_what_a_table_would_become_is_known_before_it_is_read(trick: str) -> None:
     with pytest.raises(CorruptStoreError, match=r"would become [\d,]{9,} in memory"):
-        read_table(TABLES[trick], where="x", schema={})
+        read_table(TABLES[trick](), where="x", schema={})
 
 
 def test_failures_and_thumbnails_are_checked_too(hostile: Hostile, tmp_path: Path) -> None:
-    data = TABLES["zeros that zstd shrinks"]
+    data = TABLES["zeros that zstd shrinks"]()
     folder = hostile.directory.parent
     (folder / f"thumbnails-{sha256_hex(data)[:8]}.parquet").write_bytes(data)
     _refused(hostile, tmp_path, match="thumbnails")

@@ -130,6 +130,8 @@ def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
         def handle_error(self, *_: Any) -> None:
             pass  # a reader that gave up
 
+    # Head and body are two writes: the second would wait 40 ms for the receipt of the first.
+    handler.disable_nagle_algorithm = True
     server = Quiet(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

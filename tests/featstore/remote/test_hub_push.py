@@ -393,9 +393,10 @@ def test_a_push_from_an_address_through_a_small_cache(
 
 def test_a_push_that_ends_with_an_error_leaves_no_threads(hub: Hub, store_folder: Path) -> None:
     hub.harm = lambda method, path: (400, {}) if "/signed/" in path else None
+    before = set(threading.enumerate())
     with pytest.raises(RemoteStoreError):
         copy_sets(store_folder, ADDRESS)
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - before:
         if thread.name.startswith("upload"):
             thread.join(10)
             assert not thread.is_alive()

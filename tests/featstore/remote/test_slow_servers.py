@@ -46,6 +46,9 @@ except featstore.FeatstoreError as err:
 #: A second of patience instead of thirty: what is limited is the same.
 QUICK = {"HEADSTOCK_LEAST_RATE": "100000", "HEADSTOCK_PATIENCE": "1", "HEADSTOCK_DEADLINE": "8"}
 
+#: For servers from whom nothing whole comes, however long one waits.
+AT_ONCE = {"HEADSTOCK_PATIENCE": "0.2", "HEADSTOCK_DEADLINE": "1.5"}
+
 HEADERS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 #: How a server trickles: what it sends at once, and what it repeats with pauses for ever.
@@ -132,7 +135,7 @@ def addressed(scheme: str, url: str) -> tuple[str, dict[str, str]]:
 def test_a_server_that_trickles_is_given_up(scheme: str, how: str, tmp_path: Path) -> None:
     with trickling(*TRICKLES[how]) as url:
         address, more = addressed(scheme, url)
-        said = read_in_child(address, tmp_path, **more)
+        said = read_in_child(address, tmp_path, **more, **AT_ONCE)
     assert said.startswith("UnreachableError"), said
 
 
@@ -195,7 +198,7 @@ def test_the_time_of_a_piece_that_waits_is_counted_once() -> None:
 def test_a_server_without_end_is_given_up(scheme: str, how: str, tmp_path: Path) -> None:
     with trickling(*FLOODS[how], pause=0) as url:
         address, more = addressed(scheme, url)
-        said = read_in_child(address, tmp_path, **more)
+        said = read_in_child(address, tmp_path, **more, **AT_ONCE)
     assert said.startswith(("UnreachableError", "CorruptStoreError", "RemoteStoreError")), said
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,15 +25,6 @@ from featstore.store import SetSpec, SetWriter, read_thumbnails, remove_set, wri
 from tests.damage import unseal
 
 Images = tuple[np.ndarray, pl.DataFrame]
-
-
-def test_importing_loads_neither_torch_nor_zarr() -> None:
-    code = (
-        "import sys, featstore, fitters, bench; "
-        "heavy = {'torch', 'timm', 'zarr', 'sklearn', 'transformers'} & set(sys.modules); "
-        "assert not heavy, heavy"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_an_unknown_attribute_is_an_attribute_error() -> None:

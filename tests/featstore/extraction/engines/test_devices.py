@@ -27,7 +27,10 @@ from featstore.extraction.workers import (
     run_part,
     settle,
 )
+from tests.assertions import ends_what_it_starts
 from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
+
+pytestmark = pytest.mark.usefixtures("forked")
 
 
 def job(manifest: Manifest, choices: list[EncoderSpec], store: Path, config: ExtractConfig) -> Job:
@@ -44,20 +47,20 @@ def test_a_process_that_is_killed_is_replaced_and_the_store_is_the_same(
     store = tmp_path / "store"
     seen: list[Progress] = []
     killed: list[int | None] = []
+    before = set(multiprocessing.active_children())
 
     def kill_one(_: BlockDone) -> None:
         if not killed:
-            child = multiprocessing.active_children()[0]
+            child = min(set(multiprocessing.active_children()) - before, key=lambda one: one.name)
             killed.append(child.pid)
             child.kill()
 
-    with caplog.at_level(logging.WARNING):
+    with ends_what_it_starts(), caplog.at_level(logging.WARNING):
         results = extract_on_devices(
             job(pictures, choices, store, settled(on_block=kill_one, on_progress=seen.append)),
             "cpu,cpu",
         )
     assert f"Process {killed[0]} on cpu was killed by SIGKILL" in caplog.text
-    assert not multiprocessing.active_children()
     assert tree(store) == whole
     assert [(one.failed, one.new + one.reused) for one in results] == [(1, 42), (1, 42)]
     assert [one.revision_id for one in results] == [
@@ -79,9 +82,8 @@ def test_an_interruption_ends_every_process_and_one_alone_goes_on(
     def interrupt(_: BlockDone) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with ends_what_it_starts(), pytest.raises(KeyboardInterrupt):
         extract_on_devices(job(pictures, choices[:1], store, settled(on_block=interrupt)), ["cpu"])
-    assert not multiprocessing.active_children()
     assert not featstore.open_store(store).sets()
     results = extract_many(
         pictures, kind="image", encoders=choices, store=store, config=settled(batch_size=3)
@@ -95,9 +97,9 @@ def test_what_a_process_raises_is_raised_here(
     pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    with pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may"):
+    failures = pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may")
+    with ends_what_it_starts(), failures:
         extract_on_devices(job(pictures, choices[:1], store, settled(max_failures=0)), "cpu")
-    assert not multiprocessing.active_children()
 
 
 def test_what_raises_on_one_device_is_done_on_another_and_the_store_is_the_same(
@@ -125,12 +127,11 @@ def test_what_raises_on_two_devices_ends_the_job_and_what_is_done_is_kept(
 ) -> None:
     encoders, alone, store = [fickle("cpu:1+cpu:2")], tmp_path / "alone", tmp_path / "store"
     both = r"Part \d of 8 failed\. Worker . on cpu:. raised RuntimeError: .* Worker . on cpu:."
-    with pytest.raises(DeviceError, match=both) as raised:
+    with ends_what_it_starts(), pytest.raises(DeviceError, match=both) as raised:
         extract_on_devices(job(pictures, encoders, store, settled()), "cpu:1,cpu:2")
     assert {"cpu:1", "cpu:2"} <= set(str(raised.value).split())
     # Where the exception came from in the other process.
     assert "fickle.py" in raised.value.__cause__.__notes__[0]
-    assert not multiprocessing.active_children()
     assert not featstore.open_store(store).sets()
     begun = journalled(store)
     assert begun > 0

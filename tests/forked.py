@@ -1,0 +1,50 @@
+"""Processes of `multiprocessing` that need not import torch and more again: one that has is forked.
+
+Each is a process of its own, with the environment of whoever starts it and all that pickling does
+on the way. What a start itself finds or leaves out, tests/test_current_folder.py looks at.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import pytest
+
+#: Imported once; nothing is called, so no thread is lost by the forks.
+LOADED = ["torch", "timm", "torchvision.transforms.v2", "bench", "bench.execution", "fitters",
+          "featstore.extraction.workers", "featstore.encoders.timm_image"]  # fmt: skip
+
+
+class _Process(ForkServerProcess):
+    def __reduce__(self) -> Any:
+        # The environment comes before what is unpickled in it.
+        state = bytes(ForkingPickler.dumps(self.__dict__))
+        return _restored, (dict(os.environ), state)
+
+
+def _restored(environment: dict[str, str], state: bytes) -> _Process:
+    os.environ.clear()
+    os.environ.update(environment)
+    process = _Process.__new__(_Process)
+    process.__dict__.update(pickle.loads(state))
+    return process
+
+
+class _Context(ForkServerContext):
+    Process = _Process
+
+
+def fork_from_one(patch: pytest.MonkeyPatch) -> None:
+    """Let every process that would be spawned be forked so."""
+    context = _Context()
+    context.set_forkserver_preload(LOADED)
+    usual = multiprocessing.get_context
+    patch.setattr(
+        multiprocessing, "get_context",
+        lambda method=None: context if method == "spawn" else usual(method),
+    )  # fmt: skip
