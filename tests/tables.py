@@ -473,11 +473,11 @@ def more_faults(data: Data) -> list[str]:
 
 
 def interleavings(data: list[Data]) -> list[str]:
-    """Return how many interleavings held, for each command that stood still."""
+    """Return how many interleavings held, over the commands that stood still."""
     columns = ("places", "interleavings", "tried", "held")
-    rows = [[row["name"], *(f"{row[name]:,}" for name in columns)] for row in data]
     total = [f"{sum(row[name] for row in data):,}" for name in columns]
-    return table(["stands still", *columns], [*rows, ["**all**", *total]])
+    still = ", ".join(dict.fromkeys(row["name"].partition(",")[0].split()[0] for row in data))
+    return table(["stands still", *columns], [[still, *total]])
 
 
 def _counted(numbers: Mapping[str, int]) -> list[str]:
