@@ -35,12 +35,11 @@ from bench import compare, read_results
 from bench.cells import only_series, source_name
 from bench.code import code_digest
 from bench.contracts import CONTRACTS
-from bench.doses import SCHEMA as DOSES
 from bench.doses import dose_table
 from bench.suites.paper import EXPERIMENTS
 from bench.tables import (
     BY_NAME,
-    dose_lines,
+    MINUS,
     interval_text,
     p_text,
     pairs_text,
@@ -58,7 +57,7 @@ DATA = DOCS / "data"
 
 TOP = ("top-1", "top-5", "top-10")
 METHODS = {"ridge": "ridge", "procrustes": "Procrustes", "kernel-ridge": "kernel ridge"}
-SOURCES = {"none": "pairs alone", "head": "+ head", "random": "+ random", "shuffled": "+ shuffled"}
+SOURCES = {"none": "pairs alone", "head": "+ head", "shuffled": "+ shuffled"}
 
 CONTROLS = {
     "random": "random rows", "random-cov": "of the head's covariance", "shuffled": "names shuffled"
@@ -135,24 +134,53 @@ def collect_controls(results: Path) -> Data:
     }
 
 
+#: Dose -> the levels that the page shows; the report of the suite has all.
+LEVELS = {"clusters of names": (50, 300)}
+
+
 def doses(data: Data) -> list[str]:
-    """Return how top-1 answers to doses of the head."""
-    frame = pl.DataFrame(data["doses"], schema=DOSES)
-    return dose_lines(frame).text("md").splitlines()
+    """Return how top-1 answers to doses of the head, and what ten times as many are worth."""
+    methods = ("procrustes", "kernel-ridge")
+    found = {(row["dose"], row["level"], row["method"]): row for row in data["doses"]}
+    rows = []
+    for dose in dict.fromkeys(row["dose"] for row in data["doses"]):
+        levels = [level for one, level, method in found if (one, method) == (dose, methods[0])]
+        for level in levels:
+            if level in LEVELS.get(dose, (100, 500, 915, 1_000)):
+                both = [_dosed(found[dose, level, method]) for method in methods]
+                rows.append([dose, f"{level:,}", *both[0], *both[1]])
+        both = [_slope(found[dose, levels[0], method]) for method in methods]
+        if any(both):
+            rows.append([dose, "× 10", both[0], "", both[1], ""])
+    columns = [part for m in methods for part in (f"{METHODS[m]}: top-1 %", "seen/unseen")]
+    return table(["part of the head", "level", *columns], rows)
+
+
+def _dosed(row: Data) -> tuple[str, str]:
+    value, low, high, *named = (
+        value_text("top-1", row[name]) for name in ("value", "low", "high", *BY_NAME)
+    )
+    return f"{value} [{low}, {high}]".replace("-", MINUS), "/".join(named)
+
+
+def _slope(row: Data) -> str:
+    if row["slope"] is None:
+        return ""
+    return f"{signed_text(row['slope'])} {interval_text(row['slope_low'], row['slope_high'])}"
 
 
 def beside(data: Data) -> list[str]:
     """Return what every source gains over the same real pairs alone, held out."""
-    rows = [
-        [
-            row["n_pairs"], METHODS.get(row["method"], row["method"]),
-            source_name(row["source"], row["n_pairs"]),
-            value_text("top-1", row["a"], row["a_sd"]), value_text("top-1", row["b"], row["b_sd"]),
-            f"{signed_text(row['difference'])} {interval_text(row['low'], row['high'])}",
-        ]
-        for row in data["beside"]
-    ]  # fmt: skip
-    return table(["K", "method", "fitted on", "top-1", "pairs alone", "gain"], rows)
+    kinds = list(dict.fromkeys((row["method"], row["n_pairs"]) for row in data["beside"]))
+    rows: dict[str, list[str]] = {"pairs alone, top-1 %": []}
+    for kind in kinds:
+        own = [row for row in data["beside"] if (row["method"], row["n_pairs"]) == kind]
+        rows["pairs alone, top-1 %"].append(value_text("top-1", own[0]["b"], own[0]["b_sd"]))
+        for row in own:
+            gain = f"{signed_text(row['difference'])} {interval_text(row['low'], row['high'])}"
+            rows.setdefault(source_name(row["source"], row["n_pairs"]), []).append(gain)
+    columns = [f"{METHODS[method]}, K {k}" for method, k in kinds]
+    return table(["fitted on", *columns], [[name, *cells] for name, cells in rows.items()])
 
 
 def _three(row: Data) -> str:
@@ -227,55 +255,47 @@ def _stated(gain: Data) -> str:
 
 def demo_gains(data: Data) -> list[str]:
     """Return the primary comparisons of the mix with its better part."""
-    rows = []
-    for k in ("16", "64", "256", "all"):
-        for method, name in METHODS.items():
-            gain = _gain(
-                data, eval="held-out", metric="top-1", method=method, comparison="over-parts",
-                n_pairs=k,
-            )  # fmt: skip
-            if gain is None:
-                continue
-            rows.append(
-                [
-                    k, name, gain["side_b"], _stated(gain), p_text(gain["p"]),
-                    p_text(gain["p_holm"]), f"{100 * gain['draw_error']:.1f}",
-                    f"{100 * gain['cluster_error']:.1f}", f"{gain['df']:.0f}",
-                    f"{gain['overlap']:.2f}", gain["population"],
-                ]
-            )  # fmt: skip
-    return table(
-        ["K", "method", "better part", "mix − better part", "p", "p, Holm", "s.e. draws",
-         "s.e. clusters", "df", "f", "about"],
-        rows,
-    )  # fmt: skip
+    found = [
+        (k, name, gain)
+        for k in ("16", "64", "256", "all")
+        for method, name in METHODS.items()
+        if (gain := _gain(data, eval="held-out", metric="top-1", method=method,
+                          comparison="over-parts", n_pairs=k)) is not None
+    ]  # fmt: skip
+    parts = {gain["side_b"] for _, _, gain in found}
+    part = parts.pop() if len(parts) == 1 else "better part"
+    rows = [
+        [k, name, _stated(gain), p_text(gain["p"]), p_text(gain["p_holm"]),
+         f"{gain['overlap']:.2f}"]
+        for k, name, gain in found
+    ]  # fmt: skip
+    return table(["K", "method", f"mix − {part}", "p", "p, Holm", "f"], rows)
 
 
 def demo_controls(data: Data) -> list[str]:
-    """Return how the head stands among its controls."""
+    """Return how the head stands among its controls, and the largest p of a line."""
     rows = []
     for evaluation, k in (("all-names", "0"), ("held-out", "0"), ("held-out", "64")):
         for method, name in METHODS.items():
-            for source in CONTROLS:
-                gain = _gain(
-                    data, eval=evaluation, metric="top-1", method=method, n_pairs=k,
-                    comparison="over-control", source=source,
-                )  # fmt: skip
-                if gain is None:
-                    continue
-                rank = "" if gain["rank"] is None else f"{gain['rank']} of {gain['n_controls'] + 1}"
-                rows.append(
-                    [
-                        evaluation, k, name, source, _stated(gain), rank,
-                        f"{100 * gain['control_best']:.1f}", p_text(gain["p"]),
-                        p_text(gain["p_holm"]), gain["test"],
-                    ]
-                )  # fmt: skip
+            gains = [
+                _gain(data, eval=evaluation, metric="top-1", method=method, n_pairs=k,
+                      comparison="over-control", source=source)
+                for source in CONTROLS
+            ]  # fmt: skip
+            found = [gain for gain in gains if gain is not None]
+            worst = max(found, key=lambda gain: gain["rank"] or 0)
+            holm = [gain["p_holm"] for gain in found if gain["p_holm"] is not None]
+            rows.append(
+                [
+                    evaluation, k, name, *("–" if one is None else _stated(one) for one in gains),
+                    f"{100 * max(gain['control_best'] for gain in found):.1f}",
+                    f"{worst['rank']} of {worst['n_controls'] + 1}" if worst["rank"] else "–",
+                    p_text(max(gain["p"] for gain in found)), p_text(max(holm)) if holm else "–",
+                ]
+            )  # fmt: skip
     return table(
-        ["evaluation", "K", "method", "control", "head − control", "rank", "best control", "p",
-         "p, Holm", "test"],
-        rows,
-    )  # fmt: skip
+        ["evaluation", "K", "method", *CONTROLS, "best control", "rank", "p", "p, Holm"], rows
+    )
 
 
 def demo_conse(data: Data) -> list[str]:
@@ -296,23 +316,73 @@ def demo_conse(data: Data) -> list[str]:
     return table(["evaluation", "method", *TOP], rows)
 
 
+#: What a line is called -> the checks that it sums up; others have a line of their own.
+CHECKS = {
+    "type I, a difference": ("type I, two-term", "type I, floor"),
+    "coverage, one share": (
+        "coverage, one share, latent normal clusters", "coverage, one share, beta clusters",
+        "coverage, one share over draws", "coverage, one share, rare hits in large clusters",
+    ),
+    "type I at 0.05, head a control draw": (
+        "type I at 0.05, head a control draw", "type I, head a control draw, pairs of its own",
+        "type I at 0.05, either side, tails or skew",
+    ),
+    "type I at 0.0028, head a control draw (known limits)": (
+        "type I at 0.0028, head a control draw (known limit)",
+        "type I at 0.0028, either side, tails or skew (known limit)",
+    ),
+    "interval to one more control draw, without zero": (
+        "interval of a control draw without zero, tails or skew",
+        "interval of a control draw without zero",
+    ),
+    "a sentence of the verdict, of equal controls": (
+        "sentence: a control did better, of equal ones",
+        "sentence: better than every control, of equal ones",
+    ),
+    "power at 2.8 s.e.": ("power at 2.8 s.e., two-term", "power at 2.8 s.e., floor"),
+    **{
+        f"type I, {what}": tuple(f"type I, {what}, {how}" for how in (
+            "calibrated", "best of many layers, search counted",
+            "rows in groups, permuted as blocks",
+        ))
+        for what in ("CKA and CCA", "mutual k-NN")
+    },
+    **{
+        f"type I, similarities, {how}": tuple(
+            f"type I, {what}, {how}" for what in ("CKA and CCA", "mutual k-NN")
+        )
+        for how in ("best of many layers, search ignored", "rows in groups, permuted one by one")
+    },
+    "family-wise error of a board": (
+        "family-wise error of a board, equal entries",
+        "family-wise error of a board, unequal entries",
+    ),
+}  # fmt: skip
+
+
+#: Checks without a goal, or of the program rather than of a claim, that the page leaves out.
+LEFT_OUT = (
+    "type I, split drawn anew, pool: all images", "type I, split drawn anew, pool: training images",
+    "p of a control draw, uniform (Kolmogorov–Smirnov)", "a p far below 0.05 / 1,000 is possible",
+)  # fmt: skip
+
+
 def statistics_cells(data: list[Data]) -> list[str]:
-    """Return every check of `make validate-statistics`, cells of one kind in one line."""
+    """Return the checks of `make validate-statistics`, cells of one kind in one line."""
+    called = {name: line for line, names in CHECKS.items() for name in names}
     kinds: dict[tuple[str, str], list[Data]] = {}
     for row in data:
-        kinds.setdefault((row["name"], row["goal"]), []).append(row)
+        powers = row["goal"] == "printed" and row["name"].startswith(("power", "planted"))
+        if row["name"] not in LEFT_OUT and not powers:
+            kinds.setdefault((called.get(row["name"], row["name"]), row["goal"]), []).append(row)
     rows = []
     for (name, goal), own in kinds.items():
         values = sorted(row["value"] for row in own)
-        worst = max if "error" in name or name.startswith("type I") else min
-        at = worst(own, key=lambda row: row["value"])
-        held = [row["holds"] for row in own if row["holds"] is not None]
         span = f"{values[0]:.3g}" if len(own) == 1 else f"{values[0]:.3f} to {values[-1]:.3f}"
-        rows.append(
-            [name, str(len(own)), span, goal, f"{sum(held)} of {len(held)}" if held else "–",
-             at["setting"]]
-        )  # fmt: skip
-    return table(["check", "cells", "found", "goal", "hold", "the worst cell"], rows)
+        held = [row["holds"] for row in own if row["holds"] is not None]
+        counted = f"{sum(held)} of {len(own)}" if held else f"{len(own)}, no goal"
+        rows.append([name, span, goal.replace("printed", "–"), counted])
+    return table(["check", "found", "goal", "cells that hold"], rows)
 
 
 def tree(_: None) -> list[str]:
@@ -371,18 +441,27 @@ FAULTS = {
 }  # fmt: skip
 
 
+#: The first words of the commands that a line of the fault matrix sums up.
+TOGETHER = (
+    ("rm", "gc", "init", "tag", "sign", "card", "repair"),
+    ("push", "pull", "sync", "prefetch", "cache"),
+    ("import", "export"), ("manifests",), ("fitters",), ("bench",), ("extract",),
+)  # fmt: skip
+
+
 def faults(data: Data) -> list[str]:
-    """Return how many attempts of the fault matrix held, for each command and fault."""
-    rows, total = [], Counter[str]()
+    """Return how many attempts of the fault matrix held, for commands of a kind and each fault."""
+    lines = {words: Counter[str]() for words in TOGETHER}
     for row in data["commands"]:
-        numbers = Counter({name: row[name] for name in ("calls", "sites", "planned")})
+        numbers = Counter({name: row[name] for name in ("sites", "planned")}) + Counter(kinds=1)
         for name, some in FAULTS.items():
             for count in ("attempts", "held"):
                 numbers[f"{name} {count}"] = sum(row[count].get(fault, 0) for fault in some)
-        total.update(numbers)
-        rows.append([row["name"], *_counted(numbers)])
-    rows.append(["**all**", *_counted(total)])
-    return table(["command", "calls", "call sites", "attempts", *FAULTS], rows)
+        (words,) = (one for one in TOGETHER if re.match(r"\w+", row["name"])[0] in one)
+        lines[words].update(numbers)
+    rows = [[", ".join(words), *_counted(numbers)] for words, numbers in lines.items()]
+    rows.append(["**all**", *_counted(sum(lines.values(), Counter[str]()))])
+    return table(["commands", "in all", "call sites", "attempts", *FAULTS], rows)
 
 
 def more_faults(data: Data) -> list[str]:
@@ -403,18 +482,18 @@ def more_faults(data: Data) -> list[str]:
 
 
 def interleavings(data: list[Data]) -> list[str]:
-    """Return how many interleavings held, for each command that stood still."""
+    """Return how many interleavings held, over the commands that stood still."""
     columns = ("places", "interleavings", "tried", "held")
-    rows = [[row["name"], *(f"{row[name]:,}" for name in columns)] for row in data]
     total = [f"{sum(row[name] for row in data):,}" for name in columns]
-    return table(["stands still", *columns], [*rows, ["**all**", *total]])
+    still = ", ".join(dict.fromkeys(row["name"].partition(",")[0].split()[0] for row in data))
+    return table(["stands still", *columns], [[still, *total]])
 
 
 def _counted(numbers: Mapping[str, int]) -> list[str]:
     made = sum(numbers[f"{name} attempts"] for name in FAULTS)
     sampled = "" if made == numbers["planned"] else f" of {numbers['planned']:,}"
     held = [f"{numbers[f'{n} held']:,} of {numbers[f'{n} attempts']:,}" for n in FAULTS]
-    return [f"{numbers['calls']:,}", f"{numbers['sites']:,}", f"{made:,}{sampled}", *held]
+    return [f"{numbers['kinds']}", f"{numbers['sites']:,}", f"{made:,}{sampled}", *held]
 
 
 def contracts(_: None) -> list[str]:

@@ -1,8 +1,8 @@
 """Settings of a ridge or a kernel ridge by what it predicts for names that it never saw.
 
 Left out are the classes of a name, not rows: a class that shares its name with another would
-predict itself. It is exact for preprocessing that does not depend on the rows left out;
-docs/accuracy.md says how far refitting that too moves the criterion.
+predict itself. It is exact for preprocessing that does not depend on the rows left out. On the
+demo's head, refitting that too moved the mean cosine of 60 names from 0.2722 to 0.2754.
 """
 
 from __future__ import annotations

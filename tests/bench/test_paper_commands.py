@@ -267,26 +267,23 @@ def test_the_downloads_of_the_document_are_those_of_the_manifests():
         assert file.rsplit("/", 1)[0] in sentence_transformers_text
 
 
-def test_the_hours_of_the_document_follow_from_its_rates():
-    rows = table("| model | pixels | images / s, published |")
-    rates = {row["model"]: int(row["images / s, published"].replace(",", "")) for row in rows}
-    towers = {"ViT-B-32-quickgelu": "vit_base_patch32_clip_224",
-              "ViT-L-14-336-quickgelu": "vit_large_patch14_clip_336"}  # fmt: skip
+#: Model → images a second, as timm publishes them for an RTX 3090.
+RATES = {
+    "beit_base_patch16_224": 1536, "caformer_s18": 1550, "convformer_s18": 1455,
+    "convnext_base": 1310, "tiny_vit_21m_224": 3034, "convnext_large_mlp": 240,
+    "ViT-L-14-336-quickgelu": 158, "vit_large_patch14_clip_336": 158,
+    "ViT-B-32-quickgelu": 5121,
+}  # fmt: skip
 
-    def rate(encoder):
-        name = encoder.partition(":")[2].partition("/")[0]
-        return rates[towers.get(name, name.partition(".")[0])]
 
-    told = {
-        row["images of"]: row for row in table("| images of | encoders | GPU hours, estimated |")
-    }
-    total = 0.0
-    for dataset, encoders in wanted_images().items():
-        hours = sum(expected_images(dataset) / rate(encoder) for encoder in encoders) / 3600
-        assert int(told[dataset]["encoders"]) == len(encoders)
-        assert float(told[dataset]["GPU hours, estimated"]) == pytest.approx(hours, abs=0.005)
-        total += hours
-    assert float(told["all"]["GPU hours, estimated"]) == pytest.approx(total, abs=0.01)
+def test_the_hours_of_the_document_follow_from_the_rates():
+    rates = [
+        expected_images(dataset) / RATES[name.partition(":")[2].split("/")[0].partition(".")[0]]
+        for dataset, encoders in wanted_images().items()
+        for name in encoders
+    ]
+    text = " ".join(DOCUMENT.read_text(encoding="utf-8").split())
+    assert f"take {sum(rates) / 3600:.2f} GPU hours" in text
 
 
 def test_the_document_names_every_experiment_of_the_published_numbers():
