@@ -342,7 +342,7 @@ def few_shot(data: Data) -> list[str]:
         texts = [f"{row['top-1'][n][0]:.1f}" for n in shots]
         cells = rows.setdefault(row["learner"], [row["learner"], *["–"] * 6, ""])
         start = 1 if row["names"] == "no" else 4
-        cells[start:start + 3] = texts
+        cells[start : start + 3] = texts
         cells[7] = f"{row['seconds']:.2f}"
     heads = [f"{data['shots'][n]}{also}" for also in ("", ", names") for n in shots]
     return table(["learner", *heads, "CPU s"], list(rows.values()))
@@ -439,16 +439,17 @@ def embeddings_properties(_: None) -> list[str]:
     """Return the properties of the embeddings convention, as its schema states them."""
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))["properties"][KEY]
     rows = [[f"`{name}`", *rest] for name, *rest in _properties(schema, "", set(SHOULD))]
-    return table(["property", "level", "type", "meaning"], rows)
+    return table(["property", "level", "meaning"], rows)
 
 
 def _properties(schema: Data, above: str, should: set[str]) -> Iterator[list[str]]:
     for name, one in schema["properties"].items():
         level = "MUST" if name in schema["required"] else "SHOULD" if name in should else "MAY"
         values = one.get("enum", [one["const"]] if "const" in one else [])
-        kind = ", ".join(f"`{json.dumps(value)}`" for value in values) or one.get("type", "string")
+        text = ", ".join(f"`{json.dumps(value)}`" for value in values)
         if "description" in one:
-            yield [above + name, level, kind, one["description"]]
+            meaning = one["description"] + (f" One of {text}." if text else "")
+            yield [above + name, level, meaning.replace("One of `1`", "Always `1`")]
             if "properties" in one:
                 yield from _properties(one, f"{above}{name}.", set())
 
