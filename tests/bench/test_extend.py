@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from bench.cli.headstock import cli as headstock_cli
 from bench.cli.main import cli as bench_cli
 from featstore import open_store
 from featstore.command_line import run_command
-from tests.extend import PAGE, SETS, files, write_files
+from tests.extend import SETS, files, write_files
 
 GROUPS = {"headstock": headstock_cli, "bench": bench_cli}
 
@@ -114,10 +113,3 @@ def test_a_dataset_a_source_and_an_encoder_of_files_make_a_set_without_torch(typ
     rows = open_store(tmp_path / "own").view("swatches/image/colours.4").numpy().astype(np.float64)
     # The last shade of red is 255, 0, 0 in every cell.
     np.testing.assert_array_equal(rows[3].reshape(16, 3), np.tile([1.0, 0.0, 0.0], (16, 1)))
-
-
-def test_what_is_typed_into_a_notebook_runs(no_plugins, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), flags=re.DOTALL)
-    (block,) = [block for block in blocks if block not in files().values()]
-    exec(compile(block, "docs/extend.md", "exec"), {"__name__": "__main__"})
-    assert capsys.readouterr().out == "(20, 3)\n"

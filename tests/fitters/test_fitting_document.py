@@ -47,13 +47,13 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: Any)
 
 def test_the_commands_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = "".join(blocks("console")).replace("\\\n", " ").splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 7
     for line in lines:
         name, *args = shlex.split(line)
         assert name == "fitters"
         assert run_command(cli, name, args) == 0, capsys.readouterr().err
     assert {path.name for path in (workplace / "aligners").iterdir()} == {
-        "ridge-head", "csa-seed0", "csa-seed1", "procrustes", "a", "b",
+        "ridge-head", "csa-seed0", "csa-seed1", "a",
     }  # fmt: skip
     assert "toy/image" in capsys.readouterr().out
 
@@ -71,9 +71,8 @@ def test_the_python_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) ->
     names: dict[str, object] = {}
     for block in blocks("python"):
         exec(block, names)
-    # The methods that the document registers are gone after it.
-    for name in ("weighted-means", "weighted-means-2"):
-        assert METHODS.pop(name).options == ("penalty", "mix")
+    # The method that the document registers is gone after it.
+    assert METHODS.pop("weighted-means").options == ("penalty", "mix")
     best = np.asarray(names["best"])
     # The toy world is nearly noiseless: an image finds its own caption.
     assert np.mean(best == np.arange(len(best))) > 0.8
