@@ -493,11 +493,13 @@ CHOICES = {
     "head_templates": "head_name_set", "pair_variants": "name_set", "pair_templates": "name_set",
 }  # fmt: skip
 
-#: Columns that name sets, and those of their revisions.
+#: Columns that name sets, and those of their revisions. Further heads are named with theirs; the
+#: images beside them are not.
 SETS = {
     **{f"{role}_set": f"{role}_revision"
        for role in ("image", "name", "caption", "head", "head_name", "view")},
     "layer_sets": "layer_revisions",
+    "more_heads": "more_images",
 }  # fmt: skip
 
 #: Those that are empty where a run pairs no class with a text.

@@ -15,9 +15,8 @@ milliseconds would otherwise wait for a thousand durable writes.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +27,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.errors import NoResultsError
-from bench.metrics.ranks import CUTOFFS
+from bench.metrics.ranks import CUTOFFS, Ranks
 from bench.metrics.summary import METRICS, query_values
 from bench.runs import LEAVES
 from featstore.durable import is_free
@@ -120,17 +119,6 @@ SUM_SCHEMA: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class QueryColumns:
-    """Columns of `RANK_SCHEMA` as arrays: what `bench.metrics.query_values` reads."""
-
-    rank: NDArray[np.int64]
-    average_precision: NDArray[np.float64]
-    truncated_precision: NDArray[np.float64]
-    hits: NDArray[np.int64]
-    n_relevant: NDArray[np.int64]
-
-
 def sums_of(ranks: pl.DataFrame) -> pl.DataFrame:
     """Return the sums per cluster of per-query ranks, under `SUM_SCHEMA`.
 
@@ -140,12 +128,14 @@ def sums_of(ranks: pl.DataFrame) -> pl.DataFrame:
         Under `RANK_SCHEMA`, of any number of runs.
     """
     hits = ranks["hits"].list.to_array(len(CUTOFFS)).to_numpy() if ranks.height else None
-    columns = QueryColumns(
+    columns = Ranks(
         ranks["rank"].to_numpy(),
         ranks["average_precision"].to_numpy(),
         ranks["truncated_precision"].to_numpy(),
         np.empty((0, len(CUTOFFS)), np.int64) if hits is None else hits,
         ranks["n_relevant"].to_numpy(),
+        top=np.empty((ranks.height, 0), np.int64),
+        gallery=0,
     )
     keys = ["run_id", "direction"]
     n_own: Any = ranks["own"].list.len().max() or 0
@@ -174,19 +164,19 @@ def sums_of(ranks: pl.DataFrame) -> pl.DataFrame:
     return joined.select(pl.col(name).cast(dtype) for name, dtype in SUM_SCHEMA.items())
 
 
-def write_run(root: Path, run_id: str, rows: pl.DataFrame, ranks: pl.DataFrame) -> None:
-    """Write a finished run; its result file comes last and makes it count.
+#: The tables of a results folder, and how each looks.
+TABLES = {"runs": RESULT_SCHEMA, "ranks": RANK_SCHEMA, "sums": SUM_SCHEMA}
 
-    Raises
-    ------
-    StoreWriteError
-        If the file system refuses. No partial file is left.
-    """
-    _write(root, run_id, rows, ranks)
+
+def file_of(root: Path, table: str, name: str) -> Path:
+    """Return where one of the `TABLES` of a run, or of a batch of this name, lies."""
+    return root / table / f"{name}.parquet"
 
 
 def write_batch(root: Path, rows: pl.DataFrame, ranks: pl.DataFrame) -> None:
-    """Write many finished runs as one file each of rows and of ranks.
+    """Write finished runs as one file each of rows, of ranks and of sums.
+
+    The file of their rows comes last and makes them count.
 
     Parameters
     ----------
@@ -199,23 +189,10 @@ def write_batch(root: Path, rows: pl.DataFrame, ranks: pl.DataFrame) -> None:
     StoreWriteError
         If the file system refuses. No partial file is left, and no run of the batch counts.
     """
-    ids = rows["run_id"].unique().to_list()
-    _write(root, ids[0] if len(ids) == 1 else _batch_name(ids), rows, ranks)
-
-
-def run_path(root: Path, name: str) -> Path:
-    """Return where the rows of a run, or of a batch of this name, lie."""
-    return root / "runs" / f"{name}.parquet"
-
-
-def ranks_path(root: Path, name: str) -> Path:
-    """Return where the per-query ranks of a run, or of a batch of this name, lie."""
-    return root / "ranks" / f"{name}.parquet"
-
-
-def sums_path(root: Path, name: str) -> Path:
-    """Return where the sums per cluster of a run, or of a batch of this name, lie."""
-    return root / "sums" / f"{name}.parquet"
+    name = _name_of(set(rows["run_id"]))
+    for table, frame in (("ranks", ranks), ("sums", sums_of(ranks)), ("runs", rows)):
+        content = _parquet(frame.select(list(TABLES[table])))
+        write_file(file_of(root, table, name), [content])
 
 
 def files_of(root: Path) -> dict[str, str]:
@@ -235,35 +212,22 @@ def files_of(root: Path) -> dict[str, str]:
 @lru_cache(maxsize=4)
 def _files_at(root: Path, stamps: tuple[int, ...]) -> dict[str, str]:
     del stamps
+    paths = _run_files(root)
+    held: dict[Path, set[str]] = {path: set() for path in paths}
+    # All at once in a third of the time of one by one, which finds the damaged ones.
+    for some in [paths, *([path] for path in paths)]:
+        with suppress(*_UNREADABLE):
+            _guard(some)
+            scan = pl.scan_parquet(some, glob=False, include_file_paths="file")
+            for run_id, file in scan.select("run_id", "file").unique().collect().iter_rows():
+                held[Path(file)].add(run_id)
+            if some is paths:
+                break
     found: dict[str, str] = {}
-    for path, ids in _ids_of(_run_files(root)).items():
-        named = path.stem in ids if len(ids) == 1 else path.stem == _batch_name(ids)
-        if named and ranks_path(root, path.stem).is_file():
+    for path, ids in held.items():
+        if path.stem == _name_of(ids) and file_of(root, "ranks", path.stem).is_file():
             found |= dict.fromkeys(ids - found.keys(), path.stem)
     return found
-
-
-def _ids_of(paths: Sequence[Path]) -> dict[Path, set[str]]:
-    """Return the runs that each file holds; a file that does not open is left out."""
-    found: dict[Path, set[str]] = {}
-    if not paths:
-        return found
-    try:
-        _guard(paths)
-        # All at once in a third of the time of one by one.
-        scan = pl.scan_parquet(list(paths), glob=False, include_file_paths="file")
-        held = scan.select("run_id", "file").unique().collect()
-        places = {str(path): path for path in paths}
-        for run_id, file in held.iter_rows():
-            found.setdefault(places[file], set()).add(run_id)
-    except _UNREADABLE:
-        # One of them is damaged.
-        found.clear()
-        for path in paths:
-            with suppress(*_UNREADABLE):
-                _guard([path])
-                found[path] = set(pl.read_parquet(path, columns=["run_id"])["run_id"])
-    return {path: found[path] for path in paths if path in found}
 
 
 def finished(root: Path) -> set[str]:
@@ -317,7 +281,7 @@ def read_ranks(root: Path | str, run_ids: Iterable[str]) -> pl.DataFrame:
     >>> read_ranks("results", [runs[0].run_id])["rank"].min()
     1
     """
-    return _of_runs(Path(root), run_ids, ranks_path, RANK_SCHEMA)
+    return _of_runs(Path(root), run_ids, "ranks")
 
 
 def read_sums(root: Path | str, run_ids: Iterable[str]) -> pl.DataFrame:
@@ -328,33 +292,20 @@ def read_sums(root: Path | str, run_ids: Iterable[str]) -> pl.DataFrame:
     NoResultsError
         If a file is missing or cannot be read.
     """
-    return _of_runs(Path(root), run_ids, sums_path, SUM_SCHEMA)
+    return _of_runs(Path(root), run_ids, "sums")
 
 
-def _of_runs(
-    root: Path, run_ids: Iterable[str], place: Callable[[Path, str], Path], schema: dict[str, Any]
-) -> pl.DataFrame:
+def _of_runs(root: Path, run_ids: Iterable[str], table: str) -> pl.DataFrame:
     """Return the rows of these runs from files of one run or of many, in the order given."""
-    wanted = list(run_ids)
-    batches: dict[str, list[str]] = {}
-    if any(not place(root, run_id).is_file() for run_id in wanted):
-        named = files_of(root)
-        for run_id in wanted:
-            if named.get(run_id, run_id) != run_id:
-                batches.setdefault(named[run_id], []).append(run_id)
-    in_batch = {run_id for ids in batches.values() for run_id in ids}
-    alone = [place(root, run_id) for run_id in wanted if run_id not in in_batch]
-    table = _read_all(alone, schema)
-    if not batches:
-        return table
-    # A run may be in two files of many: it is read from the one that counts.
-    held = [
-        _read(place(root, name), schema).filter(pl.col("run_id").is_in(ids))
-        for name, ids in batches.items()
-    ]
-    order = {run_id: number for number, run_id in enumerate(wanted)}
+    order = {run_id: number for number, run_id in enumerate(run_ids)}
+    named = files_of(root)
+    names = dict.fromkeys(named.get(run_id, run_id) for run_id in order)
+    held = _read_all([file_of(root, table, name) for name in names], TABLES[table])
+    held = held.filter(pl.col("run_id").is_in(list(order)))
+    # A run may be in two files of many, with the same numbers: it counts once.
+    keys = [key for key in ("run_id", "direction", "cluster_id", "query_id") if key in held.columns]
     number = pl.col("run_id").replace_strict(order, return_dtype=pl.Int64)
-    return pl.concat([table, *held]).sort(number, maintain_order=True)
+    return held.unique(keys, keep="first", maintain_order=True).sort(number, maintain_order=True)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -500,14 +451,9 @@ def _check_once(path: Path, *stamps: int) -> None:
 _MANY = "many-"
 
 
-def _batch_name(ids: Iterable[str]) -> str:
-    return _MANY + sha256_hex(canonical_json(sorted(ids)))
-
-
-def _write(root: Path, name: str, rows: pl.DataFrame, ranks: pl.DataFrame) -> None:
-    write_file(ranks_path(root, name), [_parquet(ranks.select(list(RANK_SCHEMA)))])
-    write_file(sums_path(root, name), [_parquet(sums_of(ranks))])
-    write_file(run_path(root, name), [_parquet(rows.select(list(RESULT_SCHEMA)))])
+def _name_of(ids: Collection[str]) -> str:
+    """Return the name of the file of these runs."""
+    return next(iter(ids)) if len(ids) == 1 else _MANY + sha256_hex(canonical_json(sorted(ids)))
 
 
 def _read_all(paths: Sequence[Path], schema: dict[str, Any]) -> pl.DataFrame:

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from fitters.select.ranking import scoring
     from fitters.settings import FitConfig, Preparation
     from fitters.sources import Sources
-    from fitters.trained.base import Schedule
     from fitters.trained.icis import ICISAligner
-    from fitters.trained.mlp import MLPAligner, PairLoss, TrainedHead
+    from fitters.trained.mlp import MLPAligner
     from fitters.trained.presets import PRESETS, preset
 
 _HOMES = {
@@ -54,7 +53,6 @@ _HOMES = {
     "MLPAligner": "fitters.trained.mlp",
     "MiniVec2VecAligner": "fitters.aligners.mini_vec2vec",
     "Moments": "fitters.moments.moments",
-    "PairLoss": "fitters.trained.mlp",
     "Pairs": "fitters.pairs",
     "PLSAligner": "fitters.aligners.directions",
     "Preparation": "fitters.settings",
@@ -64,12 +62,10 @@ _HOMES = {
     "read_alignment": "fitters.saved",
     "RidgeAligner": "fitters.aligners.ridge",
     "save_alignment": "fitters.saved",
-    "Schedule": "fitters.trained.base",
     "scoring": "fitters.select.ranking",
     "SideTransform": "fitters.moments.transform",
     "Sources": "fitters.sources",
     "TextToConceptAligner": "fitters.aligners.mean_shift",
-    "TrainedHead": "fitters.trained.mlp",
     "TwoWayRidgeAligner": "fitters.aligners.ridge",
 }
 
@@ -93,16 +89,13 @@ __all__ = [
     "MiniVec2VecAligner",
     "Moments",
     "PLSAligner",
-    "PairLoss",
     "Pairs",
     "Preparation",
     "ProcrustesAligner",
     "RidgeAligner",
-    "Schedule",
     "SideTransform",
     "Sources",
     "TextToConceptAligner",
-    "TrainedHead",
     "TwoWayRidgeAligner",
     "fit",
     "preset",

@@ -188,11 +188,10 @@ def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
             f"{type(aligner).__name__} is no aligner of the package, so what is saved must say how "
             "it is registered: give facts={'method': NAME}, the NAME of register('aligner', NAME)."
         )
-    params = aligner.plain_params() if isinstance(aligner, BaseAligner) else params_of(aligner)
     record: dict[str, Any] = {
         "format": FORMAT,
         "method": method,
-        "params": params,
+        "params": params_of(aligner),
         "values": {name: getattr(aligner, name) for name in _State.of(aligner).values},
         "facts": alignment.facts,
     }
@@ -345,8 +344,7 @@ def _empty_aligner(record: dict[str, Any]) -> Any:
             f"This alignment is of the method {method!r}. Known here: {', '.join(ALIGNERS)}. If "
             "another package or a file defines it, install that, or name it with --plugin."
         ) from err
-    make = cls.of if issubclass(cls, BaseAligner) else cls
-    aligner = make(**_field(record, "params", dict))
+    aligner = cls(**_field(record, "params", dict))
     if isinstance(aligner, BaseAligner):
         aligner._validate_params()
     return aligner

@@ -335,25 +335,6 @@ def compare_command(a: str, b: str, metrics: str | None, form: str, as_json: boo
         print_form(gain_lines(found), form)
 
 
-def write_rows(out: Path, rows: pl.DataFrame, *, as_json: bool) -> None:
-    """Write rows as Parquet, or as CSV where the file's name does not end so, and say so."""
-    import io
-
-    from bench.tables import comma_separated
-    from featstore.store.files import write_file
-
-    if out.suffix == ".parquet":
-        buffer = io.BytesIO()
-        rows.write_parquet(buffer)
-        write_file(out, [buffer.getvalue()])
-    else:
-        write_file(out, [comma_separated(rows).encode("utf-8")])
-    if as_json:
-        print_json({"out": str(out), "rows": rows.height})
-    else:
-        click.echo(f"Wrote {count(rows.height, 'row')} to {out}", err=True)
-
-
 def _text(value: object) -> str:
     if value is None:
         return ""

@@ -18,13 +18,12 @@ index: Hubert and Arabie, Comparing Partitions, 1985.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from bench.errors import MetricError
 from bench.metrics.geometry import Rows, check_paired, nearest_rows, unit_rows
@@ -293,22 +292,6 @@ class Calibrated:
         )
 
 
-def _matched(values: Matrix) -> Matrix:
-    flat = values.reshape(-1, *values.shape[-2:])
-    best = [each[linear_sum_assignment(each, maximize=True)].mean() for each in flat]
-    return np.array(best).reshape(values.shape[:-2])
-
-
-#: What is made of a matrix of layer pairs: the best pair, the mean, the mean over the layers of x
-#: of the best layer of y, the mean of the best pairs that use every layer once.
-AGGREGATES: dict[str, Callable[[Matrix], Matrix]] = {
-    "max": lambda values: values.max(axis=(-2, -1)),
-    "mean": lambda values: values.mean(axis=(-2, -1)),
-    "row-max": lambda values: values.max(axis=-1).mean(axis=-1),
-    "matched": _matched,
-}
-
-
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """Values of all pairs of layers, and of the same pairs under permutations.
@@ -332,13 +315,12 @@ class Calibration:
         value, expected = float(self.observed[i, j]), float(self.expected[i, j])
         return Calibrated.of(value, self.null[:, i, j], expected, self.alpha)
 
-    def searched(self, aggregate: str = "max") -> Calibrated:
-        """Return one of `AGGREGATES` of all pairs, against the same of every null draw."""
-        combine = AGGREGATES[aggregate]
-        null = combine(self.null)
+    def searched(self) -> Calibrated:
+        """Return the best of all pairs, against the best of every null draw."""
+        null = self.null.max(axis=(-2, -1))
         single = self.observed.size == 1
         expected = float(self.expected[0, 0] if single else null.mean())
-        return Calibrated.of(float(combine(self.observed)), null, expected, self.alpha)
+        return Calibrated.of(float(self.observed.max()), null, expected, self.alpha)
 
 
 def calibrate(

@@ -28,7 +28,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import MetricError
 from featstore.errors import unknown_name
@@ -36,6 +36,8 @@ from featstore.errors import unknown_name
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from bench.metrics.ranks import Ranks
 
 #: Raise it when a definition here or in `bench.metrics` changes: runs are then redone.
 METRIC_VERSION = 2
@@ -107,30 +109,6 @@ def check_own_metrics(names: Iterable[str]) -> None:
             raise MetricError(f"{name!r} names no metric: it is a word of letters and digits.")
 
 
-class RankColumns(Protocol):
-    """What is known of every query: `Ranks`, or columns of a results folder."""
-
-    @property
-    def rank(self) -> NDArray[np.int64]:
-        """Place of the best relevant item, shape (n,)."""
-
-    @property
-    def average_precision(self) -> NDArray[np.float64]:
-        """Shape (n,)."""
-
-    @property
-    def truncated_precision(self) -> NDArray[np.float64]:
-        """Shape (n,)."""
-
-    @property
-    def hits(self) -> NDArray[np.int64]:
-        """Relevant items among the first k, shape (n, len(CUTOFFS))."""
-
-    @property
-    def n_relevant(self) -> NDArray[np.int64]:
-        """Shape (n,)."""
-
-
 def cutoff(metric: str) -> int | None:
     """Return k of the hit rates ``"R@k"`` and ``"top-k"``, and None for any other metric."""
     found = re.fullmatch(r"(?:R@|top-)([1-9]\d*)", metric)
@@ -186,7 +164,7 @@ def per_query(
     raise MetricError(unknown_name("metric", metric, METRICS))
 
 
-def query_values(metric: str, of: RankColumns) -> NDArray[np.float64]:
+def query_values(metric: str, of: Ranks) -> NDArray[np.float64]:
     """Return the value of any of `METRICS` for every query, shape (n,).
 
     Raises
@@ -207,7 +185,7 @@ def query_values(metric: str, of: RankColumns) -> NDArray[np.float64]:
     return hits / of.n_relevant if what == "recall" else hits / k
 
 
-def summarise(ranks: RankColumns, metrics: Sequence[str] = tuple(METRICS)) -> dict[str, float]:
+def summarise(ranks: Ranks, metrics: Sequence[str] = tuple(METRICS)) -> dict[str, float]:
     """Pool the queries: the mean of every metric, the median for ``"median_rank"``."""
     import numpy as np
 

@@ -43,21 +43,21 @@ from bench.tables import (
 
 @dataclass(frozen=True)
 class Shade:
-    """A table cell.
+    """One metric in a table cell.
 
     Attributes
     ----------
-    texts : tuple of str
-        One per metric of the grid; empty where nothing was run.
-    weights : tuple of int
-        0 to 100 per metric: how far between chance and the best of the grid.
-    bold : tuple of bool
-        Per metric: whether it wins its primary comparisons (`bench.comparisons.bold_cells`).
+    text : str
+        Empty where nothing was run.
+    weight : int
+        0 to 100: how far between chance and the best of the grid.
+    bold : bool
+        Whether it wins its primary comparisons (`bench.comparisons.bold_cells`).
     """
 
-    texts: tuple[str, ...]
-    weights: tuple[int, ...]
-    bold: tuple[bool, ...]
+    text: str = ""
+    weight: int = 0
+    bold: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Line:
         What it was fitted on, and the role that gives the row its colour.
     control : bool
         Whether its prototypes are those of a control.
-    cells : tuple of Shade
+    cells : tuple of tuple of Shade
+        The metrics that each cell shows.
     """
 
     method: str
@@ -80,7 +81,7 @@ class Line:
     source: str
     role: str
     control: bool
-    cells: tuple[Shade, ...]
+    cells: tuple[tuple[Shade, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -117,16 +118,6 @@ class Grid:
     def groups(self) -> list[tuple[str, list[Line]]]:
         """The lines of each method, beside its name."""
         return [(name, list(own)) for name, own in groupby(self.lines, lambda line: line.method)]
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A gain with its interval, placed on the axis that its table shares, in percent of it."""
-
-    zero: float
-    low: float
-    width: float
-    mean: float
 
 
 #: Metrics of places that the page can show a cell by, before those of `BY_NAME`.
@@ -205,29 +196,20 @@ def _lines(
         name, extra = str(method), varying(of_method)
         for (source, *_), rows in of_method.group_by(["source", *extra], maintain_order=True):
             cells = {row["n_pairs"]: row for row in rows.iter_rows(named=True)}
-            shades = [_shade(cells.get(k), metrics, chance, best, bold) for k in keys]
+            shades = [_shades(cells.get(k), metrics, chance, best, bold) for k in keys]
             line = Line(
                 method=name,
                 title=method_title(name),
                 source="" if name == "chance" else _row_name(rows.row(0, named=True), keys, extra),
                 role=_role(name, str(source)),
                 control=source in CONTROLS,
-                cells=tuple(_spread_out(shades) if len(keys) == 1 else shades),
+                cells=tuple((one,) for one in shades[0]) if len(keys) == 1 else tuple(shades),
             )
             lines.append(line)
             if name != "chance" and not line.control:
                 top = float(rows[metrics[0]].max() or 0.0)  # type: ignore[arg-type]
                 tops[name] = max(tops.get(name, 0.0), top)
     return sorted(lines, key=lambda one: (-tops.get(one.method, 0.0), one.method, one.control))
-
-
-def _spread_out(shades: Sequence[Shade]) -> list[Shade]:
-    """Return one cell per metric from the one cell that holds them all."""
-    whole = shades[0]
-    return [
-        Shade((t,), (w,), (b,))
-        for t, w, b in zip(whole.texts, whole.weights, whole.bold, strict=True)
-    ]
 
 
 def _row_name(row: dict[str, Any], keys: Sequence[str], extra: Sequence[str]) -> str:
@@ -251,25 +233,25 @@ def _role(method: str, source: str) -> str:
     return role if role in INKS else "muted"
 
 
-def _shade(
+def _shades(
     cell: dict[str, Any] | None,
     metrics: Sequence[str],
     chance: dict[str, Any],
     best: dict[str, float],
     bold: Collection[tuple[Any, ...]],
-) -> Shade:
+) -> tuple[Shade, ...]:
+    """Return one cell of a grid, by metric."""
     if cell is None:
-        none = len(metrics)
-        return Shade(("",) * none, (0,) * none, (False,) * none)
-    weights = []
+        return (Shade(),) * len(metrics)
+    key, shades = tuple(cell[name] for name in CELL), []
     for metric in metrics:
         span = 0.0 if chance[metric] is None else best[metric] - chance[metric]
-        known = cell[metric] is not None and span > 0
+        known = cell[metric] is not None and span > 0 and metric not in LOWER_IS_BETTER
         share = (cell[metric] - chance[metric]) / span if known else 0.0
-        weights.append(0 if metric in LOWER_IS_BETTER else round(100 * max(0.0, min(1.0, share))))
-    texts = tuple(value_text(m, cell[m], cell[f"{m}_sd"]) for m in metrics)
-    key = tuple(cell[name] for name in CELL)
-    return Shade(texts, tuple(weights), tuple((m, key) in bold for m in metrics))
+        text = value_text(metric, cell[metric], cell[f"{metric}_sd"])
+        weight = round(100 * max(0.0, min(1.0, share)))
+        shades.append(Shade(text, weight, (metric, key) in bold))
+    return tuple(shades)
 
 
 def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[str, Any]]:
@@ -288,8 +270,9 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
     high = max(0.0, float(comparisons["high"].max() or 0.0))  # type: ignore[arg-type]
     span = (high - low) or 1.0
 
-    def at(value: float) -> float:
-        return round(100 * (value - low) / span, 2)
+    def at(value: float | None, end: float) -> float:
+        """Return a place on the axis, percent of it; an open interval reaches its end."""
+        return round(100 * ((end if value is None else value) - low) / span, 2)
 
     return [
         {
@@ -315,16 +298,12 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
             "gallery": number_text(row["gallery"], 0),
             "chance": value_text(row["metric"], row["chance"]),
             "tone": _tone(row),
-            "bar": Bar(
-                zero=at(0.0),
-                low=at(low if row["low"] is None else row["low"]),
-                width=round(
-                    at(high if row["high"] is None else row["high"])
-                    - at(low if row["low"] is None else row["low"]),
-                    2,
-                ),
-                mean=at(row["difference"]),
-            ),
+            "bar": {
+                "zero": at(0.0, 0.0),
+                "low": at(row["low"], low),
+                "width": round(at(row["high"], high) - at(row["low"], low), 2),
+                "mean": at(row["difference"], 0.0),
+            },
         }
         for row in comparisons.iter_rows(named=True)
     ]

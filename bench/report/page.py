@@ -10,6 +10,7 @@ import base64
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -50,10 +51,10 @@ from bench.tables import (
     result_lines,
     result_table,
 )
+from featstore.cli.store import describe
 from featstore.errors import FeatstoreError, listed, needs_extra
 from featstore.store.files import write_file
-from featstore.store.records import runs
-from featstore.store.store import FeatureStore, content_duplicates, open_store, row_facts
+from featstore.store.store import FeatureStore, open_store
 
 _COLUMNS = ("image_set", "head_set", "name_set", "caption_set")
 
@@ -118,96 +119,24 @@ ROLES = {
 }
 
 
-@dataclass(frozen=True)
-class Health:
-    """One set.
-
-    Attributes
-    ----------
-    role, key : str
-    rows, failed, zero, equal, same, truncated : str
-        Items, items that failed, rows of norm 0, rows equal to another, items of the same content
-        as another, texts cut at the encoder's limit; "?" where it is not recorded.
-    norms : str
-        The median, and the range where they differ.
-    examples : tuple of str
-        Items that failed, with the reason, and groups of equal rows.
-    """
-
-    role: str
-    key: str
-    rows: str
-    failed: str
-    truncated: str
-    zero: str
-    equal: str
-    same: str
-    norms: str
-    examples: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Ambiguous:
-    """The names of one set of classes.
-
-    Attributes
-    ----------
-    role : str
-    n_classes, n_sharing : int
-        Classes, and those whose name another class has too: contradictory targets.
-    shared : tuple of (name, class_ids)
-        The largest groups first.
-    """
-
-    role: str
-    n_classes: int
-    n_sharing: int
-    shared: tuple[tuple[str, str], ...]
-
-
-def set_health(store: FeatureStore, row: Mapping[str, Any]) -> list[Health]:
-    """Return the health of every set that a result row names and the store still has."""
-    out = []
+def set_health(store: FeatureStore, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what `featstore show` says of every set that a result row names and the store has."""
+    found = []
     for role, label in ROLES.items():
         key, revision = row[f"{role}_set"], row[f"{role}_revision"]
-        if not key:
-            continue
-        try:
-            view = store.view(key, revision=revision)
-            failures = dict(store.failures(key, revision=revision).iter_rows())
-            same = content_duplicates(view)
-        except FeatstoreError:
-            continue
-        norms, equal = row_facts(view)
-        wrote = runs(store.info(key, revision=revision).key.directory(store.root))
-        cut = [run["truncated"] for run in wrote if "truncated" in run]
-        examples = [f"{item}: {reason}" for item, reason in list(failures.items())[:5]]
-        examples += [" = ".join(group) for group in equal.examples]
-        examples = [shown_text(example) for example in examples]
-        out.append(
-            Health(
-                role=label,
-                key=str(key),
-                rows=f"{len(view):,}",
-                failed=f"{len(failures):,}",
-                truncated=f"{sum(cut):,}" if cut else "?",
-                zero=f"{norms.zero:,}",
-                equal=f"{equal.extra:,}",
-                same="?" if same is None else f"{same.extra:,}",
-                norms=_range_text(norms.min, norms.median, norms.max),
-                examples=tuple(examples),
-            )
-        )
-    return out
+        # A store may no longer hold what was scored.
+        with suppress(FeatstoreError):
+            if key:
+                facts = describe(store, store.info(key, revision=revision))
+                found.append({"role": label, "key": key, **facts})
+    return found
 
 
-def _range_text(low: float, middle: float, high: float) -> str:
-    low_text, text, high_text = f"{low:.3g}", f"{middle:.3g}", f"{high:.3g}"
-    return text if low_text == high_text else f"{text} ({low_text} to {high_text})"
+def ambiguous_names(store: FeatureStore, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return which classes share their whole name, ignoring case, per set of class names.
 
-
-def ambiguous_names(store: FeatureStore, row: Mapping[str, Any]) -> list[Ambiguous]:
-    """Return which classes share their whole name, ignoring case, per set of class names."""
+    They are contradictory targets: how many classes share, and the largest groups.
+    """
     out = []
     for role in ("head_name", "name"):
         if not row[f"{role}_set"]:
@@ -228,16 +157,14 @@ def ambiguous_names(store: FeatureStore, row: Mapping[str, Any]) -> list[Ambiguo
             .filter(pl.col("n") > 1)
             .sort("n", "name", descending=[True, False])
         )
+        largest = groups.select("name", "class_id").head(SHOWN).rows()
         out.append(
-            Ambiguous(
-                role=ROLES[role],
-                n_classes=classes.height,
-                n_sharing=int(groups["n"].sum()),
-                shared=tuple(
-                    (shown_text(str(name)), shown_text(listed(ids, shown=8)))
-                    for name, ids in groups.select("name", "class_id").head(SHOWN).iter_rows()
-                ),
-            )
+            {
+                "role": ROLES[role],
+                "n_classes": classes.height,
+                "n_sharing": int(groups["n"].sum()),
+                "shared": [(name, listed(ids, shown=8)) for name, ids in largest],
+            }
         )
     return out
 
@@ -444,7 +371,7 @@ def _tables(
     table: pl.DataFrame,
     comparisons: pl.DataFrame,
     figures: Sequence[Figure],
-    health: Sequence[Health],
+    health: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return the tables of the page, their headings, and the methods to switch between."""
     tables = grids(whole_heads(table), bold_cells(comparisons, metric_columns(table)))
@@ -490,7 +417,7 @@ def _methods(shown: str, figures: Sequence[Figure], tables: Sequence[Grid]) -> l
     return [name for name in every if name in drawn | controlled]
 
 
-def _findings(comparisons: pl.DataFrame, health: Sequence[Health]) -> dict[str, str]:
+def _findings(comparisons: pl.DataFrame, health: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return headings that say what the data say, or a topic where they say nothing.
 
     Parameters
@@ -506,12 +433,12 @@ def _findings(comparisons: pl.DataFrame, health: Sequence[Health]) -> dict[str, 
         "health": "The store no longer holds the revisions that were scored",
     }
     if health:
-        faults = (("failed items", "failed"), ("zero embeddings", "zero"))
-        named = [
-            f"{what} among the {listed(roles, shown=5)}"
-            for what, count in faults
-            if (roles := [one.role for one in health if getattr(one, count) != "0"])
-        ]
+        zero = [one["role"] for one in health if one["norms"] and one["norms"]["zero"]]
+        faults = {
+            "failed items": [one["role"] for one in health if one["failures"]],
+            "zero embeddings": zero,
+        }
+        named = [f"{what} among the {listed(of, shown=5)}" for what, of in faults.items() if of]
         headings["health"] = (
             f"The data have {' and '.join(named)}"
             if named
@@ -597,8 +524,13 @@ def render(name: str, context: Mapping[str, Any]) -> str:
         loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["minus"] = lambda text: text.replace("-", "\N{MINUS SIGN}")
-    environment.filters["spaced"] = lambda text: text.replace("→", " → ")
+    environment.filters |= {
+        "minus": lambda text: text.replace("-", "\N{MINUS SIGN}"),
+        "spaced": lambda text: text.replace("→", " → "),
+        "shown": shown_text,
+        "counted": "{:,}".format,
+        "short": "{:.3g}".format,
+    }
     return environment.get_template(name).render(shared | {**context})
 
 

@@ -23,12 +23,9 @@ from featstore.options import option
 from fitters.methods import method_named
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from bench.suites.inventory import Fit
     from featstore.store.pairs import EmbeddingsView
     from featstore.store.store import FeatureStore, SetInfo
-    from fitters.alignment import Alignment
 
 #: The suites that runs of one task, and of a sweep, say they are of.
 SUITE, SWEEP_SUITE = "task", "sweep"
@@ -276,65 +273,6 @@ def check_settings(names: Collection[str], methods: Collection[str]) -> None:
                 f"No method that is to be run ({', '.join(methods)}) has a setting {name!r}; these "
                 f"have: {', '.join(methods_with(name))}. Leave it out."
             )
-
-
-_SCORES = ("task", "eval", "direction", "metric", "value", "chance", "n_queries", "gallery")
-
-
-def score_alignment(alignment: Alignment, store: FeatureStore, run: Run) -> pl.DataFrame:
-    """Score an alignment that was made before, such as a saved one.
-
-    Parameters
-    ----------
-    alignment : Alignment
-        As `fitters.read_alignment` gives it; its facts say which spaces it takes.
-    store : FeatureStore
-    run : Run
-        Its task scores an alignment: zero_shot, generalised, retrieval, hubness or one of your own.
-        Its fit has no effect.
-
-    Returns
-    -------
-    DataFrame
-        One row a direction and metric: task, eval, direction, metric, value, chance, n_queries,
-        gallery.
-
-    Raises
-    ------
-    ProtocolError
-        If a set lies in the space of the other side, or the task lacks what it reads.
-    featstore.errors.MisalignedItemsError
-        If a set lies in neither space of the alignment.
-    """
-    import polars as pl
-
-    from bench.corpus import read_corpus
-    from bench.results import RESULT_SCHEMA
-    from bench.scoring import Scoring, split_of
-    from fitters.from_store import side_of
-
-    data = run.data
-    if data.pairs_from:
-        raise ProtocolError(
-            f"{data.pairs_from[1]} is of another data set than {data.image_set}: real pairs to fit "
-            "on, and a saved alignment is fitted already. Leave it out."
-        )
-    for side, key in (("x", data.image_set), ("y", data.name_set), ("y", data.caption_set)):
-        space = store.info(key).commit.space_id if key else None
-        if space is not None and space != alignment.facts.get(f"{side}_space_id"):
-            side_of(alignment, space, what=key)
-            raise ProtocolError(
-                f"{key} lies in the space of the other side: images are x, and texts y."
-            )
-    corpus = read_corpus(store, run)
-    outcomes = Scoring(corpus, split_of(run, corpus)).score(run, alignment)
-    rows = [
-        (run.task, run.protocol.eval, outcome.direction, metric, value, outcome.chance.get(metric),
-         outcome.n, outcome.gallery)
-        for outcome in outcomes
-        for metric, value in outcome.values.items()
-    ]  # fmt: skip
-    return pl.DataFrame(rows, schema={name: RESULT_SCHEMA[name] for name in _SCORES}, orient="row")
 
 
 #: What a sweep goes through, where nothing else is listed. Penalties and mixing weights are swept,

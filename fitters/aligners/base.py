@@ -139,16 +139,6 @@ class BaseAligner(BaseEstimator, ABC):  # type: ignore[misc]
         """
         return dict(self.shapes)
 
-    @classmethod
-    def of(cls, **params: Any) -> Self:
-        """Return an aligner with the parameters that `plain_params` gives."""
-        return cls(**params)
-
-    def plain_params(self) -> dict[str, Any]:
-        """Return the constructor parameters as plain values, for files."""
-        params: dict[str, Any] = self.get_params(deep=False)
-        return params
-
     def score_pairs(self, x: Rows, y: Rows) -> Matrix:
         """Return the score of each x_i with its y_i, shape (n,): higher is better."""
         if len(x) != len(y):

@@ -180,20 +180,19 @@ class KernelRidgeAligner(OneWay):
         choice = search.chosen(axes, self._shape(data, search, axes) if is_open else None)
         if prototypes is None or real is None:
             return choice
-        facts: dict[str, Any] = {"of_prototypes": choice.facts} if choice.facts else {}
         if config.mix != "auto":
             # A real pair has `mix` times the penalty that the prototypes keep.
             params = choice.params | {"alpha": choice.params["alpha"] * config.mix}
+            facts = {"of_prototypes": choice.facts} if choice.facts else {}
             return Choice(params, config.mix, facts | {"mix": config.mix}, choice.axes)
         weighed, folds = pairs_to_weigh(real, search.n_folds, search.rng)
         head = prototypes.take(prototypes.row_weight > 0)
         texts, gamma = weighed.y.astype(np.float64), choice.params["gamma"]
         covered, explained = explained_by(head, texts, gamma, choice.params["alpha"], search.rng)
-        found = weigh_noise(
-            weighed, folds, kernel=gaussian(texts, texts, gamma), covered=covered,
+        return weigh_noise(
+            choice, weighed, folds, kernel=gaussian(texts, texts, gamma), covered=covered,
             explained=explained, criterion=search.metric,
         )  # fmt: skip
-        return found.chosen(choice, facts)
 
     def _shape(self, data: Sources[Pairs], search: Search, axes: Mapping[str, Axis]) -> Surface:
         """Return the scores over width and penalty."""

@@ -167,11 +167,10 @@ class RidgeAligner(FromMoments, OneWay):
         weighed, folds = pairs_to_weigh(real, search.n_folds, search.rng)
         texts = weighed.y.astype(np.float64)
         covered, explained = explained_by_features(gram, cross, texts, alpha)
-        found = weigh_noise(
-            weighed, folds, kernel=texts @ texts.T, covered=covered, explained=explained,
+        return weigh_noise(
+            choice, weighed, folds, kernel=texts @ texts.T, covered=covered, explained=explained,
             unit=alpha, criterion=search.metric,
         )  # fmt: skip
-        return found.chosen(choice, {"of_prototypes": choice.facts} if choice.facts else {})
 
     def fit_sources(
         self,

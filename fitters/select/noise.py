@@ -15,7 +15,6 @@ averaged, each by how well it ranks held-out pairs (`weigh_noise`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -211,71 +210,6 @@ MOST_PAIRS = EXACT_ROWS
 TOO_MUCH = 2.0
 
 
-@dataclass(frozen=True, eq=False)
-class NoiseWeights:
-    """How much each noise of the real pairs counts, and what it was found by.
-
-    Attributes
-    ----------
-    criterion : str
-        As in words.
-    scores, scores_without : ndarray of shape (9,), (8,)
-        Mean over held-out real pairs of the fit at each value of `NOISE`, and without the
-        prototypes at each finite one.
-    weights, weights_without : ndarray of shape (9,), (8,)
-        Share of each; all add to 1.
-    score : float
-        Of the averaged fit.
-    score_with_first : float
-        Of its cosine and that of the prototypes alone, added by `first_share`.
-    first_share : float
-        What the cosine of the prototypes alone counts beside that of the averaged fit: what the
-        fits with prototypes weigh, or 0 where held-out pairs speak clearly against it.
-    n_queries, n_folds : int
-    """
-
-    criterion: str
-    scores: Matrix
-    scores_without: Matrix
-    weights: Matrix
-    weights_without: Matrix
-    score: float
-    score_with_first: float
-    first_share: float
-    n_queries: int
-    n_folds: int
-
-    def chosen(self, choice: Choice, facts: dict[str, Any]) -> Choice:
-        """Return what was chosen on the prototypes, with these shares of the noises beside it."""
-        shares = {
-            "noises": dict(zip(NOISE, self.weights.tolist(), strict=True)),
-            "without": dict(zip(NOISE, self.weights_without.tolist(), strict=False)),
-        }
-        return Choice(
-            choice.params | {"first_share": self.first_share},
-            facts=facts | {"mix": None, **self.to_facts()},
-            axes=choice.axes,
-            of_fit=shares,
-        )
-
-    def to_facts(self) -> dict[str, Any]:
-        """Return it as plain values for JSON; noise without end is null."""
-        return {
-            "criterion": self.criterion,
-            "score": self.score_with_first if self.first_share else self.score,
-            "score_without_first": self.score,
-            "first_share": self.first_share,
-            "edges": [],
-            "n_queries": self.n_queries,
-            "n_folds": self.n_folds,
-            "noises": [value if np.isfinite(value) else None for value in NOISE],
-            "scores": self.scores.tolist(),
-            "noise_weights": self.weights.tolist(),
-            "scores_without_head": self.scores_without.tolist(),
-            "noise_weights_without_head": self.weights_without.tolist(),
-        }
-
-
 def pairs_to_weigh(
     real: Pairs, n_folds: int, rng: np.random.Generator
 ) -> tuple[Pairs, npt.NDArray[np.intp]]:
@@ -295,6 +229,7 @@ def pairs_to_weigh(
 
 
 def weigh_noise(
+    choice: Choice,
     real: Pairs,
     folds: npt.NDArray[np.integer[Any]],
     *,
@@ -303,8 +238,8 @@ def weigh_noise(
     explained: Matrix,
     unit: float = 1.0,
     criterion: Validation = "mrr",
-) -> NoiseWeights:
-    """Return how much each noise of the real pairs counts, with the prototypes and without them.
+) -> Choice:
+    """Add to a choice how much each noise of the real pairs counts, with prototypes and without.
 
     With m the mean of a held-out score, m* the largest and SE its standard error, a fit weighs
     exp(2 (m - m*) / SE): those that held-out pairs cannot tell from the best count nearly alike,
@@ -313,6 +248,8 @@ def weigh_noise(
 
     Parameters
     ----------
+    choice : Choice
+        What was chosen on the prototypes.
     real : Pairs
         Transformed, K of them; the prototypes are in the training of every fold.
     folds : ndarray of int, shape (K,)
@@ -325,6 +262,15 @@ def weigh_noise(
         What a noise of 1 is on this kernel.
     criterion : str
         One of `VALIDATIONS`.
+
+    Returns
+    -------
+    Choice
+        With `first_share` among its parameters: what the cosine of the prototypes alone counts
+        beside that of the averaged fit, which is what the fits with prototypes weigh, or 0 where
+        held-out pairs speak clearly against it. Its facts hold the mean of the held-out scores and
+        the weight of each of `NOISE`, and of each finite one without the prototypes; all weights
+        add to 1.
 
     Raises
     ------
@@ -356,8 +302,27 @@ def weigh_noise(
     lost = alone - both
     if lost.mean() > TOO_MUCH * float(lost.std()) / np.sqrt(real.n):
         first_share = 0.0
-    n = len(NOISE)
-    return NoiseWeights(
-        VALIDATIONS[criterion], means[:n], means[n:], weights[:n], weights[n:],
-        float(alone.mean()), float(both.mean()), first_share, real.n, len(held.parts),
-    )  # fmt: skip
+    n, score = len(NOISE), float(alone.mean())
+    facts: dict[str, Any] = {"of_prototypes": choice.facts} if choice.facts else {}
+    facts |= {
+        "mix": None,
+        "criterion": VALIDATIONS[criterion],
+        "score": float(both.mean()) if first_share else score,
+        "score_without_first": score,
+        "first_share": first_share,
+        "edges": [],
+        "n_queries": real.n,
+        "n_folds": len(held.parts),
+        # In JSON noise without end is null.
+        "noises": [value if np.isfinite(value) else None for value in NOISE],
+        "scores": means[:n].tolist(),
+        "noise_weights": weights[:n].tolist(),
+        "scores_without_head": means[n:].tolist(),
+        "noise_weights_without_head": weights[n:].tolist(),
+    }
+    shares = {
+        "noises": dict(zip(NOISE, weights[:n].tolist(), strict=True)),
+        "without": dict(zip(NOISE, weights[n:].tolist(), strict=False)),
+    }
+    params = choice.params | {"first_share": first_share}
+    return Choice(params, facts=facts, axes=choice.axes, of_fit=shares)

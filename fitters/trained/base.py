@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from featstore.errors import needs_extra
 from featstore.identity import canonical_json, sha256_hex
 from featstore.parallel import best_device, gains_from_bf16
-from fitters.aligners.base import BaseAligner, Matrix, validate_pairs
+from fitters.aligners.base import BaseAligner, Matrix, params_of, validate_pairs
 from fitters.errors import SettingError
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs, Rows
@@ -125,9 +125,9 @@ CURVES = ("constant", "cosine", "cosine-epochs")
 OPTIMISERS = ("adam", "adamw", "lion", "adagrad")
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False, kw_only=True)
 class Schedule(BaseEstimator):  # type: ignore[misc]
-    """How an aligner is trained: optimiser, learning rate, batches, stages and when to stop.
+    """How an aligner is trained: parameters that every trained aligner has, or has by default.
 
     Parameters
     ----------
@@ -137,7 +137,8 @@ class Schedule(BaseEstimator):  # type: ignore[misc]
         Weight decay is decoupled in adamw and lion, an L2 term elsewhere.
     beta1, beta2 : float or None
         None: the optimiser's own.
-    curve : {"constant", "cosine", "cosine-epochs"}
+    schedule : {"constant", "cosine", "cosine-epochs"}
+        The curve of the learning rate.
     warmup_epochs, floor : float
         See `factor`.
     epochs, batch_size : int
@@ -167,7 +168,7 @@ class Schedule(BaseEstimator):  # type: ignore[misc]
     weight_decay: float = 0.0
     beta1: float | None = None
     beta2: float | None = None
-    curve: str = "cosine"
+    schedule: str = "cosine"
     warmup_epochs: float = 0.0
     floor: float = 0.0
     epochs: int = 100
@@ -185,7 +186,7 @@ class Schedule(BaseEstimator):  # type: ignore[misc]
         "weight_decay": [NOT_NEGATIVE],
         "beta1": [Interval(Real, 0, 1, closed="left"), None],
         "beta2": [Interval(Real, 0, 1, closed="left"), None],
-        "curve": [StrOptions(set(CURVES))],
+        "schedule": [StrOptions(set(CURVES))],
         "warmup_epochs": [NOT_NEGATIVE],
         "floor": [Interval(Real, 0, 1, closed="both")],
         "epochs": [COUNT],
@@ -208,10 +209,10 @@ class Schedule(BaseEstimator):  # type: ignore[misc]
         warm = round(self.warmup_epochs * steps_an_epoch)
         if step < warm:
             return self.floor + (1 - self.floor) * (step + 1) / warm
-        if self.curve == "constant":
+        if self.schedule == "constant":
             return 1.0
         done = step - warm
-        if self.curve == "cosine-epochs":
+        if self.schedule == "cosine-epochs":
             done = done // steps_an_epoch * steps_an_epoch
         turn = math.pi * done / max(epochs * steps_an_epoch - warm, 1)
         return self.floor + (1 - self.floor) * (1 + math.cos(turn)) / 2
@@ -333,7 +334,7 @@ BLOCK_ROWS = 4096
 READOUT_ROWS, READOUT_PENALTY = 4096, 1e-3
 
 
-class TrainedAligner(BaseAligner):
+class TrainedAligner(Schedule, BaseAligner):
     """Base of the aligners that are trained; parameters are those of the subclass."""
 
     fitted_on = "training"
@@ -346,7 +347,6 @@ class TrainedAligner(BaseAligner):
     # What a subclass has.
     seed: int
     precision: TrainingPrecision
-    schedule: Schedule
     flat: float | None = None
 
     _device_type = "cpu"
@@ -531,7 +531,7 @@ class TrainedAligner(BaseAligner):
             history = train(
                 objective,
                 self._stages(prototypes, real),
-                self.schedule,
+                self,
                 generators,
                 precision=resolve(self.precision, place.type),
                 held=held,
@@ -559,13 +559,13 @@ class TrainedAligner(BaseAligner):
         self, prototypes: PairSource | None, real: PairSource | None, order: Any
     ) -> tuple[PairSource | None, PairSource | None, Any]:
         """Take validation pairs out of the real pairs, or else of the prototypes."""
-        if self.schedule.patience is None:
+        if self.patience is None:
             return prototypes, real, None
         from fitters.trained.training import read_batch, split_source
 
         source = prototypes if real is None else real
         assert source is not None
-        rest, held = split_source(source, float(self.schedule.validation_fraction), order)
+        rest, held = split_source(source, float(self.validation_fraction), order)
         batch = read_batch(held, 0, held.n)
         return (rest, None, batch) if real is None else (prototypes, rest, batch)
 
@@ -573,16 +573,15 @@ class TrainedAligner(BaseAligner):
         from fitters.trained.training import Mixture, Stage, Stream
 
         given: list[Stream] = [Stream([s]) for s in (prototypes, real) if s is not None]
-        how = self.schedule
-        epochs = [int(how.epochs)]
+        epochs = [int(self.epochs)]
         batches: list[Stream | Mixture] = [*given]
-        if len(given) == 2 and how.sequential:
-            epochs.insert(0, int(how.epochs if how.first_epochs is None else how.first_epochs))
-        elif len(given) == 2 and how.share is not None:
-            batches = [Mixture(given[0], given[1], float(how.share))]
+        if len(given) == 2 and self.sequential:
+            epochs.insert(0, int(self.epochs if self.first_epochs is None else self.first_epochs))
+        elif len(given) == 2 and self.share is not None:
+            batches = [Mixture(given[0], given[1], float(self.share))]
         elif len(given) == 2:
             batches = [Stream([source for stream in given for source in stream.sources])]
-        rate = float(how.learning_rate)
+        rate = float(self.learning_rate)
         return [Stage(b, e, rate, self.flat) for b, e in zip(batches, epochs, strict=True)]
 
     def _identity(self, given: Sequence[PairSource]) -> str:
@@ -591,7 +590,7 @@ class TrainedAligner(BaseAligner):
 
         facts = {
             "method": self.method,
-            "params": self.plain_params(),
+            "params": params_of(self),
             "precision": resolve(self.precision, self._device_type),
             "rows": [source.fingerprint for source in given],
             "torch": torch.__version__,

@@ -77,16 +77,11 @@ class ICISAligner(TrainedAligner):
     method: ClassVar[str] = "icis"
     preparation: ClassVar[Preparation] = Preparation(images="unit", texts="unit", head_bias=True)
     fitted_values: ClassVar[tuple[str, ...]] = (*TrainedAligner.fitted_values, "row_norm_")
+    schedule = "constant"
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **Schedule._parameter_constraints,
         "width": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "epochs": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 2, None, closed="left")],
         "flat": [Interval(Real, 0, None, closed="neither"), None],
-        "share": [Interval(Real, 0, 1, closed="neither"), None],
-        "sequential": ["boolean"],
-        "patience": [Interval(Integral, 1, None, closed="left"), None],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "precision": [StrOptions(set(PRECISIONS))],
         "seed": [Interval(Integral, 0, None, closed="left")],
     }
@@ -117,12 +112,6 @@ class ICISAligner(TrainedAligner):
         self.validation_fraction = validation_fraction
         self.precision = precision
         self.seed = seed
-
-    @property
-    def schedule(self) -> Schedule:  # type: ignore[override]
-        """How it is trained: by Adam, at a constant rate."""
-        own = set(Schedule._get_param_names()) & set(self._get_param_names())
-        return Schedule(curve="constant", **{name: getattr(self, name) for name in own})
 
     def fit_with_unseen(self, X: Rows, y: Rows, unseen: Rows) -> Self:
         """Train on n rows with their texts, and on texts of classes that have no row.

@@ -397,13 +397,13 @@ class PairObjective(Objective):
         super().__init__()
         self.heads = nn.ModuleDict(heads)
         self.direction = aligner.direction
-        self.settings, self.batch_size = aligner.loss, int(aligner.schedule.batch_size)
+        self.settings, self.batch_size = aligner, int(aligner.batch_size)
         self.thin = FeatureDropout(
-            float(aligner.head.feature_dropout), float(aligner.head.feature_dropout_batches)
+            float(aligner.feature_dropout), float(aligner.feature_dropout_batches)
         )
         self.log_scale = nn.Parameter(torch.empty(1), requires_grad=self._learns)
         self.shift = nn.Parameter(
-            torch.empty(1), requires_grad=self._learns and self.settings.name == "siglip"
+            torch.empty(1), requires_grad=self._learns and self.settings.loss == "siglip"
         )
         self._begun = False
 
@@ -423,7 +423,7 @@ class PairObjective(Objective):
                 self.log_scale.fill_(-math.log(self.settings.temperature))
                 given = self.settings.logit_bias
                 start = first_bias(self.batch_size) if given is None else float(given)
-                self.shift.fill_(start if self.settings.name == "siglip" else 0.0)
+                self.shift.fill_(start if self.settings.loss == "siglip" else 0.0)
             elif self._learns:
                 low = -math.log(self.settings.temperature_high)
                 self.log_scale.clamp_(low, -math.log(self.settings.temperature_low))
@@ -443,7 +443,7 @@ class PairObjective(Objective):
         same = batch.same if self.settings.mask_same else None
         predicted, target = (x, y) if "x" in self.heads else (y, x)
         scale = self.log_scale.exp()
-        match self.settings.name:
+        match self.settings.loss:
             case "cosine":
                 loss = cosine_loss(predicted, target)
             case "mse":

@@ -76,7 +76,7 @@ PRESETS: dict[str, Preset] = {
             "texts are unit rows when they are scored too, where its code leaves them raw",
             "the limit between its 2,500 and 500 epochs is 2,000 prototypes",
         ),
-        "mlp:MLPAligner.of",
+        "mlp:MLPAligner",
         {"architecture": "paper", "loss": "cosine", "first_epochs": 500, **_PAPER},
         _paper_epochs,
     ),
@@ -85,7 +85,7 @@ PRESETS: dict[str, Preset] = {
         "the paper's linear head from text to image rows, trained for the squared error",
         "Mendez et al., ICML 2026 (arXiv 2605.22484), text2concepts",
         ("the limit between its 2,500 and 500 epochs is 2,000 prototypes",),
-        "mlp:MLPAligner.of",
+        "mlp:MLPAligner",
         {"architecture": "linear", "bias": False, "loss": "mse", **_PAPER},
         _paper_epochs,
     ),
@@ -101,7 +101,7 @@ PRESETS: dict[str, Preset] = {
             "temperature and bias do not decay",
             "features are float16 only if the set is, and there is no loss scaling",
         ),
-        "mlp:MLPAligner.of",
+        "mlp:MLPAligner",
         {
             "architecture": "sail",
             "direction": "both",
@@ -131,7 +131,7 @@ PRESETS: dict[str, Preset] = {
             "warm-up and cosine go by epochs; its code warms up over the first 1,000 steps",
             "one process of batch 14,400 for eight of 1,800",
         ),
-        "mlp:MLPAligner.of",
+        "mlp:MLPAligner",
         {
             "architecture": "freeze_align",
             "direction": "both",
@@ -165,7 +165,7 @@ PRESETS: dict[str, Preset] = {
             "every caption of an image is a pair; its configuration keeps one",
             "no choice of layers: embeddings are what the store has",
         ),
-        "mlp:MLPAligner.of",
+        "mlp:MLPAligner",
         {
             "architecture": "residual",
             "direction": "both",
@@ -201,7 +201,7 @@ PRESETS: dict[str, Preset] = {
             "learning rate, batch, epochs and the rate of dropout are ours: the paper names none",
             "its first stage alone: the image model is not tuned after the map",
         ),
-        "mlp:MLPAligner.of",
+        "mlp:MLPAligner",
         {
             "architecture": "linear",
             "direction": "x->y",

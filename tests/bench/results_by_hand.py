@@ -10,7 +10,7 @@ import polars as pl
 from bench import Run
 from bench.metrics.ranks import CUTOFFS
 from bench.metrics.summary import chance_levels, per_query
-from bench.results import RANK_SCHEMA, RESULT_SCHEMA, write_run
+from bench.results import RANK_SCHEMA, RESULT_SCHEMA, write_batch
 from bench.runs import LEAVES
 
 SETS = {
@@ -107,7 +107,7 @@ def write_ranks(
                 schema=RANK_SCHEMA,
             )
         )  # fmt: skip
-    write_run(root, run.run_id, pl.DataFrame(rows, schema=RESULT_SCHEMA), pl.concat(tables))
+    write_batch(root, pl.DataFrame(rows, schema=RESULT_SCHEMA), pl.concat(tables))
 
 
 def ranks_with(rng, n, hits, gallery=20):

@@ -11,7 +11,6 @@ from sklearn.cross_decomposition import CCA
 
 from bench.errors import MetricError
 from bench.metrics.calibrated import (
-    AGGREGATES,
     Calibrated,
     LinearCKA,
     MeanCCA,
@@ -162,19 +161,7 @@ def test_the_score_is_above_0_exactly_where_p_is_at_most_alpha(null, value, alph
     assert found.threshold == pytest.approx(ordered[rank - 1] / 10)
 
 
-def test_aggregates_by_hand():
-    values = np.array([[0.1, 0.9, 0.2], [0.3, 0.8, 0.4]])
-    found = {name: float(combine(values)) for name, combine in AGGREGATES.items()}
-    assert found == pytest.approx(
-        {"max": 0.9, "mean": 0.45, "row-max": 0.85, "matched": (0.9 + 0.4) / 2}
-    )
-    stacked = np.stack([values, values[::-1], values * 0.5])
-    for combine in AGGREGATES.values():
-        assert combine(stacked) == pytest.approx([float(combine(each)) for each in stacked])
-
-
-@pytest.mark.parametrize("aggregate", AGGREGATES)
-def test_the_search_over_layers_is_counted(aggregate):
+def test_the_search_over_layers_is_counted():
     """The best of 24 unrelated pairs is below 5 % mostly; of its p that is true of 5 %."""
     rng = np.random.default_rng(3)
     naive = searched = 0
@@ -184,7 +171,7 @@ def test_the_search_over_layers_is_counted(aggregate):
         found = calibrate(xs, ys, LinearCKA(unbiased=True), drawn)
         best = np.unravel_index(found.observed.argmax(), found.observed.shape)
         naive += found.pair(*best).p <= 0.05
-        searched += found.searched(aggregate).p <= 0.05
+        searched += found.searched().p <= 0.05
     assert naive > 75
     assert stats.binomtest(int(searched), 150, 0.05).pvalue > 0.001
 

@@ -10,7 +10,7 @@ import pytest
 
 from bench import read_results, run_all
 from bench.cli.main import cli
-from bench.results import files_of, run_path
+from bench.results import file_of, files_of
 from featstore.command_line import run_command
 
 
@@ -262,7 +262,7 @@ def test_a_damaged_result_is_named(bench, limited, tmp_path):
     shutil.copytree(limited[0], tmp_path, dirs_exist_ok=True)
     held = files_of(tmp_path)
     name = held[read_results(tmp_path)["run_id"][0]]
-    lost, damaged = [*held.values()].count(name), run_path(tmp_path, name)
+    lost, damaged = [*held.values()].count(name), file_of(tmp_path, "runs", name)
     damaged.write_bytes(b"PAR1")
     code, _, err = bench("table", tmp_path)
     assert code == 1

@@ -18,7 +18,7 @@ from bench.comparisons import (
 )
 from bench.errors import NoResultsError
 from bench.report.grids import gain_rows, grids
-from bench.results import sums_path
+from bench.results import file_of
 from bench.statistics import DrawSums, proportion_interval, two_term
 from bench.tables import gain_lines, metric_name, result_lines, result_table
 from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
@@ -475,7 +475,7 @@ def test_means_count_a_draw_by_its_queries(tmp_path):
 def test_sums_lie_beside_every_run_and_hold_its_means(tmp_path, rng):
     run = hand_run("head", task="retrieval")
     write_ranks(tmp_path, run, ranks_with(rng, 30, 0.4), clusters=[f"c{i % 9}" for i in range(30)])
-    sums = pl.read_parquet(sums_path(tmp_path, run.run_id))
+    sums = pl.read_parquet(file_of(tmp_path, "sums", run.run_id))
     rows = read_results(tmp_path)
     for direction, metric in itertools.product(("image→caption", "caption→image"), ("R@5", "mAP")):
         own = sums.filter(pl.col("direction") == direction)

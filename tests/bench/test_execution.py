@@ -9,7 +9,7 @@ from bench.corpus import Corpus, read_corpus
 from bench.errors import ProtocolError
 from bench.execution import _batches, _corpora_of, _run_batch, execute
 from bench.protocol import held_out_split
-from bench.results import files_of, finished, ranks_path, run_path
+from bench.results import file_of, files_of, finished
 from bench.scoring import Scoring
 from featstore import open_store
 from fitters.alignment import select
@@ -72,21 +72,27 @@ def test_held_out_scores_only_held_out_classes(runs, smoke_store, smoke_results)
     assert {owner[item] for item in found} <= held
 
 
-def test_finished_runs_are_skipped_and_damaged_ones_redone(runs, smoke_store, tmp_path):
+def test_finished_runs_are_skipped_and_damaged_ones_redone(
+    runs, smoke_store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("bench.execution._LOST", 600.0)  # all in one file, on a slow machine too
     some = [run for run in runs if run.protocol.eval == "all-names"][:4]
     calls = []
     first = run_all(some, smoke_store, tmp_path, on_done=calls.append)
     assert (first.reused, first.new, first.fits) == (0, 4, 4)
     assert [call.n_runs for call in calls] == [1, 1, 1, 1]
     (name,) = set(files_of(tmp_path).values())
-    stamp = run_path(tmp_path, name).stat().st_mtime_ns
+    stamp = file_of(tmp_path, "runs", name).stat().st_mtime_ns
     again = run_all([*some, some[0]], smoke_store, tmp_path)
     assert (again.reused, again.new) == (4, 0)
-    assert run_path(tmp_path, name).stat().st_mtime_ns == stamp
+    assert file_of(tmp_path, "runs", name).stat().st_mtime_ns == stamp
     run_all(some[3:], smoke_store, tmp_path / "other")
-    ranks_path(tmp_path, name).unlink()
-    ranks_path(tmp_path / "other", some[3].run_id).rename(ranks_path(tmp_path, some[3].run_id))
-    run_path(tmp_path / "other", some[3].run_id).rename(run_path(tmp_path, some[3].run_id))
+    file_of(tmp_path, "ranks", name).unlink()
+    for table in ("ranks", "runs"):
+        of_other, of_this = (
+            file_of(root, table, some[3].run_id) for root in (tmp_path / "other", tmp_path)
+        )
+        of_other.rename(of_this)
     third = run_all(some, smoke_store, tmp_path)
     assert (third.reused, third.new) == (1, 3)
     changed = [some[0].changed(templates=("none",))]

@@ -13,12 +13,10 @@ from bench.results import (
     RANK_SCHEMA,
     RESULT_SCHEMA,
     Columns,
+    file_of,
     finished,
-    ranks_path,
     read_sessions,
-    run_path,
     write_batch,
-    write_run,
     write_session,
 )
 from featstore.errors import StoreWriteError
@@ -54,7 +52,7 @@ def a_run(number):
 
 def test_what_is_written_is_what_is_read(tmp_path):
     run_id, rows, ranks = a_run(1)
-    write_run(tmp_path, run_id, rows, ranks)
+    write_batch(tmp_path, rows, ranks)
     assert_frame_equal(read_results(tmp_path), rows.sort("metric"))
     assert_frame_equal(read_ranks(tmp_path, [run_id]), ranks)
     assert read_results(tmp_path).schema == pl.Schema(RESULT_SCHEMA)
@@ -64,39 +62,39 @@ def test_what_is_written_is_what_is_read(tmp_path):
 def test_order_of_writing_does_not_show(tmp_path):
     for name, order in (("a", (1, 2, 3)), ("b", (3, 1, 2))):
         for number in order:
-            write_run(tmp_path / name, *a_run(number))
+            write_batch(tmp_path / name, *a_run(number)[1:])
     assert_frame_equal(read_results(tmp_path / "a"), read_results(tmp_path / "b"))
 
 
 def test_any_parquet_reader_opens_it(tmp_path):
     run_id, rows, ranks = a_run(1)
-    write_run(tmp_path, run_id, rows, ranks)
-    assert run_path(tmp_path, run_id).read_bytes()[:4] == b"PAR1"
+    write_batch(tmp_path, rows, ranks)
+    assert file_of(tmp_path, "runs", run_id).read_bytes()[:4] == b"PAR1"
     assert pl.scan_parquet(tmp_path / "runs" / "*.parquet").collect().height == 2
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "no ranks", "staged only"])
 def test_a_damaged_run_counts_as_not_finished(tmp_path, damage):
-    write_run(tmp_path, *a_run(1))
+    write_batch(tmp_path, *a_run(1)[1:])
     run_id = a_run(2)[0]
-    path = run_path(tmp_path, run_id)
+    path = file_of(tmp_path, "runs", run_id)
     if damage == "foreign":
-        path.write_bytes(run_path(tmp_path, a_run(1)[0]).read_bytes())
-        ranks_path(tmp_path, run_id).write_bytes(b"PAR1")
+        path.write_bytes(file_of(tmp_path, "runs", a_run(1)[0]).read_bytes())
+        file_of(tmp_path, "ranks", run_id).write_bytes(b"PAR1")
     else:
-        write_run(tmp_path, *a_run(2))
+        write_batch(tmp_path, *a_run(2)[1:])
         if damage == "truncated":
             path.write_bytes(path.read_bytes()[:-40])
         elif damage == "no ranks":
-            ranks_path(tmp_path, run_id).unlink()
+            file_of(tmp_path, "ranks", run_id).unlink()
         else:
             path.rename(path.with_name(f".{path.name}.1.staged"))
     assert finished(tmp_path) == {a_run(1)[0]}
 
 
 def test_unreadable_results_name_the_file_and_the_way_out(tmp_path):
-    write_run(tmp_path, *a_run(1))
-    run_path(tmp_path, a_run(1)[0]).write_bytes(b"nothing")
+    write_batch(tmp_path, *a_run(1)[1:])
+    file_of(tmp_path, "runs", a_run(1)[0]).write_bytes(b"nothing")
     with pytest.raises(NoResultsError, match="Delete it and run the suite again"):
         read_results(tmp_path)
     with pytest.raises(NoResultsError, match="cannot be read"):
@@ -115,13 +113,13 @@ def test_empty_and_missing_folders_say_how_to_fill_them(tmp_path):
 def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / "ranks").write_text("a file where a folder should be")
     with pytest.raises(StoreWriteError, match="Cannot write"):
-        write_run(tmp_path, *a_run(1))
+        write_batch(tmp_path, *a_run(1)[1:])
     assert not (tmp_path / "runs").exists()
 
 
 def test_many_threads_write_into_one_folder(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: write_run(tmp_path, *a_run(number)), range(40)))
+        list(pool.map(lambda number: write_batch(tmp_path, *a_run(number)[1:]), range(40)))
     assert len(finished(tmp_path)) == 40
     assert read_results(tmp_path).height == 80
 
@@ -129,9 +127,9 @@ def test_many_threads_write_into_one_folder(tmp_path):
 def test_two_processes_write_the_same_and_other_runs(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); from tests.bench.test_results import a_run;"
-        "from bench.results import write_run; from pathlib import Path;"
+        "from bench.results import write_batch; from pathlib import Path;"
         "numbers = range(int(sys.argv[3]), int(sys.argv[4]));"
-        "[write_run(Path(sys.argv[1]), *a_run(n)) for n in numbers]"
+        "[write_batch(Path(sys.argv[1]), *a_run(n)[1:]) for n in numbers]"
     )
     here = str(Path(__file__).parents[2])
     processes = [
@@ -158,7 +156,7 @@ def a_batch(numbers):
 def test_a_batch_is_read_like_its_runs(tmp_path):
     write_batch(tmp_path / "many", *a_batch([1, 2, 3]))
     for number in (1, 2, 3):
-        write_run(tmp_path / "one", *a_run(number))
+        write_batch(tmp_path / "one", *a_run(number)[1:])
     assert len(list((tmp_path / "many" / "runs").iterdir())) == 1
     assert finished(tmp_path / "many") == finished(tmp_path / "one")
     assert_frame_equal(read_results(tmp_path / "many"), read_results(tmp_path / "one"))
@@ -169,7 +167,7 @@ def test_a_batch_is_read_like_its_runs(tmp_path):
 def test_a_run_in_two_batches_counts_once(tmp_path):
     write_batch(tmp_path, *a_batch([1, 2]))
     write_batch(tmp_path, *a_batch([2, 3]))
-    write_run(tmp_path, *a_run(3))
+    write_batch(tmp_path, *a_run(3)[1:])
     assert read_results(tmp_path).height == 6
     ids = [a_run(number)[0] for number in (1, 2, 3)]
     assert read_ranks(tmp_path, ids)["run_id"].to_list() == [i for i in ids for _ in "ab"]
@@ -188,10 +186,10 @@ def test_many_processes_write_batches_and_runs_and_none_is_lost(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]);"
         "from tests.bench.test_results import a_batch, a_run;"
-        "from bench.results import write_batch, write_run; from pathlib import Path;"
+        "from bench.results import write_batch; from pathlib import Path;"
         "root, start = Path(sys.argv[1]), int(sys.argv[3]);"
         "[write_batch(root, *a_batch(range(n, n + 7))) for n in range(start, start + 30, 5)];"
-        "[write_run(root, *a_run(n)) for n in range(start + 500, start + 510)]"
+        "[write_batch(root, *a_run(n)[1:]) for n in range(start + 500, start + 510)]"
     )
     here = str(Path(__file__).parents[2])
     processes = [
@@ -225,10 +223,10 @@ def test_a_column_of_one_value_is_as_any_other():
 def test_files_are_read_as_each_alone(tmp_path):
     """All at once, one of a run or of many; one that lacks a column or is damaged is named."""
     for number in (1, 2, 3):
-        write_run(tmp_path, *a_run(number))
+        write_batch(tmp_path, *a_run(number)[1:])
     alike = read_results(tmp_path)
     assert finished(tmp_path) == {a_run(number)[0] for number in (1, 2, 3)}
-    older = run_path(tmp_path, a_run(2)[0])
+    older = file_of(tmp_path, "runs", a_run(2)[0])
     whole = pl.read_parquet(older)
     whole.drop("control_draw").write_parquet(older)
     with pytest.raises(NoResultsError, match=older.name):
@@ -268,17 +266,17 @@ def a_bomb(path, rows):
     return path.stat().st_size
 
 
-@pytest.mark.parametrize(("place", "rows"), [(run_path, 100_000), (ranks_path, 600_000)])
+@pytest.mark.parametrize(("table", "rows"), [("runs", 100_000), ("ranks", 600_000)])
 def test_a_table_that_unpacks_to_far_more_than_it_is_is_not_read(
-    tmp_path, place, rows, monkeypatch
+    tmp_path, table, rows, monkeypatch
 ):
     run_id = a_run(1)[0]
-    write_run(tmp_path, *a_run(1))
-    assert a_bomb(place(tmp_path, run_id), rows) < 2**17
+    write_batch(tmp_path, *a_run(1)[1:])
+    assert a_bomb(file_of(tmp_path, table, run_id), rows) < 2**17
     read = []
     monkeypatch.setattr(pl, "read_parquet", lambda *_, **__: read.append(1))
     with pytest.raises(NoResultsError, match=r"would become .* in memory"):
-        read_results(tmp_path) if place is run_path else read_ranks(tmp_path, [run_id])
+        read_results(tmp_path) if table == "runs" else read_ranks(tmp_path, [run_id])
     assert read == []
-    if place is run_path:
+    if table == "runs":
         assert finished(tmp_path) == set()

@@ -7,7 +7,7 @@ from bench import read_results
 from bench.cells import only_series, series_table
 from bench.errors import NoResultsError
 from bench.options import Neighbours
-from bench.results import run_path
+from bench.results import file_of
 from tests.bench.results_by_hand import hand_run, write_ranks
 
 
@@ -29,24 +29,32 @@ def test_another_revision_is_another_series_and_the_last_one_is_shown(tmp_path):
     assert set(shown["run_id"]) == {run.run_id for run in new}
 
 
+HEAD = {"source": "head", "n_pairs": 0, "head_set": "l/head_weight/e", "head_name_set": "l/n/t"}
+
+
 @pytest.mark.parametrize(
-    ("sets", "revision"),
+    ("of", "revisions"),
     [
-        ({"view_set": "a/view/x"}, {"view_revision": ("1" * 64, "2" * 64)}),
-        ({"layer_sets": ("a/image/l",)}, {"layer_revisions": (("1" * 64,), ("2" * 64,))}),
+        (
+            {"task": "few_shot", "eval": "in-class", "view_set": "a/view/x"},
+            {"view_revision": ("1" * 64, "2" * 64)},
+        ),
+        (
+            {"task": "neighbours", "options": Neighbours(of="pairs"), "layer_sets": ("a/image/l",)},
+            {"layer_revisions": (("1" * 64,), ("2" * 64,))},
+        ),
+        (
+            {**HEAD, "more_heads": ("l/head_weight/f@0",)},
+            {"more_images": (("a/image/f@1",), ("a/image/f@2",))},
+        ),
     ],
+    ids=["views", "layers", "images of further heads"],
 )
-def test_two_revisions_of_views_or_layers_are_two_series(tmp_path, sets, revision):
+def test_two_revisions_of_a_set_are_two_series(tmp_path, of, revisions):
     """They are no seeds of one cell."""
-    ((name, values),) = revision.items()
-    task = (
-        {"task": "neighbours", "options": Neighbours(of="pairs")}
-        if "layer_sets" in sets
-        else {"task": "few_shot", "eval": "in-class"}
-    )
+    ((name, values),) = revisions.items()
     for seed, value in enumerate(values):
-        run = hand_run(**task, **sets, seed=seed, **{name: value})
-        write_ranks(tmp_path, run, [1, 2, 3], finished_at=100.0 + seed)
+        write(tmp_path, 100 + seed, **of, seed=seed, **{name: value})
     rows = read_results(tmp_path)
     assert series_table(rows)["n_runs"].to_list() == [1, 1]
     assert set(only_series(tmp_path, rows)["seed"]) == {1}
@@ -57,7 +65,7 @@ def test_results_say_when_they_were_written(tmp_path):
     first, last = (hand_run(image_revision=letter * 64) for letter in "ab")
     for run, said, of_file in ((last, 300.0, 10), (first, 200.0, 20)):
         write_ranks(tmp_path, run, [1, 2, 3], finished_at=said)
-        os.utime(run_path(tmp_path, run.run_id), (of_file, of_file))
+        os.utime(file_of(tmp_path, "runs", run.run_id), (of_file, of_file))
     rows = read_results(tmp_path)
     assert series_table(rows)["written"].to_list() == [300.0, 200.0]
     assert set(only_series(tmp_path, rows)["run_id"]) == {last.run_id}

@@ -62,7 +62,7 @@ ESTIMATORS = [
     KernelRidgeAligner("x->y", gamma=0.3, n_landmarks=8, landmarks="k-means++", center=False),
 ]
 # scikit-learn's checks of these are in trained/test_contract.py, with what they do not keep.
-TRAINED = [MLPAligner.of(epochs=2, width=8), ICISAligner(8, epochs=2)]
+TRAINED = [MLPAligner(epochs=2, width=8), ICISAligner(8, epochs=2)]
 MOMENTS = [e for e in ESTIMATORS if hasattr(e, "fit_moments")]
 OF_OPTIONAL_PACKAGES = {
     # These only skip themselves without pandas or an array-API switch; nothing here skips.

@@ -12,7 +12,7 @@ from fitters.aligners.ridge import RidgeAligner
 from fitters.errors import PairsError, SettingError
 from fitters.methods import METHODS
 from fitters.moments.transform import unit_or_zero
-from fitters.select.grid import Axis, Search, choose, folds_by_group
+from fitters.select.grid import Axis, Choice, Search, choose, folds_by_group
 from fitters.select.left_out import (
     choose_on_prototypes,
     leave_one_group_out,
@@ -77,11 +77,10 @@ def by_refitting(real, prototypes, folds, gamma, alpha, mass, criterion):
 def weighed(prototypes, real, folds, criterion):
     """The shares of the noises beside prototypes of width 0.7 and penalty 0.2."""
     texts = real.y.astype(float)
+    kernel = rbf_kernel(texts, gamma=0.7)
     covered, explained = explained_by(prototypes, texts, 0.7, 0.2, np.random.default_rng(0))
-    return weigh_noise(
-        real, folds, kernel=rbf_kernel(texts, gamma=0.7), covered=covered, explained=explained,
-        criterion=criterion,
-    )  # fmt: skip
+    prior = {"kernel": kernel, "covered": covered, "explained": explained}
+    return weigh_noise(Choice(), real, folds, **prior, criterion=criterion)
 
 
 @pytest.mark.parametrize("criterion", VALIDATIONS)
@@ -107,7 +106,7 @@ def test_landmarks_stand_for_many_prototypes(sources, rng, monkeypatch):
     folds = folds_by_group(real.groups, 3, rng)
 
     def scores():
-        return weighed(prototypes, real, folds, "squared").scores
+        return np.array(weighed(prototypes, real, folds, "squared").facts["scores"])
 
     exact = scores()
     monkeypatch.setattr("fitters.select.noise.EXACT_ROWS", 10)
@@ -162,16 +161,17 @@ def test_each_noise_scores_as_refitting_at_the_prototypes_penalty(criterion, sou
         of_rows.append(rows)
     of_rows += [by_refitting(real, None, folds, 0.7, at, 1.0, criterion) for at in NOISE[:-1]]
     means = np.mean(of_rows, axis=1)
-    assert [*found.scores, *found.scores_without] == pytest.approx(means, abs=2e-5)
-    best = of_rows[int(np.argmax([*found.scores, *found.scores_without]))]
+    facts = found.facts
+    scores = [*facts["scores"], *facts["scores_without_head"]]
+    assert scores == pytest.approx(means, abs=2e-5)
+    best = of_rows[int(np.argmax(scores))]
     error = np.std(best) / np.sqrt(real.n)
     weights = np.exp(2 * (means - means.max()) / error)
-    shares = [*found.weights, *found.weights_without]
+    shares = [*facts["noise_weights"], *facts["noise_weights_without_head"]]
     assert shares == pytest.approx(weights / weights.sum(), abs=1e-3)
-    assert found.first_share in (0.0, pytest.approx(found.weights.sum()))
-    facts = found.to_facts()
+    assert found.params["first_share"] in (0.0, pytest.approx(sum(facts["noise_weights"])))
     assert facts["noises"][-1] is None
-    assert facts["score"] == (found.score_with_first if found.first_share else found.score)
+    assert facts["first_share"] or facts["score"] == facts["score_without_first"]
 
 
 def expected_projection(prototypes, real, texts, gamma, penalty, shares, without, first_share):

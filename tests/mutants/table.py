@@ -413,7 +413,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             'A run counts as finished only with its ranks beside it.', 'bench/results.py',
-            'if named and ranks_path(root, path.stem).is_file():', 'if named:',
+            'if path.stem == _name_of(ids) and file_of(root, "ranks", path.stem).is_file():',
+            'if path.stem == _name_of(ids):',
             ('tests/bench/test_results.py::test_a_damaged_run_counts_as_not_finished',)),
         Mutant(
             'A run is of the revision that it was planned for.', 'bench/corpus.py',
@@ -452,8 +453,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "publication": (
         Mutant(
             'Rows of a run are written after its ranks.', 'bench/results.py',
-            '    write_file(ranks_path(root, name), [_parquet(ranks.select(list(RANK_SCHEMA)))])\n',
-            '    write_file(run_path(root, name), [_parquet(rows.select(list(RESULT_SCHEMA)))])\n    write_file(ranks_path(root, name), [_parquet(ranks.select(list(RANK_SCHEMA)))])\n',
+            '(("ranks", ranks), ("sums", sums_of(ranks)), ("runs", rows))',
+            '(("runs", rows), ("ranks", ranks), ("sums", sums_of(ranks)))',
             ('tests/bench/test_results.py::test_a_folder_that_cannot_be_written_leaves_nothing',)),
         Mutant(
             'What a pointer names is durable before the pointer is.', 'featstore/store/lock.py',

@@ -38,9 +38,7 @@ def _rows() -> Figure:
     n, size, epochs = 4096, 512, 4
     x, y = _drawn(n, 768, 768)
     source = ArrayRows(x, y, np.arange(n))
-    aligner = MLPAligner.of(
-        "paper", width=1024, epochs=epochs, batch_size=size, precision="float32"
-    )
+    aligner = MLPAligner("paper", width=1024, epochs=epochs, batch_size=size, precision="float32")
     target, texts = torch.from_numpy(x), torch.from_numpy(y)
 
     def bare() -> None:
@@ -72,7 +70,7 @@ def _bf16() -> Figure:
     source = ArrayRows(x, y, np.arange(1024))
 
     def side(precision: str) -> Callable[[], Any]:
-        made = MLPAligner.of("paper", width=1024, epochs=2, batch_size=512, precision=precision)
+        made = MLPAligner("paper", width=1024, epochs=2, batch_size=512, precision=precision)
         return lambda: made.fit_rows(None, source)
 
     found = "a unit for it" if gains_from_bf16() else "no unit for it here: float32 is the default"

@@ -47,7 +47,7 @@ def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
 def test_the_loss_stays_on_its_device(
     name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    aligner: Any = MLPAligner.of(**changes) if name.startswith("own-") else preset(name)
+    aligner: Any = MLPAligner(**changes) if name.startswith("own-") else preset(name)
     objective = aligner._objective(aligner._parts(6, 5)).to("meta")
     # What looks at values cannot be faked.
     monkeypatch.setattr(FeatureDropout, "forward", Dropout.forward)
@@ -119,7 +119,7 @@ def test_auto_without_a_gpu_gives_the_bytes_of_the_cpu(monkeypatch: pytest.Monke
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(24, 6)), rng.normal(size=(24, 5))
     maps = [
-        MLPAligner.of(loss="infonce", epochs=2, batch_size=8, seed=3).fit(x, y, **how)
+        MLPAligner(loss="infonce", epochs=2, batch_size=8, seed=3).fit(x, y, **how)
         for how in ({}, {"device": "auto"}, {"device": "cpu"})
     ]
     rows = [one.project_y(y) for one in maps]

@@ -70,7 +70,7 @@ def test_a_preset_is_one_line_and_a_method(name, make_world, tmp_path):
     assert METHODS[name].text == PRESETS[name].text
     assert PRESETS[name].source
     assert PRESETS[name].differs
-    assert preset(name).plain_params().items() >= PRESETS[name].settings.items()
+    assert preset(name).get_params().items() >= PRESETS[name].settings.items()
     alignment = fit(name, prototypes=head, real=real, training=FEW, rng=rng_of())
     facts = alignment.facts
     assert (facts["n_prototypes"], facts["n_real"]) == (30, 20)
@@ -171,7 +171,7 @@ def test_what_cannot_be_is_refused(make_world):
         fit("sail", prototypes=head, real=real, training=options, rng=rng_of())
     with pytest.raises(SettingError, match=r"'epochs' of a training must be at least 1 .*; got -1"):
         TrainingOptions(epochs=-1)
-    with pytest.raises(ValueError, match="The 'epochs' parameter of Schedule must be"):
+    with pytest.raises(ValueError, match="The 'epochs' parameter of MLPAligner must be"):
         preset("sail", epochs=-1).fit(real.x, real.y)
 
 
@@ -282,7 +282,7 @@ sys.meta_path.insert(0, Missing())
 import numpy as np, fitters
 found = fitters.read_alignment(sys.argv[1])
 assert found.facts["method"] == "paper-mlp"
-assert fitters.MLPAligner().get_params()["head__architecture"] == "paper"
+assert fitters.MLPAligner().get_params()["architecture"] == "paper"
 fitters.fit("ridge", real=fitters.Pairs(np.eye(4), np.eye(4)), penalty=1.0, mix=1.0,
                       rng=np.random.default_rng(0))
 assert found.project_x(np.eye(8)).shape == (8, 8)

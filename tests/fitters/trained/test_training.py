@@ -58,7 +58,7 @@ def test_it_overfits_32_pairs(architecture, direction, loss, rng):
     pairs = rng.standard_normal((32, 48)), rng.standard_normal((32, 40))
     width = 64 if architecture in ("paper", "sail", "residual") else None
     x, y = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in pairs)
-    aligner = MLPAligner.of(
+    aligner = MLPAligner(
         architecture, direction, loss=loss, n_components=32, width=width, dropout=0.0,
         temperature=0.1, learning_rate=0.01, epochs=100, batch_size=32, gate=2.0,
     ).fit(x, y)  # fmt: skip
@@ -71,7 +71,7 @@ def test_it_overfits_32_pairs(architecture, direction, loss, rng):
 def test_it_recovers_a_planted_linear_map(loss, rng):
     x, y, _ = planted(rng)
     x, new_x, y, new_y = x[:150], x[150:], y[:150], y[150:]
-    aligner = MLPAligner.of(
+    aligner = MLPAligner(
         "linear", loss=loss, learning_rate=0.05, epochs=120, batch_size=50, learn_temperature=False
     ).fit(x, y)
     # A loss that contrasts is content once the right one is first; it does not ask for cosine 1.
@@ -86,7 +86,7 @@ def test_the_linear_head_on_squared_errors_is_ridge(direction, rng):
     x, y, _ = planted(rng, n=60, noise=0.5)
     n, d = len(x), x.shape[1] if direction == "y->x" else y.shape[1]
     decay = 0.02
-    trained = MLPAligner.of(
+    trained = MLPAligner(
         "linear", direction, bias=False, loss="mse", weight_decay=decay, learning_rate=0.05,
         epochs=1000, batch_size=60, precision="float32",
     ).fit(x, y)  # fmt: skip
@@ -103,11 +103,11 @@ SMALL = {"epochs": 4, "batch_size": 8, "width": 16, "feature_dropout": 0.3}
 
 def test_same_seed_same_bytes_and_torchs_global_state_untouched(pairs, torch_threads):
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    one = MLPAligner.of(**SMALL).fit(*pairs)
+    one = MLPAligner(**SMALL).fit(*pairs)
     torch.rand(5)  # what others draw in between plays no part
     torch.set_rng_state(torch_state)
-    two = MLPAligner.of(**SMALL).fit(*pairs)
-    other = MLPAligner.of(**SMALL, seed=1).fit(*pairs)
+    two = MLPAligner(**SMALL).fit(*pairs)
+    other = MLPAligner(**SMALL, seed=1).fit(*pairs)
     assert_same_arrays(one, two)
     assert one.history_ == two.history_
     assert not np.array_equal(one.y_up_weight_, other.y_up_weight_)
@@ -149,12 +149,12 @@ def test_resumed_is_uninterrupted_to_the_byte(name, at, pairs, tmp_path):
     settings = SMALL | RESUMED[name]
     given = (ArrayRows(*(r[:12] for r in pairs), np.arange(12)),
              ArrayRows(*(r[12:] for r in pairs), np.arange(20) + 12))  # fmt: skip
-    whole = MLPAligner.of(**settings).fit_rows(*given)
+    whole = MLPAligner(**settings).fit_rows(*given)
     how = {"checkpoint": tmp_path / "state", "checkpoint_seconds": 0.0}
     with pytest.raises(Interrupted):
-        MLPAligner.of(**settings).fit_rows(*given, **how, on_epoch=stop_after(at))
+        MLPAligner(**settings).fit_rows(*given, **how, on_epoch=stop_after(at))
     told = []
-    resumed = MLPAligner.of(**settings).fit_rows(*given, **how, on_epoch=told.append)
+    resumed = MLPAligner(**settings).fit_rows(*given, **how, on_epoch=told.append)
     assert_same_arrays(resumed, whole)
     assert resumed.history_ == whole.history_
     assert len(told) == len(whole.history_) - at
@@ -163,19 +163,19 @@ def test_resumed_is_uninterrupted_to_the_byte(name, at, pairs, tmp_path):
 
 def test_a_checkpoint_of_another_training_is_left_unread(pairs, tmp_path, caplog):
     path = tmp_path / "state"
-    MLPAligner.of(**SMALL, seed=1).fit(*pairs, checkpoint=path)
-    found = MLPAligner.of(**SMALL).fit(*pairs, checkpoint=path)
+    MLPAligner(**SMALL, seed=1).fit(*pairs, checkpoint=path)
+    found = MLPAligner(**SMALL).fit(*pairs, checkpoint=path)
     assert "is of another training" in caplog.text
-    assert_same_arrays(found, MLPAligner.of(**SMALL).fit(*pairs))
+    assert_same_arrays(found, MLPAligner(**SMALL).fit(*pairs))
     x, y = pairs
-    moved = MLPAligner.of(**SMALL).fit(x + 1, y, checkpoint=path)
-    assert_same_arrays(moved, MLPAligner.of(**SMALL).fit(x + 1, y))
+    moved = MLPAligner(**SMALL).fit(x + 1, y, checkpoint=path)
+    assert_same_arrays(moved, MLPAligner(**SMALL).fit(x + 1, y))
     path.write_bytes(b"\x08\0\0\0\0\0\0\0not json")
-    again = MLPAligner.of(**SMALL).fit(*pairs, checkpoint=path)
+    again = MLPAligner(**SMALL).fit(*pairs, checkpoint=path)
     assert "cannot be read" in caplog.text
     assert_same_arrays(again, found)
     with pytest.raises(AlignmentWriteError, match="folder that you may write"):
-        MLPAligner.of(**SMALL).fit(*pairs, checkpoint=path / "below")
+        MLPAligner(**SMALL).fit(*pairs, checkpoint=path / "below")
 
 
 def test_early_stopping_keeps_the_best_epoch(rng):
@@ -183,7 +183,7 @@ def test_early_stopping_keeps_the_best_epoch(rng):
     settings = {"architecture": "paper", "width": 64, "dropout": 0.0, "learning_rate": 0.02,
                 "batch_size": 32, "validation_fraction": 0.25}  # fmt: skip
     told: list[EpochDone] = []
-    stopped = MLPAligner.of(**settings, epochs=60, patience=4, schedule="constant")
+    stopped = MLPAligner(**settings, epochs=60, patience=4, schedule="constant")
     stopped.fit(x, y, on_epoch=told.append)
     metrics = [done.metric for done in told]
     best = int(np.argmax(metrics))
@@ -191,7 +191,7 @@ def test_early_stopping_keeps_the_best_epoch(rng):
     assert [done.best for done in told][best]
     assert sum(done.best for done in told) == len(set(np.maximum.accumulate(metrics)))
     # Until then nothing depends on what comes after: the same training, ended there.
-    ended = MLPAligner.of(**settings, epochs=best + 1, patience=4, schedule="constant").fit(x, y)
+    ended = MLPAligner(**settings, epochs=best + 1, patience=4, schedule="constant").fit(x, y)
     for name in arrays(ended):
         assert_same(getattr(stopped, name), getattr(ended, name))
 
@@ -201,18 +201,18 @@ def test_held_out_groups_are_whole_and_not_trained_on(rng):
     groups = np.arange(40) // 2
     x[::2], y[::2] = x[1::2], y[1::2]
     told = []
-    MLPAligner.of(
+    MLPAligner(
         "linear", learning_rate=0.05, epochs=60, batch_size=8, patience=60, validation_fraction=0.3
     ).fit(x, y, groups=groups, on_epoch=told.append)
     assert told[-1].metric == 1.0  # both rows of a group are right, wherever they rank
     with pytest.raises(SelectionError, match="cannot be held out"):
-        MLPAligner.of(epochs=1, patience=1).fit(x[:3], y[:3])
+        MLPAligner(epochs=1, patience=1).fit(x[:3], y[:3])
 
 
 def test_progress_counts_stages_and_time(pairs):
     told: list[EpochDone] = []
     first = np.arange(32) < 10
-    MLPAligner.of(**SMALL, sequential=True).fit(*pairs, prototype=first, on_epoch=told.append)
+    MLPAligner(**SMALL, sequential=True).fit(*pairs, prototype=first, on_epoch=told.append)
     assert [(done.stage, done.epoch) for done in told] == [
         (s, e) for s in (1, 2) for e in range(1, 5)
     ]
@@ -231,7 +231,7 @@ def test_two_stages_end_on_the_real_pairs(rng):
     common = {"architecture": "linear", "loss": "cosine", "learning_rate": 0.05, "epochs": 60,
               "batch_size": 20}  # fmt: skip
     fits = {
-        name: MLPAligner.of(**common, **more).fit(wrong, y, prototype=first)
+        name: MLPAligner(**common, **more).fit(wrong, y, prototype=first)
         for name, more in {"mixed": {}, "two": {"sequential": True}, "few": {"share": 0.1}}.items()
     }
     of = {name: fit.score_pairs(x[~first], y[~first]).mean() for name, fit in fits.items()}
@@ -243,13 +243,13 @@ def test_the_first_stage_may_have_epochs_of_its_own(pairs):
     told: list[EpochDone] = []
     first = np.arange(32) < 10
     common = SMALL | {"sequential": True, "seed": 4}
-    fit = MLPAligner.of(**common, first_epochs=2).fit(*pairs, prototype=first, on_epoch=told.append)
+    fit = MLPAligner(**common, first_epochs=2).fit(*pairs, prototype=first, on_epoch=told.append)
     assert [(done.stage, done.epoch) for done in told] == [
         *((1, e) for e in (1, 2)), *((2, e) for e in range(1, 5)),
     ]  # fmt: skip
     assert fit.epochs_ == 6
     # As many as of the second stage is what None says.
-    same = [MLPAligner.of(**common, first_epochs=n).fit(*pairs, prototype=first) for n in (4, None)]
+    same = [MLPAligner(**common, first_epochs=n).fit(*pairs, prototype=first) for n in (4, None)]
     assert_same(same[0].project_y(pairs[1]), same[1].project_y(pairs[1]))
 
 
@@ -261,8 +261,8 @@ def test_names_that_are_shared_are_no_negatives(rng):
     common = {"architecture": "linear", "loss": "infonce", "epochs": 30, "batch_size": 24,
               "temperature": 0.02, "learn_temperature": False, "learning_rate": 0.05}  # fmt: skip
     names = np.arange(24) % 12
-    masked = MLPAligner.of(**common).fit(x, y, groups=names)
-    free = MLPAligner.of(**common, mask_same=False).fit(x, y, groups=names)
+    masked = MLPAligner(**common).fit(x, y, groups=names)
+    free = MLPAligner(**common, mask_same=False).fit(x, y, groups=names)
     # The other row of the name is as likely as the own one: log 2 more.
     assert masked.loss_ < free.loss_ - 0.5
     assert free.loss_ > np.log(2)
@@ -271,26 +271,26 @@ def test_names_that_are_shared_are_no_negatives(rng):
 def test_the_temperature_is_learned_within_its_range(pairs):
     common = {"direction": "both", "n_components": 8, "learning_rate": 0.05, "width": 16,
               "epochs": 30, "batch_size": 32}  # fmt: skip
-    learned = MLPAligner.of(**common, loss="infonce").fit(*pairs)
+    learned = MLPAligner(**common, loss="infonce").fit(*pairs)
     assert abs(learned.scale_ - 1 / 0.07) > 1
     narrow = {"temperature": 0.1, "temperature_low": 0.1, "temperature_high": 0.105}
-    held = MLPAligner.of(**common, **narrow, loss="infonce").fit(*pairs)
+    held = MLPAligner(**common, **narrow, loss="infonce").fit(*pairs)
     assert 1 / 0.105 - 1e-4 < held.scale_ < 10 + 1e-4
-    fixed = MLPAligner.of(**common, loss="infonce", learn_temperature=False).fit(*pairs)
+    fixed = MLPAligner(**common, loss="infonce", learn_temperature=False).fit(*pairs)
     assert fixed.scale_ == pytest.approx(1 / 0.07)
-    sig = MLPAligner.of(**common | {"epochs": 1, "learning_rate": 1e-9}, loss="siglip").fit(*pairs)
+    sig = MLPAligner(**common | {"epochs": 1, "learning_rate": 1e-9}, loss="siglip").fit(*pairs)
     assert sig.shift_ == pytest.approx(np.log(1 / 31), abs=1e-4)
-    plain = MLPAligner.of(epochs=1, width=8).fit(*pairs)
+    plain = MLPAligner(epochs=1, width=8).fit(*pairs)
     assert (plain.scale_, plain.shift_) == (1.0, 0.0)
 
 
 def test_a_diverging_training_says_so(pairs):
     x, y = pairs
     with pytest.raises(DivergedError, match="smaller learning rate than 1e\\+30"):
-        MLPAligner.of("linear", loss="mse", learning_rate=1e30, epochs=3).fit(x, y)
+        MLPAligner("linear", loss="mse", learning_rate=1e30, epochs=3).fit(x, y)
     # No loss follows the only step.
     with pytest.raises(DivergedError, match="a parameter is not finite after epoch 1\\."):
-        MLPAligner.of("linear", loss="mse", learning_rate=1e39, epochs=1).fit(x, y)
+        MLPAligner("linear", loss="mse", learning_rate=1e39, epochs=1).fit(x, y)
 
 
 def test_structure_keeps_who_is_near_whom(rng):
@@ -298,7 +298,7 @@ def test_structure_keeps_who_is_near_whom(rng):
     common = {"architecture": "linear", "direction": "both", "loss": "infonce",
               "n_components": 6, "epochs": 60, "batch_size": 48, "learning_rate": 0.02,
               "structure_warmup": 10}  # fmt: skip
-    free, kept = (MLPAligner.of(**common, structure=weight).fit(x, y) for weight in (0.0, 50.0))
+    free, kept = (MLPAligner(**common, structure=weight).fit(x, y) for weight in (0.0, 50.0))
 
     def drift(aligner):
         unit = y / np.linalg.norm(y, axis=1, keepdims=True)
@@ -315,7 +315,7 @@ def test_bf16_reaches_the_same_metric(rng):
 
     def best(**more):
         told = []
-        MLPAligner.of(**settings, **more).fit(x, y, on_epoch=told.append)
+        MLPAligner(**settings, **more).fit(x, y, on_epoch=told.append)
         return max(done.metric for done in told)
 
     spread = [best(precision="float32", seed=seed) for seed in range(4)]
@@ -338,7 +338,7 @@ def test_torch_runs_on_the_threads_that_blas_may_use(torch_threads):
 )
 def test_settings_that_make_no_sense_are_refused(settings, match, pairs):
     with pytest.raises(SettingError, match=match):
-        MLPAligner.of(**settings).fit(*pairs)
+        MLPAligner(**settings).fit(*pairs)
     with pytest.raises(SettingError, match="one entry a pair"):
         MLPAligner().fit(*pairs, groups=np.arange(3))
     with pytest.raises(SettingError, match="nothing to train on"):

@@ -263,9 +263,8 @@ SETTINGS = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_settings(name):
     aligner = preset(name, n_prototypes=1000)
-    found = aligner.schedule
-    betas = None if found.beta1 is None else (found.beta1, found.beta2)
+    betas = None if aligner.beta1 is None else (aligner.beta1, aligner.beta2)
     assert (
-        found.optimizer, found.learning_rate, betas, found.weight_decay, found.curve,
-        found.warmup_epochs, found.floor, found.batch_size, found.epochs,
+        aligner.optimizer, aligner.learning_rate, betas, aligner.weight_decay, aligner.schedule,
+        aligner.warmup_epochs, aligner.floor, aligner.batch_size, aligner.epochs,
     ) == SETTINGS[name]  # fmt: skip
