@@ -42,7 +42,6 @@ SETTINGS = [
     "more_heads",
     "pairs_from",
     "head_rows",
-    "view_set",
     "layer_sets",
     *HEAD_PARTS,
     *FIT_SETTINGS,
@@ -497,7 +496,7 @@ CHOICES = {
 #: images beside them are not.
 SETS = {
     **{f"{role}_set": f"{role}_revision"
-       for role in ("image", "name", "caption", "head", "head_name", "view")},
+       for role in ("image", "name", "caption", "head", "head_name")},
     "layer_sets": "layer_revisions",
     "more_heads": "more_images",
 }  # fmt: skip

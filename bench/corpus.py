@@ -6,9 +6,6 @@ where there are such), cut at commas ("plant, flora, plant life" is three), with
 article, underscore, hyphen and double blank. Words are not stemmed, and "a kind of" is not
 followed: "golden retriever" is seen, "dog" is not, where the head has only the breed.
 
-Views are a set of their own (``featstore extract --views``), so that none of them is ever an image
-that is scored.
-
 Storage ends here: splits, fits and tasks see ids and rows.
 """
 
@@ -70,62 +67,6 @@ def class_name_forms(items: pl.DataFrame) -> dict[str, set[str]]:
 def _forms(text: str) -> set[str]:
     parts = (re.sub(r"[\s_-]+", " ", part).strip().casefold() for part in text.split(","))
     return {re.sub(r"^(?:an?|the|some) ", "", part).rstrip(".!?") for part in parts} - {""}
-
-
-VIEW_ID = "view_id"
-
-
-class ImageViews:
-    """The views of a set of images by the id of their image.
-
-    Parameters
-    ----------
-    view : EmbeddingsView
-        Items with ``view_id`` and, as their parent, the image.
-
-    Raises
-    ------
-    ProtocolError
-        If the set holds no views.
-    """
-
-    def __init__(self, view: EmbeddingsView) -> None:
-        if VIEW_ID not in view.items.columns or view.items["parent_id"].null_count():
-            raise ProtocolError(
-                f"{view.key} holds no augmented views of images. Make them with `featstore extract "
-                "DATASET --kind image --views 10`, and name that set."
-            )
-        self._view = view
-        parents = view.items["parent_id"].to_numpy().astype(str)
-        order = np.lexsort((view.items[VIEW_ID].to_numpy(), parents))
-        ids, starts, counts = np.unique(parents[order], return_index=True, return_counts=True)
-        self._rows = {
-            name: order[start : start + count]
-            for name, start, count in zip(
-                ids.tolist(), starts.tolist(), counts.tolist(), strict=True
-            )
-        }
-
-    def of(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the raw views of these images, in the order of their numbers: (n, v, d).
-
-        Raises
-        ------
-        ProtocolError
-            If an image has none, or another number of them than the others.
-        """
-        rows = [self._rows.get(str(image), np.empty(0, dtype=np.int64)) for image in images]
-        counts = {len(own) for own in rows}
-        if len(counts) != 1 or counts == {0}:
-            least = min(range(len(rows)), key=lambda place: len(rows[place]))
-            raise ProtocolError(
-                f"{self._view.key} has {min(counts)} to {max(counts)} views an image (fewest: "
-                f"{str(images[least])!r}); every shot needs equally many. Extract the views of all "
-                "images."
-            )
-        places = np.concatenate(rows)
-        raw = self._view.take(places).numpy()
-        return raw.reshape(len(images), counts.pop(), raw.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,8 +161,6 @@ class Corpus:
         Of the names: whether the head's label set has the class. See `bench.corpus`.
     one_model : bool
         Whether images and texts are of the two towers of one model, in one space.
-    views : ImageViews, optional
-        Augmented views of the images, if the run names a set of them.
     blocks : tuple of int
         Columns of each encoder, where rows of images and heads are those of several side by side.
     layers : dict of str to float32 arrays of shape (n, …)
@@ -240,7 +179,6 @@ class Corpus:
     prompts: Items | None = None
     seen: NDArray[np.bool_] | None = None
     one_model: bool = False
-    views: ImageViews | None = None
     pair_names: Items | None = None
     blocks: tuple[int, ...] = ()
     layers: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -258,23 +196,12 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     Raises
     ------
     ProtocolError
-        If the store has another revision of a set than the run, images lack a class, the image
-        set is one of views, or a layer lacks an image.
-    featstore.errors.UnknownSetError, featstore.errors.MisalignedItemsError
-        If a set is missing, or the head belongs to another model than the images.
+        If the store has another revision of a set than the run, images lack a class, or a layer
+        lacks an image. featstore.errors.UnknownSetError, featstore.errors.MisalignedItemsError If a
+        set is missing, or the head belongs to another model than the images.
     """
     data, limit = run.data, run.protocol.limit
     image_view = _view(store, data.image_set, data.image_revision)
-    if VIEW_ID in image_view.items.columns:
-        raise ProtocolError(
-            f"{data.image_set} holds augmented views, which are not scored. Name the set of "
-            "the images themselves, and the views beside it (of few_shot: --views)."
-        )
-    views = None
-    if data.view_set:
-        view_rows = _view(store, data.view_set, data.view_revision)
-        image_view.require_same_space(view_rows, what="Images and their views")
-        views = ImageViews(view_rows)
     if limit is not None:
         image_view = image_view.take(np.arange(min(limit, len(image_view))))
     images = _items(image_view, classes_needed=bool(data.name_set))
@@ -324,8 +251,7 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     one_model = _one_model(spaces)
     pairs = _other_pairs(store, run, image_view, texts) if data.pairs_from else None
     return Corpus(
-        images, names, captions, head, prompts, seen, one_model, views, pair_names, blocks, layers,
-        pairs,
+        images, names, captions, head, prompts, seen, one_model, pair_names, blocks, layers, pairs,
     )  # fmt: skip
 
 

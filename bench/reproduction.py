@@ -344,7 +344,7 @@ def sets_of(runs: Iterable[Run]) -> dict[str, str]:
     for data in {run.data for run in runs}:
         found |= {
             getattr(data, f"{role}_set"): getattr(data, f"{role}_revision")
-            for role in ("image", "name", "caption", "head", "head_name", "view")
+            for role in ("image", "name", "caption", "head", "head_name")
         }
         of_data = (*data.more_heads, *data.more_images, *data.pairs_from)
         found |= zip(data.layer_sets, data.layer_revisions, strict=True)

@@ -63,7 +63,6 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "flat_choice": pl.Boolean,  # no point of the grid is a standard error worse than the best
     "learner": pl.String,  # of a few-shot run, and the shots of a class that it was asked for
     "shots": pl.Int64,
-    "n_views": pl.Int64,  # of every shot; 1 where the image itself is the only one
     "n_shots": pl.Int64,  # labelled images of a few-shot learner, and those it chose by
     "n_validation": pl.Int64,
     "learner_penalty": pl.Float64,

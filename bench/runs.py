@@ -76,8 +76,6 @@ class Data:
         Class names and captions of these images.
     head_set, head_name_set : str
         A classification head, and the names of its classes.
-    view_set : str
-        Augmented views of the images, for few-shot learners that look at some.
     more_heads, more_images : tuple of str
         Further heads of the same classes, and the same images by their encoders, each
         ``key@revision``; see `bench.suites.inventory.beside_fields`.
@@ -86,7 +84,7 @@ class Data:
         real pairs are made of, in place of images of `image_set`.
     layer_sets, layer_revisions : tuple of str
         More sets of the same images, such as other layers: ``neighbours`` finds the best.
-    image_revision … view_revision : str
+    image_revision … head_name_revision : str
     variants, templates : tuple of str
         Which prompts make one text per class of the images: what is scored.
     head_variants, head_templates : tuple of str
@@ -110,8 +108,6 @@ class Data:
     head_revision: str = ""
     head_name_set: str = ""
     head_name_revision: str = ""
-    view_set: str = ""
-    view_revision: str = ""
     more_heads: tuple[str, ...] = ()
     more_images: tuple[str, ...] = ()
     pairs_from: tuple[str, ...] = ()
@@ -525,10 +521,6 @@ class Run:
                         "Task generalised calls classes unseen that no prototype and no real pair "
                         f"is of: with real pairs use eval 'held-out', not {where!r}."
                     ),
-                ),
-                (
-                    bool(self.data.view_set),
-                    f"Only few-shot learners look at views of images; task {self.task} does not.",
                 ),
             )
             return

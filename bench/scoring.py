@@ -230,7 +230,7 @@ class Scoring:
             corpus = self.corpus
             return score_few_shot(
                 alignment, corpus.images, self.split, names=corpus.names,
-                pair_names=corpus.pair_names, head=corpus.head, views=corpus.views,
+                pair_names=corpus.pair_names, head=corpus.head,
                 options=_options(run), make_learner=learner,
             )  # fmt: skip
         own = TASKS[run.task].score

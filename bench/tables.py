@@ -289,7 +289,7 @@ EXTRA = {
     "caption_set": "captions", "head_set": "head", "more_heads": "further heads",
     "pairs_from": "pairs of",
     "head_rows": "head rows",
-    "view_set": "views", "layer_sets": "layers",
+    "layer_sets": "layers",
     "clusters": "clusters", "head_size": "classes", "head_by": "taken by",
     "leave_seen": "without seen",
     **{name: name.removeprefix("n_").replace("_", " ") for name in FIT_SETTINGS},

@@ -197,7 +197,6 @@ PARSED = {
     r"--root data\b": "a copy of the dataset; tests/data_manifests read miniatures of each",
     r"make (webdataset '|hf hf:|urls|parquet https)": "servers; test_addresses.py, test_urls.py",
     r"make torchvision": "a copy of CIFAR-10; test_torchvision.py reads miniatures of all",
-    r"--views": "minutes of encoding; test_many_encoders.py encodes views of fewer images",
     r"5f1c…": "the public key that `featstore sign` prints; test_signature.py has one",
     r"/data/features": "a folder outside the test's own; test_shared_folders.py makes one",
     r"OUT/": "nothing: `make demo` runs them",

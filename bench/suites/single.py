@@ -54,7 +54,6 @@ class SetNames:
     head_names: str = option(
         "", help="Take the names of the head's classes from this class-name set."
     )
-    views: str = option("", help="Use this set of augmented views of the images (few_shot).")
     layers: tuple[str, ...] = option(
         (),
         help="Search these further sets of the same images, separated by commas, as layers "

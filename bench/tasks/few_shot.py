@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from bench.corpus import Head, ImageViews, Items
+from bench.corpus import Head, Items
 from bench.errors import ProtocolError
 from bench.options import FewShot
 from bench.protocol import Split, first_per_class
@@ -43,7 +43,6 @@ def score_few_shot(
     names: Items | None = None,
     pair_names: Items | None = None,
     head: Head | None = None,
-    views: ImageViews | None = None,
     options: FewShot | None = None,
     make_learner: Callable[[list[str]], Learner] | None = None,
 ) -> list[Outcome]:
@@ -63,8 +62,6 @@ def score_few_shot(
         the one in `names`, which are scored.
     head : Head, optional
         Needed for prototypes from a head, and by learners that train on one.
-    views : ImageViews, optional
-        Augmented views of the training images, for learners that look at some.
     options : FewShot, optional
     make_learner : callable, optional
         Makes the learner from the class ids of the gallery, instead of ``options.learner``.
@@ -74,8 +71,8 @@ def score_few_shot(
     list of one Outcome
         Direction ``"image→class"``; the gallery is the classes of the training images, with
         prototypes from names those of the names; clusters are the images themselves, of which
-        every one is drawn for itself. Facts: ``learner``, ``shots``, ``n_views``, ``n_shots``,
-        ``n_validation``, ``learner_seconds`` (processor time of the fit), and what the learner
+        every one is drawn for itself. Facts: ``learner``, ``shots``, ``n_shots``, ``n_validation``,
+        ``learner_seconds`` (processor time of the fit), and what the learner
         chose, such as ``learner_penalty``.
 
     Raises
@@ -116,7 +113,6 @@ def score_few_shot(
         prototypes=_prototypes(alignment, classes, names, head, options),
         validation_x=projected(validation) if len(validation) else None,
         validation_labels=labels(validation) if len(validation) else None,
-        views=_views(alignment, views, images, chosen) if views and len(chosen) else None,
         lengths=np.linalg.norm(images.rows[chosen], axis=1),
         texts=_texts(classes, pair_names or names) if "texts" in needs else None,
         scored_texts=_texts(classes, names) if "texts" in needs and pair_names else None,
@@ -133,7 +129,6 @@ def score_few_shot(
     facts: dict[str, Any] = {
         "learner": options.learner,
         "shots": options.shots,
-        "n_views": 1 if shots.views is None else shots.views.shape[1],
         "n_shots": len(chosen),
         "n_validation": len(validation),
         "learner_seconds": seconds,
@@ -201,18 +196,6 @@ def _places(classes: NDArray[Any], known: NDArray[Any], lacking: str) -> NDArray
             "prototypes from names, or none, or images whose classes are all there."
         )
     return np.array([place[name] for name in classes.tolist()], dtype=np.int64)
-
-
-def _views(
-    alignment: Projector, views: ImageViews, images: Items, chosen: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Return projected views as long as their raw embeddings, shape (n, v, r)."""
-    raw = views.of(images.ids[chosen])
-    n, v, d = raw.shape
-    flat = raw.reshape(n * v, d).astype(np.float32)
-    rows = _dense(alignment.project_x(flat))
-    rows *= np.linalg.norm(flat, axis=1, keepdims=True)
-    return rows.reshape(n, v, rows.shape[1])
 
 
 def _score_blocks(

@@ -110,7 +110,7 @@ _SECTIONS = {
     "--limit --devices --dry-run",
     "Model": "--pool --layers --prefix --prompt-name --max-length --trust-remote-code --compile",
     "Heads": "--label-set --label-file --check-names --check-weights",
-    "Images": "--decode --resize --decode-timeout --tiff --max-pixels --views --seed",
+    "Images": "--decode --resize --decode-timeout --tiff --max-pixels",
     "Failures": "--on-error --max-failures --retry-failed",
     "Devices and machines": "--engine --ray-address --rank --world-size --threads --jobs",
 }

@@ -17,7 +17,6 @@ from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_opti
 from featstore.extraction.progress import ExtractResult, JobLog, Progress
 from featstore.extraction.run import encode_sets
 from featstore.extraction.targets import Job
-from featstore.extraction.views import draw_view, source_item
 from featstore.images import ImageError, decode_image, thumbnail_webp
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
@@ -29,7 +28,7 @@ from featstore.store.tables import read_thumbnails, write_thumbnails
 
 def draw_thumbnails(job: Job, *, skip: Collection[str]) -> None:
     """Draw the thumbnails that are not there, of images that could be encoded."""
-    directory = job.folder / job.dataset / job.kind
+    directory = job.folder / job.source.name / job.kind
     have = read_thumbnails(directory)
     left = job.items.filter(~pl.col("item_id").is_in([*have, *skip]))
     job.source.check_files(left)
@@ -38,8 +37,8 @@ def draw_thumbnails(job: Job, *, skip: Collection[str]) -> None:
     def draw(item: Mapping[str, Any]) -> None:
         # An image without a picture is shown by its id.
         with contextlib.suppress(ImageError, OSError):
-            image = decode_image(reader.read(source_item(item)), **job.accepted)
-            small[item["item_id"]] = thumbnail_webp(draw_view(image, item))
+            image = decode_image(reader.read(item), **job.accepted)
+            small[item["item_id"]] = thumbnail_webp(image)
 
     with (
         ByteReader(job.source.root) as reader,

@@ -14,20 +14,19 @@ from featstore.encoders.base import AUTO, Encoder
 from featstore.encoders.golden import cosine_of, enlarged_golden
 from featstore.encoders.object_encoder import ObjectEncoder
 from featstore.encoders.registry import FAMILIES, check_kind, check_options, family_of
-from featstore.errors import EmptySelectionError, EncoderError, ManifestError, needs_extra
+from featstore.errors import EmptySelectionError, EncoderError, needs_extra
 from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.views import view_items, views_dataset
 from featstore.images import SCALED_RULE, SCALED_SIDE, Geometry, decode_image
 from featstore.manifest.manifest import Manifest
 
 
-def job_items(source: Manifest, kind: str, config: ExtractConfig) -> tuple[str, pl.DataFrame]:
-    """Return the dataset and the item table that a job is about.
+def job_items(source: Manifest, kind: str, config: ExtractConfig) -> pl.DataFrame:
+    """Return the item table that a job is about.
 
     Raises
     ------
     ManifestError
-        If the manifest has no items of this kind, or views are asked for of what is no image.
+        If the manifest has no items of this kind.
     EmptySelectionError
         If there is no item.
     """
@@ -35,12 +34,7 @@ def job_items(source: Manifest, kind: str, config: ExtractConfig) -> tuple[str, 
     items = items if config.limit is None else items.head(config.limit)
     if items.is_empty():
         raise EmptySelectionError(f"Manifest {source.name} has no {kind} item to extract.")
-    if not config.views:
-        return source.name, items
-    if kind != "image":
-        raise ManifestError(f"Only images have views; {kind} items have none. Leave views out.")
-    dataset = views_dataset(source.name, config.views, config.seed)
-    return dataset, view_items(items, views=config.views, seed=config.seed)
+    return items
 
 
 def open_encoders(

@@ -230,13 +230,6 @@ class ExtractConfig:
     thumbnails: bool = option(
         False, help="Keep a small WebP thumbnail of every image in the store."
     )
-    views: int = option(
-        0,
-        help="Encode this many seeded augmented views of each image instead of the image, as a "
-        "dataset of their own.",
-        at_least=0,
-    )
-    seed: int = option(0, help="Draw the augmented views with this random seed.", at_least=0)
     limit: int | None = option(
         None, help="Encode only the first N items of the manifest [default: all].", at_least=1
     )

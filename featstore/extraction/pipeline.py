@@ -38,7 +38,6 @@ from featstore.extraction.batches import Batches, BatchRunner, on_device, use_de
 from featstore.extraction.options import DECODE_TIMEOUT, ExtractConfig
 from featstore.extraction.progress import StageClock, ignore
 from featstore.extraction.runs import IN_FLIGHT, LOOKAHEAD, Coming, DeviceRuns, Pixels, Runs
-from featstore.extraction.views import VIEW_ID, draw_view, source_item
 from featstore.images import LEFT_OUT, ImageError, decode_image
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ class Preparation:
             return self._runs
         self._begun = True
         given = [runner.geometry for runner in self.runners]
-        known = VIEW_ID not in items.columns and None not in given
+        known = None not in given
         feed = Feed(self._reader, tuple(dict.fromkeys(filter(None, given))))
         if known and self._gpu is not None:
             self._runs = DeviceRuns(
@@ -137,9 +136,9 @@ class Preparation:
             if preparing is not None:
                 preparing.close()
 
-    def submit(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Future[Pixels]:
-        """Prepare items that share one image, each for the encoders that want it."""
-        return self._threads.submit(self._prepare, records, wanted)
+    def submit(self, record: dict[str, Any], wanted: np.ndarray) -> Future[Pixels]:
+        """Prepare an image for the encoders that want it."""
+        return self._threads.submit(self._prepare, record, wanted)
 
     def submit_texts(self, texts: pl.Series, wanted: np.ndarray) -> Future[list[list[Any]]]:
         """Prepare a run of texts: for each encoder a list of those that it wants."""
@@ -179,21 +178,17 @@ class Preparation:
                 self.clock.add("transfer", copying)
                 self.clock.add("forward", time.perf_counter() - started - copying)
 
-    def _prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Pixels:
+    def _prepare(self, record: dict[str, Any], wanted: np.ndarray) -> Pixels:
         try:
             with self.clock.measure("read"):
-                data = self._reader.read(source_item(records[0]))
+                data = self._reader.read(record)
             with self.clock.measure("decode"), on_device(self._gpu):
                 image = self._decode(data)
             with self.clock.measure("prepare"), on_device(self._gpu):
-                made = [
-                    self._for_each(draw_view(image, record), wanted[:, row])
-                    for row, record in enumerate(records)
-                ]
-            return Pixels([list(of_one) for of_one in zip(*made, strict=True)], Decoded())
+                made = self._for_each(image, wanted)
+            return Pixels([[of_one] for of_one in made], Decoded())
         except (ImageError, OSError) as err:
-            failures = dict.fromkeys(range(len(records)), str(err))
-            return Pixels([[None] * len(records)] * len(self.runners), Decoded(failures))
+            return Pixels([[None]] * len(self.runners), Decoded({0: str(err)}))
 
     def _decode(self, data: bytes) -> Image.Image:
         if self._gpu is not None:
@@ -463,27 +458,14 @@ def _prepared(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[
                 queue.append((task, part.tolist(), coming))
             continue
         records = task.items.to_dicts()
-        for group in _groups(records, rows):
-            of_group = [records[row] for row in group]
-            queue.append((task, group, preparation.submit(of_group, wanted[:, group])))
-            pending += len(group)
+        for row in rows.tolist():
+            queue.append((task, [row], preparation.submit(records[row], wanted[:, row])))
+            pending += 1
             while pending > ahead:
                 entry = queue.popleft()
                 pending -= len(entry[1])
                 yield entry
     yield from queue
-
-
-def _groups(items: list[dict[str, Any]], rows: np.ndarray) -> list[list[int]]:
-    """Return the rows in runs that share an image."""
-    groups: list[list[int]] = []
-    for row in rows.tolist():
-        uri = items[row]["uri"]
-        if groups and items[groups[-1][-1]]["uri"] == uri:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups
 
 
 class FailureLimit:

@@ -9,7 +9,6 @@ the encoder gives the same bits as before, that is the same revision, byte for b
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -42,7 +41,6 @@ from featstore.extraction.options import (
 from featstore.extraction.progress import ExtractResult, JobLog
 from featstore.extraction.run import encode_sets
 from featstore.extraction.targets import Job
-from featstore.extraction.views import view_items
 from featstore.identity import set_id, space_id
 from featstore.images import MAX_PIXELS, Resizer
 from featstore.labels import head_items
@@ -59,8 +57,6 @@ from featstore.store.repair import rebuild_set
 from featstore.store.staging import read_journal, settings_of
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.verify import Problem, verify_store
-
-_VIEWS = re.compile(r"(.+)\.views(\d{1,9})-seed(\d{1,18})")
 
 
 @dataclass
@@ -212,24 +208,20 @@ def open_copy(root: Path, copy: str | Path) -> FeatureStore:
 
 
 def items_of(source: Manifest, key: SetKey) -> pl.DataFrame | None:
-    """Return the items of a set's kind in its manifest: those of views are drawn from images.
+    """Return the items of a set's kind in its manifest.
 
     Raises
     ------
     ManifestError
         If the set is of another dataset.
     """
-    if key.dataset == source.name:
-        if key.kind == "head_weight":
-            return None if source.classes is None else head_items(source.classes)
-        return source.tables.get(key.kind)
-    match = _VIEWS.fullmatch(key.dataset)
-    if match is None or match[1] != source.name:
+    if key.dataset != source.name:
         raise ManifestError(
             f"{key} is not of manifest {source.name!r}. Give that of {key.dataset!r}."
         )
-    images = source.tables.get("image")
-    return None if images is None else view_items(images, views=int(match[2]), seed=int(match[3]))
+    if key.kind == "head_weight":
+        return None if source.classes is None else head_items(source.classes)
+    return source.tables.get(key.kind)
 
 
 @dataclass(frozen=True)
@@ -284,7 +276,6 @@ def _extract_again(request: _Request, damage: Damage, done: Repair) -> None:
 def _extract_items(request: _Request, damage: Damage) -> ExtractResult:
     """Run the ordinary extraction for the damaged blocks of images or texts."""
     key, before = request.key, damage.commit
-    views = _VIEWS.fullmatch(key.dataset)
     # A digest states the precision, even if the attributes are damaged.
     precision = next(
         (one for one in PRECISIONS if before.set_id == set_id(
@@ -297,9 +288,7 @@ def _extract_items(request: _Request, damage: Damage) -> ExtractResult:
         dtype=before.dtype,
         precision=precision,
         jobs=request.config.jobs,
-        views=int(views[2]) if views else 0,
-        seed=int(views[3]) if views else 0,
-        limit=before.n // (int(views[2]) if views else 1),
+        limit=before.n,
         # What was embedded must be again; only what failed before may fail.
         max_failures=_failed_pending(damage),
     )

@@ -30,7 +30,6 @@ from featstore.extraction.opening import default_threads, job_items, open_encode
 from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_device
 from featstore.extraction.pipeline import BlockOutput
 from featstore.extraction.progress import ExtractResult
-from featstore.extraction.views import RECIPE
 from featstore.images import FORMATS, WITH_TIFF
 from featstore.manifest.manifest import Manifest
 from featstore.parallel import available_cores
@@ -283,18 +282,13 @@ class Target:
 
     def facts(self) -> dict[str, Any]:
         """Return the facts of the set that do not depend on the run."""
-        source, config = self.job.source, self.job.config
-        found = {
+        source = self.job.source
+        return {
             **lasting_facts(self.encoder.facts),
             "manifest_revision": str(source.facts.get("revision", "")),
             # What every reader of results on this dataset should know.
             "note": str(source.facts.get("note", "")),
         }
-        if config.views:
-            found["views"] = {
-                "of": source.name, "each": config.views, "seed": config.seed, "recipe": RECIPE,
-            }  # fmt: skip
-        return found
 
     def needed(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: whether it is to be encoded."""
@@ -588,7 +582,7 @@ class Job:
     Attributes
     ----------
     targets : list of Target
-        The sets, of an open job; as are `dataset`, `file`, `folder`, `bucket` and `threads`.
+        The sets, of an open job; as are `file`, `folder`, `bucket` and `threads`.
     count_left : bool
         Of a part: whether to look for what the others have left when it ends.
 
@@ -607,7 +601,6 @@ class Job:
     targets: list[Target] = field(default_factory=list, init=False, repr=False)
 
     #: Of an open job.
-    dataset: str = field(init=False, repr=False)
     file: ItemFile = field(init=False, repr=False)
     folder: Path = field(init=False, repr=False)
     bucket: Bucket | None = field(init=False, repr=False)
@@ -635,7 +628,7 @@ class Job:
         """
         self.bucket = open_bucket(self.store, self.config.staging)
         self.folder = self.bucket.staging if self.bucket else local_folder(self.store)
-        self.dataset, items = job_items(self.source, self.kind, self.config)
+        items = job_items(self.source, self.kind, self.config)
         self.file, self.cores = ItemFile(items), available_cores()
         self.config = settle_device(self.config, self.encoders)
         found = opened or open_encoders(self.encoders, self.kind, self.config)
@@ -671,7 +664,7 @@ class Job:
         def spec_in(precision: str) -> SetSpec:
             config = self.config
             return SetSpec(
-                self.dataset, self.kind, encoder.name, encoder.space, config.dtype, precision
+                self.source.name, self.kind, encoder.name, encoder.space, config.dtype, precision
             )
 
         def is_there(spec: SetSpec) -> bool:
@@ -711,7 +704,7 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """Return what was asked for, as the provenance records it."""
         return {
-            "dataset": self.dataset,
+            "dataset": self.source.name,
             "kind": self.kind,
             "encoders": [choice.as_dict() for choice in self.encoders],
             "trust_remote_code": any(choice.trust_remote_code for choice in self.encoders),

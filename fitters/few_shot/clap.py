@@ -35,9 +35,8 @@ class CLAP(ShotLearner):
     penalty "l2" and fixed λ. `penalty=False` is its ZS-LP: the same without the second term.
 
     SGD with momentum 0.9, the first epoch at 1e-5, then from `learning_rate` as a cosine to 0. An
-    epoch is max(1, n // batch) batches from a shuffle of all views of the n shots, as in the
-    original, so that views make no epoch longer. Nothing is chosen on validation rows but, with the
-    shots, the scale; the last epoch counts.
+    epoch is max(1, n // batch) batches from a shuffle of the n shots, as in the original. Nothing
+    is chosen on validation rows but, with the shots, the scale; the last epoch counts.
 
     Without prototypes it starts from class means. A class without a shot has λ = 1. With no shot
     it is the prototypes.
@@ -68,7 +67,7 @@ class CLAP(ShotLearner):
         """Train the prototypes."""
         start = starting_weights(shots)
         scale = scale_of(shots, start, self.scale)
-        x, labels = shots.unit_views
+        x, labels = shots.x, shots.labels
         anchors = (self.length * start).astype(np.float32)
         pull = held_by(shots, start, scale) if self.penalty else np.zeros(shots.n_classes, "f4")
         rows, speed = anchors.copy(), np.zeros_like(anchors)
@@ -93,8 +92,8 @@ class CLAP(ShotLearner):
 
 
 def held_by(shots: Shots, start: Rows, scale: float) -> npt.NDArray[np.float32]:
-    """Return λ: the mean softmax probability of the own class over a class's views, shape (c,)."""
-    x, labels = shots.unit_views
+    """Return λ: the mean softmax probability of the own class over a class's shots, shape (c,)."""
+    x, labels = shots.x, shots.labels
     likely = softmax(np.float32(scale) * (x @ start.T), axis=1)[np.arange(len(labels)), labels]
     counts = np.bincount(labels, minlength=shots.n_classes)
     sums = np.bincount(labels, weights=likely, minlength=shots.n_classes)

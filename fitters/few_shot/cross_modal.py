@@ -33,12 +33,12 @@ class CrossModal(ShotLearner):
 
         scores = scale · x Wᵀ
 
-    Lin et al., Multimodality Helps Unimodality, CVPR 2023, linear head. Every batch is half shots
-    (of their views, where there are any), half prototypes, each a row of its class; AdamW, the rate
-    rising for 50 steps from 1e-5 and falling as a cosine. Every 100 steps, the start included, the
-    mean reciprocal rank on the validation rows is taken; the best weights of all learning rates are
-    kept, of equal ones the last of the rate that is listed first: few rows are soon all right, and
-    do not speak for the start. Without validation rows the last step of the first rate.
+    Lin et al., Multimodality Helps Unimodality, CVPR 2023, linear head. Every batch is half shots,
+    half prototypes, each a row of its class; AdamW, the rate rising for 50 steps from 1e-5 and
+    falling as a cosine. Every 100 steps, the start included, the mean reciprocal rank on the
+    validation rows is taken; the best weights of all learning rates are kept, of equal ones the
+    last of the rate that is listed first: few rows are soon all right, and do not speak for the
+    start. Without validation rows the last step of the first rate.
 
     The original has several texts a class, here it is one, their mean; it makes 12,800 steps, with
     batches of 8 and of 32 and decays 0, 1e-4 and 0.01. Needs prototypes, and torch. With no shot it
@@ -87,7 +87,7 @@ class CrossModal(ShotLearner):
         from fitters.trained.base import blas_threads
 
         assert shots.prototypes is not None
-        x, labels = shots.unit_views
+        x, labels = shots.x, shots.labels
         rng = np.random.default_rng(self.seed)
         half = max(1, self.batch_size // 2)
         images = _endless(len(x), half, self.steps, rng)

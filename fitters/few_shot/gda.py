@@ -63,15 +63,14 @@ class GDA(ShotLearner):
 
         scores = scale · x Tᵀ + α (x Wᵀ + b)
 
-    with prototypes T and W, b of `gaussian_weights`, whose rows are the shots' views at unit length
-    (one row a shot where there are none). Wang et al., A Hard-to-Beat Baseline for Training-Free
-    CLIP-based Adaptation, ICLR 2024; their α is r / (N − 1) of this one, N rows of r columns.
+    with prototypes T and W, b of `gaussian_weights` of the shots. Wang et al., A Hard-to-Beat
+    Baseline for Training-Free CLIP-based Adaptation, ICLR 2024; their α is r / (N − 1) of this one,
+    N rows of r columns.
 
     α is the one with the least log-loss on shots that are left out: shots of a class lie in
-    different folds, each with all its views, and the moments of a fold are subtracted from those
-    of all. With no class of two shots α is 0, which is zero-shot. Without prototypes it is the
-    Gaussians alone, and nothing is chosen. With no shot it is the prototypes. No validation row is
-    looked at.
+    different folds, and the moments of a fold are subtracted from those of all. With no class of
+    two shots α is 0, which is zero-shot. Without prototypes it is the Gaussians alone, and nothing
+    is chosen. With no shot it is the prototypes. No validation row is looked at.
 
     Parameters
     ----------
@@ -88,8 +87,7 @@ class GDA(ShotLearner):
 
     def _learn(self, shots: Shots) -> LinearClassifier:
         """Add up the moments, leave every fold out for α, and solve with all."""
-        rows, labels = shots.unit_views
-        moments = ClassMoments.of(rows, labels, shots.n_classes)
+        moments = ClassMoments.of(shots.x, shots.labels, shots.n_classes)
         weight, bias = gaussian_weights(moments)
         if shots.prototypes is None:
             return LinearClassifier(weight.astype(np.float32), bias.astype(np.float32))
@@ -103,22 +101,23 @@ class GDA(ShotLearner):
     def _choose(self, shots: Shots, moments: ClassMoments, scale: float) -> tuple[float, int]:
         """Return α and the number of folds that it was chosen by; 0 and 0 where there are none."""
         assert shots.prototypes is not None
-        rows, labels = shots.unit_views
-        fold = fold_of(shots.labels, self.folds)
-        of_view = np.repeat(fold, len(rows) // len(fold))
+        x, labels = shots.x, shots.labels
+        fold = fold_of(labels, self.folds)
         losses: list[list[Matrix]] = []
         for number in range(self.folds):
-            part = of_view == number
-            rest = moments - ClassMoments.of(rows[part], labels[part], shots.n_classes)
-            held = np.flatnonzero((fold == number) & (rest.counts[shots.labels] > 0))
+            part = fold == number
+            rest = moments - ClassMoments.of(x[part], labels[part], shots.n_classes)
+            held = np.flatnonzero(part & (rest.counts[labels] > 0))
             if not len(held) or rest.counts.max() < 2:
                 # Nothing to score, or nothing that scatters: another density than that of all.
                 continue
             weight, bias = gaussian_weights(rest)
             held = held[evenly(len(held), shots.n_classes * self.folds)]
-            x, own = shots.x[held].astype(np.float64), shots.labels[held]
-            first, density = scale * (x @ shots.prototypes.T), x @ weight.T + bias
-            losses.append([log_losses(first + alpha * density, own) for alpha in self.weights])
+            rows = x[held].astype(np.float64)
+            first, density = scale * (rows @ shots.prototypes.T), rows @ weight.T + bias
+            losses.append(
+                [log_losses(first + alpha * density, labels[held]) for alpha in self.weights]
+            )
         if not losses:
             return 0.0, 0
         means = [np.concatenate(of_alpha).mean() for of_alpha in zip(*losses, strict=True)]

@@ -45,9 +45,6 @@ class Shots:
         or its row of a head.
     validation_x, validation_labels : arrays of shape (m, r) and (m,), optional
         Further rows of the same classes, to choose by.
-    views : array of shape (n, v, r), optional
-        v augmented views of every shot in the same space, each row as long as its raw embedding,
-        so that their mean weighs them as a mean of raw embeddings does.
     lengths : array of shape (n,), optional
         Lengths of the raw embeddings that `x` was made of; None: means weigh all alike.
     texts : array of shape (c, q), optional
@@ -74,7 +71,6 @@ class Shots:
     prototypes: Rows | None = None
     validation_x: Rows | None = None
     validation_labels: Labels | None = None
-    views: Rows | None = None
     lengths: npt.NDArray[np.floating] | None = None
     texts: npt.NDArray[np.floating] | None = None
     scored_texts: npt.NDArray[np.floating] | None = None
@@ -97,7 +93,6 @@ class Shots:
         head = None if self.head is None else self.head.x
         for what, given, shape in (
             (f"Prototypes are {c} rows of {r} columns", self.prototypes, (c, r)),
-            (f"Views are {n} × v rows of {r} columns", self.views, (n, None, r)),
             (f"Lengths are one number a shot, {n}", self.lengths, (n,)),
             (f"Texts are one row a class, {c}", self.texts, (c, None)),
             (f"Texts are one row a class, {c}", self.scored_texts, (c, None)),
@@ -150,24 +145,6 @@ class Shots:
     def counts(self) -> npt.NDArray[np.int64]:
         """Rows of every class, shape (c,)."""
         return np.bincount(self.labels, minlength=self.n_classes)
-
-    @property
-    def unit_views(self) -> tuple[Rows, Labels]:
-        """Every view at unit length, with its label, views of one shot together.
-
-        The shots themselves where there are no views. Shapes (n · v, r) and (n · v,).
-        """
-        if self.views is None:
-            return self.x, self.labels
-        rows = normalize_rows(self.views.reshape(-1, self.x.shape[1]), what="views of shots")
-        return rows.astype(np.float32), np.repeat(self.labels, self.views.shape[1])
-
-    @property
-    def mean_views(self) -> Rows:
-        """The mean of every shot's views at unit length; without views the shots. Shape (n, r)."""
-        if self.views is None:
-            return self.x
-        return normalize_rows(self.views.mean(axis=1), what="means of views").astype(np.float32)
 
 
 def _has_shape(rows: npt.NDArray[Any], shape: Sequence[int | None]) -> bool:

@@ -201,9 +201,8 @@ class ProKeR(ShotLearner):
         f(x) = s · x Tᵀ + k(x) (K + λ I)⁻¹ (Y − s · X Tᵀ)
 
     minimises Σ ‖f(x_i) − y_i‖² + λ ‖f − s · x Tᵀ‖² in the space of k, with prototypes T, shots X
-    (means of views) and one-hot labels Y. s is the least-squares factor of the prototypes' cosines
-    towards Y, so that both sides of the difference have one scale. Bendou et al., ProKeR, CVPR
-    2025.
+    and one-hot labels Y. s is the least-squares factor of the prototypes' cosines towards Y, so
+    that both sides of the difference have one scale. Bendou et al., ProKeR, CVPR 2025.
 
     Rates of the kernel and λ are those with the least log-loss on shots that are left out, one of
     every class at a time, in closed form (from one decomposition a kernel), each candidate at its
@@ -236,7 +235,7 @@ class ProKeR(ShotLearner):
     def _learn(self, shots: Shots) -> Classifier:
         """Choose the setting, and solve with all shots."""
         texts = None if shots.prototypes is None else shots.prototypes.astype(np.float64)
-        x, labels = shots.mean_views.astype(np.float64), shots.labels
+        x, labels = shots.x.astype(np.float64), shots.labels
         exact = len(x) * (1 + (max(self.bridges) > 0)) <= self.most
         setting, left_out = self._choose(shots, x, texts, exact=exact)
         problem = _Problem(x, labels, texts, shots.n_classes, setting.share)

@@ -285,20 +285,6 @@ FIRST_SPREAD = 0.02
 HELD_PROMPTS = 128
 
 
-def shown_rows(
-    shots: Shots, dtype: torch.dtype, rng: np.random.Generator
-) -> Callable[[Tensor], Tensor]:
-    """Return what gives a batch of shots its unit rows: of views one each, drawn anew."""
-    unit, _ = shots.unit_views
-    n_views = len(unit) // max(1, len(shots.labels))
-    rows = torch.from_numpy(unit).to(dtype)
-    if n_views <= 1:
-        return lambda batch: rows[batch]
-    return lambda batch: rows[
-        batch * n_views + torch.from_numpy(rng.integers(n_views, size=len(batch)))
-    ]
-
-
 def text_rows(tower: TextTower, prompts: Prompts, context: Tensor) -> Tensor:
     """Return the unit rows of prompts with their context, (c, r); of many, in groups."""
     if len(prompts) <= HELD_PROMPTS:
@@ -438,10 +424,9 @@ class CoOp:
 
     The text row of class c is T([v_1] … [v_m] name_c .), T the frozen tower and v the context,
     the only parameters; logits are s · cos(image, text row), s the tower's own scale. The loss is
-    the mean cross-entropy of the shots' own classes among all classes. Where shots have views, a
-    batch sees one of each, drawn anew. Prototypes and validation rows are not looked at, and the
-    last epoch counts, as in the original. With no shot the result is zero-shot with the first
-    context.
+    the mean cross-entropy of the shots' own classes among all classes. Prototypes and validation
+    rows are not looked at, and the last epoch counts, as in the original. With no shot the result
+    is zero-shot with the first context.
 
     Parameters
     ----------
@@ -460,7 +445,7 @@ class CoOp:
         classes does not matter.
     descent : Descent, optional
     seed : int
-        Draws the first context, the order of the shots and their views.
+        Draws the first context, the order of the shots.
     device : str
         As torch names it, or "auto": see `fitters.trained.base.training_device`. The tower is
         moved there, and stays.
@@ -516,11 +501,11 @@ class CoOp:
         for tensor in learned:
             tensor.requires_grad_()
         with blas_threads():
-            shown = shown_rows(shots, context.dtype, rng)
+            rows = torch.from_numpy(shots.x).to(context.dtype)
             labels = torch.from_numpy(shots.labels)
 
             def loss_of(batch: Tensor) -> Tensor:
-                logits = model.logits(shown(batch).to(device))
+                logits = model.logits(rows[batch].to(device))
                 return torch.nn.functional.cross_entropy(logits, labels[batch].to(device))
 
             if len(labels):

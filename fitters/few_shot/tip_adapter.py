@@ -162,9 +162,8 @@ class TipAdapter(ShotLearner):
 
         scores = scale · x Tᵀ + α · exp(−β (1 − x Kᵀ)) L
 
-    with prototypes T, keys K (the mean of each shot's augmented views at unit length, or the shot
-    where there are no views) and their one-hot labels L, times `Cache.mass` where classes have
-    unequally many. Zhang et al., Tip-Adapter, ECCV 2022.
+    with prototypes T, the shots as keys K, and their one-hot labels L, times `Cache.mass` where
+    classes have unequally many. Zhang et al., Tip-Adapter, ECCV 2022.
 
     α and β are the pair with the best mean reciprocal rank on the validation rows, of equal ones
     the α nearest `ALPHA`, then the β nearest `BETA` in their ratio; these two without validation
@@ -184,7 +183,7 @@ class TipAdapter(ShotLearner):
 
     def _learn(self, shots: Shots) -> Classifier:
         """Fill the cache, and choose α and β."""
-        cache = Cache(shots.mean_views, shots.labels, shots.n_classes)
+        cache = Cache(shots.x, shots.labels, shots.n_classes)
         scale = scale_of(shots, starting_weights(shots), self.scale)
         return TipClassifier(cache, shots.prototypes, scale, *self.choose(shots, cache, scale))
 
@@ -260,7 +259,7 @@ class APE(ShotLearner):
 
     def _learn(self, shots: Shots) -> TipClassifier:
         """Order the columns, and choose how many, α and β."""
-        keys, labels, texts = shots.mean_views, shots.labels, shots.prototypes
+        keys, labels, texts = shots.x, shots.labels, shots.prototypes
         scale = PUBLISHED if texts is None else own_scale(shots, self.scale)
         order = np.argsort(-column_values(shots), kind="stable")
         held = np.flatnonzero(shots.counts[labels] > 1)
@@ -289,7 +288,7 @@ class APE(ShotLearner):
         first: Rows | float = 0.0
         alphas: Sequence[float] = (made.scale,)
         if made.prototypes is not None:
-            first = made.scale * (shots.mean_views[held] @ made.prototypes.T)
+            first = made.scale * (shots.x[held] @ made.prototypes.T)
             alphas = self.alphas
         paths = cache.left_out(held, cache.keys[held], self.betas)
         return [
@@ -312,7 +311,7 @@ def column_values(shots: Shots, weight: float = 0.7) -> npt.NDArray[np.float64]:
 
     with u_c the sum and m_c the number of the rows of a class, M of all.
     """
-    sums = sum_by_class(shots.mean_views, shots.labels, shots.n_classes)
+    sums = sum_by_class(shots.x, shots.labels, shots.n_classes)
     counts, varies = shots.counts.astype(np.float64), np.zeros(sums.shape[1])
     if shots.prototypes is not None:
         sums, counts = sums + shots.prototypes, counts + 1
@@ -342,12 +341,11 @@ class TipAdapterF(ShotLearner):
     """Tip-Adapter whose keys learn; prototypes and labels stay.
 
     Starts from Tip-Adapter's keys and trains them, with α and β at `ALPHA` and `BETA`, for the
-    cross-entropy of the shots: AdamW (decay 0.01, ε 1e-4), the rate falling as a cosine by step. An
-    epoch sees every shot once, as its view number (epoch mod v) where there are views. The epoch
-    with the best mean reciprocal rank on the validation rows is kept, of equal ones the first, the
-    untrained keys included; without validation rows the last. Then α and β are chosen as by
-    `TipAdapter`. Zhang et al., Tip-Adapter, ECCV 2022; the original keeps the epoch that is best on
-    test rows, and sets the α that it trains with for every dataset.
+    cross-entropy of the shots: AdamW (decay 0.01, ε 1e-4), the rate falling as a cosine by step.
+    The epoch with the best mean reciprocal rank on the validation rows is kept, of equal ones the
+    first, the untrained keys included; without validation rows the last. Then α and β are chosen as
+    by `TipAdapter`. Zhang et al., Tip-Adapter, ECCV 2022; the original keeps the epoch that is best
+    on test rows, and sets the α that it trains with for every dataset.
 
     Without prototypes the scale stands before the cache in training, so that the softmax has
     something to be sharp by. With no shot it is the prototypes. Needs torch.
@@ -370,7 +368,7 @@ class TipAdapterF(ShotLearner):
 
     def _learn(self, shots: Shots) -> Classifier:
         """Train the keys, and choose epoch, α and β."""
-        cache = Cache(shots.mean_views, shots.labels, shots.n_classes)
+        cache = Cache(shots.x, shots.labels, shots.n_classes)
         scale = scale_of(shots, starting_weights(shots), self.scale)
         trained, epoch = self._train(shots, cache, scale)
         chosen = TipAdapter().choose(shots, trained, scale)
@@ -384,8 +382,7 @@ class TipAdapterF(ShotLearner):
 
         by_prototypes = shots.prototypes is not None
         weight = ALPHA if by_prototypes else scale
-        x = _by_view(shots)
-        labels = torch.from_numpy(shots.labels)
+        x, labels = torch.from_numpy(shots.x), torch.from_numpy(shots.labels)
         one_hot = torch.nn.functional.one_hot(labels, shots.n_classes)
         values = one_hot * torch.from_numpy(cache.mass)
         rng = np.random.default_rng(self.seed)
@@ -404,7 +401,7 @@ class TipAdapterF(ShotLearner):
                 order = rng.permutation(len(shots.labels))
                 for start in range(0, len(order), self.batch_size):
                     batch = torch.from_numpy(order[start : start + self.batch_size])
-                    rows = torch.from_numpy(x[(epoch - 1) % len(x)])[batch]
+                    rows = x[batch]
                     logits = weight * (torch.exp(BETA * (rows @ keys.T - 1)) @ values)
                     if prototypes is not None:
                         logits = logits + scale * (rows @ prototypes.T)
@@ -418,12 +415,3 @@ class TipAdapterF(ShotLearner):
                 if reached > best[0] or not shots.has_validation:
                     best = (reached, epoch, made)
         return best[2], best[1]
-
-
-def _by_view(shots: Shots) -> Rows:
-    """Return unit rows to train on, shape (v, n, r): every view, or the shots themselves."""
-    if shots.views is None:
-        return shots.x[None]
-    rows, _ = shots.unit_views
-    by_view: Rows = np.ascontiguousarray(rows.reshape(shots.views.shape).swapaxes(0, 1))
-    return by_view

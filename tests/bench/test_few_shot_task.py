@@ -195,32 +195,16 @@ class Recorder:
         return ClassMeans().fit(shots)
 
 
-class Views:
-    """Two views of an image: itself, and itself a little longer and turned."""
-
-    def __init__(self, images):
-        self.rows = dict(zip(images.ids.tolist(), images.rows, strict=True))
-
-    def of(self, ids):
-        raw = np.stack([self.rows[name] for name in ids])
-        return np.stack([raw, 2 * np.roll(raw, 1, axis=1)], axis=1)
-
-
-def test_a_learner_is_handed_views_lengths_texts_and_the_head(rng, monkeypatch):
+def test_a_learner_is_handed_lengths_texts_and_the_head(rng, monkeypatch):
     monkeypatch.setitem(LEARNERS, "recorder", Recorder)
     images, texts = problem(rng)
     split = in_class_split(images.classes, seed=0)
     options = FewShot(shots=2, learner="recorder", prototypes="none")
-    score_few_shot(
-        Identity(), images, split, names=texts, head=head_of(texts), views=Views(images),
-        options=options,
-    )  # fmt: skip
+    score_few_shot(Identity(), images, split, names=texts, head=head_of(texts), options=options)
     seen = Recorder.seen
     raw = images.rows[first_per_class(split.train, images.classes, 2)]
     assert seen.prototypes is None
     np.testing.assert_allclose(seen.lengths, np.linalg.norm(raw, axis=1), rtol=1e-6)
-    np.testing.assert_allclose(seen.views[:, 0], raw, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(seen.views[:, 1], 2 * np.roll(raw, 1, axis=1), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(seen.texts, texts.rows)
     assert seen.head.x.shape == (9, 8)
     np.testing.assert_allclose(np.linalg.norm(seen.head.x, axis=1), 1, rtol=1e-5)
@@ -231,9 +215,8 @@ def test_every_learner_runs_through_the_task(rng, learner):
     images, texts = problem(rng)
     split = in_class_split(images.classes, seed=0)
     (outcome,) = score_few_shot(
-        Identity(), images, split, names=texts, views=Views(images),
-        options=FewShot(shots=4, learner=learner),
-    )  # fmt: skip
+        Identity(), images, split, names=texts, options=FewShot(shots=4, learner=learner)
+    )
     assert outcome.values["top-1"] > 0.5
     told = {name for name in outcome.facts if name.startswith("learner_")}
     assert told <= set(RESULT_SCHEMA)

@@ -91,8 +91,6 @@ BESIDE = {
     "eval": {"n_pairs": 0},
     "pairs_per_class": {"n_pairs": 0, "eval": "in-class"},
     "control_draw": {"source": "random"},
-    "view_set": {"task": "few_shot", "eval": "in-class"},
-    "view_revision": {"task": "few_shot", "eval": "in-class", "view_set": "v"},
     "more_heads": SEVERAL,
     "more_images": SEVERAL,
     "layer_sets": LAYERS,
@@ -255,15 +253,3 @@ def test_texts_of_pairs_are_those_of_the_images_unless_others_are_named():
     assert other.data.pair_texts == run.data.pair_texts
     row = other.columns()
     assert (row["variants"], row["head_variants"], row["pair_variants"]) == ("name", "lemmas", "")
-
-
-def test_runs_without_views_have_no_view_in_their_id():
-    plain = RUN.changed(**FEW)
-    facts = plain._facts()
-    assert not {"view_set", "view_revision"} & set(facts["data"])
-    seen = plain.changed(view_set="d.views2-seed0/image/e", view_revision="c" * 64)
-    assert seen.run_id != plain.run_id
-    assert seen.columns()["view_set"] == "d.views2-seed0/image/e"
-    assert plain.changed(options=FewShot(prototypes="names")).run_id == plain.run_id
-    with pytest.raises(ProtocolError, match="Only few-shot learners look at views"):
-        RUN.changed(view_set="d.views2-seed0/image/e")

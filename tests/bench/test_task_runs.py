@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from bench import read_ranks, read_results, run_all
 from bench.cli.main import cli
-from bench.corpus import ImageViews, read_corpus
+from bench.corpus import read_corpus
 from bench.errors import MetricError, ProtocolError
 from bench.execution import execute
 from bench.metrics.summary import METRIC_VERSION
@@ -27,8 +27,6 @@ from bench.options import (
 from bench.suites.single import task_runs
 from featstore import open_store
 from featstore.command_line import run_command
-from featstore.errors import MisalignedItemsError
-from featstore.extraction.views import view_items
 from featstore.testing import item_table, write_set
 
 SETS = {
@@ -102,27 +100,6 @@ def test_planted_data_gives_the_planted_answers(store):
     alone = values("few_shot", eval="in-class", options=FewShot(prototypes="none"))
     helped = values("few_shot", eval="in-class")
     assert helped["top-1"] > alone["top-1"]
-
-
-@pytest.fixture(scope="module")
-def store_with_views(smoke_store, tmp_path_factory):
-    """The smoke store and three views of every image; and such that do not fit."""
-    root = tmp_path_factory.mktemp("views") / "store"
-    shutil.copytree(smoke_store, root)
-    copy = open_store(root)
-    images = copy.view(SETS["images"])
-    views = view_items(images.items.with_columns(content_sha256=pl.col("item_id")), views=3, seed=0)
-    rows = np.repeat(images.numpy(), 3, axis=0)
-    rows += 0.5 * np.random.default_rng(0).normal(size=rows.shape).astype(np.float32)
-    space, n = copy.info(SETS["images"]).attributes["space"], len(rows)
-    for dataset, given, kept in (
-        ("smoke", space, n), ("lacking", space, n - 3), ("other", {"name": "x"}, n),
-    ):  # fmt: skip
-        write_set(
-            root, rows[:kept], views.head(kept), dataset=f"{dataset}.views3-seed0",
-            encoder="synthetic", space=given,
-        )  # fmt: skip
-    return open_store(root)
 
 
 @pytest.fixture(scope="module")
@@ -212,47 +189,6 @@ def test_layers_that_do_not_fit_are_refused(store_with_layers):
     for task, options in (("neighbours", None), ("zero_shot", None)):
         with pytest.raises(ProtocolError, match="Layers are sets of images that are searched by"):
             outcome_rows(store_with_layers, task, layers=LAYERS, options=options)
-
-
-def test_views_are_read_for_shots_and_never_scored(store_with_views):
-    few = {"eval": "in-class", "options": FewShot(4, "tip-adapter", prototypes="none")}
-    plain, _ = outcome_rows(store_with_views, "few_shot", **few)
-    seen, ranks = outcome_rows(
-        store_with_views, "few_shot", views="smoke.views3-seed0/image/synthetic", **few
-    )
-    assert seen["n_queries"].to_list() == plain["n_queries"].to_list()
-    assert not ranks["query_id"].str.contains("@v").any()
-    assert seen["view_set"].str.starts_with("smoke.views3-seed0/image/synthetic").all()
-    assert seen["run_id"][0] != plain["run_id"][0]
-    assert seen["value"].to_list() != plain["value"].to_list()
-    views = ImageViews(store_with_views.view("smoke.views3-seed0/image/synthetic"))
-    images = store_with_views.view(SETS["images"])
-    some = images.items["item_id"].to_numpy()[[7, 3]]
-    found = views.of(some)
-    assert found.shape == (2, 3, images.numpy().shape[1])
-    np.testing.assert_allclose(found.mean(axis=1), images.numpy()[[7, 3]], atol=1.5)
-
-
-def test_views_that_do_not_fit_are_refused(store_with_views):
-    few = {"eval": "in-class", "options": FewShot(4, "tip-adapter", prototypes="none")}
-    with pytest.raises(ProtocolError, match="holds augmented views, which are not scored"):
-        outcome_rows(
-            store_with_views,
-            "few_shot",
-            captions="",
-            images="smoke.views3-seed0/image/synthetic",
-            **few,
-        )
-    with pytest.raises(ProtocolError, match="holds no augmented views"):
-        outcome_rows(store_with_views, "few_shot", views=SETS["images"], **few)
-    with pytest.raises(MisalignedItemsError):
-        outcome_rows(
-            store_with_views, "few_shot", views="other.views3-seed0/image/synthetic", **few
-        )
-    last = store_with_views.view(SETS["images"]).items["item_id"].to_numpy()[-2:]
-    views = ImageViews(store_with_views.view("lacking.views3-seed0/image/synthetic"))
-    with pytest.raises(ProtocolError, match="0 to 3 views an image"):
-        views.of(last)
 
 
 def test_runs_with_other_options_are_other_runs_of_one_fit(store, tmp_path):

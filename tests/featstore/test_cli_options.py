@@ -36,8 +36,6 @@ OPTIONS = """
 --tiff
 --max-pixels INTEGER>=1 100000000
 --thumbnails
---views INTEGER>=0 0
---seed INTEGER>=0 0
 --limit INTEGER>=1
 --on-error [skip|fail] skip
 --max-failures INTEGER>=0

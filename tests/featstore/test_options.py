@@ -174,7 +174,10 @@ def test_an_unknown_argument_is_a_type_error_that_says_what_is_meant(tmp_path: P
         ({"batch_size": 0}, "'batch_size' of an extraction must be at least 1 or 'auto'; got 0"),
         ({"batch_size": "all"}, "must be at least 1 or 'auto'; got 'all'"),
         ({"batch_size": True}, "must be at least 1 or 'auto'; got True"),
-        ({"views": None}, "'views' of an extraction must be at least 0; got None"),
+        (
+            {"decode_timeout": None},
+            "'decode_timeout' of an extraction must be at least 0; got None",
+        ),
         ({"limit": 1.5}, "'limit' of an extraction must be at least 1; got 1.5"),
         ({"on_error": "ignore"}, "must be 'skip' or 'fail'; got 'ignore'"),
         ({"decode_timeout": -1}, "'decode_timeout' of an extraction must be at least 0; got -1"),

@@ -35,7 +35,6 @@ OF_ALIGNMENTS: dict[str, dict[str, Any]] = {
 
 #: Fields of a run that no case changes, and why not.
 NOT_PINNED = {
-    "view_set": "tests/bench/test_few_shot_task.py has views", "view_revision": "as view_set",
     "layer_sets": "tests/bench/test_task_runs.py searches layers",
     "layer_revisions": "as layer_sets",
     "more_heads": "tests/fitters/test_jobs.py has two heads", "more_images": "as more_heads",

@@ -15,12 +15,11 @@ from PIL import Image
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, ExtractResult, Manifest, extract_many
-from featstore.errors import EncoderError, ManifestError
+from featstore.errors import EncoderError
 from featstore.extraction import pipeline
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.pipeline import BlockTask, Preparation, encode_block, encode_blocks
 from featstore.extraction.progress import Progress
-from featstore.extraction.views import draw_view, view_items
 from featstore.images import decode_image
 from featstore.sources.reader import ByteReader
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
@@ -265,61 +264,6 @@ def test_a_resumed_job_takes_the_batch_it_was_begun_with(manifest: Manifest, sto
     assert encoder.batches == [1, 3, 1, 3, 4]
 
 
-def test_views_are_seeded_and_belong_to_their_image(manifest: Manifest, store: Path) -> None:
-    first = _single(manifest, store, views=3, seed=7, block_rows=5)
-    assert (first.key.split("/")[0], first.new) == ("toy.views3-seed7", 33)
-    view = featstore.open_store(store).view(first.key)
-    images = manifest.tables["image"]
-    assert view.items["parent_id"].to_list() == [i for i in images["item_id"] for _ in range(3)]
-    assert view.items["view_id"].to_list() == [0, 1, 2] * 11
-    assert view.items["content_sha256"].n_unique() == 33
-    # Another process, batch and block size: the same bits.
-    again = _single(manifest, store.with_name("again"), views=3, seed=7, batch_size=1)
-    same = featstore.open_store(store.with_name("again")).view(again.key)
-    assert same.numpy().tobytes() == view.numpy().tobytes()
-    # More views of the same seed begin with these: they are known.
-    more = _single(manifest, store, views=4, seed=7)
-    assert (more.copied, more.new) == (33, 11)
-    assert _single(manifest, store, views=3, seed=8).copied == 0
-
-
-def test_each_image_is_decoded_once_for_its_views(
-    manifest: Manifest, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoded: list[int] = []
-
-    def count(data: bytes, **options: Any) -> Image.Image:
-        decoded.append(len(data))
-        return decode_image(data, **options)
-
-    monkeypatch.setattr(pipeline, "decode_image", count)
-    _single(manifest, store, views=4, block_rows=44)
-    assert len(decoded) == 11
-
-
-def test_a_view_is_a_part_of_its_image_of_the_stated_size() -> None:
-    y, x = np.mgrid[0:100, 0:200]
-    image = Image.fromarray(np.stack([x, y, x * 0], axis=-1).astype(np.uint8))
-    images = pl.DataFrame({"item_id": ["a"], "uri": ["a"], "content_sha256": ["0" * 64]})
-    flipped = 0
-    for item in view_items(images, views=200, seed=1).iter_rows(named=True):
-        pixels = np.asarray(draw_view(image, item)).astype(int)
-        height, width = pixels.shape[:2]
-        assert 0.45 <= height * width / 20_000 <= 1.0
-        assert 0.7 <= (width / height) / 2 <= 1.4
-        step = pixels[0, 1, 0] - pixels[0, 0, 0]
-        flipped += step == -1
-        assert abs(step) == 1
-        left = pixels[0, :, 0].min()
-        assert np.array_equal(np.sort(pixels[0, :, 0]), np.arange(left, left + width))
-    assert 70 < flipped < 130
-
-
-def test_only_images_have_views(manifest: Manifest, store: Path) -> None:
-    with pytest.raises(ManifestError, match="Only images have views"):
-        _single(manifest, store, kind="caption", views=2)
-
-
 def test_progress_counts_every_row_and_names_the_limit(manifest: Manifest, store: Path) -> None:
     seen: list[Progress] = []
     _single(manifest, store, on_progress=seen.append)
@@ -338,7 +282,6 @@ def test_progress_counts_every_row_and_names_the_limit(manifest: Manifest, store
         ({"batch_size": 0}, "batch_size.*'auto'"),
         ({"on_error": "ignore"}, "on_error.*'skip' or 'fail'"),
         ({"decode_timeout": -1.0}, "decode_timeout.*at least 0"),
-        ({"views": -1}, "views.*at least 0"),
     ],
 )
 def test_options_are_checked(

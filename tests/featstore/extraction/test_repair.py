@@ -267,17 +267,6 @@ def test_a_manifest_of_other_items_is_refused(manifest: Manifest, store: Path) -
     assert repair(store, key, manifest)[0].left == []
 
 
-def test_views_are_drawn_again(manifest: Manifest, store: Path) -> None:
-    key = extract(manifest, store, views=2, seed=7)
-    before = lasting(store)
-    flip(store / key / DATA, 5 * 16)
-    (path,) = (store / key).parent.glob("items-*.parquet")
-    path.unlink()
-    done, _ = repair(store, key, manifest)
-    assert done.left == []
-    assert lasting(store) == before
-
-
 def test_an_unfinished_extension_is_not_dropped(manifest: Manifest, store: Path) -> None:
     """Its rows may be hours of work; those of a repair that broke off are taken over."""
 

@@ -1,7 +1,5 @@
 """Few-shot problems of scikit-learn's digits, real rows that need no download."""
 
-from dataclasses import replace
-
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.preprocessing import normalize
@@ -38,12 +36,3 @@ def noisy_prototypes(seed=1, noise=0.1):
 
 def accuracy(classifier, test):
     return float((classifier.scores(test[0]).argmax(axis=1) == test[1]).mean())
-
-
-def with_views(given, v=3, seed=2):
-    """The same shots with v noisy views of each, as long as raw rows may be."""
-    rng = np.random.default_rng(seed)
-    n, r = given.x.shape
-    views = given.x[:, None] + 0.05 * rng.normal(size=(n, v, r))
-    views *= rng.uniform(2, 9, size=(n, v, 1))
-    return replace(given, views=views.astype(np.float32))

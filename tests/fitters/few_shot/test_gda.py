@@ -10,7 +10,7 @@ from fitters.few_shot.class_moments import ClassMoments, fold_of, place_in_class
 from fitters.few_shot.gda import GDA, gaussian_weights
 from fitters.few_shot.learner import log_losses
 from tests.assertions import assert_close
-from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
+from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes
 
 
 def covariance(rows, labels, n_classes):
@@ -21,13 +21,9 @@ def covariance(rows, labels, n_classes):
     return means, scatter + np.trace(scatter) / (len(rows) - 1) * np.eye(rows.shape[1])
 
 
-@pytest.mark.parametrize("views", [False, True])
-def test_scores_are_scipys_log_densities(views):
+def test_scores_are_scipys_log_densities():
     shots, test = made(3)
-    shots = with_views(shots) if views else shots
-    rows, labels = (
-        part.astype(kind) for part, kind in zip(shots.unit_views, ("f8", int), strict=True)
-    )
+    rows, labels = shots.x.astype(np.float64), shots.labels
     means, sigma = covariance(rows, labels, 10)
     densities = np.stack([multivariate_normal(mean, sigma).logpdf(test[0]) for mean in means], 1)
     weight, bias = gaussian_weights(ClassMoments.of(rows, labels, 10))

@@ -19,7 +19,7 @@ from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.registry import LEARNERS, learner_named
 from fitters.few_shot.ridge_probe import RanPAC, RidgeProbe, _Path, random_relu
 from tests.assertions import assert_close, assert_same
-from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
+from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes
 
 #: Every learner as a run makes it, but for two that take seconds in every test.
 MADE = {
@@ -160,7 +160,6 @@ def test_the_same_shots_give_the_same_bytes(name, with_prototypes):
     if name == "cross-modal" and not with_prototypes:
         pytest.skip("it takes prototypes")
     given, test = made(2, prototypes=noisy_prototypes() if with_prototypes else None)
-    given = with_views(given)
     a, b = (MADE[name]().fit(given) for _ in range(2))
     assert_same(a.scores(test[0]), b.scores(test[0]))
     assert a.facts == b.facts
@@ -277,9 +276,6 @@ def test_shots_that_do_not_fit_are_refused():
         Shots(x, np.array([0, 2]), 2)
     with pytest.raises(SettingError, match=r"1 of 3 classes have neither .* Give every class a"):
         Shots(x, labels, 3)
-    for views in (np.ones((2, 4)), np.ones((3, 2, 3)), np.ones((2, 0, 3)), np.ones((2, 2, 4))):
-        with pytest.raises(PairsError, match="Views are 2 × v rows of 3 columns"):
-            Shots(x, labels, 2, views=views)
     with pytest.raises(PairsError, match="Lengths are one number a shot, 2"):
         Shots(x, labels, 2, lengths=np.ones(3))
     with pytest.raises(PairsError, match=r"Texts are one row a class, 2; got shape \(3"):
@@ -290,17 +286,6 @@ def test_shots_that_do_not_fit_are_refused():
         Shots(x, labels, 2, np.ones((3, 3), np.float32))
     with pytest.raises(UnknownMethodError, match="Did you mean 'tip-adapter'"):
         learner_named("tip-adaptor")
-
-
-def test_means_of_views_weigh_them_by_their_length():
-    views = np.array([[[3.0, 0.0], [0.0, 4.0]], [[0.0, 2.0], [0.0, 6.0]]], np.float32)
-    x = np.eye(2, dtype=np.float32)
-    shots = Shots(x, np.array([0, 1]), 2, views=views)
-    assert_close(shots.mean_views, [[0.6, 0.8], [0.0, 1.0]], "float32")
-    rows, labels = shots.unit_views
-    assert_close(rows, [[1, 0], [0, 1], [0, 1], [0, 1]], "float32")
-    assert labels.tolist() == [0, 0, 1, 1]
-    assert Shots(x, np.array([0, 1]), 2).mean_views is x
 
 
 def test_the_rank_is_among_classes_that_have_rows():

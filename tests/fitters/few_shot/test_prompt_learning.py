@@ -243,22 +243,6 @@ def test_a_seed_gives_the_same_bytes_and_the_tower_keeps_its_own(name, tower, sh
     assert all(tensor.grad is None for tensor in tower.parameters().values())
 
 
-@pytest.mark.parametrize("learner", [CoOp, CoCoOp])
-def test_views_of_a_shot_take_its_place(learner, exact, shots):
-    def fitted(views):
-        given = Shots(shots.x, shots.labels, 4, views=views)
-        return learner(exact, NAMES, words="a photo", descent=SHORT, seed=3).fit(given)
-
-    plain = fitted(None).scores(shots.x)
-    # One view is the row that is shown, whatever its length: made a unit row once more, in
-    # float32, and ten steps magnify that.
-    assert_close(fitted(3 * shots.x[:, None]).scores(shots.x), plain, "float32", times=100)
-    spread = np.random.default_rng(0).normal(size=(12, 3, 24)).astype(np.float32)
-    first, again = (fitted(spread).scores(shots.x) for _ in range(2))
-    assert_same(first, again)
-    assert np.abs(first - plain).max() > 1e-3
-
-
 def test_many_classes_in_groups_are_the_same_as_at_once(exact, shots, monkeypatch):
     made = {}
     for held in (128, 3):

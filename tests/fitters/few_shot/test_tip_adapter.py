@@ -14,7 +14,7 @@ from fitters.few_shot.tip_adapter import (
     column_values,
 )
 from tests.assertions import assert_close, assert_same
-from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
+from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes
 
 
 def dense_cache(x, keys, labels, n_classes, beta):
@@ -28,12 +28,9 @@ def dense_cache(x, keys, labels, n_classes, beta):
 
 def test_scores_are_those_of_a_loop():
     given, test = made(3, prototypes=noisy_prototypes())
-    given = with_views(given)
     ours = TipAdapter(scale=40.0).fit(given)
-    keys = np.stack([views.astype(np.float64).mean(axis=0) for views in given.views])
-    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
     x = test[0][:20]
-    cached = dense_cache(x, keys, given.labels, 10, ours.facts["beta"])
+    cached = dense_cache(x, given.x, given.labels, 10, ours.facts["beta"])
     expected = 40.0 * x @ given.prototypes.T + ours.facts["alpha"] * cached
     assert_close(ours.scores(x), expected, "float32")
 
@@ -95,25 +92,21 @@ def softmax(logits):
     return e / e.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("v", [1, 3])
-def test_trained_keys_are_those_of_adamw_by_hand(v):
+def test_trained_keys_are_those_of_adamw_by_hand():
     given, _ = made(3, prototypes=noisy_prototypes(noise=0.3), validation=False)
-    given = with_views(given, v)
     epochs, size, rate = 4, 12, 1e-3
     ours = TipAdapterF(scale=15.0, epochs=epochs, batch_size=size, seed=7).fit(given)
     alpha, beta = 1.17, 1.0
-    views = given.views / np.linalg.norm(given.views, axis=2, keepdims=True)
-    keys = given.views.mean(axis=1)
-    keys = (keys / np.linalg.norm(keys, axis=1, keepdims=True)).astype(np.float64)
+    keys = given.x.astype(np.float64)
     texts, one_hot = given.prototypes.astype(np.float64), np.eye(10)[given.labels]
     first, second, step = np.zeros_like(keys), np.zeros_like(keys), 0
     steps = epochs * 3
     rng = np.random.default_rng(7)
-    for epoch in range(epochs):
+    for _ in range(epochs):
         order = rng.permutation(30)
         for start in range(0, 30, size):
             batch = order[start : start + size]
-            x = views[batch, epoch % v].astype(np.float64)
+            x = given.x[batch].astype(np.float64)
             near = np.exp(-beta * (1 - x @ keys.T))
             error = softmax(15.0 * x @ texts.T + alpha * near @ one_hot) - one_hot[batch]
             slope = ((error @ one_hot.T) * near * alpha * beta).T @ x / len(batch)
