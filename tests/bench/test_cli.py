@@ -144,13 +144,6 @@ def test_formats_of_rows(bench, smoke_results, form):
     assert ("image\\_set" in out) == (form == "latex")
 
 
-def test_frame_is_a_pandas_frame_too(smoke_results):
-    pytest.importorskip("pandas")
-    rows = read_results(smoke_results)
-    frame = rows.to_pandas()
-    assert frame["value"].tolist() == rows["value"].to_list()
-
-
 def test_sweep_then_table_and_compare(bench, smoke_store, tmp_path):
     words = [
         "sweep", "--store", smoke_store, "-o", tmp_path / "r", "--n-pairs", "0,8", "--seeds", "0,1",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bench.cli import cli as bench_cli
-from bench.cli.demo import DEMO, TRY, Job, Step, _downloads
+from bench.cli.demo import Job, Step, _downloads
 from bench.cli.headstock import PLACES, cli, find_work, next_command
 from bench.results import write_session
 from featstore import open_store
@@ -61,28 +61,11 @@ def test_nothing_else_is_here_but_demo_try_and_reproduce():
     assert len(set(PLACES.values())) == len(PLACES)
 
 
-@pytest.mark.parametrize("path", HERE)
-def test_help_calls_commands_by_their_place(path, capsys):
-    assert run_command(cli, "headstock", [*path.split(), "--help"]) == 0
-    text = capsys.readouterr().out
-    assert text.startswith(f"Usage: headstock {path} ")
-    example = " ".join(text.partition("Example:")[2].split())
-    assert example.startswith(f"headstock {path}")
-
-
 def test_help_of_an_original_is_untouched(capsys):
     run_command(cli, "headstock", ["store", "ls", "--help"])
     run_command(featstore_cli, "featstore", ["ls", "--help"])
     own = capsys.readouterr().out.rpartition("Usage:")[2]
     assert "headstock" not in own
-
-
-def test_every_command_of_the_list_has_a_summary(capsys):
-    assert run_command(cli, "headstock", ["--help"]) == 0
-    listed = capsys.readouterr().out.partition("Commands:")[2].partition("Example:")[0]
-    rows = [line.split(maxsplit=1) for line in listed.splitlines() if line.strip()]
-    assert {path.split()[0] for path in HERE} == {row[0] for row in rows}
-    assert all(len(row) == 2 for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -294,16 +277,6 @@ def test_the_next_command_fits_what_is_there(found, proposed):
     path = next(p for n in range(len(words), 0, -1) if (p := " ".join(words[1:n])) in HERE)
     with HERE[path].make_context(path, words[1 + len(path.split()) :]) as context:
         assert context.params
-
-
-@pytest.mark.parametrize(
-    "command", [*DEMO.commands("OUT"), *TRY.commands("OUT")], ids=lambda command: command[:50]
-)
-def test_the_demo_runs_commands_of_headstock(command):
-    words = command.split()
-    path = next(p for n in range(len(words), 0, -1) if (p := " ".join(words[1:n])) in HERE)
-    with HERE[path].make_context(path, words[1 + len(path.split()) :]) as context:
-        assert context.args == []
 
 
 @pytest.mark.parametrize("name", ["demo", "try"])

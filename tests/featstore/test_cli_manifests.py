@@ -246,14 +246,6 @@ def test_show_of_nothing_known(call, tmp_path):
     assert "Did you mean 'stamps'" in str(failed)
 
 
-@pytest.mark.parametrize("command", ["build", "check", "ls", "show"])
-def test_help_has_an_example_and_json(call, command):
-    shown = call(command, "--help")
-    assert shown.exit_code == 0
-    assert f"featstore manifests {command}" in shown.stdout
-    assert "--json" in shown.stdout
-
-
 def test_an_option_that_a_builder_does_not_take_is_refused_in_the_api(tmp_path):
     with pytest.raises(
         ManifestError,

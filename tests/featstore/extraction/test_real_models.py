@@ -226,12 +226,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "s").exists()
 
 
-def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("extract", "ls", "show", "rm", "manifests"):
-        assert _run(command, "--help") == 0
-        assert "Example" in capsys.readouterr().out or command == "manifests"
-
-
 class Halved(torch.nn.Module):
     """A model whose logits are not what its last layer gives."""
 

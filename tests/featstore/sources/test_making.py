@@ -69,13 +69,6 @@ def test_a_folder_that_holds_something_else_is_left_alone(photos, tmp_path):
     assert [path.name for path in mine.iterdir()] == ["thesis.tex"]
 
 
-def test_every_source_says_what_it_is():
-    for name, source in SOURCES.items():
-        assert source.name == name
-        assert source.summary
-        assert source.example.startswith(f"featstore manifests make {name} ")
-
-
 # ---- the commands --------------------------------------------------------------------------
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-import featstore
 from featstore import FeatstoreError, open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
@@ -25,11 +24,6 @@ from featstore.store import SetSpec, SetWriter, read_thumbnails, remove_set, wri
 from tests.damage import unseal
 
 Images = tuple[np.ndarray, pl.DataFrame]
-
-
-def test_an_unknown_attribute_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="open_stor"):
-        featstore.open_stor  # noqa: B018
 
 
 @pytest.mark.parametrize("name", ["timm:toy", "timm.toy", "toy", "timm", "to", "timm:toy-"])
