@@ -50,9 +50,10 @@ def test_ten_are_judged_here() -> None:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
-    folder = tmp_path_factory.mktemp("mutants") / "tree"
-    yield Tree(folder)
-    shutil.rmtree(folder)
+    tree = Tree(tmp_path_factory.mktemp("mutants") / "tree")
+    with tree.serving():
+        yield tree
+    shutil.rmtree(tree.folder)
 
 
 @pytest.mark.slow
@@ -64,7 +65,7 @@ def test_a_broken_line_is_seen(tree: Tree, mutant: Mutant) -> None:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     """A copy of the small project."""
     source = tmp_path_factory.mktemp("small") / "source"
     shutil.copytree(ROOT / "tests" / "mutants", source / "tests" / "mutants")
@@ -73,7 +74,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     (source / "package" / "code.py").write_text(CODE)
     (source / "test_code.py").write_text(TESTS)
     (source / "pytest.ini").write_text("[pytest]\n")
-    return Tree(source.parent / "tree", source)
+    tree = Tree(source.parent / "tree", source)
+    with tree.serving():
+        yield tree
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,6 +24,24 @@ ROOT = Path(__file__).parents[2]
 _NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", "build", ".hypothesis", ".*_cache", "*.egg-info", "site"
 )
+
+#: Has imported the libraries of others once, and runs pytest in a child for each request.
+_SERVER = """
+import contextlib, importlib, json, os, signal, sys
+for name in ("pytest", "polars", "scipy.stats", "sklearn.linear_model", "torch"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
+for request in sys.stdin:
+    arguments, patience, said = json.loads(request)
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1), os.dup2(1, 2)
+    signal.setitimer(signal.ITIMER_REAL, patience)
+    code = sys.modules["pytest"].main(arguments)
+    sys.stdout.flush()
+    os._exit(code)
+"""
 
 #: Seconds after which the tests of one mutant are stopped, on a machine that is busy.
 PATIENCE = 600.0
@@ -117,38 +136,48 @@ class Tree:
         # With the times of the files, so that what Python has compiled is not compiled again.
         shutil.copytree(source, folder, ignore=_NOT_COPIED, symlinks=True)
 
-    def test(
-        self, tests: Sequence[str], module: str = "", *, patience: float = PATIENCE
-    ) -> tuple[str, str]:
-        """Run tests; return an outcome as of `Verdict`, and what to say of it."""
-        report = self.folder.with_suffix(".json")
-        report.unlink(missing_ok=True)
-        command = [
-            sys.executable, "-m", "pytest", "-x", "-q", "--hypothesis-seed=0",
-            "-p", "no:randomly", "-p", "no:cacheprovider", "-p", watch.__name__, *tests,
-        ]  # fmt: skip
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Keep the process that tests are run from: it imports no module of the tree."""
         environment = os.environ | {
-            watch.MODULE: module, watch.REPORT: str(report), "PYTHONPATH": str(self.folder),
-            "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTEST_ADDOPTS": "",
+            "PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+            "PYTEST_ADDOPTS": "",
         }  # fmt: skip
         # Its worker's facts are those of the tests that run this one.
         for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_CURRENT_TEST"):
             environment.pop(name, None)
-        try:
-            done = subprocess.run(
-                command, cwd=self.folder, env=environment, text=True, timeout=patience, check=False,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
+        with subprocess.Popen(
+            [sys.executable, "-c", _SERVER], cwd=self.folder, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        ) as self._server:  # fmt: skip
+            yield
+
+    def test(
+        self, tests: Sequence[str], module: str = "", *, patience: float = PATIENCE
+    ) -> tuple[str, str]:
+        """Run tests; return an outcome as of `Verdict`, and what to say of it."""
+        report, said = self.folder.with_suffix(".json"), self.folder.with_suffix(".txt")
+        report.unlink(missing_ok=True)
+        arguments = [
+            "-x", "-q", "--hypothesis-seed=0", "-p", "no:randomly", "-p", "no:cacheprovider",
+            "-p", "no:zarr", "-p", watch.__name__, "--mutant", module, "--mutant-report",
+            str(report), *tests,
+        ]  # fmt: skip
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps([arguments, patience, str(said)]) + "\n")
+        self._server.stdin.flush()
+        code = int(self._server.stdout.readline())
+        if code == -signal.SIGALRM:
             return "broken", f"the tests did not end in {patience:g} seconds"
         if not report.exists():
-            return "broken", done.stdout[-2000:]
+            return "broken", said.read_text()[-2000:]
         found = json.loads(report.read_text())
-        if done.returncode == 0:
+        if code == 0:
             return "survived", f"passed: {', '.join(tests)}"
         if found["failed"]:
             return "killed", found["failed"][0]
-        return "broken", found["import"] or done.stdout[-2000:]
+        return "broken", found["import"] or said.read_text()[-2000:]
 
     @contextmanager
     def breaking(self, mutant: Mutant) -> Iterator[None]:
@@ -208,8 +237,9 @@ def judge_all(mutants: Sequence[Mutant], folder: Path, *, jobs: int) -> Iterator
     if wrong := stale(mutants):
         raise ValueError("\n".join(wrong))
     trees: SimpleQueue[Tree] = SimpleQueue()
-    for number in range(jobs):
-        trees.put(Tree(folder / f"tree{number}"))
+    made = [Tree(folder / f"tree{number}") for number in range(jobs)]
+    for tree in made:
+        trees.put(tree)
 
     def in_a_tree(work: Mutant | list[str]) -> Verdict | tuple[str, str]:
         tree = trees.get()
@@ -221,7 +251,9 @@ def judge_all(mutants: Sequence[Mutant], folder: Path, *, jobs: int) -> Iterator
             trees.put(tree)
 
     tests = sorted({test for mutant in mutants for test in mutant.tests})
-    with ThreadPoolExecutor(jobs) as pool:
+    with ExitStack() as stack, ThreadPoolExecutor(jobs) as pool:
+        for tree in made:
+            stack.enter_context(tree.serving())
         for outcome, said in pool.map(in_a_tree, [tests[at::jobs] for at in range(jobs)]):
             if outcome != "survived" and tests:
                 raise ValueError(f"Without a mutant a test fails: {said}")

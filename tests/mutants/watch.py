@@ -1,32 +1,35 @@
 """A plugin of pytest for a broken tree: is the broken file importable, and which tests fail?
 
-It reads the name of the broken module from the environment, and writes what it found as JSON.
+It writes what it found as JSON.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-#: The module that was broken ("" for none), and the file to write.
-MODULE, REPORT = "HEADSTOCK_MUTANT", "HEADSTOCK_MUTANT_REPORT"
-
 _found: dict[str, Any] = {"import": "", "failed": [], "errors": []}
 
 
-def pytest_collection_finish() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take the module that was broken ("" for none), and the file to write."""
+    parser.addoption("--mutant")
+    parser.addoption("--mutant-report", type=Path)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Import the broken module, as a test would."""
+    module = session.config.getoption("--mutant")
     try:
-        if os.environ[MODULE]:
-            importlib.import_module(os.environ[MODULE])
+        if module:
+            importlib.import_module(module)
     except Exception as err:
         _found["import"] = repr(err)
-        pytest.exit(f"{os.environ[MODULE]} cannot be imported: {err!r}", returncode=1)
+        pytest.exit(f"{module} cannot be imported: {err!r}", returncode=1)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -35,6 +38,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _found["failed" if report.when == "call" else "errors"].append(report.nodeid)
 
 
-def pytest_sessionfinish() -> None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write what was found."""
-    Path(os.environ[REPORT]).write_text(json.dumps(_found))
+    session.config.getoption("--mutant-report").write_text(json.dumps(_found))
