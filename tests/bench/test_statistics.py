@@ -354,8 +354,8 @@ def test_holm_equals_statsmodels(rng):
 
 @pytest.mark.parametrize("check", validation.SIMULATIONS, ids=lambda check: check.__name__)
 def test_what_make_validate_statistics_checks_holds_at_small_size(check):
-    """100 trials a cell; a rate fails only beyond the 0.1 % quantile of its goal."""
-    rows = list(check(100, np.random.default_rng([3, len(check.__name__)]), strict=False))
+    """50 trials a cell; a rate fails only beyond the 0.1 % quantile of its goal."""
+    rows = list(check(50, np.random.default_rng([3, len(check.__name__)]), strict=False))
     assert not [f"{r['name']}, {r['setting']}: {r['value']}" for r in rows if r["holds"] is False]
     assert sum(r["holds"] is not None for r in rows) >= 3
 

@@ -12,10 +12,10 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +23,7 @@ from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, RemoteStoreError
+from featstore.remote import objects
 from featstore.remote.objects import Limits, Pace, read_limits
 from featstore.store.files import MAX_METADATA_BYTES, json_bytes
 from featstore.store.records import MAX_HISTORY, parse_pointer
@@ -183,14 +184,21 @@ def test_a_list_of_too_many_files_is_given_up() -> None:
     assert "lists more than 29 files" in said
 
 
-def test_the_time_of_a_piece_that_waits_is_counted_once() -> None:
-    pace = Pace("a file", Limits(least_rate=1, patience=10, deadline=6))
+def test_the_time_of_a_piece_that_waits_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(1)
+    monkeypatch.setattr(objects, "time", SimpleNamespace(monotonic=lambda: seconds))
+    pace, seconds = Pace("a file", Limits(least_rate=1, patience=10, deadline=6)), 0
+
+    def second() -> bytes:
+        nonlocal seconds
+        seconds = next(clock)
+        return b"x" * 1000
 
     def pieces() -> Iterator[bytes]:
-        for _ in range(4):
-            yield pace.wait(lambda: time.sleep(1) or b"x" * 1000, 1000)
+        for _ in range(5):
+            yield pace.wait(second, 1000)
 
-    assert len(list(pace.over(pieces()))) == 4
+    assert len(list(pace.over(pieces()))) == 5
 
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])
