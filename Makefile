@@ -18,7 +18,7 @@ compiled = $(1)/bin/python -m compileall -qq -j 0 -x /tests/ $(1)/lib || true
 
 help:
 	@echo "make demo    build a store from real models and images, fit, benchmark, draw the report"
-	@echo "make test    check, then run every test (LOCKED=1: with the versions of dev.lock)"
+	@echo "make test    check, and run every test (LOCKED=1: with the versions of dev.lock)"
 	@echo "make check   ruff, formatting, mypy, import layers, spelling, limits on size"
 	@echo "make test-minimal   the tests that need no extra, in a new environment without any (LOWEST=1:"
 	@echo "             with the lowest versions that pyproject.toml allows)"
@@ -76,12 +76,24 @@ docs: $(VENV)/docs.stamp
 demo: $(VENV)/demo.stamp
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/headstock demo --out $(DEMO)
 
+define lint
+$(BIN)/ruff check .
+$(BIN)/ruff format --check .
+$(BIN)/lint-imports
+$(BIN)/codespell
+$(BIN)/python tests/house.py
+endef
+
 # A process a core, at most four: each loads torch. Modules stay whole until one has nothing to do.
-# The packages are compiled once for all processes that tests start, also where
-# PYTHONDONTWRITEBYTECODE is set.
-test: check
+# mypy, a minute on one core, runs beside them. The packages are compiled once for all processes
+# that tests start, also where PYTHONDONTWRITEBYTECODE is set.
+test: $(DEV)
+	$(lint)
 	$(BIN)/python -m compileall -q headstock featstore fitters bench data_manifests
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+	@mkdir -p build
+	$(BIN)/mypy > build/mypy.txt 2>&1 & types=$$!; \
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal; tests=$$?; \
+	wait $$types; types=$$?; cat build/mypy.txt; exit $$((tests + types))
 
 # What needs an extra is skipped and says so; an import that no extra explains fails. LOWEST=1
 # installs the lowest versions that pyproject.toml allows, with a Python that has them: 3.11.
@@ -106,11 +118,9 @@ test-long: test test-minimal docs validate-statistics mutants
 	$(BIN)/python -m tests.screens check --demo $(FRESH)/out
 	$(BIN)/python -m tests.extend
 
-# mypy takes longer than all others together, and has a core to itself.
 check: $(DEV)
-	$(BIN)/mypy & types=$$!; \
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && \
-	  $(BIN)/codespell && $(BIN)/python tests/house.py; others=$$?; wait $$types && exit $$others
+	$(lint)
+	$(BIN)/mypy
 
 format: $(DEV)
 	$(BIN)/ruff check --fix .

@@ -167,6 +167,7 @@ def test_a_fit_says_what_it_does(store: Path) -> None:
     assert seen == ["reading pairs", "fitting"]
 
 
+@pytest.mark.usefixtures("forked")
 def test_jobs_are_processes_of_this_machine(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

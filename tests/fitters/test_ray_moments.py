@@ -65,6 +65,7 @@ def _same_bits(one: Alignment, two: Alignment) -> None:
 MIXED = {"head": HEAD, "names": NAMES, "mix": 0.7}
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     "changes",
     [{}, MIXED, {"criterion": "error", "penalty": "auto", "precision": "float64"},

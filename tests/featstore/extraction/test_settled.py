@@ -240,6 +240,7 @@ def test_without_a_gpu_nothing_is_but_float32_on_the_cpu(
     assert second.startswith("Encoding on cpu (as asked for), in float32 (as asked for), batches")
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_job_says_it_once_and_a_finished_one_not_at_all(
     manifest: Manifest, store: Path, weights: str, tmp_path: Path, capsys: Any
 ) -> None:
