@@ -335,9 +335,11 @@ def test_the_version_is_the_installed_one() -> None:
 
 
 def test_pre_commit_runs_the_steps_of_make_check() -> None:
-    recipe = re.search(r"^check:.*\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert recipe is not None
-    steps = re.findall(r"^\t\$\(BIN\)/(.+)$", recipe.group(1), re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text()
+    lint = re.search(r"^define lint\n(.+?)^endef", makefile, re.MULTILINE | re.DOTALL)
+    assert lint is not None
+    assert "check: $(DEV)\n\t$(lint)\n\t$(BIN)/mypy\n" in makefile
+    steps = {"mypy", *re.findall(r"^\$\(BIN\)/(.+)$", lint[1], re.MULTILINE)}
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
-    assert re.findall(r"^ +entry: \.venv/bin/(.+)$", hooks, re.MULTILINE) == steps
+    assert {*re.findall(r"^ +entry: \.venv/bin/(.+)$", hooks, re.MULTILINE)} == steps
     assert len(steps) == 6
