@@ -84,7 +84,11 @@ $(BIN)/codespell
 $(BIN)/python tests/house.py
 endef
 
-# A process a core, at most four: each loads torch. Modules stay whole until one has nothing to do.
+# A process a core and one more, for those that wait for a server or a child; at most four: each
+# loads torch. Modules stay whole until one has nothing to do.
+SIDE_BY_SIDE = --dist worksteal --numprocesses \
+  $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
+
 # mypy, a minute on one core, runs beside them. The packages are compiled once for all processes
 # that tests start, also where PYTHONDONTWRITEBYTECODE is set.
 test: $(DEV)
@@ -92,7 +96,7 @@ test: $(DEV)
 	$(BIN)/python -m compileall -q headstock featstore fitters bench data_manifests
 	@mkdir -p build
 	$(BIN)/mypy > build/mypy.txt 2>&1 & types=$$!; \
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal; tests=$$?; \
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE); tests=$$?; \
 	wait $$types; types=$$?; cat build/mypy.txt; exit $$((tests + types))
 
 # What needs an extra is skipped and says so; an import that no extra explains fails. LOWEST=1
@@ -104,8 +108,7 @@ test-minimal:
 	$(FRESH)/minimal/bin/python $(PIP) $(if $(LOWEST),--constraint $(FRESH)/lowest.txt) \
 	  --editable '.[test]'
 	$(call compiled,$(FRESH)/minimal)
-	$(FRESH)/minimal/bin/python -m pytest -p tests.minimal \
-	  --numprocesses logical --maxprocesses 4 --dist worksteal
+	$(FRESH)/minimal/bin/python -m pytest -p tests.minimal $(SIDE_BY_SIDE)
 
 # Beside `make test`: hours. The demo in an environment of its own shows that `demo` is enough.
 test-long: export HEADSTOCK_FAULTS = all
