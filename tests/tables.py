@@ -378,11 +378,12 @@ def statistics_cells(data: list[Data]) -> list[str]:
     rows = []
     for (name, goal), own in kinds.items():
         values = sorted(row["value"] for row in own)
-        span = f"{values[0]:.3g}" if len(own) == 1 else f"{values[0]:.3f} to {values[-1]:.3f}"
+        span = f"{values[0]:.3g}" if len(own) == 1 else f"{values[0]:.3f}–{values[-1]:.3f}"
         held = [row["holds"] for row in own if row["holds"] is not None]
-        counted = f"{sum(held)} of {len(own)}" if held else f"{len(own)}, no goal"
-        rows.append([name, span, goal.replace("printed", "–"), counted])
-    return table(["check", "found", "goal", "cells that hold"], rows)
+        counted = f"{sum(held)}/{len(own)}" if held else f"–/{len(own)}"
+        aim = goal.replace("printed", "–").replace("<= ", "≤").replace(">= ", "≥")
+        rows.append([name, span, aim.replace(" to ", "–"), counted])
+    return table(["check", "found", "goal", "held/cells"], rows)
 
 
 def tree(_: None) -> list[str]:
