@@ -41,13 +41,13 @@ NOT_KEPT = """## Tried, and not kept
 
 Each was looked at on these images; a gain of under two or three points would mean nothing.
 
-- **Rotations averaged over the mass of the real pairs in Procrustes**: the mean reciprocal rank of
-  unseen training pairs changed by -0.016 with 16 pairs (standard error 0.009), +0.003 with 64
-  (0.007) and +0.010 with 256 (0.005).
+- **Rotations averaged over the mass of the real pairs in Procrustes**: -0.016 mean reciprocal rank
+  of unseen training pairs with 16 pairs (standard error 0.009), +0.003 with 64 (0.007), +0.010 with
+  256 (0.005).
 - **Scores of several heads divided by their spread over the names**: within 0.4 points of the mean
   of cosines, which needs no gallery.
 - **Scores of the two fits of kernel ridge standardised over the gallery**: better from text to
-  image alone, by correcting for hubs, as `--scorer` does.
+  image, where it corrects for hubs; so does `--scorer`.
 - **The sum of both fits of kernel ridge at unit length**: up to a point worse.
 - **One chosen noise of the real pairs**: below the average at most numbers of pairs.
 - An output kernel, Laplace, Matérn and arc-cosine kernels, sums of widths, whitened texts, one
