@@ -33,7 +33,7 @@ class Preset:
     source : str
         Where it comes from.
     differs : tuple of str
-        Every way in which it is different here, whatever the size; docs/trained.md says why.
+        Every way in which it is different here, whatever the size; docs/trained.md lists them.
     make : str
         What makes it, a class or a function: "module:name" of this package, imported when used.
     settings : dict
