@@ -39,13 +39,14 @@ choice and fit together, on one thread of a shared machine.
 
 NOT_KEPT = """## Tried, and not kept
 
-Looked at on these images, without a gain, or with one of under two or three points that would mean
-nothing, or that did not survive other images. Rotations averaged over the mass of the real pairs in
-Procrustes; scores divided by their spread over the names, or standardised over the gallery; the
-sum of both fits of kernel ridge at unit length; one chosen noise of the real pairs; an output kernel,
-Laplace, Matérn and arc-cosine kernels, sums of widths, whitened texts, one penalty a principal
-component, the marginal likelihood, left-out ranks as the criterion of kernel ridge, self-training
-and pseudo-pairs, ConSE's scores beside kernel ridge, row norms and biases.
+Looked at on these images, without a gain, or with one of under two or three points that would
+mean nothing, or that did not survive other images. Rotations averaged over the mass of the real
+pairs in Procrustes; scores divided by their spread over the names, or standardised over the
+gallery; the sum of both fits of kernel ridge at unit length; one chosen noise of the real
+pairs; an output kernel, Laplace, Matérn and arc-cosine kernels, sums of widths, whitened texts,
+one penalty a principal component, the marginal likelihood, left-out ranks as the criterion of
+kernel ridge, self-training and pseudo-pairs, ConSE's scores beside kernel ridge, row norms and
+biases.
 """.splitlines()
 
 
