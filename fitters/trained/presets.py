@@ -55,7 +55,7 @@ def _paper_epochs(n_prototypes: int) -> int:
     return 2500 if 0 < n_prototypes <= SMALL_HEAD else 500
 
 
-_SAME = "classes of one name, captions of one image are no negatives"
+_SAME = "classes of one name and captions of one image are no negatives"
 
 _PAPER: dict[str, Any] = {
     "direction": "y->x",
@@ -125,7 +125,7 @@ PRESETS: dict[str, Preset] = {
         "Maniparambil et al., Harnessing Frozen Unimodal Encoders, CVPR 2025",
         (
             "one pooled vector an item, no projectors before the pooling",
-            "no LayerNorm and no dropout in front",
+            "the projector has no LayerNorm and no dropout in front",
             _SAME,
             "the temperature is a logarithm without decay; biases decay",
             "warm-up goes by epochs; in its code over 1,000 steps",
@@ -223,7 +223,7 @@ PRESETS: dict[str, Preset] = {
         (
             "head rows go in at unit length",
             "scored by cosines, the bias a column; `head_rows` rescales",
-            "the last epoch counts; its code keeps the best on test images",
+            "the last epoch counts; its code keeps the best on test images, without --strict_eval",
             "texts of unseen classes take part by `fit_with_unseen` only",
             "texts are the store's; its prompt for CLIP is template icis",
         ),
