@@ -16,13 +16,7 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from bench.code import code_digest
-from tests.accuracy.alone import (
-    aligners,
-    class_texts,
-    controls,
-    image_means,
-    prototype_options,
-)
+from tests.accuracy.alone import aligners, class_texts, image_means, prototype_options
 from tests.accuracy.measure import Bench
 from tests.accuracy.mixing import mixing, ridge_mixing
 
@@ -52,7 +46,6 @@ biases.
 
 SECTIONS = (
     aligners,
-    controls,
     class_texts,
     image_means,
     prototype_options,
