@@ -360,7 +360,7 @@ CHECKS = {
 }  # fmt: skip
 
 
-#: Checks without a goal, or of the program rather than of a claim, that the page leaves out.
+#: Checks that the page leaves out: a pool that no rule takes, and the program itself.
 LEFT_OUT = (
     "type I, split drawn anew, pool: training images",
     "p of a control draw, uniform (Kolmogorov–Smirnov)", "a p far below 0.05 / 1,000 is possible",
@@ -372,8 +372,7 @@ def statistics_cells(data: list[Data]) -> list[str]:
     called = {name: line for line, names in CHECKS.items() for name in names}
     kinds: dict[tuple[str, str], list[Data]] = {}
     for row in data:
-        powers = row["goal"] == "printed" and row["name"].startswith(("power", "planted"))
-        if row["name"] not in LEFT_OUT and not powers:
+        if row["name"] not in LEFT_OUT:
             kinds.setdefault((called.get(row["name"], row["name"]), row["goal"]), []).append(row)
     rows = []
     for (name, goal), own in kinds.items():
