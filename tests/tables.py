@@ -360,9 +360,9 @@ CHECKS = {
 }  # fmt: skip
 
 
-#: Checks without a goal, or of the program rather than of a claim, that the page leaves out.
+#: Checks that the page leaves out: a pool that no rule takes, and the program itself.
 LEFT_OUT = (
-    "type I, split drawn anew, pool: all images", "type I, split drawn anew, pool: training images",
+    "type I, split drawn anew, pool: training images",
     "p of a control draw, uniform (Kolmogorov–Smirnov)", "a p far below 0.05 / 1,000 is possible",
 )  # fmt: skip
 
@@ -372,17 +372,17 @@ def statistics_cells(data: list[Data]) -> list[str]:
     called = {name: line for line, names in CHECKS.items() for name in names}
     kinds: dict[tuple[str, str], list[Data]] = {}
     for row in data:
-        powers = row["goal"] == "printed" and row["name"].startswith(("power", "planted"))
-        if row["name"] not in LEFT_OUT and not powers:
+        if row["name"] not in LEFT_OUT:
             kinds.setdefault((called.get(row["name"], row["name"]), row["goal"]), []).append(row)
     rows = []
     for (name, goal), own in kinds.items():
         values = sorted(row["value"] for row in own)
-        span = f"{values[0]:.3g}" if len(own) == 1 else f"{values[0]:.3f} to {values[-1]:.3f}"
+        span = f"{values[0]:.3g}" if len(own) == 1 else f"{values[0]:.3f}–{values[-1]:.3f}"
         held = [row["holds"] for row in own if row["holds"] is not None]
-        counted = f"{sum(held)} of {len(own)}" if held else f"{len(own)}, no goal"
-        rows.append([name, span, goal.replace("printed", "–"), counted])
-    return table(["check", "found", "goal", "cells that hold"], rows)
+        counted = f"{sum(held)}/{len(own)}" if held else f"–/{len(own)}"
+        aim = goal.replace("printed", "–").replace("<= ", "≤").replace(">= ", "≥")
+        rows.append([name, span, aim.replace(" to ", "–"), counted])
+    return table(["check", "found", "goal", "held/cells"], rows)
 
 
 def tree(_: None) -> list[str]:

@@ -33,7 +33,7 @@ class Preset:
     source : str
         Where it comes from.
     differs : tuple of str
-        Every way in which it is different here, whatever the size; docs/trained.md says why.
+        Every way in which it is different here, whatever the size; docs/trained.md lists them.
     make : str
         What makes it, a class or a function: "module:name" of this package, imported when used.
     settings : dict
@@ -55,7 +55,7 @@ def _paper_epochs(n_prototypes: int) -> int:
     return 2500 if 0 < n_prototypes <= SMALL_HEAD else 500
 
 
-_SAME = "classes of one name, and captions of one image, are no negatives of each other"
+_SAME = "classes of one name and captions of one image are no negatives"
 
 _PAPER: dict[str, Any] = {
     "direction": "y->x",
@@ -73,7 +73,7 @@ PRESETS: dict[str, Preset] = {
         "the paper's two-layer head from text to image rows, trained for the cosine",
         "Mendez et al., ICML 2026 (arXiv 2605.22484), two_layer",
         (
-            "texts are unit rows when they are scored too, where its code leaves them raw",
+            "texts are unit rows when scored too; in its code raw",
             "the limit between its 2,500 and 500 epochs is 2,000 prototypes",
         ),
         "mlp:MLPAligner",
@@ -94,12 +94,12 @@ PRESETS: dict[str, Preset] = {
         "SAIL's star heads on both sides, trained for SigLIP's loss with Lion",
         "Zhang et al., SAIL, CVPR 2025",
         (
-            "the loss is a sum over the pairs of a row; its code takes their mean",
+            "the loss sums the pairs of a row; its code takes their mean",
             "the first bias goes by the batch; its code has -10",
-            "a second caption is a pair of its own, not more negatives of the same image",
+            "a second caption is a pair, not more negatives",
             _SAME,
             "temperature and bias do not decay",
-            "features are float16 only if the set is, and there is no loss scaling",
+            "features are float16 only if the set is; no loss scaling",
         ),
         "mlp:MLPAligner",
         {
@@ -124,11 +124,11 @@ PRESETS: dict[str, Preset] = {
         "FreezeAlign's projectors on both sides, trained for InfoNCE",
         "Maniparambil et al., Harnessing Frozen Unimodal Encoders, CVPR 2025",
         (
-            "one pooled vector an item: no projectors of patches and of tokens before the pooling",
-            "that projector has no LayerNorm and no dropout in front",
+            "one pooled vector an item, no projectors before the pooling",
+            "the projector has no LayerNorm and no dropout in front",
             _SAME,
-            "the temperature is learned as its logarithm; it does not decay, and biases do",
-            "warm-up and cosine go by epochs; its code warms up over the first 1,000 steps",
+            "the temperature is a logarithm without decay; biases decay",
+            "warm-up goes by epochs; in its code over 1,000 steps",
             "one process of batch 14,400 for eight of 1,800",
         ),
         "mlp:MLPAligner",
@@ -159,10 +159,10 @@ PRESETS: dict[str, Preset] = {
             "the gate starts at a logit of -2 and learns; in its code it is shut for good",
             "the learning rate is its fallback, 1e-3, for want of its finder",
             _SAME,
-            "one cosine over the training, not one that goes down and up again every 50 epochs",
-            "one norm of both heads' gradients is clipped, not one of each",
-            "it stops by the held-out reciprocal rank, not by the held-out loss",
-            "every caption of an image is a pair; its configuration keeps one",
+            "one cosine over the training, not one every 50 epochs",
+            "one norm of both heads' gradients is clipped",
+            "it stops by the held-out reciprocal rank, not loss",
+            "every caption is a pair; its configuration keeps one",
             "no choice of layers: embeddings are what the store has",
         ),
         "mlp:MLPAligner",
@@ -195,11 +195,11 @@ PRESETS: dict[str, Preset] = {
         "a linear map from image to text rows, trained for the margin of the right text",
         "Frome et al., DeViSE, NeurIPS 2013; no public code",
         (
-            "all violating texts of the batch count, not the first in random order alone",
-            "negatives are the texts of the batch, not of the whole vocabulary",
+            "all violating texts of the batch count, not the first alone",
+            "negatives are the texts of the batch, not of the vocabulary",
             _SAME,
-            "learning rate, batch, epochs and the rate of dropout are ours: the paper names none",
-            "its first stage alone: the image model is not tuned after the map",
+            "rate, batch, epochs and dropout are ours: the paper names none",
+            "its first stage alone: the image model is not tuned",
         ),
         "mlp:MLPAligner",
         {
@@ -221,11 +221,11 @@ PRESETS: dict[str, Preset] = {
         "two autoencoders with one latent space predict the head's row, bias and all, from text",
         "Christensen et al., ICIS, ICCV 2023",
         (
-            "head rows go in at unit length, the original's as they are",
-            "scored by cosines: the bias counts as a column, and `head_rows` rescales",
-            "the last epoch counts; without --strict_eval its code keeps the best on test images",
+            "head rows go in at unit length",
+            "scored by cosines, the bias a column; `head_rows` rescales",
+            "the last epoch counts; its code keeps the best on test images, without --strict_eval",
             "texts of unseen classes take part by `fit_with_unseen` only",
-            "texts are what the store has; its prompt for CLIP is the template icis",
+            "texts are the store's; its prompt for CLIP is template icis",
         ),
         "icis:ICISAligner",
         {},

@@ -165,7 +165,10 @@ def _row(cell: tuple[Any, ...], rows: list[pl.DataFrame]) -> dict[str, Any]:
 
 
 def render(data: dict[str, Any]) -> list[str]:
-    """Return top-1 of every experiment, a column a method, as lines of Markdown."""
+    """Return top-1 of every experiment, a column a method, as lines of Markdown.
+
+    Left out are controls without a pair, which are at chance.
+    """
     cells: dict[tuple[str, ...], dict[str, str]] = {}
     for row in data["rows"]:
         fitted = [row["source"]] if row["source"] != "none" else []
@@ -173,7 +176,8 @@ def render(data: dict[str, Any]) -> list[str]:
             fitted[0] += f", {row['head_rows']}"
         if row["k"] != "0":
             fitted.append(f"{row['n_images_fitted']} pairs")
-        if row["k"] in ("16", "64"):
+        alone = row["k"] == "0" and row["source"] not in ("head", "none")
+        if row["k"] in ("16", "64") or alone:
             continue
         line = row["experiment"], " + ".join(fitted)
         cells.setdefault(line, {})[row["method"]] = value_text("top-1", *row["top-1"])

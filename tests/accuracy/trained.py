@@ -168,7 +168,7 @@ def render(data: dict[str, Any]) -> list[str]:
     lines = [
         line
         for name in (*CLOSED, *PRESETS)
-        for precision in (None, "float32", "bf16")
+        for precision in (None, "bf16")
         if (line := _row(name, [_runs(data, name, rows, precision) for rows in ROWS], precision))
     ]
     heading = ["aligner", "epochs", "seeds", *(f"{rows}: {'/'.join(TOP)}" for rows in ROWS)]
