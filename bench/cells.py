@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bench.code import OWN_CODE
 from bench.errors import NoResultsError
-from bench.metrics.summary import CLASS_METRICS, METRICS, OWN_METRICS, Metric
+from bench.metrics.summary import CLASS_METRICS, METRICS, metric_named
 from bench.options import TASKS
 from bench.protocol import FRESH_SPLITS
 from bench.results import SUMMED, read_sums, summed_as
@@ -451,7 +451,7 @@ def own_metrics(results: pl.DataFrame) -> list[str]:
 
 def metric_texts(results: pl.DataFrame) -> dict[str, str]:
     """Return what each metric is, in one line: of ranks, and of tasks that are not Headstock's."""
-    return METRICS | {m: OWN_METRICS.get(m, Metric()).text for m in own_metrics(results)}
+    return {name: metric_named(name).text for name in (*METRICS, *own_metrics(results))}
 
 
 def chance_and_gallery(block: pl.DataFrame) -> dict[str, tuple[float, float]]:
