@@ -46,7 +46,6 @@ from bench.cells import (
     ARENA,
     CELL,
     CONTROLS,
-    EVAL_ORDER,
     HEAD_PARTS,
     SETTINGS,
     Cell,
@@ -491,7 +490,7 @@ def primary_family(
 
 
 #: Evaluations in the order in which one is the main one of a table.
-MAIN_EVALS = ("held-out", "split", "all-names", *(e for e in EVAL_ORDER if e == "in-class"))
+MAIN_EVALS = ("held-out", "split", "all-names", "in-class")
 
 
 def _is_primary(found: Claim) -> bool:
