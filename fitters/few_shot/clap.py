@@ -93,12 +93,11 @@ class CLAP(ShotLearner):
 
 def held_by(shots: Shots, start: Rows, scale: float) -> npt.NDArray[np.float32]:
     """Return λ: the mean softmax probability of the own class over a class's shots, shape (c,)."""
-    x, labels = shots.x, shots.labels
-    likely = softmax(np.float32(scale) * (x @ start.T), axis=1)[np.arange(len(labels)), labels]
-    counts = np.bincount(labels, minlength=shots.n_classes)
-    sums = np.bincount(labels, weights=likely, minlength=shots.n_classes)
+    cosines = np.float32(scale) * (shots.x @ start.T)
+    likely = softmax(cosines, axis=1)[np.arange(len(shots.labels)), shots.labels]
+    sums = np.bincount(shots.labels, weights=likely, minlength=shots.n_classes)
     means: npt.NDArray[np.float64] = np.divide(
-        sums, counts, out=np.ones(shots.n_classes), where=counts > 0
+        sums, shots.counts, out=np.ones(shots.n_classes), where=shots.counts > 0
     )
     return means.astype(np.float32)
 
