@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from bench.code import OWN_CODE
 from bench.errors import NoResultsError
-from bench.metrics.summary import CLASS_METRICS, METRICS, OWN_METRICS, Metric
+from bench.metrics.summary import CLASS_METRICS, METRICS, metric_named
 from bench.options import TASKS
 from bench.protocol import FRESH_SPLITS
 from bench.results import SUMMED, read_sums, summed_as
-from bench.runs import FIT_SETTINGS, IDENTITY
+from bench.runs import EVALS, FIT_SETTINGS, IDENTITY, SOURCES
 from bench.statistics import DrawSums
 from featstore.errors import unknown_name
 from featstore.identity import SHORT, canonical_json, sha256_hex
@@ -51,20 +51,12 @@ SETTINGS = [
 #: What makes two runs the same cell. Everything else is the seed or follows from the sets.
 CELL = [*ARENA, "method", "source", "n_pairs", *SETTINGS]
 
-TASK_ORDER = [
-    "zero_shot", "generalised", "retrieval", "few_shot", "head_names", "neighbours", "modality_gap",
-    "neural_collapse", "cosine_head", "hubness", "spectrum",
-]  # fmt: skip
-EVAL_ORDER = ["all-names", "held-out", "split", "in-class"]
 DIRECTION_ORDER = [
     "image→name", "unseen image→unseen name", "image→caption", "caption→image",
 ]  # fmt: skip
 #: What a head is compared with: prototypes that carry no class or only its family, more rows of the
 #: same pairs, means of the same images.
-CONTROLS = (
-    "random", "random-cov", "shuffled", "rotated", "shuffled-within", "repeated", "mixup",
-    "class-means",
-)  # fmt: skip
+CONTROLS = tuple(source for source in SOURCES if source not in ("none", "head"))
 SOURCE_ORDER = [
     "none", "repeated", "mixup", "class-means", "shuffled", "random", "random-cov", "rotated",
     "shuffled-within", "head",
@@ -73,23 +65,15 @@ SOURCE_ORDER = [
 #: Titles of rows of a table that are not fitted.
 _NOT_FITTED = {"chance": "chance", IDENTITY: "the pair itself"}
 
-#: Names of the sources without and with real pairs beside them.
-ALONE_NAMES = {
+#: Names of the sources, of prototypes without real pairs beside them.
+SOURCE_NAMES = {
+    "none": "real pairs",
     "head": "head weights",
     "random": "random rows",
     "random-cov": "random rows, same covariance",
     "shuffled": "head, names shuffled",
     "rotated": "head, rotated",
     "shuffled-within": "head, names shuffled within clusters",
-}
-MIXED_NAMES = {
-    "none": "real pairs",
-    "head": "real + head weights",
-    "random": "real + random rows",
-    "random-cov": "real + random rows, same covariance",
-    "shuffled": "real + head, names shuffled",
-    "rotated": "real + head, rotated",
-    "shuffled-within": "real + head, names shuffled within clusters",
     "repeated": "real pairs, repeated",
     "mixup": "real pairs and their mixtures",
     "class-means": "real + their class means",
@@ -113,8 +97,10 @@ def _method_order() -> list[str]:
 
 def source_name(source: str, n_pairs: str) -> str:
     """Return what a reader calls the data that a cell was fitted on."""
-    names = ALONE_NAMES if n_pairs == "0" else MIXED_NAMES
-    return names.get(source, source)
+    name = SOURCE_NAMES.get(source, source)
+    if name.startswith("real"):
+        return source if n_pairs == "0" else name
+    return name if n_pairs == "0" else f"real + {name}"
 
 
 def part_name(settings: Mapping[str, Any]) -> str:
@@ -209,8 +195,8 @@ def in_order(frame: pl.DataFrame) -> pl.DataFrame:
     """Return the rows sorted as a reader expects: task, eval, direction, method, source, K."""
     keys = []
     for column, known in (
-        ("task", TASK_ORDER),
-        ("eval", EVAL_ORDER),
+        ("task", TASKS.built_in),
+        ("eval", EVALS),
         ("options", [""]),
         ("direction", DIRECTION_ORDER),
         ("method", _method_order()),
@@ -452,7 +438,7 @@ def own_metrics(results: pl.DataFrame) -> list[str]:
 
 def metric_texts(results: pl.DataFrame) -> dict[str, str]:
     """Return what each metric is, in one line: of ranks, and of tasks that are not Headstock's."""
-    return METRICS | {m: OWN_METRICS.get(m, Metric()).text for m in own_metrics(results)}
+    return {name: metric_named(name).text for name in (*METRICS, *own_metrics(results))}
 
 
 def chance_and_gallery(block: pl.DataFrame) -> dict[str, tuple[float, float]]:

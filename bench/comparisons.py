@@ -46,7 +46,6 @@ from bench.cells import (
     ARENA,
     CELL,
     CONTROLS,
-    EVAL_ORDER,
     HEAD_PARTS,
     SETTINGS,
     Cell,
@@ -60,7 +59,7 @@ from bench.cells import (
     sample_sd,
 )
 from bench.errors import NoResultsError
-from bench.metrics.summary import OWN_METRICS, Metric, cutoff
+from bench.metrics.summary import METRICS, cutoff, metric_named
 from bench.results import RUN_COLUMNS, SUMMED, read_ranks, read_results, summed_as, sums_of
 from bench.runs import CLASS_MEANS
 from bench.statistics import (
@@ -86,7 +85,7 @@ PRIMARY_CONTROLS = ("random", "shuffled")
 PRIMARY_METRICS = (("image→name", "top-1"), ("image→caption", "R@1"))
 
 #: Metrics that are means over queries, so that a paired difference has a meaning.
-PAIRED_METRICS = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "MRR", "mAP")
+PAIRED_METRICS = tuple(name for name, metric in METRICS.items() if metric.paired)
 
 #: Metrics compared when none are named.
 DEFAULT_METRICS = ("top-1", "top-10", "R@1", "R@10")
@@ -436,7 +435,7 @@ def _present(
     block: pl.DataFrame, metrics: Sequence[str] | None, levels: Collection[str]
 ) -> list[str]:
     """Return those of these metrics that can be paired, of result rows of one arena."""
-    declared = ((name, OWN_METRICS.get(name, Metric())) for name in own_metrics(block))
+    declared = ((name, metric_named(name)) for name in own_metrics(block))
     own = [name for name, one in declared if one.percent and one.higher_is_better]
     wanted = (*DEFAULT_METRICS, *own) if metrics is None else metrics
     return [m for m in wanted if m in levels and (m in PAIRED_METRICS or m in own)]
@@ -491,7 +490,7 @@ def primary_family(
 
 
 #: Evaluations in the order in which one is the main one of a table.
-MAIN_EVALS = ("held-out", "split", "all-names", *(e for e in EVAL_ORDER if e == "in-class"))
+MAIN_EVALS = ("held-out", "split", "all-names", "in-class")
 
 
 def _is_primary(found: Claim) -> bool:

@@ -28,11 +28,10 @@ import polars as pl
 from bench.cells import ARENA, HEAD_PARTS, SETTINGS, Cell, in_order, read_cells
 from bench.results import RUN_COLUMNS
 from bench.statistics import DrawSums, two_term
+from bench.tables import BY_NAME
 
 #: What is read, of zero-shot runs without real pairs.
 METRIC = "top-1"
-
-_BY_NAME = ("seen", "unseen")
 
 #: Settings of the fit, which a dose does not change.
 _KEPT = [name for name in SETTINGS if name not in HEAD_PARTS]
@@ -54,7 +53,7 @@ SCHEMA: dict[str, Any] = {
     "sd": pl.Float64,  # between draws; null where nothing is drawn
     "low": pl.Float64,
     "high": pl.Float64,
-    **dict.fromkeys(_BY_NAME, pl.Float64),
+    **dict.fromkeys(BY_NAME, pl.Float64),
     "n_draws": pl.Int64,
     "slope": pl.Float64,  # of the whole dose, for a factor of ten; null where it has one level
     "slope_low": pl.Float64,
@@ -77,7 +76,7 @@ def dose_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     alone = results.filter(
         (pl.col("n_pairs") == "0")
         & (pl.col("task") == "zero_shot")
-        & pl.col("metric").is_in([METRIC, *_BY_NAME])
+        & pl.col("metric").is_in([METRIC, *BY_NAME])
     )
     facts = alone.select("run_id", "n_prototypes", "own_names").unique("run_id")
     own = {row["run_id"]: row for row in facts.iter_rows(named=True)}
@@ -100,7 +99,7 @@ def dose_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
             for level, cell in levels:
                 by_name = {
                     name: _mean([named.get((i, way, name)) for i in cell.run_ids])
-                    for name in _BY_NAME
+                    for name in BY_NAME
                 }
                 kept = _mean([own[run_id]["own_names"] for run_id in cell.run_ids])
                 more = {

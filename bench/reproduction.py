@@ -169,33 +169,32 @@ def parse_box(data: bytes) -> Box:
         raise BoxError(f"it is not TOML: {err}.") from err
     if found.get("format") != FORMAT:
         raise BoxError(f"its format is {_shown(found.get('format'))}; this version reads {FORMAT}.")
-    store, suite, expected = (_table(found, name) for name in ("store", "suite", "expected"))
-    _known(found, "format", "name", "title", "store", "suite", "expected", where="")
+    parts = "store", "suite", "expected"
+    store, suite, expected = (_value(found, part, dict) for part in parts)
+    _known(found, "format", "name", "title", *parts, where="")
     _known(store, "address", "sets", where="store.")
     _known(expected, "tolerance", "origin", "columns", "rows", where="expected.")
-    columns = _texts(expected, "columns", where="expected.")
+    columns = _texts(expected, "expected.columns")
     if unknown := set(columns) - {*COLUMNS}:
         raise BoxError(
             f"expected.columns has {listed(sorted(unknown), shown=5)}; known are "
             f"{', '.join(COLUMNS)}."
         )
-    given = expected.get("rows", [])
-    if not isinstance(given, list):
-        raise BoxError(f"expected.rows must be a list of rows, got {_shown(given)}.")
-    name, address, options = _text(found, "name"), _address(store), _options(suite)
+    rows = _value(expected, "expected.rows", list, [])
+    name, address, options = _value(found, "name", str), _address(store), _options(suite)
     if not _NAME.fullmatch(name):
         raise BoxError(f"name must be of letters, digits and '._+-', got {_shown(name)}.")
     return Box(
         name=name,
-        title=_text(found, "title"),
+        title=_value(found, "title", str),
         digest=sha256_hex(data),
         store=address,
         sets=_sets(store, address),
         suite=suite["name"],
         options=options,
-        expected=tuple(_expected(number, columns, row) for number, row in enumerate(given, 1)),
+        expected=tuple(_expected(number, columns, row) for number, row in enumerate(rows, 1)),
         tolerance=_number(expected.get("tolerance", 0.0), "expected.tolerance", least=0.0),
-        origin=_text(expected, "origin", where="expected.", default=""),
+        origin=_value(expected, "expected.origin", str, ""),
     )
 
 
@@ -203,11 +202,15 @@ def parse_box(data: bytes) -> Box:
 _shown = reprlib.repr
 
 
-def _table(found: Mapping[str, Any], name: str) -> dict[str, Any]:
-    table = found.get(name)
-    if not isinstance(table, dict):
-        raise BoxError(f"it has no table [{name}].")
-    return table
+_CALLED: dict[type, str] = {dict: "a table", str: "a text", list: "a list"}
+
+
+def _value(table: Mapping[str, Any], where: str, kind: type, default: Any = None) -> Any:
+    """Return the value of a table under the last part of a dotted name, which is of a kind."""
+    value = table.get(where.rpartition(".")[2], default)
+    if not isinstance(value, kind) or (value == "" and default is None):
+        raise BoxError(f"{where} must be {_CALLED[kind]}, got {_shown(value)}.")
+    return value
 
 
 def _known(table: Mapping[str, Any], *names: str, where: str) -> None:
@@ -215,19 +218,10 @@ def _known(table: Mapping[str, Any], *names: str, where: str) -> None:
         raise BoxError(f"{where}{unknown[0][:60]} is unknown; known are {', '.join(names)}.")
 
 
-def _text(
-    table: Mapping[str, Any], name: str, *, where: str = "", default: str | None = None
-) -> str:
-    value = table.get(name, default)
-    if not isinstance(value, str) or (not value and default is None):
-        raise BoxError(f"{where}{name} must be a text, got {_shown(value)}.")
-    return value
-
-
-def _texts(table: Mapping[str, Any], name: str, *, where: str) -> list[str]:
-    values = table.get(name, [])
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise BoxError(f"{where}{name} must be a list of texts, got {_shown(values)}.")
+def _texts(table: Mapping[str, Any], where: str) -> list[str]:
+    values: list[str] = _value(table, where, list, [])
+    if not all(isinstance(value, str) for value in values):
+        raise BoxError(f"{where} must be a list of texts, got {_shown(values)}.")
     return values
 
 
@@ -249,7 +243,7 @@ def _number(value: Any, where: str, *, least: float = -_LARGEST) -> float:
 
 def _address(store: Mapping[str, Any]) -> str:
     """Return the address of a box's store; "" where it has none."""
-    text = _text(store, "address", where="store.", default="")
+    text = _value(store, "store.address", str, "")
     try:
         address = parse_address(text)
     except AddressError as err:
@@ -264,7 +258,7 @@ def _address(store: Mapping[str, Any]) -> str:
 
 def _sets(store: Mapping[str, Any], address: str) -> dict[str, str]:
     """Return key -> revision of the sets that a box reads; "" is any revision."""
-    texts = _texts(store, "sets", where="store.")
+    texts = _texts(store, "store.sets")
     found = {text: _SET.fullmatch(text) for text in texts}
     if wrong := [text for text, match in found.items() if match is None]:
         raise BoxError(f"store.sets has {_shown(wrong[0])}, which is no KEY or KEY@REVISION.")
@@ -279,7 +273,7 @@ def _sets(store: Mapping[str, Any], address: str) -> dict[str, str]:
 
 def _options(suite: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a box asks of its suite, beside its name."""
-    name = _text(suite, "name", where="suite.")
+    name = _value(suite, "suite.name", str)
     if name not in SUITES.built_in:
         raise BoxError(f"suite.name must be one of {', '.join(SUITES.built_in)}, got {name!r}.")
     types = _ONE | _LISTS

@@ -34,7 +34,7 @@ from bench.cells import (
     set_name,
     source_name,
 )
-from bench.metrics.summary import LOWER_IS_BETTER, OWN_METRICS, Metric
+from bench.metrics.summary import metric_named
 from bench.results import CHOSEN
 from bench.runs import FIT_SETTINGS
 from featstore.command_line import count
@@ -424,7 +424,7 @@ def _summary_lines(
     lines: Mapping[tuple[str, ...], Mapping[str, Row]], metric: str
 ) -> list[tuple[str, ...]]:
     """Return the lines that a summary shows, in their order; of too many, the last controls go."""
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = 1 if metric_named(metric).higher_is_better else -1
     best: dict[str, float] = {}
     for (method, *_), own in lines.items():
         values = [sign * row[metric] for row in own.values()]
@@ -444,7 +444,7 @@ def _of_the_head(cells: pl.DataFrame, metric: str, level: float | None) -> str:
     """Return what head weights alone reach, in a sentence."""
     alone = cells.filter(pl.col("n_pairs") == "0")
     heads = alone.filter(pl.col("source") == "head").sort(metric, descending=True)
-    if heads.is_empty() or metric in LOWER_IS_BETTER:
+    if heads.is_empty() or not metric_named(metric).higher_is_better:
         return ""
     best = heads.unique("method", keep="first", maintain_order=True).head(3)
     reached = [
@@ -699,20 +699,18 @@ def _no_formula(value: Any) -> Any:
 
 def metric_name(metric: str) -> str:
     """Return the heading of a metric, with its unit."""
-    if metric in LOWER_IS_BETTER:
-        return metric.replace("_", " ")
-    return f"{metric} %" if OWN_METRICS.get(metric, Metric()).percent else metric
+    return f"{metric} %" if metric_named(metric).percent else metric.replace("_", " ")
 
 
 def value_text(metric: str, value: float | None, sd: float | None = None) -> str:
     """Return a value as percent with one decimal, and ± sd if given; whole ranks without one."""
     if value is None:
         return ""
-    percent = OWN_METRICS.get(metric, Metric()).percent
-    scale = 1.0 if metric in LOWER_IS_BETTER or not percent else 100.0
-    form = ".1f" if percent else ".4f"
+    known = metric_named(metric)
+    scale, digits = (100.0, 1) if known.percent else (1.0, 4)
+    form = f".{known.digits or digits}f"
     texts = [_decimal(scale * each, form) for each in (value, sd) if each is not None]
-    if metric == "median_rank" and all(text.endswith(".0") for text in texts):
+    if known.pool == "median" and all(text.endswith(".0") for text in texts):
         texts = [text.removesuffix(".0") for text in texts]
     return " ± ".join(texts)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         class_metrics,
         cutoff,
         harmonic_mean,
-        per_query,
+        metric_named,
         query_values,
         summarise,
     )
@@ -48,7 +48,7 @@ __all__ = [
     "cutoff",
     "first_of_gallery",
     "harmonic_mean",
-    "per_query",
+    "metric_named",
     "query_values",
     "rank_blocks",
     "rank_projections",

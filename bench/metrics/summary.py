@@ -26,7 +26,7 @@ place was taken for the other.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,35 +42,10 @@ if TYPE_CHECKING:
 #: Raise it when a definition here or in `bench.metrics` changes: runs are then redone.
 METRIC_VERSION = 2
 
-#: What each metric is, in one line. ``top-k`` is ``R@k`` under the name it has when the
-#: gallery is the class names and each query has one of them.
-METRICS: dict[str, str] = {
-    "top-1": "Share of images whose own class name comes first.",
-    "top-5": "Share of images whose own class name is among the first 5.",
-    "top-10": "Share of images whose own class name is among the first 10.",
-    "R@1": "Hit recall at 1: share of queries with a relevant item in first place.",
-    "R@5": "Hit recall at 5: share of queries with a relevant item among the first 5.",
-    "R@10": "Hit recall at 10: share of queries with a relevant item among the first 10.",
-    "recall@1": "True recall at 1: share of a query's relevant items in first place.",
-    "recall@5": "True recall at 5: share of a query's relevant items among the first 5.",
-    "recall@10": "True recall at 10: share of a query's relevant items among the first 10.",
-    "P@1": "Precision at 1: share of relevant items in first place.",
-    "P@5": "Precision at 5: share of relevant items among the first 5.",
-    "P@10": "Precision at 10: share of relevant items among the first 10.",
-    "median_rank": "Median over queries of the rank of the best relevant item; 1 is best.",
-    "mean_rank": "Mean over queries of the rank of the best relevant item; 1 is best.",
-    "MRR": "Mean over queries of 1 / rank of the best relevant item.",
-    "mAP": "Mean over queries of the average precision over all relevant items.",
-    "mAP-truncated": "The same within as many places as the query has relevant items.",
-}
-
-#: Lower is better.
-LOWER_IS_BETTER = frozenset({"median_rank", "mean_rank"})
-
 
 @dataclass(frozen=True)
 class Metric:
-    """What is known of a metric of a task of one's own.
+    """What is known of a metric, of Headstock's or of a task of one's own.
 
     Attributes
     ----------
@@ -83,16 +58,189 @@ class Metric:
         comparisons leave them out.
     chance : float, optional
         What an answer at random gives, if that is known.
+    values : callable, optional
+        What gives its value for every query, shape (n,), of `Ranks`; one of answers has none.
+    level : callable, optional
+        What gives its level in a `RandomOrder`, the mean over queries.
+    pool : {"mean", "median"}
+        How the values of the queries become one.
+    paired : bool
+        Whether comparisons may have it: of shares, those of which a difference is asked for.
+    digits : int, optional
+        Decimals in tables. None: 1 of percent, 4 of others.
     """
 
     text: str = ""
     higher_is_better: bool = True
     percent: bool = True
     chance: float | None = None
+    values: Callable[[Ranks], NDArray[Any]] | None = None
+    level: Callable[[RandomOrder], Any] | None = None
+    pool: str = "mean"
+    paired: bool = True
+    digits: int | None = None
 
 
-#: Metrics that tasks of one's own have declared, by name. One that is not declared is a share.
+@dataclass(frozen=True, eq=False)
+class RandomOrder:
+    """A gallery in random order, as queries with some relevant items find it.
+
+    Attributes
+    ----------
+    gallery : int
+        g, the number of gallery items.
+    relevant : int64 array of shape (u,)
+        The numbers of relevant items that queries have.
+    share : float64 array of shape (u,)
+        Of the queries.
+    beyond : float64 array of shape (g + 1,)
+        P(rank > r), r = 0 … g, averaged over the queries.
+    """
+
+    gallery: int
+    relevant: NDArray[np.int64]
+    share: NDArray[np.float64]
+    beyond: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, n_relevant: NDArray[np.int64], gallery: int) -> RandomOrder:
+        """Return that of queries with these numbers of relevant items, shape (n,).
+
+        Raises
+        ------
+        MetricError
+            If a number lies outside 1 to g.
+        """
+        import numpy as np
+
+        relevant, weights = np.unique(np.asarray(n_relevant), return_counts=True)
+        if len(relevant) == 0 or relevant[0] < 1 or relevant[-1] > gallery:
+            raise MetricError(
+                f"Every query needs 1 to {gallery:,} relevant items, got {relevant.tolist()}."
+            )
+        share, places = weights / weights.sum(), np.arange(gallery + 1)
+        beyond = np.zeros(gallery + 1)
+        for count, part in zip(relevant, share, strict=True):
+            beyond += part * _probability_beyond(int(count), gallery, places)
+        return cls(gallery, relevant, share, beyond)
+
+    def reciprocal_rank(self) -> float:
+        """Return the mean of 1 / rank."""
+        import numpy as np
+
+        exactly = self.beyond[:-1] - self.beyond[1:]  # P(rank = r), r = 1 … g
+        return float(np.sum(exactly / np.arange(1, self.gallery + 1)))
+
+    def precision(self, *, truncated: bool) -> float:
+        """Return the mean average precision, over all places or as many as relevant items."""
+        import numpy as np
+
+        relevant, gallery = self.relevant, self.gallery
+        harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, gallery + 1))])
+        last = relevant if truncated else np.full(len(relevant), gallery)
+        spread = (relevant - 1) / max(1, gallery - 1)
+        each = harmonic[last] + spread * (last - harmonic[last])
+        return float(self.share @ each / gallery)
+
+
+def _hits(k: int, text: str = "") -> Metric:
+    return Metric(
+        text,
+        values=lambda of: of.rank <= k,
+        level=lambda order: 1.0 - order.beyond[min(k, order.gallery)],
+    )
+
+
+def _recall(k: int, text: str) -> Metric:
+    return Metric(
+        text,
+        values=lambda of: of.found(k) / of.n_relevant,
+        level=lambda order: min(k, order.gallery) / order.gallery,
+        paired=False,
+    )
+
+
+def _precision(k: int, text: str) -> Metric:
+    return Metric(
+        text,
+        values=lambda of: of.found(k) / k,
+        level=lambda order: (
+            float(order.share @ order.relevant) * (min(k, order.gallery) / order.gallery) / k
+        ),
+        paired=False,
+    )
+
+
+def _rank(text: str, pool: str, level: Callable[[RandomOrder], Any]) -> Metric:
+    return Metric(
+        text, higher_is_better=False, percent=False, values=lambda of: of.rank, level=level,
+        pool=pool, paired=False, digits=1,
+    )  # fmt: skip
+
+
+#: What is known of each metric of ranks. ``top-k`` is ``R@k`` under the name it has when the
+#: gallery is the class names and each query has one of them.
+METRICS: dict[str, Metric] = {
+    "top-1": _hits(1, "Share of images whose own class name comes first."),
+    "top-5": _hits(5, "Share of images whose own class name is among the first 5."),
+    "top-10": _hits(10, "Share of images whose own class name is among the first 10."),
+    "R@1": _hits(1, "Hit recall at 1: share of queries with a relevant item in first place."),
+    "R@5": _hits(5, "Hit recall at 5: share of queries with a relevant item among the first 5."),
+    "R@10": _hits(
+        10, "Hit recall at 10: share of queries with a relevant item among the first 10."
+    ),
+    "recall@1": _recall(1, "True recall at 1: share of a query's relevant items in first place."),
+    "recall@5": _recall(
+        5, "True recall at 5: share of a query's relevant items among the first 5."
+    ),
+    "recall@10": _recall(
+        10, "True recall at 10: share of a query's relevant items among the first 10."
+    ),
+    "P@1": _precision(1, "Precision at 1: share of relevant items in first place."),
+    "P@5": _precision(5, "Precision at 5: share of relevant items among the first 5."),
+    "P@10": _precision(10, "Precision at 10: share of relevant items among the first 10."),
+    "median_rank": _rank(
+        "Median over queries of the rank of the best relevant item; 1 is best.",
+        "median",
+        # A hair under one half, so that an exact half is not lost to rounding.
+        lambda order: (1.0 - order.beyond >= 0.5 - 1e-12).argmax(),
+    ),
+    "mean_rank": _rank(
+        "Mean over queries of the rank of the best relevant item; 1 is best.",
+        "mean",
+        lambda order: order.share @ ((order.gallery + 1) / (order.relevant + 1)),
+    ),
+    "MRR": Metric(
+        "Mean over queries of 1 / rank of the best relevant item.",
+        values=lambda of: 1.0 / of.rank,
+        level=RandomOrder.reciprocal_rank,
+    ),
+    "mAP": Metric(
+        "Mean over queries of the average precision over all relevant items.",
+        values=lambda of: of.average_precision,
+        level=lambda order: order.precision(truncated=False),
+    ),
+    "mAP-truncated": Metric(
+        "The same within as many places as the query has relevant items.",
+        values=lambda of: of.truncated_precision,
+        level=lambda order: order.precision(truncated=True),
+        paired=False,
+    ),
+}
+
+#: Metrics that tasks of one's own have declared, by name.
 OWN_METRICS: dict[str, Metric] = {}
+
+
+def metric_named(name: str) -> Metric:
+    """Return what is known of a metric; ``R@k`` and ``top-k`` have any k.
+
+    One that is not declared is a share.
+    """
+    known = METRICS.get(name) or CLASS_METRICS.get(name) or OWN_METRICS.get(name)
+    if known is None and (k := cutoff(name)) is not None:
+        return _hits(k)
+    return known or Metric()
 
 
 def check_own_metrics(names: Iterable[str]) -> None:
@@ -115,85 +263,25 @@ def cutoff(metric: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def counted_at(metric: str) -> tuple[str, int] | None:
-    """Return ``("recall", k)`` or ``("P", k)`` for these metrics, and None for any other.
-
-    Raises
-    ------
-    MetricError
-        If k is not one of `CUTOFFS`.
-    """
-    from bench.metrics.ranks import CUTOFFS
-
-    found = re.fullmatch(r"(recall|P)@([1-9]\d*)", metric)
-    if found is None:
-        return None
-    if int(found[2]) not in CUTOFFS:
-        raise MetricError(f"{metric} is not counted. Known k: {', '.join(map(str, CUTOFFS))}.")
-    return found[1], int(found[2])
-
-
-def per_query(
-    metric: str, rank: NDArray[np.int64], precision: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the value of a metric that follows from rank or average precision, shape (n,).
-
-    Parameters
-    ----------
-    metric : str
-        ``R@k`` and ``top-k`` with any k, a rank, MRR or mAP. For ``"median_rank"`` and
-        ``"mean_rank"`` it is the rank itself.
-    rank, precision : arrays of shape (n,)
-        As in `Ranks`.
-
-    Raises
-    ------
-    MetricError
-        If no such metric has this name.
-    """
-    import numpy as np
-
-    if (k := cutoff(metric)) is not None:
-        return (rank <= k).astype(np.float64)
-    if metric in LOWER_IS_BETTER:
-        return rank.astype(np.float64)
-    if metric == "MRR":
-        return 1.0 / rank
-    if metric == "mAP":
-        return precision.astype(np.float64)
-    raise MetricError(unknown_name("metric", metric, METRICS))
-
-
 def query_values(metric: str, of: Ranks) -> NDArray[np.float64]:
     """Return the value of any of `METRICS` for every query, shape (n,).
 
     Raises
     ------
     MetricError
-        If no metric has this name, or its k is not counted.
+        If no metric of ranks has this name.
     """
-    import numpy as np
-
-    from bench.metrics.ranks import CUTOFFS
-
-    if metric == "mAP-truncated":
-        return of.truncated_precision.astype(np.float64)
-    if (counted := counted_at(metric)) is None:
-        return per_query(metric, of.rank, of.average_precision)
-    what, k = counted
-    hits = of.hits[:, CUTOFFS.index(k)]
-    return hits / of.n_relevant if what == "recall" else hits / k
+    if (values := metric_named(metric).values) is None:
+        raise MetricError(unknown_name("metric", metric, METRICS))
+    return values(of).astype("f8")
 
 
 def summarise(ranks: Ranks, metrics: Sequence[str] = tuple(METRICS)) -> dict[str, float]:
     """Pool the queries: the mean of every metric, the median for ``"median_rank"``."""
     import numpy as np
 
-    out = {}
-    for metric in metrics:
-        pool = np.median if metric == "median_rank" else np.mean
-        out[metric] = float(pool(query_values(metric, ranks)))
-    return out
+    pools = {metric: getattr(np, metric_named(metric).pool) for metric in metrics}
+    return {metric: float(pool(query_values(metric, ranks))) for metric, pool in pools.items()}
 
 
 def chance_levels(
@@ -220,44 +308,11 @@ def chance_levels(
     MetricError
         If a count lies outside 1 to g, or a metric is unknown.
     """
-    import numpy as np
-
-    relevant, weights = np.unique(np.asarray(n_relevant), return_counts=True)
-    if len(relevant) == 0 or relevant[0] < 1 or relevant[-1] > gallery:
-        raise MetricError(
-            f"Every query needs 1 to {gallery:,} relevant items, got {relevant.tolist()}."
-        )
-    share = weights / weights.sum()
-    # Row r of `beyond` is P(rank > r), r = 0 … g, averaged over the queries.
-    places = np.arange(gallery + 1)
-    beyond = np.zeros(gallery + 1)
-    for count, part in zip(relevant, share, strict=True):
-        beyond += part * _probability_beyond(int(count), gallery, places)
-    exactly = beyond[:-1] - beyond[1:]  # P(rank = r), r = 1 … g
-    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / places[1:])])
-    out = {}
+    order, out = RandomOrder.of(n_relevant, gallery), {}
     for metric in metrics:
-        if (k := cutoff(metric)) is not None:
-            out[metric] = float(1.0 - beyond[min(k, gallery)])
-        elif (counted := counted_at(metric)) is not None:
-            what, k = counted
-            share_seen = min(k, gallery) / gallery
-            mean_relevant = float(share @ relevant)
-            out[metric] = share_seen if what == "recall" else mean_relevant * share_seen / k
-        elif metric == "median_rank":
-            # A hair under one half, so that an exact half is not lost to rounding.
-            out[metric] = float(np.argmax(1.0 - beyond >= 0.5 - 1e-12))
-        elif metric == "mean_rank":
-            out[metric] = float(share @ ((gallery + 1) / (relevant + 1)))
-        elif metric == "MRR":
-            out[metric] = float(np.sum(exactly / places[1:]))
-        elif metric in ("mAP", "mAP-truncated"):
-            last = np.full(len(relevant), gallery) if metric == "mAP" else relevant
-            spread = (relevant - 1) / max(1, gallery - 1)
-            each = harmonic[last] + spread * (last - harmonic[last])
-            out[metric] = float(share @ each / gallery)
-        else:
+        if (level := metric_named(metric).level) is None:
             raise MetricError(unknown_name("metric", metric, METRICS))
+        out[metric] = float(level(order))
     return out
 
 
@@ -278,14 +333,18 @@ def _probability_beyond(
     return out
 
 
-#: What each is, in one line.
-CLASS_METRICS: dict[str, str] = {
-    "balanced-accuracy": "Mean over classes that have images of the share found: per-class mean.",
-    "macro-F1": "Mean of the F1 of every class that has images or was answered.",
-    "weighted-F1": "Mean of the F1 of every class, weighted by its images.",
-    "seen": "Balanced accuracy over the classes that the head has.",
-    "unseen": "Balanced accuracy over the classes that the head lacks.",
-    "harmonic": "Harmonic mean of seen and unseen.",
+#: What is known of each metric of answers.
+CLASS_METRICS: dict[str, Metric] = {
+    name: Metric(text, paired=False)
+    for name, text in {
+        "balanced-accuracy": "Mean over classes that have images of the share found: per-class "
+        "mean.",
+        "macro-F1": "Mean of the F1 of every class that has images or was answered.",
+        "weighted-F1": "Mean of the F1 of every class, weighted by its images.",
+        "seen": "Balanced accuracy over the classes that the head has.",
+        "unseen": "Balanced accuracy over the classes that the head lacks.",
+        "harmonic": "Harmonic mean of seen and unseen.",
+    }.items()
 }
 
 

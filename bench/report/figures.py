@@ -11,11 +11,11 @@ import polars as pl
 
 from bench.cells import (
     CONTROLS,
-    MIXED_NAMES,
     in_order,
     mean_over_queries,
     method_title,
     pairs_order,
+    source_name,
     whole_heads,
 )
 from bench.comparisons import LEVEL
@@ -553,10 +553,9 @@ def curve_lines(
         & pl.col(metric).is_not_null()
     )  # fmt: skip
     rows = []
-    for source in ("head", "none", *CONTROLS):
-        if source in SOURCE_STYLES:
-            own = here.filter((pl.col("method") == method) & (pl.col("source") == source))
-            rows += [(source, MIXED_NAMES[source], row) for row in in_order(own).to_dicts()]
+    for source in SOURCE_STYLES:
+        own = here.filter((pl.col("method") == method) & (pl.col("source") == source))
+        rows += [(source, source_name(source, "all"), row) for row in in_order(own).to_dicts()]
     for name, label in (("conse", "ConSE"), ("chance", "chance")):
         own = here.filter(pl.col("method") == name)
         rows += [("", label, row) for row in own.head(1).to_dicts()]
@@ -598,7 +597,9 @@ def _curves(axes: Any, lines: list[dict[str, Any]], *, one_band: bool = True) ->
             x = [at[row["n_pairs"]] for row in own]
             mean, sd = (100 * np.array([row[n] for row in own]) for n in ("mean", "sd"))
             axes.fill_between(x, mean - sd, mean + sd, color=colour(role), alpha=0.15, linewidth=0)
-            axes.plot(x, mean, line, marker=marker, color=colour(role), label=MIXED_NAMES[source])
+            axes.plot(
+                x, mean, line, marker=marker, color=colour(role), label=source_name(source, "all")
+            )
     axes.set_xticks(list(at.values()), [known[k] for k in at])
     most = max(104 * (row["mean"] + row["sd"]) for row in lines)
     axes.set_ylim(0, max(axes.get_ylim()[1], most))

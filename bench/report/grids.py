@@ -20,7 +20,7 @@ from bench.cells import (
     source_name,
 )
 from bench.fits import FEWEST, SCORED, TOO_FEW
-from bench.metrics.summary import LOWER_IS_BETTER
+from bench.metrics.summary import metric_named
 from bench.report.theme import INKS
 from bench.report.verdict import among
 from bench.tables import (
@@ -246,7 +246,7 @@ def _shades(
     key, shades = tuple(cell[name] for name in CELL), []
     for metric in metrics:
         span = 0.0 if chance[metric] is None else best[metric] - chance[metric]
-        known = cell[metric] is not None and span > 0 and metric not in LOWER_IS_BETTER
+        known = cell[metric] is not None and span > 0 and metric_named(metric).higher_is_better
         share = (cell[metric] - chance[metric]) / span if known else 0.0
         text = value_text(metric, cell[metric], cell[f"{metric}_sd"])
         weight = round(100 * max(0.0, min(1.0, share)))

@@ -355,7 +355,11 @@ def build_page(
         "doses": dose_lines(doses),
         "lines": result_lines(table),
         **_tables(METHOD if found is None else found.method, table, comparisons, figures, health),
-        **_provenance(root, rows, first),
+        "metrics": metric_texts(rows),
+        "sets": _sets(first),
+        "facts": _facts(rows, first),
+        "sessions": read_sessions(root),
+        "suite": str(first["suite"]),
     }
     html = render("page.html", context)
     if len(html.encode("utf-8")) > MAX_PAGE_BYTES:
@@ -397,17 +401,6 @@ def _tables(
     }
 
 
-def _provenance(root: Path, rows: pl.DataFrame, first: dict[str, Any]) -> dict[str, Any]:
-    """Return what was read and run."""
-    return {
-        "metrics": metric_texts(rows),
-        "sets": _sets(first),
-        "facts": _facts(rows, first),
-        "sessions": read_sessions(root),
-        "suite": str(first["suite"]),
-    }
-
-
 def _methods(shown: str, figures: Sequence[Figure], tables: Sequence[Grid]) -> list[str]:
     """Return the methods that a reader can switch between, that of the verdict first."""
     drawn = {figure.method for figure in figures if figure.kind == "accuracy_by_pairs"}
@@ -424,7 +417,8 @@ def _findings(comparisons: pl.DataFrame, health: Sequence[Mapping[str, Any]]) ->
     ----------
     comparisons : DataFrame
         Of `bench.comparisons.compare`.
-    health : sequence of Health
+    health : sequence of dict
+        Of `set_health`.
     """
     family = comparisons.filter(pl.col("family").is_not_null())
     held, more = _held(family)

@@ -30,7 +30,7 @@ from bench.comparisons import (
     PRIMARY_CONTROLS,
     PRIMARY_METRICS,
 )
-from bench.metrics.summary import LOWER_IS_BETTER, METRICS
+from bench.metrics.summary import METRICS
 from bench.protocol import FRESH_SPLITS
 from bench.report.gallery import Words, shown_text
 from bench.report.theme import capital
@@ -258,7 +258,7 @@ def _without_head(table: pl.DataFrame, claim: Finding | None = None) -> tuple[Pa
     scored = table.filter(
         ~pl.col("method").is_in(["chance", "conse"]) & ~pl.col("source").is_in([*_CONTROLS])
     )
-    present = [m for m in METRICS if m in table.columns and m not in LOWER_IS_BETTER]
+    present = [m for m, one in METRICS.items() if m in table.columns and one.higher_is_better]
     for metric in dict.fromkeys([*(metric for _, metric in PRIMARY_METRICS), *present]):
         own = scored.filter(pl.col(metric).is_not_null()) if metric in present else scored.clear()
         if own.is_empty():

@@ -15,11 +15,10 @@ from bench.corpus import Corpus, Items
 from bench.errors import ProtocolError
 from bench.metrics.ranks import CUTOFFS, NO_ITEM, Ranks, rank_blocks, rank_relevant
 from bench.metrics.summary import (
-    OWN_METRICS,
-    Metric,
     chance_levels,
     check_own_metrics,
     class_metrics,
+    metric_named,
     summarise,
 )
 from bench.metrics.ties import Relevance, first_equal
@@ -284,7 +283,7 @@ def outcomes_of(task: str, found: Any, corpus: Corpus) -> list[Outcome]:
             f"every image, or Outcomes; got {type(found).__name__}."
         )
     n, values = len(corpus.images), _checked_values(found, len(corpus.images))
-    declared = {name: OWN_METRICS.get(name, Metric()).chance for name in values}
+    declared = {name: metric_named(name).chance for name in values}
     chance = {name: level for name, level in declared.items() if level is not None}
     alone = {name: float(value) for name, value in values.items() if value.ndim == 0}
     made = [Outcome(f"{task} as a whole", alone, chance, n, 0)] if alone else []
@@ -312,8 +311,7 @@ def _checked_values(found: Mapping[str, Any], n: int) -> dict[str, NDArray[np.fl
                 f"Metric {name!r} has shape {value.shape}; it is a finite number, or {n:,} finite "
                 "numbers, one an image."
             )
-        share = OWN_METRICS.get(name, Metric()).percent
-        if share and not np.all((value >= 0) & (value <= 1)):
+        if metric_named(name).percent and not np.all((value >= 0) & (value <= 1)):
             raise ProtocolError(
                 f"Metric {name!r} lies between {value.min():.4g} and {value.max():.4g}. A share "
                 "lies between 0 and 1: declare what is none with Metric(percent=False)."

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bench import Run
 from bench.corpus import Corpus, Items, read_corpus
 from bench.fits import prototype_pairs
-from bench.metrics.summary import per_query
+from bench.metrics.summary import query_values
 from bench.protocol import choice_rng
 from bench.statistics import DrawSums, Estimate, two_term
 from bench.suites.demo import demo_runs
@@ -51,8 +51,7 @@ class Score:
 
     def of(self, metric: str) -> NDArray[np.float64]:
         """Return one value a query."""
-        ranks = self.outcome.ranks
-        return per_query(metric, ranks.rank, ranks.average_precision)
+        return query_values(metric, self.outcome.ranks)
 
 
 class Bench:
@@ -157,8 +156,7 @@ def scored(
 
 def top_1(outcome: Outcome) -> str:
     """Return the top-1 of one outcome in percent."""
-    ranks = outcome.ranks
-    return f"{100 * per_query('top-1', ranks.rank, ranks.average_precision).mean():.1f}"
+    return f"{100 * query_values('top-1', outcome.ranks).mean():.1f}"
 
 
 def percent(scores: Sequence[Score]) -> list[str]:

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 
 from bench import Run
-from bench.metrics.ranks import CUTOFFS
-from bench.metrics.summary import chance_levels, per_query
+from bench.metrics.ranks import CUTOFFS, Ranks
+from bench.metrics.summary import chance_levels, query_values
 from bench.results import RANK_SCHEMA, RESULT_SCHEMA, write_batch
 from bench.runs import LEAVES
 
@@ -74,9 +74,13 @@ def write_ranks(
     directions = DIRECTIONS.get(run.task, ["image→caption", "caption→image"])
     rows, tables, own = [], [], run.columns()
     levels = _levels(n, gallery)
+    hits = (ranks[:, None] <= np.array(CUTOFFS)).astype(int)
+    found = Ranks(
+        ranks, 1 / ranks, (ranks == 1).astype(float), hits, np.ones(n, int), hits, gallery
+    )
     for direction in directions:
         for metric in METRICS[direction]:
-            values = per_query(metric, ranks, 1 / ranks)
+            values = query_values(metric, found)
             rows.append(
                 own
                 | {
@@ -99,9 +103,8 @@ def write_ranks(
                 {
                     "run_id": [run.run_id] * n, "direction": [direction] * n,
                     "query_id": queries, "cluster_id": list(clusters), "rank": ranks,
-                    "average_precision": 1 / ranks, "n_relevant": [1] * n,
-                    "truncated_precision": (ranks == 1).astype(float),
-                    "hits": pl.Series((ranks[:, None] <= np.array(CUTOFFS)).astype(int)),
+                    "average_precision": found.average_precision, "n_relevant": [1] * n,
+                    "truncated_precision": found.truncated_precision, "hits": pl.Series(hits),
                     "top": pl.Series([["x", "y"]]).new_from_index(0, n), "own": [None] * n,
                 },
                 schema=RANK_SCHEMA,

@@ -427,12 +427,12 @@ def test_every_table_prints_the_same_digits(tmp_path, rng):
         assert row["difference"] == texts["a − b, points"].strip("*").split(" ±")[0]
     (grid,) = grids(result_table(rows, metrics))
     drawn = {
-        (line.title, column, metric): cell.texts[place]
+        (line.title, column, metric): cell[place].text
         for line in grid.lines
         if line.role in ("head", "conse")
         for column, cell in zip(grid.columns, line.cells, strict=True)
         for place, metric in enumerate(metrics)
-        if any(cell.texts)
+        if any(one.text for one in cell)
     }
     for (method, column, metric), text in drawn.items():
         fitted = "head weights" if column == "0" else "real + head weights"

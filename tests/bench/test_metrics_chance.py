@@ -1,12 +1,22 @@
+import ast
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
+import bench
 from bench.errors import MetricError
 from bench.metrics.ranks import ranks_from_scores
-from bench.metrics.summary import METRICS, chance_levels, cutoff, per_query, query_values, summarise
+from bench.metrics.summary import (
+    CLASS_METRICS,
+    METRICS,
+    chance_levels,
+    cutoff,
+    query_values,
+    summarise,
+)
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])
@@ -70,9 +80,23 @@ def test_counts_outside_the_gallery_are_refused(counts):
 def test_unknown_metrics_are_refused():
     with pytest.raises(MetricError, match="No metric named 'recall'"):
         chance_levels(np.array([1]), 3, ["recall"])
-    with pytest.raises(MetricError, match="No metric named 'R@0'"):
-        per_query("R@0", np.array([1]), np.array([1.0]))
+    for name in ("R@0", "recall@7", "macro-F1"):
+        with pytest.raises(MetricError, match=f"No metric named '{name}'"):
+            query_values(name, ranks_from_scores(np.eye(2), np.arange(2), np.arange(2)))
 
 
 def test_cutoff_reads_k():
     assert [cutoff(m) for m in ("R@1", "top-10", "R@", "mAP", "R@05")] == [1, 10, None, None, None]
+
+
+def test_what_is_known_of_metrics_stands_in_one_table():
+    """A table by metric elsewhere is a second list, which the next metric would not be in."""
+    names, root = {*METRICS, *CLASS_METRICS}, Path(bench.__file__).parent
+    tables = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        for one in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(one, ast.Dict)
+        and len(names & {key.value for key in one.keys if isinstance(key, ast.Constant)}) > 1
+    }
+    assert tables == {"metrics/summary.py"}

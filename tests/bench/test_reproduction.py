@@ -123,7 +123,7 @@ AT = f'address = "https://example.org/s"\nsets = ["smoke/image/synthetic-1@{REVI
         ("format = 1", "format = 1\nduration = 'long'", "duration is unknown"),
         ('name = "smoke"', "", "name must be a text"),
         ('name = "smoke"', 'name = "../../x"', "name must be of letters"),
-        ("[store]", "[shop]", "no table"),
+        ("[store]", "[shop]", "store must be a table"),
         # A box names no command, no file, no model and no number of processes.
         ("[suite]", "[[run]]\ncommand = 'rm -rf /'\n[suite]", "run is unknown"),
         ("[store]", "[[store.make]]\ncommand = 'x'\n[store]", r"store\.make is unknown"),
@@ -164,7 +164,7 @@ AT = f'address = "https://example.org/s"\nsets = ["smoke/image/synthetic-1@{REVI
         ("sets =", 'address = "https://c.org/../s"\nsets =', "step in its path"),
         ("sets =", 'address = "https://c.org/s"\nsets =', "KEY@REVISION, with the 64 digits"),
         ('sets = ["smoke/image/synthetic"]', 'address = "hf://a/b"', "KEY@REVISION, with the 64"),
-        ('sets = ["smoke/image/synthetic"]', "sets = 1", "must be a list of texts"),
+        ('sets = ["smoke/image/synthetic"]', "sets = 1", "must be a list"),
         ('sets = ["smoke/image/synthetic"]', 'sets = ["a b"]', "no KEY or KEY@REVISION"),
         ('sets = ["smoke/image/synthetic"]', 'sets = ["a@12"]', "no KEY or KEY@REVISION"),
         # Its numbers are numbers.
@@ -176,7 +176,7 @@ AT = f'address = "https://example.org/s"\nsets = ["smoke/image/synthetic-1@{REVI
         ("tolerance = 0.05", f"tolerance = {'9' * 400}", "number from 0 to"),
         ("tolerance = 0.05", "columns = [[1]]", "must be a list of texts"),
         ("tolerance = 0.05", "rows = [1]", "one a column"),
-        ("tolerance = 0.05", "rows = 1", "list of rows"),
+        ("tolerance = 0.05", "rows = 1", "rows must be a list, got 1"),
         (
             "tolerance = 0.05",
             'columns = ["n_pairs", "metric", "percent"]\nrows = [[0, "R@1", 1]]',
