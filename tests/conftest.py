@@ -21,6 +21,9 @@ if WORKERS > 1:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // WORKERS)))
 
+#: What no test has changed.
+ENVIRONMENT = dict(os.environ)
+
 
 def _fsync(file: int | Any) -> None:
     """Look whether a file is open, and wait for no disk: no test pulls the plug on this process.
@@ -94,7 +97,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of `multiprocessing` start without their imports; see `tests.forked`."""
     from tests.forked import fork_from_one
 
-    fork_from_one(monkeypatch)
+    fork_from_one(monkeypatch, ENVIRONMENT)
 
 
 @pytest.fixture

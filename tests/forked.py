@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -39,10 +40,17 @@ class _Context(ForkServerContext):
     Process = _Process
 
 
-def fork_from_one(patch: pytest.MonkeyPatch) -> None:
-    """Let every process that would be spawned be forked so."""
+def fork_from_one(patch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    """Let every process that would be spawned be forked so, from one with this environment."""
     context = _Context()
     context.set_forkserver_preload(LOADED)
+    # What is read where a library is imported does not depend on the test that comes first.
+    with patch.context() as outside:
+        for name in {*os.environ} - {*environment}:
+            outside.delenv(name)
+        for name, value in environment.items():
+            outside.setenv(name, value)
+        ensure_running()
     usual = multiprocessing.get_context
     patch.setattr(
         multiprocessing, "get_context",

@@ -394,7 +394,7 @@ def workspace(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_plugins")
+@pytest.mark.usefixtures("forked", "no_plugins")
 def test_commands_in_documents_run(
     workspace: set[tuple[str, ...]],
     capfd: pytest.CaptureFixture[str],

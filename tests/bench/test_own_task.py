@@ -102,6 +102,7 @@ def run(*args: str | Path) -> int:
 TIMES = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_file_is_a_suite_with_controls_tables_and_a_report(plugin, smoke_store, tmp_path, capsys):
     suite = ("run", "--suite", "margins", "--store", smoke_store, "--plugin", plugin)
     alone, together = tmp_path / "one", tmp_path / "two"

@@ -139,6 +139,7 @@ def test_no_shot_is_zero_shot_with_the_template(store, weights):
     assert (ranks["rank"] == expected["rank"]).mean() > 0.9
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.usefixtures("_short")
 def test_a_relative_path_of_the_weights_reaches_another_process(
     store, weights, tmp_path, monkeypatch
