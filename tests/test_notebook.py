@@ -23,11 +23,11 @@ from featstore.store.catalog import write_catalog
 
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "from-address-to-table.ipynb"
 
-#: Words of the notebook -> those for a smaller store, of the documents' commands.
-OF_DOCUMENTS = {"64": "8"}
+#: A word of the notebook, and that for a smaller store, of the documents' commands.
+OF_DOCUMENTS = "64", "8"
 
 #: The same for the synthetic store.
-OF_SMOKE = OF_DOCUMENTS | {
+OF_SMOKE = dict([OF_DOCUMENTS]) | {
     "stamps/image/tf_efficientnet_lite0": "smoke/image/synthetic:image",
     "stamps/caption/all-MiniLM-L6-v2": "smoke/caption/synthetic:text",
     '"stamps"': '"smoke"',
