@@ -410,12 +410,11 @@ def few_shot(data: Data) -> list[str]:
     rows: dict[str, list[str]] = {}
     for row in data["rows"]:
         texts = [f"{row['top-1'][n][0]:.1f}" for n in shots]
-        cells = rows.setdefault(row["learner"], [row["learner"], *["–"] * 6, ""])
+        cells = rows.setdefault(row["learner"], [row["learner"], *["–"] * 6])
         start = 1 if row["names"] == "no" else 4
         cells[start : start + 3] = texts
-        cells[7] = f"{row['seconds']:.2f}"
     heads = [f"{data['shots'][n]}{also}" for also in ("", ", names") for n in shots]
-    return table(["learner", *heads, "CPU s"], list(rows.values()))
+    return table(["learner", *heads], list(rows.values()))
 
 
 def unpaired(data: Data) -> list[str]:
