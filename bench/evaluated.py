@@ -37,6 +37,7 @@ from bench.tables import (
     varying,
     with_unit,
 )
+from featstore.cards import SHOWN, Card
 from featstore.errors import listed, needs_extra, unknown_name
 
 #: Columns of a comparison that `Results.compare` shows, in this order.
@@ -45,9 +46,6 @@ COMPARED = (
     "difference", "low", "high", "p", "p_below", "test", "population", "n_seeds", "n_queries",
     "n_clusters", "gallery", "chance",
 )  # fmt: skip
-
-#: Lines of the table in a notebook: of more, the rest is counted.
-_LINES = 40
 
 
 class Results:
@@ -398,17 +396,8 @@ class Results:
 
     def _repr_html_(self) -> str:
         headings, lines = result_lines(self._table)
-        head = "".join(f"<th>{escape(text)}</th>" for text in headings)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>"
-            for line in lines[:_LINES]
-        )
-        more = len(lines) - _LINES
-        rest = f"<p>{more:,} more rows: <code>.table()</code></p>" if more > 0 else ""
-        return (
-            f"<p>{escape(self.verdict)}</p><table><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table>{rest}"
-        )
+        card = Card("Results", {}, headings, lines[:SHOWN], max(0, len(lines) - SHOWN))
+        return f"<p>{escape(self.verdict)}</p>{card.html}"
 
 
 def _axes(given: Any) -> Any:

@@ -707,8 +707,8 @@ def value_text(metric: str, value: float | None, sd: float | None = None) -> str
     if value is None:
         return ""
     known = metric_named(metric)
-    scale, digits = (100.0, 1) if known.percent else (1.0, 4)
-    form = f".{known.digits or digits}f"
+    scale = 100.0 if known.percent else 1.0
+    form = ".1f" if known.percent or known.values else ".4f"
     texts = [_decimal(scale * each, form) for each in (value, sd) if each is not None]
     if known.pool == "median" and all(text.endswith(".0") for text in texts):
         texts = [text.removesuffix(".0") for text in texts]

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
         class_metrics,
         cutoff,
         harmonic_mean,
-        metric_named,
         query_values,
         summarise,
     )
@@ -48,7 +47,6 @@ __all__ = [
     "cutoff",
     "first_of_gallery",
     "harmonic_mean",
-    "metric_named",
     "query_values",
     "rank_blocks",
     "rank_projections",

@@ -92,10 +92,6 @@ class Ranks:
     top: NDArray[np.int64]
     gallery: int
 
-    def found(self, k: int) -> NDArray[np.int64]:
-        """Return how many relevant items of every query are among the first k of `CUTOFFS`."""
-        return self.hits[:, CUTOFFS.index(k)]
-
     @classmethod
     def of_block(
         cls, scores: NDArray[np.floating[Any]], start: int, relevance: Relevance, top: int

@@ -66,51 +66,44 @@ class Metric:
         How the values of the queries become one.
     paired : bool
         Whether comparisons may have it: of shares, those of which a difference is asked for.
-    digits : int, optional
-        Decimals in tables. None: 1 of percent, 4 of others.
     """
 
     text: str = ""
     higher_is_better: bool = True
     percent: bool = True
     chance: float | None = None
-    values: Callable[[Ranks], NDArray[Any]] | None = None
-    level: Callable[[RandomOrder], Any] | None = None
+    values: Callable[..., Any] | None = None
+    level: Callable[..., Any] | None = None
     pool: str = "mean"
     paired: bool = True
-    digits: int | None = None
 
 
-@dataclass(frozen=True, eq=False)
 class RandomOrder:
     """A gallery in random order, as queries with some relevant items find it.
 
-    Attributes
+    Parameters
     ----------
+    n_relevant : int64 array of shape (n,)
+        Relevant items of each query.
     gallery : int
         g, the number of gallery items.
+
+    Attributes
+    ----------
     relevant : int64 array of shape (u,)
         The numbers of relevant items that queries have.
     share : float64 array of shape (u,)
         Of the queries.
     beyond : float64 array of shape (g + 1,)
         P(rank > r), r = 0 … g, averaged over the queries.
+
+    Raises
+    ------
+    MetricError
+        If a query has none, or more than g.
     """
 
-    gallery: int
-    relevant: NDArray[np.int64]
-    share: NDArray[np.float64]
-    beyond: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, n_relevant: NDArray[np.int64], gallery: int) -> RandomOrder:
-        """Return that of queries with these numbers of relevant items, shape (n,).
-
-        Raises
-        ------
-        MetricError
-            If a number lies outside 1 to g.
-        """
+    def __init__(self, n_relevant: NDArray[np.int64], gallery: int) -> None:
         import numpy as np
 
         relevant, weights = np.unique(np.asarray(n_relevant), return_counts=True)
@@ -118,11 +111,10 @@ class RandomOrder:
             raise MetricError(
                 f"Every query needs 1 to {gallery:,} relevant items, got {relevant.tolist()}."
             )
-        share, places = weights / weights.sum(), np.arange(gallery + 1)
-        beyond = np.zeros(gallery + 1)
-        for count, part in zip(relevant, share, strict=True):
-            beyond += part * _probability_beyond(int(count), gallery, places)
-        return cls(gallery, relevant, share, beyond)
+        self.gallery, self.relevant, self.share = gallery, relevant, weights / weights.sum()
+        self.beyond, places = np.zeros(gallery + 1), np.arange(gallery + 1)
+        for count, part in zip(relevant, self.share, strict=True):
+            self.beyond += part * _probability_beyond(int(count), gallery, places)
 
     def reciprocal_rank(self) -> float:
         """Return the mean of 1 / rank."""
@@ -131,7 +123,7 @@ class RandomOrder:
         exactly = self.beyond[:-1] - self.beyond[1:]  # P(rank = r), r = 1 … g
         return float(np.sum(exactly / np.arange(1, self.gallery + 1)))
 
-    def precision(self, *, truncated: bool) -> float:
+    def precision(self, *, truncated: bool = False) -> float:
         """Return the mean average precision, over all places or as many as relevant items."""
         import numpy as np
 
@@ -151,30 +143,25 @@ def _hits(k: int, text: str = "") -> Metric:
     )
 
 
-def _recall(k: int, text: str) -> Metric:
-    return Metric(
-        text,
-        values=lambda of: of.found(k) / of.n_relevant,
-        level=lambda order: min(k, order.gallery) / order.gallery,
-        paired=False,
-    )
+def _counted(k: int, text: str, *, of_relevant: bool = False) -> Metric:
+    """Return what is known of recall at k, of the relevant items, or of precision, of k."""
+
+    def level(order: RandomOrder) -> float:
+        seen = min(k, order.gallery) / order.gallery
+        return seen if of_relevant else float(order.share @ order.relevant) * seen / k
+
+    def values(of: Ranks) -> NDArray[Any]:
+        from bench.metrics.ranks import CUTOFFS
+
+        return of.hits[:, CUTOFFS.index(k)] / (of.n_relevant if of_relevant else k)
+
+    return Metric(text, values=values, level=level, paired=False)
 
 
-def _precision(k: int, text: str) -> Metric:
-    return Metric(
-        text,
-        values=lambda of: of.found(k) / k,
-        level=lambda order: (
-            float(order.share @ order.relevant) * (min(k, order.gallery) / order.gallery) / k
-        ),
-        paired=False,
-    )
-
-
-def _rank(text: str, pool: str, level: Callable[[RandomOrder], Any]) -> Metric:
+def _rank(text: str, level: Callable[..., Any], pool: str = "mean") -> Metric:
     return Metric(
         text, higher_is_better=False, percent=False, values=lambda of: of.rank, level=level,
-        pool=pool, paired=False, digits=1,
+        pool=pool, paired=False,
     )  # fmt: skip
 
 
@@ -189,25 +176,30 @@ METRICS: dict[str, Metric] = {
     "R@10": _hits(
         10, "Hit recall at 10: share of queries with a relevant item among the first 10."
     ),
-    "recall@1": _recall(1, "True recall at 1: share of a query's relevant items in first place."),
-    "recall@5": _recall(
-        5, "True recall at 5: share of a query's relevant items among the first 5."
+    "recall@1": _counted(
+        1, "True recall at 1: share of a query's relevant items in first place.", of_relevant=True
     ),
-    "recall@10": _recall(
-        10, "True recall at 10: share of a query's relevant items among the first 10."
+    "recall@5": _counted(
+        5,
+        "True recall at 5: share of a query's relevant items among the first 5.",
+        of_relevant=True,
     ),
-    "P@1": _precision(1, "Precision at 1: share of relevant items in first place."),
-    "P@5": _precision(5, "Precision at 5: share of relevant items among the first 5."),
-    "P@10": _precision(10, "Precision at 10: share of relevant items among the first 10."),
+    "recall@10": _counted(
+        10,
+        "True recall at 10: share of a query's relevant items among the first 10.",
+        of_relevant=True,
+    ),
+    "P@1": _counted(1, "Precision at 1: share of relevant items in first place."),
+    "P@5": _counted(5, "Precision at 5: share of relevant items among the first 5."),
+    "P@10": _counted(10, "Precision at 10: share of relevant items among the first 10."),
     "median_rank": _rank(
         "Median over queries of the rank of the best relevant item; 1 is best.",
-        "median",
         # A hair under one half, so that an exact half is not lost to rounding.
         lambda order: (1.0 - order.beyond >= 0.5 - 1e-12).argmax(),
+        "median",
     ),
     "mean_rank": _rank(
         "Mean over queries of the rank of the best relevant item; 1 is best.",
-        "mean",
         lambda order: order.share @ ((order.gallery + 1) / (order.relevant + 1)),
     ),
     "MRR": Metric(
@@ -218,7 +210,7 @@ METRICS: dict[str, Metric] = {
     "mAP": Metric(
         "Mean over queries of the average precision over all relevant items.",
         values=lambda of: of.average_precision,
-        level=lambda order: order.precision(truncated=False),
+        level=RandomOrder.precision,
     ),
     "mAP-truncated": Metric(
         "The same within as many places as the query has relevant items.",
@@ -271,9 +263,16 @@ def query_values(metric: str, of: Ranks) -> NDArray[np.float64]:
     MetricError
         If no metric of ranks has this name.
     """
-    if (values := metric_named(metric).values) is None:
+    import numpy as np
+
+    return np.asarray(_of_ranks(metric, "values")(of), np.float64)
+
+
+def _of_ranks(metric: str, part: str) -> Any:
+    """Return what is known of a metric that follows from ranks."""
+    if (known := getattr(metric_named(metric), part)) is None:
         raise MetricError(unknown_name("metric", metric, METRICS))
-    return values(of).astype("f8")
+    return known
 
 
 def summarise(ranks: Ranks, metrics: Sequence[str] = tuple(METRICS)) -> dict[str, float]:
@@ -308,12 +307,8 @@ def chance_levels(
     MetricError
         If a count lies outside 1 to g, or a metric is unknown.
     """
-    order, out = RandomOrder.of(n_relevant, gallery), {}
-    for metric in metrics:
-        if (level := metric_named(metric).level) is None:
-            raise MetricError(unknown_name("metric", metric, METRICS))
-        out[metric] = float(level(order))
-    return out
+    order = RandomOrder(n_relevant, gallery)
+    return {metric: float(_of_ranks(metric, "level")(order)) for metric in metrics}
 
 
 def _probability_beyond(

@@ -356,7 +356,11 @@ def build_page(
         "lines": result_lines(table),
         **_tables(METHOD if found is None else found.method, table, comparisons, figures, health),
         "metrics": metric_texts(rows),
-        "sets": _sets(first),
+        "sets": [
+            {"role": label, "key": first[f"{role}_set"], "revision": first[f"{role}_revision"]}
+            for role, label in ROLES.items()
+            if first[f"{role}_set"]
+        ],
         "facts": _facts(rows, first),
         "sessions": read_sessions(root),
         "suite": str(first["suite"]),
@@ -545,14 +549,6 @@ def _require_packages() -> None:
     with needs_extra("The report"):
         import jinja2  # noqa: F401
         import matplotlib as mpl  # noqa: F401
-
-
-def _sets(row: dict[str, Any]) -> list[dict[str, str]]:
-    return [
-        {"role": label, "key": row[f"{role}_set"], "revision": row[f"{role}_revision"]}
-        for role, label in ROLES.items()
-        if row[f"{role}_set"]
-    ]
 
 
 def _facts(rows: pl.DataFrame, first: dict[str, Any]) -> list[tuple[str, str]]:

@@ -75,9 +75,7 @@ def write_ranks(
     rows, tables, own = [], [], run.columns()
     levels = _levels(n, gallery)
     hits = (ranks[:, None] <= np.array(CUTOFFS)).astype(int)
-    found = Ranks(
-        ranks, 1 / ranks, (ranks == 1).astype(float), hits, np.ones(n, int), hits, gallery
-    )
+    found = Ranks(ranks, 1 / ranks, (ranks == 1) * 1.0, hits, np.ones(n, int), hits, gallery)
     for direction in directions:
         for metric in METRICS[direction]:
             values = query_values(metric, found)

@@ -87,12 +87,12 @@ def test_grids_put_pairs_across_and_metrics_where_there_is_one_number(written_st
         (pl.col("eval") == "held-out") & (pl.col("direction") == "image→name")
         & (pl.col("source") == "head") & (pl.col("method") == "ridge") & (pl.col("n_pairs") == "16")
     ).row(0, named=True)  # fmt: skip
-    assert head.cells[1].texts[0] == f"{100 * row['top-1']:.1f} ± {100 * row['top-1_sd']:.1f}"
+    assert head.cells[1][0].text == f"{100 * row['top-1']:.1f} ± {100 * row['top-1_sd']:.1f}"
     real = next(line for line in held.lines if line.role == "real")
-    assert real.cells[0].texts[0] == ""
-    assert max(w for line in held.lines for cell in line.cells for w in cell.weights) == 100
+    assert real.cells[0][0].text == ""
+    assert max(one.weight for line in held.lines for cell in line.cells for one in cell) == 100
     chance = held.lines[-1]
-    assert set(chance.cells[0].weights) == {0}
+    assert {one.weight for one in chance.cells[0]} == {0}
     every = shown["image→name", "all-names"]
     assert every.by_metric
     assert every.columns[:2] == ("top-1 %", "top-5 %")
@@ -120,7 +120,7 @@ def test_a_cell_that_wins_its_primary_comparisons_is_bold(written_study):
         for grid in shown
         for line in grid.lines
         for column, cell in zip(grid.columns, line.cells, strict=True)
-        if any(cell.bold)
+        if any(one.bold for one in cell)
     }
     pairs = {"0": "0", "16": "16", "all": "all (50)"}
     places = [CELL.index(name) for name in ("direction", "method", "n_pairs")]
@@ -145,8 +145,8 @@ def test_bars_share_one_axis_that_holds_zero():
     )  # fmt: skip
     up, down = gain_rows(frame, {"all": 344.0})
     assert (up["tone"], down["tone"]) == ("up", "down")
-    assert up["bar"].zero == down["bar"].zero == 50.0
-    assert (up["bar"].low, up["bar"].width, up["bar"].mean) == (66.67, 33.33, 83.33)
+    assert up["bar"]["zero"] == down["bar"]["zero"] == 50.0
+    assert up["bar"] == {"zero": 50.0, "low": 66.67, "width": 33.33, "mean": 83.33}
     assert (down["pairs"], down["p"], up["n_clusters"]) == ("all (344)", "", "5")
     assert (up["p_holm"], up["family"], up["population"]) == ("0.02", "of 4", "new classes")
     assert (up["a"], up["relative"], up["n_seeds"]) == ("50.0 ± 2.0", "+67 %", "5")
