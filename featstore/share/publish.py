@@ -202,12 +202,12 @@ def make_bucket_store(objects: Objects, hash_name: str | None = None) -> bool:
     except CorruptStoreError as err:
         raise RemoteStoreError(f"{err} Choose another prefix, or let its owner push.") from err
     check_hash(objects.address, log, hash_name)
-    if log is not None:
-        return False
-    made = Log(hash_name or SHA256)
-    check_conditions(objects, made)
-    objects.create("zarr.json", root_metadata(made.hash))
-    return True
+    made = log or Log(hash_name or SHA256)
+    if log is None:
+        check_conditions(objects, made)
+    if not made.sets:  # a kill may have come between the two
+        objects.create("zarr.json", root_metadata(made.hash))
+    return log is None
 
 
 def read_record(objects: Objects, name: str) -> tuple[Any, str]:

@@ -18,7 +18,7 @@ from typing import Any
 from featstore.errors import CorruptStoreError, FeatstoreError, UnknownSetError
 from featstore.identity import SHORT
 from featstore.store.blocks import first_row_not_stored
-from featstore.store.convention import root_metadata
+from featstore.store.convention import root_metadata, zarr_metadata
 from featstore.store.files import (
     facts_of,
     file_facts,
@@ -28,13 +28,14 @@ from featstore.store.files import (
     walk_store,
 )
 from featstore.store.layout import SetKey, group_metadata
-from featstore.store.listing import Listed, SetRecords, read_records, set_files
+from featstore.store.listing import Listed, SetRecords, read_records
 from featstore.store.log import ABOUT, Log, read_log, rebuilt_log, unknown_set
 from featstore.store.log import NAME as LOG
 from featstore.store.records import (
     REVISIONS,
     Commit,
     parse_tag,
+    read_commit,
     read_tag,
     tag_document,
     tag_file,
@@ -296,10 +297,15 @@ class _Verification:
             self._blame(one.path, "; ".join(wrong))
 
     def _is_behind(self, one: Listed, records: SetRecords) -> bool:
-        """Return whether Zarr's metadata is that of an earlier revision, or still to be written."""
-        before = records.older[-1:]
-        right = [set_files(records.key, older)[one.path].content or b"" for older in before]
-        return one.path not in self.files or any(self._is_file(one.path, data) for data in right)
+        """Return whether Zarr's metadata is that of another revision, or still to be written."""
+        if one.path not in self.files or self._is_file(one.path, one.content or b""):
+            return one.path not in self.files
+        for record in (records.directory / REVISIONS).glob("*.json"):
+            with contextlib.suppress(CorruptStoreError):
+                other = zarr_metadata(records.key, read_commit(records.directory, record.stem))
+                if self._is_file(one.path, other.get(one.path, b"")):
+                    return True
+        return False
 
     def _unlike_current(self, older: Commit, records: SetRecords) -> list[str]:
         """Return what is wrong with an earlier revision: its rows are a beginning of those now."""

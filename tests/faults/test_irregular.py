@@ -72,9 +72,9 @@ def names(ask: Callable[..., dict[str, Any]]) -> list[str]:
 
 
 def test_the_code_opens_every_kind_of_file(names: list[str]) -> None:
-    parts = {part for name in names for part in name.split("/")}
-    assert {"log.json", "zarr.json", "v1.json", "lock", "claim", "journal.jsonl"} <= parts
-    assert {"golden.json", "data-000001.bin", "0"} <= parts
+    parts = {part.split("-")[0] for name in names for part in name.split("/")}
+    assert {"log.json", "zarr.json", "v1", "lock", "claim", "journal.jsonl"} <= parts
+    assert {"golden.json", "data", "0"} <= parts
     assert len(names) > 40
 
 

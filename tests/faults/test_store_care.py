@@ -111,7 +111,7 @@ def test_init_of_what_a_killed_extraction_began(
     report = faulty.run("once", root, fault={"mode": "none"})
     calls = [call.replace(str(root), "") for call in report["calls"]]
     expected = _collected(root)
-    first = next(i for i, call in enumerate(calls, 1) if call.startswith("rename /zarr.json"))
+    first = next(i for i, call in enumerate(calls, 1) if call.startswith("rename /log.json"))
     args = {"arguments": ["init", str(root)], "messages": str(tmp_path / "messages")}
     for at in range(1, first + 1, 1 if EVERYTHING else 3):
         shutil.rmtree(root)
