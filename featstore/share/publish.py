@@ -203,11 +203,11 @@ def make_bucket_store(objects: Objects, hash_name: str | None = None) -> bool:
         raise RemoteStoreError(f"{err} Choose another prefix, or let its owner push.") from err
     check_hash(objects.address, log, hash_name)
     made = log or Log(hash_name or SHA256)
-    if log is None:
-        check_conditions(objects, made)
-    if not made.sets:  # a kill may have come between the two
-        objects.create("zarr.json", root_metadata(made.hash))
-    return log is None
+    if made.sets or read_record(objects, "zarr.json")[0] is not None:
+        return False
+    # The group is there once the conditions were tried: a kill may have come between.
+    check_conditions(objects, made)
+    return objects.create("zarr.json", root_metadata(made.hash))
 
 
 def read_record(objects: Objects, name: str) -> tuple[Any, str]:

@@ -366,13 +366,13 @@ class Stage:
         return claim
 
     @contextlib.contextmanager
-    def folder_lock(self, folder: Path) -> Iterator[bool]:
+    def folder_lock(self, folder: Path, *, patience: float | None = None) -> Iterator[bool]:
         """Stand in for `featstore.store.lock.folder_lock`."""
         self.place(f"lock {folder.name}")
         first = threading.get_ident() == self._first
         if not first and any(held.samefile(folder) for held in self._held if held.exists()):
             self._going_on.set()  # it waits for the first
-        with folder_lock(folder) as locked:
+        with folder_lock(folder, patience=patience) as locked:
             if first:
                 self._held.append(folder)
             try:
@@ -401,7 +401,7 @@ class Stage:
                     if vars(module).get(real.__name__) is real:
                         stack.enter_context(mock.patch.object(module, real.__name__, ours))
             methods: list[tuple[Any, str]] = [
-                (Claim, "write_pointer"), (Claim, "finish"), (FolderObjects, "create"),
+                (Claim, "discard"), (Claim, "finish"), (FolderObjects, "create"),
             ]  # fmt: skip
             if BucketObjects is not None:
                 methods += [(BucketObjects, name) for name in ("put", "create", "replace",
