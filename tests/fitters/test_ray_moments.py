@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from featstore.store.catalog import write_catalog
 from threadpoolctl import threadpool_limits
 
 from featstore import FeatureStore, open_store
 from featstore.errors import EngineError, MissingPackageError, UnknownSetError
 from featstore.parallel import Workers
-from featstore.store.catalog import write_catalog
 from featstore.testing import item_table, write_set
 from fitters import Alignment
 from fitters.errors import PairsError, SettingError, ZeroRowError
