@@ -23,14 +23,13 @@ LOADED = ["torch", "timm", "torchvision.transforms.v2", "bench", "bench.executio
 
 class _Process(ForkServerProcess):
     def __reduce__(self) -> Any:
-        # The environment comes before what is unpickled in it.
         state = bytes(ForkingPickler.dumps(self.__dict__))
         return _restored, (dict(os.environ), state)
 
 
 def _restored(environment: dict[str, str], state: bytes) -> _Process:
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(environment)  # before what is unpickled in it
     process = _Process.__new__(_Process)
     process.__dict__.update(pickle.loads(state))
     return process

@@ -401,8 +401,7 @@ def test_commands_in_documents_run(
 ) -> None:
     """Each in its turn, in one folder: what a document says before is there.
 
-    Then the code of the notebook, on the store that these commands made; tests/test_notebook.py
-    runs it in a kernel.
+    Then the notebook's code, on the store that these commands made.
     """
     failed = []
     for place, commands in SAID.items():

@@ -7,7 +7,6 @@ import pytest
 
 import fitters
 from fitters import prototypes, scorers, settings
-from fitters.methods import ALIGNERS, METHODS
 from fitters.moments import accumulation
 from fitters.select import noise, ranking
 
@@ -32,11 +31,3 @@ def test_no_public_name_is_that_of_a_module():
 )
 def test_the_words_of_a_setting_are_those_of_its_table(words, table):
     assert get_args(words) == tuple(table)
-
-
-def test_aligners_are_those_of_the_methods_by_the_names_in_files():
-    assert fitters.ALIGNERS is ALIGNERS
-    assert {method.cls for method in METHODS.built_in.values()} == set(ALIGNERS.values())
-    assert all(cls.method == name for name, cls in ALIGNERS.items())
-    with pytest.raises(AttributeError, match="no attribute 'NOTHING'"):
-        _ = fitters.methods.NOTHING

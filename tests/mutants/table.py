@@ -193,8 +193,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "metrics": (
         Mutant(
             'Recall divides by the relevant items of a query.', 'bench/metrics/summary.py',
-            'hits / of.n_relevant if what == "recall" else hits / k',
-            'hits / k if what == "recall" else hits / k',
+            'values=lambda of: of.found(k) / of.n_relevant,', 'values=lambda of: of.found(k) / k,',
             ('tests/bench/test_metrics_retrieval.py::test_equal_to_double_loops_on_tied_scores',)),
         Mutant(
             'What chance gives knows how many items are relevant.', 'bench/metrics/summary.py',
@@ -621,7 +620,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'Plain names of `headstock` are those of its packages.', 'headstock/__init__.py',
             '    "fit": "bench.evaluation",', '    "fit": "fitters.alignment",',
-            ('tests/test_face.py::test_every_name_is_there_and_listed',)),
+            ('tests/test_face.py::test_a_name_that_several_packages_have_is_the_one_that_is_meant',)),
     ),
     "tokenising": (
         Mutant(
