@@ -25,7 +25,7 @@ from featstore.errors import (
     listed,
 )
 from featstore.store.blocks import layout_of
-from featstore.store.casting import Transform
+from featstore.store.casting import Transform, decode
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import (
     ambiguous_set,
@@ -63,7 +63,6 @@ from featstore.store.rows import (
     Mode,
     Verify,
     check_rows,
-    decode,
 )
 from featstore.store.tables import (
     ItemTable,
