@@ -48,7 +48,7 @@ from featstore.store.listing import (
     read_records,
 )
 from featstore.store.lock import Claim, claim_set
-from featstore.store.parquet_guard import read_table, table_bytes
+from featstore.store.parquet_guard import read_table
 from featstore.store.records import (
     POINTER,
     REVISIONS,
@@ -60,7 +60,7 @@ from featstore.store.records import (
 from featstore.store.rows import RowSource
 from featstore.store.staging import end_claim
 from featstore.store.store import FeatureStore
-from featstore.store.tables import MAX_ITEM_BYTES
+from featstore.store.tables import MAX_ITEM_BYTES, item_bytes
 from featstore.store.verify import Problem, verify_store
 from featstore.store.writer import settle_set
 
@@ -348,7 +348,7 @@ def derive_items(directory: Path, commit: Commit, *tables: pl.DataFrame) -> byte
     """Return the item table of a commit: the beginning of one of `tables`, or of one beside it."""
     for table in (*tables, *_item_tables(directory.parent)):
         if table.height >= commit.n:
-            data = table_bytes(table.head(commit.n))
+            data = item_bytes(table.head(commit.n))
             if sha256_hex(data) == commit.items["sha256"]:
                 return data
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -486,7 +486,7 @@ class FeatureStore:
             items_path = directory.parent / commit.items["file"]
             check_no_links(self.root, [items_path])
             check_items_file(items_path, commit.items)
-        table = ItemTable(lambda: self.item_table(info))
+        table = ItemTable(lambda names: self.item_table(info, names))
         valid = np.arange(commit.n)
         if commit.failed:
             valid = np.flatnonzero(~commit.failed_rows())
@@ -513,12 +513,15 @@ class FeatureStore:
             origin=self._origin(),
         )
 
-    def item_table(self, info: SetInfo) -> pl.DataFrame:
-        """Return the items of a set, failed ones too, in the order of rows; raises as `view`."""
+    def item_table(self, info: SetInfo, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return the items of a set, failed ones too, in the order of rows; raises as `view`.
+
+        With `columns` those alone are read.
+        """
         self.place.fetch(info.key, info.commit, "items")
         path = info.key.directory(self.root).parent / info.commit.items["file"]
         check_no_links(self.root, [path])
-        return read_items(path, info.commit.items, n=info.commit.n)
+        return read_items(path, info.commit.items, n=info.commit.n, columns=columns)
 
     def failures(self, name: str, *, revision: str | None = None) -> pl.DataFrame:
         """Return the items of a set that have no embedding, with the reason."""

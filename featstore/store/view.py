@@ -209,7 +209,9 @@ class Selection:
         return rows[np.unique(asked, return_index=True)[1]]
 
     def __repr__(self) -> str:
-        splits = ",".join(sorted(self.items["split"].drop_nulls().unique().to_list()))
+        splits = ",".join(
+            sorted(self.table.columns(["split"])["split"].drop_nulls().unique().to_list())
+        )
         form = "".join(f", {transform.name}" for transform in self.transforms)
         return printable(
             f"{type(self).__name__}({self.key}, encoder={self.encoder}, "
@@ -266,16 +268,17 @@ class Selection:
         """
         keep = pl.Series(np.ones(len(self), dtype=bool))
         for column, value in equal.items():
-            if column not in self.items.columns:
-                raise UnknownColumnError(
-                    unknown_name(
-                        "column", column, self.items.columns, where=f"in the items of {self.key}"
-                    )
-                )
-            keep &= where_equal(self.items[column], value)
+            try:
+                keep &= where_equal(self.table.columns([column])[column], value)
+            except pl.exceptions.ColumnNotFoundError as err:
+                where = f"in the items of {self.key}"
+                message = unknown_name("column", column, self.items.columns, where=where)
+                raise UnknownColumnError(message) from err
         for predicate in predicates:
             try:
-                found = self.items.select(predicate).to_series()
+                names = predicate.meta.root_names()  # none of `pl.all()`
+                items = self.table.columns(names) if names else self.items
+                found = items.select(predicate).to_series()
             except pl.exceptions.ColumnNotFoundError as err:
                 known = listed(self.items.columns, shown=LISTED)
                 raise UnknownColumnError(

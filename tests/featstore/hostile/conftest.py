@@ -15,6 +15,7 @@ import pytest
 
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.files import json_bytes
+from featstore.store.parquet_guard import column_chunks, footer_start
 from featstore.testing import item_table, write_set
 
 
@@ -54,6 +55,13 @@ class Hostile:
         """Make the set use this item table."""
         (self.directory.parent / name).write_bytes(data)
         facts = {"file": name, "bytes": len(data), "sha256": sha256_hex(data)}
+        start = footer_start(len(data), data[-8:])
+        try:
+            places = [place for _, place in column_chunks(data[start:], start)]
+        except (ValueError, IndexError):
+            places = []  # no table: it is refused whatever the hashes of its columns are
+        hashes = [sha256_hex(data[place]) for place in (*places, slice(start, None))]
+        facts["chunks"] = hashes
         self.recommit(lambda document: document.update(items=facts))
 
     def replace_array(self, document: Any) -> None:
