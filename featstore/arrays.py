@@ -320,14 +320,14 @@ def _matrix(rows: Any) -> tuple[Any, str]:
         dtype = "bfloat16" if bits else rows.dtype.name
     else:
         if hasattr(rows, "__arrow_c_array__") or hasattr(rows, "__arrow_c_stream__"):
-            rows = _vectors(pl.Series(rows))
+            rows = vectors(pl.Series(rows))
         elif getattr(getattr(rows, "dtype", None), "kind", "") == "O" and rows.ndim == 1:
-            rows = _vectors(pl.Series(list(rows)))  # of pandas or NumPy: vectors as objects
+            rows = vectors(pl.Series(list(rows)))  # of pandas or NumPy: vectors as objects
         elif not hasattr(rows, "shape"):
             try:
                 rows = np.asarray(rows)
             except ValueError:  # lists of different lengths
-                rows = _vectors(pl.Series(rows))
+                rows = vectors(pl.Series(rows))
         dtype = np.dtype(rows.dtype).newbyteorder("=").name
         if dtype == "bfloat16":  # of ml_dtypes, as JAX has it
             rows = np.asarray(rows).view("<u2")
@@ -339,7 +339,7 @@ def _matrix(rows: Any) -> tuple[Any, str]:
     return rows, dtype
 
 
-def _vectors(column: pl.Series) -> np.ndarray:
+def vectors(column: pl.Series) -> np.ndarray:
     """Return a column of vectors as a matrix."""
     if not isinstance(column.dtype, pl.List | pl.Array):
         raise ManifestError(f"Rows are vectors; got a column of {column.dtype}.")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.arrays import Given, items_of, write_given
+from featstore.arrays import Given, items_of, vectors, write_given
 from featstore.errors import (
     LISTED,
     FeatstoreError,
@@ -306,17 +306,9 @@ def _read_parquet(source: Path, array: str) -> Rows:
     table = _table(source)
     if array not in table.columns or not table.schema[array].is_nested():
         raise ManifestError(f"{source} has no column {array!r} of vectors. Say which with --array.")
-    column = table[array]
-    lengths = column.list.len() if isinstance(column.dtype, pl.List) else None
-    if column.null_count() or (lengths is not None and lengths.n_unique() != 1):
-        raise ManifestError(
-            f"{source}: the vectors of {array!r} have different lengths, or are missing."
-        )
-    width = int(lengths[0]) if lengths is not None else column.dtype.shape[0]  # type: ignore[attr-defined]
-    flat = column.explode().to_numpy().reshape(table.height, width)
     bias = table["bias"].to_numpy() if "bias" in table.columns else None
     items = table.drop(array, "bias", strict=False)
-    return Rows(_matrix(flat, f"{source}: {array}"), items, bias)
+    return Rows(_matrix(vectors(table[array]), f"{source}: {array}"), items, bias)
 
 
 def import_rows(source: Path, *, store: Path, **options: Any) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import filecmp
 import io
 import json
-import os
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.durable import (
-    fsync_directory,
-    make_folders,
-    remove_tree,
-    try_lock,
-    write_durably,
-    write_error,
-)
+from featstore.durable import write_durably, write_error
 from featstore.errors import StoreWriteError, needs_extra, unknown_name
 from featstore.interop import FORMATS
 from featstore.interop.reading import TENSOR_DTYPES, Rows
@@ -30,6 +20,12 @@ from featstore.store.store import FeatureStore
 
 #: Formats that have no bfloat16; the rows become float32, which holds the same values.
 WIDENING = frozenset({"npy", "parquet"})
+
+#: What a file is written of.
+Parts = list[bytes | memoryview]
+
+#: Bytes of a file that are compared at once.
+STEP = 2**24
 
 
 def export_set(
@@ -66,71 +62,48 @@ def export_set(
     rows = Rows(np.ascontiguousarray(view.source.read(view.rows)), view.items, view.bias)
     if form in WIDENING and rows.dtype == "bfloat16":
         rows = replace(rows, data=rows.values(slice(None)))
-    # A folder beside, so that `out` appears whole, and what a kill leaves is found again.
-    beside = out.with_name(f".{out.name}.staged")
-    staged = beside / out.name
-    handle = -1
+    text = info.key.kind in ("caption", "class_name")
+    made = {out / name: parts for name, parts in _files(form, out, rows, text=text).items()}
+    there = [path for path in (out, *out.rglob("*")) if path.is_file()]
+    there = [path for path in there if path.suffix != ".staged"]  # those a kill left
+    if not all(path in made and _holds(path, made[path]) for path in there):
+        raise StoreWriteError(
+            f"{out} exists, with other content. Name another file or folder; nothing was "
+            "overwritten."
+        )
     try:
-        make_folders(beside)
-        if os.name != "nt":  # where folders cannot be opened
-            handle = os.open(beside, os.O_RDONLY)
-        if handle >= 0 and not try_lock(handle):
-            raise StoreWriteError(f"Another process exports to {out}. Wait for it to end.")
-        remove_tree(staged)
-        if form == "npy":
-            _write_npy(staged, rows, text=info.key.kind in ("caption", "class_name"))
-        elif form == "safetensors":
-            _write_safetensors(staged, rows)
-        elif form == "parquet":
-            _write_parquet(staged, rows)
-        else:
-            _write_h5(staged, rows)
-        if not out.exists():
-            staged.rename(out)
-            fsync_directory(out.parent)
-        elif not _same(staged, out):
-            raise StoreWriteError(
-                f"{out} exists, with other content. Name another file or folder; nothing was "
-                "overwritten."
-            )
-    except StoreWriteError:
-        raise
+        for path, parts in made.items():
+            if path not in there:
+                write_durably(path, parts, sealed=True)
     except OSError as err:
         raise write_error(out, err) from err
-    finally:
-        if handle < 0 or try_lock(handle):
-            remove_tree(beside)
-        if handle >= 0:
-            os.close(handle)
     return out
 
 
-def _same(one: Path, other: Path) -> bool:
-    """Return whether two files, or all files of two folders, have the same bytes."""
-    names = [
-        {path.relative_to(root).as_posix() for path in (root, *root.rglob("*")) if path.is_file()}
-        for root in (one, other)
-    ]
-    return names[0] == names[1] and all(
-        filecmp.cmp(one / name, other / name, shallow=False) for name in names[0]
-    )
+def _holds(path: Path, parts: Parts) -> bool:
+    """Return whether a file has these bytes, and no others."""
+    with path.open("rb") as file:
+        views = [memoryview(part) for part in parts]
+        pieces = (view[at : at + STEP] for view in views for at in range(0, len(view), STEP))
+        return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
 
 
-def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    write_durably(path, parts, sealed=True)
-
-
-def _write_npy(out: Path, rows: Rows, *, text: bool) -> None:
-    """Write clip-retrieval's folder: img_emb or text_emb, and metadata, one part each."""
-    name = "text_emb" if text else "img_emb"
+def _files(form: str, out: Path, rows: Rows, *, text: bool) -> dict[str, Parts]:
+    """Return what is written, name below `out` -> parts; the matrix of a folder comes last."""
     items = rows.items if rows.items is not None else pl.DataFrame()
-    _write(out / "metadata" / "metadata_0.parquet", [table_bytes(items)])
-    if rows.bias is not None:
-        _write(out / "bias.npy", _npy(rows.bias))
-    _write(out / name / f"{name}_0.npy", _npy(rows.data))
+    if form == "npy":
+        # clip-retrieval's folder, one part each.
+        name = "text_emb" if text else "img_emb"
+        found: dict[str, Parts] = {"metadata/metadata_0.parquet": [table_bytes(items)]}
+        found |= {} if rows.bias is None else {"bias.npy": _npy(rows.bias)}
+        return found | {f"{name}/{name}_0.npy": _npy(rows.data)}
+    if form == "parquet":
+        columns = {"embedding": rows.data} | ({} if rows.bias is None else {"bias": rows.bias})
+        return {"": [table_bytes(items.with_columns(pl.Series(k, v) for k, v in columns.items()))]}
+    return {"": _safetensors(rows) if form == "safetensors" else _h5(rows, out.name)}
 
 
-def _write_safetensors(out: Path, rows: Rows) -> None:
+def _safetensors(rows: Rows) -> Parts:
     header: dict[str, Any] = {}
     tensors = _tensors(rows)
     end = 0
@@ -144,35 +117,25 @@ def _write_safetensors(out: Path, rows: Rows) -> None:
     # Written here, as its format says: the library writes bfloat16 only out of torch.
     text = json.dumps(header).encode("ascii")
     text += b" " * (-len(text) % 8)
-    parts = [len(text).to_bytes(8, "little"), text]
-    _write(out, [*parts, *(data.reshape(-1).view(np.uint8).data for data in tensors.values())])
+    return [len(text).to_bytes(8, "little"), text, *map(_bytes, tensors.values())]
 
 
-def _write_parquet(out: Path, rows: Rows) -> None:
-    items = rows.items if rows.items is not None else pl.DataFrame()
-    columns = [pl.Series("embedding", rows.data)]
-    if rows.bias is not None:
-        columns.append(pl.Series("bias", rows.bias))
-    _write(out, [table_bytes(items.with_columns(columns))])
-
-
-def _write_h5(out: Path, rows: Rows) -> None:
-    """Write contiguous datasets, and item_id as text that every HDF5 reader shows."""
-    with needs_extra(f"Writing {out.name}"):
+def _h5(rows: Rows, name: str) -> Parts:
+    """Return contiguous datasets, and item_id as text that every HDF5 reader shows."""
+    with needs_extra(f"Writing {name}"):
         import h5py
 
     # In memory: where a disk is full, the library ends the process instead of raising.
-    with h5py.File(out, "w", driver="core", backing_store=False) as file:
-        for name, data in _tensors(rows).items():
-            dataset = file.create_dataset(name, data=data)
-            if name == "embedding" and rows.dtype == "bfloat16":
+    with h5py.File(name, "w", driver="core", backing_store=False) as file:
+        for tensor, data in _tensors(rows).items():
+            dataset = file.create_dataset(tensor, data=data)
+            if tensor == "embedding" and rows.dtype == "bfloat16":
                 dataset.attrs["featstore_dtype"] = "bfloat16"
         if rows.items is not None:
             ids = rows.items["item_id"].to_list()
             file.create_dataset("item_id", data=ids, dtype=h5py.string_dtype())
         file.flush()
-        image = file.id.get_file_image()
-    _write(out, [image])
+        return [file.id.get_file_image()]
 
 
 def _tensors(rows: Rows) -> dict[str, Any]:
@@ -185,9 +148,12 @@ def _tensors(rows: Rows) -> dict[str, Any]:
     return found
 
 
-def _npy(data: np.ndarray) -> Iterator[bytes | memoryview]:
-    """Yield the parts of a .npy file: the array itself is not copied."""
+def _npy(data: np.ndarray) -> Parts:
+    """Return the parts of a .npy file: the array itself is not copied."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(data))
-    yield header.getvalue()
-    yield np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+    return [header.getvalue(), _bytes(data)]
+
+
+def _bytes(data: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(data).reshape(-1).view(np.uint8).data

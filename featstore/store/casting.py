@@ -25,9 +25,9 @@ from featstore.store.layout import (
     ArrayLayout,
     LayoutError,
     blank_value,
+    from_bfloat16,
     to_bfloat16,
 )
-from featstore.store.staging import N_THREADS, workers
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +37,6 @@ EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
 
 #: Values looked at together: two bytes each, they stay in the processor's cache.
 _AT_ONCE = 2**16
-
-#: Values worth a thread of their own: converting them takes a millisecond.
-_A_THREAD = 2**20
 
 
 @dataclass(frozen=True)
@@ -171,7 +168,8 @@ def _convert(rows: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | Non
     if dtype == "bfloat16":
         with np.errstate(over="ignore", invalid="ignore"):
             return to_bfloat16(rows), None
-    return _in_dtype(rows, stored), None
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(rows).astype(stored, order="C", copy=False), None
 
 
 @functools.cache
@@ -184,27 +182,17 @@ def _numkong() -> Any:
     return numkong
 
 
-def _in_dtype(rows: np.ndarray, stored: np.dtype[Any]) -> np.ndarray:
-    """Return the rows as a C-ordered array of this dtype: themselves if they are one."""
-    if type(rows) is np.ndarray and rows.dtype == stored and rows.flags.c_contiguous:
-        return rows
-    data = np.empty(rows.shape, stored)
-    n_parts = max(1, min(N_THREADS, data.size // _A_THREAD))
-    cuts = [len(data) * part // n_parts for part in range(n_parts + 1)]
-
-    def convert(part: int) -> None:
-        here = slice(cuts[part], cuts[part + 1])
-        # A thread has its own error state: it is set here, not around the threads.
-        with np.errstate(over="ignore", invalid="ignore"):
-            data[here] = rows[here]
-
-    others = [workers().submit(convert, part) for part in range(1, n_parts)]
-    try:
-        convert(0)
-    finally:
-        for other in others:
-            other.result()
-    return data
+def decode(stored: np.ndarray, dtype: str, out: np.ndarray) -> np.ndarray:
+    """Convert stored values to floats of `out`'s dtype, in `out`; the bits of NaN may differ."""
+    if dtype == "bfloat16":
+        wide = from_bfloat16(stored, out if out.dtype == np.float32 else None)
+        if wide is not out:
+            np.copyto(out, wide, casting="same_kind")
+    elif dtype == "float16" and out.dtype == np.float32 and (numkong := _numkong()) is not None:
+        numkong.astype(stored, "float32", out=out)
+    else:
+        np.copyto(out, stored, casting="same_kind")
+    return out
 
 
 def finite_rows(data: np.ndarray, dtype: str) -> np.ndarray:

@@ -28,7 +28,6 @@ _PROT_NONE = 0
 _WILLNEED = 3  # likewise
 _FAILED = ctypes.c_void_p(-1).value
 _HUGE = 2**21
-_MAX_MAPS = Path("/proc/sys/vm/max_map_count")
 
 
 class MappingUnavailableError(OSError):
@@ -113,12 +112,6 @@ def check_mappable(layout: ArrayLayout) -> None:
             f"A shard's {shard_bytes:,} bytes are no whole number of pages of {mmap.PAGESIZE:,} "
             "bytes, so the next shard cannot follow it in memory."
         )
-    # Leave half of the process's maps to others.
-    if layout.n_files > _max_maps() // 2:
-        raise MappingUnavailableError(
-            f"The array has {layout.n_files:,} files, too many to map at once (vm.max_map_count "
-            f"is {_max_maps():,})."
-        )
 
 
 def advise_soon(address: int, size: int) -> None:
@@ -158,11 +151,3 @@ def _libc() -> Any:
     libc.madvise.argtypes = [pointer, size, number]
     libc.mincore.argtypes = [pointer, size, pointer]
     return libc
-
-
-@functools.cache
-def _max_maps() -> int:
-    try:
-        return int(_MAX_MAPS.read_text())
-    except (OSError, ValueError):
-        return 65_530  # Linux's default; macOS has no such limit

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ _MAGIC = b"PAR1"
 def _structure(data: Any, position: int, n_bytes: int) -> tuple[dict[int, Any], int]:
     """Return a structure of Thrift's compact protocol, field number -> value, and where it ends.
 
-    Only whole numbers, lists and structures have a value. ValueError, IndexError or RecursionError
-    where the bytes are no structure.
+    Whole numbers, texts, lists and structures have a value. ValueError, IndexError or
+    RecursionError where the bytes are no structure.
     """
     left = _MOST_VALUES + n_bytes // _VALUE_BYTES
 
@@ -83,9 +83,9 @@ def _structure(data: Any, position: int, n_bytes: int) -> tuple[dict[int, Any], 
             return [value(head & 0x0F) for _ in range(size)]
         if kind not in _SKIPPED:
             raise ValueError(f"its metadata has a value of unknown type {kind}")
-        n_skipped = varint() if kind == _TEXT else _SKIPPED[kind]
-        position += n_skipped
-        return None
+        size = varint() if kind == _TEXT else _SKIPPED[kind]
+        position += size
+        return bytes(data[position - size : position]) if kind == _TEXT else None
 
     def structure() -> dict[int, Any]:
         nonlocal position
@@ -101,7 +101,9 @@ def _structure(data: Any, position: int, n_bytes: int) -> tuple[dict[int, Any], 
     return structure(), position
 
 
-def table_bytes(table: pl.DataFrame, *, row_group_size: int | None = None) -> bytes:
+def table_bytes(
+    table: pl.DataFrame, *, row_group_size: int | None = None, statistics: bool = False
+) -> bytes:
     """Return a table as the bytes of a Parquet file that `unpack` takes for so many rows.
 
     The same rows give the same bytes. zstd packs regular texts more tightly than anybody believes
@@ -118,7 +120,7 @@ def table_bytes(table: pl.DataFrame, *, row_group_size: int | None = None) -> by
             buffer,
             compression=compression,
             compression_level=3 if compression == "zstd" else None,
-            statistics=False,
+            statistics=statistics,
             row_group_size=row_group_size,
         )
         data = buffer.getvalue()
@@ -135,7 +137,12 @@ def table_bytes(table: pl.DataFrame, *, row_group_size: int | None = None) -> by
 
 
 def read_table(
-    data: bytes, *, where: str, schema: Mapping[str, Any], rows: int = 0
+    data: bytes,
+    *,
+    where: str,
+    schema: Mapping[str, Any],
+    rows: int = 0,
+    columns: Sequence[str] | None = None,
 ) -> pl.DataFrame:
     """Return the table in `data`, the bytes of a Parquet file.
 
@@ -149,6 +156,8 @@ def read_table(
         Columns that must be there, without nulls, and their polars types: texts or bytes.
     rows : int
         Number of rows that something else vouches for, such as the commit of the set.
+    columns : sequence of str, optional
+        Read these alone; the bytes of the others are not looked at.
 
     Raises
     ------
@@ -156,7 +165,7 @@ def read_table(
         If it is not Parquet, would unpack to far more than it is, or lacks a column.
     """
     try:
-        table = unpack(data, rows=rows)
+        table = unpack(data, rows=rows, columns=columns)
         for column in schema.keys() & set(table.columns):
             # Rows of one entry of a dictionary share its bytes, but these columns are copied.
             _allow(int(table[column].cast(pl.Binary).bin.size().sum()), len(data), rows)
@@ -170,22 +179,30 @@ def read_table(
     return table
 
 
-def unpack(data: bytes, *, rows: int = 0) -> pl.DataFrame:
-    """Return the table in `data`, the bytes of a Parquet file; `rows` as of `read_table`.
+def unpack(data: bytes, *, rows: int = 0, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Return the table in `data`, the bytes of a Parquet file; `rows`, `columns` as `read_table`.
 
     Raises
     ------
     ValueError
         If it is not Parquet, or would unpack to far more than it is; the message is the reason.
     """
-    check_sizes(data, rows=rows)
+    check_sizes(data, rows=rows, columns=columns)
     try:
-        return pl.read_parquet(io.BytesIO(data), use_statistics=False)
+        return pl.read_parquet(
+            data, columns=None if columns is None else list(columns), use_statistics=False
+        )
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as err:
         raise ValueError((str(err).splitlines() or [type(err).__name__])[0][:200]) from err
 
 
-def check_sizes(data: Any, *, rows: int | None = 0, pages: bool = True) -> None:
+def check_sizes(
+    data: Any,
+    *,
+    rows: int | None = 0,
+    pages: bool = True,
+    columns: Sequence[str] | None = None,
+) -> None:
     """Raise ValueError if what the file claims cannot be true of its size and number of rows.
 
     Only the footer and, with `pages`, the headers of pages are looked at, so a file is read
@@ -200,23 +217,62 @@ def check_sizes(data: Any, *, rows: int | None = 0, pages: bool = True) -> None:
         reads a few rows at a time.
     pages : bool
         False takes the footer's word for what its pages unpack to.
+    columns : sequence of str, optional
+        Take the footer's word for all columns but these.
     """
     if len(data) < 12 or data[:4] != _MAGIC or data[-4:] != _MAGIC:
         raise ValueError("it does not begin and end as Parquet does")
-    length = int.from_bytes(data[-8:-4], "little")
-    start = len(data) - 8 - length
+    start = footer_start(len(data), data[-8:])
     if start < 4:
-        raise ValueError(f"its footer of {length:,} bytes is longer than the file")
+        raise ValueError(f"its footer of {len(data) - 8 - start:,} bytes is longer than the file")
     try:
         footer, _ = _structure(data[start:-8], 0, len(data))
         rows = _size(footer[3]) if rows is None else rows
-        _allow(_unpacked_bytes(data, footer, pages=pages), len(data), rows)
+        _allow(_unpacked_bytes(data, footer, pages=pages, columns=columns), len(data), rows)
     except (LookupError, TypeError, AttributeError, RecursionError) as err:
         # A field of another type than the footer's: found by fuzzing.
         raise ValueError(f"its footer lacks {err}") from err
 
 
-def _unpacked_bytes(data: Any, footer: dict[int, Any], *, pages: bool) -> int:
+def column_chunks(footer: bytes, start: int) -> list[tuple[str, slice]]:
+    """Return the columns' chunks of a Parquet file, in order: name and place, up to the next.
+
+    Parameters
+    ----------
+    footer : bytes
+        The file from `start` on.
+
+    Raises
+    ------
+    ValueError
+        If they do not lie one behind the other, from the fifth byte to the footer.
+    """
+    try:
+        groups = _structure(footer[:-8], 0, start + len(footer))[0][4]
+        chunks = [chunk[3] for group in groups for chunk in group[1]]
+        names, places = [chunk[3][0].decode() for chunk in chunks], [*map(_place, chunks)]
+    except (LookupError, TypeError, AttributeError, RecursionError) as err:
+        raise ValueError(f"its footer lacks {err}") from err
+    starts = [place.start for place in places] + [start]
+    behind = all(place.stop <= after for place, after in zip(places, starts[1:], strict=True))
+    if starts[0] != min(start, len(_MAGIC)) or not behind:
+        raise ValueError("its columns do not lie one behind the other")
+    return list(zip(names, map(slice, starts, starts[1:]), strict=True))
+
+
+def footer_start(size: int, end: bytes) -> int:
+    """Return where the footer begins of a Parquet file of this size and these last eight bytes."""
+    return size - 8 - int.from_bytes(end[:4], "little")
+
+
+def _place(chunk: Mapping[int, Any]) -> slice:
+    start = min(_size(chunk[9]), _size(chunk.get(11, chunk[9])))
+    return slice(start, start + _size(chunk[7]))
+
+
+def _unpacked_bytes(
+    data: Any, footer: dict[int, Any], *, pages: bool, columns: Sequence[str] | None
+) -> int:
     """Return the memory that a reader of all columns allocates."""
     # Values of a fixed length are copied out of a dictionary, row by row.
     widths = [max(_CELL_BYTES, _size(leaf.get(2, 0))) for leaf in footer[2] if 5 not in leaf]
@@ -229,7 +285,8 @@ def _unpacked_bytes(data: Any, footer: dict[int, Any], *, pages: bool) -> int:
             if packed > len(data):
                 raise ValueError("its columns are larger than the file")
             # A column of lists has more values than rows; each costs memory like a row.
-            unpacked, values = _page_sizes(data, chunk) if pages else (0, 0)
+            looked_at = pages and (columns is None or chunk[3][0].decode() in columns)
+            unpacked, values = _page_sizes(data, chunk) if looked_at else (0, 0)
             more = max(values, _size(chunk[5])) - rows
             total += max(unpacked, _size(chunk[6])) + max(0, more) * _CELL_BYTES
     return total
@@ -237,10 +294,9 @@ def _unpacked_bytes(data: Any, footer: dict[int, Any], *, pages: bool) -> int:
 
 def _page_sizes(data: Any, chunk: Mapping[int, Any]) -> tuple[int, int]:
     """Return the bytes and values that the pages of a column unpack to, header by header."""
-    position = min(_size(chunk[9]), _size(chunk.get(11, chunk[9])))
-    end = position + _size(chunk[7])
-    unpacked = values = 0
-    while position < end:
+    place, unpacked, values = _place(chunk), 0, 0
+    position = place.start
+    while position < place.stop:
         page, position = _structure(data, position, len(data))
         unpacked += _size(page[2])
         position += _size(page[3])

@@ -153,8 +153,13 @@ _COMMIT: dict[str, Check] = {
     "block_rows": _integer(MAX_BLOCK_ROWS),
     "blocks": (_are_digests, "a list of hashes"),
     "items": (
-        lambda items: _is_facts(items, "file") and _is_inside(items["file"], depth=1),
-        "a file of a name that a store can hold, its bytes and its sha256",
+        lambda items: (
+            _is_facts(items, "file", "chunks")
+            and _is_inside(items["file"], depth=1)
+            and _are_digests(items["chunks"])
+            and bool(items["chunks"])
+        ),
+        "a file of a name that a store can hold, its bytes and hashes",
     ),
     "metadata": (
         lambda files: _are_files(files),
@@ -235,7 +240,7 @@ class Commit:
     blocks : tuple of str
         Hash of each block's rows, as stored.
     items : dict
-        ``{"file", "bytes", "sha256"}`` of the item table.
+        ``{"file", "bytes", "sha256", "chunks"}`` of the item table.
     metadata : dict
         Relative path of each small file of the set -> its bytes and sha256.
     shard_rows : int

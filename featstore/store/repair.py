@@ -36,12 +36,12 @@ from featstore.store.listing import Damage, Listed, SetRecords, find_damage, rea
 from featstore.store.lock import Claim, claim_set, folder_lock
 from featstore.store.log import NAME as LOG
 from featstore.store.log import Log, read_log, rebuilt_log
-from featstore.store.parquet_guard import read_table, table_bytes
+from featstore.store.parquet_guard import read_table
 from featstore.store.records import REVISIONS, Commit, read_commit
 from featstore.store.rows import RowSource
 from featstore.store.staging import end_claim
 from featstore.store.store import FeatureStore
-from featstore.store.tables import MAX_ITEM_BYTES
+from featstore.store.tables import MAX_ITEM_BYTES, item_bytes
 from featstore.store.verify import Problem, verify_store
 from featstore.store.writer import settle_set
 
@@ -291,7 +291,7 @@ def derive_items(directory: Path, commit: Commit, *tables: pl.DataFrame) -> byte
     """Return the item table of a commit: the beginning of one of `tables`, or of one beside it."""
     for table in (*tables, *_item_tables(directory.parent)):
         if table.height >= commit.n:
-            data = table_bytes(table.head(commit.n))
+            data = item_bytes(table.head(commit.n))
             if sha256_hex(data) == commit.items["sha256"]:
                 return data
     return None

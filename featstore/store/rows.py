@@ -14,16 +14,15 @@ import reprlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
 from featstore.errors import CorruptStoreError
 from featstore.store.blocks import proven
 from featstore.store.files import OpenFile, check_sizes, opened
-from featstore.store.layout import DTYPES, ArrayLayout, from_bfloat16
+from featstore.store.layout import DTYPES, ArrayLayout
 from featstore.store.mapping import MappingUnavailableError, advise_soon, is_resident, map_array
 from featstore.store.records import Commit
 
@@ -154,17 +153,6 @@ def gather(array: np.ndarray, rows: np.ndarray, out: np.ndarray | None = None) -
     return np.take(array, rows, axis=0, out=out, mode="clip")
 
 
-def decode(stored: np.ndarray, dtype: str, out: np.ndarray) -> np.ndarray:
-    """Convert stored values to floats of `out`'s dtype, in `out`."""
-    if dtype != "bfloat16":
-        np.copyto(out, stored, casting="same_kind")
-    elif out.dtype == np.float32:
-        from_bfloat16(stored, out)
-    else:
-        np.copyto(out, from_bfloat16(stored), casting="same_kind")
-    return out
-
-
 Mode = Literal["auto", "map", "pread"]
 MODES: tuple[str, ...] = get_args(Mode)
 
@@ -284,57 +272,20 @@ class PreadRows(_Rows):
         """Return the rows in `out` or a new array."""
         check_bounds(rows, self._layout.n)
         out = self._new(rows, out)
-        with _Cursor(self._directory, self._layout, self._open_file) as cursor:
-            if is_run(rows):
-                cursor.fill(int(rows[0]), out)
-                return out
-            order = np.argsort(rows, kind="stable")
-            ordered = rows[order]
-            for part in _ranges(ordered, self._layout.row_bytes):
-                first = int(ordered[part.start])
-                wanted = ordered[part] - first
-                found = np.empty((int(wanted[-1]) + 1, self._layout.dim), dtype=out.dtype)
-                cursor.fill(first, found)
-                out[order[part]] = gather(found, wanted)
+        order = np.argsort(rows, kind="stable")
+        ordered, row_bytes = rows[order], self._layout.row_bytes
+        files = ordered // (self._layout.shard_rows or self._layout.n)
+        for file in np.unique(files).tolist():
+            first, last = np.searchsorted(files, [file, file + 1])
+            begin = self._layout.file_rows(file).start
+            with self._open_file(self._directory, self._layout, file) as descriptor:
+                for part in _ranges(ordered[first:last], row_bytes):
+                    wanted = ordered[first:last][part]
+                    found = np.empty((int(wanted[-1] - wanted[0]) + 1, out.shape[1]), out.dtype)
+                    target = found.reshape(-1).view(np.uint8).data
+                    _read_exactly(descriptor, int(wanted[0] - begin) * row_bytes, target)
+                    out[order[first:last][part]] = gather(found, wanted - wanted[0])
         return out
-
-
-class _Cursor:
-    """Reads ranges of rows in ascending order, with one file open at a time."""
-
-    def __init__(self, directory: Path, layout: ArrayLayout, open_file: OpenFile) -> None:
-        self._directory = directory
-        self._layout = layout
-        self._open_file = open_file
-        self._open = ExitStack()
-        self._file = -1
-        self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def fill(self, first: int, out: np.ndarray) -> None:
-        """Fill `out` with consecutive rows beginning at `first`."""
-        per_file = self._layout.shard_rows or self._layout.n
-        done = 0
-        while done < len(out):
-            file, start = divmod(first + done, per_file)
-            count = min(per_file - start, len(out) - done)
-            target = out[done : done + count].reshape(-1).view(np.uint8).data
-            _read_exactly(self._at(file), start * self._layout.row_bytes, target)
-            done += count
-
-    def _at(self, file: int) -> int:
-        if file != self._file:
-            self._open.close()
-            self._descriptor = self._open.enter_context(
-                self._open_file(self._directory, self._layout, file)
-            )
-            self._file = file
-        return self._descriptor
 
 
 def _ranges(ordered: np.ndarray, row_bytes: int) -> Iterator[slice]:

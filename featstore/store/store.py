@@ -25,7 +25,7 @@ from featstore.errors import (
     listed,
     unknown_name,
 )
-from featstore.store.casting import Transform
+from featstore.store.casting import Transform, decode
 from featstore.store.files import (
     check_no_links,
     read_regular,
@@ -49,7 +49,6 @@ from featstore.store.rows import (
     Mode,
     Verify,
     check_rows,
-    decode,
 )
 from featstore.store.tables import (
     ItemTable,
@@ -448,7 +447,7 @@ class FeatureStore:
             items_path = directory.parent / commit.items["file"]
             check_no_links(self.root, [items_path])
             check_items_file(items_path, commit.items)
-        table = ItemTable(lambda: self.item_table(info))
+        table = ItemTable(lambda names: self.item_table(info, names))
         valid = np.arange(commit.n)
         if commit.failed:
             valid = np.flatnonzero(~commit.failed_rows())
@@ -475,12 +474,15 @@ class FeatureStore:
             origin=self._origin(),
         )
 
-    def item_table(self, info: SetInfo) -> pl.DataFrame:
-        """Return the items of a set, failed ones too, in the order of rows; raises as `view`."""
+    def item_table(self, info: SetInfo, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return the items of a set, failed ones too, in the order of rows; raises as `view`.
+
+        With `columns` those alone are read.
+        """
         self.place.fetch(info.key, info.commit, "items")
         path = info.key.directory(self.root).parent / info.commit.items["file"]
         check_no_links(self.root, [path])
-        return read_items(path, info.commit.items, n=info.commit.n)
+        return read_items(path, info.commit.items, n=info.commit.n, columns=columns)
 
     def failures(self, name: str, *, revision: str | None = None) -> pl.DataFrame:
         """Return the items of a set that have no embedding, with the reason."""

@@ -6,22 +6,34 @@ import difflib
 import functools
 import io
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import polars as pl
 
 from featstore.errors import CorruptStoreError
 from featstore.identity import SHORT, sha256_hex
-from featstore.store.files import read_regular, write_file
+from featstore.store.files import open_regular, read_regular, write_file
 from featstore.store.lock import folder_lock
 from featstore.store.log import has_log, list_thumbnails
-from featstore.store.parquet_guard import allowed_bytes, read_table, table_bytes
+from featstore.store.parquet_guard import (
+    allowed_bytes,
+    column_chunks,
+    footer_start,
+    read_table,
+    table_bytes,
+)
 
 #: An item table is refused above this size.
 MAX_ITEM_BYTES = 8 * 2**30
+
+#: Rows of a row group, whose columns have statistics and hashes of their own.
+GROUP_ROWS = 65_536
+
+#: Footers are refused above this size.
+MAX_FOOTER_BYTES = 2**26
 
 
 class ItemFile:
@@ -41,12 +53,16 @@ class ItemFile:
     @functools.cached_property
     def data(self) -> bytes:
         """The bytes of the file."""
-        return table_bytes(self.table)
+        return item_bytes(self.table)
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
-        """Bytes and sha256, as a commit states them."""
-        return {"bytes": len(self.data), "sha256": sha256_hex(self.data)}
+        """Bytes, sha256 and those of the chunks, as a commit states them."""
+        start = footer_start(len(self.data), self.data[-8:])
+        chunks = column_chunks(self.data[start:], start)
+        places = [*(place for _, place in chunks), slice(start, None)]
+        hashes = [sha256_hex(self.data[place]) for place in places]
+        return {"bytes": len(self.data), "sha256": sha256_hex(self.data), "chunks": hashes}
 
     @property
     def sha256(self) -> str:
@@ -59,30 +75,51 @@ class ItemFile:
         return f"items-{self.sha256[:SHORT]}.parquet"
 
 
+def item_bytes(table: pl.DataFrame) -> bytes:
+    """Return an item table as the bytes of its file, of which single columns can be read."""
+    return table_bytes(table, row_group_size=GROUP_ROWS, statistics=True)
+
+
 class ItemTable:
-    """The item table of a selection, read when it is first looked at.
+    """The item table of a selection, read when it is first looked at: column by column, or whole.
 
     Rows can be read without knowing their items, so nothing is read until then.
+
+    Parameters
+    ----------
+    read : callable
+        Returns the columns of some names, or for None all.
     """
 
-    def __init__(self, read: Callable[[], pl.DataFrame]) -> None:
-        self._read: Callable[[], pl.DataFrame] | None = read
-        self._table: pl.DataFrame | None = None
+    def __init__(self, read: Callable[[Sequence[str] | None], pl.DataFrame]) -> None:
+        self._read: Callable[[Sequence[str] | None], pl.DataFrame] | None = read
+        self._known = pl.DataFrame()
         self._lock = threading.Lock()
 
     @property
     def table(self) -> pl.DataFrame:
         """The items."""
         with self._lock:
-            if self._table is None:
-                assert self._read is not None
-                self._table = self._read()
+            if self._read is not None:
+                self._known = self._read(None)
                 self._read = None  # and with it whatever it was read from
-            return self._table
+            return self._known
+
+    def columns(self, names: Sequence[str]) -> pl.DataFrame:
+        """Return some columns; a polars error if there is one of no such name."""
+        with self._lock:
+            lacks = [name for name in names if name not in self._known.columns]
+            if lacks and self._read is not None:
+                self._known = pl.DataFrame([*self._known, *self._read(lacks)])
+            return self._known.select(names)
 
     def take(self, rows: np.ndarray) -> ItemTable:
         """Return the table of these rows, in this order; still unread if this one is."""
-        return ItemTable(lambda: self.table[rows])
+
+        def read(names: Sequence[str] | None) -> pl.DataFrame:
+            return (self.table if names is None else self.columns(names))[rows]
+
+        return ItemTable(read)
 
 
 #: Ids on either side of an unknown one that it is compared with.
@@ -157,19 +194,63 @@ def _unlike_commit(path: Path, size: int) -> CorruptStoreError:
     return CorruptStoreError(f"{path} {what}. The set cannot be read; extract or fetch it again.")
 
 
-def read_items(path: Path, facts: Mapping[str, Any], *, n: int) -> pl.DataFrame:
-    """Read an item table and check it against its commit.
+def read_items(
+    path: Path, facts: Mapping[str, Any], *, n: int, columns: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """Read an item table, or some columns of it, and check what is read against its commit.
 
     Raises
     ------
     CorruptStoreError
         If the file is missing, differs from the commit, or has another number of rows.
+    polars.exceptions.ColumnNotFoundError
+        If it has no such column.
     """
-    data = _read_listed(path, facts)
-    table = read_table(data, where=str(path), schema={"item_id": pl.String}, rows=n)
+    check_items_file(path, facts)
+    try:
+        with open_regular(path) as file:
+            data = _chosen_chunks(file, facts, columns)
+    except (ValueError, MemoryError) as err:
+        raise CorruptStoreError(
+            f"{path} is not a table that a store holds: {str(err) or 'it is too large'}."
+        ) from err
+    if data is None:
+        raise _unlike_commit(path, facts["bytes"])
+    schema = {} if columns is not None and "item_id" not in columns else {"item_id": pl.String}
+    table = read_table(data, where=str(path), schema=schema, rows=n, columns=columns)
     if table.height != n:
         raise CorruptStoreError(f"{path} has {table.height:,} items; its commit says {n:,}.")
     return table
+
+
+def _chosen_chunks(
+    file: IO[bytes], facts: Mapping[str, Any], columns: Sequence[str] | None
+) -> bytes | None:
+    """Return the file with zeros for columns not asked for; None if it differs from the commit."""
+    size, hashes = facts["bytes"], facts["chunks"]
+    file.seek(max(0, size - 8))
+    start = footer_start(size, file.read(8))
+    if not start >= 4 or size - start > MAX_FOOTER_BYTES:
+        return None
+    file.seek(start)
+    footer = file.read(size - start)
+    if sha256_hex(footer) != hashes[-1]:
+        return None
+    chunks = column_chunks(footer, start)
+    unknown = {*(columns or ())} - {name for name, _ in chunks}
+    if unknown:
+        raise pl.exceptions.ColumnNotFoundError(", ".join(sorted(unknown)))
+    file.seek(0)
+    parts = [file.read(4)]
+    for (name, place), digest in zip(chunks, hashes, strict=False):
+        if columns is not None and name not in columns:
+            parts.append(bytes(place.stop - place.start))
+            continue
+        file.seek(place.start)
+        parts.append(file.read(place.stop - place.start))
+        if sha256_hex(parts[-1]) != digest:
+            return None
+    return b"".join([*parts, footer])
 
 
 def failures_file(metadata: Mapping[str, Any]) -> str | None:

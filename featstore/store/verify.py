@@ -290,7 +290,7 @@ class _Verification:
             self._tables.add(seen)
             if self.full:
                 try:
-                    read_items(self.root / one.path, one.facts, n=one.commit.n)
+                    read_items(self.root / one.path, one.commit.items, n=one.commit.n)
                 except CorruptStoreError as err:
                     wrong.append(f"cannot be opened: {err}")
         if wrong:

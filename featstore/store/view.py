@@ -6,10 +6,11 @@ what it is (space, revision, rows, transforms), so that whatever is computed fro
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 import polars as pl
@@ -26,9 +27,10 @@ from featstore.errors import (
     unknown_name,
 )
 from featstore.identity import canonical_json, sha256_hex
-from featstore.store.casting import Center, Normalize, Transform, as_tensor
+from featstore.store.casting import Center, Normalize, Transform, as_tensor, decode
 from featstore.store.layout import DTYPES, INTEGERS
-from featstore.store.rows import ForeseeingRows, Mode, RowSource, decode, row_numbers
+from featstore.store.neighbours import Neighbours, nearest
+from featstore.store.rows import ForeseeingRows, Mode, RowSource, row_numbers
 from featstore.store.tables import ItemTable, closest, join_ids, values_of, where_equal
 
 if TYPE_CHECKING:
@@ -207,7 +209,9 @@ class Selection:
         return rows[np.unique(asked, return_index=True)[1]]
 
     def __repr__(self) -> str:
-        splits = ",".join(sorted(self.items["split"].drop_nulls().unique().to_list()))
+        splits = ",".join(
+            sorted(self.table.columns(["split"])["split"].drop_nulls().unique().to_list())
+        )
         form = "".join(f", {transform.name}" for transform in self.transforms)
         return printable(
             f"{type(self).__name__}({self.key}, encoder={self.encoder}, "
@@ -264,16 +268,17 @@ class Selection:
         """
         keep = pl.Series(np.ones(len(self), dtype=bool))
         for column, value in equal.items():
-            if column not in self.items.columns:
-                raise UnknownColumnError(
-                    unknown_name(
-                        "column", column, self.items.columns, where=f"in the items of {self.key}"
-                    )
-                )
-            keep &= where_equal(self.items[column], value)
+            try:
+                keep &= where_equal(self.table.columns([column])[column], value)
+            except pl.exceptions.ColumnNotFoundError as err:
+                where = f"in the items of {self.key}"
+                message = unknown_name("column", column, self.items.columns, where=where)
+                raise UnknownColumnError(message) from err
         for predicate in predicates:
             try:
-                found = self.items.select(predicate).to_series()
+                names = predicate.meta.root_names()  # none of `pl.all()`
+                items = self.table.columns(names) if names else self.items
+                found = items.select(predicate).to_series()
             except pl.exceptions.ColumnNotFoundError as err:
                 known = listed(self.items.columns, shown=LISTED)
                 raise UnknownColumnError(
@@ -290,27 +295,14 @@ class Selection:
         return self.take(chosen)
 
     def take(self, rows: np.ndarray | Sequence[int]) -> Self:
-        """Return these rows of the view (numbers, or a boolean mask), in this order.
+        """Return these rows of the view (as in brackets, but always a view), in this order.
 
         Raises
         ------
         IndexError
-            If a number is outside the view, or `rows` is neither.
+            If a number is outside the view, or `rows` is something else.
         """
-        index = np.asarray(rows)
-        if index.dtype == bool and index.shape == (len(self),):
-            index = np.flatnonzero(index)
-        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
-            raise IndexError(
-                f"Rows are numbers, or a mask of {len(self):,} booleans; got {index.dtype} of "
-                f"shape {index.shape}."
-            )
-        index = index.astype(np.int64)
-        if index.size and (int(index.min()) < 0 or int(index.max()) >= len(self)):
-            raise IndexError(
-                f"Rows {int(index.min()):,} to {int(index.max()):,} are outside 0 to "
-                f"{len(self) - 1:,} of {self.key}."
-            )
+        index = np.atleast_1d(row_numbers(rows, len(self), self._first))
         bias = None if self.bias is None else self.bias[index]
         return replace(self, rows=self.rows[index], table=self.table.take(index), bias=bias)
 
@@ -470,6 +462,60 @@ class Selection:
             if foreseen is not None:
                 foreseen.prefetch(self.rows[:0])  # also where the caller broke off
 
+    def nearest(
+        self, rows: np.ndarray, k: int, *, metric: Literal["cosine", "dot"] = "cosine"
+    ) -> Neighbours:
+        """Return the k rows that are nearest to each query, exactly, and their scores.
+
+        Every row is looked at, as the view hands it out, in blocks and on all cores: a view may be
+        larger than memory. The first search of a view also measures the length of each row, which
+        the view then remembers. Of equal scores the lower rows come first. Rows without a finite
+        score are never returned, such as rows of zeros by their cosine.
+
+        Parameters
+        ----------
+        rows : array of shape (q, d) or (d,)
+            Queries, such as ``other.numpy()``.
+        k : int
+            If the view has fewer rows, all of them are returned.
+        metric : {"cosine", "dot"}
+            What is largest: the cosine, or the dot product.
+
+        Raises
+        ------
+        ValueError
+            If `k` is not positive, there is no such metric, or a query has another width, a value
+            that is not finite or, for a cosine, only zeros.
+
+        Examples
+        --------
+        >>> view = open_store("store").view(toy_store("store")["image"])
+        >>> found = view.nearest(view[:2].numpy(), 3)
+        >>> found.ids[:, 0].tolist() == view.items["item_id"][:2].to_list()
+        True
+        >>> found.rows.shape, found.scores[:, 0].round(6)
+        ((2, 3), array([1., 1.]))
+        """
+        return nearest(self, rows, k, metric)
+
+    @functools.cached_property
+    def norms(self) -> np.ndarray:
+        """L2 norms of the rows, as far as `nearest` has measured them: float32, or float64; NaN."""
+        return np.full(len(self), np.nan, np.result_type(self.dtype, np.float32))
+
+    def pieces(self, start: int, stop: int, values: int) -> Iterator[np.ndarray]:
+        """Yield the rows from one number to another, at most so many values at a time.
+
+        They are for reading, and until the next: stored rows that need no change are not copied.
+        """
+        found = self.source.read(self.rows[start:stop])
+        size = max(1, values // self.dim)
+        as_stored = self.source.dtype == self.dtype.name and not self.transforms
+        out = None if as_stored else np.empty((size, self.dim), self.dtype)
+        for first in range(0, len(found), size):
+            some = found[first : first + size]
+            yield some if out is None else self._handed_out(some, out[: len(some)])
+
     def torch_dataset(self) -> TorchRows:
         """Return the rows as a dataset for `torch.utils.data.DataLoader`; see `TorchRows`."""
         return TorchRows((self,))
@@ -521,11 +567,14 @@ class Selection:
         `stored` and `out` are buffers of at least as many rows, of the stored dtype and of the
         view's.
         """
-        shape = (rows.size, self.dim)
-        out = np.empty(shape, self.dtype) if out is None else out[: rows.size]
+        out = np.empty((rows.size, self.dim), self.dtype) if out is None else out[: rows.size]
         if DTYPES[self.source.dtype] == self.dtype:
             stored = out  # nothing to convert: rows that must be copied are copied there
         found = self.source.read(rows, None if stored is None else stored[: rows.size])
+        return self._handed_out(found, out)
+
+    def _handed_out(self, found: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Return rows as they are stored, converted and transformed, in `out`."""
         if not self.transforms:
             if not np.may_share_memory(out, found):
                 decode(found, self.source.dtype, out)
@@ -534,7 +583,7 @@ class Selection:
         precise = np.result_type(
             np.float32, self.dtype, np.float64 if self.source.dtype == "float64" else np.float32
         )
-        work = out if precise == self.dtype else np.empty(shape, precise)
+        work = out if precise == self.dtype else np.empty(out.shape, precise)
         if not np.may_share_memory(work, found):
             decode(found, self.source.dtype, work)
         for transform in self.transforms:

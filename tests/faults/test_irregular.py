@@ -100,7 +100,6 @@ _ALLOWED = {
     "store/base.py": {"resume_journal"},  # Journal.open
     "store/files.py": {"open_descriptor", "open_regular"},
     "store/lock.py": {"folder_lock", "boot_id"},  # a folder; /proc
-    "store/mapping.py": {"_max_maps"},  # /proc
     "store/parquet_guard.py": {"_memory_bytes"},  # what the system says of it
     "store/rows.py": {"_read_exactly"},  # an open file
     "share/publish.py": {"_copy_file"},

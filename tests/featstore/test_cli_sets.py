@@ -134,7 +134,7 @@ def test_show_for_people_is_aligned_and_short(
 def _view(rows: np.ndarray) -> EmbeddingsView:
     items = pl.DataFrame({"item_id": [str(i) for i in range(len(rows))]})
     return EmbeddingsView(
-        source=MemoryRows(rows), rows=np.arange(len(rows)), table=ItemTable(lambda: items),
+        source=MemoryRows(rows), rows=np.arange(len(rows)), table=ItemTable(lambda _: items),
         key="a/b/c", encoder="x:y", space_id="", set_id="", revision_id="",
     )  # fmt: skip
 

@@ -33,15 +33,3 @@ def test_of_more_names_the_closest_are_listed_and_the_others_counted():
     assert said.startswith("No thing named 'n121'. Known things: n12, ")
     assert said.endswith(" and 10 others (things ls). Did you mean 'n12'?")
     assert sum(name in said.split("Did")[0].split(".")[1] for name in THIRTEEN) == 3
-
-
-def test_names_unlike_any_known_one_get_no_suggestion():
-    assert unknown_name("thing", "zzz", THIRTEEN).endswith(" and 10 others.")
-
-
-def test_nothing_known_is_said():
-    assert unknown_name("thing", "x", []) == "No thing named 'x'. Known things: none."
-
-
-def test_a_name_that_is_known_twice_is_listed_once():
-    assert unknown_name("thing", "x", ["a", "a"]) == "No thing named 'x'. Known things: a."

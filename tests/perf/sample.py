@@ -68,14 +68,21 @@ def make_sample(root: Path) -> Sample:
     return Sample(root, key, items, block)
 
 
-def write_set(store: Path, items: pl.DataFrame, block: np.ndarray, name: str = "timm:toy") -> str:
-    """Write the rows as a set and return its key."""
+def write_set(
+    store: Path,
+    items: pl.DataFrame,
+    block: np.ndarray,
+    name: str = "timm:toy",
+    dtype: str = "float16",
+) -> str:
+    """Write a row for each item, or the same block over and over, and return the set's key."""
     with SetWriter(
-        store, SetSpec("d", "image", name, {"name": name}, "float16"), items, block.shape[1],
+        store, SetSpec("d", "image", name, {"name": name}, dtype), items, block.shape[1],
     ) as writer:  # fmt: skip
         for number in writer.pending():
             where = writer.layout.block_slice(number)
-            writer.write_block(number, block[: where.stop - where.start])
+            whole = len(block) == items.height
+            writer.write_block(number, block[where if whole else slice(where.stop - where.start)])
         writer.finish()
     return str(writer.key)
 

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.perf import store_opening, store_peers, store_reading, store_writing
+from tests.perf import store_nearest, store_opening, store_peers, store_reading, store_writing
 from tests.perf.engine import Figure
 from tests.perf.sample import DIM, N, make_sample
 
@@ -26,5 +26,5 @@ def figures(out: Path) -> Iterator[Figure]:
         raise SystemExit(msg)
     with tempfile.TemporaryDirectory(dir=out) as folder:
         sample = make_sample(Path(folder))
-        for module in (store_reading, store_opening, store_peers, store_writing):
+        for module in (store_reading, store_opening, store_nearest, store_peers, store_writing):
             yield from module.figures(sample)

@@ -15,6 +15,7 @@ import pytest
 
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.files import json_bytes
+from featstore.store.parquet_guard import column_chunks, footer_start
 from featstore.testing import item_table, write_set
 from tests.damage import relog
 
@@ -53,6 +54,13 @@ class Hostile:
         """Make the set use this item table."""
         (self.directory.parent / name).write_bytes(data)
         facts = {"file": name, "bytes": len(data), "sha256": sha256_hex(data)}
+        start = footer_start(len(data), data[-8:])
+        try:
+            places = [place for _, place in column_chunks(data[start:], start)]
+        except (ValueError, IndexError):
+            places = []  # no table: it is refused whatever the hashes of its columns are
+        hashes = [sha256_hex(data[place]) for place in (*places, slice(start, None))]
+        facts["chunks"] = hashes
         self.recommit(lambda document: document.update(items=facts))
 
     def answer(self, tmp_path: Path) -> list[str]:

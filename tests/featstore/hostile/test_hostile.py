@@ -100,8 +100,13 @@ COMMITS = {
     "dtype object": ("dtype", "object"), "dtype list": ("dtype", ["float32"]),
     "blocks text": ("blocks", "abc"), "blocks null": ("blocks", None), "no blocks": ("blocks", []),
     "block no hash": ("blocks", [1, 2, 3]), "items null": ("items", None),
-    "items extra": ("items", {"file": "x", "bytes": 1, "sha256": "0" * 64, "module": "os"}),
-    "items endless": ("items", {"file": "x", "bytes": 10**30, "sha256": "0" * 64}),
+    "items extra": ("items", {
+        "file": "x", "bytes": 1, "sha256": "0" * 64, "chunks": ["0" * 64], "module": "os",
+    }),
+    "items endless": ("items", {
+        "file": "x", "bytes": 10**30, "sha256": "0" * 64, "chunks": ["0" * 64],
+    }),
+    "items unhashed": ("items", {"file": "x", "bytes": 1, "sha256": "0" * 64, "chunks": []}),
     "metadata list": ("metadata", []), "metadata null": ("metadata", {"golden.json": None}),
     "failed short": ("failed", "AAAA"), "failed no base64": ("failed", "*"),
     "failed number": ("failed", 7), "failed past the end": ("failed", "AAAAAAAB"),
@@ -171,9 +176,11 @@ def test_large_files_of_zeros_are_no_memory_error(
     with (hostile.directory.parent / name).open("wb") as file:
         file.truncate(SPARSE)
     facts = {"file": name, "bytes": SPARSE, "sha256": "0" * 64}
+    said = "more than this process has memory for"
     if what == "items":
+        facts["chunks"], said = ["0" * 64], "differs from its commit record"
         hostile.recommit(lambda document: document.update(items=facts))
-    _refused(hostile, tmp_path, match="more than this process has memory for")
+    _refused(hostile, tmp_path, match=said)
 
 
 def _parquet(table: pl.DataFrame, **options: Any) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from safetensors.numpy import load_file
 from featstore import FeatstoreError, open_store, write
 from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED, run_command
-from featstore.durable import try_lock
 from featstore.errors import ManifestError, NonFiniteEmbeddingError, StoreWriteError
 from featstore.interop import FORMATS
 from featstore.interop.reading import import_rows, read_rows
@@ -221,26 +219,6 @@ def test_nothing_is_overwritten(store_path: Path, exported: Path) -> None:
             export_set(open_store(store_path), "birds/image/toy", out, form=form)
         assert mine.read_text() == "mine"
     assert len(list(exported.iterdir())) == len(FORMATS)
-
-
-def test_an_export_that_another_process_makes_is_left_alone(
-    store_path: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "out"
-    beside = folder / ".x.parquet.staged"
-    beside.mkdir(parents=True)
-    (beside / "x.parquet").write_bytes(b"half")
-    handle = os.open(beside, os.O_RDONLY)
-    try:
-        assert try_lock(handle)
-        store = open_store(store_path)
-        with pytest.raises(StoreWriteError, match="Another process exports"):
-            export_set(store, "birds/image/toy", folder / "x.parquet", form="parquet")
-        assert (beside / "x.parquet").read_bytes() == b"half"
-    finally:
-        os.close(handle)
-    export_set(store, "birds/image/toy", folder / "x.parquet", form="parquet")
-    assert [path.name for path in folder.iterdir()] == ["x.parquet"]
 
 
 def test_plain_files_with_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -175,7 +175,6 @@ def test_a_failed_mapping_leaves_no_addresses(
     [
         ("sys.platform", "win32", "cannot be mapped at chosen addresses"),
         ("featstore.store.mapping.mmap.PAGESIZE", 2**20, "no whole number of pages"),
-        ("featstore.store.mapping._max_maps", lambda: 10, "too many to map at once"),
     ],
 )
 def test_where_one_range_is_impossible(

@@ -217,9 +217,9 @@ def test_items_are_read_when_asked_for(
     calls = []
     real = store_module.read_items
 
-    def read(path: Path, facts: dict[str, Any], *, n: int) -> pl.DataFrame:
+    def read(path: Path, facts: dict[str, Any], **asked: Any) -> pl.DataFrame:
         calls.append(path.name)
-        return real(path, facts, n=n)
+        return real(path, facts, **asked)
 
     monkeypatch.setattr(store_module, "read_items", read)
     view = open_store(store_path).view(KEY)
