@@ -60,6 +60,7 @@ _SUMMARIES = {
     "ls": "List saved alignments.",
     "show": "Show what a saved alignment was fitted on.",
     "apply": "Project embeddings with a saved alignment.",
+    "export": "Write a saved alignment for other programs.",
     "check": "Check a method, task, encoder, source or dataset of your own.",
     "eval": "Score alignments: suites, tasks, sweeps, tables.",
     "report": "Draw the report of a results folder.",

@@ -14,6 +14,7 @@ from featstore.command_line import CommandGroup, entry_point
         "ls": "fitters.cli.show:ls_command",
         "show": "fitters.cli.show:show_command",
         "apply": "fitters.cli.apply:apply_command",
+        "export": "fitters.cli.apply:export_command",
     },
     epilog="\b\nExample:"
     "\n  fitters fit ridge --store build/demo/store \\"

@@ -1,4 +1,4 @@
-"""The command that applies a saved alignment."""
+"""Commands that apply a saved alignment: apply, export."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from featstore.cli.options import complete_keys
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     StorePlace,
+    count,
     json_option,
     print_json,
     store_option,
@@ -25,6 +26,7 @@ from fitters.errors import unwritable
 from fitters.settings import MOST, Scorer
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
     import polars as pl
 
@@ -263,3 +265,128 @@ def _write(path: Path, data: bytes) -> None:
         write_durably(path, [data])
     except OSError as err:
         raise unwritable(path, err) from err
+
+
+RULE = (
+    "images: z = normalize(normalize(x) - x_mean), where an absent x_mean is 0; "
+    "score of class c = z @ class_rows[c]"
+)
+
+
+@complete_keys
+@click.command(
+    "export",
+    epilog="Example: fitters export build/demo/aligners/ridge-head --store build/demo/store "
+    "--names stamps/class_name/all-MiniLM-L6-v2 -o head.safetensors",
+)
+@click.argument("alignment", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Write to this file, whose name ends in .safetensors or .npz.",
+)
+@store_option("Read --names from this store.", required=False)
+@click.option(
+    "--names",
+    metavar="KEY",
+    help="Export one row for each class of this class-name set: a head generated from class names.",
+)
+@json_option
+def export_command(
+    alignment: Path,
+    out: Path,
+    store: StorePlace | None,
+    names: str | None,
+    as_json: bool,
+) -> None:
+    """Write the arrays of ALIGNMENT as safetensors or npz, never pickle.
+
+    With --names the file also holds `class_rows`: one row per class in the shared
+    space. For `ridge`, whose shared space is the image space, that is a classification head
+    made from text alone; the file says how to use it.
+    """
+    from fitters.saved import read_alignment
+
+    if out.suffix not in (".safetensors", ".npz"):
+        raise usage_error(f"The file must end in .safetensors or .npz; got {out.name!r}.")
+    if names is not None and store is None:
+        raise usage_error("--names needs --store.")
+    fitted = read_alignment(alignment)
+    arrays, facts = _arrays(fitted)
+    if store is not None and names is not None:
+        rows, classes = _class_rows(fitted, store, names)
+        arrays["class_rows"] = rows
+        facts |= {"class_ids": classes, "rule": RULE if _leaves_images(fitted) else ""}
+    _write(out, _pack(arrays, facts, out.suffix))
+    shapes = {name: list(array.shape) for name, array in arrays.items()}
+    if as_json:
+        print_json({"out": str(out), "format": out.suffix[1:], "arrays": shapes})
+        return
+    click.echo(f"Wrote {count(len(shapes), 'array')} to {out}:")
+    TextTable((), [(name, in_words(shape)) for name, shape in shapes.items()], indent=2).show()
+
+
+def _arrays(fitted: Alignment) -> tuple[Arrays, dict[str, Any]]:
+    """Return the fitted arrays of both sides, and what they are."""
+    import numpy as np
+
+    from fitters.saved import fitted_arrays
+
+    arrays: Arrays = {
+        name.removesuffix("_"): array for name, array in fitted_arrays(fitted.aligner).items()
+    }
+    for side in ("x", "y"):
+        mean = getattr(fitted, side).mean
+        if mean is not None:
+            arrays[f"{side}_mean"] = np.asarray(mean)
+    names = ("x_space_id", "y_space_id", "x_encoder", "y_encoder")
+    facts: dict[str, Any] = {name: fitted.facts.get(name) for name in names}
+    # What the package has saved is called as the aligner is: `mlp` for each of the trained ones.
+    method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
+    return arrays, {"method": method, **facts}
+
+
+def _leaves_images(fitted: Alignment) -> bool:
+    """Return whether images are only normalised and centred, so that `RULE` is how to score."""
+    import numpy as np
+
+    side = fitted.x
+    if side.homogeneous or not side.normalize:
+        return False
+    width = getattr(fitted.aligner, "n_features_in_", 0 if side.mean is None else len(side.mean))
+    probe = np.eye(width)[:2]
+    projected = fitted.aligner.project_x(probe) if width else None
+    same = isinstance(projected, np.ndarray) and projected.shape == probe.shape
+    return same and bool(np.all(projected == probe))
+
+
+def _class_rows(
+    fitted: Alignment, store: StorePlace, names: str
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    import numpy as np
+
+    from featstore.store.store import open_store
+    from fitters.from_store import project_view
+
+    texts = open_store(store).view(names).class_texts()
+    rows = project_view(fitted, texts)
+    dense = rows if isinstance(rows, np.ndarray) else rows.toarray()
+    return dense, texts.items["class_id"].to_list()
+
+
+def _pack(arrays: Arrays, facts: dict[str, Any], suffix: str) -> bytes:
+    import json
+
+    import numpy as np
+
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
+    ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    if suffix == ".safetensors":
+        from safetensors.numpy import save
+
+        return bytes(save(ordered, metadata={"headstock": text}))
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, headstock=np.array(text), **ordered)
+    return buffer.getvalue()

@@ -118,6 +118,7 @@ WRITES = (
     Command("fitters fit, moments", _MOMENTS, "toy"),
     Command("fitters fit, trained",
             f"fitters fit paper-mlp {_FIT} {_HEAD} -o mlp --epochs 2", "toy"),
+    Command("fitters export", "fitters export ridge -o ridge.safetensors", **_FITTED),
     Command("fitters apply", "fitters apply ridge --store store --view toy/image/toy -o rows.npy",
             **_FITTED),
     Command("bench run", "bench run --suite smoke --method conse --source head -o results",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from scipy.sparse import load_npz
 
 from featstore import open_store
@@ -24,7 +25,7 @@ from fitters.jobs import fit_from_store
 from fitters.methods import Method
 from fitters.scorers import csls
 from fitters.settings import FitRequest
-from tests.fitters.toy_store import HEAD, IMAGES, NAMES, X, Y, write_toy_store
+from tests.fitters.toy_store import CLASSES, HEAD, IMAGES, NAMES, P, X, Y, write_toy_store
 from tests.goldens.world import SETS, write_world
 
 
@@ -353,6 +354,7 @@ def test_asif_is_sparse_to_the_end(
     assert len(json.loads(capsys.readouterr().out)["near"]) == 40
     # 30 head rows and 30 training images are the anchors.
     assert load_npz(tmp_path / "rows.npz").shape == (40, 60)
+    assert _run("export", out, "--store", store, "--names", NAMES, "-o", tmp_path / "h.npz") == 0
 
 
 def test_an_assignment_of_all_inputs_together_says_so(
@@ -376,6 +378,49 @@ def test_the_settings_of_asif_can_be_chosen(
     assert "first five" in choice["criterion"]
     assert _fit(store, tmp_path / "b", "--top-k", "3", "--power", "2", method="asif") == 0
     assert "(top-k 3, power 2)" in capsys.readouterr().out
+
+
+def test_export_holds_a_head_that_scores_like_the_alignment(
+    store: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "head.safetensors"
+    assert _run("export", ridge, "--store", store, "--names", NAMES, "-o", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["arrays"]["class_rows"] == [CLASSES, P]
+    with safe_open(out, framework="numpy") as file:
+        meta = json.loads(file.metadata()["headstock"])
+        rows, mean = file.get_tensor("class_rows"), file.get_tensor("x_mean")
+    opened = open_store(store)
+    images = opened.view(X).numpy().astype(np.float64)
+    # The rule that the file states, by hand.
+    z = images / np.linalg.norm(images, axis=1, keepdims=True) - mean
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    fitted = read_alignment(ridge)
+    texts = opened.view(NAMES).class_texts()
+    direct = fitted.project_x(images) @ fitted.project_y(texts.numpy()).T
+    np.testing.assert_allclose(z @ rows.T, direct, atol=1e-6)
+    assert meta["class_ids"] == texts.items["class_id"].to_list()
+    assert meta["rule"].startswith("images: z = normalize")
+
+
+@pytest.mark.parametrize("method", ["ridge-x2y", "cca", "asif", "conse"])
+def test_the_rule_is_stated_only_where_it_holds(store: Path, tmp_path: Path, method: str) -> None:
+    """Where images are mapped too, class rows alone do not say how to score them."""
+    assert _fit(store, tmp_path / "a", method=method) == 0
+    out = tmp_path / "head.safetensors"
+    assert _run("export", tmp_path / "a", "--store", store, "--names", NAMES, "-o", out) == 0
+    with safe_open(out, framework="numpy") as file:
+        assert json.loads(file.metadata()["headstock"])["rule"] == ""
+
+
+def test_export_as_npz_needs_no_pickle(
+    ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "arrays.npz"
+    assert _run("export", ridge, "-o", out) == 0
+    assert "coef    8 × 12" in capsys.readouterr().out
+    with np.load(out, allow_pickle=False) as arrays:
+        assert json.loads(str(arrays["headstock"]))["method"] == "ridge"
+        assert arrays["coef"].shape == (8, 12)
 
 
 FIT = ["fit", "ridge", "--store", "S", "--x", X, "--head", HEAD, "--head-names", NAMES, "-o", "out"]
@@ -412,6 +457,8 @@ BAD = [
     (["apply", "R", "--store", "S", "--view", X, "-o", "o.pkl"], 2, ".npy"),
     (["apply", "R", "--store", "S", "--view", "toy/caption/st:other", "-o", "o.npy"], 1,
      "fitted on timm:toy"),
+    (["export", "R", "-o", "o.pkl"], 2, ".safetensors or .npz"),
+    (["export", "R", "-o", "o.npz", "--names", NAMES], 2, "needs --store"),
     (["apply", "R", "--text", "a", "--store", "none", "--near", X, "--split", "s"], 2,
      "--split has no effect without --view"),
     (["apply", "R", "--store", "S", "--view", X, "--near", Y, "--weights", "w"], 2,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from featstore import open_store
 from featstore.command_line import run_command
@@ -167,14 +168,20 @@ def test_what_cannot_be_saved_is_named(plain, make_world, tmp_path):
         save_alignment(tmp_path / "a", made)
 
 
-def test_the_command_line_applies_it(plain, store, tmp_path):
+def test_the_command_line_applies_and_exports_it(plain, store, tmp_path):
     out, sets = tmp_path / "a", ("--store", store, "--x", X)
     assert run("fit", "plain", *sets, "--head", HEAD, "--head-names", NAMES, "-o", out) == 0
-    rows = tmp_path / "rows.npy"
+    rows, head = tmp_path / "rows.npy", tmp_path / "head.safetensors"
     assert run("apply", out, "--store", store, "--view", X, "--near", Y, "-o", rows) == 0
     fitted, images = read_alignment(out), open_store(store).view(X).numpy()
     assert_same(np.load(rows), fitted.project_x(images))
     assert run("apply", out, "--store", store, "--view", X, "-o", tmp_path / "rows.npz") == 2
+    assert run("export", out, "--store", store, "--names", NAMES, "-o", head) == 0
+    with safe_open(head, framework="numpy") as file:
+        meta, coef = json.loads(file.metadata()["headstock"]), file.get_tensor("coef")
+    assert_same(coef, fitted.aligner.coef_)
+    # It leaves images as they are, so that its class rows are a head.
+    assert (meta["method"], meta["rule"][:7]) == ("plain", "images:")
 
 
 def test_a_saved_one_says_how_it_is_registered(plain, make_world, tmp_path):
