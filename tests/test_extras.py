@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import shlex
@@ -39,43 +38,27 @@ FASTER = {"numkong": "NumPy converts to the same bits"}
 #: Files in which people read what to do.
 TEXTS = frozenset({".py", ".md", ".ipynb", ".toml", ".html", ".js", ".json"})
 
-#: A process in which no optional package is known to a finder, nor its metadata. It imports what
-#: needs none, and runs each line in a child of its own, where all are known but one.
-SERVER = """
-import json, os, sys
-from importlib import import_module
+#: Python runs this at its start. No finder knows the hidden packages, nor their metadata.
+SITECUSTOMIZE = """
+import os, sys
 from importlib.machinery import PathFinder
 
-hidden = set(sys.argv[1].split(","))
+HIDDEN = frozenset(os.environ["HIDDEN_MODULES"].split(","))
 
 class WithoutHidden(PathFinder):
     @classmethod
     def find_spec(cls, fullname, path=None, target=None):
-        if fullname.partition(".")[0] in hidden:
+        if fullname.partition(".")[0] in HIDDEN:
             return None
         return PathFinder.find_spec(fullname, path, target)
 
     @classmethod
     def find_distributions(cls, *args, **kwargs):
         for found in PathFinder.find_distributions(*args, **kwargs):
-            if found.name.replace("-", "_").lower() not in hidden:
+            if found.name.replace("-", "_").lower() not in HIDDEN:
                 yield found
 
 sys.meta_path[:] = [WithoutHidden if f is PathFinder else f for f in sys.meta_path]
-for name in ("polars", "sklearn.linear_model", "featstore.cli", "fitters.cli", "bench.cli.main",
-             "featstore.store", "featstore.manifest.io", "fitters", "bench"):
-    import_module(name)
-for request in sys.stdin:
-    asked = json.loads(request)
-    if child := os.fork():
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-        continue
-    hidden = {asked["hidden"]}
-    os.dup2(os.open(asked["said"], os.O_WRONLY | os.O_CREAT), 2)
-    os.dup2(2, 1)
-    sys.argv[1:] = asked["words"]
-    exec(asked["code"], {"__name__": "__main__"})
-    sys.exit(0)
 """
 
 MAIN = {
@@ -149,6 +132,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     from pyarrow import parquet
 
     root = tmp_path_factory.mktemp("places")
+    (root / "site").mkdir()
+    (root / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
     (root / "pictures").mkdir()
     Image.new("RGB", (8, 8), "red").save(root / "pictures" / "a.png")
     picture = (root / "pictures" / "a.png").read_bytes()
@@ -164,50 +149,33 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         command = [sys.executable, "-c", MAIN["featstore"], "manifests", *made.split()]
         subprocess.run(command, cwd=root, check=True, capture_output=True, env=_environment())
     return {
-        "store": str(root / "store"), "labels": str(root / "labels"),
+        "site": str(root / "site"), "store": str(root / "store"), "labels": str(root / "labels"),
         "images": str(root / "images"), "parquet": str(root / "a.parquet"),
         "saved": str(root / "saved"), "h5": str(root / "a.h5"), "csv": str(root / "items.csv"),
     }  # fmt: skip
 
 
-def _environment() -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+def _environment(*folders: str) -> dict[str, str]:
+    path = os.pathsep.join([*folders, str(ROOT), os.environ.get("PYTHONPATH", "")])
     return os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[subprocess.Popen[str]]:
-    """What runs lines without a package; see `SERVER`."""
-    optional = {package_of(requirement) for required in EXTRAS.values() for requirement in required}
-    hidden = ",".join(IMPORTED_AS.get(name, name) for name in sorted(optional))
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER, hidden], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, env=_environment(),
-    ) as found:  # fmt: skip
-        yield found
-        assert found.stdin is not None
-        found.stdin.close()
 
 
 @pytest.mark.parametrize(
     ("extra", "hidden", "line"), CASES, ids=[f"{c[0]}-{c[1]}-{n}" for n, c in enumerate(CASES)]
 )
 def test_a_missing_package_names_what_its_extra_requires(
-    extra: str, hidden: str, line: str, places: dict[str, str], tmp_path: Path,
-    server: subprocess.Popen[str],
-) -> None:  # fmt: skip
+    extra: str, hidden: str, line: str, places: dict[str, str], tmp_path: Path
+) -> None:
     filled = line.format(**places, out=str(tmp_path))
     name = filled.split(" ", 1)[0]
-    code, words = (MAIN[name], filled.split()[1:]) if name in MAIN else (filled, [])
-    module, errors = IMPORTED_AS.get(hidden, hidden), tmp_path / "said"
-    request = {"hidden": module, "code": code, "words": words, "said": str(errors)}
-    assert server.stdin is not None
-    assert server.stdout is not None
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
-    code = server.stdout.readline()
-    said = errors.read_text().splitlines()
-    assert code == "1\n", said
+    words = [MAIN[name], *filled.split()[1:]] if name in MAIN else [filled]
+    module = IMPORTED_AS.get(hidden, hidden)
+    environment = _environment(places["site"]) | {"HIDDEN_MODULES": module}
+    done = subprocess.run(
+        [sys.executable, "-c", *words], env=environment, capture_output=True, text=True, check=False
+    )
+    said = done.stderr.splitlines()
+    assert done.returncode == 1, done.stderr
     packages = shlex.join(PROJECT["optional-dependencies"][extra])
     assert f"needs {module}: pip install {packages}." in said[-1]
     if name in MAIN:
