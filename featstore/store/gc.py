@@ -284,6 +284,7 @@ def remove_set(root: Path, key: str) -> int:
             update_log(root, drop, claim=claim)
             kind, own = directory.parent, _item_tables(directory)
             with folder_lock(kind):
+                claim.check()  # who has taken over may have written the set anew
                 tables = _unlisted_tables(root, kind, [directory])
                 pictures = [path for path in tables if path.name.startswith("thumbnails-")]
                 freed = _delete_tables(root, [*pictures, *(p for p in tables if p.name in own)])
@@ -310,15 +311,18 @@ def _check_untagged(root: Path, log: Log, key: str) -> None:
 def _empty(directory: Path, claim: Claim) -> int:
     """Delete the folder of a set that the log does not list, and return the bytes freed.
 
-    The commits go first, so that no log is made again from them; the claim goes last.
+    The commits go first, so that no log is made again from them; the claim goes last. Each file is
+    renamed into its folder: who has lost the claim deletes nothing of the set written anew.
     """
-    claim.check()
-    names = sorted(directory.iterdir(), key=lambda path: (path.name != REVISIONS, path.name))
-    freed = sum(delete(path) for path in names if path.name != ".staging")
-    freed += _size(claim.folder.parent)
+    files, folders, odd = walk_store(directory)
+    freed = _size(directory)
+    for name in sorted((*files, *odd), key=lambda name: (not name.startswith(REVISIONS), name)):
+        if not name.startswith(".staging/"):
+            claim.discard(directory / name)
     claim.finish()
-    with contextlib.suppress(OSError):
-        directory.rmdir()
+    for name in (*sorted(folders, reverse=True), "."):
+        with contextlib.suppress(OSError):
+            (directory / name).rmdir()
     return freed
 
 

@@ -330,8 +330,6 @@ class SetWriter:
                 self.layout = self._base.next_layout(self.layout.n, self._limits)
                 # Blocks that stay keep their hashes.
                 self._hash = self._base.commit.hash
-            if not has_log(self.root):
-                update_log(self.root, lambda log: log, claim=self._claim)
             self._staged = StagedFiles(self._claim.folder, self.layout)
             self._journal = resume_journal(
                 self._claim,
@@ -342,6 +340,8 @@ class SetWriter:
                 base=self._base,
                 others=None if self._options.part else claim_folders(self.directory)[1:],
             )
+            if not has_log(self.root):
+                update_log(self.root, lambda log: log, claim=self._claim)
             # Others may find these folders from now on, and publish sets in them.
             self._claim.sync()
         except BaseException as err:
