@@ -138,10 +138,10 @@ perf: $(VENV)/perf.stamp
 	$(BIN)/python -m tests.perf.run $(if $(ONLY),--only $(ONLY))
 
 # On the demo's store too: its real draws, settings chosen each time.
-$(DEMO)/store/catalog.json:
+$(DEMO)/store/log.json:
 	$(MAKE) demo
 
-validate-statistics: $(DEV) $(DEMO)/store/catalog.json
+validate-statistics: $(DEV) $(DEMO)/store/log.json
 	$(BIN)/python -m tests.validation --store $(DEMO)/store --out build/statistics.json
 
 tables: $(DEV)

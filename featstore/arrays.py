@@ -36,8 +36,8 @@ from featstore.store.layout import (
     SetSpec,
     from_bfloat16,
 )
+from featstore.store.log import read_log
 from featstore.store.pairs import EmbeddingsView
-from featstore.store.records import read_pointer
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import join_ids
 from featstore.store.view import BIAS, EMBEDDING, Selection
@@ -466,7 +466,7 @@ def write_given(
     if given.n is not None:
         _check_finite(given.parts(), items["item_id"])
     table, n_old, parts = items, 0, _counted(given, items["item_id"])
-    if read_pointer(spec.directory(root)) is not None:
+    if str(spec.key) in read_log(root).sets:
         before = _Before.of(open_store(root), str(spec.key), given, items, failed)
         parts, n_old = before.new(parts), before.items.height
         if not before.fresh.any():
@@ -554,7 +554,7 @@ class _Before:
                 )
         at = np.full(items.height, -1)
         at[again] = rows
-        return cls(view, store.layout(info), old, items["item_id"], at, failed.keys())
+        return cls(view, info.commit.layout, old, items["item_id"], at, failed.keys())
 
     @property
     def fresh(self) -> np.ndarray:

@@ -19,7 +19,6 @@ from nbclient import NotebookClient
 
 from bench.suites.demo import create_smoke_store
 from featstore import open_store
-from featstore.store.catalog import write_catalog
 
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "from-address-to-table.ipynb"
 
@@ -55,7 +54,6 @@ class _Quiet(SimpleHTTPRequestHandler):
 def address(tmp_path: Path) -> Iterator[str]:
     """A plain file server, which knows neither listings nor ranges, of the synthetic store."""
     create_smoke_store(tmp_path / "store")
-    write_catalog(tmp_path / "store")
     handler = partial(_Quiet, directory=str(tmp_path / "store"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -234,7 +234,7 @@ def _utc(seconds: float) -> str:
 
 
 def _store_sign(names: set[str]) -> list[str]:
-    from featstore.store.catalog import NAME
+    from featstore.store.log import NAME
 
     return [NAME] if names >= {NAME, "zarr.json"} else []
 
@@ -262,10 +262,10 @@ _SIGNS: dict[str, Callable[[set[str]], list[str]]] = {
 
 
 def _store_facts(path: Path) -> dict[str, Any]:
-    from featstore.store.catalog import NAME, parse_catalog
     from featstore.store.files import read_json
+    from featstore.store.log import read_log
 
-    keys = sorted((parse_catalog(read_json(path / NAME)) or {"sets": {}})["sets"])
+    keys = sorted(read_log(path).sets)
     arrays = [read_json(path / key / "embedding" / "zarr.json") for key in keys[:_SIZED]]
     bits = [int("0" + re.sub(r"\D", "", str(array.get("data_type")))) for array in arrays]
     sizes = [prod(array.get("shape", [0])) * n // 8 for array, n in zip(arrays, bits, strict=True)]

@@ -68,18 +68,18 @@ def _values(name: str, given: Mapping[str, Any]) -> Any:
 
 
 class KeyType(click.types.StringParamType):
-    """The key of a set: the shell completes it from the catalog of the store that was typed."""
+    """The key of a set: the shell completes it from the log of the store that was typed."""
 
     def shell_complete(
         self, ctx: click.Context, _: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Return the keys that begin so, without the digits at their ends."""
-        from featstore.store.catalog import read_catalog
+        from featstore.store.log import read_log
 
         store = ctx.params.get("store")
         with suppress(FeatstoreError, OSError):
-            listed = (read_catalog(store) or {}) if isinstance(store, Path) else {}
-            names = {key.rpartition("-")[0] for key in listed.get("sets", ())}
+            sets = read_log(store).sets if isinstance(store, Path) else {}
+            names = {key.rpartition("-")[0] for key in sets}
             return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
         return []
 

@@ -56,21 +56,18 @@ def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json
     from featstore.remote.objects import writable_objects
     from featstore.share.publish import make_bucket_store
     from featstore.store.gc import make_store
-    from featstore.store.records import StoreFormat
 
     place = parse_address(store)
-    form = None
     if hash_name is not None:
         hash_hex(hash_name, b"")  # its package is missing now, not after hours of extraction
-        form = StoreFormat(hash=hash_name)
     if isinstance(place, Address):
         if shared:
             raise click.UsageError(
                 "--shared is for folders: set the rights of a bucket with its own tools."
             )
-        fresh = make_bucket_store(writable_objects(place), form)
+        fresh = make_bucket_store(writable_objects(place), hash_name)
     else:
-        fresh = make_store(place, shared=shared, form=form)
+        fresh = make_store(place, shared=shared, hash_name=hash_name)
     if as_json:
         print_json({"store": str(store), "new": fresh, "shared": shared})
         return
@@ -295,7 +292,7 @@ def _print_listing(
 ) -> None:
     """Print the sets of a store, what hinders the reading of some, and the totals."""
     from featstore.store.files import refused
-    from featstore.store.records import POINTER
+    from featstore.store.records import REVISIONS
 
     table, sizes, n_rows = [], [], 0
     for key, info in listing:
@@ -315,7 +312,8 @@ def _print_listing(
         sizes.append(opened.stored_bytes(info))
         n_rows += info.commit.n
         shape = (f"{info.commit.n:,}", f"{info.commit.dim:,}", info.commit.dtype)
-        made = age((key.directory(opened.root) / POINTER).stat().st_mtime)
+        record = f"{key}/{REVISIONS}/{info.commit.revision_id}.json"
+        made = age((opened.root / record).stat().st_mtime)
         notes = ", ".join(_notes(info))
         table.append((str(key), *shape, human_bytes(sizes[-1]), made, warning(notes)))
     advice = warning("not finished: run `featstore extract` again")
@@ -353,8 +351,8 @@ def rm_command(store: Path, key: str, force: bool, as_json: bool) -> None:
     KEY may be a short name. Item tables that other sets use stay. A set that a tag names is kept
     until `featstore tag STORE NAME --delete` has dropped the tag.
     """
-    from featstore.store.catalog import resolve_set
     from featstore.store.gc import remove_set
+    from featstore.store.log import resolve_set
     from featstore.store.store import open_store
 
     open_store(store)
@@ -378,7 +376,7 @@ def rm_command(store: Path, key: str, force: bool, as_json: bool) -> None:
 
 def n_revisions(info: SetInfo) -> int:
     """Return the number of published revisions of a set."""
-    return 1 + len(info.attributes.get("history", []))
+    return 1 + len(info.commit.history)
 
 
 @click.command("verify", epilog="Example: featstore verify build/demo/store stamps/image")
@@ -402,8 +400,7 @@ def verify_command(
     (`stamps/image`), or a set as `featstore ls` prints it, with or without the digits at its
     end; every set that it fits is checked. With --key, also whether all was signed by that key.
     """
-    from featstore.store.catalog import resolve_sets
-    from featstore.store.records import SIGNATURE
+    from featstore.store.log import NAME, resolve_sets
     from featstore.store.store import open_store
     from featstore.store.verify import Problem, verify_store
 
@@ -419,7 +416,7 @@ def verify_command(
         try:
             open_store(store, key=key, at_least=at_least)
         except (SignatureError, CorruptStoreError) as err:
-            report.problems.append(Problem(SIGNATURE, f"does not hold: {err}"))
+            report.problems.append(Problem(NAME, f"does not hold: {err}"))
     if as_json:
         print_json(report.as_dict())
     else:
@@ -609,7 +606,7 @@ def sign_command(store: StorePlace, key: Path, new_key: bool, as_json: bool) -> 
     with ProgressBar(f"sign {store}"):
         signature = sign_store(store, key)
     if as_json:
-        print_json({"store": str(store), **signature.document()})
+        print_json({"store": str(store), **vars(signature)})
         return
     click.echo(f"Signed {store}: signature number {signature.counter:,}")
     click.echo(f"Public key: {signature.public_key}")

@@ -12,8 +12,8 @@ A block is put on the condition that there is none: the first one is the block o
 whoever made another takes that one. The golden vectors are agreed on likewise. So all machines that
 share a plan end with the same blocks and the same golden vectors, hence with the same revision, and
 the last step of each is the push of `featstore.share.publish`, which one of them may begin and
-another end. Only then does the set exist for readers. The blocks are removed after the pointer was
-put, never before.
+another end. Only then does the set exist for readers. The blocks are removed after the log lists
+it, never before.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,18 +45,16 @@ from featstore.share.copy import send_thumbnails
 from featstore.share.publish import (
     Relation,
     SetSource,
-    bucket_format,
     make_bucket_store,
     publish,
+    read_present,
     read_record,
-    read_remote_pointer,
-    update_catalog,
 )
 from featstore.store.files import MAX_JSON_BYTES, json_bytes
 from featstore.store.gc import make_store, remove_set
 from featstore.store.layout import SetKey, SetSpec
 from featstore.store.lock import folder_lock
-from featstore.store.records import read_pointer
+from featstore.store.log import Log, read_log
 from featstore.store.staging import BlockRecord
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import ItemFile
@@ -107,7 +106,7 @@ class Bucket:
         self.staging = staging_folder(address, staging)
         self._objects = writable_objects(address)
         make_bucket_store(self._objects)
-        make_store(self.staging, form=bucket_format(self._objects))
+        make_store(self.staging, hash_name=(self._objects.log() or Log()).hash)
         self._begun: dict[SetKey, str] = {}  # folders of blocks that this process works with
 
     def has(self, spec: SetSpec) -> bool:
@@ -118,7 +117,7 @@ class Bucket:
         self, spec: SetSpec, items: ItemFile, *, retry_failed: bool = False
     ) -> ExtractResult | None:
         """Return the result for a set that is published with these very items, else None."""
-        if read_remote_pointer(self._objects, spec.key)[0] is None:
+        if str(spec.key) not in (self._objects.log() or Log()).sets:
             return None
         return published_result(open_store(self.url), spec.key, items, retry_failed=retry_failed)
 
@@ -137,17 +136,15 @@ class Bucket:
         RemoteStoreError, CorruptStoreError
             If the bucket cannot be read or written, or what it holds is damaged.
         """
-        key, directory = spec.key, spec.directory(self.staging)
+        key = spec.key
         with folder_lock(self.staging.parent):  # of several processes of this machine one does it
-            if read_pointer(directory) is not None and self._push(key) in ("newer", None):
+            if self._staged(key) and self._push(key) in ("newer", None):
                 remove_set(self.staging, str(key))
             done = self.finished(spec, items, retry_failed=retry_failed)
             if done is not None:
                 self._tidy(key)
-            elif read_pointer(directory) is None:
-                there, _ = read_remote_pointer(self._objects, key)
-                if there is not None:
-                    self._pull(key)
+            elif not self._staged(key) and str(key) in (self._objects.log() or Log()).sets:
+                self._pull(key)
         return done
 
     def publish(
@@ -168,8 +165,7 @@ class Bucket:
             If the bucket refuses: the set stays in the staging store.
         """
         found = None
-        staged = read_pointer(spec.directory(self.staging))
-        if staged is not None and self._push(spec.key) is None:
+        if self._staged(spec.key) and self._push(spec.key) is None:
             found = self.finished(spec, items, retry_failed=retry_failed)
             if found is None:
                 raise PublishConflictError(
@@ -191,8 +187,7 @@ class Bucket:
         """Yield the settings of unfinished attempts that fit: first that with most blocks."""
         names = [name.split("/") for name, _ in self._objects.names(f"{spec.key}/.staging")]
         blocks = Counter(parts[4] for parts in names if len(parts) == 6)
-        pointer = read_pointer(spec.directory(self.staging)) or {}
-        base = str(pointer.get("revision", ""))
+        base = self._staged(spec.key)
         for folder, _ in blocks.most_common():
             with contextlib.suppress(CorruptStoreError):
                 plan, _ = read_record(self._objects, f"{spec.key}/.staging/{folder}/{_PLAN}")
@@ -211,14 +206,18 @@ class Bucket:
         self._begun[writer.spec.key] = shared.folder
         return shared
 
+    def _staged(self, key: SetKey) -> str:
+        """Return the revision of a set that is finished in the staging store; "" if none is."""
+        return read_log(self.staging).sets.get(str(key), "")
+
     def _push(self, key: SetKey) -> Relation | None:
         """Push a staged set; None if the bucket has a revision that it does not extend."""
         source = SetSource(*_opened(self.staging, key))
         try:
             return publish(self._objects, source)
         except PublishConflictError as err:
-            there, _ = read_remote_pointer(self._objects, key)
-            if there is not None and there["revision"] not in source.history:
+            there = read_present(self._objects, key, self._objects.log())[1]
+            if there and there[0] not in source.info.commit.history:
                 return None
             err.add_note(f"The set is finished in {self.staging}, and can be pushed from there.")
             raise
@@ -231,7 +230,7 @@ class Bucket:
     def _tidy(
         self, key: SetKey, thumbnails: frozenset[str] = frozenset(), ended: str | None = None
     ) -> None:
-        """Do what follows a pointer; here and in the bucket the unfinished set is then gone.
+        """Do what follows publication; here and in the bucket the unfinished set is then gone.
 
         Blocks for an extension of the current revision stay, but for those in the folder `ended`:
         failed items that failed again make no other revision, and are to be tried the next time.
@@ -239,9 +238,11 @@ class Bucket:
         folder = key.directory(self.staging)
         for path in sorted((folder / "runs").glob("*.json")):
             self._objects.create(f"{key}/runs/{path.name}", path.read_bytes())
-        update_catalog(self._objects, [str(key)], thumbnails=thumbnails)
-        there, _ = read_remote_pointer(self._objects, key)
-        base = "" if there is None else str(there["revision"])[:SHORT]
+        if thumbnails:
+            self._objects.update_log(
+                lambda log: replace(log, thumbnails=log.thumbnails | thumbnails)
+            )
+        base = (self._objects.log() or Log()).sets.get(str(key), "")[:SHORT]
         for name, _ in list(self._objects.names(f"{key}/.staging")):
             parts = name.split("/")
             old = len(parts) == 6 and parts[4].split("-")[1:2] != [base]

@@ -20,7 +20,7 @@ import polars as pl
 
 from featstore.address import parse_address
 from featstore.durable import local_folder
-from featstore.encoders.base import PRECISIONS, Encoder
+from featstore.encoders.base import Encoder
 from featstore.errors import (
     EncoderError,
     FeatstoreError,
@@ -43,19 +43,19 @@ from featstore.extraction.progress import ExtractResult, JobLog
 from featstore.extraction.run import encode_sets
 from featstore.extraction.targets import Job
 from featstore.extraction.views import view_items
-from featstore.identity import set_id, space_id
+from featstore.identity import space_id
 from featstore.images import MAX_PIXELS, Resizer
 from featstore.labels import head_items
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.options import take_options
-from featstore.store.catalog import resolve_set
 from featstore.store.files import MAX_METADATA_BYTES, read_json
 from featstore.store.layout import SetKey
 from featstore.store.listing import Damage, find_damage, read_records
 from featstore.store.lock import claim_folders
+from featstore.store.log import resolve_set
 from featstore.store.records import read_commit
-from featstore.store.repair import rebuild_set
+from featstore.store.repair import rebuild_set, repair_log
 from featstore.store.staging import read_journal, settings_of
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.verify import Problem, verify_store
@@ -174,17 +174,17 @@ def repair_set(
     tried = bool(done.left) and source is not None and not dry_run
     if not done.left:
         return done
-    records = read_records(root, set_key)
+    records = read_records(root, set_key, log=repair_log(root, dry_run=True))
     known = records.current is not None
-    if tried and source is not None and known:
-        request = _Request(root, set_key, source, config, records.stated)
+    if tried and source is not None and records.current is not None:
+        request = _Request(root, set_key, source, config, records.current.attributes)
         _extract_again(request, find_damage(records), done)
         left = verify_store(root, [name]).problems
         wrong = {problem.path for problem in left}
         done.rebuilt += [p.path for p in done.left if p.path not in wrong]
         done.left = left
     if done.left and known:
-        damage = find_damage(read_records(root, set_key))
+        damage = find_damage(read_records(root, set_key, log=repair_log(root, dry_run=True)))
         done.bad = [damage.describe(block) for block in damage.blocks]
     if done.left:
         done.commands = next_commands(
@@ -240,7 +240,7 @@ class _Request:
     key: SetKey
     source: Manifest
     config: RepairConfig
-    #: The attributes that the set states, right or wrong.
+    #: The attributes that the set states.
     stated: Mapping[str, Any]
 
     @property
@@ -285,17 +285,9 @@ def _extract_items(request: _Request, damage: Damage) -> ExtractResult:
     """Run the ordinary extraction for the damaged blocks of images or texts."""
     key, before = request.key, damage.commit
     views = _VIEWS.fullmatch(key.dataset)
-    # A digest states the precision, even if the attributes are damaged.
-    precision = next(
-        (one for one in PRECISIONS if before.set_id == set_id(
-            before.space_id, dataset=key.dataset, kind=key.kind, precision=one,
-            dtype=before.dtype,
-        )),
-        PRECISIONS[0],
-    )  # fmt: skip
     config = ExtractConfig(
         dtype=before.dtype,
-        precision=precision,
+        precision=before.attributes["precision"],
         jobs=request.config.jobs,
         views=int(views[2]) if views else 0,
         seed=int(views[3]) if views else 0,
@@ -327,7 +319,7 @@ def _failed_pending(damage: Damage) -> int:
 def _extract_head(request: _Request, damage: Damage) -> ExtractResult:
     """Read rows and bias of a head again."""
     name = _encoder_name(request)
-    stated = _mapping(request.stated.get("facts")).get("label_set")
+    stated = request.stated["facts"].get("label_set")
     choice, _ = recorded_choices(request.directory, name)[0]
     label_set = stated if isinstance(stated, str) else None
     config = HeadConfig(label_set, device=request.config.device or "cpu")
@@ -353,11 +345,7 @@ def _open_encoder(
     name = _encoder_name(request)
     found = recorded_choices(request.directory, name)
     if given is not None and not isinstance(given, str):
-        stated = request.config.space or request.stated.get("space")
-        if not isinstance(stated, Mapping):
-            raise EncoderError(
-                "The set does not say its encoder's space any more. Give space={...} as before."
-            )
+        stated = request.config.space or request.stated["space"]
         facts = {name: value for name, value in stated.items() if name != "family"}
         found = [(EncoderSpec(given, space=facts), found[0][1])]
     elif name.startswith("object:"):
@@ -386,17 +374,13 @@ def _open_encoder(
 
 
 def _encoder_name(request: _Request) -> str:
-    # The folder carries the name with its colon as a point.
-    folder_name = request.key.encoder.rsplit("-", 1)[0].replace(".", ":", 1)
-    stated = request.stated.get("encoder")
     given = request.config.encoder if isinstance(request.config.encoder, str) else None
-    return str(given or stated or folder_name)
+    return str(given or request.stated["encoder"])
 
 
 def _other_space(request: _Request, space: Mapping[str, Any], wanted: str) -> EncoderError:
-    stated = _mapping(request.stated.get("space"))
-    names = {*stated, *space} if stated else set()
-    differ = sorted(name for name in names if stated.get(name) != space.get(name))
+    stated = request.stated["space"]
+    differ = sorted(n for n in {*stated, *space} if stated.get(n) != space.get(n))
     other = f": {', '.join(differ)} differ" if differ else ""
     msg = (
         f"This encoder is not that of {request.key}{other} (space_id {space_id(space)[:8]}, not "
@@ -473,7 +457,8 @@ def next_commands(
         Extracting the damaged blocks was tried, or nothing says what they are: the set must be
         removed and made again.
     """
-    attributes = read_records(root, key).stated
+    current = read_records(root, key, log=repair_log(root, dry_run=True)).current
+    attributes = {} if current is None else current.attributes
     encoder = str(attributes.get("encoder") or key.encoder.rsplit("-", 1)[0].replace(".", ":", 1))
     choice, options = recorded_choices(key.directory(root), encoder)[0]
     chosen = weights or choice.weights

@@ -36,11 +36,11 @@ from featstore.manifest.manifest import Manifest
 from featstore.parallel import available_cores
 from featstore.store import BLOCK_ROWS
 from featstore.store.base import read_base
-from featstore.store.catalog import finished_sets
 from featstore.store.layout import ArrayLayout, LayoutLimits, SetSpec, plan_array
 from featstore.store.lock import claim_folders
+from featstore.store.log import read_log
 from featstore.store.pairs import EmbeddingsView
-from featstore.store.records import read_commit, read_pointer
+from featstore.store.records import read_commit
 from featstore.store.staging import read_journal, settings_of
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import ItemFile
@@ -62,7 +62,7 @@ def finished_result(
     """
     key = spec.key
     settle_set(store, key)
-    if read_pointer(spec.directory(store)) is None:
+    if str(key) not in read_log(store).sets:
         return None
     try:
         return published_result(open_store(store), key, items, retry_failed=retry_failed)
@@ -132,7 +132,7 @@ def find_known_rows(
     """
     # A source's bytes are checked block by block, when they are first read.
     store = FeatureStore(root, verify="first-touch")
-    candidates = _candidates(root, store, spec)
+    candidates = _candidates(store, spec)
     if _HASH not in items.columns or not candidates:
         return None
     wanted = items.select(_HASH).with_row_index("item").drop_nulls()
@@ -171,15 +171,15 @@ def _matches(view: EmbeddingsView, wanted: pl.DataFrame) -> pl.DataFrame:
     return wanted.join(have, on=_HASH, how="inner", maintain_order="left").select("item", "row")
 
 
-def _candidates(root: Path, store: FeatureStore, spec: SetSpec) -> list[SetInfo]:
+def _candidates(store: FeatureStore, spec: SetSpec) -> list[SetInfo]:
     """Return the other finished sets of the space, sorted by key."""
     kinds = next((kinds for kinds in (IMAGE_KINDS, TEXT_KINDS) if spec.kind in kinds), frozenset())
     found = []
-    for directory in finished_sets(root):
-        if directory.parent.name not in kinds:
+    for key in store:
+        if key.split("/")[1] not in kinds:
             continue
         try:
-            info = store.info(str(directory.relative_to(root).as_posix()))
+            info = store.info(key)
         except FeatstoreError:
             continue  # damaged: not a source
         if info.commit.space_id == spec.space_id and info.commit.set_id != spec.set_id:
@@ -497,10 +497,8 @@ def inspect_set(
     state: State = "missing"
     kept = np.zeros(items.height, dtype=bool)
     in_place: set[int] = set()
-    revision = ""
-    pointer = read_pointer(directory)
-    if pointer is not None:
-        revision = str(pointer["revision"])
+    revision = read_log(store).sets.get(str(spec.key), "")
+    if revision:
         commit = read_commit(directory, revision)
         same = commit.items["sha256"] == file.sha256
         retry = retry_failed and commit.n_failed > 0

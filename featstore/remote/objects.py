@@ -25,12 +25,20 @@ from featstore.durable import write_durably, write_error
 from featstore.errors import (
     CorruptStoreError,
     RemoteStoreError,
-    StoreWriteError,
     UnreachableError,
 )
 from featstore.parallel import in_background
-from featstore.store.files import open_regular, pieces, walk_store, write_file
-from featstore.store.lock import folder_lock
+from featstore.store.files import (
+    MAX_JSON_BYTES,
+    MAX_METADATA_BYTES,
+    open_regular,
+    parse_json,
+    pieces,
+    walk_store,
+    write_file,
+)
+from featstore.store.log import NAME as LOG
+from featstore.store.log import ROUNDS, Log, check_unlisted, update_log
 from featstore.store.place import Place
 
 #: Times that an answer is asked for before it is given up; a read that got on begins anew.
@@ -41,6 +49,9 @@ PAUSE = 0.2
 
 #: Seconds that a server is left alone at most because it asks for it.
 LONGEST_PAUSE = 60.0
+
+#: Attempts to replace a log after which the pauses between them grow no longer.
+_LONGEST = 4
 
 #: Bytes that a file of a server may have: every reader of JSON holds this number exactly.
 LARGEST = 2**53 - 1
@@ -408,19 +419,50 @@ class Objects(ABC):
         del prefix
         raise RemoteStoreError(f"{self.address} cannot list its files.")
 
-    @contextlib.contextmanager
-    def hold(self, names: Iterable[str] = ()) -> Iterator[None]:
-        """Let nobody else change records within the block, where there are locks.
-
-        Elsewhere every change is put on a condition.
+    def log(self) -> Log | None:
+        """Return the log of the store in this place; None if there is none.
 
         Raises
         ------
-        StoreWriteError
-            If one of these files is not there any more.
+        CorruptStoreError, FormatVersionError, RemoteStoreError
+            If it is damaged, or of another format, or there is another Zarr group.
         """
-        del names
-        yield
+        return self._tagged_log()[0]
+
+    def _tagged_log(self) -> tuple[Log | None, str]:
+        try:
+            data, tag = self.read_tagged(LOG, limit=MAX_JSON_BYTES)
+        except FileNotFoundError:
+            with contextlib.suppress(FileNotFoundError):
+                group = self.read("zarr.json", limit=MAX_METADATA_BYTES)
+                check_unlisted(parse_json(group, where=self.address), where=self.address)
+            return None, ""
+        return Log.parse(data, where=f"{self.address}/{LOG}"), tag
+
+    def update_log(self, change: Callable[[Log], Log]) -> bool:
+        """Replace the log by what `change` makes of it; False if that is what it was.
+
+        Whatever `change` raises leaves it as it was. It may be called again, for another log, as
+        another writer may come between.
+
+        Raises
+        ------
+        RemoteStoreError
+            If others change it all the time.
+        """
+        for attempt in range(1, ROUNDS + 1):
+            old, tag = self._tagged_log()
+            new = change(old or Log())
+            if new == old:
+                return False
+            data = new.data()
+            if self.replace(LOG, data, tag) if tag else self.create(LOG, data):
+                return True
+            time.sleep(backoff(min(attempt, _LONGEST)))
+        raise RemoteStoreError(
+            f"The log of {self.address} changes all the time. Run the same command again: what was "
+            "sent is there."
+        )
 
     def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
         """Write a file, whether or not there is one."""
@@ -541,31 +583,17 @@ class Objects(ABC):
 
 
 class FolderObjects(Objects):
-    """Files of a store in a folder of this machine; nobody else writes within `hold`."""
+    """Files of a store in a folder of this machine."""
 
     can_write = True
 
     def __init__(self, root: Path) -> None:
         super().__init__(str(root))
         self.root = root
-        #: Whether this process is within `hold`.
-        self.held = False
 
-    @contextlib.contextmanager
-    def hold(self, names: Iterable[str] = ()) -> Iterator[None]:
-        """Let nobody else change records within the block, nor remove a set."""
-        with folder_lock(self.root):
-            for name in names:
-                if not (self.root / name).exists():
-                    raise StoreWriteError(
-                        f"{name} of {self.address} was removed, or written anew, meanwhile: "
-                        "nothing was written. Type the command again."
-                    )
-            self.held = True
-            try:
-                yield
-            finally:
-                self.held = False
+    def update_log(self, change: Callable[[Log], Log]) -> bool:
+        """Replace the log under its lock; see `featstore.store.log.update_log`."""
+        return update_log(self.root, change)
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`."""

@@ -1,8 +1,7 @@
 """A store behind an address, read through the cache: the cache is a place in front of a place.
 
-Whatever a hash names is fetched once and compared with it. The three things that no hash names
-(the root's metadata, the catalog, and the pointer of a set) are asked for by each handle once, and
-kept for when the server cannot be reached.
+Whatever a hash names is fetched once and compared with it. The log, which no hash names, is asked
+for by each handle once, and kept for when the server cannot be reached.
 """
 
 from __future__ import annotations
@@ -12,40 +11,28 @@ import functools
 import os
 import time
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from featstore.durable import write_durably
-from featstore.errors import CorruptStoreError, FeatstoreError, RemoteStoreError, UnreachableError
+from featstore.errors import CorruptStoreError, RemoteStoreError, UnreachableError
 from featstore.parallel import in_background
 from featstore.remote.cache import kept_below, user_cache
 from featstore.remote.rows import REQUESTS, RemoteRows
-from featstore.store.blocks import layout_of
-from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import match_names, read_catalog
 from featstore.store.files import (
     MAX_JSON_BYTES,
-    MAX_METADATA_BYTES,
     facts_of,
-    has_grown_to,
     parse_json,
     same_file,
 )
 from featstore.store.layout import ArrayLayout, SetKey
 from featstore.store.listing import PARTS, Listed, set_files
+from featstore.store.log import NAME as LOG
+from featstore.store.log import Log, read_log
 from featstore.store.place import Place, Progress
-from featstore.store.records import (
-    POINTER,
-    REVISIONS,
-    Commit,
-    belongs,
-    parse_commit,
-    parse_pointer,
-    read_commit,
-    read_pointer,
-)
+from featstore.store.records import REVISIONS, Commit, commit_of, parse_tag, tag_file
 from featstore.store.rows import Mode, RowSource
 from featstore.store.tables import MAX_ITEM_BYTES, MAX_THUMBNAILS_BYTES
 
@@ -58,9 +45,9 @@ T = TypeVar("T")
 class RemotePlace(Place):
     """A remote store, and the mirror and the cache that hold what was read of it.
 
-    It asks for the pointer of a set once: what was published meanwhile is seen by opening the store
-    again. If the server cannot be reached, what was fetched before is read, with a warning that
-    says so. With ``HEADSTOCK_OFFLINE=1`` in the environment the server is never asked.
+    It asks for the log once: what was published meanwhile is seen by opening the store again. If
+    the server cannot be reached, what was fetched before is read, with a warning that says so. With
+    ``HEADSTOCK_OFFLINE=1`` in the environment the server is never asked.
 
     Attributes
     ----------
@@ -87,13 +74,14 @@ class RemotePlace(Place):
         self.offline = os.environ.get("HEADSTOCK_OFFLINE", "") not in ("", "0")
         self._asked: set[SetKey] = set()
         self._coming: dict[tuple[SetKey, str], Future[None]] = {}
-        root = self.root / "zarr.json"
+        root = self.root / LOG
         try:
-            self.refresh("zarr.json", CATALOG)
+            self.refresh()
         except UnreachableError as err:
             if not root.is_file():
                 raise
             self.offline = True
+            self.refresh()
             fetched = time.strftime("%Y-%m-%d", time.localtime(root.stat().st_mtime))
             warnings.warn(
                 f"{self.address} cannot be reached ({str(err)[:200]}): read from the cache, as it "
@@ -101,53 +89,44 @@ class RemotePlace(Place):
                 stacklevel=5,
             )
 
-    def catalog(self) -> dict[str, Any]:
-        """Return the store's catalog.
+    def log(self) -> Log:
+        """Return the log of the store as it was at opening."""
+        return self._log
+
+    def refresh(self) -> None:
+        """Fetch the log, whatever is there; that of a store that is gone goes.
 
         Raises
         ------
         CorruptStoreError
-            If it is missing or damaged.
+            If it is damaged.
+        RemoteStoreError
+            If the server cannot be reached.
         """
-        catalog = read_catalog(self.root)
-        if catalog is None:
-            raise CorruptStoreError(
-                f"{self.address}/{CATALOG} is missing, or not one that featstore writes. Publish "
-                "the store's catalog with it, or push to it once."
-            )
-        return catalog
+        if self.offline:
+            self._log = read_log(self.root)
+            return
+        log = self.objects.log()
+        if log is None:
+            (self.root / LOG).unlink(missing_ok=True)
+        else:
+            self._keep(self.root / LOG, log.data())
+        self._log = log or Log()
 
-    def _keys(self, among: Collection[str] | None) -> list[SetKey]:
-        """Return the keys of the sets that the store lists, or of these."""
-        names = self.catalog()["sets"] if among is None else among
-        return sorted({key for name in names if (key := SetKey.parse(name)) is not None}, key=str)
+    def available(self, revisions: Mapping[str, str]) -> list[str]:
+        """Return the keys of these sets, whose commits are fetched; offline, those that were."""
 
-    def folders(self, among: Collection[str] | None = None) -> list[Path]:
-        """Return the folders of the finished sets, whose records are fetched, sorted by key."""
-        keys = self._keys(among)
+        def fetch(key: str) -> bool:
+            """Damage is said when the set is read."""
+            parsed, name = SetKey(*key.split("/")), f"{REVISIONS}/{revisions[key]}.json"
+            with contextlib.suppress(CorruptStoreError):
+                if not self.offline:
+                    self.fetch_records(parsed, revisions[key])
+            return not self.offline or (parsed.directory(self.root) / name).exists()
+
         with ThreadPoolExecutor(REQUESTS, "records") as pool:
-            there = list(pool.map(self._is_there, keys))
-        return [key.directory(self.root) for key, found in zip(keys, there, strict=True) if found]
-
-    def find(self, name: str, among: Collection[str] | None = None) -> dict[str, Path]:
-        """Return key -> folder of the finished sets that `name` fits; only these are fetched."""
-        name = name.strip("/")
-        keys = {str(key): key for key in self._keys(among)}
-        full = SetKey.parse(name)
-        chosen = [name] if name in keys else match_names(name, keys)
-        if not chosen and full is not None and among is None:
-            keys, chosen = {name: full}, [name]  # younger than the catalog
-        found = {}
-        for text in chosen:
-            self.fetch_records(keys[text])
-            directory = keys[text].directory(self.root)
-            if (directory / POINTER).exists():
-                found[text] = directory
-            elif self.offline:
-                raise RemoteStoreError(
-                    f"{text} of {self.address} is not in the cache, and the server is not asked."
-                )
-        return found
+            keys = sorted(revisions)
+            return [key for key, there in zip(keys, pool.map(fetch, keys), strict=True) if there]
 
     def rows(
         self, key: SetKey, commit: Commit, layout: ArrayLayout, mode: Mode, *, damaged: bool = False
@@ -160,92 +139,33 @@ class RemotePlace(Place):
         """Return a function from the number of a data file to its path in the cache, whole."""
         return self._array(key, commit, layout).fetch_file
 
-    def tags(self) -> list[str]:
-        """Return no name: the catalog lists the tags, and no reader takes another."""
-        return []
+    def fetch_tag(self, name: str, digest: str) -> None:
+        """Fetch the file of a tag, unless it is there."""
+        path = tag_file(name, digest)
+        if not (self.root / path).exists():
+            data = self._read(path, limit=MAX_JSON_BYTES)
+            parse_tag(parse_json(data, where=path), where=f"{self.address}/{path}")
+            self._keep(self.root / path, data)
 
-    def refresh(self, *names: str) -> None:
-        """Fetch files that no hash names, whatever is there; one that the store lacks goes.
+    def fetch_records(self, key: SetKey, *revisions: str) -> None:
+        """Fetch the commits of these revisions of a set, unless they are there.
 
         Raises
         ------
         CorruptStoreError
-            If one is no JSON that a store holds.
+            If a record is missing, or not what its name says.
         RemoteStoreError
-            If the server cannot be reached.
+            If the server cannot be reached, or is not asked.
         """
-        _at_once([functools.partial(self._refresh, name) for name in names])
+        _at_once([functools.partial(self._fetch_commit, key, name) for name in revisions])
 
-    def _refresh(self, name: str) -> None:
-        if self.offline:
-            return
-        try:
-            limit = MAX_METADATA_BYTES if name == "zarr.json" else MAX_JSON_BYTES
-            data = self.objects.read(name, limit=limit)
-        except FileNotFoundError:
-            (self.root / name).unlink(missing_ok=True)
-            return
-        parse_json(data, where=f"{self.address}/{name}")
-        self._keep(self.root / name, data)
-
-    def fetch_records(self, key: SetKey, revision: str | None = None) -> None:
-        """Fetch the pointer of a set, its commit, and the commits whose id begins `revision`.
-
-        Raises
-        ------
-        CorruptStoreError
-            If a record is not what its name says, or the pointer and the commit disagree.
-        """
-        if self.offline:
-            return
-        if key not in self._asked:
-            self._fetch_pointer(key)
-            self._asked.add(key)
-        if revision is not None:
-            attributes = read_pointer(key.directory(self.root)) or {}
-            for name in attributes.get("history", []):
-                if name.startswith(revision):
-                    self._fetch_commit(key, name)
-
-    def _fetch_pointer(self, key: SetKey) -> None:
-        """Fetch a set's pointer and the commit record that it names; the pointer is kept last."""
-        name, directory = f"{key}/{POINTER}", key.directory(self.root)
-
-        def pointer() -> bytes | None:
-            with contextlib.suppress(FileNotFoundError):
-                return self.objects.read(name, limit=MAX_METADATA_BYTES)
-            return None
-
-        def commit_of_catalog() -> None:
-            with contextlib.suppress(FeatstoreError):  # it counts if the pointer names it
-                self._fetch_commit(key, self._listed[str(key)])
-
-        calls: list[Callable[[], bytes | None]] = [pointer]
-        data = _at_once([*calls, commit_of_catalog] if str(key) in self._listed else calls)[0]
-        if data is None:
-            (directory / POINTER).unlink(missing_ok=True)
-            return
-        where = f"{self.address}/{name}"
-        attributes = parse_pointer(parse_json(data, where=where), where=where)
-        commit = self._fetch_commit(key, str(attributes["revision"]))
-        if not belongs(key, attributes, commit):
-            raise CorruptStoreError(
-                f"{where} carries the metadata of another set, or changed metadata."
-            )
-        self._keep(directory / POINTER, data)
-
-    def _fetch_commit(self, key: SetKey, revision: str) -> Commit:
-        """Return a commit record, fetched if it is not there."""
-        directory = key.directory(self.root)
-        name = f"{REVISIONS}/{revision[:64]}.json"
-        if not (directory / name).exists():
-            data = self._read(f"{key}/{name}", limit=MAX_JSON_BYTES)
-            where = f"{self.address}/{key}/{name}"
-            commit = parse_commit(parse_json(data, where=where), where=where)
-            if commit.revision_id != revision:
-                raise CorruptStoreError(f"{where} has another hash than its name. It was not used.")
-            self._keep(directory / name, data)
-        return read_commit(directory, revision)
+    def _fetch_commit(self, key: SetKey, revision: str) -> None:
+        path = key.directory(self.root) / REVISIONS / f"{revision}.json"
+        if not path.exists():
+            name = f"{key}/{REVISIONS}/{revision}.json"
+            data = self._read(name, limit=MAX_JSON_BYTES)
+            commit_of(data, key, revision, where=f"{self.address}/{name}")
+            self._keep(path, data)
 
     def fetch(self, key: SetKey, commit: Commit, *parts: str) -> None:
         """Fetch the small files of a revision: all, or these `featstore.store.listing.PARTS`.
@@ -271,8 +191,8 @@ class RemotePlace(Place):
         self._coming[ready] = in_background(lambda: self._fetch_parts(key, commit, parts))
 
     def fetch_thumbnails(self, folder: str) -> None:
-        """Fetch the thumbnails of ``dataset/kind`` that the catalog lists."""
-        for name in self.catalog()["thumbnails"]:
+        """Fetch the thumbnails of ``dataset/kind`` that the log lists."""
+        for name in sorted(self.log().thumbnails):
             inside, _, file = name.rpartition("/")
             path = self.root / name
             if inside == folder and file.startswith("thumbnails-") and not path.exists():
@@ -284,19 +204,6 @@ class RemotePlace(Place):
         """Fetch all rows of a set."""
         self._array(key, commit, layout).fetch_all(progress)
 
-    @functools.cached_property
-    def _listed(self) -> dict[str, str]:
-        """Key -> revision of the catalog at opening; empty if there is none that can be read."""
-        return dict((read_catalog(self.root) or {"sets": {}})["sets"])
-
-    def _is_there(self, key: SetKey) -> bool:
-        """Return whether there is such a set, damaged or not: reading it raises for the damage."""
-        try:
-            self.fetch_records(key)
-        except CorruptStoreError:
-            return True
-        return (key.directory(self.root) / POINTER).exists()
-
     def _array(
         self, key: SetKey, commit: Commit, layout: ArrayLayout, mode: Mode = "auto"
     ) -> RemoteRows:
@@ -304,20 +211,9 @@ class RemotePlace(Place):
         return RemoteRows(self.objects, array, layout, commit=commit, cache=self.cache, mode=mode)
 
     def _fetch_parts(self, key: SetKey, commit: Commit, parts: Collection[str]) -> None:
-        missing: list[Callable[[], None]] = []
-        layout = layout_of(commit) if "rows" in parts else None
-        for one in set_files(key, commit, layout=layout).values():
-            path = self.root / one.path
-            if one.part not in parts or same_file(path, one.facts):
-                continue
-            if layout is not None and path.name == POINTER and has_grown_to(path.parent, layout):
-                continue  # the commit implies it: what a later revision made of it does not matter
-            data = one.content()
-            if data is not None and facts_of(data) == one.facts:
-                self._keep(path, data)
-            else:
-                missing.append(functools.partial(self._fetch_file, one))
-        _at_once(missing)
+        small = [one for one in set_files(key, commit).values() if one.part in parts]
+        missing = [one for one in small if not same_file(self.root / one.path, one.facts)]
+        _at_once([functools.partial(self._fetch_file, one) for one in missing])
 
     def _fetch_file(self, one: Listed) -> None:
         size = one.facts["bytes"]

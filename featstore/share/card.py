@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import polars as pl
 
 from featstore.datasets import DATASETS
 from featstore.durable import make_folders, write_durably, write_error
-from featstore.errors import CorruptStoreError
 from featstore.identity import sha256_hex
-from featstore.store.catalog import ABOUT, read_catalog, write_catalog
-from featstore.store.records import REVISIONS, commit_bytes, read_root
+from featstore.store.log import ABOUT, Log, has_log, update_log
+from featstore.store.records import REVISIONS, commit_bytes
 from featstore.store.store import FeatureStore, SetInfo
 
 #: Said where nobody stated a licence.
@@ -313,7 +311,7 @@ def croissant_text(metadata: Mapping[str, Any]) -> str:
 
 
 def write_about(folder: Path, card: str, metadata: Mapping[str, Any]) -> None:
-    """Write card and metadata to a folder, and enter them in its catalog if it is a store.
+    """Write card and metadata to a folder, and enter them in its log if it is a store.
 
     The same call again ends well wherever it was stopped.
 
@@ -325,21 +323,21 @@ def write_about(folder: Path, card: str, metadata: Mapping[str, Any]) -> None:
     data = [text.encode() for text in (card, croissant_text(metadata))]
     digests = dict(zip(ABOUT, map(sha256_hex, data), strict=True))
     make_folders(folder)
-    lists = False
-    with contextlib.suppress(CorruptStoreError):
-        lists = read_root(folder) is not None
-    known = (read_catalog(folder) or {}).get("about", {}) if lists else {}
-    stale = {name: "" for name in known if known[name] != digests.get(name)}
-    if stale:
-        # Taken out first, so that no stop leaves a file that the catalog says otherwise of.
-        write_catalog(folder, about=stale)
+
+    def drop(log: Log) -> Log:
+        kept = {name: log.about[name] for name in log.about if log.about[name] == digests[name]}
+        return replace(log, about=kept)
+
+    lists = has_log(folder)
+    if lists:
+        update_log(folder, drop)  # first, so that no stop leaves a file that the log denies
     for name, text in zip(ABOUT, data, strict=True):
         try:
             write_durably(folder / name, [text])
         except OSError as err:
             raise write_error(folder / name, err) from err
     if lists:
-        write_catalog(folder, about=digests)
+        update_log(folder, lambda log: replace(log, about=digests))
 
 
 def _file(

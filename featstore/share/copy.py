@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import polars as pl
 
 from featstore.address import parse_address
 from featstore.errors import (
-    CorruptStoreError,
     FeatstoreError,
     RemoteStoreError,
     SignatureError,
@@ -31,40 +30,21 @@ from featstore.share.card import (
 )
 from featstore.share.publish import (
     ROUNDS,
+    TO_SEND,
     Relation,
     SetSource,
-    bucket_format,
     make_bucket_store,
     publish,
-    read_record,
-    update_catalog,
+    read_present,
 )
-from featstore.store.catalog import (
-    ABOUT,
-    parse_catalog,
-    read_catalog,
-)
-from featstore.store.catalog import NAME as CATALOG
-from featstore.store.files import (
-    MAX_JSON_BYTES,
-    json_bytes,
-)
-from featstore.store.records import (
-    REVISIONS,
-    SIGNATURE,
-    StoreFormat,
-    key_of,
-    read_pointer,
-    tag_document,
-    tag_file,
-)
+from featstore.store.files import MAX_JSON_BYTES, json_bytes
+from featstore.store.layout import SetKey
+from featstore.store.log import ABOUT, MAX_COUNTER, Log
+from featstore.store.records import tag_document, tag_file
 from featstore.store.signature import (
-    MAX_COUNTER,
     Signature,
     check_outside_stores,
-    check_sets,
     private_key,
-    read_signature,
     remember,
     remembered,
     signed_bytes,
@@ -103,25 +83,25 @@ def send_card(opened: FeatureStore, objects: Objects, licences: Mapping[str, str
     licences : mapping
         Dataset -> licence of its items; those that the earlier card states are kept.
     """
-    catalog = bucket_catalog(objects)
+    log = objects.log() or Log()
     old: dict[str, bytes] = {}
     for name in ABOUT:
         with contextlib.suppress(FileNotFoundError):
             old[name] = objects.read(name, limit=MAX_ITEM_BYTES)
-    listed = catalog.get("about", {})
+    listed = log.about
     own = [name for name in ABOUT if name not in old or listed.get(name) == sha256_hex(old[name])]
     if "README.md" in own and "README.md" in old:
         licences = {**stated_licences(old["README.md"].decode()), **licences}
     cards = {
         str(card.info.key): card
         for card in set_cards(opened, licences)
-        if catalog["sets"].get(str(card.info.key)) == card.info.commit.revision_id
+        if log.sets.get(str(card.info.key)) == card.info.commit.revision_id
     }
-    if catalog["sets"].keys() - cards.keys():
+    if log.sets.keys() - cards.keys():
         # What other publishers put there is described as it was before.
         there = set_cards(open_store(objects.pinned()), licences)
         cards = {**{str(card.info.key): card for card in there}, **cards}
-    chosen = [cards[key] for key in sorted(cards) if key in catalog["sets"]]
+    chosen = [cards[key] for key in sorted(cards) if key in log.sets]
     title = objects.address.rsplit("/", 1)[-1]
     metadata = croissant(title, chosen, url=objects.page, files=objects.downloads)
     texts = (hub_card(title, chosen, address=objects.address), croissant_text(metadata))
@@ -130,7 +110,7 @@ def send_card(opened: FeatureStore, objects: Objects, licences: Mapping[str, str
         if data != old.get(name):
             objects.put(name, data)
     digests = {name: sha256_hex(data) for name, data in new.items()}
-    update_catalog(objects, (), about=digests)
+    objects.update_log(lambda log: replace(log, about={**log.about, **digests}))
 
 
 def make_tag(place: str | Path, name: str, *, select: Sequence[str] = ()) -> dict[str, str]:
@@ -167,10 +147,10 @@ def make_tag(place: str | Path, name: str, *, select: Sequence[str] = ()) -> dic
 
 
 def send_tag(place: str | Path | Objects, name: str, revisions: dict[str, str]) -> bool:
-    """Write a tag to a folder or a bucket, in the format of its store.
+    """Write a tag to a folder or a bucket.
 
-    The file comes first, then its entry in the catalog, without which no reader takes it: the same
-    call again ends well wherever it was stopped, and gives a listed tag its file back.
+    The file comes first, then its entry in the log, without which there is no tag: the same call
+    again ends well wherever it was stopped, and gives a listed tag its file back.
 
     Returns
     -------
@@ -180,30 +160,38 @@ def send_tag(place: str | Path | Objects, name: str, revisions: dict[str, str]) 
     Raises
     ------
     StoreWriteError
-        If there is a tag of this name that says something else, or the file system refuses.
+        If there is a tag of this name that says something else, a set does not have the revision
+        that it names any more, or the file system refuses.
     RemoteStoreError
         If the store cannot be written.
     """
     objects = place if isinstance(place, Objects) else writable_objects(parse_address(place))
     document = tag_document(name, revisions)
-    data, path = json_bytes(document), tag_file(name)
-    with objects.hold(f"{key}/{REVISIONS}/{revision}.json" for key, revision in revisions.items()):
-        listed = bucket_catalog(objects).get("tags", {}).get(name)
-        if listed not in (None, document["digest"]):
+    data, digest = json_bytes(document), document["digest"]
+    path = tag_file(name, digest)
+
+    def enter(log: Log) -> Log:
+        if log.tags.get(name, digest) != digest:
             raise taken(objects.address, name)
-        created = objects.create(path, data)
-        if not created and objects.read(path, limit=MAX_JSON_BYTES) != data:
-            if listed is None:
-                raise taken(objects.address, name)
-            objects.put(path, data)
-            return True
-        if listed is None:
-            update_catalog(objects, (), tags={name: document["digest"]})
-        return created or listed is None
+        for key, revision in () if name in log.tags else revisions.items():
+            present = log.sets.get(key) == revision
+            if not (present or revision in read_present(objects, SetKey(*key.split("/")), log)[1]):
+                raise StoreWriteError(
+                    f"{key} of {objects.address} was removed, or written anew, meanwhile: nothing "
+                    "was written. Type the command again."
+                )
+        return replace(log, tags={**log.tags, name: digest})
+
+    enter(objects.log() or Log())
+    created = objects.create(path, data)
+    if not created and objects.read(path, limit=MAX_JSON_BYTES) != data:
+        objects.put(path, data)  # it was damaged
+        created = True
+    return objects.update_log(enter) or created
 
 
 def drop_tag(place: str | Path, name: str) -> bool:
-    """Take a tag out of a store: first out of the catalog, then its file; False if there is none.
+    """Take a tag out of a store: first out of the log, then its file; False if there is none.
 
     Raises
     ------
@@ -211,12 +199,13 @@ def drop_tag(place: str | Path, name: str) -> bool:
         If the store cannot be written.
     """
     objects = writable_objects(parse_address(place))
-    with objects.hold():
-        there = name in open_store(place).tags()
-        if name in bucket_catalog(objects).get("tags", {}):
-            update_catalog(objects, (), tags={name: ""})
-        objects.delete(tag_file(name))
-    return there
+    tags = (open_store(place).log).tags
+    objects.update_log(
+        lambda log: replace(log, tags={one: log.tags[one] for one in log.tags if one != name})
+    )
+    if name in tags:
+        objects.delete(tag_file(name, tags[name]))
+    return name in tags
 
 
 def taken(where: str, name: str) -> StoreWriteError:
@@ -240,45 +229,40 @@ def sign_store(place: str | Path, key: Path) -> Signature:
     Raises
     ------
     SignatureError
-        If the key is none or lies in a store, or a set is not as the catalog lists it.
+        If the key is none or lies in a store, or the store was changed meanwhile.
     CorruptStoreError
         If a record or a tag is damaged.
     StoreWriteError, RemoteStoreError
-        If the store has no catalog, or cannot be written.
+        If the store cannot be written.
     """
     check_outside_stores(key)
     private = private_key(key)
     public = private.public_key().public_bytes_raw().hex()
     objects = writable_objects(parse_address(place))
     store = open_store(place)
-    catalog = read_catalog(store.root)
-    if catalog is None:
-        raise StoreWriteError(
-            f"{store.address} has no catalog: what it holds is not listed. Run `featstore repair`, "
-            "and sign that."
-        )
-    found = {str(info.key): info.commit.revision_id for info in store.sets()}
-    check_sets(found, catalog["sets"], where=store.address, what="listed")
-    for name in store.tags():
+    log = store.log
+    store.sets()
+    for name in log.tags:
         store.tag(name)
-    try:
-        store.place.refresh(SIGNATURE)
-        there = read_signature(store.root, where=store.address)
-    except (SignatureError, CorruptStoreError):
-        there = None  # a damaged one is replaced
-    if there is not None and there.public_key == public and there.covers(catalog):
+    there = Signature.of(log)
+    if there is not None and there.public_key == public and there.covers(log):
         remember(store.address, public, there.counter)  # a kill may have come between the two
         return there
     before = there.counter if there is not None and there.public_key == public else 0
     counter = 1 + max(before, remembered(store.address, public))
     if counter > MAX_COUNTER:
         raise SignatureError(
-            f"{store.address}/{SIGNATURE} has number {before:,}, the highest: somebody forged it. "
-            "Delete it, and sign again."
+            f"{store.address} is signed as number {counter - 1:,}, the highest: somebody forged "
+            "it. Sign by a new key."
         )
-    signed = private.sign(signed_bytes(catalog, counter)).hex()
-    made = Signature(public, counter, signed)
-    objects.put(SIGNATURE, json_bytes(made.document()))
+    made = Signature(public, counter, private.sign(signed_bytes(log, counter)).hex())
+
+    def enter(now: Log) -> Log:
+        if (now.sets, now.tags) != (log.sets, log.tags):
+            raise SignatureError(f"{store.address} was changed meanwhile. Sign it again.")
+        return replace(now, signature=vars(made))
+
+    objects.update_log(enter)
     remember(store.address, public, counter)
     return made
 
@@ -351,7 +335,7 @@ def copy_sets(
     """
     opened = open_store(source, key=key, at_least=at_least)
     place = parse_address(target)
-    chosen = [path for path in opened.folders() if _fits(str(key_of(path)), select)]
+    chosen = [key for key in opened if _fits(key, select)]
     if select and not chosen:
         raise UnknownSetError(f"{opened.address} holds no set that fits {', '.join(select)}.")
     for _ in range(ROUNDS):
@@ -375,31 +359,30 @@ class _Copying:
     report: CopyReport
     force: bool
     progress: Callable[[int], object]
-    published: dict[str, list[str]] = field(default_factory=dict)
+    published: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def send(
-        self, chosen: Sequence[Path], *, everything: bool, licences: Mapping[str, str]
+        self, chosen: Sequence[str], *, everything: bool, licences: Mapping[str, str]
     ) -> list[str]:
-        """Send the sets of these folders and, with `everything`, what else the store holds.
+        """Send these sets and, with `everything`, what else the store holds.
 
         Returns
         -------
         list of str
             Keys of the sets that were sent.
         """
-        in_folder = isinstance(self.place, FolderObjects)
-        if not in_folder and bucket_format(self.place) is None:
-            make_bucket_store(self.place, StoreFormat(hash=self.opened.form.hash))
-        # In a folder the pointers say it, and what a kill left untidy there is tidied up.
-        current = {} if in_folder else bucket_catalog(self.place)["sets"]
-        for folder in chosen:
-            key = str(key_of(folder))
+        # What a kill left untidy in a folder is tidied up.
+        in_folder, current = isinstance(self.place, FolderObjects), dict[str, str]()
+        if not in_folder:
+            log = self.place.log()
+            current = {} if log is None else log.sets
+            make_bucket_store(self.place, self.opened.log.hash if log is None else log.hash)
+        for key in chosen:
             try:
                 there: Relation = "same"
-                pointer = read_pointer(folder) or {"revision": ""}
-                self.published[key] = [pointer["revision"], *pointer.get("history", [])]
-                if pointer["revision"] != current.get(key):
-                    source = SetSource(self.opened, self.opened.info(key))
+                source = SetSource(self.opened, self.opened.info(key))
+                self.published[key] = source.info.commit.published
+                if source.revision != current.get(key):
                     there = publish(self.place, source, force=self.force, progress=self.progress)
             except FeatstoreError as err:
                 self.report.failed[key] = str(err)
@@ -411,15 +394,13 @@ class _Copying:
         if everything:
             self._send_tags()
         pictures = send_thumbnails(self.opened, self.place, sorted(self.report.sets))
-        here = [key for key, there in self.report.sets.items() if there != "newer"]
-        if not in_folder:
-            new = [key for key in here if current.get(key) != self.published[key][0]]
-            update_catalog(self.place, new, thumbnails=pictures)
+        if pictures:
+            self.place.update_log(lambda log: replace(log, thumbnails=log.thumbnails | pictures))
         if self.place.page:
             send_card(self.opened, self.place, licences)
         if everything:
             self._send_signature()
-        return [key for key in here if self.report.sets[key] != "same"]
+        return [key for key, there in self.report.sets.items() if there in TO_SEND]
 
     def _send_tags(self) -> None:
         """Send the tags of which the target has every set at the revision that they name."""
@@ -429,34 +410,25 @@ class _Copying:
                 if all(key in self.report.sets and tag[key] in self.published[key] for key in tag):
                     send_tag(self.place, name, tag)
             except FeatstoreError as err:
-                self.report.failed[tag_file(name)] = str(err)
+                self.report.failed[name] = str(err)
 
     def _send_signature(self) -> None:
         """Send the signature to a copy that lists the very sets and tags that the store lists."""
-        try:
-            self.opened.place.refresh(SIGNATURE)
-            signature = read_signature(self.opened.root, where=self.opened.address)
-        except FeatstoreError as err:
-            self.report.failed[SIGNATURE] = str(err)
-            return
-        if signature is None:
-            return
-        there, where = None, f"{self.place.address}/{SIGNATURE}"
-        with contextlib.suppress(SignatureError, CorruptStoreError):  # a damaged one is replaced
-            document, _ = read_record(self.place, SIGNATURE)
-            there = None if document is None else Signature.parse(document, where=where)
-        theirs, mine = bucket_catalog(self.place), read_catalog(self.opened.root) or {}
-        same = all(mine.get(name) == theirs.get(name) for name in ("sets", "tags"))
-        # That of another key stays: whose signature a store carries, its owner says.
-        own = there is None or there.public_key == signature.public_key
-        if same and own and (there is None or there.counter < signature.counter):
-            self.place.put(SIGNATURE, json_bytes(signature.document()))
+        mine = self.opened.log
+        signature = Signature.of(mine)
 
+        def enter(log: Log) -> Log:
+            there = Signature.of(log)
+            # That of another key stays: whose signature a store carries, its owner says.
+            own = there is None or (
+                signature is not None and there.public_key == signature.public_key
+                and there.counter < signature.counter
+            )  # fmt: skip
+            same = (mine.sets, mine.tags) == (log.sets, log.tags)
+            return replace(log, signature=mine.signature) if own and same else log
 
-def bucket_catalog(objects: Objects) -> dict[str, Any]:
-    """Return the catalog of a store, empty if it has none: one request for all sets."""
-    document, _ = read_record(objects, CATALOG)
-    return parse_catalog(document) or {"sets": {}}
+        if signature is not None:
+            self.place.update_log(enter)
 
 
 def _fits(key: str, patterns: Sequence[str]) -> bool:
@@ -527,8 +499,7 @@ def _compare(
         whole = len(one.blocks) if one.n == other.n else whole
         pairs = zip(one.blocks[:whole], other.blocks[:whole], strict=True)
         blocks = sum(left != right for left, right in pairs)
-    names = sorted({*a[1].attributes, *b[1].attributes} - {"revision", "history"})
-    values = {name: (a[1].attributes.get(name), b[1].attributes.get(name)) for name in names}
+    values = {name: (one.attributes[name], other.attributes[name]) for name in one.attributes}
     return SetDifference(
         key,
         "differs",

@@ -21,17 +21,16 @@ from featstore.durable import try_lock
 from featstore.errors import (
     EXTRAS,
     CacheFullError,
-    CorruptStoreError,
     FeatstoreError,
     install_command,
     package_of,
 )
 from featstore.remote.cache import user_cache
 from featstore.remote.place import RemotePlace
-from featstore.store.catalog import NAME as CATALOG
 from featstore.store.files import open_regular
 from featstore.store.layout import ArrayLayout
 from featstore.store.lock import is_claimed
+from featstore.store.log import NAME as LOG
 from featstore.store.mapping import MappingUnavailableError, check_mappable
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.verify import verify_store
@@ -159,7 +158,7 @@ def _folder(root: Path) -> Iterator[Finding]:
     text += f", and by group {facts.st_gid}" if shared else ""
     advice = "" if writable else "Reading works. To write, ask its owner: featstore init --shared."
     yield Finding("permissions", "fine" if writable else "note", text, advice)
-    with open_regular(root / "zarr.json") as file:
+    with open_regular(root / LOG) as file:
         locks = try_lock(file.fileno(), shared=True)
     if locks:
         yield Finding("locks", "fine", "the file system has locks")
@@ -186,12 +185,6 @@ def _remote(place: RemotePlace) -> Iterator[Finding]:
         yield Finding("server", "note", text, "Check the network, or HEADSTOCK_OFFLINE.")
         return
     yield Finding("server", "fine", f"{place.objects.what} answers")
-    try:
-        place.catalog()
-    except CorruptStoreError as err:
-        yield Finding(CATALOG, "wrong", str(err), "Push to the store once.")
-    else:
-        yield Finding(CATALOG, "fine", "lists the sets")
     writable = place.objects.can_write
     if writable:
         yield from _unfinished(place)

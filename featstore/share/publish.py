@@ -7,9 +7,10 @@ A bucket has no renames and no locks. What stands in for them:
   until that one is published, or taken over. The claim of a published revision is over: the next
   publisher replaces it. It is never deleted, since a deletion has no condition: one that arrives
   late would end the claim of the next publisher.
-- The pointer is put only if it is still the one that the decision was made from.
-- The catalog is put only if it is still the one that was read, and states the pointers that were
-  read after it: so no entry ever goes back to an earlier revision.
+- The log is put only if it is still the one that was read, and changed only if its entry of the set
+  is still the one that the decision was made from.
+- Zarr's metadata go before the log, so that nothing is left to do behind it. Who finds that another
+  publisher was faster writes that of the other's revision again, until the log stood still.
 
 A place that is atomic (a draft of the hub) needs no claim: what was written appears at once, and
 only if nobody else has written since it was read.
@@ -22,54 +23,40 @@ import functools
 import json
 import secrets
 import socket
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from featstore.errors import (
     CorruptStoreError,
-    FeatstoreError,
     PublishConflictError,
     RemoteStoreError,
     StoreWriteError,
 )
-from featstore.remote.objects import FolderObjects, Objects, backoff
-from featstore.store.blocks import check_file, layout_of, shard_name
-from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import catalog_bytes, parse_catalog, write_catalog
-from featstore.store.convention import pointer_bytes
+from featstore.identity import SHA256
+from featstore.remote.objects import FolderObjects, Objects
+from featstore.store.blocks import check_file, shard_name
+from featstore.store.convention import root_metadata, zarr_metadata
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
-    facts_of,
     json_bytes,
     open_regular,
     parse_json,
     read_regular,
-    same_file,
 )
 from featstore.store.gc import check_hash, make_store
-from featstore.store.layout import FORMAT, ArrayLayout, SetKey, group_metadata, shard_tail
+from featstore.store.layout import FORMAT, SetKey, shard_tail
 from featstore.store.listing import Listed, set_files
 from featstore.store.lock import Claim, claim_folders, claim_set, folder_lock
-from featstore.store.records import (
-    POINTER,
-    REVISIONS,
-    Commit,
-    StoreFormat,
-    parse_commit,
-    parse_pointer,
-    parse_root,
-    read_commit,
-    read_pointer,
-    read_root,
-)
+from featstore.store.log import NAME as LOG
+from featstore.store.log import Log, has_log, read_log
+from featstore.store.records import REVISIONS, Commit, commit_of, read_commit
 from featstore.store.staging import read_journal
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES
-from featstore.store.writer import settle_claimed, settle_set
+from featstore.store.writer import publish_commit, settle_claimed, settle_set, write_file_once
 
 
 @dataclass
@@ -90,24 +77,18 @@ class SetSource:
 
     def __post_init__(self) -> None:
         self.directory = self.info.key.directory(self.store.root)
-        self.history: list[str] = list(self.info.attributes.get("history", []))
         self.revision = self.info.commit.revision_id
-
-    def layout(self) -> ArrayLayout:
-        """Return how the array is cut into files."""
-        return self.store.layout(self.info)
 
     def commits(self, known: Collection[str]) -> list[Commit]:
         """Return the commit of every revision that is not among the `known`, the oldest first."""
-        missing = [revision for revision in self.history if revision not in known]
-        if missing:
-            self.store.place.fetch_records(self.info.key, "")
-        return [*(read_commit(self.directory, revision) for revision in missing), self.info.commit]
+        missing = [name for name in self.info.commit.history if name not in known]
+        self.store.place.fetch_records(self.info.key, *missing)
+        return [*(read_commit(self.directory, name) for name in missing), self.info.commit]
 
     def small_files(self, known: Collection[str] = ()) -> dict[str, bytes]:
-        """Return the files of the revisions but data and pointer: path below the store -> bytes.
+        """Return the small files of the revisions: path below the store -> bytes.
 
-        The metadata of the groups above the set come first, the commit records last.
+        The commit records come last.
 
         Parameters
         ----------
@@ -122,28 +103,18 @@ class SetSource:
         commits = self.commits(known)
         for commit in commits:
             self.store.place.fetch(self.info.key, commit)
-        listed = set_files(self.info.key, commits[-1], commits[:-1], self.layout())
-        key = self.info.key
-        dataset = group_metadata({"dataset": key.dataset})
-        kind = group_metadata({"dataset": key.dataset, "kind": key.kind})
-        return {
-            f"{key.dataset}/zarr.json": json_bytes(dataset),
-            f"{key.dataset}/{key.kind}/zarr.json": json_bytes(kind),
-            **{one.path: self._content(one) for one in listed.values() if one.part != "data"},
-        }
-
-    def pointer(self) -> tuple[str, bytes]:
-        """Return the path of the set's pointer below the store, and what it holds."""
-        return f"{self.info.key}/{POINTER}", pointer_bytes(self.info.attributes, self.info.commit)
+        listed = set_files(self.info.key, commits[-1], commits[:-1]).values()
+        return {one.path: self._content(one) for one in listed if one.part not in ("data", "zarr")}
 
     @functools.cached_property
     def data_file(self) -> Callable[[int], Path]:
         """From the number of a data file to its path; see `featstore.store.place.Place`."""
-        return self.store.place.data_files(self.info.key, self.info.commit, self.layout())
+        return self.store.place.data_files(self.info.key, self.info.commit, self.info.commit.layout)
 
     def parts(self, data: IO[bytes], file: int) -> Iterator[bytes]:
         """Yield the bytes of a data file from what is its opened copy, each block compared."""
-        layout, commit = self.layout(), self.info.commit
+        commit = self.info.commit
+        layout = commit.layout
         for block in layout.file_blocks(file):
             rows = data.read(layout.block_bytes(block))
             if commit.block_hash(rows) != commit.blocks[block]:
@@ -155,7 +126,7 @@ class SetSource:
         yield shard_tail(layout, file)
 
     def _content(self, one: Listed) -> bytes:
-        data, path = one.content(), self.store.root / one.path
+        data, path = one.content, self.store.root / one.path
         if data is None and one.check(self.store.root).reasons:
             raise CorruptStoreError(
                 f"{path} is missing or differs from its commit record. The set was not sent."
@@ -163,11 +134,11 @@ class SetSource:
         return read_regular(path, limit=MAX_ITEM_BYTES) if data is None else data
 
 
-def kept_files(base: Commit | None, now: Commit, layout: ArrayLayout) -> set[int]:
+def kept_files(base: Commit | None, now: Commit) -> set[int]:
     """Return the data files of `now` that a store with `base` has, byte for byte."""
-    before = None if base is None else layout_of(base)
-    if base is None or before is None:
+    if base is None:
         return set()
+    before, layout = base.layout, now.layout
     names = {shard_name(before, file, base.blocks) for file in range(before.n_files)}
     return {file for file in range(layout.n_files) if shard_name(layout, file, now.blocks) in names}
 
@@ -178,24 +149,23 @@ Relation = Literal["new", "behind", "same", "newer"]
 TO_SEND = ("new", "behind")
 
 
-def relation(there: Mapping[str, Any] | None, here: Mapping[str, Any], *, where: str) -> Relation:
-    """Return how the set there stands to the one here, from the attributes of both.
+def relation(there: Sequence[str], here: Sequence[str], *, where: str) -> Relation:
+    """Return how the set there stands to the one here, from the revisions of both, newest first.
 
     Raises
     ------
     PublishConflictError
         If each has a revision that the other lacks: both were extended apart.
     """
-    if there is None:
+    if not there:
         return "new"
-    theirs, ours = there["revision"], here["revision"]
-    if theirs == ours:
+    if there[0] == here[0]:
         return "same"
-    if theirs in here.get("history", []):
+    if there[0] in here:
         return "behind"
-    if ours in there.get("history", []):
+    if here[0] in there:
         return "newer"
-    raise conflict(where, winner=theirs, loser=ours)
+    raise conflict(where, winner=there[0], loser=here[0])
 
 
 def conflict(where: str, *, winner: str, loser: str) -> PublishConflictError:
@@ -207,18 +177,17 @@ def conflict(where: str, *, winner: str, loser: str) -> PublishConflictError:
     )
 
 
-#: Times that a catalog, or a commit of the hub, is made again because another publisher was
-#: faster, and after how many the pauses between them grow no longer.
-ROUNDS, _LONGEST = 40, 4
+#: Times that a commit of the hub is made again because another publisher was faster.
+ROUNDS = 40
 
 
-def make_bucket_store(objects: Objects, form: StoreFormat | None = None) -> bool:
+def make_bucket_store(objects: Objects, hash_name: str | None = None) -> bool:
     """Make an empty store in a bucket; True if it was made now.
 
     Parameters
     ----------
-    form : StoreFormat, optional
-        Format of a new store, and the hash of its blocks.
+    hash_name : str, optional
+        The hash of the blocks of a new store; sha256 by default.
 
     Raises
     ------
@@ -226,15 +195,19 @@ def make_bucket_store(objects: Objects, form: StoreFormat | None = None) -> bool
         If there is a store with another hash of blocks.
     RemoteStoreError
         If the bucket ignores the conditions of puts, so that two publishers could overwrite each
-        other, or cannot be written.
+        other, or cannot be written; or holds another Zarr group.
     """
-    stated = bucket_format(objects)
-    check_hash(objects.address, stated, form)
-    if stated is not None:
+    try:
+        log = objects.log()
+    except CorruptStoreError as err:
+        raise RemoteStoreError(f"{err} Choose another prefix, or let its owner push.") from err
+    check_hash(objects.address, log, hash_name)
+    made = log or Log(hash_name or SHA256)
+    if made.sets or read_record(objects, "zarr.json")[0] is not None:
         return False
-    made = form or StoreFormat()
+    # The group is there once the conditions were tried: a kill may have come between.
     check_conditions(objects, made)
-    return objects.create("zarr.json", json_bytes(group_metadata(made.attributes())))
+    return objects.create("zarr.json", root_metadata(made.hash))
 
 
 def read_record(objects: Objects, name: str) -> tuple[Any, str]:
@@ -246,46 +219,26 @@ def read_record(objects: Objects, name: str) -> tuple[Any, str]:
     return parse_json(data, where=f"{objects.address}/{name}"), tag
 
 
-def bucket_format(objects: Objects) -> StoreFormat | None:
-    """Return what the root of a store in a bucket states; None if there is none.
+def check_conditions(objects: Objects, made: Log) -> None:
+    """Make an empty log; RemoteStoreError if the bucket ignores the conditions of puts.
 
-    Raises
-    ------
-    RemoteStoreError
-        If there is another Zarr group.
-    FormatVersionError
-        If a newer version wrote the store.
-    """
-    document, _ = read_record(objects, "zarr.json")
-    try:
-        where = f"{objects.address}/zarr.json"
-        return None if document is None else parse_root(document, where=where)
-    except CorruptStoreError as err:
-        raise RemoteStoreError(
-            f"{objects.address} holds another Zarr group, no store. Choose another prefix."
-        ) from err
-
-
-def check_conditions(objects: Objects, form: StoreFormat) -> None:
-    """Make an empty catalog; RemoteStoreError if the bucket ignores the conditions of puts.
-
-    The catalog itself is what the conditions are tried on, in two forms that say the same, so that
+    The log itself is what the conditions are tried on, in two forms that say the same, so that
     nothing is left of the trial wherever it is interrupted. The tag of one of them, which nobody
     else writes, is stale after the second replacement, whatever others do at the same time.
     """
-    empty = catalog_bytes(form, sets={}, thumbnails=(), tags={}, about={})
+    empty = made.data()
     own = empty + bytes(secrets.choice(b" \t") for _ in range(64)) + b"\n"
-    objects.create(CATALOG, empty)  # False if there is one: an earlier attempt made it
-    ignored = objects.create(CATALOG, empty)
+    objects.create(LOG, empty)  # False if there is one: an earlier attempt made it
+    ignored = objects.create(LOG, empty)
     for other in (own, empty):
-        data, tag = objects.read_tagged(CATALOG, limit=MAX_JSON_BYTES)
+        data, tag = objects.read_tagged(LOG, limit=MAX_JSON_BYTES)
         # A publisher that was faster has shown that conditions are honoured.
-        if data.strip() != empty.strip() or not objects.replace(CATALOG, other, tag):
+        if data.strip() != empty.strip() or not objects.replace(LOG, other, tag):
             break
-        ignored |= data == own and objects.replace(CATALOG, own, tag)
+        ignored |= data == own and objects.replace(LOG, own, tag)
     if ignored:
         if data.strip() == empty.strip():
-            objects.delete(CATALOG)
+            objects.delete(LOG)
         raise RemoteStoreError(
             f"{objects.address} ignores the conditions of puts (If-None-Match, If-Match): two "
             "publishers could overwrite each other without notice. No store was made. Use a "
@@ -293,11 +246,20 @@ def check_conditions(objects: Objects, form: StoreFormat) -> None:
         )
 
 
-def read_remote_pointer(objects: Objects, key: SetKey) -> tuple[dict[str, Any] | None, str]:
-    """Return the attributes of a set in a bucket, or None, and the tag of its pointer."""
-    document, tag = read_record(objects, f"{key}/{POINTER}")
-    where = f"{objects.address}/{key}/{POINTER}"
-    return (None if document is None else parse_pointer(document, where=where)), tag
+def read_present(objects: Objects, key: SetKey, log: Log | None) -> tuple[Commit | None, list[str]]:
+    """Return the present commit of a set in a place, and the ids of its revisions, newest first.
+
+    The commit is None if there is none, or it is damaged: everything is sent then.
+    """
+    revision = log.sets.get(str(key)) if log else None
+    if revision is None:
+        return None, []
+    name = f"{key}/{REVISIONS}/{revision}.json"
+    with contextlib.suppress(CorruptStoreError, FileNotFoundError):
+        data = objects.read(name, limit=MAX_JSON_BYTES)
+        commit = commit_of(data, key, revision, where=f"{objects.address}/{name}")
+        return commit, [*commit.published]
+    return None, [revision]
 
 
 def publish(
@@ -320,7 +282,7 @@ def publish_to_bucket(
     force: bool = False,
     progress: Callable[[int], object],
 ) -> Relation:
-    """Put a set into the store at `objects`; the catalog is left to `update_catalog`.
+    """Put a set into the store at `objects`.
 
     Parameters
     ----------
@@ -332,16 +294,14 @@ def publish_to_bucket(
     PublishConflictError
         If another publisher was first, or is at work; the message names its revision.
     """
-    key = source.info.key
+    key, commit = source.info.key, source.info.commit
     where = f"{objects.address}/{key}"
     claim = f"{key}/.staging/push.json"
-    held = _read_claim(objects, claim)  # before the pointer, which says whether it is over
-    there, tag = read_remote_pointer(objects, key)
-    found = relation(there, source.info.attributes, where=where)
+    held = _read_claim(objects, claim)  # before the log, which says whether it is over
+    base, published = read_present(objects, key, objects.log())
+    found = relation(published, commit.published, where=where)
     if found not in TO_SEND:
         return found
-    published = set() if there is None else {*there.get("history", []), there["revision"]}
-    base = None if there is None else _remote_commit(objects, key, there["revision"])
     sizes: dict[str, int] = {}
     if not objects.is_atomic:
         sizes = _strange_files(objects, key, base)
@@ -351,7 +311,7 @@ def publish_to_bucket(
             force=force, strange=bool(sizes),
         ):  # fmt: skip
             sizes = {}
-    layout, kept = source.layout(), kept_files(base, source.info.commit, source.layout())
+    layout, kept = commit.layout, kept_files(base, commit)
     for file in range(layout.n_files):
         name, whole = f"{key}/embedding/{layout.file_name(file)}", layout.file_bytes(file)
         if file not in kept and sizes.get(name) != whole:
@@ -363,12 +323,34 @@ def publish_to_bucket(
         raise PublishConflictError(
             f"The push of {where} was taken over by another publisher. Nothing was published."
         )
-    name, pointer = source.pointer()
-    if not (objects.replace(name, pointer, tag) if tag else objects.create(name, pointer)):
-        now = read_remote_pointer(objects, key)[0] or {"revision": "?"}
-        if source.revision not in (now["revision"], *now.get("history", [])):
-            raise conflict(where, winner=now["revision"], loser=source.revision)
+
+    def enter(log: Log) -> Log:
+        now = log.sets.get(str(key), "")
+        if now == "".join(published[:1]):
+            return log.with_sets({str(key): source.revision})
+        if source.revision not in read_present(objects, key, log)[1]:
+            raise conflict(where, winner=now or "none", loser=source.revision)
+        return log  # another publisher of this revision was faster, and may have extended it
+
+    for name, data in zarr_metadata(key, commit).items():
+        objects.put(name, data)
+    ours = False
+    try:
+        ours = objects.update_log(enter)
+    finally:
+        if not ours:
+            put_metadata(objects, key)
     return found
+
+
+def put_metadata(objects: Objects, key: SetKey) -> None:
+    """Bring Zarr's metadata of a set in a bucket in line with the log, until that stood still."""
+    log = None
+    while log != (now := objects.log()):
+        log = now
+        commit, _ = read_present(objects, key, log)
+        for name, data in zarr_metadata(key, commit).items() if commit else ():
+            objects.put(name, data)
 
 
 def _put_data(objects: Objects, name: str, path: Path) -> None:
@@ -377,62 +359,9 @@ def _put_data(objects: Objects, name: str, path: Path) -> None:
         objects.put(name, path if objects.is_atomic else data)
 
 
-def update_catalog(
-    objects: Objects,
-    keys: Iterable[str],
-    *,
-    thumbnails: frozenset[str] = frozenset(),
-    tags: Mapping[str, str] | None = None,
-    about: Mapping[str, str] | None = None,
-) -> bool:
-    """Enter sets, thumbnails and tags in the catalog of a store; False if all was there already.
-
-    That of a folder follows from the sets that are there.
-
-    Parameters
-    ----------
-    keys : iterable of str
-        Keys of the sets; the catalog states the revisions that their pointers name.
-    tags, about : mapping, optional
-        Name -> digest, of tags and of the files about the store.
-    """
-    if isinstance(objects, FolderObjects):
-        write_catalog(objects.root, tags=tags, about=about, held=objects.held)
-        return True
-    named = [key for key in map(SetKey.parse, keys) if key is not None]
-    for attempt in range(1, ROUNDS + 1):
-        try:
-            data, tag = objects.read_tagged(CATALOG, limit=MAX_JSON_BYTES)
-            old = parse_catalog(parse_json(data, where=f"{objects.address}/{CATALOG}"))
-        except FileNotFoundError:
-            data, tag, old = b"", "", {"sets": {}}
-        if old is None:
-            raise CorruptStoreError(
-                f"{objects.address}/{CATALOG} is no catalog that featstore writes."
-            )
-        # After the catalog: if that is still the same when it is put, no pointer in it was newer.
-        pointers = {str(key): read_remote_pointer(objects, key)[0] for key in named}
-        now = {key: there["revision"] for key, there in pointers.items() if there is not None}
-        new = catalog_bytes(
-            old.get("form") or bucket_format(objects) or StoreFormat(), sets={**old["sets"], **now},
-            thumbnails={*old.get("thumbnails", []), *thumbnails},
-            tags={**old.get("tags", {}), **(tags or {})},
-            about={**old.get("about", {}), **(about or {})},
-        )  # fmt: skip
-        if new == data:
-            return False
-        if objects.replace(CATALOG, new, tag) if tag else objects.create(CATALOG, new):
-            return True
-        time.sleep(backoff(min(attempt, _LONGEST)))
-    raise RemoteStoreError(
-        f"The catalog of {objects.address} changes all the time. Push again; the sets are there."
-    )
-
-
 def _strange_files(objects: Objects, key: SetKey, base: Commit | None) -> dict[str, int]:
     """Return name -> size of the data files in a bucket that its current revision does not name."""
-    layout = None if base is None else layout_of(base)
-    named = () if layout is None else map(layout.file_name, range(layout.n_files))
+    named = () if base is None else map(base.layout.file_name, range(base.layout.n_files))
     own = {f"{key}/embedding/{name}" for name in named}
     found = objects.names(f"{key}/embedding/c/")
     return {name: size for name, size in found if name not in own}
@@ -466,7 +395,7 @@ def _claim(
     Parameters
     ----------
     held : tuple
-        What `_read_claim` returned before the pointer was read.
+        What `_read_claim` returned before the log was read.
     published : collection of str
         The revisions that are published: a claim for one of them is over.
     strange : bool
@@ -495,23 +424,14 @@ def _claim(
     )
 
 
-def _remote_commit(objects: Objects, key: SetKey, revision: str) -> Commit | None:
-    """Return a commit of the bucket; None, so that everything is sent, if it is damaged."""
-    name = f"{key}/{REVISIONS}/{revision}.json"
-    with contextlib.suppress(FeatstoreError):
-        commit = parse_commit(read_record(objects, name)[0], where=name)
-        return commit if commit.revision_id == revision else None
-    return None
-
-
 def publish_to_folder(
     root: Path, source: SetSource, *, progress: Callable[[int], object]
 ) -> Relation:
     """Copy a set into the store at `root`, which is made if it is missing.
 
-    The order is that of every publication: data, small files, commit records, pointer, catalog; all
-    under the set's claim, and every data file is compared with the commit where it lies now. What
-    an interrupted copy left is used if it is right.
+    The order is that of every publication: data, small files, commit records, log, Zarr's metadata;
+    all under the set's claim, and every data file is compared with the commit where it lies now.
+    What an interrupted copy left is used if it is right.
 
     Raises
     ------
@@ -520,12 +440,19 @@ def publish_to_folder(
     StoreWriteError
         If another process writes it, an extraction of it is unfinished, or the disk refuses.
     """
-    key = source.info.key
+    key, commit = source.info.key, source.info.commit
     directory = key.directory(root)
-    make_store(root, form=read_root(root) or StoreFormat(hash=source.store.form.hash))
-    found = relation(read_pointer(directory), source.info.attributes, where=f"{root}/{key}")
+    if not has_log(root):
+        make_store(root, hash_name=source.store.log.hash)
+    objects = FolderObjects(root)
+
+    def look() -> tuple[Commit | None, list[str], Relation]:
+        base, published = read_present(objects, key, read_log(root))
+        return base, published, relation(published, commit.published, where=f"{root}/{key}")
+
+    found = look()[-1]
     if found not in TO_SEND:
-        settle_set(root, key)  # a copy that was killed behind the pointer is completed
+        settle_set(root, key)  # a copy that was killed behind the log is completed
         return found
     claim = claim_set(directory, key)
     try:
@@ -535,26 +462,18 @@ def publish_to_folder(
                 "`featstore gc`, and copy the set then."
             )
         # Somebody may have published between the first look and the claim.
-        there = read_pointer(directory)
-        found = relation(there, source.info.attributes, where=f"{root}/{key}")
-        if found in TO_SEND:
-            base = None if there is None else read_commit(directory, there["revision"])
-            layout = source.layout()
-            kept = kept_files(base, source.info.commit, layout)
-            for file in sorted(set(range(layout.n_files)) - kept):
-                _copy_file(claim, directory, source, file)
-                progress(layout.file_bytes(file))
-            if base is not None:
-                claim.sync()  # rows come before the metadata that says how many there are
-            with folder_lock(directory.parent):  # who takes out item tables saw no claim, or waits
-                for name, data in source.small_files().items():
-                    if same_file(root / name, facts_of(data)):
-                        claim.rely_on(root / name)
-                    else:
-                        claim.write_file(root / name, [data])
-            name, data = source.pointer()
-            claim.write_pointer(root / name, [data])
-        settle_claimed(root, key, claim)
+        base, published, found = look()
+        if found not in TO_SEND:
+            settle_claimed(root, key, claim)
+            return found
+        layout, kept = commit.layout, kept_files(base, commit)
+        for file in sorted(set(range(layout.n_files)) - kept):
+            _copy_file(claim, directory, source, file)
+            progress(layout.file_bytes(file))
+        with folder_lock(directory.parent, patience=claim.patience):  # beside who takes out tables
+            for name, data in source.small_files().items():
+                write_file_once(claim, root / name, data)
+        publish_commit(root, key, claim, commit, after="".join(published[:1]))
     finally:
         claim.release()
     return found
@@ -562,10 +481,10 @@ def publish_to_folder(
 
 def _copy_file(claim: Claim, directory: Path, source: SetSource, file: int) -> None:
     """Copy a data file unless it is there; what is copied is compared with the commit."""
-    target = directory / "embedding" / source.layout().file_name(file)
+    target = directory / "embedding" / source.info.commit.layout.file_name(file)
     if (
         target.exists()
-        and not check_file(target, source.layout(), file, source.info.commit).reasons
+        and not check_file(target, source.info.commit.layout, file, source.info.commit).reasons
     ):
         claim.rely_on(target)
         return

@@ -12,7 +12,6 @@ from featstore.errors import lazily
 
 if TYPE_CHECKING:
     from featstore.labels import class_texts
-    from featstore.store.catalog import write_catalog
     from featstore.store.gc import collect_garbage, make_store, remove_set
     from featstore.store.layout import (
         DTYPES,
@@ -23,9 +22,10 @@ if TYPE_CHECKING:
         SetSpec,
         plan_array,
     )
+    from featstore.store.log import Log, read_log
     from featstore.store.pairs import EmbeddingsView, PairedView, pair_views
     from featstore.store.place import Place
-    from featstore.store.records import Commit, read_commit, read_pointer
+    from featstore.store.records import Commit, read_commit
     from featstore.store.repair import rebuild_set
     from featstore.store.rows import MODES, Mode, Verify, open_rows
     from featstore.store.store import (
@@ -62,6 +62,7 @@ __all__ = [
     "ItemTable",
     "LayoutError",
     "LayoutLimits",
+    "Log",
     "Mode",
     "PairedView",
     "Place",
@@ -83,14 +84,13 @@ __all__ = [
     "pair_views",
     "plan_array",
     "read_commit",
-    "read_pointer",
+    "read_log",
     "read_thumbnails",
     "rebuild_set",
     "remove_set",
     "row_facts",
     "settle_set",
     "verify_store",
-    "write_catalog",
     "write_thumbnails",
 ]
 
@@ -99,13 +99,13 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "featstore.labels": "class_texts",
-        "featstore.store.catalog": "write_catalog",
         "featstore.store.gc": "collect_garbage make_store remove_set",
         "featstore.store.layout": (
             "ArrayLayout DTYPES LayoutError LayoutLimits SetKey SetSpec plan_array"
         ),
         "featstore.store.place": "Place",
-        "featstore.store.records": "Commit read_commit read_pointer",
+        "featstore.store.log": "Log read_log",
+        "featstore.store.records": "Commit read_commit",
         "featstore.store.repair": "rebuild_set",
         "featstore.store.rows": "MODES Mode Verify open_rows",
         "featstore.store.store": "FeatureStore SetInfo content_duplicates open_store row_facts",

@@ -15,12 +15,11 @@ import numpy as np
 import polars as pl
 
 from featstore.errors import AlreadyFinishedError, StoreWriteError
-from featstore.store.blocks import check_tail, layout_of
+from featstore.store.blocks import check_tail
 from featstore.store.files import opened_as_it_is
 from featstore.store.layout import (
     LIMITS,
     ArrayLayout,
-    LayoutError,
     LayoutLimits,
     SetKey,
     blank_value,
@@ -28,7 +27,8 @@ from featstore.store.layout import (
 )
 from featstore.store.listing import find_damage, read_records
 from featstore.store.lock import Claim
-from featstore.store.records import Commit, key_of, read_commit, read_pointer
+from featstore.store.log import read_log
+from featstore.store.records import Commit, key_of, read_commit
 from featstore.store.rows import CheckedRows, RowSource, open_rows
 from featstore.store.staging import BlockRecord, Journal, StagedFiles, plan_digest, read_journal
 from featstore.store.tables import failures_file, read_failures, read_items
@@ -40,8 +40,8 @@ class Base:
 
     Attributes
     ----------
-    commit, attributes
-        Of the revision; the attributes name its predecessors.
+    commit : Commit
+        Of the revision.
     layout : ArrayLayout
         Of its array; the last file on disk may already hold more.
     failures : dict
@@ -51,13 +51,12 @@ class Base:
         True for the rows that stay. The others are failed rows that are tried again, and those
         of `bad` blocks.
     bad, lost : frozenset
-        In a repair: blocks that are not those of the commit, and names of small files, or of the
-        pointer, that are not. They are made again.
+        In a repair: blocks that are not those of the commit, and names of small files that are not.
+        They are made again.
     """
 
     directory: Path
     commit: Commit
-    attributes: Mapping[str, Any]
     layout: ArrayLayout
     failures: dict[str, str]
     item_ids: pl.Series
@@ -179,11 +178,11 @@ def read_base(
     CorruptStoreError
         If files of the revision disagree with its commit.
     """
-    damage = find_damage(read_records(directory.parents[2], key)) if repair else None
-    attributes = damage.attributes() if damage else read_pointer(directory)
-    if attributes is None:
+    revision = read_log(directory.parents[2]).sets.get(str(key))
+    if revision is None:
         return None
-    commit = damage.commit if damage else read_commit(directory, attributes["revision"])
+    damage = find_damage(read_records(directory.parents[2], key)) if repair else None
+    commit = damage.commit if damage else read_commit(directory, revision)
     old = read_items(directory.parent / commit.items["file"], commit.items, n=commit.n)
     reason = _differs(old, items)
     if reason:
@@ -193,11 +192,7 @@ def read_base(
             "the dataset. Give the manifest another name: rows of the same content are then "
             "copied, not computed again. Or remove the set with `featstore rm`."
         )
-    layout = layout_of(commit)
-    if layout is None:
-        raise LayoutError(
-            f"{key} has a layout that this version does not write; it cannot be extended."
-        )
+    layout = commit.layout
     bad = frozenset(damage.blocks) if damage else frozenset()
     lost = frozenset(damage.lost) if damage else frozenset()
     failures: dict[str, str] = {}
@@ -223,7 +218,7 @@ def read_base(
         commit=commit,
     )
     return Base(
-        directory, commit, attributes, layout, failures, old["item_id"], kept, source, rows,
+        directory, commit, layout, failures, old["item_id"], kept, source, rows,
         bad=bad, lost=lost,
     )  # fmt: skip
 

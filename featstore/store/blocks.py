@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,19 +13,14 @@ from google_crc32c import value as crc32c
 
 from featstore.errors import FeatstoreError
 from featstore.identity import HASHES, canonical_json, sha256_hex
-from featstore.store.files import json_bytes, open_regular, pieces
+from featstore.store.files import open_regular, pieces
 from featstore.store.layout import (
     DTYPES,
-    SHARD_BYTES,
     ArrayLayout,
-    array_metadata,
     blank_value,
     shard_index,
 )
 from featstore.store.records import Commit
-
-#: Rows of a shard, where any may stand: no other number of the document is negative.
-_ANY = -1
 
 _FILLED = "the padding of its last block is not zero"
 
@@ -46,37 +39,6 @@ class FileCheck:
 
     reasons: list[str] = field(default_factory=list)
     bad_blocks: list[int] = field(default_factory=list)
-
-
-def layout_of(commit: Commit) -> ArrayLayout | None:
-    """Return the layout whose metadata hashes to what the commit says, or None.
-
-    A commit states everything of an array but the rows of a shard; there are few choices,
-    and the hash of ``embedding/zarr.json`` says which one it is, even if the file is gone.
-    """
-    facts = commit.metadata["embedding/zarr.json"]
-    shape = (commit.n, commit.dim, commit.dtype, commit.block_rows)
-    plain, of_plain = _plain(*shape)
-    if facts == of_plain:
-        return plain
-    row_bytes = plain.row_bytes
-    unit = math.lcm(commit.block_rows, 65_536 // math.gcd(65_536, row_bytes))
-    # Sharded documents differ in one number, so that one is written, with a number that stands for
-    # all: the 4,096 choices of a set of narrow rows took 0.4 s to write, and take 0.01 s.
-    before, after = json_bytes(array_metadata(ArrayLayout(*shape, _ANY))).split(str(_ANY).encode())
-    for count in range(1, 1 + max(1, SHARD_BYTES // (unit * row_bytes))):
-        data = before + str(count * unit).encode() + after
-        if len(data) == facts["bytes"] and sha256_hex(data) == facts["sha256"]:
-            return ArrayLayout(*shape, count * unit)
-    return None
-
-
-@functools.lru_cache(4096)
-def _plain(n: int, dim: int, dtype: str, block_rows: int) -> tuple[ArrayLayout, dict[str, Any]]:
-    """Return the layout of one plain chunk, and the size and sha256 of its metadata."""
-    layout = ArrayLayout(n, dim, dtype, block_rows, 0)
-    data = json_bytes(array_metadata(layout))
-    return layout, {"bytes": len(data), "sha256": sha256_hex(data)}
 
 
 def shard_name(layout: ArrayLayout, file: int, hashes: Sequence[str]) -> str:

@@ -1,18 +1,27 @@
-"""The embeddings convention: what a Zarr group says of the vectors in it.
+"""What a store says to readers of Zarr: its ``zarr.json`` files, with the embeddings convention.
 
-docs/embeddings-convention.md is the specification and ``embeddings.schema.json`` its schema. Every
-set declares the convention beside ``featstore``; the groups above a set may declare others.
+Our own readers need none of them: they follow from the log and the commits. Every set declares the
+convention that docs/embeddings-convention.md and ``embeddings.schema.json`` specify.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featstore.store.files import json_bytes, parse_json
-from featstore.store.layout import INTEGERS, group_metadata
-from featstore.store.records import Commit
+from featstore.store.files import json_bytes
+from featstore.store.layout import (
+    FORMAT,
+    INTEGERS,
+    ArrayLayout,
+    SetKey,
+    array_metadata,
+    group_metadata,
+    vector_metadata,
+)
+from featstore.store.records import BIAS, Commit
 
 #: What identifies the convention; it never changes.
 UUID = "eb7c9fe8-cf5c-4296-9b2f-2d95e0b1c7ab"
@@ -96,44 +105,42 @@ def properties(attributes: Mapping[str, Any], commit: Commit) -> dict[str, Any]:
     if commit.failed:
         blank: Any = 0 if commit.dtype in INTEGERS else "NaN"
         stated["missing_rows"] = {"count": commit.n_failed, "value": blank}
-    if "bias/zarr.json" in commit.metadata:
+    if BIAS in commit.metadata:
         stated["bias"] = "bias"
     return stated
 
 
-def is_group(data: bytes, attributes: Mapping[str, Any]) -> bool:
-    """Return whether `data` is the ``zarr.json`` of a group with these attributes, as written.
+def root_metadata(hash_name: str) -> bytes:
+    """Return the ``zarr.json`` of a store whose new blocks have this hash."""
+    return json_bytes(group_metadata({"format": FORMAT, "hash": hash_name}))
 
-    `zarr_conventions` may stand beside ours, and is not looked at.
+
+def zarr_metadata(key: SetKey, commit: Commit) -> dict[str, bytes]:
+    """Return path below the store -> content of Zarr's metadata of a set, the groups above first.
+
+    Parameters
+    ----------
+    commit : Commit
+        The present revision.
     """
-    return data == json_bytes(group_metadata(dict(attributes), **_beside(data)))
+    stated = {"format": FORMAT, **commit.attributes, "revision": commit.revision_id}
+    beside = {CONVENTIONS: [DECLARATION], KEY: properties(commit.attributes, commit)}
+    found = {
+        key.dataset: _group(dataset=key.dataset),
+        f"{key.dataset}/{key.kind}": _group(dataset=key.dataset, kind=key.kind),
+        f"{key}": json_bytes(group_metadata(stated, **beside)),
+        f"{key}/embedding": _array(commit.layout),
+    }
+    if BIAS in commit.metadata:
+        found[f"{key}/bias"] = json_bytes(vector_metadata(commit.n, "float32"))
+    return {f"{path}/zarr.json": data for path, data in found.items()}
 
 
-def is_pointer(data: bytes, attributes: Mapping[str, Any], commit: Commit | None) -> bool:
-    """Return whether `data` is the ``zarr.json`` of a set with these attributes, as written.
-
-    What it states under the embeddings convention is compared with what follows from attributes
-    and commit, if the commit is known. Other conventions may stand beside.
-    """
-    beside: dict[str, Any] = _beside(data)
-    if DECLARATION not in beside.get(CONVENTIONS, ()):
-        return False
-    stated = parse_json(data, where="the set")["attributes"].get(KEY)
-    beside[KEY] = stated if commit is None else properties(attributes, commit)
-    return data == json_bytes(group_metadata(dict(attributes), **beside))
+@functools.lru_cache(4096)
+def _group(**attributes: str) -> bytes:
+    return json_bytes(group_metadata(attributes))
 
 
-def _beside(data: bytes) -> dict[str, Any]:
-    """Return the list of conventions that a group states, if it states one."""
-    if b'"zarr_conventions"' not in data:
-        return {}
-    document = parse_json(data, where="the group")
-    group = document.get("attributes") if isinstance(document, dict) else None
-    stated = group.get(CONVENTIONS) if isinstance(group, dict) else None
-    return {CONVENTIONS: stated} if isinstance(stated, list) else {}
-
-
-def pointer_bytes(attributes: Mapping[str, Any], commit: Commit) -> bytes:
-    """Return the ``zarr.json`` of a set; it declares the embeddings convention."""
-    beside = {CONVENTIONS: [DECLARATION], KEY: properties(attributes, commit)}
-    return json_bytes(group_metadata(dict(attributes), **beside))
+@functools.lru_cache(4096)
+def _array(layout: ArrayLayout) -> bytes:
+    return json_bytes(array_metadata(layout))

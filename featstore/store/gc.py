@@ -13,47 +13,39 @@ import contextlib
 import math
 import os
 import re
-import secrets
 import stat
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featstore.durable import fsync_directory, make_folders
 from featstore.errors import FeatstoreError, StoreWriteError, UnknownSetError
-from featstore.store.catalog import (
-    NAME,
-    holds_files,
-    lists_nothing,
-    read_catalog,
-    removals,
-    set_folders,
-    whole_tags,
-    write_catalog,
-)
+from featstore.store.convention import root_metadata
 from featstore.store.files import (
     MAX_JSON_BYTES,
     delete,
-    json_bytes,
     read_regular,
     walk_store,
     write_file,
 )
-from featstore.store.layout import SetKey, group_metadata, is_component
+from featstore.store.layout import SetKey, is_component
 from featstore.store.listing import Listed, read_records, unlisted
 from featstore.store.lock import Claim, abandoned, claim_set, folder_lock, is_claimed
-from featstore.store.records import (
-    POINTER,
-    REVISIONS,
-    StoreFormat,
-    key_of,
-    read_root,
-    staging_of,
+from featstore.store.log import (
+    Log,
+    has_log,
+    holds_files,
+    listed_tags,
+    read_log,
+    set_folders,
+    update_log,
 )
+from featstore.store.records import REVISIONS, key_of, staging_of, tag_file
 from featstore.store.repair import restore_array
 from featstore.store.staging import end_claim
 from featstore.store.store import open_store
+from featstore.store.writer import end_publication
 
 #: Seconds that litter is left alone by default.
 GRACE = 24 * 3600.0
@@ -100,18 +92,10 @@ class _Collection:
 
     def run(self) -> list[Litter]:
         """Remove what is litter, and return it; in a dry run it is only returned."""
-        root = self._root
-        # What is to be removed goes last: as long as it is there, it says why the rest was left.
-        removed = dict.fromkeys(removals(root), "a set whose removal was interrupted")
-        condemned = self._note(removed)
+        root, condemned = self._root, []
         for directory in set_folders(root).folders:
             if not _linked(root, directory):
                 condemned += self._clean(directory)
-        listed = lists_nothing(root)
-        if listed:
-            self._found.append(Litter(NAME, "lists thumbnails of a kind without sets", 0))
-        if (listed or condemned) and not self._dry_run:
-            write_catalog(root)
         folders = set_folders(root).folders
         for kind in sorted({folder.parent for folder in (*folders, *condemned)}):
             self._remove_tables(kind, condemned)
@@ -120,8 +104,10 @@ class _Collection:
                 with abandoned(root / name) as alone:
                     if alone:
                         self._delete(self._note({root / name: "a half-written file"}))
-        for folder in () if self._dry_run else condemned:
-            _end_removal(root, folder)
+        listed = {tag_file(*tag) for tag in read_log(root).tags.items()}
+        tags = (path for path in (root / "tags").glob("*.json"))
+        stray = [path for path in tags if path.relative_to(root).as_posix() not in listed]
+        self._delete(self._note(dict.fromkeys(stray, "a tag that the store does not list")))
         return self._found
 
     def _note(self, paths: Mapping[Path, str]) -> list[Path]:
@@ -144,7 +130,7 @@ class _Collection:
     def _clean(self, directory: Path) -> list[Path]:
         """Remove what is litter of a set; return its folder if all of it is to be removed."""
         key, staging = key_of(directory), staging_of(directory)
-        finished, staged = (directory / POINTER).exists(), staging.exists()
+        finished, staged = self._is_listed(key), staging.exists()
         if staged and is_claimed(directory, stale=self._grace):
             return []
         litter: dict[Path, str] = {}
@@ -162,16 +148,16 @@ class _Collection:
         except StoreWriteError:
             return []  # someone began just now
         try:
-            if (directory / POINTER).exists() != finished:
+            if self._is_listed(key) != finished:
                 return []  # and ended, too
             if not finished:
-                return [_condemn(directory, claim)]
+                _empty(directory, claim)
+                return [directory]
             if staged:
                 # An extension that was given up may have published a part of itself.
                 with contextlib.suppress(FeatstoreError):
                     restore_array(read_records(self._root, key), claim)
-                write_catalog(self._root)
-                claim.finish()
+                end_publication(self._root, key, claim)
                 return []
             # Looked at again, now that nobody else can publish.
             for path in {*old}.intersection(_unlisted_of(self._root, directory)):
@@ -181,6 +167,9 @@ class _Collection:
             claim.release()
         return []
 
+    def _is_listed(self, key: SetKey) -> bool:
+        return str(key) in read_log(self._root).sets
+
     def _remove_tables(self, kind: Path, condemned: Collection[Path]) -> None:
         """Remove the tables of a kind that nothing lists."""
         # A writer that replaces thumbnails holds this lock; one that needs items writes them again.
@@ -188,14 +177,27 @@ class _Collection:
             tables = dict.fromkeys(
                 _unlisted_tables(self._root, kind, condemned), "a table that no commit names"
             )
-            self._delete(self._note(tables))
+            old = self._note(tables)
+            if not self._dry_run:
+                _delete_tables(self._root, old)
+
+
+def _delete_tables(root: Path, tables: Collection[Path]) -> int:
+    """Delete tables, which the log lists no more from then on, and return the bytes freed."""
+    names = {path.relative_to(root).as_posix() for path in tables}
+    if names & read_log(root).thumbnails:
+        update_log(root, lambda log: replace(log, thumbnails=log.thumbnails - names))
+    freed = sum(delete(path) for path in tables)
+    for folder in {path.parent for path in tables}:
+        fsync_directory(folder)
+    return freed
 
 
 def _files_of(root: Path, directory: Path) -> dict[str, Listed]:
     """Return the table of a set; empty if a record that is lost may name anything."""
     with contextlib.suppress(FeatstoreError, OSError):
         records = read_records(root, key_of(directory))
-        return records.files() if records.whole else {}
+        return {} if records.lost else records.files()
     return {}
 
 
@@ -218,7 +220,7 @@ def _unlisted_tables(root: Path, kind: Path, condemned: Collection[Path] = ()) -
         pictures = {name for name in tables if "/thumbnails-" in name}
         if not all(files):
             listed |= tables - pictures
-        shown = {*(read_catalog(root) or {}).get("thumbnails", ())}
+        shown = read_log(root).thumbnails
         # Where none of those that are listed is there, a writer had replaced them.
         listed |= shown if shown & pictures else pictures
     return [there[name] for name in sorted(tables - listed)]
@@ -251,46 +253,53 @@ def _facts(path: Path) -> Iterator[os.stat_result]:
 def remove_set(root: Path, key: str) -> int:
     """Remove the set of this full key and return the bytes freed.
 
-    A damaged set is removed like any other: nothing of it is believed. Its item tables go with it
-    unless another set names them, and the thumbnails of its kind with the last set of the kind. A
-    removal that was interrupted is completed.
+    The log comes first: from then on there is no set. A damaged set is removed like any other:
+    nothing of it is believed. Its item tables go with it unless another set names them, and the
+    thumbnails of its kind with the last set of the kind. The same call completes a removal that was
+    interrupted.
 
     Raises
     ------
     UnknownSetError
         If there is no such set, finished, begun or damaged.
     StoreWriteError
-        If another process is writing it, or the file system refuses.
+        If another process is writing it, a tag names it, or the file system refuses.
     """
     parts = SetKey.parse(key)
     directory = parts.directory(root) if parts else root
+    there = directory.is_dir() and not directory.is_symlink()
+    if parts is None or not (there or key in read_log(root).sets):
+        raise UnknownSetError(f"{root} holds no set {key!r}.")
+    if is_claimed(directory):
+        raise StoreWriteError(f"{key} is being written. Wait for its writers to end, or stop them.")
+
+    def drop(log: Log) -> Log:
+        _check_untagged(root, log, key)
+        return replace(log, sets={name: log.sets[name] for name in log.sets if name != key})
+
     try:
-        with folder_lock(root):  # no tag is made meanwhile
-            condemned = [folder for folder, of in removals(root).items() if of == key]
-            there = parts is not None and directory.is_dir() and not directory.is_symlink()
-            if not there and not condemned:
-                raise UnknownSetError(f"{root} holds no set {key!r}.")
-            if parts is not None and there:
-                _check_untagged(root, key)
-                if is_claimed(directory):
-                    raise StoreWriteError(
-                        f"{key} is being written. Wait for its writers to end, or stop them."
-                    )
-                claim = claim_set(directory, parts)
-                try:
-                    condemned.append(_condemn(directory, claim))
-                finally:
-                    claim.release()
-        return sum(_end_removal(root, folder) for folder in condemned)
+        drop(read_log(root))  # before a claim is made
+        claim = claim_set(directory, parts)
+        try:
+            update_log(root, drop, claim=claim)
+            kind, own = directory.parent, _item_tables(directory)
+            with folder_lock(kind):
+                claim.check()  # who has taken over may have written the set anew
+                tables = _unlisted_tables(root, kind, [directory])
+                pictures = [path for path in tables if path.name.startswith("thumbnails-")]
+                freed = _delete_tables(root, [*pictures, *(p for p in tables if p.name in own)])
+            return freed + _empty(directory, claim)
+        finally:
+            claim.release()
     except StoreWriteError:
         raise
     except OSError as err:
         raise StoreWriteError(f"Cannot remove {key} from {root}: {err.strerror or err}.") from err
 
 
-def _check_untagged(root: Path, key: str) -> None:
+def _check_untagged(root: Path, log: Log, key: str) -> None:
     """Raise StoreWriteError if a tag names a set: without it, the tag would name what is lost."""
-    names = [name for name, tag in whole_tags(root).items() if key in tag["sets"]]
+    names = [name for name, sets in listed_tags(root, log).items() if key in sets]
     if names:
         drop = "; ".join(f"featstore tag {root} {name} --delete" for name in names)
         raise StoreWriteError(
@@ -299,35 +308,31 @@ def _check_untagged(root: Path, key: str) -> None:
         )
 
 
-def _condemn(directory: Path, claim: Claim) -> Path:
-    """Rename the folder of a set whose claim this process holds to what is litter."""
-    condemned = directory.with_name(f".removed-{directory.name}-{secrets.token_hex(4)}")
-    claim.move_set(condemned)
-    return condemned
+def _empty(directory: Path, claim: Claim) -> int:
+    """Delete the folder of a set that the log does not list, and return the bytes freed.
 
-
-def _end_removal(root: Path, condemned: Path) -> int:
-    """Complete the removal of a set whose folder was renamed, and return the bytes freed.
-
-    The folder is deleted last: as long as it is there, what is left to do is known.
+    The commits go first, so that no log is made again from them; the claim goes last. Each file is
+    renamed into its folder: who has lost the claim deletes nothing of the set written anew.
     """
-    write_catalog(root)
-    kind = condemned.parent
-    own = {f"items-{digits}.parquet" for digits in _item_tables(condemned)}
-    with folder_lock(kind):
-        last = kind not in set_folders(root).kinds
-        tables = [path for path in _unlisted_tables(root, kind) if last or path.name in own]
-        # Another command may have ended the removal.
-        return sum(delete(path) for path in (*tables, condemned) if path.exists())
+    files, folders, odd = walk_store(directory)
+    freed = _size(directory)
+    for name in sorted((*files, *odd), key=lambda name: (not name.startswith(REVISIONS), name)):
+        if not name.startswith(".staging/"):
+            claim.discard(directory / name)
+    claim.finish()
+    for name in (*sorted(folders, reverse=True), "."):
+        with contextlib.suppress(OSError):
+            (directory / name).rmdir()
+    return freed
 
 
 def _item_tables(directory: Path) -> set[str]:
-    """Return the digits of the item tables that the records of a set name, whole or damaged."""
+    """Return the names of the item tables that the records of a set name, whole or damaged."""
     found: set[str] = set()
     for path in (directory / REVISIONS).glob("*.json"):
         with contextlib.suppress(FeatstoreError, OSError):
             text = read_regular(path, limit=MAX_JSON_BYTES).decode(errors="replace")
-            found |= set(re.findall(r"items-([0-9a-f]{8})\.parquet", text))
+            found |= set(re.findall(r"items-[0-9a-f]{8}\.parquet", text))
     return found
 
 
@@ -341,10 +346,10 @@ FILE_MODE = 0o444
 STAGED_MODE = 0o664
 
 #: What a process that was killed while it made a store leaves.
-_HALF_WRITTEN = re.compile(r"\.zarr\.json\.[0-9a-f]{8}\.staged")
+_HALF_WRITTEN = re.compile(r"\.log\.json\.[0-9a-f]{8}\.staged")
 
 
-def make_store(root: Path, *, shared: bool = False, form: StoreFormat | None = None) -> bool:
+def make_store(root: Path, *, shared: bool = False, hash_name: str | None = None) -> bool:
     """Make an empty store at `root`, or give a store's folders and files the shared modes.
 
     Parameters
@@ -353,8 +358,8 @@ def make_store(root: Path, *, shared: bool = False, form: StoreFormat | None = N
         Let the folder's group write: folders get mode 2775, finished files 0444. Which group
         that is, is the folder's affair (``chgrp``). Each owner of a part must do this once if
         the store was not made shared.
-    form : StoreFormat, optional
-        Format of a new store, and the hash of its blocks.
+    hash_name : str, optional
+        The hash of the blocks of a new store; sha256 by default.
 
     Returns
     -------
@@ -364,14 +369,13 @@ def make_store(root: Path, *, shared: bool = False, form: StoreFormat | None = N
     Raises
     ------
     FormatVersionError
-        If a newer version wrote the store.
+        If another version wrote the store.
     StoreWriteError
         If the folder holds other things or a store with another hash, the file system refuses, or
         parts belong to others.
     """
-    stated = read_root(root)
-    fresh = stated is None
-    check_hash(str(root), stated, form)
+    log, fresh = read_log(root), not has_log(root)
+    check_hash(str(root), None if fresh else log, hash_name)
     try:
         # What a first attempt that was killed left: gc removes it, or the next extraction goes on.
         others = root.iterdir() if fresh and root.exists() else ()
@@ -383,10 +387,10 @@ def make_store(root: Path, *, shared: bool = False, form: StoreFormat | None = N
         if shared:
             _share(root)
         if fresh:
-            attributes = (form or StoreFormat()).attributes()
-            write_file(root / "zarr.json", [json_bytes(group_metadata(attributes))])
-        if fresh or not (root / NAME).exists():
-            write_catalog(root)
+            log = replace(log, hash=hash_name or log.hash)
+            update_log(root, lambda there: log if there == Log() else there)
+        if not os.path.lexists(root / "zarr.json"):
+            write_file(root / "zarr.json", [root_metadata(log.hash)])
     except FeatstoreError:
         raise
     except OSError as err:
@@ -396,12 +400,12 @@ def make_store(root: Path, *, shared: bool = False, form: StoreFormat | None = N
     return fresh
 
 
-def check_hash(where: str, stated: StoreFormat | None, asked: StoreFormat | None) -> None:
+def check_hash(where: str, log: Log | None, asked: str | None) -> None:
     """Raise StoreWriteError if a store has another hash of blocks than the one asked for."""
-    if stated is not None and asked is not None and stated.hash != asked.hash:
+    if log is not None and asked not in (None, log.hash):
         raise StoreWriteError(
-            f"The blocks of {where} are hashed by {stated.hash}, which never changes. For "
-            f"{asked.hash} make a new store, and extract into that."
+            f"The blocks of {where} are hashed by {log.hash}, which never changes. For "
+            f"{asked} make a new store, and extract into that."
         )
 
 

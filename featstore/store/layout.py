@@ -27,7 +27,7 @@ from featstore.identity import encoder_directory, set_id, space_id
 from featstore.store import BLOCK_ROWS, DTYPE_CODES
 
 #: The store format, the only one that is read and written.
-FORMAT = 2
+FORMAT = 3
 
 #: Arrays of at most this many bytes are one plain chunk.
 PLAIN_BYTES = 8 * 2**20
@@ -154,7 +154,7 @@ class SetSpec:
         return self.key.directory(root)
 
     def attributes(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the attributes of the set, without the revisions that they will point to.
+        """Return what a commit states of the set.
 
         Parameters
         ----------
@@ -162,7 +162,6 @@ class SetSpec:
             What is recorded and not keyed: label set, manifest revision, ….
         """
         return {
-            "format": FORMAT,
             "dataset": self.dataset,
             "kind": self.kind,
             "encoder": self.encoder,
@@ -306,9 +305,20 @@ def plan_array(n: int, dim: int, dtype: str, limits: LayoutLimits = LIMITS) -> A
     row_bytes = dim * DTYPES[dtype].itemsize
     if n <= block_rows or n * row_bytes <= limits.plain_bytes:
         return ArrayLayout(n, dim, dtype, block_rows, 0)
+    unit, most = _shards(row_bytes, block_rows, limits.shard_bytes)
+    return ArrayLayout(n, dim, dtype, block_rows, most * unit)
+
+
+def _shards(row_bytes: int, block_rows: int, shard_bytes: int) -> tuple[int, int]:
+    """Return the rows of which those of a shard are a multiple, and the largest such number."""
     unit = math.lcm(block_rows, 65_536 // math.gcd(65_536, row_bytes))
-    shard_rows = max(1, limits.shard_bytes // (unit * row_bytes)) * unit
-    return ArrayLayout(n, dim, dtype, block_rows, shard_rows)
+    return unit, max(1, shard_bytes // (unit * row_bytes))
+
+
+def is_shard(dim: int, dtype: str, block_rows: int, shard_rows: int) -> bool:
+    """Return whether a writer cuts an array into files of so many rows; 0 is one plain chunk."""
+    unit, most = _shards(dim * DTYPES[dtype].itemsize, block_rows, SHARD_BYTES)
+    return shard_rows % unit == 0 and shard_rows <= most * unit
 
 
 def array_metadata(layout: ArrayLayout) -> dict[str, Any]:
@@ -385,38 +395,6 @@ def shard_index(layout: ArrayLayout, n_present: int) -> np.ndarray:
     index[:n_present, 0] = np.arange(n_present, dtype="<u8") * size
     index[:n_present, 1] = size
     return index
-
-
-def parse_array_metadata(document: Any, *, where: str, block_rows: int) -> ArrayLayout:
-    """Return the layout that a ``zarr.json`` document states, if it is one we write.
-
-    Nothing but the two layouts of this module is accepted: another codec, dtype, chunk
-    grid or node type is refused before any data is read.
-
-    Raises
-    ------
-    LayoutError
-        If the document is anything else.
-    """
-    try:
-        n, dim = (int(size) for size in document["shape"])
-        stated = str(document["data_type"])
-        # Only bfloat16 is stored as uint16; the comparison below includes its attribute.
-        dtype = "bfloat16" if stated == "uint16" else stated
-        chunk_rows = int(document["chunk_grid"]["configuration"]["chunk_shape"][0])
-        sharded = document["codecs"][0]["name"] == "sharding_indexed"
-        if dtype not in DTYPES or n < 1 or dim < 1 or chunk_rows < 1:
-            raise ValueError
-        layout = ArrayLayout(n, dim, dtype, block_rows, chunk_rows if sharded else 0)
-        known = document == array_metadata(layout)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
-        known = False
-    if not known:
-        raise LayoutError(
-            f"{where} is not an array that featstore writes (plain or sharded chunks of "
-            f"{' or '.join(DTYPES)} without compressor). It was not opened."
-        )
-    return layout
 
 
 def shard_tail(layout: ArrayLayout, file: int) -> bytes:

@@ -72,18 +72,27 @@ def abandoned(staged: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[bool]:
+def folder_lock(folder: Path, *, patience: float | None = None) -> Iterator[bool]:
     """Hold a folder's own lock, waiting for it; False where there are no locks.
 
-    Only good for what may also go wrong, and is put right by the next writer.
+    Parameters
+    ----------
+    patience : float, optional
+        Seconds to wait for it, of who knows that its holder may stand still; no end by default.
     """
     handle, locked = -1, False
     with contextlib.suppress(ImportError, OSError):  # Windows, or a server without locks
         import fcntl
 
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        locked = True
+        until = time.monotonic() + (patience or 0.0)
+        while patience is not None and not (locked := try_lock(handle)):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.005)
+        if patience is None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            locked = True
     try:
         yield locked
     finally:
@@ -137,6 +146,10 @@ EXPIRY = 60.0
 #: Seconds between two looks at another writer's claim.
 _LOOK = 0.2
 
+#: Seconds that a writer which took over waits for a lock: who holds it may stand still, and can
+#: publish nothing any more.
+_PATIENCE = 2.0
+
 _CLAIM = "claim"
 
 #: What the names of parts begin with, the names of parts, and those of writers' folders.
@@ -157,10 +170,14 @@ class Claim:
         Where everything unpublished lies. It may hold the blocks of an earlier writer.
     unsynced : set of Path
         Folders with names that may not be durable yet.
+    patience : float or None
+        Seconds to wait for locks that the writer may hold from which this one took over, since it
+        stood still; None if there is none.
     """
 
     def __init__(self, folder: Path, handle: int, *, beat: float, unsynced: set[Path]) -> None:
         self.folder = folder
+        self.patience: float | None = None
         self.unsynced = unsynced
         self._synced: set[Path] = set()
         self._handle = handle
@@ -177,7 +194,7 @@ class Claim:
 
     def loss(self) -> ClaimLostError | None:
         """Return the error that says that another writer has taken over, if one has."""
-        return None if (self.folder / _CLAIM).exists() else self._lost()
+        return None if (self.folder / _CLAIM).exists() else self.lost()
 
     def place(self, staged: Path, target: Path) -> None:
         """Rename a file of `folder` to its place in the set, read-only.
@@ -194,7 +211,7 @@ class Claim:
             seal(staged, like=target.parent)
             staged.replace(target)
         except FileNotFoundError as err:
-            raise self._lost() from err
+            raise self.lost() from err
         self.rely_on(target)
 
     def rely_on(self, path: Path) -> None:
@@ -217,7 +234,7 @@ class Claim:
         try:
             path.rename(self.folder / f"discarded.{secrets.token_hex(4)}.staged")
         except FileNotFoundError as err:
-            raise self._lost() from err
+            raise self.lost() from err
         self.unsynced.add(path.parent)
 
     def sync(self) -> None:
@@ -234,17 +251,11 @@ class Claim:
             try:
                 fsync_directory(folder)
             except FileNotFoundError as err:
-                raise self._lost() from err
+                raise self.lost() from err
             except OSError as err:
                 raise write_error(folder, err) from err
         self._synced |= self.unsynced
         self.unsynced.clear()
-
-    def write_pointer(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
-        """Write the file that publishes all that was written before, which is durable by then."""
-        self.sync()
-        self.write_file(target, parts)
-        self.sync()
 
     def write_file(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
         """Write a file of the set: staged in `folder`, fsynced, renamed to its place.
@@ -262,7 +273,7 @@ class Claim:
             write_durably(target, parts, staged=staged, sealed=True, later=self.unsynced)
             self.rely_on(target)
         except FileNotFoundError as err:
-            raise self._lost() from err
+            raise self.lost() from err
         except OSError as err:
             raise write_error(target, err) from err
 
@@ -274,22 +285,6 @@ class Claim:
         self._thread.join()
         os.close(self._handle)
         self._handle = -1
-
-    def move_set(self, target: Path) -> None:
-        """Rename the folder of the set, claim and all: from now on there is no set.
-
-        One rename, so that a kill leaves either the set or what `target` says of itself.
-
-        Raises
-        ------
-        ClaimLostError
-            If another writer has taken over; the set, which may be its, stays.
-        """
-        with deciding(self.folder.parent) as decided:  # nobody takes over meanwhile
-            if not decided or self.loss() is not None:
-                raise self._lost()
-            self.folder.parents[1].rename(target)
-        fsync_directory(target.parent)
 
     def finish(self) -> None:
         """Remove everything staged, and the claim with it."""
@@ -308,7 +303,8 @@ class Claim:
             with contextlib.suppress(OSError):
                 staging.parent.rmdir()
 
-    def _lost(self) -> ClaimLostError:
+    def lost(self) -> ClaimLostError:
+        """Return the error of a writer that stood still while another took over."""
         directory = str(self.folder).partition("/.staging/")[0]
         return ClaimLostError(
             f"The claim on {directory} was lost: this process stood still for "
@@ -371,6 +367,7 @@ def claim_set(
                 elif time.monotonic() - since > expiry:
                     copied = True
                     claim = _begin(staging, current, beat=beat, unsynced=unsynced)
+                    claim.patience = _PATIENCE
                 holder = _holder(current)
                 # By the wall clock alone nobody is dead: the other machine's may be wrong.
                 late = time.time() - seen[1] / 1e9 > expiry

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from featstore.address import Address, open_address
 from featstore.errors import CorruptStoreError, StoreWriteError
 from featstore.store.blocks import check_file
-from featstore.store.catalog import find_sets, finished_sets, set_folders, unfinished_sets
 from featstore.store.files import check_no_links, has_grown, opened_as_it_is
 from featstore.store.layout import ArrayLayout, SetKey
-from featstore.store.records import Commit, key_of, read_pointer, tag_names
+from featstore.store.log import Log, read_log, set_folders, unfinished_sets
+from featstore.store.records import Commit, key_of
 from featstore.store.rows import Mode, RowSource, open_rows
 
 Progress = Callable[[int], object]
@@ -46,21 +46,13 @@ class Place:
         self.root = root
         self.address = address or str(root)
 
-    def folders(self, among: Collection[str] | None = None) -> list[Path]:
-        """Return the folders of the finished sets below `root`, sorted by key.
+    def log(self) -> Log:
+        """Return the log of the store, as it is now; of a remote one, as it was at opening."""
+        return read_log(self.root)
 
-        Parameters
-        ----------
-        among : collection of str, optional
-            The keys to choose from; all by default.
-        """
-        found = finished_sets(self.root)
-        return [path for path in found if among is None or str(key_of(path)) in among]
-
-    def find(self, name: str, among: Collection[str] | None = None) -> dict[str, Path]:
-        """Return key -> folder of the finished sets that `name` fits; see `folders`."""
-        found = find_sets(self.root, name)
-        return {key: path for key, path in found.items() if among is None or key in among}
+    def available(self, revisions: Mapping[str, str]) -> list[str]:
+        """Return the keys of those of these sets, key -> revision_id, that can be read, sorted."""
+        return sorted(revisions)
 
     def rows(
         self, key: SetKey, commit: Commit, layout: ArrayLayout, mode: Mode, *, damaged: bool = False
@@ -92,8 +84,8 @@ class Place:
             path = array / layout.file_name(file)
             found = check_file(path, layout, file, commit)
             if found.reasons or found.bad_blocks:
-                current = read_pointer(array.parent) or {"revision": ""}
-                if current["revision"] != commit.revision_id or has_grown(array, layout):
+                current = self.log().sets.get(str(key))
+                if current != commit.revision_id or has_grown(array, layout):
                     raise StoreWriteError(
                         f"{key} is being extended or replaced, or was while it was sent: {path} is "
                         f"not that of revision {commit.revision_id[:12]} any more. Nothing of the "
@@ -115,15 +107,14 @@ class Place:
         """Return the folders of datasets and kinds that this user cannot list, each with why."""
         return set_folders(self.root).closed
 
-    def tags(self) -> list[str]:
-        """Return the names of the tags, sorted; those that the catalog lists may be left out."""
-        return tag_names(self.root)
+    def refresh(self) -> None:
+        """Fetch the log again."""
 
-    def refresh(self, *names: str) -> None:
-        """Fetch records of the store that no hash names, as far as there are any."""
+    def fetch_tag(self, name: str, digest: str) -> None:
+        """Fetch the file of a tag."""
 
-    def fetch_records(self, key: SetKey, revision: str | None = None) -> None:
-        """Fetch the pointer of a set, its commit, and the commits whose id begins `revision`."""
+    def fetch_records(self, key: SetKey, *revisions: str) -> None:
+        """Fetch the commits of these revisions of a set."""
 
     def fetch(self, key: SetKey, commit: Commit, *parts: str) -> None:
         """Fetch the small files of a revision: all, or these `featstore.store.listing.PARTS`."""

@@ -1,15 +1,14 @@
-"""Records of a set: commits, the pointer to the newest one, and tags.
+"""Records of a store that never change: the commits of its sets, and tags.
 
 A record from a stranger may name any file and any size. Whatever passes here is a plain value
 of the right type, a name that stays inside its set, and a size that arithmetic can hold.
 
-A commit is the only thing that makes rows readable. It names the number of rows, the hash
-of each block's valid rows, the items, the failed rows, and the digest of the metadata; its
-own sha256 is the revision_id.
+A commit is the only thing that makes rows readable. It names the set, the number of rows, the hash
+of each block's valid rows, the items, the failed rows, the small files, and the revisions before
+it; its own sha256 is the revision_id. Which is the present one, the log says.
 
-A tag never changes: it is made only if there is none of its name. It names itself, and revisions
-by the hashes of their commits, so whoever opens a store by a tag reads the same bytes wherever it
-lies.
+A tag names itself, and revisions by the hashes of their commits, so whoever opens a store by a tag
+reads the same bytes wherever it lies.
 
 Every record carries its format, and there is one.
 """
@@ -30,8 +29,6 @@ from featstore.errors import (
     CorruptStoreError,
     FeatstoreError,
     FormatVersionError,
-    UnknownSetError,
-    unknown_name,
 )
 from featstore.identity import (
     HASHES,
@@ -53,9 +50,12 @@ from featstore.store.files import (
 from featstore.store.layout import (
     DTYPES,
     FORMAT,
+    ArrayLayout,
     SetKey,
+    SetSpec,
     check_component,
     is_component,
+    is_shard,
 )
 
 #: Bounds of a set: far above any real one, far below where sizes overflow.
@@ -66,7 +66,7 @@ MAX_BLOCK_ROWS = 2**24
 #: A file of a set that a commit names is at most so large.
 MAX_FILE_BYTES = 2**44
 
-#: Revisions of a set, at most: more ids do not fit in a pointer's file.
+#: Revisions of a set, at most.
 MAX_HISTORY = MAX_METADATA_BYTES // 64
 
 #: What a commit may not name as metadata: data and the things that name the commit.
@@ -96,66 +96,6 @@ def check_format(found: Any, *, where: str) -> None:
             f"{where} has store format {str(found)[:20]}; this headstock reads format {FORMAT} "
             "alone. Upgrade headstock, or extract or pull the store again."
         )
-
-
-@dataclass(frozen=True)
-class StoreFormat:
-    """What the root of a store states.
-
-    Attributes
-    ----------
-    hash : str
-        The hash of the blocks of new sets, one of `featstore.identity.HASHES`.
-    """
-
-    hash: str = SHA256
-
-    @classmethod
-    def parse(cls, stated: Any, *, where: str) -> StoreFormat:
-        """Return what a root's attributes or a catalog state.
-
-        Raises
-        ------
-        CorruptStoreError
-            If they state no format, or a hash that no writer takes.
-        FormatVersionError
-            If they state another format.
-        """
-        found = stated if isinstance(stated, dict) else {}
-        check_format(found.get("format"), where=where)
-        name = found.get("hash")
-        if not isinstance(name, str) or name not in HASHES:
-            raise CorruptStoreError(
-                f"{where} names no hash of blocks that featstore knows: {' or '.join(HASHES)}."
-            )
-        return cls(name)
-
-    def attributes(self) -> dict[str, Any]:
-        """Return the attributes of the root."""
-        return {"format": FORMAT, "hash": self.hash}
-
-
-def read_root(root: Path) -> StoreFormat | None:
-    """Return what the root of the store in a folder states; None if there is none.
-
-    Raises
-    ------
-    CorruptStoreError, FormatVersionError
-        See `StoreFormat.parse`.
-    """
-    try:
-        document = read_json(root / "zarr.json", limit=MAX_METADATA_BYTES)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return parse_root(document, where=f"{root}/zarr.json")
-
-
-def parse_root(document: Any, *, where: str) -> StoreFormat:
-    """Return what a root's ``zarr.json`` states; raises as `StoreFormat.parse`."""
-    group = document.get("attributes") if isinstance(document, dict) else None
-    return StoreFormat.parse(
-        group.get("featstore") if isinstance(group, dict) else None, where=where
-    )
 
 
 def _is_facts(facts: Any, *more: str) -> bool:
@@ -202,7 +142,6 @@ def _one_of(known: Collection[str]) -> Check:
 #: What a value is by which function, and in words.
 Check = tuple[Callable[[Any], bool], str]
 
-_DIGEST: Check = (is_sha256, "64 hexadecimal digits")
 _TEXT: Check = (lambda value: isinstance(value, str), "a text")
 _TABLE: Check = (lambda value: isinstance(value, dict), "a table")
 
@@ -218,25 +157,35 @@ _COMMIT: dict[str, Check] = {
         "a file of a name that a store can hold, its bytes and its sha256",
     ),
     "metadata": (
-        lambda files: _are_files(files) and "embedding/zarr.json" in files,
-        "a table of files, with embedding/zarr.json, each of a name that a set can hold",
+        lambda files: _are_files(files),
+        "a table of files, each of a name that a set can hold",
     ),
-    "space_id": _DIGEST,
-    "set_id": _DIGEST,
-    "attributes": _DIGEST,
+    "shard_rows": (lambda rows: is_size(rows, low=0, high=MAX_ROWS), "a number of rows"),
+    "attributes": (lambda found: _are_attributes(found), "what a set says of itself"),
+    "sequence": _integer(MAX_ROWS),
+    "history": (
+        lambda ids: _are_digests(ids) and len({*ids}) == len(ids) <= MAX_HISTORY,
+        "a list of earlier revisions, each of them once",
+    ),
     "failed": (_is_base64, "base64 of a bit a row"),
     "hash": _one_of(HASHES),
     "format": (lambda value: value == FORMAT, f"{FORMAT}"),
 }
 
-#: Each field of a pointer that is read.
-_POINTER: dict[str, Check] = {
-    **dict.fromkeys(
-        ("revision", "dataset", "kind", "encoder", "space_id", "set_id", "precision"), _TEXT
-    ),
+#: Each field of the attributes of a set.
+_ATTRIBUTES: dict[str, Check] = {
+    **dict.fromkeys(("dataset", "kind", "encoder", "space_id", "set_id", "precision"), _TEXT),
     "space": _TABLE,
     "facts": _TABLE,
 }
+
+
+def _are_attributes(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and found.keys() == _ATTRIBUTES.keys()
+        and not _wrong(found, _ATTRIBUTES)
+    )
 
 
 def _wrong(document: Mapping[str, Any], checks: Mapping[str, Check]) -> str:
@@ -255,6 +204,9 @@ def _wrong_commit(document: Mapping[str, Any]) -> str:
     reason = _wrong(document, _COMMIT)
     if reason:
         return reason
+    shape = (document[name] for name in ("dim", "dtype", "block_rows", "shard_rows"))
+    if not is_shard(*shape):
+        return f"its shard_rows are not those of an array of {document['n']:,} rows"
     n, bits = document["n"], base64.b64decode(document["failed"])
     n_blocks = -(-n // document["block_rows"])
     if len(document["blocks"]) != n_blocks:
@@ -264,39 +216,10 @@ def _wrong_commit(document: Mapping[str, Any]) -> str:
     return ""
 
 
-def parse_pointer(document: Any, *, where: str) -> dict[str, Any]:
-    """Return the attributes that a set's ``zarr.json`` states.
-
-    Raises
-    ------
-    CorruptStoreError
-        If it is not the metadata of a set.
-    FormatVersionError
-        If it has another format.
-    """
-    group = document.get("attributes") if isinstance(document, dict) else None
-    attributes = group.get("featstore") if isinstance(group, dict) else None
-    if not isinstance(attributes, dict):
-        raise CorruptStoreError(
-            f"{where} is not the metadata of a set: it lacks attributes.featstore."
-        )
-    check_format(attributes.get("format"), where=where)
-    reason = _wrong(attributes, _POINTER)
-    history = attributes.get("history", [])
-    if not reason and not (
-        _are_digests(history)
-        and len(history) <= MAX_HISTORY
-        and len({*history, attributes["revision"]}) == len(history) + 1
-    ):
-        reason = "its history is not a list of earlier revisions, each of them once"
-    if reason:
-        raise CorruptStoreError(f"{where} is not the metadata of a set: {reason}.")
-    return attributes
-
-
-POINTER = "zarr.json"
-SIGNATURE = "signature.json"
 REVISIONS = "revisions"
+
+#: The file of a head's bias.
+BIAS = "bias/c/0"
 
 
 @dataclass(frozen=True)
@@ -314,11 +237,16 @@ class Commit:
     items : dict
         ``{"file", "bytes", "sha256"}`` of the item table.
     metadata : dict
-        Relative path of each metadata or small file of the set -> its bytes and sha256.
-    space_id, set_id : str
-        Identity; see docs/architecture.md.
-    attributes : str
-        sha256 of the canonical JSON of the set's attributes, without the pointer itself.
+        Relative path of each small file of the set -> its bytes and sha256.
+    shard_rows : int
+        Rows of a data file; 0 where one plain chunk holds the array.
+    attributes : dict
+        What the set is: ``dataset``, ``kind``, ``encoder``, ``space``, ``space_id``, ``set_id``,
+        ``precision`` and ``facts``; see `featstore.store.layout.SetSpec.attributes`.
+    sequence : int
+        One more than that of the revision that this one was made from; 1 of the first.
+    history : tuple of str
+        The revisions before it that can be read, the oldest first.
     failed : str
         Base64 of the packed bits of rows that have no embedding; empty if there is none.
     hash : str
@@ -334,9 +262,10 @@ class Commit:
     blocks: tuple[str, ...]
     items: dict[str, Any]
     metadata: dict[str, dict[str, Any]]
-    space_id: str
-    set_id: str
-    attributes: str
+    shard_rows: int
+    attributes: dict[str, Any]
+    sequence: int = 1
+    history: tuple[str, ...] = ()
     failed: str = ""
     hash: str = SHA256
     format: int = FORMAT
@@ -355,6 +284,26 @@ class Commit:
         return sha256_hex(canonical_json(self.record()))
 
     @property
+    def space_id(self) -> str:
+        """Id of the embedding space."""
+        return str(self.attributes["space_id"])
+
+    @property
+    def set_id(self) -> str:
+        """Id of the set."""
+        return str(self.attributes["set_id"])
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """Ids of this revision and those before it, the newest first."""
+        return (self.revision_id, *reversed(self.history))
+
+    @functools.cached_property
+    def layout(self) -> ArrayLayout:
+        """How the array is cut into files."""
+        return ArrayLayout(self.n, self.dim, self.dtype, self.block_rows, self.shard_rows)
+
+    @property
     def items_facts(self) -> dict[str, Any]:
         """Bytes and sha256 of the item table."""
         return {name: self.items[name] for name in ("bytes", "sha256")}
@@ -366,8 +315,8 @@ class Commit:
 
     @property
     def row_files(self) -> set[str]:
-        """Names of the small files that rows are read with: of the array, and a head's bias."""
-        return {name for name in self.metadata if name.startswith(("embedding/", "bias/"))}
+        """Names of the small files that rows are read with: a head's bias."""
+        return {BIAS} & self.metadata.keys()
 
     def failed_rows(self) -> np.ndarray:
         """Return a boolean array of shape (n,): True where a row has no embedding."""
@@ -375,12 +324,6 @@ class Commit:
             return np.zeros(self.n, dtype=bool)
         bits = np.frombuffer(base64.b64decode(self.failed), dtype=np.uint8)
         return np.unpackbits(bits, count=self.n).astype(bool)
-
-
-def attributes_digest(attributes: Mapping[str, Any]) -> str:
-    """Return the hash of a set's attributes, leaving out the revisions they point to."""
-    kept = {k: v for k, v in attributes.items() if k not in ("revision", "history")}
-    return sha256_hex(canonical_json(kept))
 
 
 def pack_failed(failed: np.ndarray) -> str:
@@ -401,7 +344,7 @@ def read_commit(directory: Path, revision: str) -> Commit:
     Raises
     ------
     CorruptStoreError
-        If the record is missing, malformed, or hashes to another revision_id.
+        If the record is missing, malformed, that of another set, or hashes to another revision_id.
     FormatVersionError
         If it has another format.
     """
@@ -414,14 +357,16 @@ def read_commit(directory: Path, revision: str) -> Commit:
         data = read_regular(path, limit=MAX_JSON_BYTES)
     except (FileNotFoundError, NotADirectoryError) as err:
         raise CorruptStoreError(
-            f"{path} is missing, though the set points to it. Extract the set again."
+            f"{path} is missing, though the store lists it. Extract the set again."
         ) from err
-    return commit_of(data, revision, where=str(path))
+    return commit_of(data, key_of(directory), revision, where=str(path))
 
 
-def commit_of(data: bytes, revision: str, *, where: str) -> Commit:
-    """Return the commit that the bytes of a record state; raises as `read_commit`."""
+def commit_of(data: bytes, key: SetKey, revision: str, *, where: str) -> Commit:
+    """Return the commit of a set that the bytes of a record state; raises as `read_commit`."""
     commit = parse_commit(parse_json(data, where=where), where=where)
+    if not belongs(key, commit):
+        raise CorruptStoreError(f"{where} carries the metadata of another set than {key}.")
     if commit.revision_id != revision:
         raise CorruptStoreError(
             f"{where} was changed after it was written: its content has another hash than its name."
@@ -443,35 +388,21 @@ def parse_commit(document: Any, *, where: str) -> Commit:
     reason = _wrong_commit(document)
     if reason:
         raise CorruptStoreError(f"{where} is not a commit record that featstore writes: {reason}.")
-    return Commit(**{**document, "blocks": tuple(document["blocks"])})
+    lists = {name: tuple(document[name]) for name in ("blocks", "history")}
+    return Commit(**{**document, **lists})
 
 
-def belongs(key: SetKey, attributes: Mapping[str, Any], commit: Commit) -> bool:
-    """Return whether a set's folder, attributes and commit speak of the same set.
-
-    The attributes are those of the current revision: an earlier commit need only agree in what
-    identifies the set.
-    """
+def belongs(key: SetKey, commit: Commit) -> bool:
+    """Return whether a commit is of this set, whose ids are the hashes of what it says it is."""
+    stated = commit.attributes
+    names = ("dataset", "kind", "encoder", "space", "precision")
+    spec = SetSpec(dtype=commit.dtype, **{name: stated[name] for name in names})
     try:
-        same = attributes_digest(attributes) == commit.attributes
+        return spec.key == key and (spec.space_id, spec.set_id) == (
+            stated["space_id"], stated["set_id"],
+        )  # fmt: skip
     except (ValueError, RecursionError):
-        same = False
-    return (
-        (same or commit.revision_id in attributes.get("history", ()))
-        and key.encoder.endswith(f"-{commit.set_id[:SHORT]}")
-        and (attributes["dataset"], attributes["kind"]) == (key.dataset, key.kind)
-        and (attributes["space_id"], attributes["set_id"]) == (commit.space_id, commit.set_id)
-    )
-
-
-def read_pointer(directory: Path) -> dict[str, Any] | None:
-    """Return the attributes of a set's group, or None if the set is not finished."""
-    path = directory / POINTER
-    try:
-        document = read_json(path, limit=MAX_METADATA_BYTES)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return parse_pointer(document, where=str(path))
+        return False
 
 
 def staging_of(directory: Path) -> Path:
@@ -484,12 +415,9 @@ def key_of(directory: Path) -> SetKey:
     return SetKey(directory.parent.parent.name, directory.parent.name, directory.name)
 
 
-FOLDER = "tags"
-
-
-def tag_file(name: str) -> str:
+def tag_file(name: str, digest: str) -> str:
     """Return the path of a tag below the store; LayoutError if no tag can have this name."""
-    return f"{FOLDER}/{check_component(name, what='tag')}.json"
+    return f"tags/{check_component(name, what='tag')}-{digest[:SHORT]}.json"
 
 
 def tag_document(name: str, revisions: Mapping[str, str]) -> dict[str, Any]:
@@ -503,83 +431,50 @@ def tag_document(name: str, revisions: Mapping[str, str]) -> dict[str, Any]:
     return sealed({"format": FORMAT, "name": name, "sets": dict(revisions)})
 
 
-def parse_tag(document: Any, *, name: str, where: str) -> dict[str, str]:
-    """Return key -> revision_id of the tag `name`.
+def parse_tag(document: Any, *, where: str) -> dict[str, Any]:
+    """Return the document of a tag, its ``sets`` as {key: revision_id}.
 
     Raises
     ------
     CorruptStoreError
-        If the document is no tag, that of another name, or was changed.
+        If the document is no tag, or was changed.
     FormatVersionError
         If it has another format.
     """
     if not isinstance(document, dict) or not isinstance(document.get("sets"), dict):
         raise CorruptStoreError(f"{where} is no tag that featstore writes.")
     check_format(document.get("format"), where=where)
-    sets = document["sets"]
+    sets, name = document["sets"], document.get("name")
     if not all(map(SetKey.parse, sets)) or not all(map(is_sha256, sets.values())):
         raise CorruptStoreError(f"{where} names what is no set or no revision. It was not used.")
-    if document.get("name") != name:
-        raise CorruptStoreError(
-            f"{where} is the tag {str(document.get('name'))[:128]!r}, not {name!r}: it was copied "
-            "or exchanged. It was not used."
-        )
-    if document != tag_document(name, sets):
+    if not isinstance(name, str) or document != tag_document(name, sets):
         raise CorruptStoreError(
             f"{where} is not the tag that featstore wrote there: it was changed. It was not used."
         )
-    return dict(sets)
+    return document
 
 
-def tag_names(root: Path) -> list[str]:
-    """Return the names of the tags in a folder, sorted."""
-    return sorted(path.stem for path in (root / FOLDER).glob("*.json"))
-
-
-def read_tag(root: Path, name: str, *, listed: Mapping[str, str] | None) -> dict[str, str]:
-    """Return key -> revision_id of a tag.
-
-    Parameters
-    ----------
-    listed : mapping, optional
-        Name -> digest of the tags that the store lists; None if it does not say.
+def read_tag(root: Path, name: str, digest: str) -> dict[str, str]:
+    """Return key -> revision_id of the tag that a store lists under this name with this digest.
 
     Raises
     ------
-    UnknownSetError
-        If there is no such tag.
     CorruptStoreError
-        If it is damaged, or not the one that the store lists.
+        If it is missing, damaged, or not the one that the store lists.
     """
-    path = root / tag_file(name)
+    path = root / tag_file(name, digest)
     try:
-        document = read_json(path)
+        document = parse_tag(read_json(path), where=str(path))
     except (FileNotFoundError, NotADirectoryError) as err:
-        if listed and name in listed:
-            raise CorruptStoreError(f"{path} is missing, though the store lists the tag.") from err
-        raise UnknownSetError(
-            unknown_name("tag", name, tag_names(root), where=f"in {root}")
-        ) from err
-    sets = parse_tag(document, name=name, where=str(path))
-    reason = unlike_listed(name, document["digest"], listed)
-    if reason:
-        raise CorruptStoreError(f"{path} {reason}. It was not used.")
-    return sets
+        raise CorruptStoreError(f"{path} is missing, though the store lists the tag.") from err
+    if (document["name"], document["digest"]) != (name, digest):
+        raise CorruptStoreError(
+            f"{path} is not the tag that the store lists: it was replaced. It was not used."
+        )
+    return dict(document["sets"])
 
 
-def unlike_listed(name: str, digest: str, listed: Mapping[str, str] | None) -> str:
-    """Return why a whole tag is not one that the store lists, or an empty string."""
-    if listed is None or listed.get(name) == digest:
-        return ""
-    if name in listed:
-        return "is not the tag that the store lists: it was replaced"
-    return (
-        "is a tag that the store does not list: it was put there by hand, or `featstore tag` was "
-        "stopped, and lists it when the same command is typed again"
-    )
-
-
-def pins_of(revision: str, known: Mapping[str, list[str]]) -> dict[str, str]:
+def pins_of(revision: str, known: Mapping[str, Collection[str]]) -> dict[str, str]:
     """Return key -> revision_id of the sets that have a revision whose id begins so.
 
     Parameters

@@ -3,17 +3,16 @@
 A file is made anew beside the damaged one and renamed over it once every part of it is the one
 that the commit names; until then the damaged file stays as it is.
 
-Group metadata, array metadata, a shard's padding and index, and the catalog follow from the
-commits; a pointer may follow from its attributes, and an item table from a longer one. Another
-store that has the same revision has the rest, block by block. Each is written only if it has the
-hash that a commit of this set states. What is left then is extracted again, into a new revision:
-see `featstore.extraction.repair`.
+Zarr's metadata, a shard's padding and index, and a lost log follow from the commits; an item table
+may follow from a longer one. Another store that has the same revision has the rest, block by block.
+Each is written only if it has the hash that a commit of this set states. What is left then is
+extracted again, into a new revision: see `featstore.extraction.repair`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -23,40 +22,22 @@ import polars as pl
 
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.identity import SHORT, sha256_hex
-from featstore.store.blocks import check_tail, layout_of, proven, read_block
-from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import store_format, write_catalog
-from featstore.store.convention import pointer_bytes
+from featstore.store.blocks import check_tail, proven, read_block
+from featstore.store.convention import root_metadata
 from featstore.store.files import (
     check_no_links,
     facts_of,
-    json_bytes,
     read_regular,
+    same_file,
+    write_file,
 )
-from featstore.store.layout import (
-    ArrayLayout,
-    SetKey,
-    group_metadata,
-    shard_tail,
-)
-from featstore.store.listing import (
-    ARRAY,
-    Damage,
-    Listed,
-    SetRecords,
-    find_damage,
-    read_records,
-)
-from featstore.store.lock import Claim, claim_set
+from featstore.store.layout import ArrayLayout, SetKey, shard_tail
+from featstore.store.listing import Damage, Listed, SetRecords, find_damage, read_records
+from featstore.store.lock import Claim, claim_set, folder_lock
+from featstore.store.log import NAME as LOG
+from featstore.store.log import Log, read_log, rebuilt_log
 from featstore.store.parquet_guard import read_table, table_bytes
-from featstore.store.records import (
-    POINTER,
-    REVISIONS,
-    Commit,
-    attributes_digest,
-    read_commit,
-    read_pointer,
-)
+from featstore.store.records import REVISIONS, Commit, read_commit
 from featstore.store.rows import RowSource
 from featstore.store.staging import end_claim
 from featstore.store.store import FeatureStore
@@ -140,8 +121,6 @@ class SetCopy:
     ----------
     reasons : list of str
         What it could not give, and why.
-    attributes : dict
-        Of the set there, with its revisions.
 
     Raises
     ------
@@ -153,7 +132,7 @@ class SetCopy:
 
     def __init__(self, store: FeatureStore, key: SetKey) -> None:
         self.reasons: list[str] = []
-        self.attributes = store.info(str(key)).attributes
+        store.info(str(key))
         self._store = store
         self._key = key
         self._arrays: dict[str, RowSource] = {}
@@ -178,8 +157,8 @@ class SetCopy:
 
     def block(self, commit: Commit, block: int) -> bytes | None:
         """Return the rows of a block at a revision; None if the copy does not have them."""
-        layout, identity = layout_of(commit), commit.revision_id
-        if layout is None or (identity not in self._arrays and self.commit(identity) is None):
+        layout, identity = commit.layout, commit.revision_id
+        if identity not in self._arrays and self.commit(identity) is None:
             return None
         rows = layout.block_slice(block)
         try:
@@ -249,99 +228,63 @@ def rebuild_set(
         If another process is writing the set, or the file system refuses.
     """
     before, set_key = verify_store(root, [key]).problems, SetKey(*key.split("/"))
+    log = repair_log(root, dry_run=dry_run)
     if not before:
         if not dry_run:
             settle_set(root, set_key)  # a repair that was killed before it could tidy up
         return Rebuilt()
     source = None if copy is None else SetCopy(copy, set_key)
     with RepairWriter(root, set_key, dry_run=dry_run) as writer:
-        fetched = _rebuild(writer, {problem.path for problem in before}, source, items)
+        fetched = _rebuild(writer, log, source, items)
     if dry_run:
-        would = {*writer.written, CATALOG}
+        would = {*writer.written, LOG}
         left = [problem for problem in before if problem.path not in would]
     else:
-        if _has_pointer(root, set_key):
-            write_catalog(root)
         left = verify_store(root, [key]).problems
     paths = {problem.path for problem in left}
     files = [problem.path for problem in before if problem.path not in paths]
     return Rebuilt(files, left, fetched, source.reasons if source and left else [])
 
 
-def _has_pointer(root: Path, key: SetKey) -> bool:
-    """Return whether a set can be listed; a catalog that is written without it would drop it."""
-    try:
-        return read_pointer(key.directory(root)) is not None
-    except FeatstoreError:
-        return False
+def repair_log(root: Path, *, dry_run: bool = False) -> Log:
+    """Return the log of a store, made again from its commits if it is damaged or lost.
+
+    Raises
+    ------
+    FormatVersionError
+        If another version wrote the store.
+    StoreWriteError
+        If the file system refuses.
+    """
+    with contextlib.suppress(CorruptStoreError):
+        return read_log(root)
+    with folder_lock(root):
+        log = rebuilt_log(root)
+        if not dry_run:
+            write_file(root / LOG, [log.data()])
+    return log
 
 
 def _rebuild(
-    writer: RepairWriter, wrong: set[str], copy: SetCopy | None, items: pl.DataFrame | None
+    writer: RepairWriter, log: Log, copy: SetCopy | None, items: pl.DataFrame | None
 ) -> list[dict[str, Any]]:
     """Write again what has only one right form; return the blocks that came from the copy."""
     root, key, directory = writer.root, writer.key, writer.directory
-    groups: dict[str, dict[str, Any]] = {
-        "zarr.json": store_format(root).attributes(),
-        f"{key.dataset}/zarr.json": {"dataset": key.dataset},
-        f"{key.dataset}/{key.kind}/zarr.json": {"dataset": key.dataset, "kind": key.kind},
-    }
-    for name in sorted(wrong & set(groups)):
-        writer.write(root / name, [json_bytes(group_metadata(groups[name]))])
-    records = read_records(root, key, fetch=copy.commit if copy else lambda _: None)
+    metadata = root_metadata(log.hash)
+    if not same_file(root / "zarr.json", facts_of(metadata)):
+        writer.write(root / "zarr.json", [metadata])
+    records = read_records(root, key, log=log, fetch=copy.commit if copy else lambda _: None)
     if records.current is None:
         return []
-    pointer = derive_pointer(records, records.stated)
-    if pointer is None and copy is not None:
-        pointer = derive_pointer(records, copy.attributes)
-    if f"{key}/{POINTER}" in wrong and pointer is not None:
-        writer.write(directory / POINTER, [pointer])
     damage = find_damage(records)
     tables = [] if items is None else [items]
     for one in damage.wrong:
-        data = (
-            derive_items(directory, one.commit, *tables) if one.part == "items" else one.content()
-        )
+        data = derive_items(directory, one.commit, *tables) if one.part == "items" else one.content
         if data is None and copy is not None:
             data = copy.file(one)
         if data is not None and facts_of(data) == dict(one.facts):
             writer.write(root / one.path, [data])
     return _rebuild_data(writer, damage, copy)
-
-
-def derive_pointer(records: SetRecords, attributes: Mapping[str, Any]) -> bytes | None:
-    """Return the ``zarr.json`` of a set whose commits are whole, if its attributes are known.
-
-    Parameters
-    ----------
-    attributes : mapping
-        What the damaged pointer states, or that of a copy of the set.
-
-    Returns
-    -------
-    bytes or None
-        None if the attributes do not hash to what the commit says, or the order of several
-        earlier revisions does not follow from their sizes.
-    """
-    current = records.current
-    assert current is not None
-    try:
-        if attributes_digest(attributes) != current.attributes:
-            return None
-    except (ValueError, RecursionError):
-        return None
-    history = attributes.get("history", [])
-    names = [one.revision_id for one in records.older]
-    if isinstance(history, list) and current.revision_id in history:
-        history = history[: history.index(current.revision_id)]
-    if not isinstance(history, list) or not history or not set(map(str, history)) <= {*names}:
-        sizes = [one.n for one in records.older]
-        if len({*sizes}) < len(sizes) or len(names) < len(records.commits) - 1:
-            return None
-        history = names
-    kept = {name: value for name, value in attributes.items() if name != "history"}
-    pointer = {**kept, "revision": current.revision_id}
-    return pointer_bytes({**pointer, "history": history} if history else pointer, current)
 
 
 def derive_items(directory: Path, commit: Commit, *tables: pl.DataFrame) -> bytes | None:
@@ -397,8 +340,6 @@ def restore_array(records: SetRecords, claim: Claim) -> None:
     """
     for one in records.files().values():
         path = records.root / one.path
-        if one.path.endswith(f"/{ARRAY}") and one.check(records.root).reasons:
-            claim.write_file(path, [one.content() or b""])
         if one.layout is None or not path.is_file() or not check_tail(path, one.layout, one.file):
             continue
         check_no_links(records.root, [path])

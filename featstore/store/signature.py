@@ -11,8 +11,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,11 @@ from featstore.durable import (
     write_error,
 )
 from featstore.errors import (
-    CorruptStoreError,
     FeatstoreError,
     SignatureError,
     needs_extra,
 )
-from featstore.identity import canonical_json, sealed, sha256_hex
-from featstore.store.catalog import read_catalog
+from featstore.identity import canonical_json, sha256_hex
 from featstore.store.files import (
     json_bytes,
     read_json,
@@ -38,10 +35,8 @@ from featstore.store.files import (
 )
 from featstore.store.layout import FORMAT
 from featstore.store.lock import folder_lock
-from featstore.store.records import SIGNATURE, is_size
-
-#: A counter is at most so large: what every reader of JSON holds exactly.
-MAX_COUNTER = 2**53 - 1
+from featstore.store.log import MAX_COUNTER, Log
+from featstore.store.records import is_size
 
 #: The field of Ed25519's curve, and y of its eight points of small order (1, 2, 4 or 8). For a key
 #: that is one of them, signatures pass that no private key made.
@@ -51,7 +46,6 @@ _SMALL_ORDER = frozenset({0, 1, _PRIME - 1, _Y_OF_ORDER_8, _PRIME - _Y_OF_ORDER_
 
 _LIMIT = 2**16
 _KEY = re.compile(r"[0-9a-f]{64}")
-_SIGNATURE = re.compile(r"[0-9a-f]{128}")
 
 #: What a public key may be given as: 64 hexadecimal digits, a file in PEM, or the bytes of either.
 PublicKey = str | Path | bytes
@@ -59,7 +53,7 @@ PublicKey = str | Path | bytes
 
 @dataclass(frozen=True)
 class Signature:
-    """What ``signature.json`` states.
+    """What a log states of who signed it.
 
     Attributes
     ----------
@@ -76,102 +70,58 @@ class Signature:
     signature: str
 
     @classmethod
-    def parse(cls, document: Any, *, where: str) -> Signature:
-        """Return the signature that a document is; SignatureError if it is none."""
-        stated = document if isinstance(document, dict) else {}
-        found: dict[str, Any] = {
-            name: stated.get(name) for name in ("public_key", "counter", "signature")
-        }
-        right = (
-            is_size(found["counter"], low=1, high=MAX_COUNTER)
-            and _KEY.fullmatch(str(found["public_key"]))
-            and _SIGNATURE.fullmatch(str(found["signature"]))
-        )
-        if not right or document != cls(**found).document():
-            raise SignatureError(
-                f"{where} is no signature that `featstore sign` writes. Fetch the store again, or "
-                "let its owner sign it again."
-            )
-        return cls(**found)
+    def of(cls, log: Log) -> Signature | None:
+        """Return the signature that a log carries; None if it is not signed."""
+        return cls(**log.signature) if log.signature else None
 
-    def document(self) -> dict[str, Any]:
-        """Return the signature as it is written."""
-        return sealed({"format": FORMAT, **asdict(self)})
-
-    def covers(self, catalog: Mapping[str, Any]) -> bool:
-        """Return whether this is what the owner of the key signed of a store with this catalog."""
+    def covers(self, log: Log) -> bool:
+        """Return whether this is what the owner of the key signed of a store with this log."""
         with needs_extra("A signed store"):
             from cryptography.exceptions import InvalidSignature
             from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
         try:
             Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.public_key)).verify(
-                bytes.fromhex(self.signature), signed_bytes(catalog, self.counter)
+                bytes.fromhex(self.signature), signed_bytes(log, self.counter)
             )
         except (InvalidSignature, ValueError):
             return False
         return True
 
 
-def signed_bytes(catalog: Mapping[str, Any], counter: int) -> bytes:
-    """Return what is signed of a store: docs/store-format.md."""
+def signed_bytes(log: Log, counter: int) -> bytes:
+    """Return what is signed of a log, in canonical form: docs/store-format.md."""
     return canonical_json(
         {
             "what": "headstock store",
             "format": FORMAT,
             "counter": counter,
-            "sets": catalog["sets"],
-            "tags": catalog["tags"],
+            "sets": log.sets,
+            "tags": log.tags,
         }
     )
 
 
-def read_signature(root: Path, *, where: str) -> Signature | None:
-    """Return the signature of the store in a folder; None if it has none.
-
-    Raises
-    ------
-    SignatureError
-        If the file is no signature.
-    """
-    try:
-        document = read_json(root / SIGNATURE, limit=_LIMIT)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except CorruptStoreError:
-        document = None
-    return Signature.parse(document, where=f"{where}/{SIGNATURE}")
-
-
-def check_signed(
-    root: Path, found: Mapping[str, str], key: PublicKey, *, where: str, at_least: int
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the revisions and the tags that the owner of a key signed, compared with the store.
+def check_signed(log: Log, key: PublicKey, *, where: str, at_least: int) -> None:
+    """Compare the log of a store with what the owner of a key signed.
 
     The counter is remembered in the user's cache: for this address and key, no lower one is taken
     again.
 
     Parameters
     ----------
-    root, where : Path, str
-        Folder of the store's small files, and its address.
-    found : mapping
-        Key -> revision_id of the sets that it holds.
+    where : str
+        Address of the store.
     at_least : int
         The lowest counter that is taken.
-
-    Returns
-    -------
-    sets, tags : dict
-        Key -> revision_id, and name -> digest.
 
     Raises
     ------
     SignatureError
-        If there is no signature of this key, it is not one of what the store holds, or an earlier
+        If there is no signature of this key, it is not one of what the store lists, or an earlier
         state was put back.
     """
     wanted = public_key(key)
-    signature = read_signature(root, where=where)
+    signature = Signature.of(log)
     if signature is None:
         raise SignatureError(f"{where} is not signed. Ask its owner for `featstore sign`.")
     if signature.public_key != wanted:
@@ -179,12 +129,10 @@ def check_signed(
             f"{where} is signed by the key {signature.public_key}, not by {wanted}. Use it only if "
             "its owner tells you that the key has changed."
         )
-    catalog = read_catalog(root)
-    if catalog is None or not signature.covers(catalog):
+    if not signature.covers(log):
         raise SignatureError(
-            f"{where}/{SIGNATURE} is not a signature of what the catalog lists: sets or tags were "
-            "changed after number "
-            f"{signature.counter:,} was signed. Its owner can sign what is right."
+            f"{where} is not what its owner signed as number {signature.counter:,}: sets or tags "
+            "were changed since, or put back. Its owner can sign what is right."
         )
     seen = remembered(where, wanted)
     if signature.counter < max(at_least, seen):
@@ -193,22 +141,7 @@ def check_signed(
             f"{'was seen here before' if seen >= at_least else 'is asked for'}: an earlier state "
             "was put back."
         )
-    check_sets(found, catalog["sets"], where=where, what="signed")
     remember(where, wanted, signature.counter)
-    return catalog["sets"], catalog["tags"]
-
-
-def check_sets(
-    found: Mapping[str, str], wanted: Mapping[str, str], *, where: str, what: str
-) -> None:
-    """Raise SignatureError unless the sets of a store, key -> revision_id, are those wanted."""
-    for key in sorted({*found, *wanted}):
-        if found.get(key) != wanted.get(key):
-            raise SignatureError(
-                f"{key} of {where} is at revision {found.get(key, 'none')[:12]}; "
-                f"{wanted.get(key, 'none')[:12]} is {what}. The set was changed or put back since, "
-                "or its owner has yet to sign it again."
-            )
 
 
 def public_key(key: PublicKey) -> str:
@@ -258,7 +191,7 @@ def _raw_of(key: PublicKey) -> bytes:
 def check_outside_stores(path: Path) -> None:
     """Raise SignatureError if a private key lies in a store, or what it links to does."""
     for folder in (*path.absolute().parents, *path.resolve().parents):
-        if os.path.lexists(folder / "zarr.json"):
+        if os.path.lexists(folder / "log.json"):
             raise SignatureError(
                 f"{path} lies in the store {folder}: whoever copies or uploads that folder "
                 "publishes the private key. Name a file outside of it; if the store was shared, "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +23,26 @@ from featstore.errors import (
     SignatureError,
     UnknownSetError,
     listed,
+    unknown_name,
 )
-from featstore.store.blocks import layout_of
 from featstore.store.casting import Transform
-from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import (
-    ambiguous_set,
-    match_names,
-    read_catalog,
-    unknown_set,
-)
 from featstore.store.files import (
     check_no_links,
-    has_grown_to,
-    read_json,
     read_regular,
     same_file,
 )
-from featstore.store.layout import DTYPES, ArrayLayout, SetKey, check_component
+from featstore.store.layout import SetKey, check_component
+from featstore.store.log import NAME as LOG
+from featstore.store.log import (
+    Log,
+    ambiguous_set,
+    has_log,
+    match_names,
+    unknown_set,
+)
 from featstore.store.pairs import EmbeddingsView
 from featstore.store.place import Place, open_place
-from featstore.store.records import (
-    SIGNATURE,
-    Commit,
-    StoreFormat,
-    belongs,
-    key_of,
-    parse_root,
-    pins_of,
-    read_commit,
-    read_pointer,
-    read_root,
-    read_tag,
-    tag_file,
-)
+from featstore.store.records import BIAS, Commit, pins_of, read_commit, read_tag
 from featstore.store.rows import (
     MODES,
     VERIFY,
@@ -78,7 +64,7 @@ from featstore.store.view import Origin, Selection
 
 @dataclass(frozen=True)
 class SetInfo:
-    """A finished set: its key, commit and attributes.
+    """A revision of a finished set: its key and commit.
 
     Examples
     --------
@@ -90,7 +76,11 @@ class SetInfo:
 
     key: SetKey
     commit: Commit
-    attributes: dict[str, Any] = field(repr=False)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the set is; see `featstore.store.records.Commit`."""
+        return self.commit.attributes
 
     @property
     def encoder(self) -> str:
@@ -118,43 +108,21 @@ class SetInfo:
         }
 
 
-def read_layout(directory: Path, commit: Commit) -> ArrayLayout:
-    """Return the layout of an array, which follows from the commit; its metadata must be that one.
-
-    The metadata may already be that of a later revision, which has more rows of the same array.
-    """
-    array, layout = directory / "embedding", layout_of(commit)
-    if layout is None:
-        raise CorruptStoreError(
-            f"{array} is not an array that featstore writes (plain or sharded chunks of "
-            f"{' or '.join(DTYPES)} without compressor). It was not opened."
-        )
-    same = same_file(array / "zarr.json", commit.metadata["embedding/zarr.json"])
-    if not same and not has_grown_to(array, layout):
-        raise _differs(array / "zarr.json")
-    return layout
-
-
-def _differs(path: Path) -> CorruptStoreError:
-    return CorruptStoreError(
-        f"{path} is missing or differs from its commit record. Extract or fetch the set again."
-    )
-
-
 def check_metadata(directory: Path, commit: Commit, names: Collection[str]) -> None:
-    """Compare small files of the set, but the array's metadata, with the commit."""
-    for name, facts in commit.metadata.items():
-        if name == "embedding/zarr.json" or name not in names:
-            continue
+    """Compare small files of the set with the commit."""
+    for name in names:
         path = directory / name
         check_no_links(directory, [path])
-        if not same_file(path, facts):
-            raise _differs(path)
+        if not same_file(path, commit.metadata[name]):
+            raise CorruptStoreError(
+                f"{path} is missing or differs from its commit record. Extract or fetch the set "
+                "again."
+            )
 
 
 def read_bias(directory: Path, commit: Commit) -> np.ndarray | None:
     """Return the bias of a head, one float32 a row; None if the set has none."""
-    if "bias/c/0" not in commit.metadata:
+    if BIAS not in commit.metadata:
         return None
     data = read_regular(directory / "bias" / "c" / "0", limit=4 * commit.n)
     if len(data) != 4 * commit.n:
@@ -259,9 +227,6 @@ def _duplicates(keys: pl.Series, view: Selection) -> Duplicates:
 
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 
-#: Digits of a whole revision_id, which says by itself what it is the id of.
-FULL = 64
-
 
 class FeatureStore:
     """A read-only handle on a store. Opening and reading it runs no code from it.
@@ -297,17 +262,17 @@ class FeatureStore:
         self.mode: Mode = mode
         self.verify: Verify = verify
         self._pins: dict[str, str] | None = None
-        self._signed: tuple[dict[str, str], dict[str, str]] | None = None
+        self._signed: Log | None = None
 
     def __repr__(self) -> str:
         return f"FeatureStore({self.address!r}, {len(self.sets())} sets)"
 
     def __len__(self) -> int:
-        return len(self.folders())
+        return len(self.keys())
 
     def __iter__(self) -> Iterator[str]:
         """Yield the key of every finished set, sorted."""
-        return (str(key_of(folder)) for folder in self.folders())
+        return iter(self.keys())
 
     def __contains__(self, name: object) -> bool:
         """Return whether a name means one set, as in brackets."""
@@ -332,32 +297,38 @@ class FeatureStore:
         found = [key for key in self if key.startswith(name)]
         if len(found) == 1:
             return found[0]
-        if found and not self.place.find(name, self._pins):
+        if found and not self._find(name):
             raise AmbiguousSetError(ambiguous_set(self.address, name, found))
         return str(self.info(name).key)
 
     @property
-    def form(self) -> StoreFormat:
-        """Format of the store, and the hash of the blocks of its new sets."""
-        return read_root(self.root) or StoreFormat()
+    def log(self) -> Log:
+        """What the store lists: as it is now, or as it was signed."""
+        return self.place.log() if self._signed is None else self._signed
 
     def _origin(self) -> Origin:
         """Return how it was opened, so that any working directory finds it again."""
         where = self.address if self.place.is_remote else os.path.abspath(self.address)  # noqa: PTH100
         return Origin(where, self.mode, self.verify, reopened)
 
+    def keys(self) -> list[str]:
+        """Return the keys of the finished sets, sorted."""
+        return self.place.available(self.log.sets if self._pins is None else self._pins)
+
     def sets(self) -> list[SetInfo]:
         """Return the finished sets, sorted by key."""
-        return [self._info(directory) for directory in self.folders()]
+        log = self.log
+        return [self._info(key, log=log) for key in self.keys()]
 
     def listing(self) -> list[tuple[SetKey, SetInfo | CorruptStoreError]]:
         """Return every finished set with what is wrong with it, if it is damaged."""
         found: list[tuple[SetKey, SetInfo | CorruptStoreError]] = []
-        for directory in self.folders():
+        log = self.log
+        for key in self.keys():
             try:
-                found.append((key_of(directory), self._info(directory)))
+                found.append((SetKey(*key.split("/")), self._info(key, log=log)))
             except CorruptStoreError as err:
-                found.append((key_of(directory), err))
+                found.append((SetKey(*key.split("/")), err))
         return found
 
     def trust(self, key: str | Path | bytes, *, at_least: int = 0) -> None:
@@ -373,11 +344,10 @@ class FeatureStore:
 
         if self.verify == "never":
             self.verify = "first-touch"  # what is signed are hashes: rows are compared with them
-        self.place.refresh(SIGNATURE)
-        there = {str(key_of(folder)): read_pointer(folder) for folder in self.folders()}
-        found = {name: attributes["revision"] for name, attributes in there.items() if attributes}
-        self._signed = check_signed(self.root, found, key, where=self.address, at_least=at_least)
-        self._pins = self._signed[0]
+        self.place.refresh()
+        log = self.place.log()
+        check_signed(log, key, where=self.address, at_least=at_least)
+        self._signed = log
         for name in self.tags():
             try:
                 self.tag(name)
@@ -397,17 +367,9 @@ class FeatureStore:
         UnknownSetError
             If there is neither.
         """
-        self._pins = None if self._signed is None else self._signed[0]
-        pins = None
+        self._pins = pins = None
         if _HEX.fullmatch(revision):
-            published = {
-                str(info.key): [info.commit.revision_id, *info.attributes.get("history", [])]
-                for info in self.sets()
-            }
-            pins = pins_of(revision, published)
-            if self._signed is not None and len(revision) < FULL:
-                # A history is not signed: it may hold a forged id with these first digits.
-                pins = {key: full for key, full in pins.items() if self._signed[0][key] == full}
+            pins = pins_of(revision, {str(one.key): one.commit.published for one in self.sets()})
         self._pins = pins or self.tag(revision)
 
     def unfinished(self) -> list[SetKey]:
@@ -438,9 +400,9 @@ class FeatureStore:
             If the only fit is a set whose extraction has not finished.
         """
         _check_text(name)
-        matches = self.place.find(name, self._pins)
+        matches = self._find(name)
         if len(matches) == 1:
-            return self._info(next(iter(matches.values())), revision)
+            return self._info(matches[0], revision)
         if matches:
             raise AmbiguousSetError(ambiguous_set(self.address, name, matches))
         begun = match_names(name, [str(key) for key in self.unfinished()])
@@ -449,15 +411,13 @@ class FeatureStore:
                 f"{begun[0]} is not complete: its extraction has not finished. Run `featstore "
                 "extract` again; it resumes where it stopped."
             )
-        keys = [str(key_of(path)) for path in self.folders()]
-        raise UnknownSetError(unknown_set(self.address, name, keys))
+        raise UnknownSetError(unknown_set(self.address, name, self.keys()))
 
     def revisions(self, name: str) -> list[SetInfo]:
         """Return every published revision of a set, the oldest first, the current last."""
         info = self.info(name)
-        directory = info.key.directory(self.root)
-        history = info.attributes.get("history", [])
-        return [*(self._info(directory, revision) for revision in history), info]
+        self.place.fetch_records(info.key, *info.commit.history)
+        return [*(self._info(str(info.key), one) for one in info.commit.history), info]
 
     def view(self, name: str, *, revision: str | None = None) -> EmbeddingsView:
         """Return the rows of a set as a view; items without an embedding are left out.
@@ -478,7 +438,8 @@ class FeatureStore:
         info = self.info(name, revision=revision)
         directory = info.key.directory(self.root)
         commit = info.commit
-        layout = self.layout(info)
+        layout = commit.layout
+        self.place.fetch(info.key, commit, "rows")
         check_metadata(
             directory, commit, commit.row_files if self.place.is_remote else commit.metadata
         )
@@ -560,30 +521,17 @@ class FeatureStore:
         """
         info = self.info(name, revision=revision)
         self.place.fetch(info.key, info.commit)
-        self.place.fetch_rows(info.key, info.commit, self.layout(info), progress)
+        self.place.fetch_rows(info.key, info.commit, info.commit.layout, progress)
 
     def stored_bytes(self, info: SetInfo) -> int:
         """Return the bytes of the files that are a revision's own: all but the item table."""
-        layout = self.layout(info)
+        layout = info.commit.layout
         small = sum(facts["bytes"] for facts in info.commit.metadata.values())
         return int(small + sum(map(layout.file_bytes, range(layout.n_files))))
 
-    def folders(self) -> list[Path]:
-        """Return the folders of the finished sets below `root`, sorted by key."""
-        return self.place.folders(self._pins)
-
     def tags(self) -> list[str]:
-        """Return the names of the tags, sorted.
-
-        One of which only the file or only the entry in the catalog is there is among them: reading
-        it says so.
-        """
-        return sorted({*self.place.tags(), *(self._listed_tags() or ())})
-
-    def _listed_tags(self) -> dict[str, str] | None:
-        if self._signed is not None:
-            return self._signed[1]
-        return (read_catalog(self.root) or {}).get("tags")
+        """Return the names of the tags, sorted."""
+        return sorted(self.log.tags)
 
     def tag(self, name: str) -> dict[str, str]:
         """Return key -> revision_id of a tag.
@@ -595,13 +543,12 @@ class FeatureStore:
         CorruptStoreError
             If it is damaged, or not the one that the store lists.
         """
-        self.place.refresh(tag_file(name), CATALOG)
-        return read_tag(self.root, name, listed=self._listed_tags())
-
-    def layout(self, info: SetInfo) -> ArrayLayout:
-        """Return how a set's array is cut into files; raises as `view`."""
-        self.place.fetch(info.key, info.commit, "rows")
-        return read_layout(info.key.directory(self.root), info.commit)
+        tags = self.log.tags
+        if name not in tags:
+            where = f"in {self.address}"
+            raise UnknownSetError(unknown_name("tag", name, sorted(tags), where=where))
+        self.place.fetch_tag(name, tags[name])
+        return read_tag(self.root, name, tags[name])
 
     def _repr_html_(self) -> str:
         found = self.listing()
@@ -616,29 +563,28 @@ class FeatureStore:
         return Card(title, facts, columns, rows, len(found) - len(rows)).html
 
     def _ipython_key_completions_(self) -> list[str]:
-        return [str(key_of(directory)) for directory in self.folders()]
+        return self.keys()
 
-    def _info(self, directory: Path, revision: str | None = None) -> SetInfo:
-        key = key_of(directory)
-        if revision is None and self._pins is not None:
-            revision = self._pins.get(str(key))
-        elif revision is not None and self._signed is not None and len(revision) < FULL:
-            raise SignatureError(
-                f"The earlier revisions of {key} are not signed. Give the whole revision_id, or "
-                "open the store at a tag."
-            )
-        self.place.fetch_records(key, revision)
+    def _find(self, name: str) -> list[str]:
+        """Return the keys of the sets that a name fits."""
+        wanted, keys = name.strip("/"), self.log.sets if self._pins is None else self._pins
+        return [wanted] if wanted in keys else match_names(wanted, keys)
+
+    def _info(self, name: str, revision: str | None = None, *, log: Log | None = None) -> SetInfo:
+        key = SetKey(*name.split("/"))
+        directory = key.directory(self.root)
+        present = (log or self.log).sets.get(name)
+        pinned = present if self._pins is None else self._pins[name]
+        if pinned is None:
+            raise UnknownSetError(f"{self.address} holds no set {name!r} any more.")
         check_no_links(self.root, [directory / "revisions"])
-        attributes = read_pointer(directory)
-        if attributes is None:
-            raise UnknownSetError(f"{directory} is not a finished set.")
-        commit = read_commit(directory, _published(key, attributes, revision))
-        if not belongs(key, attributes, commit):
-            raise CorruptStoreError(
-                f"{directory} carries the metadata of another set, or changed metadata: its "
-                "name, attributes and commit disagree."
-            )
-        return SetInfo(key, commit, attributes)
+        self.place.fetch_records(key, pinned)
+        if revision is not None and present is not None and revision != pinned:
+            # Each commit names those before it, so the present one vouches for all.
+            self.place.fetch_records(key, present)
+            pinned = _published(name, read_commit(directory, present).published, revision)
+            self.place.fetch_records(key, pinned)
+        return SetInfo(key, read_commit(directory, pinned))
 
 
 def _check_text(name: object) -> None:
@@ -650,14 +596,11 @@ def _check_text(name: object) -> None:
         )
 
 
-def _published(key: SetKey, attributes: dict[str, Any], revision: str | None) -> str:
-    """Return the published revision that `revision` begins, or the current one."""
-    published = [attributes["revision"], *attributes.get("history", [])]
-    if revision is None:
-        return str(published[0])
-    found = sorted({name for name in published if name.startswith(revision)})
+def _published(key: str, published: Sequence[str], revision: str) -> str:
+    """Return the published revision that `revision` begins."""
+    found = [name for name in published if name.startswith(revision)]
     if len(found) == 1:
-        return str(found[0])
+        return found[0]
     what = "no revision" if not found else f"{len(found)} revisions"
     raise UnknownSetError(
         f"{key} has {what} {revision[:64]!r}. It has, the current one first: "
@@ -737,18 +680,14 @@ def open_store(
     if at_least and key is None:
         raise ValueError(f"at_least={at_least} counts signatures: give the key, too.")
     place = open_place(parse_address(path))
-    metadata = place.root / "zarr.json"
-    try:
-        document = read_json(metadata)
-        _ = document["attributes"]["featstore"]
-    except (OSError, KeyError, TypeError) as err:
-        missing = "has no store (no zarr.json)" if place.is_remote else "does not exist"
-        there = metadata.exists() if place.is_remote else place.root.exists()
+    place.log()
+    if not has_log(place.root):
+        missing = f"has no store (no {LOG})" if place.is_remote else "does not exist"
+        there = not place.is_remote and place.root.exists()
         raise UnknownSetError(
             f"{place.address} {'is not a featstore store' if there else missing}. Check the "
             f"address, or make a store with `featstore {place.made_by}`."
-        ) from err
-    parse_root(document, where=f"{place.address}/zarr.json")
+        )
     store = FeatureStore(place, mode=mode, verify=verify)
     if key is not None:
         store.trust(key, at_least=at_least)

@@ -15,9 +15,9 @@ import polars as pl
 
 from featstore.errors import CorruptStoreError
 from featstore.identity import SHORT, sha256_hex
-from featstore.store.catalog import write_catalog
 from featstore.store.files import read_regular, write_file
 from featstore.store.lock import folder_lock
+from featstore.store.log import has_log, list_thumbnails
 from featstore.store.parquet_guard import allowed_bytes, read_table, table_bytes
 
 #: An item table is refused above this size.
@@ -204,7 +204,7 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
     """Write item_id -> WebP bytes below a dataset's kind; the name carries the hash.
 
     Thumbnails already there are kept for items that `thumbnails` lacks. Untouched if
-    nothing changed, but listed in the catalog as they are.
+    nothing changed, but listed in the log as they are.
     """
     with folder_lock(directory) as locked:
         if locked:
@@ -223,8 +223,8 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
                 if other != path:
                     other.unlink()
         root = directory.parent.parent
-        if (root / "zarr.json").exists():
-            write_catalog(root, thumbnails=directory)
+        if has_log(root):
+            list_thumbnails(root, directory)
 
 
 def _thumbnail_bytes(thumbnails: Mapping[str, bytes]) -> bytes:

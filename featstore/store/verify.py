@@ -1,75 +1,61 @@
 """Verify a store: the files that its records list, beside the files that it holds.
 
-The root and the catalog of a store list sets, tags and pictures; the pointer and the commits of a
-set list its files (`featstore.store.listing`). What is listed and missing, or not as listed, is
-wrong. What nothing lists is a leftover of a writer, which is noted, or belongs to nothing. Records
-are written deterministically, so one is right only if it is byte for byte what its own content is
-written as.
+The log of a store lists sets, tags and pictures; the commits of a set list its files
+(`featstore.store.listing`). What is listed and missing, or not as listed, is wrong. What nothing
+lists is a leftover of a writer, which is noted, or belongs to nothing. Records are written
+deterministically, so one is right only if it is byte for byte what its own content is written as.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import CorruptStoreError, FeatstoreError, FormatVersionError, UnknownSetError
+from featstore.errors import CorruptStoreError, FeatstoreError, UnknownSetError
 from featstore.identity import SHORT
 from featstore.store.blocks import first_row_not_stored
-from featstore.store.catalog import (
-    ABOUT,
-    parse_catalog,
-    read_catalog,
-    removals,
-    store_format,
-    unknown_set,
-)
-from featstore.store.catalog import NAME as CATALOG
-from featstore.store.convention import is_group
+from featstore.store.convention import root_metadata, zarr_metadata
 from featstore.store.files import (
-    MAX_JSON_BYTES,
-    MAX_METADATA_BYTES,
+    facts_of,
     file_facts,
-    has_grown_to,
     json_bytes,
-    parse_json,
-    read_regular,
+    read_json,
+    same_file,
     walk_store,
 )
-from featstore.store.layout import SetKey
-from featstore.store.listing import ARRAY, Listed, SetRecords, read_records
+from featstore.store.layout import SetKey, group_metadata
+from featstore.store.listing import Listed, SetRecords, read_records
+from featstore.store.log import ABOUT, Log, read_log, rebuilt_log, unknown_set
+from featstore.store.log import NAME as LOG
 from featstore.store.records import (
-    POINTER,
     REVISIONS,
-    SIGNATURE,
     Commit,
     parse_tag,
-    read_root,
+    read_commit,
+    read_tag,
+    tag_document,
     tag_file,
-    unlike_listed,
 )
-from featstore.store.signature import Signature
 from featstore.store.tables import read_items, read_thumbnail_file
 
+#: The group that a store is for readers of Zarr.
+ROOT = "zarr.json"
+
 #: What a writer puts below a set before a record lists it, and what a set may hold without.
-_COMMIT = re.compile(r"revisions/([0-9a-f]{64})\.json")
 _STAGING = re.compile(
     r"\.staging/(part-\d{5}-of-\d{5}/)?"
     r"(lock|w\d{6}-[0-9a-f]{8}/(claim|journal\.jsonl|data-\d{6}\.bin|[^/]+\.staged))"
 )
 _RUN = re.compile(r"runs/[^/]+\.json")
 _UNFINISHED = re.compile(
-    r"(embedding|bias)/(zarr\.json|c/\d+(/0)?)|golden\.json|failures(-[0-9a-f]{8})?\.parquet"
+    r"(embedding/|bias/)?zarr\.json|(embedding|bias)/c/\d+(/0)?|golden\.json|failures(-[0-9a-f]{8})?\.parquet"
     r"|revisions/[0-9a-f]{64}\.json"
 )
 _STAGED = re.compile(r"\..+\.staged")
-_REMOVED = re.compile(r"(^|/)\.removed-[^/]+/")
-_ENDS_REMOVAL = "`featstore rm` again or `featstore gc` ends it"
-
 _UNTIDY = (
     "is published, but its writer was stopped before it tidied up: the same command again or "
     "`featstore gc` does that"
@@ -79,7 +65,7 @@ _LOST = (
     "files should be (`featstore repair --from` takes it from another copy)"
 )
 _ITEMS = re.compile(r"[^/]+/[^/]+/items-([0-9a-f]{8})\.parquet")
-_TAG = re.compile(r"tags/[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.json")
+_TAG = re.compile(r"tags/[A-Za-z0-9][A-Za-z0-9._-]{0,136}\.json")
 #: What makes a file about the store right.
 _CARD = "`featstore card STORE -o STORE` writes and lists it"
 _THUMBNAILS = re.compile(r"[^/]+/[^/]+/thumbnails-([0-9a-f]{8})\.parquet")
@@ -155,10 +141,9 @@ def verify_store(
     FormatVersionError
         If a newer version wrote the store.
     """
-    if not root.is_dir() or not any((root / name).exists() for name in ("zarr.json", CATALOG)):
+    if not root.is_dir() or not any((root / name).exists() for name in ("zarr.json", LOG)):
         what = "is not a featstore store" if root.exists() else "does not exist"
         raise UnknownSetError(f"{root} {what}. Check the path.")
-    _check_version(root)
     return _Verification(root, keys, full=full).run(on_set)
 
 
@@ -190,17 +175,13 @@ class _Verification:
         self.known: set[str] = set()
         self.wrong: dict[str, str] = {}
         self.notes: dict[str, str] = {}
-        self._listed: dict[str, Any] = {"sets": {}}
+        self._log = self._read_log()
         self._tables: set[tuple[str, str, int]] = set()
 
     def run(self, on_set: Callable[[int, int, str], object]) -> VerifyReport:
         """Check everything and report."""
-        self._read_catalog()
-        # Root and catalog state the format; the catalog under a digest.
-        form = self._listed.get("form") or store_format(self.root)
-        self._check_group("", form.attributes())
         there = (folder for folder in self._folders if folder.count("/") == 2)
-        sets = sorted({*self._listed["sets"], *filter(SetKey.parse, there)})
+        sets = sorted({*self._log.sets, *filter(SetKey.parse, there)})
         unknown = self._keys - set(sets)
         if unknown:
             raise UnknownSetError(unknown_set(self.root, min(unknown), sets))
@@ -208,15 +189,10 @@ class _Verification:
         for number, key in enumerate(chosen):
             on_set(number, len(chosen), key)
             self._check_set(key)
-        for folder in sorted({key.rsplit("/", 1)[0] for key in chosen}):
-            dataset, kind = folder.split("/")
-            self._check_group(dataset, {"dataset": dataset})
-            self._check_group(folder, {"dataset": dataset, "kind": kind})
+        self._check_root()
         self._check_thumbnails()
         self._check_tags()
         self._check_about()
-        if SIGNATURE in self.files:
-            self._document(SIGNATURE, lambda found: Signature.parse(found, where=SIGNATURE))
         self._check_rest()
         return VerifyReport(
             [Problem(path, what) for path, what in sorted(self.wrong.items())],
@@ -224,6 +200,18 @@ class _Verification:
             n_sets=len(chosen),
             n_files=len(self.files),
         )
+
+    def _read_log(self) -> Log:
+        """Return the log; where it is damaged, what the commits say it should be."""
+        self.known.add(LOG)
+        try:
+            log = read_log(self.root)
+        except CorruptStoreError as err:
+            self._blame(LOG, f"does not list the sets any more: {err}")
+            return rebuilt_log(self.root)
+        if not self._is_file(LOG, log.data()):
+            self._blame(LOG, "is not what a writer writes there")
+        return log
 
     def _blame(self, path: str, what: str) -> None:
         """Report a file; what was reported first stays."""
@@ -234,61 +222,20 @@ class _Verification:
         self.known.add(path)
         self.notes.setdefault(path, what)
 
-    def _document(self, path: str, parse: Callable[[Any], Any]) -> Any:
-        """Return what a record states, or None; it is wrong if no writer writes it so."""
-        self.known.add(path)
-        found = None
-        try:
-            data = read_regular(self.root / path, limit=MAX_JSON_BYTES)
-            document = parse_json(data, where=path)
-            found = parse(document)
-            if found is not None and data == json_bytes(document):
-                return found
-        except (FeatstoreError, OSError):
-            pass
-        self._blame(path, "is not what a writer writes there")
-        return None
+    def _check_root(self) -> None:
+        """Check the group of the store, which has only one form."""
+        self.known.add(ROOT)
+        if not self._is_file(ROOT, root_metadata(self._log.hash)):
+            if ROOT in self.files:
+                self._blame(ROOT, "is not what a writer writes there")
+            elif self._log.sets and not any(map(self._is_busy, self._log.sets)):
+                # Otherwise its writer was stopped before it came so far.
+                self._blame(ROOT, "is missing")
 
-    def _check_group(self, folder: str, attributes: dict[str, Any]) -> None:
-        """Check the ``zarr.json`` of the root, a dataset or a kind: it has only one form."""
-        path = f"{folder}/{POINTER}".lstrip("/")
-        if path in self.files and not self._is_group(path, attributes):
-            self._blame(path, "is not the group metadata that a writer writes there")
-        elif path not in self.files and folder in self._above_published:
-            # Otherwise nothing is published yet: its writer was stopped before it came so far.
-            self._blame(path, "is missing")
-        self.known.add(path)
-
-    def _is_group(self, path: str, attributes: dict[str, Any]) -> bool:
-        with contextlib.suppress(CorruptStoreError, OSError):
-            data = read_regular(self.root / path, limit=MAX_METADATA_BYTES)
-            return is_group(data, attributes)
+    def _is_file(self, path: str, data: bytes) -> bool:
+        with contextlib.suppress(OSError):
+            return path in self.files and same_file(self.root / path, facts_of(data))
         return False
-
-    @functools.cached_property
-    def _above_published(self) -> frozenset[str]:
-        """The folders above the sets that are finished, or once were; the store's is ''."""
-        finished = {key for key, names in self.by_set.items() if POINTER in names}
-        keys = {*self._listed["sets"], *filter(SetKey.parse, finished)}
-        return frozenset(above for key in keys for above in (*_folders_above(key), ""))
-
-    def _read_catalog(self) -> None:
-        def parse(document: Any) -> dict[str, Any] | None:
-            found = parse_catalog(document)
-            return found if found is not None and all(map(SetKey.parse, found["sets"])) else None
-
-        if CATALOG in self.files:
-            self._listed = self._document(CATALOG, parse) or self._listed
-            sets = self._listed["sets"]
-            lost = [key for key in sets if POINTER not in self.by_set.get(key, ())]
-            removed = removals(self.root).values() if lost else ()
-            for key in (key for key in lost if key in removed and key not in self.by_set):
-                self.notes[CATALOG] = f"lists {key}, whose removal was interrupted; {_ENDS_REMOVAL}"
-                del sets[key]
-            return
-        published = [key for key, names in self.by_set.items() if POINTER in names]
-        if not all(map(self._is_busy, filter(SetKey.parse, published))):
-            self._blame(CATALOG, "is missing")
 
     def _is_busy(self, key: str) -> bool:
         """Return whether a writer is at work on a set, or was stopped."""
@@ -296,63 +243,40 @@ class _Verification:
 
     def _check_set(self, key: str) -> None:
         """Compare the files of a set with what its records list."""
-        names, listed = self.by_set.get(key, set()), self._listed["sets"].get(key)
-        records = read_records(self.root, SetKey(*key.split("/")), names=names, listed=listed or "")
-        busy, path = self._is_busy(key), f"{key}/{POINTER}"
+        names, busy = self.by_set.get(key, set()), self._is_busy(key)
+        listed = key in self._log.sets
         for name in names:
-            match = _COMMIT.fullmatch(name)
             if _RUN.fullmatch(name):
                 self.known.add(f"{key}/{name}")
             elif _STAGING.fullmatch(name):
                 self._note(f"{key}/{name}", "belongs to an unfinished extraction")
-            elif match and match[1] not in records.commits:
-                self._blame(f"{key}/{name}", _LOST)
-        published = POINTER in names or listed is not None
-        if published:
-            self._check_published(records, listed, busy=busy)
-        if not busy and records.whole:
+        try:
+            records = read_records(self.root, SetKey(*key.split("/")), log=self._log)
+        except CorruptStoreError:
+            self.known |= {f"{key}/{name}" for name in names}
+            return  # a link leads to its records, which is reported by itself
+        for revision in records.lost:
+            self._blame(f"{key}/{REVISIONS}/{revision}.json", _LOST)
+        for one in records.files().values():
+            self._check_file(one, records, busy=busy)
+        if not busy and not records.lost:
             return
-        what = f"belongs to an {'extension under way' if published else 'unfinished extraction'}"
+        what = f"belongs to an {'extension under way' if listed else 'unfinished extraction'}"
         for path in (f"{key}/{name}" for name in names if _UNFINISHED.fullmatch(name)):
             if path not in self.known and busy:
                 self._note(path, what)
-            elif published:
+            elif listed:
                 self.known.add(path)  # a record that is lost may list it
 
-    def _check_published(self, records: SetRecords, listed: str | None, *, busy: bool) -> None:
-        """Check pointer, commits and all that they list; `listed` is what the catalog says."""
-        key = str(records.key)
-        path = f"{key}/{POINTER}"
-        pointer, current, fault = records.pointer, records.current, records.pointer_fault
-        self.known.add(path)
-        revisions = []
-        if pointer is not None and current is None:
-            revisions = [pointer["revision"]]  # nothing says what the files should be
-        elif fault:
-            self._blame(path, fault)
-        elif pointer is not None:
-            revisions = pointer.get("history", [])
-        for lost in (f"{key}/{REVISIONS}/{revision}.json" for revision in revisions):
-            if lost not in self.files:
-                self._blame(lost, "is missing, though the set names it")
-        for one in records.files().values():
-            self._check_file(one, records, busy=busy)
-        if current is not None and records.layout is None:
-            self._blame(f"{key}/{ARRAY}", "is not the metadata of an array of its commit")
-        if current is None or listed == current.revision_id:
-            return
-        if busy:
-            self.notes.setdefault(path, _UNTIDY)
-        elif CATALOG not in self.wrong:
-            self._blame(CATALOG, f"does not list {key} as it is; `featstore repair` rebuilds it")
-
     def _check_file(self, one: Listed, records: SetRecords, *, busy: bool) -> None:
-        """Compare a file with what a commit lists; item tables of several sets are read once."""
-        self.known.add(one.path)
-        if busy and one.path.endswith(f"/{ARRAY}") and self._grown(records):
-            self._note(one.path, "is that of an extension under way")
-            return
+        """Compare a file with what a commit lists; what several sets share is read once."""
         part = one.part
+        if part == "zarr" and one.path in self.known:
+            return
+        self.known.add(one.path)
+        if busy and part == "zarr" and self._is_behind(one, records):
+            self._note(one.path, _UNTIDY)
+            return
         seen = (one.path, one.facts["sha256"], one.commit.n) if one.facts else ("", "", 0)
         if part == "items" and seen in self._tables:
             return
@@ -372,27 +296,34 @@ class _Verification:
         if wrong:
             self._blame(one.path, "; ".join(wrong))
 
-    def _grown(self, records: SetRecords) -> bool:
-        """Return whether the array's metadata is that of more rows, as an extension writes it."""
-        layout = records.layout
-        return layout is not None and has_grown_to(records.directory / "embedding", layout)
+    def _is_behind(self, one: Listed, records: SetRecords) -> bool:
+        """Return whether Zarr's metadata is that of another revision, or still to be written."""
+        if one.path not in self.files or self._is_file(one.path, one.content or b""):
+            return one.path not in self.files
+        for record in (records.directory / REVISIONS).glob("*.json"):
+            with contextlib.suppress(CorruptStoreError):
+                other = zarr_metadata(records.key, read_commit(records.directory, record.stem))
+                if self._is_file(one.path, other.get(one.path, b"")):
+                    return True
+        return False
 
     def _unlike_current(self, older: Commit, records: SetRecords) -> list[str]:
         """Return what is wrong with an earlier revision: its rows are a beginning of those now."""
-        current, layout = records.current, records.layout
+        current = records.current
         assert current is not None
         if len({(one.dim, one.dtype, one.block_rows, one.set_id) for one in (older, current)}) > 1:
             return ["is a commit of another set"]
         row = None
-        if layout is not None and self.full and older.n <= current.n:
+        if self.full and older.n <= current.n:
             # A data file that cannot be read is reported by itself.
-            row = first_row_not_stored(records.directory / "embedding", layout, current, older)
+            array = records.directory / "embedding"
+            row = first_row_not_stored(array, current.layout, current, older)
         return [] if row is None else [f"its rows from {row:,} are not stored"]
 
     def _check_thumbnails(self) -> None:
-        """Thumbnails carry their hash in their name; the catalog says which there are."""
-        listed = self._listed.get("thumbnails")
-        elsewhere = {name.rsplit("/", 1)[1]: name for name in listed or ()}
+        """Thumbnails carry their hash in their name; the log says which there are."""
+        listed = self._log.thumbnails
+        elsewhere = {name.rsplit("/", 1)[1]: name for name in listed}
         unlisted = set()
         for path, match in [(path, _THUMBNAILS.fullmatch(path)) for path in self.files]:
             if match is None:
@@ -401,13 +332,13 @@ class _Verification:
             with contextlib.suppress(FileNotFoundError):  # a writer has replaced it meanwhile
                 if file_facts(self.root / path)["sha256"][:SHORT] != match[1]:
                     self._blame(path, "was changed: it has another hash than its name")
-                elif listed is not None and path not in listed:
+                elif path not in listed:
                     unlisted.add(path.rsplit("/", 1)[0])
                     name = elsewhere.get(path.rsplit("/", 1)[1])
                     self._check_unlisted(path, name)
-        for path in set(listed or ()) - self.files - set(self._odd):
+        for path in listed - self.files - set(self._odd):
             if path.rsplit("/", 1)[0] in unlisted:
-                self.notes[CATALOG] = f"lists {path}, which a writer that was stopped has replaced"
+                self.notes[LOG] = f"lists {path}, which a writer that was stopped has replaced"
             else:
                 self._blame(path, "is missing")
 
@@ -423,40 +354,38 @@ class _Verification:
             self.notes[path] = "are thumbnails that no writer has listed yet"
 
     def _check_tags(self) -> None:
-        """Check that tags are those of the catalog, and name revisions that are there."""
-        listed: dict[str, str] | None = self._listed.get("tags")
-        for path in map(tag_file, listed or ()):
-            if path not in self.files and path not in self._odd:
-                self._blame(path, "is missing, though the catalog lists the tag")
-        for path in filter(_TAG.fullmatch, self.files):
-            name = Path(path).stem
-            tag = self._document(path, functools.partial(self._tag, name))
-            if tag is None:
+        """Check that the tags of the log are there, and name revisions that are."""
+        for name, digest in self._log.tags.items():
+            path = tag_file(name, digest)
+            self.known.add(path)
+            if self._is_behind_link(path):
                 continue
-            unlike = unlike_listed(name, tag.get("digest", ""), listed)
+            try:
+                sets = read_tag(self.root, name, digest)
+            except FeatstoreError as err:
+                self._blame(path, f"is missing or changed: {err}")
+                continue
+            data = json_bytes(tag_document(name, sets))
             # Neither is a set that was removed damage of the tag, nor is a record that was told.
-            records = {key: f"{key}/{REVISIONS}/{tag['sets'][key]}.json" for key in tag["sets"]}
-            gone = [key for key, record in records.items() if f"{key}/{POINTER}" in self.files
+            records = {key: f"{key}/{REVISIONS}/{revision}.json" for key, revision in sets.items()}
+            gone = [key for key, record in records.items() if key in self._log.sets
                     and record not in self.files | self.wrong.keys()
                     and not self._is_behind_link(record)]  # fmt: skip
-            if unlike or gone:
-                self._blame(path, unlike or f"names a revision that {min(gone)} lacks")
-
-    def _tag(self, name: str, document: Any) -> Any:
-        parse_tag(document, name=name, where=tag_file(name))
-        return document
+            if gone or not self._is_file(path, data):
+                what = "is not what a writer writes there"
+                self._blame(path, f"names a revision that {min(gone)} lacks" if gone else what)
 
     def _check_about(self) -> None:
-        """Check what is written about the store; as the catalog lists it."""
-        listed: dict[str, str] | None = self._listed.get("about")
+        """Check what is written about the store; as the log lists it."""
+        listed = self._log.about
         for name in self.files & set(ABOUT):
             self.known.add(name)
-            if listed is not None and name not in listed:
+            if name not in listed:
                 self.notes[name] = f"is not listed; {_CARD}"
-            elif listed is not None and file_facts(self.root / name)["sha256"] != listed[name]:
-                self._blame(name, f"is not the one that the catalog lists; {_CARD}")
-        for name in set(listed or ()) - self.files - set(self._odd):
-            self._blame(name, f"is missing, though the catalog lists it; {_CARD}")
+            elif file_facts(self.root / name)["sha256"] != listed[name]:
+                self._blame(name, f"is not the one that the log lists; {_CARD}")
+        for name in listed.keys() - self.files - set(self._odd):
+            self._blame(name, f"is missing, though the log lists it; {_CARD}")
 
     def _check_rest(self) -> None:
         """Report what nothing accounts for, and whatever is no regular file."""
@@ -472,16 +401,22 @@ class _Verification:
             of_group = dict(zip(("dataset", "kind"), folder.split("/"), strict=False))
             if _STAGED.fullmatch(name):
                 self.notes[path] = "is left from an unfinished write; `featstore gc` removes it"
-            elif name == POINTER and path.count("/") < 3 and self._is_group(path, of_group):
+            elif self._is_file(path, json_bytes(group_metadata(of_group))):
                 self.notes[path] = "is a group that holds no set"
-            elif _REMOVED.search(path):
-                self.notes[path] = f"is left from a removal; {_ENDS_REMOVAL}"
+            elif _TAG.fullmatch(path) and self._is_tag(path):
+                self.notes[path] = "is a tag that the log does not list; `featstore gc` removes it"
             elif self._is_whole_table(path):
                 self.notes[path] = (
                     "is an item table that no commit names; `featstore gc` removes it"
                 )
             else:
                 self.wrong[path] = "belongs to nothing in this store"
+
+    def _is_tag(self, path: str) -> bool:
+        with contextlib.suppress(FeatstoreError, OSError):
+            tag = parse_tag(read_json(self.root / path), where=path)
+            return path == tag_file(tag["name"], tag["digest"])
+        return False
 
     def _is_whole_table(self, path: str) -> bool:
         match = _ITEMS.fullmatch(path)
@@ -498,14 +433,3 @@ def _folders_above(path: str) -> Iterator[str]:
     while "/" in path:
         path = path.rpartition("/")[0]
         yield path
-
-
-def _check_version(root: Path) -> None:
-    """Raise FormatVersionError if a newer version wrote the store; damage is for later."""
-    try:
-        read_root(root)
-    except FormatVersionError:
-        if read_catalog(root) is None:  # else the sealed catalog denies it: the root was damaged
-            raise
-    except (FeatstoreError, OSError):
-        return

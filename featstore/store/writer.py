@@ -2,8 +2,8 @@
 
 The order is what makes a kill at any point harmless: a block is a file that was fsynced
 and renamed before its journal row was written; a shard is assembled from journalled blocks;
-the commit record names every hash; the pointer ``zarr.json`` comes last, and a set without
-it does not exist for readers.
+the commit record names every hash; then the log names the commit, and a set that it does not
+list does not exist for readers. Zarr's metadata follow, and the end of the claim.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,25 +30,17 @@ from featstore.identity import FASTER_THAN_COPYING, SHA256, SHORT, hash_hex, sha
 from featstore.store.base import Base, read_base, resume_journal
 from featstore.store.blocks import first_row_not_stored
 from featstore.store.casting import convert_rows
-from featstore.store.catalog import store_format, write_catalog
-from featstore.store.convention import pointer_bytes
-from featstore.store.files import (
-    facts_of,
-    json_bytes,
-    same_file,
-)
+from featstore.store.convention import root_metadata, zarr_metadata
+from featstore.store.files import facts_of, json_bytes, same_file
 from featstore.store.layout import (
     LIMITS,
     ArrayLayout,
     LayoutLimits,
     SetKey,
     SetSpec,
-    array_metadata,
-    group_metadata,
     plan_array,
-    vector_metadata,
 )
-from featstore.store.listing import ARRAY, read_records, set_files, unlisted
+from featstore.store.listing import PARTS, read_records, set_files, unlisted
 from featstore.store.lock import (
     Claim,
     claim_folders,
@@ -57,18 +49,15 @@ from featstore.store.lock import (
     is_claimed,
     part_name,
 )
+from featstore.store.log import NAME, Log, has_log, read_log, update_log
 from featstore.store.parquet_guard import table_bytes
 from featstore.store.records import (
-    POINTER,
+    BIAS,
     REVISIONS,
     Commit,
-    StoreFormat,
-    attributes_digest,
     commit_bytes,
     pack_failed,
     read_commit,
-    read_pointer,
-    read_root,
     staging_of,
 )
 from featstore.store.staging import (
@@ -82,47 +71,24 @@ from featstore.store.staging import (
 from featstore.store.tables import ItemFile, where_equal
 
 
-def write_groups(root: Path, key: SetKey, claim: Claim, form: StoreFormat) -> None:
-    """Write the groups above a set, each only if it is missing."""
-    groups: list[tuple[Path, dict[str, Any]]] = [
-        (root, form.attributes()),
-        (root / key.dataset, {"dataset": key.dataset}),
-        (key.directory(root).parent, {"dataset": key.dataset, "kind": key.kind}),
-    ]
-    for directory, attributes in groups:
-        path = directory / "zarr.json"
-        if not path.exists():
-            claim.write_file(path, [json_bytes(group_metadata(attributes))])
+def _older(directory: Path, base: Base) -> list[Commit]:
+    """Return the revisions up to the base, the oldest first."""
+    return [*(read_commit(directory, revision) for revision in base.commit.history), base.commit]
 
 
-def _older(directory: Path, base: Base, commit: Commit) -> list[Commit]:
-    """Return the revisions before this one, the oldest first."""
-    older = [read_commit(directory, revision) for revision in base.attributes.get("history", [])]
-    # Trying failed items again may have changed nothing.
-    return older + ([base.commit] if base.commit.revision_id != commit.revision_id else [])
-
-
-def _is_stored(root: Path, key: SetKey, older: Commit, commit: Commit, layout: ArrayLayout) -> bool:
+def _is_stored(root: Path, key: SetKey, older: Commit, commit: Commit) -> bool:
     """Return whether everything that an earlier revision names is there under the present one."""
-    small = set_files(key, older).values()
+    small = [one for one in set_files(key, older).values() if one.part in ("items", *PARTS)]
     array = key.directory(root) / "embedding"
     return (
-        not any(one.check(root).reasons for one in small if not one.path.endswith(f"/{ARRAY}"))
-        and first_row_not_stored(array, layout, commit, older) is None
+        not any(one.check(root).reasons for one in small)
+        and first_row_not_stored(array, commit.layout, commit, older) is None
     )
 
 
-def _discard_unlisted(
-    root: Path, key: SetKey, claim: Claim, commits: Sequence[Commit], layout: ArrayLayout
-) -> None:
-    """Take out what no published revision names, such as what an attempt with other items left."""
-    listed = set_files(key, commits[0], commits[1:], layout)
-    for path in list(unlisted(root, key, listed)):
-        claim.discard(path)
-
-
-def _write(claim: Claim, path: Path, data: bytes, facts: Mapping[str, Any] | None = None) -> None:
-    if same_file(path, facts or facts_of(data)):
+def write_file_once(claim: Claim, path: Path, data: bytes) -> None:
+    """Write a file of the store, unless it is there with these bytes."""
+    if same_file(path, facts_of(data)):
         claim.rely_on(path)
     else:
         claim.write_file(path, [data])
@@ -131,9 +97,8 @@ def _write(claim: Claim, path: Path, data: bytes, facts: Mapping[str, Any] | Non
 def settle_set(root: Path, key: SetKey) -> None:
     """Complete a published set whose writer was killed before it could tidy up.
 
-    Publication ends with the pointer; then come the removal of what a repair has replaced, the
-    catalog and the removal of the staging folder, in this order. A published set with a staging
-    folder lacks one of them, unless a writer is extending it, or was interrupted in that.
+    A published set with a staging folder lacks something that follows the log, unless a writer is
+    extending it, or was interrupted in that.
 
     Raises
     ------
@@ -141,7 +106,7 @@ def settle_set(root: Path, key: SetKey) -> None:
         If the file system refuses.
     """
     directory = key.directory(root)
-    untidy = (directory / POINTER).exists() and staging_of(directory).exists()
+    untidy = staging_of(directory).exists() and str(key) in read_log(root).sets
     if not untidy or is_claimed(directory):
         return
     try:
@@ -159,21 +124,58 @@ def settle_claimed(root: Path, key: SetKey, claim: Claim) -> None:
 
     Blocks that are staged for the next revision, or the first one, are left alone.
     """
-    directory = key.directory(root)
-    pointer = read_pointer(directory)
-    revision = pointer["revision"] if pointer else ""
-    heads = [read_journal(folder)[0] for folder in claim_folders(directory)]
+    revision = read_log(root).sets.get(str(key), "")
+    heads = [read_journal(folder)[0] for folder in claim_folders(key.directory(root))]
     if any(head.get("base") == revision for head in heads):
         return
-    if pointer:
-        claim.rely_on(directory / POINTER)
-        claim.sync()
-        records = read_records(root, key)
-        if claim.folder.parent == staging_of(directory) and records.whole:  # no part, beside others
-            for path in list(unlisted(root, key, records.files())):
-                claim.discard(path)
-        write_catalog(root)
+    if revision:
+        end_publication(root, key, claim)
+    else:
+        claim.finish()
+
+
+def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
+    """Write Zarr's metadata, take out what no revision names, and end the claim: after the log."""
+    claim.rely_on(root / NAME)
+    claim.sync()
+    log = read_log(root)
+    records = read_records(root, key, log=log)
+    write_file_once(claim, root / "zarr.json", root_metadata(log.hash))
+    if records.current is not None:
+        for path, data in zarr_metadata(key, records.current).items():
+            write_file_once(claim, root / path, data)
+        if claim.folder.parent == staging_of(records.directory) and not records.lost:
+            for one in list(unlisted(root, key, records.files())):  # no part, beside others
+                claim.discard(one)
     claim.finish()
+
+
+def publish_commit(root: Path, key: SetKey, claim: Claim, commit: Commit, *, after: str) -> None:
+    """Publish a revision of which all files but its record are in place, and end the claim.
+
+    Parameters
+    ----------
+    after : str
+        The revision that it was made from, or "".
+
+    Raises
+    ------
+    StoreWriteError
+        If the claim was lost, another revision was published meanwhile, or the disk refuses.
+    """
+    identity = commit.revision_id
+    path = key.directory(root) / REVISIONS / f"{identity}.json"
+    write_file_once(claim, path, commit_bytes(commit))
+    claim.sync()
+
+    def enter(log: Log) -> Log:
+        claim.check()
+        if log.sets.get(str(key), "") not in (after, identity):
+            raise claim.lost()
+        return log.with_sets({str(key): identity})
+
+    update_log(root, enter, claim=claim)
+    end_publication(root, key, claim)
 
 
 logger = logging.getLogger(__name__)
@@ -290,7 +292,7 @@ class SetWriter:
         self._limits = limits
         self._plan = dict(plan or {})
         self._options = options
-        self._form = StoreFormat()
+        self._hash = SHA256
         self._claim: Claim | None = None
         self._base: Base | None = None
         self._journal: Journal | None = None
@@ -308,7 +310,7 @@ class SetWriter:
         return self._base
 
     def __enter__(self) -> Self:
-        self._form = stated = read_root(self.root) or store_format(self.root)
+        self._hash = read_log(self.root).hash
         try:
             name = part_name(*self._options.part) if self._options.part else ""
             self._claim = claim_set(self.directory, self.key, part=name, wait=self._options.wait)
@@ -327,8 +329,7 @@ class SetWriter:
                     raise done
                 self.layout = self._base.next_layout(self.layout.n, self._limits)
                 # Blocks that stay keep their hashes.
-                self._form = StoreFormat(self._base.commit.hash)
-            write_groups(self.root, self.key, self._claim, stated)
+                self._hash = self._base.commit.hash
             self._staged = StagedFiles(self._claim.folder, self.layout)
             self._journal = resume_journal(
                 self._claim,
@@ -339,6 +340,8 @@ class SetWriter:
                 base=self._base,
                 others=None if self._options.part else claim_folders(self.directory)[1:],
             )
+            if not has_log(self.root):
+                update_log(self.root, lambda log: log, claim=self._claim)
             # Others may find these folders from now on, and publish sets in them.
             self._claim.sync()
         except BaseException as err:
@@ -385,7 +388,7 @@ class SetWriter:
             "base": self._base.commit.revision_id if self._base else "",
             "retry_failed": self._options.retry_failed,
             # Named where it is another than it always was: what was staged before stays of use.
-            **({"hash": self._form.hash} if self._form.hash != SHA256 else {}),
+            **({"hash": self._hash} if self._hash != SHA256 else {}),
             **self._plan,
         }
 
@@ -480,14 +483,14 @@ class SetWriter:
             staged.write(block, view)
 
         def digest() -> str:
-            return hash_hex(self._form.hash, view)
+            return hash_hex(self._hash, view)
 
         with self._disk_errors():
-            if self._form.hash in FASTER_THAN_COPYING:
+            if self._hash in FASTER_THAN_COPYING:
                 found, _ = run_beside(digest, stage, before=begin_last)
             else:
                 _, found = run_beside(stage, digest, before=begin_last)
-        self._add_block(block, BlockRecord(found, reasons, self._form.hash))
+        self._add_block(block, BlockRecord(found, reasons, self._hash))
 
     def records(self) -> dict[int, BlockRecord]:
         """Return what the journal says of the blocks that are done, but those of the base."""
@@ -561,8 +564,8 @@ class SetWriter:
     ) -> str:
         """Publish the set and return its revision_id.
 
-        Order: data files, item table, small arrays and failures, array metadata, commit record,
-        pointer. A data file that replaces one of the base is renamed only now.
+        Order: data files, item table, bias and failures, commit record, log, Zarr's metadata. A
+        data file that replaces one of the base is renamed only now.
         """
         journal, _, claim = self._opened()
         pending = self.pending()
@@ -576,8 +579,6 @@ class SetWriter:
                 self._publish(file)
         claim.check()
         with self._disk_errors():
-            if self._base is not None:
-                claim.sync()  # rows come before the metadata that says how many there are
             small = self._small_files(bias, golden)
             revision = self._publish_commit(claim, small, run)
         self._release()
@@ -595,11 +596,10 @@ class SetWriter:
             self.root, self.key, self.layout, self._items, self._base,
         )  # fmt: skip
         directory, journal = self.directory, self._opened()[0]
-        attributes = self._attributes()
-        with folder_lock(directory.parent):  # who takes out tables saw no claim, or waits
-            _write(claim, directory.parent / items.name, items.data, items.facts)
+        with folder_lock(directory.parent, patience=claim.patience):  # beside who takes out tables
+            write_file_once(claim, directory.parent / items.name, items.data)
         for name, data in small.items():
-            _write(claim, directory / name, data)
+            write_file_once(claim, directory / name, data)
         metadata = {name: facts_of(data) for name, data in small.items()}
         golden_facts = {} if base is None else base.commit.metadata.get("golden.json", {})
         if base is not None and golden_facts and base.keeps_file("golden.json"):
@@ -613,45 +613,44 @@ class SetWriter:
             blocks=tuple(journal.blocks[block].digest for block in range(layout.n_blocks)),
             items={"file": items.name, **items.facts},
             metadata=dict(sorted(metadata.items())),
-            space_id=self.spec.space_id,
-            set_id=self.spec.set_id,
-            attributes=attributes_digest(attributes),
+            shard_rows=layout.shard_rows,
+            attributes=self._attributes(),
             failed=pack_failed(where_equal(self._item_ids, set(journal.failures)).to_numpy()),
-            hash=self._form.hash,
+            hash=self._hash,
         )
+        if base is not None:
+            commit = self._follow(base, commit)
         identity = commit.revision_id
-        older = [] if base is None else _older(directory, base, commit)
-        _discard_unlisted(root, key, claim, [commit, *older], layout)
-        claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])
-        pointer, stored = {**attributes, "revision": identity}, older
-        if base is not None and base.damaged:
-            # A repaired set has the earlier revisions of which every row and file is still there.
-            stored = [one for one in older if _is_stored(root, key, one, commit, layout)]
-        if stored:
-            pointer["history"] = [one.revision_id for one in stored]
         if run:
-            # Before the pointer: what is published has a record of its run, wherever a kill comes.
+            # Before the log: what is published has a record of its run, wherever a kill comes.
             stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
             name = f"{stamp}-{identity[:8]}-{os.getpid()}.json"
             claim.write_file(directory / "runs" / name, [json_bytes(dict(run))])
-        claim.write_pointer(directory / POINTER, [pointer_bytes(pointer, commit)])
-        if stored != older:
-            _discard_unlisted(root, key, claim, [commit, *stored], layout)
-        write_catalog(root)
-        claim.finish()
+        publish_commit(root, key, claim, commit, after=base.commit.revision_id if base else "")
         return identity
+
+    def _follow(self, base: Base, commit: Commit) -> Commit:
+        """Return a commit as the one after the base; or the base, if it says the same."""
+        older = base.commit
+        if replace(commit, sequence=older.sequence, history=older.history) == older:
+            return older  # trying failed items again, or a repair, has changed nothing
+        stored = _older(self.directory, base)
+        if base.damaged:
+            # A repaired set has the earlier revisions of which every row and file is still there.
+            stored = [one for one in stored if _is_stored(self.root, self.key, one, commit)]
+        history = tuple(one.revision_id for one in stored)
+        return replace(commit, sequence=older.sequence + 1, history=history)
 
     def _attributes(self) -> dict[str, Any]:
         """Return the set's attributes: a repair changes none that are known."""
-        if self._base is None or not self._base.damaged or POINTER in self._base.lost:
+        if self._base is None or not self._base.damaged:
             return self.spec.attributes(self._facts)
-        known = self._base.attributes
-        return {name: known[name] for name in known if name not in ("revision", "history")}
+        return self._base.commit.attributes
 
     def _small_files(
         self, bias: np.ndarray | None, golden: Mapping[str, Any] | None
     ) -> dict[str, bytes]:
-        """Return bias, golden vectors, failures and metadata: path below the set -> bytes.
+        """Return bias, golden vectors and failures: path below the set -> bytes.
 
         Raises
         ------
@@ -660,7 +659,7 @@ class SetWriter:
         """
         base, n, failures = self._base, self.layout.n, self.failures
         small: dict[str, bytes] = {}
-        if base is not None and base.commit.n != n and "bias/c/0" in base.commit.metadata:
+        if base is not None and base.commit.n != n and BIAS in base.commit.metadata:
             raise StoreWriteError(f"{self.key} is a head: it is written whole, and never extended.")
         if bias is not None:
             data = np.ascontiguousarray(bias, dtype="<f4")
@@ -668,8 +667,7 @@ class SetWriter:
                 raise NonFiniteEmbeddingError(
                     f"The bias of {self.key} must be {n:,} finite numbers; got shape {data.shape}."
                 )
-            small["bias/zarr.json"] = json_bytes(vector_metadata(n, "float32"))
-            small["bias/c/0"] = data.tobytes()
+            small[BIAS] = data.tobytes()
         if golden is not None and (base is None or not base.keeps_file("golden.json")):
             small["golden.json"] = json_bytes(dict(golden))
         if failures:
@@ -680,7 +678,6 @@ class SetWriter:
                 # Earlier revisions keep theirs.
                 name = f"failures-{sha256_hex(table)[:SHORT]}.parquet"
             small[name] = table
-        small[ARRAY] = json_bytes(array_metadata(self.layout))
         return small
 
     def _opened(self) -> tuple[Journal, StagedFiles, Claim]:

@@ -17,7 +17,6 @@ from bench.results import read_sessions, write_batch
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.share.copy import copy_sets
-from featstore.store.catalog import write_catalog
 from tests.bench.test_execution import TIMES
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.featstore.remote.static import static_server
@@ -36,7 +35,6 @@ def address(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     copy = tmp_path / "served"
     shutil.copytree(smoke_store, copy)
-    write_catalog(copy)
     if request.param == "http":
         with static_server(copy) as (host, port):
             yield f"http://{host}:{port}"

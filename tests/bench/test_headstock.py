@@ -137,14 +137,14 @@ def test_the_state_of_a_folder_is_what_was_made_there(tmp_path, monkeypatch, cap
 def test_what_was_changed_last_comes_first_and_decides(tmp_path):
     for hour, name in enumerate(("new", "old"), start=1):
         toy_store(tmp_path / name)
-        os.utime(tmp_path / name / "catalog.json", (9e8 - 3600 * hour,) * 2)
+        os.utime(tmp_path / name / "log.json", (9e8 - 3600 * hour,) * 2)
     for part in ("runs", "ranks"):
         (tmp_path / "results" / part).mkdir(parents=True)
     os.utime(tmp_path / "results" / "runs", (9e8, 9e8))
     found = find_work(tmp_path)
     assert [Path(one["path"]).name for one in found["stores"]] == ["new", "old"]
     assert "headstock report" in next_command(found)
-    os.utime(tmp_path / "old" / "catalog.json", (1e9, 1e9))  # extended after the results
+    os.utime(tmp_path / "old" / "log.json", (1e9, 1e9))  # extended after the results
     proposed = next_command(find_work(tmp_path))
     assert proposed.startswith(f"headstock fit ridge --store {tmp_path / 'old'} ")
 
@@ -166,11 +166,11 @@ def test_fixtures_and_environments_of_a_checkout_are_not_work(tmp_path):
 
 def test_a_damaged_store_is_named_with_its_problem(tmp_path, monkeypatch, capsys):
     toy_store(tmp_path / "store")
-    (tmp_path / "store" / "catalog.json").write_text("[1")
+    (tmp_path / "store" / "log.json").write_text("[1")
     (store,) = _state(tmp_path, monkeypatch, capsys)["stores"]
-    assert "catalog.json is not JSON" in store["problem"]
+    assert "log.json is not JSON" in store["problem"]
     assert run_command(cli, "headstock", []) == 0
-    assert "catalog.json is not JSON" in capsys.readouterr().out
+    assert "log.json is not JSON" in capsys.readouterr().out
 
 
 def test_folders_too_deep_or_hidden_are_not_looked_at(tmp_path):

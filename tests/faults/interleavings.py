@@ -46,7 +46,7 @@ from featstore.command_line import run_command
 from featstore.errors import FeatstoreError
 from featstore.manifest.io import write_manifest
 from featstore.remote.objects import FolderObjects
-from featstore.store import collect_garbage, verify_store
+from featstore.store import collect_garbage, read_log, verify_store, writer
 from featstore.store.layout import SetSpec
 from featstore.store.lock import Claim, claim_set, folder_lock
 
@@ -238,14 +238,15 @@ def _other_set() -> None:
     )  # fmt: skip
 
 
-def _killed_behind_its_pointer(line: str) -> None:
-    real = Claim.write_pointer
+def _killed_behind_the_log(line: str) -> None:
+    real = writer.update_log
 
-    def stop(*args: Any) -> None:
-        real(*args)
-        raise StoppedError
+    def stop(root: Path, *args: Any, **options: Any) -> None:
+        real(root, *args, **options)
+        if read_log(root).sets:
+            raise StoppedError
 
-    with mock.patch.object(Claim, "write_pointer", stop), contextlib.suppress(StoppedError):
+    with mock.patch.object(writer, "update_log", stop), contextlib.suppress(StoppedError):
         Step(line).run()
 
 
@@ -256,9 +257,9 @@ def plain() -> None:
 
 
 def untidy() -> None:
-    """The same, published by a writer that was killed behind its pointer."""
+    """The same, published by a writer that was killed behind the log."""
     _other_set()
-    _killed_behind_its_pointer("extract a4 here")
+    _killed_behind_the_log("extract a4 here")
     _set_up("extract a4 there")
 
 
@@ -277,9 +278,9 @@ def begun() -> None:
 
 
 def copying() -> None:
-    """A copy that was killed behind its pointer, and the store that it is of, which is ahead."""
+    """A copy that was killed behind the log, and the store that it is of, which is ahead."""
     _set_up("extract a4 there")
-    _killed_behind_its_pointer("pull there here")
+    _killed_behind_the_log("pull there here")
     _set_up("extract a8 there")
 
 
@@ -365,13 +366,13 @@ class Stage:
         return claim
 
     @contextlib.contextmanager
-    def folder_lock(self, folder: Path) -> Iterator[bool]:
+    def folder_lock(self, folder: Path, *, patience: float | None = None) -> Iterator[bool]:
         """Stand in for `featstore.store.lock.folder_lock`."""
         self.place(f"lock {folder.name}")
         first = threading.get_ident() == self._first
         if not first and any(held.samefile(folder) for held in self._held if held.exists()):
             self._going_on.set()  # it waits for the first
-        with folder_lock(folder) as locked:
+        with folder_lock(folder, patience=patience) as locked:
             if first:
                 self._held.append(folder)
             try:
@@ -400,7 +401,7 @@ class Stage:
                     if vars(module).get(real.__name__) is real:
                         stack.enter_context(mock.patch.object(module, real.__name__, ours))
             methods: list[tuple[Any, str]] = [
-                (Claim, "write_pointer"), (Claim, "finish"), (FolderObjects, "create"),
+                (Claim, "discard"), (Claim, "finish"), (FolderObjects, "create"),
             ]  # fmt: skip
             if BucketObjects is not None:
                 methods += [(BucketObjects, name) for name in ("put", "create", "replace",
@@ -444,7 +445,7 @@ def observed() -> Model:
     found: Model = {}
     for place in ("here", "there", BUCKET):
         found[place] = {"sets": {}, "tags": {}}
-        if not (Bed.has_store() if place == BUCKET else Path(place, "zarr.json").exists()):
+        if not (Bed.has_store() if place == BUCKET else Path(place, "log.json").exists()):
             continue
         store = open_store(place, verify="full")
         for info in store.sets():
@@ -517,7 +518,7 @@ class Bed:
     @classmethod
     def has_store(cls) -> bool:
         """Return whether there is a store in the bucket."""
-        return cls.objects is not None and "team/store/zarr.json" in cls.objects.objects
+        return cls.objects is not None and "team/store/log.json" in cls.objects.objects
 
     def enter(self, world: str) -> None:
         """Make the current folder a fresh copy of a world."""
@@ -603,7 +604,7 @@ class Bed:
             Step(f"repair here {KEY} --from there").run()
         for again in (False, True):
             for name in ("here", "there"):
-                if Path(name, "zarr.json").exists():
+                if Path(name, "log.json").exists():
                     while again and collect_garbage(Path(name), grace=-1):
                         pass
                     wrong += [

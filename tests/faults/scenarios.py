@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from featstore.store import (
     SetWriter,
     WriteOptions,
     read_commit,
-    read_pointer,
+    read_log,
     rebuild_set,
     settle_set,
-    write_catalog,
     write_thumbnails,
 )
+from featstore.store.log import update_log
 from featstore.testing import toy_manifest
 from tests.damage import unseal
 
@@ -110,8 +111,8 @@ def published_rows(root: Path, dataset: str = "birds", kind: str = "image") -> i
     """Return the rows of the current revision, or 0 if there is none."""
     folder = root / dataset / kind
     found = [p for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
-    pointer = read_pointer(found[0]) if found else None
-    return read_commit(found[0], pointer["revision"]).n if pointer else 0
+    revision = read_log(root).sets.get(found[0].relative_to(root).as_posix()) if found else None
+    return read_commit(found[0], revision).n if revision else 0
 
 
 def grow(root: Path) -> str:
@@ -172,7 +173,7 @@ def stop_before(root: Path, *, where: str, n: int, expiry: float, beat: float) -
     """Write a set and stop this process (SIGSTOP) at a place; it goes on when it is resumed.
 
     `where` is ``block`` (before the second block is written), ``data`` (between completing a
-    data file and its rename), ``finish``, or ``pointer`` (before the rename that publishes).
+    data file and its rename), ``finish``, or ``log`` (before the rename that publishes).
     """
 
     def stop(*_: Any) -> None:
@@ -186,7 +187,7 @@ def stop_before(root: Path, *, where: str, n: int, expiry: float, beat: float) -
         parts = target.relative_to(root).parts if target.is_relative_to(root) else ()
         if where == "data":
             return parts[3:4] == ("embedding",) and parts[-1] == "0"
-        return where == "pointer" and len(parts) == 4 and parts[-1] == "zarr.json"
+        return where == "log" and parts == ("log.json",) and any(root.glob("*/*/*/revisions/*"))
 
     finish = stop if where == "finish" else None
     with _before_rename(is_there, stop), quick(expiry, beat):
@@ -273,7 +274,7 @@ def untidy(root: Path) -> str:
     with suppress(ZeroDivisionError):
         write(root, SIZES[1], dataset="frogs", before_block=lambda _, block: 1 // (4 - block))
     (root / "birds" / "image" / "timm.zoo-0badcafe").mkdir()
-    (root / ".catalog.json.0badcafe.staged").write_bytes(b"{")
+    (root / ".log.json.0badcafe.staged").write_bytes(b"{")
     return "written"
 
 
@@ -298,13 +299,12 @@ def command(root: Path, *, arguments: list[str], messages: str) -> int:
         return run_command(cli, "featstore", arguments)
 
 
-def hold_catalog(root: Path) -> str:
-    """Write the catalog and stop (SIGSTOP) before the rename; say what is listed when resumed."""
+def hold_log(root: Path) -> str:
+    """Write the log and stop (SIGSTOP) before the rename; say what is listed when resumed."""
 
     def stop() -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
 
-    (root / "catalog.json").unlink()
-    with _before_rename(lambda target: target.name == "catalog.json", stop):
-        write_catalog(root)
-    return (root / "catalog.json").read_text()
+    with _before_rename(lambda target: target.name == "log.json", stop):
+        update_log(root, lambda log: replace(log, tags={f"t{len(log.tags)}": "0" * 64, **log.tags}))
+    return (root / "log.json").read_text()

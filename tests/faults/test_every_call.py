@@ -65,14 +65,13 @@ def test_the_layer_sees_every_file_that_is_published(history: History) -> None:
 
 
 def _walk(calls: Iterable[str], unsynced: set[str], where: str = "") -> int:
-    """Check the order of file calls and return the pointers that were renamed.
+    """Check the order of file calls and return how often a log that lists a commit was renamed.
 
     What a power cut may take is in `unsynced`: files with new bytes, and folders with new names,
-    that no fsync has followed. Folders are fsynced together, right before a pointer or a row of
-    the journal relies on them.
+    that no fsync has followed. Folders are fsynced together, right before the log or a row of the
+    journal relies on them.
     """
-    pointers = 0
-    published: set[str] = set()
+    published, records = 0, set[str]()
     # Where a killed writer put data: rows of blocks, which are staged, do not rely on it.
     placed = {path for path in unsynced if "/embedding" in path}
     for call in calls:
@@ -87,28 +86,25 @@ def _walk(calls: Iterable[str], unsynced: set[str], where: str = "") -> int:
             unsynced.add(path)  # a claim, and a journal without rows, may be lost
         elif what == "mkdir":
             unsynced.add(folder)
-        elif what == "rename" and name == "zarr.json" and path.count("/") == 4:
-            assert _relied_on(unsynced, folder) == set(), lost
-            pointers += 1
-            published.add(path)
-            unsynced.add(folder)
         elif what == "rename" and name != "claim":
-            if path.endswith("/embedding/zarr.json") and f"{path[:-20]}/zarr.json" in published:
-                assert not any("/embedding/c" in path for path in unsynced), lost
-            if name == "catalog.json":
-                assert not any(path.count("/") == 3 for path in unsynced), lost
+            if name == "log.json":
+                assert not any(_relied_on(unsynced, record) for record in records), lost
+                published += bool(records)
+                records.clear()
+            if "/revisions/" in path:
+                records.add(folder)
             unsynced.add(folder)
-    return pointers
+    return published
 
 
 def _relied_on(unsynced: set[str], folder: str) -> set[str]:
-    """Return what a row of the journal, or a pointer, of the set of this folder relies on."""
+    """Return what a row of the journal, or a commit, of the set of this folder relies on."""
     parts = folder.split("/")[:4]
     above = {"/".join(parts[:i]) for i in range(1, 4)}
     return {path for path in unsynced if path in above or path.startswith("/".join(parts))}
 
 
-def test_no_pointer_is_written_before_all_that_it_names_is_durable(history: History) -> None:
+def test_no_log_is_written_before_all_that_it_names_is_durable(history: History) -> None:
     unsynced: set[str] = set()
     assert (_walk(history.calls, unsynced), unsynced) == (3, set())
 

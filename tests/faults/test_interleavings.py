@@ -19,7 +19,7 @@ import pytest
 from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
-from featstore.store.lock import Claim
+from featstore.store import writer
 from tests.damage import unseal
 from tests.faults import scenarios
 from tests.faults.interleavings import (
@@ -88,17 +88,17 @@ def test_a_loss_is_noticed(place: Bed) -> None:
 def test_a_push_during_an_extension_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its last data file is replaced before the pointer is."""
+    """Its last data file is replaced before the log is."""
     push = ["push", str(tmp_path / "here"), str(tmp_path / "there")]
     scenarios.write(tmp_path / "here", 3)
-    real, codes = Claim.write_pointer, list[int]()
+    real, codes = writer.update_log, list[int]()
 
-    def in_the_middle(*args: Any) -> None:
+    def in_the_middle(*args: Any, **options: Any) -> None:
         monkeypatch.undo()
         codes.append(run_command(cli, "featstore", push))
-        real(*args)
+        real(*args, **options)
 
-    monkeypatch.setattr(Claim, "write_pointer", in_the_middle)
+    monkeypatch.setattr(writer, "update_log", in_the_middle)
     scenarios.write(tmp_path / "here", 4)
     assert codes == [1]
     said = " ".join(capsys.readouterr().err.split())

@@ -16,7 +16,6 @@ import re
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from hypothesis import strategies as st
 pytest.importorskip("obstore", reason="needs the extra `remote`")
 
 from featstore import copy_sets, open_store
-from featstore.store import SetKey, read_pointer, verify_store
+from featstore.store import SetKey, verify_store
 from tests.faults.conftest import Children
 from tests.faults.linearizable import Operation, violations
 from tests.faults.publishers import row_of
@@ -132,7 +131,7 @@ def test_nothing_is_lost_and_the_history_is_linearizable(
     with s3_server() as bucket:
         mischief = Mischief(root, KILLS)
         bucket.before, bucket.after = mischief.before, mischief.after
-        bucket.keep_puts = lambda path: path.endswith("catalog.json")
+        bucket.keep_puts = lambda path: path.endswith("log.json")
         died = _run(children, root, bucket)
         bucket.before = bucket.after = lambda _: None
         for name, value in environment(bucket.url).items():
@@ -144,8 +143,7 @@ def test_nothing_is_lost_and_the_history_is_linearizable(
     assert verify_store(pulled).problems == []
     chains = {}
     for info in open_store(pulled).sets():
-        pointer: dict[str, Any] = read_pointer(info.key.directory(pulled)) or {}
-        chains[info.key.dataset] = [*pointer.get("history", []), pointer["revision"]]
+        chains[info.key.dataset] = [*info.commit.history, info.commit.revision_id]
     operations = _operations(root)
     assert {name: violations(chains.get(name, []), operations[name]) for name in operations} == {
         name: [] for name in operations
@@ -160,18 +158,17 @@ def test_nothing_is_lost_and_the_history_is_linearizable(
         names = view.items["item_id"].to_list()
         assert len(set(names)) == len(names) == len(chains[info.key.dataset])
         np.testing.assert_array_equal(view.numpy(), np.stack([row_of(name) for name in names]))
-    _check_catalogs(bucket, chains)
+    _check_logs(bucket, chains)
 
 
-def _check_catalogs(bucket: Bucket, chains: dict[str, list[str]]) -> None:
-    """Assert that no entry of the catalog went back, and that the last one is what there is."""
+def _check_logs(bucket: Bucket, chains: dict[str, list[str]]) -> None:
+    """Assert that no entry of the log went back, and that the last one is what there is."""
     at: dict[str, int] = {}
     for _, data in bucket.puts:
         now = {}
-        for row in json.loads(data)["sets"]:
-            key = SetKey.parse(row["key"])
-            assert key is not None
-            now[key.dataset] = chains[key.dataset].index(row["revision"])
+        for name, revision in json.loads(data)["sets"].items():
+            key = SetKey(*name.split("/"))
+            now[key.dataset] = chains[key.dataset].index(revision)
         assert set(at) <= set(now)
         assert all(now[name] >= number for name, number in at.items())
         at = now

@@ -48,7 +48,7 @@ def test_killed_at_random_until_done_it_is_the_same_store(children: Children, me
         assert report["code"] in (0, -signal.SIGKILL), report
         if report["code"] != 0:
             kills += 1
-            if (root / "zarr.json").exists():
+            if (root / "log.json").exists():
                 assert verify_store(root).problems == []
                 store = open_store(root, verify="full")
                 for info in store.sets():

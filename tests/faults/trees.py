@@ -15,7 +15,7 @@ from tests.faults import scenarios
 _EXEMPT = re.compile(r"(^|/)runs(/|$)")
 
 #: Names that were never finished: a run that ends well leaves none, whatever was killed before.
-_LITTER = re.compile(r"(^|/)(\.[^/]+\.staged|\.staging|\.removed-[^/]+)(/|$)")
+_LITTER = re.compile(r"(^|/)(\.[^/]+\.staged|\.staging)(/|$)")
 
 
 def tree(root: Path) -> dict[str, bytes | None]:
@@ -36,7 +36,7 @@ def litter(root: Path) -> list[str]:
 
 def check_readable(root: Path, where: str) -> None:
     """Assert that a store is without damage, and that what is published reads right."""
-    if not (root / "zarr.json").exists():
+    if not (root / "log.json").exists():
         return
     report = verify_store(root)
     assert report.problems == [], f"{where}: {report.problems}"

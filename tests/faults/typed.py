@@ -106,7 +106,7 @@ def verified(root: Path, *, stores: list[str]) -> list[str]:
 
 def _problems(root: Path, stores: list[str]) -> Iterator[str]:
     for name in stores:
-        if (root / name / "zarr.json").exists():
+        if (root / name / "log.json").exists():
             for problem in verify_store(root / name).problems:
                 yield f"verify: {name}/{problem.path} {problem.what}"
 
@@ -114,7 +114,7 @@ def _problems(root: Path, stores: list[str]) -> Iterator[str]:
 def settle(root: Path, *, stores: list[str]) -> dict[str, Any]:
     """Collect garbage of any age, verify, and return the problems and all that is there."""
     for name in stores:
-        if (root / name / "zarr.json").exists():
+        if (root / name / "log.json").exists():
             # What one pass sets free is found by the next.
             while collect_garbage(root / name, grace=0):
                 pass

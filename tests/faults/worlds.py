@@ -122,7 +122,9 @@ def litter(root: Path) -> None:
     pictures(store)
     begun(store)
     old = images(store, encoder="timm:other").directory(store)
-    shutil.copytree(old, old.with_name(f".removed-{old.name}-123"))
+    removed = old.with_name("timm.gone-0badcafe")  # a removal that was killed behind the log
+    shutil.copytree(old, removed)
+    (staging_of(removed) / "w000001-0a1b2c3d").mkdir(parents=True)
     (store / ".zarr.json.0a1b2c3d.staged").write_bytes(b"half")
     kind = key.directory(store).parent
     (kind / "items-00000000.parquet").write_bytes(b"unnamed")

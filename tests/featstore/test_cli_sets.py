@@ -86,7 +86,7 @@ def test_show_says_what_the_set_is(tmp_path: Path, capsys: pytest.CaptureFixture
     assert shown["bytes"] == sum(
         size
         for name, size in names.items()
-        if name != "zarr.json" and name.split("/")[0] not in ("revisions", "runs")
+        if not name.endswith("zarr.json") and name.split("/")[0] not in ("revisions", "runs")
     ), names
     old = shown["revisions"][0]["revision_id"]
     assert _run("show", tmp_path, KEY, "--json", "--revision", old[:9]) == 0

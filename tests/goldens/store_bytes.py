@@ -90,17 +90,18 @@ def _without_parquet(files: dict[str, bytes]) -> dict[str, str]:
             table = sha256_hex(canonical_json(_table(data)))
             digest = sha256_hex(data)
             words[digest], words[digest[:8]] = f"table {table}", f"table-{table[:8]}"
-    # A commit names its tables, so that its own hash follows from theirs.
-    for name, data in files.items():
-        if "/revisions/" in name:
-            content = sha256_hex(canonical_json(_replaced(json.loads(data), words)))
-            words[Path(name).stem] = f"commit-{content}"
-    # So do the digests of tags, and that of the catalog, which names theirs.
-    for name in sorted(files, key=lambda name: (name == "catalog.json", name)):
+    # A commit names its tables and those before it, so that its own hash follows from theirs.
+    commits = {name: json.loads(data) for name, data in files.items() if "/revisions/" in name}
+    for name in sorted(commits, key=lambda name: (commits[name]["sequence"], name)):
+        content = sha256_hex(canonical_json(_replaced(commits[name], words)))
+        words[Path(name).stem] = f"commit-{content}"
+    # So do the digests of tags, which end their names, and that of the log, which lists theirs.
+    for name in sorted(files, key=lambda name: (name == "log.json", name)):
         document = json.loads(files[name]) if name.endswith(".json") else {}
         if isinstance(document, dict) and "digest" in document:
             digest = document.pop("digest")
-            words[digest] = f"digest-{sha256_hex(canonical_json(_replaced(document, words)))}"
+            content = sha256_hex(canonical_json(_replaced(document, words)))
+            words[digest], words[digest[:8]] = f"digest-{content}", content[:8]
     found = {}
     for name, data in files.items():
         if name.endswith(".parquet"):

@@ -457,26 +457,24 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '(("runs", rows), ("ranks", ranks), ("sums", sums_of(ranks)))',
             ('tests/bench/test_results.py::test_a_folder_that_cannot_be_written_leaves_nothing',)),
         Mutant(
-            'What a pointer names is durable before the pointer is.', 'featstore/store/lock.py',
-            '        self.sync()\n        self.write_file(target, parts)\n',
-            '        self.write_file(target, parts)\n',
-            ('tests/faults/test_every_call.py::test_no_pointer_is_written_before_all_that_it_names_is_durable',)
+            'What the log names is durable before the log is.', 'featstore/store/writer.py',
+            'commit_bytes(commit))\n    claim.sync()\n', 'commit_bytes(commit))\n',
+            ('tests/faults/test_every_call.py::test_no_log_is_written_before_all_that_it_names_is_durable',)
         ),
         Mutant(
-            'A commit is there before the pointer that names it.', 'featstore/store/writer.py',
-            '        claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])',
-            '        claim.write_pointer(directory / POINTER, [pointer_bytes({**attributes, "revision": identity}, commit)])\n        claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])',
-            ('tests/faults/test_every_call.py::test_no_pointer_is_written_before_all_that_it_names_is_durable',)
+            'A log that lists another revision than the one that was extended is not replaced.',
+            'featstore/store/writer.py', 'not in (after, identity)', 'in ()',
+            ('tests/featstore/store/test_log.py::test_a_revision_that_another_writer_published_stays',)
         ),
         Mutant(
             'A file is durable before it takes its name.', 'featstore/durable.py',
             '            if synced:\n                os.fsync(file.fileno())',
             '            if not synced:\n                os.fsync(file.fileno())',
-            ('tests/faults/test_every_call.py::test_no_pointer_is_written_before_all_that_it_names_is_durable',)
+            ('tests/faults/test_every_call.py::test_no_log_is_written_before_all_that_it_names_is_durable',)
         ),
         Mutant(
             'A writer that lost its claim publishes nothing.', 'featstore/store/lock.py',
-            'return None if (self.folder / _CLAIM).exists() else self._lost()', 'return None',
+            'return None if (self.folder / _CLAIM).exists() else self.lost()', 'return None',
             ('tests/faults/test_claims.py::test_a_stopped_writer_cannot_publish',)),
         Mutant(
             'A lock that was removed is none.', 'featstore/store/lock.py',
@@ -513,9 +511,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '                self.notes[path] = "belongs to nothing in this store"',
             ('tests/featstore/store/test_verify.py::test_every_added_file_is_named',)),
         Mutant(
-            'So is a pointer that is not written as a writer writes it.',
-            'featstore/store/listing.py',
-            'return "" if right else "is not written as a writer writes it"', 'return ""',
+            'So is a log that is not written as a writer writes it.', 'featstore/store/verify.py',
+            'if not self._is_file(LOG, log.data()):', 'if log is None:',
             ('tests/featstore/store/test_verify.py::test_every_truncation_and_growth_is_named',)),
         Mutant(
             'Thumbnails have the hash that their name says.', 'featstore/store/verify.py',
@@ -587,9 +584,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/featstore/remote/test_hostile_servers.py::test_a_lying_server_is_named_with_its_block',)
         ),
         Mutant(
-            'A commit of a server has the hash that names it.', 'featstore/remote/place.py',
-            '            if commit.revision_id != revision:',
-            '            if not commit.revision_id:',
+            'A commit of a server has the hash that names it.', 'featstore/store/records.py',
+            '    if commit.revision_id != revision:', '    if not commit.revision_id:',
             ('tests/featstore/remote/test_hostile_servers.py::test_harm_at_every_request_is_an_error_or_the_right_rows',)
         ),
         Mutant(

@@ -12,7 +12,6 @@ import polars as pl
 from featstore import open_store
 from featstore.store.gc import make_store
 from featstore.store.layout import SetSpec
-from featstore.store.records import StoreFormat
 from featstore.store.rows import Verify
 from featstore.store.view import Selection
 from featstore.store.writer import SetWriter
@@ -63,7 +62,7 @@ def make_sample(root: Path) -> Sample:
     items = pl.DataFrame({"item_id": [f"i/{i}" for i in range(N)], "kind": ["image"] * N})
     items = items.with_columns(pl.lit(None, pl.String).alias("split"))
     half = block.astype(np.float16)
-    make_store(root / "store", form=StoreFormat(hash="blake3"))
+    make_store(root / "store", hash_name="blake3")
     key = write_set(root / "store", items, half)
     write_plain(root / "plain.bin", half)
     return Sample(root, key, items, block)

@@ -20,7 +20,6 @@ import polars as pl
 from featstore import open_store
 from featstore.remote.cache import user_cache
 from featstore.share.copy import copy_sets
-from featstore.store.catalog import write_catalog
 from featstore.store.layout import ArrayLayout, SetSpec
 from featstore.store.view import Selection
 from tests.featstore.remote.buckets import environment, make_bucket, moto_server, plain_store
@@ -223,7 +222,6 @@ def _push_unchanged(root: Path, endpoint: str) -> Figure:
     many = root / "many"
     items = pl.DataFrame({"item_id": [f"i/{i}" for i in range(64)], "kind": ["image"] * 64})
     make_sets(many, Sample(root, "", items, np.empty((0, 0))), SETS)
-    write_catalog(many)
     bucket = plain_store(endpoint, "team")
     files = [path for path in many.rglob("*") if path.is_file()]
     with ThreadPoolExecutor(8) as pool:  # a copy of the folder is a store

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from featstore.store.gc import make_store, remove_set
-from featstore.store.records import StoreFormat
 from tests.perf.engine import Figure, compare
 from tests.perf.sample import N, Sample, write_plain, write_set
 
@@ -21,7 +20,7 @@ def figures(sample: Sample) -> Iterator[Figure]:
     path = sample.root / "written.bin"
     stores = {name: sample.root / f"written-{name}" for name in ("blake3", "sha256")}
     for name, store in stores.items():
-        make_store(store, form=StoreFormat(hash=name))
+        make_store(store, hash_name=name)
     half = sample.block.astype(np.float16)
     item_table = next(sample.array.parent.parent.glob("items-*.parquet")).read_bytes()
     written: list[tuple[Path, str]] = []

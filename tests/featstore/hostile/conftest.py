@@ -16,6 +16,7 @@ import pytest
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.files import json_bytes
 from featstore.testing import item_table, write_set
+from tests.damage import relog
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,13 @@ class Hostile:
         revision = sha256_hex(canonical_json(document))
         data = json_bytes(document) if raw is None else raw.encode()
         (self.directory / "revisions" / f"{revision}.json").write_bytes(data)
-        pointer = json.loads((self.directory / "zarr.json").read_text())
-        pointer["attributes"]["featstore"]["revision"] = revision
-        (self.directory / "zarr.json").write_bytes(json_bytes(pointer))
+        relog(self.root, sets={self.key: revision})
 
     def replace_items(self, data: bytes, *, name: str = "items-evil.parquet") -> None:
         """Make the set use this item table."""
         (self.directory.parent / name).write_bytes(data)
         facts = {"file": name, "bytes": len(data), "sha256": sha256_hex(data)}
         self.recommit(lambda document: document.update(items=facts))
-
-    def replace_array(self, document: Any) -> None:
-        """Make the set's array metadata this document."""
-        data = document if isinstance(document, bytes) else json_bytes(document)
-        (self.directory / "embedding" / "zarr.json").write_bytes(data)
-        facts = {"bytes": len(data), "sha256": sha256_hex(data)}
-        self.recommit(lambda found: found["metadata"].update({"embedding/zarr.json": facts}))
 
     def answer(self, tmp_path: Path) -> list[str]:
         """Return what a process of little memory says: of reading, and of verifying."""

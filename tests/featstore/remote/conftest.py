@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore.store import write_catalog
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.featstore.remote.proxy import Proxy, proxy
@@ -34,7 +33,6 @@ def make_store(root: Path) -> Path:
               shard_bytes=256 * 1024, golden={"vectors": [[1.0]]})  # fmt: skip
     texts = item_table([{"item_id": f"t/{i}", "kind": "caption"} for i in range(20)])
     write_set(root, make_rows(20, 8), texts, kind="caption", encoder="st:toy")
-    write_catalog(root)
     return root
 
 

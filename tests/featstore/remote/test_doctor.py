@@ -46,12 +46,12 @@ def test_a_damaged_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_a_server_that_is_away_or_lacks_its_catalog(
+def test_a_server_that_is_away_or_lacks_its_log(
     served: Proxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    served.harm = lambda path, number, answer: Answer(404, {}, b"") if "catalog" in path else None
+    served.harm = lambda path, number, answer: Answer(404, {}, b"") if "log.json" in path else None
     code, found = doctor(capsys, served.url)
-    assert (code, found["sets"]["state"], found["catalog.json"]["state"]) == (1, "wrong", "wrong")
+    assert (code, found["store"]["state"]) == (1, "wrong")
     served.down = True
     code, found = doctor(capsys, served.url + "/other")
     assert (code, found["store"]["state"]) == (1, "wrong")

@@ -39,7 +39,7 @@ ADDRESS = "s3://team/features"
 #: Items, of which one is no picture, in blocks of four.
 N, BROKEN, BLOCK = 22, 9, 4
 
-POINTER = r"/image/[^/]+/zarr.json$"
+ZARR = r"/image/[^/]+/zarr.json$"
 
 #: Of the pictures, in pixels; no golden picture has it: those are not counted.
 HEIGHT = 6
@@ -356,7 +356,7 @@ def test_a_bucket_that_goes_away_costs_no_row(
         one.extract(encoder)
     assert str(one.staging) in str(err.value)
     assert encoder.batches == 6  # the device did not wait
-    assert not any(re.search(POINTER, name) for name in server.objects)
+    assert not any(re.search(ZARR, name) for name in server.objects)
     refusal.over = True
     result = one.extract(MeanColour(before=stop_at(0)))
     assert (result.new, result.reused) == (0, N - 1)
@@ -380,8 +380,8 @@ def test_a_bucket_that_comes_back_is_not_noticed(
 @pytest.mark.parametrize(
     ("path", "number"),
     [
-        ("/push.json$", 1), ("/embedding/c/", 1), ("/revisions/", 1), (POINTER, 1),
-        ("/runs/", 1), ("/thumbnails-", 1), ("catalog.json$", 6),
+        ("/push.json$", 1), ("/embedding/c/", 1), ("/revisions/", 1), (ZARR, 1),
+        ("/runs/", 1), ("/thumbnails-", 1), ("log.json$", 6),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("same", [True, False])

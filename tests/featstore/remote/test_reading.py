@@ -327,7 +327,7 @@ def test_no_mark_of_another_start_is_believed(
 ) -> None:
     """Each value that a byte can have marks blocks whose rows were lost: none counts."""
     info = open_store(served.url).info(IMAGES)
-    layout = open_store(store_folder).layout(open_store(store_folder).info(IMAGES))
+    layout = open_store(store_folder).info(IMAGES).commit.layout
     n_blocks = len(layout.file_blocks(1))
     name = shard_name(layout, 1, info.commit.blocks)
     for value in range(1, 256):
@@ -344,7 +344,7 @@ def test_right_blocks_of_an_earlier_version_are_recognised(
 ) -> None:
     """Their marks of one byte make the first blocks be hashed; the others are fetched again."""
     info = open_store(served.url).info(IMAGES)
-    layout = open_store(store_folder).layout(open_store(store_folder).info(IMAGES))
+    layout = open_store(store_folder).info(IMAGES).commit.layout
     array = info.key.directory(store_folder) / "embedding"
     path = user_cache().shard(shard_name(layout, 1, info.commit.blocks))
     path.write_bytes((array / layout.file_name(1)).read_bytes() + b"\x07" * 4)

@@ -6,7 +6,6 @@ Each read runs in a child process: one that hung would be killed after a minute,
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import socket
 import subprocess
@@ -19,15 +18,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from featstore import open_store
-from featstore.cli import cli
-from featstore.command_line import run_command
-from featstore.errors import CorruptStoreError, RemoteStoreError
+from featstore.errors import RemoteStoreError
 from featstore.remote import objects
 from featstore.remote.objects import Limits, Pace, read_limits
-from featstore.store.files import MAX_METADATA_BYTES, json_bytes
-from featstore.store.records import MAX_HISTORY, parse_pointer
-from tests.damage import unseal
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Answer, Proxy
@@ -262,57 +255,14 @@ def test_limits_are_numbers(value: str, monkeypatch: pytest.MonkeyPatch) -> None
         read_limits()
 
 
-def _with_history(pointer: Path, history: list[str]) -> bytes:
-    document = json.loads(pointer.read_bytes())
-    document["attributes"]["featstore"]["history"] = history
-    return json_bytes(document)
-
-
-@pytest.fixture
-def pointer(tmp_path: Path) -> Path:
-    """The pointer of a set in a store of its own."""
-    root = make_store(tmp_path / "own")
-    unseal(root)
-    return next(root.glob("birds/image/timm.toy-*/zarr.json"))
-
-
-def test_a_history_that_repeats_a_revision_is_refused(
-    pointer: Path, served: Proxy, capsys: pytest.CaptureFixture[str]
-) -> None:
-    current = json.loads(pointer.read_bytes())["attributes"]["featstore"]["revision"]
-    root = pointer.parents[3]
-    for history in ([current], ["7" * 64] * 50_000, ["7" * 64, "8" * 64, "7" * 64]):
-        data = _with_history(pointer, history)
-        assert len(data) < MAX_METADATA_BYTES
-        served.harm = lambda path, _, answer, data=data: (  # type: ignore[misc]
-            Answer(200, {}, data) if path.endswith("3ad3c869/zarr.json") else answer
-        )
-        served.requests.clear()
-        with pytest.raises(CorruptStoreError, match="each of them once"):
-            open_store(served.url).view(IMAGES)
-        assert len(served.requests) < 10
-        pointer.write_bytes(data)
-        assert run_command(cli, "featstore", ["show", str(root), IMAGES]) == 1
-        assert "each of them once" in capsys.readouterr().err
-        assert run_command(cli, "featstore", ["gc", str(root)]) == 0
-
-
-def test_a_history_is_no_longer_than_its_file_can_hold(pointer: Path) -> None:
-    ids = [f"{number:064x}" for number in range(MAX_HISTORY + 1)]
-    assert len(_with_history(pointer, ids[:-1])) > MAX_METADATA_BYTES
-    document = json.loads(_with_history(pointer, ids))
-    with pytest.raises(CorruptStoreError, match="each of them once"):
-        parse_pointer(document, where="pointer")
-
-
 def test_the_number_of_reads_is_that_of_the_revisions(
-    pointer: Path, tmp_path: Path, bucket: Proxy, store_folder: Path
+    tmp_path: Path, bucket: Proxy, store_folder: Path
 ) -> None:
     """Twice the revisions cost twice the requests, not four times."""
     from featstore import copy_sets
     from tests.featstore.remote.test_buckets import extend
 
-    root, counts = pointer.parents[3], []
+    root, counts = make_store(tmp_path / "own"), []
     for n in range(1, 9):
         extend(root, n)
         if n in (4, 8):

@@ -24,10 +24,12 @@ from featstore.errors import (
 from featstore.identity import sealed
 from featstore.remote.objects import FolderObjects
 from featstore.share.copy import compare_stores, make_tag, send_tag
-from featstore.store import LayoutError, verify_store, write_catalog
+from featstore.store import LayoutError, verify_store
 from featstore.store.files import json_bytes
-from featstore.store.records import parse_tag, tag_document
+from featstore.store.records import parse_tag, tag_document, tag_file
+from featstore.store.repair import repair_log
 from featstore.testing import item_table, write_set
+from tests.damage import relog
 from tests.featstore.remote.conftest import make_rows, make_store
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
@@ -103,10 +105,10 @@ def test_tags_travel_with_their_sets(grown: Path, tmp_path: Path) -> None:
     "document",
     [
         {},
-        sealed({"format": 2, "name": "v9", "sets": {"../x/y": "0" * 64}}),
-        sealed({"format": 2, "name": "v9", "sets": {"a/b/c": "0"}}),
-        sealed({"format": 2, "name": "v9", "sets": {"a/image/c": "0" * 64}, "more": 1}),
-        sealed({"format": 2, "name": ["v9"], "sets": {"a/image/c": "0" * 64}}),
+        sealed({"format": 3, "name": "v9", "sets": {"../x/y": "0" * 64}}),
+        sealed({"format": 3, "name": "v9", "sets": {"a/b/c": "0"}}),
+        sealed({"format": 3, "name": "v9", "sets": {"a/image/c": "0" * 64}, "more": 1}),
+        sealed({"format": 3, "name": ["v9"], "sets": {"a/image/c": "0" * 64}}),
         {"format": 1, "sets": {"a/image/c": "0" * 64}},
         {"format": True, "sets": {}},
         [],
@@ -114,10 +116,10 @@ def test_tags_travel_with_their_sets(grown: Path, tmp_path: Path) -> None:
 )
 def test_a_tag_of_a_stranger(document: object, grown: Path) -> None:
     with pytest.raises((CorruptStoreError, FormatVersionError)):
-        parse_tag(document, name="v9", where="x")
-    path = grown / "tags" / "v9.json"
-    path.write_text(json.dumps(document))
-    assert [problem.path for problem in verify_store(grown).problems] == ["tags/v9.json"]
+        parse_tag(document, where="x")
+    (grown / "tags" / "v9-00000000.json").write_text(json.dumps(document))
+    relog(grown, tags={**open_store(grown).log.tags, "v9": "0" * 64})
+    assert [one.path for one in verify_store(grown).problems] == ["tags/v9-00000000.json"]
 
 
 def test_a_set_that_a_tag_names_is_kept(grown: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,10 +148,11 @@ def test_verify_names_a_tag_whose_revision_is_missing(grown: Path) -> None:
     with pytest.raises(StoreWriteError, match="was removed, or written anew, meanwhile"):
         send_tag(grown, "v9", revisions)
     document = tag_document("v9", revisions)
-    FolderObjects(grown).create("tags/v9.json", json_bytes(document))
-    write_catalog(grown, tags={"v9": document["digest"]})
+    path = tag_file("v9", document["digest"])
+    FolderObjects(grown).create(path, json_bytes(document))
+    relog(grown, tags={**open_store(grown).log.tags, "v9": document["digest"]})
     (problem,) = verify_store(grown).problems
-    assert (problem.path, "lacks" in problem.what) == ("tags/v9.json", True)
+    assert (problem.path, "lacks" in problem.what) == (path, True)
 
 
 def test_what_differs(grown: Path, store_folder: Path, served: Proxy) -> None:
@@ -169,6 +172,7 @@ def test_rows_and_items_that_differ(store_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(store_folder / "birds" / "image", other / "birds" / "image")
     for name in ("zarr.json", "birds/zarr.json"):
         shutil.copy(store_folder / name, other / name)
+    repair_log(other)
     items = item_table([{"item_id": f"t/{i + 1}", "kind": "caption", "text": "x" * (i == 3)}
                         for i in range(20)])  # fmt: skip
     rows = make_rows(20, 8)
@@ -185,17 +189,17 @@ def test_a_tag_in_a_bucket_is_listed_by_the_same_call_again(
     copy_sets(grown, bucket.address)
 
     def refuse(path: str, number: int, answer: Answer) -> Answer | None:
-        refused = "catalog.json" in path and bucket.requests[-1][0] == "PUT"
+        refused = "log.json" in path and bucket.requests[-1][0] == "PUT"
         return Answer(403, {}, b"") if refused else None
 
     bucket.harm = refuse
     # The proxy does harm to answers: what it refuses has been put. So it is taken out again.
-    before = open_objects_of(bucket).read("catalog.json", limit=10**6)
+    before = open_objects_of(bucket).read("log.json", limit=10**6)
     with pytest.raises(RemoteStoreError):
         make_tag(bucket.address, "v3")
     bucket.harm = None
-    open_objects_of(bucket).put("catalog.json", before)
-    with pytest.raises(CorruptStoreError, match="same command"):
+    open_objects_of(bucket).put("log.json", before)
+    with pytest.raises(UnknownSetError, match="No tag named 'v3'"):
         open_store(bucket.address, revision="v3")
     assert open_store(bucket.address).tags() == ["v1", "v2"]
     make_tag(bucket.address, "v3")

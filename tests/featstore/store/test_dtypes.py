@@ -15,9 +15,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from featstore import open_store
 from featstore.errors import NonFiniteEmbeddingError
-from featstore.store import LayoutError, casting, plan_array
+from featstore.store import casting, plan_array
 from featstore.store.casting import cast_rows, convert_rows, finite_rows
-from featstore.store.layout import array_metadata, from_bfloat16, parse_array_metadata, to_bfloat16
+from featstore.store.layout import from_bfloat16, to_bfloat16
 from featstore.testing import item_table, write_set
 
 Images = tuple[np.ndarray, pl.DataFrame]
@@ -200,15 +200,6 @@ def test_rows_as_they_are_stored_are_not_copied_nor_changed(dtype: str) -> None:
     assert (rows == 1).all()
     mirrored = rows[:, ::-1]
     assert cast_rows(mirrored, ids, failed=(), layout=layout, where="here").flags.c_contiguous
-
-
-def test_bfloat16_needs_its_attribute() -> None:
-    document = array_metadata(plan_array(10, 3, "bfloat16"))
-    assert document["data_type"] == "uint16"
-    assert parse_array_metadata(document, where="x", block_rows=4096).dtype == "bfloat16"
-    for attributes in ({}, {"featstore": {"dtype": "float16"}}):
-        with pytest.raises(LayoutError, match="It was not opened"):
-            parse_array_metadata({**document, "attributes": attributes}, where="x", block_rows=4096)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "bfloat16", "float64"])

@@ -16,7 +16,6 @@ from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError
 from featstore.store import LayoutLimits, rebuild_set, staging, verify_store
 from featstore.store.gc import make_store
-from featstore.store.records import StoreFormat, read_root
 from featstore.testing import item_table, write_set
 from tests.damage import unseal
 
@@ -55,7 +54,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
 
 def test_commits_name_the_hash_of_their_blocks(made: tuple[str, Path]) -> None:
     name, root = made
-    assert read_root(root) == StoreFormat(name)
+    assert open_store(root).log.hash == name
     stored = rows(11)
     stored[2] = np.nan
     for info in open_store(root).revisions(KEY):
@@ -95,7 +94,7 @@ def test_every_way_of_reading_compares(made: tuple[str, Path], tmp_path: Path) -
 def test_a_copy_has_the_hash_of_its_source(made: tuple[str, Path], tmp_path: Path) -> None:
     name, root = made
     assert not copy_sets(root, tmp_path / "copy").failed
-    assert read_root(tmp_path / "copy") == StoreFormat(name)
+    assert open_store(tmp_path / "copy").log.hash == name
     assert verify_store(tmp_path / "copy").problems == []
 
 
@@ -148,12 +147,12 @@ def test_the_hash_of_a_store_never_changes(
     assert (root / "zarr.json").read_bytes() == before
 
 
-def test_root_and_catalog_name_the_hash_and_mend_each_other(made: tuple[str, Path]) -> None:
+def test_root_and_log_name_the_hash_and_mend_each_other(made: tuple[str, Path]) -> None:
     _, root = made
     unseal(root)
     key = str(open_store(root).info(KEY).key)
-    whole = {name: (root / name).read_bytes() for name in ("zarr.json", "catalog.json")}
-    for lost in (["zarr.json"], ["catalog.json"], ["zarr.json", "catalog.json"]):
+    whole = {name: (root / name).read_bytes() for name in ("zarr.json", "log.json")}
+    for lost in (["zarr.json"], ["log.json"], ["zarr.json", "log.json"]):
         for name in lost:
             (root / name).write_bytes(b"{}")
         assert {problem.path for problem in verify_store(root).problems} == set(lost)
@@ -167,7 +166,7 @@ def test_the_disk_begins_with_every_block_but_the_last_before_a_sync(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of files that are open: a descriptor that was closed may be another file's by then."""
-    make_store(tmp_path, form=StoreFormat(name))
+    make_store(tmp_path, hash_name=name)
     begun: list[tuple[int, int]] = []
 
     def note(descriptor: int, offset: int, size: int) -> None:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featstore.identity import sha256_hex
-from featstore.store import DTYPES, Commit, LayoutError, LayoutLimits, SetKey, plan_array
-from featstore.store.blocks import layout_of
-from featstore.store.files import json_bytes
+from featstore.store import DTYPES, LayoutError, LayoutLimits, SetKey, plan_array
 from featstore.store.layout import (
     PLAIN_BYTES,
     SHARD_BYTES,
-    array_metadata,
-    parse_array_metadata,
+    is_shard,
     shard_index,
 )
 
@@ -60,19 +53,15 @@ def test_shards_hold_whole_blocks_and_whole_pages(
 
 @settings(deadline=None, max_examples=50)
 @given(**SHAPES, shard_bytes=st.integers(1, SHARD_BYTES))
-def test_the_hash_of_the_metadata_tells_the_layout(
+def test_a_commit_may_state_the_shards_that_a_writer_makes_and_no_others(
     n: int, dim: int, dtype: str, block_rows: int, shard_bytes: int
 ) -> None:
     for plain_bytes in (0, PLAIN_BYTES):
         limits = LayoutLimits(block_rows, plain_bytes=plain_bytes, shard_bytes=shard_bytes)
-        layout = plan_array(n, dim, dtype, limits)
-        data = json_bytes(array_metadata(layout))
-        facts = {"bytes": len(data), "sha256": sha256_hex(data)}
-        metadata = {"embedding/zarr.json": facts}
-        commit = Commit(n, dim, dtype, block_rows, (), {}, metadata, "", "", "")
-        assert layout_of(commit) == layout
-        facts["sha256"] = "0" * 64
-        assert layout_of(commit) is None
+        rows = plan_array(n, dim, dtype, limits).shard_rows
+        assert is_shard(dim, dtype, block_rows, rows)
+        assert not is_shard(dim, dtype, block_rows, rows + 1) or block_rows == 1
+        assert not is_shard(dim, dtype, block_rows, 2**40 * block_rows)
 
 
 def test_the_documented_case_by_hand() -> None:
@@ -119,49 +108,3 @@ def test_unknown_dtype_lists_the_known_ones() -> None:
 def test_names_that_could_leave_the_store_are_refused(name: str) -> None:
     with pytest.raises(LayoutError, match="not a name that a store can hold"):
         SetKey(name, "image", "e")
-
-
-def _plain() -> dict[str, Any]:
-    return array_metadata(plan_array(10, 3, "float16"))
-
-
-@pytest.mark.parametrize("sharded", [False, True])
-def test_metadata_round_trips(sharded: bool) -> None:
-    limits = {"plain_bytes": 0, "shard_bytes": 1} if sharded else {}
-    layout = plan_array(100, 3, "float16", LayoutLimits(16, **limits))
-    document = array_metadata(layout)
-    assert parse_array_metadata(document, where="x", block_rows=16) == layout
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (("data_type",), "object"),
-        (("data_type",), {"name": "numpy.void", "configuration": {}}),
-        (("codecs",), [{"name": "pickle"}]),
-        (("codecs",), [{"name": "bytes", "configuration": {"endian": "big"}}]),
-        (("codecs",), []),
-        (("shape",), [10**15, 3, 1]),
-        (("shape",), [-1, 3]),
-        (("shape",), "10,3"),
-        (("chunk_grid", "configuration", "chunk_shape"), [0, 3]),
-        (("fill_value",), 1.0),
-        (("zarr_format",), 2),
-        (("storage_transformers",), [{"name": "os.system"}]),
-        (("must_understand_me",), {"module": "os"}),
-    ],
-)
-def test_foreign_metadata_is_refused_before_data_is_read(path: tuple[str, ...], value: Any) -> None:
-    document = copy.deepcopy(_plain())
-    target = document
-    for step in path[:-1]:
-        target = target[step]
-    target[path[-1]] = value
-    with pytest.raises(LayoutError, match="It was not opened"):
-        parse_array_metadata(document, where="x", block_rows=4096)
-
-
-@pytest.mark.parametrize("document", [None, [], "zarr", 3, {"shape": [1, 2]}])
-def test_metadata_of_another_shape_is_refused(document: Any) -> None:
-    with pytest.raises(LayoutError, match="It was not opened"):
-        parse_array_metadata(document, where="x", block_rows=4096)

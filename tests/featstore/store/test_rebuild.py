@@ -44,10 +44,10 @@ def test_what_follows_from_the_commit_comes_back(store: tuple[Path, str]) -> Non
     names = ["birds/zarr.json", "birds/image/zarr.json", f"{key}/embedding/zarr.json"]
     for name in names:
         (root / name).unlink()
-    (root / "catalog.json").write_bytes(b"{}")
+    (root / "log.json").write_bytes(b"{}")
     (root / "zarr.json").write_bytes(b"{}")
     done = rebuild_set(root, key)
-    assert set(done.files) == {data, *names, "catalog.json", "zarr.json"}
+    assert set(done.files) == {data, *names, "log.json", "zarr.json"}
     assert done.left == []
     assert _tree(root) == before
 
@@ -93,7 +93,7 @@ def test_a_whole_set_is_left_alone(
 
 def test_a_set_that_is_being_written_is_not_repaired(store: tuple[Path, str]) -> None:
     root, key = store
-    (root / "birds" / "zarr.json").unlink()
+    _damage(root / key / "embedding" / "c" / "0" / "0", -1)
     claim = claim_set(root / key, SetKey(*key.split("/")))
     with pytest.raises(StoreWriteError, match="is being written by"):
         rebuild_set(root, key)

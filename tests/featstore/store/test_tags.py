@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from featstore.errors import CorruptStoreError, FormatVersionError, StoreWriteEr
 from featstore.identity import canonical_json, sealed, sha256_hex
 from featstore.share.copy import copy_sets, make_tag
 from featstore.store import collect_garbage, verify_store
-from featstore.store.catalog import read_catalog
 from featstore.store.files import json_bytes
 from featstore.testing import item_table, write_set
 from tests.damage import unseal
@@ -55,41 +53,44 @@ def test_gc_leaves_a_tag_that_is_about_to_be_linked(
     made = make_tag(tagged, "newest")
     assert collected == []
     assert open_store(tagged).tag("newest") == made
-    assert sorted(path.name for path in (tagged / "tags").iterdir()) == [
-        "new.json", "newest.json", "old.json",
+    assert sorted(path.name[:-14] for path in (tagged / "tags").iterdir()) == [
+        "new", "newest", "old",
     ]  # fmt: skip
 
 
+def path_of(tags: Path, name: str) -> Path:
+    return next(tags.glob(f"{name}-????????.json"))
+
+
 def _exchange(tags: Path) -> None:
-    old, new = (tags / "old.json").read_bytes(), (tags / "new.json").read_bytes()
-    (tags / "old.json").write_bytes(new)
-    (tags / "new.json").write_bytes(old)
+    one, other = path_of(tags, "old"), path_of(tags, "new")
+    old, new = one.read_bytes(), other.read_bytes()
+    one.write_bytes(new)
+    other.write_bytes(old)
 
 
 def _flip_key(tags: Path) -> None:
-    path = tags / "new.json"
+    path = path_of(tags, "new")
     path.write_bytes(path.read_bytes().replace(b"birds/image", b"cirds/image"))
 
 
 def _forge(tags: Path) -> None:
     """What ``old`` says under the name ``new``, with a digest that fits."""
-    document = json.loads((tags / "old.json").read_text())
-    (tags / "new.json").write_bytes(json_bytes(sealed({**document, "name": "new"})))
+    document = json.loads(path_of(tags, "old").read_text())
+    path_of(tags, "new").write_bytes(json_bytes(sealed({**document, "name": "new"})))
 
 
 def _downgrade(tags: Path) -> None:
     """Of another store format, and without a name."""
-    sets = json.loads((tags / "old.json").read_text())["sets"]
-    (tags / "new.json").write_bytes(json_bytes({"format": 1, "sets": sets}))
+    sets = json.loads(path_of(tags, "old").read_text())["sets"]
+    path_of(tags, "new").write_bytes(json_bytes({"format": 1, "sets": sets}))
 
 
 #: What is done -> the tags that are no longer right.
 ATTACKS: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     "exchanged": (_exchange, {"old", "new"}),
     "a character of a key": (_flip_key, {"new"}),
-    "deleted": (lambda tags: (tags / "new.json").unlink(), {"new"}),
-    "copied": (lambda tags: shutil.copy(tags / "new.json", tags / "extra.json"), {"extra"}),
-    "renamed": (lambda tags: (tags / "new.json").rename(tags / "extra.json"), {"new", "extra"}),
+    "deleted": (lambda tags: path_of(tags, "new").unlink(), {"new"}),
     "forged": (_forge, {"new"}),
     "of another format": (_downgrade, {"new"}),
 }
@@ -98,10 +99,9 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], set[str]]] = {
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_every_attack_on_a_tag_is_told(tagged: Path, attack: str) -> None:
     act, wrong = ATTACKS[attack]
+    names = {f"tags/{path_of(tagged / 'tags', name).name}" for name in wrong}
     act(tagged / "tags")
-    assert {problem.path for problem in verify_store(tagged).problems} == {
-        f"tags/{name}.json" for name in wrong
-    }
+    assert {problem.path for problem in verify_store(tagged).problems} == names
     assert run_command(cli, "featstore", ["verify", str(tagged)]) == EXIT_VERIFY
     for name in wrong:
         with pytest.raises((CorruptStoreError, FormatVersionError), match=name):
@@ -116,27 +116,30 @@ def test_a_tag_that_was_attacked_is_not_copied(tagged: Path, attack: str, tmp_pa
     act(tagged / "tags")
     target = tmp_path / "target"
     report = copy_sets(tagged, target)
-    assert set(report.failed) == {f"tags/{name}.json" for name in wrong}
+    assert set(report.failed) == wrong
     assert set(open_store(target).tags()) == {"old", "new"} - wrong
     assert verify_store(target).problems == []
 
 
-def test_a_tag_that_was_added_by_hand_is_told(tagged: Path) -> None:
+def test_a_tag_that_was_added_by_hand_is_none(tagged: Path) -> None:
     sets = open_store(tagged).tag("new")
-    document = sealed({"format": 2, "name": "more", "sets": sets})
-    (tagged / "tags" / "more.json").write_bytes(json_bytes(document))
-    (problem,) = verify_store(tagged).problems
-    assert problem.path == "tags/more.json"
-    with pytest.raises(CorruptStoreError, match="does not list"):
+    document = sealed({"format": 3, "name": "more", "sets": sets})
+    path = tagged / "tags" / f"more-{document['digest'][:8]}.json"
+    path.write_bytes(json_bytes(document))
+    report = verify_store(tagged)
+    assert (report.problems, [note.path for note in report.notes]) == ([], [f"tags/{path.name}"])
+    with pytest.raises(UnknownSetError, match="No tag named 'more'"):
         open_store(tagged, revision="more")
-    # The remedy: what it says is as true as what the command would say.
+    (tagged / "tags" / "less.json").write_bytes(json_bytes(document))
+    assert [problem.path for problem in verify_store(tagged).problems] == ["tags/less.json"]
+    (tagged / "tags" / "less.json").unlink()
     make_tag(tagged, "more")
-    assert verify_store(tagged).problems == []
+    assert (verify_store(tagged).problems, verify_store(tagged).notes) == ([], [])
     assert open_store(tagged).tag("more") == sets
 
 
-def test_the_same_command_mends_a_tag_that_the_catalog_lists(tagged: Path) -> None:
-    path = tagged / "tags" / "new.json"
+def test_the_same_command_mends_a_tag_that_the_log_lists(tagged: Path) -> None:
+    path = path_of(tagged / "tags", "new")
     whole = path.read_bytes()
     for harm in (_flip_key, _forge, lambda tags: path.unlink()):
         harm(path.parent)
@@ -157,48 +160,29 @@ def test_the_other_copy_mends_a_tag(tagged: Path, tmp_path: Path) -> None:
     assert verify_store(tagged).problems == []
 
 
-def test_a_catalog_that_was_changed_is_told_whatever_was_changed(tagged: Path) -> None:
-    path = tagged / "catalog.json"
-    whole = json.loads(path.read_text())
-    for name in ("tags", "about", "sets", "thumbnails"):
-        empty = [] if isinstance(whole[name], list) else {}
-        path.write_bytes(json_bytes({**whole, name: empty if whole[name] else ["x"]}))
-        assert "catalog.json" in {problem.path for problem in verify_store(tagged).problems}
-
-
-def test_a_lost_catalog_takes_up_the_tags_that_are_whole(tagged: Path) -> None:
-    listed = (read_catalog(tagged) or {})["tags"]
-    _flip_key(tagged / "tags")
-    (tagged / "catalog.json").unlink()
-    _write(tagged, "caption", 6)
-    assert (read_catalog(tagged) or {})["tags"] == {"old": listed["old"]}
-    # A reader needs no catalog.
-    (tagged / "catalog.json").unlink()
-    assert list(open_store(tagged).tag("old")) != []
-
-
 def test_a_tag_is_what_the_document_says(tagged: Path) -> None:
     """docs/store-format.md, computed by hand."""
-    document = json.loads((tagged / "tags" / "old.json").read_text())
+    path = path_of(tagged / "tags", "old")
+    document = json.loads(path.read_text())
     digest = document.pop("digest")
+    assert path.name == f"old-{digest[:8]}.json"
     assert set(document) == {"format", "name", "sets"}
     assert digest == sha256_hex(canonical_json(document))
-    assert json.loads((tagged / "catalog.json").read_text())["tags"]["old"] == digest
+    assert json.loads((tagged / "log.json").read_text())["tags"]["old"] == digest
     with pytest.raises(UnknownSetError, match="No tag named 'none'"):
         open_store(tagged, revision="none")
 
 
 def test_a_dropped_tag_is_gone_and_its_name_is_free(tagged: Path, capsys: object) -> None:
     drop = ["tag", str(tagged), "new", "--delete"]
-    path = tagged / "tags" / "new.json"
+    path = path_of(tagged / "tags", "new")
     whole = path.read_bytes()
     for _ in range(2):  # stopped after any of its two steps, the same command ends well
         assert run_command(cli, "featstore", drop) == 0
         assert (open_store(tagged).tags(), verify_store(tagged).problems) == (["old"], [])
-    path.write_bytes(whole)
-    assert [problem.path for problem in verify_store(tagged).problems] == ["tags/new.json"]
-    assert run_command(cli, "featstore", drop) == 0
-    assert (path.exists(), verify_store(tagged).problems) == (False, [])
+    path.write_bytes(whole)  # stopped between its two steps
+    assert (open_store(tagged).tags(), verify_store(tagged).problems) == (["old"], [])
+    assert [one.path for one in collect_garbage(tagged, grace=-1)] == [f"tags/{path.name}"]
     assert run_command(cli, "featstore", [*drop, "--select", "*"]) == 2
     _write(tagged, "caption", 6)
     make_tag(tagged, "new")

@@ -146,12 +146,12 @@ def test_of_two_ranks_that_end_at_once_one_publishes_and_both_end_well(
     assert len(published) == 1
     assert first.blocks_left == second.blocks_left == 0
     assert first.revision_id == second.revision_id
-    assert tree(store).items() <= whole.items() | _only_catalog(store).items()
+    assert tree(store).items() <= whole.items() | _only_log(store).items()
 
 
-def _only_catalog(store: Path) -> dict[str, bytes]:
+def _only_log(store: Path) -> dict[str, bytes]:
     """The list of sets is another one, for there is one set only."""
-    return {"catalog.json": (store / "catalog.json").read_bytes()}
+    return {"log.json": (store / "log.json").read_bytes()}
 
 
 @pytest.mark.usefixtures("torch_threads")

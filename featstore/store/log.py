@@ -1,0 +1,439 @@
+"""The log of a store: the one file that is ever replaced, and names of sets as a user writes them.
+
+It lists the sets, each with its present revision, the tags, and the files about the store. What it
+does not list is not in the store; what it lists and the store lacks was deleted. It is replaced
+under a lock, or on the condition that it is still the one that was read, by a change that is made
+anew from what it says then. Commits name their set and what came before them, so a log that is lost
+or damaged is made again from those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import heapq
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+from featstore.errors import (
+    AmbiguousSetError,
+    CorruptStoreError,
+    FeatstoreError,
+    UnknownSetError,
+    did_you_mean,
+)
+from featstore.identity import HASHES, SHA256, encoder_slug, sealed
+from featstore.store.files import (
+    MAX_JSON_BYTES,
+    MAX_METADATA_BYTES,
+    file_facts,
+    json_bytes,
+    parse_json,
+    read_json,
+    read_regular,
+    write_file,
+)
+from featstore.store.layout import FORMAT, SetKey, is_component
+from featstore.store.lock import Claim, folder_lock
+from featstore.store.records import (
+    REVISIONS,
+    Commit,
+    check_format,
+    is_sha256,
+    is_size,
+    key_of,
+    parse_tag,
+    read_commit,
+    read_tag,
+    staging_of,
+    tag_file,
+)
+
+NAME = "log.json"
+THUMBNAILS = "thumbnails-*.parquet"
+
+#: What `featstore card` may write beside the sets, for people and catalogues; no reader needs it.
+ABOUT = ("README.md", "croissant.json")
+
+#: Sets that are named where none of the name that was typed exists.
+_NEAR = 3
+
+#: How often a log is changed again because another writer came between.
+ROUNDS = 40
+
+#: A counter of a signature is at most so large: what every reader of JSON holds exactly.
+MAX_COUNTER = 2**53 - 1
+
+
+@dataclass(frozen=True)
+class Log:
+    """What the log of a store says; a change is a function of one to the next.
+
+    Attributes
+    ----------
+    hash : str
+        The hash of the blocks of new sets, one of `featstore.identity.HASHES`.
+    sets : dict
+        Key -> revision_id of the present revision.
+    tags, about : dict
+        Name -> digest of the tag, and sha256 of the file about the store.
+    thumbnails : frozenset of str
+        Paths of the files of thumbnails.
+    signature : dict
+        ``public_key``, ``counter`` and ``signature``, see `featstore.store.signature`; or empty.
+    """
+
+    hash: str = SHA256
+    sets: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+    thumbnails: frozenset[str] = frozenset()
+    signature: dict[str, Any] = field(default_factory=dict)
+
+    def data(self) -> bytes:
+        """Return the log as it is written."""
+        return json_bytes(
+            sealed({"format": FORMAT, **vars(self), "thumbnails": sorted(self.thumbnails)})
+        )
+
+    def with_sets(self, revisions: Mapping[str, str]) -> Log:
+        """Return the log with these revisions, key -> revision_id, as the present ones."""
+        return replace(self, sets={**self.sets, **revisions})
+
+    @classmethod
+    def parse(cls, data: bytes, *, where: str) -> Log:
+        """Return the log that the bytes of a file are.
+
+        Raises
+        ------
+        CorruptStoreError
+            If they are not what a writer writes.
+        FormatVersionError
+            If it has another format.
+        """
+        document = parse_json(data, where=where)
+        stated = document if isinstance(document, dict) else {}
+        if stated == sealed(stated):  # else it was damaged, whatever it states
+            check_format(stated.get("format"), where=where)
+        with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
+            names = stated["thumbnails"]
+            found = cls(**{name: stated[name] for name in vars(cls())})
+            digests = (*found.sets.values(), *found.tags.values(), *found.about.values())
+            whole = (
+                found.hash in HASHES
+                and all(map(SetKey.parse, found.sets)) and all(map(is_component, found.tags))
+                and found.about.keys() <= {*ABOUT} and all(map(is_sha256, digests))
+                and isinstance(names, list) and all(isinstance(name, str) for name in names)
+                and _is_signature(found.signature)
+            )  # fmt: skip
+            found = replace(found, thumbnails=frozenset(names))
+            if whole and found.data().strip() == data.strip():
+                return found
+        raise CorruptStoreError(
+            f"{where} is not the log that featstore wrote: it was changed. `featstore repair` makes"
+            " it again from the commits; if the store is remote, its owner does that, and pushes."
+        )
+
+
+def _is_signature(stated: Any) -> bool:
+    """Return whether this is what a log holds of a signature, if anything."""
+    return stated == {} or (
+        stated.keys() == {"public_key", "counter", "signature"}
+        and is_size(stated["counter"], low=1, high=MAX_COUNTER)
+        and re.fullmatch("[0-9a-f]{64}", stated["public_key"]) is not None
+        and re.fullmatch("[0-9a-f]{128}", stated["signature"]) is not None
+    )
+
+
+@functools.lru_cache(8)
+def _parsed(data: bytes, where: str) -> Log:
+    return Log.parse(data, where=where)
+
+
+def read_log(root: Path) -> Log:
+    """Return the log of the store in a folder; an empty one if there is no store yet.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it is damaged, or missing beside the root of a store.
+    FormatVersionError
+        If the store has another format.
+    """
+    try:
+        return _parsed(read_regular(root / NAME, limit=MAX_JSON_BYTES), f"{root}/{NAME}")
+    except (FileNotFoundError, NotADirectoryError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            group = read_json(root / "zarr.json", limit=MAX_METADATA_BYTES)
+            check_unlisted(group, where=str(root))
+        return Log()
+
+
+def has_log(root: Path) -> bool:
+    """Return whether there is a store in a folder: anything that is named as its log."""
+    return os.path.lexists(root / NAME)
+
+
+def check_unlisted(group: Any, *, where: str) -> None:
+    """Raise for the ``zarr.json`` of a folder without log: another format's, or another's.
+
+    Raises
+    ------
+    FormatVersionError, CorruptStoreError
+        See `read_log`.
+    """
+    try:
+        stated = group["attributes"]["featstore"]["format"]
+    except (KeyError, TypeError):
+        raise CorruptStoreError(f"{where} holds another Zarr group, no store.") from None
+    check_format(stated, where=where)
+    raise CorruptStoreError(
+        f"{where}/{NAME} is missing, and with it the list of sets. `featstore repair` makes it "
+        "again from the commits."
+    )
+
+
+def update_log(root: Path, change: Callable[[Log], Log], *, claim: Claim | None = None) -> bool:
+    """Replace the log of the store in a folder by what `change` makes of it; False if it is that.
+
+    Whatever `change` raises leaves it as it was; if it changes nothing, nothing is written.
+
+    Parameters
+    ----------
+    claim : Claim, optional
+        The new log reaches its place by a rename out of the folder of this claim: who has lost
+        the claim publishes nothing. Everything that it names must be durable.
+
+    Raises
+    ------
+    StoreWriteError
+        If the file system refuses, or the claim is lost.
+    """
+    path, written = root / NAME, False
+    with folder_lock(root, patience=None if claim is None else claim.patience) as locked:
+        # A writer looks again: where there are no locks, another one may have come between.
+        for _ in range(ROUNDS):
+            old = read_log(root)
+            new = change(old)
+            if new == old and has_log(root):
+                break
+            if claim is None:
+                write_file(path, [new.data()])
+            else:
+                claim.write_file(path, [new.data()])
+                claim.sync()
+            written = True
+        if locked:
+            # Under the lock nobody else is writing: these are what a kill left.
+            for staged in root.glob(f".{NAME}.*.staged"):
+                staged.unlink(missing_ok=True)
+    return written
+
+
+def list_thumbnails(root: Path, kind: Path) -> None:
+    """Let the log list the thumbnails that lie in the folder of a kind, and no others of it."""
+    there = {path.relative_to(root).as_posix() for path in kind.glob(THUMBNAILS)}
+
+    def change(log: Log) -> Log:
+        others = {name for name in log.thumbnails if (root / name).parent != kind}
+        return replace(log, thumbnails=frozenset(others | there))
+
+    update_log(root, change)
+
+
+def rebuilt_log(root: Path) -> Log:
+    """Return the log that the commits, tags and other files of a store make, whatever it says.
+
+    Of each set it is the last commit; where two are the last, one that has all that it names. A
+    signature is not made again: who signed the store signs it anew.
+    """
+    sets, hashes, tags = {}, [], {}
+    for folder in set_folders(root).folders:
+        commits: list[Commit] = []
+        for path in sorted((folder / REVISIONS).glob("*.json")):
+            with contextlib.suppress(FeatstoreError, OSError):
+                commits.append(read_commit(folder, path.stem))
+        if commits:
+            last = max(commits, key=lambda one: (one.sequence, one.n))
+            sets[str(key_of(folder))] = last.revision_id
+            hashes.append(last.hash)
+    with contextlib.suppress(FeatstoreError, OSError, KeyError, TypeError):
+        stated = read_json(root / "zarr.json")["attributes"]["featstore"]["hash"]
+        hashes += [stated] if stated in HASHES else []
+    for path in sorted((root / "tags").glob("*.json")):
+        with contextlib.suppress(FeatstoreError, OSError):
+            tag = parse_tag(read_json(path), where=str(path))
+            if path == root / tag_file(tag["name"], tag["digest"]):
+                tags[tag["name"]] = tag["digest"]
+    about = {}
+    for name in ABOUT:
+        with contextlib.suppress(FeatstoreError, OSError):
+            about[name] = file_facts(root / name)["sha256"]
+    kinds = {root.joinpath(*key.split("/")).parent for key in sets}
+    pictures = {p.relative_to(root).as_posix() for kind in kinds for p in kind.glob(THUMBNAILS)}
+    return Log((hashes or [SHA256])[-1], sets, tags, about, frozenset(pictures))
+
+
+@dataclass(frozen=True)
+class SetFolders:
+    """The folders of a store that are sets, were, or may become one.
+
+    Attributes
+    ----------
+    folders : list of Path
+        Sorted by key; only names that a writer makes.
+    closed : dict
+        Folder of a dataset or kind that this user cannot list -> why.
+    """
+
+    folders: list[Path]
+    closed: dict[Path, OSError]
+
+    @property
+    def kinds(self) -> set[Path]:
+        """The folders of kinds that hold a set, or the beginning of one."""
+        found: set[Path] = set()
+        for folder in self.folders:
+            if folder.parent not in found and holds_files(folder):
+                found.add(folder.parent)
+        return found
+
+    def hidden(self, directory: Path) -> bool:
+        """Return whether a folder lies in one that cannot be listed."""
+        return any(folder in self.closed for folder in directory.parents)
+
+
+def holds_files(folder: Path) -> bool:
+    """Return whether there is anything in the folder of a set, or may be."""
+    try:
+        return any(folder.iterdir())
+    except OSError as err:
+        return not isinstance(err, FileNotFoundError | NotADirectoryError)
+
+
+def set_folders(root: Path) -> SetFolders:
+    """Look for the sets of a store; unlike a glob, this says what it could not see."""
+    level, closed = [root], {}
+    for _ in ("datasets", "kinds", "sets"):
+        below: list[Path] = []
+        for folder in level:
+            try:
+                with os.scandir(folder) as entries:
+                    names = [entry.name for entry in entries if entry.is_dir()]
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # removed meanwhile
+            except OSError as err:
+                closed[folder] = err
+                continue
+            below += [folder / name for name in names if is_component(name)]
+        level = below
+    return SetFolders(sorted(level), closed)
+
+
+def unfinished_sets(root: Path) -> list[Path]:
+    """Return the directories of sets whose extraction has begun but not ended."""
+    listed = read_log(root).sets
+    begun = (one for one in set_folders(root).folders if os.path.lexists(staging_of(one)))
+    return [folder for folder in begun if str(key_of(folder)) not in listed]
+
+
+def listed_tags(root: Path, log: Log) -> dict[str, dict[str, str]]:
+    """Return name -> {key: revision_id} of the tags that a log lists and that are whole."""
+    found = {}
+    for name, digest in log.tags.items():
+        with contextlib.suppress(FeatstoreError, OSError):
+            found[name] = read_tag(root, name, digest)
+    return found
+
+
+def match_names(name: str, keys: Iterable[str]) -> list[str]:
+    """Return the keys that `name` fits; an exact directory or encoder name beats a prefix."""
+    parts = name.strip("/").split("/", 2)
+    if len(parts) != 3:
+        return []
+    dataset, kind, encoder = parts
+    wanted = encoder_slug(encoder)
+    exact, prefix = [], []
+    for key in keys:
+        inside, _, directory = key.rpartition("/")
+        if wanted not in directory or inside != f"{dataset}/{kind}":
+            continue
+        stem = directory.rsplit("-", 1)[0]
+        without_family = directory.split(".", 1)[-1]
+        if wanted in (directory, stem, without_family, without_family.rsplit("-", 1)[0]):
+            exact.append(key)
+        elif directory.startswith(wanted) or without_family.startswith(wanted):
+            prefix.append(key)
+    return exact or prefix
+
+
+def resolve_set(root: Path, name: str) -> str:
+    """Return the full key of the set that `name` means: finished, begun or damaged.
+
+    Raises
+    ------
+    UnknownSetError
+        If there is none; the message lists what there is and the closest name.
+    AmbiguousSetError
+        If several fit; the message lists them.
+    """
+    wanted, keys = name.strip("/"), all_keys(root)
+    found = [wanted] if wanted in keys else match_names(wanted, keys)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise AmbiguousSetError(ambiguous_set(root, name, found))
+    raise UnknownSetError(unknown_set(root, name, keys))
+
+
+def resolve_sets(root: Path, name: str) -> list[str]:
+    """Return the full keys of all sets that `name` means: a dataset, a dataset/kind, or sets.
+
+    Raises
+    ------
+    UnknownSetError
+        If there is none; the message lists what there is and the closest name.
+    """
+    wanted = name.strip("/")
+    keys = all_keys(root)
+    below = [key for key in keys if key == wanted or key.startswith(f"{wanted}/")]
+    found = below or match_names(wanted, keys)
+    if not found:
+        raise UnknownSetError(unknown_set(root, name, keys))
+    return found
+
+
+def all_keys(root: Path) -> list[str]:
+    """Return the keys of every folder that is a set, was one, or may become one, sorted."""
+    found = {str(key_of(folder)) for folder in set_folders(root).folders}
+    with contextlib.suppress(CorruptStoreError):
+        found |= read_log(root).sets.keys()
+    return sorted(found)
+
+
+def unknown_set(root: Path | str, name: str, keys: Iterable[str]) -> str:
+    """Return the sentence for a name that no set has: how many there are, and the closest."""
+    known = sorted(keys)
+    # People type names without the digits.
+    short = {key.rsplit("-", 1)[0]: key for key in known}
+    wanted = name.strip("/")
+    hint = did_you_mean(wanted, [*known, *short])
+    near = heapq.nlargest(_NEAR, short, lambda one: SequenceMatcher(None, wanted, one).ratio())
+    shown = ", ".join(short[one] for one in near) or "no set at all"
+    holds = f" {len(known):,} sets, the closest" if len(known) > _NEAR else ":"
+    return f"{root} holds no set {name!r}. It holds{holds} {shown}.{hint}"
+
+
+def ambiguous_set(root: Path | str, name: str, keys: Iterable[str]) -> str:
+    """Return the sentence for a name that several sets have."""
+    found = list(keys)
+    more = ", …" if len(found) > _NEAR else ""
+    return (
+        f"{name!r} fits {len(found):,} sets of {root}: {', '.join(found[:_NEAR])}{more}. Type more "
+        "of the name."
+    )
