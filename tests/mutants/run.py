@@ -251,10 +251,11 @@ def judge_all(mutants: Sequence[Mutant], folder: Path, *, jobs: int) -> Iterator
             trees.put(tree)
 
     tests = sorted({test for mutant in mutants for test in mutant.tests})
+    parts = [tests[at::jobs] for at in range(min(jobs, len(tests)))]  # pytest of none runs all
     with ExitStack() as stack, ThreadPoolExecutor(jobs) as pool:
         for tree in made:
             stack.enter_context(tree.serving())
-        for outcome, said in pool.map(in_a_tree, [tests[at::jobs] for at in range(jobs)]):
+        for outcome, said in pool.map(in_a_tree, parts):
             if outcome != "survived" and tests:
                 raise ValueError(f"Without a mutant a test fails: {said}")
         yield from pool.map(in_a_tree, mutants)
