@@ -355,14 +355,15 @@ def read_commit(directory: Path, revision: str) -> Commit:
     """
     if len(revision) != 64 or not set(revision) <= set("0123456789abcdef"):
         raise CorruptStoreError(
-            f"{directory} points to revision {revision[:80]!r}, which is not a sha256."
+            f"The log names revision {revision[:80]!r} of {directory}, which is not a sha256."
         )
     path = directory / REVISIONS / f"{revision}.json"
     try:
         data = read_regular(path, limit=MAX_JSON_BYTES)
     except (FileNotFoundError, NotADirectoryError) as err:
         raise CorruptStoreError(
-            f"{path} is missing, though the store lists it. Extract the set again."
+            f"{path} is missing, though the store lists it. Take it from a copy of the store "
+            "(`featstore repair --from`), or `featstore rm` the set and extract it again."
         ) from err
     return commit_of(data, key_of(directory), revision, where=str(path))
 

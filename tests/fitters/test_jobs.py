@@ -18,6 +18,7 @@ from featstore.errors import (
     MisalignedItemsError,
     UnknownSetError,
 )
+from featstore.store.gc import remove_set
 from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.writer import SetWriter
 from featstore.testing import item_table, write_set
@@ -158,7 +159,7 @@ def test_test_images_never_matter(store_path: Path, tmp_path: Path) -> None:
     rows = view.numpy()
     test = np.flatnonzero(view.items["split"].to_numpy() == "test")
     rows[test] = np.random.default_rng(9).standard_normal((len(test), P))
-    shutil.rmtree(changed / str(store.info(X).key))
+    remove_set(changed, str(store.info(X).key))
     write_set(changed, rows, view.items, dataset="toy", space={"name": "vision"})
     results = [
         fit_from_store(open_store(root), _request(y=Y, n_pairs=15))
@@ -176,7 +177,7 @@ def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(
     shutil.copytree(store_path, copy)
     view = open_store(store_path).view(X)
     rows, items = view.numpy(), view.items.with_columns(split=pl.lit("test"))
-    shutil.rmtree(copy / str(open_store(store_path).info(X).key))
+    remove_set(copy, str(open_store(store_path).info(X).key))
     write_set(copy, rows, items, dataset="toy", space={"name": "vision"})
     store = open_store(copy)
     found = fit_from_store(store, _request())
@@ -218,10 +219,10 @@ def test_bad_requests(
 def test_a_row_of_zeros_is_named_by_its_item(tmp_path: Path, changes: dict[str, Any]) -> None:
     write_toy_store(tmp_path)
     view = open_store(tmp_path).view(X)
-    rows, shared = view.numpy(), {"name": "vision"}
+    rows, items, shared = view.numpy(), view.items, {"name": "vision"}
     rows[[5, 17]] = 0
-    shutil.rmtree(tmp_path / str(open_store(tmp_path).info(X).key))
-    write_set(tmp_path, rows, view.items, dataset="toy", space=shared)
+    remove_set(tmp_path, str(open_store(tmp_path).info(X).key))
+    write_set(tmp_path, rows, items, dataset="toy", space=shared)
     store, request = open_store(tmp_path), _request(y=Y, **changes)
     with pytest.raises(ZeroRowError, match=r"2 items of toy/image/timm.*'toy/05', 'toy/17'"):
         fit_from_store(store, request)
@@ -442,7 +443,7 @@ def test_a_head_without_images_of_its_encoder_is_refused(
 ) -> None:
     root = shutil.copytree(store_path, tmp_path / "two")
     _, head2 = write_second_head(root, open_store(root))
-    shutil.rmtree(root / "toy" / "image" / images_folder(root))
+    remove_set(root, f"toy/image/{images_folder(root)}")
     with pytest.raises(
         SettingError, match=r"images of toy in space \w+ \(timm:second\) is needed; .* has none"
     ):

@@ -193,7 +193,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "metrics": (
         Mutant(
             'Recall divides by the relevant items of a query.', 'bench/metrics/summary.py',
-            'values=lambda of: of.found(k) / of.n_relevant,', 'values=lambda of: of.found(k) / k,',
+            '(of.n_relevant if of_relevant else k)', 'k',
             ('tests/bench/test_metrics_retrieval.py::test_equal_to_double_loops_on_tied_scores',)),
         Mutant(
             'What chance gives knows how many items are relevant.', 'bench/metrics/summary.py',
