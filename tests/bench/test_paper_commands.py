@@ -407,8 +407,8 @@ def test_captions_of_classes_become_texts_that_pairs_are_made_with(place, monkey
     assert run_command(featstore_cli, "featstore", [*build_words, "-o", "manifests/dtd"]) == 0
     captions = ["A banded texture.", "Dots on cloth."]
     Path("dataset_captions.json").write_text(json.dumps({"dtd": captions}))
-    exec(block("python", "**Captions of classes.**"), {})
-    command = block("console", "**Captions of classes.**").splitlines()[0]
+    exec(block("python", "**Captions of classes**"), {})
+    command = block("console", "**Captions of classes**").splitlines()[0]
     assert run_command(featstore_cli, "featstore", [*shlex.split(command)[1:], "--subset"]) == 0
     prompts = read_manifest("manifests/dtd").tables["class_name"]
     variant, template = PAIRED_WITH[0]
