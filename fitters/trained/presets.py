@@ -255,7 +255,7 @@ def preset(name: str, *, n_prototypes: int = 0, **changes: Any) -> TrainedAligne
     Examples
     --------
     >>> sail = preset("sail", epochs=5)
-    >>> sail.architecture, sail.loss.name, sail.epochs
+    >>> sail.architecture, sail.loss, sail.epochs
     ('sail', 'siglip', 5)
     """
     from pkgutil import resolve_name
