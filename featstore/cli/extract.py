@@ -293,7 +293,7 @@ def _state_words(state: SetState) -> str:
     "--manifest build/demo/manifests/stamps",
 )
 @click.argument("store", type=StoreType(writes=True))
-@click.argument("key", metavar="KEY", type=KEY)
+@click.argument("keys", metavar="[KEY]...", nargs=-1, type=KEY)
 @click.option(
     "--from",
     "copy",
@@ -313,31 +313,43 @@ def _state_words(state: SetState) -> str:
 @json_option
 def repair_command(
     store: Path,
-    key: str,
+    keys: tuple[str, ...],
     copy: StorePlace | None,
     manifest: Path | None,
     dry_run: bool,
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Repair a damaged set.
+    """Repair damaged sets: those named, or all of the store.
 
-    Only what is damaged is written. What follows from the store itself is written at once. With
-    --from, the rest is taken from another copy of the store, as far as it has the hash that the
-    commit states. With --manifest, what is still damaged is extracted again, into a new revision;
-    if the encoder gives the same bits as before, that is the same revision. The exit code is 4 if
-    something is left.
+    A log that is lost or damaged is made again from the commits. Only what is damaged is written.
+    What follows from the store itself is written at once. With --from, the rest is taken from
+    another copy of the store, as far as it has the hash that the commit states. With --manifest,
+    what is still damaged of one KEY is extracted again, into a new revision; if the encoder gives
+    the same bits as before, that is the same revision. The exit code is 4 if something is left.
     """
     from featstore.extraction.repair import repair_set
+    from featstore.store.repair import repair_log
+    from featstore.store.verify import verify_store
 
-    config = config_from(RepairConfig, given)
-    with ProgressBar(f"repair {key}", doing="comparing with checksums"):
-        done = repair_set(store, key, copy=copy, manifest=manifest, config=config, dry_run=dry_run)
+    if manifest is not None and not keys:
+        raise usage_error("--manifest extracts the set of one KEY again: name it.")
+    config, every = config_from(RepairConfig, given), []
+    named = keys or sorted(repair_log(store, dry_run=True).sets)
+    for key in named:
+        with ProgressBar(f"repair {key}", doing="comparing with checksums"):
+            done = repair_set(
+                store, key, copy=copy, manifest=manifest, config=config, dry_run=dry_run
+            )
+        every.append(done)
+        if not as_json:
+            _show_repair(done, copy, dry_run=dry_run)
+    if not named:
+        verify_store(store)  # raises where there is no store
+        repair_log(store, dry_run=dry_run)
     if as_json:
-        print_json(done.as_dict())
-    else:
-        _show_repair(done, copy, dry_run=dry_run)
-    return EXIT_VERIFY if done.left or (dry_run and done.rebuilt) else 0
+        print_json(every[0].as_dict() if len(keys) == 1 else [one.as_dict() for one in every])
+    return EXIT_VERIFY if any(one.left or (dry_run and one.rebuilt) for one in every) else 0
 
 
 def _show_repair(done: Repair, copy: StorePlace | None, *, dry_run: bool) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from featstore import open_store
 from featstore.cli import cli
-from featstore.command_line import EXIT_VERIFY, run_command
+from featstore.command_line import EXIT_ERROR, EXIT_USAGE, EXIT_VERIFY, run_command
 from featstore.errors import ClaimLostError, CorruptStoreError, StoreWriteError, UnknownSetError
 from featstore.identity import canonical_json, sha256_hex
 from featstore.share.copy import make_tag
@@ -77,10 +77,25 @@ def test_a_log_is_made_again_from_the_commits(store: Path, harm: str) -> None:
             write(store, 3, "frogs")  # nobody writes a log that lacks what was there
     assert run_command(cli, "featstore", ["verify", str(store)]) == EXIT_VERIFY
     assert [problem.path for problem in verify_store(store).problems] == ["log.json"]
-    assert run_command(cli, "featstore", ["repair", str(store), key]) == 0
+    named = [key] if harm == "flipped" else []  # else all sets
+    assert run_command(cli, "featstore", ["repair", str(store), *named]) == 0
     assert path.read_bytes() == whole
     assert [info.commit.n for info in open_store(store).revisions(KEY)] == [2, 5]
     assert verify_store(store).problems == []
+
+
+def test_a_store_is_repaired_set_by_set(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = [str(info.key) for info in open_store(store).sets()]
+    for key in keys:
+        (store / key / "zarr.json").unlink()
+    assert run_command(cli, "featstore", ["repair", str(store), "--dry-run"]) == EXIT_VERIFY
+    assert run_command(cli, "featstore", ["repair", str(store), "--manifest", "m"]) == EXIT_USAGE
+    capsys.readouterr()
+    assert run_command(cli, "featstore", ["repair", str(store), "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert {one["key"]: one["rebuilt"] for one in done} == {k: [f"{k}/zarr.json"] for k in keys}
+    assert verify_store(store).problems == []
+    assert run_command(cli, "featstore", ["repair", str(store / "nothing")]) == EXIT_ERROR
 
 
 def test_a_commit_without_its_log_is_as_good_as_published_where_the_log_is_lost(
