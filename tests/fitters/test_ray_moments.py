@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from featstore.store.catalog import write_catalog
 from threadpoolctl import threadpool_limits
 
 from featstore import FeatureStore, open_store
@@ -34,7 +33,6 @@ from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("moments") / "store"
     write_toy_store(root)
-    write_catalog(root)
     return root
 
 
