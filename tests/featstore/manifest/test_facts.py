@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featstore import Manifest, write_manifest
+from featstore import write_manifest
 from featstore.errors import ManifestError
 from featstore.manifest.io import toml_text
 
@@ -49,12 +49,6 @@ def test_half_a_surrogate_pair_is_no_text():
 def test_keys_are_strings():
     with pytest.raises(ManifestError, match="not a string: 1"):
         toml_text({1: "a"})
-
-
-def test_manifest_is_frozen(written):
-    assert isinstance(written, Manifest)
-    with pytest.raises(AttributeError):
-        written.name = "other"
 
 
 def test_a_name_or_key_with_a_line_end_does_not_pass_for_one_without(tmp_path: Path) -> None:

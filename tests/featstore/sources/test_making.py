@@ -11,7 +11,7 @@ from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
 from featstore.errors import ManifestError
 from featstore.sources.making import SOURCES, default_name, make_manifest
-from tests.small_files import picture, write, write_tar
+from tests.small_files import picture, write
 
 
 def contents(folder):
@@ -96,16 +96,6 @@ def test_make_and_show(photos, tmp_path, capsys):
     code, _, error = run(capsys, "show", out, "--full")
     assert code == 1
     assert "'p/image/a.png'" in error
-
-
-def test_show_checks_members_of_tars(tmp_path, capsys):
-    tar = write_tar(tmp_path / "x.tar", [("a.png", picture(1))])
-    run(capsys, "make", "webdataset", tar, "-o", tmp_path / "out")
-    assert run(capsys, "show", tmp_path / "out", "--full")[0] == 0
-    write_tar(tar, [("a.png", picture(2))])
-    code, _, error = run(capsys, "show", tmp_path / "out", "--full")
-    assert code == 1
-    assert "hash changed" in error
 
 
 def test_sources_are_listed_with_their_options(capsys):

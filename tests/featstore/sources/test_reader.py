@@ -41,10 +41,6 @@ def test_a_changed_tar_is_never_returned(make, tmp_path):
         check_bytes(manifest)
 
 
-def test_reading_is_an_os_error_for_those_who_catch_that():
-    assert issubclass(ItemReadError, OSError)
-
-
 HASH = "0" * 64
 
 

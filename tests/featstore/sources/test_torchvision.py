@@ -1,8 +1,6 @@
 """torchvision's datasets, on miniatures in the files that its own classes read."""
 
-import json
 import socket
-import struct
 
 import numpy as np
 import pytest
@@ -15,56 +13,6 @@ from featstore.sources.reader import open_reader
 from featstore.sources.torchvision_sets import NAMES
 from tests.featstore.sources.torchvision_miniatures import MINIATURES
 from tests.small_files import picture, write
-
-DIGITS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
-LABELS = np.array([7, 0, 1, 7, 9], dtype=np.uint8)
-
-
-@pytest.fixture
-def mnist(tmp_path):
-    """The idx files of MNIST's test split, with five digits."""
-    images = struct.pack(">IIII", 0x803, *DIGITS.shape) + DIGITS.tobytes()
-    labels = struct.pack(">II", 0x801, len(LABELS)) + LABELS.tobytes()
-    raw = "MNIST/raw"
-    files = {}
-    for split in ("train", "t10k"):
-        files[f"{raw}/{split}-images-idx3-ubyte"] = images
-        files[f"{raw}/{split}-labels-idx1-ubyte"] = labels
-    return write(tmp_path / "data", files)
-
-
-def test_arrays_become_lossless_files_of_the_manifest(mnist, tmp_path):
-    options = {"name": "MNIST", "split": "test"}
-    manifest = make_manifest("torchvision", mnist, tmp_path / "out", name="zoo", options=options)
-    table = manifest.items("image")
-    assert table.select("item_id", "uri", "split", "class_id").row(0) == (
-        "zoo/image/test/000000.png", "images/test/000000.png", "test", "zoo/7 - seven",
-    )  # fmt: skip
-    assert manifest.root == tmp_path / "out"
-    with open_reader(manifest) as reader:
-        for row, digit in zip(table.to_dicts(), DIGITS, strict=True):
-            decoded = np.asarray(decode_image(reader.read(row)))
-            np.testing.assert_array_equal(decoded, np.repeat(digit[:, :, None], 3, 2))
-    assert manifest.classes.height == 10
-    again = make_manifest("torchvision", mnist, tmp_path / "out", name="zoo", options=options)
-    assert again.items("image").equals(table)
-
-
-def test_files_stay_where_they_are(tmp_path):
-    root = write(
-        tmp_path / "data",
-        {
-            "food-101/meta/test.json": json.dumps({"apple_pie": ["apple_pie/1"], "waffles": []}),
-            "food-101/images/apple_pie/1.jpg": picture(1, "JPEG"),
-        },
-    )
-    options = {"name": "Food101", "split": "test"}
-    manifest = make_manifest("torchvision", root, tmp_path / "out", name="zoo", options=options)
-    assert manifest.items("image").select("item_id", "class_id", "split").rows() == [
-        ("zoo/image/food-101/images/apple_pie/1.jpg", "zoo/apple_pie", "test")
-    ]
-    assert manifest.root == root
-    assert not (tmp_path / "out" / "images").exists()
 
 
 def test_nothing_is_fetched_unless_asked(tmp_path, monkeypatch):
@@ -118,6 +66,11 @@ def test_each_class_is_read_to_its_pixels_and_labels(name, tmp_path, monkeypatch
     options = {"name": name} | ({} if mini.split is None else {"split": mini.split})
     manifest = make_manifest("torchvision", root, tmp_path / "out", name="zoo", options=options)
     assert read_manifest(tmp_path / "out").items("image").equals(manifest.items("image"))
+    arrays = not isinstance(mini.items[0][2], int)  # become files of the manifest; files stay
+    assert manifest.root == (tmp_path / "out" if arrays else root)
+    assert (tmp_path / "out" / "images").exists() == arrays
+    again = make_manifest("torchvision", root, tmp_path / "out", name="zoo", options=options)
+    assert again.items("image").equals(manifest.items("image"))
     rows = manifest.items("image").to_dicts()
     named = dict(manifest.classes.select("class_id", "name").iter_rows())
     assert [(row["item_id"], named.get(row["class_id"])) for row in rows] == [
