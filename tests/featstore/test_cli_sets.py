@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +28,6 @@ from featstore.command_line import (
 )
 from featstore.store import ItemTable, LayoutLimits, SetSpec, SetWriter, row_facts
 from featstore.store.rows import MemoryRows
-from featstore.terminal import TextTable
 from featstore.testing import write_set
 from tests.assertions import assert_close
 
@@ -214,27 +212,6 @@ def test_show_takes_runs_of_any_shape(
     assert "made from" in capsys.readouterr().out
 
 
-class _Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(("columns", "no_color", "shown"), [
-    (80, "", "a/b/c\x1b[2m-01234567\x1b[0m    12"),
-    (80, "1", "a/b/c-01234567    12"),
-    (18, "1", "a/b/c    12"),
-])  # fmt: skip
-def test_a_table_fits_the_terminal(
-    monkeypatch: pytest.MonkeyPatch, columns: int, no_color: str, shown: str
-) -> None:
-    terminal = _Terminal()
-    monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("NO_COLOR", no_color)
-    TextTable(("NAME", "ROWS"), [("a/b/c-01234567", "12")]).show()
-    assert terminal.getvalue().splitlines()[1] == shown
-
-
 def test_the_closest_names_of_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(9):
         _write(tmp_path, 4, encoder=f"timm:net{number}")
@@ -292,13 +269,6 @@ def test_an_unfinished_set_goes_by_its_short_name(
     assert _run("rm", tmp_path, KEY, "--json") == 0
     assert json.loads(capsys.readouterr().out)["removed"] == str(writer.key)
     assert not writer.directory.exists()
-
-
-def test_verify_takes_short_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _write(tmp_path, 5)
-    assert _run("verify", tmp_path, KEY) == 0
-    assert _run("verify", tmp_path, "birds/image/tyo") == EXIT_ERROR
-    assert "Did you mean" in capsys.readouterr().err
 
 
 def test_verify_takes_the_beginning_of_a_key(

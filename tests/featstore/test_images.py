@@ -149,10 +149,6 @@ def test_lossless_formats_come_back_bit_for_bit():
         np.testing.assert_array_equal(np.asarray(decode_image(data)), pixels)
 
 
-def test_one_pixel():
-    assert pixel(file_of(Image.new("RGB", (1, 1), RED))) == RED
-
-
 @pytest.mark.parametrize(
     ("alpha", "expected"), [(0, WHITE), (255, RED), (51, (244, 210, 206)), (128, (227, 142, 132))]
 )
@@ -164,15 +160,6 @@ def test_alpha_is_composited_over_white(alpha, expected):
     assert np.abs(np.subtract(pixel(data), expected)).max() <= 1
 
 
-def test_grey_with_alpha():
-    image = Image.new("LA", (2, 1))
-    image.putpixel((0, 0), (40, 0))
-    image.putpixel((1, 0), (40, 255))
-    data = file_of(image)
-    assert pixel(data) == WHITE
-    assert pixel(data, (1, 0)) == (40, 40, 40)
-
-
 def palette_image():
     image = Image.new("P", (3, 1))
     image.putpalette([0, 0, 0, *RED, 10, 200, 30])
@@ -180,35 +167,39 @@ def palette_image():
     return image
 
 
-def test_palette_with_one_transparent_colour():
-    data = file_of(palette_image(), transparency=1)
-    assert [pixel(data, (x, 0)) for x in range(3)] == [(0, 0, 0), WHITE, (10, 200, 30)]
+def two(mode, *values):
+    image = Image.new(mode, (2, 1))
+    image.putdata(values)
+    return image
 
 
-def test_palette_with_an_alpha_a_colour():
-    data = file_of(palette_image(), transparency=bytes([255, 0, 255]))
-    assert [pixel(data, (x, 0)) for x in range(3)] == [(0, 0, 0), WHITE, (10, 200, 30)]
+BLACK, GREEN, DARK = (0, 0, 0), (10, 200, 30), (1, 2, 3)
+
+#: What is odd about a file -> the file, and its pixels in a row or column.
+ODD = {
+    "one pixel": (file_of(Image.new("RGB", (1, 1), RED)), [RED]),
+    "grey with alpha": (file_of(two("LA", (40, 0), (40, 255))), [WHITE, (40, 40, 40)]),
+    "palette, one colour transparent": (
+        file_of(palette_image(), transparency=1), [BLACK, WHITE, GREEN],
+    ),
+    "palette, an alpha a colour": (
+        file_of(palette_image(), transparency=bytes([255, 0, 255])), [BLACK, WHITE, GREEN],
+    ),
+    "colour key": (file_of(two("RGB", RED, DARK), transparency=RED), [WHITE, DARK]),
+    "colour key, turned": (
+        with_orientation(two("RGB", RED, DARK), 6, transparency=RED), [WHITE, DARK],
+    ),
+    "bilevel": (file_of(two("1", 0, 1)), [BLACK, WHITE]),
+    "16 bits, one value transparent": (
+        png16(np.array([[1000, 2000]]), key=1000), [WHITE, (8, 8, 8)],
+    ),
+}  # fmt: skip
 
 
-def test_colour_key_of_an_rgb_png():
-    image = Image.new("RGB", (2, 1), RED)
-    image.putpixel((1, 0), (1, 2, 3))
-    data = file_of(image, transparency=RED)
-    assert [pixel(data), pixel(data, (1, 0))] == [WHITE, (1, 2, 3)]
-
-
-def test_colour_key_survives_turning():
-    image = Image.new("RGB", (2, 1), RED)
-    image.putpixel((1, 0), (1, 2, 3))
-    data = with_orientation(image, 6, transparency=RED)
-    assert [pixel(data), pixel(data, (0, 1))] == [WHITE, (1, 2, 3)]
-
-
-def test_bilevel():
-    image = Image.new("1", (2, 1))
-    image.putpixel((1, 0), 1)
-    data = file_of(image)
-    assert [pixel(data), pixel(data, (1, 0))] == [(0, 0, 0), WHITE]
+@pytest.mark.parametrize(("data", "expected"), ODD.values(), ids=ODD)
+def test_an_odd_file_has_the_pixels_that_it_says(data, expected):
+    found = np.asarray(decode_image(data)).reshape(-1, 3)
+    assert list(map(tuple, found.tolist())) == expected
 
 
 @pytest.mark.parametrize(
@@ -217,11 +208,6 @@ def test_bilevel():
 def test_16_bit_grey_is_scaled_not_clipped(value, expected):
     data = png16(np.full((2, 3), value))
     assert pixel(data) == (expected,) * 3
-
-
-def test_16_bit_grey_with_a_transparent_value():
-    data = png16(np.array([[1000, 2000]]), key=1000)
-    assert [pixel(data), pixel(data, (1, 0))] == [WHITE, (8, 8, 8)]
 
 
 @given(st.integers(0, 255))
