@@ -41,15 +41,6 @@ def test_a_head_lives_in_the_space_of_its_encoder(name, tmp_path):
     assert head.facts["weights"] == {"source": "file", "file": "model.safetensors"}
 
 
-def test_other_weights_are_another_space(tmp_path):
-    heads = []
-    for i in range(2):
-        path = tmp_path / f"{i}.safetensors"
-        save_file(timm.create_model("test_resnet").state_dict(), path)
-        heads.append(read_head("timm:test_resnet", weights=path))
-    assert space_id(heads[0].space) != space_id(heads[1].space)
-
-
 def test_a_convolution_is_read_as_a_matrix():
     model = ResNetV2(layers=(1, 1, 1, 1), channels=(128,) * 4, stem_chs=32, num_classes=13)
     head = head_of(TimmEncoder("timm:bit", model), label_set="thirteen")

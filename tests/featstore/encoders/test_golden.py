@@ -19,17 +19,6 @@ def test_the_pictures_are_pinned():
     )
 
 
-def test_the_pictures_by_hand():
-    gradient, board, disc, _ = golden_images()
-    assert gradient.size == (320, 240)
-    assert gradient.getpixel((0, 0)) == (0, 0, 0)
-    assert gradient.getpixel((319, 239)) == (255, 255, 255)
-    assert board.getpixel((0, 0)) == board.getpixel((32, 32)) == (20, 80, 200)
-    assert board.getpixel((32, 0)) == (230, 60, 20)
-    assert disc.getpixel((100, 150)) == (250, 210, 40)
-    assert disc.getpixel((0, 0)) == (40, 120, 60)
-
-
 def test_kinds_choose_the_inputs():
     assert len(golden_inputs({"image"})) == 4
     assert golden_inputs({"caption", "class_name"}) == golden_inputs({"caption"}) == GOLDEN_TEXTS

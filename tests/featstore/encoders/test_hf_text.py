@@ -12,11 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from featstore.encoders import torch_text
-from featstore.encoders.base import TextEncoder
 from featstore.encoders.golden import GOLDEN_TEXTS, GoldenCosine, golden_cosine
 from featstore.encoders.registry import check_name, open_encoder
-from featstore.encoders.transformers_text import HFTextEncoder
 from featstore.errors import EncoderError, UnknownEncoderError
 from featstore.identity import space_id
 from tests.featstore.encoders.text_models import SAVERS, byte_level_bpe, save_random
@@ -94,14 +91,6 @@ def test_the_company_of_a_text_does_not_matter(roberta, texts, data):
     together = roberta.encode([texts[position] for position in order])
     for row, position in enumerate(order):
         np.testing.assert_allclose(together[row], roberta.encode([texts[position]])[0], atol=1e-5)
-
-
-def test_it_is_a_text_encoder(roberta):
-    assert isinstance(roberta, TextEncoder)
-    assert isinstance(roberta, HFTextEncoder)
-    assert roberta.kinds == {"caption", "class_name"}
-    assert roberta.encode([]).shape == (0, 16)
-    assert "/" not in json.dumps({**roberta.space, **roberta.facts})
 
 
 def test_positions_bound_the_input_not_the_tokenizer(originals):
@@ -270,17 +259,6 @@ def test_a_pickle_is_refused(folders):
         open_encoder("hf:bert", weights=folders["bert"], pool="mean")
     assert "\n" not in str(caught.value)
     assert str(folders["bert"]) not in str(caught.value)
-
-
-def test_a_single_file_is_refused(originals):
-    with pytest.raises(EncoderError, match="needs a folder"):
-        open_encoder("hf:bert", weights=originals["bert"] / "model.safetensors", pool="mean")
-
-
-def test_a_hub_out_of_reach(monkeypatch):
-    monkeypatch.setattr(torch_text, "hub_unreachable", lambda: "no route.")
-    with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights"):
-        open_encoder("hf:owner/not-in-any-cache", pool="mean")
 
 
 def test_names():

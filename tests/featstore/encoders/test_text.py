@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from featstore.encoders.base import Encoder, TextEncoder
 from featstore.encoders.golden import GOLDEN_TEXTS
 from featstore.encoders.registry import open_encoder
 from featstore.errors import EncoderError
@@ -32,36 +31,6 @@ def test_minilm_equals_mean_pooling_by_hand(minilm, minilm_folder):
             mean = network(**tokens).last_hidden_state[0].mean(0)
         rows.append((mean / mean.norm()).numpy())
     np.testing.assert_allclose(minilm.encode(TEXTS), np.stack(rows), atol=1e-5)
-
-
-def test_it_is_an_encoder(minilm):
-    assert isinstance(minilm, Encoder)
-    assert minilm.kinds == {"caption", "class_name"}
-    assert minilm.dim == 384
-    assert isinstance(minilm, TextEncoder)
-    prepared = minilm.prepare("a dog")
-    assert prepared.ids.tolist() == [101, 1037, 3899, 102]  # [CLS] a dog [SEP]
-    assert minilm.length(prepared) == 4
-    np.testing.assert_array_equal(minilm.encode([prepared]), minilm.encode(["a dog"]))
-    vectors = minilm.encode(["a dog", "a cat"])
-    assert vectors.shape == (2, 384)
-    assert vectors.dtype == np.float32
-    assert minilm.encode([]).shape == (0, 384)
-
-
-def test_the_same_batch_gives_the_same_bits(minilm):
-    np.testing.assert_array_equal(minilm.encode(TEXTS), minilm.encode(TEXTS))
-
-
-def test_rows_stand_in_the_order_of_the_texts(minilm):
-    """The library sorts by length inside."""
-    turned = minilm.encode(TEXTS[::-1])[::-1]
-    np.testing.assert_allclose(turned, minilm.encode(TEXTS), atol=1e-5)
-
-
-def test_meaning_is_near(minilm):
-    dog, puppy, bridge = minilm.encode(["a photo of a dog", "a picture of a puppy", "a bridge"])
-    assert dog @ puppy > dog @ bridge + 0.2
 
 
 def test_tokens_and_truncation(minilm):
@@ -194,14 +163,6 @@ def test_what_does_not_matter_is_not_keyed(tiny_text, tmp_path):
     after = open_encoder("st:tiny", weights=moved, **options)
     assert space_id(after.space) == space_id(before.space)
     np.testing.assert_allclose(after.encode(TEXTS), before.encode(TEXTS), atol=1e-5)
-
-
-def test_the_prompt_is_part_of_the_text(tiny_text):
-    plain = open_encoder("st:tiny", weights=tiny_text)
-    MUTATIONS["prompt"](tiny_text)
-    prompted = open_encoder("st:tiny", weights=tiny_text)
-    np.testing.assert_allclose(prompted.encode(["a"]), plain.encode(["query: a"]), atol=1e-6)
-    assert prompted.n_tokens("a") == plain.n_tokens("query: a") == 5
 
 
 def test_half_precision_weights_are_computed_in_float32(tiny_text):

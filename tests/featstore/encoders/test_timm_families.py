@@ -15,7 +15,6 @@ from timm.models.metaformer import (
 )
 from torch import nn
 
-from featstore.encoders.base import EncoderOptions
 from featstore.encoders.class_head import head_of
 from featstore.encoders.golden import golden_images
 from featstore.encoders.registry import open_encoder
@@ -282,19 +281,6 @@ MUTATIONS = {
 @pytest.mark.parametrize("mutation", MUTATIONS.values(), ids=MUTATIONS)
 def test_every_keyed_change_of_the_model_changes_the_space(mutation):
     assert space_id(space_of(**mutation)) != space_id(space_of())
-
-
-def test_the_same_model_twice_is_the_same_space():
-    assert space_id(space_of()) == space_id(space_of())
-
-
-def test_batch_size_device_and_threads_are_no_part_of_the_space():
-    model = timm.create_model("test_resnet")
-    ids = {
-        space_id(TimmEncoder("timm:test_resnet", model, EncoderOptions(**options)).space)
-        for options in ({}, {"batch_size": 7}, {"threads": 1}, {"device": "cpu:0"})
-    }
-    assert len(ids) == 1
 
 
 def leaves(value, path=()):

@@ -197,8 +197,9 @@ def test_image_models_take_no_folder_and_text_models_no_file(state, tmp_path):
     with pytest.raises(EncoderError, match=r"got a folder.*\.safetensors"):
         open_encoder("timm:test_resnet", weights=tmp_path)
     save_file(state, tmp_path / "a.safetensors")
-    with pytest.raises(EncoderError, match="needs a folder"):
-        open_encoder("st:all-MiniLM-L6-v2", weights=tmp_path / "a.safetensors")
+    for name, pool in (("st:all-MiniLM-L6-v2", None), ("hf:bert", "mean")):
+        with pytest.raises(EncoderError, match="needs a folder"):
+            open_encoder(name, weights=tmp_path / "a.safetensors", pool=pool)
 
 
 # --- names --------------------------------------------------------------------------------------
