@@ -54,17 +54,6 @@ def assert_same_store(address: Any, folder: Path) -> None:
             np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_push_read_pull(bucket: Proxy, store_folder: Path, tmp_path: Path) -> None:
-    report = copy_sets(store_folder, bucket.address)
-    assert set(report.sets.values()) == {"new"}
-    assert not report.failed
-    assert_same_store(bucket.address, store_folder)
-    pulled = tmp_path / "pulled"
-    copy_sets(bucket.address, pulled)
-    assert_same_store(pulled, store_folder)
-    assert verify_store(pulled).problems == []
-
-
 def test_zarr_python_and_tensorstore_read_the_same_bucket(
     bucket: Proxy, store_folder: Path
 ) -> None:
@@ -118,26 +107,6 @@ def test_only_new_shards_of_an_extended_set_travel(
     # What is older than the other side's is left alone.
     assert "newer" in copy_sets(store_folder, bucket.address).sets.values()
     assert_same_store(bucket.address, own)
-
-
-@pytest.mark.parametrize("target", ["bucket", "folder"])
-def test_two_publishers_never_overwrite_each_other(
-    bucket: Proxy, store_folder: Path, tmp_path: Path, target: str
-) -> None:
-    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    for root in (ours, theirs):
-        shutil.copytree(store_folder, root)
-    place = bucket.address if target == "bucket" else tmp_path / "target"
-    copy_sets(store_folder, place)
-    extend(ours, 300, seed=1)
-    extend(theirs, 300, seed=2)
-    copy_sets(theirs, place)
-    winner = open_store(theirs).info(IMAGES).commit.revision_id
-    report = copy_sets(ours, place)
-    (message,) = report.failed.values()
-    assert winner[:12] in message
-    assert "first" in message
-    assert_same_store(place, theirs)
 
 
 def test_the_log_is_put_only_if_nobody_else_did(

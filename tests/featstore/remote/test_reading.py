@@ -108,14 +108,6 @@ def test_rows_are_asked_for_by_runs_of_blocks(
     }
 
 
-def test_a_scan_takes_each_file_in_one_request(served: Proxy, store_folder: Path) -> None:
-    local = open_store(store_folder).view(IMAGES)
-    batches = zip(open_store(served.url).view(IMAGES).batches(50), local.batches(50), strict=True)
-    for found, right in batches:
-        np.testing.assert_array_equal(found, right)
-    assert served.count("embedding/c/") == 4
-
-
 def _until(served: Proxy, count: int) -> None:
     """Wait until so many data files were asked for, and a while longer for any more."""
     for _ in range(6000):
