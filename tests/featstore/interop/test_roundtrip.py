@@ -393,15 +393,6 @@ def test_further_rows_of_a_file_are_appended(tmp_path: Path) -> None:
     assert verify_store(tmp_path / "s").ok
 
 
-def test_links_inside_hdf5_are_not_followed(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "secret.h5", "w") as file:
-        file["embedding"] = np.ones((2, 2), np.float32)
-    with h5py.File(tmp_path / "x.h5", "w") as file:
-        file["embedding"] = h5py.ExternalLink("secret.h5", "embedding")
-    with pytest.raises(ManifestError, match="holds 0 matrices"):
-        _again(tmp_path / "x.h5", tmp_path / "s")
-
-
 def test_the_export_command(
     store_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

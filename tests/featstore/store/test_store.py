@@ -99,27 +99,20 @@ def _files(root: Path) -> list[str]:
     ] + [str(path.relative_to(root)) for path in root.glob("birds/image/items-*.parquet")]
 
 
-def test_every_file_that_goes_missing_is_noticed(store_path: Path, tmp_path: Path) -> None:
+def test_every_file_that_goes_missing_or_is_cut_is_noticed(
+    store_path: Path, tmp_path: Path
+) -> None:
     names = _files(store_path)
     names = [name for name in names if not name.endswith("zarr.json")]  # only others read those
     assert len(names) == 3
     for name in names:
         damaged = tmp_path / "damaged"
         shutil.copytree(store_path, damaged)
+        data = (damaged / name).read_bytes()
         (damaged / name).unlink()
         with pytest.raises(FeatstoreError):
             open_store(damaged).view("birds/image/toy").numpy()
-        shutil.rmtree(damaged)
-
-
-def test_every_truncation_is_noticed(store_path: Path, tmp_path: Path) -> None:
-    for name in _files(store_path):
-        if name.endswith("zarr.json"):
-            continue
-        damaged = tmp_path / "damaged"
-        shutil.copytree(store_path, damaged)
-        path = damaged / name
-        path.write_bytes(path.read_bytes()[:-4])
+        (damaged / name).write_bytes(data[:-4])
         with pytest.raises(CorruptStoreError):
             open_store(damaged).view("birds/image/toy").numpy()
         shutil.rmtree(damaged)
@@ -162,16 +155,6 @@ def test_a_set_under_another_name_is_refused(
         str(other.relative_to(store_path))]})  # fmt: skip
     with pytest.raises(CorruptStoreError, match="metadata of another set"):
         open_store(store_path).view("birds/image/toy")
-
-
-def test_the_log_lists_the_sets(
-    store_path: Path, images: Images, make_set: Callable[..., str]
-) -> None:
-    key = make_set(store_path, *images, encoder="timm:other")
-    listed = json.loads((store_path / "log.json").read_text())["sets"]
-    found = {str(info.key): info.commit.revision_id for info in open_store(store_path).sets()}
-    assert listed == found
-    assert key in found
 
 
 def test_removing_keeps_what_others_use(

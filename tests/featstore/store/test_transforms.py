@@ -100,15 +100,6 @@ def test_paired_batches_pass_reuse_on(
     assert_same(np.vstack(reused), np.vstack(plain))
 
 
-def test_the_order_of_transforms_counts(view: EmbeddingsView, images: Images) -> None:
-    mean = images[0].mean(axis=0)
-    unit = images[0] / np.linalg.norm(images[0], axis=1, keepdims=True)
-    assert_close(view.normalized().centered(mean).numpy(), unit - mean, "float32")
-    moved = images[0] - mean
-    expected = moved / np.linalg.norm(moved, axis=1, keepdims=True)
-    assert_close(view.centered(mean).normalized().numpy(), expected, "float32")
-
-
 @pytest.mark.parametrize("mean", [[1.0, 2.0], [np.nan] * 6, 0.0])
 def test_a_mean_has_one_finite_number_a_dimension(view: EmbeddingsView, mean: Any) -> None:
     with pytest.raises(ValueError, match="must be 6 finite numbers"):

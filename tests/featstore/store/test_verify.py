@@ -310,19 +310,6 @@ def test_a_set_without_its_commit_is_named_and_comes_whole_from_a_copy(
     assert [(damaged / n).read_bytes() for n in names] == [(copy / n).read_bytes() for n in names]
 
 
-def test_a_missing_commit_is_named_and_comes_from_a_copy(damaged: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(damaged, copy)
-    for folder in [path.parent for path in damaged.glob("*/*/*/revisions")]:
-        (commit,) = (folder / "revisions").glob("*.json")
-        commit.unlink()
-        (problem,) = verify_store(damaged).problems
-        assert problem.path == str(commit.relative_to(damaged))
-        key = str(folder.relative_to(damaged))
-        assert rebuild_set(damaged, key).left == [problem]
-        assert rebuild_set(damaged, key, copy=open_store(copy)).left == []
-
-
 def test_a_damaged_neighbour_does_not_stop_a_writer(
     damaged: Path, images: tuple[np.ndarray, pl.DataFrame], make_set: Callable[..., str]
 ) -> None:

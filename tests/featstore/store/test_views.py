@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from featstore import open_store
 from featstore.errors import (
@@ -18,7 +16,6 @@ from featstore.errors import (
     MisalignedItemsError,
     UnknownColumnError,
 )
-from featstore.testing import item_table, write_set
 
 KEY = "birds/image/timm:toy"
 
@@ -36,12 +33,6 @@ def test_where_takes_values_lists_and_expressions(
     assert view.where(pl.col("item_id") >= "birds/10").numpy().tobytes() == rows[10:].tobytes()
 
 
-def test_an_empty_split_lists_the_splits(store_path: Path) -> None:
-    view = open_store(store_path).view(KEY)
-    with pytest.raises(EmptySelectionError, match=r"split='val'.*split has 'test', 'train'"):
-        view.where(split="val")
-
-
 def test_an_unknown_column_is_suggested(store_path: Path) -> None:
     with pytest.raises(UnknownColumnError, match=r"No column named 'spilt'.*Did you mean 'split'"):
         open_store(store_path).view(KEY).where(spilt="test")
@@ -56,39 +47,6 @@ def test_take_keeps_order_and_checks_bounds(
     for bad in ([12], [-13]):
         with pytest.raises(IndexError, match="are not all among 12"):
             view.take(bad)
-
-
-def test_normalized_rows_have_unit_length(
-    store_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
-    rows = images[0]
-    found = open_store(store_path).view(KEY).normalized().numpy()
-    expected = rows / np.sqrt((rows.astype(np.float64) ** 2).sum(1, keepdims=True))
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-def test_a_zero_row_cannot_be_normalised(
-    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
-    rows, items = images
-    rows[4] = 0
-    write_set(tmp_path, rows, items)
-    with pytest.raises(MisalignedItemsError, match=r"Row 4 .* is zero"):
-        open_store(tmp_path).view(KEY).normalized().numpy()
-
-
-@settings(deadline=None)
-@given(size=st.integers(1, 20))
-def test_batches_are_the_rows(tmp_path_factory: pytest.TempPathFactory, size: int) -> None:
-    root = tmp_path_factory.mktemp("store")
-    rows = np.random.default_rng(size).standard_normal((12, 3)).astype(np.float32)
-    items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(12)])
-    key = write_set(root, rows, items, dtype="float16")
-    batches = list(open_store(root).view(key).batches(size))
-    assert all(batch.dtype == np.float32 for batch in batches)
-    assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
-    joined = np.concatenate(batches)
-    assert joined.tobytes() == rows.astype(np.float16).astype(np.float32).tobytes()
 
 
 def test_batches_need_a_positive_size(store_path: Path) -> None:
@@ -124,13 +82,6 @@ def test_numpy_returns_memory_that_the_caller_owns(store_path: Path) -> None:
     mine = view.numpy()
     mine[:] = 0
     assert view.numpy().any()
-
-
-def test_repr_says_what_it_is(store_path: Path) -> None:
-    text = repr(open_store(store_path).view(KEY).where(split="test"))
-    assert "12" not in text
-    assert "4 × 6" in text
-    assert "split=test" in text
 
 
 def test_spaces_must_agree(
