@@ -101,22 +101,6 @@ def test_a_lock_that_is_removed_while_it_is_looked_at_is_no_error(
         assert held == (tmp_path / LOCK).exists()
 
 
-def test_sixteen_processes_that_do_not_wait(
-    children: Children, store: Path, whole: dict[int, dict[str, bytes | None]]
-) -> None:
-    args = {"n": scenarios.SIZES[0], "nap": 0.05}
-    pids = [children.start("once", store, args=args) for _ in range(PROCESSES)]
-    reports = [children.wait(pid) for pid in pids]
-    assert [report.get("value") for report in reports].count("written") == 1, reports
-    for report in reports:
-        if "value" not in report:
-            assert (report["code"], report["error"]) == (1, "StoreWriteError")
-            assert "is being written by" in report["message"]
-        else:
-            assert report["value"] in ("written", "reused")
-    assert tree(store) == whole[scenarios.SIZES[0]]
-
-
 def test_a_lock_that_another_made_meanwhile_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

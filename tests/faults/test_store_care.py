@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from featstore import open_store
-from featstore.store import collect_garbage, remove_set, verify_store
+from featstore.store import collect_garbage, verify_store
 from tests.faults import scenarios
 from tests.faults.conftest import Children
 from tests.faults.trees import litter, tree
@@ -28,10 +27,6 @@ def world(children: Children, memory: Path) -> Path:
     return memory / "untidy"
 
 
-def _set_of(world: Path, prefix: str) -> str:
-    return next(str(info.key) for info in open_store(world).sets() if str(info.key) > prefix)
-
-
 def _collected(root: Path) -> dict[str, bytes | None]:
     """Return the tree once no litter is left; a set that nobody finished is litter, too."""
     while collect_garbage(root, grace=-1):
@@ -39,15 +34,6 @@ def _collected(root: Path) -> dict[str, bytes | None]:
     assert verify_store(root).problems == []
     assert litter(root) == []
     return tree(root)
-
-
-def test_what_is_removed_takes_its_items_along(world: Path, tmp_path: Path) -> None:
-    root = tmp_path / "store"
-    shutil.copytree(world, root)
-    _collected(root)
-    remove_set(root, _set_of(world, "fish/image/timm.toy"))
-    assert verify_store(root).problems == []
-    assert len(list((root / "fish" / "image").glob("items-*"))) == 1
 
 
 def test_gc_leaves_the_staged_file_of_a_living_writer(
