@@ -239,7 +239,7 @@ def _read_all(url: str, cache: str, seed: int) -> int:
 
 
 def test_many_processes_share_one_cache(
-    served: Proxy, store_folder: Path, cache_home: Path
+    served: Proxy, store_folder: Path, cache_home: Path, forked: None
 ) -> None:
     import zlib
 

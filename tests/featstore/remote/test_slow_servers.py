@@ -6,36 +6,32 @@ Each read runs in a child process: one that hung would be killed after a minute,
 from __future__ import annotations
 
 import itertools
-import os
+import multiprocessing
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from featstore import FeatstoreError, copy_sets, open_store
+from featstore.address import parse_address
 from featstore.errors import RemoteStoreError
 from featstore.remote import objects
-from featstore.remote.objects import Limits, Pace, read_limits
+from featstore.remote.objects import Limits, Pace, open_objects, read_limits
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Answer, Proxy
 from tests.featstore.remote.s3_server import s3_server
 
-IMAGES = "birds/image/toy"
+pytestmark = pytest.mark.usefixtures("forked")
 
-#: Reads a set as a user does, and prints the error.
-READ = """
-import sys, featstore
-try:
-    featstore.open_store(sys.argv[1]).view("birds/image/toy").numpy()
-except featstore.FeatstoreError as err:
-    print(type(err).__name__, err)
-"""
+IMAGES = "birds/image/toy"
 
 #: A second of patience instead of thirty: what is limited is the same.
 QUICK = {"HEADSTOCK_LEAST_RATE": "100000", "HEADSTOCK_PATIENCE": "1", "HEADSTOCK_DEADLINE": "8"}
@@ -104,14 +100,39 @@ def trickling(start: bytes, drop: bytes, *, pause: float = 0.05) -> Iterator[str
         thread.join()
 
 
-def read_in_child(address: str, cache: Path, **variables: str) -> str:
-    """Return what a child says that reads a store; it is killed if it hangs."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", READ, address],
-        env={**os.environ, "XDG_CACHE_HOME": str(cache), **QUICK, **variables},
-        check=True, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    return done.stdout
+def _read(said: Connection, address: str) -> None:
+    """Read a set as a user does, and say the error."""
+    try:
+        open_store(address).view(IMAGES).numpy()
+        said.send("")
+    except FeatstoreError as err:
+        said.send(f"{type(err).__name__} {err}")
+
+
+def _list(said: Connection) -> None:
+    """List a bucket, and say how many files there are, or the error, and the seconds until then."""
+    began = time.monotonic()
+    try:
+        found = str(len(list(open_objects(parse_address("s3://team/store")).names())))
+    except FeatstoreError as err:
+        found = f"{type(err).__name__} {err}"
+    said.send((found, time.monotonic() - began))
+
+
+def in_child(job: Callable[..., None], *args: str, **variables: str) -> Any:
+    """Return what a job says in a process of its own, which is killed if it hangs."""
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**QUICK, **variables}.items():
+            patch.setenv(name, value)
+        child = multiprocessing.get_context("spawn").Process(target=job, args=(theirs, *args))
+        child.start()
+    try:
+        assert ours.poll(60), "it hangs"
+        return ours.recv()
+    finally:
+        child.kill()
+        child.join()
 
 
 def addressed(scheme: str, url: str) -> tuple[str, dict[str, str]]:
@@ -126,44 +147,18 @@ def addressed(scheme: str, url: str) -> tuple[str, dict[str, str]]:
 @pytest.mark.parametrize(
     ("scheme", "how"), [*itertools.product(["http", "s3"], TRICKLES), ("hf", "body")]
 )
-def test_a_server_that_trickles_is_given_up(scheme: str, how: str, tmp_path: Path) -> None:
+def test_a_server_that_trickles_is_given_up(scheme: str, how: str) -> None:
     with trickling(*TRICKLES[how]) as url:
         address, more = addressed(scheme, url)
-        said = read_in_child(address, tmp_path, **more, **AT_ONCE)
+        said = in_child(_read, address, **more, **AT_ONCE)
     assert said.startswith("UnreachableError"), said
-
-
-#: Lists a bucket, and prints the error and the seconds until then.
-LIST = """
-import sys, time
-from featstore.errors import FeatstoreError
-from featstore.address import parse_address
-from featstore.remote.objects import open_objects
-began = time.monotonic()
-try:
-    print(len(list(open_objects(parse_address("s3://team/store")).names())))
-except FeatstoreError as err:
-    print(type(err).__name__, err)
-print(int(time.monotonic() - began))
-"""
-
-
-def list_in_child(url: str, **variables: str) -> tuple[str, int]:
-    """Return what a child says that lists a bucket, and after how many seconds."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LIST],
-        env={**os.environ, **environment(url), **QUICK, **variables},
-        check=True, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    said, seconds = done.stdout.strip().rsplit("\n", 1)
-    return said, int(seconds)
 
 
 def test_a_page_of_a_list_without_end_is_given_up_after_the_patience() -> None:
     begin = HEADERS + b"\r\n<ListBucketResult>"
     drop = b"<Contents><Key>store/a</Key></Contents>" * 100
     with trickling(begin, drop, pause=0.001) as url:
-        said, seconds = list_in_child(url, HEADSTOCK_DEADLINE="50")
+        said, seconds = in_child(_list, **environment(url), HEADSTOCK_DEADLINE="50")
     assert said.startswith("RemoteStoreError"), said
     assert seconds < 20  # not the 50 of the deadline
 
@@ -171,8 +166,8 @@ def test_a_page_of_a_list_without_end_is_given_up_after_the_patience() -> None:
 def test_a_list_of_too_many_files_is_given_up() -> None:
     with s3_server() as bucket:
         bucket.objects.update({f"team/store/{number}": b"" for number in range(30)})
-        assert list_in_child(bucket.url, HEADSTOCK_MOST_NAMES="30")[0] == "30"
-        said, _ = list_in_child(bucket.url, HEADSTOCK_MOST_NAMES="29")
+        assert in_child(_list, **environment(bucket.url), HEADSTOCK_MOST_NAMES="30")[0] == "30"
+        said, _ = in_child(_list, **environment(bucket.url), HEADSTOCK_MOST_NAMES="29")
     assert said.startswith("CorruptStoreError"), said
     assert "lists more than 29 files" in said
 
@@ -196,19 +191,17 @@ def test_the_time_of_a_piece_that_waits_is_counted_once(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])
 @pytest.mark.parametrize("how", FLOODS)
-def test_a_server_without_end_is_given_up(scheme: str, how: str, tmp_path: Path) -> None:
+def test_a_server_without_end_is_given_up(scheme: str, how: str) -> None:
     with trickling(*FLOODS[how], pause=0) as url:
         address, more = addressed(scheme, url)
-        said = read_in_child(address, tmp_path, **more, **AT_ONCE)
+        said = in_child(_read, address, **more, **AT_ONCE)
     assert said.startswith(("UnreachableError", "CorruptStoreError", "RemoteStoreError")), said
 
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])
 def test_a_byte_an_answer_is_given_up(
-    scheme: str, served: Proxy, bucket: Proxy, store_folder: Path, tmp_path: Path
+    scheme: str, served: Proxy, bucket: Proxy, store_folder: Path
 ) -> None:
-    from featstore import copy_sets
-
     copy_sets(store_folder, bucket.address)
     state = served if scheme == "http" else bucket
 
@@ -221,14 +214,12 @@ def test_a_byte_an_answer_is_given_up(
         return answer
 
     state.harm = drop_by_drop
-    said = read_in_child(state.address or state.url, tmp_path)
+    said = in_child(_read, state.address or state.url)
     assert said.startswith("UnreachableError"), said
     assert "bytes a second, less than 100,000" in said
 
 
-def test_what_came_before_is_kept_and_the_rest_read_later(
-    served: Proxy, store_folder: Path, tmp_path: Path
-) -> None:
+def test_what_came_before_is_kept_and_the_rest_read_later(served: Proxy) -> None:
     size = 64 * 256 * 4
 
     def stops(path: str, number: int, answer: Answer) -> Answer | None:
@@ -240,10 +231,10 @@ def test_what_came_before_is_kept_and_the_rest_read_later(
         return answer
 
     served.harm = stops
-    assert read_in_child(served.url, tmp_path).startswith("UnreachableError")
+    assert in_child(_read, served.url).startswith("UnreachableError")
     served.harm = None
     served.requests.clear()
-    assert read_in_child(served.url, tmp_path) == ""
+    assert in_child(_read, served.url) == ""
     asked = [part for _, path, part in served.requests if "embedding/c/0/0" in path]
     assert [int(part.split("=")[1].split("-")[0]) >= 2 * size for part in asked] == [True]
 
@@ -259,7 +250,6 @@ def test_the_number_of_reads_is_that_of_the_revisions(
     tmp_path: Path, bucket: Proxy, store_folder: Path
 ) -> None:
     """Twice the revisions cost twice the requests, not four times."""
-    from featstore import copy_sets
     from tests.featstore.remote.test_buckets import extend
 
     root, counts = make_store(tmp_path / "own"), []
