@@ -47,27 +47,6 @@ def test_the_cache_of_remote_stores_on_a_small_disk(tmp_path: Path) -> None:
         assert "No space left on device. Free space on its disk" in message
 
 
-@can_mount
-def test_a_small_disk_fills_up_at_every_stage(tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["unshare", "-m", sys.executable, "-m", "tests.faults.full_tmpfs", str(tmp_path)],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    messages = [line.split(" ", 1)[1] for line in done.stdout.splitlines()]
-    assert len(messages) == 20
-    full = [message for message in messages if message != "written"]
-    assert len(full) >= 10
-    assert "written" in messages
-    for message in full:
-        assert "No space left on device. Free space, then run the same command again" in message
-        assert str(tmp_path / "store") in message
-
-
 @pytest.mark.parametrize("limit", [0, 100, 300, 16_384, 40_000, 65_000, 65_560])
 def test_a_limit_on_the_size_of_files(children: Children, store: Path, limit: int) -> None:
     whole = store.with_name("whole")

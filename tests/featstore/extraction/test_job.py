@@ -131,12 +131,6 @@ def test_a_file_that_changed_after_the_manifest_is_not_encoded(
     assert "content hash changed" in result.failures["toy/02"]
 
 
-def test_a_missing_file_is_listed(manifest: Manifest, store: Path) -> None:
-    (manifest.root / "images" / "03.png").unlink()
-    result = _extract(manifest, store)
-    assert "No such file" in result.failures["toy/03"]
-
-
 def test_too_many_failures_stop_the_job(manifest: Manifest, store: Path) -> None:
     damaged = _corrupt(manifest, "00.png", "05.png", "06.png")
     with pytest.raises(TooManyFailuresError, match=r"2 of 11 items.*at most 1 may.*max-failures"):
@@ -211,13 +205,6 @@ def test_thumbnails_are_small_and_complete(manifest: Manifest, store: Path) -> N
     assert all(data[:4] == b"RIFF" and data[8:12] == b"WEBP" for data in pictures.values())
 
 
-def test_texts_go_the_same_way(manifest: Manifest, store: Path) -> None:
-    result = _extract(manifest, store, kind="caption")
-    found = featstore.open_store(store).view(result.key).numpy()
-    texts = manifest.tables["caption"]["text"].to_list()
-    assert found.tolist() == [[len(t), t.count("a"), t.count("e")] for t in texts]
-
-
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
@@ -254,13 +241,6 @@ def test_memory_and_order_do_not_depend_on_batches(manifest: Manifest, store: Pa
         views.append(featstore.open_store(root).view("toy/image/mean-colour"))
     assert len({view.numpy().tobytes() for view in views}) == 1
     assert all(view.items.equals(views[0].items) for view in views)
-
-
-def test_an_item_without_split_is_kept(manifest: Manifest, store: Path) -> None:
-    result = _extract(manifest, store, kind="caption")
-    view = featstore.open_store(store).view(result.key)
-    assert view.items["split"].null_count() == len(view)
-    assert len(view.where(pl.col("split").is_null())) == 11
 
 
 def test_a_damaged_set_is_not_called_reused(manifest: Manifest, store: Path) -> None:
