@@ -1,4 +1,4 @@
-"""Getting at the files of a store: a writer leaves them read-only, and tests damage them."""
+"""Files of a store: a writer leaves them read-only, and tests damage and compare them."""
 
 from __future__ import annotations
 
@@ -23,3 +23,21 @@ def relog(root: Path, **changes: Any) -> dict[str, Any]:
     (root / "log.json").unlink()
     (root / "log.json").write_bytes(json_bytes(sealed({**before, **changes})))
     return before
+
+
+def flip(path: Path, position: int = 0, mask: int = 0x40) -> None:
+    """Flip a bit of a file, or those of a mask."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= mask
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Return every file below a folder."""
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def lasting(root: Path) -> dict[str, bytes]:
+    """Return the files of a store but the records of runs, which are about time and place."""
+    return {name: data for name, data in tree(root).items() if "/runs/" not in name}

@@ -30,6 +30,7 @@ from featstore.store.layout import LayoutError
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
 from featstore.testing import item_table, write_set
+from tests.damage import tree
 
 SET: dict[str, Any] = {"dataset": "birds", "kind": "image", "encoder": "timm:toy"}
 
@@ -122,14 +123,6 @@ def test_a_view_is_written_as_rows(tmp_path: Path) -> None:
     np.testing.assert_array_equal(unit, one.normalized())
 
 
-def _files(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
-
-
 def test_the_same_rows_make_the_same_bytes_however_they_come(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((9000, 3)).astype(np.float32)
     ids = list(range(9000))
@@ -137,11 +130,11 @@ def test_the_same_rows_make_the_same_bytes_however_they_come(tmp_path: Path) -> 
     two = write(tmp_path / "b", rows=(rows[i : i + 700] for i in range(0, 9000, 700)), ids=ids,
                 **SET)  # fmt: skip
     assert one.set_id == two.set_id
-    assert _files(tmp_path / "a") == _files(tmp_path / "b")
-    before = _files(tmp_path / "a")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    before = tree(tmp_path / "a")
     again = write(tmp_path / "a", rows=_blocks(rows), ids=ids, **SET)
     assert again.revision_id == one.revision_id
-    assert _files(tmp_path / "a") == before
+    assert tree(tmp_path / "a") == before
 
 
 def test_items_are_kept_as_item_tables_have_them(tmp_path: Path) -> None:
@@ -223,10 +216,10 @@ def test_what_a_set_has_is_not_changed(tmp_path: Path, change: Any, said: str) -
     if "never extended" in said:
         same["items"] = None
     one = write(tmp_path, bias=[1, 2, 3], **same, **SET)
-    before = _files(tmp_path)
+    before = tree(tmp_path)
     with pytest.raises(FeatstoreError, match=said):
         write(tmp_path, **{"bias": [1, 2, 3], **same, **SET, **change})
-    assert _files(tmp_path) == before
+    assert tree(tmp_path) == before
     assert write(tmp_path, bias=[1, 2, 3], **same, **SET).revision_id == one.revision_id
 
 
@@ -326,7 +319,7 @@ def test_an_interrupted_stream_leaves_no_set_and_is_written_again(tmp_path: Path
     assert list(open_store(tmp_path / "a")) == []
     np.testing.assert_array_equal(write(tmp_path / "a", rows=rows, **SET), rows)
     write(tmp_path / "b", rows=rows, **SET)
-    assert _files(tmp_path / "a") == _files(tmp_path / "b")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
 def test_rows_that_another_process_wrote_meanwhile(

@@ -13,15 +13,7 @@ from featstore.manifest.manifest import ITEM_SCHEMA
 from featstore.sources.reader import check_bytes
 from featstore.store import verify_store
 from featstore.testing import item_table, toy_manifest, toy_store, write_set
-
-
-def _files(root: Path) -> dict[str, bytes]:
-    """Every file but the facts of runs, which are about time and place."""
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in root.rglob("*")
-        if path.is_file() and "runs" not in path.parts
-    }
+from tests.damage import lasting
 
 
 def test_rows_and_ids_give_the_same_item_table() -> None:
@@ -40,9 +32,9 @@ def test_rows_and_ids_give_the_same_item_table() -> None:
 def test_the_toy_store_is_the_same_every_time_and_whole(tmp_path: Path) -> None:
     keys = toy_store(tmp_path / "a")
     assert toy_store(tmp_path / "b") == keys
-    assert _files(tmp_path / "a") == _files(tmp_path / "b")
+    assert lasting(tmp_path / "a") == lasting(tmp_path / "b")
     assert toy_store(tmp_path / "c", seed=2) == keys
-    assert _files(tmp_path / "a") != _files(tmp_path / "c")
+    assert lasting(tmp_path / "a") != lasting(tmp_path / "c")
     assert verify_store(tmp_path / "a").problems == []
 
 
@@ -93,6 +85,6 @@ def test_a_toy_manifest_is_read_back(tmp_path: Path) -> None:
     with Image.open(made.file("images/03.png")) as picture:
         assert picture.size == (6, 3)
     toy_manifest(tmp_path / "b", 5, name="pets", sizes=[(4, 8), (6, 3)], captions=True)
-    assert _files(tmp_path / "a") == _files(tmp_path / "b")
+    assert lasting(tmp_path / "a") == lasting(tmp_path / "b")
     broken = toy_manifest(tmp_path / "c", 3, broken=[1])
     assert broken.file("images/01.png").read_bytes() == b"not a picture"

@@ -38,22 +38,6 @@ def extract(manifest: Manifest, store: Path, **changes: Any) -> str:
     return featstore.extract(manifest, **{**options, **changes}).key
 
 
-def tree(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
-def lasting(root: Path) -> dict[str, bytes]:
-    """Return the files of a store but the records of runs: a repair adds one of its own."""
-    return {name: data for name, data in tree(root).items() if "/runs/" not in name}
-
-
-def flip(path: Path, position: int = 0, mask: int = 0x40) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= mask
-    path.chmod(0o644)
-    path.write_bytes(data)
-
-
 def repair(store: Path, key: str, manifest: Manifest, encoder: Any = None) -> tuple[Repair, Any]:
     encoder = encoder or BatchSensitive()
     done = repair_set(store, key, manifest=manifest, encoder=encoder)

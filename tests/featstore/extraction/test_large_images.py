@@ -24,7 +24,8 @@ from featstore.extraction.repair import recorded_choices, repair_set
 from featstore.images import LEFT_OUT, MAX_PIXELS, Geometry, ImageError, count_pixels, decode_image
 from featstore.sources.making import make_manifest
 from featstore.store import open_store
-from tests.featstore.extraction.damage import DATA, flip
+from tests.damage import flip
+from tests.featstore.extraction.damage import DATA
 
 LARGE = 10_001
 TAKEN = LARGE * LARGE

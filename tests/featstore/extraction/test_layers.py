@@ -27,6 +27,7 @@ from featstore.extraction.pipeline import Preparation, encode_block
 from featstore.extraction.targets import Job
 from featstore.extraction.workers import to_send
 from featstore.sources.reader import ByteReader
+from tests.damage import lasting
 
 NAME = "timm:test_vit"
 LAYERS = ("blocks.1", "norm", "patch_embed")
@@ -71,15 +72,6 @@ def separately(manifest: Manifest, store: Path, weights: str) -> None:
         extracted(manifest, store, EncoderSpec(NAME, weights, pool=f"layer:{layer}"))
 
 
-def data(root: Path) -> dict[str, bytes]:
-    """Everything but what is recorded of runs."""
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and "runs" not in path.parts
-    }
-
-
 @pytest.mark.parametrize("lost", [(), ("02.png", "07.png")])
 def test_one_pass_gives_the_sets_that_a_job_for_each_layer_gives(
     manifest: Manifest, store: Path, weights: str, passes: Counter[int], lost: tuple[str, ...]
@@ -92,7 +84,7 @@ def test_one_pass_gives_the_sets_that_a_job_for_each_layer_gives(
     separately(manifest, store.with_name("alone"), weights)
     assert (passes[6], passes[5]) == (4, 4)
     # Ids, names, bits: layer and pooling are facts of the space, whoever shares the pass.
-    assert data(store) == data(store.with_name("alone"))
+    assert lasting(store) == lasting(store.with_name("alone"))
     opened = featstore.open_store(store)
     infos = [opened.info(result.key) for result in results]
     assert [info.attributes["space"]["layer"] for info in infos] == [
@@ -149,7 +141,7 @@ def test_layers_at_different_places_go_on_to_the_same_end(
     extracted(manifest, alone, first, limit=6, **small)
     for one in spec.each_layer():
         extracted(manifest, alone, one, **small)
-    ours, theirs = data(store), data(alone)
+    ours, theirs = lasting(store), lasting(alone)
     assert {name for name in ours if "embedding" in name} == {
         name for name in theirs if "embedding" in name
     }

@@ -15,17 +15,9 @@ from featstore import Manifest, write_manifest
 from featstore.errors import EncoderError, StoreWriteError
 from featstore.extraction.repair import repair_set
 from featstore.store import LayoutLimits, SetSpec, SetWriter, collect_garbage, verify_store
+from tests.damage import flip, lasting, tree
 from tests.featstore.extraction.conftest import SPACE, MeanColour
-from tests.featstore.extraction.damage import (
-    DATA,
-    BatchSensitive,
-    Other,
-    extract,
-    flip,
-    lasting,
-    repair,
-    tree,
-)
+from tests.featstore.extraction.damage import DATA, BatchSensitive, Other, extract, repair
 
 
 def test_a_flipped_byte_costs_one_block(manifest: Manifest, store: Path) -> None:

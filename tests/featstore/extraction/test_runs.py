@@ -26,6 +26,7 @@ from featstore.extraction.progress import StageClock
 from featstore.images import Geometry, decode_image
 from featstore.manifest.io import write_manifest
 from featstore.sources.reader import ByteReader
+from tests.damage import lasting
 
 
 class Square:
@@ -56,14 +57,6 @@ def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "RUN", 3)
 
 
-def _bytes(store: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(store)): path.read_bytes()
-        for path in sorted(store.rglob("*"))
-        if path.is_file() and "runs" not in path.relative_to(store).parts
-    }
-
-
 @pytest.mark.usefixtures("short_runs")
 @pytest.mark.parametrize("lost", [[], [0, 5, 10], [3, 4]])
 @pytest.mark.parametrize("batch", [1, 4, 11])
@@ -88,7 +81,7 @@ def test_runs_and_threads_write_the_same_store(
         # What an encoder keeps does not change under it.
         kept = encoders[0].encoder.kept
         assert kept is not None
-        stores[name] = (_bytes(tmp_path / name), [one.tobytes() for one in kept])
+        stores[name] = (lasting(tmp_path / name), [one.tobytes() for one in kept])
     assert stores["runs"] == stores["threads"]
     # By hand, without either.
     rows = rows_of(tmp_path / "runs", "toy/image/object:square-9")
@@ -180,7 +173,7 @@ def test_an_interrupted_job_goes_on_with_the_same_bytes(manifest: Manifest, tmp_
     resumed = extract(manifest, encoder=spec(Square(6)), store=tmp_path / "a", **options)
     assert (resumed.reused, resumed.new) == (4, 7)
     extract(manifest, encoder=spec(Square(6)), store=tmp_path / "b", **options)
-    assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b")
+    assert lasting(tmp_path / "a") == lasting(tmp_path / "b")
 
 
 def test_the_geometry_of_an_object_is_part_of_its_space(manifest: Manifest, tmp_path: Path) -> None:

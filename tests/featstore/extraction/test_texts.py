@@ -19,7 +19,8 @@ from featstore.extraction.repair import repair_set
 from featstore.extraction.run import settle_settings
 from featstore.extraction.targets import Job
 from featstore.testing import toy_manifest
-from tests.featstore.extraction.damage import DATA, flip, lasting
+from tests.damage import flip, lasting
+from tests.featstore.extraction.damage import DATA
 
 #: 10 blocks of 4 texts, the last of 1: windows of 2 blocks.
 TEXTS, BLOCK_ROWS, BATCH, WINDOW = 37, 4, 3, 2

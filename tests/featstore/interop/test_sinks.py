@@ -32,6 +32,7 @@ from featstore.store.layout import SetSpec
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
 from featstore.testing import item_table, toy_manifest
+from tests.damage import lasting
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra `sources`")
 
@@ -62,21 +63,12 @@ def _table(rows: np.ndarray, numbers: Iterable[int]) -> Any:
     )
 
 
-def tree(store: Path) -> dict[str, bytes]:
-    """Return every file of a store but the facts of its runs."""
-    return {
-        path.relative_to(store).as_posix(): path.read_bytes()
-        for path in store.rglob("*")
-        if path.is_file() and "runs" not in path.parts
-    }
-
-
 @pytest.fixture(scope="module")
 def whole(rows: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The store as `write` leaves it: ids in order."""
     store = tmp_path_factory.mktemp("whole")
     write(store, **SET, rows=rows, ids=IDS, items={"text": TEXTS, "source": ["web"] * N})
-    return tree(store)
+    return lasting(store)
 
 
 @settings(max_examples=15)
@@ -98,7 +90,7 @@ def test_rows_in_any_order_from_any_tasks_are_the_same_set(
         worker.stage([_table(rows, part[:2])])
         staged.append(worker.stage([_table(rows, part[:3]), _table(rows, part[3:])]))
     view = sink.commit(reversed(staged))
-    assert tree(store) == whole
+    assert lasting(store) == whole
     assert np.array_equal(view["c07"], rows[7])
 
 
@@ -123,7 +115,7 @@ def test_the_items_of_a_manifest_give_the_order_and_what_is_known(
         view = sink.commit([worker.stage([table])])
     assert f"1 of {len(ids)} items have no row and are left out: {missing!r}" in caplog.text
     assert view.items["item_id"].to_list() == there
-    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert lasting(tmp_path / "a") == lasting(tmp_path / "b")
     sink = RowSink(tmp_path / "c", **SET, items=items.head(2))
     with pytest.raises(
         ManifestError, match=rf"{len(there) - 2} of {len(there)} rows have ids that"
@@ -148,7 +140,7 @@ def test_a_job_that_died_leaves_the_store_as_it_was_and_can_be_run_again(
     assert [path.name for path in tmp_path.iterdir()] == [staged.name]
     sink = RowSink(tmp_path, **SET, columns=["source"])
     sink.commit([sink.stage([_table(rows, range(N))])])
-    assert tree(tmp_path).items() - whole.items() == {
+    assert lasting(tmp_path).items() - whole.items() == {
         (staged.name, (tmp_path / staged.name).read_bytes())
     }
     report = verify_store(tmp_path)
@@ -157,7 +149,7 @@ def test_a_job_that_died_leaves_the_store_as_it_was_and_can_be_run_again(
         (staged.name, True)
     ]
     assert [one.path for one in collect_garbage(tmp_path, grace=0.0)] == [staged.name]
-    assert tree(tmp_path) == whole
+    assert lasting(tmp_path) == whole
 
 
 def test_what_a_commit_could_not_write_is_kept_for_the_next(
@@ -172,7 +164,7 @@ def test_what_a_commit_could_not_write_is_kept_for_the_next(
             sink.commit(staged)
         assert "call commit() of this sink" in raised.value.__notes__[0]
     sink.commit()
-    assert tree(tmp_path) == whole
+    assert lasting(tmp_path) == whole
 
 
 def test_staged_rows_that_the_driver_does_not_see_are_named(
@@ -259,7 +251,7 @@ def test_ray_data_writes_the_set_whatever_dies(
     sink.stage = functools.partial(_die_once, sink.stage, marker)
     source.map_batches(_encode, fn_kwargs={"rows": rows}, batch_size=5).write_datasink(sink)
     assert marker.exists()
-    assert tree(store) == whole
+    assert lasting(store) == whole
     assert str(sink.view.key) == "birds/caption/mine.v1-309b42d5"
 
 

@@ -14,6 +14,7 @@ from featstore import read_manifest, write_manifest
 from featstore.errors import ManifestError
 from featstore.manifest.manifest import CLASS_SCHEMA, ITEM_SCHEMA
 from featstore.sources.reader import check_bytes
+from tests.damage import flip
 from tests.featstore.manifest.zoo import FACTS, captions, classes, images, listing
 
 
@@ -140,9 +141,7 @@ def test_changed_files_are_found_when_hashes_are_asked_for(root, written):
 @pytest.mark.parametrize("stem", ["image", "caption", "classes"])
 def test_a_flipped_byte_of_a_table_is_found(root, written, stem):
     path = root / f"{stem}.parquet"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    flip(path, path.stat().st_size // 2)
     with pytest.raises(ManifestError, match=f"{stem}.parquet differs.*Build the dataset again"):
         read_manifest(root)
 

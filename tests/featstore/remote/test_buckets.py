@@ -24,6 +24,7 @@ from featstore.remote.objects import Objects, open_objects
 from featstore.share.publish import make_bucket_store
 from featstore.store import LayoutLimits, SetSpec, SetWriter, WriteOptions, verify_store
 from featstore.testing import item_table, write_set
+from tests.damage import flip
 from tests.featstore.remote.buckets import environment, plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows, make_store
 from tests.featstore.remote.proxy import Answer, Proxy
@@ -209,9 +210,7 @@ def test_a_bucket_that_ignores_conditions_is_detected(
 def test_a_damaged_set_is_not_sent(bucket: Proxy, tmp_path: Path) -> None:
     root = make_store(tmp_path / "own")
     shard = next(root.glob("birds/image/*/embedding/c/1/0"))
-    data = bytearray(shard.read_bytes())
-    data[100] ^= 1
-    shard.write_bytes(data)
+    flip(shard, 100)
     report = copy_sets(root, bucket.address)
     (key,) = report.failed
     assert "1 of 4 blocks differ" in report.failed[key]

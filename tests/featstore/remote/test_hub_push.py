@@ -25,6 +25,7 @@ from featstore.share.copy import make_tag, send_tag
 from featstore.store import verify_store
 from featstore.store.files import write_file
 from featstore.testing import item_table, write_set
+from tests.damage import flip
 from tests.featstore.remote.conftest import N, make_rows, make_store
 from tests.featstore.remote.hub_server import SECRET, TOKEN, Hub, files_below, hub_server
 from tests.featstore.remote.proxy import proxy
@@ -238,9 +239,7 @@ def test_what_cannot_be_pushed_to(hub: Hub, store_folder: Path, tmp_path: Path) 
 def test_a_damaged_set_stays_out_of_the_commit(hub: Hub, tmp_path: Path) -> None:
     root = make_store(tmp_path / "own")
     shard = next(root.glob("birds/image/*/embedding/c/1/0"))
-    data = bytearray(shard.read_bytes())
-    data[100] ^= 1
-    shard.write_bytes(data)
+    flip(shard, 100)
     report = copy_sets(root, ADDRESS)
     assert "1 of 4 blocks differ" in report.failed[KEY]
     assert not any(name.startswith(KEY) for name in hub.files())

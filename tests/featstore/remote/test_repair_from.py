@@ -14,7 +14,7 @@ from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
 from featstore.errors import StoreWriteError, UnknownSetError
 from featstore.extraction.repair import repair_set
 from featstore.store import verify_store
-from tests.damage import unseal
+from tests.damage import flip, tree, unseal
 from tests.featstore.remote.conftest import BLOCK, DIM
 from tests.featstore.remote.proxy import Proxy
 from tests.featstore.remote.test_buckets import extend
@@ -25,19 +25,9 @@ IMAGES = "birds/image/toy"
 DATA = "embedding/c/1/0"
 
 
-def tree(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
 def key_of(root: Path) -> str:
     (folder,) = (root / "birds" / "image").glob("timm.toy-*")
     return str(folder.relative_to(root))
-
-
-def flip(path: Path, position: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 1
-    path.write_bytes(data)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from featstore import open_store
 from featstore.errors import CorruptStoreError
 from featstore.store import MODES, Mode
 from featstore.testing import item_table, write_set
+from tests.damage import flip
 
 N, BLOCK = 1200, 16
 
@@ -29,9 +30,7 @@ def key(tmp_path: Path, rows: np.ndarray) -> str:
 def _flip(root: Path, key: str, row: int) -> None:
     """Flip one bit of a row; a shard holds 512 rows of 128 bytes."""
     path = root / key / "embedding" / "c" / str(row // 512) / "0"
-    data = bytearray(path.read_bytes())
-    data[(row % 512) * 128 + 5] ^= 0x10
-    path.write_bytes(data)
+    flip(path, (row % 512) * 128 + 5, 0x10)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -78,9 +77,7 @@ def test_an_intact_set_passes(tmp_path: Path, dtype: str) -> None:
 
 def test_full_reads_the_items_too(tmp_path: Path, key: str) -> None:
     (path,) = (tmp_path / key).parent.glob("items-*.parquet")
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    flip(path, path.stat().st_size // 2)
     view = open_store(tmp_path, verify="first-touch").view(key)
     assert view.numpy().shape == (N, 32)
     with pytest.raises(CorruptStoreError, match="items-"):

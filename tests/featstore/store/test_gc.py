@@ -28,16 +28,9 @@ from featstore.store import (
     write_thumbnails,
 )
 from featstore.store.listing import unlisted
+from tests.damage import tree
 
 Images = tuple[np.ndarray, pl.DataFrame]
-
-
-def _tree(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def _age(root: Path) -> None:
@@ -76,26 +69,26 @@ def _litter(root: Path) -> set[str]:
 
 def test_a_whole_store_has_no_litter(store_path: Path) -> None:
     write_thumbnails(store_path / "birds" / "image", {"birds/00": b"x"})
-    before = _tree(store_path)
+    before = tree(store_path)
     _age(store_path)
     assert collect_garbage(store_path, grace=0) == []
-    assert _tree(store_path) == before
+    assert tree(store_path) == before
 
 
 def test_litter_goes_and_nothing_else(store_path: Path) -> None:
     write_thumbnails(store_path / "birds" / "image", {"birds/00": b"x"})
-    before = _tree(store_path)
+    before = tree(store_path)
     names = _litter(store_path)
     old = store_path / "birds" / "image" / "thumbnails-0badcafe.parquet"
     old.write_bytes(b"old")
     names.add(str(old.relative_to(store_path)))
     assert collect_garbage(store_path) == []  # younger than the grace period
     _age(store_path)
-    littered = _tree(store_path)
+    littered = tree(store_path)
     assert {litter.path for litter in collect_garbage(store_path, dry_run=True)} == names
-    assert _tree(store_path) == littered
+    assert tree(store_path) == littered
     assert {litter.path for litter in collect_garbage(store_path)} == names
-    assert _tree(store_path) == before
+    assert tree(store_path) == before
     assert verify_store(store_path).ok
     assert read_thumbnails(store_path / "birds" / "image") == {"birds/00": b"x"}
 
@@ -105,9 +98,9 @@ def test_a_living_writer_is_never_touched(store_path: Path, images: Images) -> N
     (writer.directory / ".zarr.json.9.staged").write_bytes(b"half")
     (store_path / "birds" / "image" / "items-0badcafe.parquet").write_bytes(b"its table?")
     _age(store_path)
-    before = _tree(store_path)
+    before = tree(store_path)
     assert collect_garbage(store_path, grace=0) == []
-    assert _tree(store_path) == before
+    assert tree(store_path) == before
     for block in writer.pending():
         writer.write_block(block, images[0][writer.layout.block_slice(block)])
     writer.finish()
@@ -137,9 +130,9 @@ def test_items_of_old_commits_and_of_damaged_sets_stay(
     commit = next((store_path / key / "revisions").glob("*.json"))
     commit.write_bytes(b"{")
     _age(store_path)
-    before = _tree(store_path)
+    before = tree(store_path)
     assert collect_garbage(store_path, grace=0) == []
-    assert _tree(store_path) == before
+    assert tree(store_path) == before
 
 
 def test_what_lies_behind_a_link_is_not_ours(
@@ -149,9 +142,9 @@ def test_what_lies_behind_a_link_is_not_ours(
     writer.__exit__()
     (store_path / "birds" / "image" / "x").symlink_to(writer.directory)
     _age(tmp_path / "other")
-    before = _tree(tmp_path / "other")
+    before = tree(tmp_path / "other")
     assert collect_garbage(store_path, grace=0) == []
-    assert _tree(tmp_path / "other") == before
+    assert tree(tmp_path / "other") == before
 
 
 def test_the_command(store_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +165,7 @@ def test_what_is_no_store(tmp_path: Path) -> None:
 
 
 def test_what_no_published_revision_names_goes_after_the_grace(store_path: Path) -> None:
-    before = _tree(store_path)
+    before = tree(store_path)
     toy = next((store_path / "birds" / "image").glob("timm.toy-*"))
     left = [
         f"{toy.name}/embedding/c/7/0", f"{toy.name}/revisions/{'0' * 64}.json",
@@ -189,7 +182,7 @@ def test_what_no_published_revision_names_goes_after_the_grace(store_path: Path)
     found = collect_garbage(store_path, dry_run=True)
     assert {litter.path for litter in found} == expected
     collect_garbage(store_path)
-    assert _tree(store_path) == before
+    assert tree(store_path) == before
     assert verify_store(store_path).ok
 
 

@@ -17,7 +17,7 @@ from featstore.errors import CorruptStoreError
 from featstore.store import LayoutLimits, rebuild_set, staging, verify_store
 from featstore.store.gc import make_store
 from featstore.testing import item_table, write_set
-from tests.damage import unseal
+from tests.damage import flip, unseal
 
 blake3 = pytest.importorskip("blake3", reason="needs blake3, of the extra `blake3`")
 
@@ -77,9 +77,7 @@ def test_every_way_of_reading_compares(made: tuple[str, Path], tmp_path: Path) -
         np.testing.assert_array_equal(view.numpy(), np.delete(rows(11), 2, axis=0))
     unseal(root)
     file = next(root.glob("birds/image/*/embedding/c/2/0"))
-    data = bytearray(file.read_bytes())
-    data[5] ^= 1
-    file.write_bytes(data)
+    flip(file, 5)
     assert [problem.path for problem in verify_store(root).problems] == [
         file.relative_to(root).as_posix()
     ]

@@ -22,7 +22,7 @@ from featstore.share.copy import drop_tag, make_tag, sign_store
 from featstore.store import remove_set, verify_store
 from featstore.store.repair import repair_log
 from featstore.testing import item_table, write_set
-from tests.damage import relog, unseal
+from tests.damage import flip, relog, unseal
 
 pytest.importorskip("cryptography", reason="needs cryptography, of the extra `sign`")
 
@@ -304,9 +304,7 @@ def test_every_flipped_byte_of_what_is_signed_is_told_at_opening_or_changes_noth
 def test_a_forged_row_is_not_read(signed: tuple[Path, str]) -> None:
     root, key = signed
     data = next(root.glob("birds/image/*/embedding/c/0/0"))
-    rows = bytearray(data.read_bytes())
-    rows[5] ^= 1
-    data.write_bytes(rows)
+    flip(data, 5)
     with pytest.raises(CorruptStoreError):
         open_store(root, key=key).view(IMAGES).numpy()
 

@@ -27,7 +27,7 @@ from featstore.store import (
 )
 from featstore.store.files import json_bytes
 from featstore.testing import item_table, write_set
-from tests.damage import relog, unseal
+from tests.damage import flip, relog, unseal
 
 #: Places of a file at which a bit is flipped; every hash is of whole pieces, so that few will do.
 POSITIONS = 50 if os.environ.get("HEADSTOCK_FAULTS") == "all" else 12
@@ -209,9 +209,7 @@ def test_runs_may_vary(damaged: Path) -> None:
 
 def test_quick_leaves_the_rows_to_full(damaged: Path) -> None:
     name = next(name for name in _files(damaged) if name.endswith("c/0/0"))
-    data = bytearray((damaged / name).read_bytes())
-    data[0] ^= 1
-    (damaged / name).write_bytes(data)
+    flip(damaged / name, 0)
     assert _named(damaged, full=False) == []
     assert _named(damaged, full=True) == [name]
 

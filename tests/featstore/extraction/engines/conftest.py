@@ -12,6 +12,7 @@ import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
 from featstore.plugins import use_plugins
 from featstore.testing import toy_manifest
+from tests.damage import lasting
 
 #: 11 blocks of 4 rows, the last of 3; the second picture of block 5 is none.
 IMAGES, BLOCK_ROWS, BAD = 43, 4, 21
@@ -58,15 +59,6 @@ def settled(**changes: Any) -> ExtractConfig:
     return ExtractConfig(**{**chosen, "block_rows": BLOCK_ROWS, **changes})
 
 
-def tree(store: Path) -> dict[str, bytes]:
-    """Return every file of a store but the facts of its runs, which are about time and place."""
-    return {
-        path.relative_to(store).as_posix(): path.read_bytes()
-        for path in store.rglob("*")
-        if path.is_file() and "runs" not in path.parts
-    }
-
-
 @pytest.fixture(scope="session")
 def whole(
     tmp_path_factory: pytest.TempPathFactory, pictures: Manifest, choices: list[EncoderSpec]
@@ -76,7 +68,7 @@ def whole(
     results = extract_many(pictures, kind="image", encoders=choices, store=store, config=settled())
     assert [(result.new, result.failed) for result in results] == [(IMAGES - 1, 1)] * 2
     assert featstore.open_store(store, verify="full").sets()
-    return tree(store)
+    return lasting(store)
 
 
 @pytest.fixture

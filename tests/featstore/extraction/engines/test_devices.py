@@ -28,7 +28,8 @@ from featstore.extraction.workers import (
     settle,
 )
 from tests.assertions import ends_what_it_starts
-from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
+from tests.damage import lasting
+from tests.featstore.extraction.engines.conftest import IMAGES, settled
 
 pytestmark = pytest.mark.usefixtures("forked")
 
@@ -61,7 +62,7 @@ def test_a_process_that_is_killed_is_replaced_and_the_store_is_the_same(
             "cpu,cpu",
         )
     assert f"Process {killed[0]} on cpu was killed by SIGKILL" in caplog.text
-    assert tree(store) == whole
+    assert lasting(store) == whole
     assert [(one.failed, one.new + one.reused) for one in results] == [(1, 42), (1, 42)]
     assert [one.revision_id for one in results] == [
         info.commit.revision_id
@@ -90,7 +91,7 @@ def test_an_interruption_ends_every_process_and_one_alone_goes_on(
     )
     # What was done when the word came was written down before the process left.
     assert 0 < results[0].new < IMAGES - 1
-    assert tree(store) == whole
+    assert lasting(store) == whole
 
 
 def test_what_a_process_raises_is_raised_here(
@@ -116,7 +117,7 @@ def test_what_raises_on_one_device_is_done_on_another_and_the_store_is_the_same(
     assert said in caplog.text
     assert "is tried once more, elsewhere." in caplog.text
     assert (done.new + done.reused, done.failed) == (IMAGES - 1, 1)
-    assert tree(store) == tree(alone)
+    assert lasting(store) == lasting(alone)
 
 
 def test_what_raises_on_two_devices_ends_the_job_and_what_is_done_is_kept(
@@ -140,7 +141,7 @@ def test_what_raises_on_two_devices_ends_the_job_and_what_is_done_is_kept(
     assert journalled(store) > begun
     extract_many(pictures, kind="image", encoders=encoders, store=store, config=settled())
     extract_many(pictures, kind="image", encoders=encoders, store=alone, config=settled())
-    assert tree(store) == tree(alone)
+    assert lasting(store) == lasting(alone)
 
 
 def test_a_device_that_cannot_be_opened_costs_a_retry_and_not_the_job(
@@ -161,7 +162,7 @@ def test_a_device_that_cannot_be_opened_costs_a_retry_and_not_the_job(
     with caplog.at_level(logging.WARNING):
         extract_on_devices(job(pictures, choices, tmp_path / "store", settled()), "cuda:0,cpu")
     assert "Worker 0 on cuda:0 raised DeviceError: Cannot use the device 'cuda:0'" in caplog.text
-    assert tree(tmp_path / "store") == whole
+    assert lasting(tmp_path / "store") == whole
 
 
 class Scripted:

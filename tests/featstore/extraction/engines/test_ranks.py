@@ -30,7 +30,8 @@ from featstore.manifest import paths, read_manifest
 from featstore.store import tables
 from featstore.store.layout import SetSpec
 from featstore.testing import toy_manifest
-from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
+from tests.damage import lasting
+from tests.featstore.extraction.engines.conftest import IMAGES, settled
 
 
 def _rank(
@@ -61,7 +62,7 @@ def test_any_number_of_ranks_in_any_order_gives_the_same_bytes(
         1: [[0, 0]], 2: [[6, 6], [0, 0]], 3: [[8, 8], [4, 4], [0, 0]],
     }[world_size]  # fmt: skip
     assert [(one.failed, one.new + one.reused) for one in results] == [(1, 42), (1, 42)]
-    assert tree(store) == whole
+    assert lasting(store) == whole
     again = _rank(pictures, choices, store, 0, world_size)
     assert [(one.new, one.revision_id) for one in again] == [
         (0, one.revision_id) for one in results
@@ -102,7 +103,7 @@ def test_a_rank_that_is_killed_is_made_good_by_another_number_of_ranks(
     last = _rank(pictures, choices, store, 1, 3, **begun)
     assert [one.blocks_left for one in last] == [0, 0]
     assert sum(one.new for one in last) < 2 * (IMAGES - 1) / 2
-    assert tree(store) == whole
+    assert lasting(store) == whole
 
 
 def test_one_process_ends_what_ranks_have_begun(
@@ -112,7 +113,7 @@ def test_one_process_ends_what_ranks_have_begun(
     _rank(pictures, choices, store, 3, 4)
     results = extract_many(pictures, kind="image", encoders=choices, store=store, config=settled())
     assert [one.new for one in results] == [34, 34]  # 2 blocks of 4 were done
-    assert tree(store) == whole
+    assert lasting(store) == whole
 
 
 def test_of_two_ranks_that_end_at_once_one_publishes_and_both_end_well(
@@ -146,7 +147,7 @@ def test_of_two_ranks_that_end_at_once_one_publishes_and_both_end_well(
     assert len(published) == 1
     assert first.blocks_left == second.blocks_left == 0
     assert first.revision_id == second.revision_id
-    assert tree(store).items() <= whole.items() | _only_log(store).items()
+    assert lasting(store).items() <= whole.items() | _only_log(store).items()
 
 
 def _only_log(store: Path) -> dict[str, bytes]:

@@ -20,7 +20,8 @@ from featstore.extraction import ray_engine, workers
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.extraction.ray_engine import RayActor, extract_on_ray
 from featstore.extraction.targets import Job
-from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
+from tests.damage import lasting
+from tests.featstore.extraction.engines.conftest import IMAGES, settled
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
@@ -60,7 +61,7 @@ def test_an_actor_killed_in_the_middle_is_restarted_and_the_store_is_the_same(
     assert len(actors) in (2, 3)  # none, where the other was idle first and took its part
     assert "An actor of Ray is lost" in caplog.text
     assert [(one.failed, one.new + one.reused) for one in results] == [(1, 42), (1, 42)]
-    assert tree(store) == whole
+    assert lasting(store) == whole
     assert 0 <= min(one.rows_done for one in seen) < max(one.rows_done for one in seen)
 
 
@@ -97,7 +98,7 @@ def test_an_actor_that_raises_is_made_good_and_each_process_reads_the_request_on
     said = r"Worker 1 on cpu:1 \(pid=\d+, ip=[\d.]+\) raised RuntimeError: CUDA error: an illegal"
     assert re.search(said, caplog.text)
     assert (done.new + done.reused, done.failed) == (IMAGES - 1, 1)
-    assert tree(store) == tree(alone)
+    assert lasting(store) == lasting(alone)
     # Of ten tasks in two actors, of which one may have been started again.
     readers = (tmp_path / "reads").read_text().split()
     assert len(readers) == len(set(readers)) in (2, 3)
