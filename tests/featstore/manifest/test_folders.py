@@ -125,19 +125,6 @@ def test_an_interrupted_write_leaves_the_old_manifest(root, monkeypatch, failing
     )
 
 
-def test_an_unwritable_root_is_one_sentence(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ManifestError, match=r"Cannot write .*choose another folder"):
-        write_manifest(tmp_path / "file" / "zoo", facts=FACTS, tables={"caption": captions()[:0]})
-
-
-def test_changed_files_are_found_when_hashes_are_asked_for(root, written):
-    (root / "images/2.png").write_bytes(b"another picture")
-    read_manifest(root)
-    with pytest.raises(ManifestError, match=r"cannot be read: 'zoo/2': .*hash changed"):
-        check_bytes(read_manifest(root))
-
-
 @pytest.mark.parametrize("stem", ["image", "caption", "classes"])
 def test_a_flipped_byte_of_a_table_is_found(root, written, stem):
     path = root / f"{stem}.parquet"
@@ -212,13 +199,6 @@ def test_a_missing_folder_or_a_file_is_no_manifest(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ManifestError, match="is not a folder"):
         read_manifest(tmp_path / "file")
-
-
-def test_a_misspelt_table_made_by_hand_is_named(tmp_path):
-    (tmp_path / "dataset.toml").write_text('name = "zoo"')
-    captions().write_parquet(tmp_path / "captions.parquet")
-    with pytest.raises(ManifestError, match=r"No kind named 'captions'.*Did you mean 'caption'"):
-        read_manifest(tmp_path)
 
 
 def test_a_table_behind_a_link_out_of_the_root_is_refused(tmp_path):

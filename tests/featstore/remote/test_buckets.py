@@ -24,9 +24,8 @@ from featstore.remote.objects import Objects, open_objects
 from featstore.share.publish import make_bucket_store
 from featstore.store import LayoutLimits, SetSpec, SetWriter, WriteOptions, verify_store
 from featstore.testing import item_table, write_set
-from tests.damage import flip
 from tests.featstore.remote.buckets import environment, plain_store
-from tests.featstore.remote.conftest import BLOCK, make_rows, make_store
+from tests.featstore.remote.conftest import BLOCK, make_rows
 from tests.featstore.remote.proxy import Answer, Proxy
 from tests.featstore.remote.s3_server import s3_server, tag_of
 
@@ -205,17 +204,6 @@ def test_a_bucket_that_ignores_conditions_is_detected(
         server.ignores, server.tag = frozenset(), tag_of
         copy_sets(store_folder, "s3://team/store")
         assert_same_store("s3://team/store", store_folder)
-
-
-def test_a_damaged_set_is_not_sent(bucket: Proxy, tmp_path: Path) -> None:
-    root = make_store(tmp_path / "own")
-    shard = next(root.glob("birds/image/*/embedding/c/1/0"))
-    flip(shard, 100)
-    report = copy_sets(root, bucket.address)
-    (key,) = report.failed
-    assert "1 of 4 blocks differ" in report.failed[key]
-    assert [key for key, how in report.sets.items() if how == "new"]  # the other set was
-    assert len(open_store(bucket.address).sets()) == 1
 
 
 @pytest.mark.parametrize("times", [1, 10**9])

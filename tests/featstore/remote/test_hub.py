@@ -27,16 +27,6 @@ def hub(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield f"hf://datasets/team/birds/{store_folder.name}"
 
 
-def test_same_rows_as_the_folder(hub: str, store_folder: Path) -> None:
-    remote, local = open_store(hub), open_store(store_folder)
-    assert [i.as_dict() for i in remote.sets()] == [i.as_dict() for i in local.sets()]
-    found, here = remote.view(IMAGES), local.view(IMAGES)
-    some = np.array([900, 3, 500, 3])
-    np.testing.assert_array_equal(found.take(some).numpy(), here.take(some).numpy())
-    np.testing.assert_array_equal(found.numpy(), here.numpy())
-    assert found.items.equals(here.items)
-
-
 def test_offline_the_hub_is_not_asked(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = open_store(hub).view(IMAGES).numpy()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -379,15 +379,6 @@ def hub_files(tmp_path: Path) -> Path:
     return root
 
 
-def test_parquet_of_a_web_server(make, hub_files):
-    near = make("parquet", hub_files / "default" / "train")
-    with static_server(hub_files) as upstream, proxy(upstream) as state:
-        far = make("parquet", f"{state.url}/default/train/{{0000..0000}}.parquet")
-        assert far.items("image").drop("split").equals(near.items("image").drop("split"))
-        assert far.items("caption")["text"].to_list() == [f"Number {n}." for n in range(6)]
-        assert rows_of(far) == PICTURES[:6]
-
-
 def test_a_dataset_of_the_hub_by_its_name(make, hub_files, monkeypatch):
     with hub_server(hub_files, "team/birds") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -408,15 +399,6 @@ def test_a_dataset_of_the_hub_by_its_name(make, hub_files, monkeypatch):
         ):
             with pytest.raises(RemoteStoreError, match=match):
                 make("parquet", f"hf://datasets/{name}")
-
-
-def test_tars_of_a_dataset_of_the_hub(make, shards, monkeypatch):
-    with hub_server(shards, "team/birds") as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        far = make("webdataset", "hf://datasets/team/birds/data")
-        assert str(far.root) == f"hf://datasets/team/birds@{COMMIT}/data"
-        assert far.items("image").equals(make("webdataset", shards / "data").items("image"))
-        assert rows_of(far) == PICTURES
 
 
 def test_a_dataset_without_parquet_is_read_as_the_hub_converted_it(

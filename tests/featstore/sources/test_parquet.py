@@ -99,14 +99,6 @@ def test_cells_in_any_order(big, order):
     table.close()
 
 
-def test_threads_share_a_reader(make, big):
-    path, cells = big
-    manifest = make("parquet", path)
-    rows = manifest.items("image").to_dicts()
-    with open_reader(manifest) as reader, ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(reader.read, rows)) == cells
-
-
 def test_threads_share_a_table_of_bounded_memory(big):
     path, cells = big
     table = ParquetCells(path, window_bytes=2**20)
@@ -124,14 +116,6 @@ def test_truncated_files_are_refused_by_name(make, big, tmp_path, share):
     (tmp_path / "cut.parquet").write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ManifestError, match=r"cut\.parquet is truncated, damaged"):
         make("parquet", tmp_path / "cut.parquet")
-
-
-def test_a_file_that_claims_gigabytes_is_refused_unread(make, tmp_path):
-    path = tmp_path / "bomb.parquet"
-    pq.write_table(pa.table({"image": [bytes(80 * 2**20)]}), path, compression="zstd")
-    assert path.stat().st_size < 2**16
-    with pytest.raises(ManifestError, match=r"bomb\.parquet .*would become .* in memory"):
-        make("parquet", path)
 
 
 @pytest.mark.parametrize(

@@ -140,16 +140,6 @@ def external(folder, data_root, **columns):
     return manifest
 
 
-def test_a_data_root_is_read_back(make, tmp_path):
-    root = write(tmp_path / "in", {"a.png": picture(1)})
-    made = make("folder", root)
-    again = read_manifest(tmp_path / "made0")
-    check_bytes(again)
-    assert again.root == made.root == root
-    assert again.facts["data_root"] == str(root)
-    assert again.items("image").equals(made.items("image"))
-
-
 def test_a_relative_data_root_is_below_the_manifest(tmp_path):
     external(tmp_path / "m" / "x", "../data")
     write(tmp_path / "m" / "data", {"a.png": picture(1)})

@@ -171,17 +171,6 @@ def test_an_image_that_changed_or_went_since_is_a_failure(make, listing, site, t
     assert "is not there" in done.failures[made.items("image")["item_id"][2]]
 
 
-def test_answers_that_break_off_or_come_too_early_are_asked_for_again(make, listing, site):
-    def harm(path: str, number: int, answer: Answer) -> Answer | None:
-        if number == 1:
-            return Answer(429, {"Retry-After": "0"}, b"")
-        answer.cut = len(answer.body) // 2 if number == 2 else None
-        return answer
-
-    site.harm = harm
-    assert rows_of(make("urls", listing)) == FOUND
-
-
 def test_redirects_lead_on_within_a_server_and_else_to_https_alone(make, site, tmp_path):
     targets = {
         "/in.png": "/1.png",

@@ -16,7 +16,6 @@ import pytest
 from featstore import durable, open_store
 from featstore.cli import cli
 from featstore.command_line import EXIT_USAGE, run_command
-from featstore.errors import UnknownSetError
 from featstore.store import (
     LayoutLimits,
     SetSpec,
@@ -157,11 +156,6 @@ def test_the_command(store_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert {litter["path"] for litter in document["litter"]} == names
     assert run_command(cli, "featstore", ["gc", str(store_path), "--grace", "soon"]) == EXIT_USAGE
     assert "30m, 24h or 7d" in capsys.readouterr().err
-
-
-def test_what_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(UnknownSetError, match="is not a featstore store"):
-        collect_garbage(tmp_path)
 
 
 def test_what_no_published_revision_names_goes_after_the_grace(store_path: Path) -> None:

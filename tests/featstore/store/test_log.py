@@ -13,14 +13,14 @@ import pytest
 from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, EXIT_VERIFY, run_command
-from featstore.errors import ClaimLostError, CorruptStoreError, StoreWriteError, UnknownSetError
+from featstore.errors import ClaimLostError, CorruptStoreError, StoreWriteError
 from featstore.identity import canonical_json, sha256_hex
 from featstore.share.copy import make_tag
 from featstore.store import read_log, remove_set, verify_store, write_thumbnails, writer
 from featstore.store.lock import claim_set
 from featstore.store.log import rebuilt_log, update_log
 from featstore.testing import item_table, write_set
-from tests.damage import relog, unseal
+from tests.damage import unseal
 
 KEY = "birds/image/timm:toy"
 
@@ -123,22 +123,6 @@ def test_a_commit_without_its_log_is_as_good_as_published_where_the_log_is_lost(
 def test_a_removed_set_does_not_come_back(store: Path) -> None:
     remove_set(store, str(open_store(store).info("fish/image/timm:toy").key))
     assert rebuilt_log(store) == read_log(store)
-
-
-def test_tag_and_removal_see_each_other(store: Path) -> None:
-    key = str(open_store(store).info(KEY).key)
-    before = read_log(store)
-    with pytest.raises(StoreWriteError, match="named by the tag v1"):
-        remove_set(store, key)
-    assert read_log(store) == before
-    make_tag(store, "v2", select=["fish/*"])
-    fish = str(open_store(store).info("fish/image/timm:toy").key)
-    with pytest.raises(StoreWriteError, match="named by the tag v2"):
-        remove_set(store, fish)
-    relog(store, tags={})
-    remove_set(store, fish)
-    with pytest.raises(UnknownSetError):
-        make_tag(store, "v3", select=["fish/*"])
 
 
 def test_no_change_of_many_writers_is_lost(tmp_path: Path) -> None:

@@ -273,7 +273,6 @@ def test_a_key_is_made_once(tmp_path: Path, signed: tuple[Path, str]) -> None:
 
 
 ATTACKS: dict[str, Callable[[Path], Path]] = {
-    "the log": lambda root: root / "log.json",
     "a commit": lambda root: next((root / key_of(root, "image")).glob("revisions/*")),
     "a tag": lambda root: tag_path(root, "v1"),
 }

@@ -41,14 +41,6 @@ def test_an_exact_name_beats_a_longer_one(
         store.view("birds/image/to")
 
 
-def test_two_sets_of_one_encoder_are_both_named(
-    store_path: Path, images: Images, make_set: Callable[..., str]
-) -> None:
-    make_set(store_path, *images, dtype="float16")
-    with pytest.raises(AmbiguousSetError, match="fits 2 sets"):
-        open_store(store_path).view("birds/image/timm:toy")
-
-
 @pytest.mark.parametrize(
     "name", ["birds/image/tmm:toy", "fish/image/toy", "birds/image", "toy", "a/b/c/d", "///"]
 )
