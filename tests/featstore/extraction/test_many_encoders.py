@@ -15,7 +15,7 @@ from PIL import Image
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, ExtractResult, Manifest, extract_many
-from featstore.errors import EncoderError, ManifestError
+from featstore.errors import EncoderError
 from featstore.extraction import pipeline
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.pipeline import BlockTask, Preparation, encode_block, encode_blocks
@@ -308,11 +308,6 @@ def test_a_view_is_a_part_of_its_image_of_the_stated_size() -> None:
     assert 70 < flipped < 130
 
 
-def test_only_images_have_views(manifest: Manifest, store: Path) -> None:
-    with pytest.raises(ManifestError, match="Only images have views"):
-        _single(manifest, store, kind="caption", views=2)
-
-
 def test_progress_counts_every_row_and_names_the_limit(manifest: Manifest, store: Path) -> None:
     seen: list[Progress] = []
     _single(manifest, store, on_progress=seen.append)
@@ -323,20 +318,3 @@ def test_progress_counts_every_row_and_names_the_limit(manifest: Manifest, store
         "read", "decode", "prepare", "wait", "transfer", "forward", "write",
     }  # fmt: skip
     assert "Bottleneck: " in seen[-1].bottleneck
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"batch_size": 0}, "batch_size.*'auto'"),
-        ({"on_error": "ignore"}, "on_error.*'skip' or 'fail'"),
-        ({"decode_timeout": -1.0}, "decode_timeout.*at least 0"),
-        ({"views": -1}, "views.*at least 0"),
-    ],
-)
-def test_options_are_checked(
-    manifest: Manifest, store: Path, changes: dict[str, Any], match: str
-) -> None:
-    with pytest.raises(EncoderError, match=match):
-        _single(manifest, store, **changes)
-    assert not store.exists()

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from featstore.cli import cli
-from featstore.command_line import EXIT_VERIFY, run_command
-from featstore.errors import StoreWriteError, UnknownSetError
+from featstore.command_line import run_command
+from featstore.errors import StoreWriteError
 from featstore.store import SetKey, rebuild_set, verify_store
 from featstore.store.lock import claim_set
 from tests.damage import flip, tree
@@ -43,30 +43,6 @@ def test_what_follows_from_the_commit_comes_back(store: tuple[Path, str]) -> Non
     assert tree(root) == before
 
 
-def test_a_truncated_index_comes_back(store: tuple[Path, str]) -> None:
-    root, key = store
-    before = tree(root)
-    path = root / key / "embedding" / "c" / "0" / "0"
-    path.write_bytes(path.read_bytes()[:-7])
-    assert rebuild_set(root, key).left == []
-    assert tree(root) == before
-
-
-def test_lost_rows_are_left_alone_and_the_way_is_named(
-    store: tuple[Path, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    root, key = store
-    flip(root / key / "embedding" / "c" / "0" / "0", 0)
-    before = tree(root)
-    assert run_command(cli, "featstore", ["repair", str(root), key]) == EXIT_VERIFY
-    printed = capsys.readouterr().out
-    assert "1 of 3 blocks differ from the commit, first rows 0-4" in printed
-    assert f"rows 0-4 of {key}/embedding/c/0/0 are damaged" in printed
-    assert f"featstore repair {root} {key} --from ADDRESS" in printed
-    assert f"featstore repair {root} {key} --manifest MANIFEST" in printed
-    assert tree(root) == before
-
-
 def test_a_whole_set_is_left_alone(
     store: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,8 +65,3 @@ def test_a_set_that_is_being_written_is_not_repaired(store: tuple[Path, str]) ->
     with pytest.raises(StoreWriteError, match="is being written by"):
         rebuild_set(root, key)
     claim.release()
-
-
-def test_an_unknown_set_is_named(store: tuple[Path, str]) -> None:
-    with pytest.raises(UnknownSetError, match="holds no set 'birds/image/none'"):
-        rebuild_set(store[0], "birds/image/none")
