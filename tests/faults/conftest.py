@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,7 @@ def build_shim(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def children() -> Iterator[Children]:
+def children():
     """Children without faults."""
     pytest.importorskip("PIL", reason=PICTURES)
     found = Children()
@@ -126,7 +125,7 @@ def children() -> Iterator[Children]:
 
 
 @pytest.fixture(scope="session")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
+def faulty(tmp_path_factory):
     """Children whose file calls can be made to fail."""
     pytest.importorskip("PIL", reason=PICTURES)
     if compiler() is None:
@@ -137,13 +136,13 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def store(tmp_path):
     """Where a test's store will be."""
     return tmp_path / "store"
 
 
 @pytest.fixture(scope="module")
-def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def memory(tmp_path_factory):
     """A folder in memory where there is one: these tests count calls and lose no power."""
     if not os.access("/dev/shm", os.W_OK):
         yield tmp_path_factory.mktemp("faults")

@@ -20,7 +20,6 @@ from featstore.errors import StoreWriteError
 from featstore.store import SetKey, lock, read_log, verify_store
 from featstore.store.lock import LOCK, claim_set, deciding
 from tests.faults import scenarios
-from tests.faults.conftest import Children
 from tests.faults.trees import check_readable, litter, tree
 
 PROCESSES = 16
@@ -48,7 +47,7 @@ def _claims(root: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(children: Children, memory: Path) -> dict[int, dict[str, bytes | None]]:
+def whole(children, memory):
     """The trees of the two revisions, written undisturbed."""
     trees = {}
     for n in scenarios.SIZES:
@@ -57,7 +56,7 @@ def whole(children: Children, memory: Path) -> dict[int, dict[str, bytes | None]
     return trees
 
 
-def test_sixteen_processes_write_sixteen_sets(children: Children, store: Path) -> None:
+def test_sixteen_processes_write_sixteen_sets(children, store):
     names = [f"set{i:02d}" for i in range(PROCESSES)]
     pids = [children.start("once", store, args={"dataset": name}) for name in names]
     assert [children.wait(pid)["code"] for pid in pids] == [0] * PROCESSES
@@ -66,9 +65,7 @@ def test_sixteen_processes_write_sixteen_sets(children: Children, store: Path) -
     assert litter(store) == []
 
 
-def test_sixteen_processes_want_the_same_set(
-    children: Children, store: Path, whole: dict[int, dict[str, bytes | None]]
-) -> None:
+def test_sixteen_processes_want_the_same_set(children, store, whole):
     args = {"n": scenarios.SIZES[0], "wait": 60, "nap": 0.01}
     pids = [children.start("once", store, args=args) for _ in range(PROCESSES)]
     reports = [children.wait(pid) for pid in pids]
@@ -83,8 +80,8 @@ def test_sixteen_processes_want_the_same_set(
 
 @pytest.mark.parametrize("look_of_removal", [1, 2, 3, 4])
 def test_a_lock_that_is_removed_while_it_is_looked_at_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look_of_removal: int
-) -> None:
+    tmp_path, monkeypatch, look_of_removal
+):
     """Whoever had it removes it with the folder, at any moment."""
     looked, look = [0], Path.stat
 
@@ -101,9 +98,7 @@ def test_a_lock_that_is_removed_while_it_is_looked_at_is_no_error(
         assert held == (tmp_path / LOCK).exists()
 
 
-def test_a_lock_that_another_made_meanwhile_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_that_another_made_meanwhile_is_left_alone(tmp_path, monkeypatch):
     staging = tmp_path / "staging"  # gone while it is looked into, and made again by another
 
     def gone(path: Path, _flags: int) -> int:
@@ -117,9 +112,7 @@ def test_a_lock_that_another_made_meanwhile_is_left_alone(
     assert (staging / LOCK).exists()
 
 
-def test_sixteen_extractions_of_one_manifest_give_one_set(
-    children: Children, tmp_path: Path, store: Path
-) -> None:
+def test_sixteen_extractions_of_one_manifest_give_one_set(children, tmp_path, store):
     manifest = scenarios.pictures(tmp_path / "one", "one", 40)
     args = {"manifest": manifest, "wait": 60}
     pids = [children.start("extract", store, args=args) for _ in range(PROCESSES)]
@@ -132,7 +125,7 @@ def test_sixteen_extractions_of_one_manifest_give_one_set(
     assert len(open_store(store).view("one/image/object:mean")) == 39
 
 
-def test_a_second_writer_is_told_who_writes(children: Children, store: Path) -> None:
+def test_a_second_writer_is_told_who_writes(children, store):
     first = children.start("once", store, args={"n": 7, "nap": 0.5})
     _until(lambda: _claims(store))
     report = children.run("once", store, args={"n": 7})
@@ -142,9 +135,7 @@ def test_a_second_writer_is_told_who_writes(children: Children, store: Path) -> 
     assert children.wait(first)["code"] == 0
 
 
-def test_a_killed_writer_is_followed_at_once(
-    children: Children, store: Path, whole: dict[int, dict[str, bytes | None]]
-) -> None:
+def test_a_killed_writer_is_followed_at_once(children, store, whole):
     # The claim would expire in a minute; nobody waits for that.
     first = children.start("once", store, args={"n": 7, "nap": 0.5})
     _until(lambda: list(store.rglob("embedding/c/0/0")))
@@ -156,13 +147,7 @@ def test_a_killed_writer_is_followed_at_once(
 
 @pytest.mark.parametrize("where", ["block", "data", "finish", "log"])
 @pytest.mark.parametrize("when", ["while the next", "after the next", "while a third"])
-def test_a_stopped_writer_cannot_publish(
-    children: Children,
-    store: Path,
-    whole: dict[int, dict[str, bytes | None]],
-    where: str,
-    when: str,
-) -> None:
+def test_a_stopped_writer_cannot_publish(children, store, whole, where, when):
     first = children.start("stop_before", store, args={"where": where, "n": 7, **QUICK})
     _until(lambda: _is_stopped(first))
     before = _claims(store)
@@ -192,9 +177,7 @@ def test_a_stopped_writer_cannot_publish(
     check_readable(store, f"stopped before {where}, resumed {when}")
 
 
-def test_a_writer_stopped_at_any_call_cannot_publish(
-    faulty: Children, memory: Path, whole: dict[int, dict[str, bytes | None]]
-) -> None:
+def test_a_writer_stopped_at_any_call_cannot_publish(faulty, memory, whole):
     """The same, wherever the process is stopped: a fixed sample of its file calls."""
     root = memory / "counted"
     report = faulty.run("once", root, args={"n": 7}, fault={"mode": "none"})
@@ -229,7 +212,7 @@ def _foreign_claim(directory: Path, *, age: float) -> Path:
     return folder
 
 
-def test_a_foreign_claim_is_respected_while_it_beats(store: Path) -> None:
+def test_a_foreign_claim_is_respected_while_it_beats(store):
     folder = _foreign_claim(KEY.directory(store), age=0)
     with pytest.raises(StoreWriteError, match="written by process 7 on elsewhere"):
         claim_set(KEY.directory(store), KEY, expiry=0.3, beat=0.05)
@@ -250,7 +233,7 @@ def test_a_foreign_claim_is_respected_while_it_beats(store: Path) -> None:
     assert folder.exists()
 
 
-def test_a_foreign_claim_without_a_beat_is_watched_before_it_is_taken(store: Path) -> None:
+def test_a_foreign_claim_without_a_beat_is_watched_before_it_is_taken(store):
     folder = _foreign_claim(KEY.directory(store), age=3600)
     (folder / "data-000000.bin").write_bytes(b"staged")
     inode = (folder / "data-000000.bin").stat().st_ino
@@ -267,7 +250,7 @@ def test_a_foreign_claim_without_a_beat_is_watched_before_it_is_taken(store: Pat
     assert list(KEY.directory(store).iterdir()) == []
 
 
-def test_a_claim_that_was_not_written_whole_is_nobodys_for_long(store: Path) -> None:
+def test_a_claim_that_was_not_written_whole_is_nobodys_for_long(store):
     folder = _foreign_claim(KEY.directory(store), age=0)
     (folder / "claim").unlink()
     claim = claim_set(KEY.directory(store), KEY)

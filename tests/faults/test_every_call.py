@@ -12,11 +12,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import PLAIN_USER, Children
+from tests.faults.conftest import PLAIN_USER
 from tests.faults.trees import check_readable, litter, tree
 
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
@@ -32,7 +31,7 @@ class History:
 
 
 @pytest.fixture(scope="module")
-def history(faulty: Children, memory: Path) -> History:
+def history(faulty, memory):
     root = memory / "whole"
     report = faulty.run("grow", root, fault={"mode": "none"}, **PLAIN_USER)
     assert report["code"] == 0, report
@@ -40,7 +39,7 @@ def history(faulty: Children, memory: Path) -> History:
 
 
 @pytest.fixture(params=["before", "after", "torn", "short", "EIO", "ENOSPC", "EDQUOT", "full"])
-def fault(request: pytest.FixtureRequest) -> str:
+def fault(request):
     return str(request.param)
 
 
@@ -57,7 +56,7 @@ def _numbers(history: History, fault: str) -> list[int]:
     return list(numbers[first::31])
 
 
-def test_the_layer_sees_every_file_that_is_published(history: History) -> None:
+def test_the_layer_sees_every_file_that_is_published(history):
     renamed = {call.split()[1].lstrip("/") for call in history.calls if call.startswith("rename ")}
     files = {name for name, data in history.tree.items() if data is not None}
     assert files <= renamed
@@ -104,14 +103,12 @@ def _relied_on(unsynced: set[str], folder: str) -> set[str]:
     return {path for path in unsynced if path in above or path.startswith("/".join(parts))}
 
 
-def test_no_log_is_written_before_all_that_it_names_is_durable(history: History) -> None:
+def test_no_log_is_written_before_all_that_it_names_is_durable(history):
     unsynced: set[str] = set()
     assert (_walk(history.calls, unsynced), unsynced) == (3, set())
 
 
-def test_rows_that_are_copied_are_durable_before_what_says_how_many_there_are(
-    faulty: Children, memory: Path
-) -> None:
+def test_rows_that_are_copied_are_durable_before_what_says_how_many_there_are(faulty, memory):
     root = memory / "copied"
     report = faulty.run("copies", root, fault={"mode": "none"}, **PLAIN_USER)
     assert report["code"] == 0, report
@@ -120,9 +117,7 @@ def test_rows_that_are_copied_are_durable_before_what_says_how_many_there_are(
     assert (_walk(calls, unsynced), unsynced) == (2, set())
 
 
-def test_the_numbers_are_the_same_in_every_run(
-    faulty: Children, history: History, store: Path
-) -> None:
+def test_the_numbers_are_the_same_in_every_run(faulty, history, store):
     report = faulty.run("grow", store, fault={"mode": "none"})
     assert [call.split()[0] for call in report["calls"]] == [
         call.split()[0] for call in history.calls
@@ -135,7 +130,7 @@ def test_the_numbers_are_the_same_in_every_run(
     assert tree(store) == history.tree
 
 
-def test_a_fault_at_each_call(faulty: Children, history: History, fault: str, memory: Path) -> None:
+def test_a_fault_at_each_call(faulty, history, fault, memory):
     request: Callable[[int], dict[str, object]] = {
         "before": lambda at: {"mode": "before", "at": at},
         "after": lambda at: {"mode": "after", "at": at},
@@ -176,7 +171,7 @@ def test_a_fault_at_each_call(faulty: Children, history: History, fault: str, me
         assert failed >= 0.8 * len(_numbers(history, fault))
 
 
-def test_a_failed_fsync_is_not_forgotten(faulty: Children, history: History, store: Path) -> None:
+def test_a_failed_fsync_is_not_forgotten(faulty, history, store):
     # The kernel reports a lost page once. Whoever asks again is told that all is well: so the
     # rows of that fsync must not be journalled by the writer's last act.
     data = [

@@ -17,7 +17,6 @@ import pytest
 pytest.importorskip("obstore", reason="needs the extra `remote`")
 
 from featstore import copy_sets, open_store
-from tests.faults.conftest import Children
 from tests.faults.scenarios import extract, pictures
 from tests.faults.test_every_call import EVERYTHING, KILLED
 from tests.featstore.remote.buckets import environment
@@ -78,9 +77,7 @@ def _expected(root: Path, manifest: str, monkeypatch: pytest.MonkeyPatch) -> dic
 
 
 @pytest.mark.slow
-def test_two_machines_that_die_at_any_moment_make_the_set_of_one(
-    children: Children, memory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_machines_that_die_at_any_moment_make_the_set_of_one(children, memory, monkeypatch):
     root = memory / "extraction"
     root.mkdir()
     manifest = pictures(root / "one", "one", 60)

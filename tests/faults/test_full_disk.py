@@ -1,16 +1,13 @@
 """Real disks that are full, and real limits on files."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import REPOSITORY, Children
+from tests.faults.conftest import REPOSITORY
 from tests.faults.trees import check_readable, litter, tree
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.static import static_server
@@ -25,7 +22,7 @@ can_mount = pytest.mark.skipif(
 
 
 @can_mount
-def test_the_cache_of_remote_stores_on_a_small_disk(tmp_path: Path) -> None:
+def test_the_cache_of_remote_stores_on_a_small_disk(tmp_path):
     folder = make_store(tmp_path / "store")
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -48,7 +45,7 @@ def test_the_cache_of_remote_stores_on_a_small_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 100, 300, 16_384, 40_000, 65_000, 65_560])
-def test_a_limit_on_the_size_of_files(children: Children, store: Path, limit: int) -> None:
+def test_a_limit_on_the_size_of_files(children, store, limit):
     whole = store.with_name("whole")
     assert children.run("grow", whole)["code"] == 0
     report = children.run("grow", store, file_size=limit)

@@ -11,8 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -36,7 +35,7 @@ ODD = [
 
 
 @pytest.fixture(scope="module")
-def ask(memory: Path) -> Iterator[Callable[..., dict[str, Any]]]:
+def ask(memory):
     pytest.importorskip("PIL", reason=PICTURES)
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.faults.irregular", str(memory)],
@@ -60,7 +59,7 @@ def ask(memory: Path) -> Iterator[Callable[..., dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def names(ask: Callable[..., dict[str, Any]]) -> list[str]:
+def names(ask):
     """Every name that the code opens, whatever it does; those of one run alone are random."""
     found: set[str] = set()
     for action in ACTIONS:
@@ -71,7 +70,7 @@ def names(ask: Callable[..., dict[str, Any]]) -> list[str]:
     return sorted({*found, *(name.replace("{set}", folder.split("/")[2]) for name in ODD)})
 
 
-def test_the_code_opens_every_kind_of_file(names: list[str]) -> None:
+def test_the_code_opens_every_kind_of_file(names):
     parts = {part.split("-")[0] for name in names for part in name.split("/")}
     assert {"log.json", "zarr.json", "v1", "lock", "claim", "journal.jsonl"} <= parts
     assert {"golden.json", "data", "0"} <= parts
@@ -80,9 +79,7 @@ def test_the_code_opens_every_kind_of_file(names: list[str]) -> None:
 
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("what", THINGS)
-def test_nothing_hangs_and_nothing_is_followed(
-    ask: Callable[..., dict[str, Any]], names: list[str], what: str, action: str
-) -> None:
+def test_nothing_hangs_and_nothing_is_followed(ask, names, what, action):
     chosen = set(names if EVERYTHING else names[THINGS.index(what) + ACTIONS.index(action) :: 13])
     if what == "pipe" and action != "look":
         chosen |= {
@@ -119,7 +116,7 @@ def _callers(tree: ast.Module) -> Iterator[tuple[str, int]]:
                 yield function.name, node.lineno
 
 
-def test_files_are_opened_in_one_place() -> None:
+def test_files_are_opened_in_one_place():
     wrong = []
     for package in ("store", "share", "remote"):
         for path in sorted((REPOSITORY / "featstore" / package).glob("*.py")):

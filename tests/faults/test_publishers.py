@@ -123,9 +123,7 @@ def _operations(root: Path) -> dict[str, list[Operation]]:
     return found
 
 
-def test_nothing_is_lost_and_the_history_is_linearizable(
-    children: Children, memory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_lost_and_the_history_is_linearizable(children, memory, monkeypatch):
     root = memory / "publishers"
     root.mkdir()
     with s3_server() as bucket:
@@ -191,7 +189,7 @@ def _by_trial(chain: list[str], operations: list[Operation]) -> bool:
 
 
 @given(data=st.data())
-def test_the_checker_is_right_about_every_small_history(data: st.DataObject) -> None:
+def test_the_checker_is_right_about_every_small_history(data):
     """Against the trial of all orders, on histories most of which no register can have."""
     chain = ["a", "b", "c"][: data.draw(st.integers(0, 3))]
     times = st.integers(0, 8)

@@ -10,13 +10,12 @@ import pytest
 
 from featstore.store import collect_garbage, verify_store
 from tests.faults import scenarios
-from tests.faults.conftest import Children
 from tests.faults.test_every_call import EVERYTHING, KILLED
 from tests.faults.trees import litter, tree
 
 
 @pytest.fixture(scope="module")
-def whole(faulty: Children, memory: Path) -> Path:
+def whole(faulty, memory):
     """A set in two revisions, and a head."""
     root = memory / "whole"
     assert faulty.run("grow", root, fault={"mode": "none"})["code"] == 0
@@ -24,7 +23,7 @@ def whole(faulty: Children, memory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def damaged(whole: Path, memory: Path) -> Path:
+def damaged(whole, memory):
     """The same with a bad block, one of its rows failed, and without golden vectors."""
     root = memory / "damaged"
     shutil.copytree(whole, root)
@@ -37,9 +36,7 @@ def _wrong(root: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("way", ["copy", "same bits", "other bits"])
-def test_a_kill_at_the_calls_of_a_repair(
-    faulty: Children, whole: Path, damaged: Path, memory: Path, way: str
-) -> None:
+def test_a_kill_at_the_calls_of_a_repair(faulty, whole, damaged, memory, way):
     request: dict[str, Any] = {
         "copy": {"copy": str(whole)}, "same bits": {}, "other bits": {"bits": 1.5}
     }[way]  # fmt: skip

@@ -32,9 +32,7 @@ def picture(width: int, height: int) -> Image.Image:
     crop=st.tuples(SIDES, SIDES),
     name=st.sampled_from(["NEAREST", "BILINEAR", "BICUBIC", "LANCZOS"]),
 )
-def test_it_is_that_of_torchvision(
-    size: tuple[int, int], resize: tuple[int, ...], crop: tuple[int, int], name: str
-) -> None:
+def test_it_is_that_of_torchvision(size, resize, crop, name):
     image = picture(*size)
     theirs = transforms.Compose(
         [
@@ -75,7 +73,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         (lambda image: transforms.functional.to_tensor(image.resize((32, 32))), False),
     ],
 )
-def test_both_halves_give_the_bits_of_the_transform(transform: Any, known: bool) -> None:
+def test_both_halves_give_the_bits_of_the_transform(transform, known):
     halves = Preprocessing(transform, (3, 32, 32))
     assert (halves.geometry is not None) == known
     images = [picture(70, 40), picture(33, 90), picture(32, 32)]
@@ -94,7 +92,7 @@ def test_both_halves_give_the_bits_of_the_transform(transform: Any, known: bool)
     assert not halves.fits([batch[0], np.zeros((3, 8, 8), np.float32)])
 
 
-def test_a_transform_that_only_looks_known_is_run_as_it_is() -> None:
+def test_a_transform_that_only_looks_known_is_run_as_it_is():
     class Darker(transforms.ToTensor):
         def __call__(self, pic: Any) -> Any:
             return super().__call__(pic) * 0.5
@@ -108,7 +106,7 @@ def test_a_transform_that_only_looks_known_is_run_as_it_is() -> None:
 
 
 @given(size=st.tuples(SIDES, SIDES), resize=st.integers(1, 40), side=st.integers(1, 40))
-def test_torchvision_resizes_its_own_way(size: tuple[int, int], resize: int, side: int) -> None:
+def test_torchvision_resizes_its_own_way(size, resize, side):
     from torchvision.transforms import v2
 
     image = picture(*size)
@@ -121,7 +119,7 @@ def test_torchvision_resizes_its_own_way(size: tuple[int, int], resize: int, sid
     assert ours.data(image) == expected.contiguous().numpy().tobytes()
 
 
-def test_scaled_decoding_halves_large_jpegs_and_leaves_all_else() -> None:
+def test_scaled_decoding_halves_large_jpegs_and_leaves_all_else():
     def file(width: int, height: int, kind: str = "JPEG") -> bytes:
         buffer = io.BytesIO()
         smooth = picture(8, 8).resize((width, height), Image.Resampling.BICUBIC)

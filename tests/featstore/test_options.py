@@ -61,7 +61,7 @@ def _typed(*words: str, each: bool = False) -> Any:
     return seen[0] if seen else done.output
 
 
-def test_flags_give_the_fields() -> None:
+def test_flags_give_the_fields():
     assert config_from(Oven, _typed("--name", "a")) == Oven("a")
     typed = _typed("--name", "a", "--degrees", "200", "--blow", "--heat", "bottom", "--book", "b")
     assert config_from(Oven, typed) == Oven("a", 200, fan=True, heat="bottom", book=Path("b"))
@@ -70,7 +70,7 @@ def test_flags_give_the_fields() -> None:
     assert "secret" not in typed
 
 
-def test_a_flag_gives_words_numbers_and_none() -> None:
+def test_a_flag_gives_words_numbers_and_none():
     typed = _typed(
         "--name",
         "a",
@@ -92,7 +92,7 @@ def test_a_flag_gives_words_numbers_and_none() -> None:
     assert config_from(Oven, _typed("--name", "a")) == Oven("a")
 
 
-def test_an_option_without_what_it_needs_is_refused() -> None:
+def test_an_option_without_what_it_needs_is_refused():
     given = {"spices": ("pepper",), "book": None}
     with (
         click.Context(click.Command("bake")),
@@ -116,11 +116,11 @@ def test_an_option_without_what_it_needs_is_refused() -> None:
         (["--name", "a", "--secret", "1"], "No such option"),
     ],
 )
-def test_a_wrong_word_is_a_usage_error(words: list[str], said: str) -> None:
+def test_a_wrong_word_is_a_usage_error(words, said):
     assert said in _typed(*words)
 
 
-def test_several_ovens_have_their_own_values() -> None:
+def test_several_ovens_have_their_own_values():
     words = ["--name", "a", "--name", "b", "--degrees", "-", "--degrees", "auto", "--blow"]
     typed = _typed(*words, each=True)
     assert typed["name"] == ("a", "b")
@@ -129,7 +129,7 @@ def test_several_ovens_have_their_own_values() -> None:
     assert typed["heat"] == ()
 
 
-def test_a_docstring_has_the_table_of_the_options() -> None:
+def test_a_docstring_has_the_table_of_the_options():
     assert Oven.__doc__ is not None
     assert "degrees : int or 'auto' or None, default None\n    Temperature." in Oven.__doc__
     assert "name : str\n    Name of the oven." in Oven.__doc__
@@ -144,7 +144,7 @@ def test_a_docstring_has_the_table_of_the_options() -> None:
     assert featstore.extract.__doc__.count("\nencoder : ") == 1
 
 
-def test_keyword_arguments_go_to_the_dataclass_that_has_them() -> None:
+def test_keyword_arguments_go_to_the_dataclass_that_has_them():
     assert take_options({"fan": True, "dtype": "x"}, Oven, ExtractConfig, of="bake") == [
         {"fan": True}, {"dtype": "x"},
     ]  # fmt: skip
@@ -152,7 +152,7 @@ def test_keyword_arguments_go_to_the_dataclass_that_has_them() -> None:
         take_options({"fam": True}, Oven, of="bake")
 
 
-def test_arguments_win_over_the_config_and_the_spec() -> None:
+def test_arguments_win_over_the_config_and_the_spec():
     spec = EncoderSpec("timm:a", weights="hub", pool="cls")
     config = ExtractConfig(batch_size=3, limit=2)
     settled = settle_options(spec, config, {"pool": "mean", "limit": 5}, of="extract")
@@ -161,7 +161,7 @@ def test_arguments_win_over_the_config_and_the_spec() -> None:
     assert named == (EncoderSpec("timm:a"), HeadConfig("toy"))
 
 
-def test_an_unknown_argument_is_a_type_error_that_says_what_is_meant(tmp_path: Path) -> None:
+def test_an_unknown_argument_is_a_type_error_that_says_what_is_meant(tmp_path):
     with pytest.raises(TypeError, match=r"extract has no option 'bach_size'.*mean 'batch_size'"):
         featstore.extract(tmp_path, kind="image", encoder="timm:x", store="s", bach_size=2)
     with pytest.raises(FeatstoreError, match=r"extract_head has no option 'limit'"):
@@ -181,17 +181,17 @@ def test_an_unknown_argument_is_a_type_error_that_says_what_is_meant(tmp_path: P
         ({"decode": "gpu", "device": "cpu"}, "'device' of an extraction must be a GPU"),
     ],
 )
-def test_a_value_that_an_extraction_does_not_take(options: dict[str, Any], said: str) -> None:
+def test_a_value_that_an_extraction_does_not_take(options, said):
     with pytest.raises(EncoderError, match=said):
         ExtractConfig(**options)
 
 
-def test_no_seconds_are_no_limit() -> None:
+def test_no_seconds_are_no_limit():
     assert ExtractConfig(decode_timeout=0).decode_timeout is None
     assert ExtractConfig(decode_timeout=0.5).decode_timeout == 0.5
 
 
-def test_only_the_types_that_are_asked_for_are_looked_up() -> None:
+def test_only_the_types_that_are_asked_for_are_looked_up():
     @dataclass(frozen=True)
     class Base:
         count: int | None = None

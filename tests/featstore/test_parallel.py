@@ -22,7 +22,7 @@ def blas_threads(_: object = None) -> list[int]:
     ]
 
 
-def test_results_keep_their_order_and_blas_its_threads() -> None:
+def test_results_keep_their_order_and_blas_its_threads():
     with threadpool_limits(4, "blas"):
         before = blas_threads()
         assert max(before) > 1
@@ -31,7 +31,7 @@ def test_results_keep_their_order_and_blas_its_threads() -> None:
         assert blas_threads() == before
 
 
-def test_who_limits_blas_to_one_thread_gets_one() -> None:
+def test_who_limits_blas_to_one_thread_gets_one():
     here = threading.get_ident()
     with threadpool_limits(1, "blas"):
         assert map_threads(lambda _: threading.get_ident(), range(5)) == [here] * 5
@@ -39,12 +39,12 @@ def test_who_limits_blas_to_one_thread_gets_one() -> None:
     assert map_threads(str, []) == []
 
 
-def test_an_error_comes_through() -> None:
+def test_an_error_comes_through():
     with pytest.raises(ZeroDivisionError):
         map_threads(lambda number: 1 / number, [1, 0, 2])
 
 
-def test_a_worker_process_that_is_killed_is_an_error_that_says_what_to_do() -> None:
+def test_a_worker_process_that_is_killed_is_an_error_that_says_what_to_do():
     with (
         Workers(jobs=2).connected() as run,
         pytest.raises(WorkerDiedError, match="run the same command again"),
@@ -69,8 +69,6 @@ def test_a_worker_process_that_is_killed_is_an_error_that_says_what_to_do() -> N
         ({"LOCAL_WORLD_SIZE": "many"}, 16),
     ],
 )
-def test_cores_are_those_of_this_process(
-    environment: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cores_are_those_of_this_process(environment, cores, monkeypatch):
     monkeypatch.setattr("joblib.cpu_count", lambda: 16)
     assert available_cores(environment) == cores

@@ -1,16 +1,38 @@
-"""Prompts against hand-worked tables; identity and order under Hypothesis."""
+"""Label files, prompts against hand-worked tables, and a user's choice of names and templates."""
 
 import hashlib
+import json
 import re
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featstore.errors import ManifestError
-from featstore.manifest.manifest import validate_items
-from featstore.prompts import TEMPLATES, VARIANTS, class_prompts
+import featstore
+from data_manifests.labels import imagenet_names, openai_templates
+from data_manifests.registry import BUILDERS
+from featstore import read_manifest
+from featstore.cli.manifests import manifests
+from featstore.command_line import run_command
+from featstore.datasets import build_dataset, write_label_set
+from featstore.errors import ManifestError, StoreWriteError
+from featstore.labels import head_items, read_label_file
+from featstore.manifest.manifest import ITEM_SCHEMA, validate_items
+from featstore.prompts import (
+    TEMPLATES,
+    VARIANTS,
+    PromptChoice,
+    class_prompts,
+    normal,
+    read_descriptions,
+    read_names,
+    read_templates,
+    template_texts,
+)
+from featstore.sources.reader import check_bytes
+from tests.data_manifests import miniatures
 
 CLASSES = pl.DataFrame(
     {
@@ -133,3 +155,373 @@ def test_a_class_without_the_variant_is_named():
         class_prompts(labels, ["definition"])
     with pytest.raises(ManifestError, match="no column 'name'"):
         class_prompts(labels.drop("name"))
+
+
+# ---- Names and templates of a build: sets, open_clip's own lists, and a user's JSON ---------
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Build the miniature of Food-101 with a choice of prompts; return (manifest, texts by id)."""
+    root = miniatures.food101(tmp_path / "data")
+    count = iter(range(99))
+
+    def call(**choice):
+        out = tmp_path / f"out{next(count)}"
+        result = build_dataset("food101", out, root=root, subset=True,
+                               prompts=PromptChoice(**choice))  # fmt: skip
+        items = result.manifest.items("class_name")
+        return result.manifest, dict(items.select("item_id", "text").iter_rows())
+
+    return call
+
+
+def write(path, document):
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def test_the_usual_prompts_are_plain_and_the_papers(build):
+    _, texts = build()
+    assert texts == {
+        "food101/apple_pie#name#none": "apple pie",
+        "food101/apple_pie#name#photo": "a photo of a apple pie.",
+        "food101/waffles#name#none": "waffles",
+        "food101/waffles#name#photo": "a photo of a waffles.",
+        "food101/apple_pie#paper#paper": "A photo of a Apple pie, a type of food",
+        "food101/waffles#paper#paper": "A photo of a Waffles, a type of food",
+    }
+
+
+def test_chosen_names_stand_in_every_chosen_template(build):
+    manifest, texts = build(variants=["paper"], templates=["none", "openai80"])
+    assert len(texts) == 2 * 81
+    assert texts["food101/waffles#paper#none"] == "Waffles, a type of food"
+    for number, template in enumerate(openai_templates()):
+        own = texts[f"food101/apple_pie#paper#openai80-{number:02d}"]
+        assert own == template.replace("{}", "Apple pie, a type of food")
+    assert manifest.facts["source"]["templates"] == ["none", "openai80"]
+
+
+def test_sets_are_those_of_the_installed_open_clip():
+    """Independent: open_clip, imported."""
+    open_clip = pytest.importorskip("open_clip")
+    expected = [make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    assert list(template_texts(["openai80"]).values()) == expected
+    assert len(set(expected)) == 80
+    simple = [make("{}") for make in open_clip.SIMPLE_IMAGENET_TEMPLATES]
+    assert list(template_texts(["simple"]).values()) == simple
+    assert imagenet_names() == list(open_clip.IMAGENET_CLASSNAMES)
+    assert template_texts(["paper", "photo"]) == {key: TEMPLATES[key] for key in ("paper", "photo")}
+
+
+def test_open_clips_names_of_imagenet(tmp_path):
+    choice = PromptChoice(variants=["open_clip", "name"], templates=["none"])
+    manifest = build_dataset("imagenet1k", tmp_path / "out", prompts=choice).manifest
+    classes = manifest.classes
+    assert classes["open_clip_name"].to_list() == imagenet_names()
+    texts = manifest.items("class_name").filter(variant="open_clip")["text"]
+    assert texts.to_list() == imagenet_names()
+    assert build_dataset("imagenet1k", tmp_path / "out", prompts=choice).status == "unchanged"
+    assert build_dataset("imagenet1k", tmp_path / "out").status == "built"
+
+
+def test_open_clip_has_no_names_of_food(build):
+    with pytest.raises(ManifestError, match="names of ImageNet-1k's synsets alone"):
+        build(variants=["open_clip"])
+    with pytest.raises(ManifestError, match=r"no clean_name, so no variant 'clean'.*name, paper"):
+        build(variants=["clean"])
+
+
+def test_every_label_set_of_synsets_has_its_variants():
+    choice = PromptChoice(variants=["lemmas", "name", "clean", "definition"], templates=["none"])
+    classes = BUILDERS["imagenet22k"].plan().make(None, None).classes
+    _, items = choice.make("imagenet22k", classes, {})
+    assert items.height == 4 * 21_841
+    of = dict(items.filter(class_id="imagenet22k/n00017222").select("variant", "text").iter_rows())
+    assert of == {
+        "lemmas": "plant, flora, plant life", "name": "plant", "clean": "flora",
+        "definition": of["definition"],
+    }  # fmt: skip
+    shared = items.filter(variant="lemmas", shared_lemmas=True)
+    assert shared.height == shared["text"].is_duplicated().sum() == 1_128
+    groups = shared.group_by("lemmas_group").len()
+    assert groups["len"].min() == 2
+    assert groups.filter(lemmas_group="queen")["len"].item() == 5
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        ["pie of apples", "squares"],
+        {"food101": ["pie of apples", "squares"], "pets": ["cat"]},
+        {"Waffles": "squares", "apple_pie": "pie of apples"},
+        {"food101": {"Waffles, a type of food": "squares", "apple pie": "pie of apples"}},
+    ],
+)
+def test_a_users_names(build, tmp_path, document):
+    file = write(tmp_path / "names.json", document)
+    manifest, texts = build(names_file=file, templates=["none"])
+    assert texts == {
+        "food101/apple_pie#user#none": "pie of apples", "food101/waffles#user#none": "squares",
+    }  # fmt: skip
+    assert manifest.classes["user_name"].to_list() == ["pie of apples", "squares"]
+    assert manifest.facts["source"]["names_file"] == "names.json"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        ["a bad photo of a {c}.", "{}"],
+        {"food101": ["a bad photo of a {c}.", "{}"], "dtd": ["a {c} texture"]},
+    ],
+)
+def test_a_users_templates(build, tmp_path, document):
+    file = write(tmp_path / "templates.json", document)
+    _, texts = build(variants=["name"], templates_file=file)
+    assert sorted(texts.values()) == [
+        "a bad photo of a apple pie.", "a bad photo of a waffles.", "apple pie", "waffles",
+    ]  # fmt: skip
+
+
+def test_templates_of_a_file_come_beside_those_that_are_named(build, tmp_path):
+    file = write(tmp_path / "templates.json", ["a bad photo of a {}."])
+    _, texts = build(variants=["name"], templates=["none"], templates_file=file)
+    assert sorted(texts.values()) == [
+        "a bad photo of a apple pie.", "a bad photo of a waffles.", "apple pie", "waffles",
+    ]  # fmt: skip
+
+
+def test_cupls_descriptions_are_further_items(build, tmp_path):
+    document = {"waffles": ["Waffles are square.", "\nThey are brown."], "apple pie": ["A pie."]}
+    for content in (document, {"food101": document}):
+        file = write(tmp_path / "cupl.json", content)
+        manifest, texts = build(descriptions_file=file)
+        own = {key: text for key, text in texts.items() if "#description#" in key}
+        assert own == {
+            "food101/apple_pie#description#d000": "A pie.",
+            "food101/waffles#description#d000": "Waffles are square.",
+            "food101/waffles#description#d001": "They are brown.",
+        }
+        assert len(texts) == len(own) + 6
+        assert manifest.items("class_name")["content_sha256"].null_count() == 0
+
+
+def test_clip_benchmark_calls_some_datasets_otherwise():
+    assert BUILDERS["flowers102"].facts["clip_benchmark"] == "flowers"
+    assert BUILDERS["aircraft"].facts["clip_benchmark"] == "fgvc_aircraft"
+    assert PromptChoice._keys("flowers102") == ("flowers102", "flowers")
+
+
+@pytest.mark.parametrize(
+    ("reader", "document", "match"),
+    [
+        ("names", ["one"], "1 names for 2 classes"),
+        ("names", {"waffles": "squares"}, "no entry for 1 of 2 classes: 'food101/apple_pie'"),
+        ("names", ["one", " "], "no name for the class 'food101/waffles'"),
+        ("names", {"waffles": "a", "WAFFLES": 1, "apple pie": 3}, "no name for the class"),
+        ("names", 7, "holds a int"),
+        ("templates", ["a photo"], "must hold {} or {c} once"),
+        ("templates", {"dtd": ["{}"]}, "no templates for food101"),
+        ("templates", [], "holds no templates"),
+        ("descriptions", ["a"], "is a list"),
+        ("descriptions", {"waffles": [], "apple pie": ["a"]}, "no sentence for the class"),
+        ("descriptions", {"waffles": "text", "apple pie": ["a"]}, "no sentence for the class"),
+    ],
+)
+def test_files_of_another_form(tmp_path, reader, document, match):
+    root = miniatures.food101(tmp_path / "data")
+    built = build_dataset("food101", tmp_path / "out", root=root, subset=True)
+    classes = built.manifest.classes
+    file = write(tmp_path / "file.json", document)
+    read = {
+        "names": lambda: read_names(file, ("food101",), classes),
+        "templates": lambda: read_templates(file, ("food101",)),
+        "descriptions": lambda: read_descriptions(file, ("food101",), classes),
+    }[reader]
+    with pytest.raises(ManifestError, match=match):
+        read()
+
+
+def test_a_missing_file_is_told_with_its_form(tmp_path):
+    with pytest.raises(ManifestError, match=r"No such file.*It should be a JSON list of templates"):
+        read_templates(tmp_path / "none.json", ("food101",))
+    (tmp_path / "no.json").write_text("{")
+    with pytest.raises(ManifestError, match=r"Cannot read .*no\.json"):
+        read_templates(tmp_path / "no.json", ("food101",))
+
+
+def test_names_are_matched_without_regard_to_case_and_underscores():
+    assert normal("Apple_Pie ") == normal("apple  pie") == "apple pie"
+
+
+class Letters:
+    """Encodes a text as counts of its letters, and keeps the texts that it was given."""
+
+    def __init__(self):
+        self.texts = []
+
+    def encode(self, texts):
+        self.texts += texts
+        return np.array([[text.count(letter) for letter in "aeiouy"] for text in texts], float)
+
+
+def extract_names(folder, store):
+    encoder = Letters()
+    result = featstore.extract(
+        read_manifest(folder), kind="class_name", encoder=encoder, space={"name": "letters"},
+        store=store,
+    )  # fmt: skip
+    return result, encoder.texts
+
+
+def test_appended_variants_extend_the_set_that_was_extracted(tmp_path):
+    """Old prompts stay first, so old rows are kept and the new ones alone are encoded."""
+    names, folder, store = tmp_path / "birds.csv", tmp_path / "birds", tmp_path / "store"
+    names.write_text('name,lemmas,definition\nauk,"auk, alca",a sea bird\ntern,tern,another\n')
+    before = write_label_set(names, folder).tables["class_name"]
+    first, _ = extract_names(folder, store)
+    assert (first.new, first.reused) == (4, 0)
+    old = featstore.open_store(store).view(first.key).numpy()
+    words = ["labels", str(names), "-o", str(folder), "--variants", "name,definition"]
+    assert run_command(manifests, "featstore", words) == 0
+    table = read_manifest(folder).tables["class_name"]
+    assert table["item_id"].head(4).equals(before["item_id"])
+    again, texts = extract_names(folder, store)
+    assert (again.reused, again.new, again.copied) == (4, 4, 0)
+    assert {"a sea bird", "a photo of a another."} <= set(texts)
+    assert "auk" not in texts
+    view = featstore.open_store(store).view(again.key)
+    np.testing.assert_array_equal(view.numpy()[:4], old)
+    assert len(view.class_texts(variants="definition")) == 2
+    # Prompts that are not those of before and more are a label set of their own.
+    write_label_set(names, folder, prompts=PromptChoice(variants=("definition",)))
+    with pytest.raises(StoreWriteError, match="cannot be extended"):
+        extract_names(folder, store)
+
+
+def test_a_built_dataset_takes_variants_on_and_another_name(tmp_path):
+    root = miniatures.food101(tmp_path / "data")
+    options = {"root": root, "subset": True, "name": "lunch"}
+    out = tmp_path / "out"
+    before = build_dataset("food101", out, **options).manifest
+    assert (before.name, before.facts["name"]) == ("lunch", "lunch")
+    assert build_dataset("food101", out, **options).status == "unchanged"
+    more = PromptChoice(variants=("paper", "name"), templates=("photo", "paper", "none"))
+    after = build_dataset("food101", out, prompts=more, **options).manifest.tables["class_name"]
+    n = before.tables["class_name"].height
+    assert after.height > n
+    assert after["item_id"].head(n).equals(before.tables["class_name"]["item_id"])
+    with pytest.raises(ManifestError, match="holds the dataset 'lunch', not 'food101'"):
+        build_dataset("food101", out, root=root, subset=True)
+    with pytest.raises(ManifestError, match="lower-case letters"):
+        build_dataset("food101", tmp_path / "other", root=root, subset=True, name="My Lunch")
+
+
+# ---- test_label_files -----------------------------------------------------------------------
+
+
+NAMES = ["great auk", "Crane", "crane"]
+FORMS = {
+    "birds.txt": "great auk\nCrane\ncrane\n\n",
+    "birds.csv": 'name,definition\n"great auk",a\nCrane,b\ncrane,c\n',
+    "birds.tsv": "index\tname\n2\tcrane\n0\tgreat auk\n1\tCrane\n",
+    "birds.json": json.dumps(NAMES),
+    "birds.JSON": json.dumps({"1": "Crane", "0": "great auk", "2": "crane"}),
+}
+
+
+@pytest.mark.parametrize("file", FORMS)
+def test_every_form_gives_the_same_classes(tmp_path, file):
+    (tmp_path / file).write_text(FORMS[file])
+    name, classes = read_label_file(tmp_path / file)
+    assert name == "birds"
+    assert classes["name"].to_list() == NAMES
+    assert classes["index"].to_list() == [0, 1, 2]
+    assert classes["class_id"].to_list() == ["birds/0", "birds/1", "birds/2"]
+    assert classes["shared_name"].to_list() == [False, True, True]
+    assert head_items(classes)["item_id"].to_list() == [f"birds/{i}#head" for i in range(3)]
+
+
+def test_synsets_are_ids_where_there_are_any(tmp_path):
+    (tmp_path / "My Birds.csv").write_text('synset,name,lemmas\nn2,auk,"auk, alca"\nn1,,x\n')
+    with pytest.raises(ManifestError, match="no name for class 1"):
+        read_label_file(tmp_path / "My Birds.csv")
+    (tmp_path / "My Birds.csv").write_text('synset,name,lemmas\nn2,auk,"auk, alca"\nn1,tern,x\n')
+    name, classes = read_label_file(tmp_path / "My Birds.csv")
+    assert name == "my-birds"
+    assert classes["class_id"].to_list() == ["my-birds/n2", "my-birds/n1"]
+    assert classes["lemmas"].to_list() == ["auk, alca", "x"]
+    assert read_label_file(tmp_path / "My Birds.csv", name="b")[1]["class_id"][0] == "b/n2"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("a.txt", None, r"Cannot read the label file 'a\.txt'.*one name a line"),
+        ("a.txt", b"", "holds no class"),
+        ("a.txt", b"x\n\ny\n", "no name for class 1"),
+        ("a.txt", b"\xff\xfe", "Cannot read the label file"),
+        ("a.csv", b"label\nx\n", "no column 'name', only label"),
+        ("a.csv", b"index,name\n0,x\n2,y\n", "index"),
+        ("a.csv", b"index,name\n0,x\nfirst,y\n", "Cannot read the label file"),
+        ("a.csv", b"synset,name\nn1,x\nn1,y\n", "class ids are repeated: 'a/n1'"),
+        ("a.json", b"{", "Cannot read the label file"),
+        ("a.json", b"[1, 2]", "neither a list of names nor"),
+        ("a.json", b'{"x": "y"}', "Cannot read the label file"),
+        ("a.xlsx", b"", "xlsx is no known form"),
+    ],
+)
+def test_what_is_no_label_file_says_why(tmp_path, file, content, message):
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(ManifestError, match=message) as caught:
+        read_label_file(tmp_path / file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_set_is_a_manifest_with_prompts(tmp_path):
+    (tmp_path / "birds.txt").write_text(FORMS["birds.txt"])
+    write_label_set(tmp_path / "birds.txt", tmp_path / "out")
+    again = read_manifest(tmp_path / "out")
+    check_bytes(again)
+    assert again.name == "birds"
+    assert again.tables["class_name"]["text"].to_list()[:2] == [
+        "great auk",
+        "a photo of a great auk.",
+    ]
+    with pytest.raises(ManifestError, match="holds the dataset 'birds', not 'other'"):
+        write_label_set(tmp_path / "birds.txt", tmp_path / "out", name="other")
+    with pytest.raises(ManifestError):
+        write_label_set(tmp_path / "birds.txt", tmp_path / "new", name="No Name")
+
+
+# ---- Head items stand in the order of the rows of a head ------------------------------------
+
+
+def labels(order):
+    return pl.DataFrame(
+        {
+            "class_id": [f"set/c{n}" for n in order],
+            "index": list(order),
+            "name": [f"name {n}" for n in order],
+            "shared_name": [False] * len(order),
+        },
+        schema_overrides={"index": pl.Int64},
+    )
+
+
+@given(st.permutations(range(7)))
+def test_row_i_is_class_i_whatever_the_order_of_the_table(order):
+    table = head_items(labels(order))
+    assert table["item_id"].to_list() == [f"set/c{n}#head" for n in range(7)]
+    assert table["class_id"].to_list() == [f"set/c{n}" for n in range(7)]
+    assert table["content_sha256"][3] == hashlib.sha256(b"set/c3").hexdigest()
+    assert dict(table.schema) == ITEM_SCHEMA
+    assert table["kind"].unique().to_list() == ["head_weight"]
+    validate_items({"head_weight": table}, labels(order))
+
+
+def test_a_label_set_that_misses_a_row_of_the_head_is_refused():
+    with pytest.raises(ManifestError, match="must be 0 to 1, each once"):
+        head_items(labels([0, 2]))

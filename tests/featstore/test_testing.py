@@ -1,9 +1,5 @@
 """What featstore.testing promises to other projects' tests."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -16,7 +12,7 @@ from featstore.testing import item_table, toy_manifest, toy_store, write_set
 from tests.damage import lasting
 
 
-def test_rows_and_ids_give_the_same_item_table() -> None:
+def test_rows_and_ids_give_the_same_item_table():
     ids = item_table(["a", "b"], "caption", split=[None, "test"], age=[1, 2])
     rows = item_table(
         [{"item_id": "a", "age": 1}, {"item_id": "b", "split": "test", "age": 2}], "caption"
@@ -29,7 +25,7 @@ def test_rows_and_ids_give_the_same_item_table() -> None:
         item_table([{"uri": "a.png"}])
 
 
-def test_the_toy_store_is_the_same_every_time_and_whole(tmp_path: Path) -> None:
+def test_the_toy_store_is_the_same_every_time_and_whole(tmp_path):
     keys = toy_store(tmp_path / "a")
     assert toy_store(tmp_path / "b") == keys
     assert lasting(tmp_path / "a") == lasting(tmp_path / "b")
@@ -38,7 +34,7 @@ def test_the_toy_store_is_the_same_every_time_and_whole(tmp_path: Path) -> None:
     assert verify_store(tmp_path / "a").problems == []
 
 
-def test_one_map_takes_texts_to_images_and_names_to_the_head(tmp_path: Path) -> None:
+def test_one_map_takes_texts_to_images_and_names_to_the_head(tmp_path):
     keys = toy_store(tmp_path, classes=50, images=60, image_dim=7, text_dim=5)
     store = open_store(tmp_path)
     views = {kind: store.view(key) for kind, key in keys.items()}
@@ -56,7 +52,7 @@ def test_one_map_takes_texts_to_images_and_names_to_the_head(tmp_path: Path) -> 
     assert np.abs(images.mean(axis=0) - captions.mean(axis=0) @ plant - 3).max() < 0.1
 
 
-def test_a_set_has_its_failures_and_can_be_damaged_unless_sealed(tmp_path: Path) -> None:
+def test_a_set_has_its_failures_and_can_be_damaged_unless_sealed(tmp_path):
     items = item_table(["a", "b", "c"])
     rows = np.arange(6.0).reshape(3, 2)
     key = write_set(
@@ -73,7 +69,7 @@ def test_a_set_has_its_failures_and_can_be_damaged_unless_sealed(tmp_path: Path)
         assert {bool(path.stat().st_mode & 0o200) for path in data} == {writable}
 
 
-def test_a_toy_manifest_is_read_back(tmp_path: Path) -> None:
+def test_a_toy_manifest_is_read_back(tmp_path):
     from PIL import Image
 
     made = toy_manifest(tmp_path / "a", 5, name="pets", sizes=[(4, 8), (6, 3)], captions=True)

@@ -1,7 +1,5 @@
 """The one sentence for a name that nothing is called by."""
 
-from __future__ import annotations
-
 import pytest
 
 from featstore.errors import ManifestError, UnknownEncoderError, lookup, unknown_name

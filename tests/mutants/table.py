@@ -612,7 +612,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'Class texts are means of unit rows.', 'featstore/labels.py',
             '    data = chosen.normalized().numpy(np.float64)',
             '    data = chosen.numpy(np.float64)',
-            ('tests/featstore/store/test_class_texts.py::test_by_hand',)),
+            ('tests/featstore/store/test_pairs.py::test_by_hand',)),
         Mutant(
             'A class takes the best of its prompts.', 'bench/tasks/zero_shot.py',
             'order = np.argsort(owner, kind="stable")', 'order = np.arange(len(owner))',

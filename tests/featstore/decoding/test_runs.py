@@ -10,7 +10,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
@@ -103,12 +103,12 @@ class Kept(Names):
 
 
 @pytest.fixture
-def ring() -> Ring:
+def ring():
     return Ring.make(8, [SMALL.shape, WIDE.shape], flying=3, spare=2)
 
 
 @pytest.fixture
-def pool(ring: Ring) -> Iterator[DecodePool]:
+def pool(ring):
     feed = Feed(Names(), (SMALL, WIDE))
     with DecodePool(1, timeout=LIMIT, decoder=DECODER, feed=feed, ring=ring) as made:
         yield made
@@ -131,9 +131,7 @@ def check(ring: Ring, run: Run, decoded: Decoded) -> None:
 @pytest.mark.parametrize(
     ("bad", "place"), [*[(bad, 3) for bad in BAD], (b"exit", 0), (b"exit", 6), (b"hang", 0)]
 )
-def test_a_bad_picture_costs_itself_and_no_other(
-    ring: Ring, pool: DecodePool, bad: bytes, place: int
-) -> None:
+def test_a_bad_picture_costs_itself_and_no_other(ring, pool, bad, place):
     names = [str(number) for number in range(7)]
     names[place] = bad.decode()
     run = run_of(ring, names)
@@ -143,7 +141,7 @@ def test_a_bad_picture_costs_itself_and_no_other(
     assert re.search(BAD[bad], decoded.failures[place])
 
 
-def test_several_bad_pictures_and_the_runs_after_them(ring: Ring, pool: DecodePool) -> None:
+def test_several_bad_pictures_and_the_runs_after_them(ring, pool):
     runs = [
         run_of(ring, ["exit", "1", "missing", "segfault", "2", "exit"]),
         run_of(ring, ["3", "4"]),
@@ -158,9 +156,7 @@ def test_several_bad_pictures_and_the_runs_after_them(ring: Ring, pool: DecodePo
     assert all(seconds >= 0 for seconds in found[1].seconds)
 
 
-def test_what_is_done_again_does_not_speak_for_the_picture_that_crashed(
-    ring: Ring, tmp_path: Path
-) -> None:
+def test_what_is_done_again_does_not_speak_for_the_picture_that_crashed(ring, tmp_path):
     feed, decoder = Feed(Names(), (SMALL, WIDE)), f"{__name__}:decode_by_turns"
     with DecodePool(1, timeout=LIMIT, decoder=decoder, feed=feed, ring=ring) as pool:
         names = [f"hang {tmp_path / 'first'}", f"crash {tmp_path / 'second'}"]
@@ -168,7 +164,7 @@ def test_what_is_done_again_does_not_speak_for_the_picture_that_crashed(
     assert list(decoded.failures) == [0]
 
 
-def test_a_stall_of_the_storage_costs_no_picture(ring: Ring, pool: DecodePool) -> None:
+def test_a_stall_of_the_storage_costs_no_picture(ring, pool):
     """Of an image that is read slowly and hangs, the time in its decoder counts."""
     run = Run(ring.take(), ("name",), [("slow1",), ("2",), ("slowhang",), ("4",)])
     decoded = pool.submit_run(run).result(timeout=60)
@@ -178,7 +174,7 @@ def test_a_stall_of_the_storage_costs_no_picture(ring: Ring, pool: DecodePool) -
     assert re.search(BAD[b"hang"], decoded.failures[2])
 
 
-def test_a_reader_that_cannot_travel_reads_here(ring: Ring) -> None:
+def test_a_reader_that_cannot_travel_reads_here(ring):
     reader = Kept()
     feed = Feed(reader, (SMALL, WIDE))
     with DecodePool(1, timeout=LIMIT, decoder=DECODER, feed=feed, ring=ring) as pool:
@@ -189,7 +185,7 @@ def test_a_reader_that_cannot_travel_reads_here(ring: Ring) -> None:
     assert reader.count == 4  # of what is done again nothing is read again
 
 
-def test_a_reader_of_which_the_process_cannot_import_the_class_reads_here(ring: Ring) -> None:
+def test_a_reader_of_which_the_process_cannot_import_the_class_reads_here(ring):
     class Unloadable(Names):
         def __reduce__(self) -> Any:
             return eval, ("no_such_name",)
@@ -200,16 +196,14 @@ def test_a_reader_of_which_the_process_cannot_import_the_class_reads_here(ring: 
         check(ring, run, pool.submit_run(run).result(timeout=60))
 
 
-def test_what_a_geometry_imports_is_no_picture_s_time(ring: Ring) -> None:
+def test_what_a_geometry_imports_is_no_picture_s_time(ring):
     feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
     with DecodePool(1, timeout=LIMIT, feed=feed, ring=ring) as pool:
         run = run_of(ring, ["1", "2"])
         check(ring, run, pool.submit_run(run).result(timeout=60))
 
 
-def test_a_geometry_that_never_starts_ends_the_job(
-    ring: Ring, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_geometry_that_never_starts_ends_the_job(ring, monkeypatch):
     monkeypatch.setattr("featstore.decoding.pool.START_TIMEOUT", 1.5)
     feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
     with (
@@ -219,9 +213,7 @@ def test_a_geometry_that_never_starts_ends_the_job(
         pool.submit_run(run_of(ring, ["1"])).result(timeout=60)
 
 
-def test_files_are_read_and_their_hashes_compared_in_the_process(
-    ring: Ring, tmp_path: Path
-) -> None:
+def test_files_are_read_and_their_hashes_compared_in_the_process(ring, tmp_path):
     from featstore.identity import sha256_hex
 
     for number in range(3):
@@ -237,7 +229,7 @@ def test_files_are_read_and_their_hashes_compared_in_the_process(
     assert "No such file" in decoded.failures[3]
 
 
-def test_the_process_runs_one_thread(ring: Ring, pool: DecodePool) -> None:
+def test_the_process_runs_one_thread(ring, pool):
     run = run_of(ring, ["1", "2"])
     pool.submit_run(run).result(timeout=60)
     (process,) = pool._processes
@@ -248,7 +240,7 @@ def test_the_process_runs_one_thread(ring: Ring, pool: DecodePool) -> None:
     assert {b"OMP_NUM_THREADS=1", b"OPENBLAS_NUM_THREADS=1"} <= set(environment)
 
 
-def test_closing_ends_a_run_at_once(ring: Ring) -> None:
+def test_closing_ends_a_run_at_once(ring):
     pool = DecodePool(1, timeout=60, decoder=DECODER, feed=Feed(Names(), (SMALL, WIDE)), ring=ring)
     hanging, waiting = (pool.submit_run(run_of(ring, names)) for names in (["hang"], ["1"]))
     while pool._processes[0]._under_way is None:
@@ -259,7 +251,7 @@ def test_closing_ends_a_run_at_once(ring: Ring) -> None:
             future.result(timeout=1)
 
 
-def test_closing_ends_a_process_that_starts(ring: Ring) -> None:
+def test_closing_ends_a_process_that_starts(ring):
     feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
     pool = DecodePool(1, timeout=LIMIT, feed=feed, ring=ring)
     run = pool.submit_run(run_of(ring, ["1"]))
@@ -270,7 +262,7 @@ def test_closing_ends_a_process_that_starts(ring: Ring) -> None:
         run.result(timeout=1)
 
 
-def test_a_slot_is_free_when_nobody_holds_its_rows() -> None:
+def test_a_slot_is_free_when_nobody_holds_its_rows():
     ring = Ring.make(2, [(1, 1, 3)], flying=2, spare=1)
 
     def lent(number: int) -> Any:

@@ -1,7 +1,5 @@
 """Precisions: what is switched on and off around a forward pass, and float16 without a GPU."""
 
-from __future__ import annotations
-
 import threading
 from types import SimpleNamespace
 

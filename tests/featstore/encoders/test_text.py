@@ -1,17 +1,25 @@
-from __future__ import annotations
+"""Text encoders of sentence-transformers: rows, identity, prompts, files."""
 
 import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from transformers import logging as log
 
+from featstore.encoders import sentence_transformers_text as st
+from featstore.encoders import torch_text
 from featstore.encoders.golden import GOLDEN_TEXTS
 from featstore.encoders.registry import open_encoder
+from featstore.encoders.sentence_transformers_text import pooling_mode
+from featstore.encoders.torch_text import ModelFiles
 from featstore.errors import EncoderError
-from featstore.identity import space_id
+from featstore.identity import files_sha256, space_id
 
 TEXTS = [*GOLDEN_TEXTS, "", "a", "dog " * 400]
 
@@ -87,7 +95,8 @@ def write_json(path, value):
 
 
 def edit_json(path, **changes):
-    write_json(path, {**json.loads(path.read_text()), **changes})
+    before = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, {**before, **changes})
 
 
 def without_normalizer(folder):
@@ -242,3 +251,248 @@ def test_models_of_another_build_are_refused(tiny_text):
     write_json(tiny_text / "modules.json", modules[:1])
     with pytest.raises(EncoderError, match="made of Transformer; only models of a transformer"):
         open_encoder("st:tiny", weights=tiny_text)
+
+
+# ---- Prompts, lengths, precision and own code of sentence-transformers models ---------------
+
+
+ODD_TEXTS = [*GOLDEN_TEXTS, "", " a ", "A DOG", "dog " * 60]
+
+
+def as_published(folder, **options):
+    log.disable_progress_bar()
+    model = SentenceTransformer(str(folder), device="cpu")
+    log.enable_progress_bar()
+    return model.encode(ODD_TEXTS, show_progress_bar=False, **options)
+
+
+def with_prompts(folder, default=None):
+    edit_json(
+        folder / "config_sentence_transformers.json",
+        prompts={"query": "query: ", "passage": "passage: "},
+        default_prompt_name=default,
+    )
+
+
+PUBLISHED = {
+    "plain": lambda _: None,
+    "default prompt": lambda f: with_prompts(f, "query"),
+    "lower case": lambda f: (
+        edit_json(f / "sentence_bert_config.json", do_lower_case=True),
+        edit_json(f / "tokenizer.json", normalizer=None),
+    ),
+    "short": lambda f: edit_json(f / "sentence_bert_config.json", max_seq_length=8),
+    "prompt outside the pooling": lambda f: (
+        with_prompts(f, "query"),
+        edit_json(f / "1_Pooling" / "config.json", include_prompt=False),
+    ),
+    "first token": lambda f: edit_json(
+        f / "1_Pooling" / "config.json",
+        pooling_mode_cls_token=True,
+        pooling_mode_mean_tokens=False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PUBLISHED)
+def test_vectors_are_the_librarys_own(case, tiny_text):
+    PUBLISHED[case](tiny_text)
+    encoder = open_encoder("st:tiny", weights=tiny_text)
+    vectors = encoder.encode([encoder.prepare(text) for text in ODD_TEXTS])
+    np.testing.assert_allclose(vectors, as_published(tiny_text), atol=1e-5)
+
+
+def test_a_prompt_is_chosen_by_name_or_given(tiny_text):
+    with_prompts(tiny_text)
+    plain = open_encoder("st:tiny", weights=tiny_text)
+    named = open_encoder("st:tiny", weights=tiny_text, prompt_name="passage")
+    given = open_encoder("st:tiny", weights=tiny_text, prefix="passage: ")
+    np.testing.assert_allclose(
+        named.encode(ODD_TEXTS), as_published(tiny_text, prompt_name="passage"), atol=1e-5
+    )
+    assert space_id(named.space) == space_id(given.space) != space_id(plain.space)
+    assert given.space["prompt"] == "passage: "
+    with pytest.raises(EncoderError, match=r"No prompt named 'passages'.*passage, query\. Did you"):
+        open_encoder("st:tiny", weights=tiny_text, prompt_name="passages")
+    with pytest.raises(EncoderError, match="Give one"):
+        open_encoder("st:tiny", weights=tiny_text, prompt_name="query", prefix="query: ")
+
+
+def test_an_empty_prefix_takes_the_default_prompt_away(tiny_text):
+    plain = open_encoder("st:tiny", weights=tiny_text)
+    with_prompts(tiny_text, "query")
+    without = open_encoder("st:tiny", weights=tiny_text, prefix="")
+    assert space_id(without.space) == space_id(plain.space)
+    np.testing.assert_array_equal(without.encode(ODD_TEXTS), plain.encode(ODD_TEXTS))
+
+
+def test_the_longest_input_can_be_set_and_is_keyed(tiny_text):
+    plain = open_encoder("st:tiny", weights=tiny_text)
+    short = open_encoder("st:tiny", weights=tiny_text, max_length=8)
+    assert space_id(short.space) != space_id(plain.space)
+    assert short.length(short.prepare("dog " * 60)) == 8
+    edit_json(tiny_text / "sentence_bert_config.json", max_seq_length=8)
+    saved = open_encoder("st:tiny", weights=tiny_text)
+    assert space_id(saved.space) == space_id(short.space)
+    np.testing.assert_array_equal(saved.encode(ODD_TEXTS), short.encode(ODD_TEXTS))
+    with pytest.raises(EncoderError, match="at most 64, the positions that it has"):
+        open_encoder("st:tiny", weights=tiny_text, max_length=65)
+
+
+def test_a_chat_template_is_refused(tiny_text):
+    (tiny_text / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    # With the template alone, the library takes the texts as they are.
+    open_encoder("st:tiny", weights=tiny_text)
+    plain = {"method": "forward", "method_output_name": "last_hidden_state"}
+    edit_json(
+        tiny_text / "sentence_bert_config.json",
+        modality_config={"text": plain, "message": {**plain, "format": "flat"}},
+        module_output_name="token_embeddings",
+    )
+    with pytest.raises(EncoderError, match=r"chat template.*Use the family hf"):
+        open_encoder("st:tiny", weights=tiny_text)
+
+
+CODE = """
+import sentence_transformers.models as models
+
+class Normalize(models.Normalize):
+    def forward(self, features):
+        features = super().forward(features)
+        features["sentence_embedding"] = {factor} * features["sentence_embedding"]
+        return features
+"""
+
+
+def with_code(folder, factor):
+    (folder / "twice.py").write_text(CODE.format(factor=factor))
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[2]["type"] = "twice.Normalize"
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+@pytest.fixture
+def code_cache(tmp_path, monkeypatch):
+    """Keep the library's copies of code out of the home folder and of this process."""
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "code"))
+    before, path = set(sys.modules), list(sys.path)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("transformers_modules"):
+            del sys.modules[name]
+    sys.path[:] = path
+
+
+def test_code_of_a_model_is_run_only_if_named_and_then_keyed(tiny_text, code_cache):
+    plain = open_encoder("st:tiny", weights=tiny_text)
+    with_code(tiny_text, factor=2)
+    with pytest.raises(EncoderError, match="could not be loaded"):
+        open_encoder("st:tiny", weights=tiny_text)
+    trusted = open_encoder("st:tiny", weights=tiny_text, trust_remote_code=True)
+    np.testing.assert_allclose(trusted.encode(ODD_TEXTS), 2 * plain.encode(ODD_TEXTS), rtol=1e-6)
+    assert trusted.space["trust_remote_code"]["files"] == 1
+    with_code(tiny_text, factor=3)
+    changed = open_encoder("st:tiny", weights=tiny_text, trust_remote_code=True)
+    assert len({space_id(encoder.space) for encoder in (plain, trusted, changed)}) == 3
+
+
+# ---- test_text_space ------------------------------------------------------------------------
+
+
+def test_files_of_a_folder_with_the_transformer_in_a_subfolder(tiny_text):
+    """sentence-transformers wrote 0_Transformer/ until version 2."""
+    before = open_encoder("st:tiny", weights=tiny_text)
+    inner = tiny_text / "0_Transformer"
+    inner.mkdir()
+    for path in list(tiny_text.iterdir()):
+        if path.is_file() and path.name != "modules.json":
+            path.rename(inner / path.name)
+    modules = json.loads((tiny_text / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (tiny_text / "modules.json").write_text(json.dumps(modules))
+    after = open_encoder("st:tiny", weights=tiny_text)
+    assert space_id(after.space) == space_id(before.space)
+    assert ModelFiles(tiny_text, None).find("config.json") == inner / "config.json"
+
+
+def test_files_in_the_hubs_cache(tmp_path, monkeypatch):
+    (tmp_path / "modules.json").write_text('[{"path": "0_Transformer"}]')
+    asked = []
+
+    def cached(repo, name):
+        asked.append((repo, name))
+        return tmp_path / name if name == "modules.json" else None
+
+    monkeypatch.setattr(torch_text, "cached_file", cached)
+    assert ModelFiles(None, "a/b").find("tokenizer.json") is None
+    assert asked == [("a/b", "modules.json"), ("a/b", "0_Transformer/tokenizer.json")]
+
+
+def test_a_fast_tokenizer_is_hashed_without_the_older_files_beside_it(tmp_path):
+    files = ModelFiles(tmp_path, None)
+    with pytest.raises(EncoderError, match=r"no tokenizer files.*complete folder"):
+        files.tokenizer_sha256("st:x")
+    for name in ("vocab.txt", "tokenizer_config.json", "README.md"):
+        (tmp_path / name).write_text(name)
+    slow = {name: tmp_path / name for name in ("vocab.txt", "tokenizer_config.json")}
+    assert files.tokenizer_sha256("st:x") == files_sha256(slow)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    fast = {name: tmp_path / name for name in ("tokenizer.json", "tokenizer_config.json")}
+    assert files.tokenizer_sha256("st:x") == files_sha256(fast)
+
+
+def test_weights_in_several_files(tiny_text):
+    before = open_encoder("st:tiny", weights=tiny_text)
+    state = load_file(tiny_text / "model.safetensors")
+    (tiny_text / "model.safetensors").unlink()
+    parts = {key: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, key in enumerate(state)}
+    for part in set(parts.values()):
+        rows = {key: tensor for key, tensor in state.items() if parts[key] == part}
+        save_file(rows, tiny_text / part, metadata={"format": "pt"})
+    index = tiny_text / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": parts}))
+    after = open_encoder("st:tiny", weights=tiny_text)
+    assert space_id(after.space) == space_id(before.space)
+    np.testing.assert_array_equal(after.encode(["a dog"]), before.encode(["a dog"]))
+
+
+class Tied(torch.nn.Module):
+    base_model_prefix = "tied"
+
+    def __init__(self):
+        super().__init__()
+        self.shared = torch.nn.Embedding(3, 2)
+        self.tokens = torch.nn.Embedding(3, 2)
+        self.tokens.weight = self.shared.weight
+
+
+def test_tied_tensors_are_stored_once(tmp_path):
+    save_file({"shared.weight": torch.zeros(3, 2)}, tmp_path / "model.safetensors")
+    assert st._not_loaded(Tied(), ModelFiles(tmp_path, None), "st:x") == set()
+    save_file({"other.weight": torch.zeros(3, 2)}, tmp_path / "model.safetensors")
+    with pytest.raises(EncoderError, match=r"2 of 2 tensors are missing \(shared"):
+        st._not_loaded(Tied(), ModelFiles(tmp_path, None), "st:x")
+
+
+@pytest.mark.parametrize(
+    ("pooling", "mode"),
+    [
+        (SimpleNamespace(pooling_mode="mean"), "mean"),
+        (SimpleNamespace(pooling_mode=("cls", "max")), "cls+max"),
+        (SimpleNamespace(get_pooling_mode_str=lambda: "mean"), "mean"),
+    ],
+    ids=["today", "two at once", "before version 5"],
+)
+def test_pooling_of_any_version(pooling, mode):
+    assert pooling_mode(pooling) == mode
+
+
+def test_a_dense_layer_after_pooling_is_told_apart_by_its_activation():
+    facts = [
+        st._module_facts(SimpleNamespace(activation_function=activation))
+        for activation in (torch.nn.Tanh(), torch.nn.Identity())
+    ]
+    assert [fact["activation"] for fact in facts] == ["Tanh", "Identity"]
+    assert st._module_facts(SimpleNamespace()) == {"kind": "SimpleNamespace"}

@@ -1,16 +1,26 @@
+"""Tokens of texts, and texts sorted by their number."""
+
 from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from featstore.encoders.base import encode_texts, length_batches
+from featstore.encoders.golden import GOLDEN_TEXTS
+from featstore.encoders.registry import open_encoder
+from featstore.encoders.runtime import pinned_threads
 from featstore.encoders.torch_text import TextTokenizer
 from featstore.errors import EncoderError
+from featstore.extraction.batches import BatchRunner
+from featstore.extraction.pipeline import TEXT_RUN, BlockTask, Preparation, encode_blocks
 from tests.featstore.encoders.text_models import byte_level_bpe, word_piece
 
 
@@ -87,3 +97,82 @@ def test_what_is_no_whole_text_is_refused(tokenizers):
 def test_cleaning_comes_after_the_prefix(tokenizers):
     ours = TextTokenizer(tokenizers["bpe"], "hf:x", limit=None, prefix=" Q ", clean=str.strip)
     np.testing.assert_array_equal(ours.prepare("a ").ids, tokenizers["bpe"]("Q a")["input_ids"])
+
+
+# ---- test_length_sorting --------------------------------------------------------------------
+
+
+LENGTHS = st.lists(st.integers(0, 20), max_size=60)
+
+
+@given(lengths=LENGTHS, batch=st.integers(1, 20))
+def test_every_text_is_in_one_batch_with_its_likes(lengths, batch):
+    parts = length_batches(lengths, batch)
+    order = [position for part in parts for position in part.tolist()]
+    assert order == sorted(range(len(lengths)), key=lambda position: (lengths[position], position))
+    assert all(len(part) == batch for part in parts[:-1])
+    assert all(0 < len(part) <= batch for part in parts)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=12),
+    batch=st.integers(1, 6),
+    data=st.data(),
+)
+def test_no_other_full_batches_pad_less(lengths, batch, data):
+    whole = lengths * batch  # no batch is left that is not full
+    came = data.draw(st.permutations(range(len(whole))))
+
+    def tokens(parts):
+        return sum(len(part) * max(whole[position] for position in part) for part in parts)
+
+    others = [came[start : start + batch] for start in range(0, len(whole), batch)]
+    assert tokens(length_batches(whole, batch)) <= tokens(others)
+
+
+def test_a_batch_holds_a_text():
+    assert length_batches([], 4) == []
+    with pytest.raises(ValueError, match=r"at least 1 text\. Got 0"):
+        length_batches([1], 0)
+
+
+def test_rows_come_back_in_the_order_of_the_texts(tiny_text):
+    encoder = open_encoder("st:tiny", weights=tiny_text)
+    texts = [*GOLDEN_TEXTS, "", "dog " * 20, "a", "dog " * 9]
+    rows = encode_texts(encoder, texts, 3)
+    alone = np.concatenate([encoder.encode([encoder.prepare(text)]) for text in texts])
+    np.testing.assert_allclose(rows, alone, atol=1e-5)
+    assert (
+        np.abs(alone[:, None] - alone[None]).max(axis=-1)[~np.eye(len(alone), dtype=bool)].min()
+        > 1e-3
+    )
+    np.testing.assert_array_equal(encode_texts(encoder, texts, 3), rows)
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_runs_of_texts_give_the_rows_of_the_texts_of_a_task(tiny_text, overlaps):
+    """Windows of many runs, a row in seven not needed; with batches under way beside each other."""
+    encoder: Any = open_encoder("st:tiny", weights=tiny_text)
+    assert not encoder.overlaps  # on a CPU one batch has all cores
+    encoder.overlaps = overlaps
+    rng = np.random.default_rng(0)
+    texts = ["dog " * int(n) + "on a bridge" for n in rng.integers(0, 12, 3 * TEXT_RUN)]
+    needed = np.arange(len(texts)) % 7 != 0
+    size = TEXT_RUN + 50
+    items = pl.DataFrame({"item_id": [str(row) for row in range(len(texts))], "text": texts})
+    runner = BatchRunner(encoder, 64, device="cpu", halve=False)
+    with (
+        pinned_threads(1),
+        Preparation(None, [runner], workers=2, decode_timeout=None) as preparation,
+    ):
+        tasks = [
+            BlockTask(start, items[start : start + size], [needed[start : start + size]])
+            for start in range(0, len(texts), size)
+        ]
+        found = list(encode_blocks(tasks, preparation))
+        for output, task in zip(found, tasks, strict=True):
+            (asked,) = task.needed
+            own = task.items["text"].filter(asked).to_list()
+            assert output.number == task.number
+            assert output.rows[0][asked].tobytes() == encode_texts(encoder, own, 64).tobytes()
+            assert np.isnan(output.rows[0][~asked]).all()

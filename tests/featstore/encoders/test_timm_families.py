@@ -1,7 +1,5 @@
 """W f + b = logits over the families of timm, at small size and random weights."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import timm

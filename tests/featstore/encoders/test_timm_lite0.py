@@ -1,7 +1,6 @@
-"""The real image encoder against implementations that share nothing with it."""
+"""The real image encoder against independent implementations, and golden inputs."""
 
-from __future__ import annotations
-
+import hashlib
 import json
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from featstore.encoders.class_head import read_head
-from featstore.encoders.golden import golden_images
+from featstore.encoders.golden import GOLDEN_TEXTS, golden_images, golden_inputs, golden_vectors
 from featstore.encoders.registry import open_encoder
 from featstore.identity import space_id
 
@@ -162,3 +161,34 @@ def test_another_model_of_the_family_has_another_mapping():
     batch = [encoder.prepare(image) for image in golden_images()[:2]]
     assert batch[0].shape == (240, 240, 3)
     assert encoder.check_head(batch) < 1e-5
+
+
+# ---- test_golden ----------------------------------------------------------------------------
+
+
+def test_the_pictures_are_pinned():
+    """Stored vectors are compared to those of these very pixels."""
+    digest = hashlib.sha256()
+    for image in golden_images():
+        assert image.mode == "RGB"
+        digest.update(repr(image.size).encode())
+        digest.update(image.tobytes())
+    assert digest.hexdigest() == (
+        "deee101687a8e012f1cc082f39d964b262af72ba689c218fe512f2b521f8b068"
+    )
+
+
+def test_kinds_choose_the_inputs():
+    assert len(golden_inputs({"image"})) == 4
+    assert golden_inputs({"caption", "class_name"}) == golden_inputs({"caption"}) == GOLDEN_TEXTS
+
+
+def test_golden_vectors_tell_real_encoders_apart_from_their_neighbours(lite0, minilm):
+    for encoder, count in ((lite0, 4), (minilm, 5)):
+        vectors = golden_vectors(encoder)
+        assert vectors.shape == (count, encoder.dim)
+        assert vectors.dtype == np.float32
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        cosines = unit @ unit.T
+        # Far below the 0.999 that extending a set asks for: no two golden inputs are alike.
+        assert cosines[~np.eye(count, dtype=bool)].max() < 0.9

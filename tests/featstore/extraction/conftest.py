@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featstore import Manifest
 from featstore.testing import toy_manifest
 
 SPACE = {"name": "mean-colour"}
@@ -40,14 +39,14 @@ def expected_row(path: Path) -> list[float]:
 
 
 @pytest.fixture
-def manifest(tmp_path: Path) -> Manifest:
+def manifest(tmp_path):
     """Eleven images, a caption for each."""
     sizes = [(4 + i, 8) for i in range(11)]
     return toy_manifest(tmp_path / "manifest", 11, sizes=sizes, captions=True, seed=3)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def store(tmp_path):
     return tmp_path / "store"
 
 

@@ -84,7 +84,7 @@ class ByLength:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -100,9 +100,7 @@ def _choices() -> list[EncoderSpec]:
     return [EncoderSpec(MeanColour(), space=SPACE), EncoderSpec(WidthFirst(), space=OTHER)]
 
 
-def test_one_decode_feeds_every_encoder(
-    manifest: Manifest, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_decode_feeds_every_encoder(manifest, store, monkeypatch):
     decoded: list[int] = []
 
     def count(data: bytes, **options: Any) -> Image.Image:
@@ -119,7 +117,7 @@ def test_one_decode_feeds_every_encoder(
     assert lasting(store) == lasting(alone)
 
 
-def test_an_encoder_that_has_its_rows_is_not_run_again(manifest: Manifest, store: Path) -> None:
+def test_an_encoder_that_has_its_rows_is_not_run_again(manifest, store):
     _single(manifest, store, limit=6)
     first, second = _choices()
     results = extract_many(
@@ -132,7 +130,7 @@ def test_an_encoder_that_has_its_rows_is_not_run_again(manifest: Manifest, store
     np.testing.assert_allclose(view.numpy(), expected, rtol=1e-6)
 
 
-def test_the_same_encoder_twice_is_refused(manifest: Manifest, store: Path) -> None:
+def test_the_same_encoder_twice_is_refused(manifest, store):
     with pytest.raises(EncoderError, match=r"both write toy/image/.*Name it once"):
         extract_many(
             manifest, kind="image", encoders=_choices()[:1] * 2, store=store, config=OPTIONS
@@ -158,7 +156,7 @@ def _encoded(
         return [output.rows[0] for output in encode_blocks(tasks, pipeline)]
 
 
-def test_slots_do_not_depend_on_other_encoders_or_failures(manifest: Manifest) -> None:
+def test_slots_do_not_depend_on_other_encoders_or_failures(manifest):
     mine = np.ones(11, dtype=bool)
     mine[[0, 5]] = False
     other = ~mine
@@ -176,7 +174,7 @@ def test_slots_do_not_depend_on_other_encoders_or_failures(manifest: Manifest) -
 
 
 @given(st.lists(st.text("ab", min_size=1, max_size=9), min_size=1, max_size=17))
-def test_texts_sorted_by_length_keep_their_order(texts: list[str]) -> None:
+def test_texts_sorted_by_length_keep_their_order(texts):
     encoder = ByLength()
     items = pl.DataFrame(
         {"item_id": [str(i) for i in range(len(texts))], "text": texts},
@@ -202,7 +200,7 @@ class InOrder(ByLength):
 
 
 @given(st.data())
-def test_texts_in_runs_meet_in_the_slots_of_their_rows(data: st.DataObject) -> None:
+def test_texts_in_runs_meet_in_the_slots_of_their_rows(data):
     n = data.draw(st.integers(1, 40))
     masks = st.lists(st.booleans(), min_size=n, max_size=n)
     needed = [np.array(data.draw(masks)) for _ in range(2)]
@@ -226,7 +224,7 @@ def test_texts_in_runs_meet_in_the_slots_of_their_rows(data: st.DataObject) -> N
         np.testing.assert_array_equal(rows[:, 0], np.where(mask, np.arange(n), np.nan))
 
 
-def test_auto_halves_the_batch_and_pins_it(manifest: Manifest, store: Path) -> None:
+def test_auto_halves_the_batch_and_pins_it(manifest, store):
     encoder = Small()
     result = _single(manifest, store, encoder=encoder, batch_size="auto", block_rows=11)
     assert result.new == 11
@@ -237,12 +235,12 @@ def test_auto_halves_the_batch_and_pins_it(manifest: Manifest, store: Path) -> N
     np.testing.assert_allclose(view.numpy(), expected, rtol=1e-6)
 
 
-def test_a_fixed_batch_that_does_not_fit_says_what_to_do(manifest: Manifest, store: Path) -> None:
+def test_a_fixed_batch_that_does_not_fit_says_what_to_do(manifest, store):
     with pytest.raises(EncoderError, match=r"with 8 items at once.*--batch-size auto"):
         _single(manifest, store, encoder=Small(), batch_size=8, block_rows=11)
 
 
-def test_a_resumed_job_takes_the_batch_it_was_begun_with(manifest: Manifest, store: Path) -> None:
+def test_a_resumed_job_takes_the_batch_it_was_begun_with(manifest, store):
     class Stop(Exception):
         pass
 
@@ -258,7 +256,7 @@ def test_a_resumed_job_takes_the_batch_it_was_begun_with(manifest: Manifest, sto
     assert encoder.batches == [1, 3, 1, 3, 4]
 
 
-def test_views_are_seeded_and_belong_to_their_image(manifest: Manifest, store: Path) -> None:
+def test_views_are_seeded_and_belong_to_their_image(manifest, store):
     first = _single(manifest, store, views=3, seed=7, block_rows=5)
     assert (first.key.split("/")[0], first.new) == ("toy.views3-seed7", 33)
     view = featstore.open_store(store).view(first.key)
@@ -276,9 +274,7 @@ def test_views_are_seeded_and_belong_to_their_image(manifest: Manifest, store: P
     assert _single(manifest, store, views=3, seed=8).copied == 0
 
 
-def test_each_image_is_decoded_once_for_its_views(
-    manifest: Manifest, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_image_is_decoded_once_for_its_views(manifest, store, monkeypatch):
     decoded: list[int] = []
 
     def count(data: bytes, **options: Any) -> Image.Image:
@@ -290,7 +286,7 @@ def test_each_image_is_decoded_once_for_its_views(
     assert len(decoded) == 11
 
 
-def test_a_view_is_a_part_of_its_image_of_the_stated_size() -> None:
+def test_a_view_is_a_part_of_its_image_of_the_stated_size():
     y, x = np.mgrid[0:100, 0:200]
     image = Image.fromarray(np.stack([x, y, x * 0], axis=-1).astype(np.uint8))
     images = pl.DataFrame({"item_id": ["a"], "uri": ["a"], "content_sha256": ["0" * 64]})
@@ -308,7 +304,7 @@ def test_a_view_is_a_part_of_its_image_of_the_stated_size() -> None:
     assert 70 < flipped < 130
 
 
-def test_progress_counts_every_row_and_names_the_limit(manifest: Manifest, store: Path) -> None:
+def test_progress_counts_every_row_and_names_the_limit(manifest, store):
     seen: list[Progress] = []
     _single(manifest, store, on_progress=seen.append)
     assert [p.rows_done for p in seen] == [2, 4, 6, 8, 10, 11]

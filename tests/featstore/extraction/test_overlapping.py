@@ -71,7 +71,7 @@ def _encode(manifest: Manifest, encoder: Any, **options: Any) -> list[Any]:
         return list(encode_blocks(tasks, preparation, **options))
 
 
-def test_blocks_come_in_order_and_whole_while_batches_overlap(manifest: Manifest) -> None:
+def test_blocks_come_in_order_and_whole_while_batches_overlap(manifest):
     encoder = Slow()
     counted: list[int] = []
     outputs = _encode(manifest, encoder, on_rows=counted.append)
@@ -83,7 +83,7 @@ def test_blocks_come_in_order_and_whole_while_batches_overlap(manifest: Manifest
     assert sorted(counted) == [1, 2, 2, 2, 2, 2]  # of batches as they end, in any order
 
 
-def test_an_error_of_a_batch_ends_the_job_and_its_threads(manifest: Manifest) -> None:
+def test_an_error_of_a_batch_ends_the_job_and_its_threads(manifest):
     encoder = Slow(refused=9.0)
     ends = ends_what_it_starts("encode", "prepare")
     with ends, pytest.raises(ValueError, match="no such width"):
@@ -91,9 +91,7 @@ def test_an_error_of_a_batch_ends_the_job_and_its_threads(manifest: Manifest) ->
 
 
 @pytest.mark.parametrize("pool", [None, "cls", "layer:blocks.0"])
-def test_a_real_model_gives_the_same_bits_from_several_threads(
-    manifest: Manifest, pool: str | None
-) -> None:
+def test_a_real_model_gives_the_same_bits_from_several_threads(manifest, pool):
     import timm
     import torch
 
@@ -122,9 +120,7 @@ def test_a_real_model_gives_the_same_bits_from_several_threads(
 @pytest.mark.parametrize(
     ("gpu", "pools"), [("cuda:1", ["encode", "prepare", "prepare"]), (None, ["encode"])]
 )
-def test_threads_of_a_gpu_begin_on_it_and_not_on_the_first(
-    gpu: str | None, pools: list[str], manifest: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_of_a_gpu_begin_on_it_and_not_on_the_first(gpu, pools, manifest, monkeypatch):
     import torch
 
     seen: list[tuple[str, int]] = []
@@ -147,7 +143,7 @@ def test_threads_of_a_gpu_begin_on_it_and_not_on_the_first(
     assert sorted(seen) == [(pool, 1) for pool in pools]
 
 
-def test_a_copy_is_waited_for_on_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_is_waited_for_on_its_own_device(monkeypatch):
     import torch
 
     from featstore.encoders.runtime import HostCopy

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,7 @@ class Own(Kept):
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+def photographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photographs")
     rng = np.random.default_rng(0)
     (folder / "images").mkdir()
@@ -97,8 +96,8 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     ],
 )
 def test_other_pixels_are_another_space_with_a_recorded_cosine(
-    photographs: Manifest, tmp_path: Path, options: dict[str, Any], keyed: dict[str, Any]
-) -> None:
+    photographs, tmp_path, options, keyed
+):
     spec = EncoderSpec(Means(), space={"name": "means"})
     config = ExtractConfig(jobs=1, max_failures=9)
     usual, other = (
@@ -123,7 +122,7 @@ def test_other_pixels_are_another_space_with_a_recorded_cosine(
     assert 0.99 < recorded["minimum"] <= recorded["mean"] <= 1.0
 
 
-def test_an_encoder_is_refused_where_the_option_would_not_hold() -> None:
+def test_an_encoder_is_refused_where_the_option_would_not_hold():
     class Own:
         name, geometry = "own", None
 
@@ -135,9 +134,7 @@ def test_an_encoder_is_refused_where_the_option_would_not_hold() -> None:
         with_pixels(large, ExtractConfig(decode="scaled"))
 
 
-def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(
-    photographs: Manifest,
-) -> None:
+def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(photographs):
     """The path of a GPU, on the CPU's decoder: nobody has run it on a GPU."""
 
     encoder: Any = Kept()
@@ -176,8 +173,8 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.
 @pytest.mark.parametrize("kind", [Kept, Own], ids=["runs", "one by one"])
 @pytest.mark.parametrize("step", ["decode", "resize"])
 def test_a_device_without_memory_ends_the_job_and_blames_no_picture(
-    photographs: Manifest, monkeypatch: pytest.MonkeyPatch, kind: type[Kept], step: str
-) -> None:
+    photographs, monkeypatch, kind, step
+):
     """The error is injected where a GPU raises it; all else runs as it does there."""
 
     def fails(*_: object, **__: object) -> Any:
@@ -192,9 +189,7 @@ def test_a_device_without_memory_ends_the_job_and_blames_no_picture(
         _on_a_device(photographs, kind())
 
 
-def test_what_is_decoded_one_by_one_after_memory_ran_out_is_there(
-    photographs: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_decoded_one_by_one_after_memory_ran_out_is_there(photographs, monkeypatch):
     from torchvision import io
 
     usual, sizes = io.decode_jpeg, []
@@ -217,9 +212,7 @@ def test_what_is_decoded_one_by_one_after_memory_ran_out_is_there(
     [(RuntimeError("no such filter"), (90, 50)), (OUT_OF_MEMORY, (100_000, 1))],
     ids=["another error", "long and thin"],
 )
-def test_what_is_the_fault_of_a_picture_is_still_listed(
-    photographs: Manifest, monkeypatch: pytest.MonkeyPatch, error: Exception, size: tuple[int, int]
-) -> None:
+def test_what_is_the_fault_of_a_picture_is_still_listed(photographs, monkeypatch, error, size):
     usual = Geometry.on_tensor
 
     def on_tensor(self: Geometry, picture: torch.Tensor) -> torch.Tensor:
@@ -241,8 +234,8 @@ def test_what_is_the_fault_of_a_picture_is_still_listed(
 
 
 def test_beside_an_encoder_without_a_geometry_pixels_are_made_on_the_device_too(
-    photographs: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    photographs, monkeypatch
+):
     """On `meta` for a GPU: torchvision's pixels are of the device that makes them."""
     import torch
 
@@ -269,9 +262,7 @@ def test_beside_an_encoder_without_a_geometry_pixels_are_made_on_the_device_too(
 
 
 @pytest.mark.parametrize("kind", [Own, Kept])
-def test_the_cosine_is_of_pictures_that_the_device_has_decoded(
-    kind: type[Kept], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cosine_is_of_pictures_that_the_device_has_decoded(kind, monkeypatch):
     asked: list[str] = []
 
     def decode(data: bytes, device: str) -> Image.Image:

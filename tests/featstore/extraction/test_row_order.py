@@ -1,7 +1,5 @@
 """The order of head rows by class names: real head and names, wrong orders, and by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.stats import pearsonr

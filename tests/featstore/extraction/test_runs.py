@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 
 import featstore
-from featstore import EncoderSpec, ExtractConfig, Manifest
+from featstore import EncoderSpec, ExtractConfig
 from featstore.decoding.pool import DecodePool
 from featstore.decoding.worker import Feed, Ring
 from featstore.errors import TooManyFailuresError
@@ -53,16 +52,14 @@ def rows_of(store: Path, key: str) -> np.ndarray:
 
 
 @pytest.fixture
-def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_runs(monkeypatch):
     monkeypatch.setattr(runs, "RUN", 3)
 
 
 @pytest.mark.usefixtures("short_runs")
 @pytest.mark.parametrize("lost", [[], [0, 5, 10], [3, 4]])
 @pytest.mark.parametrize("batch", [1, 4, 11])
-def test_runs_and_threads_write_the_same_store(
-    manifest: Manifest, tmp_path: Path, lost: Sequence[int], batch: int
-) -> None:
+def test_runs_and_threads_write_the_same_store(manifest, tmp_path, lost, batch):
     for number in lost:
         (manifest.root / "images" / f"{number:02}.png").write_bytes(b"no picture")
     unchecked = {kind: table.drop("content_sha256") for kind, table in manifest.tables.items()}
@@ -91,9 +88,7 @@ def test_runs_and_threads_write_the_same_store(
     np.testing.assert_allclose(rows, np.array(expected), rtol=1e-3)
 
 
-def test_a_crash_and_a_hang_cost_an_item_each(
-    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_and_a_hang_cost_an_item_each(manifest, tmp_path, monkeypatch):
     decoder = "tests.featstore.extraction.conftest:decode_or_die"
     monkeypatch.setattr(pipeline, "DecodePool", functools.partial(DecodePool, decoder=decoder))
     for name, width in (("03.png", 666), ("07.png", 667)):
@@ -110,9 +105,7 @@ def test_a_crash_and_a_hang_cost_an_item_each(
     assert result.new == 9
 
 
-def test_a_picture_that_a_device_cannot_resize_costs_itself(
-    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_that_a_device_cannot_resize_costs_itself(manifest, monkeypatch):
     def on_tensor(self: Geometry, picture: torch.Tensor) -> torch.Tensor:
         if self.crop == (9, 9) and picture.shape[1] == 6:
             msg = "The size of a picture\nmust be positive."
@@ -136,7 +129,7 @@ def test_a_picture_that_a_device_cannot_resize_costs_itself(
 
 @hypothesis.given(workers=st.integers(1, 200), size=st.integers(1, 600), block=st.integers(1, 5000))
 @hypothesis.settings(deadline=None)
-def test_the_ring_holds_the_batches_that_are_under_way(workers: int, size: int, block: int) -> None:
+def test_the_ring_holds_the_batches_that_are_under_way(workers, size, block):
     runner = BatchRunner(Square(1), size, device="cpu", halve=False)
     made: list[Ring] = []
     found = runs.Runs(
@@ -152,15 +145,13 @@ def test_the_ring_holds_the_batches_that_are_under_way(workers: int, size: int, 
     assert (runs.IN_FLIGHT + 1) * max(map(len, batches.values())) <= ring.slots - ring.flying
 
 
-def test_too_many_failures_end_the_job_and_its_processes(
-    manifest: Manifest, tmp_path: Path
-) -> None:
+def test_too_many_failures_end_the_job_and_its_processes(manifest, tmp_path):
     (manifest.root / "images" / "00.png").unlink()
     with pytest.raises(TooManyFailuresError, match=r"'toy/00'.*No such file"):
         extract(manifest, kind="image", encoder=spec(Square(5)), store=tmp_path, on_error="fail")
 
 
-def test_an_interrupted_job_goes_on_with_the_same_bytes(manifest: Manifest, tmp_path: Path) -> None:
+def test_an_interrupted_job_goes_on_with_the_same_bytes(manifest, tmp_path):
     class Stopped(Exception):
         pass
 
@@ -176,7 +167,7 @@ def test_an_interrupted_job_goes_on_with_the_same_bytes(manifest: Manifest, tmp_
     assert lasting(tmp_path / "a") == lasting(tmp_path / "b")
 
 
-def test_the_geometry_of_an_object_is_part_of_its_space(manifest: Manifest, tmp_path: Path) -> None:
+def test_the_geometry_of_an_object_is_part_of_its_space(manifest, tmp_path):
     for side in (4, 5):
         extract(
             manifest, kind="image", encoder=EncoderSpec(Square(side), space={"name": "x"}),

@@ -49,7 +49,7 @@ def _tree(root: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_every_state_is_told_and_nothing_touched(manifest: Manifest, store: Path) -> None:
+def test_every_state_is_told_and_nothing_touched(manifest, store):
     class Stop(Exception):
         pass
 
@@ -79,7 +79,7 @@ def test_every_state_is_told_and_nothing_touched(manifest: Manifest, store: Path
     assert _tree(store) == before
 
 
-def test_extension_and_retry(manifest: Manifest, store: Path) -> None:
+def test_extension_and_retry(manifest, store):
     (manifest.root / "images" / "02.png").unlink()
     _extract(manifest, store, limit=5)
     before = _tree(store)
@@ -88,9 +88,7 @@ def test_extension_and_retry(manifest: Manifest, store: Path) -> None:
     assert _tree(store) == before
 
 
-def test_a_full_disk_is_told_beforehand(
-    manifest: Manifest, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told_beforehand(manifest, store, monkeypatch):
     class Usage:
         free = 10
 

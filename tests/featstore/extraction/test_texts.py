@@ -52,7 +52,7 @@ class Slots:
 
 
 @pytest.fixture
-def captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
+def captions(tmp_path, monkeypatch):
     monkeypatch.setattr(batches, "MAX_WINDOW", WINDOW)
     rng = np.random.default_rng(4)
     manifest = toy_manifest(tmp_path / "captions", TEXTS, captions=True, seed=4)
@@ -90,9 +90,7 @@ def expected_rows(texts: list[str], window: int) -> np.ndarray:
     return rows
 
 
-def test_windows_are_sorted_and_rows_land_where_their_items_are(
-    captions: Manifest, store: Path
-) -> None:
+def test_windows_are_sorted_and_rows_land_where_their_items_are(captions, store):
     encoder, counted = Slots(), []
     done = run(captions, store, encoder, on_progress=counted.append)
     texts = captions.tables["caption"]["text"].to_list()
@@ -104,9 +102,7 @@ def test_windows_are_sorted_and_rows_land_where_their_items_are(
     assert counted[-1].rows_done == TEXTS
 
 
-def test_a_job_stopped_after_any_block_ends_with_the_same_bytes(
-    captions: Manifest, store: Path
-) -> None:
+def test_a_job_stopped_after_any_block_ends_with_the_same_bytes(captions, store):
     class Stop(Exception):
         pass
 
@@ -129,7 +125,7 @@ def test_a_job_stopped_after_any_block_ends_with_the_same_bytes(
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_parts_give_the_bytes_of_one_run(captions: Manifest, store: Path, world_size: int) -> None:
+def test_parts_give_the_bytes_of_one_run(captions, store, world_size):
     run(captions, store)
     parts = store.with_name("parts")
     encoders = [Slots() for _ in range(world_size)]
@@ -145,7 +141,7 @@ def test_parts_give_the_bytes_of_one_run(captions: Manifest, store: Path, world_
     assert not set(gathering.texts) & set(texts)
 
 
-def test_what_was_begun_block_by_block_goes_on_so(captions: Manifest, store: Path) -> None:
+def test_what_was_begun_block_by_block_goes_on_so(captions, store):
     class Stop(Exception):
         pass
 
@@ -166,9 +162,7 @@ def test_what_was_begun_block_by_block_goes_on_so(captions: Manifest, store: Pat
 
 
 @pytest.mark.parametrize("window", [1, WINDOW])
-def test_a_repair_sorts_over_the_window_of_the_run(
-    captions: Manifest, store: Path, window: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_repair_sorts_over_the_window_of_the_run(captions, store, window, monkeypatch):
     monkeypatch.setattr(batches, "MAX_WINDOW", window)
     done = run(captions, store)
     before = lasting(store)
@@ -180,7 +174,7 @@ def test_a_repair_sorts_over_the_window_of_the_run(
     assert lasting(store) == before
 
 
-def test_an_extended_set_is_the_same_after_a_stop(captions: Manifest, store: Path) -> None:
+def test_an_extended_set_is_the_same_after_a_stop(captions, store):
     class Stop(Exception):
         pass
 
@@ -201,7 +195,7 @@ def test_an_extended_set_is_the_same_after_a_stop(captions: Manifest, store: Pat
     assert lasting(other) == lasting(store)
 
 
-def test_windows_hold_enough_batches_and_no_more_blocks_than_there_are() -> None:
+def test_windows_hold_enough_batches_and_no_more_blocks_than_there_are():
     encoder: Any = Slots()
     for batch, items, window in (
         (64, 10**6, 4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class Hostile:
 
 
 @pytest.fixture(scope="module")
-def reader() -> Iterator[subprocess.Popen[str]]:
+def reader():
     """What starts a process a store; see `reader`."""
     root = Path(__file__).parents[3]
     with subprocess.Popen(
@@ -90,7 +90,7 @@ def reader() -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture
-def hostile(tmp_path: Path, reader: subprocess.Popen[str]) -> Hostile:
+def hostile(tmp_path, reader):
     rows = np.random.default_rng(2).standard_normal((40, 4)).astype(np.float32)
     items = item_table([{"item_id": f"b/{i:02d}", "kind": "image"} for i in range(40)])
     key = write_set(tmp_path / "store", rows, items, block_rows=16, plain_bytes=0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,21 +102,21 @@ def _read_all(document: Any) -> None:
 @example(document={"attributes": {"featstore": []}})
 @example(document={"sets": [{"key": [], "revision": {}}], "format": 1})
 @given(document=VALUES)
-def test_random_documents(document: Any) -> None:
+def test_random_documents(document):
     _read_all(document)
 
 
 @FUZZ
 @pytest.mark.parametrize("which", ["commit", "log"])
 @given(data=st.data())
-def test_mutated_documents(hostile: Hostile, which: str, data: st.DataObject) -> None:
+def test_mutated_documents(hostile, which, data):
     _read_all(_mutated(data, _documents(hostile)[which]))
 
 
 @FUZZ
 @pytest.mark.parametrize("which", ["commit", "log"])
 @given(data=st.data())
-def test_mutated_bytes(hostile: Hostile, which: str, data: st.DataObject) -> None:
+def test_mutated_bytes(hostile, which, data):
     path = hostile.commit_path if which == "commit" else hostile.root / "log.json"
     before = path.read_bytes()
     path.chmod(0o644)
@@ -136,7 +135,7 @@ def test_mutated_bytes(hostile: Hostile, which: str, data: st.DataObject) -> Non
 
 @FUZZ
 @given(data=st.binary(max_size=200))
-def test_random_bytes_are_no_json(tmp_path: Path, data: bytes) -> None:
+def test_random_bytes_are_no_json(tmp_path, data):
     (tmp_path / "x.json").write_bytes(data)
     with contextlib.suppress(FeatstoreError):
         json.dumps(read_json(tmp_path / "x.json"), allow_nan=False, ensure_ascii=False).encode()
@@ -144,7 +143,7 @@ def test_random_bytes_are_no_json(tmp_path: Path, data: bytes) -> None:
 
 @FUZZ
 @given(data=st.data())
-def test_mutated_parquet(data: st.DataObject) -> None:
+def test_mutated_parquet(data):
     before = table_bytes(item_table([{"item_id": f"b/{i}", "split": "test"} for i in range(9)]))
     changed = bytearray(before)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -154,7 +153,7 @@ def test_mutated_parquet(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("value", [0x19, 0x39])
-def test_every_place_of_a_footer_may_be_a_list(value: int) -> None:
+def test_every_place_of_a_footer_may_be_a_list(value):
     """Found by fuzzing: a structure of the footer that claims to be a list of something."""
     before = table_bytes(item_table([{"item_id": "b/0", "split": "test"}]))
     for place in range(len(before) - 8 - int.from_bytes(before[-8:-4], "little"), len(before)):

@@ -1,12 +1,23 @@
-"""The rules of items and of label sets."""
+"""The rules of items, of label sets, of paths, of facts as TOML, and of any number of rows."""
 
+from __future__ import annotations
+
+import pickle
+import tomllib
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
+from featstore import read_manifest, write_manifest
 from featstore.errors import ManifestError
-from featstore.manifest.io import split_counts
+from featstore.manifest import manifest
+from featstore.manifest.io import split_counts, toml_text
 from featstore.manifest.manifest import ITEM_SCHEMA, conform_items, validate_classes, validate_items
 from tests.featstore.manifest.zoo import captions, classes, images
 
@@ -160,3 +171,101 @@ def test_broken_rules_of_label_sets(labels, match):
 
 def test_classes_may_stand_in_any_order_and_share_names_knowingly():
     validate_classes(classes(index=[1, 0], name=["crane", "crane"], shared_name=[True, True]))
+
+
+# ---- Facts of a manifest as TOML, against the standard library's reader ---------------------
+
+
+_SCALARS = (
+    st.text(st.characters(exclude_categories=["Cs"]))
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
+_FACTS = st.recursive(
+    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), _SCALARS, max_size=4),
+    lambda inner: st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+        inner | _SCALARS | st.lists(_SCALARS | st.lists(st.integers()), max_size=4),
+        max_size=4,
+    ),
+    max_leaves=8,
+)
+
+
+@given(_FACTS)
+def test_facts_survive_the_standard_librarys_reader(facts):
+    text = toml_text(facts)
+    assert tomllib.loads(text) == facts
+    assert text == toml_text(facts)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), b"x", Path("x"), [{"a": 1}]])
+def test_facts_that_toml_cannot_hold_are_named(value):
+    with pytest.raises(ManifestError, match=r"fact a.b is .*Give a string, number"):
+        toml_text({"a": {"b": value}})
+
+
+def test_half_a_surrogate_pair_is_no_text():
+    with pytest.raises(ManifestError, match=r"fact a is .* cannot hold"):
+        toml_text({"a": "\ud800"})
+
+
+def test_keys_are_strings():
+    with pytest.raises(ManifestError, match="not a string: 1"):
+        toml_text({1: "a"})
+
+
+def test_a_name_or_key_with_a_line_end_does_not_pass_for_one_without(tmp_path):
+    assert tomllib.loads(toml_text({"a\n": {"b\n": 1}})) == {"a\n": {"b\n": 1}}
+    with pytest.raises(ManifestError, match="lower-case letters"):
+        write_manifest(tmp_path, facts={"name": "stamps\n"}, tables={})
+
+
+# ---- Large manifests travel as their folder, and repeated ids are found in any --------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    _write(tmp_path / "m", "wren")
+    return tmp_path / "m"
+
+
+def _write(folder: Path, word: str) -> None:
+    texts = [f"a {word} and {number} more" for number in range(500)]
+    table = pl.DataFrame({"item_id": [f"i{number}" for number in range(500)], "text": texts})
+    write_manifest(folder, facts={"name": "birds"}, tables={"caption": table})
+
+
+def test_a_large_manifest_is_sent_as_its_folder(folder, monkeypatch):
+    made = read_manifest(folder)
+    whole = len(pickle.dumps(made))
+    monkeypatch.setattr(manifest, "SENT_ROWS", 500)
+    sent = pickle.dumps(made)
+    assert len(sent) < whole / 10
+    again = pickle.loads(sent)
+    assert (again.name, again.root, again.facts) == (made.name, made.root, made.facts)
+    assert_frame_equal(again.items("caption"), made.items("caption"))
+    # What nobody has looked for here is looked for where it is read.
+    assert again.unchecked
+    assert not made.unchecked
+    _write(folder, "kite")
+    with pytest.raises(ManifestError, match="was changed while a job used it"):
+        pickle.loads(sent)
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), max_size=8), st.lists(st.sampled_from("abc")))
+def test_repeated_ids_are_those_that_a_counter_finds(ids, heads):
+    schema = {"item_id": pl.String, "text": pl.String}
+    tables = {
+        "caption": pl.DataFrame({"item_id": ids, "text": ["t"] * len(ids)}, schema=schema),
+        "head_weight": pl.DataFrame({"item_id": heads}, schema={"item_id": pl.String}),
+    }
+    tables["head_weight"] = tables["head_weight"].with_columns(class_id=pl.col("item_id"))
+    repeated = sorted(item for item, times in Counter([*ids, *heads]).items() if times > 1)
+    reason = f"^{len(repeated)} item ids are repeated: '{repeated[0]}'" if repeated else "label set"
+    if not repeated and not heads:
+        validate_items(tables)
+        return
+    with pytest.raises(ManifestError, match=reason):
+        validate_items(tables)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import environment, make_bucket
-from tests.featstore.remote.proxy import Proxy, proxy
+from tests.featstore.remote.proxy import proxy
 from tests.featstore.remote.static import static_server
 
 #: Rows of the sharded set, which has 4 files of 4 blocks.
@@ -37,12 +36,12 @@ def make_store(root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def store_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store_folder(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("served") / "store")
 
 
 @pytest.fixture(autouse=True)
-def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache_home(tmp_path, monkeypatch):
     """Every test has a cache of its own, and no pause between attempts."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("featstore.remote.objects.PAUSE", 0.001)
@@ -50,14 +49,14 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def served(store_folder: Path) -> Iterator[Proxy]:
+def served(store_folder):
     """The store on a plain web server, behind a proxy that does no harm yet."""
     with static_server(store_folder) as upstream, proxy(upstream) as state:
         yield state
 
 
 @pytest.fixture
-def bucket(moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def bucket(moto, monkeypatch):
     """An empty bucket ``team``N behind a proxy; `url` is the store's address."""
     with proxy(moto) as state:
         for name, value in environment(state.url).items():

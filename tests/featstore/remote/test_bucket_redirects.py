@@ -6,13 +6,11 @@ bytes: without the credentials, and whatever it answers is compared with what th
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from featstore import FeatstoreError, copy_sets, open_store
-from tests.featstore.remote.proxy import Answer, Proxy, proxy
+from tests.featstore.remote.proxy import Answer, proxy
 from tests.featstore.remote.static import static_server
 from tests.featstore.remote.test_hostile_servers import flipped, zeros
 
@@ -32,9 +30,7 @@ def _redirecting(part: str, to: str) -> object:
     return harm
 
 
-def test_a_redirected_bucket_yields_no_wrong_row(
-    bucket: Proxy, store_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_redirected_bucket_yields_no_wrong_row(bucket, store_folder, tmp_path, monkeypatch):
     copy_sets(store_folder, bucket.address)
     local = open_store(store_folder).view(IMAGES)
     refused = 0
@@ -64,7 +60,7 @@ def test_a_redirected_bucket_yields_no_wrong_row(
         assert other.signed == 0
 
 
-def test_a_redirect_to_a_file_is_an_error(bucket: Proxy, store_folder: Path) -> None:
+def test_a_redirect_to_a_file_is_an_error(bucket, store_folder):
     copy_sets(store_folder, bucket.address)
     bucket.harm = _redirecting("embedding/c/", f"file://{store_folder}")  # type: ignore[assignment]
     with pytest.raises(FeatstoreError):

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +107,18 @@ class Machine:
 
 
 @pytest.fixture
-def manifest(tmp_path: Path) -> Manifest:
+def manifest(tmp_path):
     sizes = [(4 + i, HEIGHT) for i in range(5)]
     return toy_manifest(tmp_path / "manifest", N, sizes=sizes, broken=[BROKEN], seed=3)
 
 
 @pytest.fixture
-def machines(tmp_path: Path, manifest: Manifest) -> Callable[[str], Machine]:
+def machines(tmp_path, manifest):
     return lambda name: Machine(tmp_path / name, manifest)
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+def server(monkeypatch):
     with s3_server() as bucket:
         for name, value in environment(bucket.url).items():
             monkeypatch.setenv(name, value)
@@ -151,9 +151,7 @@ def blocks(bucket: Bucket) -> list[str]:
     return sorted(name for name in bucket.objects if "/.staging/extract-" in name)
 
 
-def test_it_is_what_a_local_extraction_and_a_push_make(
-    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
-) -> None:
+def test_it_is_what_a_local_extraction_and_a_push_make(server, machines, tmp_path):
     one = machines("one")
     result = one.extract(thumbnails=True)
     assert (result.new, result.failed, result.reused) == (N - 1, 1, 0)
@@ -176,9 +174,7 @@ def rows_of(result: Any) -> np.ndarray:
     return view.numpy()
 
 
-def test_another_machine_encodes_only_what_is_left(
-    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
-) -> None:
+def test_another_machine_encodes_only_what_is_left(server, machines, tmp_path):
     one, two = machines("one"), machines("two")
     with pytest.raises(Stop):
         one.extract(MeanColour(before=stop_at(4)))
@@ -207,9 +203,7 @@ def test_another_machine_encodes_only_what_is_left(
     assert not two.staged()
 
 
-def test_blocks_of_two_processors_make_one_set(
-    server: Bucket, machines: Callable[[str], Machine]
-) -> None:
+def test_blocks_of_two_processors_make_one_set(server, machines):
     """Both encode everything, with other bits: the first to send a block is the one it is from."""
     one, two = machines("one"), machines("two")
     turn = {"one": threading.Event(), "two": threading.Event()}
@@ -249,9 +243,7 @@ def test_blocks_of_two_processors_make_one_set(
     assert not blocks(server)
 
 
-def test_golden_vectors_are_those_of_whoever_was_first(
-    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
-) -> None:
+def test_golden_vectors_are_those_of_whoever_was_first(server, machines, tmp_path):
     with pytest.raises(Stop):
         machines("one").extract(MeanColour(1.5, stop_at(0)))
     (found,) = (data for name, data in server.objects.items() if name.endswith("golden.json"))
@@ -266,9 +258,7 @@ def test_golden_vectors_are_those_of_whoever_was_first(
     assert not blocks(server)
 
 
-def test_an_encoder_of_another_space_takes_no_part(
-    server: Bucket, machines: Callable[[str], Machine]
-) -> None:
+def test_an_encoder_of_another_space_takes_no_part(server, machines):
     with pytest.raises(Stop):
         machines("one").extract(MeanColour(before=stop_at(2)))
     encoder = MeanColour((1.0, 0.5, 1.5))
@@ -281,9 +271,7 @@ def test_an_encoder_of_another_space_takes_no_part(
         machines("two").extract()
 
 
-def test_a_set_is_extended_by_a_machine_that_never_had_it(
-    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path, manifest: Manifest
-) -> None:
+def test_a_set_is_extended_by_a_machine_that_never_had_it(server, machines, tmp_path, manifest):
     first = machines("one").extract(limit=10)
     two = machines("two")
     with pytest.raises(Stop):
@@ -302,9 +290,7 @@ def test_a_set_is_extended_by_a_machine_that_never_had_it(
     assert not two.staged()
 
 
-def test_failed_items_are_tried_again(
-    server: Bucket, machines: Callable[[str], Machine], manifest: Manifest
-) -> None:
+def test_failed_items_are_tried_again(server, machines, manifest):
     lost = Path(manifest.root) / "images" / "02.png"
     data = lost.read_bytes()
     lost.unlink()
@@ -337,7 +323,7 @@ class Refusal:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(monkeypatch):
     """A bucket that does not answer is given up soon."""
     from featstore.remote import bucket
 
@@ -346,9 +332,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_bucket_that_goes_away_costs_no_row(
-    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
-) -> None:
+def test_a_bucket_that_goes_away_costs_no_row(server, machines, tmp_path):
     one = machines("one")
     refusal = Refusal(server, 5)  # golden vectors, the plan, and two blocks
     encoder = MeanColour()
@@ -364,9 +348,7 @@ def test_a_bucket_that_goes_away_costs_no_row(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_bucket_that_comes_back_is_not_noticed(
-    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
-) -> None:
+def test_a_bucket_that_comes_back_is_not_noticed(server, machines, tmp_path):
     refusal = Refusal(server, 4)
 
     def back(number: int) -> None:
@@ -386,14 +368,8 @@ def test_a_bucket_that_comes_back_is_not_noticed(
 )  # fmt: skip
 @pytest.mark.parametrize("same", [True, False])
 def test_a_push_that_stops_is_ended_by_any_machine(
-    server: Bucket,
-    machines: Callable[[str], Machine],
-    tmp_path: Path,
-    *,
-    path: str,
-    number: int,
-    same: bool,
-) -> None:
+    server, machines, tmp_path, *, path, number, same
+):
     one, two = machines("one"), machines("two")
     refusal = Refusal(server, number, path)
     with pytest.raises(RemoteStoreError):
@@ -407,9 +383,7 @@ def test_a_push_that_stops_is_ended_by_any_machine(
     assert not blocks(server)
 
 
-def test_another_publisher_is_not_overwritten(
-    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path, manifest: Manifest
-) -> None:
+def test_another_publisher_is_not_overwritten(server, machines, tmp_path, manifest):
     """Whoever published meanwhile stays; the same command then goes on from there, or refuses."""
     one, other = machines("one"), machines("other")
 
@@ -437,7 +411,7 @@ def test_another_publisher_is_not_overwritten(
     assert published(server) == {k: v for k, v in before.items() if k in published(server)}
 
 
-def test_a_damaged_block_is_an_error(server: Bucket, machines: Callable[[str], Machine]) -> None:
+def test_a_damaged_block_is_an_error(server, machines):
     with pytest.raises(Stop):
         machines("one").extract(MeanColour(before=stop_at(5)))
     (name, *_) = (name for name in blocks(server) if name[-1].isdecimal())
@@ -450,9 +424,7 @@ def test_a_damaged_block_is_an_error(server: Bucket, machines: Callable[[str], M
     assert machines("two").extract().new >= 3
 
 
-def test_of_a_block_that_is_too_large_nothing_is_streamed(
-    server: Bucket, machines: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_a_block_that_is_too_large_nothing_is_streamed(server, machines, monkeypatch):
     one = machines("one")
     with pytest.raises(Stop):
         one.extract(MeanColour(before=stop_at(5)))
@@ -465,9 +437,7 @@ def test_of_a_block_that_is_too_large_nothing_is_streamed(
     assert [method for method, path, _ in server.requests if path == name] == ["GET"]
 
 
-def test_ranks_need_no_folder_in_common(
-    server: Bucket, machines: Callable[[str], Machine], tmp_path: Path
-) -> None:
+def test_ranks_need_no_folder_in_common(server, machines, tmp_path):
     names, encoders = ["r0", "r1", "r2"], [MeanColour() for _ in range(3)]
     results = []
     for rank, (name, encoder) in enumerate(zip(names, encoders, strict=True)):
@@ -483,9 +453,7 @@ def test_ranks_need_no_folder_in_common(
     assert published(server) == local(machines("other"), tmp_path)
 
 
-def test_several_encoders_of_which_one_is_done(
-    server: Bucket, machines: Callable[[str], Machine]
-) -> None:
+def test_several_encoders_of_which_one_is_done(server, machines):
     one = machines("one")
     specs = [EncoderSpec(MeanColour(), space={"name": name}) for name in ("mean", "other")]
     machines("zero").extract()
@@ -499,12 +467,8 @@ def test_several_encoders_of_which_one_is_done(
 
 
 def test_auto_goes_on_with_the_precision_and_device_that_the_bucket_has(
-    server: Bucket,
-    machines: Callable[[str], Machine],
-    manifest: Manifest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    server, machines, manifest, tmp_path, monkeypatch
+):
     """A set begun in bfloat16 on a CPU; then extended by a third machine, which has none of it."""
     weights = tmp_path / "vit.safetensors"
     save_file(timm.create_model("test_vit").state_dict(), weights)

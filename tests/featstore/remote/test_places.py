@@ -78,7 +78,7 @@ class ZipObjects(Objects):
 
 
 @pytest.fixture(autouse=True)
-def zips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def zips(tmp_path, monkeypatch):
     """Where archives lie, while their place is registered."""
     monkeypatch.setenv("ZIPS", str(tmp_path))
     register("place", "zip", ZipObjects)
@@ -86,7 +86,7 @@ def zips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     del PLACES["zip"]
 
 
-def test_every_verb_works_in_a_location_of_ones_own(tmp_path: Path) -> None:
+def test_every_verb_works_in_a_location_of_ones_own(tmp_path):
     root = make_store(tmp_path / "store")
     assert set(copy_sets(root, "zip://one").sets.values()) == {"new"}
     assert set(copy_sets(root, "zip://one").sets.values()) == {"same"}
@@ -104,7 +104,7 @@ def test_every_verb_works_in_a_location_of_ones_own(tmp_path: Path) -> None:
     assert open_store("zip://one").tags() == []
 
 
-def test_two_publishers_and_a_flipped_byte_are_told_there_too(tmp_path: Path) -> None:
+def test_two_publishers_and_a_flipped_byte_are_told_there_too(tmp_path):
     root, other = make_store(tmp_path / "store"), make_store(tmp_path / "other")
     copy_sets(root, "zip://one")
     extend(root, 30)
@@ -121,6 +121,6 @@ def test_two_publishers_and_a_flipped_byte_are_told_there_too(tmp_path: Path) ->
         open_store("zip://one").view("/".join(name.split("/")[:3])).numpy()
 
 
-def test_an_unknown_scheme_names_those_there_are(zips: Path) -> None:
+def test_an_unknown_scheme_names_those_there_are(zips):
     with pytest.raises(AddressError, match="zip://"):
         parse_address("sftp://host/store")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +11,7 @@ from featstore.errors import SignatureError
 from featstore.share.copy import make_tag
 from tests.damage import relog
 from tests.featstore.remote.conftest import make_store
-from tests.featstore.remote.proxy import Answer, Proxy, proxy
+from tests.featstore.remote.proxy import Answer, proxy
 from tests.featstore.remote.static import static_server
 from tests.featstore.remote.test_buckets import extend
 
@@ -25,12 +24,12 @@ IMAGES = "birds/image/toy"
 
 
 @pytest.fixture
-def secret(tmp_path: Path) -> Path:
+def secret(tmp_path):
     make_key(tmp_path / "key.pem")
     return tmp_path / "key.pem"
 
 
-def test_a_server_that_goes_back_is_found_out(tmp_path: Path, secret: Path) -> None:
+def test_a_server_that_goes_back_is_found_out(tmp_path, secret):
     """Every file of the earlier state is whole, and signed by the key."""
     root = make_store(tmp_path / "now")
     make_tag(root, "v1")
@@ -66,8 +65,8 @@ def test_a_server_that_goes_back_is_found_out(tmp_path: Path, secret: Path) -> N
 
 
 def test_a_bucket_is_signed_where_it_lies_or_with_all_that_is_pushed(
-    bucket: Proxy, store_folder: Path, secret: Path, tmp_path: Path
-) -> None:
+    bucket, store_folder, secret, tmp_path
+):
     own = shutil.copytree(store_folder, tmp_path / "own")
     key = sign_store(own, secret).public_key
     copy_sets(own, bucket.address)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +25,7 @@ from featstore.remote import objects
 from featstore.remote.objects import Limits, Pace, open_objects, read_limits
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.conftest import make_store
-from tests.featstore.remote.proxy import Answer, Proxy
+from tests.featstore.remote.proxy import Answer
 from tests.featstore.remote.s3_server import s3_server
 
 pytestmark = pytest.mark.usefixtures("forked")
@@ -147,14 +146,14 @@ def addressed(scheme: str, url: str) -> tuple[str, dict[str, str]]:
 @pytest.mark.parametrize(
     ("scheme", "how"), [*itertools.product(["http", "s3"], TRICKLES), ("hf", "body")]
 )
-def test_a_server_that_trickles_is_given_up(scheme: str, how: str) -> None:
+def test_a_server_that_trickles_is_given_up(scheme, how):
     with trickling(*TRICKLES[how]) as url:
         address, more = addressed(scheme, url)
         said = in_child(_read, address, **more, **AT_ONCE)
     assert said.startswith("UnreachableError"), said
 
 
-def test_a_page_of_a_list_without_end_is_given_up_after_the_patience() -> None:
+def test_a_page_of_a_list_without_end_is_given_up_after_the_patience():
     begin = HEADERS + b"\r\n<ListBucketResult>"
     drop = b"<Contents><Key>store/a</Key></Contents>" * 100
     with trickling(begin, drop, pause=0.001) as url:
@@ -163,7 +162,7 @@ def test_a_page_of_a_list_without_end_is_given_up_after_the_patience() -> None:
     assert seconds < 20  # not the 50 of the deadline
 
 
-def test_a_list_of_too_many_files_is_given_up() -> None:
+def test_a_list_of_too_many_files_is_given_up():
     with s3_server() as bucket:
         bucket.objects.update({f"team/store/{number}": b"" for number in range(30)})
         assert in_child(_list, **environment(bucket.url), HEADSTOCK_MOST_NAMES="30")[0] == "30"
@@ -172,7 +171,7 @@ def test_a_list_of_too_many_files_is_given_up() -> None:
     assert "lists more than 29 files" in said
 
 
-def test_the_time_of_a_piece_that_waits_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_a_piece_that_waits_is_counted_once(monkeypatch):
     clock = itertools.count(1)
     monkeypatch.setattr(objects, "time", SimpleNamespace(monotonic=lambda: seconds))
     pace, seconds = Pace("a file", Limits(least_rate=1, patience=10, deadline=6)), 0
@@ -191,7 +190,7 @@ def test_the_time_of_a_piece_that_waits_is_counted_once(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])
 @pytest.mark.parametrize("how", FLOODS)
-def test_a_server_without_end_is_given_up(scheme: str, how: str) -> None:
+def test_a_server_without_end_is_given_up(scheme, how):
     with trickling(*FLOODS[how], pause=0) as url:
         address, more = addressed(scheme, url)
         said = in_child(_read, address, **more, **AT_ONCE)
@@ -199,9 +198,7 @@ def test_a_server_without_end_is_given_up(scheme: str, how: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])
-def test_a_byte_an_answer_is_given_up(
-    scheme: str, served: Proxy, bucket: Proxy, store_folder: Path
-) -> None:
+def test_a_byte_an_answer_is_given_up(scheme, served, bucket, store_folder):
     copy_sets(store_folder, bucket.address)
     state = served if scheme == "http" else bucket
 
@@ -219,7 +216,7 @@ def test_a_byte_an_answer_is_given_up(
     assert "bytes a second, less than 100,000" in said
 
 
-def test_what_came_before_is_kept_and_the_rest_read_later(served: Proxy) -> None:
+def test_what_came_before_is_kept_and_the_rest_read_later(served):
     size = 64 * 256 * 4
 
     def stops(path: str, number: int, answer: Answer) -> Answer | None:
@@ -240,15 +237,13 @@ def test_what_came_before_is_kept_and_the_rest_read_later(served: Proxy) -> None
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
-def test_limits_are_numbers(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_are_numbers(value, monkeypatch):
     monkeypatch.setenv("HEADSTOCK_DEADLINE", value)
     with pytest.raises(RemoteStoreError, match="HEADSTOCK_DEADLINE is"):
         read_limits()
 
 
-def test_the_number_of_reads_is_that_of_the_revisions(
-    tmp_path: Path, bucket: Proxy, store_folder: Path
-) -> None:
+def test_the_number_of_reads_is_that_of_the_revisions(tmp_path, bucket, store_folder):
     """Twice the revisions cost twice the requests, not four times."""
     from tests.featstore.remote.test_buckets import extend
 

@@ -1,7 +1,5 @@
 """Making the manifest of a location."""
 
-from __future__ import annotations
-
 import pytest
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -22,7 +22,7 @@ SHARD = [("s0.png", picture(1)), ("s0.txt", "A cat."), ("s0.cls", "0")]
 
 
 @pytest.fixture(autouse=True)
-def patience() -> Iterator[None]:
+def patience():
     """End a test that waits for a writer who never comes."""
 
     def end(*_: object) -> None:
@@ -57,7 +57,7 @@ PLANTS: dict[str, Callable[[Path], None]] = {"pipe": _pipe, "socket": _socket, "
 
 
 @pytest.fixture
-def locations(tmp_path: Path) -> dict[str, Path]:
+def locations(tmp_path):
     """A location of each source that reads files, by the source's name."""
     root = tmp_path / "in"
     write(root / "folder", {"a.png": 1, "b/c.jpg": 2})
@@ -90,9 +90,7 @@ def _location(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("what", PLANTS)
-def test_no_source_waits_for_what_is_no_file(
-    locations: dict[str, Path], tmp_path: Path, what: str
-) -> None:
+def test_no_source_waits_for_what_is_no_file(locations, tmp_path, what):
     plant = PLANTS[what]
     tried = 0
     for source, root in locations.items():
@@ -126,9 +124,7 @@ def test_no_source_waits_for_what_is_no_file(
 
 @pytest.mark.parametrize("what", PLANTS)
 @pytest.mark.parametrize("name", ["dataset.toml", "image.parquet", ".building"])
-def test_the_folder_of_a_manifest_may_hold_what_is_no_file(
-    locations: dict[str, Path], tmp_path: Path, name: str, what: str
-) -> None:
+def test_the_folder_of_a_manifest_may_hold_what_is_no_file(locations, tmp_path, name, what):
     out = tmp_path / "out"
     make_manifest("folder", locations["folder"], out, name="zoo")
     (out / name).unlink(missing_ok=True)
@@ -146,9 +142,7 @@ def test_the_folder_of_a_manifest_may_hold_what_is_no_file(
 
 
 @pytest.mark.parametrize("name", ["../../mine.txt", "images/../../mine.txt", "/tmp/mine.txt"])
-def test_what_a_stranger_says_is_ready_moves_nothing_out_of_the_folder(
-    locations: dict[str, Path], tmp_path: Path, name: str
-) -> None:
+def test_what_a_stranger_says_is_ready_moves_nothing_out_of_the_folder(locations, tmp_path, name):
     """The note of an interrupted publication is the only thing that makes a file be removed."""
     out = tmp_path / "out"
     make_manifest("folder", locations["folder"], out, name="zoo")

@@ -1,24 +1,18 @@
 """Small stores, written by the real writer."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
-import polars as pl
 import pytest
 
 from featstore.testing import item_table, write_set
 
 
 @pytest.fixture
-def rng() -> np.random.Generator:
+def rng():
     return np.random.default_rng(20260521)
 
 
 @pytest.fixture
-def images(rng: np.random.Generator) -> tuple[np.ndarray, pl.DataFrame]:
+def images(rng):
     """Twelve images of three classes in two splits."""
     items = item_table(
         [
@@ -36,12 +30,12 @@ def images(rng: np.random.Generator) -> tuple[np.ndarray, pl.DataFrame]:
 
 
 @pytest.fixture
-def store_path(tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]) -> Path:
+def store_path(tmp_path, images):
     """A store with one image set."""
     write_set(tmp_path / "store", *images)
     return tmp_path / "store"
 
 
 @pytest.fixture
-def make_set() -> Callable[..., str]:
+def make_set():
     return write_set

@@ -1,7 +1,14 @@
-"""Verification while reading: a flipped byte is found when its block is touched, or at once."""
+"""Verification while reading, and reading in processes of others."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +16,8 @@ import pytest
 
 from featstore import open_store
 from featstore.errors import CorruptStoreError
-from featstore.store import MODES, Mode
+from featstore.store import MODES
+from featstore.store.staging import run_beside, workers
 from featstore.testing import item_table, write_set
 from tests.damage import flip
 
@@ -17,12 +25,12 @@ N, BLOCK = 1200, 16
 
 
 @pytest.fixture
-def rows(rng: np.random.Generator) -> np.ndarray:
+def rows(rng):
     return rng.standard_normal((N, 32)).astype(np.float32)
 
 
 @pytest.fixture
-def key(tmp_path: Path, rows: np.ndarray) -> str:
+def key(tmp_path, rows):
     items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(N)])
     return write_set(tmp_path, rows, items, block_rows=BLOCK, plain_bytes=0, shard_bytes=1)
 
@@ -34,9 +42,7 @@ def _flip(root: Path, key: str, row: int) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_flipped_bit_is_found_in_every_mode(
-    tmp_path: Path, key: str, rows: np.ndarray, mode: Mode
-) -> None:
+def test_a_flipped_bit_is_found_in_every_mode(tmp_path, key, rows, mode):
     _flip(tmp_path, key, 700)
     served = open_store(tmp_path, mode=mode).view(key).numpy()
     assert np.flatnonzero((served != rows).any(axis=1)).tolist() == [700]
@@ -53,7 +59,7 @@ def test_a_flipped_bit_is_found_in_every_mode(
         open_store(tmp_path, mode=mode, verify="full").view(key)
 
 
-def test_a_block_is_checked_once(tmp_path: Path, key: str, rows: np.ndarray) -> None:
+def test_a_block_is_checked_once(tmp_path, key, rows):
     view = open_store(tmp_path, verify="first-touch").view(key)
     assert view.take([0]).numpy().tobytes() == rows[[0]].tobytes()
     _flip(tmp_path, key, 1)
@@ -65,7 +71,7 @@ def test_a_block_is_checked_once(tmp_path: Path, key: str, rows: np.ndarray) -> 
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "int8"])
-def test_an_intact_set_passes(tmp_path: Path, dtype: str) -> None:
+def test_an_intact_set_passes(tmp_path, dtype):
     rows = np.arange(100 * 3).reshape(100, 3) % 100
     items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(100)])
     key = write_set(tmp_path, rows, items, dtype=dtype, block_rows=7)
@@ -75,7 +81,7 @@ def test_an_intact_set_passes(tmp_path: Path, dtype: str) -> None:
         np.testing.assert_array_equal(found.numpy(), rows)
 
 
-def test_full_reads_the_items_too(tmp_path: Path, key: str) -> None:
+def test_full_reads_the_items_too(tmp_path, key):
     (path,) = (tmp_path / key).parent.glob("items-*.parquet")
     flip(path, path.stat().st_size // 2)
     view = open_store(tmp_path, verify="first-touch").view(key)
@@ -84,3 +90,105 @@ def test_full_reads_the_items_too(tmp_path: Path, key: str) -> None:
         _ = view.items
     with pytest.raises(CorruptStoreError, match="items-"):
         open_store(tmp_path, verify="full").view(key)
+
+
+# ---- Worker threads: kept between blocks, and made anew in a forked child -------------------
+
+
+def test_threads_are_kept():
+    assert workers() is workers()
+    assert workers().submit(os.getpid).result(10) == os.getpid()
+
+
+def test_both_have_ended_whatever_they_raise():
+    ended = []
+
+    def slow() -> None:
+        time.sleep(0.05)
+        ended.append("slow")
+
+    def failing() -> None:
+        raise OSError(28, "full")
+
+    assert run_beside(slow, lambda: 7, before=lambda: ended.append("before")) == (None, 7)
+    assert ended == ["before", "slow"]
+    with pytest.raises(ZeroDivisionError):
+        run_beside(slow, lambda: 1 // 0, before=slow)
+    assert ended[2:] == ["slow", "slow"]
+    for work, before in ((failing, slow), (slow, failing)):
+        ended.clear()
+        with pytest.raises(OSError, match="full"):
+            run_beside(work, lambda: ended.append("longest"), before=before)
+        assert "longest" in ended
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_forked_child_makes_its_own():
+    code = """
+        import os, warnings
+        from featstore.store.staging import workers
+        workers().submit(int).result()
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is the point
+        child = os.fork()
+        if not child:
+            os._exit(workers().submit(int).result(10) + 7)
+        raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=60)
+    assert done.returncode == 7
+
+
+# ---- A view that is pickled is the same rows in another process, whatever happens to --------
+
+
+N = 50
+
+
+@pytest.fixture
+def folder(tmp_path):
+    items = item_table(
+        [{"item_id": f"b/{i:02d}", "kind": "image", "split": "train" if i % 3 else "test"}
+         for i in range(N)]
+    )  # fmt: skip
+    rows = np.random.default_rng(0).standard_normal((N, 6)).astype(np.float32)
+    rows[4] = np.nan
+    write_set(tmp_path / "s", rows, items, failures={"b/04": "broken"})
+    return tmp_path / "s"
+
+
+def _read(view: object) -> tuple[np.ndarray, list[str], str]:
+    return view.numpy(), view.items["item_id"].to_list(), view.fingerprint  # type: ignore[attr-defined]
+
+
+def test_rows_items_and_fingerprint_are_the_same_elsewhere(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    whole = open_store("s", verify="full").view("birds/image/toy")
+    some = whole.where(split="train").take([20, 3, 3, 0]).normalized().astype(np.float64)
+    views = [whole, some, some.centered(np.arange(6.0))]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        monkeypatch.chdir("/")
+        found = pool.map(_read, views)
+    for view, (rows, ids, fingerprint) in zip(views, found, strict=True):
+        np.testing.assert_array_equal(rows, view.numpy())
+        assert rows.dtype == view.numpy().dtype
+        assert (ids, fingerprint) == (view.items["item_id"].to_list(), view.fingerprint)
+
+
+def test_it_says_little_and_opens_a_set_once(folder):
+    view = open_store(folder).view("birds/image/toy").take([1])
+    assert len(pickle.dumps(view)) < 1200
+    one, two = (pickle.loads(pickle.dumps(view)) for _ in range(2))
+    assert one.source is two.source
+    assert view.origin is not None
+    assert view.origin.address == str(folder)
+
+
+def test_rows_in_memory_do_not_travel(folder):
+    items = item_table(
+        [{"item_id": f"c/{i}", "kind": "class_name", "class_id": f"c/{i}", "variant": "name",
+          "template_id": "none", "text": "t"} for i in range(3)]
+    )  # fmt: skip
+    write_set(folder, np.eye(3, dtype=np.float32), items, dataset="c", kind="class_name")
+    texts = open_store(folder).view("c/class_name/toy").class_texts()
+    with pytest.raises(TypeError, match="rows in memory"):
+        pickle.dumps(texts)

@@ -18,7 +18,7 @@ FEW, MANY = 50, 200
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def stores(tmp_path_factory):
     found = {}
     for n in (FEW, MANY):
         found[n] = tmp_path_factory.mktemp(f"many{n}") / "store"
@@ -67,9 +67,7 @@ MOST = {_verify: 1_500, _ls: 1_100, _doctor: 2_150}
 
 
 @pytest.mark.parametrize("work", [_verify, _ls, _doctor, _gc])
-def test_four_times_the_sets_are_four_times_the_work(
-    stores: dict[int, Path], work: Callable[[Path], None]
-) -> None:
+def test_four_times_the_sets_are_four_times_the_work(stores, work):
     work(stores[FEW])  # imports and caches
     few, many = _calls(work, stores[FEW]), _calls(work, stores[MANY])
     assert few > 20 * FEW

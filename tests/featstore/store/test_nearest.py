@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -44,10 +41,7 @@ def sorted_scores(rows: np.ndarray, queries: np.ndarray, metric: str) -> np.ndar
     dtype=st.sampled_from(["float16", "float32", "float64", "int8"]),
     metric=st.sampled_from(["cosine", "dot"]), values=st.sampled_from([8, 500, 2**17]),
 )  # fmt: skip
-def test_as_a_sort_of_all_scores(
-    seed: int, n: int, dim: int, k: int, n_queries: int, few: bool, dtype: str, metric: Any,
-    values: int,
-) -> None:  # fmt: skip
+def test_as_a_sort_of_all_scores(seed, n, dim, k, n_queries, few, dtype, metric, values):
     rng = np.random.default_rng(seed)
     # Of few values: many equal rows, and rows of zeros. Else of very different lengths.
     rows = rng.integers(-1, 2, (n, dim)) if few else rng.standard_normal((n, dim)) * 9
@@ -73,7 +67,7 @@ def test_as_a_sort_of_all_scores(
                 assert set(lower.tolist()) <= set(listed[:at])
 
 
-def test_blocks_that_no_product_can_tell_apart() -> None:
+def test_blocks_that_no_product_can_tell_apart():
     """Equal rows at all places of blocks and threads: the lowest numbers, not what BLAS rounds."""
     row = np.random.default_rng(3).standard_normal(96).astype(np.float32)
     found = view_of(np.tile(row, (40_001, 1))).nearest(row, 5)
@@ -81,7 +75,7 @@ def test_blocks_that_no_product_can_tell_apart() -> None:
     assert found.scores[0] == pytest.approx(1, abs=1e-15)
 
 
-def test_the_memory_of_a_search_does_not_grow_with_the_view() -> None:
+def test_the_memory_of_a_search_does_not_grow_with_the_view():
     for n in (60_000, 240_000):
         view = view_of(np.random.default_rng(n).random((n, 64), np.float32).astype(np.float16))
         tracemalloc.start()
@@ -91,7 +85,7 @@ def test_the_memory_of_a_search_does_not_grow_with_the_view() -> None:
         assert peak < 100 * 2**20 + n * 4
 
 
-def test_as_faiss_finds_them(rng: np.random.Generator) -> None:
+def test_as_faiss_finds_them(rng):
     faiss = pytest.importorskip("faiss", reason="needs faiss-cpu, a peer")
     rows, queries = (rng.standard_normal((n, 48), dtype=np.float32) for n in (50_000, 20))
     index = faiss.IndexFlatIP(48)
@@ -104,7 +98,7 @@ def test_as_faiss_finds_them(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e25, 1e38])
-def test_rows_whose_squares_float32_cannot_hold(rng: np.random.Generator, scale: float) -> None:
+def test_rows_whose_squares_float32_cannot_hold(rng, scale):
     rows = rng.standard_normal((500, 8)) / 9
     for metric in ("cosine", "dot"):
         plain = view_of(rows.astype(np.float32)).nearest(rows[:3], 4, metric=metric)
@@ -112,9 +106,7 @@ def test_rows_whose_squares_float32_cannot_hold(rng: np.random.Generator, scale:
         assert scaled.rows.tolist() == plain.rows.tolist()
 
 
-def test_rows_of_a_set(
-    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame], make_set: Callable[..., str]
-) -> None:
+def test_rows_of_a_set(tmp_path, images, make_set):
     rows, items = images
     rows[4] = 0
     key = make_set(tmp_path, rows, items, failures={"birds/03": "bad"})
@@ -141,7 +133,7 @@ def test_rows_of_a_set(
         (np.ones(6), {"metric": "l2"}, "metric='l2'"),
     ],
 )
-def test_queries_that_cannot_be_answered(queries: Any, options: dict[str, Any], said: str) -> None:
+def test_queries_that_cannot_be_answered(queries, options, said):
     view = view_of(np.ones((3, 6), np.float32))
     with pytest.raises(ValueError, match=said):
         view.nearest(queries, **{"k": 1, **options})

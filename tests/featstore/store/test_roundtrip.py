@@ -54,9 +54,7 @@ def as_stored(rows: np.ndarray, dtype: str) -> np.ndarray:
     sharded=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_any_shape_dtype_and_chunking(
-    n: int, dim: int, dtype: str, block_rows: int, sharded: bool, seed: int
-) -> None:
+def test_any_shape_dtype_and_chunking(n, dim, dtype, block_rows, sharded, seed):
     rows = some_rows(np.random.default_rng(seed), n, dim, dtype)
     items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(n)])
     limits = {"plain_bytes": 0, "shard_bytes": 1} if sharded else {}
@@ -69,7 +67,7 @@ def test_any_shape_dtype_and_chunking(
         assert found.tobytes() == expected.tobytes(), reader
 
 
-def test_several_shards(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_several_shards(tmp_path, rng):
     rows = rng.standard_normal((5000, 32)).astype(np.float32)
     items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(len(rows))])
     key = write_set(tmp_path, rows, items, block_rows=64, plain_bytes=0, shard_bytes=1)
@@ -83,7 +81,7 @@ def test_several_shards(tmp_path: Path, rng: np.random.Generator) -> None:
     assert view.take(np.arange(500, 520)).numpy().tobytes() == rows[500:520].tobytes()
 
 
-def test_zarr_walks_the_whole_store(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_zarr_walks_the_whole_store(tmp_path, rng):
     rows = rng.standard_normal((4, 3)).astype(np.float32)
     items = item_table([{"item_id": f"i/{i}", "kind": "head_weight"} for i in range(4)])
     key = write_set(tmp_path, rows, items, kind="head_weight", bias=np.arange(4.0))

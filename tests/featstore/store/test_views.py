@@ -1,10 +1,6 @@
 """Views: the right rows, in the right order, or an error that says what there is."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,9 +16,7 @@ from featstore.errors import (
 KEY = "birds/image/timm:toy"
 
 
-def test_where_takes_values_lists_and_expressions(
-    store_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_where_takes_values_lists_and_expressions(store_path, images):
     rows, _ = images
     view = open_store(store_path).view(KEY)
     test = view.where(split="test")
@@ -33,14 +27,12 @@ def test_where_takes_values_lists_and_expressions(
     assert view.where(pl.col("item_id") >= "birds/10").numpy().tobytes() == rows[10:].tobytes()
 
 
-def test_an_unknown_column_is_suggested(store_path: Path) -> None:
+def test_an_unknown_column_is_suggested(store_path):
     with pytest.raises(UnknownColumnError, match=r"No column named 'spilt'.*Did you mean 'split'"):
         open_store(store_path).view(KEY).where(spilt="test")
 
 
-def test_take_keeps_order_and_checks_bounds(
-    store_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_take_keeps_order_and_checks_bounds(store_path, images):
     view = open_store(store_path).view(KEY)
     assert view.take([5, 5, 1]).numpy().tobytes() == images[0][[5, 5, 1]].tobytes()
     assert view.take([-1]).numpy().tobytes() == images[0][11:].tobytes()
@@ -49,13 +41,13 @@ def test_take_keeps_order_and_checks_bounds(
             view.take(bad)
 
 
-def test_batches_need_a_positive_size(store_path: Path) -> None:
+def test_batches_need_a_positive_size(store_path):
     with pytest.raises(ValueError, match="rows=0"):
         list(open_store(store_path).view(KEY).batches(0))
 
 
 @pytest.mark.parametrize("rows", [2.5, "4", None])
-def test_batches_need_a_whole_number(store_path: Path, rows: Any) -> None:
+def test_batches_need_a_whole_number(store_path, rows):
     view = open_store(store_path).view(KEY)
     with pytest.raises(TypeError, match="The rows of a batch are a whole number; got rows="):
         next(view.batches(rows))
@@ -63,12 +55,12 @@ def test_batches_need_a_whole_number(store_path: Path, rows: Any) -> None:
 
 
 @pytest.mark.parametrize("name", [None, 3, Path("birds/image/toy")])
-def test_the_name_of_a_set_is_a_text(store_path: Path, name: Any) -> None:
+def test_the_name_of_a_set_is_a_text(store_path, name):
     with pytest.raises(TypeError, match="The name of a set is a text such as"):
         open_store(store_path).view(name)
 
 
-def test_the_fingerprint_follows_content_selection_and_form(store_path: Path) -> None:
+def test_the_fingerprint_follows_content_selection_and_form(store_path):
     view = open_store(store_path).view(KEY)
     again = open_store(store_path).view(KEY)
     assert view.fingerprint == again.fingerprint
@@ -77,16 +69,14 @@ def test_the_fingerprint_follows_content_selection_and_form(store_path: Path) ->
     assert view.where(split="train").fingerprint == view.take(range(8)).fingerprint
 
 
-def test_numpy_returns_memory_that_the_caller_owns(store_path: Path) -> None:
+def test_numpy_returns_memory_that_the_caller_owns(store_path):
     view = open_store(store_path).view(KEY)
     mine = view.numpy()
     mine[:] = 0
     assert view.numpy().any()
 
 
-def test_spaces_must_agree(
-    store_path: Path, images: tuple[np.ndarray, pl.DataFrame], make_set: Callable[..., str]
-) -> None:
+def test_spaces_must_agree(store_path, images, make_set):
     make_set(store_path, *images, encoder="timm:other")
     store = open_store(store_path)
     x, other = store.view(KEY), store.view("birds/image/other")
@@ -95,9 +85,7 @@ def test_spaces_must_agree(
         x.require_same_space(other)
 
 
-def test_take_accepts_a_mask_and_nothing_vague(
-    store_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_take_accepts_a_mask_and_nothing_vague(store_path, images):
     view = open_store(store_path).view(KEY)
     mask = np.arange(12) % 3 == 1
     assert view.take(mask).numpy().tobytes() == images[0][mask].tobytes()
@@ -107,7 +95,7 @@ def test_take_accepts_a_mask_and_nothing_vague(
     assert len(view.take([])) == 0
 
 
-def test_where_takes_any_collection_and_null(store_path: Path) -> None:
+def test_where_takes_any_collection_and_null(store_path):
     view = open_store(store_path).view(KEY)
     for values in (["test"], {"test"}, ("test",), np.array(["test"]), pl.Series(["test"])):
         assert len(view.where(split=values)) == 4

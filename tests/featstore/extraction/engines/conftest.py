@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import featstore
-from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
+from featstore import EncoderSpec, ExtractConfig, extract_many
 from featstore.plugins import use_plugins
 from featstore.testing import toy_manifest
 from tests.damage import lasting
@@ -21,7 +20,7 @@ MODEL = "timm:test_vit"
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(tmp_path_factory):
     """Weights of the smallest transformer that timm has, drawn with a seed."""
     import timm
     import torch
@@ -39,13 +38,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+def pictures(tmp_path_factory):
     root = tmp_path_factory.mktemp("pictures")
     return toy_manifest(root, IMAGES, name="p", sizes=[(36, 40)], broken=[BAD], seed=5)
 
 
 @pytest.fixture(scope="session")
-def choices(weights: Path) -> list[EncoderSpec]:
+def choices(weights):
     """Return two encoders: what is decoded once feeds both."""
     return [
         EncoderSpec(MODEL, weights=str(weights)),
@@ -60,9 +59,7 @@ def settled(**changes: Any) -> ExtractConfig:
 
 
 @pytest.fixture(scope="session")
-def whole(
-    tmp_path_factory: pytest.TempPathFactory, pictures: Manifest, choices: list[EncoderSpec]
-) -> dict[str, bytes]:
+def whole(tmp_path_factory, pictures, choices):
     """The store as one process leaves it."""
     store = tmp_path_factory.mktemp("whole") / "store"
     results = extract_many(pictures, kind="image", encoders=choices, store=store, config=settled())
@@ -72,7 +69,7 @@ def whole(
 
 
 @pytest.fixture
-def journalled() -> Callable[[Path], int]:
+def journalled():
     """Return what counts the blocks that unpublished work has written down so far."""
 
     def count(store: Path) -> int:
@@ -124,7 +121,7 @@ class Fickle:
 
 
 @pytest.fixture
-def fickle(no_plugins: None, tmp_path: Path) -> Callable[[str], EncoderSpec]:
+def fickle(no_plugins, tmp_path):
     """Return what makes an encoder that raises on some devices, as ``cpu:1+cpu:2`` names them."""
     module = tmp_path / "fickle.py"
     module.write_text(FICKLE)

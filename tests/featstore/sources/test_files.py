@@ -1,0 +1,806 @@
+"""Folders, tables and tars become manifests; hostile ones are refused whole."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featstore import read_manifest, write_manifest
+from featstore.errors import ItemReadError, ManifestError
+from featstore.sources.reader import ByteReader, check_bytes, open_reader
+from featstore.sources.roots import Folder, LocalFile
+from featstore.sources.tars import Member, members
+from featstore.sources.text_files import _rows
+from tests.small_files import picture, write, write_tar
+
+
+def ids(manifest, kind="image"):
+    return manifest.items(kind)["item_id"].to_list()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write(
+        tmp_path / "photos",
+        {
+            "b.PNG": picture(1),
+            "a/2.jpeg": picture(2, "JPEG"),
+            "a/zwölf.webp": picture(3, "WEBP"),
+            "a/notes.txt": "no image",
+            ".hidden/4.png": picture(4),
+            "a/._2.jpeg": b"a resource fork",
+            "empty.gif": b"",
+        },
+    )
+
+
+def test_a_folder_is_its_images_by_relative_path(make, photos):
+    manifest = make("folder", photos)
+    table = manifest.items("image")
+    assert ids(manifest) == [
+        "zoo/image/a/2.jpeg", "zoo/image/a/zwölf.webp", "zoo/image/b.PNG", "zoo/image/empty.gif",
+    ]  # fmt: skip
+    assert manifest.root == photos
+    assert table["class_id"].null_count() == table["split"].null_count() == 4
+    with open_reader(manifest) as reader:
+        for row in table.iter_rows(named=True):
+            data = (photos / row["uri"]).read_bytes()
+            assert reader.read(row) == data
+            assert row["content_sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_folders_named_as_splits_are_splits(make, tmp_path):
+    files = {f"{split}/{n}.png": picture(n) for n, split in enumerate(("train", "Validation"))}
+    manifest = make("folder", write(tmp_path / "all", files))
+    assert dict(manifest.items("image").select("uri", "split").iter_rows()) == {
+        "train/0.png": "train", "Validation/1.png": "val",
+    }  # fmt: skip
+    write(tmp_path / "all", {"other/2.png": picture(2)})
+    assert make("folder", tmp_path / "all").items("image")["split"].null_count() == 3
+    one = make("folder", tmp_path / "all", split="test")
+    assert one.items("image")["split"].unique().to_list() == ["test"]
+
+
+def test_class_folders_have_sorted_classes_and_prompts(make, tmp_path):
+    root = write(
+        tmp_path / "pets",
+        {"dog/a.png": picture(1), "cat/deep/b.png": picture(2), "Great Dane/a.png": picture(3)},
+    )
+    manifest = make("class-folders", root)
+    assert manifest.classes.select("class_id", "index", "name").rows() == [
+        ("zoo/Great Dane", 0, "Great Dane"), ("zoo/cat", 1, "cat"), ("zoo/dog", 2, "dog"),
+    ]  # fmt: skip
+    assert manifest.items("image").select("item_id", "class_id").rows() == [
+        ("zoo/image/Great Dane/a.png", "zoo/Great Dane"),
+        ("zoo/image/cat/deep/b.png", "zoo/cat"),
+        ("zoo/image/dog/a.png", "zoo/dog"),
+    ]
+    texts = manifest.items("class_name").filter(class_id="zoo/cat")["text"].to_list()
+    assert texts == ["cat", "a photo of a cat."]
+
+
+def test_class_folders_below_split_folders(make, tmp_path):
+    files = {
+        "train/cat/1.png": picture(1),
+        "val/cat/1.png": picture(2),
+        "val/dog/x.png": picture(3),
+    }
+    manifest = make("class-folders", write(tmp_path / "in", files))
+    rows = manifest.items("image").select("uri", "split", "class_id").rows()
+    assert rows == [
+        ("train/cat/1.png", "train", "zoo/cat"),
+        ("val/cat/1.png", "val", "zoo/cat"),
+        ("val/dog/x.png", "val", "zoo/dog"),
+    ]
+
+
+def test_classes_that_are_numbers_are_in_the_order_of_numbers(make, tmp_path):
+    files = {f"{label}/x.png": picture(label) for label in (10, 9, 0)}
+    manifest = make("class-folders", write(tmp_path / "digits", files))
+    assert manifest.classes["name"].to_list() == ["0", "9", "10"]
+    assert "class_name" not in manifest.tables
+
+
+def test_captions_of_the_same_stem_one_a_line(make, tmp_path):
+    root = write(
+        tmp_path / "pairs",
+        {
+            "test/a.jpg": picture(1, "JPEG"),
+            "test/a.txt": "\ufeffA cat.\r\n\r\n  Zwölf Hunde 犬 \nA cat.\n",
+            "test/b.png": picture(2),
+            "test/readme.txt": "about this folder",
+        },
+    )
+    manifest = make("captions", root)
+    assert manifest.items("caption").select("item_id", "text", "parent_id", "split").rows() == [
+        ("zoo/caption/test/a.jpg#0", "A cat.", "zoo/image/test/a.jpg", "test"),
+        ("zoo/caption/test/a.jpg#1", "Zwölf Hunde 犬", "zoo/image/test/a.jpg", "test"),
+        ("zoo/caption/test/a.jpg#2", "A cat.", "zoo/image/test/a.jpg", "test"),
+    ]
+    assert len(ids(manifest)) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "files", "match"),
+    [
+        ("folder", {"x.txt": "none"}, "holds no image"),
+        ("class-folders", {"cat/1.png": b"1", "loose.png": b"2"}, "'loose.png' .* no class folder"),
+        ("class-folders", {"Cat/1.png": b"1", "cat/2.png": b"2"}, "differ only in case"),
+        ("captions", {"a.jpg": b"1", "a.png": b"2", "a.txt": "?"}, "both 'a.jpg' and 'a.png'"),
+        ("captions", {"a.jpg": b"1", "a.txt": b"abc\xe9"}, r"a\.txt is not UTF-8 \(byte 3\)"),
+        ("captions", {"a.jpg": b"1", "a.txt": "x\0y"}, "holds a NUL"),
+        ("captions", {"a.jpg": b"1", "a.txt": b"x" * (2**20 + 1)}, "more than 1,048,576 bytes"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_by_name(make, tmp_path, source, files, match):
+    with pytest.raises(ManifestError, match=match):
+        make(source, write(tmp_path / "in", files))
+    assert not (tmp_path / "made0").exists()
+
+
+def test_names_that_differ_only_in_case_stay_two_items(make, tmp_path):
+    """Keys may be case-sensitive codes; nothing is ever written under them."""
+    root = write(tmp_path / "in", {"dQw4.jpg": b"1", "DQW4.jpg": b"2"})
+    assert ids(make("folder", root)) == ["zoo/image/DQW4.jpg", "zoo/image/dQw4.jpg"]
+
+
+def test_a_file_name_that_is_not_utf8(make, tmp_path):
+    root = write(tmp_path / "in", {"a.png": b"1"})
+    with open(os.fsencode(root) + b"/abc\xe9.png", "wb"):  # noqa: PTH123
+        pass
+    with pytest.raises(ManifestError, match=r"is not UTF-8\. Rename"):
+        make("folder", root)
+
+
+@pytest.mark.parametrize("suffix", ["png", "txt"])
+def test_links_out_of_the_folder_are_refused(make, tmp_path, suffix):
+    secret = write(tmp_path / "secret", {"x": "mine"}) / "x"
+    root = write(tmp_path / "in", {"a.png": picture(1)})
+    (root / ("b.png" if suffix == "png" else "a.txt")).symlink_to(secret)
+    with pytest.raises(ManifestError, match="leads out of"):
+        make("captions", root)
+
+
+@pytest.mark.parametrize(
+    ("location", "match"),
+    [
+        ("pipe:curl http://example.org/a.tar", "is a command"),
+        ("https://example.org/photos", "is a URL"),
+        ("s3://bucket/photos", "is a URL"),
+        ("gone", "No such file"),
+        ("x\0y", "cannot be opened"),
+    ],
+)
+@pytest.mark.parametrize("source", ["folder", "urls", "csv", "karpathy", "torchvision"])
+def test_locations_are_local_and_exist(make, source, location, match):
+    with pytest.raises(ManifestError, match=match):
+        make(source, location)
+
+
+# ---- CSV, TSV, JSON Lines and Karpathy's JSON -----------------------------------------------
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write(tmp_path / "in", {f"img/{n}.png": picture(n) for n in range(4)})
+
+
+TABLES = {
+    "csv": "path,caption,label,split\n"
+    'img/0.png,"A dog, and ""a cat"".",dog,train\n'
+    "img/0.png,Second.,dog,train\n"
+    "\n"
+    "./img/1.png,,cat,validation\n",
+    "tsv": "path\tcaption\tlabel\tsplit\n"
+    'img/0.png\t"A dog, and ""a cat""."\tdog\ttrain\n'
+    "img/0.png\tSecond.\tdog\ttrain\n"
+    "img/1.png\t\tcat\tvalidation\n",
+    "jsonl": '{"path": "img/0.png", "caption": ["A dog, and \\"a cat\\".", "Second."], '
+    '"label": "dog", "split": "train"}\n\n'
+    '{"path": "img/1.png", "label": "cat", "split": "validation"}\n',
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables_of_paths(make, root, kind):
+    manifest = make(kind, write(root, {f"x.{kind}": TABLES[kind]}) / f"x.{kind}")
+    images = manifest.items("image")
+    assert images.select("item_id", "uri", "class_id", "split", "source_split").rows() == [
+        ("zoo/image/img/0.png", "img/0.png", "zoo/dog", "train", None),
+        ("zoo/image/img/1.png", "img/1.png", "zoo/cat", "val", "validation"),
+    ]
+    assert manifest.items("caption").select("item_id", "text", "parent_id", "split").rows() == [
+        ("zoo/caption/img/0.png#0", 'A dog, and "a cat".', "zoo/image/img/0.png", "train"),
+        ("zoo/caption/img/0.png#1", "Second.", "zoo/image/img/0.png", "train"),
+    ]
+
+
+def test_columns_are_chosen_by_options_and_ids_are_keys(make, root, tmp_path):
+    table = write(tmp_path, {"t/x.csv": "file,words,id\n0.png,Hello.,q7\n1.png,,q8\n"}) / "t/x.csv"
+    manifest = make("csv", table, image="file", caption="words", images=str(root / "img"))
+    assert manifest.items("image")["item_id"].to_list() == ["zoo/image/q7", "zoo/image/q8"]
+    assert manifest.items("caption")["item_id"].to_list() == ["zoo/caption/q7#0"]
+    assert manifest.root == root / "img"
+
+
+def test_absolute_paths_must_lie_below_the_root(make, root, tmp_path):
+    table = write(root, {"x.csv": f"path\n{root}/img/0.png\n"}) / "x.csv"
+    assert make("csv", table).items("image")["uri"].to_list() == ["img/0.png"]
+    write(root, {"x.csv": f"path\n{tmp_path}/img/0.png\n"})
+    with pytest.raises(ManifestError, match="does not lie below"):
+        make("csv", table)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("path,caption\nimg/0.png\n", r"x\.csv, line 2 has 1 fields; the header has 2"),
+        ("path,caption\nimg/0.png,a,b\n", "line 2 has 3 fields; the header has 2"),
+        ('path,caption\nimg/0.png,"open\n', r"line \d, cannot be read: unexpected end of data"),
+        (b"path,caption\nimg/0.png,abc\xe9\n", "not UTF-8"),
+        ("path\n../secret.png\n", "climbs out"),
+        ("path\n/etc/passwd\n", "does not lie below"),
+        ("path\nhttp://example.org/a.png\n", "is a URL"),
+        ("path\npipe:cat x\n", "no such file"),
+        ("path\nimg/\0.png\n", "control character"),
+        ("path\n \n", "no path of an image"),
+        ("path\nimg/gone.png\n", "there is no such file"),
+        ("path\nimg\n", "not a regular file"),
+        ("path,label\nimg/0.png,a\nimg/0.png,b\n", r"'img/0\.png' is repeated with other facts"),
+        ("path,id\nimg/0.png,1\nimg/1.png,1\n", "'1' is repeated with other facts"),
+        ("path,path\nimg/0.png,x\n", "names a column twice"),
+        ("picture\nimg/0.png\n", "no column of images.*It has: 'picture'"),
+        ("path,caption\n", "holds no image"),
+        ("", "no column of images"),
+        ("path,caption\nimg/0.png,a\0b\n", "NUL"),
+        ("path,label\nimg/0.png,Cat\nimg/1.png,cat\n", "differ only in case"),
+        ("path,caption\nimg/0.png," + "x" * 200_000 + "\n", "field larger than field limit"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_tables_are_refused_by_name_and_line(make, root, content, match):
+    table = write(root, {"x.csv": content}) / "x.csv"
+    with pytest.raises(ManifestError, match=match):
+        make("csv", table)
+
+
+def test_an_option_that_names_no_column(make, root):
+    table = write(root, {"x.csv": "path,captoin\nimg/0.png,a\n"}) / "x.csv"
+    with pytest.raises(ManifestError, match=r"No column named 'caption'.*Did you mean 'captoin'"):
+        make("csv", table, caption="caption")
+    with pytest.raises(ManifestError, match=r"No option named 'captions'.*Did you mean 'caption'"):
+        make("csv", table, captions="x")
+
+
+@given(
+    st.lists(
+        st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=2, max_size=2),
+        min_size=1,
+    )
+)
+def test_rows_are_those_that_were_written(tmp_path_factory, rows):
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer).writerows(rows)
+    path = tmp_path_factory.mktemp("csv") / "x.csv"
+    path.write_bytes(buffer.getvalue().encode())
+    read = [fields for _, fields in _rows(path, ",")]
+    rows[0][0] = rows[0][0].removeprefix("\ufeff") if rows[0][0][:1] == "\ufeff" else rows[0][0]
+    assert read == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("[1, 2]\n", "line 1 is not a JSON object"),
+        ('{"path": "img/0.png"}\n{"path"\n', "line 2 is not JSON"),
+        ('{"path": "img/0.png", "caption": 3}\n', "a caption that is no text: 3"),
+        ('{"path": ["img/0.png"]}\n', "no path of an image"),
+        ('{"path": "img/0.png", "label": {"a": 1}}\n', "neither text nor integer"),
+        ('{"path": "img/0.png", "label": 1.5}\n', "neither text nor integer"),
+        ('{"path": "img/\\ud800.png"}\n', "not UTF-8"),
+        ('{"path": "' + "x" * 2**20 + '"}\n', "bytes of JSON; at most"),
+        ("[" * 200_000 + "]" * 200_000 + "\n", "is not JSON that is read here"),
+        (b'{"path": "abc\xe9"}\n', "is not JSON"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_json_lines_are_refused_by_line(make, root, content, match):
+    table = write(root, {"x.jsonl": content}) / "x.jsonl"
+    with pytest.raises(ManifestError, match=match):
+        make("jsonl", table)
+
+
+def test_a_field_that_the_first_object_lacks_is_not_lost(make, root):
+    lines = '{"path": "img/1.png", "label": "cat"}\n{"path": "img/0.png", "caption": "Late."}\n'
+    manifest = make("jsonl", write(root, {"x.jsonl": lines}) / "x.jsonl")
+    assert manifest.items("caption")["text"].to_list() == ["Late."]
+
+
+# ---- Karpathy ------------------------------------------------------------------------------
+
+
+def karpathy(**changes):
+    image = {
+        "filepath": "img", "filename": "0.png", "imgid": 7, "cocoid": 391895, "split": "restval",
+        "sentids": [70, 71, 72, 73, 74, 75],
+        "sentences": [
+            {"tokens": ["a"], "raw": f"Sentence {n}.", "imgid": 7, "sentid": 70 + n}
+            for n in range(6)
+        ],
+    }  # fmt: skip
+    return {"images": [image | changes], "dataset": "coco"}
+
+
+def test_karpathy_keeps_all_captions_and_its_own_ids(make, root):
+    document = karpathy()
+    document["images"].append(
+        {"filename": "img/1.png", "split": "test", "sentences": [{"raw": "No ids."}]}
+    )
+    path = write(root, {"dataset.json": json.dumps(document)}) / "dataset.json"
+    manifest = make("karpathy", path)
+    columns = ("item_id", "uri", "split", "source_split", "cocoid")
+    assert manifest.items("image").select(columns).rows() == [
+        ("zoo/image/7", "img/0.png", "train", "restval", 391895),
+        ("zoo/image/img/1.png", "img/1.png", "test", None, None),
+    ]
+    captions = manifest.items("caption").select("item_id", "text", "parent_id").rows()
+    assert captions == [
+        *((f"zoo/caption/{70 + n}", f"Sentence {n}.", "zoo/image/7") for n in range(6)),
+        ("zoo/caption/img/1.png#0", "No ids.", "zoo/image/img/1.png"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("document", "match"),
+    [
+        ({"images": 3}, "no list of images"),
+        ([], "no list of images"),
+        ({"images": [3]}, "image 0 is not a JSON object"),
+        (karpathy(filename=None), "no path of an image: None"),
+        (karpathy(filepath="../.."), "climbs out"),
+        (karpathy(filepath="/etc", filename="passwd"), "does not lie below"),
+        (karpathy(sentences=[{"tokens": []}]), "no list of raw texts"),
+        (karpathy(sentences={"raw": "x"}), "no list of raw texts"),
+        ({"images": karpathy()["images"] * 2}, "caption key '70' is repeated"),
+        (
+            {"images": [karpathy()["images"][0], karpathy(imgid=8, filename="1.png")["images"][0]]},
+            "caption key '70' is repeated",
+        ),
+    ],
+    ids=lambda value: str(value)[-40:],
+)
+def test_bad_karpathy_files(make, root, document, match):
+    path = write(root, {"x.json": json.dumps(document)}) / "x.json"
+    with pytest.raises(ManifestError, match=match):
+        make("karpathy", path)
+
+
+def test_a_gigantic_json_is_not_read(make, root):
+    path = root / "x.json"
+    with path.open("wb") as file:
+        file.truncate(2**28 + 1)
+    with pytest.raises(ManifestError, match=re.escape("at most 268,435,456 are read")):
+        make("karpathy", path)
+
+
+# ---- Webdataset tars, read with an index; hostile ones are refused whole --------------------
+
+
+def index_tar(path) -> list[Member]:
+    with Folder(path.parent).opened(path.name) as file:
+        return list(members(file))
+
+
+def link(kind, name="x.jpg", target="/etc/passwd"):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """CLIP_benchmark's layout: splits as folders, class names and templates beside."""
+    root = tmp_path / "wds"
+    write_tar(
+        root / "train" / "0.tar",
+        [
+            ("s0.jpg", picture(1, "JPEG")), ("s0.cls", "1"), ("s0.pyd", b"\x80\x04never"),
+            ("./s1.png", picture(2)), ("./s1.cls", "0\n"),
+        ],
+    )  # fmt: skip
+    write_tar(root / "test" / "0.tar", [("s0.webp", picture(3, "WEBP")), ("s0.cls", "2")])
+    return write(
+        root,
+        {
+            "classnames.txt": "cat\ncrane\ncrane\n",
+            "zeroshot_classification_templates.txt": "a photo of a {c}.\nart with {c}\n",
+        },
+    )
+
+
+def test_members_are_read_where_they_lie(make, shards):
+    manifest = make("webdataset", shards)
+    table = manifest.items("image")
+    assert table.select("item_id", "uri", "split", "class_id").rows() == [
+        ("zoo/image/test/s0", "test/0.tar::s0.webp", "test", "zoo/crane (2)"),
+        ("zoo/image/train/s0", "train/0.tar::s0.jpg", "train", "zoo/crane (1)"),
+        ("zoo/image/train/s1", "train/0.tar::./s1.png", "train", "zoo/cat"),
+    ]
+    expected = [picture(3, "WEBP"), picture(1, "JPEG"), picture(2)]
+    with open_reader(manifest) as reader:
+        assert [reader.read(row) for row in table.to_dicts()] == expected
+    hashes = [hashlib.sha256(data).hexdigest() for data in expected]
+    assert table["content_sha256"].to_list() == hashes
+
+
+def test_class_names_and_templates_beside_the_tars(make, shards):
+    manifest = make("webdataset", shards)
+    assert manifest.classes.select("index", "name", "shared_name").rows() == [
+        (0, "cat", False), (1, "crane", True), (2, "crane", True),
+    ]  # fmt: skip
+    prompts = manifest.items("class_name").filter(class_id="zoo/cat")
+    template = f"t{hashlib.sha256(b'art with {}').hexdigest()[:8]}"
+    assert prompts.select("template_id", "text").rows() == [
+        ("photo", "a photo of a cat."), (template, "art with cat"),
+    ]  # fmt: skip
+
+
+def test_captions_and_labels_of_text_and_json(make, tmp_path):
+    tar = write_tar(
+        tmp_path / "pairs.tar",
+        [
+            ("a/001.jpg", picture(1, "JPEG")),
+            ("a/001.txt", "A dog.\n"),
+            ("a/001.json", json.dumps({"caption": "A dog.", "label": "dog", "url": "pipe:rm"})),
+            ("002.json", json.dumps({"caption": ["One.", "Two.", 3], "cls": 7})),
+            ("002.png", picture(2)),
+            ("003.txt", "a caption without an image"),
+            ("004.seg.png", picture(9)),
+            ("README", "no suffix"),
+            ("005.jpg", b""),
+        ],
+    )
+    manifest = make("webdataset", tar, split="val")
+    rows = manifest.items("image").select("item_id", "class_id", "split").rows()
+    assert rows == [
+        ("zoo/image/a/001", "zoo/dog", "val"),
+        ("zoo/image/002", "zoo/7", "val"),
+        ("zoo/image/005", None, "val"),
+    ]
+    assert manifest.items("caption").select("item_id", "text", "parent_id").rows() == [
+        ("zoo/caption/a/001#0", "A dog.", "zoo/image/a/001"),
+        ("zoo/caption/002#0", "One.", "zoo/image/002"),
+        ("zoo/caption/002#1", "Two.", "zoo/image/002"),
+    ]
+
+
+@given(
+    st.lists(
+        st.tuples(st.text("abcé", min_size=1, max_size=150), st.binary(max_size=1500)),
+        max_size=6,
+        unique_by=lambda pair: pair[0],
+    ),
+    st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
+)
+def test_the_index_agrees_with_tarfiles_own_extraction(tmp_path_factory, members, fmt):
+    path = write_tar(tmp_path_factory.mktemp("tar") / "x.tar", members, fmt=fmt)
+    data = path.read_bytes()
+    found = {m.name: data[m.offset : m.offset + m.size] for m in index_tar(path)}
+    with tarfile.open(path) as tar:
+        assert found == {m.name: tar.extractfile(m).read() for m in tar}
+    assert found == dict(members)
+
+
+GOOD = ("ok.jpg", b"fine")
+
+
+@pytest.mark.parametrize(
+    ("members", "match"),
+    [
+        ([GOOD, ("../x.jpg", b"1")], r"'\.\./x\.jpg' .*climbs out"),
+        ([GOOD, ("a/../../x.jpg", b"1")], "climbs out"),
+        ([GOOD, ("/etc/x.jpg", b"1")], "absolute"),
+        ([GOOD, ("C:/x.jpg", b"1")], "drive"),
+        ([GOOD, ("a\\x.jpg", b"1")], "backslash"),
+        ([GOOD, ("a\nb.jpg", b"1")], "control"),
+        ([GOOD, link(tarfile.SYMTYPE)], "a symbolic link to '/etc/passwd'"),
+        ([GOOD, link(tarfile.LNKTYPE, target="ok.jpg")], "a hard link to 'ok.jpg'"),
+        ([GOOD, link(tarfile.FIFOTYPE)], "a device, pipe"),
+        ([GOOD, link(tarfile.CHRTYPE)], "a device, pipe"),
+        ([GOOD, GOOD], "'ok' is repeated .*'ok.jpg' and 'ok.jpg'"),
+        ([GOOD, ("ok.PNG", b"1")], "'ok' is repeated"),
+        ([GOOD, ("ok.JPG", b"1")], "'ok.jpg' and 'ok.JPG'"),
+        ([GOOD, ("ok.txt", b"abc\xe9")], "ok.txt is not UTF-8"),
+        ([GOOD, ("ok.txt", bytes(2**20 + 1))], "1,048,577 bytes; texts of at most"),
+        ([GOOD, ("ok.json", b"[" * 100_000)], "is not JSON that is read here"),
+        ([GOOD, ("ok.json", b"[1]")], "not a JSON object"),
+        ([GOOD, ("ok.json", b"{bad")], "is not JSON"),
+        ([("x.txt", b"no image")], "holds no image"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_hostile_members_refuse_the_tar(make, tmp_path, members, match):
+    with pytest.raises(ManifestError, match=match):
+        make("webdataset", write_tar(tmp_path / "x.tar", members))
+    assert not (tmp_path / "made0").exists()
+
+
+def test_keys_repeated_between_tars_are_named(make, tmp_path):
+    write_tar(tmp_path / "in" / "0.tar", [GOOD])
+    write_tar(tmp_path / "in" / "1.tar", [GOOD])
+    with pytest.raises(ManifestError, match=r"'0\.tar::ok\.jpg' and for '1\.tar::ok\.jpg'"):
+        make("webdataset", tmp_path / "in")
+
+
+def test_every_truncation_is_refused(tmp_path):
+    """Also the one at the border of a member, which tarfile itself takes for an end."""
+    members = [("a.jpg", b"1" * 700), ("b.jpg", b"2" * 30)]
+    whole = write_tar(tmp_path / "x.tar", members).read_bytes()
+    last = 512 * 5  # two headers, three blocks of content: then the end mark
+    cut = tmp_path / "cut.tar"
+    for length in (0, 1, 511, 512, 600, 1024, 1536, 1600, 2048, 2060, 2559, last, last + 511):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(ManifestError, match=r"cut\.tar is .*(truncated|refused)"):
+            list(index_tar(cut))
+    cut.write_bytes(whole[: last + 512])
+    assert [member.name for member in index_tar(cut)] == ["a.jpg", "b.jpg"]
+
+
+def test_damage_between_members_is_not_taken_for_the_end(tmp_path):
+    data = bytearray(write_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("b.jpg", b"2")]).read_bytes())
+    data[1024 + 5] ^= 1  # in the name of the second member: its checksum is wrong
+    (tmp_path / "x.tar").write_bytes(data)
+    with pytest.raises(ManifestError, match="header at byte 1,024 is damaged"):
+        list(index_tar(tmp_path / "x.tar"))
+
+
+def test_data_behind_the_end_mark_is_refused(tmp_path):
+    data = write_tar(tmp_path / "x.tar", [GOOD]).read_bytes()
+    (tmp_path / "x.tar").write_bytes(data + data)
+    with pytest.raises(ManifestError, match="data behind its end mark"):
+        list(index_tar(tmp_path / "x.tar"))
+
+
+def lying_header(kind, size):
+    info = tarfile.TarInfo("x.jpg")
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "match"),
+    [
+        (tarfile.REGTYPE, 2**33, "unexpected end of data|ends behind"),
+        (tarfile.XHDTYPE, 2**33, "claims 8,589,93"),
+        (tarfile.GNUTYPE_LONGNAME, 2**40, "claims 1,099,51"),
+        (tarfile.REGTYPE, -(2**40), "."),
+    ],
+)
+def test_sizes_that_lie_take_no_memory(tmp_path, kind, size, match):
+    path = tmp_path / "x.tar"
+    path.write_bytes(lying_header(kind, size) + bytes(4096))
+    with pytest.raises(ManifestError, match=match):
+        list(index_tar(path))
+
+
+def test_compressed_tars_are_refused(make, tmp_path):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a.jpg"))
+    (tmp_path / "x.tar").write_bytes(buffer.getvalue())
+    (tmp_path / "x.tar.gz").write_bytes(buffer.getvalue())
+    with pytest.raises(ManifestError, match="no uncompressed tar"):
+        make("webdataset", tmp_path / "x.tar")
+    with pytest.raises(ManifestError, match=r"does not end in \.tar"):
+        make("webdataset", tmp_path / "x.tar.gz")
+
+
+def test_labels_outside_the_list_of_names(make, tmp_path):
+    write_tar(tmp_path / "in" / "0.tar", [GOOD, ("ok.cls", "2")])
+    write(tmp_path / "in", {"classnames.txt": "a\nb\n"})
+    with pytest.raises(ManifestError, match=r"'2' .*neither one of the 2 class names"):
+        make("webdataset", tmp_path / "in")
+
+
+def test_a_template_needs_a_place_for_the_name(make, tmp_path):
+    write_tar(tmp_path / "in" / "0.tar", [GOOD, ("ok.cls", "0")])
+    write(tmp_path / "in", {"zeroshot_classification_templates.txt": "a photo\n"})
+    with pytest.raises(ManifestError, match=r"'a photo' .*must hold \{\} or \{c\} once"):
+        make("webdataset", tmp_path / "in")
+
+
+# ---- The reader of items: hashes, limits, threads, and what a hostile manifest gets ---------
+
+
+def test_a_changed_file_is_never_returned(make, tmp_path):
+    root = write(tmp_path / "in", {"a.png": picture(1)})
+    manifest = make("folder", root)
+    row = manifest.items("image").row(0, named=True)
+    check_bytes(manifest)
+    write(root, {"a.png": picture(2)})
+    with open_reader(manifest) as reader, pytest.raises(ItemReadError, match="hash changed"):
+        reader.read(row)
+    with pytest.raises(ManifestError, match=r"'zoo/image/a\.png'"):
+        check_bytes(manifest)
+
+
+def test_a_changed_tar_is_never_returned(make, tmp_path):
+    tar = write_tar(tmp_path / "x.tar", [("a.png", picture(1)), ("b.png", picture(2))])
+    manifest = make("webdataset", tar)
+    rows = manifest.items("image").to_dicts()
+    check_bytes(manifest)
+    write_tar(tar, [("b.png", picture(2)), ("a.png", picture(1))])
+    with open_reader(manifest) as reader:
+        for row in rows:
+            with pytest.raises(ItemReadError, match="hash changed"):
+                reader.read(row)
+    with pytest.raises(ManifestError, match="2 image items cannot be read"):
+        check_bytes(manifest)
+
+
+HASH = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("item", "match"),
+    [
+        ({"uri": None}, "has no uri"),
+        ({"uri": "../x"}, "climbs out"),
+        ({"uri": "../x.tar::a", "content_sha256": HASH}, "climbs out"),
+        ({"uri": "/etc/x.tar::a", "content_sha256": HASH}, "absolute"),
+        ({"uri": "x.tar::a\0", "content_sha256": HASH}, "NUL"),
+        ({"uri": "x.tar::a.png"}, "no content_sha256"),
+        ({"uri": "x.tar::a.png", "content_sha256": HASH}, "no byte_offset"),
+        ({"uri": "x.tar::a", "content_sha256": HASH, "byte_offset": -1, "byte_size": 1}, "no byte"),
+        ({"uri": "x.tar::a", "content_sha256": HASH, "byte_offset": 0, "byte_size": 2**40},
+         "1,099,511,627,776 bytes; images of at most"),
+        ({"uri": "x.tar::a", "content_sha256": HASH, "byte_offset": 2**40, "byte_size": 9},
+         "ends inside 'a'"),
+        ({"uri": "x.tar::../../etc/passwd", "content_sha256": HASH, "byte_offset": 0,
+          "byte_size": 9}, "hash changed"),
+        ({"uri": "x.parquet::a#x", "content_sha256": HASH}, "is not column#row"),
+        ({"uri": "x.parquet::a#1", "content_sha256": HASH}, "truncated, damaged or no table"),
+        ({"uri": "x.arrow::a#1", "content_sha256": HASH}, "truncated, damaged or no table"),
+        ({"uri": "gone.png"}, "No such file"),
+        ({"uri": "folder"}, "Is a directory|not a regular file"),
+        ({"uri": "pipe"}, "Cannot read 'pipe': it is not a regular file"),
+        ({"uri": "big.png"}, "2,000 bytes; images of at most 1,000 are read"),
+    ],
+    ids=lambda value: str(value)[:50],
+)  # fmt: skip
+def test_what_is_not_read(tmp_path, item, match):
+    pytest.importorskip("pyarrow")
+    write_tar(tmp_path / "x.tar", [("a", b"123")])
+    write(
+        tmp_path, {"x.parquet": "no table", "x.arrow": b"", "big.png": bytes(2000), "folder/x": ""}
+    )
+    os.mkfifo(tmp_path / "pipe")
+    with ByteReader(tmp_path, max_bytes=1000) as reader, pytest.raises(ItemReadError, match=match):
+        reader.read({"item_id": "x", **item})
+
+
+def test_threads_read_many_tars_with_few_open(make, tmp_path):
+    for shard in range(7):
+        members = [(f"{shard}-{n}.png", picture(10 * shard + n)) for n in range(9)]
+        write_tar(tmp_path / "in" / f"{shard}.tar", members)
+    manifest = make("webdataset", tmp_path / "in")
+    rows = manifest.items("image").to_dicts() * 3
+    with ByteReader(manifest.root, open_tars=2) as reader, ThreadPoolExecutor(8) as threads:
+        read = list(threads.map(reader.read, rows))
+        assert reader._tars.cache_info().currsize <= 2
+    assert read == [picture(10 * shard + n) for shard in range(7) for n in range(9)] * 3
+
+
+def test_a_tar_that_is_being_read_outlives_those_that_are_opened_after_it(make, tmp_path):
+    """And everything that was opened is closed in the end."""
+    for n in range(3):
+        write_tar(tmp_path / "in" / f"{n}.tar", [(f"{n}.png", picture(n))])
+    rows = make("webdataset", tmp_path / "in").items("image").to_dicts()
+    reader = ByteReader(tmp_path / "in", open_tars=1)
+    at_work, go_on = threading.Event(), threading.Event()
+
+    class Slow(LocalFile):
+        def read_at(self, offset, n_bytes):
+            at_work.set()
+            assert go_on.wait(20)
+            return super().read_at(offset, n_bytes)
+
+    handles = []
+
+    def open_(name):
+        file = (Slow if name == "0.tar" else LocalFile)(tmp_path / "in" / name)
+        handles.append(file._file)
+        return file
+
+    reader._tars = lru_cache(1)(open_)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(reader.read, rows[0])
+        assert at_work.wait(20)
+        assert [reader.read(row) for row in rows[1:]] == [picture(1), picture(2)]
+        assert [handle.closed for handle in handles] == [False, True, False]
+        go_on.set()
+        assert first.result() == picture(0)
+    reader.close()
+    assert all(handle.closed for handle in handles)
+
+
+# ---- manifests that name files elsewhere ---------------------------------------------------
+
+
+def external(folder, data_root, **columns):
+    """Write a manifest whose data_root was put in by hand."""
+    write(folder, {"a.png": picture(1), "b.tar": b"x"})
+    table = pl.DataFrame({"item_id": ["zoo/1"], "uri": ["a.png"]} | columns)
+    manifest = write_manifest(folder, facts={"name": "zoo"}, tables={"image": table})
+    text = (folder / "dataset.toml").read_text()
+    (folder / "dataset.toml").write_text(f'data_root = "{data_root}"\n{text}')
+    return manifest
+
+
+def test_a_relative_data_root_is_below_the_manifest(tmp_path):
+    external(tmp_path / "m" / "x", "../data")
+    write(tmp_path / "m" / "data", {"a.png": picture(1)})
+    assert read_manifest(tmp_path / "m" / "x").root == tmp_path / "m" / "data"
+
+
+def test_a_stranger_gets_no_file_whose_content_he_does_not_know(tmp_path):
+    """Without a content hash nothing outside is named; with one, nothing else is returned."""
+    secret = write(tmp_path / "home", {"a.png": b"secret"})
+    external(tmp_path / "m", secret)
+    manifest = read_manifest(tmp_path / "m")  # its hash is that of another a.png
+    with open_reader(manifest) as reader, pytest.raises(ItemReadError, match="hash changed"):
+        reader.read(manifest.items("image").row(0, named=True))
+    for digest in ([None], ["0" * 63], ["Z" * 64], ["0" * 64 + "\n"]):
+        table = manifest.items("image").with_columns(
+            content_sha256=pl.Series(digest, dtype=pl.String)
+        )
+        table.write_parquet(tmp_path / "m" / "image.parquet")
+        (tmp_path / "m" / "dataset.toml").write_text(f'name = "zoo"\ndata_root = "{secret}"\n')
+        with pytest.raises(
+            ManifestError, match="outside the manifest's folder but have no content"
+        ):
+            read_manifest(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("root", "match"),
+    [("3", "is no folder"), ("", "must be the path of a folder"), ("gone", "is no folder")],
+)
+def test_a_data_root_that_is_none(tmp_path, root, match):
+    external(tmp_path / "m", root)
+    with pytest.raises(ManifestError, match=match):
+        read_manifest(tmp_path / "m")
+
+
+def test_parts_of_files_need_a_hash_and_their_file(tmp_path):
+    write(tmp_path, {"x.tar": b"1"})
+    for uri, digest, match in (
+        ("x.tar::a", None, "are parts of files or URLs but have no content_sha256"),
+        ("y.tar::a", HASH, "there is no such file"),
+        ("../x.tar::a", HASH, "climbs out"),
+        ("x.tar::\x07", HASH, "control character"),
+    ):
+        table = pl.DataFrame(
+            {"item_id": ["zoo/1"], "uri": [uri], "content_sha256": [digest]},
+            schema_overrides={"content_sha256": pl.String},
+        )
+        with pytest.raises(ManifestError, match=match):
+            write_manifest(tmp_path, facts={"name": "zoo"}, tables={"image": table})
+
+
+def test_hashes_of_parts_are_checked_by_those_who_can_read_them(make, tmp_path):
+    manifest = make("webdataset", write_tar(tmp_path / "x.tar", [("a.png", picture(1))]))
+    with pytest.raises(ManifestError, match="is a part of a file"):
+        manifest.file("x.tar::a.png")
+    check_bytes(read_manifest(tmp_path / "made0"))

@@ -1,0 +1,187 @@
+"""Hashes of weights and files, and durable writes: whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from featstore.durable import _sync_file_range, begin_writeback, write_durably
+from featstore.identity import files_sha256, weights_sha256
+
+DTYPES = st.sampled_from([np.float32, np.float16, np.float64, np.int64, np.uint8, np.bool_])
+ARRAYS = hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+STATES = st.dictionaries(st.text(min_size=1, max_size=6), ARRAYS, max_size=5)
+
+
+def test_the_hash_is_that_of_the_documented_bytes():
+    weight = np.array([[1.0, -2.0], [0.5, 3.0]], dtype="<f4")
+    steps = np.array(7, dtype="<i8")
+    expected = hashlib.sha256(
+        b'["bn.steps","int64",[]]\n' + steps.tobytes()
+        + b'["fc.weight","float32",[2,2]]\n' + weight.tobytes()
+    ).hexdigest()  # fmt: skip
+    assert weights_sha256({"fc.weight": weight, "bn.steps": steps}) == expected
+
+
+@given(STATES)
+def test_order_of_the_mapping_and_memory_layout_change_nothing(state):
+    reordered = {name: np.array(state[name], order="F") for name in reversed(list(state))}
+    assert weights_sha256(reordered) == weights_sha256(state)
+
+
+@given(STATES)
+def test_a_tensor_hashes_as_its_array(state):
+    import torch
+
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in state.items()}
+    assert weights_sha256(tensors) == weights_sha256(state)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": np.zeros(4, np.float32), "c": np.ones(2, np.float32)},
+        {"a": np.zeros((2, 2), np.float32), "b": np.ones(2, np.float32)},
+        {"a": np.zeros(4, np.int32), "b": np.ones(2, np.float32)},
+        {"a": np.array([0, 0, 0, -0.0], np.float32), "b": np.ones(2, np.float32)},
+        {"a": np.zeros(4, np.float32), "b": np.nextafter(np.ones(2, np.float32), 2)},
+        {"a": np.zeros(4, np.float32)},
+        {"a": np.zeros(4, np.float32), "b": np.ones(2, np.float32), "c": np.zeros(0)},
+    ],
+    ids=["name", "shape", "dtype", "sign of zero", "last bit", "fewer", "an empty one more"],
+)
+def test_any_difference_changes_the_hash(other):
+    state = {"a": np.zeros(4, np.float32), "b": np.ones(2, np.float32)}
+    assert weights_sha256(other) != weights_sha256(state)
+
+
+def test_big_endian_arrays_hash_by_value():
+    values = np.arange(5, dtype="<f4")
+    assert weights_sha256({"a": values.astype(">f4")}) == weights_sha256({"a": values})
+
+
+def test_tensors_that_numpy_does_not_know():
+    import torch
+
+    values = torch.tensor([1.0, 2.5, -3.0], dtype=torch.bfloat16)
+    bits = values.view(torch.int16).numpy().tobytes()
+    expected = hashlib.sha256(b'["a","bfloat16",[3]]\n' + bits).hexdigest()
+    assert weights_sha256({"a": values}) == expected
+    # Non-contiguous and requiring a gradient, as parameters are.
+    wide = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3).T)
+    assert weights_sha256({"a": wide}) == weights_sha256({"a": wide.detach().numpy().copy()})
+
+
+def test_files_are_hashed_by_name_and_content(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        (folder / "vocab.txt").write_text("a\nb\n")
+    here = files_sha256({"vocab.txt": one / "vocab.txt"})
+    assert here == files_sha256({"vocab.txt": two / "vocab.txt"})
+    assert here != files_sha256({"merges.txt": one / "vocab.txt"})
+    (two / "vocab.txt").write_text("a\nc\n")
+    assert here != files_sha256({"vocab.txt": two / "vocab.txt"})
+    inner = hashlib.sha256(b"a\nb\n").hexdigest()
+    text = json.dumps({"vocab.txt": inner}, separators=(",", ":"))
+    assert here == hashlib.sha256(text.encode()).hexdigest()
+
+
+# ---- Durable writes: whole or not at all, and nothing beside them; writeback is only --------
+
+
+def test_writeback_changes_no_byte_and_forgives_a_closed_file(tmp_path):
+    path = tmp_path / "x"
+    with path.open("wb", buffering=0) as file:
+        file.write(b"abc" * 5000)
+        begin_writeback(file.fileno(), 100, 10_000)
+        begin_writeback(file.fileno(), 0, 10**9)
+        closed = os.dup(file.fileno())
+    os.close(closed)
+    begin_writeback(closed, 0, 10)
+    assert path.read_bytes() == b"abc" * 5000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sync_file_range is Linux's")
+def test_the_system_takes_the_call(tmp_path):
+    with (tmp_path / "x").open("wb", buffering=0) as file:
+        file.write(bytes(8192))
+        assert _sync_file_range()(file.fileno(), 0, 8192, 2) == 0
+    assert _sync_file_range()(-1, 0, 8192, 2) == -1
+
+
+def test_a_name_appears_with_its_whole_content(tmp_path):
+    write_durably(tmp_path / "new" / "x", [b"ab", memoryview(b"cd")])
+    assert (tmp_path / "new" / "x").read_bytes() == b"abcd"
+    assert os.listdir(tmp_path / "new") == ["x"]  # noqa: PTH208
+
+
+#: Writes a file, and sends itself a signal when half of it is written.
+HALF = """
+import os, sys
+from pathlib import Path
+from featstore.durable import write_durably
+
+def parts():
+    yield b"a" * 100_000
+    os.kill(os.getpid(), int(sys.argv[2]))
+    yield b"b"
+
+write_durably(Path(sys.argv[1]), parts())
+"""
+
+
+def start_half(path: Path, sent: signal.Signals) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", HALF, str(path), str(int(sent))])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sends signals of POSIX")
+def test_the_next_writer_takes_away_what_a_killed_one_left(tmp_path):
+    for _ in range(2):
+        assert start_half(tmp_path / "x", signal.SIGKILL).wait(60) == -signal.SIGKILL
+        (left,) = os.listdir(tmp_path)  # noqa: PTH208
+        assert left.startswith(".x.")
+        (tmp_path / left).chmod(0o444)  # as it is when it is complete
+    write_durably(tmp_path / "x", [b"whole"])
+    assert os.listdir(tmp_path) == ["x"]  # noqa: PTH208
+    # So does a name that the caller chose.
+    (tmp_path / "chosen").write_bytes(b"half")
+    write_durably(tmp_path / "x", [b"again"], staged=tmp_path / "chosen")
+    assert (tmp_path / "x").read_bytes() == b"again"
+    assert os.listdir(tmp_path) == ["x"]  # noqa: PTH208
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sends signals of POSIX")
+def test_what_a_writer_that_lives_has_begun_stays_its_own(tmp_path):
+    child = start_half(tmp_path / "x", signal.SIGSTOP)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+    write_durably(tmp_path / "x", [b"other"])
+    assert (tmp_path / "x").read_bytes() == b"other"
+    child.send_signal(signal.SIGCONT)
+    assert child.wait(60) == 0
+    assert (tmp_path / "x").read_bytes() == b"a" * 100_000 + b"b"
+    assert os.listdir(tmp_path) == ["x"]  # noqa: PTH208
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="links and pipes of POSIX")
+def test_a_link_or_a_pipe_in_the_way_is_neither_followed_nor_waited_for(tmp_path):
+    other = tmp_path / "other"
+    other.write_bytes(b"not ours")
+    staged = tmp_path / f".x.{'0' * 8}.staged"
+    for plant in (lambda: staged.symlink_to(other), lambda: os.mkfifo(staged)):
+        plant()
+        write_durably(tmp_path / "x", [b"whole"])
+        assert (tmp_path / "x").read_bytes() == b"whole"
+        staged.unlink(missing_ok=True)
+    assert other.read_bytes() == b"not ours"
