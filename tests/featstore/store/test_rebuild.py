@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from featstore.cli import cli
 from featstore.command_line import EXIT_VERIFY, run_command
 from featstore.errors import StoreWriteError, UnknownSetError
 from featstore.store import SetKey, rebuild_set, verify_store
 from featstore.store.lock import claim_set
+from headstock.__main__ import cli
 
 Images = tuple[np.ndarray, pl.DataFrame]
 
@@ -67,12 +67,12 @@ def test_lost_rows_are_left_alone_and_the_way_is_named(
     root, key = store
     _damage(root / key / "embedding" / "c" / "0" / "0", 0)
     before = _tree(root)
-    assert run_command(cli, "featstore", ["repair", str(root), key]) == EXIT_VERIFY
+    assert run_command(cli, "headstock", ["store", "repair", str(root), key]) == EXIT_VERIFY
     printed = capsys.readouterr().out
     assert "1 of 3 blocks differ from the commit, first rows 0-4" in printed
     assert f"rows 0-4 of {key}/embedding/c/0/0 are damaged" in printed
-    assert f"featstore repair {root} {key} --from ADDRESS" in printed
-    assert f"featstore repair {root} {key} --manifest MANIFEST" in printed
+    assert f"headstock store repair {root} {key} --from ADDRESS" in printed
+    assert f"headstock store repair {root} {key} --manifest MANIFEST" in printed
     assert _tree(root) == before
 
 
@@ -81,11 +81,11 @@ def test_a_whole_set_is_left_alone(
 ) -> None:
     root, key = store
     before = _tree(root)
-    assert run_command(cli, "featstore", ["repair", str(root), key, "--json"]) == 0
+    assert run_command(cli, "headstock", ["store", "repair", str(root), key, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said.pop("key") == key
     assert not any(said.values())
-    assert run_command(cli, "featstore", ["repair", str(root), key]) == 0
+    assert run_command(cli, "headstock", ["store", "repair", str(root), key]) == 0
     assert "nothing was changed" in capsys.readouterr().out
     assert _tree(root) == before
     assert verify_store(root).ok
