@@ -174,7 +174,7 @@ class _Parts:
 
     def of_value(self, value: Any) -> None:
         """Add what decides what a value does; an object of another distribution adds its class."""
-        # Not above: the help of `bench run` reads this file, and imports click alone.
+        # Not above: the help of `headstock eval run` reads this file, and imports click alone.
         from numpy import ndarray
 
         from fitters.kept import digest_of

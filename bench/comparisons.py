@@ -25,8 +25,8 @@ choice can only lower the difference.
 evaluation, zero-shot top-1 (R@1 of captions where nothing else is scored), ``over-parts`` for every
 method and K, and ``over-control`` without real pairs for random and shuffled rows. Holm's
 correction is over them, and only they may be bold. Every other comparison is exploratory: interval
-and p as they are. A sweep, tasks that a user puts together (``bench task``), and a family of more
-than `LARGEST_FAMILY` have nothing primary.
+and p as they are. A sweep, tasks that a user puts together (``headstock eval task``), and a family
+of more than `LARGEST_FAMILY` have nothing primary.
 """
 
 from __future__ import annotations
@@ -748,7 +748,7 @@ def compare_choices(
     if not rows:
         raise NoResultsError(
             f"No two cells of {_called(a)} and {_called(b)} have the same task, evaluation, sets "
-            "and queries. `bench ls` lists what a folder holds; choose cells as "
+            "and queries. `headstock eval ls` lists what a folder holds; choose cells as "
             "FOLDER:method/source/K."
         )
     return in_order(pl.DataFrame(rows, schema=SCHEMA))

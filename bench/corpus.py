@@ -6,7 +6,7 @@ where there are such), cut at commas ("plant, flora, plant life" is three), with
 article, underscore, hyphen and double blank. Words are not stemmed, and "a kind of" is not
 followed: "golden retriever" is seen, "dog" is not, where the head has only the breed.
 
-Views are a set of their own (``featstore extract --views``), so that none of them is ever an image
+Views are a set of their own (``headstock extract --views``), so that none of them is ever an image
 that is scored.
 
 Storage ends here: splits, fits and tasks see ids and rows.
@@ -92,7 +92,7 @@ class ImageViews:
     def __init__(self, view: EmbeddingsView) -> None:
         if VIEW_ID not in view.items.columns or view.items["parent_id"].null_count():
             raise ProtocolError(
-                f"{view.key} holds no augmented views of images. Make them with `featstore extract "
+                f"{view.key} holds no augmented views of images. Make them with `headstock extract "
                 "DATASET --kind image --views 10`, and name that set."
             )
         self._view = view

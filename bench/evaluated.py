@@ -132,7 +132,7 @@ class Results:
         Parameters
         ----------
         metrics : sequence of str, optional
-            None: those that `bench table` shows.
+            None: those that `headstock eval table` shows.
 
         Returns
         -------

@@ -1,7 +1,7 @@
 """Fit a method, or score methods beside their controls, on a store or on arrays.
 
 Both do what the commands do, with the same ids and the same rows: `evaluate` plans the runs of
-``bench task``, on every evaluation that the data allow.
+``headstock eval task``, on every evaluation that the data allow.
 """
 
 from __future__ import annotations
@@ -102,10 +102,10 @@ def fit(
         Draws folds, subsets and trainings.
     **settings
         Those of `fitters.FitConfig`: penalty, mix, … Of a store also the sets, by the names that
-        `bench task` has for them (images, captions, names, head, head_names; without ``images``
-        those that fit together, of ``dataset`` and ``label_set``), and what `fitters fit` takes:
-        n_pairs, split, source, variants, … There, real pairs are used if ``n_pairs`` is given, a
-        number or "all", or if there is no head.
+        `headstock eval task` has for them (images, captions, names, head, head_names; without
+        ``images`` those that fit together, of ``dataset`` and ``label_set``), and what `headstock
+        fit` takes: n_pairs, split, source, variants, … There, real pairs are used if ``n_pairs`` is
+        given, a number or "all", or if there is no head.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def fit(
 def _request(
     store: FeatureStore, config: FitConfig, given: Mapping[str, Any], seed: int
 ) -> FitRequest:
-    """Return what ``fitters fit`` would be asked for."""
+    """Return what ``headstock fit`` would be asked for."""
     left = dict(given)
     found = _sets(store, left)
     head = {"head": found["head_set"], "names": found["head_name_set"]} if _has_head(found) else {}
@@ -210,7 +210,7 @@ def evaluate(
     bias : ndarray of shape (c,), optional
         Of the head, for methods that read it.
     tasks : str, sequence, or mapping of names to options, optional
-        As of ``bench task``. None: zero_shot and retrieval, as the data allow.
+        As of ``headstock eval task``. None: zero_shot and retrieval, as the data allow.
     n_pairs : int, "all", or a sequence of them, optional
         Numbers of real pairs. None: none, or "all" where there is no head.
     controls : bool or sequence of str
@@ -220,15 +220,15 @@ def evaluate(
     seeds : int or sequence of int
         Splits of the held-out evaluation.
     out : path, optional
-        Results folder, in which finished runs are reused; ``bench table`` and ``bench report`` read
-        it. None: a temporary one that lasts as long as the results. Arrays are kept in its folder
-        ``store``.
+        Results folder, in which finished runs are reused; ``headstock eval table`` and ``headstock
+        report`` read it. None: a temporary one that lasts as long as the results. Arrays are kept
+        in its folder ``store``.
     jobs, engine
         As of `bench.execution.run_all`.
     progress : bool
         Whether a bar on stderr says how far it is.
     **given
-        Of a store, the sets by the names of `bench task` (images, names, captions, head,
+        Of a store, the sets by the names of `headstock eval task` (images, names, captions, head,
         head_names, views), or ``dataset`` and ``label_set``; without any, those that fit together.
         And fields of a run: eval, relevance, locales, limit, …, and settings of the fit (penalty,
         mix, …), for the methods that have them. A list is several values, a run each.

@@ -103,7 +103,7 @@ def run_all(
         Where they run: processes of this machine, or Ray, here or on the cluster that RAY_ADDRESS
         names. On a cluster, store and results must lie where every node sees them.
     weights : str, optional
-        Of the text tower, for learners of prompts: as of ``featstore extract``. On a cluster every
+        Of the text tower, for learners of prompts: as of ``headstock extract``. On a cluster every
         node must see them.
     device : str
         Of trainings, prompts among them; see `fitters.settings.TrainingOptions`. It enters no id.

@@ -504,7 +504,7 @@ def head_pairs(
     if corpus.head is None:
         raise ProtocolError(
             f"Source {own.source!r} takes prototypes from a classification head, and the run names "
-            "none. Give it a head_set and a head_name_set (--head and --head-names); `featstore "
+            "none. Give it a head_set and a head_name_set (--head and --head-names); `headstock "
             "extract --kind head_weight` makes a head."
         )
     drawn = _draw(run) if own.head_size and own.head_by == "random" else None

@@ -209,7 +209,8 @@ def pack(
     Parameters
     ----------
     choice : str
-        ``FOLDER:method/source/K[:field=value,…]``, as of `bench compare`; it must leave one cell.
+        ``FOLDER:method/source/K[:field=value,…]``, as of `headstock eval compare`; it must leave
+        one cell.
     name : str
         What the entry is called on the board; a later one of the same name replaces it there.
     direction, metric : str, optional
@@ -340,7 +341,7 @@ def check(document: Any) -> None:
     if document["digest"] != _digest(document):
         raise SubmissionError(
             "its digest is not that of its content: it was changed after it was packed. Pack it "
-            "again with `bench submit`."
+            "again with `headstock eval submit`."
         )
 
 

@@ -47,7 +47,7 @@ COLUMNS = (
     "task", "eval", "direction", "method", "source", "n_pairs", "metric", "percent", "tolerance",
 )  # fmt: skip
 
-#: What a box may ask of its suite, as `bench run` does -> the type of its value.
+#: What a box may ask of its suite, as `headstock eval run` does -> the type of its value.
 _ONE = {"limit": int, "penalty": float, "mix": float, "dataset": str, "label_set": str}
 #: The same of what takes a list -> the type of its values.
 _LISTS = {
@@ -85,7 +85,7 @@ class Box:
     suite : str
         One of Headstock's.
     options : mapping
-        What is asked of it: options of `bench run`.
+        What is asked of it: options of `headstock eval run`.
     expected : tuple of dict
         Rows under `COLUMNS`; empty where the published numbers of the suite are what is expected.
     tolerance : float

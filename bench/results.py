@@ -256,7 +256,8 @@ def read_results(root: Path | str) -> pl.DataFrame:
     if not paths:
         what = "holds no finished run" if root.is_dir() else "does not exist"
         raise NoResultsError(
-            f"{root} {what}. Make one with `bench run --suite demo --store STORE -o {root}`."
+            f"{root} {what}. Make one with `headstock eval run --suite demo --store STORE -o "
+            f"{root}`."
         )
     keys = ["suite", "task", "eval", "direction", "method", "source", "seed", "run_id", "metric"]
     # Two sweeps at once may hold the same run, with the same numbers: it counts once.
@@ -318,7 +319,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def write_session(root: Path, name: str, facts: dict[str, Any]) -> None:
-    """Write what one `bench run` was: command, versions, dates.
+    """Write what one `headstock eval run` was: command, versions, dates.
 
     Other files take away what a killed process left of them when they are written again, unless the
     disk refuses it then. No session has the name of another. What is left of all goes away here.
@@ -330,7 +331,7 @@ def write_session(root: Path, name: str, facts: dict[str, Any]) -> None:
 
 
 def read_sessions(root: Path) -> list[dict[str, Any]]:
-    """Return what was recorded of every `bench run` into this folder, oldest first.
+    """Return what was recorded of every `headstock eval run` into this folder, oldest first.
 
     One that is damaged, or no record, is left out: nothing that is scored depends on it.
     """

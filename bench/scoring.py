@@ -88,7 +88,7 @@ def open_prompt_side(store: FeatureStore, run: Run, *, weights: str | None = Non
     store : FeatureStore
     run : Run
     weights : str, optional
-        As of ``featstore extract``; the model's hub otherwise.
+        As of ``headstock extract``; the model's hub otherwise.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def open_prompt_side(store: FeatureStore, run: Run, *, weights: str | None = Non
     except FeatstoreError as err:
         raise ProtocolError(
             f"Learner {learner} needs the text tower of {info.encoder}, by which {data.name_set} "
-            f"was made: {err} Say where its weights are: --weights, as of `featstore extract`."
+            f"was made: {err} Say where its weights are: --weights, as of `headstock extract`."
         ) from err
     found = space_id(tower.space)
     if found != info.commit.space_id:

@@ -66,7 +66,7 @@ def write(
     the same bytes, and written again they change nothing. Further ids are appended: the set gets a
     new revision, and earlier ones stay readable. Ids that the set has may be given again beside
     them, with the same rows and items. A set is never changed otherwise: another dtype is another
-    set, and other rows need another name, or ``featstore rm`` first.
+    set, and other rows need another name, or ``headstock store rm`` first.
 
     Parameters
     ----------
@@ -127,7 +127,9 @@ def write(
         store = store.address
     root = parse_address(store)
     if isinstance(root, Address):
-        raise StoreWriteError(f"{store} is remote. Write a local store, and `featstore push` it.")
+        raise StoreWriteError(
+            f"{store} is remote. Write a local store, and `headstock store push` it."
+        )
     table = _frame(rows)
     if table is not None:
         if items is not None:
@@ -579,7 +581,7 @@ class _Before:
                     raise ManifestError(
                         f"{len(others):,} ids are in {self.view.key} with other rows: "
                         f"{listed(others)}. A set is only appended to: give further ids, another "
-                        f"name, or remove it first (`featstore rm`)."
+                        f"name, or remove it first (`headstock store rm`)."
                     )
             start += len(part)
             yield part[~known]

@@ -59,26 +59,13 @@ class CommandGroup(click.Group):
     lazy : dict
         Name of a command -> ``module:attribute``, so that ``--help`` of one command does
         not import the libraries of another.
-    sections : dict
-        Heading -> names of the commands below it, for the help; one section by default.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        lazy: dict[str, str] | None = None,
-        sections: dict[str, str] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(*args, **kwargs)
         self.epilog = pasteable(self.epilog) if self.epilog else None
         self.lazy = lazy or {}
-        self._sections = sections
-
-    def reworded(self, text: str) -> str:
-        """Return a text for the users of this group; here, as it is."""
-        return text
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, sorted."""
@@ -100,15 +87,13 @@ class CommandGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands of each section with a line of help."""
-        names = self.list_commands(ctx)
-        limit = formatter.width - 6 - max(map(len, names))
-        for title, listed in (self._sections or {"Commands": " ".join(names)}).items():
-            found = {name: self.get_command(ctx, name) for name in listed.split()}
-            with formatter.section(title):
-                formatter.write_dl(
-                    [(name, one.get_short_help_str(limit)) for name, one in found.items() if one]
-                )
+        """Write the commands with a line of help."""
+        found = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        limit = formatter.width - 6 - max(map(len, found))
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, one.get_short_help_str(limit)) for name, one in found.items() if one]
+            )
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -136,10 +121,10 @@ def pasteable(epilog: str) -> str:
 
     Examples
     --------
-    >>> print(pasteable("Example: featstore ls build/demo/store"))
+    >>> print(pasteable("Example: headstock store ls build/demo/store"))
     \b
     Example:
-      featstore ls build/demo/store
+      headstock store ls build/demo/store
     """
     text = re.sub(r"^(?:\b\n)?(Example[^:\n]*:) (?=\S)", r"\1\n  ", epilog)
     lines = re.sub(r" *\\\n\s*", " ", text.removeprefix("\b\n")).splitlines()
@@ -224,7 +209,8 @@ class StoreType(click.ParamType):  # type: ignore[type-arg]  # not generic befor
             if self._writes:
                 self.fail(
                     f"{value} is an address, but this command works on a folder of this machine. "
-                    "Copy the sets with `featstore pull` and `featstore push`.", param, ctx,
+                    "Copy the sets with `headstock store pull` and `headstock store push`.",
+                    param, ctx,
                 )  # fmt: skip
         return str(value)
 
@@ -280,19 +266,19 @@ def run_command(group: click.Command, name: str, args: list[str] | None = None) 
         return EXIT_USAGE
     except click.UsageError as err:
         where = err.ctx.command_path if err.ctx else name
-        _complain(group, name, f"{err.format_message()} See `{where} --help`.")
+        _complain(name, f"{err.format_message()} See `{where} --help`.")
         return EXIT_USAGE
     except click.ClickException as err:
-        _complain(group, name, err.format_message())
+        _complain(name, err.format_message())
         return err.exit_code
     except click.exceptions.Exit as err:
         return err.exit_code
     except click.Abort:
-        _complain(group, name, "Interrupted.")
+        _complain(name, "Interrupted.")
         return 130
     except FeatstoreError as err:
         notes = " ".join(getattr(err, "__notes__", []))
-        _complain(group, name, f"{err} {notes}".strip())
+        _complain(name, f"{err} {notes}".strip())
         return EXIT_ERROR
     except BrokenPipeError:
         # The reader has gone; what is left in the buffer must not raise at exit.
@@ -300,10 +286,10 @@ def run_command(group: click.Command, name: str, args: list[str] | None = None) 
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
     except OSError as err:
-        _complain(group, name, f"{err.strerror or err}: {err.filename or 'standard output'}.")
+        _complain(name, f"{err.strerror or err}: {err.filename or 'standard output'}.")
         return EXIT_ERROR
     except UnicodeEncodeError as err:
-        _complain(group, name, f"An argument or text is not valid Unicode ({err.reason}).")
+        _complain(name, f"An argument or text is not valid Unicode ({err.reason}).")
         return EXIT_ERROR
     return result if isinstance(result, int) else 0
 
@@ -364,8 +350,6 @@ def count(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def _complain(group: click.Command, name: str, message: str) -> None:
+def _complain(name: str, message: str) -> None:
     """Print an error as one line."""
-    if isinstance(group, CommandGroup):
-        message = group.reworded(message)
     say(f"{name}: ", bad("error:"), f" {' '.join(message.split())}", err=True)

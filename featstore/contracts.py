@@ -281,7 +281,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 class SourceContract(Contract):
-    """What ``featstore manifests make`` needs of a source: see `featstore.sources.making`."""
+    """What ``headstock data make`` needs of a source: see `featstore.sources.making`."""
 
     def _made(self, folder: Path, **more: Any) -> Manifest:
         assert self._location is not None
@@ -318,7 +318,7 @@ class SourceContract(Contract):
 
 
 class DatasetContract(SourceContract):
-    """What ``featstore manifests build`` needs of a dataset: see `data_manifests.plan`."""
+    """What ``headstock data build`` needs of a dataset: see `data_manifests.plan`."""
 
     @property
     def _given(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ A dataset of one's own (``register("dataset", NAME)``, an entry point of ``heads
 a folder with a ``dataset.toml`` like those of data_manifests, whose ``reader`` or ``synsets``
 says what reads it, or a function that returns a `data_manifests.plan.Plan`. The
 parameters of the function are the options that it takes: ``root``, ``source``, ``splits``,
-``subset``, ``images``, ``split_file`` and ``locales`` have flags of ``featstore manifests build``,
+``subset``, ``images``, ``split_file`` and ``locales`` have flags of ``headstock data build``,
 others are given as ``--option NAME=VALUE``.
 """
 
@@ -233,7 +233,7 @@ def find_builder(name: str) -> Builder:
         If there is none of this name.
     """
     return lookup(
-        DATASETS, name, what="dataset", error=ManifestError, listed_by="featstore manifests ls"
+        DATASETS, name, what="dataset", error=ManifestError, listed_by="headstock data ls"
     )
 
 

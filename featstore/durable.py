@@ -115,7 +115,8 @@ def local_folder(place: str | Path) -> Path:
         return Path("/", unquote(parts.path.lstrip("/")))
     raise AddressError(
         f"{scheme}://{rest.lstrip('/')} is an address, but this is written to a folder of this "
-        "machine. Name a folder, and copy from there: a store with `featstore push FOLDER ADDRESS`."
+        "machine. Name a folder, and copy from there: a store with `headstock store push FOLDER "
+        "ADDRESS`."
     )
 
 
@@ -318,8 +319,8 @@ _REMEDIES = {
     errno.EFBIG: "Raise the limit on the size of files (`ulimit -f`)",
     errno.EIO: "Check the disk (`dmesg` says more)",
     errno.EROFS: "Mount it writable",
-    errno.EACCES: "Get the permission (in a team: `featstore init STORE --shared`)",
-    errno.EPERM: "Get the permission (in a team: `featstore init STORE --shared`)",
+    errno.EACCES: "Get the permission (in a team: `headstock store init STORE --shared`)",
+    errno.EPERM: "Get the permission (in a team: `headstock store init STORE --shared`)",
 }
 
 

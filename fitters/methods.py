@@ -487,5 +487,5 @@ def method_named(name: str) -> Method:
         If there is none; the message lists those that exist.
     """
     return lookup(
-        METHODS, name, what="method", error=UnknownMethodError, listed_by="fitters fit --help"
+        METHODS, name, what="method", error=UnknownMethodError, listed_by="headstock fit --help"
     )

@@ -117,7 +117,7 @@ def read_alignment(path: Path | str) -> Alignment:
     path = Path(path)
     if not (path / JSON_NAME).exists():
         raise MissingAlignmentError(
-            f"There is no alignment at {path}: it has no {JSON_NAME}. `fitters fit` makes one."
+            f"There is no alignment at {path}: it has no {JSON_NAME}. `headstock fit` makes one."
         )
     facts = _read_json(path / JSON_NAME)
     try:
@@ -235,7 +235,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         )
     if record.get("format") != FORMAT:
         raise CorruptAlignmentError(
-            f"{path} has format {record.get('format')!r}; this fitters reads format {FORMAT}. "
+            f"{path} has format {record.get('format')!r}; this Headstock reads format {FORMAT}. "
             "Use the version that wrote it, or fit the alignment again."
         )
     return record

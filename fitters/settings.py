@@ -282,7 +282,7 @@ class FitConfig:
     """
 
     method: str = option(
-        help="Fit by this method, one of those that `fitters fit --help` lists.", flag=None
+        help="Fit by this method, one of those that `headstock fit --help` lists.", flag=None
     )
     penalty: float | Literal["auto"] = option(
         "auto",
@@ -396,7 +396,7 @@ SPLIT = "train"
 
 @dataclass(frozen=True, kw_only=True)
 class FitRequest(FitConfig):
-    """What ``fitters fit`` is asked for: the settings of a fit, and the sets that it reads.
+    """What ``headstock fit`` is asked for: the settings of a fit, and the sets that it reads.
 
     Attributes
     ----------

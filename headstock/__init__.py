@@ -10,9 +10,14 @@ that this file is installed in, so that a ``bench.py`` in the working folder doe
 process or in its workers.
 """
 
-from __future__ import annotations
-
+import os
 import sys
+
+# ``python -m headstock`` put the working folder first. It is no code, unless this file lies in it.
+_IS_PROGRAM = sys.argv[0] == "-m" and sys.orig_argv[-len(sys.argv)].endswith("headstock")
+if _IS_PROGRAM and not sys.flags.safe_path and not __file__.startswith(sys.path[0] + os.sep):
+    del sys.path[0]
+
 from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec

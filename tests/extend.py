@@ -48,10 +48,10 @@ COMMANDS = (
     "headstock check task margins",
     "headstock check encoder colours:4",
     "headstock check dataset swatches",
-    f"bench task zero_shot --method mine,ridge --source head,shuffled --seeds 0-1 {SETS}",
-    f"bench task margins -O others=3 --method mine --source head,shuffled {SETS}",
-    f"bench task few_shot -O learner=prior-means --method mine --source head {SETS}",
-    "bench table results --all",
+    f"headstock eval task zero_shot --method mine,ridge --source head,shuffled --seeds 0-1 {SETS}",
+    f"headstock eval task margins -O others=3 --method mine --source head,shuffled {SETS}",
+    f"headstock eval task few_shot -O learner=prior-means --method mine --source head {SETS}",
+    "headstock eval table results --all",
     "headstock data build swatches -o swatches",
     "headstock data make captioned-list swatches/list.txt -o listed --option split=test",
     "headstock extract swatches --kind image --encoder colours:4 --store own",
@@ -90,11 +90,11 @@ def main() -> int:
         run(programs / "python", "-c", _STORE, cwd=root / "work")
         for command in COMMANDS:
             name, *words = command.split()
-            more = _RUN.split() if words[0] == "task" else []
+            more = _RUN.split() if words[:2] == ["eval", "task"] else []
             said = run(programs / name, *words, *more, cwd=root / "work")
             if words[:2] == ["data", "build"]:
                 (root / "work/swatches/list.txt").write_text("red-0.png\tA red square.\n")
-            if command == "bench table results --all" and not all(
+            if command == "headstock eval table results --all" and not all(
                 word in said for word in ("mine", "margin", "prior-means", "names shuffled")
             ):
                 raise SystemExit("The table lacks what was run.")

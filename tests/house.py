@@ -331,7 +331,7 @@ def main(root: Path = ROOT, program: click.Group | None = None) -> int:
     """Print the counts, and what is above its limit; return the exit code."""
     if program is None:
         sys.path.insert(0, str(root))
-        from bench.cli.headstock import cli as program
+        from headstock.__main__ import cli as program
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     limits = project["tool"]["headstock"]["limits"]
     found = count(root, program)

@@ -31,11 +31,6 @@ PAGES = ("README.md", "docs/tutorial.md", "docs/your-images.md")
 #: Columns of the terminal that the pages show.
 COLUMNS = "100"
 
-MODULES = {
-    "headstock": "bench.cli.headstock", "featstore": "featstore.cli", "fitters": "fitters.cli",
-    "bench": "bench.cli.main",
-}  # fmt: skip
-
 _BLOCK = re.compile(r"(```console\n)(\$ .*?)(```)", re.DOTALL)
 _SEAL = re.compile(r"<!-- screens written by python -m tests.screens: (\w+) -->")
 
@@ -89,12 +84,12 @@ def printed(command: str, folder: Path) -> str:
     subprocess.CalledProcessError
         If it fails.
     """
-    name, *words = shlex.split(command.replace("\\\n", " "), comments=True)
+    words = shlex.split(command.replace("\\\n", " "), comments=True)[1:]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {
         "PYTHONPATH": path, "COLUMNS": COLUMNS, "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"
     }  # fmt: skip
-    code = f"from {MODULES[name]} import main; main()"
+    code = "from headstock.__main__ import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *words], cwd=folder, env=environment, check=True,
         stdout=subprocess.PIPE, text=True,

@@ -440,7 +440,7 @@ FAULTS = {
 TOGETHER = (
     ("rm", "gc", "init", "tag", "sign", "card", "repair"),
     ("push", "pull", "sync", "prefetch", "cache"),
-    ("import", "export"), ("manifests",), ("fitters",), ("bench",), ("extract",),
+    ("import", "export"), ("data",), ("fit", "apply"), ("eval", "report"), ("extract",),
 )  # fmt: skip
 
 

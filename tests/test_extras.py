@@ -61,13 +61,9 @@ class WithoutHidden(PathFinder):
 sys.meta_path[:] = [WithoutHidden if f is PathFinder else f for f in sys.meta_path]
 """
 
-MAIN = {
-    "featstore": "from featstore.cli import main; main()",
-    "fitters": "from fitters.cli import main; main()",
-    "bench": "from bench.cli.main import main; main()",
-}
+MAIN = {"headstock": "from headstock.__main__ import main; main()"}
 
-_TEXTS = "featstore extract {labels} --kind class_name --store {out}/new --encoder"
+_TEXTS = "headstock extract {labels} --kind class_name --store {out}/new --encoder"
 _IMAGES = "{images} --kind image --store {out}/new --encoder timm:resnet18"
 _FIT = "import fitters; p = fitters.Pairs(np.eye(4), np.eye(4)); fitters.fit("
 _RNG = "rng=np.random.default_rng(0))"
@@ -88,23 +84,23 @@ _SINK = "dataset='toy', kind='image', encoder='their:vit'"
 #: Extra, module to hide, and a command that needs it, or Python code where a command would have
 #: to compute for long before it gets there.
 CASES = [
-    ("hdf5", "h5py", "featstore export {store} toy/image/toy -o {out}/out.h5 --format h5"),
-    ("hdf5", "h5py", f"featstore import {_IMPORT}"),
-    ("sources", "pyarrow", "featstore manifests make parquet {parquet} -o {out}/m"),
-    ("sources", "pyarrow", "featstore manifests make hf {saved} -o {out}/m"),
-    ("remote", "obstore", "featstore ls s3://team/features"),
-    ("remote", "urllib3", "featstore show https://127.0.0.1:9/store toy/image/toy"),
-    ("remote", "huggingface_hub", "bench run --suite demo --store hf://datasets/a/b -o {out}/r"),
-    ("ray", "ray", "bench run --suite smoke -o {out}/results --engine ray"),
+    ("hdf5", "h5py", "headstock store export {store} toy/image/toy -o {out}/out.h5 --format h5"),
+    ("hdf5", "h5py", f"headstock store import {_IMPORT}"),
+    ("sources", "pyarrow", "headstock data make parquet {parquet} -o {out}/m"),
+    ("sources", "pyarrow", "headstock data make hf {saved} -o {out}/m"),
+    ("remote", "obstore", "headstock store ls s3://team/features"),
+    ("remote", "urllib3", "headstock store show https://127.0.0.1:9/store toy/image/toy"),
+    ("remote", "huggingface_hub", "headstock store ls hf://datasets/a/b"),
+    ("ray", "ray", "headstock eval run --suite smoke -o {out}/results --engine ray"),
     ("ray", "ray", "from featstore import parallel as p; p.connected(None, cores=1).__enter__()"),
     ("ray", "ray", f"{_SINKS}.ray_sink({{out!r}}, {_SINK})"),
-    ("report", "jinja2", "bench report {out}/none --store {store} -o {out}/report.html"),
-    ("report", "matplotlib", "bench report {out}/none --store {store} -o {out}/report.html"),
-    ("extract", "torch", f"featstore extract {_IMAGES}"),
-    ("extract", "torch", f"featstore extract {_IMAGES} --dry-run"),
-    ("extract", "timm", f"featstore extract {_IMAGES}"),
-    ("extract", "pillow", f"featstore extract {_IMAGES}"),
-    ("extract", "torchvision", f"featstore manifests make torchvision {_CIFAR}"),
+    ("report", "jinja2", "headstock report {out}/none --store {store} -o {out}/report.html"),
+    ("report", "matplotlib", "headstock report {out}/none --store {store} -o {out}/report.html"),
+    ("extract", "torch", f"headstock extract {_IMAGES}"),
+    ("extract", "torch", f"headstock extract {_IMAGES} --dry-run"),
+    ("extract", "timm", f"headstock extract {_IMAGES}"),
+    ("extract", "pillow", f"headstock extract {_IMAGES}"),
+    ("extract", "torchvision", f"headstock data make torchvision {_CIFAR}"),
     ("extract", "torch", _TEXTS + " st:all-MiniLM-L6-v2"),
     ("extract", "sentence-transformers", _TEXTS + " st:all-MiniLM-L6-v2"),
     ("extract", "transformers", _TEXTS + " hf:roberta-base"),
@@ -117,8 +113,8 @@ CASES = [
     ("train", "torch", f"{_SHOTS} learner_named('tip-adapter-f'){_FIT_SHOTS}"),
     ("train", "torch", "from fitters.moments.accumulation import _bf16_switch; _bf16_switch()"),
     ("train", "timm", f"{_OPTIMISERS}.make_optimiser({_LION})"),
-    ("blake3", "blake3", "featstore init {out}/store --hash blake3"),
-    ("sign", "cryptography", "featstore sign {store} --key {out}/key.pem --new-key"),
+    ("blake3", "blake3", "headstock store init {out}/store --hash blake3"),
+    ("sign", "cryptography", "headstock store sign {store} --key {out}/key.pem --new-key"),
     ("coop", "torch", f"{_PROMPTS}.prompt_learner('coop', None, [])"),
 ]  # fmt: skip
 
@@ -146,7 +142,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     with h5py.File(root / "a.h5", "w") as file:
         file.create_dataset("embedding", data=[[1.0, 2.0]])
     for made in ("labels names.txt -o labels", "make folder pictures -o images"):
-        command = [sys.executable, "-c", MAIN["featstore"], "manifests", *made.split()]
+        command = [sys.executable, "-c", MAIN["headstock"], "data", *made.split()]
         subprocess.run(command, cwd=root, check=True, capture_output=True, env=_environment())
     return {
         "site": str(root / "site"), "store": str(root / "store"), "labels": str(root / "labels"),
@@ -180,7 +176,7 @@ def test_a_missing_package_names_what_its_extra_requires(
     assert f"needs {module}: pip install {packages}." in said[-1]
     if name in MAIN:
         assert said[-1].startswith(f"{name}: error: ")
-        # `bench run` has said what it is about to run, and what takes a second how far it is.
+        # A suite has said what it is about to run, and what takes a second how far it is.
         told = [line for line in said[:-1] if not line.endswith(" so far")]
         assert told in ([], ["smoke: 181 runs, 0 finished, 181 new in 121 fits"])
     else:

@@ -1,5 +1,1 @@
-"""The `bench` command."""
-
-from bench.cli.main import cli, main
-
-__all__ = ["cli", "main"]
+"""Commands on results, where `headstock` has them: see `headstock.__main__`."""

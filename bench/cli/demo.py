@@ -214,7 +214,7 @@ def run_step(command: str, *, err: bool = False) -> tuple[int, str]:
     }
     stdout = 2 if err else None
     # The `headstock` of this interpreter, whatever PATH finds first.
-    code, words = "from bench.cli.headstock import main; main()", shlex.split(command)[1:]
+    code, words = "from headstock.__main__ import main; main()", shlex.split(command)[1:]
     process = start_python(code, *words, env=kept, stdout=stdout)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -227,7 +227,6 @@ def run_here(command: str, *, is_shown: bool) -> tuple[int, str]:
 
     Unless it is shown, what it prints and logs is dropped: bars, warnings and errors are left.
     """
-    from bench.cli.headstock import cli
     from featstore.command_line import run_command
 
     started = time.monotonic()
@@ -235,7 +234,8 @@ def run_here(command: str, *, is_shown: bool) -> tuple[int, str]:
     logging.disable(before if is_shown else max(before, logging.INFO))
     try:
         with nullcontext() if is_shown else redirect_stdout(io.StringIO()):
-            code = run_command(cli, "headstock", shlex.split(command)[1:])
+            program = click.get_current_context().find_root().command
+            code = run_command(program, "headstock", shlex.split(command)[1:])
     finally:
         logging.disable(before)
     return code, f"{time.monotonic() - started:.1f} s"
@@ -409,7 +409,8 @@ def _planned(box: Box, place: StorePlace) -> list[Run]:
         check_revisions(box, runs)
     if not runs:
         raise BoxError(
-            f"{place} holds no sets of suite {box.suite!r} that fit together. `bench run --suite "
+            f"{place} holds no sets of suite {box.suite!r} that fit together. `headstock eval run "
+            "--suite "
             f"{box.suite} --store {place} -o OUT --dry-run` says what it lacks."
         )
     return runs

@@ -1,8 +1,4 @@
-"""The command `headstock`: the commands of the three packages in one, and the state of a folder.
-
-No command is defined a second time: each is one of `featstore`, `fitters` or `bench` in another
-place, and its help names that place.
-"""
+"""What lies in the current folder, and the command that goes on from it."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from copy import copy
 from datetime import UTC, datetime
 from math import prod
 from pathlib import Path
@@ -18,155 +13,9 @@ from typing import Any
 
 import click
 
-from bench.cli.main import cli as bench_cli
-from featstore.cli import cli as featstore_cli
-from featstore.command_line import (
-    CommandGroup,
-    count,
-    entry_point,
-    human_bytes,
-    pasteable,
-    print_json,
-)
+from featstore.command_line import count, human_bytes, print_json
 from featstore.errors import FeatstoreError
 from featstore.terminal import TextTable
-from fitters.cli import cli as fitters_cli
-
-_PROGRAMS = {"featstore": featstore_cli, "fitters": fitters_cli, "bench": bench_cli}
-#: Where the commands of a program stand below `headstock`, and those that stand elsewhere.
-_GROUP_OF = {"featstore": "store ", "fitters": "", "bench": "eval "}
-_MOVED = {
-    "featstore manifests": "data",
-    "featstore extract": "extract",
-    "bench check": "check",
-    "bench report": "report",
-}
-#: Command of a program -> its place: ``featstore ls`` -> ``store ls``.
-PLACES = {
-    f"{program} {name}": _MOVED.get(f"{program} {name}", f"{_GROUP_OF[program]}{name}")
-    for program, group in _PROGRAMS.items()
-    for name in group.lazy
-}
-
-#: What the commands do, in the order of their use. It is written here so that `headstock --help`
-#: imports none of them.
-_SUMMARIES = {
-    "try": "Run a small part of the demo: a first number in a minute.",
-    "demo": "Run the whole job on real models and images: 6 minutes.",
-    "data": "Build, make and inspect manifests of datasets.",
-    "extract": "Encode the items of a manifest into a store.",
-    "store": "Look after a store: list, verify, repair, share.",
-    "fit": "Fit an alignment between two spaces of a store.",
-    "ls": "List saved alignments.",
-    "show": "Show what a saved alignment was fitted on.",
-    "apply": "Project embeddings with a saved alignment.",
-    "export": "Write a saved alignment for other programs.",
-    "check": "Check a method, task, encoder, source or dataset of your own.",
-    "eval": "Score alignments: suites, tasks, sweeps, tables.",
-    "report": "Draw the report of a results folder.",
-    "reproduce": "Repeat a study, and compare its numbers.",
-}
-
-
-def _commands_in(group: str) -> dict[str, str]:
-    """Return the commands of one group below `headstock`, "" for the top: name -> target."""
-    places = ((*old.split(), *place.rpartition(" ")[::2]) for old, place in PLACES.items())
-    return {
-        last: _PROGRAMS[program].lazy[name]
-        for program, name, above, last in places
-        if above == group
-    }
-
-
-class _PlacedGroup(CommandGroup):
-    """A group of commands of other programs; texts name the place of each here."""
-
-    def reworded(self, text: str) -> str:
-        """Return a help or an error that calls every command by its place below `headstock`."""
-
-        def placed(found: re.Match[str]) -> str:
-            place = PLACES.get(" ".join(found[0].split()))  # a help breaks its lines anywhere
-            return found[0] if place is None else f"headstock {place}"
-
-        return re.sub(r"\b(?:featstore|fitters|bench)\s+[a-z]+", placed, text)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, importing its module if need be."""
-        original = super().get_command(ctx, cmd_name)
-        if original is None:
-            return None
-        found = copy(original)
-        if isinstance(original, CommandGroup):
-            found = _PlacedGroup()
-            vars(found).update(vars(original))
-        found.help = self.reworded(found.help or "")
-        found.epilog = pasteable(self.reworded(found.epilog or ""))
-        found.params = [copy(param) for param in found.params]
-        for param in found.params:
-            if isinstance(param, click.Option) and param.help:
-                param.help = self.reworded(param.help)
-        return found
-
-
-class _Headstock(_PlacedGroup):
-    """The group `headstock`: its list of commands is in the order of their use."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands."""
-        return [*_SUMMARIES, *(n for n in super().list_commands(ctx) if n not in _SUMMARIES)]
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(n, _SUMMARIES.get(n, "")) for n in self.list_commands(ctx)])
-
-
-@click.group(
-    cls=_Headstock,
-    lazy={
-        "try": "bench.cli.demo:try_command",
-        "demo": "bench.cli.demo:demo_command",
-        "reproduce": "bench.cli.demo:reproduce_command",
-        **_commands_in(""),
-    },
-    invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="\b\nExample:\n  headstock\n  headstock try\n  headstock store ls build/demo/store",
-)
-@click.version_option(package_name="headstock")
-@click.option("--json", "as_json", is_flag=True, help="Print the state of the folder as JSON.")
-@click.pass_context
-def cli(ctx: click.Context, as_json: bool) -> None:
-    """Store embeddings once, align their spaces, and measure what the alignment gains.
-
-    Without a command, `headstock` prints the manifests, stores, alignments, results and reports
-    below the current folder, and the next command to type.
-    """
-    if ctx.invoked_subcommand is None:
-        _print_state(find_work(Path()), as_json=as_json)
-
-
-@cli.group(
-    "store",
-    cls=_PlacedGroup,
-    lazy=_commands_in("store"),
-    epilog="Example: headstock store ls build/demo/store",
-)
-def store_group() -> None:
-    """Look after a store: list, verify, repair, clean, tag, share, import and export."""
-
-
-@cli.group(
-    "eval",
-    cls=_PlacedGroup,
-    lazy=_commands_in("eval"),
-    epilog="\b\nExample:"
-    "\n  headstock eval run --suite demo --store build/demo/store -o build/demo/results --jobs 2"
-    "\n  headstock eval table build/demo/results",
-)
-def eval_group() -> None:
-    """Score alignments: run suites, tasks and sweeps, and print their tables."""
-
 
 #: How far down work is looked for, and in how many folders at most.
 _DEPTH, _FOLDERS = 4, 2_000
@@ -398,7 +247,8 @@ def _suite_options(kinds: set[tuple[str, str]]) -> str:
 _NAMES = "class_name"
 
 
-def _print_state(found: dict[str, list[dict[str, Any]]], *, as_json: bool) -> None:
+def print_state(found: dict[str, list[dict[str, Any]]], *, as_json: bool) -> None:
+    """Print what `find_work` found, and the next command."""
     if as_json:
         print_json({**found, "next": next_command(found)})
         return
@@ -423,6 +273,3 @@ def _in_words(entry: dict[str, Any]) -> str:
         size = f", {human_bytes(entry['bytes'])}" if entry.get("bytes") else ""
         return f"{count(len(entry['sets']), 'set')}{size}"
     return ", ".join([*entry.get("suites", []), *entry.get("kinds", [])])
-
-
-main = entry_point(cli, "headstock")

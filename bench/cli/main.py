@@ -1,4 +1,4 @@
-"""The command `bench`, and options that its commands share."""
+"""Options that the commands on results share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from featstore.cli.options import KEY
-from featstore.command_line import CommandGroup, StoreType, entry_point
+from featstore.command_line import StoreType
 from featstore.errors import FeatstoreError
 from featstore.options import parts_of
 
@@ -22,34 +22,6 @@ if TYPE_CHECKING:
     from bench.tables import Table
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-@click.group(
-    cls=CommandGroup,
-    lazy={
-        "run": "bench.cli.run:run_command",
-        "task": "bench.cli.run:task_command",
-        "sweep": "bench.cli.run:sweep_command",
-        "check": "bench.cli.run:check_command",
-        "ls": "bench.cli.results:ls_command",
-        "table": "bench.cli.results:table_command",
-        "compare": "bench.cli.results:compare_command",
-        "report": "bench.cli.results:report_command",
-        "submit": "bench.cli.results:submit_command",
-        "leaderboard": "bench.cli.results:leaderboard_command",
-    },
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="\b\nExample:"
-    "\n  bench run --suite demo --store build/demo/store -o build/demo/results --jobs 2"
-    "\n  bench table build/demo/results"
-    "\n  bench report build/demo/results --store build/demo/store -o build/demo/report.html",
-)
-@click.version_option(package_name="headstock", prog_name="bench")
-def cli() -> None:
-    """Score alignments of a store: run suites, read tables, draw the report."""
-
-
-main = entry_point(cli, "bench")
 
 
 results_argument = click.argument("results", type=click.Path(path_type=Path, file_okay=False))

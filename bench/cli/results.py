@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 @click.command(
     "table",
     epilog="\b\nExample:"
-    "\n  bench table build/demo/results"
-    "\n  bench table build/demo/results --part gains --format md",
+    "\n  headstock eval table build/demo/results"
+    "\n  headstock eval table build/demo/results --part gains --format md",
 )
 @results_argument
 @suite_option
@@ -300,8 +300,8 @@ _TITLES = {
 @click.command(
     "compare",
     epilog="\b\nExample:"
-    "\n  bench compare build/demo/results:ridge/head/0 build/demo/results:conse"
-    "\n  bench compare old/results new/results --metrics top-1",
+    "\n  headstock eval compare build/demo/results:ridge/head/0 build/demo/results:conse"
+    "\n  headstock eval compare old/results new/results --metrics top-1",
 )
 @click.argument("a")
 @click.argument("b")
@@ -320,7 +320,7 @@ def compare_command(a: str, b: str, metrics: str | None, form: str, as_json: boo
     results:ridge:mix=1.0,penalty=0.3. Two cells are compared with each other. Where a choice leaves
     several, each is compared with the cell of the other that agrees in what is left open: two
     folders are compared cell by cell. For each folder the series written last counts. A comparison
-    that `bench table` has too comes with the numbers that it has there.
+    that `headstock eval table` has too comes with the numbers that it has there.
     """
     with ProgressBar("compare", doing="reading results"):
         from bench.comparisons import compare_choices
@@ -343,7 +343,7 @@ def _text(value: object) -> str:
 
 @click.command(
     "ls",
-    epilog="\b\nExample:\n  bench ls build/demo/results",
+    epilog="\b\nExample:\n  headstock eval ls build/demo/results",
 )
 @click.argument("results", type=click.Path(path_type=Path, file_okay=False), required=False)
 @click.option("--tasks", is_flag=True,
@@ -384,7 +384,7 @@ def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
 @click.command(
     "report",
     epilog="\b\nExample:"
-    "\n  bench report build/demo/results --store build/demo/store -o build/demo/report.html",
+    "\n  headstock report build/demo/results --store build/demo/store -o build/demo/report.html",
 )
 @results_argument
 @store_option("Read from this store, a folder or an address.")
@@ -449,7 +449,7 @@ def report_command(
 @click.command(
     "submit",
     epilog="\b\nExample:"
-    "\n  bench submit build/demo/results:ridge/head/0 --name ridge -o board/ridge.json",
+    "\n  headstock eval submit build/demo/results:ridge/head/0 --name ridge -o board/ridge.json",
 )
 @click.argument("choice", metavar="RESULTS:METHOD/SOURCE/K")
 @click.option("--name", required=True, help="Call the entry this on the board.")
@@ -488,7 +488,7 @@ def submit_command(
 
     The file holds the result rows of one metric, its sums by run and cluster of queries, and a
     digest of it all. Put it into the folder that
-    `bench leaderboard` reads.
+    `headstock eval leaderboard` reads.
     """
     from bench.leaderboard import check, pack
     from featstore.store.files import json_bytes, write_file
@@ -513,7 +513,7 @@ def submit_command(
 
 @click.command(
     "leaderboard",
-    epilog="\b\nExample:\n  bench leaderboard board -o board.html",
+    epilog="\b\nExample:\n  headstock eval leaderboard board -o board.html",
 )
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
@@ -540,7 +540,8 @@ def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: boo
     if not paths:
         raise SubmissionError(
             f"{folder} {'holds no submission' if folder.is_dir() else 'does not exist'}. Make one "
-            f"with `bench submit RESULTS:METHOD/SOURCE/K --name NAME -o {folder}/NAME.json`."
+            f"with `headstock eval submit RESULTS:METHOD/SOURCE/K --name NAME -o "
+            f"{folder}/NAME.json`."
         )
     with ProgressBar(f"leaderboard of {folder}"):
         found = boards([read_submission(path) for path in paths])

@@ -199,15 +199,15 @@ class _SuiteCommand(SectionedCommand):
         **SETTINGS_SECTION,
     },
     epilog="\b\nExample:"
-    "\n  bench run --suite demo --store build/demo/store -o build/demo/results --jobs 2"
-    "\n  bench run --suite demo --dataset mine --store store -o results"
-    "\n  bench run --suite demo --store build/demo/store -o results --method ridge,csa \\"
+    "\n  headstock eval run --suite demo --store build/demo/store -o build/demo/results --jobs 2"
+    "\n  headstock eval run --suite demo --dataset mine --store store -o results"
+    "\n  headstock eval run --suite demo --store build/demo/store -o results --method ridge,csa \\"
     "\n      --source none,head"
-    "\n  bench run --suite controls --store build/demo/store -o results --jobs 2"
-    "\n  bench run --suite smoke -o /tmp/results"
-    "\n  bench run --suite few-shot --dataset stamps --shots 1,2 --learners gda,proker \\"
+    "\n  headstock eval run --suite controls --store build/demo/store -o results --jobs 2"
+    "\n  headstock eval run --suite smoke -o /tmp/results"
+    "\n  headstock eval run --suite few-shot --dataset stamps --shots 1,2 --learners gda,proker \\"
     "\n      --store build/demo/store -o results"
-    "\n  bench run --suite paper --store store -o results --dry-run",
+    "\n  headstock eval run --suite paper --store store -o results --dry-run",
 )
 @click.option(
     "--suite",
@@ -380,32 +380,33 @@ task_option = click.option(
         **SETTINGS_SECTION,
     },
     epilog="\b\nExample:"
-    "\n  bench task few_shot --images stamps/image/tf_efficientnet_lite0 \\"
+    "\n  headstock eval task few_shot --images stamps/image/tf_efficientnet_lite0 \\"
     "\n      --names stamps/class_name/all-MiniLM-L6-v2 \\"
     "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
     "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 \\"
     "\n      --method ridge --source head --eval in-class -O shots=1 -O learner=lp++ \\"
     "\n      -O prototypes=names --seeds 0-2 --store build/demo/store -o results"
-    "\n  bench task generalised --images stamps/image/tf_efficientnet_lite0 \\"
+    "\n  headstock eval task generalised --images stamps/image/tf_efficientnet_lite0 \\"
     "\n      --names stamps/class_name/all-MiniLM-L6-v2 \\"
     "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
     "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 \\"
     "\n      --method ridge --source head --store build/demo/store -o results"
-    "\n  bench task neighbours --images stamps/image/tf_efficientnet_lite0 \\"
+    "\n  headstock eval task neighbours --images stamps/image/tf_efficientnet_lite0 \\"
     "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
     "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 \\"
     "\n      --store build/demo/store -o results"
     "\n\n\b\nExample with an open_clip model, whose images and texts share a space:"
-    "\n  bench task retrieval --images coco/image/oc:ViT-B-32 \\"
+    "\n  headstock eval task retrieval --images coco/image/oc:ViT-B-32 \\"
     "\n      --captions coco/caption/oc:ViT-B-32 --eval split -O captions=5 \\"
     "\n      --store store -o results"
-    "\n  bench task few_shot --images pets/image/oc:ViT-B-32-quickgelu \\"
+    "\n  headstock eval task few_shot --images pets/image/oc:ViT-B-32-quickgelu \\"
     "\n      --names pets/class_name/oc:ViT-B-32-quickgelu --eval split -O shots=16 \\"
     "\n      -O learner=coop --seeds 0-4 --store store -o results"
-    "\n  bench task few_shot --images pets/image/ViT-B-32 --names pets/class_name/ViT-B-32 \\"
+    "\n  headstock eval task few_shot --images pets/image/ViT-B-32 --names "
+    "pets/class_name/ViT-B-32 \\"
     "\n      --views pets.views10-seed0/image/ViT-B-32 --eval split -O shots=4 \\"
     "\n      -O learner=tip-adapter --seeds 0-4 --store store -o results"
-    "\n  bench task zero_shot --images stamps/image/tf_efficientnet_lite0 \\"
+    "\n  headstock eval task zero_shot --images stamps/image/tf_efficientnet_lite0 \\"
     "\n      --names stamps/class_name/all-MiniLM-L6-v2 \\"
     "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
     "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 --head-templates none \\"
@@ -424,7 +425,7 @@ task_option = click.option(
               help="Score only classes that the head's label set lacks (zero_shot).")  # fmt: skip
 @click.option("--weights", type=click.Path(), default=None,
               help="Load the weights of the text tower, through which coop and cocoop learn "
-                   "prompts, from here, as in featstore extract [default: the hub].")  # fmt: skip
+                   "prompts, from here, as in headstock extract [default: the hub].")  # fmt: skip
 @jobs_option
 @engine_option
 @device_option
@@ -435,10 +436,10 @@ def task_command(name: str, words: tuple[str, ...], **given: Any) -> None:
 
     NAME is zero_shot, generalised, retrieval, few_shot, head_names, neighbours, modality_gap,
     neural_collapse, cosine_head, hubness or spectrum; docs/metrics.md says what each measures.
-    `bench ls --tasks` lists them, with those of other packages.
+    `headstock eval ls --tasks` lists them, with those of other packages.
     Most options take several values, separated by commas (`--method ridge,csa --source
-    head,random`): every combination is a run for each seed. `bench table` prints a table, with
-    `--part rows` the rows.
+    head,random`): every combination is a run for each seed. `headstock eval table` prints a table,
+    with `--part rows` the rows.
     """
     from bench.options import TASKS
     from bench.runs import Run
@@ -484,8 +485,9 @@ def _parsed(task: str, words: tuple[str, ...]) -> Options:
         **SETTINGS_SECTION,
     },
     epilog="\b\nExample:"
-    "\n  bench sweep --store build/demo/store -o build/demo/sweep --jobs 2"
-    "\n  bench sweep --store build/demo/store -o build/demo/sweep --method ridge,procrustes"
+    "\n  headstock eval sweep --store build/demo/store -o build/demo/sweep --jobs 2"
+    "\n  headstock eval sweep --store build/demo/store -o build/demo/sweep --method "
+    "ridge,procrustes"
     " --source none,head,random --n-pairs 16,all --mix 1,3 --penalty 0.1,1 --seeds 0,1,2",
 )
 @store_option("Read from this store, a folder or an address.")
@@ -539,7 +541,8 @@ def sweep_command(
 
 @click.command(
     "check",
-    epilog="\b\nExample:\n  bench check aligner ridge\n  bench check learner class-means --json",
+    epilog="\b\nExample:\n  headstock check aligner ridge\n  headstock check learner class-means "
+    "--json",
 )
 @click.argument(
     "kind", type=click.Choice([kind for kind in KINDS if kind not in ("suite", "place")])

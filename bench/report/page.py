@@ -120,7 +120,7 @@ ROLES = {
 
 
 def set_health(store: FeatureStore, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what `featstore show` says of every set that a result row names and the store has."""
+    """Return what `headstock store show` says of each set of a row that the store has."""
     found = []
     for role, label in ROLES.items():
         key, revision = row[f"{role}_set"], row[f"{role}_revision"]
@@ -211,7 +211,7 @@ def write_report(
     Parameters
     ----------
     results : Path
-        Folder of `bench run`.
+        Folder of `headstock eval run`.
     store : path or address
         The store that the runs read: texts, thumbnails and the health of the data come from it.
     out : Path

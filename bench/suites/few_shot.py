@@ -38,7 +38,7 @@ SUITE = "few-shot"
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = tuple(range(10))
 
-#: Learns in the images' own space from texts, for minutes: `bench task` runs it.
+#: Learns in the images' own space from texts, for minutes: `headstock eval task` runs it.
 LEFT_OUT = ("paper-few-shot",)
 
 #: The aligner that brings names to images.

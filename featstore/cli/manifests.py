@@ -13,7 +13,6 @@ import click
 from featstore.cli.progress import ProgressBar, show_log
 from featstore.command_line import (
     EXIT_VERIFY,
-    CommandGroup,
     SectionedCommand,
     count,
     json_option,
@@ -25,24 +24,6 @@ from featstore.prompts import PromptChoice
 from featstore.terminal import TextTable, bad, best, good, in_words, print_facts, say, warning
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-@click.group(
-    cls=CommandGroup,
-    lazy={
-        "build": "featstore.cli.manifests:build_command",
-        "check": "featstore.cli.manifests:check_command",
-    },
-    epilog="\b\nExample:"
-    "\n  featstore manifests build stamps -o manifests/stamps"
-    "\n  featstore manifests show manifests/stamps",
-)
-def manifests() -> None:
-    """Make and inspect manifests, the input of extract.
-
-    `build` builds a dataset that Headstock knows by name, from its official layout; `make` makes
-    a manifest of your own files; `labels` one of a list of classes.
-    """
 
 
 def _split_options(
@@ -67,10 +48,9 @@ def options_option(of: str, listed_by: str) -> Callable[[_Function], _Function]:
     )  # fmt: skip
 
 
-@manifests.command(
+@click.command(
     "make",
-    epilog="Example: featstore manifests make csv pairs.csv -o manifests/pairs "
-    "--option images=photos",
+    epilog="Example: headstock data make csv pairs.csv -o manifests/pairs --option images=photos",
 )
 @click.argument("source")
 @click.argument("location")
@@ -85,7 +65,7 @@ def options_option(of: str, listed_by: str) -> Callable[[_Function], _Function]:
 @click.option(
     "--name", help="Give the dataset this name [default: made from the name of the location]."
 )
-@options_option("the source", "`featstore manifests sources`")
+@options_option("the source", "`headstock data sources`")
 @json_option
 def make_command(
     source: str, location: str, out: Path, name: str | None, options: dict[str, str], as_json: bool
@@ -93,8 +73,8 @@ def make_command(
     """Make a manifest of your own files.
 
     SOURCE says how LOCATION, a file, a folder or an address, is read: folder, csv and others that
-    `featstore manifests sources` lists. (A dataset that Headstock knows by name: `featstore
-    manifests build`.) Every file is read once, for its content hash; none is copied or changed. The
+    `headstock data sources` lists. (A dataset that Headstock knows by name: `headstock
+    data build`.) Every file is read once, for its content hash; none is copied or changed. The
     same location and options give the same bytes.
     """
     from featstore.images import MAX_PIXELS
@@ -123,10 +103,10 @@ def make_command(
         say(warning(f"{left} left out:"), f" {out / LEFT_OUT_FILE} says why")
     if document["too_large"]:
         large = f"{count(document['too_large'], 'image')} of more than {MAX_PIXELS:,} pixels:"
-        say(warning(large), " `featstore extract` skips and lists them; see its --max-pixels")
+        say(warning(large), " `headstock extract` skips and lists them; see its --max-pixels")
 
 
-@manifests.command("sources", epilog="Example: featstore manifests sources --json")
+@click.command("sources", epilog="Example: headstock data sources --json")
 @json_option
 def sources_command(as_json: bool) -> None:
     """List the sources of `make`, with their options."""
@@ -152,7 +132,7 @@ def sources_command(as_json: bool) -> None:
     TextTable(("SOURCE", "OPTION", ""), rows).show()
 
 
-@manifests.command("labels", epilog="Example: featstore manifests labels birds.txt -o build/birds")
+@click.command("labels", epilog="Example: headstock data labels birds.txt -o build/birds")
 @click.argument("label_file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -184,7 +164,7 @@ def labels_command(
     echo_counts(classes, dict(manifest.facts["counts"]))
 
 
-@manifests.command("ls", epilog="Example: featstore manifests ls --json")
+@click.command("ls", epilog="Example: headstock data ls --json")
 @json_option
 def ls_command(as_json: bool) -> None:
     """List the datasets that can be built by name."""
@@ -205,7 +185,7 @@ def ls_command(as_json: bool) -> None:
     TextTable(("DATASET", ""), rows).show()
 
 
-@manifests.command("show", epilog="Example: featstore manifests show build/demo/manifests/stamps")
+@click.command("show", epilog="Example: headstock data show build/demo/manifests/stamps")
 @click.argument("what", metavar="DIR|NAME")
 @click.option(
     "--full", is_flag=True, help="Also read every file and compare its sha256 with the manifest."
@@ -214,7 +194,7 @@ def ls_command(as_json: bool) -> None:
 def show_command(what: str, full: bool, as_json: bool) -> None:
     """Show a manifest, or what is known of a dataset.
 
-    A manifest (DIR) is validated; NAME is a dataset that `featstore manifests ls` lists.
+    A manifest (DIR) is validated; NAME is a dataset that `headstock data ls` lists.
     """
     from data_manifests.plan import published_facts
     from featstore.datasets import DATASETS
@@ -238,7 +218,7 @@ def show_command(what: str, full: bool, as_json: bool) -> None:
             "counts": {kind: split_counts(table) for kind, table in manifest.tables.items()},
         }
     else:
-        by = "featstore manifests ls"
+        by = "headstock data ls"
         known = unknown_name("dataset", what, DATASETS, listed_by=by)
         raise ManifestError(f"{what!r} is not a folder. {known}")
     if as_json:
@@ -345,8 +325,8 @@ _KEYWORDS = {
 
 _EXAMPLES = (
     "\b\nExample:"
-    "\n  featstore manifests build stamps -o build/stamps --locale en,fr"
-    "\n  featstore manifests build food101 --root data -o build/food101 --split test \\"
+    "\n  headstock data build stamps -o build/stamps --locale en,fr"
+    "\n  headstock data build food101 --root data -o build/food101 --split test \\"
     "\n      --variants paper --templates paper"
 )
 
@@ -370,7 +350,7 @@ _EXAMPLES = (
     help="Write the manifest to this folder, which is new, empty or holds an earlier build.",
 )
 @options_from(BuildConfig)
-@options_option("the dataset", "`featstore manifests show DATASET`")
+@options_option("the dataset", "`headstock data show DATASET`")
 @options_from(PromptChoice)
 @json_option
 def build_command(
@@ -378,10 +358,10 @@ def build_command(
 ) -> None:
     """Build a dataset that Headstock knows by name.
 
-    DATASET is one of those that `featstore manifests ls` lists. (Your own files: `featstore
-    manifests make`.) Building again from the same source touches nothing; with more --variants or
+    DATASET is one of those that `headstock data ls` lists. (Your own files: `headstock
+    data make`.) Building again from the same source touches nothing; with more --variants or
     --templates it appends their items, and an extraction then encodes those alone. A copy that
-    lacks anything is refused without --subset; `featstore manifests check` lists what it lacks.
+    lacks anything is refused without --subset; `headstock data check` lists what it lacks.
 
     For stamps, without --source: the installed package, else the user's cache, else the package
     is downloaded (81 MB) through apt into that cache, without root.
@@ -435,9 +415,7 @@ def builder_options(dataset: str, config: BuildConfig, options: dict[str, str]) 
 SHOWN = 20
 
 
-@click.command(
-    "check", epilog="Example: featstore manifests check food101 --root data --split test"
-)
+@click.command("check", epilog="Example: headstock data check food101 --root data --split test")
 @click.argument("dataset", metavar="DATASET")
 @click.option(
     "--root",
@@ -452,7 +430,7 @@ SHOWN = 20
     callback=parts_of,
     help="Check only these splits [default: all].",
 )
-@options_option("the dataset", "`featstore manifests show DATASET`")
+@options_option("the dataset", "`headstock data show DATASET`")
 @click.option(
     "--all", "everything", is_flag=True, help="Print every problem instead of 20 of each kind."
 )

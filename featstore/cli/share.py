@@ -14,7 +14,6 @@ from featstore.cli.progress import ProgressBar, age, show_failures
 from featstore.command_line import (
     EXIT_ERROR,
     EXIT_SKIPPED,
-    CommandGroup,
     StorePlace,
     StoreType,
     check_signed_options,
@@ -52,7 +51,7 @@ def _licences(texts: Sequence[str]) -> dict[str, str]:
     return stated
 
 
-@click.command("card", epilog="Example: featstore card build/demo/store -o build/demo/store")
+@click.command("card", epilog="Example: headstock store card build/demo/store -o build/demo/store")
 @click.argument("store", type=StoreType())
 @click.option(
     "-o",
@@ -125,7 +124,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@click.command("push", epilog="Example: featstore push build/demo/store s3://team/features")
+@click.command("push", epilog="Example: headstock store push build/demo/store s3://team/features")
 @click.argument("source", type=StoreType())
 @click.argument("target", type=StoreType())
 @_LICENCE
@@ -151,7 +150,7 @@ def push_command(
     return _copy([(source, target)], _SENT, select, force=force, as_json=as_json, **stated)
 
 
-@click.command("pull", epilog="Example: featstore pull s3://team/features build/demo/store")
+@click.command("pull", epilog="Example: headstock store pull s3://team/features build/demo/store")
 @click.argument("source", type=StoreType())
 @click.argument("target", type=StoreType())
 @signed_options
@@ -167,14 +166,14 @@ def pull_command(
 ) -> int:
     """Download sets from another store.
 
-    TARGET receives what it lacks of the sets of SOURCE; see `featstore push --help`.
+    TARGET receives what it lacks of the sets of SOURCE; see `headstock store push --help`.
     """
     check_signed_options(key, at_least)
     signed: dict[str, Any] = {"key": key, "at_least": at_least}
     return _copy([(source, target)], _RECEIVED, select, force=force, as_json=as_json, **signed)
 
 
-@click.command("sync", epilog="Example: featstore sync build/demo/store s3://team/features")
+@click.command("sync", epilog="Example: headstock store sync build/demo/store s3://team/features")
 @click.argument("one", type=StoreType())
 @click.argument("other", type=StoreType())
 @_options
@@ -248,14 +247,9 @@ def _say_failures(reports: Sequence[CopyReport]) -> None:
         say(f"{first}{and_others}  ", bad("not copied:"), f" {why}", err=True)
 
 
-@click.group("cache", cls=CommandGroup, epilog="Example: featstore cache ls")
-def cache_group() -> None:
-    """Show or empty the cache of remote stores."""
-
-
-@cache_group.command("ls", epilog="Example: featstore cache ls")
+@click.command("ls", epilog="Example: headstock store cache ls")
 @json_option
-def ls_command(as_json: bool) -> None:
+def cache_ls_command(as_json: bool) -> None:
     """List cached files, the last used first."""
     from featstore.remote.cache import user_cache
 
@@ -263,7 +257,7 @@ def ls_command(as_json: bool) -> None:
     _show_entries([*cache.stores(), *cache.shards()], "kept", as_json=as_json)
 
 
-@cache_group.command("gc", epilog="Example: featstore cache gc --max-bytes 1000000000")
+@click.command("gc", epilog="Example: headstock store cache gc --max-bytes 1000000000")
 @click.option(
     "--max-bytes",
     type=click.IntRange(min=0),
@@ -271,7 +265,7 @@ def ls_command(as_json: bool) -> None:
 )
 @click.option("--all", "everything", is_flag=True, help="Delete everything, including small files.")
 @json_option
-def gc_command(max_bytes: int | None, everything: bool, as_json: bool) -> None:
+def cache_gc_command(max_bytes: int | None, everything: bool, as_json: bool) -> None:
     """Remove the least recently used shards.
 
     Removed are shards above the limit. The limit is $HEADSTOCK_CACHE_BYTES, or 64 GiB. What is
@@ -290,7 +284,8 @@ def gc_command(max_bytes: int | None, everything: bool, as_json: bool) -> None:
 
 @click.command(
     "prefetch",
-    epilog="Example: featstore prefetch s3://team/features stamps/image/tf_efficientnet_lite0",
+    epilog="Example: headstock store prefetch s3://team/features "
+    "stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("store", type=StoreType())
 @click.argument("keys", metavar="KEY...", nargs=-1, required=True, type=KEY)
@@ -353,7 +348,7 @@ def print_cache(rows: Sequence[Sequence[str]], size: str, *, removed: bool) -> N
 
 @click.command(
     "export",
-    epilog="Example: featstore export build/demo/store stamps/image/tf_efficientnet_lite0 "
+    epilog="Example: headstock store export build/demo/store stamps/image/tf_efficientnet_lite0 "
     "-o out.safetensors --format safetensors",
 )
 @click.argument("store", type=StoreType())
@@ -416,7 +411,8 @@ def export_command(
 
 @click.command(
     "import",
-    epilog="Example: featstore import feats.npy --items items.csv --store store --dataset birds "
+    epilog="Example: headstock store import feats.npy --items items.csv --store store --dataset "
+    "birds "
     "--kind image --encoder their:vit",
 )
 @click.argument("source", type=click.Path(path_type=Path))
@@ -426,9 +422,9 @@ def export_command(
 def import_command(source: Path, store: Path, as_json: bool, **given: Any) -> int:
     """Import rows that another tool computed.
 
-    They become a set whose provenance is `imported`. SOURCE is what `featstore export` writes,
-    clip-retrieval's folder, or a plain .npy or .h5 file or Zarr array with --items. Items whose
-    row is all zeros are skipped and listed; the exit code is then 3.
+    They become a set whose provenance is `imported`. SOURCE is what `headstock store export`
+    writes, clip-retrieval's folder, or a plain .npy or .h5 file or Zarr array with --items. Items
+    whose row is all zeros are skipped and listed; the exit code is then 3.
     """
     from featstore.interop.reading import import_rows
     from featstore.store.store import open_store

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from featstore.store.store import Duplicates, FeatureStore, SetInfo
 
 
-@click.command("init", epilog="Example: featstore init /data/features --shared")
+@click.command("init", epilog="Example: headstock store init /data/features --shared")
 @click.argument("store", type=StoreType())
 @click.option("--shared", is_flag=True, help="Let the group of the folder write to the store.")
 @click.option(
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json: bool) -> None:
     """Make an empty store in a folder or bucket.
 
-    `featstore extract` and `featstore push` make the store that they write to by themselves. With
-    --shared, also of a store that exists: its folders become group-writable and hand that down, its
-    files readable by all and writable by nobody. Use `chgrp` before to choose the group.
+    `headstock extract` and `headstock store push` make the store that they write to by themselves.
+    With --shared, also of a store that exists: its folders become group-writable and hand that
+    down, its files readable by all and writable by nobody. Use `chgrp` before to choose the group.
     """
     from featstore.address import Address, parse_address
     from featstore.remote.objects import writable_objects
@@ -81,7 +81,7 @@ _SHOWN = 20
 
 @click.command(
     "show",
-    epilog="Example: featstore show build/demo/store stamps/image/tf_efficientnet_lite0",
+    epilog="Example: headstock store show build/demo/store stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("store", type=StoreType())
 @click.argument("key", metavar="KEY", type=KEY)
@@ -99,7 +99,7 @@ def show_command(
 ) -> None:
     """Show a set: rows, splits, duplicates, failures, origin.
 
-    KEY is a set as `featstore ls` prints it, with or without the digits at its end.
+    KEY is a set as `headstock store ls` prints it, with or without the digits at its end.
     """
     from featstore.store.store import open_store
 
@@ -115,7 +115,7 @@ def show_command(
 
 
 def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict[str, Any]:
-    """Return what ``featstore show --json`` prints."""
+    """Return what ``headstock store show --json`` prints."""
     from featstore.store.records import runs
     from featstore.store.store import content_duplicates, row_facts
 
@@ -233,7 +233,7 @@ def _revisions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield entry["revision_id"][:12], ", ".join(marks)
 
 
-@click.command("ls", epilog="Example: featstore ls build/demo/store")
+@click.command("ls", epilog="Example: headstock store ls build/demo/store")
 @click.argument("store", type=StoreType(), required=False)
 @click.option("--encoders", is_flag=True,
               help="List the families of encoders instead of a store, each with the package that "
@@ -316,14 +316,14 @@ def _print_listing(
         made = age((opened.root / record).stat().st_mtime)
         notes = ", ".join(_notes(info))
         table.append((str(key), *shape, human_bytes(sizes[-1]), made, warning(notes)))
-    advice = warning("not finished: run `featstore extract` again")
+    advice = warning("not finished: run `headstock extract` again")
     table += [(name, "", "", "", "", "", advice) for name in unfinished]
     n_sets = len(table)
     table += [(name, "", "", "", "", "", bad(why)) for name, why in closed.items()]
     if table:
         TextTable(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table).show()
     if not n_sets:
-        click.echo(f"{opened.address} holds no sets. `featstore extract` makes one.")
+        click.echo(f"{opened.address} holds no sets. `headstock extract` makes one.")
         return
     click.echo(f"{count(n_sets, 'set')}, {count(n_rows, 'row')}, {human_bytes(sum(sizes))}")
 
@@ -339,7 +339,9 @@ def _notes(info: SetInfo) -> Iterator[str]:
 
 
 @click.command(
-    "rm", epilog="Example: featstore rm build/demo/store stamps/class_name/all-MiniLM-L6-v2 --force"
+    "rm",
+    epilog="Example: headstock store rm build/demo/store stamps/class_name/all-MiniLM-L6-v2 "
+    "--force",
 )
 @click.argument("store", type=StoreType(writes=True))
 @click.argument("key", metavar="KEY", type=KEY)
@@ -349,7 +351,7 @@ def rm_command(store: Path, key: str, force: bool, as_json: bool) -> None:
     """Remove a set, finished or not.
 
     KEY may be a short name. Item tables that other sets use stay. A set that a tag names is kept
-    until `featstore tag STORE NAME --delete` has dropped the tag.
+    until `headstock store tag STORE NAME --delete` has dropped the tag.
     """
     from featstore.store.gc import remove_set
     from featstore.store.log import resolve_set
@@ -379,7 +381,7 @@ def n_revisions(info: SetInfo) -> int:
     return 1 + len(info.commit.history)
 
 
-@click.command("verify", epilog="Example: featstore verify build/demo/store stamps/image")
+@click.command("verify", epilog="Example: headstock store verify build/demo/store stamps/image")
 @click.argument("store", type=StoreType(writes=True))
 @click.argument("keys", metavar="[KEY]...", nargs=-1, type=KEY)
 @click.option(
@@ -397,7 +399,7 @@ def verify_command(
 
     Names every file that was flipped, truncated, deleted, swapped, linked or added, one a
     line, and exits 4 if there is one. KEY is a dataset (`stamps`), a dataset and kind
-    (`stamps/image`), or a set as `featstore ls` prints it, with or without the digits at its
+    (`stamps/image`), or a set as `headstock store ls` prints it, with or without the digits at its
     end; every set that it fits is checked. With --key, also whether all was signed by that key.
     """
     from featstore.store.log import NAME, resolve_sets
@@ -430,7 +432,11 @@ def verify_command(
             say(good("OK:"), f" {checked} {what}")
         else:
             wrong = count(len(report.problems), "problem")
-            say(bad("Damaged:"), f" {wrong} in {checked}; `featstore repair` mends a set", err=True)
+            say(
+                bad("Damaged:"),
+                f" {wrong} in {checked}; `headstock store repair` mends a set",
+                err=True,
+            )
     return 0 if report.ok else EXIT_VERIFY
 
 
@@ -447,7 +453,7 @@ def parse_duration(ctx: click.Context, parameter: click.Parameter, text: str) ->
     return float(int(match[1]) * _UNITS[match[2]])
 
 
-@click.command("gc", epilog="Example: featstore gc build/demo/store --dry-run")
+@click.command("gc", epilog="Example: headstock store gc build/demo/store --dry-run")
 @click.argument("store", type=StoreType(writes=True))
 @click.option("--dry-run", is_flag=True, help="List what would be removed, and remove nothing.")
 @click.option(
@@ -481,7 +487,7 @@ def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
     click.echo(f"{verb} {count(len(found), 'leftover')}, {total}")
 
 
-@click.command("tag", epilog="Example: featstore tag build/demo/store v1")
+@click.command("tag", epilog="Example: headstock store tag build/demo/store v1")
 @click.argument("store", type=StoreType())
 @click.argument("name")
 @click.option(
@@ -499,8 +505,8 @@ def tag_command(
 ) -> None:
     """Tag the current state of a store as NAME.
 
-    `open_store(…, revision=NAME)` reads every set as it is now. A tag never changes. `featstore
-    push` copies the tags of a folder, too.
+    `open_store(…, revision=NAME)` reads every set as it is now. A tag never changes. `headstock
+    store push` copies the tags of a folder, too.
     """
     from featstore.share.copy import drop_tag, make_tag
 
@@ -521,7 +527,7 @@ def tag_command(
         click.echo(f"Tagged {count(len(revisions), 'set')} of {store} as {name}")
 
 
-@click.command("diff", epilog="Example: featstore diff build/demo/store s3://team/features")
+@click.command("diff", epilog="Example: headstock store diff build/demo/store s3://team/features")
 @click.argument("a", type=StoreType())
 @click.argument("b", type=StoreType())
 @click.option(
@@ -581,7 +587,9 @@ def _differences(difference: SetDifference) -> Iterator[str]:
         yield f"other {', '.join(difference.attributes)}"
 
 
-@click.command("sign", epilog="Example: featstore sign build/demo/store --key me.pem --new-key")
+@click.command(
+    "sign", epilog="Example: headstock store sign build/demo/store --key me.pem --new-key"
+)
 @click.argument("store", type=StoreType())
 @click.option(
     "--key", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -595,7 +603,8 @@ def sign_command(store: StorePlace, key: Path, new_key: bool, as_json: bool) -> 
     """Sign the revisions and tags that a store holds now.
 
     Readers who know the public key, which is printed, are told of everything that was changed, put
-    back or hidden since: `open_store(…, key=…)`, `featstore verify --key`, `featstore pull --key`.
+    back or hidden since: `open_store(…, key=…)`, `headstock store verify --key`, `headstock store
+    pull --key`.
     Sign again whenever the store has changed.
     """
     from featstore.share.copy import sign_store
@@ -615,7 +624,7 @@ def sign_command(store: StorePlace, key: Path, new_key: bool, as_json: bool) -> 
 _SIGNS = {"fine": good("OK"), "note": warning("note"), "wrong": bad("WRONG")}
 
 
-@click.command("doctor", epilog="Example: featstore doctor s3://team/features")
+@click.command("doctor", epilog="Example: headstock store doctor s3://team/features")
 @click.argument("store", type=StoreType(), required=False)
 @json_option
 def doctor_command(store: StorePlace | None, as_json: bool) -> int:

@@ -150,7 +150,7 @@ def require_same_encoder(golden: Golden, key: str, directory: Path, commit: Comm
             f"{GOLDEN_COSINE:g} is needed). Another version of a library, another device or "
             "precision, or an encoder object that changed under the same name, may be why: "
             f"compare {directory.name}/runs with what is installed. Use what it was made with, "
-            "or remove the set with `featstore rm` and extract it whole."
+            "or remove the set with `headstock store rm` and extract it whole."
         )
     return cosine
 
@@ -158,7 +158,7 @@ def require_same_encoder(golden: Golden, key: str, directory: Path, commit: Comm
 def _stored(path: Path, facts: Mapping[str, Any]) -> np.ndarray:
     if not same_file(path, dict(facts)):
         raise CorruptStoreError(
-            f"{path} is missing or differs from its commit record. Run `featstore verify`."
+            f"{path} is missing or differs from its commit record. Run `headstock store verify`."
         )
     return _parsed(read_json(path), str(path))
 
@@ -168,7 +168,7 @@ def _parsed(document: Any, where: str) -> np.ndarray:
         return np.asarray(document["vectors"], dtype=np.float64)
     except (KeyError, TypeError, ValueError) as err:
         raise CorruptStoreError(
-            f"{where} holds no golden vectors. Run `featstore verify`."
+            f"{where} holds no golden vectors. Run `headstock store verify`."
         ) from err
 
 

@@ -226,7 +226,7 @@ def label_set_of(source: Manifest) -> pl.DataFrame:
     if source.classes is None:
         raise ManifestError(
             f"Manifest {source.name} has no label set (classes.parquet); a head needs one. Build "
-            "one (`featstore manifests ls`), or list the classes in a file for --label-file "
+            "one (`headstock data ls`), or list the classes in a file for --label-file "
             "(API: label_file=)."
         )
     return source.classes

@@ -1,6 +1,6 @@
 """Options of an extraction: its encoders, and everything else that can be chosen.
 
-Each field is a keyword argument of `featstore.extract`, a flag of ``featstore extract`` and a key
+Each field is a keyword argument of `featstore.extract`, a flag of ``headstock extract`` and a key
 of its ``--config`` files.
 """
 

@@ -302,7 +302,7 @@ class ExtractResult:
     blocks_left: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what ``featstore extract --json`` prints."""
+        """Return what ``headstock extract --json`` prints."""
         return dict(vars(self))
 
 

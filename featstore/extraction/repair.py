@@ -108,7 +108,7 @@ class Repair:
     commands: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what ``featstore repair --json`` prints."""
+        """Return what ``headstock store repair --json`` prints."""
         return asdict(self)
 
 
@@ -263,7 +263,7 @@ def _extract_again(request: _Request, damage: Damage, done: Repair) -> None:
         if read_journal(folder)[1] and not settings_of(folder).get("repair"):
             raise StoreWriteError(
                 f"An extraction of {request.key} is unfinished. Finish it, or remove what it has "
-                f"staged with `featstore gc {request.root}`, and repair the set then."
+                f"staged with `headstock store gc {request.root}`, and repair the set then."
             )
     before = damage.commit
     try:
@@ -463,7 +463,7 @@ def next_commands(
     choice, options = recorded_choices(key.directory(root), encoder)[0]
     chosen = weights or choice.weights
     where = f" --weights {_quote(chosen)}" if chosen else ""
-    repair = f"featstore repair {_quote(root)} {key}"
+    repair = f"headstock store repair {_quote(root)} {key}"
     found = [f"{repair} --from ADDRESS"]
     imported = _mapping(attributes.get("space")).get("provenance") == "imported"
     is_object = encoder.startswith("object:")
@@ -474,11 +474,11 @@ def next_commands(
             return [*found, call]
         folder = manifest if isinstance(manifest, str | Path) else "MANIFEST"
         return [*found, f"{repair} --manifest {_quote(folder)}{where}"]
-    remove = f"featstore rm {_quote(root)} {key} --force"
+    remove = f"headstock store rm {_quote(root)} {key} --force"
     place = f"--kind {key.kind} --encoder {_quote(encoder)} --store {_quote(root)}"
     if imported:
         source = _mapping(attributes.get("facts")).get("source", "FILE")
-        again = f"featstore import {_quote(source)} --dataset {key.dataset} {place}"
+        again = f"headstock store import {_quote(source)} --dataset {key.dataset} {place}"
         return [*found, f"{remove} && {again}"]
     if is_object:
         return [*found, f"{remove}; then in python: featstore.extract(..., encoder=...)"]
@@ -487,7 +487,7 @@ def next_commands(
     typed = "".join(f" --{name.replace('_', '-')} {_quote(requested[name])}" for name in requested)
     tiff, most = " --tiff" if options.get("tiff") else "", options.get("max_pixels", MAX_PIXELS)
     tiff += f" --max-pixels {most}" if most > MAX_PIXELS else ""
-    return [*found, f"{remove} && featstore extract MANIFEST {place}{typed}{tiff}{where}"]
+    return [*found, f"{remove} && headstock extract MANIFEST {place}{typed}{tiff}{where}"]
 
 
 def _count(value: Any) -> int | None:

@@ -67,7 +67,7 @@ def finished_result(
     try:
         return published_result(open_store(store), key, items, retry_failed=retry_failed)
     except CorruptStoreError as err:
-        err.add_note(f"`featstore rm {store} {key}` makes room for extracting it again.")
+        err.add_note(f"`headstock store rm {store} {key}` makes room for extracting it again.")
         raise
 
 

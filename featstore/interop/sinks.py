@@ -3,8 +3,8 @@
 A write task stages the rows that it is given, in whatever order they come, as one file in the
 store; the driver then writes the rows of all tasks with `featstore.write`, in the order of the
 items. Only files that a task has returned are read: what a task left that was lost and tried again
-does no harm. Files of a job that died are named as every unfinished write is, which ``featstore
-verify`` knows and ``featstore gc`` removes.
+does no harm. Files of a job that died are named as every unfinished write is, which ``headstock
+store verify`` knows and ``headstock store gc`` removes.
 """
 
 from __future__ import annotations
@@ -230,7 +230,8 @@ class RowSink:
         if lost:
             raise CorruptStoreError(
                 f"{len(lost):,} of {len(self.staged):,} files of rows are not in {self.root}: "
-                f"{listed(lost)}. Every worker must see the store under this path; `featstore gc` "
+                f"{listed(lost)}. Every worker must see the store under this path; `headstock "
+                "store gc` "
                 "may have removed them. Run the job again."
             )
         tables = [one.items(self.root) for one in self.staged]

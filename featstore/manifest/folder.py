@@ -161,11 +161,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise ManifestError(f"{folder} {what}. Build a dataset with `featstore manifests build`.")
+        raise ManifestError(f"{folder} {what}. Build a dataset with `headstock data build`.")
     if not (folder / FACTS_FILE).is_file():
         raise ManifestError(
             f"{folder} is not a manifest: it has no {FACTS_FILE}. If building it was interrupted, "
-            "run the same `featstore manifests build` again."
+            "run the same `headstock data build` again."
         )
     data = read_bytes(folder, FACTS_FILE, MAX_FACTS_BYTES)
     try:

@@ -324,5 +324,5 @@ def require_hashes(table: pl.DataFrame, kind: str, *, every: bool) -> None:
         where = "lie outside the manifest's folder" if every else "are parts of files or URLs"
         raise ManifestError(
             f"{len(lost):,} {kind} items {where} but have no content_sha256 of 64 hexadecimal "
-            f"digits (first: {lost[0]!r}). Make the manifest with `featstore manifests make`."
+            f"digits (first: {lost[0]!r}). Make the manifest with `headstock data make`."
         )

@@ -65,7 +65,7 @@ class RemotePlace(Place):
     """
 
     is_remote: ClassVar[bool] = True
-    made_by: ClassVar[str] = "push"
+    made_by: ClassVar[str] = "store push"
 
     def __init__(self, objects: Objects) -> None:
         self.cache = user_cache()

@@ -212,7 +212,7 @@ def taken(where: str, name: str) -> StoreWriteError:
     """Return the error for a tag that is there and says something else."""
     return StoreWriteError(
         f"{where} has a tag {name!r} of other revisions. Tags never change: choose another name, "
-        f"or, if nobody used it, drop it with `featstore tag {where} {name} --delete`."
+        f"or, if nobody used it, drop it with `headstock store tag {where} {name} --delete`."
     )
 
 

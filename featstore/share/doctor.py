@@ -121,7 +121,11 @@ def _cache() -> Iterator[Finding]:
         f"{human_bytes(free)} are free on its disk"
     )
     tight = free < _FREE or held > cache.limit
-    advice = "`featstore cache gc` empties it; HEADSTOCK_CACHE_BYTES is its limit." if tight else ""
+    advice = (
+        "`headstock store cache gc` empties it; HEADSTOCK_CACHE_BYTES is its limit."
+        if tight
+        else ""
+    )
     yield Finding("cache", "note" if tight else "fine", text, advice)
     if os.environ.get("HEADSTOCK_OFFLINE", "") not in ("", "0"):
         advice = "Unset HEADSTOCK_OFFLINE to read what is not in the cache."
@@ -138,15 +142,15 @@ def _sets(store: FeatureStore) -> Iterator[Finding]:
     yield Finding("sets", "fine", f"{len(whole):,} can be opened")
     for key, info in listing:
         if isinstance(info, FeatstoreError):
-            advice = "`featstore repair`, with --from if there is another copy."
+            advice = "`headstock store repair`, with --from if there is another copy."
             yield Finding(str(key), "wrong", str(info), advice)
     for folder, why in store.place.closed().items():
         text = f"{folder} cannot be listed: {why.strerror}"
-        yield Finding("sets", "wrong", text, "Ask its owner: featstore init --shared.")
+        yield Finding("sets", "wrong", text, "Ask its owner: headstock store init --shared.")
     for key in store.unfinished():
         claimed = is_claimed(key.directory(store.root))
         text = "is being written" if claimed else "is not finished, and nobody writes it"
-        advice = "" if claimed else "Run `featstore extract` again, or `featstore gc`."
+        advice = "" if claimed else "Run `headstock extract` again, or `headstock store gc`."
         yield Finding(str(key), "note", text, advice)
 
 
@@ -156,7 +160,9 @@ def _folder(root: Path) -> Iterator[Finding]:
     writable = os.access(root, os.W_OK)
     text = f"{'can' if writable else 'cannot'} be written by you"
     text += f", and by group {facts.st_gid}" if shared else ""
-    advice = "" if writable else "Reading works. To write, ask its owner: featstore init --shared."
+    advice = (
+        "" if writable else "Reading works. To write, ask its owner: headstock store init --shared."
+    )
     yield Finding("permissions", "fine" if writable else "note", text, advice)
     with open_regular(root / LOG) as file:
         locks = try_lock(file.fileno(), shared=True)
@@ -169,14 +175,14 @@ def _folder(root: Path) -> Iterator[Finding]:
         report = verify_store(root, full=False)
     except OSError as err:
         text = f"{err.filename} cannot be read: {err.strerror}"
-        yield Finding("files", "wrong", text, "Ask its owner: featstore init --shared.")
+        yield Finding("files", "wrong", text, "Ask its owner: headstock store init --shared.")
         return
     for problem in report.problems:
-        advice = "`featstore repair`, with --from if there is another copy."
+        advice = "`headstock store repair`, with --from if there is another copy."
         yield Finding("files", "wrong", f"{problem.path} {problem.what}", advice)
     if report.ok:
         text = f"{report.n_files:,}: names, sizes and metadata right"
-        yield Finding("files", "fine", text, "`featstore verify` reads every byte.")
+        yield Finding("files", "fine", text, "`headstock store verify` reads every byte.")
 
 
 def _remote(place: RemotePlace) -> Iterator[Finding]:
@@ -204,7 +210,7 @@ def _unfinished(place: RemotePlace) -> Iterator[Finding]:
     for key, number in blocks.items():
         text = f"is being extracted, or was: {number:,} blocks, {human_bytes(size[key])}"
         advice = (
-            "Run the same `featstore extract` on any machine, or delete its .staging/extract-…."
+            "Run the same `headstock extract` on any machine, or delete its .staging/extract-…."
         )
         yield Finding(key, "note", text, advice)
 
@@ -218,6 +224,6 @@ def _opening_advice(place: str | Path) -> str:
         "hf": "HF_TOKEN HF_ENDPOINT",
     }.get(str(place).split("://")[0].lower(), "")
     if not names:
-        return "Check the address. `featstore init` or `featstore extract` makes a store."
+        return "Check the address. `headstock store init` or `headstock extract` makes a store."
     known = [f"{name} is {'set' if os.environ.get(name) else 'not set'}" for name in names.split()]
     return f"Check the address and the environment: {', '.join(known)}."

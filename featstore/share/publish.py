@@ -459,7 +459,7 @@ def publish_to_folder(
         if any(read_journal(folder)[1] for folder in claim_folders(directory)):
             raise StoreWriteError(
                 f"An extraction of {key} into {root} is unfinished. Finish it, or remove it with "
-                "`featstore gc`, and copy the set then."
+                "`headstock store gc`, and copy the set then."
             )
         # Somebody may have published between the first look and the claim.
         base, published, found = look()

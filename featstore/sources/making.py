@@ -31,7 +31,7 @@ class Source:
     """A kind of location that becomes a manifest."""
 
     name: str
-    """What follows ``featstore manifests make``."""
+    """What follows ``headstock data make``."""
 
     summary: str
     """What it reads, in one line."""
@@ -75,7 +75,7 @@ def _source(
     where: str,
     options: Mapping[str, str],
 ) -> Source:
-    made = f"featstore manifests make {name} {example}"
+    made = f"headstock data make {name} {example}"
     return Source(name, summary, made, where, options)
 
 
@@ -181,7 +181,7 @@ def _as_source(
         return thing
     if not callable(thing):
         raise TypeError(f"expected a function of a Request that returns Found; got {thing!r}.")
-    example = f"featstore manifests make {name} LOCATION -o manifests/{name}"
+    example = f"headstock data make {name} LOCATION -o manifests/{name}"
     return Source(name, first_line(thing), example, thing, options)
 
 

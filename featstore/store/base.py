@@ -120,7 +120,7 @@ class Base:
             return None
         what = "no item of it failed" if retry else "it has these items"
         msg = (
-            f"{key_of(self.directory)} is finished: {what}. Remove it with `featstore rm` to "
+            f"{key_of(self.directory)} is finished: {what}. Remove it with `headstock store rm` to "
             "extract it anew."
         )
         return AlreadyFinishedError(msg)
@@ -190,7 +190,7 @@ def read_base(
             f"{key} cannot be extended to these {items.height:,} items: {reason}. A set is only "
             "ever appended to; reordering, changing or removing items makes another version of "
             "the dataset. Give the manifest another name: rows of the same content are then "
-            "copied, not computed again. Or remove the set with `featstore rm`."
+            "copied, not computed again. Or remove the set with `headstock store rm`."
         )
     layout = commit.layout
     bad = frozenset(damage.blocks) if damage else frozenset()

@@ -301,7 +301,7 @@ def _check_untagged(root: Path, log: Log, key: str) -> None:
     """Raise StoreWriteError if a tag names a set: without it, the tag would name what is lost."""
     names = [name for name, sets in listed_tags(root, log).items() if key in sets]
     if names:
-        drop = "; ".join(f"featstore tag {root} {name} --delete" for name in names)
+        drop = "; ".join(f"headstock store tag {root} {name} --delete" for name in names)
         raise StoreWriteError(
             f"{key} is named by {'the tag' if len(names) == 1 else 'the tags'} {', '.join(names)}, "
             f"which must stay readable. Nothing was removed. Drop what nobody uses first: `{drop}`."
@@ -431,7 +431,7 @@ def _share(root: Path) -> None:
         owner = refused[0].lstat().st_uid
         raise StoreWriteError(
             f"{len(refused):,} files and folders belong to others, first {refused[0]} (user "
-            f"{owner}). Each owner runs `featstore init {root} --shared` once."
+            f"{owner}). Each owner runs `headstock store init {root} --shared` once."
         )
 
 

@@ -57,7 +57,8 @@ from featstore.store.records import (
 NAME = "log.json"
 THUMBNAILS = "thumbnails-*.parquet"
 
-#: What `featstore card` may write beside the sets, for people and catalogues; no reader needs it.
+#: What `headstock store card` may write beside the sets, for people and catalogues; no reader needs
+#: it.
 ABOUT = ("README.md", "croissant.json")
 
 #: Sets that are named where none of the name that was typed exists.
@@ -135,7 +136,8 @@ class Log:
             if whole and found.data().strip() == data.strip():
                 return found
         raise CorruptStoreError(
-            f"{where} is not the log that featstore wrote: it was changed. `featstore repair` makes"
+            f"{where} is not the log that Headstock wrote: it was changed. `headstock store "
+            "repair` makes"
             " it again from the commits; if the store is remote, its owner does that, and pushes."
         )
 
@@ -193,7 +195,8 @@ def check_unlisted(group: Any, *, where: str) -> None:
         raise CorruptStoreError(f"{where} holds another Zarr group, no store.") from None
     check_format(stated, where=where)
     raise CorruptStoreError(
-        f"{where}/{NAME} is missing, and with it the list of sets. `featstore repair` makes it "
+        f"{where}/{NAME} is missing, and with it the list of sets. `headstock store repair` makes "
+        "it "
         "again from the commits."
     )
 

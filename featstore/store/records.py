@@ -89,7 +89,7 @@ def check_format(found: Any, *, where: str) -> None:
     """Raise if a document's format is missing or not the one that this version reads."""
     if type(found) is not int or found < 1:
         raise CorruptStoreError(
-            f"{where} states no store format. It is not a featstore store, or is damaged."
+            f"{where} states no store format. It is not a Headstock store, or is damaged."
         )
     if found != FORMAT:
         raise FormatVersionError(
@@ -363,7 +363,8 @@ def read_commit(directory: Path, revision: str) -> Commit:
     except (FileNotFoundError, NotADirectoryError) as err:
         raise CorruptStoreError(
             f"{path} is missing, though the store lists it. Take it from a copy of the store "
-            "(`featstore repair --from`), or `featstore rm` the set and extract it again."
+            "(`headstock store repair --from`), or `headstock store rm` the set and extract it "
+            "again."
         ) from err
     return commit_of(data, key_of(directory), revision, where=str(path))
 
@@ -393,7 +394,7 @@ def parse_commit(document: Any, *, where: str) -> Commit:
     check_format(document.get("format") if isinstance(document, dict) else None, where=where)
     reason = _wrong_commit(document)
     if reason:
-        raise CorruptStoreError(f"{where} is not a commit record that featstore writes: {reason}.")
+        raise CorruptStoreError(f"{where} is not a commit record that Headstock writes: {reason}.")
     lists = {name: tuple(document[name]) for name in ("blocks", "history")}
     return Commit(**{**document, **lists})
 
@@ -448,14 +449,14 @@ def parse_tag(document: Any, *, where: str) -> dict[str, Any]:
         If it has another format.
     """
     if not isinstance(document, dict) or not isinstance(document.get("sets"), dict):
-        raise CorruptStoreError(f"{where} is no tag that featstore writes.")
+        raise CorruptStoreError(f"{where} is no tag that Headstock writes.")
     check_format(document.get("format"), where=where)
     sets, name = document["sets"], document.get("name")
     if not all(map(SetKey.parse, sets)) or not all(map(is_sha256, sets.values())):
         raise CorruptStoreError(f"{where} names what is no set or no revision. It was not used.")
     if not isinstance(name, str) or document != tag_document(name, sets):
         raise CorruptStoreError(
-            f"{where} is not the tag that featstore wrote there: it was changed. It was not used."
+            f"{where} is not the tag that Headstock wrote there: it was changed. It was not used."
         )
     return document
 

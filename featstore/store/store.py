@@ -92,7 +92,7 @@ class SetInfo:
         return self.commit.n_failed
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what ``featstore ls --json`` prints."""
+        """Return what ``headstock store ls --json`` prints."""
         return {
             "key": str(self.key),
             "encoder": self.encoder,
@@ -407,7 +407,7 @@ class FeatureStore:
         begun = match_names(name, [str(key) for key in self.unfinished()])
         if begun:
             raise IncompleteEmbeddingsError(
-                f"{begun[0]} is not complete: its extraction has not finished. Run `featstore "
+                f"{begun[0]} is not complete: its extraction has not finished. Run `headstock "
                 "extract` again; it resumes where it stopped."
             )
         raise UnknownSetError(unknown_set(self.address, name, self.keys()))
@@ -632,8 +632,8 @@ def open_store(
         ``az://``, ``https://`` (a plain web server), ``hf://datasets/…``. What is read of a remote
         store is verified and kept in the user's cache; see docs/sharing.md.
     revision : str, optional
-        A tag (``featstore tag``): every set is read as it was then, and those that it does not name
-        are hidden. Or at least 8 digits of a revision_id: that set at that revision.
+        A tag (``headstock store tag``): every set is read as it was then, and those that it does
+        not name are hidden. Or at least 8 digits of a revision_id: that set at that revision.
     mode : {"auto", "map", "pread"}
         How arrays are read; see `featstore.store.rows`. Take ``"pread"`` on a network file
         system.
@@ -643,9 +643,9 @@ def open_store(
         items, when its view is made. The default is ``"never"`` because hashing reads a block
         several times slower than memory does (``store.first_touch`` of ``make perf``).
     key : str, Path or bytes, optional
-        A public key that the store must be signed by (``featstore sign``): 64 hexadecimal digits,
-        a file in PEM, or the bytes of either. Only what was signed is read, so each block is
-        compared before its rows are first served (`verify` is at least ``"first-touch"``); see
+        A public key that the store must be signed by (``headstock store sign``): 64 hexadecimal
+        digits, a file in PEM, or the bytes of either. Only what was signed is read, so each block
+        is compared before its rows are first served (`verify` is at least ``"first-touch"``); see
         docs/sharing.md.
     at_least : int
         The lowest number of the signature that is taken. Without it, a first opening cannot tell
@@ -687,8 +687,8 @@ def open_store(
         missing = f"has no store (no {LOG})" if place.is_remote else "does not exist"
         there = not place.is_remote and place.root.exists()
         raise UnknownSetError(
-            f"{place.address} {'is not a featstore store' if there else missing}. Check the "
-            f"address, or make a store with `featstore {place.made_by}`."
+            f"{place.address} {'is not a Headstock store' if there else missing}. Check the "
+            f"address, or make a store with `headstock {place.made_by}`."
         )
     store = FeatureStore(place, mode=mode, verify=verify)
     if key is not None:

@@ -58,16 +58,16 @@ _UNFINISHED = re.compile(
 _STAGED = re.compile(r"\..+\.staged")
 _UNTIDY = (
     "is published, but its writer was stopped before it tidied up: the same command again or "
-    "`featstore gc` does that"
+    "`headstock store gc` does that"
 )
 _LOST = (
     "is not the commit record that its name says; without it nothing says what the set's other "
-    "files should be (`featstore repair --from` takes it from another copy)"
+    "files should be (`headstock store repair --from` takes it from another copy)"
 )
 _ITEMS = re.compile(r"[^/]+/[^/]+/items-([0-9a-f]{8})\.parquet")
 _TAG = re.compile(r"tags/[A-Za-z0-9][A-Za-z0-9._-]{0,136}\.json")
 #: What makes a file about the store right.
-_CARD = "`featstore card STORE -o STORE` writes and lists it"
+_CARD = "`headstock store card STORE -o STORE` writes and lists it"
 _THUMBNAILS = re.compile(r"[^/]+/[^/]+/thumbnails-([0-9a-f]{8})\.parquet")
 
 
@@ -104,7 +104,7 @@ class VerifyReport:
         return not self.problems
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what ``featstore verify --json`` prints."""
+        """Return what ``headstock store verify --json`` prints."""
         return {
             "ok": self.ok,
             "sets": self.n_sets,
@@ -142,7 +142,7 @@ def verify_store(
         If a newer version wrote the store.
     """
     if not root.is_dir() or not any((root / name).exists() for name in ("zarr.json", LOG)):
-        what = "is not a featstore store" if root.exists() else "does not exist"
+        what = "is not a Headstock store" if root.exists() else "does not exist"
         raise UnknownSetError(f"{root} {what}. Check the path.")
     return _Verification(root, keys, full=full).run(on_set)
 
@@ -400,14 +400,18 @@ class _Verification:
             folder, _, name = path.rpartition("/")
             of_group = dict(zip(("dataset", "kind"), folder.split("/"), strict=False))
             if _STAGED.fullmatch(name):
-                self.notes[path] = "is left from an unfinished write; `featstore gc` removes it"
+                self.notes[path] = (
+                    "is left from an unfinished write; `headstock store gc` removes it"
+                )
             elif self._is_file(path, json_bytes(group_metadata(of_group))):
                 self.notes[path] = "is a group that holds no set"
             elif _TAG.fullmatch(path) and self._is_tag(path):
-                self.notes[path] = "is a tag that the log does not list; `featstore gc` removes it"
+                self.notes[path] = (
+                    "is a tag that the log does not list; `headstock store gc` removes it"
+                )
             elif self._is_whole_table(path):
                 self.notes[path] = (
-                    "is an item table that no commit names; `featstore gc` removes it"
+                    "is an item table that no commit names; `headstock store gc` removes it"
                 )
             else:
                 self.wrong[path] = "belongs to nothing in this store"

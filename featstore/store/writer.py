@@ -520,7 +520,7 @@ class SetWriter:
         if block // self.layout.blocks_per_file in journal.files:
             raise StoreWriteError(
                 f"Block {block:,} of {self.key} was finished here with other rows. Remove the set "
-                f"from {self.root} with `featstore rm`, and run the same command again."
+                f"from {self.root} with `headstock store rm`, and run the same command again."
             )
         claim.check()
         with self._disk_errors():

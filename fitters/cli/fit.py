@@ -1,4 +1,4 @@
-"""`fitters fit`."""
+"""`headstock fit`."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _methods() -> Iterable[str]:
         "How settings are chosen": "--criterion --validation",
         **SETTINGS_SECTION,
     },
-    epilog="Example: fitters fit ridge --store build/demo/store "
+    epilog="Example: headstock fit ridge --store build/demo/store "
     "--x stamps/image/tf_efficientnet_lite0 "
     "--head imagenet1k/head_weight/tf_efficientnet_lite0 "
     "--head-names imagenet1k/class_name/all-MiniLM-L6-v2 -o aligners/ridge-head",
@@ -130,7 +130,7 @@ def fit_command(
 ) -> None:
     """Fit METHOD and save it as the folder OUT.
 
-    METHOD is one of those below, or of another package: `fitters ls --methods` lists both.
+    METHOD is one of those below, or of another package: `headstock ls --methods` lists both.
     --head with --head-names fits on the rows of the head, --y on real pairs, all three on both.
     Penalty and mixing weight are chosen from these alone, never from a test image. A training
     (docs/trained.md) that was interrupted goes on when the same command is given again.
@@ -138,7 +138,7 @@ def fit_command(
     from fitters.methods import METHODS
 
     if method not in METHODS:
-        raise usage_error(unknown_name("method", method, METHODS, listed_by="fitters fit --help"))
+        raise usage_error(unknown_name("method", method, METHODS, listed_by="headstock fit --help"))
     typed = typed_options()
     many = given["seeds"] is not None
     if many and "seed" in typed:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import polars as pl
 
-from bench.cli.main import cli
 from featstore.command_line import run_command
+from headstock.__main__ import cli
 
 #: Columns that are recorded times.
 TIMES = ("fit_seconds", "score_seconds", "learner_seconds", "finished_at")
@@ -26,7 +26,7 @@ def run(words: list[str]) -> tuple[int, str]:
     """Run a command of bench; return its exit code and what it said on standard error."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        code = run_command(cli, "bench", words)
+        code = run_command(cli, "headstock", words)
     return code, said.getvalue()
 
 
@@ -43,7 +43,9 @@ def main(mountpoint: Path, store: str) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mountpoint)]
     subprocess.run(mount, check=True)
     out, filler = mountpoint / "results", mountpoint / "filler"
-    words = f"sweep --store {store} -o {out} --n-pairs 0,8 --seeds 0 --penalty 1 --mix 1".split()
+    words = (
+        f"eval sweep --store {store} -o {out} --n-pairs 0,8 --seeds 0 --penalty 1 --mix 1".split()
+    )
     words += ["--source", "none,head"]
     assert run(words)[0] == 0
     whole = tables(out)

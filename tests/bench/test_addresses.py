@@ -1,4 +1,4 @@
-"""`bench run` and `bench table` on an address: the runs, ids and numbers of the folder."""
+"""Results on an address: runs, ids and numbers are those of the folder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from bench import Run, read_ranks, read_results
-from bench.cli.main import cli
 from bench.results import read_sessions, write_batch
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.share.copy import copy_sets
+from headstock.__main__ import cli
 from tests.bench.test_execution import TIMES
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.featstore.remote.static import static_server
@@ -57,13 +57,15 @@ def test_a_suite_runs_from_an_address_to_its_table(
     assert len(again) >= 3
     kept = read_results(smoke_results).filter(~pl.col("run_id").is_in(again))
     write_batch(results, kept, read_ranks(smoke_results, kept["run_id"].unique().to_list()))
-    said = _bench(capsys, "run", "--suite", "smoke", "--store", address, "-o", results, "--json")
+    said = _bench(
+        capsys, "eval", "run", "--suite", "smoke", "--store", address, "-o", results, "--json"
+    )
     facts = json.loads(said)
     # Ids are of what is read, not of where it lies.
     assert (facts["reused"], facts["new"]) == (len(runs) - len(again), len(again))
     assert facts["store"] == address
     (session,) = read_sessions(results)
-    assert session["command"] == "bench run --suite smoke --store STORE --out OUT"
+    assert session["command"] == "headstock eval run --suite smoke --store STORE --out OUT"
     assert address not in json.dumps(session)
     found, local = (read_results(root).filter(pl.col("run_id").is_in(again))
                     for root in (results, smoke_results))  # fmt: skip
@@ -74,13 +76,15 @@ def test_a_suite_runs_from_an_address_to_its_table(
         named = {row[key]: row[revision] for key, revision in REVISIONS.items() if row[key]}
         assert row["image_set"] in named
         assert named == {key: published[key] for key in named}
-    shown = [_bench(capsys, "table", root, "--format", "md") for root in (results, smoke_results)]
+    shown = [
+        _bench(capsys, "eval", "table", root, "--format", "md") for root in (results, smoke_results)
+    ]
     assert shown[0] == shown[1]
     assert "ridge" in shown[0]
 
 
 def _bench(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
-    code = run_command(cli, "bench", [str(word) for word in words])
+    code = run_command(cli, "headstock", [str(word) for word in words])
     captured = capsys.readouterr()
     assert code == 0, captured.err
     return captured.out

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from bench import read_results, run_all
-from bench.cli.main import cli
 from bench.results import file_of, files_of
 from featstore.command_line import run_command
+from headstock.__main__ import cli
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def bench(capsys):
     """Run a command line in this process; returns (exit code, stdout, stderr)."""
 
     def run(*arguments):
-        code = run_command(cli, "bench", [str(argument) for argument in arguments])
+        code = run_command(cli, "headstock", [str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -50,7 +50,7 @@ def of_ridge(smoke_store, runs, tmp_path_factory):
 def one_line(err, *parts):
     """The error is one line; what takes more than a second has said before how far it is."""
     *progress, line = err.splitlines()
-    assert line.startswith("bench: error: ")
+    assert line.startswith("headstock: error: ")
     assert all(" so far" in one for one in progress)
     for part in parts:
         assert part in line
@@ -61,44 +61,46 @@ def test_run_then_again_reuses_everything(bench, limited):
     assert "0 reused, " in done.stdout
     assert "0 finished" in done.stderr
     stamps = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
-    code, out, _ = bench("run", "--suite", "smoke", "-o", root, "--limit", 30, "--json")
+    code, out, _ = bench("eval", "run", "--suite", "smoke", "-o", root, "--limit", 30, "--json")
     facts = json.loads(out)
     assert (code, facts["new"], facts["seconds"] < 60) == (0, 0, True)
     assert facts["reused"] > 0
     assert stamps == {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
-    assert facts["command"] == "bench run --suite smoke --out OUT --limit 30"
+    assert facts["command"] == "headstock eval run --suite smoke --out OUT --limit 30"
     session = json.loads(next((root / "sessions").glob("*.json")).read_text())
     assert session["versions"]["polars"]
     assert set(read_results(root)["limit"]) == {30}
 
 
 def test_dry_run_says_what_it_would_do_and_writes_nothing(bench, tmp_path):
-    code, out, _ = bench("run", "--suite", "smoke", "-o", tmp_path / "r", "--dry-run", "--json")
+    code, out, _ = bench(
+        "eval", "run", "--suite", "smoke", "-o", tmp_path / "r", "--dry-run", "--json"
+    )
     assert code == 0
     assert json.loads(out) == {"runs": 181, "reused": 0, "new": 181, "fits": 121}
-    _, out, _ = bench("run", "--suite", "smoke", "-o", tmp_path / "r", "--dry-run")
+    _, out, _ = bench("eval", "run", "--suite", "smoke", "-o", tmp_path / "r", "--dry-run")
     assert out == "smoke: 181 runs, 0 finished, 181 new in 121 fits.\n"
     assert not (tmp_path / "r").exists()
 
 
 def test_ls_and_rows(bench, smoke_results):
-    code, out, _ = bench("ls", smoke_results)
+    code, out, _ = bench("eval", "ls", smoke_results)
     assert code == 0
     assert re.search(
         r"^smoke +181 +3 +\d+ \w+ +0, 8, all  conse, kernel-ridge, ", out, re.MULTILINE
     )
-    (series,) = json.loads(bench("ls", smoke_results, "--json")[1])
+    (series,) = json.loads(bench("eval", "ls", smoke_results, "--json")[1])
     assert series["n_runs"] == 181
     rows = read_results(smoke_results)
-    code, out, _ = bench("table", smoke_results, "--part", "rows", "--format", "csv")
+    code, out, _ = bench("eval", "table", smoke_results, "--part", "rows", "--format", "csv")
     assert code == 0
     assert len(list(csv.DictReader(io.StringIO(out)))) == rows.height
-    told = json.loads(bench("table", smoke_results, "--part", "rows", "--json")[1])
+    told = json.loads(bench("eval", "table", smoke_results, "--part", "rows", "--json")[1])
     assert len(told["rows"]) == rows.height
 
 
 def test_table_prints_results_then_gains(bench, smoke_results):
-    code, out, _ = bench("table", smoke_results, "--all")
+    code, out, _ = bench("eval", "table", smoke_results, "--all")
     assert code == 0
     results, gains = out.split("Gain of real pairs + head weights")
     assert "ConSE" in results
@@ -109,7 +111,7 @@ def test_table_prints_results_then_gains(bench, smoke_results):
 
 @pytest.mark.parametrize("chosen", [[], ["--task", "retrieval"], ["--metrics", "median_rank"]])
 def test_a_table_fits_a_screen(bench, smoke_results, chosen):
-    code, out, _ = bench("table", smoke_results, *chosen)
+    code, out, _ = bench("eval", "table", smoke_results, *chosen)
     assert code == 0
     lines = out.splitlines()
     assert len(lines) <= 20
@@ -123,7 +125,7 @@ def test_a_table_fits_a_screen(bench, smoke_results, chosen):
 
 @pytest.mark.parametrize("form", ["md", "csv", "latex"])
 def test_table_formats(bench, smoke_results, form):
-    code, out, _ = bench("table", smoke_results, "--format", form, "--part", "results")
+    code, out, _ = bench("eval", "table", smoke_results, "--format", form, "--part", "results")
     assert code == 0
     if form == "csv":
         rows = list(csv.DictReader(io.StringIO(out)))
@@ -138,7 +140,7 @@ def test_table_formats(bench, smoke_results, form):
 
 @pytest.mark.parametrize("form", ["md", "latex"])
 def test_formats_of_rows(bench, smoke_results, form):
-    code, out, _ = bench("table", smoke_results, "--part", "rows", "--format", form)
+    code, out, _ = bench("eval", "table", smoke_results, "--part", "rows", "--format", form)
     assert code == 0
     assert out.count("\n") >= read_results(smoke_results).height
     assert ("image\\_set" in out) == (form == "latex")
@@ -146,34 +148,36 @@ def test_formats_of_rows(bench, smoke_results, form):
 
 def test_sweep_then_table_and_compare(bench, smoke_store, tmp_path):
     words = [
-        "sweep", "--store", smoke_store, "-o", tmp_path / "r", "--n-pairs", "0,8", "--seeds", "0,1",
-        "--penalty", "0.1 1", "--mix", "0.5,2", "--source", "none,head,random",
+        "eval", "sweep", "--store", smoke_store, "-o", tmp_path / "r", "--n-pairs", "0,8",
+        "--seeds", "0,1", "--penalty", "0.1 1", "--mix", "0.5,2", "--source", "none,head,random",
     ]  # fmt: skip
     code, out, _ = bench(*words, "--dry-run")
     # none: 1 K x 2 penalties; head and random: K=0 2 penalties, K=8 2 penalties x 2 mixes.
     assert (code, out) == (0, "sweep: 56 runs, 0 finished, 56 new in 28 fits.\n")
     assert bench(*words)[0] == 0
     assert "56 reused, 0 new" in bench(*words)[1]
-    code, out, _ = bench("table", tmp_path / "r", "--part", "results", "--metrics", "top-1")
+    code, out, _ = bench("eval", "table", tmp_path / "r", "--part", "results", "--metrics", "top-1")
     assert code == 0
     assert "penalty" in out
     assert "mix" in out
     left = f"{tmp_path / 'r'}:ridge/head/8:mix=2.0,penalty=0.1"
-    code, out, _ = bench("compare", left, f"{tmp_path / 'r'}:ridge/random/8:mix=2.0,penalty=0.1")
+    code, out, _ = bench(
+        "eval", "compare", left, f"{tmp_path / 'r'}:ridge/random/8:mix=2.0,penalty=0.1"
+    )
     assert code == 0
     assert out.splitlines()[0].startswith("task")
     assert "8 real + head weights" in out
     real = f"{tmp_path / 'r'}:ridge/none/8:penalty=0.1"
-    rows = json.loads(bench("compare", left, real, "--json")[1])
+    rows = json.loads(bench("eval", "compare", left, real, "--json")[1])
     assert {row["comparison"] for row in rows} == {"a-b"}
-    code, _, err = bench("compare", left, f"{tmp_path / 'r'}:csa")
+    code, _, err = bench("eval", "compare", left, f"{tmp_path / 'r'}:csa")
     assert code == 1
     one_line(err, "no method 'csa'", "It has: 'ridge'")
 
 
 def test_table_filters_and_json(bench, smoke_results):
     out = bench(
-        "table", smoke_results, "--json", "--task", "zero_shot", "--eval", "all-names",
+        "eval", "table", smoke_results, "--json", "--task", "zero_shot", "--eval", "all-names",
         "--metrics", "top-1", "--part", "comparisons",
     )[1]  # fmt: skip
     (name, rows), = json.loads(out).items()  # fmt: skip
@@ -196,15 +200,18 @@ def test_report_names_its_file_and_answer(bench, of_ridge, smoke_store, tmp_path
 
 
 BAD_USAGE = [
-    (["rum"], ["Did you mean 'run'?"]),
-    (["run", "-o", "x"], ["--suite"]),
-    (["run", "--suite", "demo", "-o", "x"], ["needs --store"]),
-    (["run", "--suite", "smoke", "-o", "x", "--jobs", "0"], ["--jobs"]),
-    (["run", "--suite", "smoke", "-o", "x", "--limit", "0"], ["--limit"]),
-    (["table", "x", "--format", "html"], ["'html' is not one of"]),
-    (["sweep", "--store", "x", "-o", "y", "--mix", "one"], ["--mix", "got 'one'"]),
-    (["compare", "x"], ["'B'"]),
-    (["run", "--suite", "smoke", "-o", "x", "--engine", "slurm"], ["'slurm' is not one of"]),
+    (["eval", "rum"], ["Did you mean 'run'?"]),
+    (["eval", "run", "-o", "x"], ["--suite"]),
+    (["eval", "run", "--suite", "demo", "-o", "x"], ["needs --store"]),
+    (["eval", "run", "--suite", "smoke", "-o", "x", "--jobs", "0"], ["--jobs"]),
+    (["eval", "run", "--suite", "smoke", "-o", "x", "--limit", "0"], ["--limit"]),
+    (["eval", "table", "x", "--format", "html"], ["'html' is not one of"]),
+    (["eval", "sweep", "--store", "x", "-o", "y", "--mix", "one"], ["--mix", "got 'one'"]),
+    (["eval", "compare", "x"], ["'B'"]),
+    (
+        ["eval", "run", "--suite", "smoke", "-o", "x", "--engine", "slurm"],
+        ["'slurm' is not one of"],
+    ),
     (["report", "x", "-o", "y"], ["--store"]),
 ]
 
@@ -221,14 +228,14 @@ def test_wrong_usage_is_one_line_and_exit_2(bench, tmp_path, monkeypatch, argume
 def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_path):
     no, out = tmp_path / "no", tmp_path / "r"
     for arguments, part in (
-        (["run", "--suite", "smok", "-o", out], "Did you mean 'smoke'?"),
-        (["run", "--suite", "demo", "--store", no, "-o", out], "does not exist"),
-        (["run", "--suite", "demo", "--store", smoke_store, "-o", out], "featstore extract"),
-        (["ls", no], "bench run"),
-        (["table", no], "bench run"),
-        (["table", smoke_results, "--task", "few_shot"], "Known tasks: retrieval, zero_shot"),
-        (["table", smoke_results, "--metrics", "accuracy"], "It has: MRR"),
-        (["table", smoke_results, "--suite", "demo"], "Known suites: smoke"),
+        (["eval", "run", "--suite", "smok", "-o", out], "Did you mean 'smoke'?"),
+        (["eval", "run", "--suite=demo", "--store", no, "-o", out], "does not exist"),
+        (["eval", "run", "--suite=demo", "--store", smoke_store, "-o", out], "headstock extract"),
+        (["eval", "ls", no], "headstock eval run"),
+        (["eval", "table", no], "headstock eval run"),
+        (["eval", "table", smoke_results, "--task=few_shot"], "Known tasks: retrieval, zero_shot"),
+        (["eval", "table", smoke_results, "--metrics", "accuracy"], "It has: MRR"),
+        (["eval", "table", smoke_results, "--suite", "demo"], "Known suites: smoke"),
         (["report", smoke_results, "--store", no, "-o", out], "does not exist"),
     ):  # fmt: skip
         code, printed, err = bench(*arguments)
@@ -244,8 +251,9 @@ def test_unwritable_places_leave_nothing(bench, of_ridge, smoke_store, tmp_path)
     assert code == 1
     one_line(err.splitlines(keepends=True)[-1], "Cannot write")  # a slow machine shows progress
     code, _, err = bench(
-        "run", "--suite", "smoke", "--store", smoke_store, "-o", blocked / "r", "--limit", 30
-    )
+        "eval", "run", "--suite", "smoke", "--store", smoke_store, "-o", blocked / "r", "--limit",
+        30,
+    )  # fmt: skip
     assert code == 1
     assert "Cannot write" in err
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
@@ -257,13 +265,13 @@ def test_a_damaged_result_is_named(bench, limited, tmp_path):
     name = held[read_results(tmp_path)["run_id"][0]]
     lost, damaged = [*held.values()].count(name), file_of(tmp_path, "runs", name)
     damaged.write_bytes(b"PAR1")
-    code, _, err = bench("table", tmp_path)
+    code, _, err = bench("eval", "table", tmp_path)
     assert code == 1
     one_line(err, damaged.name, "Delete it", "only its runs are redone")
     damaged.unlink()
-    said = bench("run", "--suite", "smoke", "-o", tmp_path, "--limit", 30)[1]
+    said = bench("eval", "run", "--suite", "smoke", "-o", tmp_path, "--limit", 30)[1]
     assert f"{len(held) - lost} reused, {lost} new run" in said
-    assert bench("table", tmp_path)[0] == 0
+    assert bench("eval", "table", tmp_path)[0] == 0
 
 
 def test_a_session_that_was_lost_is_recorded_and_a_damaged_one_stops_nothing(
@@ -272,7 +280,7 @@ def test_a_session_that_was_lost_is_recorded_and_a_damaged_one_stops_nothing(
     shutil.copytree(limited[0], tmp_path, dirs_exist_ok=True)
     sessions = tmp_path / "sessions"
     shutil.rmtree(sessions)
-    words = ["run", "--suite", "smoke", "-o", tmp_path, "--limit", 30]
+    words = ["eval", "run", "--suite", "smoke", "-o", tmp_path, "--limit", 30]
     for _ in range(2):
         assert " 0 new runs" in bench(*words)[1]
         (session,) = sessions.iterdir()

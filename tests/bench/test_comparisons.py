@@ -382,7 +382,7 @@ def test_a_head_alone_is_bold_only_over_every_control(tmp_path, rng):
 
 
 def test_every_table_prints_the_same_digits(tmp_path, rng):
-    """Task table, gains and `bench compare` of one folder: every shared cell, every p."""
+    """Task table, gains and `headstock eval compare` of one folder: every shared cell, every p."""
     for seed in range(4):
         n = 50 + 7 * seed  # draws of other sizes: a mean over draws is not one over queries
         for source, k, share in (

@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bench.cli.main import cli
 from bench.contracts import AlignerContract, contract_of
 from bench.options import TASKS
 from data_manifests.plan import Built, Plan, fingerprint
@@ -27,6 +26,7 @@ from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.registry import LEARNERS
 from fitters.methods import METHODS, Method
 from fitters.trained.presets import PRESETS
+from headstock.__main__ import cli
 
 
 class Plain:
@@ -500,16 +500,16 @@ def test_the_command_prints_a_line_a_check_and_exits_by_them(tmp_path, capfd, no
         "def good(x, y):\n    'Everything.'\n    import numpy as np\n"
         "    return np.linalg.lstsq(x, y, rcond=None)[0], np.eye(y.shape[1])\n"
     )
-    assert run_command(cli, "bench", ["check", "aligner", f"{file}:bad"]) == 1
+    assert run_command(cli, "headstock", ["check", "aligner", f"{file}:bad"]) == 1
     out = capfd.readouterr().out
     assert out.startswith("✗ fit: PairsError: bad must return two finite matrices")
-    assert run_command(cli, "bench", ["check", "aligner", f"{file}:good", "--json"]) == 0
+    assert run_command(cli, "headstock", ["check", "aligner", f"{file}:good", "--json"]) == 0
     checks = json.loads(capfd.readouterr().out)["checks"]
     inapplicable = {one["name"] for one in checks if one["kept"] is None}
     assert inapplicable == {"weights", "moments", "scikit learn"}
     assert [one["name"] for one in checks] == list(AlignerContract.promises())
-    assert run_command(cli, "bench", ["check", "aligner", f"{file}:missing"]) == 1
+    assert run_command(cli, "headstock", ["check", "aligner", f"{file}:missing"]) == 1
     assert "has no attribute 'missing'" in capfd.readouterr().err
-    assert run_command(cli, "bench", ["check", "aligner", "rigde"]) == 1
+    assert run_command(cli, "headstock", ["check", "aligner", "rigde"]) == 1
     assert "Did you mean 'ridge'" in capfd.readouterr().err
-    assert run_command(cli, "bench", ["check", "source", "folder"]) == 2
+    assert run_command(cli, "headstock", ["check", "source", "folder"]) == 2

@@ -5,7 +5,6 @@ import polars as pl
 import pytest
 
 from bench import read_results, run_all
-from bench.cli.main import cli
 from bench.doses import dose_table
 from bench.report.page import write_report
 from bench.statistics import DrawSums, two_term
@@ -13,6 +12,7 @@ from bench.suites.controls import control_runs
 from bench.tables import dose_lines
 from featstore import open_store
 from featstore.command_line import run_command
+from headstock.__main__ import cli
 from tests.bench.results_by_hand import hand_run, write_ranks
 
 SIZES, DRAWS, N = (10, 30, 100), range(4), 24
@@ -115,7 +115,7 @@ def test_the_suite_s_doses_are_printed_and_in_the_report(smoke_store, tmp_path, 
     assert slopes["classes"] > 0
     within = found.filter(pl.col("dose") == "clusters of names")
     assert within["own_names"].is_sorted()
-    assert run_command(cli, "bench", ["table", str(root), "--part", "doses"]) == 0
+    assert run_command(cli, "headstock", ["eval", "table", str(root), "--part", "doses"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("Doses of the head")
     assert "farthest classes" in text

@@ -10,7 +10,6 @@ from polars.testing import assert_frame_equal
 import fitters
 import headstock as hs
 from bench import compare, read_results
-from bench.cli.main import cli
 from bench.comparisons import compare_choices
 from bench.errors import NoResultsError, ProtocolError
 from bench.evaluation import evaluate, fit
@@ -24,6 +23,7 @@ from fitters import METHODS, FitConfig, Pairs, RidgeAligner, SideTransform
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.jobs import fit_from_store
 from fitters.settings import FitRequest
+from headstock.__main__ import cli
 
 TIMES = ["fit_seconds", "score_seconds", "finished_at"]
 SETS = {
@@ -55,14 +55,14 @@ def found(smoke_store, tmp_path_factory):
 
 
 def command(*words):
-    assert run_command(cli, "bench", [str(word) for word in words]) == 0
+    assert run_command(cli, "headstock", [str(word) for word in words]) == 0
 
 
 def test_its_rows_are_those_of_bench_task(smoke_store, tmp_path):
     given = [f"--{role.replace('_', '-')}={key}" for role, key in SETS.items()]
     for task in ("zero_shot", "retrieval"):
-        command("task", task, *given, "--method=ridge,conse", "--source=head,random", "--seeds=0-2",
-                "--store", smoke_store, "-o", tmp_path / "typed")  # fmt: skip
+        command("eval", "task", task, *given, "--method=ridge,conse", "--source=head,random",
+                "--seeds=0-2", "--store", smoke_store, "-o", tmp_path / "typed")  # fmt: skip
     ours = evaluate(["ridge", "conse"], smoke_store, controls=["random"], draws=3, progress=False,
                     out=tmp_path / "ours", **SETS)  # fmt: skip
     typed = read_results(tmp_path / "typed").filter(
@@ -73,9 +73,10 @@ def test_its_rows_are_those_of_bench_task(smoke_store, tmp_path):
 
 
 def test_its_rows_are_those_of_bench_sweep(smoke_store, tmp_path):
-    command("sweep", "--dataset=smoke", "--label-set=smokehead", "--method=ridge,procrustes",
-            "--source=none,head,random", "--n-pairs=0,8", "--mix=1", "--penalty=0.1,1",
-            "--seeds=0,1", "--store", smoke_store, "-o", tmp_path / "typed")  # fmt: skip
+    command("eval", "sweep", "--dataset=smoke", "--label-set=smokehead",
+            "--method=ridge,procrustes", "--source=none,head,random", "--n-pairs=0,8", "--mix=1",
+            "--penalty=0.1,1", "--seeds=0,1", "--store", smoke_store, "-o",
+            tmp_path / "typed")  # fmt: skip
     ours = evaluate(
         ["ridge", "procrustes"], smoke_store, eval="held-out", controls=["random"], n_pairs=8,
         seeds=2, mix=1.0, penalty=[0.1, 1.0], relevance="class_id", **WHERE,

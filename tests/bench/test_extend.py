@@ -11,13 +11,10 @@ import polars as pl
 import pytest
 
 from bench import read_results
-from bench.cli.headstock import cli as headstock_cli
-from bench.cli.main import cli as bench_cli
 from featstore import open_store
 from featstore.command_line import run_command
+from headstock.__main__ import cli
 from tests.extend import SETS, files, write_files
-
-GROUPS = {"headstock": headstock_cli, "bench": bench_cli}
 
 
 @pytest.fixture
@@ -29,7 +26,7 @@ def typed(tmp_path, monkeypatch, smoke_store, no_plugins, capfd):
 
     def run(command):
         name, *words = shlex.split(command)
-        code = run_command(GROUPS[name], name, words)
+        code = run_command(cli, name, words)
         out, err = capfd.readouterr()
         assert code == 0, f"{command}: {err or out}"
         return out
@@ -46,7 +43,9 @@ def test_every_file_is_short_and_of_one_kind():
 
 
 def test_a_method_of_a_file_is_scored_beside_its_controls(typed, tmp_path):
-    what = "bench task zero_shot --plugin mine.py --method mine,ridge --source head,shuffled"
+    what = (
+        "headstock eval task zero_shot --plugin mine.py --method mine,ridge --source head,shuffled"
+    )
     command = f"{what} {SETS} --eval held-out --seeds 0-1 -o results"
     typed(command)
     rows = read_results(tmp_path / "results")
@@ -64,7 +63,7 @@ def test_a_method_of_a_file_is_scored_beside_its_controls(typed, tmp_path):
                        (file.read_text().replace("penalty = alpha", "penalty = 2 * alpha"),
                         "4 finished, 4 new")):  # fmt: skip
         file.write_text(text)
-        code = "from bench.cli.main import main; main()"
+        code = "from headstock.__main__ import main; main()"
         words = [sys.executable, "-c", code, *shlex.split(command)[1:], "--dry-run"]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         assert said in done.stdout
@@ -72,10 +71,11 @@ def test_a_method_of_a_file_is_scored_beside_its_controls(typed, tmp_path):
 
 def test_the_report_shows_a_method_of_a_file_with_its_controls(typed, tmp_path):
     typed(
-        "bench sweep --plugin mine.py --method mine,ridge --source none,head,shuffled --n-pairs 8 "
+        "headstock eval sweep --plugin mine.py --method mine,ridge --source none,head,shuffled "
+        "--n-pairs 8 "
         "--penalty 0.3 --mix 1 --seeds 0,1 --dataset smoke --store smoke -o sweep"
     )
-    typed("bench report sweep --plugin mine.py --store smoke -o report.html")
+    typed("headstock report sweep --plugin mine.py --store smoke -o report.html")
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "mine" in page
     assert "names shuffled" in page
@@ -85,14 +85,16 @@ def test_the_report_shows_a_method_of_a_file_with_its_controls(typed, tmp_path):
 
 def test_a_task_and_a_learner_of_files_are_in_one_table(typed, tmp_path):
     typed(
-        f"bench task margins --plugin margins.py --plugin mine.py -O others=3 --method mine "
+        f"headstock eval task margins --plugin margins.py --plugin mine.py -O others=3 --method "
+        "mine "
         f"--source head,shuffled --eval held-out {SETS} -o results"
     )
     typed(
-        f"bench task few_shot --plugin prior_means.py -O learner=prior-means --method ridge "
+        f"headstock eval task few_shot --plugin prior_means.py -O learner=prior-means --method "
+        "ridge "
         f"--source head --eval in-class {SETS} -o results"
     )
-    table = typed("bench table results --all --plugin margins.py --plugin mine.py")
+    table = typed("headstock eval table results --all --plugin margins.py --plugin mine.py")
     assert "others=3" in table
     assert "learner=prior-means" in table
     rows = read_results(tmp_path / "results")
@@ -108,7 +110,7 @@ def test_a_dataset_a_source_and_an_encoder_of_files_make_a_set_without_torch(typ
     listed = "headstock data make captioned-list swatches/list.txt -o listed --option split=test"
     assert "image        1  test 1" in typed(f"{listed} --plugin captioned_list.py")
     extract = "extract swatches --kind image --encoder colours:4 --plugin colours.py --store own"
-    code = "import sys; sys.modules['torch'] = None; from bench.cli.headstock import main; main()"
+    code = "import sys; sys.modules['torch'] = None; from headstock.__main__ import main; main()"
     subprocess.run([sys.executable, "-c", code, *extract.split()], check=True)
     rows = open_store(tmp_path / "own").view("swatches/image/colours.4").numpy().astype(np.float64)
     # The last shade of red is 255, 0, 0 in every cell.

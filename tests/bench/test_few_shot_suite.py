@@ -8,7 +8,6 @@ import pytest
 from click.testing import CliRunner
 
 from bench import read_results, run_all
-from bench.cli import cli
 from bench.errors import ProtocolError
 from bench.results import read_ranks
 from bench.statistics import DrawSums, proportion_interval
@@ -17,6 +16,7 @@ from featstore import open_store
 from featstore.testing import item_table, write_set
 from fitters.errors import UnknownMethodError
 from fitters.few_shot.registry import LEARNERS
+from headstock.__main__ import cli
 
 C, PER_CLASS, DIM = 4, 10, 12
 
@@ -158,23 +158,26 @@ def bench(*words):
 
 
 def test_the_commands_plan_run_and_show_the_suite(store, results, tmp_path):
-    words = ("run", "--suite", "few-shot", "--store", store, "-o", tmp_path, "--dataset", "pets")
+    words = (
+        "eval", "run", "--suite", "few-shot", "--store", store, "-o", tmp_path, "--dataset",
+        "pets",
+    )  # fmt: skip
     some = (*words, "--shots", "1", "--learners", "gda,ape")
     done = bench(*some, "--json")
     assert done.exit_code == 0, done.output
     facts = json.loads(done.stdout)
     assert facts["new"] == 20
     assert "--shots 1 --learners gda,ape" in facts["command"]
-    shown = bench("table", results, "--part", "learners", "--format", "md").stdout
+    shown = bench("eval", "table", results, "--part", "learners", "--format", "md").stdout
     assert "| pets |" in shown
     assert "no goal" in shown
-    whole = json.loads(bench("table", results, "--json").stdout)
+    whole = json.loads(bench("eval", "table", results, "--json").stdout)
     assert [len(whole[name]) for name in ("learners", "gains")] == [18, 0]
     for wrong, message in (
         (("--suite", "demo", "--shots", "1"), "--shots is for suite few-shot; demo has its own"),
         (("--suite", "paper", "--dataset", "x"), "--dataset is for suite demo, controls, few-shot"),
         (("--suite", "few-shot", "--shots", "one"), "expected N, got 'one'"),
     ):
-        refused = bench("run", *wrong, "--store", store, "-o", tmp_path)
+        refused = bench("eval", "run", *wrong, "--store", store, "-o", tmp_path)
         assert refused.exit_code == 2
         assert message in refused.output

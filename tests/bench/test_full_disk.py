@@ -30,5 +30,5 @@ def test_a_sweep_on_a_disk_that_fills_up(smoke_store, tmp_path):
     assert len(full) >= 4
     assert lines[-1][1] == "0"
     for said in full:
-        assert said.startswith(f"bench: error: Cannot write {tmp_path / 'results'}/")
+        assert said.startswith(f"headstock: error: Cannot write {tmp_path / 'results'}/")
         assert "No space left on device. Free space, then run the same command again" in said

@@ -12,7 +12,6 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from bench import read_results
-from bench.cli.main import cli
 from bench.corpus import Items, read_corpus
 from bench.errors import ProtocolError
 from bench.execution import execute
@@ -22,6 +21,7 @@ from bench.tasks.zero_shot import score_generalised, score_zero_shot
 from featstore import open_store
 from featstore.testing import item_table, write_set
 from fitters import PRESETS
+from headstock.__main__ import cli
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 UNSEEN = (3, 8)
@@ -140,7 +140,7 @@ def test_one_command_trains_icis_and_prints_the_harmonic_mean(digits_store, tmp_
         epochs=lambda _: 60,
     )
     monkeypatch.setitem(PRESETS, "icis", short)
-    words = ["task", "generalised", "--method", "icis", "--source", "head"]
+    words = ["eval", "task", "generalised", "--method", "icis", "--source", "head"]
     for name, value in SETS.items():
         text = value if isinstance(value, str) else ",".join(value)
         words += [f"--{name.replace('_', '-')}", text]
@@ -154,7 +154,7 @@ def test_one_command_trains_icis_and_prints_the_harmonic_mean(digits_store, tmp_
     assert harmonic == pytest.approx(2 * seen * unseen / (seen + unseen))
     alone = values["unseen image→unseen name", "balanced-accuracy"]
     assert alone >= unseen  # names were taken away that were not the images' own
-    table = CliRunner().invoke(cli, ["table", str(tmp_path), "--format", "csv"])
+    table = CliRunner().invoke(cli, ["eval", "table", str(tmp_path), "--format", "csv"])
     assert table.exit_code == 0, table.output
     headings, *lines = table.output.split("\n\n")[0].splitlines()
     found = pl.read_csv("\n".join([headings, *lines]).encode())
@@ -162,7 +162,7 @@ def test_one_command_trains_icis_and_prints_the_harmonic_mean(digits_store, tmp_
     assert icis["harmonic"].to_list() == [pytest.approx(harmonic)]
     chance = found.filter((pl.col("method") == "chance") & (pl.col("direction") == "image→name"))
     assert chance["harmonic"].to_list() == [pytest.approx(0.1)]
-    shown = CliRunner().invoke(cli, ["table", str(tmp_path), "--all"]).output
+    shown = CliRunner().invoke(cli, ["eval", "table", str(tmp_path), "--all"]).output
     assert f"{100 * harmonic:.1f}" in shown
     assert "harmonic %" in shown
 

@@ -14,15 +14,13 @@ import click
 import numpy as np
 import pytest
 
-from bench.cli import cli as bench_cli
 from bench.cli.demo import Job, Step, _downloads
-from bench.cli.headstock import PLACES, cli, find_work, next_command
+from bench.cli.headstock import find_work, next_command
 from bench.results import write_session
 from featstore import open_store
-from featstore.cli import cli as featstore_cli
 from featstore.command_line import EXIT_USAGE, run_command
 from featstore.testing import item_table, toy_manifest, toy_store, write_set
-from fitters.cli import cli as fitters_cli
+from headstock.__main__ import COMMANDS, cli
 
 
 def _leaves(command, path):
@@ -35,37 +33,11 @@ def _leaves(command, path):
         yield from _leaves(command.get_command(context, name), f"{path} {name}".strip())
 
 
-HERE = dict(_leaves(cli, ""))
-
-
-@pytest.mark.parametrize(
-    ("program", "group"),
-    [("featstore", featstore_cli), ("fitters", fitters_cli), ("bench", bench_cli)],
-)
-def test_every_command_of_the_three_has_its_place(program, group):
-    for path, original in _leaves(group, program):
-        first = " ".join(path.split()[:2])
-        found = HERE[path.replace(first, PLACES[first])]
-        assert found.callback is original.callback
-        assert [one.opts for one in found.params] == [one.opts for one in original.params]
-        assert [one.type for one in found.params] == [one.type for one in original.params]
-
-
-def test_nothing_else_is_here_but_demo_try_and_reproduce():
-    originals = [
-        path for name, group in
-        (("featstore", featstore_cli), ("fitters", fitters_cli), ("bench", bench_cli))
-        for path, _ in _leaves(group, name)
-    ]  # fmt: skip
-    assert len(HERE) == len(originals) + 3
-    assert len(set(PLACES.values())) == len(PLACES)
-
-
-def test_help_of_an_original_is_untouched(capsys):
-    run_command(cli, "headstock", ["store", "ls", "--help"])
-    run_command(featstore_cli, "featstore", ["ls", "--help"])
-    own = capsys.readouterr().out.rpartition("Usage:")[2]
-    assert "headstock" not in own
+def test_every_command_is_where_the_tree_has_it():
+    found = dict(_leaves(cli, ""))
+    assert sorted(found) == sorted(COMMANDS)
+    for path, command in found.items():
+        assert command.name == path.split()[-1]
 
 
 @pytest.mark.parametrize(
@@ -274,8 +246,9 @@ def test_the_next_command_fits_what_is_there(found, proposed):
     typed = next_command({kind: [one | same for one in found.get(kind, [])] for kind in kinds})
     assert typed == proposed
     words = typed.split()
-    path = next(p for n in range(len(words), 0, -1) if (p := " ".join(words[1:n])) in HERE)
-    with HERE[path].make_context(path, words[1 + len(path.split()) :]) as context:
+    here = dict(_leaves(cli, ""))
+    path = next(p for n in range(len(words), 0, -1) if (p := " ".join(words[1:n])) in here)
+    with here[path].make_context(path, words[1 + len(path.split()) :]) as context:
         assert context.params
 
 
@@ -296,7 +269,8 @@ def test_a_job_ends_at_the_first_step_that_fails(is_quiet, tmp_path, monkeypatch
         Step("Never begin this one", "headstock ls OUT"),
     )
     job = Job("toy", "a moment", "Report:  OUT/report.html", steps, is_quiet=is_quiet)
-    assert job.run("a b") == 1
+    with click.Context(cli):
+        assert job.run("a b") == 1
     said = capfd.readouterr()
     head, *titles = re.findall(r"(?m)^(?:headstock toy|\[\d/3\]).*", said.out)
     assert head == "headstock toy: 3 steps, a moment."
@@ -304,7 +278,8 @@ def test_a_job_ends_at_the_first_step_that_fails(is_quiet, tmp_path, monkeypatch
     assert "Report:" not in said.out
     assert ("data build" in said.out) is not is_quiet
     assert "headstock toy: `headstock store ls 'a b/store'` failed with exit code 1." in said.err
-    assert replace(job, steps=steps[:1]).run("a b") == 0
+    with click.Context(cli):
+        assert replace(job, steps=steps[:1]).run("a b") == 0
     said = capfd.readouterr()
     assert said.out.endswith("\nReport:  'a b'/report.html\n")
     assert "data build" in said.out  # the last step is shown

@@ -1,4 +1,4 @@
-"""Submissions and boards: by hand, against `bench compare`, and with all that can be wrong."""
+"""Submissions and boards: by hand, against comparisons, and with all that can be wrong."""
 
 import copy
 import json
@@ -270,7 +270,9 @@ def test_the_commands(smoke_results, tmp_path):
     shown = json.loads(run(leaderboard_command, [str(tmp_path / "board"), "--json"]).stdout)
     assert next(one["standing"] for one in shown[0]["entries"]) == "leader"
     (tmp_path / "none").mkdir()
-    assert "bench submit" in str(run(leaderboard_command, [str(tmp_path / "none")]).exception)
+    assert "headstock eval submit" in str(
+        run(leaderboard_command, [str(tmp_path / "none")]).exception
+    )
 
 
 def test_two_hundred_entries_make_a_page_below_its_limit_with_every_text_escaped(sent, rng):

@@ -13,7 +13,6 @@ from polars.testing import assert_frame_equal
 
 from bench import read_results, run_all, write_report
 from bench.cells import only_series
-from bench.cli import cli
 from bench.comparisons import compare
 from bench.corpus import read_corpus
 from bench.errors import MetricError, ProtocolError
@@ -31,6 +30,7 @@ from featstore import open_store
 from featstore.command_line import run_command
 from featstore.errors import PluginError
 from featstore.plugins import register, use_plugins
+from headstock.__main__ import cli
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def plugin(tmp_path: Path, no_plugins: None) -> Path:
 
 
 def run(*args: str | Path) -> int:
-    return run_command(cli, "bench", [str(arg) for arg in args])
+    return run_command(cli, "headstock", [str(arg) for arg in args])
 
 
 TIMES = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
@@ -104,7 +104,7 @@ TIMES = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
 
 @pytest.mark.usefixtures("forked")
 def test_a_file_is_a_suite_with_controls_tables_and_a_report(plugin, smoke_store, tmp_path, capsys):
-    suite = ("run", "--suite", "margins", "--store", smoke_store, "--plugin", plugin)
+    suite = ("eval", "run", "--suite", "margins", "--store", smoke_store, "--plugin", plugin)
     alone, together = tmp_path / "one", tmp_path / "two"
     assert run(*suite, "-o", alone) == 0
     assert run(*suite, "-o", together, "--jobs", "2") == 0  # workers load the file themselves
@@ -146,7 +146,7 @@ def test_a_file_is_a_suite_with_controls_tables_and_a_report(plugin, smoke_store
     assert "gap" not in set(compare(alone, one)["metric"])
 
     capsys.readouterr()
-    assert run("table", alone, "--all", "--plugin", plugin) == 0
+    assert run("eval", "table", alone, "--all", "--plugin", plugin) == 0
     heading = capsys.readouterr().out.splitlines()[2]
     assert "nearer %" in heading
     assert " gap " in heading
@@ -166,7 +166,7 @@ def test_workers_of_a_cluster_load_the_file(plugin, ray_cluster, smoke_store, tm
 
 
 def test_a_changed_line_makes_new_runs_of_what_it_decides(plugin, smoke_store, tmp_path, capsys):
-    plan = ("run", "--suite", "margins", "--store", smoke_store, "-o", tmp_path / "out",
+    plan = ("eval", "run", "--suite", "margins", "--store", smoke_store, "-o", tmp_path / "out",
             "--dry-run", "--json", "--plugin", plugin)  # fmt: skip
     # The same name in one process is the same module: a new process sees the change.
     script = ("import sys, bench.suites.registry as r; from featstore import open_store;"
@@ -196,7 +196,7 @@ def test_a_changed_line_makes_new_runs_of_what_it_decides(plugin, smoke_store, t
 
 
 def test_the_options_of_a_task_of_ones_own(plugin, capsys):
-    assert run("ls", "--tasks", "--plugin", plugin) == 0
+    assert run("eval", "ls", "--tasks", "--plugin", plugin) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed[-1].split()[:3] == ["task", "margin", "margins.py"]
     assert listed[1].split()[:3] == ["task", "zero_shot", "bench"]

@@ -5,7 +5,6 @@ import pytest
 from sklearn.preprocessing import normalize
 
 from bench import read_ranks, read_results
-from bench.cli.main import cli
 from bench.corpus import read_corpus
 from bench.fits import prototype_pairs
 from bench.scoring import split_of
@@ -14,6 +13,7 @@ from featstore import open_store
 from featstore.command_line import run_command
 from fitters import Pairs, fit
 from fitters.prototypes import HEAD_ROWS
+from headstock.__main__ import cli
 from tests.assertions import assert_close
 from tests.bench.paper_store import BEIT1, BEIT21, CLIP, ROBERTA, Builder
 
@@ -40,9 +40,10 @@ def store(tmp_path_factory):
 @pytest.fixture
 def task(store, tmp_path, capsys):
     def call(*words, code=0, images=f"pets/image/{B}", names=f"pets/class_name/{R}"):
-        command = ["task", "zero_shot", "--images", images, "--names", names, "--store", str(store),
-                   "-o", str(tmp_path), "--templates", "photo", *words]  # fmt: skip
-        assert run_command(cli, "bench", command) == code
+        command = ["eval", "task", "zero_shot", "--images", images, "--names", names,
+                   "--store", str(store), "-o", str(tmp_path), "--templates", "photo",
+                   *words]  # fmt: skip
+        assert run_command(cli, "headstock", command) == code
         return capsys.readouterr().err if code else read_results(tmp_path)
 
     return call

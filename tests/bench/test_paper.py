@@ -13,7 +13,6 @@ from sklearn.preprocessing import normalize
 
 from bench import read_ranks, read_results, run_all
 from bench.cells import only_series
-from bench.cli.main import cli
 from bench.corpus import Items, read_corpus
 from bench.errors import ProtocolError
 from bench.fits import class_mean_pairs, fit_run
@@ -34,6 +33,7 @@ from featstore.command_line import run_command
 from featstore.datasets import synsets_of
 from fitters import preset
 from fitters.few_shot.registry import LEARNERS
+from headstock.__main__ import cli
 from tests.assertions import assert_close, assert_same
 from tests.bench.paper_store import BEIT1, BEIT21, CLIP, INAT, PAPER, ROBERTA, Builder, build
 from tests.bench.results_by_hand import has
@@ -434,11 +434,11 @@ def test_what_is_lacking_is_listed_with_the_command_that_makes_it(store):
     assert ("coco", "caption", CLIP) in keys
     one = next(o for o in found if (o.dataset, o.kind) == ("flickr30k", "image"))
     assert one.command == (
-        f"featstore extract manifests/flickr30k --kind image --encoder {BEIT1} --encoder {CLIP} "
+        f"headstock extract manifests/flickr30k --kind image --encoder {BEIT1} --encoder {CLIP} "
         f"--store {store}"
     )
     assert one.manifest == (
-        "featstore manifests build flickr30k --root DATA/flickr30k --option train=paper --option "
+        "headstock data build flickr30k --root DATA/flickr30k --option train=paper --option "
         "captions=first5 -o manifests/flickr30k"
     )
     species = next(o for o in found if o.kind == "class_name" and o.dataset == "inat21")
@@ -574,12 +574,14 @@ def test_lines_say_how_a_number_is_known(results):
 
 
 def test_the_command_line_lists_what_is_lacking_and_prints_both(store, results, capsys):
-    arguments = ["run", "--suite", "paper", "--store", str(store), "-o", "x", "--dry-run"]
-    assert run_command(cli, "bench", arguments) == 0
+    arguments = ["eval", "run", "--suite", "paper", "--store", str(store), "-o", "x", "--dry-run"]
+    assert run_command(cli, "headstock", arguments) == 0
     out = capsys.readouterr().out
     assert "lacks" in out
-    assert "featstore extract manifests/food101 --kind image --encoder timm:beit_base" in out
-    assert run_command(cli, "bench", ["table", str(results), "--part", "published"]) == 0
+    assert "headstock extract manifests/food101 --kind image --encoder timm:beit_base" in out
+    assert (
+        run_command(cli, "headstock", ["eval", "table", str(results), "--part", "published"]) == 0
+    )
     out = capsys.readouterr().out
     assert "The paper's numbers beside ours" in out
     assert "figure" in out
@@ -588,7 +590,7 @@ def test_the_command_line_lists_what_is_lacking_and_prints_both(store, results, 
 def test_a_report_is_of_one_set_of_images_and_has_the_papers_numbers(store, results, tmp_path):
     page = tmp_path / "page.html"
     arguments = ["report", str(results), "--store", str(store), "-o", str(page)]
-    assert run_command(cli, "bench", [*arguments, "--images", "pets"]) == 0
+    assert run_command(cli, "headstock", [*arguments, "--images", "pets"]) == 0
     html = page.read_text()
     assert "This page is about pets/image/" in html
     assert "The suite also scored flickr30k/image/" in html
@@ -601,7 +603,7 @@ def test_a_report_is_of_one_set_of_images_and_has_the_papers_numbers(store, resu
     tables = re.findall(r'<table class="grid.*?</table>', html, re.DOTALL)
     assert tables
     assert not any("pets · " in table for table in tables)
-    assert run_command(cli, "bench", [*arguments, "--images", "zebras"]) == 1
+    assert run_command(cli, "headstock", [*arguments, "--images", "zebras"]) == 1
 
 
 def test_the_choice_takes_the_set_with_the_most_runs(results):

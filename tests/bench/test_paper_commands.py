@@ -19,7 +19,6 @@ import timm
 from safetensors.torch import save_file
 
 from bench import read_results
-from bench.cli.main import cli as bench_cli
 from bench.suites.inventory import Inventory
 from bench.suites.paper import (
     COSINE_HEADS,
@@ -35,11 +34,11 @@ from bench.suites.published import published_numbers
 from data_manifests.official.inspection import expectation
 from data_manifests.registry import BUILDERS
 from featstore import open_store
-from featstore.cli import cli as featstore_cli
 from featstore.command_line import run_command
 from featstore.encoders import open_clip_model, sentence_transformers_text, timm_image
 from featstore.encoders.open_clip_model import OpenClipPair, _checked_config, split_name
 from featstore.manifest.io import read_manifest
+from headstock.__main__ import cli
 from tests.bench.paper_store import build
 from tests.data_manifests import miniatures
 from tests.featstore.encoders import open_clip_models
@@ -58,10 +57,12 @@ SPECIES = 10_000
 
 def printed(store, capsys):
     """Return the commands of a dry run, as they are printed."""
-    arguments = ["run", "--suite", "paper", "--store", str(store), "-o", "results", "--dry-run"]
-    assert run_command(bench_cli, "bench", arguments) == 0
+    arguments = [
+        "eval", "run", "--suite", "paper", "--store", str(store), "-o", "results", "--dry-run",
+    ]  # fmt: skip
+    assert run_command(cli, "headstock", arguments) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    return [shlex.split(line, comments=True) for line in lines if line.startswith("featstore ")]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("headstock ")]
 
 
 def species(root: Path) -> None:
@@ -127,14 +128,14 @@ def test_every_command_for_an_empty_store_builds_and_plans(place, monkeypatch, c
     monkeypatch.chdir(place)
     commands = printed("store", capsys)
     assert not Path("store").exists()
-    builds = [words for words in commands if words[1] == "manifests"]
+    builds = [words for words in commands if words[1] == "data"]
     extracts = [words for words in commands if words[1] == "extract"]
     assert len(builds) + len(extracts) == len(commands)
     for words in builds:
         # Miniatures lack most of what a copy has.
         whole = "--root" not in words or "--classes-only" in words
         lacking = [] if whole else ["--subset"]
-        assert run_command(featstore_cli, "featstore", [*words[1:], *lacking]) == 0, words
+        assert run_command(cli, "headstock", [*words[1:], *lacking]) == 0, words
     capsys.readouterr()
     monkeypatch.setattr(timm_image, "build_timm", small_timm)
     monkeypatch.setattr(open_clip_model, "load_pair", small_pair)
@@ -147,7 +148,7 @@ def test_every_command_for_an_empty_store_builds_and_plans(place, monkeypatch, c
     with open_clip_models.known_to_open_clip(place):
         for words in extracts:
             arguments = [*words[1:], "--dry-run", "--json"]
-            code = run_command(featstore_cli, "featstore", arguments)
+            code = run_command(cli, "headstock", arguments)
             said = capsys.readouterr()
             assert code == 0, (words, said.err, said.out)
             for one in json.loads(said.out):
@@ -165,8 +166,8 @@ def test_every_command_for_an_empty_store_builds_and_plans(place, monkeypatch, c
 def test_manifests_have_the_papers_splits_and_names(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     for words in printed("store", capsys):
-        if words[1] == "manifests" and words[3] in ("flickr30k", "coco", "places365", "pets"):
-            assert run_command(featstore_cli, "featstore", [*words[1:], "--subset"]) == 0
+        if words[1] == "data" and words[3] in ("flickr30k", "coco", "places365", "pets"):
+            assert run_command(cli, "headstock", [*words[1:], "--subset"]) == 0
     flickr = read_manifest(place / "manifests" / "flickr30k")
     # What Karpathy left out is trained on, too, and so is his validation set.
     counts = dict(flickr.tables["image"]["split"].value_counts().iter_rows())
@@ -194,23 +195,25 @@ def test_a_dry_run_succeeds_on_any_store_and_a_run_says_what_to_do(tmp_path, cap
     assert not (tmp_path / "none").exists()
     assert not list((tmp_path / "empty").iterdir())
     made = str(tmp_path / "made")
-    assert run_command(featstore_cli, "featstore", ["init", made]) == 0
+    assert run_command(cli, "headstock", ["store", "init", made]) == 0
     assert len(printed(made, capsys)) > 30
     results = str(tmp_path / "results")
-    arguments = ["run", "--suite", "paper", "--store", made, "-o", results]
-    assert run_command(bench_cli, "bench", arguments) == 1
+    arguments = ["eval", "run", "--suite", "paper", "--store", made, "-o", results]
+    assert run_command(cli, "headstock", arguments) == 1
     said = capsys.readouterr()
     assert "nothing can be run yet. --dry-run lists all that is missing" in said.err
-    assert run_command(bench_cli, "bench", [*arguments, "--dry-run"]) == 0
+    assert run_command(cli, "headstock", [*arguments, "--dry-run"]) == 0
     assert "--dry-run" not in capsys.readouterr().out
     assert not open_store(made).sets()
 
 
 def test_what_no_source_says_is_marked(tmp_path, capsys):
-    arguments = ["run", "--suite", "paper", "--store", str(tmp_path / "s"), "-o", "r", "--dry-run"]
-    assert run_command(bench_cli, "bench", arguments) == 0
+    arguments = [
+        "eval", "run", "--suite", "paper", "--store", str(tmp_path / "s"), "-o", "r", "--dry-run",
+    ]  # fmt: skip
+    assert run_command(cli, "headstock", arguments) == 0
     for line in capsys.readouterr().out.splitlines():
-        if "featstore extract" in line:
+        if "headstock extract" in line:
             assert ("st:all-roberta-large-v1 is our choice" in line) == ("all-roberta" in line)
 
 
@@ -300,8 +303,10 @@ SHOWN = (
 
 
 def test_the_dry_run_lists_all_that_the_sources_show_in_order(tmp_path, capsys):
-    arguments = ["run", "--suite", "paper", "--store", str(tmp_path), "-o", "r", "--dry-run"]
-    assert run_command(bench_cli, "bench", arguments) == 0
+    arguments = [
+        "eval", "run", "--suite", "paper", "--store", str(tmp_path), "-o", "r", "--dry-run",
+    ]  # fmt: skip
+    assert run_command(cli, "headstock", arguments) == 0
     listed = capsys.readouterr().out.split(f"{tmp_path} lacks")[0].splitlines()
     assert [line.strip().partition(" (")[0] for line in listed] == [o.name for o in EXPERIMENTS]
     for what in SHOWN:
@@ -326,19 +331,19 @@ def test_the_first_evening_is_a_row_of_the_suite(place, tmp_path, monkeypatch, c
     lines = section.split("```console\n")[1].split("```")[0].splitlines()
     commands = [shlex.split(line) for line in lines]
     for words in commands:
-        if words[:2] == ["featstore", "manifests"]:
+        if words[1:3] == ["data", "build"]:
             monkeypatch.chdir(place)
             lacking = ["--subset"] if "--root" in words else []
             out = ["-o", str(tmp_path / words[3])]
             arguments = [*words[1 : words.index("-o")], *lacking, *out]
-            assert run_command(featstore_cli, "featstore", arguments) == 0
+            assert run_command(cli, "headstock", arguments) == 0
     printed_ones = printed(tmp_path / "none", capsys)
     for words in commands:
         if words[1] != "extract":
             continue
         encoder = words[words.index("--encoder") + 1]
         assert any(w[2:5] == words[2:5] and encoder in w for w in printed_ones)
-    tasks = [words for words in commands if words[:3] == ["bench", "task", "zero_shot"]]
+    tasks = [words for words in commands if words[1:4] == ["eval", "task", "zero_shot"]]
     methods = set()
     build(tmp_path / "store")
     for words in tasks:
@@ -349,7 +354,7 @@ def test_the_first_evening_is_a_row_of_the_suite(place, tmp_path, monkeypatch, c
         if "--epochs" in typed:
             assert typed[typed.index("--epochs") + 1] == "500"
             typed[typed.index("--epochs") + 1] = "2"
-        assert run_command(bench_cli, "bench", typed) == 0
+        assert run_command(cli, "headstock", typed) == 0
     rows = read_results(tmp_path / "evening")
     methods = set(rows["method"])
     assert methods == {"paper-cca", "paper-mlp"}
@@ -374,7 +379,7 @@ def test_the_script_of_the_document_makes_commands_that_parse(tmp_path, capsys):
     """Its grep and sed, on what the dry run prints; nothing is run."""
     script = block("sh", "To run them all on a GPU").replace("\\\n", " ")
     command, first, second, last = (part.strip() for part in script.splitlines()[0].split("|"))
-    assert run_command(bench_cli, "bench", shlex.split(command)[1:]) == 0
+    assert run_command(cli, "headstock", shlex.split(command)[1:]) == 0
     made = subprocess.run(
         ["sh", "-c", f"{first} | {second} | {last}"], input=capsys.readouterr().out, text=True,
         capture_output=True, check=True, cwd=tmp_path,
@@ -393,8 +398,8 @@ def test_the_script_of_the_document_makes_commands_that_parse(tmp_path, capsys):
 
 def parse(words):
     """Read a command line with the real command, without running it."""
-    context = click.Context(featstore_cli, info_name="featstore")
-    group, args = featstore_cli, words[1:]
+    context = click.Context(cli, info_name="headstock")
+    group, args = cli, words[1:]
     while isinstance(group, click.Group):
         group, args = group.get_command(context, args[0]), args[1:]
     group.make_context(words[1], args, parent=context)
@@ -403,13 +408,13 @@ def parse(words):
 def test_captions_of_classes_become_texts_that_pairs_are_made_with(place, monkeypatch, capsys):
     """The document's way from the authors' file to the variant that the suite looks for."""
     monkeypatch.chdir(place)
-    build_words = ["manifests", "build", "dtd", "--root", "DATA/dtd", "--subset"]
-    assert run_command(featstore_cli, "featstore", [*build_words, "-o", "manifests/dtd"]) == 0
+    build_words = ["data", "build", "dtd", "--root", "DATA/dtd", "--subset"]
+    assert run_command(cli, "headstock", [*build_words, "-o", "manifests/dtd"]) == 0
     captions = ["A banded texture.", "Dots on cloth."]
     Path("dataset_captions.json").write_text(json.dumps({"dtd": captions}))
     exec(block("python", "**Captions of classes**"), {})
     command = block("console", "**Captions of classes**").splitlines()[0]
-    assert run_command(featstore_cli, "featstore", [*shlex.split(command)[1:], "--subset"]) == 0
+    assert run_command(cli, "headstock", [*shlex.split(command)[1:], "--subset"]) == 0
     prompts = read_manifest("manifests/dtd").tables["class_name"]
     variant, template = PAIRED_WITH[0]
     found = prompts.filter(variant=variant, template_id=template)

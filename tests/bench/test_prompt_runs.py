@@ -11,7 +11,6 @@ from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
 from bench import read_results, run_all
-from bench.cli.main import cli
 from bench.corpus import read_corpus
 from bench.errors import ProtocolError
 from bench.execution import execute
@@ -28,6 +27,7 @@ from featstore.parallel import Workers
 from featstore.testing import item_table, write_set
 from fitters.few_shot.learner import Shots
 from fitters.few_shot.prompt_learning import CoOp, Descent
+from headstock.__main__ import cli
 from tests.featstore.encoders.open_clip_models import build, known_to_open_clip, save_weights
 from tests.fitters.few_shot.tiny_tower import WORDS, digit_rows
 
@@ -103,7 +103,7 @@ def _short(monkeypatch):
 @pytest.mark.usefixtures("_short")
 def test_the_command_learns_what_the_learner_learns(store, weights, tmp_path):
     words = [
-        "task", "few_shot", "--images", "digits/image/tiny-clip-long", "--names",
+        "eval", "task", "few_shot", "--images", "digits/image/tiny-clip-long", "--names",
         "digits/class_name/tiny-clip-long", "--eval", "in-class", "-O", "shots=1", "-O",
         "learner=coop-specific", "--variants", "name", "--weights", str(weights), "--store",
         str(store.root), "-o", str(tmp_path),

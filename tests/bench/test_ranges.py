@@ -6,9 +6,12 @@ The options are those that click has, so that a new one is tried too.
 import click
 import pytest
 
-from bench.cli.main import Values, cli
+from bench.cli.main import Values
 from bench.options import TASKS
 from featstore.command_line import run_command
+from headstock.__main__ import cli
+
+EVAL = cli.commands["eval"]
 
 #: What each command needs beside the option that is tried; no store is there.
 NEEDED = {
@@ -33,8 +36,8 @@ RIGHT = {
 
 NUMBERS = [
     pytest.param(command, option, id=f"{command} {option.opts[-1]}")
-    for command in cli.lazy
-    for option in cli.get_command(click.Context(cli), command).params
+    for command in EVAL.lazy
+    for option in EVAL.get_command(click.Context(EVAL), command).params
     if isinstance(option, click.Option)
     and (
         (isinstance(option.type, Values) and option.type.name not in ("NAMES", "boolean"))
@@ -54,7 +57,9 @@ def test_a_value_out_of_range_is_wrong_usage(command, option, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     flag = max(option.opts, key=len)
     for value in VALUES:
-        code = run_command(cli, "bench", [command, *NEEDED[command].split(), flag, value])
+        code = run_command(
+            cli, "headstock", ["eval", command, *NEEDED[command].split(), flag, value]
+        )
         said = capsys.readouterr()
         shown = f"{flag} {value[:40]!r}: {said.err[:300]}"
         right = value in RIGHT.get(flag, ()) or (option.name == "seeds" and ",2,3," in value)
@@ -62,7 +67,7 @@ def test_a_value_out_of_range_is_wrong_usage(command, option, tmp_path, monkeypa
         assert code == (1 if right else 2), shown
         assert ("nowhere" if right else flag) in said.err, shown
         assert said.out == "", shown
-        assert said.err.startswith("bench: error: "), shown
+        assert said.err.startswith("headstock: error: "), shown
         assert said.err.count("\n") == 1, shown
         assert not list(tmp_path.iterdir()), shown
 
@@ -74,8 +79,8 @@ def test_an_option_of_a_task_out_of_range_is_wrong_usage(task, tmp_path, monkeyp
         if own.type not in ("int", "tuple[int, ...]"):
             continue
         for value in ("nan", "inf", "-1", "1e300", "", "9" * 30, "9" * 5000, "0.5", "1,2,x"):
-            words = ["task", task, *NEEDED["task"].split()[1:], "-O", f"{name}={value}"]
-            assert run_command(cli, "bench", words) == 2
+            words = ["eval", "task", task, *NEEDED["task"].split()[1:], "-O", f"{name}={value}"]
+            assert run_command(cli, "headstock", words) == 2
             said = capsys.readouterr().err
             assert said.count("\n") == 1
             assert name in said

@@ -265,7 +265,7 @@ def test_results_without_the_question_still_make_a_page(little, smoke_store, tmp
 
 
 def test_nothing_is_written_when_there_is_nothing_to_show(smoke_store, tmp_path):
-    with pytest.raises(NoResultsError, match="bench run"):
+    with pytest.raises(NoResultsError, match="headstock eval run"):
         write_report(tmp_path / "no", store=smoke_store, out=tmp_path / "r.html")
     assert not list(tmp_path.iterdir())
 

@@ -220,7 +220,7 @@ def test_sets_in_other_revisions_than_a_box_names_are_not_scored(runs):
 
 
 def test_what_a_box_asks_is_what_the_command_asks(smoke_store, tmp_path):
-    """The options of a box and of `bench run` plan the same runs."""
+    """The options of a box and of `headstock eval run` plan the same runs."""
     asked = 'methods = ["ridge", "conse"]\nsources = ["head"]\nlimit = 60\npenalty = 0.5\n'
     asked += 'templates = ["photo"]\n'
     text = changed(BOX, "[expected]", f"{asked}[expected]")

@@ -102,7 +102,9 @@ def test_unreadable_results_name_the_file_and_the_way_out(tmp_path):
 
 
 def test_empty_and_missing_folders_say_how_to_fill_them(tmp_path):
-    with pytest.raises(NoResultsError, match=r"holds no finished run\. Make one with `bench run"):
+    with pytest.raises(
+        NoResultsError, match=r"holds no finished run\. Make one with `headstock eval run"
+    ):
         read_results(tmp_path)
     with pytest.raises(NoResultsError, match="does not exist"):
         read_results(tmp_path / "nowhere")

@@ -8,7 +8,6 @@ import pytest
 from click.testing import CliRunner
 
 from bench import compare, read_results
-from bench.cli.main import cli
 from bench.comparisons import compare_choices
 from bench.evaluated import Results
 from bench.options import FewShot
@@ -21,6 +20,7 @@ from bench.results import unfinished, write_session
 from bench.statistics import against_controls, holm
 from bench.suites.few_shot import few_shot_claim
 from bench.tables import gain_lines, p_text, result_table, summary
+from headstock.__main__ import cli
 from tests.bench.results_by_hand import hand_run, write_ranks
 
 #: Names to choose from, images and images of a class.
@@ -279,14 +279,16 @@ def test_an_unfinished_plan_is_said_to_be_one(tmp_path):
     runs = [hand_run("head", seed=seed) for seed in range(3)]
     for run in runs[:2]:
         write_ranks(tmp_path, run, [1, 2, 3])
-    session = {"command": "bench task x", "suite": "hand", "seconds": None}
+    session = {"command": "headstock eval task x", "suite": "hand", "seconds": None}
     write_session(tmp_path, "1", session | {"planned": [run.run_id for run in runs]})
     (said,) = unfinished(tmp_path, "hand")
-    assert said.startswith("Unfinished: 1 of 3 runs are missing that `bench task x` planned.")
+    assert said.startswith(
+        "Unfinished: 1 of 3 runs are missing that `headstock eval task x` planned."
+    )
     assert unfinished(tmp_path, "other") == []
-    shown = CliRunner().invoke(cli, ["table", str(tmp_path)])
+    shown = CliRunner().invoke(cli, ["eval", "table", str(tmp_path)])
     assert shown.output.startswith(said)
-    machine = CliRunner().invoke(cli, ["table", str(tmp_path), "--json"])
+    machine = CliRunner().invoke(cli, ["eval", "table", str(tmp_path), "--json"])
     assert said in machine.stderr
     assert "Unfinished" not in machine.stdout
     # The same command, ended; or all that it planned, though its end was not recorded.

@@ -84,7 +84,7 @@ def test_a_store_without_the_sets_says_how_to_make_them(smoke_store):
         ProtocolError,
         match=(
             r"no stamps/image, imagenet1k/head_weight, stamps/class_name, .*"
-            r"`featstore extract manifests/imagenet1k --kind head_weight --encoder timm:"
+            r"`headstock extract manifests/imagenet1k --kind head_weight --encoder timm:"
         ),
     ):
         demo_runs(open_store(smoke_store))
@@ -195,8 +195,8 @@ def test_the_demo_runs_on_a_dataset_of_ones_own(smoke_store):
         demo_runs(opened, dataset="smoke", methods=("rigde",))
     with pytest.raises(ProtocolError, match=(
         r"no mine/image, mine/class_name that .*"
-        r"`featstore extract manifests/mine --kind image --encoder synthetic:image --store .*`; "
-        r"`featstore extract manifests/mine --kind class_name --encoder synthetic:text"
+        r"`headstock extract manifests/mine --kind image --encoder synthetic:image --store .*`; "
+        r"`headstock extract manifests/mine --kind class_name --encoder synthetic:text"
     )):  # fmt: skip
         demo_runs(opened, dataset="mine")
 

@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from bench import read_ranks, read_results, run_all
-from bench.cli.main import cli
 from bench.corpus import ImageViews, read_corpus
 from bench.errors import MetricError, ProtocolError
 from bench.execution import execute
@@ -30,6 +29,7 @@ from featstore.command_line import run_command
 from featstore.errors import MisalignedItemsError
 from featstore.extraction.views import view_items
 from featstore.testing import item_table, write_set
+from headstock.__main__ import cli
 
 SETS = {
     "images": "smoke/image/synthetic",
@@ -366,7 +366,7 @@ def test_a_head_of_other_classes_is_no_classifier_of_these_images(store):
 
 def test_the_command_runs_a_task_and_skips_it_the_next_time(smoke_store, tmp_path):
     words = [
-        "task", "few_shot", "--store", str(smoke_store), "-o", str(tmp_path), "--images",
+        "eval", "task", "few_shot", "--store", str(smoke_store), "-o", str(tmp_path), "--images",
         SETS["images"], "--names", SETS["names"], "--head", SETS["head"], "--head-names",
         SETS["head_names"], "--method", "procrustes", "--source", "head", "--eval", "in-class",
         "-O", "shots=1", "-O", "learner=ridge-probe", "--seeds", "0,1",
@@ -394,8 +394,8 @@ WRONG = [
 
 @pytest.mark.parametrize(("words", "code", "message"), WRONG, ids=[m for *_, m in WRONG])
 def test_the_command_says_what_is_wrong(smoke_store, tmp_path, capsys, words, code, message):
-    whole = ["task", *words, "--store", str(smoke_store), "-o", str(tmp_path)]
-    assert run_command(cli, "bench", whole) == code
+    whole = ["eval", "task", *words, "--store", str(smoke_store), "-o", str(tmp_path)]
+    assert run_command(cli, "headstock", whole) == code
     assert message in capsys.readouterr().err
 
 
@@ -406,7 +406,7 @@ def test_the_command_takes_texts_of_both_sides_and_settings_of_a_training(smoke_
         "--pairs-per-class", "1", "--variants", "name", "--templates", "photo",
         "--head-templates", "none", "--pair-templates", "none", "--epochs", "2", "--sequential",
     ]  # fmt: skip
-    arguments = ["task", "zero_shot", "--images", SETS["images"], *typed]
+    arguments = ["eval", "task", "zero_shot", "--images", SETS["images"], *typed]
     root = tmp_path / "results"
     arguments += ["--store", str(smoke_store), "-o", str(root)]
     result = CliRunner().invoke(cli, arguments)
@@ -427,7 +427,7 @@ def test_the_command_takes_every_setting_and_lists_of_methods_and_sources(smoke_
     place = ["--store", str(smoke_store), "-o", str(root)]
     lists = ["--method", "ridge,kernel-ridge,cca", "--source", "head,random", "--seeds", "0-1",
              "--gamma", "2", "--components", "all", "--penalty", "0.1,1"]  # fmt: skip
-    result = CliRunner().invoke(cli, ["task", "zero_shot", *sets, *lists, *place, "--json"])
+    result = CliRunner().invoke(cli, ["eval", "task", "zero_shot", *sets, *lists, *place, "--json"])
     assert result.exit_code == 0, result.output
     rows = read_results(root).unique("run_id")
     cells = rows.group_by("method", "gamma", "n_components", "penalty").len()
@@ -446,7 +446,8 @@ def test_the_command_takes_every_setting_and_lists_of_methods_and_sources(smoke_
     again = [places.get(word, word) for word in shlex.split(session["command"])[1:]]
     result = CliRunner().invoke(cli, [*again, "--dry-run", "--json"])
     assert json.loads(result.stdout)["new"] == 0
-    result = CliRunner().invoke(cli, ["task", "zero_shot", *sets, "--source", "head", "--method",
-                                      "ridge,procrustes", "--gamma", "2", *place])  # fmt: skip
+    result = CliRunner().invoke(cli, ["eval", "task", "zero_shot", *sets, "--source", "head",
+                                      "--method", "ridge,procrustes", "--gamma", "2",
+                                      *place])  # fmt: skip
     assert result.exit_code == 1
     assert "has a setting 'gamma'; these have: kernel-ridge" in str(result.exception)

@@ -10,8 +10,7 @@ import polars as pl
 import pytest
 
 import bench
-from bench.cli.headstock import cli as headstock
-from bench.cli.main import cli, recorded_command, words_of
+from bench.cli.main import recorded_command, words_of
 from bench.cli.run import run_command as run_a_suite
 from bench.cli.run import sweep_command
 from bench.cli.run import task_command as score_a_task
@@ -19,6 +18,8 @@ from bench.results import read_results
 from bench.suites.demo import possible_pairs
 from featstore import open_store
 from featstore.command_line import run_command
+from headstock.__main__ import cli
+from headstock.__main__ import cli as headstock
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def refused(capsys, tmp_path):
     """Run a command line that is wrong usage; returns what it says: one line."""
 
     def run(*arguments):
-        assert run_command(cli, "bench", [*map(str, arguments), "-o", str(tmp_path / "r")]) == 2
+        assert run_command(cli, "headstock", [*map(str, arguments), "-o", str(tmp_path / "r")]) == 2
         said = capsys.readouterr()
         assert said.out == ""
         assert said.err.count("\n") == 1
@@ -39,19 +40,19 @@ def refused(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("run --suite smoke --limit 10,20", "'--limit': takes one value of N; got 2."),
-        ("run --suite smoke --limit ''", "'--limit': expected N, got nothing."),
-        ("run --suite smoke --method ''", "'--method': expected NAMES, got nothing."),
-        ("run --suite smoke --source ,", "'--source': expected none|head|random"),
-        ("run --suite smoke --penalty ''", "'--penalty': expected auto|NUMBER, got nothing."),
-        ("sweep --store s --limit ''", "'--limit': expected N, got nothing."),
-        ("sweep --store s --method ' '", "'--method': expected NAMES, got nothing."),
-        ("sweep --store s --n-pairs ''", "'--n-pairs': expected all|N, got nothing."),
-        ("sweep --store s --variants ''", "'--variants': expected NAMES, got nothing."),
-        ("sweep --store s --task ''", "'--task': expected NAMES, got nothing."),
-        ("sweep --store s --task zero_short", "Did you mean 'zero_shot'?"),
-        ("sweep --store s --seeds -1", "--seeds is a list such as 0-4 or 0,2,5; got '-1'."),
-        ("task zero_shot --store s --images i --seeds x", "--seeds is a list such as"),
+        ("eval run --suite smoke --limit 10,20", "'--limit': takes one value of N; got 2."),
+        ("eval run --suite smoke --limit ''", "'--limit': expected N, got nothing."),
+        ("eval run --suite smoke --method ''", "'--method': expected NAMES, got nothing."),
+        ("eval run --suite smoke --source ,", "'--source': expected none|head|random"),
+        ("eval run --suite smoke --penalty ''", "'--penalty': expected auto|NUMBER, got nothing."),
+        ("eval sweep --store s --limit ''", "'--limit': expected N, got nothing."),
+        ("eval sweep --store s --method ' '", "'--method': expected NAMES, got nothing."),
+        ("eval sweep --store s --n-pairs ''", "'--n-pairs': expected all|N, got nothing."),
+        ("eval sweep --store s --variants ''", "'--variants': expected NAMES, got nothing."),
+        ("eval sweep --store s --task ''", "'--task': expected NAMES, got nothing."),
+        ("eval sweep --store s --task zero_short", "Did you mean 'zero_shot'?"),
+        ("eval sweep --store s --seeds -1", "--seeds is a list such as 0-4 or 0,2,5; got '-1'."),
+        ("eval task zero_shot --store s --images i --seeds x", "--seeds is a list such as"),
     ],
 )
 def test_too_many_values_and_none_are_wrong_usage(refused, typed, said):
@@ -60,7 +61,7 @@ def test_too_many_values_and_none_are_wrong_usage(refused, typed, said):
 
 def test_an_option_takes_no_more_values_than_can_be_run(refused):
     many = ",".join(map(str, range(1, 10_002)))
-    said = refused("sweep", "--store", "s", "--penalty", many)
+    said = refused("eval", "sweep", "--store", "s", "--penalty", many)
     assert "'--penalty': takes at most 10,000 values; got 10,001." in said
 
 
@@ -75,29 +76,35 @@ def test_the_smallest_of_several_limits_bounds_the_pairs(smoke_store, tmp_path, 
     few, more = (possible_pairs(opened, images, (8, 30), seeds=(0, 1), limits=limits)
                  for limits in ((20, 72), (72,)))  # fmt: skip
     assert (few, more) == ([8], [8, 30])
-    words = "sweep --n-pairs 8,30 --source none --penalty 1 --mix 1 --seeds 0 --task zero_shot"
+    words = "eval sweep --n-pairs 8,30 --source none --penalty 1 --mix 1 --seeds 0 --task zero_shot"
     words += f" --store {smoke_store} -o {tmp_path / 'r'} --limit 20,72 --dry-run"
-    assert run_command(cli, "bench", words.split()) == 0
+    assert run_command(cli, "headstock", words.split()) == 0
     assert capsys.readouterr().out == "sweep: 2 runs, 0 finished, 2 new in 2 fits.\n"
 
 
 def _recorded(command, name, words):
     """Return the command line that is recorded of a command with these words."""
-    with command.make_context(name, [*words], parent=click.Context(cli, info_name="bench")):
+    with command.make_context(name, [*words], parent=click.Context(cli, info_name="headstock")):
         return recorded_command()
 
 
 def test_a_recorded_command_has_switches_that_are_off_and_a_store_of_the_environment(monkeypatch):
     monkeypatch.setenv("HEADSTOCK_STORE", "/a store")
     words = ["-o", "r", "--method", "paper-mlp,ridge", "--uncentred", "--sequential", "--jobs", "2"]
-    assert _recorded(sweep_command, "sweep", words) == (
-        "bench sweep --store STORE --out OUT --method paper-mlp,ridge --uncentred --sequential "
+    assert _recorded(sweep_command, "eval sweep", words) == (
+        "headstock eval sweep --store STORE --out OUT --method paper-mlp,ridge --uncentred "
+        "--sequential "
         "--jobs 2"
     )
-    recorded = _recorded(sweep_command, "sweep", [*words[:4], "--centred", "--store", "s3://b/s"])
-    assert recorded == "bench sweep --store STORE --out OUT --method paper-mlp,ridge --centred"
-    assert _recorded(run_a_suite, "run", ["--suite", "smoke", "-o", "r", "--limit", "9"]) == (
-        "bench run --suite smoke --store STORE --out OUT --limit 9"
+    recorded = _recorded(
+        sweep_command, "eval sweep", [*words[:4], "--centred", "--store", "s3://b/s"]
+    )
+    assert (
+        recorded
+        == "headstock eval sweep --store STORE --out OUT --method paper-mlp,ridge --centred"
+    )
+    assert _recorded(run_a_suite, "eval run", ["--suite", "smoke", "-o", "r", "--limit", "9"]) == (
+        "headstock eval run --suite smoke --store STORE --out OUT --limit 9"
     )
 
 
@@ -107,8 +114,9 @@ def test_whatever_may_be_a_path_is_recorded_as_the_name_of_its_option(tmp_path):
         words = ["zero_shot", "--images", "a/image/timm:r18@1", "--names", f"{folder}/../../y"]
         words += ["--store", folder, "-o", folder, "--weights", folder, "--device", "cuda:0"]
         words += ["-O", "prompts=max", "--seeds", "0-2", "--locale", "/x"]
-        assert _recorded(score_a_task, "task", words) == (
-            "bench task zero_shot --store STORE --out OUT --images a/image/timm:r18@1 --names NAMES"
+        assert _recorded(score_a_task, "eval task", words) == (
+            "headstock eval task zero_shot --store STORE --out OUT --images a/image/timm:r18@1 "
+            "--names NAMES"
             " --locale LOCALES --seeds 0-2 --option prompts=max --weights WEIGHTS --device cuda:0"
         )
 
@@ -117,14 +125,16 @@ def test_a_suite_with_its_own_store_does_without_that_of_the_environment(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("HEADSTOCK_STORE", str(tmp_path / "nowhere"))
-    words = f"run --suite smoke -o {tmp_path / 'r'} --limit 30 --method ridge --source head --json"
-    assert run_command(cli, "bench", words.split()) == 0
+    words = (
+        f"eval run --suite smoke -o {tmp_path / 'r'} --limit 30 --method ridge --source head --json"
+    )
+    assert run_command(cli, "headstock", words.split()) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["store"] == str(tmp_path / "r" / "store")
     assert "--store" not in facts["command"]
     monkeypatch.delenv("HEADSTOCK_STORE")
     again = facts["command"].replace("OUT", str(tmp_path / "r"))
-    assert run_command(cli, "bench", shlex.split(again)[1:]) == 0
+    assert run_command(cli, "headstock", shlex.split(again)[1:]) == 0
     assert "0 new runs" in capsys.readouterr().out
 
 
@@ -190,15 +200,15 @@ def test_results_are_read_from_a_folder_that_is_named_by_a_text(smoke_results):
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("sweep --method rigde", "Did you mean 'ridge'?"),
-        ("sweep --method ridge --gamma 3", "has a setting 'gamma'"),
-        ("run --suite demo --method rigde", "Did you mean 'ridge'?"),
-        ("run --suite demo --method ridge --gamma 3", "has a setting 'gamma'"),
+        ("eval sweep --method rigde", "Did you mean 'ridge'?"),
+        ("eval sweep --method ridge --gamma 3", "has a setting 'gamma'"),
+        ("eval run --suite demo --method rigde", "Did you mean 'ridge'?"),
+        ("eval run --suite demo --method ridge --gamma 3", "has a setting 'gamma'"),
     ],
 )
 def test_methods_and_their_settings_are_checked_before_the_store_is_read(
     typed, said, capsys, tmp_path
 ):
     words = [*typed.split(), "--store", str(tmp_path / "none"), "-o", str(tmp_path / "r")]
-    assert run_command(cli, "bench", words) == 1
+    assert run_command(cli, "headstock", words) == 1
     assert said in capsys.readouterr().err

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.cli.main import cli
 from bench.results import read_results
 from featstore import write
 from featstore.command_line import run_command
+from headstock.__main__ import cli
 
 
 def test_arrays_of_images_names_and_a_head_are_scored_with_controls(tmp_path: Path) -> None:
@@ -29,12 +29,12 @@ def test_arrays_of_images_names_and_a_head_are_scored_with_controls(tmp_path: Pa
           items={"class_id": [f"label {i}" for i in range(60)],
                  "text": [f"label {i}" for i in range(60)]})  # fmt: skip
     command = (
-        f"task zero_shot --store {store} --images things/image/mine:vision "
+        f"eval task zero_shot --store {store} --images things/image/mine:vision "
         "--names things/class_name/mine:language --head labels/head_weight/mine:vision "
         "--head-names labels/class_name/mine:language --templates none --eval all-names "
         f"--method ridge --source head,shuffled,random -o {tmp_path / 'results'}"
     )
-    assert run_command(cli, "bench", command.split()) == 0
+    assert run_command(cli, "headstock", command.split()) == 0
     found = read_results(tmp_path / "results").filter(metric="top-1")
     top = dict(found.select("source", "value").iter_rows())
     assert top["head"] > 0.9 > 0.5 > max(top["shuffled"], top["random"])

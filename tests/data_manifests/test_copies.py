@@ -8,17 +8,17 @@ import pytest
 from click.testing import CliRunner
 
 from data_manifests.registry import BUILDERS, Builder
-from featstore.cli.manifests import manifests
 from featstore.datasets import DATASETS, build_dataset, check_dataset
 from featstore.errors import ManifestError
 from featstore.manifest.io import read_manifest
 from featstore.sources.reader import check_bytes
+from headstock.__main__ import cli
 from tests.data_manifests import miniatures
 
 
 @pytest.fixture
 def call():
-    return lambda *args: CliRunner().invoke(manifests, [str(arg) for arg in args])
+    return lambda *args: CliRunner().invoke(cli, ["data", *map(str, args)])
 
 
 @pytest.fixture

@@ -41,7 +41,6 @@ import numpy as np
 import polars as pl
 
 from featstore import extract, open_store
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import FeatstoreError
 from featstore.manifest.io import write_manifest
@@ -49,6 +48,7 @@ from featstore.remote.objects import FolderObjects
 from featstore.store import collect_garbage, read_log, verify_store, writer
 from featstore.store.layout import SetSpec
 from featstore.store.lock import Claim, claim_set, folder_lock
+from headstock.__main__ import cli
 
 try:
     from featstore.remote.bucket import BucketObjects
@@ -98,7 +98,7 @@ class Step:
         """Run it in the current folder; return its exit code."""
         verb, *words = self.line.split()
         if verb != "extract":
-            return run_command(cli, "featstore", self.line.split())
+            return run_command(cli, "headstock", self.line.split())
         content, store, *more = words
         try:
             extract(
@@ -198,22 +198,22 @@ class Typed:
 COMMANDS = (
     Typed("extract", ("extract a4 here",), (_extracted("a4", "here"),)),
     Typed("extend", ("extract a8 here",), (_extracted("a8", "here"),)),
-    Typed("rm", (f"rm here {KEY} --force",), (_removed,)),
-    Typed("rm, another", (f"rm here {KEY} --force", "extract b4 here"),
+    Typed("rm", (f"store rm here {KEY} --force",), (_removed,)),
+    Typed("rm, another", (f"store rm here {KEY} --force", "extract b4 here"),
           (_removed, _extracted("b4", "here")), first=False),
-    Typed("tag", ("tag here v1",), (_tagged("here"),)),
-    Typed("tag --delete", ("tag here v1 --delete",), (_untagged("here"),)),
-    Typed("gc", ("gc here --grace 0s",), (_nothing,)),
-    Typed("push", ("push here there",), (_copied("here", "there"),), partial=True),
-    Typed("pull", ("pull there here",), (_copied("there", "here"),), partial=True),
-    Typed("repair", (f"repair here {KEY}",), (_nothing,)),
-    Typed("repair --from", (f"repair here {KEY} --from there",), (_nothing,)),
-    Typed("card", ("card here -o here",), (_nothing,)),
-    Typed("push, bucket", (f"push here {BUCKET}",), (_copied("here", BUCKET),), partial=True,
+    Typed("tag", ("store tag here v1",), (_tagged("here"),)),
+    Typed("tag --delete", ("store tag here v1 --delete",), (_untagged("here"),)),
+    Typed("gc", ("store gc here --grace 0s",), (_nothing,)),
+    Typed("push", ("store push here there",), (_copied("here", "there"),), partial=True),
+    Typed("pull", ("store pull there here",), (_copied("there", "here"),), partial=True),
+    Typed("repair", (f"store repair here {KEY}",), (_nothing,)),
+    Typed("repair --from", (f"store repair here {KEY} --from there",), (_nothing,)),
+    Typed("card", ("store card here -o here",), (_nothing,)),
+    Typed("push, bucket", (f"store push here {BUCKET}",), (_copied("here", BUCKET),), partial=True,
           bucket=True, worlds=("plain", "pushed")),
-    Typed("pull, bucket", (f"pull {BUCKET} here",), (_copied(BUCKET, "here"),), partial=True,
+    Typed("pull, bucket", (f"store pull {BUCKET} here",), (_copied(BUCKET, "here"),), partial=True,
           bucket=True, worlds=("pushed",)),
-    Typed("tag, bucket", (f"tag {BUCKET} v1",), (_tagged(BUCKET),), bucket=True,
+    Typed("tag, bucket", (f"store tag {BUCKET} v1",), (_tagged(BUCKET),), bucket=True,
           worlds=("pushed",)),
     Typed("extract, bucket", (f"extract a4 {BUCKET} one",), (_extracted("a4", BUCKET),),
           bucket=True, worlds=("plain",)),
@@ -304,7 +304,7 @@ def new() -> None:
 
 def pushed() -> None:
     """A set in a bucket, and here, where it is ahead."""
-    _set_up("extract a4 here", f"push here {BUCKET}", "extract a8 here")
+    _set_up("extract a4 here", f"store push here {BUCKET}", "extract a8 here")
 
 
 WORLDS = (plain, untidy, begun, copying, tagged, damaged, new, pushed)
@@ -592,7 +592,7 @@ class Bed:
     def _model(self, world: str) -> Model:
         """Return what a world holds: a damaged one once it is whole."""
         if world == "damaged":
-            _set_up(f"repair here {KEY} --from there")
+            _set_up(f"store repair here {KEY} --from there")
         return observed()
 
     def _judge(
@@ -601,7 +601,7 @@ class Bed:
         ends = ", ".join(f"{typed.name} {codes}" for typed, codes in runs)
         wrong = [] if {c for _, codes in runs for c in codes} <= {0, 1, 4} else ["odd exit codes"]
         if world == "damaged":  # and stays so until somebody repairs it
-            Step(f"repair here {KEY} --from there").run()
+            Step(f"store repair here {KEY} --from there").run()
         for again in (False, True):
             for name in ("here", "there"):
                 if Path(name, "log.json").exists():

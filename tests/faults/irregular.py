@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from featstore import FeatstoreError, open_store
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import StoreWriteError
 from featstore.store import SetWriter, write_thumbnails
+from headstock.__main__ import cli
 from tests.faults import scenarios
 from tests.faults.server import import_all
 
@@ -39,8 +39,8 @@ def make_world(root: Path) -> None:
     scenarios.write(root, scenarios.SIZES[0])
     scenarios.write(root, 5, kind="head_weight")
     write_thumbnails(root / "birds" / "image", {"birds/000": b"x"})
-    _featstore("tag", root, "v1")
-    _featstore("card", root, "--out", root)
+    _typed("store", "tag", root, "v1")
+    _typed("store", "card", root, "--out", root)
 
     def stop(_: SetWriter, block: int) -> None:
         if block == 4:
@@ -53,11 +53,11 @@ def make_world(root: Path) -> None:
         scenarios.write(root, scenarios.SIZES[1], dataset="frogs", part=(0, 2))
 
 
-def _featstore(*arguments: object) -> None:
+def _typed(*arguments: object) -> None:
     """Run a command; what goes wrong in another way than with an error message is raised."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        run_command(cli, "featstore", [str(argument) for argument in arguments])
+        run_command(cli, "headstock", [str(argument) for argument in arguments])
 
 
 def look(root: Path, key: str) -> None:
@@ -67,7 +67,7 @@ def look(root: Path, key: str) -> None:
         ["verify", root, "--quick"], ["doctor", root], ["gc", root, "--dry-run", "--grace", "0s"],
         ["diff", root, root], ["repair", root, key, "--dry-run"],
     ):  # fmt: skip
-        _featstore(*arguments)
+        _typed("store", *arguments)
     for mode in ("map", "pread"):
         with contextlib.suppress(FeatstoreError):
             open_store(root, mode=mode, verify="full").view(key).numpy(np.float32)
@@ -79,12 +79,12 @@ def look(root: Path, key: str) -> None:
 
 def clean(root: Path, key: str) -> None:
     """Collect litter of any age."""
-    _featstore("gc", root, "--grace", "0s")
+    _typed("store", "gc", root, "--grace", "0s")
 
 
 def remove(root: Path, key: str) -> None:
     """Remove a set."""
-    _featstore("rm", root, key, "--force")
+    _typed("store", "rm", root, key, "--force")
 
 
 def extend(root: Path, key: str) -> None:
@@ -98,10 +98,10 @@ def write(root: Path, key: str) -> None:
     """Do everything else that writes."""
     with contextlib.suppress(FeatstoreError):
         write_thumbnails(root / "birds" / "image", {"birds/001": b"y"})
-    _featstore("repair", root, key)
-    _featstore("tag", root, "v2")
-    _featstore("push", root, root.with_name(f"{root.name} copy"))
-    _featstore("init", root, "--shared")
+    _typed("store", "repair", root, key)
+    _typed("store", "tag", root, "v2")
+    _typed("store", "push", root, root.with_name(f"{root.name} copy"))
+    _typed("store", "init", root, "--shared")
 
 
 ACTIONS: dict[str, Callable[[Path, str], None]] = {

@@ -289,14 +289,14 @@ def extract_and_extend(root: Path, *, manifest: str, other: str, n: int) -> str:
 
 
 def command(root: Path, *, arguments: list[str], messages: str) -> int:
-    """Run a featstore command; what it says on standard error goes to a file."""
+    """Run a command; what it says on standard error goes to a file."""
     import sys
 
-    from featstore.cli import cli
     from featstore.command_line import run_command
+    from headstock.__main__ import cli
 
     with Path(messages).open("w") as sys.stderr:
-        return run_command(cli, "featstore", arguments)
+        return run_command(cli, "headstock", arguments)
 
 
 def hold_log(root: Path) -> str:

@@ -17,9 +17,9 @@ from unittest import mock
 import pytest
 
 from featstore import open_store
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.store import writer
+from headstock.__main__ import cli
 from tests.damage import unseal
 from tests.faults import scenarios
 from tests.faults.interleavings import (
@@ -89,13 +89,13 @@ def test_a_push_during_an_extension_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its last data file is replaced before the log is."""
-    push = ["push", str(tmp_path / "here"), str(tmp_path / "there")]
+    push = ["store", "push", str(tmp_path / "here"), str(tmp_path / "there")]
     scenarios.write(tmp_path / "here", 3)
     real, codes = writer.update_log, list[int]()
 
     def in_the_middle(*args: Any, **options: Any) -> None:
         monkeypatch.undo()
-        codes.append(run_command(cli, "featstore", push))
+        codes.append(run_command(cli, "headstock", push))
         real(*args, **options)
 
     monkeypatch.setattr(writer, "update_log", in_the_middle)
@@ -105,14 +105,14 @@ def test_a_push_during_an_extension_says_so(
     assert "is being extended or replaced, or was while it was sent" in said
     assert "Wait for its writer to end" in said
     assert "expected" not in said
-    assert run_command(cli, "featstore", push) == 0
+    assert run_command(cli, "headstock", push) == 0
     assert len(open_store(tmp_path / "there").view("birds/image/toy")) == 3  # the fourth has failed
     # One that is damaged is not said to grow.
     unseal(tmp_path)
     key = open_store(tmp_path / "here").info("birds/image/toy").key
     path = key.directory(tmp_path / "here") / "embedding" / "c" / "0" / "0"
     path.write_bytes(b"\x55" + path.read_bytes()[1:])
-    assert run_command(cli, "featstore", [*push[:2], str(tmp_path / "third")]) == 1
+    assert run_command(cli, "headstock", [*push[:2], str(tmp_path / "third")]) == 1
     assert "blocks differ from the commit" in " ".join(capsys.readouterr().err.split())
 
 

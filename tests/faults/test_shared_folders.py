@@ -184,7 +184,7 @@ def test_parts_of_others_are_named(children: Children, folder: Path) -> None:
     os.chown(root, BERT["user"]["uid"], GROUP)
     report = children.run("init", root, **BERT)
     assert report["error"] == "StoreWriteError"
-    assert "Each owner runs `featstore init" in report["message"]
+    assert "Each owner runs `headstock store init" in report["message"]
 
 
 def test_a_reader_needs_no_right_to_write(children: Children, shared: Path) -> None:
@@ -225,13 +225,13 @@ def test_a_new_store_is_empty_and_whole(tmp_path: Path) -> None:
 
 
 def test_other_folders_are_not_taken_for_stores(tmp_path: Path) -> None:
-    from featstore.cli import cli
     from featstore.command_line import run_command
+    from headstock.__main__ import cli
 
     (tmp_path / "thesis.tex").write_text("years of work")
-    assert run_command(cli, "featstore", ["init", str(tmp_path), "--shared"]) == 1
+    assert run_command(cli, "headstock", ["store", "init", str(tmp_path), "--shared"]) == 1
     assert stat.S_IMODE((tmp_path / "thesis.tex").stat().st_mode) & 0o200
-    assert run_command(cli, "featstore", ["init", str(tmp_path / "new"), "--shared"]) == 0
+    assert run_command(cli, "headstock", ["store", "init", str(tmp_path / "new"), "--shared"]) == 0
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o2775
 
 
@@ -247,10 +247,10 @@ def test_what_may_not_be_read_stays_listed_and_is_told(children: Children, share
     messages.touch()
     messages.chmod(0o666)
     for user in (BERT, CARL):
-        args = {"arguments": ["ls", str(shared)], "messages": str(messages)}
+        args = {"arguments": ["store", "ls", str(shared)], "messages": str(messages)}
         report = children.run("command", shared, args=args, **user)
         assert report.get("value") == 4, (report, messages.read_text())
-        args = {"arguments": ["show", str(shared), hidden], "messages": str(messages)}
+        args = {"arguments": ["store", "show", str(shared), hidden], "messages": str(messages)}
         assert children.run("command", shared, args=args, **user)["value"] == 1
         assert "cannot be read: Permission denied" in messages.read_text()
     # Bert goes on writing: what he cannot see he does not take out.

@@ -88,11 +88,11 @@ def test_a_kill_at_the_requests(
     asks = {"environment": {**environment(bucket.url), "XDG_CACHE_HOME": str(cache)}}
     key = str(scenarios.key_of(whole))
     arguments = {
-        "push": ["push", str(whole), address],
-        "init": ["init", address],
-        "tag": ["tag", address, "v2"],
-        "repair": ["repair", str(root / "store"), key, "--from", address],
-        "pull": ["pull", address, str(root / "store")],
+        "push": ["store", "push", str(whole), address],
+        "init": ["store", "init", address],
+        "tag": ["store", "tag", address, "v2"],
+        "repair": ["store", "repair", str(root / "store"), key, "--from", address],
+        "pull": ["store", "pull", address, str(root / "store")],
     }[command]
     filled: dict[str, bytes] = {}
 
@@ -106,7 +106,7 @@ def test_a_kill_at_the_requests(
 
     if command not in ("push", "init"):
         root.mkdir()
-        assert _run(children, root, ["push", str(whole), address], **asks)["value"] == 0
+        assert _run(children, root, ["store", "push", str(whole), address], **asks)["value"] == 0
         filled.update(bucket.objects)
         shutil.rmtree(root)
     begin()

@@ -98,7 +98,7 @@ def test_init_of_what_a_killed_extraction_began(
     calls = [call.replace(str(root), "") for call in report["calls"]]
     expected = _collected(root)
     first = next(i for i, call in enumerate(calls, 1) if call.startswith("rename /log.json"))
-    args = {"arguments": ["init", str(root)], "messages": str(tmp_path / "messages")}
+    args = {"arguments": ["store", "init", str(root)], "messages": str(tmp_path / "messages")}
     for at in range(1, first + 1, 1 if EVERYTHING else 3):
         shutil.rmtree(root)
         assert faulty.run("once", root, fault={"mode": "before", "at": at})["code"] == -9

@@ -25,10 +25,7 @@ from tests.faults.worlds import WORLDS
 
 #: Program -> where its command is. The last is what a matrix must not let pass.
 PROGRAMS = {
-    "featstore": "featstore.cli:cli",
-    "fitters": "fitters.cli:cli",
-    "bench": "bench.cli.main:cli",
-    "headstock": "bench.cli.headstock:cli",
+    "headstock": "headstock.__main__:cli",
     "careless": "tests.faults.typed:careless",
 }
 

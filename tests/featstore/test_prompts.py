@@ -14,7 +14,6 @@ import featstore
 from data_manifests.labels import imagenet_names, openai_templates
 from data_manifests.registry import BUILDERS
 from featstore import read_manifest
-from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
 from featstore.datasets import build_dataset, write_label_set
 from featstore.errors import ManifestError, StoreWriteError
@@ -32,6 +31,7 @@ from featstore.prompts import (
     template_texts,
 )
 from featstore.sources.reader import check_bytes
+from headstock.__main__ import cli
 from tests.data_manifests import miniatures
 
 CLASSES = pl.DataFrame(
@@ -384,7 +384,7 @@ def test_appended_variants_extend_the_set_that_was_extracted(tmp_path):
     assert (first.new, first.reused) == (4, 0)
     old = featstore.open_store(store).view(first.key).numpy()
     words = ["labels", str(names), "-o", str(folder), "--variants", "name,definition"]
-    assert run_command(manifests, "featstore", words) == 0
+    assert run_command(cli, "headstock", ["data", *words]) == 0
     table = read_manifest(folder).tables["class_name"]
     assert table["item_id"].head(4).equals(before["item_id"])
     again, texts = extract_names(folder, store)

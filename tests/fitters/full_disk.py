@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from featstore.command_line import run_command
-from fitters.cli import cli
+from headstock.__main__ import cli
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 
 
@@ -32,7 +32,7 @@ def main(mountpoint: Path) -> None:
     def fit() -> str:
         said = io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            code = run_command(cli, "fitters", words)
+            code = run_command(cli, "headstock", words)
         return "fitted" if code == 0 else f"{code} {said.getvalue().splitlines()[-1]}"
 
     assert fit() == "fitted"

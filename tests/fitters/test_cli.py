@@ -19,12 +19,12 @@ from featstore.command_line import run_command
 from featstore.plugins import first_line
 from featstore.testing import item_table, write_set
 from fitters import METHODS, read_alignment
-from fitters.cli import cli
 from fitters.few_shot.registry import LEARNERS, PROMPT_LEARNERS
 from fitters.jobs import fit_from_store
 from fitters.methods import Method
 from fitters.scorers import csls
 from fitters.settings import FitRequest
+from headstock.__main__ import cli
 from tests.fitters.toy_store import CLASSES, HEAD, IMAGES, NAMES, P, X, Y, write_toy_store
 from tests.goldens.world import SETS, write_world
 
@@ -37,7 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(*args: str | Path) -> int:
-    return run_command(cli, "fitters", [str(arg) for arg in args])
+    return run_command(cli, "headstock", [str(arg) for arg in args])
 
 
 def _fit(store: Path, out: Path, *more: str, method: str = "ridge") -> int:
@@ -538,7 +538,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     said = capsys.readouterr()
     assert said.out == ""
     assert words in said.err
-    assert said.err.startswith("fitters: error: ")
+    assert said.err.startswith("headstock: error: ")
     assert said.err.count("\n") == 1
     assert list(work.iterdir()) == []
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from featstore.command_line import run_command
-from fitters.cli import cli
 from fitters.methods import METHODS
+from headstock.__main__ import cli
 from tests.fitters.toy_store import write_toy_store
 
 TEXT = (Path(__file__).parents[2] / "docs" / "fitting.md").read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def test_the_commands_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -
     assert len(lines) == 7
     for line in lines:
         name, *args = shlex.split(line)
-        assert name == "fitters"
+        assert name == "headstock"
         assert run_command(cli, name, args) == 0, capsys.readouterr().err
     assert {path.name for path in (workplace / "aligners").iterdir()} == {
         "ridge-head", "csa-seed0", "csa-seed1", "a",
@@ -62,7 +62,7 @@ def test_the_file_of_options_is_read(
 ) -> None:
     monkeypatch.setenv("HEADSTOCK_STORE", "store")
     (workplace / "fit.toml").write_text(blocks("toml")[0])
-    assert run_command(cli, "fitters", ["fit", "--config", "fit.toml"]) == 0
+    assert run_command(cli, "headstock", ["fit", "--config", "fit.toml"]) == 0
     assert capsys.readouterr().out.startswith("aligners/ridge-head: ridge, fitted on 30 prototypes")
 
 

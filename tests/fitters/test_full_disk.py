@@ -29,7 +29,7 @@ def test_a_fit_on_a_full_disk_names_file_and_remedy(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     said = [line.split(" ", 1)[1] for line in done.stdout.splitlines()]
     full = {message for message in said if message != "fitted"}
-    where = f"1 fitters: error: {disk}/aligners/a cannot be written"
+    where = f"1 headstock: error: {disk}/aligners/a cannot be written"
     assert full == {
         f"{where}: No space left on device. Free space, and run the same command again."
     }

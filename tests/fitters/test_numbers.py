@@ -17,10 +17,10 @@ from scipy.sparse import issparse
 from featstore.command_line import run_command
 from featstore.options import file_key
 from fitters import METHODS, CCAAligner, KernelRidgeAligner, RidgeAligner, fit
-from fitters.cli import cli
 from fitters.errors import FittersError, SettingError
 from fitters.scorers import csls, inverted_softmax
 from fitters.settings import OPTIONS, TRAINING, FitConfig, FitRequest, TrainingOptions
+from headstock.__main__ import cli
 from tests.fitters.toy_store import HEAD, NAMES, X, Y
 
 #: Where a command takes numbers, a line that is right but for them; no store is there to be read.
@@ -87,7 +87,7 @@ def test_a_wrong_number_is_one_line_before_anything_is_read(
 ) -> None:
     flag = max(parameter.opts, key=len)
     for value in WRONG:
-        code = run_command(cli, "fitters", [*line(command, parameter), flag, value])
+        code = run_command(cli, "headstock", [*line(command, parameter), flag, value])
         said = capsys.readouterr()
         assert (code, said.out) == (2, ""), (value, said)
         assert f"Invalid value for '{flag}': Expected a" in said.err, value
@@ -108,7 +108,7 @@ def test_a_wrong_number_of_a_file_is_one_line(
     for value in [*IN_FILES, *(["1.5"] if isinstance(integer, int) else [])]:
         (work / "fit.toml").write_text(f"{file_key(parameter)} = {value}\n")
         given = [*line(command, parameter), "--config", "fit.toml"]
-        code = run_command(cli, "fitters", given)
+        code = run_command(cli, "headstock", given)
         said = capsys.readouterr()
         assert (code, said.out) == (2, ""), (value, said)
         assert said.err.count("\n") == 1

@@ -20,9 +20,9 @@ from featstore.plugins import register
 from fitters import Alignment, Pairs, read_alignment, save_alignment
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import select
-from fitters.cli import cli
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError, PairsError, SettingError
 from fitters.methods import METHODS
+from headstock.__main__ import cli
 from tests.assertions import assert_close, assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 
@@ -77,7 +77,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def run(*args: str | Path) -> int:
-    return run_command(cli, "fitters", [str(arg) for arg in args])
+    return run_command(cli, "headstock", [str(arg) for arg in args])
 
 
 def python(folder: Path, code: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
@@ -90,7 +90,7 @@ def python(folder: Path, code: str, *args: str | Path) -> subprocess.CompletedPr
 
 def test_the_command_line_fits_and_applies_it(installed, tmp_path):
     write_toy_store(tmp_path / "store")
-    main, out = "from fitters.cli import main; main()", tmp_path / "a"
+    main, out = "from headstock.__main__ import main; main()", tmp_path / "a"
     sets = ("--store", tmp_path / "store", "--x", X, "--y", Y, "--head", HEAD,
             "--head-names", NAMES)  # fmt: skip
     done = python(installed, main, "fit", "plain", *sets, "-o", out, "--json")

@@ -109,7 +109,7 @@ def test_facts_must_be_plain(ridge, tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="`fitters fit` makes one"):
+    with pytest.raises(FileNotFoundError, match="`headstock fit` makes one"):
         read_alignment(tmp_path / "nowhere")
 
 

@@ -10,17 +10,11 @@ from pathlib import Path
 
 from tests.perf.engine import PAIRS, Figure, figure_of
 
-#: The command lines whose help is asked for, and the modules of their programs.
-HELPS = {
-    "headstock": "bench.cli.headstock",
-    "featstore": "featstore.cli",
-    "featstore extract": "featstore.cli",
-    "fitters": "fitters.cli",
-    "fitters fit": "fitters.cli",
-    "bench": "bench.cli",
-    "bench run": "bench.cli",
-    "bench task": "bench.cli",
-}
+#: The command lines whose help is asked for.
+HELPS = (
+    "headstock", "headstock store", "headstock extract", "headstock fit", "headstock eval",
+    "headstock eval run", "headstock eval task",
+)  # fmt: skip
 CLICK = "import click"
 SKLEARN = "import sklearn.base"
 FIT = """
@@ -34,9 +28,9 @@ fit("ridge", real=Pairs(x, x @ rng.standard_normal((16, 12))), rng=rng)
 
 def figures(_: Path) -> Iterator[Figure]:
     """Yield the lines of the group."""
-    for line, module in HELPS.items():
+    for line in HELPS:
         words = [*line.split(), "--help"]
-        code = f"import sys; sys.argv = {words}; from {module} import main; main()"
+        code = f"import sys; sys.argv = {words}; from headstock.__main__ import main; main()"
         yield compare(f"import.help/{line.replace(' ', '-')}", code, CLICK)
     yield compare("import.first_fit", FIT, SKLEARN)
 

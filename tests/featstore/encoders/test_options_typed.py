@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 
 import featstore
 from featstore import write_manifest
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
 from featstore.extraction.repair import next_commands
 from featstore.identity import space_id
+from headstock.__main__ import cli
 from tests.featstore.encoders.text_models import save_roberta
 
 
@@ -88,7 +88,7 @@ TYPED = {
 
 
 def run(*args: object) -> int:
-    return run_command(cli, "featstore", [str(arg) for arg in args])
+    return run_command(cli, "headstock", [str(arg) for arg in args])
 
 
 def job(family: str, manifest: Path, weights: Path, store: Path) -> list[object]:

@@ -69,7 +69,7 @@ def test_an_encoder_that_changed_under_its_name_cannot_extend(
     manifest: Manifest, store: Path
 ) -> None:
     _extract(manifest, store, limit=5)
-    with pytest.raises(EncoderError, match=r"cosine of .*at least 0.999.*featstore rm"):
+    with pytest.raises(EncoderError, match=r"cosine of .*at least 0.999.*headstock store rm"):
         _extract(manifest, store, encoder=Shifted())
     assert _extract(manifest, store, limit=5).reused == 5
 

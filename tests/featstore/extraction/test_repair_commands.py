@@ -1,4 +1,4 @@
-"""What `featstore repair` says that it needs, and what it does when that is typed."""
+"""What `headstock store repair` says that it needs, and what it does when that is typed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import featstore
 import featstore.encoders.object_encoder
 from data_manifests.registry import BUILDERS
 from featstore import EncoderSpec, Manifest
-from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
 from featstore.errors import EncoderError, ManifestError, UnknownSetError
 from featstore.extraction.repair import recorded_choices, repair_set
+from headstock.__main__ import cli
 from tests.damage import flip, lasting, tree
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.extraction.damage import DATA, BatchSensitive, extract, repair
@@ -66,15 +66,17 @@ def test_without_a_manifest_it_says_what_it_needs(
     flip(store / key / DATA, 5 * 16)
     (store / key / "golden.json").unlink()
     damaged = tree(store)
-    assert run_command(cli, "featstore", ["repair", str(store), key, "--json"]) == EXIT_VERIFY
+    assert (
+        run_command(cli, "headstock", ["store", "repair", str(store), key, "--json"]) == EXIT_VERIFY
+    )
     said = json.loads(capsys.readouterr().out)
     assert [problem["path"] for problem in said["left"]] == [f"{key}/{DATA}", f"{key}/golden.json"]
     assert said["bad"] == [{"file": f"{key}/{DATA}", "block": 1, "rows": [4, 7]}]
-    assert said["commands"][0] == f"featstore repair {store} {key} --from ADDRESS"
+    assert said["commands"][0] == f"headstock store repair {store} {key} --from ADDRESS"
     assert said["commands"][1].startswith("python: featstore.extraction.repair.repair_set(")
     assert tree(store) == damaged
-    arguments = ["repair", str(store), key, "--manifest", str(manifest.root)]
-    assert run_command(cli, "featstore", arguments) == EXIT_ERROR
+    arguments = ["store", "repair", str(store), key, "--manifest", str(manifest.root)]
+    assert run_command(cli, "headstock", arguments) == EXIT_ERROR
     assert "which no name stands for. Repair it from Python" in capsys.readouterr().err
 
 
@@ -120,9 +122,10 @@ def test_an_imported_set_is_imported_again(store: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     flip(store / key / DATA)
     done = repair_set(store, key)
-    assert done.commands[0] == f"featstore repair {store} {key} --from ADDRESS"
+    assert done.commands[0] == f"headstock store repair {store} {key} --from ADDRESS"
     assert done.commands[1] == (
-        f"featstore rm {store} {key} --force && featstore import x.npy --dataset d --kind image "
+        f"headstock store rm {store} {key} --force && headstock store import x.npy --dataset d "
+        "--kind image "
         f"--encoder their:vit --store {store}"
     )
 
@@ -131,7 +134,7 @@ def test_an_imported_set_is_imported_again(store: Path, tmp_path: Path) -> None:
 def label_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("imagenet1k") / "imagenet1k"
     assert "imagenet1k" in BUILDERS
-    assert run_command(cli, "featstore", ["manifests", "build", "imagenet1k", "-o", str(out)]) == 0
+    assert run_command(cli, "headstock", ["data", "build", "imagenet1k", "-o", str(out)]) == 0
     return out
 
 
@@ -144,7 +147,7 @@ def extract_real(manifest: Manifest, store: Path, label_set: Path) -> Callable[[
         folder = label_set if kind == "head_weight" else manifest.root
         arguments = ["extract", str(folder), "--kind", kind, "--encoder", name, "--weights",
                      weights, "--store", str(store)]  # fmt: skip
-        assert run_command(cli, "featstore", arguments) == 0
+        assert run_command(cli, "headstock", arguments) == 0
         (info,) = featstore.open_store(store).sets()
         return str(info.key)
 
@@ -170,13 +173,13 @@ def test_real_models_repair_their_sets(
     (store / key / "zarr.json").unlink()
     folder = label_set if kind == "head_weight" else manifest.root
     capsys.readouterr()
-    assert run_command(cli, "featstore", ["repair", str(store), key]) == EXIT_VERIFY
+    assert run_command(cli, "headstock", ["store", "repair", str(store), key]) == EXIT_VERIFY
     said = capsys.readouterr().out
     assert (store / key / "zarr.json").is_file()  # it follows from the commit
     command = next(line for line in said.splitlines() if "--manifest MANIFEST" in line)
     # What is printed is what works.
     typed = command.replace("MANIFEST", str(folder)).split()[1:]
-    assert run_command(cli, "featstore", [*typed, "--json"]) == 0
+    assert run_command(cli, "headstock", [*typed, "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
     assert done["left"] == []
     assert done["identical"]

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest, parallel
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import TorchEncoder
@@ -26,6 +25,7 @@ from featstore.extraction.ranks import extract_rank
 from featstore.extraction.targets import Job, settle_precision
 from featstore.extraction.workers import gather, open_on, run_part, settle
 from featstore.store import read_commit
+from headstock.__main__ import cli
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 
 NAME = "timm:test_vit"
@@ -247,7 +247,7 @@ def test_a_job_says_it_once_and_a_finished_one_not_at_all(
     words = ["extract", str(tmp_path / "manifest"), "--kind", "image", "--encoder", NAME,
              "--weights", weights, "--store", str(store), "--threads", "1", "--no-log"]  # fmt: skip
     for more, said in ((["--devices", "cpu,cpu"], 1), ([], 0)):
-        assert run_command(cli, "featstore", [*words, *more]) == 0
+        assert run_command(cli, "headstock", [*words, *more]) == 0
         err = capsys.readouterr().err
         assert err.count("Encoding on cpu") == said
 

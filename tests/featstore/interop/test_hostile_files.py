@@ -15,17 +15,17 @@ import h5py
 import numpy as np
 import pytest
 
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import ManifestError
 from featstore.interop.reading import read_rows
+from headstock.__main__ import cli
 
 ROWS = np.full((2, 2), 7, np.float32)
 
 #: Imports a list of files, each with an address space of its own, and says how each ended.
 _RUNNER = """
 import json, os, resource, signal, sys, traceback
-from featstore.cli import cli
+from headstock.__main__ import cli
 from featstore.interop import reading  # before the limit of memory counts
 from featstore.command_line import run_command
 import h5py, safetensors
@@ -39,7 +39,8 @@ for source, items, store in json.load(sys.stdin):
         resource.setrlimit(resource.RLIMIT_AS, (used + 2**30,) * 2)
         code = 70
         try:
-            code = run_command(cli, "featstore", ["import", source, "--store", store, *items,
+            code = run_command(cli, "headstock", ["store", "import", source, "--store", store,
+            *items,
                 "--dataset", "d", "--kind", "image", "--encoder", "x:y"])
         except BaseException:
             traceback.print_exc()
@@ -250,11 +251,11 @@ def test_damaged_headers_of_npy_are_answered_with_a_sentence(
         else:
             assert rows.data.size
         if number % 100 == 0:
-            command = ["import", path, "--items", tmp_path / "items.csv", "--dataset", "d"]
+            command = ["store", "import", path, "--items", tmp_path / "items.csv", "--dataset", "d"]
             where = ["--store", tmp_path / f"{number}", "--kind", "image", "--encoder", "x:y"]
-            code = run_command(cli, "featstore", list(map(str, command + where)))
+            code = run_command(cli, "headstock", list(map(str, command + where)))
             said = capsys.readouterr()
             assert code in (0, 1)
-            assert (said.err.count("\n"), said.err[:17]) == (1, "featstore: error:") or code == 0
+            assert (said.err.count("\n"), said.err[:17]) == (1, "headstock: error:") or code == 0
     assert 1800 < len(said_of) < 2000
     assert not any("\n" in said for said in said_of)

@@ -19,7 +19,6 @@ from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file
 
 from featstore import FeatstoreError, open_store, write
-from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED, run_command
 from featstore.errors import ManifestError, NonFiniteEmbeddingError, StoreWriteError
 from featstore.interop import FORMATS
@@ -29,6 +28,7 @@ from featstore.manifest.manifest import ITEM_SCHEMA
 from featstore.store import DTYPES, verify_store
 from featstore.store.layout import INTEGERS
 from featstore.testing import item_table, write_set
+from headstock.__main__ import cli
 from tests.assertions import assert_same
 
 
@@ -176,8 +176,10 @@ def test_failed_items_are_left_out_and_older_revisions_can_be_had(
     first = store.revisions(key)[0].commit.revision_id
     for out, kept, more in [("new", [0, 2, 3, 4, 6], []), ("old", [0, 2], ["--revision", first])]:
         path = tmp_path / f"{out}.{form}"
-        arguments = ["export", str(tmp_path / "s"), key, "-o", str(path), "--format", form, *more]
-        assert run_command(cli, "featstore", [*arguments, "--json"]) == 0
+        arguments = [
+            "store", "export", str(tmp_path / "s"), key, "-o", str(path), "--format", form, *more,
+        ]  # fmt: skip
+        assert run_command(cli, "headstock", [*arguments, "--json"]) == 0
         said = json.loads(capsys.readouterr().out)
         assert (said["rows"], said["dtype"]) == (len(kept), "float32")
         new_key = _again(path, tmp_path / out)
@@ -231,10 +233,10 @@ def test_plain_files_with_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     )
     for name in ("x.npy", "x.h5"):
         store = tmp_path / f"store-{name}"
-        arguments = ["import", str(tmp_path / name), "--items", str(tmp_path / "items.csv"),
-                     "--store", str(store), "--dataset", "d", "--kind", "image",
-                     "--encoder", "their:vit", "--json"]  # fmt: skip
-        assert run_command(cli, "featstore", arguments) == 0
+        arguments = ["store", "import", str(tmp_path / name), "--items",
+                     str(tmp_path / "items.csv"), "--store", str(store), "--dataset", "d",
+                     "--kind", "image", "--encoder", "their:vit", "--json"]  # fmt: skip
+        assert run_command(cli, "headstock", arguments) == 0
         key = json.loads(capsys.readouterr().out)["key"]
         view = open_store(store).view(key)
         assert_same(view.numpy(), rows)
@@ -358,19 +360,19 @@ def test_a_row_of_zeros_is_an_item_without_embedding(
     np.save(tmp_path / "rows.npy", rows)
     pl.DataFrame({"item_id": list("abcd")}).write_csv(tmp_path / "items.csv")
     arguments = [
-        "import", str(tmp_path / "rows.npy"), "--items", str(tmp_path / "items.csv"),
+        "store", "import", str(tmp_path / "rows.npy"), "--items", str(tmp_path / "items.csv"),
         "--store", str(tmp_path / "s"), "--dataset", "back", "--kind", "image",
         "--encoder", "x:y",
     ]  # fmt: skip
-    assert run_command(cli, "featstore", arguments) == EXIT_SKIPPED
+    assert run_command(cli, "headstock", arguments) == EXIT_SKIPPED
     assert "skipped d: its imported row is all zeros" in capsys.readouterr().err
     store = open_store(tmp_path / "s")
     view = store.view("back/image/x.y")
     assert view.items["item_id"].to_list() == ["a", "b", "c"]
     assert store.failures("back/image/x.y")["item_id"].to_list() == ["d"]
-    assert run_command(cli, "featstore", arguments) == EXIT_SKIPPED  # the same again: the same
+    assert run_command(cli, "headstock", arguments) == EXIT_SKIPPED  # the same again: the same
     np.save(tmp_path / "rows.npy", rows * 2)
-    assert run_command(cli, "featstore", arguments) == EXIT_ERROR
+    assert run_command(cli, "headstock", arguments) == EXIT_ERROR
     assert "3 ids are in back/image/x.y" in capsys.readouterr().err
     np.save(tmp_path / "rows.npy", rows * 0)
     with pytest.raises(ManifestError, match=r"All 4 rows of .* are zeros"):
@@ -397,19 +399,14 @@ def test_the_export_command(
     store_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [
-        "export",
-        str(store_path),
-        "birds/image/toy",
-        "-o",
-        str(tmp_path / "o.h5"),
-        "--format",
-        "h5",
-    ]
-    assert run_command(cli, "featstore", arguments) == 0
+        "store", "export", str(store_path), "birds/image/toy", "-o", str(tmp_path / "o.h5"),
+        "--format", "h5",
+    ]  # fmt: skip
+    assert run_command(cli, "headstock", arguments) == 0
     assert "Wrote 12 rows of " in capsys.readouterr().out
     before = (tmp_path / "o.h5").stat()
-    assert run_command(cli, "featstore", arguments) == 0  # it was there, with the same bytes
+    assert run_command(cli, "headstock", arguments) == 0  # it was there, with the same bytes
     assert (tmp_path / "o.h5").stat().st_ino == before.st_ino
     arguments[arguments.index("h5")] = "safetensors"
-    assert run_command(cli, "featstore", arguments) == EXIT_ERROR
+    assert run_command(cli, "headstock", arguments) == EXIT_ERROR
     assert "exists, with other content" in capsys.readouterr().err

@@ -11,16 +11,16 @@ import polars as pl
 import pytest
 
 from featstore import open_store
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.share.card import markdown, set_cards
 from featstore.store import verify_store
+from headstock.__main__ import cli
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Proxy
 
 
 def card(capsys: pytest.CaptureFixture[str], *args: object) -> str:
-    assert run_command(cli, "featstore", ["card", *map(str, args)]) == 0
+    assert run_command(cli, "headstock", ["store", "card", *map(str, args)]) == 0
     return capsys.readouterr().out
 
 
@@ -66,4 +66,6 @@ def test_names_of_strangers_make_no_markup(store_folder: Path) -> None:
 
 
 def test_a_licence_needs_its_dataset(store_folder: Path) -> None:
-    assert run_command(cli, "featstore", ["card", str(store_folder), "--licence", "CC0"]) == 2
+    assert (
+        run_command(cli, "headstock", ["store", "card", str(store_folder), "--licence", "CC0"]) == 2
+    )

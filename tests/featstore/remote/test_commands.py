@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from featstore import open_store
-from featstore.cli import cli
 from featstore.command_line import run_command
+from headstock.__main__ import cli
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Proxy
 from tests.featstore.remote.static import static_server
@@ -20,7 +20,7 @@ IMAGES = "birds/image/toy"
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    code = run_command(cli, "featstore", [str(word) for word in args])
+    code = run_command(cli, "headstock", [str(word) for word in args])
     said = capsys.readouterr()
     return code, said.out, said.err
 
@@ -34,13 +34,13 @@ def run_json(capsys: pytest.CaptureFixture[str], *args: object) -> Any:
 def test_ls_and_show_of_an_address(
     served: Proxy, store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    remote = run_json(capsys, "ls", served.url)
-    local = run_json(capsys, "ls", store_folder)
+    remote = run_json(capsys, "store", "ls", served.url)
+    local = run_json(capsys, "store", "ls", store_folder)
     for row in (*remote, *local):
         row.pop("bytes")  # of a remote set: what the current revision names
     assert remote == local
-    shown = run_json(capsys, "show", served.url, IMAGES)
-    here = run_json(capsys, "show", store_folder, IMAGES)
+    shown = run_json(capsys, "store", "show", served.url, IMAGES)
+    here = run_json(capsys, "store", "show", store_folder, IMAGES)
     for name in ("norms", "duplicates", "failures", "space", "revisions"):
         assert shown[name] == here[name]
 
@@ -48,11 +48,13 @@ def test_ls_and_show_of_an_address(
 def test_pull_what_fits_a_pattern(
     served: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = run(capsys, "pull", served.url, tmp_path / "own", "--select", "*/caption/*")
+    code, out, _ = run(
+        capsys, "store", "pull", served.url, tmp_path / "own", "--select", "*/caption/*"
+    )
     assert code == 0
     assert "1 received" in out
     assert [info.key.kind for info in open_store(tmp_path / "own").sets()] == ["caption"]
-    code, _, err = run(capsys, "pull", served.url, tmp_path / "own", "--select", "cats/*")
+    code, _, err = run(capsys, "store", "pull", served.url, tmp_path / "own", "--select", "cats/*")
     assert (code, "no set that fits" in err) == (1, True)
 
 
@@ -60,28 +62,28 @@ def test_sync_brings_both_sides_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, other = make_store(tmp_path / "one"), tmp_path / "other"
-    run_json(capsys, "pull", one, other, "--select", "*/image/*")
-    done = run_json(capsys, "sync", other, one)
+    run_json(capsys, "store", "pull", one, other, "--select", "*/image/*")
+    done = run_json(capsys, "store", "sync", other, one)
     assert [sorted(way["sets"].values()) for way in done] == [["same"], ["new", "same"]]
     assert len(open_store(other).sets()) == 2
 
 
 def test_prefetch_and_the_cache(served: Proxy, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "prefetch", served.url, IMAGES)
+    code, out, _ = run(capsys, "store", "prefetch", served.url, IMAGES)
     assert code == 0
     assert "in the cache" in out
-    kept = run_json(capsys, "cache", "ls")
+    kept = run_json(capsys, "store", "cache", "ls")
     assert {row["what"] for row in kept["kept"]} == {"shard", served.url}
-    (again,) = run_json(capsys, "prefetch", served.url, IMAGES)
+    (again,) = run_json(capsys, "store", "prefetch", served.url, IMAGES)
     info = open_store(served.url).info(IMAGES)
     assert (again["key"], again["revision_id"]) == (str(info.key), info.commit.revision_id)
     assert again["bytes"] == open_store(served.url).stored_bytes(info)
-    removed = run_json(capsys, "cache", "gc", "--max-bytes", 300_000)
+    removed = run_json(capsys, "store", "cache", "gc", "--max-bytes", 300_000)
     assert sum(row["bytes"] for row in removed["removed"]) > 0
-    left = run_json(capsys, "cache", "ls")
+    left = run_json(capsys, "store", "cache", "ls")
     assert sum(row["bytes"] for row in left["kept"] if row["what"] == "shard") <= 300_000
-    run_json(capsys, "cache", "gc", "--all")
-    assert run_json(capsys, "cache", "ls") == {"kept": [], "bytes": 0}
+    run_json(capsys, "store", "cache", "gc", "--all")
+    assert run_json(capsys, "store", "cache", "ls") == {"kept": [], "bytes": 0}
 
 
 def test_init_says_whether_the_store_is_new(
@@ -89,14 +91,17 @@ def test_init_says_whether_the_store_is_new(
 ) -> None:
     place = tmp_path / "store"
     said = {"store": str(place), "new": True, "shared": False}
-    assert run_json(capsys, "init", place) == said
-    assert run_json(capsys, "init", place, "--shared") == said | {"new": False, "shared": True}
+    assert run_json(capsys, "store", "init", place) == said
+    assert run_json(capsys, "store", "init", place, "--shared") == said | {
+        "new": False,
+        "shared": True,
+    }
 
 
 def test_prefetch_of_a_folder_is_no_use(
     store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = run(capsys, "prefetch", store_folder, IMAGES)
+    code, _, err = run(capsys, "store", "prefetch", store_folder, IMAGES)
     assert (code, "on this machine already" in err) == (2, True)
 
 
@@ -108,24 +113,22 @@ def test_a_conflict_is_said_and_is_an_error(
     one, other = make_store(tmp_path / "one"), make_store(tmp_path / "other")
     extend(one, 5, seed=1)
     extend(other, 5, seed=2)
-    code, _, err = run(capsys, "push", one, other)
+    code, _, err = run(capsys, "store", "push", one, other)
     assert code == 1
     assert open_store(other).info(IMAGES).commit.revision_id[:12] in err
-    code, out, _ = run(capsys, "push", store_folder, other)
+    code, out, _ = run(capsys, "store", "push", store_folder, other)
     assert (code, "1 unchanged, 1 newer there" in out) == (0, True)
 
 
 def test_a_fit_from_an_address_is_the_fit_from_the_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from fitters.cli import cli as fitters
-
     write_toy_store(tmp_path / "store")
     made = []
     with static_server(tmp_path / "store") as (host, port):
         for store in (tmp_path / "store", f"http://{host}:{port}"):
             code = run_command(
-                fitters, "fitters", ["fit", "ridge", "--store", str(store), "--x", X, "--head",
+                cli, "headstock", ["fit", "ridge", "--store", str(store), "--x", X, "--head",
                 HEAD, "--head-names", NAMES, "-o", str(tmp_path / f"a{len(made)}"),
                 "--json"],
             )  # fmt: skip
@@ -140,13 +143,13 @@ def test_tag_and_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     from tests.featstore.remote.test_buckets import extend
 
     root = make_store(tmp_path / "own")
-    assert len(run_json(capsys, "tag", root, "v1")["sets"]) == 2
+    assert len(run_json(capsys, "store", "tag", root, "v1")["sets"]) == 2
     extend(root, 5)
-    code, out, _ = run(capsys, "diff", root, root, "--revision-a", "v1")
+    code, out, _ = run(capsys, "store", "diff", root, root, "--revision-a", "v1")
     assert code == 0
     assert "5 items added" in out
     assert "1 set differs" in out
-    (found,) = run_json(capsys, "diff", root, root, "--revision-b", "v1")
+    (found,) = run_json(capsys, "store", "diff", root, root, "--revision-b", "v1")
     assert (found["added"], found["removed"], found["changed_blocks"]) == (0, 5, 0)
-    code, _, err = run(capsys, "tag", root, "v1")
+    code, _, err = run(capsys, "store", "tag", root, "v1")
     assert (code, "never change" in err) == (1, True)

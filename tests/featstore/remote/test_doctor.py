@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from featstore.cli import cli
 from featstore.command_line import run_command
+from headstock.__main__ import cli
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Answer, Proxy
 
 
 def doctor(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, dict[str, Any]]:
-    code = run_command(cli, "featstore", ["doctor", *map(str, args), "--json"])
+    code = run_command(cli, "headstock", ["store", "doctor", *map(str, args), "--json"])
     found = json.loads(capsys.readouterr().out)
     return code, {row["what"]: row for row in found}
 
@@ -28,7 +28,7 @@ def test_all_is_well(store_folder: Path, served: Proxy, capsys: pytest.CaptureFi
         assert code == 0
         assert found["sets"]["text"] == "2 can be opened"
         assert {row["state"] for row in found.values()} == {"fine"}
-    assert run_command(cli, "featstore", ["doctor", str(store_folder)]) == 0
+    assert run_command(cli, "headstock", ["store", "doctor", str(store_folder)]) == 0
     assert re.search(
         r"^OK  permissions +can be written by you$", capsys.readouterr().out, re.MULTILINE
     )

@@ -18,7 +18,6 @@ import pytest
 
 from featstore import FeatstoreError, copy_sets, open_store
 from featstore.address import Address, parse_address
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import (
     AddressError,
@@ -30,6 +29,7 @@ from featstore.errors import (
 from featstore.identity import sealed
 from featstore.remote.objects import check_name
 from featstore.store.files import json_bytes
+from headstock.__main__ import cli
 from tests.featstore.remote.proxy import Answer, Harm, Proxy
 
 IMAGES = "birds/image/toy"
@@ -289,8 +289,8 @@ def test_sizes_of_thousands_of_digits_are_an_error_of_one_line(
         return answer
 
     served.harm = on(part, swell)
-    words = ["pull", served.url, str(tmp_path / "own")]
-    assert run_command(cli, "featstore", words) in (0, 1, 4)
+    words = ["store", "pull", served.url, str(tmp_path / "own")]
+    assert run_command(cli, "headstock", words) in (0, 1, 4)
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert "digits" not in said  # Python's own refusal

@@ -10,10 +10,10 @@ import pytest
 
 from featstore import open_store
 from featstore.address import parse_address
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, RemoteStoreError, UnknownSetError, UnreachableError
 from featstore.remote.objects import open_objects
+from headstock.__main__ import cli
 from tests.featstore.remote.hub_server import Hub, hub_server
 from tests.fitters.toy_store import write_toy_store
 
@@ -59,7 +59,7 @@ def test_a_list_with_what_is_no_file_is_refused_in_one_line(
     with pytest.raises(CorruptStoreError, match="lists a file of which it states"):
         list(open_objects(parse_address(hub)).names())  # type: ignore[arg-type]
     write_toy_store(tmp_path / "own")
-    assert run_command(cli, "featstore", ["push", str(tmp_path / "own"), hub]) == 1
+    assert run_command(cli, "headstock", ["store", "push", str(tmp_path / "own"), hub]) == 1
     assert "lists a file of which it states" in capsys.readouterr().err.splitlines()[-1]
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from featstore import copy_sets, open_store
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, RemoteStoreError, UnreachableError
 from featstore.remote.objects import Pace
@@ -25,6 +24,7 @@ from featstore.share.copy import make_tag, send_tag
 from featstore.store import verify_store
 from featstore.store.files import write_file
 from featstore.testing import item_table, write_set
+from headstock.__main__ import cli
 from tests.damage import flip
 from tests.featstore.remote.conftest import N, make_rows, make_store
 from tests.featstore.remote.hub_server import SECRET, TOKEN, Hub, files_below, hub_server
@@ -376,8 +376,8 @@ def test_a_token_is_not_sent_on_to_the_host_of_large_files(hub: Hub, store_folde
 
 
 def test_the_card(hub: Hub, store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["push", str(store_folder), ADDRESS, "--licence", "birds=CC-BY-4.0"]
-    assert run_command(cli, "featstore", line) == 0
+    line = ["store", "push", str(store_folder), ADDRESS, "--licence", "birds=CC-BY-4.0"]
+    assert run_command(cli, "headstock", line) == 0
     assert f"This state stays at {ADDRESS}@{hub.branches['main']}" in capsys.readouterr().out
     card = hub.files()["README.md"].decode()
     for part in ("license: cc-by-4.0\n", "timm:toy", "| birds | CC-BY-4.0 |", "not anonymous",

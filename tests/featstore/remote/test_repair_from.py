@@ -1,4 +1,4 @@
-"""`featstore repair --from`: what is damaged here is taken from another copy, block by block."""
+"""Repair from another copy: what is damaged here is taken from there, block by block."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from featstore import copy_sets
-from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
 from featstore.errors import StoreWriteError, UnknownSetError
 from featstore.extraction.repair import repair_set
 from featstore.store import verify_store
+from headstock.__main__ import cli
 from tests.damage import flip, tree, unseal
 from tests.featstore.remote.conftest import BLOCK, DIM
 from tests.featstore.remote.proxy import Proxy
@@ -140,7 +140,7 @@ def test_a_copy_of_other_rows_is_not_used(copied: Path, tmp_path: Path, served: 
     with pytest.raises(StoreWriteError, match="is the store that is to be repaired"):
         repair_set(copied, key, copy=copied)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UnknownSetError, match="is not a featstore store"):
+    with pytest.raises(UnknownSetError, match="is not a Headstock store"):
         repair_set(copied, key, copy=tmp_path / "empty")
 
 
@@ -157,17 +157,17 @@ def test_the_command(
     copied: Path, store_folder: Path, served: Proxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = damage(copied)
-    assert run_command(cli, "featstore", ["repair", str(copied), key]) == EXIT_VERIFY
+    assert run_command(cli, "headstock", ["store", "repair", str(copied), key]) == EXIT_VERIFY
     assert "--from ADDRESS" in capsys.readouterr().out
-    arguments = ["repair", str(copied), key, "--from", served.url]
-    assert run_command(cli, "featstore", [*arguments, "--dry-run"]) == EXIT_VERIFY
+    arguments = ["store", "repair", str(copied), key, "--from", served.url]
+    assert run_command(cli, "headstock", [*arguments, "--dry-run"]) == EXIT_VERIFY
     assert f"Would rebuild {key}/{DATA}" in capsys.readouterr().out
-    assert run_command(cli, "featstore", arguments) == 0
+    assert run_command(cli, "headstock", arguments) == 0
     said = capsys.readouterr().out
     assert f"rows 320-383 of {key}/{DATA} are those of {served.url}" in said
     assert tree(copied) == tree(store_folder)
-    assert run_command(cli, "featstore", [*arguments, "--json"]) == 0
+    assert run_command(cli, "headstock", [*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fetched"] == []
-    assert run_command(cli, "featstore", ["repair", str(copied), key, "--from", "s4://x"]) == (
-        EXIT_ERROR
-    )
+    assert run_command(
+        cli, "headstock", ["store", "repair", str(copied), key, "--from", "s4://x"]
+    ) == (EXIT_ERROR)

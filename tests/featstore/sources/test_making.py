@@ -7,10 +7,10 @@ import re
 import pytest
 
 from featstore import read_manifest
-from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
 from featstore.errors import ManifestError
 from featstore.sources.making import SOURCES, default_name, make_manifest
+from headstock.__main__ import cli
 from tests.small_files import picture, write
 
 
@@ -73,7 +73,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(photos, tmp_path):
 
 
 def run(capsys, *args):
-    code = run_command(manifests, "featstore manifests", [str(arg) for arg in args])
+    code = run_command(cli, "headstock", ["data", *map(str, args)])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 

@@ -13,7 +13,6 @@ import polars as pl
 import pytest
 
 from featstore import extract, read_manifest
-from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
 from featstore.durable import write_durably
 from featstore.errors import ItemReadError, ManifestError, StoreWriteError
@@ -21,6 +20,7 @@ from featstore.manifest.paths import uri_fault
 from featstore.sources.making import make_manifest
 from featstore.sources.reader import check_bytes, open_reader
 from featstore.sources.urls import UrlReader
+from headstock.__main__ import cli
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
@@ -239,7 +239,7 @@ def test_which_urls_an_item_may_have(uri, fault):
 
 def test_the_command_says_what_was_left_out(listing, tmp_path, capsys):
     args = ["make", "urls", str(listing), "-o", str(tmp_path / "out")]
-    assert run_command(manifests, "featstore manifests", args) == 0
+    assert run_command(cli, "headstock", ["data", *args]) == 0
     assert "3 files left out: " in capsys.readouterr().out
-    assert run_command(manifests, "featstore manifests", [*args, "--json"]) == 0
+    assert run_command(cli, "headstock", ["data", *args, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["left_out"] == 3

@@ -14,7 +14,6 @@ import polars as pl
 import pytest
 
 from featstore import durable, open_store
-from featstore.cli import cli
 from featstore.command_line import EXIT_USAGE, run_command
 from featstore.store import (
     LayoutLimits,
@@ -27,6 +26,7 @@ from featstore.store import (
     write_thumbnails,
 )
 from featstore.store.listing import unlisted
+from headstock.__main__ import cli
 from tests.damage import tree
 
 Images = tuple[np.ndarray, pl.DataFrame]
@@ -148,13 +148,24 @@ def test_what_lies_behind_a_link_is_not_ours(
 
 def test_the_command(store_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = _litter(store_path)
-    assert run_command(cli, "featstore", ["gc", str(store_path), "--grace", "0s", "--dry-run"]) == 0
+    assert (
+        run_command(
+            cli, "headstock", ["store", "gc", str(store_path), "--grace", "0s", "--dry-run"]
+        )
+        == 0
+    )
     assert "Would remove 4 leftovers, 16 B" in capsys.readouterr().out
-    assert run_command(cli, "featstore", ["gc", str(store_path), "--grace", "0s", "--json"]) == 0
+    assert (
+        run_command(cli, "headstock", ["store", "gc", str(store_path), "--grace", "0s", "--json"])
+        == 0
+    )
     document = json.loads(capsys.readouterr().out)
     assert document["removed"] is True
     assert {litter["path"] for litter in document["litter"]} == names
-    assert run_command(cli, "featstore", ["gc", str(store_path), "--grace", "soon"]) == EXIT_USAGE
+    assert (
+        run_command(cli, "headstock", ["store", "gc", str(store_path), "--grace", "soon"])
+        == EXIT_USAGE
+    )
     assert "30m, 24h or 7d" in capsys.readouterr().err
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from featstore import open_store
-from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, EXIT_VERIFY, run_command
 from featstore.errors import ClaimLostError, CorruptStoreError, StoreWriteError
 from featstore.identity import canonical_json, sha256_hex
@@ -20,6 +19,7 @@ from featstore.store import read_log, remove_set, verify_store, write_thumbnails
 from featstore.store.lock import claim_set
 from featstore.store.log import rebuilt_log, update_log
 from featstore.testing import item_table, write_set
+from headstock.__main__ import cli
 from tests.damage import unseal
 
 KEY = "birds/image/timm:toy"
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Path:
     write(root, 5)
     write(root, 3, "fish")
     write_thumbnails(root / "birds" / "image", {"birds/0": b"x"})
-    assert run_command(cli, "featstore", ["card", str(root), "-o", str(root)]) == 0
+    assert run_command(cli, "headstock", ["store", "card", str(root), "-o", str(root)]) == 0
     unseal(root)
     return root
 
@@ -75,10 +75,10 @@ def test_a_log_is_made_again_from_the_commits(store: Path, harm: str) -> None:
             open_store(store)
         with pytest.raises(CorruptStoreError, match=r"log\.json"):
             write(store, 3, "frogs")  # nobody writes a log that lacks what was there
-    assert run_command(cli, "featstore", ["verify", str(store)]) == EXIT_VERIFY
+    assert run_command(cli, "headstock", ["store", "verify", str(store)]) == EXIT_VERIFY
     assert [problem.path for problem in verify_store(store).problems] == ["log.json"]
     named = [key] if harm == "flipped" else []  # else all sets
-    assert run_command(cli, "featstore", ["repair", str(store), *named]) == 0
+    assert run_command(cli, "headstock", ["store", "repair", str(store), *named]) == 0
     assert path.read_bytes() == whole
     assert [info.commit.n for info in open_store(store).revisions(KEY)] == [2, 5]
     assert verify_store(store).problems == []
@@ -88,14 +88,19 @@ def test_a_store_is_repaired_set_by_set(store: Path, capsys: pytest.CaptureFixtu
     keys = [str(info.key) for info in open_store(store).sets()]
     for key in keys:
         (store / key / "zarr.json").unlink()
-    assert run_command(cli, "featstore", ["repair", str(store), "--dry-run"]) == EXIT_VERIFY
-    assert run_command(cli, "featstore", ["repair", str(store), "--manifest", "m"]) == EXIT_USAGE
+    assert (
+        run_command(cli, "headstock", ["store", "repair", str(store), "--dry-run"]) == EXIT_VERIFY
+    )
+    assert (
+        run_command(cli, "headstock", ["store", "repair", str(store), "--manifest", "m"])
+        == EXIT_USAGE
+    )
     capsys.readouterr()
-    assert run_command(cli, "featstore", ["repair", str(store), "--json"]) == 0
+    assert run_command(cli, "headstock", ["store", "repair", str(store), "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
     assert {one["key"]: one["rebuilt"] for one in done} == {k: [f"{k}/zarr.json"] for k in keys}
     assert verify_store(store).problems == []
-    assert run_command(cli, "featstore", ["repair", str(store / "nothing")]) == EXIT_ERROR
+    assert run_command(cli, "headstock", ["store", "repair", str(store / "nothing")]) == EXIT_ERROR
 
 
 def test_a_commit_without_its_log_is_as_good_as_published_where_the_log_is_lost(
@@ -114,7 +119,7 @@ def test_a_commit_without_its_log_is_as_good_as_published_where_the_log_is_lost(
     assert (read_log(store), verify_store(store).problems) == (before, [])
     assert open_store(store).info(KEY).commit.n == 5
     (store / "log.json").unlink()
-    assert run_command(cli, "featstore", ["repair", str(store), min(before.sets)]) == 0
+    assert run_command(cli, "headstock", ["store", "repair", str(store), min(before.sets)]) == 0
     view = open_store(store, verify="full").view(KEY)
     np.testing.assert_array_equal(view.numpy(), np.arange(28.0).reshape(7, 4))
     assert verify_store(store).problems == []

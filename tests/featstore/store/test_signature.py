@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from featstore import copy_sets, open_store
-from featstore.cli import cli
 from featstore.command_line import EXIT_USAGE, EXIT_VERIFY, run_command
 from featstore.errors import CorruptStoreError, SignatureError, StoreWriteError
 from featstore.share.copy import drop_tag, make_tag, sign_store
 from featstore.store import remove_set, verify_store
 from featstore.store.repair import repair_log
 from featstore.testing import item_table, write_set
+from headstock.__main__ import cli
 from tests.damage import flip, relog, unseal
 
 pytest.importorskip("cryptography", reason="needs cryptography, of the extra `sign`")
@@ -79,7 +79,9 @@ def grown(signed: tuple[Path, str], secret: Path, tmp_path: Path) -> tuple[Path,
 def refused(root: Path, key: str, match: str) -> None:
     with pytest.raises(SignatureError, match=match):
         open_store(root, key=key)
-    assert run_command(cli, "featstore", ["verify", str(root), "--key", key]) == EXIT_VERIFY
+    assert (
+        run_command(cli, "headstock", ["store", "verify", str(root), "--key", key]) == EXIT_VERIFY
+    )
 
 
 def key_of(root: Path, kind: str) -> str:
@@ -102,7 +104,7 @@ def test_what_was_signed_reads(signed: tuple[Path, str], secret: Path, tmp_path:
         assert [len(store.view(name)) for name in (IMAGES, TEXTS)] == [2, 5]
         assert len(open_store(root, revision="v1", key=form).sets()) == 2
     assert verify_store(root).problems == []
-    assert run_command(cli, "featstore", ["verify", str(root), "--key", key]) == 0
+    assert run_command(cli, "headstock", ["store", "verify", str(root), "--key", key]) == 0
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 
@@ -110,7 +112,9 @@ def test_the_same_state_is_signed_once(signed: tuple[Path, str], secret: Path) -
     root, _ = signed
     before = (root / "log.json").read_bytes()
     for _ in range(2):
-        assert run_command(cli, "featstore", ["sign", str(root), "--key", str(secret)]) == 0
+        assert (
+            run_command(cli, "headstock", ["store", "sign", str(root), "--key", str(secret)]) == 0
+        )
         assert (root / "log.json").read_bytes() == before
 
 
@@ -163,8 +167,8 @@ def test_a_whole_state_put_back_is_told_where_a_later_one_was_seen(
     assert len(open_store(before, key=key).view(IMAGES)) == 2
     with pytest.raises(SignatureError, match="number 1; number 2 is asked for"):
         open_store(before, key=key, at_least=2)
-    arguments = ["verify", str(before), "--key", key, "--at-least", "2"]
-    assert run_command(cli, "featstore", arguments) == EXIT_VERIFY
+    arguments = ["store", "verify", str(before), "--key", key, "--at-least", "2"]
+    assert run_command(cli, "headstock", arguments) == EXIT_VERIFY
     shutil.rmtree(own_cache)
     assert len(open_store(root, key=key).view(IMAGES)) == 2
 
@@ -244,7 +248,10 @@ def test_a_copy_is_signed_if_it_holds_what_was_signed(
 ) -> None:
     root, key, before = grown
     assert (
-        run_command(cli, "featstore", ["pull", str(root), str(tmp_path / "a"), "--key", key]) == 0
+        run_command(
+            cli, "headstock", ["store", "pull", str(root), str(tmp_path / "a"), "--key", key]
+        )
+        == 0
     )
     assert len(open_store(tmp_path / "a", key=key, at_least=2).sets()) == 2
     assert verify_store(tmp_path / "a").problems == []
@@ -257,18 +264,18 @@ def test_a_copy_is_signed_if_it_holds_what_was_signed(
     # An earlier signature does not replace a later one.
     copy_sets(before, tmp_path / "a")
     assert len(open_store(tmp_path / "a", key=key, at_least=2).sets()) == 2
-    pull = ["pull", str(before), str(tmp_path / "b"), "--key", key, "--at-least", "2"]
-    assert run_command(cli, "featstore", pull) == 1
+    pull = ["store", "pull", str(before), str(tmp_path / "b"), "--key", key, "--at-least", "2"]
+    assert run_command(cli, "headstock", pull) == 1
     assert not (tmp_path / "b").exists()
 
 
 def test_a_key_is_made_once(tmp_path: Path, signed: tuple[Path, str]) -> None:
     root, _ = signed
     path = tmp_path / "made" / "own.pem"
-    sign = ["sign", str(root), "--key", str(path), "--new-key"]
-    assert run_command(cli, "featstore", sign) == 0
+    sign = ["store", "sign", str(root), "--key", str(path), "--new-key"]
+    assert run_command(cli, "headstock", sign) == 0
     data = path.read_bytes()
-    assert run_command(cli, "featstore", sign) == 0
+    assert run_command(cli, "headstock", sign) == 0
     assert path.read_bytes() == data
     assert [file.name for file in path.parent.iterdir()] == ["own.pem"]
 
@@ -366,8 +373,11 @@ def test_a_key_that_another_process_makes_meanwhile_stays(
 
 def test_a_lowest_number_needs_a_key(signed: tuple[Path, str], tmp_path: Path) -> None:
     root, _ = signed
-    for words in (["verify", str(root)], ["pull", str(root), str(tmp_path / "there")]):
-        assert run_command(cli, "featstore", [*words, "--at-least", "2"]) == EXIT_USAGE
+    for words in (
+        ["store", "verify", str(root)],
+        ["store", "pull", str(root), str(tmp_path / "there")],
+    ):
+        assert run_command(cli, "headstock", [*words, "--at-least", "2"]) == EXIT_USAGE
 
 
 #: The field and the curve of Ed25519, RFC 8032, 5.1: -x² + y² = 1 + D x² y².
@@ -430,8 +440,11 @@ def test_a_key_of_small_order_is_trusted_nowhere(signed: tuple[Path, str], key: 
         with pytest.raises(SignatureError, match="small order"):
             open_store(root, key=form)
     for command in ("verify", "pull"):
-        words = [command, str(root), *([str(root.with_name("own"))] if command == "pull" else [])]
-        assert run_command(cli, "featstore", [*words, "--key", key]) in (1, EXIT_VERIFY)
+        words = [
+            "store", command, str(root),
+            *([str(root.with_name("own"))] if command == "pull" else []),
+        ]  # fmt: skip
+        assert run_command(cli, "headstock", [*words, "--key", key]) in (1, EXIT_VERIFY)
     assert not root.with_name("own").exists()
 
 
@@ -450,19 +463,19 @@ def test_a_private_key_in_a_store_is_refused(
     root, _ = signed
     before = set(root.rglob("*"))
     inside = root / place
-    words = ["sign", str(root), "--key", str(inside)]
-    assert run_command(cli, "featstore", [*words, "--new-key"]) == 1
+    words = ["store", "sign", str(root), "--key", str(inside)]
+    assert run_command(cli, "headstock", [*words, "--new-key"]) == 1
     assert f"{inside} lies in the store" in capsys.readouterr().err
     assert set(root.rglob("*")) == before  # none was written
     inside.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(secret, inside)
-    assert run_command(cli, "featstore", words) == 1
+    assert run_command(cli, "headstock", words) == 1
     assert "lies in the store" in capsys.readouterr().err
     inside.unlink()
     inside.symlink_to(secret)
-    assert run_command(cli, "featstore", words) == 1
+    assert run_command(cli, "headstock", words) == 1
     outside = root.with_name("linked.pem")
     shutil.copy(secret, inside.with_name("other.pem"))
     outside.symlink_to(inside.with_name("other.pem"))
-    assert run_command(cli, "featstore", ["sign", str(root), "--key", str(outside)]) == 1
-    assert run_command(cli, "featstore", ["sign", str(root), "--key", str(secret)]) == 0
+    assert run_command(cli, "headstock", ["store", "sign", str(root), "--key", str(outside)]) == 1
+    assert run_command(cli, "headstock", ["store", "sign", str(root), "--key", str(secret)]) == 0

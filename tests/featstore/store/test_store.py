@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 
 from featstore import FeatstoreError, open_store
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import (
     AmbiguousSetError,
@@ -21,6 +20,7 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.store import SetSpec, SetWriter, read_thumbnails, remove_set, write_thumbnails
+from headstock.__main__ import cli
 from tests.damage import relog, unseal
 
 Images = tuple[np.ndarray, pl.DataFrame]
@@ -52,7 +52,7 @@ def test_an_unknown_set_lists_what_there_is(store_path: Path, name: str) -> None
 def test_what_is_not_a_store(tmp_path: Path) -> None:
     with pytest.raises(UnknownSetError, match="does not exist"):
         open_store(tmp_path / "nowhere")
-    with pytest.raises(UnknownSetError, match="is not a featstore store"):
+    with pytest.raises(UnknownSetError, match="is not a Headstock store"):
         open_store(tmp_path)
     (tmp_path / "zarr.json").write_text('{"attributes": {"featstore": 3}}')
     with pytest.raises(CorruptStoreError, match="holds another Zarr group, no store"):
@@ -216,9 +216,9 @@ def test_a_damaged_set_is_listed_and_can_be_removed(
     mine = str(open_store(store_path).info("birds/image/toy").key)
     for commit in (store_path / mine / "revisions").iterdir():
         commit.unlink()
-    assert run_command(cli, "featstore", ["ls", str(store_path)]) == 0
+    assert run_command(cli, "headstock", ["store", "ls", str(store_path)]) == 0
     assert f"{mine}" in (said := capsys.readouterr().out)
     assert "damaged: " in said
-    assert run_command(cli, "featstore", ["rm", str(store_path), mine, "--force"]) == 0
+    assert run_command(cli, "headstock", ["store", "rm", str(store_path), mine, "--force"]) == 0
     assert [str(info.key) for info in open_store(store_path).sets()] == [healthy]
     assert len(open_store(store_path).view(healthy)) == 12

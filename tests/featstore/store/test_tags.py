@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from featstore import open_store
-from featstore.cli import cli
 from featstore.command_line import EXIT_VERIFY, run_command
 from featstore.errors import CorruptStoreError, FormatVersionError, StoreWriteError, UnknownSetError
 from featstore.identity import canonical_json, sealed, sha256_hex
@@ -19,6 +18,7 @@ from featstore.share.copy import copy_sets, make_tag
 from featstore.store import collect_garbage, verify_store
 from featstore.store.files import json_bytes
 from featstore.testing import item_table, write_set
+from headstock.__main__ import cli
 from tests.damage import unseal
 
 
@@ -102,7 +102,7 @@ def test_every_attack_on_a_tag_is_told(tagged: Path, attack: str) -> None:
     names = {f"tags/{path_of(tagged / 'tags', name).name}" for name in wrong}
     act(tagged / "tags")
     assert {problem.path for problem in verify_store(tagged).problems} == names
-    assert run_command(cli, "featstore", ["verify", str(tagged)]) == EXIT_VERIFY
+    assert run_command(cli, "headstock", ["store", "verify", str(tagged)]) == EXIT_VERIFY
     for name in wrong:
         with pytest.raises((CorruptStoreError, FormatVersionError), match=name):
             open_store(tagged, revision=name)
@@ -174,16 +174,16 @@ def test_a_tag_is_what_the_document_says(tagged: Path) -> None:
 
 
 def test_a_dropped_tag_is_gone_and_its_name_is_free(tagged: Path, capsys: object) -> None:
-    drop = ["tag", str(tagged), "new", "--delete"]
+    drop = ["store", "tag", str(tagged), "new", "--delete"]
     path = path_of(tagged / "tags", "new")
     whole = path.read_bytes()
     for _ in range(2):  # stopped after any of its two steps, the same command ends well
-        assert run_command(cli, "featstore", drop) == 0
+        assert run_command(cli, "headstock", drop) == 0
         assert (open_store(tagged).tags(), verify_store(tagged).problems) == (["old"], [])
     path.write_bytes(whole)  # stopped between its two steps
     assert (open_store(tagged).tags(), verify_store(tagged).problems) == (["old"], [])
     assert [one.path for one in collect_garbage(tagged, grace=-1)] == [f"tags/{path.name}"]
-    assert run_command(cli, "featstore", [*drop, "--select", "*"]) == 2
+    assert run_command(cli, "headstock", [*drop, "--select", "*"]) == 2
     _write(tagged, "caption", 6)
     make_tag(tagged, "new")
     assert verify_store(tagged).problems == []

@@ -13,7 +13,6 @@ import polars as pl
 import pytest
 
 from featstore import open_store
-from featstore.cli import cli
 from featstore.command_line import EXIT_VERIFY, run_command
 from featstore.errors import FormatVersionError, UnknownSetError
 from featstore.share.copy import make_tag
@@ -27,6 +26,7 @@ from featstore.store import (
 )
 from featstore.store.files import json_bytes
 from featstore.testing import item_table, write_set
+from headstock.__main__ import cli
 from tests.damage import flip, relog, unseal
 
 #: Places of a file at which a bit is flipped; every hash is of whole pieces, so that few will do.
@@ -257,13 +257,15 @@ def test_an_extraction_under_way_is_noted_not_blamed(
 def test_the_command_names_the_file_and_exits_4(
     damaged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(cli, "featstore", ["verify", str(damaged)]) == 0
+    assert run_command(cli, "headstock", ["store", "verify", str(damaged)]) == 0
     assert "4 sets" in capsys.readouterr().out
     name = next(name for name in _files(damaged) if name.endswith("c/0/0"))
     (damaged / name).write_bytes(b"")
-    assert run_command(cli, "featstore", ["verify", str(damaged), "--quick"]) == EXIT_VERIFY
+    assert (
+        run_command(cli, "headstock", ["store", "verify", str(damaged), "--quick"]) == EXIT_VERIFY
+    )
     assert capsys.readouterr().out.startswith(f"{name} has 0 bytes, expected ")
-    assert run_command(cli, "featstore", ["verify", str(damaged), "--json"]) == EXIT_VERIFY
+    assert run_command(cli, "headstock", ["store", "verify", str(damaged), "--json"]) == EXIT_VERIFY
     document = json.loads(capsys.readouterr().out)
     assert document["ok"] is False
     assert [problem["path"] for problem in document["problems"]] == [name]
@@ -272,7 +274,7 @@ def test_the_command_names_the_file_and_exits_4(
 def test_what_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(UnknownSetError, match="does not exist"):
         verify_store(tmp_path / "none")
-    with pytest.raises(UnknownSetError, match="is not a featstore store"):
+    with pytest.raises(UnknownSetError, match="is not a Headstock store"):
         verify_store(tmp_path)
 
 
@@ -341,8 +343,8 @@ def test_what_a_set_states_under_our_convention_is_compared(damaged: Path) -> No
 
 
 def test_what_is_written_about_a_store_is_told_when_it_changes(damaged: Path) -> None:
-    card = ["card", str(damaged), "-o", str(damaged)]
-    assert run_command(cli, "featstore", card) == 0
+    card = ["store", "card", str(damaged), "-o", str(damaged)]
+    assert run_command(cli, "headstock", card) == 0
     assert _named(damaged) == []
     for name in ("README.md", "croissant.json"):
         path = damaged / name
@@ -351,7 +353,7 @@ def test_what_is_written_about_a_store_is_told_when_it_changes(damaged: Path) ->
         assert _named(damaged) == [name]
         path.unlink()
         assert _named(damaged) == [name]
-        assert run_command(cli, "featstore", card) == 0
+        assert run_command(cli, "headstock", card) == 0
         assert (path.read_bytes(), _named(damaged)) == (whole, [])
     write_set(damaged, np.eye(2), item_table(["x/0", "x/1"]), dataset="more")
     assert _named(damaged) == []

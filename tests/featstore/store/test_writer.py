@@ -49,7 +49,7 @@ def test_an_interrupted_set_resumes_and_is_named_incomplete(
     store = open_store(tmp_path)
     assert store.sets() == []
     assert [str(key) for key in store.unfinished()] == [str(writer.key)]
-    with pytest.raises(IncompleteEmbeddingsError, match=r"Run `featstore extract` again"):
+    with pytest.raises(IncompleteEmbeddingsError, match=r"Run `headstock extract` again"):
         store.view("birds/image/timm:toy")
     with _writer(tmp_path, items) as writer:
         assert writer.pending() == [1, 2]

@@ -26,13 +26,13 @@ from fitters import (
     read_alignment,
     save_alignment,
 )
-from fitters.cli import cli
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.from_store import PairedRows, project_view, training_sources
 from fitters.jobs import fit_from_store
 from fitters.moments.transform import normalize_rows
 from fitters.settings import FitRequest, TrainingOptions
 from fitters.trained import training
+from headstock.__main__ import cli
 from tests.assertions import assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 
@@ -234,7 +234,7 @@ def test_rows_of_a_store_are_read_by_chunks(store_path, monkeypatch):
 def _fit(store, out, *more, method="paper-mlp"):
     words = ["fit", method, "--store", store, "--x", X, "--head", HEAD, "--head-names", NAMES,
              "-o", out]  # fmt: skip
-    return run_command(cli, "fitters", [str(word) for word in (*words, *more)])
+    return run_command(cli, "headstock", [str(word) for word in (*words, *more)])
 
 
 def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, monkeypatch):

@@ -19,7 +19,6 @@ import pytest
 
 import featstore
 from featstore import EncoderSpec, ExtractResult, Manifest, extract_many
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, ManifestError, TooManyFailuresError
 from featstore.extraction import ranks, targets
@@ -30,6 +29,7 @@ from featstore.manifest import paths, read_manifest
 from featstore.store import tables
 from featstore.store.layout import SetSpec
 from featstore.testing import toy_manifest
+from headstock.__main__ import cli
 from tests.damage import lasting
 from tests.featstore.extraction.engines.conftest import IMAGES, settled
 
@@ -265,11 +265,11 @@ def test_the_command_says_what_is_left(
     for rank in "10":
         monkeypatch.setenv("SLURM_PROCID", rank)
         # One block of all 43 rows: rank 0 has it, and rank 1 has nothing to do.
-        assert run_command(cli, "featstore", command) == (0 if rank == "1" else 3)
+        assert run_command(cli, "headstock", command) == (0 if rank == "1" else 3)
     shown = capsys.readouterr()
     assert "rank 1 of 2 is done; 1 blocks of p/image/timm.test_vit" in shown.err
     assert "42 new, 1 failed" in shown.out
-    assert run_command(cli, "featstore", [*command, "--devices", "cpu,cpu"]) == 2
+    assert run_command(cli, "headstock", [*command, "--devices", "cpu,cpu"]) == 2
     assert "A rank is one process" in capsys.readouterr().err
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from featstore import EncoderSpec, Manifest, extract_many
-from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, TooManyFailuresError
 from featstore.extraction import ray_engine, workers
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.extraction.ray_engine import RayActor, extract_on_ray
 from featstore.extraction.targets import Job
+from headstock.__main__ import cli
 from tests.damage import lasting
 from tests.featstore.extraction.engines.conftest import IMAGES, settled
 
@@ -128,5 +128,5 @@ def test_the_command_runs_on_ray(
         "--weights", str(choices[0].weights), "--store", str(tmp_path / "store"), "--no-log",
         "--engine", "ray", "--devices", "cpu", "--decode-timeout", "0",
     ]  # fmt: skip
-    assert run_command(cli, "featstore", command) == 3
+    assert run_command(cli, "headstock", command) == 3
     assert "42 new, 1 failed" in capsys.readouterr().out
