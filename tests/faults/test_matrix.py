@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -26,7 +24,6 @@ from tests.faults.commands import (
 )
 from tests.faults.conftest import compiler
 from tests.faults.matrix import (
-    Bed,
     attempts,
     beds,
     call_site,
@@ -49,7 +46,7 @@ TWICE = (
 
 
 @pytest.fixture(scope="module")
-def bed() -> Iterator[Bed]:
+def bed():
     for package in ("timm", "h5py", "PIL"):
         if find_spec(package) is None:
             pytest.skip(f"needs {package}: every command is typed, and so needs its extra")
@@ -63,25 +60,25 @@ def named(commands: tuple[Command, ...]) -> list[object]:
     return [pytest.param(command, id=command.name) for command in commands]
 
 
-def test_every_command_writes_and_is_in_the_matrix_or_only_reads() -> None:
+def test_every_command_writes_and_is_in_the_matrix_or_only_reads():
     writes, reads = ({path_of(command.line) for command in some} for some in (WRITES, READS))
     assert writes | reads | STEPS_ONLY == every_command()
 
 
-def test_the_steps_of_the_demo_are_commands_of_the_matrix() -> None:
+def test_the_steps_of_the_demo_are_commands_of_the_matrix():
     for step in (*DEMO.commands("out"), *TRY.commands("out")):
         assert path_of(step) in {path_of(command.line) for command in (*WRITES, *READS)}
 
 
 @pytest.mark.parametrize("command", named(READS))
-def test_a_command_that_reads_writes_only_caches(bed: Bed, command: Command) -> None:
+def test_a_command_that_reads_writes_only_caches(bed, command):
     calls = bed.calls(command, codes=(0, EXIT_VERIFY))
     assert [call for call in calls if not f"{call.split()[1]}/".startswith("cache/")] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", named(WRITES))
-def test_a_fault_anywhere_and_the_same_command_again(bed: Bed, command: Command) -> None:
+def test_a_fault_anywhere_and_the_same_command_again(bed, command):
     """And of some commands a second one, while it is typed again."""
     choose = list if EVERYTHING else sample(17, command.name, ATTEMPTS)
     twice = command.name in TWICE
@@ -93,7 +90,7 @@ def test_a_fault_anywhere_and_the_same_command_again(bed: Bed, command: Command)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", named(tuple(WORKERS) if EVERYTHING else tuple(WORKERS)[:1]))
-def test_a_killed_worker_process_and_the_same_command_again(bed: Bed, command: Command) -> None:
+def test_a_killed_worker_process_and_the_same_command_again(bed, command):
     result = run_workers(bed, command, 20 if EVERYTHING else 2)
     assert result.failures == [], json.dumps(result.failures, indent=1)
     assert result.made["worker"] >= 1
@@ -101,12 +98,12 @@ def test_a_killed_worker_process_and_the_same_command_again(bed: Bed, command: C
 
 @pytest.mark.slow
 @pytest.mark.skipif(not EVERYTHING, reason="half a minute an attempt: HEADSTOCK_FAULTS=all")
-def test_a_demo_that_is_killed_with_all_it_started_and_typed_again(tmp_path: Path) -> None:
+def test_a_demo_that_is_killed_with_all_it_started_and_typed_again(tmp_path):
     result = run_demo(tmp_path, 5)
     assert result.failures == [], json.dumps(result.failures, indent=1)
 
 
-def test_a_careless_command_does_not_pass(bed: Bed) -> None:
+def test_a_careless_command_does_not_pass(bed):
     careless = Command("careless", "careless out", stores=())
     result = run_command(bed, careless)
     failed = {(failure["fault"], failure["call"].split()[0]) for failure in result.failures}
@@ -117,7 +114,7 @@ def test_a_careless_command_does_not_pass(bed: Bed) -> None:
     assert "left over: out/half-" in wrong
 
 
-def test_attempts_are_at_every_rename_and_fsync_and_once_at_every_other_site() -> None:
+def test_attempts_are_at_every_rename_and_fsync_and_once_at_every_other_site():
     calls = ["mkdir a", "open64 a/.x.0a1b2c3d.staged", "write a/.x.0a1b2c3d.staged",
              "fsync a/.x.0a1b2c3d.staged", "rename a/x", "write a/.x.99999999.staged",
              "fsync a/.x.99999999.staged", "unlink a/y"]  # fmt: skip
@@ -133,7 +130,7 @@ def test_attempts_are_at_every_rename_and_fsync_and_once_at_every_other_site() -
     assert call_site(calls[2]) == call_site(calls[5]) != call_site(calls[1])
 
 
-def test_the_document_counts_attempts_at_these_commands_and_no_others() -> None:
+def test_the_document_counts_attempts_at_these_commands_and_no_others():
     document = json.loads((DATA / "reliability.json").read_text("utf-8"))
     assert [row["name"] for row in document["commands"]] == [command.name for command in WRITES]
     for row in document["commands"]:

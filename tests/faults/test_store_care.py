@@ -13,14 +13,13 @@ import pytest
 
 from featstore.store import collect_garbage, verify_store
 from tests.faults import scenarios
-from tests.faults.conftest import Children
 from tests.faults.trees import litter, tree
 
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
 
 
 @pytest.fixture(scope="module")
-def world(children: Children, memory: Path) -> Path:
+def world(children, memory):
     """A store with sets to remove and litter to collect."""
     report = children.run("untidy", memory / "untidy")
     assert report["code"] == 0, report
@@ -36,9 +35,7 @@ def _collected(root: Path) -> dict[str, bytes | None]:
     return tree(root)
 
 
-def test_gc_leaves_the_staged_file_of_a_living_writer(
-    children: Children, world: Path, tmp_path: Path
-) -> None:
+def test_gc_leaves_the_staged_file_of_a_living_writer(children, world, tmp_path):
     root = tmp_path / "store"
     shutil.copytree(world, root)
     _collected(root)  # no gc that writes the log: it would wait for the writer to go on
@@ -69,9 +66,7 @@ def _until_stopped(pid: int) -> None:
         time.sleep(0.01)
 
 
-def test_thumbnails_that_an_error_left_unlisted_are_listed_by_the_same_command(
-    faulty: Children, memory: Path
-) -> None:
+def test_thumbnails_that_an_error_left_unlisted_are_listed_by_the_same_command(faulty, memory):
     manifest = scenarios.pictures(memory / "pictures", "zoo", 6)
     request = {"args": {"manifest": manifest, "thumbnails": True}}
     root = memory / "pictured"
@@ -90,9 +85,7 @@ def test_thumbnails_that_an_error_left_unlisted_are_listed_by_the_same_command(
         assert (report_after.problems, report_after.notes) == ([], [])
 
 
-def test_init_of_what_a_killed_extraction_began(
-    faulty: Children, memory: Path, tmp_path: Path
-) -> None:
+def test_init_of_what_a_killed_extraction_began(faulty, memory, tmp_path):
     root = memory / "begun"
     report = faulty.run("once", root, fault={"mode": "none"})
     calls = [call.replace(str(root), "") for call in report["calls"]]

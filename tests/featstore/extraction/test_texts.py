@@ -1,25 +1,30 @@
-"""Texts: sorted by length over windows of blocks, whatever was done before or is done elsewhere."""
+"""Texts sorted by length over windows of blocks; logs and states of jobs."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from featstore import Manifest
+import featstore
+from featstore import EncoderSpec, ExtractConfig, Manifest
+from featstore.errors import StoreWriteError
 from featstore.extraction import batches
 from featstore.extraction.batches import sorting_window
 from featstore.extraction.job import run_job
-from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.progress import ExtractResult, JobLog
+from featstore.extraction.progress import BlockDone, ExtractResult, JobLog
 from featstore.extraction.repair import repair_set
 from featstore.extraction.run import settle_settings
-from featstore.extraction.targets import Job
+from featstore.extraction.targets import Job, SetState
 from featstore.testing import toy_manifest
 from tests.damage import flip, lasting
+from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.extraction.damage import DATA
 
 #: 10 blocks of 4 texts, the last of 1: windows of 2 blocks.
@@ -208,3 +213,111 @@ def test_windows_hold_enough_batches_and_no_more_blocks_than_there_are():
     ):
         assert sorting_window(encoder, batch, items=items, block_rows=4096) == window
     assert sorting_window(object(), 64, items=10**6, block_rows=4096) == 1  # type: ignore[arg-type]
+
+
+# ---- The log of an extraction is a regular file: what may hang or act on being --------------
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("log")])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path, make):
+    path = tmp_path / "a.log"
+    make(path)
+    with pytest.raises(StoreWriteError, match=rf"{re.escape(str(path))}: it is no regular file"):
+        JobLog(path)
+
+
+def test_lines_are_appended_to_a_regular_file(tmp_path):
+    path = tmp_path / "new" / "a.log"
+    for event in ("begin", "end"):
+        log = JobLog(path)
+        log.write(event, n=3)
+        log.close()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["event"], row["n"]) for row in rows] == [("begin", 3), ("end", 3)]
+
+
+# ---- What a job lacks is told before it runs, and nothing is touched ------------------------
+
+
+OPTIONS: dict[str, Any] = {
+    "batch_size": 2, "block_rows": 4, "dtype": "float32", "decode_timeout": None,
+}  # fmt: skip
+
+
+def _state(manifest: Manifest, store: Path, **changes: Any) -> SetState:
+    choice = EncoderSpec(MeanColour(), space=SPACE)
+    job = Job(manifest, "image", [choice], store, ExtractConfig(**{**OPTIONS, **changes}))
+    (target,) = job.open().targets
+    return target.state(target.known_rows(None))
+
+
+def _counts(manifest: Manifest, store: Path, **changes: Any) -> tuple[str, int, int, int, int]:
+    state = _state(manifest, store, **changes)
+    return state.state, state.reused, state.staged, state.known, state.new
+
+
+def _extract(manifest: Manifest, store: Path, **changes: Any) -> featstore.extraction.ExtractResult:
+    return featstore.extract(
+        manifest,
+        kind="image",
+        encoder=MeanColour(),
+        space=SPACE,
+        store=store,
+        **{**OPTIONS, **changes},
+    )
+
+
+def _tree(root: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path): (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in [root, *root.rglob("*")]
+    }
+
+
+def test_every_state_is_told_and_nothing_touched(manifest, store):
+    class Stop(Exception):
+        pass
+
+    def stop(event: BlockDone) -> None:
+        if event.rows_done >= 8:
+            raise Stop
+
+    assert _counts(manifest, store) == ("missing", 0, 0, 0, 11)
+    written = _state(manifest, store).write_bytes
+    assert not store.exists()
+    with pytest.raises(Stop):
+        _extract(manifest, store, on_block=stop)
+    assert _counts(manifest, store) == ("unfinished", 0, 8, 0, 3)
+    assert _state(manifest, store).write_bytes == 3 * 4 * 4
+    result = _extract(manifest, store)
+    assert (result.reused, result.new) == (8, 3)
+    assert _state(manifest, store).key == result.key
+    data = (store / result.key / "embedding" / "c").rglob("0")
+    assert written == sum(path.stat().st_size for path in data if path.is_file())
+
+    before = _tree(store)
+    assert _counts(manifest, store) == ("finished", 11, 0, 0, 0)
+    other = Manifest("other", manifest.root, {"name": "other"}, manifest.tables, None)
+    assert _counts(other, store) == ("missing", 0, 0, 11, 0)
+    with pytest.raises(featstore.errors.StoreWriteError, match="cannot be extended"):
+        _state(manifest, store, limit=5)
+    assert _tree(store) == before
+
+
+def test_extension_and_retry(manifest, store):
+    (manifest.root / "images" / "02.png").unlink()
+    _extract(manifest, store, limit=5)
+    before = _tree(store)
+    assert _counts(manifest, store) == ("extension", 5, 0, 0, 6)
+    assert _counts(manifest, store, limit=5, retry_failed=True) == ("retry", 4, 0, 0, 1)
+    assert _tree(store) == before
+
+
+def test_a_full_disk_is_told_beforehand(manifest, store, monkeypatch):
+    class Usage:
+        free = 10
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
+    with pytest.raises(featstore.errors.StoreWriteError, match="Free space"):
+        _extract(manifest, store)
+    assert not store.exists()

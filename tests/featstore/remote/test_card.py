@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,7 +15,6 @@ from featstore.share.card import markdown, set_cards
 from featstore.store import verify_store
 from headstock.__main__ import cli
 from tests.featstore.remote.conftest import make_store
-from tests.featstore.remote.proxy import Proxy
 
 
 def card(capsys: pytest.CaptureFixture[str], *args: object) -> str:
@@ -24,9 +22,7 @@ def card(capsys: pytest.CaptureFixture[str], *args: object) -> str:
     return capsys.readouterr().out
 
 
-def test_the_card_says_what_there_is(
-    store_folder: Path, served: Proxy, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_card_says_what_there_is(store_folder, served, capsys):
     text = card(capsys, store_folder, "--name", "Birds", "--licence", "birds=CC-BY-4.0")
     info = open_store(store_folder).info("birds/image/toy")
     assert text.startswith("# Birds\n")
@@ -39,9 +35,7 @@ def test_the_card_says_what_there_is(
     assert "| not stated |" in card(capsys, store_folder)
 
 
-def test_every_file_of_the_metadata_is_there_with_its_hash(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_file_of_the_metadata_is_there_with_its_hash(tmp_path, capsys):
     root = make_store(tmp_path / "own")
     card(capsys, root, "-o", root)
     document: dict[str, Any] = json.loads((root / "croissant.json").read_text())
@@ -58,14 +52,14 @@ def test_every_file_of_the_metadata_is_there_with_its_hash(
     assert verify_store(root).problems == []  # the two files beside the sets are known
 
 
-def test_names_of_strangers_make_no_markup(store_folder: Path) -> None:
+def test_names_of_strangers_make_no_markup(store_folder):
     cards = set_cards(open_store(store_folder), {"birds": "x | <script>\n[a](b)"})
     text = markdown("x", cards)
     assert "<script>" not in text
     assert r"x \| &lt;script&gt; \[a](b)" in text
 
 
-def test_a_licence_needs_its_dataset(store_folder: Path) -> None:
+def test_a_licence_needs_its_dataset(store_folder):
     assert (
         run_command(cli, "headstock", ["store", "card", str(store_folder), "--licence", "CC0"]) == 2
     )

@@ -1,4 +1,4 @@
-"""Pushing a store to a dataset of the hub: one commit on a known parent, and what may go wrong."""
+"""Stores in datasets of the hub: pushed in one commit, read, and what may go wrong."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import shutil
 import threading
 import time
 import types
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from featstore import copy_sets, open_store
+from featstore.address import parse_address
 from featstore.command_line import run_command
-from featstore.errors import CorruptStoreError, RemoteStoreError, UnreachableError
-from featstore.remote.objects import Pace
+from featstore.errors import CorruptStoreError, RemoteStoreError, UnknownSetError, UnreachableError
+from featstore.remote.objects import Pace, open_objects
 from featstore.share.card import stated_licences
 from featstore.share.copy import make_tag, send_tag
 from featstore.store import verify_store
@@ -31,6 +30,7 @@ from tests.featstore.remote.hub_server import SECRET, TOKEN, Hub, files_below, h
 from tests.featstore.remote.proxy import proxy
 from tests.featstore.remote.static import static_server
 from tests.featstore.remote.test_buckets import IMAGES, assert_same_store, extend
+from tests.fitters.toy_store import write_toy_store
 
 # huggingface_hub 2.4 hands httpx2 an upload in a way that this deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -40,7 +40,7 @@ KEY, CAPTIONS = "birds/image/timm.toy-3ad3c869", "birds/caption/"
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(monkeypatch):
     """An empty dataset, a token that may write to it, and no pauses between attempts."""
     hf_http = pytest.importorskip("huggingface_hub.utils._http")
     from huggingface_hub import constants
@@ -58,7 +58,7 @@ def shards_sent(hub: Hub) -> int:
     return hub.count("PUT", "/signed/")
 
 
-def test_push_read_and_push_again(hub: Hub, store_folder: Path, tmp_path: Path) -> None:
+def test_push_read_and_push_again(hub, store_folder, tmp_path):
     hub.commit({".gitattributes": b"*.parquet filter=lfs"})
     parent = hub.branches["main"]
     report = copy_sets(store_folder, ADDRESS)
@@ -87,7 +87,7 @@ def test_push_read_and_push_again(hub: Hub, store_folder: Path, tmp_path: Path) 
     assert verify_store(tmp_path / "pulled").problems == []
 
 
-def test_an_extended_set_sends_its_new_shards(hub: Hub, store_folder: Path, tmp_path: Path) -> None:
+def test_an_extended_set_sends_its_new_shards(hub, store_folder, tmp_path):
     own = tmp_path / "own"
     shutil.copytree(store_folder, own)
     first = copy_sets(own, ADDRESS)
@@ -103,7 +103,7 @@ def test_an_extended_set_sends_its_new_shards(hub: Hub, store_folder: Path, tmp_
     assert open_store(ADDRESS, revision="paper-v1").info(IMAGES).commit.n == 1300
 
 
-def test_two_publishers_at_once(hub: Hub, store_folder: Path, tmp_path: Path) -> None:
+def test_two_publishers_at_once(hub, store_folder, tmp_path):
     """Both read the same parent. Who is second takes the other's sets, or is refused."""
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     for root in (ours, theirs):
@@ -131,7 +131,7 @@ def test_two_publishers_at_once(hub: Hub, store_folder: Path, tmp_path: Path) ->
     assert_same_store(ADDRESS, theirs)
 
 
-def test_publishers_of_different_sets_both_end_up_there(hub: Hub, store_folder: Path) -> None:
+def test_publishers_of_different_sets_both_end_up_there(hub, store_folder):
     lost = []
 
     def race(method: str, path: str) -> None:
@@ -167,9 +167,7 @@ PARTS = ("/revision/", "/tree/", "/signed/", "/preupload/", "/commit/", "/batch"
 @pytest.mark.parametrize(
     "harm", ["cut", (500, {}), (503, {}), (429, {"Retry-After": "7"})], ids=str
 )
-def test_faults_that_pass_are_overcome(
-    hub: Hub, store_folder: Path, harm: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_faults_that_pass_are_overcome(hub, store_folder, harm, monkeypatch):
     """Each kind of request fails once."""
     waited: list[float] = []
     monkeypatch.setattr(Pace, "pause", lambda pace, attempt, asked: waited.append(asked))
@@ -191,7 +189,7 @@ def test_faults_that_pass_are_overcome(
         assert 8 in hub.slept  # the library adds one
 
 
-def test_the_lost_answer_to_a_commit_makes_no_second_one(hub: Hub, store_folder: Path) -> None:
+def test_the_lost_answer_to_a_commit_makes_no_second_one(hub, store_folder):
     hub.harm = lambda method, path: "lost" if "/commit/" in path else None
     report = copy_sets(store_folder, ADDRESS)
     assert hub.count("POST", "/commit/") == 1
@@ -199,9 +197,7 @@ def test_the_lost_answer_to_a_commit_makes_no_second_one(hub: Hub, store_folder:
     assert_same_store(ADDRESS, store_folder)
 
 
-def test_what_arrived_before_a_push_broke_off_is_not_sent_again(
-    hub: Hub, store_folder: Path
-) -> None:
+def test_what_arrived_before_a_push_broke_off_is_not_sent_again(hub, store_folder):
     hub.harm = lambda method, path: (503, {}) if "/commit/" in path else None
     with pytest.raises(UnreachableError, match="the hub said 503"):
         copy_sets(store_folder, ADDRESS)
@@ -215,9 +211,7 @@ def test_what_arrived_before_a_push_broke_off_is_not_sent_again(
 
 
 @pytest.mark.parametrize("token", ["hf_aTokenOfNobody", ""])
-def test_a_token_that_may_not_write(
-    hub: Hub, store_folder: Path, token: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_token_that_may_not_write(hub, store_folder, token, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     status = 401 if token else 403
@@ -227,7 +221,7 @@ def test_a_token_that_may_not_write(
     assert hub.files() == {}
 
 
-def test_what_cannot_be_pushed_to(hub: Hub, store_folder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_pushed_to(hub, store_folder, tmp_path):
     with pytest.raises(RemoteStoreError, match="hf repos create team/none --repo-type dataset"):
         copy_sets(store_folder, "hf://datasets/team/none")
     with pytest.raises(RemoteStoreError, match="names a commit"):
@@ -236,7 +230,7 @@ def test_what_cannot_be_pushed_to(hub: Hub, store_folder: Path, tmp_path: Path) 
         send_tag(ADDRESS, "y", {IMAGES: "0" * 64})
 
 
-def test_a_damaged_set_stays_out_of_the_commit(hub: Hub, tmp_path: Path) -> None:
+def test_a_damaged_set_stays_out_of_the_commit(hub, tmp_path):
     root = make_store(tmp_path / "own")
     shard = next(root.glob("birds/image/*/embedding/c/1/0"))
     flip(shard, 100)
@@ -247,7 +241,7 @@ def test_a_damaged_set_stays_out_of_the_commit(hub: Hub, tmp_path: Path) -> None
     assert str(there.key).startswith(CAPTIONS)
 
 
-def test_bytes_that_the_hub_changed(hub: Hub, store_folder: Path) -> None:
+def test_bytes_that_the_hub_changed(hub, store_folder):
     def swap(method: str, path: str) -> None:
         if "/commit/" in path:
             hub.large.update({digest: bytes(len(data)) for digest, data in hub.large.items()})
@@ -260,9 +254,7 @@ def test_bytes_that_the_hub_changed(hub: Hub, store_folder: Path) -> None:
         open_store(ADDRESS).view(IMAGES).numpy()
 
 
-def test_secrets_stay_out_of_errors_and_logs(
-    hub: Hub, store_folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_secrets_stay_out_of_errors_and_logs(hub, store_folder, caplog):
     hub.harm = lambda method, path: (503, {}) if "/signed/" in path else None
     with caplog.at_level(logging.DEBUG), pytest.raises(UnreachableError) as caught:
         copy_sets(store_folder, ADDRESS)
@@ -288,10 +280,7 @@ def waves(spans: list[tuple[float, float]]) -> int:
 @pytest.mark.parametrize(
     ("place", "trips", "requests"), [("hf", 4, 7), ("http", 3, 6), ("s3", 3, 6)]
 )
-def test_round_trips_to_the_first_verified_row(
-    hub: Hub, store_folder: Path, place: str, trips: int, requests: int,
-    request: pytest.FixtureRequest,
-) -> None:  # fmt: skip
+def test_round_trips_to_the_first_verified_row(hub, store_folder, place, trips, requests, request):
     """The log; the commit; the block, beside all else.
 
     The hub redirects to another host for the block.
@@ -318,9 +307,7 @@ def test_round_trips_to_the_first_verified_row(
     assert (waves(spans), len(spans)) == (trips, requests)
 
 
-def test_the_address_of_a_large_file_is_asked_for_once_until_it_expires(
-    hub: Hub, store_folder: Path
-) -> None:
+def test_the_address_of_a_large_file_is_asked_for_once_until_it_expires(hub, store_folder):
     copy_sets(store_folder, ADDRESS)
     hub.requests.clear()
     view = open_store(ADDRESS).view(IMAGES)
@@ -338,9 +325,7 @@ def test_the_address_of_a_large_file_is_asked_for_once_until_it_expires(
     np.testing.assert_array_equal(view.numpy(), local)
 
 
-def test_a_push_from_an_address_through_a_small_cache(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_push_from_an_address_through_a_small_cache(hub, tmp_path, monkeypatch):
     """Files of one set stay in the cache until they were sent; those of the next come then."""
     root = tmp_path / "two"
     for seed in (1, 2):
@@ -356,7 +341,7 @@ def test_a_push_from_an_address_through_a_small_cache(
     assert_same_store(ADDRESS, root)
 
 
-def test_a_push_that_ends_with_an_error_leaves_no_threads(hub: Hub, store_folder: Path) -> None:
+def test_a_push_that_ends_with_an_error_leaves_no_threads(hub, store_folder):
     hub.harm = lambda method, path: (400, {}) if "/signed/" in path else None
     before = set(threading.enumerate())
     with pytest.raises(RemoteStoreError):
@@ -367,7 +352,7 @@ def test_a_push_that_ends_with_an_error_leaves_no_threads(hub: Hub, store_folder
             assert not thread.is_alive()
 
 
-def test_a_token_is_not_sent_on_to_the_host_of_large_files(hub: Hub, store_folder: Path) -> None:
+def test_a_token_is_not_sent_on_to_the_host_of_large_files(hub, store_folder):
     copy_sets(store_folder, ADDRESS)
     hub.requests.clear()
     open_store(ADDRESS).view(IMAGES).numpy()
@@ -375,7 +360,7 @@ def test_a_token_is_not_sent_on_to_the_host_of_large_files(hub: Hub, store_folde
     assert seen == {(False, True), (True, False)}
 
 
-def test_the_card(hub: Hub, store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_card(hub, store_folder, capsys):
     line = ["store", "push", str(store_folder), ADDRESS, "--licence", "birds=CC-BY-4.0"]
     assert run_command(cli, "headstock", line) == 0
     assert f"This state stays at {ADDRESS}@{hub.branches['main']}" in capsys.readouterr().out
@@ -393,7 +378,7 @@ def test_the_card(hub: Hub, store_folder: Path, capsys: pytest.CaptureFixture[st
 
 # mlcroissant 1.1 reads JSON-LD by a class that rdflib 7 deprecates.
 @pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated:DeprecationWarning")
-def test_the_croissant_metadata_is_valid(hub: Hub, store_folder: Path, tmp_path: Path) -> None:
+def test_the_croissant_metadata_is_valid(hub, store_folder, tmp_path):
     mlcroissant = pytest.importorskip("mlcroissant")
     copy_sets(store_folder, ADDRESS, licences={"birds": "CC-BY-4.0"})
     path = tmp_path / "croissant.json"
@@ -404,3 +389,54 @@ def test_the_croissant_metadata_is_valid(hub: Hub, store_folder: Path, tmp_path:
     assert all(url.startswith(f"{hub.url}/datasets/team/birds/resolve/main/") for url in urls)
     assert json.loads(path.read_text())["license"] == "CC-BY-4.0"
     assert np.all([url.split("/main/")[1] in hub.files() for url in urls])
+
+
+# ---- A dataset of the hub, read through huggingface_hub's own file system -------------------
+
+
+@pytest.fixture
+def there(store_folder, monkeypatch):
+    with hub_server(store_folder.parent, "team/birds") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield f"hf://datasets/team/birds/{store_folder.name}"
+
+
+def test_offline_the_hub_is_not_asked(there, monkeypatch):
+    rows = open_store(there).view(IMAGES).numpy()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.warns(UserWarning, match="HF_HUB_OFFLINE is set"):
+        store = open_store(there)
+    np.testing.assert_array_equal(store.view(IMAGES).numpy(), rows)
+    with pytest.raises(UnreachableError, match="HF_HUB_OFFLINE is set"):
+        open_store(f"{there}-other")
+
+
+def test_what_is_not_there(there):
+    with pytest.raises(UnknownSetError, match="no store"):
+        open_store(there + "x")
+    with pytest.raises(RemoteStoreError, match="no dataset of the hub"):
+        open_store("hf://models/team/birds")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"path": 5}, {"path": ["a"]}, {"size": "7"}, {"size": -1}, {"size": 2**60}], ids=str
+)
+def test_a_list_with_what_is_no_file_is_refused_in_one_line(
+    there, wrong, tmp_path, monkeypatch, capsys
+):
+    facts = Hub.facts
+    monkeypatch.setattr(Hub, "facts", lambda hub, path, data: {**facts(hub, path, data), **wrong})
+    with pytest.raises(CorruptStoreError, match="lists a file of which it states"):
+        list(open_objects(parse_address(there)).names())  # type: ignore[arg-type]
+    write_toy_store(tmp_path / "own")
+    assert run_command(cli, "headstock", ["store", "push", str(tmp_path / "own"), there]) == 1
+    assert "lists a file of which it states" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_list_of_too_many_files_is_refused(there, store_folder, monkeypatch):
+    n = sum(path.is_file() for path in store_folder.rglob("*"))
+    monkeypatch.setenv("HEADSTOCK_MOST_NAMES", str(n))
+    assert len(list(open_objects(parse_address(there)).names())) == n  # type: ignore[arg-type]
+    monkeypatch.setenv("HEADSTOCK_MOST_NAMES", str(n - 1))
+    with pytest.raises(CorruptStoreError, match=f"lists more than {n - 1} files"):
+        list(open_objects(parse_address(there)).names())  # type: ignore[arg-type]

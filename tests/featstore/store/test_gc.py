@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ def _litter(root: Path) -> set[str]:
     return set(names)
 
 
-def test_a_whole_store_has_no_litter(store_path: Path) -> None:
+def test_a_whole_store_has_no_litter(store_path):
     write_thumbnails(store_path / "birds" / "image", {"birds/00": b"x"})
     before = tree(store_path)
     _age(store_path)
@@ -74,7 +73,7 @@ def test_a_whole_store_has_no_litter(store_path: Path) -> None:
     assert tree(store_path) == before
 
 
-def test_litter_goes_and_nothing_else(store_path: Path) -> None:
+def test_litter_goes_and_nothing_else(store_path):
     write_thumbnails(store_path / "birds" / "image", {"birds/00": b"x"})
     before = tree(store_path)
     names = _litter(store_path)
@@ -92,7 +91,7 @@ def test_litter_goes_and_nothing_else(store_path: Path) -> None:
     assert read_thumbnails(store_path / "birds" / "image") == {"birds/00": b"x"}
 
 
-def test_a_living_writer_is_never_touched(store_path: Path, images: Images) -> None:
+def test_a_living_writer_is_never_touched(store_path, images):
     writer = _begin(store_path, images)
     (writer.directory / ".zarr.json.9.staged").write_bytes(b"half")
     (store_path / "birds" / "image" / "items-0badcafe.parquet").write_bytes(b"its table?")
@@ -107,7 +106,7 @@ def test_a_living_writer_is_never_touched(store_path: Path, images: Images) -> N
     assert verify_store(store_path, [str(writer.key)]).ok
 
 
-def test_a_dead_writer_may_resume_until_the_grace_is_over(store_path: Path, images: Images) -> None:
+def test_a_dead_writer_may_resume_until_the_grace_is_over(store_path, images):
     writer = _begin(store_path, images)
     writer.__exit__()
     assert collect_garbage(store_path) == []
@@ -121,9 +120,7 @@ def test_a_dead_writer_may_resume_until_the_grace_is_over(store_path: Path, imag
     assert verify_store(store_path).ok
 
 
-def test_items_of_old_commits_and_of_damaged_sets_stay(
-    store_path: Path, images: Images, make_set: Callable[..., str]
-) -> None:
+def test_items_of_old_commits_and_of_damaged_sets_stay(store_path, images, make_set):
     rows, items = images
     key = make_set(store_path, rows[:6], items[:6], encoder="timm:other")
     commit = next((store_path / key / "revisions").glob("*.json"))
@@ -134,9 +131,7 @@ def test_items_of_old_commits_and_of_damaged_sets_stay(
     assert tree(store_path) == before
 
 
-def test_what_lies_behind_a_link_is_not_ours(
-    store_path: Path, images: Images, tmp_path: Path
-) -> None:
+def test_what_lies_behind_a_link_is_not_ours(store_path, images, tmp_path):
     writer = _begin(tmp_path / "other", images)
     writer.__exit__()
     (store_path / "birds" / "image" / "x").symlink_to(writer.directory)
@@ -146,7 +141,7 @@ def test_what_lies_behind_a_link_is_not_ours(
     assert tree(tmp_path / "other") == before
 
 
-def test_the_command(store_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(store_path, capsys):
     names = _litter(store_path)
     assert (
         run_command(
@@ -169,7 +164,7 @@ def test_the_command(store_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "30m, 24h or 7d" in capsys.readouterr().err
 
 
-def test_what_no_published_revision_names_goes_after_the_grace(store_path: Path) -> None:
+def test_what_no_published_revision_names_goes_after_the_grace(store_path):
     before = tree(store_path)
     toy = next((store_path / "birds" / "image").glob("timm.toy-*"))
     left = [
@@ -191,9 +186,7 @@ def test_what_no_published_revision_names_goes_after_the_grace(store_path: Path)
     assert verify_store(store_path).ok
 
 
-def test_a_removal_that_was_killed_is_completed(
-    store_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_removal_that_was_killed_is_completed(store_path, monkeypatch):
     key = str(next((store_path / "birds" / "image").glob("timm.toy-*")).relative_to(store_path))
 
     def killed(_: Path) -> int:
@@ -217,8 +210,8 @@ def test_a_removal_that_was_killed_is_completed(
 @pytest.mark.parametrize("stopped", ["before the old ones were removed", "before they were listed"])
 @pytest.mark.parametrize("first", [True, False])
 def test_thumbnails_of_a_writer_that_was_stopped_are_no_damage_and_are_kept(
-    store_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: str, first: bool
-) -> None:
+    store_path, monkeypatch, stopped, first
+):
     kind = store_path / "birds" / "image"
     if not first:
         write_thumbnails(kind, {"birds/00": b"x"})
@@ -246,9 +239,7 @@ def test_thumbnails_of_a_writer_that_was_stopped_are_no_damage_and_are_kept(
     assert (report.problems, report.notes) == ([], [])
 
 
-def test_folders_that_vanish_are_no_error(
-    tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_that_vanish_are_no_error(tmp_path, images, monkeypatch):
     _begin(tmp_path / "s", images)  # beside writers that wait, and whose folders come and go
     key = SetSpec("birds", "image", "timm:next", {"name": "next"}, "float32").key
     real, gone = os.scandir, key.directory(tmp_path / "s") / ".staging" / "w000001-00000000"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 
 from featstore import open_store
@@ -60,14 +59,14 @@ def _full_store(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory):
     root = tmp_path_factory.mktemp("verify") / "store"
     _full_store(root)
     return root
 
 
 @pytest.fixture
-def damaged(whole: Path, tmp_path: Path) -> Path:
+def damaged(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "damaged")
     return tmp_path / "damaged"
 
@@ -82,7 +81,7 @@ def _named(root: Path, *, full: bool = True) -> list[str]:
     return [problem.path for problem in verify_store(root, full=full).problems]
 
 
-def test_a_whole_store_is_right(whole: Path) -> None:
+def test_a_whole_store_is_right(whole):
     for full in (False, True):
         report = verify_store(whole, full=full)
         assert report.ok, report.problems
@@ -91,7 +90,7 @@ def test_a_whole_store_is_right(whole: Path) -> None:
         assert report.n_files == len(_files(whole, runs=True))
 
 
-def test_the_store_of_these_tests_has_every_kind_of_file(whole: Path) -> None:
+def test_the_store_of_these_tests_has_every_kind_of_file(whole):
     names = {name.rsplit("/", 1)[-1].split("-")[0] for name in _files(whole)}
     assert {
         "zarr.json",
@@ -113,7 +112,7 @@ def _flips(data: bytes) -> Iterator[bytes]:
         yield bytes(flipped)
 
 
-def test_every_flipped_byte_is_named(damaged: Path) -> None:
+def test_every_flipped_byte_is_named(damaged):
     for name in _files(damaged):
         data = (damaged / name).read_bytes()
         for flipped in _flips(data):
@@ -124,7 +123,7 @@ def test_every_flipped_byte_is_named(damaged: Path) -> None:
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_every_truncation_and_growth_is_named(damaged: Path, full: bool) -> None:
+def test_every_truncation_and_growth_is_named(damaged, full):
     for name in _files(damaged):
         data = (damaged / name).read_bytes()
         for other in (b"", data[:-1], data[: len(data) // 2], data + b"\0", data + data):
@@ -134,14 +133,14 @@ def test_every_truncation_and_growth_is_named(damaged: Path, full: bool) -> None
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_every_deletion_is_named(damaged: Path, full: bool) -> None:
+def test_every_deletion_is_named(damaged, full):
     for name in _files(damaged):
         (damaged / name).rename(damaged.parent / "away")
         assert _named(damaged, full=full) == [name]
         (damaged.parent / "away").rename(damaged / name)
 
 
-def test_every_file_swapped_for_another_is_named(damaged: Path, whole: Path) -> None:
+def test_every_file_swapped_for_another_is_named(damaged, whole):
     names = _files(damaged)
     contents = {name: (damaged / name).read_bytes() for name in names}
     for first, second in zip(names, names[1:] + names[:1], strict=True):
@@ -160,7 +159,7 @@ def test_every_file_swapped_for_another_is_named(damaged: Path, whole: Path) -> 
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_every_file_behind_a_link_is_named(damaged: Path, full: bool) -> None:
+def test_every_file_behind_a_link_is_named(damaged, full):
     """The content is right, yet who owns the target may change it."""
     for name in _files(damaged, runs=True):
         away = damaged.parent / "away"
@@ -171,7 +170,7 @@ def test_every_file_behind_a_link_is_named(damaged: Path, full: bool) -> None:
         away.rename(damaged / name)
 
 
-def test_every_folder_behind_a_link_is_named(damaged: Path) -> None:
+def test_every_folder_behind_a_link_is_named(damaged):
     folders = [str(path.relative_to(damaged)) for path in damaged.rglob("*") if path.is_dir()]
     for name in folders:
         away = damaged.parent / "away"
@@ -182,7 +181,7 @@ def test_every_folder_behind_a_link_is_named(damaged: Path) -> None:
         away.rename(damaged / name)
 
 
-def test_every_added_file_is_named(damaged: Path) -> None:
+def test_every_added_file_is_named(damaged):
     folders = [damaged, *(path for path in damaged.rglob("*") if path.is_dir())]
     for folder in folders:
         if folder.name == "runs":
@@ -193,41 +192,41 @@ def test_every_added_file_is_named(damaged: Path) -> None:
             (folder / name).unlink()
 
 
-def test_a_pipe_is_named_and_not_waited_for(damaged: Path) -> None:
+def test_a_pipe_is_named_and_not_waited_for(damaged):
     name = next(name for name in _files(damaged) if name.endswith("c/0/0"))
     (damaged / name).unlink()
     os.mkfifo(damaged / name)
     assert _named(damaged) == [name]
 
 
-def test_runs_may_vary(damaged: Path) -> None:
+def test_runs_may_vary(damaged):
     (run,) = (damaged / "birds" / "caption").glob("*/runs/*.json")
     run.write_text("{}")
     (run.parent / "another.json").write_text("{}")
     assert _named(damaged) == []
 
 
-def test_quick_leaves_the_rows_to_full(damaged: Path) -> None:
+def test_quick_leaves_the_rows_to_full(damaged):
     name = next(name for name in _files(damaged) if name.endswith("c/0/0"))
     flip(damaged / name, 0)
     assert _named(damaged, full=False) == []
     assert _named(damaged, full=True) == [name]
 
 
-def test_a_set_under_the_name_of_another_is_named(damaged: Path) -> None:
+def test_a_set_under_the_name_of_another_is_named(damaged):
     toy = next((damaged / "birds" / "image").glob("timm.toy-*"))
     shutil.copytree(toy, damaged / "labels" / "image" / toy.name)
     assert any("labels/image" in name for name in _named(damaged))
 
 
-def test_a_whole_set_that_is_gone_is_named(damaged: Path) -> None:
+def test_a_whole_set_that_is_gone_is_named(damaged):
     toy = next((damaged / "birds" / "image").glob("timm.toy-*"))
     shutil.rmtree(toy)
     record = f"{toy.relative_to(damaged)}/revisions/"
     assert any(name.startswith(record) for name in _named(damaged))
 
 
-def test_one_set_is_checked_alone(damaged: Path) -> None:
+def test_one_set_is_checked_alone(damaged):
     toy, big = (next((damaged / "birds" / "image").glob(f"timm.{n}-*")) for n in ("toy", "big"))
     (toy / "embedding" / "c" / "0" / "0").write_bytes(b"")
     assert verify_store(damaged, [str(big.relative_to(damaged))]).ok
@@ -239,9 +238,7 @@ def test_one_set_is_checked_alone(damaged: Path) -> None:
         verify_store(damaged, ["birds/image/none"])
 
 
-def test_an_extraction_under_way_is_noted_not_blamed(
-    damaged: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_an_extraction_under_way_is_noted_not_blamed(damaged, images):
     rows, items = images
     with SetWriter(
         damaged, SetSpec("birds", "image", "timm:next", {"name": "n"}, "float32"), items, 6,
@@ -254,9 +251,7 @@ def test_an_extraction_under_way_is_noted_not_blamed(
     assert any("unfinished" in note.what for note in report.notes)
 
 
-def test_the_command_names_the_file_and_exits_4(
-    damaged: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_names_the_file_and_exits_4(damaged, capsys):
     assert run_command(cli, "headstock", ["store", "verify", str(damaged)]) == 0
     assert "4 sets" in capsys.readouterr().out
     name = next(name for name in _files(damaged) if name.endswith("c/0/0"))
@@ -271,23 +266,21 @@ def test_the_command_names_the_file_and_exits_4(
     assert [problem["path"] for problem in document["problems"]] == [name]
 
 
-def test_what_is_no_store(tmp_path: Path) -> None:
+def test_what_is_no_store(tmp_path):
     with pytest.raises(UnknownSetError, match="does not exist"):
         verify_store(tmp_path / "none")
     with pytest.raises(UnknownSetError, match="is not a Headstock store"):
         verify_store(tmp_path)
 
 
-def test_a_newer_store_says_upgrade(damaged: Path) -> None:
+def test_a_newer_store_says_upgrade(damaged):
     relog(damaged, format=4)
     with pytest.raises(FormatVersionError, match="Upgrade"):
         verify_store(damaged)
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_a_set_without_its_commit_is_named_and_comes_whole_from_a_copy(
-    damaged: Path, tmp_path: Path, full: bool
-) -> None:
+def test_a_set_without_its_commit_is_named_and_comes_whole_from_a_copy(damaged, tmp_path, full):
     """Nothing says what its other files should be, until the record is there again."""
     copy = tmp_path / "copy"
     shutil.copytree(damaged, copy)
@@ -310,16 +303,14 @@ def test_a_set_without_its_commit_is_named_and_comes_whole_from_a_copy(
     assert [(damaged / n).read_bytes() for n in names] == [(copy / n).read_bytes() for n in names]
 
 
-def test_a_damaged_neighbour_does_not_stop_a_writer(
-    damaged: Path, images: tuple[np.ndarray, pl.DataFrame], make_set: Callable[..., str]
-) -> None:
+def test_a_damaged_neighbour_does_not_stop_a_writer(damaged, images, make_set):
     toy = next((damaged / "birds" / "image").glob("timm.toy-*"))
     next((toy / "revisions").iterdir()).write_bytes(b"{")
     key = make_set(damaged, *images, dataset="fish", encoder="timm:new")
     assert verify_store(damaged, [key]).ok
 
 
-def test_what_a_set_states_under_our_convention_is_compared(damaged: Path) -> None:
+def test_what_a_set_states_under_our_convention_is_compared(damaged):
     """It follows from attributes and commit."""
     for path in damaged.glob("*/*/*/zarr.json"):
         whole, name = path.read_bytes(), str(path.relative_to(damaged))
@@ -342,7 +333,7 @@ def test_what_a_set_states_under_our_convention_is_compared(damaged: Path) -> No
         path.write_bytes(whole)
 
 
-def test_what_is_written_about_a_store_is_told_when_it_changes(damaged: Path) -> None:
+def test_what_is_written_about_a_store_is_told_when_it_changes(damaged):
     card = ["store", "card", str(damaged), "-o", str(damaged)]
     assert run_command(cli, "headstock", card) == 0
     assert _named(damaged) == []
@@ -359,7 +350,7 @@ def test_what_is_written_about_a_store_is_told_when_it_changes(damaged: Path) ->
     assert _named(damaged) == []
 
 
-def test_thumbnails_under_the_name_of_another_dataset_are_named(damaged: Path) -> None:
+def test_thumbnails_under_the_name_of_another_dataset_are_named(damaged):
     items = item_table(["dogs/0", "dogs/1"])
     write_set(damaged, np.eye(2), items, dataset="dogs")
     write_thumbnails(damaged / "dogs" / "image", {"dogs/0": b"RIFF"})
@@ -380,7 +371,7 @@ def test_thumbnails_under_the_name_of_another_dataset_are_named(damaged: Path) -
     "name",
     ["junk", "lock.bak", "{folder}/junk", "{folder}/a/b.staged", "w9x-y/claim", "part-x/lock"],
 )
-def test_junk_beside_locks_is_named(damaged: Path, name: str) -> None:
+def test_junk_beside_locks_is_named(damaged, name):
     spec = SetSpec("birds", "image", "timm:next", {"name": "next"}, "float32")
     with SetWriter(damaged, spec, item_table([f"n/{i}" for i in range(5)]), 3) as writer:
         writer.write_block(0, np.ones((5, 3), np.float32))
