@@ -135,16 +135,6 @@ def test_a_second_writer_is_told_who_writes(children, store):
     assert children.wait(first)["code"] == 0
 
 
-def test_a_killed_writer_is_followed_at_once(children, store, whole):
-    # The claim would expire in a minute; nobody waits for that.
-    first = children.start("once", store, args={"n": 7, "nap": 0.5})
-    _until(lambda: list(store.rglob("embedding/c/0/0")))
-    os.kill(first, signal.SIGKILL)
-    assert children.wait(first)["code"] == -signal.SIGKILL
-    assert children.run("once", store, args={"n": 7})["value"] == "written"
-    assert tree(store) == whole[7]
-
-
 @pytest.mark.parametrize("where", ["block", "data", "finish", "log"])
 @pytest.mark.parametrize("when", ["while the next", "after the next", "while a third"])
 def test_a_stopped_writer_cannot_publish(children, store, whole, where, when):

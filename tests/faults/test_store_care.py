@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from featstore.store import collect_garbage, verify_store
-from tests.faults import scenarios
 from tests.faults.trees import litter, tree
 
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
@@ -64,25 +62,6 @@ def test_gc_leaves_the_staged_file_of_a_living_writer(children, world, tmp_path)
 def _until_stopped(pid: int) -> None:
     while Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
         time.sleep(0.01)
-
-
-def test_thumbnails_that_an_error_left_unlisted_are_listed_by_the_same_command(faulty, memory):
-    manifest = scenarios.pictures(memory / "pictures", "zoo", 6)
-    request = {"args": {"manifest": manifest, "thumbnails": True}}
-    root = memory / "pictured"
-    report = faulty.run("extract", root, fault={"mode": "none"}, **request)
-    assert report["code"] == 0, report
-    calls = [call.replace(str(root), "") for call in report["calls"]]
-    last = max(i for i, call in enumerate(calls, 1) if call.startswith("rename /log.json"))
-    before = max(i for i, call in enumerate(calls[: last - 1], 1) if call.startswith("fsync "))
-    for at in (last, before):
-        shutil.rmtree(root)
-        fault = {"mode": "fail", "at": at, "errno": errno.EIO}
-        assert faulty.run("extract", root, fault=fault, **request)["code"] == 1
-        assert any("no writer has listed" in note.what for note in verify_store(root).notes)
-        assert faulty.run("extract", root, **request)["code"] == 0
-        report_after = verify_store(root)
-        assert (report_after.problems, report_after.notes) == ([], [])
 
 
 def test_init_of_what_a_killed_extraction_began(faulty, memory, tmp_path):

@@ -103,32 +103,6 @@ def test_show_reads_no_rows_if_told(tmp_path: Path, capsys: pytest.CaptureFixtur
     }  # fmt: skip
 
 
-def test_show_for_people_is_aligned_and_short(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _write(tmp_path, 60, fail=tuple(range(20, 45)))
-    assert _run("store", "show", tmp_path, KEY) == 0
-    title, _, *lines = capsys.readouterr().out.splitlines()
-    assert title.startswith("birds/image/timm.toy-")
-    headings = [line for line in lines if line and not line.startswith("  ")]
-    assert headings == ["Rows", "Encoder", "Origin", "Extraction", "Revisions", "Identity"]
-    assert all(line[14:16] == "  " for line in lines if line.startswith("  "))
-    assert sum(": torn" in line for line in lines) == 20
-    text = "\n".join(lines)
-    for said in (
-        "  failed        25 items",
-        "                5 more, which --json lists",
-        "  equal rows    1 group of 6 items",
-        "  norms         5 to ",
-        "  made from     manifest, revision r7",
-        "  name          timm:toy",
-        "  run           date 2026-05-21, device cpu, batch 32",
-        "                torch 2.9",
-    ):
-        assert said in text
-    assert not re.search(r"None|[{}]", text)
-
-
 def _view(rows: np.ndarray) -> EmbeddingsView:
     items = pl.DataFrame({"item_id": [str(i) for i in range(len(rows))]})
     return EmbeddingsView(
@@ -210,17 +184,6 @@ def test_show_takes_runs_of_any_shape(
     (tmp_path / key / "runs" / "x.json").write_text(json.dumps(facts))
     assert _run("store", "show", tmp_path, key) == 0
     assert "made from" in capsys.readouterr().out
-
-
-def test_the_closest_names_of_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number in range(9):
-        _write(tmp_path, 4, encoder=f"timm:net{number}")
-    assert _run("store", "show", tmp_path, "birds/image/nett4") == EXIT_ERROR
-    error = capsys.readouterr().err
-    assert "It holds 9 sets, the closest birds/image/timm.net" in error
-    assert error.count("timm.net") == 4  # three of nine, and the one that may be meant
-    assert _run("store", "show", tmp_path, "birds/image/net") == EXIT_ERROR
-    assert re.search(r"fits 9 sets of .*: (\S+, ){3}…\. Type more", capsys.readouterr().err)
 
 
 def test_sizes_for_people() -> None:

@@ -122,15 +122,6 @@ def test_a_bad_image_costs_one_row_and_changes_no_other(manifest: Manifest, stor
     assert (again.reused, again.new, again.failed) == (10, 0, 1)
 
 
-def test_a_file_that_changed_after_the_manifest_is_not_encoded(
-    manifest: Manifest, store: Path
-) -> None:
-    source = (manifest.root / "images" / "01.png").read_bytes()
-    (manifest.root / "images" / "02.png").write_bytes(source)
-    result = _extract(manifest, store)
-    assert "content hash changed" in result.failures["toy/02"]
-
-
 def test_too_many_failures_stop_the_job(manifest: Manifest, store: Path) -> None:
     damaged = _corrupt(manifest, "00.png", "05.png", "06.png")
     with pytest.raises(TooManyFailuresError, match=r"2 of 11 items.*at most 1 may.*max-failures"):
@@ -224,13 +215,6 @@ def test_bad_requests_leave_no_store(
     with pytest.raises(error, match=match):
         _extract(manifest, store, **changes)
     assert not store.exists()
-
-
-def test_the_manifest_must_be_there(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="nowhere"):
-        featstore.extract(
-            tmp_path / "nowhere", kind="image", encoder=MeanColour(), space=SPACE, store=store
-        )
 
 
 def test_memory_and_order_do_not_depend_on_batches(manifest: Manifest, store: Path) -> None:

@@ -231,17 +231,6 @@ def test_rows_of_another_set_are_copied(manifest: Manifest, store: Path) -> None
     assert lasting(store) == before
 
 
-def test_every_file_but_commit_and_items_at_once(manifest: Manifest, store: Path) -> None:
-    key = extract(manifest, store)
-    before = lasting(store)
-    for name in (DATA, "golden.json", "embedding/zarr.json", "zarr.json"):
-        (store / key / name).unlink()
-    done = repair_set(store, key, manifest=manifest, encoder=BatchSensitive(), space=SPACE)
-    assert (done.left, done.identical) == ([], True)
-    assert [entry["block"] for entry in done.encoded] == [0, 1, 2]
-    assert lasting(store) == before
-
-
 def test_a_manifest_of_other_items_is_refused(manifest: Manifest, store: Path) -> None:
     key = extract(manifest, store)
     other = Manifest(manifest.name, manifest.root, {},

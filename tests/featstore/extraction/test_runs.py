@@ -17,7 +17,6 @@ import featstore
 from featstore import EncoderSpec, ExtractConfig
 from featstore.decoding.pool import DecodePool
 from featstore.decoding.worker import Feed, Ring
-from featstore.errors import TooManyFailuresError
 from featstore.extraction import pipeline, runs
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.job import extract, extract_many
@@ -143,12 +142,6 @@ def test_the_ring_holds_the_batches_that_are_under_way(workers, size, block):
     (ring,) = made
     ring.close()
     assert (runs.IN_FLIGHT + 1) * max(map(len, batches.values())) <= ring.slots - ring.flying
-
-
-def test_too_many_failures_end_the_job_and_its_processes(manifest, tmp_path):
-    (manifest.root / "images" / "00.png").unlink()
-    with pytest.raises(TooManyFailuresError, match=r"'toy/00'.*No such file"):
-        extract(manifest, kind="image", encoder=spec(Square(5)), store=tmp_path, on_error="fail")
 
 
 def test_an_interrupted_job_goes_on_with_the_same_bytes(manifest, tmp_path):

@@ -198,18 +198,6 @@ def test_all_prompts_by_default(texts):
     assert texts.class_texts().numpy().tobytes() == every.numpy().tobytes()
 
 
-def test_a_message_does_not_list_a_thousand_names(tmp_path):
-    rows = np.random.default_rng(0).standard_normal((1000, 3))
-    items = item_table(
-        [{"item_id": f"b/{i}", "kind": "class_name", "class_id": "b/c", "variant": f"v{i:03d}"}
-         for i in range(1000)]
-    )  # fmt: skip
-    key = write_set(tmp_path, rows, items, kind="class_name")
-    with pytest.raises(EmptySelectionError, match=r"'v000', .* and 988 more") as caught:
-        open_store(tmp_path).view(key).class_texts(variants=["nmae"])
-    assert len(str(caught.value)) < 300
-
-
 def test_a_class_without_any_text_is_an_error(texts):
     with pytest.raises(EmptySelectionError, match=r"1 classes .* \(first: 'birds/b'\)"):
         texts.class_texts(variants=["definition"])

@@ -13,7 +13,7 @@ import pytest
 
 from featstore import open_store
 from featstore.command_line import EXIT_VERIFY, run_command
-from featstore.errors import FormatVersionError, UnknownSetError
+from featstore.errors import UnknownSetError
 from featstore.share.copy import make_tag
 from featstore.store import (
     LayoutLimits,
@@ -26,7 +26,7 @@ from featstore.store import (
 from featstore.store.files import json_bytes
 from featstore.testing import item_table, write_set
 from headstock.__main__ import cli
-from tests.damage import flip, relog, unseal
+from tests.damage import flip, unseal
 
 #: Places of a file at which a bit is flipped; every hash is of whole pieces, so that few will do.
 POSITIONS = 50 if os.environ.get("HEADSTOCK_FAULTS") == "all" else 12
@@ -271,12 +271,6 @@ def test_what_is_no_store(tmp_path):
         verify_store(tmp_path / "none")
     with pytest.raises(UnknownSetError, match="is not a Headstock store"):
         verify_store(tmp_path)
-
-
-def test_a_newer_store_says_upgrade(damaged):
-    relog(damaged, format=4)
-    with pytest.raises(FormatVersionError, match="Upgrade"):
-        verify_store(damaged)
 
 
 @pytest.mark.parametrize("full", [True, False])

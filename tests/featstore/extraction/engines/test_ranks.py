@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import featstore
-from featstore import EncoderSpec, ExtractResult, Manifest, extract_many
+from featstore import EncoderSpec, ExtractResult, Manifest
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, ManifestError, TooManyFailuresError
 from featstore.extraction import ranks, targets
@@ -103,16 +103,6 @@ def test_a_rank_that_is_killed_is_made_good_by_another_number_of_ranks(
     last = _rank(pictures, choices, store, 1, 3, **begun)
     assert [one.blocks_left for one in last] == [0, 0]
     assert sum(one.new for one in last) < 2 * (IMAGES - 1) / 2
-    assert lasting(store) == whole
-
-
-def test_one_process_ends_what_ranks_have_begun(
-    pictures: Manifest, choices: list[EncoderSpec], whole: dict[str, bytes], tmp_path: Path
-) -> None:
-    store = tmp_path / "store"
-    _rank(pictures, choices, store, 3, 4)
-    results = extract_many(pictures, kind="image", encoders=choices, store=store, config=settled())
-    assert [one.new for one in results] == [34, 34]  # 2 blocks of 4 were done
     assert lasting(store) == whole
 
 
