@@ -1,6 +1,6 @@
 """Every door takes large sets whose items compress to nothing, and what it publishes is read.
 
-A default run writes a million rows by two doors; ``HEADSTOCK_FAULTS=all`` ten million by all.
+A default run writes 400,000 rows by two doors; ``HEADSTOCK_FAULTS=all`` ten million by all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from featstore.store.verify import verify_store
 from headstock.__main__ import cli
 
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
-ROWS = 10_000_000 if EVERYTHING else 1_000_000
+ROWS = 10_000_000 if EVERYTHING else 400_000
 
 
 def _regular(n: int) -> pl.DataFrame:
@@ -35,10 +35,10 @@ def _constant(n: int) -> pl.DataFrame:
 
 
 def _long(n: int) -> pl.DataFrame:
-    """A fifth of the rows: texts of two kilobytes that differ in a few letters."""
+    """Half of the rows: texts of two kilobytes that differ in a few letters."""
     number = pl.int_range(pl.len())
     text = pl.format(f"{'A photograph of a very small kite. ' * 60} {{}}", number)
-    return _regular(min(n // 5, 400_000)).with_columns(text=text)
+    return _regular(min(n // 2, 400_000)).with_columns(text=text)
 
 
 ITEMS: dict[str, Callable[[int], pl.DataFrame]] = {
