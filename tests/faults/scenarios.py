@@ -278,16 +278,6 @@ def untidy(root: Path) -> str:
     return "written"
 
 
-def extract_and_extend(root: Path, *, manifest: str, other: str, n: int) -> str:
-    """Extract two manifests, then write a set and extend it: whatever of this is missing."""
-    extract(root, manifest=manifest, thumbnails=True)
-    extract(root, manifest=other)
-    if published_rows(root, "grown") <= SIZES[0]:
-        write(root, SIZES[0], dataset="grown")
-    write(root, n, dataset="grown")
-    return "done"
-
-
 def command(root: Path, *, arguments: list[str], messages: str) -> int:
     """Run a command; what it says on standard error goes to a file."""
     import sys
