@@ -8,10 +8,8 @@ from bench.errors import ProtocolError
 from bench.fits import fit_run, prototype_pairs, real_pairs
 from bench.protocol import first_pairs, held_out_split
 from bench.scoring import Scoring
-from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
-from fitters import PRESETS, Pairs, fit
-from fitters.methods import METHODS
+from fitters import Pairs, fit
 from fitters.moments.transform import SideTransform
 from fitters.prototypes import adapted_prototypes
 from tests.bench.results_by_hand import has
@@ -262,24 +260,6 @@ def test_nothing_that_is_scored_enters_the_fit(run, corpus, split, rng):
     assert before.facts == after.facts
 
 
-def test_the_fit_is_the_recipes_on_the_pairs_of_the_split(run, corpus, split, rng):
-    run = run.changed(penalty=0.3, mix=2.0)
-    fitted = fit_run(run, corpus, split)
-    images = first_pairs(split, 8)
-    unlabelled = corpus.images.rows[split.train].astype(np.float64)
-    mean = (unlabelled / np.linalg.norm(unlabelled, axis=1, keepdims=True)).mean(axis=0)
-    prototypes, _ = prototype_pairs(run, corpus)
-    expected = fit(
-        "ridge", prototypes=prototypes, real=real_pairs(corpus, images), image_mean=mean,
-        penalty=0.3, mix=2.0, rng=rng,
-    )  # fmt: skip
-    np.testing.assert_allclose(
-        fitted.alignment.project_x(corpus.images.rows),
-        expected.project_x(corpus.images.rows),
-        atol=1e-6,
-    )
-
-
 def test_facts_say_what_was_used_and_chosen(run, corpus, split):
     facts = fit_run(run, corpus, split).facts
     assert (facts["n_images_fitted"], facts["n_prototypes"]) == (8, 120)
@@ -326,19 +306,3 @@ def test_rows_are_adapted_to_the_training_images_and_to_no_other(run, corpus, sp
 def test_too_many_pairs_are_refused(run, corpus, split):
     with pytest.raises(ProtocolError, match="Ask for fewer"):
         fit_run(run.changed(n_pairs=1000), corpus, split)
-
-
-@pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].rows.texts != "raw"])
-def test_every_method_runs_and_scores(run, corpus, split, method, monkeypatch):
-    if method in PRESETS:
-        small = {"width": 16} if method == "icis" else {}
-        settings = PRESETS[method].settings | small
-        few = replace(PRESETS[method], settings=settings, epochs=lambda _: 2)
-        monkeypatch.setitem(PRESETS, method, few)
-    real = run.protocol.n_pairs if method != "conse" else 0
-    fitted = fit_run(run.changed(method=method, n_pairs=real), corpus, split)
-    # What is not fitted to pairs of columns cannot beat chance; it still has to be scored.
-    outcome = score_zero_shot(fitted.alignment, corpus.images, corpus.names)
-    hits = outcome[0] if isinstance(outcome, list) else outcome
-    assert 0 < hits.values["MRR"] <= 1
-    assert fitted.facts["n_prototypes"] == len(corpus.head.weight)

@@ -66,13 +66,6 @@ def test_order_of_writing_does_not_show(tmp_path):
     assert_frame_equal(read_results(tmp_path / "a"), read_results(tmp_path / "b"))
 
 
-def test_any_parquet_reader_opens_it(tmp_path):
-    run_id, rows, ranks = a_run(1)
-    write_batch(tmp_path, rows, ranks)
-    assert file_of(tmp_path, "runs", run_id).read_bytes()[:4] == b"PAR1"
-    assert pl.scan_parquet(tmp_path / "runs" / "*.parquet").collect().height == 2
-
-
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "no ranks", "staged only"])
 def test_a_damaged_run_counts_as_not_finished(tmp_path, damage):
     write_batch(tmp_path, *a_run(1)[1:])
@@ -124,23 +117,6 @@ def test_many_threads_write_into_one_folder(tmp_path):
         list(pool.map(lambda number: write_batch(tmp_path, *a_run(number)[1:]), range(40)))
     assert len(finished(tmp_path)) == 40
     assert read_results(tmp_path).height == 80
-
-
-def test_two_processes_write_the_same_and_other_runs(tmp_path):
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[2]); from tests.bench.test_results import a_run;"
-        "from bench.results import write_batch; from pathlib import Path;"
-        "numbers = range(int(sys.argv[3]), int(sys.argv[4]));"
-        "[write_batch(Path(sys.argv[1]), *a_run(n)[1:]) for n in numbers]"
-    )
-    here = str(Path(__file__).parents[2])
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), here, *bounds])
-        for bounds in (("0", "20"), ("10", "30"))
-    ]
-    assert [process.wait() for process in processes] == [0, 0]
-    assert len(finished(tmp_path)) == 30
-    assert not list(tmp_path.rglob("*.staged"))
 
 
 def test_sessions_are_listed_oldest_first(tmp_path):

@@ -15,12 +15,9 @@ from bench.errors import MetricError, ProtocolError
 from bench.execution import execute
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import (
-    TASKS,
     FewShot,
     HeadNames,
-    ModalityGap,
     Neighbours,
-    Retrieval,
     ZeroShot,
 )
 from bench.suites.single import task_runs
@@ -51,42 +48,6 @@ def outcome_rows(store, task, **changes):
     ((_, rows, ranks),) = execute([run], read_corpus(store, run))
     assert set(rows["metric_version"]) == {METRIC_VERSION}
     return rows, ranks
-
-
-CASES = [
-    ("zero_shot", {}, {"image→name"}),
-    ("zero_shot", {"options": ZeroShot(prompts="max")}, {"image→name"}),
-    ("zero_shot", {"options": ZeroShot("each")}, {"image→name (none)", "image→name (photo)"}),
-    ("zero_shot", {"eval": "in-class", "pairs_per_class": 1}, {"image→name"}),
-    ("retrieval", {"options": Retrieval(1, "csls")}, {"image→caption", "caption→image"}),
-    ("few_shot", {"eval": "in-class"}, {"image→class"}),
-    ("head_names", {}, {"head→name"}),
-    ("head_names", {"options": HeadNames("relative", 19)}, {"head→name"}),
-    ("neighbours", {}, {"head~name"}),
-    ("neighbours", {"options": Neighbours("class-means", 1)}, {"class-mean~name"}),
-    ("neighbours", {"options": Neighbours("pairs", k=(2,))}, {"image~caption"}),
-    ("modality_gap", {"options": ModalityGap(n_permutations=19)}, {"head|image"}),
-    ("modality_gap", {"options": ModalityGap("images-texts", 19)}, {"image|text"}),
-    ("neural_collapse", {}, {"image|class"}),
-    ("hubness", {}, {"image→name"}),
-    ("spectrum", {}, {"image", "head", "head name", "name", "caption"}),
-]
-
-
-@pytest.mark.parametrize(("task", "changes", "directions"), CASES)
-def test_every_task_gives_rows(store, task, changes, directions):
-    rows, ranks = outcome_rows(store, task, **changes)
-    assert set(rows["direction"]) == directions
-    assert set(ranks["direction"]) <= directions
-    assert rows["value"].is_finite().all()
-    assert rows["n_queries"].min() > 0
-    again, _ = outcome_rows(store, task, **changes)
-    assert again["value"].to_list() == rows["value"].to_list()
-
-
-def test_every_task_is_in_the_list():
-    # Those beside CASES need another store: below, and in test_generalised.py.
-    assert {task for task, *_ in CASES} | {"cosine_head", "generalised"} == set(TASKS)
 
 
 def test_planted_data_gives_the_planted_answers(store):

@@ -50,15 +50,6 @@ def test_what_is_read_is_what_was_written_to_the_bit(moments, rng):
     assert_same(vectors["mean"], mean)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [{**FACTS, "n": 4}, {**FACTS, "x": {"set": "d/image/a", "fingerprint": "2"}}, {"n": 3}],
-)
-def test_other_facts_are_another_entry(moments, other):
-    write_entry(FACTS, {"all": moments}, {})
-    assert read_entry(other) is None
-
-
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone"])
 def test_a_damaged_entry_counts_as_missing(moments, damage):
     path = write_entry(FACTS, {"all": moments}, {})

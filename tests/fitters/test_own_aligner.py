@@ -160,14 +160,6 @@ def test_it_is_fitted_and_tuned_as_a_ridge_is(plain, make_world, tmp_path):
     assert again.aligner.mass_ == theirs.aligner.mass_
 
 
-def test_what_cannot_be_saved_is_named(plain, make_world, tmp_path):
-    head, _ = make_world()
-    made = Alignment("plain").fit(None, None, prototypes=head)
-    made.aligner.names_ = ["a", "b"]
-    with pytest.raises(AlignmentWriteError, match=r"Plain\.names_ is of type list"):
-        save_alignment(tmp_path / "a", made)
-
-
 def test_the_command_line_applies_and_exports_it(plain, store, tmp_path):
     out, sets = tmp_path / "a", ("--store", store, "--x", X)
     assert run("fit", "plain", *sets, "--head", HEAD, "--head-names", NAMES, "-o", out) == 0
@@ -237,12 +229,6 @@ def _config(method: str):
     from fitters import FitConfig
 
     return FitConfig(method)
-
-
-def test_pairs_are_all_that_is_needed(plain):
-    pairs = Pairs(np.eye(4) + 0.1, np.eye(4) + 0.2)
-    made = Alignment("plain").fit(pairs.x, pairs.y)
-    assert made.score(pairs.x, pairs.y) == 1.0
 
 
 def ridge_matrices(x, y, weight, alpha=0.1):

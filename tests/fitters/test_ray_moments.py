@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,16 +89,6 @@ def test_the_partition_costs_rounding_and_no_more(
     whole = _arrays(_fit(store, precision="float64", **MIXED))
     for name, array in whole.items():
         assert_close(in_five[name] + 1, array + 1)
-
-
-def _late(pause: float, task: int) -> int:
-    time.sleep(pause if task == 0 else 0)
-    return task * task
-
-
-def test_answers_come_in_the_order_of_the_tasks(ray_cluster: Any) -> None:
-    with Workers("ray", jobs=2).connected() as run:
-        assert list(run(partial(_late, 0.5), iter(range(6)), ordered=True)) == [0, 1, 4, 9, 16, 25]
 
 
 def test_workers_open_an_address(ray_cluster: Any, store_path: Path) -> None:
