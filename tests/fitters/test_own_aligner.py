@@ -109,15 +109,6 @@ def test_the_command_line_fits_and_applies_it(installed, tmp_path):
         read_alignment(out)
 
 
-def test_its_source_is_in_the_ids_of_its_runs(installed):
-    code = "from bench.code import own_code; print(own_code('plain'), own_code('ridge'))"
-    first = python(installed, code).stdout.split()
-    module = installed / "plain_of_a_stranger.py"
-    module.write_text(SOURCE.replace("alpha=0.1", "alpha=0.2"))
-    assert len(first) == 1
-    assert python(installed, code).stdout.split() != first
-
-
 def test_one_that_cannot_be_imported_is_named_when_it_is_used(installed):
     (installed / "plain_of_a_stranger.py").write_text("import a_module_that_is_not_there")
     fit = "fitters.fit('{}', prototypes=fitters.Pairs(np.eye(4), np.eye(4)), rng=None)"

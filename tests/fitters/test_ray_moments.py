@@ -14,7 +14,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from featstore import FeatureStore, open_store
-from featstore.errors import EngineError, MissingPackageError, UnknownSetError
+from featstore.errors import EngineError, UnknownSetError
 from featstore.parallel import Workers
 from featstore.testing import item_table, write_set
 from fitters import Alignment
@@ -163,15 +163,6 @@ def test_workers_that_contradict_themselves_are_refused() -> None:
     ):
         with pytest.raises(EngineError):
             Workers(**bad)
-
-
-def test_without_ray_one_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with (
-        pytest.raises(MissingPackageError, match=r"pip install 'ray>=2\.40'"),
-        Workers("ray").connected(),
-    ):
-        pass
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 30, 7 * 1024 * 4096 + 1])

@@ -19,7 +19,7 @@ from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.registry import LEARNERS, learner_named
 from fitters.few_shot.ridge_probe import RanPAC, RidgeProbe, _Path, random_relu
 from tests.assertions import assert_close, assert_same
-from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
+from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes
 
 #: Every learner as a run makes it, but for two that take seconds in every test.
 MADE = {
@@ -132,33 +132,6 @@ def test_no_shots_are_zero_shot(name):
     classifier = MADE[name]().fit(empty)
     assert_same(classifier.scores(test[0]), test[0] @ prototypes.T)
     assert classifier.facts == {}
-
-
-@pytest.mark.parametrize("name", MADE)
-@pytest.mark.parametrize("with_prototypes", [False, True])
-def test_the_same_shots_give_the_same_bytes(name, with_prototypes):
-    if name == "cross-modal" and not with_prototypes:
-        pytest.skip("it takes prototypes")
-    given, test = made(2, prototypes=noisy_prototypes() if with_prototypes else None)
-    given = with_views(given)
-    a, b = (MADE[name]().fit(given) for _ in range(2))
-    assert_same(a.scores(test[0]), b.scores(test[0]))
-    assert a.facts == b.facts
-    assert a.scores(test[0]).dtype == np.float32
-    assert accuracy(a, test) > 0.45
-
-
-@pytest.mark.parametrize("name", MADE)
-def test_a_class_may_have_a_prototype_and_no_shot(name):
-    given, test = made(4, prototypes=noisy_prototypes())
-    kept = given.labels != 3
-    some = Shots(
-        given.x[kept], given.labels[kept], 10, given.prototypes,
-        given.validation_x, given.validation_labels,
-    )  # fmt: skip
-    scores = MADE[name]().fit(some).scores(test[0])
-    assert np.isfinite(scores).all()
-    assert (scores.argmax(axis=1) == test[1]).mean() > 0.6
 
 
 def test_good_prototypes_help_and_bad_ones_are_weighed_down():
