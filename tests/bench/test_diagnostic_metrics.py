@@ -25,10 +25,7 @@ from bench.metrics.geometry import (
     spectrum_summary,
     unbiased_cka,
 )
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+from tests.oracles import unit
 
 
 @pytest.mark.parametrize("block", [7, 8_000_000])

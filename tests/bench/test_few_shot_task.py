@@ -14,10 +14,7 @@ from bench.tasks.few_shot import score_few_shot
 from fitters.few_shot.class_means import ClassMeans
 from fitters.few_shot.registry import LEARNERS
 from tests.bench.test_tasks import Identity, items
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+from tests.oracles import unit
 
 
 def problem(rng, per_class=14, c=6, d=8):

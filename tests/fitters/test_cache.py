@@ -17,7 +17,7 @@ from fitters.moments.moments import Moments
 from fitters.moments.transform import SideTransform
 from fitters.settings import FitRequest
 from tests.assertions import assert_close, assert_same
-from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
+from tests.fitters.toy_store import HEAD, NAMES, X, Y
 
 
 def entries():
@@ -30,13 +30,6 @@ FACTS = {"x": {"set": "d/image/a", "fingerprint": "1"}, "y": {"set": "d/caption/
 @pytest.fixture
 def moments(rng):
     return Moments.from_rows(rng.standard_normal((9, 4)) + 1e3, rng.standard_normal((9, 3)))
-
-
-@pytest.fixture(scope="module")
-def store_path(tmp_path_factory):
-    root = tmp_path_factory.mktemp("cache") / "store"
-    write_toy_store(root)
-    return root
 
 
 def test_what_is_read_is_what_was_written_to_the_bit(moments, rng):

@@ -29,11 +29,9 @@ from tests.fitters.toy_store import CLASSES, HEAD, IMAGES, NAMES, P, X, Y, write
 from tests.goldens.world import SETS, write_world
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("cli") / "store"
-    write_toy_store(root)
-    return root
+@pytest.fixture
+def store(store_path: Path) -> Path:
+    return store_path
 
 
 def _run(*args: str | Path) -> int:

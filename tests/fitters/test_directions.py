@@ -14,6 +14,7 @@ from sklearn.cross_decomposition import PLSSVD
 from fitters import CCAAligner, CSAAligner, Pairs, PLSAligner, fit
 from fitters.aligners.solvers import fix_signs, inverse_root, least_squares, solve_cca
 from tests.assertions import assert_close, assert_same, assert_same_subspace
+from tests.oracles import unit
 
 
 def draw_views(rng, n=300, p=7, q=5, shared=3, noise=0.5):
@@ -26,10 +27,6 @@ def draw_views(rng, n=300, p=7, q=5, shared=3, noise=0.5):
 def correlation(a, b):
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     return np.sum(a * b, axis=0) / np.sqrt(np.sum(a * a, axis=0) * np.sum(b * b, axis=0))
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def test_the_correlations_are_those_of_cca_zoo(rng):

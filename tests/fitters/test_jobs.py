@@ -35,13 +35,6 @@ from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_sto
 from tests.goldens.world import SETS, write_world
 
 
-@pytest.fixture(scope="module")
-def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("jobs") / "store"
-    write_toy_store(root)
-    return root
-
-
 @pytest.fixture
 def store(store_path: Path) -> FeatureStore:
     return open_store(store_path)

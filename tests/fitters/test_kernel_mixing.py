@@ -30,7 +30,7 @@ from fitters.select.noise import (
 from fitters.settings import FitConfig
 from fitters.sources import Sources, prepare
 from fitters.spectrum import Spectrum
-from tests.oracles import reciprocal_rank_of_text
+from tests.oracles import reciprocal_rank_of_text, unit
 
 
 def rng_of(seed=0):
@@ -157,9 +157,6 @@ def test_each_noise_scores_as_refitting_at_the_prototypes_penalty(criterion, sou
 
 def expected_projection(prototypes, real, texts, gamma, penalty, shares, without, first_share):
     """Kernel ridge by scikit-learn at every noise; the weighted mean of two directions."""
-
-    def unit(rows):
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     def fit(noise):
         fitted = KernelRidge(alpha=noise, kernel="rbf", gamma=gamma)

@@ -23,10 +23,7 @@ from fitters.select.left_out import (
 )
 from fitters.spectrum import Spectrum
 from tests.assertions import assert_close, assert_same
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+from tests.oracles import unit
 
 
 def bent_pairs(rng, n=120, p=6, q=5):

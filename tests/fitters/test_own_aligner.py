@@ -70,12 +70,6 @@ def installed(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    write_toy_store(tmp_path / "store")
-    return tmp_path / "store"
-
-
 def run(*args: str | Path) -> int:
     return run_command(cli, "headstock", [str(arg) for arg in args])
 
@@ -151,15 +145,15 @@ def test_it_is_fitted_and_tuned_as_a_ridge_is(plain, make_world, tmp_path):
     assert again.aligner.mass_ == theirs.aligner.mass_
 
 
-def test_the_command_line_applies_and_exports_it(plain, store, tmp_path):
-    out, sets = tmp_path / "a", ("--store", store, "--x", X)
+def test_the_command_line_applies_and_exports_it(plain, store_path, tmp_path):
+    out, sets = tmp_path / "a", ("--store", store_path, "--x", X)
     assert run("fit", "plain", *sets, "--head", HEAD, "--head-names", NAMES, "-o", out) == 0
     rows, head = tmp_path / "rows.npy", tmp_path / "head.safetensors"
-    assert run("apply", out, "--store", store, "--view", X, "--near", Y, "-o", rows) == 0
-    fitted, images = read_alignment(out), open_store(store).view(X).numpy()
+    assert run("apply", out, "--store", store_path, "--view", X, "--near", Y, "-o", rows) == 0
+    fitted, images = read_alignment(out), open_store(store_path).view(X).numpy()
     assert_same(np.load(rows), fitted.project_x(images))
-    assert run("apply", out, "--store", store, "--view", X, "-o", tmp_path / "rows.npz") == 2
-    assert run("export", out, "--store", store, "--names", NAMES, "-o", head) == 0
+    assert run("apply", out, "--store", store_path, "--view", X, "-o", tmp_path / "rows.npz") == 2
+    assert run("export", out, "--store", store_path, "--names", NAMES, "-o", head) == 0
     with safe_open(head, framework="numpy") as file:
         meta, coef = json.loads(file.metadata()["headstock"]), file.get_tensor("coef")
     assert_same(coef, fitted.aligner.coef_)

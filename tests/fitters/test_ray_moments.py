@@ -27,13 +27,6 @@ from tests.featstore.remote.static import static_server
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 
 
-@pytest.fixture(scope="module")
-def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("moments") / "store"
-    write_toy_store(root)
-    return root
-
-
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut the 30 training pairs into 5 parts; workers are told the rows, not the rule."""

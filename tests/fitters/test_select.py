@@ -26,12 +26,8 @@ from tests.oracles import (
     reciprocal_rank_of_text,
     refit_without_group,
     ridge_normal_equations,
+    unit,
 )
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
 
 # Folds
 

@@ -34,16 +34,9 @@ from fitters.settings import FitRequest, TrainingOptions
 from fitters.trained import training
 from headstock.__main__ import cli
 from tests.assertions import assert_same
-from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
+from tests.fitters.toy_store import HEAD, NAMES, X, Y
 
 FEW = TrainingOptions(epochs=2, batch_size=16)
-
-
-@pytest.fixture(scope="module")
-def store_path(tmp_path_factory):
-    root = tmp_path_factory.mktemp("trained") / "store"
-    write_toy_store(root)
-    return root
 
 
 @pytest.fixture(autouse=True)
