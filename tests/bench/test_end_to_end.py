@@ -13,15 +13,9 @@ from sklearn.preprocessing import normalize
 from bench.corpus import read_corpus
 from bench.execution import execute
 from bench.protocol import held_out_split
-from featstore import open_store
 from tests.bench.results_by_hand import has
 
 PENALTY, MIX = 0.3, 2.0
-
-
-@pytest.fixture(scope="module")
-def store(smoke_store):
-    return open_store(smoke_store)
 
 
 def rows_of(store, key):

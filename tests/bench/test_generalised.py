@@ -5,31 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.corpus import Items
 from bench.errors import ProtocolError
 from bench.options import Generalised, ZeroShot
 from bench.tasks.zero_shot import score_generalised, score_zero_shot
+from tests.bench.test_tasks import Identity, items
 
 
-class Identity:
-    def project_x(self, rows):
-        return rows
-
-    project_y = project_x
+def of_classes(classes, rows):
+    return items(classes, classes, rows)
 
 
-def items(classes, rows):
-    classes = np.array(classes)
-    return Items(classes, classes, np.asarray(rows, dtype=np.float32))
-
-
-NAMES = items(["a", "b", "c"], np.eye(3))
+NAMES = of_classes(["a", "b", "c"], np.eye(3))
 
 
 def test_by_hand():
     # Seen: a 2 of 3, b 1 of 1; unseen: c 1 of 4.
     found = [0, 0, 1, 1, 2, 0, 0, 1]
-    images = items(list("aaabcccc"), np.eye(3)[found])
+    images = of_classes(list("aaabcccc"), np.eye(3)[found])
     seen = np.array([True, True, False])
     among_all, alone = score_generalised(Identity(), images, NAMES, seen)
     assert among_all.direction == "image→name"
@@ -47,8 +39,8 @@ def test_by_hand():
 
 
 def test_it_is_zero_shot_with_both_kinds_told_apart(rng):
-    names = items([f"{i}" for i in range(6)], rng.normal(size=(6, 4)))
-    images = items([f"{i % 5}" for i in range(60)], rng.normal(size=(60, 4)))
+    names = of_classes([f"{i}" for i in range(6)], rng.normal(size=(6, 4)))
+    images = of_classes([f"{i % 5}" for i in range(60)], rng.normal(size=(60, 4)))
     seen = np.array([True, False, True, False, False, True])
     options = Generalised(scorer="csls")
     for mine, which in zip(

@@ -38,11 +38,6 @@ SETS = {
 FITTED = {"method": "procrustes", "source": "head"}
 
 
-@pytest.fixture(scope="module")
-def store(smoke_store):
-    return open_store(smoke_store)
-
-
 def outcome_rows(store, task, **changes):
     (run,) = task_runs(store, task, **(SETS | FITTED | changes))
     ((_, rows, ranks),) = execute([run], read_corpus(store, run))

@@ -17,7 +17,7 @@ from featstore import open_store
 from featstore.command_line import run_command
 from featstore.errors import PluginError
 from featstore.plugins import register
-from fitters import Alignment, Pairs, read_alignment, save_alignment
+from fitters import Alignment, FitConfig, Pairs, read_alignment, save_alignment
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import select
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError, PairsError, SettingError
@@ -123,6 +123,16 @@ def plain():
     del METHODS["plain"]
 
 
+def as_ridge(method, head, real, choice):
+    """Return the rows that a method of one's own is fitted on, and our ridge of its choice."""
+    sources = METHODS[method].sources(FitConfig(method), prototypes=head, real=real)
+    x, y = (
+        np.vstack([getattr(sources.prototypes, side), getattr(sources.real, side)]) for side in "xy"
+    )
+    mass = np.repeat([choice["mix"], 1.0], [head.n, real.n])
+    return x, y, RidgeAligner(alpha=choice["penalty"], center=False).fit(x, y, mass)
+
+
 def test_it_is_fitted_and_tuned_as_a_ridge_is(plain, make_world, tmp_path):
     head, real = make_world()
     ours, theirs = (
@@ -133,12 +143,7 @@ def test_it_is_fitted_and_tuned_as_a_ridge_is(plain, make_world, tmp_path):
     choices = ours.facts["choice"], theirs.facts["choice"]
     assert [choices[0][name] for name in axes[2:]] == [choices[1][name] for name in axes[2:]]
     assert isinstance(theirs.aligner, plain)
-    sources = METHODS["plain"].sources(_config("plain"), prototypes=head, real=real)
-    x, y = (
-        np.vstack([getattr(sources.prototypes, side), getattr(sources.real, side)]) for side in "xy"
-    )
-    mass = np.repeat([choices[1]["mix"], 1.0], [head.n, real.n])
-    ridge = RidgeAligner(alpha=choices[1]["penalty"], center=False).fit(x, y, mass)
+    *_, ridge = as_ridge("plain", head, real, choices[1])
     assert_close(theirs.aligner.coef_, ridge.coef_, times=10)
     again = read_alignment(save_alignment(tmp_path / "a", theirs))
     assert_same(again.project_y(real.y), theirs.project_y(real.y))
@@ -210,12 +215,6 @@ def test_what_only_asif_chooses_is_not_asked_of_it(plain, make_world):
         select("plain", power="auto", prototypes=head, rng=np.random.default_rng(0))
 
 
-def _config(method: str):
-    from fitters import FitConfig
-
-    return FitConfig(method)
-
-
 def ridge_matrices(x, y, weight, alpha=0.1):
     """Ridge from texts to images, as two matrices."""
     gram = (y.T * weight) @ y
@@ -231,12 +230,7 @@ def test_a_function_that_returns_two_matrices_is_a_ridge(no_plugins, make_world,
     head, real = make_world()
     theirs = Alignment("matrices").fit(real.x, real.y, groups=real.groups, prototypes=head)
     choice = theirs.facts["choice"]
-    sources = method.sources(_config("matrices"), prototypes=head, real=real)
-    x, y = (
-        np.vstack([getattr(sources.prototypes, side), getattr(sources.real, side)]) for side in "xy"
-    )
-    mass = np.repeat([choice["mix"], 1.0], [head.n, real.n])
-    ridge = RidgeAligner(alpha=choice["penalty"], center=False).fit(x, y, mass)
+    x, y, ridge = as_ridge("matrices", head, real, choice)
     assert_close(theirs.aligner.b_, ridge.coef_, times=10)
     assert_close(theirs.aligner.project_y(y), ridge.project_y(y), times=10)
     # Row by row: the dot product of what both matrices give, over both lengths.
