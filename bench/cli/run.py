@@ -354,7 +354,7 @@ def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool
         purpose = "; ".join(part for part in (", ".join(one.experiments), one.note) if part)
         click.echo(f"  {one.command}   # {purpose}", err=not every)
     if every:
-        click.echo("DATA and WEIGHTS are folders of yours; docs/reproduce.md has the downloads.")
+        click.echo("DATA and WEIGHTS are folders of yours; docs/ref/boxes.md has the downloads.")
     if len(shown) < len(missing):
         click.echo("  and more: --dry-run lists them all", err=True)
 
@@ -435,7 +435,7 @@ def task_command(name: str, words: tuple[str, ...], **given: Any) -> None:
     """Run the task NAME on the sets named and write its results.
 
     NAME is zero_shot, generalised, retrieval, few_shot, head_names, neighbours, modality_gap,
-    neural_collapse, cosine_head, hubness or spectrum; docs/metrics.md says what each measures.
+    neural_collapse, cosine_head, hubness or spectrum; docs/ref/tasks.md says what each measures.
     `headstock eval ls --tasks` lists them, with those of other packages.
     Most options take several values, separated by commas (`--method ridge,csa --source
     head,random`): every combination is a run for each seed. `headstock eval table` prints a table,
@@ -561,7 +561,7 @@ def check_command(
     WHAT is a name (of an encoder FAMILY:MODEL), module:Object or file.py:Object (of an encoder with
     :MODEL behind). The check runs on planted rows and reads no store. It prints a line for every
     property that others rely on: ✓ it holds; ✗ what was expected, what was found and what to do;
-    – it does not apply. The exit code is 1 if one does not hold. docs/extend.md says how each
+    – it does not apply. The exit code is 1 if one does not hold. docs/ref/extend.md says how each
     kind is written.
     """
     from bench.contracts import contract_of

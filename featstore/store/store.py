@@ -630,7 +630,7 @@ def open_store(
     path : path or address
         Folder of the store, ``file://…``, or the address of a remote one: ``s3://``, ``gs://``,
         ``az://``, ``https://`` (a plain web server), ``hf://datasets/…``. What is read of a remote
-        store is verified and kept in the user's cache; see docs/sharing.md.
+        store is verified and kept in the user's cache; see docs/ref/addresses.md.
     revision : str, optional
         A tag (``headstock store tag``): every set is read as it was then, and those that it does
         not name are hidden. Or at least 8 digits of a revision_id: that set at that revision.
@@ -646,7 +646,7 @@ def open_store(
         A public key that the store must be signed by (``headstock store sign``): 64 hexadecimal
         digits, a file in PEM, or the bytes of either. Only what was signed is read, so each block
         is compared before its rows are first served (`verify` is at least ``"first-touch"``); see
-        docs/sharing.md.
+        docs/ref/addresses.md.
     at_least : int
         The lowest number of the signature that is taken. Without it, a first opening cannot tell
         that the whole store is an earlier one.

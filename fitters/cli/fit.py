@@ -133,7 +133,7 @@ def fit_command(
     METHOD is one of those below, or of another package: `headstock ls --methods` lists both.
     --head with --head-names fits on the rows of the head, --y on real pairs, all three on both.
     Penalty and mixing weight are chosen from these alone, never from a test image. A training
-    (docs/trained.md) that was interrupted goes on when the same command is given again.
+    (docs/ref/methods.md) that was interrupted goes on when the same command is given again.
     """
     from fitters.methods import METHODS
 

@@ -1,4 +1,4 @@
-"""The files of docs/extend.md through ``--plugin``, on the smoke suite's store."""
+"""The files of docs/ref/extend.md through ``--plugin``, on the smoke suite's store."""
 
 from __future__ import annotations
 

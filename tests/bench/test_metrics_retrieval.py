@@ -68,7 +68,7 @@ def test_equal_to_clip_benchmark_on_random_scores(rng, k):
 
 
 def test_the_worked_example_of_five_captions():
-    """docs/metrics.md: an image whose five captions stand at 2, 4, 5, 9 and 12 of 20."""
+    """docs/ref/tasks.md: an image whose five captions stand at 2, 4, 5, 9 and 12 of 20."""
     scores = np.arange(20, 0, -1.0)[None]
     captions = np.ones(20, dtype=int)
     captions[[1, 3, 4, 8, 11]] = 0

@@ -275,7 +275,7 @@ def test_validation_rows_of_few_classes_do_not_make_these_the_answer(name):
 
 
 def test_the_document_has_every_learner():
-    text = (Path(__file__).parents[3] / "docs" / "few_shot.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "ref" / "few-shot.md").read_text(encoding="utf-8")
     formulas = text.split("## The learners")[1].split("### Sources")[0]
     rows = [line.split("`")[1] for line in formulas.splitlines() if line.startswith("| `")]
     assert rows == list(LEARNERS)
