@@ -44,7 +44,7 @@ def main(mountpoint: Path, store: str) -> None:
     subprocess.run(mount, check=True)
     out, filler = mountpoint / "results", mountpoint / "filler"
     words = (
-        f"eval sweep --store {store} -o {out} --n-pairs 0,8 --seeds 0 --penalty 1 --mix 1".split()
+        f"eval sweep --store {store} -o {out} --n-pairs 0,8 --seeds 0 -s penalty=1 -s mix=1".split()
     )
     words += ["--source", "none,head"]
     assert run(words)[0] == 0

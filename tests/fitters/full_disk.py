@@ -26,8 +26,8 @@ def main(mountpoint: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mountpoint)], check=True)
     os.environ["XDG_CACHE_HOME"] = str(mountpoint / "cache")
     root, filler = mountpoint / "aligners", mountpoint / "filler"
-    words = ["fit", "ridge", "--store", str(store), "--x", X, "--y", Y, "--head", HEAD,
-             "--head-names", NAMES, "--criterion", "error", "-o", str(root / "a")]  # fmt: skip
+    words = ["fit", "ridge", "--store", str(store), "--images", X, "--captions", Y, "--head", HEAD,
+             "--head-names", NAMES, "-s", "criterion=error", "-o", str(root / "a")]  # fmt: skip
 
     def fit() -> str:
         said = io.StringIO()

@@ -91,7 +91,7 @@ def python(folder: Path, code: str, *args: str | Path) -> subprocess.CompletedPr
 def test_the_command_line_fits_and_applies_it(installed, tmp_path):
     write_toy_store(tmp_path / "store")
     main, out = "from headstock.__main__ import main; main()", tmp_path / "a"
-    sets = ("--store", tmp_path / "store", "--x", X, "--y", Y, "--head", HEAD,
+    sets = ("--store", tmp_path / "store", "--images", X, "--captions", Y, "--head", HEAD,
             "--head-names", NAMES)  # fmt: skip
     done = python(installed, main, "fit", "plain", *sets, "-o", out, "--json")
     assert done.returncode == 0, done.stderr
@@ -169,7 +169,7 @@ def test_what_cannot_be_saved_is_named(plain, make_world, tmp_path):
 
 
 def test_the_command_line_applies_and_exports_it(plain, store, tmp_path):
-    out, sets = tmp_path / "a", ("--store", store, "--x", X)
+    out, sets = tmp_path / "a", ("--store", store, "--images", X)
     assert run("fit", "plain", *sets, "--head", HEAD, "--head-names", NAMES, "-o", out) == 0
     rows, head = tmp_path / "rows.npy", tmp_path / "head.safetensors"
     assert run("apply", out, "--store", store, "--view", X, "--near", Y, "-o", rows) == 0
