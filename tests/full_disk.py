@@ -50,13 +50,13 @@ def main(mountpoint: Path, which: str) -> None:
     if which == "fit":
         write_toy_store(store)
         free = range(0, 60, 4)
-        words = f"fit ridge --store {store} --x {X} --y {Y} --head {HEAD} --head-names {NAMES} "
-        words += f"--criterion error -o {out / 'a'}"
+        words = f"fit ridge --store {store} --images {X} --captions {Y} --head {HEAD} "
+        words += f"--head-names {NAMES} -s criterion=error -o {out / 'a'}"
     else:
         create_smoke_store(store)
         free = range(0, 120, 12)
-        words = f"eval sweep --store {store} -o {out} --n-pairs 0,8 --seeds 0 --penalty 1 --mix 1 "
-        words += "--source none,head"
+        words = f"eval sweep --store {store} -o {out} --n-pairs 0,8 --seeds 0 -s penalty=1 "
+        words += "-s mix=1 --source none,head"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mountpoint)], check=True)
     os.environ["XDG_CACHE_HOME"] = str(mountpoint / "cache")
     assert run(words.split())[0] == 0

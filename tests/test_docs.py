@@ -198,15 +198,15 @@ CHANGED = [
     (r"(headstock eval run .*)", r"\1 --dry-run",
      "a suite takes minutes; this plans every run of it"),
     (r"(headstock eval sweep .*)", r"\1 --dry-run", "likewise"),
-    (r"(-o aligners/(paper-mlp|structure|two-stages))", r"--epochs 2 \1",
+    (r"(-o aligners/(paper-mlp|structure|two-stages))", r"-s epochs=2 \1",
      "hundreds of epochs are minutes; two take every step"),
-    (r"--method paper-mlp", "--method paper-mlp --epochs 2", "likewise"),
+    (r"--method paper-mlp", "--method paper-mlp -s epochs=2", "likewise"),
     (r"kernel-ridge,conse --source head,random,shuffled", "conse --source head",
      "choosing settings takes seconds a fit"),
-    (r"fit kernel-ridge", "fit ridge --penalty 0.3", "likewise"),
+    (r"fit kernel-ridge", "fit ridge -s penalty=0.3", "likewise"),
     (r"results:kernel-ridge/", "results:ridge/", "the workspace has no runs of it"),
     (r"--method icis", "--method ridge", "likewise: ICIS trains for a minute or two"),
-    (r"(csa .*) --mix auto", r"\1 --mix 1 --penalty 0.1 --components 8",
+    (r"(csa .*) -s mix=auto", r"\1 -s mix=1 -s penalty=0.1 -s components=8",
      "choosing takes a minute a seed"),
     (r"(--method mine,ridge --source head,random,.*) --seeds 0-2", r"\1 --seeds 0", "likewise"),
     (r"rm build/demo/store", "rm expendable", "others need the set"),
@@ -368,7 +368,7 @@ def workspace(tmp_path: Path, moto: tuple[str, int], monkeypatch: pytest.MonkeyP
     run_all(runs, "store", Path("results"))
     for copy in ("build/demo/results", "old/results", "new/results"):
         shutil.copytree("results", copy)
-    grid = "--source none,head --n-pairs 16 --mix 3 --penalty 0.3 --seeds 0,1"
+    grid = "--source none,head --n-pairs 16 -s mix=3 -s penalty=0.3 --seeds 0,1"
     sweep = f"headstock eval sweep --store store -o build/demo/sweep {grid}"
     assert run_command(cli, "headstock", sweep.split()[1:]) == 0
     assert _run("headstock store push store s3://team/features") == 0

@@ -167,7 +167,7 @@ def _command(dataset: str, kind: str, encoders: dict[str, list[str]], place: str
         for encoder in encoders:
             words += ["--weights", INAT.get(encoder, "-")]
         if kind == "head_weight":
-            words += ["--label-set", dataset]
+            words += ["-s", f"label_set={dataset}"]
     chosen = [encoder for encoder in encoders if encoder in OUR_CHOICE]
     return Lacking(
         dataset=dataset,

@@ -325,7 +325,7 @@ def test_the_command_runs_a_task_and_skips_it_the_next_time(smoke_store, tmp_pat
         "eval", "task", "few_shot", "--store", str(smoke_store), "-o", str(tmp_path), "--images",
         SETS["images"], "--names", SETS["names"], "--head", SETS["head"], "--head-names",
         SETS["head_names"], "--method", "procrustes", "--source", "head", "--eval", "in-class",
-        "-O", "shots=1", "-O", "learner=ridge-probe", "--seeds", "0,1",
+        "-s", "shots=1", "-s", "learner=ridge-probe", "--seeds", "0,1",
     ]  # fmt: skip
     first = CliRunner().invoke(cli, words)
     assert first.exit_code == 0, first.output
@@ -339,7 +339,7 @@ def test_the_command_runs_a_task_and_skips_it_the_next_time(smoke_store, tmp_pat
 
 WRONG = [
     (["zeroshot", "--images", "x"], 2, "Did you mean 'zero_shot'"),
-    (["zero_shot", "--images", "smoke/image/synthetic", "-O", "prompt=max"], 2, "prompts"),
+    (["zero_shot", "--images", "smoke/image/synthetic", "-s", "prompt=max"], 2, "prompts"),
     (["zero_shot", "--images", "smoke/image/synthetic", "--n-pairs", "many"], 2, "expected all|N"),
     (["spectrum", "--images", "smoke/image/synthetic", "--head", "x"], 1, "--head-names"),
     (["neighbours", "--images", "smoke/image/synthetic"], 1, "need a head"),
@@ -359,8 +359,8 @@ def test_the_command_takes_texts_of_both_sides_and_settings_of_a_training(smoke_
     typed = [
         "--names", SETS["names"], "--head", SETS["head"], "--head-names", SETS["head_names"],
         "--method", "paper-mlp", "--source", "head", "--eval", "in-class",
-        "--pairs-per-class", "1", "--variants", "name", "--templates", "photo",
-        "--head-templates", "none", "--pair-templates", "none", "--epochs", "2", "--sequential",
+        "-s", "pairs_per_class=1", "--prompts", "name:photo",
+        "--head-prompts", ":none", "-s", "pair_prompts=:none", "-s", "epochs=2", "-s", "sequential",
     ]  # fmt: skip
     arguments = ["eval", "task", "zero_shot", "--images", SETS["images"], *typed]
     root = tmp_path / "results"
@@ -382,7 +382,7 @@ def test_the_command_takes_every_setting_and_lists_of_methods_and_sources(smoke_
     root = tmp_path / "results"
     place = ["--store", str(smoke_store), "-o", str(root)]
     lists = ["--method", "ridge,kernel-ridge,cca", "--source", "head,random", "--seeds", "0-1",
-             "--gamma", "2", "--components", "all", "--penalty", "0.1,1"]  # fmt: skip
+             "-s", "gamma=2", "-s", "components=all", "-s", "penalty=0.1,1"]  # fmt: skip
     result = CliRunner().invoke(cli, ["eval", "task", "zero_shot", *sets, *lists, *place, "--json"])
     assert result.exit_code == 0, result.output
     rows = read_results(root).unique("run_id")
@@ -403,7 +403,7 @@ def test_the_command_takes_every_setting_and_lists_of_methods_and_sources(smoke_
     result = CliRunner().invoke(cli, [*again, "--dry-run", "--json"])
     assert json.loads(result.stdout)["new"] == 0
     result = CliRunner().invoke(cli, ["eval", "task", "zero_shot", *sets, "--source", "head",
-                                      "--method", "ridge,procrustes", "--gamma", "2",
+                                      "--method", "ridge,procrustes", "-s", "gamma=2",
                                       *place])  # fmt: skip
     assert result.exit_code == 1
     assert "has a setting 'gamma'; these have: kernel-ridge" in str(result.exception)

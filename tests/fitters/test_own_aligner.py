@@ -85,7 +85,7 @@ def python(folder: Path, code: str, *args: str | Path) -> subprocess.CompletedPr
 def test_the_command_line_fits_and_applies_it(installed, tmp_path):
     write_toy_store(tmp_path / "store")
     main, out = "from headstock.__main__ import main; main()", tmp_path / "a"
-    sets = ("--store", tmp_path / "store", "--x", X, "--y", Y, "--head", HEAD,
+    sets = ("--store", tmp_path / "store", "--images", X, "--captions", Y, "--head", HEAD,
             "--head-names", NAMES)  # fmt: skip
     done = python(installed, main, "fit", "plain", *sets, "-o", out, "--json")
     assert done.returncode == 0, done.stderr
@@ -151,7 +151,7 @@ def test_it_is_fitted_and_tuned_as_a_ridge_is(plain, make_world, tmp_path):
 
 
 def test_the_command_line_applies_and_exports_it(plain, store_path, tmp_path):
-    out, sets = tmp_path / "a", ("--store", store_path, "--x", X)
+    out, sets = tmp_path / "a", ("--store", store_path, "--images", X)
     assert run("fit", "plain", *sets, "--head", HEAD, "--head-names", NAMES, "-o", out) == 0
     rows, head = tmp_path / "rows.npy", tmp_path / "head.safetensors"
     assert run("apply", out, "--store", store_path, "--view", X, "--near", Y, "-o", rows) == 0

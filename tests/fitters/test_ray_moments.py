@@ -123,7 +123,7 @@ def test_the_command_uses_a_cluster_that_runs(
     address = ray_cluster.get_runtime_context().gcs_address
     command = [
         sys.executable, "-c", "from fitters.cli import main; main()", "fit", "ridge",
-        "--store", store_path, "--x", X, "--y", Y, "--penalty", "0.3",
+        "--store", store_path, "--images", X, "--captions", Y, "-s", "penalty=0.3",
         "--engine", "ray", "--ray-address", address, "--jobs", "2",
         "-o", tmp_path / "a", "--json",
     ]  # fmt: skip

@@ -226,16 +226,27 @@ def test_rows_of_a_store_are_read_by_chunks(store_path, monkeypatch):
 
 
 def _fit(store, out, *more, method="paper-mlp"):
-    words = ["fit", method, "--store", store, "--x", X, "--head", HEAD, "--head-names", NAMES,
+    words = ["fit", method, "--store", store, "--images", X, "--head", HEAD, "--head-names", NAMES,
              "-o", out]  # fmt: skip
     return run_command(cli, "headstock", [str(word) for word in (*words, *more)])
 
 
 def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, monkeypatch):
-    few = ("--epochs", "3", "--batch-size", "8")
+    few = ("-s", "epochs=3", "-s", "batch_size=8")
     assert _fit(store_path, tmp_path / "whole", *few) == 0
     assert "paper-mlp, fitted on 30 prototypes" in capsys.readouterr().out
-    both = (*few, "--y", Y, "--share", "0.5", "--patience", "2", "--centred", "--json")
+    both = (
+        *few,
+        "--captions",
+        Y,
+        "-s",
+        "share=0.5",
+        "-s",
+        "patience=2",
+        "-s",
+        "centre=yes",
+        "--json",
+    )
     assert _fit(store_path, tmp_path / "deep" / "both", *both) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["choice"]["share"] == 0.5
@@ -255,15 +266,15 @@ def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "deep", "whole"]
     capsys.readouterr()
     for words, said in [
-        (("--share", "0.5"), "no effect without --y"),
-        (("--penalty", "1"), "no effect with paper-mlp"),
+        (("-s", "share=0.5"), "no effect without --y"),
+        (("-s", "penalty=1"), "no effect with paper-mlp"),
     ]:
         assert _fit(store_path, tmp_path / "no", *words) == 2
         assert said in capsys.readouterr().err
     for word in ("--epochs", "--batch-size"):
         assert _fit(store_path, tmp_path / "no", word, "3", method="ridge") == 2
         assert "no effect with ridge" in capsys.readouterr().err
-    assert _fit(store_path, tmp_path / "no", "--uncentred", method="ridge") == 2
+    assert _fit(store_path, tmp_path / "no", "-s", "centre=no", method="ridge") == 2
 
 
 WITHOUT_TORCH = """
