@@ -9,7 +9,7 @@ import inspect
 import pickle
 import tempfile
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cached_property
 from numbers import Number
 from pathlib import Path
@@ -22,12 +22,13 @@ from scipy.stats import binom
 from sklearn.base import BaseEstimator, clone
 
 from bench.corpus import Corpus, Head, Items
-from bench.options import TASKS, FewShot, checked_options, parse_options
+from bench.options import TASKS, FewShot, checked_options
 from bench.runs import Run
 from bench.scoring import Scoring, split_of
 from featstore import contracts
 from featstore.contracts import Contract, Inapplicable, defined, equal, expect, unchanged
 from featstore.errors import ContractError, FeatstoreError, PluginError, lookup
+from featstore.options import plain_settings
 from featstore.plugins import registry_of
 from fitters.aligners.base import params_of, stacked, takes_weights
 from fitters.alignment import Alignment, fit
@@ -622,12 +623,14 @@ class TaskContract(Contract):
     def options(self) -> None:
         """Take each of its options as a command line gives it, and tell changed ones apart."""
         made = checked_options(self._name, None)
-        for own in fields(made):
-            words = getattr(made, own.name)
-            word = ",".join(map(str, words)) if isinstance(words, tuple) else str(words)
-            found = getattr(parse_options(self._name, [f"{own.name}={word}"]), own.name)
-            expect(found == words, f"Expected {own.name}={word} to give {words!r}; it gave "
-                   f"{found!r}. Use int, float, bool, str, or a tuple of int.")  # fmt: skip
+        for name, one in plain_settings(type(made)).items():
+            value = getattr(made, name)
+            parts = [str(part) for part in (value if one.many else (value,))]
+            parts = ["yes" if value else "no"] if one.type is bool else parts
+            found = tuple(map(one.parse, parts))
+            expect(found == (value if one.many else (value,)),
+                   f"Expected {name}={','.join(parts)} to give {value!r}; it gave {found!r}. Use "
+                   "int, float, bool, str, or a tuple of them.")  # fmt: skip
 
 
 CONTRACTS: dict[str, type[Contract]] = {

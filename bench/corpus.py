@@ -6,8 +6,8 @@ where there are such), cut at commas ("plant, flora, plant life" is three), with
 article, underscore, hyphen and double blank. Words are not stemmed, and "a kind of" is not
 followed: "golden retriever" is seen, "dog" is not, where the head has only the breed.
 
-Views are a set of their own (``headstock extract --views``), so that none of them is ever an image
-that is scored.
+Views are a set of their own (``headstock extract --augment``), so that none of them is ever an
+image that is scored.
 
 Storage ends here: splits, fits and tasks see ids and rows.
 """
@@ -93,7 +93,7 @@ class ImageViews:
         if VIEW_ID not in view.items.columns or view.items["parent_id"].null_count():
             raise ProtocolError(
                 f"{view.key} holds no augmented views of images. Make them with `headstock extract "
-                "DATASET --kind image --views 10`, and name that set."
+                "DATASET --kind image --augment 10`, and name that set."
             )
         self._view = view
         parents = view.items["parent_id"].to_numpy().astype(str)
@@ -268,7 +268,7 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     if VIEW_ID in image_view.items.columns:
         raise ProtocolError(
             f"{data.image_set} holds augmented views, which are not scored. Name the set of "
-            "the images themselves, and the views beside it (of few_shot: --views)."
+            "the images themselves, and the views beside it (of few_shot: -s views=KEY)."
         )
     views = None
     if data.view_set:

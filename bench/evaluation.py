@@ -27,7 +27,7 @@ from bench.errors import ProtocolError
 from bench.evaluated import Results
 from bench.execution import run_all
 from bench.metrics.ties import different_rows
-from bench.options import TASKS, parse_options
+from bench.options import TASKS, options_of
 from bench.protocol import FRESH_SPLITS
 from bench.results import finished
 from bench.runs import LEAVES, Protocol, Run
@@ -441,11 +441,7 @@ def _tasks(
     for name, options in of_tasks.items():
         if name not in TASKS:
             raise ProtocolError(unknown_name("task", name, TASKS))
-        words = [
-            f"{key}={','.join(map(str, value)) if isinstance(value, tuple | list) else value}"
-            for key, value in options.items()
-        ]
-        found.append((name, parse_options(name, words)))
+        found.append((name, options_of(name, options)))
     return found
 
 

@@ -90,7 +90,7 @@ class FewShot:
     """
 
     shots: int = option(1, help="Labelled training images of every class.", at_least=0, below=MOST)
-    learner: str = "class-means"
+    learner: str = option("class-means", help="Few-shot learner.")
     prototypes: Literal["names", "head", "none"] = option(
         "names", help="Source of one more row per class."
     )
@@ -141,9 +141,9 @@ class Neighbours:
         "head", help="Rows and texts that are compared."
     )
     per_class: int = option(0, help="Images in a class mean; 0 means all.", at_least=0, below=MOST)
-    k: tuple[int, ...] = (3, 5, 10)
+    k: tuple[int, ...] = option((3, 5, 10), help="Numbers of neighbours.")
     rows: Literal["unit", "raw"] = option("unit", help="Rows of a class mean.")
-    within: str = ""
+    within: str = option("", help="Only classes of the head that this label set has, too.")
     n_permutations: int = option(199, help="Random permutations.", at_least=0, below=1_000_000)
     max_rows: int = option(1_000, help="Rows that are permuted.", at_least=2, below=MOST)
 
@@ -338,8 +338,8 @@ def options_text(options: Options) -> str:
     return canonical_json(changed).decode() if changed else ""
 
 
-def parse_options(task: str, words: list[str]) -> Options:
-    """Return options from words like ``shots=4``, as a command line gives them.
+def options_of(task: str, values: Mapping[str, Any]) -> Options:
+    """Return the options of a task with these values by name; a list is a tuple.
 
     Raises
     ------
@@ -347,29 +347,9 @@ def parse_options(task: str, words: list[str]) -> Options:
         If a name or a value is not one of the task's.
     """
     kind = TASKS[task].options
-    hints: dict[str, Any] = get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        if name not in hints:
-            where = f"for the task {task}"
-            raise ProtocolError(unknown_name("option", name, hints, where=where))
-        if not equals:
-            raise ProtocolError(
-                f"The option {word!r} of the task {task} has no value. Write {name}=VALUE."
-            )
-        try:
-            values[name] = _value(hints[name], text)
-        except (ValueError, KeyError) as err:
-            raise ProtocolError(f"Option {name} of {task} cannot be {text[:40]!r}.") from err
-    return checked_options(task, kind(**values))
-
-
-def _value(hint: Any, text: str) -> Any:
-    if hint in (int, float):
-        return hint(text)
-    if hint is bool:
-        return {"true": True, "false": False}[text.lower()]
-    if hint == tuple[int, ...]:
-        return tuple(int(part) for part in text.split(","))
-    return text
+    known = [entry.name for entry in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise ProtocolError(unknown_name("setting", name, known, where=f"of task {task}"))
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return checked_options(task, kind(**given))

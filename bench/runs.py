@@ -118,34 +118,42 @@ class Data:
     layer_sets: tuple[str, ...] = ()
     layer_revisions: tuple[str, ...] = ()
     variants: tuple[str, ...] = option(
-        VARIANTS, help="Score these variants of the images' class names, separated by commas."
+        VARIANTS,
+        help="Score these variants of the images' class names, separated by commas.",
+        flag=None,
     )
     templates: tuple[str, ...] = option(
-        TEMPLATES, help="Put the images' class names into these templates, separated by commas."
+        TEMPLATES,
+        help="Put the images' class names into these templates, separated by commas.",
+        flag=None,
     )
     head_variants: tuple[str, ...] = option(
         (),
         help="Fit on these variants of the names of the head's classes, separated by commas; "
         "auto chooses them on the head [default: those of the images' classes, and the "
         "definition where the label set has it].",
+        flag=None,
     )
     head_templates: tuple[str, ...] = option(
         (),
         help="Put the names of the head's classes into these prompt templates, separated by "
         "commas [default: those of the images' classes].",
+        flag=None,
     )
     pair_variants: tuple[str, ...] = option(
         (),
         help="Pair training images with these variants of class texts, separated by commas, such "
         "as description [default: those of the images' classes].",
+        flag=None,
     )
     pair_templates: tuple[str, ...] = option(
         (),
         help="Put the class texts that training images are paired with into these prompt "
         "templates, separated by commas; d000 is the first sentence of a description.",
+        flag=None,
     )
     locales: tuple[str, ...] = option(
-        (), flag="--locale", help="Use captions of these variants, by comma [default: all]."
+        (), help="Use captions of these variants, by comma [default: all].", flag="-s locale"
     )
 
     @property
@@ -237,14 +245,16 @@ class Protocol:
         help="Pair the mean of this many training images of a class with its class text, instead "
         "of --n-pairs.",
         at_least=0,
+        flag="-s",
     )
     relevance: Relevance = option(
         "parent_id",
         help="Count a caption as relevant if it is the image's own (parent_id), or of its class "
         "(class_id).",
+        flag="-s",
     )
     train_splits: tuple[str, ...] = option(
-        ("train",), flag="--train-split", help="Train --eval split on these splits, by comma."
+        ("train",), help="Train --eval split on these splits, by comma.", flag="-s train_split"
     )
     train_fraction: float = option(
         0.6,
@@ -252,31 +262,43 @@ class Protocol:
         "(in-class).",
         above=0,
         below=1,
+        flag="-s",
     )
     head_rows: Literal["weights", "adapted", "mean", "attention", "linear"] = option(
         "weights",
         help="Use the rows of the head as prototypes, or move them towards training images: "
         "unlabelled (adapted, mean), or of the head's classes (attention, linear).",
+        flag="-s",
     )
     control_draw: int | None = option(
-        None, help="Seed of the control's rows [default: the seed of the run].", at_least=0
+        None,
+        help="Seed of the control's rows [default: the seed of the run].",
+        at_least=0,
+        flag=None,
     )
     limit: int | None = option(
         None, help="Score at most N images, for a quick look; every row records it.", at_least=1
     )
     clusters: int = option(
-        0, help="Shuffle within this many clusters of names (shuffled-within).", at_least=0
+        0,
+        help="Shuffle within this many clusters of names (shuffled-within).",
+        at_least=0,
+        flag="-s",
     )
-    head_size: int = option(0, help="Use this many classes of the head; 0 uses all.", at_least=0)
+    head_size: int = option(
+        0, help="Use this many classes of the head; 0 uses all.", at_least=0, flag="-s"
+    )
     head_by: HeadBy = option(
         "random",
-        help="Choose the --head-size classes by the seed, or by how near or far their texts are "
+        help="Choose the head_size classes by the seed, or by how near or far their texts are "
         "from the names of the images' classes.",
+        flag="-s",
     )
     leave_seen: bool = option(
         False,
         help="Leave out classes of the head whose name, or nearly the same text, a class of the "
         "images has.",
+        flag="-s",
     )
 
     def __post_init__(self) -> None:

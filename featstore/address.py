@@ -96,7 +96,7 @@ def parse_address(text: str | Path) -> Address | Path:
         )
     if "@" in parts.netloc:
         msg = f"The {scheme} address holds credentials. Leave them out: they are read from the "
-        msg += "environment (see docs/sharing.md), and addresses are logged."
+        msg += "environment (see docs/ref/addresses.md), and addresses are logged."
         raise AddressError(msg)
     if parts.query or parts.fragment:
         raise AddressError(

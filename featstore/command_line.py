@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from featstore.errors import AddressError, FeatstoreError, needs_extra, unknown_name
+from featstore.options import Owners, setting_lines
 from featstore.terminal import TextTable, bad, json_text, say, visible_output
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -147,14 +148,33 @@ class SectionedCommand(click.Command):
     ----------
     sections : dict
         Heading -> flags below it, in their order; the rest follow as "More options".
+    named : tuple of (str, callable), optional
+        Heading and lines of what its argument may name: they end a help that names nothing.
+    settings : callable, optional
+        What the command line names -> its settings, by what has them: the command then has the
+        option ``-s``, and its help ends in what that takes. It is given the parameters, in a help
+        as they were typed.
     """
 
-    def __init__(self, *args: Any, sections: dict[str, str], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        sections: dict[str, str],
+        named: tuple[str, Callable[[], list[tuple[str, str]]]] | None = None,
+        settings: Callable[[Mapping[str, Any]], Owners] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.sections = {title: flags.split() for title, flags in sections.items()}
+        self.named, self.settings = named, settings
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse a line, which is kept: a help is printed before its arguments are looked at."""
+        ctx.meta["line"] = [*args]
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options of each section."""
+        """Write the options of each section, and the settings of what was named."""
         options = {
             flag: option
             for option in self.get_params(ctx)
@@ -169,6 +189,45 @@ class SectionedCommand(click.Command):
             records = [options[flag].get_help_record(ctx) for flag in flags]
             with formatter.section(title):
                 formatter.write_dl([record for record in records if record])
+        owners = {} if self.settings is None else self.settings(self._typed(ctx))
+        for owner, own in owners.items():
+            with formatter.section(f"Settings of {owner} (-s)"):
+                formatter.write_dl(setting_lines(own) or [("none", "")])
+        if self.named is not None and not owners:
+            title, known = self.named
+            with formatter.section(title):
+                formatter.write_dl(known())
+
+    def _typed(self, ctx: click.Context) -> dict[str, Any]:
+        """Return the parameters of the line as they were typed, as far as it can be parsed."""
+        before, ctx.resilient_parsing = ctx.resilient_parsing, True
+        try:
+            return dict(self.make_parser(ctx).parse_args([*ctx.meta.get("line", ())])[0])
+        finally:
+            ctx.resilient_parsing = before
+
+
+class _SettingType(click.types.StringParamType):
+    """A ``NAME=VALUE``: the shell completes the names of what was named."""
+
+    def shell_complete(
+        self, ctx: click.Context, _: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the settings that begin so."""
+        command = ctx.command
+        with contextlib.suppress(FeatstoreError, click.UsageError):
+            if isinstance(command, SectionedCommand) and command.settings is not None:
+                names = {n for has in command.settings(ctx.params).values() for n in has}
+                return [CompletionItem(f"{n}=") for n in sorted(names) if n.startswith(incomplete)]
+        return []
+
+
+def setting_option(text: str) -> Callable[[_Function], _Function]:
+    """Return the option ``-s NAME=VALUE``, with its help; `take_settings` reads it."""
+    return click.option(
+        "-s", "--setting", "words", multiple=True, metavar="NAME=VALUE", type=_SettingType(),
+        help=f"{text}; repeatable.",
+    )  # fmt: skip
 
 
 #: Where a store lies: a folder, or the address of a remote one.

@@ -10,7 +10,7 @@ The tree, by what a handler would do::
     ├── AmbiguousSetError(KeyError)           say more of the name
     ├── UnknownColumnError(KeyError)          fix the column
     ├── UnknownItemError(KeyError)            fix the id
-    ├── DecoderStartError(RuntimeError)       decode in threads (--decode-timeout 0)
+    ├── DecoderStartError(RuntimeError)       decode in threads (-s timeout=0)
     ├── EncoderError(RuntimeError)            fix the weights, the label set or the request
     │   └── DeviceError                       look after the device, or leave it out
     ├── NonFiniteEmbeddingError(ValueError)   extract in float32, or drop the item

@@ -112,7 +112,7 @@ def decode_image(
             if width * height > max_pixels:
                 raise ImageError(
                     f"{LEFT_OUT} {label} with {width:,} × {height:,} pixels, more than the limit "
-                    f"of {max_pixels:,} (--max-pixels)."
+                    f"of {max_pixels:,} (-s max_pixels=N)."
                 )
             if scaled:
                 image.draft(None, (SCALED_SIDE, SCALED_SIDE))
@@ -126,7 +126,7 @@ def decode_image(
     except UnidentifiedImageError as err:
         if data.startswith(_TIFF) and "TIFF" not in formats:
             raise ImageError(
-                f"{LEFT_OUT} {label}. TIFF is decoded when asked for (--tiff)."
+                f"{LEFT_OUT} {label}. TIFF is decoded when asked for (-s tiff)."
             ) from err
         raise ImageError(
             f"Cannot decode {label}: it is no image in a known format ({', '.join(formats)})."

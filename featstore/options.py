@@ -1,8 +1,9 @@
-"""Options, written down once: dataclass fields that are keyword arguments, flags and file keys.
+"""Options, written down once: dataclass fields that are keyword arguments, flags and settings.
 
 A field that `option` makes carries its help text. `options_from` gives a command the flags of
-a dataclass, `config_from` builds the dataclass from what was typed, `take_options` from keyword
-arguments, and `with_options` puts the table of the fields into a docstring.
+a dataclass, `settings_from` reads ``-s NAME=VALUE``, `config_from` builds the dataclass from what
+was typed, `take_options` from keyword arguments, and `with_options` puts the table of the fields
+into a docstring.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import inspect
 import reprlib
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from featstore.errors import FeatstoreError, OptionError, did_you_mean
+from featstore.errors import FeatstoreError, OptionError, did_you_mean, unknown_name
 
 if TYPE_CHECKING:
     import click
@@ -27,16 +29,16 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-#: Stands for the default of one encoder where another is given a value.
-DEFAULT = "-"
+#: How a switch is typed.
+_SWITCH = {"yes": True, "no": False}
 
 
 @dataclass(frozen=True)
-class _Option:
+class Option:
     """An option of a dataclass: what `option` states, and what the annotation does.
 
-    `words` are the texts that it takes beside values of `type`; they are checked if they come
-    from the annotation.
+    `words` are the texts that it takes beside values of `type`, which for a list is that of its
+    parts; they are checked if they come from the annotation.
     """
 
     name: str
@@ -50,13 +52,57 @@ class _Option:
     below: float | None
     words: tuple[str, ...]
     type: Any
+    many: bool
     optional: bool
     checked: bool
 
     @property
     def shown_flag(self) -> str:
-        """The flag as it is typed, or ``--a/--b`` of a switch with two."""
-        return self.flag or "--" + self.name.replace("_", "-")
+        """The flag as it is typed, ``--a/--b`` of a switch with two, or ``-s NAME``."""
+        return f"-s {self.setting}" if self.setting else self.flag or _flag(self.name)
+
+    @property
+    def setting(self) -> str:
+        """What a setting is called on a command line; empty: it is none."""
+        first, _, name = (self.flag or "").partition(" ")
+        return (name or self.name) if first == "-s" else ""
+
+    def parse(self, text: str) -> Any:
+        """Return the value of a text; of a list, of one of its parts.
+
+        Raises
+        ------
+        ValueError
+            Saying what was expected.
+        """
+        if self.none is not None and text == self.none:
+            return None
+        if text in self.words:
+            return text
+        if self.type is bool and text in _SWITCH:
+            return _SWITCH[text]
+        if self.type in (int, float):
+            with suppress(ValueError, OverflowError):
+                number = self.type(text)
+                if self.takes(number):
+                    return number
+        elif self.type is Path:
+            return Path(text)
+        elif self.type is not bool and not self.words:
+            return text
+        raise ValueError(f"expected {self.expected}; got {reprlib.repr(text)}")
+
+    @property
+    def expected(self) -> str:
+        """What it takes: ``a number above 0, or auto``."""
+        words = [*self.words, *([self.none] if self.none else [])]
+        if self.type is bool:
+            words = [*_SWITCH]
+        if self.type not in (int, float):
+            return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]])) or "a text"
+        kind = "an integer" if self.type is int else "a number"
+        kind += f" {self.limits}".replace(" at least", " of at least").rstrip()
+        return kind + "".join(f", or {word}" for word in words)
 
     def takes(self, value: Any) -> bool:
         """Return whether a value is one that the option takes, as far as it is checked."""
@@ -79,6 +125,10 @@ class _Option:
         bounds = {"at least": self.at_least, "above": self.above, "below": self.below}
         limits = [f"{how} {bound:,}" for how, bound in bounds.items() if bound is not None]
         return " and ".join(limits).replace("below inf", "finite")
+
+
+#: What has settings -> these, by what they are called.
+Owners = Mapping[str, Mapping[str, Option]]
 
 
 def option(
@@ -107,8 +157,9 @@ def option(
     help : str
         One or two sentences.
     flag : str or None
-        The flag if it is not the field's name, or ``--a/--b`` of a switch with two; None for an
-        option without one, which only Python can set.
+        The flag if it is not the field's name, or ``--a/--b`` of a switch with two; ``-s`` of a
+        setting, ``-s NAME`` where it is not called as the field; None for an option that only
+        Python can set.
     metavar : str, optional
         What stands for the value in the help of a command.
     none : str, optional
@@ -128,31 +179,52 @@ def option(
     return field(default=default, metadata={"option": about, "choices": choices, "needs": needs})
 
 
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 @cache
-def _options(cls: type) -> tuple[_Option, ...]:
+def _options(cls: type) -> tuple[Option, ...]:
     """Return the options of a dataclass, its own before those that it inherits, in order."""
     entries = [entry for entry in fields(cls) if "option" in entry.metadata]
     hints = hints_of(cls, [entry.name for entry in entries])
-    found = []
-    for entry in sorted(entries, key=lambda entry: entry.name not in cls.__annotations__):
-        about, choices = entry.metadata["option"], entry.metadata["choices"]
-        parts = _parts(hints[entry.name])
-        literals = [] if choices else [part for part in parts if get_origin(part) is Literal]
-        known = [word for part in literals for word in get_args(part)]
-        types = [part for part in parts if get_origin(part) is not Literal and not choices]
-        found.append(
-            _Option(
-                name=entry.name,
-                default=entry.default,
-                **about,
-                words=(*choices, *known),
-                type=get_origin(types[0]) or types[0] if types else None,
-                optional=NoneType in get_args(hints[entry.name]),
-                checked=bool(known)
-                or any(about[bound] is not None for bound in ("at_least", "above", "below")),
-            )
-        )
-    return tuple(found)
+    own = sorted(entries, key=lambda entry: entry.name not in cls.__annotations__)
+    return tuple(_record(entry, hints[entry.name]) for entry in own)
+
+
+def _record(entry: Field[Any], hint: Any) -> Option:
+    """Return what a field and its annotation state; a field without `option` states little."""
+    names = ("metavar", "none", "at_least", "above", "below")
+    about: dict[str, Any] = {"help": "", "flag": "-s", **dict.fromkeys(names)}
+    about |= entry.metadata.get("option", {})
+    choices, parts = entry.metadata.get("choices", ()), _parts(hint)
+    literals = [] if choices else [part for part in parts if get_origin(part) is Literal]
+    known = [word for part in literals for word in get_args(part)]
+    types = [part for part in parts if get_origin(part) is not Literal and not choices]
+    many = bool(types) and get_origin(types[0]) is tuple
+    bounds = (about["at_least"], about["above"], about["below"])
+    return Option(
+        name=entry.name,
+        default=entry.default,
+        **about,
+        words=(*choices, *known),
+        type=(get_args(types[0])[0] if many else types[0]) if types else None,
+        many=many,
+        optional=NoneType in get_args(hint),
+        checked=not many and (bool(known) or any(bound is not None for bound in bounds)),
+    )
+
+
+def settings_of(*classes: type) -> dict[str, Option]:
+    """Return the settings of dataclasses, by what they are called on a command line."""
+    return {one.setting: one for cls in classes for one in _options(cls) if one.setting}
+
+
+def plain_settings(cls: type) -> dict[str, Option]:
+    """Return every field of a dataclass of plain values as a setting, by its name."""
+    entries = fields(cls)
+    hints = hints_of(cls, [entry.name for entry in entries])
+    return {entry.name: _record(entry, hints[entry.name]) for entry in entries}
 
 
 def hints_of(cls: type, names: Collection[str]) -> dict[str, Any]:
@@ -255,7 +327,7 @@ def document(target: Any, *classes: type) -> None:
     own = () if isinstance(target, type) else inspect.signature(target).parameters
     lines = []
     for one in (one for cls in classes for one in _options(cls) if one.name not in own):
-        types = [] if one.type is None else [one.type.__name__]
+        types = [] if one.type is None else ["tuple" if one.many else one.type.__name__]
         takes = [*types, *map(repr, one.words), *(["None"] if one.optional else [])]
         default = "" if one.default is MISSING else f", default {one.default!r}"
         lines.append(f"{one.name} : {' or '.join(takes)}{default}")
@@ -263,31 +335,27 @@ def document(target: Any, *classes: type) -> None:
     target.__doc__ = inspect.cleandoc(target.__doc__).replace("{options}", "\n".join(lines))
 
 
-def check_needs(cls: type, given: Mapping[str, Any]) -> None:
+def check_needs(given: Mapping[str, Any], *classes: type) -> None:
     """Refuse an option that was given and has no effect without others.
 
     Parameters
     ----------
-    cls : dataclass
     given : mapping
         The parameters of a command, by name.
+    *classes : dataclasses
 
     Raises
     ------
     click.UsageError
     """
-    import click
-
-    flags = {one.name: one.shown_flag for one in _options(cls)}
-    for entry in fields(cls):
+    flags = {one.name: one.shown_flag for cls in classes for one in _options(cls)}
+    for entry in (entry for cls in classes for entry in fields(cls)):
         needs = entry.metadata.get("needs", ())
         lost = [name for name in needs if given.get(name) in (None, ())]
-        if lost and given[entry.name] != entry.default:
+        if lost and given.get(entry.name, entry.default) != entry.default:
             missing = " and ".join(flags.get(name, f"--{name}") for name in lost)
-            raise click.UsageError(
-                f"{flags[entry.name]} has no effect without {missing}. Add {missing}, or remove "
-                "it.",
-                click.get_current_context(),
+            raise _usage(
+                f"{flags[entry.name]} has no effect without {missing}. Add {missing}, or remove it."
             )
 
 
@@ -296,35 +364,41 @@ def option_names(cls: type) -> list[str]:
     return [one.name for one in _options(cls)]
 
 
-def options_from(cls: type, *, each: bool = False) -> Callable[[_Function], _Function]:
+def options_from(
+    cls: type, *names: str, several: bool = False, inferred: Collection[str] = ()
+) -> Callable[[_Function], _Function]:
     """Return a decorator that gives a click command the flags of a dataclass.
 
     Parameters
     ----------
     cls : dataclass
-    each : bool
-        The command takes several such objects: every flag but a switch may be repeated, once an
-        object, and ``-`` stands for the default.
+    *names : str
+        Of the fields; without any, all that have a flag.
+    several : bool
+        Every flag takes a list, and has no default: what is typed makes a tuple.
+    inferred : collection of str
+        Fields without a default that the command takes from elsewhere where they are left out.
     """
 
     def decorate(function: _Function) -> _Function:
         import click
 
-        for one in reversed([one for one in _options(cls) if one.flag is not None]):
-            more: dict[str, Any] = {"required": one.default is MISSING, "metavar": one.metavar}
+        for one in reversed(_options(cls)):
+            if one.flag is None or one.setting or (names and one.name not in names):
+                continue
+            needed = one.default is MISSING and one.name not in inferred
+            more: dict[str, Any] = {"required": needed, "metavar": one.metavar}
             if one.type is bool:
                 more |= {
                     "is_flag": True,
                     "default": one.default,
                     "show_default": "/" in one.shown_flag,
                 }
-            elif one.type is tuple and each:
-                more |= {"multiple": True, "metavar": "NAME[,NAME…]"}
-            elif one.type is tuple:
-                more |= {"multiple": True, "metavar": "NAME[,NAME…]", "callback": parts_of}
-                more |= {"default": one.default or None, "show_default": bool(one.default)}
-            elif each:
-                more |= {"multiple": True, "type": _type(one, DEFAULT)}
+            elif several or one.many:
+                more |= {"multiple": True, "callback": _list_of(one), "required": False}
+                more["metavar"] = one.metavar or (_metavar(one) if several else "NAME[,NAME…]")
+                if one.default and not several:
+                    more |= {"default": one.default, "show_default": True}
             else:
                 more["type"] = _type(one)
                 if one.default is not MISSING and one.default is not None:
@@ -335,52 +409,57 @@ def options_from(cls: type, *, each: bool = False) -> Callable[[_Function], _Fun
     return decorate
 
 
-def _type(one: _Option, *more: str) -> Any:
-    """Return the click type of an option that takes `more` words."""
+def _type(one: Option) -> Any:
+    """Return the click type of an option."""
     import click
 
-    words = (*one.words, *more, *([one.none] if one.none else []))
+    words = (*one.words, *([one.none] if one.none else []))
     # click's ranges take nan, which no comparison refuses.
     if one.type in (int, float) and (words or one.limits):
-        return _number_or(one, words)
+        return _number_or(one)
     if one.words:
         return click.Choice(words)
     plain: dict[Any, Any] = {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}
     return plain.get(one.type, click.STRING)
 
 
-def _number_or(one: _Option, words: tuple[str, ...]) -> Any:
-    """Return the click type of a number within the limits of an option, or one of `words`."""
+def _metavar(one: Option) -> str:
+    """Return what stands for a value in a help."""
+    number = {int: ["N"], float: ["X"]}.get(one.type, [])
+    words = [*number, *one.words, *([one.none] if one.none else [])]
+    return "|".join(words) or "NAMES"
+
+
+def _number_or(one: Option) -> Any:
+    """Return the click type of a number within the limits of an option, or one of its words."""
     import click
 
-    plain = "INTEGER" if one.type is int else "FLOAT"
-    bounds = {">=": one.at_least, ">": one.above}
-    low = "".join(f"{sign}{bound:g}" for sign, bound in bounds.items() if bound is not None)
-
     class NumberOr(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
-        name = (
-            "|".join(["N", *(word for word in words if word != DEFAULT)]) if words else plain + low
-        )
+        name = _metavar(one)
 
         def convert(
             self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-        ) -> float | str | None:
-            if value in words:
-                return None if value == one.none else str(value)
+        ) -> Any:
             try:
-                number = one.type(value)
-                # A file has types: neither true nor 1.5 is an integer.
-                same = isinstance(value, str) or (type(value) is not bool and number == value)
-            except (TypeError, ValueError, OverflowError):
-                same = False
-            if not same or not one.takes(number):
-                kind = "an integer" if one.type is int else "a number"
-                kind += f" {one.limits}".replace(" at least", " of at least").rstrip()
-                expected = " or ".join([kind, *map(repr, words)])
-                self.fail(f"Expected {expected}, got {reprlib.repr(value)}.", param, ctx)
-            return number  # type: ignore[no-any-return]
+                return value if not isinstance(value, str) else one.parse(value)
+            except ValueError as err:
+                return self.fail(f"{str(err)[0].upper()}{str(err)[1:]}.", param, ctx)
 
     return NumberOr()
+
+
+def _list_of(one: Option) -> Callable[..., tuple[Any, ...]]:
+    """Return the callback of a repeated option, whose values are those of an option."""
+    import click
+
+    def convert(ctx: Any, parameter: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        try:
+            found = [one.parse(part) for part in parts_of(ctx, parameter, given)]
+        except ValueError as err:
+            raise click.BadParameter(f"{err}.", ctx, parameter) from err
+        return tuple(dict.fromkeys(found))
+
+    return convert
 
 
 def parts_of(ctx: Any, parameter: Any, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -393,6 +472,106 @@ def parts_of(ctx: Any, parameter: Any, given: tuple[str, ...]) -> tuple[str, ...
     return parts
 
 
-def file_key(parameter: click.Parameter) -> str:
-    """Return the key by which a file sets a parameter: its flag, with underscores."""
-    return max(parameter.opts, key=len).lstrip("-").replace("-", "_")
+def settings_from(
+    words: Iterable[str],
+    owners: Owners,
+    *,
+    runs: bool = False,
+    having: Callable[[str], Iterable[str]] = lambda _: (),
+) -> dict[str, dict[str, Any]]:
+    """Share ``NAME=VALUE`` out among what has settings of these names.
+
+    ``OWNER.NAME=VALUE`` is for one of them, by its name or by its number, from 1.
+
+    Parameters
+    ----------
+    words : iterable of str
+    owners : mapping
+        Name of what has settings -> these, by what they are called.
+    runs : bool
+        Each value makes a run: a comma parts values, and a setting given again has more of them.
+    having : callable
+        Name of a setting -> what else has it, for the message.
+
+    Returns
+    -------
+    dict
+        Of each owner the values by field: with `runs` a tuple of them.
+
+    Raises
+    ------
+    click.UsageError
+        If nothing has a setting, it is given twice, or its value is not one that it takes.
+    """
+    found: dict[str, dict[str, Any]] = {owner: {} for owner in owners}
+    named = [owner for owner in owners if " " not in owner]  # not "an extraction"
+    for word in words:
+        typed, equals, text = word.partition("=")
+        whose, _, name = typed.rpartition(".")
+        name = name.replace("-", "_")
+        if whose.isdigit() and 0 < int(whose) <= len(named):
+            whose = named[int(whose) - 1]
+        if whose and whose not in named:
+            raise _usage(unknown_name("owner", whose, named, where=f"in -s {word}"))
+        takers = {own for own, has in owners.items() if name in has and whose in ("", own)}
+        if not takers:
+            raise _usage(_lacking(name, [whose] if whose else owners, owners, having))
+        for own in takers:
+            one = owners[own][name]
+            if not equals and one.type is not bool:
+                raise _usage(f"The setting {name} of {own} has no value. Write {name}=VALUE.")
+            if not equals:
+                text = "yes"
+            listed = one.many or runs
+            parts = [part.strip() for part in text.split(",")] if listed else [text]
+            try:
+                values = tuple(map(one.parse, parts))
+            except ValueError as err:
+                raise _usage(f"{name} of {own}: {err}.") from err
+            before = found[own].get(one.name, ())
+            if runs or one.many:
+                values = (*before, *((values,) if runs and one.many else values))
+                found[own][one.name] = tuple(dict.fromkeys(values))
+            elif one.name in found[own]:
+                raise _usage(f"The setting {name} of {own} is given twice. Once.")
+            else:
+                (found[own][one.name],) = values
+    return found
+
+
+def _lacking(
+    name: str,
+    asked: Iterable[str],
+    owners: Owners,
+    having: Callable[[str], Iterable[str]],
+) -> str:
+    """Return what to say of a setting that nothing asked for has."""
+    asked = list(asked)
+    known = list(dict.fromkeys(other for own in asked for other in owners[own]))
+    others = [*having(name)]
+    has = f"{', '.join(asked)} {'has' if len(asked) == 1 else 'have'} no setting {name!r}."
+    elsewhere = f" These have: {', '.join(others)}." if others else did_you_mean(name, known)
+    lists = f" {'It has' if len(asked) == 1 else 'They have'} {', '.join(known) or 'none'}."
+    return has + elsewhere + lists
+
+
+def _usage(message: str) -> Exception:
+    import click
+
+    return click.UsageError(message, click.get_current_context(silent=True))
+
+
+def setting_lines(records: Mapping[str, Option]) -> list[tuple[str, str]]:
+    """Return a line a setting for a help: how it is typed, and its sentence with its default."""
+    lines = []
+    for name, one in records.items():
+        value = (
+            "yes|no"
+            if one.type is bool
+            else (one.metavar or _metavar(one)).replace("NAMES", "TEXT")
+        )
+        shown = "" if one.default in (None, (), "", MISSING, False) else str(one.default)
+        shown = ",".join(map(str, one.default)) if shown and one.many else shown
+        default = f" [default: {shown}]" if shown and "[default:" not in one.help else ""
+        lines.append((f"{name}={value}", f"{one.help}{default}"))
+    return lines

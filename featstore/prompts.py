@@ -395,6 +395,28 @@ def _load(path: Path, form: str) -> Any:
     return document
 
 
+def parse_prompts(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the variants and templates of ``VARIANT[,…][:TEMPLATE[,…]]``.
+
+    Raises
+    ------
+    ValueError
+        If a part is empty.
+
+    Examples
+    --------
+    >>> parse_prompts("name,definition:none,photo"), parse_prompts(":photo")
+    ((('name', 'definition'), ('none', 'photo')), ((), ('photo',)))
+    """
+    both = [
+        tuple(part.strip() for part in half.split(",")) if half else ()
+        for half in text.partition(":")[::2]
+    ]
+    if not any(both) or not all(map(all, both)):
+        raise ValueError(f"expected VARIANT[,…][:TEMPLATE[,…]]; got {text!r}")
+    return both[0], both[1]
+
+
 @with_options
 @dataclass(frozen=True)
 class PromptChoice:

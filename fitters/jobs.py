@@ -44,6 +44,9 @@ KINDS = {
 """The kinds of set that each option takes."""
 
 
+_FLAGS = {"x": "--images", "y": "--captions", "names": "--head-names"}
+
+
 def check_kinds(request: FitRequest, *, raw: bool) -> None:
     """Raise SettingError if an option names a set of another kind than it takes."""
     for name, kinds in KINDS.items():
@@ -51,12 +54,13 @@ def check_kinds(request: FitRequest, *, raw: bool) -> None:
         # Text-to-Concept pairs images with the same images, seen by another encoder.
         expected = ("image",) if raw and name == "y" else kinds
         for key in given if isinstance(given, tuple) else (given,):
-            found = None if key is None else [*key.split("/"), "", ""][1]
-            if found not in (None, "", *expected):
+            # A part of a key may be anything.
+            found = (key or "").split("/")[1:2] if (key or "").count("/") == 2 else []
+            if not set(found) <= set(expected):
                 raise SettingError(
-                    f"--{'head-names' if name == 'names' else name} takes a set of kind "
+                    f"{_FLAGS.get(name, f'--{name}')} takes a set of kind "
                     f"{' or '.join(expected)}, such as dataset/{expected[0]}/encoder; {key} is of "
-                    f"kind {found}."
+                    f"kind {found[0]}."
                 )
 
 
@@ -137,7 +141,8 @@ def check_request(request: FitRequest) -> None:
         )
     if not request.head and request.y is None:
         raise SettingError(
-            "There is nothing to fit on: give --head and --head-names, --y for real pairs, or both."
+            "There is nothing to fit on: give --head and --head-names, --captions for real pairs, "
+            "or both."
         )
     spec = method_named(request.method)
     raw = spec.rows.texts == "raw"
@@ -276,15 +281,15 @@ def _prepared(
         raise SettingError(
             "Workers accumulate the moments of real pairs, and this fit "
             f"{'has no real pair' if paired is None else 'looks at their rows'}. Leave --engine "
-            "and --jobs out; or give --y and every setting, or --criterion error."
+            "and --jobs out; or give --captions and every setting, or -s criterion=error."
         )
     if paired is not None and not by_rows:
         wanted = MomentsRequest(
-            pool, paired, read.prototypes, _name_facts(request, read.used), request.precision,
+            pool, paired, read.prototypes, _name_facts(request, read.used), request.moments,
             request.seed, how.texts == "raw",
         )  # fmt: skip
         moments = moment_sources(wanted, cached=request.cached, workers=workers)
-        return moments, {"moments": {"precision": request.precision}}
+        return moments, {"moments": {"precision": request.moments}}
     if paired is not None and spec.fitted_on == "training":
         column = read.bias if wide else None
         return training_sources(pool, paired, read.prototypes, column, how=how), {}

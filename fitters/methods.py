@@ -12,6 +12,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from featstore.errors import lookup
+from featstore.options import Option, settings_of
 from featstore.plugins import Registry, first_line
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.settings import (
@@ -19,6 +20,7 @@ from fitters.settings import (
     TRAINING,
     FitConfig,
     Preparation,
+    TrainingOptions,
 )
 from fitters.trained.presets import PRESETS
 
@@ -58,6 +60,8 @@ class Method:
         Of a method of one's own: whatever its source does not show; see `METHODS`.
     given : mapping
         Parameters of `aligner` that the method gives.
+    has : tuple of str, optional
+        Its `settings`, where they are stated so that a help need not import its class.
 
     Examples
     --------
@@ -73,6 +77,7 @@ class Method:
     preparation: Preparation | None = None
     version: str = ""
     given: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    has: tuple[str, ...] | None = None
 
     @cached_property
     def factory(self) -> Callable[..., Any]:
@@ -111,6 +116,21 @@ class Method:
         if self.fitted_on in ("moments", "rows") and not alone and takes_weights(self.cls):
             own += ["mix"] if getattr(self.cls, "mixes", True) else []
         return (*own, *TRAINING) if self.fitted_on == "training" else tuple(own)
+
+    @cached_property
+    def settings(self) -> dict[str, Option]:
+        """What ``-s`` sets of it, by what a command line calls it."""
+        own = self.has
+        if own is None:
+            flags = {
+                "criterion": self.by_error,
+                "validation": self.tunes,
+                "centre": self.takes("centre"),
+                "precision": self.fitted_on == "training",
+            }
+            own = (*self.options, *(name for name, has in flags.items() if has))
+        every = settings_of(FitConfig, TrainingOptions).values()
+        return {one.setting: one for one in every if one.name in own}
 
     @property
     def fitted_on(self) -> str:
@@ -290,11 +310,18 @@ def _check_spaces(prototypes: Pairs | None, real: Pairs | None) -> None:
 def _trained(name: str) -> Method:
     """Return the method that trains a preset."""
     chosen = PRESETS[name]
-    return _method("trained.presets:preset", chosen.text, chosen.title, name=name)
+    has = " ".join((*TRAINING, "centre", "precision"))
+    return _method("trained.presets:preset", chosen.text, chosen.title, has, name=name)
 
 
-def _method(aligner: str, text: str, title: str, **given: Any) -> Method:
-    return Method(f"fitters.{aligner}", text, title, given=given)
+def _method(aligner: str, text: str, title: str, has: str = "", **given: Any) -> Method:
+    return Method(f"fitters.{aligner}", text, title, given=given, has=tuple(has.split()))
+
+
+#: Settings of what chooses a penalty and a mixing weight, of ridges, and of what mixes alone.
+_CHOSEN = "penalty mix validation"
+_RIDGE = f"{_CHOSEN} criterion"
+_MIXED = "mix validation"
 
 
 _UNIT = Preparation(images="unit", texts="unit")
@@ -305,6 +332,7 @@ _BUILT_IN: dict[str, Method] = {
         "aligners.ridge:RidgeAligner",
         "ridge regression from text to image rows: each text becomes a row of a head",
         "Ridge",
+        _RIDGE,
         direction="y->x",
         center=False,
     ),
@@ -312,6 +340,7 @@ _BUILT_IN: dict[str, Method] = {
         "aligners.ridge:RidgeAligner",
         "ridge regression from image to text rows",
         "Ridge to texts",
+        _RIDGE,
         direction="x->y",
         center=False,
     ),
@@ -319,12 +348,14 @@ _BUILT_IN: dict[str, Method] = {
         "aligners.ridge:TwoWayRidgeAligner",
         "ridge regression in both directions, the mean of the two cosines",
         "Ridge both ways",
+        _RIDGE,
         center=False,
     ),
     "kernel-ridge": _method(
         "aligners.kernel:KernelRidgeAligner",
         "ridge from text to image rows, nonlinear: Gaussian kernel ridge regression",
         "Kernel ridge",
+        f"{_RIDGE} gamma",
         relative=False,
         center=False,
     ),
@@ -332,6 +363,7 @@ _BUILT_IN: dict[str, Method] = {
         "aligners.ridge:RidgeAligner",
         "ridge-x2y without a penalty: needs more pairs than image columns",
         "Least squares",
+        _MIXED,
         direction="x->y",
         alpha=0.0,
         center=False,
@@ -346,22 +378,26 @@ _BUILT_IN: dict[str, Method] = {
         "aligners.procrustes:ProcrustesAligner",
         "the rotation between both spaces that fits best",
         "Procrustes",
+        f"{_MIXED} rank",
         center=False,
     ),
     "cca": _method(
         "aligners.directions:CCAAligner",
         "canonical correlations with shrinkage, scored by the plain cosine",
         "CCA",
+        f"{_CHOSEN} n_components",
     ),
     "csa": _method(
         "aligners.directions:CSAAligner",
         "canonical correlations, each direction of the cosine weighted by its strength",
         "CSA",
+        f"{_CHOSEN} n_components",
     ),
     "cca-200": _method(
         "aligners.directions:CCAAligner",
         "canonical correlations as in the head-recycling experiments: 200, plain cosine, 1e-6 I",
         "CCA, 200 directions",
+        _MIXED,
         **_CCA_200,
     ),
     "paper-cca": _method(
@@ -371,7 +407,10 @@ _BUILT_IN: dict[str, Method] = {
         **_CCA_200,
     ),
     "pls": _method(
-        "aligners.directions:PLSAligner", "the directions of both spaces that covary most", "PLS"
+        "aligners.directions:PLSAligner",
+        "the directions of both spaces that covary most",
+        "PLS",
+        f"{_MIXED} n_components",
     ),
     "mean-shift": _method(
         "aligners.mean_shift:MeanShiftAligner",
@@ -388,12 +427,14 @@ _BUILT_IN: dict[str, Method] = {
         "aligners.asif:ASIFAligner",
         "similarity to the same pairs, on both sides; fits nothing",
         "ASIF",
+        "top_k power validation",
         precision="float32",
     ),
     "conse": _method(
         "aligners.conse:ConSEAligner",
         "the mix of the class texts that the classifier believes in; uses no real pair",
         "ConSE",
+        "top_k centre",
     ),
     **{name: _trained(name) for name in PRESETS},
 }

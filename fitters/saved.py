@@ -87,7 +87,7 @@ def save_alignment(path: Path | str, alignment: Any, *, replace: bool = True) ->
             return path
         if not replace:
             raise AlignmentWriteError(
-                f"{path} holds another alignment. Choose another name, or replace it (--force)."
+                f"{path} holds another alignment. Choose another name, or replace it (--replace)."
             )
     try:
         replace_folder(path, files)

@@ -92,13 +92,6 @@ Criterion = Literal["cosine", "rank", "error"]
 """How a choice is scored; see `fitters.alignment.fit`."""
 
 
-#: Their section in the help of a command.
-SETTINGS_SECTION = {
-    "Settings of some methods": "--gamma --components --rank --top-k --power --centred "
-    "--epochs --batch-size --learning-rate --share --sequential --patience --precision",
-}
-
-
 @dataclass(frozen=True)
 class EpochDone:
     """One epoch was trained.
@@ -169,48 +162,53 @@ class TrainingOptions:
 
     epochs: int | None = option(
         None,
-        help="Train for this many epochs (trained methods) [default: the preset's].",
+        help="Train for this many epochs [default: the preset's].",
         at_least=1,
         below=1_000_000,
+        flag="-s",
     )
     batch_size: int | None = option(
         None,
-        help="Train with this many rows in a batch (trained methods) [default: the preset's].",
+        help="Train with this many rows in a batch [default: the preset's].",
         at_least=2,
         below=MOST,
+        flag="-s",
     )
     learning_rate: float | None = option(
         None,
-        help="Train with this learning rate (trained methods) [default: the preset's].",
+        help="Train with this learning rate [default: the preset's].",
         above=0,
         below=1000,
+        flag="-s",
     )
     share: float | None = option(
         None,
-        help="Fill this share of every batch with prototypes (trained methods) [default: shuffle "
-        "both sources].",
+        help="Fill this share of every batch with prototypes [default: shuffle both sources].",
         above=0,
         below=1,
         needs=("y", "head"),
+        flag="-s",
     )
     sequential: bool = option(
         False,
-        help="Train on the prototypes first, then on the real pairs (trained methods).",
+        help="Train on the prototypes first, then on the real pairs.",
         needs=("y", "head"),
+        flag="-s",
     )
     patience: int | None = option(
         None,
-        help="Stop after this many epochs without a better held-out MRR (trained methods).",
+        help="Stop after this many epochs without a better held-out MRR.",
         at_least=1,
         below=MOST,
+        flag="-s",
     )
     precision: TrainingPrecision | None = option(
-        None, help="Train in this precision [default: the preset's].", flag=None
+        None, help="Train in this precision [default: the preset's].", flag="-s"
     )
     device: str = option(
         "cpu",
         help="Train on this device, named as in torch (cpu, cuda, cuda:1); auto takes a GPU if "
-        "torch can use one (trained methods). The device changes the last bits of the "
+        "torch can use one. The device changes the last bits of the "
         "result, and no id.",
     )
     checkpoint: Path | None = None
@@ -289,6 +287,7 @@ class FitConfig:
         help="Set the ridge penalty; auto chooses it on the training pairs.",
         at_least=0,
         below=MOST,
+        flag="-s",
     )
     mix: float | Literal["auto"] = option(
         "auto",
@@ -297,27 +296,30 @@ class FitConfig:
         above=0,
         below=MOST,
         needs=("y", "head"),
+        flag="-s",
     )
     gamma: float | Literal["auto"] = option(
         "auto",
-        help="Set the inverse squared width of the kernel (kernel-ridge); auto chooses it.",
+        help="Set the inverse squared width of the kernel; auto chooses it.",
         above=0,
         # The kernel of rows that are apart by more than 1 is then 0 but for rounding.
         below=1000,
+        flag="-s",
     )
     n_components: int | Literal["auto"] | None = option(
         "auto",
-        help="Keep this many directions (cca, csa, pls); auto chooses the number.",
-        flag="--components",
+        help="Keep this many directions; auto chooses the number.",
         none="all",
         at_least=1,
         below=MOST,
+        flag="-s components",
     )
     rank: int | None = option(
         None,
-        help="Limit the map to this rank (procrustes) [default: the full rank].",
+        help="Limit the map to this rank [default: the full rank].",
         at_least=1,
         below=MOST,
+        flag="-s",
     )
     top_k: int | Literal["auto"] | None = option(
         None,
@@ -325,29 +327,33 @@ class FitConfig:
         "chooses it) [default: 10 for conse, 800 for asif].",
         at_least=1,
         below=MOST,
+        flag="-s",
     )
     power: float | Literal["auto"] | None = option(
         None,
-        help="Raise similarities to this power (asif); auto chooses it [default: 8].",
+        help="Raise similarities to this power; auto chooses it [default: 8].",
         above=0,
         below=1000,
+        flag="-s",
     )
     centre: bool | None = option(
         None,
         help="Centre the rows of a trained method, or the texts of conse, or do not [default: as "
         "in the paper; centred for conse].",
-        flag="--centred/--uncentred",
+        flag="-s",
     )
     criterion: Criterion | None = option(
         None,
         help="Choose a ridge by cosine or rank without real pairs, or by the held-out squared "
         "error, which needs only moments [default: rank, for kernel-ridge cosine].",
+        flag="-s",
     )
     validation: Validation | Metric = option(
         "mrr",
         help="Choose settings by this metric on held-out real pairs.",
         choices=get_args(Metric),
         needs=("y",),
+        flag="-s",
     )
     training: TrainingOptions = TrainingOptions()
 
@@ -420,8 +426,8 @@ class FitRequest(FitConfig):
         Which class texts a head is fitted on; see `HeadTexts`.
     duplicates : str
         What is done with classes that share a name; see `fitters.prototypes.DUPLICATES`.
-    precision : str
-        Of the products, where a fit on real pairs is made from their moments.
+    moments : str
+        Precision of the products, where a fit on real pairs is made from their moments.
     cached : bool
         Whether such moments may be taken from the user's cache, and are kept there.
     seed : int
@@ -429,14 +435,15 @@ class FitRequest(FitConfig):
     """
 
     x: str = option(
-        help="Fit on this image set: dataset/image/encoder, or with --dataset its encoder alone.",
+        help="Fit on this image set [default: the only one of the head's encoder].",
         metavar="KEY",
+        flag="--images",
     )
     y: str | None = option(
         None,
-        help="Fit on real pairs with this caption set: dataset/caption/encoder, or with "
-        "--dataset its encoder alone.",
+        help="Fit on real pairs with this caption set [default: with --n-pairs the only one].",
         metavar="KEY",
+        flag="--captions",
     )
     split: str = option(
         SPLIT,
@@ -455,7 +462,7 @@ class FitRequest(FitConfig):
         (),
         help="Fit on the rows of this head set, or of the head of this label set. Several heads "
         "of the same classes are fitted as one, each on the images of its own encoder; the "
-        "first is of the encoder of --x.",
+        "first is of the encoder of --images.",
     )
     names: str | None = option(
         None,
@@ -474,9 +481,10 @@ class FitRequest(FitConfig):
         VARIANTS,
         help="Use these variants of class names: a --y of class names is fitted on them, and the "
         "classes of a head are asked for in them.",
+        flag=None,
     )
     templates: tuple[str, ...] = option(
-        TEMPLATES, help="Put the names of --variants into these prompt templates."
+        TEMPLATES, help="Put the names of --variants into these prompt templates.", flag=None
     )
     head_variants: tuple[str, ...] = option(
         (),
@@ -484,30 +492,39 @@ class FitRequest(FitConfig):
         "auto chooses them on the head [default: --variants, and the definition where the "
         "label set has it].",
         needs=("head",),
+        flag=None,
     )
     head_templates: tuple[str, ...] = option(
         (),
         help="Put the names of the head's classes into these prompt templates, separated by "
         "commas [default: --templates].",
         needs=("head",),
+        flag=None,
     )
     duplicates: Duplicates = option(
-        "keep", help="Keep classes that share a name, merge them or drop them.", needs=("head",)
+        "keep",
+        help="Keep classes that share a name, merge them or drop them.",
+        needs=("head",),
+        flag="-s",
     )
-    precision: MomentsPrecision = option(
-        "float32", help="Accumulate the moments of real pairs in this precision.", needs=("y",)
+    moments: MomentsPrecision = option(
+        "float32",
+        help="Accumulate the moments of real pairs in this precision.",
+        needs=("y",),
+        flag="-s",
     )
     cached: bool = option(
         True,
         help="Keep the moments of real pairs in the user's cache and reuse them, or do not.",
-        flag="--cache/--no-cache",
         needs=("y",),
+        flag=None,
     )
     seed: int = option(
         0,
         help="Draw the subset, the folds, the controls and the training with this random seed.",
         at_least=0,
         below=2**63,
+        flag=None,
     )
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
-"""The files and commands of docs/extend.md: ``python -m tests.extend``, as `make test-long` does.
+"""The files of docs/add-a-method.md and docs/ref/extend.md: ``python -m tests.extend``.
 
-It builds Headstock and the package of the page, installs both in a new environment, and runs from
-there what the page has under names. Needs a package index, and about three minutes.
+It builds Headstock and the package of the pages, installs both in a new environment, and runs from
+there what they have under names. Needs a package index, and about three minutes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "extend.md"
+PAGES = (ROOT / "docs" / "add-a-method.md", ROOT / "docs" / "ref" / "extend.md")
 
 
 def files() -> dict[str, str]:
-    """Return the files that the page shows whole, by their names."""
-    blocks = re.findall(r"```(?:python|toml)\n(.*?)```", PAGE.read_text("utf-8"), flags=re.DOTALL)
+    """Return the files that the pages show whole, by their names."""
+    text = "".join(page.read_text("utf-8") for page in PAGES)
+    blocks = re.findall(r"```(?:python|toml)\n(.*?)```", text, flags=re.DOTALL)
     named = (re.match(r"# (\S+\.(?:py|toml))\n", block) for block in blocks)
     return {name[1]: block for name, block in zip(named, blocks, strict=True) if name}
 
@@ -49,8 +50,8 @@ COMMANDS = (
     "headstock check encoder colours:4",
     "headstock check dataset swatches",
     f"headstock eval task zero_shot --method mine,ridge --source head,shuffled --seeds 0-1 {SETS}",
-    f"headstock eval task margins -O others=3 --method mine --source head,shuffled {SETS}",
-    f"headstock eval task few_shot -O learner=prior-means --method mine --source head {SETS}",
+    f"headstock eval task margins -s others=3 --method mine --source head,shuffled {SETS}",
+    f"headstock eval task few_shot -s learner=prior-means --method mine --source head {SETS}",
     "headstock eval table results --all",
     "headstock data build swatches -o swatches",
     "headstock data make captioned-list swatches/list.txt -o listed --option split=test",
@@ -98,7 +99,7 @@ def main() -> int:
                 word in said for word in ("mine", "margin", "prior-means", "names shuffled")
             ):
                 raise SystemExit("The table lacks what was run.")
-    print("docs/extend.md: built, installed and run")
+    print("The files of the documents: built, installed and run")
     return 0
 
 

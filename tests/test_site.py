@@ -88,15 +88,15 @@ def test_the_navigation_names_every_page_once(pages: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("page", "link", "there"),
     [
-        ("bench.md", "[metrics](metrics.md#ties)", "[metrics](metrics.md#ties)"),
-        ("bench.md", "[x](../README.md)", "[x](index.md)"),
-        ("bench.md", "[metrics.md](metrics.md#ties)", "[Tasks and metrics](metrics.md#ties)"),
-        ("bench.md", "[docs/glossary.md](glossary.md)", "[Glossary](glossary.md)"),
+        ("ref/tasks.md", "[ties](tasks.md#ties)", "[ties](tasks.md#ties)"),
+        ("share.md", "[x](../README.md)", "[x](index.md)"),
+        ("share.md", "[tasks.md](ref/tasks.md#ties)", "[Tasks and metrics](ref/tasks.md#ties)"),
+        ("share.md", "[docs/glossary.md](glossary.md)", "[Words](glossary.md)"),
         ("measurements/scaling.md", "[x](../../CHANGELOG.md#a)", "[x](../changelog.md#a)"),
         ("measurements/scaling.md", "![x](schedule.png)", "![x](schedule.png)"),
-        ("changelog.md", "[x](docs/sharing.md)", "[x](sharing.md)"),
-        ("datasets.md", "[x](../docs/sources.md)", "[x](sources.md)"),
-        ("sharing.md", "[x](from-address-to-table.ipynb)", "[x](from-address-to-table.md)"),
+        ("changelog.md", "[x](docs/share.md)", "[x](share.md)"),
+        ("datasets.md", "[x](../docs/ref/data.md)", "[x](ref/data.md)"),
+        ("share.md", "[x](from-address-to-table.ipynb)", "[x](from-address-to-table.md)"),
         ("python.md", "[test.py](../tests/test.py)", "`test.py`"),
         ("python.md", "[x](https://example.org/a.md)", "[x](https://example.org/a.md)"),
         ("python.md", "```\n[x](../README.md)\n```", "```\n[x](../README.md)\n```"),
@@ -115,13 +115,13 @@ def test_blocks_without_a_prompt_are_commands() -> None:
 def test_names_and_documents_in_docstrings_become_links() -> None:
     shown = (
         "<p><code>fitters.MiniVec2VecAligner</code>, <code>hs.open_store</code>, <code>fit</code>"
-        " and <code>no_such_name</code>; see docs/sharing.md, docs/nowhere.md::</p>"
+        " and <code>no_such_name</code>; see docs/ref/data.md, docs/nowhere.md::</p>"
     )
     linked = HOOKS.cross_linked(shown)
     for path in ("fitters.MiniVec2VecAligner", "featstore.open_store"):
         assert f'<autoref identifier="{path}"><code>' in linked
     assert linked.count("<autoref") == 2
-    assert '<a href="../../sharing.html">docs/sharing.md</a>, docs/nowhere.md:</p>' in linked
+    assert '<a href="../../ref/data.html">docs/ref/data.md</a>, docs/nowhere.md:</p>' in linked
 
 
 def test_the_notebook_is_a_page_with_its_outputs(pages: dict[str, str]) -> None:

@@ -69,8 +69,8 @@ def _extraction(*, stamps: str = "", images: str = "", texts: str = "") -> tuple
 def _fit(title: str, method: str) -> Step:
     return Step(
         f"Fit {title} on the head",
-        f"headstock fit {method} --store OUT/store --x stamps/image/tf_efficientnet_lite0 {HEAD} "
-        f"-o OUT/aligners/{method}-head --force",
+        f"headstock fit {method} --store OUT/store --images stamps/image/tf_efficientnet_lite0 "
+        f"{HEAD} -o OUT/aligners/{method}-head --replace",
     )
 
 
@@ -78,7 +78,7 @@ def _name_images(title: str, options: str) -> Step:
     return Step(
         title,
         "headstock eval task zero_shot --images stamps/image/tf_efficientnet_lite0 "
-        f"--names stamps/class_name/all-MiniLM-L6-v2 {HEAD} {options} --relevance class_id "
+        f"--names stamps/class_name/all-MiniLM-L6-v2 {HEAD} {options} -s relevance=class_id "
         "--store OUT/store -o OUT/results",
     )
 
@@ -165,9 +165,9 @@ DEMO = Job(
         Step("Run the suite: about 4 minutes",
              "headstock eval run --suite demo --store OUT/store -o OUT/results --jobs 2"),
         Step("Sweep penalties and mixing weights",
-             "headstock eval sweep --store OUT/store -o OUT/results --jobs 2 --locale en "
-             "--source none,head,random --n-pairs 16,64,256,all --mix 0.1,0.3,1,3,10 "
-             "--penalty 0.1,0.3,1 --seeds 0,1,2"),
+             "headstock eval sweep --store OUT/store -o OUT/results --jobs 2 -s locale=en "
+             "--source none,head,random --n-pairs 16,64,256,all -s mix=0.1,0.3,1,3,10 "
+             "-s penalty=0.1,0.3,1 --seeds 0,1,2"),
         Step("Draw the report",
              "headstock report OUT/results --store OUT/store -o OUT/report.html"),
         Step("Print the table", "headstock eval table OUT/results"),

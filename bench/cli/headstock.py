@@ -201,7 +201,7 @@ def _first_fit(store: dict[str, Any]) -> str:
     keys = [key.split("/") for key in store.get("sets", [])]
     for image in (key for key in keys if key[1] == "image"):
         for text in (key for key in keys if key[0] == image[0] and key[1] == "caption"):
-            pair = f"--x {'/'.join(image)} --y {'/'.join(text)}"
+            pair = f"--images {'/'.join(image)} --captions {'/'.join(text)}"
             return (
                 f"headstock fit ridge --store {shlex.quote(store['path'])} {pair} -o aligners/ridge"
             )

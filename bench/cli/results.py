@@ -266,7 +266,7 @@ _EMPTY = {
         "and with both, on the same queries and a metric that is a mean over them."
     ),
     "learners": "No run here is of task few_shot.",
-    "doses": "No doses of a head here: suite controls has them, or --head-size and --clusters.",
+    "doses": "No doses of a head here: suite controls has them, or -s head_size=and --clusters.",
 }
 
 #: Parts that every suite has.

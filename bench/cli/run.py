@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,17 +19,19 @@ from bench.cli.main import (
     device_option,
     dry_run_option,
     engine_option,
+    having,
     jobs_option,
-    lists_of,
+    names_option,
     out_option,
     recorded_command,
-    run_options,
-    seeds_option,
-    set_options,
-    values_of,
+    run_settings,
+    text_options,
+    texts_of,
 )
+from bench.runs import IDENTITY, Protocol
 from bench.suites.single import SWEEP, SetNames
 from featstore.cli.manifests import options_option
+from featstore.cli.options import PromptsType, prompt_fields, seeds_option
 from featstore.cli.progress import ProgressBar, duration
 from featstore.command_line import (
     SectionedCommand,
@@ -37,13 +40,13 @@ from featstore.command_line import (
     count,
     json_option,
     print_json,
+    setting_option,
     store_option,
     usage_error,
 )
-from featstore.options import config_from
+from featstore.options import Owners, config_from, options_from, plain_settings, settings_from
 from featstore.plugins import KINDS
 from featstore.terminal import bad, dim, good, say
-from fitters.settings import SETTINGS_SECTION
 
 if TYPE_CHECKING:
     from bench.options import Options
@@ -154,17 +157,6 @@ def _summary(suite: str, plan: Mapping[str, int]) -> str:
     )
 
 
-_ROWS = {
-    "Names": "--variants --templates --head-variants --head-templates --pair-variants "
-    "--pair-templates --locale",
-    "Heads": "--head-rows --clusters --head-size --head-by --leave-seen",
-}
-_PROTOCOL = {
-    "Splits": "--eval --train-split --train-fraction --pairs-per-class --relevance --limit",
-    "How settings are chosen": "--criterion --validation",
-}
-
-
 def _suites() -> Iterable[str]:
     from bench.suites.registry import SUITES
 
@@ -177,26 +169,47 @@ def _tasks() -> Iterable[str]:
     return TASKS
 
 
-class _SuiteCommand(SectionedCommand):
-    """Lists the suites in its help; they are imported only then."""
+def _known_suites() -> list[tuple[str, str]]:
+    from bench.suites.registry import SUITES
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from bench.suites.registry import SUITES
+    return SUITES.known()
 
-        with formatter.section("Suites"):
-            formatter.write_dl(SUITES.known())
-        super().format_options(ctx, formatter)
+
+def _known_tasks() -> list[tuple[str, str]]:
+    from bench.options import TASKS
+
+    return TASKS.known()
+
+
+def _names_typed(named: Mapping[str, Any], *usual: str) -> list[str] | None:
+    """Return the methods that a command line names, in a help as they were typed."""
+    given = named.get("methods") or usual
+    found = [part for word in given for part in str(word).split(",")]
+    return found or None
+
+
+def _suite_settings(named: Mapping[str, Any]) -> Owners:
+    return run_settings(_names_typed(named))
+
+
+def _task_settings(named: Mapping[str, Any]) -> Owners:
+    from bench.options import TASKS
+
+    name = named.get("name")
+    return run_settings(_names_typed(named, IDENTITY), name) if name in TASKS else {}
+
+
+def _sweep_settings(named: Mapping[str, Any]) -> Owners:
+    return run_settings(_names_typed(named, *SWEEP["method"]), "zero_shot")
 
 
 @click.command(
     "run",
-    cls=_SuiteCommand,
+    cls=SectionedCommand,
+    named=("Suites", _known_suites),
+    settings=_suite_settings,
     sections={
-        "Options": "--suite --store -o --dataset --method --source --limit --jobs --dry-run",
-        "Rows and names": "--label-set --variants --templates --head-variants --head-templates",
-        "Few-shot suites": "--shots --learners",
-        "How settings are chosen": "--penalty --mix --criterion --validation",
-        **SETTINGS_SECTION,
+        "Options": "--suite --store --out --dataset --method --dry-run --jobs --setting",
     },
     epilog="\b\nExample:"
     "\n  headstock eval run --suite demo --store build/demo/store -o build/demo/results --jobs 2"
@@ -232,22 +245,19 @@ class _SuiteCommand(SectionedCommand):
     help="Use the head of this label set, if the store has several (suites demo, controls, "
     "few-shot).",
 )
-@click.option("--shots", type=values_of("shots", task="few_shot"), metavar="NUMBERS",
-              help="Use these numbers of labelled images per class, separated by commas (suite "
-                   "few-shot) [default: 1,2,4,8,16].")  # fmt: skip
-@click.option("--learners", type=values_of("learner", task="few_shot"), metavar="NAMES",
-              help="Run these learners, separated by commas (suite few-shot) [default: all but "
-                   "paper-few-shot].")  # fmt: skip
-@click.option("--method", "methods", type=values_of("method"), metavar="NAMES",
-              help="Run these methods instead of the suite's own, separated by commas. The suite "
-                   "paper runs only these of its own.")  # fmt: skip
-@click.option("--source", "sources", type=values_of("source"), metavar="NAMES",
-              help="Use these sources of prototypes instead of the suite's own, separated by "
-                   "commas: none, head, random, random-cov, shuffled. The suite controls runs "
-                   "only these of its own.")  # fmt: skip
-@click.option("--limit", "limits", type=values_of("limit", several=False), metavar="N",
-              help="Score at most N images, for a quick look; every row records it.")  # fmt: skip
-@run_options("fit", "data", without=("method", "pair_variants", "pair_templates", "locales"))
+@names_option("--shots", "shots", "Use these numbers of labelled images per class (suite few-shot) "
+              "[default: 1,2,4,8,16].")  # fmt: skip
+@names_option("--learners", "learners", "Run these learners (suite few-shot) [default: all but "
+              "paper-few-shot].")  # fmt: skip
+@names_option("--method", "methods", "Run these methods instead of the suite's own. The suite "
+              "paper runs only these of its own.")  # fmt: skip
+@options_from(Protocol, "source", several=True)
+@options_from(Protocol, "limit")
+@setting_option(
+    "Set an option of the methods that have it, or of METHOD by METHOD.NAME=VALUE; a list is a run "
+    "each"
+)
+@text_options
 @jobs_option
 @engine_option
 @device_option
@@ -259,8 +269,7 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     Runs that are finished in the results folder are skipped; a run whose data, settings or
     definitions changed has another id and is made anew. What the store lacks of the paper suite is
     listed, with the commands that make it. Prompts and settings are the suite's own, unless they
-    are named: a setting is given to the methods that have it, and several values of it, separated
-    by commas, make a run each.
+    are named.
     """
     import tempfile
 
@@ -272,10 +281,11 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
 
     chosen = suite_named(suite)
     store = _store_for(chosen, store, suite)
-    lists = lists_of(given, "fit", "data")
-    (limit,) = given["limits"] or (None,)
-    named = {name: given[name] or () for name in ("methods", "sources")}
-    check_settings(lists, named["methods"])
+    lists = texts_of(given)
+    named = {"methods": given["methods"] or (), "sources": given["source"] or ()}
+    check_settings((), named["methods"])
+    owners = run_settings(named["methods"] or None)
+    of_methods = settings_from(given.pop("words"), owners, runs=True, having=having)
     data = _own_options(chosen, suite, given)
     with tempfile.TemporaryDirectory() if given["dry_run"] else nullcontext(out) as own:
         folder: StorePlace | None = store
@@ -291,7 +301,10 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
                 make_store(folder)
             opened = open_store(folder)
             missing = chosen.lacking(opened, place) if chosen.lacking else []
-            runs = suite_runs(suite, opened, lists=lists, limit=limit, **named, **data)
+            runs = suite_runs(
+                suite, opened, lists=lists, of_methods=of_methods, limit=given["limit"],
+                **named, **data,
+            )  # fmt: skip
         if given["dry_run"] and chosen.outline and not given["as_json"]:
             for one, state in chosen.outline(missing):
                 click.echo(f"  {one.name} ({one.where}): {state}")
@@ -311,6 +324,8 @@ def _own_options(chosen: Suite, suite: str, given: dict[str, Any]) -> dict[str, 
 
     special = dict.fromkeys(name for one in SUITES.values() for name in one.takes)
     data = {name: given[name] for name in special if given[name] is not None}
+    if "shots" in data:
+        data["shots"] = _numbers(data["shots"])
     for name in data:
         if name not in chosen.takes:
             owners = ", ".join(own for own, one in SUITES.items() if name in one.takes)
@@ -318,6 +333,17 @@ def _own_options(chosen: Suite, suite: str, given: dict[str, Any]) -> dict[str, 
                 f"--{name.replace('_', '-')} is for suite {owners}; {suite} has its own."
             )
     return data
+
+
+def _numbers(words: Sequence[str]) -> tuple[int, ...]:
+    """Return the shots that were typed; anything but a number is wrong usage."""
+    from bench.options import FewShot
+
+    shots = plain_settings(FewShot)["shots"]
+    try:
+        return tuple(map(shots.parse, words))
+    except ValueError as err:
+        raise usage_error(f"Invalid value for '--shots': {err}.") from err
 
 
 def _store_for(chosen: Suite, store: StorePlace | None, name: str) -> StorePlace | None:
@@ -354,38 +380,24 @@ def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool
         purpose = "; ".join(part for part in (", ".join(one.experiments), one.note) if part)
         click.echo(f"  {one.command}   # {purpose}", err=not every)
     if every:
-        click.echo("DATA and WEIGHTS are folders of yours; docs/reproduce.md has the downloads.")
+        click.echo("DATA and WEIGHTS are folders of yours; docs/ref/boxes.md has the downloads.")
     if len(shown) < len(missing):
         click.echo("  and more: --dry-run lists them all", err=True)
-
-
-task_option = click.option(
-    "-O",
-    "--option",
-    "words",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Set an option of the task; repeatable. The error for an unknown one lists all.",
-)
 
 
 @click.command(
     "task",
     cls=SectionedCommand,
-    sections={
-        "Options": "--store -o --images --names --captions --head --head-names --method --source "
-        "--n-pairs --seeds -O",
-        **_ROWS,
-        **_PROTOCOL,
-        **SETTINGS_SECTION,
-    },
+    named=("Tasks", _known_tasks),
+    settings=_task_settings,
+    sections={"Options": "--store --out --method --source --n-pairs --setting"},
     epilog="\b\nExample:"
     "\n  headstock eval task few_shot --images stamps/image/tf_efficientnet_lite0 \\"
     "\n      --names stamps/class_name/all-MiniLM-L6-v2 \\"
     "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
     "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 \\"
-    "\n      --method ridge --source head --eval in-class -O shots=1 -O learner=lp++ \\"
-    "\n      -O prototypes=names --seeds 0-2 --store build/demo/store -o results"
+    "\n      --method ridge --source head --eval in-class -s shots=1 -s learner=lp++ \\"
+    "\n      -s prototypes=names --seeds 0-2 --store build/demo/store -o results"
     "\n  headstock eval task generalised --images stamps/image/tf_efficientnet_lite0 \\"
     "\n      --names stamps/class_name/all-MiniLM-L6-v2 \\"
     "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
@@ -397,32 +409,34 @@ task_option = click.option(
     "\n      --store build/demo/store -o results"
     "\n\n\b\nExample with an open_clip model, whose images and texts share a space:"
     "\n  headstock eval task retrieval --images coco/image/oc:ViT-B-32 \\"
-    "\n      --captions coco/caption/oc:ViT-B-32 --eval split -O captions=5 \\"
+    "\n      --captions coco/caption/oc:ViT-B-32 --eval split -s captions=5 \\"
     "\n      --store store -o results"
     "\n  headstock eval task few_shot --images pets/image/oc:ViT-B-32-quickgelu \\"
-    "\n      --names pets/class_name/oc:ViT-B-32-quickgelu --eval split -O shots=16 \\"
-    "\n      -O learner=coop --seeds 0-4 --store store -o results"
+    "\n      --names pets/class_name/oc:ViT-B-32-quickgelu --eval split -s shots=16 \\"
+    "\n      -s learner=coop --seeds 0-4 --store store -o results"
     "\n  headstock eval task few_shot --images pets/image/ViT-B-32 --names "
     "pets/class_name/ViT-B-32 \\"
-    "\n      --views pets.views10-seed0/image/ViT-B-32 --eval split -O shots=4 \\"
-    "\n      -O learner=tip-adapter --seeds 0-4 --store store -o results"
+    "\n      -s views=pets.views10-seed0/image/ViT-B-32 --eval split -s shots=4 \\"
+    "\n      -s learner=tip-adapter --seeds 0-4 --store store -o results"
     "\n  headstock eval task zero_shot --images stamps/image/tf_efficientnet_lite0 \\"
     "\n      --names stamps/class_name/all-MiniLM-L6-v2 \\"
     "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
-    "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 --head-templates none \\"
+    "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 --head-prompts :none \\"
     "\n      --method paper-mlp --source head --store build/demo/store -o results",
 )
 @click.argument("name", shell_complete=completed(_tasks))
 @store_option("Read from this store, a folder or an address.")
 @out_option
-@set_options
-@run_options(
-    "protocol", "fit", "data", without=("control_draw",), defaults={"method": ["identity"]}
+@options_from(SetNames, inferred=("images",))
+@names_option("--method", "methods", "Fit by these methods; identity takes rows as they are, of a "
+              "model's two towers [default: identity].")  # fmt: skip
+@options_from(Protocol, several=True)
+@text_options
+@seeds_option("Run with each of these random seeds, such as 0-4 or 0,2,5.")
+@setting_option(
+    "Set an option of the task, the methods or the run; a list is a run each, and "
+    "METHOD.NAME=VALUE is for one method. `eval task TASK --help` lists them"
 )
-@seeds_option("0")
-@task_option
-@click.option("--unseen-only", is_flag=True,
-              help="Score only classes that the head's label set lacks (zero_shot).")  # fmt: skip
 @click.option("--weights", type=click.Path(), default=None,
               help="Load the weights of the text tower, through which coop and cocoop learn "
                    "prompts, from here, as in headstock extract [default: the hub].")  # fmt: skip
@@ -431,11 +445,11 @@ task_option = click.option(
 @device_option
 @dry_run_option
 @json_option
-def task_command(name: str, words: tuple[str, ...], **given: Any) -> None:
+def task_command(name: str, seeds: tuple[int, ...], **given: Any) -> None:
     """Run the task NAME on the sets named and write its results.
 
     NAME is zero_shot, generalised, retrieval, few_shot, head_names, neighbours, modality_gap,
-    neural_collapse, cosine_head, hubness or spectrum; docs/metrics.md says what each measures.
+    neural_collapse, cosine_head, hubness or spectrum; docs/ref/tasks.md says what each measures.
     `headstock eval ls --tasks` lists them, with those of other packages.
     Most options take several values, separated by commas (`--method ridge,csa --source
     head,random`): every combination is a run for each seed. `headstock eval table` prints a table,
@@ -446,30 +460,48 @@ def task_command(name: str, words: tuple[str, ...], **given: Any) -> None:
     from bench.suites.single import SUITE, check_settings, combinations
     from featstore.errors import unknown_name
     from featstore.store.store import open_store
-    from fitters.cli.fit import parse_seeds
 
     if name not in TASKS:
         raise usage_error(unknown_name("task", name, TASKS))
-    seeds = parse_seeds(given["seeds"])
-    if given["unseen_only"]:
-        words = (*words, "classes=unseen")
-    options = _parsed(name, words)
-    lists = {"method": ("identity",), **lists_of(given, "protocol", "fit", "data")}
-    check_settings(lists, lists["method"])
+    methods = given["methods"] or (IDENTITY,)
+    check_settings((), methods)
+    values = settings_from(
+        given.pop("words"), run_settings(methods, name), runs=True, having=having
+    )
+    lists = {"method": methods, "seed": seeds, **_lists(given, values.pop("a run"))}
+    lists["options"] = _task_options(name, values.pop(name))
     sets = config_from(SetNames, given).fields(open_store(given["store"]))
     lists["pairs_from"] = (sets.pop("pairs_from", ()),)
-    make = partial(Run.of, suite=SUITE, task=name, options=options, **sets)
-    runs = combinations(make, {"seed": seeds, **lists})
-    config_from(Execution, given).run(SUITE, runs)
+    make = partial(Run.of, suite=SUITE, task=name, **sets)
+    config_from(Execution, given).run(SUITE, combinations(make, lists, values))
 
 
-def _parsed(task: str, words: tuple[str, ...]) -> Options:
-    """Return the options of a task; what is wrong with them is wrong usage."""
+def _lists(given: dict[str, Any], of_runs: dict[str, Any]) -> dict[str, Sequence[Any]]:
+    """Return the lists that flags and settings of a run make, and the sets that these name."""
+    from featstore.options import settings_of
+
+    for name in settings_of(SetNames):
+        (given[name],) = of_runs.pop(name, None) or (getattr(SetNames, name),)
+    pairs = of_runs.pop("pair_prompts", ())
+    lists = texts_of(given)
+    if pairs:
+        both = [PromptsType().convert(",".join(words), None, None) for words in pairs]
+        fields = [prompt_fields(one, "pair_") for one in both]
+        lists |= {n: tuple(one[n] for one in fields) for n in fields[0]}
+    flags = {n: given[n] for n in ("eval", "source", "n_pairs", "limit") if given[n]}
+    return lists | flags | of_runs
+
+
+def _task_options(task: str, values: Mapping[str, Sequence[Any]]) -> tuple[Options, ...]:
+    """Return the options of a task for each combination of values; a wrong one is wrong usage."""
     from bench.errors import ProtocolError
-    from bench.options import parse_options
+    from bench.options import options_of
 
     try:
-        return parse_options(task, list(words))
+        return tuple(
+            options_of(task, dict(zip(values, one, strict=True)))
+            for one in product(*values.values())
+        )
     except ProtocolError as err:
         raise usage_error(str(err)) from err
 
@@ -477,18 +509,13 @@ def _parsed(task: str, words: tuple[str, ...]) -> Options:
 @click.command(
     "sweep",
     cls=SectionedCommand,
-    sections={
-        "Options": "--store -o --dataset --task --method --source --n-pairs --penalty --mix "
-        "--seeds --jobs --dry-run",
-        **_ROWS,
-        **_PROTOCOL,
-        **SETTINGS_SECTION,
-    },
+    settings=_sweep_settings,
+    sections={"Options": "--store --out --dataset --task --method --source --n-pairs --setting"},
     epilog="\b\nExample:"
     "\n  headstock eval sweep --store build/demo/store -o build/demo/sweep --jobs 2"
     "\n  headstock eval sweep --store build/demo/store -o build/demo/sweep --method "
     "ridge,procrustes"
-    " --source none,head,random --n-pairs 16,all --mix 1,3 --penalty 0.1,1 --seeds 0,1,2",
+    " --source none,head,random --n-pairs 16,all -s mix=1,3 -s penalty=0.1,1 --seeds 0,1,2",
 )
 @store_option("Read from this store, a folder or an address.")
 @out_option
@@ -498,18 +525,23 @@ def _parsed(task: str, words: tuple[str, ...]) -> Options:
 @click.option(
     "--label-set", default=None, help="Use the head of this label set, if the store has several."
 )
-@click.option("--task", "tasks", type=values_of("task"), metavar="NAMES",
-              help="Run these tasks, separated by commas [default: "
-              "zero_shot,retrieval].")  # fmt: skip
-@run_options("protocol", "fit", "data", without=("control_draw",), defaults=SWEEP)
-@seeds_option("0-4")
+@names_option("--task", "tasks", "Run these tasks [default: zero_shot,retrieval].")
+@names_option("--method", "methods", "Fit by these methods [default: ridge].")
+@options_from(Protocol, several=True)
+@text_options
+@seeds_option("Run with each of these random seeds.", "0-4")
+@setting_option("Set an option of the methods or the run; a list is a run each")
 @jobs_option
 @engine_option
 @device_option
 @dry_run_option
 @json_option
 def sweep_command(
-    dataset: str | None, label_set: str | None, tasks: tuple[str, ...] | None, **given: Any
+    dataset: str | None,
+    label_set: str | None,
+    tasks: tuple[str, ...] | None,
+    seeds: tuple[int, ...],
+    **given: Any,
 ) -> None:
     """Run every combination of the listed values.
 
@@ -524,18 +556,20 @@ def sweep_command(
     from bench.suites.single import SWEEP, SWEEP_SUITE, check_settings, sweep_runs
     from featstore.errors import unknown_name
     from featstore.store.store import open_store
-    from fitters.cli.fit import parse_seeds
 
     for name in tasks or ():
         if name not in TASKS:
             raise usage_error(unknown_name("task", name, TASKS))
-    own: dict[str, Any] = {"seed": parse_seeds(given["seeds"])}
+    methods = given["methods"] or SWEEP["method"]
+    check_settings((), methods)
+    owners = run_settings(methods, "zero_shot")
+    values = settings_from(given.pop("words"), owners, runs=True, having=having)
+    own: dict[str, Any] = {"seed": seeds, "method": methods, **_lists(given, values.pop("a run"))}
     own |= {} if tasks is None else {"task": tasks}
-    own |= lists_of(given, "protocol", "fit", "data")
-    check_settings(own, own.get("method", SWEEP["method"]))
+    own["options"] = (None,)
     opened = open_store(given["store"])
     fits = find_fits(opened, dataset=dataset, label_set=label_set)
-    runs = [run for fit in fits for run in sweep_runs(opened, fit, own)]
+    runs = [run for fit in fits for run in sweep_runs(opened, fit, own, values)]
     config_from(Execution, given).run(SWEEP_SUITE, runs)
 
 
@@ -561,7 +595,7 @@ def check_command(
     WHAT is a name (of an encoder FAMILY:MODEL), module:Object or file.py:Object (of an encoder with
     :MODEL behind). The check runs on planted rows and reads no store. It prints a line for every
     property that others rely on: ✓ it holds; ✗ what was expected, what was found and what to do;
-    – it does not apply. The exit code is 1 if one does not hold. docs/extend.md says how each
+    – it does not apply. The exit code is 1 if one does not hold. docs/ref/extend.md says how each
     kind is written.
     """
     from bench.contracts import contract_of

@@ -24,7 +24,7 @@ from bench.tables import gain_text, p_text, value_text, with_unit
 DIRECTION, METRIC = PRIMARY_METRICS[0]
 
 #: The methods that a verdict is on, the first that was run on a head. The order is no ranking by
-#: results: docs/bench.md gives its reasons.
+#: results: docs/read-the-report.md gives its reasons.
 ORDER = ("kernel-ridge", "ridge", "procrustes")
 
 #: The head, and the controls that carry nothing of a class: those in doses are no answer.

@@ -3,7 +3,7 @@
 Mendez, Confalonieri and Díaz-Rodríguez, *Supervised Classification Heads as Semantic Prototypes*,
 ICML 2026 (arXiv 2605.22484). `EXPERIMENTS` is the one list of what the paper shows: which runs
 answer it, which sets they read, and why some is not run. `paper_runs`, `lacking`, the dry run and
-the table of docs/reproduce.md follow from it. ``published`` holds the paper's numbers.
+the table of docs/ref/boxes.md follow from it. ``published`` holds the paper's numbers.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _command(dataset: str, kind: str, encoders: dict[str, list[str]], place: str
         for encoder in encoders:
             words += ["--weights", INAT.get(encoder, "-")]
         if kind == "head_weight":
-            words += ["--label-set", dataset]
+            words += ["-s", f"label_set={dataset}"]
     chosen = [encoder for encoder in encoders if encoder in OUR_CHOICE]
     return Lacking(
         dataset=dataset,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.errors import UnknownSuiteError
@@ -138,7 +139,12 @@ def suite_named(name: str) -> Suite:
 
 
 def suite_runs(
-    name: str, store: FeatureStore, *, lists: Lists | None = None, **options: Any
+    name: str,
+    store: FeatureStore,
+    *,
+    lists: Lists | None = None,
+    of_methods: Mapping[str, Lists] = MappingProxyType({}),
+    **options: Any,
 ) -> list[Run]:
     """Return the runs of a suite on a store.
 
@@ -146,7 +152,7 @@ def suite_runs(
     ----------
     name : str
     store : FeatureStore
-    lists : mapping, optional
+    lists, of_methods : mapping, optional
         As of `with_lists`.
     **options
         ``limit``, ``methods``, ``sources``, and what the suite `takes` beside them.
@@ -158,10 +164,12 @@ def suite_runs(
     ProtocolError
         If the store lacks what it needs, or as of `with_lists`.
     """
-    return with_lists(suite_named(name).runs(store, **options), lists or {})
+    return with_lists(suite_named(name).runs(store, **options), lists or {}, of_methods)
 
 
-def with_lists(runs: Sequence[Run], lists: Lists) -> list[Run]:
+def with_lists(
+    runs: Sequence[Run], lists: Lists, of_methods: Mapping[str, Lists] = MappingProxyType({})
+) -> list[Run]:
     """Return the runs of a suite with other prompts and settings than its own.
 
     Parameters
@@ -170,20 +178,23 @@ def with_lists(runs: Sequence[Run], lists: Lists) -> list[Run]:
     lists : mapping
         Name of a field of a run → its values, each of which makes a run: settings of the fit, for
         the methods that have them, and variants and templates, of heads for runs with a head.
+    of_methods : mapping
+        Method → settings of it alone.
 
     Raises
     ------
     ProtocolError
         If no method of the suite has a setting, or a run contradicts itself.
     """
-    check_settings(lists, dict.fromkeys(run.fit.method for run in runs))
+    methods = dict.fromkeys(run.fit.method for run in runs)
+    check_settings({*lists, *(name for own in of_methods.values() for name in own)}, methods)
     made: list[Run] = []
     for run in runs:
         head = bool(run.data.head_set)
         mixed = run.protocol.is_mixed
         own = {
             name: values
-            for name, values in lists.items()
+            for name, values in (*lists.items(), *of_methods.get(run.fit.method, {}).items())
             if (head or not name.startswith("head_")) and (mixed or name not in OF_MIXED)
         }
         made += combinations(run.changed, own | {"method": (run.fit.method,)})

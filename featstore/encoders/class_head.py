@@ -169,7 +169,7 @@ def _label_set(encoder: TimmEncoder, classes: int, requested: str | None) -> tup
         why = reason or f"the number of no known label set. Known: {counts}"
         raise EncoderError(
             f"The head of {encoder.name} has {classes:,} classes, {why}. Say which classes its "
-            "rows are with --label-set (API: label_set=), or list them in a file for "
-            "--label-file (API: label_file=)."
+            "rows are with -s label_set= (API: label_set=), or list them in a file in "
+            "place of MANIFEST (API: label_file=)."
         )
     return guess, GUESSED

@@ -182,7 +182,7 @@ def _headless(encoder: str, tag: str) -> EncoderError:
         f"{encoder} has no classification head (num_classes is 0){why}, so there are no "
         "prototypes, and its features cannot be checked. Use a checkpoint that was trained on "
         "classes (its tag ends in in1k, in12k, in21k or in22k and does not start with orig or "
-        "mim), or ask for another layer with --pool (API: pool=)."
+        "mim), or ask for another layer with -s pool= (API: pool=)."
     )
 
 

@@ -259,7 +259,7 @@ def open_hf(name: str, options: EncoderOptions) -> HFTextEncoder:
     files, facts = find_files(name, options, name.partition(":")[2])
     if options.pool is None:
         raise EncoderError(
-            f"{name} needs a pooling: --pool (API: pool=) cls, mean, pooler or last. The model "
+            f"{name} needs a pooling: -s pool= (API: pool=) cls, mean, pooler or last. The model "
             "does not say which it was trained with; its card does."
         )
     return HFTextEncoder(name, load_hf(name, files, options), options, weights=facts)

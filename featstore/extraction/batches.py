@@ -200,7 +200,7 @@ def on_device(device: str | None) -> Iterator[None]:
             raise
         raise DeviceError(
             f"Decoding ran out of memory on {device or 'cpu'}. Take a smaller --batch-size, or "
-            "--decode cpu, which makes another embedding space."
+            "-s decode=cpu, which makes another embedding space."
         ) from err
 
 

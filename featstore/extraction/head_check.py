@@ -288,7 +288,8 @@ def _checked(head: Head, names: np.ndarray, usable: np.ndarray, against: str) ->
         raise EncoderError(
             f"The rows of the head of {head.name} are not in the order of label set "
             f"{head.label_set!r}: by {against}, {order.describe()}. Give the classes in the order "
-            "of the rows with --label-file (API: label_file=), or the label set that they are."
+            "of the rows in a file in place of MANIFEST (API: label_file=), or the label set that "
+            "they are."
         )
     logger.info("head of %s against %s: %s", head.name, against, order.describe())
     return NameCheck(against, order)

@@ -194,7 +194,7 @@ def open_head(
             f"The head of {spec.encoder} has {head.weight.shape[0]:,} classes of label set "
             f"{head.label_set!r} ({head.facts['label_set_basis']}); {name} has "
             f"{classes.height:,}. Build the label set {head.label_set!r} and extract the head "
-            f"with that, or say --label-set {name} if its rows are these classes."
+            f"with that, or say -s label_set={name} if its rows are these classes."
         )
     classes = classes.sort("index")
     return OpenedHead(head, name, head_items(classes), _check_names(head, classes, store, config))
@@ -226,8 +226,8 @@ def label_set_of(source: Manifest) -> pl.DataFrame:
     if source.classes is None:
         raise ManifestError(
             f"Manifest {source.name} has no label set (classes.parquet); a head needs one. Build "
-            "one (`headstock data ls`), or list the classes in a file for --label-file "
-            "(API: label_file=)."
+            "one (`headstock data ls`), or give a file of the classes in its "
+            "place (API: label_file=)."
         )
     return source.classes
 
@@ -250,8 +250,8 @@ def _check_names(
             f"That the {classes.height:,} rows of the head of {head.name} are the classes of "
             f"{head.label_set} is only guessed by their number, and {store} holds no embedded "
             "class names to check it by. Extract those first (--kind class_name --encoder "
-            f"st:NAME), check with --check-names st:NAME, or say --label-set {head.label_set} "
-            "if you know it; classes in another order come with --label-file."
+            f"st:NAME), check with -s check_names=st:NAME, or say -s label_set={head.label_set} "
+            "if you know it; classes in another order come in a file."
         )
     if check is None:
         logger.warning(

@@ -1,7 +1,7 @@
 """Options of an extraction: its encoders, and everything else that can be chosen.
 
-Each field is a keyword argument of `featstore.extract`, a flag of ``headstock extract`` and a key
-of its ``--config`` files.
+Each field is a keyword argument of `featstore.extract`, and a flag or a setting (``-s``) of
+``headstock extract``.
 """
 
 from __future__ import annotations
@@ -58,32 +58,38 @@ class EncoderSpec:
     encoder: Any = option(
         help="Encode with this encoder, given as family:name, such as timm:resnet50. Repeat it "
         "to decode each image once for several encoders; then repeat --weights and the "
-        "model's options as well, with - for a default."
+        "model's options as well, with - for a default.",
+        flag=None,
     )
     weights: str | None = option(
-        None, help="Load the weights from package:NAME, a file, a folder or hub [default: hub]."
+        None,
+        help="Load the weights from package:NAME, a file, a folder or hub [default: hub].",
+        flag=None,
     )
     pool: str | None = option(
         None,
         help="Pool the tokens in this way: cls, patch_mean, cls+patch_mean or layer:NAME (timm), "
         "or cls, mean, pooler or last (hf) [default: for timm the input of the head].",
+        flag="-s",
     )
     layers: tuple[str, ...] = option(
         (),
         help="Store the output of each of these modules of a timm model as a set of its own, "
-        "such as blocks.5,blocks.11. Tokens or positions are averaged as by --pool "
+        "such as blocks.5,blocks.11. Tokens or positions are averaged as by pool="
         "layer:NAME, and one forward pass serves all.",
+        flag="-s",
     )
     prefix: str | None = option(
-        None, help="Put this prefix before every text, such as 'query: ' (st, hf)."
+        None, help="Put this prefix before every text, such as 'query: ' (st, hf).", flag="-s"
     )
     prompt_name: str | None = option(
-        None, help="Put the model's own prompt of this name before every text (st)."
+        None, help="Put the model's own prompt of this name before every text (st).", flag="-s"
     )
     max_length: int | None = option(
         None,
         help="Truncate texts to this many tokens, fewer than the model's maximum (st, hf).",
         at_least=1,
+        flag="-s",
     )
     trust_remote_code: bool = option(False, help="Run Python code that comes with the model.")
     space: Mapping[str, Any] | None = None
@@ -170,6 +176,7 @@ class ExtractConfig:
         AUTO,
         help="Run the encoder on this device, named as in torch; auto takes a GPU if torch can "
         "use one, else the CPU, and the CPU for a head.",
+        flag=None,
     )
     precision: Precision | Literal["auto"] = option(
         AUTO,
@@ -180,8 +187,8 @@ class ExtractConfig:
     dtype: str = option(
         "float16",
         help="Store embeddings of images and texts in this dtype; heads are stored in float32.",
-        flag="--save-dtype",
         choices=("float16", "bfloat16", "float32"),
+        flag="--dtype",
     )
     batch_size: int | Literal["auto"] | None = option(
         None,
@@ -195,6 +202,7 @@ class ExtractConfig:
         help="Compute with this many threads [default: the cores that the job may use]. A "
         "resumed job keeps its number, and begins anew with another.",
         at_least=1,
+        flag="-s",
     )
     jobs: int | None = option(
         None,
@@ -207,25 +215,31 @@ class ExtractConfig:
         "own, so that a crash or a hang costs only that image; 0 decodes in threads without "
         "a limit.",
         at_least=0,
+        flag="-s timeout",
     )
     decode: Decode = option(
         "cpu",
         help="Decode JPEG files in this way: cpu decodes them whole, scaled at a lower "
         "resolution where the shorter side has 1,024 pixels or more, gpu by nvJPEG. The "
         "last two make other embedding spaces.",
+        flag="-s",
     )
     resize: Resizer = option(
         "pillow",
         help="Resize images with this library. torchvision is faster and makes another embedding "
         "space, whose cosine to Pillow's is recorded.",
+        flag="-s",
     )
-    tiff: bool = option(False, help="Also decode the first page of TIFF files (off by default).")
+    tiff: bool = option(
+        False, help="Also decode the first page of TIFF files (off by default).", flag="-s"
+    )
     max_pixels: int = option(
         MAX_PIXELS,
         help="Leave out images of more pixels than this, and list them. While one is decoded, it "
         "takes four bytes a pixel.",
         at_least=1,
         below=2**34,
+        flag="-s",
     )
     thumbnails: bool = option(
         False, help="Keep a small WebP thumbnail of every image in the store."
@@ -235,22 +249,25 @@ class ExtractConfig:
         help="Encode this many seeded augmented views of each image instead of the image, as a "
         "dataset of their own.",
         at_least=0,
+        flag="--augment",
     )
-    seed: int = option(0, help="Draw the augmented views with this random seed.", at_least=0)
+    seed: int = option(
+        0, help="Draw the augmented views with this random seed.", at_least=0, flag=None
+    )
     limit: int | None = option(
         None, help="Encode only the first N items of the manifest [default: all].", at_least=1
     )
-    on_error: OnError = option("skip", help="Skip unreadable items, or stop the job.")
+    on_error: OnError = option("skip", help="Skip unreadable items, or stop the job.", flag=None)
     max_failures: int | None = option(
         None,
         help="Let this many items fail before the job stops [default: the larger of 10 and 0.1 %, "
-        "besides images that --max-pixels or --tiff would take].",
+        "besides images that max_pixels or tiff would take].",
         at_least=0,
     )
     retry_failed: bool = option(
         False, help="Try the failed items of a finished set again, which makes a new revision."
     )
-    compile: bool = option(False, help="Compile the forward pass with torch.compile.")
+    compile: bool = option(False, help="Compile the forward pass with torch.compile.", flag="-s")
     wait: float = option(
         0.0, help="Wait this many seconds for another writer of the set.", at_least=0
     )
@@ -258,6 +275,7 @@ class ExtractConfig:
         None,
         help="Keep unfinished sets of a store in a bucket in this folder [default: in the user's "
         "cache].",
+        flag=None,
     )
     block_rows: int = option(BLOCK_ROWS, help="Rows of a block.", flag=None, at_least=1)
     log: str | Path | None = option(
@@ -317,18 +335,20 @@ class HeadConfig:
     label_set: str | None = option(
         None,
         help="Name the label set of a head, if neither its weights nor its number of classes "
-        "tell it. With --label-file it is the name of the new set.",
+        "tell it. Of a file of classes it is the name of the new set.",
+        flag="-s",
     )
     label_file: Path | None = option(
         None,
         help="Read the classes of a head, in the order of its rows, from this .txt, .csv or "
         ".json file instead of MANIFEST.",
+        flag=None,
     )
     check_names: str | None = option(
-        None, help="Compare a head's rows with the class names by this text encoder."
+        None, help="Compare a head's rows with the class names by this text encoder.", flag="-s"
     )
     check_weights: str | None = option(
-        None, help="Load the weights of the --check-names encoder from here."
+        None, help="Load the weights of the check_names encoder from here.", flag="-s"
     )
     device: str = "cpu"
     wait: float = 0.0

@@ -542,7 +542,7 @@ class FailureLimit:
         if self._fail_at_once:
             raise TooManyFailuresError(
                 f"{item!r} of {self._what} failed: {reason.rstrip('.')}. The first failed item "
-                f"ends the job (--on-error fail). Fix it, or take --on-error skip. {self._kept}"
+                f"ends the job (--max-failures 0). Fix it, or let more items fail. {self._kept}"
             )
         self.check()
 

@@ -280,7 +280,7 @@ class ExtractResult:
     truncated_items : list of str
         item_ids of the truncated texts.
     blocks_left : int
-        Of a part (``--rank``) only: blocks of the set that no process has done yet. The set is
+        Of a part (``--shard``) only: blocks of the set that no process has done yet. The set is
         published when there are none, and has no revision before.
 
     Examples
@@ -340,7 +340,7 @@ class JobLog:
             what = getattr(err, "strerror", None) or "it is no regular file"
             raise StoreWriteError(
                 f"Cannot write the log {path}: {what}. Name another file with --log, or do without "
-                "(--no-log)."
+                "(--log none)."
             ) from err
 
     def write(self, event: str, **facts: Any) -> None:

@@ -1,4 +1,4 @@
-"""``--rank`` and ``--world-size``: processes that someone else starts, Slurm or torchrun.
+"""``--shard``: processes that someone else starts, Slurm or torchrun.
 
 The ranks share only the store. Each one encodes its part; the rank that then finds every block
 done gathers and publishes, and the others report what is left and exit with code 0.
@@ -32,7 +32,7 @@ class Rank:
         if not 0 <= self.rank < self.world_size:
             raise EncoderError(
                 f"Rank {self.rank} of {self.world_size} does not exist: ranks are 0 to "
-                "world size - 1. Give --rank and --world-size that fit."
+                "world size - 1. Give a --shard I/N that fits."
             )
 
 
@@ -108,7 +108,7 @@ def rank_of(
     """
     if rank != "auto":
         if world_size is None:
-            raise EncoderError(f"--rank {rank} needs --world-size: how many processes there are.")
+            raise EncoderError(f"Rank {rank} needs a world size: how many processes there are.")
         return Rank(int(rank), world_size)
     found = {**(os.environ if environment is None else environment)}
     if {"RANK", "WORLD_SIZE"} <= found.keys():
@@ -124,8 +124,8 @@ def rank_of(
     if {"SLURM_PROCID", "SLURM_NTASKS"} <= found.keys():
         return Rank(process, world_size or processes)
     raise EncoderError(
-        "--rank auto finds neither RANK and WORLD_SIZE (torchrun) nor SLURM_PROCID and "
-        "SLURM_NTASKS, nor a Slurm array. Start it there, or give --rank and --world-size."
+        "--shard auto finds neither RANK and WORLD_SIZE (torchrun) nor SLURM_PROCID and "
+        "SLURM_NTASKS, nor a Slurm array. Start it there, or give --shard I/N."
     )
 
 
@@ -152,6 +152,4 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
     try:
         return int(text or "")
     except ValueError:
-        raise EncoderError(
-            f"{name} is {text!r}, not a number. Give --rank and --world-size."
-        ) from None
+        raise EncoderError(f"{name} is {text!r}, not a number. Give --shard I/N.") from None

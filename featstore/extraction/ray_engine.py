@@ -181,7 +181,7 @@ def _actor_devices(ray: Any, devices: str | Sequence[str]) -> list[str]:
     if not chosen or wanted > gpus:
         raise EncoderError(
             f"The Ray cluster has {gpus} GPUs; {wanted or 'at least one'} asked for. Name what it "
-            "has with --devices, for instance --devices cpu,cpu."
+            "has with --device, for instance --device cpu,cpu."
         )
     return chosen
 

@@ -484,9 +484,9 @@ def next_commands(
         return [*found, f"{remove}; then in python: featstore.extract(..., encoder=...)"]
     given = {name: getattr(choice, name) for name in MODEL_OPTIONS}
     requested = {name: value for name, value in given.items() if value is not None}
-    typed = "".join(f" --{name.replace('_', '-')} {_quote(requested[name])}" for name in requested)
-    tiff, most = " --tiff" if options.get("tiff") else "", options.get("max_pixels", MAX_PIXELS)
-    tiff += f" --max-pixels {most}" if most > MAX_PIXELS else ""
+    typed = "".join(f" -s {_quote(f'{name}={value}')}" for name, value in requested.items())
+    tiff, most = " -s tiff" if options.get("tiff") else "", options.get("max_pixels", MAX_PIXELS)
+    tiff += f" -s max_pixels={most}" if most > MAX_PIXELS else ""
     return [*found, f"{remove} && headstock extract MANIFEST {place}{typed}{tiff}{where}"]
 
 

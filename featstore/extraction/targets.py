@@ -546,7 +546,7 @@ def check_free_space(store: Path, states: list[SetState]) -> None:
     if needed > free:
         raise StoreWriteError(
             f"The job writes {human_bytes(needed)} to {store}, where {human_bytes(free)} are free. "
-            "Free space, choose another store, or a smaller --save-dtype."
+            "Free space, choose another store, or a smaller --dtype."
         )
 
 

@@ -187,7 +187,7 @@ def merge_results(
 
 def _use_device(device: str, cores: int | None) -> None:
     """Make a device this process's own, and torch's threads its share of the cores."""
-    with needs_extra("--devices"):
+    with needs_extra("--device"):
         import torch
 
     if cores is not None:
@@ -321,7 +321,7 @@ class _Task:
         return DeviceError(
             f"{self.name} failed. {' '.join(self.failures.values())} "
             "Finished blocks are kept; run the same command again once the cause is fixed, or "
-            "with --devices without what failed."
+            "with --device without what failed."
         )
 
 
@@ -629,7 +629,7 @@ def parse_devices(devices: str | Sequence[str]) -> list[str]:
     chosen = split_devices(devices, all_devices)
     if not chosen:
         raise EncoderError(
-            "No device is named. Take --devices all, or a list such as cuda:0,cuda:1."
+            "No device is named. Take --device all, or a list such as cuda:0,cuda:1."
         )
     gpus = [device for device in chosen if device.startswith("cuda")]
     known = ["cuda", *all_devices()] if gpus else []
@@ -648,13 +648,13 @@ def all_devices() -> list[str]:
     EncoderError
         If there is none.
     """
-    with needs_extra("--devices"):
+    with needs_extra("--device"):
         import torch
 
     found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if not found:
         raise EncoderError(
             "This machine has no GPU that torch can use. Several processes on the CPU are "
-            "--devices cpu,cpu; one is what --device cpu does."
+            "--device cpu,cpu; one is what --device cpu does."
         )
     return found

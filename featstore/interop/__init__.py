@@ -42,6 +42,6 @@ class ImportConfig:
     dtype: str | None = option(
         None,
         help="Store the rows in this dtype [default: that of the file, which keeps every bit].",
-        flag="--save-dtype",
+        flag="--dtype",
         choices=tuple(DTYPE_CODES),
     )

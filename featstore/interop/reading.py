@@ -357,7 +357,7 @@ def import_rows(source: Path, *, store: Path, **options: Any) -> str:
     spec = replace(spec, dtype=config.dtype or rows.dtype)
     if spec.dtype not in DTYPES:
         raise ManifestError(
-            f"{source} is {spec.dtype}, which a store cannot hold. Say --save-dtype float32."
+            f"{source} is {spec.dtype}, which a store cannot hold. Say --dtype float32."
         )
     n, dim = rows.data.shape
     given = Given([rows.data], n, dim, rows.dtype)

@@ -137,7 +137,7 @@ class BucketObjects(Objects):
     def _failed(self, name: str, err: Exception) -> RemoteStoreError:
         return RemoteStoreError(
             f"{self.address}: {name} was refused or failed: {_said(err)}. Check the address, and "
-            "the credentials, region and endpoint in the environment (docs/sharing.md)."
+            "the credentials, region and endpoint in the environment (docs/ref/addresses.md)."
         )
 
 

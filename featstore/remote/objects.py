@@ -495,7 +495,7 @@ class Objects(ABC):
         if not self.can_write:
             raise RemoteStoreError(
                 f"{self.address} cannot be written by featstore. Push to a folder, and upload that "
-                "(docs/sharing.md)."
+                "(docs/ref/addresses.md)."
             )
         yield self
 
@@ -663,6 +663,6 @@ def writable_objects(address: Address | Path) -> Objects:
     if not objects.can_write:
         raise RemoteStoreError(
             f"{objects.address} takes whole pushes only, or cannot be written by featstore. Work "
-            "on a folder, and push that (docs/sharing.md)."
+            "on a folder, and push that (docs/ref/addresses.md)."
         )
     return objects

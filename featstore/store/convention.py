@@ -1,7 +1,7 @@
 """What a store says to readers of Zarr: its ``zarr.json`` files, with the embeddings convention.
 
 Our own readers need none of them: they follow from the log and the commits. Every set declares the
-convention that docs/embeddings-convention.md and ``embeddings.schema.json`` specify.
+convention that docs/ref/convention.md and ``embeddings.schema.json`` specify.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -355,24 +356,42 @@ def listed_tags(root: Path, log: Log) -> dict[str, dict[str, str]]:
 
 
 def match_names(name: str, keys: Iterable[str]) -> list[str]:
-    """Return the keys that `name` fits; an exact directory or encoder name beats a prefix."""
+    """Return the keys of which `name` is a part; an exact name of an encoder beats its beginning.
+
+    Examples
+    --------
+    >>> keys = ["birds/image/timm.resnet50-1f", "birds/caption/st.mini-2e"]
+    >>> match_names("birds/image", keys), match_names("caption/st:mini", keys)
+    (['birds/image/timm.resnet50-1f'], ['birds/caption/st.mini-2e'])
+    >>> match_names("birds", keys) == keys, match_names("resnet", keys), match_names("bird", keys)
+    (True, ['birds/image/timm.resnet50-1f'], [])
+    """
     parts = name.strip("/").split("/", 2)
-    if len(parts) != 3:
-        return []
-    dataset, kind, encoder = parts
-    wanted = encoder_slug(encoder)
     exact, prefix = [], []
     for key in keys:
-        inside, _, directory = key.rpartition("/")
-        if wanted not in directory or inside != f"{dataset}/{kind}":
-            continue
-        stem = directory.rsplit("-", 1)[0]
-        without_family = directory.split(".", 1)[-1]
-        if wanted in (directory, stem, without_family, without_family.rsplit("-", 1)[0]):
-            exact.append(key)
-        elif directory.startswith(wanted) or without_family.startswith(wanted):
-            prefix.append(key)
+        whole = key.split("/", 2)
+        # The parts that lie side by side in a key, from its dataset, its kind or its encoder on.
+        fits = [
+            how
+            for at in range(4 - len(parts))
+            if all(map(eq, parts, whole[at:2])) and (how := _fit(parts[2 - at :], whole[2]))
+        ]
+        if fits:
+            (exact if 2 in fits else prefix).append(key)
     return exact or prefix
+
+
+def _fit(named: list[str], directory: str) -> int:
+    """Return 2 if an encoder is named, or none is; 1 for the beginning of its name; else 0."""
+    if not named:
+        return 2
+    wanted = encoder_slug(named[0])
+    if not named[0] or wanted not in directory:
+        return 0
+    stem, without_family = directory.rsplit("-", 1)[0], directory.split(".", 1)[-1]
+    if wanted in (directory, stem, without_family, without_family.rsplit("-", 1)[0]):
+        return 2
+    return int(directory.startswith(wanted) or without_family.startswith(wanted))
 
 
 def resolve_set(root: Path, name: str) -> str:

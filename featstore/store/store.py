@@ -276,29 +276,19 @@ class FeatureStore:
     def __contains__(self, name: object) -> bool:
         """Return whether a name means one set, as in brackets."""
         try:
-            return isinstance(name, str) and bool(self._named(name))
+            return isinstance(name, str) and bool(self.info(name))
         except (UnknownSetError, AmbiguousSetError, IncompleteEmbeddingsError):
             return False
 
     def __getitem__(self, name: str) -> EmbeddingsView:
-        """Return a view of the set that a name means: as of `view`, or the beginning of one key.
+        """Return a view of the set that a name means; as `view`.
 
         Raises
         ------
         UnknownSetError, AmbiguousSetError, IncompleteEmbeddingsError, CorruptStoreError
             See `view`.
         """
-        return self.view(self._named(name))
-
-    def _named(self, name: str) -> str:
-        """Return the key of the set that a name means, or that alone begins with it."""
-        _check_text(name)
-        found = [key for key in self if key.startswith(name)]
-        if len(found) == 1:
-            return found[0]
-        if found and not self._find(name):
-            raise AmbiguousSetError(ambiguous_set(self.address, name, found))
-        return str(self.info(name).key)
+        return self.view(name)
 
     @property
     def log(self) -> Log:
@@ -376,7 +366,7 @@ class FeatureStore:
         return self.place.unfinished()
 
     def info(self, name: str, *, revision: str | None = None) -> SetInfo:
-        """Return the set that `name` means: ``dataset/kind/encoder``.
+        """Return the set that `name` means: ``dataset/kind/encoder``, or any part that fits one.
 
         The encoder may be the directory name, the name as typed (``timm:resnet50``), the
         name without its family, or any beginning of these that fits one set only.
@@ -630,7 +620,7 @@ def open_store(
     path : path or address
         Folder of the store, ``file://…``, or the address of a remote one: ``s3://``, ``gs://``,
         ``az://``, ``https://`` (a plain web server), ``hf://datasets/…``. What is read of a remote
-        store is verified and kept in the user's cache; see docs/sharing.md.
+        store is verified and kept in the user's cache; see docs/ref/addresses.md.
     revision : str, optional
         A tag (``headstock store tag``): every set is read as it was then, and those that it does
         not name are hidden. Or at least 8 digits of a revision_id: that set at that revision.
@@ -646,7 +636,7 @@ def open_store(
         A public key that the store must be signed by (``headstock store sign``): 64 hexadecimal
         digits, a file in PEM, or the bytes of either. Only what was signed is read, so each block
         is compared before its rows are first served (`verify` is at least ``"first-touch"``); see
-        docs/sharing.md.
+        docs/ref/addresses.md.
     at_least : int
         The lowest number of the signature that is taken. Without it, a first opening cannot tell
         that the whole store is an earlier one.

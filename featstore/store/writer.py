@@ -232,7 +232,7 @@ class SetWriter:
     only the blocks that hold new ones are pending.
 
     Blocks may be written in any order; with ``options.part``, by several processes at once. This is
-    the door for engines of one's own: docs/many-devices.md.
+    the door for engines of one's own: docs/ref/encoders.md.
 
     Parameters
     ----------

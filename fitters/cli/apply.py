@@ -188,7 +188,7 @@ def _check(query: Query, given: Mapping[str, Any], store: StorePlace | None) -> 
         raise usage_error(
             f"Projections are written as .npy, sparse ones as .npz; got {query.out.name!r}."
         )
-    check_needs(Query, given)
+    check_needs(given, Query)
 
 
 def _named(store: FeatureStore, view: EmbeddingsView) -> pl.DataFrame:

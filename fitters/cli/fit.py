@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
-from featstore.cli.options import complete_keys, read_config
+from featstore.cli.options import (
+    Sets,
+    complete_keys,
+    prompt_fields,
+    prompts_option,
+    say_taken,
+    seeds_option,
+    take,
+    the_store,
+)
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     SectionedCommand,
@@ -22,14 +30,24 @@ from featstore.command_line import (
     count,
     json_option,
     print_json,
+    setting_option,
     store_option,
     usage_error,
 )
 from featstore.errors import unknown_name
-from featstore.options import check_needs, config_from, option, options_from
-from fitters.settings import SETTINGS_SECTION, FitRequest, TrainingOptions
+from featstore.options import (
+    Owners,
+    check_needs,
+    config_from,
+    option,
+    options_from,
+    settings_from,
+    settings_of,
+)
+from fitters.settings import FitRequest, TrainingOptions
 
 if TYPE_CHECKING:
+    from featstore.store.store import FeatureStore
     from fitters.methods import Method
     from fitters.settings import EpochDone
 
@@ -40,13 +58,9 @@ class Place:
 
     engine: Literal["local", "ray"] = option(
         "local",
-        help="Accumulate the moments of real pairs on this machine, or on Ray.",
+        help="Accumulate the moments of real pairs on this machine, or on the Ray cluster that "
+        "RAY_ADDRESS names.",
         needs=("y",),
-    )
-    ray_address: str | None = option(
-        None,
-        help="Connect to the Ray cluster at this address [default: RAY_ADDRESS, or a Ray "
-        "that is started here].",
     )
     jobs: int | None = option(
         None,
@@ -58,104 +72,117 @@ class Place:
     )
 
 
-class FitCommand(SectionedCommand):
-    """A command whose help lists the methods."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, then the methods."""
-        from fitters.methods import METHODS
-
-        super().format_options(ctx, formatter)
-        with formatter.section("Methods"):
-            formatter.write_dl(METHODS.known())
-
-
 def _methods() -> Iterable[str]:
     from fitters.methods import METHODS
 
     return METHODS
 
 
+def _known() -> list[tuple[str, str]]:
+    from fitters.methods import METHODS
+
+    return METHODS.known()
+
+
+def _settings(named: Mapping[str, Any]) -> Owners:
+    """Return what ``-s`` sets of the method that a command line names, and of its fit."""
+    from fitters.methods import METHODS
+
+    method = str(named.get("method"))
+    if method not in METHODS:
+        return {}
+    own = settings_of(FitRequest)
+    return {method: METHODS[method].settings | {n: own[n] for n in ("duplicates", "moments")}}
+
+
 @complete_keys
 @click.command(
     "fit",
-    cls=FitCommand,
+    cls=SectionedCommand,
+    named=("Methods", _known),
+    settings=_settings,
     sections={
-        "Options": "--store --x --y --n-pairs --head --head-names --penalty --mix --seed -o "
-        "--force",
-        "Rows and names": "--dataset --split --source --variants --templates "
-        "--head-variants --head-templates --duplicates",
-        "How settings are chosen": "--criterion --validation",
-        **SETTINGS_SECTION,
+        "Options": "--store --images --head --captions --n-pairs --out --setting",
     },
     epilog="Example: headstock fit ridge --store build/demo/store "
-    "--x stamps/image/tf_efficientnet_lite0 "
-    "--head imagenet1k/head_weight/tf_efficientnet_lite0 "
-    "--head-names imagenet1k/class_name/all-MiniLM-L6-v2 -o aligners/ridge-head",
+    "--images stamps/image -o aligners/ridge-head",
 )
 @click.argument("method", shell_complete=completed(_methods))
-@store_option("Read from this store, a folder or an address.")
+@store_option("Read from this store, a folder or an address.", required=False)
+@options_from(FitRequest, inferred=("x",))
 @click.option(
-    "--dataset",
-    metavar="NAME",
-    help="Look for --x and --y, which are then encoders alone, in this dataset.",
+    "--names",
+    "captions_of",
+    metavar="KEY",
+    help="Fit on real pairs with these class names.",
 )
-@options_from(FitRequest)
+@prompts_option(
+    "--prompts",
+    "Use these texts of class names: VARIANT[,…][:TEMPLATE[,…]]. --names are fitted on them, and "
+    "the classes of a head are asked for in them [default: name:none,photo].",
+)
+@prompts_option(
+    "--head-prompts",
+    "Fit on these texts of the head's classes; auto chooses them on the head [default: --prompts, "
+    "and the definition where there is one].",
+)
 @options_from(TrainingOptions)
 @options_from(Place)
-@click.option(
-    "--seeds",
-    help="Fit once with each of these seeds, such as 0-4 or 0,2,5, and save "
-    "OUT/METHOD-seedN for each.",
-)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    is_eager=True,
-    expose_value=False,
-    callback=read_config,
-    help="Read options from this TOML file. An option that is typed wins.",
+@seeds_option(
+    "Draw with this random seed; with several, such as 0-4 or 0,2,5, fit once with each, and save "
+    "OUT/METHOD-seedN."
 )
 @click.option(
     "-o",
     "--out",
-    required=True,
     type=click.Path(path_type=Path),
-    help="Save the alignment as this folder.",
+    help="Save the alignment as this folder [default: aligners/METHOD].",
 )
-@click.option("--force", is_flag=True, help="Replace another alignment that is at OUT.")
+@setting_option("Set an option of METHOD; `fit METHOD --help` lists them")
+@click.option("--replace", "force", is_flag=True, help="Replace another alignment that is at OUT.")
 @json_option
 def fit_command(
-    method: str, store: StorePlace, out: Path, force: bool, as_json: bool, **given: Any
+    method: str,
+    store: StorePlace | None,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+    seeds: tuple[int, ...],
+    **given: Any,
 ) -> None:
     """Fit METHOD and save it as the folder OUT.
 
     METHOD is one of those below, or of another package: `headstock ls --methods` lists both.
-    --head with --head-names fits on the rows of the head, --y on real pairs, all three on both.
-    Penalty and mixing weight are chosen from these alone, never from a test image. A training
-    (docs/trained.md) that was interrupted goes on when the same command is given again.
+    --head fits on the rows of a head, --captions or --names on real pairs, both on both. A KEY is
+    any part of a key that fits one set; what is left out is taken where the store leaves one
+    answer. Penalty and mixing weight are chosen from these alone, never from a test image. A
+    training (docs/ref/methods.md) that was interrupted goes on with the same command.
     """
+    from fitters.jobs import check_request, fit_from_store
     from fitters.methods import METHODS
 
     if method not in METHODS:
         raise usage_error(unknown_name("method", method, METHODS, listed_by="headstock fit --help"))
-    typed = typed_options()
-    many = given["seeds"] is not None
-    if many and "seed" in typed:
-        raise usage_error("--seed and --seeds exclude each other. Give one of them.")
-    seeds = parse_seeds(given["seeds"]) if many else (given["seed"],)
-    request = read_request(method, given)
-    check_effects(METHODS[method], request, given, typed)
+    values = settings_from(given.pop("words"), _settings({"method": method}), having=_having)
+    typed = typed_options() | {name: f"-s {name}" for name in values[method]}
+    given |= values[method]
+    asked = _asked(method, given)
+    check_effects(METHODS[method], asked, given, typed)
+    check_request(asked)
+    store = the_store(store)
     with ProgressBar(method, doing="opening the store"):
         from featstore.parallel import Workers
         from featstore.store.store import open_store
         from fitters.from_store import OBJECT_STORE_BYTES
-        from fitters.jobs import check_request, fit_from_store
         from fitters.saved import save_alignment
 
-        check_request(request)
         opened, made = open_store(store), []
-    workers = Workers(given["engine"], given["jobs"], given["ray_address"], OBJECT_STORE_BYTES)
+        request = replace(asked, **find_sets(opened, given))
+        check_request(request)
+    out = out or take("out", Path("aligners") / method)
+    say_taken()
+    many = len(seeds) > 1
+    workers = Workers(given["engine"], given["jobs"], object_store_bytes=OBJECT_STORE_BYTES)
     # One start of Ray for all seeds; a single fit starts it only if nothing is cached.
     with workers.connected() if many else nullcontext():
         for seed in seeds:
@@ -181,6 +208,13 @@ def fit_command(
         print_json(made if many else made[0])
 
 
+def _having(setting: str) -> list[str]:
+    """Return the methods that have a setting."""
+    from fitters.methods import METHODS
+
+    return [name for name, method in METHODS.items() if setting in method.settings]
+
+
 def _line(path: Path, method: str, facts: dict[str, Any]) -> str:
     named = {"n_components": "components", "top_k": "top-k"}
     settings = ("penalty", "gamma", "mix", "n_components", "top_k", "power")
@@ -194,58 +228,67 @@ def _line(path: Path, method: str, facts: dict[str, Any]) -> str:
     return f"{path}: {method}, fitted on {fitted_on}{f' ({chosen})' if chosen else ''}"
 
 
-def read_request(method: str, given: dict[str, Any]) -> FitRequest:
-    """Return what a command line asks for, with the keys of its sets written out.
+#: Stands for a set that is not looked up yet.
+_OPEN = "…"
 
-    With ``--dataset``, --x and --y are encoders of it. A --head without a slash is a label set:
-    its head is then of the encoder of x, and its names are of the encoder of y.
+
+def _asked(method: str, given: Mapping[str, Any]) -> FitRequest:
+    """Return what a command line asks for, with sets as they were typed.
+
+    What is left out stands as `_OPEN`: the images, a head where there are no real pairs, with the
+    names of its classes, and captions where a number of pairs is given.
     """
-    dataset, head, names = given["dataset"], given["head"], given["names"]
-    keys: dict[str, Any] = {}
-    for name, kind in (("x", "image"), ("y", "caption")):
-        value = given[name]
-        if value is None:
-            continue
-        if "/" not in value and dataset is None:
-            raise usage_error(
-                f"--{name} {value} names an encoder alone. Add --dataset, or give a key "
-                "dataset/kind/encoder."
-            )
-        if "/" in value and dataset not in (None, value.split("/")[0]):
-            raise usage_error(
-                f"--dataset {dataset} and --{name} {value} are of different datasets. Leave "
-                "--dataset out, or name the same one."
-            )
-        keys[name] = value if "/" in value else f"{dataset}/{kind}/{value}"
-    if head and "/" not in head[0]:
-        if len(head) > 1:
-            raise usage_error("Name several heads by their keys, dataset/head_weight/encoder.")
-        if names is None and "y" not in keys:
-            raise usage_error(
-                f"--head {head[0]} is a label set. Add --head-names, or --y, which names the "
-                "encoder of its class names."
-            )
-        keys["names"] = names or f"{head[0]}/class_name/{keys['y'].rpartition('/')[2]}"
-        keys["head"] = (f"{head[0]}/head_weight/{keys['x'].rpartition('/')[2]}",)
+    pairs = given["captions_of"] or given["y"]
+    real = pairs or (_OPEN if given["n_pairs"] is not None else None)
+    head = given["head"] or (() if real else (_OPEN,))
     return config_from(
         FitRequest,
-        given | keys,
+        given,
         method=method,
-        # --precision is that of moments.
-        training=config_from(TrainingOptions, {**given, "precision": None}),
+        x=given["x"] or _OPEN,
+        y=real,
+        head=head,
+        names=given["names"] or (_OPEN if head else None),
+        training=config_from(TrainingOptions, given),
+        **prompt_fields(given["prompts"]),
+        **prompt_fields(given["head_prompts"], "head_"),
     )
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds of ``0-4`` or ``0,2,5-7``, each once, in order."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first or last - first > 9999:
-            raise usage_error(f"--seeds is a list such as 0-4 or 0,2,5; got {text!r}.")
-        seeds += range(first, last + 1)
-    return tuple(dict.fromkeys(seeds))
+def find_sets(store: FeatureStore, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of the sets of a fit: those named, and what they leave one answer for.
+
+    Raises
+    ------
+    click.UsageError
+        If a set is left out, and there is none or several.
+    """
+    found: dict[str, Any] = {}
+    images = Sets.of(store, "--images", given["x"], "image")
+    texts = None
+    if given["captions_of"]:
+        texts = Sets.of(store, "--names", given["captions_of"], "class_name")
+    elif given["y"] or given["n_pairs"] is not None:
+        texts = Sets.of(store, "--captions", given["y"], "caption")
+    if texts is not None:
+        images = images.narrowed(datasets=texts.datasets)
+    heads: list[Sets] = []
+    if given["head"] or texts is None:
+        heads = [Sets.of(store, "--head", one, "head_weight") for one in given["head"] or [None]]
+        images = images.narrowed(spaces=heads[0].spaces)
+        heads[0] = heads[0].narrowed(spaces=images.spaces)
+    found["x"] = images.key if given["x"] else take("x", images.key)
+    if texts is not None:
+        texts = texts.narrowed(datasets=images.datasets)
+        found["y"] = texts.key if given["y"] or given["captions_of"] else take("y", texts.key)
+    if heads:
+        keys = tuple(one.key for one in heads)
+        found["head"] = keys if given["head"] else take("head", keys)
+        names = Sets.of(store, "--head-names", given["names"], "class_name")
+        spaces = () if texts is None else texts.spaces
+        names = names.narrowed(datasets=heads[0].datasets, spaces=spaces)
+        found["names"] = names.key if given["names"] else take("names", names.key)
+    return found
 
 
 def typed_options() -> dict[str, str]:
@@ -276,28 +319,28 @@ def check_effects(
     for name, flag in typed.items():
         if not method.takes(name):
             raise usage_error(f"{flag} has no effect with {request.method}; remove it.")
-    for options in (FitRequest, TrainingOptions, Place):
-        check_needs(options, given)
+    sets = {"y": request.y, "head": request.head}
+    check_needs({**given, **sets}, FitRequest, TrainingOptions, Place)
     real, mixed = request.y is not None, request.y is not None and bool(request.head)
     rows = needs_rows(request, mixed=bool(request.head))
     by_error = request.criterion == "error"
     # Kernel ridge chooses its width and penalty on the prototypes, beside real pairs too.
     by_names = mixed and "gamma" in method.options and "auto" in (request.gamma, request.penalty)
-    of_names = bool(request.head) or (request.y or "").split("/")[1:2] == ["class_name"]
+    of_names = bool(request.head) or bool(given["captions_of"])
     rules: tuple[tuple[Collection[str], bool, str], ...] = (
-        (("y",), method.fitted_on == "head",
+        (("y", "captions_of"), method.fitted_on == "head",
          f"{request.method} reads a head and its names, and uses no real pair"),
-        (("precision", "engine", "jobs"), rows,
+        (("moments", "engine", "jobs"), rows,
          ("this fit looks at the rows, in float64. It is for fits from moments alone: give every "
-          "setting, or --criterion error")),
-        (("validation",), by_error, "--criterion error goes by the held-out squared error"),
+          "setting, or -s criterion=error")),
+        (("validation",), by_error, "-s criterion=error goes by the held-out squared error"),
         (("criterion",), not method.by_error, f"it is for ridges, not for {request.method}"),
         (("validation", "criterion"), not request.chooses(method.options, mixed=mixed),
          "nothing is left to choose"),
-        (("variants", "templates"), not of_names,
-         "there are no class names. They are those of --head, or of a --y of class names"),
+        (("prompts",), not of_names,
+         "there are no class names. They are those of --head, or of --names"),
         (("criterion",), real and not by_error and not by_names,
-         "real pairs are chosen by the rank of held-out texts, or by --criterion error"),
+         "real pairs are chosen by the rank of held-out texts, or by -s criterion=error"),
     )  # fmt: skip
     for names, applies, why in rules:
         for name in names if applies else ():

@@ -2,7 +2,7 @@
 
 A learner is made without arguments, sees `Shots` once, and returns a `Classifier`. It chooses its
 open settings on the validation rows of its shots, never on what is scored later. Shots, seeds and
-splits are the caller's. docs/few_shot.md lists the learners and shows how to add one.
+splits are the caller's. docs/ref/few-shot.md lists the learners and shows how to add one.
 
 Published learners write 100, the factor that CLIP was trained with. Cosines of another alignment
 have another spread. Here the factor is the one under which labelled rows are most likely.

@@ -1,4 +1,4 @@
-"""Published configurations by name: `preset("sail", seed=1)` is an estimator; see docs/trained.md.
+"""Published configurations by name: `preset("sail", seed=1)` is an estimator; see docs/ref/methods.md.
 
 Each is its source's configuration, from its code where that is public. Every deviation from the
 source is in `Preset.differs`.
@@ -33,7 +33,7 @@ class Preset:
     source : str
         Where it comes from.
     differs : tuple of str
-        Every way in which it is different here, whatever the size; docs/trained.md lists them.
+        Every way in which it is different here, whatever the size; docs/ref/methods.md lists them.
     make : str
         What makes it, a class or a function: "module:name" of this package, imported when used.
     settings : dict

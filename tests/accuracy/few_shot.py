@@ -1,4 +1,4 @@
-"""Measure the few-shot learners on the categories of the demo's images: docs/few_shot.md's table.
+"""Measure the few-shot learners on the demo's images: the table of docs/ref/few-shot.md.
 
     python -m tests.accuracy.few_shot --store build/demo/store
     python -m tests.tables write

@@ -1,4 +1,4 @@
-"""Measure the trained presets beside the closed forms, for the tables of docs/trained.md.
+"""Measure the trained presets beside the closed forms, for the tables of docs/results.md.
 
     python -m tests.accuracy.trained --store build/demo/store --only paper-mlp --seeds 10
     python -m tests.tables write

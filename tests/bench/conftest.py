@@ -26,9 +26,15 @@ def smoke_store(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def runs(smoke_store):
+def store(smoke_store):
+    """That store, opened; many files have another of this name."""
+    return open_store(smoke_store)
+
+
+@pytest.fixture(scope="session")
+def runs(store):
     """The runs of the smoke suite, planned on that store."""
-    return smoke_runs(open_store(smoke_store))
+    return smoke_runs(store)
 
 
 @pytest.fixture(scope="session")

@@ -149,7 +149,7 @@ def test_formats_of_rows(bench, smoke_results, form):
 def test_sweep_then_table_and_compare(bench, smoke_store, tmp_path):
     words = [
         "eval", "sweep", "--store", smoke_store, "-o", tmp_path / "r", "--n-pairs", "0,8",
-        "--seeds", "0,1", "--penalty", "0.1 1", "--mix", "0.5,2", "--source", "none,head,random",
+        "--seeds", "0,1", "-s", "penalty=0.1,1", "-s", "mix=0.5,2", "--source", "none,head,random",
     ]  # fmt: skip
     code, out, _ = bench(*words, "--dry-run")
     # none: 1 K x 2 penalties; head and random: K=0 2 penalties, K=8 2 penalties x 2 mixes.
@@ -206,7 +206,7 @@ BAD_USAGE = [
     (["eval", "run", "--suite", "smoke", "-o", "x", "--jobs", "0"], ["--jobs"]),
     (["eval", "run", "--suite", "smoke", "-o", "x", "--limit", "0"], ["--limit"]),
     (["eval", "table", "x", "--format", "html"], ["'html' is not one of"]),
-    (["eval", "sweep", "--store", "x", "-o", "y", "--mix", "one"], ["--mix", "got 'one'"]),
+    (["eval", "sweep", "--store", "x", "-o", "y", "-s", "mix=one"], ["mix of ridge", "got 'one'"]),
     (["eval", "compare", "x"], ["'B'"]),
     (
         ["eval", "run", "--suite", "smoke", "-o", "x", "--engine", "slurm"],

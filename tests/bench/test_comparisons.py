@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import polars as pl
 import pytest
@@ -18,7 +16,6 @@ from bench.comparisons import (
 )
 from bench.errors import NoResultsError
 from bench.report.grids import gain_rows, grids
-from bench.results import file_of
 from bench.statistics import DrawSums, proportion_interval, two_term
 from bench.tables import gain_lines, metric_name, result_lines, result_table
 from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
@@ -196,23 +193,6 @@ def test_sides_that_share_no_query_are_left_out(tmp_path):
     assert "over-control" not in set(run_compare(tmp_path)["comparison"])
 
 
-def test_clusters_are_what_is_counted(tmp_path, rng):
-    ranks = {
-        source: ranks_with(rng, 200, share) for source, share in (("head", 0.6), ("none", 0.4))
-    }
-    for folder, clusters in (("one", None), ("ten", [f"c{i // 10}" for i in range(200)])):
-        for source, values in ranks.items():
-            # Within a cluster of ten all agree: ten rows are worth one.
-            same = values if clusters is None else np.repeat(values[::10], 10)
-            write_ranks(tmp_path / folder, hand_run(source, 16), same, clusters=clusters)
-    one, ten = (
-        only(run_compare(tmp_path / f), comparison="over-real", metric="top-1")
-        for f in ("one", "ten")
-    )
-    assert (one["n_clusters"], ten["n_clusters"]) == (200, 20)
-    assert ten["high"] - ten["low"] > 2 * (one["high"] - one["low"])
-
-
 def test_a_source_alone_against_chance_has_the_interval_of_a_share_and_no_p(tmp_path):
     ranks = [1] + [9] * 199
     write_ranks(tmp_path, hand_run("random"), ranks, gallery=200)
@@ -362,14 +342,6 @@ def test_bold_needs_draws_and_a_pool(tmp_path, rng, pool, k, seeds, bold):
         assert "this pool of pairs" in row["population"]
 
 
-def test_nothing_is_bold_inside_the_noise(tmp_path, rng):
-    for seed in range(10):
-        for source, n in (("head", 0), ("none", 16), ("head", 16)):
-            write_ranks(tmp_path, hand_run(source, n, seed), ranks_with(rng, 60, 0.5))
-    found = run_compare(tmp_path)
-    assert bold_cells(found, PAIRED_METRICS) == set()
-
-
 def test_a_head_alone_is_bold_only_over_every_control(tmp_path, rng):
     for seed in range(10):
         shares = (("head", 0.6), ("random", 0.1), ("shuffled", 0.6))
@@ -472,20 +444,6 @@ def test_means_count_a_draw_by_its_queries(tmp_path):
     assert cell.mean("top-1") == pytest.approx(0.1)
 
 
-def test_sums_lie_beside_every_run_and_hold_its_means(tmp_path, rng):
-    run = hand_run("head", task="retrieval")
-    write_ranks(tmp_path, run, ranks_with(rng, 30, 0.4), clusters=[f"c{i % 9}" for i in range(30)])
-    sums = pl.read_parquet(file_of(tmp_path, "sums", run.run_id))
-    rows = read_results(tmp_path)
-    for direction, metric in itertools.product(("image→caption", "caption→image"), ("R@5", "mAP")):
-        own = sums.filter(pl.col("direction") == direction)
-        value = rows.filter(
-            (pl.col("direction") == direction) & (pl.col("metric") == metric)
-        )["value"].item()  # fmt: skip
-        assert own[metric].sum() / own["n_queries"].sum() == pytest.approx(value)
-        assert own.height == 9
-
-
 def test_cells_that_differ_in_the_mix_are_compared_with_their_own_controls(tmp_path):
     for mix, ranks in ((0.5, [1, 1, 2, 2]), (2.0, [1, 2, 2, 2])):
         write_ranks(tmp_path, hand_run("head", 16, mix=mix, penalty=0.1), ranks)
@@ -576,14 +534,6 @@ def test_a_primary_loss_that_holds_is_marked_down_and_one_in_the_noise_is_not(tm
         tones[folder] = row["tone"]
         assert bold_cells(found, ["top-1"]) == set()
     assert tones == {"ten": "down", "three": ""}
-
-
-def test_all_pairs_of_one_run_are_about_this_pool(tmp_path, rng):
-    for source, k in (("head", 0), ("none", "all"), ("head", "all")):
-        run = hand_run(source, k, eval="split")
-        write_ranks(tmp_path, run, ranks_with(rng, 30, 0.5), queries=[f"q{i}" for i in range(30)])
-    row = only(run_compare(tmp_path), comparison="over-parts", metric="top-1")
-    assert row["population"] == "new classes, this pool of pairs"
 
 
 def test_an_unknown_pool_is_unknown_on_either_side(tmp_path, rng):

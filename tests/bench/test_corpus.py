@@ -11,11 +11,6 @@ from featstore.testing import item_table, write_set
 
 
 @pytest.fixture(scope="module")
-def store(smoke_store):
-    return open_store(smoke_store)
-
-
-@pytest.fixture(scope="module")
 def run(runs):
     return runs[0]
 

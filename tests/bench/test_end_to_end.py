@@ -5,7 +5,6 @@ Only the draws (split, subset, control) are taken over, since a generator is no 
 
 import numpy as np
 import pytest
-from scipy.linalg import orthogonal_procrustes
 from scipy.special import softmax
 from sklearn.linear_model import Ridge
 from sklearn.metrics import average_precision_score, label_ranking_average_precision_score
@@ -14,15 +13,9 @@ from sklearn.preprocessing import normalize
 from bench.corpus import read_corpus
 from bench.execution import execute
 from bench.protocol import held_out_split
-from featstore import open_store
 from tests.bench.results_by_hand import has
 
 PENALTY, MIX = 0.3, 2.0
-
-
-@pytest.fixture(scope="module")
-def store(smoke_store):
-    return open_store(smoke_store)
 
 
 def rows_of(store, key):
@@ -175,10 +168,3 @@ def test_conse_equals_the_recomputation(store, runs):
     expected = best_ranks(normalize(mixed) @ centred(names, mean).T, relevant)
     np.testing.assert_array_equal(ranks["rank"].to_numpy(), expected)
     assert rows.filter(metric="top-1")["value"].item() == pytest.approx((expected == 1).mean())
-
-
-def test_the_rotation_is_scipys_where_both_spaces_have_one_width(rng):
-    """The recomputation above uses an SVD; for square problems it is scipy's solution."""
-    x, y = rng.normal(size=(30, 5)), rng.normal(size=(30, 5))
-    u, _, vt = np.linalg.svd(x.T @ y)
-    np.testing.assert_allclose(u @ vt, orthogonal_procrustes(x, y)[0], atol=1e-10)

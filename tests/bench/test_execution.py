@@ -1,4 +1,3 @@
-import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
@@ -7,7 +6,7 @@ from bench import read_ranks, read_results, run_all
 from bench.code import Own
 from bench.corpus import Corpus, read_corpus
 from bench.errors import ProtocolError
-from bench.execution import _batches, _corpora_of, _run_batch, execute
+from bench.execution import _batches, _corpora_of, _run_batch
 from bench.protocol import held_out_split
 from bench.results import file_of, files_of, finished
 from bench.scoring import Scoring
@@ -99,13 +98,6 @@ def test_finished_runs_are_skipped_and_damaged_ones_redone(
     assert run_all(changed, smoke_store, tmp_path).new == 1
 
 
-def test_tasks_of_one_fit_are_fitted_once(runs, smoke_store, tmp_path):
-    pair = [run for run in runs if run.protocol.eval == "held-out"][:2]
-    assert {run.task for run in pair} == {"zero_shot", "retrieval"}
-    summary = run_all(pair, smoke_store, tmp_path)
-    assert (summary.new, summary.fits) == (2, 1)
-
-
 @pytest.mark.usefixtures("forked")
 def test_processes_write_the_same_numbers(runs, smoke_store, smoke_results, tmp_path):
     some = [run for run in runs if run.seed == 0 and run.protocol.n_pairs in (0, 8)][::3]
@@ -134,15 +126,6 @@ def test_retrieval_without_captions_is_refused(runs, smoke_store):
     bare = Corpus(corpus.images, corpus.names, None, corpus.head)
     with pytest.raises(ProtocolError, match=r"Task retrieval reads captions, .* \(--captions\)"):
         Scoring(bare, None).score(run, None)
-
-
-def test_execute_yields_frames_of_the_given_runs(runs, smoke_store):
-    run = runs[0]
-    corpus = read_corpus(open_store(smoke_store), run)
-    ((same, rows, ranks),) = execute([run], corpus)
-    assert same == run
-    assert set(rows["run_id"]) == set(ranks["run_id"]) == {run.run_id}
-    assert len(np.unique(ranks["query_id"])) == len(corpus.images)
 
 
 def test_a_head_and_its_controls_on_the_same_pairs_are_made_in_one_place(runs):

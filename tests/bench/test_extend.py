@@ -1,4 +1,4 @@
-"""The files of docs/extend.md through ``--plugin``, on the smoke suite's store."""
+"""The files of docs/ref/extend.md through ``--plugin``, on the smoke suite's store."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_report_shows_a_method_of_a_file_with_its_controls(typed, tmp_path):
     typed(
         "headstock eval sweep --plugin mine.py --method mine,ridge --source none,head,shuffled "
         "--n-pairs 8 "
-        "--penalty 0.3 --mix 1 --seeds 0,1 --dataset smoke --store smoke -o sweep"
+        "-s penalty=0.3 -s mix=1 --seeds 0,1 --dataset smoke --store smoke -o sweep"
     )
     typed("headstock report sweep --plugin mine.py --store smoke -o report.html")
     page = (tmp_path / "report.html").read_text("utf-8")
@@ -85,12 +85,12 @@ def test_the_report_shows_a_method_of_a_file_with_its_controls(typed, tmp_path):
 
 def test_a_task_and_a_learner_of_files_are_in_one_table(typed, tmp_path):
     typed(
-        f"headstock eval task margins --plugin margins.py --plugin mine.py -O others=3 --method "
+        f"headstock eval task margins --plugin margins.py --plugin mine.py -s others=3 --method "
         "mine "
         f"--source head,shuffled --eval held-out {SETS} -o results"
     )
     typed(
-        f"headstock eval task few_shot --plugin prior_means.py -O learner=prior-means --method "
+        f"headstock eval task few_shot --plugin prior_means.py -s learner=prior-means --method "
         "ridge "
         f"--source head --eval in-class {SETS} -o results"
     )

@@ -8,10 +8,8 @@ from bench.errors import ProtocolError
 from bench.fits import fit_run, prototype_pairs, real_pairs
 from bench.protocol import first_pairs, held_out_split
 from bench.scoring import Scoring
-from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
-from fitters import PRESETS, Pairs, fit
-from fitters.methods import METHODS
+from fitters import Pairs, fit
 from fitters.moments.transform import SideTransform
 from fitters.prototypes import adapted_prototypes
 from tests.bench.results_by_hand import has
@@ -81,23 +79,6 @@ def test_what_is_scored_is_the_corpus_of_the_test_images(run, corpus, split):
     assert (held.head, held.pair_names, held.one_model) == (whole.head, whole.names, True)
 
 
-def test_controls_keep_what_they_promise_and_follow_the_seed(run, corpus):
-    head, bias = prototype_pairs(run, corpus)
-    np.testing.assert_array_equal(head.x, corpus.head.weight)
-    np.testing.assert_array_equal(bias, corpus.head.bias)
-    random, _ = prototype_pairs(run.changed(source="random"), corpus)
-    norms = [np.linalg.norm(rows, axis=1) for rows in (random.x, head.x)]
-    np.testing.assert_allclose(norms[0], norms[1], rtol=1e-5)
-    shuffled, _ = prototype_pairs(run.changed(source="shuffled"), corpus)
-    np.testing.assert_array_equal(shuffled.y, head.y)
-    assert not (shuffled.x == head.x).all(axis=1).any()
-    np.testing.assert_array_equal(np.unique(shuffled.x, axis=0), np.unique(head.x, axis=0))
-    again, _ = prototype_pairs(run.changed(source="random"), corpus)
-    other, _ = prototype_pairs(run.changed(source="random", seed=2), corpus)
-    np.testing.assert_array_equal(random.x, again.x)
-    assert not np.allclose(random.x, other.x)
-
-
 def test_smaller_heads_are_parts_of_larger_ones(run, corpus):
     base = run.changed(n_pairs=0)
     whole, bias = prototype_pairs(base, corpus)
@@ -140,46 +121,6 @@ def test_classes_that_the_images_have_are_left_out_by_name_and_by_text(run, corp
     np.testing.assert_array_equal(left.x, head.weight[~(named | close)])
     few, _ = prototype_pairs(run.changed(leave_seen=True, head_size=4), taught)
     assert few.n == 4
-
-
-def test_choices_are_those_of_the_part_of_the_head(run, corpus):
-    """What was chosen on the whole head is not taken for a part of it, nor the other way round."""
-    base = run.changed(n_pairs=0)
-    runs = [base, base.changed(head_size=12), base.changed(head_size=12, seed=5)]
-    choices = [fit_run(own, corpus, None).alignment.facts["choice"]["scores"] for own in runs]
-    again = fit_run(runs[1], corpus, None).alignment.facts["choice"]["scores"]
-    assert again == choices[1]
-    assert choices[0] != choices[1] != choices[2]
-    facts = fit_run(runs[1].changed(source="shuffled-within", clusters=3), corpus, None).facts
-    assert facts["n_prototypes"] == 12
-    assert 0 <= facts["own_names"] < 1
-    all_own = fit_run(base.changed(source="shuffled-within", clusters=120), corpus, None).facts
-    assert all_own["own_names"] == 1.0
-    assert fit_run(base, corpus, None).facts["own_names"] is None
-
-
-@pytest.mark.parametrize("method", ["ridge", "procrustes"])
-def test_repeating_real_pairs_changes_nothing(run, corpus, split, method):
-    """Of what has second moments alone; kernel ridge has a penalty for every row."""
-    base = run.changed(method=method, n_pairs="all")
-    probe = corpus.images.rows
-    alone, again, mixed = (
-        fit_run(base.changed(source=source), corpus, split)
-        for source in ("none", "repeated", "mixup")
-    )
-    np.testing.assert_allclose(
-        again.alignment.project_x(probe), alone.alignment.project_x(probe), atol=1e-5
-    )
-    names = corpus.names.rows
-    np.testing.assert_allclose(
-        again.alignment.project_y(names), alone.alignment.project_y(names), atol=1e-5
-    )
-    assert (again.facts["n_prototypes"], again.facts["n_images_fitted"]) == (
-        0, alone.facts["n_images_fitted"],
-    )  # fmt: skip
-    assert again.facts["penalty_chosen"] == alone.facts["penalty_chosen"]
-    assert again.facts["mix_chosen"] is None
-    assert not np.allclose(mixed.alignment.project_y(names), alone.alignment.project_y(names))
 
 
 def test_class_means_stand_in_for_the_head(run, corpus, split):
@@ -262,24 +203,6 @@ def test_nothing_that_is_scored_enters_the_fit(run, corpus, split, rng):
     assert before.facts == after.facts
 
 
-def test_the_fit_is_the_recipes_on_the_pairs_of_the_split(run, corpus, split, rng):
-    run = run.changed(penalty=0.3, mix=2.0)
-    fitted = fit_run(run, corpus, split)
-    images = first_pairs(split, 8)
-    unlabelled = corpus.images.rows[split.train].astype(np.float64)
-    mean = (unlabelled / np.linalg.norm(unlabelled, axis=1, keepdims=True)).mean(axis=0)
-    prototypes, _ = prototype_pairs(run, corpus)
-    expected = fit(
-        "ridge", prototypes=prototypes, real=real_pairs(corpus, images), image_mean=mean,
-        penalty=0.3, mix=2.0, rng=rng,
-    )  # fmt: skip
-    np.testing.assert_allclose(
-        fitted.alignment.project_x(corpus.images.rows),
-        expected.project_x(corpus.images.rows),
-        atol=1e-6,
-    )
-
-
 def test_facts_say_what_was_used_and_chosen(run, corpus, split):
     facts = fit_run(run, corpus, split).facts
     assert (facts["n_images_fitted"], facts["n_prototypes"]) == (8, 120)
@@ -326,19 +249,3 @@ def test_rows_are_adapted_to_the_training_images_and_to_no_other(run, corpus, sp
 def test_too_many_pairs_are_refused(run, corpus, split):
     with pytest.raises(ProtocolError, match="Ask for fewer"):
         fit_run(run.changed(n_pairs=1000), corpus, split)
-
-
-@pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].rows.texts != "raw"])
-def test_every_method_runs_and_scores(run, corpus, split, method, monkeypatch):
-    if method in PRESETS:
-        small = {"width": 16} if method == "icis" else {}
-        settings = PRESETS[method].settings | small
-        few = replace(PRESETS[method], settings=settings, epochs=lambda _: 2)
-        monkeypatch.setitem(PRESETS, method, few)
-    real = run.protocol.n_pairs if method != "conse" else 0
-    fitted = fit_run(run.changed(method=method, n_pairs=real), corpus, split)
-    # What is not fitted to pairs of columns cannot beat chance; it still has to be scored.
-    outcome = score_zero_shot(fitted.alignment, corpus.images, corpus.names)
-    hits = outcome[0] if isinstance(outcome, list) else outcome
-    assert 0 < hits.values["MRR"] <= 1
-    assert fitted.facts["n_prototypes"] == len(corpus.head.weight)

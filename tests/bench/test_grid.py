@@ -215,14 +215,6 @@ def test_a_sweep_has_a_report(smoke_store, tmp_path):
     assert 'id="gallery"' not in html
 
 
-@pytest.mark.usefixtures("forked")
-def test_processes_make_the_same_sweep(sweep, swept, smoke_store, tmp_path):
-    some = [run for run in sweep if run.fit.method in ("ridge", "conse")]
-    run_all(some, smoke_store, tmp_path, jobs=2)
-    alone = read_results(swept).filter(pl.col("run_id").is_in([run.run_id for run in some]))
-    assert_frame_equal(read_results(tmp_path).drop(TIMES), alone.drop(TIMES))
-
-
 def test_unknown_names_and_empty_grids_are_refused(smoke_store):
     store = open_store(smoke_store)
     sets = find_sets(store)

@@ -296,11 +296,6 @@ def test_the_page_refuses_to_be_too_large(sent, monkeypatch):
         leaderboard_page(boards(sent))
 
 
-def test_what_is_packed_can_be_read(sent):
-    for one in sent:
-        check(one.document)
-
-
 def _sparse(like, name, n_draws, n_clusters):
     """A submission whose draws have one cluster each, but the last, which has many of its own."""
     base = entry(name, [[9]] * n_draws, like=like)

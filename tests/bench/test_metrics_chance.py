@@ -13,16 +13,11 @@ from bench.metrics.summary import METRICS, chance_levels, cutoff, query_values, 
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])
-@pytest.mark.parametrize(("relevant", "gallery"), [(1, 517), (3, 40), (5, 12), (12, 12)])
+@pytest.mark.parametrize(("relevant", "gallery"), [(1, 3), (1, 517), (3, 40), (5, 12), (12, 12)])
 def test_hit_probability_is_hypergeometric(k, relevant, gallery):
     got = chance_levels(np.array([relevant]), gallery, [f"R@{k}"])[f"R@{k}"]
     expected = 1 - hypergeom(gallery, relevant, min(k, gallery)).pmf(0)
     assert got == pytest.approx(expected, rel=1e-12)
-
-
-def test_one_relevant_item_gives_k_over_gallery():
-    levels = chance_levels(np.ones(570, dtype=int), 517, ["top-1", "top-5", "top-10"])
-    assert levels == pytest.approx({"top-1": 1 / 517, "top-5": 5 / 517, "top-10": 10 / 517})
 
 
 @pytest.mark.parametrize(("relevant", "gallery"), [(1, 6), (2, 6), (3, 7), (6, 6), (1, 1)])
@@ -58,10 +53,6 @@ def test_simulation_over_queries_with_different_counts_agrees(rng):
         values = query_values(metric, found)
         slack = 1.0 if metric == "median_rank" else 4 * values.std() / np.sqrt(len(values))
         assert abs(levels[metric] - seen[metric]) <= slack
-
-
-def test_cutoffs_beyond_the_gallery_are_certain():
-    assert chance_levels(np.array([1, 1]), 3, ["R@10"])["R@10"] == 1.0
 
 
 @pytest.mark.parametrize("counts", [[0], [4], []])

@@ -9,8 +9,7 @@ from sklearn.metrics import average_precision_score
 from threadpoolctl import threadpool_limits
 
 from bench.errors import MetricError
-from bench.metrics.ranks import NO_ITEM, rank_projections, rank_relevant, ranks_from_scores
-from bench.metrics.summary import summarise
+from bench.metrics.ranks import rank_projections, rank_relevant, ranks_from_scores
 from bench.metrics.ties import Relevance
 from tests.bench import oracles_bench as oracles
 
@@ -60,19 +59,6 @@ def test_hand_worked_tables(case):
     np.testing.assert_array_equal(found.top, case.output["top"])
 
 
-def test_summary_of_the_docstrings_example():
-    scores, queries, gallery = HAND[0].input
-    found = ranks_from_scores(np.array(scores), np.array(queries), np.array(gallery))
-    assert summarise(found, ["R@1", "top-2", "R@4", "median_rank", "MRR", "mAP"]) == {
-        "R@1": 0.0,
-        "top-2": 0.5,
-        "R@4": 1.0,
-        "median_rank": 3.0,
-        "MRR": (1 / 2 + 1 / 4) / 2,
-        "mAP": pytest.approx((7 / 12 + 1 / 4) / 2, rel=1e-15),
-    }
-
-
 @st.composite
 def tied_scores(draw):
     n, g = draw(st.integers(1, 6)), draw(st.integers(1, 14))
@@ -113,29 +99,6 @@ def test_many_relevant_items_take_the_sorting_path_and_agree_with_sklearn(rng):
         )
 
 
-@given(tied_scores())
-@settings(max_examples=60, deadline=None)
-def test_a_monotone_transform_of_the_scores_changes_nothing(case):
-    scores, queries, groups = case
-    plain = ranks_from_scores(scores, queries, groups)
-    bent = ranks_from_scores(np.exp(scores.astype(np.float64)) * 3 - 1, queries, groups)
-    np.testing.assert_array_equal(plain.rank, bent.rank)
-    np.testing.assert_array_equal(plain.average_precision, bent.average_precision)
-    np.testing.assert_array_equal(plain.top, bent.top)
-
-
-@given(tied_scores(), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
-def test_permuting_the_gallery_changes_no_rank_even_with_ties(case, random):
-    scores, queries, groups = case
-    order = list(range(len(groups)))
-    random.shuffle(order)
-    plain = ranks_from_scores(scores, queries, groups)
-    moved = ranks_from_scores(scores[:, order], queries, groups[order])
-    np.testing.assert_array_equal(plain.rank, moved.rank)
-    np.testing.assert_allclose(plain.average_precision, moved.average_precision, rtol=1e-12)
-
-
 @pytest.mark.parametrize("block_scores", [1, 100, 999, 10**9])
 def test_blocks_give_what_one_product_gives(rng, block_scores):
     # Integers are exact in float32, so any blocking of the product has the same bits.
@@ -149,29 +112,6 @@ def test_blocks_give_what_one_product_gives(rng, block_scores):
     for name in ("rank", "average_precision", "n_relevant", "top"):
         np.testing.assert_array_equal(getattr(blocked, name), getattr(whole, name))
     assert blocked.gallery == 53
-
-
-def test_recall_grows_with_k_and_first_of_top_is_a_hit_exactly_at_rank_one(rng):
-    scores = rng.normal(size=(200, 30))
-    groups = rng.integers(0, 12, size=30)
-    queries = groups[rng.integers(0, 30, size=200)]
-    found = ranks_from_scores(scores, queries, groups)
-    recalls = [summarise(found, [f"R@{k}"])[f"R@{k}"] for k in range(1, 31)]
-    assert np.all(np.diff(recalls) >= 0)
-    assert recalls[-1] == 1.0
-    np.testing.assert_array_equal(found.rank == 1, groups[found.top[:, 0]] == queries)
-
-
-def test_top_beyond_a_small_gallery_is_marked():
-    found = ranks_from_scores(np.array([[1.0, 2.0]]), np.array(["a"]), np.array(["a", "b"]), top=4)
-    assert found.top.tolist() == [[1, 0, NO_ITEM, NO_ITEM]]
-
-
-def test_a_collapsed_projection_earns_nothing():
-    rows = np.ones((10, 4), dtype=np.float32)
-    found = rank_projections(rows, rows, np.arange(10), np.arange(10))
-    assert summarise(found, ["R@1"])["R@1"] == 0.0
-    assert found.rank.tolist() == [10] * 10
 
 
 BAD = [

@@ -18,7 +18,7 @@ from bench.corpus import read_corpus
 from bench.errors import MetricError, ProtocolError
 from bench.fits import fit_run
 from bench.metrics import Metric
-from bench.options import Task, parse_options
+from bench.options import Task, options_of
 from bench.results import read_ranks, read_sessions, read_sums
 from bench.scoring import Scoring
 from bench.suites.registry import SUITES
@@ -200,11 +200,11 @@ def test_the_options_of_a_task_of_ones_own(plugin, capsys):
     listed = capsys.readouterr().out.splitlines()
     assert listed[-1].split()[:3] == ["task", "margin", "margins.py"]
     assert listed[1].split()[:3] == ["task", "zero_shot", "bench"]
-    assert parse_options("margin", ["least=0.25"]).least == 0.25
+    assert options_of("margin", {"least": 0.25}).least == 0.25
     with pytest.raises(ProtocolError, match=r"'least'.*at least 0"):
-        parse_options("margin", ["least=-1"])
+        options_of("margin", {"least": -1})
     with pytest.raises(ProtocolError, match="Did you mean 'least'"):
-        parse_options("margin", ["leastt=1"])
+        options_of("margin", {"leastt": 1})
 
 
 def corpus_of(store: Path):

@@ -41,7 +41,7 @@ def store(tmp_path_factory):
 def task(store, tmp_path, capsys):
     def call(*words, code=0, images=f"pets/image/{B}", names=f"pets/class_name/{R}"):
         command = ["eval", "task", "zero_shot", "--images", images, "--names", names,
-                   "--store", str(store), "-o", str(tmp_path), "--templates", "photo",
+                   "--store", str(store), "-o", str(tmp_path), "--prompts", ":photo",
                    *words]  # fmt: skip
         assert run_command(cli, "headstock", command) == code
         return capsys.readouterr().err if code else read_results(tmp_path)
@@ -50,7 +50,7 @@ def task(store, tmp_path, capsys):
 
 
 HEAD = ("--head", f"things/head_weight/{B}", "--head-names", f"things/class_name/{R}",
-        "--head-templates", "none")  # fmt: skip
+        "--head-prompts", ":none")  # fmt: skip
 
 
 def rows_of(store, key, **where):
@@ -101,10 +101,12 @@ def test_a_fit_on_pairs_of_another_data_set_is_the_one_made_by_hand(
 ):
     of_pairs = {
         "captions": ["--captions", f"flickr30k/caption/{R}", "--n-pairs", "all"],
-        "class means": ["--captions", f"things/class_name/{R}", "--pairs-per-class", "3"],
+        "class means": ["--captions", f"things/class_name/{R}", "-s", "pairs_per_class=3"],
     }[k]
-    mix = ["--mix", "2"] if source == "head" else []
-    rows = task(*of_pairs, *HEAD, "--source", source, "--method", "ridge", "--penalty", "0.3", *mix)
+    mix = ["-s", "mix=2"] if source == "head" else []
+    rows = task(
+        *of_pairs, *HEAD, "--source", source, "--method", "ridge", "-s", "penalty=0.3", *mix
+    )
     ranks = read_ranks(tmp_path, rows["run_id"].unique())
     hand = by_hand(store, source, k)
     # Every image is scored, by its own name among all: none of them was trained on.
@@ -120,11 +122,11 @@ def test_what_cannot_be_pairs_is_refused_with_what_to_do(task):
         (["--captions", "coco/caption/x"], "coco/caption/x"),
         (["--captions", f"things/class_name/{R},flickr30k/caption/{R}"], "is not what is left"),
         (["--captions", f"things/head_weight/{B}"], "captions or class names of another data set"),
-        (["--captions", f"flickr30k/caption/{R}", "--pairs-per-class", "1"], "its class names"),
-        (["--captions", f"flickr30k/caption/{R}", *HEAD, "--source", "head", "--head-rows",
-          "linear"], "labelled images of the head's own classes"),
+        (["--captions", f"flickr30k/caption/{R}", "-s", "pairs_per_class=1"], "its class names"),
+        (["--captions", f"flickr30k/caption/{R}", *HEAD, "--source", "head", "-s",
+          "head_rows=linear"], "labelled images of the head's own classes"),
         (["--captions", f"flickr30k/caption/{R}", "--n-pairs", "60"], "Ask for fewer"),
-        (["--captions", f"flickr30k/caption/{R}", "--n-pairs", "3", "--train-split", "x"],
+        (["--captions", f"flickr30k/caption/{R}", "--n-pairs", "3", "-s", "train_split=x"],
          "(it has 'test', 'train', 'val'). Name some of these"),
     ):  # fmt: skip
         error = task("--method", "ridge", *words, code=1)

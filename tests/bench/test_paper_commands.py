@@ -225,9 +225,9 @@ def test_published_numbers_are_of_models_that_the_commands_make():
         assert any(name.startswith(pattern.strip("^")) for name in names), pattern
 
 
-# docs/reproduce.md
+# docs/ref/boxes.md
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "reproduce.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "ref" / "boxes.md"
 
 
 def table(heading):

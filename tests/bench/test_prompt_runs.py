@@ -104,8 +104,8 @@ def _short(monkeypatch):
 def test_the_command_learns_what_the_learner_learns(store, weights, tmp_path):
     words = [
         "eval", "task", "few_shot", "--images", "digits/image/tiny-clip-long", "--names",
-        "digits/class_name/tiny-clip-long", "--eval", "in-class", "-O", "shots=1", "-O",
-        "learner=coop-specific", "--variants", "name", "--weights", str(weights), "--store",
+        "digits/class_name/tiny-clip-long", "--eval", "in-class", "-s", "shots=1", "-s",
+        "learner=coop-specific", "--prompts", "name", "--weights", str(weights), "--store",
         str(store.root), "-o", str(tmp_path),
     ]  # fmt: skip
     done = CliRunner().invoke(cli, words)

@@ -79,7 +79,7 @@ def test_an_option_of_a_task_out_of_range_is_wrong_usage(task, tmp_path, monkeyp
         if own.type not in ("int", "tuple[int, ...]"):
             continue
         for value in ("nan", "inf", "-1", "1e300", "", "9" * 30, "9" * 5000, "0.5", "1,2,x"):
-            words = ["eval", "task", task, *NEEDED["task"].split()[1:], "-O", f"{name}={value}"]
+            words = ["eval", "task", task, *NEEDED["task"].split()[1:], "-s", f"{name}={value}"]
             assert run_command(cli, "headstock", words) == 2
             said = capsys.readouterr().err
             assert said.count("\n") == 1

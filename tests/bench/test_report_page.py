@@ -12,7 +12,6 @@ from bench import read_results
 from bench.cells import method_title
 from bench.errors import BenchError, NoResultsError
 from bench.report.page import _findings, _mixing, _of_method, filter_to_one_choice, write_report
-from bench.report.theme import INKS
 from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
 
 
@@ -86,20 +85,6 @@ def test_html_is_balanced_and_ids_are_unique(nasty):
     assert len(page.ids) == len(set(page.ids))
     used = set(re.findall(r'(?:url\(#|href="#|labelledby=")([^")]+)', nasty.html))
     assert used <= set(page.ids)
-
-
-def test_pictures_come_from_the_thumbnails_and_have_a_text(nasty):
-    images = re.findall(r"<img[^>]*>", nasty.html)
-    assert images
-    assert all('src="data:image/webp;base64,' in image and "alt=" in image for image in images)
-
-
-def test_colours_follow_the_mode(nasty):
-    assert "prefers-color-scheme: dark" in nasty.html
-    for role, ink in INKS.items():
-        assert f"--{role}: {ink.light};" in nasty.html
-        assert f"--{role}: {ink.dark};" in nasty.html
-    assert "var(--head)" in nasty.html
 
 
 def test_the_five_parts_come_in_a_readers_order(nasty):

@@ -1,7 +1,6 @@
 """The first screen of a report: its verdict, its sentences, its examples and its pictures."""
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -10,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import compare, read_results
-from bench.cells import CELL, label_set_title, spelled, whole_heads
-from bench.comparisons import PRIMARY_METRICS, SCHEMA
+from bench.cells import label_set_title, spelled, whole_heads
 from bench.doses import dose_table
 from bench.report.figures import controls_figure, headline_figure
 from bench.report.gallery import FIRST, HITS, MISSES, MORE, Words, gallery, read_words
@@ -27,132 +25,12 @@ from bench.tables import result_lines, result_table
 from featstore import open_store
 from featstore.store.tables import write_thumbnails
 from tests.bench.results_by_hand import SEEDS, hand_run, ranks_with, write_ranks
-
-ASKED = {"direction": "image→name", "metric": "top-1", "eval": "held-out"}
+from tests.goldens.sentences import by_hand, over
 
 
 def judge(root):
     rows = read_results(root)
     return verdict(compare(root, rows), result_table(rows))
-
-
-def by_hand(*comparisons, seen=None, unseen=None, share=None, more=()):
-    """A scene of comparisons as (comparison, source, fields), and a table that agrees with them."""
-    base = dict.fromkeys(SCHEMA) | ASKED | {
-        "method": "ridge", "n_pairs": "0", "n_seeds": 10, "n_queries": 2000, "n_clusters": 200,
-        "gallery": 200.0, "chance": 0.005, "n_controls": 19, "control_rank": 1, "clusters": 0,
-        "head_size": 0, "head_by": "random", "leave_seen": False, "p": 0.001, "p_below": 0.999,
-    }  # fmt: skip
-    rows = [
-        base | {"comparison": name, "source": source} | fields
-        for name, source, fields in comparisons
-    ]
-    frame = pl.DataFrame([*rows, *more], schema=SCHEMA)
-    asked = {name: rows[0][name] for name in ASKED}
-    values = {"head": rows[0]["a"]} | {
-        row["source"]: row["b"] for row in rows if row["comparison"] == "over-control"
-    }
-    cells = [
-        dict.fromkeys(CELL) | ASKED | asked | {
-            "method": "ridge", "source": source, "n_pairs": "0", "clusters": 0, "head_size": 0,
-            "head_by": "random", "leave_seen": False, asked["metric"]: value, "seen": seen,
-            "unseen": unseen, "seen_share": share, "n_images_fitted": 0.0, "gallery": 200.0,
-        }
-        for source, value in values.items()
-    ]  # fmt: skip
-    table = pl.DataFrame(cells, infer_schema_length=None)
-    results = pl.DataFrame(
-        {"source": ["head"], "method": ["ridge"], "n_prototypes": [1000], "direction": [""]}
-    )
-    found = verdict(frame, table, method="ridge")
-    return Scene(found, results, table, "ImageNet")
-
-
-def over(source, a, b, low, high, **fields):
-    """A comparison of the head with a control."""
-    own = {"a": a, "b": b, "difference": a - b, "low": low, "high": high} | fields
-    return "over-control", source, own
-
-
-def finding(scene):
-    return Screen((), scene.headline(), "", ()).finding
-
-
-HEAD = "A discarded ImageNet head names 27 % of images correctly among 200 names."
-
-
-OUTCOMES = {
-    "better": (
-        [over("random", 0.27, 0.001, 0.2, 0.3), over("shuffled", 0.27, 0.002, 0.2, 0.3)],
-        f"{HEAD} Random vectors name 0.1 %.",
-        "Yes: 27.0 % with the head, 0.1 % with random vectors and 0.2 % with shuffled names.",
-    ),
-    "same": (
-        [over("random", 0.27, 0.001, 0.2, 0.3), over("shuffled", 0.27, 0.26, -0.1, 0.1, p=0.4)],
-        f"{HEAD} The head with shuffled names names 26 %, so the weights may not be the reason.",
-        (
-            "Not shown, a control may do as well: 27.0 % with the head, 0.1 % with random vectors "
-            "and 26.0 % with shuffled names."
-        ),
-    ),
-    "worse": (
-        [over("random", 0.05, 0.5, -0.5, -0.4, p=0.99, p_below=0.001)],
-        (
-            "Random vectors name 50 % of images correctly among 200 names. "
-            "A discarded ImageNet head names only 5.0 %."
-        ),
-        "No, a control does better: 5.0 % with the head and 50.0 % with random vectors.",
-    ),
-    "one draw": (
-        [over("random", 0.27, 0.001, None, None, p=None, n_controls=1)],
-        f"{HEAD} Random vectors name 0.1 %, but one draw decides nothing.",
-        (
-            "Undecided, a control was drawn only once: 27.0 % with the head and 0.1 % with random "
-            "vectors."
-        ),
-    ),
-    "undecided": (
-        [
-            over("random", 0.27, 0.001, 0.2, 0.3),
-            over("shuffled", 0.27, 0.005, 0.2, 0.3, p=0.2, n_controls=2),
-        ],
-        (
-            f"{HEAD} The head with shuffled names names 0.5 %, but there are too few control draws "
-            "to decide."
-        ),
-        (
-            "Undecided, there are too few control draws: 27.0 % with the head, 0.1 % with random "
-            "vectors and 0.5 % with shuffled names."
-        ),
-    ),
-    "one undrawn": (
-        [
-            over("random", 0.27, 0.001, 0.2, 0.3),
-            over("random-cov", 0.27, 0.1, None, None, p=None, n_controls=None),
-        ],
-        f"{HEAD} Random vectors of the head's covariance name 10 %, but one draw decides nothing.",
-        (
-            "Undecided, a control was drawn only once: 27.0 % with the head, 0.1 % with random "
-            "vectors and 10.0 % with random vectors of its covariance."
-        ),
-    ),
-    "no control": (
-        [("over-chance", "head", {"a": 0.27, "b": 0.005, "difference": 0.265})],
-        f"{HEAD} No control was run, so the weights may not be the reason.",
-        "Not tested: no control was run.",
-    ),
-}
-
-
-@pytest.mark.parametrize("outcome", OUTCOMES)
-def test_every_outcome_has_a_headline_of_its_own(outcome):
-    rows, headline, weights = OUTCOMES[outcome]
-    scene = by_hand(*rows)
-    unknown = dict.fromkeys(("one draw", "one undrawn", "no control"), "unknown")
-    assert scene.found.tone == unknown.get(outcome, outcome)
-    assert finding(scene) == headline
-    assert scene.weights().answer == weights
-    assert scene.weights().settled == (outcome == "better")
 
 
 INTERVALS = st.tuples(
@@ -166,11 +44,11 @@ INTERVALS = st.tuples(
 def test_the_headline_never_contradicts_an_interval(a, rows):
     scene = by_hand(
         *(
-            over(source, a, b, middle - half, middle + half, p=p, p_below=1 - p)
+            over(source, b, middle - half, middle + half, a=a, p=p, p_below=1 - p)
             for source, (b, middle, half, p) in rows.items()
         )
     )
-    text = finding(scene)
+    text = Screen((), scene.headline(), "", ()).finding
     beaten = [middle - half > 0 and p < 0.05 for _, middle, half, p in rows.values()]
     corrected = holm(np.array([1 - p for *_, p in rows.values()]))
     lost = [
@@ -318,110 +196,6 @@ def test_captions_have_no_seen_names_and_no_advice_about_class_names(tmp_path, r
     assert "on the rows of X's classifier" in scene.dek("X", "Y")
 
 
-def test_a_worse_head_is_not_quoted_as_one_that_may_do_as_well():
-    chance = {"a": 0.01, "b": 0.005, "difference": 0.005, "low": -0.006, "high": 0.01}
-    worse = over("random", 0.01, 0.5, -0.5, -0.4, p=0.99, p_below=0.001)
-    answer = by_hand(("over-chance", "head", chance), worse).quotable("").answer
-    # No share is below zero.
-    assert answer == ("Yes: 1.0 % [0.0, 1.5] among 200 names, and that a control does better.")
-
-
-def test_too_few_control_draws_may_not_be_quoted():
-    few = over("random", 0.27, 0.005, 0.2, 0.3, p=0.2, n_controls=2)
-    assert by_hand(few).quotable("").answer == "No: there are too few control draws."
-    one = over("random", 0.27, 0.005, None, None, p=None)
-    assert by_hand(one).quotable("").answer == "No: a control was drawn only once."
-    none = by_hand(("over-chance", "head", {"a": 0.27, "b": 0.005, "difference": 0.265}))
-    assert none.quotable("").answer == "No: no control was run."
-    left = replace(by_hand(few), is_unfinished=True).quotable("").answer
-    assert left.startswith("No: runs that were planned are missing and")
-
-
-CONSE = {"a": 0.27, "b": 0.25, "difference": 0.02}
-
-
-@pytest.mark.parametrize(
-    ("fields", "answer"),
-    [
-        ({"low": 0.01, "high": 0.03, "p": 0.01}, "Perhaps: Ridge 27.0 %, ConSE 25.0 %."),
-        ({"low": -0.01, "high": 0.03, "p": 0.2}, "Not shown: Ridge 27.0 %, ConSE 25.0 %."),
-        ({"low": -0.03, "high": -0.01, "p": 0.01}, "Perhaps not: Ridge 27.0 %, ConSE 25.0 %."),
-    ],
-)
-def test_fitting_is_compared_with_reading_the_head(fields, answer):
-    control = over("random", 0.27, 0.001, 0.2, 0.3)
-    doubt = by_hand(control, ("over-conse", "head", CONSE | fields)).fitting()
-    # It was not named beforehand and is not corrected: no tick.
-    assert (doubt.settled, doubt.answer) == (False, answer)
-    assert "exploratory, so not corrected" in doubt.detail
-    assert by_hand(control).fitting().answer.startswith("Not tested")
-
-
-FEW = "Undecided, there are too few draws: 64 pairs"
-
-
-@pytest.mark.parametrize(
-    ("fields", "k", "real_low", "answer"),
-    [
-        ({"bold": True}, "64", 0.1, "Yes: 64 pairs reach 30.0 % with the head and 10.0 % without"),
-        ({"p_holm": 0.2}, "64", 0.1, "Not shown: 64 pairs"),
-        ({"low": -0.01}, "64", -0.1, "Not shown: 64 pairs"),
-        ({"limit": "draws"}, "64", 0.1, FEW),
-        # All pairs are drawn once: a claim about others needs fewer of them.
-        ({"bold": True}, "all", 0.1, "Yes: 16 pairs"),
-        ({"limit": "pool"}, "all", 0.1, "Only for this pool of pairs: 50 pairs"),
-        ({"family": None, "p_holm": None}, "64", 0.1, "Perhaps, but the comparison was not named"),
-    ],
-)
-def test_real_pairs_are_judged_as_the_tables_print_bold(fields, k, real_low, answer):
-    parts = {"a": 0.3, "b": 0.27, "difference": 0.03, "low": 0.01, "high": 0.05, "p": 0.001}
-    parts |= {"p_holm": 0.02, "family": 18, "bold": False, "limit": ""} | fields
-    real = {"a": 0.3, "b": 0.1, "difference": 0.2, "low": real_low, "high": 0.3}
-    scene = by_hand(
-        over("random", 0.27, 0.001, 0.2, 0.3),
-        ("over-parts", "head", parts | {"n_pairs": "16"}),
-        (
-            "over-parts", "head",
-            parts | {"n_pairs": k, "bold": parts["bold"] and k != "all",
-                     "limit": "pool" if k == "all" else parts["limit"]},
-        ),
-        *(("over-real", "head", real | {"n_pairs": own}) for own in ("16", k)),
-    )  # fmt: skip
-    mixed = [
-        scene.table.head(1).with_columns(n_pairs=pl.lit(own), n_images_fitted=pl.lit(n))
-        for own, n in (("16", 16.0), ("64", 64.0), ("all", 50.0))
-    ]
-    doubt = replace(scene, table=pl.concat([scene.table, *mixed])).real_pairs()
-    assert doubt.settled == answer.startswith("Yes")
-    assert doubt.answer.startswith(answer)
-    assert ("(Holm, 18 comparisons)" in doubt.detail) == (parts["family"] is not None)
-
-
-@pytest.mark.parametrize(
-    ("fields", "note", "says"),
-    [
-        ({}, "", "Yes: 27.0 % [20.5, 30.5] among 200 names."),
-        ({}, "Development set: looked at.", "No: these images are a development set."),
-        ({"n_seeds": 1}, "", "No: only one split was drawn (10 are needed)."),
-        ({"n_clusters": 7}, "", "No: the images are of only 7 classes."),
-        (
-            {"n_seeds": 3, "n_clusters": 7},
-            "",
-            "No: only 3 splits were drawn (10 are needed) and",
-        ),
-    ],
-)
-def test_what_may_be_quoted(fields, note, says):
-    chance = {"a": 0.27, "b": 0.005, "difference": 0.265, "low": 0.2, "high": 0.3} | fields
-    scene = by_hand(
-        ("over-chance", "head", chance), over("random", 0.27, 0.001, 0.2, 0.3, **fields)
-    )
-    doubt = scene.quotable(note)
-    assert doubt.answer.startswith(says)
-    assert doubt.settled == says.startswith("Yes")
-    assert (doubt.detail == "Looked at.") == bool(note)
-
-
 def test_seen_and_unseen_are_those_of_the_table_with_intervals_over_names(
     tmp_path, rng, smoke_store
 ):
@@ -551,12 +325,3 @@ def test_words_and_pictures_come_from_the_store(tmp_path, runs):
     assert words.describe("unknown") == "unknown"
     assert words.class_of("smoke/image-000#en") == "smoke/class-00"
     assert words.pictures == {"smoke/image-000": "data:image/webp;base64,d2VicA=="}
-
-
-def test_the_primary_metrics_have_words():
-    for direction, metric in PRIMARY_METRICS:
-        own = ASKED | {"direction": direction, "metric": metric}
-        rows = [over("random", 0.27, 0.001, 0.2, 0.3, **own)]
-        text = finding(by_hand(*rows))
-        assert "27 %" in text
-        assert f" in {metric}" not in text

@@ -225,8 +225,8 @@ def test_what_a_box_asks_is_what_the_command_asks(smoke_store, tmp_path):
     asked += 'templates = ["photo"]\n'
     text = changed(BOX, "[expected]", f"{asked}[expected]")
     runs = parse_box(text.encode()).runs(open_store(smoke_store))
-    words = "--suite smoke --method ridge,conse --source head --limit 60 --penalty 0.5 --dry-run"
-    words += f" --templates photo --json --store {smoke_store} -o {tmp_path}"
+    words = "--suite smoke --method ridge,conse --source head --limit 60 -s penalty=0.5 --dry-run"
+    words += f" --prompts :photo --json --store {smoke_store} -o {tmp_path}"
     plan = json.loads(CliRunner().invoke(run_command, words.split()).stdout)
     assert plan["runs"] == len(runs)
     assert {run.fit.penalty for run in runs if run.fit.method == "ridge"} == {0.5}

@@ -1,7 +1,5 @@
-import subprocess
-import sys
+import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -66,13 +64,6 @@ def test_order_of_writing_does_not_show(tmp_path):
     assert_frame_equal(read_results(tmp_path / "a"), read_results(tmp_path / "b"))
 
 
-def test_any_parquet_reader_opens_it(tmp_path):
-    run_id, rows, ranks = a_run(1)
-    write_batch(tmp_path, rows, ranks)
-    assert file_of(tmp_path, "runs", run_id).read_bytes()[:4] == b"PAR1"
-    assert pl.scan_parquet(tmp_path / "runs" / "*.parquet").collect().height == 2
-
-
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "no ranks", "staged only"])
 def test_a_damaged_run_counts_as_not_finished(tmp_path, damage):
     write_batch(tmp_path, *a_run(1)[1:])
@@ -126,23 +117,6 @@ def test_many_threads_write_into_one_folder(tmp_path):
     assert read_results(tmp_path).height == 80
 
 
-def test_two_processes_write_the_same_and_other_runs(tmp_path):
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[2]); from tests.bench.test_results import a_run;"
-        "from bench.results import write_batch; from pathlib import Path;"
-        "numbers = range(int(sys.argv[3]), int(sys.argv[4]));"
-        "[write_batch(Path(sys.argv[1]), *a_run(n)[1:]) for n in numbers]"
-    )
-    here = str(Path(__file__).parents[2])
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), here, *bounds])
-        for bounds in (("0", "20"), ("10", "30"))
-    ]
-    assert [process.wait() for process in processes] == [0, 0]
-    assert len(finished(tmp_path)) == 30
-    assert not list(tmp_path.rglob("*.staged"))
-
-
 def test_sessions_are_listed_oldest_first(tmp_path):
     assert read_sessions(tmp_path) == []
     write_session(tmp_path, "20260102", {"command": "b"})
@@ -183,22 +157,24 @@ def test_a_batch_under_another_name_does_not_count(tmp_path):
     assert finished(tmp_path) == set()
 
 
+def write_many(root, start):
+    """Write overlapping batches of seven, and single runs."""
+    for number in range(start, start + 30, 5):
+        write_batch(root, *a_batch(range(number, number + 7)))
+    for number in range(start + 500, start + 510):
+        write_batch(root, *a_run(number)[1:])
+
+
+@pytest.mark.usefixtures("forked")
 def test_many_processes_write_batches_and_runs_and_none_is_lost(tmp_path):
-    """Four processes write overlapping batches and single runs into one folder at once."""
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[2]);"
-        "from tests.bench.test_results import a_batch, a_run;"
-        "from bench.results import write_batch; from pathlib import Path;"
-        "root, start = Path(sys.argv[1]), int(sys.argv[3]);"
-        "[write_batch(root, *a_batch(range(n, n + 7))) for n in range(start, start + 30, 5)];"
-        "[write_batch(root, *a_run(n)[1:]) for n in range(start + 500, start + 510)]"
-    )
-    here = str(Path(__file__).parents[2])
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), here, str(start)])
-        for start in (0, 10, 20, 30)
-    ]
-    assert [process.wait() for process in processes] == [0] * 4
+    """Four at once, into one folder."""
+    made = multiprocessing.get_context("spawn").Process
+    processes = [made(target=write_many, args=(tmp_path, start)) for start in (0, 10, 20, 30)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
     # Batches reach from 0 to 30 + 25 + 6; single runs from 500 to 539.
     expected = {f"{n:064x}" for n in [*range(62), *range(500, 540)]}
     assert finished(tmp_path) == expected

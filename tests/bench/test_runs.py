@@ -7,7 +7,7 @@ from bench import Run
 from bench.errors import ProtocolError
 from bench.execution import _on
 from bench.metrics.summary import METRIC_VERSION
-from bench.options import FewShot, Neighbours, Retrieval, ZeroShot
+from bench.options import FewShot, Generalised, Neighbours, Retrieval, ZeroShot
 from bench.results import RESULT_SCHEMA, RUN_COLUMNS
 from bench.runs import LEAVES
 from featstore.identity import canonical_json, sha256_hex
@@ -228,6 +228,10 @@ BAD = [
     ({"source": "class-means", "leave_seen": True}, "source 'class-means' has none"),
     ({"head_by": "nearest"}, "chooses head_size classes; got 0"),
     ({"eval": "all-names"}, "Use eval 'held-out'"),
+    (
+        {"task": "generalised", "options": Generalised(), "eval": "split"},
+        "with real pairs use eval 'held-out', not 'split'",
+    ),
     ({"train_fraction": 1.0}, "above 0 and below 1"),
     ({"head_templates": ("none",)}, "the run has no head"),
     (

@@ -139,11 +139,6 @@ def test_the_factor_for_overlapping_subsets(rng):
         two_term(DrawSums(y, np.ones_like(y)), overlap=1.0)
 
 
-def test_the_mean_is_over_all_queries_and_not_over_draws():
-    sums = DrawSums(np.array([[1.0], [0.0]]), np.array([[1.0], [9.0]]))
-    assert two_term(sums).mean == 0.1
-
-
 def test_one_cluster_says_nothing():
     found = two_term(DrawSums(np.array([[3.0]]), np.array([[4.0]])))
     assert found.interval() == (-math.inf, math.inf)

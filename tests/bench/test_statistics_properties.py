@@ -97,18 +97,6 @@ def test_more_hits_move_a_share_up(size, c, seed):
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
 
 
-def test_more_clusters_narrow_the_interval_by_the_square_root(rng):
-    widths = []
-    for n in (100, 1600):
-        ends = [
-            two_term(DrawSums(r[None], np.ones((1, n)))).interval()
-            for r in rng.normal(size=(200, n))
-        ]
-        widths.append(np.mean([high - low for low, high in ends]))
-    # Sixteen times the data: a quarter of the width, within the noise of 200 repetitions.
-    assert widths[0] / widths[1] == pytest.approx(4.0, rel=0.05)
-
-
 @given(st.integers(1, 60), st.data())
 @settings(max_examples=100, deadline=None)
 def test_chance_is_a_probability_that_grows_with_k_and_with_relevant_items(gallery, data):

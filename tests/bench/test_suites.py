@@ -286,11 +286,6 @@ def test_a_suite_trains_in_two_stages_where_there_are_two(smoke_store):
     assert len(changed) == len(runs)
 
 
-def test_a_store_without_the_suites_images_names_those_that_it_has(smoke_store):
-    with pytest.raises(ProtocolError, match=r"has no stamps/image, .* give --dataset: 'smoke'\."):
-        demo_runs(open_store(smoke_store))
-
-
 def test_more_combinations_than_memory_holds_are_not_planned(smoke_store):
     opened = open_store(smoke_store)
     sets = find_sets(opened, dataset="smoke", label_set="smokehead")

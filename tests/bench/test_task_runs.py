@@ -15,12 +15,9 @@ from bench.errors import MetricError, ProtocolError
 from bench.execution import execute
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import (
-    TASKS,
     FewShot,
     HeadNames,
-    ModalityGap,
     Neighbours,
-    Retrieval,
     ZeroShot,
 )
 from bench.suites.single import task_runs
@@ -41,52 +38,11 @@ SETS = {
 FITTED = {"method": "procrustes", "source": "head"}
 
 
-@pytest.fixture(scope="module")
-def store(smoke_store):
-    return open_store(smoke_store)
-
-
 def outcome_rows(store, task, **changes):
     (run,) = task_runs(store, task, **(SETS | FITTED | changes))
     ((_, rows, ranks),) = execute([run], read_corpus(store, run))
     assert set(rows["metric_version"]) == {METRIC_VERSION}
     return rows, ranks
-
-
-CASES = [
-    ("zero_shot", {}, {"image→name"}),
-    ("zero_shot", {"options": ZeroShot(prompts="max")}, {"image→name"}),
-    ("zero_shot", {"options": ZeroShot("each")}, {"image→name (none)", "image→name (photo)"}),
-    ("zero_shot", {"eval": "in-class", "pairs_per_class": 1}, {"image→name"}),
-    ("retrieval", {"options": Retrieval(1, "csls")}, {"image→caption", "caption→image"}),
-    ("few_shot", {"eval": "in-class"}, {"image→class"}),
-    ("head_names", {}, {"head→name"}),
-    ("head_names", {"options": HeadNames("relative", 19)}, {"head→name"}),
-    ("neighbours", {}, {"head~name"}),
-    ("neighbours", {"options": Neighbours("class-means", 1)}, {"class-mean~name"}),
-    ("neighbours", {"options": Neighbours("pairs", k=(2,))}, {"image~caption"}),
-    ("modality_gap", {"options": ModalityGap(n_permutations=19)}, {"head|image"}),
-    ("modality_gap", {"options": ModalityGap("images-texts", 19)}, {"image|text"}),
-    ("neural_collapse", {}, {"image|class"}),
-    ("hubness", {}, {"image→name"}),
-    ("spectrum", {}, {"image", "head", "head name", "name", "caption"}),
-]
-
-
-@pytest.mark.parametrize(("task", "changes", "directions"), CASES)
-def test_every_task_gives_rows(store, task, changes, directions):
-    rows, ranks = outcome_rows(store, task, **changes)
-    assert set(rows["direction"]) == directions
-    assert set(ranks["direction"]) <= directions
-    assert rows["value"].is_finite().all()
-    assert rows["n_queries"].min() > 0
-    again, _ = outcome_rows(store, task, **changes)
-    assert again["value"].to_list() == rows["value"].to_list()
-
-
-def test_every_task_is_in_the_list():
-    # Those beside CASES need another store: below, and in test_generalised.py.
-    assert {task for task, *_ in CASES} | {"cosine_head", "generalised"} == set(TASKS)
 
 
 def test_planted_data_gives_the_planted_answers(store):
@@ -369,7 +325,7 @@ def test_the_command_runs_a_task_and_skips_it_the_next_time(smoke_store, tmp_pat
         "eval", "task", "few_shot", "--store", str(smoke_store), "-o", str(tmp_path), "--images",
         SETS["images"], "--names", SETS["names"], "--head", SETS["head"], "--head-names",
         SETS["head_names"], "--method", "procrustes", "--source", "head", "--eval", "in-class",
-        "-O", "shots=1", "-O", "learner=ridge-probe", "--seeds", "0,1",
+        "-s", "shots=1", "-s", "learner=ridge-probe", "--seeds", "0,1",
     ]  # fmt: skip
     first = CliRunner().invoke(cli, words)
     assert first.exit_code == 0, first.output
@@ -383,7 +339,7 @@ def test_the_command_runs_a_task_and_skips_it_the_next_time(smoke_store, tmp_pat
 
 WRONG = [
     (["zeroshot", "--images", "x"], 2, "Did you mean 'zero_shot'"),
-    (["zero_shot", "--images", "smoke/image/synthetic", "-O", "prompt=max"], 2, "prompts"),
+    (["zero_shot", "--images", "smoke/image/synthetic", "-s", "prompt=max"], 2, "prompts"),
     (["zero_shot", "--images", "smoke/image/synthetic", "--n-pairs", "many"], 2, "expected all|N"),
     (["spectrum", "--images", "smoke/image/synthetic", "--head", "x"], 1, "--head-names"),
     (["neighbours", "--images", "smoke/image/synthetic"], 1, "need a head"),
@@ -403,8 +359,8 @@ def test_the_command_takes_texts_of_both_sides_and_settings_of_a_training(smoke_
     typed = [
         "--names", SETS["names"], "--head", SETS["head"], "--head-names", SETS["head_names"],
         "--method", "paper-mlp", "--source", "head", "--eval", "in-class",
-        "--pairs-per-class", "1", "--variants", "name", "--templates", "photo",
-        "--head-templates", "none", "--pair-templates", "none", "--epochs", "2", "--sequential",
+        "-s", "pairs_per_class=1", "--prompts", "name:photo",
+        "--head-prompts", ":none", "-s", "pair_prompts=:none", "-s", "epochs=2", "-s", "sequential",
     ]  # fmt: skip
     arguments = ["eval", "task", "zero_shot", "--images", SETS["images"], *typed]
     root = tmp_path / "results"
@@ -426,7 +382,7 @@ def test_the_command_takes_every_setting_and_lists_of_methods_and_sources(smoke_
     root = tmp_path / "results"
     place = ["--store", str(smoke_store), "-o", str(root)]
     lists = ["--method", "ridge,kernel-ridge,cca", "--source", "head,random", "--seeds", "0-1",
-             "--gamma", "2", "--components", "all", "--penalty", "0.1,1"]  # fmt: skip
+             "-s", "gamma=2", "-s", "components=all", "-s", "penalty=0.1,1"]  # fmt: skip
     result = CliRunner().invoke(cli, ["eval", "task", "zero_shot", *sets, *lists, *place, "--json"])
     assert result.exit_code == 0, result.output
     rows = read_results(root).unique("run_id")
@@ -447,7 +403,7 @@ def test_the_command_takes_every_setting_and_lists_of_methods_and_sources(smoke_
     result = CliRunner().invoke(cli, [*again, "--dry-run", "--json"])
     assert json.loads(result.stdout)["new"] == 0
     result = CliRunner().invoke(cli, ["eval", "task", "zero_shot", *sets, "--source", "head",
-                                      "--method", "ridge,procrustes", "--gamma", "2",
+                                      "--method", "ridge,procrustes", "-s", "gamma=2",
                                       *place])  # fmt: skip
     assert result.exit_code == 1
     assert "has a setting 'gamma'; these have: kernel-ridge" in str(result.exception)

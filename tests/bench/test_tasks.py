@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from sklearn.metrics import top_k_accuracy_score
 
 from bench.corpus import Items
 from bench.errors import MetricError, ProtocolError
@@ -37,22 +36,6 @@ def test_zero_shot_by_hand():
     assert outcome.chance["top-1"] == pytest.approx(1 / 3)
     assert outcome.queries.top_ids == [["n1", "n2", "n3"]] * 2
     assert outcome.queries.clusters.tolist() == ["a", "c"]
-
-
-def test_zero_shot_equals_sklearn(rng):
-    names = items(
-        [f"n{i}" for i in range(30)], [f"{i:02d}" for i in range(30)], rng.normal(size=(30, 8))
-    )
-    labels = rng.integers(0, 30, size=200)
-    images = items(
-        [f"i{i}" for i in range(200)], [f"{i:02d}" for i in labels], rng.normal(size=(200, 8))
-    )
-    (outcome,) = score_zero_shot(Identity(), images, names)
-    scores = Identity().project_x(images.rows) @ Identity().project_x(names.rows).T
-    for k in (1, 5, 10):
-        assert outcome.values[f"top-{k}"] == pytest.approx(
-            top_k_accuracy_score(labels, scores, k=k, labels=np.arange(30))
-        )
 
 
 def test_order_of_the_names_changes_no_metric(rng):

@@ -31,7 +31,7 @@ def test_arrays_of_images_names_and_a_head_are_scored_with_controls(tmp_path: Pa
     command = (
         f"eval task zero_shot --store {store} --images things/image/mine:vision "
         "--names things/class_name/mine:language --head labels/head_weight/mine:vision "
-        "--head-names labels/class_name/mine:language --templates none --eval all-names "
+        "--head-names labels/class_name/mine:language --prompts :none --eval all-names "
         f"--method ridge --source head,shuffled,random -o {tmp_path / 'results'}"
     )
     assert run_command(cli, "headstock", command.split()) == 0

@@ -14,10 +14,7 @@ from bench.options import ZeroShot
 from bench.tasks.zero_shot import score_zero_shot
 from fitters.scorers import csls, sinkhorn
 from tests.bench.test_tasks import Identity, items
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+from tests.oracles import unit
 
 
 def problem(rng, n=150, c=12, d=6):

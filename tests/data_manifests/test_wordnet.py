@@ -138,15 +138,6 @@ def test_without_timm_the_user_is_told_what_to_do(monkeypatch):
         find_timm_info()
 
 
-def test_every_builder_has_its_facts():
-    for name, builder in BUILDERS.items():
-        facts = builder.facts
-        assert builder.name == facts["name"] == name
-        assert builder.summary
-        for key in ("revision", "licence", "home_page", "metric", "pitfalls", "expected"):
-            assert facts[key], (name, key)
-
-
 def test_a_fingerprint_tells_where_its_parts_end():
     assert fingerprint(["ab", "c"]) != fingerprint(["a", "bc"])
     assert fingerprint(["ab", b"c"]) == fingerprint([b"ab", "c"])

@@ -54,17 +54,17 @@ class Command:
 IMAGES = "birds/image/toy"
 _OTHER = ("store", "other")
 _ENCODER = "--encoder timm:test_resnet --weights w.safetensors"
-_FIT = "--store store --x toy/image/toy"
+_FIT = "--store store --images toy/image/toy"
 _HEAD = "--head labels/head_weight/toy --head-names labels/class_name/toy"
 _SETS = "--images toy/image/toy --captions toy/caption/toy"
 _EXTRACT = f"headstock extract manifest --kind image {_ENCODER} --thumbnails --jobs 1 --store store"
 _LABELS = "headstock data labels birds.txt -o labels"
 _PREFETCH = f"headstock store prefetch {{web}} {IMAGES}"
-_MOMENTS = f"headstock fit ridge {_FIT} --y toy/caption/toy --penalty 1 -o ridge"
+_MOMENTS = f"headstock fit ridge {_FIT} --captions toy/caption/toy -s penalty=1 -o ridge"
 _SWEEP = (
     "headstock eval sweep --store store -o results --task zero_shot,retrieval --method ridge "
     "--source head "
-    "--n-pairs 0,4 --mix 1 --penalty 1 --seeds 0,1"
+    "--n-pairs 0,4 -s mix=1 -s penalty=1 --seeds 0,1"
 )
 
 _SUBMIT = "headstock eval submit results:ridge/head/0 --name one -o board/one.json"
@@ -118,7 +118,7 @@ WRITES = (
     Command("fit --force", f"headstock fit ridge {_FIT} {_HEAD} -o ridge --force", **_FITTED),
     Command("fit, moments", _MOMENTS, "toy"),
     Command("fit, trained",
-            f"headstock fit paper-mlp {_FIT} {_HEAD} -o mlp --epochs 2", "toy"),
+            f"headstock fit paper-mlp {_FIT} {_HEAD} -o mlp -s epochs=2", "toy"),
     Command("export, an alignment", "headstock export ridge -o ridge.safetensors", **_FITTED),
     Command("apply", "headstock apply ridge --store store --view toy/image/toy -o "
     "rows.npy",
@@ -142,7 +142,7 @@ WRITES = (
 #: command), and the number of their first calls, one of which kills one of them.
 WORKERS = {
     Command("extract, decoders", _EXTRACT.replace("--jobs 1", "--jobs 2"), "model"): ("pipe:", 5),
-    Command("extract, devices", f"{_EXTRACT} --devices cpu,cpu", "model"): ("", 30),
+    Command("extract, devices", f"{_EXTRACT} --device cpu,cpu", "model"): ("", 30),
     Command("eval run, jobs", "headstock eval run --suite smoke --method conse --source "
     "head -o results "
             "--jobs 2", stores=("results/store",)): ("", 30),
@@ -151,7 +151,7 @@ WORKERS = {
 #: Steps that `headstock demo` is given where it is killed as a whole: as its own, but small.
 DEMO = f"""
 headstock extract manifest --kind image {_ENCODER} --jobs 2 --store OUT/store
-headstock fit ridge {_FIT} --y toy/caption/toy --penalty 1 -o OUT/ridge --force
+headstock fit ridge {_FIT} --captions toy/caption/toy -s penalty=1 -o OUT/ridge --force
 {_SWEEP.replace("-o results", "-o OUT/results")} --jobs 2
 headstock report OUT/results --store store -o OUT/report.html
 """

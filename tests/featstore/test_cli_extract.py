@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -28,30 +30,26 @@ def _run(*args: str | Path) -> int:
     return run_command(cli, "headstock", [str(arg) for arg in args])
 
 
-def test_a_file_of_options_is_overridden_by_flags_and_recorded(
+def test_a_dry_run_writes_nothing_and_what_is_asked_for_is_recorded(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "store"
-    config = tmp_path / "job.toml"
-    config.write_text(
-        f'manifest = "{manifest}"\nstore = "{store}"\nkind = "image"\nbatch_size = 2\n'
-        f'save_dtype = "float32"\nlimit = 1\n\n'
-        f'[[encoder]]\nname = "{LITE0[0]}"\nweights = "{LITE0[1]}"\n'
-    )
-    dry = ["extract", "--dry-run", "--config", config]
+    words = ["extract", manifest, "--store", store, "--kind", "image", "--encoder", LITE0[0],
+             "--weights", LITE0[1], "--batch-size", "2", "--dtype", "float32"]  # fmt: skip
+    dry = [*words, "--limit", "1", "--dry-run"]
     assert _run(*dry, "--json") == 0
     (state,) = json.loads(capsys.readouterr().out)
     assert (state["state"], state["new"]) == ("missing", 1)
     assert state["write_bytes"] == 1280 * 4
     # What says where the extraction runs changes nothing, and is looked at all the same.
-    elsewhere = ["--devices", "cpu,cpu", "--log", tmp_path / "log.jsonl"]
+    elsewhere = ["--device", "cpu,cpu", "--log", tmp_path / "log.jsonl"]
     assert _run(*dry, "--json", *elsewhere) == 0
     assert json.loads(capsys.readouterr().out) == [state]
-    assert _run(*dry, "--rank", "0", "--devices", "cpu") == EXIT_USAGE
-    assert "A rank is one process" in capsys.readouterr().err
+    assert _run(*dry, "--shard", "0/2", "--device", "all") == EXIT_USAGE
+    assert "A shard is one process" in capsys.readouterr().err
     assert not (tmp_path / "log.jsonl").exists()
     assert not store.exists()
-    assert _run("extract", "--config", config, "--limit", "3", "--json", "--no-log") == 0
+    assert _run(*words, "--limit", "3", "--json", "--log", "none") == 0
     (result,) = json.loads(capsys.readouterr().out)
     assert result["new"] == 3
     (run,) = (store / result["key"] / "runs").glob("*.json")
@@ -61,37 +59,52 @@ def test_a_file_of_options_is_overridden_by_flags_and_recorded(
     assert not list(tmp_path.glob("*.jsonl"))
     assert featstore.open_store(store).sets()[0].commit.dtype == "float32"
     # The default log lies beside the store, not inside it.
-    assert _run("extract", "--config", config, "--limit", "3") == 0
+    assert _run(*words, "--limit", "3") == 0
     assert "3 reused, 0 new" in capsys.readouterr().out
     events = (tmp_path / "store.extract.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in events] == ["started", "finished"]
     assert _run("store", "verify", store) == 0
 
 
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
-        ("bach_size = 2", "No key named 'bach_size' in .*Did you mean 'batch_size'"),
-        (
-            '[[encoder]]\nnam = "x"',
-            r"named 'nam' in \[\[encoder\]\] of .*Did you mean 'name'",
-        ),
-        ('[[encoder]]\nweights = "x"', "has no name"),
-        ("= 3", "is no TOML"),
-        ("json = true", "No key named 'json'"),
-        ('batch_size = "many"', "an integer of at least 1 or 'auto', got 'many'"),
-    ],
-)
-def test_a_wrong_file_of_options_is_refused(
-    tmp_path: Path, text: str, match: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import re
+def test_kinds_encoders_and_their_weights_are_taken_from_manifest_and_store(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert _run("extract", manifest) == EXIT_USAGE
+    assert "Missing option '--encoder': store has none of them" in capsys.readouterr().err
+    one = ["--encoder", LITE0[0], "--weights", LITE0[1]]
+    assert _run("extract", manifest, *one, "--log", "none") == 0
+    said = capsys.readouterr()
+    assert "3 new" in said.out
+    taken = f"  featstore extract {manifest} {shlex.join(one)} --kind image --store store"
+    assert f"{taken} --log none\n" in said.err
+    more = toy_manifest(tmp_path / "more", 2, sizes=[(20, 20)], seed=2, name="more").root
+    assert _run("extract", more, "--log", "none") == 0
+    said = capsys.readouterr()
+    assert "2 new" in said.out
+    assert shlex.join([*one, "--kind", "image"]) in said.err
+    assert _run("extract", more, "--encoder", "st:none", "--log", "none") == EXIT_USAGE
+    assert "No encoder that is named takes what there is: 'image'" in capsys.readouterr().err
 
-    config = tmp_path / "job.toml"
-    config.write_text(text)
-    assert _run("extract", "m", "--kind", "image", "--encoder", TINY, "--store", "s",
-                "--config", config) == 2  # fmt: skip
-    assert re.search(match, capsys.readouterr().err)
+
+BAD_SETTINGS = [
+    ("pol=cls", "timm:test_vit, .* have no setting 'pol'. Did you mean 'pool'"),
+    ("prefix=a", "no setting 'prefix'"),
+    ("max_pixels=0", "max_pixels of an extraction: expected an integer of at least 1"),
+    ("decode=tpu", "decode of an extraction: expected cpu, scaled or gpu; got 'tpu'"),
+    ("2.pool=cls", "No owner named '2'"),
+    ("tiff=maybe", "tiff of an extraction: expected yes or no; got 'maybe'"),
+]
+
+
+@pytest.mark.parametrize(("word", "said"), BAD_SETTINGS, ids=[word for word, _ in BAD_SETTINGS])
+def test_a_wrong_setting_is_one_line_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str, said: str
+) -> None:
+    words = ["extract", "none", "--encoder", "timm:test_vit", "--store", tmp_path / "s", "-s", word]
+    assert _run(*words) == EXIT_USAGE
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_progress_says_what_limited_the_speed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,8 +48,8 @@ def test_a_refused_head_is_extracted_by_a_file_of_its_classes(
     store, labels = tmp_path / "store", tmp_path / "labels"
     assert run("data", "labels", things, "-o", labels) == 0
     assert run("extract", labels, *head(store, weights)) == 1
-    assert re.search(r"70 classes, the number of no known.*--label-file", capsys.readouterr().err)
-    typed = [*head(store, weights), "--label-file", things]
+    assert re.search(r"70 classes, the number of no known.*label_file=", capsys.readouterr().err)
+    typed = [*head(store, weights), things]
     assert run("extract", *typed, "--dry-run", "--json") == 0
     (one,) = json.loads(capsys.readouterr().out)
     assert (one["state"], one["rows"], one["new"]) == ("missing", 70, 70)
@@ -72,14 +72,14 @@ def test_a_refused_head_is_extracted_by_a_file_of_its_classes(
     assert "70 reused, 0 new" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == tree
     # By the manifest it is the same set, once its label set is named.
-    assert run("extract", labels, *head(store, weights), "--label-set", "things-i-saw") == 0
+    assert run("extract", labels, *head(store, weights), "-s", "label_set=things-i-saw") == 0
     assert "70 reused, 0 new" in capsys.readouterr().out
 
 
 def test_another_list_of_the_same_name_does_not_pass_for_the_first(
     weights: Path, things: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed = [*head(tmp_path / "store", weights), "--label-file", things]
+    typed = [*head(tmp_path / "store", weights), things]
     assert run("extract", *typed) == 0
     rows = "\n".join(f"{number},s{number},thing" for number in range(70))
     table = things.with_suffix(".csv")
@@ -87,7 +87,7 @@ def test_another_list_of_the_same_name_does_not_pass_for_the_first(
     for more in (["--dry-run"], []):
         assert run("extract", *typed[:-1], table, *more) == 1
         assert "cannot be extended" in capsys.readouterr().err
-    assert run("extract", *typed[:-1], table, "--label-set", "other") == 0
+    assert run("extract", *typed[:-1], table, "-s", "label_set=other") == 0
     rows_of = [featstore.open_store(tmp_path / "store").view(str(info.key)).numpy()
                for info in featstore.open_store(tmp_path / "store").sets()]  # fmt: skip
     np.testing.assert_array_equal(*rows_of)
@@ -96,17 +96,11 @@ def test_another_list_of_the_same_name_does_not_pass_for_the_first(
 @pytest.mark.parametrize(
     ("typed", "code", "match"),
     [
-        (["--kind", "head_weight"], 2, "Missing argument 'MANIFEST': head_weight without --label"),
-        (["--kind", "image"], 2, "Missing argument 'MANIFEST': image items come from one"),
-        (
-            ["MANIFEST", "--kind", "head_weight", "--label-file", "FILE"],
-            2,
-            "classes .* given twice",
-        ),
-        (["MANIFEST", "--kind", "class_name", "--label-file", "FILE"], 2, "add --kind head_weight"),
-        (["--kind", "head_weight", "--label-file", "TWO"], 1, r"70 classes of label set.*has 2\b"),
-        (["--kind", "head_weight", "--label-file", "none.txt"], 1, "Cannot read the label file"),
-        (["--kind", "head_weight", "--label-file", "FILE", "--pool", "cls"], 1, "Leave the pool"),
+        (["--kind", "head_weight"], 2, "Missing argument 'MANIFEST': items and names of classes"),
+        (["FILE", "--kind", "class_name"], 2, "lists the classes of a head; items come from"),
+        (["TWO", "--kind", "head_weight"], 1, r"70 classes of label set.*has 2\b"),
+        (["none.txt", "--kind", "head_weight"], 1, "Cannot read the label file"),
+        (["FILE", "--kind", "head_weight", "-s", "pool=cls"], 1, "Leave the pool"),
         (["MANIFEST", "--kind", "class_name", "--kind", "head_weight"], 1, "not class_name"),
         (["MANIFEST", "--kind", "caption"], 1, "not caption"),
         (["MANIFEST", "--kind", "image"], 1, "No kind named 'image'"),

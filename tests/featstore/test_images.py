@@ -82,7 +82,7 @@ BAD = {
     "bomb": (png_declaring(60_000, 60_000), "60,000 × 60,000 pixels, more than"),
     "large": (png_declaring(12_000, 12_000), "12,000 × 12,000 pixels, more than"),
     "just over the limit": (png_declaring(10_000, 10_001), "limit of 100,000,000"),
-    "TIFF, not asked for": (file_of(Image.fromarray(noise()), "TIFF"), "Left out: .*--tiff"),
+    "TIFF, not asked for": (file_of(Image.fromarray(noise()), "TIFF"), "Left out: .*-s tiff"),
     "EPS, which would start a program": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "known format"),
 }
 

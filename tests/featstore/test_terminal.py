@@ -90,7 +90,7 @@ def _commands(root: Path) -> Iterator[list[str]]:
         yield arguments
         if arguments[1] not in ("push", "export", "import"):
             yield [*arguments, "--json"]
-    yield ["fit", "ridge", "--store", store, "--x", key, "--y", EVIL]
+    yield ["fit", "ridge", "--store", store, "--images", key, "--captions", EVIL]
     yield ["show", made + EVIL]
     yield ["eval", "task", "retrieval", "--store", store, "--images", key]
     # And every command there is, with an option that there is not.
@@ -292,8 +292,8 @@ def test_a_pipe_is_coloured_only_if_it_is_forced(
         ("headstock l", ["ls"]),
         ("headstock store show STORE birds/i", ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),
         ("headstock fit procr", ["procrustes"]),
-        ("headstock fit ridge --store STORE --x b", ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),
-        ("headstock fit ridge --store nowhere --x b", []),
+        ("headstock fit ridge --store STORE --images b", ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),
+        ("headstock fit ridge --store nowhere --images b", []),
         ("headstock eval run --suite dem", ["demo"]),
         ("headstock eval task few", ["few_shot"]),
         ("headstock eval task few_shot --store STORE --images b",

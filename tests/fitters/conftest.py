@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 import fitters.alignment  # noqa: F401   with everything that imports a solver by name
 from fitters import Pairs
 from fitters.aligners import solvers
+from tests.fitters.toy_store import write_toy_store
 
 settings.register_profile(
     "fitters", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -41,6 +42,14 @@ _check_shapes_of_solvers()
 def own_cache(tmp_path, monkeypatch):
     """Keep moments of a test to the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+
+
+@pytest.fixture(scope="session")
+def store_path(tmp_path_factory):
+    """The toy store; tests only read it, and change a copy."""
+    root = tmp_path_factory.mktemp("toy") / "store"
+    write_toy_store(root)
+    return root
 
 
 @pytest.fixture

@@ -14,16 +14,13 @@ from fitters import (
     TwoWayRidgeAligner,
 )
 from tests.assertions import assert_close
+from tests.oracles import unit
 
 
 @pytest.fixture
 def pairs(rng):
     x = rng.standard_normal((60, 6)) + 2
     return x, x @ rng.standard_normal((6, 4)) + 0.3 * rng.standard_normal((60, 4)) - 1
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def test_text_to_concept_is_linear_regression_and_leaves_texts_alone(pairs, rng):

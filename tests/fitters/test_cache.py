@@ -17,7 +17,7 @@ from fitters.moments.moments import Moments
 from fitters.moments.transform import SideTransform
 from fitters.settings import FitRequest
 from tests.assertions import assert_close, assert_same
-from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
+from tests.fitters.toy_store import HEAD, NAMES, X, Y
 
 
 def entries():
@@ -32,13 +32,6 @@ def moments(rng):
     return Moments.from_rows(rng.standard_normal((9, 4)) + 1e3, rng.standard_normal((9, 3)))
 
 
-@pytest.fixture(scope="module")
-def store_path(tmp_path_factory):
-    root = tmp_path_factory.mktemp("cache") / "store"
-    write_toy_store(root)
-    return root
-
-
 def test_what_is_read_is_what_was_written_to_the_bit(moments, rng):
     mean = rng.standard_normal(4)
     path = write_entry(FACTS, {"fold 0": moments, "fold 1": moments.scaled(2)}, {"mean": mean})
@@ -48,15 +41,6 @@ def test_what_is_read_is_what_was_written_to_the_bit(moments, rng):
         assert_same(getattr(parts["fold 0"], field.name), getattr(moments, field.name))
     assert parts["fold 1"].weight == 18
     assert_same(vectors["mean"], mean)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [{**FACTS, "n": 4}, {**FACTS, "x": {"set": "d/image/a", "fingerprint": "2"}}, {"n": 3}],
-)
-def test_other_facts_are_another_entry(moments, other):
-    write_entry(FACTS, {"all": moments}, {})
-    assert read_entry(other) is None
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone"])

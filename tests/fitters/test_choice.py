@@ -21,6 +21,7 @@ from fitters.select.refitting import choose_components, validate_by_refitting
 from fitters.settings import OPTIONS, TRAINING, FitConfig
 from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
+from tests.oracles import centred, unit
 
 PENALTIES = Axis((0.01, 0.3, 5.0), searched=False)
 WEIGHTS = Axis((0.2, 1.0, 4.0), searched=False)
@@ -165,16 +166,6 @@ def test_a_ridge_may_be_chosen_by_its_error(method, world):
         assert choice["penalty"] == alignment.aligner.alpha
 
 
-def unit(rows):
-    rows = rows.astype(np.float64)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def by_hand(rows, of):
-    """Unit, centred by the mean of the unit rows of `of`, unit."""
-    return unit(unit(rows) - unit(of).mean(axis=0))
-
-
 def test_csa_by_the_recipe_is_fitted_on_the_merged_moments(make_world):
     head, real = make_world()
     alignment = fit("csa", prototypes=head, real=real, rng=np.random.default_rng(0))
@@ -182,8 +173,8 @@ def test_csa_by_the_recipe_is_fitted_on_the_merged_moments(make_world):
     assert choice["n_components"] in choice["components"]
     assert choice["n_components"] == alignment.aligner.weights_x_.shape[1]
     merged = merge_pooled(
-        moments_of(Pairs(by_hand(head.x, head.x), by_hand(head.y, head.y))).scaled(choice["mix"]),
-        moments_of(Pairs(by_hand(real.x, real.x), by_hand(real.y, head.y))),
+        moments_of(Pairs(centred(head.x, head.x), centred(head.y, head.y))).scaled(choice["mix"]),
+        moments_of(Pairs(centred(real.x, real.x), centred(real.y, head.y))),
     )
     settings = {"alpha": choice["penalty"], "n_components": choice["n_components"]}
     expected = METHODS["csa"].make(**settings).fit_moments(merged)

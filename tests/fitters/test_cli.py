@@ -29,11 +29,9 @@ from tests.fitters.toy_store import CLASSES, HEAD, IMAGES, NAMES, P, X, Y, write
 from tests.goldens.world import SETS, write_world
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("cli") / "store"
-    write_toy_store(root)
-    return root
+@pytest.fixture
+def store(store_path: Path) -> Path:
+    return store_path
 
 
 def _run(*args: str | Path) -> int:
@@ -41,7 +39,7 @@ def _run(*args: str | Path) -> int:
 
 
 def _fit(store: Path, out: Path, *more: str, method: str = "ridge") -> int:
-    return _run("fit", method, "--store", store, "--x", X, "--head", HEAD,
+    return _run("fit", method, "--store", store, "--images", X, "--head", HEAD,
                 "--head-names", NAMES, "-o", out, *more)  # fmt: skip
 
 
@@ -56,7 +54,7 @@ def test_fit_ls_show(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     out = tmp_path / "aligners"
     assert _fit(store, out / "a") == 0
     assert f"{out}/a: ridge, fitted on 30 prototypes (penalty" in capsys.readouterr().out
-    code = _fit(store, out / "b", "--y", Y, "--n-pairs", "12", "--seed", "2", "--json")
+    code = _fit(store, out / "b", "--captions", Y, "--n-pairs", "12", "--seed", "2", "--json")
     assert code == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["n_real"] == 12
@@ -75,7 +73,7 @@ def test_the_metric_of_a_choice_is_an_option(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for method in ("ridge-x2y", "pls"):
-        more = ("--y", Y, "--n-pairs", "12", "--validation", "top-5", "--json")
+        more = ("--captions", Y, "--n-pairs", "12", "-s", "validation=top-5", "--json")
         assert _fit(store, tmp_path / method, *more, method=method) == 0
         choice = json.loads(capsys.readouterr().out)["choice"]
         assert choice["criterion"].startswith("share of held-out images whose true text ranks in")
@@ -112,17 +110,15 @@ def test_ls_goes_on_past_damage_without_reading_arrays(
 def test_shorthand_and_seeds(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = ("fit", "csa", "--store", store, "--x", "timm:toy", "--y", "st:toy",
-            "--dataset", "toy", "--n-pairs", "20", "--head", "labels", "--mix", "auto",
+    args = ("fit", "csa", "--store", store, "--images", "toy/image", "--captions", "caption/st:toy",
+            "--n-pairs", "20", "--head", "labels", "-s", "mix=auto",
             "--seeds", "0,2-3", "-o", tmp_path, "--json")  # fmt: skip
     assert _run(*args) == 0
     made = json.loads(capsys.readouterr().out)
     assert [Path(facts["path"]).name for facts in made] == [f"csa-seed{n}" for n in (0, 2, 3)]
     for facts in made:
-        assert facts["request"]["x"] == X
-        assert facts["request"]["y"] == Y
-        assert facts["request"]["head"] == HEAD
-        assert facts["request"]["names"] == NAMES
+        asked = [facts["request"][role] for role in ("x", "y", "head", "names")]
+        assert asked == [key.replace(":", ".") for key in (X, Y, HEAD, NAMES)]
         assert facts["n_real"] == 20
         assert facts["choice"]["n_components"] in facts["choice"]["components"]
     assert len({facts["fitted_on"]["captions"]["fingerprint"] for facts in made}) == 3
@@ -130,31 +126,61 @@ def test_shorthand_and_seeds(
     assert len(json.loads(capsys.readouterr().out)) == 3
 
 
-def test_a_file_gives_options_and_what_is_typed_wins(
+IMAGE_KEY, HEAD_KEY, NAME_KEY = (key.replace(":", ".") for key in (X, HEAD, NAMES))
+TAKEN = [
+    # What is typed, and the options that the line on stderr then has.
+    (("--head", "labels"), f"--images {IMAGE_KEY} --head labels --head-names {NAME_KEY}"),
+    (("--images", "toy"), f"--images toy --head {HEAD_KEY} --head-names {NAME_KEY}"),
+    (("--captions", "caption/st:toy"), f"--images {IMAGE_KEY} --captions caption/st:toy"),
+    (("--n-pairs", "9", "--captions", Y), f"--images {IMAGE_KEY} --captions {Y} --n-pairs 9"),
+    (("--images", X, "--head", HEAD, "--head-names", NAMES), ""),
+]
+
+
+@pytest.mark.parametrize(("typed", "taken"), TAKEN, ids=[" ".join(typed) for typed, _ in TAKEN])
+def test_what_the_store_leaves_one_answer_for_is_taken_and_printed_as_a_line(
     store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    typed: tuple[str, ...],
+    taken: str,
 ) -> None:
-    file = tmp_path / "fit.toml"
-    file.write_text(
-        f'method = "ridge"\nx = "{X}"\nhead = "{HEAD}"\nhead_names = "{NAMES}"\n'
-        'penalty = 0.5\ntemplates = ["none"]\n'
-    )
     monkeypatch.setenv("HEADSTOCK_STORE", str(store))
-    args = ("fit", "--config", file, "-o", tmp_path / "a", "--json")
-    assert _run(*args, "--penalty", "2") == 0
-    facts = json.loads(capsys.readouterr().out)
+    words = ["fit", "ridge", *typed, "-s", "penalty=2", "-o", str(tmp_path / "a"), "--json"]
+    assert _run(*words) == 0
+    said = capsys.readouterr()
+    facts = json.loads(said.out)
     assert facts["choice"]["penalty"] == 2
-    assert facts["request"]["templates"] == ["none"]
-    assert _run(*args, "--force") == 0
-    assert json.loads(capsys.readouterr().out)["choice"]["penalty"] == 0.5
-    file.write_text(file.read_text() + "mix = 2.0\n")
-    assert _run(*args) == 2
-    assert "--mix has no effect without --y" in capsys.readouterr().err
-    file.write_text("pnalty = 1\n")
-    assert _run(*args) == 2
-    assert "Did you mean 'penalty'" in capsys.readouterr().err
+    assert facts["request"]["x"] == X.replace(":", ".")
+    if not taken:
+        assert "Taken" not in said.err
+        return
+    line = said.err.partition("left out:\n")[2].splitlines()[0].split()
+    assert line == ["fitters", "fit", "ridge", "--store", str(store), *taken.split(),
+                    "--out", str(tmp_path / "a"), "-s", "penalty=2"]  # fmt: skip
+    assert _run(*line[1:], "--json") == 0
+    again = capsys.readouterr()
+    assert "Taken" not in again.err
+    assert json.loads(again.out)["fitted_on"] == facts["fitted_on"]
+
+
+def test_the_store_below_the_folder_and_a_place_for_the_alignment_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("fit", "ridge", "--head", HEAD)
+    assert _run(*words) == 2
+    assert "Missing option '--store': there is no store in this folder" in capsys.readouterr().err
+    write_toy_store(tmp_path / "work" / "one")
+    assert _run(*words) == 0
+    said = capsys.readouterr()
+    assert "--store work/one " in said.err
+    assert "--out aligners/ridge" in said.err
+    assert said.out.startswith("aligners/ridge: ridge, fitted on 30 prototypes")
+    write_toy_store(tmp_path / "two")
+    assert _run(*words) == 2
+    assert "several stores: 'two', 'work/one'" in capsys.readouterr().err
 
 
 def test_a_fit_says_what_it_does(store: Path) -> None:
@@ -173,7 +199,7 @@ def test_jobs_are_processes_of_this_machine(
 ) -> None:
     choices = []
     for jobs in ((), ("--jobs", "2")):
-        more = ("--y", Y, "--criterion", "error", "--no-cache", "--force", "--json", *jobs)
+        more = ("--captions", Y, "-s", "criterion=error", "--replace", "--json", *jobs)
         assert _fit(store, tmp_path / "a", *more) == 0
         choices.append(json.loads(capsys.readouterr().out)["choice"])
     assert choices[0]["penalty"] == choices[1]["penalty"]
@@ -212,7 +238,7 @@ def test_ls_lists_aligners_and_learners_with_their_packages(
 def test_with_a_given_penalty_the_criterion_still_chooses_the_width(
     store: Path, tmp_path: Path
 ) -> None:
-    more = ("--penalty", "0.1", "--criterion", "rank")
+    more = ("-s", "penalty=0.1", "-s", "criterion=rank")
     assert _fit(store, tmp_path / "a", *more, method="kernel-ridge") == 0
     choice = read_alignment(tmp_path / "a").facts["choice"]
     assert choice["penalty"] == 0.1
@@ -222,7 +248,7 @@ def test_with_a_given_penalty_the_criterion_still_chooses_the_width(
 def test_beside_real_pairs_the_criterion_chooses_on_the_prototypes(
     store: Path, tmp_path: Path
 ) -> None:
-    more = ("--y", Y, "--criterion", "rank", "--mix", "1", "--penalty", "0.1")
+    more = ("--captions", Y, "-s", "criterion=rank", "-s", "mix=1", "-s", "penalty=0.1")
     assert _fit(store, tmp_path / "a", *more, method="kernel-ridge") == 0
     choice = read_alignment(tmp_path / "a").facts["choice"]
     assert choice["of_prototypes"]["criterion"].startswith("mean reciprocal rank")
@@ -232,9 +258,17 @@ def test_prompts_of_class_names_that_images_are_paired_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_world(tmp_path / "world")
-    sets = ("--store", tmp_path / "world", "--x", SETS["images"], "--y", SETS["names"])
+    sets = ("--store", tmp_path / "world", "--images", SETS["images"], "--names", SETS["names"])
     for templates in ("none", "none,photo"):
-        more = ("--templates", templates, "--penalty", "1", "-o", tmp_path / templates, "--json")
+        more = (
+            "--prompts",
+            f":{templates}",
+            "-s",
+            "penalty=1",
+            "-o",
+            tmp_path / templates,
+            "--json",
+        )
         assert _run("fit", "ridge", *sets, *more) == 0
         request = json.loads(capsys.readouterr().out)["request"]
         assert request["templates"] == templates.split(",")
@@ -245,7 +279,7 @@ def test_prompts_of_class_names_that_images_are_paired_with(
 def test_integers_are_shown_in_full(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _fit(store, tmp_path / "a", "--top-k", "12345", method="asif") == 0
+    assert _fit(store, tmp_path / "a", "-s", "top_k=12345", method="asif") == 0
     assert "(top-k 12,345, power 8)" in capsys.readouterr().out
 
 
@@ -254,10 +288,10 @@ def test_another_alignment_is_not_replaced_in_silence(
 ) -> None:
     before = read_alignment(ridge).facts
     assert _fit(store, ridge) == 0  # the same one
-    assert _fit(store, ridge, "--penalty", "9") == 1
+    assert _fit(store, ridge, "-s", "penalty=9") == 1
     assert "holds another alignment" in capsys.readouterr().err
     assert read_alignment(ridge).facts == before
-    assert _fit(store, ridge, "--penalty", "9", "--force") == 0
+    assert _fit(store, ridge, "-s", "penalty=9", "--replace") == 0
     assert read_alignment(ridge).facts["choice"]["penalty"] == 9
 
 
@@ -346,7 +380,7 @@ def test_asif_is_sparse_to_the_end(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "asif"
-    assert _fit(store, out, "--y", Y, method="asif") == 0
+    assert _fit(store, out, "--captions", Y, method="asif") == 0
     args = ("apply", out, "--store", store, "--view", X, "--near", Y, "--json")
     assert _run(*args, "-o", tmp_path / "rows.npy") == 2
     assert "asif are written as .npz" in capsys.readouterr().err
@@ -370,13 +404,13 @@ def test_an_assignment_of_all_inputs_together_says_so(
 def test_the_settings_of_asif_can_be_chosen(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    both = ("--top-k", "auto", "--power", "auto", "--validation", "top-5")
-    assert _fit(store, tmp_path / "a", "--y", Y, *both, "--json", method="asif") == 0
+    both = ("-s", "top_k=auto", "-s", "power=auto", "-s", "validation=top-5")
+    assert _fit(store, tmp_path / "a", "--captions", Y, *both, "--json", method="asif") == 0
     choice = json.loads(capsys.readouterr().out)["choice"]
     assert choice["top_k"] in choice["top_ks"]
     assert choice["power"] in choice["powers"]
     assert "first five" in choice["criterion"]
-    assert _fit(store, tmp_path / "b", "--top-k", "3", "--power", "2", method="asif") == 0
+    assert _fit(store, tmp_path / "b", "-s", "top_k=3", "-s", "power=2", method="asif") == 0
     assert "(top-k 3, power 2)" in capsys.readouterr().out
 
 
@@ -423,28 +457,40 @@ def test_export_as_npz_needs_no_pickle(
         assert arrays["coef"].shape == (8, 12)
 
 
-FIT = ["fit", "ridge", "--store", "S", "--x", X, "--head", HEAD, "--head-names", NAMES, "-o", "out"]
-REAL = ["fit", "ridge", "--store", "S", "--x", X, "--y", Y, "-o", "out"]
+FIT = [
+    "fit",
+    "ridge",
+    "--store",
+    "S",
+    "--images",
+    X,
+    "--head",
+    HEAD,
+    "--head-names",
+    NAMES,
+    "-o",
+    "out",
+]
+REAL = ["fit", "ridge", "--store", "S", "--images", X, "--captions", Y, "-o", "out"]
 # What is wrong with the arguments is said before the store is read: this one does not exist.
 EARLY = ["--store", "none", *FIT[4:]]
 BAD = [
-    (["fit", "rigde", "--store", "S", "--x", X, "-o", "out"], 2, "Did you mean 'ridge'"),
-    (["fit", "ridge", "--store", "S", "--x", X, "--penalty", "-1", "-o", "out"], 2, "at least 0"),
-    (["fit", "ridge", "--store", "S", "--x", X, "--penalty", "nan", "-o", "out"], 2, "below 1,000"),
-    (["fit", "ridge", "--store", "S", "--x", X, "--mix", "0", "-o", "out"], 2, "above 0"),
-    (["fit", "ridge", "--store", "S", "--x", X, "-o", "out"], 1, "nothing to fit on"),
+    (["fit", "rigde", "--store", "S", "--images", X, "-o", "out"], 2, "Did you mean 'ridge'"),
+    (["fit", "ridge", "--store", "S", "--images", X, "-s", "penalty=-1", "-o", "out"], 2, "at least 0"),
+    (["fit", "ridge", "--store", "S", "--images", X, "-s", "penalty=nan", "-o", "out"], 2, "below 1,000"),
+    (["fit", "ridge", "--store", "S", "--images", X, "-s", "mix=0", "-o", "out"], 2, "above 0"),
+    (["fit", "ridge", "--store", "S", "--head", "labels", "--images", "toy/image/timm:none",
+      "-o", "out"], 1, "timm:none"),
     # What is wrong with the arguments comes first; the store is read after it.
-    (["fit", "ridge", "--store", "none", "--x", X, "-o", "out"], 1, "nothing to fit on"),
-    (["fit", "ridge", "--store", "none", "--x", Y, "--y", Y, "-o", "out"], 1, "of kind image"),
-    (["fit", "ridge", "--store", "none", "--x", X, "--y", Y, "-o", "out"], 1, "does not exist"),
-    (["fit", "ridge", "--store", "none", "--x", X, "--y", Y, "--source", "rnd", "-o", "out"], 2,
+    (["fit", "ridge", "--store", "S", "--images", Y, "--captions", Y, "-o", "out"], 1,
+     "of kind image"),
+    (["fit", "ridge", "--store", "none", "--images", X, "--captions", Y, "-o", "out"], 1, "does not exist"),
+    (["fit", "ridge", "--store", "none", "--images", X, "--captions", Y, "--source", "rnd", "-o", "out"], 2,
      "'rnd' is not one of 'head', 'random'"),
-    ([*REAL, "--ray-address", "auto"], 1, "use engine 'ray'"),
-    ([*FIT, "--jobs", "2"], 2, "no effect without --y"),
-    ([*FIT, "--config", "none.toml"], 2, "Cannot read none.toml"),
-    (["fit", "ridge", "--store", "S", "--x", X, "--y", Y, "--split", "vla",
+    ([*FIT, "--jobs", "2"], 2, "no effect without --captions"),
+    (["fit", "ridge", "--store", "S", "--images", X, "--captions", Y, "--split", "vla",
       "-o", "out"], 1, "'vla'"),
-    (["fit", "ridge", "--store", "S", "--x", X, "--head", "labels/head_weight/timm:other",
+    (["fit", "ridge", "--store", "S", "--images", X, "--head", "labels/head_weight/timm:other",
       "--head-names", NAMES, "-o", "out"], 1, "different embedding spaces"),
     (["ls", "none"], 1, "There is no folder none"),
     (["ls"], 2, "Give a folder of alignments, or --methods."),
@@ -465,56 +511,55 @@ BAD = [
      "--weights has no effect without --text"),
     (["apply", "R", "--text", "a", "--store", "S", "--near", "toy/caption/st:other"], 1,
      "fitted on timm:toy"),
-    ([*FIT, "--mix", "2"], 2, "--mix has no effect without --y. Add --y, or remove it"),
-    ([*FIT, "--rank", "2"], 2, "--rank has no effect with ridge; remove it"),
-    (["fit", "procrustes", *FIT[2:], "--penalty", "1"], 2, "no effect with procrustes"),
-    ([*FIT, "--n-pairs", "5"], 2, "no effect without --y"),
-    ([*FIT, "--precision", "float64"], 2, "no effect without --y"),
-    ([*FIT, "--validation", "top-1"], 2, "no effect without --y"),
-    ([*REAL, "--precision", "bf16"], 2, "looks at the rows, in float64"),
-    (["fit", "csa", *REAL[2:], "--penalty", "1", "--precision", "float64"], 2, "in float64"),
-    ([*REAL, "--validation", "top-1", "--criterion", "error"], 2, "held-out squared error"),
-    ([*REAL, "--validation", "top-1", "--penalty", "1"], 2, "nothing is left to choose"),
-    (["fit", "asif", *REAL[2:], "--validation", "top-1"], 2, "nothing is left to choose"),
-    (["fit", "asif", *REAL[2:], "--top-k", "all"], 2, "or 'auto', got 'all'"),
-    ([*REAL, "--validation", "top-3"], 2, "'top-3' is not one of"),
-    ([*REAL, "--dataset", "other"], 2, "are of different datasets"),
+    ([*FIT, "-s", "mix=2"], 2, "-s mix has no effect without --captions. Add --captions, or remove it"),
+    ([*FIT, "-s", "rank=2"], 2, "ridge has no setting 'rank'. These have: procrustes. It has penalty"),
+    (["fit", "procrustes", *FIT[2:], "-s", "penalty=1"], 2, "procrustes has no setting 'penalty'. These have: ridge, ridge-x2y"),
+    ([*FIT, "--n-pairs", "5"], 2, "Missing option '--captions': several sets could be meant"),
+    ([*FIT, "-s", "moments=float64"], 2, "no effect without --captions"),
+    ([*FIT, "-s", "validation=top-1"], 2, "no effect without --captions"),
+    ([*REAL, "-s", "moments=bf16"], 2, "looks at the rows, in float64"),
+    (["fit", "csa", *REAL[2:], "-s", "penalty=1", "-s", "moments=float64"], 2, "in float64"),
+    ([*REAL, "-s", "validation=top-1", "-s", "criterion=error"], 2, "held-out squared error"),
+    ([*REAL, "-s", "validation=top-1", "-s", "penalty=1"], 2, "nothing is left to choose"),
+    (["fit", "asif", *REAL[2:], "-s", "validation=top-1"], 2, "nothing is left to choose"),
+    (["fit", "asif", *REAL[2:], "-s", "top_k=all"], 2, "top_k of asif: expected an integer of"),
+    ([*REAL, "-s", "validation=top-3"], 2, "validation of ridge: expected mrr, top-1, top-5 or top-10; got 'top-3'"),
+    ([*REAL, "-s", "penalty"], 2, "Write penalty=VALUE"),
+    ([*REAL, "-s", "csa.penalty=1"], 2, "No owner named 'csa' in -s csa.penalty=1. Known owners: ridge"),
+    ([*REAL, "-s", "penalty=1", "-s", "ridge.penalty=2"], 2, "is given twice"),
     ([*REAL, "--n-pairs", "1"], 1, "One pair is its own mean"),
     (["fit", "csa", *REAL[2:], "--n-pairs", "2"], 1, "too few to choose by"),
-    ([*REAL, "--duplicates", "drop"], 2, "no effect without --head"),
-    ([*REAL, "--criterion", "cosine"], 2, "by the rank of held-out texts"),
-    ([*FIT, "--criterion", "rank", "--penalty", "1"], 2, "nothing is left to choose"),
+    ([*REAL, "-s", "duplicates=drop"], 2, "no effect without --head"),
+    ([*REAL, "-s", "criterion=cosine"], 2, "by the rank of held-out texts"),
+    ([*FIT, "-s", "criterion=rank", "-s", "penalty=1"], 2, "nothing is left to choose"),
     (
-        ["fit", "kernel-ridge", *FIT[2:], "--criterion", "rank", "--penalty", "1", "--gamma", "1"],
+        ["fit", "kernel-ridge", *FIT[2:], "-s", "criterion=rank", "-s", "penalty=1", "-s", "gamma=1"],
         2, "nothing is left to choose",
     ),
-    (["fit", "cca", *FIT[2:], "--criterion", "rank"], 2, "for ridges, not for cca"),
-    (["fit", "cca", *FIT[2:], "--components", "0"], 2, "an integer of at least 1"),
-    (["fit", "conse", *FIT[2:], "--y", Y], 2, "uses no real pair"),
-    ([*FIT, "--seeds", "4-0"], 2, "a list such as 0-4"),
-    ([*FIT, "--seeds", "0-1", "--seed", "3"], 2, "Give one of them"),
-    (["fit", "ridge", "--store", "S", "--x", "timm:toy", "--y", Y, "-o", "out"], 2,
-     "Add --dataset"),
-    (["fit", "ridge", "--store", "S", "--x", X, "--head", "labels", "-o", "out"], 2,
-     "Add --head-names, or --y"),
-    (["fit", "ridge", "--store", "S", "--x", Y, "--head", HEAD, "--head-names", NAMES,
+    (["fit", "cca", *FIT[2:], "-s", "criterion=rank"], 2, "cca has no setting 'criterion'"),
+    (["fit", "cca", *FIT[2:], "-s", "components=0"], 2, "an integer of at least 1"),
+    (["fit", "conse", *FIT[2:], "--captions", Y], 2, "uses no real pair"),
+    ([*FIT, "--seeds", "4-0"], 2, "expected seeds such as 0-4"),
+    (["fit", "ridge", "--store", "S", "--captions", "caption", "-o", "out"], 2,
+     "several sets could be meant: 'toy/caption/st.other', 'toy/caption/st.toy'"),
+    (["fit", "ridge", "--store", "S", "--images", Y, "--head", HEAD, "--head-names", NAMES,
       "-o", "out"], 1,
-     "--x takes a set of kind image"),
-    (["fit", "ridge", "--store", "S", "--x", X, "--head", HEAD, "--head-names", X,
+     "--images takes a set of kind image"),
+    (["fit", "ridge", "--store", "S", "--images", X, "--head", HEAD, "--head-names", X,
       "-o", "out"], 1, "--head-names takes a set of kind class_name"),
-    (["fit", "ridge", "--store", "S", "--x", X, "--y", X, "-o", "out"], 1,
-     "--y takes a set of kind caption"),
-    (["fit", "text-to-concept", "--store", "S", "--x", X, "--y", Y, "-o", "out"], 1,
-     "--y takes a set of kind image"),
-    (["fit", "text-to-concept", *FIT[2:], "--y", X], 1, "leave --head out"),
-    ([*REAL, "--templates", "none"], 2, "there are no class names"),
-    ([*FIT, "--no-cache"], 2, "no effect without --y"),
-    (["fit", "conse", *EARLY, "--top-k", "auto"], 1, "nothing to choose it by"),
-    (["fit", "kernel-ridge", *EARLY, "--penalty", "0"], 1, "a penalty above 0"),
-    (["fit", "kernel-ridge", *EARLY, "--criterion", "error"], 1, "by 'cosine' or 'rank'"),
-    (["fit", "paper-mlp", *EARLY, "--y", Y, "--sequential", "--share", "0.5"], 1, "Take one"),
-    (["fit", "kernel-ridge", *FIT[2:], "--y", Y, "--criterion", "rank", "--penalty", "1",
-      "--gamma", "1"], 2, "by the rank of held-out texts"),
+    (["fit", "ridge", "--store", "S", "--images", X, "--captions", X, "-o", "out"], 1,
+     "--captions takes a set of kind caption"),
+    (["fit", "text-to-concept", "--store", "S", "--images", X, "--captions", Y, "-o", "out"], 1,
+     "--captions takes a set of kind image"),
+    (["fit", "text-to-concept", *FIT[2:], "--captions", X], 1, "leave --head out"),
+    ([*REAL, "--prompts", "name:none"], 2, "there are no class names"),
+    ([*FIT, "--prompts", "name:,"], 2, "expected VARIANT[,…][:TEMPLATE[,…]]"),
+    (["fit", "conse", *EARLY, "-s", "top_k=auto"], 1, "nothing to choose it by"),
+    (["fit", "kernel-ridge", *EARLY, "-s", "penalty=0"], 1, "a penalty above 0"),
+    (["fit", "kernel-ridge", *EARLY, "-s", "criterion=error"], 1, "by 'cosine' or 'rank'"),
+    (["fit", "paper-mlp", *EARLY, "--captions", Y, "-s", "sequential", "-s", "share=0.5"], 1, "Take one"),
+    (["fit", "kernel-ridge", *FIT[2:], "--captions", Y, "-s", "criterion=rank", "-s", "penalty=1",
+      "-s", "gamma=1"], 2, "by the rank of held-out texts"),
     (["aply"], 2, "Did you mean 'apply'"),
 ]  # fmt: skip
 

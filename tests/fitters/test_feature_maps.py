@@ -17,10 +17,7 @@ from fitters.feature_maps import NystroemMap, choose_landmarks, gaussian
 from fitters.moments.accumulation import accumulate
 from fitters.moments.moments import merge_pooled
 from tests.assertions import assert_close, assert_same
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+from tests.oracles import unit
 
 
 @pytest.fixture

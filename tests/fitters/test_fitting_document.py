@@ -1,4 +1,4 @@
-"""docs/fitting.md on a toy store: its commands and its Python run, and its table is complete."""
+"""docs/ref/methods.md on a toy store: its commands run, and its table is complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from fitters.methods import METHODS
 from headstock.__main__ import cli
 from tests.fitters.toy_store import write_toy_store
 
-TEXT = (Path(__file__).parents[2] / "docs" / "fitting.md").read_text(encoding="utf-8")
+REF = Path(__file__).parents[2] / "docs" / "ref"
+# What is below is trained: tests/fitters/trained has its commands, in a document of more minutes.
+TEXT = (REF / "methods.md").read_text(encoding="utf-8").partition("## Trained by")[0]
 IN_THE_TOY_STORE = {
     "stamps/image/tf_efficientnet_lite0": "toy/image/timm:toy",
     "stamps/caption/all-MiniLM-L6-v2": "toy/caption/st:toy",
@@ -61,14 +63,21 @@ def test_the_file_of_options_is_read(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HEADSTOCK_STORE", "store")
-    (workplace / "fit.toml").write_text(blocks("toml")[0])
+    (workplace / "fit.toml").write_text(
+        'method = "ridge"\nx = "toy/image/timm:toy"\nhead = "labels/head_weight/timm:toy"\n'
+        'head_names = "labels/class_name/st:toy"\ntemplates = ["none", "photo"]\n'
+        'out = "aligners/ridge-head"\n'
+    )
     assert run_command(cli, "headstock", ["fit", "--config", "fit.toml"]) == 0
     assert capsys.readouterr().out.startswith("aligners/ridge-head: ridge, fitted on 30 prototypes")
 
 
-def test_the_python_runs() -> None:
-    for block in blocks("python"):
-        exec(block, {})
+def test_the_class_of_a_method_of_ones_own_runs() -> None:
+    (block,) = re.findall(
+        r"```python\n(import numpy.+?class WeightedMeans.*?)```",
+        (REF / "extend.md").read_text(encoding="utf-8"), flags=re.DOTALL,
+    )  # fmt: skip
+    exec(block, {})
     # The method that the document registers is gone after it.
     assert METHODS.pop("weighted-means").options == ("penalty", "mix")
 

@@ -12,7 +12,7 @@ from fitters.aligners.ridge import RidgeAligner
 from fitters.errors import PairsError, SettingError
 from fitters.methods import METHODS
 from fitters.moments.transform import unit_or_zero
-from fitters.select.grid import Axis, Choice, Search, choose, folds_by_group
+from fitters.select.grid import Axis, Choice, Search, folds_by_group
 from fitters.select.left_out import (
     choose_on_prototypes,
     leave_one_group_out,
@@ -30,7 +30,7 @@ from fitters.select.noise import (
 from fitters.settings import FitConfig
 from fitters.sources import Sources, prepare
 from fitters.spectrum import Spectrum
-from tests.oracles import reciprocal_rank_of_text
+from tests.oracles import reciprocal_rank_of_text, unit
 
 
 def rng_of(seed=0):
@@ -117,25 +117,6 @@ def test_landmarks_stand_for_many_prototypes(sources, rng, monkeypatch):
     assert 0 < np.abs(fewer - exact).max() < 0.2 * np.abs(exact).max()
 
 
-def test_the_grid_follows_its_best_point_and_stops_where_it_may_not_go():
-    seen = []
-
-    def evaluate(at):
-        seen.append({name: tuple(values) for name, values in at.items()})
-        penalty, gamma = np.meshgrid(at["penalty"], at["gamma"], indexing="ij")
-        return -((np.log10(penalty) - 3) ** 2) - np.log2(gamma)
-
-    axes = {
-        "penalty": Axis((1.0, 10.0), lowest=0.1, highest=1e9),
-        "gamma": Axis((1.0, 2.0), lowest=0.25),
-    }
-    surface = choose(evaluate, axes, criterion="s", n_queries=1, n_folds=1)
-    assert surface.chosen == pytest.approx({"penalty": 1e3, "gamma": 0.25})
-    assert surface.edges == ("gamma low",)
-    points = [(p, g) for at in seen for p in at["penalty"] for g in at["gamma"]]
-    assert len(points) == len(set(points)) == surface.scores.size
-
-
 def test_what_cannot_be_validated_is_refused(sources, rng):
     _, real = sources
     folds = folds_by_group(real.groups, 3, rng)
@@ -176,9 +157,6 @@ def test_each_noise_scores_as_refitting_at_the_prototypes_penalty(criterion, sou
 
 def expected_projection(prototypes, real, texts, gamma, penalty, shares, without, first_share):
     """Kernel ridge by scikit-learn at every noise; the weighted mean of two directions."""
-
-    def unit(rows):
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     def fit(noise):
         fitted = KernelRidge(alpha=noise, kernel="rbf", gamma=gamma)

@@ -25,7 +25,7 @@ from tests.fitters.toy_store import HEAD, NAMES, X, Y
 
 #: Where a command takes numbers, a line that is right but for them; no store is there to be read.
 LINES = {
-    "fit": ["fit", "METHOD", "--store", "none", "--x", X, "--y", Y, "--head", HEAD,
+    "fit": ["fit", "METHOD", "--store", "none", "--images", X, "--captions", Y, "--head", HEAD,
             "--head-names", NAMES, "-o", "out"],
     "apply": ["apply", "none", "--store", "none", "--view", X, "--near", Y],
 }  # fmt: skip

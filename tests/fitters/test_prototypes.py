@@ -20,6 +20,7 @@ from fitters.prototypes import (
 )
 from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
+from tests.oracles import unit
 
 NAMES = np.array(["queen", "king", "queen", "pawn"])
 
@@ -27,10 +28,6 @@ NAMES = np.array(["queen", "king", "queen", "pawn"])
 @pytest.fixture
 def head(rng):
     return Pairs(rng.standard_normal((4, 3)), rng.standard_normal((4, 2)), NAMES)
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def test_duplicates_are_dropped_or_merged(head):

@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from featstore import FeatureStore, open_store
-from featstore.errors import EngineError, MissingPackageError, UnknownSetError
+from featstore.errors import EngineError, UnknownSetError
 from featstore.parallel import Workers
 from featstore.testing import item_table, write_set
 from fitters import Alignment
@@ -27,13 +25,6 @@ from fitters.settings import FitRequest
 from tests.assertions import assert_close
 from tests.featstore.remote.static import static_server
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
-
-
-@pytest.fixture(scope="module")
-def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("moments") / "store"
-    write_toy_store(root)
-    return root
 
 
 @pytest.fixture(autouse=True)
@@ -93,16 +84,6 @@ def test_the_partition_costs_rounding_and_no_more(
         assert_close(in_five[name] + 1, array + 1)
 
 
-def _late(pause: float, task: int) -> int:
-    time.sleep(pause if task == 0 else 0)
-    return task * task
-
-
-def test_answers_come_in_the_order_of_the_tasks(ray_cluster: Any) -> None:
-    with Workers("ray", jobs=2).connected() as run:
-        assert list(run(partial(_late, 0.5), iter(range(6)), ordered=True)) == [0, 1, 4, 9, 16, 25]
-
-
 def test_workers_open_an_address(ray_cluster: Any, store_path: Path) -> None:
     with static_server(store_path) as (host, port):
         remote = open_store(f"http://{host}:{port}")
@@ -142,7 +123,7 @@ def test_the_command_uses_a_cluster_that_runs(
     address = ray_cluster.get_runtime_context().gcs_address
     command = [
         sys.executable, "-c", "from fitters.cli import main; main()", "fit", "ridge",
-        "--store", store_path, "--x", X, "--y", Y, "--penalty", "0.3",
+        "--store", store_path, "--images", X, "--captions", Y, "-s", "penalty=0.3",
         "--engine", "ray", "--ray-address", address, "--jobs", "2",
         "-o", tmp_path / "a", "--json",
     ]  # fmt: skip
@@ -175,15 +156,6 @@ def test_workers_that_contradict_themselves_are_refused() -> None:
     ):
         with pytest.raises(EngineError):
             Workers(**bad)
-
-
-def test_without_ray_one_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with (
-        pytest.raises(MissingPackageError, match=r"pip install 'ray>=2\.40'"),
-        Workers("ray").connected(),
-    ):
-        pass
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 30, 7 * 1024 * 4096 + 1])

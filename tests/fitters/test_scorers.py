@@ -12,10 +12,7 @@ from scipy.special import softmax
 from fitters.errors import PairsError, SettingError
 from fitters.scorers import SCORERS, csls, inverted_softmax, labelled, scorer_named, sinkhorn
 from tests.assertions import assert_close, assert_same
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+from tests.oracles import unit
 
 
 def scores_of(pair):

@@ -6,7 +6,6 @@ import pytest
 import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.linear_model import Ridge
 
 from fitters.aligners import solvers
 from fitters.aligners.solvers import (
@@ -19,7 +18,6 @@ from fitters.aligners.solvers import (
 from fitters.errors import SettingError, SingularMomentsError
 from fitters.spectrum import Spectrum, eigen_gram
 from tests.assertions import assert_close
-from tests.oracles import ridge_normal_equations
 
 ALPHAS = np.array([1e-3, 0.1, 1.0, 30.0])
 
@@ -55,15 +53,6 @@ def test_ridge_solves_the_normal_equations(rows, alpha):
 
 
 @given(problems(), st.sampled_from(ALPHAS.tolist()))
-def test_ridge_equals_sklearns_at_the_same_alpha(rows, alpha):
-    a, b = rows
-    theirs = Ridge(alpha=alpha, fit_intercept=False, solver="svd").fit(a, b)
-    coef = solve_ridge(a.T @ a, a.T @ b, alpha)
-    # Normal equations square the condition number: 1e-16 · 1e6 at alpha 1e-3.
-    assert_close(coef, theirs.coef_.reshape(b.shape[1], -1).T, times=100)
-
-
-@given(problems(), st.sampled_from(ALPHAS.tolist()))
 def test_primal_and_dual_agree(rows, alpha):
     a, b = rows
     primal = solve_ridge(a.T @ a, a.T @ b, alpha)
@@ -83,14 +72,6 @@ def test_the_path_is_each_solution(rows):
     assert_close(by_rows.mean({**shares, np.inf: 0.7}), mean, times=100)
 
 
-@given(problems(), st.integers(0, 99))
-def test_rotating_what_is_predicted_rotates_the_solution(rows, seed):
-    a, b = rows
-    turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((b.shape[1],) * 2))[0]
-    coef = solve_ridge(a.T @ a, a.T @ b, 0.1)
-    assert_close(solve_ridge(a.T @ a, a.T @ (b @ turn), 0.1), coef @ turn, times=10)
-
-
 def test_a_large_penalty_shrinks_to_nothing_and_none_is_least_squares(rng):
     a, b = rng.standard_normal((30, 5)), rng.standard_normal((30, 3))
     gram, cross = a.T @ a, a.T @ b
@@ -100,12 +81,6 @@ def test_a_large_penalty_shrinks_to_nothing_and_none_is_least_squares(rng):
     # Least squares leaves a residual orthogonal to the columns.
     residual = b - a @ solve_ridge(gram, cross, 0.0)
     assert np.abs(a.T @ residual).max() < 1e-10
-
-
-def test_weights_and_penalty_agree_with_the_loop(rng):
-    a, b, w = rng.standard_normal((9, 4)), rng.standard_normal((9, 2)), rng.uniform(0, 2, 9)
-    gram, cross = (a.T * w) @ a, (a.T * w) @ b
-    assert_close(solve_ridge(gram, cross, 0.7), ridge_normal_equations(a, b, 0.7, w))
 
 
 def test_relative_penalty_is_the_mean_squared_column(rng):
@@ -141,14 +116,6 @@ def test_eigenvalues_of_a_gram_are_never_negative(rows):
     assert_close(vectors @ np.diag(values) @ vectors.T + 1, rows[0].T @ rows[0] + 1, times=10)
 
 
-def test_polar_factor_is_scipys_procrustes(rng):
-    a, b = rng.standard_normal((30, 6)), rng.standard_normal((30, 6))
-    rotation, values = polar_factor(a.T @ b)
-    theirs, scale = scipy.linalg.orthogonal_procrustes(a, b)
-    assert_close(rotation, theirs)
-    assert values.sum() == pytest.approx(scale, rel=1e-12)
-
-
 @pytest.mark.parametrize(("p", "q"), [(4, 4), (3, 7), (7, 3)])
 def test_a_planted_rotation_is_found(p, q, rng):
     turn = np.linalg.qr(rng.standard_normal((max(p, q),) * 2))[0]
@@ -159,14 +126,6 @@ def test_a_planted_rotation_is_found(p, q, rng):
     rotation, _ = polar_factor(a.T @ b)
     assert_close(rotation if p <= q else rotation.T, turn[: min(p, q)])
     assert_close(rotation @ rotation.T if p <= q else rotation.T @ rotation, np.eye(min(p, q)))
-
-
-def test_no_rotation_does_better(rng):
-    cross = rng.standard_normal((5, 5))
-    best = np.trace(polar_factor(cross)[0].T @ cross)
-    for _ in range(200):
-        other = np.linalg.qr(rng.standard_normal((5, 5)))[0]
-        assert np.trace(other.T @ cross) <= best + 1e-12
 
 
 def test_a_rotation_is_0_where_the_data_leave_it_open(rng):

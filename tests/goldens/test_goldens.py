@@ -35,6 +35,7 @@ from tests.goldens.result_values import (
 )
 from tests.goldens.run_ids import run_ids
 from tests.goldens.saved_aligners import FOLDER, projections
+from tests.goldens.sentences import sentences
 from tests.goldens.store_bytes import store_bytes
 from tests.goldens.write import MAKERS
 
@@ -135,6 +136,11 @@ def test_result_values(world, runs):
 def test_claims(tmp_path):
     """A table, its comparisons and its doses: means, intervals, p-values, words."""
     check(files.read("claims"), claims(tmp_path))
+
+
+def test_sentences(tmp_path):
+    """What the first screen says of every outcome, to the letter."""
+    check(files.read("sentences"), sentences(tmp_path))
 
 
 def test_every_method_is_pinned_by_every_evaluation_and_task(runs):

@@ -21,6 +21,7 @@ from tests.goldens.claims import claims
 from tests.goldens.result_values import result_values
 from tests.goldens.run_ids import run_ids
 from tests.goldens.saved_aligners import save_all, saved
+from tests.goldens.sentences import sentences
 from tests.goldens.store_bytes import store_bytes
 
 
@@ -42,6 +43,7 @@ MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "chosen_settings": _chosen,
     "result_values": result_values,
     "claims": claims,
+    "sentences": sentences,
     "saved_aligners": _aligners,
 }
 

@@ -162,5 +162,5 @@ def test_an_interpreter_that_cannot_be_run_is_no_fault_of_the_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sys.executable", "/nowhere/python")
-    with DecodePool(1) as pool, pytest.raises(DecoderStartError, match="--decode-timeout 0"):
+    with DecodePool(1) as pool, pytest.raises(DecoderStartError, match="-s timeout=0"):
         pool.submit(b"").result()

@@ -51,7 +51,7 @@ def test_a_convolution_is_read_as_a_matrix():
 
 def test_an_unknown_number_of_classes_is_refused():
     encoder = TimmEncoder("timm:test_resnet", timm.create_model("test_resnet", num_classes=19))
-    with pytest.raises(EncoderError, match=r"19 classes.*1,000 \(imagenet1k\).*--label-file"):
+    with pytest.raises(EncoderError, match=r"19 classes.*1,000 \(imagenet1k\).*label_file="):
         head_of(encoder)
     assert head_of(encoder, label_set="mine").label_set == "mine"
 

@@ -201,7 +201,7 @@ def test_bfloat16_says_how_far_it_is_from_float32(originals, roberta):
 @pytest.mark.parametrize(
     ("model", "pool", "message"),
     [
-        ("bert", None, r"needs a pooling: --pool \(API: pool=\) cls, mean, pooler or last"),
+        ("bert", None, r"needs a pooling: -s pool= \(API: pool=\) cls, mean, pooler or last"),
         ("bert", "men", r"No pool named 'men' for .*cls, mean, pooler, last\. Did you mean 'mean'"),
         ("bert", "last", "reads in both directions.*Take pool=cls or pool=mean"),
         ("gpt2", "cls", "reads from left to right.*Take pool=last or pool=mean"),

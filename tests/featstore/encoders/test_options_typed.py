@@ -62,27 +62,27 @@ NAMES = {"st": "st:tiny", "hf": "hf:tiny", "timm": "timm:test_vit"}
 TYPED = {
     "st": [
         ([], {}),
-        (["--prefix", "text: "], {"prefix": "text: "}),
-        (["--prefix", ""], {"prefix": ""}),
-        (["--prompt-name", "passage"], {"prompt_name": "passage"}),
-        (["--max-length", "8"], {"max_length": 8}),
+        (["-s", "prefix=text: "], {"prefix": "text: "}),
+        (["-s", "prefix="], {"prefix": ""}),
+        (["-s", "prompt_name=passage"], {"prompt_name": "passage"}),
+        (["-s", "max_length=8"], {"max_length": 8}),
         (["--trust-remote-code"], {"trust_remote_code": True}),
     ],
     "hf": [
-        (["--pool", "mean"], {"pool": "mean"}),
-        (["--pool", "cls"], {"pool": "cls"}),
-        (["--pool", "pooler"], {"pool": "pooler"}),
-        (["--pool", "mean", "--prefix", "query: "], {"pool": "mean", "prefix": "query: "}),
-        (["--pool", "mean", "--max-length", "8"], {"pool": "mean", "max_length": 8}),
-        (["--pool", "mean", "--trust-remote-code"], {"pool": "mean", "trust_remote_code": True}),
+        (["-s", "pool=mean"], {"pool": "mean"}),
+        (["-s", "pool=cls"], {"pool": "cls"}),
+        (["-s", "pool=pooler"], {"pool": "pooler"}),
+        (["-s", "pool=mean", "-s", "prefix=query: "], {"pool": "mean", "prefix": "query: "}),
+        (["-s", "pool=mean", "-s", "max_length=8"], {"pool": "mean", "max_length": 8}),
+        (["-s", "pool=mean", "--trust-remote-code"], {"pool": "mean", "trust_remote_code": True}),
     ],
     "timm": [
         ([], {}),
-        (["--pool", "cls"], {"pool": "cls"}),
-        (["--pool", "patch_mean"], {"pool": "patch_mean"}),
-        (["--pool", "cls+patch_mean"], {"pool": "cls+patch_mean"}),
-        (["--pool", "layer:blocks.0"], {"pool": "layer:blocks.0"}),
-        (["--layers", "blocks.1"], {"pool": "layer:blocks.1"}),
+        (["-s", "pool=cls"], {"pool": "cls"}),
+        (["-s", "pool=patch_mean"], {"pool": "patch_mean"}),
+        (["-s", "pool=cls+patch_mean"], {"pool": "cls+patch_mean"}),
+        (["-s", "pool=layer:blocks.0"], {"pool": "layer:blocks.0"}),
+        (["-s", "layers=blocks.1"], {"pool": "layer:blocks.1"}),
     ],
 }
 
@@ -103,7 +103,7 @@ def test_each_option_makes_the_space_that_it_says(family, manifest, folders, tmp
     for number, (typed, options) in enumerate(TYPED[family]):
         store = tmp_path / str(number)
         what = job(family, manifest, folders[family], store)
-        assert run("extract", *what, *typed, "--no-log") == 0
+        assert run("extract", *what, *typed, "--log", "none") == 0
         (info,) = featstore.open_store(store).sets()
         kind = info.key.kind
         encoder = open_encoder(NAMES[family], kind=kind, weights=folders[family], **options)
@@ -121,18 +121,13 @@ def test_each_option_makes_the_space_that_it_says(family, manifest, folders, tmp
     assert len(set(ids)) == len(ids)
 
 
-def test_a_file_says_it_of_each_encoder(manifest, folders, tmp_path, capsys):
-    store, config = tmp_path / "store", tmp_path / "job.toml"
-    config.write_text(
-        f'manifest = "{manifest}"\nstore = "{store}"\nkind = "caption"\n'
-        f'[[encoder]]\nname = "st:tiny"\nweights = "{folders["st"]}"\n'
-        f'[[encoder]]\nname = "st:tiny"\nweights = "{folders["st"]}"\nprefix = ""\n'
-        f'[[encoder]]\nname = "st:tiny"\nweights = "{folders["st"]}"\nprompt_name = "passage"\n'
-        f'[[encoder]]\nname = "hf:tiny"\nweights = "{folders["hf"]}"\npool = "cls"\n'
-        "max_length = 8\n"
-    )
-    log = tmp_path / "log.jsonl"
-    assert run("extract", "--config", config, "--log", log, "--json") == 0
+def test_each_encoder_has_its_own_settings(manifest, folders, tmp_path, capsys):
+    store, log = tmp_path / "store", tmp_path / "log.jsonl"
+    words = ["extract", manifest, "--kind", "caption", "--store", store, "--log", log, "--json"]
+    for family in ("st", "st", "st", "hf"):
+        words += ["--encoder", NAMES[family], "--weights", folders[family]]
+    words += ["-s", "2.prefix=", "-s", "3.prompt-name=passage", "-s", "pool=cls"]
+    assert run(*words, "-s", "hf:tiny.max_length=8") == 0
     results = json.loads(capsys.readouterr().out)
     opened = featstore.open_store(store)
     expected = [{}, {"prefix": ""}, {"prompt_name": "passage"}, {"pool": "cls", "max_length": 8}]
@@ -145,55 +140,66 @@ def test_a_file_says_it_of_each_encoder(manifest, folders, tmp_path, capsys):
     events = [json.loads(line) for line in log.read_text().splitlines()]
     cut = [event for event in events if event["event"] == "truncated"]
     assert [(event["key"], event["items"]) for event in cut] == [(results[3]["key"], ["b#0"])]
-    # Another encoder that is typed takes nothing of what the file says of its own.
-    code = run("extract", "--config", config, "--encoder", NAMES["st"], "--no-log",
-               "--weights", folders["st"], "--json")  # fmt: skip
-    assert code == 0
-    (again,) = json.loads(capsys.readouterr().out)
-    assert (again["key"], again["new"]) == (results[0]["key"], 0)
-
-
-def test_each_encoder_has_its_own_and_a_dash_is_the_models_own(manifest, folders, tmp_path, capsys):
-    code = run("extract", manifest, "--kind", "caption", "--store", tmp_path / "s", "--no-log",
-               "--encoder", "st:tiny", "--weights", folders["st"],
-               "--encoder", "hf:tiny", "--weights", folders["hf"],
-               "--pool", "-", "--pool", "mean", "--prefix", "x: ", "--prefix", "-",
-               "--max-length", "-", "--max-length", "7", "--json")  # fmt: skip
-    assert code == 0
-    found = [result["key"] for result in json.loads(capsys.readouterr().out)]
-    opened = featstore.open_store(tmp_path / "s")
-    encoders = [
-        open_encoder("st:tiny", weights=folders["st"], prefix="x: "),
-        open_encoder("hf:tiny", weights=folders["hf"], pool="mean", max_length=7),
-    ]
-    assert [opened.info(key).commit.space_id for key in found] == [
-        space_id(encoder.space) for encoder in encoders
-    ]
 
 
 @pytest.mark.parametrize(
     ("family", "typed", "code", "match"),
     [
-        ("st", ["--prompt-name", "pasage"], 1, "No prompt named 'pasage'.*passage, query.*Did you"),
-        ("st", ["--prompt-name", "query", "--prefix", "x"], 1, "both prompt_name='query' and pref"),
-        ("st", ["--max-length", "65"], 1, "at least 1 and at most 64, the positions that it has"),
-        ("st", ["--max-length", "0"], 2, "an integer of at least 1 or '-', got '0'"),
-        ("st", ["--max-length", "long"], 2, "an integer of at least 1 or '-', got 'long'"),
-        ("st", ["--pool", "cls"], 1, r"st:tiny takes no pool \('cls' was asked for\).*max_length"),
-        ("st", ["--prefix", "a", "--prefix", "b"], 2, "2 --prefix for 1 --encoder: give one for"),
-        ("hf", [], 1, r"needs a pooling: --pool .*cls, mean, pooler or last"),
-        ("hf", ["--pool", "men"], 1, "Known pools: cls, mean, pooler, last.*Did you mean 'mean'"),
-        ("hf", ["--pool", "last"], 1, "reads in both directions"),
-        ("hf", ["--pool", "mean", "--prompt-name", "query"], 1, "hf:tiny takes no prompt_name"),
-        ("timm", ["--pool", "patchmean"], 1, "No pool named 'patchmean'.*Did you mean 'patch_mean"),
-        ("timm", ["--pool", "layer:block.0"], 1, "No module named 'block.0'.*Did you mean 'blocks"),
-        ("timm", ["--layers", "norm,block.0"], 1, r"'block.0'.*\(layers: patch_embed, .*blocks.0"),
-        ("timm", ["--layers", "norm", "--pool", "cls"], 1, "Layers are averaged: leave the pool"),
-        ("st", ["--layers", "norm"], 1, r"st:tiny takes no pool \('layer:norm' was asked for"),
-        ("timm", ["--prefix", "a photo of"], 1, "timm:test_vit takes no prefix"),
-        ("timm", ["--max-length", "8"], 1, "timm:test_vit takes no max_length"),
+        (
+            "st",
+            ["-s", "prompt_name=pasage"],
+            1,
+            "No prompt named 'pasage'.*passage, query.*Did you",
+        ),
+        (
+            "st",
+            ["-s", "prompt_name=query", "-s", "prefix=x"],
+            1,
+            "both prompt_name='query' and pref",
+        ),
+        ("st", ["-s", "max_length=65"], 1, "at least 1 and at most 64, the positions that it has"),
+        (
+            "st",
+            ["-s", "max_length=0"],
+            2,
+            "max_length of st:tiny: expected an integer of at least 1",
+        ),
+        ("st", ["-s", "max_length=long"], 2, "expected an integer of at least 1; got 'long'"),
+        (
+            "st",
+            ["-s", "1.pool=cls"],
+            2,
+            "st:tiny has no setting 'pool'. .*It has prefix, prompt_name",
+        ),
+        ("st", ["-s", "prefix=a", "-s", "prefix=b"], 2, "prefix of st:tiny is given twice"),
+        ("hf", [], 1, r"needs a pooling: -s pool=.*cls, mean, pooler or last"),
+        ("hf", ["-s", "pool=men"], 1, "Known pools: cls, mean, pooler, last.*Did you mean 'mean'"),
+        ("hf", ["-s", "pool=last"], 1, "reads in both directions"),
+        (
+            "hf",
+            ["-s", "pool=mean", "-s", "prompt_name=query"],
+            2,
+            "hf:tiny, .*have no setting 'prompt_name'",
+        ),
+        (
+            "timm",
+            ["-s", "pool=patchmean"],
+            1,
+            "No pool named 'patchmean'.*Did you mean 'patch_mean",
+        ),
+        (
+            "timm",
+            ["-s", "pool=layer:block.0"],
+            1,
+            "No module named 'block.0'.*Did you mean 'blocks",
+        ),
+        ("timm", ["-s", "layers=norm,block.0"], 1, r"'block.0'.*\(layers: patch_embed, .*blocks.0"),
+        ("timm", ["-s", "layers=norm", "-s", "pool=cls"], 1, "Layers are averaged: leave the pool"),
+        ("st", ["-s", "layers=norm"], 2, "have no setting 'layers'"),
+        ("timm", ["-s", "prefix=a photo of"], 2, "have no setting 'prefix'"),
+        ("timm", ["-s", "max_length=8"], 2, "have no setting 'max_length'"),
         ("timm", ["--trust-remote-code"], 1, "timm:test_vit takes no trust_remote_code"),
-        ("timm", ["--kind", "head_weight", "--pool", "cls"], 1, "no label set"),
+        ("timm", ["--kind", "head_weight", "-s", "pool=cls"], 1, "no label set"),
     ],
 )
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
@@ -213,8 +219,8 @@ def test_the_way_to_make_a_set_anew_names_its_options(manifest, folders, tmp_pat
     """The command that makes a damaged set anew makes that set, and not another."""
     store = tmp_path / "store"
     what = job("st", manifest, folders["st"], store)
-    typed = ["--prefix", "a picture of: ", "--max-length", "9"]
-    assert run("extract", *what, *typed, "--no-log") == 0
+    typed = ["-s", "prefix=a picture of: ", "-s", "max_length=9"]
+    assert run("extract", *what, *typed, "--log", "none") == 0
     (info,) = featstore.open_store(store).sets()
     weights = str(folders["st"])
     _, anew = next_commands(store, info.key, manifest=None, weights=weights, anew=True)

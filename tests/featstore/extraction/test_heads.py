@@ -130,7 +130,9 @@ def test_a_wrong_order_is_refused_even_where_the_label_set_is_named(
 ):
     """And a label file with the names in the order of the rows is the way out."""
     weights = files["turned"]
-    with pytest.raises(EncoderError, match=r"fit the names .*--label-file"):
+    with pytest.raises(
+        EncoderError, match=r"fit the names .*classes in another order come in a file"
+    ):
         featstore.extract_head(
             imagenet, encoder=LITE0, weights=weights, store=named_store, label_set="imagenet1k"
         )
@@ -190,5 +192,5 @@ def test_another_label_set_of_the_same_size_is_named_or_refused(tmp_path):
         }
     )
     source = Manifest("mine", tmp_path, {}, {}, classes)
-    with pytest.raises(EncoderError, match=r"'imagenet1k' \(weights package\).*--label-set mine"):
+    with pytest.raises(EncoderError, match=r"'imagenet1k' \(weights package\).*-s label_set=mine"):
         featstore.extract_head(source, encoder=LITE0, weights=PACKAGE, store=tmp_path / "s")

@@ -144,7 +144,7 @@ def test_tiff_is_decoded_when_asked_for(
     changed = Manifest("toy", manifest.root, {"name": "toy"}, {"image": items}, None)
     options = {"decode_timeout": timeout, "thumbnails": True}
     refused = _extract(changed, store, **options)
-    assert "TIFF is decoded when asked for (--tiff)" in refused.failures["toy/02"]
+    assert "TIFF is decoded when asked for (-s tiff)" in refused.failures["toy/02"]
     retried = _extract(changed, store, **options, tiff=True, retry_failed=True)
     assert (retried.new, retried.failed) == (1, 0)
     view = featstore.open_store(store).view(retried.key)

@@ -91,7 +91,9 @@ def test_they_are_skipped_and_listed(
     for item, reason in done.failures.items():
         assert "large" in item
         assert reason.startswith(LEFT_OUT)
-        assert "10,001 × 10,001 pixels, more than the limit of 100,000,000 (--max-pixels)" in reason
+        assert (
+            "10,001 × 10,001 pixels, more than the limit of 100,000,000 (-s max_pixels=N)" in reason
+        )
     rows = open_store(tmp_path).view(done.key).numpy()
     assert np.isfinite(rows).all(axis=1).sum() == 4
 
@@ -163,7 +165,7 @@ def test_the_commands_tell_and_end_with_the_code_of_skipped_items(
     assert run_command(cli, "headstock", ["extract", *job, "--jobs", "1"]) == EXIT_SKIPPED
     said = capsys.readouterr()
     assert "4 new, 12 failed" in said.out
-    assert "--max-pixels" in said.err
+    assert "-s max_pixels=" in said.err
 
 
 def test_tiff_files_that_were_not_asked_for_stop_nothing(tmp_path: Path) -> None:
@@ -177,7 +179,9 @@ def test_tiff_files_that_were_not_asked_for_stop_nothing(tmp_path: Path) -> None
 
 
 def test_only_faults_count_unless_a_number_was_asked_for() -> None:
-    left_out = {f"large {n}": f"{LEFT_OUT} 'a' with many pixels (--max-pixels)." for n in range(50)}
+    left_out = {
+        f"large {n}": f"{LEFT_OUT} 'a' with many pixels (-s max_pixels=N)." for n in range(50)
+    }
 
     def limit(**options: Any) -> FailureLimit:
         return FailureLimit("toy/image/x", 1000, ExtractConfig(**options), before={})

@@ -279,19 +279,14 @@ def test_other_processes_get_a_spec_a_layer(manifest: Manifest, store: Path) -> 
     assert [spec.pool for spec in sent.encoders] == [f"layer:{layer}" for layer in LAYERS]
 
 
-def test_a_file_lists_layers_and_the_command_says_which_set_is_which(
-    manifest: Manifest, store: Path, weights: str, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    config = tmp_path / "job.toml"
-    config.write_text(
-        f'manifest = "{manifest.root}"\nstore = "{store}"\nkind = "image"\n'
-        f'[[encoder]]\nname = "{NAME}"\nweights = "{weights}"\nlayers = ["norm", "blocks.1"]\n'
-        f'[[encoder]]\nname = "{NAME}"\nweights = "{weights}"\n'
-    )
-    assert run_command(cli, "headstock", ["extract", "--config", str(config), "--dry-run"]) == 0
+def test_the_command_says_which_set_is_of_which_layer(
+    manifest: Manifest, store: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ["--encoder", NAME, "--weights", weights]
+    words = ["extract", str(manifest.root), "--store", str(store), *one, *one,
+             "-s", "1.layers=norm,blocks.1", "--log", "none"]  # fmt: skip
+    assert run_command(cli, "headstock", [*words, "--dry-run"]) == 0
     planned = [line for line in capsys.readouterr().out.splitlines() if "missing" in line]
-    words = ["extract", "--config", str(config), "--no-log"]
     assert run_command(cli, "headstock", words) == 0
     made = capsys.readouterr().out.splitlines()
     for lines in (planned, made):

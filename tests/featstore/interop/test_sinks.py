@@ -260,7 +260,7 @@ def test_ray_data_writes_the_set_whatever_dies(
 def test_what_the_document_shows_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = (Path(__file__).parents[3] / "docs" / "many-devices.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "ref" / "encoders.md").read_text(encoding="utf-8")
     section = text.partition("## From Ray Data")[2].partition("\n## ")[0]
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}

@@ -128,7 +128,7 @@ def test_a_fit_from_an_address_is_the_fit_from_the_folder(
     with static_server(tmp_path / "store") as (host, port):
         for store in (tmp_path / "store", f"http://{host}:{port}"):
             code = run_command(
-                cli, "headstock", ["fit", "ridge", "--store", str(store), "--x", X, "--head",
+                cli, "headstock", ["fit", "ridge", "--store", str(store), "--images", X, "--head",
                 HEAD, "--head-names", NAMES, "-o", str(tmp_path / f"a{len(made)}"),
                 "--json"],
             )  # fmt: skip

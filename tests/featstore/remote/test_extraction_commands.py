@@ -96,7 +96,7 @@ def test_commands_of_items_and_heads(
     (second,) = json.loads(capsys.readouterr().out)
     assert (second["new"], second["reused"]) == (0, 5)
     np.savetxt(tmp_path / "names.txt", np.arange(1000), fmt="class %d")
-    names = ["--label-file", str(tmp_path / "names.txt"), "--label-set", "mine"]
+    names = [str(tmp_path / "names.txt"), "-s", "label_set=mine"]
     head = ["extract", "--kind", "head_weight", *names, "--encoder", *LITE0]
     head += ["--store", bucket.address, "--json"]
     for new in (1000, 0):

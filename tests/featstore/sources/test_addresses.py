@@ -484,7 +484,7 @@ def test_addresses_that_are_not_read(make, location, match):
 
 def test_the_documentation_says_how_much_a_reader_keeps():
     tars, tables = (n * roots.KEPT * roots.BLOCK >> 20 for n in (Remote.keep_open, OPEN_TABLES))
-    text = " ".join((Path(__file__).parents[3] / "docs" / "sources.md").read_text().split())
+    text = " ".join((Path(__file__).parents[3] / "docs" / "ref" / "data.md").read_text().split())
     assert (
         f"up to {tars} MiB of tars, {tables} MiB of Parquet files and "
         f"{OPEN_TABLES * WINDOW_BYTES >> 20} MiB of their cells ({WINDOW_BYTES >> 20} MiB a file, "

@@ -18,7 +18,7 @@ from featstore.store.convention import KEY, SCHEMA
 from featstore.testing import item_table, write_set
 from tests.goldens.store_bytes import write_store
 
-PAGE = Path(__file__).parents[3] / "docs" / "embeddings-convention.md"
+PAGE = Path(__file__).parents[3] / "docs" / "ref" / "convention.md"
 
 #: Heading of the page -> the program below it.
 PROGRAMS = dict(

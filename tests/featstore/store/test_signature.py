@@ -163,7 +163,7 @@ def test_a_whole_state_put_back_is_told_where_a_later_one_was_seen(
     shutil.rmtree(root)
     shutil.copytree(before, root)
     refused(root, key, "number 1; number 2 was seen here before")
-    # Elsewhere nobody knows better, unless at_least says so: docs/sharing.md.
+    # Elsewhere nobody knows better, unless at_least says so: docs/ref/addresses.md.
     assert len(open_store(before, key=key).view(IMAGES)) == 2
     with pytest.raises(SignatureError, match="number 1; number 2 is asked for"):
         open_store(before, key=key, at_least=2)

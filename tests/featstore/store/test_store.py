@@ -42,11 +42,18 @@ def test_an_exact_name_beats_a_longer_one(
 
 
 @pytest.mark.parametrize(
-    "name", ["birds/image/tmm:toy", "fish/image/toy", "birds/image", "toy", "a/b/c/d", "///"]
+    "name", ["birds/image/tmm:toy", "fish/image/toy", "bird/image", "oy", "a/b/c/d", "///"]
 )
 def test_an_unknown_set_lists_what_there_is(store_path: Path, name: str) -> None:
     with pytest.raises(UnknownSetError, match=r"holds no set.*It holds: birds/image/timm\.toy-"):
         open_store(store_path).view(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["birds", "image", "birds/image", "toy", "timm:toy", "image/timm.t", "birds/image/toy"]
+)
+def test_any_part_of_a_key_that_fits_one_set_means_it(store_path: Path, name: str) -> None:
+    assert open_store(store_path).view(name).key.startswith("birds/image/timm.toy-")
 
 
 def test_what_is_not_a_store(tmp_path: Path) -> None:

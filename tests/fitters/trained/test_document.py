@@ -1,4 +1,4 @@
-"""docs/trained.md says what docs/data/trained.json holds, and no more."""
+"""docs/results.md says what docs/data/trained.json holds, and no more."""
 
 from __future__ import annotations
 

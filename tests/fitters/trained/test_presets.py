@@ -34,16 +34,9 @@ from fitters.settings import FitRequest, TrainingOptions
 from fitters.trained import training
 from headstock.__main__ import cli
 from tests.assertions import assert_same
-from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
+from tests.fitters.toy_store import HEAD, NAMES, X, Y
 
 FEW = TrainingOptions(epochs=2, batch_size=16)
-
-
-@pytest.fixture(scope="module")
-def store_path(tmp_path_factory):
-    root = tmp_path_factory.mktemp("trained") / "store"
-    write_toy_store(root)
-    return root
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +132,8 @@ def test_icis_reads_the_bias_of_the_head(make_world, rng):
 
 
 def test_the_document_has_every_preset_and_its_differences():
-    text = (Path(__file__).parents[3] / "docs" / "trained.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "ref" / "methods.md").read_text(encoding="utf-8")
+    text = text.partition("## Trained by")[2]
     rows = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
     assert rows == list(PRESETS)
     for name in PRESETS:
@@ -232,16 +226,27 @@ def test_rows_of_a_store_are_read_by_chunks(store_path, monkeypatch):
 
 
 def _fit(store, out, *more, method="paper-mlp"):
-    words = ["fit", method, "--store", store, "--x", X, "--head", HEAD, "--head-names", NAMES,
+    words = ["fit", method, "--store", store, "--images", X, "--head", HEAD, "--head-names", NAMES,
              "-o", out]  # fmt: skip
     return run_command(cli, "headstock", [str(word) for word in (*words, *more)])
 
 
 def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, monkeypatch):
-    few = ("--epochs", "3", "--batch-size", "8")
+    few = ("-s", "epochs=3", "-s", "batch_size=8")
     assert _fit(store_path, tmp_path / "whole", *few) == 0
     assert "paper-mlp, fitted on 30 prototypes" in capsys.readouterr().out
-    both = (*few, "--y", Y, "--share", "0.5", "--patience", "2", "--centred", "--json")
+    both = (
+        *few,
+        "--captions",
+        Y,
+        "-s",
+        "share=0.5",
+        "-s",
+        "patience=2",
+        "-s",
+        "centre=yes",
+        "--json",
+    )
     assert _fit(store_path, tmp_path / "deep" / "both", *both) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["choice"]["share"] == 0.5
@@ -261,15 +266,15 @@ def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "deep", "whole"]
     capsys.readouterr()
     for words, said in [
-        (("--share", "0.5"), "no effect without --y"),
-        (("--penalty", "1"), "no effect with paper-mlp"),
+        (("-s", "share=0.5"), "no effect without --y"),
+        (("-s", "penalty=1"), "no effect with paper-mlp"),
     ]:
         assert _fit(store_path, tmp_path / "no", *words) == 2
         assert said in capsys.readouterr().err
     for word in ("--epochs", "--batch-size"):
         assert _fit(store_path, tmp_path / "no", word, "3", method="ridge") == 2
         assert "no effect with ridge" in capsys.readouterr().err
-    assert _fit(store_path, tmp_path / "no", "--uncentred", method="ridge") == 2
+    assert _fit(store_path, tmp_path / "no", "-s", "centre=no", method="ridge") == 2
 
 
 WITHOUT_TORCH = """

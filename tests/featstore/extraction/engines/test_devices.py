@@ -243,7 +243,7 @@ def test_what_other_processes_cannot_have_is_refused_before_any_starts(
     mine = EncoderSpec(Mine(), space={"name": "mine"})
     with pytest.raises(EncoderError, match=r"Mine is an object of this process.*Name it"):
         extract_on_devices(job(pictures, [*choices, mine], tmp_path, settled()), "cpu,cpu")
-    with pytest.raises(EncoderError, match="--devices all, or a list"):
+    with pytest.raises(EncoderError, match="--device all, or a list"):
         parse_devices(" , ")
     assert parse_devices("cpu, cpu:1") == ["cpu", "cpu:1"]
 
@@ -257,9 +257,9 @@ def test_all_devices_are_the_gpus_of_this_machine(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(EncoderError, match=r"no cuda:3: torch can use cuda:0, cuda:1, cuda:2\."):
         parse_devices("cuda:2,cuda:3")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(EncoderError, match=r"no GPU .* --devices cpu,cpu"):
+    with pytest.raises(EncoderError, match=r"no GPU .* --device cpu,cpu"):
         parse_devices("all")
-    with pytest.raises(EncoderError, match=r"no GPU .* --devices cpu,cpu"):
+    with pytest.raises(EncoderError, match=r"no GPU .* --device cpu,cpu"):
         parse_devices("cuda:0")
 
 

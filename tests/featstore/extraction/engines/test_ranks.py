@@ -249,8 +249,8 @@ def test_the_command_says_what_is_left(
     monkeypatch.setenv("SLURM_NTASKS", "2")
     command = [
         "extract", str(pictures.root), "--kind", "image", "--encoder", str(choices[0].encoder),
-        "--weights", str(choices[0].weights), "--store", str(store), "--no-log", "--jobs", "1",
-        "--decode-timeout", "0", "--rank", "auto",
+        "--weights", str(choices[0].weights), "--store", str(store), "--log", "none", "--jobs", "1",
+        "-s", "timeout=0", "--shard", "auto",
     ]  # fmt: skip
     for rank in "10":
         monkeypatch.setenv("SLURM_PROCID", rank)
@@ -259,8 +259,8 @@ def test_the_command_says_what_is_left(
     shown = capsys.readouterr()
     assert "rank 1 of 2 is done; 1 blocks of p/image/timm.test_vit" in shown.err
     assert "42 new, 1 failed" in shown.out
-    assert run_command(cli, "headstock", [*command, "--devices", "cpu,cpu"]) == 2
-    assert "A rank is one process" in capsys.readouterr().err
+    assert run_command(cli, "headstock", [*command, "--device", "cpu,cpu"]) == 2
+    assert "A shard is one process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -284,9 +284,9 @@ def test_the_environment_says_which_rank_this_is(
 def test_what_no_rank_can_be_is_said(
     pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path
 ) -> None:
-    with pytest.raises(EncoderError, match="needs --world-size"):
+    with pytest.raises(EncoderError, match="needs a world size"):
         rank_of(1, None, {})
-    with pytest.raises(EncoderError, match="or give --rank and --world-size"):
+    with pytest.raises(EncoderError, match="or give --shard I/N"):
         rank_of("auto", None, {})
     with pytest.raises(EncoderError, match="WORLD_SIZE is 'two'"):
         rank_of("auto", None, {"RANK": "0", "WORLD_SIZE": "two"})

@@ -125,8 +125,8 @@ def test_the_command_runs_on_ray(
 ) -> None:
     command = [
         "extract", str(pictures.root), "--kind", "image", "--encoder", str(choices[0].encoder),
-        "--weights", str(choices[0].weights), "--store", str(tmp_path / "store"), "--no-log",
-        "--engine", "ray", "--devices", "cpu", "--decode-timeout", "0",
+        "--weights", str(choices[0].weights), "--store", str(tmp_path / "store"), "--log", "none",
+        "--engine", "ray", "--device", "cpu", "-s", "timeout=0",
     ]  # fmt: skip
     assert run_command(cli, "headstock", command) == 3
     assert "42 new, 1 failed" in capsys.readouterr().out
