@@ -20,7 +20,7 @@ NAME = "timm:test_resnet"
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(tmp_path_factory):
     """A head of 70 classes, which is the number of no label set."""
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=70).state_dict(), path)
@@ -28,7 +28,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def things(tmp_path: Path) -> Path:
+def things(tmp_path):
     path = tmp_path / "Things I saw.txt"
     path.write_text("\n".join(f"thing {number}" for number in range(70)))
     return path
@@ -42,9 +42,7 @@ def head(store: Path, weights: Path) -> list[object]:
     return ["--kind", "head_weight", "--encoder", NAME, "--weights", weights, "--store", store]
 
 
-def test_a_refused_head_is_extracted_by_a_file_of_its_classes(
-    weights: Path, things: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refused_head_is_extracted_by_a_file_of_its_classes(weights, things, tmp_path, capsys):
     store, labels = tmp_path / "store", tmp_path / "labels"
     assert run("data", "labels", things, "-o", labels) == 0
     assert run("extract", labels, *head(store, weights)) == 1
@@ -77,8 +75,8 @@ def test_a_refused_head_is_extracted_by_a_file_of_its_classes(
 
 
 def test_another_list_of_the_same_name_does_not_pass_for_the_first(
-    weights: Path, things: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    weights, things, tmp_path, capsys
+):
     typed = [*head(tmp_path / "store", weights), things]
     assert run("extract", *typed) == 0
     rows = "\n".join(f"{number},s{number},thing" for number in range(70))
@@ -106,15 +104,7 @@ def test_another_list_of_the_same_name_does_not_pass_for_the_first(
         (["MANIFEST", "--kind", "image"], 1, "No kind named 'image'"),
     ],
 )
-def test_wrong_requests_say_what_is_right(
-    typed: list[str],
-    code: int,
-    match: str,
-    weights: Path,
-    things: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_wrong_requests_say_what_is_right(typed, code, match, weights, things, tmp_path, capsys):
     labels = tmp_path / "labels"
     assert run("data", "labels", things, "-o", labels) == 0
     two = tmp_path / "two.txt"

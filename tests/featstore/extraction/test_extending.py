@@ -40,9 +40,7 @@ class Shifted(MeanColour):
         return np.roll(super().encode(items), 1, axis=1)
 
 
-def test_a_set_is_extended_and_its_rows_are_not_encoded_again(
-    manifest: Manifest, store: Path
-) -> None:
+def test_a_set_is_extended_and_its_rows_are_not_encoded_again(manifest, store):
     first = _extract(manifest, store, limit=5)
     encoder = MeanColour()
     result = _extract(manifest, store, encoder=encoder)
@@ -56,7 +54,7 @@ def test_a_set_is_extended_and_its_rows_are_not_encoded_again(
     assert len(opened.view(KEY, revision=first.revision_id)) == 5
 
 
-def test_an_extension_gives_the_bits_of_a_whole_extraction(manifest: Manifest, store: Path) -> None:
+def test_an_extension_gives_the_bits_of_a_whole_extraction(manifest, store):
     whole = store.with_name("whole")
     _extract(manifest, whole)
     _extract(manifest, store, limit=8)
@@ -65,16 +63,14 @@ def test_an_extension_gives_the_bits_of_a_whole_extraction(manifest: Manifest, s
     assert views[0].numpy().tobytes() == views[1].numpy().tobytes()
 
 
-def test_an_encoder_that_changed_under_its_name_cannot_extend(
-    manifest: Manifest, store: Path
-) -> None:
+def test_an_encoder_that_changed_under_its_name_cannot_extend(manifest, store):
     _extract(manifest, store, limit=5)
     with pytest.raises(EncoderError, match=r"cosine of .*at least 0.999.*headstock store rm"):
         _extract(manifest, store, encoder=Shifted())
     assert _extract(manifest, store, limit=5).reused == 5
 
 
-def test_rows_of_the_same_content_are_copied_bit_for_bit(manifest: Manifest, store: Path) -> None:
+def test_rows_of_the_same_content_are_copied_bit_for_bit(manifest, store):
     _extract(manifest, store)
     encoder = MeanColour()
     result = _extract(_renamed(manifest, "other", reverse=True), store, encoder=encoder)
@@ -86,7 +82,7 @@ def test_rows_of_the_same_content_are_copied_bit_for_bit(manifest: Manifest, sto
     assert copied.numpy()[::-1].tobytes() == source.numpy().tobytes()
 
 
-def test_only_what_is_unknown_is_encoded(manifest: Manifest, store: Path) -> None:
+def test_only_what_is_unknown_is_encoded(manifest, store):
     _extract(manifest, store, limit=6)
     # A file that is gone is not missed where its row is known.
     (manifest.root / "images" / "02.png").unlink()
@@ -97,16 +93,12 @@ def test_only_what_is_unknown_is_encoded(manifest: Manifest, store: Path) -> Non
 @pytest.mark.parametrize(
     "changes", [{"dtype": "float16"}, {"space": {"name": "mean-colour", "weights": "2"}}]
 )
-def test_another_dtype_or_space_is_not_copied_from(
-    manifest: Manifest, store: Path, changes: dict[str, Any]
-) -> None:
+def test_another_dtype_or_space_is_not_copied_from(manifest, store, changes):
     _extract(manifest, store)
     assert _extract(_renamed(manifest, "other"), store, **changes).copied == 0
 
 
-def test_a_source_of_other_golden_vectors_is_not_copied_from(
-    manifest: Manifest, store: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_source_of_other_golden_vectors_is_not_copied_from(manifest, store, caplog):
     _extract(manifest, store)
     with caplog.at_level(logging.WARNING):
         result = _extract(_renamed(manifest, "other"), store, encoder=Shifted())
@@ -114,7 +106,7 @@ def test_a_source_of_other_golden_vectors_is_not_copied_from(
     assert "computed anew" in caplog.text
 
 
-def test_a_damaged_source_is_noticed(manifest: Manifest, store: Path) -> None:
+def test_a_damaged_source_is_noticed(manifest, store):
     result = _extract(manifest, store)
     data = store / result.key / "embedding" / "c" / "0" / "0"
     data.chmod(0o644)
@@ -123,7 +115,7 @@ def test_a_damaged_source_is_noticed(manifest: Manifest, store: Path) -> None:
         _extract(_renamed(manifest, "other"), store)
 
 
-def test_captions_know_the_rows_of_class_names(manifest: Manifest, store: Path) -> None:
+def test_captions_know_the_rows_of_class_names(manifest, store):
     names = manifest.tables["caption"].with_columns(
         item_id=pl.col("item_id") + "-name",
         kind=pl.lit("class_name"),
@@ -134,7 +126,7 @@ def test_captions_know_the_rows_of_class_names(manifest: Manifest, store: Path) 
     assert _extract(other, store, kind="class_name").copied == 11
 
 
-def test_failed_items_are_tried_again(manifest: Manifest, store: Path) -> None:
+def test_failed_items_are_tried_again(manifest, store):
     lost = manifest.root / "images" / "05.png"
     data = lost.read_bytes()
     lost.unlink()
@@ -152,16 +144,14 @@ def test_failed_items_are_tried_again(manifest: Manifest, store: Path) -> None:
     assert (again.reused, again.new) == (11, 0)
 
 
-def test_the_first_failure_ends_the_job_if_asked(manifest: Manifest, store: Path) -> None:
+def test_the_first_failure_ends_the_job_if_asked(manifest, store):
     (manifest.root / "images" / "05.png").unlink()
     with pytest.raises(TooManyFailuresError, match=r"'toy/05'.*No such file.*let more items fail"):
         _extract(manifest, store, on_error="fail")
     assert featstore.open_store(store).sets() == []
 
 
-def test_a_decoder_that_hangs_or_dies_costs_one_item(
-    manifest: Manifest, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decoder_that_hangs_or_dies_costs_one_item(manifest, store, monkeypatch):
     """The pool itself is tested beside it; here that the job goes on."""
     import functools
 
@@ -181,7 +171,7 @@ def test_a_decoder_that_hangs_or_dies_costs_one_item(
     assert result.new == 9
 
 
-def test_the_log_says_what_happened(manifest: Manifest, store: Path) -> None:
+def test_the_log_says_what_happened(manifest, store):
     (manifest.root / "images" / "05.png").unlink()
     log = store.with_name("store.extract.jsonl")
     _extract(manifest, store, log=log)

@@ -1,7 +1,5 @@
 """Heads whose label set is known, guessed, named or listed; and the check of their order."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

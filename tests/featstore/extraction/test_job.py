@@ -52,7 +52,7 @@ def _bytes(root: Path) -> dict[str, str]:
     return {name: digest for name, (digest, _) in _tree(root).items() if "/runs/" not in name}
 
 
-def test_rows_are_what_the_files_say(manifest: Manifest, store: Path) -> None:
+def test_rows_are_what_the_files_say(manifest, store):
     done: list[BlockDone] = []
     result = _extract(manifest, store, on_block=done.append)
     assert (result.reused, result.new, result.failed) == (0, 11, 0)
@@ -64,7 +64,7 @@ def test_rows_are_what_the_files_say(manifest: Manifest, store: Path) -> None:
     assert uris == manifest.tables["image"]["uri"].to_list()
 
 
-def test_the_same_command_again_touches_nothing(manifest: Manifest, store: Path) -> None:
+def test_the_same_command_again_touches_nothing(manifest, store):
     _extract(manifest, store, thumbnails=True)
     before = _tree(store)
     again = _extract(manifest, store, thumbnails=True)
@@ -72,7 +72,7 @@ def test_the_same_command_again_touches_nothing(manifest: Manifest, store: Path)
     assert _tree(store) == before
 
 
-def test_an_interrupted_job_ends_with_the_same_bytes(manifest: Manifest, store: Path) -> None:
+def test_an_interrupted_job_ends_with_the_same_bytes(manifest, store):
     class Stop(Exception):
         pass
 
@@ -103,7 +103,7 @@ def _corrupt(manifest: Manifest, *names: str) -> Manifest:
     return write_manifest(manifest.root, facts={"name": "toy", "revision": "1"}, tables=tables)
 
 
-def test_a_bad_image_costs_one_row_and_changes_no_other(manifest: Manifest, store: Path) -> None:
+def test_a_bad_image_costs_one_row_and_changes_no_other(manifest, store):
     _extract(manifest, store.with_name("w"))
     intact = featstore.open_store(store.with_name("w")).view("toy/image/mean-colour")
     damaged = _corrupt(manifest, "05.png")
@@ -122,7 +122,7 @@ def test_a_bad_image_costs_one_row_and_changes_no_other(manifest: Manifest, stor
     assert (again.reused, again.new, again.failed) == (10, 0, 1)
 
 
-def test_too_many_failures_stop_the_job(manifest: Manifest, store: Path) -> None:
+def test_too_many_failures_stop_the_job(manifest, store):
     damaged = _corrupt(manifest, "00.png", "05.png", "06.png")
     with pytest.raises(TooManyFailuresError, match=r"2 of 11 items.*at most 1 may.*max-failures"):
         _extract(damaged, store, max_failures=1)
@@ -131,9 +131,7 @@ def test_too_many_failures_stop_the_job(manifest: Manifest, store: Path) -> None
 
 
 @pytest.mark.parametrize("timeout", [None, 60.0])
-def test_tiff_is_decoded_when_asked_for(
-    timeout: float | None, manifest: Manifest, store: Path
-) -> None:
+def test_tiff_is_decoded_when_asked_for(timeout, manifest, store):
     folder = manifest.root / "images"
     with Image.open(folder / "02.png") as image:
         image.save(folder / "02.tif", compression="tiff_lzw")
@@ -166,7 +164,7 @@ def test_tiff_is_decoded_when_asked_for(
     ("total", "given", "allowed"),
     [(50, None, 10), (9_999, None, 10), (20_500, None, 20), (20_500, 3, 3), (50, 0, 0)],
 )
-def test_how_many_may_fail(total: int, given: int | None, allowed: int) -> None:
+def test_how_many_may_fail(total, given, allowed):
     limit = FailureLimit("toy/image/x", total, ExtractConfig(max_failures=given), before={})
     for number in range(allowed):
         limit.add(str(number), "broken")
@@ -174,20 +172,20 @@ def test_how_many_may_fail(total: int, given: int | None, allowed: int) -> None:
         limit.add("one more", "broken")
 
 
-def test_when_all_fail_nothing_is_published(manifest: Manifest, store: Path) -> None:
+def test_when_all_fail_nothing_is_published(manifest, store):
     names = [f"{i:02d}.png" for i in range(11)]
     with pytest.raises(TooManyFailuresError, match="All items"):
         _extract(_corrupt(manifest, *names), store, max_failures=100)
     assert featstore.open_store(store).sets() == []
 
 
-def test_items_that_do_not_extend_the_set_are_refused(manifest: Manifest, store: Path) -> None:
+def test_items_that_do_not_extend_the_set_are_refused(manifest, store):
     _extract(manifest, store)
     with pytest.raises(StoreWriteError, match=r"cannot be extended to these 5 items.*has 11"):
         _extract(manifest, store, limit=5)
 
 
-def test_thumbnails_are_small_and_complete(manifest: Manifest, store: Path) -> None:
+def test_thumbnails_are_small_and_complete(manifest, store):
     _extract(manifest, store)
     assert featstore.open_store(store).thumbnails("toy") == {}
     _extract(manifest, store, thumbnails=True)
@@ -209,15 +207,13 @@ def test_thumbnails_are_small_and_complete(manifest: Manifest, store: Path) -> N
         ({"dtype": "int3"}, ValueError, "cannot hold dtype 'int3'"),
     ],
 )
-def test_bad_requests_leave_no_store(
-    manifest: Manifest, store: Path, changes: dict[str, Any], error: type[Exception], match: str
-) -> None:
+def test_bad_requests_leave_no_store(manifest, store, changes, error, match):
     with pytest.raises(error, match=match):
         _extract(manifest, store, **changes)
     assert not store.exists()
 
 
-def test_memory_and_order_do_not_depend_on_batches(manifest: Manifest, store: Path) -> None:
+def test_memory_and_order_do_not_depend_on_batches(manifest, store):
     views = []
     for batch, block in ((1, 3), (5, 4096), (4, 4)):
         root = store.with_name(f"store{batch}")
@@ -227,7 +223,7 @@ def test_memory_and_order_do_not_depend_on_batches(manifest: Manifest, store: Pa
     assert all(view.items.equals(views[0].items) for view in views)
 
 
-def test_a_damaged_set_is_not_called_reused(manifest: Manifest, store: Path) -> None:
+def test_a_damaged_set_is_not_called_reused(manifest, store):
     result = _extract(manifest, store)
     data = store / result.key / "embedding" / "c" / "0" / "0"
     data.write_bytes(data.read_bytes()[:-1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ CONFIG = ExtractConfig(batch_size=6, dtype="float32", decode_timeout=None, threa
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
     model = timm.create_model("test_vit")
     generator = torch.Generator().manual_seed(0)
@@ -48,7 +47,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[int]]:
+def passes(monkeypatch):
     """Counts forward passes of the model by the size of their batch."""
     found: Counter[int] = Counter()
     plain = timm.models.vision_transformer.VisionTransformer.forward
@@ -74,8 +73,8 @@ def separately(manifest: Manifest, store: Path, weights: str) -> None:
 
 @pytest.mark.parametrize("lost", [(), ("02.png", "07.png")])
 def test_one_pass_gives_the_sets_that_a_job_for_each_layer_gives(
-    manifest: Manifest, store: Path, weights: str, passes: Counter[int], lost: tuple[str, ...]
-) -> None:
+    manifest, store, weights, passes, lost
+):
     for name in lost:
         (manifest.root / "images" / name).unlink()
     results = extracted(manifest, store, EncoderSpec(NAME, weights, layers=LAYERS))
@@ -102,8 +101,8 @@ def test_one_pass_gives_the_sets_that_a_job_for_each_layer_gives(
 
 
 def test_specs_that_name_a_layer_each_share_a_pass_and_others_do_not(
-    manifest: Manifest, store: Path, weights: str, passes: Counter[int]
-) -> None:
+    manifest, store, weights, passes
+):
     specs = [EncoderSpec(NAME, weights, pool=f"layer:{layer}") for layer in LAYERS[:2]]
     plain = EncoderSpec(NAME, weights)
     extracted(manifest, store, *specs, plain)
@@ -113,9 +112,7 @@ def test_specs_that_name_a_layer_each_share_a_pass_and_others_do_not(
     assert not specs[0].shares_pass(EncoderSpec("timm:test_vit2", weights, pool="layer:norm"))
 
 
-def test_layers_at_different_places_go_on_to_the_same_end(
-    manifest: Manifest, store: Path, weights: str, passes: Counter[int]
-) -> None:
+def test_layers_at_different_places_go_on_to_the_same_end(manifest, store, weights, passes):
     """One set has six rows, one was stopped after a block, one is new: three different batches."""
 
     class Stop(Exception):
@@ -154,7 +151,7 @@ def encoders(weights: str) -> list[PooledTimmEncoder]:
     return [first, *(first.beside(f"layer:{layer}") for layer in LAYERS)]
 
 
-def test_threads_that_ask_at_once_get_one_pass(weights: str, passes: Counter[int]) -> None:
+def test_threads_that_ask_at_once_get_one_pass(weights, passes):
     every = encoders(weights)
     batches = [[every[0].prepare(image) for image in golden_images()[:3]] for _ in range(8)]
     alone = [
@@ -183,9 +180,7 @@ def test_threads_that_ask_at_once_get_one_pass(weights: str, passes: Counter[int
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_a_pipeline_with_batches_under_way_shares_them_too(
-    manifest: Manifest, weights: str, passes: Counter[int], size: int
-) -> None:
+def test_a_pipeline_with_batches_under_way_shares_them_too(manifest, weights, passes, size):
     """As on a GPU: every encoder has threads of its own, and several batches at once."""
     found = []
     for overlaps in (False, True):
@@ -205,9 +200,7 @@ def test_a_pipeline_with_batches_under_way_shares_them_too(
         assert np.isfinite(one).all()
 
 
-def test_a_batch_is_known_by_its_pictures_and_taken_once(
-    weights: str, passes: Counter[int]
-) -> None:
+def test_a_batch_is_known_by_its_pictures_and_taken_once(weights, passes):
     first, second, *_ = encoders(weights)
     batch = [first.prepare(image) for image in golden_images()[:2]]
     passes.clear()
@@ -230,9 +223,7 @@ def test_a_batch_is_known_by_its_pictures_and_taken_once(
     assert len(first.trunk._kept) == first.trunk.KEPT
 
 
-def test_a_pass_that_fails_fails_for_all_and_is_tried_anew(
-    weights: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pass_that_fails_fails_for_all_and_is_tried_anew(weights, monkeypatch):
     first, second, *_ = encoders(weights)
     batch = [first.prepare(image) for image in golden_images()[:2]]
     whole = second.encode(batch)
@@ -250,9 +241,7 @@ def test_a_pass_that_fails_fails_for_all_and_is_tried_anew(
     assert second.encode(again).tobytes() == whole.tobytes()
 
 
-def test_what_cannot_be_asked_of_layers(
-    manifest: Manifest, store: Path, weights: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_asked_of_layers(manifest, store, weights, capsys):
     assert EncoderSpec(NAME, layers="a, b").layers == ("a", "b")  # type: ignore[arg-type]
     for wrong, message in (
         ({"layers": ("norm",), "pool": "cls"}, "layers norm and for pool 'cls'. Layers are aver"),
@@ -274,14 +263,12 @@ def test_what_cannot_be_asked_of_layers(
     assert (same.key, same.new) == (one.key, 0)
 
 
-def test_other_processes_get_a_spec_a_layer(manifest: Manifest, store: Path) -> None:
+def test_other_processes_get_a_spec_a_layer(manifest, store):
     sent = to_send(Job(manifest, "image", [EncoderSpec(NAME, layers=LAYERS)], store, CONFIG))
     assert [spec.pool for spec in sent.encoders] == [f"layer:{layer}" for layer in LAYERS]
 
 
-def test_the_command_says_which_set_is_of_which_layer(
-    manifest: Manifest, store: Path, weights: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_says_which_set_is_of_which_layer(manifest, store, weights, capsys):
     one = ["--encoder", NAME, "--weights", weights]
     words = ["extract", str(manifest.root), "--store", str(store), *one, *one,
              "-s", "1.layers=norm,blocks.1", "--log", "none"]  # fmt: skip

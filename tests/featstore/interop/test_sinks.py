@@ -41,7 +41,7 @@ N, DIM = 37, 5
 
 
 @pytest.fixture(scope="module")
-def rows() -> np.ndarray:
+def rows():
     return np.random.default_rng(0).normal(size=(N, DIM)).astype(np.float16)
 
 
@@ -64,7 +64,7 @@ def _table(rows: np.ndarray, numbers: Iterable[int]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def whole(rows: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def whole(rows, tmp_path_factory):
     """The store as `write` leaves it: ids in order."""
     store = tmp_path_factory.mktemp("whole")
     write(store, **SET, rows=rows, ids=IDS, items={"text": TEXTS, "source": ["web"] * N})
@@ -74,12 +74,8 @@ def whole(rows: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**20), cuts=st.lists(st.integers(0, N), max_size=6))
 def test_rows_in_any_order_from_any_tasks_are_the_same_set(
-    rows: np.ndarray,
-    whole: dict[str, bytes],
-    tmp_path_factory: pytest.TempPathFactory,
-    seed: int,
-    cuts: list[int],
-) -> None:
+    rows, whole, tmp_path_factory, seed, cuts
+):
     store = tmp_path_factory.mktemp("store")
     order = np.random.default_rng(seed).permutation(N)
     sink = RowSink(store, **SET, columns=["source"])
@@ -94,9 +90,7 @@ def test_rows_in_any_order_from_any_tasks_are_the_same_set(
     assert np.array_equal(view["c07"], rows[7])
 
 
-def test_the_items_of_a_manifest_give_the_order_and_what_is_known(
-    rows: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_items_of_a_manifest_give_the_order_and_what_is_known(rows, tmp_path, caplog):
     manifest = toy_manifest(tmp_path / "m", 6, captions=True)
     items = manifest.items("caption")
     ids = items["item_id"].to_list()
@@ -123,7 +117,7 @@ def test_the_items_of_a_manifest_give_the_order_and_what_is_known(
         sink.commit([sink.stage([table])])
 
 
-def test_a_set_is_extended_by_further_ids(rows: np.ndarray, tmp_path: Path) -> None:
+def test_a_set_is_extended_by_further_ids(rows, tmp_path):
     for numbers in (range(20, N), range(20)):
         sink = RowSink(tmp_path, **SET)
         view = sink.commit([sink.stage([_table(rows, numbers)])])
@@ -131,9 +125,7 @@ def test_a_set_is_extended_by_further_ids(rows: np.ndarray, tmp_path: Path) -> N
     assert np.array_equal(np.asarray(view), np.concatenate([rows[20:], rows[:20]]))
 
 
-def test_a_job_that_died_leaves_the_store_as_it_was_and_can_be_run_again(
-    rows: np.ndarray, whole: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_a_job_that_died_leaves_the_store_as_it_was_and_can_be_run_again(rows, whole, tmp_path):
     dead = RowSink(tmp_path, **SET, columns=["source"])
     staged = dead.stage([_table(rows, range(9))])
     assert staged is not None
@@ -152,9 +144,7 @@ def test_a_job_that_died_leaves_the_store_as_it_was_and_can_be_run_again(
     assert lasting(tmp_path) == whole
 
 
-def test_what_a_commit_could_not_write_is_kept_for_the_next(
-    rows: np.ndarray, whole: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_what_a_commit_could_not_write_is_kept_for_the_next(rows, whole, tmp_path):
     sink = RowSink(tmp_path, **SET, columns=["source"])
     staged = [sink.stage([_table(rows, range(N))])]
     space = {"name": "mine:v1", "provenance": "imported"}
@@ -167,9 +157,7 @@ def test_what_a_commit_could_not_write_is_kept_for_the_next(
     assert lasting(tmp_path) == whole
 
 
-def test_staged_rows_that_the_driver_does_not_see_are_named(
-    rows: np.ndarray, tmp_path: Path
-) -> None:
+def test_staged_rows_that_the_driver_does_not_see_are_named(rows, tmp_path):
     sink = RowSink(tmp_path, **SET)
     staged = [sink.stage([_table(rows, range(4))]), sink.stage([_table(rows, range(4, 9))])]
     assert staged[1] is not None
@@ -181,7 +169,7 @@ def test_staged_rows_that_the_driver_does_not_see_are_named(
     assert not (tmp_path / "birds").exists()
 
 
-def test_what_is_no_row_is_refused(rows: np.ndarray, tmp_path: Path) -> None:
+def test_what_is_no_row_is_refused(rows, tmp_path):
     sink = RowSink(tmp_path / "store", **SET)
     table = _table(rows, range(3))
     with pytest.raises(ManifestError, match=r"No column named 'id'.*columns: embedding, text"):
@@ -226,12 +214,7 @@ def _die_once(stage: Callable[..., Any], marker: Path, tables: Iterable[Any]) ->
 
 
 @pytest.mark.filterwarnings("ignore:.*`use_.*is deprecated:DeprecationWarning")
-def test_ray_data_writes_the_set_whatever_dies(
-    ray_cluster: Any,
-    rows: np.ndarray,
-    whole: dict[str, bytes],
-    tmp_path: Path,
-) -> None:
+def test_ray_data_writes_the_set_whatever_dies(ray_cluster, rows, whole, tmp_path):
     store, marker = tmp_path / "store", tmp_path / "died"
     numbers = np.random.default_rng(1).permutation(N).tolist()
     source = ray_cluster.data.from_items(
@@ -257,9 +240,7 @@ def test_ray_data_writes_the_set_whatever_dies(
 
 @pytest.mark.filterwarnings("ignore:.*`use_.*is deprecated:DeprecationWarning")
 @pytest.mark.usefixtures("ray_cluster")
-def test_what_the_document_shows_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_document_shows_runs(tmp_path, monkeypatch, capsys):
     text = (Path(__file__).parents[3] / "docs" / "ref" / "encoders.md").read_text(encoding="utf-8")
     section = text.partition("## From Ray Data")[2].partition("\n## ")[0]
     monkeypatch.chdir(tmp_path)

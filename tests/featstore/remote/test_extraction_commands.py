@@ -1,9 +1,6 @@
 """`headstock extract --store s3://…` against moto, with the processes and defaults of a user."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +14,6 @@ from featstore.extraction.workers import extract_on_devices
 from featstore.plugins import use_plugins
 from featstore.testing import toy_manifest
 from headstock.__main__ import cli
-from tests.featstore.remote.proxy import Proxy
 
 PLUGIN = """
 import numpy as np
@@ -44,14 +40,12 @@ LITE0 = ["timm:tf_efficientnet_lite0", "--weights", "package:efficientnet-lite0-
 
 
 @pytest.fixture
-def plugin(tmp_path: Path, no_plugins: None) -> Path:
+def plugin(tmp_path, no_plugins):
     (tmp_path / "own.py").write_text(PLUGIN)
     return tmp_path / "own.py"
 
 
-def test_processes_of_one_machine_share_a_bucket(
-    bucket: Proxy, plugin: Path, tmp_path: Path
-) -> None:
+def test_processes_of_one_machine_share_a_bucket(bucket, plugin, tmp_path):
     use_plugins([plugin])
     manifest = toy_manifest(tmp_path / "manifest", 21, captions=True)
     config = ExtractConfig(
@@ -73,13 +67,7 @@ def test_processes_of_one_machine_share_a_bucket(
     assert result.revision_id == one.revision_id
 
 
-def test_commands_of_items_and_heads(
-    bucket: Proxy,
-    plugin: Path,
-    tmp_path: Path,
-    cache_home: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_commands_of_items_and_heads(bucket, plugin, tmp_path, cache_home, capsys):
     manifest = toy_manifest(tmp_path / "manifest", 5, captions=True).root
     job = ["extract", str(manifest), "--kind", "caption", "--encoder", "length:any", "--plugin",
            str(plugin), "--store", bucket.address, "--json"]  # fmt: skip

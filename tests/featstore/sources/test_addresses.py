@@ -39,7 +39,7 @@ from featstore.sources.roots import Remote, RemoteFile, expand
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.remote.buckets import environment, make_bucket, plain_store
 from tests.featstore.remote.hub_server import COMMIT, CONVERTED, hub_server
-from tests.featstore.remote.proxy import Answer, Proxy, proxy
+from tests.featstore.remote.proxy import Answer, proxy
 from tests.featstore.remote.static import static_server
 from tests.small_files import picture, write, write_tar
 
@@ -47,13 +47,13 @@ pytest.importorskip("obstore")
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def alone(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("featstore.remote.objects.PAUSE", 0.001)
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> Path:
+def shards(tmp_path):
     """Three tars of four pictures with captions, class names beside them."""
     root = tmp_path / "wds"
     for shard in range(3):
@@ -67,7 +67,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def served(shards: Path) -> Iterator[Proxy]:
+def served(shards):
     with static_server(shards, tags=True) as upstream, proxy(upstream) as state:
         yield state
 
@@ -363,7 +363,7 @@ def test_a_tar_of_64_mb_is_listed_and_read_in_little_memory(make, tmp_path):
 
 
 @pytest.fixture
-def hub_files(tmp_path: Path) -> Path:
+def hub_files(tmp_path):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from featstore import FeatureStore, PairedView, open_store, write
+from featstore import open_store, write
 from featstore.errors import AmbiguousSetError, UnknownItemError, UnknownSetError
 from featstore.store.pairs import EmbeddingsView
 from featstore.testing import toy_store
@@ -26,21 +25,21 @@ IDS = [f"b/{i:02d}" for i in range(N)]
 
 
 @pytest.fixture(scope="module")
-def view(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingsView:
+def view(tmp_path_factory):
     root = tmp_path_factory.mktemp("store")
     return write(root, dataset="b", kind="image", encoder="timm:toy", rows=ROWS, ids=IDS,
                  items={"split": ["train", "test"] * (N // 2)})  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+def toy(tmp_path_factory):
     root = tmp_path_factory.mktemp("toy")
     toy_store(root)
     return open_store(root)
 
 
 @pytest.fixture(scope="module")
-def pairs(toy: FeatureStore) -> PairedView[EmbeddingsView]:
+def pairs(toy):
     # Every image has its caption, and the first has it twice.
     captions = toy["toy/caption"]
     return toy["toy/image"].pair_by("parent_id", captions.take([*range(len(captions)), 39]))
@@ -61,7 +60,7 @@ INDICES = st.one_of(
 
 
 @given(index=INDICES)
-def test_brackets_mean_what_they_do_in_numpy(view: EmbeddingsView, index: Any) -> None:
+def test_brackets_mean_what_they_do_in_numpy(view, index):
     array = np.asarray(index, dtype=int) if isinstance(index, list) and not index else index
     try:
         expected = ROWS[array]
@@ -78,7 +77,7 @@ def test_brackets_mean_what_they_do_in_numpy(view: EmbeddingsView, index: Any) -
 
 
 @pytest.mark.parametrize("index", [1.0, None, True, (1, 2), [[1]], [0.5], ["b/00", 1], ...])
-def test_other_indices_are_refused(view: EmbeddingsView, index: Any) -> None:
+def test_other_indices_are_refused(view, index):
     with pytest.raises(IndexError, match="a number, an id, a slice"):
         view[index]
 
@@ -86,16 +85,14 @@ def test_other_indices_are_refused(view: EmbeddingsView, index: Any) -> None:
 @given(numbers=st.lists(st.integers(0, N - 1), max_size=6), how=st.sampled_from(
     [list, np.array, pl.Series, lambda ids: np.array(ids, dtype=object)]
 ))  # fmt: skip
-def test_ids_are_rows_in_the_order_asked_for(
-    view: EmbeddingsView, numbers: list[int], how: Any
-) -> None:
+def test_ids_are_rows_in_the_order_asked_for(view, numbers, how):
     ids = [IDS[number] for number in numbers]
     np.testing.assert_array_equal(view[how(ids)] if ids else view[[]], ROWS[numbers])
     for number in numbers:
         np.testing.assert_array_equal(view[::-1][IDS[number]], ROWS[number])
 
 
-def test_an_unknown_id_names_the_closest(view: EmbeddingsView) -> None:
+def test_an_unknown_id_names_the_closest(view):
     with pytest.raises(UnknownItemError, match=r"has no item 'b/7'. The closest id is 'b/07'"):
         view["b/7"]
     with pytest.raises(UnknownItemError, match="has no item 'x', 'y'"):
@@ -106,7 +103,7 @@ def test_an_unknown_id_names_the_closest(view: EmbeddingsView) -> None:
     assert "b/01" not in view.where(split="train")
 
 
-def test_the_closest_of_many_ids_is_found_at_once(tmp_path: Path) -> None:
+def test_the_closest_of_many_ids_is_found_at_once(tmp_path):
     ids = [f"n{i:06d}" for i in range(20_000)]
     many = write(tmp_path, dataset="b", kind="image", encoder="a:b",
                  rows=np.zeros((len(ids), 1), np.float16), ids=ids)  # fmt: skip
@@ -114,13 +111,13 @@ def test_the_closest_of_many_ids_is_found_at_once(tmp_path: Path) -> None:
         many["n012345_"]
 
 
-def test_of_an_item_with_several_rows_the_first_is_meant(view: EmbeddingsView) -> None:
+def test_of_an_item_with_several_rows_the_first_is_meant(view):
     several = view[[3, 5, 3]].normalized()
     np.testing.assert_array_equal(several["b/03"], several[0])
     assert len(several[["b/03", "b/03"]]) == 2
 
 
-def test_numpy_takes_a_view_as_an_array(view: EmbeddingsView) -> None:
+def test_numpy_takes_a_view_as_an_array(view):
     assert np.asarray(view, dtype=np.float64).dtype == np.float64
     np.testing.assert_array_equal(np.asarray(view.astype(np.float16)), ROWS.astype(np.float16))
     np.testing.assert_allclose(view[2:] @ ROWS.T, ROWS[2:] @ ROWS.T, rtol=1e-6)
@@ -130,7 +127,7 @@ def test_numpy_takes_a_view_as_an_array(view: EmbeddingsView) -> None:
         np.asarray(view, dtype=np.int64)
 
 
-def test_rows_come_one_by_one(view: EmbeddingsView, pairs: PairedView[EmbeddingsView]) -> None:
+def test_rows_come_one_by_one(view, pairs):
     np.testing.assert_array_equal(np.stack(list(view)), ROWS)
     x, y = (np.stack(rows) for rows in zip(*pairs, strict=True))
     np.testing.assert_array_equal(x, pairs.x)
@@ -138,9 +135,7 @@ def test_rows_come_one_by_one(view: EmbeddingsView, pairs: PairedView[Embeddings
 
 
 @given(seed=st.integers(0, 99), size=st.integers(1, N + 1), reuse=st.booleans())
-def test_shuffled_batches_hold_every_row_once_and_follow_the_seed(
-    view: EmbeddingsView, seed: int, size: int, reuse: bool
-) -> None:
+def test_shuffled_batches_hold_every_row_once_and_follow_the_seed(view, seed, size, reuse):
     def shuffled() -> list[np.ndarray]:
         rng = np.random.default_rng(seed)
         return [rows.copy() for rows in view.batches(size, shuffle=rng, reuse=reuse)]
@@ -151,13 +146,13 @@ def test_shuffled_batches_hold_every_row_once_and_follow_the_seed(
     np.testing.assert_array_equal(rows, ROWS[np.random.default_rng(seed).permutation(N)])
 
 
-def test_the_next_epoch_has_another_order(view: EmbeddingsView) -> None:
+def test_the_next_epoch_has_another_order(view):
     rng = np.random.default_rng(0)
     epochs = [np.concatenate(list(view.batches(5, shuffle=rng))) for _ in range(2)]
     assert not np.array_equal(*epochs)
 
 
-def test_shuffled_pairs_stay_pairs(pairs: PairedView[EmbeddingsView]) -> None:
+def test_shuffled_pairs_stay_pairs(pairs):
     plain = {(*x, *y, weight) for x, y, weight in _triples(pairs.batches(7))}
     order = [*_triples(pairs.batches(7, shuffle=np.random.default_rng(0)))]
     assert {(*x, *y, weight) for x, y, weight in order} == plain
@@ -170,7 +165,7 @@ def _triples(batches: Any) -> Any:
         yield from zip(*batch, strict=True)
 
 
-def test_pairs_in_brackets(pairs: PairedView[EmbeddingsView]) -> None:
+def test_pairs_in_brackets(pairs):
     xs, ys = pairs.numpy()
     for index in (3, -1):
         x, y = pairs[index]
@@ -192,7 +187,7 @@ def test_pairs_in_brackets(pairs: PairedView[EmbeddingsView]) -> None:
         pairs[41]
 
 
-def test_a_store_in_brackets(toy: FeatureStore) -> None:
+def test_a_store_in_brackets(toy):
     keys = list(toy)
     assert keys == [str(info.key) for info in toy.sets()]
     assert len(toy) == len(keys) == 4
@@ -210,7 +205,7 @@ def test_a_store_in_brackets(toy: FeatureStore) -> None:
         toy[0]  # type: ignore[index]
 
 
-def test_a_tensor_of_a_dataset_is_the_callers(view: EmbeddingsView) -> None:
+def test_a_tensor_of_a_dataset_is_the_callers(view):
     rows = view.torch_dataset()
     assert len(rows) == N
     rows[0].zero_()
@@ -219,7 +214,7 @@ def test_a_tensor_of_a_dataset_is_the_callers(view: EmbeddingsView) -> None:
     assert rows.__getitems__([4, 1])[1].tolist() == ROWS[1].tolist()
 
 
-def test_pairs_as_tensors(pairs: PairedView[EmbeddingsView]) -> None:
+def test_pairs_as_tensors(pairs):
     xs, ys = pairs.numpy()
     for x, y in (pairs.torch(), pairs.torch_dataset()[:]):
         assert torch.equal(x, torch.from_numpy(xs))
@@ -230,7 +225,7 @@ def test_pairs_as_tensors(pairs: PairedView[EmbeddingsView]) -> None:
     assert torch.equal(y, torch.from_numpy(ys))
 
 
-def test_a_dataset_is_sent_without_its_rows(pairs: PairedView[EmbeddingsView]) -> None:
+def test_a_dataset_is_sent_without_its_rows(pairs):
     sent = pickle.dumps(pairs.torch_dataset())
     assert len(sent) < 4000
     x, y = pickle.loads(sent)[[5, 1]]
@@ -239,7 +234,7 @@ def test_a_dataset_is_sent_without_its_rows(pairs: PairedView[EmbeddingsView]) -
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_workers_of_a_loader_read_the_rows(view: EmbeddingsView) -> None:
+def test_workers_of_a_loader_read_the_rows(view):
     dataset = view.torch_dataset()
     generator = torch.Generator().manual_seed(0)
     order = list(RandomSampler(dataset, generator=generator.clone_state()))
@@ -250,7 +245,7 @@ def test_workers_of_a_loader_read_the_rows(view: EmbeddingsView) -> None:
     assert torch.equal(torch.cat(list(loader)), torch.from_numpy(ROWS[order]))
 
 
-def test_a_table_holds_items_and_rows(view: EmbeddingsView, toy: FeatureStore) -> None:
+def test_a_table_holds_items_and_rows(view, toy):
     part = view.where(split="test")
     for table in (part.to_polars(), pl.DataFrame(part.to_arrow())):
         assert table.drop("embedding").equals(part.items)
@@ -261,7 +256,7 @@ def test_a_table_holds_items_and_rows(view: EmbeddingsView, toy: FeatureStore) -
         np.testing.assert_array_equal(table["bias"].to_numpy(), head.bias)
 
 
-def test_arrow_shares_the_memory_of_the_store_where_nothing_changes(view: EmbeddingsView) -> None:
+def test_arrow_shares_the_memory_of_the_store_where_nothing_changes(view):
     address = view.source.read(np.arange(N)).ctypes.data
     flat = view[2:9].to_arrow()["embedding"].chunk(0).flatten()
     assert flat.buffers()[1].address == address + 2 * 4 * DIM
@@ -271,7 +266,7 @@ def test_arrow_shares_the_memory_of_the_store_where_nothing_changes(view: Embedd
         np.testing.assert_array_equal(copied.to_numpy().reshape(-1, DIM), changed)
 
 
-def test_a_dataset_of_hugging_face_there_and_back(view: EmbeddingsView, tmp_path: Path) -> None:
+def test_a_dataset_of_hugging_face_there_and_back(view, tmp_path):
     datasets = pytest.importorskip("datasets")
     there = datasets.Dataset(view.to_arrow())
     assert there[3]["item_id"] == "b/03"
@@ -281,7 +276,7 @@ def test_a_dataset_of_hugging_face_there_and_back(view: EmbeddingsView, tmp_path
     np.testing.assert_array_equal(back, ROWS[1::2])
 
 
-def test_duckdb_asks_about_items_and_rows(view: EmbeddingsView) -> None:
+def test_duckdb_asks_about_items_and_rows(view):
     duckdb = pytest.importorskip("duckdb")
     rows = view.to_arrow()  # noqa: F841 -- the query names it
     found = duckdb.sql(

@@ -39,12 +39,8 @@ def job(manifest: Manifest, choices: list[EncoderSpec], store: Path, config: Ext
 
 
 def test_a_process_that_is_killed_is_replaced_and_the_store_is_the_same(
-    pictures: Manifest,
-    choices: list[EncoderSpec],
-    whole: dict[str, bytes],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    pictures, choices, whole, tmp_path, caplog
+):
     store = tmp_path / "store"
     seen: list[Progress] = []
     killed: list[int | None] = []
@@ -76,8 +72,8 @@ def test_a_process_that_is_killed_is_replaced_and_the_store_is_the_same(
 
 
 def test_an_interruption_ends_every_process_and_one_alone_goes_on(
-    pictures: Manifest, choices: list[EncoderSpec], whole: dict[str, bytes], tmp_path: Path
-) -> None:
+    pictures, choices, whole, tmp_path
+):
     store = tmp_path / "store"
 
     def interrupt(_: BlockDone) -> None:
@@ -94,9 +90,7 @@ def test_an_interruption_ends_every_process_and_one_alone_goes_on(
     assert lasting(store) == whole
 
 
-def test_what_a_process_raises_is_raised_here(
-    pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path
-) -> None:
+def test_what_a_process_raises_is_raised_here(pictures, choices, tmp_path):
     store = tmp_path / "store"
     failures = pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may")
     with ends_what_it_starts(), failures:
@@ -104,11 +98,8 @@ def test_what_a_process_raises_is_raised_here(
 
 
 def test_what_raises_on_one_device_is_done_on_another_and_the_store_is_the_same(
-    pictures: Manifest,
-    fickle: Callable[[str], EncoderSpec],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    pictures, fickle, tmp_path, caplog
+):
     encoders, alone, store = [fickle("cpu:1")], tmp_path / "alone", tmp_path / "store"
     extract_many(pictures, kind="image", encoders=encoders, store=alone, config=settled())
     with caplog.at_level(logging.WARNING):
@@ -121,11 +112,8 @@ def test_what_raises_on_one_device_is_done_on_another_and_the_store_is_the_same(
 
 
 def test_what_raises_on_two_devices_ends_the_job_and_what_is_done_is_kept(
-    pictures: Manifest,
-    fickle: Callable[[str], EncoderSpec],
-    tmp_path: Path,
-    journalled: Callable[[Path], int],
-) -> None:
+    pictures, fickle, tmp_path, journalled
+):
     encoders, alone, store = [fickle("cpu:1+cpu:2")], tmp_path / "alone", tmp_path / "store"
     both = r"Part \d of 8 failed\. Worker . on cpu:. raised RuntimeError: .* Worker . on cpu:."
     with ends_what_it_starts(), pytest.raises(DeviceError, match=both) as raised:
@@ -145,13 +133,8 @@ def test_what_raises_on_two_devices_ends_the_job_and_what_is_done_is_kept(
 
 
 def test_a_device_that_cannot_be_opened_costs_a_retry_and_not_the_job(
-    pictures: Manifest,
-    choices: list[EncoderSpec],
-    whole: dict[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    pictures, choices, whole, tmp_path, monkeypatch, caplog
+):
     """It is seen when the job is begun, and lost when its process begins."""
     import torch
 
@@ -196,7 +179,7 @@ def _gone(error: Exception, *workers: int) -> Callable[[int], Exception | None]:
     return lambda worker: error if worker in workers else None
 
 
-def test_a_part_goes_to_another_device_once_and_not_back_to_the_same() -> None:
+def test_a_part_goes_to_another_device_once_and_not_back_to_the_same():
     crew = Scripted(3, _gone(DeviceError("out of memory"), 1))
     assert crew.conduct() == []
     failed = [part for worker, part in crew.told if worker == 1]
@@ -210,9 +193,7 @@ def test_a_part_goes_to_another_device_once_and_not_back_to_the_same() -> None:
         crew.conduct()
 
 
-def test_without_another_device_the_job_ends_and_with_an_error_of_the_job_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_another_device_the_job_ends_and_with_an_error_of_the_job_at_once(monkeypatch):
     with pytest.raises(DeviceError, match=r"Part 0 of 4 failed. Worker 0 on gpu 0 raised"):
         Scripted(1, _gone(MemoryError("none"), 0)).conduct()
     crew = Scripted(2, _gone(EncoderError("no such pool"), 1))
@@ -237,9 +218,7 @@ class Mine:
         raise AssertionError
 
 
-def test_what_other_processes_cannot_have_is_refused_before_any_starts(
-    pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path
-) -> None:
+def test_what_other_processes_cannot_have_is_refused_before_any_starts(pictures, choices, tmp_path):
     mine = EncoderSpec(Mine(), space={"name": "mine"})
     with pytest.raises(EncoderError, match=r"Mine is an object of this process.*Name it"):
         extract_on_devices(job(pictures, [*choices, mine], tmp_path, settled()), "cpu,cpu")
@@ -248,7 +227,7 @@ def test_what_other_processes_cannot_have_is_refused_before_any_starts(
     assert parse_devices("cpu, cpu:1") == ["cpu", "cpu:1"]
 
 
-def test_all_devices_are_the_gpus_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_devices_are_the_gpus_of_this_machine(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
@@ -268,6 +247,6 @@ def test_all_devices_are_the_gpus_of_this_machine(monkeypatch: pytest.MonkeyPatc
     [(3, 2, 3), (8, 2, 8), (32, 2, 8), (160, 2, 40), (10**4, 2, 64), (12_208, 256, 3052)],
 )
 def test_parts_are_four_to_32_a_worker_and_more_than_four_only_of_four_blocks(
-    blocks: int, workers: int, parts: int
-) -> None:
+    blocks, workers, parts
+):
     assert parts_of(blocks, workers) == parts

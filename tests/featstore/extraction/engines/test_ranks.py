@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -45,12 +44,8 @@ def _rank(
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_any_number_of_ranks_in_any_order_gives_the_same_bytes(
-    pictures: Manifest,
-    choices: list[EncoderSpec],
-    whole: dict[str, bytes],
-    tmp_path: Path,
-    world_size: int,
-) -> None:
+    pictures, choices, whole, tmp_path, world_size
+):
     store = tmp_path / "store"
     left = []
     for rank in reversed(range(world_size)):
@@ -70,12 +65,8 @@ def test_any_number_of_ranks_in_any_order_gives_the_same_bytes(
 
 
 def test_a_rank_that_is_killed_is_made_good_by_another_number_of_ranks(
-    pictures: Manifest,
-    choices: list[EncoderSpec],
-    whole: dict[str, bytes],
-    tmp_path: Path,
-    journalled: Callable[[Path], int],
-) -> None:
+    pictures, choices, whole, tmp_path, journalled
+):
     store, marker = tmp_path / "store", tmp_path / "middle"
     options = {key: getattr(settled(), key) for key in (
         "threads", "jobs", "batch_size", "decode_timeout", "block_rows",
@@ -107,12 +98,8 @@ def test_a_rank_that_is_killed_is_made_good_by_another_number_of_ranks(
 
 
 def test_of_two_ranks_that_end_at_once_one_publishes_and_both_end_well(
-    pictures: Manifest,
-    choices: list[EncoderSpec],
-    whole: dict[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    pictures, choices, whole, tmp_path, monkeypatch
+):
     store = tmp_path / "store"
     both_done = threading.Barrier(2, timeout=20)
     end_part, finish = Target.end_part, Target.finish
@@ -147,11 +134,8 @@ def _only_log(store: Path) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("torch_threads")
 def test_a_rank_takes_its_share_of_the_cores_and_no_more_threads_than_torch_has(
-    pictures: Manifest,
-    choices: list[EncoderSpec],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    pictures, choices, tmp_path, monkeypatch
+):
     opened = []
     open_job = Job.open
     monkeypatch.setattr(Job, "open", lambda job: opened.append(open_job(job)) or opened[-1])
@@ -163,9 +147,7 @@ def test_a_rank_takes_its_share_of_the_cores_and_no_more_threads_than_torch_has(
     assert taken == [(64, 3), (2, 2)]
 
 
-def test_failures_are_counted_over_all_ranks(
-    pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path
-) -> None:
+def test_failures_are_counted_over_all_ranks(pictures, choices, tmp_path):
     store = tmp_path / "store"
     for rank in (0, 2):
         _rank(pictures, choices[:1], store, rank, 3)  # block 5 with the bad picture is rank 2's
@@ -177,8 +159,8 @@ def test_failures_are_counted_over_all_ranks(
 
 
 def test_each_file_is_looked_for_by_the_rank_that_reads_it(
-    pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    pictures, choices, tmp_path, monkeypatch
+):
     looked: list[str] = []
     fault = paths._file_fault
 
@@ -194,9 +176,7 @@ def test_each_file_is_looked_for_by_the_rank_that_reads_it(
     assert sorted(pictures_looked_for) == sorted(pictures.items("image")["uri"])
 
 
-def test_a_link_out_of_the_root_is_refused_by_the_rank_that_would_follow_it(
-    choices: list[EncoderSpec], tmp_path: Path
-) -> None:
+def test_a_link_out_of_the_root_is_refused_by_the_rank_that_would_follow_it(choices, tmp_path):
     manifest = toy_manifest(tmp_path / "m", 12, name="p", sizes=[(36, 40)])
     secret = tmp_path / "secret.png"
     first_of_the_second_block = manifest.root / manifest.items("image")["uri"][4]
@@ -212,8 +192,8 @@ def test_a_link_out_of_the_root_is_refused_by_the_rank_that_would_follow_it(
 
 
 def test_what_follows_from_the_items_is_made_once_for_all_parts(
-    pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    pictures, choices, tmp_path, monkeypatch
+):
     made: list[int] = []
     write = tables.table_bytes
     monkeypatch.setattr(
@@ -236,13 +216,7 @@ def test_what_follows_from_the_items_is_made_once_for_all_parts(
     assert sorted(searched) == sorted(pinned)
 
 
-def test_the_command_says_what_is_left(
-    pictures: Manifest,
-    choices: list[EncoderSpec],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_command_says_what_is_left(pictures, choices, tmp_path, capsys, monkeypatch):
     store = tmp_path / "store"
     for name in ("RANK", "WORLD_SIZE", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(name, raising=False)
@@ -275,15 +249,11 @@ def test_the_command_says_what_is_left(
           "SLURM_NTASKS": "4"}, 9, 12),
     ],
 )  # fmt: skip
-def test_the_environment_says_which_rank_this_is(
-    environment: dict[str, str], rank: int, world_size: int
-) -> None:
+def test_the_environment_says_which_rank_this_is(environment, rank, world_size):
     assert rank_of("auto", None, environment) == Rank(rank, world_size)
 
 
-def test_what_no_rank_can_be_is_said(
-    pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path
-) -> None:
+def test_what_no_rank_can_be_is_said(pictures, choices, tmp_path):
     with pytest.raises(EncoderError, match="needs a world size"):
         rank_of(1, None, {})
     with pytest.raises(EncoderError, match="or give --shard I/N"):
@@ -306,7 +276,7 @@ def test_what_no_rank_can_be_is_said(
         _rank(pictures, choices, tmp_path / "store", 0, 2, batch_size="auto")
 
 
-def test_a_rank_takes_the_gpu_of_its_place_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_takes_the_gpu_of_its_place_on_the_machine(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)

@@ -6,13 +6,12 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from featstore import EncoderSpec, Manifest, extract_many
+from featstore import extract_many
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, TooManyFailuresError
 from featstore.extraction import ray_engine, workers
@@ -29,13 +28,8 @@ ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_actor_killed_in_the_middle_is_restarted_and_the_store_is_the_same(
-    pictures: Manifest,
-    choices: list[EncoderSpec],
-    whole: dict[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    pictures, choices, whole, tmp_path, monkeypatch, caplog
+):
     store = tmp_path / "store"
     actors: list[RayActor] = []
     made = RayActor.__init__
@@ -82,12 +76,8 @@ def _unpickled(text: str, file: Path) -> str:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_actor_that_raises_is_made_good_and_each_process_reads_the_request_once(
-    pictures: Manifest,
-    fickle: Callable[[str], EncoderSpec],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    pictures, fickle, tmp_path, caplog, monkeypatch
+):
     encoders, alone, store = [fickle("cpu:1")], tmp_path / "alone", tmp_path / "store"
     extract_many(pictures, kind="image", encoders=encoders, store=alone, config=settled())
     kind = Counted("image")
@@ -106,8 +96,8 @@ def test_an_actor_that_raises_is_made_good_and_each_process_reads_the_request_on
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_an_actor_raises_is_raised_here_and_a_gpu_is_not_waited_for(
-    pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path
-) -> None:
+    pictures, choices, tmp_path
+):
     with pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may"):
         extract_on_ray(
             Job(pictures, "image", choices[:1], tmp_path / "s", settled(max_failures=0)), ["cpu"]
@@ -117,12 +107,7 @@ def test_what_an_actor_raises_is_raised_here_and_a_gpu_is_not_waited_for(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_command_runs_on_ray(
-    pictures: Manifest,
-    choices: list[EncoderSpec],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_command_runs_on_ray(pictures, choices, tmp_path, capsys):
     command = [
         "extract", str(pictures.root), "--kind", "image", "--encoder", str(choices[0].encoder),
         "--weights", str(choices[0].weights), "--store", str(tmp_path / "store"), "--log", "none",
