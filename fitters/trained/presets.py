@@ -1,4 +1,4 @@
-"""Published configurations by name: `preset("sail", seed=1)` is an estimator; see docs/ref/methods.md.
+"""Published configurations by name, `preset("sail", seed=1)`, as docs/ref/methods.md lists them.
 
 Each is its source's configuration, from its code where that is public. Every deviation from the
 source is in `Preset.differs`.
