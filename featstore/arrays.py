@@ -18,6 +18,7 @@ import polars as pl
 
 from featstore.address import Address, parse_address
 from featstore.errors import (
+    AlreadyFinishedError,
     FeatstoreError,
     ManifestError,
     NonFiniteEmbeddingError,
@@ -31,8 +32,8 @@ from featstore.store import BLOCK_ROWS
 from featstore.store.casting import cast_rows
 from featstore.store.layout import (
     DTYPES,
-    ArrayLayout,
     LayoutError,
+    SetLayout,
     SetSpec,
     from_bfloat16,
 )
@@ -41,7 +42,10 @@ from featstore.store.pairs import EmbeddingsView
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import join_ids
 from featstore.store.view import BIAS, EMBEDDING, Selection
-from featstore.store.writer import SetWriter
+from featstore.store.writer import SetWriter, WriteOptions
+
+#: Seconds that rows wait for another writer of their set.
+PATIENCE = 60.0
 
 #: What class names are where nothing else is said: a name without a template.
 BARE_NAME = {"variant": "name", "template_id": "none"}
@@ -467,30 +471,35 @@ def write_given(
     bias = _bias(bias)
     if given.n is not None:
         _check_finite(given.parts(), items["item_id"])
-    table, n_old, parts = items, 0, _counted(given, items["item_id"])
-    if str(spec.key) in read_log(root).sets:
-        before = _Before.of(open_store(root), str(spec.key), given, items, failed)
-        parts, n_old = before.new(parts), before.items.height
-        if not before.fresh.any():
-            before.check_bias(bias)
-            collections.deque(parts, maxlen=0)
-            return
-        fresh = items.filter(pl.Series(before.fresh))
-        table = pl.concat([before.items, fresh], how="diagonal_relaxed")
     # Nobody can tell whether rows that were staged before are these.
     plan = {"rows": secrets.token_hex(8)}
     facts = {"provenance": "imported", "source": source}
-    with SetWriter(root, spec, table, given.dim, facts=facts, plan=plan) as writer:
-        if n_old != (writer.base.commit.n if writer.base else 0):
-            raise StoreWriteError(
-                f"{spec.key} was written by another process meanwhile. Write the rows again: those "
-                "that it has are compared with yours, the others are added."
-            )
-        blocks = _in_blocks(parts, writer.layout, n_old % writer.layout.block_rows)
-        for block, data in zip(writer.pending(), blocks, strict=True):
-            ids = table["item_id"][writer.layout.block_slice(block)]
-            writer.write_block(block, data, {item: failed[item] for item in ids if item in failed})
-        writer.finish(bias=bias)
+    while True:
+        before, parts = None, _counted(given, items["item_id"])
+        if str(spec.key) in read_log(root).sets:
+            before = _Before.of(open_store(root), str(spec.key), given, items, failed)
+            parts = before.new(parts)
+            if not before.fresh.any():
+                before.check_bias(bias)
+                collections.deque(parts, maxlen=0)
+                return
+        revision = before.view.revision_id if before else ""
+        options = WriteOptions(wait=PATIENCE)
+        with (
+            contextlib.suppress(AlreadyFinishedError),
+            SetWriter(
+                root, spec, items, given.dim, facts=facts, plan=plan, options=options
+            ) as writer,
+        ):
+            if (writer.base.commit.revision_id if writer.base else "") != revision:
+                continue  # another process was faster: what it wrote is held against these rows
+            blocks = _in_blocks(parts, writer.layout.block_rows)
+            for block, data in zip(writer.pending(), blocks, strict=True):
+                ids = writer.items["item_id"][writer.layout.block_slice(block)]
+                lost = {item: failed[item] for item in ids if item in failed}
+                writer.write_block(block, data, lost)
+            writer.finish(bias=bias)
+            return
 
 
 @dataclass(frozen=True)
@@ -500,7 +509,7 @@ class _Before:
     Attributes
     ----------
     view : EmbeddingsView
-    layout : ArrayLayout
+    layout : SetLayout
     items : DataFrame
         Of all its rows.
     ids : Series of str
@@ -512,7 +521,7 @@ class _Before:
     """
 
     view: EmbeddingsView
-    layout: ArrayLayout
+    layout: SetLayout
     items: pl.DataFrame
     ids: pl.Series
     at: np.ndarray
@@ -608,16 +617,14 @@ def _counted(given: Given, ids: pl.Series) -> Iterator[np.ndarray]:
         raise ManifestError(f"The blocks hold {start:,}{more} rows; there are {len(ids):,} ids.")
 
 
-def _in_blocks(
-    parts: Iterable[np.ndarray], layout: ArrayLayout, n_before: int
-) -> Iterator[np.ndarray]:
-    """Yield rows in blocks of a layout, the first of which begins with `n_before` that are kept."""
-    held = [np.zeros((n_before, layout.dim), np.float32)] if n_before else []
-    size = n_before
+def _in_blocks(parts: Iterable[np.ndarray], block_rows: int) -> Iterator[np.ndarray]:
+    """Yield rows in blocks."""
+    held: list[np.ndarray] = []
+    size = 0
     for part in parts:
         rest = part
-        while size + len(rest) >= layout.block_rows:
-            cut = layout.block_rows - size
+        while size + len(rest) >= block_rows:
+            cut = block_rows - size
             yield np.concatenate([*held, rest[:cut]]) if held else rest[:cut]
             held, size, rest = [], 0, rest[cut:]
         held, size = [*held, rest], size + len(rest)

@@ -50,6 +50,7 @@ from featstore.share.publish import (
     read_present,
     read_record,
 )
+from featstore.store.base import extended
 from featstore.store.files import MAX_JSON_BYTES, json_bytes
 from featstore.store.gc import make_store, remove_set
 from featstore.store.layout import SetKey, SetSpec
@@ -260,8 +261,12 @@ def published_result(
     With `retry_failed`, a set of which items failed is not finished. With other items it is not
     either: whether they extend it is for its writer to say.
     """
-    name, commit = str(key), store.info(str(key)).commit
-    if commit.items["sha256"] != items.sha256 or (retry_failed and commit.n_failed):
+    name, info = str(key), store.info(str(key))
+    commit = info.commit
+    if retry_failed and commit.n_failed:
+        return None
+    have = store.item_table(info)
+    if not extended(key, have, items.table).equals(have):
         return None
     if not store.place.is_remote:
         # Sizes of the data and hashes of everything else: what is damaged is not "reused".

@@ -253,9 +253,8 @@ def _extract_again(request: _Request, damage: Damage, done: Repair) -> None:
     """Extract the damaged blocks into a new revision, and report it."""
     if damage.items:
         done.reasons += [
-            f"{one.commit.items['file']}: the manifest's first {one.commit.n:,} "
-            f"{request.key.kind} items are not those of the commit. Give the manifest's revision "
-            "that was extracted."
+            f"{one.path.rpartition('/')[2]}: the manifest's {request.key.kind} items are not those "
+            "of the commit. Give the manifest's revision that was extracted."
             for one in damage.items
         ]
         return
@@ -313,7 +312,9 @@ def _failed_pending(damage: Damage) -> int:
     failed = damage.commit.failed_rows()
     if any(name.startswith("failures") for name in damage.lost):
         return int(failed.sum())
-    return sum(int(failed[damage.layout.block_slice(block)].sum()) for block in damage.blocks)
+    return sum(
+        int(failed[damage.commit.layout.block_slice(block)].sum()) for block in damage.blocks
+    )
 
 
 def _extract_head(request: _Request, damage: Damage) -> ExtractResult:

@@ -71,8 +71,12 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
             _check_golden(target, log)
             target.known = target.known_rows(target.golden)
             opened.append(target)
-        shapes = [(one.writer.layout.block_rows, one.window) for one in opened]
-        for shape in sorted(set(shapes)):
+        shapes = [
+            (one.writer.layout.block_rows, one.window, [p.start for p in one.writer.layout.parts],
+             number * (one.writer.items is not job.items))
+            for number, one in enumerate(opened)
+        ]  # fmt: skip
+        for shape in sorted({repr(shape): shape for shape in shapes}.values()):
             group = [one for one, own in zip(opened, shapes, strict=True) if own == shape]
             results |= _run_pass(job, group, reader, log)
     return results
@@ -109,7 +113,6 @@ def _prepare_set(job: Job, target: Target) -> None:
             part=config.part,
             part_blocks=target.window,
             wait=config.wait,
-            hold=job.bucket is not None,
         ),
         limits=LayoutLimits(block_rows=config.block_rows),
     )
@@ -280,7 +283,7 @@ def _tasks(job: Job, sets: Sequence[Target]) -> Iterator[BlockTask]:
             np.concatenate([one.encoded(block) for block in blocks]) & own.any()
             for one, own in zip(sets, asked, strict=True)
         ]
-        items = job.items[rows]
+        items = sets[0].writer.items[rows]
         job.source.check_files(items)
         yield BlockTask(first, items, needed, asked)
 
@@ -290,7 +293,7 @@ def _blocks(outputs: Iterable[BlockOutput], target: Target) -> Iterator[BlockOut
     if target.window == 1:
         yield from outputs
         return
-    layout, every = target.writer.layout, target.job.items["item_id"]
+    layout, every = target.writer.layout, target.writer.items["item_id"]
     for output in outputs:
         blocks = range(output.number, min(output.number + target.window, layout.n_blocks))
         base = layout.block_slice(output.number).start

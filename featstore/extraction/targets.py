@@ -35,8 +35,8 @@ from featstore.images import FORMATS, WITH_TIFF
 from featstore.manifest.manifest import Manifest
 from featstore.parallel import available_cores
 from featstore.store import BLOCK_ROWS
-from featstore.store.base import read_base
-from featstore.store.layout import ArrayLayout, LayoutLimits, SetSpec, plan_array
+from featstore.store.base import Base, read_base, written
+from featstore.store.layout import LayoutLimits, SetLayout, SetSpec, plan_array
 from featstore.store.lock import claim_folders
 from featstore.store.log import read_log
 from featstore.store.pairs import EmbeddingsView
@@ -261,7 +261,7 @@ class Target:
             return find_known_rows(self.job.folder, self.spec, self.job.items, None)
         if not self.searched:
             self.searched["rows"] = find_known_rows(
-                self.job.folder, self.spec, self.job.items, golden
+                self.job.folder, self.spec, self.writer.items, golden
             )
         return self.searched["rows"]
 
@@ -342,7 +342,7 @@ class Target:
             rows[copies] = self.known.read(where.start + np.flatnonzero(copies))
         lost = output.failures
         if lost:
-            ids = self.job.items["item_id"][where.start : where.stop].filter(pl.Series(needed))
+            ids = self.writer.items["item_id"][where.start : where.stop].filter(pl.Series(needed))
             lost = {item: lost[item] for item in ids if item in lost}
         self.writer.write_block(block, rows, lost)
         if self.shared is not None:
@@ -486,28 +486,29 @@ def inspect_set(
     Raises
     ------
     StoreWriteError
-        If the set is finished with items that these do not extend.
+        If the set has one of the items with another content.
     CorruptStoreError
         If it is damaged.
     LayoutError
         If a store cannot hold it.
     """
     items, directory = file.table, spec.directory(store)
-    layout = plan_array(items.height, dim, spec.dtype, LayoutLimits(block_rows=block_rows))
+    base = None
+    limits = LayoutLimits(block_rows=block_rows)
+    layout = SetLayout((plan_array(items.height, dim, spec.dtype, limits),))
     state: State = "missing"
-    kept = np.zeros(items.height, dtype=bool)
-    in_place: set[int] = set()
     revision = read_log(store).sets.get(str(spec.key), "")
     if revision:
         commit = read_commit(directory, revision)
-        same = commit.items["sha256"] == file.sha256
         retry = retry_failed and commit.n_failed > 0
-        state = ("retry" if retry else "finished") if same else "extension"
         base = read_base(directory, spec.key, items, retry_failed=retry_failed)
         assert base is not None
-        layout = base.next_layout(items.height)
+        items, layout = base.table, base.next_layout()
+        known = known if items is file.table else None
+        state = ("retry" if retry else "finished") if base.items.equals(items) else "extension"
+    kept = np.zeros(items.height, dtype=bool)
+    if base is not None:
         kept[: base.kept.size] = base.kept
-        in_place = {n for n in range(layout.n_files) if base.in_place(layout, n)}
     begun = set() if state == "finished" else _begun(directory, revision)
     if begun and state == "missing":
         state = "unfinished"
@@ -527,7 +528,7 @@ def inspect_set(
         blocks_done=len(begun),
         known=int(found.sum()),
         new=int((~kept & ~staged & ~found).sum()),
-        write_bytes=0 if state == "finished" else _bytes_left(layout, in_place, begun),
+        write_bytes=0 if state == "finished" else _bytes_left(layout, base, begun),
     )
 
 
@@ -556,15 +557,11 @@ def _begun(directory: Path, revision: str) -> set[int]:
     return {block for head, done in attempts if head.get("base") == revision for block in done}
 
 
-def _bytes_left(layout: ArrayLayout, in_place: set[int], begun: set[int]) -> int:
+def _bytes_left(layout: SetLayout, base: Base | None, begun: set[int]) -> int:
     """Return the bytes of the data files that are not there, less the blocks that are."""
-    total = 0
-    for file in set(range(layout.n_files)) - in_place:
-        total += layout.file_bytes(file)
-        for block in begun & set(layout.file_blocks(file)):
-            rows = layout.block_slice(block)
-            total -= (rows.stop - rows.start) * layout.row_bytes
-    return max(0, total)
+    files = [file for file in layout.files if written(file.part, base)]
+    done = (block for file in files for block in begun.intersection(file.blocks))
+    return max(0, sum(file.size for file in files) - sum(map(layout.block_bytes, done)))
 
 
 @dataclass

@@ -16,6 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+import numpy as np
+
 from featstore.durable import write_durably
 from featstore.errors import CorruptStoreError, RemoteStoreError, UnreachableError
 from featstore.parallel import in_background
@@ -27,7 +29,7 @@ from featstore.store.files import (
     parse_json,
     same_file,
 )
-from featstore.store.layout import ArrayLayout, SetKey
+from featstore.store.layout import SetKey
 from featstore.store.listing import PARTS, Listed, set_files
 from featstore.store.log import NAME as LOG
 from featstore.store.log import Log, read_log
@@ -128,16 +130,24 @@ class RemotePlace(Place):
             keys = sorted(revisions)
             return [key for key, there in zip(keys, pool.map(fetch, keys), strict=True) if there]
 
-    def rows(
-        self, key: SetKey, commit: Commit, layout: ArrayLayout, mode: Mode, *, damaged: bool = False
-    ) -> RowSource:
-        """Return the reader of a set's array; it fetches the blocks that the cache lacks."""
-        rows = self._array(key, commit, layout, mode)
-        return rows.source if rows.complete and mode in ("auto", "map") and not damaged else rows
+    def rows(self, key: SetKey, commit: Commit, mode: Mode) -> RowSource:
+        """Return the reader of a set's rows; it fetches the blocks that the cache lacks."""
+        rows = self._array(key, commit, mode)
+        return rows.source if rows.complete and mode in ("auto", "map") else rows
 
-    def data_files(self, key: SetKey, commit: Commit, layout: ArrayLayout) -> Callable[[int], Path]:
+    def blocks(self, key: SetKey, commit: Commit) -> Callable[[int], bytes]:
+        """Return a function from the number of a block to its rows, which are verified."""
+        rows, layout = self._array(key, commit), commit.layout
+
+        def block(number: int) -> bytes:
+            where = layout.block_slice(number)
+            return rows.read(np.arange(where.start, where.stop)).tobytes()
+
+        return block
+
+    def data_files(self, key: SetKey, commit: Commit) -> Callable[[int], Path]:
         """Return a function from the number of a data file to its path in the cache, whole."""
-        return self._array(key, commit, layout).fetch_file
+        return self._array(key, commit).fetch_file
 
     def fetch_tag(self, name: str, digest: str) -> None:
         """Fetch the file of a tag, unless it is there."""
@@ -198,17 +208,12 @@ class RemotePlace(Place):
             if inside == folder and file.startswith("thumbnails-") and not path.exists():
                 self._keep(path, self._read(name, limit=MAX_THUMBNAILS_BYTES))
 
-    def fetch_rows(
-        self, key: SetKey, commit: Commit, layout: ArrayLayout, progress: Progress | None
-    ) -> None:
+    def fetch_rows(self, key: SetKey, commit: Commit, progress: Progress | None) -> None:
         """Fetch all rows of a set."""
-        self._array(key, commit, layout).fetch_all(progress)
+        self._array(key, commit).fetch_all(progress)
 
-    def _array(
-        self, key: SetKey, commit: Commit, layout: ArrayLayout, mode: Mode = "auto"
-    ) -> RemoteRows:
-        array = f"{key}/embedding"
-        return RemoteRows(self.objects, array, layout, commit=commit, cache=self.cache, mode=mode)
+    def _array(self, key: SetKey, commit: Commit, mode: Mode = "auto") -> RemoteRows:
+        return RemoteRows(self.objects, key, commit=commit, cache=self.cache, mode=mode)
 
     def _fetch_parts(self, key: SetKey, commit: Commit, parts: Collection[str]) -> None:
         small = [one for one in set_files(key, commit).values() if one.part in parts]

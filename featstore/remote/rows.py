@@ -44,9 +44,9 @@ from featstore.errors import (
 from featstore.identity import sha256_hex
 from featstore.parallel import in_background
 from featstore.remote.cache import Cache, kept_below
-from featstore.store.blocks import proven, shard_name
+from featstore.store.blocks import shard_name
 from featstore.store.files import open_descriptor
-from featstore.store.layout import ArrayLayout, shard_tail
+from featstore.store.layout import DataFile, SetKey, SetLayout
 from featstore.store.lock import boot_id
 from featstore.store.records import Commit
 from featstore.store.rows import Mode, RowSource, check_bounds, open_rows
@@ -63,17 +63,18 @@ class ShardReplacedError(Exception):
 
 
 class CachedShard:
-    """Data file `file` of an array at `path`."""
+    """A data file of a set, at `path`."""
 
-    def __init__(self, path: Path, layout: ArrayLayout, file: int) -> None:
+    def __init__(self, path: Path, file: DataFile) -> None:
         self.path = path
-        self.blocks = layout.file_blocks(file)
-        self._layout = layout
+        self.blocks = file.blocks
+        self.place_of = file.place_of
         self._file = file
-        self._whole = layout.file_bytes(file)
+        self._whole = file.size
         self._identity: tuple[int, int] | None = None
         start = boot_id()
-        digests = (sha256_hex(f"{start} {block}".encode()) for block in self.blocks)
+        numbers = range(len(self.blocks))  # another set may have the file as another part
+        digests = (sha256_hex(f"{start} {number}".encode()) for number in numbers)
         right = bytes.fromhex("".join(digest[: 2 * _MARK] for digest in digests))
         self._right = np.frombuffer(right, dtype=np.uint8).reshape(-1, _MARK)
 
@@ -112,12 +113,6 @@ class CachedShard:
         if facts.st_size not in (self._whole, self._whole + self._right.size):
             # New, or cut by another process at the moment that a third one marked a block.
             os.ftruncate(descriptor, self._whole + self._right.size)
-
-    def place_of(self, block: int) -> tuple[int, int]:
-        """Return where a block begins in the file, and the bytes of its rows."""
-        rows = self._layout.block_slice(block)
-        start = (block - self.blocks.start) * self._layout.block_rows * self._layout.row_bytes
-        return start, (rows.stop - rows.start) * self._layout.row_bytes
 
     def present(self, descriptor: int) -> np.ndarray:
         """Return a boolean array: True where a block is in place."""
@@ -158,7 +153,7 @@ class CachedShard:
 
     def _finish(self, descriptor: int) -> None:
         start, size = self.place_of(self.blocks[-1])
-        _write_at(descriptor, memoryview(shard_tail(self._layout, self._file)), start + size)
+        _write_at(descriptor, memoryview(self._file.tail()), start + size)
         os.fsync(descriptor)
         os.ftruncate(descriptor, self._whole)
         os.fsync(descriptor)
@@ -192,7 +187,7 @@ class Span:
     last: int
 
 
-def plan_spans(wanted: np.ndarray, layout: ArrayLayout, *, whole: bool) -> Iterator[Span]:
+def plan_spans(wanted: np.ndarray, layout: SetLayout, *, whole: bool) -> Iterator[Span]:
     """Yield the spans to fetch, in ascending order.
 
     Parameters
@@ -204,9 +199,9 @@ def plan_spans(wanted: np.ndarray, layout: ArrayLayout, *, whole: bool) -> Itera
     """
     block_bytes = layout.block_rows * layout.row_bytes
     reach = layout.n_blocks if whole else 1 + GAP_BYTES // block_bytes
-    files = wanted // layout.blocks_per_file
+    files = layout.file_of[wanted]
     for file in np.unique(files).tolist():
-        blocks = np.array(layout.file_blocks(file)) if whole else wanted[files == file]
+        blocks = np.array(layout.files[file].blocks) if whole else wanted[files == file]
         for run in np.split(blocks, np.flatnonzero(np.diff(blocks) > reach) + 1):
             yield Span(file, int(run[0]), int(run[-1]))
 
@@ -251,11 +246,9 @@ class RemoteRows:
     ----------
     objects : Objects
         The files of the store.
-    array : str
-        Name of the array below the store: ``dataset/kind/encoder/embedding``.
-    layout : ArrayLayout
+    key : SetKey
     commit : Commit
-        Says the hash of each block; its failed rows may have been filled by a later revision.
+        Says how the rows lie, and the hash of each block.
     cache : Cache
     mode : str
         How the cache's files are read; see `featstore.store.rows`.
@@ -264,21 +257,19 @@ class RemoteRows:
     def __init__(
         self,
         objects: Objects,
-        array: str,
-        layout: ArrayLayout,
+        key: SetKey,
         *,
         commit: Commit,
         cache: Cache,
         mode: Mode = "auto",
     ) -> None:
         self._objects = objects
-        self._array = array
-        self._layout = layout
+        self._key = key
+        self._layout = layout = commit.layout
         self._commit = commit
-        self._failed = commit.failed_rows()
         self._cache = cache
         self._mode: Mode = mode
-        self._names = [shard_name(layout, file, commit.blocks) for file in range(layout.n_files)]
+        self._names = [shard_name(file, commit.blocks) for file in layout.files]
         self._lock = threading.Lock()
         self._untrimmed = 0
         # The rows that will be read, and their files in order; the file that is read now; those
@@ -327,14 +318,13 @@ class RemoteRows:
     def prefetch(self, rows: np.ndarray) -> None:
         """Ask for these rows of a file with the first of them, and for the next files ahead."""
         self._foreseen = self._blocks_of(rows)
-        files = np.flatnonzero(self._foreseen) // self._layout.blocks_per_file
-        self._files = np.unique(files).tolist()
+        self._files = np.unique(self._layout.file_of[self._foreseen]).tolist()
 
     def _blocks_of(self, rows: np.ndarray) -> np.ndarray:
         """Return a boolean array: True for the blocks of these rows."""
         check_bounds(rows, self._layout.n)
         touched = np.zeros(self._layout.n_blocks, dtype=bool)
-        touched[rows // self._layout.block_rows] = True
+        touched[self._layout.blocks_of(rows)] = True
         return touched
 
     def fetch_all(self, progress: Callable[[int], object] | None = None) -> None:
@@ -345,7 +335,7 @@ class RemoteRows:
     def fetch_file(self, file: int, progress: Callable[[int], object] | None = None) -> Path:
         """Return the path of a data file in the cache, whole."""
         touched = np.zeros(self._layout.n_blocks, dtype=bool)
-        inside = self._layout.file_blocks(file)
+        inside = self._layout.files[file].blocks
         touched[inside.start : inside.stop] = True
         self._with(touched, lambda _: np.empty(0), progress)
         shard = self._state.shards[file]
@@ -359,7 +349,7 @@ class RemoteRows:
         read: Callable[[RowSource], np.ndarray],
         progress: Callable[[int], object] | None = None,
     ) -> np.ndarray:
-        last = touched.nonzero()[0][-1:] // self._layout.blocks_per_file
+        last = self._layout.file_of[touched.nonzero()[0][-1:]]
         for _ in range(_REOPENED):
             try:
                 state, self._reading = self._state, int(last.sum())
@@ -380,7 +370,9 @@ class RemoteRows:
     def _open(self) -> None:
         """Open the cache's files; those that are missing are made, without content."""
         paths = [self._cache.shard(name) for name in self._names]
-        shards = [CachedShard(path, self._layout, i) for i, path in enumerate(paths)]
+        pairs = zip(paths, self._layout.files, strict=True)
+        shards = [CachedShard(path, file) for path, file in pairs]
+        by_file = dict(zip(self._layout.files, shards, strict=True))
         have = np.zeros(self._layout.n_blocks, dtype=bool)
         for shard in shards:
             with shard.opened() as descriptor:
@@ -389,9 +381,9 @@ class RemoteRows:
                 )
 
         @contextmanager
-        def open_file(directory: Path, layout: ArrayLayout, file: int) -> Iterator[int]:
-            del directory, layout
-            shard = shards[file]
+        def open_file(directory: Path, file: DataFile) -> Iterator[int]:
+            del directory
+            shard = by_file[file]
             with shard.opened() as descriptor:
                 # A new file may have the number of the removed one, which is what `opened` sees.
                 if (have[list(shard.blocks)] & ~shard.present(descriptor)).any():
@@ -406,14 +398,14 @@ class RemoteRows:
         state = self._state
         self._look_again(touched, state)
         wanted = np.flatnonzero(touched & ~state.have)
-        files = np.arange(self._layout.n_blocks) // self._layout.blocks_per_file
-        soon = self._foreseen & np.isin(files, wanted // self._layout.blocks_per_file)
+        files = self._layout.file_of
+        soon = self._foreseen & np.isin(files, files[wanted])
         wanted = np.flatnonzero((touched | soon) & ~state.have)
         spans = self._spans(wanted)
         block_bytes = self._layout.block_rows * self._layout.row_bytes
         n_new = sum(span.last - span.first + 1 for span in spans)
         held = int(state.have.sum()) + n_new
-        self._cache.check_room(held * block_bytes, what=f"{self._objects.address}/{self._array}")
+        self._cache.check_room(held * block_bytes, what=f"{self._objects.address}/{self._key}")
         if len(spans) == 1:
             self._fetch_span(spans[0], state, progress)
         elif spans:
@@ -441,13 +433,13 @@ class RemoteRows:
         with self._ahead:
             at = bisect.bisect_right(self._files, self._reading)
             for file in self._files[at : at + _AHEAD]:
-                blocks = np.array(layout.file_blocks(file))
+                blocks = np.array(layout.files[file].blocks)
                 wanted = blocks[self._foreseen[blocks] & ~state.have[blocks]]
                 if not wanted.size or file in self._coming:
                     continue
                 held = state.have.copy()
                 for other in (self._reading, file, *self._coming):
-                    held[list(layout.file_blocks(other))] = True
+                    held[list(layout.files[other].blocks)] = True
                 if int(held.sum()) * layout.block_rows * layout.row_bytes > self._cache.limit:
                     return
                 fetch = functools.partial(self._fetch_ahead, self._spans(wanted), state)
@@ -469,7 +461,7 @@ class RemoteRows:
         UnreachableError
             If one of them could not be had: no need to wait for the same silence again.
         """
-        for file in np.unique(np.flatnonzero(touched) // self._layout.blocks_per_file).tolist():
+        for file in np.unique(self._layout.file_of[touched]).tolist():
             with self._ahead:
                 coming = self._coming.pop(file, None)
             if coming is not None and not coming.done():  # what failed earlier is asked for anew
@@ -480,7 +472,7 @@ class RemoteRows:
     def _look_again(self, touched: np.ndarray, state: _State) -> None:
         """Take notice of blocks that other processes fetched meanwhile."""
         missing = np.flatnonzero(touched & ~state.have)
-        for file in np.unique(missing // self._layout.blocks_per_file):
+        for file in np.unique(self._layout.file_of[missing]):
             shard = state.shards[file]
             with shard.opened() as descriptor:
                 here = slice(shard.blocks.start, shard.blocks.stop)
@@ -490,13 +482,13 @@ class RemoteRows:
         self, span: Span, state: _State, progress: Callable[[int], object] | None
     ) -> None:
         shard = state.shards[span.file]
-        name = f"{self._array}/{self._layout.file_name(span.file)}"
+        name = f"{self._key}/{self._layout.files[span.file].path}"
         start = shard.place_of(span.first)[0]
         stop = sum(shard.place_of(span.last))
         with shard.opened() as descriptor:
             try:
                 whole = len(shard.blocks) == span.last - span.first + 1
-                size = self._layout.file_bytes(span.file) if whole else None
+                size = self._layout.files[span.file].size if whole else None
                 with contextlib.closing(
                     self._objects.stream(name, start, stop, size=size)
                 ) as pieces:
@@ -528,16 +520,15 @@ class RemoteRows:
 
     def _proven(self, shard: CachedShard, name: str, block: int, data: bytearray) -> memoryview:
         """Return a block that was verified; one that is wrong is asked for once more."""
-        right = proven(self._commit, block, data, self._failed)
-        if right is None:
+        found, stated = memoryview(data), self._commit.blocks[block]
+        if self._commit.block_hash(found) != stated:
             start, size = shard.place_of(block)
-            again = b"".join(self._objects.stream(name, start, start + size))
-            right = proven(self._commit, block, again, self._failed)
-        if right is None:
+            found = memoryview(b"".join(self._objects.stream(name, start, start + size)))
+        if self._commit.block_hash(found) != stated:
             rows = self._layout.block_slice(block)
             raise CorruptStoreError(
                 f"{self._objects.address}/{name}: block {block:,} (rows {rows.start:,} to "
                 f"{rows.stop - 1:,}) is not what the commit record states. The server's copy is "
                 "damaged, or the server lies. Nothing of it was used."
             )
-        return right
+        return found

@@ -265,32 +265,33 @@ def croissant(
             f"{card.info.encoder}, in the Zarr v3 array {key}/embedding"
         )
         found[record] = _file(record, below, "application/json", len(data), sha256_hex(data), what)
-        table = f"{key.dataset}/{key.kind}/{commit.items['file']}"
-        if table in found:
-            continue
-        size, digest = commit.items["bytes"], commit.items["sha256"]
         what = f"Items of {key.dataset}/{key.kind}"
-        found[table] = _file(table, below, "application/x-parquet", size, digest, what)
-        fields = [
-            {
-                "@type": "cr:Field",
-                "@id": f"{table}/{column}",
-                "name": column,
-                "description": f"Column {column} of the item table",
-                "dataType": _type_name(dtype),
-                "source": {"fileObject": {"@id": table}, "extract": {"column": column}},
-            }
-            for column, dtype in card.columns.items()
-        ]
-        records.append(
-            {
-                "@type": "cr:RecordSet",
-                "@id": f"{key.dataset}/{key.kind}/{commit.items['sha256'][:8]}",
-                "name": f"items of {key.dataset} {key.kind}",
-                "description": what,
-                "field": fields,
-            }
-        )
+        for items in (part.items for part in commit.parts):
+            table = f"{key.dataset}/{key.kind}/{items['file']}"
+            if table in found:
+                continue
+            size, digest = items["bytes"], items["sha256"]
+            found[table] = _file(table, below, "application/x-parquet", size, digest, what)
+            fields = [
+                {
+                    "@type": "cr:Field",
+                    "@id": f"{table}/{column}",
+                    "name": column,
+                    "description": f"Column {column} of the item table",
+                    "dataType": _type_name(dtype),
+                    "source": {"fileObject": {"@id": table}, "extract": {"column": column}},
+                }
+                for column, dtype in card.columns.items()
+            ]
+            records.append(
+                {
+                    "@type": "cr:RecordSet",
+                    "@id": f"{key.dataset}/{key.kind}/{items['sha256'][:8]}",
+                    "name": f"items of {key.dataset} {key.kind}",
+                    "description": what,
+                    "field": fields,
+                }
+            )
     licences = sorted({card.licence for card in cards})
     return {
         "@context": _CONTEXT,

@@ -495,10 +495,13 @@ def _compare(
     blocks: int | None = None
     shape = (one.dim, one.dtype, one.block_rows)
     if shape == (other.dim, other.dtype, other.block_rows):
-        whole = min(one.n, other.n) // one.block_rows
-        whole = len(one.blocks) if one.n == other.n else whole
-        pairs = zip(one.blocks[:whole], other.blocks[:whole], strict=True)
-        blocks = sum(left != right for left, right in pairs)
+        mine, theirs = (
+            {(rows.start, rows.stop): block for rows, block in zip(
+                map(each.layout.block_slice, range(each.layout.n_blocks)), each.blocks, strict=True
+            )}
+            for each in (one, other)
+        )  # fmt: skip
+        blocks = sum(mine[rows] != theirs[rows] for rows in mine.keys() & theirs)
     values = {name: (one.attributes[name], other.attributes[name]) for name in one.attributes}
     return SetDifference(
         key,

@@ -28,7 +28,6 @@ from featstore.errors import (
 from featstore.remote.cache import user_cache
 from featstore.remote.place import RemotePlace
 from featstore.store.files import open_regular
-from featstore.store.layout import ArrayLayout
 from featstore.store.lock import is_claimed
 from featstore.store.log import NAME as LOG
 from featstore.store.mapping import MappingUnavailableError, check_mappable
@@ -87,7 +86,7 @@ def _environment() -> Iterator[Finding]:
             advice = f"Needed only for that: {install_command(missing)}."
             yield Finding(extra, "note", text, advice)
     try:
-        check_mappable(ArrayLayout(131_072, 64, "float32", 4096, 65_536))
+        check_mappable()
     except MappingUnavailableError as err:
         yield Finding("mapping", "note", str(err), "Rows are read file by file, more slowly.")
     else:

@@ -19,14 +19,13 @@ only if nobody else has written since it was read.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import secrets
 import socket
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from featstore.errors import (
     CorruptStoreError,
@@ -36,7 +35,7 @@ from featstore.errors import (
 )
 from featstore.identity import SHA256
 from featstore.remote.objects import FolderObjects, Objects
-from featstore.store.blocks import check_file, shard_name
+from featstore.store.blocks import check_file
 from featstore.store.convention import root_metadata, zarr_metadata
 from featstore.store.files import (
     MAX_JSON_BYTES,
@@ -44,10 +43,11 @@ from featstore.store.files import (
     json_bytes,
     open_regular,
     parse_json,
+    pieces,
     read_regular,
 )
 from featstore.store.gc import check_hash, make_store
-from featstore.store.layout import FORMAT, SetKey, shard_tail
+from featstore.store.layout import FORMAT, SetKey
 from featstore.store.listing import Listed, set_files
 from featstore.store.lock import Claim, claim_folders, claim_set, folder_lock
 from featstore.store.log import NAME as LOG
@@ -78,6 +78,7 @@ class SetSource:
     def __post_init__(self) -> None:
         self.directory = self.info.key.directory(self.store.root)
         self.revision = self.info.commit.revision_id
+        self._copies: dict[str, Callable[[int], Path]] = {}
 
     def commits(self, known: Collection[str]) -> list[Commit]:
         """Return the commit of every revision that is not among the `known`, the oldest first."""
@@ -106,24 +107,28 @@ class SetSource:
         listed = set_files(self.info.key, commits[-1], commits[:-1]).values()
         return {one.path: self._content(one) for one in listed if one.part not in ("data", "zarr")}
 
-    @functools.cached_property
-    def data_file(self) -> Callable[[int], Path]:
-        """From the number of a data file to its path; see `featstore.store.place.Place`."""
-        return self.store.place.data_files(self.info.key, self.info.commit, self.info.commit.layout)
+    def data(self, known: Collection[str], base: Commit | None) -> list[tuple[Commit, int]]:
+        """Return the files of rows to be sent: a commit, and the number of the file in it.
 
-    def parts(self, data: IO[bytes], file: int) -> Iterator[bytes]:
-        """Yield the bytes of a data file from what is its opened copy, each block compared."""
-        commit = self.info.commit
-        layout = commit.layout
-        for block in layout.file_blocks(file):
-            rows = data.read(layout.block_bytes(block))
-            if commit.block_hash(rows) != commit.blocks[block]:
-                raise CorruptStoreError(
-                    f"Block {block:,} of {self.info.key} was changed while it was copied. Nothing "
-                    "was published."
-                )
-            yield rows
-        yield shard_tail(layout, file)
+        Parameters
+        ----------
+        known, base
+            Revisions that the target has published, and the present one.
+        """
+        there = {file.path for file in base.layout.files} if base else set()
+        found = {}
+        for commit in self.commits(known if base else ()):
+            for number, file in enumerate(commit.layout.files):
+                if file.path not in there:
+                    found[file.path] = commit, number
+        return [*found.values()]
+
+    def data_file(self, commit: Commit, number: int) -> Path:
+        """Return the path of a copy of a data file; see `featstore.store.place.Place`."""
+        identity = commit.revision_id
+        if identity not in self._copies:
+            self._copies[identity] = self.store.place.data_files(self.info.key, commit)
+        return self._copies[identity](number)
 
     def _content(self, one: Listed) -> bytes:
         data, path = one.content, self.store.root / one.path
@@ -132,15 +137,6 @@ class SetSource:
                 f"{path} is missing or differs from its commit record. The set was not sent."
             )
         return read_regular(path, limit=MAX_ITEM_BYTES) if data is None else data
-
-
-def kept_files(base: Commit | None, now: Commit) -> set[int]:
-    """Return the data files of `now` that a store with `base` has, byte for byte."""
-    if base is None:
-        return set()
-    before, layout = base.layout, now.layout
-    names = {shard_name(before, file, base.blocks) for file in range(before.n_files)}
-    return {file for file in range(layout.n_files) if shard_name(layout, file, now.blocks) in names}
 
 
 #: ``new`` and ``behind`` are to be sent; ``same`` and ``newer`` need nothing.
@@ -311,12 +307,11 @@ def publish_to_bucket(
             force=force, strange=bool(sizes),
         ):  # fmt: skip
             sizes = {}
-    layout, kept = commit.layout, kept_files(base, commit)
-    for file in range(layout.n_files):
-        name, whole = f"{key}/embedding/{layout.file_name(file)}", layout.file_bytes(file)
-        if file not in kept and sizes.get(name) != whole:
-            _put_data(objects, name, source.data_file(file))
-        progress(whole)
+    for own, number in source.data(published, base):
+        file = own.layout.files[number]
+        if sizes.get(f"{key}/{file.path}") != file.size:
+            objects.put(f"{key}/{file.path}", source.data_file(own, number))
+        progress(file.size)
     for name, data in source.small_files(published if base else ()).items():
         objects.put(name, data)
     if not objects.is_atomic and _read_claim(objects, claim)[0].get("revision") != source.revision:
@@ -353,18 +348,11 @@ def put_metadata(objects: Objects, key: SetKey) -> None:
             objects.put(name, data)
 
 
-def _put_data(objects: Objects, name: str, path: Path) -> None:
-    """Put a data file that was checked: what replaces it meanwhile is not sent in its place."""
-    with open_regular(path) as data:
-        objects.put(name, path if objects.is_atomic else data)
-
-
 def _strange_files(objects: Objects, key: SetKey, base: Commit | None) -> dict[str, int]:
     """Return name -> size of the data files in a bucket that its current revision does not name."""
-    named = () if base is None else map(base.layout.file_name, range(base.layout.n_files))
-    own = {f"{key}/embedding/{name}" for name in named}
-    found = objects.names(f"{key}/embedding/c/")
-    return {name: size for name, size in found if name not in own}
+    own = {f"{key}/{file.path}" for file in base.layout.files} if base else set()
+    found = objects.names(f"{key}/embedding/")
+    return {name: size for name, size in found if name not in own and name.endswith("/0")}
 
 
 def _read_claim(objects: Objects, name: str) -> tuple[dict[str, Any], str]:
@@ -466,10 +454,9 @@ def publish_to_folder(
         if found not in TO_SEND:
             settle_claimed(root, key, claim)
             return found
-        layout, kept = commit.layout, kept_files(base, commit)
-        for file in sorted(set(range(layout.n_files)) - kept):
-            _copy_file(claim, directory, source, file)
-            progress(layout.file_bytes(file))
+        for own, number in source.data(published, base):
+            _copy_file(claim, directory, source, own, number)
+            progress(own.layout.files[number].size)
         with folder_lock(directory.parent, patience=claim.patience):  # beside who takes out tables
             for name, data in source.small_files().items():
                 write_file_once(claim, root / name, data)
@@ -479,14 +466,14 @@ def publish_to_folder(
     return found
 
 
-def _copy_file(claim: Claim, directory: Path, source: SetSource, file: int) -> None:
-    """Copy a data file unless it is there; what is copied is compared with the commit."""
-    target = directory / "embedding" / source.info.commit.layout.file_name(file)
-    if (
-        target.exists()
-        and not check_file(target, source.info.commit.layout, file, source.info.commit).reasons
-    ):
+def _copy_file(
+    claim: Claim, directory: Path, source: SetSource, commit: Commit, number: int
+) -> None:
+    """Copy a data file, of which every byte is compared with the commit, unless it is there."""
+    file = commit.layout.files[number]
+    target = directory / file.path
+    if target.exists() and not check_file(target, file, commit).reasons:
         claim.rely_on(target)
         return
-    with open_regular(source.data_file(file)) as data:
-        claim.write_file(target, source.parts(data, file))
+    with open_regular(source.data_file(commit, number)) as data:
+        claim.write_file(target, pieces(data))

@@ -1,7 +1,8 @@
 """What a new revision of a set starts from: its published rows, or those of a stopped writer.
 
-A set is extended by appending. The next revision keeps every row of this one, at its place, bit
-for bit; only rows that have no embedding may be tried again.
+A set is extended by parts. The next revision keeps every row of this one, at its place, and the
+parts that hold them; only a part with rows that have no embedding, or are damaged, may be written
+again, under another name.
 """
 
 from __future__ import annotations
@@ -14,24 +15,27 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.errors import AlreadyFinishedError, StoreWriteError
-from featstore.store.blocks import check_tail
-from featstore.store.files import opened_as_it_is
+from featstore.errors import AlreadyFinishedError, CorruptStoreError, StoreWriteError, listed
+from featstore.identity import canonical_json, sha256_hex
+from featstore.store.blocks import check_size, read_block
 from featstore.store.layout import (
+    DTYPES,
     LIMITS,
     ArrayLayout,
     LayoutLimits,
     SetKey,
-    blank_value,
+    SetLayout,
     plan_array,
 )
 from featstore.store.listing import find_damage, read_records
 from featstore.store.lock import Claim
 from featstore.store.log import read_log
-from featstore.store.records import Commit, key_of, read_commit
-from featstore.store.rows import CheckedRows, RowSource, open_rows
+from featstore.store.records import FIRST, Commit, key_of, read_commit
 from featstore.store.staging import BlockRecord, Journal, StagedFiles, plan_digest, read_journal
-from featstore.store.tables import failures_file, read_failures, read_items
+from featstore.store.tables import failures_file, join_ids, read_failures, read_parts
+
+#: Path of a part whose name follows from its rows, which are not all known yet.
+UNNAMED = "unnamed"
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,10 @@ class Base:
     ----------
     commit : Commit
         Of the revision.
-    layout : ArrayLayout
-        Of its array; the last file on disk may already hold more.
     failures : dict
         item_id -> reason, of the items without an embedding.
-    item_ids : Series
+    items, table : DataFrame
+        Of this revision, and of the next one.
     kept : ndarray of shape (n,)
         True for the rows that stay. The others are failed rows that are tried again, and those
         of `bad` blocks.
@@ -57,12 +60,10 @@ class Base:
 
     directory: Path
     commit: Commit
-    layout: ArrayLayout
     failures: dict[str, str]
-    item_ids: pl.Series
+    items: pl.DataFrame
+    table: pl.DataFrame
     kept: np.ndarray
-    source: RowSource
-    rows: CheckedRows
     bad: frozenset[int] = frozenset()
     lost: frozenset[str] = frozenset()
 
@@ -80,32 +81,34 @@ class Base:
         here = self.kept[rows.start : rows.stop]
         return np.pad(here, (0, rows.stop - rows.start - here.size))
 
-    def read(self, rows: slice) -> np.ndarray:
-        """Return those of `rows` that this revision has, as stored, their blocks checked."""
-        numbers = np.arange(rows.start, min(rows.stop, self.commit.n))
-        found = np.array(self.rows.read(numbers))
-        # A second try that was given up may have left an embedding there.
-        found[self.commit.failed_rows()[numbers]] = blank_value(self.commit.dtype)
-        return found
+    def read(self, block: int) -> np.ndarray:
+        """Return the rows of a block as stored.
 
-    def overlay(self, rows: slice, data: np.ndarray) -> np.ndarray:
-        """Return a copy of `data`, the new `rows`, with those that stay as they were."""
-        merged = np.array(data)
-        stored = self.read(rows)
-        stays = self.keeps(rows)[: len(stored)]
-        merged[: len(stored)][stays] = stored[stays]
-        return merged
+        Raises
+        ------
+        CorruptStoreError
+            If they are not those of the commit.
+        """
+        layout = self.commit.layout
+        file = layout.files[layout.file_of[block]]
+        data = read_block(self.directory / file.path, file, block)
+        if self.commit.block_hash(data) != self.commit.blocks[block]:
+            raise CorruptStoreError(
+                f"{self.directory / file.path}: block {block:,} differs from its commit record. "
+                "The data was changed or damaged; extract or fetch the set again."
+            )
+        return np.frombuffer(data, DTYPES[layout.dtype]).reshape(-1, layout.dim)
 
     def record(self, block: int) -> BlockRecord:
         """Return the journal row of a block that stays whole."""
-        rows = self.layout.block_slice(block)
+        rows = self.commit.layout.block_slice(block)
         return BlockRecord(self.commit.blocks[block], self.failed(rows), self.commit.hash)
 
     def failed(self, rows: slice) -> dict[str, str]:
         """Return the failures among `rows` that stay."""
         if not self.failures:
             return {}
-        ids = self.item_ids[rows.start : min(rows.stop, self.commit.n)]
+        ids = self.items["item_id"][rows.start : rows.stop]
         kept = self.kept[rows.start : rows.stop].tolist()
         return {
             item: self.failures[item]
@@ -113,10 +116,10 @@ class Base:
             if stays and item in self.failures
         }
 
-    def finished(self, items: str, *, retry: bool) -> AlreadyFinishedError | None:
-        """Return the error to raise if the items of this sha256 need nothing more, else None."""
+    def finished(self, *, retry: bool) -> AlreadyFinishedError | None:
+        """Return the error to raise if the next revision would be this one, else None."""
         pending = self.damaged or not self.kept.all()
-        if self.commit.items["sha256"] != items or pending:
+        if pending or not self.items.equals(self.table):
             return None
         what = "no item of it failed" if retry else "it has these items"
         msg = (
@@ -125,35 +128,45 @@ class Base:
         )
         return AlreadyFinishedError(msg)
 
-    def next_layout(self, n: int, limits: LayoutLimits = LIMITS) -> ArrayLayout:
-        """Return how the array of the next revision is cut: in shards as large as these."""
-        layout = self.layout
-        if n == layout.n:
-            return layout
-        if layout.shard_rows:
-            return ArrayLayout(n, layout.dim, layout.dtype, layout.block_rows, layout.shard_rows)
-        limits = replace(limits, block_rows=layout.block_rows)
-        return plan_array(n, layout.dim, layout.dtype, limits)
+    def next_layout(self, limits: LayoutLimits = LIMITS) -> SetLayout:
+        """Return the parts of the next revision: those that are written have no name yet."""
+        parts = [
+            part if self.kept[part.start : part.start + part.n].all()
+            else replace(part, path=UNNAMED)
+            for part in self.commit.layout.parts
+        ]  # fmt: skip
+        more = self.table.height - self.commit.n
+        if more:
+            limits = replace(limits, block_rows=self.commit.block_rows)
+            new = plan_array(more, self.commit.dim, self.commit.dtype, limits, start=self.commit.n)
+            parts.append(replace(new, path=UNNAMED))
+        return SetLayout(tuple(parts))
 
-    def in_place(self, layout: ArrayLayout, file: int) -> bool:
-        """Return whether a data file of the next revision is this one's, untouched."""
-        path = self.directory / "embedding" / layout.file_name(file)
-        return (
-            layout.shard_rows == self.layout.shard_rows
-            and file < self.layout.n_files
-            and layout.file_rows(file) == self.layout.file_rows(file)
-            and bool(self.kept[self.layout.file_rows(file)].all())
-            # An extension that was given up may have left more than this, ...
-            and not check_tail(path, layout, file)
-            and self._blank_in(self.layout.file_rows(file))
-        )
 
-    def _blank_in(self, rows: slice) -> bool:
-        """Return whether the failed rows are blank on disk, ... and a second try, other rows."""
-        failed = rows.start + np.flatnonzero(self.commit.failed_rows()[rows])
-        found = self.source.read(failed)
-        blank = np.full_like(found, blank_value(self.commit.dtype))
-        return found.tobytes() == blank.tobytes()
+def written(part: ArrayLayout, base: Base | None) -> bool:
+    """Return whether a part of the next revision is written, and not the base's."""
+    return base is None or part.path == UNNAMED
+
+
+def named(layout: SetLayout, blocks: Mapping[int, BlockRecord], base: Base | None) -> SetLayout:
+    """Return a layout with the names of the parts whose blocks are all known.
+
+    A part is named by its rows and where they begin. So who writes the same rows again writes the
+    same files, and no name ever stands for other bytes.
+    """
+    parts, first = [], 0
+    for number, part in enumerate(layout.parts):
+        own = range(first, first + part.n_blocks)
+        first = own.stop
+        if part.path == UNNAMED and all(block in blocks for block in own):
+            hashes = [blocks[block].digest for block in own]
+            stated = [part.start, part.n, part.shard_rows, *hashes]
+            path = f"{FIRST}/{sha256_hex(canonical_json(stated))[:16]}"
+            old = base.commit.parts[number : number + 1] if base else ()
+            same = [one.path for one in old if [*one.blocks] == hashes]
+            part = replace(part, path=(same or [path])[0])
+        parts.append(part)
+    return SetLayout(tuple(parts))
 
 
 def read_base(
@@ -174,7 +187,7 @@ def read_base(
     Raises
     ------
     StoreWriteError
-        If the items do not begin with those of the revision, in their order and unchanged.
+        If an item is in the revision with another content.
     CorruptStoreError
         If files of the revision disagree with its commit.
     """
@@ -183,16 +196,18 @@ def read_base(
         return None
     damage = find_damage(read_records(directory.parents[2], key)) if repair else None
     commit = damage.commit if damage else read_commit(directory, revision)
-    old = read_items(directory.parent / commit.items["file"], commit.items, n=commit.n)
-    reason = _differs(old, items)
-    if reason:
-        raise StoreWriteError(
-            f"{key} cannot be extended to these {items.height:,} items: {reason}. A set is only "
-            "ever appended to; reordering, changing or removing items makes another version of "
-            "the dataset. Give the manifest another name: rows of the same content are then "
-            "copied, not computed again. Or remove the set with `headstock store rm`."
-        )
+    old = read_parts(directory.parent, commit)
+    table = extended(key, old, items)
+    if repair:
+        table = old  # nothing is appended
     layout = commit.layout
+    for file in () if repair else layout.files:
+        wrong = check_size(directory / file.path, file)
+        if wrong:
+            raise CorruptStoreError(
+                f"{directory / file.path} {wrong}: it was truncated or replaced. The set cannot be "
+                "extended; extract or fetch it again."
+            )
     bad = frozenset(damage.blocks) if damage else frozenset()
     lost = frozenset(damage.lost) if damage else frozenset()
     failures: dict[str, str] = {}
@@ -208,48 +223,49 @@ def read_base(
         kept[:] = False  # rows and bias of a head are of one piece
     if retry_failed or name in lost:
         kept &= ~commit.failed_rows()
-    array = directory / "embedding"
-    # A truncated file still holds the blocks before its end.
-    source = open_rows(array, layout, "pread", opened_as_it_is if repair else None)
-    rows = CheckedRows(
-        source,
-        directory=array,
-        layout=layout,
-        commit=commit,
-    )
-    return Base(
-        directory, commit, layout, failures, old["item_id"], kept, source, rows,
-        bad=bad, lost=lost,
-    )  # fmt: skip
+    return Base(directory, commit, failures, old, table, kept, bad=bad, lost=lost)
 
 
-def _differs(old: pl.DataFrame, new: pl.DataFrame) -> str:
-    """Return why `new` does not begin with `old`, or an empty string."""
-    if new.height < old.height:
-        return f"the set has {old.height:,}"
-    begin = new.head(old.height)
-    # What makes an item the item it is; other columns may change from revision to revision.
-    columns = ["item_id", "content_sha256"]
-    hashes = [table.get_column("content_sha256", default=None) for table in (old, begin)]
+def extended(key: SetKey, old: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """Return the items of the next revision: those of this one, then those of `items` that are new.
+
+    Of items of both, what makes them the items they are must be equal. Where `items` begin with
+    those that are there, in their order, the other columns are taken from them.
+    """
+    begins = items["item_id"].head(old.height).equals(old["item_id"])
+    own, was = items.head(old.height), old
+    if not begins:
+        again, rows = join_ids(items["item_id"], old["item_id"])
+        own, was = items[again], old[rows]
+    columns = ["content_sha256"]
+    hashes = [table.get_column("content_sha256", default=None) for table in (own, was)]
     if any(found is None or found.null_count() for found in hashes):
         columns += ["uri", "text"]
     for column in columns:
-        if column not in old.columns or column not in new.columns:
+        if column not in own.columns or column not in was.columns:
             continue
-        same = old[column].eq_missing(begin[column])
+        same = own[column].eq_missing(was[column])
         if not same.all():
-            row = int((~same).arg_max() or 0)
-            what = "has another content" if column != "item_id" else f"is {begin[column][row]!r}"
-            return f"item {row:,}, {old['item_id'][row]!r}, {what}"
-    return ""
+            others = own["item_id"].filter(~same)
+            raise StoreWriteError(
+                f"{key} has {len(others):,} of these {items.height:,} items with another content: "
+                f"{listed(others)}. A set is only ever appended to: give them other ids, or the "
+                "dataset another name (rows of the same content are then copied, not computed "
+                "again), or remove the set with `headstock store rm`."
+            )
+    if begins:
+        return items
+    if own.height == items.height:
+        return old
+    fresh = items.filter(~items["item_id"].is_in(old["item_id"].implode()))
+    return pl.concat([old, fresh], how="diagonal_relaxed")
 
 
 def resume_journal(
     claim: Claim,
     *,
     plan: Mapping[str, Any],
-    array: Path,
-    layout: ArrayLayout,
+    layout: SetLayout,
     staged: StagedFiles,
     base: Base | None,
     others: Sequence[Path] | None,
@@ -260,30 +276,26 @@ def resume_journal(
     ----------
     plan : mapping
         See `Journal.open`.
-    array : Path
-        Directory of the array.
     base : Base, optional
-        Blocks that it has whole are taken over: where their file stays, as they are; where a
-        larger file will replace it, as staged copies.
+        Its blocks are taken over: those of parts that stay as they are; those that stay in a part
+        that is written again as staged copies.
     others : sequence of Path, optional
-        Folders of parts; the blocks that they have done are copied. None if this is a part
+        Folders of ranks; the blocks that they have done are copied. None if this is a rank
         itself: nothing is copied then.
     """
-
-    def read_block(block: int) -> bytes:
-        file = block // layout.blocks_per_file
-        if staged.path(file).exists():
-            return staged.read(block)
-        path = array / layout.file_name(file)
-        if path.exists() and path.stat().st_size == layout.file_bytes(file):
-            return staged.read(block, path)
-        return b""
-
-    journal = Journal.open(claim.folder, plan=plan, read_block=read_block)
+    journal = Journal.open(claim.folder, plan=plan, read_block=staged.read)
     try:
-        _take_over(journal, claim, array, layout, staged, base)
-        if base is not None:
-            _carry(journal, staged if others is not None else None, base, layout)
+        for block in range(0 if base is None else len(base.commit.blocks)):
+            assert base is not None
+            kept = base.keeps(layout.block_slice(block)).all()
+            if block in journal.blocks or not kept:
+                continue
+            again = layout.files[layout.file_of[block]].part.path == UNNAMED
+            if again and others is not None:
+                staged.write(block, base.read(block).reshape(-1).view(np.uint8).data)
+                journal.add_block(block, base.record(block))
+            else:
+                journal.blocks[block] = base.record(block)
         for other in others or ():
             head, done = read_journal(other)
             if head.get("plan") == plan_digest(plan):
@@ -294,44 +306,10 @@ def resume_journal(
     return journal
 
 
-def _take_over(
-    journal: Journal,
-    claim: Claim,
-    array: Path,
-    layout: ArrayLayout,
-    staged: StagedFiles,
-    base: Base | None,
-) -> None:
-    """Find the data files that are in place already, and stage what a larger one will hold."""
-    for file in range(layout.n_files):
-        blocks = layout.file_blocks(file)
-        if base is not None and base.in_place(layout, file):
-            journal.files.add(file)
-            for block in blocks:
-                journal.blocks[block] = base.record(block)
-        elif not staged.path(file).exists() and all(block in journal.blocks for block in blocks):
-            # The blocks were read in place.
-            claim.rely_on(array / layout.file_name(file))
-            journal.files.add(file)
-
-
-def _carry(journal: Journal, staged: StagedFiles | None, base: Base, layout: ArrayLayout) -> None:
-    """Stage the whole blocks of the base whose file a larger one will replace."""
-    for block in range(layout.n_blocks):
-        rows = layout.block_slice(block)
-        if block in journal.blocks or not base.keeps(rows).all():
-            continue
-        if staged is None:
-            journal.blocks[block] = base.record(block)
-            continue
-        staged.write(block, base.read(rows).reshape(-1).view(np.uint8).data)
-        journal.add_block(block, base.record(block))
-
-
 def _gather(
     journal: Journal, staged: StagedFiles, part: StagedFiles, done: Mapping[int, BlockRecord]
 ) -> None:
-    """Copy the blocks of a part, as far as they are what its journal says."""
+    """Copy the blocks of a rank, as far as they are what its journal says."""
     for block, record in sorted(done.items()):
         if block in journal.blocks or not part.path_of(block).exists():
             continue

@@ -24,6 +24,7 @@ from featstore.store.layout import (
     INTEGERS,
     ArrayLayout,
     LayoutError,
+    SetLayout,
     blank_value,
     from_bfloat16,
     to_bfloat16,
@@ -96,7 +97,7 @@ def convert_rows(
     item_ids: Sequence[str] | pl.Series,
     *,
     failed: Collection[str],
-    layout: ArrayLayout,
+    layout: ArrayLayout | SetLayout,
     where: str,
 ) -> Converted:
     """Convert `rows` to the stored dtype; see `cast_rows` for the parameters.
@@ -125,7 +126,7 @@ def cast_rows(
     item_ids: Sequence[str] | pl.Series,
     *,
     failed: Collection[str],
-    layout: ArrayLayout,
+    layout: ArrayLayout | SetLayout,
     where: str,
 ) -> np.ndarray:
     """Return `rows` in the stored dtype, nothing lost but precision; see `Converted.data`.

@@ -21,7 +21,10 @@ from featstore.store.layout import (
     group_metadata,
     vector_metadata,
 )
-from featstore.store.records import BIAS, Commit
+from featstore.store.records import BIAS, FIRST, Commit
+
+#: Where the first of several parts is an array: its chunks have no folder of their own.
+BARE = "/c"
 
 #: What identifies the convention; it never changes.
 UUID = "eb7c9fe8-cf5c-4296-9b2f-2d95e0b1c7ab"
@@ -57,7 +60,7 @@ _TEXT = ("prompt", "prefix", "lower_case", "max_seq_length", "max_length", "toke
 
 
 def properties(attributes: Mapping[str, Any], commit: Commit) -> dict[str, Any]:
-    """Return what a set states under `KEY`: it follows from its attributes and its commit.
+    """Return what a set of one part states under `KEY`; it follows from attributes and commit.
 
     Parameters
     ----------
@@ -73,6 +76,7 @@ def properties(attributes: Mapping[str, Any], commit: Commit) -> dict[str, Any]:
     source = attributes["dataset"]
     if isinstance(version, str) and version:
         source += f"@{version}"
+    items = commit.parts[0].items
     stated: dict[str, Any] = {
         "version": VERSION,
         "array": "embedding",
@@ -85,9 +89,9 @@ def properties(attributes: Mapping[str, Any], commit: Commit) -> dict[str, Any]:
         "normalized": normalized is True and attributes["kind"] != "head_weight",
         "item_kind": attributes["kind"],
         "items": {
-            "path": f"../{commit.items['file']}",
+            "path": f"../{items['file']}",
             "format": "parquet",
-            "sha256": commit.items["sha256"],
+            "sha256": items["sha256"],
             "key": "item_id",
             "columns": _COLUMNS,
         },
@@ -124,13 +128,23 @@ def zarr_metadata(key: SetKey, commit: Commit) -> dict[str, bytes]:
         The present revision.
     """
     stated = {"format": FORMAT, **commit.attributes, "revision": commit.revision_id}
+    alone = [part.path for part in commit.parts] == [FIRST]
+    # A group of parts is no array, which is what the convention speaks of.
     beside = {CONVENTIONS: [DECLARATION], KEY: properties(commit.attributes, commit)}
     found = {
         key.dataset: _group(dataset=key.dataset),
         f"{key.dataset}/{key.kind}": _group(dataset=key.dataset, kind=key.kind),
-        f"{key}": json_bytes(group_metadata(stated, **beside)),
-        f"{key}/embedding": _array(commit.layout),
+        f"{key}": json_bytes(group_metadata(stated, **(beside if alone else {}))),
     }
+    if not alone:
+        parts = [
+            {"path": (part.path + BARE).split("/")[1], "items": part.items["file"]}
+            for part in commit.parts
+        ]
+        found[f"{key}/{FIRST}"] = json_bytes(group_metadata({"parts": parts}))
+    for one in commit.layout.parts:
+        bare = not alone and one.path == FIRST
+        found[f"{key}/{one.path}{BARE if bare else ''}"] = _array(one, bare=bare)
     if BIAS in commit.metadata:
         found[f"{key}/bias"] = json_bytes(vector_metadata(commit.n, "float32"))
     return {f"{path}/zarr.json": data for path, data in found.items()}
@@ -142,5 +156,5 @@ def _group(**attributes: str) -> bytes:
 
 
 @functools.lru_cache(4096)
-def _array(layout: ArrayLayout) -> bytes:
-    return json_bytes(array_metadata(layout))
+def _array(layout: ArrayLayout, *, bare: bool) -> bytes:
+    return json_bytes(array_metadata(layout, bare=bare))

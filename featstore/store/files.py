@@ -1,8 +1,7 @@
 """Files of a store: JSON, checksums, and where the data of a set are.
 
 A size is compared on the open file itself, so that what was checked is what is read. Symbolic
-links are refused: a store's data lies in the store. The last file may be larger if a later
-revision appended to it: its beginning stays what it was, and readers of the earlier one go on.
+links are refused: a store's data lies in the store.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from featstore.durable import write_durably, write_error
-from featstore.errors import CorruptStoreError, FeatstoreError
-from featstore.store.layout import ArrayLayout
+from featstore.errors import CorruptStoreError
+from featstore.store.layout import DataFile, SetLayout
 
 #: JSON files of a store are refused above this size, ...
 MAX_JSON_BYTES = 64 * 2**20
@@ -323,20 +322,34 @@ def pieces(file: IO[bytes], n_bytes: int | None = None) -> Iterator[bytes]:
         yield piece
 
 
-#: Opens data file `file` of an array: called as ``open_file(directory, layout, file)``.
-OpenFile = Callable[[Path, ArrayLayout, int], AbstractContextManager[int]]
+def read_exactly(descriptor: int, offset: int, target: memoryview) -> None:
+    """Fill `target` from `offset` of a file; a short file is an error, never a short result."""
+    # `os.preadv` is not everywhere.
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        file.seek(offset)
+        while target:
+            count = file.readinto(target)
+            if not count:
+                raise CorruptStoreError(
+                    "A data file ended early: it was truncated while it was read."
+                )
+            target = target[count:]
+
+
+#: Opens a data file of the set in a folder: called as ``open_file(directory, file)``.
+OpenFile = Callable[[Path, DataFile], AbstractContextManager[int]]
 
 
 @contextmanager
-def opened(directory: Path, layout: ArrayLayout, file: int) -> Iterator[int]:
-    """Open a data file of the array in `directory` and give its descriptor.
+def opened(directory: Path, file: DataFile) -> Iterator[int]:
+    """Open a data file of the set in `directory` and give its descriptor.
 
     Raises
     ------
     CorruptStoreError
         If it is missing, not a regular file, or has another size than the layout gives it.
     """
-    path = directory / layout.file_name(file)
+    path = directory / file.path
     try:
         descriptor = open_descriptor(path, os.O_RDONLY)
     except FileNotFoundError as err:
@@ -344,48 +357,28 @@ def opened(directory: Path, layout: ArrayLayout, file: int) -> Iterator[int]:
     except IrregularFileError as err:
         raise _replaced(path, "is no regular file") from err
     try:
-        _check(directory, layout, file, os.fstat(descriptor))
+        _check(path, file, os.fstat(descriptor))
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-@contextmanager
-def opened_as_it_is(directory: Path, layout: ArrayLayout, file: int) -> Iterator[int]:
-    """Open a data file as `opened` does, whatever its size: for who compares what it reads."""
-    with open_regular(directory / layout.file_name(file)) as handle:
-        yield handle.fileno()
-
-
-def check_sizes(directory: Path, layout: ArrayLayout) -> None:
+def check_sizes(directory: Path, layout: SetLayout) -> None:
     """Compare the size of every data file with the layout, opening none; raises as `opened`."""
-    for file in range(layout.n_files):
-        path = directory / layout.file_name(file)
+    for file in layout.files:
+        path = directory / file.path
         try:
             facts = path.lstat()
         except FileNotFoundError as err:
             raise _missing(path) from err
-        _check(directory, layout, file, facts)
+        _check(path, file, facts)
 
 
-def _check(directory: Path, layout: ArrayLayout, file: int, facts: os.stat_result) -> None:
-    path = directory / layout.file_name(file)
+def _check(path: Path, file: DataFile, facts: os.stat_result) -> None:
     if not stat.S_ISREG(facts.st_mode):
         raise _replaced(path, "is not a regular file")
-    expected = layout.file_bytes(file)
-    if facts.st_size == expected:
-        return
-    if not (layout.may_grow_to(file, facts.st_size) and has_grown(directory, layout)):
-        raise _replaced(path, f"has {facts.st_size:,} bytes, expected {expected:,}")
-
-
-def has_grown(directory: Path, layout: ArrayLayout) -> bool:
-    """Return whether a later revision has appended to this array, or is about to."""
-    if (directory.parent / ".staging").is_dir():
-        return True
-    with contextlib.suppress(FeatstoreError, OSError, KeyError, TypeError, IndexError):
-        return bool(read_json(directory / "zarr.json")["shape"][0] > layout.n)
-    return False
+    if facts.st_size != file.size:
+        raise _replaced(path, f"has {facts.st_size:,} bytes, expected {file.size:,}")
 
 
 def _missing(path: Path) -> CorruptStoreError:

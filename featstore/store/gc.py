@@ -42,7 +42,6 @@ from featstore.store.log import (
     update_log,
 )
 from featstore.store.records import REVISIONS, key_of, staging_of, tag_file
-from featstore.store.repair import restore_array
 from featstore.store.staging import end_claim
 from featstore.store.store import open_store
 from featstore.store.writer import end_publication
@@ -154,9 +153,6 @@ class _Collection:
                 _empty(directory, claim)
                 return [directory]
             if staged:
-                # An extension that was given up may have published a part of itself.
-                with contextlib.suppress(FeatstoreError):
-                    restore_array(read_records(self._root, key), claim)
                 end_publication(self._root, key, claim)
                 return []
             # Looked at again, now that nobody else can publish.

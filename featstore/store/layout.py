@@ -35,6 +35,12 @@ PLAIN_BYTES = 8 * 2**20
 #: Data bytes that a shard does not exceed (but for a single alignment unit).
 SHARD_BYTES = 256 * 2**20
 
+#: What the rows of a shard are aligned to in the range of addresses of a set, ...
+PAGE_BYTES = 2**16
+
+#: ... and those of a part of at least so many bytes.
+HUGE_BYTES, HUGE_PART_BYTES = 2**21, 2**26
+
 #: Data types that a store may hold, and what their bytes are read as.
 DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(code) for name, code in DTYPE_CODES.items()}
 
@@ -198,9 +204,19 @@ LIMITS = LayoutLimits()
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """How an (n, d) array is cut into files.
+    """How the rows of a part of a set, an (n, d) array, are cut into files.
 
-    `shard_rows` is 0 for one plain chunk that holds the whole array.
+    Attributes
+    ----------
+    n, dim, dtype : int, int, str
+    block_rows : int
+        Rows of a block; the last one of the part may have fewer.
+    shard_rows : int
+        Rows of a file; 0 for one plain chunk that holds the whole part.
+    start : int
+        Rows of the set before it.
+    path : str
+        Of the array, below the set.
     """
 
     n: int
@@ -208,6 +224,8 @@ class ArrayLayout:
     dtype: str
     block_rows: int
     shard_rows: int
+    start: int = 0
+    path: str = "embedding"
 
     @property
     def row_bytes(self) -> int:
@@ -225,66 +243,154 @@ class ArrayLayout:
         return self.shard_rows // self.block_rows if self.shard_rows else self.n_blocks
 
     @property
-    def n_files(self) -> int:
-        """Number of data files."""
-        return math.ceil(self.n / self.shard_rows) if self.shard_rows else 1
+    def padding(self) -> int:
+        """Bytes before the first row of a shard.
+
+        With them its pages are pages of the one range of addresses in which all parts lie; of a
+        large part, huge pages.
+        """
+        page = HUGE_BYTES if self.n * self.row_bytes >= HUGE_PART_BYTES else PAGE_BYTES
+        return self.start * self.row_bytes % page if self.shard_rows else 0
+
+
+@dataclass(frozen=True, eq=False)
+class DataFile:
+    """A file of rows of a set.
+
+    Attributes
+    ----------
+    part : ArrayLayout
+    path : str
+        Where it lies, below the set.
+    rows : slice
+    blocks : range
+        Both among those of the set.
+    """
+
+    part: ArrayLayout
+    path: str
+    rows: slice
+    blocks: range
+
+    @property
+    def n_rows(self) -> int:
+        """Number of its rows."""
+        return int(self.rows.stop - self.rows.start)
+
+    @property
+    def size(self) -> int:
+        """Its bytes: of a shard with padding, whole blocks, and the index."""
+        part = self.part
+        if not part.shard_rows:
+            return part.n * part.row_bytes
+        data = len(self.blocks) * part.block_rows * part.row_bytes
+        return part.padding + data + 16 * part.blocks_per_file + 4
+
+    def place_of(self, block: int) -> tuple[int, int]:
+        """Return where the rows of a block begin, and their bytes."""
+        at, row_bytes = block - self.blocks.start, self.part.row_bytes
+        rows = min(self.part.block_rows, self.n_rows - at * self.part.block_rows)
+        return self.part.padding + at * self.part.block_rows * row_bytes, rows * row_bytes
+
+    def tail(self) -> bytes:
+        """Return the bytes that follow the last row.
+
+        Nothing in a plain file. A shard pads its last block to full size (Zarr's inner chunks are
+        all of one shape) and ends with the index and its crc32c.
+        """
+        if not self.part.shard_rows:
+            return b""
+        short = len(self.blocks) * self.part.block_rows - self.n_rows
+        index = shard_index(self.part, len(self.blocks)).tobytes()
+        checksum = int(crc32c(index)).to_bytes(4, "little")
+        return bytes(short * self.part.row_bytes) + index + checksum
+
+
+@dataclass(frozen=True)
+class SetLayout:
+    """How the rows of a set lie: part after part, each with blocks and files of its own.
+
+    Blocks are counted through all parts; so are the files, in `files`.
+    """
+
+    parts: tuple[ArrayLayout, ...]
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.parts[-1].start + self.parts[-1].n
+
+    @property
+    def dim(self) -> int:
+        """Length of a row."""
+        return self.parts[0].dim
+
+    @property
+    def dtype(self) -> str:
+        """Stored dtype."""
+        return self.parts[0].dtype
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block; the last one of each part may have fewer."""
+        return self.parts[0].block_rows
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.parts[0].row_bytes
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """The first row of each block, and n."""
+        starts = [range(one.start, one.start + one.n, one.block_rows) for one in self.parts]
+        return np.concatenate([*map(np.array, starts), [self.n]])
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return len(self._starts) - 1
+
+    @cached_property
+    def files(self) -> tuple[DataFile, ...]:
+        """The data files, in the order of their rows."""
+        found, first = [], 0
+        for part in self.parts:
+            stop, end = first + part.n_blocks, part.start + part.n
+            step, size = part.blocks_per_file, part.shard_rows or part.n
+            for number, block in enumerate(range(first, stop, step)):
+                start = part.start + number * size
+                rows = slice(start, min(start + size, end))
+                path = f"{part.path}/c/{number}/0"
+                found.append(DataFile(part, path, rows, range(block, min(block + step, stop))))
+            first = stop
+        return tuple(found)
+
+    @cached_property
+    def file_of(self) -> np.ndarray:
+        """The number of the file of each block, shape (n_blocks,)."""
+        return np.repeat(np.arange(len(self.files)), [len(one.blocks) for one in self.files])
 
     def block_slice(self, block: int) -> slice:
         """Return the rows of a block."""
-        start = block * self.block_rows
-        return slice(start, min(start + self.block_rows, self.n))
+        return slice(int(self._starts[block]), int(self._starts[block + 1]))
 
     def block_bytes(self, block: int) -> int:
         """Return the bytes of the rows of a block."""
         rows = self.block_slice(block)
         return int(rows.stop - rows.start) * self.row_bytes
 
-    def file_blocks(self, file: int) -> range:
-        """Return the blocks of a data file."""
-        first = file * self.blocks_per_file
-        return range(first, min(first + self.blocks_per_file, self.n_blocks))
-
-    def file_rows(self, file: int) -> slice:
-        """Return the rows of a data file."""
-        if not self.shard_rows:
-            return slice(0, self.n)
-        start = file * self.shard_rows
-        return slice(start, min(start + self.shard_rows, self.n))
-
-    def file_name(self, file: int) -> str:
-        """Return the chunk key of a data file, relative to the array."""
-        return f"c/{file}/0"
-
-    def data_bytes(self, file: int) -> int:
-        """Return the bytes of a file's data part: padded to whole blocks where sharded."""
-        if not self.shard_rows:
-            return self.n * self.row_bytes
-        return len(self.file_blocks(file)) * self.block_rows * self.row_bytes
-
-    def file_bytes(self, file: int) -> int:
-        """Return the exact size of a data file."""
-        return self.data_bytes(file) + self._index_bytes
-
-    def may_grow_to(self, file: int, size: int) -> bool:
-        """Return whether a data file of `size` bytes may hold these rows and later ones behind.
-
-        Only the last file grows: by whole blocks if it is a shard. A plain file may become a
-        larger one, or the first shard.
-        """
-        if file != self.n_files - 1 or size <= self.file_bytes(file):
-            return False
-        if not self.shard_rows:
-            return True
-        blocks, rest = divmod(size - self._index_bytes, self.block_rows * self.row_bytes)
-        return rest == 0 and blocks <= self.blocks_per_file
-
-    @property
-    def _index_bytes(self) -> int:
-        return 16 * self.blocks_per_file + 4 if self.shard_rows else 0
+    def blocks_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the block of each row."""
+        if len(self.parts) == 1:
+            return rows // self.block_rows
+        return np.searchsorted(self._starts, rows, side="right") - 1
 
 
-def plan_array(n: int, dim: int, dtype: str, limits: LayoutLimits = LIMITS) -> ArrayLayout:
-    """Choose how an (n, d) array is cut into files.
+def plan_array(
+    n: int, dim: int, dtype: str, limits: LayoutLimits = LIMITS, *, start: int = 0
+) -> ArrayLayout:
+    """Choose how the n rows of a part that begins at row `start` of its set are cut into files.
 
     Arrays of at most one block or `limits.plain_bytes` are one chunk. Others are shards whose rows
     are a multiple of the block's and of 65,536 / gcd(65,536, row bytes), so that every
@@ -304,14 +410,14 @@ def plan_array(n: int, dim: int, dtype: str, limits: LayoutLimits = LIMITS) -> A
         raise LayoutError(f"A store cannot hold dtype {dtype!r}. It can hold: {', '.join(DTYPES)}.")
     row_bytes = dim * DTYPES[dtype].itemsize
     if n <= block_rows or n * row_bytes <= limits.plain_bytes:
-        return ArrayLayout(n, dim, dtype, block_rows, 0)
+        return ArrayLayout(n, dim, dtype, block_rows, 0, start)
     unit, most = _shards(row_bytes, block_rows, limits.shard_bytes)
-    return ArrayLayout(n, dim, dtype, block_rows, most * unit)
+    return ArrayLayout(n, dim, dtype, block_rows, most * unit, start)
 
 
 def _shards(row_bytes: int, block_rows: int, shard_bytes: int) -> tuple[int, int]:
     """Return the rows of which those of a shard are a multiple, and the largest such number."""
-    unit = math.lcm(block_rows, 65_536 // math.gcd(65_536, row_bytes))
+    unit = math.lcm(block_rows, PAGE_BYTES // math.gcd(PAGE_BYTES, row_bytes))
     return unit, max(1, shard_bytes // (unit * row_bytes))
 
 
@@ -321,8 +427,11 @@ def is_shard(dim: int, dtype: str, block_rows: int, shard_rows: int) -> bool:
     return shard_rows % unit == 0 and shard_rows <= most * unit
 
 
-def array_metadata(layout: ArrayLayout) -> dict[str, Any]:
-    """Return the Zarr v3 ``zarr.json`` document of an embedding array."""
+def array_metadata(layout: ArrayLayout, *, bare: bool = False) -> dict[str, Any]:
+    """Return the Zarr v3 ``zarr.json`` document of a part.
+
+    It lies beside the folder ``c`` of the chunks; if it is `bare`, in that folder.
+    """
     index: list[dict[str, Any]] = [
         {"name": "bytes", "configuration": {"endian": "little"}},
         {"name": "crc32c"},
@@ -352,7 +461,10 @@ def array_metadata(layout: ArrayLayout) -> dict[str, Any]:
         "shape": [layout.n, layout.dim],
         "data_type": "uint16" if bits else layout.dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {
+            "name": "v2" if bare else "default",
+            "configuration": {"separator": "/"},
+        },
         "fill_value": 0 if bits or layout.dtype in INTEGERS else 0.0,
         "codecs": codecs,
         "attributes": {"featstore": {"dtype": "bfloat16"}} if bits else {},
@@ -387,29 +499,14 @@ def group_metadata(attributes: dict[str, Any], **beside: Any) -> dict[str, Any]:
 def shard_index(layout: ArrayLayout, n_present: int) -> np.ndarray:
     """Return a shard's index: (blocks per shard, 2) of offset and byte count, uint64.
 
-    Blocks lie in order from offset 0; absent blocks carry 2^64 - 1 twice, as the
+    Blocks lie in order behind the padding; absent blocks carry 2^64 - 1 twice, as the
     ``sharding_indexed`` specification says.
     """
     index = np.full((layout.blocks_per_file, 2), _MISSING, dtype="<u8")
     size = layout.block_rows * layout.row_bytes
-    index[:n_present, 0] = np.arange(n_present, dtype="<u8") * size
+    index[:n_present, 0] = layout.padding + np.arange(n_present, dtype="<u8") * size
     index[:n_present, 1] = size
     return index
-
-
-def shard_tail(layout: ArrayLayout, file: int) -> bytes:
-    """Return the bytes that follow the last row of a data file.
-
-    Nothing for a plain file. A shard pads its last block to full size (Zarr's inner chunks
-    are all of one shape) and ends with the index and its crc32c.
-    """
-    if not layout.shard_rows:
-        return b""
-    blocks = layout.file_blocks(file)
-    rows = layout.block_slice(blocks[-1])
-    padding = bytes((layout.block_rows - (rows.stop - rows.start)) * layout.row_bytes)
-    index = shard_index(layout, len(blocks)).tobytes()
-    return padding + index + int(crc32c(index)).to_bytes(4, "little")
 
 
 _NAN = np.uint16(0x7FC0)

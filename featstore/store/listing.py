@@ -8,6 +8,7 @@ a copy sends it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import CorruptStoreError, FeatstoreError
-from featstore.store.blocks import FileCheck, check_file, check_size, may_have_grown
+from featstore.store.blocks import FileCheck, check_file, check_size
 from featstore.store.convention import zarr_metadata
 from featstore.store.files import check_no_links, facts_of, same_file, walk_store
-from featstore.store.layout import ArrayLayout, SetKey
+from featstore.store.layout import DataFile, SetKey
 from featstore.store.log import Log, read_log
 from featstore.store.records import (
     REVISIONS,
     Commit,
     commit_bytes,
     read_commit,
-    staging_of,
 )
 
 #: Of the small files: what rows are read with, the item table, and what rows are read without.
@@ -45,22 +45,21 @@ class Listed:
         Its ``bytes`` and ``sha256``; none of a file of rows, whose blocks have hashes.
     content : bytes or None
         What it holds, where that follows from the commit.
-    layout : ArrayLayout or None
-        Of a file of rows, which is number `file` of the array.
+    data : DataFile or None
+        What a file of rows holds.
     """
 
     path: str
     commit: Commit
     facts: Mapping[str, Any] = field(default_factory=dict)
     content: bytes | None = None
-    layout: ArrayLayout | None = None
-    file: int = -1
+    data: DataFile | None = None
 
     @property
     def part(self) -> str:
         """One of `PARTS`; or ``"record"`` of a commit, ``"data"`` of rows, ``"zarr"`` of Zarr."""
         steps = self.path.split("/")
-        if self.layout is not None:
+        if self.data is not None:
             return "data"
         if steps[-1] == "zarr.json":
             return "zarr"
@@ -69,38 +68,35 @@ class Listed:
         usual = "rows" if steps[3] == "bias" else "rest"
         return "record" if steps[3] == REVISIONS else usual
 
-    def check(self, root: Path, *, full: bool = True, grown: bool = False) -> FileCheck:
+    def check(self, root: Path, *, full: bool = True) -> FileCheck:
         """Compare the file below `root` with what is listed.
 
         Parameters
         ----------
         full : bool
             Hash rows, too; else only the size of their file is compared.
-        grown : bool
-            A file of rows may hold later ones, too.
         """
         path = f"{root}/{self.path}"
-        if self.layout is None:
+        if self.data is None:
             if same_file(path, self.facts):
                 return FileCheck()
             return FileCheck(["differs from its commit" if os.path.lexists(path) else "is missing"])
-        grown = grown and os.path.lexists(path) and may_have_grown(path, self.layout, self.file)
         if full:
-            return check_file(path, self.layout, self.file, self.commit, grown=grown)
-        wrong = "" if grown else check_size(path, self.layout, self.file)
+            return check_file(path, self.data, self.commit)
+        wrong = check_size(path, self.data)
         return FileCheck([wrong] if wrong else [])
 
 
 def set_files(key: SetKey, current: Commit, older: Iterable[Commit] = ()) -> dict[str, Listed]:
     """Return path -> file of a set's revisions: rows first, then records, and Zarr's metadata."""
-    layout, found = current.layout, []
-    for file in range(layout.n_files):
-        path = f"{key}/embedding/{layout.file_name(file)}"
-        found.append(Listed(path, current, layout=layout, file=file))
+    found, commits = [], (*older, current)
+    for commit in commits:
+        found += [Listed(f"{key}/{file.path}", commit, data=file) for file in commit.layout.files]
     records: dict[str, tuple[Commit, bytes]] = {}
-    for commit in (*older, current):
-        table = f"{key.dataset}/{key.kind}/{commit.items['file']}"
-        found.append(Listed(table, commit, commit.items_facts))
+    for commit in commits:
+        for part in commit.parts:
+            table = f"{key.dataset}/{key.kind}/{part.items['file']}"
+            found.append(Listed(table, commit, part.items_facts))
         small = commit.metadata.items()
         found += [Listed(f"{key}/{name}", commit, facts) for name, facts in small]
         path = f"{key}/{REVISIONS}/{commit.revision_id}.json"
@@ -143,7 +139,7 @@ class SetRecords:
         """Folder of the set."""
         return self.key.directory(self.root)
 
-    @property
+    @functools.cached_property
     def current(self) -> Commit | None:
         """The present revision; None if nothing says what it is."""
         return self.commits.get(self.revision)
@@ -210,31 +206,29 @@ class Damage:
     records : SetRecords
     commit : Commit
         The current revision.
-    layout : ArrayLayout
-        Of its array.
-    files : dict
-        Number of a damaged data file -> its blocks that are not those of the commit; none if only
-        what lies behind the rows is wrong.
+    data : list of (Listed, list of int)
+        The damaged files of rows, each with its blocks that are not those of its commit; none if
+        only what lies around the rows is wrong.
     wrong : list of Listed
         The other files that are not as listed.
     """
 
     records: SetRecords
     commit: Commit
-    layout: ArrayLayout
-    files: dict[int, list[int]] = field(default_factory=dict)
+    data: list[tuple[Listed, list[int]]] = field(default_factory=list)
     wrong: list[Listed] = field(default_factory=list)
 
     @property
     def blocks(self) -> list[int]:
-        """Every block whose rows must be had from elsewhere."""
-        return [block for blocks in self.files.values() for block in blocks]
+        """Every block of the current revision whose rows must be had from elsewhere."""
+        own = (blocks for one, blocks in self.data if one.commit is self.commit)
+        return [block for blocks in own for block in blocks]
 
-    def describe(self, block: int) -> dict[str, Any]:
+    def describe(self, block: int, commit: Commit | None = None) -> dict[str, Any]:
         """Return file, number and rows (first and last) of a block, for a report."""
-        rows = self.layout.block_slice(block)
-        name = self.layout.file_name(block // self.layout.blocks_per_file)
-        file = f"{self.records.key}/embedding/{name}"
+        layout = (commit or self.commit).layout
+        rows, path = layout.block_slice(block), layout.files[layout.file_of[block]].path
+        file = f"{self.records.key}/{path}"
         return {"file": file, "block": block, "rows": [rows.start, rows.stop - 1]}
 
     @property
@@ -263,13 +257,12 @@ def find_damage(records: SetRecords) -> Damage:
             f"{key} has no commit record that says what its files should be. Take it from another "
             "copy (`headstock store repair --from`), or remove the set and extract it anew."
         )
-    found = Damage(records, current, current.layout)
-    busy = staging_of(records.directory).exists()
+    found = Damage(records, current)
     for one in records.files().values():
         check_no_links(root, [root / one.path])
-        check = one.check(root, grown=busy)
-        if check.reasons and one.layout is None:
+        check = one.check(root)
+        if check.reasons and one.data is None:
             found.wrong.append(one)
         elif check.reasons:
-            found.files[one.file] = check.bad_blocks
+            found.data.append((one, check.bad_blocks))
     return found

@@ -1,10 +1,10 @@
-"""All shards of an array in one address range, as one read-only ndarray.
+"""All parts of a set in one address range, as one read-only ndarray.
 
 Mapping each file by itself reads at memory speed but gathers at half of it, because every row
-has to be looked up in its file first. Here a range of addresses is reserved for the whole
-array, and the data part of each file is mapped over its place in it (``MAP_FIXED``). That
-needs every data part but the last to be a whole number of pages, which the layout of shards
-sees to (docs/store-format.md).
+has to be looked up in its file first. Here a range of addresses is reserved for the whole set,
+and the whole pages of the rows of each file are mapped over their place in it (``MAP_FIXED``);
+shards begin with a padding that makes a page of the file one of the range (docs/store-format.md).
+What two files share a page of is copied, and so are small parts.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from featstore.store.files import OpenFile, opened
-from featstore.store.layout import DTYPES, ArrayLayout
+from featstore.store.files import OpenFile, opened, read_exactly
+from featstore.store.layout import DTYPES, HUGE_BYTES, SetLayout
 
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python has no name for it
-_PROT_NONE = 0
 _WILLNEED = 3  # likewise
 _FAILED = ctypes.c_void_p(-1).value
-_HUGE = 2**21
+#: Bytes of a set that may be copied where they cannot be mapped.
+COPIED_BYTES = 2**26
 
 
 class MappingUnavailableError(OSError):
@@ -43,20 +43,39 @@ class _Range:
     def __init__(self, size: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         # As the kernel does for large files: an aligned range can use huge pages.
-        whole = size + (_HUGE if size >= _HUGE else 0)
-        start = _mmap(None, whole, _PROT_NONE, flags, -1)
-        self.address = start if whole == size else -(-start // _HUGE) * _HUGE
+        whole = size + (HUGE_BYTES if size >= HUGE_BYTES else 0)
+        start = _mmap(None, whole, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1)
+        self.address = start if whole == size else -(-start // HUGE_BYTES) * HUGE_BYTES
+        self.size = size
+        self._copied = 0
         self.release = weakref.finalize(self, _libc().munmap, start, whole)
         # Views may live until the very end of the process: the kernel frees the range then.
         self.release.atexit = False
 
-    def place(self, descriptor: int, offset: int, size: int) -> None:
-        """Map the first `size` bytes of a file at `offset` of the range."""
-        flags = mmap.MAP_SHARED | _MAP_FIXED
-        _mmap(self.address + offset, size, mmap.PROT_READ, flags, descriptor)
+    def place(self, descriptor: int, offset: int, at: int, size: int) -> None:
+        """Bring `size` bytes of a file from `offset` on to place `at` of the range."""
+        page = mmap.PAGESIZE
+        first, last = -(-at // page) * page, (at + size) // page * page
+        if at + size == self.size:
+            last = self.size
+        if (at - offset) % page or first >= last:
+            first = last = at + size
+        self._copied += size - (last - first)
+        if self._copied > COPIED_BYTES:
+            raise MappingUnavailableError(
+                f"More than {COPIED_BYTES:,} bytes of the set are no whole pages of its files."
+            )
+        if last > first:
+            flags = mmap.MAP_SHARED | _MAP_FIXED
+            where = self.address + first
+            _mmap(where, last - first, mmap.PROT_READ, flags, descriptor, offset + first - at)
+        for start, stop in ((at, first), (last, at + size)):
+            if stop > start:
+                target = (ctypes.c_ubyte * (stop - start)).from_address(self.address + start)
+                read_exactly(descriptor, offset + start - at, memoryview(target))
 
-    def array(self, layout: ArrayLayout) -> np.ndarray:
-        """Return the range as an array of the layout's shape and dtype."""
+    def array(self, layout: SetLayout) -> np.ndarray:
+        """Return the range as an array of a set's shape and dtype."""
         self.__array_interface__ = {
             "version": 3,
             "data": (self.address, True),
@@ -66,10 +85,8 @@ class _Range:
         return np.asarray(self)
 
 
-def map_array(
-    directory: Path, layout: ArrayLayout, open_file: OpenFile | None = None
-) -> np.ndarray:
-    """Map every data file of an array and return its (n, d) rows, read-only.
+def map_array(directory: Path, layout: SetLayout, open_file: OpenFile | None = None) -> np.ndarray:
+    """Map every data file of the set in `directory` and return its (n, d) rows, read-only.
 
     The addresses are given back when the last view of the array is gone.
 
@@ -85,32 +102,25 @@ def map_array(
     MappingUnavailableError
         If this system or this layout does not allow it.
     """
-    check_mappable(layout)
+    check_mappable()
     reserved = _Range(layout.n * layout.row_bytes)
     open_file = open_file or opened
     try:
-        for file in range(layout.n_files):
-            rows = layout.file_rows(file)
-            with open_file(directory, layout, file) as descriptor:
-                size = (rows.stop - rows.start) * layout.row_bytes
-                reserved.place(descriptor, rows.start * layout.row_bytes, size)
+        for file in layout.files:
+            size, at = file.n_rows * layout.row_bytes, file.rows.start * layout.row_bytes
+            with open_file(directory, file) as descriptor:
+                reserved.place(descriptor, file.part.padding, at, size)
     except BaseException:
         reserved.release()
         raise
     return reserved.array(layout)
 
 
-def check_mappable(layout: ArrayLayout) -> None:
-    """Raise MappingUnavailableError unless the array's files can lie side by side in memory."""
+def check_mappable() -> None:
+    """Raise MappingUnavailableError unless files can lie side by side in memory here."""
     if not sys.platform.startswith(("linux", "darwin")) or sys.maxsize < 2**32:
         raise MappingUnavailableError(
             f"Memory cannot be mapped at chosen addresses on {sys.platform}."
-        )
-    shard_bytes = layout.shard_rows * layout.row_bytes
-    if layout.n_files > 1 and shard_bytes % mmap.PAGESIZE:
-        raise MappingUnavailableError(
-            f"A shard's {shard_bytes:,} bytes are no whole number of pages of {mmap.PAGESIZE:,} "
-            "bytes, so the next shard cannot follow it in memory."
         )
 
 
@@ -131,8 +141,10 @@ def is_resident(address: int) -> bool:
     return bool(answer.value & 1)
 
 
-def _mmap(address: int | None, size: int, protection: int, flags: int, descriptor: int) -> int:
-    found = _libc().mmap(address, size, protection, flags, descriptor, 0)
+def _mmap(
+    address: int | None, size: int, protection: int, flags: int, descriptor: int, offset: int = 0
+) -> int:
+    found = _libc().mmap(address, size, protection, flags, descriptor, offset)
     if found == _FAILED:
         code = ctypes.get_errno()
         raise MappingUnavailableError(

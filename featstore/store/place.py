@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from featstore.address import Address, open_address
-from featstore.errors import CorruptStoreError, StoreWriteError
-from featstore.store.blocks import check_file
-from featstore.store.files import check_no_links, has_grown, opened_as_it_is
-from featstore.store.layout import ArrayLayout, SetKey
+from featstore.errors import CorruptStoreError
+from featstore.store.blocks import check_file, read_block
+from featstore.store.files import check_no_links
+from featstore.store.layout import SetKey
 from featstore.store.log import Log, read_log, set_folders, unfinished_sets
 from featstore.store.records import Commit, key_of
 from featstore.store.rows import Mode, RowSource, open_rows
@@ -54,44 +54,37 @@ class Place:
         """Return the keys of those of these sets, key -> revision_id, that can be read, sorted."""
         return sorted(revisions)
 
-    def rows(
-        self, key: SetKey, commit: Commit, layout: ArrayLayout, mode: Mode, *, damaged: bool = False
-    ) -> RowSource:
-        """Return the reader of a set's array; a link among its files is refused.
+    def rows(self, key: SetKey, commit: Commit, mode: Mode) -> RowSource:
+        """Return the reader of a set's rows; a link among its files is refused."""
+        directory, layout = key.directory(self.root), commit.layout
+        check_no_links(self.root, (directory / file.path for file in layout.files))
+        return open_rows(directory, layout, mode)
 
-        Parameters
-        ----------
-        damaged : bool
-            Read what there is of damaged files: the caller compares it with the commit.
+    def blocks(self, key: SetKey, commit: Commit) -> Callable[[int], bytes]:
+        """Return a function from the number of a block to its rows, whatever they are worth.
+
+        The caller compares them with the commit. A file that is cut has the blocks before its end.
         """
-        del commit
-        array = key.directory(self.root) / "embedding"
-        if damaged:
-            return open_rows(array, layout, "pread", opened_as_it_is)
-        names = (array / layout.file_name(file) for file in range(layout.n_files))
-        check_no_links(self.root, names)
-        return open_rows(array, layout, mode)
+        layout = commit.layout
 
-    def data_files(self, key: SetKey, commit: Commit, layout: ArrayLayout) -> Callable[[int], Path]:
+        def block(number: int) -> bytes:
+            file = layout.files[layout.file_of[number]]
+            return read_block(key.directory(self.root) / file.path, file, number)
+
+        return block
+
+    def data_files(self, key: SetKey, commit: Commit) -> Callable[[int], Path]:
         """Return a function from the number of a data file to its path, each byte of it verified.
 
         It raises CorruptStoreError if the file is not what the commit states, and RemoteStoreError
         if it cannot be fetched.
         """
-        array = key.directory(self.root) / "embedding"
 
-        def data_file(file: int) -> Path:
-            path = array / layout.file_name(file)
-            found = check_file(path, layout, file, commit)
+        def data_file(number: int) -> Path:
+            file = commit.layout.files[number]
+            path = key.directory(self.root) / file.path
+            found = check_file(path, file, commit)
             if found.reasons or found.bad_blocks:
-                current = self.log().sets.get(str(key))
-                if current != commit.revision_id or has_grown(array, layout):
-                    raise StoreWriteError(
-                        f"{key} is being extended or replaced, or was while it was sent: {path} is "
-                        f"not that of revision {commit.revision_id[:12]} any more. Nothing of the "
-                        "set was sent. Wait for its writer to end, or type its command again if "
-                        "it was stopped, and send the set then."
-                    )
                 raise CorruptStoreError(
                     f"{path} {'; '.join(found.reasons)}. Nothing of {key} was sent."
                 )
@@ -125,9 +118,7 @@ class Place:
     def fetch_thumbnails(self, folder: str) -> None:
         """Fetch the thumbnails of ``dataset/kind``."""
 
-    def fetch_rows(
-        self, key: SetKey, commit: Commit, layout: ArrayLayout, progress: Progress | None
-    ) -> None:
+    def fetch_rows(self, key: SetKey, commit: Commit, progress: Progress | None) -> None:
         """Fetch all rows of a set; `progress` is called with numbers of bytes, from threads."""
 
 

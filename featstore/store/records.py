@@ -52,6 +52,7 @@ from featstore.store.layout import (
     FORMAT,
     ArrayLayout,
     SetKey,
+    SetLayout,
     SetSpec,
     check_component,
     is_component,
@@ -145,27 +146,40 @@ Check = tuple[Callable[[Any], bool], str]
 _TEXT: Check = (lambda value: isinstance(value, str), "a text")
 _TABLE: Check = (lambda value: isinstance(value, dict), "a table")
 
+#: Where the first part of a set lies, unless it is a later one's: an array by itself.
+FIRST = "embedding"
+
+_PART = re.compile(FIRST + "(/[0-9a-f]{16})?")
+
+
+def _is_part(part: Any) -> bool:
+    """Return whether this is what a commit states of a part."""
+    if not isinstance(part, dict) or part.keys() != Part.__annotations__.keys():
+        return False
+    items = part["items"]
+    return (
+        isinstance(part["path"], str) and _PART.fullmatch(part["path"]) is not None
+        and is_size(part["n"], low=1, high=MAX_ROWS)
+        and is_size(part["shard_rows"], low=0, high=MAX_ROWS)
+        and _are_digests(part["blocks"])
+        and _is_facts(items, "file", "chunks") and _is_inside(items["file"], depth=1)
+        and _are_digests(items["chunks"]) and bool(items["chunks"])
+    )  # fmt: skip
+
+
 #: Each field of a commit.
 _COMMIT: dict[str, Check] = {
-    "n": _integer(MAX_ROWS),
     "dim": _integer(MAX_DIM),
     "dtype": _one_of(DTYPES),
     "block_rows": _integer(MAX_BLOCK_ROWS),
-    "blocks": (_are_digests, "a list of hashes"),
-    "items": (
-        lambda items: (
-            _is_facts(items, "file", "chunks")
-            and _is_inside(items["file"], depth=1)
-            and _are_digests(items["chunks"])
-            and bool(items["chunks"])
-        ),
-        "a file of a name that a store can hold, its bytes and hashes",
+    "parts": (
+        lambda parts: isinstance(parts, list) and bool(parts) and all(map(_is_part, parts)),
+        "a list of parts, each with path, rows, hashes and items",
     ),
     "metadata": (
         lambda files: _are_files(files),
         "a table of files, each of a name that a set can hold",
     ),
-    "shard_rows": (lambda rows: is_size(rows, low=0, high=MAX_ROWS), "a number of rows"),
     "attributes": (lambda found: _are_attributes(found), "what a set says of itself"),
     "sequence": _integer(MAX_ROWS),
     "history": (
@@ -209,13 +223,17 @@ def _wrong_commit(document: Mapping[str, Any]) -> str:
     reason = _wrong(document, _COMMIT)
     if reason:
         return reason
-    shape = (document[name] for name in ("dim", "dtype", "block_rows", "shard_rows"))
-    if not is_shard(*shape):
-        return f"its shard_rows are not those of an array of {document['n']:,} rows"
-    n, bits = document["n"], base64.b64decode(document["failed"])
-    n_blocks = -(-n // document["block_rows"])
-    if len(document["blocks"]) != n_blocks:
-        return f"it lacks the hashes of {n_blocks:,} blocks"
+    parts, block_rows = document["parts"], document["block_rows"]
+    n = sum(part["n"] for part in parts)
+    if len({part["path"] for part in parts}) < len(parts) or n > MAX_ROWS:
+        return "its parts are not those of a set"
+    for part in parts:
+        if not is_shard(document["dim"], document["dtype"], block_rows, part["shard_rows"]):
+            return f"its shard_rows are not those of a part of {part['n']:,} rows"
+        n_blocks = -(-part["n"] // block_rows)
+        if len(part["blocks"]) != n_blocks:
+            return f"it lacks the hashes of {n_blocks:,} blocks"
+    bits = base64.b64decode(document["failed"])
     if bits and (len(bits) != -(-n // 8) or bits[-1] & (0xFF >> ((n - 1) % 8 + 1))):
         return f"its failed rows are not those of {n:,} rows"
     return ""
@@ -228,23 +246,47 @@ BIAS = "bias/c/0"
 
 
 @dataclass(frozen=True)
+class Part:
+    """Rows that were written together, and never change.
+
+    Attributes
+    ----------
+    path : str
+        Of its array, below the set.
+    n, shard_rows : int
+        Its rows, and those of a data file; 0 where one plain chunk holds the array.
+    blocks : tuple of str
+        Hash of each block's rows, as stored.
+    items : dict
+        ``{"file", "bytes", "sha256", "chunks"}`` of its item table.
+    """
+
+    path: str
+    n: int
+    shard_rows: int
+    blocks: tuple[str, ...]
+    items: dict[str, Any]
+
+    @property
+    def items_facts(self) -> dict[str, Any]:
+        """Bytes and sha256 of the item table."""
+        return {name: self.items[name] for name in ("bytes", "sha256")}
+
+
+@dataclass(frozen=True)
 class Commit:
     """One revision of a set.
 
     Attributes
     ----------
-    n, dim, dtype : int, int, str
-        Shape and stored dtype. Readers take n from here, never from the array's shape.
+    dim, dtype : int, str
+        Of its rows, as stored.
     block_rows : int
         Rows of a block.
-    blocks : tuple of str
-        Hash of each block's rows, as stored.
-    items : dict
-        ``{"file", "bytes", "sha256", "chunks"}`` of the item table.
+    parts : tuple of Part
+        Its rows, in order.
     metadata : dict
         Relative path of each small file of the set -> its bytes and sha256.
-    shard_rows : int
-        Rows of a data file; 0 where one plain chunk holds the array.
     attributes : dict
         What the set is: ``dataset``, ``kind``, ``encoder``, ``space``, ``space_id``, ``set_id``,
         ``precision`` and ``facts``; see `featstore.store.layout.SetSpec.attributes`.
@@ -260,14 +302,11 @@ class Commit:
         The store format of the record.
     """
 
-    n: int
     dim: int
     dtype: str
     block_rows: int
-    blocks: tuple[str, ...]
-    items: dict[str, Any]
+    parts: tuple[Part, ...]
     metadata: dict[str, dict[str, Any]]
-    shard_rows: int
     attributes: dict[str, Any]
     sequence: int = 1
     history: tuple[str, ...] = ()
@@ -277,7 +316,8 @@ class Commit:
 
     def record(self) -> dict[str, Any]:
         """Return the record as a document."""
-        return {name: value for name, value in vars(self).items() if name in _COMMIT}
+        stated = {name: value for name, value in vars(self).items() if name in _COMMIT}
+        return {**stated, "parts": [vars(part) for part in self.parts]}
 
     def block_hash(self, data: bytes | memoryview) -> str:
         """Return the hash of a block's rows, to be compared with that of `blocks`."""
@@ -304,14 +344,24 @@ class Commit:
         return (self.revision_id, *reversed(self.history))
 
     @functools.cached_property
-    def layout(self) -> ArrayLayout:
-        """How the array is cut into files."""
-        return ArrayLayout(self.n, self.dim, self.dtype, self.block_rows, self.shard_rows)
+    def n(self) -> int:
+        """Number of rows. Readers take it from here, never from the shape of an array."""
+        return sum(part.n for part in self.parts)
 
-    @property
-    def items_facts(self) -> dict[str, Any]:
-        """Bytes and sha256 of the item table."""
-        return {name: self.items[name] for name in ("bytes", "sha256")}
+    @functools.cached_property
+    def blocks(self) -> tuple[str, ...]:
+        """Hash of each block of all parts."""
+        return tuple(block for part in self.parts for block in part.blocks)
+
+    @functools.cached_property
+    def layout(self) -> SetLayout:
+        """How the parts are cut into files."""
+        found, start = [], 0
+        for part in self.parts:
+            shape = (part.n, self.dim, self.dtype, self.block_rows, part.shard_rows)
+            found.append(ArrayLayout(*shape, start, part.path))
+            start += part.n
+        return SetLayout(tuple(found))
 
     @property
     def n_failed(self) -> int:
@@ -395,7 +445,8 @@ def parse_commit(document: Any, *, where: str) -> Commit:
     reason = _wrong_commit(document)
     if reason:
         raise CorruptStoreError(f"{where} is not a commit record that Headstock writes: {reason}.")
-    lists = {name: tuple(document[name]) for name in ("blocks", "history")}
+    parts = (Part(**{**part, "blocks": tuple(part["blocks"])}) for part in document["parts"])
+    lists = {"parts": tuple(parts), "history": tuple(document["history"])}
     return Commit(**{**document, **lists})
 
 

@@ -12,17 +12,16 @@ extracted again, into a new revision: see `featstore.extraction.repair`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import polars as pl
 
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.identity import SHORT, sha256_hex
-from featstore.store.blocks import check_tail, proven, read_block
+from featstore.store.blocks import read_block
 from featstore.store.convention import root_metadata
 from featstore.store.files import (
     check_no_links,
@@ -31,14 +30,13 @@ from featstore.store.files import (
     same_file,
     write_file,
 )
-from featstore.store.layout import ArrayLayout, SetKey, shard_tail
-from featstore.store.listing import Damage, Listed, SetRecords, find_damage, read_records
+from featstore.store.layout import SetKey
+from featstore.store.listing import Damage, Listed, find_damage, read_records
 from featstore.store.lock import Claim, claim_set, folder_lock
 from featstore.store.log import NAME as LOG
 from featstore.store.log import Log, read_log, rebuilt_log
 from featstore.store.parquet_guard import read_table
 from featstore.store.records import REVISIONS, Commit, read_commit
-from featstore.store.rows import RowSource
 from featstore.store.staging import end_claim
 from featstore.store.store import FeatureStore
 from featstore.store.tables import MAX_ITEM_BYTES, item_bytes
@@ -84,7 +82,9 @@ class RepairWriter:
             self._claim.sync()
         self.written.append(path.relative_to(self.root).as_posix())
 
-    def write_data(self, damage: Damage, file: int, source: Callable[[int], bytes | None]) -> bool:
+    def write_data(
+        self, one: Listed, bad: Collection[int], source: Callable[[int], bytes | None]
+    ) -> bool:
         """Write a damaged data file: good blocks from itself, the others from `source`.
 
         Returns
@@ -93,16 +93,15 @@ class RepairWriter:
             False if a block could not be had, or is not the one that the commit names. The
             file is then left as it is.
         """
-        layout, parts = damage.layout, []
-        path = self.directory / "embedding" / layout.file_name(file)
-        for block in layout.file_blocks(file):
-            bad = block in damage.files[file]
-            data = source(block) if bad else read_block(path, layout, block)
-            right = None if data is None else proven(damage.commit, block, data)
-            if right is None:
+        file, path = one.data, self.root / one.path
+        assert file is not None
+        parts = [bytes(file.part.padding)]
+        for block in file.blocks:
+            data = source(block) if block in bad else read_block(path, file, block)
+            if data is None or one.commit.block_hash(data) != one.commit.blocks[block]:
                 return False
-            parts.append(right)
-        self.write(path, [*parts, shard_tail(layout, file)])
+            parts.append(data)
+        self.write(path, [*parts, file.tail()])
         return True
 
 
@@ -135,7 +134,7 @@ class SetCopy:
         store.info(str(key))
         self._store = store
         self._key = key
-        self._arrays: dict[str, RowSource] = {}
+        self._blocks: dict[str, Callable[[int], bytes]] = {}
 
     def commit(self, revision: str) -> Commit | None:
         """Return the commit of a revision, or None if the copy does not have it."""
@@ -157,18 +156,16 @@ class SetCopy:
 
     def block(self, commit: Commit, block: int) -> bytes | None:
         """Return the rows of a block at a revision; None if the copy does not have them."""
-        layout, identity = commit.layout, commit.revision_id
-        if identity not in self._arrays and self.commit(identity) is None:
-            return None
-        rows = layout.block_slice(block)
+        identity = commit.revision_id
         try:
-            if identity not in self._arrays:
-                self._arrays[identity] = self._store.place.rows(
-                    self._key, commit, layout, self._store.mode, damaged=True
-                )
-            data = self._arrays[identity].read(np.arange(rows.start, rows.stop)).tobytes()
-            if proven(commit, block, data) is not None:
+            if identity not in self._blocks:
+                if self.commit(identity) is None:
+                    return None
+                self._blocks[identity] = self._store.place.blocks(self._key, commit)
+            data = self._blocks[identity](block)
+            if commit.block_hash(data) == commit.blocks[block]:
                 return data
+            rows = commit.layout.block_slice(block)
             raise CorruptStoreError(
                 f"Rows {rows.start:,}-{rows.stop - 1:,} of {self._key} are damaged in "
                 f"{self._store.address}, too."
@@ -279,7 +276,7 @@ def _rebuild(
     damage = find_damage(records)
     tables = [] if items is None else [items]
     for one in damage.wrong:
-        data = derive_items(directory, one.commit, *tables) if one.part == "items" else one.content
+        data = derive_items(directory, one, *tables) if one.part == "items" else one.content
         if data is None and copy is not None:
             data = copy.file(one)
         if data is not None and facts_of(data) == dict(one.facts):
@@ -287,13 +284,17 @@ def _rebuild(
     return _rebuild_data(writer, damage, copy)
 
 
-def derive_items(directory: Path, commit: Commit, *tables: pl.DataFrame) -> bytes | None:
-    """Return the item table of a commit: the beginning of one of `tables`, or of one beside it."""
-    for table in (*tables, *_item_tables(directory.parent)):
-        if table.height >= commit.n:
-            data = item_bytes(table.head(commit.n))
-            if sha256_hex(data) == commit.items["sha256"]:
-                return data
+def derive_items(directory: Path, one: Listed, *tables: pl.DataFrame) -> bytes | None:
+    """Return the item table of a part: of as many rows of `tables`, or of those beside it."""
+    start = 0
+    for part in one.commit.parts:
+        if part.items_facts == one.facts:
+            for table in (*tables, *_item_tables(directory.parent)):
+                for at in {0, start}:
+                    data = item_bytes(table[at : at + part.n])
+                    if facts_of(data) == one.facts:
+                        return data
+        start += part.n
     return None
 
 
@@ -315,41 +316,13 @@ def _rebuild_data(
 ) -> list[dict[str, Any]]:
     """Write the data files whose rows are whole, or in the copy; return the blocks from there."""
     fetched: list[dict[str, Any]] = []
+    for one, bad in damage.data:
+        found: list[dict[str, Any]] = []
 
-    def source(block: int) -> bytes | None:
-        data = None if copy is None else copy.block(damage.commit, block)
-        if data is not None:
-            fetched.append(damage.describe(block))
-        return data
+        def source(block: int, one: Listed = one, found: list[Any] = found) -> bytes | None:
+            found.append(damage.describe(block, one.commit))
+            return None if copy is None else copy.block(one.commit, block)
 
-    for file in damage.files:
-        before = len(fetched)
-        if not writer.write_data(damage, file, source):
-            # Blocks that are right are of no use without the others of their file.
-            del fetched[before:]
+        # Blocks that are right are of no use without the others of their file.
+        fetched += found if writer.write_data(one, bad, source) else []
     return fetched
-
-
-def restore_array(records: SetRecords, claim: Claim) -> None:
-    """Write the files of an array again that are not the commit's, as far as they follow from it.
-
-    Raises
-    ------
-    ClaimLostError
-        If another writer has taken over; nothing that is its is written over.
-    """
-    for one in records.files().values():
-        path = records.root / one.path
-        if one.layout is None or not path.is_file() or not check_tail(path, one.layout, one.file):
-            continue
-        check_no_links(records.root, [path])
-        if not one.check(records.root).bad_blocks:
-            # Every row is right; what lies behind them follows from the layout.
-            claim.write_file(path, _data_file(path, one.layout, one.file))
-
-
-def _data_file(path: Path, layout: ArrayLayout, file: int) -> Iterator[bytes]:
-    """Yield the bytes of a data file from its own blocks, with the right tail."""
-    for block in layout.file_blocks(file):
-        yield read_block(path, layout, block)
-    yield shard_tail(layout, file)

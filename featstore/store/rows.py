@@ -20,9 +20,8 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 
 from featstore.errors import CorruptStoreError
-from featstore.store.blocks import proven
-from featstore.store.files import OpenFile, check_sizes, opened
-from featstore.store.layout import DTYPES, ArrayLayout
+from featstore.store.files import OpenFile, check_sizes, opened, read_exactly
+from featstore.store.layout import DTYPES, ArrayLayout, SetLayout
 from featstore.store.mapping import MappingUnavailableError, advise_soon, is_resident, map_array
 from featstore.store.records import Commit
 
@@ -55,9 +54,9 @@ class ForeseeingRows(RowSource, Protocol):
 
 
 class _Rows:
-    """What readers share: how the array lies."""
+    """What readers share: how the rows lie."""
 
-    def __init__(self, layout: ArrayLayout) -> None:
+    def __init__(self, layout: SetLayout) -> None:
         self._layout = layout
 
     @property
@@ -81,7 +80,7 @@ class MemoryRows(_Rows):
 
     def __init__(self, rows: np.ndarray) -> None:
         n, dim = rows.shape
-        super().__init__(ArrayLayout(n, dim, str(rows.dtype), n, 0))
+        super().__init__(SetLayout((ArrayLayout(n, dim, str(rows.dtype), n, 0),)))
         self._rows = rows
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -174,18 +173,18 @@ READ_BYTES = 8 * 2**20
 
 def open_rows(
     directory: Path,
-    layout: ArrayLayout,
+    layout: SetLayout,
     mode: Mode = "auto",
     open_file: OpenFile | None = None,
 ) -> RowSource:
-    """Open the array in `directory` for reading.
+    """Open the set in `directory` for reading.
 
     Parameters
     ----------
     directory : Path
-        Directory of the array (it holds ``zarr.json`` and ``c/``).
-    layout : ArrayLayout
-        From the array's metadata, with n from the commit.
+        Folder of the set.
+    layout : SetLayout
+        From the commit.
     mode : str
         ``"auto"`` is ``"map"``, or ``"pread"`` where that is impossible.
     open_file : callable, optional
@@ -212,7 +211,7 @@ def open_rows(
 class MappedRows(_Rows):
     """Rows of one mapped address range; see `featstore.store.mapping`."""
 
-    def __init__(self, layout: ArrayLayout, array: np.ndarray) -> None:
+    def __init__(self, layout: SetLayout, array: np.ndarray) -> None:
         super().__init__(layout)
         self.array = array
         self._address = array.ctypes.data
@@ -263,7 +262,7 @@ class MappedRows(_Rows):
 class PreadRows(_Rows):
     """Rows read from their files, near ones together, in the order of the files."""
 
-    def __init__(self, layout: ArrayLayout, directory: Path, open_file: OpenFile) -> None:
+    def __init__(self, layout: SetLayout, directory: Path, open_file: OpenFile) -> None:
         super().__init__(layout)
         self._directory = directory
         self._open_file = open_file
@@ -274,16 +273,17 @@ class PreadRows(_Rows):
         out = self._new(rows, out)
         order = np.argsort(rows, kind="stable")
         ordered, row_bytes = rows[order], self._layout.row_bytes
-        files = ordered // (self._layout.shard_rows or self._layout.n)
-        for file in np.unique(files).tolist():
-            first, last = np.searchsorted(files, [file, file + 1])
-            begin = self._layout.file_rows(file).start
-            with self._open_file(self._directory, self._layout, file) as descriptor:
+        files = self._layout.file_of[self._layout.blocks_of(ordered)]
+        for number in np.unique(files).tolist():
+            first, last = np.searchsorted(files, [number, number + 1])
+            file = self._layout.files[number]
+            with self._open_file(self._directory, file) as descriptor:
                 for part in _ranges(ordered[first:last], row_bytes):
                     wanted = ordered[first:last][part]
                     found = np.empty((int(wanted[-1] - wanted[0]) + 1, out.shape[1]), out.dtype)
                     target = found.reshape(-1).view(np.uint8).data
-                    _read_exactly(descriptor, int(wanted[0] - begin) * row_bytes, target)
+                    at = int(wanted[0] - file.rows.start) * row_bytes
+                    read_exactly(descriptor, file.part.padding + at, target)
                     out[order[first:last][part]] = gather(found, wanted - wanted[0])
         return out
 
@@ -300,20 +300,6 @@ def _ranges(ordered: np.ndarray, row_bytes: int) -> Iterator[slice]:
             start = end
 
 
-def _read_exactly(descriptor: int, offset: int, target: memoryview) -> None:
-    """Fill `target` from `offset` of a file; a short file is an error, never a short result."""
-    # `os.preadv` is not everywhere.
-    with open(descriptor, "rb", buffering=0, closefd=False) as file:
-        file.seek(offset)
-        while target:
-            count = file.readinto(target)
-            if not count:
-                raise CorruptStoreError(
-                    "A data file ended early: it was truncated while it was read."
-                )
-            target = target[count:]
-
-
 Verify = Literal["never", "first-touch", "full"]
 VERIFY: tuple[str, ...] = get_args(Verify)
 
@@ -326,10 +312,9 @@ class CheckedRows(_Rows):
     source : RowSource
         The reader of the array.
     directory : Path
-        Of the array, for messages.
-    layout : ArrayLayout
+        Of the set, for messages.
     commit : Commit
-        Says the hash of each block; its failed rows may have been filled by a later revision.
+        Says the hash of each block.
     """
 
     def __init__(
@@ -337,15 +322,13 @@ class CheckedRows(_Rows):
         source: RowSource,
         *,
         directory: Path,
-        layout: ArrayLayout,
         commit: Commit,
     ) -> None:
-        super().__init__(layout)
+        super().__init__(commit.layout)
         self._source = source
-        self._failed = commit.failed_rows()
         self._directory = directory
         self._commit = commit
-        self._unchecked = np.ones(layout.n_blocks, dtype=bool)
+        self._unchecked = np.ones(commit.layout.n_blocks, dtype=bool)
         self._lock = threading.Lock()
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -358,7 +341,7 @@ class CheckedRows(_Rows):
         """
         check_bounds(rows, self._layout.n)
         touched = np.zeros(self._layout.n_blocks, dtype=bool)
-        touched[rows // self._layout.block_rows] = True
+        touched[self._layout.blocks_of(rows)] = True
         self.check(np.flatnonzero(touched & self._unchecked).tolist())
         return self._source.read(rows, out)
 
@@ -373,9 +356,10 @@ class CheckedRows(_Rows):
     def _check_block(self, block: int) -> None:
         rows = self._layout.block_slice(block)
         data = self._source.read(np.arange(rows.start, rows.stop))
-        if proven(self._commit, block, data.reshape(-1).view(np.uint8), self._failed) is not None:
+        found = self._commit.block_hash(data.reshape(-1).view(np.uint8).data)
+        if found == self._commit.blocks[block]:
             return
-        path = self._directory / self._layout.file_name(block // self._layout.blocks_per_file)
+        path = self._directory / self._layout.files[self._layout.file_of[block]].path
         raise CorruptStoreError(
             f"{path}: block {block:,} (rows {rows.start:,} to {rows.stop - 1:,}) differs from its "
             "commit record. The data was changed or damaged; extract or fetch the set again."
@@ -387,7 +371,6 @@ def check_rows(
     *,
     verify: Verify,
     directory: Path,
-    layout: ArrayLayout,
     commit: Commit,
 ) -> RowSource:
     """Return `source`, checked as `verify` asks.
@@ -397,8 +380,8 @@ def check_rows(
     """
     if verify == "never":
         return source
-    checked = CheckedRows(source, directory=directory, layout=layout, commit=commit)
+    checked = CheckedRows(source, directory=directory, commit=commit)
     if verify == "first-touch":
         return checked
-    checked.check(range(layout.n_blocks))
+    checked.check(range(commit.layout.n_blocks))
     return source

@@ -18,7 +18,7 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from featstore.errors import CorruptStoreError
 from featstore.identity import HASHES, SHA256, canonical_json, hash_hex, sha256_hex
 from featstore.store.blocks import read_block
 from featstore.store.files import IrregularFileError, delete, open_descriptor, read_regular
-from featstore.store.layout import ArrayLayout, shard_tail
+from featstore.store.layout import SetLayout
 from featstore.store.lock import Claim, claim_folders
 from featstore.store.records import MAX_ROWS, is_size
 
@@ -78,7 +78,7 @@ class BlockRecord:
 
 
 class Journal:
-    """Blocks by number, and the numbers of the data files that are in place.
+    """Blocks by number.
 
     What is added is durable after `sync`. Blocks of an earlier revision that stay as they are stand
     in `blocks`, too, without a row of the journal.
@@ -89,7 +89,6 @@ class Journal:
         self._end = os.fstat(handle).st_size
         self._unsynced: list[int] = []
         self.blocks = blocks
-        self.files: set[int] = set()
 
     @classmethod
     def open(
@@ -226,19 +225,22 @@ _KEPT_OPEN = 4
 
 
 class StagedFiles:
-    """The staged data files of one array.
+    """The staged data files of a set.
 
     Parameters
     ----------
     staging : Path
         Folder of the files; it exists.
-    layout : ArrayLayout
+    layout : SetLayout
         Which block lies where.
+    placed : sequence of Path
+        Where each data file lies if it is not staged any more.
     """
 
-    def __init__(self, staging: Path, layout: ArrayLayout) -> None:
+    def __init__(self, staging: Path, layout: SetLayout, placed: Sequence[Path] = ()) -> None:
         self._staging = staging
         self._layout = layout
+        self._placed = placed
         self._open: dict[int, int] = {}
         self._dirty: set[int] = set()
         self._whole: set[int] = set()
@@ -251,11 +253,12 @@ class StagedFiles:
 
     def path_of(self, block: int) -> Path:
         """Return where the file of a block is staged."""
-        return self.path(block // self._layout.blocks_per_file)
+        return self.path(int(self._layout.file_of[block]))
 
     def write(self, block: int, data: memoryview) -> None:
         """Write a block's rows at their final offset; durable only after `sync`."""
-        file, offset = self._place(block)
+        file = int(self._layout.file_of[block])
+        offset = self._layout.files[file].place_of(block)[0]
         handle = self._handle(file)
         self._dirty.add(file)
         _write_at(handle, data, offset)
@@ -290,21 +293,27 @@ class StagedFiles:
             fsync_directory(self._staging)
             self._unnamed = False
 
-    def read(self, block: int, path: Path | None = None) -> bytes:
-        """Return the bytes of a block, staged or in `path`; fewer if the file ends before."""
-        return read_block(path or self.path_of(block), self._layout, block)
+    def read(self, block: int) -> bytes:
+        """Return the bytes of a block, staged or in place; fewer if its file ends before."""
+        file, path = int(self._layout.file_of[block]), self.path_of(block)
+        if self._placed and not path.exists():
+            path = self._placed[file]
+        try:
+            return read_block(path, self._layout.files[file], block)
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
 
     def complete(self, file: int) -> Path:
         """Add padding and index to a file; it is whole, and durable after `sync`. Return its path.
 
         It is closed by `sync`.
         """
-        tail = shard_tail(self._layout, file)
+        tail = self._layout.files[file].tail()
         # Opened also if its blocks were written by an earlier process.
         handle = self._handle(file)
         self._dirty.add(file)
         self._whole.add(file)
-        _write_at(handle, memoryview(tail), self._layout.file_bytes(file) - len(tail))
+        _write_at(handle, memoryview(tail), self._layout.files[file].size - len(tail))
         return self.path(file)
 
     def close(self) -> None:
@@ -315,11 +324,6 @@ class StagedFiles:
     def _close(self, file: int) -> None:
         os.close(self._open.pop(file))
         self._dirty.discard(file)
-
-    def _place(self, block: int) -> tuple[int, int]:
-        """Return the data file of a block and its offset there."""
-        file, position = divmod(block, self._layout.blocks_per_file)
-        return file, position * self._layout.block_rows * self._layout.row_bytes
 
     def _handle(self, file: int) -> int:
         if file not in self._open:

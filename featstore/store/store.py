@@ -55,7 +55,7 @@ from featstore.store.tables import (
     check_items_file,
     failures_file,
     read_failures,
-    read_items,
+    read_parts,
     read_thumbnails,
 )
 from featstore.store.view import Origin, Selection
@@ -427,16 +427,16 @@ class FeatureStore:
         info = self.info(name, revision=revision)
         directory = info.key.directory(self.root)
         commit = info.commit
-        layout = commit.layout
         self.place.fetch(info.key, commit, "rows")
         check_metadata(
             directory, commit, commit.row_files if self.place.is_remote else commit.metadata
         )
         self.place.begin_fetch(info.key, commit)
         if not self.place.is_remote:
-            items_path = directory.parent / commit.items["file"]
-            check_no_links(self.root, [items_path])
-            check_items_file(items_path, commit.items)
+            for part in commit.parts:
+                items_path = directory.parent / part.items["file"]
+                check_no_links(self.root, [items_path])
+                check_items_file(items_path, part.items)
         table = ItemTable(lambda names: self.item_table(info, names))
         valid = np.arange(commit.n)
         if commit.failed:
@@ -446,10 +446,9 @@ class FeatureStore:
             _ = table.table
         return EmbeddingsView(
             source=check_rows(
-                self.place.rows(info.key, commit, layout, self.mode),
+                self.place.rows(info.key, commit, self.mode),
                 verify=self.verify,
-                directory=directory / "embedding",
-                layout=layout,
+                directory=directory,
                 commit=commit,
             ),
             rows=valid,
@@ -470,9 +469,9 @@ class FeatureStore:
         With `columns` those alone are read.
         """
         self.place.fetch(info.key, info.commit, "items")
-        path = info.key.directory(self.root).parent / info.commit.items["file"]
-        check_no_links(self.root, [path])
-        return read_items(path, info.commit.items, n=info.commit.n, columns=columns)
+        folder = info.key.directory(self.root).parent
+        check_no_links(self.root, [folder / part.items["file"] for part in info.commit.parts])
+        return read_parts(folder, info.commit, columns=columns)
 
     def failures(self, name: str, *, revision: str | None = None) -> pl.DataFrame:
         """Return the items of a set that have no embedding, with the reason."""
@@ -513,13 +512,12 @@ class FeatureStore:
         """
         info = self.info(name, revision=revision)
         self.place.fetch(info.key, info.commit)
-        self.place.fetch_rows(info.key, info.commit, info.commit.layout, progress)
+        self.place.fetch_rows(info.key, info.commit, progress)
 
     def stored_bytes(self, info: SetInfo) -> int:
         """Return the bytes of the files that are a revision's own: all but the item table."""
-        layout = info.commit.layout
         small = sum(facts["bytes"] for facts in info.commit.metadata.values())
-        return int(small + sum(map(layout.file_bytes, range(layout.n_files))))
+        return int(small + sum(file.size for file in info.commit.layout.files))
 
     def tags(self) -> list[str]:
         """Return the names of the tags, sorted."""

@@ -25,6 +25,7 @@ from featstore.store.parquet_guard import (
     read_table,
     table_bytes,
 )
+from featstore.store.records import Commit
 
 #: An item table is refused above this size.
 MAX_ITEM_BYTES = 8 * 2**30
@@ -49,6 +50,7 @@ class ItemFile:
 
     def __init__(self, table: pl.DataFrame) -> None:
         self.table = table
+        self._parts: dict[tuple[int, int], ItemFile] = {}
 
     @functools.cached_property
     def data(self) -> bytes:
@@ -73,6 +75,12 @@ class ItemFile:
     def name(self) -> str:
         """Name of the file."""
         return f"items-{self.sha256[:SHORT]}.parquet"
+
+    def part(self, start: int, n: int) -> ItemFile:
+        """Return the file of n items from `start` on: the same one, however often it is asked."""
+        if (start, n) == (0, self.table.height):
+            return self
+        return self._parts.setdefault((start, n), ItemFile(self.table.slice(start, n)))
 
 
 def item_bytes(table: pl.DataFrame) -> bytes:
@@ -221,6 +229,22 @@ def read_items(
     if table.height != n:
         raise CorruptStoreError(f"{path} has {table.height:,} items; its commit says {n:,}.")
     return table
+
+
+def read_parts(
+    folder: Path, commit: Commit, *, columns: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """Read the items of all parts of a set from the folder of its kind; raises as `read_items`."""
+    found = [
+        read_items(folder / part.items["file"], part.items, n=part.n, columns=columns)
+        for part in commit.parts
+    ]
+    try:
+        return pl.concat(found)
+    except pl.exceptions.PolarsError as err:
+        raise CorruptStoreError(
+            f"The item tables of the parts of a set in {folder} have other columns each."
+        ) from err
 
 
 def _chosen_chunks(

@@ -17,7 +17,6 @@ from typing import Any
 
 from featstore.errors import CorruptStoreError, FeatstoreError, UnknownSetError
 from featstore.identity import SHORT
-from featstore.store.blocks import first_row_not_stored
 from featstore.store.convention import root_metadata, zarr_metadata
 from featstore.store.files import (
     facts_of,
@@ -33,7 +32,6 @@ from featstore.store.log import ABOUT, Log, read_log, rebuilt_log, unknown_set
 from featstore.store.log import NAME as LOG
 from featstore.store.records import (
     REVISIONS,
-    Commit,
     parse_tag,
     read_commit,
     read_tag,
@@ -52,7 +50,8 @@ _STAGING = re.compile(
 )
 _RUN = re.compile(r"runs/[^/]+\.json")
 _UNFINISHED = re.compile(
-    r"(embedding/|bias/)?zarr\.json|(embedding|bias)/c/\d+(/0)?|golden\.json|failures(-[0-9a-f]{8})?\.parquet"
+    r"(embedding/(c/|[0-9a-f]{16}/)?|bias/)?zarr\.json"
+    r"|(embedding(/[0-9a-f]{16})?|bias)/c/\d+(/0)?|golden\.json|failures(-[0-9a-f]{8})?\.parquet"
     r"|revisions/[0-9a-f]{64}\.json"
 )
 _STAGED = re.compile(r"\..+\.staged")
@@ -283,14 +282,16 @@ class _Verification:
         if one.path not in self.files:
             self._blame(one.path, "is missing")
             return
-        wrong = one.check(self.root, full=self.full, grown=busy).reasons
-        if part == "record" and one.commit is not records.current:
-            wrong += self._unlike_current(one.commit, records)
+        wrong, current = one.check(self.root, full=self.full).reasons, records.current
+        if current and (current.dim, current.block_rows) != (one.commit.dim, one.commit.block_rows):
+            wrong.append("is of a commit of another set")
         if part == "items" and not wrong:
             self._tables.add(seen)
             if self.full:
                 try:
-                    read_items(self.root / one.path, one.commit.items, n=one.commit.n)
+                    for own in one.commit.parts:
+                        if own.items_facts == one.facts:
+                            read_items(self.root / one.path, own.items, n=own.n)
                 except CorruptStoreError as err:
                     wrong.append(f"cannot be opened: {err}")
         if wrong:
@@ -306,19 +307,6 @@ class _Verification:
                 if self._is_file(one.path, other.get(one.path, b"")):
                     return True
         return False
-
-    def _unlike_current(self, older: Commit, records: SetRecords) -> list[str]:
-        """Return what is wrong with an earlier revision: its rows are a beginning of those now."""
-        current = records.current
-        assert current is not None
-        if len({(one.dim, one.dtype, one.block_rows, one.set_id) for one in (older, current)}) > 1:
-            return ["is a commit of another set"]
-        row = None
-        if self.full and older.n <= current.n:
-            # A data file that cannot be read is reported by itself.
-            array = records.directory / "embedding"
-            row = first_row_not_stored(array, current.layout, current, older)
-        return [] if row is None else [f"its rows from {row:,} are not stored"]
 
     def _check_thumbnails(self) -> None:
         """Thumbnails carry their hash in their name; the log says which there are."""

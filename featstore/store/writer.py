@@ -27,8 +27,7 @@ from featstore.errors import (
     StoreWriteError,
 )
 from featstore.identity import FASTER_THAN_COPYING, SHA256, SHORT, hash_hex, sha256_hex
-from featstore.store.base import Base, read_base, resume_journal
-from featstore.store.blocks import first_row_not_stored
+from featstore.store.base import Base, named, read_base, resume_journal, written
 from featstore.store.casting import convert_rows
 from featstore.store.convention import root_metadata, zarr_metadata
 from featstore.store.files import facts_of, json_bytes, same_file
@@ -37,6 +36,7 @@ from featstore.store.layout import (
     ArrayLayout,
     LayoutLimits,
     SetKey,
+    SetLayout,
     SetSpec,
     plan_array,
 )
@@ -55,6 +55,7 @@ from featstore.store.records import (
     BIAS,
     REVISIONS,
     Commit,
+    Part,
     commit_bytes,
     pack_failed,
     read_commit,
@@ -71,19 +72,10 @@ from featstore.store.staging import (
 from featstore.store.tables import ItemFile, where_equal
 
 
-def _older(directory: Path, base: Base) -> list[Commit]:
-    """Return the revisions up to the base, the oldest first."""
-    return [*(read_commit(directory, revision) for revision in base.commit.history), base.commit]
-
-
-def _is_stored(root: Path, key: SetKey, older: Commit, commit: Commit) -> bool:
-    """Return whether everything that an earlier revision names is there under the present one."""
-    small = [one for one in set_files(key, older).values() if one.part in ("items", *PARTS)]
-    array = key.directory(root) / "embedding"
-    return (
-        not any(one.check(root).reasons for one in small)
-        and first_row_not_stored(array, commit.layout, commit, older) is None
-    )
+def _is_stored(root: Path, key: SetKey, revision: str) -> bool:
+    """Return whether everything that an earlier revision names is there."""
+    files = set_files(key, read_commit(key.directory(root), revision)).values()
+    return not any(one.check(root).reasons for one in files if one.part in ("data", *PARTS))
 
 
 def write_file_once(claim: Claim, path: Path, data: bytes) -> None:
@@ -202,8 +194,6 @@ class WriteOptions:
         Blocks that stay together in a part: 0 to 3, 4 to 7 and so on with 4.
     wait : float
         Seconds to wait for another writer of this set to end.
-    hold : bool
-        Bring no data file to its place before `finish`: blocks may be exchanged until then.
 
     Examples
     --------
@@ -216,7 +206,6 @@ class WriteOptions:
     part: tuple[int, int] | None = None
     part_blocks: int = 1
     wait: float = 0.0
-    hold: bool = False
 
 
 _WHOLE = WriteOptions()
@@ -228,8 +217,8 @@ class SetWriter:
     Use as a context manager: entering claims the set and reads the journal of an interrupted
     attempt; leaving gives the claim back and keeps what is staged.
 
-    A finished set is extended if `items` begin with its own: its rows stay where they are, and
-    only the blocks that hold new ones are pending.
+    A finished set is extended by the items that it does not have: its parts stay as they are, and
+    the new rows are a part of their own.
 
     Blocks may be written in any order; with ``options.part``, by several processes at once. This is
     the door for engines of one's own: docs/ref/encoders.md.
@@ -241,7 +230,7 @@ class SetWriter:
     spec : SetSpec
         What the set is.
     items : DataFrame or ItemFile
-        Item table; row i of the array is item i. Writers of the same items share an `ItemFile`.
+        Item table; writers of the same items share an `ItemFile`. Row i of a new set is item i.
     dim : int
         Embedding dimension.
     facts : mapping
@@ -257,7 +246,7 @@ class SetWriter:
     ------
     StoreWriteError
         If the store cannot be written, another process is writing this set, or the set is
-        finished with these items, or with others that these do not extend.
+        finished with these items, or has one of them with another content.
 
     Examples
     --------
@@ -286,8 +275,7 @@ class SetWriter:
         self.key = spec.key
         self.directory = spec.directory(root)
         self._items = items if isinstance(items, ItemFile) else ItemFile(items)
-        self._item_ids = self._items.table["item_id"]
-        self.layout: ArrayLayout = plan_array(len(self._item_ids), dim, spec.dtype, limits)
+        self.layout = SetLayout((plan_array(self.items.height, dim, spec.dtype, limits),))
         self._facts = dict(facts or {})
         self._limits = limits
         self._plan = dict(plan or {})
@@ -303,6 +291,11 @@ class SetWriter:
     def staging(self) -> Path:
         """Where unfinished blocks lie."""
         return staging_of(self.directory)
+
+    @property
+    def items(self) -> pl.DataFrame:
+        """The items, row by row: those of the revision that is extended come first."""
+        return self._items.table
 
     @property
     def base(self) -> Base | None:
@@ -322,19 +315,22 @@ class SetWriter:
                 repair=self._options.repair,
             )
             if self._base is not None:
-                done = self._base.finished(self._items.sha256, retry=self._options.retry_failed)
+                done = self._base.finished(retry=self._options.retry_failed)
                 if done is not None:
                     # Another writer may have ended just now, without tidying up.
                     settle_claimed(self.root, self.key, self._claim)
                     raise done
-                self.layout = self._base.next_layout(self.layout.n, self._limits)
+                self.layout = self._base.next_layout(self._limits)
+                if self._base.table is not self.items:
+                    self._items = ItemFile(self._base.table)
                 # Blocks that stay keep their hashes.
                 self._hash = self._base.commit.hash
-            self._staged = StagedFiles(self._claim.folder, self.layout)
+            names = named(self.layout, read_journal(self._claim.folder)[1], self._base)
+            places = [self.directory / file.path for file in names.files]
+            self._staged = StagedFiles(self._claim.folder, self.layout, places)
             self._journal = resume_journal(
                 self._claim,
                 plan=self._full_plan(),
-                array=self.directory / "embedding",
                 layout=self.layout,
                 staged=self._staged,
                 base=self._base,
@@ -381,9 +377,11 @@ class SetWriter:
         claim.release()
 
     def _full_plan(self) -> dict[str, Any]:
+        old = self._base.commit.n if self._base else 0
+        new = self.layout.n - old
         return {
             "set_id": self.spec.set_id,
-            "items": self._items.sha256,
+            "items": self._items.part(old, new).sha256 if new else "",
             "layout": repr(self.layout),
             "base": self._base.commit.revision_id if self._base else "",
             "retry_failed": self._options.retry_failed,
@@ -456,7 +454,7 @@ class SetWriter:
         """
         _, staged, claim = self._opened()
         where = self.layout.block_slice(block)
-        ids = self._item_ids[where.start : where.stop]
+        ids = self.items["item_id"][where.start : where.stop]
         reasons = dict(failures or {})
         kept = self.kept(block)
         converted = convert_rows(
@@ -471,7 +469,7 @@ class SetWriter:
         )
         data = converted.data
         if self._base is not None and kept.any():
-            data = self._base.overlay(where, data)
+            data = np.where(kept[:, None], self._base.read(block), data)
             reasons |= self._base.failed(where)
         view = data.data.cast("B")
 
@@ -500,9 +498,7 @@ class SetWriter:
     def done_block(self, block: int) -> tuple[BlockRecord, bytes]:
         """Return a block that is done: its record and its rows; any thread may call this."""
         journal, staged, _ = self._opened()
-        file = block // self.layout.blocks_per_file
-        path = self._file_path(file) if file in journal.files else None
-        return journal.blocks[block], staged.read(block, path)
+        return journal.blocks[block], staged.read(block)
 
     def take_block(self, block: int, record: BlockRecord, data: bytes) -> None:
         """Stage a block as another writer of the same plan has made it, for one of this writer.
@@ -511,35 +507,19 @@ class SetWriter:
         ------
         CorruptStoreError
             If these are not the rows that the record is of.
-        StoreWriteError
-            If the data file of the block is in its place.
         """
-        journal, staged, claim = self._opened()
+        _, staged, claim = self._opened()
         if len(data) != self.layout.block_bytes(block) or not record.fits(data):
             raise CorruptStoreError(f"Block {block:,} of {self.key} is not what its record says.")
-        if block // self.layout.blocks_per_file in journal.files:
-            raise StoreWriteError(
-                f"Block {block:,} of {self.key} was finished here with other rows. Remove the set "
-                f"from {self.root} with `headstock store rm`, and run the same command again."
-            )
         claim.check()
         with self._disk_errors():
             staged.write(block, memoryview(data))
         self._add_block(block, record)
 
     def _add_block(self, block: int, record: BlockRecord) -> None:
-        """Journal a block whose rows are written, and place its file if that is whole."""
-        journal = self._opened()[0]
-        journal.add_block(block, record)
-        file = block // self.layout.blocks_per_file
-        waits = (
-            self._options.hold
-            or self._options.part is not None
-            or (self._base is not None and file < self._base.layout.n_files)
-        )
-        if not waits and all(b in journal.blocks for b in self.layout.file_blocks(file)):
-            self._publish(file)
-        elif time.monotonic() - self._last_sync > SYNC_SECONDS:
+        """Journal a block whose rows are written."""
+        self._opened()[0].add_block(block, record)
+        if time.monotonic() - self._last_sync > SYNC_SECONDS:
             self.sync()
 
     def sync(self) -> None:
@@ -564,40 +544,46 @@ class SetWriter:
     ) -> str:
         """Publish the set and return its revision_id.
 
-        Order: data files, item table, bias and failures, commit record, log, Zarr's metadata. A
-        data file that replaces one of the base is renamed only now.
+        Order: data files, item tables, bias and failures, commit record, log, Zarr's metadata. Only
+        now are data files renamed to their places: what they are called follows from their rows.
         """
-        journal, _, claim = self._opened()
+        claim = self._opened()[2]
         pending = self.pending()
         if pending or self._options.part:
             raise StoreWriteError(
                 f"{self.key} lacks {len(pending):,} of {self.layout.n_blocks:,} blocks; it cannot "
                 "be published."
             )
-        for file in range(self.layout.n_files):
-            if file not in journal.files:
-                self._publish(file)
+        layout = self._place_files()
         claim.check()
         with self._disk_errors():
             small = self._small_files(bias, golden)
-            revision = self._publish_commit(claim, small, run)
+            revision = self._publish_commit(claim, layout, small, run)
         self._release()
         return revision
 
     def _publish_commit(
-        self, claim: Claim, small: Mapping[str, bytes], run: Mapping[str, Any] | None
+        self,
+        claim: Claim,
+        layout: SetLayout,
+        small: Mapping[str, bytes],
+        run: Mapping[str, Any] | None,
     ) -> str:
         """Publish a revision whose data files are in place, and return its id.
 
         Everything is renamed out of the claim's folder, so that a writer who lost the claim changes
         nothing, and a killed one leaves nothing elsewhere.
         """
-        root, key, layout, items, base = (
-            self.root, self.key, self.layout, self._items, self._base,
-        )  # fmt: skip
+        root, key, base = self.root, self.key, self._base
         directory, journal = self.directory, self._opened()[0]
+        parts, first = [], 0
         with folder_lock(directory.parent, patience=claim.patience):  # beside who takes out tables
-            write_file_once(claim, directory.parent / items.name, items.data)
+            for number, one in enumerate(layout.parts):
+                items = self._items_of(claim, number, one)
+                own = range(first, first + one.n_blocks)
+                hashes = tuple(journal.blocks[block].digest for block in own)
+                parts.append(Part(one.path, one.n, one.shard_rows, hashes, items))
+                first = own.stop
         for name, data in small.items():
             write_file_once(claim, directory / name, data)
         metadata = {name: facts_of(data) for name, data in small.items()}
@@ -606,16 +592,15 @@ class SetWriter:
             # What the first rows were computed with stays the measure for all that follow.
             metadata["golden.json"] = golden_facts
         commit = Commit(
-            n=layout.n,
             dim=layout.dim,
             dtype=layout.dtype,
             block_rows=layout.block_rows,
-            blocks=tuple(journal.blocks[block].digest for block in range(layout.n_blocks)),
-            items={"file": items.name, **items.facts},
+            parts=tuple(parts),
             metadata=dict(sorted(metadata.items())),
-            shard_rows=layout.shard_rows,
             attributes=self._attributes(),
-            failed=pack_failed(where_equal(self._item_ids, set(journal.failures)).to_numpy()),
+            failed=pack_failed(
+                where_equal(self.items["item_id"], set(journal.failures)).to_numpy()
+            ),
             hash=self._hash,
         )
         if base is not None:
@@ -634,11 +619,10 @@ class SetWriter:
         older = base.commit
         if replace(commit, sequence=older.sequence, history=older.history) == older:
             return older  # trying failed items again, or a repair, has changed nothing
-        stored = _older(self.directory, base)
+        history = (*older.history, older.revision_id)
         if base.damaged:
             # A repaired set has the earlier revisions of which every row and file is still there.
-            stored = [one for one in stored if _is_stored(self.root, self.key, one, commit)]
-        history = tuple(one.revision_id for one in stored)
+            history = tuple(one for one in history if _is_stored(self.root, self.key, one))
         return replace(commit, sequence=older.sequence + 1, history=history)
 
     def _attributes(self) -> dict[str, Any]:
@@ -697,16 +681,33 @@ class SetWriter:
                 self._claim.check()
             raise write_error(err.filename or self.directory, err) from err
 
-    def _publish(self, file: int) -> None:
-        """Bring a complete data file to its place and journal it."""
+    def _place_files(self) -> SetLayout:
+        """Bring the data files to their places, and return how the rows lie now."""
         journal, staged, claim = self._opened()
+        layout = named(self.layout, journal.blocks, self._base)
+        new = [n for n, one in enumerate(self.layout.files) if written(one.part, self._base)]
         with self._disk_errors():
-            path = staged.complete(file)
+            here = {number: staged.path(number).exists() for number in new}
+            for number in new:
+                if here[number]:
+                    staged.complete(number)
         self.sync()
         with self._disk_errors():
-            claim.place(path, self._file_path(file))
-        # Whoever goes on finds the blocks in the file at its place.
-        journal.files.add(file)
+            for number in new:
+                path = self.directory / layout.files[number].path
+                if here[number]:
+                    claim.place(staged.path(number), path)
+                else:
+                    claim.rely_on(path)  # a writer that was killed brought it there
+        return layout
 
-    def _file_path(self, file: int) -> Path:
-        return self.directory / "embedding" / self.layout.file_name(file)
+    def _items_of(self, claim: Claim, number: int, part: ArrayLayout) -> dict[str, Any]:
+        """Return what a commit states of the items of a part, whose table is there then."""
+        rows = (part.start, part.n)
+        old = () if self._base is None else self._base.commit.parts[number : number + 1]
+        for own in old:
+            if self._base and self._base.items.slice(*rows).equals(self.items.slice(*rows)):
+                return own.items
+        file = self._items.part(*rows)
+        write_file_once(claim, self.directory.parent / file.name, file.data)
+        return {"file": file.name, **file.facts}

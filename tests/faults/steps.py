@@ -6,10 +6,11 @@ They run in the test's own process, or in a child that is killed in the middle (
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +61,16 @@ def rows_of(kind: str, n: int) -> np.ndarray:
     return (np.array(rows) / 8).astype(np.float32)
 
 
-def block_hashes(kind: str, n: int, failed: Collection[int]) -> tuple[str, ...]:
-    """Return the sha256 of each block of the first n items, as they are stored."""
+def block_hashes(kind: str, parts: Sequence[int], failed: Collection[int]) -> tuple[str, ...]:
+    """Return the sha256 of each block of parts of so many items, as they are stored."""
+    n, starts = sum(parts), [0, *itertools.accumulate(parts)]
     dtype, size = SETS[kind]["dtype"], SETS[kind]["block_rows"]
     rows = rows_of(kind, n)
     # Each row is exact in each dtype: bfloat16 is the upper half of a float32.
     stored = (rows.view("<u4") >> 16).astype("<u2") if dtype == "bfloat16" else rows.astype(dtype)
     stored[sorted(failed)] = blank_value(dtype)
-    blocks = [stored[first : first + size] for first in range(0, n, size)]
+    blocks = [stored[first : min(first + size, stop)] for start, stop in itertools.pairwise(starts)
+              for first in range(start, stop, size)]  # fmt: skip
     return tuple(hashlib.sha256(block.tobytes()).hexdigest() for block in blocks)
 
 

@@ -589,8 +589,8 @@ class StoreMachine(RuleBasedStateMachine):
         """Equal content has equal ids, whatever was killed on the way to it."""
         path = (kind, tuple((revision.n, revision.failed) for revision in revisions))
         assert self.ids.setdefault(path, commit.revision_id) == commit.revision_id
-        # Blocks do not even depend on how they came to be.
-        assert commit.blocks == steps.block_hashes(kind, commit.n, revisions[-1].failed)
+        parts = [part.n for part in commit.parts]
+        assert commit.blocks == steps.block_hashes(kind, parts, revisions[-1].failed)
         assert commit.set_id == self.ids.setdefault(kind, commit.set_id)
 
 

@@ -440,14 +440,14 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/featstore/store/test_parts.py::test_a_flipped_block_of_a_part_is_done_again',)),
         Mutant(
             'Stored rows stay as they are where failed ones are tried again.',
-            'featstore/store/base.py', 'merged[: len(stored)][stays] = stored[stays]',
-            'merged[: len(stored)][stays] = merged[: len(stored)][stays]',
-            ('tests/featstore/store/test_revisions.py::test_an_extended_set_reads_as_one_that_was_written_at_once',)
+            'featstore/store/writer.py', 'np.where(kept[:, None], self._base.read(block), data)',
+            'np.where(kept[:, None], data, data)',
+            ('tests/featstore/store/test_revisions.py::test_failed_rows_stay_failed_or_are_tried_again',)
         ),
         Mutant(
             'A set is not extended to items of another content.', 'featstore/store/base.py',
-            'columns = ["item_id", "content_sha256"]', 'columns = ["item_id"]',
-            ('tests/featstore/store/test_revisions.py::test_what_is_no_appending_is_refused',)),
+            'columns = ["content_sha256"]', 'columns = list[str]()',
+            ('tests/featstore/store/test_revisions.py::test_what_adds_nothing_is_refused',)),
     ),
     "publication": (
         Mutant(
@@ -577,9 +577,9 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/featstore/remote/test_reading.py::test_no_mark_of_another_start_is_believed',)),
         Mutant(
             'No block of a server is used that the commit does not state.',
-            'featstore/store/blocks.py',
-            '    if commit.block_hash(view) == commit.blocks[block]:\n        return view',
-            '    if view:\n        return view',
+            'featstore/remote/rows.py',
+            'if self._commit.block_hash(found) != stated:\n            rows',
+            'if not found:\n            rows',
             ('tests/featstore/remote/test_hostile_servers.py::test_a_lying_server_is_named_with_its_block',)
         ),
         Mutant(

@@ -20,7 +20,7 @@ import polars as pl
 from featstore import open_store
 from featstore.remote.cache import user_cache
 from featstore.share.copy import copy_sets
-from featstore.store.layout import ArrayLayout, SetSpec
+from featstore.store.layout import SetLayout, SetSpec
 from featstore.store.view import Selection
 from tests.featstore.remote.buckets import environment, make_bucket, moto_server, plain_store
 from tests.featstore.remote.hub_server import TOKEN, hub_server
@@ -192,13 +192,13 @@ def _gather(moto: tuple[str, int], key: str) -> Figure:
         for seed in range(PAIRS):
             user_cache().trim(limit=0)
             view = open_store("s3://team/store").view(key)
-            layout = open_store("s3://team/store").layout(open_store("s3://team/store").info(key))
+            layout = open_store("s3://team/store").info(key).commit.layout
             rows = np.random.default_rng(seed).permutation(N)[:GATHERED]
             state.requests.clear()
             view.source.read(rows)
             data = [(path, span) for _, path, span in state.requests if "/c/" in path]
-            blocks = np.unique(rows // layout.block_rows)
-            jumps = (np.diff(blocks) > 1) | (np.diff(blocks // layout.blocks_per_file) > 0)
+            blocks = np.unique(layout.blocks_of(rows))
+            jumps = (np.diff(blocks) > 1) | (np.diff(layout.file_of[blocks]) > 0)
             ideal, asked = 1 + int(jumps.sum()), len(state.requests)
             n_bytes = sum(_asked_bytes(path, span, layout) for path, span in data)
             ratios.append(ideal / asked)
@@ -210,10 +210,10 @@ def _gather(moto: tuple[str, int], key: str) -> Figure:
     )
 
 
-def _asked_bytes(path: str, span: str, layout: ArrayLayout) -> int:
+def _asked_bytes(path: str, span: str, layout: SetLayout) -> int:
     """Return the bytes of a request: of its range, or of the whole file if it has none."""
     if not span:
-        return layout.file_bytes(int(path.split("/c/")[1].split("/")[0]))
+        return layout.files[int(path.split("/c/")[1].split("/")[0])].size
     first, last = map(int, span.removeprefix("bytes=").split("-"))
     return last - first + 1
 

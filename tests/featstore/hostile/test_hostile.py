@@ -16,6 +16,7 @@ from featstore.errors import CorruptStoreError, ManifestError
 from featstore.identity import sha256_hex
 from featstore.store import parquet_guard, read_commit
 from featstore.store.blocks import check_file
+from featstore.store.layout import shard_index
 from featstore.store.parquet_guard import read_table, table_bytes, unpack
 from tests.featstore.hostile.conftest import Hostile
 
@@ -113,8 +114,16 @@ COMMITS = {
     "attributes null": ("attributes", None), "attributes empty": ("attributes", {}),
     "no sequence": ("sequence", 0), "history null": ("history", None),
     "history twice": ("history", ["7" * 64, "7" * 64]), "odd shard": ("shard_rows", 17),
+    "parts null": ("parts", None), "no parts": ("parts", []), "part null": ("parts", [None]),
+    "path outside": ("path", "embedding/../../x"), "path elsewhere": ("path", "bias"),
     "endless shard": ("shard_rows", 2**70), "many endless shards": ("shard_rows", 2**36),
 }  # fmt: skip
+
+
+def _stated(document: dict[str, Any], field: str) -> dict[str, Any]:
+    """Return what states a field of a commit: its only part, or the commit."""
+    part: dict[str, Any] = document["parts"][0]
+    return part if field in part else document
 
 
 @pytest.mark.parametrize("trick", COMMITS)
@@ -122,7 +131,7 @@ def test_commits_of_other_types_and_sizes_are_refused(
     hostile: Hostile, tmp_path: Path, trick: str
 ) -> None:
     field, value = COMMITS[trick]
-    hostile.recommit(lambda document: document.update({field: value}))
+    hostile.recommit(lambda document: _stated(document, field).update({field: value}))
     path = hostile.commit_path
     with pytest.raises(CorruptStoreError, match=r"not a commit record|not JSON"):
         read_commit(hostile.directory, path.stem)
@@ -139,8 +148,11 @@ def test_fields_of_a_later_commit_are_refused(hostile: Hostile) -> None:
 def test_endless_rows_with_as_many_hashes_meet_the_item_table(
     hostile: Hostile, tmp_path: Path
 ) -> None:
-    change = {"n": 2**24, "block_rows": 2**24, "blocks": ["0" * 64]}
-    hostile.recommit(lambda document: document.update(change))
+    def change(document: dict[str, Any]) -> None:
+        document["block_rows"] = 2**24
+        document["parts"][0].update(n=2**24, blocks=["0" * 64])
+
+    hostile.recommit(change)
     _refused(hostile, tmp_path)
 
 
@@ -358,12 +370,12 @@ def test_index_entries_that_overlap_or_point_outside_serve_nothing(
     before = open_store(hostile.root).view(hostile.key).numpy()
     data = bytearray(path.read_bytes())
     commit = read_commit(hostile.directory, hostile.commit_path.stem)
-    layout = commit.layout
-    start = layout.data_bytes(0) + 16
+    file = commit.layout.files[0]
+    start = file.size - len(shard_index(file.part, 1)) * 16 - 4 + 16
     data[start : start + 16] = b"".join(value.to_bytes(8, "little") for value in entry)
     path.write_bytes(data)
     assert (open_store(hostile.root).view(hostile.key).numpy() == before).all()
-    assert "index" in check_file(path, layout, 0, commit).reasons[0]
+    assert "index" in check_file(path, file, commit).reasons[0]
 
 
 @pytest.mark.parametrize("name", ["../birds", "..", "/etc", "a\x00b", "C:"])

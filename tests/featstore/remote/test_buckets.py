@@ -88,7 +88,7 @@ def test_nothing_travels_twice(bucket: Proxy, store_folder: Path) -> None:
     assert len(bucket.requests) <= 3  # the log, thrice
 
 
-def test_only_new_shards_of_an_extended_set_travel(
+def test_only_new_parts_of_an_extended_set_travel(
     bucket: Proxy, store_folder: Path, tmp_path: Path
 ) -> None:
     own = tmp_path / "own"
@@ -98,8 +98,8 @@ def test_only_new_shards_of_an_extended_set_travel(
     extend(own, 300)
     bucket.requests.clear()
     assert "behind" in copy_sets(own, bucket.address).sets.values()
-    put = [path for method, path, _ in bucket.requests if method == "PUT" and "/c/" in path]
-    assert sorted(path.split("/c/")[1] for path in put) == ["3/0", "4/0", "5/0"]
+    put = [path for method, path, _ in bucket.requests if method == "PUT" and path.endswith("/0")]
+    assert sorted(path.split("/c/")[1] for path in put) == ["0/0", "1/0"]
     assert_same_store(bucket.address, own)
     copy_sets(bucket.address, tmp_path / "pulled")
     assert_same_store(tmp_path / "pulled", own)
@@ -174,7 +174,7 @@ def test_another_push_under_way_is_named_and_can_be_taken_over(
     objects.put(f"{key}/.staging/push.json", json.dumps(claim).encode())
     # What that push had put before it died is not believed.
     layout = open_store(ours).info(IMAGES).commit.layout
-    objects.put(f"{key}/embedding/c/5/0", bytes(layout.file_bytes(5)))
+    objects.put(f"{key}/embedding/c/5/0", bytes(layout.files[5].size))
     report = copy_sets(ours, bucket.address)
     assert "'anna'" in report.failed[key]
     assert "777777777777" in report.failed[key]
@@ -332,7 +332,7 @@ def test_push_to_what_cannot_be_written(store_folder: Path, served: Proxy) -> No
 def test_a_revision_that_fills_a_failed_row_sends_its_shard(
     bucket: Proxy, store_folder: Path, tmp_path: Path
 ) -> None:
-    """The shard has the size that it had: only its hashes say that it is another."""
+    """With the others of its part, which is written again."""
     ours = tmp_path / "ours"
     shutil.copytree(store_folder, ours)
     copy_sets(ours, bucket.address)
@@ -350,7 +350,7 @@ def test_a_revision_that_fills_a_failed_row_sends_its_shard(
     bucket.requests.clear()
     copy_sets(ours, bucket.address)
     put = [path for method, path, _ in bucket.requests if method == "PUT" and "/c/" in path]
-    assert [path.rsplit("/c/")[1] for path in put] == ["0/0"]
+    assert [path.rsplit("/c/")[1] for path in put] == ["0/0", "1/0", "2/0", "3/0"]
     np.testing.assert_array_equal(open_store(bucket.address).view(IMAGES).numpy(), make_rows())
 
 
@@ -368,7 +368,7 @@ def test_what_a_publisher_that_was_taken_over_left_is_never_believed(
     extend(ours, 300)
     layout = open_store(ours).info(IMAGES).commit.layout
     for file in (5, 6):
-        objects.put(f"{key}/embedding/c/{file}/0", bytes(layout.file_bytes(5)))
+        objects.put(f"{key}/embedding/c/{file}/0", bytes(layout.files[5].size))
     copy_sets(ours, bucket.address, force=True)
     extend(ours, 600)
     copy_sets(ours, bucket.address)

@@ -320,12 +320,12 @@ def test_no_mark_of_another_start_is_believed(
     """Each value that a byte can have marks blocks whose rows were lost: none counts."""
     info = open_store(served.url).info(IMAGES)
     layout = open_store(store_folder).info(IMAGES).commit.layout
-    n_blocks = len(layout.file_blocks(1))
-    name = shard_name(layout, 1, info.commit.blocks)
+    n_blocks = len(layout.files[1].blocks)
+    name = shard_name(layout.files[1], info.commit.blocks)
     for value in range(1, 256):
         path = user_cache().shard(name)
-        path.write_bytes(bytes(layout.file_bytes(1)) + bytes([value]) * width * n_blocks)
-        shard = CachedShard(path, layout, 1)
+        path.write_bytes(bytes(layout.files[1].size) + bytes([value]) * width * n_blocks)
+        shard = CachedShard(path, layout.files[1])
         with shard.opened() as descriptor:
             assert not shard.settle(descriptor, info.commit).any(), value
     assert_same_rows(served.url, store_folder)
@@ -338,9 +338,9 @@ def test_right_blocks_of_an_earlier_version_are_recognised(
     info = open_store(served.url).info(IMAGES)
     layout = open_store(store_folder).info(IMAGES).commit.layout
     array = info.key.directory(store_folder) / "embedding"
-    path = user_cache().shard(shard_name(layout, 1, info.commit.blocks))
-    path.write_bytes((array / layout.file_name(1)).read_bytes() + b"\x07" * 4)
-    shard = CachedShard(path, layout, 1)
+    path = user_cache().shard(shard_name(layout.files[1], info.commit.blocks))
+    path.write_bytes((array.parent / layout.files[1].path).read_bytes() + b"\x07" * 4)
+    shard = CachedShard(path, layout.files[1])
     with shard.opened() as descriptor:
         assert shard.settle(descriptor, info.commit).tolist() == [True, False, False, False]
     assert_same_rows(served.url, store_folder)

@@ -24,7 +24,7 @@ def many_sets(root: Path, n: int) -> None:
     items = item_table([f"x/{i}" for i in range(4)])
     first = root / write_set(root, np.eye(4, dtype=np.float32), items, dataset="d000", sealed=True)
     commit = read_commit(first, next((first / REVISIONS).iterdir()).stem)
-    files = [commit.items["file"], *commit.metadata, "embedding/c/0/0"]
+    files = [commit.parts[0].items["file"], *commit.metadata, "embedding/c/0/0"]
     revisions = {}
     for number in range(1, n):
         name = f"d{number // _PER_DATASET:03d}"

@@ -11,6 +11,7 @@ from featstore.store import DTYPES, LayoutError, LayoutLimits, SetKey, plan_arra
 from featstore.store.layout import (
     PLAIN_BYTES,
     SHARD_BYTES,
+    SetLayout,
     is_shard,
     shard_index,
 )
@@ -27,16 +28,22 @@ SHAPES = {
 def test_every_row_is_in_exactly_one_block_and_one_file(
     n: int, dim: int, dtype: str, block_rows: int
 ) -> None:
-    layout = plan_array(n, dim, dtype, LayoutLimits(block_rows))
-    starts = [layout.file_rows(file) for file in (0, layout.n_files - 1)]
-    assert starts[0].start == 0
-    assert starts[-1].stop == n
-    assert sum(len(layout.file_blocks(f)) for f in range(min(layout.n_files, 50))) >= min(
-        layout.n_blocks, 50
-    )
-    last = layout.block_slice(layout.n_blocks - 1)
-    assert 0 < last.stop - last.start <= block_rows
-    assert last.stop == n
+    n = min(n, 1000 * block_rows)
+    first = plan_array(n, dim, dtype, LayoutLimits(block_rows))
+    layout = SetLayout((first, plan_array(n, dim, dtype, LayoutLimits(block_rows), start=n)))
+    blocks = [layout.block_slice(block) for block in range(layout.n_blocks)]
+    for slices in (blocks, [file.rows for file in layout.files]):
+        assert [0, *(one.stop for one in slices)] == [*(one.start for one in slices), 2 * n]
+    assert all(0 < one.stop - one.start <= block_rows for one in blocks)
+    assert [b for file in layout.files for b in file.blocks] == [*range(layout.n_blocks)]
+    for file in layout.files:
+        start, size = file.place_of(file.blocks[-1])
+        assert start + size + len(file.tail()) == file.size
+        if file.part.shard_rows:
+            assert (file.rows.start * first.row_bytes - file.part.padding) % 65_536 == 0
+    rows = np.arange(0, 2 * n, max(1, n // 100))
+    for row, block in zip(rows.tolist(), layout.blocks_of(rows).tolist(), strict=True):
+        assert blocks[block].start <= row < blocks[block].stop
 
 
 @given(**SHAPES)
@@ -69,18 +76,19 @@ def test_the_documented_case_by_hand() -> None:
     # unit is 4,096 rows = 6 MiB, and 42 of them fit in 256 MiB.
     layout = plan_array(1_000_000, 768, "float16")
     assert layout.shard_rows == 42 * 4096
-    assert layout.n_files == 6
+    assert len(SetLayout((layout,)).files) == 6
     assert layout.blocks_per_file == 42
-    assert layout.file_bytes(0) == 42 * 4096 * 1536 + 42 * 16 + 4
+    files = SetLayout((layout,)).files
+    assert files[0].size == 42 * 4096 * 1536 + 42 * 16 + 4
     # 1,000,000 - 5 × 172,032 = 139,840 rows: 35 blocks, the last padded.
-    assert layout.data_bytes(5) == 35 * 4096 * 1536
+    assert files[5].size == 35 * 4096 * 1536 + 42 * 16 + 4
 
 
 def test_small_arrays_are_one_plain_chunk() -> None:
     layout = plan_array(1000, 1280, "float32")
     assert layout.shard_rows == 0
-    assert layout.n_files == 1
-    assert layout.file_bytes(0) == 1000 * 1280 * 4
+    assert len(SetLayout((layout,)).files) == 1
+    assert SetLayout((layout,)).files[0].size == 1000 * 1280 * 4
 
 
 def test_a_shard_index_by_hand() -> None:

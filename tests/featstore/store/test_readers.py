@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,12 @@ from featstore.errors import CorruptStoreError
 from featstore.store import (
     DTYPES,
     MODES,
-    ArrayLayout,
     LayoutLimits,
     Mode,
     open_rows,
     plan_array,
 )
-from featstore.store.layout import shard_tail
+from featstore.store.layout import SetLayout
 from featstore.store.mapping import MappingUnavailableError, map_array
 from featstore.testing import item_table, write_set
 from tests.featstore.store.test_roundtrip import as_stored, some_rows
@@ -37,12 +37,21 @@ def _items(n: int) -> object:
     return item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(n)])
 
 
-def _write_array(directory: Path, data: np.ndarray, layout: ArrayLayout) -> None:
-    """Write the data files of an array, without a set around it."""
-    for file in range(layout.n_files):
-        path = directory / layout.file_name(file)
+def _layout(*sizes: int) -> SetLayout:
+    """Return parts of so many rows of 32 float32; the first is in shards of 512 rows."""
+    limits, starts = LayoutLimits(**SHARDED), np.cumsum([0, *sizes]).tolist()
+    placed = zip(sizes, starts[:-1], strict=True)
+    parts = [plan_array(n, 32, "float32", limits, start=at) for n, at in placed]
+    return SetLayout(tuple(replace(one, path=f"e/{i}") for i, one in enumerate(parts)))
+
+
+def _write_array(directory: Path, data: np.ndarray, layout: SetLayout) -> None:
+    """Write the data files of a set, without anything around them; no padding is as it should."""
+    for file in layout.files:
+        path = directory / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data[layout.file_rows(file)].tobytes() + shard_tail(layout, file))
+        padding = b"\xff" * file.part.padding
+        path.write_bytes(padding + data[file.rows].tobytes() + file.tail().replace(b"\0", b"\xff"))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -83,16 +92,21 @@ def test_every_way_reads_the_same_bytes(
 
 @settings(deadline=None, max_examples=40)
 @given(
-    n=st.integers(1, 3000),
+    sizes=st.lists(
+        st.integers(1, 1000) | st.sampled_from([1, 16, 512, 1024]), min_size=1, max_size=5
+    ),
     chosen=st.lists(st.integers(0, 2999), max_size=400),
     gap=st.sampled_from([1, 128, 2**14]),
     most=st.sampled_from([1, 1000, 2**23]),
     cold=st.booleans(),
 )
-def test_any_rows_in_any_order(n: int, chosen: list[int], gap: int, most: int, cold: bool) -> None:
+def test_any_rows_of_any_parts_in_any_order(
+    sizes: list[int], chosen: list[int], gap: int, most: int, cold: bool
+) -> None:
+    n = sum(sizes)
     rows = np.array([row % n for row in chosen], dtype=np.int64)
     data = np.random.default_rng(n).standard_normal((n, 32)).astype(np.float32)
-    layout = plan_array(n, 32, "float32", LayoutLimits(**SHARDED))
+    layout = _layout(*sizes)
     tuned = {
         "GAP_BYTES": gap, "READ_BYTES": most, "COLD_ROWS": 16, "COLD_SECONDS": 0 if cold else 1e9,
     }  # fmt: skip
@@ -107,8 +121,8 @@ def test_any_rows_in_any_order(n: int, chosen: list[int], gap: int, most: int, c
 
 def test_one_read_only_array_without_copies(tmp_path: Path, rng: np.random.Generator) -> None:
     data = rng.standard_normal((3000, 32)).astype(np.float32)
-    layout = plan_array(3000, 32, "float32", LayoutLimits(**SHARDED))
-    assert layout.n_files == 6
+    layout = _layout(3000)
+    assert len(layout.files) == 6
     _write_array(tmp_path, data, layout)
     array = map_array(tmp_path, layout)
     assert array.tobytes() == data.tobytes()
@@ -127,7 +141,7 @@ def test_addresses_are_given_back_with_the_last_view(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:
     data = rng.standard_normal((3000, 32)).astype(np.float32)
-    layout = plan_array(3000, 32, "float32", LayoutLimits(**SHARDED))
+    layout = _layout(3000)
     _write_array(tmp_path, data, layout)
     array = map_array(tmp_path, layout)
     release = array.base.release  # type: ignore[union-attr]
@@ -138,7 +152,7 @@ def test_addresses_are_given_back_with_the_last_view(
     assert release.alive
     maps = Path("/proc/self/maps")
     if maps.exists():
-        assert maps.read_text().count(str(tmp_path)) == layout.n_files
+        assert maps.read_text().count(str(tmp_path)) == len(layout.files)
     del part
     gc.collect()
     assert not release.alive
@@ -150,16 +164,16 @@ def test_a_failed_mapping_leaves_no_addresses(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = rng.standard_normal((3000, 32)).astype(np.float32)
-    layout = plan_array(3000, 32, "float32", LayoutLimits(**SHARDED))
+    layout = _layout(3000)
     _write_array(tmp_path, data, layout)
     released = []
     real = mapping._Range.place
 
-    def place(self: mapping._Range, descriptor: int, offset: int, size: int) -> None:
-        if offset > 2 * layout.shard_rows * layout.row_bytes:
+    def place(self: mapping._Range, descriptor: int, offset: int, at: int, size: int) -> None:
+        if at > 2 * 512 * layout.row_bytes:
             released.append(self.release)
             raise MappingUnavailableError("no more maps")
-        real(self, descriptor, offset, size)
+        real(self, descriptor, offset, at, size)
 
     monkeypatch.setattr(mapping._Range, "place", place)
     with pytest.raises(MappingUnavailableError):
@@ -174,7 +188,7 @@ def test_a_failed_mapping_leaves_no_addresses(
     ("target", "value", "why"),
     [
         ("sys.platform", "win32", "cannot be mapped at chosen addresses"),
-        ("featstore.store.mapping.mmap.PAGESIZE", 2**20, "no whole number of pages"),
+        ("featstore.store.mapping.COPIED_BYTES", 2**10, "no whole pages"),
     ],
 )
 def test_where_one_range_is_impossible(
@@ -186,7 +200,7 @@ def test_where_one_range_is_impossible(
     why: str,
 ) -> None:
     data = rng.standard_normal((3000, 32)).astype(np.float32)
-    layout = plan_array(3000, 32, "float32", LayoutLimits(**SHARDED))
+    layout = _layout(2000, 10, 990)
     _write_array(tmp_path, data, layout)
     monkeypatch.setattr(target, value)
     with pytest.raises(MappingUnavailableError, match=why):

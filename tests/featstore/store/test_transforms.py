@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import featstore.store.store as store_module
+import featstore.store.tables as tables
 from featstore import EmbeddingsView, open_store
 from featstore.errors import EmptySelectionError, MisalignedItemsError
 from featstore.store import DTYPES
@@ -206,13 +206,13 @@ def test_items_are_read_when_asked_for(
     store_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    real = store_module.read_items
+    real = tables.read_items
 
     def read(path: Path, facts: dict[str, Any], **asked: Any) -> pl.DataFrame:
         calls.append(path.name)
         return real(path, facts, **asked)
 
-    monkeypatch.setattr(store_module, "read_items", read)
+    monkeypatch.setattr(tables, "read_items", read)
     view = open_store(store_path).view(KEY)
     chosen = view.take([4, 2]).normalized().sample(1, seed=0)
     assert chosen.numpy().shape == (1, 6)

@@ -18,7 +18,7 @@ from featstore.errors import (
     NonFiniteEmbeddingError,
     StoreWriteError,
 )
-from featstore.store import LayoutError, LayoutLimits, SetSpec, SetWriter, WriteOptions
+from featstore.store import LayoutError, LayoutLimits, SetSpec, SetWriter
 from featstore.testing import item_table, write_set
 
 
@@ -194,9 +194,8 @@ def test_files_that_are_held_are_closed_and_opened_again(tmp_path: Path) -> None
     rows = np.arange(40 * 4096, dtype=np.float32).reshape(40, 4096)
     limits = LayoutLimits(block_rows=2, plain_bytes=0, shard_bytes=1)
     items = item_table([f"birds/{i}" for i in range(40)])
-    options = WriteOptions(hold=True)
-    with SetWriter(tmp_path, spec, items, 4096, options=options, limits=limits) as writer:
-        assert writer.layout.n_files == 10
+    with SetWriter(tmp_path, spec, items, 4096, limits=limits) as writer:
+        assert len(writer.layout.files) == 10
         # Every file gets a block before any gets its second.
         for block in [*range(0, 20, 2), *range(1, 20, 2)]:
             writer.write_block(block, rows[writer.layout.block_slice(block)])
