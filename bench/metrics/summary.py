@@ -1,8 +1,8 @@
 """Metrics of ranks, and their level by chance.
 
 A metric is one number per query and a way to pool the queries. Keeping the two apart lets
-`bench.statistics` pair the same numbers that the tables average. docs/ref/tasks.md defines each with
-a worked example.
+`bench.statistics` pair the same numbers that the tables average. docs/ref/tasks.md defines each
+with a worked example.
 
 With p relevant items among g in random order, the number of relevant items among the first
 k is hypergeometric. From it::

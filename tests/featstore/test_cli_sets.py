@@ -62,7 +62,7 @@ def _write(root: Path, n: int, fail: tuple[int, ...] = (), **key: str) -> str:
 def test_show_says_what_the_set_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _write(tmp_path, 8)
     key = _write(tmp_path, 12, fail=(11,))
-    assert _run("store", "show", tmp_path, KEY, "--json") == 0
+    assert _run("show", tmp_path, KEY, "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     # Rows: six times (3, 4), then (6, 0), (7, 0) … (10, 0); the last failed.
     assert shown["norms"] == {
@@ -89,7 +89,7 @@ def test_show_says_what_the_set_is(tmp_path: Path, capsys: pytest.CaptureFixture
         if not name.endswith("zarr.json") and name.split("/")[0] not in ("revisions", "runs")
     ), names
     old = shown["revisions"][0]["revision_id"]
-    assert _run("store", "show", tmp_path, KEY, "--json", "--revision", old[:9]) == 0
+    assert _run("show", tmp_path, f"{KEY}@{old[:9]}", "--json") == 0
     earlier = json.loads(capsys.readouterr().out)
     assert (earlier["revision_id"], earlier["n"], earlier["failures"]) == (old, 8, {})
     assert earlier["norms"]["max"] == 7
@@ -97,7 +97,7 @@ def test_show_says_what_the_set_is(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_show_reads_no_rows_if_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _write(tmp_path, 5)
-    assert _run("store", "show", tmp_path, KEY, "--json", "--quick") == 0
+    assert _run("show", tmp_path, KEY, "--json", "--quick") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["norms"] is None
     assert shown["duplicates"] == {
@@ -109,7 +109,7 @@ def test_show_for_people_is_aligned_and_short(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _write(tmp_path, 60, fail=tuple(range(20, 45)))
-    assert _run("store", "show", tmp_path, KEY) == 0
+    assert _run("show", tmp_path, KEY) == 0
     title, _, *lines = capsys.readouterr().out.splitlines()
     assert title.startswith("birds/image/timm.toy-")
     headings = [line for line in lines if line and not line.startswith("  ")]
@@ -168,7 +168,7 @@ def test_ls_has_precision_size_and_revisions(
 ) -> None:
     _write(tmp_path, 8)
     _write(tmp_path, 12, fail=(10,))
-    assert _run("store", "ls", tmp_path) == 0
+    assert _run("ls", tmp_path) == 0
     head, line, total = capsys.readouterr().out.splitlines()
     assert head.split() == ["NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE"]
     assert line.split()[1:4] == ["12", "2", "float16"]
@@ -177,7 +177,7 @@ def test_ls_has_precision_size_and_revisions(
     for heading in ("ROWS", "DIM", "SIZE"):  # numbers end where their headings end
         assert line[head.index(heading) + len(heading) - 1] not in " ,"
         assert line[head.index(heading) + len(heading)] == " "
-    assert _run("store", "ls", tmp_path, "--json") == 0
+    assert _run("ls", tmp_path, "--json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["precision"], row["revisions"], row["state"]) == ("float32", 2, "finished")
     assert f"  {human_bytes(row['bytes'])}  " in line
@@ -186,14 +186,14 @@ def test_ls_has_precision_size_and_revisions(
 
 def test_ls_names_what_is_unusual(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("store", "init", tmp_path) == 0
-    assert _run("store", "ls", tmp_path) == 0
+    assert _run("ls", tmp_path) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
         f"{tmp_path} holds no sets. `headstock extract` makes one."
     ]
     _write(tmp_path, 8, precision="bfloat16")
     damaged = _write(tmp_path, 8, encoder="timm:zoo")
     next((tmp_path / damaged / "revisions").iterdir()).write_bytes(b"{}")
-    assert _run("store", "ls", tmp_path) == 0
+    assert _run("ls", tmp_path) == 0
     _, first, second, total = capsys.readouterr().out.splitlines()
     assert first.endswith("computed in bfloat16")
     assert "damaged: " in second
@@ -210,7 +210,7 @@ def test_show_takes_runs_of_any_shape(
     key = _write(tmp_path, 8)
     (tmp_path / key / "runs").mkdir(exist_ok=True)
     (tmp_path / key / "runs" / "x.json").write_text(json.dumps(facts))
-    assert _run("store", "show", tmp_path, key) == 0
+    assert _run("show", tmp_path, key) == 0
     assert "made from" in capsys.readouterr().out
 
 
@@ -238,11 +238,11 @@ def test_a_table_fits_the_terminal(
 def test_the_closest_names_of_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(9):
         _write(tmp_path, 4, encoder=f"timm:net{number}")
-    assert _run("store", "show", tmp_path, "birds/image/nett4") == EXIT_ERROR
+    assert _run("show", tmp_path, "birds/image/nett4") == EXIT_ERROR
     error = capsys.readouterr().err
     assert "It holds 9 sets, the closest birds/image/timm.net" in error
     assert error.count("timm.net") == 4  # three of nine, and the one that may be meant
-    assert _run("store", "show", tmp_path, "birds/image/net") == EXIT_ERROR
+    assert _run("show", tmp_path, "birds/image/net") == EXIT_ERROR
     assert re.search(r"fits 9 sets of .*: (\S+, ){3}…\. Type more", capsys.readouterr().err)
 
 
@@ -273,10 +273,10 @@ def test_rm_asks_or_says_yes(
         f"There is no terminal to confirm the removal of {key}: add --force."
         in capsys.readouterr().err
     )
-    assert _run("store", "rm", tmp_path, "birds/image/tyo", "--force") == EXIT_ERROR
+    assert _run("store", "rm", tmp_path, "birds/image/tyo", "--yes") == EXIT_ERROR
     assert "Did you mean 'birds/image/timm.toy'?" in capsys.readouterr().err
     assert len(open_store(tmp_path).sets()) == 1
-    assert _run("store", "rm", tmp_path, KEY, "--force") == 0
+    assert _run("store", "rm", tmp_path, KEY, "--yes") == 0
     assert open_store(tmp_path).sets() == []
 
 
@@ -287,7 +287,7 @@ def test_an_unfinished_set_goes_by_its_short_name(
     limits = LayoutLimits(block_rows=4, plain_bytes=0)
     with SetWriter(tmp_path, replace(TOY, dtype="float32"), items, 2, limits=limits) as writer:
         writer.write_block(0, np.ones((4, 2)))
-    assert _run("store", "show", tmp_path, KEY) == EXIT_ERROR
+    assert _run("show", tmp_path, KEY) == EXIT_ERROR
     assert "is not complete" in capsys.readouterr().err
     assert _run("store", "rm", tmp_path, KEY, "--json") == 0
     assert json.loads(capsys.readouterr().out)["removed"] == str(writer.key)
@@ -330,12 +330,13 @@ def test_verify_takes_the_beginning_of_a_key(
 @pytest.mark.parametrize(
     "words",
     [
-        "store init STORE", "store ls STORE", "store ls --encoders", "store show STORE KEY",
+        "store init STORE", "ls STORE", "ls --available encoders", "show STORE KEY",
         "store verify STORE", "store gc STORE", "store diff STORE STORE", "store tag STORE v1",
         "store tag STORE v1 --delete", "store card STORE", "store card STORE -o OUT",
-        "store push STORE OUT/copy", "store pull STORE OUT/copy", "store sync STORE OUT/copy",
-        "store repair STORE KEY", "store export STORE KEY -o OUT/rows.npy --format npy",
-        "store cache ls", "data ls", "data sources", "data show stamps", "store rm STORE KEY",
+        "store push STORE OUT/copy", "store pull STORE OUT/copy", "store repair STORE KEY",
+        "store push STORE OUT/copy --both", "export STORE KEY -o OUT/rows.npy --format npy",
+        "cache", "ls --available datasets", "ls --available sources", "show stamps",
+        "store rm STORE KEY",
     ],
 )  # fmt: skip
 def test_json_is_one_document_on_stdout(

@@ -71,7 +71,7 @@ def test_lost_rows_are_left_alone_and_the_way_is_named(
     printed = capsys.readouterr().out
     assert "1 of 3 blocks differ from the commit, first rows 0-4" in printed
     assert f"rows 0-4 of {key}/embedding/c/0/0 are damaged" in printed
-    assert f"headstock store repair {root} {key} --from ADDRESS" in printed
+    assert f"headstock store repair {root} {key} --copy ADDRESS" in printed
     assert f"headstock store repair {root} {key} --manifest MANIFEST" in printed
     assert _tree(root) == before
 

@@ -1,4 +1,7 @@
-"""What lies in the current folder, and the command that goes on from it."""
+"""What a path holds, and what has a name: ls, show, export; and the state of a folder.
+
+A path is looked at, and the function of its kind prints it; none is imported before.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,229 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from math import prod
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import click
 
-from featstore.command_line import count, human_bytes, print_json
-from featstore.errors import FeatstoreError
+from featstore.cli.options import KEY, split_tag
+from featstore.command_line import (
+    StorePlace,
+    StoreType,
+    count,
+    human_bytes,
+    json_option,
+    print_json,
+    print_listed,
+    store_option,
+    usage_error,
+)
+from featstore.errors import FeatstoreError, UnknownSetError, unknown_name
 from featstore.terminal import TextTable
+
+#: What is looked for by name -> where its registry is.
+AVAILABLE = {
+    "methods": "fitters.methods:METHODS",
+    "learners": "fitters.few_shot.registry:LEARNERS",
+    "tasks": "bench.options:TASKS",
+    "suites": "bench.suites.registry:SUITES",
+    "encoders": "featstore.encoders.registry:FAMILIES",
+    "datasets": "featstore.datasets:DATASETS",
+    "sources": "featstore.sources.making:SOURCES",
+}
+
+#: What a path is -> what prints its line or lines, and what shows it whole.
+_LOOKS = {
+    "stores": ("featstore.cli.store:list_sets", "featstore.cli.store:show_store"),
+    "manifests": ("featstore.cli.manifests:list_items", "featstore.cli.manifests:show_manifest"),
+    "datasets": ("featstore.cli.manifests:show_dataset", "featstore.cli.manifests:show_dataset"),
+    "alignments": ("fitters.cli.apply:list_alignments", "fitters.cli.apply:show_alignment"),
+    "results": ("bench.cli.results:list_series", "bench.cli.results:show_verdict"),
+    "boards": ("bench.cli.results:show_boards", "bench.cli.results:show_boards"),
+    "boxes": ("bench.cli.demo:show_box", "bench.cli.demo:show_box"),
+    "folders": ("bench.cli.look:list_folder", "bench.cli.look:list_folder"),
+}
+
+
+def look_at(path: str) -> tuple[str, StorePlace, str]:
+    """Return what a path is, where it lies, and the KEY of a set that follows a store's path.
+
+    Raises
+    ------
+    click.UsageError
+        If it is there, and is nothing that Headstock writes.
+    UnknownSetError
+        If it is not there, and no dataset or box has this name.
+    """
+    place = StoreType().convert(path, None, None)
+    base, _ = split_tag(place)
+    if not isinstance(base, Path):
+        return "stores", place, ""
+    for folder in (base, *base.parents):
+        kind = _kind_of(folder) if folder.is_dir() else ""
+        if kind == "stores" or (kind and folder == base):
+            key = base.relative_to(folder).as_posix()
+            return kind, place if folder == base else folder, "" if key == "." else key
+    if (base / "zarr.json").is_file():  # a store whose log is lost: opening it says so
+        return "stores", place, ""
+    if base.suffix == ".toml" and base.is_file():
+        return "boxes", base, ""
+    if base.is_dir() and (any(find_work(base).values()) or not any(base.iterdir())):
+        return "folders", base, ""
+    if base.exists():
+        raise usage_error(_advice(base))
+    return _named(path), path, ""
+
+
+def _kind_of(folder: Path) -> str:
+    names = {entry.name for entry in folder.iterdir()}
+    for kind, signs in _SIGNS.items():
+        if kind != "reports" and signs(names):
+            return kind
+    if names and all(name.endswith(".json") for name in names):
+        return "boards"
+    below = [entry for entry in folder.iterdir() if entry.is_dir()]
+    are_saved = below and all((entry / "alignment.json").is_file() for entry in below)
+    return "alignments" if are_saved else ""
+
+
+def _named(name: str) -> str:
+    """Return whether a name is that of a dataset or of a box."""
+    from bench.reproduction import BUILT_IN
+    from featstore.datasets import DATASETS
+
+    if name in BUILT_IN or name in DATASETS:
+        return "boxes" if name in BUILT_IN else "datasets"
+    known = unknown_name("dataset", name, DATASETS, listed_by="headstock ls --available datasets")
+    raise UnknownSetError(f"{name} does not exist. {known}")
+
+
+def _advice(place: Path) -> str:
+    """Say what a path is that is nothing of ours, and what to type."""
+    from featstore.sources.tables import IMAGE_SUFFIXES
+
+    typed = shlex.quote(str(place))
+    if place.is_file():
+        return f"{place} is a file that `headstock ls` and `headstock show` cannot read."
+    n = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in place.rglob("*"))
+    what = f"{place} holds {count(n, 'picture')}" if n else f"{place} holds nothing of Headstock's"
+    return f"{what}: `headstock data make {typed}` makes a manifest of it."
+
+
+@click.command(
+    "ls",
+    epilog="\b\nExample:\n  headstock ls build/demo/store\n  headstock ls --available methods",
+)
+@click.argument("path", required=False)
+@click.option(
+    "--available", type=click.Choice([*AVAILABLE]), metavar="KIND",
+    help=f"List what has a name: {', '.join(AVAILABLE)}.",
+)  # fmt: skip
+@json_option
+def ls_command(path: str | None, available: str | None, as_json: bool) -> int:
+    """List what a path holds, or what has a name.
+
+    PATH is a store or its address, a set (STORE/KEY), a manifest, a saved alignment, a folder of
+    results, submissions or alignments, or a box. Without one, the state of this folder is printed.
+    The exit code is 4 if something of it is damaged.
+    """
+    if available is not None and path is not None:
+        raise usage_error("Give a PATH, or --available.")
+    if available is not None:
+        print_listed(resolve_name(AVAILABLE[available]).listed(), as_json=as_json)
+        return 0
+    if path is None:
+        return list_folder(Path(), as_json=as_json)
+    kind, place, key = look_at(path)
+    more = {"key": key} if key else {}
+    return resolve_name(_LOOKS[kind][0])(place, as_json=as_json, **more) or 0
+
+
+def list_folder(folder: Path, *, as_json: bool) -> int:
+    """Print what lies in a folder and below, and the next command."""
+    found = find_work(folder)
+    if as_json:
+        print_json({**found, "next": next_command(found)})
+    else:
+        _print_state(found)
+    return 0
+
+
+@click.command(
+    "show",
+    epilog="\b\nExample:"
+    "\n  headstock show build/demo/store stamps/image/tf_efficientnet_lite0"
+    "\n  headstock show build/demo/aligners/ridge-head",
+)
+@click.argument("path")
+@click.argument("key", required=False, type=KEY)
+@click.option("--quick", is_flag=True, help="Read sizes and metadata, not every row of a set.")
+@json_option
+def show_command(path: str, key: str | None, quick: bool, as_json: bool) -> int:
+    """Show one store, set, manifest, alignment, result or box.
+
+    PATH is what `headstock ls` takes. A set of a store is STORE KEY or STORE/KEY; KEY is any part
+    of a key that fits one set, and KEY@REVISION one revision of it. The name of a dataset shows
+    what is known of it, and with which settings it is built.
+    """
+    kind, place, inside = look_at(path)
+    chosen = key or inside
+    if kind != "stores" and (chosen or quick):
+        raise usage_error(f"KEY and --quick are for sets of a store, and {path} is none.")
+    more = {"key": chosen, "quick": quick} if chosen else {}
+    return resolve_name(_LOOKS[kind][1])(place, as_json=as_json, **more) or 0
+
+
+@click.command(
+    "export",
+    epilog="\b\nExample:"
+    "\n  headstock export build/demo/store stamps/image/tf_efficientnet_lite0 -o out.safetensors"
+    "\n  headstock export build/demo/aligners/ridge-head --store build/demo/store \\"
+    "\n      --names stamps/class_name/all-MiniLM-L6-v2 -o head.safetensors",
+)
+@click.argument("path")
+@click.argument("key", required=False, type=KEY)
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path),
+    help="Write to this file or folder.",
+)  # fmt: skip
+@click.option(
+    "--format", "form", type=click.Choice(["npy", "npz", "safetensors", "parquet", "h5"]),
+    help="Write in this format [default: that of the name of --out].",
+)  # fmt: skip
+@click.option(
+    "--names", metavar="KEY", type=KEY,
+    help="Add one row for each class of this set of names: a head made from names.",
+)  # fmt: skip
+@store_option("Read --names from this store.", required=False)
+@json_option
+def export_command(
+    path: str, key: str | None, out: Path, form: str | None, names: str | None,
+    store: StorePlace | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Write a set or a saved alignment for other programs.
+
+    Of a set every bit is kept. Items that failed have no row and are left out. npy and parquet have
+    no bfloat16: they get the same values as float32. An output that is there must have the same
+    bytes. Of an alignment the arrays are written, never pickle. With --names the file also holds
+    `class_rows`: one row per class in the shared space. For `ridge`, whose shared space is the
+    image space, that is a classification head made from text alone; the file says how to use it.
+    """
+    kind, place, inside = look_at(path)
+    form = form or out.suffix.removeprefix(".")
+    chosen = key or inside
+    if kind == "alignments" and not chosen:
+        options: dict[str, Any] = {"store": store, "names": names}
+        resolve_name("fitters.cli.apply:export_alignment")(
+            place, out, form, as_json=as_json, **options
+        )
+    elif kind == "stores" and chosen:
+        if names is not None:
+            raise usage_error("--names is for a saved alignment.")
+        resolve_name("featstore.cli.share:export_rows")(place, chosen, out, form, as_json=as_json)
+    else:
+        raise usage_error("An export is of a set (STORE KEY) or of a saved alignment.")
+
 
 #: How far down work is looked for, and in how many folders at most.
 _DEPTH, _FOLDERS = 4, 2_000
@@ -157,13 +376,13 @@ def next_command(found: dict[str, list[dict[str, Any]]]) -> str:
     if not work["stores"]:
         if work["manifests"]:
             return _first_extraction(work["manifests"])
-        return "headstock demo" if found["results"] else "headstock try"
+        return "headstock reproduce demo" if found["results"] else "headstock try"
     newest = work["stores"][0]
     return (
         _after_results(work)
         or _after_fits(work)
         or _first_fit(newest)
-        or f"headstock store ls {shlex.quote(newest['path'])}"
+        or f"headstock ls {shlex.quote(newest['path'])}"
     )
 
 
@@ -179,7 +398,7 @@ def _after_results(work: Mapping[str, list[dict[str, Any]]]) -> str:
         return f"headstock report {shlex.quote(folder)} --store {store} -o {out}"
     stored = {key.split("/")[0] for one in stores for key in one.get("sets", [])}
     new = [one for one in manifests if one["kinds"] and one.get("name") not in stored]
-    return _first_extraction(new) if new else "headstock data sources"
+    return _first_extraction(new) if new else "headstock ls --available sources"
 
 
 def _after_fits(work: Mapping[str, list[dict[str, Any]]]) -> str:
@@ -228,7 +447,7 @@ def _first_extraction(manifests: list[dict[str, Any]]) -> str:
             if kind in one["kinds"]:
                 options = f"--kind {kind} --encoder {encoder} --store store"
                 return f"headstock extract {shlex.quote(one['path'])} {options}"
-    return f"headstock data show {shlex.quote(manifests[0]['path'])}"
+    return f"headstock show {shlex.quote(manifests[0]['path'])}"
 
 
 def _suite_options(kinds: set[tuple[str, str]]) -> str:
@@ -247,11 +466,7 @@ def _suite_options(kinds: set[tuple[str, str]]) -> str:
 _NAMES = "class_name"
 
 
-def print_state(found: dict[str, list[dict[str, Any]]], *, as_json: bool) -> None:
-    """Print what `find_work` found, and the next command."""
-    if as_json:
-        print_json({**found, "next": next_command(found)})
-        return
+def _print_state(found: dict[str, list[dict[str, Any]]]) -> None:
     rows = []
     for kind, entries in found.items():
         rows += [[kind.upper(), "", ""]] if entries else []
