@@ -365,20 +365,12 @@ def show_box(place: StorePlace, *, as_json: bool) -> None:
     """Show a box: its suite, the sets that it reads, and the numbers that are expected."""
     from bench.reproduction import read_box
 
-    box = read_box(str(place))
-    document = {
-        "name": box.name, "title": box.title, "suite": box.suite, "options": dict(box.options),
-        "store": box.store, "sets": dict(box.sets), "expected": list(box.expected),
-        "tolerance": box.tolerance,
-    }  # fmt: skip
+    box = vars(read_box(str(place)))
     if as_json:
-        print_json(document)
+        print_json({name: list(one) if name == "expected" else one for name, one in box.items()})
         return
-    numbers = f"{count(len(box.expected), 'number')}, each within {box.tolerance:g}"
-    facts = {"suite": box.suite, **box.options, "store": box.store, "expected": numbers}
-    shown = [(name, in_words(value)) for name, value in facts.items() if value]
-    print_facts({box.title: shown, "Sets": list(box.sets.items())})
-    click.echo(f"\nNext:  headstock reproduce {place}")
+    facts = {**box, "expected": count(len(box["expected"]), "number")}
+    print_facts({str(box["title"]): [(name, in_words(one)) for name, one in facts.items() if one]})
 
 
 def _planned(box: Box, place: StorePlace) -> list[Run]:

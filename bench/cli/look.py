@@ -5,24 +5,20 @@ A path is looked at, and the function of its kind prints it; none is imported be
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from math import prod
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import click
 
-from featstore.cli.options import KEY, split_tag
+from featstore.cli.options import KEY, split_tag, work_below
 from featstore.command_line import (
     StorePlace,
     StoreType,
     count,
-    human_bytes,
     json_option,
     print_json,
     print_listed,
@@ -46,7 +42,7 @@ AVAILABLE = {
 #: What a path is -> what prints its line or lines, and what shows it whole.
 _LOOKS = {
     "stores": ("featstore.cli.store:list_sets", "featstore.cli.store:show_store"),
-    "manifests": ("featstore.cli.manifests:list_items", "featstore.cli.manifests:show_manifest"),
+    "manifests": ("featstore.cli.manifests:show_manifest", "featstore.cli.manifests:show_manifest"),
     "datasets": ("featstore.cli.manifests:show_dataset", "featstore.cli.manifests:show_dataset"),
     "alignments": ("fitters.cli.apply:list_alignments", "fitters.cli.apply:show_alignment"),
     "results": ("bench.cli.results:list_series", "bench.cli.results:show_verdict"),
@@ -236,14 +232,8 @@ def export_command(
         raise usage_error("An export is of a set (STORE KEY) or of a saved alignment.")
 
 
-#: How far down work is looked for, and in how many folders at most.
-_DEPTH, _FOLDERS = 4, 2_000
-#: How many sets of a store have their size read, and how many lines of a sort are printed.
-_SIZED, _SHOWN = 500, 8
-#: Folders that hold no work of the user: fixtures of a checkout, installed packages, build caches.
-_NOT_WORK = frozenset(
-    {"tests", "test", "site-packages", "node_modules", "venv", "wheels", "fresh", "offline"}
-)
+#: How many lines of a sort are printed.
+_SHOWN = 8
 
 
 def find_work(root: Path) -> dict[str, list[dict[str, Any]]]:
@@ -258,20 +248,13 @@ def find_work(root: Path) -> dict[str, list[dict[str, Any]]]:
         ``{"manifests": …, "stores": …, "alignments": …, "results": …, "reports": …}``: of each a
         list of dictionaries, the last changed first, with the ``path`` below `root` and the time
         ``changed`` (UTC); for a manifest also its ``name`` and its ``kinds`` of items, for a store
-        ``sets`` (their keys), ``bytes`` of its embeddings and the time it was ``made``, for results
+        ``sets`` (their keys) and the time it was ``made``, for results
         their ``suites``. ``problem`` says what is wrong with one that cannot be read.
     """
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _SIGNS}
-    for n_folders, (folder, inside, files) in enumerate(os.walk(root)):
-        path, names = Path(folder), {*inside, *files}
+    for path, names in work_below(root):
         for kind, signs in _SIGNS.items():
             found[kind] += [_described(kind, path, sign) for sign in signs(names)]
-        is_work = any(_SIGNS[kind](names) for kind in _SIGNS if kind != "reports")
-        if is_work or n_folders >= _FOLDERS or len(path.relative_to(root).parts) >= _DEPTH:
-            inside.clear()
-        inside[:] = sorted(
-            name for name in inside if not name.startswith((".", "__")) and name not in _NOT_WORK
-        )
     for entries in found.values():
         entries.sort(key=lambda entry: entry["changed"], reverse=True)
     return found
@@ -330,15 +313,9 @@ _SIGNS: dict[str, Callable[[set[str]], list[str]]] = {
 
 
 def _store_facts(path: Path) -> dict[str, Any]:
-    from featstore.store.files import read_json
     from featstore.store.log import read_log
 
-    keys = sorted(read_log(path).sets)
-    arrays = [read_json(path / key / "embedding" / "zarr.json") for key in keys[:_SIZED]]
-    bits = [int("0" + re.sub(r"\D", "", str(array.get("data_type")))) for array in arrays]
-    sizes = [prod(array.get("shape", [0])) * n // 8 for array, n in zip(arrays, bits, strict=True)]
-    size = sum(sizes) if len(keys) == len(arrays) else None
-    return {"sets": keys, "bytes": size, "made": _utc(_last_change(path / "zarr.json"))}
+    return {"sets": sorted(read_log(path).sets), "made": _utc(_last_change(path / "zarr.json"))}
 
 
 def _results_facts(path: Path) -> dict[str, Any]:
@@ -373,58 +350,32 @@ def next_command(found: dict[str, list[dict[str, Any]]]) -> str:
         kind: [one for one in entries if not Path(one["path"]).is_relative_to(tried)]
         for kind, entries in found.items()
     }
-    if not work["stores"]:
-        if work["manifests"]:
-            return _first_extraction(work["manifests"])
-        return "headstock reproduce demo" if found["results"] else "headstock try"
-    newest = work["stores"][0]
-    return (
-        _after_results(work)
-        or _after_fits(work)
-        or _first_fit(newest)
-        or f"headstock ls {shlex.quote(newest['path'])}"
-    )
-
-
-def _after_results(work: Mapping[str, list[dict[str, Any]]]) -> str:
-    """Return the command after runs on the newest store, or ""."""
     stores, manifests = work["stores"], work["manifests"]
-    results = _since(stores[0]["changed"], work["results"])
-    if not results:
-        return ""
-    if not _since(results[0]["changed"], work["reports"]):
-        folder, store = results[0]["path"], shlex.quote(stores[0]["path"])
-        out = shlex.quote(str(Path(folder).parent / "report.html"))
-        return f"headstock report {shlex.quote(folder)} --store {store} -o {out}"
-    stored = {key.split("/")[0] for one in stores for key in one.get("sets", [])}
-    new = [one for one in manifests if one["kinds"] and one.get("name") not in stored]
-    return _first_extraction(new) if new else "headstock ls --available sources"
-
-
-def _after_fits(work: Mapping[str, list[dict[str, Any]]]) -> str:
-    """Return the command after fits on the newest store, or ""."""
-    store = work["stores"][0]
+    if not stores and manifests:
+        return _first_extraction(manifests)
+    if not stores:
+        return "headstock reproduce demo" if found["results"] else "headstock try"
+    store, place = stores[0], shlex.quote(stores[0]["path"])
+    results = _since(store["changed"], work["results"])
+    if results and not _since(results[0]["changed"], work["reports"]):
+        out = shlex.quote(str(Path(results[0]["path"]).parent / "report.html"))
+        return f"headstock report {shlex.quote(results[0]['path'])} --store {place} -o {out}"
+    if results:
+        stored = {key.split("/")[0] for one in stores for key in one.get("sets", [])}
+        new = [one for one in manifests if one["kinds"] and one.get("name") not in stored]
+        return _first_extraction(new) if new else "headstock ls --available sources"
+    keys = [tuple(key.split("/")) for key in store.get("sets", [])]
     # Names that are added to a store ask for no other fit, but a new store does.
-    alignments = _since(store.get("made", store["changed"]), work["alignments"])
-    if not alignments:
-        return ""
-    keys = [key.split("/") for key in store.get("sets", [])]
-    suite = _suite_options({(key[0], key[1]) for key in keys})
-    if suite:
-        return f"headstock eval run {suite} --store {shlex.quote(store['path'])} -o results"
-    return f"headstock show {shlex.quote(alignments[0]['path'])}"
-
-
-def _first_fit(store: dict[str, Any]) -> str:
-    """Return the command that fits images and captions of one dataset, or ""."""
-    keys = [key.split("/") for key in store.get("sets", [])]
+    fits = _since(store.get("made", store["changed"]), work["alignments"])
+    suite = _suite_options({key[:2] for key in keys}) if fits else ""
+    if fits:
+        done = f"headstock show {shlex.quote(fits[0]['path'])}"
+        return f"headstock eval run {suite} --store {place} -o results" if suite else done
     for image in (key for key in keys if key[1] == "image"):
-        for text in (key for key in keys if key[0] == image[0] and key[1] == "caption"):
+        for text in (key for key in keys if key[:2] == (image[0], "caption")):
             pair = f"--images {'/'.join(image)} --captions {'/'.join(text)}"
-            return (
-                f"headstock fit ridge --store {shlex.quote(store['path'])} {pair} -o aligners/ridge"
-            )
-    return ""
+            return f"headstock fit ridge --store {place} {pair} -o aligners/ridge"
+    return f"headstock ls {place}"
 
 
 #: Where `headstock try` writes: a taste, from which nothing goes on but the demo.
@@ -485,6 +436,5 @@ def _print_state(found: dict[str, list[dict[str, Any]]]) -> None:
 def _in_words(entry: dict[str, Any]) -> str:
     """Return what a thing holds."""
     if "sets" in entry:
-        size = f", {human_bytes(entry['bytes'])}" if entry.get("bytes") else ""
-        return f"{count(len(entry['sets']), 'set')}{size}"
+        return count(len(entry["sets"]), "set")
     return ", ".join([*entry.get("suites", []), *entry.get("kinds", [])])

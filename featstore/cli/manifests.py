@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -154,15 +153,6 @@ def _read(folder: Path, doing: str) -> tuple[Manifest, dict[str, Any]]:
         "classes": 0 if manifest.classes is None else manifest.classes.height,
         "counts": {kind: split_counts(table) for kind, table in manifest.tables.items()},
     }
-
-
-def list_items(folder: Path, *, as_json: bool) -> None:
-    """List the kinds of a manifest, with their items and splits."""
-    _, document = _read(folder, "ls")
-    if as_json:
-        print_json({key: document[key] for key in ("name", "root", "classes", "counts")})
-    else:
-        echo_counts(document["classes"], document["counts"])
 
 
 def show_manifest(folder: Path, *, as_json: bool) -> None:
@@ -387,7 +377,7 @@ def builder_options(dataset: str, config: BuildConfig, options: dict[str, str]) 
     return chosen | options
 
 
-#: Problems of one kind that are printed.
+#: Problems that are printed.
 SHOWN = 20
 
 
@@ -415,13 +405,9 @@ def _check(dataset: str, chosen: dict[str, Any], *, as_json: bool) -> int:
     else:
         counts = ", ".join(f"{split} {n:,}" for split, n in inspection.counts().items())
         click.echo(f"{dataset} in {inspection.disk.root}: {counts or 'nothing'}")
-        shown: Counter[str] = Counter()
-        for problem in problems:
-            shown[problem.kind] += 1
-            if shown[problem.kind] <= SHOWN:
-                click.echo(f"  {problem.kind}: {problem.text}")
-        for kind, n in shown.items():
-            if n > SHOWN:
-                click.echo(f"  {kind}: and {n - SHOWN:,} more, which --json lists")
+        for problem in problems[:SHOWN]:
+            click.echo(f"  {problem.kind}: {problem.text}")
+        if len(problems) > SHOWN:
+            click.echo(f"  and {len(problems) - SHOWN:,} more, which --json lists")
         say(bad(count(len(problems), "problem")) if problems else good("OK: the copy is complete"))
     return EXIT_VERIFY if problems else 0

@@ -211,6 +211,14 @@ def complete_keys(command: click.Command) -> click.Command:
 #: How far below a folder stores are looked for, and in how many folders at most.
 DEPTH, FOLDERS = 4, 2_000
 
+#: What lies in a store, a manifest, an alignment and results; nothing else is looked for in them.
+_SIGNS = frozenset({"zarr.json", "dataset.toml", "alignment.json", "runs"})
+
+#: Folders that hold no work of the user: fixtures of a checkout, installed packages, build caches.
+_NO_WORK = frozenset(
+    {"tests", "test", "site-packages", "node_modules", "venv", "wheels", "fresh", "offline"}
+)
+
 
 def the_store(store: StorePlace | None) -> StorePlace:
     """Return the store that was named, else the only one in this folder or below.
@@ -233,17 +241,16 @@ def the_store(store: StorePlace | None) -> StorePlace:
 
 
 def work_below(root: Path) -> Iterator[tuple[Path, set[str]]]:
-    """Yield the folders in `root` and below, with the names in them, but nothing inside a store."""
+    """Yield the folders in `root` and below, with the names in them, but nothing inside work.
+
+    No hidden folder is looked into, and none that holds no work of the user.
+    """
     for n_folders, (folder, inside, files) in enumerate(os.walk(root)):
         path, names = Path(folder), {*inside, *files}
         yield path, names
-        if (
-            "zarr.json" in names
-            or n_folders >= FOLDERS
-            or len(path.relative_to(root).parts) >= DEPTH
-        ):
+        if names & _SIGNS or n_folders >= FOLDERS or len(path.relative_to(root).parts) >= DEPTH:
             inside.clear()
-        inside[:] = sorted(name for name in inside if not name.startswith((".", "__")))
+        inside[:] = sorted({one for one in inside if one[0] != "." and one[:2] != "__"} - _NO_WORK)
 
 
 def take(name: str, value: _T) -> _T:
