@@ -82,6 +82,11 @@ def look_at(path: str) -> tuple[str, StorePlace, str]:
     return _named(path), path, ""
 
 
+def _chosen(path: str, key: str | None) -> tuple[str, StorePlace, str]:
+    """Return what `look_at` does; with a KEY, the path is a store's."""
+    return ("stores", StoreType().convert(path, None, None), key) if key else look_at(path)
+
+
 def _kind_of(folder: Path) -> str:
     names = {entry.name for entry in folder.iterdir()}
     for kind, signs in _SIGNS.items():
@@ -137,7 +142,12 @@ def ls_command(path: str | None, available: str | None, as_json: bool) -> int:
     if available is not None and path is not None:
         raise usage_error("Give a PATH, or --available.")
     if available is not None:
-        print_listed(resolve_name(AVAILABLE[available]).listed(), as_json=as_json)
+        registry = resolve_name(AVAILABLE[available])
+        rows = registry.listed()
+        for row in rows if available in ("datasets", "sources") else ():
+            row["options"] = sorted(registry[row["name"]].options)
+            row["text"] += f" (-s {', '.join(row['options'])})" if row["options"] else ""
+        print_listed(rows, as_json=as_json)
         return 0
     if path is None:
         return list_folder(Path(), as_json=as_json)
@@ -173,11 +183,10 @@ def show_command(path: str, key: str | None, quick: bool, as_json: bool) -> int:
     of a key that fits one set, and KEY@REVISION one revision of it. The name of a dataset shows
     what is known of it, and with which settings it is built.
     """
-    kind, place, inside = look_at(path)
-    chosen = key or inside
-    if kind != "stores" and (chosen or quick):
-        raise usage_error(f"KEY and --quick are for sets of a store, and {path} is none.")
-    more = {"key": chosen, "quick": quick} if chosen else {}
+    kind, place, inside = _chosen(path, key)
+    if quick and not inside:
+        raise usage_error("--quick is for a set of a store: STORE KEY.")
+    more = {"key": inside, "quick": quick} if inside else {}
     return resolve_name(_LOOKS[kind][1])(place, as_json=as_json, **more) or 0
 
 
@@ -216,18 +225,17 @@ def export_command(
     `class_rows`: one row per class in the shared space. For `ridge`, whose shared space is the
     image space, that is a classification head made from text alone; the file says how to use it.
     """
-    kind, place, inside = look_at(path)
+    kind, place, inside = _chosen(path, key)
     form = form or out.suffix.removeprefix(".")
-    chosen = key or inside
-    if kind == "alignments" and not chosen:
+    if kind == "alignments":
         options: dict[str, Any] = {"store": store, "names": names}
         resolve_name("fitters.cli.apply:export_alignment")(
             place, out, form, as_json=as_json, **options
         )
-    elif kind == "stores" and chosen:
+    elif inside:
         if names is not None:
             raise usage_error("--names is for a saved alignment.")
-        resolve_name("featstore.cli.share:export_rows")(place, chosen, out, form, as_json=as_json)
+        resolve_name("featstore.cli.share:export_rows")(place, inside, out, form, as_json=as_json)
     else:
         raise usage_error("An export is of a set (STORE KEY) or of a saved alignment.")
 

@@ -165,8 +165,12 @@ def verify_manifest(folder: Path, *, as_json: bool) -> int:
     from featstore.sources.reader import check_bytes
 
     manifest, document = _read(folder, "verify")
-    with ProgressBar(f"verify {folder}", doing="comparing with checksums"):
-        check_bytes(manifest)
+    try:
+        with ProgressBar(f"verify {folder}", doing="comparing with checksums"):
+            check_bytes(manifest)
+    except ManifestError as err:
+        say(bad("Damaged:"), f" {err}", err=True)
+        return EXIT_VERIFY
     total = sum(splits["total"] for splits in document["counts"].values())
     if as_json:
         print_json({"ok": True, "items": total})
@@ -410,4 +414,6 @@ def _check(dataset: str, chosen: dict[str, Any], *, as_json: bool) -> int:
         if len(problems) > SHOWN:
             click.echo(f"  and {len(problems) - SHOWN:,} more, which --json lists")
         say(bad(count(len(problems), "problem")) if problems else good("OK: the copy is complete"))
-    return EXIT_VERIFY if problems else 0
+    if problems:
+        click.get_current_context().exit(EXIT_VERIFY)
+    return 0

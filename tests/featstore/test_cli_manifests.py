@@ -234,9 +234,7 @@ def test_ls_and_show(call, source, tmp_path):
     assert re.search(r"^image +3  train ", text, re.MULTILINE)
     (out / "images/food/apple.png").write_bytes(b"another")
     assert call("show", out).exit_code == 0
-    failed = call("store", "verify", out).exception
-    assert isinstance(failed, ManifestError)
-    assert "'stamps/food/apple'" in str(failed)
+    assert "'stamps/food/apple'" in call("store", "verify", out).output
 
 
 def test_show_of_nothing_known(call, tmp_path):
@@ -263,6 +261,6 @@ def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
     assert json.loads(call("show", tmp_path / "out", "--json").stdout)["classes"] == 2
     again = call("data", "make", tmp_path / "birds.txt", "-o", tmp_path / "out", "--json")
     said = {"name": "birds", "folder": str(tmp_path / "out"), "classes": 2}
-    assert json.loads(again.stdout) == said
+    assert json.loads(again.stdout).items() >= said.items()
     failed = call("data", "make", tmp_path / "none.txt", "-o", tmp_path / "x")
     assert "Cannot read the label file 'none.txt'" in str(failed.exception)

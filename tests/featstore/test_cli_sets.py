@@ -258,8 +258,8 @@ def test_a_file_address_is_a_folder_of_this_machine(
 ) -> None:
     _write(tmp_path / "a store", 5)
     address = (tmp_path / "a store").as_uri()
-    for command in ("verify", "ls", "gc"):
-        assert _run("store", command, address) == 0, capsys.readouterr().err
+    for words in (["store", "verify"], ["ls"], ["store", "gc"]):
+        assert _run(*words, address) == 0, capsys.readouterr().err
     assert not (tmp_path / "file:").exists()
 
 
@@ -270,7 +270,7 @@ def test_rm_asks_or_says_yes(
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert _run("store", "rm", tmp_path, KEY) == EXIT_USAGE
     assert (
-        f"There is no terminal to confirm the removal of {key}: add --force."
+        f"There is no terminal to confirm the removal of {key}: add --yes."
         in capsys.readouterr().err
     )
     assert _run("store", "rm", tmp_path, "birds/image/tyo", "--yes") == EXIT_ERROR
