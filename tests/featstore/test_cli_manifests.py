@@ -222,7 +222,9 @@ def test_ls_and_show(call, source, tmp_path):
     assert options["imagenet22k"] == ["source"]
     assert options["coco"] == sorted({*options["food101"], "captions", "karpathy"})
     assert list(options) == list(BUILDERS) == sorted(BUILDERS)
-    assert re.search(r"imagenet1k +The 1,000 classes", call("ls", "--available", "datasets").stdout)
+    assert re.search(
+        r"imagenet1k +featstore +The 1,000 classes", call("ls", "--available", "datasets").stdout
+    )
     assert json.loads(call("show", "stamps", "--json").stdout)["expected"]["images"] == 570
     out = tmp_path / "out"
     call("data", "build", "stamps", "-o", out, "--source", source)
@@ -263,4 +265,4 @@ def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
     said = {"name": "birds", "folder": str(tmp_path / "out"), "classes": 2}
     assert json.loads(again.stdout).items() >= said.items()
     failed = call("data", "make", tmp_path / "none.txt", "-o", tmp_path / "x")
-    assert "Cannot read the label file 'none.txt'" in str(failed.exception)
+    assert "none.txt' cannot be opened" in str(failed.exception)
