@@ -74,7 +74,7 @@ docs: $(VENV)/docs.stamp
 	@echo "open build/site/index.html"
 
 demo: $(VENV)/demo.stamp
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/headstock demo --out $(DEMO)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/headstock reproduce demo --out $(DEMO)
 
 define lint
 $(BIN)/ruff check .

@@ -748,7 +748,7 @@ def compare_choices(
     if not rows:
         raise NoResultsError(
             f"No two cells of {_called(a)} and {_called(b)} have the same task, evaluation, sets "
-            "and queries. `headstock eval ls` lists what a folder holds; choose cells as "
+            "and queries. `headstock ls` lists what a folder holds; choose cells as "
             "FOLDER:method/source/K."
         )
     return in_order(pl.DataFrame(rows, schema=SCHEMA))

@@ -103,8 +103,21 @@ class CommandGroup(click.Group):
         name = args[0] if args else ""
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             known, by = self.list_commands(ctx), f"{ctx.command_path} --help"
-            raise click.UsageError(unknown_name("command", name, known, listed_by=by), ctx)
+            said = unknown_name("command", name, known, listed_by=by)
+            raise click.UsageError(_elsewhere(ctx, name) or said, ctx)
         return super().resolve_command(ctx, args)
+
+
+def _elsewhere(ctx: click.Context, name: str) -> str:
+    """Return where a command of this name stands in the program, in a sentence, or ""."""
+    root = ctx.find_root()
+    groups = {root.info_name: root.command}
+    if isinstance(root.command, click.Group):
+        groups |= {f"{root.info_name} {one}": group for one, group in root.command.commands.items()}
+    for path, group in groups.items():
+        if isinstance(group, click.Group) and name in group.list_commands(ctx):
+            return f"`{ctx.command_path}` has no command {name!r}. Did you mean '{path} {name}'?"
+    return ""
 
 
 #: Columns of a help.
@@ -122,10 +135,10 @@ def pasteable(epilog: str) -> str:
 
     Examples
     --------
-    >>> print(pasteable("Example: headstock store ls build/demo/store"))
+    >>> print(pasteable("Example: headstock ls build/demo/store"))
     \b
     Example:
-      headstock store ls build/demo/store
+      headstock ls build/demo/store
     """
     text = re.sub(r"^(?:\b\n)?(Example[^:\n]*:) (?=\S)", r"\1\n  ", epilog)
     lines = re.sub(r" *\\\n\s*", " ", text.removeprefix("\b\n")).splitlines()
@@ -285,22 +298,21 @@ def store_option(
 
 
 def signed_options(function: _Function) -> _Function:
-    """Add ``--key`` and ``--at-least``: what a store must be signed by, and its lowest number."""
+    """Add what a store must be signed by (``--trusted-key``), and its lowest number."""
     function = click.option(
         "--at-least", type=click.IntRange(min=0), default=0, metavar="N",
-        help="Refuse a signature whose number is lower than N.",
+        help="Refuse a signature whose number is below N.",
     )(function)  # fmt: skip
     return click.option(
-        "--key", metavar="KEY",
-        help="Refuse a store that is not signed by this public key: 64 hexadecimal digits, or a "
-             "PEM file.",
+        "--trusted-key", "key", metavar="PUBLIC",
+        help="Refuse a store not signed by this public key: 64 hex digits or a PEM file.",
     )(function)  # fmt: skip
 
 
 def check_signed_options(key: str | None, at_least: int) -> None:
     """Raise a usage error if there is a lowest number of a signature, but no key."""
     if at_least and key is None:
-        raise usage_error("--at-least counts signatures: give --key, too.")
+        raise usage_error("--at-least counts signatures: give --trusted-key, too.")
 
 
 def usage_error(message: str) -> click.UsageError:

@@ -47,7 +47,7 @@ a folder with a ``dataset.toml`` like those of data_manifests, whose ``reader`` 
 says what reads it, or a function that returns a `data_manifests.plan.Plan`. The
 parameters of the function are the options that it takes: ``root``, ``source``, ``splits``,
 ``subset``, ``images``, ``split_file`` and ``locales`` have flags of ``headstock data build``,
-others are given as ``--option NAME=VALUE``.
+others are given as ``-s NAME=VALUE``.
 """
 
 
@@ -233,7 +233,11 @@ def find_builder(name: str) -> Builder:
         If there is none of this name.
     """
     return lookup(
-        DATASETS, name, what="dataset", error=ManifestError, listed_by="headstock data ls"
+        DATASETS,
+        name,
+        what="dataset",
+        error=ManifestError,
+        listed_by="headstock ls --available datasets",
     )
 
 

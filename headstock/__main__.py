@@ -15,69 +15,57 @@ from featstore.command_line import CommandGroup, entry_point
 #: module is imported when one of its commands is typed.
 COMMANDS = {
     "try": "bench.cli.demo:try_command",
-    "demo": "bench.cli.demo:demo_command",
+    "reproduce": "bench.cli.demo:reproduce_command",
+    "ls": "bench.cli.look:ls_command",
+    "show": "bench.cli.look:show_command",
+    "export": "bench.cli.look:export_command",
+    "import": "featstore.cli.share:import_command",
     "data make": "featstore.cli.manifests:make_command",
     "data build": "featstore.cli.manifests:build_command",
-    "data check": "featstore.cli.manifests:check_command",
-    "data labels": "featstore.cli.manifests:labels_command",
-    "data ls": "featstore.cli.manifests:ls_command",
-    "data show": "featstore.cli.manifests:show_command",
-    "data sources": "featstore.cli.manifests:sources_command",
     "extract": "featstore.cli.extract:extract_command",
-    "store init": "featstore.cli.store:init_command",
-    "store ls": "featstore.cli.store:ls_command",
-    "store show": "featstore.cli.store:show_command",
-    "store import": "featstore.cli.share:import_command",
-    "store export": "featstore.cli.share:export_command",
-    "store push": "featstore.cli.share:push_command",
-    "store pull": "featstore.cli.share:pull_command",
-    "store sync": "featstore.cli.share:sync_command",
-    "store prefetch": "featstore.cli.share:prefetch_command",
-    "store tag": "featstore.cli.store:tag_command",
-    "store sign": "featstore.cli.store:sign_command",
-    "store diff": "featstore.cli.store:diff_command",
-    "store card": "featstore.cli.share:card_command",
-    "store verify": "featstore.cli.store:verify_command",
-    "store doctor": "featstore.cli.store:doctor_command",
-    "store repair": "featstore.cli.extract:repair_command",
-    "store rm": "featstore.cli.store:rm_command",
-    "store gc": "featstore.cli.store:gc_command",
-    "store cache ls": "featstore.cli.share:cache_ls_command",
-    "store cache gc": "featstore.cli.share:cache_gc_command",
     "fit": "fitters.cli.fit:fit_command",
-    "ls": "fitters.cli.apply:ls_command",
-    "show": "fitters.cli.apply:show_command",
     "apply": "fitters.cli.apply:apply_command",
-    "export": "fitters.cli.apply:export_command",
     "check": "bench.cli.run:check_command",
     "eval run": "bench.cli.run:run_command",
     "eval task": "bench.cli.run:task_command",
     "eval sweep": "bench.cli.run:sweep_command",
-    "eval ls": "bench.cli.results:ls_command",
     "eval table": "bench.cli.results:table_command",
     "eval compare": "bench.cli.results:compare_command",
     "eval submit": "bench.cli.results:submit_command",
     "eval leaderboard": "bench.cli.results:leaderboard_command",
     "report": "bench.cli.results:report_command",
-    "reproduce": "bench.cli.demo:reproduce_command",
+    "store init": "featstore.cli.store:init_command",
+    "store push": "featstore.cli.share:push_command",
+    "store pull": "featstore.cli.share:pull_command",
+    "store tag": "featstore.cli.store:tag_command",
+    "store diff": "featstore.cli.store:diff_command",
+    "store verify": "featstore.cli.store:verify_command",
+    "store repair": "featstore.cli.extract:repair_command",
+    "store rm": "featstore.cli.store:rm_command",
+    "store gc": "featstore.cli.store:gc_command",
+    "store card": "featstore.cli.share:card_command",
+    "doctor": "featstore.cli.store:doctor_command",
+    "cache": "featstore.cli.share:cache_command",
 }
 
 #: What the commands do, in a line, so that `headstock --help` imports none of them.
 _SUMMARIES = {
-    "try": "Run a small part of the demo: a first number in a minute.",
-    "demo": "Run the whole job on real models and images: 6 minutes.",
-    "data": "Build, make and inspect manifests of datasets.",
-    "extract": "Encode the items of a manifest into a store.",
-    "store": "Look after a store: list, verify, repair, share.",
-    "fit": "Fit an alignment between two spaces of a store.",
-    "ls": "List saved alignments.",
-    "show": "Show what a saved alignment was fitted on.",
-    "apply": "Project embeddings with a saved alignment.",
-    "export": "Write a saved alignment for other programs.",
-    "check": "Check a method, task, encoder, source or dataset of your own.",
-    "eval": "Score alignments: suites, tasks, sweeps, tables.",
-    "report": "Draw the report of a results folder.",
+    "try": "Run a taste of the demo: a first number in a minute.",
     "reproduce": "Repeat a study, and compare its numbers.",
+    "ls": "List what a path holds, or what has a name.",
+    "show": "Show one store, set, manifest, alignment, result or box.",
+    "export": "Write a set or alignment for other programs.",
+    "import": "Import rows that another tool computed, as a set.",
+    "data": "Make and build manifests, the input of extract.",
+    "extract": "Encode the items of a manifest into a store.",
+    "fit": "Fit an alignment between two spaces of a store.",
+    "apply": "Project texts or a set, and list what is near.",
+    "check": "Check a method, task, encoder or data of your own.",
+    "eval": "Score alignments: suites, tasks, sweeps, tables.",
+    "report": "Draw the report of results.",
+    "store": "Look after a store: verify, repair, share, tag.",
+    "doctor": "Check the environment, the cache, and a store.",
+    "cache": "Show or empty the cache of remote stores.",
 }
 
 
@@ -104,7 +92,7 @@ class _Headstock(CommandGroup):
     cls=_Headstock,
     lazy=_below(""),
     invoke_without_command=True,
-    epilog="\b\nExample:\n  headstock\n  headstock try\n  headstock store ls build/demo/store",
+    epilog="\b\nExample:\n  headstock\n  headstock try\n  headstock ls build/demo/store",
 )
 @click.version_option(package_name="headstock")
 @click.option("--json", "as_json", is_flag=True, help="Print the state of the folder as JSON.")
@@ -116,24 +104,22 @@ def cli(ctx: click.Context, *, as_json: bool) -> None:
     below the current folder, and the next command to type.
     """
     if ctx.invoked_subcommand is None:
-        from bench.cli.headstock import find_work, print_state
+        from bench.cli.look import list_folder
 
-        print_state(find_work(Path()), as_json=as_json)
+        list_folder(Path(), as_json=as_json)
 
 
 @cli.group(
     "data",
     cls=CommandGroup,
     lazy=_below("data"),
-    epilog="\b\nExample:"
-    "\n  headstock data build stamps -o manifests/stamps"
-    "\n  headstock data show manifests/stamps",
+    epilog="\b\nExample:\n  headstock data make photos\n  headstock data build stamps",
 )
 def data_group() -> None:
-    """Make and inspect manifests, the input of extract.
+    """Make and build manifests, the input of extract.
 
-    `build` builds a dataset that Headstock knows by name, from its official layout; `make` makes
-    a manifest of your own files; `labels` one of a list of classes.
+    `make` makes a manifest of your own files or classes; `build` builds a dataset that Headstock
+    knows by name, from its official layout.
     """
 
 
@@ -141,18 +127,10 @@ def data_group() -> None:
     "store",
     cls=CommandGroup,
     lazy=_below("store"),
-    epilog="Example: headstock store ls build/demo/store",
+    epilog="Example: headstock store verify build/demo/store",
 )
 def store_group() -> None:
-    """Look after a store: list, verify, repair, clean, tag, share, import and export."""
-
-
-@store_group.group(
-    "cache", cls=CommandGroup, lazy=_below("store cache"),
-    epilog="Example: headstock store cache ls",
-)  # fmt: skip
-def cache_group() -> None:
-    """Show or empty the cache of remote stores."""
+    """Look after a store: verify, repair, clean, tag and share it."""
 
 
 @cli.group(

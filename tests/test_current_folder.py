@@ -63,8 +63,8 @@ A_STEP = """
 if __name__ == "__main__":
     import sys
     from bench.cli.demo import Job, Step
-    job = Job("demo", "a second", "", (Step("List the sources", "headstock data sources"),))
-    sys.exit(job.run(sys.argv[1]))
+    job = Job("demo", "a second", "", (Step("List the sources", "headstock ls --available
+    sources"),)) sys.exit(job.run(sys.argv[1]))
 """
 
 #: What a program of one's own starts, which lies in another folder than the one it works in.
@@ -207,6 +207,6 @@ def test_a_plugin_of_the_current_folder_is_loaded_where_it_is_typed(
         "def same_axes(x, y):\n"
         "    'Compare column i with column i.'\n"
     )
-    listed = (_program("headstock"), "ls", "--methods")
+    listed = (_program("headstock"), "ls", "--available", "methods")
     assert "same-axes" not in _run(world, *listed, folder=tmp_path)
     assert "same-axes" in _run(world, *listed, "--plugin", "mine.py", folder=tmp_path)

@@ -84,13 +84,13 @@ _SINK = "dataset='toy', kind='image', encoder='their:vit'"
 #: Extra, module to hide, and a command that needs it, or Python code where a command would have
 #: to compute for long before it gets there.
 CASES = [
-    ("hdf5", "h5py", "headstock store export {store} toy/image/toy -o {out}/out.h5 --format h5"),
-    ("hdf5", "h5py", f"headstock store import {_IMPORT}"),
-    ("sources", "pyarrow", "headstock data make parquet {parquet} -o {out}/m"),
-    ("sources", "pyarrow", "headstock data make hf {saved} -o {out}/m"),
-    ("remote", "obstore", "headstock store ls s3://team/features"),
-    ("remote", "urllib3", "headstock store show https://127.0.0.1:9/store toy/image/toy"),
-    ("remote", "huggingface_hub", "headstock store ls hf://datasets/a/b"),
+    ("hdf5", "h5py", "headstock export {store} toy/image/toy -o {out}/out.h5 --format h5"),
+    ("hdf5", "h5py", f"headstock import {_IMPORT}"),
+    ("sources", "pyarrow", "headstock data make {parquet} --as parquet -o {out}/m"),
+    ("sources", "pyarrow", "headstock data make {saved} --as hf -o {out}/m"),
+    ("remote", "obstore", "headstock ls s3://team/features"),
+    ("remote", "urllib3", "headstock show https://127.0.0.1:9/store toy/image/toy"),
+    ("remote", "huggingface_hub", "headstock ls hf://datasets/a/b"),
     ("ray", "ray", "headstock eval run --suite smoke -o {out}/results --engine ray"),
     ("ray", "ray", "from featstore import parallel as p; p.connected(None, cores=1).__enter__()"),
     ("ray", "ray", f"{_SINKS}.ray_sink({{out!r}}, {_SINK})"),
@@ -100,7 +100,7 @@ CASES = [
     ("extract", "torch", f"headstock extract {_IMAGES} --dry-run"),
     ("extract", "timm", f"headstock extract {_IMAGES}"),
     ("extract", "pillow", f"headstock extract {_IMAGES}"),
-    ("extract", "torchvision", f"headstock data make torchvision {_CIFAR}"),
+    ("extract", "torchvision", f"headstock data make {_CIFAR} --as torchvision"),
     ("extract", "torch", _TEXTS + " st:all-MiniLM-L6-v2"),
     ("extract", "sentence-transformers", _TEXTS + " st:all-MiniLM-L6-v2"),
     ("extract", "transformers", _TEXTS + " hf:roberta-base"),
@@ -114,7 +114,7 @@ CASES = [
     ("train", "torch", "from fitters.moments.accumulation import _bf16_switch; _bf16_switch()"),
     ("train", "timm", f"{_OPTIMISERS}.make_optimiser({_LION})"),
     ("blake3", "blake3", "headstock store init {out}/store --hash blake3"),
-    ("sign", "cryptography", "headstock store sign {store} --key {out}/key.pem --new-key"),
+    ("sign", "cryptography", "headstock store tag {store} --sign-key {out}/key.pem --new-key"),
     ("coop", "torch", f"{_PROMPTS}.prompt_learner('coop', None, [])"),
 ]  # fmt: skip
 

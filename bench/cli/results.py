@@ -1,4 +1,4 @@
-"""Commands that read results: table, compare, ls, report, submit, leaderboard."""
+"""Commands that read results: table, compare, report, submit, leaderboard; what ls, show print."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ from featstore.command_line import (
     human_bytes,
     json_option,
     print_json,
-    print_listed,
     store_option,
-    usage_error,
 )
 from featstore.errors import unknown_name
 from featstore.terminal import TextTable, dim
@@ -35,6 +33,7 @@ from featstore.terminal import TextTable, dim
 if TYPE_CHECKING:
     import polars as pl
 
+    from bench.leaderboard import Board
     from bench.tables import Table
 
 
@@ -341,28 +340,24 @@ def _text(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-@click.command(
-    "ls",
-    epilog="\b\nExample:\n  headstock eval ls build/demo/results",
-)
-@click.argument("results", type=click.Path(path_type=Path, file_okay=False), required=False)
-@click.option("--tasks", is_flag=True,
-              help="List the tasks instead of a folder, each with the package that defines "
-              "it.")  # fmt: skip
-@json_option
-def ls_command(results: Path | None, tasks: bool, as_json: bool) -> None:
+def show_verdict(results: Path, *, as_json: bool) -> None:
+    """Print the verdict of results in a sentence."""
+    with ProgressBar(f"show {results}", doing="reading results"):
+        from bench.evaluated import Results
+
+        sentence = Results(results).verdict
+    if as_json:
+        print_json({"results": str(results), "verdict": sentence})
+    else:
+        click.echo(sentence)
+
+
+def list_series(results: Path, *, as_json: bool) -> None:
     """List the series of a results folder, the last written first.
 
     A series is what one table may hold: one suite over the same revisions of its sets,
     prompts, limit and definitions. Tables and the report show the last one.
     """
-    if tasks is (results is not None):
-        raise usage_error("Give a folder of results, or --tasks.")
-    if results is None:
-        from bench.options import TASKS
-
-        print_listed(TASKS.listed(), as_json=as_json)
-        return
     with ProgressBar(f"ls {results}", doing="reading results"):
         from bench.cells import series_table
         from bench.results import read_results
@@ -532,9 +527,24 @@ def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: boo
     command with its name. Entries are compared with the leader on the draws that both have;
     p is corrected for the choice of the leader.
     """
-    from bench.errors import SubmissionError
-    from bench.leaderboard import boards, leaderboard_page, read_submission
+    if out is None:
+        show_boards(folder, as_json=as_json)
+        return
+    from bench.leaderboard import leaderboard_page
     from featstore.store.files import write_file
+
+    found = _boards(folder)
+    write_file(out, [leaderboard_page(found, title=title).encode("utf-8")])
+    if as_json:
+        print_json([board.facts() for board in found])
+        return
+    entries = sum(len(board.lines) for board in found)
+    click.echo(f"{out}: entries {entries:,}, boards {len(found):,}.")
+
+
+def _boards(folder: Path) -> list[Board]:
+    from bench.errors import SubmissionError
+    from bench.leaderboard import boards, read_submission
 
     paths = sorted(folder.rglob("*.json"))
     if not paths:
@@ -544,16 +554,14 @@ def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: boo
             f"{folder}/NAME.json`."
         )
     with ProgressBar(f"leaderboard of {folder}"):
-        found = boards([read_submission(path) for path in paths])
-        page = None if out is None else leaderboard_page(found, title=title)
-    if out is not None and page is not None:
-        write_file(out, [page.encode("utf-8")])
+        return boards([read_submission(path) for path in paths])
+
+
+def show_boards(folder: Path, *, as_json: bool) -> None:
+    """Print the boards of the submissions in a folder."""
+    found = _boards(folder)
     if as_json:
         print_json([board.facts() for board in found])
-        return
-    if out is not None:
-        entries = sum(len(board.lines) for board in found)
-        click.echo(f"{out}: entries {entries:,}, boards {len(found):,}.")
         return
     for board in found:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
@@ -561,4 +569,3 @@ def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: boo
             click.echo(textwrap.fill(text, width))
         click.echo()
         board.table().plain.show()
-        click.echo()

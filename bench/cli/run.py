@@ -34,6 +34,7 @@ from featstore.cli.manifests import options_option
 from featstore.cli.options import PromptsType, prompt_fields, seeds_option
 from featstore.cli.progress import ProgressBar, duration
 from featstore.command_line import (
+    EXIT_VERIFY,
     SectionedCommand,
     StorePlace,
     completed,
@@ -450,7 +451,7 @@ def task_command(name: str, seeds: tuple[int, ...], **given: Any) -> None:
 
     NAME is zero_shot, generalised, retrieval, few_shot, head_names, neighbours, modality_gap,
     neural_collapse, cosine_head, hubness or spectrum; docs/ref/tasks.md says what each measures.
-    `headstock eval ls --tasks` lists them, with those of other packages.
+    `headstock ls --available tasks` lists them, with those of other packages.
     Most options take several values, separated by commas (`--method ridge,csa --source
     head,random`): every combination is a run for each seed. `headstock eval table` prints a table,
     with `--part rows` the rows.
@@ -595,7 +596,7 @@ def check_command(
     WHAT is a name (of an encoder FAMILY:MODEL), module:Object or file.py:Object (of an encoder with
     :MODEL behind). The check runs on planted rows and reads no store. It prints a line for every
     property that others rely on: ✓ it holds; ✗ what was expected, what was found and what to do;
-    – it does not apply. The exit code is 1 if one does not hold. docs/ref/extend.md says how each
+    – it does not apply. The exit code is 4 if one does not hold. docs/ref/extend.md says how each
     kind is written.
     """
     from bench.contracts import contract_of
@@ -611,7 +612,7 @@ def check_command(
             say(_MARKS[one.kept], f" {one.name}: {text}")
     if as_json:
         print_json({"kind": kind, "what": what, "checks": [asdict(one) for one in found]})
-    return int(any(one.kept is False for one in found))
+    return EXIT_VERIFY if any(one.kept is False for one in found) else 0
 
 
 _MARKS = {True: good("✓"), False: bad("✗"), None: dim("–")}

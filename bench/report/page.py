@@ -120,7 +120,7 @@ ROLES = {
 
 
 def set_health(store: FeatureStore, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what `headstock store show` says of each set of a row that the store has."""
+    """Return what `headstock show` says of each set of a row that the store has."""
     found = []
     for role, label in ROLES.items():
         key, revision = row[f"{role}_set"], row[f"{role}_revision"]

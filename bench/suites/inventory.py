@@ -258,7 +258,7 @@ def _lacking(have: Inventory, dataset: str, label_set: str) -> str:
     if images and dataset not in images:
         more = f" For images that the store has, give --dataset: {listed(images, shown=8)}."
     return (
-        f"{place} has no {', '.join(commands)} that fits its other sets (`headstock store ls "
+        f"{place} has no {', '.join(commands)} that fits its other sets (`headstock ls "
         f"{place}` "
         "lists them). Make what is missing from the manifests (`headstock data build` or "
         f"`make`), with the same encoders: {'; '.join(commands.values())}.{more}"

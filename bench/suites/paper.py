@@ -198,7 +198,7 @@ def _manifest(dataset: str, kind: str) -> tuple[str, str]:
     elif dataset not in BEIT:
         words += ["--root", f"DATA/{dataset}"]
     for option in OPTIONS.get(dataset, ()):
-        words += ["--option", option]
+        words += ["-s", option]
     return folder, shlex.join([*words, "-o", folder])
 
 

@@ -208,7 +208,7 @@ def plan_dataset(
     if problems or inspection.listing is None:
         raise BuildError(
             f"{inspection.disk.root} holds no whole copy of {name}: {summary(problems)} "
-            f"`headstock data check {name} --root DIR` lists everything"
+            f"`headstock data build {name} --dry-run --root DIR` lists everything"
             + ("." if inspection.fatal else "; --subset builds what is there.")
         )
     listing = inspection.listing

@@ -204,7 +204,7 @@ def _lists(disk: Disk) -> Iterator[Problem]:
         if not path.is_file():
             if facts.get("required", True):
                 option = facts.get("option")
-                way = f" It may lie elsewhere: --option {option}=PATH." if option else ""
+                way = f" It may lie elsewhere: -s {option}=PATH." if option else ""
                 yield Problem(
                     "missing list", name, f"{path} is missing. It is {facts['what']}.{way}"
                 )

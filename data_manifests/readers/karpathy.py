@@ -76,7 +76,7 @@ def _all_captions(disk: Disk) -> dict[str, list[str]]:
         raise BuildError(
             f"train=paper needs the captions of the images that Karpathy left out: {where} has "
             f"neither {TOKENS} (lines image.jpg#0, tab, caption) nor {CAPTIONS} (a first line "
-            "image,caption, then lines image.jpg,caption). Give one with --option tokens=PATH."
+            "image,caption, then lines image.jpg,caption). Give one with -s tokens=PATH."
         )
     lines = disk.lines(name)
     captions: dict[str, list[str]] = {}

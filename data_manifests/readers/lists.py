@@ -68,7 +68,7 @@ def ham10000(disk: Disk) -> Listing:
     if name is None:
         raise BuildError(
             f"{disk.root} has none of {', '.join(HAM_TABLES)}: a table with the columns lesion_id, "
-            "image_id and dx. It may lie elsewhere: --option metadata=PATH."
+            "image_id and dx. It may lie elsewhere: -s metadata=PATH."
         )
     lines = disk.text(name).splitlines()
     reader = csv.DictReader(lines, delimiter="\t" if "\t" in lines[0] else ",")

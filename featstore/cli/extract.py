@@ -404,11 +404,10 @@ def _state_words(state: SetState) -> str:
 @click.argument("store", type=StoreType(writes=True))
 @click.argument("keys", metavar="[KEY]...", nargs=-1, type=KEY)
 @click.option(
-    "--from",
-    "copy",
+    "--copy",
     type=StoreType(),
-    help="Copy what is damaged from this store, which has the same revision of KEY: a folder, or "
-    "an address (s3://, https://, hf://).",
+    metavar="STORE",
+    help="Take what is damaged from this copy of the store, a folder or an address.",
 )
 @click.option(
     "--manifest",
@@ -432,7 +431,7 @@ def repair_command(
     """Repair damaged sets: those named, or all of the store.
 
     A log that is lost or damaged is made again from the commits. Only what is damaged is written.
-    What follows from the store itself is written at once. With --from, the rest is taken from
+    What follows from the store itself is written at once. With --copy, the rest is taken from
     another copy of the store, as far as it has the hash that the commit states. With --manifest,
     what is still damaged of one KEY is extracted again, into a new revision; if the encoder gives
     the same bits as before, that is the same revision. The exit code is 4 if something is left.

@@ -17,7 +17,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from featstore.command_line import StorePlace, setting_option, store_option, usage_error
-from featstore.errors import FeatstoreError, listed, unknown_name
+from featstore.errors import FeatstoreError, UnknownSetError, listed, unknown_name
 from featstore.options import Option, option, options_from, parts_of, settings_of
 
 if TYPE_CHECKING:
@@ -168,6 +168,38 @@ def seeds_option(text: str, default: str | None = "0") -> Callable[[_Function], 
     )  # fmt: skip
 
 
+def split_tag(store: StorePlace) -> tuple[StorePlace, str | None]:
+    """Return a store and the tag of ``STORE@TAG``; a path that is there is one, whatever its name.
+
+    Of an address of the hub the first ``@`` is the hub's.
+    """
+    text = str(store)
+    base, at, tag = text.rpartition("@")
+    is_place = isinstance(store, Path) and store.exists()
+    if not at or "/" in tag or is_place or (text.startswith("hf://") and "@" not in base):
+        return store, None
+    return (Path(base) if isinstance(store, Path) else base), tag
+
+
+def open_at(store: StorePlace, **more: Any) -> FeatureStore:
+    """Open a store, ``STORE@TAG`` as it was at that tag."""
+    from featstore.store.store import open_store
+
+    place, tag = split_tag(store)
+    return open_store(place, revision=tag, **more)
+
+
+def set_named(store: FeatureStore, key: str) -> SetInfo:
+    """Return the set that KEY means, and of ``KEY@REVISION`` that revision of it."""
+    base, at, revision = key.rpartition("@")
+    try:
+        return store.info(key)
+    except UnknownSetError:
+        if not at:
+            raise
+        return store.info(base, revision=revision)
+
+
 def complete_keys(command: click.Command) -> click.Command:
     """Let the shell complete the options of a command whose value is a KEY or a set of a head."""
     for parameter in command.params:
@@ -178,6 +210,14 @@ def complete_keys(command: click.Command) -> click.Command:
 
 #: How far below a folder stores are looked for, and in how many folders at most.
 DEPTH, FOLDERS = 4, 2_000
+
+#: What lies in a store, a manifest, an alignment and results; nothing else is looked for in them.
+_SIGNS = frozenset({"zarr.json", "dataset.toml", "alignment.json", "runs"})
+
+#: Folders that hold no work of the user: fixtures of a checkout, installed packages, build caches.
+_NO_WORK = frozenset(
+    {"tests", "test", "site-packages", "node_modules", "venv", "wheels", "fresh", "offline"}
+)
 
 
 def the_store(store: StorePlace | None) -> StorePlace:
@@ -201,17 +241,16 @@ def the_store(store: StorePlace | None) -> StorePlace:
 
 
 def work_below(root: Path) -> Iterator[tuple[Path, set[str]]]:
-    """Yield the folders in `root` and below, with the names in them, but nothing inside a store."""
+    """Yield the folders in `root` and below, with the names in them, but nothing inside work.
+
+    No hidden folder is looked into, and none that holds no work of the user.
+    """
     for n_folders, (folder, inside, files) in enumerate(os.walk(root)):
         path, names = Path(folder), {*inside, *files}
         yield path, names
-        if (
-            "zarr.json" in names
-            or n_folders >= FOLDERS
-            or len(path.relative_to(root).parts) >= DEPTH
-        ):
+        if names & _SIGNS or n_folders >= FOLDERS or len(path.relative_to(root).parts) >= DEPTH:
             inside.clear()
-        inside[:] = sorted(name for name in inside if not name.startswith((".", "__")))
+        inside[:] = sorted({one for one in inside if one[0] != "." and one[:2] != "__"} - _NO_WORK)
 
 
 def take(name: str, value: _T) -> _T:

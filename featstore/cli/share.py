@@ -1,7 +1,8 @@
-"""Commands that share a store: push, pull, sync, card, prefetch, cache, export, import."""
+"""Commands that share a store: push, pull, card, cache, import; and the export of a set."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.options import KEY
+from featstore.cli.options import open_at, set_named
 from featstore.cli.progress import ProgressBar, age, show_failures
 from featstore.command_line import (
     EXIT_ERROR,
@@ -23,6 +24,7 @@ from featstore.command_line import (
     print_json,
     signed_options,
     store_option,
+    usage_error,
 )
 from featstore.interop import FORMATS, ImportConfig
 from featstore.options import options_from
@@ -36,10 +38,11 @@ if TYPE_CHECKING:
 
 _LICENCE = click.option(
     "--licence",
+    "--license",
     "licences",
     multiple=True,
-    metavar="DATASET=TEXT",
-    help="State the licence of the items of a dataset on the card; repeatable.",
+    metavar="NAME=TEXT",
+    help="State the licence of a dataset's items on the card; repeatable.",
 )
 
 
@@ -47,7 +50,7 @@ def _licences(texts: Sequence[str]) -> dict[str, str]:
     """Return dataset -> licence as the option --licence states them."""
     stated = dict(text.partition("=")[::2] for text in texts)
     if not all(stated.values()):
-        raise click.UsageError("--licence is DATASET=TEXT, such as birds=CC-BY-4.0.")
+        raise click.UsageError("--licence is NAME=TEXT, such as birds=CC-BY-4.0.")
     return stated
 
 
@@ -63,29 +66,24 @@ def _licences(texts: Sequence[str]) -> dict[str, str]:
     "--name", help="Give the collection this name [default: the last part of the address]."
 )
 @_LICENCE
-@click.option(
-    "--revision", help="Describe the store as it was at this tag [default: its current state]."
-)
 @json_option
 def card_command(
     store: StorePlace,
     out: Path | None,
     name: str | None,
     licences: tuple[str, ...],
-    revision: str | None,
     as_json: bool,
 ) -> None:
     """Write or print a dataset card of a store.
 
-    It has datasets, licences, encoders, numbers of items and revisions. --json prints the Croissant
-    metadata.
+    It has datasets, licences, encoders, numbers of items and revisions; of STORE@TAG as they were
+    then. --json prints the Croissant metadata.
     """
     from featstore.share.card import croissant, croissant_text, markdown, set_cards, write_about
-    from featstore.store.store import open_store
 
     stated = _licences(licences)
     with ProgressBar(f"card of {store}"):
-        opened = open_store(store, revision=revision)
+        opened = open_at(store)
         title = name or opened.address.rstrip("/").rsplit("/", 1)[-1]
         cards = set_cards(opened, stated)
     metadata = croissant(title, cards, url=opened.address)
@@ -105,10 +103,10 @@ _SELECT = click.option(
     metavar="PATTERN",
     help="Copy only sets whose key matches this pattern, such as 'stamps/image/*'; repeatable.",
 )
-_FORCE = click.option(
-    "--force",
+_TAKE_OVER = click.option(
+    "--take-over",
     is_flag=True,
-    help="Replace an unfinished push to TARGET by another publisher that no longer runs.",
+    help="Replace the unfinished push of a publisher that no longer runs.",
 )
 
 #: What became of a set, by how the target stood to it: where sets are sent, and received.
@@ -119,7 +117,7 @@ _RECEIVED: dict[Relation, str] = {**_SENT, "new": "received", "newer": "newer he
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (json_option, _FORCE, _SELECT):
+    for option in (json_option, _TAKE_OVER, _SELECT):
         function = option(function)
     return function
 
@@ -127,14 +125,19 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("push", epilog="Example: headstock store push build/demo/store s3://team/features")
 @click.argument("source", type=StoreType())
 @click.argument("target", type=StoreType())
+@click.option(
+    "--both", is_flag=True,
+    help="Copy in both directions; each then has the newest revision of every set.",
+)  # fmt: skip
 @_LICENCE
 @_options
 def push_command(
     source: StorePlace,
     target: StorePlace,
+    both: bool,
     licences: tuple[str, ...],
     select: tuple[str, ...],
-    force: bool,
+    take_over: bool,
     as_json: bool,
 ) -> int:
     """Upload sets to another store.
@@ -147,44 +150,62 @@ def push_command(
     card too; --licence is for that card.
     """
     stated = {"licences": _licences(licences)}
-    return _copy([(source, target)], _SENT, select, force=force, as_json=as_json, **stated)
+    ways = [(source, target), *([(target, source)] if both else [])]
+    return _copy(ways, _SENT, select, force=take_over, as_json=as_json, **stated)
 
 
 @click.command("pull", epilog="Example: headstock store pull s3://team/features build/demo/store")
 @click.argument("source", type=StoreType())
-@click.argument("target", type=StoreType())
+@click.argument("target", type=StoreType(), required=False)
+@click.option(
+    "--cache-only", is_flag=True, help="Fetch into the user's cache, for offline use; no TARGET."
+)
 @signed_options
 @_options
 def pull_command(
     source: StorePlace,
-    target: StorePlace,
+    target: StorePlace | None,
+    cache_only: bool,
     key: str | None,
     at_least: int,
     select: tuple[str, ...],
-    force: bool,
+    take_over: bool,
     as_json: bool,
 ) -> int:
     """Download sets from another store.
 
-    TARGET receives what it lacks of the sets of SOURCE; see `headstock store push --help`.
+    TARGET receives what it lacks of the sets of SOURCE; see `headstock store push --help`. What
+    --cache-only fetched can be read without a network: with HEADSTOCK_OFFLINE=1 no server is asked.
     """
     check_signed_options(key, at_least)
     signed: dict[str, Any] = {"key": key, "at_least": at_least}
-    return _copy([(source, target)], _RECEIVED, select, force=force, as_json=as_json, **signed)
+    if cache_only is (target is not None):
+        raise usage_error("Give the TARGET to copy to, or --cache-only.")
+    if target is None:
+        return _fetch(source, select, as_json=as_json, **signed)
+    return _copy([(source, target)], _RECEIVED, select, force=take_over, as_json=as_json, **signed)
 
 
-@click.command("sync", epilog="Example: headstock store sync build/demo/store s3://team/features")
-@click.argument("one", type=StoreType())
-@click.argument("other", type=StoreType())
-@_options
-def sync_command(
-    one: StorePlace, other: StorePlace, select: tuple[str, ...], force: bool, as_json: bool
-) -> int:
-    """Copy in both directions between two stores.
+def _fetch(source: StorePlace, select: Sequence[str], *, as_json: bool, **signed: Any) -> int:
+    """Fetch sets of a remote store into the cache."""
+    from featstore.address import parse_address
+    from featstore.share.copy import fits
 
-    Each then has the newest revision of every set.
-    """
-    return _copy([(one, other), (other, one)], _SENT, select, force=force, as_json=as_json)
+    if isinstance(parse_address(source), Path):
+        raise usage_error(f"{source} lies on this machine already.")
+    opened = open_at(source, **signed)
+    cached = []
+    for key in [str(key) for key, _ in opened.listing() if fits(str(key), select)]:
+        with ProgressBar(key, "bytes") as bar:
+            opened.prefetch(key, progress=bar.advance)
+        info = opened.info(key)
+        size = opened.stored_bytes(info)
+        cached.append({"key": key, "revision_id": info.commit.revision_id, "bytes": size})
+        if not as_json:
+            click.echo(f"{key}: {human_bytes(size)} in the cache")
+    if as_json:
+        print_json(cached)
+    return 0
 
 
 def _copy(
@@ -247,78 +268,43 @@ def _say_failures(reports: Sequence[CopyReport]) -> None:
         say(f"{first}{and_others}  ", bad("not copied:"), f" {why}", err=True)
 
 
-@click.command("ls", epilog="Example: headstock store cache ls")
-@json_option
-def cache_ls_command(as_json: bool) -> None:
-    """List cached files, the last used first."""
-    from featstore.remote.cache import user_cache
-
-    cache = user_cache()
-    _show_entries([*cache.stores(), *cache.shards()], "kept", as_json=as_json)
+_SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20,
+          "GIB": 2**30, "TIB": 2**40}  # fmt: skip
 
 
-@click.command("gc", epilog="Example: headstock store cache gc --max-bytes 1000000000")
-@click.option(
-    "--max-bytes",
-    type=click.IntRange(min=0),
-    help="Delete the least recently used shards until the cache is below this many bytes.",
-)
-@click.option("--all", "everything", is_flag=True, help="Delete everything, including small files.")
-@json_option
-def cache_gc_command(max_bytes: int | None, everything: bool, as_json: bool) -> None:
-    """Remove the least recently used shards.
-
-    Removed are shards above the limit. The limit is $HEADSTOCK_CACHE_BYTES, or 64 GiB. What is
-    removed can be fetched again; a process that reads it goes on.
-    """
-    from featstore.remote.cache import user_cache
-
-    if everything and max_bytes is not None:
-        raise click.UsageError(
-            "--all leaves nothing for --max-bytes to keep. Give one or the other."
-        )
-    cache = user_cache()
-    removed = cache.forget() if everything else cache.trim(limit=max_bytes)
-    _show_entries(removed, "removed", as_json=as_json)
+def _bytes(ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    """Return the bytes of a size such as ``500MB`` or ``64GiB``."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,15}) ?([KMGT]?i?B|)", text.strip(), re.IGNORECASE)
+    if match is None or match[2].upper() not in _SIZES:
+        what = f"{text!r} is not a size such as 500MB or 64GiB; a bare number is bytes."
+        raise click.BadParameter(what, ctx, parameter)
+    return int(match[1]) * _SIZES[match[2].upper()]
 
 
 @click.command(
-    "prefetch",
-    epilog="Example: headstock store prefetch s3://team/features "
-    "stamps/image/tf_efficientnet_lite0",
+    "cache",
+    epilog="\b\nExample:\n  headstock cache\n  headstock cache --max-size 64GiB",
 )
-@click.argument("store", type=StoreType())
-@click.argument("keys", metavar="KEY...", nargs=-1, required=True, type=KEY)
 @click.option(
-    "--revision",
-    help="Take the revision with this revision_id, or the beginning of "
-    "one [default: the current one].",
-)
+    "--max-size", metavar="SIZE", callback=_bytes,
+    help="Delete the least recently used until the rest is below this; 0 deletes all.",
+)  # fmt: skip
 @json_option
-def prefetch_command(
-    store: StorePlace, keys: tuple[str, ...], revision: str | None, as_json: bool
-) -> None:
-    """Download sets of a remote store into the cache.
+def cache_command(max_size: int | None, as_json: bool) -> None:
+    """Show or empty the cache of remote stores, the last used first.
 
-    They can then be read without a network: with HEADSTOCK_OFFLINE=1 no server is asked.
+    What is deleted can be fetched again; a process that reads it goes on.
     """
-    from featstore.address import parse_address
-    from featstore.store.store import open_store
+    from featstore.remote.cache import user_cache
 
-    if isinstance(parse_address(store), Path):
-        raise click.UsageError(f"{store} lies on this machine already.")
-    opened = open_store(store)
-    cached = []
-    for key in keys:
-        with ProgressBar(key, "bytes") as bar:
-            opened.prefetch(key, revision=revision, progress=bar.advance)
-        info = opened.info(key, revision=revision)
-        size = opened.stored_bytes(info)
-        cached.append({"key": str(info.key), "revision_id": info.commit.revision_id, "bytes": size})
-        if not as_json:
-            click.echo(f"{info.key}: {human_bytes(size)} in the cache")
-    if as_json:
-        print_json(cached)
+    cache = user_cache()
+    if max_size is None:
+        _show_entries([*cache.stores(), *cache.shards()], "kept", as_json=as_json)
+        return
+    removed = cache.trim(limit=max_size) if max_size else cache.forget()
+    _show_entries(removed, "removed", as_json=as_json)
 
 
 def _show_entries(entries: list[CacheEntry], verb: str, *, as_json: bool) -> None:
@@ -333,55 +319,22 @@ def _show_entries(entries: list[CacheEntry], verb: str, *, as_json: bool) -> Non
          human_bytes(entry.bytes), age(entry.used))
         for entry in entries
     ]  # fmt: skip
-    print_cache(cells, human_bytes(total), removed=verb == "removed")
-
-
-def print_cache(rows: Sequence[Sequence[str]], size: str, *, removed: bool) -> None:
-    """Print the entries of a cache (name, size, age) and their total."""
-    if not rows:
-        click.echo("Nothing to remove" if removed else "The cache is empty")
+    if not cells:
+        click.echo("Nothing to remove" if verb == "removed" else "The cache is empty")
         return
-    TextTable(("NAME", "SIZE", "LAST USED"), rows).show()
-    entries = "1 entry" if len(rows) == 1 else f"{len(rows):,} entries"
-    click.echo(f"Removed {entries}, {size}" if removed else f"{entries}, {size}")
+    TextTable(("NAME", "SIZE", "LAST USED"), cells).show()
+    n = "1 entry" if len(cells) == 1 else f"{len(cells):,} entries"
+    click.echo(f"{'Removed ' * (verb == 'removed')}{n}, {human_bytes(total)}")
 
 
-@click.command(
-    "export",
-    epilog="Example: headstock store export build/demo/store stamps/image/tf_efficientnet_lite0 "
-    "-o out.safetensors --format safetensors",
-)
-@click.argument("store", type=StoreType())
-@click.argument("key", metavar="KEY", type=KEY)
-@click.option(
-    "-o",
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Write to this file or folder.",
-)
-@click.option(
-    "--format", "form", required=True, type=click.Choice(FORMATS), help="Write in this format."
-)
-@click.option(
-    "--revision",
-    help="Take the revision with this revision_id, or the beginning of one [default: the current "
-    "one].",
-)
-@json_option
-def export_command(
-    store: StorePlace, key: str, out: Path, form: str, revision: str | None, as_json: bool
-) -> None:
-    """Export a set as npy, Parquet, safetensors or HDF5.
-
-    Every bit is kept. Items that failed have no row and are left out. npy and parquet have no
-    bfloat16: they get the same values as float32. An output that is there must have the same bytes.
-    """
+def export_rows(place: StorePlace, key: str, out: Path, form: str, *, as_json: bool) -> None:
+    """Export a set as npy, Parquet, safetensors or HDF5."""
     from featstore.interop.writing import WIDENING, export_set
-    from featstore.store.store import open_store
 
-    opened = open_store(store)
-    info = opened.info(key, revision=revision)
+    if form not in FORMATS:
+        raise usage_error(f"A set is written as {', '.join(FORMATS)}: give one as --format.")
+    opened = open_at(place)
+    info = set_named(opened, key)
     with ProgressBar(f"export {info.key}"):
         export_set(opened, str(info.key), out, form=form, revision=info.commit.revision_id)
     rows = info.commit.n - info.n_failed
@@ -411,7 +364,7 @@ def export_command(
 
 @click.command(
     "import",
-    epilog="Example: headstock store import feats.npy --items items.csv --store store --dataset "
+    epilog="Example: headstock import feats.npy --items items.csv --store store --dataset "
     "birds "
     "--kind image --encoder their:vit",
 )
@@ -422,7 +375,7 @@ def export_command(
 def import_command(source: Path, store: Path, as_json: bool, **given: Any) -> int:
     """Import rows that another tool computed.
 
-    They become a set whose provenance is `imported`. SOURCE is what `headstock store export`
+    They become a set whose provenance is `imported`. SOURCE is what `headstock export`
     writes, clip-retrieval's folder, or a plain .npy or .h5 file or Zarr array with --items. Items
     whose row is all zeros are skipped and listed; the exit code is then 3.
     """

@@ -1,4 +1,4 @@
-"""Commands on a store: init, ls, show, rm, verify, gc, tag, diff, doctor."""
+"""Commands on a store: init, rm, verify, gc, tag, diff, doctor; and what ls and show print."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.options import KEY
+from featstore.cli.manifests import verify_manifest
+from featstore.cli.options import KEY, open_at, set_named
 from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
-    EXIT_ERROR,
     EXIT_VERIFY,
     StorePlace,
     StoreType,
@@ -23,7 +23,6 @@ from featstore.command_line import (
     human_bytes,
     json_option,
     print_json,
-    print_listed,
     signed_options,
     usage_error,
 )
@@ -79,43 +78,26 @@ def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json
 _SHOWN = 20
 
 
-@click.command(
-    "show",
-    epilog="Example: headstock store show build/demo/store stamps/image/tf_efficientnet_lite0",
-)
-@click.argument("store", type=StoreType())
-@click.argument("key", metavar="KEY", type=KEY)
-@click.option(
-    "--revision",
-    help="Take the revision with this revision_id, or the beginning of "
-    "one [default: the current one].",
-)
-@click.option(
-    "--quick", is_flag=True, help="Leave out norms and duplicates, for which all rows are read."
-)
-@json_option
-def show_command(
-    store: StorePlace, key: str, revision: str | None, quick: bool, as_json: bool
-) -> None:
-    """Show a set: rows, splits, duplicates, failures, origin.
-
-    KEY is a set as `headstock store ls` prints it, with or without the digits at its end.
-    """
-    from featstore.store.store import open_store
-
+def show_store(
+    place: StorePlace, *, as_json: bool, key: str | None = None, quick: bool = False
+) -> int:
+    """Show a set: rows, splits, duplicates, failures, origin; without a key, the whole store."""
+    if key is None:
+        return list_sets(place, as_json=as_json, whole=True)
     with ProgressBar(f"show {key}", doing="reading rows"):
-        opened = open_store(store)
-        document = describe(opened, opened.info(key, revision=revision), quick=quick)
+        opened = open_at(place)
+        document = describe(opened, set_named(opened, key), quick=quick)
     if as_json:
         print_json(document)
-        return
+        return 0
     say(best(document["key"]))
     click.echo()
     print_facts(_sections(document))
+    return 0
 
 
 def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict[str, Any]:
-    """Return what ``headstock store show --json`` prints."""
+    """Return what ``headstock show --json`` prints."""
     from featstore.store.records import runs
     from featstore.store.store import content_duplicates, row_facts
 
@@ -233,40 +215,31 @@ def _revisions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield entry["revision_id"][:12], ", ".join(marks)
 
 
-@click.command("ls", epilog="Example: headstock store ls build/demo/store")
-@click.argument("store", type=StoreType(), required=False)
-@click.option("--encoders", is_flag=True,
-              help="List the families of encoders instead of a store, each with the package that "
-                   "defines it.")  # fmt: skip
-@json_option
-def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
-    """List the sets of a store: rows, dimension, dtype, size, age.
+def list_sets(
+    place: StorePlace, *, as_json: bool, key: str | None = None, whole: bool = False
+) -> int:
+    """List the sets of a store: rows, dimension, dtype, size, age; of one key, that line.
 
-    Exits 4 if something of the store may not be read.
+    Returns the exit code, 4 if something of the store may not be read. With `whole`, also tags and
+    signature are printed.
     """
     from featstore.store.files import refused
-    from featstore.store.store import open_store
+    from featstore.store.signature import Signature
 
-    if encoders is (store is not None):
-        raise usage_error("Give a store, or --encoders.")
-    if store is None:
-        from featstore.encoders.registry import FAMILIES
-
-        print_listed(FAMILIES.listed(), as_json=as_json)
-        return 0
-    with ProgressBar(f"ls {store}"):
-        opened = open_store(store)
-        listing = opened.listing()
+    with ProgressBar(f"ls {place}"):
+        opened = open_at(place)
+        wanted = None if key is None else set_named(opened, key).key
+        listing = [one for one in opened.listing() if wanted in (None, one[0])]
     closed = {
         folder.relative_to(opened.root).as_posix(): f"cannot be listed: {err.strerror}"
         for folder, err in opened.place.closed().items()
     }
     hidden = any(isinstance(info, CorruptStoreError) and refused(info) for _, info in listing)
     code = EXIT_VERIFY if closed or hidden else 0
-    unfinished = [str(key) for key in opened.unfinished()]
+    unfinished = [str(name) for name in opened.unfinished() if wanted is None]
     if as_json:
         rows: list[dict[str, Any]] = [
-            {"key": str(key), "state": "damaged", "reason": str(info)}
+            {"key": str(name), "state": "damaged", "reason": str(info)}
             if isinstance(info, CorruptStoreError)
             else {
                 **info.as_dict(),
@@ -274,13 +247,17 @@ def ls_command(store: StorePlace | None, encoders: bool, as_json: bool) -> int:
                 "revisions": n_revisions(info),
                 "state": "finished",
             }
-            for key, info in listing
+            for name, info in listing
         ]
-        rows += [{"key": key, "state": "unfinished"} for key in unfinished]
-        rows += [{"key": key, "state": "closed", "reason": why} for key, why in closed.items()]
+        rows += [{"key": name, "state": "unfinished"} for name in unfinished]
+        rows += [{"key": name, "state": "closed", "reason": why} for name, why in closed.items()]
         print_json(rows)
         return code
     _print_listing(opened, listing, unfinished, closed)
+    if whole:
+        signature = Signature.of(opened.log)
+        signed = signature and f"number {signature.counter:,}, by {signature.public_key}"
+        click.echo(f"Tags: {', '.join(opened.tags()) or 'none'}\nSigned: {signed or 'no'}")
     return code
 
 
@@ -340,14 +317,13 @@ def _notes(info: SetInfo) -> Iterator[str]:
 
 @click.command(
     "rm",
-    epilog="Example: headstock store rm build/demo/store stamps/class_name/all-MiniLM-L6-v2 "
-    "--force",
+    epilog="Example: headstock store rm build/demo/store stamps/class_name/all-MiniLM-L6-v2 --yes",
 )
 @click.argument("store", type=StoreType(writes=True))
 @click.argument("key", metavar="KEY", type=KEY)
-@click.option("--force", is_flag=True, help="Remove the set without asking; --json implies it.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask; --json implies it.")
 @json_option
-def rm_command(store: Path, key: str, force: bool, as_json: bool) -> None:
+def rm_command(store: Path, key: str, yes: bool, as_json: bool) -> None:
     """Remove a set, finished or not.
 
     KEY may be a short name. Item tables that other sets use stay. A set that a tag names is kept
@@ -359,7 +335,7 @@ def rm_command(store: Path, key: str, force: bool, as_json: bool) -> None:
 
     open_store(store)
     target = resolve_set(store, key)
-    if not (force or as_json):
+    if not (yes or as_json):
         try:
             click.confirm(f"Remove {target} from {store}?", abort=True, err=True)
         except click.Abort as err:
@@ -367,7 +343,7 @@ def rm_command(store: Path, key: str, force: bool, as_json: bool) -> None:
                 raise
             click.echo(err=True)  # ends the line of the question
             raise click.UsageError(
-                f"There is no terminal to confirm the removal of {target}: add --force."
+                f"There is no terminal to confirm the removal of {target}: add --yes."
             ) from err
     freed = remove_set(store, target)
     if as_json:
@@ -382,26 +358,24 @@ def n_revisions(info: SetInfo) -> int:
 
 
 @click.command("verify", epilog="Example: headstock store verify build/demo/store stamps/image")
-@click.argument("store", type=StoreType(writes=True))
+@click.argument("store", metavar="PATH", type=StoreType(writes=True))
 @click.argument("keys", metavar="[KEY]...", nargs=-1, type=KEY)
-@click.option(
-    "--quick/--full",
-    "quick",
-    default=False,
-    help="Compare only sizes and metadata, or every byte [default: every byte].",
-)
+@click.option("--quick", is_flag=True, help="Read sizes and metadata, not every row.")
 @signed_options
 @json_option
 def verify_command(
     store: Path, keys: tuple[str, ...], quick: bool, key: str | None, at_least: int, as_json: bool
 ) -> int:
-    """Compare the files of a store with their checksums.
+    """Compare the files of a store or manifest with their checksums.
 
     Names every file that was flipped, truncated, deleted, swapped, linked or added, one a
     line, and exits 4 if there is one. KEY is a dataset (`stamps`), a dataset and kind
-    (`stamps/image`), or a set as `headstock store ls` prints it, with or without the digits at its
-    end; every set that it fits is checked. With --key, also whether all was signed by that key.
+    (`stamps/image`), or a set as `headstock ls` prints it, with or without the digits at its end;
+    every set that it fits is checked. With --trusted-key, also whether all was signed by that key.
+    Of a manifest, every file is read and its sha256 compared.
     """
+    if (store / "dataset.toml").is_file():
+        return verify_manifest(store, as_json=as_json)
     from featstore.store.log import NAME, resolve_sets
     from featstore.store.store import open_store
     from featstore.store.verify import Problem, verify_store
@@ -487,72 +461,86 @@ def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
     click.echo(f"{verb} {count(len(found), 'leftover')}, {total}")
 
 
-@click.command("tag", epilog="Example: headstock store tag build/demo/store v1")
+@click.command(
+    "tag",
+    epilog="\b\nExample:"
+    "\n  headstock store tag build/demo/store v1"
+    "\n  headstock store tag build/demo/store --sign-key me.pem --new-key",
+)
 @click.argument("store", type=StoreType())
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option(
     "--select",
     multiple=True,
     metavar="PATTERN",
-    help="Copy only sets whose key matches this pattern, such as 'stamps/image/*'; repeatable.",
+    help="Take only sets whose key matches this pattern, such as 'stamps/image/*'; repeatable.",
 )
+@click.option("--delete", is_flag=True, help="Delete the tag; the revisions that it named stay.")
 @click.option(
-    "--delete", is_flag=True, help="Delete the tag NAME. The revisions that it named stay."
-)
+    "--sign-key", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Sign all revisions and tags with this private Ed25519 key, a PEM file.",
+)  # fmt: skip
+@click.option(
+    "--new-key", is_flag=True,
+    help="Make the file of --sign-key, readable to you alone, if it is missing.",
+)  # fmt: skip
 @json_option
 def tag_command(
-    store: StorePlace, name: str, select: tuple[str, ...], delete: bool, as_json: bool
-) -> None:
-    """Tag the current state of a store as NAME.
+    store: StorePlace, name: str | None, select: tuple[str, ...], delete: bool,
+    sign_key: Path | None, new_key: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Tag or sign the present state of a store.
 
-    `open_store(…, revision=NAME)` reads every set as it is now. A tag never changes. `headstock
-    store push` copies the tags of a folder, too.
+    STORE@NAME reads every set as it is now. A tag never changes. `headstock store push` copies the
+    tags of a folder, too. Readers who know the public key, which is printed, are told of everything
+    that was changed, put back or hidden since: `headstock store verify --trusted-key`. Sign again
+    whenever the store has changed.
     """
-    from featstore.share.copy import drop_tag, make_tag
+    from featstore.share.copy import drop_tag, make_tag, sign_store
+    from featstore.store.signature import make_key
 
-    if delete:
-        if select:
-            raise click.UsageError("--delete drops the whole tag: leave out --select.")
-        there = drop_tag(store, name)
-        if as_json:
-            print_json({"tag": name, "dropped": there})
-        else:
-            said = f"Dropped the tag {name} of {store}" if there else f"{store} has no tag {name}"
-            click.echo(said)
-        return
-    revisions = make_tag(store, name, select=select)
+    if name is None and (sign_key is None or delete or select):
+        raise usage_error("Give the NAME of a tag, or --sign-key alone.")
+    if delete and (select or sign_key):
+        raise usage_error("--delete drops the whole tag: give nothing beside it.")
+    if new_key and sign_key is None:
+        raise usage_error("--new-key makes the file of --sign-key: name it.")
+    document: dict[str, Any] = {} if name is None else {"tag": name}
+    said = ""
+    if name is not None and delete:
+        there = document["dropped"] = drop_tag(store, name)
+        said = f"Dropped the tag {name} of {store}" if there else f"{store} has no tag {name}"
+    elif name is not None:
+        document["sets"] = make_tag(store, name, select=select)
+        said = f"Tagged {count(len(document['sets']), 'set')} of {store} as {name}"
+    if sign_key is not None:
+        if new_key and not make_key(sign_key):
+            click.echo(f"{sign_key} exists: the store is signed by this key", err=True)
+        with ProgressBar(f"sign {store}"):
+            signature = sign_store(store, sign_key)
+        document |= {"store": str(store), **vars(signature)}
+        said += f"\nSigned {store}: signature number {signature.counter:,}"
+        said += f"\nPublic key: {signature.public_key}"
     if as_json:
-        print_json({"tag": name, "sets": revisions})
+        print_json(document)
     else:
-        click.echo(f"Tagged {count(len(revisions), 'set')} of {store} as {name}")
+        click.echo(said.strip())
 
 
 @click.command("diff", epilog="Example: headstock store diff build/demo/store s3://team/features")
 @click.argument("a", type=StoreType())
 @click.argument("b", type=StoreType())
-@click.option(
-    "--revision-a",
-    help="Compare A as it was at this tag or revision_id [default: its current state].",
-)
-@click.option(
-    "--revision-b",
-    help="Compare B as it was at this tag or revision_id [default: its current state].",
-)
 @json_option
-def diff_command(
-    a: StorePlace, b: StorePlace, revision_a: str | None, revision_b: str | None, as_json: bool
-) -> int:
+def diff_command(a: StorePlace, b: StorePlace, as_json: bool) -> int:
     """List the sets in which two stores differ.
 
     Compared are items, rows, failures and attributes; rows by the hashes of their blocks, without
-    reading them. Exits 0 either way. For two revisions of one store, give it twice.
+    reading them. Exits 0 either way. STORE@TAG is a store as it was then.
     """
     from featstore.share.copy import compare_stores
-    from featstore.store.store import open_store
 
     with ProgressBar("diff", doing="comparing"):
-        stores = open_store(a, revision=revision_a), open_store(b, revision=revision_b)
-        found = compare_stores(*stores)
+        found = compare_stores(open_at(a), open_at(b))
     if as_json:
         print_json([asdict(difference) for difference in found])
         return 0
@@ -587,51 +575,17 @@ def _differences(difference: SetDifference) -> Iterator[str]:
         yield f"other {', '.join(difference.attributes)}"
 
 
-@click.command(
-    "sign", epilog="Example: headstock store sign build/demo/store --key me.pem --new-key"
-)
-@click.argument("store", type=StoreType())
-@click.option(
-    "--key", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Sign with this private Ed25519 key, a PEM file without a password.",
-)  # fmt: skip
-@click.option(
-    "--new-key", is_flag=True, help="Make the key file, readable to you alone, if it is missing."
-)
-@json_option
-def sign_command(store: StorePlace, key: Path, new_key: bool, as_json: bool) -> None:
-    """Sign the revisions and tags that a store holds now.
-
-    Readers who know the public key, which is printed, are told of everything that was changed, put
-    back or hidden since: `open_store(…, key=…)`, `headstock store verify --key`, `headstock store
-    pull --key`.
-    Sign again whenever the store has changed.
-    """
-    from featstore.share.copy import sign_store
-    from featstore.store.signature import make_key
-
-    if new_key and not make_key(key):
-        click.echo(f"{key} exists: the store is signed by this key", err=True)
-    with ProgressBar(f"sign {store}"):
-        signature = sign_store(store, key)
-    if as_json:
-        print_json({"store": str(store), **vars(signature)})
-        return
-    click.echo(f"Signed {store}: signature number {signature.counter:,}")
-    click.echo(f"Public key: {signature.public_key}")
-
-
 _SIGNS = {"fine": good("OK"), "note": warning("note"), "wrong": bad("WRONG")}
 
 
-@click.command("doctor", epilog="Example: headstock store doctor s3://team/features")
+@click.command("doctor", epilog="Example: headstock doctor s3://team/features")
 @click.argument("store", type=StoreType(), required=False)
 @json_option
 def doctor_command(store: StorePlace | None, as_json: bool) -> int:
     """Check the environment, the cache, and a store.
 
     Says what to do about what it finds. Writes nothing to a store, and prints no credentials. Exits
-    1 if something is wrong.
+    4 if something is wrong.
     """
     from featstore.share.doctor import examine
 
@@ -646,4 +600,4 @@ def doctor_command(store: StorePlace | None, as_json: bool) -> int:
             text = f"{finding.text.removesuffix('.')}.{advice}" if advice.strip() else finding.text
             table.append((_SIGNS[finding.state], finding.what, text))
         TextTable((), table).show()
-    return EXIT_ERROR if any(finding.state == "wrong" for finding in findings) else 0
+    return EXIT_VERIFY if any(finding.state == "wrong" for finding in findings) else 0

@@ -226,7 +226,7 @@ def label_set_of(source: Manifest) -> pl.DataFrame:
     if source.classes is None:
         raise ManifestError(
             f"Manifest {source.name} has no label set (classes.parquet); a head needs one. Build "
-            "one (`headstock data ls`), or give a file of the classes in its "
+            "one (`headstock ls --available datasets`), or give a file of the classes in its "
             "place (API: label_file=)."
         )
     return source.classes

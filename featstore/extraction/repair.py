@@ -465,7 +465,7 @@ def next_commands(
     chosen = weights or choice.weights
     where = f" --weights {_quote(chosen)}" if chosen else ""
     repair = f"headstock store repair {_quote(root)} {key}"
-    found = [f"{repair} --from ADDRESS"]
+    found = [f"{repair} --copy ADDRESS"]
     imported = _mapping(attributes.get("space")).get("provenance") == "imported"
     is_object = encoder.startswith("object:")
     if not anew and not imported:
@@ -475,11 +475,11 @@ def next_commands(
             return [*found, call]
         folder = manifest if isinstance(manifest, str | Path) else "MANIFEST"
         return [*found, f"{repair} --manifest {_quote(folder)}{where}"]
-    remove = f"headstock store rm {_quote(root)} {key} --force"
+    remove = f"headstock store rm {_quote(root)} {key} --yes"
     place = f"--kind {key.kind} --encoder {_quote(encoder)} --store {_quote(root)}"
     if imported:
         source = _mapping(attributes.get("facts")).get("source", "FILE")
-        again = f"headstock store import {_quote(source)} --dataset {key.dataset} {place}"
+        again = f"headstock import {_quote(source)} --dataset {key.dataset} {place}"
         return [*found, f"{remove} && {again}"]
     if is_object:
         return [*found, f"{remove}; then in python: featstore.extract(..., encoder=...)"]

@@ -44,7 +44,7 @@ def kept_below(root: Path) -> Iterator[None]:
             raise
         raise CacheFullError(
             f"The cache {root} cannot be written: {err.strerror or err}. Free space on its disk "
-            "(`headstock store cache gc --all` empties it), set HEADSTOCK_CACHE_BYTES lower, or "
+            "(`headstock cache --max-size 0` empties it), set HEADSTOCK_CACHE_BYTES lower, or "
             "XDG_CACHE_HOME to another folder. Then run the same command again."
         ) from err
 

@@ -136,7 +136,7 @@ def make_tag(place: str | Path, name: str, *, select: Sequence[str] = ()) -> dic
     revisions = {
         str(info.key): info.commit.revision_id
         for info in store.sets()
-        if _fits(str(info.key), select)
+        if fits(str(info.key), select)
     }
     if not revisions:
         raise UnknownSetError(
@@ -335,7 +335,7 @@ def copy_sets(
     """
     opened = open_store(source, key=key, at_least=at_least)
     place = parse_address(target)
-    chosen = [key for key in opened if _fits(key, select)]
+    chosen = [key for key in opened if fits(key, select)]
     if select and not chosen:
         raise UnknownSetError(f"{opened.address} holds no set that fits {', '.join(select)}.")
     for _ in range(ROUNDS):
@@ -431,7 +431,8 @@ class _Copying:
             self.place.update_log(enter)
 
 
-def _fits(key: str, patterns: Sequence[str]) -> bool:
+def fits(key: str, patterns: Sequence[str]) -> bool:
+    """Return whether a key matches one of these patterns; without any, each does."""
     return not patterns or any(fnmatchcase(key, pattern) for pattern in patterns)
 
 

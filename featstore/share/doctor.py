@@ -121,7 +121,7 @@ def _cache() -> Iterator[Finding]:
     )
     tight = free < _FREE or held > cache.limit
     advice = (
-        "`headstock store cache gc` empties it; HEADSTOCK_CACHE_BYTES is its limit."
+        "`headstock cache --max-size` empties it; HEADSTOCK_CACHE_BYTES is its limit."
         if tight
         else ""
     )
@@ -141,7 +141,7 @@ def _sets(store: FeatureStore) -> Iterator[Finding]:
     yield Finding("sets", "fine", f"{len(whole):,} can be opened")
     for key, info in listing:
         if isinstance(info, FeatstoreError):
-            advice = "`headstock store repair`, with --from if there is another copy."
+            advice = "`headstock store repair`, with --copy if there is another copy."
             yield Finding(str(key), "wrong", str(info), advice)
     for folder, why in store.place.closed().items():
         text = f"{folder} cannot be listed: {why.strerror}"
@@ -177,7 +177,7 @@ def _folder(root: Path) -> Iterator[Finding]:
         yield Finding("files", "wrong", text, "Ask its owner: headstock store init --shared.")
         return
     for problem in report.problems:
-        advice = "`headstock store repair`, with --from if there is another copy."
+        advice = "`headstock store repair`, with --copy if there is another copy."
         yield Finding("files", "wrong", f"{problem.path} {problem.what}", advice)
     if report.ok:
         text = f"{report.n_files:,}: names, sizes and metadata right"

@@ -408,7 +408,7 @@ def _claim(
     raise PublishConflictError(
         f"{where} is being pushed from {str(holder.get('host', 'elsewhere'))[:80]!r}, revision "
         f"{str(holder.get('revision', '?'))[:12]}; it was first. Wait for it, or, if that push is "
-        "dead, push again with --force."
+        "dead, push again with --take-over."
     )
 
 

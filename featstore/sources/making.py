@@ -75,7 +75,7 @@ def _source(
     where: str,
     options: Mapping[str, str],
 ) -> Source:
-    made = f"headstock data make {name} {example}"
+    made = f"headstock data make {example.replace(' ', f' --as {name} ', 1)}"
     return Source(name, summary, made, where, options)
 
 
@@ -99,7 +99,7 @@ _BUILT_IN: dict[str, Source] = {
         _source(
             "captions",
             "a.jpg with a.txt beside it, one caption a line",
-            "pairs -o manifests/pairs --option split=test",
+            "pairs -o manifests/pairs -s split=test",
             "folders:read_captions",
             _SPLIT,
         ),
@@ -113,21 +113,21 @@ _BUILT_IN: dict[str, Source] = {
         _source(
             "parquet",
             "a Parquet file, a folder of them, or their address, with images or paths",
-            "food101/data -o manifests/food101 --option image=image",
+            "food101/data -o manifests/food101 -s image=image",
             "arrow:read_parquet",
             COLUMN_OPTIONS | {"texts": "true lists the captions alone, of a table without images"},
         ),
         _source(
             "csv",
             "a comma-separated table of paths, captions, labels, splits",
-            "pairs.csv -o manifests/pairs --option images=photos",
+            "pairs.csv -o manifests/pairs -s images=photos",
             "text_files:read_csv",
             COLUMN_OPTIONS,
         ),
         _source(
             "tsv",
             "the same, tab-separated",
-            "pairs.tsv -o manifests/pairs --option caption=title",
+            "pairs.tsv -o manifests/pairs -s caption=title",
             "text_files:read_tsv",
             COLUMN_OPTIONS,
         ),
@@ -141,7 +141,7 @@ _BUILT_IN: dict[str, Source] = {
         _source(
             "karpathy",
             "Karpathy's JSON of COCO or Flickr, with all captions",
-            "dataset_coco.json -o manifests/coco --option images=coco",
+            "dataset_coco.json -o manifests/coco -s images=coco",
             "text_files:read_karpathy",
             {"images": COLUMN_OPTIONS["images"]},
         ),
@@ -155,14 +155,14 @@ _BUILT_IN: dict[str, Source] = {
         _source(
             "urls",
             "a list of URLs (txt, csv, tsv, parquet), each fetched once for its hash",
-            "list.parquet -o manifests/web --option keep=photos",
+            "list.parquet -o manifests/web -s keep=photos",
             "urls:read_urls",
             _COLUMNS_ALONE | {"keep": "folder where the images stay, to be read from there"},
         ),
         _source(
             "torchvision",
             "a dataset of torchvision, by the name of its class",
-            "data -o manifests/cifar10 --option name=CIFAR10 --option split=test",
+            "data -o manifests/cifar10 -s name=CIFAR10 -s split=test",
             "torchvision_sets:read_torchvision",
             {
                 "name": "name of the class, such as CIFAR10",
@@ -181,7 +181,7 @@ def _as_source(
         return thing
     if not callable(thing):
         raise TypeError(f"expected a function of a Request that returns Found; got {thing!r}.")
-    example = f"headstock data make {name} LOCATION -o manifests/{name}"
+    example = f"headstock data make LOCATION --as {name} -o manifests/{name}"
     return Source(name, first_line(thing), example, thing, options)
 
 
@@ -203,6 +203,46 @@ def find_source(name: str) -> Source:
         If there is none of this name.
     """
     return lookup(SOURCES, name, what="source", error=ManifestError)
+
+
+#: What a list of classes is called beside the sources; it holds no items.
+LABELS = "labels"
+
+#: Suffix of a file -> what reads it.
+_BY_SUFFIX = {
+    ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet", ".tar": "webdataset",
+    ".txt": LABELS, ".json": LABELS,
+}  # fmt: skip
+
+
+def guessed(location: str | Path) -> str:
+    """Return the source that reads a location, by what lies there; LABELS of a list of classes.
+
+    A folder holds tars, Parquet files, what `save_to_disk` wrote, or else images.
+
+    Raises
+    ------
+    ManifestError
+        If nothing is known to read it.
+    """
+    place = find_place(location)
+    if not isinstance(place, Path):
+        return "hf" if place.scheme == "hf" else _by_name(place.path.rpartition("/")[2], location)
+    if not place.is_dir():
+        return _by_name(place.name, location)
+    if (place / "state.json").is_file() or (place / "dataset_dict.json").is_file():
+        return "hf"
+    suffixes = {path.suffix for path in place.iterdir()}
+    return next((_BY_SUFFIX[one] for one in (".tar", ".parquet") if one in suffixes), "folder")
+
+
+def _by_name(name: str, location: str | Path) -> str:
+    known = _BY_SUFFIX.get(Path(name).suffix)
+    if known is None:
+        raise ManifestError(
+            f"{location} says by its name no source that reads it: give one as --as SOURCE."
+        )
+    return known
 
 
 #: Beside a manifest that was made: what of its source could not be read, and why. No part of it.

@@ -85,13 +85,13 @@ def _open(name: str, root: Path, split: str | None, *, download: bool) -> Any:
     elif split is not None:
         raise ManifestError(f"torchvision's {name} has no split {split!r}.")
     elif "split" in known or "train" in known:
-        raise ManifestError(f"torchvision's {name} has splits: give one, e.g. --option split=test.")
+        raise ManifestError(f"torchvision's {name} has splits: give one, e.g. -s split=test.")
     try:
         return kind(**arguments)
     except (RuntimeError, OSError, ValueError, ImportError) as err:
         raise ManifestError(
             f"torchvision's {name} cannot be opened in {root}: {err}. Nothing is downloaded unless "
-            "you say --option download=true."
+            "you say -s download=true."
         ) from err
 
 

@@ -255,7 +255,7 @@ def find_damage(records: SetRecords) -> Damage:
     if current is None:
         raise CorruptStoreError(
             f"{key} has no commit record that says what its files should be. Take it from another "
-            "copy (`headstock store repair --from`), or remove the set and extract it anew."
+            "copy (`headstock store repair --copy`), or remove the set and extract it anew."
         )
     found = Damage(records, current)
     for one in records.files().values():

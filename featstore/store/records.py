@@ -413,7 +413,7 @@ def read_commit(directory: Path, revision: str) -> Commit:
     except (FileNotFoundError, NotADirectoryError) as err:
         raise CorruptStoreError(
             f"{path} is missing, though the store lists it. Take it from a copy of the store "
-            "(`headstock store repair --from`), or `headstock store rm` the set and extract it "
+            "(`headstock store repair --copy`), or `headstock store rm` the set and extract it "
             "again."
         ) from err
     return commit_of(data, key_of(directory), revision, where=str(path))

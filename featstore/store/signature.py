@@ -123,7 +123,9 @@ def check_signed(log: Log, key: PublicKey, *, where: str, at_least: int) -> None
     wanted = public_key(key)
     signature = Signature.of(log)
     if signature is None:
-        raise SignatureError(f"{where} is not signed. Ask its owner for `headstock store sign`.")
+        raise SignatureError(
+            f"{where} is not signed. Ask its owner for `headstock store tag --sign-key`."
+        )
     if signature.public_key != wanted:
         raise SignatureError(
             f"{where} is signed by the key {signature.public_key}, not by {wanted}. Use it only if "
@@ -161,7 +163,8 @@ def public_key(key: PublicKey) -> str:
     if int.from_bytes(raw, "little") % 2**255 % _PRIME in _SMALL_ORDER:
         raise SignatureError(
             f"The key {raw.hex()} is a point of small order: anyone can sign for it, so that a "
-            "signature proves nothing. Ask the owner for the key that `headstock store sign` "
+            "signature proves nothing. Ask the owner for the key that `headstock store tag "
+            "--sign-key` "
             "prints."
         )
     return raw.hex()
@@ -183,7 +186,7 @@ def _raw_of(key: PublicKey) -> bytes:
         what = f"{'the bytes' if isinstance(key, bytes) else key}"
         raise SignatureError(
             f"{what} {'hold a private key' if private else 'hold no public Ed25519 key in PEM'}. "
-            "Give the public key that `headstock store sign` prints."
+            "Give the public key that `headstock store tag --sign-key` prints."
         )
     raw: bytes = found.public_bytes_raw()
     return raw
@@ -262,8 +265,8 @@ def private_key(path: Path) -> Any:
         found = None
     if not isinstance(found, Ed25519PrivateKey):
         raise SignatureError(
-            f"{path} holds no private Ed25519 key in PEM without a password. `headstock store sign "
-            "--new-key` makes one."
+            f"{path} holds no private Ed25519 key in PEM without a password. `headstock store tag "
+            "STORE --sign-key FILE --new-key` makes one."
         )
     return found
 

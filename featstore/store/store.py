@@ -92,7 +92,7 @@ class SetInfo:
         return self.commit.n_failed
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what ``headstock store ls --json`` prints."""
+        """Return what ``headstock ls --json`` prints."""
         return {
             "key": str(self.key),
             "encoder": self.encoder,
@@ -631,10 +631,10 @@ def open_store(
         items, when its view is made. The default is ``"never"`` because hashing reads a block
         several times slower than memory does (``store.first_touch`` of ``make perf``).
     key : str, Path or bytes, optional
-        A public key that the store must be signed by (``headstock store sign``): 64 hexadecimal
-        digits, a file in PEM, or the bytes of either. Only what was signed is read, so each block
-        is compared before its rows are first served (`verify` is at least ``"first-touch"``); see
-        docs/ref/addresses.md.
+        A public key that the store must be signed by (``headstock store tag --sign-key``): 64
+        hexadecimal digits, a file in PEM, or the bytes of either. Only what was signed is read, so
+        each block is compared before its rows are first served (`verify` is at least
+        ``"first-touch"``); see docs/ref/addresses.md.
     at_least : int
         The lowest number of the signature that is taken. Without it, a first opening cannot tell
         that the whole store is an earlier one.

@@ -61,7 +61,7 @@ _UNTIDY = (
 )
 _LOST = (
     "is not the commit record that its name says; without it nothing says what the set's other "
-    "files should be (`headstock store repair --from` takes it from another copy)"
+    "files should be (`headstock store repair --copy` takes it from another copy)"
 )
 _ITEMS = re.compile(r"[^/]+/[^/]+/items-([0-9a-f]{8})\.parquet")
 _TAG = re.compile(r"tags/[A-Za-z0-9][A-Za-z0-9._-]{0,136}\.json")

@@ -1,4 +1,4 @@
-"""Commands on saved alignments: ls, show, apply, export."""
+"""Saved alignments: the command apply, and what ls, show and export do with them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from featstore.command_line import (
     count,
     json_option,
     print_json,
-    print_listed,
     store_option,
     usage_error,
 )
 from featstore.options import check_needs, config_from, option, options_from
 from featstore.terminal import TextTable, bad, best, in_words, print_facts, say
-from fitters.errors import CorruptAlignmentError, SettingError, unwritable
+from fitters.errors import CorruptAlignmentError, unwritable
 from fitters.settings import MOST, Scorer
 
 if TYPE_CHECKING:
@@ -275,44 +274,17 @@ RULE = (
 )
 
 
-@complete_keys
-@click.command(
-    "export",
-    epilog="Example: headstock export build/demo/aligners/ridge-head --store build/demo/store "
-    "--names stamps/class_name/all-MiniLM-L6-v2 -o head.safetensors",
-)
-@click.argument("alignment", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Write to this file, whose name ends in .safetensors or .npz.",
-)
-@store_option("Read --names from this store.", required=False)
-@click.option(
-    "--names",
-    metavar="KEY",
-    help="Export one row for each class of this class-name set: a head generated from class names.",
-)
-@json_option
-def export_command(
-    alignment: Path,
-    out: Path,
-    store: StorePlace | None,
-    names: str | None,
+def export_alignment(
+    alignment: Path, out: Path, form: str, *, store: StorePlace | None, names: str | None,
     as_json: bool,
-) -> None:
-    """Write the arrays of ALIGNMENT as safetensors or npz, never pickle.
-
-    With --names the file also holds `class_rows`: one row per class in the shared
-    space. For `ridge`, whose shared space is the image space, that is a classification head
-    made from text alone; the file says how to use it.
-    """
+) -> None:  # fmt: skip
+    """Write the arrays of an alignment, with a row for each class of the set `names`."""
     from fitters.saved import read_alignment
 
-    if out.suffix not in (".safetensors", ".npz"):
-        raise usage_error(f"The file must end in .safetensors or .npz; got {out.name!r}.")
+    if form not in ("safetensors", "npz"):
+        raise usage_error(
+            f"An alignment is written as safetensors or npz; got {form or out.name!r}."
+        )
     if names is not None and store is None:
         raise usage_error("--names needs --store.")
     fitted = read_alignment(alignment)
@@ -321,10 +293,10 @@ def export_command(
         rows, classes = _class_rows(fitted, store, names)
         arrays["class_rows"] = rows
         facts |= {"class_ids": classes, "rule": RULE if _leaves_images(fitted) else ""}
-    _write(out, _pack(arrays, facts, out.suffix))
+    _write(out, _pack(arrays, facts, form))
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     if as_json:
-        print_json({"out": str(out), "format": out.suffix[1:], "arrays": shapes})
+        print_json({"out": str(out), "format": form, "arrays": shapes})
         return
     click.echo(f"Wrote {count(len(shapes), 'array')} to {out}:")
     TextTable((), [(name, in_words(shape)) for name, shape in shapes.items()], indent=2).show()
@@ -378,14 +350,14 @@ def _class_rows(
     return dense, texts.items["class_id"].to_list()
 
 
-def _pack(arrays: Arrays, facts: dict[str, Any], suffix: str) -> bytes:
+def _pack(arrays: Arrays, facts: dict[str, Any], form: str) -> bytes:
     import json
 
     import numpy as np
 
     text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
     ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
-    if suffix == ".safetensors":
+    if form == "safetensors":
         from safetensors.numpy import save
 
         return bytes(save(ordered, metadata={"headstock": text}))
@@ -394,41 +366,21 @@ def _pack(arrays: Arrays, facts: dict[str, Any], suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-@click.command(
-    "ls",
-    epilog="Example: headstock ls build/demo/aligners",
-)
-@click.argument("folder", type=click.Path(path_type=Path), required=False)
-@click.option("--methods", "methods", is_flag=True,
-              help="List the aligners and few-shot learners instead of a folder, each with the "
-                   "package that defines it.")  # fmt: skip
-@json_option
-def ls_command(folder: Path | None, methods: bool, as_json: bool) -> None:
-    """List the saved alignments in a folder.
+def list_alignments(folder: Path, *, as_json: bool) -> int:
+    """List a saved alignment, or those in a folder; return the exit code, 4 if one is damaged.
 
-    The exit code is 4 if one of them is damaged; arrays are read by `headstock show` alone.
+    Their arrays are not read.
     """
     from fitters.saved import JSON_NAME
 
-    if methods is (folder is not None):
-        raise usage_error("Give a folder of alignments, or --methods.")
-    if folder is None:
-        _print_methods(as_json=as_json)
-        return
-    if not folder.is_dir():
-        raise SettingError(
-            f"There is no folder {folder}. `headstock fit … -o {folder}/NAME` makes one."
-        )
-    found = [_row(path.parent) for path in sorted(folder.glob(f"*/{JSON_NAME}"))]
+    paths = [folder] if (folder / JSON_NAME).is_file() else [*folder.glob("*")]
+    found = [_row(path) for path in sorted(paths) if (path / JSON_NAME).is_file()]
     if as_json:
         print_json(found)
-    elif not found:
-        click.echo(f"{folder} holds no alignments. `headstock fit … -o {folder}/NAME` makes one.")
     else:
         TextTable(_LISTED, [_listed(row) for row in found]).show()
         click.echo(count(len(found), "alignment"))
-    if any("damaged" in row for row in found):
-        click.get_current_context().exit(EXIT_VERIFY)
+    return EXIT_VERIFY if any("damaged" in row for row in found) else 0
 
 
 _LISTED = ("NAME", "METHOD", "IMAGES", "TEXTS", "PROTOTYPES", "PAIRS", "AGE", "")
@@ -442,25 +394,11 @@ def _listed(row: dict[str, Any]) -> list[str]:
     return [row["name"], *cells, age(row["made"]), problem]
 
 
-#: Facts that `headstock ls` lists.
+#: Facts that are listed.
 _FACTS = ("method", "x_encoder", "y_encoder", "n_prototypes", "n_real")
 
 
-def _print_methods(*, as_json: bool) -> None:
-    from fitters.few_shot.registry import LEARNERS, PROMPT_LEARNERS
-    from fitters.methods import METHODS
-
-    prompts = "Learns prompts through the text tower of the images' own model."
-    of_towers = {"kind": "learner", "package": "fitters", "text": prompts}
-    # An aligner and a learner may share a name.
-    rows = METHODS.listed() + LEARNERS.listed()
-    print_listed(rows + [{"name": name, **of_towers} for name in PROMPT_LEARNERS], as_json=as_json)
-
-
-@click.command("show", epilog="Example: headstock show build/demo/aligners/ridge-head")
-@click.argument("path", type=click.Path(path_type=Path))
-@json_option
-def show_command(path: Path, as_json: bool) -> None:
+def show_alignment(path: Path, *, as_json: bool) -> None:
     """Show what an alignment was fitted on, and how it was chosen."""
     from fitters.saved import read_alignment
 

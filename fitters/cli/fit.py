@@ -152,7 +152,8 @@ def fit_command(
 ) -> None:
     """Fit METHOD and save it as the folder OUT.
 
-    METHOD is one of those below, or of another package: `headstock ls --methods` lists both.
+    METHOD is one of those below, or of another package: `headstock ls --available methods` lists
+    both.
     --head fits on the rows of a head, --captions or --names on real pairs, both on both. A KEY is
     any part of a key that fits one set; what is left out is taken where the store leaves one
     answer. Penalty and mixing weight are chosen from these alone, never from a test image. A

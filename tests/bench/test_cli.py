@@ -84,12 +84,12 @@ def test_dry_run_says_what_it_would_do_and_writes_nothing(bench, tmp_path):
 
 
 def test_ls_and_rows(bench, smoke_results):
-    code, out, _ = bench("eval", "ls", smoke_results)
+    code, out, _ = bench("ls", smoke_results)
     assert code == 0
     assert re.search(
         r"^smoke +181 +3 +\d+ \w+ +0, 8, all  conse, kernel-ridge, ", out, re.MULTILINE
     )
-    (series,) = json.loads(bench("eval", "ls", smoke_results, "--json")[1])
+    (series,) = json.loads(bench("ls", smoke_results, "--json")[1])
     assert series["n_runs"] == 181
     rows = read_results(smoke_results)
     code, out, _ = bench("eval", "table", smoke_results, "--part", "rows", "--format", "csv")
@@ -231,7 +231,7 @@ def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_p
         (["eval", "run", "--suite", "smok", "-o", out], "Did you mean 'smoke'?"),
         (["eval", "run", "--suite=demo", "--store", no, "-o", out], "does not exist"),
         (["eval", "run", "--suite=demo", "--store", smoke_store, "-o", out], "headstock extract"),
-        (["eval", "ls", no], "headstock eval run"),
+        (["ls", no], "headstock eval run"),
         (["eval", "table", no], "headstock eval run"),
         (["eval", "table", smoke_results, "--task=few_shot"], "Known tasks: retrieval, zero_shot"),
         (["eval", "table", smoke_results, "--metrics", "accuracy"], "It has: MRR"),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bench.cli.demo import Job, Step, _downloads
-from bench.cli.headstock import find_work, next_command
+from bench.cli.look import find_work, next_command
 from bench.results import write_session
 from featstore import open_store
 from featstore.command_line import EXIT_USAGE, run_command
@@ -101,7 +101,7 @@ def test_the_state_of_a_folder_is_what_was_made_there(tmp_path, monkeypatch, cap
     (tmp_path / "report.html").write_text("drawn")
     state = _state(tmp_path, monkeypatch, capsys)
     assert [one["path"] for one in state["reports"]] == ["report.html"]
-    assert state["next"] == "headstock data sources"
+    assert state["next"] == "headstock ls --available sources"
     toy_manifest(tmp_path / "data" / "more", name="more")
     assert _state(tmp_path, monkeypatch, capsys)["next"].startswith("headstock extract data/more ")
 
@@ -127,7 +127,7 @@ def test_a_taste_goes_on_with_the_demo(tmp_path, monkeypatch):
         (tmp_path / "build" / "try" / "results" / part).mkdir(parents=True)
     toy_store(tmp_path / "build" / "try" / "store")
     assert find_work(Path())["stores"]
-    assert next_command(find_work(Path())) == "headstock demo"
+    assert next_command(find_work(Path())) == "headstock reproduce demo"
 
 
 def test_fixtures_and_environments_of_a_checkout_are_not_work(tmp_path):
@@ -173,7 +173,7 @@ def test_the_next_command_runs(tmp_path, monkeypatch, capsys):
     here = Path()
     assert _go_on(here, capsys, "--dry-run") == "headstock try"
     (tmp_path / "birds.txt").write_text("owl\nrobin\n")
-    assert run_command(cli, "headstock", ["data", "labels", "birds.txt", "-o", "the birds"]) == 0
+    assert run_command(cli, "headstock", ["data", "make", "birds.txt", "-o", "the birds"]) == 0
     assert " --kind class_name " in _go_on(here, capsys)
     toy_manifest(tmp_path / "the images")
     assert _go_on(here, capsys).startswith("headstock extract 'the images' --kind image ")
@@ -204,13 +204,13 @@ def test_the_next_command_runs(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("found", "proposed"),
     [
-        ({"stores": [{"path": "s", "sets": ["d/image/a-1"]}]}, "headstock store ls s"),
-        ({"stores": [{"path": "s", "problem": "damaged"}]}, "headstock store ls s"),
+        ({"stores": [{"path": "s", "sets": ["d/image/a-1"]}]}, "headstock ls s"),
+        ({"stores": [{"path": "s", "problem": "damaged"}]}, "headstock ls s"),
         (
             {"stores": [{"path": "s", "problem": "damaged"}], "alignments": [{"path": "a"}]},
             "headstock show a",
         ),
-        ({"manifests": [{"path": "m", "kinds": []}]}, "headstock data show m"),
+        ({"manifests": [{"path": "m", "kinds": []}]}, "headstock show m"),
         (
             {
                 "stores": [{"path": "s", "sets": [
@@ -252,10 +252,10 @@ def test_the_next_command_fits_what_is_there(found, proposed):
         assert context.params
 
 
-@pytest.mark.parametrize("name", ["demo", "try"])
-def test_the_demo_says_what_it_would_run(name, capsys):
-    for option in ("--dry-run", "--json"):
-        assert run_command(cli, "headstock", [name, "--out", "a b", option]) == 0
+@pytest.mark.parametrize("words", [["reproduce", "demo"], ["try"]], ids=" ".join)
+def test_the_demo_says_what_it_would_run(words, capsys):
+    for options in (["--dry-run"], ["--dry-run", "--json"]):
+        assert run_command(cli, "headstock", [*words, "--out", "a b", *options]) == 0
         assert "'a b/store'" in capsys.readouterr().out
 
 
@@ -264,8 +264,8 @@ def test_a_job_ends_at_the_first_step_that_fails(is_quiet, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # a job sets it
     steps = (
-        Step("Say what would be run", "headstock demo --dry-run --out OUT"),
-        Step("Look at a store that is not there", "headstock store ls OUT/store"),
+        Step("Say what would be run", "headstock reproduce demo --dry-run --out OUT"),
+        Step("Look at a store that is not there", "headstock ls OUT/store"),
         Step("Never begin this one", "headstock ls OUT"),
     )
     job = Job("toy", "a moment", "Report:  OUT/report.html", steps, is_quiet=is_quiet)
@@ -277,7 +277,7 @@ def test_a_job_ends_at_the_first_step_that_fails(is_quiet, tmp_path, monkeypatch
     assert titles == [f"[{n}/3] {step.title}" for n, step in enumerate(steps[:2], 1)]
     assert "Report:" not in said.out
     assert ("data build" in said.out) is not is_quiet
-    assert "headstock toy: `headstock store ls 'a b/store'` failed with exit code 1." in said.err
+    assert "headstock toy: `headstock ls 'a b/store'` failed with exit code 1." in said.err
     with click.Context(cli):
         assert replace(job, steps=steps[:1]).run("a b") == 0
     said = capfd.readouterr()

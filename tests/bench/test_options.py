@@ -9,8 +9,8 @@ from bench.options import (
     Neighbours,
     ZeroShot,
     checked_options,
-    options_text,
     options_of,
+    options_text,
 )
 
 

@@ -196,7 +196,7 @@ def test_a_changed_line_makes_new_runs_of_what_it_decides(plugin, smoke_store, t
 
 
 def test_the_options_of_a_task_of_ones_own(plugin, capsys):
-    assert run("eval", "ls", "--tasks", "--plugin", plugin) == 0
+    assert run("ls", "--available", "tasks", "--plugin", plugin) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed[-1].split()[:3] == ["task", "margin", "margins.py"]
     assert listed[1].split()[:3] == ["task", "zero_shot", "bench"]

@@ -438,7 +438,7 @@ def test_what_is_lacking_is_listed_with_the_command_that_makes_it(store):
         f"--store {store}"
     )
     assert one.manifest == (
-        "headstock data build flickr30k --root DATA/flickr30k --option train=paper --option "
+        "headstock data build flickr30k --root DATA/flickr30k -s train=paper -s "
         "captions=first5 -o manifests/flickr30k"
     )
     species = next(o for o in found if o.kind == "class_name" and o.dataset == "inat21")

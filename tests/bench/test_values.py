@@ -44,13 +44,19 @@ def refused(capsys, tmp_path):
             "eval run --suite smoke --limit 10,20",
             "'--limit': Expected an integer of at least 1; got '10,20'.",
         ),
-        ("eval run --suite smoke --limit ''", "'--limit': Expected an integer of at least 1; got ''."),
+        (
+            "eval run --suite smoke --limit ''",
+            "'--limit': Expected an integer of at least 1; got ''.",
+        ),
         ("eval run --suite smoke --method ''", "'--method': '' has an empty part."),
         ("eval run --suite smoke --source hed", "'--source': expected none, head, random"),
         ("eval run --suite smoke -s penalty=", "penalty of ridge: expected a number of at least 0"),
         ("eval sweep --store s --limit ''", "'--limit': '' has an empty part."),
         ("eval sweep --store s --method ' '", "'--method': ' ' has an empty part."),
-        ("eval sweep --store s --n-pairs 1,a", "'--n-pairs': expected an integer of at least 0, or all"),
+        (
+            "eval sweep --store s --n-pairs 1,a",
+            "'--n-pairs': expected an integer of at least 0, or all",
+        ),
         (
             "eval sweep --store s --prompts ''",
             "'--prompts': expected VARIANT[,…][:TEMPLATE[,…]]; got ''",
@@ -76,7 +82,9 @@ def test_the_smallest_of_several_limits_bounds_the_pairs(smoke_store, tmp_path, 
     few, more = (possible_pairs(opened, images, (8, 30), seeds=(0, 1), limits=limits)
                  for limits in ((20, 72), (72,)))  # fmt: skip
     assert (few, more) == ([8], [8, 30])
-    words = "eval sweep --n-pairs 8,30 --source none -s penalty=1 -s mix=1 --seeds 0 --task zero_shot"
+    words = (
+        "eval sweep --n-pairs 8,30 --source none -s penalty=1 -s mix=1 --seeds 0 --task zero_shot"
+    )
     words += f" --store {smoke_store} -o {tmp_path / 'r'} --limit 20,72 --dry-run"
     assert run_command(cli, "headstock", words.split()) == 0
     assert capsys.readouterr().out == "sweep: 2 runs, 0 finished, 2 new in 2 fits.\n"

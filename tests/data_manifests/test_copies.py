@@ -34,7 +34,7 @@ def whole(monkeypatch, tmp_path):
 
 
 def test_a_whole_copy_is_complete_and_builds(whole, tmp_path, call):
-    done = call("check", "food101", "--root", whole)
+    done = call("build", "food101", "--dry-run", "--root", whole)
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[0].endswith("food-101: train 3, test 3")
     assert done.stdout.splitlines()[-1] == "OK: the copy is complete"
@@ -54,7 +54,7 @@ def test_a_copy_that_lacks_images_is_told_item_by_item(whole, tmp_path, call):
     images = whole / "food-101/images"
     (images / "waffles/1.jpg").unlink()
     (images / "apple_pie/8.jpg").write_bytes(b"")
-    done = call("check", "food101", "--root", whole)
+    done = call("build", "food101", "--dry-run", "--root", whole)
     assert done.exit_code == 4
     assert done.exception is None or isinstance(done.exception, SystemExit)
     assert done.stdout.splitlines()[1:] == [
@@ -64,7 +64,7 @@ def test_a_copy_that_lacks_images_is_told_item_by_item(whole, tmp_path, call):
         "  images: test has 2 images, not 3.",
         "4 problems",
     ]
-    document = json.loads(call("check", "food101", "--root", whole, "--json").stdout)
+    document = json.loads(call("build", "food101", "--dry-run", "--root", whole, "--json").stdout)
     assert document["images"] == {"train": 2, "test": 2}
     assert document["problems"][0] == {
         "kind": "missing image", "where": "images/waffles/1.jpg",
@@ -121,7 +121,7 @@ def test_lists_of_another_form_are_sentences(whole, content, match):
 def test_a_folder_with_something_else_is_told_for_every_dataset(name, tmp_path, call):
     miniatures.write(tmp_path / "else", {"holiday/1.jpg": 1, "notes.txt": "mine"})
     for root in (tmp_path / "else", tmp_path / "nowhere"):
-        done = call("check", name, "--root", root)
+        done = call("build", name, "--dry-run", "--root", root)
         assert done.exit_code == 4, done.output
         assert "Traceback" not in done.output
         assert "problem" in done.stdout.splitlines()[-1]
@@ -135,14 +135,14 @@ def test_wrong_usage(tmp_path, call):
         (("build", "food101", "-o", tmp_path / "o"), "give it with --root"),
         (("build", "food101", "-o", tmp_path / "o", "--root", tmp_path, "--split", "tset"),
          "no split 'tset'. It has: train, test. Did you mean 'test'?"),
-        (("build", "dtd", "-o", tmp_path / "o", "--root", tmp_path, "--option", "partition=11"),
+        (("build", "dtd", "-o", tmp_path / "o", "--root", tmp_path, "-s", "partition=11"),
          "The option partition is '11'"),
-        (("build", "dtd", "-o", tmp_path / "o", "--root", tmp_path, "--option", "fold=1"),
+        (("build", "dtd", "-o", tmp_path / "o", "--root", tmp_path, "-s", "fold=1"),
          "No option named 'fold' for the dataset 'dtd'. Known options: partition"),
         (("build", "stamps", "-o", tmp_path / "o", "--root", tmp_path), "takes no --root"),
         (("build", "imagenet22k", "-o", tmp_path / "o", "--subset"), "takes no --subset"),
-        (("check", "stamps", "--root", tmp_path), "takes no --root"),
-        (("check", "imagenet12k", "--root", tmp_path), "takes no --root"),
+        (("build", "stamps", "--dry-run", "--root", tmp_path), "takes no --root"),
+        (("build", "imagenet12k", "--dry-run", "--root", tmp_path), "takes no --root"),
         (("build", "cars", "-o", tmp_path / "o", "--root", tmp_path, "--locale", "en"),
          "takes no --locale"),
     ):  # fmt: skip

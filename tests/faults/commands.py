@@ -58,8 +58,8 @@ _FIT = "--store store --images toy/image/toy"
 _HEAD = "--head labels/head_weight/toy --head-names labels/class_name/toy"
 _SETS = "--images toy/image/toy --captions toy/caption/toy"
 _EXTRACT = f"headstock extract manifest --kind image {_ENCODER} --thumbnails --jobs 1 --store store"
-_LABELS = "headstock data labels birds.txt -o labels"
-_PREFETCH = f"headstock store prefetch {{web}} {IMAGES}"
+_LABELS = "headstock data make birds.txt --as labels -o labels"
+_PREFETCH = f"headstock store pull {{web}} --cache-only --select {IMAGES}"
 _MOMENTS = f"headstock fit ridge {_FIT} --captions toy/caption/toy -s penalty=1 -o ridge"
 _SWEEP = (
     "headstock eval sweep --store store -o results --task zero_shot,retrieval --method ridge "
@@ -73,10 +73,10 @@ _FITTED: dict[str, Any] = {"world": "toy", "before": (_MOMENTS,)}
 _SWEPT: dict[str, Any] = {"world": "toy", "before": (_SWEEP,)}
 
 WRITES = (
-    Command("rm", f"headstock store rm store {IMAGES} --force", "birds", done="holds no set"),
-    Command("rm, of two", f"headstock store rm store {IMAGES} --force", "two_encoders",
+    Command("rm", f"headstock store rm store {IMAGES} --yes", "birds", done="holds no set"),
+    Command("rm, of two", f"headstock store rm store {IMAGES} --yes", "two_encoders",
             done="holds no set"),
-    Command("rm, unfinished", "headstock store rm store begun/image/toy --force", "unfinished",
+    Command("rm, unfinished", "headstock store rm store begun/image/toy --yes", "unfinished",
             done="holds no set"),
     Command("gc", "headstock store gc store --grace 1h", "litter"),
     Command("init", "headstock store init store"),
@@ -84,26 +84,26 @@ WRITES = (
     Command("init --shared, of a store", "headstock store init store --shared", "birds"),
     Command("tag", "headstock store tag store v1", "tagged"),
     Command("tag --delete", "headstock store tag store v0 --delete", "tagged"),
-    Command("sign", "headstock store sign store --key me.pem", "signing"),
+    Command("sign", "headstock store tag store --sign-key me.pem", "signing"),
     Command("push", "headstock store push store other", "tagged", _OTHER),
     Command("push, behind", "headstock store push store other", "beside", _OTHER),
     Command("pull", "headstock store pull {web} store", threads=True),
-    Command("sync", "headstock store sync store other", "apart", _OTHER),
+    Command("sync", "headstock store push store other --both", "apart", _OTHER),
     Command("repair", f"headstock store repair store {IMAGES}", "lost"),
-    Command("repair --from", f"headstock store repair store {IMAGES} --from copy", "damaged"),
-    Command("import", "headstock store import rows.npy --items items.csv --dataset birds --kind "
+    Command("repair --from", f"headstock store repair store {IMAGES} --copy copy", "damaged"),
+    Command("import", "headstock import rows.npy --items items.csv --dataset birds --kind "
     "image "
             "--encoder their:vit --store store", "rows_of_others"),
     *(
-        Command(f"export {form}", f"headstock store export store {IMAGES} --format {form} -o "
+        Command(f"export {form}", f"headstock export store {IMAGES} --format {form} -o "
         f"out/{name}",
                 "birds")
         for form, name in (("npy", "rows"), ("parquet", "rows.parquet"), ("h5", "rows.h5"),
                            ("safetensors", "rows.safetensors"))
     ),
-    Command("data make", "headstock data make folder photos -o manifest", "files", ()),
+    Command("data make", "headstock data make photos --as folder -o manifest", "files", ()),
     Command("data make csv",
-            "headstock data make csv pairs.csv -o manifest --option images=photos", "files",
+            "headstock data make pairs.csv --as csv -o manifest -s images=photos", "files",
             ()),
     Command("data labels", _LABELS, "files", ()),
     Command("data build", "headstock data build dtd --root data -o built --subset",
@@ -113,7 +113,7 @@ WRITES = (
     Command("card", "headstock store card store -o store", "birds"),
     # A shard of the cache that is complete loses its marks when it is opened next.
     Command("prefetch", _PREFETCH, stores=(), threads=True, after=_PREFETCH),
-    Command("cache gc", "headstock store cache gc --all", stores=(), before=(_PREFETCH,)),
+    Command("cache gc", "headstock cache --max-size 0", stores=(), before=(_PREFETCH,)),
     Command("fit", f"headstock fit ridge {_FIT} {_HEAD} -o aligners/ridge", "toy"),
     Command("fit --force", f"headstock fit ridge {_FIT} {_HEAD} -o ridge --force", **_FITTED),
     Command("fit, moments", _MOMENTS, "toy"),
@@ -148,7 +148,8 @@ WORKERS = {
             "--jobs 2", stores=("results/store",)): ("", 30),
 }  # fmt: skip
 
-#: Steps that `headstock demo` is given where it is killed as a whole: as its own, but small.
+#: Steps that `headstock reproduce demo` is given where it is killed as a whole: as its own, but
+#: small.
 DEMO = f"""
 headstock extract manifest --kind image {_ENCODER} --jobs 2 --store OUT/store
 headstock fit ridge {_FIT} --captions toy/caption/toy -s penalty=1 -o OUT/ridge --force
@@ -158,20 +159,20 @@ headstock report OUT/results --store store -o OUT/report.html
 
 #: Commands that only read, typed so that they do their work.
 READS = (
-    Command("ls", "headstock store ls store", "birds"),
-    Command("show", f"headstock store show store {IMAGES}", "birds"),
+    Command("ls", "headstock ls store", "birds"),
+    Command("show", f"headstock show store {IMAGES}", "birds"),
     Command("verify", "headstock store verify store", "birds"),
     Command("diff", "headstock store diff store other", "beside"),
-    Command("doctor", "headstock store doctor store", "birds"),
+    Command("doctor", "headstock doctor store", "birds"),
     Command("extract, dry run",
             f"headstock extract manifest --kind image {_ENCODER} --store store --dry-run", "model"),
     Command("card", "headstock store card store", "birds"),
-    Command("cache ls", "headstock store cache ls", "birds"),
-    Command("data sources", "headstock data sources"),
-    Command("data ls", "headstock data ls"),
-    Command("data show", "headstock data show manifest --full", "files",
-            before=("headstock data make folder photos -o manifest",)),
-    Command("data check", "headstock data check dtd --root data", "official"),
+    Command("cache ls", "headstock cache", "birds"),
+    Command("data sources", "headstock ls --available sources"),
+    Command("data ls", "headstock ls --available datasets"),
+    Command("data show", "headstock store verify manifest", "files",
+            before=("headstock data make photos --as folder -o manifest",)),
+    Command("data check", "headstock data build dtd --dry-run --root data", "official"),
     Command("ls, alignments", "headstock ls .", **_FITTED),
     Command("show, an alignment", "headstock show ridge", **_FITTED),
     Command("apply",
@@ -180,7 +181,7 @@ READS = (
     Command("eval table", "headstock eval table results", **_SWEPT),
     Command("eval compare", "headstock eval compare results:ridge/head/0 "
     "results:ridge/head/4", **_SWEPT),
-    Command("eval ls", "headstock eval ls results", **_SWEPT),
+    Command("eval ls", "headstock ls results", **_SWEPT),
     Command("check", "headstock check learner class-means"),
     Command("eval leaderboard", "headstock eval leaderboard board", "toy",
             before=(_SWEEP, _SUBMIT)),
@@ -188,7 +189,7 @@ READS = (
 )  # fmt: skip
 
 #: These write a folder; the rest is done by their steps, commands that are listed above.
-STEPS_ONLY = frozenset({"headstock demo", "headstock try", "headstock reproduce"})
+STEPS_ONLY = frozenset({"headstock try", "headstock reproduce"})
 
 
 @cache

@@ -198,8 +198,8 @@ class Typed:
 COMMANDS = (
     Typed("extract", ("extract a4 here",), (_extracted("a4", "here"),)),
     Typed("extend", ("extract a8 here",), (_extracted("a8", "here"),)),
-    Typed("rm", (f"store rm here {KEY} --force",), (_removed,)),
-    Typed("rm, another", (f"store rm here {KEY} --force", "extract b4 here"),
+    Typed("rm", (f"store rm here {KEY} --yes",), (_removed,)),
+    Typed("rm, another", (f"store rm here {KEY} --yes", "extract b4 here"),
           (_removed, _extracted("b4", "here")), first=False),
     Typed("tag", ("store tag here v1",), (_tagged("here"),)),
     Typed("tag --delete", ("store tag here v1 --delete",), (_untagged("here"),)),
@@ -207,7 +207,7 @@ COMMANDS = (
     Typed("push", ("store push here there",), (_copied("here", "there"),), partial=True),
     Typed("pull", ("store pull there here",), (_copied("there", "here"),), partial=True),
     Typed("repair", (f"store repair here {KEY}",), (_nothing,)),
-    Typed("repair --from", (f"store repair here {KEY} --from there",), (_nothing,)),
+    Typed("repair --from", (f"store repair here {KEY} --copy there",), (_nothing,)),
     Typed("card", ("store card here -o here",), (_nothing,)),
     Typed("push, bucket", (f"store push here {BUCKET}",), (_copied("here", BUCKET),), partial=True,
           bucket=True, worlds=("plain", "pushed")),
@@ -592,7 +592,7 @@ class Bed:
     def _model(self, world: str) -> Model:
         """Return what a world holds: a damaged one once it is whole."""
         if world == "damaged":
-            _set_up(f"store repair here {KEY} --from there")
+            _set_up(f"store repair here {KEY} --copy there")
         return observed()
 
     def _judge(
@@ -601,7 +601,7 @@ class Bed:
         ends = ", ".join(f"{typed.name} {codes}" for typed, codes in runs)
         wrong = [] if {c for _, codes in runs for c in codes} <= {0, 1, 4} else ["odd exit codes"]
         if world == "damaged":  # and stays so until somebody repairs it
-            Step(f"store repair here {KEY} --from there").run()
+            Step(f"store repair here {KEY} --copy there").run()
         for again in (False, True):
             for name in ("here", "there"):
                 if Path(name, "log.json").exists():

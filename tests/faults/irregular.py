@@ -84,7 +84,7 @@ def clean(root: Path, key: str) -> None:
 
 def remove(root: Path, key: str) -> None:
     """Remove a set."""
-    _typed("store", "rm", root, key, "--force")
+    _typed("store", "rm", root, key, "--yes")
 
 
 def extend(root: Path, key: str) -> None:

@@ -428,7 +428,7 @@ def run_workers(bed: Bed, command: Command, n: int) -> Result:
     return result
 
 
-#: Types `headstock demo` with the small steps.
+#: Types `headstock reproduce demo` with the small steps.
 _TYPE_DEMO = (
     "import sys; from dataclasses import replace; from bench.cli.demo import DEMO, Step; "
     "from tests.faults.commands import DEMO as SMALL; "
@@ -470,7 +470,7 @@ def _made(tree: dict[str, str]) -> dict[str, str]:
 
 
 def run_demo(folder: Path, n: int) -> Result:
-    """Kill `headstock demo` with all that it started, n times, and type it again."""
+    """Kill `headstock reproduce demo` with all that it started, n times, and type it again."""
     began = time.monotonic()
     result = Result("demo", 0, 0, n)
     world, root = folder / "world", folder / "root"

@@ -25,7 +25,7 @@ def warm_up() -> None:
         maintain(Path(folder))
         picture = scenarios.pictures(Path(folder) / "manifest", "one", 9)
         scenarios.extract(Path(folder) / "store", manifest=picture, thumbnails=True)
-        for arguments in (["store", "import", "--help"], ["store", "ls", f"{folder}/store"]):
+        for arguments in (["import", "--help"], ["ls", f"{folder}/store"]):
             scenarios.command(Path(folder), arguments=arguments, messages=f"{folder}/messages")
 
 

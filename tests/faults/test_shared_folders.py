@@ -247,10 +247,10 @@ def test_what_may_not_be_read_stays_listed_and_is_told(children: Children, share
     messages.touch()
     messages.chmod(0o666)
     for user in (BERT, CARL):
-        args = {"arguments": ["store", "ls", str(shared)], "messages": str(messages)}
+        args = {"arguments": ["ls", str(shared)], "messages": str(messages)}
         report = children.run("command", shared, args=args, **user)
         assert report.get("value") == 4, (report, messages.read_text())
-        args = {"arguments": ["store", "show", str(shared), hidden], "messages": str(messages)}
+        args = {"arguments": ["show", str(shared), hidden], "messages": str(messages)}
         assert children.run("command", shared, args=args, **user)["value"] == 1
         assert "cannot be read: Permission denied" in messages.read_text()
     # Bert goes on writing: what he cannot see he does not take out.

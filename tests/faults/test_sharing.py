@@ -91,7 +91,7 @@ def test_a_kill_at_the_requests(
         "push": ["store", "push", str(whole), address],
         "init": ["store", "init", address],
         "tag": ["store", "tag", address, "v2"],
-        "repair": ["store", "repair", str(root / "store"), key, "--from", address],
+        "repair": ["store", "repair", str(root / "store"), key, "--copy", address],
         "pull": ["store", "pull", address, str(root / "store")],
     }[command]
     filled: dict[str, bytes] = {}

@@ -13,7 +13,7 @@ from data_manifests.registry import BUILDERS
 from featstore import read_manifest
 from featstore.command_line import run_command
 from featstore.datasets import build_dataset
-from featstore.errors import ManifestError
+from featstore.errors import ManifestError, UnknownSetError
 from featstore.manifest.folder import STAGING
 from featstore.sources.reader import check_bytes
 from headstock.__main__ import cli
@@ -39,7 +39,7 @@ def source(tmp_path):
 @pytest.fixture
 def call():
     def invoke(*args):
-        return CliRunner().invoke(cli, ["data", *map(str, args)])
+        return CliRunner().invoke(cli, [str(arg) for arg in args])
 
     return invoke
 
@@ -52,7 +52,7 @@ def state(folder):
 
 
 def test_build_puts_data_on_stdout_and_progress_on_stderr(call, source, tmp_path):
-    done = call("build", "stamps", "-o", tmp_path / "out", "--source", source, "--json",
+    done = call("data", "build", "stamps", "-o", tmp_path / "out", "--source", source, "--json",
                 "--locale", "en,fr", "--locale", "de")  # fmt: skip
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
@@ -78,7 +78,7 @@ def test_build_puts_data_on_stdout_and_progress_on_stderr(call, source, tmp_path
 
 
 def test_building_again_touches_nothing(call, source, tmp_path):
-    arguments = ("build", "stamps", "-o", tmp_path / "out", "--source", source)
+    arguments = ("data", "build", "stamps", "-o", tmp_path / "out", "--source", source)
     assert call(*arguments).stdout.startswith("Built stamps")
     before = state(tmp_path / "out")
     again = call(*arguments)
@@ -157,10 +157,10 @@ def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
         (["build", "stamp", "-o", "x"], "No dataset named 'stamp'.*Did you mean 'stamps'"),
         (["build", "imagenet1k", "-o", "x", "--locale", "en"], "'imagenet1k' takes no --locale"),
         (["build", "stamps", "-o", "x", "--locale", "en,,fr"], "'en,,fr' has an empty part"),
-        (["build", "stamps"], "Missing option '-o'"),
+        (["build", "food101", "--dry-run"], "--dry-run compares a copy: give its folder"),
         (
             ["bild", "stamps"],
-            "No command named 'bild'. Known commands: build, check, labels, ls, make, ",
+            "No command named 'bild'. Known commands: build, make",
         ),
     ],
 )
@@ -213,7 +213,7 @@ def test_bad_input_is_one_line_and_exit_code_1(change, match, source, tmp_path, 
 
 
 def test_ls_and_show(call, source, tmp_path):
-    listed = json.loads(call("ls", "--json").stdout)
+    listed = json.loads(call("ls", "--available", "datasets", "--json").stdout)
     options = {entry["name"]: entry["options"] for entry in listed}
     assert options["stamps"] == ["locales", "source", "splits"]
     assert options["imagenet1k"] == [
@@ -222,10 +222,12 @@ def test_ls_and_show(call, source, tmp_path):
     assert options["imagenet22k"] == ["source"]
     assert options["coco"] == sorted({*options["food101"], "captions", "karpathy"})
     assert list(options) == list(BUILDERS) == sorted(BUILDERS)
-    assert re.search(r"imagenet1k +The 1,000 classes", call("ls").stdout)
+    assert re.search(
+        r"imagenet1k +featstore +The 1,000 classes", call("ls", "--available", "datasets").stdout
+    )
     assert json.loads(call("show", "stamps", "--json").stdout)["expected"]["images"] == 570
     out = tmp_path / "out"
-    call("build", "stamps", "-o", out, "--source", source)
+    call("data", "build", "stamps", "-o", out, "--source", source)
     shown = json.loads(call("show", out, "--json").stdout)
     assert shown["counts"]["image"]["total"] == 3
     assert shown["classes"] == 2
@@ -234,19 +236,17 @@ def test_ls_and_show(call, source, tmp_path):
     assert re.search(r"^image +3  train ", text, re.MULTILINE)
     (out / "images/food/apple.png").write_bytes(b"another")
     assert call("show", out).exit_code == 0
-    failed = call("show", out, "--full").exception
-    assert isinstance(failed, ManifestError)
-    assert "'stamps/food/apple'" in str(failed)
+    assert "'stamps/food/apple'" in call("store", "verify", out).output
 
 
 def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
     (tmp_path / "birds.txt").write_text("great auk\ntern\n")
-    done = call("labels", tmp_path / "birds.txt", "-o", tmp_path / "out")
+    done = call("data", "make", tmp_path / "birds.txt", "-o", tmp_path / "out")
     assert done.stdout.startswith("Made birds in ")
     assert re.search(r"^classes +2$", done.stdout, re.MULTILINE)
     assert json.loads(call("show", tmp_path / "out", "--json").stdout)["classes"] == 2
-    again = call("labels", tmp_path / "birds.txt", "-o", tmp_path / "out", "--json")
+    again = call("data", "make", tmp_path / "birds.txt", "-o", tmp_path / "out", "--json")
     said = {"name": "birds", "folder": str(tmp_path / "out"), "classes": 2}
-    assert json.loads(again.stdout) == said
-    failed = call("labels", tmp_path / "none.txt", "-o", tmp_path / "x")
-    assert "Cannot read the label file 'none.txt'" in str(failed.exception)
+    assert json.loads(again.stdout).items() >= said.items()
+    failed = call("data", "make", tmp_path / "none.txt", "-o", tmp_path / "x")
+    assert "none.txt' cannot be opened" in str(failed.exception)

@@ -60,7 +60,7 @@ def _write(root: Path, n: int, fail: tuple[int, ...] = (), **key: str) -> str:
 def test_show_says_what_the_set_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _write(tmp_path, 8)
     key = _write(tmp_path, 12, fail=(11,))
-    assert _run("store", "show", tmp_path, KEY, "--json") == 0
+    assert _run("show", tmp_path, KEY, "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     # Rows: six times (3, 4), then (6, 0), (7, 0) … (10, 0); the last failed.
     assert shown["norms"] == {
@@ -87,7 +87,7 @@ def test_show_says_what_the_set_is(tmp_path: Path, capsys: pytest.CaptureFixture
         if not name.endswith("zarr.json") and name.split("/")[0] not in ("revisions", "runs")
     ), names
     old = shown["revisions"][0]["revision_id"]
-    assert _run("store", "show", tmp_path, KEY, "--json", "--revision", old[:9]) == 0
+    assert _run("show", tmp_path, f"{KEY}@{old[:9]}", "--json") == 0
     earlier = json.loads(capsys.readouterr().out)
     assert (earlier["revision_id"], earlier["n"], earlier["failures"]) == (old, 8, {})
     assert earlier["norms"]["max"] == 7
@@ -95,7 +95,7 @@ def test_show_says_what_the_set_is(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_show_reads_no_rows_if_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _write(tmp_path, 5)
-    assert _run("store", "show", tmp_path, KEY, "--json", "--quick") == 0
+    assert _run("show", tmp_path, KEY, "--json", "--quick") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["norms"] is None
     assert shown["duplicates"] == {
@@ -140,7 +140,7 @@ def test_ls_has_precision_size_and_revisions(
 ) -> None:
     _write(tmp_path, 8)
     _write(tmp_path, 12, fail=(10,))
-    assert _run("store", "ls", tmp_path) == 0
+    assert _run("ls", tmp_path) == 0
     head, line, total = capsys.readouterr().out.splitlines()
     assert head.split() == ["NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE"]
     assert line.split()[1:4] == ["12", "2", "float16"]
@@ -149,7 +149,7 @@ def test_ls_has_precision_size_and_revisions(
     for heading in ("ROWS", "DIM", "SIZE"):  # numbers end where their headings end
         assert line[head.index(heading) + len(heading) - 1] not in " ,"
         assert line[head.index(heading) + len(heading)] == " "
-    assert _run("store", "ls", tmp_path, "--json") == 0
+    assert _run("ls", tmp_path, "--json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["precision"], row["revisions"], row["state"]) == ("float32", 2, "finished")
     assert f"  {human_bytes(row['bytes'])}  " in line
@@ -158,14 +158,14 @@ def test_ls_has_precision_size_and_revisions(
 
 def test_ls_names_what_is_unusual(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("store", "init", tmp_path) == 0
-    assert _run("store", "ls", tmp_path) == 0
+    assert _run("ls", tmp_path) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
         f"{tmp_path} holds no sets. `headstock extract` makes one."
     ]
     _write(tmp_path, 8, precision="bfloat16")
     damaged = _write(tmp_path, 8, encoder="timm:zoo")
     next((tmp_path / damaged / "revisions").iterdir()).write_bytes(b"{}")
-    assert _run("store", "ls", tmp_path) == 0
+    assert _run("ls", tmp_path) == 0
     _, first, second, total = capsys.readouterr().out.splitlines()
     assert first.endswith("computed in bfloat16")
     assert "damaged: " in second
@@ -182,7 +182,7 @@ def test_show_takes_runs_of_any_shape(
     key = _write(tmp_path, 8)
     (tmp_path / key / "runs").mkdir(exist_ok=True)
     (tmp_path / key / "runs" / "x.json").write_text(json.dumps(facts))
-    assert _run("store", "show", tmp_path, key) == 0
+    assert _run("show", tmp_path, key) == 0
     assert "made from" in capsys.readouterr().out
 
 
@@ -198,8 +198,8 @@ def test_a_file_address_is_a_folder_of_this_machine(
 ) -> None:
     _write(tmp_path / "a store", 5)
     address = (tmp_path / "a store").as_uri()
-    for command in ("verify", "ls", "gc"):
-        assert _run("store", command, address) == 0, capsys.readouterr().err
+    for words in (["store", "verify"], ["ls"], ["store", "gc"]):
+        assert _run(*words, address) == 0, capsys.readouterr().err
     assert not (tmp_path / "file:").exists()
 
 
@@ -210,13 +210,13 @@ def test_rm_asks_or_says_yes(
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert _run("store", "rm", tmp_path, KEY) == EXIT_USAGE
     assert (
-        f"There is no terminal to confirm the removal of {key}: add --force."
+        f"There is no terminal to confirm the removal of {key}: add --yes."
         in capsys.readouterr().err
     )
-    assert _run("store", "rm", tmp_path, "birds/image/tyo", "--force") == EXIT_ERROR
+    assert _run("store", "rm", tmp_path, "birds/image/tyo", "--yes") == EXIT_ERROR
     assert "Did you mean 'birds/image/timm.toy'?" in capsys.readouterr().err
     assert len(open_store(tmp_path).sets()) == 1
-    assert _run("store", "rm", tmp_path, KEY, "--force") == 0
+    assert _run("store", "rm", tmp_path, KEY, "--yes") == 0
     assert open_store(tmp_path).sets() == []
 
 
@@ -227,7 +227,7 @@ def test_an_unfinished_set_goes_by_its_short_name(
     limits = LayoutLimits(block_rows=4, plain_bytes=0)
     with SetWriter(tmp_path, replace(TOY, dtype="float32"), items, 2, limits=limits) as writer:
         writer.write_block(0, np.ones((4, 2)))
-    assert _run("store", "show", tmp_path, KEY) == EXIT_ERROR
+    assert _run("show", tmp_path, KEY) == EXIT_ERROR
     assert "is not complete" in capsys.readouterr().err
     assert _run("store", "rm", tmp_path, KEY, "--json") == 0
     assert json.loads(capsys.readouterr().out)["removed"] == str(writer.key)
@@ -263,12 +263,13 @@ def test_verify_takes_the_beginning_of_a_key(
 @pytest.mark.parametrize(
     "words",
     [
-        "store init STORE", "store ls STORE", "store ls --encoders", "store show STORE KEY",
+        "store init STORE", "ls STORE", "ls --available encoders", "show STORE KEY",
         "store verify STORE", "store gc STORE", "store diff STORE STORE", "store tag STORE v1",
         "store tag STORE v1 --delete", "store card STORE", "store card STORE -o OUT",
-        "store push STORE OUT/copy", "store pull STORE OUT/copy", "store sync STORE OUT/copy",
-        "store repair STORE KEY", "store export STORE KEY -o OUT/rows.npy --format npy",
-        "store cache ls", "data ls", "data sources", "data show stamps", "store rm STORE KEY",
+        "store push STORE OUT/copy", "store pull STORE OUT/copy", "store repair STORE KEY",
+        "store push STORE OUT/copy --both", "export STORE KEY -o OUT/rows.npy --format npy",
+        "cache", "ls --available datasets", "ls --available sources", "show stamps",
+        "store rm STORE KEY",
     ],
 )  # fmt: skip
 def test_json_is_one_document_on_stdout(

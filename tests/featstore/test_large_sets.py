@@ -64,7 +64,7 @@ def _imported(tmp_path: Path, items: pl.DataFrame) -> pl.DataFrame:
     np.save(tmp_path / "rows.npy", np.ones((items.height, 1), np.int8))
     items.write_parquet(tmp_path / "items.parquet")
     _run(
-        "store", "import", tmp_path / "rows.npy", "--items", tmp_path / "items.parquet", "--store",
+        "import", tmp_path / "rows.npy", "--items", tmp_path / "items.parquet", "--store",
         tmp_path / "store", "--dataset", "d", "--kind", "caption", "--encoder", "a:b",
     )  # fmt: skip
     return open_store(tmp_path / "store").view("d/caption/a.b").items

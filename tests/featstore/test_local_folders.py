@@ -68,7 +68,7 @@ def test_commands_say_what_to_do(
         [{"item_id": f"b/{i}", "kind": "image"} for i in range(2)]))  # fmt: skip
     before = sorted(here.rglob("*"))
     for arguments in (
-        ["store", "import", "rows.npy", "--dataset", "b", "--kind", "image", "--encoder", "a:b",
+        ["import", "rows.npy", "--dataset", "b", "--kind", "image", "--encoder", "a:b",
          "--store"],
         ["store", "verify"], ["store", "gc"], ["store", "card", "store", "-o"],
     ):  # fmt: skip

@@ -201,7 +201,8 @@ def plugin(tmp_path, no_plugins) -> Path:
 
 def test_a_file_registers_encoders_sources_and_datasets(plugin, tmp_path, capsys):
     assert (
-        run_command(cli, "headstock", ["store", "ls", "--encoders", "--plugin", str(plugin)]) == 0
+        run_command(cli, "headstock", ["ls", "--available", "encoders", "--plugin", str(plugin)])
+        == 0
     )
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.split()[:4] == ["encoder", "length", "my", "things.py"]
@@ -221,7 +222,7 @@ def test_a_file_registers_encoders_sources_and_datasets(plugin, tmp_path, capsys
     with pytest.raises(ManifestError, match="'nothing' returned NoneType"):
         make_manifest("nothing", tmp_path, tmp_path / "m")
     assert SOURCES.about("nothing") == "Never what it should be."
-    build = ["data", "build", "two-words", "-o", str(tmp_path / "out"), "--option", "first=c"]
+    build = ["data", "build", "two-words", "-o", str(tmp_path / "out"), "-s", "first=c"]
     assert run_command(cli, "headstock", build) == 0
     assert find_builder("two-words").options == {"root", "first"}
     made = build_dataset("two-words", tmp_path / "out", first="c")
@@ -247,7 +248,9 @@ def test_what_cannot_be_loaded_is_one_error(tmp_path, no_plugins, capsys):
         ("no_such_module_at_all", "No module named 'no_such_module_at_all'"),
     ):
         os.environ[plugins.ENVIRONMENT] = ""
-        assert run_command(cli, "headstock", ["store", "ls", "--encoders", "--plugin", place]) == 1
+        assert (
+            run_command(cli, "headstock", ["ls", "--available", "encoders", "--plugin", place]) == 1
+        )
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1

@@ -75,14 +75,14 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _commands(root: Path) -> Iterator[list[str]]:
     store, made, key = str(root / "store"), str(root / "made"), KEY
     lines = [
-        ["store", "ls", store], ["store", "show", store, key], ["store", "show", store, key + EVIL],
-        ["store", "verify", store], ["store", "doctor", store], ["store", "card", store],
+        ["ls", store], ["show", store, key], ["show", store, key + EVIL],
+        ["store", "verify", store], ["doctor", store], ["store", "card", store],
         ["store", "diff", store, key, store, key], ["store", "gc", store],
         ["store", "tag", store], ["store", "tag", store, EVIL], ["data", "show", made],
         ["data", "labels", made + EVIL, "-o", str(root / "out")],
         ["data", "make", "folder", made + EVIL, "-o", str(root / "out")],
-        ["store", "export", store, key, "-o", str(root / f"o{EVIL}.npy"), "--format", "npy"],
-        ["store", "import", str(root / f"o{EVIL}.npy"), "--store", str(root / "s"),
+        ["export", store, key, "-o", str(root / f"o{EVIL}.npy"), "--format", "npy"],
+        ["import", str(root / f"o{EVIL}.npy"), "--store", str(root / "s"),
          "--dataset", "d", "--kind", "image", "--encoder", EVIL],
         ["store", "push", store, str(root / "copy")], ["store", "repair", store, key],
     ]  # fmt: skip
@@ -159,7 +159,7 @@ def test_no_command_prints_what_acts_on_a_terminal(stranger: Path, terminal: str
 @pytest.mark.usefixtures("forked")
 def test_json_stays_json(stranger: Path) -> None:
     store = str(stranger / "store")
-    printed = _run([["store", "show", store, KEY, "--json"]], terminal=None)
+    printed = _run([["show", store, KEY, "--json"]], terminal=None)
     document = json.loads(printed.rpartition("code ")[0])
     assert document["space"][EVIL] == {EVIL: EVIL}
     assert list(document["failures"].values()) == [EVIL]
@@ -290,7 +290,7 @@ def test_a_pipe_is_coloured_only_if_it_is_forced(
     ("typed", "completed"),
     [
         ("headstock l", ["ls"]),
-        ("headstock store show STORE birds/i", ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),
+        ("headstock show STORE birds/i", ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),
         ("headstock fit procr", ["procrustes"]),
         ("headstock fit ridge --store STORE --images b", ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),
         ("headstock fit ridge --store nowhere --images b", []),

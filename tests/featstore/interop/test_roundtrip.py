@@ -174,10 +174,10 @@ def test_failed_items_are_left_out_and_older_revisions_can_be_had(
         key = write_set(tmp_path / "s", rows[:n], _items(n), failures={"b/1": "torn", "b/5": "x"})
     store = open_store(tmp_path / "s")
     first = store.revisions(key)[0].commit.revision_id
-    for out, kept, more in [("new", [0, 2, 3, 4, 6], []), ("old", [0, 2], ["--revision", first])]:
+    for out, kept, at in [("new", [0, 2, 3, 4, 6], ""), ("old", [0, 2], f"@{first}")]:
         path = tmp_path / f"{out}.{form}"
         arguments = [
-            "store", "export", str(tmp_path / "s"), key, "-o", str(path), "--format", form, *more,
+            "export", str(tmp_path / "s"), f"{key}{at}", "-o", str(path), "--format", form,
         ]  # fmt: skip
         assert run_command(cli, "headstock", [*arguments, "--json"]) == 0
         said = json.loads(capsys.readouterr().out)
@@ -233,7 +233,7 @@ def test_plain_files_with_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     )
     for name in ("x.npy", "x.h5"):
         store = tmp_path / f"store-{name}"
-        arguments = ["store", "import", str(tmp_path / name), "--items",
+        arguments = ["import", str(tmp_path / name), "--items",
                      str(tmp_path / "items.csv"), "--store", str(store), "--dataset", "d",
                      "--kind", "image", "--encoder", "their:vit", "--json"]  # fmt: skip
         assert run_command(cli, "headstock", arguments) == 0
@@ -360,7 +360,7 @@ def test_a_row_of_zeros_is_an_item_without_embedding(
     np.save(tmp_path / "rows.npy", rows)
     pl.DataFrame({"item_id": list("abcd")}).write_csv(tmp_path / "items.csv")
     arguments = [
-        "store", "import", str(tmp_path / "rows.npy"), "--items", str(tmp_path / "items.csv"),
+        "import", str(tmp_path / "rows.npy"), "--items", str(tmp_path / "items.csv"),
         "--store", str(tmp_path / "s"), "--dataset", "back", "--kind", "image",
         "--encoder", "x:y",
     ]  # fmt: skip
@@ -399,7 +399,7 @@ def test_the_export_command(
     store_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [
-        "store", "export", str(store_path), "birds/image/toy", "-o", str(tmp_path / "o.h5"),
+        "export", str(store_path), "birds/image/toy", "-o", str(tmp_path / "o.h5"),
         "--format", "h5",
     ]  # fmt: skip
     assert run_command(cli, "headstock", arguments) == 0

@@ -19,6 +19,10 @@ from tests.fitters.toy_store import HEAD, NAMES, X, write_toy_store
 IMAGES = "birds/image/toy"
 
 
+#: A pattern that fits IMAGES alone.
+FEW = "*/image/*"
+
+
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
     code = run_command(cli, "headstock", [str(word) for word in args])
     said = capsys.readouterr()
@@ -34,13 +38,13 @@ def run_json(capsys: pytest.CaptureFixture[str], *args: object) -> Any:
 def test_ls_and_show_of_an_address(
     served: Proxy, store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    remote = run_json(capsys, "store", "ls", served.url)
-    local = run_json(capsys, "store", "ls", store_folder)
+    remote = run_json(capsys, "ls", served.url)
+    local = run_json(capsys, "ls", store_folder)
     for row in (*remote, *local):
         row.pop("bytes")  # of a remote set: what the current revision names
     assert remote == local
-    shown = run_json(capsys, "store", "show", served.url, IMAGES)
-    here = run_json(capsys, "store", "show", store_folder, IMAGES)
+    shown = run_json(capsys, "show", served.url, IMAGES)
+    here = run_json(capsys, "show", store_folder, IMAGES)
     for name in ("norms", "duplicates", "failures", "space", "revisions"):
         assert shown[name] == here[name]
 
@@ -63,27 +67,27 @@ def test_sync_brings_both_sides_together(
 ) -> None:
     one, other = make_store(tmp_path / "one"), tmp_path / "other"
     run_json(capsys, "store", "pull", one, other, "--select", "*/image/*")
-    done = run_json(capsys, "store", "sync", other, one)
+    done = run_json(capsys, "store", "push", "--both", other, one)
     assert [sorted(way["sets"].values()) for way in done] == [["same"], ["new", "same"]]
     assert len(open_store(other).sets()) == 2
 
 
 def test_prefetch_and_the_cache(served: Proxy, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "store", "prefetch", served.url, IMAGES)
+    code, out, _ = run(capsys, "store", "pull", served.url, "--cache-only", "--select", FEW)
     assert code == 0
     assert "in the cache" in out
-    kept = run_json(capsys, "store", "cache", "ls")
+    kept = run_json(capsys, "cache")
     assert {row["what"] for row in kept["kept"]} == {"shard", served.url}
-    (again,) = run_json(capsys, "store", "prefetch", served.url, IMAGES)
+    (again,) = run_json(capsys, "store", "pull", served.url, "--cache-only", "--select", FEW)
     info = open_store(served.url).info(IMAGES)
     assert (again["key"], again["revision_id"]) == (str(info.key), info.commit.revision_id)
     assert again["bytes"] == open_store(served.url).stored_bytes(info)
-    removed = run_json(capsys, "store", "cache", "gc", "--max-bytes", 300_000)
+    removed = run_json(capsys, "cache", "--max-size", 300_000)
     assert sum(row["bytes"] for row in removed["removed"]) > 0
-    left = run_json(capsys, "store", "cache", "ls")
+    left = run_json(capsys, "cache")
     assert sum(row["bytes"] for row in left["kept"] if row["what"] == "shard") <= 300_000
-    run_json(capsys, "store", "cache", "gc", "--all")
-    assert run_json(capsys, "store", "cache", "ls") == {"kept": [], "bytes": 0}
+    run_json(capsys, "cache", "--max-size", "0")
+    assert run_json(capsys, "cache") == {"kept": [], "bytes": 0}
 
 
 def test_init_says_whether_the_store_is_new(
@@ -101,7 +105,7 @@ def test_init_says_whether_the_store_is_new(
 def test_prefetch_of_a_folder_is_no_use(
     store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = run(capsys, "store", "prefetch", store_folder, IMAGES)
+    code, _, err = run(capsys, "store", "pull", store_folder, "--cache-only")
     assert (code, "on this machine already" in err) == (2, True)
 
 
@@ -145,11 +149,11 @@ def test_tag_and_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     root = make_store(tmp_path / "own")
     assert len(run_json(capsys, "store", "tag", root, "v1")["sets"]) == 2
     extend(root, 5)
-    code, out, _ = run(capsys, "store", "diff", root, root, "--revision-a", "v1")
+    code, out, _ = run(capsys, "store", "diff", f"{root}@v1", root)
     assert code == 0
     assert "5 items added" in out
     assert "1 set differs" in out
-    (found,) = run_json(capsys, "store", "diff", root, root, "--revision-b", "v1")
+    (found,) = run_json(capsys, "store", "diff", root, f"{root}@v1")
     assert (found["added"], found["removed"], found["changed_blocks"]) == (0, 5, 0)
     code, _, err = run(capsys, "store", "tag", root, "v1")
     assert (code, "never change" in err) == (1, True)

@@ -16,7 +16,7 @@ from tests.featstore.remote.proxy import Answer, Proxy
 
 
 def doctor(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, dict[str, Any]]:
-    code = run_command(cli, "headstock", ["store", "doctor", *map(str, args), "--json"])
+    code = run_command(cli, "headstock", ["doctor", *map(str, args), "--json"])
     found = json.loads(capsys.readouterr().out)
     return code, {row["what"]: row for row in found}
 
@@ -28,7 +28,7 @@ def test_all_is_well(store_folder: Path, served: Proxy, capsys: pytest.CaptureFi
         assert code == 0
         assert found["sets"]["text"] == "2 can be opened"
         assert {row["state"] for row in found.values()} == {"fine"}
-    assert run_command(cli, "headstock", ["store", "doctor", str(store_folder)]) == 0
+    assert run_command(cli, "headstock", ["doctor", str(store_folder)]) == 0
     assert re.search(
         r"^OK  permissions +can be written by you$", capsys.readouterr().out, re.MULTILINE
     )

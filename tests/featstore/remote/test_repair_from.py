@@ -159,7 +159,7 @@ def test_the_command(
     key = damage(copied)
     assert run_command(cli, "headstock", ["store", "repair", str(copied), key]) == EXIT_VERIFY
     assert "--from ADDRESS" in capsys.readouterr().out
-    arguments = ["store", "repair", str(copied), key, "--from", served.url]
+    arguments = ["store", "repair", str(copied), key, "--copy", served.url]
     assert run_command(cli, "headstock", [*arguments, "--dry-run"]) == EXIT_VERIFY
     assert f"Would rebuild {key}/{DATA}" in capsys.readouterr().out
     assert run_command(cli, "headstock", arguments) == 0
@@ -169,5 +169,5 @@ def test_the_command(
     assert run_command(cli, "headstock", [*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fetched"] == []
     assert run_command(
-        cli, "headstock", ["store", "repair", str(copied), key, "--from", "s4://x"]
+        cli, "headstock", ["store", "repair", str(copied), key, "--copy", "s4://x"]
     ) == (EXIT_ERROR)

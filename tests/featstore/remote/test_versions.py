@@ -124,7 +124,7 @@ def test_a_tag_of_a_stranger(document: object, grown: Path) -> None:
 
 def test_a_set_that_a_tag_names_is_kept(grown: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Removed and written anew, it would leave a tag that names what nobody has."""
-    remove = ["store", "rm", str(grown), IMAGES, "--force"]
+    remove = ["store", "rm", str(grown), IMAGES, "--yes"]
     drop = [["store", "tag", str(grown), name, "--delete"] for name in ("v1", "v2")]
     assert run_command(cli, "headstock", remove) == 1
     said = capsys.readouterr().err

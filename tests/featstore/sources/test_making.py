@@ -9,7 +9,7 @@ import pytest
 from featstore import read_manifest
 from featstore.command_line import run_command
 from featstore.errors import ManifestError
-from featstore.sources.making import SOURCES, default_name, make_manifest
+from featstore.sources.making import SOURCES, default_name, guessed, make_manifest
 from headstock.__main__ import cli
 from tests.small_files import picture, write
 
@@ -73,53 +73,75 @@ def test_a_folder_that_holds_something_else_is_left_alone(photos, tmp_path):
 
 
 def run(capsys, *args):
-    code = run_command(cli, "headstock", ["data", *map(str, args)])
+    code = run_command(cli, "headstock", [str(arg) for arg in args])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 
 
 def test_make_and_show(photos, tmp_path, capsys):
     out = tmp_path / "out"
-    code, text, _ = run(capsys, "make", "folder", photos, "-o", out, "--name", "p", "--json",
-                        "--option", "split=test")  # fmt: skip
+    code, text, _ = run(capsys, "data", "make", photos, "-o", out, "--name", "p", "--json",
+                        "-s", "split=test")  # fmt: skip
     document = json.loads(text)
     assert code == 0
     assert (document["name"], document["root"]) == ("p", str(photos))
     assert document["items"] == {"image": {"test": 2, "total": 2}}
     assert read_manifest(out).facts["source"] == {"kind": "folder", "options": {"split": "test"}}
-    code, text, _ = run(capsys, "make", "folder", photos, "-o", tmp_path / "two")
+    code, text, _ = run(capsys, "data", "make", photos, "-o", tmp_path / "two")
     assert (
         text.splitlines()[0] == f"Made my-photos in {tmp_path / 'two'}. Its files are in {photos}."
     )
-    assert run(capsys, "show", out, "--full")[0] == 0
+    assert run(capsys, "store", "verify", out)[0] == 0
     write(photos, {"a.png": picture(7)})
-    code, _, error = run(capsys, "show", out, "--full")
-    assert code == 1
+    code, _, error = run(capsys, "store", "verify", out)
+    assert code == 4
     assert "'p/image/a.png'" in error
 
 
 def test_sources_are_listed_with_their_options(capsys):
-    code, text, _ = run(capsys, "sources", "--json")
+    code, text, _ = run(capsys, "ls", "--available", "sources", "--json")
     assert code == 0
     assert [entry["name"] for entry in json.loads(text)] == list(SOURCES)
-    _, text, _ = run(capsys, "sources")
-    assert re.search(r"split=… +split of every item", text)
+    _, text, _ = run(capsys, "ls", "--available", "sources")
+    assert re.search(r"every image below a folder \(-s split\)", text)
 
 
 @pytest.mark.parametrize(
     ("args", "code", "match"),
     [
-        (["make", "foldr", "x", "-o", "y"], 2, "No source named 'foldr'.*Did you mean 'folder'"),
-        (["make", "folder", "x"], 2, "Missing option '-o'"),
-        (["make", "folder", ".", "-o", "y", "--option", "split"], 2, "'split' is not KEY=VALUE"),
-        (["make", "folder", ".", "-o", "y", "--option", "a=1", "--option", "a=2"], 2, "twice"),
-        (["make", "folder", "gone", "-o", "y"], 1, "No such file"),
-        (["make", "folder", ".", "-o", "y", "--option", "splt=x"], 1, "Did you mean 'split'"),
+        (["x", "--as", "foldr"], 2, "No source named 'foldr'.*Did you mean 'folder'"),
+        ([".", "--as", "folder", "-s", "split"], 2, "'split' is not NAME=VALUE"),
+        ([".", "--as", "folder", "-s", "a=1", "-s", "a=2"], 2, "twice"),
+        ([".", "--as", "folder", "--variants", "name"], 2, "Prompts are for a list of classes"),
+        (["gone", "--as", "folder"], 1, "No such file"),
+        (["gone"], 1, "The location 'gone' cannot be"),
+        ([".", "--as", "folder", "-s", "splt=x"], 1, "Did you mean 'split'"),
     ],
 )
 def test_wrong_use_is_one_line(args, code, match, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    got, out, error = run(capsys, *args)
+    got, out, error = run(capsys, "data", "make", *args, "-o", "y")
     assert (got, out, error.count("\n")) == (code, "", 1)
     assert re.search(match, error)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("files", "source"),
+    [
+        (["a.png"], "folder"), (["x/a.png", "y/b.png"], "folder"), (["0.tar"], "webdataset"),
+        (["data.parquet"], "parquet"), (["state.json", "data.arrow"], "hf"),
+    ],
+)  # fmt: skip
+def test_what_lies_in_a_folder_says_how_it_is_read(files, source, tmp_path):
+    write(tmp_path / "here", dict.fromkeys(files, "x"))
+    assert guessed(tmp_path / "here") == source
+
+
+def test_the_name_of_a_file_says_how_it_is_read(tmp_path):
+    for name, source in (("a.csv", "csv"), ("a.jsonl", "jsonl"), ("a.tar", "webdataset"),
+                         ("a.parquet", "parquet"), ("birds.txt", "labels")):  # fmt: skip
+        (tmp_path / name).touch()
+        assert guessed(tmp_path / name) == source
+    assert guessed("hf://datasets/OWNER/NAME") == "hf"
+    assert guessed("https://example.org/0.tar") == "webdataset"

@@ -238,7 +238,7 @@ def test_which_urls_an_item_may_have(uri, fault):
 
 
 def test_the_command_says_what_was_left_out(listing, tmp_path, capsys):
-    args = ["make", "urls", str(listing), "-o", str(tmp_path / "out")]
+    args = ["make", str(listing), "--as", "urls", "-o", str(tmp_path / "out")]
     assert run_command(cli, "headstock", ["data", *args]) == 0
     assert "3 files left out: " in capsys.readouterr().out
     assert run_command(cli, "headstock", ["data", *args, "--json"]) == 0

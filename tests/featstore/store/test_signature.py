@@ -80,7 +80,8 @@ def refused(root: Path, key: str, match: str) -> None:
     with pytest.raises(SignatureError, match=match):
         open_store(root, key=key)
     assert (
-        run_command(cli, "headstock", ["store", "verify", str(root), "--key", key]) == EXIT_VERIFY
+        run_command(cli, "headstock", ["store", "verify", str(root), "--trusted-key", key])
+        == EXIT_VERIFY
     )
 
 
@@ -104,7 +105,7 @@ def test_what_was_signed_reads(signed: tuple[Path, str], secret: Path, tmp_path:
         assert [len(store.view(name)) for name in (IMAGES, TEXTS)] == [2, 5]
         assert len(open_store(root, revision="v1", key=form).sets()) == 2
     assert verify_store(root).problems == []
-    assert run_command(cli, "headstock", ["store", "verify", str(root), "--key", key]) == 0
+    assert run_command(cli, "headstock", ["store", "verify", str(root), "--trusted-key", key]) == 0
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 
@@ -113,7 +114,8 @@ def test_the_same_state_is_signed_once(signed: tuple[Path, str], secret: Path) -
     before = (root / "log.json").read_bytes()
     for _ in range(2):
         assert (
-            run_command(cli, "headstock", ["store", "sign", str(root), "--key", str(secret)]) == 0
+            run_command(cli, "headstock", ["store", "tag", str(root), "--sign-key", str(secret)])
+            == 0
         )
         assert (root / "log.json").read_bytes() == before
 
@@ -167,7 +169,7 @@ def test_a_whole_state_put_back_is_told_where_a_later_one_was_seen(
     assert len(open_store(before, key=key).view(IMAGES)) == 2
     with pytest.raises(SignatureError, match="number 1; number 2 is asked for"):
         open_store(before, key=key, at_least=2)
-    arguments = ["store", "verify", str(before), "--key", key, "--at-least", "2"]
+    arguments = ["store", "verify", str(before), "--trusted-key", key, "--at-least", "2"]
     assert run_command(cli, "headstock", arguments) == EXIT_VERIFY
     shutil.rmtree(own_cache)
     assert len(open_store(root, key=key).view(IMAGES)) == 2
@@ -249,7 +251,9 @@ def test_a_copy_is_signed_if_it_holds_what_was_signed(
     root, key, before = grown
     assert (
         run_command(
-            cli, "headstock", ["store", "pull", str(root), str(tmp_path / "a"), "--key", key]
+            cli,
+            "headstock",
+            ["store", "pull", str(root), str(tmp_path / "a"), "--trusted-key", key],
         )
         == 0
     )
@@ -264,7 +268,16 @@ def test_a_copy_is_signed_if_it_holds_what_was_signed(
     # An earlier signature does not replace a later one.
     copy_sets(before, tmp_path / "a")
     assert len(open_store(tmp_path / "a", key=key, at_least=2).sets()) == 2
-    pull = ["store", "pull", str(before), str(tmp_path / "b"), "--key", key, "--at-least", "2"]
+    pull = [
+        "store",
+        "pull",
+        str(before),
+        str(tmp_path / "b"),
+        "--trusted-key",
+        key,
+        "--at-least",
+        "2",
+    ]
     assert run_command(cli, "headstock", pull) == 1
     assert not (tmp_path / "b").exists()
 
@@ -272,7 +285,7 @@ def test_a_copy_is_signed_if_it_holds_what_was_signed(
 def test_a_key_is_made_once(tmp_path: Path, signed: tuple[Path, str]) -> None:
     root, _ = signed
     path = tmp_path / "made" / "own.pem"
-    sign = ["store", "sign", str(root), "--key", str(path), "--new-key"]
+    sign = ["store", "tag", str(root), "--sign-key", str(path), "--new-key"]
     assert run_command(cli, "headstock", sign) == 0
     data = path.read_bytes()
     assert run_command(cli, "headstock", sign) == 0
@@ -444,7 +457,7 @@ def test_a_key_of_small_order_is_trusted_nowhere(signed: tuple[Path, str], key: 
             "store", command, str(root),
             *([str(root.with_name("own"))] if command == "pull" else []),
         ]  # fmt: skip
-        assert run_command(cli, "headstock", [*words, "--key", key]) in (1, EXIT_VERIFY)
+        assert run_command(cli, "headstock", [*words, "--trusted-key", key]) in (1, EXIT_VERIFY)
     assert not root.with_name("own").exists()
 
 
@@ -463,7 +476,7 @@ def test_a_private_key_in_a_store_is_refused(
     root, _ = signed
     before = set(root.rglob("*"))
     inside = root / place
-    words = ["store", "sign", str(root), "--key", str(inside)]
+    words = ["store", "tag", str(root), "--sign-key", str(inside)]
     assert run_command(cli, "headstock", [*words, "--new-key"]) == 1
     assert f"{inside} lies in the store" in capsys.readouterr().err
     assert set(root.rglob("*")) == before  # none was written
@@ -477,5 +490,9 @@ def test_a_private_key_in_a_store_is_refused(
     outside = root.with_name("linked.pem")
     shutil.copy(secret, inside.with_name("other.pem"))
     outside.symlink_to(inside.with_name("other.pem"))
-    assert run_command(cli, "headstock", ["store", "sign", str(root), "--key", str(outside)]) == 1
-    assert run_command(cli, "headstock", ["store", "sign", str(root), "--key", str(secret)]) == 0
+    assert (
+        run_command(cli, "headstock", ["store", "tag", str(root), "--sign-key", str(outside)]) == 1
+    )
+    assert (
+        run_command(cli, "headstock", ["store", "tag", str(root), "--sign-key", str(secret)]) == 0
+    )

@@ -1,0 +1,448 @@
+"""What a path holds, and what has a name: ls, show, export; and the state of a folder.
+
+A path is looked at, and the function of its kind prints it; none is imported before.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import click
+
+from featstore.cli.options import KEY, split_tag, work_below
+from featstore.command_line import (
+    StorePlace,
+    StoreType,
+    count,
+    json_option,
+    print_json,
+    print_listed,
+    store_option,
+    usage_error,
+)
+from featstore.errors import FeatstoreError, UnknownSetError, unknown_name
+from featstore.terminal import TextTable
+
+#: What is looked for by name -> where its registry is.
+AVAILABLE = {
+    "methods": "fitters.methods:METHODS",
+    "learners": "fitters.few_shot.registry:LEARNERS",
+    "tasks": "bench.options:TASKS",
+    "suites": "bench.suites.registry:SUITES",
+    "encoders": "featstore.encoders.registry:FAMILIES",
+    "datasets": "featstore.datasets:DATASETS",
+    "sources": "featstore.sources.making:SOURCES",
+}
+
+#: What a path is -> what prints its line or lines, and what shows it whole.
+_LOOKS = {
+    "stores": ("featstore.cli.store:list_sets", "featstore.cli.store:show_store"),
+    "manifests": ("featstore.cli.manifests:show_manifest", "featstore.cli.manifests:show_manifest"),
+    "datasets": ("featstore.cli.manifests:show_dataset", "featstore.cli.manifests:show_dataset"),
+    "alignments": ("fitters.cli.apply:list_alignments", "fitters.cli.apply:show_alignment"),
+    "results": ("bench.cli.results:list_series", "bench.cli.results:show_verdict"),
+    "boards": ("bench.cli.results:show_boards", "bench.cli.results:show_boards"),
+    "boxes": ("bench.cli.demo:show_box", "bench.cli.demo:show_box"),
+    "folders": ("bench.cli.look:list_folder", "bench.cli.look:list_folder"),
+}
+
+
+def look_at(path: str) -> tuple[str, StorePlace, str]:
+    """Return what a path is, where it lies, and the KEY of a set that follows a store's path.
+
+    Raises
+    ------
+    click.UsageError
+        If it is there, and is nothing that Headstock writes.
+    UnknownSetError
+        If it is not there, and no dataset or box has this name.
+    """
+    place = StoreType().convert(path, None, None)
+    base, _ = split_tag(place)
+    if not isinstance(base, Path):
+        return "stores", place, ""
+    for folder in (base, *base.parents):
+        kind = _kind_of(folder) if folder.is_dir() else ""
+        if kind == "stores" or (kind and folder == base):
+            key = base.relative_to(folder).as_posix()
+            return kind, place if folder == base else folder, "" if key == "." else key
+    if (base / "zarr.json").is_file():  # a store whose log is lost: opening it says so
+        return "stores", place, ""
+    if base.suffix == ".toml" and base.is_file():
+        return "boxes", base, ""
+    if base.is_dir() and (any(find_work(base).values()) or not any(base.iterdir())):
+        return "folders", base, ""
+    if base.exists():
+        raise usage_error(_advice(base))
+    return _named(path), path, ""
+
+
+def _chosen(path: str, key: str | None) -> tuple[str, StorePlace, str]:
+    """Return what `look_at` does; with a KEY, the path is a store's."""
+    return ("stores", StoreType().convert(path, None, None), key) if key else look_at(path)
+
+
+def _kind_of(folder: Path) -> str:
+    names = {entry.name for entry in folder.iterdir()}
+    for kind, signs in _SIGNS.items():
+        if kind != "reports" and signs(names):
+            return kind
+    if names and all(name.endswith(".json") for name in names):
+        return "boards"
+    below = [entry for entry in folder.iterdir() if entry.is_dir()]
+    are_saved = below and all((entry / "alignment.json").is_file() for entry in below)
+    return "alignments" if are_saved else ""
+
+
+def _named(name: str) -> str:
+    """Return whether a name is that of a dataset or of a box."""
+    from bench.reproduction import BUILT_IN
+    from featstore.datasets import DATASETS
+
+    if name in BUILT_IN or name in DATASETS:
+        return "boxes" if name in BUILT_IN else "datasets"
+    known = unknown_name("dataset", name, DATASETS, listed_by="headstock ls --available datasets")
+    raise UnknownSetError(f"{name} does not exist. {known}")
+
+
+def _advice(place: Path) -> str:
+    """Say what a path is that is nothing of ours, and what to type."""
+    from featstore.sources.tables import IMAGE_SUFFIXES
+
+    typed = shlex.quote(str(place))
+    if place.is_file():
+        return f"{place} is a file that `headstock ls` and `headstock show` cannot read."
+    n = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in place.rglob("*"))
+    what = f"{place} holds {count(n, 'picture')}" if n else f"{place} holds nothing of Headstock's"
+    return f"{what}: `headstock data make {typed}` makes a manifest of it."
+
+
+@click.command(
+    "ls",
+    epilog="\b\nExample:\n  headstock ls build/demo/store\n  headstock ls --available methods",
+)
+@click.argument("path", required=False)
+@click.option(
+    "--available", type=click.Choice([*AVAILABLE]), metavar="KIND",
+    help=f"List what has a name: {', '.join(AVAILABLE)}.",
+)  # fmt: skip
+@json_option
+def ls_command(path: str | None, available: str | None, as_json: bool) -> int:
+    """List what a path holds, or what has a name.
+
+    PATH is a store or its address, a set (STORE/KEY), a manifest, a saved alignment, a folder of
+    results, submissions or alignments, or a box. Without one, the state of this folder is printed.
+    The exit code is 4 if something of it is damaged.
+    """
+    if available is not None and path is not None:
+        raise usage_error("Give a PATH, or --available.")
+    if available is not None:
+        registry = resolve_name(AVAILABLE[available])
+        rows = registry.listed()
+        for row in rows if available in ("datasets", "sources") else ():
+            row["options"] = sorted(registry[row["name"]].options)
+            row["text"] += f" (-s {', '.join(row['options'])})" if row["options"] else ""
+        print_listed(rows, as_json=as_json)
+        return 0
+    if path is None:
+        return list_folder(Path(), as_json=as_json)
+    kind, place, key = look_at(path)
+    more = {"key": key} if key else {}
+    return resolve_name(_LOOKS[kind][0])(place, as_json=as_json, **more) or 0
+
+
+def list_folder(folder: Path, *, as_json: bool) -> int:
+    """Print what lies in a folder and below, and the next command."""
+    found = find_work(folder)
+    if as_json:
+        print_json({**found, "next": next_command(found)})
+    else:
+        _print_state(found)
+    return 0
+
+
+@click.command(
+    "show",
+    epilog="\b\nExample:"
+    "\n  headstock show build/demo/store stamps/image/tf_efficientnet_lite0"
+    "\n  headstock show build/demo/aligners/ridge-head",
+)
+@click.argument("path")
+@click.argument("key", required=False, type=KEY)
+@click.option("--quick", is_flag=True, help="Read sizes and metadata, not every row of a set.")
+@json_option
+def show_command(path: str, key: str | None, quick: bool, as_json: bool) -> int:
+    """Show one store, set, manifest, alignment, result or box.
+
+    PATH is what `headstock ls` takes. A set of a store is STORE KEY or STORE/KEY; KEY is any part
+    of a key that fits one set, and KEY@REVISION one revision of it. The name of a dataset shows
+    what is known of it, and with which settings it is built.
+    """
+    kind, place, inside = _chosen(path, key)
+    if quick and not inside:
+        raise usage_error("--quick is for a set of a store: STORE KEY.")
+    more = {"key": inside, "quick": quick} if inside else {}
+    return resolve_name(_LOOKS[kind][1])(place, as_json=as_json, **more) or 0
+
+
+@click.command(
+    "export",
+    epilog="\b\nExample:"
+    "\n  headstock export build/demo/store stamps/image/tf_efficientnet_lite0 -o out.safetensors"
+    "\n  headstock export build/demo/aligners/ridge-head --store build/demo/store \\"
+    "\n      --names stamps/class_name/all-MiniLM-L6-v2 -o head.safetensors",
+)
+@click.argument("path")
+@click.argument("key", required=False, type=KEY)
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path),
+    help="Write to this file or folder.",
+)  # fmt: skip
+@click.option(
+    "--format", "form", type=click.Choice(["npy", "npz", "safetensors", "parquet", "h5"]),
+    help="Write in this format [default: that of the name of --out].",
+)  # fmt: skip
+@click.option(
+    "--names", metavar="KEY", type=KEY,
+    help="Add one row for each class of this set of names: a head made from names.",
+)  # fmt: skip
+@store_option("Read --names from this store.", required=False)
+@json_option
+def export_command(
+    path: str, key: str | None, out: Path, form: str | None, names: str | None,
+    store: StorePlace | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Write a set or a saved alignment for other programs.
+
+    Of a set every bit is kept. Items that failed have no row and are left out. npy and parquet have
+    no bfloat16: they get the same values as float32. An output that is there must have the same
+    bytes. Of an alignment the arrays are written, never pickle. With --names the file also holds
+    `class_rows`: one row per class in the shared space. For `ridge`, whose shared space is the
+    image space, that is a classification head made from text alone; the file says how to use it.
+    """
+    kind, place, inside = _chosen(path, key)
+    form = form or out.suffix.removeprefix(".")
+    if kind == "alignments":
+        options: dict[str, Any] = {"store": store, "names": names}
+        resolve_name("fitters.cli.apply:export_alignment")(
+            place, out, form, as_json=as_json, **options
+        )
+    elif inside:
+        if names is not None:
+            raise usage_error("--names is for a saved alignment.")
+        resolve_name("featstore.cli.share:export_rows")(place, inside, out, form, as_json=as_json)
+    else:
+        raise usage_error("An export is of a set (STORE KEY) or of a saved alignment.")
+
+
+#: How many lines of a sort are printed.
+_SHOWN = 8
+
+
+def find_work(root: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the manifests, stores, alignments, results and reports in `root` and below.
+
+    Four levels are looked at, but no hidden folder, no folder of tests and no environment. Small
+    JSON files alone are read: no store is opened, and no row.
+
+    Returns
+    -------
+    dict
+        ``{"manifests": …, "stores": …, "alignments": …, "results": …, "reports": …}``: of each a
+        list of dictionaries, the last changed first, with the ``path`` below `root` and the time
+        ``changed`` (UTC); for a manifest also its ``name`` and its ``kinds`` of items, for a store
+        ``sets`` (their keys) and the time it was ``made``, for results
+        their ``suites``. ``problem`` says what is wrong with one that cannot be read.
+    """
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _SIGNS}
+    for path, names in work_below(root):
+        for kind, signs in _SIGNS.items():
+            found[kind] += [_described(kind, path, sign) for sign in signs(names)]
+    for entries in found.values():
+        entries.sort(key=lambda entry: entry["changed"], reverse=True)
+    return found
+
+
+def _described(kind: str, folder: Path, sign: str) -> dict[str, Any]:
+    """Return what there is to say of a thing whose `sign`, a file or a folder, lies in `folder`."""
+    path = folder / sign if kind == "reports" else folder
+    facts: dict[str, Any] = {"path": str(path), "changed": _utc(_last_change(folder / sign))}
+    try:
+        facts |= _FACTS[kind](path) if kind in _FACTS else {}
+    except (FeatstoreError, OSError, AttributeError, TypeError) as err:
+        facts["problem"] = str(err)
+    return facts
+
+
+def _last_change(path: Path) -> float:
+    """Return when a file was written; of a folder, when its last entry was made."""
+    try:
+        return path.stat().st_mtime
+    except OSError:  # it went away meanwhile, or a link leads nowhere
+        return 0.0
+
+
+def _utc(seconds: float) -> str:
+    """Return a time as ISO 8601 to the microsecond: what is sorted and compared as text."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+
+
+def _store_sign(names: set[str]) -> list[str]:
+    from featstore.store.log import NAME
+
+    return [NAME] if names >= {NAME, "zarr.json"} else []
+
+
+def _manifest_sign(names: set[str]) -> list[str]:
+    is_one = "dataset.toml" in names and any(name.endswith(".parquet") for name in names)
+    return ["dataset.toml"] if is_one else []
+
+
+def _report_signs(names: set[str]) -> list[str]:
+    pages = (name for name in sorted(names) if name.endswith(".html"))
+    return [name for name in pages if f"{name.removesuffix('.html')}_files" in names]
+
+
+#: What is looked for -> of the names in a folder, those whose time is that of one.
+_SIGNS: dict[str, Callable[[set[str]], list[str]]] = {
+    "manifests": _manifest_sign,
+    "stores": _store_sign,
+    "alignments": lambda names: (
+        ["alignment.json"] if names >= {"alignment.json", "arrays.safetensors"} else []
+    ),
+    "results": lambda names: ["runs"] if "runs" in names and names & {"ranks", "sums"} else [],
+    "reports": _report_signs,
+}
+
+
+def _store_facts(path: Path) -> dict[str, Any]:
+    from featstore.store.log import read_log
+
+    return {"sets": sorted(read_log(path).sets), "made": _utc(_last_change(path / "zarr.json"))}
+
+
+def _results_facts(path: Path) -> dict[str, Any]:
+    from featstore.store.files import read_json
+
+    sessions = [read_json(file) for file in sorted((path / "sessions").glob("*.json"))[-100:]]
+    return {"suites": list(dict.fromkeys(str(session.get("suite")) for session in sessions))}
+
+
+def _manifest_facts(path: Path) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        facts = tomllib.loads((path / "dataset.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        return {"kinds": [], "problem": f"dataset.toml cannot be read: {err}"}
+    kinds = sorted({file.stem for file in path.glob("*.parquet")} - {"classes"})
+    return {"name": str(facts.get("name")), "kinds": kinds}
+
+
+_FACTS = {"manifests": _manifest_facts, "stores": _store_facts, "results": _results_facts}
+
+
+def next_command(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the command that goes on from what `find_work` found.
+
+    What was changed last counts: results that are older than the last change of a store are not
+    gone on from.
+    """
+    tried = Path(TRY_OUT)
+    work = {
+        kind: [one for one in entries if not Path(one["path"]).is_relative_to(tried)]
+        for kind, entries in found.items()
+    }
+    stores, manifests = work["stores"], work["manifests"]
+    if not stores and manifests:
+        return _first_extraction(manifests)
+    if not stores:
+        return "headstock reproduce demo" if found["results"] else "headstock try"
+    store, place = stores[0], shlex.quote(stores[0]["path"])
+    results = _since(store["changed"], work["results"])
+    if results and not _since(results[0]["changed"], work["reports"]):
+        out = shlex.quote(str(Path(results[0]["path"]).parent / "report.html"))
+        return f"headstock report {shlex.quote(results[0]['path'])} --store {place} -o {out}"
+    if results:
+        stored = {key.split("/")[0] for one in stores for key in one.get("sets", [])}
+        new = [one for one in manifests if one["kinds"] and one.get("name") not in stored]
+        return _first_extraction(new) if new else "headstock ls --available sources"
+    keys = [tuple(key.split("/")) for key in store.get("sets", [])]
+    # Names that are added to a store ask for no other fit, but a new store does.
+    fits = _since(store.get("made", store["changed"]), work["alignments"])
+    suite = _suite_options({key[:2] for key in keys}) if fits else ""
+    if fits:
+        done = f"headstock show {shlex.quote(fits[0]['path'])}"
+        return f"headstock eval run {suite} --store {place} -o results" if suite else done
+    for image in (key for key in keys if key[1] == "image"):
+        for text in (key for key in keys if key[:2] == (image[0], "caption")):
+            pair = f"--images {'/'.join(image)} --captions {'/'.join(text)}"
+            return f"headstock fit ridge --store {place} {pair} -o aligners/ridge"
+    return f"headstock ls {place}"
+
+
+#: Where `headstock try` writes: a taste, from which nothing goes on but the demo.
+TRY_OUT = "build/try"
+
+
+def _since(time: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries that were changed at a time or later."""
+    return [one for one in entries if one["changed"] >= time]
+
+
+#: Encoders that a first extraction names, by the kind of items.
+_ENCODERS = {"image": "timm:resnet18", "class_name": "st:all-MiniLM-L6-v2"}
+
+
+def _first_extraction(manifests: list[dict[str, Any]]) -> str:
+    """Return the command that extracts images, or else class names, of a manifest."""
+    for kind, encoder in _ENCODERS.items():
+        for one in manifests:
+            if kind in one["kinds"]:
+                options = f"--kind {kind} --encoder {encoder} --store store"
+                return f"headstock extract {shlex.quote(one['path'])} {options}"
+    return f"headstock show {shlex.quote(manifests[0]['path'])}"
+
+
+def _suite_options(kinds: set[tuple[str, str]]) -> str:
+    """Return the options of the suite that a store of these (dataset, kind) can run, or ""."""
+    heads = sorted(one for one, kind in kinds if kind == "head_weight" and (one, _NAMES) in kinds)
+    scored = sorted(one for one, kind in kinds if kind == "image" and (one, _NAMES) in kinds)
+    if "stamps" in scored and "imagenet1k" in heads:
+        return "--suite demo"
+    if not heads or not scored:
+        return ""
+    several = len({one for one, kind in kinds if kind == "head_weight"}) > 1
+    label_set = f" --label-set {heads[0]}" if several else ""
+    return f"--suite demo --dataset {scored[0]}{label_set}"
+
+
+_NAMES = "class_name"
+
+
+def _print_state(found: dict[str, list[dict[str, Any]]]) -> None:
+    rows = []
+    for kind, entries in found.items():
+        rows += [[kind.upper(), "", ""]] if entries else []
+        for entry in entries[:_SHOWN]:
+            changed = f"{entry['changed'][:10]} {entry['changed'][11:16]}"
+            rows.append([f"  {entry['path']}", changed, entry.get("problem") or _in_words(entry)])
+        if len(entries) > _SHOWN:
+            rows.append([f"  and {len(entries) - _SHOWN:,} more (--json lists all)", "", ""])
+    if rows:
+        TextTable(["", "CHANGED (UTC)", "CONTENT"], rows).show()
+    else:
+        click.echo("There is no work in this folder or in four levels of folders below it.")
+    click.echo(f"\nNext:  {next_command(found)}\nHelp:  headstock --help")
+
+
+def _in_words(entry: dict[str, Any]) -> str:
+    """Return what a thing holds."""
+    if "sets" in entry:
+        return count(len(entry["sets"]), "set")
+    return ", ".join([*entry.get("suites", []), *entry.get("kinds", [])])
