@@ -13,7 +13,7 @@ from data_manifests.registry import BUILDERS
 from featstore import read_manifest
 from featstore.command_line import run_command
 from featstore.datasets import build_dataset
-from featstore.errors import ManifestError, UnknownSetError
+from featstore.errors import ManifestError
 from featstore.manifest.folder import STAGING
 from featstore.sources.reader import check_bytes
 from headstock.__main__ import cli
