@@ -122,7 +122,7 @@ def test_the_command_uses_a_cluster_that_runs(
     """Another process joins the cluster by its address, as a user's would."""
     address = ray_cluster.get_runtime_context().gcs_address
     command = [
-        sys.executable, "-c", "from fitters.cli import main; main()", "fit", "ridge",
+        sys.executable, "-m", "headstock", "fit", "ridge",
         "--store", store_path, "--images", X, "--captions", Y, "-s", "penalty=0.3",
         "--engine", "ray", "--ray-address", address, "--jobs", "2",
         "-o", tmp_path / "a", "--json",
