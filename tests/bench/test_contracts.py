@@ -24,6 +24,7 @@ from fitters.few_shot.cross_modal import CrossModal
 from fitters.few_shot.learner import LinearClassifier, sum_by_class
 from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.registry import LEARNERS
+from fitters.few_shot.ridge_probe import RanPAC
 from fitters.methods import METHODS, Method
 from fitters.trained.presets import PRESETS
 from headstock.__main__ import cli
@@ -267,11 +268,12 @@ def test_a_floor_of_few_rounds_keeps_the_rest(check):
     assert broken(check("aligner", quick)) == FLOORS["mini-vec2vec"]
 
 
-#: Every learner, some with fewer steps, but for two whose training takes 5 seconds and more.
+#: Every learner, some in small, but for two whose training takes 5 seconds and more.
 LEARNED = {
     **LEARNERS.built_in,
-    "logistic-probe": partial(LogisticProbe, steps=2),
-    "cross-modal": partial(CrossModal, steps=5),
+    "logistic-probe": partial(LogisticProbe, steps=0, masses=(1.0, 4.0)),
+    "cross-modal": partial(CrossModal, steps=5, learning_rates=(1e-3,)),
+    "ranpac": partial(RanPAC, width=200),
 }
 del LEARNED["tip-adapter-f"], LEARNED["paper-few-shot"]
 
