@@ -80,7 +80,8 @@ def test_pooled_merge_is_the_moments_of_all_rows():
 
 def test_within_source_merge_is_the_moments_of_rows_about_their_own_mean():
     one, two = draw_rows(1, 30), draw_rows(2, 50, offset=4.0)
-    merged = merge_within_source(Moments.from_rows(*one), Moments.from_rows(*two))
+    about_ones = Moments.from_rows(*two).shifted(np.ones(5), np.ones(3))
+    merged = merge_within_source(Moments.from_rows(*one), about_ones)
     moved = []
     for x, y, weight in (one, two):
         x0 = x - np.average(x, axis=0, weights=weight) + merged.mean_x
