@@ -54,7 +54,7 @@ COMMANDS = (
     f"headstock eval task few_shot -s learner=prior-means --method mine --source head {SETS}",
     "headstock eval table results --all",
     "headstock data build swatches -o swatches",
-    "headstock data make captioned-list swatches/list.txt -o listed -s split=test",
+    "headstock data make swatches/list.txt --as captioned-list -o listed -s split=test",
     "headstock extract swatches --kind image --encoder colours:4 --store own",
 )
 

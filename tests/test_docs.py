@@ -485,9 +485,7 @@ def test_every_command_has_help_with_an_example_and_json(path: tuple[str, ...]) 
             param.help for param in command.params
             if isinstance(param, click.Option) and "--json" in param.opts
         )  # fmt: skip
-        # A taste has no answer of its own: it prints what it would run.
-        what = "the commands as" if path[1:] == ("try",) else "the answer as one"
-        assert help_of_json.startswith(f"Print {what} ")
+        assert help_of_json.startswith("Print the answer as one ")
 
 
 @pytest.mark.parametrize("page", screens.PAGES)

@@ -372,9 +372,15 @@ def next_command(found: dict[str, list[dict[str, Any]]]) -> str:
         stored = {key.split("/")[0] for one in stores for key in one.get("sets", [])}
         new = [one for one in manifests if one["kinds"] and one.get("name") not in stored]
         return _first_extraction(new) if new else "headstock ls --available sources"
-    keys = [tuple(key.split("/")) for key in store.get("sets", [])]
     # Names that are added to a store ask for no other fit, but a new store does.
     fits = _since(store.get("made", store["changed"]), work["alignments"])
+    return _after_extraction(store, fits)
+
+
+def _after_extraction(store: dict[str, Any], fits: list[dict[str, Any]]) -> str:
+    """Return the command that goes on from a store without results, and from fits on it."""
+    place = shlex.quote(store["path"])
+    keys = [tuple(key.split("/")) for key in store.get("sets", [])]
     suite = _suite_options({key[:2] for key in keys}) if fits else ""
     if fits:
         done = f"headstock show {shlex.quote(fits[0]['path'])}"

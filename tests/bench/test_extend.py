@@ -107,7 +107,7 @@ def test_a_task_and_a_learner_of_files_are_in_one_table(typed, tmp_path):
 def test_a_dataset_a_source_and_an_encoder_of_files_make_a_set_without_torch(typed, tmp_path):
     typed("headstock data build swatches --plugin swatches.py -o swatches")
     (tmp_path / "swatches/list.txt").write_text("red-0.png\tA red square.\n")
-    listed = "headstock data make captioned-list swatches/list.txt -o listed -s split=test"
+    listed = "headstock data make swatches/list.txt --as captioned-list -o listed -s split=test"
     assert "image        1  test 1" in typed(f"{listed} --plugin captioned_list.py")
     extract = "extract swatches --kind image --encoder colours:4 --plugin colours.py --store own"
     code = "import sys; sys.modules['torch'] = None; from headstock.__main__ import main; main()"
