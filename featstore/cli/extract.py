@@ -58,7 +58,8 @@ _DECODER, _OF_HEADS = "an extraction", "a head"
 
 def _settings(named: Mapping[str, Any]) -> Owners:
     """Return what ``-s`` sets: of the encoders that a command line names, and of any extraction."""
-    names = [n if n.partition(":")[2] else f"{n.partition(':')[0]}:NAME" for n in named["encoder"]]
+    typed = named.get("encoder") or ()
+    names = [n if n.partition(":")[2] else f"{n.partition(':')[0]}:NAME" for n in typed]
     return {
         **encoder_settings(names),
         _DECODER: settings_of(ExtractConfig),
