@@ -108,13 +108,13 @@ class Results:
         """
         numbers = []
         for leaf in LEAVES:
-            if leaf.dtype == pl.String and {int, float} & set(leaf.types):
+            if leaf.dtype == pl.String and leaf.option.type in (int, float):
                 given = pl.col(leaf.name).cast(pl.Float64, strict=False)
                 if leaf.name in CHOSEN:
                     given = pl.coalesce(given, pl.col(f"{leaf.name}_chosen"))
                 if leaf.name == "n_pairs":
                     given = pl.coalesce(given, pl.col("n_images_fitted"))
-                dtype = pl.Float64 if float in leaf.types else pl.Int64
+                dtype = pl.Float64 if leaf.option.type is float else pl.Int64
                 numbers.append(given.cast(dtype).alias(leaf.name))
         return self.rows.with_columns(numbers)
 

@@ -13,12 +13,12 @@ fields.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args
 
 from bench.code import code_digest, origin_of, whole_code
 from bench.errors import ProtocolError
@@ -34,8 +34,8 @@ from bench.options import (
 )
 from featstore.errors import unknown_name
 from featstore.identity import canonical_json, sha256_hex
-from featstore.options import check_values, hints_of, option
-from fitters.methods import METHODS, Method
+from featstore.options import Option, check_values, hints_of, option, record_of
+from fitters.methods import METHODS, Method, methods_with
 from fitters.settings import TEMPLATES, VARIANTS, Control, FitConfig, PairControl
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
@@ -656,20 +656,13 @@ class Leaf:
         Attributes that lead to it from a run.
     default : object
         MISSING where there is none, or where it is part of every id.
-    types : tuple
-        Types and words that its annotation names, in order, without None.
-    optional : bool
-        Whether it may be None.
-    part, metadata
-        The dataclass that has it, and what it says of it.
+    option : Option
+        What its annotation states.
     """
 
     path: tuple[str, ...]
     default: Any
-    types: tuple[Any, ...]
-    optional: bool
-    part: type = field(repr=False)
-    metadata: Mapping[str, Any] = field(repr=False, compare=False)
+    option: Option
 
     @cached_property
     def name(self) -> str:
@@ -687,8 +680,7 @@ class Leaf:
         import polars as pl
 
         known = {bool: pl.Boolean, int: pl.Int64, float: pl.Float64}
-        (only, *others) = self.types
-        return pl.String if others else known.get(only, pl.String)
+        return pl.String if self.option.words else known.get(self.option.type, pl.String)
 
     @cached_property
     def _get(self) -> Callable[[Run], Any]:
@@ -703,24 +695,9 @@ class Leaf:
                 for own in fields(value)
                 if getattr(value, own.name) != own.default
             }
-        if self._is_float and not isinstance(value, (float, str, NoneType)):
+        if self.option.type is float and not isinstance(value, (float, str, NoneType)):
             return float(value)
         return value
-
-    @cached_property
-    def _is_float(self) -> bool:
-        return float in self.types
-
-    def check(self, value: Any) -> None:
-        """Raise what its part of a run raises for a value out of its range.
-
-        Raises
-        ------
-        ProtocolError, fitters.errors.SettingError
-        """
-        required = {one.name: "" for one in fields(self.part) if one.default is MISSING}
-        self.part(**required | {self.name: value})
-        self.check_number(value)
 
     def check_number(self, value: Any) -> None:
         """Raise ProtocolError for a number that no column of results holds."""
@@ -752,21 +729,7 @@ def leaves_of(cls: type, path: tuple[str, ...] = ()) -> Iterator[Leaf]:
             yield from leaves_of(hint, own)
         else:
             default = MISSING if entry.name in _ALWAYS else entry.default
-            types, optional = tuple(dict.fromkeys(_types(hint))), NoneType in get_args(hint)
-            yield Leaf(own, default, types, optional, cls, entry.metadata)
-
-
-def _types(hint: Any) -> Iterator[Any]:
-    """Yield the types of an annotation; of a literal its words, of a tuple ``tuple``."""
-    if get_origin(hint) is Literal:
-        yield from get_args(hint)
-    elif get_origin(hint) is tuple:
-        yield tuple
-    elif get_args(hint):
-        for part in get_args(hint):
-            yield from _types(part)
-    elif hint is not NoneType:
-        yield hint
+            yield Leaf(own, default, record_of(entry, hint))
 
 
 #: The fields of a run, those of its parts among them.
@@ -784,12 +747,7 @@ def has_setting(method: str, name: str) -> bool:
     spec: Method | None = METHODS.get(method)
     if spec is None:
         return method != IDENTITY
-    return spec.fitted_on == "training" if name == "precision" else spec.takes(name)
-
-
-def methods_with(setting: str) -> list[str]:
-    """Return the names of the methods that have a setting."""
-    return [name for name in METHODS if has_setting(name, setting)]
+    return spec.takes(name)
 
 
 def _by_part(values: dict[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 import click
@@ -161,8 +162,9 @@ class SectionedCommand(click.Command):
     ----------
     sections : dict
         Heading -> flags below it, in their order; the rest follow as "More options".
-    named : tuple of (str, callable), optional
-        Heading and lines of what its argument may name: they end a help that names nothing.
+    named : tuple of (str, str), optional
+        Heading and registry ("module:name") of what its argument may name: they end a help that
+        names nothing.
     settings : callable, optional
         What the command line names -> its settings, by what has them: the command then has the
         option ``-s``, and its help ends in what that takes. It is given the parameters, in a help
@@ -173,7 +175,7 @@ class SectionedCommand(click.Command):
         self,
         *args: Any,
         sections: dict[str, str],
-        named: tuple[str, Callable[[], list[tuple[str, str]]]] | None = None,
+        named: tuple[str, str] | None = None,
         settings: Callable[[Mapping[str, Any]], Owners] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -207,9 +209,9 @@ class SectionedCommand(click.Command):
             with formatter.section(f"Settings of {owner} (-s)"):
                 formatter.write_dl(setting_lines(own) or [("none", "")])
         if self.named is not None and not owners:
-            title, known = self.named
+            title, registry = self.named
             with formatter.section(title):
-                formatter.write_dl(known())
+                formatter.write_dl(resolve_name(registry).known())
 
     def _typed(self, ctx: click.Context) -> dict[str, Any]:
         """Return the parameters of the line as they were typed, as far as it can be parsed."""
@@ -382,11 +384,12 @@ def print_json(value: Any) -> None:
     click.echo(json_text(value))
 
 
-def completed(names: Callable[[], Iterable[str]]) -> Callable[..., list[CompletionItem]]:
-    """Return what completes a parameter of click by these names, looked up when they are needed."""
+def completed(registry: str) -> Callable[..., list[CompletionItem]]:
+    """Return what completes a parameter of click by the names in a registry, "module:name"."""
 
     def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
-        return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+        names = resolve_name(registry)
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
     return complete
 

@@ -12,19 +12,16 @@ import inspect
 import reprlib
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from featstore.errors import FeatstoreError, OptionError, did_you_mean, unknown_name
-
-if TYPE_CHECKING:
-    import click
 
 _T = TypeVar("_T")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -189,10 +186,10 @@ def _options(cls: type) -> tuple[Option, ...]:
     entries = [entry for entry in fields(cls) if "option" in entry.metadata]
     hints = hints_of(cls, [entry.name for entry in entries])
     own = sorted(entries, key=lambda entry: entry.name not in cls.__annotations__)
-    return tuple(_record(entry, hints[entry.name]) for entry in own)
+    return tuple(record_of(entry, hints[entry.name]) for entry in own)
 
 
-def _record(entry: Field[Any], hint: Any) -> Option:
+def record_of(entry: Field[Any], hint: Any) -> Option:
     """Return what a field and its annotation state; a field without `option` states little."""
     names = ("metavar", "none", "at_least", "above", "below")
     about: dict[str, Any] = {"help": "", "flag": "-s", **dict.fromkeys(names)}
@@ -224,7 +221,7 @@ def plain_settings(cls: type) -> dict[str, Option]:
     """Return every field of a dataclass of plain values as a setting, by its name."""
     entries = fields(cls)
     hints = hints_of(cls, [entry.name for entry in entries])
-    return {entry.name: _record(entry, hints[entry.name]) for entry in entries}
+    return {entry.name: record_of(entry, hints[entry.name]) for entry in entries}
 
 
 def hints_of(cls: type, names: Collection[str]) -> dict[str, Any]:
@@ -387,21 +384,19 @@ def options_from(
             if one.flag is None or one.setting or (names and one.name not in names):
                 continue
             needed = one.default is MISSING and one.name not in inferred
-            more: dict[str, Any] = {"required": needed, "metavar": one.metavar}
+            more: dict[str, Any] = {"required": needed and not several}
             if one.type is bool:
                 more |= {
                     "is_flag": True,
                     "default": one.default,
                     "show_default": "/" in one.shown_flag,
                 }
-            elif several or one.many:
-                more |= {"multiple": True, "callback": _list_of(one), "required": False}
-                more["metavar"] = one.metavar or (_metavar(one) if several else "NAME[,NAME…]")
-                if one.default and not several:
-                    more |= {"default": one.default, "show_default": True}
             else:
-                more["type"] = _type(one)
-                if one.default is not MISSING and one.default is not None:
+                many = several or one.many
+                more |= {"multiple": many, "metavar": _metavar(one)}
+                more |= {"callback": _typed(one, several=many)}
+                more |= {"type": click.Path() if one.type is Path else click.STRING}
+                if not several and one.default not in (MISSING, None, ()):
                     more |= {"default": one.default, "show_default": True}
             function = click.option(one.shown_flag, one.name, help=one.help, **more)(function)
         return function
@@ -409,55 +404,26 @@ def options_from(
     return decorate
 
 
-def _type(one: Option) -> Any:
-    """Return the click type of an option."""
-    import click
-
-    words = (*one.words, *([one.none] if one.none else []))
-    # click's ranges take nan, which no comparison refuses.
-    if one.type in (int, float) and (words or one.limits):
-        return _number_or(one)
-    if one.words:
-        return click.Choice(words)
-    plain: dict[Any, Any] = {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}
-    return plain.get(one.type, click.STRING)
-
-
 def _metavar(one: Option) -> str:
     """Return what stands for a value in a help."""
     number = {int: ["N"], float: ["X"]}.get(one.type, [])
     words = [*number, *one.words, *([one.none] if one.none else [])]
-    return "|".join(words) or "NAMES"
+    return one.metavar or "|".join(words) or "TEXT"
 
 
-def _number_or(one: Option) -> Any:
-    """Return the click type of a number within the limits of an option, or one of its words."""
+def _typed(one: Option, *, several: bool) -> Callable[..., Any]:
+    """Return the callback of a click option: what was typed, as values of an option."""
     import click
 
-    class NumberOr(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
-        name = _metavar(one)
-
-        def convert(
-            self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-        ) -> Any:
-            try:
-                return value if not isinstance(value, str) else one.parse(value)
-            except ValueError as err:
-                return self.fail(f"{str(err)[0].upper()}{str(err)[1:]}.", param, ctx)
-
-    return NumberOr()
-
-
-def _list_of(one: Option) -> Callable[..., tuple[Any, ...]]:
-    """Return the callback of a repeated option, whose values are those of an option."""
-    import click
-
-    def convert(ctx: Any, parameter: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    def convert(ctx: Any, parameter: Any, given: Any) -> Any:
+        if not several and not isinstance(given, str):
+            return given  # a default
         try:
-            found = [one.parse(part) for part in parts_of(ctx, parameter, given)]
+            if not several:
+                return one.parse(given)
+            return tuple(dict.fromkeys(map(one.parse, parts_of(ctx, parameter, given))))
         except ValueError as err:
             raise click.BadParameter(f"{err}.", ctx, parameter) from err
-        return tuple(dict.fromkeys(found))
 
     return convert
 
@@ -507,36 +473,43 @@ def settings_from(
     named = [owner for owner in owners if " " not in owner]  # not "an extraction"
     for word in words:
         typed, equals, text = word.partition("=")
-        whose, _, name = typed.rpartition(".")
-        name = name.replace("-", "_")
-        if whose.isdigit() and 0 < int(whose) <= len(named):
-            whose = named[int(whose) - 1]
-        if whose and whose not in named:
-            raise _usage(unknown_name("owner", whose, named, where=f"in -s {word}"))
-        takers = {own for own, has in owners.items() if name in has and whose in ("", own)}
+        prefix, _, name = typed.rpartition(".")
+        whose, name = _named(prefix, named, word), name.replace("-", "_")
+        takers = [own for own, has in owners.items() if name in has and whose in ("", own)]
         if not takers:
             raise _usage(_lacking(name, [whose] if whose else owners, owners, having))
         for own in takers:
-            one = owners[own][name]
-            if not equals and one.type is not bool:
-                raise _usage(f"The setting {name} of {own} has no value. Write {name}=VALUE.")
-            if not equals:
-                text = "yes"
-            listed = one.many or runs
-            parts = [part.strip() for part in text.split(",")] if listed else [text]
-            try:
-                values = tuple(map(one.parse, parts))
-            except ValueError as err:
-                raise _usage(f"{name} of {own}: {err}.") from err
-            before = found[own].get(one.name, ())
+            one, values = owners[own][name], found[own]
+            new = _parsed(one, f"{name} of {own}", text if equals else None, split=runs)
             if runs or one.many:
-                values = (*before, *((values,) if runs and one.many else values))
-                found[own][one.name] = tuple(dict.fromkeys(values))
-            elif one.name in found[own]:
+                new = (*values.get(one.name, ()), *([new] if runs and one.many else new))
+                values[one.name] = tuple(dict.fromkeys(new))
+            elif one.name in values:
                 raise _usage(f"The setting {name} of {own} is given twice. Once.")
             else:
-                (found[own][one.name],) = values
+                (values[one.name],) = new
     return found
+
+
+def _named(prefix: str, owners: Sequence[str], word: str) -> str:
+    """Return the owner that a prefix means: by its name, or by its number from 1."""
+    if prefix.isdigit() and 0 < int(prefix) <= len(owners):
+        return owners[int(prefix) - 1]
+    if prefix and prefix not in owners:
+        raise _usage(unknown_name("owner", prefix, owners, where=f"in -s {word}"))
+    return prefix
+
+
+def _parsed(one: Option, of: str, text: str | None, *, split: bool) -> tuple[Any, ...]:
+    """Return the values that are typed of a setting: one, but of a list or where they are split."""
+    if text is None and one.type is not bool:
+        raise _usage(f"The setting {of} has no value. Write {of.split(' ')[0]}=VALUE.")
+    text = "yes" if text is None else text
+    parts = [part.strip() for part in text.split(",")] if split or one.many else [text]
+    try:
+        return tuple(map(one.parse, parts))
+    except ValueError as err:
+        raise _usage(f"{of}: {err}.") from err
 
 
 def _lacking(
@@ -565,13 +538,9 @@ def setting_lines(records: Mapping[str, Option]) -> list[tuple[str, str]]:
     """Return a line a setting for a help: how it is typed, and its sentence with its default."""
     lines = []
     for name, one in records.items():
-        value = (
-            "yes|no"
-            if one.type is bool
-            else (one.metavar or _metavar(one)).replace("NAMES", "TEXT")
-        )
-        shown = "" if one.default in (None, (), "", MISSING, False) else str(one.default)
-        shown = ",".join(map(str, one.default)) if shown and one.many else shown
+        own = () if one.default in (None, MISSING, "", False) else one.default
+        shown = ",".join(map(str, own if isinstance(own, tuple) else [own]))
         default = f" [default: {shown}]" if shown and "[default:" not in one.help else ""
-        lines.append((f"{name}={value}", f"{one.help}{default}"))
+        value = "yes|no" if one.type is bool else _metavar(one)
+        lines.append((f"{name}={value}", one.help + default))
     return lines

@@ -104,9 +104,7 @@ def groups_of(paired: PairedView[EmbeddingsView]) -> npt.NDArray[Any]:
     return paired.x.items[group_column(paired)].to_numpy().astype(str)
 
 
-def moment_sources(
-    request: MomentsRequest, *, cached: bool, workers: Workers | None = None
-) -> Sources[Folds]:
+def moment_sources(request: MomentsRequest, *, workers: Workers | None = None) -> Sources[Folds]:
     """Return the moments of the transformed pairs.
 
     What is fitted does not record whether they came from the cache: a fit that was killed ends in
@@ -120,13 +118,12 @@ def moment_sources(
         If Ray is asked for and not installed, or gave a worker up.
     """
     facts = request.facts
-    held = read_entry(facts) if cached else None
+    held = read_entry(facts)
     if held is None:
         with (workers or Workers()).connected() as run:
             parts, vectors = _read(request, run)
-        if cached:
-            with contextlib.suppress(OSError):
-                write_entry(facts, parts, vectors)
+        with contextlib.suppress(OSError):
+            write_entry(facts, parts, vectors)
     else:
         parts, vectors = held
     folds = Folds(parts[name] for name in sorted(parts) if name.startswith("fold"))

@@ -288,7 +288,7 @@ def _prepared(
             pool, paired, read.prototypes, _name_facts(request, read.used), request.moments,
             request.seed, how.texts == "raw",
         )  # fmt: skip
-        moments = moment_sources(wanted, cached=request.cached, workers=workers)
+        moments = moment_sources(wanted, workers=workers)
         return moments, {"moments": {"precision": request.moments}}
     if paired is not None and spec.fitted_on == "training":
         column = read.bias if wide else None

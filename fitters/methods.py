@@ -126,7 +126,7 @@ class Method:
                 "criterion": self.by_error,
                 "validation": self.tunes,
                 "centre": self.takes("centre"),
-                "precision": self.fitted_on == "training",
+                "precision": self.takes("precision"),
             }
             own = (*self.options, *(name for name, has in flags.items() if has))
         every = settings_of(FitConfig, TrainingOptions).values()
@@ -161,7 +161,7 @@ class Method:
 
     def takes(self, setting: str) -> bool:
         """Return whether a setting plays a part; what is no setting of a method always does."""
-        if setting == "device":
+        if setting in ("device", "precision"):
             return self.fitted_on == "training"
         if setting == "centre":
             return self.fitted_on in ("training", "head")
@@ -517,6 +517,15 @@ def needs_rows(config: FitConfig, *, mixed: bool) -> bool:
         return True
     by_error = config.criterion == "error" and method.by_error
     return config.chooses(method.options, mixed=mixed) and not by_error
+
+
+def methods_with(setting: str) -> list[str]:
+    """Return the names of the methods that have a setting: a field, or what ``-s`` calls it."""
+    return [
+        name
+        for name, method in METHODS.items()
+        if any(setting in (typed, one.name) for typed, one in method.settings.items())
+    ]
 
 
 def method_named(name: str) -> Method:

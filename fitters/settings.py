@@ -428,8 +428,6 @@ class FitRequest(FitConfig):
         What is done with classes that share a name; see `fitters.prototypes.DUPLICATES`.
     moments : str
         Precision of the products, where a fit on real pairs is made from their moments.
-    cached : bool
-        Whether such moments may be taken from the user's cache, and are kept there.
     seed : int
         Draws the subset of images, the folds, the control and what a training draws.
     """
@@ -463,6 +461,7 @@ class FitRequest(FitConfig):
         help="Fit on the rows of this head set, or of the head of this label set. Several heads "
         "of the same classes are fitted as one, each on the images of its own encoder; the "
         "first is of the encoder of --images.",
+        metavar="KEYS",
     )
     names: str | None = option(
         None,
@@ -513,12 +512,6 @@ class FitRequest(FitConfig):
         needs=("y",),
         flag="-s",
     )
-    cached: bool = option(
-        True,
-        help="Keep the moments of real pairs in the user's cache and reuse them, or do not.",
-        needs=("y",),
-        flag=None,
-    )
     seed: int = option(
         0,
         help="Draw the subset, the folds, the controls and the training with this random seed.",
@@ -536,7 +529,7 @@ class FitRequest(FitConfig):
     @property
     def facts(self) -> dict[str, Any]:
         """What was asked for, by the names under which alignments record it."""
-        left_out = ("training", "centre", "cached")
+        left_out = ("training", "centre")
         facts = {name: getattr(self, name) for name in (field.name for field in fields(self))
                  if name not in left_out}  # fmt: skip
         facts |= {name: getattr(self.training, name) for name in TRAINING}

@@ -174,14 +174,14 @@ SAID = {
 PARSED = {
     r"(timm:(vit|resnet|beit)|all-roberta|hf:|/?oc:|coco/|pets|ViT-B-32)": "weights of the hub",
     r"(--root DATA/|manifests/dtd|food101|evening)": "the paper's data; see test_paper_commands.py",
-    r"--engine ray|--ray-address": "a cluster; tests/**/test_ray*.py run on a Ray of two cores",
-    r"--rank": "other processes that wait for one another; test_ranks.py starts them",
-    r"--devices (all|cuda)|--device cuda": "a GPU; tests/gpu runs on one",
+    r"--engine ray": "a cluster; tests/**/test_ray*.py run on a Ray of two cores",
+    r"--shard": "other processes that wait for one another; test_ranks.py starts them",
+    r"--device (all|cuda)": "a GPU; tests/gpu runs on one",
     r"lite1": "a second set of weights, of the development environment alone",
     r"--root data\b": "a copy of the dataset; tests/data_manifests read miniatures of each",
     r"make ('?https|hf:)|--as urls": "servers; test_addresses.py, test_urls.py",
     r"--as torchvision": "a copy of CIFAR-10; test_torchvision.py reads miniatures of all",
-    r"--views": "minutes of encoding; test_many_encoders.py encodes views of fewer images",
+    r"--augment": "minutes of encoding; test_many_encoders.py encodes views of fewer images",
     r"5f1c…": "the public key that a signature prints; test_signature.py has one",
     r"/data/features": "a folder outside the test's own; test_shared_folders.py makes one",
     r"OUT/": "nothing: `make demo` runs them",
@@ -525,7 +525,7 @@ def test_every_source_has_its_command_its_row_and_its_options_in_the_document() 
     commands = SAID["docs/ref/data.md"]
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     for source in SOURCES.values():
-        example = source.example.split(" --option")[0]
+        example = source.example.split(" -s ")[0]
         assert example in " ".join(commands).replace(" --name cars", "")
         (row,) = [row for row in rows if f"`{source.name}`" in row.split("|")[1]]
         own = set(source.options) - {"image", "caption", "label", "id"}

@@ -27,8 +27,8 @@ out_option = click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="Write results to this folder; finished runs in it are kept.",
+    help="Write results to this folder; finished runs in it are kept [default: results/NAME, of "
+    "the suite or task].",
 )
 
 suite_option = click.option(
@@ -101,13 +101,6 @@ def run_settings(methods: Iterable[str] | None, task: str | None = None) -> Owne
     return {**of_task, **of_methods, "a run": {} if task is None else of_runs}
 
 
-def having(setting: str) -> list[str]:
-    """Return the methods that have a setting."""
-    from fitters.methods import METHODS
-
-    return [name for name, method in METHODS.items() if setting in method.settings]
-
-
 def names_option(flag: str, name: str, text: str) -> Callable[[_Function], _Function]:
     """Return an option that takes names, parted by commas or given again; None without any."""
     return click.option(flag, name, multiple=True, metavar="NAMES", callback=_names, help=text)
@@ -137,11 +130,6 @@ def texts_of(given: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     """Take the options of `text_options` out of a command's own, as lists of fields of runs."""
     own = prompt_fields(given.pop("prompts")) | prompt_fields(given.pop("head_prompts"), "head_")
     return {name: (words,) for name, words in own.items()}
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words of a list that commas or blanks part."""
-    return text.replace(",", " ").split()
 
 
 def print_form(table: Table, form: str) -> None:

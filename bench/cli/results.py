@@ -13,10 +13,10 @@ import click
 
 from bench.cli.main import (
     form_option,
+    names_option,
     print_form,
     results_argument,
     suite_option,
-    words_of,
 )
 from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
@@ -82,7 +82,7 @@ def table_command(
     everything: bool,
     task: str | None,
     evaluation: str | None,
-    metrics: str | None,
+    metrics: tuple[str, ...] | None,
     as_json: bool,
 ) -> None:
     """Print the results of a folder on one screen.
@@ -235,7 +235,7 @@ def _only(
 
 
 def _shown_metrics(
-    rows: pl.DataFrame, metrics: str | None, results: Path, *, needed: bool
+    rows: pl.DataFrame, metrics: tuple[str, ...] | None, results: Path, *, needed: bool
 ) -> list[str]:
     """Return the metrics that are named; without a name the usual ones, if there is one of them."""
     from bench.errors import NoResultsError
@@ -246,8 +246,8 @@ def _shown_metrics(
         names = with_generalised(rows, _METRICS)
         lost = [] if have & set(names) else names
     else:
-        names = words_of(metrics)
-        lost = [name for name in names if name not in have] if names else ["(none named)"]
+        names = list(metrics)
+        lost = [name for name in names if name not in have]
     if lost and needed:
         raise NoResultsError(
             f"{results} has no metric {', '.join(lost)}. It has: {', '.join(sorted(have))}."
@@ -304,15 +304,17 @@ _TITLES = {
 )
 @click.argument("a")
 @click.argument("b")
-@click.option(
+@names_option(
     "--metrics",
-    default=None,
-    help="Compare these metrics, separated by commas; they must be means over queries [default: "
+    "metrics",
+    "Compare these metrics, separated by commas; they must be means over queries [default: "
     "top-1,top-10,R@1,R@10, and those of tasks that other packages define].",
 )
 @form_option
 @json_option
-def compare_command(a: str, b: str, metrics: str | None, form: str, as_json: bool) -> None:
+def compare_command(
+    a: str, b: str, metrics: tuple[str, ...] | None, form: str, as_json: bool
+) -> None:
     """Print the paired differences A - B on the same queries.
 
     A and B are FOLDER[:method/source/K][:name=value,...], for instance results:ridge/head/16 or
@@ -325,7 +327,7 @@ def compare_command(a: str, b: str, metrics: str | None, form: str, as_json: boo
         from bench.comparisons import compare_choices
         from bench.tables import comma_separated, gain_lines
 
-        found = compare_choices(a, b, metrics=None if metrics is None else words_of(metrics))
+        found = compare_choices(a, b, metrics=metrics)
     if as_json or form == "json":
         print_json(found.to_dicts())
     elif form == "csv":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 from click.core import ParameterSource
@@ -19,7 +19,6 @@ from bench.cli.main import (
     device_option,
     dry_run_option,
     engine_option,
-    having,
     jobs_option,
     names_option,
     out_option,
@@ -31,7 +30,17 @@ from bench.cli.main import (
 from bench.runs import IDENTITY, Protocol
 from bench.suites.single import SWEEP, SetNames
 from featstore.cli.manifests import options_option
-from featstore.cli.options import PromptsType, prompt_fields, seeds_option
+from featstore.cli.options import (
+    complete_keys,
+    fitting,
+    narrowed,
+    only,
+    prompt_fields,
+    say_taken,
+    seeds_option,
+    take,
+    the_store,
+)
 from featstore.cli.progress import ProgressBar, duration
 from featstore.command_line import (
     EXIT_VERIFY,
@@ -48,12 +57,14 @@ from featstore.command_line import (
 from featstore.options import Owners, config_from, options_from, plain_settings, settings_from
 from featstore.plugins import KINDS
 from featstore.terminal import bad, dim, good, say
+from fitters.settings import Control
 
 if TYPE_CHECKING:
     from bench.options import Options
     from bench.runs import Run
     from bench.suites.paper import Lacking
     from bench.suites.registry import Suite
+    from featstore.store.store import FeatureStore, SetInfo
 
 _PACKAGES = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr")
 
@@ -158,30 +169,6 @@ def _summary(suite: str, plan: Mapping[str, int]) -> str:
     )
 
 
-def _suites() -> Iterable[str]:
-    from bench.suites.registry import SUITES
-
-    return SUITES
-
-
-def _tasks() -> Iterable[str]:
-    from bench.options import TASKS
-
-    return TASKS
-
-
-def _known_suites() -> list[tuple[str, str]]:
-    from bench.suites.registry import SUITES
-
-    return SUITES.known()
-
-
-def _known_tasks() -> list[tuple[str, str]]:
-    from bench.options import TASKS
-
-    return TASKS.known()
-
-
 def _names_typed(named: Mapping[str, Any], *usual: str) -> list[str] | None:
     """Return the methods that a command line names, in a help as they were typed."""
     given = named.get("methods") or usual
@@ -207,7 +194,7 @@ def _sweep_settings(named: Mapping[str, Any]) -> Owners:
 @click.command(
     "run",
     cls=SectionedCommand,
-    named=("Suites", _known_suites),
+    named=("Suites", "bench.suites.registry:SUITES"),
     settings=_suite_settings,
     sections={
         "Options": "--suite --store --out --dataset --method --dry-run --jobs --setting",
@@ -226,7 +213,7 @@ def _sweep_settings(named: Mapping[str, Any]) -> Owners:
 @click.option(
     "--suite",
     required=True,
-    shell_complete=completed(_suites),
+    shell_complete=completed("bench.suites.registry:SUITES"),
     help="Run this suite: one of those above, or of another package.",
 )
 @store_option(
@@ -264,7 +251,7 @@ def _sweep_settings(named: Mapping[str, Any]) -> Owners:
 @device_option
 @dry_run_option
 @json_option
-def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -> None:
+def run_command(suite: str, store: StorePlace | None, out: Path | None, **given: Any) -> None:
     """Run a suite on a store and write its results.
 
     Runs that are finished in the results folder are skipped; a run whose data, settings or
@@ -279,14 +266,16 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     from bench.suites.single import check_settings
     from featstore.store.gc import make_store
     from featstore.store.store import open_store
+    from fitters.methods import methods_with
 
     chosen = suite_named(suite)
-    store = _store_for(chosen, store, suite)
+    store = _store_for(chosen, store)
+    out = _out_of(out, suite)
     lists = texts_of(given)
     named = {"methods": given["methods"] or (), "sources": given["source"] or ()}
     check_settings((), named["methods"])
     owners = run_settings(named["methods"] or None)
-    of_methods = settings_from(given.pop("words"), owners, runs=True, having=having)
+    of_methods = settings_from(given.pop("words"), owners, runs=True, having=methods_with)
     data = _own_options(chosen, suite, given)
     with tempfile.TemporaryDirectory() if given["dry_run"] else nullcontext(out) as own:
         folder: StorePlace | None = store
@@ -306,6 +295,7 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
                 suite, opened, lists=lists, of_methods=of_methods, limit=given["limit"],
                 **named, **data,
             )  # fmt: skip
+        say_taken()
         if given["dry_run"] and chosen.outline and not given["as_json"]:
             for one, state in chosen.outline(missing):
                 click.echo(f"  {one.name} ({one.where}): {state}")
@@ -347,13 +337,12 @@ def _numbers(words: Sequence[str]) -> tuple[int, ...]:
         raise usage_error(f"Invalid value for '--shots': {err}.") from err
 
 
-def _store_for(chosen: Suite, store: StorePlace | None, name: str) -> StorePlace | None:
+def _store_for(chosen: Suite, store: StorePlace | None) -> StorePlace | None:
     """Return the store that a suite reads; None where it makes its own."""
     context = click.get_current_context()
     if chosen.create_store is None:
-        if store is None:
-            raise usage_error(f"Suite {name!r} needs --store, the folder or address that it reads.")
-    elif context.get_parameter_source("store") is ParameterSource.ENVIRONMENT:
+        return the_store(store)
+    if context.get_parameter_source("store") is ParameterSource.ENVIRONMENT:
         store = context.params["store"] = None  # the variable names the store of other suites
     return store
 
@@ -386,10 +375,11 @@ def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool
         click.echo("  and more: --dry-run lists them all", err=True)
 
 
+@complete_keys
 @click.command(
     "task",
     cls=SectionedCommand,
-    named=("Tasks", _known_tasks),
+    named=("Tasks", "bench.options:TASKS"),
     settings=_task_settings,
     sections={"Options": "--store --out --method --source --n-pairs --setting"},
     epilog="\b\nExample:"
@@ -425,8 +415,8 @@ def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool
     "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 --head-prompts :none \\"
     "\n      --method paper-mlp --source head --store build/demo/store -o results",
 )
-@click.argument("name", shell_complete=completed(_tasks))
-@store_option("Read from this store, a folder or an address.")
+@click.argument("name", shell_complete=completed("bench.options:TASKS"))
+@store_option("Read from this store, a folder or an address.", required=False)
 @out_option
 @options_from(SetNames, inferred=("images",))
 @names_option("--method", "methods", "Fit by these methods; identity takes rows as they are, of a "
@@ -461,33 +451,91 @@ def task_command(name: str, seeds: tuple[int, ...], **given: Any) -> None:
     from bench.suites.single import SUITE, check_settings, combinations
     from featstore.errors import unknown_name
     from featstore.store.store import open_store
+    from fitters.methods import methods_with
 
     if name not in TASKS:
         raise usage_error(unknown_name("task", name, TASKS))
     methods = given["methods"] or (IDENTITY,)
     check_settings((), methods)
+    if not given["source"] and not given["n_pairs"] and IDENTITY not in methods:
+        given["source"] = take("source", SOURCES)
     values = settings_from(
-        given.pop("words"), run_settings(methods, name), runs=True, having=having
+        given.pop("words"), run_settings(methods, name), runs=True, having=methods_with
     )
     lists = {"method": methods, "seed": seeds, **_lists(given, values.pop("a run"))}
     lists["options"] = _task_options(name, values.pop(name))
-    sets = config_from(SetNames, given).fields(open_store(given["store"]))
+    given |= {"store": the_store(given["store"]), "out": _out_of(given["out"], name)}
+    opened = open_store(given["store"])
+    sets = config_from(SetNames, given | _find_sets(opened, name, given)).fields(opened)
+    say_taken()
     lists["pairs_from"] = (sets.pop("pairs_from", ()),)
     make = partial(Run.of, suite=SUITE, task=name, **sets)
     config_from(Execution, given).run(SUITE, combinations(make, lists, values))
 
 
+def _out_of(out: Path | None, name: str) -> Path:
+    return out or take("out", Path("results") / name)
+
+
+#: What methods are fitted on where nothing is named: the head, beside two controls.
+SOURCES = ("head", "random", "shuffled")
+
+#: Tasks that score names of classes.
+_BY_NAME = ("zero_shot", "generalised", "few_shot")
+
+
+def _find_sets(store: FeatureStore, task: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of the sets of a task: those named, and what they leave one answer for.
+
+    Raises
+    ------
+    click.UsageError
+        If a set is left out, and there is none or several.
+    """
+    images = fitting(store, given["images"], "image")
+    heads = [fitting(store, one, "head_weight") for one in given["head"]]
+    if not heads and set(given["source"]) & {"head", *get_args(Control)}:
+        heads = [fitting(store, None, "head_weight")]
+    texts = _texts(store, task, given)
+    for sets in texts.values():
+        images = narrowed(images, sets, "dataset") if sets else images
+    if heads:
+        images = narrowed(images, heads[0], "space")
+        heads[0] = narrowed(heads[0], images, "space")
+    keys: dict[str, Any] = {"images": only(store, "--images", images)}
+    for name, sets in texts.items():
+        own = only(store, f"--{name}", narrowed(sets, images, "dataset")) if sets else ""
+        keys[name] = own if name == "names" else given[name] or (own,)
+    if heads:
+        keys["head"] = tuple(only(store, "--head", one) for one in heads)
+        names = narrowed(fitting(store, given["head_names"] or None, "class_name"), heads[0],
+                         "dataset")  # fmt: skip
+        spaces = texts.get("names") or texts.get("captions") or ()
+        keys["head_names"] = only(store, "--head-names", narrowed(names, spaces, "space"))
+    return {n: key if given[n] else take(n, key) for n, key in keys.items()}
+
+
+def _texts(store: FeatureStore, task: str, given: Mapping[str, Any]) -> dict[str, list[SetInfo]]:
+    """Return the sets that names and captions of a task may be; none of captions that are named."""
+    found = {}
+    if given["names"] or task in _BY_NAME:
+        found["names"] = fitting(store, given["names"] or None, "class_name")
+    if given["captions"] or task == "retrieval":
+        found["captions"] = [] if given["captions"] else fitting(store, None, "caption")
+    return found
+
+
 def _lists(given: dict[str, Any], of_runs: dict[str, Any]) -> dict[str, Sequence[Any]]:
     """Return the lists that flags and settings of a run make, and the sets that these name."""
     from featstore.options import settings_of
+    from featstore.prompts import parse_prompts
 
     for name in settings_of(SetNames):
         (given[name],) = of_runs.pop(name, None) or (getattr(SetNames, name),)
     pairs = of_runs.pop("pair_prompts", ())
     lists = texts_of(given)
     if pairs:
-        both = [PromptsType().convert(",".join(words), None, None) for words in pairs]
-        fields = [prompt_fields(one, "pair_") for one in both]
+        fields = [prompt_fields(parse_prompts(",".join(words)), "pair_") for words in pairs]
         lists |= {n: tuple(one[n] for one in fields) for n in fields[0]}
     flags = {n: given[n] for n in ("eval", "source", "n_pairs", "limit") if given[n]}
     return lists | flags | of_runs
@@ -518,7 +566,7 @@ def _task_options(task: str, values: Mapping[str, Sequence[Any]]) -> tuple[Optio
     "ridge,procrustes"
     " --source none,head,random --n-pairs 16,all -s mix=1,3 -s penalty=0.1,1 --seeds 0,1,2",
 )
-@store_option("Read from this store, a folder or an address.")
+@store_option("Read from this store, a folder or an address.", required=False)
 @out_option
 @click.option(
     "--dataset", default=None, help="Score the images of this dataset, if the store has several."
@@ -557,6 +605,7 @@ def sweep_command(
     from bench.suites.single import SWEEP, SWEEP_SUITE, check_settings, sweep_runs
     from featstore.errors import unknown_name
     from featstore.store.store import open_store
+    from fitters.methods import methods_with
 
     for name in tasks or ():
         if name not in TASKS:
@@ -564,13 +613,15 @@ def sweep_command(
     methods = given["methods"] or SWEEP["method"]
     check_settings((), methods)
     owners = run_settings(methods, "zero_shot")
-    values = settings_from(given.pop("words"), owners, runs=True, having=having)
+    values = settings_from(given.pop("words"), owners, runs=True, having=methods_with)
     own: dict[str, Any] = {"seed": seeds, "method": methods, **_lists(given, values.pop("a run"))}
     own |= {} if tasks is None else {"task": tasks}
     own["options"] = (None,)
+    given |= {"store": the_store(given["store"]), "out": _out_of(given["out"], "sweep")}
     opened = open_store(given["store"])
     fits = find_fits(opened, dataset=dataset, label_set=label_set)
     runs = [run for fit in fits for run in sweep_runs(opened, fit, own, values)]
+    say_taken()
     config_from(Execution, given).run(SWEEP_SUITE, runs)
 
 

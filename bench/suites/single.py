@@ -18,10 +18,9 @@ from bench.runs import (
     Protocol,
     Run,
     has_setting,
-    methods_with,
 )
 from featstore.options import option
-from fitters.methods import method_named
+from fitters.methods import method_named, methods_with
 
 if TYPE_CHECKING:
     from bench.suites.inventory import Fit

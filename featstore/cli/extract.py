@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -58,7 +58,8 @@ _DECODER, _OF_HEADS = "an extraction", "a head"
 
 def _settings(named: Mapping[str, Any]) -> Owners:
     """Return what ``-s`` sets: of the encoders that a command line names, and of any extraction."""
-    names = [n if n.partition(":")[2] else f"{n.partition(':')[0]}:NAME" for n in named["encoder"]]
+    typed = named.get("encoder") or ()
+    names = [n if n.partition(":")[2] else f"{n.partition(':')[0]}:NAME" for n in typed]
     return {
         **encoder_settings(names),
         _DECODER: settings_of(ExtractConfig),
@@ -66,22 +67,15 @@ def _settings(named: Mapping[str, Any]) -> Owners:
     }
 
 
-@dataclass
-class Plan:
-    """What a command line asks for, as far as it is known without weights.
-
-    Attributes
-    ----------
-    jobs : dict of str to (Job or None, list of EncoderSpec)
-        By kind; None for heads.
-    labels : Manifest, optional
-        The label set of the heads, if no file lists their classes.
-    heads : HeadConfig
-    """
+class Plan(NamedTuple):
+    """What a command line asks for, as far as it is known without weights."""
 
     jobs: dict[str, tuple[Job | None, list[EncoderSpec]]]
+    """By kind, with its encoders; None for heads."""
     labels: Manifest | None
+    """The label set of the heads, if no file lists their classes."""
     heads: HeadConfig
+    """How they are extracted."""
 
 
 def read_plan(
@@ -154,20 +148,16 @@ def _take_encoders(store: StorePlace, kinds: Collection[str], given: dict[str, A
     from featstore.extraction.repair import recorded_choices
     from featstore.store.store import open_store
 
-    found: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
-    if isinstance(store, Path) and (store / "zarr.json").exists():
-        for info in open_store(store).sets():
-            if info.key.kind in found:
-                spec, _ = recorded_choices(info.key.directory(store), info.encoder)[0]
-                found[info.key.kind][info.encoder] = spec.weights or DEFAULT
-    several = {name for names in found.values() if len(names) > 1 for name in names}
-    chosen = {name: weights for names in found.values() for name, weights in names.items()}
-    if several or not chosen:
-        what = f"{store} has several: {listed(several)}" if several else f"{store} has none of them"
-        raise usage_error(f"Missing option '--encoder': {what}. Name what encodes.")
-    given["encoder"] = take("encoder", tuple(chosen))
-    if set(chosen.values()) != {DEFAULT}:
-        given["weights"] = take("weights", tuple(chosen.values()))
+    is_there = isinstance(store, Path) and (store / "zarr.json").exists()
+    sets = open_store(store).sets() if is_there else []
+    sets = [info for info in sets if info.key.kind in kinds]
+    found = {info.encoder: info.key.directory(Path(store)) for info in sets}
+    if not found or len({info.key.kind for info in sets}) < len(found):
+        what = f"has several: {listed(found)}" if found else "has none of them"
+        raise usage_error(f"Missing option '--encoder': {store} {what}. Name what encodes.")
+    weights = [recorded_choices(folder, name)[0][0].weights for name, folder in found.items()]
+    given["encoder"] = take("encoder", tuple(found))
+    given["weights"] = take("weights", tuple(place or DEFAULT for place in weights))
 
 
 def _kinds_of(source: Manifest | None, encoders: Sequence[EncoderSpec]) -> tuple[str, ...]:
@@ -175,16 +165,21 @@ def _kinds_of(source: Manifest | None, encoders: Sequence[EncoderSpec]) -> tuple
 
     A head is one of them if there are no items beside the names of its classes.
     """
-    from featstore.encoders.registry import FAMILIES, family_of
-
-    taken = {kind for spec in encoders for kind in FAMILIES[family_of(spec.encoder)].kinds}
-    has = () if source is None else tuple(source.tables)
-    kinds = tuple(kind for kind in KINDS if kind in has and kind in taken)
-    if not set(has) - {"class_name"} and "image" in taken:
-        kinds = (*kinds, _HEAD)
+    taken = {kind for spec in encoders for kind in _kinds_by(spec)}
+    has = {} if source is None else source.tables
+    kinds = [kind for kind in KINDS if kind in has and kind in taken]
+    kinds += [_HEAD] if "image" in taken and not {*has} - {"class_name"} else []
     if not kinds:
         raise usage_error(f"No encoder that is named takes what there is: {listed(has)}.")
-    return tuple(take("kinds", kinds))
+    return take("kinds", tuple(kinds))
+
+
+def _kinds_by(spec: EncoderSpec) -> Collection[str]:
+    """Return the kinds that an encoder takes; what takes images may have a head."""
+    from featstore.encoders.registry import FAMILIES, family_of
+
+    kinds = FAMILIES[family_of(spec.encoder)].kinds
+    return {*kinds, _HEAD} if "image" in kinds else kinds
 
 
 def _shared_out(
@@ -197,19 +192,13 @@ def _shared_out(
     EncoderError
         If a kind has none, or an encoder takes none of them.
     """
-    from featstore.encoders.registry import FAMILIES, check_kind, family_of
+    from featstore.encoders.registry import check_kind
 
-    shared: dict[str, list[EncoderSpec]] = {}
-    for kind in kinds:
-        wanted = "image" if kind == _HEAD else kind
-        takes = [FAMILIES[family_of(spec.encoder)].kinds for spec in encoders]
-        shared[kind] = [s for s, has in zip(encoders, takes, strict=True) if wanted in has]
-        if not shared[kind]:
-            check_kind(encoders[0].encoder, kind)
-            shared[kind] = [*encoders]
-    for spec in encoders:
-        if not any(spec in own for own in shared.values()):
-            check_kind(spec.encoder, kinds[0])
+    shared = {kind: [s for s in encoders if kind in _kinds_by(s)] for kind in kinds}
+    idle = [spec for spec in encoders if not {*kinds} & {*_kinds_by(spec)}]
+    lost = [kind for kind, own in shared.items() if not own]
+    if idle or lost:
+        check_kind((idle or encoders)[0].encoder, (lost or kinds)[0])
     return shared
 
 

@@ -6,9 +6,9 @@ import os
 import re
 import reprlib
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -114,22 +114,18 @@ class KeyType(click.types.StringParamType):
 KEY = KeyType()
 
 
-class PromptsType(click.types.StringParamType):
-    """``VARIANT[,…][:TEMPLATE[,…]]``, as a pair of tuples."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return variants and templates."""
-        from featstore.prompts import parse_prompts
-
-        try:
-            return value if isinstance(value, tuple) else parse_prompts(value)
-        except ValueError as err:
-            return self.fail(f"{err}.", param, ctx)
-
-
 def prompts_option(flag: str, text: str) -> Callable[[_Function], _Function]:
     """Return an option whose value chooses texts of classes; `prompt_fields` reads it."""
-    return click.option(flag, type=PromptsType(), metavar="PROMPTS", help=text)
+    return click.option(flag, metavar="PROMPTS", callback=_prompts, help=text)
+
+
+def _prompts(ctx: Any, parameter: Any, given: str | None) -> Any:
+    from featstore.prompts import parse_prompts
+
+    try:
+        return None if given is None else parse_prompts(given)
+    except ValueError as err:
+        raise click.BadParameter(f"{err}.", ctx, parameter) from err
 
 
 def prompt_fields(
@@ -140,31 +136,24 @@ def prompt_fields(
     return {f"{prefix}{name}": words for name, words in both if words}
 
 
-class SeedsType(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
-    """Seeds such as ``0-4,9``, each once, in order."""
-
-    name = "SEEDS"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """Return the seeds."""
-        seeds: list[int] = []
-        for part in value.split(",") if isinstance(value, str) else ():
-            match = re.fullmatch(r"\s*(\d{1,19})(?:-(\d{1,19}))?\s*", part)
-            first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-            if last < first or last - first > 9999 or last >= 2**63:
-                self.fail(f"expected seeds such as 0-4 or 0,2,5; got {reprlib.repr(value)}.",
-                          param, ctx)  # fmt: skip
-            seeds += range(first, last + 1)
-        return tuple(dict.fromkeys(seeds)) or value
+def _seeds(ctx: Any, parameter: Any, given: str) -> tuple[int, ...]:
+    """Return the seeds of ``0-4,9``, each once, in order."""
+    seeds: list[int] = []
+    for part in given.split(","):
+        match = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first or last - first > 9999:
+            what = f"expected seeds such as 0-4 or 0,2,5; got {reprlib.repr(given)}."
+            raise click.BadParameter(what, ctx, parameter)
+        seeds += range(first, last + 1)
+    return tuple(dict.fromkeys(seeds))
 
 
-def seeds_option(text: str, default: str | None = "0") -> Callable[[_Function], _Function]:
+def seeds_option(text: str, default: str = "0") -> Callable[[_Function], _Function]:
     """Return the option ``--seeds``, also spelled ``--seed``."""
     return click.option(
-        "--seeds", "--seed", "seeds", type=SeedsType(), metavar="SEEDS", default=default,
-        show_default=default is not None, help=text,
+        "--seeds", "--seed", "seeds", callback=_seeds, metavar="SEEDS", default=default,
+        show_default=True, help=text,
     )  # fmt: skip
 
 
@@ -203,7 +192,7 @@ def set_named(store: FeatureStore, key: str) -> SetInfo:
 def complete_keys(command: click.Command) -> click.Command:
     """Let the shell complete the options of a command whose value is a KEY or a set of a head."""
     for parameter in command.params:
-        if parameter.metavar == "KEY" or parameter.name == "head":
+        if str(parameter.metavar).startswith("KEY"):
             parameter.type = KEY
     return command
 
@@ -230,7 +219,7 @@ def the_store(store: StorePlace | None) -> StorePlace:
     """
     if store is not None:
         return store
-    found = [folder for folder, names in work_below(Path()) if names >= {"log.json", "zarr.json"}]
+    found = [path for path, names in work_below(Path()) if names >= {"log.json", "zarr.json"}]
     if len(found) != 1:
         what = f"several stores: {listed(map(str, found), shown=8)}" if found else "no store"
         raise usage_error(
@@ -304,83 +293,49 @@ def command_words(shown: Callable[[click.Parameter, str], str]) -> list[str]:
 _REPEATED = ("words", "text", "plugins", "encoder", "weights", "keys")
 
 
-@dataclass(frozen=True)
-class Sets:
-    """The sets of a store that an option may mean: those that a part of a key fits, of some kinds.
+def fitting(store: FeatureStore, name: str | None, *kinds: str) -> list[SetInfo]:
+    """Return the sets of these kinds of which a name is a part: all of the kinds without a name.
 
-    Attributes
-    ----------
-    flag : str
-        Of the option.
-    found : tuple of SetInfo
-    shorts : tuple of str
-        The keys of all sets of the store, without the digits at their ends.
+    Raises
+    ------
+    featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
+        If none of the kinds fits the name, and not one of another kind.
     """
+    from featstore.store.log import match_names
 
-    flag: str
-    found: tuple[SetInfo, ...]
-    shorts: tuple[str, ...]
-
-    @classmethod
-    def of(cls, store: FeatureStore, flag: str, name: str | None, *kinds: str) -> Sets:
-        """Return the sets of these kinds, or of any, that a name fits: all without a name.
-
-        Raises
-        ------
-        featstore.errors.UnknownSetError
-            If none fits the name.
-        """
-        from featstore.store.log import match_names
-
-        sets = {str(info.key): info for info in store.sets()}
-        fits = list(sets) if name is None else match_names(name, sets)
-        found = tuple(sets[key] for key in fits if not kinds or sets[key].key.kind in kinds)
-        if name is not None and not found:
-            found = (store.info(name),)  # of another kind, or it raises
-        return cls(flag, found, tuple(map(short, sets.values())))
-
-    def narrowed(self, *, datasets: Collection[str] = (), spaces: Collection[str] = ()) -> Sets:
-        """Return those of some datasets and in some spaces; all where that leaves none."""
-        fits = [
-            info for info in self.found
-            if (not datasets or info.key.dataset in datasets)
-            and (not spaces or info.commit.space_id in spaces)
-        ]  # fmt: skip
-        return replace(self, found=tuple(fits) or self.found)
-
-    @property
-    def datasets(self) -> set[str]:
-        """The datasets of what is left."""
-        return {info.key.dataset for info in self.found}
-
-    @property
-    def spaces(self) -> set[str]:
-        """The spaces of what is left."""
-        return {info.commit.space_id for info in self.found}
-
-    @property
-    def key(self) -> str:
-        """The key of the only one.
-
-        Raises
-        ------
-        click.UsageError
-            If there is none, or several are left.
-        """
-        if len(self.found) != 1:
-            names = listed(map(self.shown, self.found), shown=8)
-            what = f"several sets could be meant: {names}" if self.found else "no set fits the rest"
-            raise usage_error(f"Missing option '{self.flag}': {what}. Name one.")
-        return self.shown(self.found[0])
-
-    def shown(self, info: SetInfo) -> str:
-        """Return a key without the digits at its end, where no other set has it without them."""
-        return short(info) if self.shorts.count(short(info)) == 1 else str(info.key)
+    sets = {str(info.key): info for info in store.sets() if info.key.kind in kinds}
+    if name is None:
+        return list(sets.values())
+    return [sets[key] for key in match_names(name, sets)] or [store.info(name)]
 
 
-def short(info: SetInfo) -> str:
-    """Return the key of a set without the digits at its end."""
-    return str(info.key).rpartition("-")[0]
+def narrowed(found: Sequence[SetInfo], others: Iterable[SetInfo], by: str) -> list[SetInfo]:
+    """Return the sets with a dataset or a space (`by`) of others; all where that leaves none."""
+    values = {_FACTS[by](info) for info in others}
+    return [info for info in found if _FACTS[by](info) in values] or list(found)
+
+
+_FACTS: dict[str, Callable[[SetInfo], str]] = {
+    "dataset": lambda info: info.key.dataset,
+    "space": lambda info: info.commit.space_id,
+}
+
+
+def only(store: FeatureStore, flag: str, found: Sequence[SetInfo]) -> str:
+    """Return the key of the only set, without its digits where it is the only one without them.
+
+    Raises
+    ------
+    click.UsageError
+        If there is none, or several.
+    """
+    shorts = [key.rpartition("-")[0] for key in store]
+    names = [str(info.key) for info in found]
+    names = [n if shorts.count(n.rpartition("-")[0]) > 1 else n.rpartition("-")[0] for n in names]
+    if len(names) != 1:
+        what = f"several sets could be meant: {listed(names, shown=8)}" if names else "no set fits"
+        raise usage_error(f"Missing option '{flag}': {what}. Name one.")
+    return names[0]
 
 
 @dataclass(frozen=True)

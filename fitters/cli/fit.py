@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,8 +13,10 @@ import click
 from click.core import ParameterSource
 
 from featstore.cli.options import (
-    Sets,
     complete_keys,
+    fitting,
+    narrowed,
+    only,
     prompt_fields,
     prompts_option,
     say_taken,
@@ -72,18 +74,6 @@ class Place:
     )
 
 
-def _methods() -> Iterable[str]:
-    from fitters.methods import METHODS
-
-    return METHODS
-
-
-def _known() -> list[tuple[str, str]]:
-    from fitters.methods import METHODS
-
-    return METHODS.known()
-
-
 def _settings(named: Mapping[str, Any]) -> Owners:
     """Return what ``-s`` sets of the method that a command line names, and of its fit."""
     from fitters.methods import METHODS
@@ -99,7 +89,7 @@ def _settings(named: Mapping[str, Any]) -> Owners:
 @click.command(
     "fit",
     cls=SectionedCommand,
-    named=("Methods", _known),
+    named=("Methods", "fitters.methods:METHODS"),
     settings=_settings,
     sections={
         "Options": "--store --images --head --captions --n-pairs --out --setting",
@@ -107,7 +97,7 @@ def _settings(named: Mapping[str, Any]) -> Owners:
     epilog="Example: headstock fit ridge --store build/demo/store "
     "--images stamps/image -o aligners/ridge-head",
 )
-@click.argument("method", shell_complete=completed(_methods))
+@click.argument("method", shell_complete=completed("fitters.methods:METHODS"))
 @store_option("Read from this store, a folder or an address.", required=False)
 @options_from(FitRequest, inferred=("x",))
 @click.option(
@@ -160,11 +150,11 @@ def fit_command(
     training (docs/ref/methods.md) that was interrupted goes on with the same command.
     """
     from fitters.jobs import check_request, fit_from_store
-    from fitters.methods import METHODS
+    from fitters.methods import METHODS, methods_with
 
     if method not in METHODS:
         raise usage_error(unknown_name("method", method, METHODS, listed_by="headstock fit --help"))
-    values = settings_from(given.pop("words"), _settings({"method": method}), having=_having)
+    values = settings_from(given.pop("words"), _settings({"method": method}), having=methods_with)
     typed = typed_options() | {name: f"-s {name}" for name in values[method]}
     given |= values[method]
     asked = _asked(method, given)
@@ -207,13 +197,6 @@ def fit_command(
                 click.echo(_line(path, method, alignment.facts))
     if as_json:
         print_json(made if many else made[0])
-
-
-def _having(setting: str) -> list[str]:
-    """Return the methods that have a setting."""
-    from fitters.methods import METHODS
-
-    return [name for name, method in METHODS.items() if setting in method.settings]
 
 
 def _line(path: Path, method: str, facts: dict[str, Any]) -> str:
@@ -264,31 +247,27 @@ def find_sets(store: FeatureStore, given: Mapping[str, Any]) -> dict[str, Any]:
     click.UsageError
         If a set is left out, and there is none or several.
     """
-    found: dict[str, Any] = {}
-    images = Sets.of(store, "--images", given["x"], "image")
-    texts = None
-    if given["captions_of"]:
-        texts = Sets.of(store, "--names", given["captions_of"], "class_name")
-    elif given["y"] or given["n_pairs"] is not None:
-        texts = Sets.of(store, "--captions", given["y"], "caption")
-    if texts is not None:
-        images = images.narrowed(datasets=texts.datasets)
-    heads: list[Sets] = []
-    if given["head"] or texts is None:
-        heads = [Sets.of(store, "--head", one, "head_weight") for one in given["head"] or [None]]
-        images = images.narrowed(spaces=heads[0].spaces)
-        heads[0] = heads[0].narrowed(spaces=images.spaces)
-    found["x"] = images.key if given["x"] else take("x", images.key)
-    if texts is not None:
-        texts = texts.narrowed(datasets=images.datasets)
-        found["y"] = texts.key if given["y"] or given["captions_of"] else take("y", texts.key)
+    pairs, heads, names = [], [], []
+    images = fitting(store, given["x"], "image")
+    text = given["captions_of"] or given["y"]
+    if text or given["n_pairs"] is not None:
+        pairs = fitting(store, text, "class_name" if given["captions_of"] else "caption")
+        images = narrowed(images, pairs, "dataset")
+    if given["head"] or not pairs:
+        heads = [fitting(store, one, "head_weight") for one in given["head"] or [None]]
+        images = narrowed(images, heads[0], "space")
+        heads[0] = narrowed(heads[0], images, "space")
+        names = fitting(store, given["names"], "class_name")
+        names = narrowed(narrowed(names, heads[0], "dataset"), pairs, "space")
+    found: dict[str, Any] = {"x": only(store, "--images", images)}
+    if pairs:
+        found["y"] = only(store, "--captions", narrowed(pairs, images, "dataset"))
     if heads:
-        keys = tuple(one.key for one in heads)
-        found["head"] = keys if given["head"] else take("head", keys)
-        names = Sets.of(store, "--head-names", given["names"], "class_name")
-        spaces = () if texts is None else texts.spaces
-        names = names.narrowed(datasets=heads[0].datasets, spaces=spaces)
-        found["names"] = names.key if given["names"] else take("names", names.key)
+        found["head"] = tuple(only(store, "--head", one) for one in heads)
+        found["names"] = only(store, "--head-names", names)
+    for name, value in found.items():
+        if not given[name] and not (name == "y" and text):
+            take(name, value)
     return found
 
 

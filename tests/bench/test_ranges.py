@@ -6,7 +6,6 @@ The options are those that click has, so that a new one is tried too.
 import click
 import pytest
 
-from bench.cli.main import Values
 from bench.options import TASKS
 from featstore.command_line import run_command
 from headstock.__main__ import cli
@@ -29,9 +28,7 @@ VALUES = (
 
 #: Those of them that are right for an option.
 RIGHT = {
-    "--n-pairs": {"0"}, "--pairs-per-class": {"0"}, "--control-draw": {"0"}, "--seeds": {"0"},
-    "--clusters": {"0"}, "--head-size": {"0"},
-    "--penalty": {"0", "0.0", "1e-400"},
+    "--n-pairs": {"0"}, "--seeds": {"0"},
 }  # fmt: skip
 
 NUMBERS = [
@@ -49,7 +46,7 @@ NUMBERS = [
 
 def test_all_commands_that_take_numbers_are_tried():
     assert {param.values[0] for param in NUMBERS} <= set(NEEDED)
-    assert len(NUMBERS) > 40
+    assert len(NUMBERS) > 10
 
 
 @pytest.mark.parametrize(("command", "option"), NUMBERS)

@@ -340,11 +340,10 @@ def test_the_command_runs_a_task_and_skips_it_the_next_time(smoke_store, tmp_pat
 WRONG = [
     (["zeroshot", "--images", "x"], 2, "Did you mean 'zero_shot'"),
     (["zero_shot", "--images", "smoke/image/synthetic", "-s", "prompt=max"], 2, "prompts"),
-    (["zero_shot", "--images", "smoke/image/synthetic", "--n-pairs", "many"], 2, "expected all|N"),
-    (["spectrum", "--images", "smoke/image/synthetic", "--head", "x"], 1, "--head-names"),
+    (["zero_shot", "--images", "smoke/image/synthetic", "--n-pairs", "many"], 2, "or all; got"),
+    (["spectrum", "--images", "smoke/image/synthetic", "--head", "x"], 1, "holds no set 'x'"),
     (["neighbours", "--images", "smoke/image/synthetic"], 1, "need a head"),
-    (["zero_shot", "--images", "smoke/image/synthetic"], 1, "Give it a name_set (--names)"),
-    (["retrieval", "--images", "smoke/image/synthetic"], 1, "Give it a caption_set (--captions)"),
+    (["zero_shot", "--images", "image", "--names", "y"], 1, "holds no set 'y'"),
 ]
 
 
@@ -353,6 +352,21 @@ def test_the_command_says_what_is_wrong(smoke_store, tmp_path, capsys, words, co
     whole = ["eval", "task", *words, "--store", str(smoke_store), "-o", str(tmp_path)]
     assert run_command(cli, "headstock", whole) == code
     assert message in capsys.readouterr().err
+
+
+def test_what_the_store_leaves_one_answer_for_is_taken(smoke_store, tmp_path, capsys):
+    words = ["eval", "task", "zero_shot", "--store", str(smoke_store), "--method", "ridge",
+             "-s", "penalty=1", "-o", str(tmp_path / "r"), "--dry-run"]  # fmt: skip
+    assert run_command(cli, "headstock", words) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("task: 3 runs, 0 finished")
+    line = said.err.partition("left out:\n")[2].splitlines()[0].split()
+    for flag in ("--images", "--names", "--head", "--head-names", "--source"):
+        assert flag in line
+    assert line[line.index("--source") + 1] == "head,random,shuffled"
+    assert run_command(cli, "headstock", [*line[1:], "--dry-run"]) == 0
+    again = capsys.readouterr()
+    assert (again.out, "Taken" in again.err) == (said.out, False)
 
 
 def test_the_command_takes_texts_of_both_sides_and_settings_of_a_training(smoke_store, tmp_path):
@@ -405,5 +419,5 @@ def test_the_command_takes_every_setting_and_lists_of_methods_and_sources(smoke_
     result = CliRunner().invoke(cli, ["eval", "task", "zero_shot", *sets, "--source", "head",
                                       "--method", "ridge,procrustes", "-s", "gamma=2",
                                       *place])  # fmt: skip
-    assert result.exit_code == 1
-    assert "has a setting 'gamma'; these have: kernel-ridge" in str(result.exception)
+    assert result.exit_code == 2
+    assert "have no setting 'gamma'. These have: kernel-ridge." in result.output

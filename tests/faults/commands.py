@@ -115,12 +115,12 @@ WRITES = (
     Command("prefetch", _PREFETCH, stores=(), threads=True, after=_PREFETCH),
     Command("cache gc", "headstock cache --max-size 0", stores=(), before=(_PREFETCH,)),
     Command("fit", f"headstock fit ridge {_FIT} {_HEAD} -o aligners/ridge", "toy"),
-    Command("fit --force", f"headstock fit ridge {_FIT} {_HEAD} -o ridge --force", **_FITTED),
+    Command("fit --replace", f"headstock fit ridge {_FIT} {_HEAD} -o ridge --replace", **_FITTED),
     Command("fit, moments", _MOMENTS, "toy"),
     Command("fit, trained",
             f"headstock fit paper-mlp {_FIT} {_HEAD} -o mlp -s epochs=2", "toy"),
     Command("export, an alignment", "headstock export ridge -o ridge.safetensors", **_FITTED),
-    Command("apply", "headstock apply ridge --store store --view toy/image/toy -o "
+    Command("apply", "headstock apply ridge --store store --set toy/image/toy -o "
     "rows.npy",
             **_FITTED),
     Command("eval run", "headstock eval run --suite smoke --method conse --source head "
@@ -134,7 +134,7 @@ WRITES = (
     Command("eval submit", _SUBMIT, **_SWEPT),
     Command("extract", _EXTRACT, "model"),
     Command("extract, more", _EXTRACT, "model", before=(f"{_EXTRACT} --limit 2",)),
-    Command("extract head", f"headstock extract --kind head_weight --label-file things.txt "
+    Command("extract head", f"headstock extract things.txt --kind head_weight "
             f"{_ENCODER} --store store", "model"),
 )  # fmt: skip
 
@@ -152,7 +152,7 @@ WORKERS = {
 #: small.
 DEMO = f"""
 headstock extract manifest --kind image {_ENCODER} --jobs 2 --store OUT/store
-headstock fit ridge {_FIT} --captions toy/caption/toy -s penalty=1 -o OUT/ridge --force
+headstock fit ridge {_FIT} --captions toy/caption/toy -s penalty=1 -o OUT/ridge --replace
 {_SWEEP.replace("-o results", "-o OUT/results")} --jobs 2
 headstock report OUT/results --store store -o OUT/report.html
 """
@@ -176,7 +176,7 @@ READS = (
     Command("ls, alignments", "headstock ls .", **_FITTED),
     Command("show, an alignment", "headstock show ridge", **_FITTED),
     Command("apply",
-            "headstock apply ridge --store store --view toy/image/toy --near toy/caption/toy",
+            "headstock apply ridge --store store --set toy/image/toy --near toy/caption/toy",
             **_FITTED),
     Command("eval table", "headstock eval table results", **_SWEPT),
     Command("eval compare", "headstock eval compare results:ridge/head/0 "

@@ -77,7 +77,7 @@ def test_kinds_encoders_and_their_weights_are_taken_from_manifest_and_store(
     assert _run("extract", manifest, *one, "--log", "none") == 0
     said = capsys.readouterr()
     assert "3 new" in said.out
-    taken = f"  featstore extract {manifest} {shlex.join(one)} --kind image --store store"
+    taken = f"  headstock extract {manifest} {shlex.join(one)} --kind image --store store"
     assert f"{taken} --log none\n" in said.err
     more = toy_manifest(tmp_path / "more", 2, sizes=[(20, 20)], seed=2, name="more").root
     assert _run("extract", more, "--log", "none") == 0

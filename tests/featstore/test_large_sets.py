@@ -74,7 +74,7 @@ def _made(tmp_path: Path, items: pl.DataFrame) -> pl.DataFrame:
     """By `data make`, from a table."""
     items.select(id="item_id", caption="text").write_parquet(tmp_path / "t.parquet")
     out = tmp_path / "made"
-    source = ("parquet", tmp_path / "t.parquet", "--option", "texts=true")
+    source = ("parquet", tmp_path / "t.parquet", "-s", "texts=true")
     _run("data", "make", *source, "-o", out)
     return read_manifest(out).items("caption")
 

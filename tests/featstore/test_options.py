@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import featstore
 from featstore import FeatstoreError
+from featstore.command_line import SectionedCommand
 from featstore.errors import EncoderError, OptionError
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig, settle_options
 from featstore.options import (
@@ -21,6 +22,8 @@ from featstore.options import (
     hints_of,
     option,
     options_from,
+    settings_from,
+    settings_of,
     take_options,
     with_options,
 )
@@ -48,11 +51,11 @@ class Oven:
     spices: tuple[str, ...] = option(("salt",), help="Spices.", needs=("book",))
 
 
-def _typed(*words: str, each: bool = False) -> Any:
+def _typed(*words: str, several: bool = False) -> Any:
     """Return what a command with the flags of an oven is given, or its usage error."""
 
     @click.command()
-    @options_from(Oven, each=each)
+    @options_from(Oven, several=several)
     def bake(**given: Any) -> None:
         seen.append(given)
 
@@ -98,21 +101,21 @@ def test_an_option_without_what_it_needs_is_refused():
         click.Context(click.Command("bake")),
         pytest.raises(click.UsageError, match="has no effect without --book"),
     ):
-        check_needs(Oven, given)
-    check_needs(Oven, given | {"book": Path("b")})
-    check_needs(Oven, given | {"spices": ("salt",)})
+        check_needs(given, Oven)
+    check_needs(given | {"book": Path("b")}, Oven)
+    check_needs(given | {"spices": ("salt",)}, Oven)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--name", "a", "--gas", "inf"], "a number above 0 and finite or 'auto', got 'inf'"),
-        (["--name", "a", "--gas", "0"], "a number above 0 and finite or 'auto', got '0'"),
-        (["--name", "a", "--trays", "none"], "at least 1 or 'auto' or 'all', got 'none'"),
+        (["--name", "a", "--gas", "inf"], "a number above 0 and finite, or auto; got 'inf'"),
+        (["--name", "a", "--gas", "0"], "a number above 0 and finite, or auto; got '0'"),
+        (["--name", "a", "--trays", "none"], "at least 1, or auto, or all; got 'none'"),
         (["--heat", "top"], "Missing option '--name'"),
-        (["--name", "a", "--degrees", "0"], "an integer of at least 1 or 'auto', got '0'"),
-        (["--name", "a", "--degrees", "hot"], "an integer of at least 1 or 'auto', got 'hot'"),
-        (["--name", "a", "--heat", "left"], "'left' is not one of 'top', 'bottom'"),
+        (["--name", "a", "--degrees", "0"], "an integer of at least 1, or auto; got '0'"),
+        (["--name", "a", "--degrees", "hot"], "an integer of at least 1, or auto; got 'hot'"),
+        (["--name", "a", "--heat", "left"], "expected top or bottom; got 'left'"),
         (["--name", "a", "--secret", "1"], "No such option"),
     ],
 )
@@ -120,13 +123,79 @@ def test_a_wrong_word_is_a_usage_error(words, said):
     assert said in _typed(*words)
 
 
-def test_several_ovens_have_their_own_values():
-    words = ["--name", "a", "--name", "b", "--degrees", "-", "--degrees", "auto", "--blow"]
-    typed = _typed(*words, each=True)
-    assert typed["name"] == ("a", "b")
-    assert typed["degrees"] == ("-", "auto")
-    assert typed["fan"] is True
-    assert typed["heat"] == ()
+def test_lists_are_parted_by_commas_or_given_again():
+    typed = _typed("--degrees", "1,auto", "--degrees", "7,1", "--heat", "top", several=True)
+    assert (typed["degrees"], typed["heat"], typed["name"]) == ((1, "auto", 7), ("top",), ())
+    assert "expected an integer of at least 1, or auto" in _typed("--degrees", "0", several=True)
+    assert "has an empty part" in _typed("--degrees", "1,", several=True)
+
+
+@dataclass(frozen=True)
+class Grill:
+    """Settings alone."""
+
+    heat: int | Literal["auto"] | None = option(3, help="Heat.", flag="-s", at_least=1, none="all")
+    lid: bool = option(False, help="Close it.", flag="-s")
+    coal_kinds: tuple[str, ...] = option(("oak",), help="Coal.", flag="-s coal")
+    n: tuple[int, ...] = option((), help="Numbers.", flag="-s")
+    label: str = option("", help="Text.", flag="-s")
+
+
+OWNERS = {"grill": settings_of(Grill), "pan": {"heat": settings_of(Grill)["heat"]}, "a stove": {}}
+GIVEN = [
+    # Words, whether each value makes a run, and the values of the grill and of the pan.
+    ("heat=5", False, {"heat": 5}, {"heat": 5}),
+    ("pan.heat=all 1.heat=auto", False, {"heat": "auto"}, {"heat": None}),
+    ("lid coal=oak,ash coal=elm n=1,2", False,
+     {"lid": True, "coal_kinds": ("oak", "ash", "elm"), "n": (1, 2)}, {}),
+    ("lid=no label=", False, {"lid": False, "label": ""}, {}),
+    ("grill.heat=1,auto heat=2,1", True, {"heat": (1, "auto", 2)}, {"heat": (2, 1)}),
+    ("coal=oak,ash coal=elm lid", True, {"coal_kinds": (("oak", "ash"), ("elm",)), "lid": (True,)},
+     {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "runs", "grill", "pan"), GIVEN, ids=[one[0] for one in GIVEN])
+def test_settings_go_to_what_has_them(words: str, runs: bool, grill: Any, pan: Any) -> None:
+    found = settings_from(words.split(), OWNERS, runs=runs)
+    assert found == {"grill": grill, "pan": pan, "a stove": {}}
+
+
+BAD = [
+    ("heet=1", "have no setting 'heet'. Did you mean 'heat'? They have heat, lid, coal, n, label."),
+    ("pan.lid", "pan has no setting 'lid'. These have: griddle. It has heat."),
+    ("pot.heat=1", "No owner named 'pot' in -s pot.heat=1. Known owners: grill, pan."),
+    ("3.heat=1", "No owner named '3'"),
+    ("heat=0", "heat of grill: expected an integer of at least 1, or auto, or all; got '0'."),
+    ("heat=1,2", "expected an integer of at least 1, or auto, or all; got '1,2'."),
+    ("lid=maybe", "lid of grill: expected yes or no; got 'maybe'."),
+    ("n=1,x", "n of grill: expected an integer; got 'x'."),
+    ("heat", "has no value. Write heat=VALUE."),
+    ("lid lid=no", "The setting lid of grill is given twice. Once."),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), BAD, ids=[words for words, _ in BAD])
+def test_a_setting_that_nothing_takes_is_wrong_usage(words: str, said: str) -> None:
+    with pytest.raises(click.UsageError) as err:
+        settings_from(words.split(), OWNERS, having=lambda name: ["griddle"][: name == "lid"])
+    assert said in err.value.message
+
+
+def test_a_help_ends_in_the_settings_of_what_is_named() -> None:
+    @click.command(cls=SectionedCommand, sections={}, settings=lambda given: {
+        name: OWNERS[name] for name in given["what"].split(",")
+    })  # fmt: skip
+    @click.argument("what")
+    def cook(what: str) -> None:
+        raise AssertionError(what)
+
+    shown = CliRunner().invoke(cook, ["pan", "--help"]).output.split("Settings of ")
+    assert shown[1].split() == ["pan", "(-s):", "heat=N|auto|all", "Heat.", "[default:", "3]"]
+    assert len(shown) == 2
+    every = CliRunner().invoke(cook, ["--help", "grill,pan"]).output
+    for line in ("lid=yes|no", "coal=TEXT", "[default: oak]"):
+        assert line in every
 
 
 def test_a_docstring_has_the_table_of_the_options():

@@ -157,7 +157,7 @@ def test_what_the_store_leaves_one_answer_for_is_taken_and_printed_as_a_line(
         assert "Taken" not in said.err
         return
     line = said.err.partition("left out:\n")[2].splitlines()[0].split()
-    assert line == ["fitters", "fit", "ridge", "--store", str(store), *taken.split(),
+    assert line == ["headstock", "fit", "ridge", "--store", str(store), *taken.split(),
                     "--out", str(tmp_path / "a"), "-s", "penalty=2"]  # fmt: skip
     assert _run(*line[1:], "--json") == 0
     again = capsys.readouterr()
@@ -301,7 +301,7 @@ def test_apply_writes_unit_rows_of_the_set(
     store: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "rows.npy"
-    assert _run("apply", ridge, "--store", store, "--view", X, "--split", "test", "-o", out) == 0
+    assert _run("apply", ridge, "--store", store, "--set", X, "--split", "test", "-o", out) == 0
     assert "10 × 12" in capsys.readouterr().out
     rows = np.load(out, allow_pickle=False)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
@@ -312,8 +312,8 @@ def test_apply_writes_unit_rows_of_the_set(
 def test_apply_lists_neighbours_on_the_other_side(
     store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = ("apply", ridge, "--store", store, "--view", X, "--split", "test", "--near", Y)
-    assert _run(*args, "--limit", "3", "--json") == 0
+    args = ("apply", ridge, "--store", store, "--set", X, "--split", "test", "--near", Y)
+    assert _run(*args, "--top", "3", "--json") == 0
     near = json.loads(capsys.readouterr().out)["near"]
     assert len(near) == 10
     assert all(len(found) == 3 for found in near.values())
@@ -325,7 +325,7 @@ def test_apply_lists_neighbours_on_the_other_side(
 
 def test_apply_ranks_classes(store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A class has one row, whatever the number of its prompts, and its name is shown."""
-    args = ("apply", ridge, "--store", store, "--view", X, "--near", NAMES, "--limit", "4")
+    args = ("apply", ridge, "--store", store, "--set", X, "--near", NAMES, "--top", "4")
     assert _run(*args, "--json") == 0
     near = json.loads(capsys.readouterr().out)["near"]
     opened, fitted = open_store(store), read_alignment(ridge)
@@ -354,7 +354,7 @@ def test_apply_calls_images_by_the_names_of_their_classes(
     ]  # fmt: skip
     write_set(root, np.eye(len(rows), 8), item_table(rows, "class_name"), dataset="toy",
               kind="class_name", encoder="st:toy", space={"name": "language"})  # fmt: skip
-    args = ("apply", ridge, "--store", root, "--view", Y, "--near", X, "--limit", "2")
+    args = ("apply", ridge, "--store", root, "--set", Y, "--near", X, "--top", "2")
     assert _run(*args, "--json") == 0
     first = json.loads(capsys.readouterr().out)["near"]["toy/30#en"][0]
     assert first["text"] == f"b {int(first['item_id'][-2:]) // 2} in none"
@@ -365,8 +365,8 @@ def test_apply_calls_images_by_the_names_of_their_classes(
 def test_a_scorer_corrects_the_neighbours(
     store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = ("apply", ridge, "--store", store, "--view", X, "--split", "test", "--near", Y, "--json")
-    assert _run(*args, "--scorer", "csls", "--limit", "1") == 0
+    args = ("apply", ridge, "--store", store, "--set", X, "--split", "test", "--near", Y, "--json")
+    assert _run(*args, "--scorer", "csls", "--top", "1") == 0
     near = json.loads(capsys.readouterr().out)["near"]
     opened, fitted = open_store(store), read_alignment(ridge)
     images = fitted.project_x(opened.view(X).where(split="test").numpy())
@@ -383,7 +383,7 @@ def test_asif_is_sparse_to_the_end(
 ) -> None:
     out = tmp_path / "asif"
     assert _fit(store, out, "--captions", Y, method="asif") == 0
-    args = ("apply", out, "--store", store, "--view", X, "--near", Y, "--json")
+    args = ("apply", out, "--store", store, "--set", X, "--near", Y, "--json")
     assert _run(*args, "-o", tmp_path / "rows.npy") == 2
     assert "asif are written as .npz" in capsys.readouterr().err
     assert _run(*args, "-o", tmp_path / "rows.npz") == 0
@@ -396,7 +396,7 @@ def test_asif_is_sparse_to_the_end(
 def test_an_assignment_of_all_inputs_together_says_so(
     store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    view = ("--store", store, "--view", X, "--near", NAMES, "--limit", "1")
+    view = ("--store", store, "--set", X, "--near", NAMES, "--top", "1")
     assert _run("apply", ridge, *view, "--scorer", "sinkhorn") == 0
     assert capsys.readouterr().out.startswith("sinkhorn (transductive)\n")
     assert _run("apply", ridge, *view, "--scorer", "csls") == 0
@@ -459,6 +459,8 @@ def test_export_as_npz_needs_no_pickle(
         assert arrays["coef"].shape == (8, 12)
 
 
+NONE = ["fit", "ridge", "--store", "none", "--images", X]
+RIDGE = ["fit", "ridge", "--store", "S", "--images", X]
 FIT = [
     "fit",
     "ridge",
@@ -473,48 +475,51 @@ FIT = [
     "-o",
     "out",
 ]
-REAL = ["fit", "ridge", "--store", "S", "--images", X, "--captions", Y, "-o", "out"]
+REAL = [*RIDGE, "--captions", Y, "-o", "out"]
 # What is wrong with the arguments is said before the store is read: this one does not exist.
 EARLY = ["--store", "none", *FIT[4:]]
 BAD = [
     (["fit", "rigde", "--store", "S", "--images", X, "-o", "out"], 2, "Did you mean 'ridge'"),
-    (["fit", "ridge", "--store", "S", "--images", X, "-s", "penalty=-1", "-o", "out"], 2, "at least 0"),
-    (["fit", "ridge", "--store", "S", "--images", X, "-s", "penalty=nan", "-o", "out"], 2, "below 1,000"),
-    (["fit", "ridge", "--store", "S", "--images", X, "-s", "mix=0", "-o", "out"], 2, "above 0"),
+    ([*RIDGE, "-s", "penalty=-1", "-o", "out"], 2, "at least 0"),
+    ([*RIDGE, "-s", "penalty=nan", "-o", "out"], 2, "below 1,000"),
+    ([*RIDGE, "-s", "mix=0", "-o", "out"], 2, "above 0"),
     (["fit", "ridge", "--store", "S", "--head", "labels", "--images", "toy/image/timm:none",
       "-o", "out"], 1, "timm:none"),
     # What is wrong with the arguments comes first; the store is read after it.
     (["fit", "ridge", "--store", "S", "--images", Y, "--captions", Y, "-o", "out"], 1,
      "of kind image"),
-    (["fit", "ridge", "--store", "none", "--images", X, "--captions", Y, "-o", "out"], 1, "does not exist"),
-    (["fit", "ridge", "--store", "none", "--images", X, "--captions", Y, "--source", "rnd", "-o", "out"], 2,
-     "'rnd' is not one of 'head', 'random'"),
+    ([*NONE, "--captions", Y, "-o", "out"], 1, "does not exist"),
+    ([*NONE, "--captions", Y, "--source", "rnd", "-o", "out"], 2,
+     "expected head, random"),
     ([*FIT, "--jobs", "2"], 2, "no effect without --captions"),
-    (["fit", "ridge", "--store", "S", "--images", X, "--captions", Y, "--split", "vla",
+    ([*RIDGE, "--captions", Y, "--split", "vla",
       "-o", "out"], 1, "'vla'"),
-    (["fit", "ridge", "--store", "S", "--images", X, "--head", "labels/head_weight/timm:other",
+    ([*RIDGE, "--head", "labels/head_weight/timm:other",
       "--head-names", NAMES, "-o", "out"], 1, "different embedding spaces"),
     (["ls", "none"], 1, "none does not exist"),
     (["ls", "none", "--available", "methods"], 2, "Give a PATH, or --available."),
     (["show", "none"], 1, "none does not exist"),
     (["apply", "none", "--text", "a", "-o", "o.npy"], 1, "There is no alignment at none"),
-    (["apply", "R"], 2, "either --view or --text"),
-    (["apply", "R", "--view", X, "-o", "o.npy"], 2, "need --store"),
-    (["apply", "R", "--store", "S", "--view", X], 2, "-o FILE.npy"),
-    (["apply", "R", "--store", "S", "--view", X, "-o", "o.pkl"], 2, ".npy"),
-    (["apply", "R", "--store", "S", "--view", "toy/caption/st:other", "-o", "o.npy"], 1,
+    (["apply", "R"], 2, "either --set or --text"),
+    (["apply", "R", "--set", X, "-o", "o.npy"], 2, "Missing option '--store'"),
+    (["apply", "R", "--store", "S", "--set", X], 2, "-o FILE.npy"),
+    (["apply", "R", "--store", "S", "--set", X, "-o", "o.pkl"], 2, ".npy"),
+    (["apply", "R", "--store", "S", "--set", "toy/caption/st:other", "-o", "o.npy"], 1,
      "fitted on timm:toy"),
     (["export", "R", "-o", "o.pkl"], 2, "written as safetensors or npz"),
     (["export", "R", "-o", "o.npz", "--names", NAMES], 2, "needs --store"),
     (["apply", "R", "--text", "a", "--store", "none", "--near", X, "--split", "s"], 2,
-     "--split has no effect without --view"),
-    (["apply", "R", "--store", "S", "--view", X, "--near", Y, "--weights", "w"], 2,
+     "--split has no effect without --set"),
+    (["apply", "R", "--store", "S", "--set", X, "--near", Y, "--weights", "w"], 2,
      "--weights has no effect without --text"),
     (["apply", "R", "--text", "a", "--store", "S", "--near", "toy/caption/st:other"], 1,
      "fitted on timm:toy"),
-    ([*FIT, "-s", "mix=2"], 2, "-s mix has no effect without --captions. Add --captions, or remove it"),
-    ([*FIT, "-s", "rank=2"], 2, "ridge has no setting 'rank'. These have: procrustes. It has penalty"),
-    (["fit", "procrustes", *FIT[2:], "-s", "penalty=1"], 2, "procrustes has no setting 'penalty'. These have: ridge, ridge-x2y"),
+    ([*FIT, "-s", "mix=2"], 2,
+     "-s mix has no effect without --captions. Add --captions, or remove it"),
+    ([*FIT, "-s", "rank=2"], 2,
+     "ridge has no setting 'rank'. These have: procrustes. It has penalty"),
+    (["fit", "procrustes", *FIT[2:], "-s", "penalty=1"], 2,
+     "procrustes has no setting 'penalty'. These have: ridge, ridge-x2y"),
     ([*FIT, "--n-pairs", "5"], 2, "Missing option '--captions': several sets could be meant"),
     ([*FIT, "-s", "moments=float64"], 2, "no effect without --captions"),
     ([*FIT, "-s", "validation=top-1"], 2, "no effect without --captions"),
@@ -524,9 +529,11 @@ BAD = [
     ([*REAL, "-s", "validation=top-1", "-s", "penalty=1"], 2, "nothing is left to choose"),
     (["fit", "asif", *REAL[2:], "-s", "validation=top-1"], 2, "nothing is left to choose"),
     (["fit", "asif", *REAL[2:], "-s", "top_k=all"], 2, "top_k of asif: expected an integer of"),
-    ([*REAL, "-s", "validation=top-3"], 2, "validation of ridge: expected mrr, top-1, top-5 or top-10; got 'top-3'"),
+    ([*REAL, "-s", "validation=top-3"], 2,
+     "validation of ridge: expected mrr, top-1, top-5 or top-10; got 'top-3'"),
     ([*REAL, "-s", "penalty"], 2, "Write penalty=VALUE"),
-    ([*REAL, "-s", "csa.penalty=1"], 2, "No owner named 'csa' in -s csa.penalty=1. Known owners: ridge"),
+    ([*REAL, "-s", "csa.penalty=1"], 2,
+     "No owner named 'csa' in -s csa.penalty=1. Known owners: ridge"),
     ([*REAL, "-s", "penalty=1", "-s", "ridge.penalty=2"], 2, "is given twice"),
     ([*REAL, "--n-pairs", "1"], 1, "One pair is its own mean"),
     (["fit", "csa", *REAL[2:], "--n-pairs", "2"], 1, "too few to choose by"),
@@ -534,7 +541,8 @@ BAD = [
     ([*REAL, "-s", "criterion=cosine"], 2, "by the rank of held-out texts"),
     ([*FIT, "-s", "criterion=rank", "-s", "penalty=1"], 2, "nothing is left to choose"),
     (
-        ["fit", "kernel-ridge", *FIT[2:], "-s", "criterion=rank", "-s", "penalty=1", "-s", "gamma=1"],
+        ["fit", "kernel-ridge", *FIT[2:], "-s", "criterion=rank", "-s", "penalty=1",
+         "-s", "gamma=1"],
         2, "nothing is left to choose",
     ),
     (["fit", "cca", *FIT[2:], "-s", "criterion=rank"], 2, "cca has no setting 'criterion'"),
@@ -546,19 +554,20 @@ BAD = [
     (["fit", "ridge", "--store", "S", "--images", Y, "--head", HEAD, "--head-names", NAMES,
       "-o", "out"], 1,
      "--images takes a set of kind image"),
-    (["fit", "ridge", "--store", "S", "--images", X, "--head", HEAD, "--head-names", X,
+    ([*RIDGE, "--head", HEAD, "--head-names", X,
       "-o", "out"], 1, "--head-names takes a set of kind class_name"),
-    (["fit", "ridge", "--store", "S", "--images", X, "--captions", X, "-o", "out"], 1,
+    ([*RIDGE, "--captions", X, "-o", "out"], 1,
      "--captions takes a set of kind caption"),
     (["fit", "text-to-concept", "--store", "S", "--images", X, "--captions", Y, "-o", "out"], 1,
      "--captions takes a set of kind image"),
     (["fit", "text-to-concept", *FIT[2:], "--captions", X], 1, "leave --head out"),
     ([*REAL, "--prompts", "name:none"], 2, "there are no class names"),
-    ([*FIT, "--prompts", "name:,"], 2, "expected VARIANT[,…][:TEMPLATE[,…]]"),
+    ([*FIT, "--prompts", "name:,"], 2, "expected VARIANT"),
     (["fit", "conse", *EARLY, "-s", "top_k=auto"], 1, "nothing to choose it by"),
     (["fit", "kernel-ridge", *EARLY, "-s", "penalty=0"], 1, "a penalty above 0"),
     (["fit", "kernel-ridge", *EARLY, "-s", "criterion=error"], 1, "by 'cosine' or 'rank'"),
-    (["fit", "paper-mlp", *EARLY, "--captions", Y, "-s", "sequential", "-s", "share=0.5"], 1, "Take one"),
+    (["fit", "paper-mlp", *EARLY, "--captions", Y, "-s", "sequential", "-s", "share=0.5"], 1,
+     "Take one"),
     (["fit", "kernel-ridge", *FIT[2:], "--captions", Y, "-s", "criterion=rank", "-s", "penalty=1",
       "-s", "gamma=1"], 2, "by the rank of held-out texts"),
     (["aply"], 2, "Did you mean 'apply'"),

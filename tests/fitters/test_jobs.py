@@ -196,7 +196,7 @@ def test_a_row_of_zeros_is_named_by_its_item(tmp_path: Path, changes: dict[str, 
         tmp_path, view.numpy() + 1, view.items, dataset="toy", encoder="clip:toy",
         space={"name": "clip"},
     )  # fmt: skip
-    raw = FitRequest("text-to-concept", x=X, y="toy/image/clip:toy", cached=False)
+    raw = FitRequest("text-to-concept", x=X, y="toy/image/clip:toy")
     with pytest.raises(ZeroRowError, match=r"2 items of toy/image/timm.*'toy/05', 'toy/17'"):
         fit_from_store(open_store(tmp_path), raw)
     # A head reads images raw, and here no image at all.
@@ -268,7 +268,7 @@ def test_images_without_captions_are_paired_with_the_texts_of_their_classes(
     """As class folders are: `y` is the set of class names."""
     write_world(tmp_path)
     store = open_store(tmp_path)
-    request = FitRequest("ridge", x=SETS["images"], y=SETS["names"], cached=False, **changes)
+    request = FitRequest("ridge", x=SETS["images"], y=SETS["names"], **changes)
     found = fit_from_store(store, request)
     names = store.view(SETS["names"]).class_texts(["name"], ["none", "photo"])
     text_of = dict(zip(names.items["class_id"], names.numpy(), strict=True))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 from scipy.sparse import issparse
 
 from featstore.command_line import run_command
-from featstore.options import file_key
 from fitters import METHODS, CCAAligner, KernelRidgeAligner, RidgeAligner, fit
 from fitters.errors import FittersError, SettingError
 from fitters.scorers import csls, inverted_softmax
@@ -27,11 +25,10 @@ from tests.fitters.toy_store import HEAD, NAMES, X, Y
 LINES = {
     "fit": ["fit", "METHOD", "--store", "none", "--images", X, "--captions", Y, "--head", HEAD,
             "--head-names", NAMES, "-o", "out"],
-    "apply": ["apply", "none", "--store", "none", "--view", X, "--near", Y],
+    "apply": ["apply", "none", "--store", "none", "--set", X, "--near", Y],
 }  # fmt: skip
 
 WRONG = ["nan", "inf", "-inf", "-1", "1e300", "1" + "0" * 300, "9" * 5000, "", "1,2", "[]", "one"]
-IN_FILES = ["nan", "inf", "-inf", "-1", "1e300", "[]", "[1, 2]", "true", '""', '"one"']
 
 
 def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -47,25 +44,31 @@ def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Co
 
 def numbers() -> list[tuple[str, click.Parameter]]:
     """Return every option of every command that takes a number, by what its help shows for it."""
-    plain = (click.types.IntParamType, click.types.FloatParamType)
     return [
         (name, parameter)
         for name, command in commands(cli)
+        if name in LINES
         for parameter in command.params
-        if isinstance(parameter, click.Option) and not parameter.is_flag
-        and (isinstance(parameter.type, plain)
-             or re.match(r"N(\||$)|INTEGER|FLOAT", parameter.type.name))
-    ]  # fmt: skip
+        if isinstance(parameter, click.Option)
+        and (parameter.metavar or "").split("|")[0] in "NX"
+        and parameter.metavar
+    ]
 
 
 NUMBERS = numbers()
 IDS = [f"{command} {parameter.name}" for command, parameter in NUMBERS]
 
 
-def line(command: str, parameter: click.Parameter) -> list[str]:
-    name = str(parameter.name)
-    method = next(method for method, spec in METHODS.items() if spec.takes(name))
-    return [method if word == "METHOD" else word for word in LINES[command]]
+#: A setting that is a number, with a method that has it.
+SETTINGS = [
+    (method, name)
+    for name, method in {
+        name: method
+        for method, spec in METHODS.items()
+        for name, one in spec.settings.items()
+        if one.type in (int, float)
+    }.items()
+]
 
 
 @pytest.fixture
@@ -74,10 +77,15 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_no_option_is_left_out() -> None:
-    taken = {str(parameter.name) for command, parameter in NUMBERS if command == "fit"}
-    numeric = {*OPTIONS, *TRAINING} - {"sequential"}
-    assert taken == numeric | {"n_pairs", "seed", "jobs"}
+@pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.has is not None])
+def test_the_settings_that_are_stated_are_those_that_the_class_takes(name: str) -> None:
+    assert {*replace(METHODS[name], has=None).settings} == {*METHODS[name].settings}
+
+
+def test_no_number_is_left_out() -> None:
+    assert {str(one.name) for command, one in NUMBERS if command == "fit"} == {"n_pairs", "jobs"}
+    fields = {METHODS[method].settings[name].name for method, name in SETTINGS}
+    assert fields == {*OPTIONS, *TRAINING} - {"sequential"}
     assert {command for command, _ in NUMBERS} == {*LINES}
 
 
@@ -86,33 +94,33 @@ def test_a_wrong_number_is_one_line_before_anything_is_read(
     work: Path, capsys: pytest.CaptureFixture[str], command: str, parameter: click.Parameter
 ) -> None:
     flag = max(parameter.opts, key=len)
+    words = [word.replace("METHOD", "ridge") for word in LINES[command]]
     for value in WRONG:
-        code = run_command(cli, "headstock", [*line(command, parameter), flag, value])
-        said = capsys.readouterr()
-        assert (code, said.out) == (2, ""), (value, said)
-        assert f"Invalid value for '{flag}': Expected a" in said.err, value
-        assert value[:5] in said.err, said.err
-        assert said.err.count("\n") == 1
-        assert len(said.err) < 300
+        refused(capsys, [*words, flag, value], f"Invalid value for '{flag}': expected a", value)
     assert list(work.glob("*")) in ([], [work / "user-cache"])
 
 
-@pytest.mark.parametrize(
-    ("command", "parameter"), [pair for pair in NUMBERS if pair[0] == "fit"],
-    ids=[name for name in IDS if name.startswith("fit")],
-)  # fmt: skip
-def test_a_wrong_number_of_a_file_is_one_line(
-    work: Path, capsys: pytest.CaptureFixture[str], command: str, parameter: click.Parameter
+@pytest.mark.parametrize(("method", "name"), SETTINGS, ids=[name for _, name in SETTINGS])
+def test_a_wrong_setting_is_one_line_before_anything_is_read(
+    work: Path, capsys: pytest.CaptureFixture[str], method: str, name: str
 ) -> None:
-    integer = parameter.type.convert("7", None, None) if parameter.name != "share" else 0.5
-    for value in [*IN_FILES, *(["1.5"] if isinstance(integer, int) else [])]:
-        (work / "fit.toml").write_text(f"{file_key(parameter)} = {value}\n")
-        given = [*line(command, parameter), "--config", "fit.toml"]
-        code = run_command(cli, "headstock", given)
-        said = capsys.readouterr()
-        assert (code, said.out) == (2, ""), (value, said)
-        assert said.err.count("\n") == 1
-        assert "--" + file_key(parameter).replace("_", "-") in said.err, value
+    words = [word.replace("METHOD", method) for word in LINES["fit"]]
+    for value in WRONG:
+        said = f"{name} of {method}: expected a"
+        refused(capsys, [*words, "-s", f"{name}={value}"], said, value)
+    assert list(work.glob("*")) in ([], [work / "user-cache"])
+
+
+def refused(
+    capsys: pytest.CaptureFixture[str], words: list[str], expected: str, value: str
+) -> None:
+    code = run_command(cli, "headstock", words)
+    said = capsys.readouterr()
+    assert (code, said.out) == (2, ""), (value, said)
+    assert expected in said.err, value
+    assert value[:5] in said.err, said.err
+    assert said.err.count("\n") == 1
+    assert len(said.err) < 300
 
 
 @pytest.mark.parametrize("cls", [FitConfig, FitRequest, TrainingOptions])

@@ -154,10 +154,10 @@ def test_the_command_line_applies_and_exports_it(plain, store_path, tmp_path):
     out, sets = tmp_path / "a", ("--store", store_path, "--images", X)
     assert run("fit", "plain", *sets, "--head", HEAD, "--head-names", NAMES, "-o", out) == 0
     rows, head = tmp_path / "rows.npy", tmp_path / "head.safetensors"
-    assert run("apply", out, "--store", store_path, "--view", X, "--near", Y, "-o", rows) == 0
+    assert run("apply", out, "--store", store_path, "--set", X, "--near", Y, "-o", rows) == 0
     fitted, images = read_alignment(out), open_store(store_path).view(X).numpy()
     assert_same(np.load(rows), fitted.project_x(images))
-    assert run("apply", out, "--store", store_path, "--view", X, "-o", tmp_path / "rows.npz") == 2
+    assert run("apply", out, "--store", store_path, "--set", X, "-o", tmp_path / "rows.npz") == 2
     assert run("export", out, "--store", store_path, "--names", NAMES, "-o", head) == 0
     with safe_open(head, framework="numpy") as file:
         meta, coef = json.loads(file.metadata()["headstock"]), file.get_tensor("coef")

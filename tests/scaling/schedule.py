@@ -31,7 +31,7 @@ SCENARIOS = {
     "the same, each lost every 2 h for 10 min": replace(SLOW, mean_up=7200.0, away=600.0),
 }
 
-#: Parts for each worker. `headstock extract --devices` and Ray hand out 32 of so long a job.
+#: Parts for each worker. `headstock extract --device all` and Ray hand out 32 of so long a job.
 PARTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SEEDS = range(5)
 

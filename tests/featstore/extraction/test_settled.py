@@ -245,7 +245,8 @@ def test_a_job_says_it_once_and_a_finished_one_not_at_all(
     manifest: Manifest, store: Path, weights: str, tmp_path: Path, capsys: Any
 ) -> None:
     words = ["extract", str(tmp_path / "manifest"), "--kind", "image", "--encoder", NAME,
-             "--weights", weights, "--store", str(store), "-s", "threads=1", "--log", "none"]  # fmt: skip
+             "--weights", weights, "--store", str(store), "-s", "threads=1",
+             "--log", "none"]  # fmt: skip
     for more, said in ((["--device", "cpu,cpu"], 1), ([], 0)):
         assert run_command(cli, "headstock", [*words, *more]) == 0
         err = capsys.readouterr().err
