@@ -170,8 +170,9 @@ def _slope(row: Data) -> str:
 
 
 def beside(data: Data) -> list[str]:
-    """Return what every source gains over the same real pairs alone, held out."""
+    """Return what every source gains over the same 64 real pairs alone, held out."""
     kinds = list(dict.fromkeys((row["method"], row["n_pairs"]) for row in data["beside"]))
+    kinds = [kind for kind in kinds if str(kind[1]) == "64"]
     rows: dict[str, list[str]] = {"pairs alone, top-1 %": []}
     for kind in kinds:
         own = [row for row in data["beside"] if (row["method"], row["n_pairs"]) == kind]
