@@ -475,7 +475,7 @@ def write_given(
     plan = {"rows": secrets.token_hex(8)}
     facts = {"provenance": "imported", "source": source}
     while True:
-        before, parts = None, _counted(given, items["item_id"])
+        table, before, parts = items, None, _counted(given, items["item_id"])
         if str(spec.key) in read_log(root).sets:
             before = _Before.of(open_store(root), str(spec.key), given, items, failed)
             parts = before.new(parts)
@@ -483,12 +483,14 @@ def write_given(
                 before.check_bias(bias)
                 collections.deque(parts, maxlen=0)
                 return
+            fresh = items.filter(pl.Series(before.fresh))
+            table = pl.concat([before.items, fresh], how="diagonal_relaxed")
         revision = before.view.revision_id if before else ""
         options = WriteOptions(wait=PATIENCE)
         with (
             contextlib.suppress(AlreadyFinishedError),
             SetWriter(
-                root, spec, items, given.dim, facts=facts, plan=plan, options=options
+                root, spec, table, given.dim, facts=facts, plan=plan, options=options
             ) as writer,
         ):
             if (writer.base.commit.revision_id if writer.base else "") != revision:

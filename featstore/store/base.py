@@ -34,6 +34,9 @@ from featstore.store.records import FIRST, Commit, key_of, read_commit
 from featstore.store.staging import BlockRecord, Journal, StagedFiles, plan_digest, read_journal
 from featstore.store.tables import failures_file, join_ids, read_failures, read_parts
 
+#: Kinds whose items are one list: another one is no addition to it.
+LISTS = ("class_name", "head_weight")
+
 #: Path of a part whose name follows from its rows, which are not all known yet.
 UNNAMED = "unnamed"
 
@@ -56,6 +59,8 @@ class Base:
     bad, lost : frozenset
         In a repair: blocks that are not those of the commit, and names of small files that are not.
         They are made again.
+    stale : bool
+        In a repair: an earlier revision has a damaged file of its own, and leaves the history.
     """
 
     directory: Path
@@ -66,11 +71,12 @@ class Base:
     kept: np.ndarray
     bad: frozenset[int] = frozenset()
     lost: frozenset[str] = frozenset()
+    stale: bool = False
 
     @property
     def damaged(self) -> bool:
         """Whether the new revision is a repair of this one."""
-        return bool(self.bad or self.lost)
+        return bool(self.bad or self.lost or self.stale)
 
     def keeps_file(self, name: str) -> bool:
         """Return whether a small file stays as it is; a repair adds none that was not there."""
@@ -223,7 +229,9 @@ def read_base(
         kept[:] = False  # rows and bias of a head are of one piece
     if retry_failed or name in lost:
         kept &= ~commit.failed_rows()
-    return Base(directory, commit, failures, old, table, kept, bad=bad, lost=lost)
+    wrong = (*damage.wrong, *(one for one, _ in damage.data)) if damage else ()
+    stale = any(one.commit is not commit for one in wrong)
+    return Base(directory, commit, failures, old, table, kept, bad=bad, lost=lost, stale=stale)
 
 
 def extended(key: SetKey, old: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
@@ -255,6 +263,13 @@ def extended(key: SetKey, old: pl.DataFrame, items: pl.DataFrame) -> pl.DataFram
             )
     if begins:
         return items
+    if key.kind in LISTS:
+        raise StoreWriteError(
+            f"{key} cannot be extended to these {items.height:,} items: they do not begin with the "
+            f"{old.height:,} that it has, and names and heads are lists, whose order means "
+            "something. Give the label set another name, or remove the set with `headstock store "
+            "rm`."
+        )
     if own.height == items.height:
         return old
     fresh = items.filter(~items["item_id"].is_in(old["item_id"].implode()))

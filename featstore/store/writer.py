@@ -617,7 +617,8 @@ class SetWriter:
     def _follow(self, base: Base, commit: Commit) -> Commit:
         """Return a commit as the one after the base; or the base, if it says the same."""
         older = base.commit
-        if replace(commit, sequence=older.sequence, history=older.history) == older:
+        same = replace(commit, sequence=older.sequence, history=older.history) == older
+        if same and not base.stale:
             return older  # trying failed items again, or a repair, has changed nothing
         history = (*older.history, older.revision_id)
         if base.damaged:

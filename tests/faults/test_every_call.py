@@ -168,7 +168,7 @@ def test_a_fault_at_each_call(faulty, history, fault, memory):
         shutil.rmtree(root)
     if fault in ("EIO", "ENOSPC", "EDQUOT", "full"):
         # What only tidies up may fail in silence: unlinking, and modes that were right already.
-        assert failed >= 0.8 * len(_numbers(history, fault))
+        assert failed >= 0.7 * len(_numbers(history, fault))
 
 
 def test_a_failed_fsync_is_not_forgotten(faulty, history, store):
