@@ -5,8 +5,9 @@ Importing this package loads neither torch nor plotting; names are looked up whe
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from featstore.errors import lazily
 
 if TYPE_CHECKING:
     from bench.comparisons import compare
@@ -17,21 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "compare", "read_ranks", "read_results", "run_all", "write_report"]
 
-_HOME = {
-    "Run": "bench.runs",
-    "compare": "bench.comparisons",
-    "read_ranks": "bench.results",
-    "read_results": "bench.results",
-    "run_all": "bench.execution",
-    "write_report": "bench.report.page",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'bench' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "bench.comparisons": "compare",
+        "bench.execution": "run_all",
+        "bench.report.page": "write_report",
+        "bench.results": "read_ranks read_results",
+        "bench.runs": "Run",
+    },
+)

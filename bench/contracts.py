@@ -31,7 +31,7 @@ from featstore.errors import ContractError, FeatstoreError, PluginError, lookup
 from featstore.options import plain_settings
 from featstore.plugins import registry_of
 from fitters.aligners.base import params_of, stacked, takes_weights
-from fitters.alignment import Alignment, fit
+from fitters.alignment import Alignment, fit, load, save_alignment
 from fitters.few_shot.learner import Learner, Shots
 from fitters.few_shot.registry import LEARNERS, learner_named
 from fitters.methods import Method, method_named
@@ -39,7 +39,6 @@ from fitters.moments.moments import moments_of
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS
-from fitters.saved import read_alignment, save_alignment
 from fitters.select.grid import Choice
 from fitters.settings import FitConfig
 from fitters.sources import Sources
@@ -374,7 +373,7 @@ class AlignerContract(Contract):
         """Give the same projections when it was saved and read."""
         made = self._alignment(self._world[0])
         with tempfile.TemporaryDirectory() as folder:
-            again = read_alignment(save_alignment(Path(folder) / "a", made))
+            again = load(save_alignment(Path(folder) / "a", made))
         equal(self._raw_scores(again), self._raw_scores(made), "Keep what is fitted in attributes "
               "that end in _: arrays of floats, and numbers.")  # fmt: skip
 

@@ -24,7 +24,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
-from bench.metrics.ties import different_rows
+from bench.metrics.ranks import different_rows
 from bench.options import Generalised, ZeroShot
 from bench.runs import Run
 from featstore.store.pairs import EmbeddingsView

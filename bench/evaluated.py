@@ -47,6 +47,12 @@ COMPARED = (
     "n_clusters", "gallery", "chance",
 )  # fmt: skip
 
+#: Columns of `Results.frame` before the settings that differ.
+FRAMED = (
+    "task", "direction", "eval", "method", "source", "n_pairs", "seed", "metric", "value", "chance",
+    "n_queries", "gallery", "run_id",
+)  # fmt: skip
+
 
 class Results:
     """The results of an evaluation, or of a folder that `bench` wrote.
@@ -64,6 +70,8 @@ class Results:
         `bench.report.verdict.shown_method`.
     run_ids : collection of str, optional
         Only these runs.
+    note : str
+        What the verdict says of the data, at its end.
 
     Attributes
     ----------
@@ -85,8 +93,9 @@ class Results:
         suite: str | None = None,
         methods: Sequence[str] = (),
         run_ids: Collection[str] | None = None,
+        note: str = "",
     ) -> None:
-        self.folder, self.store = Path(folder), store
+        self.folder, self.store, self._note = Path(folder), store, note
         self._methods = tuple(methods)
         rows = read_results(self.folder)
         if run_ids is None:
@@ -99,13 +108,30 @@ class Results:
         """Names of the methods, those that were asked for first."""
         return list(dict.fromkeys([*self._methods, *in_order(self.rows)["method"]]))
 
-    @cached_property
-    def frame(self) -> pl.DataFrame:
-        """Every result row: one run, direction and metric; numbers are numbers.
+    def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return every result row: one run, direction and metric; numbers are numbers.
 
         A setting that was chosen (``auto``) has the chosen value, and ``n_pairs`` of all images
         their number. Values are shares: 0.1 is ten percent.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Of `rows`. None: what a row is of and what it says, at most 20, of which settings are
+            those that differ.
+
+        Raises
+        ------
+        NoResultsError
+            If there is no such column.
         """
+        if columns is None:
+            own = [name for name in varying(self.rows) if name not in FRAMED]
+            columns = [*FRAMED, *own[: 20 - len(FRAMED)]]
+        for name in columns:
+            if name not in self.rows.columns:
+                where = "of these results"
+                raise NoResultsError(unknown_name("column", name, self.rows.columns, where=where))
         numbers = []
         for leaf in LEAVES:
             if leaf.dtype == pl.String and leaf.option.type in (int, float):
@@ -116,7 +142,7 @@ class Results:
                     given = pl.coalesce(given, pl.col("n_images_fitted"))
                 dtype = pl.Float64 if leaf.option.type is float else pl.Int64
                 numbers.append(given.cast(dtype).alias(leaf.name))
-        return self.rows.with_columns(numbers)
+        return self.rows.with_columns(numbers).select(columns)
 
     @cached_property
     def _table(self) -> pl.DataFrame:
@@ -196,13 +222,17 @@ class Results:
             return {"method": choice} if choice in self.methods else path_fields(choice)
         return {name: str(value) for name, value in choice.items()}
 
-    @cached_property
+    @property
     def verdict(self) -> str:
         """One sentence: whether the head's weights gain over its controls, or what pairs give.
 
         It is on the first method that was named, and on zero-shot top-1, or else R@1 of captions,
         or else the first metric of another task: not on the best of many.
         """
+        return f"{self._verdict} {self._note}".rstrip()
+
+    @cached_property
+    def _verdict(self) -> str:
         method = next((name for name in self._methods if name != "conse"), None)
         question = direction, metric = self._question()
         claim = few_shot_claim(self.folder, self.rows) if direction == "image→class" else None

@@ -1,14 +1,12 @@
-"""Fit a method, or score methods beside their controls, on a store or on arrays.
+"""Score methods beside their controls, on a store or on arrays.
 
-Both do what the commands do, with the same ids and the same rows: `evaluate` plans the runs of
+`evaluate` does what the command does, with the same ids and the same rows: it plans the runs of
 ``headstock eval task``, on every evaluation that the data allow.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
-import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +16,7 @@ from functools import partial
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +24,7 @@ from numpy.typing import NDArray
 from bench.errors import ProtocolError
 from bench.evaluated import Results
 from bench.execution import run_all
-from bench.metrics.ties import different_rows
+from bench.metrics.ranks import different_rows
 from bench.options import TASKS, options_of
 from bench.protocol import FRESH_SPLITS
 from bench.results import finished
@@ -37,151 +35,104 @@ from bench.suites.demo import (
     has_meaning,
     possible_pairs,
 )
-from bench.suites.inventory import find_scored, find_sets
 from bench.suites.single import SUITE, SetNames, check_settings, combinations
 from featstore.arrays import write
 from featstore.cli.progress import ProgressBar
 from featstore.errors import listed, unknown_name
+from featstore.manifest.manifest import Kind
+from featstore.matrices import Rows, vector
 from featstore.parallel import Engine
-from featstore.plugins import origin_in
 from featstore.store.store import FeatureStore, open_store
-from fitters.aligners.base import params_of
-from fitters.alignment import Alignment
-from fitters.alignment import fit as fit_arrays
 from fitters.errors import SettingError
-from fitters.jobs import fit_from_store
+from fitters.inventory import find_any
 from fitters.kept import digest_of
-from fitters.methods import METHODS, Method
-from fitters.moments.transform import SideTransform
-from fitters.pairs import Pairs
-from fitters.settings import FitConfig, FitRequest
-
-Store: TypeAlias = FeatureStore | Path | str
-"""An open store, its folder or its address."""
+from fitters.methods import registered
+from fitters.pairs import Pairs, Prototypes
+from fitters.settings import FitConfig
 
 Amount: TypeAlias = int | Literal["all"]
 """A number of real pairs."""
 
-#: Characters of a name that is made of parameters, before a digest of them.
-_LONGEST = 48
+T = TypeVar("T")
+Several: TypeAlias = T | Sequence[T]
+"""One of them, or a sequence of them."""
+
+
+class RunSettings(TypedDict, total=False):
+    """Settings of `evaluate`: fields of a run; a list is several values, a run each."""
+
+    images: str
+    names: str
+    captions: str | tuple[str, ...]
+    head: str | tuple[str, ...]
+    head_names: str
+    views: str
+    layers: str | tuple[str, ...]
+    dataset: str | None
+    label_set: str | None
+    variants: str | Several[tuple[str, ...]]
+    templates: str | Several[tuple[str, ...]]
+    head_variants: str | Several[tuple[str, ...]]
+    head_templates: str | Several[tuple[str, ...]]
+    pair_variants: str | Several[tuple[str, ...]]
+    pair_templates: str | Several[tuple[str, ...]]
+    locales: str | Several[tuple[str, ...]]
+    eval: Several[str]
+    pairs_per_class: Several[int]
+    relevance: Several[str]
+    train_splits: str | Several[tuple[str, ...]]
+    train_fraction: Several[float]
+    head_rows: Several[str]
+    control_draw: Several[int]
+    limit: Several[int]
+    clusters: Several[int]
+    head_size: Several[int]
+    head_by: Several[str]
+    leave_seen: Several[bool]
+    penalty: Several[float | Literal["auto"]]
+    mix: Several[float | Literal["auto"]]
+    gamma: Several[float | Literal["auto"]]
+    n_components: Several[int | Literal["auto"]]
+    rank: Several[int]
+    top_k: Several[int | Literal["auto"]]
+    power: Several[float | Literal["auto"]]
+    centre: Several[bool]
+    criterion: Several[str]
+    validation: Several[str]
+    epochs: Several[int]
+    batch_size: Several[int]
+    learning_rate: Several[float]
+    share: Several[float]
+    sequential: Several[bool]
+    patience: Several[int]
+    precision: Several[str]
+
+
+#: What a verdict says where nobody said which images are of one class.
+EQUAL_TEXTS = "Images with equal texts count as one class: no groups were given."
 
 #: What names a set of a store.
 _SETS = tuple(own.name for own in fields(SetNames))
 
 
-def fit(
-    method: Any,
-    data: Store | Pairs | NDArray[Any] | None = None,
-    texts: NDArray[Any] | None = None,
-    *,
-    prototypes: Pairs | None = None,
-    groups: NDArray[Any] | None = None,
-    bias: NDArray[Any] | None = None,
-    seed: int = 0,
-    **settings: Any,
-) -> Alignment:
-    """Fit an alignment on arrays, or on the sets of a store.
-
-    Parameters
-    ----------
-    method : str, FitConfig, class, function or aligner
-        As of `evaluate`.
-    data : ndarray of shape (n, p), Pairs, store, or None
-        Raw image embeddings; with `texts`, real pairs, and without, unlabelled images whose mean
-        centres the images. Or the pairs themselves, or a store. None: `prototypes` alone. Whatever
-        their dtype, a method gets rows that were prepared in float64.
-    texts : ndarray of shape (n, q), optional
-        Raw text embeddings, row i of image i.
-    prototypes : Pairs, optional
-        Rows of a classification head and the texts of its classes, raw; `groups` are the names.
-    groups : ndarray of shape (n,), optional
-        Images or descriptions of the real pairs, which no choice may split.
-    bias : ndarray of shape (c,), optional
-        The head's bias, for methods that read it.
-    seed : int
-        Draws folds, subsets and trainings.
-    **settings
-        Those of `fitters.FitConfig`: penalty, mix, … Of a store also the sets, by the names that
-        `headstock eval task` has for them (images, captions, names, head, head_names; without
-        ``images`` those that fit together, of ``dataset`` and ``label_set``), and what `headstock
-        fit` takes: n_pairs, split, source, variants, … There, real pairs are used if ``n_pairs`` is
-        given, a number or "all", or if there is no head.
-
-    Returns
-    -------
-    Alignment
-        Fitted: `project_x` and `project_y` take raw embeddings.
-
-    Raises
-    ------
-    FeatstoreError
-        What `fitters.fit` and `fitters.jobs.fit_from_store` raise.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> images = rng.standard_normal((50, 8))
-    >>> alignment = fit("ridge", images, images[:, :4], penalty=0.1)
-    >>> alignment.project_x(images).shape
-    (50, 8)
-    """
-    config = method if isinstance(method, FitConfig) else FitConfig(_entry(method)[0])
-    if isinstance(data, FeatureStore | str | Path):
-        if any(given is not None for given in (texts, prototypes, groups, bias)):
-            raise SettingError(
-                "A store has texts, prototypes, groups and bias of its own. Name its sets (images, "
-                "captions, head, head_names), or pass arrays without a store."
-            )
-        store = data if isinstance(data, FeatureStore) else open_store(data)
-        return fit_from_store(store, _request(store, config, settings, seed))
-    image_mean = None
-    if isinstance(data, np.ndarray) and texts is not None:
-        data = Pairs(data, texts, groups)
-    elif isinstance(data, np.ndarray):
-        image_mean, data = SideTransform.fit([data], label="images").mean, None
-    elif texts is not None:
-        raise SettingError("Texts need images, row i of text i: pass both, or one Pairs.")
-    return fit_arrays(
-        config, prototypes=prototypes, real=data, image_mean=image_mean, bias=bias,
-        rng=np.random.default_rng(seed), **settings,
-    )  # fmt: skip
-
-
-def _request(
-    store: FeatureStore, config: FitConfig, given: Mapping[str, Any], seed: int
-) -> FitRequest:
-    """Return what ``headstock fit`` would be asked for."""
-    left = dict(given)
-    found = _sets(store, left)
-    head = {"head": found["head_set"], "names": found["head_name_set"]} if _has_head(found) else {}
-    n_pairs = left.pop("n_pairs", 0 if head else "all")
-    real: dict[str, Any] = {}
-    if n_pairs != 0:
-        texts = found.get("caption_set") or found.get("name_set")
-        real = {"y": texts, "n_pairs": None if n_pairs == "all" else n_pairs}
-    known = [own.name for own in fields(FitRequest)]
-    for name in left:
-        if name not in known:
-            raise SettingError(unknown_name("setting", name, known, where="of a fit"))
-    return FitRequest(**vars(config) | {"x": found["image_set"], "seed": seed} | head | real | left)
-
-
 def evaluate(
     methods: Any,
-    data: Store | Pairs,
+    data: Any,
+    texts: Rows | None = None,
     *,
-    prototypes: Pairs | None = None,
-    bias: NDArray[Any] | None = None,
+    prototypes: Prototypes | None = None,
+    groups: Any = None,
+    bias: Rows | None = None,
     tasks: str | Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
-    n_pairs: Amount | Sequence[Amount] | None = None,
+    n_pairs: Several[Amount] | None = None,
     controls: bool | Sequence[str] = True,
     draws: int = CONTROL_DRAWS,
-    seeds: int | Sequence[int] = 10,
+    seeds: Several[int] = 10,
     out: Path | str | None = None,
     jobs: int = 1,
     engine: Engine = "local",
     progress: bool = True,
-    **given: Any,
+    **run: Unpack[RunSettings],
 ) -> Results:
     """Score methods beside the controls that decide whether a gain is real.
 
@@ -197,17 +148,22 @@ def evaluate(
         (not fitted), the class of one, or a function of two matrices of rows that returns two
         matrices of weights. What is not named yet is registered for this process, under the name
         of its class or function, an aligner with its parameters behind it.
-    data : Pairs, or store
-        Images x and texts y. Where every row of a group has the same text, the groups are classes
-        and the texts their names (task zero_shot); without groups, rows with equal texts are one
-        class, if any text is given twice. Otherwise the texts are captions (task
-        retrieval), and rows of one group with equal x are one image with several captions. Rows
-        are rounded to float32, in which a store hands them out, and prepared for a method in
-        float64. A store, open or by its place, holds sets of any kind.
-    prototypes : Pairs, optional
-        Rows of a head and the texts of its classes; `groups` are their names. A class of `data` is
-        *seen* if its group is one of these names.
-    bias : ndarray of shape (c,), optional
+    data : Rows of shape (n, p), Pairs, PairedView, tuple, or store
+        Images, with their `texts`; or both as pairs or as a tuple. Where every row of a group has
+        the same text, the groups are classes and the texts their names (task zero_shot); without
+        groups, rows with equal texts are one class, if any text is given twice, and the verdict
+        says so. Otherwise the texts are captions (task retrieval), and rows of one group with equal
+        x are one image with several captions. Rows are rounded to float32, in which a store hands
+        them out, and prepared for a method in float64. A store, open or by its place, holds sets of
+        any kind.
+    texts : Rows of shape (n, q), optional
+        Row i is the text of image i.
+    prototypes : Pairs, PairedView or tuple, optional
+        Rows of a head and the texts of its classes; `groups` are their names, the third of a tuple.
+        A class of `data` is *seen* if its group is one of these names.
+    groups : array_like of shape (n,), optional
+        What each row of `data` is of: a class, or an image or description.
+    bias : array_like of shape (c,), optional
         Of the head, for methods that read it.
     tasks : str, sequence, or mapping of names to options, optional
         As of ``headstock eval task``. None: zero_shot and retrieval, as the data allow.
@@ -227,7 +183,7 @@ def evaluate(
         As of `bench.execution.run_all`.
     progress : bool
         Whether a bar on stderr says how far it is.
-    **given
+    **run
         Of a store, the sets by the names of `headstock eval task` (images, names, captions, head,
         head_names, views), or ``dataset`` and ``label_set``; without any, those that fit together.
         And fields of a run: eval, relevance, locales, limit, …, and settings of the fit (penalty,
@@ -254,22 +210,30 @@ def evaluate(
     >>> "random vectors would not have done as well" in results.verdict
     True
     """
-    if not isinstance(data, Pairs | FeatureStore | str | Path):
+    given = dict[str, Any](run)
+    pairs, note = None, ""
+    if not isinstance(data, FeatureStore | str | Path):
+        pairs = Pairs.given(data, texts, groups)
+        if pairs is None:
+            raise ProtocolError(
+                "data must be a store, pairs, or images beside texts: images alone have no texts "
+                "to be compared with."
+            )
+    elif any(one is not None for one in (texts, prototypes, groups, bias)):
         raise ProtocolError(
-            "What is scored is a store (open, its folder or address) or Pairs(images, texts, "
-            f"groups), not {type(data).__name__}: images alone have no texts to be compared with."
-        )
-    if not isinstance(data, Pairs) and not (prototypes is None and bias is None):
-        raise ProtocolError(
-            "A store has its own prototypes: name head and head_names, or pass Pairs as data."
+            "A store has its own texts, prototypes, groups and bias: name its sets (images, "
+            "captions, names, head, head_names), or pass arrays as data."
         )
     with ExitStack() as stack:
         if out is None:
             out = tempfile.mkdtemp(prefix="headstock-")
             stack.callback(shutil.rmtree, out, ignore_errors=True)
         folder = Path(out)
-        if isinstance(data, Pairs):
-            arrays = _store_arrays(folder / "store", data, prototypes, bias)
+        if pairs is not None:
+            head = None if prototypes is None else Pairs.of(prototypes, "prototypes")
+            own = None if bias is None else vector(bias, "bias")
+            arrays = _store_arrays(folder / "store", pairs, head, own)
+            note = EQUAL_TEXTS if pairs.groups is None and "names" in arrays else ""
             data, given = folder / "store", {"templates": ("none",)} | given | arrays
         store = data if isinstance(data, FeatureStore) else open_store(data)
         entries, sets = _entries(methods), _sets(store, given)
@@ -288,7 +252,7 @@ def evaluate(
             )  # fmt: skip
         results = Results(
             folder, store=store.address, methods=list(dict(entries)),
-            run_ids={run.run_id for run in runs},
+            run_ids={run.run_id for run in runs}, note=note,
         )  # fmt: skip
         # A temporary folder goes away with the results.
         weakref.finalize(results, stack.pop_all().close)
@@ -453,9 +417,7 @@ def _sets(store: FeatureStore, given: dict[str, Any]) -> dict[str, Any]:
         if "images" not in named:
             raise ProtocolError(f"Name the images too, beside {listed(named)}.")
         return SetNames(**named).fields(store)
-    if where["label_set"] or any(info.key.kind == "head_weight" for info in store.sets()):
-        return dict(find_sets(store, **where).fields())
-    return dict(find_scored(store, dataset=where["dataset"]))
+    return dict(find_any(store, **where).fields())
 
 
 def _has_head(sets: Mapping[str, Any]) -> bool:
@@ -488,48 +450,11 @@ def _entry(thing: Any, name: str = "") -> tuple[str, dict[str, Any]]:
         values = [attrgetter(".".join(leaf.path[1:]))(thing) for leaf in settings]
         both = zip(settings, values, strict=True)
         return thing.method, {leaf.name: value for leaf, value in both if value != leaf.default}
-    return _registered(thing, name), {}
-
-
-def _registered(thing: Any, name: str = "") -> str:
-    """Return the name of an aligner, its class or a function in `METHODS`, to which it is added."""
-    for known, method in METHODS.items():
-        if (method is thing or method.aligner is thing) and name in ("", known):
-            return known
-    if isinstance(thing, Alignment):
-        raise SettingError("An Alignment is the whole protocol: pass its method, or a FitConfig.")
-    defined: Any = getattr(thing, "func", thing)
-    default, made = getattr(defined, "__name__", ""), thing
-    if not isinstance(thing, type) and hasattr(thing, "project_x"):
-        defined = type(thing)
-        default, made = _of_aligner(thing)
-    module = sys.modules.get(getattr(defined, "__module__", ""))
-    METHODS.add(name or default, made, origin=origin_in(vars(module) if module else {}))
-    return name or default
-
-
-def _of_aligner(aligner: Any) -> tuple[str, Method]:
-    """Return the name of an aligner, with those of its parameters that are not defaults."""
-    cls: Any = type(aligner)
-    try:
-        params = params_of(aligner)
-        plain = {n: v for n, v in params_of(cls()).items() if repr(params[n]) == repr(v)}
-    except AttributeError as err:
-        raise SettingError(
-            f"{cls.__name__} does not keep its constructor parameters under their own names "
-            f"({err}), so that no second one can be made of it. Pass the class, or a partial."
-        ) from err
-    except TypeError:  # it has a parameter without a default
-        plain = {}
-    said = "-".join([cls.__name__, *(f"{n}-{v}" for n, v in params.items() if n not in plain)])
-    name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", said).strip("-_.+")
-    if name != said or len(name) > _LONGEST:
-        name = f"{name[:_LONGEST]}-{digest_of(sorted(params.items())).hex()[:8]}"
-    return name, Method(partial(cls, **params))
+    return registered(thing, name), {}
 
 
 def _store_arrays(
-    root: Path, pairs: Pairs, prototypes: Pairs | None, bias: NDArray[Any] | None
+    root: Path, pairs: Pairs, prototypes: Pairs | None, bias: Rows | None
 ) -> dict[str, str]:
     """Write arrays as sets of a store, under names that follow from them; return the sets' names.
 
@@ -607,7 +532,7 @@ def _write(
     root: Path,
     space: Mapping[str, str],
     dataset: str,
-    kind: str,
+    kind: Kind,
     rows: NDArray[Any],
     ids: NDArray[Any],
     *,

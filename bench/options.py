@@ -97,24 +97,6 @@ class FewShot:
 
 
 @dataclass(frozen=True)
-class HeadNames:
-    """Options of ``head_names``: whether the head's rows match the names of their classes.
-
-    Attributes
-    ----------
-    by : str
-        ``alignment``: cosines in the shared space. ``relative``: each row by its cosines with
-        the rows of its own side; needs no alignment and no common dimension.
-    n_permutations : int
-    """
-
-    by: Literal["alignment", "relative"] = option(
-        "alignment", help="How rows and names are compared."
-    )
-    n_permutations: int = option(999, help="Random permutations.", at_least=0, below=1_000_000)
-
-
-@dataclass(frozen=True)
 class Neighbours:
     """Options of ``neighbours``: whether two sides have the same nearest neighbours.
 
@@ -168,49 +150,12 @@ class ModalityGap:
 
 
 @dataclass(frozen=True)
-class NeuralCollapse:
-    """Options of ``neural_collapse``: none."""
-
-
-@dataclass(frozen=True)
 class CosineHead:
     """Options of ``cosine_head``: none."""
 
 
-@dataclass(frozen=True)
-class Hubness:
-    """Options of ``hubness``.
-
-    Attributes
-    ----------
-    gallery : str
-        ``names`` or ``captions``.
-    k : int
-    scorer : str
-    """
-
-    gallery: Literal["names", "captions"] = option("names", help="Texts that are found.")
-    k: int = option(10, help="Neighbours of a query.", at_least=1, below=MOST)
-    scorer: Scorer = option("cosine", help="Score of an image and a text.")
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """Options of ``spectrum``: none."""
-
-
 Options: TypeAlias = (
-    ZeroShot
-    | Generalised
-    | Retrieval
-    | FewShot
-    | HeadNames
-    | Neighbours
-    | ModalityGap
-    | NeuralCollapse
-    | CosineHead
-    | Hubness
-    | Spectrum
+    ZeroShot | Generalised | Retrieval | FewShot | Neighbours | ModalityGap | CosineHead
 )
 
 
@@ -260,19 +205,11 @@ _BUILT_IN = {
     "few_shot": Task(
         options=FewShot, text="a few labelled images of every class, with or without names"
     ),
-    "head_names": Task(
-        options=HeadNames, text="whether the rows of a head match the names of their classes"
-    ),
     "neighbours": Task(
         options=Neighbours, text="whether two sides have the same nearest neighbours"
     ),
     "modality_gap": Task(options=ModalityGap, text="how far two sides lie apart"),
-    "neural_collapse": Task(
-        options=NeuralCollapse, text="how far images of a class lie at its mean"
-    ),
     "cosine_head": Task(options=CosineHead, text="how well a head classifies by cosines"),
-    "hubness": Task(options=Hubness, text="how unevenly texts are found"),
-    "spectrum": Task(options=Spectrum, text="singular values of the rows of each side"),
 }
 
 #: What the function of a task may take.

@@ -80,7 +80,7 @@ class Data:
         Augmented views of the images, for few-shot learners that look at some.
     more_heads, more_images : tuple of str
         Further heads of the same classes, and the same images by their encoders, each
-        ``key@revision``; see `bench.suites.inventory.beside_fields`.
+        ``key@revision``; see `fitters.inventory.beside_fields`.
     pairs_from : tuple of str
         Images of another data set and their captions or class names, each ``key@revision``: what
         real pairs are made of, in place of images of `image_set`.
@@ -353,7 +353,7 @@ class Run:
 
     `Run.of` makes one from the names of all fields, and `changed` returns it with others.
 
-    >>> Run.of(suite="mine", task="hubness", image_set="a/image/b", image_revision="5f1c").seed
+    >>> Run.of(suite="mine", task="neighbours", image_set="a/image/b", image_revision="5f1c").seed
     0
 
     Attributes

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from bench.corpus import Corpus, Head, Items
+from bench.corpus import Corpus, Items
 from bench.errors import ProtocolError
 from bench.fits import Identity
 from bench.options import (
     TASKS,
     FewShot,
     Generalised,
-    HeadNames,
-    Hubness,
     ModalityGap,
     Retrieval,
     ZeroShot,
@@ -35,12 +33,8 @@ from bench.protocol import (
 from bench.runs import IDENTITY, Run
 from bench.tasks.diagnostics import (
     score_cosine_head,
-    score_head_names,
-    score_hubness,
     score_modality_gap,
     score_neighbours,
-    score_neural_collapse,
-    score_spectrum,
 )
 from bench.tasks.few_shot import score_few_shot
 from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, outcomes_of
@@ -283,11 +277,9 @@ def _compares_spaces(run: Run) -> bool:
     options = run.task_options
     if isinstance(options, FewShot):
         return options.prototypes == "names" or needs_tower(run)
-    if isinstance(options, HeadNames):
-        return options.by == "alignment"
     if isinstance(options, ModalityGap):
         return options.between == "images-texts"
-    return isinstance(options, ZeroShot | Generalised | Retrieval | Hubness)
+    return isinstance(options, ZeroShot | Generalised | Retrieval)
 
 
 @kept
@@ -333,19 +325,6 @@ def _captions(task: str, corpus: Corpus) -> Items:
     return corpus.captions
 
 
-def _head(run: Run, corpus: Corpus) -> Head:
-    if corpus.head is None:
-        raise ProtocolError(
-            f"Task {run.task} reads a head and the names of its classes. Give the run a head_set "
-            "and a head_name_set (--head and --head-names)."
-        )
-    return corpus.head
-
-
-def _texts(run: Run, corpus: Corpus) -> Items:
-    return (_names if _options(run).gallery == "names" else _captions)(run.task, corpus)
-
-
 def _options(run: Run) -> Any:
     """Return the options of the run's own task, which `Run` has checked."""
     return run.task_options
@@ -357,19 +336,11 @@ _TASKS: dict[str, Callable[[Run, Any, Corpus], list[Outcome]]] = {
         alignment, corpus.images, _names(run.task, corpus), corpus.seen,
         prompts=corpus.prompts, options=_options(run),
     ),
-    "head_names": lambda run, alignment, corpus: score_head_names(
-        alignment, _head(run, corpus), options=_options(run), rng=sample_rng(run.seed)
-    ),
     "neighbours": lambda run, _, corpus: score_neighbours(
         corpus, options=_options(run), rng=sample_rng(run.seed)
     ),
     "modality_gap": lambda run, alignment, corpus: score_modality_gap(
         alignment, corpus, options=_options(run), rng=sample_rng(run.seed)
     ),
-    "neural_collapse": lambda _run, _alignment, corpus: score_neural_collapse(corpus),
     "cosine_head": lambda _run, _alignment, corpus: score_cosine_head(corpus),
-    "hubness": lambda run, alignment, corpus: score_hubness(
-        alignment, corpus.images, _texts(run, corpus), options=_options(run)
-    ),
-    "spectrum": lambda _run, _alignment, corpus: score_spectrum(corpus),
 }  # fmt: skip

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bench.errors import MetricError
+from featstore.matrices import Rows, vector
 
 Matrix = NDArray[np.float64]
 
@@ -347,6 +348,43 @@ def two_term(sums: DrawSums, *, overlap: float = 0.0, floor: bool = False) -> Es
         overlap=overlap,
         crossed=_crossed(sums, of_cluster) if floor else 0.0,
     )
+
+
+def compare(a: Rows, b: Rows, *, clusters: Any = None, draws: Any = None) -> Estimate:
+    """Return the mean of the paired differences a - b, with what its interval and p are made of.
+
+    Parameters
+    ----------
+    a, b : array_like of shape (n,)
+        One value a query, such as a hit or a reciprocal rank, of the same queries on both sides.
+    clusters : array_like of shape (n,), optional
+        What queries share, such as their class or image. None: nothing.
+    draws : array_like of shape (n,), optional
+        Draw of each query, where splits, subsets or seeds were drawn. None: all are of one.
+
+    Returns
+    -------
+    Estimate
+        `two_term` of the differences.
+
+    Raises
+    ------
+    MetricError, RowsError
+        If they are of different lengths, or no numbers.
+
+    Examples
+    --------
+    >>> found = compare([1, 1, 1, 0, 1, 1], [0, 1, 0, 0, 0, 1])
+    >>> low, high = found.interval()
+    >>> round(found.mean, 3), round(low, 3), round(high, 3), round(found.p_value(), 3)
+    (0.5, -0.075, 1.075, 0.076)
+    """
+    left, right = vector(a, "a"), vector(b, "b")
+    if left.shape != right.shape:
+        raise MetricError(f"b has {len(right):,} values for {len(left):,} of a.")
+    each, one = np.arange(len(left)), np.zeros(len(left))
+    ids = [one if draws is None else draws, each if clusters is None else clusters]
+    return two_term(DrawSums.of(left - right, *map(np.asarray, ids)))
 
 
 def _variance(residual: Matrix, shares: Matrix, n: float) -> float:

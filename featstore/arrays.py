@@ -6,8 +6,7 @@ import collections
 import contextlib
 import itertools
 import secrets
-import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,29 +18,34 @@ import polars as pl
 from featstore.address import Address, parse_address
 from featstore.errors import (
     AlreadyFinishedError,
-    FeatstoreError,
     ManifestError,
     NonFiniteEmbeddingError,
+    RowsError,
     StoreWriteError,
     listed,
-    needs_extra,
     unknown_name,
 )
-from featstore.manifest.manifest import ITEM_SCHEMA, KINDS, conform_items
+from featstore.manifest.manifest import ITEM_SCHEMA, KINDS, Kind, conform_items
+from featstore.matrices import (
+    BIAS,
+    EMBEDDING,
+    Rows,
+    check_masks,
+    expecting,
+    numbers,
+    readable,
+    table_of,
+    vector,
+    vector_column,
+)
 from featstore.store import BLOCK_ROWS
 from featstore.store.casting import cast_rows
-from featstore.store.layout import (
-    DTYPES,
-    LayoutError,
-    SetLayout,
-    SetSpec,
-    from_bfloat16,
-)
+from featstore.store.layout import DTYPES, LayoutError, SetLayout, SetSpec
 from featstore.store.log import read_log
 from featstore.store.pairs import EmbeddingsView
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import join_ids
-from featstore.store.view import BIAS, EMBEDDING, Selection
+from featstore.store.view import Selection
 from featstore.store.writer import SetWriter, WriteOptions
 
 #: Seconds that rows wait for another writer of their set.
@@ -53,14 +57,14 @@ BARE_NAME = {"variant": "name", "template_id": "none"}
 
 def write(
     store: str | Path | FeatureStore,
+    rows: Rows,
     *,
     dataset: str,
-    kind: str,
-    encoder: str,
-    rows: Any,
+    kind: Kind = "image",
+    encoder: str | None = None,
     ids: Any = None,
     items: Any = None,
-    bias: Any = None,
+    bias: Rows | None = None,
     dtype: str | None = None,
     space: EmbeddingsView | Mapping[str, Any] | None = None,
 ) -> EmbeddingsView:
@@ -76,16 +80,15 @@ def write(
     ----------
     store : path or FeatureStore
         A local store; a path is made one if it is missing.
-    dataset, kind, encoder : str
-        Name of the dataset; ``image``, ``caption``, ``class_name`` or ``head_weight``; and what
-        made the rows, ``family:name``.
-    rows : array_like of shape (n, d), table, or iterable of either
-        An array of NumPy or of a library that NumPy reads (also one that is read by slices, such as
-        a memory map, HDF5 or Zarr); a tensor of torch, on any device; a column of vectors (polars
-        List or Array, Arrow list or fixed-size list, pandas); or a table (polars, pandas, Arrow,
-        Hugging Face ``datasets``) whose column ``embedding`` holds them, and whose other columns
-        are the items. An iterator, or a list of two-dimensional arrays, is taken block by block:
-        rows larger than memory, whose number the ids or items say.
+    rows : Rows of shape (n, d), or an iterable of them
+        See `featstore.matrices.Rows`. The other columns of a table with a column of vectors are the
+        items. An iterator, or a list of two-dimensional arrays, is taken block by block: rows
+        larger than memory, whose number the ids or items say.
+    dataset, kind : str
+        Name of the dataset; and ``image``, ``caption``, ``class_name`` or ``head_weight``.
+    encoder : str, optional
+        What made the rows, ``family:name``. None: ``array:DATASET``, a space that no other set
+        is in.
     ids : sequence of str or int, or str, optional
         Id of each row; or the column of the items that holds them. Whole numbers are kept as
         texts: 7 is ``"7"``. Default: the items' ``item_id``, or the numbers of the rows.
@@ -100,14 +103,16 @@ def write(
         Stored dtype, one of `featstore.store.layout.DTYPES`. Default: that of the rows.
     space : EmbeddingsView or mapping, optional
         The embedding space of the rows: a view of a set in it, such as the images that a head was
-        trained on; or its keyed facts. Default: what the encoder's name claims, so that a head
-        fits images that were written under the same name.
+        trained on; or its keyed facts. Default: what `encoder` claims, so that a head fits images
+        that were written under the same name.
 
     Raises
     ------
+    RowsError
+        If rows are no matrix of numbers.
     ManifestError
         If rows, ids and items do not fit: different numbers, ids that are missing or stand twice,
-        vectors of different widths, or ids of the set with other rows or items.
+        or ids of the set with other rows or items.
     NonFiniteEmbeddingError
         If a row is NaN or Inf, or has a value that the stored dtype cannot hold.
     LayoutError
@@ -119,7 +124,7 @@ def write(
     Examples
     --------
     >>> rows, names = np.eye(3, dtype=np.float32), ["tench", "goldfish", "shark"]
-    >>> made = write("arrays", dataset="fish", kind="image", encoder="a:v1", rows=rows, ids=names)
+    >>> made = write("arrays", rows, dataset="fish", ids=names)
     >>> made["shark"]
     array([0., 0., 1.], dtype=float32)
     """
@@ -134,14 +139,20 @@ def write(
         raise StoreWriteError(
             f"{store} is remote. Write a local store, and `headstock store push` it."
         )
-    table = _frame(rows)
-    if table is not None:
+    table = table_of(rows)
+    name = None if table is None else vector_column(table)
+    if table is not None and name is not None:
         if items is not None:
             raise ManifestError("Items stand beside a table of rows, or in it: give one of them.")
-        rows, items = _vector_column(table), table.drop(EMBEDDING, BIAS, strict=False)
+        rows, items = table[name], table.drop(name, BIAS, strict=False)
         bias = table[BIAS].to_numpy() if bias is None and BIAS in table.columns else bias
+    elif table is not None:
+        rows = table
     given = Given.of(rows)
     known = items_of(kind, ids, items, n=given.n)
+    if encoder is None:
+        encoder = f"array:{dataset}"
+        space = {"name": encoder, "kind": kind} if space is None else space
     spec = SetSpec(dataset, kind, encoder, _space(space, encoder), dtype or given.dtype)
     if spec.dtype not in DTYPES:
         raise LayoutError(
@@ -183,61 +194,6 @@ def _space(given: EmbeddingsView | Mapping[str, Any] | None, encoder: str) -> Ma
     return given if given is not None else {"name": encoder, "provenance": "imported"}
 
 
-@contextlib.contextmanager
-def _readable(what: str) -> Iterator[None]:
-    """Say what is expected where a library refuses a value, or panics."""
-    try:
-        yield
-    except (FeatstoreError, MemoryError):
-        raise
-    except (Exception, pl.exceptions.PanicException) as err:
-        # Whatever objects may stand in a list or an array meets NumPy, polars, pyarrow or torch.
-        reason = (str(err).splitlines() or [""])[0][:200].rstrip(".") or type(err).__name__
-        raise ManifestError(f"{what}: {reason}.") from err
-
-
-def _check_masks(what: str, given: Any) -> None:
-    """Refuse an array, or a list or mapping of them, with masked values: NumPy drops the mask."""
-    many = given.values() if isinstance(given, Mapping) else given
-    parts = many if isinstance(many, list | tuple | ValuesView) else [given]
-    masked = sum(np.count_nonzero(one.mask) for one in parts if isinstance(one, np.ma.MaskedArray))
-    if masked:
-        raise ManifestError(
-            f"{masked:,} values of the {what} are masked, and a store has no masks. Fill them, or "
-            "leave their rows out, with their ids and items."
-        )
-
-
-@_readable("The bias is one number a row")
-def _bias(given: Any) -> np.ndarray | None:
-    """Return a bias as float32."""
-    _check_masks("bias", given)
-    return None if given is None else np.asarray(given, np.float32)
-
-
-@_readable("A table has a column of vectors, and one of each fact of its items")
-def _frame(table: Any) -> pl.DataFrame | None:
-    """Return a table of another library as one of polars; None if it is no table."""
-    if isinstance(table, Mapping):
-        _check_masks("columns", table)
-    if hasattr(table, "with_format"):  # of Hugging Face: it may be a selection of its file
-        table = table.with_format("arrow")[:]
-    if isinstance(table, pl.DataFrame):
-        return table
-    if isinstance(table, Mapping) or hasattr(table, "columns") or hasattr(table, "column_names"):
-        with needs_extra("A table of pandas or Arrow"):
-            return pl.DataFrame(table)
-    return None
-
-
-def _vector_column(table: pl.DataFrame) -> pl.Series:
-    """Return the column of a table that holds the rows."""
-    if EMBEDDING not in table.columns:
-        where = "in the table of rows"
-        raise ManifestError(unknown_name("column", EMBEDDING, table.columns, where=where))
-    return table[EMBEDDING]
-
-
 @dataclass(frozen=True)
 class Given:
     """Rows as they were given: arrays that are read by slices, or blocks that come once.
@@ -270,7 +226,7 @@ class Given:
         """
         in_list = isinstance(rows, list | tuple)
         first = rows[0] if in_list and rows else None
-        if getattr(first, "ndim", 1) == 2 or _frame(first) is not None or _is_stream(rows):
+        if getattr(first, "ndim", 1) == 2 or table_of(first) is not None or _is_stream(rows):
             own = map(cls._of_block, rows)
             begin = next(own, None)
             if begin is None:
@@ -283,16 +239,16 @@ class Given:
 
     @classmethod
     def _of_block(cls, block: Any) -> Given:
-        table = _frame(block)
-        data, dtype = _matrix(block if table is None else _vector_column(table))
+        data, dtype = readable(block)
+        if not all(data.shape):
+            raise RowsError(f"rows must be a matrix that is not empty; got shape {data.shape}.")
         return cls([data], data.shape[0], data.shape[1], dtype)
 
     def parts(self) -> Iterator[np.ndarray]:
         """Yield the rows as numbers, at most `BLOCK_ROWS` at a time; bfloat16 as float32."""
         for block in self.blocks:
             for start in range(0, block.shape[0], BLOCK_ROWS):
-                part = np.asarray(block[start : start + BLOCK_ROWS])
-                yield from_bfloat16(part) if self.dtype == "bfloat16" else part
+                yield numbers(block[start : start + BLOCK_ROWS], self.dtype)
 
 
 def _is_stream(rows: Any) -> bool:
@@ -314,59 +270,10 @@ def _alike(blocks: Iterable[Given], first: Given) -> Iterator[Any]:
         start += block.n or 0
 
 
-@_readable("Rows are a matrix of numbers")
-def _matrix(rows: Any) -> tuple[Any, str]:
-    """Return rows as an array that is read by slices, and its dtype as a store names it."""
-    _check_masks("rows", rows)
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(rows, torch.Tensor):
-        rows = rows.detach().cpu()
-        bits = rows.dtype == torch.bfloat16
-        rows = rows.view(torch.int16).numpy().view("<u2") if bits else rows.numpy()
-        dtype = "bfloat16" if bits else rows.dtype.name
-    else:
-        if hasattr(rows, "__arrow_c_array__") or hasattr(rows, "__arrow_c_stream__"):
-            rows = vectors(pl.Series(rows))
-        elif getattr(getattr(rows, "dtype", None), "kind", "") == "O" and rows.ndim == 1:
-            rows = vectors(pl.Series(list(rows)))  # of pandas or NumPy: vectors as objects
-        elif not hasattr(rows, "shape"):
-            try:
-                rows = np.asarray(rows)
-            except ValueError:  # lists of different lengths
-                rows = vectors(pl.Series(rows))
-        dtype = np.dtype(rows.dtype).newbyteorder("=").name
-        if dtype == "bfloat16":  # of ml_dtypes, as JAX has it
-            rows = np.asarray(rows).view("<u2")
-    if len(rows.shape) != 2 or not all(rows.shape) or np.dtype(rows.dtype).kind not in "fiu":
-        raise ManifestError(
-            f"Rows are a matrix of numbers, neither side of it 0; got {dtype} of shape "
-            f"{tuple(rows.shape)}."
-        )
-    return rows, dtype
-
-
-def vectors(column: pl.Series) -> np.ndarray:
-    """Return a column of vectors as a matrix."""
-    if not isinstance(column.dtype, pl.List | pl.Array):
-        raise ManifestError(f"Rows are vectors; got a column of {column.dtype}.")
-    lists = column.cast(pl.List(column.dtype.inner))
-    widths = lists.list.len().to_list()
-    usual = collections.Counter(widths).most_common(1)[0][0]
-    wrong = [row for row, width in enumerate(widths) if not width or width != usual]
-    if wrong:
-        shown = ", ".join(f"row {row:,} has {widths[row]}" for row in wrong[:5])
-        raise ManifestError(
-            f"{len(wrong):,} of {column.len():,} vectors do not have the {usual} columns of most: "
-            f"{shown}. Every row needs one vector of one width."
-        )
-    flat: np.ndarray = lists.explode().to_numpy()
-    return flat.reshape(column.len(), -1)
-
-
-@_readable("Items are a table or a mapping of columns")
+@expecting("Items are a table or a mapping of columns")
 def items_of(kind: str, ids: Any, items: Any, *, n: int | None) -> pl.DataFrame:
     """Return the item table of n rows, conformed; n of blocks is what it says itself."""
-    table = pl.DataFrame() if items is None else _frame(items)
+    table = pl.DataFrame() if items is None else table_of(items)
     if table is None:
         raise ManifestError(f"Items are a table or a mapping of columns; got {type(items)}.")
     taken = [name for name in (EMBEDDING, BIAS) if name in table.columns]
@@ -385,10 +292,10 @@ def items_of(kind: str, ids: Any, items: Any, *, n: int | None) -> pl.DataFrame:
     return conform_items(pl.DataFrame(known), kind)
 
 
-@_readable("Ids are texts or whole numbers, one a row")
+@expecting("Ids are texts or whole numbers, one a row")
 def _ids(ids: Any, table: pl.DataFrame, n: int | None) -> pl.Series:
     """Return the ids of rows as they are given: themselves, as a column of the items, or not."""
-    _check_masks("ids", ids)
+    check_masks("ids", ids)
     name = ids if isinstance(ids, str) else "item_id" if ids is None else None
     if name is not None and name in table.columns:
         ids = table[name]
@@ -468,7 +375,7 @@ def write_given(
     FeatstoreError
         As `write`.
     """
-    bias = _bias(bias)
+    bias = None if bias is None else vector(bias, "bias").astype(np.float32, copy=False)
     if given.n is not None:
         _check_finite(given.parts(), items["item_id"])
     # Nobody can tell whether rows that were staged before are these.

@@ -20,6 +20,9 @@ SHOWN = 20
 
 _LEFT = 'style="text-align:left"'
 
+#: A table that is wider than a notebook scrolls by itself, and a long word is broken.
+_FITS = 'style="max-width:1000px;overflow-x:auto;overflow-wrap:anywhere"'
+
 
 @dataclass(frozen=True)
 class Card:
@@ -67,7 +70,7 @@ class Card:
             for row in self.table
         )
         return (
-            f"<div><strong>{_cell(self.title)}</strong>"
+            f"<div {_FITS}><strong>{_cell(self.title)}</strong>"
             + (f"<table><tbody>{facts}</tbody></table>" if facts else "")
             + (
                 f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -4,6 +4,7 @@ The tree, by what a handler would do::
 
     FeatstoreError
     ├── ManifestError(ValueError)             fix the manifest
+    │   └── RowsError                         give a matrix of numbers
     ├── ItemReadError(OSError)                that item is lost; fix its file
     ├── UnknownEncoderError(KeyError)         fix the name
     ├── UnknownSetError(KeyError)             fix the key, or extract the set
@@ -83,6 +84,10 @@ class FeatstoreError(Exception):
 
 class ManifestError(FeatstoreError, ValueError):
     """A manifest breaks its rules."""
+
+
+class RowsError(ManifestError):
+    """Rows are no matrix of numbers."""
 
 
 class ItemReadError(FeatstoreError, OSError):
@@ -389,13 +394,19 @@ def lazily(
     package : str
         Its name.
     homes : mapping of str to str
-        Module -> names that are looked up there, parted by blanks.
+        Module -> names that are looked up there, parted by blanks; ``Name=own`` of one that is
+        called otherwise there.
     """
-    home = {name: module for module, names in homes.items() for name in names.split()}
+    home = {
+        name: (module, own or name)
+        for module, names in homes.items()
+        for name, _, own in (part.partition("=") for part in names.split())
+    }
 
     def look_up(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(home[name]), name)
+        module, own = home[name]
+        return getattr(import_module(module), own)
 
     return look_up, lambda: sorted(sys.modules[package].__all__)

@@ -17,7 +17,7 @@ from functools import cache, partial
 from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from featstore.cards import Card, Shown
 from featstore.errors import PluginError, lookup
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from importlib import metadata
 
 Thing = TypeVar("Thing")
+F = TypeVar("F")
 
 #: Kind -> where its registry is. Looked up by name: it lies in a layer above this one.
 KINDS = {
@@ -325,6 +326,10 @@ def registry_of(kind: str) -> Registry[Any]:
     return found
 
 
+@overload
+def register(kind: str, name: str, **about: Any) -> Callable[[F], F]: ...
+@overload
+def register(kind: str, name: str, thing: F, **about: Any) -> F: ...
 def register(kind: str, name: str, thing: Any = None, **about: Any) -> Any:
     """Add a thing of one's own under a name; without the thing, decorate what follows.
 

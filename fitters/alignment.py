@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from numbers import Real
+from pathlib import Path
 from typing import Any, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import issparse, vstack
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -20,12 +21,14 @@ from sklearn.utils.validation import (
 )
 
 from featstore.cards import Card, Shown
+from featstore.matrices import matrix, numbers, readable, table_of, vector_column
 from fitters.aligners.base import Projection, fit_on
 from fitters.errors import PairsError, SettingError
 from fitters.methods import method_named, needs_rows
 from fitters.moments.moments import Folds
 from fitters.moments.transform import SideTransform
-from fitters.pairs import Pairs, Rows
+from fitters.pairs import Pairs, Prototypes, Rows, rows_or_labels
+from fitters.saved import read_parts, save_parts
 from fitters.select.grid import PLURALS, Axis, Choice
 from fitters.select.ranking import scoring
 from fitters.settings import Criterion, FitConfig, Metric, TrainingOptions, Validation
@@ -34,7 +37,7 @@ from fitters.sources import Sources
 BLOCK_ROWS = 8192
 """Rows that are transformed at a time: what a projection needs beyond its result stays small."""
 
-_FLOATS = (np.float64, np.float32)
+_FLOATS = (np.float32, np.float64)
 """Types of rows that are kept; others become the first."""
 
 OnStage = Callable[[str], None]
@@ -66,12 +69,12 @@ class _Fitted(Generic[T]):
         vars(made)[self.name] = value
 
 
-class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class Alignment(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """The whole protocol as one estimator: prepare both sides, choose the settings, fit.
 
     Raw rows go in, on fitting as on projecting; `fit` says what happens to them.
-    `save_alignment` keeps a fitted one, `read_alignment` gives it back. As a scikit-learn estimator
-    it is cloned, searched over and put at the end of a pipeline; see `scoring` for its scores.
+    `save` keeps a fitted one, and `headstock.load` gives it back. As a scikit-learn estimator it is
+    cloned, searched over and put at the end of a pipeline; see `fitters.scoring` for its scores.
 
     Parameters
     ----------
@@ -87,7 +90,7 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         from unlabelled training images, never from test images. None: that of the images fitted on.
     scoring : str or callable
         What `score` returns: a name that `fitters.scoring` takes, or what it returns.
-    random_state : int, None, numpy.random.Generator or RandomState
+    seed : int, None, numpy.random.Generator or RandomState
         Draws the folds of the choice, and what a training draws. The same int gives the same bytes;
         None draws anew for each fit, and a generator goes on from fit to fit.
 
@@ -135,7 +138,7 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         training: TrainingOptions | None = None,
         image_mean: npt.NDArray[Any] | None = None,
         scoring: str | Callable[..., float] = "mrr",
-        random_state: int | np.random.Generator | np.random.RandomState | None = 0,
+        seed: int | np.random.Generator | np.random.RandomState | None = 0,
     ) -> None:
         self.method = method
         self.penalty = penalty
@@ -151,7 +154,7 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.training = training
         self.image_mean = image_mean
         self.scoring = scoring
-        self.random_state = random_state
+        self.seed = seed
 
     @classmethod
     def of(
@@ -185,26 +188,27 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         y: Any = None,
         sample_weight: Any = None,
         *,
-        groups: npt.NDArray[Any] | None = None,
-        prototypes: Pairs | None = None,
-        bias: npt.NDArray[Any] | None = None,
+        groups: Any = None,
+        prototypes: Prototypes | None = None,
+        bias: Any = None,
     ) -> Self:
         """Fit on paired rows, on prototypes, or on both.
 
         Parameters
         ----------
-        X : array_like of shape (n, p), optional
+        X : Rows of shape (n, p), optional
             Raw image embeddings.
-        y : array_like of shape (n, q) or (n,), optional
+        y : Rows of shape (n, q), or labels of shape (n,), optional
             Raw text embeddings, one real pair a row; or labels, of which each distinct one is a
             text of its own, at right angles to all others. X and y both None: prototypes alone.
         sample_weight : array_like of shape (n,), optional
             Mass of each pair: 1/m for each of the m captions of an image.
         groups : ndarray of shape (n,), optional
             Images or descriptions, which folds must not split. None: every row is its own.
-        prototypes : Pairs, optional
-            Head weights and class texts, raw; their `groups` are the names.
-        bias : ndarray of shape (c,), optional
+        prototypes : Pairs or tuple, optional
+            Head weights and class texts, raw: Pairs whose `groups` are the names, or (rows, texts)
+            or (rows, texts, names).
+        bias : array_like of shape (c,), optional
             The head's bias, for the methods that read it.
 
         Raises
@@ -223,23 +227,26 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
             fewest = 2 if prototypes is None else 1
             # `Pairs` looks for NaN, and says in which rows.
             X = validate_data(
-                self, X, dtype=_FLOATS, ensure_all_finite=False, ensure_min_samples=fewest,
-                ensure_min_features=2,
+                self, _as_sklearn(X), dtype=_FLOATS, ensure_all_finite=False,
+                ensure_min_samples=fewest, ensure_min_features=2,
             )  # fmt: skip
-            y = check_array(y, ensure_2d=False, dtype=None, ensure_all_finite=False, input_name="y")
+            y = check_array(
+                rows_or_labels(y), ensure_2d=False, dtype=None, ensure_all_finite=False,
+                input_name="y",
+            )  # fmt: skip
             if y.ndim == 1:
                 check_classification_targets(y)
                 classes = np.unique(y)
                 y = _one_hot(y, classes)
             if sample_weight is not None:
                 sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-            y = y if y.dtype in _FLOATS else y.astype(np.float64)
             real = Pairs(X, y, groups, sample_weight)
-        state = self.random_state
+        state = self.seed
         if isinstance(state, np.random.RandomState):
             state = int(state.randint(2**31))
+        head = None if prototypes is None else Pairs.of(prototypes, "prototypes")
         made = fit(
-            self.config, prototypes=prototypes, real=real, image_mean=self.image_mean, bias=bias,
+            self.config, prototypes=head, real=real, image_mean=self.image_mean, bias=bias,
             rng=np.random.default_rng(state),
         )  # fmt: skip
         self.x, self.y, self.aligner = made.x, made.y, made.aligner
@@ -255,7 +262,36 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def project_x(self, x: Rows) -> Projection:
+    @property
+    def _n_features_out(self) -> int:
+        """Width of the shared space, for the names of its columns."""
+        return int(self.project_x(np.eye(1, self.n_features_in_)).shape[1])
+
+    def save(self, path: Path | str, *, replace: bool = True) -> Path:
+        """Write it as the folder `path`, whole or not at all, and return the path.
+
+        Parameters
+        ----------
+        path : path
+        replace : bool
+            Whether another alignment that is there is replaced. The same one is left untouched.
+
+        Raises
+        ------
+        AlignmentWriteError
+            If `path` exists and may not be replaced, or cannot be written.
+
+        Examples
+        --------
+        >>> made = Alignment(penalty=0.3).fit(np.eye(6), np.eye(6))
+        >>> [file.name for file in sorted(made.save("aligners/ridge").iterdir())]
+        ['alignment.json', 'arrays.safetensors']
+        """
+        check_is_fitted(self)
+        parts = self.x, self.y, self.aligner, self.facts
+        return save_parts(path, parts, replace=replace)
+
+    def project_x(self, x: Any) -> Projection:
         """Return raw image embeddings (n, p) in the shared space: (n, r), float32, dense or CSR."""
         check_is_fitted(self)
         return _in_blocks(x, self.x, self.aligner.project_x)
@@ -263,9 +299,9 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def transform(self, X: Any) -> Projection:
         """Return `project_x` of rows in any form that scikit-learn takes, checked in its words."""
         check_is_fitted(self)
-        return self.project_x(validate_data(self, X, reset=False, dtype=_FLOATS))
+        return self.project_x(validate_data(self, _as_sklearn(X), reset=False, dtype=_FLOATS))
 
-    def project_y(self, y: Rows) -> Projection:
+    def project_y(self, y: Any) -> Projection:
         """Return raw text embeddings (n, q) in the shared space: (n, r), float32, dense or CSR.
 
         The score of an image and a text is the dot product of their projections, higher is better:
@@ -273,7 +309,8 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         labels, `y` is labels (n,).
         """
         check_is_fitted(self)
-        rows = _one_hot(y, self.facts.get("classes", ())) if np.ndim(y) == 1 else y
+        classes = self.facts.get("classes")
+        rows = y if classes is None or np.ndim(y) > 1 else _one_hot(y, classes)
         return _in_blocks(rows, self.y, self.aligner.project_y)
 
     def score(
@@ -288,7 +325,7 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X, y : array_like of shape (n, p), (n, q)
+        X, y : Rows of shape (n, p), (n, q)
             Raw pairs, or images and labels, as for `fit`.
         groups : ndarray of shape (n,), optional
             All texts of a pair's group are right. None: all that stand beside an equal image.
@@ -315,6 +352,37 @@ class Alignment(Shown, TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 "aligner": " ".join(repr(self.aligner).split()),
             },
         )
+
+
+def save_alignment(path: Path | str, alignment: Any, *, replace: bool = True) -> Path:
+    """Save an alignment; or a fitted aligner, as the alignment that leaves rows as they are.
+
+    As `Alignment.save`.
+    """
+    if not isinstance(alignment, Alignment):
+        sides = SideTransform.identity("images"), SideTransform.identity("texts")
+        alignment = Alignment.of(*sides, alignment)
+    written: Path = alignment.save(path, replace=replace)
+    return written
+
+
+def load(path: Path | str) -> Alignment:
+    """Read an alignment that `Alignment.save` wrote. No code of it is run.
+
+    Raises
+    ------
+    MissingAlignmentError
+        If there is none at `path`.
+    CorruptAlignmentError
+        If a file is missing, or is not what was written; the message names the file and the field.
+
+    Examples
+    --------
+    >>> made = Alignment(penalty=0.3).fit(np.eye(6), np.eye(6))
+    >>> load(made.save("aligners/ridge")).facts["choice"]
+    {'penalty': 0.3}
+    """
+    return Alignment.of(*read_parts(path))
 
 
 def _one_hot(y: Any, classes: Any) -> Rows:
@@ -548,16 +616,21 @@ def select(
     return replace(choice, facts=spec.facts(made, choice, mixed=data.mixed))
 
 
-def _in_blocks(rows: Rows, side: SideTransform, project: Callable[..., Any]) -> Projection:
-    rows = np.asarray(rows)
-    if rows.ndim != 2 or rows.dtype.kind not in "fiub":
-        raise PairsError(
-            f"The {side.label} to project must be a matrix of numbers, one embedding a row. Got "
-            f"{rows.dtype} of shape {rows.shape}."
-        )
+def _as_sklearn(X: Any) -> Any:
+    """Return rows of any library as scikit-learn checks them, with the names of their columns."""
+    if X is None or isinstance(X, np.ndarray | list) or issparse(X):
+        return X
+    table = table_of(X)
+    if table is None or vector_column(table, "X") is not None:
+        return matrix(X, "X")
+    return X if hasattr(X, "iloc") else table
+
+
+def _in_blocks(given: Any, side: SideTransform, project: Callable[..., Any]) -> Projection:
+    rows, dtype = readable(given, f"The {side.label} to project")
 
     def block(start: int) -> Projection:
-        prepared = side.apply(rows[start : start + BLOCK_ROWS])
+        prepared = side.apply(numbers(rows[start : start + BLOCK_ROWS], dtype))
         found = project(prepared)
         if found.ndim != 2 or found.shape[0] != len(prepared):
             raise PairsError(
@@ -566,12 +639,12 @@ def _in_blocks(rows: Rows, side: SideTransform, project: Callable[..., Any]) -> 
             )
         return found.astype(np.float32, copy=False)
 
-    first, starts = block(0), range(BLOCK_ROWS, len(rows), BLOCK_ROWS)
+    first, starts = block(0), range(BLOCK_ROWS, rows.shape[0], BLOCK_ROWS)
     if not starts:
         return first
     if issparse(first):
         return vstack([first, *map(block, starts)], format="csr")
-    out = np.empty((len(rows), first.shape[1]), dtype=np.float32)
+    out = np.empty((rows.shape[0], first.shape[1]), dtype=np.float32)
     out[:BLOCK_ROWS] = first
     for start in starts:
         out[start : start + BLOCK_ROWS] = block(start)

@@ -83,25 +83,9 @@ class MomentsRequest:
             "image_mean": None if self.raw else self.pool.fingerprint,
             "prototypes": self.name_facts,
             "preprocessing": "none" if self.raw else "unit, centred by source, unit",
-            "folds": {"n": N_FOLDS, "seed": self.seed, "groups": group_column(self.paired)},
+            "folds": {"n": N_FOLDS, "seed": self.seed, "groups": self.paired.group_column},
             "precision": self.precision,
         }
-
-
-def group_column(paired: PairedView[EmbeddingsView]) -> str:
-    """Return what real pairs must not be split by: their description, or else their image."""
-    return "item_id" if paired.x.items["class_id"].null_count() else "class_id"
-
-
-def pairs_of(paired: PairedView[EmbeddingsView]) -> Pairs:
-    """Return the pairs in memory, grouped by `group_column`."""
-    x, y = paired.numpy()
-    return Pairs(x, y, groups_of(paired), paired.weight)
-
-
-def groups_of(paired: PairedView[EmbeddingsView]) -> npt.NDArray[Any]:
-    """Return the group of each pair as text."""
-    return paired.x.items[group_column(paired)].to_numpy().astype(str)
 
 
 def moment_sources(request: MomentsRequest, *, workers: Workers | None = None) -> Sources[Folds]:
@@ -183,7 +167,7 @@ def _read(
         named = zip(("image_mean", "text_mean"), transforms, strict=True)
         means = {name: side.mean for name, side in named if side.mean is not None}
     # As numbers, in the order of their labels: sorting a million texts takes longer than the rest.
-    groups = np.unique(groups_of(paired), return_inverse=True)[1]
+    groups = np.unique(paired.groups, return_inverse=True)[1]
     n_folds = min(N_FOLDS, int(groups.max()) + 1)
     folds = np.zeros(len(paired), dtype=np.int64)
     if n_folds >= 2:
@@ -337,7 +321,7 @@ def training_sources(
         texts = ((y, weight) for _, y, weight in paired.batches(reuse=True))
         text, text_centre = SideTransform.fit(texts, label="texts"), "real texts"
     first = 0 if made is None else int(made.groups.max()) + 1
-    groups = np.unique(groups_of(paired), return_inverse=True)[1].astype(np.int64) + first
+    groups = np.unique(paired.groups, return_inverse=True)[1].astype(np.int64) + first
     real = PairedRows(paired, image, text, groups)
     return Sources(made, real, image, text, image_centre, text_centre)
 

@@ -8,31 +8,36 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from featstore.errors import MisalignedItemsError, lookup
+from featstore.errors import MisalignedItemsError, listed, lookup, unknown_name
 from featstore.labels import BARE, DEFINITION
+from featstore.matrices import Rows, matrix, vector
 from featstore.parallel import Workers
 from featstore.store.pairs import EmbeddingsView, PairedView
-from featstore.store.store import FeatureStore
+from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import join_ids
-from fitters.alignment import Alignment, OnStage, fit
+from fitters.alignment import Alignment, OnStage
+from fitters.alignment import fit as fit_arrays
 from fitters.errors import SettingError, ZeroRowError
-from fitters.from_store import MomentsRequest, beside, moment_sources, pairs_of, training_sources
-from fitters.methods import Method, method_named, needs_rows
+from fitters.from_store import MomentsRequest, beside, moment_sources, training_sources
+from fitters.inventory import find_any
+from fitters.methods import Method, method_named, needs_rows, registered
 from fitters.moments.transform import SideTransform
-from fitters.pairs import Pairs
+from fitters.pairs import Pairs, Prototypes
 from fitters.prototypes import CONTROLS, resolve_duplicates
 from fitters.select.left_out import choose_on_prototypes
 from fitters.settings import (
     CHOSEN,
     SPLIT,
+    FitConfig,
     FitRequest,
+    FitSettings,
     OnEpoch,
 )
 from fitters.sources import Sources, prepare
@@ -62,6 +67,113 @@ def check_kinds(request: FitRequest, *, raw: bool) -> None:
                     f"{' or '.join(expected)}, such as dataset/{expected[0]}/encoder; {key} is of "
                     f"kind {found[0]}."
                 )
+
+
+def fit(
+    method: Any,
+    data: Any = None,
+    texts: Rows | None = None,
+    *,
+    prototypes: Prototypes | None = None,
+    groups: Any = None,
+    bias: Rows | None = None,
+    seed: int = 0,
+    **settings: Unpack[FitSettings],
+) -> Alignment:
+    """Fit an alignment on arrays, or on the sets of a store.
+
+    Parameters
+    ----------
+    method : str, FitConfig, class, function or aligner
+        As of `headstock.evaluate`.
+    data : Rows of shape (n, p), Pairs, PairedView, tuple, store, or None
+        Raw image embeddings; with `texts`, real pairs, and without, unlabelled images whose mean
+        centres the images. Or the pairs themselves, (images, texts) among them; or a store, open or
+        by its place. None: `prototypes` alone. Whatever their dtype, a method gets rows that were
+        prepared in float64.
+    texts : Rows of shape (n, q), optional
+        Raw text embeddings, row i of image i.
+    prototypes : Pairs, PairedView or tuple, optional
+        Rows of a classification head and the texts of its classes, raw, and their names: the
+        `groups` of pairs, or (rows, texts, names).
+    groups : array_like of shape (n,), optional
+        Images or descriptions of the real pairs, which no choice may split.
+    bias : array_like of shape (c,), optional
+        The head's bias, for methods that read it.
+    seed : int
+        Draws folds, subsets and trainings.
+    **settings
+        Those of `fitters.FitConfig`: penalty, mix, … Of a store also the sets (images, captions,
+        names, head, head_names; without ``images`` those that fit together, of ``dataset`` and
+        ``label_set``), and n_pairs, split, source, variants, … There, real pairs are used if
+        ``n_pairs`` is given, a number or "all", or if there is no head.
+
+    Returns
+    -------
+    Alignment
+        Fitted: `project_x` and `project_y` take raw embeddings.
+
+    Raises
+    ------
+    FeatstoreError
+        What `fitters.alignment.fit` and `fit_from_store` raise.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> images = rng.standard_normal((50, 8))
+    >>> alignment = fit("ridge", images, images[:, :4], penalty=0.1)
+    >>> alignment.project_x(images).shape
+    (50, 8)
+    """
+    config = method if isinstance(method, FitConfig) else FitConfig(registered(method))
+    given = dict[str, Any](settings)
+    if isinstance(data, FeatureStore | str | Path):
+        if any(one is not None for one in (texts, prototypes, groups, bias)):
+            raise SettingError(
+                "A store has texts, prototypes, groups and bias of its own. Name its sets (images, "
+                "captions, head, head_names), or pass arrays without a store."
+            )
+        store = data if isinstance(data, FeatureStore) else open_store(data)
+        return fit_from_store(store, _request(store, config, given, seed))
+    real, image_mean = Pairs.given(data, texts, groups), None
+    if real is None and data is not None:
+        image_mean = SideTransform.fit([matrix(data, "data")], label="images").mean
+    head = None if prototypes is None else Pairs.of(prototypes, "prototypes")
+    return fit_arrays(
+        config, prototypes=head, real=real, image_mean=image_mean,
+        bias=None if bias is None else vector(bias, "bias"), rng=np.random.default_rng(seed),
+        **given,
+    )  # fmt: skip
+
+
+def _request(
+    store: FeatureStore, config: FitConfig, given: dict[str, Any], seed: int
+) -> FitRequest:
+    """Return what ``headstock fit`` would be asked for."""
+    roles = {role: given.pop(role) for role in _ROLES if role in given}
+    where = {name: given.pop(name, None) for name in ("dataset", "label_set")}
+    if not roles:
+        roles = find_any(store, **where).roles
+    elif "images" not in roles:
+        raise SettingError(f"Name the images too, beside {listed(roles)}.")
+    n_pairs = given.pop("n_pairs", 0 if "head" in roles else "all")
+    if n_pairs == 0:
+        roles = {role: key for role, key in roles.items() if role not in ("captions", "names")}
+    elif n_pairs != "all":
+        given["n_pairs"] = n_pairs
+    known = [own.name for own in fields(FitRequest)]
+    for name in given:
+        if name not in known:
+            raise SettingError(unknown_name("setting", name, known, where="of a fit"))
+    sets = {_ROLES[role]: roles[role] for role in _ROLES if role in roles}
+    return FitRequest(**vars(config) | {"seed": seed} | sets | given)
+
+
+#: The set of each role -> what a request calls it; of captions and names, captions are the texts.
+_ROLES = {
+    "images": "x", "names": "y", "captions": "y", "head": "head", "head_names": "names",
+}  # fmt: skip
 
 
 def fit_from_store(
@@ -108,7 +220,7 @@ def fit_from_store(
     read = _read(store, request, subset_rng, control_rng)
     with _zero_rows_by_name(read.used):
         data, facts = _prepared(request, read, workers)
-        alignment = fit(request, data, rng=choice_rng, on_stage=on_stage)
+        alignment = fit_arrays(request, data, rng=choice_rng, on_stage=on_stage)
     alignment.facts |= facts
     if alignment.x.mean is not None:
         alignment.facts["image_centre"] = read.centre
@@ -211,7 +323,7 @@ class _Read:
         """Return the real pairs in memory."""
         if self.paired is None:
             return None
-        pairs = pairs_of(self.paired)
+        pairs = Pairs.of(self.paired)
         return replace(pairs, x=beside(self.paired.x, self.others)) if self.others else pairs
 
 

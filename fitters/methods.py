@@ -5,6 +5,8 @@ The table names the classes and imports none, so that a command can list the met
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property, partial
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from featstore.errors import lookup
 from featstore.options import Option, settings_of
-from featstore.plugins import Registry, first_line
+from featstore.plugins import Registry, first_line, origin_in
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.settings import (
     OPTIONS,
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from fitters.pairs import Pairs
     from fitters.select.grid import Choice
     from fitters.sources import Sources
+
+#: Characters of a name that is made of parameters, before a digest of them.
+_LONGEST = 48
 
 _DEFAULTS = {setting.name: setting.default for setting in fields(FitConfig)}
 
@@ -482,7 +487,7 @@ An aligner of one's own (``register("aligner", NAME)``, an entry point of ``head
 
 - a class with `fit`, `project_x` and `project_y`; see `fitters.aligners.base`. What else it has
   decides which settings the method has, and what is fitted is saved if it is named as
-  `fitters.saved.save_alignment` says;
+  `fitters.saved.save_parts` says;
 - or a function ``f(x, y)`` or ``f(x, y, weight)`` that returns two matrices; see
   `fitters.aligners.base.matrix_aligner`;
 - or a `Method` of one of these, with a title, a preparation and settings that are given.
@@ -492,6 +497,56 @@ inherits from), the versions of their distributions and `Method.version`: change
 its runs are made anew. To run in other processes (``jobs`` above 1, Ray) what is registered by hand
 must be at the top of a module that they can import.
 """
+
+
+def registered(thing: Any, name: str = "") -> str:
+    """Return the name of a method, an aligner, its class or a function in `METHODS`.
+
+    What has no name yet is added, under its own or the given one.
+
+    Raises
+    ------
+    SettingError
+        If it is an `Alignment`, or an aligner of which no second one can be made.
+    """
+    if isinstance(thing, str):
+        return thing
+    for known, method in METHODS.items():
+        if (method is thing or method.aligner is thing) and name in ("", known):
+            return known
+    if isinstance(getattr(thing, "config", None), FitConfig):
+        raise SettingError("An Alignment is the whole protocol: pass its method, or a FitConfig.")
+    defined: Any = getattr(thing, "func", thing)
+    default, made = getattr(defined, "__name__", ""), thing
+    if not isinstance(thing, type) and hasattr(thing, "project_x"):
+        defined = type(thing)
+        default, made = _of_aligner(thing)
+    module = sys.modules.get(getattr(defined, "__module__", ""))
+    METHODS.add(name or default, made, origin=origin_in(vars(module) if module else {}))
+    return name or default
+
+
+def _of_aligner(aligner: Any) -> tuple[str, Method]:
+    """Return the name of an aligner, with those of its parameters that are not defaults."""
+    from fitters.aligners.base import params_of
+    from fitters.kept import digest_of
+
+    cls: Any = type(aligner)
+    try:
+        params = params_of(aligner)
+        plain = {n: v for n, v in params_of(cls()).items() if repr(params[n]) == repr(v)}
+    except AttributeError as err:
+        raise SettingError(
+            f"{cls.__name__} does not keep its constructor parameters under their own names "
+            f"({err}), so that no second one can be made of it. Pass the class, or a partial."
+        ) from err
+    except TypeError:  # it has a parameter without a default
+        plain = {}
+    said = "-".join([cls.__name__, *(f"{n}-{v}" for n, v in params.items() if n not in plain)])
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", said).strip("-_.+")
+    if name != said or len(name) > _LONGEST:
+        name = f"{name[:_LONGEST]}-{digest_of(sorted(params.items())).hex()[:8]}"
+    return name, Method(partial(cls, **params))
 
 
 def aligner_class(name: str) -> type[Any]:

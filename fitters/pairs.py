@@ -6,17 +6,23 @@ same thing here; what tells them apart is who passes them, and their weight.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from featstore.cards import Card, Shown
+from featstore.errors import RowsError
+from featstore.matrices import matrix, vector
 from fitters.errors import PairsError
 
 Rows = npt.NDArray[np.floating[Any]]
-"""A matrix of rows, float32 or float64."""
+"""A matrix of rows as a fit sees them, float32 or float64."""
+
+Prototypes: TypeAlias = "Pairs | tuple[Any, Any] | tuple[Any, Any, Any]"
+"""Rows of a head with the texts of its classes: pairs whose groups are the names of the classes, or
+(rows, texts) or (rows, texts, names)."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -25,9 +31,10 @@ class Pairs(Shown):
 
     Attributes
     ----------
-    x : ndarray of shape (n, p)
-        Rows of the source space (images, head weights), as stored: not normalised.
-    y : ndarray of shape (n, q)
+    x : Rows of shape (n, p)
+        Rows of the source space (images, head weights), as stored: not normalised. Of any library;
+        `featstore.matrices.matrix` says what becomes of them.
+    y : Rows of shape (n, q)
         Rows of the target space (captions, class texts), as stored: not normalised.
     groups : ndarray of shape (n,) or None
         What must never be split between fitting and validation: the image or description of a
@@ -60,12 +67,10 @@ class Pairs(Shown):
 
     def __post_init__(self) -> None:
         for name in ("x", "y", "asked"):
-            rows = getattr(self, name)
-            if rows is None and name == "asked":
+            if name == "asked" and self.asked is None:
                 continue
-            if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype.kind != "f":
-                got = f"{getattr(rows, 'dtype', type(rows).__name__)} of shape {np.shape(rows)}"
-                raise PairsError(f"{name} must be a float matrix with one row a pair. Got {got}.")
+            rows = matrix(getattr(self, name), name)
+            object.__setattr__(self, name, rows)
             if not np.isfinite(rows).all():
                 bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
                 raise PairsError(
@@ -87,13 +92,54 @@ class Pairs(Shown):
                 "There are no pairs: x and y have 0 rows. Choose a selection that is not empty."
             )
         for name in ("groups", "weight"):
+            if getattr(self, name) is None:
+                continue
             column = getattr(self, name)
-            if column is not None and np.shape(column) != (n,):
-                raise PairsError(
-                    f"{name} must have one entry a pair, shape ({n},). Got {np.shape(column)}."
-                )
+            column = vector(column, name) if name == "weight" else np.asarray(column)
+            object.__setattr__(self, name, column)
+            if column.shape != (n,):
+                raise PairsError(f"{name} has {_counted(column)} for {n:,} rows.")
         if self.weight is not None:
             check_weight(self.weight)
+
+    @classmethod
+    def of(cls, given: Any, what: str = "data") -> Self:
+        """Return pairs, the pairs of a `PairedView`, or those of a tuple (x, y) or (x, y, groups).
+
+        Raises
+        ------
+        PairsError
+            If it is none of these; `what` names it.
+        """
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, tuple) and len(given) in (2, 3):
+            return cls(given[0], given[1], given[2] if len(given) > 2 else None)
+        if hasattr(given, "group_column"):
+            x, y = given.numpy()
+            return cls(x, y, given.groups, given.weight)
+        raise PairsError(
+            f"{what} must be Pairs, a PairedView, or a tuple (rows, texts); got "
+            f"{type(given).__name__}."
+        )
+
+    @classmethod
+    def given(cls, data: Any, texts: Any = None, groups: Any = None) -> Self | None:
+        """Return the real pairs among the arguments of a fit; None of unlabelled images alone.
+
+        Raises
+        ------
+        PairsError, RowsError
+            If there are texts or groups without images, or they do not fit.
+        """
+        if texts is not None and data is not None:
+            return cls(data, texts, groups)
+        if isinstance(data, tuple) or hasattr(data, "y"):
+            pairs = cls.of(data)
+            return pairs if groups is None else replace(pairs, groups=groups)
+        if texts is not None or groups is not None:
+            raise PairsError("texts and groups need images as data, row i of text i.")
+        return None
 
     @property
     def n(self) -> int:
@@ -130,6 +176,18 @@ class Pairs(Shown):
         n_groups = None if self.groups is None else f"{len(np.unique(self.groups)):,}"
         mass = None if self.weight is None else f"{self.weight.sum():.6g} in all"
         return Card(f"Pairs, {self.n:,}", {**sides, "groups": n_groups, "weight": mass})
+
+
+def _counted(column: npt.NDArray[Any]) -> str:
+    return f"{len(column):,} values" if column.ndim == 1 else f"shape {column.shape}"
+
+
+def rows_or_labels(y: Any) -> npt.NDArray[Any]:
+    """Return text embeddings as a matrix, or labels (n,) as they are."""
+    try:
+        return matrix(y, "y")
+    except RowsError:
+        return np.asarray(y)
 
 
 def _form(rows: Rows | None) -> str | None:

@@ -25,7 +25,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from featstore.durable import replace_folder, tidy_folder
 from fitters.aligners.base import BaseAligner, params_of
-from fitters.alignment import Alignment
 from fitters.errors import (
     AlignmentWriteError,
     CorruptAlignmentError,
@@ -47,36 +46,24 @@ Arrays = dict[str, npt.NDArray[np.floating[Any]]]
 _PLAIN = str | bytes | int | float | np.generic | None | FunctionType
 
 
-def save_alignment(path: Path | str, alignment: Any, *, replace: bool = True) -> Path:
-    """Write `alignment` as the folder `path`, whole or not at all, and return it.
+Parts = tuple[SideTransform, SideTransform, Any, dict[str, Any]]
+"""What an alignment consists of: the transforms of its sides, the fitted aligner, and facts."""
 
-    A fitted aligner by itself is saved as the alignment that leaves rows as they are. Another
-    alignment that is already there is replaced, or refused unless `replace`; the same one is left
+
+def save_parts(path: Path | str, parts: Parts, *, replace: bool = True) -> Path:
+    """Write an alignment as the folder `path`, whole or not at all, and return it.
+
+    Another one that is already there is replaced, or refused unless `replace`; the same one is left
     untouched.
-
-    Parameters
-    ----------
-    path : path
-    alignment : Alignment, or a fitted aligner
-    replace : bool
 
     Raises
     ------
     AlignmentWriteError
         If `path` exists and may not be replaced, or cannot be written.
-
-    Examples
-    --------
-    >>> made = Alignment(penalty=0.3).fit(np.eye(6), np.eye(6))
-    >>> [file.name for file in sorted(save_alignment("aligners/ridge", made).iterdir())]
-    ['alignment.json', 'arrays.safetensors']
     """
-    if isinstance(alignment, BaseEstimator):
-        check_is_fitted(alignment)
-    if not isinstance(alignment, Alignment):
-        sides = SideTransform.identity("images"), SideTransform.identity("texts")
-        alignment = Alignment.of(*sides, alignment)
-    path, files = Path(path), _to_bytes(alignment)
+    if isinstance(parts[2], BaseEstimator):
+        check_is_fitted(parts[2])
+    path, files = Path(path), _to_bytes(*parts)
     tidy_folder(path)
     if path.exists() or path.is_symlink():
         if not (path / JSON_NAME).is_file():
@@ -96,8 +83,8 @@ def save_alignment(path: Path | str, alignment: Any, *, replace: bool = True) ->
     return path
 
 
-def read_alignment(path: Path | str) -> Alignment:
-    """Read an alignment that `save_alignment` wrote.
+def read_parts(path: Path | str) -> Parts:
+    """Read what `save_parts` wrote.
 
     Raises
     ------
@@ -106,13 +93,6 @@ def read_alignment(path: Path | str) -> Alignment:
     CorruptAlignmentError
         If a file is missing, has another size, type or digest than declared, or declares what
         this version does not know. The message names the file and the field.
-
-    Examples
-    --------
-    >>> made = Alignment(penalty=0.3).fit(np.eye(6), np.eye(6))
-    >>> path = save_alignment("aligners/ridge", made)
-    >>> read_alignment(path).facts["choice"]
-    {'penalty': 0.3}
     """
     path = Path(path)
     if not (path / JSON_NAME).exists():
@@ -127,7 +107,7 @@ def read_alignment(path: Path | str) -> Alignment:
         arrays = _read_arrays(path / ARRAYS_NAME, facts, state)
         _fill(aligner, state, letters, facts, arrays)
         sides = {side: _transform(facts[side], arrays, side, letters) for side in ("x", "y")}
-        return Alignment.of(sides["x"], sides["y"], aligner, _field(facts, "facts", dict))
+        return sides["x"], sides["y"], aligner, _field(facts, "facts", dict)
     except (KeyError, TypeError, ValueError, FittersError) as err:
         if isinstance(err, CorruptAlignmentError):
             raise
@@ -143,7 +123,7 @@ def read_facts(path: Path | str) -> dict[str, Any]:
     Raises
     ------
     MissingAlignmentError, CorruptAlignmentError
-        As `read_alignment`, of what the JSON alone says.
+        As `read_parts`, of what the JSON alone says.
     """
     file = Path(path) / JSON_NAME
     record = _read_json(file)
@@ -178,11 +158,12 @@ def fitted_arrays(aligner: Any) -> Arrays:
     return arrays
 
 
-def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
-    aligner = alignment.aligner
+def _to_bytes(
+    x: SideTransform, y: SideTransform, aligner: Any, facts: dict[str, Any]
+) -> dict[str, bytes]:
     arrays = fitted_arrays(aligner)
     ours = ALIGNERS.get(getattr(aligner, "method", "")) is type(aligner)
-    method = aligner.method if ours else alignment.facts.get("method")
+    method = aligner.method if ours else facts.get("method")
     if not ours and (not isinstance(method, str) or method in ALIGNERS):
         raise AlignmentWriteError(
             f"{type(aligner).__name__} is no aligner of the package, so what is saved must say how "
@@ -193,10 +174,10 @@ def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
         "method": method,
         "params": params_of(aligner),
         "values": {name: getattr(aligner, name) for name in _State.of(aligner).values},
-        "facts": alignment.facts,
+        "facts": facts,
     }
-    for side in ("x", "y"):
-        record[side] = getattr(alignment, side).to_dict()
+    for side, transform in (("x", x), ("y", y)):
+        record[side] = transform.to_dict()
         for name in ("homogeneous", "blocks"):
             if not record[side][name]:
                 del record[side][name]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from featstore.errors import unknown_name
 from featstore.options import check_values, option
@@ -538,3 +538,36 @@ class FitRequest(FitConfig):
             facts["head"] = self.head[0] if self.head else None
         return {name: list(value) if isinstance(value, tuple) else value
                 for name, value in facts.items()}  # fmt: skip
+
+
+class FitSettings(TypedDict, total=False):
+    """Settings of `headstock.fit`: those of `FitConfig`, and of a store those of `FitRequest`."""
+
+    penalty: float | Literal["auto"]
+    mix: float | Literal["auto"]
+    gamma: float | Literal["auto"]
+    n_components: int | Literal["auto"] | None
+    rank: int | None
+    top_k: int | Literal["auto"] | None
+    power: float | Literal["auto"] | None
+    centre: bool | None
+    criterion: Criterion | None
+    validation: Validation | Metric
+    training: TrainingOptions
+    images: str
+    captions: str
+    names: str
+    head: str | tuple[str, ...]
+    head_names: str
+    dataset: str | None
+    label_set: str | None
+    n_pairs: int | Literal["all"]
+    split: str
+    source: str
+    variants: tuple[str, ...]
+    templates: tuple[str, ...]
+    head_variants: tuple[str, ...]
+    head_templates: tuple[str, ...]
+    duplicates: Duplicates
+    moments: MomentsPrecision
+    cached: bool

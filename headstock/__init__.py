@@ -1,9 +1,9 @@
 """Headstock by one name: ``import headstock as hs``.
 
-The names of the three packages that most scripts need: open a store or write one from arrays, fit
-an alignment, score it beside its controls, register a method of one's own. Everything else is in
-`featstore`, `fitters` and `bench`. Names are looked up when they are first used: importing this
-loads neither torch, nor NumPy, nor plotting.
+Nine names do the work: open a store or write one from arrays, extract, fit an alignment, evaluate
+methods beside their controls, register a thing of one's own. What belongs to them is in
+`headstock.types`, the methods by name and scorers for scikit-learn in `fitters`. Names are looked
+up when they are first used: importing this loads neither torch, nor NumPy, nor plotting.
 
 The packages have names that a script of yours may have too. They are imported here from the folder
 that this file is installed in, so that a ``bench.py`` in the working folder does no harm, in this
@@ -26,66 +26,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.evaluated import Results
-    from bench.evaluation import evaluate, fit
-    from bench.runs import Run
+    from bench.evaluation import evaluate
+    from bench.statistics import compare
     from featstore.arrays import write
-    from featstore.errors import FeatstoreError
+    from featstore.encoders.registry import encode
     from featstore.extraction.job import extract
     from featstore.plugins import register
-    from featstore.store.pairs import EmbeddingsView, PairedView
-    from featstore.store.store import FeatureStore, open_store
-    from fitters.alignment import Alignment
-    from fitters.methods import METHODS
+    from featstore.store.store import open_store
+    from fitters.alignment import Alignment, load
+    from fitters.jobs import fit
     from fitters.pairs import Pairs
-    from fitters.saved import read_alignment, save_alignment
-    from fitters.select.ranking import scoring
-    from fitters.settings import FitConfig
+    from headstock import types
 
     __version__: str
 
-_HOME = {
-    "Alignment": "fitters.alignment",
-    "EmbeddingsView": "featstore.store.pairs",
-    "FeatstoreError": "featstore.errors",
-    "FeatureStore": "featstore.store.store",
-    "FitConfig": "fitters.settings",
-    "METHODS": "fitters.methods",
-    "PairedView": "featstore.store.pairs",
-    "Pairs": "fitters.pairs",
-    "Results": "bench.evaluated",
-    "Run": "bench.runs",
-    "__version__": "featstore",
-    "evaluate": "bench.evaluation",
-    "extract": "featstore.extraction.job",
-    "fit": "bench.evaluation",
-    "open_store": "featstore.store.store",
-    "register": "featstore.plugins",
-    "read_alignment": "fitters.saved",
-    "save_alignment": "fitters.saved",
-    "scoring": "fitters.select.ranking",
-    "write": "featstore.arrays",
-}
-
 __all__ = [
-    "METHODS",
     "Alignment",
-    "EmbeddingsView",
-    "FeatstoreError",
-    "FeatureStore",
-    "FitConfig",
-    "PairedView",
     "Pairs",
     "Results",
-    "Run",
     "__version__",
+    "compare",
+    "encode",
     "evaluate",
     "extract",
     "fit",
+    "load",
     "open_store",
-    "read_alignment",
     "register",
-    "save_alignment",
-    "scoring",
+    "types",
     "write",
 ]
 
@@ -117,13 +85,26 @@ def import_siblings() -> None:
 import_siblings()
 
 
+_named, __dir__ = import_module("featstore.errors").lazily(
+    __name__,
+    {
+        "bench.evaluated": "Results",
+        "bench.evaluation": "evaluate",
+        "bench.statistics": "compare",
+        "featstore": "__version__",
+        "featstore.arrays": "write",
+        "featstore.encoders.registry": "encode",
+        "featstore.extraction.job": "extract",
+        "featstore.plugins": "register",
+        "featstore.store.store": "open_store",
+        "fitters.alignment": "Alignment load",
+        "fitters.jobs": "fit",
+        "fitters.pairs": "Pairs",
+    },
+)
+
+
 if not TYPE_CHECKING:  # or a type checker would take any name for one of them
 
     def __getattr__(name: str) -> Any:
-        if name not in _HOME:
-            raise AttributeError(f"module 'headstock' has no attribute {name!r}")
-        return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+        return import_module("headstock.types") if name == "types" else _named(name)

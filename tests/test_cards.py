@@ -22,6 +22,7 @@ from fitters import METHODS, Alignment, Moments, Pairs, SideTransform
 from fitters.sources import prepare
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\n\u202e'\"&"
+FITS = ("style", "max-width:1000px;overflow-x:auto;overflow-wrap:anywhere")
 TAGS = {"div", "strong", "table", "tbody", "thead", "tr", "th", "td"}
 
 
@@ -37,7 +38,8 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         assert tag in TAGS
-        assert set(attrs) <= {("style", "text-align:left"), ("scope", "row")}
+        assert set(attrs) <= {("style", "text-align:left"), ("scope", "row"), FITS}
+        assert self.open or FITS in attrs
         self.open.append(tag)
 
     def handle_endtag(self, tag):

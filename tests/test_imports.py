@@ -103,6 +103,9 @@ LOADS = {
     "from featstore.store import *": HEAVY,
     # scikit-learn imports pandas wherever that is installed.
     "from fitters import *": HEAVY | {"polars", "featstore.store"},
+    "import headstock, numpy as n; headstock.fit('ridge', n.eye(9, 4) + 1, n.eye(9, 3) + 1)": (
+        HEAVY | {"bench.errors", "bench.runs"}
+    ),
     "import fitters.settings; from fitters.methods import METHODS; METHODS.known()": (
         HEAVY | NUMERIC | {"importlib.metadata"}
     ),

@@ -439,9 +439,9 @@ def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool
 def task_command(name: str, seeds: tuple[int, ...], **given: Any) -> None:
     """Run the task NAME on the sets named and write its results.
 
-    NAME is zero_shot, generalised, retrieval, few_shot, head_names, neighbours, modality_gap,
-    neural_collapse, cosine_head, hubness or spectrum; docs/ref/tasks.md says what each measures.
-    `headstock ls --available tasks` lists them, with those of other packages.
+    NAME is zero_shot, generalised, retrieval, few_shot, neighbours, modality_gap or cosine_head;
+    docs/ref/tasks.md says what each measures. `headstock ls --available tasks` lists them, with
+    those of other packages.
     Most options take several values, separated by commas (`--method ridge,csa --source
     head,random`): every combination is a run for each seed. `headstock eval table` prints a table,
     with `--part rows` the rows.
@@ -601,10 +601,10 @@ def sweep_command(
     comparisons and the report read a sweep as they read a suite.
     """
     from bench.options import TASKS
-    from bench.suites.inventory import find_fits
     from bench.suites.single import SWEEP, SWEEP_SUITE, check_settings, sweep_runs
     from featstore.errors import unknown_name
     from featstore.store.store import open_store
+    from fitters.inventory import find_fits
     from fitters.methods import methods_with
 
     for name in tasks or ():

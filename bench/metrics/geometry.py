@@ -1,9 +1,4 @@
-"""Geometry of embeddings: CKA, modality gap, neural collapse, spectra, matching, neighbours.
-
-References
-----------
-Papyan, Han and Donoho, Prevalence of neural collapse during the terminal phase of deep learning
-training, PNAS 2020. NC2's equiangularity is theirs; NC3 is ‖ W/‖W‖ − M/‖M‖ ‖ (Frobenius).
+"""Geometry of embeddings: CKA, modality gap, neighbours.
 
 Blockwise: 21,000 rows need the rows and one block of scores, never all 4.4e8 scores.
 
@@ -20,179 +15,24 @@ References
 ----------
 Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019; Song et al.,
 Feature Selection via Dependence Maximization, JMLR 2012, eq. 4.
-
-Cosines of pairs beside those of all other combinations, how often a pair's is the higher one
-(AUC), and how often random pairings reach the mean of the true one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve
-from scipy.sparse import issparse
 
 from bench.errors import MetricError
-from bench.metrics.ranks import first_places
-from bench.metrics.ties import EqualColumns
+from bench.metrics.ranks import EqualColumns, first_places
 
 # Rows looked at at a time.
 _ROWS = 8_192
 
 Matrix = NDArray[np.float64]
-
-
-def neural_collapse(
-    rows: NDArray[np.floating[Any]],
-    labels: NDArray[np.int64],
-    *,
-    weight: NDArray[np.floating[Any]] | None = None,
-    bias: NDArray[np.floating[Any]] | None = None,
-) -> dict[str, float]:
-    """Return NC1 and NC2 of labelled features, and NC3 and NC4 beside the head of their classes.
-
-    All are 0 where collapse is complete, but NC4, which is 1. With class means μ_c, their mean μ,
-    and m_c = μ_c − μ:
-
-    - ``NC1``: tr(Σ_W Σ_B⁺) / C. Σ_W is the mean over images of (f − μ_c)(f − μ_c)ᵀ, Σ_B the mean
-      over classes of m_c m_cᵀ.
-    - ``NC2-norms``: sd over mean of the ‖m_c‖.
-    - ``NC2-angles``: sd over pairs of classes of cos(m_c, m_c').
-    - ``NC2-simplex``: mean over pairs of |cos(m_c, m_c') + 1/(C − 1)|.
-    - ``NC3``: ‖ W/‖W‖_F − M/‖M‖_F ‖_F, W the head's rows, centred.
-    - ``NC4``: share of images that the head (W f + b) gives to the class whose mean is nearest.
-
-    Parameters
-    ----------
-    rows : array of shape (n, d)
-    labels : int64 array of shape (n,)
-        0 … C − 1, each with at least one image.
-    weight, bias : arrays of shape (C, d) and (C,), optional
-        Head of the same classes in the same order.
-
-    Raises
-    ------
-    MetricError
-        If there are fewer than 2 classes, or one has no image.
-    """
-    counts = np.bincount(labels)
-    classes = len(counts) if weight is None else len(weight)
-    if classes < 2 or len(counts) != classes or not counts.all():
-        raise MetricError(
-            f"Neural collapse needs images of at least 2 classes, of each one; got {classes}."
-        )
-    means = np.zeros((classes, rows.shape[1]))
-    np.add.at(means, labels, rows)
-    means /= counts[:, None]
-    centred = means - means.mean(axis=0)
-    within = np.zeros((rows.shape[1], rows.shape[1]))
-    for start in range(0, len(rows), _ROWS):
-        part = rows[start : start + _ROWS] - means[labels[start : start + _ROWS]]
-        within += part.T @ part
-    between = centred.T @ centred / classes
-    out = {"NC1": float(np.sum(within * np.linalg.pinv(between, hermitian=True)))}
-    out["NC1"] /= len(rows) * classes
-    out |= _angles(centred)
-    if weight is not None:
-        head = weight.astype(np.float64)
-        head = head - head.mean(axis=0)
-        apart = head / np.linalg.norm(head) - centred / np.linalg.norm(centred)
-        out["NC3"] = float(np.linalg.norm(apart))
-        offset = np.zeros(classes) if bias is None else bias
-        out["NC4"] = _agreement(rows, means, weight, offset)
-    return out
-
-
-def _angles(centred: Matrix) -> dict[str, float]:
-    norms = np.linalg.norm(centred, axis=1)
-    if not norms.all():
-        raise MetricError("A class mean is the mean of all: it has no direction.")
-    unit = centred / norms[:, None]
-    n = len(unit)
-    # Sums over pairs, a block of classes at a time: 21,000 classes have 4.4e8 cosines.
-    total = squares = distance = 0.0
-    size = max(1, 8_000_000 // n)
-    for start in range(0, n, size):
-        cosines = unit[start : start + size] @ unit.T
-        here = np.arange(len(cosines))
-        other = np.ones(cosines.shape, dtype=bool)
-        other[here, here + start] = False
-        values = cosines[other]
-        total += float(values.sum())
-        squares += float(values @ values)
-        distance += float(np.abs(values + 1.0 / (n - 1)).sum())
-    pairs = n * (n - 1)
-    variance = max(0.0, squares / pairs - (total / pairs) ** 2)
-    return {
-        "NC2-norms": float(norms.std() / norms.mean()),
-        "NC2-angles": float(np.sqrt(variance)),
-        "NC2-simplex": distance / pairs,
-    }
-
-
-def _agreement(
-    rows: NDArray[Any], means: Matrix, weight: NDArray[Any], bias: NDArray[Any]
-) -> float:
-    half = np.einsum("cd,cd->c", means, means) / 2.0
-    same = 0
-    size = max(1, 4_000_000 // len(means))
-    for start in range(0, len(rows), size):
-        block = rows[start : start + size].astype(np.float64)
-        nearest = np.argmax(block @ means.T - half, axis=1)
-        predicted = np.argmax(block @ weight.T + bias, axis=1)
-        same += int(np.count_nonzero(nearest == predicted))
-    return same / len(rows)
-
-
-# Rows converted to float64 at a time.
-
-
-def covariance_spectrum(rows: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the eigenvalues of the covariance (1/n), largest first, shape (d,).
-
-    Raises
-    ------
-    MetricError
-        If there are fewer than two rows, or they do not vary.
-    """
-    n, d = rows.shape
-    if n < 2:
-        raise MetricError(f"A spectrum needs at least 2 rows; got {n}.")
-    mean = rows.mean(axis=0, dtype=np.float64)
-    scatter = np.zeros((d, d))
-    for start in range(0, n, _ROWS):
-        block = rows[start : start + _ROWS].astype(np.float64) - mean
-        scatter += block.T @ block
-    values = np.maximum(np.linalg.eigvalsh(scatter / n)[::-1], 0.0)
-    if not values[0] > 0:
-        raise MetricError("Rows that do not vary have no spectrum.")
-    return values
-
-
-def spectrum_summary(values: NDArray[np.float64]) -> dict[str, float]:
-    """Return three readings of how many directions there are, and the share of the first.
-
-    With eigenvalues λ and shares p = λ / Σλ:
-
-    - ``effective-rank``: exp of the entropy of the shares of the singular values √λ (Roy and
-      Vetterli, The Effective Rank, EUSIPCO 2007).
-    - ``participation``: (Σλ)² / Σλ².
-    - ``directions-90``: fewest directions that hold 90 % of the variance.
-    - ``first-share``: p of the first.
-    """
-    roots = np.sqrt(values)
-    shares = roots[roots > 0] / roots.sum()
-    held = np.cumsum(values) / values.sum()
-    return {
-        "effective-rank": float(np.exp(-np.sum(shares * np.log(shares)))),
-        "participation": float(values.sum() ** 2 / np.sum(values**2)),
-        "directions-90": float(np.argmax(held >= 0.9 - 1e-12) + 1),
-        "first-share": float(held[0]),
-    }
 
 
 def nearest_rows(
@@ -253,46 +93,6 @@ def mutual_knn(
 def mutual_knn_chance(n: int, k: int) -> float:
     """Return the share that unrelated neighbours have in common on average: k / (n - 1)."""
     return k / (n - 1)
-
-
-def occurrence_skew(top: NDArray[np.int64], gallery: int) -> dict[str, float]:
-    """Return how unevenly gallery items occur among the first k of the queries.
-
-    N(y) counts the queries that have y among their first k. ``hub-skew`` is its skewness, the
-    third standardised moment: 0 for a symmetric spread, large where few items, hubs, are near to
-    everything. ``hub-max`` is the largest N over its mean, and ``hub-never`` the share of items
-    that no query finds.
-
-    Parameters
-    ----------
-    top : int64 array of shape (n, k)
-        Gallery positions of the first k of every query.
-    gallery : int
-
-    References
-    ----------
-    Radovanović et al., Hubs in Space, JMLR 2010.
-    """
-    counts = np.bincount(top.ravel(), minlength=gallery).astype(np.float64)
-    centred = counts - counts.mean()
-    spread = np.sqrt(np.mean(centred**2))
-    skew = float(np.mean(centred**3) / spread**3) if spread > 0 else 0.0
-    return {
-        "hub-skew": skew,
-        "hub-max": float(counts.max() / counts.mean()),
-        "hub-never": float(np.mean(counts == 0)),
-    }
-
-
-def occurrence_skew_chance(n: int, k: int, gallery: int) -> dict[str, float]:
-    """Return the skewness and the share of items never found if every query chose at random.
-
-    N is then binomial with n draws of probability q = k / g.
-    """
-    q = min(1.0, k / gallery)
-    variance = n * q * (1 - q)
-    skew = (1 - 2 * q) / np.sqrt(variance) if variance > 0 else 0.0
-    return {"hub-skew": float(skew), "hub-never": float((1 - q) ** n)}
 
 
 def unit_rows(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -514,131 +314,3 @@ def _check_columns(x: NDArray[Any], y: NDArray[Any]) -> None:
 
 # Scores held at once: 32 MiB.
 _BLOCK = 8_000_000
-
-
-@dataclass(frozen=True)
-class Matching:
-    """What `match_pairs` found.
-
-    Attributes
-    ----------
-    matched, unmatched : float
-        Mean score of the pairs, and of what is not paired.
-    auc : float
-        P(a pair's score is above that of a combination that is no pair), ties one half.
-    p : float
-        Share of random pairings whose mean is at least that of the true one; the true one counts.
-    """
-
-    matched: float
-    unmatched: float
-    auc: float
-    p: float
-
-
-def match_pairs(
-    x: NDArray[Any],
-    y: NDArray[Any],
-    *,
-    n_permutations: int = 999,
-    rng: np.random.Generator,
-    max_unmatched: int = 16_000_000,
-) -> Matching:
-    """Compare the scores of pairs with those of all other combinations.
-
-    Parameters
-    ----------
-    x, y : arrays of shape (c, r), dense or CSR
-        Projections in one space; the score is their dot product.
-    n_permutations : int
-    rng : Generator
-        Draws the permutations, and the unmatched scores where there are too many.
-    max_unmatched : int
-        Of more unmatched scores a sample of this many is taken.
-    """
-    n = x.shape[0]
-    if n != y.shape[0] or n < 2:
-        raise MetricError(f"Matching needs at least 2 pairs; got {n:,} and {y.shape[0]:,} rows.")
-    own = _paired(x, y, np.arange(n))
-    ordered = np.sort(own)
-    partners = None
-    if n * (n - 1) > max_unmatched:
-        # Another row for each: 1 to n - 1 places further on.
-        each = max_unmatched // n
-        partners = (np.arange(n)[:, None] + rng.integers(1, n, size=(n, each))) % n
-    below = ties = count = 0
-    total = 0.0
-    rows = max(2, _BLOCK // n)
-    for start in range(0, n, rows):
-        block = x[start : start + rows] @ y.T
-        scores = np.asarray(block.toarray() if issparse(block) else block)
-        here = np.arange(len(scores))
-        if partners is None:
-            other = np.ones(scores.shape, dtype=bool)
-            other[here, here + start] = False
-            values = scores[other]
-        else:
-            values = np.take_along_axis(scores, partners[start : start + rows], axis=1).ravel()
-        low = np.searchsorted(ordered, values, side="left")
-        high = np.searchsorted(ordered, values, side="right")
-        # Pairs whose score is above the value, and pairs that tie with it.
-        below += int(len(ordered) * len(values) - high.sum())
-        ties += int((high - low).sum())
-        total += float(values.sum(dtype=np.float64))
-        count += len(values)
-    observed = own.mean()
-    reached = sum(
-        _paired(x, y, rng.permutation(n)).mean() >= observed - 1e-9 for _ in range(n_permutations)
-    )
-    return Matching(
-        matched=float(observed),
-        unmatched=total / count,
-        auc=(below + 0.5 * ties) / (n * count),
-        p=(1 + reached) / (1 + n_permutations),
-    )
-
-
-def relative_rows(
-    x: NDArray[np.floating[Any]],
-    y: NDArray[np.floating[Any]],
-    *,
-    max_anchors: int = 2_000,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return every row by its cosines with the same rows of its own side, centred, unit length.
-
-    Two spaces of any dimensions meet in what is similar to what. The dot product of two such
-    rows is the correlation of their profiles, in which each row's cosine with itself is left
-    out (set to the profile's mean).
-
-    Parameters
-    ----------
-    x, y : arrays of shape (c, p) and (c, q)
-    max_anchors : int
-        Rows that all are compared with; drawn where there are more.
-
-    Returns
-    -------
-    two float32 arrays of shape (c, a)
-    """
-    check_paired(x, y)
-    n = len(x)
-    anchors = np.arange(n)
-    if n > max_anchors:
-        anchors = np.sort(rng.choice(n, size=max_anchors, replace=False))
-    sides = []
-    for rows in (x, y):
-        unit = unit_rows(rows - rows.mean(axis=0))
-        profile = unit @ unit[anchors].T
-        profile[anchors, np.arange(len(anchors))] = np.nan
-        profile -= np.nanmean(profile, axis=1, keepdims=True)
-        profile[anchors, np.arange(len(anchors))] = 0.0
-        sides.append(unit_rows(profile))
-    return sides[0], sides[1]
-
-
-def _paired(x: Any, y: Any, order: NDArray[np.int64]) -> NDArray[np.float64]:
-    if issparse(x):
-        return np.asarray(x.multiply(y[order]).sum(axis=1), dtype=np.float64).ravel()
-    scores: NDArray[np.float64] = np.einsum("nr,nr->n", x, y[order]).astype(np.float64)
-    return scores

@@ -28,11 +28,11 @@ from bench.errors import ProtocolError
 from bench.protocol import held_out_split
 from bench.runs import IDENTITY, Protocol, Run
 from bench.statistics import ENOUGH_CONTROLS
-from bench.suites.inventory import find_fits
 from featstore.errors import AlreadyFinishedError
 from featstore.identity import sha256_hex
 from featstore.store.store import FeatureStore
 from featstore.testing import item_table, write_set
+from fitters.inventory import find_fits
 from fitters.methods import METHODS, method_named
 
 

@@ -26,12 +26,12 @@ from bench.protocol import in_class_split, manifest_split
 from bench.runs import Protocol, Run
 from bench.statistics import ENOUGH_DRAWS, proportion_interval
 from bench.suites.demo import has_meaning
-from bench.suites.inventory import Fit, Inventory
 from bench.tables import gain_text, p_text
 from featstore.command_line import count
 from featstore.errors import listed
 from featstore.store.store import FeatureStore
 from fitters.few_shot.registry import LEARNERS, learner_named
+from fitters.inventory import Fit, Inventory
 
 SUITE = "few-shot"
 

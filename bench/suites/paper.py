@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from bench.options import FewShot, ModalityGap, Neighbours, Options, Retrieval
 from bench.runs import IDENTITY, Run
-from bench.suites.inventory import Fit, Inventory, Text, pinned
 from featstore.command_line import count
 from featstore.store.store import FeatureStore, SetInfo
+from fitters.inventory import Fit, Inventory, Text, pinned
 
 #: The nine datasets of the paper's zero-shot figure.
 NINE = (

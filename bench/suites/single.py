@@ -23,9 +23,9 @@ from featstore.options import option
 from fitters.methods import method_named, methods_with
 
 if TYPE_CHECKING:
-    from bench.suites.inventory import Fit
     from featstore.store.pairs import EmbeddingsView
     from featstore.store.store import FeatureStore, SetInfo
+    from fitters.inventory import Fit
 
 #: The suites that runs of one task, and of a sweep, say they are of.
 SUITE, SWEEP_SUITE = "task", "sweep"
@@ -85,7 +85,7 @@ class SetNames:
         featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
             If a set is not in the store, or several fit.
         """
-        from bench.suites.inventory import beside_fields, set_fields
+        from fitters.inventory import beside_fields, set_fields
         from fitters.jobs import images_beside
 
         if bool(self.head) != bool(self.head_names):
@@ -128,7 +128,7 @@ def caption_fields(
     fitters.errors.SettingError
         If the store lacks the images of that data set in the space of these.
     """
-    from bench.suites.inventory import pinned, set_fields
+    from fitters.inventory import pinned, set_fields
     from fitters.jobs import images_beside
 
     of_images: dict[str, Any] = {}

@@ -2,12 +2,8 @@
 
 from bench.tasks.diagnostics import (
     score_cosine_head,
-    score_head_names,
-    score_hubness,
     score_modality_gap,
     score_neighbours,
-    score_neural_collapse,
-    score_spectrum,
 )
 from bench.tasks.few_shot import score_few_shot
 from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, Queries
@@ -25,12 +21,8 @@ __all__ = [
     "score_cosine_head",
     "score_few_shot",
     "score_generalised",
-    "score_head_names",
-    "score_hubness",
     "score_modality_gap",
     "score_neighbours",
-    "score_neural_collapse",
     "score_retrieval",
-    "score_spectrum",
     "score_zero_shot",
 ]

@@ -25,28 +25,19 @@ from bench.metrics.geometry import (
     biased_cka,
     centroid_gap,
     cka_chance,
-    covariance_spectrum,
     linear_separability,
-    match_pairs,
     mutual_knn,
     mutual_knn_chance,
-    neural_collapse,
-    occurrence_skew,
-    occurrence_skew_chance,
-    relative_rows,
-    spectrum_summary,
     unbiased_cka,
     unit_rows,
 )
-from bench.metrics.ranks import first_of_gallery
-from bench.options import HeadNames, Hubness, ModalityGap, Neighbours
+from bench.options import ModalityGap, Neighbours
 from bench.protocol import first_per_class
 from bench.tasks.outcome import (
     METRICS,
     Outcome,
     Projector,
     Question,
-    projected,
     with_class_metrics,
 )
 from bench.tasks.retrieval import first_captions
@@ -55,43 +46,6 @@ from featstore.errors import ManifestError
 from featstore.store.tables import join_ids
 from fitters.alignment import Alignment
 from fitters.moments.transform import SideTransform, normalize_rows
-from fitters.scorers import labelled, scorer_named
-
-NAME_METRICS = ("R@1", "R@5", "R@10", "median_rank", "MRR")
-
-
-def score_head_names(
-    alignment: Projector, head: Head, *, options: HeadNames | None = None, rng: np.random.Generator
-) -> list[Outcome]:
-    """Compare every row of a head with the name of its class and with all other names.
-
-    By alignment the rows go through its image side, centred by their own mean as they were when
-    it was fitted. If it was fitted on this very head, that is a figure on training data.
-
-    Returns
-    -------
-    list of one Outcome
-        Direction ``"head→name"``, with the nearest names of every row in its top list; clusters
-        are the names, which several rows may share. Values besides the ranks': ``matched`` and
-        ``unmatched`` (mean cosines), ``AUC`` (chance 0.5) and ``p``.
-    """
-    options = options or HeadNames()
-    if options.by == "relative":
-        x, y = relative_rows(head.weight, head.texts, rng=rng)
-    else:
-        own = for_head(alignment, head)
-        x, y = own.project_x(head.weight), own.project_y(head.texts)
-    groups = np.asarray(head.groups).astype(str)
-    question = Question("head→name", head.classes, head.classes, (groups, groups), NAME_METRICS)
-    outcome = question.rank(x, y)
-    found = match_pairs(x, y, n_permutations=options.n_permutations, rng=rng)
-    values = {
-        "matched": found.matched,
-        "unmatched": found.unmatched,
-        "AUC": found.auc,
-        "p": found.p,
-    }
-    return [replace(outcome, values=values | outcome.values, chance={"AUC": 0.5} | outcome.chance)]
 
 
 def for_head(alignment: Projector, head: Head) -> Projector:
@@ -282,27 +236,6 @@ def _dense(projected: Any) -> Any:
     return projected
 
 
-def score_neural_collapse(corpus: Corpus) -> list[Outcome]:
-    """Return NC1 and NC2 of the labelled images, NC3 and NC4 where the head has their classes.
-
-    Returns
-    -------
-    list of one Outcome
-        Direction ``"image|class"``. Only classes that have images count; the head's rows are
-        those of the same classes.
-    """
-    images = corpus.images
-    classes, labels = np.unique(images.classes, return_inverse=True)
-    weight = bias = None
-    if corpus.head is not None:
-        place = {name: row for row, name in enumerate(corpus.head.classes.tolist())}
-        if all(name in place for name in classes.tolist()):
-            rows = [place[name] for name in classes.tolist()]
-            weight, bias = corpus.head.weight[rows], corpus.head.bias[rows]
-    values = neural_collapse(images.rows, labels, weight=weight, bias=bias)
-    return [Outcome("image|class", values, {}, n=len(images), gallery=len(classes))]
-
-
 def score_cosine_head(corpus: Corpus) -> list[Outcome]:
     """Classify labelled images by the head as it is, and by the cosine with its rows.
 
@@ -330,32 +263,6 @@ def score_cosine_head(corpus: Corpus) -> list[Outcome]:
     ]
 
 
-def score_spectrum(corpus: Corpus) -> list[Outcome]:
-    """Return how many directions images, head rows and texts use: one Outcome for each.
-
-    Directions ``"image"``, ``"head"``, ``"head name"``, ``"name"`` and ``"caption"``; values as
-    `bench.metrics.geometry.spectrum_summary` says, of raw rows about their mean. n rows have at
-    most n − 1 directions: sets of different sizes do not compare.
-    """
-    head = corpus.head
-    sides = {
-        "image": corpus.images.rows,
-        "head": None if head is None else head.weight,
-        "head name": None if head is None else head.texts,
-        "name": corpus.names.rows if len(corpus.names) else None,
-        "caption": None if corpus.captions is None else corpus.captions.rows,
-    }
-    return [
-        _spectrum(name, rows.shape, covariance_spectrum(rows))
-        for name, rows in sides.items()
-        if rows is not None
-    ]
-
-
-def _spectrum(name: str, shape: tuple[int, ...], values: NDArray[np.float64]) -> Outcome:
-    return Outcome(name, spectrum_summary(values), {}, n=shape[0], gallery=shape[1])
-
-
 def own_head(corpus: Corpus) -> Head:
     """Return the head, if it has the class of every image.
 
@@ -381,32 +288,3 @@ def _classified(
     groups = (images.classes, head.classes)
     question = Question(direction, images.ids, head.classes, groups, METRICS, apart=True)
     return with_class_metrics(question.rank(x, y))
-
-
-def score_hubness(
-    alignment: Projector, images: Items, texts: Items, *, options: Hubness | None = None
-) -> list[Outcome]:
-    """Count how often every text is among the first k of the images.
-
-    Returns
-    -------
-    list of one Outcome
-        Direction ``"image→name"`` or ``"image→caption"``; values ``hub-skew``, ``hub-max`` and
-        ``hub-never``, see `bench.metrics.geometry.occurrence_skew`. Chance is that of images
-        that find texts at random.
-    """
-    options = options or Hubness()
-    k = min(options.k, len(texts))
-    x, y = projected(alignment, images, texts)
-    if options.scorer != "cosine":
-        x, y = scorer_named(options.scorer)(x, y)
-    top = first_of_gallery(x, y, k)
-    return [
-        Outcome(
-            labelled(f"image→{options.gallery[:-1]}", options.scorer),
-            occurrence_skew(top, len(texts)),
-            occurrence_skew_chance(len(images), k, len(texts)),
-            n=len(images),
-            gallery=len(texts),
-        )
-    ]

@@ -13,7 +13,15 @@ from scipy.sparse import issparse
 
 from bench.corpus import Corpus, Items
 from bench.errors import ProtocolError
-from bench.metrics.ranks import CUTOFFS, NO_ITEM, Ranks, rank_blocks, rank_relevant
+from bench.metrics.ranks import (
+    CUTOFFS,
+    NO_ITEM,
+    Ranks,
+    Relevance,
+    first_equal,
+    rank_blocks,
+    rank_relevant,
+)
 from bench.metrics.summary import (
     chance_levels,
     check_own_metrics,
@@ -21,7 +29,6 @@ from bench.metrics.summary import (
     metric_named,
     summarise,
 )
-from bench.metrics.ties import Relevance, first_equal
 from fitters.scorers import labelled, scorer_named
 from fitters.settings import Scorer
 
@@ -323,7 +330,7 @@ def projected(alignment: Projector, images: Items, texts: Items) -> tuple[Any, A
     """Return images (n, r) and texts (m, r) in a space where a dot product is their score.
 
     Equal rows have equal projections: two captions with the same words are one row to an alignment,
-    but its products may give them other last bits; see `bench.metrics.ties`. An alignment that
+    but its products may give them other last bits; see `bench.metrics.ranks`. An alignment that
     compares both sides more cheaply than in its shared space says so by a method `sides`.
 
     Raises

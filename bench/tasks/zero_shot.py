@@ -20,7 +20,7 @@ from scipy.sparse import issparse
 
 from bench.corpus import Items
 from bench.errors import ProtocolError
-from bench.metrics.ties import EqualColumns
+from bench.metrics.ranks import EqualColumns
 from bench.options import Generalised, ZeroShot
 from bench.tasks.outcome import (
     KEPT,

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder, EncoderOptions
+from featstore.encoders.base import (
+    IMAGE_KINDS,
+    TEXT_KINDS,
+    Encoder,
+    EncoderOptions,
+    encode_texts,
+)
 from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean, needs_extra
 from featstore.plugins import Registry, first_line
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -277,6 +287,54 @@ def open_encoder(name: str, **options: Any) -> Encoder:
     family = check_options(name, **{option: getattr(chosen, option) for option in OPTIONS})
     with needs_extra(name):
         return family.build(name, chosen)
+
+
+def encode(
+    items: Sequence[Any],
+    encoder: str | Encoder,
+    *,
+    weights: str | None = None,
+    device: str = "auto",
+) -> np.ndarray:
+    """Return the raw vectors of pictures or texts, without a store.
+
+    Parameters
+    ----------
+    items : sequence
+        Texts; or pictures, each a path, the bytes of a file, or one of PIL.
+    encoder : str or Encoder
+        As of `open_encoder`; or one that is open.
+    weights : str, optional
+        Where they are from, as in an extraction.
+    device : str
+        As torch names it; "auto" takes a GPU if torch can use one.
+
+    Returns
+    -------
+    ndarray of shape (n, d), float32
+        Row i is of item i; nothing is normalised that the model does not normalise.
+
+    Raises
+    ------
+    UnknownEncoderError, EncoderError
+        As `open_encoder`.
+    featstore.images.ImageError
+        If a picture cannot be decoded.
+
+    Examples
+    --------
+    >>> rows = encode(["a red car"], "st:all-MiniLM-L6-v2")  # doctest: +SKIP
+    """
+    from featstore.images import decode_image, to_rgb
+    from featstore.parallel import best_device
+
+    if isinstance(encoder, str):
+        device = best_device() if device == "auto" else device
+        encoder = open_encoder(encoder, weights=weights, device=device)
+    if "image" in encoder.kinds:
+        files = str | bytes | Path
+        items = [decode_image(one) if isinstance(one, files) else to_rgb(one) for one in items]
+    return encode_texts(encoder, items)
 
 
 _OUTSIDE_BLOCKS = {

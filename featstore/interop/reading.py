@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.arrays import Given, items_of, vectors, write_given
+from featstore.arrays import Given, items_of, write_given
 from featstore.errors import (
     LISTED,
     FeatstoreError,
@@ -24,8 +24,9 @@ from featstore.errors import (
 )
 from featstore.interop import ImportConfig
 from featstore.manifest.paths import resolve_inside
+from featstore.matrices import numbers, readable
 from featstore.options import take_options
-from featstore.store.layout import DTYPES, SetSpec, from_bfloat16
+from featstore.store.layout import DTYPES, SetSpec
 from featstore.store.parquet_guard import allowed_bytes, read_table
 
 #: What safetensors calls the dtypes of a store.
@@ -65,8 +66,7 @@ class Rows:
 
     def values(self, rows: slice) -> np.ndarray:
         """Return rows as numbers: bfloat16 as the float32 that it is."""
-        data = np.asarray(self.data[rows])
-        return from_bfloat16(data) if self.dtype == "bfloat16" else data
+        return numbers(self.data[rows], self.dtype)
 
 
 #: Files that a folder of Zarr 3 or 2 has one of.
@@ -146,17 +146,7 @@ def _load_npy(path: Path) -> np.ndarray:
     data = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(data, np.ndarray):
         raise ManifestError(f"{path} is an archive, not one array.")
-    return _matrix(data, str(path))
-
-
-def _matrix(data: Any, where: str) -> np.ndarray:
-    known = data.dtype.kind == "f" or data.dtype in (np.int8, np.uint8)
-    if data.ndim != 2 or not data.size or not known:
-        raise ManifestError(
-            f"{where} has shape {data.shape} {data.dtype}; rows are a matrix of floats, int8 or "
-            "uint8 with at least one row and one column."
-        )
-    matrix: np.ndarray = data
+    matrix: np.ndarray = readable(data, str(path))[0]
     return matrix
 
 
@@ -286,7 +276,7 @@ def _from_tensors(
         where = f"{source}: items_parquet"
         items = read_table(packed.tobytes(), where=where, schema={}, rows=len(data))
     if not (name in bits and data.ndim == 2):
-        data = _matrix(data, f"{source}: {name}")
+        data = readable(data, f"{source}: {name}")[0]
     return Rows(data, items, tensors.get("bias"))
 
 
@@ -308,7 +298,7 @@ def _read_parquet(source: Path, array: str) -> Rows:
         raise ManifestError(f"{source} has no column {array!r} of vectors. Say which with --array.")
     bias = table["bias"].to_numpy() if "bias" in table.columns else None
     items = table.drop(array, "bias", strict=False)
-    return Rows(_matrix(vectors(table[array]), f"{source}: {array}"), items, bias)
+    return Rows(readable(table[array], f"{source}: {array}")[0], items, bias)
 
 
 def import_rows(source: Path, *, store: Path, **options: Any) -> str:

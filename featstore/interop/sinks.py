@@ -31,11 +31,11 @@ from featstore.errors import (
     unknown_name,
 )
 from featstore.manifest.manifest import ITEM_SCHEMA, KINDS, Manifest
+from featstore.matrices import EMBEDDING
 from featstore.store import BLOCK_ROWS
 from featstore.store.pairs import EmbeddingsView
 from featstore.store.parquet_guard import table_bytes
 from featstore.store.tables import join_ids
-from featstore.store.view import EMBEDDING
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import polars as pl
 
@@ -127,7 +127,8 @@ SENT_ROWS = 2**17
 
 
 #: What an item can be. All four are the same thing to a fitter: rows that have an embedding.
-KINDS = ("image", "caption", "class_name", "head_weight")
+Kind = Literal["image", "caption", "class_name", "head_weight"]
+KINDS: tuple[str, ...] = get_args(Kind)
 
 #: The usual splits, in the order they are shown; a manifest may name others.
 SPLITS = ("train", "val", "test")

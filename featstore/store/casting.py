@@ -19,6 +19,7 @@ import polars as pl
 
 from featstore.errors import MisalignedItemsError, NonFiniteEmbeddingError, needs_extra
 from featstore.identity import sha256_hex
+from featstore.matrices import from_bfloat16
 from featstore.store.layout import (
     DTYPES,
     INTEGERS,
@@ -26,7 +27,6 @@ from featstore.store.layout import (
     LayoutError,
     SetLayout,
     blank_value,
-    from_bfloat16,
     to_bfloat16,
 )
 

@@ -525,17 +525,6 @@ def to_bfloat16(values: np.ndarray) -> np.ndarray:
     return rounded
 
 
-def from_bfloat16(bits: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Return the float32 values of bfloat16 `bits`, in `out` (float32) if it is given."""
-    if out is None:
-        out = np.empty(bits.shape, dtype=np.float32)
-    # uint32 in the memory of the float32: widen, then shift into the upper half.
-    wide = out.view(np.uint32)
-    np.copyto(wide, bits, casting="safe")
-    np.left_shift(wide, np.uint32(16), out=wide)
-    return out
-
-
 def blank_value(dtype: str) -> Any:
     """Return what stands in the rows of failed items."""
     if dtype in INTEGERS:

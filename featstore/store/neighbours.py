@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from featstore.matrices import Rows, matrix
 from featstore.parallel import map_threads
 from featstore.store.tables import ItemTable
 
@@ -43,6 +44,10 @@ class Neighbours:
     rows: np.ndarray
     scores: np.ndarray
     table: ItemTable = field(repr=False)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the ids and the scores: ``ids, scores = view.nearest(queries)``."""
+        yield from (self.ids, self.scores)
 
     @property
     def ids(self) -> np.ndarray:
@@ -121,14 +126,12 @@ class _Best:
             self.scores[at], self.rows[at] = scores[best], rows[best]
 
 
-def nearest(
-    view: Selection, rows: np.ndarray, k: int, metric: Literal["cosine", "dot"]
-) -> Neighbours:
+def nearest(view: Selection, rows: Rows, k: int, metric: Literal["cosine", "dot"]) -> Neighbours:
     """Return the nearest rows of a view; see `featstore.store.view.Selection.nearest`."""
-    queries = np.atleast_2d(np.asarray(rows, np.float64))
-    if queries.ndim != 2 or queries.shape[1] != view.dim:
+    queries = matrix(rows, "queries", one=True).astype(np.float64)
+    if queries.shape[1] != view.dim:
         raise ValueError(
-            f"Queries of {view.key} have shape (q, {view.dim:,}); got {np.shape(rows)}. Take rows "
+            f"Queries of {view.key} have shape (q, {view.dim:,}); got {queries.shape}. Take rows "
             "of the same encoder, or project them into its space first."
         )
     lost = np.asarray(~np.isfinite(queries).all(axis=1))

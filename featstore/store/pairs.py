@@ -103,28 +103,48 @@ class PairedView(Generic[View]):
             f"PairedView({len(self):,} pairs by {self.by}{missing}; x={self.x.key}, y={self.y.key})"
         )
 
+    @property
+    def group_column(self) -> str:
+        """What pairs must not be split by: the description of their images, or else the image."""
+        return "item_id" if self.x.items["class_id"].null_count() else "class_id"
+
+    @property
+    def groups(self) -> np.ndarray:
+        """The group of each pair as text, shape (n,)."""
+        return self.x.items[self.group_column].to_numpy().astype(str)
+
     def numpy(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (n, p) and (n, q) float32 arrays, row i of each being pair i."""
         return self.x.numpy(), self.y.numpy()
 
-    def torch(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def torch(
+        self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (n, p) and (n, q) tensors, row i of each being pair i; see `Selection.torch`."""
-        return self.x.torch(), self.y.torch()
+        return self.x.torch(dtype, device), self.y.torch(dtype, device)
 
-    def torch_dataset(self) -> TorchRows:
-        """Return the pairs as a dataset for `torch.utils.data.DataLoader`; see `TorchRows`."""
-        return TorchRows((self.x, self.y))
+    def torch_dataset(self, columns: Sequence[str] = ()) -> TorchRows:
+        """Return the pairs as a dataset for `torch.utils.data.DataLoader`; see `TorchRows`.
+
+        `columns` are of the items of x.
+        """
+        return TorchRows((self.x, self.y), tuple(columns))
 
     def batches(
-        self, rows: int = 4096, *, shuffle: np.random.Generator | None = None, reuse: bool = False
+        self,
+        rows: int = 4096,
+        *,
+        shuffle: int | np.random.Generator | None = None,
+        reuse: bool = False,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (x, y, weight) of at most `rows` pairs each: the seam to the fitters.
 
-        With `shuffle` the pairs come in an order that it draws, each once; with `reuse` each x and
-        y is overwritten by the next. See `Selection.batches`.
+        With `shuffle`, a seed or a generator, the pairs come in an order that it draws, each once;
+        with `reuse` each x and y is overwritten by the next. See `Selection.batches`.
         """
         if shuffle is not None:
-            yield from self._take(shuffle.permutation(len(self))).batches(rows, reuse=reuse)
+            order = np.random.default_rng(shuffle).permutation(len(self))
+            yield from self._take(order).batches(rows, reuse=reuse)
             return
         start = 0
         x_batches, y_batches = (view.batches(rows, reuse=reuse) for view in (self.x, self.y))

@@ -27,6 +27,7 @@ from featstore.errors import (
     unknown_name,
 )
 from featstore.identity import canonical_json, sha256_hex
+from featstore.matrices import BIAS, EMBEDDING, Rows
 from featstore.store.casting import Center, Normalize, Transform, as_tensor, decode
 from featstore.store.layout import DTYPES, INTEGERS
 from featstore.store.neighbours import Neighbours, nearest
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 #: What stands in brackets behind a view and chooses several rows.
 Several = slice | list[int] | list[bool] | list[str] | np.ndarray | pl.Series
-
-#: Columns of a view's table beside those of its items.
-EMBEDDING, BIAS = "embedding", "bias"
 
 
 @dataclass(frozen=True)
@@ -395,13 +393,17 @@ class Selection:
             "for float16, float32 or float64, and round them as you need."
         )
 
-    def torch(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+    def torch(
+        self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> torch.Tensor:
         """Return all rows as a tensor that the caller owns.
 
         Parameters
         ----------
         dtype : torch.dtype, optional
             Default: the view's dtype, float32. ValueError if it would cut the numbers off.
+        device : torch.device or str, optional
+            Default: the CPU.
 
         Returns
         -------
@@ -412,12 +414,15 @@ class Selection:
         name = str(self.dtype if dtype is None else dtype).removeprefix("torch.")
         self._check_dtype(name)
         if name == self.source.dtype and not self.transforms:
-            return as_tensor(self.source.read(self.rows), name)
-        tensor = as_tensor(self._read(self.rows), str(self.dtype))
-        return tensor if dtype is None else tensor.to(dtype)
+            return as_tensor(self.source.read(self.rows), name).to(device)
+        return as_tensor(self._read(self.rows), str(self.dtype)).to(device, dtype)
 
     def batches(
-        self, rows: int = 4096, *, shuffle: np.random.Generator | None = None, reuse: bool = False
+        self,
+        rows: int = 4096,
+        *,
+        shuffle: int | np.random.Generator | None = None,
+        reuse: bool = False,
     ) -> Iterator[np.ndarray]:
         """Yield the rows in the view's dtype, at most `rows` rows at a time.
 
@@ -425,8 +430,9 @@ class Selection:
         ----------
         rows : int
             Rows of a batch; the last may be shorter.
-        shuffle : numpy.random.Generator, optional
-            Draws an order of all rows when the first batch is asked for; each row comes once.
+        shuffle : int or numpy.random.Generator, optional
+            A seed, or what draws an order of all rows when the first batch is asked for; each row
+            comes once.
             Where the items are needed too, take rows in an order of your own:
             ``view[rng.permutation(len(view))]``.
         reuse : bool
@@ -447,7 +453,8 @@ class Selection:
         if rows < 1:
             raise ValueError(f"A batch has at least one row; got rows={rows}.")
         if shuffle is not None:
-            yield from self.take(shuffle.permutation(len(self))).batches(rows, reuse=reuse)
+            order = np.random.default_rng(shuffle).permutation(len(self))
+            yield from self.take(order).batches(rows, reuse=reuse)
             return
         foreseen = self.source if isinstance(self.source, ForeseeingRows) else None
         if foreseen is not None:
@@ -463,7 +470,7 @@ class Selection:
                 foreseen.prefetch(self.rows[:0])  # also where the caller broke off
 
     def nearest(
-        self, rows: np.ndarray, k: int, *, metric: Literal["cosine", "dot"] = "cosine"
+        self, rows: Rows, k: int = 10, *, metric: Literal["cosine", "dot"] = "cosine"
     ) -> Neighbours:
         """Return the k rows that are nearest to each query, exactly, and their scores.
 
@@ -474,8 +481,8 @@ class Selection:
 
         Parameters
         ----------
-        rows : array of shape (q, d) or (d,)
-            Queries, such as ``other.numpy()``.
+        rows : Rows of shape (q, d) or (d,)
+            Queries, such as another view.
         k : int
             If the view has fewer rows, all of them are returned.
         metric : {"cosine", "dot"}
@@ -516,9 +523,20 @@ class Selection:
             some = found[first : first + size]
             yield some if out is None else self._handed_out(some, out[: len(some)])
 
-    def torch_dataset(self) -> TorchRows:
-        """Return the rows as a dataset for `torch.utils.data.DataLoader`; see `TorchRows`."""
-        return TorchRows((self,))
+    def torch_dataset(self, columns: Sequence[str] = ()) -> TorchRows:
+        """Return the rows as a dataset for `torch.utils.data.DataLoader`; see `TorchRows`.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Of the items: their values stand behind the row.
+
+        Raises
+        ------
+        UnknownColumnError
+            If the items have no such column.
+        """
+        return TorchRows((self,), tuple(columns))
 
     def to_polars(self) -> pl.DataFrame:
         """Return the items with their rows: a column ``embedding`` of type Array, behind the rest.
@@ -606,8 +624,9 @@ View = TypeVar("View", bound=Selection)
 class TorchRows:
     """A map-style dataset for `torch.utils.data.DataLoader`: rows as tensors that the caller owns.
 
-    An item is one row, of shape (d,), of each view: a tensor, or a tuple of them for pairs. Workers
-    are sent what the views select of their stores, and no rows. A list of numbers gives a batch in
+    An item is one row, of shape (d,), of each view: a tensor, or a tuple of them for pairs, with
+    the values of `columns` behind them. Workers are sent what the views select of their stores, and
+    no rows. A list of numbers gives a batch in
     one reading, the fast way: a DataLoader with ``batch_size=None`` and a `BatchSampler` as its
     sampler asks for such lists.
 
@@ -615,17 +634,36 @@ class TorchRows:
     ----------
     views : tuple of Selection
         Of one length.
+    columns : tuple of str
+        Of the items of the first view.
     """
 
     views: tuple[Selection, ...]
+    columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = self.views[0].items.columns if self.columns else ()
+        for name in self.columns:
+            if name not in known:
+                where = f"in the items of {self.views[0].key}"
+                raise UnknownColumnError(unknown_name("column", name, known, where=where))
 
     def __len__(self) -> int:
         return len(self.views[0])
 
     def __getitem__(self, index: Any) -> Any:
         """Return the tensors of a row, or of several, stacked; `index` as a view takes it."""
-        found = tuple(as_tensor(np.asarray(view[index]), view.dtype.name) for view in self.views)
-        return found if len(found) > 1 else found[0]
+        found: list[Any] = [
+            as_tensor(np.asarray(view[index]), view.dtype.name) for view in self.views
+        ]
+        if self.columns:
+            rows: Any = [index] if isinstance(index, int | str) else index
+            own = self.views[0].take(rows).items
+            # A loader collates no None: an item without a class is of class "".
+            own = own.with_columns(pl.col(pl.String).fill_null(""))
+            values = [own[name].to_list() for name in self.columns]
+            found += [one[0] for one in values] if isinstance(index, int | str) else values
+        return tuple(found) if len(found) > 1 else found[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Return the items of these numbers, read together: what a DataLoader asks for."""

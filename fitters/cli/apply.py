@@ -110,11 +110,11 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
         from scipy.sparse import issparse
 
         from featstore.store.store import open_store
+        from fitters.alignment import load
         from fitters.from_store import embed_texts, project_view
-        from fitters.saved import read_alignment
         from fitters.scorers import TRANSDUCTIVE, labelled, scorer_named
 
-        fitted = read_alignment(alignment)
+        fitted = load(alignment)
         method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
         if method == "asif":
             _check_suffix(query.out, method, ".npz")  # before the work
@@ -309,7 +309,7 @@ def export_alignment(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Write the arrays of an alignment, with a row for each class of the set `names`."""
-    from fitters.saved import read_alignment
+    from fitters.alignment import load
 
     if form not in ("safetensors", "npz"):
         raise usage_error(
@@ -317,7 +317,7 @@ def export_alignment(
         )
     if names is not None and store is None:
         raise usage_error("--names needs --store.")
-    fitted = read_alignment(alignment)
+    fitted = load(alignment)
     arrays, facts = _arrays(fitted)
     if store is not None and names is not None:
         rows, classes = _class_rows(fitted, store, names)
@@ -430,9 +430,9 @@ _FACTS = ("method", "x_encoder", "y_encoder", "n_prototypes", "n_real")
 
 def show_alignment(path: Path, *, as_json: bool) -> None:
     """Show what an alignment was fitted on, and how it was chosen."""
-    from fitters.saved import read_alignment
+    from fitters.alignment import load
 
-    alignment = read_alignment(path)
+    alignment = load(path)
     if as_json:
         print_json(alignment.facts)
         return

@@ -164,8 +164,8 @@ def fit_command(
     with ProgressBar(method, doing="opening the store"):
         from featstore.parallel import Workers
         from featstore.store.store import open_store
+        from fitters.alignment import save_alignment
         from fitters.from_store import OBJECT_STORE_BYTES
-        from fitters.saved import save_alignment
 
         opened, made = open_store(store), []
         request = replace(asked, **find_sets(opened, given))

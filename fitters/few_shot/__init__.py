@@ -1,11 +1,10 @@
 """Few-shot learners: a few labelled rows of every class in, a score for every class out."""
 
 from fitters.few_shot.clap import CLAP, ZSLP
-from fitters.few_shot.class_means import ClassMeans
 from fitters.few_shot.class_moments import ClassMoments
 from fitters.few_shot.cross_modal import CrossModal
 from fitters.few_shot.gda import GDA
-from fitters.few_shot.learner import Classifier, Learner, Shots
+from fitters.few_shot.learner import Classifier, ClassMeans, Learner, Shots
 from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.lp_plus_plus import LPPlusPlus
 from fitters.few_shot.paper_few_shot import PaperFewShot

@@ -9,10 +9,9 @@ from featstore.errors import lookup, needs_extra
 from featstore.plugins import Registry
 from fitters.errors import UnknownMethodError
 from fitters.few_shot.clap import CLAP, ZSLP
-from fitters.few_shot.class_means import ClassMeans
 from fitters.few_shot.cross_modal import CrossModal
 from fitters.few_shot.gda import GDA
-from fitters.few_shot.learner import Learner
+from fitters.few_shot.learner import ClassMeans, Learner
 from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.lp_plus_plus import LPPlusPlus
 from fitters.few_shot.paper_few_shot import PaperFewShot

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from scipy.sparse import issparse
 
 from featstore.errors import lookup
+from featstore.matrices import matrix
 from fitters.errors import PairsError, SettingError
-from fitters.pairs import Pairs, Rows
+from fitters.pairs import Pairs, Rows, rows_or_labels
 from fitters.settings import Metric
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ class RankScorer:
         last = last[-1] if hasattr(last, "steps") else last
         # Of a pipeline, the steps before change the images; an aligner alone has no `transform`.
         images = getattr(estimator, "transform", None) or estimator.project_x
-        x, rows = images(X), np.asarray(y)
+        x, rows = images(X), rows_or_labels(y)
         if len(rows) != x.shape[0]:
             raise PairsError(
                 f"{x.shape[0]:,} images and {len(rows):,} texts are no pairs to score."
@@ -221,7 +222,7 @@ class RankScorer:
         if self.texts is not None:
             positives = _rows_of(rows, self.texts)[:, None]
             return self._mean(x, last.project_y(self.texts), positives)
-        sides = [(x, np.asarray(X)), (last.project_y(rows), rows)]
+        sides = [(x, rows_or_labels(X)), (last.project_y(rows), rows)]
         found = []
         for way, (asked, answers) in {"x->y": sides, "y->x": sides[::-1]}.items():
             if self.direction in (way, "both"):
@@ -298,4 +299,5 @@ def scoring(
         raise SettingError(f"A direction is 'x->y', 'y->x' or 'both'. Got {direction!r}.")
     if texts is not None and direction != "x->y":
         raise SettingError("Class texts are ranked for images. Leave the direction at 'x->y'.")
-    return RankScorer(name.lower(), direction, texts)
+    known = None if texts is None else matrix(texts, "texts")
+    return RankScorer(name.lower(), direction, known)

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from bench.corpus import Items
 from bench.errors import ProtocolError
 from bench.metrics.geometry import nearest_rows
-from bench.metrics.ranks import first_of_gallery, rank_projections
-from bench.metrics.ties import EqualColumns, first_equal
+from bench.metrics.ranks import EqualColumns, first_equal, rank_projections
 from bench.options import Retrieval, ZeroShot
 from bench.tasks.outcome import projected
 from bench.tasks.retrieval import score_retrieval
@@ -50,7 +49,6 @@ def test_copies_of_the_relevant_item_stand_before_it(seed, n, g, width):
     assert (found.rank == g).all()
     others = [[k for k in range(g) if k != mine] for mine in own.tolist()]
     assert found.top.tolist() == [[*rest, mine] for rest, mine in zip(others, own, strict=True)]
-    assert (first_of_gallery(queries, gallery, g) == np.arange(g)).all()
 
 
 def test_neighbours_of_copies_are_the_first_of_them(rng):

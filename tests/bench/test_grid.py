@@ -14,12 +14,12 @@ from bench.execution import execute
 from bench.fits import SCORED, GivenRidge, fit_run, is_cell
 from bench.results import finished
 from bench.scoring import Scoring, split_of
-from bench.suites.inventory import find_sets
 from bench.suites.single import sweep_runs
 from featstore import open_store
 from fitters import Pairs
 from fitters.aligners.ridge import RidgeAligner
 from fitters.errors import UnknownMethodError
+from fitters.inventory import find_sets
 from fitters.kept import Kept
 from fitters.moments.transform import normalize_rows
 from fitters.select import held_out
@@ -135,7 +135,7 @@ def test_given_settings_make_a_grid_whatever_the_suite(sweep, swept, smoke_store
 def test_tasks_that_look_at_raw_rows_get_them(smoke_store, monkeypatch):
     store = open_store(smoke_store)
     grid = {"source": ("head",), "n_pairs": (8,), "mix": (2.0,), "penalty": (1.0,), "seed": (0,),
-            "task": ("hubness", "spectrum")}  # fmt: skip
+            "task": ("modality_gap", "neighbours")}  # fmt: skip
     runs = sweep_runs(store, find_sets(store), grid)
     corpus = read_corpus(store, runs[0])
     found = [frame["value"].to_list() for _, frame, _ in execute(runs, corpus)]

@@ -9,8 +9,7 @@ from sklearn.metrics import average_precision_score
 from threadpoolctl import threadpool_limits
 
 from bench.errors import MetricError
-from bench.metrics.ranks import rank_projections, rank_relevant, ranks_from_scores
-from bench.metrics.ties import Relevance
+from bench.metrics.ranks import Relevance, rank_projections, rank_relevant, ranks_from_scores
 from tests.bench import oracles_bench as oracles
 
 

@@ -13,13 +13,12 @@ from bench.errors import MetricError
 from bench.metrics.ranks import (
     CUTOFFS,
     WIDTH,
-    first_of_gallery,
+    Relevance,
     first_places,
     rank_blocks,
     ranks_from_scores,
 )
 from bench.metrics.summary import query_values, summarise
-from bench.metrics.ties import Relevance
 from tests.bench import oracles_bench as oracles
 from tests.bench.test_metrics_ranks import tied_scores
 
@@ -93,13 +92,6 @@ def test_first_places_of_wide_galleries_are_those_of_a_full_sort(rng, levels, n,
     found = first_places(scores, queries, gallery, top)
     for i in range(n):
         assert found[i].tolist() == oracles.first_items(scores[i], gallery == queries[i], top)
-
-
-def test_first_of_gallery_asks_for_no_relevance(rng):
-    queries, gallery = rng.integers(-3, 4, (6, 5)), rng.integers(-3, 4, (40, 5))
-    found = first_of_gallery(queries.astype(float), gallery.astype(float), 4)
-    for row, scores in zip(found, queries @ gallery.T, strict=True):
-        assert row.tolist() == oracles.first_items(scores, [False] * 40, 4)
 
 
 def test_many_close_relevant_items_count_like_few(rng):

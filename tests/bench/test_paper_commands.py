@@ -19,7 +19,6 @@ import timm
 from safetensors.torch import save_file
 
 from bench import read_results
-from bench.suites.inventory import Inventory
 from bench.suites.paper import (
     COSINE_HEADS,
     EXPERIMENTS,
@@ -38,6 +37,7 @@ from featstore.command_line import run_command
 from featstore.encoders import open_clip_model, sentence_transformers_text, timm_image
 from featstore.encoders.open_clip_model import OpenClipPair, _checked_config, split_name
 from featstore.manifest.io import read_manifest
+from fitters.inventory import Inventory
 from headstock.__main__ import cli
 from tests.bench.paper_store import build
 from tests.data_manifests import miniatures

@@ -15,13 +15,13 @@ from bench.suites.demo import (
     plan,
     smoke_runs,
 )
-from bench.suites.inventory import find_fits, find_sets
 from bench.suites.registry import SUITES, suite_named, with_lists
 from bench.suites.single import combinations, sweep_runs
 from featstore import open_store
 from featstore.store.gc import remove_set
 from featstore.testing import write_set
 from fitters.errors import UnknownMethodError
+from fitters.inventory import find_fits, find_sets
 
 
 def test_the_demo_is_the_protocol(smoke_store):

@@ -23,7 +23,7 @@ from fitters import (
     RidgeAligner,
     SideTransform,
     fit,
-    read_alignment,
+    load,
     save_alignment,
     scoring,
 )
@@ -34,7 +34,7 @@ from tests.assertions import assert_close, assert_same
 EPOCHS = TrainingOptions(epochs=2, batch_size=8)
 ESTIMATORS = [
     Alignment(),
-    Alignment(penalty=0.1, random_state=3),
+    Alignment(penalty=0.1, seed=3),
     *(Alignment(name) for name in ("procrustes", "cca-200", "mean-shift", "asif")),
     Alignment(FitConfig("cca", n_components=2), penalty=0.1),
     Alignment("kernel-ridge", penalty=0.1, gamma=1.0),
@@ -63,7 +63,7 @@ def test_scikit_learns_contract(estimator, check):
 def test_it_is_fitted_as_fit_does_and_saved(method, make_world, tmp_path):
     head, real = make_world()
     weight = np.linspace(0.5, 1, real.n)
-    made = Alignment(method, random_state=3).fit(
+    made = Alignment(method, seed=3).fit(
         real.x, real.y, weight, groups=real.groups, prototypes=head
     )
     same = fit(
@@ -71,7 +71,7 @@ def test_it_is_fitted_as_fit_does_and_saved(method, make_world, tmp_path):
         rng=np.random.default_rng(3),
     )  # fmt: skip
     assert made.facts == same.facts
-    again = read_alignment(save_alignment(tmp_path / "a", made))
+    again = load(save_alignment(tmp_path / "a", made))
     for side, rows in (("x", real.x), ("y", real.y)):
         found = [getattr(one, f"project_{side}")(rows) for one in (made, same, again)]
         found = [one if isinstance(one, np.ndarray) else one.toarray() for one in found]
@@ -82,9 +82,9 @@ def test_it_is_fitted_as_fit_does_and_saved(method, make_world, tmp_path):
 def test_it_is_an_estimator(make_world):
     _, real = make_world()
     mean = np.full(24, 0.01)
-    one = Alignment(FitConfig("ridge", penalty=0.3), image_mean=mean, random_state=1)
+    one = Alignment(FitConfig("ridge", penalty=0.3), image_mean=mean, seed=1)
     other = clone(one).set_params(method="procrustes")
-    assert other.get_params()["random_state"] == 1
+    assert other.get_params()["seed"] == 1
     assert_same(other.image_mean, mean)
     with pytest.raises(NotFittedError):
         one.project_x(real.x)
@@ -299,7 +299,7 @@ def test_labels_are_texts_at_right_angles(make_world, tmp_path):
     labels = np.array(["dog", "cat", "owl"])[np.arange(48) % 3]
     one_hot = (labels[:, None] == np.array(["cat", "dog", "owl"])).astype(float)
     made, same = Alignment().fit(real.x, labels), Alignment().fit(real.x, one_hot)
-    again = read_alignment(save_alignment(tmp_path / "a", made))
+    again = load(save_alignment(tmp_path / "a", made))
     assert_same(made.project_x(real.x), same.project_x(real.x))
     for one in (made, again):
         assert_same(one.project_y(labels), same.project_y(one_hot))
@@ -312,11 +312,11 @@ def test_labels_are_texts_at_right_angles(make_world, tmp_path):
         Alignment().fit(real.x, np.linspace(0, 1, 48))
 
 
-def test_every_random_state_of_scikit_learn(make_world):
+def test_every_seed_of_scikit_learn(make_world):
     _, real = make_world(noise=3.0)
 
     def curve(state):
-        made = Alignment(random_state=state).fit(real.x, real.y)
+        made = Alignment(seed=state).fit(real.x, real.y)
         return np.array(made.facts["choice"]["scores"])
 
     assert_same(curve(3), curve(3))
@@ -329,7 +329,7 @@ def test_every_random_state_of_scikit_learn(make_world):
             assert one.shape != other.shape or not np.array_equal(one, other)
 
 
-def test_without_a_random_state_every_fit_draws_anew(make_world, monkeypatch):
+def test_without_a_seed_every_fit_draws_anew(make_world, monkeypatch):
     """What is drawn is what NumPy takes from the system, which no test may compare."""
     _, real = make_world(noise=3.0)
     asked = []
@@ -341,7 +341,7 @@ def test_without_a_random_state_every_fit_draws_anew(make_world, monkeypatch):
 
     monkeypatch.setattr(np.random, "default_rng", default_rng)
     for state in (None, 3):
-        Alignment(random_state=state).fit(real.x, real.y)
+        Alignment(seed=state).fit(real.x, real.y)
     assert asked == [None, 3]
 
 
@@ -364,7 +364,7 @@ def test_before_a_fit_everything_says_so(call, make_world, tmp_path):
 def test_an_aligner_alone_is_saved_too(make_world, tmp_path):
     _, real = make_world()
     bare = RidgeAligner("x->y").fit(real.x, real.y)
-    again = read_alignment(save_alignment(tmp_path / "a", bare))
+    again = load(save_alignment(tmp_path / "a", bare))
     assert type(again.aligner) is RidgeAligner
     assert_same(again.project_x(real.x), bare.project_x(real.x).astype(np.float32))
     assert_same(again.project_y(real.y), bare.project_y(real.y).astype(np.float32))

@@ -18,7 +18,7 @@ from featstore import open_store
 from featstore.command_line import run_command
 from featstore.plugins import first_line
 from featstore.testing import item_table, write_set
-from fitters import METHODS, read_alignment
+from fitters import METHODS, load
 from fitters.few_shot.registry import LEARNERS, PROMPT_LEARNERS
 from fitters.jobs import fit_from_store
 from fitters.methods import Method
@@ -242,7 +242,7 @@ def test_with_a_given_penalty_the_criterion_still_chooses_the_width(
 ) -> None:
     more = ("-s", "penalty=0.1", "-s", "criterion=rank")
     assert _fit(store, tmp_path / "a", *more, method="kernel-ridge") == 0
-    choice = read_alignment(tmp_path / "a").facts["choice"]
+    choice = load(tmp_path / "a").facts["choice"]
     assert choice["penalty"] == 0.1
     assert choice["criterion"].startswith("mean reciprocal rank")
 
@@ -252,7 +252,7 @@ def test_beside_real_pairs_the_criterion_chooses_on_the_prototypes(
 ) -> None:
     more = ("--captions", Y, "-s", "criterion=rank", "-s", "mix=1", "-s", "penalty=0.1")
     assert _fit(store, tmp_path / "a", *more, method="kernel-ridge") == 0
-    choice = read_alignment(tmp_path / "a").facts["choice"]
+    choice = load(tmp_path / "a").facts["choice"]
     assert choice["of_prototypes"]["criterion"].startswith("mean reciprocal rank")
 
 
@@ -274,7 +274,7 @@ def test_prompts_of_class_names_that_images_are_paired_with(
         assert _run("fit", "ridge", *sets, *more) == 0
         request = json.loads(capsys.readouterr().out)["request"]
         assert request["templates"] == templates.split(",")
-    one, both = (read_alignment(tmp_path / name).aligner.coef_ for name in ("none", "none,photo"))
+    one, both = (load(tmp_path / name).aligner.coef_ for name in ("none", "none,photo"))
     assert not np.array_equal(one, both)
 
 
@@ -288,13 +288,13 @@ def test_integers_are_shown_in_full(
 def test_another_alignment_is_not_replaced_in_silence(
     store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = read_alignment(ridge).facts
+    before = load(ridge).facts
     assert _fit(store, ridge) == 0  # the same one
     assert _fit(store, ridge, "-s", "penalty=9") == 1
     assert "holds another alignment" in capsys.readouterr().err
-    assert read_alignment(ridge).facts == before
+    assert load(ridge).facts == before
     assert _fit(store, ridge, "-s", "penalty=9", "--replace") == 0
-    assert read_alignment(ridge).facts["choice"]["penalty"] == 9
+    assert load(ridge).facts["choice"]["penalty"] == 9
 
 
 def test_apply_writes_unit_rows_of_the_set(
@@ -306,7 +306,7 @@ def test_apply_writes_unit_rows_of_the_set(
     rows = np.load(out, allow_pickle=False)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
     images = open_store(store).view(X).where(split="test")
-    assert rows.tobytes() == read_alignment(ridge).project_x(images.numpy()).tobytes()
+    assert rows.tobytes() == load(ridge).project_x(images.numpy()).tobytes()
 
 
 def test_apply_lists_neighbours_on_the_other_side(
@@ -328,7 +328,7 @@ def test_apply_ranks_classes(store: Path, ridge: Path, capsys: pytest.CaptureFix
     args = ("apply", ridge, "--store", store, "--set", X, "--near", NAMES, "--top", "4")
     assert _run(*args, "--json") == 0
     near = json.loads(capsys.readouterr().out)["near"]
-    opened, fitted = open_store(store), read_alignment(ridge)
+    opened, fitted = open_store(store), load(ridge)
     texts = opened.view(NAMES).class_texts()
     scores = fitted.project_x(opened.view(X).numpy()) @ fitted.project_y(texts.numpy()).T
     names = texts.items["class_id"].to_list()
@@ -368,7 +368,7 @@ def test_a_scorer_corrects_the_neighbours(
     args = ("apply", ridge, "--store", store, "--set", X, "--split", "test", "--near", Y, "--json")
     assert _run(*args, "--scorer", "csls", "--top", "1") == 0
     near = json.loads(capsys.readouterr().out)["near"]
-    opened, fitted = open_store(store), read_alignment(ridge)
+    opened, fitted = open_store(store), load(ridge)
     images = fitted.project_x(opened.view(X).where(split="test").numpy())
     texts = fitted.project_y(opened.view(Y).numpy())
     corrected = csls(images, texts)
@@ -430,7 +430,7 @@ def test_export_holds_a_head_that_scores_like_the_alignment(
     # The rule that the file states, by hand.
     z = images / np.linalg.norm(images, axis=1, keepdims=True) - mean
     z /= np.linalg.norm(z, axis=1, keepdims=True)
-    fitted = read_alignment(ridge)
+    fitted = load(ridge)
     texts = opened.view(NAMES).class_texts()
     direct = fitted.project_x(images) @ fitted.project_y(texts.numpy()).T
     np.testing.assert_allclose(z @ rows.T, direct, atol=1e-6)

@@ -22,7 +22,7 @@ from featstore.store.gc import remove_set
 from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.writer import SetWriter
 from featstore.testing import item_table, write_set
-from fitters import Pairs, TextToConceptAligner, fit, read_alignment, save_alignment
+from fitters import Pairs, TextToConceptAligner, fit, load, save_alignment
 from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.from_store import project_view
 from fitters.jobs import HeadTexts, fit_from_store, pair_images
@@ -97,13 +97,13 @@ def test_same_seed_same_bytes(store: FeatureStore, tmp_path: Path) -> None:
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     other = fit_from_store(store, _request(y=Y, n_pairs=20, seed=4))
-    used = read_alignment(tmp_path / "a").facts["fitted_on"]["captions"]["fingerprint"]
+    used = load(tmp_path / "a").facts["fitted_on"]["captions"]["fingerprint"]
     assert other.facts["fitted_on"]["captions"]["fingerprint"] != used
 
 
 def test_facts_name_what_was_read(store: FeatureStore, tmp_path: Path) -> None:
     alignment = fit_from_store(store, _request(y=Y, n_pairs=10))
-    facts = read_alignment(save_alignment(tmp_path / "a", alignment)).facts
+    facts = load(save_alignment(tmp_path / "a", alignment)).facts
     assert facts["x_space_id"] == store.view(X).space_id
     assert facts["y_space_id"] == store.view(Y).space_id
     used = facts["fitted_on"]
@@ -397,7 +397,7 @@ def test_two_heads_are_fitted_as_one_and_scored_by_the_mean_of_their_cosines(
     ]
     assert_close(found.x.apply(wide), np.hstack(alone) / np.sqrt(2), "float32")
     assert np.isfinite(scores).all()
-    read = read_alignment(save_alignment(tmp_path / "kept", found))
+    read = load(save_alignment(tmp_path / "kept", found))
     assert read.project_x(wide).tobytes() == found.project_x(wide).tobytes()
     with pytest.raises(PairsError, match="Rows of 2 encoders have 12 \\+ 15 columns; got 12"):
         found.project_x(test.numpy())

@@ -6,7 +6,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
 
-from fitters import Pairs, SideTransform, fit, read_alignment, save_alignment
+from fitters import Pairs, SideTransform, fit, load, save_alignment
 from fitters.aligners.kernel import KernelRidgeAligner
 from fitters.aligners.ridge import RidgeAligner
 from fitters.errors import PairsError, SettingError
@@ -277,7 +277,7 @@ def test_a_mixed_fit_is_read_back_to_the_bit(method, sources, tmp_path, rng):
     prototypes, real = sources
     fitted = fit(method, prototypes=prototypes, real=real, rng=rng)
     assert fitted.facts["choice"]["first_share"] > 0
-    read = read_alignment(save_alignment(tmp_path / "a", fitted))
+    read = load(save_alignment(tmp_path / "a", fitted))
     texts = rng.standard_normal((5, prototypes.y.shape[1]))
     assert read.project_y(texts).tobytes() == fitted.project_y(texts).tobytes()
 

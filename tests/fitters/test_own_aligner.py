@@ -17,7 +17,7 @@ from featstore import open_store
 from featstore.command_line import run_command
 from featstore.errors import PluginError
 from featstore.plugins import register
-from fitters import Alignment, FitConfig, Pairs, read_alignment, save_alignment
+from fitters import Alignment, FitConfig, Pairs, load, save_alignment
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import select
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError, PairsError, SettingError
@@ -94,13 +94,13 @@ def test_the_command_line_fits_and_applies_it(installed, tmp_path):
     assert {"penalty", "mix", "scores"} <= set(facts["choice"])
     assert (facts["n_prototypes"], facts["n_real"]) == (30, 30)
     done = python(
-        installed, "import sys; from fitters import read_alignment as r; a = r(sys.argv[1]); "
+        installed, "import sys; from fitters import load as r; a = r(sys.argv[1]); "
         "print(a.aligner.alpha, type(a.aligner).__name__, a.aligner.coef_.shape)", out,
     )  # fmt: skip
     assert done.stdout.split()[:2] == [str(facts["choice"]["penalty"]), "Plain"]
     # Where the package is not installed, nothing of it is run.
     with pytest.raises(CorruptAlignmentError, match="of the method 'plain'"):
-        read_alignment(out)
+        load(out)
 
 
 def test_one_that_cannot_be_imported_is_named_when_it_is_used(installed):
@@ -145,7 +145,7 @@ def test_it_is_fitted_and_tuned_as_a_ridge_is(plain, make_world, tmp_path):
     assert isinstance(theirs.aligner, plain)
     *_, ridge = as_ridge("plain", head, real, choices[1])
     assert_close(theirs.aligner.coef_, ridge.coef_, times=10)
-    again = read_alignment(save_alignment(tmp_path / "a", theirs))
+    again = load(save_alignment(tmp_path / "a", theirs))
     assert_same(again.project_y(real.y), theirs.project_y(real.y))
     assert again.aligner.mass_ == theirs.aligner.mass_
 
@@ -155,7 +155,7 @@ def test_the_command_line_applies_and_exports_it(plain, store_path, tmp_path):
     assert run("fit", "plain", *sets, "--head", HEAD, "--head-names", NAMES, "-o", out) == 0
     rows, head = tmp_path / "rows.npy", tmp_path / "head.safetensors"
     assert run("apply", out, "--store", store_path, "--set", X, "--near", Y, "-o", rows) == 0
-    fitted, images = read_alignment(out), open_store(store_path).view(X).numpy()
+    fitted, images = load(out), open_store(store_path).view(X).numpy()
     assert_same(np.load(rows), fitted.project_x(images))
     assert run("apply", out, "--store", store_path, "--set", X, "-o", tmp_path / "rows.npz") == 2
     assert run("export", out, "--store", store_path, "--names", NAMES, "-o", head) == 0
@@ -173,7 +173,7 @@ def test_a_saved_one_says_how_it_is_registered(plain, make_world, tmp_path):
         with pytest.raises(AlignmentWriteError, match=r"give facts=\{'method': NAME\}"):
             save_alignment(tmp_path / "a", Alignment.of(made.x, made.y, made.aligner, facts))
     named = Alignment.of(made.x, made.y, made.aligner, {"method": "plain"})
-    again = read_alignment(save_alignment(tmp_path / "a", named))
+    again = load(save_alignment(tmp_path / "a", named))
     assert_same(again.aligner.coef_, made.aligner.coef_)
 
 
@@ -182,7 +182,7 @@ def test_numbers_of_numpy_are_saved_as_numbers(plain, make_world, tmp_path, numb
     head, _ = make_world()
     made = Alignment("plain").fit(None, None, prototypes=head)
     made.aligner.mass_, made.aligner.alpha = number, np.float32(0.25)
-    again = read_alignment(save_alignment(tmp_path / "a", made)).aligner
+    again = load(save_alignment(tmp_path / "a", made)).aligner
     assert (again.mass_, type(again.mass_)) == (number, type(np.asarray(number).item()))
     assert again.alpha == 0.25
 
@@ -241,7 +241,7 @@ def test_a_function_that_returns_two_matrices_is_a_ridge(no_plugins, make_world,
     assert scored == pytest.approx(cosine)
     assert_same(theirs.aligner.project_x(np.zeros((1, x.shape[1]))), np.zeros((1, x.shape[1])))
     for again in (
-        read_alignment(save_alignment(tmp_path / "a", theirs)),
+        load(save_alignment(tmp_path / "a", theirs)),
         pickle.loads(pickle.dumps(theirs)),
     ):
         assert_same(again.project_y(real.y), theirs.project_y(real.y))
@@ -302,7 +302,7 @@ def test_arrays_are_saved_by_the_names_that_a_class_gives(no_plugins, tmp_path):
         register("aligner", name, made)
     x, y = np.eye(4) + 0.1, np.eye(4) + 0.2
     kept = Alignment("kept").fit(x, y)
-    again = read_alignment(save_alignment(tmp_path / "a", kept))
+    again = load(save_alignment(tmp_path / "a", kept))
     assert_same(again.project_y(y), kept.project_y(y))
     with pytest.raises(AlignmentWriteError, match=r"Lost\._shift .* arrays = \('_shift',\)"):
         save_alignment(tmp_path / "b", Alignment("lost").fit(x, y))

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from scipy.sparse import issparse
 
-from fitters import METHODS, fit, read_alignment, save_alignment
+from fitters import METHODS, fit, load, save_alignment
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError
 from fitters.saved import ARRAYS_NAME, JSON_NAME, MAX_JSON_BYTES
 from tests.assertions import assert_same
@@ -33,7 +33,7 @@ def ridge(make_world):
 def test_what_is_read_is_what_was_saved_to_the_bit(alignment, make_world, tmp_path):
     _, real = make_world()
     path = save_alignment(tmp_path / "deep" / "one", alignment)
-    again = read_alignment(path)
+    again = load(path)
     for side in ("x", "y"):
         rows = getattr(real, side)
         of_read, of_saved = (getattr(a, f"project_{side}")(rows) for a in (again, alignment))
@@ -53,7 +53,7 @@ def files_of(path):
 
 def test_equal_alignments_make_equal_bytes_and_two_plain_files(alignment, tmp_path):
     one = save_alignment(tmp_path / "one", alignment)
-    two = save_alignment(tmp_path / "two", read_alignment(one))
+    two = save_alignment(tmp_path / "two", load(one))
     assert files_of(one) == files_of(two)
     assert set(files_of(one)) == {JSON_NAME, ARRAYS_NAME}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"], "staging is left"
@@ -67,7 +67,7 @@ def test_the_same_is_left_untouched_and_another_replaces_it(ridge, make_world, t
     head, _ = make_world()
     other = fit("procrustes", prototypes=head, rng=np.random.default_rng(0))
     save_alignment(path, other)
-    assert read_alignment(path).facts["method"] == "procrustes"
+    assert load(path).facts["method"] == "procrustes"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
 
@@ -110,7 +110,7 @@ def test_facts_must_be_plain(ridge, tmp_path):
 
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="`headstock fit` makes one"):
-        read_alignment(tmp_path / "nowhere")
+        load(tmp_path / "nowhere")
 
 
 def edit(path, **changes):
@@ -144,7 +144,7 @@ def test_every_flipped_byte_of_the_arrays_is_noticed(ridge, tmp_path, rng):
         flipped[at] ^= 1
         (path / ARRAYS_NAME).write_bytes(bytes(flipped))
         with pytest.raises(CorruptAlignmentError, match="digests differ"):
-            read_alignment(path)
+            load(path)
 
 
 HOSTILE = {
@@ -220,7 +220,7 @@ def test_hostile_files_are_refused_with_one_clear_line(name, ridge, tmp_path):
     path = save_alignment(tmp_path / "a", ridge)
     harm(path)
     with pytest.raises(CorruptAlignmentError, match=match) as caught:
-        read_alignment(path)
+        load(path)
     assert "\n" not in str(caught.value)
     assert "alignment" in str(caught.value)
 
@@ -231,11 +231,11 @@ def test_a_digest_that_agrees_does_not_make_noise_safetensors(ridge, tmp_path):
         (path / ARRAYS_NAME).write_bytes(data)
         edit(path, sha256=hashlib.sha256(data).hexdigest())
         with pytest.raises(CorruptAlignmentError, match="not a safetensors file"):
-            read_alignment(path)
+            load(path)
 
 
 def test_a_huge_json_is_not_read(ridge, tmp_path):
     path = save_alignment(tmp_path / "a", ridge)
     os.truncate(path / JSON_NAME, MAX_JSON_BYTES + 1)
     with pytest.raises(CorruptAlignmentError, match="more than the 16,777,216 that it may have"):
-        read_alignment(path)
+        load(path)

@@ -76,12 +76,12 @@ def test_the_bias_is_a_column_of_the_head_and_1_of_the_images(make_world, rng):
 
 
 def test_a_homogeneous_transform_survives_saving(make_world, rng, tmp_path):
-    from fitters import read_alignment, save_alignment
+    from fitters import load, save_alignment
 
     head, real = make_world()
     mean = SideTransform.fit([real.x], homogeneous=True).mean
     alignment = with_bias_column(head, np.ones(head.n, np.float32), mean)
-    again = read_alignment(save_alignment(tmp_path / "a", alignment))
+    again = load(save_alignment(tmp_path / "a", alignment))
     assert again.x.homogeneous
     assert_same(again.project_x(real.x), alignment.project_x(real.x))
 

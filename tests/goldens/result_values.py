@@ -28,8 +28,7 @@ SLOW = ("paper-few-shot",)
 
 #: Tasks that look at an alignment, with options that make them quick: each scores every method.
 OF_ALIGNMENTS: dict[str, dict[str, Any]] = {
-    "zero_shot": {}, "generalised": {}, "retrieval": {}, "hubness": {"k": 5},
-    "head_names": {"n_permutations": 19},
+    "zero_shot": {}, "generalised": {}, "retrieval": {},
     "modality_gap": {"between": "images-texts", "n_permutations": 19},
 }  # fmt: skip
 
@@ -175,8 +174,6 @@ def _tasks() -> Iterator[tuple[str, dict[str, Any]]]:
         ("retrieval", {}, {}),
         ("retrieval", {}, {"relevance": "class_id"}),
         ("retrieval", {"captions": 1, "scorer": "csls"}, {}),
-        ("head_names", {"n_permutations": 99}, {}),
-        ("head_names", {"by": "relative", "n_permutations": 99}, {}),
         ("neighbours", {}, {}),
         ("neighbours", {"of": "class-means", "per_class": 2}, {}),
         ("neighbours", {"of": "class-means", "rows": "raw", "n_permutations": 19}, {}),
@@ -185,11 +182,7 @@ def _tasks() -> Iterator[tuple[str, dict[str, Any]]]:
         ("modality_gap", {"n_permutations": 99}, {}),
         ("modality_gap", {"between": "images-texts", "n_permutations": 99}, {}),
         ("modality_gap", {"max_rows": 40, "n_permutations": 19}, {}),
-        ("neural_collapse", {}, {}),
         ("cosine_head", {}, OWN_HEAD),
-        ("hubness", {"k": 5}, {}),
-        ("hubness", {"gallery": "captions", "k": 5, "scorer": "csls"}, {}),
-        ("spectrum", {}, {}),
         ("few_shot", {"shots": 2, "prototypes": "none"}, {"eval": "in-class"}),
         ("few_shot", {"shots": 2, "prototypes": "head"}, {"eval": "in-class", **OWN_HEAD}),
         *(

@@ -51,10 +51,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "generalised": {"prompts": "each"},
     "retrieval": {"captions": 1},
     "few_shot": {"shots": 4, "learner": "clap", "prototypes": "head"},
-    "head_names": {"by": "relative"},
     "neighbours": {"of": "pairs", "k": (2, 5)},
     "modality_gap": {"between": "images-texts"},
-    "hubness": {"k": 5},
 }
 
 

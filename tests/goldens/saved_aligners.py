@@ -21,7 +21,7 @@ from fitters import (
     FitConfig,
     Pairs,
     fit,
-    read_alignment,
+    load,
     save_alignment,
 )
 from fitters.settings import TrainingOptions
@@ -61,7 +61,7 @@ def projections(alignment: Alignment) -> dict[str, Any]:
 
 def saved() -> dict[str, Any]:
     """Return name -> projections of every alignment that lies below `FOLDER`."""
-    return {path.name: projections(read_alignment(path)) for path in sorted(FOLDER.iterdir())}
+    return {path.name: projections(load(path)) for path in sorted(FOLDER.iterdir())}
 
 
 def save_all() -> list[str]:

@@ -17,7 +17,7 @@ from bench import Run
 from bench.metrics.summary import CLASS_METRICS, METRICS
 from bench.options import TASKS
 from bench.runs import EVALS, LEAVES, SOURCES
-from fitters import METHODS, read_alignment
+from fitters import METHODS, load
 from fitters.few_shot.registry import LEARNERS
 from fitters.scorers import SCORERS
 from tests.goldens import files
@@ -204,7 +204,7 @@ def test_the_command_pins_every_file():
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.iterdir()))
 def test_saved_alignments_still_load_and_project_alike(name):
-    check(files.read("saved_aligners")[name], projections(read_alignment(FOLDER / name)))
+    check(files.read("saved_aligners")[name], projections(load(FOLDER / name)))
 
 
 def test_every_method_has_a_saved_alignment():

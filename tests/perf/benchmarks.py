@@ -23,8 +23,7 @@ GIGABYTE = 1_000_000_000
 
 def figures(folder: Path) -> Iterator[Figure]:
     """Yield the lines of the group ``bench``."""
-    from bench.metrics.ranks import rank_relevant
-    from bench.metrics.ties import Relevance
+    from bench.metrics.ranks import Relevance, rank_relevant
 
     rng = np.random.default_rng(0)
     images = rng.standard_normal((IMAGES, DIM), dtype=np.float32)

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from bench.metrics.ranks import rank_relevant
-from bench.metrics.ties import Relevance
+from bench.metrics.ranks import Relevance, rank_relevant
 from tests.perf.scan_memory import anonymous_bytes
 
 DENSE, ENTRIES = 512, 800

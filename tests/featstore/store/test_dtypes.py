@@ -15,9 +15,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from featstore import open_store
 from featstore.errors import NonFiniteEmbeddingError
+from featstore.matrices import from_bfloat16
 from featstore.store import casting, plan_array
 from featstore.store.casting import cast_rows, convert_rows, finite_rows
-from featstore.store.layout import from_bfloat16, to_bfloat16
+from featstore.store.layout import to_bfloat16
 from featstore.testing import item_table, write_set
 
 Images = tuple[np.ndarray, pl.DataFrame]

@@ -11,10 +11,9 @@ from sklearn.preprocessing import normalize
 
 from fitters import Pairs
 from fitters.errors import PairsError, SettingError, UnknownMethodError
-from fitters.few_shot.class_means import ClassMeans
 from fitters.few_shot.class_moments import ClassMoments
 from fitters.few_shot.cross_modal import CrossModal
-from fitters.few_shot.learner import Shots, reciprocal_rank, sum_by_class
+from fitters.few_shot.learner import ClassMeans, Shots, reciprocal_rank, sum_by_class
 from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.registry import LEARNERS, learner_named
 from fitters.few_shot.ridge_probe import RanPAC, RidgeProbe, _Path, random_relu

@@ -22,8 +22,8 @@ from fitters import (
     Pairs,
     Preparation,
     fit,
+    load,
     preset,
-    read_alignment,
     save_alignment,
 )
 from fitters.errors import SettingError, UnknownMethodError
@@ -69,7 +69,7 @@ def test_a_preset_is_one_line_and_a_method(name, make_world, tmp_path):
     assert (facts["n_prototypes"], facts["n_real"]) == (30, 20)
     assert len(facts["training"]["loss"]) == facts["training"]["epochs"] == 2
     path = save_alignment(tmp_path / "a", alignment)
-    again = read_alignment(path)
+    again = load(path)
     for one, two in zip(projections(alignment, real), projections(again, real), strict=True):
         assert_same(one, two)
     assert again.facts == alignment.facts
@@ -257,7 +257,7 @@ def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, 
 
     # Killed after the training, before anything was saved: the state is there.
     with monkeypatch.context() as patch:
-        patch.setattr("fitters.saved.save_alignment", interrupt)
+        patch.setattr("fitters.alignment.save_alignment", interrupt)
         assert _fit(store_path, tmp_path / "again", *few) != 0
     assert (tmp_path / ".again.training").is_file()
     assert _fit(store_path, tmp_path / "again", *few) == 0
@@ -285,7 +285,7 @@ class Missing:
             raise ModuleNotFoundError(name, name=name)
 sys.meta_path.insert(0, Missing())
 import numpy as np, fitters
-found = fitters.read_alignment(sys.argv[1])
+found = fitters.load(sys.argv[1])
 assert found.facts["method"] == "paper-mlp"
 assert fitters.MLPAligner().get_params()["architecture"] == "paper"
 fitters.fit("ridge", real=fitters.Pairs(np.eye(4), np.eye(4)), penalty=1.0, mix=1.0,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, TypeAlias
 
-from bench.errors import ProtocolError
 from featstore.errors import listed
 from featstore.store.store import FeatureStore, SetInfo
+from fitters.errors import SettingError
 
 #: A variant of a class's name, and the template around it.
 Text: TypeAlias = tuple[str, str]
@@ -62,6 +62,14 @@ class Fit:
         own["caption"] = self.caption
         return set_fields(**own | {"caption" if captions else "name": self.text})
 
+    @property
+    def roles(self) -> dict[str, str]:
+        """The keys of these sets by the names that a fit on a store has for them."""
+        captions = self.caption or self.text
+        sets = {"images": self.image, "captions": captions, "head": self.head,
+                "head_names": self.head_name}  # fmt: skip
+        return {role: str(info.key) for role, info in sets.items() if info is not None}
+
 
 class Inventory:
     """The sets of a store by dataset and kind.
@@ -93,7 +101,7 @@ class Inventory:
         if len(found) == 1:
             return found[0]
         several = f"several datasets of kind {kind}: {listed(found, shown=8)}"
-        raise ProtocolError(
+        raise SettingError(
             f"{self.store.address} has {several if found else f'no {kind} set'}. Name one with "
             f"{option}, or extract it."
         )
@@ -182,7 +190,7 @@ def find_fits(
 
     Raises
     ------
-    ProtocolError
+    SettingError
         If sets are missing, with the commands that make them.
     """
     have = Inventory(store)
@@ -194,7 +202,7 @@ def find_fits(
         if fit.text is not None
     ]
     if not fits:
-        raise ProtocolError(_lacking(have, dataset, label_set))
+        raise SettingError(_lacking(have, dataset, label_set))
     return fits
 
 
@@ -205,36 +213,51 @@ def find_sets(
 
     Raises
     ------
-    ProtocolError
+    SettingError
         If sets are missing, or those of several encoders fit.
     """
     fits = find_fits(store, dataset=dataset, label_set=label_set)
     if len(fits) == 1:
         return fits[0]
     names = (f"{fit.image.key} with {fit.text.key}" for fit in fits if fit.text is not None)
-    raise ProtocolError(
+    raise SettingError(
         f"{store.address} has several sets that fit a head: {listed(names, shown=8)}. Name the "
         "sets, or run a suite, which takes all of them."
     )
 
 
-def find_scored(store: FeatureStore, *, dataset: str | None = None) -> dict[str, str]:
-    """Return the fields of a run that name images with their names and captions, without a head.
+def find_scored(store: FeatureStore, *, dataset: str | None = None) -> Fit:
+    """Return images with their names and captions, without a head.
 
     Raises
     ------
-    ProtocolError
+    SettingError
         If there are no images, or several sets of a kind.
     """
     have = Inventory(store)
     dataset = dataset or have.only("image", "--dataset")
-    kinds = {"image": "image", "name": "class_name", "caption": "caption"}
+    kinds = {"image": "image", "text": "class_name", "caption": "caption"}
     found = {role: have.of(dataset, kind) for role, kind in kinds.items()}
     for own in found.values():
         if len(own) > 1:
             names = listed((str(info.key) for info in own), shown=8)
-            raise ProtocolError(f"{store.address} has several sets of a kind: {names}. Name one.")
-    return set_fields(**{role: own[0] for role, own in found.items() if own})
+            raise SettingError(f"{store.address} has several sets of a kind: {names}. Name one.")
+    return Fit(**{role: own[0] for role, own in found.items() if own})
+
+
+def find_any(
+    store: FeatureStore, *, dataset: str | None = None, label_set: str | None = None
+) -> Fit:
+    """Return what fits together: with a head, where the store has one or a label set is named.
+
+    Raises
+    ------
+    SettingError
+        As `find_sets` and `find_scored`.
+    """
+    if label_set or any(info.key.kind == "head_weight" for info in store.sets()):
+        return find_sets(store, dataset=dataset, label_set=label_set)
+    return find_scored(store, dataset=dataset)
 
 
 def _lacking(have: Inventory, dataset: str, label_set: str) -> str:
