@@ -61,15 +61,15 @@ def json_bytes(document: Any) -> bytes:
 
 def _pretty(value: Any, margin: str) -> str:
     """Return what `json.dumps` returns with an indent of 2; that does not use its C code."""
+    if isinstance(value, str):
+        return _NAME(value)
     inner = margin + "  "
     if isinstance(value, dict) and value:
         rows = [f"{_NAME(name)}: {_pretty(value[name], inner)}" for name in sorted(value)]
         return f"{{{inner}{f',{inner}'.join(rows)}{margin}}}"
     if isinstance(value, list | tuple) and value:
         return f"[{inner}{f',{inner}'.join([_pretty(one, inner) for one in value])}{margin}]"
-    if type(value) is int:
-        return str(value)
-    return _NAME(value) if isinstance(value, str) else _ENCODER.encode(value)
+    return str(value) if type(value) is int else _ENCODER.encode(value)
 
 
 def read_json(path: Path, *, limit: int = MAX_JSON_BYTES) -> Any:
