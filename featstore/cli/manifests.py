@@ -129,7 +129,7 @@ def make_command(
         say(warning(f"{left} left out:"), f" {out / LEFT_OUT_FILE} says why")
     if document["too_large"]:
         large = f"{count(document['too_large'], 'image')} of more than {MAX_PIXELS:,} pixels:"
-        say(warning(large), " `headstock extract` skips and lists them; see its --max-pixels")
+        say(warning(large), " `headstock extract` skips and lists them; see its -s max_pixels")
 
 
 def show_dataset(name: str, *, as_json: bool) -> None:
