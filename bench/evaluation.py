@@ -384,7 +384,7 @@ _LEAF = {leaf.name: leaf for leaf in LEAVES}
 def _values(name: str, value: Any) -> tuple[Any, ...]:
     """Return the values of a field of a run: a list is several; texts are cut at commas."""
     values = tuple(value) if isinstance(value, list) else (value,)
-    if name in _LEAF and tuple in _LEAF[name].types:
+    if name in _LEAF and _LEAF[name].option.many:
         return tuple(tuple(one.split(",")) if isinstance(one, str) else one for one in values)
     return values
 
