@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import polars as pl
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bench.code import Own
@@ -258,48 +257,25 @@ def _corpora_of(call: str, store: Path | str, weights: str | None) -> _Corpora:
 def _run_groups(
     groups: Sequence[Sequence[Run]], corpora: _Corpora, root: Path
 ) -> Iterator[FitDone]:
-    table, done, last = _Table(), list[FitDone](), time.perf_counter()
+    table, done, last = Table(), list[FitDone](), time.perf_counter()
     try:
         for group in groups:
             start = time.perf_counter()
             # Tasks of one fit share a corpus: that of the one that reads most.
             corpus = corpora.read(max(group, key=needs_prompts))
-            for run, outcomes, facts in _scored(group, corpus, corpora.prompt_side):
+            for run, outcomes, facts in scored(group, corpus, corpora.prompt_side):
                 table.add(run, outcomes, facts)
             done.append(FitDone(len(group), time.perf_counter() - start))
             if time.perf_counter() - last >= _LOST:
                 table.write(root)
                 yield from done
-                table, done, last = _Table(), [], time.perf_counter()
+                table, done, last = Table(), [], time.perf_counter()
     finally:
         table.write(root)
     yield from done
 
 
-def execute(
-    runs: Sequence[Run],
-    corpus: Corpus,
-    *,
-    prompt_side: Callable[[Run], PromptSide] | None = None,
-) -> Iterator[tuple[Run, pl.DataFrame, pl.DataFrame]]:
-    """Fit once and score every run of a group; yield (run, result rows, ranks).
-
-    Parameters
-    ----------
-    runs : sequence of Run
-        All with the same `Run.fit_key`.
-    corpus : Corpus
-        What `read_corpus` gives for any of them.
-    prompt_side : callable, optional
-        Opens what learners of prompts need: `bench.scoring.open_prompt_side`.
-    """
-    for run, outcomes, facts in _scored(runs, corpus, prompt_side):
-        table = _Table()
-        table.add(run, outcomes, facts)
-        yield run, table.rows.frame(), table.ranks.frame()
-
-
-def _scored(
+def scored(
     runs: Sequence[Run], corpus: Corpus, prompt_side: Callable[[Run], PromptSide] | None
 ) -> Iterator[tuple[Run, list[Outcome], dict[str, Any]]]:
     """Fit once; yield every run with its outcomes and what its result rows tell of the fit."""
@@ -315,7 +291,7 @@ def _scored(
         yield run, outcomes, fitted.facts | times | {"finished_at": time.time()}
 
 
-class _Table:
+class Table:
     """Result rows and ranks of runs that are written together."""
 
     def __init__(self) -> None:

@@ -24,6 +24,7 @@ from bench.code import code_digest, origin_of, whole_code
 from bench.errors import ProtocolError
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import (
+    MOST,
     TASKS,
     FewShot,
     Generalised,
@@ -238,13 +239,14 @@ class Protocol:
     )
     source: Source = option("none", help="Use the head's prototypes, or those of a control.")
     n_pairs: int | Literal["all"] = option(
-        0, help="Fit on this many real training images, or all.", at_least=0
+        0, help="Fit on this many real training images, or all.", at_least=0, below=MOST
     )
     pairs_per_class: int = option(
         0,
         help="Pair the mean of this many training images of a class with its class text, instead "
         "of --n-pairs.",
         at_least=0,
+        below=MOST,
         flag="-s",
     )
     relevance: Relevance = option(
@@ -277,16 +279,20 @@ class Protocol:
         flag=None,
     )
     limit: int | None = option(
-        None, help="Score at most N images, for a quick look; every row records it.", at_least=1
+        None,
+        help="Score at most N images, for a quick look; every row records it.",
+        at_least=1,
+        below=MOST,
     )
     clusters: int = option(
         0,
         help="Shuffle within this many clusters of names (shuffled-within).",
         at_least=0,
+        below=MOST,
         flag="-s",
     )
     head_size: int = option(
-        0, help="Use this many classes of the head; 0 uses all.", at_least=0, flag="-s"
+        0, help="Use this many classes of the head; 0 uses all.", at_least=0, below=MOST, flag="-s"
     )
     head_by: HeadBy = option(
         "random",

@@ -232,25 +232,6 @@ class Estimate:
             return float(2.0 ** (1 - self.n_clusters))
         return float(2.0 * stats.t.sf(distance / self.error, self.df))
 
-    def not_worse_than(self, margin: float, *, level: float = 0.05) -> bool:
-        """Whether the mean is shown to be above ``-margin`` (one-sided, at `level`).
-
-        `margin` is a positive number fixed before the data are seen.
-        """
-        return self.variance > _NOTHING and self.interval(1.0 - 2.0 * level)[0] > -margin
-
-    def equivalent_within(self, margin: float, *, level: float = 0.05) -> bool:
-        """Whether two one-sided tests (TOST) show the mean to lie within ±`margin`.
-
-        Only then may a text say that there is no difference.
-
-        References
-        ----------
-        Schuirmann, A Comparison of the Two One-Sided Tests Procedure, 1987.
-        """
-        low, high = self.interval(1.0 - 2.0 * level)
-        return self.variance > _NOTHING and low > -margin and high < margin
-
 
 def effective_df(shares: NDArray[np.floating[Any]]) -> float:
     """Return the degrees of freedom of the CR2 variance of a mean over unequal parts.

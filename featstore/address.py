@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -146,6 +146,5 @@ def open_address(address: Address | Path) -> Any:
     """
     made = _FOLDER if isinstance(address, Path) else PLACES[address.scheme]
     if isinstance(made, str):
-        module, _, name = made.partition(":")
-        made = getattr(import_module(module), name)
+        made = resolve_name(made)
     return made(address)

@@ -226,7 +226,11 @@ class Given:
         """
         in_list = isinstance(rows, list | tuple)
         first = rows[0] if in_list and rows else None
-        if getattr(first, "ndim", 1) == 2 or table_of(first) is not None or _is_stream(rows):
+        if (
+            getattr(first, "ndim", 1) == 2
+            or table_of(first) is not None
+            or (isinstance(rows, Iterable) and not in_list and not hasattr(rows, "__array__"))
+        ):
             own = map(cls._of_block, rows)
             begin = next(own, None)
             if begin is None:
@@ -249,12 +253,6 @@ class Given:
         for block in self.blocks:
             for start in range(0, block.shape[0], BLOCK_ROWS):
                 yield numbers(block[start : start + BLOCK_ROWS], self.dtype)
-
-
-def _is_stream(rows: Any) -> bool:
-    """Return whether rows come block by block, and once."""
-    in_memory = isinstance(rows, list | tuple) or hasattr(rows, "__array__")
-    return isinstance(rows, Iterable) and not in_memory
 
 
 def _alike(blocks: Iterable[Given], first: Given) -> Iterator[Any]:

@@ -77,10 +77,7 @@ class CommandGroup(click.Group):
         """Return a command, importing its module if need be."""
         command = super().get_command(ctx, cmd_name)
         if cmd_name in self.lazy:
-            from importlib import import_module
-
-            module, attribute = self.lazy[cmd_name].split(":")
-            command = getattr(import_module(module), attribute)
+            command = resolve_name(self.lazy[cmd_name])
         if not isinstance(command, click.Group | None) and plugin_option not in command.params:
             command = copy(command)
             command.params = [*command.params, plugin_option]

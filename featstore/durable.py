@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import functools
 import glob
 import os
@@ -33,7 +34,7 @@ STAGED = ".staged"
 """How the name of a folder ends that replaces another once it is whole."""
 
 #: Opens a folder, and no pipe or link of its name.
-_FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def write_all(handle: int, data: bytes | memoryview) -> None:
@@ -44,7 +45,7 @@ def write_all(handle: int, data: bytes | memoryview) -> None:
 
 
 def fsync_directory(directory: Path, later: set[Path] | None = None) -> None:
-    """Make the names in `directory` durable (a no-op where directories cannot be opened).
+    """Make the names in `directory` durable.
 
     Parameters
     ----------
@@ -54,8 +55,6 @@ def fsync_directory(directory: Path, later: set[Path] | None = None) -> None:
     """
     if later is not None:
         later.add(directory)
-        return
-    if os.name == "nt":
         return
     handle = os.open(directory, os.O_RDONLY)
     try:
@@ -187,10 +186,6 @@ def seal(file: Path, *, like: Path, writable: bool = False) -> None:
 def try_lock(handle: int, *, shared: bool = False) -> bool:
     """Try to lock an open file; False if another process holds it, or nobody can know."""
     try:
-        import fcntl
-    except ImportError:  # Windows: a single writer is the user's affair
-        return not shared
-    try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as err:
         # A file system without locks: the heartbeat alone decides.
@@ -229,9 +224,8 @@ def _names_beside(path: Path) -> Iterator[Path]:
 
 def is_free(staged: Path) -> bool:
     """Return whether nobody who lives has this file under construction; what is left goes away."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        handle = os.open(staged, flags)
+        handle = os.open(staged, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             # Shared first: that fails where there are no locks, and nobody can know.
             dead = try_lock(handle, shared=True) and try_lock(handle)
@@ -295,8 +289,6 @@ def write_durably(
             seal(staged, like=path.parent, writable=not sealed)
             if synced:
                 os.fsync(file.fileno())
-            if os.name == "nt":
-                file.close()  # no open file can be renamed there
             if new:
                 os.link(staged, path)
                 staged.unlink()
@@ -350,18 +342,16 @@ def _staged_folder(path: Path) -> Iterator[Path]:
     """
     while True:
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=STAGED, dir=path.parent))
-        # On Windows folders cannot be opened: nothing is locked there, and nothing taken away.
-        handle = -1 if os.name == "nt" else os.open(staging, os.O_RDONLY)
+        handle = os.open(staging, os.O_RDONLY)
         # Another process may have come between the making and the locking, and taken it away.
-        if handle < 0 or (try_lock(handle) and staging.exists()):
+        if try_lock(handle) and staging.exists():
             break
         os.close(handle)
     try:
         yield staging
     finally:
         _remove_staged(staging, path)
-        if handle >= 0:
-            os.close(handle)
+        os.close(handle)
 
 
 def tidy_folder(path: Path) -> None:

@@ -6,6 +6,7 @@ get the same id without talking to each other, and any change of a keyed field c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -41,15 +42,7 @@ _CANONICAL = json.JSONEncoder(
 
 def sha256_hex(data: bytes | memoryview) -> str:
     """Return the sha256 of `data` as 64 hexadecimal digits."""
-    import hashlib
-
     return hashlib.sha256(data).hexdigest()
-
-
-def _sha256() -> Any:
-    import hashlib
-
-    return hashlib.sha256()
 
 
 def _blake3() -> Any:
@@ -62,7 +55,7 @@ SHA256 = "sha256"
 
 #: Hashes that the blocks of a store may have, each of 64 hexadecimal digits: name -> what begins
 #: one. Ids and small files have sha256 always.
-HASHES: dict[str, Callable[[], Any]] = {SHA256: _sha256, "blake3": _blake3}
+HASHES: dict[str, Callable[[], Any]] = {SHA256: hashlib.sha256, "blake3": _blake3}
 
 #: Those that take less time than copying what they hash into the page cache.
 FASTER_THAN_COPYING = frozenset({"blake3"})
@@ -123,11 +116,6 @@ def encoder_slug(name: str) -> str:
     """
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name.replace(":", ".")).strip(".-")
     return slug[:80] or "encoder"
-
-
-def encoder_directory(name: str, set_identity: str) -> str:
-    """Return the readable directory name of a set: the encoder, then 8 digits of the set_id."""
-    return f"{encoder_slug(name)}-{set_identity[:SHORT]}"
 
 
 def weights_sha256(state: Mapping[str, Any]) -> str:

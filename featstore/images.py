@@ -134,8 +134,8 @@ def decode_image(
     except Exception as err:
         # Pillow's decoders raise nearly anything on damaged files (OSError, SyntaxError,
         # struct.error, zlib.error, EOFError, IndexError, ...): each means a bad image.
-        reason = err.strerror if isinstance(err, OSError) and err.strerror else _one_line(err)
-        raise ImageError(f"Cannot decode {label}: {reason}.") from err
+        said = getattr(err, "strerror", None) or " ".join(str(err).split()) or type(err).__name__
+        raise ImageError(f"Cannot decode {label}: {said.rstrip('.')}.") from err
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -355,7 +355,3 @@ def opened_image(source: IO[bytes], formats: Sequence[str]) -> Iterator[Image.Im
                 Image.MAX_IMAGE_PIXELS = limit
         with opened as image:
             yield image
-
-
-def _one_line(err: BaseException) -> str:
-    return (" ".join(str(err).split()) or type(err).__name__).rstrip(".")

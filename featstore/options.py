@@ -56,7 +56,11 @@ class Option:
     @property
     def shown_flag(self) -> str:
         """The flag as it is typed, ``--a/--b`` of a switch with two, or ``-s NAME``."""
-        return f"-s {self.setting}" if self.setting else self.flag or _flag(self.name)
+        return (
+            f"-s {self.setting}"
+            if self.setting
+            else self.flag or "--" + self.name.replace("_", "-")
+        )
 
     @property
     def setting(self) -> str:
@@ -174,10 +178,6 @@ def option(
         "at_least": at_least, "above": above, "below": below,
     }  # fmt: skip
     return field(default=default, metadata={"option": about, "choices": choices, "needs": needs})
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 @cache

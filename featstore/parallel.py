@@ -269,9 +269,12 @@ class Workers:
 
 
 def _run_here(
-    work: Callable[[Task], Answer], tasks: Iterable[Task], /, *, ordered: bool = False
+    work: Callable[[Task], Answer],
+    tasks: Iterable[Task],
+    /,
+    *,
+    ordered: bool = False,  # noqa: ARG001 -- one after another is in order
 ) -> Iterator[Answer]:
-    del ordered  # one after another is in order
     return map(work, tasks)
 
 

@@ -151,7 +151,7 @@ def _request(
     store: FeatureStore, config: FitConfig, given: dict[str, Any], seed: int
 ) -> FitRequest:
     """Return what ``headstock fit`` would be asked for."""
-    roles = {role: given.pop(role) for role in _ROLES if role in given}
+    roles = {role: given.pop(role) for role in ROLES if role in given}
     where = {name: given.pop(name, None) for name in ("dataset", "label_set")}
     if not roles:
         roles = find_any(store, **where).roles
@@ -166,12 +166,12 @@ def _request(
     for name in given:
         if name not in known:
             raise SettingError(unknown_name("setting", name, known, where="of a fit"))
-    sets = {_ROLES[role]: roles[role] for role in _ROLES if role in roles}
+    sets = {ROLES[role]: roles[role] for role in ROLES if role in roles}
     return FitRequest(**vars(config) | {"seed": seed} | sets | given)
 
 
 #: The set of each role -> what a request calls it; of captions and names, captions are the texts.
-_ROLES = {
+ROLES = {
     "images": "x", "names": "y", "captions": "y", "head": "head", "head_names": "names",
 }  # fmt: skip
 

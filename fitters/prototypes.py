@@ -21,12 +21,6 @@ from fitters.pairs import Pairs, Rows
 from fitters.settings import Duplicates
 
 Index = npt.NDArray[np.intp]
-DUPLICATES: dict[str, str] = {
-    "keep": "every class is a prototype; those that share a name pull its text both ways",
-    "merge": "the classes of one name become one, the mean of their unit rows, of the mass of one",
-    "drop": "classes that share their name with another are left out",
-}
-"""What is done with classes that share a name."""
 
 
 def resolve_duplicates(pairs: Pairs, how: Duplicates) -> Pairs:
@@ -37,8 +31,8 @@ def resolve_duplicates(pairs: Pairs, how: Duplicates) -> Pairs:
     pairs : Pairs
         `groups` are the names.
     how : {"keep", "merge", "drop"}
-        See `DUPLICATES`. Merged rows of x have the mean length of those that they are made of,
-        and stand where the first of them stood.
+        See `fitters.settings.Duplicates`. Merged rows of x have the mean length of those that they
+        are made of, and stand where the first of them stood.
 
     Raises
     ------

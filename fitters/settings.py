@@ -32,7 +32,12 @@ PairControl = Literal["repeated", "mixup"]
 """Controls made of real pairs alone; see `fitters.prototypes.PAIR_CONTROLS`."""
 
 Duplicates = Literal["keep", "merge", "drop"]
-"""What is done with classes that share a name; see `fitters.prototypes.DUPLICATES`."""
+"""What is done with classes that share a name.
+
+keep: every class is a prototype, and those that share a name pull its text both ways. merge: the
+classes of one name become one, the mean of their unit rows, of the mass of one. drop: classes that
+share their name with another are left out.
+"""
 
 Scorer = Literal["cosine", "csls", "inverted-softmax", "sinkhorn"]
 """Scores of an image and a text; see `fitters.scorers.SCORERS`."""
@@ -425,7 +430,7 @@ class FitRequest(FitConfig):
     head_variants, head_templates : sequence of str
         Which class texts a head is fitted on; see `HeadTexts`.
     duplicates : str
-        What is done with classes that share a name; see `fitters.prototypes.DUPLICATES`.
+        What is done with classes that share a name; see `Duplicates`.
     moments : str
         Precision of the products, where a fit on real pairs is made from their moments.
     seed : int
@@ -570,4 +575,3 @@ class FitSettings(TypedDict, total=False):
     head_templates: tuple[str, ...]
     duplicates: Duplicates
     moments: MomentsPrecision
-    cached: bool

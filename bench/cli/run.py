@@ -33,8 +33,6 @@ from featstore.cli.manifests import options_option
 from featstore.cli.options import (
     complete_keys,
     fitting,
-    narrowed,
-    only,
     prompt_fields,
     say_taken,
     seeds_option,
@@ -64,7 +62,7 @@ if TYPE_CHECKING:
     from bench.runs import Run
     from bench.suites.paper import Lacking
     from bench.suites.registry import Suite
-    from featstore.store.store import FeatureStore, SetInfo
+    from featstore.store.store import FeatureStore
 
 _PACKAGES = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr")
 
@@ -492,37 +490,19 @@ def _find_sets(store: FeatureStore, task: str, given: Mapping[str, Any]) -> dict
     click.UsageError
         If a set is left out, and there is none or several.
     """
-    images = fitting(store, given["images"], "image")
-    heads = [fitting(store, one, "head_weight") for one in given["head"]]
-    if not heads and set(given["source"]) & {"head", *get_args(Control)}:
-        heads = [fitting(store, None, "head_weight")]
-    texts = _texts(store, task, given)
-    for sets in texts.values():
-        images = narrowed(images, sets, "dataset") if sets else images
-    if heads:
-        images = narrowed(images, heads[0], "space")
-        heads[0] = narrowed(heads[0], images, "space")
-    keys: dict[str, Any] = {"images": only(store, "--images", images)}
-    for name, sets in texts.items():
-        own = only(store, f"--{name}", narrowed(sets, images, "dataset")) if sets else ""
-        keys[name] = own if name == "names" else given[name] or (own,)
-    if heads:
-        keys["head"] = tuple(only(store, "--head", one) for one in heads)
-        names = narrowed(fitting(store, given["head_names"] or None, "class_name"), heads[0],
-                         "dataset")  # fmt: skip
-        spaces = texts.get("names") or texts.get("captions") or ()
-        keys["head_names"] = only(store, "--head-names", narrowed(names, spaces, "space"))
-    return {n: key if given[n] else take(n, key) for n, key in keys.items()}
+    from fitters.cli.fit import sets_that_fit
 
-
-def _texts(store: FeatureStore, task: str, given: Mapping[str, Any]) -> dict[str, list[SetInfo]]:
-    """Return the sets that names and captions of a task may be; none of captions that are named."""
-    found = {}
+    texts, heads = {}, given["head"]
     if given["names"] or task in _BY_NAME:
-        found["names"] = fitting(store, given["names"] or None, "class_name")
-    if given["captions"] or task == "retrieval":
-        found["captions"] = [] if given["captions"] else fitting(store, None, "caption")
-    return found
+        texts["names"] = fitting(store, given["names"] or None, "class_name")
+    if task == "retrieval" and not given["captions"]:
+        texts["captions"] = fitting(store, None, "caption")
+    if not heads and set(given["source"]) & {"head", *get_args(Control)}:
+        heads = (None,)
+    keys = sets_that_fit(store, given["images"], texts, heads, given["head_names"])
+    if "captions" in keys:
+        keys["captions"] = (keys["captions"],)
+    return {n: key if given[n] else take(n, key) for n, key in keys.items()}
 
 
 def _lists(given: dict[str, Any], of_runs: dict[str, Any]) -> dict[str, Sequence[Any]]:

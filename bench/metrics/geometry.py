@@ -310,7 +310,3 @@ def _check_columns(x: NDArray[Any], y: NDArray[Any]) -> None:
         raise MetricError(
             f"A gap is between rows of one space; got shapes {x.shape} and {y.shape}."
         )
-
-
-# Scores held at once: 32 MiB.
-_BLOCK = 8_000_000

@@ -508,11 +508,10 @@ def of_blocks(
     return map_threads(of_block, range(0, n, rows))
 
 
-def rank_projections(
+def rank_relevant(
     queries: NDArray[np.floating[Any]] | Any,
     gallery: NDArray[np.floating[Any]] | Any,
-    query_groups: NDArray[Any],
-    gallery_groups: NDArray[Any],
+    relevance: Relevance,
     *,
     top: int = 5,
     block_scores: int = BLOCK_SCORES,
@@ -524,32 +523,13 @@ def rank_projections(
     queries : array or csr_array of shape (n, r)
         Projections; with rows of unit length the score is the cosine.
     gallery : array or csr_array of shape (g, r)
-    query_groups, gallery_groups : arrays of shape (n,) and (g,)
-        Ids of any comparable type; equal id means relevant.
+    relevance : Relevance
+        Serves every projection of the same items.
     top : int
         How many gallery positions to keep per query.
     block_scores : int
         Scores that a thread holds at once. It bounds memory and does not change the result of a
         block: a relevant item's score is read from the same product as all others.
-
-    Raises
-    ------
-    MetricError
-        If shapes disagree, a projection is not finite, or a query has no relevant item.
-    """
-    relevance = Relevance.build(query_groups, gallery_groups, queries.shape[0], gallery.shape[0])
-    return rank_relevant(queries, gallery, relevance, top=top, block_scores=block_scores)
-
-
-def rank_relevant(
-    queries: NDArray[np.floating[Any]] | Any,
-    gallery: NDArray[np.floating[Any]] | Any,
-    relevance: Relevance,
-    *,
-    top: int = 5,
-    block_scores: int = BLOCK_SCORES,
-) -> Ranks:
-    """Do the same where `relevance` is known: it serves every projection of the same items.
 
     Raises
     ------
@@ -563,25 +543,6 @@ def rank_relevant(
         return Ranks.of_block(scores, start, relevance, top)
 
     return Ranks.joined(of_blocks(ranks, queries, columns, block_scores))
-
-
-def ranks_from_scores(
-    scores: NDArray[np.floating[Any]],
-    query_groups: NDArray[Any],
-    gallery_groups: NDArray[Any],
-    *,
-    top: int = 5,
-) -> Ranks:
-    """Rank from a finished score matrix of shape (n, g); higher is better.
-
-    The same as `rank_projections` for scores that are no dot products.
-    """
-    if scores.ndim != 2:
-        raise MetricError(
-            f"Scores must be a matrix of queries × gallery, got shape {scores.shape}."
-        )
-    relevance = Relevance.build(query_groups, gallery_groups, *scores.shape)
-    return rank_blocks([scores], relevance, top=top)
 
 
 def rank_blocks(

@@ -148,32 +148,6 @@ def caption_fields(
     return of_images | others
 
 
-def task_runs(
-    store: FeatureStore, task: str, *, seeds: Sequence[int] = (0,), **given: Any
-) -> list[Run]:
-    """Return one run of a task a seed.
-
-    Parameters
-    ----------
-    store : FeatureStore
-    task : str
-        One of `bench.runs.TASKS`.
-    seeds : sequence of int
-    **given
-        Sets by the names of `SetNames`, and fields of a run by theirs: method, source, n_pairs, …
-
-    Raises
-    ------
-    ProtocolError
-        If the run contradicts itself.
-    featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
-        If a set is not in the store, or several fit.
-    """
-    named = {own.name: given.pop(own.name) for own in fields(SetNames) if own.name in given}
-    values = {"suite": SUITE, "task": task, **SetNames(**named).fields(store), **given}
-    return [Run.of(**values, seed=seed) for seed in seeds]
-
-
 def combinations(
     make: Callable[..., Run],
     lists: Lists,

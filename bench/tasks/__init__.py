@@ -7,7 +7,7 @@ from bench.tasks.diagnostics import (
 )
 from bench.tasks.few_shot import score_few_shot
 from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, Queries
-from bench.tasks.retrieval import prepare_retrieval, score_retrieval
+from bench.tasks.retrieval import prepare_retrieval
 from bench.tasks.zero_shot import prepare_zero_shot, score_generalised, score_zero_shot
 
 __all__ = [
@@ -23,6 +23,5 @@ __all__ = [
     "score_generalised",
     "score_modality_gap",
     "score_neighbours",
-    "score_retrieval",
     "score_zero_shot",
 ]

@@ -29,41 +29,6 @@ METRICS = (
 )  # fmt: skip
 
 
-def score_retrieval(
-    alignment: Projector,
-    images: Items,
-    captions: Items,
-    *,
-    relevance: str,
-    options: Retrieval | None = None,
-) -> list[Outcome]:
-    """Rank captions for every image and images for every caption.
-
-    Parameters
-    ----------
-    alignment : Projector
-    images, captions : Items
-        Raw embeddings. Captions carry their image's id as parent.
-    relevance : str
-        ``"parent_id"`` or ``"class_id"``.
-    options : Retrieval, optional
-
-    Returns
-    -------
-    list of two Outcomes
-        ``"image→caption"`` and ``"caption→image"``; clusters are the
-        images or the classes, as relevance is.
-
-    Raises
-    ------
-    ProtocolError
-        If the captions have no parents and relevance is by parent, or captions are counted.
-    bench.errors.MetricError
-        If a query has nothing relevant in the gallery.
-    """
-    return prepare_retrieval(images, captions, relevance=relevance, options=options)(alignment)
-
-
 def prepare_retrieval(
     images: Items,
     captions: Items,
@@ -72,9 +37,30 @@ def prepare_retrieval(
     options: Retrieval | None = None,
     top: int = KEPT,
 ) -> Prepared:
-    """Return `score_retrieval` of these items, for one alignment after another.
+    """Return what ranks captions for every image and images for every caption.
 
-    `top` items of the gallery are kept for every query.
+    Parameters
+    ----------
+    images, captions : Items
+        Raw embeddings. Captions carry their image's id as parent.
+    relevance : str
+        ``"parent_id"`` or ``"class_id"``.
+    options : Retrieval, optional
+    top : int
+        Items of the gallery that are kept for every query.
+
+    Returns
+    -------
+    callable
+        Of an alignment: the outcomes ``"image→caption"`` and ``"caption→image"``; clusters are the
+        images or the classes, as relevance is.
+
+    Raises
+    ------
+    ProtocolError
+        If the captions have no parents and relevance is by parent, or captions are counted.
+    bench.errors.MetricError
+        If a query has nothing relevant in the gallery.
     """
     options = options or Retrieval()
     if captions.parents is None and (relevance == "parent_id" or options.captions):

@@ -309,10 +309,10 @@ def _log_of(named: str | None, store: StorePlace) -> Path | None:
         return None if named == "none" else Path(named)
     from featstore.address import parse_address
     from featstore.extraction.bucket import staging_folder
-    from featstore.extraction.progress import log_beside
 
     address = parse_address(store)
-    log = log_beside(address if isinstance(address, Path) else staging_folder(address, None))
+    place = address if isinstance(address, Path) else staging_folder(address, None)
+    log = place.absolute().with_name(f"{place.absolute().name}.extract.jsonl")
     folder = next((parent for parent in log.parents if parent.exists()), log.parent)
     if os.access(log if log.exists() else folder, os.W_OK):
         return log

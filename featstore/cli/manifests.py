@@ -17,7 +17,7 @@ from featstore.command_line import (
     json_option,
     print_json,
 )
-from featstore.errors import ManifestError, OptionError, lookup, unknown_name
+from featstore.errors import ManifestError, lookup, unknown_name
 from featstore.options import config_from, option, options_from
 from featstore.prompts import PromptChoice
 from featstore.terminal import TextTable, bad, good, in_words, print_facts, say, warning
@@ -129,7 +129,7 @@ def make_command(
         say(warning(f"{left} left out:"), f" {out / LEFT_OUT_FILE} says why")
     if document["too_large"]:
         large = f"{count(document['too_large'], 'image')} of more than {MAX_PIXELS:,} pixels:"
-        say(warning(large), " `headstock extract` skips and lists them; see its --max-pixels")
+        say(warning(large), " `headstock extract` skips and lists them; see its -s max_pixels")
 
 
 def show_dataset(name: str, *, as_json: bool) -> None:
@@ -251,29 +251,6 @@ class BuildConfig:
         (), help="Write captions in these languages, such as en,fr (stamps only) [default: en]."
     )
 
-    def builder_options(self, dataset: str) -> dict[str, Any]:
-        """Return what was chosen, as `build_dataset` takes it.
-
-        Raises
-        ------
-        OptionError
-            If the dataset does not take it.
-        ManifestError
-            If there is no dataset of this name.
-        """
-        from featstore.datasets import find_builder
-
-        builder, chosen = find_builder(dataset), {}
-        for field, keyword in _KEYWORDS.items():
-            value = getattr(self, field)
-            if value in (None, (), False):
-                continue
-            if keyword not in builder.options:
-                flag = field.replace("_", "-")
-                raise OptionError(f"The dataset {dataset!r} takes no --{flag}.")
-            chosen[keyword] = value if field != "classes_only" else False
-        return chosen
-
 
 #: Field of `BuildConfig` -> keyword of the builders.
 _KEYWORDS = {
@@ -371,13 +348,21 @@ def builder_options(dataset: str, config: BuildConfig, options: dict[str, str]) 
     from featstore.datasets import find_builder
 
     try:
-        chosen = config.builder_options(dataset)
-        own = find_builder(dataset).facts.get("options", {})
+        builder = find_builder(dataset)
         where = f"for the dataset {dataset!r}"
         for key in options:
+            own = builder.facts.get("options", {})
             lookup(own, key, what="option", where=where, error=ManifestError)
-    except (ManifestError, OptionError) as err:
+    except ManifestError as err:
         raise click.UsageError(str(err)) from err
+    chosen: dict[str, Any] = {}
+    for field, keyword in _KEYWORDS.items():
+        value = getattr(config, field)
+        if value not in (None, (), False):
+            if keyword not in builder.options:
+                flag = field.replace("_", "-")
+                raise click.UsageError(f"The dataset {dataset!r} takes no --{flag}.")
+            chosen[keyword] = value if field != "classes_only" else False
     return chosen | options
 
 

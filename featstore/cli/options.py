@@ -103,10 +103,9 @@ class KeyType(click.types.StringParamType):
         """Return the keys that begin so, without the digits at their ends."""
         from featstore.store.log import read_log
 
-        store = ctx.params.get("store")
+        store = ctx.params.get("store") or ctx.params.get("path") or ""
         with suppress(FeatstoreError, OSError):
-            sets = read_log(store).sets if isinstance(store, Path) else {}
-            names = {key.rpartition("-")[0] for key in sets}
+            names = {key.rpartition("-")[0] for key in read_log(Path(store)).sets}
             return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
         return []
 

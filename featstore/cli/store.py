@@ -230,12 +230,8 @@ def list_sets(
         opened = open_at(place)
         wanted = None if key is None else set_named(opened, key).key
         listing = [one for one in opened.listing() if wanted in (None, one[0])]
-    closed = {
-        folder.relative_to(opened.root).as_posix(): f"cannot be listed: {err.strerror}"
-        for folder, err in opened.place.closed().items()
-    }
     hidden = any(isinstance(info, CorruptStoreError) and refused(info) for _, info in listing)
-    code = EXIT_VERIFY if closed or hidden else 0
+    code = EXIT_VERIFY if hidden else 0
     unfinished = [str(name) for name in opened.unfinished() if wanted is None]
     if as_json:
         rows: list[dict[str, Any]] = [
@@ -250,10 +246,9 @@ def list_sets(
             for name, info in listing
         ]
         rows += [{"key": name, "state": "unfinished"} for name in unfinished]
-        rows += [{"key": name, "state": "closed", "reason": why} for name, why in closed.items()]
         print_json(rows)
         return code
-    _print_listing(opened, listing, unfinished, closed)
+    _print_listing(opened, listing, unfinished)
     if whole:
         signature = Signature.of(opened.log)
         signed = signature and f"number {signature.counter:,}, by {signature.public_key}"
@@ -265,7 +260,6 @@ def _print_listing(
     opened: FeatureStore,
     listing: Sequence[tuple[Any, SetInfo | CorruptStoreError]],
     unfinished: Sequence[str],
-    closed: Mapping[str, str],
 ) -> None:
     """Print the sets of a store, what hinders the reading of some, and the totals."""
     from featstore.store.files import refused
@@ -295,14 +289,11 @@ def _print_listing(
         table.append((str(key), *shape, human_bytes(sizes[-1]), made, warning(notes)))
     advice = warning("not finished: run `headstock extract` again")
     table += [(name, "", "", "", "", "", advice) for name in unfinished]
-    n_sets = len(table)
-    table += [(name, "", "", "", "", "", bad(why)) for name, why in closed.items()]
-    if table:
-        TextTable(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table).show()
-    if not n_sets:
+    if not table:
         click.echo(f"{opened.address} holds no sets. `headstock extract` makes one.")
         return
-    click.echo(f"{count(n_sets, 'set')}, {count(n_rows, 'row')}, {human_bytes(sum(sizes))}")
+    TextTable(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table).show()
+    click.echo(f"{count(len(table), 'set')}, {count(n_rows, 'row')}, {human_bytes(sum(sizes))}")
 
 
 def _notes(info: SetInfo) -> Iterator[str]:

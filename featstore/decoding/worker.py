@@ -275,8 +275,7 @@ def _private_stdout() -> IO[bytes]:
 
 def _set_alarm(seconds: float) -> None:
     """End this process after so many seconds, also inside C code; 0 calls it off."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 SUPPORTED = hasattr(os, "memfd_create")

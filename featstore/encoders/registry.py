@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from featstore.encoders.base import (
@@ -46,7 +46,7 @@ class Family:
         import torch  # noqa: F401
 
         if self.check:
-            _function(self.check)(model)
+            resolve_name(self.check)(model)
         elif not _HUB_NAME.fullmatch(model):
             family, _, example = self.example.partition(":")
             raise UnknownEncoderError(
@@ -57,15 +57,8 @@ class Family:
 
     def build(self, name: str, options: EncoderOptions) -> Encoder:
         """Build an encoder."""
-        encoder: Encoder = _function(self.open)(name, options)
+        encoder: Encoder = resolve_name(self.open)(name, options)
         return encoder
-
-
-def _function(place: str) -> Callable[..., Any]:
-    """Return a function by ``module:name``."""
-    module, _, name = place.partition(":")
-    function: Callable[..., Any] = getattr(import_module(module), name)
-    return function
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import sentence_transformers
@@ -80,7 +80,6 @@ class SentenceTransformerEncoder(TorchTextEncoder):
             # A tokenizer without a limit of its own says 1e30.
             limit=limit if limit is not None and limit < _NO_LIMIT else None,
             prefix=prefix,
-            clean=_library_cleaning(model[0]),
         )
         self._prefix_length = _prefix_length(model.tokenizer, prefix)
         self._complete(
@@ -103,18 +102,6 @@ def _prefix_length(tokenizer: Any, prefix: str) -> int:
         return 0
     ids = tokenizer(prefix)["input_ids"]
     return len(ids) - (ids[-1] in tokenizer.all_special_ids)
-
-
-def _library_cleaning(transformer: Any) -> Callable[[str], str]:
-    """Return what the library does to a text before its tokenizer.
-
-    Until version 5 it stripped texts and lower-cased them there; later the tokenizer does.
-    """
-    if hasattr(transformer, "preprocess"):
-        return str
-    if getattr(transformer, "do_lower_case", False):
-        return lambda text: text.strip().lower()
-    return str.strip
 
 
 def open_text(name: str, options: EncoderOptions) -> SentenceTransformerEncoder:
@@ -202,10 +189,8 @@ def text_space(model: Any, name: str, files: ModelFiles, prompt: str) -> dict[st
 
 
 def pooling_mode(pooling: Any) -> str:
-    """Return the pooling of a model, ``mean`` or ``cls+max``, in any version of the library."""
-    mode = getattr(pooling, "pooling_mode", None)
-    if mode is None:  # before version 5, a flag a mode
-        return str(pooling.get_pooling_mode_str())
+    """Return the pooling of a model, ``mean`` or ``cls+max``."""
+    mode = pooling.pooling_mode
     return mode if isinstance(mode, str) else "+".join(mode)
 
 

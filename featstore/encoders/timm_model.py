@@ -22,6 +22,7 @@ from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions
 from featstore.encoders.preprocessing import Preprocessing
 from featstore.encoders.runtime import DeviceCopies, TorchImageEncoder
 from featstore.encoders.weights import (
+    PACKAGES,
     WeightsSource,
     cached_file,
     hub_error,
@@ -79,7 +80,7 @@ def build_timm(model_name: str, source: WeightsSource, *, headless: bool = False
         )
     model: nn.Module = timm.create_model(model_name, pretrained=False)
     state = read_state_dict(source.path)
-    entry = source.package_entry
+    entry = PACKAGES[source.package] if source.package else None
     if entry is not None and entry.convert is not None:
         state = entry.convert(state, list(model.state_dict()))
     classes = _other_classes(model, state, encoder)

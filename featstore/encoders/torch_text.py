@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,8 +190,6 @@ class TextTokenizer:
         Tokens at most, special tokens included.
     prefix : str
         Put before every text.
-    clean : callable
-        What is done to prefix and text before the tokenizer.
     """
 
     def __init__(
@@ -201,13 +199,11 @@ class TextTokenizer:
         *,
         limit: int | None,
         prefix: str = "",
-        clean: Callable[[str], str] = str,
     ) -> None:
         self._tokenizer = tokenizer
         self._encoder = encoder
         self._limit = limit
         self._prefix = prefix
-        self._clean = clean
         self._lock = threading.Lock()
         self._pad = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         self._with_types = "token_type_ids" in tokenizer.model_input_names
@@ -243,7 +239,7 @@ class TextTokenizer:
         EncoderError
             If one is no text.
         """
-        texts = [self._clean(self._prefix + checked_text(item, self._encoder)) for item in items]
+        texts = [self._prefix + checked_text(item, self._encoder) for item in items]
         if self._fast is None:
             return [self._prepare_slowly(text) for text in texts]
         # Without offsets, which nothing here reads; tokenizers before 0.20 always make them.

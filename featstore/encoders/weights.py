@@ -74,11 +74,6 @@ class WeightsSource:
     package: str | None = None
     """Distribution name."""
 
-    @property
-    def package_entry(self) -> WeightsPackage | None:
-        """Row of :data:`PACKAGES`, for a package."""
-        return PACKAGES[self.package] if self.package else None
-
     def facts(self) -> dict[str, str]:
         """Return what to record: no path of this machine, only names and versions."""
         if self.package:

@@ -312,7 +312,7 @@ class SharedBlocks:
     plan : dict
         Names the folder of the blocks.
     writer : SetWriter
-        Open. If it publishes, it must hold its files (`WriteOptions.hold`).
+        Open.
 
     Attributes
     ----------

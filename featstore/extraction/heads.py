@@ -257,7 +257,7 @@ def _check_names(
         logger.warning(
             "That the rows of the head of %s stand in the order of %s rests on its %s: %s holds "
             "no embedded class names to check it by. Extract those first, or check with "
-            "--check-names.",
+            "-s check_names=st:NAME.",
             head.name,
             head.label_set,
             head.facts["label_set_basis"],

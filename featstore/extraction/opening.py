@@ -16,7 +16,7 @@ from featstore.encoders.object_encoder import ObjectEncoder
 from featstore.encoders.registry import FAMILIES, check_kind, check_options, family_of
 from featstore.errors import EmptySelectionError, EncoderError, ManifestError, needs_extra
 from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.views import view_items, views_dataset
+from featstore.extraction.views import view_items
 from featstore.images import SCALED_RULE, SCALED_SIDE, Geometry, decode_image
 from featstore.manifest.manifest import Manifest
 
@@ -39,7 +39,7 @@ def job_items(source: Manifest, kind: str, config: ExtractConfig) -> tuple[str, 
         return source.name, items
     if kind != "image":
         raise ManifestError(f"Only images have views; {kind} items have none. Leave views out.")
-    dataset = views_dataset(source.name, config.views, config.seed)
+    dataset = f"{source.name}.views{config.views}-seed{config.seed}"  # a dot no manifest has
     return dataset, view_items(items, views=config.views, seed=config.seed)
 
 

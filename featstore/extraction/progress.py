@@ -306,12 +306,6 @@ class ExtractResult:
         return dict(vars(self))
 
 
-def log_beside(store: Path) -> Path:
-    """Return where the log of a store's extractions lies: beside it, since it is no part of it."""
-    whole = store.absolute()
-    return whole.with_name(f"{whole.name}.extract.jsonl")
-
-
 class JobLog:
     """Appends one JSON object a line; several processes may write to one file.
 

@@ -166,9 +166,8 @@ class RayActor:
         """End it."""
         self._ray.kill(self.actor, no_restart=True)
 
-    def end(self, until: float) -> str:
+    def end(self, until: float) -> str:  # noqa: ARG002 -- nothing that is done is lost
         """End it, and return how it ended."""
-        del until  # nothing that is done is lost
         self.stop()
         return self._how
 

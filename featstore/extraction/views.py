@@ -30,11 +30,6 @@ SEED = "view_seed"
 IMAGE_HASH = "image_sha256"
 
 
-def views_dataset(dataset: str, views: int, seed: int) -> str:
-    """Return the name of the dataset of views; no manifest has a name with a dot."""
-    return f"{dataset}.views{views}-seed{seed}"
-
-
 def view_items(images: pl.DataFrame, *, views: int, seed: int) -> pl.DataFrame:
     """Return the items of the views of images: those of one image stand together.
 

@@ -163,7 +163,9 @@ def write_manifest(
         require_hashes(table, kind, every=isinstance(files, Address))
         complete[kind] = table.with_columns(item_hashes(files, table))
     named = {**complete, **({} if labels is None else {CLASSES: labels})}
-    data = {f"{stem}.parquet": parquet_bytes(table) for stem, table in named.items()}
+    data = {
+        f"{stem}.parquet": table_bytes(table, row_group_size=2**17) for stem, table in named.items()
+    }
     whole = {
         **{key: value for key, value in facts.items() if key not in _COMPUTED},
         **({} if data_root is None else {DATA_ROOT: str(files)}),
@@ -205,11 +207,6 @@ def split_counts(table: pl.DataFrame) -> dict[str, int]:
     order = [split for split in SPLITS if split in counts]
     order += sorted(split for split in counts if split not in SPLITS)
     return {**{split: counts[split] for split in order}, "total": table.height}
-
-
-def parquet_bytes(table: pl.DataFrame) -> bytes:
-    """Return `table` as Parquet: the same rows give the same bytes."""
-    return table_bytes(table, row_group_size=2**17)
 
 
 #: Larger tables are refused before they are read.

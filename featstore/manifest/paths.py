@@ -67,13 +67,8 @@ def parse_locator(uri: str) -> Locator | None:
     return Locator(found[1], found[2]) if found else None
 
 
-def cell_uri(file: str, column: str, row: int) -> str:
-    """Return the locator of one cell of a Parquet or Arrow file."""
-    return f"{file}{SEPARATOR}{column}#{row}"
-
-
-def member_uri(file: str, member: str) -> str:
-    """Return the locator of one member of a tar."""
+def part_uri(file: str, member: str) -> str:
+    """Return the locator of one member of a tar, or of one cell of a table: ``column#row``."""
     return f"{file}{SEPARATOR}{member}"
 
 
@@ -242,10 +237,7 @@ def open_plain(path: Path) -> BufferedReader:
     OSError
         If it is something else, or cannot be opened.
     """
-    flags = os.O_RDONLY
-    for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
-        flags |= getattr(os, name, 0)
-    handle = os.open(path, flags)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))

@@ -238,8 +238,7 @@ class HubObjects(WebObjects):
         if not self._commit and _COMMIT.fullmatch(commit):
             self._commit = commit
 
-    def _tag(self, answer: Any) -> str:
-        del answer
+    def _tag(self, answer: Any) -> str:  # noqa: ARG002
         return ""  # the commit is the tag of every file
 
     def _check(self, name: str, answer: Any, *, asked_range: bool) -> None:
@@ -267,8 +266,7 @@ class HubDraft(HubObjects):
 
     def __init__(self, address: Address) -> None:
         super().__init__(address)
-        _hide_queries()
-        _hide_bars()
+        logging.getLogger("huggingface_hub.utils._http").addFilter(_FILTER)
         self._commit = self.head()
         self._there = self.files()
         self._staged: dict[str, Any] = {}
@@ -478,15 +476,3 @@ class _WithoutQueries(logging.Filter):
 
 
 _FILTER = _WithoutQueries()
-
-
-def _hide_queries() -> None:
-    logging.getLogger("huggingface_hub.utils._http").addFilter(_FILTER)
-
-
-def _hide_bars() -> None:
-    """Keep the hub's own progress bars off the terminal, which has one already."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
-
-    if not are_progress_bars_disabled():
-        disable_progress_bars()

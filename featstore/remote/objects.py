@@ -408,7 +408,7 @@ class Objects(ABC):
 
         return RemotePlace(self)
 
-    def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+    def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:  # noqa: ARG002
         """Yield name and size of the files below `prefix`.
 
         Raises
@@ -416,7 +416,6 @@ class Objects(ABC):
         RemoteStoreError
             If this place cannot list.
         """
-        del prefix
         raise RemoteStoreError(f"{self.address} cannot list its files.")
 
     def log(self) -> Log | None:
@@ -464,19 +463,16 @@ class Objects(ABC):
             "sent is there."
         )
 
-    def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
+    def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:  # noqa: ARG002
         """Write a file, whether or not there is one."""
-        del data
         raise self._read_only(name)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes) -> bool:  # noqa: ARG002
         """Write a file only if there is none; False if there is one."""
-        del data
         raise self._read_only(name)
 
-    def replace(self, name: str, data: bytes, tag: str) -> bool:
+    def replace(self, name: str, data: bytes, tag: str) -> bool:  # noqa: ARG002
         """Write a file only if it is still the one that `tag` came with; False if not."""
-        del data, tag
         raise self._read_only(name)
 
     def delete(self, name: str) -> None:
@@ -499,7 +495,7 @@ class Objects(ABC):
             )
         yield self
 
-    def keep(self, *, arrived: bool = False) -> None:
+    def keep(self, *, arrived: bool = False) -> None:  # noqa: B027
         """Count what a draft holds of a set as complete; nothing to do elsewhere.
 
         Parameters
@@ -507,13 +503,11 @@ class Objects(ABC):
         arrived : bool
             Wait until it has been sent: its files may not stay where they are.
         """
-        del arrived
 
-    def undo(self) -> None:
+    def undo(self) -> None:  # noqa: B027
         """Drop what was written to a draft since `keep`; nothing to do elsewhere."""
-        return
 
-    def publish(self, message: str) -> bool:
+    def publish(self, message: str) -> bool:  # noqa: ARG002
         """Make visible what was written to a draft; False if others wrote to the place meanwhile.
 
         Parameters
@@ -521,7 +515,6 @@ class Objects(ABC):
         message : str
             Of the commit, where the place has commits.
         """
-        del message
         return True
 
     @abstractmethod
@@ -621,8 +614,12 @@ class FolderObjects(Objects):
         (self.root / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _get(self, name: str, span: tuple[int, int] | None, pace: Pace) -> Iterator[Answer]:
-        del pace
+    def _get(
+        self,
+        name: str,
+        span: tuple[int, int] | None,
+        pace: Pace,  # noqa: ARG002
+    ) -> Iterator[Answer]:
         with open_regular(self.root / name) as file:
             size = os.fstat(file.fileno()).st_size
             start, stop = span or (0, size)

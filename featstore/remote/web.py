@@ -71,9 +71,8 @@ class WebObjects(Objects):
     def _moved(self, name: str, url: str, target: str) -> None:
         """Look at what the URL of a file was redirected to."""
 
-    def _credentials(self, url: str) -> dict[str, str]:
+    def _credentials(self, url: str) -> dict[str, str]:  # noqa: ARG002
         """Return the headers that a request to this URL, perhaps of a redirect, may carry."""
-        del url
         return {}
 
     def _note(self, answer: Any) -> None:

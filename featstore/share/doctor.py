@@ -10,7 +10,6 @@ import platform
 import shutil
 import stat
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,9 +142,6 @@ def _sets(store: FeatureStore) -> Iterator[Finding]:
         if isinstance(info, FeatstoreError):
             advice = "`headstock store repair`, with --copy if there is another copy."
             yield Finding(str(key), "wrong", str(info), advice)
-    for folder, why in store.place.closed().items():
-        text = f"{folder} cannot be listed: {why.strerror}"
-        yield Finding("sets", "wrong", text, "Ask its owner: headstock store init --shared.")
     for key in store.unfinished():
         claimed = is_claimed(key.directory(store.root))
         text = "is being written" if claimed else "is not finished, and nobody writes it"
@@ -190,28 +186,9 @@ def _remote(place: RemotePlace) -> Iterator[Finding]:
         yield Finding("server", "note", text, "Check the network, or HEADSTOCK_OFFLINE.")
         return
     yield Finding("server", "fine", f"{place.objects.what} answers")
-    writable = place.objects.can_write
-    if writable:
-        yield from _unfinished(place)
     pushes = place.objects.can_push
     text = "sets can be pushed, if your credentials allow it" if pushes else "read only"
     yield Finding("pushing", "fine", text)
-
-
-def _unfinished(place: RemotePlace) -> Iterator[Finding]:
-    """Say of which sets there are blocks of an extraction that has not ended."""
-    blocks, size = Counter[str](), Counter[str]()
-    for name, n_bytes in place.objects.names():
-        key, staged, _ = name.partition("/.staging/extract-")
-        if staged:
-            blocks[key] += name[-1].isdecimal()
-            size[key] += n_bytes
-    for key, number in blocks.items():
-        text = f"is being extracted, or was: {number:,} blocks, {human_bytes(size[key])}"
-        advice = (
-            "Run the same `headstock extract` on any machine, or delete its .staging/extract-…."
-        )
-        yield Finding(key, "note", text, advice)
 
 
 def _opening_advice(place: str | Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from featstore.errors import FeatstoreError, ItemReadError, ManifestError, needs_extra
 from featstore.identity import sha256_hex
-from featstore.manifest.paths import cell_uri, open_plain
+from featstore.manifest.paths import open_plain, part_uri
 from featstore.sources.location import files_below, folder
 from featstore.sources.roots import BLOCK, KEPT, PARQUET, Folder, LocalFile, OpenFile, Root, locate
 from featstore.sources.tables import (
@@ -378,7 +378,7 @@ def _add_images(
                 f"{where} has no bytes in {cell!r}. Leave such rows out, or embed the files."
             )
         add_row(
-            items, row, columns, uri=cell_uri(file, cell, number), where=where, split=split,
+            items, row, columns, uri=part_uri(file, f"{cell}#{number}"), where=where, split=split,
             key=f"{file.rpartition('.')[0]}/{number}", content_sha256=sha256_hex(data),
         )  # fmt: skip
     return root.place

@@ -10,7 +10,6 @@ from featstore.sources.tables import (
     Found,
     ItemCollector,
     Request,
-    all_in_split_folders,
     is_image,
     split_folder,
 )
@@ -37,7 +36,7 @@ def images_below(request: Request) -> tuple[Path, list[tuple[str, str, str | Non
     """
     root = folder(request.location)
     paths = files_below(root, is_image)
-    splits = all_in_split_folders(paths)
+    splits = None not in map(split_folder, paths)  # as ImageNet has them
     given = request.options.get("split")
     return root, [
         (path, path.partition("/")[2], given or split_folder(path)) if splits

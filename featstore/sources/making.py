@@ -194,17 +194,6 @@ a `Source` with it. ``register(…, options={NAME: TEXT})`` says what each of it
 """
 
 
-def find_source(name: str) -> Source:
-    """Return a source.
-
-    Raises
-    ------
-    ManifestError
-        If there is none of this name.
-    """
-    return lookup(SOURCES, name, what="source", error=ManifestError)
-
-
 #: What a list of classes is called beside the sources; it holds no items.
 LABELS = "labels"
 
@@ -281,7 +270,7 @@ def make_manifest(
     ManifestError
         If the source, an option or the location is wrong, or `out` holds something else.
     """
-    folder, reader = Path(out), find_source(source)
+    folder, reader = Path(out), lookup(SOURCES, source, what="source", error=ManifestError)
     place = find_place(location)
     name = check_name(default_name(place) if name is None else name)
     take_folder(folder, name)

@@ -19,7 +19,7 @@ from featstore.manifest.paths import (
     parse_locator,
     uri_fault,
 )
-from featstore.sources.roots import Root, check_size, open_root
+from featstore.sources.roots import Folder, Remote, Root, check_size
 
 if TYPE_CHECKING:
     from featstore.manifest.manifest import Manifest
@@ -57,7 +57,7 @@ class ByteReader:
         max_bytes: int = MAX_ITEM_BYTES,
         open_tars: int | None = None,
     ) -> None:
-        self._root = open_root(root)
+        self._root: Root = Folder(root) if isinstance(root, Path) else Remote(root)
         self._max_bytes = max_bytes
         # What falls out of them is closed when the last thread has let it go.
         self._tars = lru_cache(open_tars or self._root.keep_open)(self._root.open)

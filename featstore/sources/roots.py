@@ -351,11 +351,6 @@ def check_size(what: str, size: int, limit: int) -> int:
     return size
 
 
-def open_root(place: Path | Address) -> Root:
-    """Return the root at a place that a manifest records."""
-    return Folder(place) if isinstance(place, Path) else Remote(place)
-
-
 def _check_name(name: str) -> None:
     fault = path_fault(name)
     if fault is not None:

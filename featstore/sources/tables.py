@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -51,11 +51,6 @@ def split_folder(path: str) -> str | None:
     """Return the split that the first folder of a relative path names, or None."""
     head, _, tail = path.partition("/")
     return _SPLIT_WORDS.get(head.lower()) if tail else None
-
-
-def all_in_split_folders(paths: Iterable[str]) -> bool:
-    """Return whether every path begins with the folder of a split, as ImageNet's do."""
-    return all(split_folder(path) is not None for path in paths)
 
 
 #: What a label is in a source: its name, or its row in the list of names.

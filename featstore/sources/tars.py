@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
 from featstore.errors import ManifestError
-from featstore.manifest.paths import member_uri, path_fault
+from featstore.manifest.paths import part_uri, path_fault
 from featstore.prompts import TEMPLATES, template_ids
 from featstore.sources.location import decode_text
 from featstore.sources.roots import OpenFile, Root, locate
@@ -197,7 +197,7 @@ def _sort_in(samples: dict[str, dict[str, _Part]], member: Member, tar: OpenFile
         parts[role] = _Part(member, sha256=_member_sha256(tar, member))
     elif member.size > MAX_RECORD_BYTES:
         raise ManifestError(
-            f"{member_uri(tar.where, member.name)} has {member.size:,} bytes; texts of at most "
+            f"{part_uri(tar.where, member.name)} has {member.size:,} bytes; texts of at most "
             f"{MAX_RECORD_BYTES:,} are read."
         )
     else:
@@ -214,7 +214,7 @@ def _add(
     label = _text(file, parts.get("cls")) or _label_of(facts)
     parent = items.image(
         key,
-        member_uri(file, image.member.name),
+        part_uri(file, image.member.name),
         label=label,
         split=split,
         content_sha256=image.sha256,
@@ -228,7 +228,7 @@ def _add(
 
 
 def _json(file: str, part: _Part | None) -> dict[str, Any]:
-    where = "" if part is None else member_uri(file, part.member.name)
+    where = "" if part is None else part_uri(file, part.member.name)
     document = {} if part is None else parse_json(part.data, where=where)
     if not isinstance(document, dict):
         raise ManifestError(f"{where} is not a JSON object, so it has no caption or label.")
@@ -238,7 +238,7 @@ def _json(file: str, part: _Part | None) -> dict[str, Any]:
 def _text(file: str, part: _Part | None) -> str | None:
     if part is None:
         return None
-    where = member_uri(file, part.member.name)
+    where = part_uri(file, part.member.name)
     return decode_text(part.data, where=where, limit=MAX_RECORD_BYTES).strip()
 
 

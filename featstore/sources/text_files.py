@@ -120,17 +120,15 @@ def _karpathy(path: Path) -> tuple[Sequence[str], Rows]:
                 raise ManifestError(f"{where} is not a JSON object.")
             folder, name = image.get("filepath"), image.get("filename")
             texts = image.get("sentences") or []
-            if not isinstance(texts, list) or not all(map(_is_sentence, texts)):
+            if not isinstance(texts, list) or not all(
+                isinstance(text, dict) and isinstance(text.get("raw"), str) for text in texts
+            ):
                 raise ManifestError(f"{where} has sentences that are no list of raw texts.")
             captions = [(_key(text.get("sentid")), text["raw"]) for text in texts]
             image |= {"path": f"{folder}/{name}" if folder and name else name}
             yield where, image | {"id": _key(image.get("imgid")), "captions": captions}
 
     return ["path", "captions", "split", "id"], rows
-
-
-def _is_sentence(text: Any) -> bool:
-    return isinstance(text, dict) and isinstance(text.get("raw"), str)
 
 
 def _key(value: Any) -> str | None:

@@ -222,15 +222,13 @@ def read_base(
         failures = dict(
             read_failures(directory / name, commit.metadata[name], n=commit.n).iter_rows()
         )
-    kept = np.ones(commit.n, dtype=bool)
+    # Rows and bias of a head are of one piece.
+    kept = np.full(commit.n, key.kind != "head_weight" or not (bad or lost))
     for block in bad:
         kept[layout.block_slice(block)] = False
-    if key.kind == "head_weight" and (bad or lost):
-        kept[:] = False  # rows and bias of a head are of one piece
     if retry_failed or name in lost:
         kept &= ~commit.failed_rows()
-    wrong = (*damage.wrong, *(one for one, _ in damage.data)) if damage else ()
-    stale = any(one.commit is not commit for one in wrong)
+    stale = damage is not None and damage.stale
     return Base(directory, commit, failures, old, table, kept, bad=bad, lost=lost, stale=stale)
 
 

@@ -7,12 +7,10 @@ links are refused: a store's data lies in the store.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import json
 import math
-import operator
 import os
 import shutil
 import stat
@@ -61,15 +59,15 @@ def json_bytes(document: Any) -> bytes:
 
 def _pretty(value: Any, margin: str) -> str:
     """Return what `json.dumps` returns with an indent of 2; that does not use its C code."""
+    if isinstance(value, str):
+        return _NAME(value)
     inner = margin + "  "
     if isinstance(value, dict) and value:
         rows = [f"{_NAME(name)}: {_pretty(value[name], inner)}" for name in sorted(value)]
         return f"{{{inner}{f',{inner}'.join(rows)}{margin}}}"
     if isinstance(value, list | tuple) and value:
         return f"[{inner}{f',{inner}'.join([_pretty(one, inner) for one in value])}{margin}]"
-    if type(value) is int:
-        return str(value)
-    return _NAME(value) if isinstance(value, str) else _ENCODER.encode(value)
+    return str(value) if type(value) is int else _ENCODER.encode(value)
 
 
 def read_json(path: Path, *, limit: int = MAX_JSON_BYTES) -> Any:
@@ -136,10 +134,7 @@ class IrregularFileError(CorruptStoreError):
 
 
 #: A pipe is not waited for, and a link is not followed.
-_CAREFUL = functools.reduce(
-    operator.or_,
-    (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")),
-)
+_CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def open_descriptor(path: Path | str, flags: int, mode: int = 0o666) -> int:
@@ -353,9 +348,9 @@ def opened(directory: Path, file: DataFile) -> Iterator[int]:
     try:
         descriptor = open_descriptor(path, os.O_RDONLY)
     except FileNotFoundError as err:
-        raise _missing(path) from err
+        raise _unreadable(path, "is missing") from err
     except IrregularFileError as err:
-        raise _replaced(path, "is no regular file") from err
+        raise _unreadable(path, "is no regular file: it was replaced") from err
     try:
         _check(path, file, os.fstat(descriptor))
         yield descriptor
@@ -370,25 +365,17 @@ def check_sizes(directory: Path, layout: SetLayout) -> None:
         try:
             facts = path.lstat()
         except FileNotFoundError as err:
-            raise _missing(path) from err
+            raise _unreadable(path, "is missing") from err
         _check(path, file, facts)
 
 
 def _check(path: Path, file: DataFile, facts: os.stat_result) -> None:
     if not stat.S_ISREG(facts.st_mode):
-        raise _replaced(path, "is not a regular file")
+        raise _unreadable(path, "is not a regular file: it was replaced")
     if facts.st_size != file.size:
-        raise _replaced(path, f"has {facts.st_size:,} bytes, expected {file.size:,}")
+        what = f"has {facts.st_size:,} bytes, expected {file.size:,}: it was truncated or replaced"
+        raise _unreadable(path, what)
 
 
-def _missing(path: Path) -> CorruptStoreError:
-    return CorruptStoreError(
-        f"{path} is missing. The set cannot be read; extract or fetch it again."
-    )
-
-
-def _replaced(path: Path, what: str) -> CorruptStoreError:
-    return CorruptStoreError(
-        f"{path} {what}: it was truncated or replaced. The set cannot be read; extract or fetch "
-        "it again."
-    )
+def _unreadable(path: Path, what: str) -> CorruptStoreError:
+    return CorruptStoreError(f"{path} {what}. The set cannot be read; extract or fetch it again.")

@@ -23,7 +23,7 @@ import numpy as np
 from google_crc32c import value as crc32c
 
 from featstore.errors import FeatstoreError
-from featstore.identity import encoder_directory, set_id, space_id
+from featstore.identity import SHORT, encoder_slug, set_id, space_id
 from featstore.store import BLOCK_ROWS, DTYPE_CODES
 
 #: The store format, the only one that is read and written.
@@ -153,7 +153,8 @@ class SetSpec:
         LayoutError
             If the dataset or kind is not a name that a store can hold.
         """
-        return SetKey(self.dataset, self.kind, encoder_directory(self.encoder, self.set_id))
+        name = f"{encoder_slug(self.encoder)}-{self.set_id[:SHORT]}"
+        return SetKey(self.dataset, self.kind, name)
 
     def directory(self, root: Path) -> Path:
         """Return the directory of the set below the store's root."""

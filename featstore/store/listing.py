@@ -242,6 +242,12 @@ class Damage:
         small = (one.path.removeprefix(f"{self.records.key}/") for one in self.wrong)
         return [name for name in small if name in self.commit.metadata]
 
+    @property
+    def stale(self) -> bool:
+        """Whether an earlier revision has a damaged file of its own."""
+        files = (*self.wrong, *(one for one, _ in self.data))
+        return any(one.commit is not self.commit for one in files)
+
 
 def find_damage(records: SetRecords) -> Damage:
     """Compare every file of a set with its commits.

@@ -15,6 +15,7 @@ since the old writer may still hold the files open. Or it publishes the set.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -81,9 +82,7 @@ def folder_lock(folder: Path, *, patience: float | None = None) -> Iterator[bool
         Seconds to wait for it, of who knows that its holder may stand still; no end by default.
     """
     handle, locked = -1, False
-    with contextlib.suppress(ImportError, OSError):  # Windows, or a server without locks
-        import fcntl
-
+    with contextlib.suppress(OSError):  # a server without locks
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         until = time.monotonic() + (patience or 0.0)
         while patience is not None and not (locked := try_lock(handle)):
@@ -121,7 +120,7 @@ def deciding(staging: Path, *, patience: float = 2.0) -> Iterator[bool]:
         until = time.monotonic() + patience
         while not (held := try_lock(handle)) and time.monotonic() < until:
             time.sleep(0.005)
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(OSError):
             if os.fstat(handle).st_uid == os.getuid():
                 seal(path, like=staging, writable=True)
         yield held and _is_at(handle, path)
@@ -368,7 +367,9 @@ def claim_set(
                     copied = True
                     claim = _begin(staging, current, beat=beat, unsynced=unsynced)
                     claim.patience = _PATIENCE
-                holder = _holder(current)
+                record = _record(current)
+                holder = f"process {record.get('pid', '?')} on "
+                holder += record.get("host", "another machine")
                 # By the wall clock alone nobody is dead: the other machine's may be wrong.
                 late = time.time() - seen[1] / 1e9 > expiry
         if claim is not None:
@@ -520,11 +521,6 @@ def _record(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _holder(folder: Path) -> str:
-    record = _record(folder)
-    return f"process {record.get('pid', '?')} on {record.get('host', 'another machine')}"
-
-
 def _heartbeat(folder: Path) -> tuple[str, int]:
     try:
         return folder.name, (folder / _CLAIM).lstat().st_mtime_ns
@@ -555,9 +551,8 @@ def _is_stale(folder: Path, seconds: float) -> bool:
 
 def _foreign(folder: Path) -> bool:
     """Return whether files of the folder belong to another user, who alone may seal them."""
-    if not hasattr(os, "getuid") or os.getuid() == 0:
-        return False
-    return any(path.lstat().st_uid != os.getuid() for path in folder.iterdir())
+    own = os.getuid()
+    return own != 0 and any(path.lstat().st_uid != own for path in folder.iterdir())
 
 
 def boot_id() -> str:

@@ -367,7 +367,7 @@ def match_names(name: str, keys: Iterable[str]) -> list[str]:
     (True, ['birds/image/timm.resnet50-1f'], [])
     """
     parts = name.strip("/").split("/", 2)
-    exact, prefix = [], []
+    found: dict[int, list[str]] = {2: [], 1: []}
     for key in keys:
         whole = key.split("/", 2)
         # The parts that lie side by side in a key, from its dataset, its kind or its encoder on.
@@ -377,8 +377,8 @@ def match_names(name: str, keys: Iterable[str]) -> list[str]:
             if all(map(eq, parts, whole[at:2])) and (how := _fit(parts[2 - at :], whole[2]))
         ]
         if fits:
-            (exact if 2 in fits else prefix).append(key)
-    return exact or prefix
+            found[max(fits)].append(key)
+    return found[2] or found[1]
 
 
 def _fit(named: list[str], directory: str) -> int:

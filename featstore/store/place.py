@@ -11,7 +11,7 @@ from featstore.errors import CorruptStoreError
 from featstore.store.blocks import check_file, read_block
 from featstore.store.files import check_no_links
 from featstore.store.layout import SetKey
-from featstore.store.log import Log, read_log, set_folders, unfinished_sets
+from featstore.store.log import Log, read_log, unfinished_sets
 from featstore.store.records import Commit, key_of
 from featstore.store.rows import Mode, RowSource, open_rows
 
@@ -95,10 +95,6 @@ class Place:
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended; remote ones are not seen."""
         return [key_of(directory) for directory in unfinished_sets(self.root)]
-
-    def closed(self) -> dict[Path, OSError]:
-        """Return the folders of datasets and kinds that this user cannot list, each with why."""
-        return set_folders(self.root).closed
 
     def refresh(self) -> None:
         """Fetch the log again."""

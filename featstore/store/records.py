@@ -368,11 +368,6 @@ class Commit:
         """Number of rows that have no embedding."""
         return sum(byte.bit_count() for byte in base64.b64decode(self.failed))
 
-    @property
-    def row_files(self) -> set[str]:
-        """Names of the small files that rows are read with: a head's bias."""
-        return {BIAS} & self.metadata.keys()
-
     def failed_rows(self) -> np.ndarray:
         """Return a boolean array of shape (n,): True where a row has no embedding."""
         if not self.failed:
@@ -530,19 +525,6 @@ def read_tag(root: Path, name: str, digest: str) -> dict[str, str]:
             f"{path} is not the tag that the store lists: it was replaced. It was not used."
         )
     return dict(document["sets"])
-
-
-def pins_of(revision: str, known: Mapping[str, Collection[str]]) -> dict[str, str]:
-    """Return key -> revision_id of the sets that have a revision whose id begins so.
-
-    Parameters
-    ----------
-    known : mapping
-        Key -> ids of all published revisions.
-    """
-    return {
-        key: full for key, names in known.items() for full in names if full.startswith(revision)
-    }
 
 
 #: What readers compute with of a run's facts. No commit covers them: what has another shape is no

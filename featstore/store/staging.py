@@ -379,5 +379,4 @@ def run_beside(
 
 
 # A forked child has none of its parent's threads.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=workers.cache_clear)
+os.register_at_fork(after_in_child=workers.cache_clear)

@@ -42,7 +42,7 @@ from featstore.store.log import (
 )
 from featstore.store.pairs import EmbeddingsView
 from featstore.store.place import Place, open_place
-from featstore.store.records import BIAS, Commit, pins_of, read_commit, read_tag
+from featstore.store.records import BIAS, Commit, read_commit, read_tag
 from featstore.store.rows import (
     MODES,
     VERIFY,
@@ -295,11 +295,6 @@ class FeatureStore:
         """What the store lists: as it is now, or as it was signed."""
         return self.place.log() if self._signed is None else self._signed
 
-    def _origin(self) -> Origin:
-        """Return how it was opened, so that any working directory finds it again."""
-        where = self.address if self.place.is_remote else os.path.abspath(self.address)  # noqa: PTH100
-        return Origin(where, self.mode, self.verify, reopened)
-
     def keys(self) -> list[str]:
         """Return the keys of the finished sets, sorted."""
         return self.place.available(self.log.sets if self._pins is None else self._pins)
@@ -358,7 +353,12 @@ class FeatureStore:
         """
         self._pins = pins = None
         if _HEX.fullmatch(revision):
-            pins = pins_of(revision, {str(one.key): one.commit.published for one in self.sets()})
+            pins = {
+                str(one.key): full
+                for one in self.sets()
+                for full in one.commit.published
+                if full.startswith(revision)
+            }
         self._pins = pins or self.tag(revision)
 
     def unfinished(self) -> list[SetKey]:
@@ -429,7 +429,9 @@ class FeatureStore:
         commit = info.commit
         self.place.fetch(info.key, commit, "rows")
         check_metadata(
-            directory, commit, commit.row_files if self.place.is_remote else commit.metadata
+            directory,
+            commit,
+            {BIAS} & commit.metadata.keys() if self.place.is_remote else commit.metadata,
         )
         self.place.begin_fetch(info.key, commit)
         if not self.place.is_remote:
@@ -460,7 +462,13 @@ class FeatureStore:
             revision_id=commit.revision_id,
             n_failed=commit.n - valid.size,
             bias=read_bias(directory, commit),
-            origin=self._origin(),
+            # So that any working directory finds it again.
+            origin=Origin(
+                self.address if self.place.is_remote else os.path.abspath(self.address),  # noqa: PTH100
+                self.mode,
+                self.verify,
+                reopened,
+            ),
         )
 
     def item_table(self, info: SetInfo, columns: Sequence[str] | None = None) -> pl.DataFrame:

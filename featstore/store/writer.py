@@ -597,7 +597,10 @@ class SetWriter:
             block_rows=layout.block_rows,
             parts=tuple(parts),
             metadata=dict(sorted(metadata.items())),
-            attributes=self._attributes(),
+            # A repair changes none that are known.
+            attributes=self.spec.attributes(self._facts)
+            if base is None or not base.damaged
+            else base.commit.attributes,
             failed=pack_failed(
                 where_equal(self.items["item_id"], set(journal.failures)).to_numpy()
             ),
@@ -625,12 +628,6 @@ class SetWriter:
             # A repaired set has the earlier revisions of which every row and file is still there.
             history = tuple(one for one in history if _is_stored(self.root, self.key, one))
         return replace(commit, sequence=older.sequence + 1, history=history)
-
-    def _attributes(self) -> dict[str, Any]:
-        """Return the set's attributes: a repair changes none that are known."""
-        if self._base is None or not self._base.damaged:
-            return self.spec.attributes(self._facts)
-        return self._base.commit.attributes
 
     def _small_files(
         self, bias: np.ndarray | None, golden: Mapping[str, Any] | None

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -55,8 +54,9 @@ class BaseAligner(BaseEstimator, ABC):  # type: ignore[misc]
     >>> class Same(BaseAligner):
     ...     fit = lambda self, X, y: self
     ...     project_x = project_y = lambda self, rows: rows
-    >>> Same().fit(np.eye(3), np.eye(3)).score_pairs(np.eye(3), np.eye(3))
-    array([1., 1., 1.])
+    >>> Same().fit(np.eye(2), np.eye(2)).project_x(np.eye(2))
+    array([[1., 0.],
+           [0., 1.]])
     """
 
     method: ClassVar[str]
@@ -138,17 +138,6 @@ class BaseAligner(BaseEstimator, ABC):  # type: ignore[misc]
         class's `shapes`, unless they depend on its parameters.
         """
         return dict(self.shapes)
-
-    def score_pairs(self, x: Rows, y: Rows) -> Matrix:
-        """Return the score of each x_i with its y_i, shape (n,): higher is better."""
-        if len(x) != len(y):
-            raise PairsError(f"x has {len(x):,} rows and y has {len(y):,}: they are not pairs.")
-        of_x: Any = self.project_x(x)
-        of_y: Any = self.project_y(y)
-        if issparse(of_x):
-            return np.asarray(of_x.multiply(of_y).sum(axis=1)).ravel()
-        scores: Matrix = np.einsum("nr,nr->n", of_x, of_y)
-        return scores
 
     def check_projected(self, rows: Rows, d: int, side: str) -> Matrix:
         """Return `rows` as float64 after checking that they have `d` columns."""

@@ -40,7 +40,7 @@ class MeanShiftAligner(FromMoments):
     --------
     >>> images = np.random.default_rng(0).standard_normal((40, 8))
     >>> made = MeanShiftAligner().fit(images + 3, images - 5)
-    >>> f"{made.score_pairs(images + 3, images - 5).min():.2f}"
+    >>> f"{(made.project_x(images + 3) * made.project_y(images - 5)).sum(axis=1).min():.2f}"
     '1.00'
     """
 
@@ -118,7 +118,7 @@ class TextToConceptAligner(FromMoments):
     >>> images = np.random.default_rng(0).standard_normal((40, 8))
     >>> texts = images[:, :5]
     >>> made = TextToConceptAligner(alpha=0.0).fit(images, texts)
-    >>> f"{made.score_pairs(images, texts).mean():.2f}"
+    >>> f"{(made.project_x(images) * made.project_y(texts)).sum(axis=1).mean():.2f}"
     '1.00'
     """
 

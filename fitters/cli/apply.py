@@ -105,13 +105,12 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     """
     query = config_from(Query, given)
     _check(query, given)
-    answer: dict[str, Any] = {"alignment": str(alignment)}
     with ProgressBar(f"apply {alignment}", doing="reading") as bar:
         from scipy.sparse import issparse
 
         from featstore.store.store import open_store
         from fitters.alignment import load
-        from fitters.from_store import embed_texts, project_view
+        from fitters.from_store import project_view
         from fitters.scorers import TRANSDUCTIVE, labelled, scorer_named
 
         fitted = load(alignment)
@@ -128,17 +127,9 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
             gallery = opened.view(query.near)
             gallery = gallery.class_texts() if "/class_name/" in gallery.key else gallery
             candidates = project_view(fitted, gallery, others=_others(fitted, opened, gallery))
-        if opened is not None and query.view is not None:
-            view = opened.view(query.view)
-            view = view if query.split is None else view.where(split=query.split)
-            rows = project_view(fitted, view, others=_others(fitted, opened, view))
-            labels = view.items["item_id"].to_list()
-        else:
-            bar.stage("encoding texts")
-            rows = embed_texts(fitted, query.text, weights=query.weights)
-            labels = list(query.text)
+        rows, labels = _projected(fitted, opened, query, bar)
         _check_suffix(query.out, method, ".npz" if issparse(rows) else ".npy")
-        answer["rows"] = rows.shape[0]
+        answer: dict[str, Any] = {"alignment": str(alignment), "rows": rows.shape[0]}
         if opened is not None and gallery is not None:
             scored = scorer_named(query.scorer)(rows, candidates)
             items = _named(opened, gallery)
@@ -158,6 +149,21 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
         _show_neighbours(label, listed)
     if query.out is not None:
         click.echo(f"Wrote {in_words([*rows.shape])} values to {query.out}")
+
+
+def _projected(
+    fitted: Alignment, store: FeatureStore | None, query: Query, bar: ProgressBar
+) -> tuple[Projection, list[str]]:
+    """Return the projections of the set or the texts of a query, and what each row is called."""
+    from fitters.from_store import embed_texts, project_view
+
+    if store is not None and query.view is not None:
+        view = store.view(query.view)
+        view = view if query.split is None else view.where(split=query.split)
+        rows = project_view(fitted, view, others=_others(fitted, store, view))
+        return rows, view.items["item_id"].to_list()
+    bar.stage("encoding texts")
+    return embed_texts(fitted, query.text, weights=query.weights), list(query.text)
 
 
 def _completed(query: Query, store: FeatureStore, fitted: Alignment) -> Query:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -49,7 +49,7 @@ from featstore.options import (
 from fitters.settings import FitRequest, TrainingOptions
 
 if TYPE_CHECKING:
-    from featstore.store.store import FeatureStore
+    from featstore.store.store import FeatureStore, SetInfo
     from fitters.methods import Method
     from fitters.settings import EpochDone
 
@@ -247,28 +247,62 @@ def find_sets(store: FeatureStore, given: Mapping[str, Any]) -> dict[str, Any]:
     click.UsageError
         If a set is left out, and there is none or several.
     """
-    pairs, heads, names = [], [], []
-    images = fitting(store, given["x"], "image")
-    text = given["captions_of"] or given["y"]
+    from fitters.jobs import ROLES
+
+    text, pairs = given["captions_of"] or given["y"], list["SetInfo"]()
     if text or given["n_pairs"] is not None:
         pairs = fitting(store, text, "class_name" if given["captions_of"] else "caption")
-        images = narrowed(images, pairs, "dataset")
-    if given["head"] or not pairs:
-        heads = [fitting(store, one, "head_weight") for one in given["head"] or [None]]
-        images = narrowed(images, heads[0], "space")
-        heads[0] = narrowed(heads[0], images, "space")
-        names = fitting(store, given["names"], "class_name")
-        names = narrowed(narrowed(names, heads[0], "dataset"), pairs, "space")
-    found: dict[str, Any] = {"x": only(store, "--images", images)}
-    if pairs:
-        found["y"] = only(store, "--captions", narrowed(pairs, images, "dataset"))
-    if heads:
-        found["head"] = tuple(only(store, "--head", one) for one in heads)
-        found["names"] = only(store, "--head-names", names)
+    heads = given["head"] or (() if pairs else (None,))
+    keys = sets_that_fit(store, given["x"], {"captions": pairs}, heads, given["names"])
+    found = {ROLES[role]: key for role, key in keys.items()}
     for name, value in found.items():
         if not given[name] and not (name == "y" and text):
             take(name, value)
     return found
+
+
+def sets_that_fit(
+    store: FeatureStore,
+    images: str | None,
+    texts: Mapping[str, Sequence[SetInfo]],
+    heads: Sequence[str | None],
+    head_names: str | None,
+) -> dict[str, Any]:
+    """Return the keys of the only images, texts, heads and names of their classes that fit.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    images, head_names : str, optional
+        Parts of keys; without one, any set of the kind.
+    texts : mapping
+        What texts are for, "names" or "captions", and the sets that they may be.
+    heads : sequence of str or None
+        Parts of keys, None for any; empty where no head is read.
+
+    Raises
+    ------
+    click.UsageError
+        If there is none of a kind, or several.
+    """
+    of_images = fitting(store, images or None, "image")
+    for sets in texts.values():
+        of_images = narrowed(of_images, sets, "dataset")
+    of_heads = [fitting(store, one, "head_weight") for one in heads]
+    if of_heads:
+        of_images = narrowed(of_images, of_heads[0], "space")
+        of_heads[0] = narrowed(of_heads[0], of_images, "space")
+    keys: dict[str, Any] = {"images": only(store, "--images", of_images)}
+    for role, sets in texts.items():
+        if sets:
+            keys[role] = only(store, f"--{role}", narrowed(sets, of_images, "dataset"))
+    if of_heads:
+        keys["head"] = tuple(only(store, "--head", one) for one in of_heads)
+        names = fitting(store, head_names or None, "class_name")
+        names = narrowed(names, of_heads[0], "dataset")
+        spaces = next(filter(None, texts.values()), [])
+        keys["head_names"] = only(store, "--head-names", narrowed(names, spaces, "space"))
+    return keys
 
 
 def typed_options() -> dict[str, str]:

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from fitters.moments.accumulation import accumulate, accumulate_folds
-from fitters.moments.moments import Moments, merge_pooled, merge_within_source
+from fitters.moments.moments import Moments, merge_pooled
 from fitters.moments.transform import SideTransform, normalize_rows
 
-__all__ = [
-    "Moments",
-    "SideTransform",
-    "accumulate",
-    "accumulate_folds",
-    "merge_pooled",
-    "merge_within_source",
-    "normalize_rows",
-]
+__all__ = ["Moments", "SideTransform", "merge_pooled", "normalize_rows"]

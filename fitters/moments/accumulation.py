@@ -238,75 +238,6 @@ FOLD_BLOCK_ROWS = 5 * BLOCK_ROWS
 """Rows that wait in the blocks of all folds together: with more folds, blocks are smaller."""
 
 
-def accumulate(batches: Iterable[Batch], *, precision: MomentsPrecision = "float32") -> Moments:
-    """Return the moments of all rows in `batches`.
-
-    Parameters
-    ----------
-    batches : iterable of (x, y) or (x, y, weight)
-        Arrays of shapes (b, p), (b, q) and (b,), read once. An array may be overwritten once the
-        next one is asked for.
-    precision : {"float32", "float64", "bf16"}
-        Of the products within a block. float32 costs about 1e-6 relative error of the moments
-        (4e-6 of ridge weights at 100k × 768) and runs twice as fast as float64. bf16 lets torch
-        round the inputs of a product to bfloat16, which it does on processors with AMX: about
-        twice as fast again, relative error about 2e-3. Sums are always float64.
-
-    Raises
-    ------
-    PairsError
-        If there is no row, or shapes or weights are wrong.
-    """
-    check_precision(precision)
-    sums: BlockSums | None = None
-    for x, y, weight in _checked(batches):
-        if sums is None:
-            sums = BlockSums(*pilot_shifts(x, y), precision, BLOCK_ROWS)
-        sums.add(x, y, weight)
-    if sums is None:
-        raise PairsError(_NO_ROWS)
-    return sums.moments()
-
-
-def accumulate_folds(
-    batches: Iterable[Batch],
-    folds: npt.NDArray[np.integer[Any]],
-    *,
-    groups: npt.NDArray[Any] | None = None,
-    precision: MomentsPrecision = "float32",
-) -> list[Moments]:
-    """Return the moments of each fold, in one pass.
-
-    Parameters
-    ----------
-    batches : iterable of (x, y) or (x, y, weight)
-        As for `accumulate`.
-    folds : ndarray of int, shape (n,)
-        The fold of each row of the whole stream, 0 … n_folds − 1; see `select.folds_by_group`.
-        A fold is a set of rows or groups, never a chunk of the stream.
-    groups : ndarray of shape (n,), optional
-        What must stay together, such as the image of each caption: checked against `folds`.
-    precision : {"float32", "float64", "bf16"}
-        As for `accumulate`.
-
-    Returns
-    -------
-    list of Moments
-        One a fold, about the same shift. ``merge_pooled(*folds)`` is `accumulate` of all.
-
-    Raises
-    ------
-    PairsError
-        If `folds` is not one entry a row, a fold is empty, or a group lies in two folds.
-    """
-    n_folds = check_folds(folds, groups)
-    parts = _fold_sums(batches, folds, n_folds, None, precision)
-    empty = [fold for fold, part in enumerate(parts) if part is None]
-    if empty or not parts:
-        raise PairsError(f"Fold {empty[0]} holds no row." if empty else _NO_ROWS)
-    return [part.moments() for part in parts if part is not None]
-
-
 def accumulate_part(
     batches: Iterable[Batch],
     folds: npt.NDArray[np.integer[Any]],
@@ -319,56 +250,50 @@ def accumulate_part(
 
     Parameters
     ----------
-    batches, folds, precision
-        As for `accumulate_folds`, of this part's rows.
+    batches : iterable of (x, y) or (x, y, weight)
+        Arrays of shapes (b, p), (b, q) and (b,), read once. An array may be overwritten once the
+        next one is asked for.
+    folds : ndarray of int, shape (n,)
+        The fold of each row of this part, 0 … n_folds − 1; see `select.folds_by_group`.
+        A fold is a set of rows or groups, never a chunk of the stream.
     n_folds : int
         Of all parts together: a fold without rows here has moments of zeros.
     shifts : (ndarray of shape (p,), ndarray of shape (q,))
         See `pilot_shifts`.
+    precision : {"float32", "float64", "bf16"}
+        Of the products within a block. float32 costs about 1e-6 relative error of the moments
+        (4e-6 of ridge weights at 100k × 768) and runs twice as fast as float64. bf16 lets torch
+        round the inputs of a product to bfloat16, which it does on processors with AMX: about
+        twice as fast again, relative error about 2e-3. Sums are always float64.
+
+    Returns
+    -------
+    list of Moments
+        One a fold, about the same shifts.
 
     Raises
     ------
     PairsError
-        As for `accumulate_folds`, but for an empty fold.
+        If shapes or weights are wrong, or `folds` is not one entry a row.
     """
-    parts = _fold_sums(batches, folds, n_folds, shifts, precision)
-    empty = BlockSums(*shifts, precision, 1)
-    return [(empty if part is None else part).moments() for part in parts]
-
-
-def _fold_sums(
-    batches: Iterable[Batch],
-    folds: npt.NDArray[np.integer[Any]],
-    n_folds: int,
-    shifts: tuple[Matrix, Matrix] | None,
-    precision: MomentsPrecision,
-) -> list[BlockSums | None]:
-    """Return the sums of each fold, None for one that has no row; the first rows give shifts."""
     check_precision(precision)
-    parts: list[BlockSums | None] = [None] * n_folds
     rows = max(256, min(BLOCK_ROWS, FOLD_BLOCK_ROWS // max(n_folds, 1)))
+    parts = [BlockSums(*shifts, precision, rows) for _ in range(n_folds)]
     row = 0
-    for x, y, weight in _checked(batches):
-        shifts = pilot_shifts(x, y) if shifts is None else shifts
+    for x, y, weight in checked_batches(batches):
         here = folds[row : row + len(x)]
         row += len(x)
         if len(here) < len(x):
             break
         for fold in np.unique(here):
             of = np.flatnonzero(here == fold)
-            part = parts[fold]
-            if part is None:
-                part = parts[fold] = BlockSums(*shifts, precision, rows)
-            part.add(x[of], y[of], None if weight is None else weight[of])
+            parts[fold].add(x[of], y[of], None if weight is None else weight[of])
     if row != len(folds):
         raise PairsError(
             f"folds has {len(folds):,} entries, but the batches hold "
             f"{'more' if row > len(folds) else f'{row:,}'} rows. Give one fold number a row."
         )
-    return parts
-
-
-_NO_ROWS = "There are no rows to accumulate. Choose a selection that is not empty."
+    return [part.moments() for part in parts]
 
 
 def check_folds(folds: npt.NDArray[Any], groups: npt.NDArray[Any] | None) -> int:
@@ -404,7 +329,7 @@ def pilot_shifts(x: Rows, y: Rows) -> tuple[Matrix, Matrix]:
     return mean_x, mean_y
 
 
-def _checked(
+def checked_batches(
     batches: Iterable[Batch],
 ) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.float64] | None]]:
     """Yield every batch that is not empty, after a check."""

@@ -1,12 +1,10 @@
 """Second moments of paired rows: all that a linear fitter sees of the data.
 
-Moments are weighted raw sums about a pilot shift (any vector near the mean), so they add, scale
-and subtract: prototypes, real pairs, folds and mixing weights combine by matrix addition without
+Moments are weighted raw sums about a pilot shift (any vector near the mean), so they add and
+scale: prototypes, real pairs, folds and mixing weights combine by matrix addition without
 reading a row twice, and large means cost no precision.
 
-Two merges are not the same thing, and are named apart. `merge_pooled` gives the moments of all
-rows together, about one common mean. `merge_within_source` keeps each source about its own mean:
-the offset between the sources (between head rows and images, say) then has no effect.
+`merge_pooled` gives the moments of all rows together, about one common mean.
 """
 
 from __future__ import annotations
@@ -93,36 +91,6 @@ class Moments(Shown):
         return self.shift_y + self.sum_y / self.weight
 
     @property
-    def scatter_xx(self) -> Matrix:
-        """Σ w (x − mean)(x − mean)ᵀ, shape (p, p)."""
-        return self.sxx - np.outer(self.sum_x, self.sum_x) / self.weight
-
-    @property
-    def scatter_xy(self) -> Matrix:
-        """Σ w (x − mean)(y − mean)ᵀ, shape (p, q)."""
-        return self.sxy - np.outer(self.sum_x, self.sum_y) / self.weight
-
-    @property
-    def scatter_yy(self) -> Matrix:
-        """Σ w (y − mean)(y − mean)ᵀ, shape (q, q)."""
-        return self.syy - np.outer(self.sum_y, self.sum_y) / self.weight
-
-    @property
-    def cov_xx(self) -> Matrix:
-        """Covariance of x, divided by the total weight: ``np.cov(..., bias=True, aweights=w)``."""
-        return self.scatter_xx / self.weight
-
-    @property
-    def cov_xy(self) -> Matrix:
-        """Cross-covariance of x and y, divided by the total weight, shape (p, q)."""
-        return self.scatter_xy / self.weight
-
-    @property
-    def cov_yy(self) -> Matrix:
-        """Covariance of y, divided by the total weight, shape (q, q)."""
-        return self.scatter_yy / self.weight
-
-    @property
     def uncentred(self) -> Moments:
         """The same moments about 0: sxx is Σ w x xᵀ, what a fit without centring needs."""
         return self.shifted(np.zeros_like(self.shift_x), np.zeros_like(self.shift_y))
@@ -165,32 +133,6 @@ class Moments(Shown):
             syy=self.syy + cross_y + cross_y.T + w * np.outer(dy, dy),
         )
 
-    def mapped(self, map_x: Matrix, map_y: Matrix) -> Moments:
-        """Return the moments of the rows x A and y B, without the rows.
-
-        Whitening is such a map: the inverse root of a covariance, which the moments hold
-        themselves (``fitters.aligners.solvers.inverse_root(moments.cov_xx, alpha)``).
-
-        Parameters
-        ----------
-        map_x, map_y : ndarray of shape (p, r), (q, s)
-        """
-        if map_x.shape[0] != len(self.shift_x) or map_y.shape[0] != len(self.shift_y):
-            raise PairsError(
-                f"Maps of {map_x.shape} and {map_y.shape} do not apply to rows of "
-                f"{self.sxy.shape} columns (x, y)."
-            )
-        return replace(
-            self,
-            shift_x=self.shift_x @ map_x,
-            shift_y=self.shift_y @ map_y,
-            sum_x=self.sum_x @ map_x,
-            sum_y=self.sum_y @ map_y,
-            sxx=map_x.T @ self.sxx @ map_x,
-            sxy=map_x.T @ self.sxy @ map_y,
-            syy=map_y.T @ self.syy @ map_y,
-        )
-
     def scaled(self, weight: float) -> Moments:
         """Return the moments with every row's weight multiplied by `weight` (> 0)."""
         if not (np.isfinite(weight) and weight > 0):
@@ -204,26 +146,6 @@ class Moments(Shown):
         return Card(
             f"Moments of {self.n:,} pairs", {**sides, "weight": f"{self.weight:.6g} in all"}
         )
-
-    def minus(self, fold: Moments) -> Moments:
-        """Return the moments of the rows that are not in `fold`, a part of these.
-
-        Exact to rounding relative to these sums; where the fold holds nearly all of the mass,
-        add the other folds instead.
-
-        Raises
-        ------
-        PairsError
-            If `fold` has as many rows or as much mass as the whole.
-        """
-        self._check_shapes(fold)
-        if fold.n >= self.n or fold.weight >= self.weight:
-            raise PairsError(
-                f"A fold of {fold.n:,} rows and mass {fold.weight:g} leaves nothing of {self.n:,} "
-                f"rows and mass {self.weight:g}. Use more folds, or more groups."
-            )
-        part = fold.shifted(self.shift_x, self.shift_y)
-        return _combine(self, part, -1)
 
     def _check_shapes(self, other: Moments) -> None:
         if self.sxy.shape != other.sxy.shape:
@@ -280,45 +202,11 @@ def merge_pooled(*parts: Moments) -> Moments:
     Used uncentred with prototypes and real pairs as parts, this is the mixing of both under one
     squared loss.
     """
-    first = _at_least_one(parts)
-    merged = first
-    for part in parts[1:]:
-        first._check_shapes(part)
-        merged = _combine(merged, part.shifted(first.shift_x, first.shift_y), 1)
-    return merged
-
-
-def merge_within_source(*parts: Moments) -> Moments:
-    """Return the moments of all rows after each part was moved to the common mean.
-
-    The covariances are the weighted mean of the parts' own covariances: nothing of the distance
-    between the parts' means is left. Order does not matter.
-    """
-    first = _at_least_one(parts)
-    for part in parts[1:]:
-        first._check_shapes(part)
-    mass = sum(part.weight for part in parts)
-    return Moments(
-        n=sum(part.n for part in parts),
-        weight=mass,
-        shift_x=np.asarray(sum(part.weight * part.mean_x for part in parts) / mass),
-        shift_y=np.asarray(sum(part.weight * part.mean_y for part in parts) / mass),
-        sum_x=np.zeros_like(first.sum_x),
-        sum_y=np.zeros_like(first.sum_y),
-        sxx=np.sum([part.scatter_xx for part in parts], axis=0),
-        sxy=np.sum([part.scatter_xy for part in parts], axis=0),
-        syy=np.sum([part.scatter_yy for part in parts], axis=0),
-    )
-
-
-def _at_least_one(parts: tuple[Moments, ...]) -> Moments:
     if not parts:
         raise PairsError("There are no moments to merge. Pass at least one part.")
-    return parts[0]
-
-
-def _combine(left: Moments, right: Moments, sign: int) -> Moments:
-    """Add (sign 1) or subtract (sign −1) moments about the same shifts."""
+    first = parts[0]
+    for part in parts[1:]:
+        first._check_shapes(part)
+    about = [part.shifted(first.shift_x, first.shift_y) for part in parts]
     names = ("n", "weight", "sum_x", "sum_y", "sxx", "sxy", "syy")
-    sums = {name: getattr(left, name) + sign * getattr(right, name) for name in names}
-    return replace(left, **sums)
+    return replace(first, **{n: sum(getattr(part, n) for part in about) for n in names})

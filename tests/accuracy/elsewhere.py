@@ -26,13 +26,13 @@ from threadpoolctl import threadpool_limits
 
 from bench.code import code_digest
 from bench.corpus import class_name_forms, read_corpus
-from bench.execution import execute
 from bench.runs import Run
-from bench.suites.single import combinations, task_runs
+from bench.suites.single import combinations
 from bench.tables import value_text
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.testing import write_set
 from tests.accuracy.measure import table
+from tests.shorthand import execute, task_runs
 
 DATA = Path(__file__).parents[2] / "docs/data/elsewhere.json"
 METHODS = ("procrustes", "ridge")

@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 from bench.statistics import DrawSums, Estimate, two_term
 from fitters.few_shot.learner import Shots
 from fitters.few_shot.registry import learner_named
+from tests.shorthand import not_worse_than
 
 CLAIMED, AGAINST = "proker", ("tip-adapter-f", "lp++")
 MARGIN = 0.01
@@ -138,7 +139,7 @@ def main() -> None:
             for shots in arguments.shots:
                 for other, theirs, ours, found in claims(population, shots, draws=arguments.draws):
                     low, high = (100 * end for end in found.interval(0.9))
-                    holds = "shown" if found.not_worse_than(MARGIN) else "not shown"
+                    holds = "shown" if not_worse_than(found, MARGIN) else "not shown"
                     print(
                         f"  {shots:>2} shots: proker {100 * ours:.1f}, {other} {100 * theirs:.1f}; "
                         f"difference {100 * found.mean:+.2f} [{low:+.2f}, {high:+.2f}] (90 %), "

@@ -16,13 +16,13 @@ from threadpoolctl import threadpool_limits
 
 from bench.fits import n_pool, prototype_pairs, real_pairs
 from bench.protocol import choice_rng, first_pairs, held_out_split
-from bench.tasks.retrieval import score_retrieval
 from bench.tasks.zero_shot import score_zero_shot
 from fitters import METHODS, FitConfig, fit
 from fitters.moments.transform import SideTransform
 from fitters.select.grid import PENALTIES, WEIGHTS, folds_by_group
 from tests.accuracy.alone import on_head
 from tests.accuracy.measure import SEEDS, TOP, Bench, Score, gap, percent, table
+from tests.shorthand import score_retrieval
 
 N_PAIRS = (16, 64, 256)
 MIXING: dict[str, dict[str, Any]] = {

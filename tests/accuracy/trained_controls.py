@@ -34,7 +34,6 @@ from threadpoolctl import threadpool_limits
 
 from bench.code import code_digest
 from bench.corpus import Corpus, read_corpus
-from bench.execution import execute
 from bench.report.theme import INKS, SOURCE_STYLES
 from bench.runs import Run
 from bench.statistics import DrawSums, two_term
@@ -44,6 +43,7 @@ from featstore import open_store
 from fitters.trained.base import resolve
 from tests.accuracy.measure import table
 from tests.accuracy.trained import hits, places_of
+from tests.shorthand import execute
 
 DATA = Path(__file__).parents[2] / "docs/data/trained_controls.json"
 FIGURE = Path(__file__).parents[2] / "docs/trained-controls.svg"

@@ -31,8 +31,8 @@ def limited(tmp_path_factory):
     """A small run of the smoke suite, made once by a process: its folder and what it said."""
     root = tmp_path_factory.mktemp("limited") / "r"
     code = (
-        "import sys; from bench.cli import main; sys.argv = ['bench', 'run', '--suite', 'smoke', "
-        "'--limit', '30', '-o', sys.argv[1]]\n"
+        "import sys; from headstock.__main__ import main; sys.argv = ['headstock', 'eval', 'run', "
+        "'--suite', 'smoke', '--limit', '30', '-o', sys.argv[1]]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(root)]
@@ -202,7 +202,7 @@ def test_report_names_its_file_and_answer(bench, of_ridge, smoke_store, tmp_path
 BAD_USAGE = [
     (["eval", "rum"], ["Did you mean 'run'?"]),
     (["eval", "run", "-o", "x"], ["--suite"]),
-    (["eval", "run", "--suite", "demo", "-o", "x"], ["needs --store"]),
+    (["eval", "run", "--suite", "demo", "-o", "x"], ["'--store'", "there is no store"]),
     (["eval", "run", "--suite", "smoke", "-o", "x", "--jobs", "0"], ["--jobs"]),
     (["eval", "run", "--suite", "smoke", "-o", "x", "--limit", "0"], ["--limit"]),
     (["eval", "table", "x", "--format", "html"], ["'html' is not one of"]),
@@ -231,7 +231,7 @@ def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_p
         (["eval", "run", "--suite", "smok", "-o", out], "Did you mean 'smoke'?"),
         (["eval", "run", "--suite=demo", "--store", no, "-o", out], "does not exist"),
         (["eval", "run", "--suite=demo", "--store", smoke_store, "-o", out], "headstock extract"),
-        (["ls", no], "headstock eval run"),
+        (["ls", no], f"{no} does not exist"),
         (["eval", "table", no], "headstock eval run"),
         (["eval", "table", smoke_results, "--task=few_shot"], "Known tasks: retrieval, zero_shot"),
         (["eval", "table", smoke_results, "--metrics", "accuracy"], "It has: MRR"),

@@ -11,9 +11,9 @@ from sklearn.metrics import average_precision_score, label_ranking_average_preci
 from sklearn.preprocessing import normalize
 
 from bench.corpus import read_corpus
-from bench.execution import execute
 from bench.protocol import held_out_split
 from tests.bench.results_by_hand import has
+from tests.shorthand import execute
 
 PENALTY, MIX = 0.3, 2.0
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from bench.corpus import Items
 from bench.errors import ProtocolError
 from bench.metrics.geometry import nearest_rows
-from bench.metrics.ranks import EqualColumns, first_equal, rank_projections
+from bench.metrics.ranks import EqualColumns, first_equal
 from bench.options import Retrieval, ZeroShot
 from bench.tasks.outcome import projected
-from bench.tasks.retrieval import score_retrieval
 from bench.tasks.zero_shot import score_zero_shot
+from tests.shorthand import rank_projections, score_retrieval
 
 
 @given(

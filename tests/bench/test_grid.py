@@ -10,7 +10,6 @@ from polars.testing import assert_frame_equal
 from bench import read_ranks, read_results, run_all, write_report
 from bench.corpus import read_corpus
 from bench.errors import ProtocolError
-from bench.execution import execute
 from bench.fits import SCORED, GivenRidge, fit_run, is_cell
 from bench.results import finished
 from bench.scoring import Scoring, split_of
@@ -27,6 +26,7 @@ from fitters.select.held_out import LinearFits
 from fitters.spectrum import eigen_gram
 from tests.bench.results_by_hand import has
 from tests.bench.test_execution import TIMES
+from tests.shorthand import execute
 
 METHODS = ("ridge", "ridge-x2y", "procrustes", "mean-shift", "conse")
 GRID = {

@@ -8,8 +8,8 @@ from scipy.stats import hypergeom
 
 import bench
 from bench.errors import MetricError
-from bench.metrics.ranks import ranks_from_scores
 from bench.metrics.summary import METRICS, chance_levels, cutoff, query_values, summarise
+from tests.shorthand import ranks_from_scores
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])

@@ -9,8 +9,9 @@ from sklearn.metrics import average_precision_score
 from threadpoolctl import threadpool_limits
 
 from bench.errors import MetricError
-from bench.metrics.ranks import Relevance, rank_projections, rank_relevant, ranks_from_scores
+from bench.metrics.ranks import Relevance, rank_relevant
 from tests.bench import oracles_bench as oracles
+from tests.shorthand import rank_projections, ranks_from_scores
 
 
 @dataclass(frozen=True)

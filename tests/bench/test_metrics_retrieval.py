@@ -10,17 +10,11 @@ from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k
 from hypothesis import given, settings
 
 from bench.errors import MetricError
-from bench.metrics.ranks import (
-    CUTOFFS,
-    WIDTH,
-    Relevance,
-    first_places,
-    rank_blocks,
-    ranks_from_scores,
-)
+from bench.metrics.ranks import CUTOFFS, WIDTH, Relevance, first_places, rank_blocks
 from bench.metrics.summary import query_values, summarise
 from tests.bench import oracles_bench as oracles
 from tests.bench.test_metrics_ranks import tied_scores
+from tests.shorthand import ranks_from_scores
 
 
 @given(tied_scores())

@@ -22,7 +22,6 @@ from bench.options import Task, options_of
 from bench.results import read_ranks, read_sessions, read_sums
 from bench.scoring import Scoring
 from bench.suites.registry import SUITES
-from bench.suites.single import task_runs
 from bench.tables import value_text
 from bench.tasks.outcome import outcomes_of
 from bench.tasks.zero_shot import score_zero_shot
@@ -42,6 +41,7 @@ from bench.metrics import Metric
 from featstore.options import option
 from featstore.plugins import register
 from fitters.few_shot import ClassMeans
+from tests.shorthand import task_runs
 
 
 @register("aligner", "first-columns")

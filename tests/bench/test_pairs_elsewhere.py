@@ -8,7 +8,6 @@ from bench import read_ranks, read_results
 from bench.corpus import read_corpus
 from bench.fits import prototype_pairs
 from bench.scoring import split_of
-from bench.suites.single import task_runs
 from featstore import open_store
 from featstore.command_line import run_command
 from fitters import Pairs, fit
@@ -16,6 +15,7 @@ from fitters.prototypes import HEAD_ROWS
 from headstock.__main__ import cli
 from tests.assertions import assert_close
 from tests.bench.paper_store import BEIT1, BEIT21, CLIP, ROBERTA, Builder
+from tests.shorthand import task_runs
 
 B, R = "beit_base_patch16_224.in22k_ft_in22k", "all-roberta-large-v1"
 SPLITS = ["train", "train", "train", "val", "test", "test"]

@@ -13,12 +13,10 @@ from threadpoolctl import threadpool_limits
 from bench import read_results, run_all
 from bench.corpus import read_corpus
 from bench.errors import ProtocolError
-from bench.execution import execute
 from bench.fits import Identity
 from bench.options import FewShot
 from bench.protocol import first_per_class, in_class_split
 from bench.scoring import open_prompt_side
-from bench.suites.single import task_runs
 from bench.tasks.few_shot import _dense
 from featstore import open_store
 from featstore.encoders.open_clip_text import open_prompt_tower
@@ -30,6 +28,7 @@ from fitters.few_shot.prompt_learning import CoOp, Descent
 from headstock.__main__ import cli
 from tests.featstore.encoders.open_clip_models import build, known_to_open_clip, save_weights
 from tests.fitters.few_shot.tiny_tower import WORDS, digit_rows
+from tests.shorthand import execute, task_runs
 
 MODEL = "oc:tiny-clip-long"
 TEMPLATES = {"none": "{}", "photo": "a photo of a {}."}

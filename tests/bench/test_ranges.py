@@ -3,9 +3,12 @@
 The options are those that click has, so that a new one is tried too.
 """
 
+import re
+
 import click
 import pytest
 
+from bench.cli.main import run_settings
 from bench.options import TASKS
 from featstore.command_line import run_command
 from headstock.__main__ import cli
@@ -37,9 +40,9 @@ NUMBERS = [
     for option in EVAL.get_command(click.Context(EVAL), command).params
     if isinstance(option, click.Option)
     and (
-        (isinstance(option.type, Values) and option.type.name not in ("NAMES", "boolean"))
+        re.fullmatch(r"N|SEEDS|[\w-]+(\|[\w-]+)+", option.metavar or "")
         or isinstance(option.type, click.types.IntRange | click.types.FloatRange)
-        or option.name == "seeds"
+        or option.name == "shots"
     )
 ]
 
@@ -53,13 +56,14 @@ def test_all_commands_that_take_numbers_are_tried():
 def test_a_value_out_of_range_is_wrong_usage(command, option, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flag = max(option.opts, key=len)
+    lists = {"--seeds", *(["--n-pairs", "--limit"] if command != "run" else [])}
     for value in VALUES:
         code = run_command(
             cli, "headstock", ["eval", command, *NEEDED[command].split(), flag, value]
         )
         said = capsys.readouterr()
         shown = f"{flag} {value[:40]!r}: {said.err[:300]}"
-        right = value in RIGHT.get(flag, ()) or (option.name == "seeds" and ",2,3," in value)
+        right = value in RIGHT.get(flag, ()) or (value.endswith(",19999") and flag in lists)
         # What is right goes on to the store, or to the alignment, which is not there.
         assert code == (1 if right else 2), shown
         assert ("nowhere" if right else flag) in said.err, shown
@@ -69,15 +73,21 @@ def test_a_value_out_of_range_is_wrong_usage(command, option, tmp_path, monkeypa
         assert not list(tmp_path.iterdir()), shown
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_an_option_of_a_task_out_of_range_is_wrong_usage(task, tmp_path, monkeypatch, capsys):
+METHODS = NEEDED["task"].split()[-1].split(",")
+OWNERS = [*TASKS, *METHODS, "a run"]
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_a_setting_out_of_range_is_wrong_usage(owner, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for name, own in TASKS[task].options.__dataclass_fields__.items():
-        if own.type not in ("int", "tuple[int, ...]"):
+    task = owner if owner in TASKS else "zero_shot"
+    for name, own in run_settings(METHODS, task)[owner].items():
+        if own.type not in (int, float):
             continue
-        for value in ("nan", "inf", "-1", "1e300", "", "9" * 30, "9" * 5000, "0.5", "1,2,x"):
+        values = ["nan", "inf", "-1", "1e300", "", "9" * 30, "9" * 5000, "1,2,x"]
+        for value in values + ["0.5"] * (own.type is int):
             words = ["eval", "task", task, *NEEDED["task"].split()[1:], "-s", f"{name}={value}"]
-            assert run_command(cli, "headstock", words) == 2
+            assert run_command(cli, "headstock", words) == 2, words
             said = capsys.readouterr().err
             assert said.count("\n") == 1
             assert name in said

@@ -23,6 +23,7 @@ from bench.statistics import (
     two_term,
 )
 from tests import validation
+from tests.shorthand import equivalent_within, not_worse_than
 
 
 def one_run(values):
@@ -153,7 +154,7 @@ def test_where_nothing_varies_p_is_that_of_the_signs_and_nothing_is_equivalent()
     assert found.interval() == pytest.approx((1 - 2 * 0.6024, 1.0), abs=1e-3)
     same = two_term(one_run([0.0] * 3))
     assert same.p_value() == 1.0
-    assert not same.equivalent_within(0.01)
+    assert not equivalent_within(same, 0.01)
     low, high = two_term(one_run([0.0] * 1000)).interval()
     assert -0.004 < low < 0 < high < 0.004
 
@@ -166,19 +167,19 @@ def test_no_difference_is_shown_only_by_two_one_sided_tests(rng):
         stats.ttest_1samp(values, 0.01, alternative="less").pvalue,
     )
     for level in (theirs * 1.01, theirs * 0.99):
-        assert found.equivalent_within(0.01, level=level) == (theirs < level)
+        assert equivalent_within(found, 0.01, level=level) == (theirs < level)
     wide = two_term(one_run(rng.normal(0, 1, size=20)))
     assert wide.p_value() > 0.05
-    assert not wide.equivalent_within(0.01)
-    assert not wide.not_worse_than(0.01)
+    assert not equivalent_within(wide, 0.01)
+    assert not not_worse_than(wide, 0.01)
 
 
 @pytest.mark.parametrize("shift", [0.05, -0.05])
 def test_a_clear_difference_is_not_equivalent_on_either_side(rng, shift):
     found = two_term(one_run(rng.normal(shift, 0.02, size=200)))
-    assert not found.equivalent_within(0.01)
-    assert found.equivalent_within(0.1)
-    assert found.not_worse_than(0.01) == (shift > 0)
+    assert not equivalent_within(found, 0.01)
+    assert equivalent_within(found, 0.1)
+    assert not_worse_than(found, 0.01) == (shift > 0)
 
 
 def test_the_variance_of_control_draws_is_part_of_every_number(rng):

@@ -12,20 +12,19 @@ from click.testing import CliRunner
 from bench import read_ranks, read_results, run_all
 from bench.corpus import ImageViews, read_corpus
 from bench.errors import MetricError, ProtocolError
-from bench.execution import execute
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import (
     FewShot,
     Neighbours,
     ZeroShot,
 )
-from bench.suites.single import task_runs
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.errors import MisalignedItemsError
 from featstore.extraction.views import view_items
 from featstore.testing import item_table, write_set
 from headstock.__main__ import cli
+from tests.shorthand import execute, task_runs
 
 SETS = {
     "images": "smoke/image/synthetic",

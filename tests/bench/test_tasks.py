@@ -3,8 +3,8 @@ import pytest
 
 from bench.corpus import Items
 from bench.errors import MetricError, ProtocolError
-from bench.tasks.retrieval import score_retrieval
 from bench.tasks.zero_shot import score_zero_shot
+from tests.shorthand import score_retrieval
 
 
 class Identity:

@@ -252,7 +252,7 @@ def _killed_behind_the_log(line: str) -> None:
 
 def plain() -> None:
     """A set of four items, another of the same items, and an older copy."""
-    _set_up("extract a4 here", "push here there")
+    _set_up("extract a4 here", "store push here there")
     _other_set()
 
 
@@ -280,13 +280,13 @@ def begun() -> None:
 def copying() -> None:
     """A copy that was killed behind the log, and the store that it is of, which is ahead."""
     _set_up("extract a4 there")
-    _killed_behind_the_log("pull there here")
+    _killed_behind_the_log("store pull there here")
     _set_up("extract a8 there")
 
 
 def tagged() -> None:
     """A set and a tag that names it."""
-    _set_up("extract a4 here", "tag here v1", "push here there")
+    _set_up("extract a4 here", "store tag here v1", "store push here there")
 
 
 def damaged() -> None:
@@ -299,7 +299,7 @@ def damaged() -> None:
 
 def new() -> None:
     """A store that has no set yet, and one that has."""
-    _set_up("init here", "extract a8 there")
+    _set_up("store init here", "extract a8 there")
 
 
 def pushed() -> None:

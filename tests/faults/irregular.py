@@ -63,11 +63,12 @@ def _typed(*arguments: object) -> None:
 def look(root: Path, key: str) -> None:
     """Read a store in every way."""
     for arguments in (
-        ["ls", root], ["ls", root, "--json"], ["show", root, key], ["verify", root],
-        ["verify", root, "--quick"], ["doctor", root], ["gc", root, "--dry-run", "--grace", "0s"],
-        ["diff", root, root], ["repair", root, key, "--dry-run"],
+        ["ls", root], ["ls", root, "--json"], ["show", root, key], ["doctor", root],
+        ["store", "verify", root], ["store", "verify", root, "--quick"],
+        ["store", "gc", root, "--dry-run", "--grace", "0s"], ["store", "diff", root, root],
+        ["store", "repair", root, key, "--dry-run"],
     ):  # fmt: skip
-        _typed("store", *arguments)
+        _typed(*arguments)
     for mode in ("map", "pread"):
         with contextlib.suppress(FeatstoreError):
             open_store(root, mode=mode, verify="full").view(key).numpy(np.float32)

@@ -44,7 +44,7 @@ def head(store: Path, weights: Path) -> list[object]:
 
 def test_a_refused_head_is_extracted_by_a_file_of_its_classes(weights, things, tmp_path, capsys):
     store, labels = tmp_path / "store", tmp_path / "labels"
-    assert run("data", "labels", things, "-o", labels) == 0
+    assert run("data", "make", things, "-o", labels) == 0
     assert run("extract", labels, *head(store, weights)) == 1
     assert re.search(r"70 classes, the number of no known.*label_file=", capsys.readouterr().err)
     typed = [*head(store, weights), things]
@@ -106,7 +106,7 @@ def test_another_list_of_the_same_name_does_not_pass_for_the_first(
 )
 def test_wrong_requests_say_what_is_right(typed, code, match, weights, things, tmp_path, capsys):
     labels = tmp_path / "labels"
-    assert run("data", "labels", things, "-o", labels) == 0
+    assert run("data", "make", things, "-o", labels) == 0
     two = tmp_path / "two.txt"
     two.write_text("one\ntwo\n")
     places = {"MANIFEST": labels, "FILE": things, "TWO": two}

@@ -78,9 +78,9 @@ def _commands(root: Path) -> Iterator[list[str]]:
         ["ls", store], ["show", store, key], ["show", store, key + EVIL],
         ["store", "verify", store], ["doctor", store], ["store", "card", store],
         ["store", "diff", store, key, store, key], ["store", "gc", store],
-        ["store", "tag", store], ["store", "tag", store, EVIL], ["data", "show", made],
-        ["data", "labels", made + EVIL, "-o", str(root / "out")],
-        ["data", "make", "folder", made + EVIL, "-o", str(root / "out")],
+        ["store", "tag", store], ["store", "tag", store, EVIL], ["show", made],
+        ["data", "make", made + EVIL, "--as", "labels", "-o", str(root / "out")],
+        ["data", "make", made + EVIL, "--as", "folder", "-o", str(root / "out")],
         ["export", store, key, "-o", str(root / f"o{EVIL}.npy"), "--format", "npy"],
         ["import", str(root / f"o{EVIL}.npy"), "--store", str(root / "s"),
          "--dataset", "d", "--kind", "image", "--encoder", EVIL],
@@ -88,7 +88,7 @@ def _commands(root: Path) -> Iterator[list[str]]:
     ]  # fmt: skip
     for arguments in lines:
         yield arguments
-        if arguments[1] not in ("push", "export", "import"):
+        if arguments[0] not in ("export", "import") and arguments[1] != "push":
             yield [*arguments, "--json"]
     yield ["fit", "ridge", "--store", store, "--images", key, "--captions", EVIL]
     yield ["show", made + EVIL]
@@ -292,7 +292,8 @@ def test_a_pipe_is_coloured_only_if_it_is_forced(
         ("headstock l", ["ls"]),
         ("headstock show STORE birds/i", ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),
         ("headstock fit procr", ["procrustes"]),
-        ("headstock fit ridge --store STORE --images b", ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),
+        ("headstock fit ridge --store STORE --images b",
+         ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),
         ("headstock fit ridge --store nowhere --images b", []),
         ("headstock eval run --suite dem", ["demo"]),
         ("headstock eval task few", ["few_shot"]),

@@ -14,10 +14,10 @@ from fitters import (
 )
 from fitters.errors import PairsError, SettingError
 from fitters.feature_maps import NystroemMap, choose_landmarks, gaussian
-from fitters.moments.accumulation import accumulate
 from fitters.moments.moments import merge_pooled
 from tests.assertions import assert_close, assert_same
 from tests.oracles import unit
+from tests.shorthand import accumulate
 
 
 @pytest.fixture

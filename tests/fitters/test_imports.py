@@ -24,7 +24,6 @@ def test_no_public_name_is_that_of_a_module():
         (settings.Validation, noise.VALIDATIONS),
         (settings.Control, prototypes.CONTROLS),
         (settings.PairControl, prototypes.PAIR_CONTROLS),
-        (settings.Duplicates, prototypes.DUPLICATES),
         (settings.Scorer, scorers.SCORERS),
         (settings.MomentsPrecision, accumulation.PRECISIONS),
     ],

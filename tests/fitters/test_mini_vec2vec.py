@@ -10,6 +10,7 @@ from fitters.aligners.mini_vec2vec import _matched_centres
 from fitters.errors import SettingError
 from fitters.prototypes import shuffle_names
 from tests.assertions import assert_close, assert_same
+from tests.shorthand import score_pairs
 
 
 def turned_world(rng, n=400, d=10, noise=0.02):
@@ -24,7 +25,7 @@ def test_a_rotation_that_is_there_is_found_without_a_pair():
     rng = np.random.default_rng(0)
     x, y, rotation = turned_world(rng)
     aligner = MiniVec2VecAligner(rounds=6, refinements=20).fit(x, y[rng.permutation(len(y))])
-    assert aligner.score_pairs(x, y).mean() > 0.99
+    assert score_pairs(aligner, x, y).mean() > 0.99
     found = aligner.map_x_ @ aligner.map_y_.T
     np.testing.assert_allclose(found, rotation, atol=0.05)
     # What averages rotations is brought back to one.

@@ -11,11 +11,11 @@ import polars as pl
 from bench import Run, read_results, run_all
 from bench.comparisons import compare
 from bench.doses import dose_table
-from bench.suites.single import task_runs
 from bench.tables import result_table
 from featstore import open_store
 from tests.goldens.files import rounded
 from tests.goldens.world import SETS, write_world
+from tests.shorthand import task_runs
 
 SEEDS, DRAWS = (0, 1, 2), (0, 1, 2, 3)
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from bench import Run, read_ranks, read_results, run_all
 from bench.options import TASKS
-from bench.suites.single import task_runs
 from featstore import open_store
 from fitters.few_shot.registry import LEARNERS
 from fitters.methods import METHODS
 from fitters.scorers import SCORERS
 from tests.goldens.files import rounded
 from tests.goldens.world import OWN_HEAD, SETS, write_world
+from tests.shorthand import task_runs
 
 #: Of the trained methods: enough to see whether a training does the same steps.
 EPOCHS = 3

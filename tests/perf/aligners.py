@@ -41,19 +41,19 @@ def _batches(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndar
 def _ridge(x: np.ndarray, y: np.ndarray, n: int) -> Iterator[Figure]:
     from sklearn.linear_model import Ridge, RidgeCV
 
-    from fitters.moments.accumulation import accumulate, accumulate_folds
     from fitters.select.grid import Axis
     from fitters.select.held_out import validate_by_error
     from fitters.spectrum import Spectrum
+    from tests.shorthand import accumulate, accumulate_folds
 
     size = f"{n // 1000}k"
     folds = np.arange(n) % 5
     penalties = Axis(tuple(ALPHAS), searched=False)
 
     def path() -> None:
-        moments = accumulate(_batches(x, y))
-        gram = moments.scatter_xx
-        spectrum = Spectrum.of(gram, moments.scatter_xy)
+        moments = accumulate(_batches(x, y)).centred
+        gram = moments.sxx
+        spectrum = Spectrum.of(gram, moments.sxy)
         for alpha in ALPHAS[:5]:
             assert np.isfinite(spectrum.fit(alpha * np.trace(gram) / len(gram))).all()
 
@@ -111,7 +111,7 @@ def _directions(x: np.ndarray, y: np.ndarray, n: int) -> Iterator[Figure]:
 
     from fitters.aligners.directions import CCAAligner
     from fitters.aligners.procrustes import ProcrustesAligner
-    from fitters.moments.accumulation import accumulate
+    from tests.shorthand import accumulate
 
     size = f"{n // 1000}k"
 

@@ -36,7 +36,7 @@ def figures(out: Path) -> Iterator[Figure]:
 
 
 def _moments(stream: Stream) -> Figure:
-    from fitters.moments.accumulation import accumulate
+    from tests.shorthand import accumulate
 
     def bare() -> None:
         for a, b in stream.batches(N):
@@ -65,7 +65,7 @@ def _memory() -> Figure:
 
 
 def _growth() -> Figure:
-    from fitters.moments.accumulation import accumulate
+    from tests.shorthand import accumulate
 
     narrow = Stream(384, 384)
     return compare(
@@ -79,10 +79,10 @@ def _growth() -> Figure:
 
 
 def _path(stream: Stream) -> Figure:
-    from fitters.moments.accumulation import accumulate, accumulate_folds
     from fitters.moments.moments import Moments
     from fitters.select.grid import Axis
     from fitters.select.held_out import validate_by_error
+    from tests.shorthand import accumulate, accumulate_folds
 
     folds = np.random.default_rng(0).integers(0, 5, N)
     penalties = Axis(tuple(np.geomspace(1e-3, 10, 50)), searched=False)

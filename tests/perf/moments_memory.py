@@ -11,9 +11,9 @@ import threading
 
 import numpy as np
 
-from fitters.moments.accumulation import accumulate_folds
 from tests.perf.scan_memory import anonymous_bytes
 from tests.perf.stream import Stream
+from tests.shorthand import accumulate_folds
 
 
 def main() -> None:

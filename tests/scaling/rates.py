@@ -133,9 +133,9 @@ def storing(root: Path) -> Iterator[Rate]:
 
 def fitting(root: Path) -> Iterator[Rate]:
     """Measure moments and scores."""
-    from bench.metrics.ranks import rank_projections
     from featstore.parallel import Workers
     from fitters.from_store import moment_sources
+    from tests.shorthand import rank_projections
 
     request = pairs_request(root / "pairs")
     yield measured("open and pair by id", ROWS, lambda: pairs_request(root / "pairs"))

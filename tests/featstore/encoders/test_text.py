@@ -481,11 +481,10 @@ def test_tied_tensors_are_stored_once(tmp_path):
     [
         (SimpleNamespace(pooling_mode="mean"), "mean"),
         (SimpleNamespace(pooling_mode=("cls", "max")), "cls+max"),
-        (SimpleNamespace(get_pooling_mode_str=lambda: "mean"), "mean"),
     ],
-    ids=["today", "two at once", "before version 5"],
+    ids=["one", "two at once"],
 )
-def test_pooling_of_any_version(pooling, mode):
+def test_the_name_of_a_pooling(pooling, mode):
     assert pooling_mode(pooling) == mode
 
 

@@ -132,7 +132,7 @@ HEADLESS = {
 def test_a_checkpoint_without_head_is_refused_before_any_download():
     for name, why in HEADLESS.items():
         with pytest.raises(
-            EncoderError, match=rf"num_classes is 0\){why}.*trained on classes.*--pool"
+            EncoderError, match=rf"num_classes is 0\){why}.*trained on classes.*-s pool="
         ):
             open_encoder(f"timm:{name}")
 

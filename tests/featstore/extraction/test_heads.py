@@ -88,7 +88,7 @@ def test_a_known_head_is_accepted_unchecked_and_checked_where_names_are(
 def test_a_guessed_label_set_has_to_be_checked_or_named(imagenet, named_store, files, tmp_path):
     store = tmp_path / "store"
     weights = files["right"]
-    with pytest.raises(EncoderError, match=r"only guessed by their number.*--check-names") as err:
+    with pytest.raises(EncoderError, match=r"only guessed by their number.*-s check_names") as err:
         featstore.extract_head(imagenet, encoder=LITE0, weights=weights, store=store)
     assert "\n" not in str(err.value)
     assert not store.exists()

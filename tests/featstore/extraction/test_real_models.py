@@ -143,7 +143,7 @@ BAD = [
     (["extract", "M", "--kind", "image", "--encoder", "timm:tf_eficientnet_lite0", "--store", "s"],
      1, "Did you mean 'tf_efficientnet_lite0'"),
     (["extract", "M", "--kind", "imag", "--encoder", LITE0[0], "--store", "s"], 2, "'imag'"),
-    (["extract", "M", "--kind", "image", "--encoder", LITE0[0]], 2, "--store"),
+    (["extract", "--kind", "image", "--encoder", LITE0[0], "--store", "s"], 2, "'MANIFEST'"),
     (["extrct"], 2, "Did you mean 'extract'"),
     (["ls", "nowhere"], 1, "does not exist"),
     (["extract", "M", "--kind", "image", "--encoder", LITE0[0], "--batch-size", "0",

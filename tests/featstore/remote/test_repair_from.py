@@ -158,7 +158,7 @@ def test_the_command(
 ) -> None:
     key = damage(copied)
     assert run_command(cli, "headstock", ["store", "repair", str(copied), key]) == EXIT_VERIFY
-    assert "--from ADDRESS" in capsys.readouterr().out
+    assert "--copy ADDRESS" in capsys.readouterr().out
     arguments = ["store", "repair", str(copied), key, "--copy", served.url]
     assert run_command(cli, "headstock", [*arguments, "--dry-run"]) == EXIT_VERIFY
     assert f"Would rebuild {key}/{DATA}" in capsys.readouterr().out

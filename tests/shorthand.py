@@ -1,0 +1,119 @@
+"""What tests and measurements say in one call, and the product does in its own steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy.sparse import issparse
+
+from bench.corpus import Corpus, Items
+from bench.execution import Table, scored
+from bench.metrics.ranks import Ranks, Relevance, rank_blocks, rank_relevant
+from bench.runs import Run
+from bench.scoring import PromptSide
+from bench.statistics import Estimate
+from bench.suites.single import SUITE, SetNames
+from bench.tasks.outcome import Outcome, Projector
+from bench.tasks.retrieval import prepare_retrieval
+from featstore.store.store import FeatureStore
+from fitters.moments.accumulation import (
+    BLOCK_ROWS,
+    Batch,
+    BlockSums,
+    accumulate_part,
+    check_folds,
+    check_precision,
+    checked_batches,
+    pilot_shifts,
+)
+from fitters.moments.moments import Moments
+
+
+def task_runs(
+    store: FeatureStore, task: str, *, seeds: Sequence[int] = (0,), **given: Any
+) -> list[Run]:
+    """Return one run of a task a seed, on sets by the names of `SetNames`."""
+    named = {own.name: given.pop(own.name) for own in fields(SetNames) if own.name in given}
+    values = {"suite": SUITE, "task": task, **SetNames(**named).fields(store), **given}
+    return [Run.of(**values, seed=seed) for seed in seeds]
+
+
+def execute(
+    runs: Sequence[Run],
+    corpus: Corpus,
+    *,
+    prompt_side: Callable[[Run], PromptSide] | None = None,
+) -> Iterator[tuple[Run, pl.DataFrame, pl.DataFrame]]:
+    """Fit once and score every run of a group; yield (run, result rows, ranks)."""
+    for run, outcomes, facts in scored(runs, corpus, prompt_side):
+        table = Table()
+        table.add(run, outcomes, facts)
+        yield run, table.rows.frame(), table.ranks.frame()
+
+
+def score_retrieval(
+    alignment: Projector, images: Items, captions: Items, **more: Any
+) -> list[Outcome]:
+    """Rank captions for every image and images for every caption."""
+    return prepare_retrieval(images, captions, **more)(alignment)
+
+
+def rank_projections(
+    queries: Any, gallery: Any, of_queries: Any, of_gallery: Any, **more: Any
+) -> Ranks:
+    """Rank the gallery for every query; items of one group are relevant to each other."""
+    relevance = Relevance.build(of_queries, of_gallery, queries.shape[0], gallery.shape[0])
+    return rank_relevant(queries, gallery, relevance, **more)
+
+
+def ranks_from_scores(scores: Any, of_queries: Any, of_gallery: Any, *, top: int = 5) -> Ranks:
+    """Rank by a finished score matrix of shape (n, g)."""
+    relevance = Relevance.build(of_queries, of_gallery, *scores.shape)
+    return rank_blocks([scores], relevance, top=top)
+
+
+def accumulate(batches: Iterable[Batch], *, precision: Any = "float32") -> Moments:
+    """Return the moments of all rows."""
+    check_precision(precision)
+    checked = checked_batches(batches)
+    first = next(checked)
+    sums = BlockSums(*pilot_shifts(*first[:2]), precision, BLOCK_ROWS)
+    for batch in chain([first], checked):
+        sums.add(*batch)
+    return sums.moments()
+
+
+def accumulate_folds(
+    batches: Iterable[Batch], folds: Any, *, groups: Any = None, precision: Any = "float32"
+) -> list[Moments]:
+    """Return the moments of each fold, in one pass."""
+    n_folds, rest = check_folds(folds, groups), iter(batches)
+    first = next(rest)
+    return accumulate_part(
+        chain([first], rest), folds, n_folds=n_folds, shifts=pilot_shifts(*first[:2]),
+        precision=precision,
+    )  # fmt: skip
+
+
+def score_pairs(aligner: Any, x: Any, y: Any) -> Any:
+    """Return the score of each x_i with its y_i."""
+    of_x, of_y = aligner.project_x(x), aligner.project_y(y)
+    if issparse(of_x):
+        return np.asarray(of_x.multiply(of_y).sum(axis=1)).ravel()
+    return np.sum(of_x * of_y, axis=1)
+
+
+def not_worse_than(found: Estimate, margin: float) -> bool:
+    """Whether the mean is shown to be above −margin, one-sided at 5 %."""
+    return bool(found.variance > 1e-24 and found.interval(0.9)[0] > -margin)
+
+
+def equivalent_within(found: Estimate, margin: float, level: float = 0.05) -> bool:
+    """Whether two one-sided tests (Schuirmann, 1987) show the mean to lie within ±margin."""
+    low, high = found.interval(1 - 2 * level)
+    return bool(found.variance > 1e-24 and low > -margin and high < margin)
