@@ -78,7 +78,7 @@ def test_a_card_worked_by_hand():
     assert str(card) == "Things <3\n  n     3\n  name  x"
     left = 'style="text-align:left"'
     assert card.html == (
-        "<div><strong>Things &lt;3</strong><table><tbody>"
+        f'<div {FITS[0]}="{FITS[1]}"><strong>Things &lt;3</strong><table><tbody>'
         f'<tr><th {left} scope="row">n</th><td {left}>3</td></tr>'
         f'<tr><th {left} scope="row">name</th><td {left}>x</td></tr></tbody></table>'
         f"<table><thead><tr><th {left}>k</th></tr></thead>"
