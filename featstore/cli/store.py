@@ -220,8 +220,8 @@ def list_sets(
 ) -> int:
     """List the sets of a store: rows, dimension, dtype, size, age; of one key, that line.
 
-    Returns the exit code, 4 if something of it is damaged or may not be read. With `whole`, also tags
-    and signature are printed.
+    Returns the exit code, 4 if something of it is damaged or may not be read. With `whole`, also
+    tags and signature are printed.
     """
     from featstore.store.signature import Signature
 
