@@ -80,7 +80,7 @@ def test_a_cache_that_cannot_be_used(
     assert (code, "XDG_CACHE_HOME" in found["cache"]["advice"]) == (EXIT_VERIFY, True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("HEADSTOCK_CACHE_BYTES", "much")
-    assert doctor(capsys)[0] == 1
+    assert doctor(capsys)[0] == EXIT_VERIFY
     monkeypatch.setenv("HEADSTOCK_CACHE_BYTES", "1000")
     monkeypatch.setenv("HEADSTOCK_OFFLINE", "1")
     code, found = doctor(capsys)
