@@ -142,7 +142,7 @@ def _table(path: Path, rows: int = 0) -> pl.DataFrame:
     return read_table(path.read_bytes(), where=str(path), schema={}, rows=rows)
 
 
-def _load_npy(path: Path) -> np.ndarray:
+def _load_npy(path: Path) -> Any:
     data = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(data, np.ndarray):
         raise ManifestError(f"{path} is an archive, not one array.")
@@ -307,8 +307,8 @@ def _read_parquet(source: Path, array: str) -> Rows:
     if array not in table.columns or not table.schema[array].is_nested():
         raise ManifestError(f"{source} has no column {array!r} of vectors. Say which with --array.")
     bias = table["bias"].to_numpy() if "bias" in table.columns else None
-    items = table.drop(array, "bias", strict=False)
-    return Rows(_matrix(table[array], f"{source}: {array}"), items, bias)
+    rows = _matrix(table[array], f"{source}: {array}")
+    return Rows(rows, table.drop(array, "bias", strict=False), bias)
 
 
 def import_rows(source: Path, *, store: Path, **options: Any) -> str:
@@ -359,8 +359,7 @@ def import_rows(source: Path, *, store: Path, **options: Any) -> str:
         raise ManifestError(
             f"{source} is {spec.dtype}, which a store cannot hold. Say --dtype float32."
         )
-    n, dim = rows.data.shape
-    given = Given([rows.data], n, dim, rows.dtype)
+    given = Given([rows.data], len(rows.data), rows.data.shape[1], rows.dtype)
     items = items_of(config.kind, None, table, n=given.n)
     zero = np.concatenate([~part.any(axis=1) for part in given.parts()])
     if zero.all():

@@ -92,7 +92,8 @@ def _commands(root: Path) -> Iterator[list[str]]:
             yield [*arguments, "--json"]
     yield ["fit", "ridge", "--store", store, "--images", key, "--captions", EVIL]
     yield ["show", made + EVIL]
-    yield ["eval", "task", "retrieval", "--store", store, "--images", key]
+    where = ["--store", store, "--images", key, "-o", str(root / "results")]
+    yield ["eval", "task", "retrieval", *where]
     # And every command there is, with an option that there is not.
     for path in _leaves(cli, click.Context(cli)):
         yield [*path, f"--{EVIL}"]
