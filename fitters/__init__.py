@@ -1,7 +1,7 @@
 """Aligners between two embedding spaces: closed forms fitted in seconds, and trained heads.
 
-`fit` runs the whole protocol on arrays; `save_alignment` and `load` keep the
-result. Importing this package loads nothing: each name below is imported when it is first used,
+`fit` runs the whole protocol on arrays; `Alignment.save` and `load` keep
+the result. Importing this package loads nothing: each name below is imported when it is first used,
 and none of them imports torch.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fitters.aligners.mini_vec2vec import MiniVec2VecAligner
     from fitters.aligners.procrustes import ProcrustesAligner
     from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
-    from fitters.alignment import Alignment, fit, load, save_alignment
+    from fitters.alignment import Alignment, fit, load
     from fitters.methods import ALIGNERS, METHODS, Method
     from fitters.moments.moments import Moments
     from fitters.moments.transform import SideTransform
@@ -65,7 +65,6 @@ __all__ = [
     "fit",
     "load",
     "preset",
-    "save_alignment",
     "scoring",
 ]
 
@@ -81,7 +80,7 @@ __getattr__, __dir__ = lazily(
         "fitters.aligners.mini_vec2vec": "MiniVec2VecAligner",
         "fitters.aligners.procrustes": "ProcrustesAligner",
         "fitters.aligners.ridge": "RidgeAligner TwoWayRidgeAligner",
-        "fitters.alignment": "Alignment fit load save_alignment",
+        "fitters.alignment": "Alignment fit load",
         "fitters.methods": "ALIGNERS METHODS Method",
         "fitters.moments.moments": "Moments",
         "fitters.moments.transform": "SideTransform",

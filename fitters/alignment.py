@@ -354,18 +354,6 @@ class Alignment(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         )
 
 
-def save_alignment(path: Path | str, alignment: Any, *, replace: bool = True) -> Path:
-    """Save an alignment; or a fitted aligner, as the alignment that leaves rows as they are.
-
-    As `Alignment.save`.
-    """
-    if not isinstance(alignment, Alignment):
-        sides = SideTransform.identity("images"), SideTransform.identity("texts")
-        alignment = Alignment.of(*sides, alignment)
-    written: Path = alignment.save(path, replace=replace)
-    return written
-
-
 def load(path: Path | str) -> Alignment:
     """Read an alignment that `Alignment.save` wrote. No code of it is run.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy.typing as npt
 
@@ -13,16 +13,8 @@ from fitters.moments.transform import SideTransform, append_column, row_norms
 from fitters.pairs import Pairs
 from fitters.settings import Centring, Preparation
 
-
-class Counted(Protocol):
-    """What has a number of rows."""
-
-    @property
-    def n(self) -> int:
-        """Rows."""
-
-
-P = TypeVar("P", bound=Counted)
+#: What has a number of rows, `n`.
+P = TypeVar("P", bound=Any)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from bench.suites.single import SUITE, SetNames
 from bench.tasks.outcome import Outcome, Projector
 from bench.tasks.retrieval import prepare_retrieval
 from featstore.store.store import FeatureStore
+from fitters.alignment import Alignment
 from fitters.moments.accumulation import (
     BLOCK_ROWS,
     Batch,
@@ -32,6 +34,7 @@ from fitters.moments.accumulation import (
     pilot_shifts,
 )
 from fitters.moments.moments import Moments
+from fitters.moments.transform import SideTransform
 
 
 def task_runs(
@@ -117,3 +120,12 @@ def equivalent_within(found: Estimate, margin: float, level: float = 0.05) -> bo
     """Whether two one-sided tests (Schuirmann, 1987) show the mean to lie within ±margin."""
     low, high = found.interval(1 - 2 * level)
     return bool(found.variance > 1e-24 and low > -margin and high < margin)
+
+
+def save_alignment(path: Path | str, fitted: Any, *, replace: bool = True) -> Path:
+    """Save an alignment, or a fitted aligner as the alignment that leaves rows as they are."""
+    if not isinstance(fitted, Alignment):
+        sides = SideTransform.identity("images"), SideTransform.identity("texts")
+        fitted = Alignment.of(*sides, fitted)
+    written: Path = fitted.save(path, replace=replace)
+    return written

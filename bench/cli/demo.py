@@ -349,9 +349,11 @@ def reproduce_command(
             return code
     place = store or found.store or out / "store"
     runs = _planned(found, place)
-    Execution(place, results, jobs, "local", dry_run, as_json, device).make(found.suite, runs)
+    execution = Execution(place, results, jobs, "local", dry_run, as_json, device)
     if dry_run:
+        execution.run(found.suite, runs)
         return 0
+    execution.make(found.suite, runs)
     outcome = compare_box(found, results, runs)
     write_file(out / "certificate.json", [json_bytes(outcome.certificate())])
     if as_json:

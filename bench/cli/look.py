@@ -144,6 +144,16 @@ def ls_command(path: str | None, available: str | None, as_json: bool) -> int:
     if available is not None:
         registry = resolve_name(AVAILABLE[available])
         rows = registry.listed()
+        if available == "learners":
+            from fitters.few_shot.registry import PROMPT_LEARNERS
+
+            rows += [
+                {
+                    "name": name, "kind": "learner", "package": "fitters",
+                    "text": "Learns prompts through the text tower of the images' own model.",
+                }
+                for name in PROMPT_LEARNERS
+            ]  # fmt: skip
         for row in rows if available in ("datasets", "sources") else ():
             row["options"] = sorted(registry[row["name"]].options)
             row["text"] += f" (-s {', '.join(row['options'])})" if row["options"] else ""
@@ -312,9 +322,7 @@ def _report_signs(names: set[str]) -> list[str]:
 _SIGNS: dict[str, Callable[[set[str]], list[str]]] = {
     "manifests": _manifest_sign,
     "stores": _store_sign,
-    "alignments": lambda names: (
-        ["alignment.json"] if names >= {"alignment.json", "arrays.safetensors"} else []
-    ),
+    "alignments": lambda names: sorted(names & {"alignment.json"}),
     "results": lambda names: ["runs"] if "runs" in names and names & {"ranks", "sums"} else [],
     "reports": _report_signs,
 }

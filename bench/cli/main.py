@@ -88,13 +88,16 @@ class TextChoice:
 
 
 def run_settings(methods: Iterable[str] | None, task: str | None = None) -> Owners:
-    """Return what ``-s`` sets of runs: of methods (None: all that there are), of a task, of any."""
+    """Return what ``-s`` sets of runs: of methods (None: all that there are), of a task, of any.
+
+    Without a name ("") it is of no one task; with None a suite decides about its runs.
+    """
     from bench.options import TASKS
     from bench.runs import IDENTITY, Data, Protocol
     from bench.suites.single import SetNames
     from fitters.methods import METHODS, method_named
 
-    of_task = {} if task is None else {task: plain_settings(TASKS[task].options)}
+    of_task = {} if not task else {task: plain_settings(TASKS[task].options)}
     names = list(METHODS if methods is None else methods)
     of_methods = {name: {} if name == IDENTITY else method_named(name).settings for name in names}
     of_runs = settings_of(Data, *([Protocol, SetNames, TextChoice] if task is not None else []))

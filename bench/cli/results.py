@@ -66,10 +66,10 @@ if TYPE_CHECKING:
     default=None,
     help="Print only this evaluation: all-names, held-out, split or in-class.",
 )
-@click.option(
+@names_option(
     "--metrics",
-    default=None,
-    help="Print these metrics, separated by commas [default: top-1, seen and unseen (names that "
+    "metrics",
+    "Print these metrics, separated by commas [default: top-1, seen and unseen (names that "
     "the head has or lacks), top-5, top-10, R@1, R@5, R@10 and median_rank, and for the "
     "task generalised its balanced-accuracy and harmonic].",
 )

@@ -186,7 +186,7 @@ def _task_settings(named: Mapping[str, Any]) -> Owners:
 
 
 def _sweep_settings(named: Mapping[str, Any]) -> Owners:
-    return run_settings(_names_typed(named, *SWEEP["method"]), "zero_shot")
+    return run_settings(_names_typed(named, *SWEEP["method"]), "")
 
 
 @click.command(
@@ -592,7 +592,7 @@ def sweep_command(
             raise usage_error(unknown_name("task", name, TASKS))
     methods = given["methods"] or SWEEP["method"]
     check_settings((), methods)
-    owners = run_settings(methods, "zero_shot")
+    owners = run_settings(methods, "")
     values = settings_from(given.pop("words"), owners, runs=True, having=methods_with)
     own: dict[str, Any] = {"seed": seeds, "method": methods, **_lists(given, values.pop("a run"))}
     own |= {} if tasks is None else {"task": tasks}

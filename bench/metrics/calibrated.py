@@ -258,10 +258,9 @@ class Calibrated:
         As it is.
     expected : float
         What unrelated rows give on average.
-    threshold : float
-        The ⌈(1 − α)(K + 1)⌉-th smallest of the value and its K null draws.
     score : float
-        (value − threshold) / (1 − threshold), at least 0: above 0 in a share of at most α of
+        (value − t) / (1 − t), at least 0, t the ⌈(1 − α)(K + 1)⌉-th smallest of the value and its
+        K null draws: above 0 in a share of at most α of
         unrelated views. A gate, not a size of the effect.
     adjusted : float
         (value − expected) / (1 − expected): 0 on average for unrelated rows, 1 for equal ones.
@@ -271,7 +270,6 @@ class Calibrated:
 
     value: float
     expected: float
-    threshold: float
     score: float
     adjusted: float
     p: float
@@ -285,7 +283,6 @@ class Calibrated:
         return cls(
             value=value,
             expected=expected,
-            threshold=threshold,
             score=(value - threshold) / (1 - threshold) if above else 0.0,
             adjusted=(value - expected) / (1 - expected) if expected < 1 else 0.0,
             p=float(1 + np.count_nonzero(null >= value - _EQUAL)) / (len(null) + 1),

@@ -69,7 +69,7 @@ def mutual_knn(
 ) -> dict[int, float]:
     """Return for every k the mean share of neighbours that x_i and y_i have in common.
 
-    Two unrelated sets share k / (n - 1) on average: `mutual_knn_chance`.
+    Two unrelated sets share k / (n - 1) on average.
 
     Parameters
     ----------
@@ -88,11 +88,6 @@ def mutual_knn(
         both = np.sort(np.concatenate([of_x[:, :count], of_y[:, :count]], axis=1), axis=1)
         shared[count] = float((both[:, 1:] == both[:, :-1]).sum() / (len(x) * count))
     return shared
-
-
-def mutual_knn_chance(n: int, k: int) -> float:
-    """Return the share that unrelated neighbours have in common on average: k / (n - 1)."""
-    return k / (n - 1)
 
 
 def unit_rows(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import UnknownSuiteError
 from bench.suites.single import OF_MIXED, Lists, check_settings, combinations
@@ -21,21 +21,6 @@ if TYPE_CHECKING:
     from featstore.store.store import FeatureStore
 
 
-class PlanRuns(Protocol):
-    """Plans the runs of a suite."""
-
-    def __call__(
-        self,
-        store: FeatureStore,
-        *,
-        limit: int | None = None,
-        methods: Sequence[str] = (),
-        sources: Sequence[str] = (),
-    ) -> list[Run]:
-        """Return the runs on a store; `limit` keeps so many images."""
-        ...
-
-
 @dataclass(frozen=True)
 class Suite:
     """A suite.
@@ -43,7 +28,8 @@ class Suite:
     Attributes
     ----------
     runs : callable
-        Plans the runs on a store.
+        Plans the runs on a store (a `FeatureStore`); its keywords are ``limit``, the number of
+        images kept, ``methods`` and ``sources``, and what it `takes` beside them.
     summary : str
         One line.
     create_store : callable, optional
@@ -58,7 +44,7 @@ class Suite:
         Further tables by name, each made of a results folder and rows of it.
     """
 
-    runs: PlanRuns
+    runs: Callable[..., list[Run]]
     summary: str
     create_store: Callable[[Path], None] | None = None
     lacking: Callable[[FeatureStore, str | None], list[Lacking]] | None = None
@@ -122,7 +108,7 @@ SUITES: Registry[Suite] = Registry("suite", _BUILT_IN, accept=_as_suite)
 """The suites.
 
 A suite of one's own (``register("suite", NAME)``, an entry point of ``headstock.suites``) is a
-`Suite`, or the function that plans its runs (`PlanRuns`). Its source enters no id of a run: what
+`Suite`, or the function that plans its runs (`Suite.runs`). Its source enters no id of a run: what
 decides a number is in the run.
 """
 

@@ -27,7 +27,6 @@ from bench.metrics.geometry import (
     cka_chance,
     linear_separability,
     mutual_knn,
-    mutual_knn_chance,
     unbiased_cka,
     unit_rows,
 )
@@ -103,7 +102,7 @@ def score_neighbours(
 def _raw(direction: str, x: Rows, y: Rows, k: Sequence[int]) -> Outcome:
     values = {f"mutual-knn@{count}": value for count, value in mutual_knn(x, y, k).items()}
     values |= {"CKA": biased_cka(x, y), "CKA-unbiased": unbiased_cka(x, y)}
-    chance = {f"mutual-knn@{count}": mutual_knn_chance(len(x), count) for count in k}
+    chance = {f"mutual-knn@{count}": count / (len(x) - 1) for count in k}
     chance |= {"CKA": cka_chance(x, y), "CKA-unbiased": 0.0}
     return Outcome(direction, values, chance, n=len(x), gallery=len(y))
 

@@ -42,9 +42,9 @@ from featstore.terminal import bad, good, say
 
 if TYPE_CHECKING:
     from featstore.extraction.progress import ExtractResult, Progress
-    from featstore.extraction.repair import Repair
     from featstore.extraction.targets import Job, SetState
     from featstore.manifest.manifest import Manifest
+    from featstore.store.repair import Repair
 
 
 #: What reads the names of its own classes in place of a manifest: files of one class a line.

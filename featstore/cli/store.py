@@ -220,18 +220,17 @@ def list_sets(
 ) -> int:
     """List the sets of a store: rows, dimension, dtype, size, age; of one key, that line.
 
-    Returns the exit code, 4 if something of the store may not be read. With `whole`, also tags and
-    signature are printed.
+    Returns the exit code, 4 if something of it is damaged or may not be read. With `whole`, also
+    tags and signature are printed.
     """
-    from featstore.store.files import refused
     from featstore.store.signature import Signature
 
     with ProgressBar(f"ls {place}"):
         opened = open_at(place)
         wanted = None if key is None else set_named(opened, key).key
         listing = [one for one in opened.listing() if wanted in (None, one[0])]
-    hidden = any(isinstance(info, CorruptStoreError) and refused(info) for _, info in listing)
-    code = EXIT_VERIFY if hidden else 0
+    damaged = any(isinstance(info, CorruptStoreError) for _, info in listing)
+    code = EXIT_VERIFY if damaged else 0
     unfinished = [str(name) for name in opened.unfinished() if wanted is None]
     if as_json:
         rows: list[dict[str, Any]] = [
@@ -240,7 +239,7 @@ def list_sets(
             else {
                 **info.as_dict(),
                 "bytes": opened.stored_bytes(info),
-                "revisions": n_revisions(info),
+                "revisions": len(info.commit.published),
                 "state": "finished",
             }
             for name, info in listing
@@ -262,7 +261,6 @@ def _print_listing(
     unfinished: Sequence[str],
 ) -> None:
     """Print the sets of a store, what hinders the reading of some, and the totals."""
-    from featstore.store.files import refused
     from featstore.store.records import REVISIONS
 
     table, sizes, n_rows = [], [], 0
@@ -276,7 +274,7 @@ def _print_listing(
                     "",
                     "",
                     "",
-                    bad(str(info) if refused(info) else f"damaged: {info}"),
+                    bad(f"damaged: {info}"),
                 )
             )
             continue
@@ -300,8 +298,8 @@ def _notes(info: SetInfo) -> Iterator[str]:
     """Yield what is unusual about a set."""
     if info.attributes["precision"] != "float32":
         yield f"computed in {info.attributes['precision']}"
-    if n_revisions(info) > 1:
-        yield f"{n_revisions(info):,} revisions"
+    if len(info.commit.published) > 1:
+        yield f"{len(info.commit.published):,} revisions"
     if info.n_failed:
         yield f"{info.n_failed:,} failed"
 
@@ -341,11 +339,6 @@ def rm_command(store: Path, key: str, yes: bool, as_json: bool) -> None:
         print_json({"removed": target, "bytes": freed})
     else:
         click.echo(f"Removed {target} and freed {human_bytes(freed)}")
-
-
-def n_revisions(info: SetInfo) -> int:
-    """Return the number of published revisions of a set."""
-    return 1 + len(info.commit.history)
 
 
 @click.command("verify", epilog="Example: headstock store verify build/demo/store stamps/image")

@@ -12,7 +12,7 @@ import contextlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -55,61 +55,12 @@ from featstore.store.listing import Damage, find_damage, read_records
 from featstore.store.lock import claim_folders
 from featstore.store.log import resolve_set
 from featstore.store.records import read_commit
-from featstore.store.repair import rebuild_set, repair_log
+from featstore.store.repair import Repair, rebuild_set, repair_log
 from featstore.store.staging import read_journal, settings_of
 from featstore.store.store import FeatureStore, open_store
-from featstore.store.verify import Problem, verify_store
+from featstore.store.verify import verify_store
 
 _VIEWS = re.compile(r"(.+)\.views(\d{1,9})-seed(\d{1,18})")
-
-
-@dataclass
-class Repair:
-    """What became of a damaged set.
-
-    Attributes
-    ----------
-    key : str
-        Full name of the set.
-    rebuilt : list of str
-        Files that are whole again, relative to the store; in a dry run those that would be,
-        without the manifest.
-    fetched : list of dict
-        Blocks that were taken from the other copy: ``file``, ``block``, ``rows`` (first and last).
-    encoded : list of dict
-        Blocks that were extracted again, likewise, and whether they are ``identical`` to what the
-        damaged revision had.
-    revision : str
-        The revision that was published, if the set was extracted again.
-    identical : bool or None
-        Whether that is the damaged revision itself, byte for byte; None if none was published.
-    failed : int
-        Items without an embedding.
-    left : list of Problem
-        What is still wrong.
-    bad : list of dict
-        Blocks that are still wrong, as in `fetched`.
-    reasons : list of str
-        Why something could not be repaired.
-    commands : list of str
-        What to type next.
-    """
-
-    key: str
-    rebuilt: list[str] = field(default_factory=list)
-    fetched: list[dict[str, Any]] = field(default_factory=list)
-    encoded: list[dict[str, Any]] = field(default_factory=list)
-    revision: str = ""
-    identical: bool | None = None
-    failed: int = 0
-    left: list[Problem] = field(default_factory=list)
-    bad: list[dict[str, Any]] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
-    commands: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what ``headstock store repair --json`` prints."""
-        return asdict(self)
 
 
 def repair_set(
@@ -169,8 +120,7 @@ def repair_set(
     source = read_manifest(Path(manifest)) if isinstance(manifest, str | Path) else manifest
     items = None if source is None else items_of(source, set_key)
     other = None if copy is None else open_copy(root, copy)
-    rebuilt = rebuild_set(root, name, copy=other, items=items, dry_run=dry_run)
-    done = Repair(name, rebuilt.files, rebuilt.fetched, left=rebuilt.left, reasons=rebuilt.reasons)
+    done = rebuild_set(root, name, copy=other, items=items, dry_run=dry_run)
     tried = bool(done.left) and source is not None and not dry_run
     if not done.left:
         return done

@@ -146,7 +146,17 @@ def _load_npy(path: Path) -> np.ndarray:
     data = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(data, np.ndarray):
         raise ManifestError(f"{path} is an archive, not one array.")
-    matrix: np.ndarray = readable(data, str(path))[0]
+    return _matrix(data, str(path))
+
+
+def _matrix(data: Any, where: str) -> Any:
+    """Return rows that are numbers themselves; uint16 here stands for the bits of bfloat16."""
+    matrix, dtype = readable(data, where)
+    if not all(matrix.shape) or dtype == "uint16":
+        raise ManifestError(
+            f"{where} has shape {matrix.shape} {dtype}; rows are a matrix of numbers with at least "
+            "one row and one column, and not of uint16, which may be the bits of bfloat16."
+        )
     return matrix
 
 
@@ -276,7 +286,7 @@ def _from_tensors(
         where = f"{source}: items_parquet"
         items = read_table(packed.tobytes(), where=where, schema={}, rows=len(data))
     if not (name in bits and data.ndim == 2):
-        data = readable(data, f"{source}: {name}")[0]
+        data = _matrix(data, f"{source}: {name}")
     return Rows(data, items, tensors.get("bias"))
 
 
@@ -298,7 +308,7 @@ def _read_parquet(source: Path, array: str) -> Rows:
         raise ManifestError(f"{source} has no column {array!r} of vectors. Say which with --array.")
     bias = table["bias"].to_numpy() if "bias" in table.columns else None
     items = table.drop(array, "bias", strict=False)
-    return Rows(readable(table[array], f"{source}: {array}")[0], items, bias)
+    return Rows(_matrix(table[array], f"{source}: {array}"), items, bias)
 
 
 def import_rows(source: Path, *, store: Path, **options: Any) -> str:

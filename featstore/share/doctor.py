@@ -10,6 +10,7 @@ import platform
 import shutil
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,9 +187,28 @@ def _remote(place: RemotePlace) -> Iterator[Finding]:
         yield Finding("server", "note", text, "Check the network, or HEADSTOCK_OFFLINE.")
         return
     yield Finding("server", "fine", f"{place.objects.what} answers")
+    writable = place.objects.can_write
+    if writable:
+        yield from _unfinished(place)
     pushes = place.objects.can_push
     text = "sets can be pushed, if your credentials allow it" if pushes else "read only"
     yield Finding("pushing", "fine", text)
+
+
+def _unfinished(place: RemotePlace) -> Iterator[Finding]:
+    """Say of which sets there are blocks of an extraction that has not ended."""
+    blocks, size = Counter[str](), Counter[str]()
+    for name, n_bytes in place.objects.names():
+        key, staged, _ = name.partition("/.staging/extract-")
+        if staged:
+            blocks[key] += name[-1].isdecimal()
+            size[key] += n_bytes
+    for key, number in blocks.items():
+        text = f"is being extracted, or was: {number:,} blocks, {human_bytes(size[key])}"
+        advice = (
+            "Run the same `headstock extract` on any machine, or delete its .staging/extract-…."
+        )
+        yield Finding(key, "note", text, advice)
 
 
 def _opening_advice(place: str | Path) -> str:

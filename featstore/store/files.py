@@ -172,14 +172,6 @@ def _check_regular(path: Path | str, facts: os.stat_result) -> None:
         )
 
 
-def refused(err: BaseException) -> bool:
-    """Return whether a file could not be read for the system's sake: nothing is known of it."""
-    cause = err.__cause__
-    return isinstance(cause, OSError) and not isinstance(
-        cause, FileNotFoundError | NotADirectoryError
-    )
-
-
 def open_regular(path: Path | str) -> IO[bytes]:
     """Open a regular file for reading; a link, pipe or device is refused, not waited for.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -179,25 +179,52 @@ class SetCopy:
 
 
 @dataclass
-class Rebuilt:
-    """What is whole again, and what is still wrong.
+class Repair:
+    """What became of a damaged set.
 
     Attributes
     ----------
-    files : list of str
-        Files that are whole again, relative to the store; in a dry run those that would be.
-    left : list of Problem
-        In a dry run those that would be left.
+    key : str
+        Full name of the set.
+    rebuilt : list of str
+        Files that are whole again, relative to the store; in a dry run those that would be,
+        without the manifest.
     fetched : list of dict
-        Blocks that were taken from another copy: ``file``, ``block``, ``rows`` (first and last).
+        Blocks that were taken from the other copy: ``file``, ``block``, ``rows`` (first and last).
+    encoded : list of dict
+        Blocks that were extracted again, likewise, and whether they are ``identical`` to what the
+        damaged revision had.
+    revision : str
+        The revision that was published, if the set was extracted again.
+    identical : bool or None
+        Whether that is the damaged revision itself, byte for byte; None if none was published.
+    failed : int
+        Items without an embedding.
+    left : list of Problem
+        What is still wrong.
+    bad : list of dict
+        Blocks that are still wrong, as in `fetched`.
     reasons : list of str
-        What the other copy could not give, and why.
+        Why something could not be repaired.
+    commands : list of str
+        What to type next.
     """
 
-    files: list[str] = field(default_factory=list)
-    left: list[Problem] = field(default_factory=list)
+    key: str
+    rebuilt: list[str] = field(default_factory=list)
     fetched: list[dict[str, Any]] = field(default_factory=list)
+    encoded: list[dict[str, Any]] = field(default_factory=list)
+    revision: str = ""
+    identical: bool | None = None
+    failed: int = 0
+    left: list[Problem] = field(default_factory=list)
+    bad: list[dict[str, Any]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``headstock store repair --json`` prints."""
+        return asdict(self)
 
 
 def rebuild_set(
@@ -207,7 +234,7 @@ def rebuild_set(
     copy: FeatureStore | None = None,
     items: pl.DataFrame | None = None,
     dry_run: bool = False,
-) -> Rebuilt:
+) -> Repair:
     """Rebuild what follows from the rest of the store or is in a copy; report what is left.
 
     Parameters
@@ -229,7 +256,7 @@ def rebuild_set(
     if not before:
         if not dry_run:
             settle_set(root, set_key)  # a repair that was killed before it could tidy up
-        return Rebuilt()
+        return Repair(key)
     source = None if copy is None else SetCopy(copy, set_key)
     with RepairWriter(root, set_key, dry_run=dry_run) as writer:
         fetched = _rebuild(writer, log, source, items)
@@ -240,7 +267,8 @@ def rebuild_set(
         left = verify_store(root, [key]).problems
     paths = {problem.path for problem in left}
     files = [problem.path for problem in before if problem.path not in paths]
-    return Rebuilt(files, left, fetched, source.reasons if source and left else [])
+    reasons = source.reasons if source and left else []
+    return Repair(key, files, fetched, left=left, reasons=reasons)
 
 
 def repair_log(root: Path, *, dry_run: bool = False) -> Log:

@@ -177,14 +177,14 @@ def _completed(query: Query, store: FeatureStore, fitted: Alignment) -> Query:
     sets = store.sets()
     taken: dict[str, Any] = {}
     if query.near is None and query.out is None:
-        space = fitted.facts.get("x_space_id")
-        images = [info for info in sets if info.key.kind == "image"]
-        images = [info for info in images if info.commit.space_id == space]
+        space = "image", fitted.facts.get("x_space_id")
+        images = [one for one in sets if (one.key.kind, one.commit.space_id) == space]
         taken["near"] = take("near", only(store, "--near", images))
     spoken = [info for info in sets if info.commit.space_id == fitted.facts.get("y_space_id")]
     if query.weights is None and spoken and not store.place.is_remote:
-        folder = spoken[0].key.directory(Path(store.address))
-        choice, _ = recorded_choices(folder, spoken[0].encoder)[0]
+        choice, _ = recorded_choices(
+            spoken[0].key.directory(Path(store.address)), spoken[0].encoder
+        )[0]
         if choice.weights:
             taken["weights"] = take("weights", choice.weights)
     say_taken()

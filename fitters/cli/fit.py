@@ -164,7 +164,6 @@ def fit_command(
     with ProgressBar(method, doing="opening the store"):
         from featstore.parallel import Workers
         from featstore.store.store import open_store
-        from fitters.alignment import save_alignment
         from fitters.from_store import OBJECT_STORE_BYTES
 
         opened, made = open_store(store), []
@@ -189,7 +188,7 @@ def fit_command(
                     on_stage=bar.stage,
                     workers=workers,
                 )
-            save_alignment(path, alignment, replace=force)
+            alignment.save(path, replace=force)
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
             made.append({"path": str(path), **alignment.facts})

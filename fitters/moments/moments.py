@@ -147,13 +147,6 @@ class Moments(Shown):
             f"Moments of {self.n:,} pairs", {**sides, "weight": f"{self.weight:.6g} in all"}
         )
 
-    def _check_shapes(self, other: Moments) -> None:
-        if self.sxy.shape != other.sxy.shape:
-            raise PairsError(
-                f"Moments of {self.sxy.shape} and {other.sxy.shape} columns (x, y) do not add. "
-                "Both must come from the same two encoders."
-            )
-
 
 def about_shift(
     dx: npt.NDArray[Any],
@@ -206,7 +199,11 @@ def merge_pooled(*parts: Moments) -> Moments:
         raise PairsError("There are no moments to merge. Pass at least one part.")
     first = parts[0]
     for part in parts[1:]:
-        first._check_shapes(part)
+        if part.sxy.shape != first.sxy.shape:
+            raise PairsError(
+                f"Moments of {first.sxy.shape} and {part.sxy.shape} columns (x, y) do not add. "
+                "Both must come from the same two encoders."
+            )
     about = [part.shifted(first.shift_x, first.shift_y) for part in parts]
     names = ("n", "weight", "sum_x", "sum_y", "sxx", "sxy", "syy")
     return replace(first, **{n: sum(getattr(part, n) for part in about) for n in names})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from fitters.aligners.base import Matrix
-from fitters.errors import PairsError
 from fitters.pairs import Rows
 from fitters.settings import Preparation, TrainingPrecision
-from fitters.trained.base import PRECISIONS, ArrayRows, Schedule, TrainedAligner, array_letters
+from fitters.trained.base import PRECISIONS, Schedule, TrainedAligner, array_letters
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -113,34 +112,9 @@ class ICISAligner(TrainedAligner):
         self.precision = precision
         self.seed = seed
 
-    def fit_with_unseen(self, X: Rows, y: Rows, unseen: Rows) -> Self:
-        """Train on n rows with their texts, and on texts of classes that have no row.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n, p)
-        y : ndarray of shape (n, q)
-        unseen : ndarray of shape (m, q)
-            Take part in text → text alone, as the original's ``include_unseen``.
-        """
-        if unseen.ndim != 2 or unseen.shape[1] != y.shape[1]:
-            raise PairsError(
-                f"Texts have {y.shape[1]:,} columns; the unseen ones have shape {unseen.shape}."
-            )
-        n, m = len(X), len(unseen)
-        rows = ArrayRows(
-            np.concatenate([X, np.zeros((m, X.shape[1]))]).astype(np.float32),
-            np.concatenate([y, unseen]).astype(np.float32),
-            np.concatenate([np.arange(n), np.full(m, -1)]),
-        )
-        self.fit_rows(rows, None)
-        return self
-
     def _note_rows(self, given: Sequence[PairSource]) -> None:
         norms = [
-            np.linalg.norm(source.read(0, source.n)[0].astype(np.float64), axis=1)[
-                source.groups >= 0
-            ]
+            np.linalg.norm(source.read(0, source.n)[0].astype(np.float64), axis=1)
             for source in given
         ]
         self.row_norm_ = float(np.concatenate(norms).mean())

@@ -485,37 +485,30 @@ class PairObjective(Objective):
 
 
 class IcisObjective(Objective):
-    """ICIS: two autoencoders that share a latent space, and four cosine losses.
-
-    Rows of group −1 are texts of unseen classes: they take part in text → text alone.
-    """
+    """ICIS: two autoencoders that share a latent space, and four cosine losses."""
 
     def __init__(self, heads: dict[str, nn.Module]) -> None:
         super().__init__()
         self.heads = nn.ModuleDict(heads)
 
     def outputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Return text → text of all rows, and row → text, row → row, text → row of the seen."""
+        """Return text → text, row → text, row → row and text → row."""
         heads: Any = self.heads
         rows, texts = heads["x"], heads["y"]
-        seen = batch.groups >= 0
-        of_texts = texts.encode(batch.y)
-        of_rows = rows.encode(batch.x[seen])
+        of_texts, of_rows = texts.encode(batch.y), rows.encode(batch.x)
         return (
             texts.decode(of_texts),
             texts.decode(of_rows),
             rows.decode(of_rows),
-            rows.decode(of_texts[seen]),
+            rows.decode(of_texts),
         )
 
     def loss(self, batch: Batch, outputs: tuple[Tensor, ...], step: int) -> Tensor:
-        """Return the sum of the four; each is a mean over the rows that it has."""
+        """Return the sum of the four, each a mean over the rows."""
         del step
-        seen = batch.groups >= 0
         total = cosine_loss(outputs[0], batch.y)
-        if seen.any():
-            for out, target in zip(outputs[1:], (batch.y, batch.x, batch.x), strict=True):
-                total = total + cosine_loss(out, target[seen])
+        for out, target in zip(outputs[1:], (batch.y, batch.x, batch.x), strict=True):
+            total = total + cosine_loss(out, target)
         return total
 
     def project(self, side: str, rows: Tensor) -> Tensor:

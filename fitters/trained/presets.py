@@ -224,7 +224,7 @@ PRESETS: dict[str, Preset] = {
             "head rows go in at unit length",
             "scored by cosines, the bias a column; `head_rows` rescales",
             "the last epoch counts; its code keeps the best on test images, without --strict_eval",
-            "texts of unseen classes take part by `fit_with_unseen` only",
+            "texts of unseen classes take no part in the training",
             "texts are the store's; its prompt for CLIP is template icis",
         ),
         "icis:ICISAligner",

@@ -74,8 +74,8 @@ def test_its_rows_are_those_of_bench_task(smoke_store, tmp_path):
 
 def test_its_rows_are_those_of_bench_sweep(smoke_store, tmp_path):
     command("eval", "sweep", "--dataset=smoke", "--label-set=smokehead",
-            "--method=ridge,procrustes", "--source=none,head,random", "--n-pairs=0,8", "-s=mix=1",
-            "-s=penalty=0.1,1", "--seeds=0,1", "--store", smoke_store, "-o",
+            "--method=ridge,procrustes", "--source=none,head,random", "--n-pairs=0,8", "-smix=1",
+            "-spenalty=0.1,1", "--seeds=0,1", "--store", smoke_store, "-o",
             tmp_path / "typed")  # fmt: skip
     ours = evaluate(
         ["ridge", "procrustes"], smoke_store, eval="held-out", controls=["random"], n_pairs=8,

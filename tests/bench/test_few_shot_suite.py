@@ -176,7 +176,7 @@ def test_the_commands_plan_run_and_show_the_suite(store, results, tmp_path):
     for wrong, message in (
         (("--suite", "demo", "--shots", "1"), "--shots is for suite few-shot; demo has its own"),
         (("--suite", "paper", "--dataset", "x"), "--dataset is for suite demo, controls, few-shot"),
-        (("--suite", "few-shot", "--shots", "one"), "expected N, got 'one'"),
+        (("--suite", "few-shot", "--shots", "one"), "expected an integer of at least 0 and below"),
     ):
         refused = bench("eval", "run", *wrong, "--store", store, "-o", tmp_path)
         assert refused.exit_code == 2

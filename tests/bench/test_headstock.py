@@ -17,7 +17,6 @@ import pytest
 from bench.cli.demo import Job, Step, _downloads
 from bench.cli.look import find_work, next_command
 from bench.results import write_session
-from featstore import open_store
 from featstore.command_line import EXIT_USAGE, run_command
 from featstore.testing import item_table, toy_manifest, toy_store, write_set
 from headstock.__main__ import COMMANDS, cli
@@ -69,8 +68,6 @@ def test_the_state_of_a_folder_is_what_was_made_there(tmp_path, monkeypatch, cap
     keys = toy_store(tmp_path / "store", images=40, image_dim=12)
     (store,) = _state(tmp_path, monkeypatch, capsys)["stores"]
     assert store["sets"] == sorted(keys.values())
-    opened = open_store(tmp_path / "store")
-    assert store["bytes"] == sum(opened.view(key).numpy().nbytes for key in keys.values())
     fit = _state(tmp_path, monkeypatch, capsys)["next"]
     assert run_command(cli, "headstock", fit.split()[1:]) == 0
     capsys.readouterr()
@@ -93,7 +90,7 @@ def test_the_state_of_a_folder_is_what_was_made_there(tmp_path, monkeypatch, cap
     assert run_command(cli, "headstock", []) == 0
     lines = capsys.readouterr().out.splitlines()
     line = lines[lines.index("STORES") + 1]
-    assert re.fullmatch(rf"  store +\d{{4}}-\d\d-\d\d \d\d:\d\d  {len(keys)} sets, .+", line)
+    assert re.fullmatch(rf"  store +\d{{4}}-\d\d-\d\d \d\d:\d\d  {len(keys)} sets", line)
     assert line.index(f"{len(keys)} sets") == lines[0].index("CONTENT")
     assert lines[-2] == "Next:  headstock report results --store store -o report.html"
 

@@ -20,7 +20,7 @@ from bench.suites.single import combinations, sweep_runs
 from featstore import open_store
 from featstore.store.gc import remove_set
 from featstore.testing import write_set
-from fitters.errors import UnknownMethodError
+from fitters.errors import SettingError, UnknownMethodError
 from fitters.inventory import find_fits, find_sets
 
 
@@ -81,7 +81,7 @@ def test_limit_is_stamped_and_drops_what_cannot_be_drawn(smoke_store):
 
 def test_a_store_without_the_sets_says_how_to_make_them(smoke_store):
     with pytest.raises(
-        ProtocolError,
+        SettingError,
         match=(
             r"no stamps/image, imagenet1k/head_weight, stamps/class_name, .*"
             r"`headstock extract manifests/imagenet1k --kind head_weight --encoder timm:"
@@ -108,7 +108,7 @@ def test_a_suite_takes_every_encoder_that_fits_a_head(tmp_path):
     assert sorted((a.split("-")[0], b.split("-")[0]) for a, b in texts) == [
         ("other.text", "other.text"), ("synthetic.text", "synthetic.text"),
     ]  # fmt: skip
-    with pytest.raises(ProtocolError, match="several sets that fit a head"):
+    with pytest.raises(SettingError, match="several sets that fit a head"):
         find_sets(opened, dataset="smoke")
 
 
@@ -193,7 +193,7 @@ def test_the_demo_runs_on_a_dataset_of_ones_own(smoke_store):
     assert {(run.protocol.relevance, run.data.locales) for run in runs} == {("parent_id", ())}
     with pytest.raises(UnknownMethodError, match="'rigde'"):
         demo_runs(opened, dataset="smoke", methods=("rigde",))
-    with pytest.raises(ProtocolError, match=(
+    with pytest.raises(SettingError, match=(
         r"no mine/image, mine/class_name that .*"
         r"`headstock extract manifests/mine --kind image --encoder synthetic:image --store .*`; "
         r"`headstock extract manifests/mine --kind class_name --encoder synthetic:text"

@@ -24,12 +24,12 @@ from fitters import (
     SideTransform,
     fit,
     load,
-    save_alignment,
     scoring,
 )
 from fitters.errors import PairsError, SettingError
 from fitters.settings import OPTIONS, TrainingOptions
 from tests.assertions import assert_close, assert_same
+from tests.shorthand import save_alignment
 
 EPOCHS = TrainingOptions(epochs=2, batch_size=8)
 ESTIMATORS = [

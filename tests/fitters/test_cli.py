@@ -228,7 +228,7 @@ def test_ls_lists_aligners_and_learners_with_their_packages(
     assert {row["package"] for row in rows} >= {"fitters", "mypackage 1.2", "this process"}
     assert found["aligner", "mine"]["package"] == "mypackage 1.2"
     assert found["learner", "third"]["text"] == first_line(Fraction)
-    for name in ("gda", "ape", "proker", "rehark", "ranpac"):
+    for name in ("gda", "ape", "proker", "rehark", "ranpac", *PROMPT_LEARNERS):
         assert found["learner", name]["text"].endswith(".")
     assert found["aligner", "ridge"]["text"] == METHODS["ridge"].text
     assert all("\n" not in row["text"] and set(row) == {"name", "kind", "package", "text"}

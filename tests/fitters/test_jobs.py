@@ -22,7 +22,7 @@ from featstore.store.gc import remove_set
 from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.writer import SetWriter
 from featstore.testing import item_table, write_set
-from fitters import Pairs, TextToConceptAligner, fit, load, save_alignment
+from fitters import Pairs, TextToConceptAligner, fit, load
 from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.from_store import project_view
 from fitters.jobs import HeadTexts, fit_from_store, pair_images
@@ -33,6 +33,7 @@ from fitters.sources import prepare
 from tests.assertions import assert_close
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
 from tests.goldens.world import SETS, write_world
+from tests.shorthand import save_alignment
 
 
 @pytest.fixture

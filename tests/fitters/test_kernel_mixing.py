@@ -6,7 +6,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
 
-from fitters import Pairs, SideTransform, fit, load, save_alignment
+from fitters import Pairs, SideTransform, fit, load
 from fitters.aligners.kernel import KernelRidgeAligner
 from fitters.aligners.ridge import RidgeAligner
 from fitters.errors import PairsError, SettingError
@@ -31,6 +31,7 @@ from fitters.settings import FitConfig
 from fitters.sources import Sources, prepare
 from fitters.spectrum import Spectrum
 from tests.oracles import reciprocal_rank_of_text, unit
+from tests.shorthand import save_alignment
 
 
 def rng_of(seed=0):

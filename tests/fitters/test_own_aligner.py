@@ -17,7 +17,7 @@ from featstore import open_store
 from featstore.command_line import run_command
 from featstore.errors import PluginError
 from featstore.plugins import register
-from fitters import Alignment, FitConfig, Pairs, load, save_alignment
+from fitters import Alignment, FitConfig, Pairs, load
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import select
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError, PairsError, SettingError
@@ -30,6 +30,7 @@ SOURCE = '''
 """Least squares from text to image rows, written without any of fitters."""
 
 import numpy as np
+from tests.shorthand import save_alignment
 
 
 class Plain:

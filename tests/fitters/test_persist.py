@@ -10,10 +10,11 @@ import pytest
 import safetensors.numpy
 from scipy.sparse import issparse
 
-from fitters import METHODS, fit, load, save_alignment
+from fitters import METHODS, fit, load
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError
 from fitters.saved import ARRAYS_NAME, JSON_NAME, MAX_JSON_BYTES
 from tests.assertions import assert_same
+from tests.shorthand import save_alignment
 
 
 # The trained ones are in trained/test_presets.py.

@@ -76,7 +76,8 @@ def test_the_bias_is_a_column_of_the_head_and_1_of_the_images(make_world, rng):
 
 
 def test_a_homogeneous_transform_survives_saving(make_world, rng, tmp_path):
-    from fitters import load, save_alignment
+    from fitters import load
+    from tests.shorthand import save_alignment
 
     head, real = make_world()
     mean = SideTransform.fit([real.x], homogeneous=True).mean

@@ -14,8 +14,9 @@ import safetensors.numpy
 
 import headstock as hs
 from featstore.errors import RowsError
-from fitters import Alignment, load, save_alignment
+from fitters import Alignment, load
 from fitters.errors import PairsError
+from tests.shorthand import save_alignment
 
 RNG = np.random.default_rng(5)
 X, Y = RNG.standard_normal((40, 8)), RNG.standard_normal((40, 5))

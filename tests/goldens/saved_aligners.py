@@ -14,18 +14,10 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from fitters import (
-    METHODS,
-    PRESETS,
-    Alignment,
-    FitConfig,
-    Pairs,
-    fit,
-    load,
-    save_alignment,
-)
+from fitters import METHODS, PRESETS, Alignment, FitConfig, Pairs, fit, load
 from fitters.settings import TrainingOptions
 from tests.goldens.files import HERE, rounded
+from tests.shorthand import save_alignment
 
 FOLDER = HERE / "aligners"
 P, Q, CLASSES, IMAGES = 6, 5, 14, 16

@@ -10,7 +10,8 @@ import numpy as np
 import featstore
 import featstore.encoders.object_encoder
 from featstore import Manifest
-from featstore.extraction.repair import Repair, repair_set
+from featstore.extraction.repair import repair_set
+from featstore.store.repair import Repair
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 
 DATA = "embedding/c/0/0"

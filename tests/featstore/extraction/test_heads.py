@@ -129,7 +129,7 @@ def test_a_wrong_order_is_refused_even_where_the_label_set_is_named(
     """And a label file with the names in the order of the rows is the way out."""
     weights = files["turned"]
     with pytest.raises(
-        EncoderError, match=r"fit the names .*classes in another order come in a file"
+        EncoderError, match=r"fit the names .*Give the classes in the order of the rows in a file"
     ):
         featstore.extract_head(
             imagenet, encoder=LITE0, weights=weights, store=named_store, label_set="imagenet1k"

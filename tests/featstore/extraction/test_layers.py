@@ -97,8 +97,8 @@ def test_one_pass_gives_the_sets_that_a_job_for_each_layer_gives(
     again = extracted(manifest, store, EncoderSpec(NAME, weights, layers=LAYERS))
     assert [(r.reused, r.new) for r in again] == [(11 - len(lost), 0)] * 3
     assert (passes[6], passes[5]) == (4, 4)
-    for command in ("verify", "doctor"):
-        assert run_command(cli, "headstock", ["store", command, str(store)]) == 0
+    for command in (["store", "verify"], ["doctor"]):
+        assert run_command(cli, "headstock", [*command, str(store)]) == 0
 
 
 def test_specs_that_name_a_layer_each_share_a_pass_and_others_do_not(

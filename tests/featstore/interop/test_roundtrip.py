@@ -316,19 +316,21 @@ def test_what_cannot_be_imported_says_why(tmp_path: Path, exported: Path) -> Non
         "is none of": tmp_path / "x.pt",
         "holds 2 matrices": tmp_path / "two.h5",
         "names no items": tmp_path / "plain.npy",
-        "matrix of floats": tmp_path / "ints.npy",
+        "ints.npy is int64, which a store cannot hold": tmp_path / "ints.npy",
+        "uint16, which may be the bits of bfloat16": tmp_path / "bits.npy",
         "which a store cannot hold": tmp_path / "double.npy",
         "must hold one of": tmp_path,
     }
     (tmp_path / "x.pt").write_bytes(b"x")
     np.save(tmp_path / "plain.npy", np.zeros((2, 2), np.float32))
     np.save(tmp_path / "ints.npy", np.zeros((2, 2), np.int64))
+    np.save(tmp_path / "bits.npy", np.ones((2, 2), np.uint16))
     np.save(tmp_path / "double.npy", np.zeros((2, 2), np.longdouble))
     (tmp_path / "two.csv").write_text("item_id\na\nb\n")
     with h5py.File(tmp_path / "two.h5", "w") as file:
         file["a"], file["b"] = np.zeros((2, 2)), np.zeros((2, 2))
     for message, source in wrong.items():
-        items = tmp_path / "two.csv" if source.name == "double.npy" else None
+        items = tmp_path / "two.csv" if source.name in ("double.npy", "ints.npy") else None
         with pytest.raises(ManifestError, match=message):
             _again(source, tmp_path / "s", items=items)
     (tmp_path / "same.csv").write_text("item_id\na\na\n")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from featstore.command_line import run_command
+from featstore.command_line import EXIT_VERIFY, run_command
 from headstock.__main__ import cli
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Answer, Proxy
@@ -40,7 +40,7 @@ def test_a_damaged_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     next(root.glob("birds/caption/*/embedding/c/0/0")).write_bytes(b"short")
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     code, found = doctor(capsys, root)
-    assert code == 1
+    assert code == EXIT_VERIFY
     assert found["sets"]["text"] == "1 can be opened"
     assert "repair" in found["files"]["advice"]
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
@@ -51,10 +51,10 @@ def test_a_server_that_is_away_or_lacks_its_log(
 ) -> None:
     served.harm = lambda path, number, answer: Answer(404, {}, b"") if "log.json" in path else None
     code, found = doctor(capsys, served.url)
-    assert (code, found["store"]["state"]) == (1, "wrong")
+    assert (code, found["store"]["state"]) == (EXIT_VERIFY, "wrong")
     served.down = True
     code, found = doctor(capsys, served.url + "/other")
-    assert (code, found["store"]["state"]) == (1, "wrong")
+    assert (code, found["store"]["state"]) == (EXIT_VERIFY, "wrong")
 
 
 def test_what_is_set_is_named_but_not_shown(
@@ -66,7 +66,7 @@ def test_what_is_set_is_named_but_not_shown(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret")
     monkeypatch.delenv("AWS_REGION", raising=False)
     code, found = doctor(capsys, "s3://team/store")
-    assert code == 1
+    assert code == EXIT_VERIFY
     assert "AWS_ACCESS_KEY_ID is set, AWS_REGION is not set" in found["store"]["advice"]
     assert "the-" not in json.dumps(found)
 
@@ -77,7 +77,7 @@ def test_a_cache_that_cannot_be_used(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     code, found = doctor(capsys)
-    assert (code, "XDG_CACHE_HOME" in found["cache"]["advice"]) == (1, True)
+    assert (code, "XDG_CACHE_HOME" in found["cache"]["advice"]) == (EXIT_VERIFY, True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("HEADSTOCK_CACHE_BYTES", "much")
     assert doctor(capsys)[0] == 1

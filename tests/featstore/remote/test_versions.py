@@ -129,7 +129,7 @@ def test_a_set_that_a_tag_names_is_kept(grown: Path, capsys: pytest.CaptureFixtu
     assert run_command(cli, "headstock", remove) == 1
     said = capsys.readouterr().err
     assert "is named by the tags v1, v2" in said
-    assert "; ".join(f"featstore {' '.join(words)}" for words in drop) in said
+    assert "; ".join(f"headstock {' '.join(words)}" for words in drop) in said
     assert verify_store(grown).problems == []
     assert len(open_store(grown).view(IMAGES)) == 1029
     assert run_command(cli, "headstock", drop[0]) == 0

@@ -16,7 +16,8 @@ import zarr
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.convention import KEY, SCHEMA
 from featstore.testing import item_table, write_set
-from tests.goldens.store_bytes import write_store
+from tests.goldens import world
+from tests.goldens.store_bytes import SHARDS, write_store
 
 PAGE = Path(__file__).parents[3] / "docs" / "ref" / "convention.md"
 
@@ -126,9 +127,14 @@ def test_every_broken_group_is_found(name: str, birds: Path) -> None:
 def test_every_set_of_headstock_conforms(tmp_path: Path) -> None:
     """Of every kind and dtype, with failures and biases; but for those of several parts."""
     write_store(tmp_path)
+    ids, rows = [f"whole/{i}" for i in range(7)], np.ones((7, 8192), np.float32)
+    world.write_set(
+        tmp_path, "whole", "image", rows, world.item_table("image", ids), space="vision",
+        dtype="float16", failures=dict.fromkeys(ids[3:5], "cannot be decoded"), **SHARDS,
+    )  # fmt: skip
     arrays = sorted(tmp_path.glob("*/*/*/embedding/zarr.json"))
     groups = [one.parents[1] for one in arrays if b'"array"' in one.read_bytes()]
-    assert (len(groups), len(arrays)) == (6, 7)
+    assert (len(groups), len(arrays)) == (7, 8)
     assert [fault for group in groups for fault in _faults(group)] == []
     stated = {}
     for group in groups:

@@ -38,7 +38,7 @@ def test_what_follows_from_the_commit_comes_back(store: tuple[Path, str]) -> Non
     (root / "log.json").write_bytes(b"{}")
     (root / "zarr.json").write_bytes(b"{}")
     done = rebuild_set(root, key)
-    assert set(done.files) == {data, *names, "log.json", "zarr.json"}
+    assert set(done.rebuilt) == {data, *names, "log.json", "zarr.json"}
     assert done.left == []
     assert tree(root) == before
 

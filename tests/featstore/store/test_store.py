@@ -223,7 +223,7 @@ def test_a_damaged_set_is_listed_and_can_be_removed(
     mine = str(open_store(store_path).info("birds/image/toy").key)
     for commit in (store_path / mine / "revisions").iterdir():
         commit.unlink()
-    assert run_command(cli, "headstock", ["ls", str(store_path)]) == 0
+    assert run_command(cli, "headstock", ["ls", str(store_path)]) == 4
     assert f"{mine}" in (said := capsys.readouterr().out)
     assert "damaged: " in said
     assert run_command(cli, "headstock", ["store", "rm", str(store_path), mine, "--yes"]) == 0

@@ -36,8 +36,7 @@ CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
-    # Of ICIS the seen classes are picked by value.
-    yield from ((name, {}) for name in PRESETS if name != "icis")
+    yield from ((name, {}) for name in PRESETS)
     for loss in ("cosine", "mse", "infonce", "siglip", "devise"):
         direction = "y->x" if loss in ("cosine", "mse") else "both"
         yield f"own-{loss}", {"loss": loss, "direction": direction, "structure": 0.1}

@@ -15,17 +15,7 @@ from sklearn.base import clone
 
 from featstore import open_store
 from featstore.command_line import run_command
-from fitters import (
-    METHODS,
-    PRESETS,
-    ICISAligner,
-    Pairs,
-    Preparation,
-    fit,
-    load,
-    preset,
-    save_alignment,
-)
+from fitters import METHODS, PRESETS, ICISAligner, Pairs, Preparation, fit, load, preset
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.from_store import PairedRows, project_view, training_sources
 from fitters.jobs import fit_from_store
@@ -247,7 +237,7 @@ def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, 
 
     # Killed after the training, before anything was saved: the state is there.
     with monkeypatch.context() as patch:
-        patch.setattr("fitters.alignment.save_alignment", interrupt)
+        patch.setattr("fitters.alignment.Alignment.save", interrupt)
         assert _fit(store_path, tmp_path / "again", *few) != 0
     assert (tmp_path / ".again.training").is_file()
     assert _fit(store_path, tmp_path / "again", *few) == 0
@@ -274,6 +264,7 @@ class Missing:
             raise ModuleNotFoundError(name, name=name)
 sys.meta_path.insert(0, Missing())
 import numpy as np, fitters
+from tests.shorthand import save_alignment
 found = fitters.load(sys.argv[1])
 assert found.facts["method"] == "paper-mlp"
 assert fitters.MLPAligner().get_params()["architecture"] == "paper"
