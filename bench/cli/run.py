@@ -175,14 +175,16 @@ def _names_typed(named: Mapping[str, Any], *usual: str) -> list[str] | None:
 
 
 def _suite_settings(named: Mapping[str, Any]) -> Owners:
-    return run_settings(_names_typed(named))
+    return run_settings(_names_typed(named)) if {"suite", "methods"} & set(named) else {}
 
 
 def _task_settings(named: Mapping[str, Any]) -> Owners:
     from bench.options import TASKS
 
     name = named.get("name")
-    return run_settings(_names_typed(named, IDENTITY), name) if name in TASKS else {}
+    if not isinstance(name, str) or name not in TASKS:
+        return {}
+    return run_settings(_names_typed(named, IDENTITY), name)
 
 
 def _sweep_settings(named: Mapping[str, Any]) -> Owners:

@@ -656,7 +656,7 @@ EXPERIMENTS = (
     ),
     Experiment(
         "weight preprocessing", "code, --weight_preprocess",
-        "`zero_shot` and `retrieval` by `--head-rows` moved by ImageNet's validation images",
+        "`zero_shot` and `retrieval` by `-s head_rows=` moved by ImageNet's validation images",
         _moved_rows, (*_NINE, *_PAIRS, *_OWN),
     ),
     Experiment("diagrams", "page and poster, the method drawn", "no number"),

@@ -78,8 +78,8 @@ def _settings(named: Mapping[str, Any]) -> Owners:
     """Return what ``-s`` sets of the method that a command line names, and of its fit."""
     from fitters.methods import METHODS
 
-    method = str(named.get("method"))
-    if method not in METHODS:
+    method = named.get("method")
+    if not isinstance(method, str) or method not in METHODS:
         return {}
     own = settings_of(FitRequest)
     return {method: METHODS[method].settings | {n: own[n] for n in ("duplicates", "moments")}}
