@@ -95,7 +95,7 @@ def accumulate_folds(
     batches: Iterable[Batch], folds: Any, *, groups: Any = None, precision: Any = "float32"
 ) -> list[Moments]:
     """Return the moments of each fold, in one pass."""
-    n_folds, rest = check_folds(folds, groups), iter(batches)
+    n_folds, rest = check_folds(folds, groups), checked_batches(batches)
     first = next(rest)
     return accumulate_part(
         chain([first], rest), folds, n_folds=n_folds, shifts=pilot_shifts(*first[:2]),
