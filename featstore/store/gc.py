@@ -92,10 +92,10 @@ class _Collection:
     def run(self) -> list[Litter]:
         """Remove what is litter, and return it; in a dry run it is only returned."""
         root, condemned = self._root, []
-        for directory in set_folders(root).folders:
+        for directory in set_folders(root):
             if not _linked(root, directory):
                 condemned += self._clean(directory)
-        folders = set_folders(root).folders
+        folders = set_folders(root)
         for kind in sorted({folder.parent for folder in (*folders, *condemned)}):
             self._remove_tables(kind, condemned)
         for name in sorted(walk_store(root)[0]):

@@ -257,7 +257,7 @@ def rebuilt_log(root: Path) -> Log:
     signature is not made again: who signed the store signs it anew.
     """
     sets, hashes, tags = {}, [], {}
-    for folder in set_folders(root).folders:
+    for folder in set_folders(root):
         commits: list[Commit] = []
         for path in sorted((folder / REVISIONS).glob("*.json")):
             with contextlib.suppress(FeatstoreError, OSError):
@@ -283,35 +283,6 @@ def rebuilt_log(root: Path) -> Log:
     return Log((hashes or [SHA256])[-1], sets, tags, about, frozenset(pictures))
 
 
-@dataclass(frozen=True)
-class SetFolders:
-    """The folders of a store that are sets, were, or may become one.
-
-    Attributes
-    ----------
-    folders : list of Path
-        Sorted by key; only names that a writer makes.
-    closed : dict
-        Folder of a dataset or kind that this user cannot list -> why.
-    """
-
-    folders: list[Path]
-    closed: dict[Path, OSError]
-
-    @property
-    def kinds(self) -> set[Path]:
-        """The folders of kinds that hold a set, or the beginning of one."""
-        found: set[Path] = set()
-        for folder in self.folders:
-            if folder.parent not in found and holds_files(folder):
-                found.add(folder.parent)
-        return found
-
-    def hidden(self, directory: Path) -> bool:
-        """Return whether a folder lies in one that cannot be listed."""
-        return any(folder in self.closed for folder in directory.parents)
-
-
 def holds_files(folder: Path) -> bool:
     """Return whether there is anything in the folder of a set, or may be."""
     try:
@@ -320,29 +291,25 @@ def holds_files(folder: Path) -> bool:
         return not isinstance(err, FileNotFoundError | NotADirectoryError)
 
 
-def set_folders(root: Path) -> SetFolders:
-    """Look for the sets of a store; unlike a glob, this says what it could not see."""
-    level, closed = [root], {}
+def set_folders(root: Path) -> list[Path]:
+    """Return the folders of a store that are sets, were, or may become one, sorted by key.
+
+    Only names that a writer makes; a folder that cannot be listed holds none.
+    """
+    level = [root]
     for _ in ("datasets", "kinds", "sets"):
         below: list[Path] = []
         for folder in level:
-            try:
-                with os.scandir(folder) as entries:
-                    names = [entry.name for entry in entries if entry.is_dir()]
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # removed meanwhile
-            except OSError as err:
-                closed[folder] = err
-                continue
-            below += [folder / name for name in names if is_component(name)]
+            with contextlib.suppress(OSError):  # removed meanwhile, or not to be read
+                below += [p for p in folder.iterdir() if p.is_dir() and is_component(p.name)]
         level = below
-    return SetFolders(sorted(level), closed)
+    return sorted(level)
 
 
 def unfinished_sets(root: Path) -> list[Path]:
     """Return the directories of sets whose extraction has begun but not ended."""
     listed = read_log(root).sets
-    begun = (one for one in set_folders(root).folders if os.path.lexists(staging_of(one)))
+    begun = (one for one in set_folders(root) if os.path.lexists(staging_of(one)))
     return [folder for folder in begun if str(key_of(folder)) not in listed]
 
 
@@ -432,7 +399,7 @@ def resolve_sets(root: Path, name: str) -> list[str]:
 
 def all_keys(root: Path) -> list[str]:
     """Return the keys of every folder that is a set, was one, or may become one, sorted."""
-    found = {str(key_of(folder)) for folder in set_folders(root).folders}
+    found = {str(key_of(folder)) for folder in set_folders(root)}
     with contextlib.suppress(CorruptStoreError):
         found |= read_log(root).sets.keys()
     return sorted(found)
