@@ -57,7 +57,7 @@ MIXED = {"head": HEAD, "names": NAMES, "mix": 0.7}
 @pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     "changes",
-    [{}, MIXED, {"criterion": "error", "penalty": "auto", "precision": "float64"},
+    [{}, MIXED, {"criterion": "error", "penalty": "auto", "moments": "float64"},
      {"method": "text-to-concept", "y": X}],
 )  # fmt: skip
 def test_the_bits_are_those_of_one_process(
@@ -77,9 +77,9 @@ def test_the_partition_costs_rounding_and_no_more(
     store_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(store_path)
-    in_five = _arrays(_fit(store, precision="float64", **MIXED))
+    in_five = _arrays(_fit(store, moments="float64", **MIXED))
     monkeypatch.setattr(accumulation, "PART_ROWS", 1000)
-    whole = _arrays(_fit(store, precision="float64", **MIXED))
+    whole = _arrays(_fit(store, moments="float64", **MIXED))
     for name, array in whole.items():
         assert_close(in_five[name] + 1, array + 1)
 
