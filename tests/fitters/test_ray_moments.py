@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,10 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _fit(store: FeatureStore, workers: Workers | None = None, **changes: Any) -> Alignment:
-    request = {"method": "ridge", "x": X, "y": Y, "penalty": 0.3, "cached": False, **changes}
-    with threadpool_limits(limits=1):
+    request = {"method": "ridge", "x": X, "y": Y, "penalty": 0.3, **changes}
+    one = threadpool_limits(limits=1)
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as empty, one:
+        patch.setenv("XDG_CACHE_HOME", empty)  # nothing is kept from one fit to the next
         return fit_from_store(store, FitRequest(**request), workers=workers)
 
 
