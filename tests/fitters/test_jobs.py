@@ -241,7 +241,7 @@ def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path: Pa
     alignment = fit_from_store(store, request)
     assert alignment.facts["n_real"] == 30
     # One pass, kept: the same as from the rows.
-    exact = fit_from_store(store, replace(request, precision="float64"))
+    exact = fit_from_store(store, replace(request, moments="float64"))
     assert exact.facts["moments"] == {"precision": "float64"}
     seen_x, seen_y = pair_images(images.where(split="train"), store.view(other)).numpy()
     by_rows = TextToConceptAligner().fit(seen_x, seen_y)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,10 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _fit(store: FeatureStore, workers: Workers | None = None, **changes: Any) -> Alignment:
-    request = {"method": "ridge", "x": X, "y": Y, "penalty": 0.3, "cached": False, **changes}
-    with threadpool_limits(limits=1):
+    request = {"method": "ridge", "x": X, "y": Y, "penalty": 0.3, **changes}
+    one = threadpool_limits(limits=1)
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as empty, one:
+        patch.setenv("XDG_CACHE_HOME", empty)  # nothing is kept from one fit to the next
         return fit_from_store(store, FitRequest(**request), workers=workers)
 
 
@@ -57,7 +60,7 @@ MIXED = {"head": HEAD, "names": NAMES, "mix": 0.7}
 @pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     "changes",
-    [{}, MIXED, {"criterion": "error", "penalty": "auto", "precision": "float64"},
+    [{}, MIXED, {"criterion": "error", "penalty": "auto", "moments": "float64"},
      {"method": "text-to-concept", "y": X}],
 )  # fmt: skip
 def test_the_bits_are_those_of_one_process(
@@ -77,9 +80,9 @@ def test_the_partition_costs_rounding_and_no_more(
     store_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(store_path)
-    in_five = _arrays(_fit(store, precision="float64", **MIXED))
+    in_five = _arrays(_fit(store, moments="float64", **MIXED))
     monkeypatch.setattr(accumulation, "PART_ROWS", 1000)
-    whole = _arrays(_fit(store, precision="float64", **MIXED))
+    whole = _arrays(_fit(store, moments="float64", **MIXED))
     for name, array in whole.items():
         assert_close(in_five[name] + 1, array + 1)
 
