@@ -216,7 +216,7 @@ def test_results_are_read_from_a_folder_that_is_named_by_a_text(smoke_results):
     [
         ("eval sweep --method rigde", "Did you mean 'ridge'?"),
         ("eval sweep --method ridge -s gamma=3", "have no setting 'gamma'. These have: kernel-"),
-        ("eval sweep -s prompts=max", "ridge, a run have no setting 'prompts'. They have"),
+        ("eval sweep -s prompts=max", "ridge, a run have no setting 'prompts'."),
         ("eval run --suite demo --method rigde", "Did you mean 'ridge'?"),
         ("eval run --suite demo --method ridge -s gamma=3", "setting 'gamma'. These have: kernel-"),
     ],
