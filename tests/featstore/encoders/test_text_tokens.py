@@ -94,11 +94,6 @@ def test_what_is_no_whole_text_is_refused(tokenizers):
         ours.prepare("dog \ud83d")
 
 
-def test_cleaning_comes_after_the_prefix(tokenizers):
-    ours = TextTokenizer(tokenizers["bpe"], "hf:x", limit=None, prefix=" Q ", clean=str.strip)
-    np.testing.assert_array_equal(ours.prepare("a ").ids, tokenizers["bpe"]("Q a")["input_ids"])
-
-
 # ---- test_length_sorting --------------------------------------------------------------------
 
 
