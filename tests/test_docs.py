@@ -210,6 +210,8 @@ CHANGED = [
      "choosing takes a minute a seed"),
     (r"(--method mine,ridge --source head,random,.*) --seeds 0-2", r"\1 --seeds 0", "likewise"),
     (r"rm build/demo/store", "rm expendable", "others need the set"),
+    (r"report own-results --store my-store", "report build/demo/results --store store",
+     "the suite of own-results is planned alone"),
     (r"/64:", "/16:", "of 54 images, 64 cannot be pairs"),
     (r"--dataset mine", "--dataset stamps", "nobody made `mine`; stamps are as good"),
     (r"-o /tmp/", "-o ", "nothing is written outside the test's own folder"),
