@@ -502,7 +502,7 @@ def test_the_command_prints_a_line_a_check_and_exits_by_them(tmp_path, capfd, no
         "def good(x, y):\n    'Everything.'\n    import numpy as np\n"
         "    return np.linalg.lstsq(x, y, rcond=None)[0], np.eye(y.shape[1])\n"
     )
-    assert run_command(cli, "headstock", ["check", "aligner", f"{file}:bad"]) == 1
+    assert run_command(cli, "headstock", ["check", "aligner", f"{file}:bad"]) == 4
     out = capfd.readouterr().out
     assert out.startswith("✗ fit: PairsError: bad must return two finite matrices")
     assert run_command(cli, "headstock", ["check", "aligner", f"{file}:good", "--json"]) == 0

@@ -25,7 +25,6 @@ from featstore.sources.making import make_manifest
 from featstore.store import open_store
 from headstock.__main__ import cli
 from tests.damage import flip
-from tests.featstore.extraction.damage import DATA
 
 LARGE = 10_001
 TAKEN = LARGE * LARGE
@@ -122,7 +121,8 @@ def test_one_is_taken_where_the_option_allows_it_and_a_repair_takes_it_again(
     assert rows[1].tolist() == [LARGE, LARGE, 1.0]
     name = open_store(store).info(done.key).encoder
     assert recorded_choices(store / done.key, name)[0][1]["max_pixels"] == TAKEN
-    flip(store / done.key / DATA, 16)  # a value of the second row
+    file = open_store(store).info(done.key).commit.layout.files[0]
+    flip(store / done.key / file.path, file.part.padding + 16)  # a value of the second row
     repaired = repair_set(
         store, done.key, manifest=tmp_path / "made", encoder=Sizes(), space={"name": "Sizes"}
     )
