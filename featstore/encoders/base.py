@@ -134,21 +134,6 @@ class Encoder(Protocol):
         """
 
 
-@runtime_checkable
-class TextEncoder(Encoder, Protocol):
-    """An encoder of texts, which says of a prepared text what it costs and what it lost.
-
-    It may have ``prepare_many(items)``, which returns the list of what `prepare` returns of each:
-    tokenizers take many texts in one call in less time than one after the other.
-    """
-
-    def length(self, prepared: Any) -> int:
-        """Return how many tokens of a prepared text the model sees: texts are sorted by it."""
-
-    def is_truncated(self, item: Any) -> bool:
-        """Say whether a text, prepared or not, is longer than the model's longest input."""
-
-
 @dataclass(frozen=True, eq=False)
 class Head:
     """The classification head of an image model: one row a class, in the image space.

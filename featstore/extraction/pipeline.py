@@ -324,13 +324,6 @@ def _prepared_texts(tasks: Iterable[BlockTask], preparation: Preparation) -> Ite
     yield from waiting
 
 
-def encode_block(items: pl.DataFrame, preparation: Preparation) -> BlockOutput:
-    """Encode the items of one block with every encoder of a preparation."""
-    everything = np.ones(items.height, dtype=bool)
-    task = BlockTask(0, items, [everything] * len(preparation.runners))
-    return next(encode_blocks([task], preparation))
-
-
 class _Block:
     """A block under way."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +28,6 @@ from featstore.command_line import (
 )
 from featstore.store import ItemTable, LayoutLimits, SetSpec, SetWriter, row_facts
 from featstore.store.rows import MemoryRows
-from featstore.terminal import TextTable
 from featstore.testing import write_set
 from tests.assertions import assert_close
 
@@ -212,38 +210,6 @@ def test_show_takes_runs_of_any_shape(
     (tmp_path / key / "runs" / "x.json").write_text(json.dumps(facts))
     assert _run("show", tmp_path, key) == 0
     assert "made from" in capsys.readouterr().out
-
-
-class _Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(("columns", "no_color", "shown"), [
-    (80, "", "a/b/c\x1b[2m-01234567\x1b[0m    12"),
-    (80, "1", "a/b/c-01234567    12"),
-    (18, "1", "a/b/c    12"),
-])  # fmt: skip
-def test_a_table_fits_the_terminal(
-    monkeypatch: pytest.MonkeyPatch, columns: int, no_color: str, shown: str
-) -> None:
-    terminal = _Terminal()
-    monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("NO_COLOR", no_color)
-    TextTable(("NAME", "ROWS"), [("a/b/c-01234567", "12")]).show()
-    assert terminal.getvalue().splitlines()[1] == shown
-
-
-def test_the_closest_names_of_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number in range(9):
-        _write(tmp_path, 4, encoder=f"timm:net{number}")
-    assert _run("show", tmp_path, "birds/image/nett4") == EXIT_ERROR
-    error = capsys.readouterr().err
-    assert "It holds 9 sets, the closest birds/image/timm.net" in error
-    assert error.count("timm.net") == 4  # three of nine, and the one that may be meant
-    assert _run("show", tmp_path, "birds/image/net") == EXIT_ERROR
-    assert re.search(r"fits 9 sets of .*: (\S+, ){3}…\. Type more", capsys.readouterr().err)
 
 
 def test_sizes_for_people() -> None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from featstore.encoders import torch_text
-from featstore.encoders.base import TextEncoder
 from featstore.encoders.golden import GOLDEN_TEXTS, GoldenCosine, golden_cosine
 from featstore.encoders.registry import check_name, open_encoder
 from featstore.encoders.transformers_text import HFTextEncoder
@@ -97,7 +96,6 @@ def test_the_company_of_a_text_does_not_matter(roberta, texts, data):
 
 
 def test_it_is_a_text_encoder(roberta):
-    assert isinstance(roberta, TextEncoder)
     assert isinstance(roberta, HFTextEncoder)
     assert roberta.kinds == {"caption", "class_name"}
     assert roberta.encode([]).shape == (0, 16)

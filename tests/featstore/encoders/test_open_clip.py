@@ -14,7 +14,7 @@ from open_clip.transform import PreprocessCfg
 from safetensors.torch import load_file, save_file
 
 from featstore.encoders import open_clip_model
-from featstore.encoders.base import Encoder, TextEncoder
+from featstore.encoders.base import Encoder
 from featstore.encoders.golden import GOLDEN_TEXTS, golden_cosine, golden_images
 from featstore.encoders.open_clip_image import preprocessing_facts
 from featstore.encoders.open_clip_model import OpenClipTokens, check_open_clip_name
@@ -95,7 +95,6 @@ def test_pictures_equal_encode_image(name, files):
 
 def test_they_are_encoders(clip_text, clip_image):
     assert isinstance(clip_image, Encoder)
-    assert isinstance(clip_text, TextEncoder)
     assert (clip_image.kinds, clip_text.kinds) == ({"image"}, {"caption", "class_name"})
     assert clip_image.dim == clip_text.dim == 24
     assert clip_image.encode([]).shape == clip_text.encode([]).shape == (0, 24)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from featstore.encoders.base import Encoder, TextEncoder
+from featstore.encoders.base import Encoder
 from featstore.encoders.golden import GOLDEN_TEXTS
 from featstore.encoders.registry import open_encoder
 from featstore.errors import EncoderError
@@ -38,7 +38,6 @@ def test_it_is_an_encoder(minilm):
     assert isinstance(minilm, Encoder)
     assert minilm.kinds == {"caption", "class_name"}
     assert minilm.dim == 384
-    assert isinstance(minilm, TextEncoder)
     prepared = minilm.prepare("a dog")
     assert prepared.ids.tolist() == [101, 1037, 3899, 102]  # [CLS] a dog [SEP]
     assert minilm.length(prepared) == 4

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
 from featstore import Manifest
+from featstore.extraction.pipeline import BlockOutput, BlockTask, Preparation, encode_blocks
 from featstore.testing import toy_manifest
 
 SPACE = {"name": "mean-colour"}
@@ -31,6 +33,13 @@ class MeanColour:
             [[*np.asarray(image, np.float32).mean((0, 1)), image.width] for image in items],
             np.float32,
         )
+
+
+def encode_block(items: pl.DataFrame, preparation: Preparation) -> BlockOutput:
+    """Encode the items of one block with every encoder of a preparation."""
+    everything = np.ones(items.height, dtype=bool)
+    task = BlockTask(0, items, [everything] * len(preparation.runners))
+    return next(encode_blocks([task], preparation))
 
 
 def expected_row(path: Path) -> list[float]:

@@ -23,10 +23,11 @@ from featstore.encoders.golden import golden_images
 from featstore.encoders.timm_image import PooledTimmEncoder
 from featstore.errors import EncoderError
 from featstore.extraction.batches import BatchRunner
-from featstore.extraction.pipeline import Preparation, encode_block
+from featstore.extraction.pipeline import Preparation
 from featstore.extraction.targets import Job
 from featstore.extraction.workers import to_send
 from featstore.sources.reader import ByteReader
+from tests.featstore.extraction.conftest import encode_block
 
 NAME = "timm:test_vit"
 LAYERS = ("blocks.1", "norm", "patch_embed")

@@ -18,12 +18,12 @@ from featstore import EncoderSpec, ExtractConfig, ExtractResult, Manifest, extra
 from featstore.errors import EncoderError, ManifestError
 from featstore.extraction import pipeline
 from featstore.extraction.batches import BatchRunner
-from featstore.extraction.pipeline import BlockTask, Preparation, encode_block, encode_blocks
+from featstore.extraction.pipeline import BlockTask, Preparation, encode_blocks
 from featstore.extraction.progress import Progress
 from featstore.extraction.views import draw_view, view_items
 from featstore.images import decode_image
 from featstore.sources.reader import ByteReader
-from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
+from tests.featstore.extraction.conftest import SPACE, MeanColour, encode_block, expected_row
 
 OPTIONS = ExtractConfig(batch_size=2, block_rows=4, dtype="float32", decode_timeout=None)
 OTHER = {"name": "width-first"}

@@ -20,10 +20,11 @@ from featstore.extraction.batches import BatchRunner
 from featstore.extraction.job import extract
 from featstore.extraction.opening import record_pixels, with_pixels
 from featstore.extraction.options import ExtractConfig
-from featstore.extraction.pipeline import Preparation, encode_block
+from featstore.extraction.pipeline import Preparation
 from featstore.images import Geometry, decode_image
 from featstore.manifest.io import write_manifest
 from featstore.sources.reader import ByteReader
+from tests.featstore.extraction.conftest import encode_block
 
 
 class Means:

@@ -15,7 +15,7 @@ from featstore import Manifest, write_manifest
 from featstore.errors import EncoderError, StoreWriteError
 from featstore.extraction.repair import repair_set
 from featstore.store import LayoutLimits, SetSpec, SetWriter, collect_garbage, verify_store
-from tests.featstore.extraction.conftest import SPACE, MeanColour
+from tests.featstore.extraction.conftest import SPACE, MeanColour, encode_block
 from tests.featstore.extraction.damage import (
     DATA,
     BatchSensitive,
@@ -47,7 +47,7 @@ def _shards(manifest: Manifest, store: Path) -> str:
     items = manifest.tables["image"]
     encoder = featstore.encoders.object_encoder.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
     from featstore.extraction.batches import BatchRunner
-    from featstore.extraction.pipeline import Preparation, encode_block
+    from featstore.extraction.pipeline import Preparation
     from featstore.sources.reader import ByteReader
 
     runner = BatchRunner(encoder, 3, device="cpu", halve=False)
