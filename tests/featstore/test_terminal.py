@@ -213,6 +213,21 @@ def _at_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, table: TextTab
     return [re.sub(r"\x1b\[\d*m", "", line) for line in screen.getvalue().splitlines()]
 
 
+@pytest.mark.parametrize(("columns", "no_color", "shown"), [
+    (80, "", "a/b/c\x1b[2m-01234567\x1b[0m    12"),
+    (80, "1", "a/b/c-01234567    12"),
+    (18, "1", "a/b/c    12"),
+])  # fmt: skip
+def test_a_table_fits_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, columns: int, no_color: str, shown: str
+) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal := _Screen())
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", no_color)
+    TextTable(("NAME", "ROWS"), [("a/b/c-01234567", "12")]).show()
+    assert terminal.getvalue().splitlines()[1] == shown
+
+
 def test_a_table_is_as_wide_as_it_is_where_nobody_looks() -> None:
     lines = TextTable(("NAME", "TYPE", "N"), ROWS, ruled=True).text().splitlines()
     assert lines == [
