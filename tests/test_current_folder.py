@@ -63,8 +63,8 @@ A_STEP = """
 if __name__ == "__main__":
     import sys
     from bench.cli.demo import Job, Step
-    job = Job("demo", "a second", "", (Step("List the sources", "headstock ls --available
-    sources"),)) sys.exit(job.run(sys.argv[1]))
+    job = Job("demo", "a second", "", (Step("List", "headstock ls --available sources"),))
+    sys.exit(job.run(sys.argv[1]))
 """
 
 #: What a program of one's own starts, which lies in another folder than the one it works in.
@@ -158,7 +158,7 @@ def test_the_module_runs_none_of_them_either(world: dict[str, str], tmp_path: Pa
     for file in Path(world["hostile"]).glob("*.py"):
         if file.stem not in taken:
             (tmp_path / file.name).write_text(file.read_text())
-    for words in (["--help"], ["data", "sources"]):
+    for words in (["--help"], ["ls", "--available", "sources"]):
         assert _run(world, sys.executable, "-m", "headstock", *words, folder=tmp_path)
 
 

@@ -141,8 +141,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (root / "items.csv").write_text("item_id\na\n")
     with h5py.File(root / "a.h5", "w") as file:
         file.create_dataset("embedding", data=[[1.0, 2.0]])
-    for made in ("labels names.txt -o labels", "make folder pictures -o images"):
-        command = [sys.executable, "-c", MAIN["headstock"], "data", *made.split()]
+    for made in ("names.txt --as labels -o labels", "pictures --as folder -o images"):
+        command = [sys.executable, "-c", MAIN["headstock"], "data", "make", *made.split()]
         subprocess.run(command, cwd=root, check=True, capture_output=True, env=_environment())
     return {
         "site": str(root / "site"), "store": str(root / "store"), "labels": str(root / "labels"),

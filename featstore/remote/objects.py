@@ -38,7 +38,7 @@ from featstore.store.files import (
     write_file,
 )
 from featstore.store.log import NAME as LOG
-from featstore.store.log import ROUNDS, Log, check_unlisted, update_log
+from featstore.store.log import ROUNDS, Log, unlisted, update_log
 from featstore.store.place import Place
 
 #: Times that an answer is asked for before it is given up; a read that got on begins anew.
@@ -429,14 +429,15 @@ class Objects(ABC):
         return self._tagged_log()[0]
 
     def _tagged_log(self) -> tuple[Log | None, str]:
-        try:
-            data, tag = self.read_tagged(LOG, limit=MAX_JSON_BYTES)
-        except FileNotFoundError:
+        for _ in range(2):  # the log is made before the group, perhaps meanwhile
             with contextlib.suppress(FileNotFoundError):
+                data, tag = self.read_tagged(LOG, limit=MAX_JSON_BYTES)
+                return Log.parse(data, where=f"{self.address}/{LOG}"), tag
+            try:
                 group = self.read("zarr.json", limit=MAX_METADATA_BYTES)
-                check_unlisted(parse_json(group, where=self.address), where=self.address)
-            return None, ""
-        return Log.parse(data, where=f"{self.address}/{LOG}"), tag
+            except FileNotFoundError:
+                return None, ""
+        raise unlisted(parse_json(group, where=self.address), where=self.address)
 
     def update_log(self, change: Callable[[Log], Log]) -> bool:
         """Replace the log by what `change` makes of it; False if that is what it was.

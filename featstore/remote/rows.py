@@ -390,7 +390,8 @@ class RemoteRows:
                     raise ShardReplacedError(str(shard.path))
                 yield descriptor
 
-        source = open_rows(self._cache.root, self._layout, self._mode, open_file)
+        whole = bool(have.all())
+        source = open_rows(self._cache.root, self._layout, self._mode, open_file, whole=whole)
         # In one step: whoever still fetches into files that are gone marks the blocks of those.
         self._state = _State(shards, have, source)
 

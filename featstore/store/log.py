@@ -168,13 +168,14 @@ def read_log(root: Path) -> Log:
     FormatVersionError
         If the store has another format.
     """
-    try:
-        return _parsed(read_regular(root / NAME, limit=MAX_JSON_BYTES), f"{root}/{NAME}")
-    except (FileNotFoundError, NotADirectoryError):
+    for _ in range(2):  # the log is made before the group, perhaps meanwhile
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return _parsed(read_regular(root / NAME, limit=MAX_JSON_BYTES), f"{root}/{NAME}")
+        try:
             group = read_json(root / "zarr.json", limit=MAX_METADATA_BYTES)
-            check_unlisted(group, where=str(root))
-        return Log()
+        except (FileNotFoundError, NotADirectoryError):
+            return Log()
+    raise unlisted(group, where=str(root))
 
 
 def has_log(root: Path) -> bool:
@@ -182,20 +183,20 @@ def has_log(root: Path) -> bool:
     return os.path.lexists(root / NAME)
 
 
-def check_unlisted(group: Any, *, where: str) -> None:
-    """Raise for the ``zarr.json`` of a folder without log: another format's, or another's.
+def unlisted(group: Any, *, where: str) -> CorruptStoreError:
+    """Return the error for a folder without log that has this ``zarr.json``.
 
     Raises
     ------
-    FormatVersionError, CorruptStoreError
-        See `read_log`.
+    FormatVersionError
+        If the store has another format.
     """
     try:
         stated = group["attributes"]["featstore"]["format"]
     except (KeyError, TypeError):
-        raise CorruptStoreError(f"{where} holds another Zarr group, no store.") from None
+        return CorruptStoreError(f"{where} holds another Zarr group, no store.")
     check_format(stated, where=where)
-    raise CorruptStoreError(
+    return CorruptStoreError(
         f"{where}/{NAME} is missing, and with it the list of sets. `headstock store repair` makes "
         "it "
         "again from the commits."

@@ -4,7 +4,8 @@ Mapping each file by itself reads at memory speed but gathers at half of it, bec
 has to be looked up in its file first. Here a range of addresses is reserved for the whole set,
 and the whole pages of the rows of each file are mapped over their place in it (``MAP_FIXED``);
 shards begin with a padding that makes a page of the file one of the range (docs/store-format.md).
-What two files share a page of is copied, and so are small parts.
+What two files share a page of is copied, and so are small parts: never of a file that is still
+being filled, since a copy would not follow it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from featstore.errors import FeatstoreError
 from featstore.store.files import OpenFile, opened, read_exactly
 from featstore.store.layout import DTYPES, HUGE_BYTES, SetLayout
 
@@ -30,7 +32,7 @@ _FAILED = ctypes.c_void_p(-1).value
 COPIED_BYTES = 2**26
 
 
-class MappingUnavailableError(OSError):
+class MappingUnavailableError(FeatstoreError):
     """One address range is impossible here; the array can be read in another way."""
 
 
@@ -40,14 +42,14 @@ class _Range:
     An ndarray made from it keeps it as its base, and so does every view of that ndarray.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, may_copy: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         # As the kernel does for large files: an aligned range can use huge pages.
         whole = size + (HUGE_BYTES if size >= HUGE_BYTES else 0)
         start = _mmap(None, whole, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1)
         self.address = start if whole == size else -(-start // HUGE_BYTES) * HUGE_BYTES
         self.size = size
-        self._copied = 0
+        self._may_copy = may_copy
         self.release = weakref.finalize(self, _libc().munmap, start, whole)
         # Views may live until the very end of the process: the kernel frees the range then.
         self.release.atexit = False
@@ -60,10 +62,11 @@ class _Range:
             last = self.size
         if (at - offset) % page or first >= last:
             first = last = at + size
-        self._copied += size - (last - first)
-        if self._copied > COPIED_BYTES:
+        self._may_copy -= size - (last - first)
+        if self._may_copy < 0:
             raise MappingUnavailableError(
-                f"More than {COPIED_BYTES:,} bytes of the set are no whole pages of its files."
+                "Too many rows share a page of memory with those of another file, or the files are "
+                "still being fetched. Prefetch the set, or open the store with mode='auto'."
             )
         if last > first:
             flags = mmap.MAP_SHARED | _MAP_FIXED
@@ -85,7 +88,9 @@ class _Range:
         return np.asarray(self)
 
 
-def map_array(directory: Path, layout: SetLayout, open_file: OpenFile | None = None) -> np.ndarray:
+def map_array(
+    directory: Path, layout: SetLayout, open_file: OpenFile | None = None, *, whole: bool = True
+) -> np.ndarray:
     """Map every data file of the set in `directory` and return its (n, d) rows, read-only.
 
     The addresses are given back when the last view of the array is gone.
@@ -94,6 +99,8 @@ def map_array(directory: Path, layout: SetLayout, open_file: OpenFile | None = N
     ----------
     open_file : callable, optional
         Opens data files that lie elsewhere than in `directory`, and checks their sizes.
+    whole : bool
+        False while the files are being filled: nothing of them is copied then.
 
     Raises
     ------
@@ -103,7 +110,7 @@ def map_array(directory: Path, layout: SetLayout, open_file: OpenFile | None = N
         If this system or this layout does not allow it.
     """
     check_mappable()
-    reserved = _Range(layout.n * layout.row_bytes)
+    reserved = _Range(layout.n * layout.row_bytes, may_copy=COPIED_BYTES if whole else 0)
     open_file = open_file or opened
     try:
         for file in layout.files:

@@ -176,6 +176,8 @@ def open_rows(
     layout: SetLayout,
     mode: Mode = "auto",
     open_file: OpenFile | None = None,
+    *,
+    whole: bool = True,
 ) -> RowSource:
     """Open the set in `directory` for reading.
 
@@ -189,6 +191,8 @@ def open_rows(
         ``"auto"`` is ``"map"``, or ``"pread"`` where that is impossible.
     open_file : callable, optional
         Opens data files that lie elsewhere than in `directory`.
+    whole : bool
+        False while the files are being filled.
 
     Raises
     ------
@@ -199,7 +203,7 @@ def open_rows(
     """
     if mode != "pread":
         try:
-            return MappedRows(layout, map_array(directory, layout, open_file))
+            return MappedRows(layout, map_array(directory, layout, open_file, whole=whole))
         except MappingUnavailableError:
             if mode == "map":
                 raise

@@ -30,6 +30,7 @@ from featstore.command_line import run_command
 from featstore.errors import PluginError
 from featstore.plugins import register, use_plugins
 from headstock.__main__ import cli
+from tests.shorthand import task_runs
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -41,7 +42,6 @@ from bench.metrics import Metric
 from featstore.options import option
 from featstore.plugins import register
 from fitters.few_shot import ClassMeans
-from tests.shorthand import task_runs
 
 
 @register("aligner", "first-columns")

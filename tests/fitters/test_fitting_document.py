@@ -59,19 +59,6 @@ def test_the_commands_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -
     assert "toy/image" in capsys.readouterr().out
 
 
-def test_the_file_of_options_is_read(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("HEADSTOCK_STORE", "store")
-    (workplace / "fit.toml").write_text(
-        'method = "ridge"\nx = "toy/image/timm:toy"\nhead = "labels/head_weight/timm:toy"\n'
-        'head_names = "labels/class_name/st:toy"\ntemplates = ["none", "photo"]\n'
-        'out = "aligners/ridge-head"\n'
-    )
-    assert run_command(cli, "headstock", ["fit", "--config", "fit.toml"]) == 0
-    assert capsys.readouterr().out.startswith("aligners/ridge-head: ridge, fitted on 30 prototypes")
-
-
 def test_the_class_of_a_method_of_ones_own_runs() -> None:
     (block,) = re.findall(
         r"```python\n(import numpy.+?class WeightedMeans.*?)```",

@@ -25,12 +25,12 @@ from fitters.methods import METHODS
 from headstock.__main__ import cli
 from tests.assertions import assert_close, assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
+from tests.shorthand import save_alignment
 
 SOURCE = '''
 """Least squares from text to image rows, written without any of fitters."""
 
 import numpy as np
-from tests.shorthand import save_alignment
 
 
 class Plain:

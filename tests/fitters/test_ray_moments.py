@@ -127,12 +127,12 @@ def test_the_command_uses_a_cluster_that_runs(
     command = [
         sys.executable, "-m", "headstock", "fit", "ridge",
         "--store", store_path, "--images", X, "--captions", Y, "-s", "penalty=0.3",
-        "--engine", "ray", "--ray-address", address, "--jobs", "2",
+        "--engine", "ray", "--jobs", "2",
         "-o", tmp_path / "a", "--json",
     ]  # fmt: skip
     done = subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RAY_ADDRESS": address},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["moments"] == {"precision": "float32"}

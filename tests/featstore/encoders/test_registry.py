@@ -129,7 +129,7 @@ def test_a_family_gets_the_options_it_takes_and_the_defaults_of_the_others(monke
     module = types.SimpleNamespace(
         check=lambda model: None, open=lambda name, options: got.append((name, options))
     )
-    monkeypatch.setattr(registry, "import_module", lambda _: module)
+    monkeypatch.setitem(sys.modules, "x", module)
     open_encoder("x:y", batch_size=3)
     open_encoder("x:y", precision="bfloat16", trust_remote_code=True)
     with pytest.raises(EncoderError, match="takes no pool"):
@@ -196,10 +196,10 @@ def test_the_hub_is_asked_once_and_briefly(monkeypatch):
 
 
 def test_a_missing_extra_says_what_to_install(monkeypatch):
-    def absent(module):
+    def absent(place):
         raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
 
-    monkeypatch.setattr(registry, "import_module", absent)
+    monkeypatch.setattr(registry, "resolve_name", absent)
     missing = "torch"
     with pytest.raises(
         MissingPackageError, match=r"needs torch: pip install 'torch>=2\.6' 'torchvision"

@@ -61,7 +61,7 @@ class Hostile:
             places = []  # no table: it is refused whatever the hashes of its columns are
         hashes = [sha256_hex(data[place]) for place in (*places, slice(start, None))]
         facts["chunks"] = hashes
-        self.recommit(lambda document: document.update(items=facts))
+        self.recommit(lambda document: document["parts"][0].update(items=facts))
 
     def answer(self, tmp_path: Path) -> list[str]:
         """Return what a process of little memory says: of reading, and of verifying."""

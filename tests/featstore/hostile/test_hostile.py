@@ -89,8 +89,8 @@ def test_metadata_names_do_not_leave_the_set(hostile: Hostile, tmp_path: Path, n
 
 @pytest.mark.parametrize("name", [*NAMES[:10], "sub/items.parquet", 3, None, ["x"]])
 def test_item_names_do_not_leave_the_kind(hostile: Hostile, name: Any) -> None:
-    hostile.recommit(lambda document: document["items"].update(file=name))
-    with pytest.raises(CorruptStoreError, match="of a name that a store can hold"):
+    hostile.recommit(lambda document: document["parts"][0]["items"].update(file=name))
+    with pytest.raises(CorruptStoreError, match="is not a list of parts"):
         open_store(hostile.root).view(hostile.key)
 
 
@@ -162,7 +162,7 @@ def test_endless_rows_with_as_many_hashes_meet_the_item_table(
      "{set}/revisions", "log.json"],
 )  # fmt: skip
 def test_links_out_of_the_store_are_refused(hostile: Hostile, tmp_path: Path, name: str) -> None:
-    items = f"birds/image/{hostile.commit()['items']['file']}"
+    items = f"birds/image/{hostile.commit()['parts'][0]['items']['file']}"
     path = hostile.root / name.format(set=hostile.key, items=items)
     path.rename(tmp_path / "outside")
     path.symlink_to(tmp_path / "outside")
@@ -191,7 +191,7 @@ def test_large_files_of_zeros_are_no_memory_error(
     said = "more than this process has memory for"
     if what == "items":
         facts["chunks"], said = ["0" * 64], "differs from its commit record"
-        hostile.recommit(lambda document: document.update(items=facts))
+        hostile.recommit(lambda document: document["parts"][0].update(items=facts))
     _refused(hostile, tmp_path, match=said)
 
 

@@ -156,7 +156,7 @@ class BadFolder:
 @pytest.mark.parametrize(
     "case",
     [
-        BadFolder({}, r"has no dataset.toml.*manifests build", "no-facts"),
+        BadFolder({}, r"has no dataset.toml.*headstock data build", "no-facts"),
         BadFolder({"dataset.toml": b"name = zoo"}, "is not TOML: .*Correct it", "no-toml"),
         BadFolder({"dataset.toml": b"name = '\xff'"}, "is not TOML: .*Correct it", "no-utf8"),
         BadFolder({"dataset.toml": b"a=" + b"[" * 9999}, "is not TOML", "deep"),
@@ -194,7 +194,7 @@ def test_bad_folders(tmp_path, case):
 
 
 def test_a_missing_folder_or_a_file_is_no_manifest(tmp_path):
-    with pytest.raises(ManifestError, match=r"does not exist.*manifests build"):
+    with pytest.raises(ManifestError, match=r"does not exist.*headstock data build"):
         read_manifest(tmp_path / "gone")
     (tmp_path / "file").write_text("")
     with pytest.raises(ManifestError, match="is not a folder"):

@@ -27,7 +27,7 @@ from headstock.__main__ import cli
 from tests.featstore.remote.buckets import environment, plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows
 from tests.featstore.remote.proxy import Answer, Proxy
-from tests.featstore.remote.s3_server import s3_server, tag_of
+from tests.featstore.remote.s3_server import Request, s3_server, tag_of
 
 IMAGES = "birds/image/toy"
 EXTENDED = {"block_rows": BLOCK, "plain_bytes": 0, "shard_bytes": 256 * 1024}
@@ -240,6 +240,27 @@ def test_making_a_store_in_a_bucket(bucket: Proxy) -> None:
     assert sorted(name for name, _ in objects.names()) == ["log.json", "zarr.json"]
     assert run_command(cli, "headstock", ["store", "init", bucket.address]) == 0
     assert run_command(cli, "headstock", ["store", "init", bucket.address, "--shared"]) == 2
+
+
+def test_a_store_that_another_makes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its log before its group: who finds only the group looks for the log again."""
+    with s3_server() as server:
+        for name, value in environment(server.url).items():
+            monkeypatch.setenv(name, value)
+        slower, faster = (open_objects(parse_address("s3://team/store")) for _ in range(2))
+        asked = []
+
+        def meanwhile(request: Request) -> None:
+            asked.append(request.path)
+            if len(asked) == 1:
+                assert make_bucket_store(faster)
+
+        server.after = meanwhile
+        assert not make_bucket_store(slower)
+        assert asked[0].endswith("log.json")
+        server.objects.pop("team/store/log.json")
+        with pytest.raises(RemoteStoreError, match=r"log\.json is missing.*store repair"):
+            make_bucket_store(slower)
 
 
 def test_secrets_stay_out_of_errors(bucket: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:

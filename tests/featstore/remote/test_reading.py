@@ -19,7 +19,9 @@ from featstore.remote.cache import user_cache
 from featstore.remote.place import RemotePlace
 from featstore.remote.rows import CachedShard, shard_name
 from featstore.store import Mode
-from tests.featstore.remote.conftest import BLOCK, N
+from featstore.store.mapping import MappingUnavailableError
+from featstore.testing import item_table, write_set
+from tests.featstore.remote.conftest import BLOCK, N, make_rows
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
 
@@ -53,6 +55,25 @@ def test_every_mode_reads_a_set_in_part_and_whole(
     np.testing.assert_array_equal(view.numpy(), local)
     again = open_store(served.url, mode=mode, verify="full").view(IMAGES)
     np.testing.assert_array_equal(again.numpy(), local)
+
+
+@pytest.mark.parametrize("mode", ["auto", "pread"])
+def test_rows_of_small_parts_are_those_that_were_fetched(tmp_path: Path, mode: Mode) -> None:
+    """Parts share pages of memory: what is mapped before it is fetched may not be a copy."""
+    rows = make_rows(30, 8)
+    for n in (10, 13, 30):
+        items = item_table([{"item_id": f"b/{i:02d}", "kind": "image"} for i in range(n)])
+        write_set(tmp_path / "store", rows[:n], items, block_rows=4)
+    with static_server(tmp_path / "store") as upstream, proxy(upstream) as served:
+        view = open_store(served.url, mode=mode, verify="never").view(IMAGES)
+        for number in (29, 0, 12, 9, 10, 13, 28):
+            np.testing.assert_array_equal(view.take([number]).numpy(), rows[[number]])
+    with static_server(tmp_path / "store") as upstream, proxy(upstream) as served:
+        with pytest.raises(MappingUnavailableError, match="Prefetch the set"):
+            open_store(served.url, mode="map").view(IMAGES)
+        open_store(served.url).prefetch(IMAGES)
+        whole = open_store(served.url, mode="map").view(IMAGES)
+        np.testing.assert_array_equal(whole.numpy(), rows)
 
 
 def test_a_shard_is_fetched_once_and_read_without_the_server(

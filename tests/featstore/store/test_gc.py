@@ -240,7 +240,7 @@ def test_thumbnails_of_a_writer_that_was_stopped_are_no_damage_and_are_kept(
 
 
 def test_folders_that_vanish_are_no_error(tmp_path, images, monkeypatch):
-    _begin(tmp_path / "s", images)  # beside writers that wait, and whose folders come and go
+    writer = _begin(tmp_path / "s", images)  # beside whom folders come and go
     key = SetSpec("birds", "image", "timm:next", {"name": "next"}, "float32").key
     real, gone = os.scandir, key.directory(tmp_path / "s") / ".staging" / "w000001-00000000"
     left, seal_folder = [gone], durable.hand_down
@@ -261,3 +261,4 @@ def test_folders_that_vanish_are_no_error(tmp_path, images, monkeypatch):
     monkeypatch.setattr(durable, "hand_down", hand_down)
     gone.mkdir()
     durable.make_folders(gone)
+    writer.__exit__(None, None, None)

@@ -25,15 +25,16 @@ from featstore.identity import canonical_json, sealed, sha256_hex
 from featstore.share.copy import copy_sets, make_tag
 from featstore.store import (
     collect_garbage,
-    read_log,
+    make_store,
     remove_set,
     verify_store,
     write_thumbnails,
     writer,
 )
+from featstore.store import log as log_module
 from featstore.store.files import json_bytes
 from featstore.store.lock import claim_set
-from featstore.store.log import rebuilt_log, update_log
+from featstore.store.log import Log, read_log, rebuilt_log, update_log
 from featstore.testing import item_table, write_set
 from headstock.__main__ import cli
 from tests.damage import unseal
@@ -160,6 +161,23 @@ def test_no_change_of_many_writers_is_lost(tmp_path):
     for thread in threads:
         thread.join()
     assert len(read_log(root).tags) == 80
+
+
+def test_a_store_that_is_made_while_its_log_is_looked_for(tmp_path, monkeypatch):
+    read, asked = log_module.read_json, []
+
+    def meanwhile(path, **options):
+        asked.append(path)
+        if len(asked) == 1:
+            make_store(tmp_path)
+        return read(path, **options)
+
+    monkeypatch.setattr(log_module, "read_json", meanwhile)
+    assert read_log(tmp_path) == Log()
+    assert asked
+    (tmp_path / "log.json").unlink()
+    with pytest.raises(CorruptStoreError, match=r"log\.json is missing"):
+        read_log(tmp_path)
 
 
 def test_a_change_that_is_refused_changes_nothing(store):

@@ -188,7 +188,7 @@ def test_a_failed_mapping_leaves_no_addresses(
     ("target", "value", "why"),
     [
         ("sys.platform", "win32", "cannot be mapped at chosen addresses"),
-        ("featstore.store.mapping.COPIED_BYTES", 2**10, "no whole pages"),
+        ("featstore.store.mapping.COPIED_BYTES", 2**10, "share a page"),
     ],
 )
 def test_where_one_range_is_impossible(

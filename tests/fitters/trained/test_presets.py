@@ -25,6 +25,7 @@ from fitters.trained import training
 from headstock.__main__ import cli
 from tests.assertions import assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y
+from tests.shorthand import save_alignment
 
 FEW = TrainingOptions(epochs=2, batch_size=16)
 
@@ -264,7 +265,6 @@ class Missing:
             raise ModuleNotFoundError(name, name=name)
 sys.meta_path.insert(0, Missing())
 import numpy as np, fitters
-from tests.shorthand import save_alignment
 found = fitters.load(sys.argv[1])
 assert found.facts["method"] == "paper-mlp"
 assert fitters.MLPAligner().get_params()["architecture"] == "paper"
