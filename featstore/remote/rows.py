@@ -390,7 +390,9 @@ class RemoteRows:
                     raise ShardReplacedError(str(shard.path))
                 yield descriptor
 
-        source = open_rows(self._cache.root, self._layout, self._mode, open_file)
+        # What is copied of a mapped file, as pages that parts share are, must be in place before.
+        mode: Mode = self._mode if have.all() or len(self._layout.parts) == 1 else "pread"
+        source = open_rows(self._cache.root, self._layout, mode, open_file)
         # In one step: whoever still fetches into files that are gone marks the blocks of those.
         self._state = _State(shards, have, source)
 

@@ -19,6 +19,7 @@ from featstore.remote.cache import user_cache
 from featstore.remote.place import RemotePlace
 from featstore.remote.rows import CachedShard, shard_name
 from featstore.store import Mode
+from featstore.testing import item_table, write_set
 from tests.featstore.remote.conftest import BLOCK, N
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
@@ -53,6 +54,22 @@ def test_every_mode_reads_a_set_in_part_and_whole(
     np.testing.assert_array_equal(view.numpy(), local)
     again = open_store(served.url, mode=mode, verify="full").view(IMAGES)
     np.testing.assert_array_equal(again.numpy(), local)
+
+
+@pytest.mark.parametrize("mode", ["auto", "map", "pread"])
+def test_a_set_of_parts_is_read_in_part_and_whole(tmp_path: Path, mode: Mode) -> None:
+    """Parts share pages, which are copied where files are mapped: perhaps before they are there."""
+    root, rows = tmp_path / "store", np.random.default_rng(3).standard_normal((60, 5))
+    for n in (20, 21, 60):
+        write_set(root, rows[:n], item_table([f"b/{i}" for i in range(n)]), block_rows=4)
+    with static_server(root) as upstream, proxy(upstream) as served:
+        view = open_store(served.url, mode=mode).view(IMAGES)
+        some = np.array([20, 1, 59, 20])
+        np.testing.assert_array_equal(view.take(some).numpy(), rows[some].astype(np.float32))
+        assert_same_rows(served.url, root)
+        np.testing.assert_array_equal(view.numpy(), rows.astype(np.float32))
+        again = open_store(served.url, mode=mode).view(IMAGES)
+        np.testing.assert_array_equal(again.numpy(), rows.astype(np.float32))
 
 
 def test_a_shard_is_fetched_once_and_read_without_the_server(
