@@ -291,7 +291,6 @@ def copy_sets(
     target: str | Path,
     *,
     select: Sequence[str] = (),
-    force: bool = False,
     progress: Callable[[int], object] | None = None,
     key: str | Path | bytes | None = None,
     at_least: int = 0,
@@ -309,8 +308,6 @@ def copy_sets(
     select : sequence of str
         Patterns of keys such as ``stamps/image/*`` or ``*/*/timm.*``; a set that fits one of them
         is copied. All by default.
-    force : bool
-        See `featstore.share.publish.publish_to_bucket`.
     progress : callable, optional
         Called with bytes that were sent.
     key, at_least
@@ -341,7 +338,7 @@ def copy_sets(
     for _ in range(ROUNDS):
         report = CopyReport()
         with open_objects(place).draft() as there:
-            copying = _Copying(opened, there, report, force, progress or (lambda _: None))
+            copying = _Copying(opened, there, report, progress or (lambda _: None))
             sent = copying.send(chosen, everything=not select, licences=licences or {})
             # Whoever was slower looks at what the other has published, and decides anew.
             if there.publish(f"Publish {', '.join(sent) or 'nothing new'}"[:120]):
@@ -357,7 +354,6 @@ class _Copying:
     opened: FeatureStore
     place: Objects
     report: CopyReport
-    force: bool
     progress: Callable[[int], object]
     published: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -383,7 +379,7 @@ class _Copying:
                 source = SetSource(self.opened, self.opened.info(key))
                 self.published[key] = source.info.commit.published
                 if source.revision != current.get(key):
-                    there = publish(self.place, source, force=self.force, progress=self.progress)
+                    there = publish(self.place, source, progress=self.progress)
             except FeatstoreError as err:
                 self.report.failed[key] = str(err)
                 self.place.undo()

@@ -99,7 +99,6 @@ _ALLOWED = {
     "store/lock.py": {"folder_lock", "boot_id"},  # a folder; /proc
     "store/parquet_guard.py": {"_memory_bytes"},  # what the system says of it
     "store/rows.py": {"_read_exactly"},  # an open file
-    "share/publish.py": {"_copy_file"},
 }
 
 
