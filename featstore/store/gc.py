@@ -213,12 +213,9 @@ def _unlisted_tables(root: Path, kind: Path, condemned: Collection[Path] = ()) -
     if sets:
         files = [{} if staging_of(one).exists() else _files_of(root, one) for one in sets]
         listed.update(*files)
-        pictures = {name for name in tables if "/thumbnails-" in name}
+        listed |= read_log(root).thumbnails
         if not all(files):
-            listed |= tables - pictures
-        shown = read_log(root).thumbnails
-        # Where none of those that are listed is there, a writer had replaced them.
-        listed |= shown if shown & pictures else pictures
+            listed |= {name for name in tables if "/items-" in name}
     return [there[name] for name in sorted(tables - listed)]
 
 

@@ -239,9 +239,9 @@ def update_log(root: Path, change: Callable[[Log], Log], *, claim: Claim | None 
     return written
 
 
-def list_thumbnails(root: Path, kind: Path) -> None:
-    """Let the log list the thumbnails that lie in the folder of a kind, and no others of it."""
-    there = {path.relative_to(root).as_posix() for path in kind.glob(THUMBNAILS)}
+def list_thumbnails(root: Path, kind: Path, paths: Iterable[Path]) -> None:
+    """Let the log list these files of thumbnails in the folder of a kind, and no others of it."""
+    there = {path.relative_to(root).as_posix() for path in paths}
 
     def change(log: Log) -> Log:
         others = {name for name in log.thumbnails if (root / name).parent != kind}
