@@ -371,13 +371,10 @@ def resolve_set(root: Path, name: str) -> str:
     AmbiguousSetError
         If several fit; the message lists them.
     """
-    wanted, keys = name.strip("/"), all_keys(root)
-    found = [wanted] if wanted in keys else match_names(wanted, keys)
-    if len(found) == 1:
-        return found[0]
-    if found:
+    found = resolve_sets(root, name)
+    if len(found) > 1:
         raise AmbiguousSetError(ambiguous_set(root, name, found))
-    raise UnknownSetError(unknown_set(root, name, keys))
+    return found[0]
 
 
 def resolve_sets(root: Path, name: str) -> list[str]:

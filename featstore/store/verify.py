@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import CorruptStoreError, FeatstoreError, UnknownSetError
-from featstore.identity import SHORT
 from featstore.store.convention import root_metadata
 from featstore.store.files import (
     facts_of,
@@ -165,9 +164,8 @@ class _Verification:
             on_set(number, len(chosen), key)
             self._check_set(key)
         self._check_root()
-        self._check_thumbnails()
+        self._check_listed()
         self._check_tags()
-        self._check_about()
         self._check_rest()
         return VerifyReport(
             [Problem(path, what) for path, what in sorted(self.wrong.items())],
@@ -239,17 +237,19 @@ class _Verification:
         elif one.part == "items":
             self._right.add(seen)
 
-    def _check_thumbnails(self) -> None:
-        """Thumbnails carry their hash in their name; the log says which there are."""
-        for path in self._log.thumbnails - set(self._odd):
+    def _check_listed(self) -> None:
+        """Check the files that the log lists with a hash; thumbnails have it in their name."""
+        named = {path: path.rsplit("-", 1)[1].split(".")[0] for path in self._log.thumbnails}
+        for path, digest in {**self._log.about, **named}.items():
             self.known.add(path)
+            cure = f"; {_CARD}" if path in ABOUT else ""
             try:
-                digest = file_facts(self.root / path)["sha256"]
+                if not file_facts(self.root / path)["sha256"].startswith(digest):
+                    self._blame(path, f"is not the one that the log lists{cure}")
             except FileNotFoundError:
-                self._blame(path, "is missing")
-            else:
-                if not path.endswith(f"thumbnails-{digest[:SHORT]}.parquet"):
-                    self._blame(path, "was changed: it has another hash than its name")
+                self._blame(path, f"is missing, though the log lists it{cure}")
+            except CorruptStoreError as err:
+                self._blame(path, str(err))
 
     def _check_tags(self) -> None:
         """Check that the tags of the log are there, and name revisions that are."""
@@ -272,18 +272,6 @@ class _Verification:
             if gone or not self._is_file(path, data):
                 what = "is not what a writer writes there"
                 self._blame(path, f"names a revision that {min(gone)} lacks" if gone else what)
-
-    def _check_about(self) -> None:
-        """Check what is written about the store; as the log lists it."""
-        listed = self._log.about
-        for name in self.files & set(ABOUT):
-            self.known.add(name)
-            if name not in listed:
-                self.notes[name] = f"is not listed; {_CARD}"
-            elif file_facts(self.root / name)["sha256"] != listed[name]:
-                self._blame(name, f"is not the one that the log lists; {_CARD}")
-        for name in listed.keys() - self.files - set(self._odd):
-            self._blame(name, f"is missing, though the log lists it; {_CARD}")
 
     def _check_rest(self) -> None:
         """Report what is no regular file, and note what nothing lists but facts of runs."""
