@@ -103,11 +103,6 @@ _SELECT = click.option(
     metavar="PATTERN",
     help="Copy only sets whose key matches this pattern, such as 'stamps/image/*'; repeatable.",
 )
-_TAKE_OVER = click.option(
-    "--take-over",
-    is_flag=True,
-    help="Replace the unfinished push of a publisher that no longer runs.",
-)
 
 #: What became of a set, by how the target stood to it: where sets are sent, and received.
 _SENT: dict[Relation, str] = {
@@ -117,7 +112,7 @@ _RECEIVED: dict[Relation, str] = {**_SENT, "new": "received", "newer": "newer he
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (json_option, _TAKE_OVER, _SELECT):
+    for option in (json_option, _SELECT):
         function = option(function)
     return function
 
@@ -137,7 +132,6 @@ def push_command(
     both: bool,
     licences: tuple[str, ...],
     select: tuple[str, ...],
-    take_over: bool,
     as_json: bool,
 ) -> int:
     """Upload sets to another store.
@@ -151,7 +145,7 @@ def push_command(
     """
     stated = {"licences": _licences(licences)}
     ways = [(source, target), *([(target, source)] if both else [])]
-    return _copy(ways, _SENT, select, force=take_over, as_json=as_json, **stated)
+    return _copy(ways, _SENT, select, as_json=as_json, **stated)
 
 
 @click.command("pull", epilog="Example: headstock store pull s3://team/features build/demo/store")
@@ -169,7 +163,6 @@ def pull_command(
     key: str | None,
     at_least: int,
     select: tuple[str, ...],
-    take_over: bool,
     as_json: bool,
 ) -> int:
     """Download sets from another store.
@@ -183,7 +176,7 @@ def pull_command(
         raise usage_error("Give the TARGET to copy to, or --cache-only.")
     if target is None:
         return _fetch(source, select, as_json=as_json, **signed)
-    return _copy([(source, target)], _RECEIVED, select, force=take_over, as_json=as_json, **signed)
+    return _copy([(source, target)], _RECEIVED, select, as_json=as_json, **signed)
 
 
 def _fetch(source: StorePlace, select: Sequence[str], *, as_json: bool, **signed: Any) -> int:
@@ -213,7 +206,6 @@ def _copy(
     words: dict[Relation, str],
     select: tuple[str, ...],
     *,
-    force: bool,
     as_json: bool,
     **more: Any,
 ) -> int:
@@ -221,9 +213,7 @@ def _copy(
 
     def send(source: StorePlace, target: StorePlace) -> CopyReport:
         with ProgressBar(f"to {target}", "bytes") as bar:
-            return copy_sets(
-                source, target, select=select, force=force, progress=bar.advance, **more
-            )
+            return copy_sets(source, target, select=select, progress=bar.advance, **more)
 
     reports: list[CopyReport] = []
     for source, target in ways:

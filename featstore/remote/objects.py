@@ -468,7 +468,7 @@ class Objects(ABC):
         """Write a file, whether or not there is one."""
         raise self._read_only(name)
 
-    def create(self, name: str, data: bytes) -> bool:  # noqa: ARG002
+    def create(self, name: str, data: bytes | Path | IO[bytes]) -> bool:  # noqa: ARG002
         """Write a file only if there is none; False if there is one."""
         raise self._read_only(name)
 
@@ -600,8 +600,9 @@ class FolderObjects(Objects):
         assert isinstance(data, bytes)
         write_file(self.root / name, [data])
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | Path | IO[bytes]) -> bool:
         """Write a file only if there is none."""
+        assert isinstance(data, bytes)
         try:
             write_durably(self.root / name, [data], sealed=True, new=True)
         except FileExistsError:

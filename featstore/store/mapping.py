@@ -65,8 +65,8 @@ class _Range:
         self._may_copy -= size - (last - first)
         if self._may_copy < 0:
             raise MappingUnavailableError(
-                "Too many rows share a page of memory with those of another file, or the files are "
-                "still being fetched. Prefetch the set, or open the store with mode='auto'."
+                "Too many rows share a page of memory with those of another file. Open the store "
+                "with mode='auto'."
             )
         if last > first:
             flags = mmap.MAP_SHARED | _MAP_FIXED

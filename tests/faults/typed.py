@@ -35,8 +35,8 @@ PATIENCE = 300
 #: Files that hold recorded times: of a run of an extraction, of a session, the log beside a store.
 _RECORDS = re.compile(r"(^|/)(runs|sessions)/[^/]+\.json$|(^|/)sessions$|\.extract\.jsonl$")
 
-#: How verify ends what it says of what gc takes away, or the same command completes.
-_UNDER_WAY = ("belongs to nothing in this store", "when the same command is typed again")
+#: How verify ends what it says of what the same command completes.
+_UNDER_WAY = "when the same command is typed again"
 
 #: Columns of results that hold times.
 _TIMES = ("fit_seconds", "score_seconds", "learner_seconds", "finished_at")

@@ -19,7 +19,6 @@ from featstore.remote.cache import user_cache
 from featstore.remote.place import RemotePlace
 from featstore.remote.rows import CachedShard, shard_name
 from featstore.store import Mode
-from featstore.store.mapping import MappingUnavailableError
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.conftest import BLOCK, N, make_rows
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
@@ -57,22 +56,22 @@ def test_every_mode_reads_a_set_in_part_and_whole(
     np.testing.assert_array_equal(again.numpy(), local)
 
 
-@pytest.mark.parametrize("mode", ["auto", "pread"])
-def test_rows_of_small_parts_are_those_that_were_fetched(tmp_path: Path, mode: Mode) -> None:
-    """Parts share pages of memory: what is mapped before it is fetched may not be a copy."""
+@pytest.mark.parametrize("mode", ["auto", "map", "pread"])
+@pytest.mark.parametrize("sizes", [(10, 13, 30), (30,)], ids=["parts", "shards"])
+def test_files_that_share_pages_are_read_in_part_and_whole(
+    tmp_path: Path, sizes: tuple[int, ...], mode: Mode
+) -> None:
+    """Shared pages are copied where files are mapped: perhaps before they are there."""
     rows = make_rows(30, 8)
-    for n in (10, 13, 30):
-        items = item_table([{"item_id": f"b/{i:02d}", "kind": "image"} for i in range(n)])
-        write_set(tmp_path / "store", rows[:n], items, block_rows=4)
+    for n in sizes:
+        items = item_table([f"b/{i:02d}" for i in range(n)])
+        write_set(tmp_path / "store", rows[:n], items, block_rows=4, plain_bytes=0, shard_bytes=256)
     with static_server(tmp_path / "store") as upstream, proxy(upstream) as served:
         view = open_store(served.url, mode=mode, verify="never").view(IMAGES)
         for number in (29, 0, 12, 9, 10, 13, 28):
             np.testing.assert_array_equal(view.take([number]).numpy(), rows[[number]])
-    with static_server(tmp_path / "store") as upstream, proxy(upstream) as served:
-        with pytest.raises(MappingUnavailableError, match="Prefetch the set"):
-            open_store(served.url, mode="map").view(IMAGES)
-        open_store(served.url).prefetch(IMAGES)
-        whole = open_store(served.url, mode="map").view(IMAGES)
+        np.testing.assert_array_equal(view.numpy(), rows)
+        whole = open_store(served.url, mode=mode, verify="never").view(IMAGES)
         np.testing.assert_array_equal(whole.numpy(), rows)
 
 
