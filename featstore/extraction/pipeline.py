@@ -12,7 +12,6 @@ as well.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +29,6 @@ from featstore.decoding.worker import SUPPORTED, Decoded, Feed, Reader
 from featstore.encoders.base import (
     IMAGE_KINDS,
     prepare_many,
-    take_transfer_seconds,
     text_batches,
 )
 from featstore.errors import TooManyFailuresError
@@ -160,24 +158,13 @@ class Preparation:
         if number in self._encoding:
             with self.clock.measure("forward"):
                 self._room[number].acquire()
-            future = self._encoding[number].submit(self._encode, number, batch, overlaps=True)
+            future = self._encoding[number].submit(self.runners[number].encode, batch)
             future.add_done_callback(lambda _: self._room[number].release())
             return future
         done: Future[np.ndarray] = Future()
-        done.set_result(self._encode(number, batch, overlaps=False))
+        with self.clock.measure("forward"):
+            done.set_result(self.runners[number].encode(batch))
         return done
-
-    def _encode(self, number: int, batch: list[Any], *, overlaps: bool) -> np.ndarray:
-        take_transfer_seconds()  # of golden inputs, perhaps
-        started = time.perf_counter()
-        try:
-            return self.runners[number].encode(batch)
-        finally:
-            copying = take_transfer_seconds()
-            # Of threads beside each other, the wait of the one that feeds them is the time.
-            if not overlaps:
-                self.clock.add("transfer", copying)
-                self.clock.add("forward", time.perf_counter() - started - copying)
 
     def _prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Pixels:
         try:
