@@ -65,7 +65,7 @@ class Plan:
 #: Sections of dataset.toml that say how to read a copy; a built manifest does not repeat them.
 HOW_TO_READ = (
     "coop", "expected_with", "files", "folders", "image_folders", "names", "options", "prompts",
-    "reader", "split_folders", "versions", "words",
+    "reader", "records", "split_folders", "words",
 )  # fmt: skip
 
 
