@@ -498,7 +498,6 @@ class FailureLimit:
     ) -> None:
         self._what = what
         self._total = total
-        self._fail_at_once = config.on_error == "fail"
         allowed = config.max_failures
         self._allowed = max(10, total // 1000, known) if allowed is None else allowed
         self._forgiven = LEFT_OUT if allowed is None else None
@@ -513,17 +512,12 @@ class FailureLimit:
         Raises
         ------
         TooManyFailuresError
-            If it is the first and none may fail, more failed than may, or all did.
+            If more failed than may, or all did.
         """
         self._failed[item] = reason
         if self._counts(reason):
             self._faults[item] = reason
         self._on_failure(item, reason)
-        if self._fail_at_once:
-            raise TooManyFailuresError(
-                f"{item!r} of {self._what} failed: {reason.rstrip('.')}. The first failed item "
-                f"ends the job (--max-failures 0). Fix it, or let more items fail. {self._kept}"
-            )
         self.check()
 
     def _counts(self, reason: str) -> bool:
