@@ -95,9 +95,8 @@ def read_idx(disk: Disk, name: str) -> np.ndarray:
         data = disk.read(name)
     else:
         path = disk.path(f"{name}.gz")
-        packed = disk.read(f"{name}.gz")
         try:
-            with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+            with gzip.GzipFile(fileobj=io.BytesIO(disk.read(f"{name}.gz"))) as file:
                 data = file.read(MAX_LIST_BYTES + 1)
         except (OSError, EOFError, zlib.error) as err:
             raise BuildError(f"{path} is damaged: {err}. Fetch it again.") from err

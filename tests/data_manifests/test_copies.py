@@ -134,9 +134,9 @@ def test_wrong_usage(tmp_path, call):
     for arguments, said in (
         (("build", "food101", "-o", tmp_path / "o"), "give it with --root"),
         (("build", "food101", "-o", tmp_path / "o", "--root", tmp_path, "--split", "tset"),
-         "no split 'tset'. It has: train, test. Did you mean 'test'?"),
+         "No split 'tset'. Known splits: train, test. Did you mean 'test'?"),
         (("build", "dtd", "-o", tmp_path / "o", "--root", tmp_path, "-s", "partition=11"),
-         "The option partition is '11'"),
+         "No partition '11'. Known partitions: 1, 2"),
         (("build", "dtd", "-o", tmp_path / "o", "--root", tmp_path, "-s", "fold=1"),
          "No option named 'fold' for the dataset 'dtd'. Known options: partition"),
         (("build", "stamps", "-o", tmp_path / "o", "--root", tmp_path), "takes no --root"),
@@ -172,7 +172,7 @@ def test_a_full_copy_of_dtd_meets_its_counts(tmp_path):
     assert [problem.text for problem in check_dataset("dtd", root=tmp_path).problems] == [
         "images/texture-07/texture-07_0041.jpg is missing.",
         "val has 1,879 images, not 1,880.",
-        "val has 39 images of 'texture-07', not 40.",
+        "val/texture-07 has 39 images, not 40.",
     ]
 
 
