@@ -248,7 +248,6 @@ def extract_command(
     place = config_from(Place, given)
     # The devices share the work; each then has its own.
     given |= {"seed": seeds[0], "device": "auto" if place.devices else place.device}
-    given["on_error"] = "fail" if given["max_failures"] == 0 else "skip"
     if store is None:
         store = take("store", Path("store"))
     with ProgressBar("extract", doing="reading the manifest"):

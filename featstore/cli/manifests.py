@@ -85,7 +85,6 @@ def make_command(
     content hash; none is copied or changed. The same location and options give the same bytes.
     """
     from featstore.datasets import write_label_set
-    from featstore.images import MAX_PIXELS
     from featstore.sources.location import find_place
     from featstore.sources.making import (
         LABELS,
@@ -117,7 +116,6 @@ def make_command(
         "classes": 0 if manifest.classes is None else manifest.classes.height,
         "items": manifest.facts["counts"],
         "left_out": manifest.facts.get("left_out", 0),
-        "too_large": manifest.count_larger(MAX_PIXELS),
     }
     if as_json:
         print_json(document)
@@ -127,9 +125,6 @@ def make_command(
     if document["left_out"]:
         left = count(document["left_out"], "file")
         say(warning(f"{left} left out:"), f" {out / LEFT_OUT_FILE} says why")
-    if document["too_large"]:
-        large = f"{count(document['too_large'], 'image')} of more than {MAX_PIXELS:,} pixels:"
-        say(warning(large), " `headstock extract` skips and lists them; see its -s max_pixels")
 
 
 def show_dataset(name: str, *, as_json: bool) -> None:

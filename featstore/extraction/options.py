@@ -31,8 +31,6 @@ DECODE_TIMEOUT = 60.0
 #: What can be asked of a named encoder; each value that is given makes another space.
 MODEL_OPTIONS = ("pool", "prompt_name", "prefix", "max_length")
 
-OnError = Literal["skip", "fail"]
-
 #: How plain JPEG files are decoded.
 Decode = Literal["cpu", "scaled", "gpu"]
 
@@ -257,7 +255,6 @@ class ExtractConfig:
     limit: int | None = option(
         None, help="Encode only the first N items of the manifest [default: all].", at_least=1
     )
-    on_error: OnError = option("skip", help="Skip unreadable items, or stop the job.", flag=None)
     max_failures: int | None = option(
         None,
         help="Let this many items fail before the job stops [default: the larger of 10 and 0.1 %, "

@@ -49,7 +49,7 @@ MINIATURES = {
     for name in ("resisc45", "eurosat", "flowers102", "pets", "food101", "dtd", "places365",
                  "ham10000", "flickr30k", "coco", "imagenet1k")
 } | {
-    "cifar10": lambda root: miniatures.cifar_python(root, "cifar10"),
+    "cifar10": lambda root: miniatures.cifar_binary(root, "cifar10"),
     "cifar100": lambda root: miniatures.cifar_binary(root, "cifar100"),
 }  # fmt: skip
 SPECIES = 10_000

@@ -249,7 +249,7 @@ def test_a_split_alone_keeps_ids_names_and_classes(stamps_root, tmp_path, built)
 
 
 def test_an_unknown_split_is_refused(stamps_root):
-    with pytest.raises(BuildError, match=r"no split 'dev'.*train, val, test"):
+    with pytest.raises(BuildError, match=r"No split 'dev'.*train, val, test"):
         build.plan(source=stamps_root, splits=("val", "dev"))
 
 

@@ -146,8 +146,8 @@ def test_failed_items_are_tried_again(manifest, store):
 
 def test_the_first_failure_ends_the_job_if_asked(manifest, store):
     (manifest.root / "images" / "05.png").unlink()
-    with pytest.raises(TooManyFailuresError, match=r"'toy/05'.*No such file.*let more items fail"):
-        _extract(manifest, store, on_error="fail")
+    with pytest.raises(TooManyFailuresError, match=r"1 of 11 .*'toy/05'.*No such file.*at most 0"):
+        _extract(manifest, store, max_failures=0)
     assert featstore.open_store(store).sets() == []
 
 
