@@ -570,28 +570,14 @@ def curve_lines(
     ]  # fmt: skip
 
 
-def draw_pairs(axes: Any, table: pl.DataFrame, method: str, direction: str, metric: str) -> None:
-    """Draw one metric of a method against the number of real pairs on axes of one's own.
-
-    Parameters
-    ----------
-    axes : matplotlib.axes.Axes
-    table : DataFrame
-        Of `bench.tables.result_table`.
-    method, direction, metric : str
-    """
-    _curves(axes, curve_lines(table, method, direction, metric), one_band=False)
-
-
-def _curves(axes: Any, lines: list[dict[str, Any]], *, one_band: bool = True) -> None:
+def _curves(axes: Any, lines: list[dict[str, Any]]) -> None:
     """Draw the line of every source with its band, and levels across; controls as one band."""
     known = {row["n_pairs"]: row["pairs"] for row in lines if row["source"]}
     at = {k: x for x, k in enumerate(sorted(known, key=pairs_order))}
     _levels(axes, lines)
-    if one_band:
-        _controls_band(axes, lines, at)
+    _controls_band(axes, lines, at)
     for source in dict.fromkeys(row["source"] for row in reversed(lines)):
-        if source and not (one_band and source in CONTROLS):
+        if source and source not in CONTROLS:
             own = [row for row in lines if row["source"] == source]
             role, marker, line = SOURCE_STYLES[source]
             x = [at[row["n_pairs"]] for row in own]
