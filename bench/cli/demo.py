@@ -169,10 +169,6 @@ DEMO = Job(
         Step("List the alignments", "headstock ls OUT/aligners"),
         Step("Run the suite: about 4 minutes",
              "headstock eval run --suite demo --store OUT/store -o OUT/results --jobs 2"),
-        Step("Sweep penalties and mixing weights",
-             "headstock eval sweep --store OUT/store -o OUT/results --jobs 2 -s locale=en "
-             "--source none,head,random --n-pairs 16,64,256,all -s mix=0.1,0.3,1,3,10 "
-             "-s penalty=0.1,0.3,1 --seeds 0,1,2"),
         Step("Draw the report",
              "headstock report OUT/results --store OUT/store -o OUT/report.html"),
         Step("Print the table", "headstock eval table OUT/results"),

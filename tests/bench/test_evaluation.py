@@ -398,28 +398,25 @@ def test_a_comparison_is_that_of_the_folder(found):
         found.compare("ridge/head/0", "ridge/head/0")
 
 
-def test_plots_draw_what_the_frame_holds_on_the_axes_given(found):
+def test_plots_are_the_figures_of_the_report(found):
     pytest.importorskip("matplotlib")
-    from matplotlib.figure import Figure
-
-    left, right = Figure().subplots(1, 2)
-    assert found.plot_pairs(left) is left
+    figure = found.plot_pairs()
     table = found.table(["top-1"]).filter(method="ridge", eval="held-out", source="head")
-    (line,) = [own for own in left.lines if own.get_label() == "real + head weights"]
-    assert line.get_ydata() == pytest.approx(100 * table["top-1"].to_numpy())
-    assert line.get_color() == "#0a5ea8"
-    assert found.plot_controls(right, method="procrustes", metric="top-5") is right
+    line = figure.data.filter(source="head", metric="top-1")
+    assert line["mean"].to_list() == pytest.approx(table["top-1"].to_list())
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert repr(figure) == f"Figure: {figure.title}"
+    drawn = found.plot_controls("procrustes").data.filter(method="procrustes", source="random")
     rows = found.rows.filter(
-        method="procrustes", metric="top-5", eval="all-names", source="random", n_pairs="0"
+        method="procrustes", metric="top-1", eval="all-names", source="random", n_pairs="0"
     )
-    assert any(
-        sorted(own.get_xdata()) == pytest.approx(sorted(100 * rows["value"].to_numpy()))
-        for own in right.lines if len(own.get_xdata()) == 3
-    )  # fmt: skip
+    assert drawn["draw"].to_list() == pytest.approx(sorted(rows["value"]))
     with pytest.raises(NoResultsError, match="No run of method 'rigde' is here"):
-        found.plot_pairs(left, method="rigde")
-    with pytest.raises(NoResultsError, match="No metric 'top-2' was scored"):
-        found.plot_controls(left, metric="top-2")
+        found.plot_pairs("rigde")
+    bare = hs.Results(found.folder)
+    bare.rows = bare.rows.filter(source="none")
+    with pytest.raises(NoResultsError, match="beside controls"):
+        bare.plot_controls("ridge")
 
 
 def test_the_report_is_on_the_method_that_was_run(rng, tmp_path):

@@ -22,6 +22,7 @@ from fitters import Alignment
 from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.jobs import fit_from_store
 from fitters.moments import accumulation
+from fitters.saved import fitted_arrays
 from fitters.settings import FitRequest
 from tests.assertions import assert_close
 from tests.featstore.remote.static import static_server
@@ -43,7 +44,7 @@ def _fit(store: FeatureStore, workers: Workers | None = None, **changes: Any) ->
 
 
 def _arrays(alignment: Alignment) -> dict[str, np.ndarray]:
-    found = {name: getattr(alignment.aligner, name) for name in alignment.aligner.array_shapes()}
+    found = fitted_arrays(alignment.aligner)
     means = {f"{name}.mean": getattr(alignment, name).mean for name in ("x", "y")}
     return {**found, **{name: mean for name, mean in means.items() if mean is not None}}
 
