@@ -168,11 +168,12 @@ DEMO = Job(
         _fit("kernel ridge", "kernel-ridge"),
         Step("List the alignments", "headstock ls OUT/aligners"),
         Step("Run the suite: about 4 minutes",
-             "headstock eval run --suite demo --store OUT/store -o OUT/results --jobs 2"),
-        Step("Sweep penalties and mixing weights",
-             "headstock eval sweep --store OUT/store -o OUT/results --jobs 2 -s locale=en "
-             "--source none,head,random --n-pairs 16,64,256,all -s mix=0.1,0.3,1,3,10 "
-             "-s penalty=0.1,0.3,1 --seeds 0,1,2"),
+             "headstock eval run demo --store OUT/store -o OUT/results --jobs 2"),
+        _name_images("Go through penalties and mixing weights",
+                     "--captions stamps/caption/all-MiniLM-L6-v2 --jobs 2 -s locale=en "
+                     "--method ridge --eval held-out --source none,head,random "
+                     "--n-pairs 16,64,256,all -s mix=0.1,0.3,1,3,10 -s penalty=0.1,0.3,1 "
+                     "--seeds 0-2"),
         Step("Draw the report",
              "headstock report OUT/results --store OUT/store -o OUT/report.html"),
         Step("Print the table", "headstock eval table OUT/results"),
@@ -393,7 +394,6 @@ def _planned(box: Box, place: StorePlace) -> list[Run]:
     if not runs:
         raise BoxError(
             f"{place} holds no sets of suite {box.suite!r} that fit together. `headstock eval run "
-            "--suite "
             f"{box.suite} --store {place} -o OUT --dry-run` says what it lacks."
         )
     return runs

@@ -428,12 +428,12 @@ def _suite_options(kinds: set[tuple[str, str]]) -> str:
     heads = sorted(one for one, kind in kinds if kind == "head_weight" and (one, _NAMES) in kinds)
     scored = sorted(one for one, kind in kinds if kind == "image" and (one, _NAMES) in kinds)
     if "stamps" in scored and "imagenet1k" in heads:
-        return "--suite demo"
+        return "demo"
     if not heads or not scored:
         return ""
     several = len({one for one, kind in kinds if kind == "head_weight"}) > 1
     label_set = f" --label-set {heads[0]}" if several else ""
-    return f"--suite demo --dataset {scored[0]}{label_set}"
+    return f"demo --dataset {scored[0]}{label_set}"
 
 
 _NAMES = "class_name"

@@ -492,20 +492,20 @@ def curves(table: pl.DataFrame, comparisons: pl.DataFrame) -> list[Figure]:
 
 
 def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:
-    """Return the mixing curve of these rows, or of the sweep of the same sets in the folder."""
+    """Return the mixing curve of these rows, or of tasks on the same sets in the folder."""
     own = mixing_figure(rows, rows)
     if own is not None:
         return own
     every = read_results(root)
-    if "sweep" not in set(every["suite"]):
+    if "task" not in set(every["suite"]):
         return None
-    sweep = only_series(root, every, suite="sweep")
+    swept = only_series(root, every, suite="task")
     for role in ("image", "name", "caption", "head"):
         for column in (f"{role}_set", f"{role}_revision"):
             # A run that reads none of a kind goes with any.
             known = {"", *rows[column].fill_null("")}
-            sweep = sweep.filter(pl.col(column).fill_null("").is_in(known))
-    return mixing_figure(sweep, rows)
+            swept = swept.filter(pl.col(column).fill_null("").is_in(known))
+    return mixing_figure(swept, rows)
 
 
 def render(name: str, context: Mapping[str, Any]) -> str:

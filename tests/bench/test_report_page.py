@@ -213,7 +213,7 @@ def test_a_head_that_is_left_out_is_named(tmp_path, rng):
 
 
 def test_the_mixing_curve_is_of_the_head_that_the_page_is_about(tmp_path, rng):
-    first, _ = two_heads(tmp_path / "r", rng, suite="sweep", mix=[0.1, 1.0], penalty=0.3)
+    first, _ = two_heads(tmp_path / "r", rng, suite="task", mix=[0.1, 1.0], penalty=0.3)
     page = filter_to_one_choice(read_results(tmp_path / "r"))[0].filter(pl.col("mix") == "0.1")
     own = read_results(tmp_path / "r").filter(
         (pl.col("head_set") == first) & (pl.col("metric") == "top-1") & (pl.col("mix") == "0.1")
