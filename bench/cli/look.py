@@ -25,7 +25,7 @@ from featstore.command_line import (
     store_option,
     usage_error,
 )
-from featstore.errors import FeatstoreError, UnknownSetError, unknown_name
+from featstore.errors import AddressError, FeatstoreError, unknown_name
 from featstore.terminal import TextTable
 
 #: What is looked for by name -> where its registry is.
@@ -59,7 +59,7 @@ def look_at(path: str) -> tuple[str, StorePlace, str]:
     ------
     click.UsageError
         If it is there, and is nothing that Headstock writes.
-    UnknownSetError
+    AddressError
         If it is not there, and no dataset or box has this name.
     """
     place = StoreType().convert(path, None, None)
@@ -107,7 +107,7 @@ def _named(name: str) -> str:
     if name in BUILT_IN or name in DATASETS:
         return "boxes" if name in BUILT_IN else "datasets"
     known = unknown_name("dataset", name, DATASETS, listed_by="headstock ls --available datasets")
-    raise UnknownSetError(f"{name} does not exist. {known}")
+    raise AddressError(f"{name} does not exist. {known}")
 
 
 def _advice(place: Path) -> str:

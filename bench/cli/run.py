@@ -44,9 +44,9 @@ from featstore.command_line import (
     EXIT_VERIFY,
     SectionedCommand,
     StorePlace,
-    completed,
     count,
     json_option,
+    name_argument,
     print_json,
     setting_option,
     store_option,
@@ -182,10 +182,10 @@ def _suite_settings(named: Mapping[str, Any]) -> Owners:
 def _task_settings(named: Mapping[str, Any]) -> Owners:
     from bench.options import TASKS
 
-    name = named.get("name")
-    if not isinstance(name, str) or name not in TASKS:
+    task = named.get("task")
+    if not isinstance(task, str) or task not in TASKS:
         return {}
-    return run_settings(_names_typed(named, IDENTITY), name)
+    return run_settings(_names_typed(named, IDENTITY), task)
 
 
 @click.command(
@@ -207,7 +207,7 @@ def _task_settings(named: Mapping[str, Any]) -> Owners:
     "\n      --store build/demo/store -o results"
     "\n  headstock eval run paper --store store -o results --dry-run",
 )
-@click.argument("suite", shell_complete=completed("bench.suites.registry:SUITES"))
+@name_argument("suite", "bench.suites.registry:SUITES")
 @store_option(
     "Read from this store, a folder or an address. The smoke suite makes its own if none is given.",
     required=False,
@@ -326,7 +326,7 @@ def _numbers(words: Sequence[str]) -> tuple[int, ...]:
     try:
         return tuple(map(shots.parse, words))
     except ValueError as err:
-        raise usage_error(f"Invalid value for '--shots': {err}.") from err
+        raise usage_error(f"Invalid value for '--shots': {err}") from err
 
 
 def _store_for(chosen: Suite, store: StorePlace | None) -> StorePlace | None:
@@ -407,7 +407,7 @@ def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool
     "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 --head-prompts :none \\"
     "\n      --method paper-mlp --source head --store build/demo/store -o results",
 )
-@click.argument("name", shell_complete=completed("bench.options:TASKS"))
+@name_argument("task", "bench.options:TASKS")
 @store_option("Read from this store, a folder or an address.", required=False)
 @out_option
 @options_from(SetNames, inferred=("images",))
@@ -428,42 +428,38 @@ def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool
 @device_option
 @dry_run_option
 @json_option
-def task_command(name: str, seeds: tuple[int, ...], **given: Any) -> None:
-    """Run the task NAME on the sets named and write its results.
+def task_command(task: str, seeds: tuple[int, ...], **given: Any) -> None:
+    """Run TASK on the sets named and write its results.
 
-    NAME is zero_shot, generalised, retrieval, few_shot, neighbours, modality_gap or cosine_head;
+    TASK is zero_shot, generalised, retrieval, few_shot, neighbours, modality_gap or cosine_head;
     docs/ref/tasks.md says what each measures. `headstock ls --available tasks` lists them, with
     those of other packages.
     Most options take several values, separated by commas (`--method ridge,csa --source
     head,random`): every combination is a run for each seed. `headstock eval table` prints a table,
     with `--part rows` the rows.
     """
-    from bench.options import TASKS
     from bench.runs import Run
     from bench.suites.single import SUITE, check_settings, combinations
-    from featstore.errors import unknown_name
     from featstore.store.store import open_store
     from fitters.methods import methods_with
 
-    if name not in TASKS:
-        raise usage_error(unknown_name("task", name, TASKS))
     methods = given["methods"] or (IDENTITY,)
     check_settings((), methods)
     if not given["source"] and not given["n_pairs"] and IDENTITY not in methods:
         given["source"] = take("source", SOURCES)
     values = settings_from(
-        given.pop("words"), run_settings(methods, name), runs=True, having=methods_with
+        given.pop("words"), run_settings(methods, task), runs=True, having=methods_with
     )
     lists = {"method": methods, "seed": seeds, **_lists(given, values.pop("a run"))}
-    lists["options"] = _task_options(name, values.pop(name))
-    given |= {"store": the_store(given["store"]), "out": _out_of(given["out"], name)}
+    lists["options"] = _task_options(task, values.pop(task))
+    given |= {"store": the_store(given["store"]), "out": _out_of(given["out"], task)}
     opened = open_store(given["store"])
-    sets = config_from(SetNames, given | _find_sets(opened, name, given)).fields(opened)
+    sets = config_from(SetNames, given | _find_sets(opened, task, given)).fields(opened)
     say_taken()
     lists["pairs_from"] = (sets.pop("pairs_from", ()),)
     if "n_pairs" in lists and not lists["pairs_from"][0]:
         lists["n_pairs"] = _possible(opened, sets["image_set"], lists)
-    make = partial(Run.of, suite=SUITE, task=name, **sets)
+    make = partial(Run.of, suite=SUITE, task=task, **sets)
     config_from(Execution, given).run(SUITE, combinations(make, lists, values))
 
 

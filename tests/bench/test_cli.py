@@ -200,8 +200,12 @@ def test_report_names_its_file_and_answer(bench, of_ridge, smoke_store, tmp_path
 
 
 BAD_USAGE = [
-    (["eval", "rum"], ["Did you mean 'run'?"]),
+    (["eval", "tabel"], ["Did you mean 'table'?"]),
     (["eval", "run", "-o", "x"], ["SUITE"]),
+    (["eval", "run", "smok", "-o", "x"], ["Did you mean 'smoke'?"]),
+    (["eval", "task", "zero_shot", "--method", "rigde", "-o", "x"], ["Did you mean 'ridge'?"]),
+    (["eval", "task", "generalized", "--source", "hed"], ["got 'hed'. Did you mean 'head'?"]),
+    (["store", "card", "x", "--license", "birds"], ["--licence is NAME=TEXT"]),
     (["eval", "run", "demo", "-o", "x"], ["'--store'", "there is no store"]),
     (["eval", "run", "smoke", "-o", "x", "--jobs", "0"], ["--jobs"]),
     (["eval", "run", "smoke", "-o", "x", "--limit", "0"], ["--limit"]),
@@ -243,7 +247,6 @@ def test_wrong_usage_is_one_line_and_exit_2(bench, tmp_path, monkeypatch, argume
 def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_path):
     no, out = tmp_path / "no", tmp_path / "r"
     for arguments, part in (
-        (["eval", "run", "smok", "-o", out], "Did you mean 'smoke'?"),
         (["eval", "run", "demo", "--store", no, "-o", out], "does not exist"),
         (["eval", "run", "demo", "--store", smoke_store, "-o", out], "headstock extract"),
         (["ls", no], f"{no} does not exist"),
