@@ -300,7 +300,7 @@ def store_option(
 def signed_options(function: _Function) -> _Function:
     """Add what a store must be signed by (``--trusted-key``), and its lowest number."""
     function = click.option(
-        "--at-least", type=click.IntRange(min=0), default=0, metavar="N",
+        "--at-least", type=int, default=0, metavar="N",
         help="Refuse a signature whose number is below N.",
     )(function)  # fmt: skip
     return click.option(

@@ -428,7 +428,8 @@ def _metavar(one: Option) -> str:
     """Return what stands for a value in a help."""
     number = {int: ["N"], float: ["X"]}.get(one.type, [])
     words = [*number, *one.words, *([one.none] if one.none else [])]
-    return one.metavar or "|".join(words) or "TEXT"
+    plain = "PATH" if one.type is Path else "NAMES" if one.many else "NAME"
+    return one.metavar or "|".join(words) or plain
 
 
 def _typed(one: Option, *, several: bool) -> Callable[..., Any]:

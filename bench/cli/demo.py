@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from bench.cli.main import device_option, dry_run_option, jobs_option
+from bench.cli.main import Machines, dry_run_option
 from featstore.command_line import (
     EXIT_VERIFY,
     StorePlace,
@@ -25,6 +25,7 @@ from featstore.command_line import (
     print_json,
 )
 from featstore.errors import listed
+from featstore.options import options_from
 from featstore.terminal import in_words, print_facts
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def _print_commands(job: Job, out: str, *, as_json: bool) -> int:
 
 @click.command("try", epilog="\b\nExample:\n  headstock try\n  headstock try --dry-run")
 @click.option(
-    "-o", "--out", default="build/try", show_default=True,
+    "-o", "--out", default="build/try", show_default=True, metavar="DIR",
     help="Write everything to this folder; finished work in it is used again.",
 )  # fmt: skip
 @dry_run_option
@@ -289,7 +290,7 @@ def try_command(out: str, dry_run: bool, as_json: bool) -> int:
     "-o",
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    default=None,
+    metavar="DIR",
     help="Write everything here; finished work in it is used again [default: build/NAME].",
 )
 @click.option(
@@ -303,12 +304,11 @@ def try_command(out: str, dry_run: bool, as_json: bool) -> int:
 @click.option(
     "--record",
     default="",
-    metavar="METRICS",
+    metavar="NAMES",
     help="Run nothing, and print these comma-separated metrics of the results in --out as the "
     "expected numbers of a box.",
 )
-@jobs_option
-@device_option
+@options_from(Machines, "jobs", "device")
 @json_option
 def reproduce_command(
     box: str,

@@ -214,7 +214,8 @@ def show_command(path: str, key: str | None, quick: bool, as_json: bool) -> int:
     help="Write to this file or folder.",
 )  # fmt: skip
 @click.option(
-    "--format", "form", type=click.Choice(["npy", "npz", "safetensors", "parquet", "h5"]),
+    "--format", "form", metavar="NAME",
+    type=click.Choice(["npy", "npz", "safetensors", "parquet", "h5"]),
     help="Write in this format [default: that of the name of --out].",
 )  # fmt: skip
 @click.option(

@@ -16,10 +16,8 @@ import click
 from click.core import ParameterSource
 
 from bench.cli.main import (
-    device_option,
+    Machines,
     dry_run_option,
-    engine_option,
-    jobs_option,
     names_option,
     out_option,
     recorded_command,
@@ -215,13 +213,13 @@ def _task_settings(named: Mapping[str, Any]) -> Owners:
 @out_option
 @click.option(
     "--dataset",
-    default=None,
+    metavar="NAME",
     help="Score this dataset, which has images and class names, instead of stamps or of all that "
     "the store has (suites demo, controls, few-shot).",
 )
 @click.option(
     "--label-set",
-    default=None,
+    metavar="NAME",
     help="Use the head of this label set, if the store has several (suites demo, controls, "
     "few-shot).",
 )
@@ -238,9 +236,7 @@ def _task_settings(named: Mapping[str, Any]) -> Owners:
     "each"
 )
 @text_options
-@jobs_option
-@engine_option
-@device_option
+@options_from(Machines)
 @dry_run_option
 @json_option
 def run_command(suite: str, store: StorePlace | None, out: Path | None, **given: Any) -> None:
@@ -420,12 +416,10 @@ def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool
     "Set an option of the task, the methods or the run; a list is a run each, and "
     "METHOD.NAME=VALUE is for one method. `eval task TASK --help` lists them"
 )
-@click.option("--weights", type=click.Path(), default=None,
+@click.option("--weights", type=click.Path(), metavar="PLACE",
               help="Load the weights of the text tower, through which coop and cocoop learn "
                    "prompts, from here, as in headstock extract [default: the hub].")  # fmt: skip
-@jobs_option
-@engine_option
-@device_option
+@options_from(Machines)
 @dry_run_option
 @json_option
 def task_command(task: str, seeds: tuple[int, ...], **given: Any) -> None:

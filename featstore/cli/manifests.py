@@ -76,7 +76,11 @@ def options_option(of: str, listed_by: str) -> Callable[[_Function], _Function]:
     help="Write the manifest to this folder, which is new, empty or holds an earlier one of the "
     "same name [default: manifests/NAME].",
 )
-@click.option("--name", help="Call the dataset this [default: made of the location's name].")
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Call the dataset this [default: made of the location's name].",
+)
 @options_option("the source", "`headstock ls --available sources`")
 @options_from(PromptChoice)
 @json_option
@@ -228,11 +232,13 @@ class BuildConfig:
         None,
         help="Read the dataset from this folder, laid out as it is distributed. Its files stay "
         "where they are.",
+        metavar="DIR",
     )
     source: Path | None = option(
         None,
         help="Read the source files from this folder: the stamps or the .deb of "
         "tuxpaint-stamps-default (stamps), or timm's label files (imagenet…).",
+        metavar="DIR",
     )
     split: tuple[str, ...] = option(
         (), help="Build only these splits, such as test [default: all]."
@@ -245,6 +251,7 @@ class BuildConfig:
         None,
         help="Take items, names and splits from this file of CoOp (split_zhou_….json) instead of "
         "the official ones.",
+        metavar="FILE",
     )
     locale: tuple[str, ...] = option(
         (), help="Write captions in these languages, such as en,fr (stamps only) [default: en]."

@@ -59,10 +59,13 @@ def _licences(texts: Sequence[str]) -> dict[str, str]:
     "-o",
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
     help="Write README.md and croissant.json to this folder, which may be the store.",
 )
 @click.option(
-    "--name", help="Give the collection this name [default: the last part of the address]."
+    "--name",
+    metavar="NAME",
+    help="Give the collection this name [default: the last part of the address].",
 )
 @_LICENCE
 @json_option

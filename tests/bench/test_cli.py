@@ -229,9 +229,9 @@ BAD_USAGE = [
     (["eval", "compare", "x"], ["'B'"]),
     (
         ["eval", "run", "smoke", "-o", "x", "--engine", "slurm"],
-        ["'slurm' is not one of"],
+        ["expected local or ray; got 'slurm'"],
     ),
-    (["report", "x", "-o", "y"], ["--store"]),
+    (["report", "x", "-o", "y"], ["--store", "there is no store"]),
 ]
 
 

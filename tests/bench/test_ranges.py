@@ -48,7 +48,7 @@ NUMBERS = [
 
 def test_all_commands_that_take_numbers_are_tried():
     assert {param.values[0] for param in NUMBERS} <= set(NEEDED)
-    assert len(NUMBERS) == 10
+    assert len(NUMBERS) > 10
 
 
 @pytest.mark.parametrize(("command", "option"), NUMBERS)

@@ -36,7 +36,7 @@ class Command:
     stores : tuple of str
         Folders that are stores, before or afterwards: cleaned and verified after each attempt.
     done : str
-        What it says, with exit code 1, if nothing is left to do; "" if that is no error.
+        What it says, with exit code 2, if nothing is left to do; "" if that is no error.
     threads : bool
         It writes in several threads: the calls of all of them are counted.
     """
