@@ -135,7 +135,7 @@ def unpack(package: Path, cache: Path) -> Path:
             # Another process unpacked the same package in the meantime.
             if not _has_stamps(target / INSIDE):
                 raise BuildError(
-                    f"Cannot write {target}: {err.strerror}. Set XDG_CACHE_HOME elsewhere."
+                    f"Cannot write {target}: {err.strerror}. Set HEADSTOCK_CACHE elsewhere."
                 ) from err
     return target
 
@@ -183,7 +183,7 @@ def _staging(cache: Path) -> Iterator[Path]:
         staged = tempfile.TemporaryDirectory(prefix=".staged-", dir=cache)
     except OSError as err:
         raise BuildError(
-            f"Cannot write the cache {cache}: {err.strerror}. Set XDG_CACHE_HOME elsewhere."
+            f"Cannot write the cache {cache}: {err.strerror}. Set HEADSTOCK_CACHE elsewhere."
         ) from err
     with staged as folder:
         yield Path(folder)

@@ -400,6 +400,7 @@ def _state_words(state: SetState) -> str:
 @click.option(
     "--manifest",
     type=click.Path(path_type=Path),
+    metavar="DIR",
     help="Extract what is damaged again from the "
     "manifest in this folder, from which KEY "
     "was extracted.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,10 +59,13 @@ def _licences(texts: Sequence[str]) -> dict[str, str]:
     "-o",
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
     help="Write README.md and croissant.json to this folder, which may be the store.",
 )
 @click.option(
-    "--name", help="Give the collection this name [default: the last part of the address]."
+    "--name",
+    metavar="NAME",
+    help="Give the collection this name [default: the last part of the address].",
 )
 @_LICENCE
 @json_option
@@ -258,19 +260,14 @@ def _say_failures(reports: Sequence[CopyReport]) -> None:
         say(f"{first}{and_others}  ", bad("not copied:"), f" {why}", err=True)
 
 
-_SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20,
-          "GIB": 2**30, "TIB": 2**40}  # fmt: skip
-
-
 def _bytes(ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
     """Return the bytes of a size such as ``500MB`` or ``64GiB``."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,15}) ?([KMGT]?i?B|)", text.strip(), re.IGNORECASE)
-    if match is None or match[2].upper() not in _SIZES:
-        what = f"{text!r} is not a size such as 500MB or 64GiB; a bare number is bytes."
-        raise click.BadParameter(what, ctx, parameter)
-    return int(match[1]) * _SIZES[match[2].upper()]
+    from featstore.remote.cache import size_of
+
+    try:
+        return None if text is None else size_of(text)
+    except ValueError as err:
+        raise click.BadParameter(str(err), ctx, parameter) from err
 
 
 @click.command(

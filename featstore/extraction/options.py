@@ -371,12 +371,14 @@ class RepairConfig:
 
     encoder: Any = option(
         None,
-        help="Encode with this encoder, given as family:name, if the set does not state its own.",
+        help="Encode with this encoder, if the set does not state its own.",
+        metavar="FAMILY:NAME",
     )
     weights: str | None = option(
         None,
         help="Load the weights of the encoder from here [default: those that the run of "
         "the set recorded].",
+        metavar="PLACE",
     )
     device: str | None = option(
         None, help="Run the encoder on this device [default: that of the recorded run]."

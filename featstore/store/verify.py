@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import CorruptStoreError, FeatstoreError, UnknownSetError
+from featstore.errors import AddressError, CorruptStoreError, FeatstoreError, UnknownSetError
 from featstore.store.convention import root_metadata
 from featstore.store.files import (
     facts_of,
@@ -117,14 +117,16 @@ def verify_store(
 
     Raises
     ------
+    AddressError
+        If `root` is no store.
     UnknownSetError
-        If `root` is no store, or a key names nothing in it.
+        If a key names nothing in it.
     FormatVersionError
         If a newer version wrote the store.
     """
     if not root.is_dir() or not any((root / name).exists() for name in ("zarr.json", LOG)):
         what = "is not a Headstock store" if root.exists() else "does not exist"
-        raise UnknownSetError(f"{root} {what}. Check the path.")
+        raise AddressError(f"{root} {what}. Check the path.")
     return _Verification(root, keys, full=full).run(on_set)
 
 

@@ -33,6 +33,7 @@ SETS = {
     "head": "smokehead/head_weight/synthetic:image",
     "head_names": "smokehead/class_name/synthetic:text",
 }
+TYPED = [f"--{role.replace('_', '-')}={key}" for role, key in SETS.items()]
 #: The sets in short.
 WHERE = {"dataset": "smoke", "label_set": "smokehead", "progress": False}
 
@@ -59,9 +60,8 @@ def command(*words):
 
 
 def test_its_rows_are_those_of_bench_task(smoke_store, tmp_path):
-    given = [f"--{role.replace('_', '-')}={key}" for role, key in SETS.items()]
     for task in ("zero_shot", "retrieval"):
-        command("eval", "task", task, *given, "--method=ridge,conse", "--source=head,random",
+        command("eval", "task", task, *TYPED, "--method=ridge,conse", "--source=head,random",
                 "--seeds=0-2", "--store", smoke_store, "-o", tmp_path / "typed")  # fmt: skip
     ours = evaluate(["ridge", "conse"], smoke_store, controls=["random"], draws=3, progress=False,
                     out=tmp_path / "ours", **SETS)  # fmt: skip
@@ -72,11 +72,12 @@ def test_its_rows_are_those_of_bench_task(smoke_store, tmp_path):
     assert_frame_equal(ours.rows.drop(TIMES), typed.drop(TIMES))
 
 
-def test_its_rows_are_those_of_bench_sweep(smoke_store, tmp_path):
-    command("eval", "sweep", "--dataset=smoke", "--label-set=smokehead",
-            "--method=ridge,procrustes", "--source=none,head,random", "--n-pairs=0,8", "-smix=1",
-            "-spenalty=0.1,1", "--seeds=0,1", "--store", smoke_store, "-o",
-            tmp_path / "typed")  # fmt: skip
+def test_its_rows_are_those_of_lists_of_settings(smoke_store, tmp_path):
+    for task in ("zero_shot", "retrieval"):
+        command("eval", "task", task, *TYPED, "--eval=held-out", "-srelevance=class_id",
+                "--method=ridge,procrustes", "--source=none,head,random", "--n-pairs=0,8",
+                "-smix=1", "-spenalty=0.1,1", "--seeds=0,1", "--store", smoke_store, "-o",
+                tmp_path / "typed")  # fmt: skip
     ours = evaluate(
         ["ridge", "procrustes"], smoke_store, eval="held-out", controls=["random"], n_pairs=8,
         seeds=2, mix=1.0, penalty=[0.1, 1.0], relevance="class_id", **WHERE,

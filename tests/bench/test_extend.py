@@ -71,9 +71,9 @@ def test_a_method_of_a_file_is_scored_beside_its_controls(typed, tmp_path):
 
 def test_the_report_shows_a_method_of_a_file_with_its_controls(typed, tmp_path):
     typed(
-        "headstock eval sweep --plugin mine.py --method mine,ridge --source none,head,shuffled "
-        "--n-pairs 8 "
-        "-s penalty=0.3 -s mix=1 --seeds 0,1 --dataset smoke --store smoke -o sweep"
+        "headstock eval task zero_shot --plugin mine.py --method mine,ridge --eval held-out "
+        f"--source none,head,shuffled --n-pairs 8 -s penalty=0.3 -s mix=1 --seeds 0,1 {SETS} "
+        "--store smoke -o sweep"
     )
     typed("headstock report sweep --plugin mine.py --store smoke -o report.html")
     page = (tmp_path / "report.html").read_text("utf-8")

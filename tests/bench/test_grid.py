@@ -13,7 +13,6 @@ from bench.errors import ProtocolError
 from bench.fits import SCORED, GivenRidge, fit_run, is_cell
 from bench.results import finished
 from bench.scoring import Scoring, split_of
-from bench.suites.single import sweep_runs
 from featstore import open_store
 from fitters import Pairs
 from fitters.aligners.ridge import RidgeAligner
@@ -26,7 +25,7 @@ from fitters.select.held_out import LinearFits
 from fitters.spectrum import eigen_gram
 from tests.bench.results_by_hand import has
 from tests.bench.test_execution import TIMES
-from tests.shorthand import execute
+from tests.shorthand import execute, sweep_runs
 
 METHODS = ("ridge", "ridge-x2y", "procrustes", "mean-shift", "conse")
 GRID = {

@@ -574,7 +574,7 @@ def test_lines_say_how_a_number_is_known(results):
 
 
 def test_the_command_line_lists_what_is_lacking_and_prints_both(store, results, capsys):
-    arguments = ["eval", "run", "--suite", "paper", "--store", str(store), "-o", "x", "--dry-run"]
+    arguments = ["eval", "run", "paper", "--store", str(store), "-o", "x", "--dry-run"]
     assert run_command(cli, "headstock", arguments) == 0
     out = capsys.readouterr().out
     assert "lacks" in out

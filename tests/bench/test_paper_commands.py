@@ -58,7 +58,7 @@ SPECIES = 10_000
 def printed(store, capsys):
     """Return the commands of a dry run, as they are printed."""
     arguments = [
-        "eval", "run", "--suite", "paper", "--store", str(store), "-o", "results", "--dry-run",
+        "eval", "run", "paper", "--store", str(store), "-o", "results", "--dry-run",
     ]  # fmt: skip
     assert run_command(cli, "headstock", arguments) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
@@ -198,7 +198,7 @@ def test_a_dry_run_succeeds_on_any_store_and_a_run_says_what_to_do(tmp_path, cap
     assert run_command(cli, "headstock", ["store", "init", made]) == 0
     assert len(printed(made, capsys)) > 30
     results = str(tmp_path / "results")
-    arguments = ["eval", "run", "--suite", "paper", "--store", made, "-o", results]
+    arguments = ["eval", "run", "paper", "--store", made, "-o", results]
     assert run_command(cli, "headstock", arguments) == 1
     said = capsys.readouterr()
     assert "nothing can be run yet. --dry-run lists all that is missing" in said.err
@@ -209,7 +209,7 @@ def test_a_dry_run_succeeds_on_any_store_and_a_run_says_what_to_do(tmp_path, cap
 
 def test_what_no_source_says_is_marked(tmp_path, capsys):
     arguments = [
-        "eval", "run", "--suite", "paper", "--store", str(tmp_path / "s"), "-o", "r", "--dry-run",
+        "eval", "run", "paper", "--store", str(tmp_path / "s"), "-o", "r", "--dry-run",
     ]  # fmt: skip
     assert run_command(cli, "headstock", arguments) == 0
     for line in capsys.readouterr().out.splitlines():
@@ -304,7 +304,7 @@ SHOWN = (
 
 def test_the_dry_run_lists_all_that_the_sources_show_in_order(tmp_path, capsys):
     arguments = [
-        "eval", "run", "--suite", "paper", "--store", str(tmp_path), "-o", "r", "--dry-run",
+        "eval", "run", "paper", "--store", str(tmp_path), "-o", "r", "--dry-run",
     ]  # fmt: skip
     assert run_command(cli, "headstock", arguments) == 0
     listed = capsys.readouterr().out.split(f"{tmp_path} lacks")[0].splitlines()

@@ -216,7 +216,7 @@ def test_what_a_box_asks_is_what_the_command_asks(smoke_store, tmp_path):
     asked += 'templates = ["photo"]\n'
     text = changed(BOX, "[expected]", f"{asked}[expected]")
     runs = parse_box(text.encode()).runs(open_store(smoke_store))
-    words = "--suite smoke --method ridge,conse --source head --limit 60 -s penalty=0.5 --dry-run"
+    words = "smoke --method ridge,conse --source head --limit 60 -s penalty=0.5 --dry-run"
     words += f" --prompts :photo --json --store {smoke_store} -o {tmp_path}"
     plan = json.loads(CliRunner().invoke(run_command, words.split()).stdout)
     assert plan["runs"] == len(runs)
@@ -237,8 +237,8 @@ def test_a_place_without_a_box(tmp_path):
 
 
 def test_words_that_only_begin_like_a_place_stay():
-    job = Job("x", "", "", (Step("t", "headstock eval run --suite OUTER -o OUT/r"),))
-    assert job.commands("a b") == ["headstock eval run --suite OUTER -o 'a b/r'"]
+    job = Job("x", "", "", (Step("t", "headstock eval run OUTER -o OUT/r"),))
+    assert job.commands("a b") == ["headstock eval run OUTER -o 'a b/r'"]
 
 
 def test_sets_that_a_store_lacks_are_said_and_not_made(smoke_store, tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ import pytest
 import bench
 from bench.cli.main import recorded_command
 from bench.cli.run import run_command as run_a_suite
-from bench.cli.run import sweep_command
 from bench.cli.run import task_command as score_a_task
 from bench.results import read_results
 from bench.suites.demo import possible_pairs
@@ -41,29 +40,31 @@ def refused(capsys, tmp_path):
     ("typed", "said"),
     [
         (
-            "eval run --suite smoke --limit 10,20",
+            "eval run smoke --limit 10,20",
             "'--limit': expected an integer of at least 1 and below 2,147,483,648; got '10,20'.",
         ),
         (
-            "eval run --suite smoke --limit ''",
+            "eval run smoke --limit ''",
             "'--limit': expected an integer of at least 1 and below 2,147,483,648; got ''.",
         ),
-        ("eval run --suite smoke --method ''", "'--method': '' has an empty part."),
-        ("eval run --suite smoke --source hed", "'--source': expected none, head, random"),
-        ("eval run --suite smoke -s penalty=", "penalty of ridge: expected a number of at least 0"),
-        ("eval sweep --store s --limit ''", "'--limit': '' has an empty part."),
-        ("eval sweep --store s --method ' '", "'--method': ' ' has an empty part."),
+        ("eval run smoke --method ''", "'--method': '' has an empty part."),
+        ("eval run smoke --source hed", "'--source': expected none, head, random"),
+        ("eval run smoke -s penalty=", "penalty of ridge: expected a number of at least 0"),
+        ("eval task zero_shot --store s --limit ''", "'--limit': '' has an empty part."),
+        ("eval task zero_shot --store s --method ' '", "'--method': ' ' has an empty part."),
         (
-            "eval sweep --store s --n-pairs 1,a",
+            "eval task zero_shot --store s --n-pairs 1,a",
             "'--n-pairs': expected an integer of at least 0 and below 2,147,483,648, or all",
         ),
         (
-            "eval sweep --store s --prompts ''",
+            "eval task zero_shot --store s --prompts ''",
             "'--prompts': expected VARIANT[,…][:TEMPLATE[,…]]; got ''",
         ),
-        ("eval sweep --store s --task ''", "'--task': '' has an empty part."),
-        ("eval sweep --store s --task zero_short", "Did you mean 'zero_shot'?"),
-        ("eval sweep --store s --seeds -1", "expected seeds such as 0-4 or 0,2,5; got '-1'."),
+        ("eval task zero_short --store s", "Did you mean 'zero_shot'?"),
+        (
+            "eval task zero_shot --store s --seeds -1",
+            "expected seeds such as 0-4 or 0,2,5; got '-1'.",
+        ),
         ("eval task zero_shot --store s --images i --seeds x", "expected seeds such as 0-4"),
     ],
 )
@@ -78,11 +79,12 @@ def test_the_smallest_of_several_limits_bounds_the_pairs(smoke_store, tmp_path, 
                  for limits in ((20, 72), (72,)))  # fmt: skip
     assert (few, more) == ([8], [8, 30])
     words = (
-        "eval sweep --n-pairs 8,30 --source none -s penalty=1 -s mix=1 --seeds 0 --task zero_shot"
+        "eval task zero_shot --eval held-out --n-pairs 8,30 --source none --method ridge "
+        "-s penalty=1"
     )
     words += f" --store {smoke_store} -o {tmp_path / 'r'} --limit 20,72 --dry-run"
     assert run_command(cli, "headstock", words.split()) == 0
-    assert capsys.readouterr().out == "sweep: 2 runs, 0 finished, 2 new in 2 fits.\n"
+    assert capsys.readouterr().out == "task: 2 runs, 0 finished, 2 new in 2 fits.\n"
 
 
 def _recorded(command, name, words):
@@ -94,6 +96,7 @@ def _recorded(command, name, words):
 def test_a_recorded_command_has_switches_that_are_off_and_a_store_of_the_environment(monkeypatch):
     monkeypatch.setenv("HEADSTOCK_STORE", "/a store")
     words = [
+        "zero_shot",
         "-o",
         "r",
         "--method",
@@ -105,20 +108,21 @@ def test_a_recorded_command_has_switches_that_are_off_and_a_store_of_the_environ
         "--jobs",
         "2",
     ]
-    assert _recorded(sweep_command, "eval sweep", words) == (
-        "headstock eval sweep --store STORE --out OUT --method paper-mlp,ridge -s centre=no "
+    assert _recorded(score_a_task, "eval task", words) == (
+        "headstock eval task zero_shot --store STORE --out OUT --method paper-mlp,ridge "
+        "-s centre=no "
         "-s sequential "
         "--jobs 2"
     )
     recorded = _recorded(
-        sweep_command, "eval sweep", [*words[:4], "-s", "centre=yes", "--store", "s3://b/s"]
+        score_a_task, "eval task", [*words[:5], "-s", "centre=yes", "--store", "s3://b/s"]
     )
-    assert (
-        recorded
-        == "headstock eval sweep --store STORE --out OUT --method paper-mlp,ridge -s centre=yes"
+    assert recorded == (
+        "headstock eval task zero_shot --store STORE --out OUT --method paper-mlp,ridge "
+        "-s centre=yes"
     )
-    assert _recorded(run_a_suite, "eval run", ["--suite", "smoke", "-o", "r", "--limit", "9"]) == (
-        "headstock eval run --suite smoke --store STORE --out OUT --limit 9"
+    assert _recorded(run_a_suite, "eval run", ["smoke", "-o", "r", "--limit", "9"]) == (
+        "headstock eval run smoke --store STORE --out OUT --limit 9"
     )
 
 
@@ -139,9 +143,7 @@ def test_a_suite_with_its_own_store_does_without_that_of_the_environment(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("HEADSTOCK_STORE", str(tmp_path / "nowhere"))
-    words = (
-        f"eval run --suite smoke -o {tmp_path / 'r'} --limit 30 --method ridge --source head --json"
-    )
+    words = f"eval run smoke -o {tmp_path / 'r'} --limit 30 --method ridge --source head --json"
     assert run_command(cli, "headstock", words.split()) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["store"] == str(tmp_path / "r" / "store")
@@ -177,9 +179,10 @@ def test_what_is_shared_names_no_folder_of_this_machine(smoke_store, tmp_path, c
         'columns = ["metric", "percent"]\nrows = [["no-metric", 1]]\n'
     )
     lines = [
-        ["eval", "run", "--suite", "smoke", "--store", store, "-o", results, "--method", "ridge"],
-        ["eval", "sweep", "--store", store, "-o", results, "--source", "none,head,random",
-         "--n-pairs", "0,8", "-s", "mix=1", "-s", "penalty=1", "--seeds", "0,1",
+        ["eval", "run", "smoke", "--store", store, "-o", results, "--method", "ridge"],
+        ["eval", "task", "zero_shot", "--store", store, "-o", results, "--method", "ridge",
+         "--eval", "held-out", "--source", "none,head,random", "--n-pairs", "0,8",
+         "-s", "mix=1", "-s", "penalty=1", "--seeds", "0,1",
          "--plugin", str(home / "own.py")],
         ["report", results, "--suite", "smoke", "--store", store, "-o", str(out / "r.html")],
         ["eval", "submit", f"{results}:ridge/head/0:suite=smoke", "--name", "n",
@@ -196,7 +199,7 @@ def test_what_is_shared_names_no_folder_of_this_machine(smoke_store, tmp_path, c
     assert not [name for name, text in found.items() if private.search(text)]
     page = found["r.html"]
     assert "headstock report OUT --suite smoke --store STORE -o report.html" in page
-    assert "headstock eval sweep --store STORE --out OUT" in page
+    assert "headstock eval task zero_shot --store STORE --out OUT" in page
     assert "--plugin PLUGINS" in page
     assert "command" not in found["board/n.json"]
 
@@ -214,11 +217,17 @@ def test_results_are_read_from_a_folder_that_is_named_by_a_text(smoke_results):
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("eval sweep --method rigde", "Did you mean 'ridge'?"),
-        ("eval sweep --method ridge -s gamma=3", "have no setting 'gamma'. These have: kernel-"),
-        ("eval sweep -s prompts=max", "ridge, a run have no setting 'prompts'."),
-        ("eval run --suite demo --method rigde", "Did you mean 'ridge'?"),
-        ("eval run --suite demo --method ridge -s gamma=3", "setting 'gamma'. These have: kernel-"),
+        ("eval task zero_shot --method rigde", "Did you mean 'ridge'?"),
+        (
+            "eval task zero_shot --method ridge -s gamma=3",
+            "have no setting 'gamma'. These have: kernel-",
+        ),
+        (
+            "eval task neighbours --method ridge -s prompts=max",
+            "neighbours, ridge, a run have no setting 'prompts'.",
+        ),
+        ("eval run demo --method rigde", "Did you mean 'ridge'?"),
+        ("eval run demo --method ridge -s gamma=3", "setting 'gamma'. These have: kernel-"),
     ],
 )
 def test_methods_and_their_settings_are_checked_before_the_store_is_read(

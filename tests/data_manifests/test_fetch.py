@@ -164,7 +164,7 @@ def test_bad_sources_say_what_to_give(tmp_path):
 def test_an_unwritable_cache_names_the_variable(package, tmp_path):
     _, deb = package
     (tmp_path / "file").write_text("")
-    with pytest.raises(BuildError, match="Set XDG_CACHE_HOME elsewhere"):
+    with pytest.raises(BuildError, match="Set HEADSTOCK_CACHE elsewhere"):
         find_source(deb, cache=tmp_path / "file" / "cache")
 
 

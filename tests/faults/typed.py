@@ -89,7 +89,7 @@ def again(
     """
     found = verified(root, stores=stores)
     code = typed(root, line=line, messages=messages)
-    before = tree(root) if code == 1 and done and done in Path(messages).read_text() else None
+    before = tree(root) if code == 2 and done and done in Path(messages).read_text() else None
     if after:
         typed(root, line=after, messages=messages)
     settled = settle(root, stores=stores)

@@ -15,7 +15,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from featstore import FeatureStore, open_store
-from featstore.errors import EngineError, UnknownSetError
+from featstore.errors import AddressError, EngineError
 from featstore.parallel import Workers
 from featstore.testing import item_table, write_set
 from fitters import Alignment
@@ -116,7 +116,7 @@ def test_a_store_that_a_worker_does_not_see_is_named(ray_cluster: Any, tmp_path:
     store = open_store(tmp_path / "s")
     images = store.view(X)
     (tmp_path / "s").rename(tmp_path / "elsewhere")
-    with pytest.raises(UnknownSetError, match="does not exist"), Workers("ray").connected() as run:
+    with pytest.raises(AddressError, match="does not exist"), Workers("ray").connected() as run:
         list(run(len, [images]))
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featstore import open_store
-from featstore.errors import CacheFullError, RemoteStoreError, UnknownSetError
+from featstore.errors import AddressError, CacheFullError, RemoteStoreError
 from featstore.remote.cache import user_cache
 from featstore.remote.place import RemotePlace
 from featstore.remote.rows import CachedShard, shard_name
@@ -95,7 +95,7 @@ def test_offline_by_the_environment_asks_nothing(
     served: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADSTOCK_OFFLINE", "1")
-    with pytest.raises(UnknownSetError):
+    with pytest.raises(AddressError):
         open_store(served.url)
     assert not served.requests
 
@@ -167,7 +167,7 @@ def test_a_file_that_was_not_fetched_ahead_is_fetched_when_it_is_read(
 def test_nothing_is_fetched_ahead_that_the_cache_cannot_hold(
     served: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HEADSTOCK_CACHE_BYTES", str(9 * BLOCK * 1024))  # two of four files
+    monkeypatch.setenv("HEADSTOCK_CACHE_SIZE", str(9 * BLOCK * 1024))  # two of four files
     batches = open_store(served.url).view(IMAGES).batches(BLOCK)
     next(batches)
     _until(served, 2)
@@ -314,12 +314,12 @@ def test_the_least_recently_used_shards_go_first(served: Proxy, cache_home: Path
 def test_more_rows_than_the_cache_may_hold(
     served: Proxy, store_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HEADSTOCK_CACHE_BYTES", str(5 * BLOCK * 1024))
+    monkeypatch.setenv("HEADSTOCK_CACHE_SIZE", str(5 * BLOCK * 1024))
     view = open_store(served.url).view(IMAGES)
     np.testing.assert_array_equal(
         view.take([5]).numpy(), open_store(store_folder).view(IMAGES).take([5]).numpy()
     )
-    with pytest.raises(CacheFullError, match="HEADSTOCK_CACHE_BYTES"):
+    with pytest.raises(CacheFullError, match="HEADSTOCK_CACHE_SIZE"):
         view.numpy()
 
 

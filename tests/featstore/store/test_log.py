@@ -62,7 +62,7 @@ def store(tmp_path):
 
 
 def test_a_log_is_what_the_document_says(store):
-    """docs/store-format.md, computed by hand."""
+    """docs/ref/store-format.md, computed by hand."""
     document = json.loads((store / "log.json").read_text())
     assert document.pop("digest") == sha256_hex(canonical_json(document))
     sets = {str(info.key): info.commit.revision_id for info in open_store(store).sets()}
@@ -370,7 +370,7 @@ def test_the_other_copy_mends_a_tag(tagged, tmp_path):
 
 
 def test_a_tag_is_what_the_document_says(tagged):
-    """docs/store-format.md, computed by hand."""
+    """docs/ref/store-format.md, computed by hand."""
     path = path_of(tagged / "tags", "old")
     document = json.loads(path.read_text())
     digest = document.pop("digest")
