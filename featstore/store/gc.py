@@ -31,7 +31,7 @@ from featstore.store.files import (
 )
 from featstore.store.layout import SetKey, is_component
 from featstore.store.listing import Listed, read_records
-from featstore.store.lock import Claim, claim_set, folder_lock, is_claimed
+from featstore.store.lock import PATIENCE, Claim, claim_set, folder_lock, is_claimed
 from featstore.store.log import (
     Log,
     has_log,
@@ -103,9 +103,9 @@ class _Collection:
                 for path in self._note({root / name: "a half-written file"}):
                     if not (self._dry_run or is_free(path)):
                         self._found.pop()  # its writer lives
-        with folder_lock(root):  # under which a tag is written and listed
+        with folder_lock(root, patience=PATIENCE) as locked:  # a tag is written and listed under it
             listed = {root / tag_file(*tag) for tag in read_log(root).tags.items()}
-            stray = set((root / "tags").glob("*.json")) - listed
+            stray = set((root / "tags").glob("*.json")) - listed if locked else ()
             self._delete(self._note(dict.fromkeys(stray, "a tag that the store does not list")))
         return self._found
 

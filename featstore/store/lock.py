@@ -126,9 +126,9 @@ EXPIRY = 60.0
 #: Seconds between two looks at another writer's claim.
 _LOOK = 0.2
 
-#: Seconds that a writer which took over waits for a lock: who holds it may stand still, and can
-#: publish nothing any more.
-_PATIENCE = 2.0
+#: Seconds that gc, and a writer which took over, wait for a lock: who holds it may stand still, and
+#: of the one that was taken over can publish nothing any more.
+PATIENCE = 2.0
 
 _CLAIM = "claim"
 
@@ -347,7 +347,7 @@ def claim_set(
                 elif time.monotonic() - since > expiry:
                     copied = True
                     claim = _begin(staging, current, beat=beat, unsynced=unsynced)
-                    claim.patience = _PATIENCE
+                    claim.patience = PATIENCE
                 record = _record(current)
                 holder = f"process {record.get('pid', '?')} on "
                 holder += record.get("host", "another machine")
