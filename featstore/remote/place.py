@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -152,10 +153,8 @@ class RemotePlace(Place):
     def fetch_tag(self, name: str, digest: str) -> None:
         """Fetch the file of a tag, unless it is there."""
         path = tag_file(name, digest)
-        if not (self.root / path).exists():
-            data = self._read(path, limit=MAX_JSON_BYTES)
-            parse_tag(parse_json(data, where=path), where=f"{self.address}/{path}")
-            self._keep(self.root / path, data)
+        where = f"{self.address}/{path}"
+        self._bring(path, lambda data: parse_tag(parse_json(data, where=path), where=where))
 
     def fetch_records(self, key: SetKey, *revisions: str) -> None:
         """Fetch the commits of these revisions of a set, unless they are there.
@@ -170,12 +169,9 @@ class RemotePlace(Place):
         _at_once([functools.partial(self._fetch_commit, key, name) for name in revisions])
 
     def _fetch_commit(self, key: SetKey, revision: str) -> None:
-        path = key.directory(self.root) / REVISIONS / f"{revision}.json"
-        if not path.exists():
-            name = f"{key}/{REVISIONS}/{revision}.json"
-            data = self._read(name, limit=MAX_JSON_BYTES)
-            commit_of(data, key, revision, where=f"{self.address}/{name}")
-            self._keep(path, data)
+        name = f"{key}/{REVISIONS}/{revision}.json"
+        where = f"{self.address}/{name}"
+        self._bring(name, lambda data: commit_of(data, key, revision, where=where))
 
     def fetch(self, key: SetKey, commit: Commit, *parts: str) -> None:
         """Fetch the small files of a revision: all, or these `featstore.store.listing.PARTS`.
@@ -203,10 +199,8 @@ class RemotePlace(Place):
     def fetch_thumbnails(self, folder: str) -> None:
         """Fetch the thumbnails of ``dataset/kind`` that the log lists."""
         for name in sorted(self.log().thumbnails):
-            inside, _, file = name.rpartition("/")
-            path = self.root / name
-            if inside == folder and file.startswith("thumbnails-") and not path.exists():
-                self._keep(path, self._read(name, limit=MAX_THUMBNAILS_BYTES))
+            if re.fullmatch(f"{folder}/thumbnails-[^/]+", name):
+                self._bring(name, limit=MAX_THUMBNAILS_BYTES)
 
     def fetch_rows(self, key: SetKey, commit: Commit, progress: Progress | None) -> None:
         """Fetch all rows of a set."""
@@ -234,6 +228,19 @@ class RemotePlace(Place):
                 "damaged, or the server lies. It was not used."
             )
         self._keep(self.root / one.path, data)
+
+    def _bring(
+        self,
+        name: str,
+        check: Callable[[bytes], object] = lambda _: None,
+        *,
+        limit: int = MAX_JSON_BYTES,
+    ) -> None:
+        """Fetch a small file, unless it is there; `check` raises if it is not what it should be."""
+        if not (self.root / name).exists():
+            data = self._read(name, limit=limit)
+            check(data)
+            self._keep(self.root / name, data)
 
     def _keep(self, path: Path, data: bytes) -> None:
         """Write a small file; it appears whole. What a loss of power tears is fetched again."""
