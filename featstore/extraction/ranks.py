@@ -40,8 +40,9 @@ def extract_rank(job: Job, place: Rank) -> list[ExtractResult]:
     """Do one rank's share of a job; the last rank to end publishes.
 
     Every rank is called with the same job but, if it likes, another device. It takes its share of
-    the cores of its node: see `featstore.parallel.available_cores`. Batch size and threads must be the same in all of them, for blocks of different ones are not mixed: name the threads
-    if the nodes have different numbers of cores, or of ranks.
+    the cores of its node: see `featstore.parallel.available_cores`. Batch size and threads must be
+    the same in all of them, for blocks of different ones are not mixed: name the threads if the
+    nodes have different numbers of cores, or of ranks.
 
     Parameters
     ----------
