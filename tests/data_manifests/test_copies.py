@@ -136,7 +136,7 @@ def test_wrong_usage(tmp_path, call):
         (("build", "food101", "-o", tmp_path / "o", "--root", tmp_path, "--split", "tset"),
          "No split 'tset'. Known splits: train, test. Did you mean 'test'?"),
         (("build", "dtd", "-o", tmp_path / "o", "--root", tmp_path, "-s", "partition=11"),
-         "No partition '11'. Known partitions: 1, 2"),
+         "partition of dtd: expected 1, 2"),
         (("build", "dtd", "-o", tmp_path / "o", "--root", tmp_path, "-s", "fold=1"),
          "No option named 'fold' for the dataset 'dtd'. Known options: partition"),
         (("build", "stamps", "-o", tmp_path / "o", "--root", tmp_path), "takes no --root"),
