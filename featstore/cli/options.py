@@ -360,6 +360,8 @@ class Place:
     )
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"\d{1,9}/\d{1,9}|auto", self.shard or "auto"):
+            raise usage_error(f"--shard is I/N with I from 0 below N, or auto; got {self.shard!r}.")
         if self.shard is not None and (self.devices is not None or self.engine != "local"):
             raise usage_error(
                 "A shard is one process: leave --engine and several of --device out, or --shard."
@@ -369,16 +371,6 @@ class Place:
     def devices(self) -> str | None:
         """Several devices, as they were typed; None of one."""
         return self.device if self.device == "all" or "," in self.device else None
-
-    @property
-    def rank(self) -> tuple[int | str, int | None]:
-        """Which process this is of how many; ``auto`` for what the environment says."""
-        share = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard or "")
-        if self.shard == "auto":
-            return "auto", None
-        if share is None or not int(share[1]) < int(share[2]):
-            raise usage_error(f"--shard is I/N with I from 0 below N, or auto; got {self.shard!r}.")
-        return int(share[1]), int(share[2])
 
 
 def run_extraction(job: Job, place: Place) -> list[ExtractResult]:
@@ -400,8 +392,8 @@ def run_extraction(job: Job, place: Place) -> list[ExtractResult]:
         return extract_on_devices(job, place.devices)
     if place.shard is None:
         return run_logged(job)
-    which = rank_of(*place.rank)
-    found = extract_rank(job, rank=which.rank, world_size=which.world_size)
+    which = rank_of(place.shard)
+    found = extract_rank(job, which)
     for result in found:
         if result.blocks_left:
             click.echo(

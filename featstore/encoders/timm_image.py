@@ -284,12 +284,9 @@ class TimmEncoder(TimmImages):
         EncoderError
             As for both.
         """
-        if self.precision != "float32" or self._compiled is not None:
-            self.check_head(batch)
-            return self.encode(batch)
-        features, logits = self._checkable(batch)
-        self._check_logits(features, logits)
-        return features
+        features, _ = self._checked(batch)
+        is_exact = self.precision == "float32" and self._compiled is None
+        return features if is_exact else self.encode(batch)
 
     def check_head(self, batch: Sequence[np.ndarray]) -> float:
         """Check on prepared pictures that ``W f + b`` equals the model's logits, in float32.
@@ -306,17 +303,12 @@ class TimmEncoder(TimmImages):
         EncoderError
             If they differ by more, or there is nothing to compare.
         """
-        return self._check_logits(*self._checkable(batch))
+        return self._checked(batch)[1]
 
-    def _checkable(self, batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the (b, d) input and the (b, c) output of the model's head, in float32."""
-        if not batch:
-            classes = self.facts["num_classes"]
-            return np.empty((0, self.dim), np.float32), np.empty((0, classes), np.float32)
-        features, logits = self._forward(batch, exact=True)
-        return features.numpy(), HostCopy(logits).numpy()
-
-    def _check_logits(self, features: np.ndarray, logits: np.ndarray) -> float:
+    def _checked(self, batch: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+        """Return the (b, d) input of the model's head, in float32, and how far its rows are off."""
+        caught, output = self._forward(batch, exact=True)
+        features, logits = caught.numpy(), HostCopy(output).numpy()
         weight, bias = self.head_arrays()
         # In float64, so that what is seen is the model's error and not ours.
         made = features.astype(np.float64) @ weight.T.astype(np.float64)
@@ -326,7 +318,7 @@ class TimmEncoder(TimmImages):
             raise EncoderError(
                 f"The head of {self.name} cannot be checked: the model gave logits of shape "
                 f"{logits.shape} for a head of shape {weight.shape}, the largest being "
-                f"{scale:g}. Use trained weights and at least one picture."
+                f"{scale:g}. Use trained weights."
             )
         error = float(np.abs(made - logits).max()) / scale
         if not error <= HEAD_TOLERANCE:
@@ -335,7 +327,7 @@ class TimmEncoder(TimmImages):
                 f"maximum (allowed {HEAD_TOLERANCE:g}), so the rows of '{self._layer_name}' are "
                 "not prototypes in the space of these features. Use another model."
             )
-        return error
+        return features, error
 
     def head_arrays(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the head's (c, d) weight and (c,) bias as float32; None if it has no bias."""

@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -178,16 +178,13 @@ class BatchRunner:
         return None
 
 
-@contextmanager
-def torch_threads(threads: int | None) -> Iterator[None]:
-    """Run torch on that many threads; None changes nothing, and does not import torch."""
+def torch_threads(threads: int | None) -> AbstractContextManager[None]:
+    """Compute the block with so many threads of torch; None changes nothing, nor loads it."""
     if threads is None:
-        yield
-        return
+        return nullcontext()
     from featstore.encoders.runtime import pinned_threads
 
-    with pinned_threads(threads):
-        yield
+    return pinned_threads(threads)
 
 
 @contextmanager

@@ -36,19 +36,19 @@ class Rank:
             )
 
 
-def extract_rank(job: Job, *, rank: int, world_size: int) -> list[ExtractResult]:
+def extract_rank(job: Job, place: Rank) -> list[ExtractResult]:
     """Do one rank's share of a job; the last rank to end publishes.
 
-    Every rank is called with the same arguments but `rank`, and, if it likes, device. It takes its
-    share of the cores of its node: see `featstore.parallel.available_cores`. Batch size and threads
-    must be the same in all of them, for blocks of different ones are not mixed: name the threads
-    if the nodes have different numbers of cores, or of ranks.
+    Every rank is called with the same job but, if it likes, another device. It takes its share of
+    the cores of its node: see `featstore.parallel.available_cores`. Batch size and threads must be
+    the same in all of them, for blocks of different ones are not mixed: name the threads if the
+    nodes have different numbers of cores, or of ranks.
 
     Parameters
     ----------
     job : Job
         Of a manifest that was read `unchecked`, if it is large: each rank looks for its own files.
-    rank, world_size : int
+    place : Rank
 
     Returns
     -------
@@ -58,12 +58,11 @@ def extract_rank(job: Job, *, rank: int, world_size: int) -> list[ExtractResult]
     Raises
     ------
     EncoderError
-        If there is no such rank, or the batch size is "auto": ranks cannot agree on one.
+        If the batch size is "auto": ranks cannot agree on one.
     FeatstoreError
         As for `extract`.
     """
-    place = Rank(rank, world_size)
-    if job.config.batch_size == "auto" and world_size > 1:
+    if job.config.batch_size == "auto" and place.world_size > 1:
         raise EncoderError(
             "Ranks cannot agree on --batch-size auto. Give a number: what one process found is "
             "in its log and in the runs/ of its sets."
@@ -87,10 +86,8 @@ def extract_rank(job: Job, *, rank: int, world_size: int) -> list[ExtractResult]
     return merge_results([done], gather(opened, pinned))
 
 
-def rank_of(
-    rank: int | str, world_size: int | None, environment: Mapping[str, str] | None = None
-) -> Rank:
-    """Return which process this is, from the arguments or, for ``auto``, the environment.
+def rank_of(shard: str, environment: Mapping[str, str] | None = None) -> Rank:
+    """Return which process this is: of ``I/N`` the I-th, of ``auto`` what the environment says.
 
     Looked at in this order: torchrun's ``RANK`` and ``WORLD_SIZE``; a Slurm array's
     ``SLURM_ARRAY_TASK_ID``, ``_MIN``, ``_STEP`` and ``_COUNT``, whose tasks may have several
@@ -99,20 +96,18 @@ def rank_of(
     Raises
     ------
     EncoderError
-        If the environment does not say.
+        If there is no such rank, or the environment does not say.
 
     Examples
     --------
-    >>> rank_of("auto", None, {"SLURM_PROCID": "3", "SLURM_NTASKS": "8"})
+    >>> rank_of("auto", {"SLURM_PROCID": "3", "SLURM_NTASKS": "8"})
     Rank(rank=3, world_size=8)
     """
-    if rank != "auto":
-        if world_size is None:
-            raise EncoderError(f"Rank {rank} needs a world size: how many processes there are.")
-        return Rank(int(rank), world_size)
+    if shard != "auto":
+        return Rank(*map(int, shard.split("/")))
     found = {**(os.environ if environment is None else environment)}
     if {"RANK", "WORLD_SIZE"} <= found.keys():
-        return Rank(_number(found, "RANK"), world_size or _number(found, "WORLD_SIZE"))
+        return Rank(_number(found, "RANK"), _number(found, "WORLD_SIZE"))
     processes = _number(found, "SLURM_NTASKS", 1)
     process = _number(found, "SLURM_PROCID", 0)
     if {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"} <= found.keys():
@@ -120,9 +115,9 @@ def rank_of(
         step = max(1, _number(found, "SLURM_ARRAY_TASK_STEP", 1))
         task = (_number(found, "SLURM_ARRAY_TASK_ID") - first) // step
         tasks = _number(found, "SLURM_ARRAY_TASK_COUNT")
-        return Rank(task * processes + process, world_size or tasks * processes)
+        return Rank(task * processes + process, tasks * processes)
     if {"SLURM_PROCID", "SLURM_NTASKS"} <= found.keys():
-        return Rank(process, world_size or processes)
+        return Rank(process, processes)
     raise EncoderError(
         "--shard auto finds neither RANK and WORLD_SIZE (torchrun) nor SLURM_PROCID and "
         "SLURM_NTASKS, nor a Slurm array. Start it there, or give --shard I/N."

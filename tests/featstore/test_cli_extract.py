@@ -47,6 +47,8 @@ def test_a_dry_run_writes_nothing_and_what_is_asked_for_is_recorded(
     assert json.loads(capsys.readouterr().out) == [state]
     assert _run(*dry, "--shard", "0/2", "--device", "all") == EXIT_USAGE
     assert "A shard is one process" in capsys.readouterr().err
+    assert _run(*dry, "--shard", "1") == EXIT_USAGE
+    assert "--shard is I/N" in capsys.readouterr().err
     assert not (tmp_path / "log.jsonl").exists()
     assert not store.exists()
     assert _run(*words, "--limit", "3", "--json", "--log", "none") == 0

@@ -191,7 +191,7 @@ def test_a_head_of_zeros_cannot_be_checked():
     encoder = TimmEncoder("timm:odd", model)
     with pytest.raises(EncoderError, match="trained weights"):
         encoder.check_head(odd_batch(encoder))
-    with pytest.raises(EncoderError, match="at least one picture"):
+    with pytest.raises(EncoderError, match="takes prepared pictures"):
         encoder.check_head([])
 
 

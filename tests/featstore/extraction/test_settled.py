@@ -21,7 +21,7 @@ from featstore.errors import EncoderError
 from featstore.extraction import batches, ranks
 from featstore.extraction.options import HeadConfig, settle_device
 from featstore.extraction.progress import BlockDone
-from featstore.extraction.ranks import extract_rank
+from featstore.extraction.ranks import Rank, extract_rank
 from featstore.extraction.targets import Job, settle_precision
 from featstore.extraction.workers import gather, open_on, run_part, settle
 from featstore.store import read_commit
@@ -192,7 +192,7 @@ def test_a_rank_goes_on_where_its_set_was_begun_and_else_takes_its_own_gpu(
 
     def run(rank: int, **changes: Any) -> list[featstore.ExtractResult]:
         job = Job(manifest, "image", choices, store, _config(**changes))
-        return extract_rank(job, rank=rank, world_size=2)
+        return extract_rank(job, Rank(rank, 2))
 
     run(0, device="cpu")
     with caplog.at_level(logging.INFO, "featstore.extraction.options"):

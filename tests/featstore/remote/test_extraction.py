@@ -27,7 +27,7 @@ from featstore.errors import (
 from featstore.extraction.job import extract_many
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import BlockDone
-from featstore.extraction.ranks import extract_rank
+from featstore.extraction.ranks import Rank, extract_rank
 from featstore.extraction.targets import Job
 from featstore.share.doctor import examine
 from featstore.testing import toy_manifest
@@ -441,7 +441,7 @@ def test_ranks_need_no_folder_in_common(server, machines, tmp_path):
         spec = EncoderSpec(encoder, space={"name": "mean"})
         config = ExtractConfig(**machine.config())
         job = Job(machine.manifest, "image", [spec], ADDRESS, config)
-        (found,) = extract_rank(job, rank=rank, world_size=3)
+        (found,) = extract_rank(job, Rank(rank, 3))
         results.append(found)
     assert [result.blocks_left for result in results] == [4, 2, 0]
     assert [encoder.batches for encoder in encoders] == [2, 2, 2]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from featstore import EncoderSpec, ExtractConfig, read_manifest
 from featstore.extraction.progress import BlockDone
-from featstore.extraction.ranks import extract_rank
+from featstore.extraction.ranks import Rank, extract_rank
 from featstore.extraction.targets import Job
 from featstore.store import writer
 
@@ -33,7 +33,7 @@ def main() -> None:
         store=job["store"],
         config=ExtractConfig(**job["options"], on_block=stop),
     )
-    extract_rank(whole, rank=job["rank"], world_size=job["world_size"])
+    extract_rank(whole, Rank(job["rank"], job["world_size"]))
 
 
 if __name__ == "__main__":

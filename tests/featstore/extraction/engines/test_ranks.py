@@ -39,7 +39,7 @@ def _rank(
     if not isinstance(manifest, Manifest):
         manifest = read_manifest(manifest, unchecked=world > 1)
     job = Job(manifest, "image", choices, store, settled(**o))
-    return extract_rank(job, rank=rank, world_size=world)
+    return extract_rank(job, Rank(rank, world))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -250,22 +250,20 @@ def test_the_command_says_what_is_left(pictures, choices, tmp_path, capsys, monk
     ],
 )  # fmt: skip
 def test_the_environment_says_which_rank_this_is(environment, rank, world_size):
-    assert rank_of("auto", None, environment) == Rank(rank, world_size)
+    assert rank_of("auto", environment) == Rank(rank, world_size)
 
 
 def test_what_no_rank_can_be_is_said(pictures, choices, tmp_path):
-    with pytest.raises(EncoderError, match="needs a world size"):
-        rank_of(1, None, {})
     with pytest.raises(EncoderError, match="or give --shard I/N"):
-        rank_of("auto", None, {})
+        rank_of("auto", {})
     with pytest.raises(EncoderError, match="WORLD_SIZE is 'two'"):
-        rank_of("auto", None, {"RANK": "0", "WORLD_SIZE": "two"})
+        rank_of("auto", {"RANK": "0", "WORLD_SIZE": "two"})
     with pytest.raises(EncoderError, match="Rank 4 of 4 does not exist"):
-        rank_of(4, 4)
+        rank_of("4/4")
     # Two of the tasks of an array that are run again know of two only.
     with pytest.raises(EncoderError, match="Rank 4 of 2 does not exist"):
         rank_of(
-            "auto", None,
+            "auto",
             {
                 "SLURM_ARRAY_TASK_ID": "7",
                 "SLURM_ARRAY_TASK_MIN": "3",
