@@ -153,8 +153,6 @@ class Estimate:
         f, the share of the pool that one draw takes.
     of_controls, df_controls : float
         Variance of the mean of the control draws that is subtracted, where there are some.
-    crossed : float, optional
-        The part that `of_draws` and `of_clusters` count twice, where it is taken off.
     """
 
     mean: float
@@ -168,15 +166,13 @@ class Estimate:
     overlap: float = 0.0
     of_controls: float = 0.0
     df_controls: float = math.nan
-    crossed: float = 0.0
 
     @property
     def variance(self) -> float:
         """Variance of the mean; infinite where one cluster leaves it unknown."""
         if self.n_clusters < 2:
             return math.inf
-        whole = self.of_draws + self.of_clusters - self.crossed
-        return max(whole, self.of_draws, self.of_clusters) + self.of_controls
+        return self.of_draws + self.of_clusters + self.of_controls
 
     @property
     def error(self) -> float:
@@ -193,11 +189,7 @@ class Estimate:
         spread = sum(variance**2 / df for variance, df in parts if variance > 0)
         if spread == 0 or not math.isfinite(self.variance):
             return self.df_clusters
-        found = self.variance**2 / spread
-        if self.crossed:
-            # What was taken off is estimated too; the smaller of the two is always safe.
-            found = max(found, min(self.df_draws, self.df_clusters))
-        return found
+        return self.variance**2 / spread
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Return the t interval of the mean.
@@ -266,7 +258,7 @@ def effective_df(shares: NDArray[np.floating[Any]]) -> float:
     return float(1.0 / (np.sum(h**2) + np.sum(lever) ** 2 - np.sum(lever**2)))
 
 
-def two_term(sums: DrawSums, *, overlap: float = 0.0, floor: bool = False) -> Estimate:
+def two_term(sums: DrawSums, *, overlap: float = 0.0) -> Estimate:
     """Estimate a mean over draws and clusters, with a variance term for each.
 
     Parameters
@@ -276,9 +268,6 @@ def two_term(sums: DrawSums, *, overlap: float = 0.0, floor: bool = False) -> Es
     overlap : float
         f = K / pool, where every draw takes K of the same pool at random; 0 where draws share
         nothing. In [0, 1).
-    floor : bool
-        Take off what the two terms count twice, where every draw has all queries: more power, from
-        ten draws on.
 
     Returns
     -------
@@ -287,7 +276,7 @@ def two_term(sums: DrawSums, *, overlap: float = 0.0, floor: bool = False) -> Es
     Raises
     ------
     MetricError
-        If `overlap` is out of range, or `floor` is given for draws with different queries.
+        If `overlap` is out of range.
 
     Notes
     -----
@@ -327,7 +316,6 @@ def two_term(sums: DrawSums, *, overlap: float = 0.0, floor: bool = False) -> Es
         n_clusters=int(np.count_nonzero(of_cluster)),
         n_rows=round(n),
         overlap=overlap,
-        crossed=_crossed(sums, of_cluster) if floor else 0.0,
     )
 
 
@@ -374,22 +362,6 @@ def _variance(residual: Matrix, shares: Matrix, n: float) -> float:
     if np.count_nonzero(kept) < 2:
         return 0.0
     return float(np.sum(residual[kept] ** 2 / (1.0 - shares[kept]))) / n**2
-
-
-def _crossed(sums: DrawSums, shares: Matrix) -> float:
-    """Return the variance of a mean that comes from single cells, which both terms hold."""
-    count = sums.count
-    n_draws = len(count)
-    if n_draws < 2 or not (count > 0).all() or (count != count[:1]).any():
-        raise MetricError("The floor needs the same queries in every draw, and two draws or more.")
-    cells = sums.total / count
-    alone = (
-        cells
-        - (cells @ shares)[:, None]
-        - cells.mean(axis=0)[None]
-        + float(cells.mean(axis=0) @ shares)
-    )
-    return float(np.sum((shares * alone) ** 2 / (1.0 - shares))) / (n_draws * (n_draws - 1))
 
 
 def proportion_interval(

@@ -21,7 +21,6 @@ from fitters.moments.accumulation import (
     BLOCK_ROWS,
     accumulate_part,
     add_parts,
-    check_folds,
     part_slices,
     pilot_shifts,
 )
@@ -144,7 +143,7 @@ def _moments_of(part: _Part) -> list[Moments]:
 def _prepared(
     pairs: PairedView[EmbeddingsView], transforms: tuple[SideTransform, SideTransform] | None
 ) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.float64]]]:
-    for x, y, weight in pairs.batches(BLOCK_ROWS, reuse=True):
+    for x, y, weight in pairs.batches(N_FOLDS * BLOCK_ROWS, reuse=True):
         if transforms is None:
             row_norms(x, what="images")
             row_norms(y, what="their counterparts")
@@ -172,7 +171,6 @@ def _read(
     folds = np.zeros(len(paired), dtype=np.int64)
     if n_folds >= 2:
         folds = folds_by_group(groups, n_folds, np.random.default_rng(request.seed))
-    check_folds(folds, groups)
     first = _some(paired, slice(0, min(BLOCK_ROWS, len(paired))))
     x, y, _ = next(iter(_prepared(first, transforms)))
     shifts = pilot_shifts(x, y)

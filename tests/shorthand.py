@@ -26,16 +26,7 @@ from bench.tasks.retrieval import prepare_retrieval
 from featstore.store.store import FeatureStore
 from fitters.alignment import Alignment
 from fitters.inventory import Fit
-from fitters.moments.accumulation import (
-    BLOCK_ROWS,
-    Batch,
-    BlockSums,
-    accumulate_part,
-    check_folds,
-    check_precision,
-    checked_batches,
-    pilot_shifts,
-)
+from fitters.moments.accumulation import accumulate_part, pilot_shifts
 from fitters.moments.moments import Moments
 from fitters.moments.transform import SideTransform
 
@@ -112,26 +103,21 @@ def ranks_from_scores(scores: Any, of_queries: Any, of_gallery: Any, *, top: int
     return rank_blocks([scores], relevance, top=top)
 
 
-def accumulate(batches: Iterable[Batch], *, precision: Any = "float32") -> Moments:
-    """Return the moments of all rows."""
-    check_precision(precision)
-    checked = checked_batches(batches)
-    first = next(checked)
-    sums = BlockSums(*pilot_shifts(*first[:2]), precision, BLOCK_ROWS)
-    for batch in chain([first], checked):
-        sums.add(*batch)
-    return sums.moments()
+def accumulate(batches: Iterable[Any], *, precision: Any = "float32") -> Moments:
+    """Return the moments of all rows, of batches (x, y) or (x, y, weight)."""
+    folds = np.broadcast_to(0, 10**9)
+    return accumulate_folds(batches, folds, n_folds=1, precision=precision)[0]
 
 
 def accumulate_folds(
-    batches: Iterable[Batch], folds: Any, *, groups: Any = None, precision: Any = "float32"
+    batches: Iterable[Any], folds: Any, *, n_folds: int = 0, precision: Any = "float32"
 ) -> list[Moments]:
     """Return the moments of each fold, in one pass."""
-    n_folds, rest = check_folds(folds, groups), checked_batches(batches)
+    rest = ((x, y, *(w or [np.ones(len(x))])) for x, y, *w in batches if len(x))
     first = next(rest)
     return accumulate_part(
-        chain([first], rest), folds, n_folds=n_folds, shifts=pilot_shifts(*first[:2]),
-        precision=precision,
+        chain([first], rest), folds, n_folds=n_folds or int(folds.max()) + 1,
+        shifts=pilot_shifts(*first[:2]), precision=precision,
     )  # fmt: skip
 
 

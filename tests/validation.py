@@ -27,9 +27,9 @@ from bench.metrics.calibrated import (
     LinearCKA,
     MeanCCA,
     MutualKNN,
-    Permutations,
     Similarity,
     calibrate,
+    draw_orders,
 )
 from bench.report.verdict import judged
 from bench.statistics import (
@@ -95,24 +95,19 @@ def crossed(rng, s, sizes, share, mean=0.0):
 
 
 def two_term_cells(trials, rng, strict) -> Iterator[Row]:
-    """Type I error of the two-term test and of the floor, in every cell of the protocol."""
+    """Type I error of the two-term test, in every cell of the protocol."""
     for s in (1, 5, 10):
         for c in CLUSTERS:
             kinds = ("equal", "lognormal", *(("class sizes",) if c == 7 else ()))
             for kind in kinds:
                 for share in (0.0, 0.5, 0.9) if s > 1 else (0.0,):
-                    rejected = floor = 0
+                    rejected = 0
                     for _ in range(trials):
                         sums = crossed(rng, s, sizes_of(kind, c, rng), share)
                         rejected += two_term(sums).p_value() <= 0.05
-                        if s >= 10:
-                            floor += two_term(sums, floor=True).p_value() <= 0.05
                     setting = f"S {s}, C {c}, {kind}, draws {share:g}"
                     yield row("type I, two-term", setting, rejected, trials, ("<=", 0.065),
                               strict=strict)  # fmt: skip
-                    if s >= 10:
-                        yield row("type I, floor", setting, floor, trials, ("<=", 0.065),
-                                  strict=strict)  # fmt: skip
 
 
 def binary_cells(trials, rng, strict) -> Iterator[Row]:
@@ -496,23 +491,20 @@ def power(trials, rng, strict) -> Iterator[Row]:
     """How often a difference of 2.8 true standard errors is found, 207 clusters."""
     for share in (0.0, 0.5, 0.9):
         for s in (5, 10, 20):
-            plain = floor = 0
+            plain = 0
             for _ in range(trials):
                 sums = crossed(rng, s, np.ones(207), share, mean=2.8)
                 plain += two_term(sums).p_value() <= 0.05
-                floor += two_term(sums, floor=True).p_value() <= 0.05
             setting = f"S {s}, draws {share:g}"
             yield row("power at 2.8 s.e., two-term", setting, plain, trials, (">=", 0.58),
                       strict=strict)  # fmt: skip
-            goal = (">=", 0.69) if s == 10 else None
-            yield row("power at 2.8 s.e., floor", setting, floor, trials, goal, strict=strict)
 
 
 def calibrated(trials, rng, strict) -> Iterator[Row]:
     """Type I error of calibrated similarities of unrelated normal rows, from few to many columns.
 
-    n = 30 rows and 99 permutations: one pair of views, the best of 4 × 3 layers, and rows of which
-    three at a time belong together. Half as many trials as elsewhere. Mutual k-NN counts, and ties
+    n = 30 rows and 99 permutations: one pair of views, and the best of 4 × 3 layers. Half as many
+    trials as elsewhere. Mutual k-NN counts, and ties
     count against: its errors are fewer than 5 %, and only their most is a goal.
     """
     n, k = 30, 99
@@ -521,14 +513,14 @@ def calibrated(trials, rng, strict) -> Iterator[Row]:
         LinearCKA(), LinearCKA(unbiased=True), MeanCCA(), MutualKNN(10)
     )  # fmt: skip
 
-    def rejected(layers, groups=None):
+    def rejected(layers):
         """Count p ≤ 0.05, by measure: of the best of all pairs, and of its pair alone."""
         found = {m.name: np.zeros(2, int) for m in measures}
         for _ in range(trials):
             xs, ys = layers()
-            permutations = Permutations.draw(n, k, rng=rng, groups=groups)
+            orders = draw_orders(n, k, rng=rng)
             for m in measures:
-                one = calibrate(xs, ys, m, permutations)
+                one = calibrate(xs, ys, m, orders)
                 best = np.unravel_index(one.observed.argmax(), one.observed.shape)
                 found[m.name] += [one.searched().p <= 0.05, one.pair(*best).p <= 0.05]
         return found
@@ -551,15 +543,6 @@ def calibrated(trials, rng, strict) -> Iterator[Row]:
         setting = f"4 × 3 layers, d/n {ratio:g}"
         yield from cells("best of many layers, search counted", setting, found, goal, 0)
         yield from cells("best of many layers, search ignored", setting, found, None, 1)
-    owner = np.arange(n) // 3
-
-    def grouped():
-        sides = rng.standard_normal((2, 1, n // 3, n))[:, :, owner]
-        return sides + 2.0 * rng.standard_normal(sides.shape)
-
-    for name, groups, aim in (("as blocks", owner, goal), ("one by one", None, None)):
-        found = rejected(grouped, groups)
-        yield from cells(f"rows in groups, permuted {name}", "groups of 3, d/n 1", found, aim, 0)
 
 
 def leaderboards(trials, rng, strict) -> Iterator[Row]:

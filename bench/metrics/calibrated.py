@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import MetricError
-from bench.metrics.geometry import Rows, check_paired, nearest_rows, unit_rows
+from bench.metrics.geometry import Rows, nearest_rows, unit_rows
 
 Matrix = NDArray[np.float64]
 
@@ -194,58 +194,13 @@ class MutualKNN:
         return self.k / (min(len(x[0]), len(y[0])) - 1)
 
 
-@dataclass(frozen=True, eq=False)
-class Permutations:
-    """Orders of n rows, drawn once for all layers and all similarities.
+Orders = NDArray[np.int64]
+"""K permutations of n rows, shape (K, n), drawn once for all layers and all similarities."""
 
-    Attributes
-    ----------
-    orders : int64 array of shape (K, n)
-    by_row : bool
-        Whether every row moves by itself. Closed forms of the mean hold only then.
-    """
 
-    orders: NDArray[np.int64]
-    by_row: bool = True
-
-    @classmethod
-    def draw(
-        cls,
-        n: int,
-        n_permutations: int,
-        *,
-        rng: np.random.Generator,
-        groups: NDArray[Any] | None = None,
-    ) -> Permutations:
-        """Draw permutations of n rows.
-
-        Parameters
-        ----------
-        n, n_permutations : int
-        rng : Generator
-        groups : array of shape (n,), optional
-            Rows of one group depend on one another, as captions of one image do: groups are
-            permuted as blocks, rows keep their order inside.
-
-        Raises
-        ------
-        MetricError
-            If groups are of different sizes: take one row of each then.
-        """
-        if groups is None:
-            return cls(rng.permuted(np.tile(np.arange(n), (n_permutations, 1)), axis=1))
-        check_paired(np.empty(n), groups)
-        _, codes, counts = np.unique(groups, return_inverse=True, return_counts=True)
-        if counts.min() != counts.max():
-            raise MetricError(
-                f"Groups have {counts.min():,} to {counts.max():,} rows; only groups of one size "
-                "can change places. Take equally many rows of each group, such as one."
-            )
-        blocks = np.argsort(codes, kind="stable").reshape(len(counts), counts[0])
-        orders = np.empty((n_permutations, n), dtype=np.int64)
-        for order in orders:
-            order[blocks] = blocks[rng.permutation(len(blocks))]
-        return cls(orders, by_row=False)
+def draw_orders(n: int, n_permutations: int, *, rng: np.random.Generator) -> Orders:
+    """Draw permutations of n rows."""
+    return rng.permuted(np.tile(np.arange(n), (n_permutations, 1)), axis=1)
 
 
 @dataclass(frozen=True)
@@ -324,7 +279,7 @@ def calibrate(
     xs: Sequence[Rows],
     ys: Sequence[Rows],
     similarity: Similarity,
-    permutations: Permutations,
+    orders: Orders,
     *,
     alpha: float = 0.05,
 ) -> Calibration:
@@ -347,10 +302,7 @@ def calibrate(
         If there are no permutations of as many rows as every view has, fewer than α asks for, or
         a view has no such similarity.
     """
-    orders = permutations.orders
     count, n = orders.shape
-    for rows in (*xs, *ys):
-        check_paired(rows, orders[0] if count else rows)
     if alpha * (count + 1) < 1 - 1e-9:
         raise MetricError(
             f"{count:,} permutations cannot show a level of {alpha:g}; take at least "
@@ -360,7 +312,5 @@ def calibrate(
     size = max(1, _AT_ONCE // n**2)
     null = [similarity.compared(x, y, orders[at : at + size]) for at in range(0, count, size)]
     drawn = np.concatenate(null)
-    expected = drawn.mean(axis=0)
-    if permutations.by_row:
-        expected = np.array([[similarity.expected(one, other) for other in y] for one in x])
+    expected = np.array([[similarity.expected(one, other) for other in y] for one in x])
     return Calibration(similarity.compared(x, y, np.arange(n)[None])[0], drawn, expected, alpha)

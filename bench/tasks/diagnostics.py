@@ -17,9 +17,9 @@ from bench.metrics.calibrated import (
     LinearCKA,
     MeanCCA,
     MutualKNN,
-    Permutations,
     Similarity,
     calibrate,
+    draw_orders,
 )
 from bench.metrics.geometry import (
     biased_cka,
@@ -89,7 +89,7 @@ def score_neighbours(
         best = f"{direction} (best of {len(xs)})"
         outcomes.append(Outcome(best, {}, {}, n=len(y), gallery=len(y)))
     kept = np.sort(rng.permutation(len(y))[: options.max_rows])
-    orders = Permutations.draw(len(kept), options.n_permutations, rng=rng)
+    orders = draw_orders(len(kept), options.n_permutations, rng=rng)
     similarities: list[Similarity] = [MutualKNN(k) for k in options.k]
     for similarity in (*similarities, LinearCKA(), LinearCKA(unbiased=True), MeanCCA()):
         found = calibrate([x[kept] for x in xs], [y[kept]], similarity, orders)

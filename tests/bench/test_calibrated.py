@@ -14,8 +14,8 @@ from bench.metrics.calibrated import (
     LinearCKA,
     MeanCCA,
     MutualKNN,
-    Permutations,
     calibrate,
+    draw_orders,
 )
 from bench.metrics.geometry import (
     biased_cka,
@@ -54,15 +54,15 @@ def layers(rng, n, *dims):
 def test_values_and_draws_are_those_of_a_loop(rng, similarity):
     xs, ys = layers(rng, 60, 4, 5), layers(rng, 60, 3, 5, 4)
     ys[1] += xs[1]
-    drawn = Permutations.draw(60, 19, rng=rng)
+    drawn = draw_orders(60, 19, rng=rng)
     found = calibrate(xs, ys, similarity, drawn)
     for i, j in itertools.product(range(2), range(3)):
         assert found.observed[i, j] == pytest.approx(value_of(similarity, xs[i], ys[j]), abs=1e-6)
-        for k, order in enumerate(drawn.orders):
+        for k, order in enumerate(drawn):
             want = value_of(similarity, xs[i], ys[j][order])
             assert found.null[k, i, j] == pytest.approx(want, abs=1e-6)
     # One permutation for all layers: the draws of the best pair are the best of every draw.
-    best = [max(value_of(similarity, x, y[o]) for x in xs for y in ys) for o in drawn.orders]
+    best = [max(value_of(similarity, x, y[o]) for x in xs for y in ys) for o in drawn]
     reached = sum(b >= found.observed.max() - 1e-12 for b in best)
     assert found.searched().p == (1 + reached) / 20
 
@@ -71,7 +71,7 @@ def test_one_canonical_correlation_is_sklearns(rng):
     x, y = rng.normal(size=(40, 3)), rng.normal(size=(40, 2))
     y[:, 0] += x[:, 1]
     x, y = unit_rows(x).astype(float), unit_rows(y).astype(float)
-    found = calibrate([x], [y], MeanCCA(), Permutations.draw(40, 19, rng=rng)).observed[0, 0]
+    found = calibrate([x], [y], MeanCCA(), draw_orders(40, 19, rng=rng)).observed[0, 0]
     u, v = CCA(n_components=2, max_iter=5000).fit(x, y).transform(x, y)
     rho = [np.corrcoef(u[:, i], v[:, i])[0, 1] for i in range(2)]
     assert found == pytest.approx(np.mean(np.square(rho)), abs=1e-4)
@@ -94,7 +94,7 @@ def test_the_mean_over_all_permutations_is_the_closed_form(rng, similarity):
     """Exactly, over all 720 orders of 6 rows."""
     x, y = layers(rng, 6, 3, 9)
     orders = np.array(list(itertools.permutations(range(6))))
-    found = calibrate([x], [y], similarity, Permutations(orders))
+    found = calibrate([x], [y], similarity, orders)
     assert found.expected[0, 0] == pytest.approx(found.null.mean(), abs=1e-12)
     if similarity == LinearCKA():
         assert cka_chance(x, y) == pytest.approx(found.null.mean(), rel=1e-5)
@@ -106,7 +106,7 @@ def test_the_mean_over_all_permutations_is_the_closed_form(rng, similarity):
 def test_related_views_are_found_and_equal_ones_have_score_1(rng, similarity):
     x = rng.normal(size=(60, 5))
     near = x + 0.3 * rng.normal(size=x.shape)
-    drawn = Permutations.draw(60, 99, rng=rng)
+    drawn = draw_orders(60, 99, rng=rng)
     related = calibrate([x], [near], similarity, drawn).pair()
     assert related.p == 0.01
     assert 0 < related.score < 1
@@ -133,26 +133,9 @@ def test_the_score_is_above_0_exactly_where_p_is_at_most_alpha(null, value, alph
     assert found.score == pytest.approx(max(0, value / 10 - at) / (1 - at))
 
 
-def test_blocks_keep_their_rows_in_order(rng):
-    groups = rng.permutation(np.repeat(["a", "b", "c", "d"], 3))
-    drawn = Permutations.draw(12, 50, rng=rng, groups=groups)
-    assert not drawn.by_row
-    for order in drawn.orders:
-        assert sorted(order) == list(range(12))
-        for group in "abcd":
-            moved = order[groups == group]
-            assert len(set(groups[moved])) == 1
-            assert (np.diff(moved) > 0).all()
-    assert len({tuple(order) for order in drawn.orders.tolist()}) > 10
-    # The mean is then that of the draws: closed forms are of rows that move by themselves.
-    x, y = layers(rng, 12, 3, 3)
-    found = calibrate([x], [y], LinearCKA(), drawn)
-    assert found.expected[0, 0] == found.null.mean()
-
-
 def test_chunks_of_draws_change_nothing(rng, monkeypatch):
     xs, ys = layers(rng, 40, 5, 6), layers(rng, 40, 7)
-    drawn = Permutations.draw(40, 39, rng=rng)
+    drawn = draw_orders(40, 39, rng=rng)
     for similarity in ALL:
         whole = calibrate(xs, ys, similarity, drawn).null
         monkeypatch.setattr("bench.metrics.calibrated._AT_ONCE", 40 * 40 * 7)
@@ -163,7 +146,7 @@ def test_chunks_of_draws_change_nothing(rng, monkeypatch):
 def test_rows_that_do_not_vary_are_refused_or_have_no_score(rng):
     x, y = np.repeat(rng.normal(size=(1, 4)), 30, axis=0), rng.normal(size=(30, 4))
     # Of equal rows the first are the neighbours of all: whatever the order, a count of chance.
-    found = calibrate([x], [y], MutualKNN(3), Permutations.draw(30, 19, rng=rng)).pair()
+    found = calibrate([x], [y], MutualKNN(3), draw_orders(30, 19, rng=rng)).pair()
     assert found.score == 0
     for similarity, what in ((LinearCKA(), "CKA"), (MeanCCA(), "canonical correlations")):
         with pytest.raises(MetricError, match=f"do not vary have no {what}"):
@@ -172,14 +155,10 @@ def test_rows_that_do_not_vary_are_refused_or_have_no_score(rng):
 
 def test_what_cannot_be_calibrated(rng):
     x, y = layers(rng, 30, 3, 4)
-    drawn = Permutations.draw(30, 19, rng=rng)
-    with pytest.raises(MetricError, match=r"x has 20 rows and y has 30: they are not pairs"):
-        calibrate([x], [y[:20]], LinearCKA(), drawn)
+    drawn = draw_orders(30, 19, rng=rng)
     with pytest.raises(MetricError, match=r"18 permutations cannot show a level of 0.05.* 19\."):
-        calibrate([x], [y], LinearCKA(), Permutations(drawn.orders[:18]))
+        calibrate([x], [y], LinearCKA(), drawn[:18])
     with pytest.raises(MetricError, match="at least 4 pairs; got 3"):
         LinearCKA(unbiased=True).prepared(x[:3])
-    with pytest.raises(MetricError, match=r"Groups have 1 to 29 rows"):
-        Permutations.draw(30, 19, rng=rng, groups=np.arange(30) == 3)
     with pytest.raises(MetricError, match="30 neighbours of a row need at least 31 rows"):
         calibrate([x], [y], MutualKNN(30), drawn)

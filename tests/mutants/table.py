@@ -32,8 +32,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'The variance of control draws is part of the variance of a difference.',
             'bench/statistics.py',
-            'return max(whole, self.of_draws, self.of_clusters) + self.of_controls',
-            'return max(whole, self.of_draws, self.of_clusters)',
+            'return self.of_draws + self.of_clusters + self.of_controls',
+            'return self.of_draws + self.of_clusters',
             ('tests/bench/test_statistics.py::test_the_variance_of_control_draws_is_part_of_every_number',),
             quick=True),
         Mutant(
