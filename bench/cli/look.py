@@ -191,7 +191,7 @@ def show_command(path: str, key: str | None, quick: bool, as_json: bool) -> int:
 
     PATH is what `headstock ls` takes. A set of a store is STORE KEY or STORE/KEY; KEY is any part
     of a key that fits one set, and KEY@REVISION one revision of it. The name of a dataset shows
-    what is known of it, and with which settings it is built.
+    what is known of it.
     """
     kind, place, inside = _chosen(path, key)
     if quick and not inside:

@@ -27,7 +27,6 @@ from bench.cli.main import (
 )
 from bench.runs import IDENTITY, Protocol
 from bench.suites.single import SetNames
-from featstore.cli.manifests import options_option
 from featstore.cli.options import (
     complete_keys,
     fitting,
@@ -548,10 +547,10 @@ def _task_options(task: str, values: Mapping[str, Sequence[Any]]) -> tuple[Optio
 @click.option("--location", type=click.Path(path_type=Path),
               help="Check a source on this location, or a dataset in this root "
               "folder.")  # fmt: skip
-@options_option("an encoder, a source or a dataset", "What defines it")
+@setting_option("Set an option of an encoder, a source or a dataset")
 @json_option
 def check_command(
-    kind: str, what: str, location: Path | None, options: dict[str, str], as_json: bool
+    kind: str, what: str, location: Path | None, words: tuple[str, ...], as_json: bool
 ) -> int:
     """Check a method, task, encoder, source or dataset of your own.
 
@@ -565,6 +564,7 @@ def check_command(
 
     if kind == "source" and location is None:
         raise usage_error("A source lists files: give it some by --location PATH.")
+    options = dict(word.partition("=")[::2] for word in words)
     contract = contract_of(kind, what, location=location, options=options)
     found = []
     for one in contract.findings():
