@@ -53,7 +53,7 @@ def _of_source(named: Mapping[str, Any]) -> Owners:
 
     location, name = named.get("location"), named.get("source")
     name = guessed(location) if name is None and isinstance(location, str) else name
-    if name not in SOURCES:
+    if not isinstance(name, str) or name not in SOURCES:
         return {}
     return _of_texts(name, {key: {"what": text} for key, text in SOURCES[name].options.items()})
 
@@ -116,7 +116,7 @@ def make_command(
     prompts = config_from(PromptChoice, given)
     if source != LABELS and source not in SOURCES:
         raise click.UsageError(unknown_name("source", source, [*SOURCES, LABELS]))
-    options = settings_from(words, {source: {}} | _of_source({"source": source}))[source]
+    options = settings_from(words, {source: {}, **_of_source({"source": source})})[source]
     out = out or Path("manifests") / (name or default_name(find_place(location)))
     if prompts != PromptChoice() and source != LABELS:
         raise click.UsageError("Prompts are for a list of classes: --as labels.")

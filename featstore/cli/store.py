@@ -288,7 +288,8 @@ def _print_listing(
         notes = ", ".join(_notes(info))
         table.append((str(key), *shape, human_bytes(sizes[-1]), made, warning(notes)))
     advice = {"unfinished": "not finished: run `headstock extract` again"}
-    table += [(n, *[""] * 5, warning(advice.get(state, state))) for n, state in begun.items()]
+    for name, state in begun.items():
+        table.append((name, "", "", "", "", "", warning(advice.get(state, state))))
     if not table:
         click.echo(f"{opened.address} holds no sets. `headstock extract` makes one.")
         return
