@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
@@ -141,6 +142,11 @@ def make_command(
     if document["left_out"]:
         left = count(document["left_out"], "file")
         say(warning(f"{left} left out:"), f" {out / LEFT_OUT_FILE} says why")
+    alike: dict[str, list[str]] = {}
+    for one in [] if manifest.classes is None else manifest.classes["name"]:
+        alike.setdefault(re.sub(r"[\W_]+|s\b", "", one.lower()), []).append(one)
+    for names in filter(lambda names: len(names) > 1, alike.values()):
+        say(warning("names nearly equal:"), f" {', '.join(names)}")
 
 
 def show_dataset(name: str, *, as_json: bool) -> None:
