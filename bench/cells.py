@@ -581,7 +581,7 @@ def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) 
         suite = alone[0]
     if suite is None and len(suites) > 1:
         raise NoResultsError(
-            f"{root} holds results of {len(suites)} suites: {', '.join(suites)}. Name one: --suite."
+            f"{root} holds results of {len(suites)} suites: {', '.join(suites)}. Name the `suite=`."
         )
     if suite is not None and suite not in suites:
         raise NoResultsError(unknown_name("suite", suite, suites, where=f"in {root}"))

@@ -82,7 +82,7 @@ def held_out_split(classes: NDArray[Any], *, seed: int, train_fraction: float = 
     if not 0 < n_train < len(names):
         raise ProtocolError(
             f"A split of {len(names):,} classes at {train_fraction:.0%} leaves one side empty. "
-            "Use images of more classes (a larger --limit) or another fraction."
+            "Use images of more classes (a larger `limit=`) or another fraction."
         )
     order = np.random.default_rng([seed, _SPLIT]).permutation(len(names))
     in_train = np.zeros(len(names), dtype=bool)
@@ -128,7 +128,7 @@ def order_of_pairs(splits: NDArray[Any], *, seed: int, train: Sequence[str]) -> 
     if not len(order):
         raise ProtocolError(
             f"No image of the real pairs' data set is of the splits {listed(train)} (it has "
-            f"{listed(known, shown=8)}). Name some of these in train_splits (--train-split)."
+            f"{listed(known, shown=8)}). Name some of these in train_splits."
         )
     return order
 

@@ -436,6 +436,10 @@ def count(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
+_KEYWORD = re.compile(r"`([a-z_]+)=([^`]*)`")
+
+
 def _complain(name: str, message: str) -> None:
-    """Print an error as one line."""
+    """Print an error as one line; of a keyword in it, as `name=value`, the flag is printed."""
+    message = _KEYWORD.sub(lambda m: f"--{m[1].replace('_', '-')} {m[2]}".rstrip(), message)
     say(f"{name}: ", bad("error:"), f" {' '.join(message.split())}", err=True)

@@ -414,7 +414,7 @@ def options_from(
             else:
                 many = several or one.many
                 more |= {"multiple": many, "metavar": _metavar(one)}
-                more |= {"callback": _typed(one, several=many)}
+                more |= {"callback": typed(one, several=many)}
                 more |= {"type": click.Path() if one.type is Path else click.STRING}
                 if not several and one.default not in (MISSING, None, ()):
                     more |= {"default": one.default, "show_default": True}
@@ -432,7 +432,7 @@ def _metavar(one: Option) -> str:
     return one.metavar or "|".join(words) or plain
 
 
-def _typed(one: Option, *, several: bool) -> Callable[..., Any]:
+def typed(one: Option, *, several: bool) -> Callable[..., Any]:
     """Return the callback of a click option: what was typed, as values of an option."""
     import click
 

@@ -245,6 +245,9 @@ class Alignment(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         if isinstance(state, np.random.RandomState):
             state = int(state.randint(2**31))
         head = None if prototypes is None else Pairs.of(prototypes, "prototypes")
+        if real is None and prototypes is not None:  # its columns are those of the images
+            rows = prototypes.x if isinstance(prototypes, Pairs) else prototypes[0]
+            validate_data(self, _as_sklearn(rows), dtype=_FLOATS, ensure_all_finite=False)
         made = fit(
             self.config, prototypes=head, real=real, image_mean=self.image_mean, bias=bias,
             rng=np.random.default_rng(state),

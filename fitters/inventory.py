@@ -194,8 +194,8 @@ def find_fits(
         If sets are missing, with the commands that make them.
     """
     have = Inventory(store)
-    dataset = dataset or have.only("image", "--dataset")
-    label_set = label_set or have.only("head_weight", "--label-set")
+    dataset = dataset or have.only("image", "`dataset=`")
+    label_set = label_set or have.only("head_weight", "`label_set=`")
     fits = [
         replace(fit, caption=have.in_space("caption", fit.text.commit.space_id, dataset))
         for fit in have.with_heads(dataset, "class_name", [label_set])
@@ -235,7 +235,7 @@ def find_scored(store: FeatureStore, *, dataset: str | None = None) -> Fit:
         If there are no images, or several sets of a kind.
     """
     have = Inventory(store)
-    dataset = dataset or have.only("image", "--dataset")
+    dataset = dataset or have.only("image", "`dataset=`")
     kinds = {"image": "image", "text": "class_name", "caption": "caption"}
     found = {role: have.of(dataset, kind) for role, kind in kinds.items()}
     for own in found.values():
@@ -279,7 +279,7 @@ def _lacking(have: Inventory, dataset: str, label_set: str) -> str:
     images = have.datasets("image")
     more = ""
     if images and dataset not in images:
-        more = f" For images that the store has, give --dataset: {listed(images, shown=8)}."
+        more = f" For images that the store has, give `dataset=`: {listed(images, shown=8)}."
     return (
         f"{place} has no {', '.join(commands)} that fits its other sets (`headstock ls "
         f"{place}` "

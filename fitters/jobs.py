@@ -49,7 +49,7 @@ KINDS = {
 """The kinds of set that each option takes."""
 
 
-_FLAGS = {"x": "--images", "y": "--captions", "names": "--head-names"}
+_KEYWORDS = {"x": "images", "y": "captions", "names": "head_names"}
 
 
 def check_kinds(request: FitRequest, *, raw: bool) -> None:
@@ -63,7 +63,7 @@ def check_kinds(request: FitRequest, *, raw: bool) -> None:
             found = (key or "").split("/")[1:2] if (key or "").count("/") == 2 else []
             if not set(found) <= set(expected):
                 raise SettingError(
-                    f"{_FLAGS.get(name, f'--{name}')} takes a set of kind "
+                    f"`{_KEYWORDS.get(name, name)}=` takes a set of kind "
                     f"{' or '.join(expected)}, such as dataset/{expected[0]}/encoder; {key} is of "
                     f"kind {found[0]}."
                 )
@@ -249,18 +249,18 @@ def check_request(request: FitRequest) -> None:
     """Raise SettingError if a request contradicts itself; no store is read."""
     if bool(request.head) != bool(request.names):
         raise SettingError(
-            "A head needs the names of its classes: give --head and --head-names, or neither."
+            "A head needs the names of its classes: give `head=` and `head_names=`, or neither."
         )
     if not request.head and request.y is None:
         raise SettingError(
-            "There is nothing to fit on: give --head and --head-names, --captions for real pairs, "
-            "or both."
+            "There is nothing to fit on: give `head=` and `head_names=`, `captions=` for real "
+            "pairs, or both."
         )
     spec = method_named(request.method)
     raw = spec.rows.texts == "raw"
     if raw and request.head:
         raise SettingError(
-            f"{request.method} is fitted on images that both encoders have seen: leave --head out."
+            f"{request.method} is fitted on images that both encoders have seen: leave `head=` out."
         )
     check_kinds(request, raw=raw)
     # Of both sources, a method that reads a head takes the head alone.
@@ -392,8 +392,8 @@ def _prepared(
     if workers is not None and workers.elsewhere and (paired is None or by_rows):
         raise SettingError(
             "Workers accumulate the moments of real pairs, and this fit "
-            f"{'has no real pair' if paired is None else 'looks at their rows'}. Leave --engine "
-            "and --jobs out; or give --captions and every setting, or -s criterion=error."
+            f"{'has no real pair' if paired is None else 'looks at their rows'}. Leave `engine=` "
+            "and `jobs=` out; or give `captions=` and every setting, or -s criterion=error."
         )
     if paired is not None and not by_rows:
         wanted = MomentsRequest(

@@ -78,7 +78,7 @@ def save_parts(path: Path | str, parts: Parts, *, replace: bool = True) -> Path:
             return path
         if not replace:
             raise AlignmentWriteError(
-                f"{path} holds another alignment. Choose another name, or replace it (--replace)."
+                f"{path} holds another alignment. Choose another name, or replace it (`replace=`)."
             )
     try:
         replace_folder(path, files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -209,6 +210,32 @@ def test_type_checkers_see_its_types(kind: str, tmp_path: Path) -> None:
     found = [line.split(":") for line in done.stdout.splitlines() if ": error:" in line]
     assert done.stderr == ""
     assert [(int(line), code.split("[")[-1].rstrip("]")) for _, line, *_, code in found] == WRONG
+
+
+@pytest.mark.slow
+def test_a_wheel_installed_alone_runs_the_smoke_suite(tmp_path: Path) -> None:
+    """All that a command reads is in the wheel; what it depends on is that of this environment."""
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps",
+         "--no-index", "--no-compile", build_wheel(tmp_path)],
+        check=True,
+    )  # fmt: skip
+    (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "b_others.pth").write_text("\n".join(others) + "\n")
+    done = subprocess.run(
+        [python.with_name("headstock"), "eval", "run", "smoke", "-o", "results", "--limit", "30",
+         "--method", "ridge", "--json"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["new"] > 0
+    where = "import featstore, bench; print(featstore.__file__, bench.__file__)"
+    files = subprocess.run([python, "-c", where], cwd=tmp_path, capture_output=True, text=True)
+    assert [Path(file).is_relative_to(site) for file in files.stdout.split()] == [True, True]
 
 
 def build_wheel(folder: Path) -> Path:

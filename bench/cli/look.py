@@ -45,7 +45,7 @@ _LOOKS = {
     "manifests": ("featstore.cli.manifests:show_manifest", "featstore.cli.manifests:show_manifest"),
     "datasets": ("featstore.cli.manifests:show_dataset", "featstore.cli.manifests:show_dataset"),
     "alignments": ("fitters.cli.apply:list_alignments", "fitters.cli.apply:show_alignment"),
-    "results": ("bench.cli.results:list_series", "bench.cli.results:show_verdict"),
+    "results": ("bench.cli.results:list_series", "bench.cli.results:show_results"),
     "boards": ("bench.cli.results:show_boards", "bench.cli.results:show_boards"),
     "boxes": ("bench.cli.demo:show_box", "bench.cli.demo:show_box"),
     "folders": ("bench.cli.look:list_folder", "bench.cli.look:list_folder"),
@@ -83,8 +83,11 @@ def look_at(path: str) -> tuple[str, StorePlace, str]:
 
 
 def _chosen(path: str, key: str | None) -> tuple[str, StorePlace, str]:
-    """Return what `look_at` does; with a KEY, the path is a store's."""
-    return ("stores", StoreType().convert(path, None, None), key) if key else look_at(path)
+    """Return what `look_at` does; with a KEY, the path is a store's, or has results."""
+    kind, place, inside = look_at(path)
+    if key is None or kind == "results":
+        return kind, place, key or inside
+    return "stores", StoreType().convert(path, None, None), key
 
 
 def _kind_of(folder: Path) -> str:
@@ -154,9 +157,6 @@ def ls_command(path: str | None, available: str | None, as_json: bool) -> int:
                 }
                 for name in PROMPT_LEARNERS
             ]  # fmt: skip
-        for row in rows if available in ("datasets", "sources") else ():
-            row["options"] = sorted(registry[row["name"]].options)
-            row["text"] += f" (-s {', '.join(row['options'])})" if row["options"] else ""
         print_listed(rows, as_json=as_json)
         return 0
     if path is None:
@@ -190,13 +190,14 @@ def show_command(path: str, key: str | None, quick: bool, as_json: bool) -> int:
     """Show one store, set, manifest, alignment, result or box.
 
     PATH is what `headstock ls` takes. A set of a store is STORE KEY or STORE/KEY; KEY is any part
-    of a key that fits one set, and KEY@REVISION one revision of it. The name of a dataset shows
-    what is known of it, and with which settings it is built.
+    of a key that fits one set, and KEY@REVISION one revision of it. RESULTS METHOD/SOURCE/K is a
+    cell: what was run, and its numbers. The name of a dataset shows what is known of it.
     """
     kind, place, inside = _chosen(path, key)
-    if quick and not inside:
+    if quick and not (inside and kind == "stores"):
         raise usage_error("--quick is for a set of a store: STORE KEY.")
-    more = {"key": inside, "quick": quick} if inside else {}
+    more: dict[str, Any] = {"key": inside} if inside else {}
+    more |= {"quick": quick} if kind == "stores" and inside else {}
     return resolve_name(_LOOKS[kind][1])(place, as_json=as_json, **more) or 0
 
 
@@ -375,8 +376,7 @@ def next_command(found: dict[str, list[dict[str, Any]]]) -> str:
     store, place = stores[0], shlex.quote(stores[0]["path"])
     results = _since(store["changed"], work["results"])
     if results and not _since(results[0]["changed"], work["reports"]):
-        out = shlex.quote(str(Path(results[0]["path"]).parent / "report.html"))
-        return f"headstock report {shlex.quote(results[0]['path'])} --store {place} -o {out}"
+        return f"headstock report {shlex.quote(results[0]['path'])} --store {place}"
     if results:
         stored = {key.split("/")[0] for one in stores for key in one.get("sets", [])}
         new = [one for one in manifests if one["kinds"] and one.get("name") not in stored]
@@ -390,15 +390,17 @@ def _after_extraction(store: dict[str, Any], fits: list[dict[str, Any]]) -> str:
     """Return the command that goes on from a store without results, and from fits on it."""
     place = shlex.quote(store["path"])
     keys = [tuple(key.split("/")) for key in store.get("sets", [])]
-    suite = _suite_options({key[:2] for key in keys}) if fits else ""
+    kinds = {key[:2] for key in keys}
     if fits:
+        suite = _suite_options(kinds)
         done = f"headstock show {shlex.quote(fits[0]['path'])}"
         return f"headstock eval run {suite} --store {place} -o results" if suite else done
-    for image in (key for key in keys if key[1] == "image"):
-        for text in (key for key in keys if key[:2] == (image[0], "caption")):
-            pair = f"--images {'/'.join(image)} --captions {'/'.join(text)}"
-            return f"headstock fit ridge --store {place} {pair} -o aligners/ridge"
-    return f"headstock ls {place}"
+    both = [one[0] for one in keys if one[1] == "image" and (one[0], "caption") in kinds]
+    return (
+        f"headstock fit ridge --store {place} --captions {both[0]}"
+        if both
+        else f"headstock ls {place}"
+    )
 
 
 #: Where `headstock try` writes: a taste, from which nothing goes on but the demo.

@@ -29,7 +29,7 @@ from featstore.command_line import (
     store_option,
 )
 from featstore.errors import unknown_name
-from featstore.terminal import TextTable, dim
+from featstore.terminal import TextTable, dim, print_facts
 
 if TYPE_CHECKING:
     import polars as pl
@@ -343,8 +343,10 @@ def _text(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def show_verdict(results: Path, *, as_json: bool) -> None:
-    """Print the verdict of results in a sentence."""
+def show_results(results: Path, *, as_json: bool, key: str = "") -> None:
+    """Print the verdict of results in a sentence; of a cell what was run, and its numbers."""
+    if key:
+        return _show_cell(f"{results}:{key}", as_json=as_json)
     with ProgressBar(f"show {results}", doing="reading results"):
         from bench.evaluated import Results
 
@@ -353,6 +355,25 @@ def show_verdict(results: Path, *, as_json: bool) -> None:
         print_json({"results": str(results), "verdict": sentence})
     else:
         click.echo(sentence)
+    return None
+
+
+def _show_cell(choice: str, *, as_json: bool) -> None:
+    """Print the fields of the runs of a cell, and the means of its metrics."""
+    with ProgressBar(f"show {choice}", doing="reading results"):
+        from bench.comparisons import chosen_rows
+        from bench.results import RUN_COLUMNS
+
+        _, _, rows = chosen_rows(choice)
+    if as_json:
+        return print_json(rows.to_dicts())
+    fields = {n: dict.fromkeys(map(_text, rows[n].drop_nulls())) for n in RUN_COLUMNS}
+    facts = [(n, ", ".join(filter(None, found))) for n, found in fields.items() if any(found)]
+    values = rows.select("direction", "metric", "value")
+    means = values.group_by("direction", "metric", maintain_order=True).mean()
+    numbers = [(f"{one['direction']} {one['metric']}".strip(), _text(one["value"]))
+               for one in means.to_dicts()]  # fmt: skip
+    return print_facts({choice: facts, "Mean over the runs": numbers})
 
 
 def list_series(results: Path, *, as_json: bool) -> None:

@@ -25,9 +25,9 @@ from bench.cli.main import (
     text_options,
     texts_of,
 )
+from bench.options import FewShot
 from bench.runs import IDENTITY, Protocol
 from bench.suites.single import SetNames
-from featstore.cli.manifests import options_option
 from featstore.cli.options import (
     complete_keys,
     fitting,
@@ -50,7 +50,14 @@ from featstore.command_line import (
     store_option,
     usage_error,
 )
-from featstore.options import Owners, config_from, options_from, plain_settings, settings_from
+from featstore.options import (
+    Owners,
+    config_from,
+    options_from,
+    plain_settings,
+    settings_from,
+    typed,
+)
 from featstore.plugins import KINDS
 from featstore.terminal import bad, dim, good, say
 from fitters.settings import Control
@@ -223,8 +230,10 @@ def _task_settings(named: Mapping[str, Any]) -> Owners:
     help="Use the head of this label set, if the store has several (suites demo, controls, "
     "few-shot).",
 )
-@names_option("--shots", "shots", "Use these numbers of labelled images per class (suite few-shot) "
-              "[default: 1,2,4,8,16].")  # fmt: skip
+@click.option("--shots", multiple=True, metavar="NUMBERS",
+              callback=typed(plain_settings(FewShot)["shots"], several=True),
+              help="Use these numbers of labelled images per class (suite few-shot) [default: "
+                   "1,2,4,8,16].")  # fmt: skip
 @names_option("--learners", "learners", "Run these learners (suite few-shot) [default: all but "
               "paper-few-shot].")  # fmt: skip
 @names_option("--method", "methods", "Run these methods instead of the suite's own. The suite "
@@ -251,7 +260,6 @@ def run_command(suite: str, store: StorePlace | None, out: Path | None, **given:
 
     from bench.errors import ProtocolError
     from bench.suites.registry import suite_named, suite_runs
-    from bench.suites.single import check_settings
     from featstore.store.gc import make_store
     from featstore.store.store import open_store
     from fitters.methods import methods_with
@@ -261,7 +269,6 @@ def run_command(suite: str, store: StorePlace | None, out: Path | None, **given:
     out = _out_of(out, suite)
     lists = texts_of(given)
     named = {"methods": given["methods"] or (), "sources": given["source"] or ()}
-    check_settings((), named["methods"])
     owners = run_settings(named["methods"] or None)
     of_methods = settings_from(given.pop("words"), owners, runs=True, having=methods_with)
     data = _own_options(chosen, suite, given)
@@ -302,9 +309,7 @@ def _own_options(chosen: Suite, suite: str, given: dict[str, Any]) -> dict[str, 
     from bench.suites.registry import SUITES
 
     special = dict.fromkeys(name for one in SUITES.values() for name in one.takes)
-    data = {name: given[name] for name in special if given[name] is not None}
-    if "shots" in data:
-        data["shots"] = _numbers(data["shots"])
+    data = {name: given[name] for name in special if given[name]}
     for name in data:
         if name not in chosen.takes:
             owners = ", ".join(own for own, one in SUITES.items() if name in one.takes)
@@ -312,17 +317,6 @@ def _own_options(chosen: Suite, suite: str, given: dict[str, Any]) -> dict[str, 
                 f"--{name.replace('_', '-')} is for suite {owners}; {suite} has its own."
             )
     return data
-
-
-def _numbers(words: Sequence[str]) -> tuple[int, ...]:
-    """Return the shots that were typed; anything but a number is wrong usage."""
-    from bench.options import FewShot
-
-    shots = plain_settings(FewShot)["shots"]
-    try:
-        return tuple(map(shots.parse, words))
-    except ValueError as err:
-        raise usage_error(f"Invalid value for '--shots': {err}") from err
 
 
 def _store_for(chosen: Suite, store: StorePlace | None) -> StorePlace | None:
@@ -433,12 +427,11 @@ def task_command(task: str, seeds: tuple[int, ...], **given: Any) -> None:
     with `--part rows` the rows.
     """
     from bench.runs import Run
-    from bench.suites.single import SUITE, check_settings, combinations
+    from bench.suites.single import SUITE, combinations
     from featstore.store.store import open_store
     from fitters.methods import methods_with
 
     methods = given["methods"] or (IDENTITY,)
-    check_settings((), methods)
     if not given["source"] and not given["n_pairs"] and IDENTITY not in methods:
         given["source"] = take("source", SOURCES)
     values = settings_from(
@@ -548,10 +541,10 @@ def _task_options(task: str, values: Mapping[str, Sequence[Any]]) -> tuple[Optio
 @click.option("--location", type=click.Path(path_type=Path),
               help="Check a source on this location, or a dataset in this root "
               "folder.")  # fmt: skip
-@options_option("an encoder, a source or a dataset", "What defines it")
+@setting_option("Set an option of an encoder, a source or a dataset")
 @json_option
 def check_command(
-    kind: str, what: str, location: Path | None, options: dict[str, str], as_json: bool
+    kind: str, what: str, location: Path | None, words: tuple[str, ...], as_json: bool
 ) -> int:
     """Check a method, task, encoder, source or dataset of your own.
 
@@ -565,6 +558,7 @@ def check_command(
 
     if kind == "source" and location is None:
         raise usage_error("A source lists files: give it some by --location PATH.")
+    options = dict(word.partition("=")[::2] for word in words)
     contract = contract_of(kind, what, location=location, options=options)
     found = []
     for one in contract.findings():

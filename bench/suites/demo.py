@@ -165,7 +165,7 @@ def demo_bases(
         If a set is missing, or nothing is left of the images.
     """
     if limit is not None and limit < 1:
-        raise ProtocolError(f"--limit keeps at least one image; got {limit}.")
+        raise ProtocolError(f"`limit=` keeps at least one image; got {limit}.")
     fields: dict[str, Any] = {}
     if dataset is None:
         dataset, label_set = "stamps", label_set or "imagenet1k"

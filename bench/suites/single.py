@@ -88,7 +88,7 @@ class SetNames:
 
         if bool(self.head) != bool(self.head_names):
             raise ProtocolError(
-                "A head needs the names of its classes: give --head and --head-names, or neither."
+                "A head needs the names of its classes: give `head=` and `head_names=`, or neither."
             )
         named = {own.name: getattr(self, own.name) for own in fields(self)}
         heads, layers, captions = (
@@ -140,7 +140,7 @@ def caption_fields(
             of_images = set_fields(caption=info)
         else:
             raise ProtocolError(
-                f"--captions takes one caption set of the images ({images.key}) and one of "
+                f"`captions=` takes one caption set of the images ({images.key}) and one of "
                 f"captions or class names of another data set; {info.key} is not what is left."
             )
     return of_images | others

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,33 +34,36 @@ from featstore.terminal import TextTable, bad, good, in_words, print_facts, say,
 if TYPE_CHECKING:
     from featstore.manifest.manifest import Manifest
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+def _of_texts(name: str, options: Mapping[str, Mapping[str, Any]]) -> Owners:
+    """Return as settings what is stated of options: what each is for, its default and values."""
+    records = [
+        (
+            key,
+            str,
+            option(one.get("default", ""), help=one["what"], choices=(*one.get("values", ()),)),
+        )
+        for key, one in options.items()
+    ]
+    return {name: plain_settings(make_dataclass("Settings", records))}
 
 
-def _split_options(
-    ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]
-) -> dict[str, str]:
-    """Return the options of ``-s a=1 -s b=2``."""
-    options: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not key or not equals or key in options:
-            why = "given twice" if key in options else "not NAME=VALUE"
-            raise click.BadParameter(f"{pair!r} is {why}.", ctx, parameter)
-        options[key] = value
-    return options
+def _of_source(named: Mapping[str, Any]) -> Owners:
+    """Return what ``-s`` sets of the source that a command line names, or that its location is."""
+    from featstore.sources.making import SOURCES, guessed
 
-
-def options_option(of: str, listed_by: str) -> Callable[[_Function], _Function]:
-    """Return the option ``-s NAME=VALUE``, whose names another command lists."""
-    return click.option(
-        "-s", "--setting", "options", multiple=True, metavar="NAME=VALUE", callback=_split_options,
-        help=f"Set an option of {of}; repeatable. {listed_by} lists them.",
-    )  # fmt: skip
+    location, name = named.get("location"), named.get("source")
+    name = guessed(location) if name is None and isinstance(location, str) else name
+    if not isinstance(name, str) or name not in SOURCES:
+        return {}
+    return _of_texts(name, {key: {"what": text} for key, text in SOURCES[name].options.items()})
 
 
 @click.command(
     "make",
+    cls=SectionedCommand,
+    settings=_of_source,
+    sections={"Options": "-o --name --as --setting --variants --templates"},
     epilog="\b\nExample:"
     "\n  headstock data make pairs.csv -s images=photos"
     "\n  headstock data make birds.txt --variants name",
@@ -81,12 +85,12 @@ def options_option(of: str, listed_by: str) -> Callable[[_Function], _Function]:
     metavar="NAME",
     help="Call the dataset this [default: made of the location's name].",
 )
-@options_option("the source", "`headstock ls --available sources`")
+@setting_option("Set an option of the source; `data make --as SOURCE LOCATION --help` lists them")
 @options_from(PromptChoice)
 @json_option
 def make_command(
     location: str, source: str | None, out: Path | None, name: str | None,
-    options: dict[str, str], as_json: bool, **given: Any,
+    words: tuple[str, ...], as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Make a manifest of your own files or classes.
 
@@ -113,6 +117,7 @@ def make_command(
     prompts = config_from(PromptChoice, given)
     if source != LABELS and source not in SOURCES:
         raise click.UsageError(unknown_name("source", source, [*SOURCES, LABELS]))
+    options = settings_from(words, {source: {}, **_of_source({"source": source})})[source]
     out = out or Path("manifests") / (name or default_name(find_place(location)))
     if prompts != PromptChoice() and source != LABELS:
         raise click.UsageError("Prompts are for a list of classes: --as labels.")
@@ -137,6 +142,11 @@ def make_command(
     if document["left_out"]:
         left = count(document["left_out"], "file")
         say(warning(f"{left} left out:"), f" {out / LEFT_OUT_FILE} says why")
+    alike: dict[str, list[str]] = {}
+    for one in [] if manifest.classes is None else manifest.classes["name"]:
+        alike.setdefault(re.sub(r"[\W_]+|s\b", "", one.lower()), []).append(one)
+    for names in filter(lambda names: len(names) > 1, alike.values()):
+        say(warning("names nearly equal:"), f" {', '.join(names)}")
 
 
 def show_dataset(name: str, *, as_json: bool) -> None:
@@ -268,28 +278,20 @@ _EXAMPLES = (
 )
 
 
-def _settings(named: Mapping[str, Any]) -> Owners:
+def _of_dataset(named: Mapping[str, Any]) -> Owners:
     """Return what ``-s`` sets of the dataset that a command line names."""
     from featstore.datasets import DATASETS
 
     name = named.get("dataset")
     if not isinstance(name, str) or name not in DATASETS:
         return {}
-    records = [
-        (
-            key,
-            str,
-            option(own.get("default", ""), help=own["what"], choices=tuple(own.get("values", ()))),
-        )
-        for key, own in DATASETS[name].facts.get("options", {}).items()
-    ]
-    return {name: plain_settings(make_dataclass("Settings", records))}
+    return _of_texts(name, DATASETS[name].facts.get("options", {}))
 
 
 @click.command(
     "build",
     cls=SectionedCommand,
-    settings=_settings,
+    settings=_of_dataset,
     sections={
         "Options": "-o --name --root --source --split --locale --variants --templates --setting",
         "Copies on disk": "--subset --dry-run --classes-only --split-file",
@@ -379,7 +381,7 @@ def builder_options(dataset: str, config: BuildConfig, words: Sequence[str]) -> 
                 flag = field.replace("_", "-")
                 raise click.UsageError(f"The dataset {dataset!r} takes no --{flag}.")
             chosen[keyword] = value if field != "classes_only" else False
-    return chosen | settings_from(words, _settings({"dataset": dataset}))[dataset]
+    return chosen | settings_from(words, _of_dataset({"dataset": dataset}))[dataset]
 
 
 #: Problems that are printed.

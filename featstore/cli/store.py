@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +33,7 @@ from featstore.terminal import TextTable, bad, best, good, in_words, print_facts
 
 if TYPE_CHECKING:
     from featstore.share.copy import SetDifference
+    from featstore.store.layout import SetKey
     from featstore.store.store import Duplicates, FeatureStore, SetInfo
 
 
@@ -231,7 +233,7 @@ def list_sets(
         listing = [one for one in opened.listing() if wanted in (None, one[0])]
     damaged = any(isinstance(info, CorruptStoreError) for _, info in listing)
     code = EXIT_VERIFY if damaged else 0
-    unfinished = [str(name) for name in opened.unfinished() if wanted is None]
+    begun = {str(key): _begun(opened.root, key) for key in opened.unfinished() if wanted is None}
     if as_json:
         rows: list[dict[str, Any]] = [
             {"key": str(name), "state": "damaged", "reason": str(info)}
@@ -244,10 +246,10 @@ def list_sets(
             }
             for name, info in listing
         ]
-        rows += [{"key": name, "state": "unfinished"} for name in unfinished]
+        rows += [{"key": name, "state": state} for name, state in begun.items()]
         print_json(rows)
         return code
-    _print_listing(opened, listing, unfinished)
+    _print_listing(opened, listing, begun)
     if whole:
         signature = Signature.of(opened.log)
         signed = signature and f"number {signature.counter:,}, by {signature.public_key}"
@@ -258,7 +260,7 @@ def list_sets(
 def _print_listing(
     opened: FeatureStore,
     listing: Sequence[tuple[Any, SetInfo | CorruptStoreError]],
-    unfinished: Sequence[str],
+    begun: Mapping[str, str],
 ) -> None:
     """Print the sets of a store, what hinders the reading of some, and the totals."""
     from featstore.store.records import REVISIONS
@@ -285,13 +287,25 @@ def _print_listing(
         made = age((opened.root / record).stat().st_mtime)
         notes = ", ".join(_notes(info))
         table.append((str(key), *shape, human_bytes(sizes[-1]), made, warning(notes)))
-    advice = warning("not finished: run `headstock extract` again")
-    table += [(name, "", "", "", "", "", advice) for name in unfinished]
+    advice = {"unfinished": "not finished: run `headstock extract` again"}
+    for name, state in begun.items():
+        table.append((name, "", "", "", "", "", warning(advice.get(state, state))))
     if not table:
         click.echo(f"{opened.address} holds no sets. `headstock extract` makes one.")
         return
     TextTable(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table).show()
     click.echo(f"{count(len(table), 'set')}, {count(n_rows, 'row')}, {human_bytes(sum(sizes))}")
+
+
+def _begun(root: Path, key: SetKey) -> str:
+    """Return how it stands with a set that is not finished: whether somebody writes it now."""
+    from featstore.store.lock import EXPIRY, LOCK, is_claimed
+
+    folder = key.directory(root)
+    if not is_claimed(folder, stale=EXPIRY):
+        return "unfinished"
+    since = min(lock.stat().st_mtime for lock in (folder / ".staging").rglob(LOCK))
+    return f"being written since {time.strftime('%Y-%m-%d %H:%M', time.localtime(since))}"
 
 
 def _notes(info: SetInfo) -> Iterator[str]:

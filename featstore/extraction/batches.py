@@ -165,7 +165,7 @@ class BatchRunner:
             if not self._halve or len(part) == 1:
                 raise DeviceError(
                     f"{self.encoder.name} ran out of memory on {self.device} with "
-                    f"{len(part):,} items at once. Take --batch-size auto, or a smaller one."
+                    f"{len(part):,} items at once. Take `batch_size=auto`, or a smaller one."
                 ) from err
         free_memory()
         self.limit = max(1, len(part) // 2)
@@ -202,7 +202,7 @@ def on_device(device: str | None) -> Iterator[None]:
         if not is_out_of_memory(err):
             raise
         raise DeviceError(
-            f"Decoding ran out of memory on {device or 'cpu'}. Take a smaller --batch-size, or "
+            f"Decoding ran out of memory on {device or 'cpu'}. Take a smaller `batch_size=`, or "
             "-s decode=cpu, which makes another embedding space."
         ) from err
 

@@ -56,10 +56,10 @@ logger = logging.getLogger(__name__)
 
 def extract(
     manifest: str | Path | Manifest,
-    *,
-    kind: str,
-    encoder: str | EncoderSpec | Any,
     store: str | Path,
+    *,
+    encoder: str | EncoderSpec | Any,
+    kind: str,
     config: ExtractConfig | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     **options: Any,
@@ -75,14 +75,14 @@ def extract(
     ----------
     manifest : path or Manifest
         Folder of a built manifest.
-    kind : str
-        ``image``, ``caption`` or ``class_name``; heads go through `extract_head`.
-    encoder : str, EncoderSpec or object
-        ``family:name``, or any object with ``encode(list of PIL images or str) -> (b, d)``,
-        which then needs `space`. Several at once: `extract_many`.
     store : path or address
         The store, made if missing. Of a bucket (``s3://``, ``gs://``, ``az://``) blocks are sent as
         they are done; see `featstore.extraction.bucket`.
+    encoder : str, EncoderSpec or object
+        ``family:name``, or any object with ``encode(list of PIL images or str) -> (b, d)``,
+        which then needs `space`. Several at once: `extract_many`.
+    kind : str
+        ``image``, ``caption`` or ``class_name``; heads go through `extract_head`.
     config : ExtractConfig, optional
         The options of the extraction; fields that are given beside it win.
     on_progress : callable, optional
@@ -110,7 +110,7 @@ def extract(
     ...     return np.array([[len(text), 1.0] for text in texts])
     >>> birds = toy_manifest("birds", 4, captions=True)
     >>> space = {"name": "lengths"}
-    >>> extract(birds, kind="caption", encoder=lengths, space=space, store="store").new
+    >>> extract(birds, "store", encoder=lengths, kind="caption", space=space).new
     4
     """
     spec, settled = settle_options(encoder, config or ExtractConfig(), options, of="extract")
@@ -129,10 +129,10 @@ document(extract, EncoderSpec, ExtractConfig)
 
 def extract_many(
     manifest: str | Path | Manifest,
-    *,
-    kind: str,
-    encoders: Sequence[EncoderSpec],
     store: str | Path,
+    *,
+    encoders: Sequence[EncoderSpec],
+    kind: str,
     config: ExtractConfig | None = None,
 ) -> list[ExtractResult]:
     """Encode the items of one kind with several encoders; each image is decoded once.
@@ -143,7 +143,7 @@ def extract_many(
 
     Parameters
     ----------
-    manifest, kind, store
+    manifest, store, kind
         As for `extract`.
     encoders : sequence of EncoderSpec
     config : ExtractConfig, optional
@@ -164,7 +164,7 @@ def extract_many(
     ...     return np.array([[len(text), 1.0] for text in texts])
     >>> both = [EncoderSpec(lengths, space={"name": f"lengths-{i}"}) for i in (1, 2)]
     >>> birds = toy_manifest("birds", 4, captions=True)
-    >>> [done.new for done in extract_many(birds, kind="caption", encoders=both, store="store")]
+    >>> [done.new for done in extract_many(birds, "store", encoders=both, kind="caption")]
     [4, 4]
     """
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))

@@ -512,5 +512,5 @@ class FailureLimit:
         what = "All" if all_failed else f"{failed:,} of {self._total:,}"
         raise TooManyFailuresError(
             f"{what} items of {self._what} failed (first {first!r}: {why.rstrip('.')}); at most "
-            f"{self._allowed:,} may. Fix them, or allow more with --max-failures. {self._kept}"
+            f"{self._allowed:,} may. Fix them, or allow more with `max_failures=`. {self._kept}"
         )

@@ -94,7 +94,7 @@ def _prepare_set(job: Job, target: Target) -> None:
     if pinned is not None and target.spec.set_id not in pinned:
         raise EncoderError(
             f"The plan of the job has no {target.spec.key}, in {target.spec.precision} as "
-            f"{config.device} settled it. Give every worker one --precision, and run the same "
+            f"{config.device} settled it. Give every worker one `precision=`, and run the same "
             "command again."
         )
     settings = settle_settings(job, target) if pinned is None else dict(pinned[target.spec.set_id])
@@ -178,9 +178,9 @@ def say_how(job: Job, settings: Mapping[str, Mapping[str, Any]]) -> str:
     on_gpu = device.startswith("cuda")
     faster = [] if on_gpu else ["a GPU"]
     if "float32" in reasons and (on_gpu or gains_from_bf16()):
-        faster.append("--precision bfloat16, which makes another set")
+        faster.append("`precision=bfloat16`, which makes another set")
     if not faster and job.config.batch_size is None:
-        faster.append("a larger batch, which --batch-size auto looks for")
+        faster.append("a larger batch, which `batch_size=auto` looks for")
     return (
         f"Encoding on {device} ({why}), {precisions}, batches of {batches}, "
         f"threads: {own[0]['threads']}."

@@ -547,7 +547,7 @@ def check_free_space(store: Path, states: list[SetState]) -> None:
     if needed > free:
         raise StoreWriteError(
             f"The job writes {human_bytes(needed)} to {store}, where {human_bytes(free)} are free. "
-            "Free space, choose another store, or a smaller --dtype."
+            "Free space, choose another store, or a smaller `dtype=`."
         )
 
 

@@ -81,10 +81,10 @@ class Converted:
         elif self._dtype in INTEGERS:
             bounds = np.iinfo(DTYPES[self._dtype])
             what = f"values that are no whole numbers of {bounds.min} to {bounds.max}"
-            remedy = "Store it as float32 (--dtype float32)"
+            remedy = "Store it as float32 (`dtype=float32`)"
         else:
             what = f"values too large for {self._dtype}"
-            remedy = "Store it as float32 (--dtype float32)"
+            remedy = "Store it as float32 (`dtype=float32`)"
         raise NonFiniteEmbeddingError(
             f"Got {what} for {int(bad.sum()):,} of {len(bad):,} items, first "
             f"{self._item_ids[first]!r} ({self._where}). Nothing was written for this block. "

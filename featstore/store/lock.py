@@ -365,7 +365,7 @@ def claim_set(
             return claim
         if time.monotonic() > until + (expiry + beat if late else 0.0):
             raise StoreWriteError(
-                f"{key} is being written by {holder}. Wait for it to end (--wait SECONDS); the "
+                f"{key} is being written by {holder}. Wait for it to end (`wait=SECONDS`); the "
                 "same command then reuses its rows."
             )
         time.sleep(min(_LOOK, expiry / 4))

@@ -367,7 +367,7 @@ def _read_all(paths: list[Path]) -> dict[str, bytes]:
         if left < 0:
             raise CorruptStoreError(
                 f"The {len(paths):,} files of thumbnails in {path.parent} unpack to far more than "
-                "they are. Delete them and extract with --thumbnails again."
+                "they are. Delete them and extract with `thumbnails=` again."
             )
         found.update(part)
     return found
@@ -379,7 +379,7 @@ def read_thumbnail_file(path: Path) -> dict[str, bytes]:
     if sha256_hex(data)[:SHORT] != path.stem.removeprefix("thumbnails-"):
         raise CorruptStoreError(
             f"{path} was changed after it was written. Delete it and extract with "
-            "--thumbnails again."
+            "`thumbnails=` again."
         )
     schema = {"item_id": pl.String, "webp": pl.Binary}
     table = read_table(data, where=str(path), schema=schema)

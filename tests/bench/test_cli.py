@@ -309,3 +309,25 @@ def test_a_session_that_was_lost_is_recorded_and_a_damaged_one_stops_nothing(
 
 def test_scoring_loads_no_torch(limited):
     assert limited[1].stdout.endswith("0 False\n")
+
+
+def test_a_cell_is_shown_with_its_settings_and_its_numbers(bench, smoke_results):
+    code, out, _ = bench("show", smoke_results, "ridge/head/0:eval=all-names,task=zero_shot")
+    assert code == 0
+    facts = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  "))
+    rows = read_results(smoke_results).filter(
+        method="ridge", source="head", n_pairs="0", eval="all-names", task="zero_shot"
+    )
+    (revision,) = set(rows["image_revision"])
+    assert (facts["method"], facts["source"], facts["image_revision"]) == (
+        "ridge",
+        "head",
+        revision,
+    )
+    top1 = rows.filter(metric="top-1")["value"].mean()
+    assert f"{top1:.5g}" in next(line for line in out.splitlines() if "top-1" in line)
+    code, out, _ = bench("show", smoke_results, "ridge/head/0", "--json")
+    assert {row["method"] for row in json.loads(out)} == {"ridge"}
+    code, _, err = bench("show", smoke_results, "ridge/haed/0")
+    assert code == 1
+    one_line(err, "no source 'haed'")

@@ -85,14 +85,14 @@ def test_the_state_of_a_folder_is_what_was_made_there(tmp_path, monkeypatch, cap
     assert results["path"] == "results"
     assert results["suites"] == ["demo"]
     assert datetime.fromisoformat(results["changed"]).timestamp() == pytest.approx(at, abs=1e-3)
-    assert state["next"] == "headstock report results --store store -o report.html"
+    assert state["next"] == "headstock report results --store store"
 
     assert run_command(cli, "headstock", []) == 0
     lines = capsys.readouterr().out.splitlines()
     line = lines[lines.index("STORES") + 1]
     assert re.fullmatch(rf"  store +\d{{4}}-\d\d-\d\d \d\d:\d\d  {len(keys)} sets", line)
     assert line.index(f"{len(keys)} sets") == lines[0].index("CONTENT")
-    assert lines[-2] == "Next:  headstock report results --store store -o report.html"
+    assert lines[-2] == "Next:  headstock report results --store store"
 
     (tmp_path / "report_files").mkdir()
     (tmp_path / "report.html").write_text("drawn")
@@ -192,8 +192,8 @@ def test_the_next_command_runs(tmp_path, monkeypatch, capsys):
     small = "--limit", "16", "--method", "ridge", "--source", "head"
     proposed = _go_on(here, capsys, *small)
     assert proposed == "headstock eval run demo --dataset toy --store 'my store' -o results"
-    assert _go_on(here, capsys).startswith("headstock report results --store 'my store' ")
-    assert (tmp_path / "report.html").is_file()
+    assert _go_on(here, capsys) == "headstock report results --store 'my store'"
+    assert (tmp_path / "results.html").is_file()
     # Both manifests are of datasets that the store lacks; the newest with images comes first.
     assert _go_on(here, capsys).startswith("headstock extract ")
 

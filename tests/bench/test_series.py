@@ -92,7 +92,7 @@ def test_several_suites_want_a_name(tmp_path):
     write(tmp_path, 1)
     write(tmp_path, 2, suite="other")
     rows = read_results(tmp_path)
-    with pytest.raises(NoResultsError, match=r"2 suites: hand, other\. Name one: --suite"):
+    with pytest.raises(NoResultsError, match=r"2 suites: hand, other\. Name the `suite=`"):
         only_series(tmp_path, rows)
     assert set(only_series(tmp_path, rows, suite="hand")["suite"]) == {"hand"}
     with pytest.raises(NoResultsError, match=r"No suite named 'othr'.*Did you mean 'other'"):

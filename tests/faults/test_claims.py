@@ -131,7 +131,7 @@ def test_a_second_writer_is_told_who_writes(children, store):
     report = children.run("once", store, args={"n": 7})
     assert report["error"] == "StoreWriteError"
     assert f"is being written by process {first} on {socket.gethostname()}." in report["message"]
-    assert "--wait SECONDS" in report["message"]
+    assert "wait=SECONDS" in report["message"]
     assert children.wait(first)["code"] == 0
 
 

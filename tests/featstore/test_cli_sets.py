@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -225,8 +226,15 @@ def test_an_unfinished_set_goes_by_its_short_name(
 ) -> None:
     items = pl.DataFrame({"item_id": [str(i) for i in range(9)]})
     limits = LayoutLimits(block_rows=4, plain_bytes=0)
+    _write(tmp_path, 5, dataset="other")
     with SetWriter(tmp_path, replace(TOY, dtype="float32"), items, 2, limits=limits) as writer:
         writer.write_block(0, np.ones((4, 2)))
+        assert _run("ls", tmp_path) == 0
+        assert f"being written since {time.strftime('%Y-')}" in capsys.readouterr().out
+    assert _run("ls", tmp_path, "--json") == 0
+    assert json.loads(capsys.readouterr().out)[1:] == [
+        {"key": str(writer.key), "state": "unfinished"}
+    ]
     assert _run("show", tmp_path, KEY) == EXIT_ERROR
     assert "is not complete" in capsys.readouterr().err
     assert _run("store", "rm", tmp_path, KEY, "--json") == 0

@@ -221,6 +221,19 @@ def test_a_search_takes_prototypes_beside_pairs(make_world):
     assert_same(search.transform(real.x), by_hand.project_x(real.x))
 
 
+def test_a_fit_on_prototypes_alone_names_its_columns(make_world):
+    pandas = pytest.importorskip("pandas", reason="needs the extra `test`")
+    head, _ = make_world(noise=2.0)
+    named = pandas.DataFrame(head.x, columns=[f"x{i}" for i in range(head.x.shape[1])])
+    made = Alignment(penalty=0.3).fit(prototypes=(named, head.y))
+    assert made.feature_names_in_.tolist() == named.columns.tolist()
+    assert made.n_features_in_ == len(named.columns)
+    with pytest.warns(UserWarning, match="feature names"):
+        found = made.transform(head.x)
+    assert made.get_feature_names_out().tolist() == [f"alignment{i}" for i in range(found.shape[1])]
+    assert_same(found, Alignment(penalty=0.3).fit(prototypes=head).transform(head.x))
+
+
 def test_a_pipeline_changes_the_images_before(make_world):
     _, real = make_world(noise=2.0)
     pipe = make_pipeline(PCA(10), Alignment(penalty=0.3, scoring="r@5")).fit(real.x, real.y)

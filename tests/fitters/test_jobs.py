@@ -160,7 +160,7 @@ def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
-        ({"names": None}, SettingError, "give --head and --head-names, or neither"),
+        ({"names": None}, SettingError, "give `head=` and `head_names=`, or neither"),
         ({"head": None, "names": None}, SettingError, "nothing to fit on"),
         ({"n_pairs": 0, "y": Y}, SettingError, "at least 1 .*; got 0"),
         ({"n_pairs": 31, "y": Y}, SettingError, r"n_pairs is 31; split 'train' .* has 30 images"),

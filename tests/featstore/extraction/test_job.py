@@ -123,7 +123,7 @@ def test_a_bad_image_costs_one_row_and_changes_no_other(manifest, store):
 
 def test_too_many_failures_stop_the_job(manifest, store):
     damaged = _corrupt(manifest, "00.png", "05.png", "06.png")
-    with pytest.raises(TooManyFailuresError, match=r"2 of 11 items.*at most 1 may.*max-failures"):
+    with pytest.raises(TooManyFailuresError, match=r"2 of 11 items.*at most 1 may.*max_failures="):
         _extract(damaged, store, max_failures=1)
     assert featstore.open_store(store).sets() == []
     assert _extract(damaged, store, max_failures=3).failed == 3

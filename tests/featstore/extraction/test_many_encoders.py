@@ -236,7 +236,7 @@ def test_auto_halves_the_batch_and_pins_it(manifest, store):
 
 
 def test_a_fixed_batch_that_does_not_fit_says_what_to_do(manifest, store):
-    with pytest.raises(EncoderError, match=r"with 8 items at once.*--batch-size auto"):
+    with pytest.raises(EncoderError, match=r"with 8 items at once.*batch_size=auto"):
         _single(manifest, store, encoder=Small(), batch_size=8, block_rows=11)
 
 

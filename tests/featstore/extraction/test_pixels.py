@@ -186,7 +186,7 @@ def test_a_device_without_memory_ends_the_job_and_blames_no_picture(
     else:
         monkeypatch.setattr(Geometry, "on_tensor", fails)
         monkeypatch.setattr(Own, "prepare", fails)
-    with pytest.raises(DeviceError, match=r"Decoding ran out of memory on cpu.*--batch-size"):
+    with pytest.raises(DeviceError, match=r"Decoding ran out of memory on cpu.*batch_size="):
         _on_a_device(photographs, kind())
 
 

@@ -131,7 +131,7 @@ def test_overflow_names_the_item_and_the_remedy(
     rows[3, 2] = 1e5
     with (
         _writer(tmp_path, items) as writer,
-        pytest.raises(NonFiniteEmbeddingError, match=r"'birds/03'.*--dtype float32"),
+        pytest.raises(NonFiniteEmbeddingError, match=r"'birds/03'.*dtype=float32"),
     ):
         writer.write_block(0, rows[:5])
     with _writer(tmp_path, items) as writer:
