@@ -12,7 +12,6 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -26,10 +25,8 @@ from tests.faults.interleavings import (
     WORLDS,
     Bed,
     Interleaving,
-    allowed,
     bed,
     every,
-    named,
 )
 from tests.tables import DATA
 
@@ -74,16 +71,6 @@ def test_one_command_in_the_middle_of_another(place: Bed, world: str) -> None:
     assert wrong == {}, json.dumps(wrong, indent=1)
 
 
-def test_a_loss_is_noticed(place: Bed) -> None:
-    """A removal that does not look for tags leaves one that names nothing."""
-    tags = [one for one in every(place, ["plain"]) if (one.first, one.second) == ("tag", "rm")]
-    another = Interleaving("tagged", "gc", 1, "", "rm, another")
-    assert place.attempt(another) == []
-    with mock.patch("featstore.store.gc._check_untagged"):
-        assert place.attempt(another)
-    assert [one for one in tags if place.attempt(one)] == []
-
-
 def test_a_push_during_an_extension_sends_what_is_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,18 +89,6 @@ def test_a_push_during_an_extension_sends_what_is_published(
     assert open_store(tmp_path / "there").info("birds/image/toy").commit.n == 3
     assert run_command(cli, "headstock", push) == 0
     assert open_store(tmp_path / "there").info("birds/image/toy").commit.n == 4
-
-
-def test_what_is_allowed_is_either_order_of_what_was_done() -> None:
-    """By hand: a tag and an extension that both end well, and an extension that was refused."""
-    key, before = "k", {"here": {"sets": {"k": "a4"}, "tags": {}}}
-    with mock.patch("tests.faults.interleavings.KEY", key):
-        tag, extend = named("tag"), named("extend")
-        both = allowed(before, [(tag, [0]), (extend, [0])])
-        alone = allowed(before, [(tag, [0]), (extend, [1])])
-    names = [(model["here"]["sets"][key], model["here"]["tags"]["v1"][key]) for model in both]
-    assert sorted(names) == [("a8", "a4"), ("a8", "a8")]
-    assert {model["here"]["sets"][key] for model in alone} == {"a4"}
 
 
 def test_the_document_counts_these_commands_and_no_others() -> None:
