@@ -99,16 +99,6 @@ def test_ls_and_rows(bench, smoke_results):
     assert len(told["rows"]) == rows.height
 
 
-def test_table_prints_results_then_gains(bench, smoke_results):
-    code, out, _ = bench("eval", "table", smoke_results, "--all")
-    assert code == 0
-    results, gains = out.split("Gain of real pairs + head weights")
-    assert "ConSE" in results
-    assert "chance" in results
-    assert "8 real + head weights" in gains
-    assert "95 % interval" in gains
-
-
 @pytest.mark.parametrize("chosen", [[], ["--task", "retrieval"], ["--metrics", "median_rank"]])
 def test_a_table_fits_a_screen(bench, smoke_results, chosen):
     code, out, _ = bench("eval", "table", smoke_results, *chosen)
@@ -136,14 +126,6 @@ def test_table_formats(bench, smoke_results, form):
         assert r"\begin{tabular}" in out
     else:
         assert out.count("\n|") > 10
-
-
-@pytest.mark.parametrize("form", ["md", "latex"])
-def test_formats_of_rows(bench, smoke_results, form):
-    code, out, _ = bench("eval", "table", smoke_results, "--part", "rows", "--format", form)
-    assert code == 0
-    assert out.count("\n") >= read_results(smoke_results).height
-    assert ("image\\_set" in out) == (form == "latex")
 
 
 def test_sweep_then_table_and_compare(bench, smoke_store, tmp_path):

@@ -218,25 +218,6 @@ def copy(page, tools, name):
     return page.evaluate("navigator.clipboard.readText()")
 
 
-def test_without_a_clipboard_the_text_is_shown_selected(chromium, file):
-    context = chromium.new_context()
-    context.add_init_script(
-        "Object.defineProperty(navigator, 'clipboard', {value: {writeText: () => "
-        "Promise.reject(new Error('no'))}})"
-    )
-    page = context.new_page()
-    page.goto(file.as_uri())
-    page.locator("#every > summary").click()
-    tools = page.locator("#every .tools").last
-    tools.get_by_role("button", name="Copy CSV").click()
-    sheet = tools.get_by_label("Text to copy")
-    sheet.wait_for(state="visible")
-    assert sheet.input_value().startswith("task,")
-    selected = page.evaluate("document.activeElement.selectionEnd")
-    assert selected == len(sheet.input_value())
-    context.close()
-
-
 @pytest.fixture(scope="module")
 def hostile(smoke_store, tmp_path_factory):
     """A report whose captions, names, notes and method are hostile, as the command writes it."""

@@ -11,7 +11,7 @@ import pytest
 from bench import read_results
 from bench.cells import method_title
 from bench.errors import BenchError, NoResultsError
-from bench.report.page import _findings, _mixing, _of_method, filter_to_one_choice, write_report
+from bench.report.page import _mixing, filter_to_one_choice, write_report
 from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
 
 
@@ -220,24 +220,6 @@ def test_the_mixing_curve_is_of_the_head_that_the_page_is_about(tmp_path, rng):
     )
     data = _mixing(tmp_path / "r", page).data
     assert data.filter(pl.col("mix") == 0.1)["mean"].item() == pytest.approx(own["value"].mean())
-
-
-def test_the_heading_of_the_family_counts_what_is_bold(rng):
-    family = pl.DataFrame(
-        {"comparison": ["over-parts"] * 3, "method": ["ridge"] * 3, "family": [3] * 3,
-         "p_holm": [0.01] * 3, "difference": [0.1, 0.1, -0.1], "bold": [True, False, True]}
-    )  # fmt: skip
-    # A small corrected p that is not bold is not passed over: it holds for these draws only.
-    assert _findings(family, [])["family"] == (
-        "1 of 3 comparisons that were named beforehand hold after correction, and 1 more for these "
-        "draws only"
-    )
-    headings = [_of_method(name, family)["parts"] for name in ("ridge", "procrustes")]
-    assert headings[0].startswith("Ridge, head and pairs together over the better of the two")
-    assert headings[0].endswith("1 of 3 numbers of pairs, and 1 more for these draws only")
-    assert (
-        headings[1] == "Procrustes: no comparison with the better of the two was named beforehand"
-    )
 
 
 def test_results_without_the_question_still_make_a_page(little, smoke_store, tmp_path):

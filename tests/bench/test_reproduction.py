@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bench.cli.demo import Job, Step, reproduce_command
+from bench.cli.demo import reproduce_command
 from bench.cli.run import run_command
 from bench.errors import BoxError
 from bench.reproduction import (
@@ -223,22 +223,6 @@ def test_what_a_box_asks_is_what_the_command_asks(smoke_store, tmp_path):
     assert {run.fit.penalty for run in runs if run.fit.method == "ridge"} == {0.5}
     assert {run.data.templates for run in runs} == {("photo",)}
     assert {run.protocol.limit for run in runs} == {60}
-
-
-@pytest.mark.parametrize("column", ["no-metric", "method", "eval", "n_runs"])
-def test_a_column_that_is_no_metric_is_no_result_of_ours(column, smoke_results, runs):
-    text = BOX + f'columns = ["metric", "percent"]\nrows = [["{column}", 1]]\n'
-    assert compare_box(parse_box(text.encode()), smoke_results, runs).numbers[0].ours is None
-
-
-def test_a_place_without_a_box(tmp_path):
-    with pytest.raises(BoxError, match="demo, paper, a TOML file"):
-        read_box(str(tmp_path / "none.toml"))
-
-
-def test_words_that_only_begin_like_a_place_stay():
-    job = Job("x", "", "", (Step("t", "headstock eval run --suite OUTER -o OUT/r"),))
-    assert job.commands("a b") == ["headstock eval run --suite OUTER -o 'a b/r'"]
 
 
 def test_sets_that_a_store_lacks_are_said_and_not_made(smoke_store, tmp_path, monkeypatch):
