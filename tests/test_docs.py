@@ -186,7 +186,7 @@ PARSED = {
 
 #: Commands that are run with another argument: a pattern, its replacement, and why.
 CHANGED = [
-    (r"(data build stamps .*)", r"\1 --source tuxpaint", "no package is fetched"),
+    (r"(data build stamps\b.*)", r"\1 --source tuxpaint", "no package is read"),
     (r"(headstock eval run .*)", r"\1 --dry-run",
      "a suite takes minutes; this plans every run of it"),
     (r"(headstock eval sweep .*)", r"\1 --dry-run", "likewise"),
