@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +73,25 @@ def _registered() -> set[str]:
                 f"{registry.kind} {name}" for name in {*registry._things} - {*registry.built_in}
             }
     return found
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Path]:
+    """Make a folder by its name in one of the processes that run tests; all of them read it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if WORKERS > 1 else base
+
+    def made(name: str, make: Callable[[Path], Any]) -> Path:
+        folder, done = base / name, base / f"{name}.done"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
 
 
 @pytest.fixture

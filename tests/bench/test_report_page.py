@@ -141,24 +141,17 @@ def test_tables_show_at_most_nine_columns_before_more_are_asked_for(nasty):
     assert html.count('id="more-') == sum("more" in table for table in tables)
 
 
-@pytest.fixture(scope="module")
-def written(smoke_results, smoke_store, tmp_path_factory):
-    """A page of the smoke suite with its files; tests only read them."""
-    out = tmp_path_factory.mktemp("report") / "r.html"
-    return write_report(smoke_results, store=smoke_store, out=out)
-
-
-def test_the_same_results_give_the_same_page(written, smoke_results, smoke_store, tmp_path):
+def test_the_same_results_give_the_same_page(smoke_page, smoke_results, smoke_store, tmp_path):
     again = write_report(smoke_results, store=smoke_store, out=tmp_path / "r.html")
-    for one, two in zip([written.page, *written.files], [again.page, *again.files], strict=True):
+    files = sorted(smoke_page.with_name("r_files").iterdir())
+    for one, two in zip([smoke_page, *files], [again.page, *sorted(again.files)], strict=True):
         assert one.name == two.name
         assert one.read_bytes() == two.read_bytes()
 
 
-def test_figures_lie_beside_the_page(written, smoke_results):
-    folder = written.page.parent / "r_files"
+def test_figures_lie_beside_the_page(smoke_page, smoke_results):
+    folder = smoke_page.with_name("r_files")
     names = sorted(path.name for path in folder.iterdir())
-    assert names == sorted(path.name for path in written.files)
     kinds = [
         "accuracy_by_pairs_kernel-ridge", "accuracy_by_pairs_procrustes", "accuracy_by_pairs_ridge",
         "controls", "headline",
@@ -177,7 +170,7 @@ def test_figures_lie_beside_the_page(written, smoke_results):
     # A draw counts by its queries.
     expected = np.average(table["value"], weights=table["n_queries"])
     assert point["mean"].item() == pytest.approx(expected)
-    assert written.page.stat().st_size < 2 * 2**20
+    assert smoke_page.stat().st_size < 2 * 2**20
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from fitters import Pairs, ProcrustesAligner, RidgeAligner
-from fitters.errors import PairsError, SelectionError, SettingError
+from fitters.errors import SelectionError, SettingError
 from fitters.select import ranking
 from fitters.select.grid import Axis, folds_by_group
 from fitters.select.held_out import cross_validate
@@ -316,11 +316,3 @@ def test_the_curve_is_what_refitting_gives(
         for j, penalty in enumerate(curve.axes["penalty"].values):
             expected = refit_and_rank(method, direction, prototypes, real, folds, weight, penalty)
             assert curve.scores[i, j] == pytest.approx(expected, abs=1e-9), (weight, penalty)
-
-
-def test_bad_calls_say_what_is_wrong(rng):
-    real = Pairs(rng.standard_normal((6, 3)), rng.standard_normal((6, 2)))
-    with pytest.raises(PairsError, match=r"shape \(6,\)"):
-        cross_validate("ridge", real=real, folds=np.zeros(4, int))
-    with pytest.raises(SettingError, match="Only ridge and procrustes"):
-        cross_validate("conse", real=real, folds=np.arange(6) % 2)
