@@ -102,13 +102,6 @@ def test_init_says_whether_the_store_is_new(
     }
 
 
-def test_prefetch_of_a_folder_is_no_use(
-    store_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, _, err = run(capsys, "store", "pull", store_folder, "--cache-only")
-    assert (code, "on this machine already" in err) == (2, True)
-
-
 def test_a_conflict_is_said_and_is_an_error(
     store_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,9 +20,8 @@ import pytest
 
 from featstore import FeatstoreError, copy_sets, open_store
 from featstore.address import parse_address
-from featstore.errors import RemoteStoreError
 from featstore.remote import objects
-from featstore.remote.objects import Limits, Pace, open_objects, read_limits
+from featstore.remote.objects import Limits, Pace, open_objects
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Answer
@@ -234,13 +233,6 @@ def test_what_came_before_is_kept_and_the_rest_read_later(served):
     assert in_child(_read, served.url) == ""
     asked = [part for _, path, part in served.requests if "embedding/c/0/0" in path]
     assert [int(part.split("=")[1].split("-")[0]) >= 2 * size for part in asked] == [True]
-
-
-@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
-def test_limits_are_numbers(value, monkeypatch):
-    monkeypatch.setenv("HEADSTOCK_DEADLINE", value)
-    with pytest.raises(RemoteStoreError, match="HEADSTOCK_DEADLINE is"):
-        read_limits()
 
 
 def test_the_number_of_reads_is_that_of_the_revisions(tmp_path, bucket, store_folder):

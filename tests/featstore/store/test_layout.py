@@ -99,17 +99,6 @@ def test_a_shard_index_by_hand() -> None:
     assert (index[3:] == 2**64 - 1).all()
 
 
-@pytest.mark.parametrize("shape", [(0, 4), (4, 0)])
-def test_empty_shapes_are_refused(shape: tuple[int, int]) -> None:
-    with pytest.raises(LayoutError, match="at least one row"):
-        plan_array(*shape, "float32")
-
-
-def test_unknown_dtype_lists_the_known_ones() -> None:
-    with pytest.raises(LayoutError, match="float16, float32"):
-        plan_array(4, 4, "object")
-
-
 @pytest.mark.parametrize(
     "name", ["..", "a/b", "", "/abs", "C:", "a\x00b", ".hidden", "x" * 129, "naïve", "a b"]
 )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import featstore.store.tables as tables
 from featstore import EmbeddingsView, open_store
-from featstore.errors import EmptySelectionError, MisalignedItemsError
+from featstore.errors import MisalignedItemsError
 from featstore.store import DTYPES
 from featstore.store.layout import INTEGERS
 from featstore.testing import item_table, write_set
@@ -154,12 +154,6 @@ def test_samples_are_rows_of_the_view_in_its_order(view: EmbeddingsView) -> None
             view.sample(bad, seed=0)
 
 
-def test_split_lists_the_splits(view: EmbeddingsView) -> None:
-    assert view.split("test").items["item_id"].to_list() == [f"birds/{i:02d}" for i in range(8, 12)]
-    with pytest.raises(EmptySelectionError, match="split has 'test', 'train'"):
-        view.split("val")
-
-
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "complex64", "object"])
 def test_rows_are_handed_out_as_floats(view: EmbeddingsView, dtype: str) -> None:
     with pytest.raises(ValueError, match="float16, float32 or float64; got"):
@@ -234,10 +228,3 @@ def test_failed_items_are_in_no_item_table(
     kept = [f"birds/{i:02d}" for i in range(11) if i != 3]
     assert view.items["item_id"].to_list() == kept
     assert view.take([3]).items["item_id"].to_list() == ["birds/04"]
-
-
-def test_repr_says_how_it_is_read(view: EmbeddingsView) -> None:
-    text = repr(view.split("test").normalized().centered(np.zeros(6)).astype("float64"))
-    assert "birds/image/timm.toy-" in text
-    assert "encoder=timm:toy, 4 × 6 float64, normalized, centered, split=test" in text
-    assert view.fingerprint[:8] in repr(view)

@@ -243,7 +243,3 @@ def test_ids_change_with_what_they_identify(
     assert replace(TOY, encoder="timm:other").set_id == TOY.set_id
     for same in ({"plan": {"batch": 9}}, {"facts": {"a": 1}}, {"block_rows": 3}):
         assert _writer(tmp_path, items, **same).directory == TOY.directory(tmp_path), same
-
-
-def test_item_table_helper_fills_nulls() -> None:
-    assert item_table([{"item_id": "a", "kind": "image"}])["split"].to_list() == [None]
