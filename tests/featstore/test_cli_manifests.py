@@ -131,15 +131,6 @@ def test_files_that_a_new_source_lacks_are_removed_and_others_are_not(source, tm
     assert left == ["apple.png", "frog.png", "notes.txt"]
 
 
-def test_two_folders_hold_the_same_bytes(source, tmp_path):
-    for name in ("a", "b"):
-        build_dataset("stamps", tmp_path / name, source=source)
-    files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*")]
-    for file in files:
-        if (tmp_path / "a" / file).is_file():
-            assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-
-
 def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
     manifest = build_dataset("imagenet1k", tmp_path / "out").manifest
     table = manifest.items("class_name")
@@ -237,16 +228,3 @@ def test_ls_and_show(call, source, tmp_path):
     (out / "images/food/apple.png").write_bytes(b"another")
     assert call("show", out).exit_code == 0
     assert "'stamps/food/apple'" in call("store", "verify", out).output
-
-
-def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
-    (tmp_path / "birds.txt").write_text("great auk\ntern\n")
-    done = call("data", "make", tmp_path / "birds.txt", "-o", tmp_path / "out")
-    assert done.stdout.startswith("Made birds in ")
-    assert re.search(r"^classes +2$", done.stdout, re.MULTILINE)
-    assert json.loads(call("show", tmp_path / "out", "--json").stdout)["classes"] == 2
-    again = call("data", "make", tmp_path / "birds.txt", "-o", tmp_path / "out", "--json")
-    said = {"name": "birds", "folder": str(tmp_path / "out"), "classes": 2}
-    assert json.loads(again.stdout).items() >= said.items()
-    failed = call("data", "make", tmp_path / "none.txt", "-o", tmp_path / "x")
-    assert "none.txt' cannot be opened" in str(failed.exception)

@@ -63,14 +63,6 @@ def test_rows_are_what_the_files_say(manifest, store):
     assert uris == manifest.tables["image"]["uri"].to_list()
 
 
-def test_the_same_command_again_touches_nothing(manifest, store):
-    _extract(manifest, store, thumbnails=True)
-    before = _tree(store)
-    again = _extract(manifest, store, thumbnails=True)
-    assert (again.reused, again.new) == (11, 0)
-    assert _tree(store) == before
-
-
 def test_an_interrupted_job_ends_with_the_same_bytes(manifest, store):
     class Stop(Exception):
         pass
@@ -119,14 +111,6 @@ def test_a_bad_image_costs_one_row_and_changes_no_other(manifest, store):
     assert reason
     again = _extract(damaged, store)
     assert (again.reused, again.new, again.failed) == (10, 0, 1)
-
-
-def test_too_many_failures_stop_the_job(manifest, store):
-    damaged = _corrupt(manifest, "00.png", "05.png", "06.png")
-    with pytest.raises(TooManyFailuresError, match=r"2 of 11 items.*at most 1 may.*max-failures"):
-        _extract(damaged, store, max_failures=1)
-    assert featstore.open_store(store).sets() == []
-    assert _extract(damaged, store, max_failures=3).failed == 3
 
 
 @pytest.mark.parametrize("timeout", [None, 60.0])
