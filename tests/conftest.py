@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-settings.register_profile("headstock", deadline=None)
+#: With all faults, properties are tried as often as hypothesis does by itself.
+EXAMPLES = 100 if os.environ.get("HEADSTOCK_FAULTS") == "all" else 40
+settings.register_profile("headstock", deadline=None, max_examples=EXAMPLES)
 settings.load_profile("headstock")
 
 #: Processes that run tests side by side, pytest-xdist's.

@@ -67,6 +67,11 @@ _SWEEP = (
     "--n-pairs 0,4 -s mix=1 -s penalty=1 --seeds 0,1"
 )
 
+#: A little to draw: a page is drawn seven times.
+_LITTLE = (
+    "headstock eval sweep --store store -o results --task zero_shot --method ridge --source head "
+    "--n-pairs 0 -s mix=1 -s penalty=1 --seeds 0"
+)
 _SUBMIT = "headstock eval submit results:ridge/head/0 --name one -o board/one.json"
 
 _FITTED: dict[str, Any] = {"world": "toy", "before": (_MOMENTS,)}
@@ -130,7 +135,8 @@ WRITES = (
     "ridge --source head "
             f"{_HEAD} --store store -o results", "toy"),
     Command("eval sweep", _SWEEP, "toy"),
-    Command("report", "headstock report results --store store -o report.html", **_SWEPT),
+    Command("report", "headstock report results --store store -o report.html", "toy",
+            before=(_LITTLE,)),
     Command("eval submit", _SUBMIT, **_SWEPT),
     Command("extract", _EXTRACT, "model"),
     Command("extract, more", _EXTRACT, "model", before=(f"{_EXTRACT} --limit 2",)),
