@@ -3,13 +3,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from bench.errors import ProtocolError
-from bench.options import (
-    TASKS,
-    ZeroShot,
-    checked_options,
-    options_of,
-    options_text,
-)
+from bench.options import TASKS, ZeroShot, checked_options, options_of, options_text
 
 
 def test_every_task_has_options_that_are_plain_and_default():

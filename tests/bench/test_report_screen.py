@@ -13,10 +13,7 @@ from bench.cells import whole_heads
 from bench.doses import dose_table
 from bench.report.figures import controls_figure, headline_figure
 from bench.report.gallery import FIRST, HITS, MISSES, MORE, Words, gallery, read_words
-from bench.report.screen import (
-    Scene,
-    Screen,
-)
+from bench.report.screen import Scene, Screen
 from bench.report.verdict import NAMES, shown_method, verdict
 from bench.statistics import DrawSums, holm, proportion_interval
 from bench.suites.controls import control_runs

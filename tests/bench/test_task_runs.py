@@ -13,11 +13,7 @@ from bench import read_ranks, read_results, run_all
 from bench.corpus import ImageViews, read_corpus
 from bench.errors import MetricError, ProtocolError
 from bench.metrics.summary import METRIC_VERSION
-from bench.options import (
-    FewShot,
-    Neighbours,
-    ZeroShot,
-)
+from bench.options import FewShot, Neighbours, ZeroShot
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.errors import MisalignedItemsError

@@ -23,13 +23,7 @@ from tests.faults.commands import (
     path_of,
 )
 from tests.faults.conftest import compiler
-from tests.faults.matrix import (
-    beds,
-    run_command,
-    run_demo,
-    run_workers,
-    sample,
-)
+from tests.faults.matrix import beds, run_command, run_demo, run_workers, sample
 from tests.tables import DATA
 
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"

@@ -149,10 +149,7 @@ def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
         (["build", "imagenet1k", "-o", "x", "--locale", "en"], "'imagenet1k' takes no --locale"),
         (["build", "stamps", "-o", "x", "--locale", "en,,fr"], "'en,,fr' has an empty part"),
         (["build", "food101", "--dry-run"], "--dry-run compares a copy: give its folder"),
-        (
-            ["bild", "stamps"],
-            "No command named 'bild'. Known commands: build, make",
-        ),
+        (["bild", "stamps"], "No command named 'bild'. Known commands: build, make"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(args, match, capsys, tmp_path, monkeypatch):

@@ -25,10 +25,7 @@ def bowl(best_weight, best_penalty, calls=None):
 def run(evaluate, weights=None, penalties=None):
     return choose(
         evaluate,
-        {
-            "weight": weights or Axis.fixed(1.0),
-            "penalty": penalties or Axis(geometric(0.1, 10, 1)),
-        },
+        {"weight": weights or Axis.fixed(1.0), "penalty": penalties or Axis(geometric(0.1, 10, 1))},
         criterion="test",
         n_queries=1,
         n_folds=1,

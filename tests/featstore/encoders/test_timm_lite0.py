@@ -117,10 +117,7 @@ def test_batch_size_and_threads_and_spelling_are_no_part_of_the_space(
     lite0, lite0_batch, lite0_vectors, torch_threads
 ):
     other = open_encoder(
-        "timm:tf_efficientnet_lite0.in1k",
-        weights=_saved(lite0),
-        batch_size=3,
-        threads=1,
+        "timm:tf_efficientnet_lite0.in1k", weights=_saved(lite0), batch_size=3, threads=1
     )
     assert other.batch_size == 3
     assert space_id(other.space) == space_id(lite0.space)

@@ -185,11 +185,7 @@ def test_thumbnails_are_small_and_complete(manifest, store):
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
-        (
-            {"kind": "class_name"},
-            ManifestError,
-            "No kind named 'class_name' in .* kinds: image",
-        ),
+        ({"kind": "class_name"}, ManifestError, "No kind named 'class_name' in .* kinds: image"),
         ({"space": None}, EncoderError, r"needs space=\{\.\.\.\}"),
         ({"encoder": "tim:resnet50", "space": None}, UnknownEncoderError, "Did you mean 'timm"),
         ({"dtype": "int3"}, ValueError, "cannot hold dtype 'int3'"),

@@ -76,12 +76,7 @@ def test_captions_pair_as_a_double_loop_says(tmp_path_factory, parents, seed):
 def _two(root: Path, images: tuple[np.ndarray, pl.DataFrame]) -> tuple[str, str]:
     names = item_table(
         [
-            {
-                "item_id": f"birds/{c}#n",
-                "kind": "class_name",
-                "text": c,
-                "class_id": f"birds/{c}",
-            }
+            {"item_id": f"birds/{c}#n", "kind": "class_name", "text": c, "class_id": f"birds/{c}"}
             for c in "cbx"
         ]
     )

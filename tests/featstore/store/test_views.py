@@ -5,11 +5,7 @@ import polars as pl
 import pytest
 
 from featstore import open_store
-from featstore.errors import (
-    EmptySelectionError,
-    MisalignedItemsError,
-    UnknownColumnError,
-)
+from featstore.errors import EmptySelectionError, MisalignedItemsError, UnknownColumnError
 
 KEY = "birds/image/timm:toy"
 
