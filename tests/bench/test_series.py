@@ -1,11 +1,9 @@
 import os
 
-import polars as pl
 import pytest
 
 from bench import read_results
 from bench.cells import only_series, series_table
-from bench.errors import NoResultsError
 from bench.options import Neighbours
 from bench.results import file_of
 from tests.bench.results_by_hand import hand_run, write_ranks
@@ -86,18 +84,6 @@ def test_a_limited_run_never_mixes_with_full_ones(tmp_path):
     assert only_series(tmp_path, rows)["limit"].to_list() == [10] * 5
     write(tmp_path, 3)
     assert only_series(tmp_path, read_results(tmp_path))["limit"].null_count() == 5
-
-
-def test_several_suites_want_a_name(tmp_path):
-    write(tmp_path, 1)
-    write(tmp_path, 2, suite="other")
-    rows = read_results(tmp_path)
-    with pytest.raises(NoResultsError, match=r"2 suites: hand, other\. Name one: --suite"):
-        only_series(tmp_path, rows)
-    assert set(only_series(tmp_path, rows, suite="hand")["suite"]) == {"hand"}
-    with pytest.raises(NoResultsError, match=r"No suite named 'othr'.*Did you mean 'other'"):
-        only_series(tmp_path, rows, suite="othr")
-    assert only_series(tmp_path, rows, suite="other").select(pl.col("value")).height == 5
 
 
 def test_other_prompts_are_another_series_of_that_task_alone(tmp_path):

@@ -270,15 +270,6 @@ def test_combinations_without_a_meaning_are_left_out(smoke_store):
     assert in_class == held_out | {("head", "1/class", None, False, "3.0")}
 
 
-def test_a_suite_trains_in_two_stages_where_there_are_two(smoke_store):
-    runs = smoke_runs(open_store(smoke_store), methods=("paper-mlp",), sources=("none", "head"))
-    changed = with_lists(runs, {"sequential": (True,)})
-    mixed = [run.protocol.is_mixed for run in changed if run.fit.training.sequential]
-    assert mixed
-    assert all(mixed)
-    assert len(changed) == len(runs)
-
-
 def test_more_combinations_than_memory_holds_are_not_planned(smoke_store):
     opened = open_store(smoke_store)
     sets = find_sets(opened, dataset="smoke", label_set="smokehead")

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -123,16 +122,6 @@ def test_sixteen_extractions_of_one_manifest_give_one_set(children, tmp_path, st
     assert len({report["value"]["revision_id"] for report in reports}) == 1
     assert verify_store(store).problems == []
     assert len(open_store(store).view("one/image/object:mean")) == 39
-
-
-def test_a_second_writer_is_told_who_writes(children, store):
-    first = children.start("once", store, args={"n": 7, "nap": 0.5})
-    _until(lambda: _claims(store))
-    report = children.run("once", store, args={"n": 7})
-    assert report["error"] == "StoreWriteError"
-    assert f"is being written by process {first} on {socket.gethostname()}." in report["message"]
-    assert "--wait SECONDS" in report["message"]
-    assert children.wait(first)["code"] == 0
 
 
 @pytest.mark.parametrize("where", ["block", "data", "finish", "log"])

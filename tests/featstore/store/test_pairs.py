@@ -204,13 +204,6 @@ def test_an_unknown_variant_is_not_ignored(texts, variants):
         texts.class_texts(variants=variants)
 
 
-def test_a_text_is_one_name_not_its_letters(texts):
-    one = texts.class_texts("name", "none")
-    assert one.fingerprint == texts.class_texts(["name"], ["none"]).fingerprint
-    with pytest.raises(EmptySelectionError, match="has no variant 'nmae'"):
-        texts.class_texts("nmae")
-
-
 def test_the_fingerprint_says_which_texts(texts):
     names = texts.class_texts(variants=["name"])
     assert names.fingerprint != texts.class_texts().fingerprint

@@ -266,13 +266,6 @@ def test_the_command_names_the_file_and_exits_4(damaged, capsys):
     assert [problem["path"] for problem in document["problems"]] == [name]
 
 
-def test_what_is_no_store(tmp_path):
-    with pytest.raises(UnknownSetError, match="does not exist"):
-        verify_store(tmp_path / "none")
-    with pytest.raises(UnknownSetError, match="is not a Headstock store"):
-        verify_store(tmp_path)
-
-
 @pytest.mark.parametrize("full", [True, False])
 def test_a_set_without_its_commit_is_named_and_comes_whole_from_a_copy(damaged, tmp_path, full):
     """Nothing says what its other files should be, until the record is there again."""

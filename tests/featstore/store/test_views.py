@@ -30,14 +30,6 @@ def test_take_keeps_order_and_checks_bounds(store_path, images):
             view.take(bad)
 
 
-@pytest.mark.parametrize("rows", [2.5, "4", None])
-def test_batches_need_a_whole_number(store_path, rows):
-    view = open_store(store_path).view(KEY)
-    with pytest.raises(TypeError, match="The rows of a batch are a whole number; got rows="):
-        next(view.batches(rows))
-    assert len(next(view.batches(np.int64(4)))) == 4  # type: ignore[arg-type]
-
-
 def test_the_fingerprint_follows_content_selection_and_form(store_path):
     view = open_store(store_path).view(KEY)
     again = open_store(store_path).view(KEY)
