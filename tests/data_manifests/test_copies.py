@@ -130,27 +130,6 @@ def test_a_folder_with_something_else_is_told_for_every_dataset(name, tmp_path, 
         assert not (tmp_path / "out").exists()
 
 
-def test_wrong_usage(tmp_path, call):
-    for arguments, said in (
-        (("build", "food101", "-o", tmp_path / "o"), "give it with --root"),
-        (("build", "food101", "-o", tmp_path / "o", "--root", tmp_path, "--split", "tset"),
-         "no split 'tset'. It has: train, test. Did you mean 'test'?"),
-        (("build", "dtd", "-o", tmp_path / "o", "--root", tmp_path, "-s", "partition=11"),
-         "The option partition is '11'"),
-        (("build", "dtd", "-o", tmp_path / "o", "--root", tmp_path, "-s", "fold=1"),
-         "No option named 'fold' for the dataset 'dtd'. Known options: partition"),
-        (("build", "stamps", "-o", tmp_path / "o", "--root", tmp_path), "takes no --root"),
-        (("build", "imagenet22k", "-o", tmp_path / "o", "--subset"), "takes no --subset"),
-        (("build", "stamps", "--dry-run", "--root", tmp_path), "takes no --root"),
-        (("build", "imagenet12k", "--dry-run", "--root", tmp_path), "takes no --root"),
-        (("build", "cars", "-o", tmp_path / "o", "--root", tmp_path, "--locale", "en"),
-         "takes no --locale"),
-    ):  # fmt: skip
-        done = call(*arguments)
-        assert done.exit_code in (1, 2)
-        assert said in done.output + str(done.exception)
-
-
 def test_a_full_copy_of_dtd_meets_its_counts(tmp_path):
     """47 classes of 120 images, in the three lists of every partition: the real numbers."""
     labels = [f"texture-{n:02d}" for n in range(47)]
