@@ -284,9 +284,7 @@ PUBLISHED = {
         edit_json(f / "1_Pooling" / "config.json", include_prompt=False),
     ),
     "first token": lambda f: edit_json(
-        f / "1_Pooling" / "config.json",
-        pooling_mode_cls_token=True,
-        pooling_mode_mean_tokens=False,
+        f / "1_Pooling" / "config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False
     ),
 }
 
